@@ -72,16 +72,26 @@ pub struct CommandError {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
+    /// What was done before it failed, for the audit trail alone.
+    #[serde(skip)]
+    pub done: Option<Value>,
 }
 
 impl CommandError {
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None }
+        Self { message: message.into(), help: None, done: None }
     }
 
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// Says what was done before it failed.
+    #[must_use]
+    pub fn after(mut self, done: Value) -> Self {
+        self.done = Some(done);
         self
     }
 }
@@ -93,8 +103,8 @@ pub enum Record<'a> {
     PeerRefused(Peer),
     /// A command is about to run.
     Begun(Peer, &'a Command),
-    /// It ended, with an error if it has one.
-    Ended(Peer, &'a Command, Option<&'a CommandError>),
+    /// It ended so.
+    Ended(Peer, &'a Command, &'a Result<Value, CommandError>),
 }
 
 pub type CommandFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, CommandError>> + Send + 'a>>;
@@ -286,7 +296,7 @@ async fn converse(stream: UnixStream, peer: Peer, users: &SocketUsers, commands:
 async fn execute(peer: Peer, command: &Command, commands: &dyn Commands) -> Result<Value, CommandError> {
     commands.record(Record::Begun(peer, command)).await?;
     let result = commands.run(peer, command).await;
-    if let Err(error) = commands.record(Record::Ended(peer, command, result.as_ref().err())).await {
+    if let Err(error) = commands.record(Record::Ended(peer, command, &result)).await {
         tracing::error!(%error, command = command.command, "the end of an operator command could not be recorded");
     }
     result

@@ -45,7 +45,7 @@ pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
 
 /// All that is known of one but its body, which may hold what nobody should read.
 pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
-    let id = find(app, command).await?;
+    let (id, _) = find(app, command).await?;
     let found = app.held.show(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
     let (held, request) = found.ok_or_else(gone)?;
     let mut shown = described(&id, &held);
@@ -67,23 +67,23 @@ pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
 /// Has one tried at once, or all that are parked.
 pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> {
     let now = app.clock.now();
-    let ids = match arguments::<One>(command) {
+    let wanted = match arguments::<One>(command) {
         Ok(_) => vec![find(app, command).await?],
         Err(_) => {
             let Which { webhook, .. } = arguments(command)?;
             let parked = app.held.list(&Wanted { webhook, parked: true }, now).await;
-            parked.map_err(|error| unavailable(&error))?.into_iter().map(|(id, _)| id).collect()
+            parked.map_err(|error| unavailable(&error))?
         }
     };
     let mut all = All::default();
-    for id in &ids {
+    for (id, held) in &wanted {
         let retried = app.held.retry(id, now).await;
-        if all.is_over(id, retried) {
+        if all.is_over((id, held), retried) {
             break;
         }
     }
     tracing::warn!(
-        retried = all.done,
+        retried = all.done.len(),
         failed = all.failed.len(),
         who = command.who,
         why = command.why,
@@ -95,7 +95,8 @@ pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> 
 /// What came of something that is done to many.
 #[derive(Default)]
 struct All {
-    done: usize,
+    /// As the audit trail names them.
+    done: Vec<Value>,
     /// With why.
     failed: Vec<String>,
 }
@@ -103,10 +104,10 @@ struct All {
 impl All {
     /// Counts one, and tells whether the others would fail as well: one that cannot be read stops none of them, a store that is
     /// away does.
-    fn is_over(&mut self, id: &HeldId, came: Result<bool, StoreError>) -> bool {
+    fn is_over(&mut self, (id, held): (&HeldId, &Held), came: Result<bool, StoreError>) -> bool {
         match came {
             Ok(is_done) => {
-                self.done += usize::from(is_done);
+                self.done.extend(is_done.then(|| named(id, held)));
                 false
             }
             Err(error) => {
@@ -117,15 +118,17 @@ impl All {
     }
 
     fn answer(self, name: &str, done: &str) -> Result<Value, CommandError> {
-        let Self { done: count, failed } = self;
+        let Self { done: deliveries, failed } = self;
+        let count = deliveries.len();
         if failed.is_empty() {
-            return Ok(json!({name: count}));
+            return Ok(json!({name: count, "deliveries": deliveries}));
         }
         let (some, more) = failed.split_at(failed.len().min(MOST_NAMED));
         let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
         let what = format!("{count} held deliveries {done}; it failed for {}: {}{more}", failed.len(), some.join("; "));
         Err(CommandError::new(what)
-            .help("drop those that cannot be read (`doorward hooks drop ID`); else see to the store and try again"))
+            .help("drop those that cannot be read (`doorward hooks drop ID`); else see to the store and try again")
+            .after(json!({"deliveries": deliveries})))
     }
 }
 
@@ -134,12 +137,12 @@ pub async fn drop(app: &App, command: &Command) -> Result<Value, CommandError> {
     if arguments::<One>(command).is_err() {
         return drop_all(app, command).await;
     }
-    let id = find(app, command).await?;
+    let (id, delivery) = find(app, command).await?;
     if !app.held.drop_one(&id, app.clock.now()).await.map_err(|error| unavailable(&error))? {
         return Err(gone());
     }
     tracing::warn!(held = %id, who = command.who, why = command.why, "a held delivery was dropped");
-    Ok(json!({"dropped": id.to_string()}))
+    Ok(json!({"dropped": id.to_string(), "deliveries": [named(&id, &delivery)]}))
 }
 
 async fn drop_all(app: &App, command: &Command) -> Result<Value, CommandError> {
@@ -149,14 +152,14 @@ async fn drop_all(app: &App, command: &Command) -> Result<Value, CommandError> {
     };
     let wanted = Wanted { webhook: Some(webhook.clone()), parked };
     let mut all = All::default();
-    for (id, _) in app.held.list(&wanted, now).await.map_err(|error| unavailable(&error))? {
+    for (id, held) in app.held.list(&wanted, now).await.map_err(|error| unavailable(&error))? {
         let dropped = app.held.drop_one(&id, now).await;
-        if all.is_over(&id, dropped) {
+        if all.is_over((&id, &held), dropped) {
             break;
         }
     }
     tracing::warn!(
-        dropped = all.done,
+        dropped = all.done.len(),
         failed = all.failed.len(),
         webhook,
         who = command.who,
@@ -164,6 +167,11 @@ async fn drop_all(app: &App, command: &Command) -> Result<Value, CommandError> {
         "held deliveries were dropped"
     );
     all.answer("dropped", "were dropped")
+}
+
+/// As much of one as the audit trail needs to say which it was.
+fn named(id: &HeldId, held: &Held) -> Value {
+    json!({"id": id.to_string(), "request": held.request, "delivery": &*held.delivery})
 }
 
 fn described(id: &HeldId, held: &Held) -> Value {
@@ -188,14 +196,15 @@ fn described(id: &HeldId, held: &Held) -> Value {
     })
 }
 
-async fn find(app: &App, command: &Command) -> Result<HeldId, CommandError> {
+async fn find(app: &App, command: &Command) -> Result<(HeldId, Held), CommandError> {
     let One { id } = arguments(command)?;
-    let found = app.held.find(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
-    match found.as_slice() {
-        [one] => Ok(*one),
-        [] => Err(gone()),
-        several => Err(CommandError::new(format!("{} held deliveries begin with `{id}`", several.len()))
-            .help("write more of the id")),
+    let mut found = app.held.find(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
+    match (found.len(), found.pop()) {
+        (1, Some(one)) => Ok(one),
+        (0, _) => Err(gone()),
+        (several, _) => {
+            Err(CommandError::new(format!("{several} held deliveries begin with `{id}`")).help("write more of the id"))
+        }
     }
 }
 
@@ -219,23 +228,25 @@ mod tests {
     #[test]
     fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
         let id = |number: u8| HeldId::new([number; 32]);
+        let held: Held = serde_json::from_value(json!({
+            "webhook": "hub", "route": "hub", "delivery": "d-1", "request": uuid::Uuid::nil(), "size": 1, "received": 0,
+            "span": 1, "until": 1, "next": 0,
+        }))
+        .unwrap();
         let mut all = All::default();
-        assert!(!all.is_over(&id(1), Ok(true)));
-        assert_eq!(
-            All { done: 1, failed: Vec::new() }.answer("retried", "are tried at once").unwrap(),
-            json!({"retried": 1})
-        );
-        assert!(!all.is_over(&id(2), Err(StoreError::Corrupt("junk".to_owned()))));
-        assert!(!all.is_over(&id(3), Ok(false)), "gone meanwhile");
-        assert!(!all.is_over(&id(4), Ok(true)));
-        assert!(all.is_over(&id(5), Err(StoreError::Timeout)), "the others would not fare better");
+        assert!(!all.is_over((&id(1), &held), Ok(true)));
+        let one = All { done: all.done.clone(), failed: Vec::new() }.answer("retried", "are tried at once").unwrap();
+        let named = json!({"id": id(1).to_string(), "request": uuid::Uuid::nil(), "delivery": "d-1"});
+        assert_eq!(one, json!({"retried": 1, "deliveries": [named]}));
+        assert!(!all.is_over((&id(2), &held), Err(StoreError::Corrupt("junk".to_owned()))));
+        assert!(!all.is_over((&id(3), &held), Ok(false)), "gone meanwhile");
+        assert!(!all.is_over((&id(4), &held), Ok(true)));
+        assert!(all.is_over((&id(5), &held), Err(StoreError::Timeout)), "the others would not fare better");
         let error = all.answer("retried", "are tried at once").unwrap_err();
-        assert!(
-            error.message.starts_with("2 held deliveries are tried at once; it failed for 2: "),
-            "{}",
-            error.message
-        );
-        assert!([2, 5].iter().all(|number| error.message.contains(&id(*number).to_string())), "{}", error.message);
+        let said = &error.message;
+        assert!(said.starts_with("2 held deliveries are tried at once; it failed for 2: "), "{said}");
+        assert!([2, 5].iter().all(|number| said.contains(&id(*number).to_string())), "{said}");
         assert!(error.help.unwrap().contains("hooks drop"));
+        assert_eq!(error.done.unwrap()["deliveries"].as_array().unwrap().len(), 2, "the trail names what was done");
     }
 }

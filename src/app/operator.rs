@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{App, hooks, revoke, rollout, sessions};
 use crate::{
     admin::socket::{Command, CommandError, CommandFuture, Commands, Peer, Record},
-    audit::{Note, Operator},
+    audit::{HeldDelivery, Note, Operator},
     config::watch::Trigger,
     snapshot::Snapshot,
 };
@@ -52,30 +52,48 @@ fn written(snapshot: &Snapshot, command: &Command) -> String {
     }
 }
 
+/// The held deliveries that a command tried or dropped, by its answer: whoever named them by how their ids begin, or by their sender, has
+/// not said which they were.
+fn deliveries(result: &Result<Value, CommandError>) -> Option<Vec<HeldDelivery>> {
+    let done = result.as_ref().map_or_else(|error| error.done.as_ref(), Some)?;
+    let text = |delivery: &Value, name| delivery.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let all = done.get("deliveries")?.as_array()?.iter();
+    Some(all.map(|one| HeldDelivery { request: text(one, "request"), delivery: text(one, "delivery") }).collect())
+}
+
 impl Commands for Operators {
     fn record<'a>(&'a self, record: Record<'a>) -> CommandFuture<'a, ()> {
         Box::pin(async move {
             let written = |command| written(&self.app.snapshot.load(), command);
-            let note = |peer: Peer, command: String, user, why, outcome| {
-                Note::Operator(Operator { command, uid: Some(peer.uid), user, why, outcome })
+            let note = |peer: Peer, command: &Command, text: String| Operator {
+                command: text,
+                uid: Some(peer.uid),
+                user: Some(command.who.clone()),
+                why: Some(command.why.clone()),
+                outcome: Ok(()),
+                deliveries: None,
             };
-            let note = match record {
-                Record::PeerRefused(peer) => {
-                    note(peer, "connect".to_owned(), None, None, Err("this user may not use the socket".to_owned()))
-                }
-                Record::Begun(peer, command) => {
-                    let begun = format!("{} (begun)", written(command));
-                    note(peer, begun, Some(command.who.clone()), Some(command.why.clone()), Ok(()))
-                }
-                Record::Ended(peer, command, error) => note(
-                    peer,
-                    written(command),
-                    Some(command.who.clone()),
-                    Some(command.why.clone()),
-                    error.map_or(Ok(()), |error| Err(error.message.clone())),
-                ),
+            let operator = match record {
+                Record::PeerRefused(peer) => Operator {
+                    command: "connect".to_owned(),
+                    uid: Some(peer.uid),
+                    user: None,
+                    why: None,
+                    outcome: Err("this user may not use the socket".to_owned()),
+                    deliveries: None,
+                },
+                Record::Begun(peer, command) => note(peer, command, format!("{} (begun)", written(command))),
+                Record::Ended(peer, command, result) => Operator {
+                    outcome: result.as_ref().map(|_| ()).map_err(|error| error.message.clone()),
+                    deliveries: deliveries(result),
+                    ..note(peer, command, written(command))
+                },
             };
-            self.app.trail.note_durable(note).await.map_err(|error| CommandError::new(error.to_string()))
+            self.app
+                .trail
+                .note_durable(Note::Operator(operator))
+                .await
+                .map_err(|error| CommandError::new(error.to_string()))
         })
     }
 
@@ -101,5 +119,20 @@ impl Commands for Operators {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_dropped_before_the_store_failed_is_named_too() {
+        let done = json!({"dropped": 1, "deliveries": [{"id": "00", "request": "r", "delivery": "d"}]});
+        let named = Some(vec![HeldDelivery { request: "r".to_owned(), delivery: "d".to_owned() }]);
+        assert_eq!(deliveries(&Ok(done.clone())), named);
+        assert_eq!(deliveries(&Err(CommandError::new("the store is away").after(done))), named);
+        assert_eq!(deliveries(&Err(CommandError::new("the store is away"))), None);
+        assert_eq!(deliveries(&Ok(json!({"revocations": []}))), None);
     }
 }

@@ -19,6 +19,7 @@ pub(super) enum Field {
     Groups,
     Path,
     Problems,
+    Deliveries,
     Kubernetes,
     Run,
     /// All other text: names, ids and subjects. Cut last, as it says who and what.
@@ -26,7 +27,7 @@ pub(super) enum Field {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::UserAgent,
         Self::Claims,
         Self::Detail,
@@ -39,6 +40,7 @@ impl Field {
         Self::Groups,
         Self::Path,
         Self::Problems,
+        Self::Deliveries,
         Self::Kubernetes,
         Self::Run,
         Self::Names,
@@ -58,6 +60,7 @@ impl Field {
             Self::Groups => "groups",
             Self::Path => "path",
             Self::Problems => "problems",
+            Self::Deliveries => "deliveries",
             Self::Kubernetes => "kubernetes",
             Self::Run => "run",
             Self::Names => "names",
@@ -70,7 +73,7 @@ impl Field {
             Self::UserAgent | Self::Webhook | Self::Kubernetes | Self::Names => 512,
             Self::Detail => 1024,
             Self::Shadow | Self::Grants | Self::Extras | Self::Run => 2048,
-            Self::Claims | Self::Scopes | Self::KubernetesGroups | Self::Path => 8192,
+            Self::Claims | Self::Scopes | Self::KubernetesGroups | Self::Path | Self::Deliveries => 8192,
             Self::Groups | Self::Problems => 12_288,
         }
     }
@@ -83,7 +86,7 @@ impl Field {
             Self::Names => 160,
             Self::Kubernetes | Self::Run => 256,
             Self::Scopes | Self::KubernetesGroups => 1024,
-            Self::Groups | Self::Path | Self::Problems => 2048,
+            Self::Groups | Self::Path | Self::Problems | Self::Deliveries => 2048,
         }
     }
 }

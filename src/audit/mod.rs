@@ -46,7 +46,7 @@ pub use self::{
         InvalidKey,
     },
     metrics::Metrics,
-    note::{KeyChange, Linked, Note, Operator, TokensEnded},
+    note::{HeldDelivery, KeyChange, Linked, Note, Operator, TokensEnded},
     pseudonym::PseudonymKey,
     record::{
         Decision, Introspected, Issued, IssuedOnward, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{chain::Link, heads::Head};
@@ -74,6 +75,17 @@ pub struct Operator {
     pub why: Option<String>,
     /// Done, or why not.
     pub outcome: Result<(), String>,
+    /// The held deliveries that it tried or dropped; none of another command.
+    pub deliveries: Option<Vec<HeldDelivery>>,
+}
+
+/// A held delivery, as other records know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HeldDelivery {
+    /// The id of the request that brought it.
+    pub request: String,
+    /// The id that its sender gave it.
+    pub delivery: String,
 }
 
 /// A run and what it says of its cause.

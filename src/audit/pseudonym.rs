@@ -324,6 +324,7 @@ mod tests {
                 user: Some("root".to_owned()),
                 why: Some(why.clone()),
                 outcome: Err(why),
+                deliveries: None,
             });
             pseudonyms.hide_note(&mut note);
             let Note::Operator(hidden) = note else { panic!() };

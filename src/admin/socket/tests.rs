@@ -23,7 +23,7 @@ impl Commands for Recorder {
         let text = match record {
             Record::PeerRefused(_) => "refused".to_owned(),
             Record::Begun(_, command) => format!("begun {} {} {}", command.command, command.who, command.why),
-            Record::Ended(_, command, error) => format!("ended {} {}", command.command, error.is_none()),
+            Record::Ended(_, command, result) => format!("ended {} {}", command.command, result.is_ok()),
         };
         self.records.lock().unwrap().push(text);
         let full = self.full;

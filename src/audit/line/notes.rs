@@ -5,7 +5,7 @@ use crate::{
     audit::{
         budget::{Budget, Field},
         json::Object,
-        note::{Event, KeyChange, Linked, Note, Operator, TokensEnded, code},
+        note::{Event, HeldDelivery, KeyChange, Linked, Note, Operator, TokensEnded, code},
     },
     clock::Timestamp,
 };
@@ -103,7 +103,17 @@ fn operator(operator: &Operator, budget: &mut Budget, line: &mut Object<'_>) {
         object
             .text("command", budget.text(Field::Path, &operator.command))
             .some_text("why", budget.optional(Field::Detail, operator.why.as_deref()));
+        if let Some(deliveries) = &operator.deliveries {
+            self::deliveries(deliveries, budget, object);
+        }
     });
+}
+
+/// All are counted, and as many named as the line has room for.
+fn deliveries(deliveries: &[HeldDelivery], budget: &mut Budget, object: &mut Object<'_>) {
+    let pairs: Vec<(&str, &str)> = deliveries.iter().map(|one| (&*one.request, &*one.delivery)).collect();
+    let room = budget.pairs(Field::Deliveries, &pairs).len();
+    object.field("delivery_count", deliveries.len()).field("deliveries", deliveries.get(..room).unwrap_or_default());
 }
 
 fn linked(run: &Linked, budget: &mut Budget, object: &mut Object<'_>) {

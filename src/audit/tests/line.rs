@@ -384,6 +384,7 @@ fn notes_are_bounded_too() {
             user: Some(long.clone()),
             why: Some(long.clone()),
             outcome: Err(long.clone()),
+            deliveries: Some(vec![HeldDelivery { request: long.clone(), delivery: long.clone() }; 1000]),
         }),
         Note::SessionEnded { session: long.clone(), why: "signed_out" },
         Note::Key { of: "tokens", id: long.clone(), change: KeyChange::Removed },
@@ -396,6 +397,36 @@ fn notes_are_bounded_too() {
         assert!(fits(&line));
         assert!(serde_json::from_slice::<Value>(&line).unwrap()["truncated"].is_array());
     }
+}
+
+#[test]
+fn deliveries_that_an_operator_dropped_are_all_counted_and_named_as_far_as_there_is_room() {
+    let of = |count: u32| {
+        let named = |at| HeldDelivery { request: format!("request {at:0>28}"), delivery: format!("{at:0>36}") };
+        let note = Note::Operator(Operator {
+            command: r#"drop-hook {"parked":false,"webhook":"github"}"#.to_owned(),
+            uid: Some(0),
+            user: None,
+            why: None,
+            outcome: Ok(()),
+            deliveries: Some((0..count).map(named).collect()),
+        });
+        let mut line = Vec::new();
+        write_note(&note, NOW, &mut line);
+        line.push(b'}');
+        assert!(fits(&line));
+        serde_json::from_slice::<Value>(&line).unwrap()
+    };
+    let few = of(2);
+    assert_eq!(few["unmapped"]["delivery_count"], 2);
+    let second = json!({"request": format!("request {:0>28}", 1), "delivery": format!("{:0>36}", 1)});
+    assert_eq!(few["unmapped"]["deliveries"][1], second);
+    assert_eq!(few.get("truncated"), None);
+    let many = of(5000);
+    assert_eq!(many["unmapped"]["delivery_count"], 5000);
+    let named = many["unmapped"]["deliveries"].as_array().unwrap().len();
+    assert!((90..5000).contains(&named), "{named}");
+    assert_eq!(many["truncated"], json!(["deliveries"]));
 }
 
 proptest! {

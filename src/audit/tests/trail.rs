@@ -347,6 +347,7 @@ fn notes_are_lines_too() {
         user: Some("ops".to_owned()),
         why: Some("lost laptop".to_owned()),
         outcome: Ok(()),
+        deliveries: None,
     }));
     trail.shutdown();
     let lines = sink.lines();

@@ -255,9 +255,10 @@ impl Queue {
     }
 
     /// Those whose key begins like this.
-    pub async fn find(&self, prefix: &str, now: Timestamp) -> Result<Vec<HeldId>, StoreError> {
-        let all = self.list(&Wanted::default(), now).await?;
-        Ok(all.into_iter().map(|(id, _)| id).filter(|id| id.to_string().starts_with(prefix)).collect())
+    pub async fn find(&self, prefix: &str, now: Timestamp) -> Result<Vec<(HeldId, Held)>, StoreError> {
+        let mut all = self.list(&Wanted::default(), now).await?;
+        all.retain(|(id, _)| id.to_string().starts_with(prefix));
+        Ok(all)
     }
 
     /// A delivery with its request.

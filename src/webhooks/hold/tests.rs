@@ -328,7 +328,7 @@ async fn one_that_is_not_taken_in_its_time_is_parked_until_its_end() {
     fixture.start();
     fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
     assert!(fixture.clock.now() >= NOW + Duration::from_secs(30) && fixture.seen().len() > 4, "{:?}", fixture.seen());
-    let id = fixture.queue.find("", fixture.clock.now()).await.unwrap()[0];
+    let id = fixture.queue.find("", fixture.clock.now()).await.unwrap()[0].0;
     let parked = fixture.clock.now();
     assert!(fixture.queue.show(&id, parked + PARKED_FOR - Duration::from_secs(60)).await.unwrap().is_some());
     assert!(fixture.queue.show(&id, parked + PARKED_FOR).await.unwrap().is_none());

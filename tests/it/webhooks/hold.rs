@@ -197,15 +197,37 @@ async fn what_is_parked_is_shown_retried_and_dropped_by_operators_on_the_record(
     assert!(hooks(&doorward, &["drop", &second_id]).await.is_err());
     // Those of a sender whose secret somebody else had, all at once.
     status.store(400, Ordering::SeqCst);
-    for number in [3, 4] {
-        assert_eq!(deliver_to(&doorward, &unique(), &body(number)).await.status, 202);
+    let (third, fourth) = (unique(), unique());
+    for (number, delivery) in [(3, &third), (4, &fourth)] {
+        assert_eq!(deliver_to(&doorward, delivery, &body(number)).await.status, 202);
     }
     until_it_holds(&doorward, 0, 2).await;
     let name = held(&doorward).await[0]["webhook"].as_str().unwrap().to_owned();
     assert_eq!(hooks(&doorward, &["drop", "--webhook", "another"]).await.unwrap()["dropped"], 0);
     assert_eq!(hooks(&doorward, &["drop", "--webhook", &name]).await.unwrap()["dropped"], 2);
     assert!(held(&doorward).await.is_empty());
-    let commands: Vec<String> = doorward.audit().iter().map(ToString::to_string).collect();
+    let trail = doorward.audit();
+    // By an id or by their sender: the end of the command says which they were.
+    let named = |command: &str| -> Vec<Vec<String>> {
+        let ended = trail.iter().map(|record| &record["unmapped"]).filter(|unmapped| {
+            let text = unmapped["command"].as_str().unwrap_or_default();
+            text.starts_with(command) && !text.ends_with("(begun)") && unmapped["delivery_count"] != Value::Null
+        });
+        ended
+            .map(|unmapped| {
+                let deliveries = unmapped["deliveries"].as_array().unwrap();
+                assert_eq!(unmapped["delivery_count"], deliveries.len());
+                assert!(
+                    deliveries.iter().all(|one| one["request"].as_str().is_some_and(|id| id.len() == 36)),
+                    "{unmapped}"
+                );
+                deliveries.iter().map(|one| one["delivery"].as_str().unwrap().to_owned()).collect()
+            })
+            .collect()
+    };
+    assert_eq!(named("retry-hook"), [vec![first.clone()]]);
+    assert_eq!(named("drop-hook"), [vec![second.clone()], vec![], vec![third, fourth]]);
+    let commands: Vec<String> = trail.iter().map(ToString::to_string).collect();
     for command in ["retry-hook", "drop-hook", "show-hook"] {
         assert!(commands.iter().any(|line| line.contains(command) && line.contains("olga")), "{command}");
     }
