@@ -72,6 +72,42 @@ fn all_chains_that_saw_each_other_are_intact() {
 }
 
 #[test]
+fn a_chain_whose_end_was_compared_says_so_and_another_does_not() {
+    let checked =
+        |all: AllFindings| all.chains.iter().map(|chain| chain.findings.summary.end_checked).collect::<Vec<_>>();
+    assert_eq!(checked(Replicas::new().check()), [true, true], "there are copies");
+    assert_eq!(checked(Replicas::new().without_copies().check()), [true, true], "each was seen by the other");
+    assert_eq!(checked(Replicas::new().check_since(NOW + Duration::from_millis(1))), [false, false], "and not since");
+    let one = Replicas::new().without_copies();
+    fs::remove_dir_all(one.folder("doorward-1")).unwrap();
+    assert_eq!(checked(one.check()), [false], "nobody is left who saw it");
+    let forged = Replicas::new();
+    fs::remove_dir_all(forged.folder("doorward-1")).unwrap();
+    fs::remove_file(forged.folder.path().join("doorward-1.checkpoints")).unwrap();
+    let path = forged.folder.path().join("doorward-0.checkpoints");
+    let edited = fs::read_to_string(&path).unwrap().replace("\"seq\":", "\"seq\": ");
+    fs::write(&path, edited).unwrap();
+    assert_eq!(checked(forged.check()), [false], "a forged copy proves nothing");
+}
+
+#[test]
+fn how_far_a_chain_was_compared_is_told_as_who_saw_it_may_be_gone_for_long() {
+    let replicas = Replicas::new();
+    let whole = replicas.check();
+    replicas.run("doorward-0", None);
+    // Who cuts the lines since leaves what the other one saw.
+    let replicas = replicas.without_copies();
+    let all = replicas.check();
+    let (before, summary) = (&whole.chains[0].findings.summary, &all.chains[0].findings.summary);
+    let seen = summary.compared_to.unwrap();
+    assert!(seen <= before.last && seen < summary.last, "{seen} of {}, {}", before.last, summary.last);
+    assert_eq!(summary.compared_at, Some(NOW));
+    let said =
+        format!("compared up to line {seen}, which was seen elsewhere at {NOW}: lines written later and cut off");
+    assert!(summary.to_string().contains(&said), "{summary}");
+}
+
+#[test]
 fn a_chain_that_is_missing_is_named_with_who_saw_it() {
     let replicas = Replicas::new().without_copies();
     fs::remove_dir_all(replicas.folder("doorward-1")).unwrap();

@@ -55,6 +55,8 @@ pub struct Chain {
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     instances: BTreeSet<Arc<str>>,
+    /// The one that wrote its end.
+    last: Option<Arc<str>>,
     /// Its checkpoints: number, and as much of the code as tells two lines apart.
     marks: HashSet<(u64, u64)>,
     witnessed: BTreeMap<(Arc<str>, u64), Witnessed>,
@@ -70,7 +72,9 @@ struct Witnessed {
 
 impl Collected {
     pub(super) fn instance(&mut self, details: &Details) {
-        self.instances.extend(details.instance.as_deref().map(Arc::from));
+        let Some(instance) = details.instance.as_deref().map(Arc::<str>::from) else { return };
+        self.instances.insert(Arc::clone(&instance));
+        self.last = Some(instance);
     }
 
     pub(super) fn checkpoint(&mut self, link: Link, at: Timestamp, details: &Details) {
@@ -84,6 +88,16 @@ impl Collected {
     fn saw(&mut self, head: &Head, by: &str, at: Timestamp) {
         let witnessed = Witnessed { mac: brief(&head.mac), by: by.into(), at };
         self.witnessed.insert((Arc::clone(&head.instance), head.seq), witnessed);
+    }
+
+    /// How far something elsewhere tells that a chain had come, and when: what came later may be cut off. `marks` are the checkpoints
+    /// of the chain, which this replica wrote last.
+    fn end_of(&self, instance: &Arc<str>, marks: &HashSet<(u64, u64)>, since: Timestamp) -> Option<(u64, Timestamp)> {
+        let own = (Arc::clone(instance), 0)..=(Arc::clone(instance), u64::MAX);
+        let mut seen = self.witnessed.range(own).rev();
+        seen.find_map(|((_, seq), Witnessed { mac, by, at })| {
+            (by != instance && *at >= since && marks.contains(&(*seq, *mac))).then_some((*seq, *at))
+        })
     }
 
     /// Adds what a copy of checkpoints proves of the chains that wrote it. Lines that are not genuine prove nothing.
@@ -120,6 +134,12 @@ pub fn verify_all(paths: &[PathBuf], proof: &Proof, since: Timestamp) -> Result<
     }
     for chain in &mut collected {
         seen.witnessed.append(&mut chain.witnessed);
+    }
+    for (chain, Collected { last, marks, .. }) in all.chains.iter_mut().zip(&collected) {
+        let end = last.as_ref().and_then(|last| seen.end_of(last, marks, since));
+        let summary = &mut chain.findings.summary;
+        summary.end_checked = end.is_some();
+        (summary.compared_to, summary.compared_at) = end.unzip();
     }
     all.problems = compare(&seen.witnessed, &all.chains, &collected, since);
     Ok(all)

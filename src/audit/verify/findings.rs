@@ -61,6 +61,11 @@ pub struct Summary {
     pub signatures_checked: bool,
     /// Whether a checkpoint from elsewhere was compared with.
     pub end_checked: bool,
+    /// The number of the last of these.
+    pub compared_to: Option<u64>,
+    /// When it was seen, where all chains are checked. It may be long ago: lines that were written since may be cut off.
+    #[serde(serialize_with = "as_text")]
+    pub compared_at: Option<Timestamp>,
     /// Gaps that the trail itself tells of.
     pub gaps: u64,
     /// Records lost in these.
@@ -101,11 +106,16 @@ impl fmt::Display for Summary {
         } else if self.first > 1 {
             writeln!(f, "lines before number {} are not in the files given", self.first)?;
         }
-        if !self.end_checked {
-            writeln!(
+        match (self.end_checked, self.compared_to, self.compared_at) {
+            (true, Some(number), Some(at)) => writeln!(
+                f,
+                "compared up to line {number}, which was seen elsewhere at {at}: lines written later and cut off would not be seen"
+            )?,
+            (true, ..) => {}
+            (false, ..) => writeln!(
                 f,
                 "the end was not compared with a checkpoint from elsewhere: lines cut off it would not be seen"
-            )?;
+            )?,
         }
         Ok(())
     }

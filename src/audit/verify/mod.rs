@@ -203,6 +203,7 @@ impl<'a> Verifier<'a> {
         }
         if let Some(Checkpoint(checkpoint)) = self.proof.last_checkpoint {
             self.findings.summary.end_checked = true;
+            self.findings.summary.compared_to = Some(checkpoint.seq);
             // A chain that has begun since may have no checkpoint yet, and numbers of its own.
             let was_before = self.proof.restarts && self.reached;
             if was_before {
