@@ -129,7 +129,9 @@ fn load_once<T>(
     };
     let Some(main) = main else { return Err(draft.refuse(&resolver)) };
     let settings = layers::settings(sources, &main, &mut draft.findings);
+    let before = draft.findings.len();
     let main = draft.add_policies(main, &settings, &mut resolver);
+    let policies_whole = draft.findings.len() == before;
     if folder {
         draft.note_unlisted(base, &path, &resolver);
     }
@@ -143,7 +145,7 @@ fn load_once<T>(
 
     let host = raw.external_host.as_deref();
     raw.issuers.iter_mut().for_each(|issuer| crate::issuers::name_issuer(issuer, host));
-    resolve::check(&raw, &mended, &mut resolver);
+    resolve::check(&raw, &mended, policies_whole, &mut resolver);
     let checked = resolver.report.problems().len();
     let result = components(&raw, &mut resolver);
     resolver.report.drop_repeated(checked);
@@ -343,7 +345,7 @@ pub(crate) fn fuzz_configuration(bytes: &[u8]) {
         Err(message) => panic!("the shape check let through what {message}"),
     };
     let mut resolver = Resolver::new(Path::new(""));
-    resolve::check(&raw, &mended, &mut resolver);
+    resolve::check(&raw, &mended, true, &mut resolver);
     draft.findings.extend(diagnosis::findings(&resolver.report, &draft.locations, &mended));
     let diagnosis = Diagnosis::new(draft.locations.files().to_vec(), draft.findings);
     assert!(mended.is_empty() || diagnosis.errors() > 0, "mended without a finding");

@@ -207,6 +207,7 @@ golden! {
     a_lost_policy_file: Case::new(&format!("policies: [denies.yaml, allows.yaml]\n{GOOD}"))
         .file("denies.yml.bak", "rules: [{id: never, do: deny}]")
         .file("allows.yaml", "rules: [{id: always, do: allow}]");
+    the_policy_file_with_all_rules_is_lost: Case::new(&format!("policies: [rules.yaml]\n{}", GOOD.split_once("rules:\n").unwrap().0));
     an_unlisted_policy_file: Case::new(GOOD).file("denies.yaml", "rules: []").folder();
     bad_policy_files: Case::new(&format!("policies: [one.yaml, two.yaml, two.yaml, three.yaml]\n{GOOD}"))
         .file("one.yaml", "ruels: []\nlisteners: []\ngrants: {}\n")

@@ -16,8 +16,8 @@ use super::{
 };
 
 /// Checks what no component checks for itself, and reports what is wrong. Nothing is concluded from routes that have a
-/// `mended` part.
-pub(super) fn check(root: &raw::Root, mended: &BTreeSet<At>, resolver: &mut Resolver) {
+/// `mended` part, and nothing from rules that are not there unless all files of `policies` were `whole`.
+pub(super) fn check(root: &raw::Root, mended: &BTreeSet<At>, policies_whole: bool, resolver: &mut Resolver) {
     let report = &mut resolver.report;
     let names = Names::collect(root, report);
     let whole = |index: &usize| !is_touched(mended, &item("routes", *index));
@@ -26,7 +26,7 @@ pub(super) fn check(root: &raw::Root, mended: &BTreeSet<At>, resolver: &mut Reso
     listeners::check(root, report);
     upstreams::check(root, &routes, mended, report);
     routes::check(root, &names, report);
-    operations::check(root, &names, report);
+    operations::check(root, &names, policies_whole, report);
     if mended.is_empty() && !report.has_errors() {
         unused(root, report);
     }

@@ -20,7 +20,7 @@ const SHARED_AUDIENCES: [(&str, &str); 5] = [
     ("00000003-0000-0000-c000-000000000000", "the audience of Microsoft Graph"),
 ];
 
-pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
+pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, report: &mut Report) {
     let at = At::root();
     issuers(root, names, report);
     if let Some(interceptor) = &root.interceptor {
@@ -64,7 +64,7 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
             report.error(&at.key("external_host"), "`external_host` must be one name, not a wildcard");
         }
     }
-    if root.rules.is_empty() && !root.routes.is_empty() {
+    if policies_whole && root.rules.is_empty() && !root.routes.is_empty() {
         report
             .warning(&at.key("routes"), "there is no rule: every request will be denied")
             .help("add rules to `rules` or to a file that `policies` lists");
