@@ -23,6 +23,10 @@ use crate::{
     upstream::Pools,
 };
 
+/// What of a cluster is looked at, as `kubectl get` takes it: a blank would end it.
+pub(super) const KINDS: &str = "clusterinterceptors,serviceaccounts,secrets,eventlisteners,triggers.triggers.tekton.dev,triggertemplates,\
+                     triggerbindings,pipelines,tasks,pipelineruns,taskruns,clusterroles,clusterrolebindings,roles,rolebindings";
+
 /// Look at everything around Doorward: issuers, upstreams, the address in front, certificates, the store.
 ///
 /// Run it where Doorward runs, as the user that it runs as, beside it or before its start. It signs nobody in and changes nothing. One
@@ -50,11 +54,10 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// For `interceptor`, `credentials` and `past`: what `kubectl get clusterinterceptors,serviceaccounts,secrets,eventlisteners,
-    /// triggers.triggers.tekton.dev,triggertemplates,triggerbindings,pipelines,tasks,pipelineruns,taskruns,clusterroles,
-    /// clusterrolebindings,roles,rolebindings -A -o json` writes; `-` is standard input. Kinds may be left out; without the last four nothing is said of `past`. Of Secrets only
-    /// names, types and annotations are looked at.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = format!(
+        "For `interceptor`, `credentials` and `past`: what `kubectl get {KINDS} -A -o json` writes; `-` is standard input. Kinds may be left \
+         out; without the last four nothing is said of `past`. Of Secrets only names, types and annotations are looked at"
+    ))]
     cluster: Option<PathBuf>,
 
     /// For `past`: the service account that Doorward is in the cluster.

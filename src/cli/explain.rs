@@ -17,7 +17,10 @@ use crate::{
 ///
 /// With `--audience`: which scopes a task, or whoever asks, would get in a token, and why no others.
 ///
-/// Exit status 0: the request would pass; 1: it would not; 2: that cannot be told.
+/// Files of secrets and certificates are read only where `--token-file` presents a token.
+///
+/// Exit status 0: the request would pass; 1: it would not; 2: that cannot be told; 64: the configuration is refused, or the command line
+/// not understood.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
     /// The address that is asked for, such as `https://tekton.example.com/apis/tekton.dev/v1/pipelineruns`. With `DOORWARD_CONFIG` set,

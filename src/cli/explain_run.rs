@@ -26,6 +26,7 @@ use crate::{
     config::{
         self, Sources,
         raw::{AuditSink, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
+        resolver::Resolver,
     },
     error::Rejection,
     issuers::{KeySource, Unverified},
@@ -68,8 +69,15 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     let runtime = control()?;
     let now = time(args)?;
     // Tokens expire by the same time by which the rules are asked.
-    let check = app::check_at(&runtime, Clock::manual(now))?;
-    let (loaded, resolved) = config::load(sources, check).map_err(StartError::Configuration)?;
+    let mut check = app::check_at(&runtime, Clock::manual(now))?;
+    let components = |root: &Root, resolver: &mut Resolver| {
+        // Secrets and certificates say nothing of a request that presents none: a checkout of the policy is enough.
+        if args.token_file.is_none() {
+            resolver.elsewhere();
+        }
+        check(root, resolver)
+    };
+    let (loaded, resolved) = config::load(sources, components).map_err(StartError::Configuration)?;
     let request = request_facts(&resolved, args, url, now)?;
     let policy = resolved.policy().ok_or("the policy could not be compiled")?;
     let written = written_principal(args)?;
@@ -382,5 +390,5 @@ fn kept_policy(loaded: &config::Loaded, digest: &str) -> Option<Policy> {
     let source = app::kept_policy(&base.join(&loaded.raw.store.path), digest)?;
     let kept: config::raw::PolicyFile = serde_json::from_str(&source).ok()?;
     let root = Root { rules: kept.rules, grants: kept.grants, ..loaded.raw.clone() };
-    Policy::compile(&root, &mut config::resolver::Resolver::default())
+    Policy::compile(&root, &mut Resolver::default())
 }

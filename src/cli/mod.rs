@@ -253,6 +253,51 @@ mod tests {
         assert!(!is_closed_output(&serde_json::from_str::<u8>("x").unwrap_err().into()));
     }
 
+    /// A checkout of the policy, which has neither secrets nor certificates.
+    const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/base/config");
+
+    #[test]
+    fn what_presents_no_token_is_explained_without_secrets_and_certificates() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "{issuer: company, kind: human, groups: [nobody]}").unwrap();
+        let explained = |option: &str| {
+            let url = "https://k8s.example.com/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
+            let line = ["doorward", "explain", SHIPPED, url, option, file.path().to_str().unwrap()];
+            let Command::Explain { config, args } = Cli::try_parse_from(line).unwrap().command else { panic!() };
+            let mut out = Vec::new();
+            let allowed = explain_run::run(&config.sources(), &args, &mut out);
+            (allowed.map_err(|error| error.to_string()), String::from_utf8(out).unwrap())
+        };
+        let (allowed, said) = explained("--principal");
+        assert_eq!(allowed, Ok(false), "{said}");
+        assert!(said.starts_with("DENY"), "{said}");
+        assert!(
+            explained("--token-file").0.unwrap_err().contains("cannot be read"),
+            "a token is looked at as it would be"
+        );
+    }
+
+    #[test]
+    fn the_configuration_is_printed_without_secrets_and_certificates() {
+        let runtime = control().unwrap();
+        let sources = Sources { path: SHIPPED.into(), ..Sources::default() };
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let status = print_config::run(&sources, false, app::check(&runtime).unwrap(), &mut out, &mut errors).unwrap();
+        assert_eq!((status, String::from_utf8(errors).unwrap().as_str()), (0, ""));
+    }
+
+    #[test]
+    fn the_list_for_the_doctor_is_the_same_in_its_help_and_in_the_guide_and_has_no_blank() {
+        let mut command = Cli::command();
+        let doctor = command.find_subcommand_mut("doctor").unwrap();
+        let line = format!("kubectl get {} -A -o json", doctor::KINDS);
+        assert!(!doctor::KINDS.contains(char::is_whitespace));
+        let help = doctor.render_long_help().to_string();
+        assert!(help.contains(doctor::KINDS), "{help}");
+        let guide = include_str!("../../docs/operations.md");
+        assert!(guide.contains(&line), "{line}");
+    }
+
     /// `doorward check` refused the environment that `doorward token` asks for.
     #[test]
     fn the_variables_of_commands_are_no_settings() {

@@ -8,7 +8,9 @@ use crate::{
     snapshot::fill_defaults,
 };
 
-/// Print the configuration as it is in force: all layers and the defaults.
+/// Print the configuration as it is in force: all layers and the defaults. Files of secrets and certificates are not looked at.
+///
+/// Exit status 64: the configuration is refused.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PrintConfigArgs {
     #[command(flatten)]
@@ -20,10 +22,15 @@ pub struct PrintConfigArgs {
 pub fn run<T>(
     sources: &Sources,
     colours: bool,
-    components: impl FnMut(&raw::Root, &mut Resolver) -> T,
+    mut components: impl FnMut(&raw::Root, &mut Resolver) -> T,
     out: &mut impl Write,
     errors: &mut impl Write,
 ) -> io::Result<u8> {
+    // What is printed is where secrets and certificates are, never what is in them.
+    let components = |root: &raw::Root, resolver: &mut Resolver| {
+        resolver.elsewhere();
+        components(root, resolver)
+    };
     match config::load(sources, components) {
         Ok((loaded, _)) => {
             let yaml = loaded.to_yaml(fill_defaults).map_err(io::Error::other)?;
