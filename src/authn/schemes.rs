@@ -1,7 +1,7 @@
 //! Who calls, by the first credential that is there, or a refusal: a bearer token or session handle in `Authorization`, then the
 //! other schemes of the route in their order.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, Method, Response, StatusCode, header};
@@ -27,7 +27,7 @@ use crate::{
     kubernetes::Attributes,
     oidc::Login,
     request::{route::Route, sanitize::CleanRequest},
-    sessions::{self, CookieRequest, Sessions, csrf},
+    sessions::{self, CookieRequest, Origin, Sessions, csrf},
     store::Revocations,
     upstream::buffered::{self, BufferLimits, ByteBudget},
     webhooks::{self, Replay, Webhook},
@@ -134,7 +134,8 @@ impl Authenticator<'_> {
             format!("this route takes {}, and the request has none", wanted(schemes)),
         );
         if schemes.contains(&Scheme::Session) {
-            return self.challenge(&request, missing.fix("sign in with a browser"));
+            let fix = how_to_sign_in(route.kind, request.origin().as_ref());
+            return self.challenge(&request, missing.fix(fix));
         }
         Err(missing)
     }
@@ -369,6 +370,14 @@ fn streamed(request: CleanRequest<Incoming>, route: &Route) -> Result<CleanReque
             .fix("send a smaller body"));
     }
     Ok(request.with_body(RequestBody::streaming(body, trailers).limited(max)))
+}
+
+/// What comes to an API server is kubectl, tkn or the like, which has no browser.
+fn how_to_sign_in(kind: RouteKind, origin: Option<&Origin>) -> Cow<'static, str> {
+    match origin {
+        Some(origin) if kind == RouteKind::Kubernetes => format!("run `doorward login {origin}`").into(),
+        _ => "sign in with a browser".into(),
+    }
 }
 
 /// The credentials that a route takes, in words: `a signed-in browser or a bearer token`.

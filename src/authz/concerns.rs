@@ -46,6 +46,11 @@ impl Policy {
     }
 }
 
+/// The group of Pods and Secrets has no name.
+fn core(group: &str) -> &str {
+    if group.is_empty() { "core" } else { group }
+}
+
 /// What narrows a rule, beside routes and people.
 fn only(rule: &raw::Rule) -> Vec<String> {
     let on = &rule.on;
@@ -54,13 +59,14 @@ fn only(rule: &raw::Rule) -> Vec<String> {
         (!list.is_empty()).then(|| format!("{before}{}{after}", list.join(", ")))
     };
     let namespaces: Vec<String> = on.namespace.iter().chain(&kubernetes.namespaces).cloned().collect();
+    let api_groups: Vec<String> = kubernetes.api_groups.iter().map(|group| core(group).to_owned()).collect();
     let lists = [
         listed(&on.methods, "", " requests"),
         listed(&on.hosts, "at ", ""),
         listed(&on.paths, "under ", ""),
         listed(&kubernetes.verbs, "to ", ""),
         listed(&kubernetes.resources, "of ", ""),
-        listed(&kubernetes.api_groups, "of the API groups ", ""),
+        listed(&api_groups, "of the API groups ", ""),
         listed(&kubernetes.non_resource_urls, "of ", ""),
         listed(&namespaces, "in ", ""),
         listed(&kubernetes.names, "named ", ""),

@@ -61,6 +61,9 @@ pub struct CaseResult {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Results {
     pub cases: Vec<CaseResult>,
+    /// Cases that `--only` left out.
+    #[serde(skip)]
+    pub left_out: usize,
 }
 
 impl Results {
@@ -82,8 +85,9 @@ pub fn read_tests(yaml: &str) -> Result<Vec<PolicyTest>, String> {
 
 /// Decides cases: those of the configuration and `further` ones.
 pub fn run(policy: &Policy, root: &Root, further: &[PolicyTest], only: Option<&str>) -> Results {
-    let cases = root.tests.iter().chain(further).filter(|test| only.is_none_or(|text| test.name.contains(text)));
-    Results { cases: cases.map(|test| run_one(policy, root, test)).collect() }
+    let (asked, left_out): (Vec<_>, Vec<_>) =
+        root.tests.iter().chain(further).partition(|test| only.is_none_or(|text| test.name.contains(text)));
+    Results { cases: asked.into_iter().map(|test| run_one(policy, root, test)).collect(), left_out: left_out.len() }
 }
 
 fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
@@ -148,6 +152,9 @@ impl fmt::Display for Results {
         }
         let failed = self.cases.iter().filter(|case| !case.differences.is_empty()).count();
         match self.cases.len() {
+            0 if self.left_out > 0 => {
+                writeln!(f, "no case has a name that contains what `--only` says; there are {}", self.left_out)
+            }
             0 => writeln!(f, "no cases; write some under `tests`"),
             all => writeln!(f, "{} of {all} cases are decided as expected", all - failed),
         }

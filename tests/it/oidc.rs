@@ -120,6 +120,18 @@ async fn a_person_logs_in_is_who_they_are_and_is_out_after_signing_out() {
 }
 
 #[tokio::test]
+async fn kubectl_without_a_credential_is_told_of_the_login_that_it_has() {
+    let origin = format!("http://localhost:{}", free_port());
+    let world = world_with(origin, format!("http://127.0.0.1:{}", free_port()), "").await;
+    let host = format!("Host: {}", world.origin.strip_prefix("http://").unwrap());
+    let told = world.doorward.get("/apis/tekton.dev/v1/namespaces/ci/taskruns", &[&host]).await;
+    assert_eq!(told.status, 401);
+    assert!(told.text().contains(&format!("Run `doorward login {}`", world.origin)), "{}", told.text());
+    let told = world.doorward.get("/", &[&host]).await;
+    assert!(told.text().to_lowercase().contains("sign in with a browser"), "{}", told.text());
+}
+
+#[tokio::test]
 async fn a_person_logs_in_by_way_of_nginx() {
     let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
     let authority = Authority::new();

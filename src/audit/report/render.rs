@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use maud::{DOCTYPE, PreEscaped, html};
 
 use super::{Access, Counted, Held, HeldSecret, Report, Row, sections::KEYS, unused};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, terminal};
 
 const STYLE: &str = "body{font:14px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#111}\
 h2{font-size:1.1rem;margin:2rem 0 .2rem}small{color:#555}table{border-collapse:collapse;width:100%;margin:.5rem 0}\
@@ -178,13 +178,13 @@ impl fmt::Display for Report {
             writeln!(f, "\nWho has access, by rule and grant (CC6.1, CC6.3; A.5.15, A.5.18)")?;
             for Access { kind, id, who, gives, used, .. } in &held.access {
                 let used = if *used { "used" } else { "UNUSED in the period" };
-                writeln!(f, "  {kind} {}, {used}\n    who   {who}\n    what  {gives}", id.escape_debug())?;
+                writeln!(f, "  {kind} {}, {used}\n    who   {who}\n    what  {gives}", terminal::line(id))?;
             }
             let command = held.command();
             writeln!(f, "  $ {command}\n  $ {}", self.unused_command(held))?;
             writeln!(f, "\nKeys, certificates and secrets (CC6.1, CC6.7; A.5.17)")?;
             for HeldSecret { place, source, written, not_before, not_after } in &held.secrets {
-                write!(f, "  {place} of {}, written or mounted {}", source.escape_debug(), optional(*written))?;
+                write!(f, "  {place} of {}, written or mounted {}", terminal::line(source), optional(*written))?;
                 if let Some(written) = written {
                     write!(f, ", {}", age(*written, self.to))?;
                 }
@@ -205,7 +205,7 @@ impl fmt::Display for Report {
             }
             for row @ Row { what, records, first, last } in &section.rows {
                 // Names of strangers: nothing of them may move the cursor.
-                write!(f, "  {records:>8}  {}  {} to {}", what.escape_debug(), time(*first), time(*last))?;
+                write!(f, "  {records:>8}  {}  {} to {}", terminal::line(what), time(*first), time(*last))?;
                 match row_age(section, row, self.to) {
                     Some(age) => writeln!(f, ", {age}")?,
                     None => writeln!(f)?,

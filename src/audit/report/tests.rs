@@ -53,6 +53,16 @@ fn names_of_strangers_neither_move_the_cursor_nor_are_markup() {
 }
 
 #[test]
+fn commands_stand_in_the_text_as_the_trail_has_them() {
+    let command = r#"end-sessions {"issuer":"company","subject":"8f14e45f"}"#;
+    let line = json!({
+        "time": 1, "metadata": {"event_code": "operator"}, "actor": {"user": {"name": "olga"}}, "unmapped": {"command": command},
+    });
+    let text = report(&[line], 0, 2).to_string();
+    assert!(text.contains(&format!("olga: {command}")), "{text}");
+}
+
+#[test]
 fn texts_beyond_the_bound_are_counted_and_not_kept() {
     let mut group = Group::default();
     group.add("x".repeat(MAX_BYTES), 1);

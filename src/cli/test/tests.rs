@@ -16,6 +16,17 @@ fn run_cases(tests: &str) -> Results {
 }
 
 #[test]
+fn cases_that_only_leaves_out_are_not_said_to_be_missing() {
+    let root: Root = serde_saphyr::from_str(CONFIG).unwrap();
+    let policy = Policy::compile(&root, &mut Resolver::new(Path::new("/"))).unwrap();
+    let tests = "tests: [{name: good, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow}}]";
+    let results = run(&policy, &root, &read_tests(tests).unwrap(), Some("goood"));
+    assert_eq!(results.exit_code(), 1);
+    assert_eq!(results.to_string(), "no case has a name that contains what `--only` says; there are 1\n");
+    assert_eq!(run_cases("tests: []").to_string(), "no cases; write some under `tests`\n");
+}
+
+#[test]
 fn a_case_that_differs_fails_and_tells_how() {
     let results = run_cases(
         "

@@ -39,3 +39,18 @@ rules:
     let told = policy.concerns(&principal, Scheme::Bearer, &root);
     assert_eq!(told.last().map(|concern| (concern.rule, &*concern.routes)), Some(("robots", &["robots"][..])));
 }
+
+#[test]
+fn the_api_group_without_a_name_is_told_by_the_one_that_people_give_it() {
+    let ground = "
+issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+routes: [{name: api, kind: kubernetes, hosts: [k8s.example], schemes: [bearer], upstream: api}]
+upstreams: [{name: api, url: 'https://k8s.internal', credential: {bearer: {env: T}}}]
+";
+    let rules = "rules: [{id: look, on: {kubernetes: {api_groups: [tekton.dev, '']}}, do: allow}]";
+    let root = root(ground, rules);
+    let policy = compile(&root).unwrap();
+    let principal = Principal::new(Scheme::Bearer, "corp", "alice", "alice");
+    let told = policy.concerns(&principal, Scheme::Bearer, &root);
+    assert_eq!(told[0].only, ["of the API groups tekton.dev, core"]);
+}
