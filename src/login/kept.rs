@@ -64,10 +64,21 @@ impl Kept {
         Self::change_in(&state_folder()?, change)
     }
 
+    /// Whether [`Self::change`] would do it, as things stand.
+    pub fn check() -> Result<(), Failure> {
+        Self::check_in(&state_folder()?)
+    }
+
+    fn check_in(folder: &Path) -> Result<(), Failure> {
+        let told = |error: io::Error| format!("sessions cannot be kept in {}: {error}", folder.display());
+        let _lock = lock(folder).map_err(told)?;
+        let path = file(folder);
+        Self::of(&path)?;
+        Ok(could_write(&path).map_err(told)?)
+    }
+
     fn change_in<T>(folder: &Path, change: impl FnOnce(&mut Self) -> T) -> Result<T, Failure> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"))?;
-        lock.lock()?;
+        let _lock = lock(folder)?;
         let path = file(folder);
         let mut kept = Self::of(&path)?;
         let given = change(&mut kept);
@@ -99,6 +110,14 @@ impl Kept {
             }
         }
     }
+}
+
+/// Keeps other processes from the file, for as long as this is held.
+fn lock(folder: &Path) -> io::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
 }
 
 fn file(folder: &Path) -> PathBuf {
@@ -173,6 +192,21 @@ mod tests {
         // A file that others could read is not trusted to be a secret any more.
         fs::set_permissions(file(&folder), fs::Permissions::from_mode(0o640)).unwrap();
         assert!(Kept::of(&file(&folder)).err().unwrap().to_string().contains("chmod 600"));
+    }
+
+    #[test]
+    fn whether_a_session_can_be_kept_is_known_before_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("doorward");
+        Kept::check_in(&folder).unwrap();
+        assert!(!file(&folder).exists(), "nothing is written");
+        fs::write(file(&folder), "{").unwrap();
+        assert!(Kept::check_in(&folder).is_err(), "damaged");
+        fs::remove_file(file(&folder)).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        fs::write(&folder, "").unwrap();
+        let told = Kept::check_in(&folder).unwrap_err().to_string();
+        assert!(told.starts_with(&format!("sessions cannot be kept in {}: ", folder.display())), "{told}");
     }
 
     #[test]

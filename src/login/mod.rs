@@ -94,7 +94,7 @@ pub async fn login(
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     // A login that cannot be kept is told before anybody signs in.
-    Kept::change(|_| ())?;
+    Kept::check()?;
     let ca = ca.map(std::path::absolute).transpose()?;
     let server = Server::new(address, ca.as_deref())?;
     let SignedIn { username, former } = match way {
