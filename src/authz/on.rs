@@ -10,6 +10,7 @@ use crate::{
         raw::{self, RouteKind},
         report::{At, Report, nearest},
     },
+    request::method::KNOWN,
     tekton, webhooks,
 };
 
@@ -51,18 +52,6 @@ pub(super) enum On {
     Addresses(Box<[IpNet]>),
 }
 
-const METHODS: [Method; 9] = [
-    Method::GET,
-    Method::HEAD,
-    Method::POST,
-    Method::PUT,
-    Method::PATCH,
-    Method::DELETE,
-    Method::OPTIONS,
-    Method::TRACE,
-    Method::CONNECT,
-];
-
 /// Compiles what a rule says of requests. What is cheap to look at comes first.
 pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::Root, report: &mut Report) -> Vec<On> {
     let mut on = Vec::new();
@@ -72,7 +61,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
         warn_of_more_than_pages(raw, at, root, report);
     }
     on.extend(named(&raw.routes, On::Routes));
-    on.extend(listed(parse_all(&raw.methods, &at.key("methods"), report, method), On::Methods));
+    on.extend(listed(parse_all(&raw.methods, &at.key("methods"), report, |text| method(text, raw, root)), On::Methods));
     on.extend(listed(parse_all(&raw.hosts, &at.key("hosts"), report, HostPattern::parse), On::Hosts));
     on.extend(listed(parse_all(&raw.paths, &at.key("paths"), report, PathPattern::parse), On::Paths));
     on.extend(raw.pages.map(On::Pages));
@@ -123,10 +112,19 @@ fn named(names: &[String], condition: fn(Names) -> On) -> Option<On> {
     (!names.is_empty()).then(|| condition(Names::new(names)))
 }
 
-fn method(text: &str) -> Result<Method, String> {
-    METHODS.into_iter().find(|method| method.as_str() == text).ok_or_else(|| {
-        let near = nearest(&text.to_ascii_uppercase(), METHODS.iter().map(Method::as_str));
-        near.map_or_else(|| "is no HTTP method".to_owned(), |near| format!("is no HTTP method; did you mean `{near}`?"))
+/// A known method, or another one that a route of the rule takes: others go on nowhere, so that a rule would never hit.
+fn method(text: &str, raw: &raw::On, root: &raw::Root) -> Result<Method, String> {
+    if let Some(method) = KNOWN.into_iter().find(|known| known.as_str() == text) {
+        return Ok(method);
+    }
+    let routes = root.routes.iter().filter(|route| raw.routes.is_empty() || raw.routes.contains(&route.name));
+    let named = routes.flat_map(|route| &route.methods).map(String::as_str);
+    if let Some(method) = named.clone().find(|named| *named == text).and_then(|named| named.parse().ok()) {
+        return Ok(method);
+    }
+    Err(match nearest(&text.to_ascii_uppercase(), KNOWN.iter().map(Method::as_str).chain(named)) {
+        Some(near) => format!("is no HTTP method; did you mean `{near}`?"),
+        None => "is no HTTP method that a route of this rule takes; name it in `methods` of the route first".to_owned(),
     })
 }
 

@@ -19,6 +19,7 @@ use crate::{
         resolver::Resolver,
     },
     kubernetes::Attributes,
+    request::method,
 };
 
 use super::{
@@ -122,8 +123,11 @@ impl Policy {
     }
 
     pub(super) fn decide_as_it_is(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
-        // The API server's authorizer sees no verb either, and what has none is not allowed.
-        if request.kubernetes.is_some_and(|attributes| attributes.verb.is_empty()) {
+        // The API server's authorizer sees no verb either, and what has none is not allowed. Of paths that are no resource the verb
+        // is the method, whatever it is.
+        let has_no_verb =
+            |asked: &Attributes| asked.verb.is_empty() || !(asked.is_resource || method::is_known(request.method));
+        if request.kubernetes.is_some_and(has_no_verb) {
             let error = format!("method {} has no verb in Kubernetes", request.method);
             let fix = Some("Use GET, POST, PUT, PATCH or DELETE.".into());
             return Decision {

@@ -18,6 +18,7 @@ use crate::{
         values::Span,
     },
     kubernetes::Attributes,
+    request::{method, path::check_canonical},
     tekton::{self, Document, Run, dashboard::Page},
     webhooks::{self, Facts},
 };
@@ -74,9 +75,20 @@ impl Scenario {
         let default_method = if posts { "POST" } else { "GET" };
         let method = request.method.as_deref().unwrap_or(default_method);
         let method: Method = method.parse().map_err(|_| format!("`{method}` is no method"))?;
+        method::check_spelling(&method).map_err(|why| format!("{why}: it is refused before any rule is asked"))?;
         let default_path = route.paths.first().map_or("/", |path| path.strip_suffix('*').unwrap_or(path));
         let target = request.path.as_deref().unwrap_or(default_path);
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        // As `request::sanitize` and the route do.
+        check_canonical(path)
+            .map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
+        let is_taken = method::is_known(&method) || route.methods.iter().any(|named| named == method.as_str());
+        if !is_taken && !is_api(route, path) {
+            let name = &route.name;
+            return Err(format!(
+                "the route `{name}` does not take the method `{method}`; name it in `methods` of the route"
+            ));
+        }
         let now = match request.at.as_deref() {
             Some(at) => timestamp(at).ok_or_else(|| format!("`{at}` is not a time such as 2024-01-01T12:00:00Z"))?,
             None => NOON,

@@ -9,6 +9,7 @@ mod forward_auth;
 pub mod headers;
 mod held;
 pub mod host;
+pub mod method;
 pub(crate) mod notes;
 pub mod outbound;
 pub mod path;

@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderName, Method};
 use matchit::Router;
 
-use super::{dashboard::Dashboard, headers, host::Reached};
+use super::{dashboard::Dashboard, headers, host::Reached, method};
 use crate::{
     admin::metrics::{RequestMetrics, RouteMetrics},
     authn::Scheme,
@@ -45,7 +45,7 @@ pub struct Route {
     pub max_stream: Duration,
     /// The path of the first prefix that it is for, without a slash at the end; empty for a whole host.
     home: Box<str>,
-    /// Empty: all.
+    /// Empty: those of [`METHODS`].
     methods: Vec<Method>,
 }
 
@@ -123,9 +123,15 @@ impl Choice {
 }
 
 impl Route {
-    /// `TRACE` shows whoever asks what Doorward itself adds to a request (RFC 9110 section 9.3.8), so that none takes it.
+    /// `TRACE` shows whoever asks what Doorward itself adds to a request (RFC 9110 section 9.3.8), so that none takes it. A method
+    /// that is none of the known ones goes on only where the route names it: no rule that lists methods may have thought of it. What
+    /// the API server has no verb for the policy refuses, as the API server would.
     pub fn takes(&self, method: &Method) -> bool {
-        *method != Method::TRACE && (self.methods.is_empty() || self.methods.contains(method))
+        match self.methods.as_slice() {
+            _ if *method == Method::TRACE || *method == Method::CONNECT => false,
+            [] => self.kind == RouteKind::Kubernetes || method::is_known(method),
+            named => named.contains(method),
+        }
     }
 
     /// The address of the metadata (RFC 9728) of what is behind it on a host; `None` where no bearer token is taken.
@@ -241,7 +247,7 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
         || (external && path == "/.well-known/jwks.json")
 }
 
-/// What routes take that list no methods, besides methods that somebody has made up.
+/// What routes take that list no methods.
 pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// The methods that any of these takes, each once.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{
     headers::{Class, REQUEST_ID, classify, nominated, tokens},
     host::{Reached, host_of},
+    method::check_spelling,
     path::{NotCanonical, check_canonical},
 };
 use crate::{
@@ -91,7 +92,7 @@ pub struct Received<'a> {
     pub server_name: Option<&'a str>,
 }
 
-/// Sanitizes a request, whose size and method the listener has checked. `known_host` gives the route table's own form of a host that it knows.
+/// Sanitizes a request, whose size the listener has checked. `known_host` gives the route table's own form of a host that it knows.
 pub fn sanitize<B>(
     request: Request<B>,
     received: Received<'_>,
@@ -111,6 +112,7 @@ pub fn sanitize<B>(
     // An authority alone is the target of CONNECT (RFC 9112 section 3.2.3): it asks for no path, not for `/`.
     let target = parts.uri.path_and_query().cloned().ok_or(NotCanonical::NotAbsolute)?;
     check_canonical(target.path())?;
+    check_spelling(&parts.method)?;
 
     let accepts_trailers = parts.version == Version::HTTP_2
         && tokens(&parts.headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
@@ -351,6 +353,21 @@ mod tests {
         assert_eq!(request.headers().get_all("x-a").iter().count(), 2);
         assert!(!request.headers().contains_key("host"));
         assert_eq!(request.meta().client, IpAddr::from([10, 0, 0, 9]));
+    }
+
+    /// Some servers take `delete` for DELETE, and no rule about DELETE would be about it.
+    #[test]
+    fn a_known_method_in_another_spelling_is_refused() {
+        let send = |method: &str| {
+            let request = Request::builder().method(method).uri("/").header("host", "a.test").body(()).unwrap();
+            sanitize(request, received(&[]), Uuid::nil(), |host| Some(host.into()))
+                .err()
+                .map(|refused| refused.reason())
+        };
+        for method in ["delete", "Delete", "pOST", "get", "connect", "trace"] {
+            assert_eq!(send(method), Some(Reason::BadRequest), "{method}");
+        }
+        assert_eq!([send("DELETE"), send("PROPFIND")], [None, None]);
     }
 
     #[test]

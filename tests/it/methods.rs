@@ -96,6 +96,29 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
     assert!(fixture.upstream.take().is_empty());
 }
 
+/// A deny that lists methods beside a broad allow was passed by `delete`, which some servers take for DELETE, and by PROPFIND.
+#[tokio::test]
+async fn no_method_passes_that_a_deny_of_methods_cannot_have_meant() {
+    let deny = "rules:\n  - {id: ro, on: {routes: [open], methods: [POST, PUT, PATCH, DELETE]}, do: deny}\n";
+    let fixture = Fixture::with(|yaml| yaml.replacen("rules:\n", deny, 1), |_| Reply::json(200, "{}")).await;
+    let all = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+    let mut over_http2 = http2(&fixture.doorward).await;
+    for (method, status, allow) in [
+        ("GET", 200, None),
+        ("DELETE", 403, None),
+        ("delete", 400, None),
+        ("Post", 400, None),
+        ("PROPFIND", 405, Some(all)),
+        ("MKCOL", 405, Some(all)),
+    ] {
+        let answer = fixture.doorward.send(&[&format!("{method} / HTTP/1.1"), "Host: open.test"], b"").await;
+        assert_eq!((answer.status, answer.header("allow")), (status, allow), "{method}: {}", answer.text());
+        let asked = http::Request::builder().method(method).uri("http://open.test/").body(Empty::new()).unwrap();
+        assert_eq!(within(over_http2.send_request(asked)).await.unwrap().status(), status, "{method}");
+    }
+    assert_eq!(fixture.upstream.take().len(), 2);
+}
+
 /// RFC 9110 section 9.3.2.
 #[tokio::test]
 async fn the_answer_to_head_has_the_head_of_that_to_get_and_nobody_left_before_its_end() {

@@ -25,7 +25,8 @@ pub struct On {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub paths: Vec<String>,
-    /// HTTP methods. For a deny `GET` includes `HEAD`.
+    /// HTTP methods. For a deny `GET` includes `HEAD`. Requests with another spelling of these are refused, and any other method goes
+    /// on only where a route names it.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub methods: Vec<String>,

@@ -191,7 +191,8 @@ pub struct Route {
     /// Paths: exact (`/hooks/github`), or a prefix of whole segments (`/hooks/*`). Default: all (`/*`).
     #[serde(default)]
     pub paths: Vec<String>,
-    /// Methods. Default: `POST` for `webhook`, all for the others.
+    /// Methods. Default: `POST` for `webhook`; for the others `GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE` and `OPTIONS`. Another one,
+    /// such as `PROPFIND`, goes on only where it is named here.
     #[serde(default)]
     pub methods: Vec<String>,
     /// Kinds of credential that it takes. A bearer token or session handle in `Authorization` is looked at first, then the others in

@@ -60,6 +60,7 @@ async fn what_says_more_of_a_request_takes_it_in_either_order() {
                 ("PUT", "/", "write"),
                 ("DELETE", "/", "read"),
                 ("TRACE", "/", ANY),
+                ("PROPFIND", "/", ANY),
             ][..],
         ),
         (

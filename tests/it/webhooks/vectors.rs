@@ -88,6 +88,8 @@ impl Case {
             "accepted" => 202,
             "ping" => 200,
             "bad_request" | "credential_ambiguous" => 400,
+            // Before it is known where it goes.
+            "method_not_allowed" if self.method.as_deref() == Some("post") => 400,
             "method_not_allowed" => 405,
             "body_too_large" => 413,
             "unsupported_media_type" => 415,

@@ -127,6 +127,13 @@ fn each_slip_is_told_at_its_place() {
             "a webhook gives no",
         ),
         ("", "rules: [{id: a, on: {methods: [get]}, do: allow}]", "/rules/0/on/methods/0", "did you mean `GET`"),
+        ("", "rules: [{id: a, on: {methods: [PSOT]}, do: deny}]", "/rules/0/on/methods/0", "did you mean `POST`"),
+        (
+            "",
+            "rules: [{id: a, on: {methods: [MKCOL]}, do: deny}]",
+            "/rules/0/on/methods/0",
+            "in `methods` of the route",
+        ),
         ("", "rules: [{id: a, on: {hosts: ['https://x']}, do: allow}]", "/rules/0/on/hosts/0", "not a host name"),
         ("", "rules: [{id: a, on: {paths: ['/a*b']}, do: allow}]", "/rules/0/on/paths/0", "last segment"),
         ("", "rules: [{id: a, on: {branch: ['*x']}, do: allow}]", "/rules/0/on/branch/0", "at its end"),

@@ -26,6 +26,8 @@ tests:
   - {name: one without a namespace has none, principal: *root, request: {route: api, path: /apis/x.example/v1/widgets/a}, expect: {outcome: allow, rule: root}}
   - {name: 'kubernetes:P6 proxy by an admin', principal: *root, request: {route: api, path: /api/v1/nodes/n/proxy/exec}, expect: {outcome: deny}}
   - {name: 'kubernetes:P5 unknown verb', principal: *root, request: {route: api, method: OPTIONS, path: /api/v1/pods}, expect: {outcome: deny}}
+  - {name: 'kubernetes:P5 unknown verb of what is no resource', principal: *root, request: {route: api, method: PROPFIND, path: /version}, expect: {outcome: deny}}
+  - {name: 'the same with a known one', principal: *root, request: {route: api, path: /version}, expect: {outcome: allow}}
 ",
     );
 }
@@ -198,5 +200,42 @@ rules:
         assert_eq!(shadow, expected, "{groups} {content_type}");
         let explanation = policy.explain(&scenario.principal, &scenario.request());
         assert_eq!((explanation.outcome, explanation.shadow), (outcome, decision.shadow), "{groups} {content_type}");
+    }
+}
+
+/// A method that the route does not name goes nowhere, so that no deny need think of it.
+#[test]
+fn rules_name_whatever_methods_their_routes_name() {
+    const SHARE: &str = "
+issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+routes: [{name: web, kind: http, hosts: [web.example], methods: [GET, PUT, PROPFIND, MKCOL], schemes: [bearer], upstream: web}]
+";
+    decide_all(
+        SHARE,
+        "
+rules:
+  - {id: all, on: {routes: [web]}, do: allow}
+  - {id: ro, on: {methods: [PUT, MKCOL]}, do: deny}
+tests:
+  - {name: reads, principal: {}, request: {route: web, method: PROPFIND}, expect: {outcome: allow}}
+  - {name: makes, principal: {}, request: {route: web, method: MKCOL}, expect: {outcome: deny, rule: ro}}
+",
+    );
+    let policy = "rules: [{id: all, on: {routes: [web]}, do: allow}]";
+    let root = root(SHARE, policy);
+    for (method, path, why) in [
+        ("put", "/", "`put` is `PUT` in another spelling"),
+        ("MOVE", "/", "does not take the method `MOVE`"),
+        ("GET", "/a//b", "has an empty segment (`//`): it is refused before any rule is asked"),
+        ("GET", "/a/../b", "has a `.` or `..` segment"),
+    ] {
+        let request = raw::RequestFacts {
+            route: "web".to_owned(),
+            method: Some(method.to_owned()),
+            path: Some(path.to_owned()),
+            ..raw::RequestFacts::default()
+        };
+        let told = Scenario::new(None, &request, &root).err().unwrap_or_default();
+        assert!(told.contains(why), "{method} {path}: {told}");
     }
 }

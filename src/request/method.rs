@@ -1,0 +1,68 @@
+//! The names of methods, which are compared byte for byte (RFC 9110 section 9.1). Some servers are not as exact, so that what
+//! is let through must not be one of these written otherwise.
+
+use http::Method;
+
+use crate::error::{Reason, Rejection};
+
+/// Those of RFC 9110 and RFC 5789.
+pub const KNOWN: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::CONNECT,
+];
+
+/// A method that is a known one but for its case: a rule that names the known one would not be about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the method `{sent}` is `{known}` in another spelling, and names of methods are compared exactly")]
+pub struct Misspelt {
+    sent: Method,
+    known: Method,
+}
+
+impl From<Misspelt> for Rejection {
+    fn from(why: Misspelt) -> Self {
+        let fix = format!("send `{}`", why.known);
+        Self::new(Reason::BadRequest, why.to_string()).fix(fix)
+    }
+}
+
+pub fn is_known(method: &Method) -> bool {
+    KNOWN.contains(method)
+}
+
+/// The known method that a text is in another spelling.
+pub fn meant(text: &str) -> Option<Method> {
+    KNOWN.into_iter().find(|known| known.as_str() != text && known.as_str().eq_ignore_ascii_case(text))
+}
+
+pub fn check_spelling(method: &Method) -> Result<(), Misspelt> {
+    if is_known(method) {
+        return Ok(());
+    }
+    meant(method.as_str()).map_or(Ok(()), |known| Err(Misspelt { sent: method.clone(), known }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_spelling_of_a_known_method_is_told_from_a_method_of_its_own() {
+        for (sent, known) in
+            [("delete", Some("DELETE")), ("Post", Some("POST")), ("connect", Some("CONNECT")), ("DELETE", None)]
+        {
+            let misspelt = check_spelling(&sent.parse().unwrap()).err();
+            assert_eq!(misspelt.as_ref().map(|misspelt| misspelt.known.as_str()), known, "{sent}");
+        }
+        for own in ["PROPFIND", "propfind", "DELETED"] {
+            assert_eq!(check_spelling(&own.parse().unwrap()), Ok(()), "{own}");
+        }
+    }
+}
