@@ -9,6 +9,7 @@ use super::{check::Format, rbac::account};
 use crate::{
     authn::Principal,
     authz::{Explanation, Policy, RequestView, TokenExplanation},
+    error::Rejection,
     rbac::Account,
     terminal,
 };
@@ -99,6 +100,8 @@ impl ExplainArgs {
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
+    /// No request is let in that is written so, so that nobody is asked who they are, and no rule.
+    Refused { outcome: &'static str, reason: &'static str, why: String, fix: String },
     /// The credential proves nobody, so that no rule is asked.
     Unauthenticated { outcome: &'static str, why: String },
     /// What the rules say.
@@ -113,6 +116,17 @@ pub fn explain(policy: &Policy, principal: Result<&Principal, String>, request: 
     match principal {
         Ok(principal) => Answer::Decided(Box::new(policy.explain(principal, request))),
         Err(why) => Answer::Unauthenticated { outcome: "unauthenticated", why },
+    }
+}
+
+impl From<Rejection> for Answer {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused {
+            outcome: "refused",
+            reason: rejection.reason().as_str(),
+            why: rejection.detail().to_owned(),
+            fix: rejection.fix_text().unwrap_or_default().to_owned(),
+        }
     }
 }
 
@@ -138,7 +152,7 @@ impl Answer {
     /// Whether the request would pass.
     pub fn is_allow(&self) -> bool {
         match self {
-            Self::Unauthenticated { .. } => false,
+            Self::Refused { .. } | Self::Unauthenticated { .. } => false,
             Self::Decided(explanation) => explanation.outcome == "allow",
             Self::Token(explanation) => explanation.outcome == "allow",
         }
@@ -148,6 +162,10 @@ impl Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Refused { reason, why, fix, .. } => {
+                writeln!(f, "REFUSED before any rule: {reason}: {}", terminal::line(why))?;
+                writeln!(f, "  to pass: {}", terminal::line(fix))
+            }
             Self::Unauthenticated { why, .. } => {
                 writeln!(f, "UNAUTHENTICATED: {}", terminal::line(why))?;
                 writeln!(f, "  no rule is asked before the credential is good")

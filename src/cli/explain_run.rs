@@ -30,7 +30,7 @@ use crate::{
     },
     error::Rejection,
     issuers::{KeySource, Unverified},
-    request::route::Target,
+    request::{method::check_spelling, path::check_canonical, route},
     runtime::control,
     sessions,
     snapshot::Resolved,
@@ -78,7 +78,11 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
         check(root, resolver)
     };
     let (loaded, resolved) = config::load(sources, components).map_err(StartError::Configuration)?;
-    let request = request_facts(&resolved, args, url, now)?;
+    let target = Target::of(url);
+    if let Err(rejection) = target.check(&args.method) {
+        return Ok(rejection.into());
+    }
+    let request = request_facts(&resolved, args, url, &target, now)?;
     let policy = resolved.policy().ok_or("the policy could not be compiled")?;
     let written = written_principal(args)?;
     let scenario = Scenario::new(written.as_ref(), &request, &loaded.raw)?;
@@ -170,7 +174,38 @@ fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Ans
     Ok(Answer::Token(Box::new(policy.explain_token(&scenario.principal, &view, &asked))))
 }
 
-fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str, now: Timestamp) -> Result<RequestFacts, Failure> {
+/// What a client would ask for at an address, as it is written there: [`Url`] makes another path of one that Doorward refuses.
+struct Target<'a> {
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    fn of(url: &'a str) -> Self {
+        let (_, rest) = url.trim().split_once("://").unwrap_or_default();
+        // A backslash ends the host for `Url` too.
+        let (_, target) = rest.split_at(rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len()));
+        let target = target.split_once('#').map_or(target, |(target, _)| target);
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        Self { path: if path.is_empty() { "/" } else { path }, query }
+    }
+
+    /// Whether it would get as far as a route, as `request::sanitize` has it.
+    fn check(&self, method: &str) -> Result<(), Rejection> {
+        check_canonical(self.path)?;
+        // What is no method at all is told of later.
+        method.parse().map_or(Ok(()), |method| check_spelling(&method))?;
+        Ok(())
+    }
+}
+
+fn request_facts(
+    resolved: &Resolved,
+    args: &ExplainArgs,
+    url: &str,
+    target: &Target<'_>,
+    now: Timestamp,
+) -> Result<RequestFacts, Failure> {
     let url: Url = url.parse().map_err(|error| {
         format!("`{url}` is no address ({error}); write it whole, as `https://tekton.example.com/`")
     })?;
@@ -179,16 +214,16 @@ fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str, now: Timest
     if resolved.routes().host(host).is_none() {
         return Err(format!("no route is configured for the host `{host}`: the answer is 421").into());
     }
-    let route = match resolved.routes().find(host, url.path(), &method) {
-        Ok(Target::Upstream(route)) => route,
-        Ok(Target::Own | Target::Tokens | Target::Interceptor) => {
+    let route = match resolved.routes().find(host, target.path, &method) {
+        Ok(route::Target::Upstream(route)) => route,
+        Ok(route::Target::Own | route::Target::Tokens | route::Target::Interceptor) => {
             return Err("this is one of Doorward's own pages, which no rule decides".into());
         }
         Err(miss) => return Err(Rejection::from(miss).detail().to_owned().into()),
     };
-    let path = match url.query() {
-        Some(query) => format!("{}?{query}", url.path()),
-        None => url.path().to_owned(),
+    let path = match target.query {
+        Some(query) => format!("{}?{query}", target.path),
+        None => target.path.to_owned(),
     };
     let body = args.body.as_ref().map(|path| -> Result<serde_json::Value, Failure> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -237,7 +272,7 @@ fn principal_of(runtime: &Runtime, resolved: &Resolved, route: &str, token: &str
     let issuers = resolved.issuers();
     issuers.start();
     let Some(route) = resolved.routes().by_name(route) else {
-        return Err(Rejection::from(crate::request::route::Miss::Path));
+        return Err(Rejection::from(route::Miss::Path));
     };
     let until = Instant::now() + PATIENCE;
     runtime.block_on(async {
@@ -391,4 +426,37 @@ fn kept_policy(loaded: &config::Loaded, digest: &str) -> Option<Policy> {
     let kept: config::raw::PolicyFile = serde_json::from_str(&source).ok()?;
     let root = Root { rules: kept.rules, grants: kept.grants, ..loaded.raw.clone() };
     Policy::compile(&root, &mut Resolver::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the proxy answers with 400 was explained as another request, or as allowed.
+    #[test]
+    fn an_address_is_taken_as_it_is_written() {
+        for (url, method, reason) in [
+            ("https://k8s.test/api//v1/pods", "GET", Some("path_not_canonical")),
+            ("https://k8s.test/api/v1/namespaces/a/pods/%41", "GET", Some("path_not_canonical")),
+            ("https://k8s.test/api/v1/namespaces/a;x/pods", "GET", Some("path_not_canonical")),
+            ("https://k8s.test/api/v1/x/../pods", "GET", Some("path_not_canonical")),
+            ("https://k8s.test/a b", "GET", Some("path_not_canonical")),
+            ("https://k8s.test\\api", "GET", Some("path_not_canonical")),
+            ("https://k8s.test/api/v1/pods?watch=//", "GET", None),
+            ("https://k8s.test/api/v1/pods", "delete", Some("bad_request")),
+            ("https://k8s.test?x=/../", "GET", None),
+            ("https://k8s.test", "GET", None),
+        ] {
+            let refused = Target::of(url).check(method).err();
+            assert_eq!(refused.as_ref().map(|refused| refused.reason().as_str()), reason, "{url}");
+            let Some(refused) = refused else { continue };
+            let answer = Answer::from(refused);
+            let (text, json) = (answer.to_string(), serde_json::to_value(&answer).unwrap());
+            assert!(text.starts_with("REFUSED before any rule: ") && text.contains("\n  to pass: send "), "{text}");
+            assert_eq!((json["outcome"].as_str(), json["reason"].as_str()), (Some("refused"), reason));
+            assert!(!answer.is_allow());
+        }
+        let Target { path, query } = Target::of("https://a@k8s.test:1/x/%C3%A9?y=1?2#/../z");
+        assert_eq!((path, query), ("/x/%C3%A9", Some("y=1?2")));
+    }
 }
