@@ -13,6 +13,7 @@ use crate::{
 use super::{
     condition::Reading,
     names::{Names, Prefix},
+    resources,
 };
 
 const VERBS: [&str; 15] = [
@@ -142,15 +143,23 @@ impl Kubernetes {
                         .help("names are compared exactly; `*` alone is all");
                 } else if text.is_empty() && key != "api_groups" {
                     report.error(&at, "an empty name matches nothing");
+                } else if key == "namespaces" {
+                    resources::check_spelling(text, "name of a namespace", &at, report);
+                } else if key == "api_groups" {
+                    resources::check_group(text, &at, report);
                 }
             }
         }
-        let mut resources = Vec::new();
+        let mut parsed = Vec::new();
         for (i, text) in raw.resources.iter().enumerate() {
+            let at = at.key("resources").index(i);
             match Resource::parse(text) {
-                Ok(resource) => resources.push(resource),
+                Ok(resource) => {
+                    resources::check_resource(text, &at, report);
+                    parsed.push(resource);
+                }
                 Err(why) => {
-                    report.error(&at.key("resources").index(i), format!("`{text}` {why}"));
+                    report.error(&at, format!("`{text}` {why}"));
                 }
             }
         }
@@ -178,7 +187,7 @@ impl Kubernetes {
                 && raw.namespaces.is_empty()
                 && raw.names.is_empty()),
             api_groups: unless_all(&raw.api_groups),
-            resources: resources.into(),
+            resources: parsed.into(),
             namespaces: unless_all(&raw.namespaces),
             names: unless_all(&raw.names),
             urls: urls.into(),

@@ -18,6 +18,7 @@ mod on;
 mod permit;
 mod policy;
 mod rule;
+mod resources;
 mod run;
 mod scenario;
 mod starts;

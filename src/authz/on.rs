@@ -20,6 +20,7 @@ use super::{
     guarded::Guard,
     kubernetes::{self, Kubernetes},
     names::{HostPattern, Names, PathPattern, Prefix},
+    resources,
     run::{self, RunCondition},
     starts::Start,
     time_window::TimeWindow,
@@ -57,6 +58,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     let mut on = Vec::new();
     check_reach(raw, at, root, report);
     warn_of_events(raw, &at.key("event"), root, report);
+    warn_of_hosts(raw, &at.key("hosts"), root, report);
     if !matches!(action, raw::Action::Deny) {
         warn_of_more_than_pages(raw, at, root, report);
     }
@@ -66,8 +68,13 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     on.extend(listed(parse_all(&raw.paths, &at.key("paths"), report, PathPattern::parse), On::Paths));
     on.extend(raw.pages.map(On::Pages));
     on.extend(named(raw.event_listener.as_slice(), On::EventListener));
-    if let Some(name) = raw.namespace.as_ref().filter(|name| name.is_empty() || name.contains('*')) {
-        report.error(&at.key("namespace"), format!("`{name}` is no name of a namespace")).help("leave it out for all");
+    if let Some(name) = &raw.namespace {
+        let at = at.key("namespace");
+        if name.is_empty() || name.contains('*') {
+            report.error(&at, format!("`{name}` is no name of a namespace")).help("leave it out for all");
+        } else {
+            resources::check_spelling(name, "name of a namespace", &at, report);
+        }
     }
     on.extend(named(raw.namespace.as_slice(), On::Namespace));
     on.extend(named(&raw.event, On::Events));
@@ -178,6 +185,25 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
             &at.key("routes"),
             "none of these routes leads to a Kubernetes API server, but the rule asks for its attributes",
         );
+    }
+}
+
+/// Warns of a host that no route of the rule is for, and at which no token is asked for.
+fn warn_of_hosts(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
+    let routes = root.routes.iter().filter(|route| raw.routes.is_empty() || raw.routes.contains(&route.name));
+    let own = root.external_host.iter().filter(|_| raw.routes.is_empty());
+    let known: Vec<&str> = routes.flat_map(|route| &route.hosts).chain(own).map(String::as_str).collect();
+    let patterns: Vec<HostPattern> = known.iter().filter_map(|host| HostPattern::parse(host).ok()).collect();
+    for (i, text) in raw.hosts.iter().enumerate() {
+        let Ok(host) = HostPattern::parse(text) else { continue };
+        if patterns.is_empty() || patterns.iter().any(|pattern| pattern.meets(&host)) {
+            continue;
+        }
+        let help = match nearest(text, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "name one that stands in `hosts` of a route".to_owned(),
+        };
+        report.warning(&at.index(i), format!("no route of this rule is for the host `{text}`")).help(help);
     }
 }
 

@@ -45,6 +45,12 @@ pub(super) struct Defaults {
     pub clock_skew: Span,
 }
 
+/// The template of the user names that an issuer gives; `None` where they come complete from other issuers.
+pub fn username_template(raw: &raw::Issuer) -> Option<&str> {
+    let template = || raw.username.as_deref().unwrap_or(Defaults::of(raw.preset).username);
+    (raw.preset != Some(Preset::Doorward)).then(template)
+}
+
 impl Defaults {
     pub fn of(preset: Option<Preset>) -> Self {
         if let Some(TokenQuirks { algorithms, token_types, groups, username }) = preset.and_then(TokenQuirks::of) {

@@ -65,7 +65,7 @@ pub use self::{
     checks::{Checked, VerifiedToken},
     claim_path::ClaimPath,
     client_auth::{ASSERTION_TYPE, ClientAuth, Proof},
-    defaults::{fill as fill_defaults, name_issuer},
+    defaults::{fill as fill_defaults, name_issuer, username_template},
     discovery::{MAX_METADATA, Metadata, location as discovery_location, secure_url},
     issuer::Issuer,
     jwt::Unverified,

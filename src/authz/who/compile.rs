@@ -6,6 +6,7 @@ use crate::{
         raw,
         report::{At, Report},
     },
+    issuers::username_template,
     webhooks,
 };
 
@@ -232,6 +233,21 @@ fn check_names(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
             report.error(&at.key(key).index(i), format!("`{text}` is blank and matches nobody"));
         }
     }
+    let behalf = at.key("on_behalf_of");
+    for (at, list) in [
+        (at.key("groups"), &raw.groups),
+        (at.key("subjects"), &raw.subjects),
+        (at.key("users"), &raw.users),
+        (behalf.key("groups"), &person.groups),
+        (behalf.key("subjects"), &person.subjects),
+    ] {
+        for (i, text) in list.iter().enumerate().filter(|(_, text)| text.contains('*')) {
+            report
+                .warning(&at.index(i), format!("`{text}` is compared exactly: a `*` stands for nothing here"))
+                .help("write each out, or look at them in `when`");
+        }
+    }
+    warn_of_users(raw, &at.key("users"), root, report);
     for (path, values) in &raw.claims {
         if path.is_empty() || path == "/" {
             report
@@ -242,6 +258,49 @@ fn check_names(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
             report.error(&at.key("claims").key(path), "an empty list matches nothing");
         }
     }
+}
+
+/// Warns of a user name that no issuer can give, by the fixed text of their templates.
+fn warn_of_users(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
+    let is_meant = |name: &str| raw.issuers.is_empty() || raw.issuers.iter().any(|named| named == name);
+    // Theirs are made otherwise.
+    let others = raw.issuers.is_empty() && !root.webhooks.is_empty() || !raw.webhooks.is_empty();
+    if others || (root.break_glass.is_some() && is_meant(BREAK_GLASS)) {
+        return;
+    }
+    let meant = root.issuers.iter().filter(|issuer| is_meant(&issuer.name));
+    let Some(templates) = meant.map(username_template).collect::<Option<Vec<_>>>() else { return };
+    for (i, user) in raw.users.iter().enumerate() {
+        if templates.is_empty() || templates.iter().any(|template| may_give(template, user)) {
+            continue;
+        }
+        let mut each: Vec<&str> = templates.clone();
+        each.sort_unstable();
+        each.dedup();
+        report
+            .warning(
+                &at.index(i),
+                format!("no issuer gives the user name `{user}`: they are made as `{}`", each.join("`, `")),
+            )
+            .help("write the whole name, as `doorward explain` and the audit trail show it, or use `subjects`");
+    }
+}
+
+/// Whether a name has the fixed text of a template in its order. What `{issuer}` stands for is not looked at.
+fn may_give(template: &str, user: &str) -> bool {
+    let (template, user) = (template.to_lowercase(), user.to_lowercase());
+    let mut pieces = template.split('{').enumerate().map(|(i, part)| match i {
+        0 => part,
+        _ => part.split_once('}').map_or("", |(_, fixed)| fixed),
+    });
+    let Some(mut rest) = pieces.next().and_then(|prefix| user.strip_prefix(prefix)) else { return false };
+    for piece in pieces {
+        match rest.split_once(piece) {
+            Some((_, tail)) => rest = tail,
+            None => return false,
+        }
+    }
+    true
 }
 
 fn is_number(text: &str) -> bool {

@@ -471,3 +471,72 @@ tokens: {{exchange: [{{issuer: corp}}, {{issuer: cluster, kubernetes: api}}{}]}}
         assert_eq!(found, expected, "{issuer} {on} {who} {action}: {told:?}");
     }
 }
+
+/// Each stood beside a broad allow and never held, and nothing said so.
+#[test]
+fn names_that_no_request_can_have_are_errors() {
+    for (kubernetes, at, message) in [
+        ("resources: [pods/Exec]", "resources/0", "`pods/Exec` is no resource"),
+        ("resources: [PipelineRuns]", "resources/0", "`PipelineRuns` is no resource"),
+        ("api_groups: [tekton.dev/v1]", "api_groups/0", "the version is not a part of it"),
+        ("api_groups: [Tekton.dev]", "api_groups/0", "`Tekton.dev` is no API group"),
+        ("namespaces: [ok, Prod]", "namespaces/1", "`Prod` is no name of a namespace"),
+        ("namespaces: ['prod ']", "namespaces/0", "`prod ` is no name of a namespace"),
+    ] {
+        let found = problems(GROUND, &format!("rules: [{{id: a, on: {{kubernetes: {{{kubernetes}}}}}, do: deny}}]"));
+        let is_told = |told: &str| told.starts_with(&format!("/rules/0/on/kubernetes/{at} ")) && told.contains(message);
+        assert!(found.len() == 1 && is_told(&found[0]), "{kubernetes}: {found:?}");
+    }
+    let found = problems(GROUND, "rules: [{id: a, on: {namespace: Prod}, do: deny}]");
+    assert!(found.len() == 1 && found[0].starts_with("/rules/0/on/namespace "), "{found:?}");
+}
+
+/// The same of names that are no error: somebody may have defined such a resource, and a `*` may be a part of a name.
+#[test]
+fn names_that_hardly_anything_has_are_told_of() {
+    for (rule, told) in [
+        ("on: {kubernetes: {resources: [pod/exec]}}", "did you mean `pods/exec`?"),
+        ("on: {kubernetes: {resources: [pods/logs]}}", "did you mean `pods/log`?"),
+        ("on: {kubernetes: {resources: [secret]}}", "did you mean `secrets`?"),
+        ("on: {kubernetes: {resources: [pipelinerun]}}", "did you mean `pipelineruns`?"),
+        ("on: {kubernetes: {resources: ['ingress/*']}}", "did you mean `ingresses/*`?"),
+        ("on: {kubernetes: {resources: [networkpolicy]}}", "did you mean `networkpolicies`?"),
+        ("on: {kubernetes: {resources: ['*/logs']}}", "did you mean `*/log`?"),
+        ("on: {kubernetes: {resources: [widget, widgets/logs, secrets, pods/log, '*']}}", ""),
+        ("on: {hosts: [ap.example]}", "did you mean `api.example`?"),
+        ("on: {routes: [web], hosts: [elsewhere.test]}", "name one that stands in `hosts` of a route"),
+        ("on: {hosts: [api.example, '*.example', WEB.example]}", ""),
+        ("who: {issuers: [corp], groups: ['dev*']}", "write each out"),
+        ("who: {issuers: [corp], subjects: ['*']}", "write each out"),
+        ("who: {issuers: [corp], on_behalf_of: {groups: ['dev*']}}", "write each out"),
+        ("who: {issuers: [corp], users: [alice@example.com]}", "write the whole name"),
+        ("who: {issuers: [corp], users: ['https://corp.example#alice', 'corp#Alice']}", ""),
+        ("who: {users: [alice@example.com]}", ""),
+    ] {
+        let root = root(GROUND, &format!("rules: [{{id: a, {rule}, do: deny}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let helps: Vec<&str> = resolver.report.problems().iter().filter_map(|found| found.help.as_deref()).collect();
+        match told {
+            "" => assert!(helps.is_empty(), "{rule}: {helps:?}"),
+            told => assert!(helps.len() == 1 && helps[0].contains(told), "{rule}: {helps:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_user_name_is_held_against_the_template_of_its_issuer() {
+    for (template, user, expected) in [
+        ("{sub}", "alice", 0),
+        ("corp:{claim:/email}", "CORP:alice@example.com", 0),
+        ("corp:{claim:/email}", "alice@example.com", 1),
+        ("{sub}@corp", "alice@corp", 0),
+        ("{sub}@corp", "alice", 1),
+    ] {
+        let ground = ONE_ISSUER.replacen("kind: human", &format!("kind: human, username: '{template}'"), 1);
+        let root = root(&ground, &format!("rules: [{{id: a, who: {{users: ['{user}']}}, do: deny}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some());
+        assert_eq!(resolver.report.problems().len(), expected, "{template} {user}");
+    }
+}
