@@ -125,6 +125,16 @@ impl TokenError {
         }
     }
 
+    /// The cause for the person whose own ID token it is, who may know what that says; none where it tells what the configuration
+    /// asks of people, or of our own trouble.
+    pub fn of_own_token(&self) -> Option<String> {
+        match self {
+            Self::RequiredClaim { .. } | Self::IssuerUnknown { .. } | Self::ClientNotListed { .. } => None,
+            Self::Unavailable { .. } | Self::Overloaded { .. } => None,
+            error => Some(error.to_string()),
+        }
+    }
+
     /// What the caller is told: a fixed sentence, so that nothing of the token and nothing of the configuration comes
     /// back to a stranger.
     fn public(&self) -> (&'static str, &'static str) {

@@ -351,7 +351,10 @@ impl Login {
             Err(rejection) if matches!(rejection.reason(), Reason::TokenExpired | Reason::TokenNotYetValid) => {
                 return Err(clocks(rejection.detail().to_owned()));
             }
-            Err(rejection) => return Err(refused(rejection.detail().to_owned())),
+            Err(rejection) => {
+                tracing::warn!(issuer = %provider.name(), cause = rejection.source(), "an ID token was refused");
+                return Err(Failure::of_id_token(rejection));
+            }
         };
         let expected = Expected {
             issuer: provider.issuer(),

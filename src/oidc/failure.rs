@@ -8,6 +8,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::{Outcome, login::encode, program};
 use crate::{
     error::{Reason, Rejection},
+    issuers::TokenError,
     pages::{self, Brand, LoginErrorView},
 };
 
@@ -19,7 +20,9 @@ pub(super) struct Failure {
     title: &'static str,
     pub text: Cow<'static, str>,
     /// What the provider said, or which check failed.
-    detail: Option<String>,
+    detail: Option<Box<str>>,
+    /// The cause where the person reads less, for the log.
+    pub cause: Option<Rejection>,
     /// Where a new login leads; or the page of the program that it is for, where it begins.
     pub return_to: String,
     /// Whether there is nothing to try again.
@@ -55,6 +58,7 @@ impl Failure {
             title,
             text: text.into(),
             detail: None,
+            cause: None,
             return_to: "/".to_owned(),
             is_final: false,
             signed_in: false,
@@ -64,8 +68,21 @@ impl Failure {
 
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+        self.detail = Some(detail.into().into_boxed_str());
         self
+    }
+
+    /// Of an ID token, or of what it says, that cannot be accepted. What is said of tokens that programs bring helps nobody here.
+    pub fn of_id_token(rejection: Rejection) -> Self {
+        let mut failure = Self::new(
+            Outcome::id_token_refused,
+            "The ID token of the provider cannot be accepted. Sign in again. If it stays, tell whoever runs Doorward.",
+        );
+        failure.detail = token_error(&rejection)
+            .and_then(TokenError::of_own_token)
+            .map(|why| format!("ID token: {why}").into_boxed_str());
+        failure.cause = Some(rejection);
+        failure
     }
 
     /// For what is no login at all.
@@ -119,6 +136,9 @@ impl Failure {
 
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Self {
+        if token_error(&rejection).is_some() && !rejection.status().is_server_error() {
+            return Self::of_id_token(rejection);
+        }
         if let Some(cause) = rejection.source() {
             tracing::error!(reason = %rejection.reason(), cause, "a login or a logout failed");
         }
@@ -133,8 +153,45 @@ impl From<Rejection> for Failure {
     }
 }
 
+fn token_error(rejection: &Rejection) -> Option<&TokenError> {
+    rejection.source().and_then(|cause| cause.downcast_ref())
+}
+
 /// With a capital letter first.
 fn sentence(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map(|first| first.to_uppercase().chain(characters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuers::Quoted;
+
+    /// It said to request an access token, and nobody learned what was wrong with the ID token.
+    #[test]
+    fn an_id_token_that_is_refused_is_told_as_one() {
+        let came = Quoted::text(&"x".repeat(300));
+        let error = TokenError::Claim { name: "sub", came, expected: "a text of at most 255 bytes" };
+        let failure = Failure::from(Rejection::from(error));
+        assert_eq!(failure.outcome, Outcome::id_token_refused);
+        assert!(
+            failure
+                .cause
+                .as_ref()
+                .and_then(Error::source)
+                .is_some_and(|cause| cause.to_string().contains("the claim `sub` is"))
+        );
+        let page = failure.page("r-1", &Brand::default());
+        let page = std::str::from_utf8(page.body()).unwrap();
+        for part in ["The ID token of the provider cannot be accepted", "at most 255 bytes"] {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+        assert!(!page.contains("access token"), "{page}");
+        // What the configuration asks of people is for its operators.
+        let (name, expected) = ("team".into(), vec!["red".to_owned()]);
+        let kept_out = TokenError::RequiredClaim { name, came: Quoted::json(None), expected };
+        let failure = Failure::from(Rejection::from(kept_out));
+        assert!(failure.detail.is_none() && failure.cause.is_some());
+    }
 }

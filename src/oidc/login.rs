@@ -1,6 +1,6 @@
 //! The login of a generation: which path is answered by what, and how a browser without a session is sent there.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{error::Error, fmt, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -136,7 +136,8 @@ impl Login {
             _ => return None,
         };
         Some(answer.unwrap_or_else(|failure| {
-            tracing::info!(request_id = request.request_id, outcome = ?failure.outcome, "a login failed");
+            let (outcome, cause) = (failure.outcome, failure.cause.as_ref().and_then(Error::source));
+            tracing::info!(request_id = request.request_id, ?outcome, cause, "a login failed");
             failure.page(request.request_id, &self.0.brand)
         }))
     }
