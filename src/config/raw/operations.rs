@@ -181,7 +181,8 @@ pub struct Runs {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sessions {
-    /// How long a session may be unused.
+    /// How long a session may be unused. An open stream is no use, whatever comes over it: only requests are, and it ends with the
+    /// session.
     pub idle: Span,
     /// How long a session lasts at most.
     pub absolute: Span,
