@@ -151,12 +151,15 @@ impl Policy {
         {
             return fixes;
         }
-        // One that speaks of this very request and misses only the caller is nearer than one that speaks of another.
+        // One that speaks of this very request and misses only the caller is nearer than one that speaks of another; and one that
+        // misses only something of what the body says is nearer than one that is about other requests.
         let nearest = allows().min_by_key(|report| match &report.verdict {
             Verdict::Missed { misses } => {
-                (misses.iter().filter(|miss| miss.key.starts_with("on.")).count(), misses.len())
+                let of = |is: fn(&str) -> bool| misses.iter().filter(|miss| is(miss.key)).count();
+                let others = of(|key| key.starts_with("on.") && !key.starts_with("on.run"));
+                (others, of(|key| key.starts_with("on.run")), misses.len())
             }
-            _ => (0, 0),
+            _ => (0, 0, 0),
         });
         match nearest.map(|report| (&report.rule, &report.verdict)) {
             Some((rule, Verdict::Unmet { needs })) => fixes.push(format!("`{rule}` would allow it with {needs}")),

@@ -447,7 +447,10 @@ impl On {
             Self::Token(_) => Condition::new("on.token", "a token", or_none(view.token.map(|token| token.audience))),
             Self::Kubernetes(condition) => Condition::new("on.kubernetes", condition.needs(), kubernetes()),
             Self::Run(condition) => {
-                Condition::new("on.run", condition.needs(), or_none(view.run.map(run::found).as_deref()))
+                let unread =
+                    view.run.is_none() && view.kubernetes.is_some_and(|asked| tekton::concerns(asked).is_some());
+                let found = if unread { Some("no body".to_owned()) } else { view.run.map(run::found) };
+                Condition::new("on.run", condition.needs(), or_none(found.as_deref()))
             }
             Self::Guard(guard) => {
                 let named = guard.missed(view, Reading::Strict).map(|guarded| guarded.to_string());

@@ -144,6 +144,11 @@ impl Scenario {
         })
     }
 
+    /// Whether rules look at the body of such a request, and none is written.
+    pub fn lacks_body(&self) -> bool {
+        self.run.is_none() && self.kubernetes.as_ref().is_some_and(|asked| tekton::concerns(asked).is_some())
+    }
+
     /// The request as rules see it.
     pub fn request(&self) -> RequestView<'_> {
         RequestView {

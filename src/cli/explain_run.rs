@@ -40,6 +40,9 @@ use crate::{
 /// The revocations are in the store, which a running Doorward holds.
 const NOT_REVOKED: &str = "whether the token, or who it is of, was revoked is not looked at";
 
+/// Rules that ask for something of the run miss without it.
+const NO_BODY: &str = "the request has no body, which rules with `run` look at; give the body with `--body`";
+
 /// How long keys of issuers are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -87,7 +90,7 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     let written = written_principal(args)?;
     let scenario = Scenario::new(written.as_ref(), &request, &loaded.raw)?;
     let schemes = resolved.routes().by_name(&request.route).map(|route| route.schemes.as_slice()).unwrap_or_default();
-    Ok(match &args.token_file {
+    let answer = match &args.token_file {
         None if written.is_none() && !schemes.contains(&Scheme::Anonymous) => {
             let why = format!(
                 "This route takes {}, and none was given: name a token with `--token-file`, or write down who asks and \
@@ -122,7 +125,8 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
                 Err(rejection) => explain(policy, Err(in_plain_words(&rejection)), &scenario.request()),
             }
         }
-    })
+    };
+    Ok(if scenario.lacks_body() && !answer.is_allow() { answer.with_note(NO_BODY) } else { answer })
 }
 
 /// What a token is worth on a route that takes none and does not look at them.

@@ -6,6 +6,7 @@ use crate::{authn::Scheme, authz::Scenario, cli::test};
 mod caused;
 mod concerns;
 mod load;
+mod nearest;
 mod properties;
 mod requests;
 
