@@ -20,7 +20,7 @@ use crate::{
     assertions::{self, Assertions},
     audit,
     authn::break_glass::BreakGlass,
-    authz::{Policy, claims_named},
+    authz::{Policy, check_cases, claims_named},
     clock::Clock,
     config::{
         raw::{self, Limits},
@@ -159,6 +159,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
     let routes = route::resolve(root, named, resolver);
     let policy = Policy::compile(root, resolver);
+    check_cases(root, &mut resolver.report);
     let break_glass = root
         .break_glass
         .as_ref()

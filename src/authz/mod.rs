@@ -4,6 +4,7 @@
 //! What is in doubt never lets anybody through: conditions of an allow are read strictly, those of a deny widely, and
 //! an expression without a value denies.
 
+mod cases;
 mod cel;
 mod claims;
 mod concerns;
@@ -17,8 +18,8 @@ mod names;
 mod on;
 mod permit;
 mod policy;
-mod rule;
 mod resources;
+mod rule;
 mod run;
 mod scenario;
 mod starts;
@@ -41,6 +42,7 @@ use crate::{
 };
 
 pub use self::{
+    cases::check_cases,
     claims::claims_named,
     concerns::Concern,
     condition::Condition,

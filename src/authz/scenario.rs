@@ -286,7 +286,9 @@ fn complete(
     };
     let configured = root.issuers.iter().find(|known| known.name == issuer);
     if configured.is_none() && !issuer.starts_with("webhook:") && issuer != super::issuers::BREAK_GLASS {
-        return Err(format!("there is no issuer `{issuer}`"));
+        let near = nearest(&issuer, root.issuers.iter().map(|issuer| issuer.name.as_str()));
+        let help = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        return Err(format!("there is no issuer `{issuer}`{help}"));
     }
     let mut claims: Map<String, Value> = facts.claims.clone().into_iter().collect();
     let paths = configured.map(|issuer| issuer.claims.clone()).unwrap_or_default();

@@ -11,6 +11,7 @@ use crate::{
     config::{
         Sources,
         raw::{ExpectedOutcome, PolicyTest, Root, TestFile},
+        report::nearest,
     },
 };
 
@@ -110,7 +111,17 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
     if let Some(rule) = &test.expect.rule
         && decision.rule.as_deref() != Some(rule)
     {
-        differences.push(format!("expected rule {rule}"));
+        let known = root.rules.iter().map(|rule| rule.id.as_str());
+        differences.push(match known.clone().any(|id| id == rule) {
+            true => format!("expected rule {rule}"),
+            false => {
+                let near = nearest(rule, known);
+                format!(
+                    "there is no rule `{rule}`{}",
+                    near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
+                )
+            }
+        });
     }
     if let Some(expected) = &test.expect.kubernetes_groups {
         let given = policy.kubernetes_groups(&scenario.principal).groups;

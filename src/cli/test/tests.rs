@@ -34,18 +34,22 @@ tests:
   - {name: good, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow, rule: dev}}
   - {name: bad, principal: {groups: [ops]}, request: {route: web}, expect: {outcome: allow, kubernetes_groups: [x]}}
   - {name: lost, principal: {}, request: {route: wbe}, expect: {outcome: deny}}
+  - {name: slip, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow, rule: dve}}
+  - {name: whose, principal: {issuer: crop}, request: {route: web}, expect: {outcome: deny}}
 ",
     );
     assert_eq!(results.exit_code(), 1);
     let text = results.to_string();
     for part in [
-        "ok    good  allow by dev",
-        "FAIL  bad   deny by no rule",
+        "ok    good   allow by dev",
+        "FAIL  bad    deny by no rule",
         "expected allow",
         "expected groups x, got none",
         "to pass: `dev` comes nearest to allowing it, and misses who.groups: needs dev, has ops",
         "there is no route `wbe`; did you mean `web`?",
-        "1 of 3 cases",
+        "there is no rule `dve`; did you mean `dev`?",
+        "there is no issuer `crop`; did you mean `corp`?",
+        "1 of 5 cases",
     ] {
         assert!(text.contains(part), "{part}\n---\n{text}");
     }
