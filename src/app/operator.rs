@@ -89,11 +89,13 @@ impl Commands for Operators {
                     ..note(peer, command, written(command))
                 },
             };
-            self.app
-                .trail
-                .note_durable(Note::Operator(operator))
-                .await
-                .map_err(|error| CommandError::new(error.to_string()))
+            let written = self.app.trail.note_durable(Note::Operator(operator)).await;
+            written.map_err(|error| match record {
+                Record::Begun(..) => CommandError::new(format!("nothing was done: {error}")).help(
+                    "each command stands in the trail before it is run: make room for it, or set `audit.when_full`; `/readyz` tells more",
+                ),
+                Record::PeerRefused(_) | Record::Ended(..) => CommandError::new(error.to_string()),
+            })
         })
     }
 

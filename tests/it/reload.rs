@@ -383,7 +383,8 @@ async fn the_operator_socket_follows_who_is_listed() {
 #[tokio::test]
 async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_take_a_restart() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
-    let yaml = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
+    let yaml =
+        configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).replace("admin: {", "admin: {socket: operator.sock, ");
     let yaml = |audit: &str| yaml.replace("audit: {", &format!("audit: {{{audit}, "));
     let dir = folder();
     let key = |byte: u8| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [byte; 32]);
@@ -404,6 +405,10 @@ async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_t
             }
         })
         .await;
+        let (code, said) = doorward.operator(&["status", "--why", "the disk"]).await;
+        assert_eq!(code, Some(i32::from(when_full == "refuse")), "{said}");
+        let told = said.contains("nothing was done: the audit trail") && said.contains("`audit.when_full`");
+        assert_eq!(told, when_full == "refuse", "{said}");
     }
     doorward.break_trail(false);
     assert!(doorward.log().iter().all(|line| !line.to_string().contains("until a restart")), "{:#?}", doorward.log());
