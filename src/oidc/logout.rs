@@ -28,9 +28,17 @@ impl Login {
     /// (OpenID Connect RP-Initiated Logout 1.0 section 2).
     pub(super) async fn sign_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         csrf::check(request.method, request.headers, false, request.origin).map_err(|refusal| {
-            Failure::new(Outcome::malformed, "Another page tried to sign you out. Nothing was done.")
-                .detail(refusal.detail().to_owned())
-                .titled(refusal.status(), "You are still signed in")
+            // Browsers leave the cookie away where another page sends a form, so that nobody can tell whether they are signed in.
+            let brings_session = !matches!(cookie::find(request.headers, cookie::SESSION), Ok(None));
+            let failure = if brings_session {
+                Failure::new(Outcome::malformed, "Another page tried to sign you out. Nothing was done.")
+                    .detail(refusal.detail().to_owned())
+                    .titled(refusal.status(), "You are still signed in")
+            } else {
+                Failure::new(Outcome::malformed, "Another page asked for it, and there is no session in what it sent.")
+                    .titled(refusal.status(), "Nobody was signed out")
+            };
+            failure.final_here()
         })?;
         let session = self.0.sessions.held_by(request.headers, request.origin).await?;
         let mut location = SIGNED_OUT.to_owned();

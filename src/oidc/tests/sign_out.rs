@@ -42,6 +42,23 @@ async fn signing_out_ends_the_session_here_and_at_the_provider() {
     assert!(body(&response).contains("You are signed out"));
 }
 
+/// Browsers send no cookie with a form of another site: nothing was there to be kept, and nothing to do anew.
+#[tokio::test]
+async fn a_sign_out_from_elsewhere_says_what_was_there() {
+    let mut browser = Browser::new().await;
+    let foreign = [("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")];
+    for (signed_in, title) in [(false, "Nobody was signed out"), (true, "You are still signed in")] {
+        if signed_in {
+            browser.sign_in().await;
+        }
+        let refused = browser.ask(Method::POST, "/oauth2/sign_out", None, &foreign).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        let page = body(&refused);
+        assert!(page.contains(title) && !page.contains("Sign in again"), "{page}");
+        assert_eq!(page.contains("session cookie"), signed_in, "{page}");
+    }
+}
+
 #[tokio::test]
 async fn the_sign_in_page_ends_the_session_that_it_replaces() {
     let mut browser = Browser::new().await;
