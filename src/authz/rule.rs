@@ -146,7 +146,7 @@ impl Rule {
                 )
                 .help("leave `on.trigger` out to have recorded which deliveries it would hit, or write `mode: enforce`");
         }
-        if raw.need != raw::Need::default() && purpose != Purpose::Allow {
+        if !raw.need.is_empty() && purpose != Purpose::Allow {
             report
                 .error(&at.key("need"), "only an allow can need something of the person")
                 .help("say who is meant in `who`, or look at `principal.claims` in `when`");

@@ -517,8 +517,7 @@ fn only_people_of_their_own_may_approve() {
 #[test]
 fn the_digest_is_of_what_the_policy_means() {
     let one = root(GROUND, "rules: [{id: a, on: {}, do: allow}, {id: b, who: {users: [x]}, do: deny, why: null}]");
-    let two =
-        root(GROUND, "rules: [{do: deny, who: {users: [x], anonymous: false}, id: b}, {id: a, do: allow, need: {}}]");
+    let two = root(GROUND, "rules: [{do: deny, who: {users: [x], anonymous: false}, id: b}, {id: a, do: allow}]");
     let other = root(GROUND, "rules: [{id: a, do: allow}, {id: b, who: {users: [y]}, do: deny}]");
     let digest = |root: &raw::Root| compile(root).unwrap().digest().to_string();
     assert_eq!(digest(&one), digest(&two));
@@ -563,7 +562,7 @@ fn an_empty_condition_is_part_of_the_policy() {
         assert!(reads_back, "{with}");
         assert_ne!(source, kept(without).0, "{with}");
     }
-    let empty = "on: {run: {params: {}, labels: {}}}, who: {claims: {}}, need: {}";
+    let empty = "on: {run: {params: {}, labels: {}}}, who: {claims: {}}";
     assert_eq!(kept(empty).0, kept("on: {run: {}}").0, "what asks for nothing is no part of it");
     let digest = |rule: &str| {
         let policy = compile(&root(GROUND, &format!("rules: [{{id: a, on: {rule}, do: allow}}]"))).unwrap();

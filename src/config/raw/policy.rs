@@ -17,6 +17,17 @@ pub(super) fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer:
     Ok(list)
 }
 
+/// Reads what an allow needs. Written out and empty it would look as if something were needed.
+fn needed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Need, D::Error> {
+    let need = Need::deserialize(deserializer)?;
+    if need.is_empty() {
+        return Err(D::Error::custom(
+            "an empty `need` needs nothing; name `mfa`, `acr` or `fresh_login`, or leave it out",
+        ));
+    }
+    Ok(need)
+}
+
 /// Gives Kubernetes groups to principals. Every condition that is set must hold; within a list any entry will do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -80,7 +91,7 @@ pub struct Rule {
     #[serde(default)]
     pub who: Who,
     /// What an `allow` needs besides. Unmet, the person is asked for it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "needed", skip_serializing_if = "Need::is_empty")]
     pub need: Need,
     /// A CEL expression that must be true as well.
     #[serde(default)]
@@ -214,6 +225,12 @@ pub struct Need {
     pub acr: Vec<String>,
     /// A login not longer ago than this.
     pub fresh_login: Option<MaxAge>,
+}
+
+impl Need {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// An age.

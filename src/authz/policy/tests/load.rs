@@ -263,6 +263,19 @@ fn an_empty_list_is_refused_where_it_stands() {
     }
 }
 
+/// An allow that looks as if it needed something.
+#[test]
+fn an_empty_need_is_refused() {
+    for need in ["{}", "{mfa: null}"] {
+        let rule = format!("{{id: a, need: {need}, do: allow}}");
+        let error = serde_saphyr::from_str::<raw::Rule>(&rule).unwrap_err().to_string();
+        assert!(error.contains("needs nothing"), "{need}: {error}");
+    }
+    let plain: raw::Rule = serde_saphyr::from_str("{id: a, do: allow}").unwrap();
+    let again: raw::Rule = serde_json::from_str(&serde_json::to_string(&plain).unwrap()).unwrap();
+    assert_eq!(again, plain);
+}
+
 #[test]
 fn who_lets_read_a_dashboard_is_told_that_its_api_is_read_too() {
     const BOARD: &str = "
