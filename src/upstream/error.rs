@@ -1,6 +1,8 @@
 //! Why an upstream gave no answer.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
+
+use http::StatusCode;
 
 use crate::{
     body::BodyError,
@@ -26,12 +28,26 @@ pub enum UpstreamErrorKind {
     Closed,
     /// It answered what no HTTP peer may answer.
     Protocol,
+    /// It answered a request to switch protocols with a status that neither switches nor refuses.
+    NotSwitched(StatusCode),
     /// The client's own body stopped, so that there was no whole request to answer.
     RequestBody,
+    /// The same, because what the client sent is no body.
+    RequestBodyMalformed,
     /// The same, because the client sent nothing for too long.
     RequestBodyTimeout,
     /// The same, because it has more bytes than the route takes.
     RequestBodyTooLarge,
+}
+
+impl UpstreamErrorKind {
+    /// Of a body that broke off at the client.
+    pub(crate) fn of_body(error: &BodyError) -> Self {
+        // As hyper tells of chunks that it cannot read; of a connection that ends it says `UnexpectedEof`.
+        let is_malformed = find::<io::Error>(error)
+            .is_some_and(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData));
+        if is_malformed { Self::RequestBodyMalformed } else { Self::RequestBody }
+    }
 }
 
 /// No answer from an upstream. Its text names the upstream as the configuration does, never by its address; the
@@ -67,7 +83,7 @@ impl UpstreamError {
     pub(crate) fn from_hyper(upstream: &Arc<str>, error: hyper::Error) -> Self {
         let kind = match find::<BodyError>(&error) {
             Some(BodyError::TooLarge) => UpstreamErrorKind::RequestBodyTooLarge,
-            Some(_) => UpstreamErrorKind::RequestBody,
+            Some(error) => UpstreamErrorKind::of_body(error),
             None if error.is_parse() || error.is_user() => UpstreamErrorKind::Protocol,
             None => UpstreamErrorKind::Closed,
         };
@@ -95,6 +111,14 @@ impl fmt::Display for UpstreamError {
             UpstreamErrorKind::ResponseTimeout => "did not answer in time",
             UpstreamErrorKind::Closed => "closed the connection before it answered",
             UpstreamErrorKind::Protocol => "gave an answer that is not valid HTTP for this request",
+            UpstreamErrorKind::NotSwitched(status) => {
+                let (upstream, status) = (&self.upstream, status.as_u16());
+                return write!(
+                    f,
+                    "the upstream `{upstream}` did not switch protocols and answered with status {status}"
+                );
+            }
+            UpstreamErrorKind::RequestBodyMalformed => "got only a part of the request, because the body is malformed",
             UpstreamErrorKind::RequestBody => "got only a part of the request, because the body ended early",
             UpstreamErrorKind::RequestBodyTimeout => "got only a part of the request, because the body stalled",
             UpstreamErrorKind::RequestBodyTooLarge => "got only a part of the request, because the body is too large",
@@ -127,7 +151,14 @@ impl From<UpstreamError> for Rejection {
                 Reason::UpstreamProtocol,
                 "try again; if the request was to change something, look first whether it did",
             ),
+            UpstreamErrorKind::NotSwitched(_) => (
+                Reason::UpstreamProtocol,
+                "ask for an address of it that speaks this protocol; an operator should look whether it does",
+            ),
             UpstreamErrorKind::RequestBody => (Reason::BadRequest, "send the whole body"),
+            UpstreamErrorKind::RequestBodyMalformed => {
+                (Reason::BadRequest, "send the body in chunks as RFC 9112 section 7.1 has them, or with its length")
+            }
             UpstreamErrorKind::RequestBodyTimeout => (Reason::BodyTimeout, "send the body without long pauses"),
             UpstreamErrorKind::RequestBodyTooLarge => (Reason::BodyTooLarge, "send a smaller body"),
         };
@@ -149,8 +180,6 @@ pub(crate) fn find<'a, T: std::error::Error + 'static>(error: &'a (dyn std::erro
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
-
     use super::*;
 
     #[test]
@@ -165,7 +194,9 @@ mod tests {
             (Kind::ResponseTimeout, StatusCode::GATEWAY_TIMEOUT),
             (Kind::Closed, StatusCode::BAD_GATEWAY),
             (Kind::Protocol, StatusCode::BAD_GATEWAY),
+            (Kind::NotSwitched(StatusCode::OK), StatusCode::BAD_GATEWAY),
             (Kind::RequestBody, StatusCode::BAD_REQUEST),
+            (Kind::RequestBodyMalformed, StatusCode::BAD_REQUEST),
             (Kind::RequestBodyTimeout, StatusCode::REQUEST_TIMEOUT),
             (Kind::RequestBodyTooLarge, StatusCode::PAYLOAD_TOO_LARGE),
         ] {
@@ -176,5 +207,11 @@ mod tests {
             assert!(!rejection.detail().contains("10.0.0.7") && !rejection.detail().contains("secret"), "{kind:?}");
             assert!(rejection.fix_text().is_some());
         }
+    }
+
+    #[test]
+    fn an_answer_that_does_not_switch_is_no_invalid_answer() {
+        let error = UpstreamError::new(UpstreamErrorKind::NotSwitched(StatusCode::FOUND), &"board".into());
+        assert_eq!(error.to_string(), "the upstream `board` did not switch protocols and answered with status 302");
     }
 }

@@ -321,12 +321,13 @@ async fn wait(
             Err(UpstreamError::new(kind, upstream.name()).into())
         }
         Some(Err(failed)) if progress.has_client_failed() || progress.is_too_large() => {
-            let kind = if progress.is_too_large() {
-                UpstreamErrorKind::RequestBodyTooLarge
-            } else {
-                UpstreamErrorKind::RequestBody
+            let cause = failed.into_error();
+            let kind = match error::find(&cause) {
+                _ if progress.is_too_large() => UpstreamErrorKind::RequestBodyTooLarge,
+                Some(error) => UpstreamErrorKind::of_body(error),
+                None => UpstreamErrorKind::RequestBody,
             };
-            Err(UpstreamError::new(kind, upstream.name()).because(failed.into_error()).into())
+            Err(UpstreamError::new(kind, upstream.name()).because(cause).into())
         }
         Some(Err(mut failed)) => {
             let unsent = failed.take_message().map(Box::new);

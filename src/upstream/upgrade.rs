@@ -190,8 +190,7 @@ impl Pools {
             return Ok(UpgradeAnswer::Switched(response.map(drop), splice));
         }
         if !(status.is_client_error() || status.is_server_error()) {
-            return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
-                .because(format!("status {} to an upgrade", status.as_u16())));
+            return Err(UpstreamError::new(UpstreamErrorKind::NotSwitched(status), upstream.name()));
         }
         progress.answered(upstream.stream_idle_timeout);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

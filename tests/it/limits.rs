@@ -300,3 +300,15 @@ async fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
     flows.send("0\r\n\r\n").await;
     assert_eq!(flows.answer().await.status, 200, "one that flows");
 }
+
+/// It was told to be only a part, and to send the whole of it.
+#[tokio::test]
+async fn a_body_in_chunks_that_are_none_is_told_so() {
+    let fixture = Fixture::start().await;
+    let mut raw = fixture.doorward.raw().await;
+    let head =
+        "POST /upload HTTP/1.1\r\nHost: open.test\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+    raw.send(format!("{head}0x2\r\nab\r\n0\r\n\r\n")).await;
+    let answer = raw.answer().await;
+    assert!(answer.status == 400 && answer.text().contains("malformed"), "{}", answer.text());
+}
