@@ -71,11 +71,14 @@ impl BreakGlass {
             Some(until) if until > now + MAX_AHEAD => {
                 resolver
                     .report
-                    .error(&until_at, "lies more than an hour ahead")
+                    .error(&until_at, "`until` lies more than an hour ahead")
                     .help("break-glass is open for an hour at most; load the configuration again to go on");
             }
             Some(until) if until <= now => {
-                resolver.report.warning(&until_at, "has passed: break-glass is closed").help("take `break_glass` away");
+                resolver
+                    .report
+                    .warning(&until_at, "`until` has passed: break-glass is closed")
+                    .help("take `break_glass` away");
             }
             Some(_) => {
                 resolver.report.warning(at, format!("break-glass is open until {}", raw.until));

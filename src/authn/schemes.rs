@@ -167,7 +167,8 @@ impl Authenticator<'_> {
                     return Err(Rejection::new(
                         Reason::StoreUnavailable,
                         "whether your token was revoked cannot be told at the moment",
-                    ));
+                    )
+                    .fix("try again in a moment; the token may be good"));
                 }
                 let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
                 let BearerToken { token, remaining_protocols } = token;
