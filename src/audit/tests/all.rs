@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use super::*;
-use crate::audit::{AllFindings, Head, verify_all};
+use crate::audit::{AllFindings, CannotVerify, Head, verify_all};
 
 /// The folders of two replicas that saw each other.
 struct Replicas {
@@ -180,4 +180,19 @@ fn one_line_names_so_many_others_and_the_next_the_rest() {
     assert_eq!(named, [32, 8]);
     assert!(sink.bytes().split(|byte| *byte == b'\n').all(|line| line.len() < MAX_LINE));
     assert_eq!(problems(&verify(&sink.bytes(), &proof(&settings))), Vec::<String>::new());
+}
+
+#[test]
+fn where_there_is_no_trail_nothing_is_said_to_be_intact() {
+    let settings = settings();
+    let folder = tempfile::tempdir().unwrap();
+    let check = |since| verify_all(&[folder.path().to_owned()], &proof(&settings), since);
+    assert!(matches!(check(NOW), Err(CannotVerify::NoTrail)));
+    fs::write(folder.path().join("audit.jsonl"), "").unwrap();
+    assert!(matches!(check(NOW), Err(CannotVerify::NoTrail)), "an empty file is none");
+    // What a copy saw is missing, which is more than that.
+    let replicas = Replicas::new();
+    NAMES.iter().for_each(|name| fs::remove_dir_all(replicas.folder(name)).unwrap());
+    let all = replicas.check();
+    assert!(all.chains.is_empty() && !all.problems.is_empty() && !all.is_intact(), "{all:?}");
 }

@@ -142,6 +142,10 @@ pub fn verify_all(paths: &[PathBuf], proof: &Proof, since: Timestamp) -> Result<
         (summary.compared_to, summary.compared_at) = end.unzip();
     }
     all.problems = compare(&seen.witnessed, &all.chains, &collected, since);
+    // Copies of checkpoints alone tell which chains are missing.
+    if all.chains.is_empty() && all.problems.is_empty() {
+        return Err(CannotVerify::NoTrail);
+    }
     Ok(all)
 }
 

@@ -90,6 +90,11 @@ pub enum CannotVerify {
     NoCheckpoint,
     #[error("the last checkpoint is not genuine: its code or its signature does not fit the keys given")]
     ForgedCheckpoint,
+    #[error(
+        "no trail is among the files and folders given, so that nothing was checked; see that the volume with the file that \
+         `audit.sink.file` names is mounted there"
+    )]
+    NoTrail,
 }
 
 /// Checks files in the order given, the oldest first.
