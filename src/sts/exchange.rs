@@ -72,6 +72,10 @@ impl Exchanger<'_> {
         let subject = self.authenticate("subject_token", &asked.subject_token).await?;
         let subject = if asked.actor_token.is_some() { self.as_themselves(subject) } else { subject };
         exchange.record().principal = Some(Arc::clone(&subject));
+        // What is a registry is for who has a credential.
+        if self.tokens.settings.registries.get(&asked.audience).is_some() {
+            registry::check_scopes(asked.scopes.as_deref().unwrap_or_default())?;
+        }
         let party = match &asked.actor_token {
             None => self.party(subject, now).await?,
             Some(actor) => self.delegated(&subject, &*self.authenticate("actor_token", actor).await?)?,

@@ -52,7 +52,9 @@ impl Form {
             if found.iter().any(|(known, _)| *known == name) {
                 let many = ["audience", "resource"].contains(&&*name);
                 return Err(match many {
-                    true => Refusal::target(format!("`{name}` is there more than once; a token is for one audience")),
+                    true => {
+                        Refusal::bad_target(format!("`{name}` is there more than once; a token is for one audience"))
+                    }
                     false => Refusal::malformed(format!("a parameter is there more than once: {}", short(&name))),
                 });
             }
@@ -100,14 +102,16 @@ impl Asked {
         let audience = match (form.get("audience"), form.get("resource")) {
             (Some(audience), None) => audience,
             (None, Some(resource)) if is_resource(resource) => resource,
-            (None, Some(_)) => return Err(Refusal::target("`resource` is no absolute URI without a fragment")),
+            (None, Some(_)) => return Err(Refusal::bad_target("`resource` is no absolute URI without a fragment")),
             (None, None) => return Err(Refusal::malformed("`audience` is missing: say for whom the token is to be")),
             (Some(_), Some(_)) => {
-                return Err(Refusal::target("send `audience` or `resource`, not both; a token is for one audience"));
+                return Err(Refusal::bad_target(
+                    "send `audience` or `resource`, not both; a token is for one audience",
+                ));
             }
         };
         if audience.len() > 512 || audience.chars().any(char::is_control) {
-            return Err(Refusal::target("the audience is longer than 512 bytes, or has control characters"));
+            return Err(Refusal::bad_target("the audience is longer than 512 bytes, or has control characters"));
         }
         let scopes = form.get("scope").map(scopes).transpose()?;
         Ok(Self {
@@ -129,14 +133,14 @@ fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
     let mut scopes: Vec<String> = Vec::new();
     for scope in text.split(' ').filter(|scope| !scope.is_empty()) {
         if !scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
-            return Err(Refusal::scope("a scope has characters that no scope has"));
+            return Err(Refusal::bad_scope("a scope has characters that no scope has"));
         }
         if !scopes.iter().any(|known| known == scope) {
             scopes.push(scope.to_owned());
         }
     }
     if scopes.len() > MAX_SCOPES {
-        return Err(Refusal::scope(format!("more than {MAX_SCOPES} scopes are asked for at once")));
+        return Err(Refusal::bad_scope(format!("more than {MAX_SCOPES} scopes are asked for at once")));
     }
     Ok(scopes)
 }
@@ -153,8 +157,12 @@ mod tests {
 
     fn read(body: &str) -> Result<Asked, String> {
         let media = HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8");
+    use crate::error::Reason;
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
-        let answer = |refusal: Refusal| String::from_utf8(refusal.answer().into_body().to_vec()).unwrap();
+        let answer = |refusal: Refusal| {
+            assert_eq!(refusal.reason(), Reason::BadRequest, "no rule was asked: {}", refusal.description());
+            String::from_utf8(refusal.answer().into_body().to_vec()).unwrap()
+        };
         Form::parse(&headers, body.as_bytes()).and_then(|form| Asked::read(&form)).map_err(answer)
     }
 

@@ -51,6 +51,16 @@ impl Refusal {
         Self::new("invalid_scope", Reason::PolicyDenied, description)
     }
 
+    /// The audience is none that rules are asked about.
+    pub fn bad_target(description: impl Into<String>) -> Self {
+        Self::new("invalid_target", Reason::BadRequest, description)
+    }
+
+    /// The scope is none that rules are asked about.
+    pub fn bad_scope(description: impl Into<String>) -> Self {
+        Self::new("invalid_scope", Reason::BadRequest, description)
+    }
+
     /// Another grant than the exchange.
     pub fn grant_type(description: impl Into<String>) -> Self {
         Self::new("unsupported_grant_type", Reason::BadRequest, description)

@@ -94,7 +94,7 @@ pub struct Access {
 /// The claim `access` for scopes of the form `push:acme/app`. Others open nothing at a registry.
 pub fn access(scopes: &[Arc<str>]) -> Vec<Access> {
     let mut access: Vec<Access> = Vec::new();
-    for (action, name) in scopes.iter().filter_map(|scope| scope.split_once(':')) {
+    for (action, name) in scopes.iter().filter_map(|scope| action_on(scope)) {
         match access.iter_mut().find(|access| access.name == name) {
             Some(access) => access.actions.push(action.to_owned()),
             None => {
@@ -103,6 +103,37 @@ pub fn access(scopes: &[Arc<str>]) -> Vec<Access> {
         }
     }
     access
+}
+
+/// Refuses what no registry knows, though a pattern of a rule be met by it: `pull:acme/*` by `pull:acme/../x`.
+pub fn check_scopes(scopes: &[String]) -> Result<(), Refusal> {
+    match scopes.iter().find(|scope| action_on(scope).is_none()) {
+        Some(scope) => Err(Refusal::bad_scope(format!(
+            "`{scope}` is no action on a repository, which is all that a registry knows; ask for such as `pull:acme/app`, without a tag"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Action and repository of a scope as rules name them.
+fn action_on(scope: &str) -> Option<(&str, &str)> {
+    scope.split_once(':').filter(|(action, name)| is_action(action) && is_name(name))
+}
+
+fn is_action(action: &str) -> bool {
+    action == "*" || (!action.is_empty() && action.bytes().all(|byte| byte.is_ascii_lowercase()))
+}
+
+/// A repository, perhaps behind a host with its port (distribution's token scope, `resourcename`).
+fn is_name(name: &str) -> bool {
+    let is_plain = |part: &str| part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
+    let is_part = |part: &str| !part.is_empty() && part != "." && part != ".." && is_plain(part);
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let path = match name.split_once('/').map(|(host, path)| (host.split_once(':'), path)) {
+        Some((Some((host, port)), path)) if is_part(host) && is_port(port) => path,
+        _ => name,
+    };
+    name.len() <= MAX_NAME && path.split('/').all(is_part)
 }
 
 /// What a client asks for.
@@ -146,7 +177,7 @@ impl Asked {
             return Err(Refusal::malformed(format!("more than {MAX_SCOPES} actions are asked for at once")));
         }
         match unknown {
-            Some(resource) if scopes.is_empty() => Err(Refusal::scope(format!(
+            Some(resource) if scopes.is_empty() => Err(Refusal::bad_scope(format!(
                 "`{resource}` is nothing that is given here; ask for `repository:NAME:pull,push`"
             ))),
             _ => Ok(Self { service, scopes }),
@@ -157,12 +188,7 @@ impl Asked {
 /// The scopes of `repository:acme/app:pull,push`; none if it is of another kind, or malformed.
 fn actions(resource: &str) -> Option<Vec<String>> {
     let (name, actions) = resource.strip_prefix("repository:")?.rsplit_once(':')?;
-    let is_name = (1..=MAX_NAME).contains(&name.len())
-        && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
-        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'/' | b':'));
-    let is_action =
-        |action: &str| action == "*" || (!action.is_empty() && action.bytes().all(|byte| byte.is_ascii_lowercase()));
-    (is_name && actions.split(',').all(is_action))
+    (is_name(name) && actions.split(',').all(is_action))
         .then(|| actions.split(',').map(|action| format!("{action}:{name}")).collect())
 }
 
@@ -190,28 +216,27 @@ pub async fn answer(
 
 impl Exchanger<'_> {
     async fn registry(&self, request: &CleanRequest<()>, exchange: &mut Exchange) -> Result<Response<Bytes>, Refusal> {
-        let asked = Asked::read(request.query())?;
-        exchange.record().asked = Some(Box::new(AskedToken {
-            audience: asked.service.clone(),
-            scopes: Some(asked.scopes.clone()),
-            partly: true,
-            task: None,
-        }));
-        if self.tokens.settings.registries.get(&asked.service).is_none() {
-            let detail = "no registry with this `service` is among `tokens.registries`; it must be what the registry has as \
-                          `auth.token.service`";
-            return Err(Refusal::target(detail));
+        let asked = self.asked(request.query());
+        if let Ok(asked) = &asked {
+            exchange.record().asked = Some(Box::new(AskedToken {
+                audience: asked.service.clone(),
+                scopes: Some(asked.scopes.clone()),
+                partly: true,
+                task: None,
+            }));
         }
+        // What is wrong with a request is for who has a credential.
         let password = password(request.headers()).ok_or_else(|| {
             Refusal::subject("a registry's token is given for a password; `docker login` with a token")
         })?;
         exchange.reserve(2)?;
         let now = self.app.clock.now();
         if let Some(claims) = self.keys.verify(&password) {
-            return self.hand_back(&password, &asked.service, &claims, now, exchange);
+            return self.hand_back(&password, asked, &claims, now, exchange);
         }
         let subject = self.authenticate("password", &password).await?;
         exchange.record().principal = Some(Arc::clone(&subject));
+        let asked = asked?;
         let party = self.party(subject, now).await?;
         let view = party.view(request, &asked.service, now);
         // `docker login` asks for no scope, to see whether the password is good: it is for whom a rule gives something there.
@@ -228,11 +253,23 @@ impl Exchanger<'_> {
         }
     }
 
+    /// What is asked for, at a registry that is known.
+    fn asked(&self, query: Option<&str>) -> Result<Asked, Refusal> {
+        let asked = Asked::read(query)?;
+        match self.tokens.settings.registries.get(&asked.service) {
+            Some(_) => Ok(asked),
+            None => Err(Refusal::bad_target(
+                "no registry with this `service` is among `tokens.registries`; it must be what the registry has as \
+                 `auth.token.service`",
+            )),
+        }
+    }
+
     /// A token of ours for this registry is what would be given for it: rules were asked when it was issued.
     fn hand_back(
         &self,
         token: &str,
-        service: &str,
+        asked: Result<Asked, Refusal>,
         claims: &serde_json::Map<String, serde_json::Value>,
         now: Timestamp,
         exchange: &mut Exchange,
@@ -244,6 +281,7 @@ impl Exchanger<'_> {
         let audience = claims.get("aud").and_then(serde_json::Value::as_str).unwrap_or_default();
         let expires = holder.expires;
         exchange.record().principal = Some(Arc::new(holder));
+        let Asked { service, .. } = asked?;
         if audience != service {
             return Err(Refusal::subject(format!(
                 "password: the token is for another audience than `{service}`; ask for one with this audience"
@@ -331,6 +369,7 @@ mod tests {
             ("service=r&scope=registry:catalog:*", "`registry:catalog:*` is nothing that is given here"),
             ("service=r&scope=repository:../a:pull", "is nothing that is given here"),
             ("service=r&scope=repository:a//b:pull", "is nothing that is given here"),
+            ("service=r&scope=repository:a/b:latest:pull", "is nothing that is given here"),
             ("service=r&scope=repository:A:pull", "is nothing that is given here"),
             ("service=r&scope=repository:a:PULL", "is nothing that is given here"),
             ("service=r&scope=repository:a:", "is nothing that is given here"),
@@ -353,6 +392,34 @@ mod tests {
             actions: actions.iter().map(ToString::to_string).collect(),
         };
         assert_eq!(access(&scopes), [of("acme/app", &["pull", "push"]), of("reg:5000/base", &["pull"])]);
+    }
+
+    #[test]
+    fn no_token_names_what_a_registry_would_be_refused_whatever_pattern_it_meets() {
+        for good in ["pull:acme/app", "*:acme/app", "pull:reg:5000/acme/app", "pull:a"] {
+            assert!(check_scopes(&[good.to_owned()]).is_ok(), "{good}");
+            assert_eq!(access(&[good.into()]).len(), 1, "{good}");
+        }
+        for bad in [
+            "pull:acme/../x",
+            "pull:acme/",
+            "pull:acme/x*",
+            "pull:acme/app:latest",
+            "pull:reg:5000",
+            "pull:reg:x/app",
+            "pull:a:1/:2",
+            "pull:",
+            ":acme/app",
+            "PULL:acme/app",
+            "pull",
+            "pull:/a",
+            "pull:acme/App",
+        ] {
+            let refusal = check_scopes(&["pull:acme/app".to_owned(), bad.to_owned()]).unwrap_err();
+            assert!(refusal.description().contains(&format!("`{bad}` is no action")), "{}", refusal.description());
+            assert_eq!(refusal.reason(), Reason::BadRequest);
+            assert!(access(&[bad.into()]).is_empty(), "a rule may name it: {bad}");
+        }
     }
 
     #[test]

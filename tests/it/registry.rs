@@ -97,6 +97,7 @@ async fn a_refusal_says_what_clients_of_registries_show() {
     let login = format!("service={SERVICE}&account=x");
     let push = format!("service={SERVICE}&scope=repository:acme/base:push");
     let pull = format!("service={SERVICE}&scope=repository:acme/app:pull");
+    let catalog = format!("service={SERVICE}&scope=registry:catalog:*");
     for (what, query, password, status, code, said) in [
         ("nothing", &*pull, None, 401, "UNAUTHORIZED", "given for a password"),
         ("a password that is none", &pull, Some("hunter2"), 401, "UNAUTHORIZED", "password: "),
@@ -112,8 +113,13 @@ async fn a_refusal_says_what_clients_of_registries_show() {
         ("a deny", &pull, Some(&*mallory), 403, "DENIED", "Mallory has left"),
         ("a deny, and no scope", &login, Some(&*mallory), 403, "DENIED", ""),
         ("no rule, and no scope", &login, Some(&*bob), 403, "DENIED", "no rule gives it"),
-        ("another registry", "service=docker.io", Some(&*alice), 403, "DENIED", "`tokens.registries`"),
+        ("another registry", "service=docker.io", Some(&*alice), 400, "UNSUPPORTED", "`tokens.registries`"),
         ("no registry", "scope=repository:a:pull", Some(&*alice), 400, "UNSUPPORTED", "`service` is missing"),
+        ("what is not given", &catalog, Some(&*alice), 400, "UNSUPPORTED", "`registry:catalog:*` is nothing that"),
+        // The credential comes first, whatever is asked.
+        ("the same of nobody", &catalog, None, 401, "UNAUTHORIZED", "given for a password"),
+        ("the same with a password that is none", &catalog, Some("hunter2"), 401, "UNAUTHORIZED", "password: "),
+        ("another registry, of nobody", "service=docker.io", None, 401, "UNAUTHORIZED", "given for a password"),
     ] {
         let answer = ask(&world, query, password).await;
         let body = answer.json();
@@ -137,6 +143,18 @@ async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
     let for_audience = async |audience: &str, scope: &str| {
         token(&world.ask(&[("subject_token", &alice), ("audience", audience), ("scope", scope)]).await)
     };
+    // What the address for registries refuses is not to be had by way of the other.
+    for scope in ["pull:acme/../x", "pull:acme/", "pull:acme/app:latest", "deploy"] {
+        let refused = world.ask(&[("subject_token", &alice), ("audience", SERVICE), ("scope", scope)]).await;
+        assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_scope")), "{}", refused.text());
+        assert!(refused.text().contains("is no action on a repository"), "{}", refused.text());
+    }
+    // Which audience is a registry is not for who has no credential.
+    let stranger = async |audience| {
+        let answer = world.ask(&[("subject_token", "hunter2"), ("audience", audience), ("scope", "deploy")]).await;
+        (answer.status, answer.text())
+    };
+    assert_eq!(stranger(SERVICE).await, stranger("https://none.test").await);
     let own = for_audience(SERVICE, "push:acme/app").await;
     let push = json!([{"type": "repository", "name": "acme/app", "actions": ["push"]}]);
     assert_eq!(access(&own), push);
