@@ -46,7 +46,8 @@ pub struct TokenArgs {
     /// it, in a file of the same name with `.token` after it.
     #[arg(long = "as", value_name = "FORM", value_enum, default_value_t = Shape::Token)]
     pub shape: Shape,
-    /// Write it to this file, for its owner alone, instead of printing it.
+    /// Write it to this file, for its owner alone, instead of printing it. What is there and no regular file, a symbolic link too, is
+    /// refused.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Stay, and keep the file fresh until SIGTERM.

@@ -22,7 +22,34 @@ use crate::{login::write_whole, sessions::keyring::random};
 
 /// Writes a file for its owner alone, in one step for whoever reads it.
 pub fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    check(file)?;
     write_whole(file, text.as_bytes()).map_err(|error| format!("{}: {error}", file.display()).into())
+}
+
+/// Refuses a place where something else is than a file. A link is not followed: who else may write in its folder would say where the
+/// token goes, and which file it replaces.
+pub fn check(file: &Path) -> Result<(), Failure> {
+    let what = match fs::symlink_metadata(file) {
+        Ok(found) if found.is_file() => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(format!("{}: {error}", file.display()).into()),
+        Ok(found) if found.is_symlink() => "a symbolic link",
+        Ok(found) if found.is_dir() => "a folder",
+        Ok(_) => "a pipe, a socket or a device",
+    };
+    let file = file.display();
+    Err(format!(
+        "{file} is {what}, which no token takes the place of; name a file, or leave `--out` away to have it printed"
+    )
+    .into())
+}
+
+/// Takes a file away that [`write`] wrote.
+pub fn remove(file: &Path) {
+    if check(file).is_ok() {
+        // What is gone already is what was wanted.
+        let _ = fs::remove_file(file);
+    }
 }
 
 /// Keeps `file` fresh until `end`, and takes the file and the token away then.
@@ -255,6 +282,33 @@ mod tests {
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
         assert!(write(&folder.path().join("none/token"), "x").is_err());
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_replaced_nor_taken_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link, dangling, socket, inner] =
+            ["file", "link", "dangling", "socket", "folder"].map(|name| folder.path().join(name));
+        fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        fs::create_dir(&inner).unwrap();
+        for (place, said) in [
+            (&link, "is a symbolic link"),
+            (&dangling, "is a symbolic link"),
+            (&socket, "a socket"),
+            (&inner, "is a folder"),
+        ] {
+            let kind = fs::symlink_metadata(place).unwrap().file_type();
+            let told = write(place, "token").unwrap_err().to_string();
+            assert!(told.contains(said) && told.contains("leave `--out` away"), "{told}");
+            remove(place);
+            assert_eq!(fs::symlink_metadata(place).unwrap().file_type(), kind, "{}", place.display());
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "x");
+        remove(&file);
+        assert!(!file.exists());
     }
 
     #[test]

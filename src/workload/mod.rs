@@ -68,6 +68,11 @@ impl Delivery {
         if registry.is_some() && !shape.is_of_docker() {
             return Err("`--registry` is for the forms of docker alone".into());
         }
+        // Before a token is issued that could not be written.
+        if let Some(out) = &out {
+            fresh::check(out)?;
+            shape.token_file(out).map_or(Ok(()), |beside| fresh::check(&beside))?;
+        }
         let authorities = match &ca {
             Some(ca) if shape == Shape::Kubeconfig => {
                 Some(std::fs::read_to_string(ca).map_err(|error| format!("{}: {error}", ca.display()))?)
@@ -103,9 +108,9 @@ impl Delivery {
 
     /// Takes away what [`write`](Self::write) wrote.
     fn remove(&self, file: &Path) {
-        for file in [Some(file.to_owned()), self.shape.token_file(file)].into_iter().flatten() {
-            // What is gone already is what was wanted.
-            let _ = std::fs::remove_file(file);
+        fresh::remove(file);
+        if let Some(beside) = self.shape.token_file(file) {
+            fresh::remove(&beside);
         }
     }
 

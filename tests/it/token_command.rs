@@ -394,3 +394,24 @@ async fn git_hears_a_token_for_its_own_host_and_no_other() {
     }
     assert_eq!(server.requests().len(), 1, "for the other host none was asked for");
 }
+
+#[tokio::test]
+async fn nothing_is_asked_for_that_could_not_be_written() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    std::os::unix::fs::symlink("subject", step.path("link")).unwrap();
+    std::os::unix::fs::symlink("subject", step.path("config.token")).unwrap();
+    for further in [
+        &["--out", "link"][..],
+        &["--out", "link", "--keep"],
+        &["--out", "link", "--", "true"],
+        &["--out", "config", "--as", "kubeconfig"],
+    ] {
+        let output = step.run(&[&["--audience", "a"][..], further].concat()).await;
+        assert_eq!(output.status.code(), Some(1), "{further:?}");
+        assert!(text(&output.stderr).contains("is a symbolic link"), "{}", text(&output.stderr));
+    }
+    assert!(server.requests().is_empty());
+    assert!(step.path("link").is_symlink() && step.path("config.token").is_symlink());
+    assert_eq!(fs::read_to_string(step.path("subject")).unwrap(), SUBJECT);
+}
