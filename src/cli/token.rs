@@ -12,14 +12,15 @@ use crate::{
 
 /// Swap the pod's own token for a short-lived one of Doorward's, in the step of a task.
 ///
-/// Prints it, writes it to a file, or runs a command with it at hand: `doorward token --audience registry.example.com --as docker --
-/// crane push ...` keeps it fresh while the command runs, and ends it then.
+/// Prints it, writes it to a file, or runs a command with it at hand: `doorward token --audience registry.example.com --scope
+/// push:acme/app --scope pull:acme/app --as docker -- crane push ...` keeps it fresh while the command runs, and ends it then.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TokenArgs {
     /// For whom the token is to be.
     #[arg(long, value_name = "AUDIENCE")]
     pub audience: String,
-    /// What it is to be good for, separated by blanks; may be given several times. Default: all that rules give.
+    /// What it is to be good for, separated by blanks; may be given several times. Default: all that rules give by name;
+    /// what they give by a pattern, as `pull:acme/*`, is to be asked for.
     #[arg(long, value_name = "SCOPES")]
     pub scope: Vec<String>,
     /// The address of Doorward.

@@ -43,6 +43,8 @@ pub struct Issued {
     /// By this machine's clock.
     pub ends: Timestamp,
     pub lasts: Duration,
+    /// What it is good for, as the answer says.
+    pub scope: String,
 }
 
 /// Why there is none.
@@ -67,6 +69,8 @@ pub enum NoToken {
 struct Answer {
     access_token: String,
     expires_in: u64,
+    #[serde(default)]
+    scope: String,
 }
 
 impl Swap {
@@ -115,7 +119,7 @@ impl Swap {
             return Err(unfit());
         }
         let lasts = Duration::from_secs(answer.expires_in.min(86_400));
-        Ok(Issued { token: Zeroizing::new(answer.access_token), ends: now + lasts, lasts })
+        Ok(Issued { token: Zeroizing::new(answer.access_token), ends: now + lasts, lasts, scope: answer.scope })
     }
 
     /// Ends a token that nobody needs any more.

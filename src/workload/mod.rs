@@ -114,13 +114,30 @@ impl Delivery {
         }
     }
 
+    /// Tells of a token that a registry will refuse to who pushes. With `docker-login` the program asks for what it needs itself.
+    fn warn(&self, issued: &Issued) {
+        if self.shape != Shape::Docker {
+            return;
+        }
+        for name in shape::pushes_alone(&issued.scope) {
+            let name = name.escape_debug();
+            eprintln!(
+                "doorward: the token may push to {name} and not pull from it, as who pushes does first; ask for both: `--scope push:{name} \
+                 --scope pull:{name}`"
+            );
+        }
+    }
+
     /// The first token. Trouble that may pass is waited for: a pod runs before its controller has written that down.
     async fn first(&self) -> Result<Issued, Failure> {
         let start = tokio::time::Instant::now();
         let mut pause = PAUSE.0;
         loop {
             let failed = match self.swap.token().await {
-                Ok(issued) => return Ok(issued),
+                Ok(issued) => {
+                    self.warn(&issued);
+                    return Ok(issued);
+                }
                 Err(failed) => failed,
             };
             let (patience, after) = match &failed {

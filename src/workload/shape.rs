@@ -106,6 +106,13 @@ impl Shape {
     }
 }
 
+/// The repositories that a token opens for pushing alone. Who pushes looks first which layers are there, which is to pull.
+pub fn pushes_alone(scope: &str) -> Vec<&str> {
+    let gives = |action: &str, name: &str| scope.split(' ').any(|scope| scope.split_once(':') == Some((action, name)));
+    let pushed = scope.split(' ').filter_map(|scope| scope.strip_prefix("push:"));
+    pushed.filter(|name| !gives("pull", name) && !gives("*", name)).collect()
+}
+
 /// Name and password as docker keeps them. The name says nothing.
 fn password(token: &str) -> String {
     BASE64_STANDARD.encode(format!("doorward:{token}"))
@@ -175,6 +182,7 @@ mod tests {
             token: Zeroizing::new("t.t.t".to_owned()),
             ends: Timestamp::from_secs(1_700_000_000),
             lasts: Duration::from_secs(600),
+            scope: String::new(),
         }
     }
 
@@ -218,6 +226,19 @@ mod tests {
             let config: Value = serde_json::from_str(&text).unwrap();
             let hosts: Vec<&String> = config["auths"].as_object().unwrap().keys().collect();
             assert_eq!(hosts, [host], "{audience} {registry:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_can_push_and_not_pull_is_known() {
+        for (scope, alone) in [
+            ("push:acme/app", &["acme/app"][..]),
+            ("push:a pull:b push:b push:reg:5000/c", &["a", "reg:5000/c"]),
+            ("push:a *:a", &[]),
+            ("pull:a", &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(pushes_alone(scope), alone, "{scope}");
         }
     }
 

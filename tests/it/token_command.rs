@@ -106,6 +106,7 @@ async fn the_pods_token_is_swapped_for_what_is_asked() {
     assert!(text(&server.requests().pop().unwrap().body).ends_with("&scope=push+pull+deploy"));
     let output = step.run(&["--audience", "registry.example", "--as", "docker", "--out", "config.json"]).await;
     assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
     let file = step.path("config.json");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(fs::read_to_string(&file).unwrap().contains("\"registrytoken\": \"token-3\""));
