@@ -6,12 +6,20 @@ mod trace;
 mod verify;
 mod who_can;
 
-use std::{fs, io::Write, path::Path};
+use std::{
+    collections::HashSet,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
 
 use super::Failure;
-use crate::{audit::InvalidKey, clock::Timestamp};
+use crate::{
+    audit::{InvalidKey, trail_files},
+    clock::Timestamp,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
@@ -39,9 +47,43 @@ fn moment(text: &str) -> Result<Timestamp, String> {
         .ok_or_else(|| "write a day, such as `2026-01-01`, or a time, such as `2026-01-01T12:00:00Z`".to_owned())
 }
 
+/// The files of these trails, each once: full ones are read along with their trail, and a pattern of a shell names them too.
+fn files_of(trails: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    let (mut files, mut known) = (Vec::new(), HashSet::new());
+    for trail in trails {
+        let of_trail = trail_files(trail)?.into_iter();
+        // One that is not there is told of where it is read.
+        files.extend(of_trail.filter(|file| known.insert(file.canonicalize().unwrap_or_else(|_| file.clone()))));
+    }
+    Ok(files)
+}
+
 /// Reads a key of the trail.
 fn key<K>(path: &Path, parse: impl Fn(&[u8]) -> Result<K, InvalidKey>) -> Result<K, String> {
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let bytes = zeroize::Zeroizing::new(fs::read(path).map_err(|error| told(&error))?);
     parse(&bytes).map_err(|error| told(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_a_trail_is_read_once_however_often_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let [current, full, link] = ["audit.jsonl", "audit.jsonl.000001", "link"].map(|name| folder.path().join(name));
+        fs::write(&current, "").unwrap();
+        fs::write(&full, "").unwrap();
+        std::os::unix::fs::symlink(&current, &link).unwrap();
+        let both = [full.clone(), current.clone()];
+        for trails in
+            [vec![current.clone(), current.clone()], vec![current.clone(), full.clone()], vec![current.clone(), link]]
+        {
+            assert_eq!(files_of(&trails).unwrap(), both, "{trails:?}");
+        }
+        assert_eq!(files_of(&[full, current]).unwrap(), both);
+        let none = folder.path().join("none");
+        assert_eq!(files_of(std::slice::from_ref(&none)).unwrap(), [none]);
+    }
 }

@@ -4,9 +4,9 @@ use std::{io::Write, path::PathBuf};
 
 use clap::ValueEnum;
 
-use super::moment;
+use super::{files_of, moment};
 use crate::{
-    audit::{Held, Report, trail_files},
+    audit::{Held, Report},
     cli::{CONFIG, Failure, load_policy},
     clock::Timestamp,
     config::{Sources, resolver::folder_of},
@@ -66,11 +66,7 @@ pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<u8, Failure> {
     if args.from >= args.to {
         return Err("the period is empty: `--from` is not before `--to`; `--to` is the first moment after it".into());
     }
-    let mut files = Vec::new();
-    for trail in &args.trails {
-        files.extend(trail_files(trail)?);
-    }
-    let mut report = Report::read(files, args.from, args.to)?;
+    let mut report = Report::read(files_of(&args.trails)?, args.from, args.to)?;
     if let Some(config) = &args.config {
         let (loaded, _) = load_policy(&Sources::of_process(config.clone(), Vec::new()))?;
         report = report.with(Held::of(&loaded.raw, config.clone(), folder_of(&loaded.path))?);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use self::found::{Found, FoundRequest, FoundRun, Known};
 use crate::{
-    audit::{self, Arrival, Cause, Files, NoCause, TaskLine, Tokens, TracedRun, TracedToken, trail_files},
+    audit::{self, Arrival, Cause, Files, NoCause, TaskLine, Tokens, TracedRun, TracedToken},
     authn::CredentialId,
     cli::{Failure, check::Format},
 };
@@ -66,11 +66,7 @@ fn run_name(text: &str) -> Result<(&str, &str), Failure> {
 }
 
 pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
-    let mut files = Vec::new();
-    for trail in &args.trails {
-        files.extend(trail_files(trail)?);
-    }
-    let files = Files::new(files);
+    let files = Files::new(super::files_of(&args.trails)?);
     let mut tracer = Tracer { files: &files, found: Vec::new() };
     match args.kind {
         Kind::PipelineRun => tracer.pipeline_runs(run_name(&args.what)?)?,
