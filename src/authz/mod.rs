@@ -49,7 +49,7 @@ pub use self::{
     decision::{Decision, Denial, Outcome, Shadow},
     explain::{Explanation, RuleReport, Verdict},
     permit::{Decided, Permit, authorize},
-    policy::{KubernetesGroups, Policy},
+    policy::{KubernetesGroups, Policy, SAME_WITHOUT},
     rule::Approval,
     scenario::Scenario,
     starts::{StartRoute, StartRule, Through},

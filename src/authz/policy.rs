@@ -412,7 +412,7 @@ fn canonical(root: &raw::Root) -> String {
 
 /// What means the same left out and written with nothing in it. Everywhere else an empty object is a condition: `kubernetes: {}`
 /// asks for a request of Kubernetes, `on_behalf_of: {}` for a person behind an agent.
-const SAME_WITHOUT: [&str; 5] = ["on", "who", "claims", "params", "labels"];
+pub const SAME_WITHOUT: [&str; 5] = ["on", "who", "claims", "params", "labels"];
 
 /// Takes away what is not set. The values of claims stay as they are, and so do `false` and `{}` where they ask for something (`fork:
 /// false`, `run: {}`).

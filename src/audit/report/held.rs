@@ -13,6 +13,7 @@ use x509_parser::pem::Pem;
 
 use crate::{
     audit::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE},
+    authz::SAME_WITHOUT,
     config::{
         raw::{Root, Upstream},
         report::At,
@@ -114,13 +115,13 @@ fn set(value: Value) -> Value {
     }
 }
 
-/// `false` asks for something in `fork: false`.
+/// `false` asks for something in `fork: false`, and `{}` in `on_behalf_of: {}`.
 fn is_unset(name: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(is_set) => !is_set && name == "anonymous",
         Value::Array(all) => all.is_empty(),
-        Value::Object(all) => all.is_empty(),
+        Value::Object(all) => all.is_empty() && SAME_WITHOUT.contains(&name),
         _ => false,
     }
 }

@@ -216,3 +216,15 @@ fn a_no_that_a_rule_asks_for_is_told() {
     assert_eq!(held.access[0].gives["on"], serde_json::json!({"fork": false}));
     assert_eq!(held.access[0].who, serde_json::json!({"users": ["x"]}));
 }
+
+#[test]
+fn a_rule_is_told_as_narrow_as_it_is_where_nothing_more_is_asked_of_what_must_be_there() {
+    let yaml = "rules: [{id: a, on: {token: {}, kubernetes: {}, run: {}, trigger: {}}, who: {issuers: [x], on_behalf_of: {}}, do: allow}]";
+    let root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let held = Held::of(&root, "doorward.yaml".into(), folder.path()).unwrap();
+    assert_eq!(held.access[0].who, json!({"issuers": ["x"], "on_behalf_of": {}}));
+    // `labels: {}` of a run asks for nothing.
+    let on = json!({"token": {}, "kubernetes": {}, "run": {}, "trigger": {}});
+    assert_eq!(held.access[0].gives["on"], on);
+}
