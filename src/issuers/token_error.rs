@@ -1,13 +1,18 @@
 //! Why a token was refused: precise for operators and `explain`, modest for the caller.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::Value;
 
 use crate::error::{Reason, Rejection};
 
 /// A piece of a token, made fit to be read by people: escaped, and cut where it is long. Everything that a token says
-/// is the text of a stranger until its signature is checked.
+/// is the text of a stranger until its signature is checked. It is escaped without the backslash, which no `error_description` has (RFC
+/// 6749 section 5.2).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Quoted(String);
 
@@ -16,7 +21,13 @@ impl Quoted {
 
     pub fn text(text: &str) -> Self {
         let mut quoted = String::from("`");
-        quoted.extend(text.chars().take(Self::MAX_CHARS).flat_map(char::escape_debug));
+        for character in text.chars().take(Self::MAX_CHARS) {
+            if matches!(character, '"' | '\'' | '\\') || character.escape_debug().len() == 1 {
+                quoted.push(character);
+            } else {
+                let _ = write!(quoted, "<U+{:04X}>", u32::from(character));
+            }
+        }
         if text.chars().nth(Self::MAX_CHARS).is_some() {
             quoted.push('…');
         }
@@ -28,7 +39,15 @@ impl Quoted {
         match value {
             None => Self("nothing".to_owned()),
             Some(Value::String(text)) => Self::text(text),
+            Some(Value::Array(values)) if values.is_empty() => Self("an empty list".to_owned()),
             Some(Value::Array(values)) if values.len() > 8 => Self(format!("a list of {}", values.len())),
+            Some(Value::Array(values)) => {
+                let each: Vec<_> = values
+                    .iter()
+                    .map(|value| Self::text(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)).0)
+                    .collect();
+                Self(each.join(", "))
+            }
             Some(other) => Self::text(&other.to_string()),
         }
     }
@@ -211,12 +230,28 @@ fn span(span: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn quoted_text_is_escaped_and_cut() {
-        assert_eq!(Quoted::text("a\u{1b}[31m\n`").to_string(), "`a\\u{1b}[31m\\n``");
+        assert_eq!(Quoted::text("a\u{1b}[31m\n\u{202e}`").to_string(), "`a<U+001B>[31m<U+000A><U+202E>``");
+        assert_eq!(Quoted::text("CORP\\o'neil \"é\"").to_string(), "`CORP\\o'neil \"é\"`");
         assert!(Quoted::text(&"x".repeat(100_000)).to_string().len() < 200);
+    }
+
+    #[test]
+    fn a_list_is_quoted_text_by_text() {
+        for (list, quoted) in [
+            (json!(["https://kubernetes.default.svc"]), "`https://kubernetes.default.svc`"),
+            (json!(["a", "b\n", 1]), "`a`, `b<U+000A>`, `1`"),
+            (json!([]), "an empty list"),
+            (json!(vec!["a"; 9]), "a list of 9"),
+            (json!({"a": 1}), "`{\"a\":1}`"),
+        ] {
+            assert_eq!(Quoted::json(Some(&list)).to_string(), quoted);
+        }
     }
 
     #[test]

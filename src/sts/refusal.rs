@@ -188,6 +188,16 @@ mod tests {
     }
 
     #[test]
+    fn an_audience_of_a_pod_s_token_is_told_as_it_stands_there() {
+        let came = Quoted::json(Some(&json!(["https://kubernetes.default.svc"])));
+        let error = TokenError::Audience { came, expected: vec!["https://door.example".to_owned()] };
+        let answer = Refusal::of_token("subject_token", &error.into()).answer();
+        let body: Value = serde_json::from_slice(answer.body()).unwrap();
+        let said = body["error_description"].as_str().unwrap();
+        assert!(said.contains("(`aud`) is `https://kubernetes.default.svc`;"), "{said}");
+    }
+
+    #[test]
     fn a_description_has_the_characters_of_the_standard() {
         assert_eq!(printable("a \"b\" \\ \u{7f}é\n`c`"), "a 'b' / ???`c`");
     }
