@@ -15,6 +15,7 @@ use crate::{
 /// Prints it, writes it to a file, or runs a command with it at hand: `doorward token --audience registry.example.com --scope
 /// push:acme/app --scope pull:acme/app --as docker -- crane push ...` keeps it fresh while the command runs, and ends it then.
 #[derive(Clone, Debug, clap::Args)]
+#[command(mut_args(without_empty))]
 pub struct TokenArgs {
     /// For whom the token is to be.
     #[arg(long, value_name = "AUDIENCE")]
@@ -72,6 +73,12 @@ pub struct TokenArgs {
     pub command: Vec<String>,
 }
 
+/// A variable that is empty is as good as none: a StepAction sets those of its parameters that a step leaves out.
+fn without_empty(argument: clap::Arg) -> clap::Arg {
+    let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    if is_empty { argument.env(None::<&'static str>) } else { argument }
+}
+
 pub fn run(args: TokenArgs) -> Result<u8, Failure> {
     let TokenArgs {
         audience,
@@ -87,7 +94,8 @@ pub fn run(args: TokenArgs) -> Result<u8, Failure> {
         operation,
         command,
     } = args;
-    let scope = (!scope.is_empty()).then(|| scope.join(" "));
+    let scope = Some(scope.join(" ")).filter(|scope| !scope.trim().is_empty());
+    let registry = registry.filter(|registry| !registry.is_empty());
     let wanted = Wanted { server, ca, subject: subject_token_file, audience, scope, shape, out, cluster, registry };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut stdout = io::stdout();

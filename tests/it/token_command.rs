@@ -397,6 +397,19 @@ async fn git_hears_a_token_for_its_own_host_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_parameter_that_a_step_leaves_out_counts_as_left_out() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let arguments = ["--audience", "a", "--scope", "", "--as", "token", "--registry", ""];
+    let output = within(step.command(&arguments).env("DOORWARD_CA_FILE", "").output()).await.unwrap();
+    assert_eq!(text(&output.stdout), "token-1", "{}", text(&output.stderr));
+    assert!(text(&server.only().body).ends_with("&audience=a"));
+    // Of what is needed it says what is missing.
+    let output = within(step.command(&["--audience", "a"]).env("DOORWARD_SERVER", "").output()).await.unwrap();
+    assert!(text(&output.stderr).contains("--server <URL>") && !output.status.success(), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
 async fn nothing_is_asked_for_that_could_not_be_written() {
     let server = counting(600).await;
     let step = Step::new(&server.url(), SUBJECT);
