@@ -161,6 +161,12 @@ impl Exchanger<'_> {
         if actor.kind == Kind::Human {
             return Err(Refusal::subject("actor_token: it is a person's, and nobody acts for another but an agent"));
         }
+        // Whoever that is would act here, and what the subject says of its actor does not let them.
+        if actor.actor.is_some() {
+            return Err(Refusal::subject(
+                "actor_token: somebody else acts by it (`act`), and an agent proves itself by a token of its own; send one without `act`",
+            ));
+        }
         if Actor::is_reserved(&actor.subject) {
             return Err(Refusal::subject(format!(
                 "actor_token: `{}` is the name of a service account, which only a pod of a task has here",
@@ -206,7 +212,7 @@ impl Exchanger<'_> {
         let acting = KnownAs { issuer: Arc::clone(&actor.issuer), subject: Arc::clone(&actor.subject) };
         let principal = Principal {
             actor: Some(Actor { subject: Arc::clone(&actor.subject), client: actor.client.clone() }),
-            acting: std::iter::once(&acting).chain(&actor.acting).chain(&subject.acting).cloned().collect(),
+            acting: std::iter::once(acting).chain(subject.acting.iter().cloned()).collect(),
             ..subject.clone()
         };
         Ok(Party { principal: Arc::new(principal), ends: subject.expires.min(actor.expires), act: Some(act), of: None })

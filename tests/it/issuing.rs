@@ -491,6 +491,12 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
             "the name of a service account",
         ),
         (
+            "an actor by whose token another acts",
+            world.person("alice", &json!({"may_act": {"sub": "planner-account"}})),
+            &world.person("planner-account", &json!({"client_id": "planner", "act": {"sub": "bot"}})),
+            "by a token of its own",
+        ),
+        (
             "more than four actors",
             world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(4)})),
             &agent,
