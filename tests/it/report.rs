@@ -89,15 +89,20 @@ async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_
         }
     })
     .await;
+    let done = issuing::token(&world.exchange(&world.job(&json!({})), "deploy tag").await);
+    let lines =
+        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    assert_eq!(world.doorward.send(&lines, format!("token={done}").as_bytes()).await.status, 200);
     end(&mut world.doorward).await;
     let told = compare_with_queries(&world.doorward);
+    assert_eq!(rows(&told, "tokens_ended"), ["its holder had done with it"]);
     assert_eq!(rows(&told, "rules"), ["deploy-from-main", "tags"]);
     assert_eq!(
         rows(&told, "issued"),
         ["https://target.test (deploy tag) by deploy-from-main tags for a caller without task"]
     );
     let section = told["sections"].as_array().unwrap().iter().find(|section| section["id"] == "issued").unwrap();
-    assert_eq!(section["rows"][0]["records"], 2, "each token counts once: {section:#}");
+    assert_eq!(section["rows"][0]["records"], 3, "each token counts once: {section:#}");
     assert!(rows(&told, "keys").iter().any(|key| key.starts_with("key.made: tokens ")), "{:?}", rows(&told, "keys"));
 }
 

@@ -89,6 +89,9 @@ pub(super) const RULES: &str = "rules";
 pub(super) const GRANTS: &str = "grants";
 pub(super) const KEYS: &str = "keys";
 
+/// Why a token ended that its holder ended (RFC 7009).
+pub(super) const DONE: &str = "its holder had done with it";
+
 /// In the order of the report. A member that is no object where one is expected gives no row, in `jq` by an error that the query
 /// passes over; before `//` it counts as one that is not there.
 pub(super) const SECTIONS: [Section; 15] = [
@@ -225,7 +228,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         title: "Tokens issued",
         controls: "CC6.1, CC6.2; A.5.17, A.5.18",
         jq: || {
-            r#"select(.metadata.event_code == "request.completed") | .unmapped.issued | objects | "\(.audience) (\(.scopes // [] | join(" "))) by \(.rules // [] | join(" ")) for \((.task.namespace)? // "a caller without task")""#.into()
+            r#"select(.metadata.event_code == "request.completed") | .unmapped.issued | objects | "\(.audience) (\(.scopes // [] | join(" ") | if . == "" then "no scope" else . end)) by \(.rules // [] | join(" ") | if . == "" then "no rule" else . end) for \((.task.namespace)? // "a caller without task")""#.into()
         },
         since_ever: false,
         keys: |line| {
@@ -235,17 +238,27 @@ pub(super) const SECTIONS: [Section; 15] = [
                 let issued = at(line, "/unmapped/issued")?.filter(|issued| issued.is_object())?;
                 let (audience, whom) =
                     (text(issued, "/audience")?, text_or(issued, "/task/namespace", "a caller without task"));
-                Some(format!("{audience} ({}) by {} for {whom}", joined(issued, "scopes")?, joined(issued, "rules")?))
+                let (scopes, rules) = (joined(issued, "scopes", "no scope")?, joined(issued, "rules", "no rule")?);
+                Some(format!("{audience} ({scopes}) by {rules} for {whom}"))
             })())
         },
     },
     Section {
         id: "tokens_ended",
-        title: "Tokens that ended with their run, by why",
+        title: "Tokens that ended before their time, by why: with their run, or because their holder had done with them",
         controls: "CC6.2; A.5.18",
-        jq: || ".unmapped.tokens_ended.why | strings".into(),
+        // The record of the decision has it too.
+        jq: || {
+            format!(
+                r#"((.unmapped.tokens_ended.why)? | strings), (select(.metadata.event_code == "request.completed") | .unmapped.revoked | strings | "{DONE}")"#
+            )
+            .into()
+        },
         since_ever: false,
-        keys: |line| one(string(line, "/unmapped/tokens_ended/why")),
+        keys: |line| {
+            let done = code_among(line, &["request.completed"]).and_then(|_| string(line, "/unmapped/revoked"));
+            string(line, "/unmapped/tokens_ended/why").into_iter().chain(done.map(|_| DONE.to_owned())).collect()
+        },
     },
     Section {
         id: KEYS,
@@ -347,10 +360,11 @@ fn code_among(line: &Value, codes: &[&'static str]) -> Option<&'static str> {
     codes.iter().find(|known| **known == code).copied()
 }
 
-/// The texts of a list with blanks between them; of none, nothing.
-fn joined(object: &Value, list: &str) -> Option<String> {
-    match object.get(list).filter(is_true) {
-        None => Some(String::new()),
-        Some(list) => Some(list.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?.join(" ")),
-    }
+/// The texts of a list with blanks between them; of none, `nothing`.
+fn joined(object: &Value, list: &str, nothing: &str) -> Option<String> {
+    let texts = match object.get(list).filter(is_true) {
+        None => String::new(),
+        Some(list) => list.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?.join(" "),
+    };
+    Some(if texts.is_empty() { nothing.to_owned() } else { texts })
 }

@@ -228,3 +228,24 @@ fn a_rule_is_told_as_narrow_as_it_is_where_nothing_more_is_asked_of_what_must_be
     let on = json!({"token": {}, "kubernetes": {}, "run": {}, "trigger": {}});
     assert_eq!(held.access[0].gives["on"], on);
 }
+
+#[test]
+fn a_token_that_its_holder_ended_counts_once_and_one_that_opens_nothing_says_so() {
+    let at = |code: &str, unmapped: &Value| json!({"time": 1, "metadata": {"event_code": code}, "unmapped": unmapped});
+    let (revoked, issued) =
+        (json!({"revoked": "j"}), json!({"issued": {"audience": "r.test", "scopes": [], "rules": []}}));
+    let ended = json!({"tokens_ended": {"why": "it has ended"}});
+    let report = report(
+        &[
+            at("request.decided", &revoked),
+            at("request.completed", &revoked),
+            at("request.completed", &issued),
+            at("tokens.ended", &ended),
+        ],
+        0,
+        2,
+    );
+    let told = |id: &str| rows(&report, id).iter().map(|row| (&*row.what, row.records)).collect::<Vec<_>>();
+    assert_eq!(told("tokens_ended"), [("it has ended", 1), (sections::DONE, 1)]);
+    assert_eq!(told("issued"), [("r.test (no scope) by no rule for a caller without task", 1)]);
+}
