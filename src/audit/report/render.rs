@@ -10,6 +10,7 @@ use crate::{clock::Timestamp, terminal};
 const STYLE: &str = "body{font:14px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#111}\
 h2{font-size:1.1rem;margin:2rem 0 .2rem}small{color:#555}table{border-collapse:collapse;width:100%;margin:.5rem 0}\
 th,td{text-align:left;vertical-align:top;padding:.2rem .6rem .2rem 0;border-bottom:1px solid #ccc;overflow-wrap:anywhere}\
+th,.access td:first-child,.access td:last-child{overflow-wrap:break-word}\
 pre{background:#f3f3f3;padding:.5rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem}\
 @media print{body{margin:0;max-width:none;font-size:10pt}h2{break-after:avoid}tr,pre{break-inside:avoid}\
 thead{display:table-header-group}pre{background:none;border:1px solid #ccc}}";
@@ -139,7 +140,7 @@ fn configuration(held: &Held, to: i64, unused: &str) -> maud::Markup {
     html! {
         h2 { "Who has access, by rule and grant" }
         small { "CC6.1, CC6.3; A.5.15, A.5.18" }
-        table {
+        table.access {
             thead { tr { @for head in ["Rule or grant", "Who", "What", "Why", "In the period"] { th scope="col" { (head) } } } }
             tbody {
                 @for Access { kind, id, who, gives, why, used } in &held.access {
