@@ -200,7 +200,9 @@ impl Protocol {
                 }
                 let base = raw.iam_credentials_url.as_deref().unwrap_or(IAM_CREDENTIALS);
                 let mut url = address(base, &at.key("iam_credentials_url"), resolver)?;
-                url.set_path(&format!("/v1/projects/-/serviceAccounts/{account}:generateAccessToken"));
+                // A proxy may have it below a path of its own.
+                let below = url.path().trim_end_matches('/').to_owned();
+                url.set_path(&format!("{below}/v1/projects/-/serviceAccounts/{account}:generateAccessToken"));
                 Some(ServiceAccount { url })
             }
         };

@@ -142,6 +142,13 @@ fn a_service_account_is_asked_for_with_the_least_token_of_the_pool() {
         request.uri(),
         "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/deploy@acme.iam.gserviceaccount.com:generateAccessToken"
     );
+    let (below, problems) = resolve(
+        "google: {pool_provider: '//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q', \
+         service_account: deploy@acme.iam.gserviceaccount.com, iam_credentials_url: 'https://proxy.test/google/'}",
+    );
+    let below = below.and_then(|protocol| protocol.next).unwrap_or_else(|| panic!("{problems:?}"));
+    let address = "https://proxy.test/google/v1/projects/-/serviceAccounts/deploy@acme.iam.gserviceaccount.com:generateAccessToken";
+    assert_eq!(below.url.as_str(), address, "a path of its own stays");
     assert_eq!(request.headers()[header::AUTHORIZATION], "Bearer pool");
     let body: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
     assert_eq!(body, json!({"scope": scopes, "lifetime": "1800s"}));
