@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::{LIFETIME, exchange::Exchanger, party::Party, refusal::Refusal};
 use crate::{
+    authn::Principal,
     authz::{Decision, Outcome, RequestView, Shadow, TOKEN_ENDPOINT, TokenView},
     clock::Timestamp,
     config::raw::RouteKind,
+    issuers::Quoted,
     request::sanitize::CleanRequest,
 };
 
@@ -219,7 +221,7 @@ impl Exchanger<'_> {
                     party.principal.username,
                 )
             }
-            None => party.principal.username.to_string(),
+            None => caller(&party.principal),
         };
         let is_open = |scope: &str| decide(Some(scope)).is_allow();
         match scope {
@@ -242,6 +244,16 @@ fn join(first: &mut Option<Decision>, decision: Decision) {
 /// Of a scope that is left out, which rules in `mode: shadow` would give it: what others would have refused was not given anyway.
 fn would_give(decision: Decision) -> impl Iterator<Item = Shadow> {
     decision.shadow.into_iter().filter(|shadow| shadow.would == "allow")
+}
+
+/// Who asks for themselves, with what a rule for a job of CI would have to name.
+fn caller(principal: &Principal) -> String {
+    let Principal { username, issuer, claims, .. } = principal;
+    let Some((provider, id)) = principal.repository() else { return username.to_string() };
+    let claimed =
+        |name: &str| claims.get(name).map_or_else(|| "none".to_owned(), |value| Quoted::json(Some(value)).to_string());
+    let (environment, at) = (claimed("environment"), claimed("ref"));
+    format!("{username} of issuer {issuer}, repository {provider}:{id}, environment {environment}, ref {at}")
 }
 
 impl Granted {
@@ -269,7 +281,7 @@ mod tests {
     use super::*;
     use crate::{
         audit::{self, Record, ReplayInputs},
-        authn::{Principal, Scheme},
+        authn::{Principal, Scheme, principal::WorkloadIdentity},
         authz::{AskedToken, Policy},
         config::{raw, resolver::Resolver},
         request::sanitize::{Received, sanitize},
@@ -299,6 +311,20 @@ rules:
             server_name: None,
         };
         sanitize(request, received, Uuid::nil(), |host| Some(host.into())).unwrap()
+    }
+
+    #[test]
+    fn a_job_that_no_rule_is_for_hears_what_one_would_have_to_name() {
+        let claims = serde_json::json!({"environment": "staging", "ref": "refs/heads/main"});
+        let job = |claims: &serde_json::Value| Principal {
+            workload: Some(WorkloadIdentity::Repository { provider: "github", id: "7".into() }),
+            claims: Arc::new(claims.as_object().unwrap().clone()),
+            ..Principal::new(Scheme::Bearer, "gh", "repo:acme/app:ref:refs/heads/main", "gh#acme")
+        };
+        let told = "gh#acme of issuer gh, repository github:7, environment `staging`, ref `refs/heads/main`";
+        assert_eq!(caller(&job(&claims)), told);
+        assert!(caller(&job(&serde_json::json!({}))).ends_with("environment none, ref none"));
+        assert_eq!(caller(&Principal::new(Scheme::Bearer, "corp", "1", "alice")), "alice");
     }
 
     /// Else an allow that looks at it gives nothing, and to explain that finds another decision.
