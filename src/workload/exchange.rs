@@ -171,7 +171,15 @@ impl Swap {
             .body(Bytes::from(form))
             .map_err(|error| NoToken::Refused(error.to_string()))?;
         let answer = self.egress.send(request, BOUNDS).await;
-        answer.map_err(|error| NoToken::Passing(format!("{}: {error}", self.server), None))
+        answer.map_err(|error| {
+            let mut said = format!("{}: {error}", self.server);
+            if said.contains("UnknownIssuer") {
+                said.push_str(
+                    "; name the file with the authority that signed its certificate by `--ca`, or DOORWARD_CA_FILE",
+                );
+            }
+            NoToken::Passing(said, None)
+        })
     }
 
     fn refused(&self, answer: &Response<Bytes>) -> NoToken {
@@ -181,10 +189,18 @@ impl Swap {
             let text = told.as_ref()?.get(name)?.as_str()?.chars();
             Some(text.filter(|character| !character.is_control()).take(600).collect::<String>())
         };
+        // In place of the token endpoint a route of Doorward's may have answered, or none.
+        let elsewhere = match status {
+            StatusCode::TOO_MANY_REQUESTS => "",
+            _ if status.is_client_error() => {
+                "; `--server` is to be the address that its configuration has as `external_host`"
+            }
+            _ => "",
+        };
         let said = match (text("error"), text("error_description").or_else(|| text("detail"))) {
             (Some(error), Some(description)) => format!("{error}: {description}"),
-            (None, Some(detail)) => detail,
-            _ => format!("{} answered with {status}: is it a Doorward?", self.server),
+            (None, Some(detail)) => format!("{} answered with {status}: {detail}{elsewhere}", self.server),
+            _ => format!("{} answered with {status}: is it a Doorward?{elsewhere}", self.server),
         };
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return NoToken::Passing(said, retry_after(answer.headers()));
@@ -218,6 +234,30 @@ pub(super) fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_host_than_the_external_one_is_told_from_a_refusal() {
+        let server = "https://door.test".parse().unwrap();
+        let swap = Swap::new(server, None, PathBuf::new(), "a".to_owned(), None).unwrap();
+        let said = |status: u16, body: &'static str| {
+            let answer = Response::builder().status(status).body(Bytes::from_static(body.as_bytes())).unwrap();
+            swap.refused(&answer).to_string()
+        };
+        for (status, body) in
+            [(421, r#"{"detail":"no route is configured for this host"}"#), (401, ""), (404, "<html>")]
+        {
+            let said = said(status, body);
+            assert!(said.contains("https://door.test answered with 4") && said.contains("`external_host`"), "{said}");
+        }
+        for (status, body) in [
+            (400, r#"{"error":"invalid_target","error_description":"no rule gives it"}"#),
+            (429, r#"{"detail":"too many requests"}"#),
+            (503, r#"{"detail":"it drains"}"#),
+        ] {
+            let said = said(status, body);
+            assert!(!said.contains("external_host"), "{said}");
+        }
+    }
 
     #[test]
     fn the_end_of_the_run_is_told_from_what_may_be_put_right() {
