@@ -139,6 +139,9 @@ fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
             scopes.push(scope.to_owned());
         }
     }
+    if scopes.is_empty() {
+        return Err(Refusal::bad_scope("`scope` is blank; leave it out for all that rules give by name"));
+    }
     if scopes.len() > MAX_SCOPES {
         return Err(Refusal::bad_scope(format!("more than {MAX_SCOPES} scopes are asked for at once")));
     }
@@ -154,10 +157,10 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::error::Reason;
 
     fn read(body: &str) -> Result<Asked, String> {
         let media = HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8");
-    use crate::error::Reason;
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
         let answer = |refusal: Refusal| {
             assert_eq!(refusal.reason(), Reason::BadRequest, "no rule was asked: {}", refusal.description());
@@ -208,6 +211,7 @@ mod tests {
                 "access_token",
             ),
             ("a scope with a quote", format!("{GOOD}&scope=a%22"), "invalid_scope", "characters"),
+            ("a scope of blanks", format!("{GOOD}&scope=%20+"), "invalid_scope", "`scope` is blank"),
         ] {
             let answer = read(&body).err().unwrap_or_else(|| panic!("{what}"));
             assert!(answer.contains(&format!(r#""error":"{error}""#)) && answer.contains(said), "{what}: {answer}");
