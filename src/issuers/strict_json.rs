@@ -14,13 +14,13 @@ const MAX_DEPTH: u8 = 32;
 /// Why a text was refused. Holds no part of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    #[error("not valid JSON")]
+    #[error("is not valid JSON")]
     Syntax,
     #[error("has a member twice")]
     DuplicateMember,
     #[error("is nested too deep")]
     TooDeep,
-    #[error("not a JSON object")]
+    #[error("is not a JSON object")]
     NotAnObject,
 }
 

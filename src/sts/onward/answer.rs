@@ -75,15 +75,18 @@ impl Expected<'_> {
 
     fn oauth(&self, body: &Map<String, Value>, exchanged: bool) -> Result<Given, Failure> {
         let token = token(body.get("access_token"))?;
-        let kind = body.get("token_type").and_then(Value::as_str).unwrap_or_default();
-        if !kind.eq_ignore_ascii_case("bearer") {
-            return Err(unfit(format!("its `token_type` is `{}`, where `Bearer` is expected", clean(kind))));
+        let told = |came: Option<&Value>| {
+            came.map_or_else(|| "missing".to_owned(), |came| format!("`{}`", clean(&plain(came))))
+        };
+        match body.get("token_type") {
+            Some(Value::String(kind)) if kind.eq_ignore_ascii_case("bearer") => {}
+            other => return Err(unfit(format!("its `token_type` is {}, where `Bearer` is expected", told(other)))),
         }
         match body.get("issued_token_type") {
             None if !exchanged => {}
             Some(Value::String(kind)) if [ACCESS_TOKEN, JWT].contains(&kind.as_str()) => {}
             other => {
-                let came = other.map_or_else(|| "missing".to_owned(), |other| format!("`{}`", clean(&plain(other))));
+                let came = told(other);
                 return Err(unfit(format!("its `issued_token_type` is {came}, where `{ACCESS_TOKEN}` is expected")));
             }
         }
