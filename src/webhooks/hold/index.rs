@@ -169,7 +169,11 @@ impl Index {
 
     /// The oldest delivery of a lane.
     pub(super) fn first(&self, lane: &Lane) -> Option<HeldId> {
-        self.lanes.get(lane)?.by_place.values().next().copied()
+        self.first_with_place(lane).map(|(_, id)| id)
+    }
+
+    pub(super) fn first_with_place(&self, lane: &Lane) -> Option<(u64, HeldId)> {
+        self.lanes.get(lane)?.by_place.first_key_value().map(|(place, id)| (*place, *id))
     }
 
     pub(super) fn is_taken(&self, id: &HeldId) -> bool {

@@ -18,7 +18,8 @@
 //!
 //! - **Order.** A lane is a sender and a repository. Only the oldest waiting delivery of a lane is tried, and who tries
 //!   holds the lane: in memory with the embedded store, by a lease in `held_leases` on a shared one, which ends by itself
-//!   when a replica dies. The order is that of the store's own versions, whichever replica took a delivery.
+//!   when a replica dies. The order is that of the store's own versions, whichever replica took a delivery: none is brought before
+//!   the store was read as far.
 //! - **At least once.** A process that dies between the EventListener's answer and the removal sends again, under the same
 //!   `once`, and so does a replica whose lease ended while it was stopped. The interceptor lets one of them pass.
 //! - **Fairness.** Each sender has [`LANES`] lanes under way at most and a bound of its own on what may wait, so that

@@ -131,7 +131,7 @@ impl<C: Carrier> Turn<C> {
             if stop.is_cancelled() {
                 break;
             }
-            let Some(id) = self.queue.index().first(&self.lane) else { break };
+            let Some(id) = self.next().await? else { break };
             if !self.queue.renew(lease, self.clock.now()).await? {
                 return Ok(false);
             }
@@ -140,6 +140,25 @@ impl<C: Carrier> Turn<C> {
             }
         }
         Ok(true)
+    }
+
+    /// The oldest delivery of the lane. What was stored here is known at once, but what another replica stored before it only once
+    /// the store was read as far.
+    async fn next(&self) -> Result<Option<HeldId>, StoreError> {
+        let mut looked = None;
+        loop {
+            let (first, is_preceded) = {
+                let index = self.queue.index();
+                let Some((place, id)) = index.first_with_place(&self.lane) else { return Ok(None) };
+                (id, self.queue.store.is_shared() && place > index.seen)
+            };
+            // One that is not found by reading either is gone.
+            if !is_preceded || looked == Some(first) {
+                return Ok(Some(first));
+            }
+            self.queue.refresh(self.clock.now()).await?;
+            looked = Some(first);
+        }
     }
 
     async fn bring(&self, id: &HeldId) -> Result<Next, StoreError> {

@@ -1,4 +1,5 @@
 mod broken;
+mod order;
 
 use std::{collections::BTreeMap, sync::Mutex};
 
