@@ -185,17 +185,18 @@ impl Held {
         serde_json::from_slice(bytes).map_err(|error| corrupt("read", &error))
     }
 
-    /// Notes a try that failed. Tells whether it was the last.
+    /// Notes a try that failed. Tells whether it was the last: no other is left but the one at the end of its time.
     fn failed(&mut self, failure: &Failure, now: Timestamp) -> bool {
         self.tries = self.tries.saturating_add(1);
         self.last_error = Some(failure.why.clone());
         let pause = Duration::from_secs(1 << self.tries.saturating_sub(1).min(5)).min(LONGEST_PAUSE);
-        self.next = (now + pause).as_millis();
+        let is_over = now.as_millis() >= self.until;
+        self.next = (now + pause).as_millis().min(self.until);
         match failure.kind {
-            FailureKind::Passing => self.next >= self.until,
+            FailureKind::Passing => is_over,
             FailureKind::Refused => {
                 self.refusals = self.refusals.saturating_add(1);
-                self.refusals >= REFUSALS || self.next >= self.until
+                self.refusals >= REFUSALS || is_over
             }
             FailureKind::Denied => true,
         }

@@ -191,6 +191,20 @@ async fn pauses_between_tries_double_up_to_a_bound() {
     assert!(held.failed(&failure, NOW + SETTINGS.span), "its time is over");
 }
 
+#[tokio::test]
+async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let minute = Settings { span: Duration::from_secs(60), ..SETTINGS };
+    let id = fixture.keep_within("hub", "1", "a", minute).await.unwrap();
+    let mut held = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0;
+    let (mut now, mut tries) = (NOW, Vec::new());
+    while !held.failed(&Failure { kind: FailureKind::Passing, why: "down".to_owned() }, now) {
+        tries.push(now.since(NOW).as_secs());
+        now = Timestamp::from_millis(held.next);
+    }
+    assert_eq!((tries.as_slice(), now), (&[0, 1, 3, 7, 15, 31][..], NOW + minute.span));
+}
+
 /// What was tried before would have waited as long as the clock went back, and all of its repository with it.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_stops_nothing() {
@@ -328,7 +342,7 @@ async fn one_that_is_not_taken_in_its_time_is_parked_until_its_end() {
     fixture.keep_within("hub", "1", "a", Settings { span: Duration::from_secs(60), ..SETTINGS }).await.unwrap();
     fixture.start();
     fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
-    assert!(fixture.clock.now() >= NOW + Duration::from_secs(30) && fixture.seen().len() > 4, "{:?}", fixture.seen());
+    assert!(fixture.clock.now() >= NOW + Duration::from_secs(60) && fixture.seen().len() > 4, "{:?}", fixture.seen());
     let id = fixture.queue.find("", fixture.clock.now()).await.unwrap()[0].0;
     let parked = fixture.clock.now();
     assert!(fixture.queue.show(&id, parked + PARKED_FOR - Duration::from_secs(60)).await.unwrap().is_some());
