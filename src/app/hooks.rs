@@ -8,10 +8,14 @@ use super::App;
 use crate::{
     admin::socket::{Command, CommandError},
     clock::Timestamp,
+    config::report::nearest,
     sha256::sha256,
     store::StoreError,
     webhooks::hold::{Held, HeldId, Wanted},
 };
+
+/// What must be written of an id.
+const LEAST_DIGITS: usize = 8;
 
 /// Deliveries that one list shows.
 const MOST: usize = 1000;
@@ -36,8 +40,7 @@ struct One {
 /// What is held, the oldest first.
 pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Which { webhook, parked } = arguments(command)?;
-    let held =
-        app.held.list(&Wanted { webhook, parked }, app.clock.now()).await.map_err(|error| unavailable(&error))?;
+    let held = wanted(app, Wanted { webhook, parked }).await?;
     let total = held.len();
     let shown: Vec<Value> = held.iter().take(MOST).map(|(id, held)| described(id, held)).collect();
     Ok(json!({"total": total, "held": shown}))
@@ -71,8 +74,7 @@ pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> 
         Ok(_) => vec![find(app, command).await?],
         Err(_) => {
             let Which { webhook, .. } = arguments(command)?;
-            let parked = app.held.list(&Wanted { webhook, parked: true }, now).await;
-            parked.map_err(|error| unavailable(&error))?
+            wanted(app, Wanted { webhook, parked: true }).await?
         }
     };
     let mut all = All::default();
@@ -150,9 +152,8 @@ async fn drop_all(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Which { webhook: Some(webhook), parked } = arguments(command)? else {
         return Err(CommandError::new("neither a delivery nor a sender is named").help("name one of them"));
     };
-    let wanted = Wanted { webhook: Some(webhook.clone()), parked };
     let mut all = All::default();
-    for (id, held) in app.held.list(&wanted, now).await.map_err(|error| unavailable(&error))? {
+    for (id, held) in wanted(app, Wanted { webhook: Some(webhook.clone()), parked }).await? {
         let dropped = app.held.drop_one(&id, now).await;
         if all.is_over((&id, &held), dropped) {
             break;
@@ -196,8 +197,47 @@ fn described(id: &HeldId, held: &Held) -> Value {
     })
 }
 
+/// What is held of what was asked for. A sender that is neither configured nor has anything held is most likely misspelt.
+async fn wanted(app: &App, wanted: Wanted) -> Result<Vec<(HeldId, Held)>, CommandError> {
+    let mut held = app
+        .held
+        .list(&Wanted { parked: false, ..wanted.clone() }, app.clock.now())
+        .await
+        .map_err(|error| unavailable(&error))?;
+    if let Some(webhook) = wanted.webhook.as_deref().filter(|_| held.is_empty()) {
+        let snapshot = app.snapshot.load();
+        check_sender(webhook, snapshot.raw.webhooks.iter().map(|sender| sender.name.as_str()))?;
+    }
+    held.retain(|(_, held)| !wanted.parked || held.parked.is_some());
+    Ok(held)
+}
+
+fn check_sender<'a>(name: &str, configured: impl Iterator<Item = &'a str>) -> Result<(), CommandError> {
+    let configured: Vec<&str> = configured.collect();
+    if configured.contains(&name) {
+        return Ok(());
+    }
+    let help = match nearest(name, configured.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if configured.is_empty() => "no sender is configured, and nothing is held of one of this name".to_owned(),
+        None => format!("known: {}", configured.join(", ")),
+    };
+    Err(CommandError::new(format!("there is no sender `{name}`")).help(help))
+}
+
+/// Refuses what is too short to name one delivery on purpose, such as a variable that is not set.
+fn check_id(id: &str) -> Result<(), CommandError> {
+    if id.len() >= LEAST_DIGITS {
+        return Ok(());
+    }
+    let message = format!("`{id}` is too short to name a delivery");
+    Err(CommandError::new(message)
+        .help(format!("write {LEAST_DIGITS} digits of its id or more; `doorward hooks list` shows the ids")))
+}
+
 async fn find(app: &App, command: &Command) -> Result<(HeldId, Held), CommandError> {
     let One { id } = arguments(command)?;
+    check_id(&id)?;
     let mut found = app.held.find(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
     match (found.len(), found.pop()) {
         (1, Some(one)) => Ok(one),
@@ -248,5 +288,29 @@ mod tests {
         assert!([2, 5].iter().all(|number| said.contains(&id(*number).to_string())), "{said}");
         assert!(error.help.unwrap().contains("hooks drop"));
         assert_eq!(error.done.unwrap()["deliveries"].as_array().unwrap().len(), 2, "the trail names what was done");
+    }
+
+    #[test]
+    fn a_beginning_that_could_be_a_mistake_names_no_delivery() {
+        for short in ["", "1", "abc", "0123456"] {
+            let refused = check_id(short).unwrap_err();
+            assert!(refused.message.contains(&format!("`{short}` is too short")), "{refused:?}");
+            assert!(refused.help.unwrap().starts_with("write 8 digits"), "{short}");
+        }
+        check_id("01234567").unwrap();
+        check_id(&"0".repeat(64)).unwrap();
+    }
+
+    #[test]
+    fn a_sender_of_another_name_than_any_is_refused_with_the_nearest() {
+        let check = |name, configured: &[&'static str]| {
+            check_sender(name, configured.iter().copied()).map_err(|error| (error.message, error.help.unwrap()))
+        };
+        check("github", &["gitlab", "github"]).unwrap();
+        let unknown = "there is no sender `githbu`".to_owned();
+        let asked = "did you mean `github`?".to_owned();
+        assert_eq!(check("githbu", &["gitlab", "github"]), Err((unknown.clone(), asked)));
+        assert_eq!(check("githbu", &["shop"]), Err((unknown, "known: shop".to_owned())));
+        assert!(check("", &[]).unwrap_err().1.starts_with("no sender is configured"));
     }
 }

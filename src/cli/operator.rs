@@ -121,7 +121,7 @@ pub enum HooksCommand {
     /// Have one tried at once, and for its whole time again.
     #[command(group = clap::ArgGroup::new("target").required(true))]
     Retry {
-        /// Its id as `list` shows it, or how that begins.
+        /// Its id as `list` shows it, or what that begins with, 8 digits or more.
         #[arg(value_name = "ID", group = "target")]
         id: Option<String>,
         /// All that are no longer tried.
@@ -137,7 +137,7 @@ pub enum HooksCommand {
     /// stay duplicates.
     #[command(group = clap::ArgGroup::new("target").required(true))]
     Drop {
-        /// Its id as `list` shows it, or how that begins.
+        /// Its id as `list` shows it, or what that begins with, 8 digits or more.
         #[arg(value_name = "ID", group = "target")]
         id: Option<String>,
         /// All of this sender: its name in the configuration.
@@ -154,7 +154,7 @@ pub enum HooksCommand {
 /// Which held delivery.
 #[derive(Clone, Debug, clap::Args)]
 pub struct HookArgs {
-    /// Its id as `list` shows it, or how that begins.
+    /// Its id as `list` shows it, or what that begins with, 8 digits or more.
     #[arg(value_name = "ID")]
     pub id: String,
     #[command(flatten)]
