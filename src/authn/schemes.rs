@@ -311,7 +311,7 @@ impl Authenticator<'_> {
         self.webhooks.genuine(webhook, &delivery);
         let principal = Arc::new(webhook.principal(&delivery).map_err(|rejection| webhook.heard(rejection))?);
         record.principal = Some(Arc::clone(&principal));
-        self.check_revoked(&principal).map_err(|rejection| webhook.heard(rejection))?;
+        check_deliveries(self.revocations, &principal).map_err(|rejection| webhook.heard(rejection))?;
         if delivery.ping {
             let answer = delivery.challenge.as_deref().unwrap_or("pong\n");
             return Ok(Outcome::Respond(Response::new(Bytes::copy_from_slice(answer.as_bytes()))));
@@ -343,10 +343,16 @@ pub(crate) fn held(
 ) -> Result<Authenticated, Rejection> {
     let principal = Arc::new(webhooks::principal(facts, Timestamp::MAX)?);
     record.principal = Some(Arc::clone(&principal));
-    if revocations.is_revoked(&principal).is_some() {
-        return Err(Rejection::new(Reason::TokenRevoked, "the deliveries of this repository were revoked"));
-    }
+    check_deliveries(revocations, &principal)?;
     Authenticated::new(request, Arc::clone(route), principal)
+}
+
+/// Whether an operator has ended what comes of a repository.
+fn check_deliveries(revocations: &Revocations, principal: &Principal) -> Result<(), Rejection> {
+    match revocations.is_revoked(principal) {
+        None => Ok(()),
+        Some(_) => Err(Rejection::new(Reason::TokenRevoked, "the deliveries of this repository were revoked")),
+    }
 }
 
 fn known(

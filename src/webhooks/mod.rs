@@ -260,12 +260,14 @@ impl Webhook {
         self.forms.iter().any(|form| matches!(form, Form::Query(_)))
     }
 
-    /// What the sender of a proven delivery hears of its refusal: where it would count a decision of ours as a failure of its hook, and
-    /// switch off one whose other deliveries are wanted, that is 200.
+    /// What the sender of a proven delivery hears of its refusal. A decision of ours is 403 whatever it is about, since 401 says that
+    /// nothing was proven; where the sender would count that as a failure of its hook, and switch off one whose other deliveries are
+    /// wanted, it is 200.
     pub fn heard(&self, rejection: Rejection) -> Rejection {
-        match self.sender.counts_refusals && rejection.reason().is_decision() {
-            true => rejection.with_status(StatusCode::OK),
-            false => rejection,
+        match (rejection.reason().is_decision(), self.sender.counts_refusals) {
+            (true, true) => rejection.with_status(StatusCode::OK),
+            (true, false) => rejection.with_status(StatusCode::FORBIDDEN),
+            (false, _) => rejection,
         }
     }
 
