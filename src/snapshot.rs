@@ -153,17 +153,15 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         .filter_map(|(index, raw)| Upstream::resolve(raw, &root.limits, &at.key("upstreams").index(index), resolver))
         .map(|upstream| (Arc::clone(upstream.name()), upstream))
         .collect();
-    let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), &context.issuers.egress, resolver);
-    let tokens =
-        sts::Settings::resolve(root, &issuers, &upstreams, &context.issuers.egress, context.clock().now(), resolver);
+    let now = context.clock().now();
+    let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), &context.issuers.egress, now, resolver);
+    let tokens = sts::Settings::resolve(root, &issuers, &upstreams, &context.issuers.egress, now, resolver);
     let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
     let routes = route::resolve(root, named, resolver);
     let policy = Policy::compile(root, resolver);
     check_cases(root, &mut resolver.report);
-    let break_glass = root
-        .break_glass
-        .as_ref()
-        .and_then(|raw| BreakGlass::resolve(raw, &at.key("break_glass"), context.clock().now(), resolver));
+    let break_glass =
+        root.break_glass.as_ref().and_then(|raw| BreakGlass::resolve(raw, &at.key("break_glass"), now, resolver));
     let brand = Brand::resolve(&root.pages, resolver, &at.key("pages"));
     Resolved {
         downstream,

@@ -134,6 +134,16 @@ fn a_scheme_that_would_never_be_looked_for_is_an_error() {
     }
 }
 
+/// The reader of JSON refused it in words of its own, and nobody knew where.
+#[test]
+fn a_fact_of_an_unknown_name_is_told_of_where_it_stands() {
+    let facts = "sender: generic\n    signature: {header: x-sig}\n    facts: {who: /who, branhc: /branch}";
+    let printed = Case::new(&GOOD.replace("sender: github", facts)).printed();
+    for said in ["there is no setting `who` here", "doorward.yaml:15:13", "`actor_id`", "did you mean `branch`?"] {
+        assert!(printed.contains(said), "{said}: {printed}");
+    }
+}
+
 #[test]
 fn routes_that_say_the_same_of_a_request_are_refused_and_others_may_overlap() {
     let moved =

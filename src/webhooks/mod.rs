@@ -392,7 +392,11 @@ fn passes_from_nobody(name: &HeaderName) -> Option<&'static str> {
 
 impl Secret {
     fn is_active(&self, now: Timestamp) -> bool {
-        self.not_before.is_none_or(|from| from <= now) && self.not_after.is_none_or(|until| now < until)
+        self.not_before.is_none_or(|from| from <= now) && !self.has_ended(now)
+    }
+
+    fn has_ended(&self, now: Timestamp) -> bool {
+        self.not_after.is_some_and(|until| until <= now)
     }
 }
 

@@ -40,12 +40,13 @@ const COMMON_HEADERS: [HeaderName; 2] = [header::CONTENT_TYPE, header::USER_AGEN
 const NOT_A_SIGNATURE: [HeaderName; 5] =
     [header::AUTHORIZATION, header::COOKIE, header::CONTENT_TYPE, header::CONTENT_LENGTH, header::HOST];
 
-/// Resolves all senders, by name. `at` is the place of the list; `egress` is the way to what a sender has to be asked. Also refuses a secret that two senders share: a
-/// delivery for one would be genuine for the other.
+/// Resolves all senders, by name. `at` is the place of the list; `egress` is the way to what a sender has to be asked; `now` is when
+/// the configuration is loaded. Also refuses a secret that two senders share: a delivery for one would be genuine for the other.
 pub fn resolve_all(
     webhooks: &[raw::Webhook],
     at: &At,
     egress: &Egress,
+    now: Timestamp,
     resolver: &mut Resolver,
 ) -> BTreeMap<Arc<str>, Arc<Webhook>> {
     let mut resolved: BTreeMap<Arc<str>, Arc<Webhook>> = BTreeMap::new();
@@ -54,8 +55,10 @@ pub fn resolve_all(
         if resolved.contains_key(&*raw.name) {
             resolver.report.error(&at.key("name"), format!("there are two webhooks `{}`", raw.name));
         }
-        let Some(webhook) = Webhook::resolve(raw, &at, egress, resolver) else { continue };
-        for other in resolved.values().filter(|other| webhook.shares_secret_with(other)) {
+        let Some(webhook) = Webhook::resolve(raw, &at, egress, now, resolver) else { continue };
+        let shares =
+            |other: &&Arc<Webhook>| webhook.shares_secret_with(other) && !is_one_source(webhooks, raw, &other.name);
+        if let Some(other) = resolved.values().find(shares) {
             resolver
                 .report
                 .error(&at.key("secrets"), format!("`{}` and `{}` have a secret in common", other.name, webhook.name))
@@ -80,6 +83,14 @@ pub fn resolve_all(
         resolved.insert(Arc::clone(&webhook.name), Arc::new(webhook));
     }
     resolved
+}
+
+/// Whether an entry takes a secret from where another does, which is told of without looking at secrets.
+fn is_one_source(webhooks: &[raw::Webhook], raw: &raw::Webhook, other: &str) -> bool {
+    let others = webhooks.iter().filter(|webhook| webhook.name == other);
+    let theirs: Vec<String> =
+        others.flat_map(|webhook| &webhook.secrets).map(|secret| secret.secret.to_string()).collect();
+    raw.secrets.iter().any(|own| theirs.contains(&own.secret.to_string()))
 }
 
 /// Writes into an entry what holds where it says nothing, for who wants to read it.
@@ -111,7 +122,13 @@ pub fn fill_defaults(raw: &mut raw::Webhook) {
 
 impl Webhook {
     /// Resolves an entry of `webhooks`; what is wrong with it is reported.
-    pub fn resolve(raw: &raw::Webhook, at: &At, egress: &Egress, resolver: &mut Resolver) -> Option<Self> {
+    pub fn resolve(
+        raw: &raw::Webhook,
+        at: &At,
+        egress: &Egress,
+        now: Timestamp,
+        resolver: &mut Resolver,
+    ) -> Option<Self> {
         let sender = sender(raw.sender);
         let mark = resolver.report.mark();
         check_name(&raw.name, &at.key("name"), resolver);
@@ -137,8 +154,12 @@ impl Webhook {
             .client_certificate
             .as_ref()
             .and_then(|raw| Certificates::resolve(raw, &at.key("client_certificate"), resolver));
+        // There is no form where `signature` names no header, which is told there.
         let forms = (sender.forms)(raw);
-        if !secrets.is_empty() && !secrets.iter().any(|secret| forms.iter().any(|form| secret.key.signs(form))) {
+        if !forms.is_empty()
+            && !secrets.is_empty()
+            && !secrets.iter().any(|secret| forms.iter().any(|form| secret.key.signs(form)))
+        {
             resolver
                 .report
                 .error(&secrets_at, "no secret can verify a signature, as `require_signature` asks")
@@ -147,6 +168,12 @@ impl Webhook {
 
         if resolver.report.has_errors_since(mark) {
             return None;
+        }
+        if !secrets.is_empty() && secrets.iter().all(|secret| secret.has_ended(now)) {
+            resolver
+                .report
+                .warning(&secrets_at, "the time of all secrets has passed, so that no delivery is genuine")
+                .help("add the secret that the sender signs with by now, or set `not_after` anew");
         }
         Some(Self { certificates, sns, ..Self::build(raw, identity, generic_headers, secrets) })
     }
@@ -162,7 +189,7 @@ impl Webhook {
         let signature = raw.signature.as_ref();
         let names = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
         let configured_id = signature.and_then(|signature| signature.id_header.as_deref()?.parse().ok());
-        let configured_facts = raw.facts.iter().map(|(fact, at)| (senders::field(*fact), vec![at.as_str()]));
+        let configured_facts = senders::configured(&raw.facts).map(|(field, _, at)| (field, vec![at]));
         let known_facts = sender.facts.iter().map(|(field, at)| (*field, at.to_vec()));
         let mut allowed_headers = COMMON_HEADERS.to_vec();
         allowed_headers.extend(names(sender.passes));
@@ -220,17 +247,21 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
         }
         _ => {}
     }
-    if !raw.facts.is_empty() && !takes(Setting::Facts) {
+    if raw.facts != raw::FactPointers::default() && !takes(Setting::Facts) {
         report
             .error(&at.key("facts"), "where this sender writes its facts is known")
             .help("take it away, or write `sender: generic`");
     }
-    for (fact, pointer) in &raw.facts {
+    let facts_at = at.key("facts");
+    let mut known = BTreeMap::new();
+    for (field, key, pointer) in senders::configured(&raw.facts) {
         if !pointer.starts_with('/') || pointer.len() > 256 {
-            let name = serde_json::to_value(fact).ok().and_then(|name| Some(name.as_str()?.to_owned()));
             report
-                .error(&at.key("facts").key(&name.unwrap_or_default()), format!("`{pointer}` is not a JSON pointer"))
+                .error(&facts_at.key(key), format!("`{pointer}` is not a JSON pointer"))
                 .help("write it as `/repository/id`");
+        }
+        if let Some(other) = known.insert(field, key) {
+            report.error(&facts_at.key(key), format!("`{other}` names the same fact")).help("take one of the two away");
         }
     }
     let least = least_window(raw);

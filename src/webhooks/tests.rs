@@ -76,7 +76,7 @@ fn resolve(mut webhook: Value, secrets: &[SecretText]) -> (Option<Webhook>, Reso
     webhook["secrets"] = entries.collect();
     let raw: raw::Webhook = serde_json::from_value(webhook).unwrap();
     let mut resolver = Resolver::new(folder.path());
-    let webhook = Webhook::resolve(&raw, &At::root().key("webhooks").index(0), &egress(), &mut resolver);
+    let webhook = Webhook::resolve(&raw, &At::root().key("webhooks").index(0), &egress(), NOW, &mut resolver);
     (webhook, resolver)
 }
 
@@ -205,6 +205,7 @@ fn the_vectors_of_each_sender() {
     kinds.into_iter().chain([include_str!("vectors/plain.json")]).for_each(check);
 }
 
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 const SECRET: &str = "a secret of a webhook";
 const PUSH: &str = r#"{"ref":"refs/heads/main","before":"1","after":"2","commits":[],"repository":{"id":1234}}"#;
 

@@ -1,6 +1,6 @@
 //! `webhooks`: senders, how their deliveries are verified, and which of them are held.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,7 @@ pub struct Webhook {
     /// `generic`, `standard_webhooks` and `aws_sns` only: JSON pointers into the body (for `aws_sns`: into its `Message`),
     /// from the names of facts to where they stand. `*` in a pointer is the element of a list that has only one.
     #[serde(default)]
-    pub facts: BTreeMap<Fact, String>,
+    pub facts: FactPointers,
     /// How long a delivery id is remembered. Default: 3 d.
     #[serde(default)]
     pub replay_window: Option<Span>,
@@ -217,24 +217,51 @@ pub struct GenericSignature {
     pub tolerance: Option<Span>,
 }
 
-/// A fact that the body of a webhook tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Fact {
-    Event,
-    Action,
-    Repository,
-    RepositoryId,
-    Owner,
-    /// Taken as it stands there: `refs/heads/main` stays that.
-    Branch,
-    /// Taken as it stands there.
-    Tag,
-    /// A full ref, `refs/heads/main` or `refs/tags/v1`: a branch or a tag.
-    Ref,
-    Commit,
-    Sender,
-    SenderId,
+/// Where the facts that rules ask for stand in a body: JSON pointers, such as `/repository/id`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FactPointers {
+    /// The event, such as `push`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// What happened to the subject of the event, such as `opened`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// The name of the repository: `owner/name`, or the name alone beside `owner`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// The number of the repository, or what else identifies it for good: a rule's `repositories`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository_id: Option<String>,
+    /// The owner of the repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The bare name of a branch. It is taken as it stands there: `refs/heads/main` stays that, and is not `main` to a rule; a ref
+    /// like that is for `ref`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// The bare name of a tag, taken as it stands there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// A full ref, which is a branch or a tag: of `refs/heads/main` the branch is `main`, of `refs/tags/v1` the tag is `v1`, and of any
+    /// other text there is neither. It counts where nothing stands at `branch` and `tag`.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The login of who caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The number of who caused it: a rule's `senders`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor_id: Option<String>,
+    /// Another name of `actor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// Another name of `actor_id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender_id: Option<String>,
 }
 
 /// The hash of an HMAC.

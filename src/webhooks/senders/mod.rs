@@ -238,21 +238,25 @@ pub(super) fn is_label(name: &str) -> bool {
     raw::Sender::ALL.into_iter().any(|kind| sender(kind).label == Some(name))
 }
 
-/// Where a configured fact goes.
-pub(super) const fn field(fact: raw::Fact) -> Field {
-    match fact {
-        raw::Fact::Event => Field::Event,
-        raw::Fact::Action => Field::Action,
-        raw::Fact::Repository => Field::Repository,
-        raw::Fact::RepositoryId => Field::RepositoryId,
-        raw::Fact::Owner => Field::Owner,
-        raw::Fact::Branch => Field::Branch,
-        raw::Fact::Tag => Field::Tag,
-        raw::Fact::Ref => Field::Ref,
-        raw::Fact::Commit => Field::Commit,
-        raw::Fact::Sender => Field::Actor,
-        raw::Fact::SenderId => Field::ActorId,
-    }
+/// The facts that an entry of the configuration points at: where each goes, its key there, and the pointer.
+pub(super) fn configured(facts: &raw::FactPointers) -> impl Iterator<Item = (Field, &'static str, &str)> {
+    [
+        (Field::Event, "event", &facts.event),
+        (Field::Action, "action", &facts.action),
+        (Field::Repository, "repository", &facts.repository),
+        (Field::RepositoryId, "repository_id", &facts.repository_id),
+        (Field::Owner, "owner", &facts.owner),
+        (Field::Branch, "branch", &facts.branch),
+        (Field::Tag, "tag", &facts.tag),
+        (Field::Ref, "ref", &facts.reference),
+        (Field::Commit, "commit", &facts.commit),
+        (Field::Actor, "actor", &facts.actor),
+        (Field::ActorId, "actor_id", &facts.actor_id),
+        (Field::Actor, "sender", &facts.sender),
+        (Field::ActorId, "sender_id", &facts.sender_id),
+    ]
+    .into_iter()
+    .filter_map(|(field, key, pointer)| Some((field, key, pointer.as_deref()?)))
 }
 
 #[cfg(test)]

@@ -58,6 +58,16 @@ fn configurations_that_would_let_somebody_in_are_refused() {
             vec![SECRET],
             "not a JSON pointer",
         ),
+        (
+            "a fact twice",
+            {
+                let mut webhook = generic(json!({"header": "x-a"}));
+                webhook["facts"] = json!({"actor": "/who", "sender": "/by"});
+                webhook
+            },
+            vec![SECRET],
+            "names the same fact",
+        ),
         ("facts of github", hub(json!({"facts": {"branch": "/ref"}})), vec![SECRET], "is known"),
         (
             "key of Standard Webhooks",
@@ -115,6 +125,53 @@ fn configurations_that_would_let_somebody_in_are_refused() {
     ] {
         let (webhook, resolver) = resolve(generic(signature), &secrets(&[SECRET]));
         assert!(webhook.is_some() && resolver.report.problems().is_empty(), "{:?}", resolver.report.problems());
+    }
+}
+
+/// A form that could not be read told of the secrets too, in words of GitLab.
+#[test]
+fn a_header_that_cannot_be_is_told_of_once() {
+    for signature in [json!({"header": "X Bad"}), json!({"header": "x-a", "timestamp_header": "X Bad"})] {
+        let webhook = json!({"name": "ci", "sender": "generic", "signature": signature});
+        let (_, resolver) = resolve(webhook, &secrets(&[SECRET]));
+        let [problem] = resolver.report.problems() else { panic!("{signature}: {:?}", resolver.report.problems()) };
+        assert!(problem.message.contains("not the name of a header"), "{problem:?}");
+    }
+}
+
+#[test]
+fn facts_are_pointed_at_by_the_names_that_rules_have_for_them() {
+    for (login, number) in [("actor", "actor_id"), ("sender", "sender_id")] {
+        let entry = json!({"name": "ci", "sender": "generic", "facts": {login: "/who", number: "/by"},
+            "signature": {"header": "x-sig", "prefix": "sha256=", "id_header": "x-id"}});
+        let (webhook, resolver) = resolve(entry, &secrets(&[SECRET]));
+        let webhook = webhook.unwrap_or_else(|| panic!("{:?}", resolver.report.problems()));
+        let body = r#"{"who": "amy", "by": 7}"#;
+        let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
+        let headers = head(&[("content-type", "application/json"), ("x-sig", &signature), ("x-id", "1")]);
+        let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+        let facts = webhook.verify(expected, &Bytes::from(body), NOW).unwrap().facts;
+        assert_eq!((facts.actor.as_deref(), facts.actor_id.as_deref()), (Some("amy"), Some("7")), "{login}");
+    }
+}
+
+#[test]
+fn a_sender_all_of_whose_secrets_have_ended_is_warned_of() {
+    let secret = |until: Option<&str>| SecretText {
+        value: SECRET.to_owned(),
+        not_before: None,
+        not_after: until.map(str::to_owned),
+    };
+    let (past, ahead) = (Some("2023-11-14T22:13:20Z"), Some("2023-11-14T22:13:21Z"));
+    for (given, warned) in
+        [(vec![past, past], true), (vec![past, ahead], false), (vec![past, None], false), (vec![past], true)]
+    {
+        let given: Vec<SecretText> = given.into_iter().map(secret).collect();
+        let (webhook, resolver) = resolve(json!({"name": "hub", "sender": "github"}), &given);
+        assert!(webhook.is_some());
+        let problems = resolver.report.problems();
+        assert_eq!(problems.len(), usize::from(warned), "{problems:?}");
+        assert!(problems.iter().all(|problem| problem.message.contains("time of all secrets has passed")));
     }
 }
 
@@ -183,18 +240,20 @@ fn what_two_senders_must_not_share() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a"), SECRET).unwrap();
     fs::write(folder.path().join("b"), "another secret than that").unwrap();
+    fs::write(folder.path().join("c"), SECRET).unwrap();
     let entry = |name: &str, file: &str, identity: Option<&str>| json!({"name": name, "sender": "github", "identity": identity, "secrets": [{"secret": {"file": file}}]});
     let own = Some("ghes");
     for (row, second, problem) in [
         ("twin: all their own", entry("two", "b", own), None),
-        ("attacks:Z16 a secret", entry("two", "a", own), Some(("/webhooks/1/secrets", "have a secret in common"))),
+        ("twin: one source, which is told of unread", entry("two", "a", own), None),
+        ("attacks:Z16 a secret", entry("two", "c", own), Some(("/webhooks/1/secrets", "have a secret in common"))),
         ("a name", entry("one", "b", own), Some(("/webhooks/1/name", "there are two webhooks `one`"))),
         ("an identity", entry("two", "b", None), Some(("/webhooks/1", "have the identity `github`"))),
         ("twin: an identity on purpose", entry("two", "b", Some("github")), None),
     ] {
         let entries: Vec<raw::Webhook> = serde_json::from_value(json!([entry("one", "a", None), second])).unwrap();
         let mut resolver = Resolver::new(folder.path());
-        resolve_all(&entries, &At::root().key("webhooks"), &egress(), &mut resolver);
+        resolve_all(&entries, &At::root().key("webhooks"), &egress(), NOW, &mut resolver);
         let problems = resolver.report.problems();
         assert_eq!(problems.len(), usize::from(problem.is_some()), "{row}: {problems:?}");
         if let Some((at, message)) = problem {
@@ -202,4 +261,19 @@ fn what_two_senders_must_not_share() {
             assert!(problems[0].message.contains(message), "{row}: {problems:?}");
         }
     }
+}
+
+#[test]
+fn a_secret_that_three_senders_share_is_told_of_once_for_each_that_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = |name: &str| {
+        fs::write(folder.path().join(name), SECRET).unwrap();
+        json!({"name": name, "sender": "github", "identity": name, "secrets": [{"secret": {"file": name}}]})
+    };
+    let entries: Vec<raw::Webhook> =
+        serde_json::from_value(json!([entry("one"), entry("two"), entry("three")])).unwrap();
+    let mut resolver = Resolver::new(folder.path());
+    resolve_all(&entries, &At::root().key("webhooks"), &egress(), NOW, &mut resolver);
+    let places: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
+    assert_eq!(places, ["/webhooks/1/secrets", "/webhooks/2/secrets"]);
 }
