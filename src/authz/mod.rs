@@ -10,6 +10,7 @@ mod claims;
 mod concerns;
 mod condition;
 mod decision;
+mod deliveries;
 mod explain;
 mod guarded;
 mod issuers;

@@ -57,7 +57,6 @@ pub(super) enum On {
 pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::Root, report: &mut Report) -> Vec<On> {
     let mut on = Vec::new();
     check_reach(raw, at, root, report);
-    warn_of_events(raw, &at.key("event"), root, report);
     warn_of_hosts(raw, &at.key("hosts"), root, report);
     if !matches!(action, raw::Action::Deny) {
         warn_of_more_than_pages(raw, at, root, report);
@@ -204,43 +203,6 @@ fn warn_of_hosts(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) 
             None => "name one that stands in `hosts` of a route".to_owned(),
         };
         report.warning(&at.index(i), format!("no route of this rule is for the host `{text}`")).help(help);
-    }
-}
-
-/// Warns of an event that no delivery on these routes can be of, as hosts call the same by names of their own, and of one
-/// whose deliveries no rule meets, as they are answered before.
-fn warn_of_events(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
-    let routes = root.routes.iter().filter(|route| raw.routes.is_empty() || raw.routes.contains(&route.name));
-    let named: Vec<_> = routes.filter_map(|route| route.webhook.as_deref()).collect();
-    let senders = || root.webhooks.iter().filter(|webhook| named.contains(&webhook.name.as_str()));
-    for (i, event) in raw.event.iter().enumerate() {
-        let is_answered = |sender: &raw::Webhook| webhooks::answered_events(sender).contains(&event.as_str());
-        let never_sends =
-            |sender| webhooks::known_events(sender).is_some_and(|mut known| known.all(|known| known != event));
-        if senders().any(is_answered) && senders().all(|sender| is_answered(sender) || never_sends(sender)) {
-            report
-                .warning(
-                    &at.index(i),
-                    format!("the event `{event}` tries a hook and is answered before any rule is looked at"),
-                )
-                .help("take it out of the list, or the rule away if it names no other");
-        }
-    }
-    let Some(known) = senders().map(webhooks::known_events).collect::<Option<Vec<_>>>() else { return };
-    let mut known: Vec<&str> = known.into_iter().flatten().collect();
-    known.sort_unstable();
-    known.dedup();
-    if known.is_empty() {
-        return;
-    }
-    for (i, event) in raw.event.iter().enumerate().filter(|(_, event)| !known.contains(&event.as_str())) {
-        let help = match nearest(event, known.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known: {}", known.join(", ")),
-        };
-        report
-            .warning(&at.index(i), format!("no delivery is known by its body as one of the event `{event}`"))
-            .help(help);
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     RequestView,
     cel::Expression,
     condition::{Condition, Met, Reading},
+    deliveries,
     issuers::IssuerFacts,
     names::Names,
     on::{self, On},
@@ -153,6 +154,7 @@ impl Rule {
         }
         check_need(&raw.need, &at.key("need"), root, report);
         token::check_people(raw, at, root, report);
+        deliveries::warn(raw, at, root, report);
         let action = match &raw.action {
             raw::Action::Allow => Action::Allow(NeededLogin::of(&raw.need)),
             raw::Action::Deny => Action::Deny,

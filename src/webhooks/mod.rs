@@ -22,6 +22,7 @@ mod sns;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,8 +41,9 @@ pub use self::{
     facts::Facts,
     metrics::WebhookMetrics,
     replay::{Once, Replay, ReplayKeys, Reservation},
-    resolve::{answered_events, fill_defaults, has_text_ids, identity, known_events, resolve_all},
+    resolve::{fill_defaults, identity, resolve_all},
     signature::github_signature,
+    told::{answered_events, has_bare_names, has_text_ids, known_events, numbers_people, numbers_repositories},
 };
 use crate::{
     authn::{CredentialId, Principal, Scheme, principal::check_name},

@@ -439,21 +439,6 @@ fn check_name(name: &str, at: &At, resolver: &mut Resolver) {
     }
 }
 
-/// Whether the numbers of this sender's repositories and people may be text.
-pub fn has_text_ids(raw: &raw::Webhook) -> bool {
-    sender(raw.sender).text_ids
-}
-
-/// The events that deliveries of this sender may be of, where that is a closed list: those that a body proves.
-pub fn known_events(raw: &raw::Webhook) -> Option<impl Iterator<Item = &'static str> + use<>> {
-    sender(raw.sender).events.closed()
-}
-
-/// The events that are answered here, before any rule is looked at.
-pub fn answered_events(raw: &raw::Webhook) -> &'static [&'static str] {
-    sender(raw.sender).pings
-}
-
 /// The name of a sender in identities.
 pub fn identity(raw: &raw::Webhook) -> &str {
     raw.identity.as_deref().or_else(|| sender(raw.sender).label).unwrap_or(&raw.name)

@@ -13,6 +13,7 @@ use crate::{
 use super::{
     super::{
         condition::Reading,
+        deliveries,
         issuers::{BREAK_GLASS, ClaimPath, IssuerFacts},
         names::Names,
     },
@@ -328,6 +329,7 @@ fn senders(
                 report.unknown(&at, "kind of sender", kind, known.iter().copied());
             }
             Some((kind, id)) if is_number(id) || (!id.is_empty() && has_text_ids(kind, root)) => {
+                deliveries::warn_of_number(kind, id, webhooks::numbers_people, &at, root, report);
                 parsed.push((kind.into(), id.into()));
             }
             _ => {
@@ -366,6 +368,9 @@ fn repositories(
                     let known =
                         of_webhooks.iter().copied().chain(issuers.iter().filter_map(|i| Some(i.repositories?.0)));
                     report.unknown(&at, "kind of repository", kind, known);
+                }
+                if of_issuers(kind) == 0 {
+                    deliveries::warn_of_number(kind, id, webhooks::numbers_repositories, &at, root, report);
                 }
                 if of_issuers(kind) > 1 && raw.issuers.is_empty() {
                     report

@@ -1,0 +1,192 @@
+//! What a rule asks of deliveries and no delivery can meet. It is no error, since a host may change what it sends.
+
+use crate::{
+    config::{
+        raw,
+        report::{At, Report, nearest},
+    },
+    webhooks,
+};
+
+/// Warns of what no delivery can be that the rule is about.
+pub(super) fn warn(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Report) {
+    let senders = senders(rule, root);
+    if !senders.is_empty() {
+        let at = at.key("on");
+        warn_of_events(&rule.on.event, &senders, &at.key("event"), report);
+        warn_of_refs(&rule.on, &senders, &at, report);
+    }
+}
+
+/// The senders whose deliveries the rule is about.
+fn senders<'a>(rule: &raw::Rule, root: &'a raw::Root) -> Vec<&'a raw::Webhook> {
+    let (on, who) = (&rule.on, &rule.who);
+    let is_meant = |route: &&raw::Route| {
+        let listener = route.event_listener.as_ref();
+        (on.routes.is_empty() || on.routes.contains(&route.name))
+            && on.event_listener.as_ref().is_none_or(|name| listener.is_some_and(|listener| listener.name == *name))
+            && on.namespace.as_ref().is_none_or(|name| listener.is_some_and(|listener| listener.namespace == *name))
+    };
+    let routes = root.routes.iter().filter(is_meant);
+    let named: Vec<_> = routes.filter_map(|route| route.webhook.as_deref()).collect();
+    let is_named = |webhook: &&raw::Webhook| {
+        named.contains(&webhook.name.as_str()) && (who.webhooks.is_empty() || who.webhooks.contains(&webhook.name))
+    };
+    root.webhooks.iter().filter(is_named).collect()
+}
+
+/// Warns of an event that no delivery of these can be of, as hosts call the same by names of their own, and of one whose deliveries
+/// no rule meets, as they are answered before.
+fn warn_of_events(events: &[String], senders: &[&raw::Webhook], at: &At, report: &mut Report) {
+    let senders = || senders.iter().copied();
+    for (i, event) in events.iter().enumerate() {
+        let is_answered = |sender: &raw::Webhook| webhooks::answered_events(sender).contains(&event.as_str());
+        let never_sends =
+            |sender| webhooks::known_events(sender).is_some_and(|mut known| known.all(|known| known != event));
+        if senders().any(is_answered) && senders().all(|sender| is_answered(sender) || never_sends(sender)) {
+            report
+                .warning(
+                    &at.index(i),
+                    format!("the event `{event}` tries a hook and is answered before any rule is looked at"),
+                )
+                .help("take it out of the list, or the rule away if it names no other");
+        }
+    }
+    let Some(known) = senders().map(webhooks::known_events).collect::<Option<Vec<_>>>() else { return };
+    let mut known: Vec<&str> = known.into_iter().flatten().collect();
+    known.sort_unstable();
+    known.dedup();
+    if known.is_empty() {
+        return;
+    }
+    for (i, event) in events.iter().enumerate().filter(|(_, event)| !known.contains(&event.as_str())) {
+        let help = match nearest(event, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known: {}", known.join(", ")),
+        };
+        report
+            .warning(&at.index(i), format!("no delivery is known by its body as one of the event `{event}`"))
+            .help(help);
+    }
+}
+
+/// Warns of full refs, where all deliveries have bare names.
+fn warn_of_refs(on: &raw::On, senders: &[&raw::Webhook], at: &At, report: &mut Report) {
+    if !senders.iter().all(|sender| webhooks::has_bare_names(sender)) {
+        return;
+    }
+    for (key, texts, prefix) in [("branch", &on.branch, "refs/heads/"), ("tag", &on.tag, "refs/tags/")] {
+        for (i, text) in texts.iter().enumerate() {
+            let Some(name) = text.strip_prefix(prefix) else { continue };
+            report
+                .warning(&at.key(key).index(i), format!("deliveries tell a {key} without `{prefix}`"))
+                .help(format!("write `{name}`"));
+        }
+    }
+}
+
+/// Warns of a number that no delivery tells. `kind` is the name in identities, `tells` whether a sender tells such numbers at all.
+pub(super) fn warn_of_number(
+    kind: &str,
+    number: &str,
+    tells: fn(&raw::Webhook) -> bool,
+    at: &At,
+    root: &raw::Root,
+    report: &mut Report,
+) {
+    let senders = || root.webhooks.iter().filter(|webhook| webhooks::identity(webhook) == kind);
+    if senders().next().is_none() {
+        return;
+    }
+    if !senders().any(tells) {
+        report
+            .warning(at, format!("no delivery of `{kind}` tells such a number"))
+            .help("name the sender in `webhooks`, and look at `delivery` in `when`");
+    } else if number.len() > 1 && number.starts_with('0') && !senders().any(webhooks::has_text_ids) {
+        let significant = number.trim_start_matches('0');
+        let significant = if significant.is_empty() { "0" } else { significant };
+        report
+            .warning(at, format!("no host writes a number as `{number}`"))
+            .help(format!("write `{kind}:{significant}`"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUND: &str = "
+webhooks:
+  - {name: gh, sender: github, secrets: [{secret: {env: A}}]}
+  - {name: tea, sender: gitea, secrets: [{secret: {env: B}}]}
+  - {name: ci, sender: generic, signature: {header: x-sig}, facts: {branch: /branch, repository_id: /id}, secrets: [{secret: {env: C}}]}
+  - {name: lab, sender: gitlab, secrets: [{secret: {env: D}}]}
+  - {name: harbor, sender: harbor, secrets: [{secret: {env: E}}]}
+routes:
+  - {name: gh, kind: webhook, hosts: [a], schemes: [webhook], webhook: gh, upstream: u, event_listener: {namespace: ci, name: build}}
+  - {name: ci, kind: webhook, hosts: [b], schemes: [webhook], webhook: ci, upstream: u, event_listener: {namespace: x, name: other}}
+  - {name: lab, kind: webhook, hosts: [c], schemes: [webhook], webhook: lab, upstream: u, event_listener: {namespace: y, name: third}}
+";
+
+    fn warned(rule: &str) -> Vec<(String, String, String)> {
+        let text = format!("{GROUND}rules:\n  - {{id: r, {rule}, do: allow}}\n");
+        let root: raw::Root = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let mut report = Report::default();
+        super::super::rule::Rule::compile(&root.rules[0], &At::root(), &root, &Vec::new().into(), &mut report);
+        assert!(!report.has_errors(), "{rule}: {report:?}");
+        let told = |problem: &crate::config::report::Problem| {
+            (problem.at.as_str().to_owned(), problem.message.clone(), problem.help.clone().unwrap_or_default())
+        };
+        report.problems().iter().map(told).collect()
+    }
+
+    fn warns(rule: &str, at: &str, message: &str, help: &str) {
+        let warned = warned(rule);
+        let [(place, said, fix)] = warned.as_slice() else { panic!("{rule}: {warned:?}") };
+        assert!(place == at && said.contains(message) && fix.contains(help), "{rule}: {warned:?}");
+    }
+
+    #[test]
+    fn an_event_that_is_misspelt_is_warned_of_however_the_rule_names_its_senders() {
+        for narrow in [
+            "on: {routes: [gh], event: [psuh]}",
+            "on: {event_listener: build, event: [psuh]}",
+            "on: {namespace: ci, event: [psuh]}",
+            "on: {event: [psuh]}, who: {webhooks: [gh]}",
+        ] {
+            warns(narrow, "/on/event/0", "as one of the event `psuh`", "`push`");
+        }
+        for unknown in [
+            "on: {event: [psuh]}",
+            "on: {event_listener: other, event: [psuh]}",
+            "on: {event: [psuh]}, who: {webhooks: [gh, ci]}",
+            "on: {event_listener: build, event: [push]}, who: {webhooks: [gh]}",
+            // It has no route, so that nothing is known of it.
+            "on: {event: [psuh]}, who: {webhooks: [tea]}",
+        ] {
+            assert_eq!(warned(unknown), [], "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_full_ref_is_warned_of_where_all_names_are_bare() {
+        warns("on: {event_listener: build, branch: [main, refs/heads/main]}", "/on/branch/1", "a branch", "`main`");
+        warns("on: {event_listener: third, tag: [refs/tags/v1*]}", "/on/tag/0", "a tag", "`v1*`");
+        for good in ["on: {event_listener: other, branch: [refs/heads/main]}", "on: {branch: [refs/heads/main]}"] {
+            assert_eq!(warned(good), [], "{good}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_no_delivery_tells_are_warned_of() {
+        let repositories = "/who/repositories/0";
+        warns("who: {repositories: ['github:01']}", repositories, "as `01`", "`github:1`");
+        warns("who: {repositories: ['harbor:5']}", repositories, "of `harbor`", "`delivery`");
+        warns("who: {senders: ['gitlab:007']}", "/who/senders/0", "as `007`", "`gitlab:7`");
+        warns("who: {senders: ['ci:5']}", "/who/senders/0", "of `ci`", "`delivery`");
+        warns("who: {senders: ['harbor:5']}", "/who/senders/0", "of `harbor`", "`delivery`");
+        for good in ["['github:1', 'github:0', 'gitlab:10']", "['ci:01']"] {
+            assert_eq!(warned(&format!("who: {{repositories: {good}}}")), [], "{good}");
+        }
+    }
+}

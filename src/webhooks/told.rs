@@ -1,0 +1,40 @@
+//! What the deliveries of a sender can tell, for who checks what rules ask of them.
+
+use super::senders::{self, Field, sender};
+use crate::config::raw;
+
+/// Whether the numbers of this sender's repositories and people may be text.
+pub fn has_text_ids(raw: &raw::Webhook) -> bool {
+    sender(raw.sender).text_ids
+}
+
+/// The events that deliveries of this sender may be of, where that is a closed list: those that a body proves.
+pub fn known_events(raw: &raw::Webhook) -> Option<impl Iterator<Item = &'static str> + use<>> {
+    sender(raw.sender).events.closed()
+}
+
+/// The events that are answered here, before any rule is looked at.
+pub fn answered_events(raw: &raw::Webhook) -> &'static [&'static str] {
+    sender(raw.sender).pings
+}
+
+/// Whether deliveries tell the number of their repository.
+pub fn numbers_repositories(raw: &raw::Webhook) -> bool {
+    // SNS tells it within the name.
+    raw.sender == raw::Sender::AwsSns || tells(raw, Field::RepositoryId)
+}
+
+/// Whether deliveries tell the number of who caused them.
+pub fn numbers_people(raw: &raw::Webhook) -> bool {
+    tells(raw, Field::ActorId) || tells(raw, Field::AuthorId)
+}
+
+/// Whether names of branches and tags are bare: the configuration does not say where a body has them, which may be full refs.
+pub fn has_bare_names(raw: &raw::Webhook) -> bool {
+    raw.facts.branch.is_none() && raw.facts.tag.is_none()
+}
+
+fn tells(raw: &raw::Webhook, wanted: Field) -> bool {
+    let known = sender(raw.sender).facts.iter().map(|(field, _)| *field);
+    known.chain(senders::configured(&raw.facts).map(|(field, ..)| field)).any(|field| field == wanted)
+}
