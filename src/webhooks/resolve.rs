@@ -359,7 +359,7 @@ fn check_hold(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
         Some(true) if raw.sender == raw::Sender::Slack => {
             report
                 .error(&at.key("hold"), "Slack shows people what the EventListener answers")
-                .help("take it away; Slack tries again by itself");
+                .help("take it away; Slack sends events again by itself, and who gave a command sees that it failed");
         }
         Some(false) if never_retries => {
             report

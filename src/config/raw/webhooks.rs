@@ -59,8 +59,9 @@ pub struct Webhook {
     /// Default: 8 s, for Gitea, Forgejo and Gogs 4 s, for Slack 2.5 s.
     #[serde(default)]
     pub answer_within: Option<Span>,
-    /// Store each delivery before the sender gets 202, and bring it to the EventListener until that takes it. Default: on
-    /// for senders that never try again (GitHub, GitLab, Gitea, Forgejo, Gogs, Bitbucket Data Center), off for the others.
+    /// Store each delivery before the sender gets 202, and bring it to the EventListener until that takes it. Not of `slack`, which
+    /// shows people the answer. Default: on for senders that never try again (GitHub, GitLab, Gitea, Forgejo, Gogs, Bitbucket Data
+    /// Center), off for the others.
     #[serde(default)]
     pub hold: Option<bool>,
     /// How much is held for how long, where deliveries are held.
