@@ -373,10 +373,11 @@ fn once(held: &[Held]) -> [u8; 32] {
 }
 
 fn unavailable(error: StoreError) -> Rejection {
-    Rejection::new(Reason::StoreUnavailable, "deliveries cannot be told apart at the moment")
-        .fix("send it again later")
-        .retry_after(RETRY_AFTER)
-        .because(error)
+    let detail = match error {
+        StoreError::Full(_) => "deliveries cannot be told apart, as the store is full",
+        _ => "deliveries cannot be told apart at the moment",
+    };
+    Rejection::new(Reason::StoreUnavailable, detail).fix("send it again later").retry_after(RETRY_AFTER).because(error)
 }
 
 impl Reservation {

@@ -244,3 +244,12 @@ async fn leases_that_lapsed_take_no_memory() {
     }
     assert!(replay.under_way.leases().until.len() <= SWEEP_FROM);
 }
+
+#[test]
+fn who_is_turned_away_by_a_full_store_hears_that() {
+    for (error, says) in [(StoreError::Full("x".to_owned()), true), (StoreError::Timeout, false)] {
+        let refused = unavailable(error);
+        assert_eq!(refused.reason(), Reason::StoreUnavailable);
+        assert_eq!(refused.detail().contains("the store is full"), says, "{}", refused.detail());
+    }
+}
