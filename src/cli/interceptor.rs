@@ -10,15 +10,17 @@ use clap::Args;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 
+use crate::config::resolve::is_label;
+
 /// Print the Tekton ClusterInterceptor that leads to a Doorward whose configuration has `interceptor`, for
 /// `kubectl apply -f -`.
 #[derive(Debug, Args)]
 pub struct InterceptorArgs {
     /// The Service in front of Doorward, which is the `host` of `interceptor` less its end `.NAMESPACE.svc`.
-    #[arg(long, default_value = "doorward-interceptor")]
+    #[arg(long, default_value = "doorward-interceptor", value_parser = label)]
     service: String,
     /// The namespace of the Service.
-    #[arg(long, default_value = "doorward")]
+    #[arg(long, default_value = "doorward", value_parser = label)]
     namespace: String,
     /// The port of the Service.
     #[arg(long, default_value_t = 8443)]
@@ -26,6 +28,14 @@ pub struct InterceptorArgs {
     /// The authorities of the listener's certificate, in PEM. The certificate must be for `SERVICE.NAMESPACE.svc`.
     #[arg(long)]
     ca: PathBuf,
+}
+
+/// A name that Kubernetes gives a Service or a namespace.
+fn label(text: &str) -> Result<String, String> {
+    match is_label(text) {
+        true => Ok(text.to_owned()),
+        false => Err("write 1 to 63 lower case letters, digits and dashes, with no dash at an end".to_owned()),
+    }
 }
 
 /// Prints it. An object with the label of TLS and without good authorities would end every EventListener of the cluster,
@@ -70,5 +80,22 @@ mod tests {
         let object: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(object["metadata"]["labels"]["server/type"], "https");
         assert_eq!(object["spec"]["clientConfig"]["caBundle"], STANDARD.encode(pem));
+    }
+    #[test]
+    fn what_is_no_label_of_dns_names_no_service_and_no_namespace() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: InterceptorArgs,
+        }
+        let parse = |service: &str, namespace: &str| {
+            let line = ["x", "--ca", "ca.crt", "--service", service, "--namespace", namespace];
+            <Cli as clap::Parser>::try_parse_from(line).map(|cli| (cli.args.service, cli.args.namespace))
+        };
+        assert_eq!(parse("a-1", "b").unwrap(), ("a-1".to_owned(), "b".to_owned()));
+        for bad in ["", "a\"b", "A", "a.b", "a-", &"a".repeat(64)] {
+            assert!(parse(bad, "b").is_err(), "{bad}");
+            assert!(parse("a", bad).is_err(), "{bad}");
+        }
     }
 }

@@ -7,6 +7,8 @@ mod operations;
 mod routes;
 mod upstreams;
 
+pub use self::names::is_label;
+
 use std::collections::BTreeSet;
 
 use super::{

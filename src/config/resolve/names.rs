@@ -57,7 +57,8 @@ pub(super) fn namespace(name: &str, at: &At, report: &mut Report) {
     }
 }
 
-fn is_label(label: &str) -> bool {
+/// Whether a text is a label of DNS, which names of Services and namespaces are.
+pub fn is_label(label: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&label.len()) && label.bytes().all(allowed) && !label.starts_with('-') && !label.ends_with('-')
 }
