@@ -198,6 +198,9 @@ async fn service_account(
 /// All that needs no store: the assertion, for whom it is, and its body.
 fn check(snapshot: &Snapshot, question: &Question<'_>, app: &App) -> Result<Claims, Denial> {
     let unproven = |message: String| Denial(UNAUTHENTICATED, message);
+    if question.assertions.are_several() {
+        return Err(unproven("the request has more than one assertion, and Doorward sends one".to_owned()));
+    }
     let Some(token) = question.assertions.only() else {
         return Err(unproven("the request has no assertion, so it came past Doorward".to_owned()));
     };
@@ -269,8 +272,12 @@ async fn check_trigger(
     if limits.permits(&trigger) {
         return Ok(Ok(()));
     }
+    let why = match limits.denies(&trigger) {
+        true => "a rule denies this delivery to set off the Trigger",
+        false => "no rule lets this delivery set off the Trigger",
+    };
     let account = account.map(|account| format!(" with service account {account}")).unwrap_or_default();
-    denied(format!("no rule lets this delivery set off the Trigger {namespace}/{name}{account}"))
+    denied(format!("{why} {namespace}/{name}{account}"))
 }
 
 /// What TriggerBindings read.

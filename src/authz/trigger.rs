@@ -32,8 +32,12 @@ pub struct TriggerLimits {
 
 impl TriggerLimits {
     pub fn permits(&self, trigger: &Trigger<'_>) -> bool {
-        self.allow.iter().any(|allow| matches(allow, trigger, Reading::Strict))
-            && !self.deny.iter().any(|deny| matches(deny, trigger, Reading::Wide))
+        self.allow.iter().any(|allow| matches(allow, trigger, Reading::Strict)) && !self.denies(trigger)
+    }
+
+    /// Whether a deny takes it away.
+    pub fn denies(&self, trigger: &Trigger<'_>) -> bool {
+        self.deny.iter().any(|deny| matches(deny, trigger, Reading::Wide))
     }
 
     /// Whether anything depends on the service account of a Trigger.
@@ -155,6 +159,7 @@ mod tests {
             ("ci", "x", false),
         ] {
             assert_eq!(some.permits(&trigger(namespace, name, None)), may, "{namespace}/{name}");
+            assert_eq!(some.denies(&trigger(namespace, name, None)), name == "test-prod", "{namespace}/{name}");
         }
         assert!(limits("{allow: [{}]}").permits(&trigger("ci", "any", None)));
         assert!(!limits("{allow: []}").permits(&trigger("ci", "any", None)));

@@ -104,6 +104,10 @@ impl Assertions<'_> {
     pub(super) fn only(&self) -> Option<&str> {
         self.first.as_deref().filter(|_| !self.more)
     }
+
+    pub(super) fn are_several(&self) -> bool {
+        self.more
+    }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Assertions<'a> {
@@ -198,7 +202,11 @@ mod tests {
             ("null", None),
         ] {
             let text = question(header, "");
-            assert_eq!(Question::read(text.as_bytes()).unwrap().assertions.only(), only, "{header}");
+            let assertions = Question::read(text.as_bytes()).unwrap().assertions;
+            assert_eq!(assertions.only(), only, "{header}");
+            // Twice, or with something beside it.
+            let several = only.is_none() && header.contains("\"a\"");
+            assert_eq!(assertions.are_several(), several, "{header}");
         }
         for header in [r#"{"Doorward-Assertion":"a"}"#, r#"{"Doorward-Assertion":[7]}"#, "[]", "7"] {
             assert!(Question::read(question(header, "").as_bytes()).is_err(), "{header}");

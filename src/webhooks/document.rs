@@ -9,7 +9,7 @@ use std::{borrow::Cow, collections::HashSet, fmt, str};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 /// The longest text that is kept. Names of repositories and branches are far shorter.
-const MAX_TEXT: usize = 1024;
+pub(super) const MAX_TEXT: usize = 1024;
 
 /// A value at a wanted place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,9 @@ pub(super) enum Found {
     Text(String),
     /// A list of so many elements.
     List(usize),
-    /// Any other value: an object, a fraction, a longer text.
+    /// A text that is longer than [`MAX_TEXT`].
+    LongText,
+    /// Any other value: an object, a fraction.
     Other,
 }
 
@@ -122,7 +124,7 @@ impl Node {
 }
 
 fn kept(text: &str) -> Found {
-    if text.len() > MAX_TEXT { Found::Other } else { Found::Text(text.to_owned()) }
+    if text.len() > MAX_TEXT { Found::LongText } else { Found::Text(text.to_owned()) }
 }
 
 impl Values {
@@ -331,6 +333,6 @@ mod tests {
         let body = format!(r#"{{"list": [{}0], "a": 5}}"#, "1,".repeat(1_000_000));
         assert_eq!(read("/a", body.as_bytes()).unwrap(), Some(Found::Number(5)));
         let body = format!(r#"{{"a": "{}"}}"#, "x".repeat(MAX_TEXT + 1));
-        assert_eq!(read("/a", body.as_bytes()).unwrap(), Some(Found::Other));
+        assert_eq!(read("/a", body.as_bytes()).unwrap(), Some(Found::LongText));
     }
 }

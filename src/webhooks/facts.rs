@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    document::{Found, Place, Values, Wanted},
+    document::{Found, MAX_TEXT, Place, Values, Wanted},
     senders::{Events, Field, Media, Shape},
 };
 use crate::clock::Timestamp;
@@ -95,6 +95,18 @@ pub(super) enum NoFacts {
     NotADate(String),
     #[error("the value at `{0}` is not of the kind that identifies a {1}")]
     Misshapen(String, &'static str),
+    #[error("the text at `{0}` is longer than {MAX_TEXT} bytes, more than any name has")]
+    TooLong(String),
+}
+
+impl NoFacts {
+    /// What stands at a place is nothing that identifies `what`.
+    fn of(found: &Found, at: &str, what: &'static str) -> Self {
+        match found {
+            Found::LongText => Self::TooLong(at.to_owned()),
+            _ => Self::Misshapen(at.to_owned(), what),
+        }
+    }
 }
 
 /// Reads facts: the wanted places of one sender's bodies, compiled once.
@@ -293,7 +305,7 @@ impl<'a> Fields<'a> {
         match self.all(field).next() {
             None => Ok(None),
             Some((Found::Text(text), _)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty()).map(Into::into)),
-            Some((_, at)) => Err(NoFacts::Misshapen(at.to_owned(), "name")),
+            Some((found, at)) => Err(NoFacts::of(found, at, "name")),
         }
     }
 
@@ -304,7 +316,7 @@ impl<'a> Fields<'a> {
             // Gitea and Forgejo number what is no account so, such as their Actions.
             Some((Found::Negative(number), _)) if field == Field::ActorId => Ok(Some(number.to_string().into())),
             Some((Found::Text(text), _)) if self.reader.text_ids && is_text_id(text) => Ok(Some(text.as_str().into())),
-            Some((_, at)) => Err(NoFacts::Misshapen(at.to_owned(), what)),
+            Some((found, at)) => Err(NoFacts::of(found, at, what)),
         }
     }
 

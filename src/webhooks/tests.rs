@@ -412,6 +412,20 @@ fn webhooks_27_an_unsigned_test_is_answered_where_the_configuration_says_so() {
     assert!(resolve(of_another, &secrets(&[SECRET])).0.is_none());
 }
 
+/// It was called of another kind than names have.
+#[test]
+fn a_name_that_is_too_long_is_called_so() {
+    let push = |branch: &str| {
+        format!(r#"{{"ref":"refs/heads/{branch}","before":"1","after":"2","commits":[],"repository":{{"id":1}}}}"#)
+    };
+    let webhook = github(&[SECRET]);
+    let branch = |length| deliver(&webhook, "push", "guid-1", &push(&"x".repeat(length)));
+    assert_eq!(branch(1024 - 11).unwrap().facts.branch.as_ref().unwrap().len(), 1013);
+    let refused = branch(1024 - 10).unwrap_err();
+    assert_eq!(refused.reason(), Reason::BadRequest);
+    assert!(refused.detail().contains("the text at `/ref` is longer than 1024 bytes"), "{}", refused.detail());
+}
+
 #[test]
 fn dates_of_bodies_are_read_with_and_without_a_colon() {
     let time = Timestamp::from_secs(1_700_000_000);
