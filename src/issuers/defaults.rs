@@ -47,7 +47,7 @@ pub(super) struct Defaults {
 
 /// The template of the user names that an issuer gives; `None` where they come complete from other issuers.
 pub fn username_template(raw: &raw::Issuer) -> Option<&str> {
-    let template = || raw.username.as_deref().unwrap_or(Defaults::of(raw.preset).username);
+    let template = || raw.username.as_deref().unwrap_or_else(|| Defaults::of(raw.preset).username);
     (raw.preset != Some(Preset::Doorward)).then(template)
 }
 
