@@ -74,11 +74,12 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     // Tokens expire by the same time by which the rules are asked.
     let mut check = app::check_at(&runtime, Clock::manual(now))?;
     let components = |root: &Root, resolver: &mut Resolver| {
-        // Secrets and certificates say nothing of a request that presents none: a checkout of the policy is enough.
-        if args.token_file.is_none() {
-            resolver.elsewhere();
+        if args.token_file.is_some() {
+            return check(root, resolver);
         }
-        check(root, resolver)
+        // Secrets and certificates say nothing of a request that presents none: a checkout of the policy is enough.
+        resolver.elsewhere();
+        check(&without_files(root), resolver)
     };
     let (loaded, resolved) = config::load(sources, components).map_err(StartError::Configuration)?;
     let target = Target::of(url);
@@ -127,6 +128,18 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
         }
     };
     Ok(if scenario.lacks_body() && !answer.is_allow() { answer.with_note(NO_BODY) } else { answer })
+}
+
+/// The same, with upstreams that name no file. One whose files are not looked at is left out, and its routes with it.
+fn without_files(root: &Root) -> Root {
+    let mut root = root.clone();
+    for upstream in &mut root.upstreams {
+        if upstream.kubeconfig.take().is_some() {
+            upstream.url = Some("https://kubeconfig.invalid".to_owned());
+        }
+        (upstream.tls, upstream.credential) = (None, None);
+    }
+    root
 }
 
 /// What a token is worth on a route that takes none and does not look at them.
