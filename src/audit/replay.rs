@@ -1,13 +1,6 @@
 //! Reads a request's line back into what the policy looked at, so that the decision can be made again.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{self, BufReader},
-    net::IpAddr,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
 
 use http::Method;
 use serde::Deserialize;
@@ -15,7 +8,6 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    lines::Lines,
     note::code,
     pseudonym::is_pseudonym,
     record::{Decision, Outcome},
@@ -68,22 +60,6 @@ impl ReplayInputs {
     /// Reads a line of the trail. Its seal is not checked here.
     pub fn parse(line: &[u8]) -> Result<Self, ReplayError> {
         serde_json::from_slice::<Line>(line).map_err(ReplayError::Json)?.try_into()
-    }
-
-    /// Finds the record of a request, by its id, in the files of a trail. The first of its records holds the inputs.
-    pub fn find<P: AsRef<Path>>(files: impl IntoIterator<Item = P>, id: Uuid) -> Result<Option<Self>, ReplayError> {
-        let wanted = format!("\"correlation_uid\":\"{id}\"");
-        for file in files {
-            let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(file)?));
-            while let Some(line) = lines.next()? {
-                // The metadata stands near the beginning, before anything that a caller writes.
-                let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
-                if head.windows(wanted.len()).any(|window| window == wanted.as_bytes()) {
-                    return Self::parse(line.bytes).map(Some);
-                }
-            }
-        }
-        Ok(None)
     }
 
     /// The request as rules see it; none if it was not routed to an upstream, and no token was asked for. The token itself is not in it.

@@ -10,6 +10,7 @@ use std::{
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use url::Url;
+use uuid::Uuid;
 
 use super::{
     Failure,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     app::{self, StartError},
-    audit::{ReplayInputs, trail_files},
+    audit::{Files, ReplayInputs, trail_files},
     authn::{Principal, wanted},
     authz::{AskedToken, Policy, Scenario},
     clock::{Clock, Timestamp},
@@ -325,8 +326,7 @@ fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write)
         );
     };
     let path = loaded.path.parent().unwrap_or_else(|| std::path::Path::new("")).join(&file.path);
-    let inputs =
-        ReplayInputs::find(trail_files(&path)?, id)?.ok_or_else(|| format!("the trail has no request {id}"))?;
+    let inputs = record_of(&Files::new(trail_files(&path)?), id)?;
     let asked = inputs.principal.as_ref().zip(inputs.view());
     let recorded = inputs.policy.as_deref().filter(|digest| **digest != **current.digest());
     let recorded = recorded.map(|digest| kept_policy(&loaded, digest));
@@ -352,6 +352,22 @@ fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write)
         write!(out, "{told}")?;
     }
     Ok(told.under_current.is_some_and(|answer| answer.is_allow()))
+}
+
+fn record_of(files: &Files, id: Uuid) -> Result<ReplayInputs, Failure> {
+    if let Some(found) = files.request(id)? {
+        return Ok(found);
+    }
+    let unreadable = files.unreadable();
+    let Some((file, line)) = unreadable.first() else { return Err(format!("the trail has no request {id}").into()) };
+    let lines = if unreadable.len() == 1 { "a line that names" } else { "lines that name" };
+    let more = if unreadable.len() == 1 { "" } else { ", the first of them" };
+    Err(format!(
+        "the trail has no record of the request {id} that can be read: {lines} it cannot be read, {}:{line}{more}; check the trail with \
+         `doorward audit verify`",
+        file.display()
+    )
+    .into())
 }
 
 /// What the trail tells of a request, and what its inputs lead to now.
@@ -475,5 +491,18 @@ mod tests {
         }
         let Target { path, query } = Target::of("https://a@k8s.test:1/x/%C3%A9?y=1?2#/../z");
         assert_eq!((path, query), ("/x/%C3%A9", Some("y=1?2")));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_told_and_not_taken_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let id = Uuid::from_u128(5);
+        std::fs::write(&path, format!("{{\"metadata\":{{\"correlation_uid\":\"{id}\"}},\"unmapped\":[\n")).unwrap();
+        let said = |id| record_of(&Files::new(vec![path.clone()]), id).unwrap_err().to_string();
+        let place = format!("a line that names it cannot be read, {}:1;", path.display());
+        assert!(said(id).contains(&place), "{}", said(id));
+        let other = Uuid::from_u128(6);
+        assert_eq!(said(other), format!("the trail has no request {other}"));
     }
 }

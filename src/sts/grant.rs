@@ -280,7 +280,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        audit::{self, Record, ReplayInputs},
+        audit::{self, Files, Record},
         authn::{Principal, Scheme, principal::WorkloadIdentity},
         authz::{AskedToken, Policy},
         config::{raw, resolver::Resolver},
@@ -359,7 +359,7 @@ rules:
                 ..Record::begin(id, NOW, Method::POST)
             });
             trail.shutdown();
-            let inputs = ReplayInputs::find([folder.path().join("audit.jsonl")], id).unwrap().unwrap();
+            let inputs = Files::new(vec![folder.path().join("audit.jsonl")]).request(id).unwrap().unwrap();
             let token = Some(TokenView { audience: "x", scope: None, task: None });
             let again = RequestView { token, ..inputs.view().unwrap() };
             assert_eq!(policy.decide(inputs.principal.as_ref().unwrap(), &again).is_allow(), given, "{event} again");

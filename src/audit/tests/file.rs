@@ -285,8 +285,8 @@ fn a_request_is_found_by_its_id() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let settings = file_settings(&path);
-    let files = rotated(&settings, directory.path());
-    let found = ReplayInputs::find(&files, Uuid::from_u128(17)).unwrap().unwrap();
+    let files = Files::new(rotated(&settings, directory.path()));
+    let found = files.request(Uuid::from_u128(17)).unwrap().unwrap();
     assert_eq!(found.path, "/apis/17");
-    assert!(ReplayInputs::find(&files, Uuid::from_u128(9999)).unwrap().is_none());
+    assert!(files.request(Uuid::from_u128(9999)).unwrap().is_none());
 }
