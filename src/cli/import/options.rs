@@ -96,14 +96,18 @@ impl Options {
     /// Adds what a file says. What it names replaces what was named before.
     pub fn read(&mut self, text: &str) -> Result<(), String> {
         let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let is_flags =
-            lines().any(|line| line.trim_start_matches(['-', ' ', '"', '\'']) != line && line.contains("--"));
+        let is_flags = lines().any(|line| {
+            line.contains("--") && (line.trim_start_matches(['-', ' ', '"', '\'']) != line || names_program(line))
+        });
         let found = if is_flags {
             flags(text)?
         } else if let Ok(table) = toml::from_str::<BTreeMap<String, Value>>(text) {
             let mut found = BTreeMap::new();
             for (name, value) in table {
-                let values = texts(&value).ok_or_else(|| no_option(&name))?;
+                let values = match &value {
+                    Value::String(list) if is_list(&name) => list.split(',').map(str::to_owned).collect(),
+                    _ => texts(&value).ok_or_else(|| no_option(&name))?,
+                };
                 found.insert(name, values);
             }
             found
@@ -144,6 +148,17 @@ pub(super) fn may_say_who(name: &str) -> bool {
     member.is_some_and(|member| !HOW.iter().any(|how| how.eq_ignore_ascii_case(member)))
 }
 
+/// Whether a line is a command that begins with the name of the program.
+fn names_program(line: &str) -> bool {
+    let program = shell_words(line).into_iter().next().unwrap_or_default();
+    program.rsplit('/').next() == Some("oauth2-proxy")
+}
+
+/// Whether an option, by its name in the `.cfg` or as a flag, is given many values, between commas too.
+fn is_list(name: &str) -> bool {
+    PLURAL.iter().any(|(plural, single)| [*plural, *single].contains(&name))
+}
+
 type Found = BTreeMap<String, Vec<String>>;
 
 /// `--name=value`, `--name value` or `--name`, on one line or many, also as the entries of a YAML list.
@@ -166,27 +181,41 @@ fn flags(text: &str) -> Result<Found, String> {
             None => words.extend(shell_words(line.trim_end_matches('\\'))),
         }
     }
+    let mut add = |name: String, value: &str| {
+        let values = found.entry(name.clone()).or_default();
+        match is_list(&name) {
+            true => values.extend(fields(value)),
+            false => values.push(value.trim_matches(['"', '\'']).to_owned()),
+        }
+    };
     let mut open: Option<String> = None;
     for word in words.iter().map(String::as_str) {
         if let Some(flag) = word.strip_prefix("--") {
             if let Some(name) = open.take() {
-                found.entry(name).or_default().push("true".to_owned());
+                add(name, "true");
             }
             match flag.split_once('=') {
-                Some((name, value)) => {
-                    let value = value.trim_matches(['"', '\'']).to_owned();
-                    found.entry(name.replace('-', "_")).or_default().push(value);
-                }
+                Some((name, value)) => add(name.replace('-', "_"), value),
                 None => open = Some(flag.replace('-', "_")),
             }
         } else if let Some(name) = open.take() {
-            found.entry(name).or_default().push(word.to_owned());
+            add(name, word);
         }
     }
     if let Some(name) = open {
-        found.entry(name).or_default().push("true".to_owned());
+        add(name, "true");
     }
     if found.is_empty() { Err("there is no flag in it".to_owned()) } else { Ok(found) }
+}
+
+/// The values of a flag that is a list: between commas, of which those within quotes are part of a value.
+fn fields(list: &str) -> Vec<String> {
+    let mut is_quoted = false;
+    let fields = list.split(|character| {
+        is_quoted ^= character == '"';
+        character == ',' && !is_quoted
+    });
+    fields.map(|field| field.trim_matches(['"', '\'']).to_owned()).collect()
 }
 
 /// An entry of a YAML list, without its quotes and what stands behind it as a comment.

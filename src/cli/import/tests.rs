@@ -93,6 +93,41 @@ fn flags_and_the_arguments_of_a_container_say_the_same() {
     assert_eq!(noted(&line), ["reverse_proxy"]);
 }
 
+#[test]
+fn a_command_on_one_line_is_read_as_flags() {
+    const LINE: &str = "--provider=oidc --oidc-issuer-url=https://id.example.com --client-id door --client-secret-file=/s \
+        --upstream=http://a:1 --email-domain=*";
+    let plain = parsed(&imported(&[LINE], Some("a.example.com")).unwrap());
+    for program in ["oauth2-proxy", "/bin/oauth2-proxy", "./oauth2-proxy", "'oauth2-proxy'"] {
+        let imported = imported(&[&format!("{program} {LINE}\n")], Some("a.example.com")).unwrap();
+        assert_eq!((parsed(&imported), noted(&imported)), (plain.clone(), Vec::new()), "{program}");
+    }
+}
+
+#[test]
+fn lists_between_commas_are_lists() {
+    let both = r#"principal.email.endsWith("@example.com") || principal.email.endsWith("@a.test")"#;
+    let one = r#"principal.email.endsWith("@example.com")"#;
+    for (more, when, groups) in [
+        ("  - --email-domain=a.test\n", both, json!(null)),
+        ("  - --allowed-group=dev,ops\n", one, json!(["dev", "ops"])),
+        ("  - --allowed-group\n  - dev,ops\n", one, json!(["dev", "ops"])),
+        ("  - --allowed-group=dev,ops\n  - --allowed-group=root\n", one, json!(["dev", "ops", "root"])),
+        ("  - --allowed-group=\"cn=a,dc=b\",ops\n", one, json!(["cn=a,dc=b", "ops"])),
+        ("--allowed-group 'dev,ops'\n", one, json!(["dev", "ops"])),
+    ] {
+        let imported = imported(&[&format!("{FLAGS}{more}")], Some("a.example.com")).unwrap();
+        let rule = &parsed(&imported)["rules"][0];
+        assert_eq!((&rule["when"], &rule["who"]["groups"]), (&json!(when), &groups), "{more}");
+    }
+    let flags = FLAGS.replace("=example.com", "=example.com,a.test");
+    let flags = parsed(&imported(&[&flags], Some("a.example.com")).unwrap());
+    assert_eq!(flags["rules"][0]["when"], both);
+    // Everybody, as oauth2-proxy read it.
+    let cfg = CFG.replace("email_domains = [\"example.com\", \".example.org\"]", "email_domains = \"example.com,*\"");
+    assert!(parsed(&imported(&[&cfg], Some("a.example.com")).unwrap())["rules"][0].get("when").is_none());
+}
+
 const FLAGS: &str = "args:\n  - --provider=oidc\n  - --oidc-issuer-url=https://id.example.com\n  - --client-id=door\n  \
     - --client-secret-file=/s\n  - --upstream=http://a:1\n  - --email-domain=example.com\n";
 
