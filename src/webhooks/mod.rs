@@ -6,6 +6,7 @@
 //! that never tries again has its deliveries [held](hold) instead.
 
 mod certificate;
+mod checks;
 mod document;
 mod events;
 pub mod facts;

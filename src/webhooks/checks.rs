@@ -1,0 +1,163 @@
+//! What settings of a sender do not go together, or go with another kind of sender alone.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    senders::{self, Bodies, Setting, sender},
+    sns,
+};
+use crate::config::{
+    raw,
+    report::{At, Report},
+    resolver::Resolver,
+    values::Span,
+};
+
+/// The schedule of retries that Standard Webhooks gives senders ends after 28 h.
+const STANDARD_RETRIES: Duration = Duration::from_secs(28 * 3600);
+
+/// Settings that belong to another kind of sender, or that would switch a protection off.
+pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
+    let report = &mut resolver.report;
+    let takes = |setting| sender(raw.sender).takes.contains(&setting);
+    if raw.require_signature && !takes(Setting::RequireSignature) {
+        report
+            .error(&at.key("require_signature"), "only `gitlab` has deliveries without a signature")
+            .help("take it away; a delivery of this sender is always refused without one");
+    }
+    if raw.unsigned_pings && !takes(Setting::UnsignedPings) {
+        report
+            .error(&at.key("unsigned_pings"), "only `bitbucket_data_center` has a test without a signature")
+            .help("take it away");
+    }
+    match (&raw.signature, takes(Setting::Signature)) {
+        (None, true) => {
+            report.error(at, "a `generic` sender needs `signature`").help("name at least its `header`");
+        }
+        (Some(_), false) => {
+            report
+                .error(&at.key("signature"), "the signature of this sender is known")
+                .help("take it away, or write `sender: generic`");
+        }
+        _ => {}
+    }
+    if raw.facts != raw::FactPointers::default() && !takes(Setting::Facts) {
+        report
+            .error(&at.key("facts"), "where this sender writes its facts is known")
+            .help("take it away, or write `sender: generic`");
+    }
+    let facts_at = at.key("facts");
+    let mut known = BTreeMap::new();
+    for (field, key, pointer) in senders::configured(&raw.facts) {
+        if !pointer.starts_with('/') || pointer.len() > 256 {
+            report
+                .error(&facts_at.key(key), format!("`{pointer}` is not a JSON pointer"))
+                .help("write it as `/repository/id`");
+        }
+        if let Some(other) = known.insert(field, key) {
+            report.error(&facts_at.key(key), format!("`{other}` names the same fact")).help("take one of the two away");
+        }
+    }
+    let least = least_window(raw);
+    if raw.replay_window.is_some_and(|window| window.get() < least) {
+        let least = Span::from_secs(least.as_secs());
+        report.error(
+            &at.key("replay_window"),
+            format!("`replay_window` is shorter than {least}, for which a delivery is good: it could be repeated"),
+        );
+    }
+    if raw.unique_bodies == Some(false) {
+        check_repeated_bodies(raw, &at.key("unique_bodies"), report);
+    }
+    if raw.redeliveries > 10 {
+        report.error(&at.key("redeliveries"), "`redeliveries` is more than 10");
+    }
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
+    if raw.answer_within.is_some_and(|budget| !bounds.contains(&budget.get())) {
+        report.error(&at.key("answer_within"), "`answer_within` is not between 100 ms and 1 m");
+    }
+    if raw.max_body.is_some_and(|size| size.0 == 0) {
+        report.error(&at.key("max_body"), "`max_body` is zero, so that every delivery would be refused");
+    }
+    check_hold(raw, at, resolver);
+    let Some(signature) = &raw.signature else { return };
+    let report = &mut resolver.report;
+    let at = at.key("signature");
+    if signature.tolerance.is_some() && signature.timestamp_header.is_none() {
+        report.error(&at.key("tolerance"), "`tolerance` needs `timestamp_header`");
+    }
+    if signature.tolerance.is_some_and(|tolerance| tolerance.get() > Duration::from_secs(3600)) {
+        report.error(&at.key("tolerance"), "`tolerance` is longer than 1 h");
+    }
+    if signature.plain {
+        let written = [
+            ("algorithm", signature.algorithm.is_some()),
+            ("encoding", signature.encoding.is_some()),
+            ("timestamp_header", signature.timestamp_header.is_some()),
+        ];
+        for (key, _) in written.into_iter().filter(|(_, is_set)| *is_set) {
+            report.error(&at.key(key), "nothing is signed where `plain` is set").help("take one of the two away");
+        }
+    }
+}
+
+/// What has to tell deliveries apart whose bodies do not.
+fn check_repeated_bodies(raw: &raw::Webhook, at: &At, report: &mut Report) {
+    let signature = raw.signature.as_ref();
+    if sender(raw.sender).bodies == Bodies::Unique {
+        report
+            .error(at, "no two deliveries of this sender have the same body, or it signs their ids")
+            .help("take it away; the setting is for `generic`, `github` and `bitbucket_cloud`");
+    } else if signature.is_some_and(|signature| signature.plain) {
+        report
+            .error(at, "nothing is signed where `plain` is set, so that ids alone count")
+            .help("take one of the two away");
+    } else if signature.is_some_and(|signature| signature.id_header.is_none()) {
+        report
+            .error(at, "deliveries without an id are told apart by their bodies alone")
+            .help("name the header with the id of a delivery: `signature: {id_header: ...}`");
+    }
+}
+
+/// For how long a delivery of a sender is good, or is tried again by the sender itself.
+fn least_window(raw: &raw::Webhook) -> Duration {
+    let of_sender = match raw.sender {
+        raw::Sender::AwsSns => sns::GOOD_FOR,
+        raw::Sender::StandardWebhooks => STANDARD_RETRIES,
+        _ => Duration::from_secs(600),
+    };
+    let tolerance = raw.signature.as_ref().and_then(|signature| signature.tolerance);
+    of_sender.max(tolerance.map_or(Duration::ZERO, |tolerance| tolerance.get() * 2))
+}
+
+fn check_hold(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
+    let report = &mut resolver.report;
+    let never_retries = sender(raw.sender).never_retries;
+    match raw.hold {
+        Some(true) if raw.sender == raw::Sender::Slack => {
+            report
+                .error(&at.key("hold"), "Slack shows people what the EventListener answers")
+                .help("take it away; Slack sends events again by itself, and who gave a command sees that it failed");
+        }
+        Some(false) if never_retries => {
+            report
+                .warning(&at.key("hold"), "this sender never tries again: what its EventListener does not take is lost")
+                .help("take it away, so that deliveries are stored until they are taken");
+        }
+        _ => {}
+    }
+    let Some(limits) = &raw.held else { return };
+    let at = at.key("held");
+    if !raw.hold.unwrap_or(never_retries) {
+        report.error(&at, "nothing of this sender is held").help("add `hold: true`, or take it away");
+    }
+    if !(Duration::from_secs(60)..=Duration::from_secs(30 * 86_400)).contains(&limits.try_for.get()) {
+        report.error(&at.key("try_for"), "`try_for` is not between 1 m and 30 d");
+    }
+    if limits.max == 0 {
+        report.error(&at.key("max"), "`max` is zero, so that every delivery would be refused");
+    }
+    if limits.max_size.0 == 0 {
+        report.error(&at.key("max_size"), "`max_size` is zero, so that every delivery would be refused");
+    }
+}

@@ -1,0 +1,153 @@
+//! Deliveries that are tried no more, until an operator says so or their time ends.
+
+use super::*;
+
+#[tokio::test]
+async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.delivery {
+        "bad" => failed(FailureKind::Refused),
+        "denied" if held.received == NOW.as_millis() && held.until <= (NOW + SETTINGS.span).as_millis() => {
+            failed(FailureKind::Denied)
+        }
+        _ => Brought::Taken(None),
+    });
+    for delivery in ["bad", "denied", "good"] {
+        fixture.keep("hub", "1", delivery).await.unwrap();
+    }
+    fixture.start();
+    let parked = [("bad".to_owned(), true), ("denied".to_owned(), true)];
+    fixture.until("parked", async || fixture.held().await == parked).await;
+    assert_eq!(fixture.seen(), ["bad", "bad", "bad", "bad", "bad", "denied", "good"]);
+
+    // An operator has it tried again, for its whole time.
+    let id = fixture.queue.list(&Wanted::default(), fixture.clock.now()).await.unwrap()[1].0;
+    assert!(fixture.queue.retry(&id, fixture.clock.now()).await.unwrap());
+    fixture.until("taken", async || fixture.held().await.len() == 1).await;
+    let id = fixture.queue.list(&Wanted::default(), fixture.clock.now()).await.unwrap()[0].0;
+    assert!(fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
+    assert!(!fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
+    assert!(!fixture.queue.retry(&id, fixture.clock.now()).await.unwrap());
+    assert_eq!(fixture.held().await, []);
+}
+
+/// An operator may have it tried again as late as that, which must make no second run.
+#[tokio::test]
+async fn what_a_parked_delivery_became_is_known_as_long_as_it_is_kept() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    let once = HEXLOWER.encode(id.once());
+    let tried = TriedEvent { event: EventId::parse("e1").unwrap(), attempt: "1".into() };
+    let delivery = Named { once: once.as_str().into(), until: None };
+    fixture.replay.bind_event(&delivery, "namespaces/ci/triggers/push", &tried, NOW).await.unwrap();
+    let late = NOW + PARKED_FOR;
+    assert!(fixture.replay.leave_open(&delivery, "2", late).await.unwrap().bound.is_empty(), "no longer than others");
+    fixture.start();
+    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
+    fixture
+        .until("kept", async || {
+            fixture.replay.leave_open(&delivery, "2", late).await.unwrap().bound == [tried.event.clone()]
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn one_that_is_not_taken_in_its_time_is_parked_until_its_end() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Passing));
+    fixture.keep_within("hub", "1", "a", Settings { span: Duration::from_secs(60), ..SETTINGS }).await.unwrap();
+    fixture.start();
+    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
+    assert!(fixture.clock.now() >= NOW + Duration::from_secs(60) && fixture.seen().len() > 4, "{:?}", fixture.seen());
+    let id = fixture.queue.find("", fixture.clock.now()).await.unwrap()[0].0;
+    let parked = fixture.clock.now();
+    assert!(fixture.queue.show(&id, parked + PARKED_FOR - Duration::from_secs(60)).await.unwrap().is_some());
+    assert!(fixture.queue.show(&id, parked + PARKED_FOR).await.unwrap().is_none());
+}
+
+/// They would count against what the sender may hold, for nobody's look heals that.
+#[tokio::test(start_paused = true)]
+async fn parked_deliveries_that_another_replica_dropped_or_brought_take_no_room() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let denying = || Fixture::new(&store, |_| failed(FailureKind::Denied));
+    let (here, there) = (denying(), denying());
+    here.start();
+    let small = Settings { max: 3, ..SETTINGS };
+    let mut ids = Vec::new();
+    for delivery in ["dropped", "brought", "parked"] {
+        ids.push(here.keep_within("hub", "1", delivery, small).await.unwrap());
+    }
+    here.until("parked", async || here.held().await.iter().filter(|(_, parked)| *parked).count() == 3).await;
+    assert!(here.keep_within("hub", "1", "more", small).await.is_err(), "twin: they are there");
+
+    let now = here.clock.now();
+    assert!(there.queue.drop_one(&ids[0], now).await.unwrap());
+    assert!(there.queue.retry(&ids[1], now).await.unwrap());
+    there.queue.forget(&ids[1], now).await.unwrap();
+    assert_eq!(here.held().await.len(), 3, "twin: nothing tells");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    here.until("known", async || here.held().await == [("parked".to_owned(), true)]).await;
+    here.keep_within("hub", "1", "more", small).await.expect("there is room");
+}
+
+/// Redis is asked for one after the other, while nothing else of the queue is done.
+#[tokio::test]
+async fn sixteen_parked_deliveries_are_looked_at_in_one_tick_and_then_the_next() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let (here, there) =
+        (Fixture::new(&store, |_| failed(FailureKind::Denied)), Fixture::new(&store, |_| failed(FailureKind::Denied)));
+    let mut ids = Vec::new();
+    here.queue.set_doubt(None);
+    for number in 0..40 {
+        ids.push(here.keep("hub", &number.to_string(), &number.to_string()).await.unwrap());
+    }
+    here.start();
+    here.until("parked", async || here.held().await.iter().filter(|(_, parked)| *parked).count() == 40).await;
+    assert_eq!(there.held().await.len(), 40);
+    let now = here.clock.now();
+    for id in &ids {
+        assert!(here.queue.drop_one(id, now).await.unwrap());
+    }
+    // The third look is at the rest.
+    for left in [24, 8, 0] {
+        there.queue.look_at_parked(now).await.unwrap();
+        assert_eq!(there.held().await.len(), left);
+    }
+}
+
+#[tokio::test]
+async fn a_parked_delivery_that_changed_while_it_was_looked_at_stays() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
+    fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.start();
+    let parked = [("a".to_owned(), true)];
+    fixture.until("parked", async || fixture.held().await == parked).await;
+    for _ in 0..2 {
+        let (id, version) = fixture.queue.index().parked_turn(1)[0];
+        assert!(fixture.queue.index().parked_turn(1).is_empty(), "after the last the first is next");
+        fixture.queue.index().remove_version(&id, version + 1);
+    }
+    assert_eq!(fixture.held().await, parked);
+}
+
+/// With a store of our own nobody else can have removed one.
+#[tokio::test(start_paused = true)]
+async fn a_parked_delivery_takes_no_room_once_its_record_has_ended() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
+    let small = Settings { max: 1, ..SETTINGS };
+    fixture.keep_within("hub", "1", "a", small).await.unwrap();
+    fixture.start();
+    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
+    assert!(fixture.keep_within("hub", "1", "b", small).await.is_err());
+    fixture.clock.advance(PARKED_FOR);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    fixture
+        .until("room", async || match fixture.keep_within("hub", "1", "b", small).await {
+            Ok(_) => true,
+            Err(rejection) => {
+                assert_eq!(rejection.reason(), Reason::Overloaded);
+                false
+            }
+        })
+        .await;
+}
