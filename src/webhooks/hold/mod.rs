@@ -94,6 +94,11 @@ impl HeldId {
         &self.0
     }
 
+    /// An id that is written out in full.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::of(&HEXLOWER.decode(text.as_bytes()).ok()?)
+    }
+
     fn of(key: &[u8]) -> Option<Self> {
         Some(Self(key.try_into().ok()?))
     }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use data_encoding::HEXLOWER;
 use tokio::sync::{Notify, OnceCell};
 
 use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, TRY, index::Index};
@@ -21,6 +22,10 @@ const PARKED_TURN: usize = 16;
 
 /// When a sender whose queue is full may come again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What the log says of a delivery that no list has, with its id.
+const UNREADABLE: &str =
+    "a held delivery cannot be read; it stays where it is until `doorward hooks drop` drops it by its whole id";
 
 /// What is held. Clones share it.
 #[derive(Clone)]
@@ -142,7 +147,8 @@ impl Queue {
                 match (HeldId::of(&change.key), Held::decode(&change.stored.value)) {
                     (Some(id), Ok(held)) => index.set(id, held, change.stored.version),
                     (_, decoded) => {
-                        tracing::error!(error = ?decoded.err(), "a held delivery cannot be read; it stays where it is");
+                        let held = HEXLOWER.encode(&change.key);
+                        tracing::error!(held, error = ?decoded.err(), "{UNREADABLE}");
                     }
                 }
             }
@@ -181,6 +187,19 @@ impl Queue {
         let held = Held::decode(&value)?;
         self.index().set(*id, held.clone(), version);
         Ok(Some((held, version)))
+    }
+
+    /// As [`Queue::look`]. One that cannot be read leaves its lane and stays in the store, so that it stops no other.
+    pub(super) async fn look_or_leave(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
+        match self.look(id, now).await {
+            Err(error @ StoreError::Corrupt(_)) => {
+                tracing::error!(held = %id, %error, "{UNREADABLE}");
+                self.index().remove(id);
+                self.measure();
+                Ok(None)
+            }
+            looked => looked,
+        }
     }
 
     pub(super) async fn request(&self, id: &HeldId, now: Timestamp) -> Result<HeldRequest, StoreError> {

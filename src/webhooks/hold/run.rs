@@ -114,7 +114,7 @@ impl<C: Carrier> Turn<C> {
     async fn bring_all(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
         // One that another replica brought is gone, which costs less to find out than a lease.
         let Some(first) = self.queue.index().first(&self.lane) else { return Ok(true) };
-        if self.queue.store.is_shared() && self.queue.look(&first, self.clock.now()).await?.is_none() {
+        if self.queue.store.is_shared() && self.queue.look_or_leave(&first, self.clock.now()).await?.is_none() {
             return Ok(true);
         }
         let Some(mut lease) = self.queue.lease(&self.lane, self.clock.now()).await? else { return Ok(false) };
@@ -167,7 +167,7 @@ impl<C: Carrier> Turn<C> {
             return Ok(Next::GoOn);
         }
         let now = self.clock.now();
-        let Some((held, version)) = self.queue.look(id, now).await? else { return Ok(Next::GoOn) };
+        let Some((held, version)) = self.queue.look_or_leave(id, now).await? else { return Ok(Next::GoOn) };
         if held.parked.is_some() {
             return Ok(Next::GoOn);
         }

@@ -38,6 +38,25 @@ async fn a_delivery_that_cannot_be_read_can_be_dropped() {
     assert_eq!(fixture.held().await, []);
 }
 
+/// It stopped its lane where it was known, and after a restart nobody could drop it.
+#[tokio::test]
+async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_a_restart() {
+    let store = MemoryStore::shared();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.queue.set_doubt(None);
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.keep("hub", "1", "b").await.unwrap();
+    spoil(&store, Table::Held, &id).await;
+    fixture.start();
+    fixture.until("the next one is brought", async || fixture.seen() == ["b"]).await;
+    let queue = Queue::new(store.clone(), WebhookMetrics::default());
+    assert_eq!(queue.list(&Wanted::default(), NOW).await.unwrap(), []);
+    let written = id.to_string();
+    assert_eq!(HeldId::parse(&written[..63]), None);
+    assert!(queue.drop_one(&HeldId::parse(&written).unwrap(), NOW).await.unwrap());
+    assert!(store.get(Table::Held, id.once(), NOW).await.unwrap().is_none());
+}
+
 /// Nobody would keep it later, as nothing is tried that is parked.
 #[tokio::test]
 async fn what_a_delivery_became_is_kept_before_it_is_parked() {
