@@ -24,6 +24,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::HeldDelivery;
+
 /// Bytes of a command, with its line end.
 const MAX_COMMAND: u64 = 64 << 10;
 /// Bytes of an answer that a client reads.
@@ -72,14 +74,14 @@ pub struct CommandError {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
-    /// What was done before it failed, for the audit trail alone.
+    /// The held deliveries that it tried or dropped before it failed, for the audit trail alone.
     #[serde(skip)]
-    pub done: Option<Value>,
+    pub deliveries: Option<Vec<HeldDelivery>>,
 }
 
 impl CommandError {
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None, done: None }
+        Self { message: message.into(), help: None, deliveries: None }
     }
 
     #[must_use]
@@ -88,11 +90,25 @@ impl CommandError {
         self
     }
 
-    /// Says what was done before it failed.
+    /// Says which held deliveries it tried or dropped before it failed.
     #[must_use]
-    pub fn after(mut self, done: Value) -> Self {
-        self.done = Some(done);
+    pub fn after(mut self, deliveries: Vec<HeldDelivery>) -> Self {
+        self.deliveries = Some(deliveries);
         self
+    }
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    pub answer: Value,
+    /// The held deliveries that it tried or dropped, for the audit trail alone: the answer may name fewer.
+    pub deliveries: Option<Vec<HeldDelivery>>,
+}
+
+impl From<Value> for Done {
+    fn from(answer: Value) -> Self {
+        Self { answer, deliveries: None }
     }
 }
 
@@ -104,7 +120,7 @@ pub enum Record<'a> {
     /// A command is about to run.
     Begun(Peer, &'a Command),
     /// It ended so.
-    Ended(Peer, &'a Command, &'a Result<Value, CommandError>),
+    Ended(Peer, &'a Command, &'a Result<Done, CommandError>),
 }
 
 pub type CommandFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, CommandError>> + Send + 'a>>;
@@ -115,7 +131,7 @@ pub trait Commands: Send + Sync + 'static {
     fn record<'a>(&'a self, record: Record<'a>) -> CommandFuture<'a, ()>;
 
     /// Runs a command. An unknown name is an error that lists the known ones.
-    fn run<'a>(&'a self, peer: Peer, command: &'a Command) -> CommandFuture<'a, Value>;
+    fn run<'a>(&'a self, peer: Peer, command: &'a Command) -> CommandFuture<'a, Done>;
 }
 
 /// The socket, bound and not yet serving. Its file is removed when it is dropped.
@@ -299,7 +315,7 @@ async fn execute(peer: Peer, command: &Command, commands: &dyn Commands) -> Resu
     if let Err(error) = commands.record(Record::Ended(peer, command, &result)).await {
         tracing::error!(%error, command = command.command, "the end of an operator command could not be recorded");
     }
-    result
+    result.map(|done| done.answer)
 }
 
 fn parse(line: &[u8]) -> Result<Command, CommandError> {

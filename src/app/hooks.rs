@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::App;
 use crate::{
-    admin::socket::{Command, CommandError},
+    admin::socket::{Command, CommandError, Done},
+    audit::HeldDelivery,
     clock::Timestamp,
     config::report::nearest,
     sha256::sha256,
@@ -17,7 +18,7 @@ use crate::{
 /// What must be written of an id.
 const LEAST_DIGITS: usize = 8;
 
-/// Deliveries that one list shows.
+/// Deliveries that one list shows, or an answer names.
 const MOST: usize = 1000;
 
 /// Deliveries that failed which an answer names.
@@ -68,7 +69,7 @@ pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
 }
 
 /// Has one tried at once, or all that are parked.
-pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> {
+pub async fn retry(app: &App, command: &Command) -> Result<Done, CommandError> {
     let now = app.clock.now();
     let wanted = match arguments::<One>(command) {
         Ok(_) => vec![find(app, command).await?],
@@ -77,7 +78,7 @@ pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> 
             wanted(app, Wanted { webhook, parked: true }).await?
         }
     };
-    let mut all = All::default();
+    let mut all = All::of(wanted.len());
     for (id, held) in &wanted {
         let retried = app.held.retry(id, now).await;
         if all.is_over((id, held), retried) {
@@ -85,7 +86,7 @@ pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> 
         }
     }
     tracing::warn!(
-        retried = all.done.len(),
+        retried = all.deliveries.len(),
         failed = all.failed.len(),
         who = command.who,
         why = command.why,
@@ -97,70 +98,104 @@ pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> 
 /// What came of something that is done to many.
 #[derive(Default)]
 struct All {
-    /// As the audit trail names them.
-    done: Vec<Value>,
-    /// With why.
+    /// Those that it has not come to.
+    left: usize,
+    /// What was done, as the audit trail names it, and as much of it as the answer names.
+    deliveries: Vec<HeldDelivery>,
+    named: Vec<Value>,
+    /// With why, and how many of these cannot be read.
     failed: Vec<String>,
+    unreadable: usize,
 }
 
 impl All {
+    fn of(count: usize) -> Self {
+        Self { left: count, ..Self::default() }
+    }
+
     /// Counts one, and tells whether the others would fail as well: one that cannot be read stops none of them, a store that is
     /// away does.
     fn is_over(&mut self, (id, held): (&HeldId, &Held), came: Result<bool, StoreError>) -> bool {
+        self.left = self.left.saturating_sub(1);
         match came {
             Ok(is_done) => {
-                self.done.extend(is_done.then(|| named(id, held)));
+                if is_done {
+                    self.deliveries.push(recorded(held));
+                }
+                if is_done && self.named.len() < MOST {
+                    self.named.push(named(id, held));
+                }
                 false
             }
             Err(error) => {
                 self.failed.push(format!("{id}: {error}"));
-                !matches!(error, StoreError::Corrupt(_))
+                let is_unreadable = matches!(error, StoreError::Corrupt(_));
+                self.unreadable += usize::from(is_unreadable);
+                !is_unreadable
             }
         }
     }
 
-    fn answer(self, name: &str, done: &str) -> Result<Value, CommandError> {
-        let Self { done: deliveries, failed } = self;
+    fn answer(self, name: &str, outcome: &str) -> Result<Done, CommandError> {
+        let Self { left, deliveries, named, failed, unreadable } = self;
         let count = deliveries.len();
         if failed.is_empty() {
-            return Ok(json!({name: count, "deliveries": deliveries}));
+            return Ok(Done { answer: json!({name: count, "deliveries": named}), deliveries: Some(deliveries) });
         }
         let (some, more) = failed.split_at(failed.len().min(MOST_NAMED));
         let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
-        let what = format!("{count} held deliveries {done}; it failed for {}: {}{more}", failed.len(), some.join("; "));
-        Err(CommandError::new(what)
-            .help("drop those that cannot be read (`doorward hooks drop ID`); else see to the store and try again")
-            .after(json!({"deliveries": deliveries})))
+        let left = if left == 0 { String::new() } else { format!("; {left} were not tried") };
+        let help = match (unreadable, failed.len() - unreadable) {
+            (0, _) => "see to the store and try again",
+            (_, 0) => "drop those that cannot be read (`doorward hooks drop ID`)",
+            _ => "drop those that cannot be read (`doorward hooks drop ID`); else see to the store and try again",
+        };
+        let what = format!(
+            "{count} held deliveries {outcome}; it failed for {}: {}{more}{left}",
+            failed.len(),
+            some.join("; ")
+        );
+        Err(CommandError::new(what).help(help).after(deliveries))
     }
 }
 
 /// Drops one for ever, or all of a sender.
-pub async fn drop(app: &App, command: &Command) -> Result<Value, CommandError> {
+pub async fn drop(app: &App, command: &Command) -> Result<Done, CommandError> {
     if arguments::<One>(command).is_err() {
         return drop_all(app, command).await;
     }
-    let (id, delivery) = find(app, command).await?;
+    let (id, held) = match found(app, command).await? {
+        Some((id, held)) => (id, Some(held)),
+        // What cannot be read is in no list, and the log has its whole id.
+        None => (whole(command)?.ok_or_else(gone)?, None),
+    };
     if !app.held.drop_one(&id, app.clock.now()).await.map_err(|error| unavailable(&error))? {
         return Err(gone());
     }
     tracing::warn!(held = %id, who = command.who, why = command.why, "a held delivery was dropped");
-    Ok(json!({"dropped": id.to_string(), "deliveries": [named(&id, &delivery)]}))
+    let (named, recorded) = match &held {
+        Some(held) => (named(&id, held), recorded(held)),
+        None => (json!({"id": id.to_string()}), HeldDelivery::Unread { held: id.to_string() }),
+    };
+    let answer = json!({"dropped": id.to_string(), "deliveries": [named]});
+    Ok(Done { answer, deliveries: Some(vec![recorded]) })
 }
 
-async fn drop_all(app: &App, command: &Command) -> Result<Value, CommandError> {
+async fn drop_all(app: &App, command: &Command) -> Result<Done, CommandError> {
     let now = app.clock.now();
     let Which { webhook: Some(webhook), parked } = arguments(command)? else {
         return Err(CommandError::new("neither a delivery nor a sender is named").help("name one of them"));
     };
-    let mut all = All::default();
-    for (id, held) in wanted(app, Wanted { webhook: Some(webhook.clone()), parked }).await? {
-        let dropped = app.held.drop_one(&id, now).await;
-        if all.is_over((&id, &held), dropped) {
+    let wanted = wanted(app, Wanted { webhook: Some(webhook.clone()), parked }).await?;
+    let mut all = All::of(wanted.len());
+    for (id, held) in &wanted {
+        let dropped = app.held.drop_one(id, now).await;
+        if all.is_over((id, held), dropped) {
             break;
         }
     }
     tracing::warn!(
-        dropped = all.done.len(),
+        dropped = all.deliveries.len(),
         failed = all.failed.len(),
         webhook,
         who = command.who,
@@ -170,7 +205,11 @@ async fn drop_all(app: &App, command: &Command) -> Result<Value, CommandError> {
     all.answer("dropped", "were dropped")
 }
 
-/// As much of one as the audit trail needs to say which it was.
+fn recorded(held: &Held) -> HeldDelivery {
+    HeldDelivery::Known { request: held.request.to_string(), delivery: held.delivery.to_string() }
+}
+
+/// As much of one as says which it was.
 fn named(id: &HeldId, held: &Held) -> Value {
     json!({"id": id.to_string(), "request": held.request, "delivery": &*held.delivery})
 }
@@ -236,16 +275,26 @@ fn check_id(id: &str) -> Result<(), CommandError> {
 }
 
 async fn find(app: &App, command: &Command) -> Result<(HeldId, Held), CommandError> {
+    found(app, command).await?.ok_or_else(gone)
+}
+
+/// The one whose id begins so, if there is one.
+async fn found(app: &App, command: &Command) -> Result<Option<(HeldId, Held)>, CommandError> {
     let One { id } = arguments(command)?;
     check_id(&id)?;
     let mut found = app.held.find(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
-    match (found.len(), found.pop()) {
-        (1, Some(one)) => Ok(one),
-        (0, _) => Err(gone()),
-        (several, _) => {
+    match found.len() {
+        0 | 1 => Ok(found.pop()),
+        several => {
             Err(CommandError::new(format!("{several} held deliveries begin with `{id}`")).help("write more of the id"))
         }
     }
+}
+
+/// The id that is meant, where all of it is written.
+fn whole(command: &Command) -> Result<Option<HeldId>, CommandError> {
+    let One { id } = arguments(command)?;
+    Ok(HeldId::parse(&id))
 }
 
 fn arguments<T: DeserializeOwned>(command: &Command) -> Result<T, CommandError> {
@@ -273,21 +322,56 @@ mod tests {
             "span": 1, "until": 1, "next": 0,
         }))
         .unwrap();
-        let mut all = All::default();
+        let corrupt = || Err(StoreError::Corrupt("junk".to_owned()));
+        let mut all = All::of(1);
         assert!(!all.is_over((&id(1), &held), Ok(true)));
-        let one = All { done: all.done.clone(), failed: Vec::new() }.answer("retried", "are tried at once").unwrap();
+        let one = all.answer("retried", "are tried at once").unwrap();
         let named = json!({"id": id(1).to_string(), "request": uuid::Uuid::nil(), "delivery": "d-1"});
-        assert_eq!(one, json!({"retried": 1, "deliveries": [named]}));
-        assert!(!all.is_over((&id(2), &held), Err(StoreError::Corrupt("junk".to_owned()))));
+        assert_eq!(
+            one,
+            Done { answer: json!({"retried": 1, "deliveries": [named]}), deliveries: Some(vec![recorded(&held)]) }
+        );
+
+        let mut all = All::of(8);
+        assert!(!all.is_over((&id(1), &held), Ok(true)));
+        assert!(!all.is_over((&id(2), &held), corrupt()));
         assert!(!all.is_over((&id(3), &held), Ok(false)), "gone meanwhile");
         assert!(!all.is_over((&id(4), &held), Ok(true)));
         assert!(all.is_over((&id(5), &held), Err(StoreError::Timeout)), "the others would not fare better");
         let error = all.answer("retried", "are tried at once").unwrap_err();
         let said = &error.message;
         assert!(said.starts_with("2 held deliveries are tried at once; it failed for 2: "), "{said}");
+        assert!(said.ends_with("; 3 were not tried"), "{said}");
         assert!([2, 5].iter().all(|number| said.contains(&id(*number).to_string())), "{said}");
-        assert!(error.help.unwrap().contains("hooks drop"));
-        assert_eq!(error.done.unwrap()["deliveries"].as_array().unwrap().len(), 2, "the trail names what was done");
+        let help = error.help.unwrap();
+        assert!(help.contains("hooks drop") && help.contains("the store"), "{help}");
+        assert_eq!(error.deliveries.unwrap(), [recorded(&held), recorded(&held)], "the trail names what was done");
+
+        for (came, helps) in [(corrupt(), "hooks drop"), (Err(StoreError::Timeout), "see to the store")] {
+            let mut all = All::of(1);
+            all.is_over((&id(1), &held), came);
+            let error = all.answer("retried", "are tried at once").unwrap_err();
+            assert!(!error.message.contains("not tried"), "{error}");
+            let help = error.help.unwrap();
+            assert!(help.contains(helps) && !help.contains(';'), "{help}");
+        }
+    }
+
+    #[test]
+    fn an_answer_about_many_names_some_and_the_trail_all() {
+        let held: Held = serde_json::from_value(json!({
+            "webhook": "hub", "route": "hub", "delivery": "d-1", "request": uuid::Uuid::nil(), "size": 1, "received": 0,
+            "span": 1, "until": 1, "next": 0,
+        }))
+        .unwrap();
+        let mut all = All::of(MOST + 1);
+        for _ in 0..=MOST {
+            assert!(!all.is_over((&HeldId::new([1; 32]), &held), Ok(true)));
+        }
+        let done = all.answer("dropped", "were dropped").unwrap();
+        assert_eq!(done.answer["dropped"], MOST + 1);
+        assert_eq!(done.answer["deliveries"].as_array().unwrap().len(), MOST);
+        assert_eq!(done.deliveries.unwrap().len(), MOST + 1);
     }
 
     #[test]

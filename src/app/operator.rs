@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{App, hooks, revoke, rollout, sessions};
 use crate::{
-    admin::socket::{Command, CommandError, CommandFuture, Commands, Peer, Record},
+    admin::socket::{Command, CommandError, CommandFuture, Commands, Done, Peer, Record},
     audit::{HeldDelivery, Note, Operator},
     config::watch::Trigger,
     snapshot::Snapshot,
@@ -33,6 +33,25 @@ impl Operators {
             "health": self.app.health.report(),
         })
     }
+
+    /// Runs what has no more to say than its answer.
+    async fn answer(&self, command: &Command) -> Result<Value, CommandError> {
+        match command.command.as_str() {
+            "status" => Ok(self.status()),
+            "reload" => {
+                self.reload.fire();
+                Ok(json!({"asked": true, "generation": self.app.snapshot.load().number}))
+            }
+            "rollout" => rollout::status(&self.app, command).await,
+            "revoke" => revoke::revoke(&self.app, command).await,
+            "sessions" => sessions::list(&self.app, command).await,
+            "end-sessions" => sessions::end(&self.app, command).await,
+            "hooks" => hooks::list(&self.app, command).await,
+            "show-hook" => hooks::show(&self.app, command).await,
+            "revocations" => Ok(json!({"revocations": self.app.revocations.list()})),
+            other => Err(CommandError::new(format!("there is no command `{other}`")).help(format!("known: {KNOWN}"))),
+        }
+    }
 }
 
 const KNOWN: &str =
@@ -52,13 +71,10 @@ fn written(snapshot: &Snapshot, command: &Command) -> String {
     }
 }
 
-/// The held deliveries that a command tried or dropped, by its answer: whoever named them by how their ids begin, or by their sender, has
-/// not said which they were.
-fn deliveries(result: &Result<Value, CommandError>) -> Option<Vec<HeldDelivery>> {
-    let done = result.as_ref().map_or_else(|error| error.done.as_ref(), Some)?;
-    let text = |delivery: &Value, name| delivery.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let all = done.get("deliveries")?.as_array()?.iter();
-    Some(all.map(|one| HeldDelivery { request: text(one, "request"), delivery: text(one, "delivery") }).collect())
+/// The held deliveries that a command tried or dropped: whoever named them by how their ids begin, or by their sender, has not said
+/// which they were.
+fn deliveries(result: &Result<Done, CommandError>) -> Option<Vec<HeldDelivery>> {
+    result.as_ref().map_or_else(|error| error.deliveries.clone(), |done| done.deliveries.clone())
 }
 
 impl Commands for Operators {
@@ -99,26 +115,12 @@ impl Commands for Operators {
         })
     }
 
-    fn run<'a>(&'a self, _: Peer, command: &'a Command) -> CommandFuture<'a, Value> {
+    fn run<'a>(&'a self, _: Peer, command: &'a Command) -> CommandFuture<'a, Done> {
         Box::pin(async move {
             match command.command.as_str() {
-                "status" => Ok(self.status()),
-                "reload" => {
-                    self.reload.fire();
-                    Ok(json!({"asked": true, "generation": self.app.snapshot.load().number}))
-                }
-                "rollout" => rollout::status(&self.app, command).await,
-                "revoke" => revoke::revoke(&self.app, command).await,
-                "sessions" => sessions::list(&self.app, command).await,
-                "end-sessions" => sessions::end(&self.app, command).await,
-                "hooks" => hooks::list(&self.app, command).await,
-                "show-hook" => hooks::show(&self.app, command).await,
                 "retry-hook" => hooks::retry(&self.app, command).await,
                 "drop-hook" => hooks::drop(&self.app, command).await,
-                "revocations" => Ok(json!({"revocations": self.app.revocations.list()})),
-                other => {
-                    Err(CommandError::new(format!("there is no command `{other}`")).help(format!("known: {KNOWN}")))
-                }
+                _ => self.answer(command).await.map(Done::from),
             }
         })
     }
@@ -130,11 +132,11 @@ mod tests {
 
     #[test]
     fn what_was_dropped_before_the_store_failed_is_named_too() {
-        let done = json!({"dropped": 1, "deliveries": [{"id": "00", "request": "r", "delivery": "d"}]});
-        let named = Some(vec![HeldDelivery { request: "r".to_owned(), delivery: "d".to_owned() }]);
-        assert_eq!(deliveries(&Ok(done.clone())), named);
-        assert_eq!(deliveries(&Err(CommandError::new("the store is away").after(done))), named);
+        let named = vec![HeldDelivery::Known { request: "r".to_owned(), delivery: "d".to_owned() }];
+        let done = Done { answer: json!({"dropped": 1}), deliveries: Some(named.clone()) };
+        assert_eq!(deliveries(&Ok(done)), Some(named.clone()));
+        assert_eq!(deliveries(&Err(CommandError::new("the store is away").after(named.clone()))), Some(named));
         assert_eq!(deliveries(&Err(CommandError::new("the store is away"))), None);
-        assert_eq!(deliveries(&Ok(json!({"revocations": []}))), None);
+        assert_eq!(deliveries(&Ok(json!({"revocations": []}).into())), None);
     }
 }

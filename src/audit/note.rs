@@ -81,11 +81,12 @@ pub struct Operator {
 
 /// A held delivery, as other records know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct HeldDelivery {
-    /// The id of the request that brought it.
-    pub request: String,
-    /// The id that its sender gave it.
-    pub delivery: String,
+#[serde(untagged)]
+pub enum HeldDelivery {
+    /// By the id of the request that brought it, and the one that its sender gave it.
+    Known { request: String, delivery: String },
+    /// By its own id, as nothing else can be read of it.
+    Unread { held: String },
 }
 
 /// A run and what it says of its cause.

@@ -30,10 +30,10 @@ impl Commands for Recorder {
         Box::pin(async move { if full { Err(CommandError::new("audit is full")) } else { Ok(()) } })
     }
 
-    fn run<'a>(&'a self, _: Peer, command: &'a Command) -> CommandFuture<'a, Value> {
+    fn run<'a>(&'a self, _: Peer, command: &'a Command) -> CommandFuture<'a, Done> {
         Box::pin(async move {
             match command.command.as_str() {
-                "status" => Ok(json!({"generation": 7, "arguments": command.arguments})),
+                "status" => Ok(json!({"generation": 7, "arguments": command.arguments}).into()),
                 name => Err(CommandError::new(format!("there is no command `{name}`")).help("known: status")),
             }
         })

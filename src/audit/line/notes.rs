@@ -111,7 +111,11 @@ fn operator(operator: &Operator, budget: &mut Budget, line: &mut Object<'_>) {
 
 /// All are counted, and as many named as the line has room for.
 fn deliveries(deliveries: &[HeldDelivery], budget: &mut Budget, object: &mut Object<'_>) {
-    let pairs: Vec<(&str, &str)> = deliveries.iter().map(|one| (&*one.request, &*one.delivery)).collect();
+    let texts = deliveries.iter().map(|one| match one {
+        HeldDelivery::Known { request, delivery } => (&**request, &**delivery),
+        HeldDelivery::Unread { held } => (&**held, ""),
+    });
+    let pairs: Vec<(&str, &str)> = texts.collect();
     let room = budget.pairs(Field::Deliveries, &pairs).len();
     object.field("delivery_count", deliveries.len()).field("deliveries", deliveries.get(..room).unwrap_or_default());
 }

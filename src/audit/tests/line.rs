@@ -384,7 +384,7 @@ fn notes_are_bounded_too() {
             user: Some(long.clone()),
             why: Some(long.clone()),
             outcome: Err(long.clone()),
-            deliveries: Some(vec![HeldDelivery { request: long.clone(), delivery: long.clone() }; 1000]),
+            deliveries: Some(vec![HeldDelivery::Known { request: long.clone(), delivery: long.clone() }; 1000]),
         }),
         Note::SessionEnded { session: long.clone(), why: "signed_out" },
         Note::Key { of: "tokens", id: long.clone(), change: KeyChange::Removed },
@@ -402,7 +402,7 @@ fn notes_are_bounded_too() {
 #[test]
 fn deliveries_that_an_operator_dropped_are_all_counted_and_named_as_far_as_there_is_room() {
     let of = |count: u32| {
-        let named = |at| HeldDelivery { request: format!("request {at:0>28}"), delivery: format!("{at:0>36}") };
+        let named = |at| HeldDelivery::Known { request: format!("request {at:0>28}"), delivery: format!("{at:0>36}") };
         let note = Note::Operator(Operator {
             command: r#"drop-hook {"parked":false,"webhook":"github"}"#.to_owned(),
             uid: Some(0),
