@@ -31,8 +31,8 @@ pub enum BodyError {
     Client(#[source] hyper::Error),
     #[error("the upstream did not send the whole body: {0}")]
     Upstream(#[source] hyper::Error),
-    #[error("the body is larger than this route takes")]
-    TooLarge,
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(u64),
     #[error("nothing moved for too long")]
     Idle,
     #[error("the stream was ended: {0}")]

@@ -60,7 +60,8 @@ pub struct RequestStream {
     trailers: Trailers,
     received: Option<Arc<Received>>,
     hash: Option<Sha256>,
-    /// Bytes that may still come.
+    /// Bytes that may come, and those of them that still may.
+    limit: u64,
     room: u64,
     exchange: Option<Exchange>,
 }
@@ -79,15 +80,23 @@ impl RequestBody {
         if source.is_end_stream() {
             return Self::Empty;
         }
-        let (received, hash) = (None, None);
-        Self::Streaming(Box::new(RequestStream { source, trailers, received, hash, room: u64::MAX, exchange: None }))
+        let (received, hash, limit) = (None, None, u64::MAX);
+        Self::Streaming(Box::new(RequestStream {
+            source,
+            trailers,
+            received,
+            hash,
+            limit,
+            room: limit,
+            exchange: None,
+        }))
     }
 
     /// Breaks off a body that is passed on as it comes once it has more than `max` bytes.
     #[must_use]
     pub fn limited(mut self, max: u64) -> Self {
         if let Self::Streaming(stream) = &mut self {
-            stream.room = max;
+            (stream.limit, stream.room) = (max, max);
         }
         self
     }
@@ -203,7 +212,7 @@ impl RequestStream {
                             if let Some(exchange) = &self.exchange {
                                 exchange.progress.too_large();
                             }
-                            return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                            return Poll::Ready(Some(Err(BodyError::TooLarge(self.limit))));
                         }
                     }
                     if let Some(received) = &self.received {

@@ -82,7 +82,7 @@ impl UpstreamError {
     /// request back.
     pub(crate) fn from_hyper(upstream: &Arc<str>, error: hyper::Error) -> Self {
         let kind = match find::<BodyError>(&error) {
-            Some(BodyError::TooLarge) => UpstreamErrorKind::RequestBodyTooLarge,
+            Some(BodyError::TooLarge(_)) => UpstreamErrorKind::RequestBodyTooLarge,
             Some(error) => UpstreamErrorKind::of_body(error),
             None if error.is_parse() || error.is_user() => UpstreamErrorKind::Protocol,
             None => UpstreamErrorKind::Closed,

@@ -320,13 +320,13 @@ async fn wait(
             };
             Err(UpstreamError::new(kind, upstream.name()).into())
         }
-        Some(Err(failed)) if progress.has_client_failed() || progress.is_too_large() => {
+        Some(Err(failed)) if progress.is_too_large() => {
+            let kind = UpstreamErrorKind::RequestBodyTooLarge;
+            Err(UpstreamError::new(kind, upstream.name()).because(failed.into_error()).into())
+        }
+        Some(Err(failed)) if progress.has_client_failed() => {
             let cause = failed.into_error();
-            let kind = match error::find(&cause) {
-                _ if progress.is_too_large() => UpstreamErrorKind::RequestBodyTooLarge,
-                Some(error) => UpstreamErrorKind::of_body(error),
-                None => UpstreamErrorKind::RequestBody,
-            };
+            let kind = error::find(&cause).map_or(UpstreamErrorKind::RequestBody, UpstreamErrorKind::of_body);
             Err(UpstreamError::new(kind, upstream.name()).because(cause).into())
         }
         Some(Err(mut failed)) => {
