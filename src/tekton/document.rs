@@ -70,6 +70,10 @@ pub enum Unreadable {
         "a run cannot say that a run of Tekton owns it (`metadata.ownerReferences`), as only those do that Tekton's controller makes"
     )]
     Owner,
+    #[error(
+        "a trigger template can name no owners of what it makes (`metadata.ownerReferences`), as Tekton would take a run for a part of theirs"
+    )]
+    TemplateOwner,
     #[error("a name within a resource template has a parameter (`$(`), by which it may become any")]
     Parameter,
     #[error(
@@ -104,6 +108,9 @@ impl From<Unreadable> for Rejection {
                 Reason::PolicyDenied,
                 "Leave out `metadata.ownerReferences` to objects of `tekton.dev`, and any beside the label `tekton.dev/pipelineRun`.",
             ),
+            Unreadable::TemplateOwner => {
+                (Reason::PolicyDenied, "Leave `metadata.ownerReferences` out of each of `resourcetemplates`.")
+            }
             Unreadable::Parameter => (
                 Reason::PolicyDenied,
                 "Write the names of fields, labels and annotations out; values may have parameters.",

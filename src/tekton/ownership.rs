@@ -45,8 +45,8 @@ pub(super) fn check_templates(value: &Value) -> Result<(), Unreadable> {
             if has_parameter(path) || value.get("value").is_some_and(names_by_parameter) {
                 return Err(Unreadable::Parameter);
             }
-            match value.to_string().contains("ownerReferences") {
-                true => Err(Unreadable::Owner),
+            match value.to_string().contains("ownerReferences") && !takes_owners_away(path, value) {
+                true => Err(Unreadable::TemplateOwner),
                 false => Ok(()),
             }
         }),
@@ -59,8 +59,18 @@ fn check_template(template: &Value) -> Result<(), Unreadable> {
         return Err(Unreadable::Parameter);
     }
     match template.get("metadata").and_then(|metadata| metadata.get("ownerReferences")) {
-        Some(_) => Err(Unreadable::Owner),
-        None => Ok(()),
+        Some(owners) if names_any(owners) => Err(Unreadable::TemplateOwner),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an operation of a JSON Patch takes owners away, one or all, and brings none.
+fn takes_owners_away(path: &str, operation: &Value) -> bool {
+    let brings_none = || operation.get("value").is_some_and(|owners| !names_any(owners));
+    match operation.get("op").and_then(Value::as_str) {
+        Some("remove") => true,
+        Some("add" | "replace") => path.ends_with("/metadata/ownerReferences") && brings_none(),
+        _ => false,
     }
 }
 

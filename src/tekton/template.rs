@@ -123,11 +123,14 @@ mod tests {
             (
                 "patch",
                 JSON_PATCH,
-                r#"[{"op":"add","path":"/spec/resourcetemplates/0/metadata/ownerReferences","value":[]}]"#.to_owned(),
+                r#"[{"op":"add","path":"/spec/resourcetemplates/0/metadata/ownerReferences","value":[{}]}]"#.to_owned(),
             ),
             ("create", "application/yaml", format!("spec: {{template: {{spec: {{resourcetemplates: [{owned}]}}}}}}")),
         ] {
-            assert!(matches!(check(verb, media, &body), Err(Unreadable::Owner)), "a run that another owns: {body}");
+            assert!(
+                matches!(check(verb, media, &body), Err(Unreadable::TemplateOwner)),
+                "a run that another owns: {body}"
+            );
         }
         assert!(check("create", "application/json", r#"{"metadata":{},"metadata":{}}"#).is_err(), "a field twice");
         assert!(matches!(check("create", "application/x", "{}"), Err(Unreadable::MediaType(_))));
@@ -152,11 +155,33 @@ mod tests {
                 ("patch", "application/json-patch+json", add("", template)),
             ] {
                 let refused = check(verb, media, &body).unwrap_err();
-                assert!(matches!(refused, Unreadable::Owner | Unreadable::Parameter), "attacks:Z51 {body}: {refused}");
+                assert!(
+                    matches!(refused, Unreadable::TemplateOwner | Unreadable::Parameter),
+                    "attacks:Z51 {body}: {refused}"
+                );
+            }
+        }
+        for owners in [r#"[{"apiVersion":"apps/v1","uid":"u"}]"#, r#"{"uid":"u"}"#, r#""$(tt.params.o)""#] {
+            let template = format!(r#"{{"metadata":{{"ownerReferences":{owners}}}}}"#);
+            for (media, body) in [
+                ("application/merge-patch+json", templates(&template)),
+                ("application/json-patch+json", add("/metadata/ownerReferences", owners)),
+                ("application/json-patch+json", add("/metadata", &template[12..template.len() - 1])),
+            ] {
+                let refused = check("patch", media, &body).unwrap_err();
+                assert!(matches!(refused, Unreadable::TemplateOwner), "{body}: {refused}");
             }
         }
         let label = add("/metadata/labels/$(tt.params.l)", r#""release""#);
         assert!(matches!(check("patch", "application/json-patch+json", &label), Err(Unreadable::Parameter)));
+        for none in ["[]", "null"] {
+            let template = format!(r#"{{"metadata":{{"name":"a","ownerReferences":{none}}}}}"#);
+            assert!(check("create", "application/json", &templates(&template)).is_ok(), "no owner: {none}");
+            let taken = add("/metadata/ownerReferences", none);
+            assert!(check("patch", "application/json-patch+json", &taken).is_ok(), "no owner: {none}");
+        }
+        const TAKEN: &str = r#"[{"op":"remove","path":"/spec/resourcetemplates/0/metadata/ownerReferences/0"}]"#;
+        assert!(check("patch", "application/json-patch+json", TAKEN).is_ok());
         // The twins: values may have them, and so may names of what is no template.
         let good = r#"{"metadata":{"labels":{"of":"$(tt.params.l)"},"generateName":"$(tt.params.n)-"}}"#;
         assert!(check("create", "application/json", &templates(good)).is_ok());
