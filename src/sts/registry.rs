@@ -216,7 +216,7 @@ pub async fn answer(
 
 impl Exchanger<'_> {
     async fn registry(&self, request: &CleanRequest<()>, exchange: &mut Exchange) -> Result<Response<Bytes>, Refusal> {
-        let asked = self.asked(request.query());
+        let asked = Asked::read(request.query());
         if let Ok(asked) = &asked {
             exchange.record().asked = Some(Box::new(AskedToken {
                 audience: asked.service.clone(),
@@ -226,6 +226,7 @@ impl Exchanger<'_> {
             }));
         }
         // What is wrong with a request is for who has a credential.
+        let asked = asked.and_then(|asked| self.known(asked));
         let password = password(request.headers()).ok_or_else(|| {
             Refusal::subject("a registry's token is given for a password; `docker login` with a token")
         })?;
@@ -254,8 +255,7 @@ impl Exchanger<'_> {
     }
 
     /// What is asked for, at a registry that is known.
-    fn asked(&self, query: Option<&str>) -> Result<Asked, Refusal> {
-        let asked = Asked::read(query)?;
+    fn known(&self, asked: Asked) -> Result<Asked, Refusal> {
         match self.tokens.settings.registries.get(&asked.service) {
             Some(_) => Ok(asked),
             None => Err(Refusal::bad_target(

@@ -130,6 +130,11 @@ async fn a_refusal_says_what_clients_of_registries_show() {
         let expected = (status == 401).then_some("Basic realm=\"https://doorward.test/oauth2/registry\"");
         assert_eq!(challenge, expected, "{what}");
     }
+    // What was asked for is told of a registry that is unknown, too.
+    for password in [None, Some(&*alice)] {
+        let record = world.record(&ask(&world, "service=docker.io&scope=repository:a:pull", password).await).await;
+        assert_eq!(record["unmapped"]["asked"]["audience"], "docker.io", "{record}");
+    }
     // Clients that post first (containerd) come again with GET.
     let post =
         world.doorward.send(&["POST /oauth2/registry HTTP/1.1", "Host: doorward.test", "Content-Length: 0"], b"");

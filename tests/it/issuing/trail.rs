@@ -7,7 +7,7 @@ use crate::harness::{Answer, within};
 
 impl World {
     /// The record of what was answered so.
-    async fn record(&self, answer: &Answer) -> Value {
+    pub async fn record(&self, answer: &Answer) -> Value {
         let id = answer.header("x-request-id").unwrap();
         within(async {
             loop {
