@@ -82,12 +82,9 @@ impl Scenario {
         // As `request::sanitize` and the route do.
         check_canonical(path)
             .map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
-        let is_taken = method::is_known(&method) || route.methods.iter().any(|named| named == method.as_str());
-        if !is_taken && !is_api(route, path) {
+        if endpoint.is_none() && !method::is_taken(&method, route.kind, &route.methods) {
             let name = &route.name;
-            return Err(format!(
-                "the route `{name}` does not take the method `{method}`; name it in `methods` of the route"
-            ));
+            return Err(format!("the route `{name}` does not take the method `{method}`, so that no rule is asked"));
         }
         let now = match request.at.as_deref() {
             Some(at) => timestamp(at).ok_or_else(|| format!("`{at}` is not a time such as 2024-01-01T12:00:00Z"))?,

@@ -3,7 +3,10 @@
 
 use http::Method;
 
-use crate::error::{Reason, Rejection};
+use crate::{
+    config::raw::RouteKind,
+    error::{Reason, Rejection},
+};
 
 /// Those of RFC 9110 and RFC 5789.
 pub const KNOWN: [Method; 9] = [
@@ -35,6 +38,18 @@ impl From<Misspelt> for Rejection {
 
 pub fn is_known(method: &Method) -> bool {
     KNOWN.contains(method)
+}
+
+/// Whether a route that names these methods takes one, whatever its rules say. `TRACE` shows whoever asks what Doorward itself adds to
+/// a request (RFC 9110 section 9.3.8), so that none takes it. A method that is none of the known ones goes on only where the route names
+/// it: no rule that lists methods may have thought of it. What the API server has no verb for the policy refuses, as the API server
+/// would.
+pub fn is_taken(method: &Method, kind: RouteKind, named: &[impl AsRef<str>]) -> bool {
+    match named {
+        _ if *method == Method::TRACE || *method == Method::CONNECT => false,
+        [] => kind == RouteKind::Kubernetes || is_known(method),
+        named => named.iter().any(|named| named.as_ref() == method.as_str()),
+    }
 }
 
 /// The known method that a text is in another spelling.

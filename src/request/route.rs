@@ -123,15 +123,8 @@ impl Choice {
 }
 
 impl Route {
-    /// `TRACE` shows whoever asks what Doorward itself adds to a request (RFC 9110 section 9.3.8), so that none takes it. A method
-    /// that is none of the known ones goes on only where the route names it: no rule that lists methods may have thought of it. What
-    /// the API server has no verb for the policy refuses, as the API server would.
     pub fn takes(&self, method: &Method) -> bool {
-        match self.methods.as_slice() {
-            _ if *method == Method::TRACE || *method == Method::CONNECT => false,
-            [] => self.kind == RouteKind::Kubernetes || method::is_known(method),
-            named => named.contains(method),
-        }
+        method::is_taken(method, self.kind, &self.methods)
     }
 
     /// The address of the metadata (RFC 9728) of what is behind it on a host; `None` where no bearer token is taken.

@@ -226,6 +226,8 @@ tests:
     for (method, path, why) in [
         ("put", "/", "`put` is `PUT` in another spelling"),
         ("MOVE", "/", "does not take the method `MOVE`"),
+        ("POST", "/", "does not take the method `POST`"),
+        ("TRACE", "/", "does not take the method `TRACE`"),
         ("GET", "/a//b", "has an empty segment (`//`): it is refused before any rule is asked"),
         ("GET", "/a/../b", "has a `.` or `..` segment"),
     ] {
