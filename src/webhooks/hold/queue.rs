@@ -143,7 +143,8 @@ impl Queue {
             let is_last = changes.len() < PAGE;
             let mut index = self.index();
             for change in changes {
-                index.seen = change.stored.version;
+                // Several read at the same time.
+                index.seen = index.seen.max(change.stored.version);
                 match (HeldId::of(&change.key), Held::decode(&change.stored.value)) {
                     (Some(id), Ok(held)) => index.set(id, held, change.stored.version),
                     (_, decoded) => {

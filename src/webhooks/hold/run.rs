@@ -142,15 +142,15 @@ impl<C: Carrier> Turn<C> {
         Ok(true)
     }
 
-    /// The oldest delivery of the lane. What was stored here is known at once, but what another replica stored before it only once
-    /// the store was read as far.
+    /// The oldest delivery of the lane. What was stored here is known at once, but what another replica stored before it, or a request
+    /// here that ended before it could tell, only once the store was read as far.
     async fn next(&self) -> Result<Option<HeldId>, StoreError> {
         let mut looked = None;
         loop {
             let (first, is_preceded) = {
                 let index = self.queue.index();
                 let Some((place, id)) = index.first_with_place(&self.lane) else { return Ok(None) };
-                (id, self.queue.store.is_shared() && place > index.seen)
+                (id, place > index.seen)
             };
             // One that is not found by reading either is gone.
             if !is_preceded || looked == Some(first) {

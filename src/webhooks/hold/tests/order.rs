@@ -24,7 +24,6 @@ impl Carrier for Meanwhile {
 #[tokio::test]
 async fn what_another_replica_stored_before_is_not_overtaken() {
     let store = MemoryStore::shared();
-    store.set_shared();
     let nothing = || Fixture::new(&store, |_| panic!("another brings"));
     let (here, mut same) = (nothing(), nothing());
     same.queue = here.queue.clone();
