@@ -49,7 +49,7 @@ pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
 
 /// All that is known of one but its body, which may hold what nobody should read.
 pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
-    let (id, _) = find(app, command).await?;
+    let (id, _) = find(app, command, 1).await?;
     let found = app.held.show(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
     let (held, request) = found.ok_or_else(gone)?;
     let mut shown = described(&id, &held);
@@ -72,7 +72,7 @@ pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
 pub async fn retry(app: &App, command: &Command) -> Result<Done, CommandError> {
     let now = app.clock.now();
     let wanted = match arguments::<One>(command) {
-        Ok(_) => vec![find(app, command).await?],
+        Ok(_) => vec![find(app, command, LEAST_DIGITS).await?],
         Err(_) => {
             let Which { webhook, .. } = arguments(command)?;
             wanted(app, Wanted { webhook, parked: true }).await?
@@ -164,7 +164,7 @@ pub async fn drop(app: &App, command: &Command) -> Result<Done, CommandError> {
     if arguments::<One>(command).is_err() {
         return drop_all(app, command).await;
     }
-    let (id, held) = match found(app, command).await? {
+    let (id, held) = match found(app, command, LEAST_DIGITS).await? {
         Some((id, held)) => (id, Some(held)),
         // What cannot be read is in no list, and the log has its whole id.
         None => (whole(command)?.ok_or_else(gone)?, None),
@@ -265,23 +265,23 @@ fn check_sender<'a>(name: &str, configured: impl Iterator<Item = &'a str>) -> Re
 }
 
 /// Refuses what is too short to name one delivery on purpose, such as a variable that is not set.
-fn check_id(id: &str) -> Result<(), CommandError> {
-    if id.len() >= LEAST_DIGITS {
+fn check_id(id: &str, least: usize) -> Result<(), CommandError> {
+    if id.len() >= least {
         return Ok(());
     }
     let message = format!("`{id}` is too short to name a delivery");
     Err(CommandError::new(message)
-        .help(format!("write {LEAST_DIGITS} digits of its id or more; `doorward hooks list` shows the ids")))
+        .help(format!("write {least} digits of its id or more; `doorward hooks list` shows the ids")))
 }
 
-async fn find(app: &App, command: &Command) -> Result<(HeldId, Held), CommandError> {
-    found(app, command).await?.ok_or_else(gone)
+async fn find(app: &App, command: &Command, least: usize) -> Result<(HeldId, Held), CommandError> {
+    found(app, command, least).await?.ok_or_else(gone)
 }
 
 /// The one whose id begins so, if there is one.
-async fn found(app: &App, command: &Command) -> Result<Option<(HeldId, Held)>, CommandError> {
+async fn found(app: &App, command: &Command, least: usize) -> Result<Option<(HeldId, Held)>, CommandError> {
     let One { id } = arguments(command)?;
-    check_id(&id)?;
+    check_id(&id, least)?;
     let mut found = app.held.find(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
     match found.len() {
         0 | 1 => Ok(found.pop()),
@@ -377,12 +377,14 @@ mod tests {
     #[test]
     fn a_beginning_that_could_be_a_mistake_names_no_delivery() {
         for short in ["", "1", "abc", "0123456"] {
-            let refused = check_id(short).unwrap_err();
+            let refused = check_id(short, LEAST_DIGITS).unwrap_err();
             assert!(refused.message.contains(&format!("`{short}` is too short")), "{refused:?}");
             assert!(refused.help.unwrap().starts_with("write 8 digits"), "{short}");
         }
-        check_id("01234567").unwrap();
-        check_id(&"0".repeat(64)).unwrap();
+        check_id("01234567", LEAST_DIGITS).unwrap();
+        check_id(&"0".repeat(64), LEAST_DIGITS).unwrap();
+        check_id("1", 1).unwrap();
+        check_id("", 1).unwrap_err();
     }
 
     #[test]
