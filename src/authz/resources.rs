@@ -89,7 +89,15 @@ pub(super) fn check_group(text: &str, at: &At, report: &mut Report) {
 /// told of.
 pub(super) fn check_resource(text: &str, at: &At, report: &mut Report) {
     let mark = report.mark();
-    check_spelling(text, "resource", at, report);
+    let lower = text.to_lowercase();
+    if text.contains(char::is_whitespace) {
+        check_spelling(text, "resource", at, report);
+    } else if lower != text {
+        // Metrics are resources of any name.
+        report
+            .warning(at, format!("`{text}` is in upper case, as no resource of Kubernetes or Tekton is"))
+            .help(format!("did you mean `{lower}`?"));
+    }
     let (resource, sub) = text.split_once('/').unwrap_or((text, ""));
     let plural = KNOWN.into_iter().find(|known| singular(known) == resource);
     let of_pods = plural.unwrap_or(resource) == "pods" || resource == "*";

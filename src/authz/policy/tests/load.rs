@@ -489,8 +489,7 @@ tokens: {{exchange: [{{issuer: corp}}, {{issuer: cluster, kubernetes: api}}{}]}}
 #[test]
 fn names_that_no_request_can_have_are_errors() {
     for (kubernetes, at, message) in [
-        ("resources: [pods/Exec]", "resources/0", "`pods/Exec` is no resource"),
-        ("resources: [PipelineRuns]", "resources/0", "`PipelineRuns` is no resource"),
+        ("resources: ['pods ']", "resources/0", "`pods ` is no resource"),
         ("api_groups: [tekton.dev/v1]", "api_groups/0", "the version is not a part of it"),
         ("api_groups: [Tekton.dev]", "api_groups/0", "`Tekton.dev` is no API group"),
         ("namespaces: [ok, Prod]", "namespaces/1", "`Prod` is no name of a namespace"),
@@ -509,6 +508,8 @@ fn names_that_no_request_can_have_are_errors() {
 fn names_that_hardly_anything_has_are_told_of() {
     for (rule, told) in [
         ("on: {kubernetes: {resources: [pod/exec]}}", "did you mean `pods/exec`?"),
+        ("on: {kubernetes: {resources: [pods/Exec]}}", "did you mean `pods/exec`?"),
+        ("on: {kubernetes: {resources: [PipelineRuns]}}", "did you mean `pipelineruns`?"),
         ("on: {kubernetes: {resources: [pods/logs]}}", "did you mean `pods/log`?"),
         ("on: {kubernetes: {resources: [secret]}}", "did you mean `secrets`?"),
         ("on: {kubernetes: {resources: [pipelinerun]}}", "did you mean `pipelineruns`?"),
