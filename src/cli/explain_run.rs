@@ -83,7 +83,8 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
         check(&without_files(root), resolver)
     };
     let (loaded, resolved) = config::load(sources, components).map_err(StartError::Configuration)?;
-    let target = Target::of(url);
+    let target = Target::of(url)
+        .ok_or_else(|| format!("`{url}` is no address; write it whole, as `https://tekton.example.com/`"))?;
     if let Err(rejection) = target.check(&args.method) {
         return Ok(rejection.into());
     }
@@ -199,13 +200,14 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn of(url: &'a str) -> Self {
-        let (_, rest) = url.trim().split_once("://").unwrap_or_default();
+    /// None where no host is written, which [`Url`] would look for in the path.
+    fn of(url: &'a str) -> Option<Self> {
+        let (_, rest) = url.trim().split_once("://").filter(|(_, rest)| !rest.starts_with(['/', '\\', '?', '#']))?;
         // A backslash ends the host for `Url` too.
         let (_, target) = rest.split_at(rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len()));
         let target = target.split_once('#').map_or(target, |(target, _)| target);
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        Self { path: if path.is_empty() { "/" } else { path }, query }
+        Some(Self { path: if path.is_empty() { "/" } else { path }, query })
     }
 
     /// Whether it would get as far as a route, as `request::sanitize` has it.
@@ -480,7 +482,7 @@ mod tests {
             ("https://k8s.test?x=/../", "GET", None),
             ("https://k8s.test", "GET", None),
         ] {
-            let refused = Target::of(url).check(method).err();
+            let refused = Target::of(url).unwrap().check(method).err();
             assert_eq!(refused.as_ref().map(|refused| refused.reason().as_str()), reason, "{url}");
             let Some(refused) = refused else { continue };
             let answer = Answer::from(refused);
@@ -489,7 +491,10 @@ mod tests {
             assert_eq!((json["outcome"].as_str(), json["reason"].as_str()), (Some("refused"), reason));
             assert!(!answer.is_allow());
         }
-        let Target { path, query } = Target::of("https://a@k8s.test:1/x/%C3%A9?y=1?2#/../z");
+        for none in ["https:/k8s.test/api/v1/secrets", "https:///k8s.test/x", "k8s.test/x", ""] {
+            assert!(Target::of(none).is_none(), "{none}");
+        }
+        let Target { path, query } = Target::of("https://a@k8s.test:1/x/%C3%A9?y=1?2#/../z").unwrap();
         assert_eq!((path, query), ("/x/%C3%A9", Some("y=1?2")));
     }
 

@@ -81,6 +81,7 @@ mod tests {
         assert_eq!(object["metadata"]["labels"]["server/type"], "https");
         assert_eq!(object["spec"]["clientConfig"]["caBundle"], STANDARD.encode(pem));
     }
+
     #[test]
     fn what_is_no_label_of_dns_names_no_service_and_no_namespace() {
         #[derive(clap::Parser)]
