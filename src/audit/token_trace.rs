@@ -17,6 +17,9 @@ use super::{
 };
 use crate::clock::Timestamp;
 
+/// Why a token ended that its holder revoked.
+pub(super) const DONE: &str = "its holder had done with it";
+
 /// Uses of one token that are kept; the others are counted.
 const MAX_USES: usize = 1000;
 
@@ -199,7 +202,7 @@ impl Found {
     fn used(&mut self, line: Line) {
         let at = Timestamp::from_millis(line.time);
         if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| self.0.get_mut(id)) {
-            token.end(at, || "its holder had done with it".to_owned());
+            token.end(at, || DONE.to_owned());
         }
         let at_server = line.unmapped.introspected;
         let id = at_server.as_ref().map_or(&line.actor.session.uid, |at_server| &at_server.token);

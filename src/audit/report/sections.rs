@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use serde_json::Value;
 
+pub(super) use crate::audit::token_trace::DONE;
 use crate::error::Reason;
 
 /// A part of the report that comes of the trail.
@@ -88,9 +89,6 @@ pub(super) const PRINCIPALS: &str = "principals";
 pub(super) const RULES: &str = "rules";
 pub(super) const GRANTS: &str = "grants";
 pub(super) const KEYS: &str = "keys";
-
-/// Why a token ended that its holder ended (RFC 7009).
-pub(super) const DONE: &str = "its holder had done with it";
 
 /// In the order of the report. A member that is no object where one is expected gives no row, in `jq` by an error that the query
 /// passes over; before `//` it counts as one that is not there.
@@ -245,7 +243,7 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: "tokens_ended",
-        title: "Tokens that ended before their time, by why: with their run, or because their holder had done with them",
+        title: "Ends of tokens, by why: of runs and pods that had some, and of holders that had done with theirs",
         controls: "CC6.2; A.5.18",
         // The record of the decision has it too.
         jq: || {

@@ -187,9 +187,13 @@ fn where_there_is_no_trail_nothing_is_said_to_be_intact() {
     let settings = settings();
     let folder = tempfile::tempdir().unwrap();
     let check = |since| verify_all(&[folder.path().to_owned()], &proof(&settings), since);
-    assert!(matches!(check(NOW), Err(CannotVerify::NoTrail)));
+    assert!(matches!(check(NOW), Err(CannotVerify::NoTrail(_))));
     fs::write(folder.path().join("audit.jsonl"), "").unwrap();
-    assert!(matches!(check(NOW), Err(CannotVerify::NoTrail)), "an empty file is none");
+    let none = check(NOW).unwrap_err();
+    assert!(matches!(none, CannotVerify::NoTrail(_)), "an empty file is none");
+    fs::write(folder.path().join("audit.jsonl"), "?{\n").unwrap();
+    let damaged = check(NOW).unwrap_err().to_string();
+    assert!(damaged.contains("audit.jsonl is no trail, or one whose first line was damaged"), "{damaged}");
     // What a copy saw is missing, which is more than that.
     let replicas = Replicas::new();
     NAMES.iter().for_each(|name| fs::remove_dir_all(replicas.folder(name)).unwrap());

@@ -144,7 +144,7 @@ pub fn verify_all(paths: &[PathBuf], proof: &Proof, since: Timestamp) -> Result<
     all.problems = compare(&seen.witnessed, &all.chains, &collected, since);
     // Copies of checkpoints alone tell which chains are missing.
     if all.chains.is_empty() && all.problems.is_empty() {
-        return Err(CannotVerify::NoTrail);
+        return Err(CannotVerify::NoTrail(all.others));
     }
     Ok(all)
 }

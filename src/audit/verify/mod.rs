@@ -92,9 +92,21 @@ pub enum CannotVerify {
     ForgedCheckpoint,
     #[error(
         "no trail is among the files and folders given, so that nothing was checked; see that the volume with the file that \
-         `audit.sink.file` names is mounted there"
+         `audit.sink.file` names is mounted there{}",
+        others(.0)
     )]
-    NoTrail,
+    NoTrail(Vec<PathBuf>),
+}
+
+/// What was looked at and is no trail: a trail whose first line somebody damaged looks so too.
+fn others(paths: &[PathBuf]) -> String {
+    match paths {
+        [] => String::new(),
+        [first, rest @ ..] => {
+            let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            format!("; {}{more} is no trail, or one whose first line was damaged", first.display())
+        }
+    }
 }
 
 /// Checks files in the order given, the oldest first.
