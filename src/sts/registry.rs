@@ -108,9 +108,13 @@ pub fn access(scopes: &[Arc<str>]) -> Vec<Access> {
 /// Refuses what no registry knows, though a pattern of a rule be met by it: `pull:acme/*` by `pull:acme/../x`.
 pub fn check_scopes(scopes: &[String]) -> Result<(), Refusal> {
     match scopes.iter().find(|scope| action_on(scope).is_none()) {
-        Some(scope) => Err(Refusal::bad_scope(format!(
-            "`{scope}` is no action on a repository, which is all that a registry knows; ask for such as `pull:acme/app`, without a tag"
-        ))),
+        Some(scope) => {
+            let shown: String = scope.chars().take(64).collect();
+            Err(Refusal::bad_scope(format!(
+                "`{shown}` is no action on a repository, which is all that a registry knows; ask for one action, a colon and a name in \
+                 lower case without a tag, such as `pull:acme/app`, and for each action by a scope of its own"
+            )))
+        }
         None => Ok(()),
     }
 }
