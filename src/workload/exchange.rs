@@ -191,8 +191,11 @@ impl Swap {
         };
         // In place of the token endpoint a route of Doorward's may have answered, or none.
         let elsewhere = match status {
-            StatusCode::TOO_MANY_REQUESTS => "",
-            _ if status.is_client_error() => {
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::MISDIRECTED_REQUEST => {
                 "; `--server` is to be the address that its configuration has as `external_host`"
             }
             _ => "",

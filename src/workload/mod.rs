@@ -18,7 +18,7 @@ use self::{
     exchange::{Issued, NoToken, Swap},
     shape::Target,
 };
-use crate::login::Address;
+use crate::login::{Address, could_write};
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -70,8 +70,10 @@ impl Delivery {
         }
         // Before a token is issued that could not be written.
         if let Some(out) = &out {
-            fresh::check(out)?;
-            shape.token_file(out).map_or(Ok(()), |beside| fresh::check(&beside))?;
+            for file in [Some(out.clone()), shape.token_file(out)].into_iter().flatten() {
+                fresh::check(&file)?;
+                could_write(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+            }
         }
         let authorities = match &ca {
             Some(ca) if shape == Shape::Kubeconfig => {

@@ -425,6 +425,9 @@ async fn nothing_is_asked_for_that_could_not_be_written() {
         assert_eq!(output.status.code(), Some(1), "{further:?}");
         assert!(text(&output.stderr).contains("is a symbolic link"), "{}", text(&output.stderr));
     }
+    let output = step.run(&["--audience", "a", "--out", "missing/token"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("missing/token: No such file"), "{}", text(&output.stderr));
     assert!(server.requests().is_empty());
     assert!(step.path("link").is_symlink() && step.path("config.token").is_symlink());
     assert_eq!(fs::read_to_string(step.path("subject")).unwrap(), SUBJECT);
