@@ -148,10 +148,10 @@ pub(super) fn may_say_who(name: &str) -> bool {
     member.is_some_and(|member| !HOW.iter().any(|how| how.eq_ignore_ascii_case(member)))
 }
 
-/// Whether a line is a command that begins with the name of the program.
+/// Whether a line is a command that begins with the name of the program, which was another before version 6.
 fn names_program(line: &str) -> bool {
-    let program = shell_words(line).into_iter().next().unwrap_or_default();
-    program.rsplit('/').next() == Some("oauth2-proxy")
+    let program = shell_words(line).into_iter().find(|word| word != "exec").unwrap_or_default();
+    program.rsplit('/').next().is_some_and(|name| ["oauth2-proxy", "oauth2_proxy"].contains(&name))
 }
 
 /// Whether an option, by its name in the `.cfg` or as a flag, is given many values, between commas too.

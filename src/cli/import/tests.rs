@@ -98,7 +98,9 @@ fn a_command_on_one_line_is_read_as_flags() {
     const LINE: &str = "--provider=oidc --oidc-issuer-url=https://id.example.com --client-id door --client-secret-file=/s \
         --upstream=http://a:1 --email-domain=*";
     let plain = parsed(&imported(&[LINE], Some("a.example.com")).unwrap());
-    for program in ["oauth2-proxy", "/bin/oauth2-proxy", "./oauth2-proxy", "'oauth2-proxy'"] {
+    for program in
+        ["oauth2-proxy", "exec oauth2-proxy", "./oauth2_proxy", "/bin/oauth2-proxy", "./oauth2-proxy", "'oauth2-proxy'"]
+    {
         let imported = imported(&[&format!("{program} {LINE}\n")], Some("a.example.com")).unwrap();
         assert_eq!((parsed(&imported), noted(&imported)), (plain.clone(), Vec::new()), "{program}");
     }
