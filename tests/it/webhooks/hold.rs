@@ -427,7 +427,7 @@ async fn what_was_held_before_a_failover_by_sentinel_is_brought_once_after_it() 
     let standby = RedisServer::start(&[&synced[..], &["--replicaof", &follows]].concat());
     let sentinel = RedisServer::sentinel(master.port());
     within(async {
-        while !standby.ask::<String>(&["INFO", "replication"]).await.contains("master_link_status:up") {}
+        while !master.ask::<String>(&["INFO", "replication"]).await.contains("state=online") {}
         // A sentinel puts nothing in the master's place before it has heard of the standby.
         while sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "doorward"]).await.is_empty() {}
     })
