@@ -97,6 +97,7 @@ impl fmt::Display for Answers {
             None => writeln!(f, "  answered   not known: its end is not in these files")?,
         }
         match &self.last_try {
+            Some(only) if self.tries == 1 => writeln!(f, "  sent on    once, answered {only}"),
             Some(last) => writeln!(f, "  sent on    {} times, the last answered {last}", self.tries),
             None => Ok(()),
         }
