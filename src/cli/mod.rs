@@ -255,26 +255,28 @@ mod tests {
 
     /// A checkout of the policy, which has neither secrets nor certificates.
     const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/base/config");
+    const BY_KUBECONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/outside-the-cluster.yaml");
 
     #[test]
     fn what_presents_no_token_is_explained_without_secrets_and_certificates() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "{issuer: company, kind: human, groups: [nobody]}").unwrap();
-        let explained = |option: &str| {
-            let url = "https://k8s.example.com/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
-            let line = ["doorward", "explain", SHIPPED, url, option, file.path().to_str().unwrap()];
+        let explained = |config: &str, host: &str, option: &str| {
+            let url = format!("https://{host}/apis/tekton.dev/v1/namespaces/ci/pipelineruns");
+            let line = ["doorward", "explain", config, &url, option, file.path().to_str().unwrap()];
             let Command::Explain { config, args } = Cli::try_parse_from(line).unwrap().command else { panic!() };
             let mut out = Vec::new();
             let allowed = explain_run::run(&config.sources(), &args, &mut out);
             (allowed.map_err(|error| error.to_string()), String::from_utf8(out).unwrap())
         };
-        let (allowed, said) = explained("--principal");
-        assert_eq!(allowed, Ok(false), "{said}");
-        assert!(said.starts_with("DENY"), "{said}");
-        assert!(
-            explained("--token-file").0.unwrap_err().contains("cannot be read"),
-            "a token is looked at as it would be"
-        );
+        // An upstream that a kubeconfig describes is nothing without that file, but its route is there.
+        for (config, host) in [(SHIPPED, "k8s.example.com"), (BY_KUBECONFIG, "production.example.com")] {
+            let (allowed, said) = explained(config, host, "--principal");
+            assert_eq!(allowed, Ok(false), "{config}: {said}");
+            assert!(said.starts_with("DENY"), "{config}: {said}");
+            let with_token = explained(config, host, "--token-file").0.unwrap_err();
+            assert!(with_token.contains("cannot be read"), "a token is looked at as it would be: {with_token}");
+        }
     }
 
     #[test]

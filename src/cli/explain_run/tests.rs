@@ -1,0 +1,47 @@
+//! What an address means that is to be explained.
+
+use super::*;
+
+/// What the proxy answers with 400 was explained as another request, or as allowed.
+#[test]
+fn an_address_is_taken_as_it_is_written() {
+    for (url, method, reason) in [
+        ("https://k8s.test/api//v1/pods", "GET", Some("path_not_canonical")),
+        ("https://k8s.test/api/v1/namespaces/a/pods/%41", "GET", Some("path_not_canonical")),
+        ("https://k8s.test/api/v1/namespaces/a;x/pods", "GET", Some("path_not_canonical")),
+        ("https://k8s.test/api/v1/x/../pods", "GET", Some("path_not_canonical")),
+        ("https://k8s.test/a b", "GET", Some("path_not_canonical")),
+        ("https://k8s.test\\api", "GET", Some("path_not_canonical")),
+        ("https://k8s.test/api/v1/pods?watch=//", "GET", None),
+        ("https://k8s.test/api/v1/pods", "delete", Some("bad_request")),
+        ("https://k8s.test?x=/../", "GET", None),
+        ("https://k8s.test", "GET", None),
+    ] {
+        let refused = Target::of(url).unwrap().check(method).err();
+        assert_eq!(refused.as_ref().map(|refused| refused.reason().as_str()), reason, "{url}");
+        let Some(refused) = refused else { continue };
+        let answer = Answer::from(refused);
+        let (text, json) = (answer.to_string(), serde_json::to_value(&answer).unwrap());
+        assert!(text.starts_with("REFUSED before any rule: ") && text.contains("\n  to pass: send "), "{text}");
+        assert_eq!((json["outcome"].as_str(), json["reason"].as_str()), (Some("refused"), reason));
+        assert!(!answer.is_allow());
+    }
+    for none in ["https:/k8s.test/api/v1/secrets", "https:///k8s.test/x", "k8s.test/x", ""] {
+        assert!(Target::of(none).is_none(), "{none}");
+    }
+    let Target { path, query } = Target::of("https://a@k8s.test:1/x/%C3%A9?y=1?2#/../z").unwrap();
+    assert_eq!((path, query), ("/x/%C3%A9", Some("y=1?2")));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_told_and_not_taken_for_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let id = Uuid::from_u128(5);
+    std::fs::write(&path, format!("{{\"metadata\":{{\"correlation_uid\":\"{id}\"}},\"unmapped\":[\n")).unwrap();
+    let said = |id| record_of(&Files::new(vec![path.clone()]), id).unwrap_err().to_string();
+    let place = format!("a line that names it cannot be read, {}:1;", path.display());
+    assert!(said(id).contains(&place), "{}", said(id));
+    let other = Uuid::from_u128(6);
+    assert_eq!(said(other), format!("the trail has no request {other}"));
+}
