@@ -53,7 +53,7 @@ pub fn is_taken(method: &Method, kind: RouteKind, named: &[impl AsRef<str>]) -> 
 }
 
 /// The known method that a text is in another spelling.
-pub fn meant(text: &str) -> Option<Method> {
+fn meant(text: &str) -> Option<Method> {
     KNOWN.into_iter().find(|known| known.as_str() != text && known.as_str().eq_ignore_ascii_case(text))
 }
 
