@@ -216,6 +216,7 @@ pub struct OnBehalfOf {
 /// What an allow needs besides.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 pub struct Need {
     /// More than one factor (`amr`), not longer ago than this.
     pub mfa: Option<MaxAge>,
