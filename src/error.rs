@@ -193,6 +193,11 @@ impl Rejection {
         rejection
     }
 
+    /// `max`: the bytes that are taken.
+    pub fn body_too_large(max: u64) -> Self {
+        Self::new(Reason::BodyTooLarge, format!("the body is larger than {max} bytes")).fix("send a smaller body")
+    }
+
     /// What the caller can do next.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<Cow<'static, str>>) -> Self {

@@ -373,8 +373,7 @@ fn streamed(request: CleanRequest<Incoming>, route: &Route) -> Result<CleanReque
     let (request, body) = request.take_body();
     let Some(max) = route.max_body else { return Ok(request.with_body(RequestBody::streaming(body, trailers))) };
     if http_body::Body::size_hint(&body).lower() > max {
-        return Err(Rejection::new(Reason::BodyTooLarge, format!("the body is larger than {max} bytes"))
-            .fix("send a smaller body"));
+        return Err(Rejection::body_too_large(max));
     }
     Ok(request.with_body(RequestBody::streaming(body, trailers).limited(max)))
 }

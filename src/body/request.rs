@@ -210,7 +210,7 @@ impl RequestStream {
                         None => {
                             // hyper tells over HTTP/2 only that there is no answer, and not why.
                             if let Some(exchange) = &self.exchange {
-                                exchange.progress.too_large();
+                                exchange.progress.exceeds(self.limit);
                             }
                             return Poll::Ready(Some(Err(BodyError::TooLarge(self.limit))));
                         }

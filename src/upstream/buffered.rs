@@ -151,7 +151,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let too_large = || too_large(&BodyError::TooLarge(u64::try_from(limits.max).unwrap_or(u64::MAX)));
+    let too_large = || Rejection::body_too_large(u64::try_from(limits.max).unwrap_or(u64::MAX));
     let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if declared > limits.max {
         return Err(too_large());
@@ -200,15 +200,11 @@ where
         let error = error.into();
         // The route may take no more of it than is read here, and then it is the first to say so.
         let rejection = match find::<BodyError>(&*error) {
-            Some(larger @ BodyError::TooLarge(_)) => too_large(larger),
+            Some(BodyError::TooLarge(max)) => Rejection::body_too_large(*max),
             _ => Rejection::new(Reason::BadRequest, "the body broke off before its end").fix("send the whole body"),
         };
         rejection.because(error)
     })
-}
-
-fn too_large(error: &BodyError) -> Rejection {
-    Rejection::new(Reason::BodyTooLarge, error.to_string()).fix("send a smaller body")
 }
 
 /// Doubles the room as bytes come in, so that what a client only declares costs nothing.

@@ -36,8 +36,8 @@ pub enum UpstreamErrorKind {
     RequestBodyMalformed,
     /// The same, because the client sent nothing for too long.
     RequestBodyTimeout,
-    /// The same, because it has more bytes than the route takes.
-    RequestBodyTooLarge,
+    /// The same, because it has more than so many bytes, which is what the route takes.
+    RequestBodyTooLarge(u64),
 }
 
 impl UpstreamErrorKind {
@@ -82,7 +82,7 @@ impl UpstreamError {
     /// request back.
     pub(crate) fn from_hyper(upstream: &Arc<str>, error: hyper::Error) -> Self {
         let kind = match find::<BodyError>(&error) {
-            Some(BodyError::TooLarge(_)) => UpstreamErrorKind::RequestBodyTooLarge,
+            Some(BodyError::TooLarge(limit)) => UpstreamErrorKind::RequestBodyTooLarge(*limit),
             Some(error) => UpstreamErrorKind::of_body(error),
             None if error.is_parse() || error.is_user() => UpstreamErrorKind::Protocol,
             None => UpstreamErrorKind::Closed,
@@ -121,7 +121,13 @@ impl fmt::Display for UpstreamError {
             UpstreamErrorKind::RequestBodyMalformed => "got only a part of the request, because the body is malformed",
             UpstreamErrorKind::RequestBody => "got only a part of the request, because the body ended early",
             UpstreamErrorKind::RequestBodyTimeout => "got only a part of the request, because the body stalled",
-            UpstreamErrorKind::RequestBodyTooLarge => "got only a part of the request, because the body is too large",
+            UpstreamErrorKind::RequestBodyTooLarge(limit) => {
+                return write!(
+                    f,
+                    "the upstream `{}` got only a part of the request, because the body is larger than {limit} bytes",
+                    self.upstream
+                );
+            }
         };
         write!(f, "the upstream `{}` {what}", self.upstream)
     }
@@ -160,7 +166,7 @@ impl From<UpstreamError> for Rejection {
                 (Reason::BadRequest, "send the body in chunks as RFC 9112 section 7.1 has them, or with its length")
             }
             UpstreamErrorKind::RequestBodyTimeout => (Reason::BodyTimeout, "send the body without long pauses"),
-            UpstreamErrorKind::RequestBodyTooLarge => (Reason::BodyTooLarge, "send a smaller body"),
+            UpstreamErrorKind::RequestBodyTooLarge(_) => (Reason::BodyTooLarge, "send a smaller body"),
         };
         Self::new(reason, error.to_string()).fix(fix).because(error)
     }
@@ -198,7 +204,7 @@ mod tests {
             (Kind::RequestBody, StatusCode::BAD_REQUEST),
             (Kind::RequestBodyMalformed, StatusCode::BAD_REQUEST),
             (Kind::RequestBodyTimeout, StatusCode::REQUEST_TIMEOUT),
-            (Kind::RequestBodyTooLarge, StatusCode::PAYLOAD_TOO_LARGE),
+            (Kind::RequestBodyTooLarge(7), StatusCode::PAYLOAD_TOO_LARGE),
         ] {
             let error = UpstreamError::new(kind, &name).because("10.0.0.7:6443 said secret");
             let rejection = Rejection::from(error);

@@ -320,18 +320,12 @@ async fn wait(
             };
             Err(UpstreamError::new(kind, upstream.name()).into())
         }
-        Some(Err(failed)) if progress.is_too_large() => {
-            let kind = UpstreamErrorKind::RequestBodyTooLarge;
-            Err(UpstreamError::new(kind, upstream.name()).because(failed.into_error()).into())
-        }
-        Some(Err(failed)) if progress.has_client_failed() => {
-            let cause = failed.into_error();
-            let kind = error::find(&cause).map_or(UpstreamErrorKind::RequestBody, UpstreamErrorKind::of_body);
-            Err(UpstreamError::new(kind, upstream.name()).because(cause).into())
-        }
         Some(Err(mut failed)) => {
             let unsent = failed.take_message().map(Box::new);
             let cause = failed.into_error();
+            if let Some(kind) = fault_of_client(progress, &cause) {
+                return Err(UpstreamError::new(kind, upstream.name()).because(cause).into());
+            }
             let was_refused = error::find::<h2::Error>(&cause).is_some_and(is_refusal);
             let mut error = UpstreamError::from_hyper(upstream.name(), cause);
             if unsent.is_some() || was_refused {
@@ -341,6 +335,15 @@ async fn wait(
         }
         None => Err(UpstreamError::new(UpstreamErrorKind::ResponseTimeout, upstream.name()).into()),
     }
+}
+
+/// What the client's own body did, where that is why there is no answer: hyper does not tell it over HTTP/2.
+fn fault_of_client(progress: &Progress, cause: &hyper::Error) -> Option<UpstreamErrorKind> {
+    if let Some(limit) = progress.exceeded() {
+        return Some(UpstreamErrorKind::RequestBodyTooLarge(limit));
+    }
+    let failed = progress.has_client_failed();
+    failed.then(|| error::find(cause).map_or(UpstreamErrorKind::RequestBody, UpstreamErrorKind::of_body))
 }
 
 impl Failure {

@@ -20,6 +20,9 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 
 const TICKS_A_SECOND: u64 = 1000 / TICK.as_millis() as u64;
 
+/// A limit that no body can go beyond.
+const NOT_EXCEEDED: u64 = u64::MAX;
+
 /// A time limit as the sweep counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticks(u32);
@@ -66,9 +69,10 @@ pub(crate) struct Progress {
     answered: AtomicBool,
     /// Whether the client's body is what the exchange waits for.
     client_stalls: AtomicBool,
-    /// Whether the client's body broke off, and whether it did so because we took no more of it.
+    /// Whether the client's body broke off.
     client_failed: AtomicBool,
-    too_large: AtomicBool,
+    /// The limit that it went beyond.
+    exceeded: AtomicU64,
     /// What is asked of the client's body: patience in ticks, zero if nothing is, and bytes a second.
     patience: AtomicU32,
     rate: AtomicU32,
@@ -86,7 +90,7 @@ impl Progress {
         self.answered.store(false, Ordering::Relaxed);
         self.client_stalls.store(false, Ordering::Relaxed);
         self.client_failed.store(false, Ordering::Relaxed);
-        self.too_large.store(false, Ordering::Relaxed);
+        self.exceeded.store(NOT_EXCEEDED, Ordering::Relaxed);
         self.patience.store(0, Ordering::Relaxed);
         self.wait(limit);
     }
@@ -180,12 +184,16 @@ impl Progress {
         self.client_failed.load(Ordering::Acquire)
     }
 
-    pub(crate) fn too_large(&self) {
-        self.too_large.store(true, Ordering::Release);
+    /// The client's body has more than so many bytes, so that no more of it is taken.
+    pub(crate) fn exceeds(&self, limit: u64) {
+        self.exceeded.store(limit, Ordering::Release);
     }
 
-    pub(super) fn is_too_large(&self) -> bool {
-        self.too_large.load(Ordering::Acquire)
+    pub(super) fn exceeded(&self) -> Option<u64> {
+        match self.exceeded.load(Ordering::Acquire) {
+            NOT_EXCEEDED => None,
+            limit => Some(limit),
+        }
     }
 
     pub(super) fn is_expired(&self) -> bool {
@@ -300,7 +308,7 @@ impl Sweep {
             request_open: AtomicBool::new(false),
             client_stalls: AtomicBool::new(false),
             client_failed: AtomicBool::new(false),
-            too_large: AtomicBool::new(false),
+            exceeded: AtomicU64::new(NOT_EXCEEDED),
             patience: AtomicU32::new(0),
             rate: AtomicU32::new(0),
             received: AtomicU64::new(0),

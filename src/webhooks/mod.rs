@@ -361,6 +361,7 @@ impl Webhook {
 
     fn too_large(&self) -> Rejection {
         Rejection::new(Reason::BodyTooLarge, format!("a delivery may have {} bytes at most", self.max_body))
+            .fix("let the hook send fewer events, or raise `max_body` of its route")
     }
 }
 

@@ -308,7 +308,7 @@ async fn a_body_beyond_what_its_route_takes_is_too_large_however_it_travels() {
         .await;
         let (pools, upstream) = (pools(), upstream_with(address, |entry| entry.protocol = Some(protocol)));
         let error = fetch(&pools, &upstream, request("POST", large().await)).await.unwrap_err();
-        assert_eq!(error.kind(), UpstreamErrorKind::RequestBodyTooLarge, "{protocol:?}");
+        assert_eq!(error.kind(), UpstreamErrorKind::RequestBodyTooLarge(8), "{protocol:?}");
         assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "whole", "{protocol:?}: the next one");
     }
     // Whichever of the two is reached first is named.
