@@ -54,7 +54,9 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
         CommandError::new(format!("nothing is revoked: {error}")).help("see to the store and try again")
     })?;
     let ended = app.close_revoked_streams();
-    tracing::warn!(issuer = &*issuer, ?target, %until, who = command.who, why = command.why, streams_ended = ended, "revoked");
+    let (subject, token_id) = (arguments.subject.as_deref(), arguments.token_id.as_deref());
+    let (who, why) = (&*command.who, &*command.why);
+    tracing::warn!(issuer = &*issuer, subject, token_id, %until, who, why, streams_ended = ended, "revoked");
     Ok(json!({
         "issuer": &*issuer,
         "subject": arguments.subject,

@@ -36,6 +36,16 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&said["issuer"], &said["token_id"]), (&"a".into(), &"jti-of-the-leaked-token".into()));
     assert_eq!(said["streams_ended"], 6, "{said}");
+    let line = within(async {
+        loop {
+            match fixture.doorward.log().into_iter().find(|line| line["message"] == "revoked") {
+                Some(line) => return line,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    assert_eq!((&line["token_id"], &line["target"]), (&said["token_id"], &"doorward::app::revoke".into()), "{line}");
     let refused = get(&leaked).await;
     assert_eq!((refused.status, refused.reason().as_str()), (401, "token_revoked"), "{}", refused.text());
     assert!(refused.header("www-authenticate").unwrap().contains("invalid_token"), "{}", refused.head);
