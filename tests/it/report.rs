@@ -56,11 +56,13 @@ fn compare_with_queries(doorward: &Doorward) -> Value {
         figures.push((section["id"].as_str().unwrap(), &section["rows"]));
     }
     let text = report(doorward, &[]);
-    let commands: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("  $ grep")).collect();
+    let commands = || text.lines().filter_map(|line| line.strip_prefix("  $ "));
+    let trail = commands().find(|command| command.starts_with("trail()")).unwrap();
+    let commands: Vec<&str> = commands().filter(|command| command.starts_with("trail |")).collect();
     assert_eq!(commands.len(), figures.len(), "{text}");
     for (command, (id, figure)) in commands.into_iter().zip(figures) {
         // `scripts/test` installs jq.
-        let output = Command::new("sh").args(["-c", &format!("grep{command}")]).output().unwrap();
+        let output = Command::new("sh").args(["-c", &format!("{trail}; {command}")]).output().unwrap();
         assert!(output.status.success(), "{id}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), *figure, "{id}");
     }

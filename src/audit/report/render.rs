@@ -49,20 +49,20 @@ impl Held {
 }
 
 impl Report {
-    /// The command whose output is a figure. `grep` ends the last line of each file, where that was torn off, so that it spoils not the
-    /// first line of the next.
-    fn command(&self, query: &str) -> String {
+    /// Defines the `trail` of the other commands, as a trail may have hundreds of files. `grep` ends the last line of each, where that was
+    /// torn off, so that it spoils not the first line of the next.
+    fn trail(&self) -> String {
         let files: Vec<String> = self.files.iter().map(|file| quoted(file)).collect();
-        format!("grep -ah '' {} | jq -nR '{query}'", files.join(" "))
+        format!("trail() {{ grep -ah '' {}; }}", files.join(" "))
     }
 
-    /// The command that tells which rules and grants no record of the period names.
+    /// Tells which rules and grants no record of the period names.
     fn unused_command(&self, held: &Held) -> String {
         let ids = |kind: &str| {
             let ids: Vec<&str> = held.access.iter().filter(|one| one.kind == kind).map(|one| one.id.as_str()).collect();
             serde_json::Value::from(ids)
         };
-        self.command(&unused(&ids("rule"), &ids("grant"), self.from, self.to))
+        command(&unused(&ids("rule"), &ids("grant"), self.from, self.to))
     }
 
     /// One page of HTML that needs nothing else.
@@ -79,10 +79,12 @@ impl Report {
                 body { main {
                     h1 { "Access report" }
                     p { "From " (time(self.from)) " to before " (time(self.to)) "." }
+                    p { "What the commands below read, to be run first:" }
+                    pre { (self.trail()) }
                     p { (self.records) " records in the period:" }
-                    pre { (self.command(&self.records_query)) }
+                    pre { (command(&self.records_query)) }
                     p { (self.unreadable) " lines that are no records:" }
-                    pre { (self.command(&self.unreadable_query)) }
+                    pre { (command(&self.unreadable_query)) }
                     @if let Some(held) = &self.configuration { (configuration(held, self.to, &self.unused_command(held))) }
                     @for section in &self.sections {
                         h2 { (section.title) }
@@ -91,13 +93,18 @@ impl Report {
                         @if section.left_out > 0 {
                             p { (section.left_out) " records more are left out; the query shows them." }
                         }
-                        pre { (self.command(&section.query)) }
+                        pre { (command(&section.query)) }
                     }
                 } }
             }
         }
         .into_string()
     }
+}
+
+/// The command whose output is a figure.
+fn command(query: &str) -> String {
+    format!("trail | jq -nR '{query}'")
 }
 
 /// A file as a shell reads its name.
@@ -173,8 +180,9 @@ fn configuration(held: &Held, to: i64, unused: &str) -> maud::Markup {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Access report from {} to before {}", time(self.from), time(self.to))?;
-        writeln!(f, "{} records in the period\n  $ {}", self.records, self.command(&self.records_query))?;
-        writeln!(f, "{} lines that are no records\n  $ {}", self.unreadable, self.command(&self.unreadable_query))?;
+        writeln!(f, "What the commands below read, to be run first\n  $ {}", self.trail())?;
+        writeln!(f, "{} records in the period\n  $ {}", self.records, command(&self.records_query))?;
+        writeln!(f, "{} lines that are no records\n  $ {}", self.unreadable, command(&self.unreadable_query))?;
         if let Some(held) = &self.configuration {
             writeln!(f, "\nWho has access, by rule and grant (CC6.1, CC6.3; A.5.15, A.5.18)")?;
             for Access { kind, id, who, gives, used, .. } in &held.access {
@@ -215,7 +223,7 @@ impl fmt::Display for Report {
             if section.left_out > 0 {
                 writeln!(f, "  {} records more are left out; the query shows them", section.left_out)?;
             }
-            writeln!(f, "  $ {}", self.command(&section.query))?;
+            writeln!(f, "  $ {}", command(&section.query))?;
         }
         Ok(())
     }
