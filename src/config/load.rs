@@ -22,7 +22,7 @@ use super::{
     resolve,
     resolver::{Resolver, Volume},
     schema, shape,
-    source::{Data, Node, SourceFile},
+    source::{Data, Node, Repeated, SourceFile},
 };
 
 /// The main file of a folder that is given as the configuration.
@@ -184,8 +184,10 @@ impl Draft {
             Ok(text) => text,
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
+                let before = error.as_bytes().get(..valid).unwrap_or_default();
+                let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
                 self.files.push(SourceFile { path: path.to_owned(), text: String::new() });
-                let message = format!("the file is not UTF-8 (byte {valid})");
+                let message = format!("line {line} of the file is not UTF-8 (byte {valid})");
                 self.findings.push(Finding::error(Some(Place::WholeFile { file }), message));
                 return None;
             }
@@ -201,9 +203,12 @@ impl Draft {
                 return None;
             }
         };
-        for (file, key) in node.repeated_keys() {
+        for Repeated { source: file, first, key } in node.repeated_keys() {
             let place = Place::File { file, span: key.span.clone() };
-            self.findings.push(Finding::error(Some(place), format!("`{}` stands here a second time", key.name)));
+            let text = self.files.get(file).and_then(|file| file.text.get(..first.span.start)).unwrap_or_default();
+            let line = text.matches('\n').count() + 1;
+            let message = format!("`{}` stands here a second time; the first is in line {line}", key.name);
+            self.findings.push(Finding::error(Some(place), message));
         }
         match node.data {
             Data::Map(_) => Some(node),

@@ -343,10 +343,11 @@ impl Shape<'_> {
             "integer" => "a whole number",
             other => other,
         };
+        let lists_words = schema.get("items").is_some_and(|items| self.is_word(items));
         let problem = self.report.error(at, format!("expected {named}, found {}", kind(value)));
         match (expected, value) {
             ("string", Value::Number(_) | Value::Bool(_)) => _ = problem.help("put it in quotes"),
-            ("array", Value::String(text)) if schema.get("items").is_some_and(|items| items.get("type").is_some()) => {
+            ("array", Value::String(text)) if lists_words => {
                 problem.help(format!("a list has brackets or dashes: `[{text}]`"));
             }
             ("array", Value::Object(_)) => _ = problem.help("each item begins with a dash (`- `)"),
@@ -359,6 +360,15 @@ impl Shape<'_> {
             _ => {}
         }
         false
+    }
+
+    /// Whether a schema is of a text, a number or one of some words.
+    fn is_word(&self, schema: &Value) -> bool {
+        let named = schema.get("$ref").and_then(Value::as_str);
+        let schema = named.and_then(|reference| schema::definition(self.root, reference)).unwrap_or(schema);
+        let words = |choices: &Vec<Value>| choices.iter().all(|choice| choice.get("const").is_some());
+        schema.get("type").is_some_and(|named| named != "object")
+            || schema.get("oneOf").and_then(Value::as_array).is_some_and(words)
     }
 
     /// The smallest value of a type, to go on with.

@@ -54,7 +54,7 @@ pub(super) struct Key {
 /// Reads a YAML object that says each key once, within the budgets of the reader. The error is a sentence.
 pub fn parse_yaml(text: &str) -> Result<Map<String, serde_json::Value>, String> {
     let node = Node::parse(text, 0).map_err(|malformed| malformed.message)?;
-    if let Some((_, key)) = node.repeated_keys().first() {
+    if let Some(Repeated { key, .. }) = node.repeated_keys().first() {
         return Err(format!("`{}` stands there twice", key.name));
     }
     match node.to_json() {
@@ -69,6 +69,13 @@ pub(super) struct Malformed {
     pub message: String,
     pub help: Option<&'static str>,
     pub span: Range<usize>,
+}
+
+/// A key that its map has already.
+pub(super) struct Repeated<'a> {
+    pub(super) source: usize,
+    pub(super) first: &'a Key,
+    pub(super) key: &'a Key,
 }
 
 impl Node {
@@ -103,21 +110,22 @@ impl Node {
         entries.iter().rev().find(|(key, _)| key.name == name).map(|(key, value)| (key, value))
     }
 
-    /// Keys that stand in a map more than once: each repetition, with its source.
-    pub(super) fn repeated_keys(&self) -> Vec<(usize, &Key)> {
+    /// Keys that stand in a map more than once: each repetition.
+    pub(super) fn repeated_keys(&self) -> Vec<Repeated<'_>> {
         let mut found = Vec::new();
         self.collect_repeated(&mut found);
         found
     }
 
-    fn collect_repeated<'a>(&'a self, found: &mut Vec<(usize, &'a Key)>) {
+    fn collect_repeated<'a>(&'a self, found: &mut Vec<Repeated<'a>>) {
         match &self.data {
             Data::List(items) => items.iter().for_each(|item| item.collect_repeated(found)),
             Data::Map(entries) => {
-                let mut seen = std::collections::HashSet::new();
+                let mut seen = std::collections::HashMap::new();
                 for (key, value) in entries {
-                    if !seen.insert(key.name.as_str()) {
-                        found.push((self.source, key));
+                    let first = *seen.entry(key.name.as_str()).or_insert(key);
+                    if !std::ptr::eq(first, key) {
+                        found.push(Repeated { source: self.source, first, key });
                     }
                     value.collect_repeated(found);
                 }
@@ -161,6 +169,12 @@ impl Malformed {
             said if said.contains("recursive") => {
                 ("an alias stands within the part that it repeats".to_owned(), Some("write out what is meant"))
             }
+            said if said.contains("mapping values are not allowed") && is_second_of_its_line(text, start) => {
+                (message, Some("put a text that holds `: ` in quotes"))
+            }
+            said if said.starts_with("unexpected character") => {
+                (message, Some("put a text that begins with it in quotes"))
+            }
             said if said.contains("did not find expected") || said.contains("mapping values are not allowed") => (
                 message,
                 Some("compare the indentation with the lines above: what belongs together begins in one column"),
@@ -174,6 +188,12 @@ impl Malformed {
         let width = text.get(start..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
         Self { message, help, span: start..start + width }
     }
+}
+
+/// Whether another `: ` stands before this one in its line.
+fn is_second_of_its_line(text: &str, colon: usize) -> bool {
+    let before = text.get(..colon).unwrap_or_default();
+    before.rsplit('\n').next().is_some_and(|line| line.contains(": "))
 }
 
 fn reader() -> Options {
@@ -332,7 +352,7 @@ mod tests {
     fn every_repeated_key_is_found() {
         let text = "a: 1\nb:\n  - c: 1\n    c: 2\na: 3\na: 4\n";
         let node = Node::parse(text, 0).unwrap();
-        let starts: Vec<usize> = node.repeated_keys().iter().map(|(_, key)| key.span.start).collect();
+        let starts: Vec<usize> = node.repeated_keys().iter().map(|found| found.key.span.start).collect();
         assert_eq!(starts, [21, 26, 31]);
         assert_eq!(node.to_json()["a"], 4);
     }

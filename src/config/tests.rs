@@ -203,6 +203,8 @@ golden! {
     a_shortened_word: with("    audiences: [doorward]", "    audiences: [doorward]\n    preset: gitlab");
     duplicate_keys: with("sessions:\n", "sessions:\n  idle: 1h\n  idle: 2h\nrules: []\nsessions:\n");
     broken_syntax: with("  - name: main\n    address: 127.0.0.1:8080", "  - name: main\n   address: 127.0.0.1:8080");
+    a_text_with_a_colon: with("    sender: github", "    sender: github\n    why: Developers: all of them");
+    a_text_that_begins_with_a_sign: with("    sender: github", "    sender: github\n    why: @home");
     tabs: with("    sender: github", "\tsender: github");
     two_documents: with("upstreams:", "---\nupstreams:");
     not_utf8: Case::new("").file("doorward.yaml", b"log: {filter: \"\xff\"}");
