@@ -15,10 +15,11 @@ use hyper::body::Incoming;
 
 use super::{
     exchange::{Exchange, Sent},
+    method,
     notes::{note_request, note_route, recorded},
     pipeline::{Ending, Worker, own, received, refuse_impersonation, short_of_memory},
     respond::Manner,
-    route::{METHODS, Target},
+    route::Target,
     sanitize::sanitize,
 };
 use crate::{
@@ -172,7 +173,7 @@ fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Re
     let target = target.filter(|target| target.starts_with('/')).ok_or_else(|| unsaid(proxy, "path"))?;
     let target = PathAndQuery::try_from(target).map_err(|_| unsaid(proxy, "path"))?;
     if method == Method::CONNECT || method == Method::TRACE {
-        return Err(Rejection::method_not_allowed(METHODS, "no route takes this method"));
+        return Err(Rejection::method_not_allowed(method::TAKEN, "no route takes this method"));
     }
     // Both belong to the proxy's connection to us. A handshake of a WebSocket shows by the rest of it.
     for name in [header::CONNECTION, header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {

@@ -21,6 +21,9 @@ pub const KNOWN: [Method; 9] = [
     Method::CONNECT,
 ];
 
+/// Those of [`KNOWN`] that a route takes which names none, as `Allow` has them.
+pub(super) const TAKEN: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// A method that is a known one but for its case: a rule that names the known one would not be about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the method `{sent}` is `{known}` in another spelling, and names of methods are compared exactly")]
@@ -52,21 +55,25 @@ pub fn is_taken(method: &Method, kind: RouteKind, named: &[impl AsRef<str>]) -> 
     }
 }
 
-/// The known method that a text is in another spelling.
-fn meant(text: &str) -> Option<Method> {
-    KNOWN.into_iter().find(|known| known.as_str() != text && known.as_str().eq_ignore_ascii_case(text))
-}
-
 pub fn check_spelling(method: &Method) -> Result<(), Misspelt> {
     if is_known(method) {
         return Ok(());
     }
-    meant(method.as_str()).map_or(Ok(()), |known| Err(Misspelt { sent: method.clone(), known }))
+    let meant = KNOWN.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(method.as_str()));
+    meant.map_or(Ok(()), |known| Err(Misspelt { sent: method.clone(), known }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn allow_has_the_methods_that_routes_take_which_name_none() {
+        for kind in [RouteKind::Http, RouteKind::Kubernetes] {
+            let taken = KNOWN.iter().filter(|method| is_taken(method, kind, &[] as &[&str]));
+            assert_eq!(taken.map(Method::as_str).collect::<Vec<_>>().join(", "), TAKEN);
+        }
+    }
 
     #[test]
     fn another_spelling_of_a_known_method_is_told_from_a_method_of_its_own() {

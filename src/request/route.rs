@@ -45,7 +45,7 @@ pub struct Route {
     pub max_stream: Duration,
     /// The path of the first prefix that it is for, without a slash at the end; empty for a whole host.
     home: Box<str>,
-    /// Empty: those of [`METHODS`].
+    /// Empty: those that its kind takes unnamed ([`method::is_taken`]).
     methods: Vec<Method>,
 }
 
@@ -240,13 +240,10 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
         || (external && path == "/.well-known/jwks.json")
 }
 
-/// What routes take that list no methods.
-pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-
 /// The methods that any of these takes, each once.
 fn allow<'a>(choices: impl Iterator<Item = &'a Choice> + Clone) -> String {
     if choices.clone().any(|choice| choice.route.methods.is_empty()) {
-        return METHODS.to_owned();
+        return method::TAKEN.to_owned();
     }
     let mut names: Vec<&str> = Vec::new();
     for method in choices.flat_map(|choice| &choice.route.methods) {
