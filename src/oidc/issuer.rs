@@ -20,8 +20,11 @@ use crate::{
 /// How long somebody waits to hear that the provider is away.
 const PROBE: Bounds = Bounds { timeout: Duration::from_secs(3), max_body: MAX_METADATA };
 
-/// How long is believed that it is there, or not.
-const BELIEVED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(1));
+/// How long is believed that it is there.
+const BELIEVED_THERE: Duration = Duration::from_secs(2);
+
+/// How long is believed that it is away.
+const BELIEVED_AWAY: Duration = Duration::from_secs(1);
 
 /// An issuer with a `login`.
 #[derive(Debug)]
@@ -103,8 +106,7 @@ impl Provider for LoginIssuer {
             if let Err(why) = &probed {
                 tracing::warn!(issuer = %self.name(), why, "nobody can sign in: the provider does not answer");
             }
-            let (there, away) = BELIEVED;
-            let believed = if probed.is_ok() { there } else { away };
+            let believed = if probed.is_ok() { BELIEVED_THERE } else { BELIEVED_AWAY };
             *answered = Some((probed.is_ok(), Instant::now() + believed));
             probed.is_ok()
         })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LIFETIME, exchange::Exchanger, party::Party, refusal::Refusal};
+use super::{MAX_LIFETIME, exchange::Exchanger, party::Party, refusal::Refusal};
 use crate::{
     authn::Principal,
     authz::{Decision, Outcome, RequestView, Shadow, TOKEN_ENDPOINT, TokenView},
@@ -155,7 +155,7 @@ impl Exchanger<'_> {
     /// last.
     pub(super) fn given_until(&self, party: &Party, view: &RequestView<'_>, granted: &Granted) -> Timestamp {
         let policy = &self.snapshot.policy;
-        let lifetime = policy.token_lifetime(&granted.rules).unwrap_or(LIFETIME.1);
+        let lifetime = policy.token_lifetime(&granted.rules).unwrap_or(MAX_LIFETIME);
         self.gives_until(party, view, granted, view.now + lifetime)
     }
 

@@ -48,7 +48,7 @@ mod ring;
 mod settings;
 mod task;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
@@ -80,8 +80,11 @@ use crate::{
     },
 };
 
-/// A token lasts from so long to so long.
-const LIFETIME: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
+/// The longest that a token lasts.
+const MAX_LIFETIME: Duration = Duration::from_secs(600);
+
+/// How long tokens last.
+const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(60)..=MAX_LIFETIME;
 
 /// The shortest time for which a key signs.
 const MIN_ROTATE: Duration = Duration::from_secs(3600);

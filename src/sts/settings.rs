@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    LIFETIME, MIN_ROTATE,
+    LIFETIMES, MIN_ROTATE,
     cluster::Clusters,
     configured,
     introspect::ResourceServer,
@@ -64,7 +64,7 @@ impl Settings {
         let issuer: Arc<str> = format!("https://{host}").into();
         let keys = configured::signing_keys(raw, root.store.redis.is_some(), now, resolver, &at);
         let lifetime = raw.lifetime.get();
-        if !(LIFETIME.0..=LIFETIME.1).contains(&lifetime) {
+        if !LIFETIMES.contains(&lifetime) {
             resolver.report.error(&at.key("lifetime"), "`lifetime` is not between 1m and 10m");
         }
         if raw.rotate.get() < MIN_ROTATE {

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Delivery, Failure, PAUSE,
+    Delivery, FIRST_PAUSE, Failure, MAX_PAUSE,
     exchange::{Issued, NoToken, now},
 };
 use crate::{login::write_whole, sessions::keyring::random};
@@ -173,7 +173,7 @@ async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Vec<Issued>) -> 
     while let Some(Issued { lasts, ends, .. }) = issued.last() {
         let ends = *ends;
         tokio::time::sleep(until_refresh(*lasts)).await;
-        let mut pause = PAUSE.0;
+        let mut pause = FIRST_PAUSE;
         let mut taken = false;
         let next = loop {
             let failed = match delivery.swap.token().await {
@@ -192,8 +192,8 @@ async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Vec<Issued>) -> 
             };
             let until = if taken { String::new() } else { format!("; the one before it is good until {ends}") };
             eprintln!("doorward: the token could not be renewed: {failed}{until}; trying again");
-            let wait = after.unwrap_or(pause).max(PAUSE.0);
-            pause = (pause * 2).min(PAUSE.1);
+            let wait = after.unwrap_or(pause).max(FIRST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
             // Not beyond the end of what stands in the file.
             tokio::time::sleep(if taken { wait } else { wait.min(ends.since(now())) }).await;
             if now() >= ends && !taken {

@@ -28,8 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a pod's token that is not there is waited for.
 const PATIENCE_FOR_SUBJECT: Duration = Duration::from_secs(3);
 
-/// Between two tries.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// Between two tries, at first.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(15);
 
 /// The largest question that git asks.
 const MAX_QUESTION: u64 = 64 << 10;
@@ -133,7 +136,7 @@ impl Delivery {
     /// The first token. Trouble that may pass is waited for: a pod runs before its controller has written that down.
     async fn first(&self) -> Result<Issued, Failure> {
         let start = tokio::time::Instant::now();
-        let mut pause = PAUSE.0;
+        let mut pause = FIRST_PAUSE;
         loop {
             let failed = match self.swap.token().await {
                 Ok(issued) => {
@@ -147,13 +150,13 @@ impl Delivery {
                 NoToken::NoSubject(_) => (PATIENCE_FOR_SUBJECT, None),
                 NoToken::Refused(_) | NoToken::Over(_) => return Err(failed.into()),
             };
-            let next = tokio::time::Instant::now() + after.unwrap_or(pause).max(PAUSE.0);
+            let next = tokio::time::Instant::now() + after.unwrap_or(pause).max(FIRST_PAUSE);
             if next > start + patience {
                 return Err(failed.into());
             }
             eprintln!("doorward: {failed}; trying again");
             tokio::time::sleep_until(next).await;
-            pause = (pause * 2).min(PAUSE.1);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! outage.
 
 use std::{
+    ops::RangeInclusive,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -25,10 +26,10 @@ use crate::{clock::Timestamp, egress::Bounds};
 /// The time for one fetch, from the connection to the last byte.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The life of a set: what its answer says, within these.
-const LIFE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
+const LIFE: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(3_600);
 const DEFAULT_LIFE: Duration = Duration::from_secs(600);
 /// A set of which this time has passed since the last success is an alarm. Every set is due before.
-const ALARM: Duration = LIFE.1;
+const ALARM: Duration = *LIFE.end();
 /// The longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
@@ -267,7 +268,7 @@ fn life(headers: &http::HeaderMap) -> Option<Duration> {
         .filter_map(|directive| directive.trim().split_once('='))
         .find(|(name, _)| name.eq_ignore_ascii_case("max-age"))
         .and_then(|(_, seconds)| seconds.trim_matches('"').parse().ok())
-        .map(|seconds| Duration::from_secs(seconds).clamp(LIFE.0, LIFE.1))
+        .map(|seconds| Duration::from_secs(seconds).clamp(*LIFE.start(), *LIFE.end()))
 }
 
 /// From 0 to 1, so that replicas do not fetch in step.

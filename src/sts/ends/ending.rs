@@ -13,7 +13,7 @@ use crate::{
     authn::principal::workload_key,
     clock::Timestamp,
     store::{Expect, Stored, Table, Target, Written},
-    sts::{LIFETIME, bearer::Bearer},
+    sts::{MAX_LIFETIME, bearer::Bearer},
 };
 
 /// Room for clocks that differ.
@@ -117,7 +117,7 @@ impl Follower {
             return Ok(());
         }
         // As long as there is a record to find, so that it is ended once.
-        let until = stored.expires.max(now + LIFETIME.1 + SKEW);
+        let until = stored.expires.max(now + MAX_LIFETIME + SKEW);
         if !app.revocations.has_stored(key) {
             app.revocations.revoke(Target::Workload(key), why, until).await?;
             let streams = app.close_revoked_streams();

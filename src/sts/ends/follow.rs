@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Ends, Kind, State, Watch,
     ending::{GONE, Over, SKEW},
-    watching::{RETRY, Told, WatchError, watch},
+    watching::{MAX_RETRY, Told, WatchError, watch},
 };
 use crate::{
     admin::health::{ComponentHandle, Gate},
@@ -29,7 +29,7 @@ use crate::{
     config::raw,
     runs::root_cause,
     store::StoreError,
-    sts::LIFETIME,
+    sts::MAX_LIFETIME,
     upstream::Pools,
 };
 
@@ -83,7 +83,7 @@ pub async fn follow(
         tracing::warn!(%error, cluster = exchanged.issuer, "the ends of runs are not seen, so tasks get no tokens; it is tried again");
         follower.health.failed(error.to_string());
         tokio::select! {
-            () = tokio::time::sleep(RETRY.1) => {}
+            () = tokio::time::sleep(MAX_RETRY) => {}
             () = stop.cancelled() => return,
         }
     }
@@ -108,10 +108,10 @@ async fn end_until<F: Future<Output = Result<(), EndsError>>>(
         }
         have_ended = ended.is_ok();
         // An exchange that began before, here or at another replica, may still note a token.
-        let again = if have_ended { END_AGAIN } else { RETRY.1 };
+        let again = if have_ended { END_AGAIN } else { MAX_RETRY };
         let waits = async {
             while !is_back() {
-                tokio::time::sleep(RETRY.1).await;
+                tokio::time::sleep(MAX_RETRY).await;
             }
         };
         _ = tokio::time::timeout(again, waits).await;
@@ -331,7 +331,7 @@ impl Follower {
                     "the ends of runs are refused here and cannot be noted, so tasks get no tokens; it is tried again"
                 );
                 self.health.failed(error.to_string());
-                tokio::time::sleep(RETRY.1).await;
+                tokio::time::sleep(MAX_RETRY).await;
             }
             for work in batch.drain(..) {
                 if let Work::All(watch, _, mark) | Work::UpTo(watch, mark) = work {
@@ -377,7 +377,7 @@ impl Follower {
             Some((workload_key(&watch.cluster, &object.identity().uid), why))
         });
         // Whatever has a token by now is out of it then.
-        if self.app.revocations.end_here(ended, self.app.clock.now() + LIFETIME.1 + SKEW) {
+        if self.app.revocations.end_here(ended, self.app.clock.now() + MAX_LIFETIME + SKEW) {
             self.app.close_revoked_streams();
         }
     }
@@ -450,7 +450,7 @@ mod tests {
             fails.set(true);
             tokio::time::sleep(END_AGAIN).await;
             fails.set(false);
-            tokio::time::sleep(RETRY.1 + soon).await;
+            tokio::time::sleep(MAX_RETRY + soon).await;
             assert_eq!(left.get(), 0, "what could not be ended is tried again soon");
             is_back.set(true);
         };

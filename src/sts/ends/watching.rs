@@ -18,9 +18,11 @@ use crate::{
     sts::objects::TASK_RUN,
 };
 
-/// How long a watch waits before it begins anew, at first and at most: once the API server is there again, what has ended meanwhile
-/// must be dead in two seconds.
-pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
+/// How long a watch waits before it begins anew, at first.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+
+/// The longest that it waits: once the API server is there again, what has ended meanwhile must be dead in two seconds.
+pub(super) const MAX_RETRY: Duration = Duration::from_secs(1);
 
 /// How long the API server is to let one watch last, in seconds. It says how far it has come two seconds before, and the end says
 /// it too, so that what is told does not grow older than [`BLIND`](super::BLIND) while all is well.
@@ -89,7 +91,7 @@ struct Watching {
 /// What the watch of a kind of objects tells. After an error it begins anew with all that there is.
 pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStream<'static, Result<Told, WatchError>> {
     let watcher = Watcher { api, kind, clock };
-    stream::unfold((watcher, State::New, Duration::ZERO, RETRY.0), async |(watcher, state, wait, next)| {
+    stream::unfold((watcher, State::New, Duration::ZERO, FIRST_RETRY), async |(watcher, state, wait, next)| {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
@@ -98,9 +100,9 @@ pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStr
             Err(error) => (Err(error), State::New),
         };
         let (wait, next) = match &told {
-            Err(_) => (next, (next * 2).min(RETRY.1)),
+            Err(_) => (next, (next * 2).min(MAX_RETRY)),
             // A list that is told says nothing of the watch that follows.
-            Ok(Told::UpTo(_) | Told::Changed(_) | Told::Gone(_)) => (Duration::ZERO, RETRY.0),
+            Ok(Told::UpTo(_) | Told::Changed(_) | Told::Gone(_)) => (Duration::ZERO, FIRST_RETRY),
             Ok(_) => (Duration::ZERO, next),
         };
         Some((told, (watcher, state, wait, next)))
@@ -174,7 +176,7 @@ impl Watcher {
             None => {
                 let is_whole = watching.began.elapsed() >= Duration::from_secs(WATCH.into());
                 if !is_whole {
-                    tokio::time::sleep(RETRY.0).await;
+                    tokio::time::sleep(FIRST_RETRY).await;
                 }
                 return Ok((is_whole.then_some(Told::UpTo(asked)), State::At(watching.version)));
             }

@@ -13,7 +13,7 @@ mod held;
 mod protocol;
 mod swap;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use url::Url;
 
@@ -35,8 +35,8 @@ use crate::{
 /// The longest time for one call.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A token lasts from so long to so long; a session of AWS no shorter than the last.
-const MAX_LIFETIME: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(12 * 3600));
+/// What `max_lifetime` may be; for a session of AWS no shorter than the last.
+const MAX_LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(12 * 3600);
 const MIN_SESSION: Duration = Duration::from_secs(900);
 
 /// An audience that trusts another provider.
@@ -217,9 +217,10 @@ fn check_spans(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
     let report = &mut resolver.report;
     let lifetime = raw.max_lifetime.get();
     let is_aws = matches!(raw.provider, raw::OnwardProvider::Aws(_));
-    let least = if is_aws { MIN_SESSION } else { MAX_LIFETIME.0 };
-    if lifetime < least || lifetime > MAX_LIFETIME.1 {
-        let (least, most) = (Span(least), Span(MAX_LIFETIME.1));
+    let least = if is_aws { MIN_SESSION } else { *MAX_LIFETIMES.start() };
+    let most = *MAX_LIFETIMES.end();
+    if !(least..=most).contains(&lifetime) {
+        let (least, most) = (Span(least), Span(most));
         report.error(&at.key("max_lifetime"), format!("`max_lifetime` is not between {least} and {most}"));
     }
     if raw.timeout.get().is_zero() || raw.timeout.get() > MAX_TIMEOUT {
