@@ -40,7 +40,7 @@ use crate::{
     sessions::SessionMetrics,
     snapshot::{Context, Shared, Snapshot},
     store::{Redis, Revocations, Store, StoreMetrics},
-    sts::{Asking, ends::Ends, onward},
+    sts::{Asking, Vault, ends::Ends, onward},
     supervisor::{Supervisor, TaskMetrics},
     upstream::{self, buffered::ByteBudget, streams},
     webhooks::{Replay, WebhookMetrics, hold},
@@ -144,6 +144,11 @@ pub fn kept_policy(store: &Path, digest: &str) -> Option<String> {
 impl App {
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Where the keys of tokens are kept, as a generation has it.
+    pub fn vault<'a>(&'a self, snapshot: &'a Snapshot) -> Vault<'a> {
+        Vault { store: &self.store, seal: snapshot.sessions.keys(), trail: &self.trail }
     }
 
     /// Keeps a policy by its digest. The name is the digest, so what stands there already is the same.

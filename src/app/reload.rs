@@ -174,9 +174,8 @@ impl Reloader {
             return Err(problems);
         }
         if let Some(tokens) = &next.tokens {
-            let (app, now) = (&self.app, self.app.clock.now());
-            let kept_in = (app.store(), next.sessions.keys());
-            let taken = tokens.take_over(current.tokens.as_ref(), kept_in, now, &app.trail).await;
+            let app = &self.app;
+            let taken = tokens.take_over(current.tokens.as_ref(), app.vault(&next), app.clock.now()).await;
             taken.map_err(|error| {
                 vec![format!("the configuration has no `tokens.keys`, and none can be made: {error}")]
             })?;

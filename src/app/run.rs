@@ -388,10 +388,11 @@ impl Parts<'_> {
     /// Before the first request: its token may be one of ours. The task goes on trying.
     fn read_token_keys(&self, resolved: &Resolved, shared: &Shared) {
         let seal = resolved.sessions.as_ref().and_then(|sessions| sessions.keys.as_ref()).unwrap_or(&shared.keys);
-        let (sessions::Shared { store, trail, .. }, now) = (&shared.sessions, self.clock.now());
+        let sessions::Shared { store, trail, .. } = &shared.sessions;
+        let (vault, now) = (sts::Vault { store, seal, trail }, self.clock.now());
         let read = match resolved.token_rotation() {
-            Some(period) => self.runtime.block_on(shared.token_keys.renew(store, seal, period, now, trail)).map(|_| ()),
-            None => self.runtime.block_on(shared.token_keys.retire(store, seal, now)),
+            Some(period) => self.runtime.block_on(shared.token_keys.renew_once(vault, period, now)).map(|_| ()),
+            None => self.runtime.block_on(shared.token_keys.retire(vault, now)),
         };
         if let Err(error) = read {
             tracing::error!(%error, "the keys of tokens cannot be read yet");

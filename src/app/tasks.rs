@@ -132,10 +132,11 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
         loop {
             let snapshot = app.snapshot.load_full();
             let now = app.clock.now();
+            let vault = app.vault(&snapshot);
             app.shared.token_keys.forget(now);
             let Some(period) = snapshot.tokens.as_ref().and_then(Tokens::rotation) else {
                 if let Some(tokens) = &snapshot.tokens {
-                    if let Err(error) = app.shared.token_keys.retire(&app.store, snapshot.sessions.keys(), now).await {
+                    if let Err(error) = app.shared.token_keys.retire(vault, now).await {
                         tracing::warn!(%error, "the keys of tokens that were made before the configuration had any are not published");
                     }
                     tokens.supply(&snapshot.issuers);
@@ -144,7 +145,7 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
                 tokio::time::sleep(KEYS_TICK).await;
                 continue;
             };
-            match app.shared.token_keys.renew(&app.store, snapshot.sessions.keys(), period, now, &app.trail).await {
+            match app.shared.token_keys.renew_once(vault, period, now).await {
                 Ok(next) => {
                     health.ok();
                     if let Some(tokens) = &snapshot.tokens {

@@ -60,20 +60,18 @@ pub use self::{
     keys::SigningKeys,
     look_up::Asking,
     objects::ENDS,
-    ring::{Kept, RingError},
+    ring::{Kept, RingError, Vault},
     settings::Settings,
 };
 use self::{exchange::Exchanger, form::MAX_BODY, refusal::Refusal};
 use crate::{
     app::App,
-    audit::{self, Trail},
+    audit,
     clock::Timestamp,
     error::{Reason, Rejection},
     issuers::{Issuers, KeySource},
     request::{exchange::Exchange, sanitize::CleanRequest},
-    sessions::keyring::KeyRing,
     snapshot::Snapshot,
-    store::Store,
     upstream::{
         Pools,
         buffered::{self, BufferLimits},
@@ -113,18 +111,12 @@ impl Tokens {
 
     /// Has keys before this is in force in place of `former`, where Doorward makes them itself and did not before. Those that it had
     /// from files stay published for a while: a token that they signed is good until its end.
-    pub async fn take_over(
-        &self,
-        former: Option<&Self>,
-        (store, seal): (&Store, &KeyRing),
-        now: Timestamp,
-        trail: &Trail,
-    ) -> Result<(), RingError> {
+    pub async fn take_over(&self, former: Option<&Self>, vault: Vault<'_>, now: Timestamp) -> Result<(), RingError> {
         let Some(period) = self.rotation() else { return Ok(()) };
         if former.is_some_and(|former| former.rotation().is_some()) {
             return Ok(());
         }
-        match self.kept.make(store, seal, period, now, trail).await {
+        match self.kept.renew(vault, period, now).await {
             Ok(_) => {}
             // No token is out that would become unknown, and the task of the keys goes on trying, as at a start.
             Err(error) if former.is_none() => {

@@ -38,8 +38,23 @@ pub struct Kept(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     made: ArcSwapOption<SigningKeys>,
-    /// Those of a configuration that had any before, and until when they are published.
-    former: ArcSwapOption<(SigningKeys, Timestamp)>,
+    former: ArcSwapOption<Former>,
+}
+
+/// The keys of a configuration that had any before.
+#[derive(Debug)]
+struct Former {
+    keys: SigningKeys,
+    /// They are published until then.
+    until: Timestamp,
+}
+
+/// Where the keys are kept, sealed, and where each change of them is written down.
+#[derive(Clone, Copy, Debug)]
+pub struct Vault<'a> {
+    pub store: &'a Store,
+    pub seal: &'a KeyRing,
+    pub trail: &'a Trail,
 }
 
 /// Why there are no keys.
@@ -77,36 +92,34 @@ impl Kept {
         self.0.made.load_full()
     }
 
-    /// The same, and after them those that a configuration had until lately.
+    /// The keys that were made, and after them those that a configuration had until lately.
     pub fn with_former(&self) -> Option<SigningKeys> {
         let made = self.get()?;
         Some(match &*self.0.former.load() {
-            Some(former) => made.followed_by(&former.0),
+            Some(former) => made.followed_by(&former.keys),
             None => (*made).clone(),
         })
     }
 
     /// Keeps the keys of a configuration published that has none any more, until the last token that they signed has ended.
     pub fn follow(&self, former: SigningKeys, now: Timestamp) {
-        self.0.former.store(Some(Arc::new((former, now + AFTERGLOW))));
+        self.0.former.store(Some(Arc::new(Former { keys: former, until: now + AFTERGLOW })));
     }
 
     /// Lets those go whose time is over.
     pub fn forget(&self, now: Timestamp) {
-        if self.0.former.load().as_ref().is_some_and(|former| former.1 <= now) {
+        if self.0.former.load().as_ref().is_some_and(|former| former.until <= now) {
             self.0.former.store(None);
         }
     }
 
     /// Reads the keys, and makes those that are missing at `now`. Tells when the next change is due. What was made and removed stands
     /// in the trail, since nothing else tells how old a key is.
-    pub async fn renew(
+    pub async fn renew_once(
         &self,
-        store: &Store,
-        seal: &KeyRing,
+        Vault { store, seal, trail }: Vault<'_>,
         period: Duration,
         now: Timestamp,
-        trail: &Trail,
     ) -> Result<Timestamp, RingError> {
         let stored = store.get(Table::TokenKeys, RECORD, now).await?;
         let (mut ring, expect) = match &stored {
@@ -131,27 +144,21 @@ impl Kept {
         Ok(ring.next_change(now))
     }
 
-    /// The same, tried again where another replica takes the same configuration at this moment: what it made is read then.
-    pub async fn make(
-        &self,
-        store: &Store,
-        seal: &KeyRing,
-        period: Duration,
-        now: Timestamp,
-        trail: &Trail,
-    ) -> Result<Timestamp, RingError> {
+    /// [`Self::renew_once`], tried again where another replica takes the same configuration at this moment: what it made is read
+    /// then.
+    pub async fn renew(&self, vault: Vault<'_>, period: Duration, now: Timestamp) -> Result<Timestamp, RingError> {
         for _ in 0..TRIES {
-            match self.renew(store, seal, period, now, trail).await {
+            match self.renew_once(vault, period, now).await {
                 Err(RingError::Contended) => {}
                 done => return done,
             }
         }
-        self.renew(store, seal, period, now, trail).await
+        self.renew_once(vault, period, now).await
     }
 
     /// Keeps what was made published where the configuration has keys now, until the last token that it signed has ended. After that
     /// the store forgets it by itself.
-    pub async fn retire(&self, store: &Store, seal: &KeyRing, now: Timestamp) -> Result<(), RingError> {
+    pub async fn retire(&self, Vault { store, seal, .. }: Vault<'_>, now: Timestamp) -> Result<(), RingError> {
         let Some(stored) = store.get(Table::TokenKeys, RECORD, now).await? else {
             self.0.made.store(None);
             return Ok(());
@@ -264,6 +271,12 @@ mod tests {
         Place { trail, store: Arc::new(store), folder }
     }
 
+    impl Place {
+        fn vault<'a>(&'a self, seal: &'a KeyRing) -> Vault<'a> {
+            Vault { store: &self.store, seal, trail: &self.trail }
+        }
+    }
+
     /// A store at which so many writes come too late, since another replica has written.
     #[derive(Debug)]
     struct Contended(Store, AtomicU32);
@@ -302,11 +315,11 @@ mod tests {
     /// All replicas take a new configuration at about the same time, and each needs keys then.
     #[tokio::test]
     async fn keys_that_another_replica_makes_at_the_same_time_are_tried_for_again_and_not_for_ever() {
-        let Place { folder: _folder, trail, store } = place();
+        let (place, seal) = (place(), KeyRing::of(&[[7; 32]]));
         for (late, is_made) in [(1, true), (TRIES, true), (TRIES + 1, false)] {
-            let (kept, store) = (Kept::default(), Arc::new(Contended(Arc::clone(&store), late.into())) as Store);
+            let (kept, store) = (Kept::default(), Arc::new(Contended(Arc::clone(&place.store), late.into())) as Store);
             store.delete(Table::TokenKeys, RECORD).await.unwrap();
-            let made = kept.make(&store, &KeyRing::of(&[[7; 32]]), PERIOD, START, &trail).await;
+            let made = kept.renew(Vault { store: &store, ..place.vault(&seal) }, PERIOD, START).await;
             assert_eq!((made.is_ok(), kept.get().is_some()), (is_made, is_made), "{late}");
         }
     }
@@ -318,14 +331,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_is_published_a_period_before_it_signs_and_until_its_last_token_has_ended() {
-        let Place { folder, trail, store } = place();
+        let place = place();
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = Kept::default();
         let mut now = START;
         let (mut published, mut signer): (Vec<String>, Option<String>) = (Vec::new(), None);
         let mut signers = 0;
         while now < START + PERIOD * 4 {
-            let next = kept.renew(&store, &seal, PERIOD, now, &trail).await.unwrap();
+            let next = kept.renew_once(place.vault(&seal), PERIOD, now).await.unwrap();
             let ids = ids(&kept.get().unwrap());
             assert!(ids.len() >= 2, "{now}: {ids:?}");
             let first = ids.first().cloned();
@@ -342,11 +355,11 @@ mod tests {
         assert_eq!(signers, 4);
         // Another process finds the same.
         let other = Kept::default();
-        other.renew(&store, &seal, PERIOD, now - Duration::from_secs(1), &trail).await.unwrap();
+        other.renew_once(place.vault(&seal), PERIOD, now - Duration::from_secs(1)).await.unwrap();
         assert_eq!(ids(&other.get().unwrap()), published);
         // What is published now was made and not removed, and nothing else.
-        trail.shutdown();
-        let lines = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+        place.trail.shutdown();
+        let lines = std::fs::read_to_string(place.folder.path().join("audit.jsonl")).unwrap();
         let mut known: Vec<String> = Vec::new();
         for line in lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
             let id = || line["unmapped"]["key"]["id"].as_str().unwrap().to_owned();
@@ -363,35 +376,35 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_made_is_published_until_its_last_token_has_ended_where_the_configuration_has_keys_now() {
-        let Place { folder: _folder, trail, store } = place();
+        let place = place();
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = Kept::default();
-        kept.renew(&store, &seal, PERIOD, START, &trail).await.unwrap();
+        kept.renew_once(place.vault(&seal), PERIOD, START).await.unwrap();
         let made = ids(&kept.get().unwrap());
         for after in [0, 60, 1799] {
             // Also by a process that begins meanwhile.
             let kept = Kept::default();
-            kept.retire(&store, &seal, START + Duration::from_secs(after)).await.unwrap();
+            kept.retire(place.vault(&seal), START + Duration::from_secs(after)).await.unwrap();
             assert_eq!(ids(&kept.get().unwrap()), made, "{after}");
         }
         // Back to those that are made, for good.
-        kept.renew(&store, &seal, PERIOD, START + Duration::from_secs(1799), &trail).await.unwrap();
-        kept.renew(&store, &seal, PERIOD, START + Duration::from_secs(3600), &trail).await.unwrap();
+        kept.renew_once(place.vault(&seal), PERIOD, START + Duration::from_secs(1799)).await.unwrap();
+        kept.renew_once(place.vault(&seal), PERIOD, START + Duration::from_secs(3600)).await.unwrap();
         assert_eq!(ids(&kept.get().unwrap()), made);
         let later = START + Duration::from_secs(3600);
-        kept.retire(&store, &seal, later).await.unwrap();
-        kept.retire(&store, &seal, later + AFTERGLOW).await.unwrap();
+        kept.retire(place.vault(&seal), later).await.unwrap();
+        kept.retire(place.vault(&seal), later + AFTERGLOW).await.unwrap();
         assert!(kept.get().is_none());
     }
 
     #[tokio::test]
     async fn the_keys_that_a_configuration_had_are_published_until_their_last_token_has_ended() {
-        let Place { folder: _folder, trail, store } = place();
+        let place = place();
         let kept = Kept::default();
         let of_file = SigningKeys::new(vec![Arc::new(SigningKey::generate().unwrap().0)]).unwrap();
         kept.follow(of_file.clone(), START);
         assert!(kept.with_former().is_none(), "none of them signs any more");
-        kept.renew(&store, &KeyRing::of(&[[7; 32]]), PERIOD, START, &trail).await.unwrap();
+        kept.renew_once(place.vault(&KeyRing::of(&[[7; 32]])), PERIOD, START).await.unwrap();
         let made = ids(&kept.get().unwrap());
         for (after, published) in [
             (0, [&made[..], &ids(&of_file)].concat()),
@@ -405,27 +418,27 @@ mod tests {
 
     #[tokio::test]
     async fn after_a_long_stop_a_key_that_everybody_knows_signs() {
-        let Place { folder: _folder, trail, store } = place();
+        let place = place();
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = Kept::default();
-        kept.renew(&store, &seal, PERIOD, START, &trail).await.unwrap();
+        kept.renew_once(place.vault(&seal), PERIOD, START).await.unwrap();
         let before = ids(&kept.get().unwrap());
-        kept.renew(&store, &seal, PERIOD, START + PERIOD * 30, &trail).await.unwrap();
+        kept.renew_once(place.vault(&seal), PERIOD, START + PERIOD * 30).await.unwrap();
         let after = ids(&kept.get().unwrap());
         assert_eq!((after.len(), after.first()), (2, before.get(1)));
     }
 
     #[tokio::test]
     async fn nobody_reads_the_keys_without_the_key_that_sealed_them() {
-        let Place { folder: _folder, trail, store } = place();
+        let place = place();
         let kept = Kept::default();
-        kept.renew(&store, &KeyRing::of(&[[7; 32]]), PERIOD, START, &trail).await.unwrap();
+        kept.renew_once(place.vault(&KeyRing::of(&[[7; 32]])), PERIOD, START).await.unwrap();
         let before = ids(&kept.get().unwrap());
-        let error = kept.renew(&store, &KeyRing::of(&[[8; 32]]), PERIOD, START, &trail).await.unwrap_err();
+        let error = kept.renew_once(place.vault(&KeyRing::of(&[[8; 32]])), PERIOD, START).await.unwrap_err();
         assert!(matches!(error, RingError::Sealed));
         // The key of the seal is replaced: what the old one sealed is sealed anew, and the old one can go.
-        kept.renew(&store, &KeyRing::of(&[[8; 32], [7; 32]]), PERIOD, START, &trail).await.unwrap();
-        kept.renew(&store, &KeyRing::of(&[[8; 32]]), PERIOD, START, &trail).await.unwrap();
+        kept.renew_once(place.vault(&KeyRing::of(&[[8; 32], [7; 32]])), PERIOD, START).await.unwrap();
+        kept.renew_once(place.vault(&KeyRing::of(&[[8; 32]])), PERIOD, START).await.unwrap();
         assert_eq!(ids(&kept.get().unwrap()), before);
     }
 }
