@@ -73,7 +73,7 @@ impl Worker {
         }
         let route = match snapshot.routes.find(request.host(), request.path(), request.method())? {
             Target::Upstream(route) => route,
-            Target::Own | Target::Tokens | Target::Interceptor => {
+            Target::Own | Target::Tokens(_) | Target::Interceptor => {
                 return Err(Rejection::new(Reason::PolicyDenied, "this path is Doorward's own")
                     .fix("let the proxy send `/oauth2/` and `/.doorward/` to Doorward, and not ask about them"));
             }

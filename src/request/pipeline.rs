@@ -178,7 +178,7 @@ impl Worker {
             return Err(short_of_memory());
         }
         let target = snapshot.routes.find(request.host(), request.path(), request.method());
-        if let Ok(Target::Own | Target::Tokens | Target::Interceptor) = target {
+        if let Ok(Target::Own | Target::Tokens(_) | Target::Interceptor) = target {
             refuse_impersonation(&request)?;
         }
         let route = match target {
@@ -187,9 +187,10 @@ impl Worker {
                 let answer = Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await;
                 return answer.map(|response| own(response, id));
             }
-            Ok(Target::Tokens) => {
+            Ok(Target::Tokens(endpoint)) => {
                 let Some(tokens) = &snapshot.tokens else { return Err(Miss::Path.into()) };
-                let answer = Box::pin(sts::answer(&self.app, &self.pools, snapshot, tokens, request, exchange)).await;
+                let answer = sts::answer(&self.app, &self.pools, snapshot, tokens, (endpoint, request), exchange);
+                let answer = Box::pin(answer).await;
                 return answer.map(|response| own(response, id));
             }
             Ok(Target::Interceptor) => {

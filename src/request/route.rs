@@ -20,7 +20,7 @@ use crate::{
     },
     error::{Reason, Rejection},
     issuers::{Accepts, Issuers},
-    sts::metadata,
+    sts::metadata::Endpoint,
     upstream::Upstream,
     webhooks::Webhook,
 };
@@ -57,7 +57,7 @@ pub enum Target {
     /// To an endpoint of Doorward itself, which can never forward.
     Own,
     /// To an endpoint of the issuer of tokens.
-    Tokens,
+    Tokens(Endpoint),
     /// To the interceptor, which is asked by EventListeners.
     Interceptor,
 }
@@ -159,10 +159,10 @@ impl Routes {
         if self.interceptor.as_deref() == Some(host) {
             return Ok(Target::Interceptor);
         }
-        if self.tokens && self.external.as_deref() == Some(host) && metadata::is_path(path) {
-            return Ok(Target::Tokens);
-        }
         let is_external = self.external.as_deref() == Some(host);
+        if let Some(endpoint) = Endpoint::at(path).filter(|_| self.tokens && is_external) {
+            return Ok(Target::Tokens(endpoint));
+        }
         let Some(entry) = self.exact.get(host).or_else(|| self.wildcard(host)) else {
             return if is_own(path, false, is_external) { Ok(Target::Own) } else { Err(Miss::Path) };
         };

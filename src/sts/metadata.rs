@@ -1,6 +1,7 @@
 //! What Doorward tells of itself as an authorization server (RFC 8414, OpenID Connect Discovery 1.0). It logs nobody in, so
 //! there is no authorization endpoint.
 
+use http::Method;
 use serde_json::{Value, json};
 
 use super::{form::GRANT, keys::SigningKeys};
@@ -15,9 +16,55 @@ pub const KEYS: &str = "/oauth2/jwks";
 pub const OPENID: &str = "/.well-known/openid-configuration";
 pub const OAUTH: &str = "/.well-known/oauth-authorization-server";
 
-/// Whether a path of the external host is one of ours.
-pub fn is_path(path: &str) -> bool {
-    [TOKEN, REVOKE, INTROSPECT, REGISTRY, KEYS, OPENID, OAUTH].contains(&path)
+/// An endpoint of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Form(FormEndpoint),
+    Registry,
+    Keys,
+    Metadata,
+}
+
+/// One that is sent a form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormEndpoint {
+    Token,
+    Revoke,
+    Introspect,
+}
+
+impl Endpoint {
+    /// The one at a path of the external host.
+    pub fn at(path: &str) -> Option<Self> {
+        Some(match path {
+            TOKEN => Self::Form(FormEndpoint::Token),
+            REVOKE => Self::Form(FormEndpoint::Revoke),
+            INTROSPECT => Self::Form(FormEndpoint::Introspect),
+            REGISTRY => Self::Registry,
+            KEYS => Self::Keys,
+            OPENID | OAUTH => Self::Metadata,
+            _ => return None,
+        })
+    }
+
+    /// As the audit trail has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Form(FormEndpoint::Token) => "token",
+            Self::Form(FormEndpoint::Revoke) => "revoke",
+            Self::Form(FormEndpoint::Introspect) => "introspect",
+            Self::Registry => "registry",
+            Self::Keys | Self::Metadata => "metadata",
+        }
+    }
+
+    /// What it takes.
+    pub fn methods(self) -> &'static [Method] {
+        match self {
+            Self::Form(_) => &[Method::POST],
+            Self::Registry | Self::Keys | Self::Metadata => &[Method::GET, Method::HEAD],
+        }
+    }
 }
 
 /// Both documents: the one has members that the other does not know, and ignores.
@@ -37,4 +84,29 @@ pub fn document(issuer: &str, keys: &SigningKeys) -> Value {
         "revocation_endpoint_auth_methods_supported": ["none"],
         "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_is_that_of_an_endpoint_with_its_methods_and_its_name_in_the_trail() {
+        let (read, sent): (&[Method], &[Method]) = (&[Method::GET, Method::HEAD], &[Method::POST]);
+        for (path, name, methods) in [
+            ("/oauth2/token", "token", sent),
+            ("/oauth2/revoke", "revoke", sent),
+            ("/oauth2/introspect", "introspect", sent),
+            ("/oauth2/registry", "registry", read),
+            ("/oauth2/jwks", "metadata", read),
+            ("/.well-known/openid-configuration", "metadata", read),
+            ("/.well-known/oauth-authorization-server", "metadata", read),
+        ] {
+            let endpoint = Endpoint::at(path).unwrap();
+            assert_eq!((endpoint.name(), endpoint.methods()), (name, methods), "{path}");
+        }
+        for other in ["", "/oauth2/token/", "/oauth2/Token", "/oauth2/login", "/.well-known/jwks.json"] {
+            assert_eq!(Endpoint::at(other), None, "{other}");
+        }
+    }
 }

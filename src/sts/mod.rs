@@ -63,7 +63,12 @@ pub use self::{
     ring::{Kept, RingError, Vault},
     settings::Settings,
 };
-use self::{exchange::Exchanger, form::MAX_BODY, refusal::Refusal};
+use self::{
+    exchange::Exchanger,
+    form::MAX_BODY,
+    metadata::{Endpoint, FormEndpoint},
+    refusal::Refusal,
+};
 use crate::{
     app::App,
     audit,
@@ -197,61 +202,57 @@ pub async fn answer(
     pools: &Pools,
     snapshot: &Snapshot,
     tokens: &Tokens,
-    request: CleanRequest<Incoming>,
+    (endpoint, request): (Endpoint, CleanRequest<Incoming>),
     exchange: &mut Exchange,
 ) -> Result<Response<Bytes>, Rejection> {
-    let path = request.path().to_owned();
-    exchange.record().endpoint = Some(match path.as_str() {
-        metadata::TOKEN => "token",
-        metadata::REVOKE => "revoke",
-        metadata::INTROSPECT => "introspect",
-        metadata::REGISTRY => "registry",
-        _ => "metadata",
-    });
-    let reads = !matches!(path.as_str(), metadata::TOKEN | metadata::REVOKE | metadata::INTROSPECT);
-    let (fits, allow) = match reads {
-        true => ([Method::GET, Method::HEAD].contains(request.method()), "GET, HEAD"),
-        false => (request.method() == Method::POST, "POST"),
-    };
-    if !fits {
-        return Err(Rejection::method_not_allowed(allow, format!("this address takes {allow} only")));
+    exchange.record().endpoint = Some(endpoint.name());
+    let methods = endpoint.methods();
+    if !methods.contains(request.method()) {
+        let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+        let detail = format!("this address takes {allow} only");
+        return Err(Rejection::method_not_allowed(allow, detail));
     }
-    match path.as_str() {
-        metadata::REGISTRY => {
-            return Ok(registry::answer(app, pools, snapshot, tokens, request.take_body().0, exchange).await);
-        }
-        metadata::KEYS => {
-            return Ok(public(tokens.keys_or_refuse(app.clock.now())?.set().clone(), "application/jwk-set+json"));
-        }
-        metadata::OPENID | metadata::OAUTH => {
+    match endpoint {
+        Endpoint::Registry => Ok(registry::answer(app, pools, snapshot, tokens, request.take_body().0, exchange).await),
+        Endpoint::Keys => Ok(public(tokens.keys_or_refuse(app.clock.now())?.set().clone(), "application/jwk-set+json")),
+        Endpoint::Metadata => {
             let document = metadata::document(tokens.issuer(), &tokens.keys_or_refuse(app.clock.now())?).to_string();
-            return Ok(public(document.into(), "application/json"));
+            Ok(public(document.into(), "application/json"))
         }
-        _ => {}
+        Endpoint::Form(form) => {
+            let done = answer_form(app, pools, snapshot, tokens, (form, request), exchange).await?;
+            Ok(done.unwrap_or_else(|refusal| {
+                refused(&refusal, exchange);
+                refusal.answer()
+            }))
+        }
     }
-    let done = match request.query().is_some() {
-        true => Err(Refusal::malformed("parameters belong into the form, not into the address")),
-        false => {
-            let (request, body) = request.take_body();
-            let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_BODY), &app.budget).await?;
-            match tokens.keys_or_refuse(app.clock.now()) {
-                // In words that clients of OAuth read, as all that these endpoints refuse.
-                Err(rejection) => Err(Refusal::from(rejection)),
-                Ok(keys) => {
-                    let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
-                    match path.as_str() {
-                        metadata::TOKEN => exchanger.exchange(&request, &body, exchange).await,
-                        metadata::INTROSPECT => exchanger.introspect(&request, &body, exchange).await,
-                        _ => exchanger.revoke(&request, &body, exchange).await,
-                    }
-                }
-            }
-        }
+}
+
+/// What comes of a form: a refusal is told in words that clients of OAuth read, but where the form itself could not be read.
+async fn answer_form(
+    app: &App,
+    pools: &Pools,
+    snapshot: &Snapshot,
+    tokens: &Tokens,
+    (form, request): (FormEndpoint, CleanRequest<Incoming>),
+    exchange: &mut Exchange,
+) -> Result<Result<Response<Bytes>, Refusal>, Rejection> {
+    if request.query().is_some() {
+        return Ok(Err(Refusal::malformed("parameters belong into the form, not into the address")));
+    }
+    let (request, body) = request.take_body();
+    let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_BODY), &app.budget).await?;
+    let keys = match tokens.keys_or_refuse(app.clock.now()) {
+        Err(rejection) => return Ok(Err(Refusal::from(rejection))),
+        Ok(keys) => keys,
     };
-    Ok(done.unwrap_or_else(|refusal| {
-        refused(&refusal, exchange);
-        refusal.answer()
-    }))
+    let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
+    Ok(match form {
+        FormEndpoint::Token => exchanger.exchange(&request, &body, exchange).await,
+        FormEndpoint::Revoke => exchanger.revoke(&request, &body, exchange).await,
+        FormEndpoint::Introspect => exchanger.introspect(&request, &body, exchange).await,
+    })
 }
 
 /// Notes that no token was given, and why.
