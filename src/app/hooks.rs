@@ -1,5 +1,7 @@
 //! Held deliveries, on an operator's word.
 
+use std::ops::ControlFlow;
+
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -12,7 +14,7 @@ use crate::{
     config::report::nearest,
     sha256::sha256,
     store::StoreError,
-    webhooks::hold::{Held, HeldId, Wanted},
+    webhooks::hold::{Held, HeldId, Queue, Wanted},
 };
 
 /// What must be written of an id.
@@ -47,10 +49,27 @@ pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     Ok(json!({"total": total, "held": shown}))
 }
 
+/// What a command names.
+#[derive(Debug)]
+enum Chosen {
+    One(One),
+    Many(Which),
+}
+
+impl Chosen {
+    fn of(command: &Command) -> Result<Self, CommandError> {
+        match command.arguments.get("id") {
+            Some(_) => arguments(command).map(Self::One),
+            None => arguments(command).map(Self::Many),
+        }
+    }
+}
+
 /// All that is known of one but its body, which may hold what nobody should read.
 pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
-    let (id, _) = find(app, command, 1).await?;
-    let found = app.held.show(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
+    let (one, now) = (arguments(command)?, app.clock.now());
+    let (id, _) = find(&app.held, &one, 1, now).await?;
+    let found = app.held.show(&id, now).await.map_err(|error| unavailable(&error))?;
     let (held, request) = found.ok_or_else(gone)?;
     let mut shown = described(&id, &held);
     let details = json!({
@@ -70,34 +89,64 @@ pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
 
 /// Has one tried at once, or all that are parked.
 pub async fn retry(app: &App, command: &Command) -> Result<Done, CommandError> {
-    let now = app.clock.now();
-    let wanted = match arguments::<One>(command) {
-        Ok(_) => vec![find(app, command, LEAST_DIGITS).await?],
-        Err(_) => {
-            let Which { webhook, .. } = arguments(command)?;
-            wanted(app, Wanted { webhook, parked: true }).await?
-        }
+    let chosen = match Chosen::of(command)? {
+        Chosen::One(one) => vec![find(&app.held, &one, LEAST_DIGITS, app.clock.now()).await?],
+        Chosen::Many(Which { webhook, .. }) => wanted(app, Wanted { webhook, parked: true }).await?,
     };
-    let mut all = All::of(wanted.len());
-    for (id, held) in &wanted {
-        let retried = app.held.retry(id, now).await;
-        if all.is_over((id, held), retried) {
-            break;
-        }
-    }
+    let tally = each(app, &chosen, Act::Retry).await;
     tracing::warn!(
-        retried = all.deliveries.len(),
-        failed = all.failed.len(),
+        retried = tally.deliveries.len(),
+        failed = tally.failed.len(),
         who = command.who,
         why = command.why,
         "held deliveries are tried at once"
     );
-    all.answer("retried", "are tried at once")
+    tally.answer(Act::Retry)
+}
+
+/// What is done to many.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Retry,
+    Drop,
+}
+
+impl Act {
+    /// What the answer calls the number of those that it was done to.
+    fn member(self) -> &'static str {
+        match self {
+            Self::Retry => "retried",
+            Self::Drop => "dropped",
+        }
+    }
+
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::Retry => "are tried at once",
+            Self::Drop => "were dropped",
+        }
+    }
+}
+
+/// Does it to each of them, as far as the store answers.
+async fn each(app: &App, chosen: &[(HeldId, Held)], act: Act) -> Tally {
+    let now = app.clock.now();
+    let mut tally = Tally::of(chosen.len());
+    for (id, held) in chosen {
+        let came = match act {
+            Act::Retry => app.held.retry(id, now).await,
+            Act::Drop => app.held.drop_one(id, now).await,
+        };
+        if tally.count((id, held), came).is_break() {
+            break;
+        }
+    }
+    tally
 }
 
 /// What came of something that is done to many.
 #[derive(Default)]
-struct All {
+struct Tally {
     /// Those that it has not come to.
     left: usize,
     /// What was done, as the audit trail names it, and as much of it as the answer names.
@@ -108,39 +157,44 @@ struct All {
     unreadable: usize,
 }
 
-impl All {
+impl Tally {
     fn of(count: usize) -> Self {
         Self { left: count, ..Self::default() }
     }
 
-    /// Counts one, and tells whether the others would fail as well: one that cannot be read stops none of them, a store that is
+    /// Counts one. It goes no further where the others would fail as well: one that cannot be read stops none of them, a store that is
     /// away does.
-    fn is_over(&mut self, (id, held): (&HeldId, &Held), came: Result<bool, StoreError>) -> bool {
+    fn count(&mut self, (id, held): (&HeldId, &Held), came: Result<bool, StoreError>) -> ControlFlow<()> {
         self.left = self.left.saturating_sub(1);
         match came {
-            Ok(is_done) => {
-                if is_done {
-                    self.deliveries.push(recorded(held));
-                }
-                if is_done && self.named.len() < MOST {
+            Ok(true) => {
+                self.deliveries.push(recorded(held));
+                if self.named.len() < MOST {
                     self.named.push(named(id, held));
                 }
-                false
+                ControlFlow::Continue(())
             }
+            // Gone meanwhile.
+            Ok(false) => ControlFlow::Continue(()),
             Err(error) => {
                 self.failed.push(format!("{id}: {error}"));
-                let is_unreadable = matches!(error, StoreError::Corrupt(_));
-                self.unreadable += usize::from(is_unreadable);
-                !is_unreadable
+                if !matches!(error, StoreError::Corrupt(_)) {
+                    return ControlFlow::Break(());
+                }
+                self.unreadable += 1;
+                ControlFlow::Continue(())
             }
         }
     }
 
-    fn answer(self, name: &str, outcome: &str) -> Result<Done, CommandError> {
+    fn answer(self, act: Act) -> Result<Done, CommandError> {
         let Self { left, deliveries, named, failed, unreadable } = self;
         let count = deliveries.len();
         if failed.is_empty() {
-            return Ok(Done { answer: json!({name: count, "deliveries": named}), deliveries: Some(deliveries) });
+            return Ok(Done {
+                answer: json!({act.member(): count, "deliveries": named}),
+                deliveries: Some(deliveries),
+            });
         }
         let (some, more) = failed.split_at(failed.len().min(MOST_NAMED));
         let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
@@ -151,7 +205,8 @@ impl All {
             _ => "drop those that cannot be read (`doorward hooks drop ID`); else see to the store and try again",
         };
         let what = format!(
-            "{count} held deliveries {outcome}; it failed for {}: {}{more}{left}",
+            "{count} held deliveries {}; it failed for {}: {}{more}{left}",
+            act.outcome(),
             failed.len(),
             some.join("; ")
         );
@@ -160,16 +215,24 @@ impl All {
 }
 
 /// Drops one for ever, or all of a sender.
-pub async fn drop(app: &App, command: &Command) -> Result<Done, CommandError> {
-    if arguments::<One>(command).is_err() {
-        return drop_all(app, command).await;
+pub async fn drop_held(app: &App, command: &Command) -> Result<Done, CommandError> {
+    match Chosen::of(command)? {
+        Chosen::One(one) => drop_one(app, command, &one).await,
+        Chosen::Many(Which { webhook: Some(webhook), parked }) => drop_of_sender(app, command, webhook, parked).await,
+        Chosen::Many(Which { webhook: None, .. }) => {
+            Err(CommandError::new("neither a delivery nor a sender is named").help("name one of them"))
+        }
     }
-    let (id, held) = match found(app, command, LEAST_DIGITS).await? {
+}
+
+async fn drop_one(app: &App, command: &Command, one: &One) -> Result<Done, CommandError> {
+    let now = app.clock.now();
+    let (id, held) = match listed(&app.held, one, LEAST_DIGITS, now).await? {
         Some((id, held)) => (id, Some(held)),
         // What cannot be read is in no list, and the log has its whole id.
-        None => (whole(command)?.ok_or_else(gone)?, None),
+        None => (HeldId::parse(&one.id).ok_or_else(gone)?, None),
     };
-    if !app.held.drop_one(&id, app.clock.now()).await.map_err(|error| unavailable(&error))? {
+    if !app.held.drop_one(&id, now).await.map_err(|error| unavailable(&error))? {
         return Err(gone());
     }
     tracing::warn!(held = %id, who = command.who, why = command.why, "a held delivery was dropped");
@@ -181,28 +244,18 @@ pub async fn drop(app: &App, command: &Command) -> Result<Done, CommandError> {
     Ok(Done { answer, deliveries: Some(vec![recorded]) })
 }
 
-async fn drop_all(app: &App, command: &Command) -> Result<Done, CommandError> {
-    let now = app.clock.now();
-    let Which { webhook: Some(webhook), parked } = arguments(command)? else {
-        return Err(CommandError::new("neither a delivery nor a sender is named").help("name one of them"));
-    };
-    let wanted = wanted(app, Wanted { webhook: Some(webhook.clone()), parked }).await?;
-    let mut all = All::of(wanted.len());
-    for (id, held) in &wanted {
-        let dropped = app.held.drop_one(id, now).await;
-        if all.is_over((id, held), dropped) {
-            break;
-        }
-    }
+async fn drop_of_sender(app: &App, command: &Command, webhook: String, parked: bool) -> Result<Done, CommandError> {
+    let chosen = wanted(app, Wanted { webhook: Some(webhook.clone()), parked }).await?;
+    let tally = each(app, &chosen, Act::Drop).await;
     tracing::warn!(
-        dropped = all.deliveries.len(),
-        failed = all.failed.len(),
+        dropped = tally.deliveries.len(),
+        failed = tally.failed.len(),
         webhook,
         who = command.who,
         why = command.why,
         "held deliveries were dropped"
     );
-    all.answer("dropped", "were dropped")
+    tally.answer(Act::Drop)
 }
 
 fn recorded(held: &Held) -> HeldDelivery {
@@ -274,27 +327,31 @@ fn check_id(id: &str, least: usize) -> Result<(), CommandError> {
         .help(format!("write {least} digits of its id or more; `doorward hooks list` shows the ids")))
 }
 
-async fn find(app: &App, command: &Command, least: usize) -> Result<(HeldId, Held), CommandError> {
-    found(app, command, least).await?.ok_or_else(gone)
+/// The one whose id begins so. One that cannot be read is in no list, and is told of where its whole id is written.
+async fn find(queue: &Queue, one: &One, least: usize, now: Timestamp) -> Result<(HeldId, Held), CommandError> {
+    if let Some(listed) = listed(queue, one, least, now).await? {
+        return Ok(listed);
+    }
+    let id = HeldId::parse(&one.id).ok_or_else(gone)?;
+    let (held, _) = queue.show(&id, now).await.map_err(|error| unavailable(&error))?.ok_or_else(gone)?;
+    Ok((id, held))
 }
 
-/// The one whose id begins so, if there is one.
-async fn found(app: &App, command: &Command, least: usize) -> Result<Option<(HeldId, Held)>, CommandError> {
-    let One { id } = arguments(command)?;
-    check_id(&id, least)?;
-    let mut found = app.held.find(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
+/// The one of those that can be read whose id begins so, if there is one.
+async fn listed(
+    queue: &Queue,
+    One { id }: &One,
+    least: usize,
+    now: Timestamp,
+) -> Result<Option<(HeldId, Held)>, CommandError> {
+    check_id(id, least)?;
+    let mut found = queue.find(id, now).await.map_err(|error| unavailable(&error))?;
     match found.len() {
         0 | 1 => Ok(found.pop()),
         several => {
             Err(CommandError::new(format!("{several} held deliveries begin with `{id}`")).help("write more of the id"))
         }
     }
-}
-
-/// The id that is meant, where all of it is written.
-fn whole(command: &Command) -> Result<Option<HeldId>, CommandError> {
-    let One { id } = arguments(command)?;
-    Ok(HeldId::parse(&id))
 }
 
 fn arguments<T: DeserializeOwned>(command: &Command) -> Result<T, CommandError> {
@@ -307,12 +364,22 @@ fn gone() -> CommandError {
 }
 
 fn unavailable(error: &StoreError) -> CommandError {
+    if let StoreError::Corrupt(why) = error {
+        return CommandError::new(format!("the delivery cannot be read: {why}"))
+            .help("`doorward hooks drop ID` drops it, by its whole id");
+    }
     CommandError::new(format!("what is held cannot be looked up: {error}")).help("see to the store and try again")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{
+        store::{Embedded, Expect, Store, Table},
+        webhooks::WebhookMetrics,
+    };
 
     #[test]
     fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
@@ -323,22 +390,22 @@ mod tests {
         }))
         .unwrap();
         let corrupt = || Err(StoreError::Corrupt("junk".to_owned()));
-        let mut all = All::of(1);
-        assert!(!all.is_over((&id(1), &held), Ok(true)));
-        let one = all.answer("retried", "are tried at once").unwrap();
+        let mut all = Tally::of(1);
+        assert!(all.count((&id(1), &held), Ok(true)).is_continue());
+        let one = all.answer(Act::Retry).unwrap();
         let named = json!({"id": id(1).to_string(), "request": uuid::Uuid::nil(), "delivery": "d-1"});
         assert_eq!(
             one,
             Done { answer: json!({"retried": 1, "deliveries": [named]}), deliveries: Some(vec![recorded(&held)]) }
         );
 
-        let mut all = All::of(8);
-        assert!(!all.is_over((&id(1), &held), Ok(true)));
-        assert!(!all.is_over((&id(2), &held), corrupt()));
-        assert!(!all.is_over((&id(3), &held), Ok(false)), "gone meanwhile");
-        assert!(!all.is_over((&id(4), &held), Ok(true)));
-        assert!(all.is_over((&id(5), &held), Err(StoreError::Timeout)), "the others would not fare better");
-        let error = all.answer("retried", "are tried at once").unwrap_err();
+        let mut all = Tally::of(8);
+        assert!(all.count((&id(1), &held), Ok(true)).is_continue());
+        assert!(all.count((&id(2), &held), corrupt()).is_continue());
+        assert!(all.count((&id(3), &held), Ok(false)).is_continue(), "gone meanwhile");
+        assert!(all.count((&id(4), &held), Ok(true)).is_continue());
+        assert!(all.count((&id(5), &held), Err(StoreError::Timeout)).is_break(), "the others would not fare better");
+        let error = all.answer(Act::Retry).unwrap_err();
         let said = &error.message;
         assert!(said.starts_with("2 held deliveries are tried at once; it failed for 2: "), "{said}");
         assert!(said.ends_with("; 3 were not tried"), "{said}");
@@ -348,9 +415,9 @@ mod tests {
         assert_eq!(error.deliveries.unwrap(), [recorded(&held), recorded(&held)], "the trail names what was done");
 
         for (came, helps) in [(corrupt(), "hooks drop"), (Err(StoreError::Timeout), "see to the store")] {
-            let mut all = All::of(1);
-            all.is_over((&id(1), &held), came);
-            let error = all.answer("retried", "are tried at once").unwrap_err();
+            let mut all = Tally::of(1);
+            let _ = all.count((&id(1), &held), came);
+            let error = all.answer(Act::Retry).unwrap_err();
             assert!(!error.message.contains("not tried"), "{error}");
             let help = error.help.unwrap();
             assert!(help.contains(helps) && !help.contains(';'), "{help}");
@@ -364,14 +431,48 @@ mod tests {
             "span": 1, "until": 1, "next": 0,
         }))
         .unwrap();
-        let mut all = All::of(MOST + 1);
+        let mut all = Tally::of(MOST + 1);
         for _ in 0..=MOST {
-            assert!(!all.is_over((&HeldId::new([1; 32]), &held), Ok(true)));
+            assert!(all.count((&HeldId::new([1; 32]), &held), Ok(true)).is_continue());
         }
-        let done = all.answer("dropped", "were dropped").unwrap();
+        let done = all.answer(Act::Drop).unwrap();
         assert_eq!(done.answer["dropped"], MOST + 1);
         assert_eq!(done.answer["deliveries"].as_array().unwrap().len(), MOST);
         assert_eq!(done.deliveries.unwrap().len(), MOST + 1);
+    }
+
+    /// `show` and `retry` said that no such delivery is held.
+    #[tokio::test]
+    async fn of_a_delivery_that_cannot_be_read_is_said_so_where_its_whole_id_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let queue = Queue::new(Arc::clone(&store), WebhookMetrics::default());
+        let (id, now) = (HeldId::new([1; 32]), Timestamp::from_secs(1_700_000_000));
+        let junk = b"junk".to_vec();
+        store.put(Table::Held, id.once(), junk, Timestamp::MAX, Expect::Any, now).await.unwrap();
+        let find = async |id: String| find(&queue, &One { id }, LEAST_DIGITS, now).await.unwrap_err();
+        let unreadable = find(id.to_string()).await;
+        assert!(unreadable.message.starts_with("the delivery cannot be read: "), "{unreadable}");
+        assert!(unreadable.help.unwrap().contains("hooks drop"));
+        for other in [HeldId::new([2; 32]).to_string(), id.to_string()[..32].to_owned()] {
+            assert_eq!(find(other).await, gone());
+        }
+    }
+
+    #[test]
+    fn a_command_names_one_delivery_or_says_which_of_many() {
+        let chosen = |arguments: Value| {
+            let (command, who, why) = ("retry-hook".to_owned(), "alice".to_owned(), "drill".to_owned());
+            Chosen::of(&Command { command, who, why, arguments }).map_err(|error| error.message)
+        };
+        assert!(matches!(chosen(json!({"id": "1"})), Ok(Chosen::One(One { id })) if id == "1"));
+        let many = chosen(json!({"webhook": "hub", "parked": true}));
+        assert!(matches!(many, Ok(Chosen::Many(Which { webhook: Some(name), parked: true })) if name == "hub"));
+        for (arguments, said) in [(json!({"id": 1}), "expected a string"), (json!({"parked": 1}), "expected a boolean")]
+        {
+            let error = chosen(arguments).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

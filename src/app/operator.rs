@@ -119,7 +119,7 @@ impl Commands for Operators {
         Box::pin(async move {
             match command.command.as_str() {
                 "retry-hook" => hooks::retry(&self.app, command).await,
-                "drop-hook" => hooks::drop(&self.app, command).await,
+                "drop-hook" => hooks::drop_held(&self.app, command).await,
                 _ => self.answer(command).await.map(Done::from),
             }
         })
