@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     pin::Pin,
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -40,7 +41,7 @@ const MAX_WHY: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
-    /// `reload`, `status`, `explain` and so on.
+    /// That of a [`CommandName`].
     pub command: String,
     /// The person, as they say. The audit trail has the user id of the kernel beside it.
     pub who: String,
@@ -48,6 +49,66 @@ pub struct Command {
     pub why: String,
     #[serde(default)]
     pub arguments: Value,
+}
+
+/// The commands that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandName {
+    DropHook,
+    EndSessions,
+    Hooks,
+    Reload,
+    RetryHook,
+    Revocations,
+    Revoke,
+    Rollout,
+    Sessions,
+    ShowHook,
+    Status,
+}
+
+impl CommandName {
+    pub const ALL: [Self; 11] = [
+        Self::DropHook,
+        Self::EndSessions,
+        Self::Hooks,
+        Self::Reload,
+        Self::RetryHook,
+        Self::Revocations,
+        Self::Revoke,
+        Self::Rollout,
+        Self::Sessions,
+        Self::ShowHook,
+        Self::Status,
+    ];
+
+    /// As it stands on the wire and in the audit trail.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DropHook => "drop-hook",
+            Self::EndSessions => "end-sessions",
+            Self::Hooks => "hooks",
+            Self::Reload => "reload",
+            Self::RetryHook => "retry-hook",
+            Self::Revocations => "revocations",
+            Self::Revoke => "revoke",
+            Self::Rollout => "rollout",
+            Self::Sessions => "sessions",
+            Self::ShowHook => "show-hook",
+            Self::Status => "status",
+        }
+    }
+}
+
+impl FromStr for CommandName {
+    type Err = CommandError;
+
+    fn from_str(text: &str) -> Result<Self, CommandError> {
+        Self::ALL.into_iter().find(|name| name.as_str() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            CommandError::new(format!("there is no command `{text}`")).help(format!("known: {known}"))
+        })
+    }
 }
 
 /// What the kernel says of the other end.

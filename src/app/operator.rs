@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{App, hooks, revoke, rollout, sessions};
 use crate::{
-    admin::socket::{Command, CommandError, CommandFuture, Commands, Done, Peer, Record},
+    admin::socket::{Command, CommandError, CommandFuture, CommandName, Commands, Done, Peer, Record},
     audit::{HeldDelivery, Note, Operator},
     config::watch::Trigger,
     snapshot::Snapshot,
@@ -33,35 +33,14 @@ impl Operators {
             "health": self.app.health.report(),
         })
     }
-
-    /// Runs what has no more to say than its answer.
-    async fn answer(&self, command: &Command) -> Result<Value, CommandError> {
-        match command.command.as_str() {
-            "status" => Ok(self.status()),
-            "reload" => {
-                self.reload.fire();
-                Ok(json!({"asked": true, "generation": self.app.snapshot.load().number}))
-            }
-            "rollout" => rollout::status(&self.app, command).await,
-            "revoke" => revoke::revoke(&self.app, command).await,
-            "sessions" => sessions::list(&self.app, command).await,
-            "end-sessions" => sessions::end(&self.app, command).await,
-            "hooks" => hooks::list(&self.app, command).await,
-            "show-hook" => hooks::show(&self.app, command).await,
-            "revocations" => Ok(json!({"revocations": self.app.revocations.list()})),
-            other => Err(CommandError::new(format!("there is no command `{other}`")).help(format!("known: {KNOWN}"))),
-        }
-    }
 }
-
-const KNOWN: &str =
-    "drop-hook, end-sessions, hooks, reload, retry-hook, revocations, revoke, rollout, sessions, show-hook, status";
 
 /// A command as the audit trail has it: with its arguments, none of which is a secret. What is revoked has its issuer by name, as
 /// records of its tokens have.
 fn written(snapshot: &Snapshot, command: &Command) -> String {
     let mut arguments = Cow::Borrowed(&command.arguments);
-    let issuer = arguments.get("issuer").and_then(Value::as_str).filter(|_| command.command == "revoke");
+    let issuer =
+        arguments.get("issuer").and_then(Value::as_str).filter(|_| command.command == CommandName::Revoke.as_str());
     if let Some(name) = issuer.and_then(|issuer| revoke::known_issuer(snapshot, issuer).ok()) {
         arguments.to_mut()["issuer"] = json!(*name);
     }
@@ -117,11 +96,24 @@ impl Commands for Operators {
 
     fn run<'a>(&'a self, _: Peer, command: &'a Command) -> CommandFuture<'a, Done> {
         Box::pin(async move {
-            match command.command.as_str() {
-                "retry-hook" => hooks::retry(&self.app, command).await,
-                "drop-hook" => hooks::drop_held(&self.app, command).await,
-                _ => self.answer(command).await.map(Done::from),
-            }
+            let app = &self.app;
+            let answer = match command.command.parse()? {
+                CommandName::DropHook => return hooks::drop_held(app, command).await,
+                CommandName::RetryHook => return hooks::retry(app, command).await,
+                CommandName::EndSessions => sessions::end(app, command).await?,
+                CommandName::Hooks => hooks::list(app, command).await?,
+                CommandName::Reload => {
+                    self.reload.fire();
+                    json!({"asked": true, "generation": app.snapshot.load().number})
+                }
+                CommandName::Revocations => json!({"revocations": app.revocations.list()}),
+                CommandName::Revoke => revoke::revoke(app, command).await?,
+                CommandName::Rollout => rollout::status(app, command).await?,
+                CommandName::Sessions => sessions::list(app, command).await?,
+                CommandName::ShowHook => hooks::show(app, command).await?,
+                CommandName::Status => self.status(),
+            };
+            Ok(answer.into())
         })
     }
 }

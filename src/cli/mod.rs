@@ -26,6 +26,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use crate::{
+    admin::socket::CommandName,
     app::{self, StartError},
     authz::Policy,
     config::{self, Sources},
@@ -212,13 +213,13 @@ fn run(command: Command) -> Result<u8, Failure> {
             login::logout(&args)
         }
         Command::Credential(args) => login::credential(&args, &mut out),
-        Command::Reload(args) => Ok(operator::run("reload", &args, &mut out)?),
-        Command::Status(args) => Ok(operator::run("status", &args, &mut out)?),
+        Command::Reload(args) => Ok(operator::run(CommandName::Reload, &args, &mut out)?),
+        Command::Status(args) => Ok(operator::run(CommandName::Status, &args, &mut out)?),
         Command::Revoke(args) => Ok(operator::revoke(&args, &mut out)?),
         Command::Rollout(asked) => rollout::run(&asked, &mut out),
         Command::Sessions(asked) => Ok(operator::sessions(&asked, &mut out)?),
         Command::Hooks(asked) => Ok(operator::hooks(&asked, &mut out)?),
-        Command::Revocations(args) => Ok(operator::run("revocations", &args, &mut out)?),
+        Command::Revocations(args) => Ok(operator::run(CommandName::Revocations, &args, &mut out)?),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    admin::socket::{Answer, Command, send},
+    admin::socket::{Answer, Command, CommandName, send},
     config::values::Span,
     terminal,
 };
@@ -59,7 +59,7 @@ pub fn revoke(args: &RevokeArgs, out: &mut impl Write) -> io::Result<u8> {
     let given = [("subject", &args.subject), ("token_id", &args.token_id), ("until", &args.until), ("for", &span)];
     let mut arguments = serde_json::Map::from_iter([("issuer".to_owned(), json!(args.issuer))]);
     arguments.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?)))));
-    command("revoke", Value::Object(arguments), &args.operator, out)
+    command(CommandName::Revoke, Value::Object(arguments), &args.operator, out)
 }
 
 /// The browser sessions of a person.
@@ -94,8 +94,8 @@ pub struct PersonArgs {
 /// Lists or ends sessions. Gives the exit status as [`run`].
 pub fn sessions(asked: &SessionsCommand, out: &mut impl Write) -> io::Result<u8> {
     let (name, person, session) = match asked {
-        SessionsCommand::List(person) => ("sessions", person, None),
-        SessionsCommand::End { person, session } => ("end-sessions", person, session.as_ref()),
+        SessionsCommand::List(person) => (CommandName::Sessions, person, None),
+        SessionsCommand::End { person, session } => (CommandName::EndSessions, person, session.as_ref()),
     };
     let given = [("issuer", Some(&person.issuer)), ("subject", Some(&person.subject)), ("session", session)];
     let arguments = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))).collect();
@@ -165,27 +165,27 @@ pub struct HookArgs {
 pub fn hooks(asked: &HooksCommand, out: &mut impl Write) -> io::Result<u8> {
     let (name, arguments, operator) = match asked {
         HooksCommand::List { webhook, parked, operator } => {
-            ("hooks", json!({"webhook": webhook, "parked": parked}), operator)
+            (CommandName::Hooks, json!({"webhook": webhook, "parked": parked}), operator)
         }
-        HooksCommand::Show(HookArgs { id, operator }) => ("show-hook", json!({"id": id}), operator),
-        HooksCommand::Retry { id: Some(id), operator, .. } => ("retry-hook", json!({"id": id}), operator),
+        HooksCommand::Show(HookArgs { id, operator }) => (CommandName::ShowHook, json!({"id": id}), operator),
+        HooksCommand::Retry { id: Some(id), operator, .. } => (CommandName::RetryHook, json!({"id": id}), operator),
         HooksCommand::Retry { id: None, webhook, operator, .. } => {
-            ("retry-hook", json!({"webhook": webhook, "parked": true}), operator)
+            (CommandName::RetryHook, json!({"webhook": webhook, "parked": true}), operator)
         }
-        HooksCommand::Drop { id: Some(id), operator, .. } => ("drop-hook", json!({"id": id}), operator),
+        HooksCommand::Drop { id: Some(id), operator, .. } => (CommandName::DropHook, json!({"id": id}), operator),
         HooksCommand::Drop { id: None, webhook, parked, operator } => {
-            ("drop-hook", json!({"webhook": webhook, "parked": parked}), operator)
+            (CommandName::DropHook, json!({"webhook": webhook, "parked": parked}), operator)
         }
     };
     command(name, arguments, operator, out)
 }
 
 /// Sends a command without arguments and prints the answer. Gives the exit status: 0, or 1 if it did not happen.
-pub fn run(name: &str, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
+pub fn run(name: CommandName, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
     command(name, Value::Null, args, out)
 }
 
-fn command(name: &str, arguments: Value, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
+fn command(name: CommandName, arguments: Value, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
     match ask(name, arguments, args)? {
         Some(value) => writeln!(out, "{}", terminal::block(&format!("{value:#}"))).map(|()| 0),
         None => Ok(1),
@@ -193,8 +193,9 @@ fn command(name: &str, arguments: Value, args: &OperatorArgs, out: &mut impl Wri
 }
 
 /// Sends a command and gives the answer. `None` if it did not happen, which is then told.
-pub(super) fn ask(name: &str, arguments: Value, args: &OperatorArgs) -> io::Result<Option<Value>> {
-    let command = Command { command: name.to_owned(), who: args.who.clone(), why: args.why.clone(), arguments };
+pub(super) fn ask(name: CommandName, arguments: Value, args: &OperatorArgs) -> io::Result<Option<Value>> {
+    let command =
+        Command { command: name.as_str().to_owned(), who: args.who.clone(), why: args.why.clone(), arguments };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(send(&args.socket, &command))? {
         Answer::Result(value) => Ok(Some(value)),

@@ -10,6 +10,7 @@ use super::{
     operator::{self, OperatorArgs},
 };
 use crate::{
+    admin::socket::CommandName,
     app::rollout::{Replica, State},
     clock::Timestamp,
     config::values::Span,
@@ -62,7 +63,7 @@ pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> 
         RolloutCommand::Status { digest, timeout, operator } => (digest, timeout, operator),
     };
     let arguments = json!({"digest": digest, "timeout": timeout.to_string()});
-    let Some(told) = operator::ask("rollout", arguments, operator)? else { return Ok(1) };
+    let Some(told) = operator::ask(CommandName::Rollout, arguments, operator)? else { return Ok(1) };
     let told: Told = serde_json::from_value(told)?;
     print(&told, digest, out)?;
     Ok(u8::from(told.state != State::InForce))

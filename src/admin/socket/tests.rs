@@ -87,6 +87,17 @@ impl Serving {
     }
 }
 
+#[test]
+fn a_command_is_known_by_its_name_alone() {
+    for name in CommandName::ALL {
+        assert_eq!(name.as_str().parse(), Ok(name));
+    }
+    let unknown = CommandError::new("there is no command `explain`").help(
+        "known: drop-hook, end-sessions, hooks, reload, retry-hook, revocations, revoke, rollout, sessions, show-hook, status",
+    );
+    assert_eq!("explain".parse::<CommandName>(), Err(unknown));
+}
+
 #[tokio::test]
 async fn attacks_z13_commands_are_recorded_and_strangers_refused() {
     let serving = Serving::start(Recorder::default(), false).await;
