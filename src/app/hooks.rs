@@ -268,7 +268,6 @@ fn named(id: &HeldId, held: &Held) -> Value {
 }
 
 fn described(id: &HeldId, held: &Held) -> Value {
-    let time = |millis: i64| Timestamp::from_millis(millis).to_string();
     json!({
         "id": id.to_string(),
         "webhook": &*held.webhook,
@@ -279,12 +278,12 @@ fn described(id: &HeldId, held: &Held) -> Value {
         "repository": held.repository,
         "repository_id": held.repository_id,
         "bytes": held.size,
-        "received": time(held.received),
+        "received": held.received.to_string(),
         "state": if held.parked.is_some() { "parked" } else { "waiting" },
-        "parked": held.parked.map(time),
+        "parked": held.parked.map(|since| since.to_string()),
         "tries": held.tries,
-        "next_try": held.parked.is_none().then(|| time(held.next)),
-        "until": time(held.until),
+        "next_try": held.parked.is_none().then(|| held.next.to_string()),
+        "until": held.until.to_string(),
         "last_error": held.last_error,
     })
 }

@@ -18,9 +18,9 @@ pub(super) struct Index {
     lanes: HashMap<Lane, Waiting>,
     senders: HashMap<Arc<str>, Sender>,
     /// What is parked, the longest ago first, in milliseconds since the Unix epoch.
-    parked: BTreeSet<(i64, HeldId)>,
+    parked: BTreeSet<(Timestamp, HeldId)>,
     /// The last of those that were looked at.
-    looked_at: Option<(i64, HeldId)>,
+    looked_at: Option<(Timestamp, HeldId)>,
     /// The last version of the table that was read.
     pub(super) seen: u64,
     /// Counts lanes that were begun, so that the one that waited longest for its turn is next.
@@ -59,8 +59,8 @@ struct Sender {
     later: BTreeSet<(Timestamp, Lane)>,
     /// Lanes that have their turn.
     busy: usize,
-    /// What waits, the oldest first, in milliseconds since the Unix epoch.
-    received: BTreeSet<(i64, HeldId)>,
+    /// What waits, the oldest first.
+    received: BTreeSet<(Timestamp, HeldId)>,
     /// What waits, that which is known for longest first.
     known: BTreeSet<(Instant, HeldId)>,
 }
@@ -161,8 +161,8 @@ impl Index {
             self.lanes.remove(lane);
             return;
         };
-        let next = self.entries.get(first).map_or(0, |entry| entry.held.next);
-        let due = Timestamp::from_millis(next).max(waiting.paused);
+        let next = self.entries.get(first).map_or(Timestamp::default(), |entry| entry.held.next);
+        let due = next.max(waiting.paused);
         waiting.due = Some(due);
         sender.later.insert((due, lane.clone()));
     }
@@ -189,7 +189,7 @@ impl Index {
     /// Takes out parked deliveries whose records have ended.
     pub(super) fn remove_ended(&mut self, now: Timestamp) {
         while let Some((since, id)) = self.parked.first().copied()
-            && Timestamp::from_millis(since) + PARKED_FOR <= now
+            && since + PARKED_FOR <= now
         {
             self.remove(&id);
             self.parked.remove(&(since, id));
@@ -219,7 +219,7 @@ impl Index {
     /// here, as that clock may have been set back.
     pub(super) fn oldest(&self, now: Timestamp) -> impl Iterator<Item = (&Arc<str>, Duration)> {
         self.senders.iter().map(move |(webhook, sender)| {
-            let came = sender.received.first().map(|(since, _)| now.since(Timestamp::from_millis(*since)));
+            let came = sender.received.first().map(|(since, _)| now.since(*since));
             let known = sender.known.first().map(|(since, _)| since.elapsed());
             (webhook, came.max(known).unwrap_or_default())
         })

@@ -47,7 +47,11 @@ pub use self::{
     run::run,
 };
 use super::{EventId, Facts};
-use crate::{clock::Timestamp, sha256::sha256, store::StoreError};
+use crate::{
+    clock::{Timestamp, millis, optional_millis, span_millis},
+    sha256::sha256,
+    store::StoreError,
+};
 
 /// Lanes of one sender that are brought at once.
 pub const LANES: usize = 8;
@@ -131,7 +135,7 @@ impl Lane {
     }
 }
 
-/// A held delivery, without its request. Times are milliseconds since the Unix epoch.
+/// A held delivery, without its request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// The `webhooks` entry.
@@ -150,11 +154,14 @@ pub struct Held {
     pub repository_id: Option<Arc<str>>,
     /// Bytes of its request.
     pub size: u64,
-    pub received: i64,
-    /// How long it is tried, in milliseconds.
-    pub span: u64,
+    #[serde(with = "millis")]
+    pub received: Timestamp,
+    /// How long it is tried.
+    #[serde(with = "span_millis")]
+    pub span: Duration,
     /// Until when it is tried.
-    pub until: i64,
+    #[serde(with = "millis")]
+    pub until: Timestamp,
     /// Its place in the order: the version of its first record; none in that record itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<u64>,
@@ -165,10 +172,11 @@ pub struct Held {
     #[serde(default)]
     pub refusals: u32,
     /// When it is tried next.
-    pub next: i64,
+    #[serde(with = "millis")]
+    pub next: Timestamp,
     /// Since when it is parked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parked: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_millis")]
+    pub parked: Option<Timestamp>,
     /// What came of the last try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -195,8 +203,8 @@ impl Held {
         self.tries = self.tries.saturating_add(1);
         self.last_error = Some(failure.why.clone());
         let pause = Duration::from_secs(1 << self.tries.saturating_sub(1).min(5)).min(LONGEST_PAUSE);
-        let is_over = now.as_millis() >= self.until;
-        self.next = (now + pause).as_millis().min(self.until);
+        let is_over = now >= self.until;
+        self.next = (now + pause).min(self.until);
         match failure.kind {
             FailureKind::Passing => is_over,
             FailureKind::Refused => {

@@ -297,8 +297,8 @@ impl Queue {
             let request = if held.parked.is_some() { Some(self.request(id, now).await?.encode()?) } else { None };
             held.parked = None;
             (held.tries, held.refusals) = (0, 0);
-            held.next = now.as_millis();
-            held.until = (now + std::time::Duration::from_millis(held.span)).as_millis();
+            held.next = now;
+            held.until = now + held.span;
             if self.rewrite(id, held, version, request, now).await? {
                 self.wake.notify_one();
                 return Ok(true);

@@ -171,7 +171,7 @@ impl<C: Carrier> Turn<C> {
         if held.parked.is_some() {
             return Ok(Next::GoOn);
         }
-        if !is_due(Timestamp::from_millis(held.next), now) {
+        if !is_due(held.next, now) {
             return Ok(Next::Rest);
         }
         let request = match self.queue.request(id, now).await {
@@ -199,7 +199,7 @@ impl<C: Carrier> Turn<C> {
         let is_last = held.failed(failure, now);
         self.queue.metrics.try_failed(&held.webhook);
         if is_last {
-            held.parked = Some(now.as_millis());
+            held.parked = Some(now);
             self.queue.metrics.parked(&held.webhook);
             tracing::error!(
                 held = %id,

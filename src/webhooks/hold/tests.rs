@@ -102,13 +102,13 @@ impl Fixture {
             repository: None,
             repository_id: Some(repository.into()),
             size: 0,
-            received: now.as_millis(),
-            span: u64::try_from(settings.span.as_millis()).unwrap(),
-            until: (now + settings.span).as_millis(),
+            received: now,
+            span: settings.span,
+            until: now + settings.span,
             place: None,
             tries: 0,
             refusals: 0,
-            next: now.as_millis(),
+            next: now,
             parked: None,
             last_error: None,
         };
@@ -186,7 +186,7 @@ async fn pauses_between_tries_double_up_to_a_bound() {
     let mut pauses = Vec::new();
     for _ in 0..7 {
         assert!(!held.failed(&failure, NOW));
-        pauses.push((held.next - NOW.as_millis()) / 1000);
+        pauses.push(held.next.since(NOW).as_secs());
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
     assert!(held.failed(&failure, NOW + SETTINGS.span), "its time is over");
@@ -201,7 +201,7 @@ async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
     let (mut now, mut tries) = (NOW, Vec::new());
     while !held.failed(&Failure { kind: FailureKind::Passing, why: "down".to_owned() }, now) {
         tries.push(now.since(NOW).as_secs());
-        now = Timestamp::from_millis(held.next);
+        now = held.next;
     }
     assert_eq!((tries.as_slice(), now), (&[0, 1, 3, 7, 15, 31][..], NOW + minute.span));
 }
@@ -210,7 +210,7 @@ async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_stops_nothing() {
     let hour = Duration::from_secs(3600);
-    let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.received > NOW.as_millis() - 1000 {
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.received > NOW - Duration::from_secs(1) {
         true if held.tries < 3 => failed(FailureKind::Passing),
         _ => Brought::Taken(None),
     });

@@ -6,9 +6,7 @@ use super::*;
 async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.delivery {
         "bad" => failed(FailureKind::Refused),
-        "denied" if held.received == NOW.as_millis() && held.until <= (NOW + SETTINGS.span).as_millis() => {
-            failed(FailureKind::Denied)
-        }
+        "denied" if held.received == NOW && held.until <= NOW + SETTINGS.span => failed(FailureKind::Denied),
         _ => Brought::Taken(None),
     });
     for delivery in ["bad", "denied", "good"] {
