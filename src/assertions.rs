@@ -35,6 +35,12 @@ pub const LIFETIME: Duration = Duration::from_secs(60);
 /// The `typ` of an assertion, so that no other JWT of ours passes for one.
 const TYPE: &str = "doorward-assertion+jwt";
 
+/// The file of the key that Doorward makes itself has the name of the store with this.
+pub const KEY_EXTENSION: &str = "assertion.pem";
+
+/// Where the keys of assertions are published, on the external host.
+pub const KEY_SET: &str = "/.well-known/jwks.json";
+
 /// What an assertion says. `T` is `webhooks::Facts` where it is written and any JSON where it is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claims<T = Value> {

@@ -21,6 +21,7 @@ use tower::ServiceExt;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{
+    assertions,
     authn::{Kind, Whose},
     authz::Concern,
     clock::Timestamp,
@@ -29,10 +30,13 @@ use crate::{
     issuers::Issuer,
     oidc::{LoginRequest, backchannel, program},
     pages::{self, SessionTimes, WhoAmIView},
-    request::{exchange::Exchange, route::PROTECTED_RESOURCE, sanitize::CleanRequest},
+    request::{FORWARD_AUTH, exchange::Exchange, route::PROTECTED_RESOURCE, sanitize::CleanRequest},
     sessions::{Origin, Session},
     snapshot::Snapshot,
 };
+
+/// Where people and programs read what Doorward knows of them.
+pub const WHO_AM_I: &str = "/.doorward/whoami";
 
 /// How long an endpoint may take; a login waits for its provider.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,20 +71,20 @@ impl Default for Endpoints {
             Router::new()
                 .route("/oauth2/{*rest}", any(login))
                 .route("/oauth2/userinfo", get(user_info))
-                .route("/oauth2/auth", any(not_asked))
+                .route(FORWARD_AUTH, any(not_asked))
                 .route(program::PAGE, any(login))
                 .route(program::TOKEN, any(login))
                 .route(program::END, any(login))
                 .route(program::DEVICE_REQUEST, any(login))
                 .route(program::DEVICE, any(login))
                 .route(program::DONE, any(login))
-                .route("/.doorward/whoami", get(who_am_i))
+                .route(WHO_AM_I, get(who_am_i))
                 .route(probe::PATH, get(probe::answer))
                 .route(sessions::PATH, get(sessions::list))
                 .route(sessions::END, post(sessions::end))
                 .route(PROTECTED_RESOURCE, get(protected_resource))
                 .route(&format!("{PROTECTED_RESOURCE}/{{*resource}}"), get(protected_resource))
-                .route("/.well-known/jwks.json", get(assertion_keys))
+                .route(assertions::KEY_SET, get(assertion_keys))
                 .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT))
                 .layer(CatchPanicLayer::new()),
         )
@@ -155,7 +159,7 @@ async fn read(body: Incoming, max: usize) -> Result<Bytes, Rejection> {
 
 fn name(path: &str) -> &'static str {
     match path {
-        "/.doorward/whoami" => "whoami",
+        WHO_AM_I => "whoami",
         probe::PATH => "probe",
         sessions::PATH | sessions::END => "sessions",
         program::PAGE | program::TOKEN | program::END => "login",

@@ -36,7 +36,10 @@ use crate::{
     memory::Memory,
     request::{pipeline::Worker, refusals::Refusals},
     runtime::{control, worker_count},
-    sessions::{self, keyring::KeyRing},
+    sessions::{
+        self,
+        keyring::{self, KeyRing},
+    },
     snapshot::{self, Context, Resolved, Shared, Snapshot},
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
     sts::{self, Asking, KeyMetric, ends::Ends, onward},
@@ -361,9 +364,9 @@ impl Parts<'_> {
         if let Err(error) = self.runtime.block_on(revocations.refresh()) {
             tracing::error!(%error, "the revocations cannot be read yet");
         }
-        let keys = KeyRing::kept_in(&store_path.with_extension("session.key"))
+        let keys = KeyRing::kept_in(&store_path.with_extension(keyring::KEY_EXTENSION))
             .map_err(StartError::io("the session key cannot be kept beside the store"))?;
-        let assertion_keys = assertions::Keys::kept_in(&store_path.with_extension("assertion.pem"))
+        let assertion_keys = assertions::Keys::kept_in(&store_path.with_extension(assertions::KEY_EXTENSION))
             .map_err(StartError::io("the key of assertions cannot be kept beside the store"))?;
         let sessions = sessions::Shared {
             store,

@@ -4,6 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
 use super::provider::PEOPLE;
+use crate::endpoints::WHO_AM_I;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--bg:#f5f6f8;--card:#fff;--ink:#1a1d23;--soft:#5a6270;--line:#dde1e7;--accent:#2457d6}
@@ -76,7 +77,7 @@ pub fn arrived(arrived: &Value) -> Markup {
             h1 { "Sample Dashboard" }
             p {
                 "You are in. This page stands for the Tekton Dashboard and shows the request as it arrived behind Doorward. "
-                a href="/.doorward/whoami" { "Who am I?" } " · "
+                a href=(WHO_AM_I) { "Who am I?" } " · "
                 a href="/apis/tekton.dev/v1/namespaces/ci/pipelineruns/" { "The sample Kubernetes API" } " · "
                 a href="/oauth2/sign_out" { "Sign out" }
             }

@@ -15,6 +15,7 @@ use crate::{
     authn::NeededLogin,
     clock::Timestamp,
     egress::{Bounds, Egress, Proxy},
+    endpoints::WHO_AM_I,
     oidc::program::{self, UserCode},
 };
 
@@ -27,8 +28,6 @@ const GLANCE: Bounds = Bounds { timeout: Duration::from_secs(3), max_body: 256 <
 /// Between two questions whether a person has decided, whatever Doorward asks for.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
-
-const WHO_AM_I: &str = "/.doorward/whoami";
 
 /// What a program sends there is a form, even an empty one.
 const FORM: &str = "application/x-www-form-urlencoded";

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{Page, Tone, sign};
-use crate::{authz::Concern, clock::Timestamp, error::Rejection, sessions::Listed};
+use crate::{authz::Concern, clock::Timestamp, endpoints::WHO_AM_I, error::Rejection, sessions::Listed};
 
 /// The choice of a provider.
 #[derive(Clone, Copy, Debug)]
@@ -256,7 +256,7 @@ pub fn own_sessions(view: &OwnSessionsView<'_>) -> Page {
                 button class="button" type="submit" { "End all others" }
             }
         }
-        p class="actions" { a href="/.doorward/whoami" { "Who am I" } a href="/oauth2/sign_out" { "Sign out" } }
+        p class="actions" { a href=(WHO_AM_I) { "Who am I" } a href="/oauth2/sign_out" { "Sign out" } }
     };
     Page::new("Your sessions", Tone::Plain, main).of_request(view.request_id)
 }

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Where the proxy asks. Envoy writes the path of the original request behind it.
-const PATH: &str = "/oauth2/auth";
+pub const PATH: &str = "/oauth2/auth";
 
 /// Which proxy asks, if `request` is the question of a proxy that may ask.
 pub(super) fn asks<B>(request: &Request<B>, trusted: bool, snapshot: &Snapshot) -> Option<ForwardAuth> {

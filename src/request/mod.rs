@@ -19,3 +19,5 @@ pub mod respond;
 pub mod route;
 pub mod sanitize;
 mod step_up;
+
+pub use self::forward_auth::PATH as FORWARD_AUTH;

@@ -12,6 +12,7 @@ use matchit::Router;
 use super::{dashboard::Dashboard, headers, host::Reached, method};
 use crate::{
     admin::metrics::{RequestMetrics, RouteMetrics},
+    assertions,
     authn::Scheme,
     config::{
         raw::{self, EventListener, RouteKind},
@@ -237,7 +238,7 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
     path.starts_with("/.doorward/")
         || (browser && path.starts_with("/oauth2/"))
         || (external && path == PROTECTED_RESOURCE)
-        || (external && path == "/.well-known/jwks.json")
+        || (external && path == assertions::KEY_SET)
 }
 
 /// The methods that any of these takes, each once.

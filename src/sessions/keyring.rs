@@ -17,6 +17,9 @@ use zeroize::Zeroizing;
 
 use crate::config::{report::At, resolver::Resolver, values::SecretSource};
 
+/// The file of the key that Doorward makes itself has the name of the store with this.
+pub const KEY_EXTENSION: &str = "session.key";
+
 const KEY_LEN: usize = 32;
 const KEY_ID_LEN: usize = 4;
 

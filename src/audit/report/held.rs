@@ -12,6 +12,7 @@ use serde_json::Value;
 use x509_parser::pem::Pem;
 
 use crate::{
+    assertions,
     audit::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE},
     authz::SAME_WITHOUT,
     config::{
@@ -19,6 +20,7 @@ use crate::{
         report::At,
         resolver::Resolver,
     },
+    sessions::keyring,
 };
 
 /// Members of the configuration that name a file of a key, a certificate or a secret.
@@ -173,7 +175,7 @@ fn find_named(upstream: &Upstream, kubeconfig: &Path, index: usize, folder: &Pat
 /// Files of keys beside the store, which Doorward makes where none are configured.
 fn find_made(store: &Path, found: &mut Vec<HeldSecret>) {
     let beside = [CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE].map(|name| store.with_file_name(name));
-    let of_store = ["session.key", "assertion.pem"].map(|ending| store.with_extension(ending));
+    let of_store = [keyring::KEY_EXTENSION, assertions::KEY_EXTENSION].map(|ending| store.with_extension(ending));
     for path in of_store.into_iter().chain(beside).filter(|path| path.exists()) {
         found.push(file("(made by Doorward)".to_owned(), &path));
     }
