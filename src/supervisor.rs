@@ -21,7 +21,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::health::{ComponentHandle, Gate, Health};
 
@@ -118,11 +118,6 @@ pub struct TaskHandle(CancellationToken);
 impl TaskHandle {
     pub fn stop(&self) {
         self.0.cancel();
-    }
-
-    /// Ends the task when the guard is dropped, for what belongs to one generation.
-    pub fn stop_on_drop(self) -> DropGuard {
-        self.0.drop_guard()
     }
 }
 
@@ -341,7 +336,7 @@ mod tests {
             stop.cancelled().await;
             Ok(())
         });
-        drop(handle.stop_on_drop());
+        handle.stop();
         while !health.report().components.is_empty() {
             tokio::task::yield_now().await;
         }

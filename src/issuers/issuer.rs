@@ -144,12 +144,6 @@ impl Issuer {
         check()
     }
 
-    /// Verifies an access token locally: header, signature, claims. Waits at most for one fetch of keys. Introspection
-    /// and review come on top in [`Issuers::authenticate`](super::Issuers::authenticate).
-    pub async fn verify_access_token(&self, token: &str, now: Timestamp) -> Result<VerifiedToken, TokenError> {
-        self.verify_parsed(Unverified::parse(token)?, now).await.map(|(verified, _)| verified)
-    }
-
     /// The principal of verified claims, for a login: its scopes come from the token response.
     pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
         self.mapping.principal(facts)

@@ -90,11 +90,6 @@ impl TraceContext {
     pub fn span_id(&self) -> String {
         format!("{:016x}", self.span_id)
     }
-
-    /// Whether the caller records this trace.
-    pub fn is_sampled(&self) -> bool {
-        self.flags & 1 == 1
-    }
 }
 
 impl fmt::Display for TraceContext {
@@ -195,7 +190,6 @@ mod tests {
     fn a_good_parent_is_kept_and_its_child_has_another_span() {
         let context = TraceContext::from_headers(&headers(&[("traceparent", PARENT), ("tracestate", "a=1,b@c=2")]));
         assert_eq!(context.to_string(), PARENT);
-        assert!(context.is_sampled());
         let child = context.child();
         assert_eq!(child.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_ne!(child.span_id(), context.span_id());

@@ -1,6 +1,6 @@
 //! The settings of browser sessions, from `sessions` of the configuration.
 
-use std::{io, path::Path, time::Duration};
+use std::time::Duration;
 
 use super::keyring::KeyRing;
 use crate::config::{raw, report::At, resolver::Resolver};
@@ -55,14 +55,6 @@ impl Settings {
         let keys = KeyRing::resolve(&raw.keys, resolver, &at.key("keys"));
         good &= raw.keys.is_empty() || keys.is_some();
         good.then_some(Self { idle, absolute, recheck, max_per_person, keys })
-    }
-
-    /// The keys that are configured, else one kept beside the store.
-    pub fn key_ring(&self, store: &Path) -> io::Result<KeyRing> {
-        match &self.keys {
-            Some(keys) => Ok(keys.clone()),
-            None => KeyRing::kept_in(&store.with_extension("session.key")),
-        }
     }
 }
 

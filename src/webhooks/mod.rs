@@ -134,11 +134,6 @@ impl Webhook {
         &self.name
     }
 
-    /// The largest body that a delivery may have, in bytes.
-    pub fn max_body(&self) -> usize {
-        self.max_body
-    }
-
     /// How long an answer may take, from the arrival of the delivery. The sender gives up soon afterwards.
     pub fn answer_within(&self) -> Duration {
         self.answer_within
