@@ -92,7 +92,7 @@ pub fn check(
     check_at(runtime, Clock::default())
 }
 
-/// The same by another clock: for what `doorward explain` tells of another time than now.
+/// [`check`] by another clock: for what `doorward explain` tells of another time than now.
 pub fn check_at(
     runtime: &Runtime,
     clock: Clock,

@@ -140,7 +140,7 @@ impl Answer {
         write!(out, "{self}")
     }
 
-    /// The same with one thing more to be known about it.
+    /// The answer with one thing more to be known about it.
     #[must_use]
     pub fn with_note(mut self, note: &str) -> Self {
         if let Self::Decided(explanation) = &mut self {

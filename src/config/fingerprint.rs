@@ -36,7 +36,7 @@ impl Fingerprint {
         }
     }
 
-    /// The same files as they are now.
+    /// The fingerprint of the same files as they are now.
     #[must_use]
     pub fn now(&self) -> Self {
         Self(self.0.keys().map(|path| (path.clone(), Content::of(read(path).ok().as_deref()))).collect())

@@ -72,7 +72,7 @@ impl Resolver {
         Self { base: base.to_owned(), ..Self::default() }
     }
 
-    /// The same, for the configuration that was read with `volume`: what that holds is not read again.
+    /// A resolver for the configuration that was read with `volume`: what that holds is not read again.
     pub fn with_volume(base: &Path, volume: Volume) -> Self {
         Self { kept: volume, ..Self::new(base) }
     }
@@ -119,7 +119,7 @@ impl Resolver {
         &self.files
     }
 
-    /// The same files with what they contained.
+    /// The files that were read, with what they contained.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }

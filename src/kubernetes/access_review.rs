@@ -60,7 +60,7 @@ impl Access {
         Self { url: url.into(), ..Self::new(verb, "".into()) }
     }
 
-    /// The same as rules see it.
+    /// The access as rules see it.
     pub fn attributes(&self) -> Attributes {
         Attributes {
             is_resource: true,
@@ -160,7 +160,7 @@ impl AccessReviewer {
         body.ok_or_else(|| failed("its answer has no end, or is too long".to_owned()))
     }
 
-    /// The same for several, at once. The answers are in the order of the questions.
+    /// Asks about several, at once. The answers are in the order of the questions.
     pub async fn may_each(&self, accesses: Vec<Access>) -> Result<Vec<bool>, Rejection> {
         let mut answers = vec![false; accesses.len()];
         let mut waiting = accesses.into_iter().enumerate();

@@ -92,14 +92,14 @@ impl Failure {
         self
     }
 
-    /// The same, where a new login leads to `address`.
+    /// The failure, where a new login leads to `address`.
     #[must_use]
     pub fn back_to(mut self, address: &str) -> Self {
         address.clone_into(&mut self.return_to);
         self
     }
 
-    /// The same, where nothing can be tried again.
+    /// The failure, where nothing can be tried again.
     #[must_use]
     pub fn final_here(mut self) -> Self {
         self.is_final = true;

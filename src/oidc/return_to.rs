@@ -57,8 +57,8 @@ fn is_fragment(origin: &Origin, fragment: &str) -> bool {
         && resolved.is_ok_and(|resolved| resolved.fragment() == Some(fragment))
 }
 
-/// The same, or the front page. The whole address of a page of this very origin counts as its path, as configurations
-/// that were made for oauth2-proxy write it.
+/// The path of `address` where it is of this origin, else that of the front page. The whole address of a page of this very origin
+/// counts as its path, as configurations that were made for oauth2-proxy write it.
 pub fn or_front_page(origin: &Origin, address: Option<&str>) -> String {
     let path = |address| str::strip_prefix(address, origin.as_str()).filter(|rest| rest.starts_with('/'));
     address.and_then(|address| check(origin, path(address).unwrap_or(address))).unwrap_or_else(|| "/".to_owned())

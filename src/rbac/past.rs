@@ -69,7 +69,7 @@ pub struct Strays {
     pub namespaces: usize,
 }
 
-/// The same as [`ways`] for all namespaces that count.
+/// [`ways`] for all namespaces that count.
 pub fn strays(list: &[u8], root: &raw::Root, account: &Account) -> serde_json::Result<Strays> {
     let search = Search::read(list, root, account)?;
     let mut strays: Vec<(Way, Vec<String>)> = Vec::new();

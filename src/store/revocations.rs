@@ -237,7 +237,7 @@ impl Revocations {
         any_ended.then(|| self.0.ended.get(uid))?.filter(is_in_force)
     }
 
-    /// The same, as the store knows it: what [`Self::end_here`] was told is not enough.
+    /// Whether the store knows of the end of a run or pod: what [`Self::end_here`] was told is not enough.
     pub fn has_stored(&self, uid: &str) -> bool {
         let now = self.0.clock.now();
         self.0.mirror.load().workloads.get(uid).is_some_and(|revocation| revocation.until > now)
@@ -257,7 +257,7 @@ impl Revocations {
         any
     }
 
-    /// The same for one who is not a [`Principal`] yet.
+    /// What revokes the credential or the person, for one who is not a [`Principal`] yet.
     pub fn find(&self, credential: &CredentialId, issuer: &str, subject: &str) -> Option<Revocation> {
         if self.0.empty.load(Ordering::Acquire) {
             return None;

@@ -83,7 +83,7 @@ impl SigningKey {
         Self::new(pair)
     }
 
-    /// The same in PEM.
+    /// A key in PEM.
     pub fn from_pem(pem: &[u8]) -> Option<Self> {
         Self::from_der(PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?.secret_pkcs8_der())
     }
@@ -171,7 +171,7 @@ impl SigningKeys {
         Some(Self { published: Arc::new(Published { keys, set: set.into() }), now: Timestamp::default() })
     }
 
-    /// The same, of which those sign whose time has come by then.
+    /// The keys, of which those sign whose time has come by then.
     pub fn at(self, now: Timestamp) -> Self {
         Self { now, ..self }
     }
@@ -224,8 +224,8 @@ impl SigningKeys {
         key.sign(&key.header, claims)
     }
 
-    /// The same for another provider, which is no access token of ours, by the key of those that sign so; by that of all where that does
-    /// not matter.
+    /// Signs claims for another provider, which make no access token of ours, by the key of those that sign so; by that of all where
+    /// that does not matter.
     pub fn sign_assertion<T: Serialize>(&self, algorithm: Option<SigningAlgorithm>, claims: &T) -> Option<String> {
         let key = self.signer(|key| algorithm.is_none_or(|algorithm| key.signs(algorithm)))?;
         key.sign(&key.assertion_header, claims)
