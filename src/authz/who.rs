@@ -181,7 +181,15 @@ impl Who {
                 };
                 Condition::new(key, names, or_none(found))
             }
-            Self::Users(users) => Condition::new("who.users", listed(users), &principal.username),
+            Self::Users(users) => {
+                let given = &principal.username;
+                let looks_alike = |user: &&Arc<str>| user != &given && same_user(user, given, Reading::Wide);
+                let found = match users.iter().find(looks_alike) {
+                    Some(user) if !users.contains(given) => format!("{given}, which only a deny takes for {user}"),
+                    _ => given.to_string(),
+                };
+                Condition::new("who.users", listed(users), found)
+            }
             Self::Clients { names, .. } => {
                 let found = or_none(principal.requesting_client().map(|client| &**client));
                 let of = if actor.is_some() { " (of who acts)" } else { "" };

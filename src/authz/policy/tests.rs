@@ -172,8 +172,17 @@ tests:
 }
 
 #[test]
-fn users_compare_without_case_and_form() {
+fn a_deny_by_user_name_holds_in_any_case_and_form_and_an_allow_in_its_own_alone() {
     // attacks:Z4
+    decide_all(
+        ONE_ISSUER,
+        "
+rules: [{id: main, who: {users: ['gh#repo:acme/app:ref:refs/heads/main']}, do: allow}]
+tests:
+  - {name: itself, principal: {username: 'gh#repo:acme/app:ref:refs/heads/main'}, request: {route: web}, expect: {outcome: allow}}
+  - {name: another branch, principal: {username: 'gh#repo:acme/app:ref:refs/heads/Main'}, request: {route: web}, expect: {outcome: deny}}
+",
+    );
     decide_all(
         ONE_ISSUER,
         "

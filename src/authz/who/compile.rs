@@ -137,7 +137,7 @@ fn is_scope_alone(raw: &raw::Who) -> bool {
 }
 
 fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &mut Report) {
-    check_names(raw, at, root, report);
+    check_names(raw, purpose.reading(), at, root, report);
     if raw.anonymous {
         if (raw::Who { anonymous: true, ..raw::Who::default() }) != *raw {
             report
@@ -204,7 +204,7 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
     }
 }
 
-fn check_names(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
+fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, report: &mut Report) {
     let issuers = || {
         let break_glass = root.break_glass.iter().map(|_| BREAK_GLASS);
         root.issuers.iter().map(|issuer| issuer.name.as_str()).chain(break_glass)
@@ -248,7 +248,7 @@ fn check_names(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
                 .help("write each out, or look at them in `when`");
         }
     }
-    warn_of_users(raw, &at.key("users"), root, report);
+    warn_of_users(raw, reading, &at.key("users"), root, report);
     for (path, values) in &raw.claims {
         if path.is_empty() || path == "/" {
             report
@@ -262,7 +262,7 @@ fn check_names(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
 }
 
 /// Warns of a user name that no issuer can give, by the fixed text of their templates.
-fn warn_of_users(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
+fn warn_of_users(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, report: &mut Report) {
     let is_meant = |name: &str| raw.issuers.is_empty() || raw.issuers.iter().any(|named| named == name);
     // Theirs are made otherwise.
     let others = raw.issuers.is_empty() && !root.webhooks.is_empty() || !raw.webhooks.is_empty();
@@ -272,7 +272,7 @@ fn warn_of_users(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report)
     let meant = root.issuers.iter().filter(|issuer| is_meant(&issuer.name));
     let Some(templates) = meant.map(username_template).collect::<Option<Vec<_>>>() else { return };
     for (i, user) in raw.users.iter().enumerate() {
-        if templates.is_empty() || templates.iter().any(|template| may_give(template, user)) {
+        if templates.is_empty() || templates.iter().any(|template| may_give(template, user, reading)) {
             continue;
         }
         let mut each: Vec<&str> = templates.clone();
@@ -288,8 +288,9 @@ fn warn_of_users(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report)
 }
 
 /// Whether a name has the fixed text of a template in its order. What `{issuer}` stands for is not looked at.
-fn may_give(template: &str, user: &str) -> bool {
-    let (template, user) = (template.to_lowercase(), user.to_lowercase());
+fn may_give(template: &str, user: &str, reading: Reading) -> bool {
+    let compared = |text: &str| if reading == Reading::Wide { text.to_lowercase() } else { text.to_owned() };
+    let (template, user) = (compared(template), compared(user));
     let mut pieces = template.split('{').enumerate().map(|(i, part)| match i {
         0 => part,
         _ => part.split_once('}').map_or("", |(_, fixed)| fixed),

@@ -164,8 +164,8 @@ pub struct Who {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub subjects: Vec<String>,
-    /// Kubernetes user names, after the issuer's template. Compared without case and in one Unicode form: NFC, and for
-    /// a deny NFKC, which look-alikes fall into too.
+    /// Kubernetes user names, after the issuer's template. Compared exactly; a deny compares them without case and in one Unicode form
+    /// (NFKC), which look-alikes fall into too.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub users: Vec<String>,

@@ -540,17 +540,18 @@ fn names_that_hardly_anything_has_are_told_of() {
 
 #[test]
 fn a_user_name_is_held_against_the_template_of_its_issuer() {
-    for (template, user, expected) in [
-        ("{sub}", "alice", 0),
-        ("corp:{claim:/email}", "CORP:alice@example.com", 0),
-        ("corp:{claim:/email}", "alice@example.com", 1),
-        ("{sub}@corp", "alice@corp", 0),
-        ("{sub}@corp", "alice", 1),
+    for (template, user, action, expected) in [
+        ("{sub}", "alice", "deny", 0),
+        ("corp:{claim:/email}", "CORP:alice@example.com", "deny", 0),
+        ("corp:{claim:/email}", "CORP:alice@example.com", "allow", 1),
+        ("corp:{claim:/email}", "alice@example.com", "deny", 1),
+        ("{sub}@corp", "alice@corp", "allow", 0),
+        ("{sub}@corp", "alice", "deny", 1),
     ] {
         let ground = ONE_ISSUER.replacen("kind: human", &format!("kind: human, username: '{template}'"), 1);
-        let root = root(&ground, &format!("rules: [{{id: a, who: {{users: ['{user}']}}, do: deny}}]"));
+        let root = root(&ground, &format!("rules: [{{id: a, who: {{users: ['{user}']}}, do: {action}}}]"));
         let mut resolver = Resolver::new(Path::new("/"));
         assert!(Policy::compile(&root, &mut resolver).is_some());
-        assert_eq!(resolver.report.problems().len(), expected, "{template} {user}");
+        assert_eq!(resolver.report.problems().len(), expected, "{template} {user} {action}");
     }
 }
