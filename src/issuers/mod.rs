@@ -85,6 +85,7 @@ use crate::{
     config::{report::At, resolver::Resolver},
     egress::Egress,
     error::{Reason, Rejection},
+    sessions,
     sha256::sha256,
 };
 
@@ -229,6 +230,12 @@ impl Issuers {
             return Err(TokenError::TooLong { came: token.len(), limit: jwt::MAX_TOKEN }.into());
         }
         let now = self.context.clock.now();
+        // It opens what its person may do, and an issuer would be asked about it as about a token of its own.
+        if sessions::is_handle(token) {
+            return Err(Rejection::new(Reason::CredentialMalformed, "a session handle is not taken here").fix(
+                "send a token of one of the issuers; the handle of `doorward login` is for routes that take sessions",
+            ));
+        }
         let verified = if jwt::is_jwt_shaped(token) {
             let parsed = Unverified::parse(token)?;
             let issuer = accepts.by_identifier(&parsed)?;

@@ -98,6 +98,18 @@ async fn an_answer_counts_only_if_it_says_all_that_is_needed() {
     }
 }
 
+/// It is a credential of ours, which opens every route that takes sessions.
+#[tokio::test]
+async fn the_handle_of_a_session_is_sent_to_no_issuer() {
+    let bench = Bench::new(json!({})).await;
+    bench.ask("opaque").await.unwrap();
+    assert_eq!(bench.calls(), 1, "the twin");
+    for handle in ["dws_NwTiQmDA5KvEe0yHTTO1rYsAmiu8c2m7C6MGZw7cXnk", "dws_a.b.c"] {
+        assert_eq!(bench.ask(handle).await, Err(Reason::CredentialMalformed), "{handle}");
+    }
+    assert_eq!(bench.calls(), 1);
+}
+
 #[tokio::test]
 async fn what_is_no_answer_is_our_trouble_and_is_not_remembered() {
     let duplicate = r#"{"active":false,"active":true,"sub":"alice","aud":"doorward"}"#;
