@@ -288,10 +288,15 @@ fn follow(record: &mut Record, told: &Map<String, Value>) {
         return;
     }
     let claims = Arc::make_mut(&mut record.claims);
+    let email = claims.get("email").cloned();
     for name in &record.told {
         match told.get(name) {
             Some(value) => drop(claims.insert(name.clone(), value.clone())),
             None => drop(claims.remove(name)),
         }
+    }
+    // The login said so of another address.
+    if claims.get("email") != email.as_ref() && !told.contains_key("email_verified") {
+        claims.remove("email_verified");
     }
 }

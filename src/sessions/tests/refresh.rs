@@ -349,7 +349,8 @@ async fn the_tokens_of_a_session_never_go_to_another_provider_of_the_same_name()
 async fn without_refresh_token(change: impl FnOnce(&mut Script)) -> World {
     let world = world().await;
     let tokens = Tokens { access: "a-1".to_owned(), refresh: None, id: Some("i-1".to_owned()) };
-    let claims = json!({"sub": "alice", "groups": ["dev"], "aud": "doorward", "email": "a@b.c"});
+    let claims =
+        json!({"sub": "alice", "groups": ["dev"], "aud": "doorward", "email": "a@b.c", "email_verified": true});
     let new = NewSession {
         origin: &dash(),
         provider: &*world.at.provider,
@@ -428,6 +429,26 @@ async fn claims_that_the_login_knew_follow_what_userinfo_tells() {
     world.at.shared.clock.advance(Duration::from_secs(100));
     world.get().await.unwrap();
     assert_eq!(world.at.provider.exchanges.lock().unwrap().len(), 1, "it is asked once in a while");
+}
+
+#[tokio::test]
+async fn an_address_that_userinfo_changes_is_verified_only_if_it_says_so() {
+    for (row, told, verified) in [
+        ("the same", json!({"email": "a@b.c"}), Some("a@b.c")),
+        ("not told", json!({}), Some("a@b.c")),
+        ("another", json!({"email": "boss@b.c"}), None),
+        ("another, verified", json!({"email": "boss@b.c", "email_verified": true}), Some("boss@b.c")),
+        ("another, not verified", json!({"email": "boss@b.c", "email_verified": false}), None),
+    ] {
+        let world = without_refresh_token(|script| {
+            let mut told = told;
+            told["sub"] = json!("alice");
+            script.user_info = (StatusCode::OK, told);
+        })
+        .await;
+        let session = world.get().await.unwrap();
+        assert_eq!(crate::authn::Principal::verified_email(&session.record.claims).as_deref(), verified, "{row}");
+    }
 }
 
 /// Many providers tell groups in the ID token alone, so that userinfo without them says nothing, until it has told them once.
