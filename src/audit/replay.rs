@@ -432,6 +432,7 @@ impl PrincipalLine {
                 amr: shared(self.amr),
             },
             claims: Arc::new(self.claims),
+            kept_claims: None,
             credential: match actor.session.credential.as_str() {
                 "token" => CredentialId::Token(id),
                 "session" => CredentialId::Session(id),

@@ -38,6 +38,8 @@ pub struct Principal {
     pub login: LoginFacts,
     /// All verified claims.
     pub claims: Arc<Map<String, Value>>,
+    /// Of a caller as they were once: the names of the claims that were kept, if they had them. `None`: `claims` is all that there is.
+    pub kept_claims: Option<Box<[Arc<str>]>>,
     /// What a revocation names.
     pub credential: CredentialId,
     /// The key that signed the token, if one did: where it leaves the set of the issuer, streams end.
@@ -98,6 +100,12 @@ impl Principal {
         (1..=255).contains(&email.len()).then(|| email.into())
     }
 
+    /// Whether they may have had a claim of this name, of which nothing was kept.
+    pub fn may_have_had(&self, claim: &str) -> bool {
+        let is_kept = |kept: &[Arc<str>]| kept.iter().any(|name| **name == *claim);
+        self.kept_claims.as_deref().is_some_and(|kept| !is_kept(kept)) && !self.claims.contains_key(claim)
+    }
+
     /// Provider and number of the repository, for tokens of its CI.
     pub fn repository(&self) -> Option<(&'static str, &str)> {
         match self.workload.as_ref()? {
@@ -132,6 +140,7 @@ impl Principal {
             actor: None,
             login: LoginFacts::default(),
             claims: Arc::default(),
+            kept_claims: None,
             credential: CredentialId::None,
             signed_by: None,
             expires: Timestamp::default(),

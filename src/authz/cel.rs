@@ -49,6 +49,7 @@ static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
 pub(super) struct Expression {
     program: Program,
     source: Arc<str>,
+    claims: BTreeSet<String>,
     reads_time: bool,
 }
 
@@ -96,8 +97,8 @@ impl Expression {
             }
             return None;
         }
-        let reads_time = reads::reads(program.expression()).time;
-        let expression = Self { program, source: source.into(), reads_time };
+        let reads::Reads { claims, time: reads_time, .. } = reads::reads(program.expression());
+        let expression = Self { program, source: source.into(), claims, reads_time };
         match expression.try_on_samples() {
             Ok(()) => Some(expression),
             Err(why) => {
@@ -114,6 +115,11 @@ impl Expression {
     /// Whether its value may change as time goes by.
     pub(super) fn reads_time(&self) -> bool {
         self.reads_time
+    }
+
+    /// A claim that it looks at, of which nothing was kept: to the expression it would be one that was not there.
+    pub(super) fn misses_of(&self, principal: &Principal) -> Option<&str> {
+        self.claims.iter().find(|name| principal.may_have_had(name)).map(String::as_str)
     }
 
     /// The value of the expression.

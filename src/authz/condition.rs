@@ -14,7 +14,8 @@ pub(super) enum Reading {
 pub(super) enum Met {
     Yes,
     No,
-    /// Read wide, it counts as met: it asks for a claim that the issuer is configured to give and did not give.
+    /// Read wide, it counts as met: it asks for a claim that the issuer is configured to give and did not give, or of which nothing was
+    /// kept.
     Withheld,
 }
 

@@ -301,6 +301,10 @@ impl Rule {
         if !holds {
             return Hit::Miss;
         }
+        let lost = self.when.as_ref().and_then(|when| when.misses_of(case.caller.principal));
+        if let (Reading::Wide, Some(name)) = (reading, lost) {
+            return Hit::Error(format!("of the claim `{name}` nothing was kept"));
+        }
         match self.when.as_ref().map(|when| when.evaluate(case.caller.principal, case.request)) {
             None | Some(Ok(true)) => {}
             Some(Ok(false)) => return Hit::Miss,

@@ -128,6 +128,7 @@ impl Who {
             Self::Claim { path, values } => match path.find(&principal.claims) {
                 Some(Value::Array(given)) => given.iter().any(|value| values.contains(value)).into(),
                 Some(value) => values.contains(value).into(),
+                None if wide && principal.may_have_had(&path.claim()) => Met::Withheld,
                 None if wide && caller.issuer.is_some_and(|issuer| issuer.withholds(path, principal)) => Met::Withheld,
                 None => Met::No,
             },

@@ -128,6 +128,7 @@ impl Mapping {
             lives_with: own.map(lives_with).unwrap_or_default(),
             workload,
             claims: Arc::new(claims),
+            kept_claims: None,
         })
     }
 

@@ -102,6 +102,9 @@ pub struct Cause {
     /// Those claims that rules can look at, as the audit trail keeps them, and of a token of ours what its subject is.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     claims: Map<String, Value>,
+    /// The names of the claims that were looked for. Versions that kept none knew no rule of later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    looked_for: Vec<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delivery: Option<Facts>,
 }
@@ -134,10 +137,11 @@ impl Cause {
         claims: &[Arc<str>],
     ) -> Self {
         let kept = |name: &str| Some((name.to_owned(), principal.claims.get(name)?.clone()));
-        let named = claims.iter().map(|name| &**name);
         let said = |is_said: bool, list: &[Arc<str>]| (is_said || !list.is_empty()).then(|| list.to_vec());
         // A token of ours says by it what they are on whose behalf it is.
-        let own = principal.on_behalf_of.as_ref().map(|_| KIND_CLAIM);
+        let own = principal.on_behalf_of.as_ref().map(|_| Arc::from(KIND_CLAIM));
+        let looked_for: Vec<Arc<str>> =
+            CLAIMS.into_iter().map(Arc::from).chain(claims.iter().cloned()).chain(own).collect();
         Self {
             request,
             at: at.as_millis(),
@@ -155,7 +159,8 @@ impl Cause {
             auth_time: principal.login.auth_time.map(Timestamp::as_millis),
             acr: principal.login.acr.clone(),
             amr: principal.login.amr.clone(),
-            claims: CLAIMS.into_iter().chain(named).chain(own).filter_map(kept).collect(),
+            claims: looked_for.iter().filter_map(|name| kept(name)).collect(),
+            looked_for,
             delivery: principal.delivery.as_deref().cloned(),
         }
     }
@@ -184,6 +189,8 @@ impl Cause {
             },
             email: Principal::verified_email(&claims),
             claims: Arc::new(claims),
+            // What a sender signs has no claims.
+            kept_claims: self.delivery.is_none().then(|| self.looked_for.as_slice().into()),
             delivery: self.delivery.clone().map(Arc::new),
             ..Principal::new(
                 match &self.delivery {

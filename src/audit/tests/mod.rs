@@ -209,6 +209,7 @@ fn principal() -> Principal {
             amr: vec!["hwk".into()],
         },
         claims: Arc::new(claims.as_object().unwrap().clone()),
+        kept_claims: None,
         credential: CredentialId::Token("jti-1".into()),
         signed_by: None,
         expires: Timestamp::from_secs(1_700_003_600),

@@ -17,13 +17,22 @@ const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
 /// The rule that decides of what somebody caused, and whether it gives the token.
 fn decided(rules: &str, caused: &Principal) -> (bool, Option<Arc<str>>) {
-    let ground = format!("{GROUND}tokens: {{exchange: [{{issuer: cluster, kubernetes: api}}]}}\nrules:\n{rules}");
-    let root = root(&ground, "");
-    let policy = compile(&root).unwrap_or_else(|report| panic!("{:#?}", report.problems()));
-    let claims = claims_named(&root).unwrap_or_default();
-    let cause = Cause::new(caused, None, Uuid::nil(), NOW, &claims);
-    // As it comes out of the store.
-    let cause: Cause = serde_json::from_value(serde_json::to_value(&cause).unwrap()).unwrap();
+    decided_of(rules, &kept(rules, caused))
+}
+
+fn with_rules(rules: &str) -> raw::Root {
+    root(&format!("{GROUND}tokens: {{exchange: [{{issuer: cluster, kubernetes: api}}]}}\nrules:\n{rules}"), "")
+}
+
+/// What the store has of a cause that came while these rules were in force.
+fn kept(rules: &str, caused: &Principal) -> Value {
+    let claims = claims_named(&with_rules(rules)).unwrap_or_default();
+    serde_json::to_value(Cause::new(caused, None, Uuid::nil(), NOW, &claims)).unwrap()
+}
+
+fn decided_of(rules: &str, kept: &Value) -> (bool, Option<Arc<str>>) {
+    let policy = compile(&with_rules(rules)).unwrap_or_else(|report| panic!("{:#?}", report.problems()));
+    let cause: Cause = serde_json::from_value(kept.clone()).unwrap();
     let principal = cause.principal();
     let decision = policy.decide(
         &principal,
@@ -73,6 +82,29 @@ fn the_verified_address_of_who_caused_a_run_is_known_to_rules() {
     let alice = |verified: bool| with("corp", &json!({"email": "alice@corp.example", "email_verified": verified}));
     assert!(decided(rule, &alice(true)).0);
     assert!(!decided(rule, &alice(false)).0);
+}
+
+/// What was kept does not tell who had the claim and who had not.
+#[test]
+fn a_deny_by_a_claim_that_was_not_looked_for_when_a_run_was_caused_binds_its_tokens() {
+    let all = "  - {id: all, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, do: allow}\n";
+    let (visitor, alice) = (with("corp", &json!({"team": "visitors"})), with("corp", &json!({})));
+    for deny in [
+        "  - {id: no, who: {issuers: [corp], claims: {team: [visitors]}}, do: deny}\n",
+        "  - {id: no, who: {issuers: [corp], claims: {/team/name: [visitors]}}, do: deny}\n",
+        "  - {id: no, who: {issuers: [corp]}, when: \"has(principal.claims.team) && principal.claims.team == 'visitors'\", do: deny}\n",
+    ] {
+        let rules = format!("{all}{deny}");
+        for caused in [&visitor, &alice] {
+            let decided = decided_of(&rules, &kept(all, caused));
+            assert_eq!(decided, (false, Some("no".into())), "the rule came later: {deny}");
+        }
+        let mut older = kept(&rules, &alice);
+        assert_eq!(decided_of(&rules, &older), (true, Some("all".into())), "it was there: {deny}");
+        older.as_object_mut().unwrap().remove("looked_for").unwrap();
+        assert_eq!(decided_of(&rules, &older), (false, Some("no".into())), "an older version: {deny}");
+        assert_eq!(decided_of(all, &older), (true, Some("all".into())), "nothing asks: {deny}");
+    }
 }
 
 /// A deny by groups is of who comes with no word of them, and not of who has none.
