@@ -111,9 +111,9 @@ impl Mapping {
             username: username.into(),
             scheme,
             groups: self.groups(&claims)?,
-            says_groups: says(&self.groups, &claims),
+            says_groups: first(&self.groups, &claims).is_some(),
             scopes,
-            says_scopes: says(&self.scopes, &claims),
+            says_scopes: first(&self.scopes, &claims).is_some(),
             client,
             actor,
             login: login_facts(&claims)?,
@@ -155,7 +155,7 @@ impl Mapping {
 
     /// The client that the token was issued to.
     pub fn client(&self, claims: &Map<String, Value>) -> Result<Option<Arc<str>>, TokenError> {
-        match self.client.iter().find_map(|path| path.find(claims)) {
+        match first(&self.client, claims) {
             None => Ok(None),
             Some(Value::String(client)) if self.reserves_accounts() && Actor::is_reserved(client) => {
                 Err(wrong("client_id", Some(&Value::from(client.as_str())), "a client that is no service account"))
@@ -228,8 +228,8 @@ impl Mapping {
             }));
         }
         let keys: Vec<Value>;
-        let groups = match self.groups.iter().find_map(|path| path.find(claims)) {
-            None | Some(Value::Null) => return Ok(Vec::new()),
+        let groups = match first(&self.groups, claims) {
+            None => return Ok(Vec::new()),
             Some(Value::Array(groups)) if groups.len() <= MAX_ENTRIES => groups,
             // The values say in which organisations a role is held.
             Some(Value::Object(roles)) if self.preset == Some(Preset::Zitadel) && roles.len() <= MAX_ENTRIES => {
@@ -263,9 +263,9 @@ impl Mapping {
     /// Scopes exactly as granted (RFC 6749 section 3.3): a text is split at spaces, the entries of an array never.
     fn scopes(&self, claims: &Map<String, Value>) -> Result<Vec<Arc<str>>, TokenError> {
         let expected = "a text, or a list of at most 1000 texts";
-        let found = self.scopes.iter().find_map(|path| path.find(claims));
+        let found = first(&self.scopes, claims);
         let scopes: Vec<Arc<str>> = match found {
-            None | Some(Value::Null) => Vec::new(),
+            None => Vec::new(),
             Some(Value::String(scopes)) => split_scopes(scopes),
             Some(Value::Array(scopes)) => scopes
                 .iter()
@@ -348,9 +348,9 @@ impl Mapping {
     }
 }
 
-/// Whether there is anything at one of these places.
-fn says(paths: &[ClaimPath], claims: &Map<String, Value>) -> bool {
-    paths.iter().filter_map(|path| path.find(claims)).any(|found| !found.is_null())
+/// What there is at the first of these places where there is anything. `null` is nothing, there as for rules.
+fn first<'c>(paths: &[ClaimPath], claims: &'c Map<String, Value>) -> Option<&'c Value> {
+    paths.iter().filter_map(|path| path.find(claims)).find(|found| !found.is_null())
 }
 
 /// On whose behalf one of Doorward's own tokens was issued.
@@ -410,9 +410,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_longest_name_that_a_task_can_have_is_taken_in_our_own_tokens_alone() {
-        let mapping = |preset| Mapping {
+    fn mapping(preset: Option<Preset>) -> Mapping {
+        Mapping {
             name: "own".into(),
             preset,
             username: UsernameTemplate::given(),
@@ -424,7 +423,34 @@ mod tests {
             groups: Box::default(),
             scopes: Box::default(),
             client: [ClaimPath::parse("client_id").unwrap()].into(),
+        }
+    }
+
+    /// Else a deny of a group would meet neither who has it nor who comes with no word of groups.
+    #[test]
+    fn a_place_with_null_is_passed_over_for_the_next() {
+        let paths = |paths: [&str; 2]| paths.map(|path| ClaimPath::parse(path).unwrap()).into();
+        let mapping = Mapping {
+            groups: paths(["groups", "/realm_access/roles"]),
+            scopes: paths(["scope", "scp"]),
+            client: paths(["client_id", "azp"]),
+            ..mapping(None)
         };
+        let claims = json!({
+            "groups": null, "realm_access": {"roles": ["contractor"]}, "scope": null, "scp": ["read"], "client_id": null, "azp": "cli",
+        });
+        let claims = claims.as_object().unwrap();
+        assert_eq!(mapping.groups(claims).unwrap(), [Arc::<str>::from("contractor")]);
+        assert_eq!(mapping.scopes(claims).unwrap(), [Arc::<str>::from("read")]);
+        assert_eq!(mapping.client(claims).unwrap().as_deref(), Some("cli"));
+        let nothing = json!({"groups": null, "scp": null, "azp": null});
+        let nothing = nothing.as_object().unwrap();
+        assert!(mapping.groups(nothing).unwrap().is_empty() && mapping.scopes(nothing).unwrap().is_empty());
+        assert_eq!(mapping.client(nothing).unwrap(), None);
+    }
+
+    #[test]
+    fn the_longest_name_that_a_task_can_have_is_taken_in_our_own_tokens_alone() {
         let (namespace, account) = ("n".repeat(63), "a".repeat(253));
         let task = Actor::service_account(Some(&"c".repeat(63)), &namespace, &account).subject;
         let principal = |preset, client: &str, actor: &str| {
