@@ -29,6 +29,7 @@ use super::{
     verified::VerifiedTokens,
 };
 use crate::{
+    authn::{break_glass, principal},
     config::{
         raw::{self, IntrospectionMode, Preset},
         report::At,
@@ -111,6 +112,10 @@ impl Builder<'_> {
         let identifier: Arc<str> = raw.issuer.as_str().into();
         if name.is_empty() {
             self.error("name", "the name is empty");
+        }
+        if matches!(&*name, principal::ANONYMOUS | break_glass::ISSUER) {
+            self.error("name", format!("`{name}` is what Doorward itself calls those who come without an issuer"))
+                .help("give it another name: rules with that one in `who.issuers` would mean both");
         }
         self.check_names();
         let tenants = self.tenants();
