@@ -111,7 +111,9 @@ fn doorward_goes_where_its_configuration_leads_and_nowhere_else() {
         let at = |namespace: &str| json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
         let dns = json!({"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
             "to": [{"namespaceSelector": at("kube-system")}]});
-        let mut expected = vec![dns, json!({"ports": [{"port": 443}, {"port": 6443}]})];
+        let itself = json!({"ports": [{"port": 8443}],
+            "to": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "doorward"}}}]});
+        let mut expected = vec![dns, json!({"ports": [{"port": 443}, {"port": 6443}]}), itself];
         for (name, label, value, _) in GUARDED {
             let (host, port) = upstream(&objects, name);
             let pods = json!({"matchLabels": {label: value}});
