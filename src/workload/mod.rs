@@ -1,5 +1,6 @@
-//! `doorward token`, in the step of a task: swaps the pod's own token for a short one of Doorward's, in the form that a program
-//! wants, and keeps a file fresh with it for as long as the step needs it. The other side is [`sts`](crate::sts).
+//! `doorward token`. Runs on the caller's machine, the pod of a task: swaps the pod's own token for a short one of Doorward's, in
+//! the form that a program wants, and keeps a file fresh with it for as long as the step needs it. The other side is
+//! [`sts`](crate::sts).
 
 mod exchange;
 mod fresh;
