@@ -58,6 +58,18 @@ impl World {
     }
 }
 
+/// What the tests run is what people are told to write.
+#[test]
+fn the_recipe_for_nginx_is_the_one_that_is_tested() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let guide = include_str!("../../docs/migrate-from-oauth2-proxy.md");
+    let (_, recipe) = guide.split_once("```nginx\n").unwrap();
+    let (recipe, _) = recipe.split_once("```").unwrap();
+    let tested = include_str!("forward_auth/nginx.conf");
+    let tested = tested.replace("{upstream}", "http://app").replace("{doorward}", "doorward:8080");
+    assert!(words(&tested).contains(&words(recipe)), "{recipe}");
+}
+
 /// nginx in front of the upstream, which asks Doorward.
 async fn nginx(world: &World) -> Nginx {
     let (doorward, upstream) = (world.doorward.address("public").to_string(), world.upstream.url());
@@ -108,11 +120,27 @@ async fn nginx_lets_through_what_the_policy_allows() {
     let cookie = log_in(&world.doorward, &host, "/page").await;
     world.upstream.take();
 
-    let forged = ["X-Auth-Request-User: root", "X-Original-Method: GET", "X-Original-URL: http://localhost/free"];
+    let forged = [
+        "X-Auth-Request-User: root",
+        "X-Auth-Request-Preferred-Username: root",
+        "X-Auth-Request-Email: root@example.com",
+        "X-Auth-Request-Groups: root",
+        "X-Forwarded-User: root",
+        "X-Forwarded-Preferred-Username: root",
+        "X-Forwarded-Email: root@example.com",
+        "X-Forwarded-Groups: root",
+        "X-Remote-User: root",
+        "X-Remote-Group: root",
+        "X-Remote-Groups: root",
+        "X-Original-Method: GET",
+        "X-Original-URL: http://localhost/free",
+    ];
     let good = [&["GET /page?x=1 HTTP/1.1", &host_line, &cookie], &forged[..]].concat();
     assert_eq!(ask(&nginx, &good).await.status, 200);
     let came = world.upstream.only();
     assert_eq!((came.line(), came.all("x-auth-request-user")), ("GET /page?x=1 HTTP/1.0", vec!["alice"]));
+    assert_eq!(came.all("x-auth-request-preferred-username"), ["alice"]);
+    assert!(!came.head.contains("root"), "{}", came.head);
     world.upstream.take();
 
     // The policy knows the method, whatever the client says that it is.
