@@ -171,6 +171,10 @@ fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Re
     let method = method.ok_or_else(|| unsaid(proxy, "method"))?;
     let host = host.ok_or_else(|| unsaid(proxy, "host"))?;
     let target = target.filter(|target| target.starts_with('/')).ok_or_else(|| unsaid(proxy, "path"))?;
+    // It would be cut off here, and a proxy that forwards what it got sends it on.
+    if target.contains('#') {
+        return Err(ambiguous("its path has a `#`"));
+    }
     let target = PathAndQuery::try_from(target).map_err(|_| unsaid(proxy, "path"))?;
     if method == Method::CONNECT || method == Method::TRACE {
         return Err(Rejection::method_not_allowed(method::TAKEN, "no route takes this method"));
@@ -288,11 +292,27 @@ mod tests {
             ("a bare path", Nginx, PATH, &[own_method, ("x-original-uri", "a")], None),
             ("no path in the address", Nginx, PATH, &[own_method, ("x-original-url", "https://b.example")], None),
             ("a query alone", Nginx, PATH, &[own_method, ("x-original-url", "https://b.example?x=/")], None),
+            ("a fragment", Nginx, PATH, &[own_method, ("x-original-uri", "/a#/../b")], None),
+            ("a fragment in the query", Nginx, PATH, &[own_method, ("x-original-uri", "/a?b#c")], None),
+            (
+                "a fragment in the address",
+                Nginx,
+                PATH,
+                &[own_method, ("x-original-url", "https://b.example/a#/../b")],
+                None,
+            ),
             ("another scheme", Nginx, PATH, &[own_method, ("x-original-url", "ftp://b.example/")], None),
             ("a tunnel", Nginx, PATH, &[("x-original-method", "CONNECT"), own_uri], None),
             ("Traefik's words to nginx", Nginx, PATH, &forwarded, None),
             ("Traefik", Traefik, PATH, &forwarded, Some("POST b.example /a?b=c")),
             ("nginx's words to Traefik", Traefik, PATH, &[own_method, own_uri], None),
+            (
+                "Traefik, a fragment",
+                Traefik,
+                PATH,
+                &[forwarded_method, forwarded_host, ("x-forwarded-uri", "/a#/../b")],
+                None,
+            ),
             ("Traefik, no host", Traefik, PATH, &[forwarded_method, forwarded_uri], None),
             ("Traefik, no method", Traefik, PATH, &[forwarded_host, forwarded_uri], None),
             ("Traefik, host twice", Traefik, PATH, &[forwarded_host, forwarded[0], forwarded[1], forwarded[2]], None),
