@@ -179,7 +179,11 @@ impl Locations {
 /// Whether a text is an address with a user, and perhaps a password (RFC 3986 section 3.2.1).
 fn has_user(text: &str) -> bool {
     let authority = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
-    authority.is_some_and(|authority| authority.contains('@'))
+    // Without a scheme, or with a password that an address cannot carry, only the form tells: `USER:PASSWORD@HOST`. An
+    // address of mail has no `:` there, and an expression or a sentence has blanks.
+    let has_password = || text.rsplit_once('@').is_some_and(|(before, _)| before.contains(':'));
+    let is_one_word = || !text.contains(char::is_whitespace);
+    authority.is_some_and(|authority| authority.contains('@')) || (is_one_word() && has_password())
 }
 
 /// How many bytes of `written` stand before byte `offset` of the value that it denotes, found by walking quotes,
@@ -226,6 +230,31 @@ mod tests {
             ("one\n    two", 4, "two"),
         ] {
             assert_eq!(&written[skip(written, offset)..], rest, "{written:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_with_a_password_is_told_from_other_texts_with_an_at_sign() {
+        for text in [
+            "http://x:hunter2@host/",
+            "http://hunter2@host",
+            "https://x:hun/ter2@host",
+            "doorward:hunter2@redis.example.com:6379",
+            "redis://doorward:hunter2@redis.example.com:6379",
+            ":hunter2@redis",
+        ] {
+            assert!(has_user(text), "{text}");
+        }
+        for text in [
+            "alice@example.com",
+            "{email}",
+            "{sub}@corp",
+            "https://id.example.com/a",
+            "git@github.com:acme/app",
+            "principal.email == 'a:b@example.com'",
+            "ask the team: ops@example.com",
+        ] {
+            assert!(!has_user(text), "{text}");
         }
     }
 

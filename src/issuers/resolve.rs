@@ -289,7 +289,8 @@ impl Builder<'_> {
 
     fn url(&mut self, at: &At, written: Option<&String>) -> Option<Url> {
         let text = written?;
-        secure_url(text).map_err(|why| _ = self.resolver.report.error(at, format!("`{text}` {why}"))).ok()
+        // Not repeated: it may hold a password.
+        secure_url(text).map_err(|why| _ = self.resolver.report.error(at, format!("this {why}"))).ok()
     }
 
     fn egress(&mut self, ca: Option<&[u8]>) -> Option<Egress> {

@@ -74,9 +74,10 @@ impl fmt::Debug for Server {
 impl Server {
     pub(super) fn resolve(raw: &raw::SyslogExport, at: &At, resolver: &mut Resolver) -> Option<Self> {
         let Some((host, port)) = host_and_port(&raw.address) else {
+            // Not repeated: it may hold a password.
             resolver
                 .report
-                .error(&at.key("address"), format!("`{}` is not a host with a port", raw.address.escape_debug()))
+                .error(&at.key("address"), "this is not a host with a port")
                 .help("write `syslog.example.com:6514`");
             return None;
         };

@@ -47,7 +47,8 @@ impl Builder<'_> {
             return;
         }
         match secure_url(&raw.issuer) {
-            Err(why) => _ = self.error("issuer", format!("`{}` {why}", raw.issuer)),
+            // Not repeated: it may hold a password.
+            Err(why) => _ = self.error("issuer", format!("this {why}")),
             Ok(url) => {
                 let misfit = raw.preset.and_then(|preset| {
                     presets::misfit(preset, &url, !raw.audiences.is_empty(), !raw.tenants.is_empty())

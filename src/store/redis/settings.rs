@@ -266,9 +266,10 @@ fn address(text: &str, at: &At, resolver: &mut Resolver) -> Option<Address> {
     match (host, parsed.as_ref().and_then(Url::port)) {
         (Some(host), Some(port)) if port != 0 => Some(Address { host, port }),
         _ => {
+            // Not repeated: it may hold a password.
             resolver
                 .report
-                .error(at, format!("`{text}` is not a host with a port"))
+                .error(at, "this is not a host with a port")
                 .help("write `redis.example.com:6379`; user, password and database have keys of their own");
             None
         }

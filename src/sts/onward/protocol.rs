@@ -330,7 +330,8 @@ impl ServiceAccount {
 
 /// An address that tokens may travel to.
 pub fn address(text: &str, at: &At, resolver: &mut Resolver) -> Option<Url> {
-    secure_url(text).map_err(|why| _ = resolver.report.error(at, format!("`{text}` {why}"))).ok()
+    // Not repeated: it may hold a password.
+    secure_url(text).map_err(|why| _ = resolver.report.error(at, format!("this {why}"))).ok()
 }
 
 fn targets(fixed: &mut Vec<(&'static str, String)>, audience: Option<&String>, resource: Option<&String>) {
