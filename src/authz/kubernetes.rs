@@ -8,6 +8,7 @@ use crate::{
         report::{At, Report, nearest},
     },
     kubernetes::Attributes,
+    request::path::check_canonical,
 };
 
 use super::{
@@ -167,10 +168,13 @@ impl Kubernetes {
         for (i, text) in raw.non_resource_urls.iter().enumerate() {
             let at = at.key("non_resource_urls").index(i);
             match Prefix::parse(text) {
-                Ok(prefix) if text.starts_with('/') || text == "*" => urls.push(prefix),
-                Ok(_) => {
-                    report.error(&at, format!("`{text}` must begin with `/`"));
-                }
+                Ok(prefix) if text == "*" => urls.push(prefix),
+                Ok(prefix) => match check_canonical(&text.replace('*', "a")) {
+                    Ok(()) => urls.push(prefix),
+                    Err(why) => {
+                        report.error(&at, format!("`{text}` is not a path that a request can have")).help(why.fix());
+                    }
+                },
                 Err(why) => {
                     report.error(&at, format!("`{text}` {why}"));
                 }
@@ -369,6 +373,8 @@ mod tests {
             "{namespaces: ['team-*']}",
             "{names: ['']}",
             "{non_resource_urls: [version]}",
+            "{non_resource_urls: ['/openapi/v2/../*']}",
+            "{non_resource_urls: [/größe]}",
         ] {
             let mut report = Report::default();
             Kubernetes::compile(&serde_saphyr::from_str(yaml).unwrap(), &At::root(), &mut report);

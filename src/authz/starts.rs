@@ -171,7 +171,7 @@ fn view<'a>(route: &'a raw::Route, method: &'a Method) -> RequestView<'a> {
 }
 
 /// What cannot be read is no pattern, and was refused before.
-fn patterns<T>(texts: &[String], parse: impl Fn(&str) -> Result<T, &'static str>) -> Vec<T> {
+fn patterns<T, E>(texts: &[String], parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
     texts.iter().filter_map(|text| parse(text).ok()).collect()
 }
 

@@ -33,6 +33,46 @@ impl From<NotCanonical> for Rejection {
     }
 }
 
+impl NotCanonical {
+    /// What to write instead.
+    pub const fn fix(self) -> &'static str {
+        match self {
+            Self::NotAbsolute => "a path begins with `/`",
+            Self::EmptySegment => "requests with `//` are refused; write one `/`",
+            Self::DotSegment => "requests with `.` or `..` segments are refused; write the path that they lead to",
+            Self::Parameter => "requests with `;` in the path are refused",
+            Self::Character => {
+                "blanks, letters beyond ASCII and most signs come percent-encoded: write `%20` for a blank, `%C3%A9` for `é`"
+            }
+            Self::Escape => "`%` must be followed by two hexadecimal digits",
+            Self::EncodedDelimiter => "requests with an encoded `/`, backslash or control character are refused",
+            Self::NeedlesslyEncoded => {
+                "requests that encode letters, digits, `-`, `.`, `_` or `~` are refused; write them plainly"
+            }
+            Self::LowerCaseEscape => "requests with `%c3` are refused; write the digits in upper case, as in `%C3`",
+        }
+    }
+}
+
+/// Checks a path, or a prefix that ends in `/*`, with which paths of requests are to be compared. One that no request can
+/// have would never hold. The error says what to write instead.
+pub fn check_pattern(text: &str) -> Result<(), &'static str> {
+    let exact = match text.strip_suffix('*') {
+        Some(prefix) if prefix.ends_with('/') => prefix,
+        _ => text,
+    };
+    if exact.starts_with('/') && exact.contains('*') {
+        return Err("`*` can only stand alone at the end, as in `/hooks/*`");
+    }
+    if exact.contains(['?', '#']) {
+        return Err("a path has no query and no fragment");
+    }
+    if exact.contains('\\') {
+        return Err("requests with a backslash in the path are refused");
+    }
+    check_canonical(exact).map_err(NotCanonical::fix)
+}
+
 /// Refuses every path that normalising by RFC 3986 section 6.2.2, or decoding, would turn into another one.
 pub fn check_canonical(path: &str) -> Result<(), NotCanonical> {
     let bytes = path.as_bytes();
@@ -160,6 +200,63 @@ mod tests {
             ("limits", "/a\u{e9}", Character),
         ] {
             assert_eq!(check_canonical(path), Err(why), "{row} {path}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_no_request_can_match_is_refused() {
+        for good in ["/", "/*", "/a", "/a/", "/a/*", "/a..b", "/%C3%A9/*", "/a%20b", "/.well-known/x", "/x:80/y@z"] {
+            assert_eq!(check_pattern(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "a",
+            "*",
+            "a/*",
+            "/a*",
+            "/*/a",
+            "/a?b",
+            "/a#b",
+            "//",
+            "//*",
+            "/a//b",
+            "/a//*",
+            "/./a",
+            "/a/..",
+            "/x/./y",
+            "/x/../*",
+            "/a;b",
+            "/a\\b",
+            "/a b",
+            "/admin panel/*",
+            "/é",
+            "/größe/*",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/%2F",
+            "/%2f",
+            "/%5C",
+            "/%00",
+            "/%1f",
+            "/%1F",
+            "/%7F",
+            "/%7f",
+            "/%41",
+            "/%2e",
+            "/caf%c3%a9/*",
+            "/a\"b",
+            "/a<b",
+            "/a>b",
+            "/a^b",
+            "/a{b",
+            "/a|b",
+            "/a}b",
+            "/a[b",
+            "/a]b",
+            "/a`b",
+        ] {
+            assert!(check_pattern(bad).is_err(), "{bad}");
         }
     }
 

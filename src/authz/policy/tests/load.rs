@@ -135,7 +135,7 @@ fn each_slip_is_told_at_its_place() {
             "in `methods` of the route",
         ),
         ("", "rules: [{id: a, on: {hosts: ['https://x']}, do: allow}]", "/rules/0/on/hosts/0", "not a host name"),
-        ("", "rules: [{id: a, on: {paths: ['/a*b']}, do: allow}]", "/rules/0/on/paths/0", "last segment"),
+        ("", "rules: [{id: a, on: {paths: ['/a*b']}, do: allow}]", "/rules/0/on/paths/0", "alone at the end"),
         ("", "rules: [{id: a, on: {branch: ['*x']}, do: allow}]", "/rules/0/on/branch/0", "at its end"),
         (
             "",
