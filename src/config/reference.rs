@@ -43,7 +43,8 @@ impl<'s> Reference<'s> {
         if !values.is_empty() {
             text += &format!("\nOne of {}.\n", values.join(", "));
         }
-        if let ([example, ..], Some(_)) = (list(schema, "examples"), schema.get("pattern")) {
+        let is_text_of_a_form = schema.get("pattern").or(schema.get("anyOf")).is_some();
+        if let ([example, ..], true) = (list(schema, "examples"), is_text_of_a_form) {
             text += &format!("\nSuch as {}.\n", code(example));
         }
         text

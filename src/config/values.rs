@@ -144,7 +144,7 @@ fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, 
 }
 
 macro_rules! textual {
-    ($type:ident, $pattern:literal, $description:literal, $example:literal) => {
+    ($type:ident, $description:literal, $example:literal, $forms:tt) => {
         impl fmt::Debug for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(self, f)
@@ -167,8 +167,7 @@ macro_rules! textual {
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
                 json_schema!({
                     "description": $description,
-                    "type": ["string", "integer"],
-                    "pattern": $pattern,
+                    "anyOf": $forms,
                     "examples": [$example],
                 })
             }
@@ -176,8 +175,15 @@ macro_rules! textual {
     };
 }
 
-textual!(Span, "^(0|[0-9]+(ms|s|m|h|d))$", "A duration: a whole number and a unit (ms, s, m, h, d).", "30s");
-textual!(Size, "^[0-9]+ ?(B|KiB|MiB|GiB)?$", "A size in bytes: a whole number and a unit (B, KiB, MiB, GiB).", "64KiB");
+// Of numbers without a unit only 0 is a duration.
+textual!(Span, "A duration: a whole number and a unit (ms, s, m, h, d).", "30s", [
+    {"type": "string", "pattern": "^(0|[0-9]+(ms|s|m|h|d))$"},
+    {"const": 0},
+]);
+textual!(Size, "A size in bytes: a whole number and a unit (B, KiB, MiB, GiB).", "64KiB", [
+    {"type": "string", "pattern": "^[0-9]+ ?(B|KiB|MiB|GiB)?$"},
+    {"type": "integer", "minimum": 0},
+]);
 
 /// The form in the JSON Schema of a range of addresses ([`ipnet::IpNet`]).
 #[derive(Debug)]
@@ -241,6 +247,23 @@ mod tests {
     fn durations_without_a_unit_or_beyond_a_century_are_refused() {
         for text in ["", "30", "s", "-1s", "1.5h", "99999999999d", "1 s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_schema_takes_the_bare_numbers_that_the_loader_takes() {
+        fn takes(schema: &Schema, number: i64) -> bool {
+            schema.get("anyOf").and_then(|forms| forms.as_array()).unwrap().iter().any(|form| match form.get("const") {
+                Some(constant) => *constant == number,
+                None => form["type"] == "integer" && form["minimum"].as_i64().is_none_or(|least| number >= least),
+            })
+        }
+        let generator = &mut SchemaGenerator::default();
+        let (span, size) = (Span::json_schema(generator), Size::json_schema(generator));
+        for number in [0, 1, 30, -1] {
+            let value = serde_json::Value::from(number);
+            assert_eq!(takes(&span, number), serde_json::from_value::<Span>(value.clone()).is_ok(), "{number}");
+            assert_eq!(takes(&size, number), serde_json::from_value::<Size>(value).is_ok(), "{number}");
         }
     }
 
