@@ -181,6 +181,10 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         return refused(refusal);
     };
     let request_id = context.request.meta().id.to_string();
+    let Snapshot { routes, login, .. } = &*context.snapshot;
+    let host = context.request.host();
+    let left_out: Vec<Arc<str>> =
+        login.issuers().filter(|issuer| routes.refuse_logins_at(host, issuer)).cloned().collect();
     let request = LoginRequest {
         origin,
         method: context.request.method(),
@@ -191,12 +195,13 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         request_id: &request_id,
         address: context.request.meta().client,
         whose: &context.whose,
+        left_out: &left_out,
     };
     // Before the answer, which may end the session. Who cannot be told of is told of as nobody, and what needs a session says more.
     if let Ok(Some(session)) = context.snapshot.sessions.held_by(request.headers, origin).await {
         context.whose.is(&session.principal);
     }
-    match context.snapshot.login.answer(request).await {
+    match login.answer(request).await {
         Some(response) => response.map(Body::from),
         None => StatusCode::NOT_FOUND.into_response(),
     }

@@ -34,7 +34,10 @@ impl App {
             Scheme::BreakGlass => {
                 snapshot.break_glass.as_ref().and_then(|door| door.judge_again(principal, now)).map(Cow::Owned)
             }
-            Scheme::Session => snapshot.issuers.get(&principal.issuer).map(|_| Cow::Borrowed(principal)),
+            Scheme::Session => {
+                let is_taken = route.accepts.takes_logins_at(&principal.issuer);
+                snapshot.issuers.get(&principal.issuer).filter(|_| is_taken).map(|_| Cow::Borrowed(principal))
+            }
             Scheme::Webhook | Scheme::Anonymous => Some(Cow::Borrowed(principal)),
         };
         let Some(principal) = known else { return Some(CutReason::PermissionLost) };

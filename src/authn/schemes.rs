@@ -157,6 +157,7 @@ impl Authenticator<'_> {
                         .fix("use https")
                 })?;
                 let session = Box::pin(sessions.authenticate_handle(&token.token, &origin, client)).await?;
+                self.check_login(&session.principal, route)?;
                 (Arc::clone(&session.principal), None, token.remaining_protocols)
             }
             // A route that takes no tokens does not look at them.
@@ -233,9 +234,23 @@ impl Authenticator<'_> {
         }
         match presented {
             Presented::Not => Presented::Not,
-            Presented::Good(session) => Presented::Good(Arc::clone(&session.principal)),
+            Presented::Good(session) => match self.check_login(&session.principal, route) {
+                Ok(()) => Presented::Good(Arc::clone(&session.principal)),
+                Err(rejection) => Presented::Bad(rejection),
+            },
             Presented::Bad(rejection) => Presented::Bad(rejection),
         }
+    }
+
+    /// A session is good at all routes of its host, and each of these says at which issuers people may have logged in.
+    fn check_login(&self, principal: &Principal, route: &Route) -> Result<(), Rejection> {
+        if route.accepts.takes_logins_at(&principal.issuer) {
+            return Ok(());
+        }
+        let logins = self.login.issuers().map(|issuer| &**issuer);
+        let taken: Vec<&str> = logins.filter(|issuer| route.accepts.takes_logins_at(issuer)).collect();
+        let why = format!("you signed in at `{}`, and this route takes nobody who did", principal.issuer);
+        Err(Rejection::new(Reason::IdentityRefused, why).fix(format!("sign in at `{}`", taken.join("` or `"))))
     }
 
     /// Sends somebody who looks at a page to the login; a program gets the refusal, which it can read.

@@ -31,7 +31,11 @@ impl Policy {
     /// `need`, is told in words and left open. In the order in which the policy decides: denies first.
     pub fn concerns<'a>(&'a self, principal: &Principal, scheme: Scheme, root: &'a raw::Root) -> Vec<Concern<'a>> {
         let caller = Caller { principal, issuer: self.issuer(principal) };
-        let routes = || root.routes.iter().filter(|route| route.schemes.contains(&scheme));
+        let takes = |route: &&raw::Route| {
+            let is_named = || route.issuers.iter().any(|issuer| **issuer == *principal.issuer);
+            route.schemes.contains(&scheme) && (route.issuers.is_empty() || is_named())
+        };
+        let routes = || root.routes.iter().filter(takes);
         let concerns = self.rules.iter().filter(|rule| !rule.shadow && rule.speaks_of(&caller)).map(|rule| Concern {
             rule: &rule.id,
             does: rule.action.name(),

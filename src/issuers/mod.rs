@@ -136,7 +136,10 @@ pub struct Issuers {
 /// What one route accepts.
 #[derive(Clone, Debug)]
 pub struct Accepts {
+    /// Those whose tokens it takes.
     issuers: Box<[Arc<Issuer>]>,
+    /// Those whose sessions it takes, by name. `None`: all.
+    logins: Option<Box<[Arc<str>]>>,
     audiences: Box<[Box<str>]>,
 }
 
@@ -169,11 +172,8 @@ impl Issuers {
         for (index, name) in names.iter().enumerate() {
             match self.get(name) {
                 Some(issuer) if issuer.signs() => issuers.push(Arc::clone(issuer)),
-                Some(issuer) => {
-                    let message = format!("`{}` signs no tokens that a request could bring", issuer.name());
-                    let help = "leave it out; who logged in there comes with a session";
-                    resolver.report.error(&at.index(index), message).help(help);
-                }
+                // People come from there with sessions alone.
+                Some(_) => {}
                 None => {
                     let known = self.list.iter().map(|issuer| &**issuer.name());
                     resolver.report.unknown(&at.index(index), "issuer", name, known);
@@ -192,7 +192,8 @@ impl Issuers {
                 .error(at, message)
                 .help("name the issuers of the route so that only one of them introspects");
         }
-        Accepts { issuers: issuers.into(), audiences: Box::default() }
+        let logins = (!names.is_empty()).then(|| names.iter().map(|name| name.as_str().into()).collect());
+        Accepts { issuers: issuers.into(), logins, audiences: Box::default() }
     }
 
     /// The principal of a bearer token. A token that was seen is answered without waiting.
@@ -229,13 +230,13 @@ impl Issuers {
         if token.len() > jwt::MAX_TOKEN {
             return Err(TokenError::TooLong { came: token.len(), limit: jwt::MAX_TOKEN }.into());
         }
-        let now = self.context.clock.now();
         // It opens what its person may do, and an issuer would be asked about it as about a token of its own.
         if sessions::is_handle(token) {
             return Err(Rejection::new(Reason::CredentialMalformed, "a session handle is not taken here").fix(
                 "send a token of one of the issuers; the handle of `doorward login` is for routes that take sessions",
             ));
         }
+        let now = self.context.clock.now();
         let verified = if jwt::is_jwt_shaped(token) {
             let parsed = Unverified::parse(token)?;
             let issuer = accepts.by_identifier(&parsed)?;
@@ -259,6 +260,11 @@ impl Accepts {
     /// The issuers, in the order of the configuration.
     pub fn issuers(&self) -> &[Arc<Issuer>] {
         &self.issuers
+    }
+
+    /// Whether the session of somebody who logged in at this issuer is taken.
+    pub fn takes_logins_at(&self, issuer: &str) -> bool {
+        self.logins.as_ref().is_none_or(|logins| logins.iter().any(|name| **name == *issuer))
     }
 
     /// Whether the issuer of a caller is asked about the token that they came with.

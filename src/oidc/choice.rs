@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use data_encoding::BASE64URL_NOPAD;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use url::form_urlencoded;
 
-use super::{Login, Provider};
+use super::{Login, LoginRequest, Outcome, Provider, failure::Failure};
 use crate::{authn::NeededLogin, pages::Choice, sessions::cookie};
 
 /// Holds the name of an issuer, which is no secret and is worth nothing: whoever changes it chooses another of the
@@ -21,21 +21,41 @@ pub fn remember(issuer: &str) -> HeaderValue {
 }
 
 impl Login {
+    /// Those whose logins are of use at the host of a request.
+    fn offered(&self, request: LoginRequest<'_>) -> impl Iterator<Item = &Arc<dyn Provider>> {
+        self.0.providers.iter().filter(move |provider| !request.left_out.contains(provider.name()))
+    }
+
+    /// The one that is offered, where it is one alone.
+    pub(super) fn only_offered(&self, request: LoginRequest<'_>) -> Option<&Arc<dyn Provider>> {
+        let mut offered = self.offered(request);
+        offered.next().filter(|_| offered.next().is_none())
+    }
+
+    pub(super) fn offered_as(&self, name: &str, request: LoginRequest<'_>) -> Option<&Arc<dyn Provider>> {
+        self.offered(request).find(|provider| **provider.name() == *name)
+    }
+
+    /// The one with this name, or what is said where it is not offered.
+    pub(super) fn chosen(&self, name: &str, request: LoginRequest<'_>) -> Result<&Arc<dyn Provider>, Failure> {
+        self.offered_as(name, request).ok_or_else(|| {
+            Failure::new(Outcome::malformed, "There is no such provider here. Choose one of those that are offered.")
+        })
+    }
+
     /// The provider that this browser used last, if it is offered still.
-    pub(super) fn chosen_before(&self, headers: &HeaderMap) -> Option<&Arc<dyn Provider>> {
-        let value = cookie::find(headers, COOKIE).ok()??;
+    pub(super) fn chosen_before(&self, request: LoginRequest<'_>) -> Option<&Arc<dyn Provider>> {
+        let value = cookie::find(request.headers, COOKIE).ok()??;
         let name = BASE64URL_NOPAD.decode(value).ok()?;
-        self.provider(std::str::from_utf8(&name).ok()?)
+        self.offered_as(std::str::from_utf8(&name).ok()?, request)
     }
 
     /// What is offered, in the order of the configuration, the one that was used last before all. `href` gives the
     /// address that goes with the name of an issuer.
-    pub(super) fn choices(&self, headers: &HeaderMap, href: impl Fn(&str) -> String) -> Vec<Choice> {
-        let last = self.chosen_before(headers);
+    pub(super) fn choices(&self, request: LoginRequest<'_>, href: impl Fn(&str) -> String) -> Vec<Choice> {
+        let last = self.chosen_before(request);
         let mut choices: Vec<Choice> = self
-            .0
-            .providers
-            .iter()
+            .offered(request)
             .map(|provider| Choice {
                 name: label(&**provider),
                 href: href(provider.name()),

@@ -55,6 +55,8 @@ pub struct LoginRequest<'a> {
     pub address: IpAddr,
     /// Where it is said whose it is, once that is known.
     pub whose: &'a Whose,
+    /// The issuers whose logins no route of this host takes.
+    pub left_out: &'a [Arc<str>],
 }
 
 /// Where a browser without a session is sent to. A redirect to the provider would take the fragment of the address there,
@@ -68,6 +70,11 @@ impl Login {
     /// `providers` in the order in which they are offered.
     pub fn new(providers: Vec<Arc<dyn Provider>>, sessions: Sessions, metrics: LoginMetrics, brand: Brand) -> Self {
         Self(Arc::new(Inner { providers, sessions, metrics, brand }))
+    }
+
+    /// Where people can log in, by name, in the order in which it is offered.
+    pub fn issuers(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.providers.iter().map(|provider| provider.name())
     }
 
     /// Whether anybody can sign in here.
@@ -164,10 +171,10 @@ impl Login {
             }
         }
         let host = host(request.origin);
-        let named = parameters.get("issuer").and_then(|name| self.provider(name));
-        let (several, chosen) = match self.0.providers.as_slice() {
-            [only] => (false, Some(only)),
-            _ => (named.is_none(), named.or_else(|| self.chosen_before(request.headers))),
+        let named = parameters.get("issuer").and_then(|name| self.offered_as(name, request));
+        let (several, chosen) = match self.only_offered(request) {
+            Some(only) => (false, Some(only)),
+            None => (named.is_none(), named.or_else(|| self.chosen_before(request))),
         };
         let page = match chosen {
             Some(provider) => pages::going_to_sign_in(&GoingView {
@@ -184,17 +191,12 @@ impl Login {
     async fn start(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
         let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
-        let provider = match (parameters.get("issuer"), self.0.providers.as_slice()) {
-            (None, [only]) => only,
-            (None, _) => {
+        let provider = match (parameters.get("issuer"), self.only_offered(request)) {
+            (None, Some(only)) => only,
+            (None, None) => {
                 return Ok(redirect(&format!("/oauth2/sign_in?rd={}", encode(&return_to))));
             }
-            (Some(name), _) => self.provider(name).ok_or_else(|| {
-                Failure::new(
-                    Outcome::malformed,
-                    "There is no such provider here. Choose one of those that are offered.",
-                )
-            })?,
+            (Some(name), _) => self.chosen(name, request)?,
         };
         self.begin(provider, request, &return_to, needed(&parameters), None).await.map_err(|mut failure| {
             failure.return_to = return_to;
@@ -288,7 +290,7 @@ impl Login {
     }
 
     fn sign_in_choices(&self, request: LoginRequest<'_>, return_to: &str) -> Vec<Choice> {
-        self.choices(request.headers, |issuer| choice::start(issuer, None, return_to))
+        self.choices(request, |issuer| choice::start(issuer, None, return_to))
     }
 
     pub(super) fn has_several_providers(&self) -> bool {

@@ -98,6 +98,7 @@ impl Browser {
             request_id: "r-1",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             whose: &Whose::default(),
+            left_out: &[],
         };
         let response = self.login.answer(request).await.expect("a path of the login");
         for line in response.headers().get_all(header::SET_COOKIE) {
@@ -403,6 +404,7 @@ async fn other_paths_are_not_ours() {
             request_id: "r",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             whose: &Whose::default(),
+            left_out: &[],
         };
         assert!(browser.login.answer(request).await.is_none(), "{path}");
     }

@@ -32,7 +32,7 @@ pub struct Route {
     pub name: Arc<str>,
     pub kind: RouteKind,
     pub schemes: Vec<Scheme>,
-    /// Issuers whose tokens it takes.
+    /// Issuers whose tokens and sessions it takes.
     pub accepts: Accepts,
     pub metrics: Arc<RouteMetrics>,
     pub upstream: Arc<Upstream>,
@@ -191,6 +191,14 @@ impl Routes {
     pub fn is_for_kubernetes(&self, host: &str) -> bool {
         let entry = self.exact.get(host).or_else(|| self.wildcard(host));
         entry.is_some_and(|entry| entry.routes().all(|route| route.kind == RouteKind::Kubernetes))
+    }
+
+    /// Whether a host has routes for sessions, and none of them takes that of somebody who logged in at this issuer.
+    pub fn refuse_logins_at(&self, host: &str, issuer: &str) -> bool {
+        let entry = self.exact.get(host).or_else(|| self.wildcard(host));
+        let routes = entry.into_iter().flat_map(Host::routes);
+        let mut of_sessions = routes.filter(|route| route.schemes.contains(&Scheme::Session)).peekable();
+        of_sessions.peek().is_some() && !of_sessions.any(|route| route.accepts.takes_logins_at(issuer))
     }
 
     /// Whether deliveries of any of them are held.

@@ -154,6 +154,12 @@ fn check_own_issuers(root: &raw::Root, resolver: &mut Resolver) {
 
 fn check_exchanged(exchanged: &raw::Exchanged, of: &raw::Issuer, ours: &str, at: &At, resolver: &mut Resolver) {
     let report = &mut resolver.report;
+    if of.preset == Some(Preset::GithubOauth) {
+        report.error(&at.key("issuer"), format!("`{}` signs no tokens that could be exchanged", of.name)).help(
+            "take it off the list; for jobs of GitHub Actions add an entry of `issuers` with `preset: github_actions`",
+        );
+        return;
+    }
     if !of.audiences.iter().any(|audience| audience == ours) {
         report
             .error(&at.key("issuer"), format!("`{ours}` is not among the audiences of `{}`", of.name))

@@ -208,6 +208,11 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
                     .error(&at, "there is no issuer whose tokens could be taken")
                     .help("add an entry to `issuers`, or take `bearer` off the list");
             }
+            Scheme::Bearer if sign_nothing(root, route) => {
+                report
+                    .error(&at, "no issuer of this route signs tokens")
+                    .help("name one in its `issuers` that does, or take `bearer` off the list");
+            }
             Scheme::Webhook if route.webhook.is_none() => {
                 report
                     .error(&at, "the scheme `webhook` needs a sender")
@@ -251,6 +256,12 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             .error(&at.key("webhook"), "the signatures of this sender would never be checked")
             .help("add `webhook` to `schemes`");
     }
+}
+
+/// Whether a route names issuers alone from which people come with sessions only.
+fn sign_nothing(root: &raw::Root, route: &Route) -> bool {
+    let mut named = root.issuers.iter().filter(|issuer| route.issuers.contains(&issuer.name)).peekable();
+    named.peek().is_some() && named.all(|issuer| issuer.preset == Some(raw::Preset::GithubOauth))
 }
 
 /// What comes without a good signature is refused, and no scheme behind `webhook` is looked at. Bearer tokens are looked

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::{Issuers, testing::*};
 use crate::config::{
     raw,
-    report::{At, Severity},
+    report::{At, Report, Severity},
     resolver::Resolver,
 };
 
@@ -179,4 +179,28 @@ async fn routes_name_issuers_that_exist() {
     assert_eq!(accepts.issuers().len(), 1);
     let problem = &resolver.report.problems()[0];
     assert_eq!((problem.at.as_str(), problem.help.as_deref()), ("/1", Some("did you mean `main`?")));
+}
+
+#[tokio::test]
+async fn a_route_may_name_an_issuer_where_people_only_log_in() {
+    let github = json!({
+        "name": "hub", "issuer": "https://github.com", "preset": "github_oauth", "tenant": "acme",
+        "login": {"client": {"id": "d", "secret": {"file": "/dev/null"}}},
+    });
+    let root: raw::Root = serde_json::from_value(json!({"issuers": [good(json!({})), github]})).unwrap();
+    let mut resolver = Resolver::new(Path::new("/"));
+    let issuers = Issuers::resolve(&root, &mut resolver, None, &context());
+    resolver.report = Report::default();
+    for (named, tokens, logins) in [
+        (&["hub"][..], 0, (true, false)),
+        (&["main"], 1, (false, true)),
+        (&["main", "hub"], 1, (true, true)),
+        (&[], 1, (true, true)),
+    ] {
+        let named: Vec<String> = named.iter().map(|name| (*name).to_owned()).collect();
+        let accepts = issuers.accepts(&named, &At::root(), &mut resolver);
+        assert_eq!(accepts.issuers().len(), tokens, "{named:?}");
+        assert_eq!((accepts.takes_logins_at("hub"), accepts.takes_logins_at("main")), logins, "{named:?}");
+    }
+    assert!(resolver.report.problems().is_empty(), "{:?}", resolver.report.problems());
 }

@@ -242,7 +242,7 @@ async fn a_cached_token_is_checked_against_each_route() {
     assert_eq!(rejection.reason(), Reason::AudienceMismatch, "attacks:Z33");
     bench.issuers.authenticate(&token, &a, &nothing).await.unwrap();
 
-    let nobody = Accepts { issuers: Box::default(), audiences: Box::default() };
+    let nobody = Accepts { issuers: Box::default(), logins: None, audiences: Box::default() };
     let rejection = bench.issuers.authenticate(&token, &nobody, &nothing).await.unwrap_err();
     assert_eq!(rejection.reason(), Reason::IssuerUnknown);
 }

@@ -181,8 +181,8 @@ impl Login {
                 return Ok(self.let_in_before(&code, &waiting.asker.machine, is_collected));
             }
         }
-        if parameters.get("issuer").is_some() {
-            let provider = self.chosen(&parameters)?;
+        if let Some(issuer) = parameters.get("issuer") {
+            let provider = self.chosen(issuer, request)?;
             let needed = waiting.asker.needed;
             return self.begin(provider, request, PATH, needed, Some(Program::Device(code))).await;
         }
@@ -249,7 +249,7 @@ impl Login {
     ) -> Result<Response<Bytes>, Failure> {
         let held = self.0.sessions.held_by(request.headers, request.origin).await?;
         let who = held.as_ref().map(|session| display_name(session));
-        let choices = self.choices(request.headers, |issuer| format!("{PATH}?issuer={}", encode(issuer)));
+        let choices = self.choices(request, |issuer| format!("{PATH}?issuer={}", encode(issuer)));
         let page = pages::device(&DeviceView {
             host: host(request.origin),
             machine: &waiting.asker.machine,

@@ -128,7 +128,7 @@ impl Login {
         let held = self.0.sessions.held_by(request.headers, request.origin).await;
         let held = held.map_err(|rejection| Failure::from(rejection).back_to(&address))?;
         let who = held.as_ref().map(|session| display_name(session));
-        let choices = self.choices(request.headers, |issuer| format!("{address}&issuer={}", encode(issuer)));
+        let choices = self.choices(request, |issuer| format!("{address}&issuer={}", encode(issuer)));
         let page = pages::program(&ProgramView {
             host: host(request.origin),
             machine: &program.asker.machine,
@@ -151,7 +151,7 @@ impl Login {
             from_our_page(request)?;
             let parameters = parse(request)?;
             let needed = program.asker.needed.clone();
-            let provider = self.chosen(&parameters)?;
+            let provider = self.chosen(parameters.get("issuer").unwrap_or_default(), request)?;
             self.begin(provider, request, &return_to, needed, Some(Program::Loopback(program))).await
         };
         begun.await.map_err(|failure| failure.back_to(&return_to))

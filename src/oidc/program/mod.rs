@@ -43,7 +43,7 @@ pub use self::{
     loopback::confirmation,
     user_code::UserCode,
 };
-use super::{Login, LoginRequest, Outcome, Provider, failure::Failure, login::redirect, parameters::Parameters};
+use super::{Login, LoginRequest, Outcome, failure::Failure, login::redirect, parameters::Parameters};
 use crate::{
     authn::{NeededLogin, Whose},
     clock::Timestamp,
@@ -173,12 +173,6 @@ impl Login {
     }
 
     /// The provider that the person pressed the button of.
-    fn chosen(&self, parameters: &Parameters<'_>) -> Result<&Arc<dyn Provider>, Failure> {
-        self.provider(parameters.get("issuer").unwrap_or_default()).ok_or_else(|| {
-            Failure::new(Outcome::malformed, "There is no such provider here. Choose one of those that are offered.")
-        })
-    }
-
     async fn keep(
         &self,
         key: &[u8; 32],

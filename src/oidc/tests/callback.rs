@@ -162,6 +162,7 @@ async fn of_two_answers_at_once_one_counts() {
         request_id: "r",
         address: std::net::Ipv4Addr::LOCALHOST.into(),
         whose: &Whose::default(),
+        left_out: &[],
     };
     let (one, other) = tokio::join!(browser.login.answer(request), browser.login.answer(request));
     let mut statuses = [one.unwrap().status(), other.unwrap().status()];

@@ -168,6 +168,7 @@ async fn of_two_who_bring_a_code_at_once_neither_keeps_what_it_gave() {
                 request_id: "r-1",
                 address: [127, 0, 0, 1].into(),
                 whose: &Whose::default(),
+                left_out: &[],
             };
             let answer = login.answer(request).await.unwrap();
             serde_json::from_slice::<Value>(answer.body()).unwrap()
