@@ -43,7 +43,7 @@ impl<'s> Reference<'s> {
         if !values.is_empty() {
             text += &format!("\nOne of {}.\n", values.join(", "));
         }
-        let is_text_of_a_form = schema.get("pattern").or(schema.get("anyOf")).is_some();
+        let is_text_of_a_form = ["pattern", "anyOf"].iter().any(|key| schema.get(key).is_some());
         if let ([example, ..], true) = (list(schema, "examples"), is_text_of_a_form) {
             text += &format!("\nSuch as {}.\n", code(example));
         }
