@@ -23,6 +23,9 @@ const LEAST: Duration = Duration::from_secs(1);
 
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
+/// How long the body of an answer may take where the sender sets no bound: it is read though they may have left.
+const UNHURRIED: Duration = Duration::from_secs(30);
+
 /// The longest body of an answer that goes back to the sender. An EventListener's has some 150 bytes, and a sender that
 /// shows the body (Slack) takes no more.
 const MAX_ANSWER: usize = 64 << 10;
@@ -30,6 +33,11 @@ const MAX_ANSWER: usize = 64 << 10;
 /// When the sender must have its answer: `budget` after the arrival of the delivery, which was `elapsed` ago.
 pub(super) fn deadline(budget: Duration, elapsed: Duration) -> Instant {
     Instant::now() + budget.saturating_sub(elapsed).max(LEAST.min(budget))
+}
+
+/// Until when an answer is read where the sender sets no bound.
+pub(super) fn unhurried() -> Instant {
+    Instant::now() + UNHURRIED
 }
 
 /// Waits for `forward` until `deadline`. What failed by then is 503.
@@ -85,14 +93,10 @@ pub(super) fn check(status: StatusCode) -> Result<(), Rejection> {
 /// long, or does not end before `deadline`, is left out.
 pub(super) async fn read<E: OnEnd>(
     response: Response<ResponseBody<E>>,
-    deadline: Option<Instant>,
+    deadline: Instant,
 ) -> (Response<ResponseBody<E>>, Option<EventId>) {
     let (mut parts, body) = response.into_parts();
-    let bytes = match deadline {
-        None => collect(body, MAX_ANSWER).await,
-        Some(deadline) => timeout_at(deadline, collect(body, MAX_ANSWER)).await.ok().flatten(),
-    };
-    let Some(bytes) = bytes else {
+    let Some(bytes) = timeout_at(deadline, collect(body, MAX_ANSWER)).await.ok().flatten() else {
         tracing::debug!("the answer of an EventListener has no end, or a body that is too long");
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.remove(header::CONTENT_TYPE);

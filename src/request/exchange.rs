@@ -41,7 +41,8 @@ struct Open {
     /// What came of a request body that is passed on as it comes.
     received: Option<Arc<Received>>,
     epoch: u64,
-    _in_flight: InFlight,
+    /// None once it is lent.
+    _in_flight: Option<InFlight>,
 }
 
 /// What was asked, as it was sent: for the record of a request that is refused before it is understood. Made of each
@@ -100,8 +101,28 @@ impl Exchange {
             to_answer: None,
             received: None,
             epoch: ledger.epoch,
-            _in_flight: ledger.in_flight,
+            _in_flight: Some(ledger.in_flight),
         }))
+    }
+
+    /// Hands everything to a task that goes on when the client has left, and closes it then. What is left here records and counts
+    /// nothing, until the task has given it back.
+    #[must_use]
+    pub fn lend(&mut self) -> Self {
+        let open = &mut *self.0;
+        let husk = Open {
+            record: None,
+            began: open.began,
+            trail: open.trail.clone(),
+            reservation: None,
+            metrics: Arc::clone(&open.metrics),
+            outcome: Outcome::Abandoned,
+            to_answer: None,
+            received: None,
+            epoch: open.epoch,
+            _in_flight: None,
+        };
+        Self(std::mem::replace(&mut self.0, Box::new(husk)))
     }
 
     /// The record, to fill in as things become known.

@@ -99,7 +99,7 @@ impl Worker {
             };
             let status = response.status();
             delivery::check(status)?;
-            Ok((status, delivery::read(response, Some(deadline)).await.1))
+            Ok((status, delivery::read(response, deadline).await.1))
         };
         let sent = end_by(deadline, send).await;
         let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());

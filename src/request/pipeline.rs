@@ -1,14 +1,19 @@
 //! The life of a request: listener -> sanitize -> route -> authenticate -> authorize -> assume identity -> forward ->
 //! audit. Each step takes the proof that the step before it made.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    future::pending,
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tokio::task::JoinError;
 use uuid::Uuid;
 
 use super::{
@@ -256,9 +261,9 @@ impl Worker {
                 Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await
             }
             Some(webhooks::Claim::Reserved(reservation)) => {
-                Box::pin(self.deliver(snapshot, authenticated, route, Some(reservation), exchange)).await
+                self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await
             }
-            None => Box::pin(self.deliver(snapshot, authenticated, route, None, exchange)).await,
+            None => self.deliver(snapshot, authenticated, route, None, exchange).await,
         };
         taken.map_err(|rejection| match sender {
             Some(sender) => sender.heard(rejection),
@@ -266,8 +271,37 @@ impl Worker {
         })
     }
 
-    /// Forwards to an EventListener and tells the sender what became of it, while it still waits.
+    /// Forwards to an EventListener and tells the sender what became of it, while it still waits. The EventListener makes its
+    /// run whether or not the sender does, so this goes on when they have left: else nobody would know who caused the run, and the
+    /// delivery would be sent once more.
     async fn deliver(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        authenticated: authn::Authenticated,
+        route: &Arc<Route>,
+        reservation: Option<webhooks::Reservation>,
+        exchange: &mut Exchange,
+    ) -> Result<Ending, Rejection> {
+        let (worker, snapshot, route) = (self.clone(), Arc::clone(snapshot), Arc::clone(route));
+        let (unfinished, mut lent) = (self.app.drain.begin_task(), exchange.lend());
+        // Here and not on the control runtime: the connections to the upstream are this worker's.
+        let delivered = tokio::spawn(async move {
+            let _unfinished = unfinished;
+            let delivered = worker.deliver_once(&snapshot, authenticated, &route, reservation, &mut lent).await;
+            (delivered, lent)
+        });
+        match delivered.await.map_err(JoinError::try_into_panic) {
+            Ok((delivered, back)) => {
+                *exchange = back;
+                delivered
+            }
+            Err(Ok(panic)) => resume_unwind(panic),
+            // The worker ends, and this with it.
+            Err(Err(_)) => pending().await,
+        }
+    }
+
+    async fn deliver_once(
         &self,
         snapshot: &Arc<Snapshot>,
         authenticated: authn::Authenticated,
@@ -291,7 +325,7 @@ impl Worker {
         let forwarded = delivery::answer_by(deadline, forward).await;
         let forwarded = match forwarded {
             Ok(Ending::Response { response, forwarded }) => {
-                let (response, event_id) = delivery::read(response, deadline).await;
+                let (response, event_id) = delivery::read(response, deadline.unwrap_or_else(delivery::unhurried)).await;
                 self.note_events(snapshot, once, event_id, exchange).await;
                 Ok(Ending::Response { response, forwarded })
             }

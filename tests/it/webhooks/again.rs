@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Doorward, RedisServer, Reply, Upstream, now, unique, within},
+    harness::{Doorward, RedisServer, Reply, Upstream, now, request, unique, within},
 };
 
 async fn upstream() -> Upstream {
@@ -48,6 +48,40 @@ async fn a_redelivery_is_forwarded_as_often_as_the_configuration_says() {
         }
         assert_eq!(upstream.requests().len(), 2, "held: {hold}");
     }
+}
+
+/// The EventListener makes a run of it all the same: nobody would know of whom, and the retry would make another.
+#[tokio::test]
+async fn a_delivery_whose_sender_leaves_before_the_answer_is_taken_once_and_its_event_is_recorded() {
+    let answers = Arc::new(tokio::sync::Notify::new());
+    let script = answers.clone();
+    let mut upstream = Upstream::scripted(move |_| match Reply::json(202, r#"{"eventID":"event-1"}"#) {
+        Reply::Bytes(bytes) => Reply::Later(script.clone(), bytes),
+        other => other,
+    })
+    .await;
+    let doorward = start(upstream.address, false, "").await;
+    let id = unique();
+    let lines = super::lines(&id, &super::signature(BODY.as_bytes()));
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let mut client = doorward.raw().await;
+    client.send(request(&lines, BODY.as_bytes())).await;
+    upstream.wait_for(1).await;
+    drop(client);
+    within(async { while !doorward.metrics().await.contains("doorward_downstream_connections 0") {} }).await;
+    answers.notify_one();
+    let ended = |record: &serde_json::Value| {
+        record["unmapped"]["event_id"] == "event-1" && record["unmapped"]["ended"] == "client_gone"
+    };
+    within(async {
+        while !doorward.audit().iter().any(ended) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let retry = deliver_to(&doorward, &id, BODY).await;
+    assert_eq!((retry.status, retry.reason().as_str()), (200, "replayed_delivery"), "{}", retry.text());
+    assert_eq!(upstream.requests().len(), 1);
 }
 
 #[tokio::test]
