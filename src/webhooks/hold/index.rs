@@ -90,11 +90,37 @@ pub struct Usage {
 impl Index {
     /// Takes a record as the store has it, unless a later one is known.
     pub(super) fn set(&mut self, id: HeldId, held: Held, version: u64) {
-        let (taken, since) = match self.entries.get(&id) {
-            Some(known) if known.version >= version => return,
-            Some(known) => (known.taken, known.since),
-            None => (false, Instant::now()),
-        };
+        if self.version(&id).is_none_or(|known| known < version) {
+            self.replace(id, held, version);
+        }
+    }
+
+    /// Takes a record as the store had it when it was asked for it, and `known` was known here. An earlier one than that is of a
+    /// store that was set back, and counts, unless a later one came meanwhile.
+    pub(super) fn set_found(&mut self, id: HeldId, held: Held, version: u64, known: Option<u64>) {
+        if self.version(&id) == known && known.is_some_and(|known| known > version) {
+            self.replace(id, held, version);
+        } else {
+            self.set(id, held, version);
+        }
+    }
+
+    pub(super) fn version(&self, id: &HeldId) -> Option<u64> {
+        self.entries.get(id).map(|entry| entry.version)
+    }
+
+    /// Forgets what is known of a store that was set back. What an EventListener has is kept, as nobody else knows that.
+    pub(super) fn begin_anew(&mut self) {
+        self.seen = 0;
+        let known: Vec<HeldId> = self.entries.iter().filter(|(_, entry)| !entry.taken).map(|(id, _)| *id).collect();
+        for id in known {
+            self.remove(&id);
+        }
+    }
+
+    fn replace(&mut self, id: HeldId, held: Held, version: u64) {
+        let known = self.entries.get(&id).map(|known| (known.taken, known.since));
+        let (taken, since) = known.unwrap_or_else(|| (false, Instant::now()));
         self.remove(&id);
         let sender = self.senders.entry(Arc::clone(&held.webhook)).or_default();
         sender.usage.bytes += held.size;

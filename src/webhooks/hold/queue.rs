@@ -135,16 +135,24 @@ impl Queue {
         self.known.get_or_try_init(|| self.refresh(now)).await.copied()
     }
 
-    /// Reads what was written since the last time, by whichever replica.
+    /// Reads what was written since the last time, by whichever replica. Of a store that was set back all is read again: what is
+    /// known of it is forgotten first, as what is written next may have any version.
     pub async fn refresh(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut after = self.index().seen;
         loop {
-            let after = self.index().seen;
             let changes = self.store.changes(Table::Held, after, PAGE, now).await?;
+            let (first, last) = (changes.first(), changes.last());
+            let is_set_back = first.is_some_and(|first| first.stored.version <= after);
+            after = last.map_or(after, |last| last.stored.version);
             let is_last = changes.len() < PAGE;
             let mut index = self.index();
+            if is_set_back {
+                tracing::warn!("the store was set back; what it holds is read again");
+                index.begin_anew();
+            }
+            // Several read at the same time.
+            index.seen = index.seen.max(after);
             for change in changes {
-                // Several read at the same time.
-                index.seen = index.seen.max(change.stored.version);
                 match (HeldId::of(&change.key), Held::decode(&change.stored.value)) {
                     (Some(id), Ok(held)) => index.set(id, held, change.stored.version),
                     (_, decoded) => {
@@ -186,7 +194,7 @@ impl Queue {
             return Ok(None);
         };
         let held = Held::decode(&value)?;
-        self.index().set(*id, held.clone(), version);
+        self.index().set_found(*id, held.clone(), version, known);
         Ok(Some((held, version)))
     }
 

@@ -1,6 +1,7 @@
 //! The order of a lane that several replicas store for.
 
 use super::*;
+use crate::store::{Backend as _, Expect, Table};
 
 /// While it brings the first, the next comes to another replica and the one after it to this one.
 struct Meanwhile {
@@ -35,4 +36,49 @@ async fn what_another_replica_stored_before_is_not_overtaken() {
     tokio::spawn(run(here.queue.clone(), Arc::clone(&carrier), here.clock.clone(), Duration::ZERO, here.stop.clone()));
     here.until("brought", async || carrier.seen.lock().unwrap().len() == 3).await;
     assert_eq!(*carrier.seen.lock().unwrap(), ["1", "2", "3"]);
+}
+
+/// Whoever read it asked for the same page again and again, and nothing was brought any more.
+#[tokio::test]
+async fn of_a_store_that_was_set_back_all_is_read_however_much_there_is() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.queue.set_doubt(None);
+    for number in 0..600 {
+        fixture.keep("hub", "1", &format!("{number:03}")).await.unwrap();
+    }
+    fixture.queue.refresh(NOW).await.unwrap();
+    store.set_back(Table::Held);
+    let read = tokio::time::timeout(Duration::from_secs(20), fixture.queue.refresh(NOW)).await;
+    read.expect("it ends").unwrap();
+    assert_eq!(fixture.queue.index().seen, 600);
+    assert_eq!(fixture.queue.index().all().len(), 600);
+    fixture.start();
+    fixture.until("empty", async || fixture.seen().len() == 600 && fixture.held().await.is_empty()).await;
+    assert!(fixture.seen().is_sorted());
+}
+
+/// The lane went round and round: what the store had by then was older than what was known.
+#[tokio::test]
+async fn a_record_that_was_set_back_is_believed_where_it_is_looked_at() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let fixture = Fixture::new(&store, |_| failed(FailureKind::Denied));
+    fixture.queue.set_doubt(None);
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    let (mut held, version) = fixture.queue.look(&id, NOW).await.unwrap().unwrap();
+    held.parked = Some(NOW.as_millis());
+    assert!(fixture.queue.rewrite(&id, held, version, None, NOW).await.unwrap());
+    assert!(fixture.queue.retry(&id, NOW).await.unwrap());
+    let waits = |fixture: &Fixture| fixture.queue.index().usage().map(|(_, usage)| usage.waiting).sum::<usize>();
+    assert_eq!(waits(&fixture), 1);
+    // To when it was parked.
+    let (mut held, version) = fixture.queue.look(&id, NOW).await.unwrap().unwrap();
+    held.parked = Some(NOW.as_millis());
+    let parked = held.encode().unwrap();
+    store.put(Table::Held, id.once(), parked, Timestamp::MAX, Expect::Version(version), NOW).await.unwrap();
+    store.set_back(Table::Held);
+    fixture.queue.look(&id, NOW).await.unwrap();
+    assert_eq!(waits(&fixture), 0);
 }
