@@ -30,8 +30,10 @@ use crate::{
     config::raw::RouteKind,
     error::{Reason, Rejection},
     logging::TraceContext,
+    memory::Level,
     sha256::sha256,
     snapshot::Snapshot,
+    upstream::buffered::Room,
     webhooks::{
         EventId, Once, ReplayKeys,
         hold::{Brought, Carrier, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings, TRY},
@@ -75,10 +77,6 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<(StatusCode, Option<EventId>), Rejection> {
         let HeldRequest { head, body } = request;
-        let body =
-            self.app.budget.hold(body).ok_or_else(|| {
-                Rejection::new(Reason::Overloaded, "too many bodies are held in memory at the moment")
-            })?;
         let record = exchange.record();
         let facts = Arc::new(head.facts.clone());
         record.delivery = Some(Arc::clone(&facts));
@@ -111,6 +109,12 @@ impl Worker {
 }
 
 impl Carrier for Worker {
+    fn room(&self, bytes: u64) -> Option<Room> {
+        // Streams are refused as well from here on, and whoever waits in a store waits at no cost.
+        let is_short = self.app.memory.level() >= Level::RefuseStreams;
+        self.app.budget.room(usize::try_from(bytes).ok()?).filter(|_| !is_short)
+    }
+
     async fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> Brought {
         let epoch = self.app.streams.epoch();
         let snapshot = self.app.snapshot.load_full();

@@ -148,7 +148,7 @@ impl Backend for Redis {
             let mut command = Cmd::new();
             command.arg("HGET").arg(self.key(table, "records")).arg(key);
             let found: Option<Vec<u8>> = self.link.call(&Request::Command(command), Repeat::Harmless).await?;
-            let stored = found.map(|record| parse(&record)).transpose()?;
+            let stored = found.map(parse_owned).transpose()?;
             Ok(stored.filter(|stored| stored.expires > now))
         })
     }
@@ -276,13 +276,20 @@ impl Backend for Redis {
 
 /// `VERSION:END:` and the value.
 fn parse(record: &[u8]) -> Result<Stored, StoreError> {
+    parse_owned(record.to_vec())
+}
+
+/// As [`parse`], and the value stays where it is: it may be large.
+fn parse_owned(mut record: Vec<u8>) -> Result<Stored, StoreError> {
     let mut parts = record.splitn(3, |byte| *byte == b':');
     let fields = (|| {
         let version = number(parts.next()?)?;
         let expires = number(parts.next()?)?;
-        Some(Stored { value: parts.next()?.to_vec(), version, expires: Timestamp::from_millis(expires) })
+        Some((version, Timestamp::from_millis(expires), parts.next()?.len()))
     })();
-    fields.ok_or_else(|| corrupt("a record"))
+    let (version, expires, length) = fields.ok_or_else(|| corrupt("a record"))?;
+    record.drain(..record.len() - length);
+    Ok(Stored { value: record, version, expires })
 }
 
 /// Whether a server has a replica that follows it, as it tells of its replication. One that is in its first sync has nothing yet.

@@ -56,9 +56,13 @@ impl ByteBudget {
 
     /// Counts a body that was read from elsewhere, as long as anybody has it; `None` if there is no room.
     pub fn hold(&self, body: Bytes) -> Option<Bytes> {
+        self.room(0)?.fill(body)
+    }
+
+    /// Takes room for `bytes` that are about to be read from elsewhere; `None` if there is none.
+    pub fn room(&self, bytes: usize) -> Option<Room> {
         let mut reservation = self.reservation();
-        let fits = reservation.grow_to(body.len());
-        fits.then(|| Bytes::from_owner(Held { bytes: body, _reservation: reservation }))
+        reservation.grow_to(bytes).then_some(Room(reservation))
     }
 
     fn reservation(&self) -> Reservation {
@@ -66,7 +70,25 @@ impl ByteBudget {
     }
 }
 
+/// Room for bytes that are about to be read. Given back when it is dropped, or nobody has the bytes any more.
+#[derive(Debug)]
+pub struct Room(Reservation);
+
+impl Room {
+    /// Counts the bytes that were read, as long as anybody has them; `None` if there are more than room was taken for, and the
+    /// budget has no more.
+    pub fn fill<B: AsRef<[u8]> + Send + 'static>(mut self, bytes: B) -> Option<Bytes> {
+        let length = bytes.as_ref().len();
+        if !self.0.grow_to(length) {
+            return None;
+        }
+        self.0.shrink_to(length);
+        Some(Bytes::from_owner(Held { bytes, _reservation: self.0 }))
+    }
+}
+
 /// A part of the budget, given back when dropped.
+#[derive(Debug)]
 struct Reservation {
     budget: Arc<Budget>,
     bytes: usize,

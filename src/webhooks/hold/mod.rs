@@ -24,6 +24,7 @@
 //!   `once`, and so does a replica whose lease ended while it was stopped. The interceptor lets one of them pass.
 //! - **Fairness.** Each sender has [`LANES`] lanes under way at most and a bound of its own on what may wait, so that
 //!   none takes another's place.
+//! - **Memory.** A request is read once there is room for it. Without, its lane rests, which is no try.
 //! - **Parked** deliveries are dead letters: nothing is tried until an operator says `doorward hooks retry`, and later
 //!   ones of the lane go on. They end after [`PARKED_FOR`].
 
@@ -51,6 +52,7 @@ use crate::{
     clock::{Timestamp, millis, optional_millis, span_millis},
     sha256::sha256,
     store::StoreError,
+    upstream::buffered::Room,
 };
 
 /// Lanes of one sender that are brought at once.
@@ -264,19 +266,20 @@ impl HeldHead {
 }
 
 impl HeldRequest {
-    /// The head as JSON, a line end, and the body as it came.
-    fn encode(&self) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = serde_json::to_vec(&self.head).map_err(|error| corrupt("written", &error))?;
-        bytes.reserve_exact(self.body.len() + 1);
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&self.body);
-        Ok(bytes)
+    /// The head as JSON and a line end, after which the body comes as it came.
+    fn encode_head(&self) -> Result<Vec<u8>, StoreError> {
+        let mut head = serde_json::to_vec(&self.head).map_err(|error| corrupt("written", &error))?;
+        head.push(b'\n');
+        Ok(head)
     }
 
-    fn decode(bytes: Vec<u8>) -> Result<Self, StoreError> {
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        Ok([&*self.encode_head()?, &self.body].concat())
+    }
+
+    fn decode(bytes: Bytes) -> Result<Self, StoreError> {
         // JSON of serde has no line end.
         let end = memchr::memchr(b'\n', &bytes).unwrap_or(bytes.len());
-        let bytes = Bytes::from(bytes);
         let head = serde_json::from_slice(bytes.get(..end).unwrap_or_default());
         let head = head.map_err(|error| corrupt("read", &error))?;
         Ok(Self { head, body: bytes.slice((end + 1).min(bytes.len())..) })
@@ -316,5 +319,8 @@ pub enum FailureKind {
 
 /// Brings a delivery to its EventListener, once.
 pub trait Carrier: Send + Sync + 'static {
+    /// Room in memory for a request of so many bytes, asked for before it is read; none while memory is short.
+    fn room(&self, bytes: u64) -> Option<Room>;
+
     fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> impl Future<Output = Brought> + Send;
 }

@@ -11,6 +11,7 @@ use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
     store::{Expect, Put, Store, StoreError, Stored, Table, WrittenAll},
+    upstream::buffered::Room,
     webhooks::{Replay, ReplayKeys, WebhookMetrics},
 };
 
@@ -98,18 +99,21 @@ impl Queue {
         }
         // A sender's bound is on what the processes before this one left as well.
         self.read_once(now).await.map_err(unwritable)?;
-        let request = request.encode().map_err(unwritable)?;
-        held.size = request.len() as u64;
-        let room = Room::take(self, &held, settings)?;
+        let head = request.encode_head().map_err(unwritable)?;
+        held.size = (head.len() + request.body.len()) as u64;
+        let place = Place::take(self, &held, settings)?;
         let record = held.encode().map_err(unwritable)?;
-        let put = |table, once: &[u8; 32], value: &[u8]| Put {
+        let put = |table, once: &[u8; 32], value| Put {
             table,
             key: once.to_vec(),
-            value: value.to_vec(),
+            value,
             expires: Timestamp::MAX,
             expect: Expect::Absent,
         };
-        let writes = |once: &[u8; 32]| vec![put(Table::Held, once, &record), put(Table::HeldRequests, once, &request)];
+        let writes = |once: &[u8; 32]| {
+            let request = [&*head, &request.body].concat();
+            vec![put(Table::Held, once, record.clone()), put(Table::HeldRequests, once, request)]
+        };
         let known_by = || keys.keys().iter().map(|key| key.to_vec()).collect();
         let (once, versions) = match replay.take(keys, now, writes).await {
             Ok(taken) => taken,
@@ -120,7 +124,7 @@ impl Queue {
             }
             Err(rejection) => return Err(rejection),
         };
-        drop(room);
+        drop(place);
         let id = HeldId::new(once);
         self.index().set(id, held, versions.first().copied().unwrap_or_default());
         self.measure();
@@ -188,6 +192,7 @@ impl Queue {
 
     /// The record of a delivery as it stands, which the index then knows as well.
     pub(super) async fn look(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
+        let known = self.index().version(id);
         let Some(Stored { value, version, .. }) = self.store.get(Table::Held, id.once(), now).await? else {
             self.index().remove(id);
             self.measure();
@@ -212,8 +217,18 @@ impl Queue {
     }
 
     pub(super) async fn request(&self, id: &HeldId, now: Timestamp) -> Result<HeldRequest, StoreError> {
-        let stored = self.stored_request(id, now).await?;
-        HeldRequest::decode(stored.ok_or_else(|| StoreError::Corrupt("a held delivery has no request".to_owned()))?)
+        HeldRequest::decode(self.stored_request(id, now).await?.ok_or_else(no_request)?.into())
+    }
+
+    /// As [`Queue::request`], in room that was taken for it; `None` if it takes more, and there is no more.
+    pub(super) async fn request_in(
+        &self,
+        room: Room,
+        id: &HeldId,
+        now: Timestamp,
+    ) -> Result<Option<HeldRequest>, StoreError> {
+        let stored = self.stored_request(id, now).await?.ok_or_else(no_request)?;
+        room.fill(stored).map(HeldRequest::decode).transpose()
     }
 
     /// The request of a delivery as it is stored, which may be unreadable or missing.
@@ -336,14 +351,18 @@ impl Queue {
     }
 }
 
-/// Room in a sender's queue, given back when dropped.
-struct Room<'a> {
+fn no_request() -> StoreError {
+    StoreError::Corrupt("a held delivery has no request".to_owned())
+}
+
+/// A place in a sender's queue, given back when dropped.
+struct Place<'a> {
     queue: &'a Queue,
     webhook: Arc<str>,
     size: u64,
 }
 
-impl<'a> Room<'a> {
+impl<'a> Place<'a> {
     fn take(queue: &'a Queue, held: &Held, settings: &Settings) -> Result<Self, Rejection> {
         let (webhook, size) = (Arc::clone(&held.webhook), held.size);
         if queue.index().reserve(&webhook, size, settings) {
@@ -355,7 +374,7 @@ impl<'a> Room<'a> {
     }
 }
 
-impl Drop for Room<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.queue.index().release(&self.webhook, self.size);
     }

@@ -96,6 +96,8 @@ enum Next {
     GoOn,
     /// Its first is not due, or it has none.
     Rest,
+    /// Memory is short: not at once.
+    Pause,
 }
 
 impl<C: Carrier> Turn<C> {
@@ -110,7 +112,7 @@ impl<C: Carrier> Turn<C> {
         };
     }
 
-    /// False if another replica has the lane.
+    /// False if another replica has the lane, or there is no room for its first in memory.
     async fn bring_all(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
         // One that another replica brought is gone, which costs less to find out than a lease.
         let Some(first) = self.queue.index().first(&self.lane) else { return Ok(true) };
@@ -135,8 +137,10 @@ impl<C: Carrier> Turn<C> {
             if !self.queue.renew(lease, self.clock.now()).await? {
                 return Ok(false);
             }
-            if self.bring(&id).await? == Next::Rest {
-                break;
+            match self.bring(&id).await? {
+                Next::GoOn => {}
+                Next::Rest => break,
+                Next::Pause => return Ok(false),
             }
         }
         Ok(true)
@@ -174,8 +178,11 @@ impl<C: Carrier> Turn<C> {
         if !is_due(held.next, now) {
             return Ok(Next::Rest);
         }
-        let request = match self.queue.request(id, now).await {
-            Ok(request) => request,
+        // Before it is read: all lanes of all senders may have their turn at once, and what they read nobody could refuse any more.
+        let Some(room) = self.carrier.room(held.size) else { return Ok(self.has_no_room(&held)) };
+        let request = match self.queue.request_in(room, id, now).await {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(self.has_no_room(&held)),
             Err(error @ StoreError::Corrupt(_)) => {
                 let failure = Failure { kind: FailureKind::Denied, why: error.to_string() };
                 return self.failed(id, held, version, &failure).await;
@@ -192,6 +199,11 @@ impl<C: Carrier> Turn<C> {
             }
             Brought::Failed(failure) => self.failed(id, held, version, &failure).await,
         }
+    }
+
+    fn has_no_room(&self, held: &Held) -> Next {
+        tracing::warn!(webhook = &*self.lane.webhook, bytes = held.size, "held deliveries wait for memory");
+        Next::Pause
     }
 
     async fn failed(&self, id: &HeldId, mut held: Held, version: u64, failure: &Failure) -> Result<Next, StoreError> {

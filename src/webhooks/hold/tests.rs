@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     clock::Clock,
     error::Reason,
+    upstream::buffered::ByteBudget,
     webhooks::{Named, Replay, ReplayKeys, TriedEvent, WebhookMetrics, testing::MemoryStore},
 };
 
@@ -28,11 +29,16 @@ fn clocks_of_replicas_may_differ_by_less_than_a_pause() {
 /// Brings to nowhere, as it is told, and writes down what it was given.
 struct Scripted {
     script: Script,
+    budget: ByteBudget,
     /// Delivery and body, in the order in which they were brought.
     seen: Mutex<Vec<String>>,
 }
 
 impl Carrier for Scripted {
+    fn room(&self, bytes: u64) -> Option<Room> {
+        self.budget.room(usize::try_from(bytes).unwrap())
+    }
+
     async fn bring(&self, _: HeldId, held: &Held, request: HeldRequest) -> Brought {
         assert_eq!(request.body, format!("body of {}", held.delivery));
         assert_eq!(request.head.header_map()["x-kept"], "yes");
@@ -64,7 +70,11 @@ impl Fixture {
         Self {
             queue: Queue::new(store.clone(), WebhookMetrics::default()),
             replay: Replay::new(store.clone()),
-            carrier: Arc::new(Scripted { script: Box::new(script), seen: Mutex::default() }),
+            carrier: Arc::new(Scripted {
+                script: Box::new(script),
+                budget: ByteBudget::new(1 << 20),
+                seen: Mutex::default(),
+            }),
             clock: Clock::manual(NOW),
             stop: CancellationToken::new(),
         }
@@ -276,6 +286,27 @@ async fn what_is_stored_after_it_was_given_up_on_is_brought() {
     fixture.until("taken", async || fixture.seen() == ["a", "late"]).await;
 }
 
+/// All lanes read what they bring at once, and only then asked whether there was room for it.
+#[tokio::test]
+async fn without_room_in_memory_a_lane_rests_and_nothing_is_tried() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.tries {
+        0 => Brought::Taken(None),
+        _ => panic!("a rest is no try"),
+    });
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    let (held, request) = fixture.queue.show(&id, NOW).await.unwrap().unwrap();
+    let budget = &fixture.carrier.budget;
+    budget.set_limit(usize::try_from(held.size).unwrap());
+    let other = budget.room(1).unwrap();
+    fixture.start();
+    let rests = NOW + Duration::from_secs(10);
+    fixture.until("rests", async || fixture.clock.now() > rests).await;
+    assert_eq!(fixture.seen(), [""; 0]);
+    drop((other, request));
+    fixture.until("taken", async || fixture.held().await.is_empty()).await;
+    assert_eq!((fixture.seen().as_slice(), budget.used()), (&["a".to_owned()][..], 0));
+}
+
 /// It is remembered for a day here, and waits for longer.
 #[tokio::test]
 async fn one_that_is_new_again_is_held_beside_the_first() {
@@ -442,10 +473,10 @@ fn a_request_is_kept_byte_for_byte() {
     };
     for body in [&b""[..], b"\n", b"{\"a\":1}\n\n\0\xff"] {
         let request = HeldRequest { head: head.clone(), body: Bytes::copy_from_slice(body) };
-        assert_eq!(HeldRequest::decode(request.encode().unwrap()).unwrap(), request);
+        assert_eq!(HeldRequest::decode(request.encode().unwrap().into()).unwrap(), request);
     }
     for broken in [&b""[..], b"\n", b"{}\nbody"] {
-        assert!(matches!(HeldRequest::decode(broken.to_vec()), Err(StoreError::Corrupt(_))));
+        assert!(matches!(HeldRequest::decode(Bytes::from(broken.to_vec())), Err(StoreError::Corrupt(_))));
     }
 }
 

@@ -11,6 +11,10 @@ struct Meanwhile {
 }
 
 impl Carrier for Meanwhile {
+    fn room(&self, bytes: u64) -> Option<Room> {
+        self.here.carrier.room(bytes)
+    }
+
     async fn bring(&self, _: HeldId, held: &Held, _: HeldRequest) -> Brought {
         self.seen.lock().unwrap().push(held.delivery.to_string());
         if &*held.delivery == "1" {
