@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,6 +26,12 @@ pub(super) trait Sink: Send + 'static {
     /// Returns when everything taken so far would survive a loss of power.
     fn sync(&mut self) -> io::Result<()>;
 
+    /// As [`Sink::sync`], after one that failed: `taken` are the bytes since the last that did not. Linux tells of what it could not
+    /// write once, and then takes it for written, so that they are handed over again, in the same place.
+    fn sync_again(&mut self, _taken: &[u8]) -> io::Result<()> {
+        self.sync()
+    }
+
     /// Whether a new file should begin instead of taking `more` bytes.
     fn is_full(&self, _more: usize) -> bool {
         false
@@ -36,7 +42,7 @@ pub(super) trait Sink: Send + 'static {
         false
     }
 
-    /// Begins a new file at `now`; the name of the old one. Called between lines only.
+    /// Begins a new file at `now`; the name of the old one. Called between lines only, after a sync.
     fn rotate(&mut self, _now: Timestamp) -> io::Result<Option<Arc<str>>> {
         Ok(None)
     }
@@ -202,6 +208,15 @@ impl Sink for RotatingFile {
         self.file.as_ref().map_or(Ok(()), File::sync_data)
     }
 
+    fn sync_again(&mut self, taken: &[u8]) -> io::Result<()> {
+        if self.file.is_some() {
+            // The file that is open writes at its end alone.
+            let file = OpenOptions::new().write(true).open(&self.path)?;
+            file.write_all_at(taken, self.size.saturating_sub(taken.len() as u64))?;
+        }
+        self.sync()
+    }
+
     fn goes_on(&self) -> bool {
         true
     }
@@ -215,7 +230,6 @@ impl Sink for RotatingFile {
     }
 
     fn rotate(&mut self, now: Timestamp) -> io::Result<Option<Arc<str>>> {
-        self.current()?.sync_data()?;
         let number = self.last_number + 1;
         let full = numbered_path(&self.path, number);
         fs::rename(&self.path, &full)?;

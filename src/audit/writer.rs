@@ -41,9 +41,11 @@ const NAP: Duration = Duration::from_millis(4);
 const NAPS: u32 = 8;
 /// How long lines may wait for a sync that no request asked for.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// How many bytes may wait for one, which are kept until then.
+const UNSYNCED: usize = 4 << 20;
 /// How long to wait after a failure.
 const RETRY: Duration = Duration::from_millis(100);
-/// How long a failing sink is tried at the end.
+/// How long a failing sink is tried at the end, and then as long the place of copies.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Writer {
@@ -64,6 +66,10 @@ pub(super) struct Writer {
     waiting: Vec<Reply>,
     group: GroupCommit,
     synced: bool,
+    /// What the sink took since the last sync.
+    unsynced: Vec<u8>,
+    /// A sync failed, and what the sink took before may be lost.
+    in_doubt: bool,
     /// Bytes that the sink took.
     written: i64,
     last_sync: Instant,
@@ -106,6 +112,8 @@ impl Writer {
             waiting: Vec::new(),
             group: GroupCommit::new(group_commit::WINDOW),
             synced: true,
+            unsynced: Vec::new(),
+            in_doubt: false,
             written: 0,
             last_sync: Instant::now(),
             last_commit: now,
@@ -241,7 +249,7 @@ impl Writer {
 
     fn rotate(&mut self) {
         let now = self.clock.now();
-        match self.flush().and_then(|()| self.sink.rotate(now)) {
+        match self.flush().and_then(|()| self.sync()).and_then(|()| self.sink.rotate(now)) {
             Ok(previous) => self.event(&Event::File { previous }),
             Err(error) => return self.fail(&error),
         }
@@ -291,8 +299,10 @@ impl Writer {
             let due = !self.waiting.is_empty()
                 || !self.checkpoints.unsaved.is_empty()
                 || self.outage.is_some()
+                || self.unsynced.len() >= UNSYNCED
                 || self.last_sync.elapsed() >= SYNC_INTERVAL;
-            if let Err(error) = self.flush().and_then(|()| if due { self.sync() } else { Ok(()) }) {
+            let flushed = self.resync().and_then(|()| self.flush());
+            if let Err(error) = flushed.and_then(|()| if due { self.sync() } else { Ok(()) }) {
                 self.fail(&error);
                 return self.answer(Err(AuditUnavailable::Failing));
             }
@@ -332,6 +342,7 @@ impl Writer {
         };
         if taken > 0 {
             self.synced = false;
+            self.unsynced.extend_from_slice(self.pending.get(..taken).unwrap_or_default());
             self.shared.metrics.bytes.inc_by(taken as u64);
             self.written += i64::try_from(taken).unwrap_or(i64::MAX);
             self.pending.drain(..taken);
@@ -346,14 +357,31 @@ impl Writer {
     fn sync(&mut self) -> io::Result<()> {
         if !self.synced || self.outage.is_some() {
             let begun = Instant::now();
-            self.sink.sync()?;
-            self.synced = true;
-            self.shared.metrics.syncs.inc();
-            self.shared.backlog.grown(End { place: self.sink.place(), total: self.written });
-            self.shared.metrics.sync_time.inc_by(begun.elapsed().as_secs_f64());
+            self.sink.sync().inspect_err(|_| self.in_doubt = true)?;
+            self.has_synced(begun);
         }
         self.last_sync = Instant::now();
         Ok(())
+    }
+
+    /// Has the sink take again what it took before a sync that failed. Until it has, it gets nothing else, so that no more is kept.
+    fn resync(&mut self) -> io::Result<()> {
+        if self.in_doubt {
+            let begun = Instant::now();
+            self.sink.sync_again(&self.unsynced)?;
+            self.in_doubt = false;
+            self.has_synced(begun);
+        }
+        Ok(())
+    }
+
+    fn has_synced(&mut self, begun: Instant) {
+        self.synced = true;
+        self.unsynced.clear();
+        self.unsynced.shrink_to(GROUP);
+        self.shared.metrics.syncs.inc();
+        self.shared.backlog.grown(End { place: self.sink.place(), total: self.written });
+        self.shared.metrics.sync_time.inc_by(begun.elapsed().as_secs_f64());
     }
 
     /// Has a checkpoint copied that the sink has for good; never before, or a crash would make the copy look like proof of a

@@ -1,11 +1,12 @@
 use std::{
     fs::{self, OpenOptions},
     io::{Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::PathBuf,
 };
 
 use super::*;
+use crate::audit::sink::RotatingFile;
 
 fn open(settings: &Settings, directory: &Path) -> Trail {
     Trail::open(settings, directory, "replica-0", clock()).unwrap()
@@ -52,6 +53,21 @@ fn keys_that_are_not_configured_are_kept() {
         part: false,
     };
     assert_eq!(intact(&path, &proof).segments, 2);
+}
+
+/// The file that is open writes at its end alone.
+#[test]
+fn what_a_failed_sync_has_lost_of_a_file_is_written_in_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let (mut sink, _) = RotatingFile::open(&path, 1 << 20, Retention::default(), NOW).unwrap();
+    sink.write(b"first\n").unwrap();
+    sink.sync().unwrap();
+    sink.write(b"second\n").unwrap();
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0; 7], 6).unwrap();
+    sink.sync_again(b"second\n").unwrap();
+    sink.write(b"third\n").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"first\nsecond\nthird\n");
 }
 
 #[test]

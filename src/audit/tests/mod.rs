@@ -48,6 +48,10 @@ struct Disk {
     hold_syncs: bool,
     syncing: bool,
     fail_syncs: bool,
+    /// Whether the next sync fails, as on Linux: what was not synced is lost, and said to be once.
+    lose_unsynced: bool,
+    /// Bytes that were synced.
+    safe: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -93,8 +97,22 @@ impl Sink for Memory {
         self.set(|disk| {
             disk.syncing = false;
             disk.syncs += 1;
+            if std::mem::take(&mut disk.lose_unsynced) {
+                let safe = disk.safe;
+                disk.bytes[safe..].fill(0);
+                return Err(io::Error::other("the disk has lost something"));
+            }
+            disk.safe = disk.bytes.len();
             if disk.fail_syncs { Err(io::Error::other("the disk is broken")) } else { Ok(()) }
         })
+    }
+
+    fn sync_again(&mut self, taken: &[u8]) -> io::Result<()> {
+        self.set(|disk| {
+            let place = disk.bytes.len() - taken.len();
+            disk.bytes[place..].copy_from_slice(taken);
+        });
+        self.sync()
     }
 
     fn goes_on(&self) -> bool {

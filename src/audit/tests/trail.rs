@@ -69,6 +69,26 @@ fn a_sync_that_fails_is_no_success() {
     });
 }
 
+/// Linux tells of a write that failed in one sync, and the next succeeds though what was to be written is gone.
+#[test]
+fn what_a_failed_sync_has_lost_is_written_again_before_the_next_counts() {
+    let sink = Memory::default();
+    let settings = settings();
+    let trail = start(&settings, &sink, &clock());
+    runtime().block_on(async {
+        trail.reserve(1).unwrap().write_durable(record(1)).await.unwrap();
+        sink.set(|disk| disk.lose_unsynced = true);
+        let result = trail.reserve(1).unwrap().write_durable(record(2)).await;
+        assert_eq!(result, Err(AuditUnavailable::Failing));
+        wait_until_recovered(&trail);
+        trail.reserve(1).unwrap().write_durable(record(3)).await.unwrap();
+    });
+    trail.shutdown();
+    assert_eq!(problems(&verify(&sink.bytes(), &proof(&settings))), [""; 0]);
+    assert_eq!(paths(&sink.lines()).len(), 3);
+    assert_eq!(trail.metrics().lost.get(), 0);
+}
+
 #[test]
 fn a_full_queue_refuses_until_there_is_room() {
     let trail = start(&Settings { queue: 4, ..settings() }, &Memory::default(), &clock());
