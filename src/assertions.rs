@@ -2,7 +2,7 @@
 //! minute, for one audience and one body. Whoever has the public keys (`/.well-known/jwks.json`) can tell a request that
 //! came through Doorward from one that came past it; [`crate::interceptor`] does so for Tekton.
 
-use std::{fs::OpenOptions, io, io::Write as _, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     digest::{SHA256, digest},
@@ -22,6 +22,7 @@ use crate::{
     authz::TriggerLimits,
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
+    kept,
     request::route::Route,
     webhooks::Once,
 };
@@ -151,25 +152,22 @@ impl Keys {
 
     /// The key kept in `path`, made and written for its owner only if there is none.
     pub fn kept_in(path: &Path) -> io::Result<Self> {
-        let broken = |why| io::Error::new(io::ErrorKind::InvalidData, why);
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(mut file) => {
-                let pair = Ed25519KeyPair::generate().map_err(|_| broken("no random bytes could be had"))?;
-                let der = pair.to_pkcs8v1().map_err(|_| broken("the key cannot be written"))?;
-                let text = Zeroizing::new(format!(
-                    "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
-                    STANDARD.encode(der.as_ref())
-                ));
-                file.write_all(text.as_bytes())?;
-                file.sync_all()?;
+        let pem = match kept::read(path)? {
+            Some(pem) => pem,
+            None => {
+                let pair = Ed25519KeyPair::generate();
+                let pair = pair.map_err(|_| kept::invalid(path, "no random bytes could be had"))?;
+                let der = pair.to_pkcs8v1().map_err(|_| kept::invalid(path, "the key cannot be written"))?;
+                let text = Zeroizing::new(STANDARD.encode(der.as_ref()));
+                let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", *text);
+                let pem = Zeroizing::new(pem.into_bytes());
+                kept::write(path, &pem, 0o600)?;
+                pem
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        let pem = Zeroizing::new(std::fs::read(path)?);
+        };
         AssertionKey::from_pem(&pem)
             .map(|key| Self(Arc::new([key])))
-            .ok_or_else(|| broken("the key is not an Ed25519 key in PEM (PKCS #8)"))
+            .ok_or_else(|| kept::invalid(path, "the key is not an Ed25519 key in PEM (PKCS #8)"))
     }
 }
 

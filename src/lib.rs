@@ -25,6 +25,7 @@ mod group_commit;
 pub mod interceptor;
 pub mod issuers;
 mod keepalive;
+mod kept;
 pub mod kubernetes;
 pub mod logging;
 pub mod login;

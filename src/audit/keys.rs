@@ -1,13 +1,6 @@
 //! The key of the chain and the key that signs checkpoints.
 
-use std::{
-    fmt,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
-};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use aws_lc_rs::{
     digest, hmac,
@@ -18,6 +11,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use data_encoding::HEXLOWER;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, pem::PemObject};
 use zeroize::Zeroizing;
+
+use crate::kept;
 
 /// The files of keys that were made because none are configured.
 pub const CHAIN_KEY_FILE: &str = "audit-chain.key";
@@ -158,61 +153,32 @@ pub enum InvalidKey {
 /// Reads the chain key from `directory`, or makes one and keeps it there, readable by its owner only.
 pub(super) fn kept_chain_key(directory: &Path) -> io::Result<ChainKey> {
     let path = directory.join(CHAIN_KEY_FILE);
-    if let Some(text) = read_if_there(&path)? {
-        return ChainKey::from_base64(&text).map_err(|error| invalid(&path, error));
+    if let Some(text) = kept::read(&path)? {
+        return ChainKey::from_base64(&text).map_err(|error| kept::invalid(&path, &error));
     }
     let mut bytes = Zeroizing::new([0; 32]);
-    SystemRandom::new().fill(bytes.as_mut()).map_err(|_| invalid(&path, InvalidKey::Random))?;
+    SystemRandom::new().fill(bytes.as_mut()).map_err(|_| kept::invalid(&path, &InvalidKey::Random))?;
     let text = Zeroizing::new(STANDARD.encode(bytes.as_ref()) + "\n");
-    keep(&path, text.as_bytes(), 0o600)?;
-    ChainKey::new(bytes.as_ref()).map_err(|error| invalid(&path, error))
+    kept::write(&path, text.as_bytes(), 0o600)?;
+    ChainKey::new(bytes.as_ref()).map_err(|error| kept::invalid(&path, &error))
 }
 
 /// The same for the checkpoint key; its public half is put beside it for auditors.
 pub(super) fn kept_checkpoint_key(directory: &Path) -> io::Result<CheckpointKey> {
     let path = directory.join(CHECKPOINT_KEY_FILE);
-    let key = match read_if_there(&path)? {
-        Some(text) => CheckpointKey::from_pem(&text).map_err(|error| invalid(&path, error))?,
+    let key = match kept::read(&path)? {
+        Some(text) => CheckpointKey::from_pem(&text).map_err(|error| kept::invalid(&path, &error))?,
         None => {
-            let key = CheckpointKey::generate().map_err(|error| invalid(&path, error))?;
-            keep(&path, key.to_pem().map_err(|error| invalid(&path, error))?.as_bytes(), 0o600)?;
+            let key = CheckpointKey::generate().map_err(|error| kept::invalid(&path, &error))?;
+            kept::write(&path, key.to_pem().map_err(|error| kept::invalid(&path, &error))?.as_bytes(), 0o600)?;
             key
         }
     };
     let public = directory.join(CHECKPOINT_PUBLIC_KEY_FILE);
     if !public.try_exists()? {
-        keep(&public, key.public.to_pem().as_bytes(), 0o644)?;
+        kept::write(&public, key.public.to_pem().as_bytes(), 0o644)?;
     }
     Ok(key)
-}
-
-fn read_if_there(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(named(path, &error)),
-    }
-}
-
-/// Writes a new file whole or not at all.
-fn keep(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let unfinished = path.with_extension("new");
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&unfinished)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, path)?;
-        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
-    };
-    write().map_err(|error| named(path, &error))
-}
-
-fn invalid(path: &Path, error: InvalidKey) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
-}
-
-fn named(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn key_id(what: &[u8], bytes: &[u8]) -> Arc<str> {
@@ -230,7 +196,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 

@@ -1,12 +1,6 @@
 //! The keys that seal what is kept at rest or handed to a browser: AES-256-GCM, the first key seals, all open.
 
-use std::{
-    fs::OpenOptions,
-    io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
@@ -15,7 +9,10 @@ use aws_lc_rs::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
 
-use crate::config::{report::At, resolver::Resolver, values::SecretSource};
+use crate::{
+    config::{report::At, resolver::Resolver, values::SecretSource},
+    kept,
+};
 
 /// The file of the key that Doorward makes itself has the name of the store with this.
 pub const KEY_EXTENSION: &str = "session.key";
@@ -87,19 +84,15 @@ impl KeyRing {
 
     /// The key kept in `path`, made and written for its owner only if there is none.
     pub fn kept_in(path: &Path) -> io::Result<Self> {
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(mut file) => {
-                let text = Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()));
-                file.write_all(text.as_bytes())?;
-                file.sync_all()?;
+        let text = match kept::read(path)? {
+            Some(text) => text,
+            None => {
+                let text = Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()).into_bytes());
+                kept::write(path, &text, 0o600)?;
+                text
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        let mut text = Zeroizing::new(String::new());
-        OpenOptions::new().read(true).open(path)?.take(1024).read_to_string(&mut text)?;
-        let key = decode(text.as_bytes())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the key is not 32 bytes as base64"))?;
+        };
+        let key = decode(&text).ok_or_else(|| kept::invalid(path, "the key is not 32 bytes as base64"))?;
         Ok(Self(Arc::new([key])))
     }
 
@@ -228,7 +221,9 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(KeyRing::kept_in(&path).unwrap().open(Purpose::State, b"", &sealed).unwrap(), b"x");
         std::fs::write(&path, "short").unwrap();
-        assert_eq!(KeyRing::kept_in(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let error = KeyRing::kept_in(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(error.to_string().contains("session.key"), "{error}");
     }
 
     #[test]
