@@ -22,6 +22,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use data_encoding::HEXLOWER;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
@@ -31,13 +32,15 @@ use crate::{
     authn::{Principal, break_glass::BreakGlassMetrics},
     authz::Policy,
     clock::Clock,
+    config::resolver::folder_of,
     downstream::{self, Drain},
     endpoints::Endpoints,
-    issuers,
+    issuers, kept,
     memory::{Memory, MemoryMetrics},
     oidc::LoginMetrics,
     request::refusals::Refusals,
     sessions::SessionMetrics,
+    sha256::sha256,
     snapshot::{Context, Shared, Snapshot},
     store::{Redis, Revocations, Store, StoreMetrics},
     sts::{Asking, Vault, ends::Ends, onward},
@@ -134,11 +137,23 @@ fn policies_beside(store: &Path) -> PathBuf {
     store.with_extension("policies")
 }
 
-/// A policy that was in force, in its canonical form.
+/// A policy that was in force, in its canonical form; none if it is not kept, or not whole.
 pub fn kept_policy(store: &Path, digest: &str) -> Option<String> {
     // A digest is hexadecimal; anything else must not reach a path.
     let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_digest.then(|| std::fs::read_to_string(policies_beside(store).join(digest)).ok()).flatten()
+    let kept = is_digest.then(|| std::fs::read_to_string(policies_beside(store).join(digest)).ok()).flatten()?;
+    (HEXLOWER.encode(&sha256(&[kept.as_bytes()])) == digest).then_some(kept)
+}
+
+/// Keeps a policy by its digest. One that stands there already is the same, unless a crash or the disk has damaged it.
+fn keep_policy(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
+    let path = folder.join(digest);
+    if std::fs::read(&path).is_ok_and(|kept| kept == source.as_bytes()) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder)?;
+    std::fs::File::open(folder_of(folder))?.sync_all()?;
+    kept::write(&path, source.as_bytes(), 0o644)
 }
 
 impl App {
@@ -151,15 +166,8 @@ impl App {
         Vault { store: &self.store, seal: snapshot.sessions.keys(), trail: &self.trail }
     }
 
-    /// Keeps a policy by its digest. The name is the digest, so what stands there already is the same.
+    /// Keeps a policy, so that what it decided can be explained later.
     fn keep_policy(&self, policy: &Policy) -> io::Result<()> {
-        let path = self.policies.join(&**policy.digest());
-        if path.exists() {
-            return Ok(());
-        }
-        std::fs::create_dir_all(&self.policies)?;
-        let draft = path.with_extension("draft");
-        std::fs::write(&draft, policy.source().as_bytes())?;
-        std::fs::rename(draft, path)
+        keep_policy(&self.policies, policy.digest(), policy.source())
     }
 }

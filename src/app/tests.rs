@@ -1,4 +1,4 @@
-//! The metrics of a process, and what the documentation and `deploy/` say of them.
+//! The metrics of a process, and what the documentation and `deploy/` say of them; the policies that are kept.
 
 use std::{
     collections::BTreeSet,
@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use data_encoding::HEXLOWER;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::Value;
 
-use super::Metrics;
-use crate::{admin::RequestMetrics, audit, logging::LogMetrics, sts::KeyMetric};
+use super::{Metrics, keep_policy, kept_policy, policies_beside};
+use crate::{admin::RequestMetrics, audit, logging::LogMetrics, sha256::sha256, sts::KeyMetric};
 
 /// The names of all metrics, with the `_total` that counters have. A family without a series is in no exposition, but the `Debug` of
 /// a registry has it; what is told when it is asked for is in the exposition alone.
@@ -86,5 +87,22 @@ fn each_row_of_what_to_watch_has_a_rule_for_prometheus() {
     for (row, rule) in rows.iter().zip(rules) {
         let expression = rule["expr"].as_str().unwrap();
         assert_eq!(named(row), named(expression), "{}", rule["alert"]);
+    }
+}
+
+#[test]
+fn a_kept_policy_that_was_damaged_is_not_believed_and_is_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("doorward.redb");
+    let source = "rules: []";
+    let digest = HEXLOWER.encode(&sha256(&[source.as_bytes()]));
+    let policies = policies_beside(&store);
+    keep_policy(&policies, &digest, source).unwrap();
+    assert_eq!(kept_policy(&store, &digest).as_deref(), Some(source));
+    for damaged in ["", "rules"] {
+        fs::write(policies.join(&digest), damaged).unwrap();
+        assert_eq!(kept_policy(&store, &digest), None, "{damaged:?}");
+        keep_policy(&policies, &digest, source).unwrap();
+        assert_eq!(kept_policy(&store, &digest).as_deref(), Some(source));
     }
 }
