@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
+
 use super::App;
 use crate::{
     admin::health::{ComponentHandle, Gate},
@@ -91,7 +93,7 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
 /// not allow, and what else the generation denies must not wait for it.
 pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &Snapshot) -> Vec<String> {
     let before = needed(current);
-    let mut problems = Vec::new();
+    let mut asked = Vec::new();
     for (name, mut forms) in needed(&next.raw) {
         let known = before.get(&name);
         for (index, form) in forms.iter_mut().enumerate() {
@@ -101,32 +103,38 @@ pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &
             });
         }
         let Some(server) = next.upstreams.iter().find(|upstream| **upstream.name() == *name) else { continue };
-        if forms.iter().all(Vec::is_empty) {
-            continue;
+        if !forms.iter().all(Vec::is_empty) {
+            asked.push(groups_missing(pools, server, forms));
         }
-        let missing = match tokio::time::timeout(PATIENCE, missing(pools, server, forms)).await {
-            Ok(Ok((_, missing))) => missing,
-            Ok(Err(error)) => {
-                tracing::warn!(upstream = name, %error, "whether new groups may be impersonated cannot be asked");
-                continue;
-            }
-            Err(_) => {
-                tracing::warn!(upstream = name, "whether new groups may be impersonated was asked, and not answered");
-                continue;
-            }
-        };
-        problems.extend(missing.iter().map(|access| {
-            format!(
-                "grants give the group {group}, which Doorward may not impersonate at upstream `{name}`: its role lacks \
-                 {{apiGroups: [\"{api_group}\"], resources: [groups], verbs: [\"{verb}\"], resourceNames: [\"{group}\"]}}; apply what \
-                 `doorward rbac` prints for this configuration, then reload",
-                group = access.name,
-                api_group = access.group,
-                verb = access.verb,
-            )
-        }));
     }
-    problems
+    join_all(asked).await.concat()
+}
+
+/// A problem for each of these groups that one API server says it does not let Doorward impersonate.
+async fn groups_missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Access>; 2]) -> Vec<String> {
+    let name = server.name();
+    let missing = match tokio::time::timeout(PATIENCE, missing(pools, server, forms)).await {
+        Ok(Ok((_, missing))) => missing,
+        Ok(Err(error)) => {
+            tracing::warn!(upstream = %name, %error, "whether new groups may be impersonated cannot be asked");
+            return Vec::new();
+        }
+        Err(_) => {
+            tracing::warn!(upstream = %name, "whether new groups may be impersonated was asked, and not answered");
+            return Vec::new();
+        }
+    };
+    let problem = |access: &Access| {
+        format!(
+            "grants give the group {group}, which Doorward may not impersonate at upstream `{name}`: its role lacks \
+             {{apiGroups: [\"{api_group}\"], resources: [groups], verbs: [\"{verb}\"], resourceNames: [\"{group}\"]}}; apply what \
+             `doorward rbac` prints for this configuration, then reload",
+            group = access.name,
+            api_group = access.group,
+            verb = access.verb,
+        )
+    };
+    missing.iter().map(problem).collect()
 }
 
 /// How what Doorward may do differs from what it needs to, each right as people say it.

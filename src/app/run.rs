@@ -244,12 +244,17 @@ async fn serve(
     let cannot = || StartError::io("signals cannot be received");
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot())?;
-    let by_hand = loop {
-        tokio::select! {
-            cause = reloader.changed() => reloader.reload(cause, downstream).await,
-            _ = terminate.recv() => break false,
-            _ = interrupt.recv() => break true,
+    let reloads = async {
+        loop {
+            let cause = reloader.changed().await;
+            reloader.reload(cause, downstream).await;
         }
+    };
+    // A reload that waits for somebody is given up: a generation is in force as a whole or not at all.
+    let by_hand = tokio::select! {
+        () = reloads => false,
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => true,
     };
     app.health.drain();
     // While connections are still accepted: an EventListener asks about what it has just got.

@@ -11,7 +11,7 @@ use std::{
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::harness::{Doorward, Issuer, Raw, Reply, Upstream, within};
+use crate::harness::{Doorward, Issuer, Raw, Recorded, Reply, Upstream, within};
 
 fn configuration(upstream: &Upstream, issuer: &Issuer, groups: &str, rules: &str) -> String {
     format!(
@@ -417,4 +417,34 @@ async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_t
     doorward.wait_for_log_containing("/audit/queue stays 8192 until a restart makes it 99").await;
     std::fs::write(doorward.dir().join("chain.key"), key(2)).unwrap();
     doorward.wait_for_log_containing("/audit/chain_key stays what chain.key held until a restart").await;
+}
+
+/// The end would wait for whoever a reload waits for, and the kubelet kills after a while.
+#[tokio::test]
+async fn a_signal_is_heard_while_a_reload_waits_for_an_api_server() {
+    let hangs = Arc::new(AtomicBool::new(false));
+    let script = hangs.clone();
+    let upstream = Upstream::scripted(move |_| match script.load(Ordering::SeqCst) {
+        true => Reply::Hang,
+        false => Reply::json(201, "{}"),
+    })
+    .await;
+    let issuer = Issuer::start().await;
+    let yaml = |groups| configuration(&upstream, &issuer, groups, ALLOW);
+    let (before, after) = (yaml("tekton:dev"), yaml("tekton:more"));
+    let mut doorward = Doorward::start_in(folder(), &before).await;
+    hangs.store(true, Ordering::SeqCst);
+    upstream.take();
+    swap(&doorward, &after);
+    within(async {
+        let asks = |request: &Recorded| String::from_utf8_lossy(&request.body).contains("tekton:more");
+        while !upstream.requests().iter().any(asks) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let signalled = std::time::Instant::now();
+    doorward.signal("TERM");
+    within(doorward.ended()).await;
+    assert!(signalled.elapsed() < Duration::from_secs(4), "{:?}", signalled.elapsed());
 }
