@@ -26,7 +26,7 @@ use super::{
     record::Record,
     settings::{Destination, Settings},
     sink::{Found, RotatingFile, Sink, Stdout},
-    writer::Writer,
+    writer::{END, Writer},
 };
 use crate::{
     clock::Clock,
@@ -110,15 +110,21 @@ impl Trail {
         let chain = Chain::new(keys.chain.clone(), found.last);
         let mut writer = Writer::new(settings, chain, keys, sink, queue, Arc::clone(&shared), instance, clock);
         writer.begin(found);
+        let (ending, ended) = mpsc::channel();
+        let run = move || {
+            // Told by being dropped, also in a panic.
+            let _ending: mpsc::Sender<()> = ending;
+            writer.run();
+        };
         let thread = thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer.run())
+            .spawn(run)
             .map_err(|source| OpenError { path: PathBuf::new(), source })?;
         let handle = Handle {
             sender,
             shared,
             writer: thread.thread().clone(),
-            thread: Mutex::new(Some(thread)),
+            thread: Mutex::new(Some((thread, ended))),
             instance: instance.into(),
         };
         Ok(Self(Arc::new(handle)))
@@ -209,12 +215,25 @@ impl Trail {
         self.0.shared.backlog.set(&settings.exports);
     }
 
-    /// Writes what waits and a last checkpoint, and ends the thread. Blocks, for some seconds at most if the sink fails.
+    /// Writes what waits and a last checkpoint, and ends the thread. Blocks, for some seconds at most if the sink fails or hangs.
     pub fn shutdown(&self) {
+        self.shutdown_within(END);
+    }
+
+    pub(super) fn shutdown_within(&self, patience: Duration) {
         self.0.shared.closed.store(true, Ordering::Release);
         self.0.writer.unpark();
         let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
+        let Some((thread, ended)) = thread else { return };
+        if ended.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let records = self.0.shared.used.load(Ordering::Relaxed);
+            tracing::error!(
+                records,
+                "the audit trail did not end in time: its sink takes a write or a sync and does not return; its last records may be missing"
+            );
+            return;
+        }
+        if thread.join().is_err() {
             tracing::error!("the thread of the audit trail ended by a panic");
         }
     }
@@ -389,7 +408,8 @@ struct Handle {
     sender: mpsc::Sender<Item>,
     shared: Arc<Shared>,
     writer: Thread,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// With what tells that it has ended.
+    thread: Mutex<Option<(JoinHandle<()>, mpsc::Receiver<()>)>>,
     instance: Arc<str>,
 }
 

@@ -47,6 +47,8 @@ const UNSYNCED: usize = 4 << 20;
 const RETRY: Duration = Duration::from_millis(100);
 /// How long a failing sink is tried at the end, and then as long the place of copies.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end of the thread is waited for: what hangs in the sink may never return.
+pub(super) const END: Duration = Duration::from_secs(12);
 
 pub(super) struct Writer {
     chain: Chain,

@@ -90,6 +90,25 @@ fn what_a_failed_sync_has_lost_is_written_again_before_the_next_counts() {
 }
 
 #[test]
+fn a_sink_that_hangs_does_not_keep_the_process_from_its_end() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    sink.set(|disk| disk.hold_syncs = true);
+    trail.write(record(1));
+    sink.wait_for(|disk| disk.syncing);
+    let begun = std::time::Instant::now();
+    let (sender, ended) = std::sync::mpsc::channel();
+    let ending = trail.clone();
+    std::thread::spawn(move || {
+        ending.shutdown_within(Duration::from_millis(50));
+        sender.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(10)).expect("it ends");
+    assert!(begun.elapsed() >= Duration::from_millis(50));
+    sink.set(|disk| disk.hold_syncs = false);
+}
+
+#[test]
 fn a_full_queue_refuses_until_there_is_room() {
     let trail = start(&Settings { queue: 4, ..settings() }, &Memory::default(), &clock());
     let first = trail.reserve(2).unwrap();
