@@ -34,6 +34,7 @@ pub(super) fn start(app: &Arc<App>) {
     spawn(app, critical("stream-tokens"), |app| async move { stream_watch::watch_tokens(&app).await });
     spawn(app, critical("stream-sessions"), |app| async move { stream_watch::watch_sessions(&app).await });
     spawn(app, critical("health"), |app| async move { watch_health(&app).await });
+    spawn(app, critical("memory"), |app| async move { watch_memory(&app).await });
     if app.store.is_shared() {
         spawn(app, TaskSpec::new("audit-heads"), |app| async move { heads::share(&app).await });
         spawn(app, TaskSpec::new("rollout"), |app| async move { rollout::tell(&app).await });
@@ -191,13 +192,22 @@ pub(super) fn export_trail(app: &Arc<App>) {
 /// How often components are looked at.
 const HEALTH_TICK: Duration = Duration::from_millis(500);
 
-/// Tells the state of issuers, store, trail, memory and break-glass. One issuer that is down is reported and stops nobody else.
+/// Looks at the memory, and tells its state. It waits for nobody: while the store hangs, more than ever is kept waiting.
+async fn watch_memory(app: &App) {
+    let memory = app.health.component("memory", Gate::Readiness);
+    let mut tick = tokio::time::interval(HEALTH_TICK);
+    loop {
+        tick.tick().await;
+        app.memory.look(&app.snapshot.load().limits, &memory);
+    }
+}
+
+/// Tells the state of issuers, store, trail and break-glass. One issuer that is down is reported and stops nobody else.
 async fn watch_health(app: &App) {
     let store = app.health.component("store", Gate::Readiness);
     let audit = app.health.component("audit", Gate::Readiness);
     let copy = app.trail.checkpoint_copy().map(|_| app.health.component("audit-checkpoint-copy", Gate::Report));
     let break_glass = app.health.component("break-glass", Gate::Report);
-    let memory = app.health.component("memory", Gate::Readiness);
     let mut tick = tokio::time::interval(HEALTH_TICK);
     // A component is forgotten with its last handle, so those of a round are kept until the next.
     let mut issuers = Vec::new();
@@ -217,7 +227,6 @@ async fn watch_health(app: &App) {
             (Some(copy), Some(Err(why))) => copy.failed(why),
             _ => {}
         }
-        app.memory.look(&snapshot.limits, &memory);
         let door = snapshot.break_glass.as_ref();
         if let Some(note) =
             crate::authn::break_glass::announce(door, &break_glass, &app.metrics.break_glass, app.clock.now())

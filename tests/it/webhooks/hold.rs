@@ -346,6 +346,26 @@ pub(super) fn on_redis(redis: &RedisServer, el: SocketAddr) -> (tempfile::TempDi
     (dir, configuration(el, &more))
 }
 
+/// The longer the store hangs, the more waits for it.
+#[tokio::test]
+async fn memory_is_looked_at_as_often_as_ever_while_the_store_hangs() {
+    let upstream = Upstream::scripted(takes).await;
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let (dir, yaml) = on_redis(&redis, upstream.address);
+    let yaml = yaml.replace("limits: {", "limits: {memory: 1000KiB, ");
+    let doorward = Doorward::start_with_faults(dir, &yaml).await;
+    doorward.use_memory(100, "memory ok").await;
+    redis.ask::<()>(&["CLIENT", "PAUSE", "120000", "ALL"]).await;
+    within(async { while !doorward.admin("/readyz").await.text().contains("store failed") {} }).await;
+    let begun = std::time::Instant::now();
+    for _ in 0..4 {
+        doorward.use_memory(910, "new streams are refused").await;
+        doorward.use_memory(100, "memory ok").await;
+    }
+    // Eight looks, two a second.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn nothing_is_held_in_a_redis_that_could_lose_it_and_check_says_so() {
     let upstream = Upstream::scripted(takes).await;
