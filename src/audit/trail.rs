@@ -266,6 +266,11 @@ impl Reservation {
         async move { handle.durable(answer).await }
     }
 
+    /// Whether so much room is taken that none should be held for long.
+    pub fn is_crowded(&self) -> bool {
+        self.handle.shared.is_crowded()
+    }
+
     fn push(&mut self, record: Box<Record>, reply: Option<Reply>) {
         if self.room == 0 {
             return self.handle.push_after_the_fact(Entry::Record(record), reply);
@@ -386,6 +391,10 @@ impl Shared {
         Err(())
     }
 
+    fn is_crowded(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.capacity / 2
+    }
+
     pub(super) fn give_back(&self, records: usize) {
         self.used.fetch_sub(records, Ordering::Relaxed);
     }
@@ -423,7 +432,7 @@ impl Handle {
             self.shared.give_back(1);
             return self.lose(reply);
         }
-        let urgent = reply.is_some() || self.shared.used.load(Ordering::Relaxed) > self.shared.capacity / 2;
+        let urgent = reply.is_some() || self.shared.is_crowded();
         if self.sender.send(Item { entry, weight, is_promised, reply }).is_err() {
             self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
             self.shared.give_back(1);

@@ -187,6 +187,14 @@ impl Exchange {
         }
     }
 
+    /// Writes that an answer has begun where room is short: a client that takes it slowly, or not at all, would hold room that
+    /// others need.
+    pub fn started_if_crowded(&mut self) {
+        if self.0.reservation.as_ref().is_some_and(Reservation::is_crowded) {
+            self.started();
+        }
+    }
+
     /// Where a request body is noted that is passed on as it comes.
     pub fn received(&mut self) -> &Arc<Received> {
         self.0.received.get_or_insert_with(Arc::default)

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use tokio::task::JoinError;
 use uuid::Uuid;
 
@@ -116,6 +116,9 @@ impl Worker {
         let mut response = match ending {
             Ok(Ending::Response { response, forwarded }) => {
                 exchange.answered(response.status(), forwarded);
+                if !response.body().is_end_stream() {
+                    exchange.started_if_crowded();
+                }
                 response
             }
             Ok(Ending::Upgraded(upgraded)) => {

@@ -169,6 +169,31 @@ async fn the_body_of_a_write_that_is_passed_on_as_it_comes_is_on_the_record() {
     }
 }
 
+/// Each held its place in the queue to the last byte, which is the client's to take.
+#[tokio::test]
+async fn who_takes_answers_slowly_leaves_room_in_the_trail_for_others() {
+    let fixture = Fixture::with(
+        |yaml| yaml.replace("audit: {", "audit: {queue: 16, "),
+        |request| match request.line().contains("/slow") {
+            true => Reply::Watch(vec![b"begins".to_vec()]),
+            false => Reply::json(200, "{}"),
+        },
+    )
+    .await;
+    let mut slow = Vec::new();
+    for number in 0..40 {
+        let mut client = fixture.doorward.raw().await;
+        client.send("GET /slow HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
+        let begun = String::from_utf8_lossy(&client.some().await).into_owned();
+        assert!(begun.starts_with("HTTP/1.1 200"), "{number}: {begun}");
+        slow.push(client);
+    }
+    let other = fixture.doorward.send(&["GET /quick HTTP/1.1", "Host: open.test"], b"").await;
+    assert_eq!(other.status, 200, "{}", other.text());
+    let begun = |record: &Value| record["metadata"]["event_code"] == "request.started";
+    assert!(fixture.doorward.audit().iter().any(begun), "each is in the trail before its end");
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
     for (when_full, status) in [("refuse", 503), ("continue", 200)] {
