@@ -1,21 +1,40 @@
-//! What a sender of webhooks hears of the upstream: an answer while it still waits, and one that makes it try again
+//! Takes what comes for an EventListener, and what its sender hears of the upstream: an answer while it still waits, and one that makes it try again
 //! where the upstream did not take the delivery.
 //!
 //! Senders know few statuses. GitLab takes 3xx for success, Azure DevOps switches a hook off after 500, and those that
 //! try again do so after 503. So everything that is not the upstream's yes or no is 503 with `Retry-After`, also what a gateway in
 //! front of it says while it is rolled out.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    future::pending,
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{Response, StatusCode, header};
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    task::JoinError,
+    time::{Instant, timeout_at},
+};
 
+use super::{
+    exchange::Exchange,
+    pipeline::{Ending, Worker},
+    route::Route,
+};
 use crate::{
+    authn::Authenticated,
     body::{OnEnd, ResponseBody, collect},
     clock::Timestamp,
     error::{Reason, Rejection},
-    webhooks::{EventId, Reservation},
+    snapshot::Snapshot,
+    webhooks::{Claim, EventId, Reservation},
 };
 
 /// The upstream has so much time even if the sender used up its own.
@@ -30,18 +49,118 @@ const UNHURRIED: Duration = Duration::from_secs(30);
 /// shows the body (Slack) takes no more.
 const MAX_ANSWER: usize = 64 << 10;
 
+impl Worker {
+    /// Takes what came for an EventListener: a delivery is stored or forwarded, whatever else comes is forwarded.
+    pub(super) async fn take_delivery(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        authenticated: Authenticated,
+        route: &Arc<Route>,
+        claim: Option<Claim>,
+        exchange: &mut Exchange,
+    ) -> Result<Ending, Rejection> {
+        let sender = route.webhook.as_ref().filter(|_| claim.is_some());
+        let taken = match claim {
+            Some(Claim::Held(keys, settings)) => {
+                Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await
+            }
+            Some(Claim::Reserved(reservation)) => {
+                self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await
+            }
+            None => self.deliver(snapshot, authenticated, route, None, exchange).await,
+        };
+        taken.map_err(|rejection| match sender {
+            Some(sender) => sender.heard(rejection),
+            None => rejection,
+        })
+    }
+
+    /// Forwards to an EventListener and tells the sender what became of it, while it still waits. The EventListener makes its
+    /// run whether or not the sender does, so this goes on when they have left: else nobody would know who caused the run, and the
+    /// delivery would be sent once more.
+    async fn deliver(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        authenticated: Authenticated,
+        route: &Arc<Route>,
+        reservation: Option<Reservation>,
+        exchange: &mut Exchange,
+    ) -> Result<Ending, Rejection> {
+        let (worker, snapshot, route) = (self.clone(), Arc::clone(snapshot), Arc::clone(route));
+        let (unfinished, mut lent) = (self.app.drain.begin_task(), exchange.lend());
+        // Here and not on the control runtime: the connections to the upstream are this worker's.
+        let delivered = tokio::spawn(async move {
+            let _unfinished = unfinished;
+            let delivered = worker.deliver_once(&snapshot, authenticated, &route, reservation, &mut lent).await;
+            (delivered, lent)
+        });
+        match delivered.await.map_err(JoinError::try_into_panic) {
+            Ok((delivered, back)) => {
+                *exchange = back;
+                delivered
+            }
+            Err(Ok(panic)) => resume_unwind(panic),
+            // The worker ends, and this with it.
+            Err(Err(_)) => pending().await,
+        }
+    }
+
+    async fn deliver_once(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        authenticated: Authenticated,
+        route: &Arc<Route>,
+        reservation: Option<Reservation>,
+        exchange: &mut Exchange,
+    ) -> Result<Ending, Rejection> {
+        let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
+        let deadline = sender.map(|sender| deadline(sender.answer_within(), exchange.elapsed()));
+        let once = reservation.as_ref().map(Reservation::once);
+        let is_sent = AtomicBool::new(false);
+        let forward = async {
+            let cleared = self.decide(snapshot, authenticated, once, exchange)?;
+            is_sent.store(true, Ordering::Relaxed);
+            let ending = self.forward(snapshot, cleared, exchange).await?;
+            if let Ending::Response { response, .. } = &ending {
+                check(response.status())?;
+            }
+            Ok(ending)
+        };
+        let forwarded = answer_by(deadline, forward).await;
+        let forwarded = match forwarded {
+            Ok(Ending::Response { response, forwarded }) => {
+                let (response, event_id) = read(response, deadline.unwrap_or_else(unhurried)).await;
+                self.note_events(snapshot, once, event_id, exchange).await;
+                Ok(Ending::Response { response, forwarded })
+            }
+            other => {
+                if is_sent.load(Ordering::Relaxed) {
+                    self.note_events(snapshot, once, None, exchange).await;
+                }
+                other
+            }
+        };
+        if let Some(reservation) = reservation {
+            let is_taken =
+                matches!(&forwarded, Ok(Ending::Response { response, .. }) if response.status().is_success());
+            settle(reservation, is_taken, self.app.clock.now()).await;
+        }
+        forwarded
+    }
+}
+
 /// When the sender must have its answer: `budget` after the arrival of the delivery, which was `elapsed` ago.
-pub(super) fn deadline(budget: Duration, elapsed: Duration) -> Instant {
+fn deadline(budget: Duration, elapsed: Duration) -> Instant {
     Instant::now() + budget.saturating_sub(elapsed).max(LEAST.min(budget))
 }
 
 /// Until when an answer is read where the sender sets no bound.
-pub(super) fn unhurried() -> Instant {
+fn unhurried() -> Instant {
     Instant::now() + UNHURRIED
 }
 
 /// Waits for `forward` until `deadline`. What failed by then is 503.
-pub(super) async fn answer_by<T>(
+async fn answer_by<T>(
     deadline: Option<Instant>,
     forward: impl Future<Output = Result<T, Rejection>>,
 ) -> Result<T, Rejection> {
@@ -65,7 +184,7 @@ pub(super) async fn answer_by<T>(
 }
 
 /// Commits or gives back what a delivery holds, by what became of it.
-pub(super) async fn settle(reservation: Reservation, is_taken: bool, now: Timestamp) {
+async fn settle(reservation: Reservation, is_taken: bool, now: Timestamp) {
     let settled = if is_taken { reservation.commit(now).await } else { reservation.release(now).await };
     if let Err(error) = settled {
         tracing::warn!(error = &error as &dyn std::error::Error, "a delivery's id is held until its lease ends");
@@ -144,7 +263,7 @@ mod tests {
         }
         let start = Instant::now();
         let deadline = deadline(Duration::from_millis(2500), Duration::ZERO);
-        let late = answer_by(Some(deadline), std::future::pending::<Result<(), Rejection>>()).await.unwrap_err();
+        let late = answer_by(Some(deadline), pending::<Result<(), Rejection>>()).await.unwrap_err();
         assert_eq!(start.elapsed(), Duration::from_millis(2500));
         assert_eq!((late.status(), late.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamTimeout));
         assert!(late.retry_after_span().is_some());

@@ -1,29 +1,20 @@
 //! The life of a request: listener -> sanitize -> route -> authenticate -> authorize -> assume identity -> forward ->
 //! audit. Each step takes the proof that the step before it made.
 
-use std::{
-    future::pending,
-    panic::resume_unwind,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
-use tokio::task::JoinError;
 use uuid::Uuid;
 
 use super::{
-    delivery,
     exchange::{Exchange, Ledger, Sent},
     forward_auth,
     notes::{note_request, note_route, recorded},
     outbound::{Length, Outbound},
     respond::{self, Manner},
-    route::{Miss, Route, Target},
+    route::{Miss, Target},
     sanitize::{CleanRequest, Received, sanitize},
     step_up,
 };
@@ -32,7 +23,7 @@ use crate::{
     assertions::Asserted,
     audit,
     authn::{self, Authenticator, Scheme},
-    authz::authorize,
+    authz::{Permit, authorize},
     body::ResponseBody,
     clock::Timestamp,
     config::raw::RouteKind,
@@ -63,7 +54,7 @@ type Answer = Response<ResponseBody<Exchange>>;
 /// What a request leads to.
 pub(super) enum Ending {
     /// A response whose body ends the exchange.
-    Response { response: Response<ResponseBody<Exchange>>, forwarded: bool },
+    Response { response: Answer, forwarded: bool },
     /// A response after which the connection speaks another protocol.
     Upgraded(forward::Upgraded),
 }
@@ -227,124 +218,35 @@ impl Worker {
             authn::Outcome::Known(authenticated, claim) => (authenticated, claim),
             authn::Outcome::Respond(response) => return Ok(own(response, id)),
         };
-        exchange.record().kubernetes = authenticated.kubernetes().cloned();
-        let authenticated = match authenticated.kubernetes().and_then(|attributes| tekton::concerns(attributes)) {
-            Some(kind) => {
-                let (limits, record) = (&snapshot.limits, exchange.record());
-                let read = authenticated.read_run(kind, limits, &self.app.budget, &snapshot.policy, record);
-                let authenticated = Box::pin(read).await?;
-                exchange.record().run = authenticated.run().cloned();
-                authenticated
-            }
-            None if authenticated.kubernetes().is_some_and(|attributes| tekton::template::is_template(attributes)) => {
-                let (limits, record) = (&snapshot.limits, exchange.record());
-                Box::pin(authenticated.read_template(limits, &self.app.budget, record)).await?
-            }
-            None => authenticated,
-        };
+        let authenticated = self.read_what_it_changes(snapshot, authenticated, exchange).await?;
         match route.kind {
-            RouteKind::Webhook => Box::pin(self.take(snapshot, authenticated, &route, claim, exchange)).await,
+            RouteKind::Webhook => Box::pin(self.take_delivery(snapshot, authenticated, &route, claim, exchange)).await,
             RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
             _ => self.forward(snapshot, self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
         }
     }
 
-    /// Takes what came for an EventListener: a delivery is stored or forwarded, whatever else comes is forwarded.
-    async fn take(
+    /// Reads the body of a request to Kubernetes that says what becomes of a run or of a template, and notes what it does. Of any
+    /// other nothing is read.
+    async fn read_what_it_changes(
         &self,
-        snapshot: &Arc<Snapshot>,
+        snapshot: &Snapshot,
         authenticated: authn::Authenticated,
-        route: &Arc<Route>,
-        claim: Option<webhooks::Claim>,
         exchange: &mut Exchange,
-    ) -> Result<Ending, Rejection> {
-        let sender = route.webhook.as_ref().filter(|_| claim.is_some());
-        let taken = match claim {
-            Some(webhooks::Claim::Held(keys, settings)) => {
-                Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await
-            }
-            Some(webhooks::Claim::Reserved(reservation)) => {
-                self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await
-            }
-            None => self.deliver(snapshot, authenticated, route, None, exchange).await,
-        };
-        taken.map_err(|rejection| match sender {
-            Some(sender) => sender.heard(rejection),
-            None => rejection,
-        })
-    }
-
-    /// Forwards to an EventListener and tells the sender what became of it, while it still waits. The EventListener makes its
-    /// run whether or not the sender does, so this goes on when they have left: else nobody would know who caused the run, and the
-    /// delivery would be sent once more.
-    async fn deliver(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        authenticated: authn::Authenticated,
-        route: &Arc<Route>,
-        reservation: Option<webhooks::Reservation>,
-        exchange: &mut Exchange,
-    ) -> Result<Ending, Rejection> {
-        let (worker, snapshot, route) = (self.clone(), Arc::clone(snapshot), Arc::clone(route));
-        let (unfinished, mut lent) = (self.app.drain.begin_task(), exchange.lend());
-        // Here and not on the control runtime: the connections to the upstream are this worker's.
-        let delivered = tokio::spawn(async move {
-            let _unfinished = unfinished;
-            let delivered = worker.deliver_once(&snapshot, authenticated, &route, reservation, &mut lent).await;
-            (delivered, lent)
-        });
-        match delivered.await.map_err(JoinError::try_into_panic) {
-            Ok((delivered, back)) => {
-                *exchange = back;
-                delivered
-            }
-            Err(Ok(panic)) => resume_unwind(panic),
-            // The worker ends, and this with it.
-            Err(Err(_)) => pending().await,
+    ) -> Result<authn::Authenticated, Rejection> {
+        exchange.record().kubernetes = authenticated.kubernetes().cloned();
+        let Some(attributes) = authenticated.kubernetes() else { return Ok(authenticated) };
+        let (limits, budget) = (&snapshot.limits, &self.app.budget);
+        if let Some(kind) = tekton::concerns(attributes) {
+            let read = authenticated.read_run(kind, limits, budget, &snapshot.policy, exchange.record());
+            let authenticated = Box::pin(read).await?;
+            exchange.record().run = authenticated.run().cloned();
+            return Ok(authenticated);
         }
-    }
-
-    async fn deliver_once(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        authenticated: authn::Authenticated,
-        route: &Arc<Route>,
-        reservation: Option<webhooks::Reservation>,
-        exchange: &mut Exchange,
-    ) -> Result<Ending, Rejection> {
-        let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
-        let deadline = sender.map(|sender| delivery::deadline(sender.answer_within(), exchange.elapsed()));
-        let once = reservation.as_ref().map(webhooks::Reservation::once);
-        let is_sent = AtomicBool::new(false);
-        let forward = async {
-            let cleared = self.decide(snapshot, authenticated, once, exchange)?;
-            is_sent.store(true, Ordering::Relaxed);
-            let ending = self.forward(snapshot, cleared, exchange).await?;
-            if let Ending::Response { response, .. } = &ending {
-                delivery::check(response.status())?;
-            }
-            Ok(ending)
-        };
-        let forwarded = delivery::answer_by(deadline, forward).await;
-        let forwarded = match forwarded {
-            Ok(Ending::Response { response, forwarded }) => {
-                let (response, event_id) = delivery::read(response, deadline.unwrap_or_else(delivery::unhurried)).await;
-                self.note_events(snapshot, once, event_id, exchange).await;
-                Ok(Ending::Response { response, forwarded })
-            }
-            other => {
-                if is_sent.load(Ordering::Relaxed) {
-                    self.note_events(snapshot, once, None, exchange).await;
-                }
-                other
-            }
-        };
-        if let Some(reservation) = reservation {
-            let is_taken =
-                matches!(&forwarded, Ok(Ending::Response { response, .. }) if response.status().is_success());
-            delivery::settle(reservation, is_taken, self.app.clock.now()).await;
+        if tekton::template::is_template(attributes) {
+            return Box::pin(authenticated.read_template(limits, budget, exchange.record())).await;
         }
-        forwarded
+        Ok(authenticated)
     }
 
     /// From a known caller to a request that may be sent, with the identity that it is sent under. `once` names the
@@ -368,24 +270,7 @@ impl Worker {
         }
         let announced = permit.is_write() || length != Length::Short;
         let upstream = Arc::clone(permit.route().upstream.name());
-        let assertion = match exchange.record().body_digest {
-            Some(body) if permit.route().kind == RouteKind::Webhook => {
-                let id = exchange.record().id.to_string();
-                let asserted = Asserted {
-                    principal: permit.principal(),
-                    route: permit.route(),
-                    groups: &given.groups,
-                    request_id: &id,
-                    body_sha256: &body,
-                    // Whoever comes without a delivery sends each request once.
-                    once: once.unwrap_or_else(|| webhooks::Once { id: sha256(&[id.as_bytes()]), window: None }),
-                    triggers: snapshot.policy.trigger_limits(permit.principal(), &permit.view(now)),
-                };
-                let assertion = snapshot.assertions.sign(asserted, now);
-                Some(assertion.ok_or_else(|| Rejection::new(Reason::Internal, "the assertion cannot be signed"))?)
-            }
-            _ => None,
-        };
+        let assertion = asserted(snapshot, &permit, &given.groups, once, now, exchange.record())?;
         let (body, apply) = match permit.take_document() {
             Some(document) => {
                 let rule = decided.decision.rule.as_deref();
@@ -421,12 +306,12 @@ impl Worker {
         if cleared.announced {
             Box::pin(exchange.decided()).await?;
         }
-        let is_ready = match cleared.apply.take() {
+        let prepared = match cleared.apply.take() {
             Some(apply) => Box::pin(self.keep_cause(apply, &mut cleared.outbound)).await,
             None => Ok(()),
         };
         let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());
-        let forwarded = match is_ready {
+        let forwarded = match prepared {
             Err(rejection) => Err(rejection),
             Ok(()) if makes_a_run && snapshot.tokens.is_some() => {
                 Box::pin(self.make(snapshot, cleared, exchange)).await
@@ -486,6 +371,33 @@ impl Worker {
             clock: &self.app.clock,
         }
     }
+}
+
+/// What an EventListener is told of a request, signed; none of what goes elsewhere, or has no body that was read.
+fn asserted(
+    snapshot: &Snapshot,
+    permit: &Permit,
+    groups: &Arc<[Arc<str>]>,
+    once: Option<webhooks::Once>,
+    now: Timestamp,
+    record: &audit::Record,
+) -> Result<Option<HeaderValue>, Rejection> {
+    let Some(body) = record.body_digest.filter(|_| permit.route().kind == RouteKind::Webhook) else {
+        return Ok(None);
+    };
+    let id = record.id.to_string();
+    let asserted = Asserted {
+        principal: permit.principal(),
+        route: permit.route(),
+        groups,
+        request_id: &id,
+        body_sha256: &body,
+        // Whoever comes without a delivery sends each request once.
+        once: once.unwrap_or_else(|| webhooks::Once { id: sha256(&[id.as_bytes()]), window: None }),
+        triggers: snapshot.policy.trigger_limits(permit.principal(), &permit.view(now)),
+    };
+    let assertion = snapshot.assertions.sign(asserted, now);
+    assertion.map(Some).ok_or_else(|| Rejection::new(Reason::Internal, "the assertion cannot be signed"))
 }
 
 /// What a client asks to be is never passed on and never ignored.
