@@ -6,8 +6,16 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use uuid::Uuid;
 
 use crate::config::raw::RouteKind;
+
+/// The id of a request as the value of a header.
+pub(super) fn id_line(id: Uuid) -> HeaderValue {
+    let mut buffer = Uuid::encode_buffer();
+    // A UUID is ASCII.
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
 
 /// What becomes of a request header before anything else looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

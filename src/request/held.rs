@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use super::{
     delivery,
-    exchange::{Exchange, Ledger},
+    exchange::Exchange,
     headers,
-    notes::recorded,
+    notes::{note_target, recorded},
     pipeline::{Ending, Worker, own},
     route::Route,
     sanitize::{CleanRequest, Meta},
@@ -126,22 +126,13 @@ impl Carrier for Worker {
             let why = format!("there is no route `{}` with the webhook `{}` any more", held.route, held.webhook);
             return Brought::Failed(Failure { kind: FailureKind::Passing, why });
         };
-        let ledger = Ledger {
-            trail: self.app.trail.clone(),
-            metrics: Arc::clone(&route.metrics),
-            in_flight: self.app.requests.begin(),
-            epoch,
-        };
+        let ledger = self.ledger(&route.metrics, epoch);
         let mut record = Record::begin(Uuid::now_v7(), self.app.clock.now(), Method::POST);
         record.held = Some(held.request);
         record.host = Arc::clone(&request.head.host);
         record.path = request.head.target.split('?').next().unwrap_or_default().into();
         record.address = Some(request.head.client);
-        record.route = Some(Arc::clone(&route.name));
-        record.kind = Some(route.kind);
-        record.event_listener.clone_from(&route.event_listener);
-        record.policy = Some(Arc::clone(snapshot.policy.digest()));
-        record.claims.clone_from(&snapshot.claims);
+        note_target(&mut record, route, &snapshot);
         let mut exchange = Exchange::resume(record, ledger);
         let sent = Box::pin(self.send_held(&snapshot, route, id, request, &mut exchange)).await;
         let brought = match sent {
@@ -216,8 +207,7 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
     let line = |text: String| HeaderValue::try_from(text).ok();
     let meta = Meta {
         id,
-        // A UUID is ASCII.
-        id_line: line(id.to_string()).unwrap_or_else(|| HeaderValue::from_static("")),
+        id_line: headers::id_line(id),
         proxied: false,
         correlation: None,
         client: head.client,

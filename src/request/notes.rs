@@ -20,7 +20,11 @@ pub(super) fn note_request<B>(request: &CleanRequest<B>, exchange: &mut Exchange
 pub(super) fn note_route(route: &Arc<Route>, snapshot: &Snapshot, exchange: &mut Exchange, manner: &mut Manner) {
     manner.route = Some(Arc::clone(route));
     exchange.count_on(&route.metrics);
-    let record = exchange.record();
+    note_target(exchange.record(), route, snapshot);
+}
+
+/// Notes where a request leads and by what it is decided.
+pub(super) fn note_target(record: &mut audit::Record, route: &Route, snapshot: &Snapshot) {
     record.route = Some(Arc::clone(&route.name));
     record.kind = Some(route.kind);
     record.event_listener.clone_from(&route.event_listener);

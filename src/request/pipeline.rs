@@ -19,6 +19,7 @@ use super::{
     step_up,
 };
 use crate::{
+    admin::metrics::RouteMetrics,
     app::App,
     assertions::Asserted,
     audit,
@@ -79,6 +80,16 @@ impl Worker {
         Self { app, pools }
     }
 
+    /// What a request is recorded in and counted on from its begin on.
+    pub(super) fn ledger(&self, metrics: &Arc<RouteMetrics>, epoch: u64) -> Ledger {
+        Ledger {
+            trail: self.app.trail.clone(),
+            metrics: Arc::clone(metrics),
+            in_flight: self.app.requests.begin(),
+            epoch,
+        }
+    }
+
     async fn answer(self, connection: Arc<Connection>, request: Result<Request<Incoming>, Unfit>) -> Answer {
         // Before the generation: a look at all streams after it would miss a stream that is not registered yet.
         let epoch = self.app.streams.epoch();
@@ -88,12 +99,7 @@ impl Worker {
             Ok(request) => (request, None),
             Err(unfit) => (unfit.request, Some(unfit.rejection)),
         };
-        let ledger = Ledger {
-            trail: self.app.trail.clone(),
-            metrics: Arc::clone(&snapshot.unrouted),
-            in_flight: self.app.requests.begin(),
-            epoch,
-        };
+        let ledger = self.ledger(&snapshot.unrouted, epoch);
         let mut exchange = Exchange::begin(id, self.app.clock.now(), &request, &connection, ledger);
         let is_head = *request.method() == Method::HEAD;
         let mut manner = Manner::of(id, &request);

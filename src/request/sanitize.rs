@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::{
-    headers::{Class, REQUEST_ID, classify, nominated, tokens},
+    headers::{Class, REQUEST_ID, classify, id_line, nominated, tokens},
     host::{Reached, host_of},
     method::check_spelling,
     path::{NotCanonical, check_canonical},
@@ -118,12 +118,9 @@ pub fn sanitize<B>(
         && tokens(&parts.headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     let nominated: Vec<HeaderName> = nominated(&parts.headers).collect();
     let (client, secure) = client_of(received, &parts.headers)?;
-    let mut buffer = Uuid::encode_buffer();
-    let id_line = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
     let mut meta = Meta {
         id,
-        // A UUID is ASCII.
-        id_line: id_line.unwrap_or_else(|_| HeaderValue::from_static("")),
+        id_line: id_line(id),
         proxied: received.trusted,
         correlation: received.trusted.then(|| parts.headers.get(REQUEST_ID).cloned()).flatten(),
         client,
