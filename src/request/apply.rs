@@ -20,7 +20,7 @@ impl Worker {
     /// that changes nothing: the right to it is one that every apply needs, which the right to `get` is not.
     ///
     /// What is there may be gone, or come, before the apply arrives. The API server refuses it then.
-    pub(super) async fn keep_cause(&self, apply: Apply, outbound: &mut Outbound) -> Result<(), Rejection> {
+    pub(super) async fn fit_to_existing_run(&self, apply: Apply, outbound: &mut Outbound) -> Result<(), Rejection> {
         let server = &outbound.permit.route().upstream;
         let failed = |why: String| {
             Rejection::new(Reason::UpstreamFailed, "whether the run to apply is there already cannot be seen")

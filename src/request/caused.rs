@@ -90,7 +90,7 @@ impl Causing {
 impl Worker {
     /// Sends a request that makes a run, and notes who caused that before anybody has the answer. The run is there whether or not
     /// they wait for it, so this goes on when they have left, as long as the upstream may take.
-    pub(super) async fn make(
+    pub(super) async fn send_and_note_run(
         &self,
         snapshot: &Arc<Snapshot>,
         mut cleared: Box<Cleared>,

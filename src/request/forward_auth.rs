@@ -49,7 +49,7 @@ pub(super) fn asks<B>(request: &Request<B>, trusted: bool, snapshot: &Snapshot) 
 
 impl Worker {
     /// Decides about the request that the proxy asks about, and answers the proxy: 202 with who it is, or the refusal.
-    pub(super) async fn judge(
+    pub(super) async fn answer_proxy(
         &self,
         proxy: ForwardAuth,
         snapshot: &Arc<Snapshot>,

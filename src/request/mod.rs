@@ -1,4 +1,17 @@
 //! The life of a request, from the listener's hands to the upstream's. Begin with [`pipeline`].
+//!
+//! | file | holds |
+//! |---|---|
+//! | `pipeline` | the steps of a request, one after the other |
+//! | `sanitize`, `host`, `path`, `method`, `headers` | what of a client's request is taken, and in which form |
+//! | `route` | which upstream a request is for |
+//! | `exchange`, `notes` | what is recorded of a request and counted, and when |
+//! | `outbound` | a request that may be sent, made from a permit alone |
+//! | `respond`, `step_up`, `refusals` | how a caller is told no, the way to what it lacks, and too many of both from one address |
+//! | `forward_auth` | the same steps for a proxy that only asks |
+//! | `dashboard` | what goes to the back end of the Dashboard: files, pages and logs |
+//! | `delivery`, `held` | what comes for an EventListener: sent on at once, or stored and brought later |
+//! | `apply`, `caused` | runs: whether one that is applied is there, and who caused one that was made |
 
 mod apply;
 mod caused;

@@ -1,5 +1,12 @@
 //! The life of a request: listener -> sanitize -> route -> authenticate -> authorize -> assume identity -> forward ->
-//! audit. Each step takes the proof that the step before it made.
+//! audit. Each step takes the proof that the step before it made. `process`, `decide` and `forward` show them all.
+//!
+//! - **Exchange**: the request and its answer as they are recorded; it is closed once, on every way out.
+//! - **Ledger**: what an exchange writes to and is counted on.
+//! - **Manner**: how this client is told of a refusal: as a page, as JSON, or as the API server would.
+//! - **Cleared**: a request that is decided and recorded as far as it must be, so that it may be sent.
+//! - **Epoch**: the last look at all open streams before the generation was taken that decides; a stream that begins after a
+//!   later one was missed by it, and is looked at by itself.
 
 use std::sync::Arc;
 
@@ -172,8 +179,8 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let received = received(connection, snapshot);
         if let Some(proxy) = forward_auth::asks(&request, received.trusted, snapshot) {
-            let judged = Box::pin(self.judge(proxy, snapshot, connection, request, exchange, manner)).await;
-            return judged.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
+            let answer = Box::pin(self.answer_proxy(proxy, snapshot, connection, request, exchange, manner)).await;
+            return answer.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
         }
         let sent = Sent::of(&request);
         let clean = sanitize(request, received, id, |host| snapshot.routes.host(host));
@@ -313,14 +320,14 @@ impl Worker {
             Box::pin(exchange.decided()).await?;
         }
         let prepared = match cleared.apply.take() {
-            Some(apply) => Box::pin(self.keep_cause(apply, &mut cleared.outbound)).await,
+            Some(apply) => Box::pin(self.fit_to_existing_run(apply, &mut cleared.outbound)).await,
             None => Ok(()),
         };
         let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());
         let forwarded = match prepared {
             Err(rejection) => Err(rejection),
             Ok(()) if makes_a_run && snapshot.tokens.is_some() => {
-                Box::pin(self.make(snapshot, cleared, exchange)).await
+                Box::pin(self.send_and_note_run(snapshot, cleared, exchange)).await
             }
             Ok(()) => self.send(&mut cleared).await,
         };
