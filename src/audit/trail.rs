@@ -144,15 +144,12 @@ impl Trail {
         if refuse && shared.failing.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Failing);
         }
-        let room = match shared.take(records, shared.capacity) {
-            Ok(()) => records,
-            Err(_) if refuse => {
-                self.0.wake();
-                return Err(AuditUnavailable::Full);
-            }
-            Err(_) => 0,
-        };
-        Ok(Reservation { handle: Arc::clone(&self.0), room, is_promised: refuse })
+        let fits = shared.take(records, shared.capacity);
+        if !fits && refuse {
+            self.0.wake();
+            return Err(AuditUnavailable::Full);
+        }
+        Ok(Reservation { handle: Arc::clone(&self.0), room: if fits { records } else { 0 }, is_promised: refuse })
     }
 
     /// Writes a record after the fact, when refusing is no longer possible: the end of a long stream, which does not hold
@@ -305,9 +302,9 @@ impl From<AuditUnavailable> for Rejection {
     fn from(error: AuditUnavailable) -> Self {
         Self::new(
             Reason::AuditUnavailable,
-            "The request was not sent on, because it could not be recorded in the audit trail.",
+            "the request cannot be recorded in the audit trail at the moment, so it was not done",
         )
-        .fix("Try again in a moment. If it goes on, tell the operators: the trail's disk may be full, or a receiver of it away.")
+        .fix("try again; if it lasts, an operator should look at the audit sink, whose disk may be full, or a receiver of it away")
         .because(error)
     }
 }
@@ -382,13 +379,14 @@ impl Entry {
 }
 
 impl Shared {
-    fn take(&self, records: usize, limit: usize) -> Result<(), ()> {
+    /// Takes room, or says that there is none.
+    fn take(&self, records: usize, limit: usize) -> bool {
         let before = self.used.fetch_add(records, Ordering::Relaxed);
-        if before + records <= limit {
-            return Ok(());
+        let fits = before + records <= limit;
+        if !fits {
+            self.give_back(records);
         }
-        self.give_back(records);
-        Err(())
+        fits
     }
 
     fn is_crowded(&self) -> bool {
@@ -448,7 +446,7 @@ impl Handle {
 
     fn push_after_the_fact(&self, entry: Entry, reply: Option<Reply>) {
         let shared = &self.shared;
-        if shared.take(1, shared.capacity.saturating_mul(2)).is_ok() {
+        if shared.take(1, shared.capacity.saturating_mul(2)) {
             return self.push(entry, reply, false);
         }
         self.lose(reply);

@@ -185,9 +185,9 @@ fn sight_of(allowed: &[Access]) -> Sight {
 /// Puts what the person may see into the back end's answer. One that cannot be read is not passed on: the pages would offer what
 /// the back end itself may do.
 async fn with_sight(ending: Ending, sight: &Sight) -> Result<Ending, Rejection> {
-    let Ending::Response { response, forwarded } = ending else { return Ok(ending) };
+    let Ending::Response { response, by } = ending else { return Ok(ending) };
     if response.status() != StatusCode::OK {
-        return Ok(Ending::Response { response, forwarded });
+        return Ok(Ending::Response { response, by });
     }
     let failed = |why: String| {
         Rejection::new(Reason::UpstreamProtocol, "the Dashboard's properties cannot be read").because(why)
@@ -204,7 +204,7 @@ async fn with_sight(ending: Ending, sight: &Sight) -> Result<Ending, Rejection> 
     }
     parts.headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("private, no-store"));
     let response = http::Response::from_parts(parts, ResponseBody::full(body));
-    Ok(Ending::Response { response, forwarded })
+    Ok(Ending::Response { response, by })
 }
 
 #[cfg(test)]

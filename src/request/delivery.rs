@@ -128,10 +128,10 @@ impl Worker {
         };
         let forwarded = answer_by(deadline, forward).await;
         let forwarded = match forwarded {
-            Ok(Ending::Response { response, forwarded }) => {
+            Ok(Ending::Response { response, by }) => {
                 let (response, event_id) = read(response, deadline.unwrap_or_else(unhurried)).await;
                 self.note_events(snapshot, once, event_id, exchange).await;
-                Ok(Ending::Response { response, forwarded })
+                Ok(Ending::Response { response, by })
             }
             other => {
                 if is_sent.load(Ordering::Relaxed) {

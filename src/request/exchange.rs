@@ -19,7 +19,7 @@ use crate::{
     body::{BodyEnd, OnEnd, Outcome as End, Received},
     clock::Timestamp,
     downstream::{Connection, TlsInfo, TlsVersion},
-    error::{Reason, Rejection},
+    error::Rejection,
     upstream::upgrade::SpliceEnd,
 };
 
@@ -67,6 +67,14 @@ impl Sent {
             None => named.rsplit('@').next().unwrap_or_default().to_owned().into(),
         }
     }
+}
+
+/// Who gave an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerBy {
+    Upstream,
+    /// Doorward itself.
+    Us,
 }
 
 /// What an exchange writes to and is counted on, and when it began as far as streams are concerned.
@@ -162,7 +170,7 @@ impl Exchange {
 
     /// Takes room for the records of a request that is about to be forwarded; refuses with 503 if there is none.
     pub fn reserve(&mut self, records: usize) -> Result<(), Rejection> {
-        self.0.reservation = Some(self.0.trail.reserve(records).map_err(unrecorded)?);
+        self.0.reservation = Some(self.0.trail.reserve(records)?);
         Ok(())
     }
 
@@ -173,7 +181,7 @@ impl Exchange {
         record.phase = Phase::Decided;
         let written = reservation.write_durable(record.clone());
         record.phase = Phase::Completed;
-        written.await.map_err(unrecorded)
+        Ok(written.await?)
     }
 
     /// Writes that a stream has begun. Its end is written after the fact, so that it holds no room for hours.
@@ -200,10 +208,13 @@ impl Exchange {
         self.0.received.get_or_insert_with(Arc::default)
     }
 
-    /// What the caller gets, and whether an upstream gave it.
-    pub fn answered(&mut self, status: StatusCode, forwarded: bool) {
+    /// What the caller gets, and who gave it.
+    pub fn answered(&mut self, status: StatusCode, by: AnswerBy) {
         self.record().status = Some(status);
-        self.0.outcome = if forwarded { Outcome::Forwarded } else { Outcome::Answered };
+        self.0.outcome = match by {
+            AnswerBy::Upstream => Outcome::Forwarded,
+            AnswerBy::Us => Outcome::Answered,
+        };
         self.0.to_answer = Some(self.elapsed());
     }
 
@@ -247,12 +258,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.end(BodyEnd { outcome: End::ClientAborted, bytes: 0 });
     }
-}
-
-fn unrecorded(error: audit::AuditUnavailable) -> Rejection {
-    Rejection::new(Reason::AuditUnavailable, "the request cannot be recorded at the moment, so it was not done")
-        .fix("try again; if it lasts, an operator should look at the audit sink")
-        .because(error)
 }
 
 /// A prefix that tells one program from another; the rest is noise that anybody can write.

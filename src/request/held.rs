@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     delivery,
-    exchange::Exchange,
+    exchange::{AnswerBy, Exchange},
     headers,
     notes::{note_target, recorded},
     pipeline::{Ending, Worker, own},
@@ -137,7 +137,7 @@ impl Carrier for Worker {
         let sent = Box::pin(self.send_held(&snapshot, route, id, request, &mut exchange)).await;
         let brought = match sent {
             Ok((status, event)) => {
-                exchange.answered(status, true);
+                exchange.answered(status, AnswerBy::Upstream);
                 match status.is_success() {
                     true => Brought::Taken(event),
                     false => Brought::Failed(refused(status)),

@@ -16,7 +16,7 @@ use hyper::body::{Body, Incoming};
 use uuid::Uuid;
 
 use super::{
-    exchange::{Exchange, Ledger, Sent},
+    exchange::{AnswerBy, Exchange, Ledger, Sent},
     forward_auth,
     notes::{note_request, note_route, recorded},
     outbound::{Length, Outbound},
@@ -62,7 +62,7 @@ type Answer = Response<ResponseBody<Exchange>>;
 /// What a request leads to.
 pub(super) enum Ending {
     /// A response whose body ends the exchange.
-    Response { response: Answer, forwarded: bool },
+    Response { response: Answer, by: AnswerBy },
     /// A response after which the connection speaks another protocol.
     Upgraded(forward::Upgraded),
 }
@@ -118,15 +118,15 @@ impl Worker {
             None => self.process(&snapshot, &connection, request, id, &mut exchange, &mut manner).await,
         };
         let mut response = match ending {
-            Ok(Ending::Response { response, forwarded }) => {
-                exchange.answered(response.status(), forwarded);
+            Ok(Ending::Response { response, by }) => {
+                exchange.answered(response.status(), by);
                 if !response.body().is_end_stream() {
                     exchange.started_if_crowded();
                 }
                 response
             }
             Ok(Ending::Upgraded(upgraded)) => {
-                exchange.answered(StatusCode::SWITCHING_PROTOCOLS, true);
+                exchange.answered(StatusCode::SWITCHING_PROTOCOLS, AnswerBy::Upstream);
                 exchange.started();
                 let (response, splice) = upgraded.into_parts();
                 tokio::spawn(async move { exchange.end_upgrade(splice.await) });
@@ -344,10 +344,10 @@ impl Worker {
         match forwarded? {
             Forwarded::Response { response, long } => {
                 if long {
-                    exchange.answered(response.status(), true);
+                    exchange.answered(response.status(), AnswerBy::Upstream);
                     exchange.started();
                 }
-                Ok(Ending::Response { response, forwarded: true })
+                Ok(Ending::Response { response, by: AnswerBy::Upstream })
             }
             Forwarded::Upgraded(upgraded) => Ok(Ending::Upgraded(upgraded)),
         }
@@ -458,7 +458,7 @@ pub(super) fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -
 
 pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
     respond::identify(&mut response, id);
-    Ending::Response { response: response.map(ResponseBody::full), forwarded: false }
+    Ending::Response { response: response.map(ResponseBody::full), by: AnswerBy::Us }
 }
 
 /// What only an operator may know goes to the log; the caller's own mistakes are in the audit trail.
