@@ -13,15 +13,13 @@
 //!
 //! A delivery that is [held](super::hold) is not reserved: it is committed in the same write that stores it.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+mod under_way;
 
+use std::{sync::Arc, time::Duration};
+
+use data_encoding::HEXLOWER;
+
+use self::under_way::{Leased, UnderWay};
 use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
@@ -64,12 +62,17 @@ impl ReplayKeys {
         Self { redeliveries, anew, ..self }
     }
 
-    /// Whether a delivery that was taken may be taken once more: its version, and what it is now. `held` ends with it. The id
+    /// Whether a delivery that was taken may be taken once more: its version, and what it is now. `claimed` ends with it. The id
     /// is looked at first: the same body under an id of its own is a redelivery of those senders alone that make them so.
-    fn may_reopen(&self, held: Option<&[Held]>, twin: Option<&Stored>, now: Timestamp) -> Option<(u64, Committed)> {
-        let (this, earlier) = held?.split_last()?;
+    fn may_reopen(
+        &self,
+        claimed: Option<&[Claimed]>,
+        twin: Option<&Stored>,
+        now: Timestamp,
+    ) -> Option<(u64, Committed)> {
+        let (this, earlier) = claimed?.split_last()?;
         let is_id = earlier.len() < self.ids;
-        let under_its_id = is_id || self.anew || earlier.iter().take(self.ids).any(|held| held.before.is_some());
+        let under_its_id = is_id || self.anew || earlier.iter().take(self.ids).any(|claimed| claimed.before.is_some());
         let twin = twin.filter(|_| this.version.is_none() && under_its_id)?;
         let taken = Committed::decode(&twin.value)?;
         (taken.again < self.redeliveries && taken.at + REDELIVERY_GAP <= now).then_some((twin.version, taken))
@@ -92,95 +95,6 @@ pub struct Replay {
     under_way: UnderWay,
 }
 
-/// Deliveries under way, where no other process uses the store: a reservation has no meaning beyond the life of the
-/// process then and costs no write. Clones share it.
-#[derive(Clone, Default)]
-struct UnderWay(Arc<Process>);
-
-#[derive(Default)]
-struct Process {
-    leases: Mutex<Leases>,
-    /// The last write worked. Only then a delivery may be forwarded before anything of it is written.
-    store_works: AtomicBool,
-}
-
-#[derive(Default)]
-struct Leases {
-    /// By key, with the end.
-    until: HashMap<[u8; 32], Timestamp>,
-    /// Those that lapsed are cleared away once there are so many.
-    sweep_at: usize,
-}
-
-/// Leases of a delivery. They end with this, unless `outlasts`.
-struct Leased {
-    under_way: UnderWay,
-    keys: Vec<[u8; 32]>,
-    until: Timestamp,
-    outlasts: bool,
-}
-
-/// From how many leases on those that lapsed are cleared away.
-const SWEEP_FROM: usize = 1024;
-
-impl UnderWay {
-    fn leases(&self) -> MutexGuard<'_, Leases> {
-        self.0.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes all keys, or none where one of them is under way.
-    fn lease(&self, keys: &[[u8; 32]], until: Timestamp, now: Timestamp) -> Result<Leased, Rejection> {
-        let mut leases = self.leases();
-        if keys.iter().any(|key| leases.until.get(key).is_some_and(|until| *until > now)) {
-            return Err(in_flight());
-        }
-        if leases.until.len() >= leases.sweep_at.max(SWEEP_FROM) {
-            leases.until.retain(|_, until| *until > now);
-            leases.sweep_at = leases.until.len() * 2;
-        }
-        leases.until.extend(keys.iter().map(|key| (*key, until)));
-        drop(leases);
-        Ok(Leased { under_way: self.clone(), keys: keys.to_vec(), until, outlasts: false })
-    }
-
-    fn store_works(&self) -> bool {
-        self.0.store_works.load(Ordering::Relaxed)
-    }
-
-    fn set_store_works(&self, works: bool) {
-        self.0.store_works.store(works, Ordering::Relaxed);
-    }
-}
-
-impl Leased {
-    /// Remembers here what the store does not: the next are not forwarded before it works again, so these are few.
-    fn keep_until(mut self, until: Timestamp) {
-        self.outlasts = true;
-        self.under_way.leases().until.extend(self.keys.iter().map(|key| (*key, until)));
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        if self.outlasts {
-            return;
-        }
-        let mut leases = self.under_way.leases();
-        for key in &self.keys {
-            // One that lapsed may be another's by now.
-            if leases.until.get(key) == Some(&self.until) {
-                leases.until.remove(key);
-            }
-        }
-    }
-}
-
-impl std::fmt::Debug for Leased {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Leased").field("until", &self.until).field("outlasts", &self.outlasts).finish_non_exhaustive()
-    }
-}
-
 impl std::fmt::Debug for Replay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Replay")
@@ -193,7 +107,7 @@ impl std::fmt::Debug for Replay {
 #[must_use = "a reservation is committed or released"]
 pub struct Reservation {
     replay: Replay,
-    held: Vec<Held>,
+    claimed: Vec<Claimed>,
     window: Duration,
     /// It is reserved in the store.
     in_store: bool,
@@ -202,7 +116,7 @@ pub struct Reservation {
 }
 
 #[derive(Debug)]
-struct Held {
+struct Claimed {
     key: [u8; 32],
     /// Its record as it stands; none before the first write.
     version: Option<u64>,
@@ -210,7 +124,7 @@ struct Held {
     before: Option<Committed>,
 }
 
-impl Held {
+impl Claimed {
     /// How often it was taken once more, with this time.
     fn again(&self) -> u8 {
         self.before.map_or(0, |before| before.again.saturating_add(1))
@@ -270,36 +184,36 @@ impl Replay {
             false => Some(self.under_way.lease(&keys.keys, now + lease, now)?),
         };
         let in_store = leased.is_none() || !self.under_way.store_works();
-        let held = match in_store {
+        let claimed = match in_store {
             true => self.claim(keys, now, |_| (RESERVED.to_vec(), now + lease), |_| Vec::new()).await?.0,
             false => self.look(keys, now).await?,
         };
         if let Some(leased) = &mut leased {
             leased.outlasts = true;
         }
-        Ok(Reservation { replay: self.clone(), held, window: keys.window, in_store, leased })
+        Ok(Reservation { replay: self.clone(), claimed, window: keys.window, in_store, leased })
     }
 
     /// What a delivery was before, unless it must not be taken again.
-    async fn look(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<Held>, Rejection> {
+    async fn look(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<Claimed>, Rejection> {
         let wanted = keys.keys.iter().map(|key| key.to_vec()).collect();
         let found = self.store.get_all(Table::Deliveries, wanted, now).await.map_err(unavailable)?;
-        let mut held: Vec<Held> = Vec::with_capacity(keys.keys.len());
+        let mut claimed: Vec<Claimed> = Vec::with_capacity(keys.keys.len());
         for (key, twin) in keys.keys.iter().zip(found) {
-            held.push(Held { key: *key, version: None, before: None });
+            claimed.push(Claimed { key: *key, version: None, before: None });
             if twin.is_none() {
                 continue;
             }
-            let reopened = keys.may_reopen(Some(&held), twin.as_ref(), now);
-            match (held.last_mut(), reopened) {
-                (Some(held), Some((version, before))) => {
-                    held.version = Some(version);
-                    held.before = Some(before);
+            let reopened = keys.may_reopen(Some(&claimed), twin.as_ref(), now);
+            match (claimed.last_mut(), reopened) {
+                (Some(claimed), Some((version, before))) => {
+                    claimed.version = Some(version);
+                    claimed.before = Some(before);
                 }
                 _ => return Err(refuse_twin(twin.as_ref())),
             }
         }
-        Ok(held)
+        Ok(claimed)
     }
 
     async fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> Result<WrittenAll, StoreError> {
@@ -322,11 +236,11 @@ impl Replay {
             true => None,
             false => Some(self.under_way.lease(&keys.keys, now + TAKE_LEASE, now)?),
         };
-        let committed = |held: &Held| (Committed { at: now, again: held.again() }.encode(), now + keys.window);
-        let name = |held: &[Held]| sha256(&[&once(held), &now.as_millis().to_be_bytes()]);
-        let (held, versions) = self.claim(keys, now, committed, |held| more(&name(held))).await?;
+        let committed = |claimed: &Claimed| (Committed { at: now, again: claimed.again() }.encode(), now + keys.window);
+        let name = |claimed: &[Claimed]| sha256(&[&once(claimed), &now.as_millis().to_be_bytes()]);
+        let (claimed, versions) = self.claim(keys, now, committed, |claimed| more(&name(claimed))).await?;
         drop(leased);
-        Ok((name(&held), versions))
+        Ok((name(&claimed), versions))
     }
 
     /// Writes all keys, or none where one of them is taken. `value` says what and until when.
@@ -334,25 +248,26 @@ impl Replay {
         &self,
         keys: &ReplayKeys,
         now: Timestamp,
-        value: impl Fn(&Held) -> (Vec<u8>, Timestamp),
-        more: impl Fn(&[Held]) -> Vec<Put>,
-    ) -> Result<(Vec<Held>, Vec<u64>), Rejection> {
-        let mut held: Vec<Held> = keys.keys.iter().map(|key| Held { key: *key, version: None, before: None }).collect();
+        value: impl Fn(&Claimed) -> (Vec<u8>, Timestamp),
+        more: impl Fn(&[Claimed]) -> Vec<Put>,
+    ) -> Result<(Vec<Claimed>, Vec<u64>), Rejection> {
+        let mut claimed: Vec<Claimed> =
+            keys.keys.iter().map(|key| Claimed { key: *key, version: None, before: None }).collect();
         loop {
-            let mut puts: Vec<Put> = held.iter().map(|held| held.put(value(held))).collect();
-            puts.extend(more(&held));
+            let mut puts: Vec<Put> = claimed.iter().map(|claimed| claimed.put(value(claimed))).collect();
+            puts.extend(more(&claimed));
             match self.put_all(puts, now).await.map_err(unavailable)? {
                 WrittenAll::Done(mut versions) => {
-                    let further = versions.split_off(held.len().min(versions.len()));
-                    held.iter_mut().zip(versions).for_each(|(held, version)| held.version = Some(version));
-                    return Ok((held, further));
+                    let further = versions.split_off(claimed.len().min(versions.len()));
+                    claimed.iter_mut().zip(versions).for_each(|(claimed, version)| claimed.version = Some(version));
+                    return Ok((claimed, further));
                 }
                 WrittenAll::Conflict { index, found } => {
-                    let reopened = keys.may_reopen(held.get(..=index), found.as_ref(), now);
-                    match (held.get_mut(index), reopened) {
-                        (Some(held), Some((version, before))) => {
-                            held.version = Some(version);
-                            held.before = Some(before);
+                    let reopened = keys.may_reopen(claimed.get(..=index), found.as_ref(), now);
+                    match (claimed.get_mut(index), reopened) {
+                        (Some(claimed), Some((version, before))) => {
+                            claimed.version = Some(version);
+                            claimed.before = Some(before);
                         }
                         (Some(_), None) => return Err(refuse_twin(found.as_ref())),
                         // What goes with it is there already.
@@ -365,9 +280,9 @@ impl Replay {
 }
 
 /// See [`Once`].
-fn once(held: &[Held]) -> [u8; 32] {
-    match held.first() {
-        Some(held) => sha256(&[&held.key, &[held.again()]]),
+fn once(claimed: &[Claimed]) -> [u8; 32] {
+    match claimed.first() {
+        Some(claimed) => sha256(&[&claimed.key, &[claimed.again()]]),
         None => sha256(&[]),
     }
 }
@@ -382,14 +297,15 @@ fn unavailable(error: StoreError) -> Rejection {
 
 impl Reservation {
     pub fn once(&self) -> Once {
-        Once { id: once(&self.held), window: Some(self.window) }
+        Once { id: once(&self.claimed), window: Some(self.window) }
     }
 
     /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended, or where no
     /// other process uses the store, once this one has.
     pub async fn commit(mut self, now: Timestamp) -> Result<(), StoreError> {
         let window = self.window;
-        let written = self.write(now, |held| (Committed { at: now, again: held.again() }.encode(), now + window)).await;
+        let written =
+            self.write(now, |claimed| (Committed { at: now, again: claimed.again() }.encode(), now + window)).await;
         match (self.leased.take(), &written) {
             (Some(leased), Err(_)) => leased.keep_until(now + window),
             (leased, _) => end(leased),
@@ -403,7 +319,7 @@ impl Reservation {
         let written = match self.in_store {
             false => Ok(()),
             true => {
-                self.write(now, |held| match held.before {
+                self.write(now, |claimed| match claimed.before {
                     None => (RESERVED.to_vec(), Timestamp::default()),
                     Some(before) => (before.encode(), now + window),
                 })
@@ -415,10 +331,14 @@ impl Reservation {
     }
 
     /// Writes only what is still ours, so that one whose lease ended does not undo its successor.
-    async fn write(&mut self, now: Timestamp, value: impl Fn(&Held) -> (Vec<u8>, Timestamp)) -> Result<(), StoreError> {
-        let mut ours = std::mem::take(&mut self.held);
+    async fn write(
+        &mut self,
+        now: Timestamp,
+        value: impl Fn(&Claimed) -> (Vec<u8>, Timestamp),
+    ) -> Result<(), StoreError> {
+        let mut ours = std::mem::take(&mut self.claimed);
         while !ours.is_empty() {
-            let puts = ours.iter().map(|held| held.put(value(held))).collect();
+            let puts = ours.iter().map(|claimed| claimed.put(value(claimed))).collect();
             match self.replay.put_all(puts, now).await? {
                 WrittenAll::Done(_) => break,
                 WrittenAll::Conflict { index, .. } => drop(ours.remove(index)),
@@ -451,7 +371,7 @@ fn duplicate() -> Rejection {
 
 /// The short text for a delivery that has no id of its own.
 pub(super) fn body_id(body_sha256: &[u8; 32]) -> Arc<str> {
-    body_sha256.iter().fold("sha256-".to_owned(), |text, byte| text + &format!("{byte:02x}")).into()
+    format!("sha256-{}", HEXLOWER.encode(body_sha256)).into()
 }
 
 #[cfg(test)]

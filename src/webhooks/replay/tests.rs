@@ -1,4 +1,4 @@
-use super::*;
+use super::{under_way::SWEEP_FROM, *};
 use crate::webhooks::testing::MemoryStore;
 
 const LEASE: Duration = Duration::from_secs(60);
