@@ -3,7 +3,7 @@
 
 use url::Url;
 
-use crate::config::raw::{self, Algorithm, Preset};
+use crate::config::raw::{self, Algorithm, Preset, Prompt};
 
 /// How a provider differs from what the specifications say, as far as that concerns a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct LoginQuirks {
     pub logout: Logout,
     /// The values of `acr` that ask for more than one factor.
     pub mfa: &'static [&'static str],
+    /// The `prompt` that has people authenticate though they are signed in there, or what comes nearest to it.
+    pub anew: Prompt,
 }
 
 /// How a browser ends its session at the provider.
@@ -32,8 +34,14 @@ pub enum Logout {
 
 impl LoginQuirks {
     pub const fn of(preset: Option<Preset>) -> Self {
-        let usual =
-            Self { scopes: &[], parameters: &[], domain_hint: "domain_hint", logout: Logout::RpInitiated, mfa: &[] };
+        let usual = Self {
+            scopes: &[],
+            parameters: &[],
+            domain_hint: "domain_hint",
+            logout: Logout::RpInitiated,
+            mfa: &[],
+            anew: Prompt::Login,
+        };
         match preset {
             None | Some(Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes | Preset::Doorward) => usual,
             Some(Preset::Okta) => Self {
@@ -50,18 +58,19 @@ impl LoginQuirks {
                 ..usual
             },
             Some(Preset::Cognito) => Self { scopes: &["profile", "email"], logout: Logout::Cognito, ..usual },
-            // No scope gives a refresh token here, a parameter does.
+            // No scope gives a refresh token here, a parameter does; and `prompt=login` is an error.
             Some(Preset::Google) => Self {
                 scopes: &["profile", "email"],
                 parameters: &[("access_type", "offline")],
                 domain_hint: "hd",
+                anew: Prompt::SelectAccount,
                 ..usual
             },
             Some(Preset::Zitadel) => {
                 Self { scopes: &["profile", "email", "offline_access", "urn:zitadel:iam:org:project:roles"], ..usual }
             }
             // Beside `read:org`, without which nothing is told of the organisation.
-            Some(Preset::GithubOauth) => Self { scopes: &["user:email"], ..usual },
+            Some(Preset::GithubOauth) => Self { scopes: &["user:email"], anew: Prompt::SelectAccount, ..usual },
             // Whether there is a refresh token is a setting of the application.
             Some(Preset::Ping) => Self { scopes: &["profile", "email"], ..usual },
         }

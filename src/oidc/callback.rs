@@ -60,7 +60,7 @@ impl Login {
             return (Err(failure), None);
         };
         let (return_to, name) = (flow.return_to.clone(), flow.issuer.clone());
-        let steps_up = flow.needed.is_some();
+        let needed = flow.needed.clone();
         let provider = self.provider(&name).filter(|provider| provider.issuer() == flow.issuer_url);
         let issuer = provider.map(|provider| Arc::clone(provider.name()));
         let result = match self.accept(request, &parameters, &state, flow, provider).await {
@@ -74,10 +74,12 @@ impl Login {
                 Ok(response)
             }
             Err(mut failure) => {
+                // The provider knows the person now, and would send them back as it did.
+                failure.retry = failure.too_weak.then(|| choice::start_anew(&name, needed.as_ref(), &return_to));
                 failure.return_to = return_to;
                 failure.cookies.push(over);
                 // The session that there is leads to the rule that it does not do for.
-                failure.signed_in = !steps_up && self.is_signed_in(request).await;
+                failure.signed_in = needed.is_none() && self.is_signed_in(request).await;
                 Err(failure)
             }
         };
@@ -378,6 +380,7 @@ impl Login {
 fn too_weak(failure: Failure) -> Failure {
     let mut failure = failure.titled(StatusCode::FORBIDDEN, "The provider did not authenticate you as it was asked to");
     failure.text = "Sign in again, there with what is asked for (such as a second factor).".into();
+    failure.too_weak = true;
     failure
 }
 

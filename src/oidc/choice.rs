@@ -77,9 +77,14 @@ pub(super) fn start(issuer: &str, needed: Option<&NeededLogin>, return_to: &str)
     way("/oauth2/start", issuer, needed, return_to)
 }
 
+/// The same, where the person has to authenticate though the provider may know them.
+pub(super) fn start_anew(issuer: &str, needed: Option<&NeededLogin>, return_to: &str) -> String {
+    way("/oauth2/start?prompt=login", issuer, needed, return_to)
+}
+
 /// An address of the login. The return address stands last, so that the script can add the fragment to it.
 pub(super) fn way(path: &str, issuer: &str, needed: Option<&NeededLogin>, return_to: &str) -> String {
-    let path = format!("{path}?");
+    let path = format!("{path}{}", if path.contains('?') { '&' } else { '?' });
     let begins = path.len();
     let mut query = form_urlencoded::Serializer::for_suffix(path, begins);
     query.append_pair("issuer", issuer);

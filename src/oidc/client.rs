@@ -26,6 +26,8 @@ pub struct Client {
     pub label: Option<Arc<str>>,
     pub wishes: Wishes,
     pub logout: Logout,
+    /// How the person is asked to authenticate though they may be signed in there.
+    pub anew: Prompt,
     /// Where the provider sends browsers back to, if that is said.
     pub redirect: Option<Redirect>,
 }
@@ -136,6 +138,7 @@ impl Client {
                 parameters,
             },
             logout: quirks.logout,
+            anew: quirks.anew,
             redirect: raw.redirect,
         })
     }

@@ -25,6 +25,10 @@ pub(super) struct Failure {
     pub cause: Option<Rejection>,
     /// Where a new login leads; or the page of the program that it is for, where it begins.
     pub return_to: String,
+    /// Whether the provider let the person in without what was asked of it.
+    pub too_weak: bool,
+    /// Where the next try begins, if not as any login does.
+    pub retry: Option<String>,
     /// Whether there is nothing to try again.
     is_final: bool,
     /// Whether the browser is signed in all the same, so that it can go on there at once.
@@ -60,6 +64,8 @@ impl Failure {
             detail: None,
             cause: None,
             return_to: "/".to_owned(),
+            too_weak: false,
+            retry: None,
             is_final: false,
             signed_in: false,
             cookies: Vec::new(),
@@ -110,7 +116,7 @@ impl Failure {
         // A login for a program begins at the page that asks, and signs nobody in in this browser.
         let is_of_program = program::is_page(&self.return_to);
         let start = || format!("/oauth2/start?rd={}", encode(&self.return_to));
-        let retry = if is_of_program { self.return_to.clone() } else { start() };
+        let retry = if is_of_program { self.return_to.clone() } else { self.retry.unwrap_or_else(start) };
         let mut response = pages::html(
             self.status,
             &pages::login_error(&LoginErrorView {

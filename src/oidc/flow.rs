@@ -113,6 +113,16 @@ impl Flow {
         configured.into_iter().chain(self.needed.as_ref().and_then(NeededLogin::max_age)).min()
     }
 
+    /// Whether the person has to authenticate though the provider knows them, for what is needed. It is asked for more than one
+    /// factor by a class; without one, it would send back at once whoever came in with a password a moment ago. Nor does the page
+    /// of a program lead to a second try that asks for more than the first.
+    pub fn begins_anew(&self, client: &Client) -> bool {
+        let Some(needed) = &self.needed else { return false };
+        let asked = self.acr_values(client);
+        let asks_by_class = client.wishes.mfa_acr_values.iter().any(|class| asked.contains(class));
+        self.program.is_some() || (needed.mfa.is_some() && !asks_by_class)
+    }
+
     /// Classes to ask the provider for: those that are needed, and the provider's own for more than one factor where that is;
     /// of both, only what the configuration accepts, as anybody may have written the address that a login begins at. All that it
     /// accepts where nothing is left.

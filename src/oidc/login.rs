@@ -59,6 +59,14 @@ pub struct LoginRequest<'a> {
     pub left_out: &'a [Arc<str>],
 }
 
+/// What a login has to be, beyond what the configuration asks for.
+pub(super) struct Wanted {
+    /// What it must bring.
+    pub needed: Option<NeededLogin>,
+    /// The person has to authenticate though the provider may know them.
+    pub anew: bool,
+}
+
 /// Where a browser without a session is sent to. A redirect to the provider would take the fragment of the address there,
 /// and lose it; this page is what keeps it.
 const CONTINUE: &str = "/oauth2/continue";
@@ -198,20 +206,20 @@ impl Login {
             }
             (Some(name), _) => self.chosen(name, request)?,
         };
-        self.begin(provider, request, &return_to, needed(&parameters), None).await.map_err(|mut failure| {
+        let wanted = Wanted { needed: needed(&parameters), anew: parameters.get("prompt") == Some("login") };
+        self.begin(provider, request, &return_to, wanted, None).await.map_err(|mut failure| {
             failure.return_to = return_to;
             failure
         })
     }
 
-    /// Sends the browser to the provider, for itself or for a program on its machine. `needed` is what the login must bring
-    /// besides.
+    /// Sends the browser to the provider, for itself or for a program on its machine.
     pub(super) async fn begin(
         &self,
         provider: &Arc<dyn Provider>,
         request: LoginRequest<'_>,
         return_to: &str,
-        needed: Option<NeededLogin>,
+        wanted: Wanted,
         program: Option<Program>,
     ) -> Result<Response<Bytes>, Failure> {
         let internal = || Failure::new(Outcome::internal, "The sign-in could not begin. Try again.");
@@ -234,11 +242,12 @@ impl Login {
             verifier: verifier.into_secret(),
             return_to: return_to.to_owned(),
             attempt: made.saturating_add(1),
-            needed,
+            needed: wanted.needed,
             program,
         };
+        let anew = wanted.anew || flow.begins_anew(provider.client());
         let line = flow.to_cookie(keys, &state).ok_or_else(internal)?;
-        let url = authorization_url(&**provider, &metadata, request.origin, &flow, &state, challenge);
+        let url = authorization_url(&**provider, &metadata, request.origin, &flow, &state, challenge, anew);
         let url = url.ok_or_else(internal)?;
         self.0.metrics.begun();
         let mut response = redirect(url.as_str());
@@ -336,6 +345,7 @@ fn authorization_url(
     flow: &Flow,
     state: &State,
     challenge: PkceCodeChallenge,
+    anew: bool,
 ) -> Option<Url> {
     let us = provider.client();
     let issuer = IssuerUrl::new(provider.issuer().to_owned()).ok()?;
@@ -354,7 +364,8 @@ fn authorization_url(
         .add_scopes(scopes.map(|scope| Scope::new(scope.to_string())))
         .set_pkce_challenge(challenge);
     let Wishes { prompt, login_hint, max_age, parameters, .. } = &us.wishes;
-    if let Some(prompt) = prompt {
+    // One of the two: not every provider takes both.
+    if let Some(prompt) = anew.then_some(us.anew).or(*prompt) {
         asked = asked.add_prompt(match prompt {
             Prompt::Login => CoreAuthPrompt::Login,
             Prompt::Consent => CoreAuthPrompt::Consent,

@@ -112,6 +112,7 @@ impl ScriptedProvider {
                 label: None,
                 wishes: Wishes::default(),
                 logout: Logout::RpInitiated,
+                anew: raw::Prompt::Login,
                 redirect: None,
             },
             metadata: Mutex::new(None),

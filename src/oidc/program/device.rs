@@ -22,7 +22,7 @@ use super::{
         Login, LoginRequest, Outcome,
         failure::Failure,
         flow::LIFETIME,
-        login::{encode, host, parse, store_failed},
+        login::{Wanted, encode, host, parse, store_failed},
         logout::display_name,
     },
     Asker, Grant, Program, UserCode, from_our_page,
@@ -183,8 +183,8 @@ impl Login {
         }
         if let Some(issuer) = parameters.get("issuer") {
             let provider = self.chosen(issuer, request)?;
-            let needed = waiting.asker.needed;
-            return self.begin(provider, request, PATH, needed, Some(Program::Device(code))).await;
+            let wanted = Wanted { needed: waiting.asker.needed, anew: false };
+            return self.begin(provider, request, PATH, wanted, Some(Program::Device(code))).await;
         }
         self.ask_for_device(request, &code, &waiting).await
     }

@@ -15,7 +15,7 @@ use super::{
     super::{
         Login, LoginRequest, Outcome,
         failure::Failure,
-        login::{encode, host, parse, store_failed},
+        login::{Wanted, encode, host, parse, store_failed},
         logout::display_name,
         parameters::Parameters,
     },
@@ -150,9 +150,9 @@ impl Login {
         let begun = async {
             from_our_page(request)?;
             let parameters = parse(request)?;
-            let needed = program.asker.needed.clone();
+            let wanted = Wanted { needed: program.asker.needed.clone(), anew: false };
             let provider = self.chosen(parameters.get("issuer").unwrap_or_default(), request)?;
-            self.begin(provider, request, &return_to, needed, Some(Program::Loopback(program))).await
+            self.begin(provider, request, &return_to, wanted, Some(Program::Loopback(program))).await
         };
         begun.await.map_err(|failure| failure.back_to(&return_to))
     }

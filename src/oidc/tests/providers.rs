@@ -52,7 +52,8 @@ async fn what_a_login_asks_for_is_sent_and_looked_at() {
         assert_eq!(response.status(), status, "{row}: {}", body(&response));
         if status == StatusCode::FORBIDDEN {
             assert!(body(&response).contains("did not authenticate you as it was asked to"), "{row}");
-            assert!(body(&response).contains("/oauth2/start?rd=%2Fruns"), "{row}: no way to go on");
+            let again = "/oauth2/start?prompt=login&amp;issuer=corp&amp;rd=%2Fruns";
+            assert!(body(&response).contains(again), "{row}: no way to go on");
         }
     }
     let mut plain = asking(|_| ()).await;
@@ -186,6 +187,40 @@ async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_wit
     // Now there is nothing to ask for.
     let page = browser.get(&way).await;
     assert_eq!(location(&page), "/deploy?to=production");
+}
+
+/// A provider that knows the person sends them back at once, where their login is young enough for `max_age`.
+#[tokio::test]
+async fn who_lacks_a_factor_is_asked_for_it_though_their_login_is_young() {
+    for (row, classes, prompt) in
+        [("no class asks for it", [].as_slice(), Some("login")), ("a class", ["two"].as_slice(), None)]
+    {
+        let mut browser = asking(|client| {
+            client.wishes.prompt = Some(Prompt::SelectAccount);
+            client.wishes.mfa_acr_values = classes.iter().map(ToString::to_string).collect();
+        })
+        .await;
+        let start = "/oauth2/start?issuer=corp&mfa=900&rd=%2Fdeploy";
+        let sent = browser.depart_from(start).await;
+        assert_eq!(sent.parameters["prompt"], prompt.unwrap_or("select_account"), "{row}");
+        let now = browser.fixture.shared.clock.now().as_secs();
+        browser.script(|script| {
+            let claims = script.claims.as_mut().unwrap();
+            (claims["auth_time"], claims["amr"]) = (now.into(), json!(["pwd"]));
+        });
+        let refused = browser.get(&sent.good()).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{row}: {}", body(&refused));
+        // What is needed is not forgotten, and this time the person is asked.
+        let again = "/oauth2/start?prompt=login&issuer=corp&mfa=900&rd=%2Fdeploy";
+        assert!(body(&refused).contains(&again.replace('&', "&amp;")), "{row}: {}", body(&refused));
+        let sent = browser.depart_from(again).await;
+        assert_eq!((&*sent.parameters["prompt"], &*sent.parameters["max_age"]), ("login", "900"), "{row}");
+        // A login that needs nothing besides is as the configuration says.
+        assert_eq!(browser.depart("/").await.parameters["prompt"], "select_account", "{row}");
+    }
+    let mut google = asking(|client| client.anew = Prompt::SelectAccount).await;
+    let sent = google.depart_from("/oauth2/start?prompt=login").await;
+    assert_eq!(sent.parameters["prompt"], "select_account", "Google takes no other");
 }
 
 /// Whoever writes the address of a login asks for more than one factor, and with that for no class that the configuration does
