@@ -17,7 +17,9 @@ use super::{
     flow::{self, Flow, State},
     parameters::Parameters,
     program::{self, Program},
-    redirect as address, return_to, unsent,
+    redirect as address,
+    return_to::{self, ReturnTo},
+    unsent,
 };
 use crate::{
     authn::{NeededLogin, Whose},
@@ -168,14 +170,15 @@ impl Login {
 
     async fn go_on(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
-        let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
+        let ReturnTo { address: return_to, is_elsewhere } = return_to::of(request.origin, parameters.get("rd"));
         let needed = needed(&parameters);
         if let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
             let now = self.0.sessions.now();
             let lacks = needed.as_ref().is_some_and(|needed| needed.missing(&session.principal.login, now).is_some());
             // Another tab was quicker.
             if !lacks {
-                return Ok(redirect(&return_to));
+                // The browser adds the fragment of this page to an address without one (Fetch section 4.4).
+                return Ok(redirect(if is_elsewhere { "/#" } else { &return_to }));
             }
         }
         let host = host(request.origin);
@@ -190,8 +193,13 @@ impl Login {
                 name: &choice::label(&**provider),
                 href: &choice::start(provider.name(), needed.as_ref(), &return_to),
                 others: several.then(|| format!("/oauth2/sign_in?rd={}", encode(&return_to))).as_deref(),
+                keeps_fragment: !is_elsewhere,
             }),
-            None => pages::sign_in(&SignInView { host, choices: &self.sign_in_choices(request, &return_to) }),
+            None => pages::sign_in(&SignInView {
+                host,
+                choices: &self.sign_in_choices(request, &return_to),
+                keeps_fragment: !is_elsewhere,
+            }),
         };
         Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
     }
@@ -280,7 +288,7 @@ impl Login {
     /// that address in some text.
     async fn sign_in(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
-        let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
+        let ReturnTo { address: return_to, is_elsewhere } = return_to::of(request.origin, parameters.get("rd"));
         let site = request.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
         let wanted = matches!(site, None | Some(b"none" | b"same-origin"))
             && csrf::is_navigation(request.method, request.headers);
@@ -288,7 +296,11 @@ impl Login {
         if held && let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
             self.0.sessions.end(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
         }
-        let view = SignInView { host: host(request.origin), choices: &self.sign_in_choices(request, &return_to) };
+        let view = SignInView {
+            host: host(request.origin),
+            choices: &self.sign_in_choices(request, &return_to),
+            keeps_fragment: !is_elsewhere,
+        };
         let mut response = pages::html(StatusCode::OK, &pages::sign_in(&view), &self.0.brand);
         if held {
             for line in [cookie::delete(cookie::SESSION), attempts::forget()] {

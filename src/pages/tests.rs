@@ -85,7 +85,16 @@ fn pages() -> Vec<(&'static str, Page)> {
     vec![
         ("sessions", sessions(&own, Some(2))),
         ("sessions-one", sessions(&own[..1], Some(0))),
-        ("going-to-sign-in", going_to_sign_in(&GoingView { host, name: "Corp", href: &choices[0].href, others: None })),
+        (
+            "going-to-sign-in",
+            going_to_sign_in(&GoingView {
+                host,
+                name: "Corp",
+                href: &choices[0].href,
+                others: None,
+                keeps_fragment: true,
+            }),
+        ),
         (
             "going-to-the-last",
             going_to_sign_in(&GoingView {
@@ -93,6 +102,7 @@ fn pages() -> Vec<(&'static str, Page)> {
                 name: "Corp",
                 href: &choices[0].href,
                 others: Some("/oauth2/sign_in"),
+                keeps_fragment: true,
             }),
         ),
         ("program-done", program_done(&ProgramDoneView { outcome: Ok("alice@example.com") })),
@@ -120,8 +130,8 @@ fn pages() -> Vec<(&'static str, Page)> {
         ),
         ("unsent", unsent(&UnsentView { request: "POST /deploy", back: Some("/deploy/form?env=prod") })),
         ("unsent-somewhere", unsent(&UnsentView { request: "POST /deploy", back: None })),
-        ("sign-in", sign_in(&SignInView { host, choices: &choices })),
-        ("sign-in-one", sign_in(&SignInView { host, choices: &choices[..1] })),
+        ("sign-in", sign_in(&SignInView { host, choices: &choices, keeps_fragment: true })),
+        ("sign-in-one", sign_in(&SignInView { host, choices: &choices[..1], keeps_fragment: true })),
         (
             "denied",
             denied_page(
@@ -262,8 +272,14 @@ fn whatever_is_shown_is_escaped() {
     let hostile = Listed { session: HOSTILE.to_owned(), origin: HOSTILE.to_owned(), ..listed(HOSTILE, "::1") };
     let own = [OwnSession { listed: &hostile, current: false }];
     for page in [
-        sign_in(&SignInView { host: HOSTILE, choices: &choices }),
-        going_to_sign_in(&GoingView { host: HOSTILE, name: HOSTILE, href: HOSTILE, others: Some(HOSTILE) }),
+        sign_in(&SignInView { host: HOSTILE, choices: &choices, keeps_fragment: true }),
+        going_to_sign_in(&GoingView {
+            host: HOSTILE,
+            name: HOSTILE,
+            href: HOSTILE,
+            others: Some(HOSTILE),
+            keeps_fragment: true,
+        }),
         program(&ProgramView {
             host: HOSTILE,
             machine: HOSTILE,

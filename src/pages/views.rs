@@ -11,6 +11,8 @@ pub struct SignInView<'a> {
     /// The host that the person wants to reach.
     pub host: &'a str,
     pub choices: &'a [Choice],
+    /// Whether the fragment of the page's address belongs to where the login leads.
+    pub keeps_fragment: bool,
 }
 
 /// A provider to sign in with.
@@ -33,7 +35,7 @@ pub fn sign_in(view: &SignInView<'_>) -> Page {
             nav aria-label="Providers" {
                 ul class="choices" {
                     @for choice in view.choices {
-                        li { a class="button" data-return href=(choice.href) {
+                        li { a class="button" data-return[view.keeps_fragment] href=(choice.href) {
                             "Continue with " strong { (choice.name) }
                             @if choice.used_last { " " span class="last" { "used last" } }
                         } }
@@ -54,19 +56,21 @@ pub struct GoingView<'a> {
     pub href: &'a str,
     /// A link to the choice, where there are others.
     pub others: Option<&'a str>,
+    /// Whether the fragment of the page's address belongs to where the login leads.
+    pub keeps_fragment: bool,
 }
 
 /// Seen for a moment, or longer where neither script nor refresh is allowed.
 pub fn going_to_sign_in(view: &GoingView<'_>) -> Page {
-    let GoingView { name, href, .. } = *view;
+    let GoingView { name, href, keeps_fragment, .. } = *view;
     let head = html! { noscript { meta http-equiv="refresh" content=(format!("0;url={href}")); } };
     let main = html! {
         (sign(Tone::Plain))
         h1 { "Taking you to sign in" }
         p class="lead" { "to continue to " strong class="host" { (view.host) } }
         p class="actions" {
-            a class="button" data-return data-next href=(href) { "Continue with " strong { (name) } }
-            @if let Some(href) = view.others { a data-return href=(href) { "Sign in another way" } }
+            a class="button" data-return[keeps_fragment] data-next href=(href) { "Continue with " strong { (name) } }
+            @if let Some(href) = view.others { a data-return[keeps_fragment] href=(href) { "Sign in another way" } }
         }
     };
     Page::new("Taking you to sign in", Tone::Plain, main).with_head(head).with_script()

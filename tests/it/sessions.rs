@@ -146,7 +146,7 @@ async fn no_return_address_is_kept_by_a_page_of_a_login_or_followed_by_who_is_si
                 }
             }
             let on = get("/oauth2/continue", address, &[&cookie]).await;
-            assert_eq!((on.status, on.header("location")), (303, Some("/")), "{class}: {address:?}");
+            assert_eq!((on.status, on.header("location")), (303, Some("/#")), "{class}: {address:?}");
         }
     }
     // The twin: a good one is kept, and followed.

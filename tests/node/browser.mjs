@@ -647,7 +647,7 @@ const scenarios = {
         await page.goto(begin, options.begin === 'sign_in' ? {} : { waitUntil: 'commit' });
         if (options.begin === 'sign_in') {
           // By the page itself: what a pointer hits depends on when the page was painted.
-          await page.$eval('a[data-return]', (link) => link.click());
+          await page.$eval('a[href^="/oauth2/start"]', (link) => link.click());
         }
         await page.waitForURL((url) => !url.pathname.startsWith('/oauth2/'), { waitUntil: 'commit' });
         ended[index] = page.url();

@@ -50,7 +50,26 @@ async fn path_query_and_fragment_survive() {
     assert_eq!(location(&response), "/runs?a=b#/namespaces/ci?x=1");
     // Another tab was quicker.
     assert_eq!(location(&browser.get("/oauth2/continue?rd=%2Fother").await), "/other");
-    assert_eq!(location(&browser.get("/oauth2/continue?rd=%2F%2Fevil.com").await), "/");
+    // The fragment stays here, as the browser takes it along to an address that has none.
+    assert_eq!(location(&browser.get("/oauth2/continue?rd=%2F%2Fevil.com").await), "/#");
+}
+
+#[tokio::test]
+async fn the_fragment_of_a_page_that_is_not_kept_is_put_on_no_other() {
+    let mut browser = Browser::new().await;
+    let long = "a".repeat(1600);
+    let target = browser.challenge(&Method::GET, &format!("/{long}"), None, &NAVIGATION).unwrap();
+    for address in [&*target, &format!("/oauth2/sign_in?rd=/{long}")] {
+        let page = browser.get(address).await;
+        assert!(body(&page).contains("rd=%2F\""), "{}", body(&page));
+        assert!(!body(&page).contains("data-return "), "{}", body(&page));
+    }
+    let kept = browser.challenge(&Method::GET, "/page/x%20y", Some("q=1"), &NAVIGATION).unwrap();
+    let page = browser.get(&kept).await;
+    assert!(
+        body(&page)
+            .contains("data-return data-next href=\"/oauth2/start?issuer=corp&amp;rd=%2Fpage%2Fx%2520y%3Fq%3D1\"")
+    );
 }
 
 #[tokio::test]
