@@ -254,8 +254,8 @@ fn ambiguous(what: impl Into<String>) -> Rejection {
 fn unsaid(proxy: ForwardAuth, what: &str) -> Rejection {
     let fix = match proxy {
         ForwardAuth::Nginx => {
-            "set `X-Original-Method $request_method`, `X-Original-URI $request_uri` and `Host $http_host` in the \
-             location that asks"
+            "set `X-Original-Method $request_method`, `X-Original-URI $request_uri` and `Host $host` (at another port than 443 \
+             `$host:$server_port`) in the location that asks"
         }
         ForwardAuth::Traefik => "ask with the `forwardAuth` middleware, without `trustForwardHeader`",
         ForwardAuth::Envoy => "ask with `path_prefix: /oauth2/auth`",

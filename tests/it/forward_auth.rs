@@ -63,11 +63,15 @@ impl World {
 fn the_recipe_for_nginx_is_the_one_that_is_tested() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let guide = include_str!("../../docs/migrate-from-oauth2-proxy.md");
-    let (_, recipe) = guide.split_once("```nginx\n").unwrap();
-    let (recipe, _) = recipe.split_once("```").unwrap();
     let tested = include_str!("forward_auth/nginx.conf");
     let tested = tested.replace("{upstream}", "http://app").replace("{doorward}", "doorward:8080");
-    assert!(words(&tested).contains(&words(recipe)), "{recipe}");
+    // It listens at a port that an address names.
+    let tested = tested.replace("$host:$server_port", "$host");
+    let recipes: Vec<&str> = guide.split("```nginx\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(recipes.len(), 2);
+    for recipe in recipes {
+        assert!(words(&tested).contains(&words(recipe)), "{recipe}");
+    }
 }
 
 /// nginx in front of the upstream, which asks Doorward.
@@ -86,6 +90,23 @@ async fn ask(nginx: &Nginx, lines: &[&str]) -> Answer {
     let mut raw = Raw::connect(nginx.address).await;
     raw.send(request(lines, b"")).await;
     raw.answer().await
+}
+
+/// nginx chooses its `server` by the request line where that names a host, and `$http_host` is what the header says all the same.
+#[tokio::test]
+async fn a_request_line_that_names_another_host_than_the_header_borrows_no_policy() {
+    let world = world("forward_auth: nginx").await;
+    let nginx = nginx(&world).await;
+    let port = nginx.address.port();
+    let (protected, open) = (format!("localhost:{port}"), format!("open.localhost:{port}"));
+    for (row, line, header, status) in
+        [("attack", &protected, &open, 401), ("the other way", &open, &protected, 200), ("the same", &open, &open, 200)]
+    {
+        let line = format!("GET http://{line}/page HTTP/1.1");
+        let answer = ask(&nginx, &[&line, &format!("Host: {header}")]).await;
+        assert_eq!(answer.status, status, "{row}: {}", answer.text());
+        assert_eq!(world.upstream.take().len(), usize::from(status == 200), "{row}");
+    }
 }
 
 /// peers:T10: a program that says to be a health check of a cloud or of the kubelet is let through nowhere.
@@ -143,6 +164,19 @@ async fn nginx_lets_through_what_the_policy_allows() {
     assert!(!came.head.contains("root"), "{}", came.head);
     world.upstream.take();
 
+    // Nor does the app get what the person signed in with, beside which other cookies stay.
+    let session = cookie.strip_prefix("Cookie: ").unwrap();
+    for (sent, passed) in [
+        (format!("a=1; {session}; b=2"), vec!["a=1; b=2"]),
+        (format!("a=1; {session}"), vec!["a=1;"]),
+        (format!("{session}; b=2"), vec!["b=2"]),
+        (session.to_owned(), vec![]),
+    ] {
+        assert_eq!(ask(&nginx, &["GET /page HTTP/1.1", &host_line, &format!("Cookie: {sent}")]).await.status, 200);
+        assert_eq!(world.upstream.only().all("cookie"), passed, "{sent}");
+        world.upstream.take();
+    }
+
     // The policy knows the method, whatever the client says that it is.
     let other = [&["DELETE /page HTTP/1.1", &host_line, &origin, &cookie], &forged[..]].concat();
     assert_eq!(ask(&nginx, &other).await.status, 403);
@@ -172,6 +206,8 @@ async fn nginx_lets_through_what_the_policy_allows() {
         assert_eq!(answer.status, status, "{row}: {}{}", answer.head, answer.text());
     }
 
+    let who = ask(&nginx, &["GET /.doorward/whoami HTTP/1.1", &host_line, &cookie]).await;
+    assert_eq!(who.status, 200, "{}", who.text());
     let who = ask(&nginx, &["GET /oauth2/userinfo HTTP/1.1", &host_line, &cookie]).await.json();
     assert_eq!(who["user"], "alice");
     assert_eq!(ask(&nginx, &["GET /oauth2/userinfo HTTP/1.1", &host_line]).await.status, 401);
