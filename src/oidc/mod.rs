@@ -49,6 +49,7 @@ pub use self::{
     metrics::{LoginMetrics, Outcome},
     provider::{Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken},
     refresh::{RefreshError, Refreshed, refresh},
+    unsent::page_of_form,
 };
 
 /// Where a person signs out.

@@ -36,6 +36,14 @@ struct Notice {
     back: Option<String>,
 }
 
+/// The page that a form was sent from, where the browser tells which one of this origin it is.
+pub fn page_of_form(origin: &Origin, headers: &HeaderMap) -> Option<String> {
+    let referer = Url::parse(headers.get(header::REFERER)?.to_str().ok()?).ok()?;
+    let ours = (referer.origin().ascii_serialization() == origin.as_str()).then_some(referer)?;
+    let address = ours.query().map_or_else(|| ours.path().to_owned(), |query| format!("{}?{query}", ours.path()));
+    return_to::check(origin, &address)
+}
+
 /// Where a form that was not sent leads to, to be told so after the login.
 pub(super) fn address(
     keys: &KeyRing,
@@ -45,11 +53,7 @@ pub(super) fn address(
     headers: &HeaderMap,
 ) -> Option<String> {
     let path: String = path.chars().take(MAX_PATH).collect();
-    let referer = headers.get(header::REFERER).and_then(|line| Url::parse(line.to_str().ok()?).ok());
-    let back = referer.filter(|url| url.origin().ascii_serialization() == origin.as_str()).and_then(|url| {
-        let address = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
-        return_to::check(origin, &address).filter(|address| address.len() <= MAX_BACK)
-    });
+    let back = page_of_form(origin, headers).filter(|address| address.len() <= MAX_BACK);
     let notice = Notice { request: format!("{} {path}", super::bounded(method.as_str())), back };
     let sealed = keys.seal(Purpose::Unsent, origin.as_str().as_bytes(), &serde_json::to_vec(&notice).ok()?)?;
     Some(format!("{PATH}?notice={}", encode(&BASE64_URL_SAFE_NO_PAD.encode(sealed))))

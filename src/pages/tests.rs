@@ -25,6 +25,7 @@ fn denied_page(rejection: &Rejection, why: &str, request: &str, who: &str) -> Pa
         who: Some(who),
         request_id: "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
         now: NOW,
+        step_up: None,
         sign_in: None,
     })
 }

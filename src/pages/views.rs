@@ -114,6 +114,8 @@ pub struct DeniedView<'a> {
     pub who: Option<&'a str>,
     pub request_id: &'a str,
     pub now: Timestamp,
+    /// A link to a login that has what the caller's lacks, where that is all that is missing.
+    pub step_up: Option<&'a str>,
     /// A link to sign in, where that helps.
     pub sign_in: Option<&'a str>,
 }
@@ -122,6 +124,7 @@ pub struct DeniedView<'a> {
 pub fn denied(view: &DeniedView<'_>) -> Page {
     let status = view.rejection.status();
     let title = match status.as_u16() {
+        401 if view.step_up.is_some() => "Please sign in again",
         401 => "Please sign in",
         403 => "You may not do this",
         404 => "There is nothing here",
@@ -155,9 +158,14 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
         @if status.as_u16() == 404 {
             p class="actions" { a href="/" { "To the start page" } }
         }
-        @if let Some(href) = view.sign_in {
-            @let label = if view.who.is_some() { "Sign in as somebody else" } else { "Sign in" };
-            p class="actions" { a class="button" href=(href) { (label) } }
+        @let label = if view.who.is_some() { "Sign in as somebody else" } else { "Sign in" };
+        @match (view.step_up, view.sign_in) {
+            (Some(step_up), other) => p class="actions" {
+                a class="button" href=(step_up) { "Sign in again" }
+                @if let Some(href) = other { a href=(href) { (label) } }
+            },
+            (None, Some(href)) => p class="actions" { a class="button" href=(href) { (label) } },
+            (None, None) => {}
         }
     };
     Page::new(title, Tone::Refused, main).of_request(view.request_id)

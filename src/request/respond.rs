@@ -14,6 +14,7 @@ use crate::{
     clock::Timestamp,
     config::raw::{RouteKind, Scheme},
     error::{Reason, Rejection},
+    oidc::page_of_form,
     pages::{self, Brand, DeniedView},
     sessions::csrf,
 };
@@ -23,7 +24,7 @@ use crate::{
 pub struct Manner {
     id: Uuid,
     /// Somebody looks at what comes back.
-    is_page: bool,
+    pub(super) is_page: bool,
     is_grpc: bool,
     /// Method and path, for people.
     request: String,
@@ -31,6 +32,10 @@ pub struct Manner {
     pub(super) is_program: bool,
     /// Where somebody who looks at a page comes back to after a login, if they do.
     pub(super) back: Option<String>,
+    /// The page of the form that was sent, if one was and that page is known.
+    pub(super) form: Option<String>,
+    /// Where a login begins that has what this one lacks, for the page of the refusal.
+    pub(super) step_up: Option<String>,
     /// By which scheme and port the client came, for where a challenge leads.
     reached: Reached,
     /// Once it is known.
@@ -51,6 +56,8 @@ impl Manner {
             is_program: headers.contains_key(header::AUTHORIZATION),
             request: String::new(),
             back: None,
+            form: None,
+            step_up: None,
             reached: Reached::default(),
             route: None,
             is_for_kubernetes: false,
@@ -68,6 +75,9 @@ impl Manner {
         self.request = format!("{method} {path}");
         self.back = csrf::is_navigation(method, request.headers())
             .then(|| request.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")));
+        if self.back.is_none() {
+            self.form = request.origin().and_then(|origin| page_of_form(&origin, request.headers()));
+        }
     }
 
     pub(super) fn resource_metadata(&self, host: &str) -> Option<String> {
@@ -180,6 +190,7 @@ fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
         who: asker.who,
         request_id: &id,
         now: asker.now,
+        step_up: asker.manner.step_up.as_deref(),
         sign_in: signs_in.then_some("/oauth2/sign_in"),
     };
     pages::html(rejection.status(), &pages::denied(&view), asker.brand)

@@ -10,13 +10,14 @@ use crate::{
     oidc::{Login, redirect_to},
 };
 
-/// Sends who looks at a page to their provider, from where they come back to it; tells who calls from a page where to go, and
+/// Sends who looks at a page to their provider, from where they come back to it; shows the way there to who sent a form, which would be
+/// lost on it, and tells who calls from a page where to go, and
 /// who signed in from a shell what to run. Whoever comes with a token of their provider reads it in the challenge.
 pub(super) fn offer(
     rejection: Rejection,
     login: &Login,
     principal: Option<&Principal>,
-    manner: &Manner,
+    manner: &mut Manner,
 ) -> Result<Response<Bytes>, Rejection> {
     // Not to nginx, which asks in somebody's name and understands neither.
     let needed = rejection.needed_login().filter(|_| rejection.status() == StatusCode::UNAUTHORIZED);
@@ -26,9 +27,16 @@ pub(super) fn offer(
         let options = needed.options();
         return Err(rejection.fix(format!("Run `doorward login{options}` again, for this address.")));
     }
-    let location = login.step_up(&principal.issuer, needed, manner.back.as_deref().unwrap_or("/"));
+    let back = manner.back.as_deref().or(manner.form.as_deref()).unwrap_or("/");
+    let location = login.step_up(&principal.issuer, needed, back);
     match manner.back {
         Some(_) => Ok(redirect_to(&location)),
+        None if manner.is_page => {
+            manner.step_up = Some(location);
+            Err(rejection.fix(
+                "Sign in again, with what is needed. Then fill in the form and send it again, as it was not sent.",
+            ))
+        }
         None => Err(rejection.fix(format!("Sign in again, with what is needed, at {location} of this host."))),
     }
 }

@@ -89,6 +89,42 @@ async fn a_program_reads_in_the_challenge_which_login_its_token_has_to_be_of() {
     assert_eq!(doorward.get("/deploy", &[&host, &strong]).await.status, 200);
 }
 
+/// A form cannot be kept over a login, so nobody is sent to one from it: they read where it is, and that they have to come back.
+#[tokio::test]
+async fn who_sent_a_form_is_shown_the_way_to_the_login_and_back_to_the_form() {
+    let issuer = Issuer::start().await;
+    let port = free_port();
+    let (doorward, upstream) = world(issuer.url(), "", "{acr: [gold]}", port).await;
+    let (host, authority) = (format!("Host: localhost:{port}"), format!("localhost:{port}"));
+    let cookie = log_in(&doorward, &authority, "/page").await;
+    let origin = format!("http://{authority}");
+    for (referer, back) in [
+        (format!("{origin}/deploy/form?to=prod"), "%2Fdeploy%2Fform%3Fto%3Dprod"),
+        ("http://evil.example/deploy".to_owned(), "%2F"),
+        (format!("{origin}//evil.example"), "%2F"),
+    ] {
+        let headers = [
+            "POST /deploy HTTP/1.1",
+            &host,
+            &cookie,
+            &format!("Origin: {origin}"),
+            &format!("Referer: {referer}"),
+            "Sec-Fetch-Site: same-origin",
+            "Sec-Fetch-Mode: navigate",
+            "Sec-Fetch-Dest: document",
+            "Content-Type: application/x-www-form-urlencoded",
+        ];
+        let refused = doorward.send(&headers, b"to=prod").await;
+        let page = refused.text();
+        assert_eq!(refused.status, 401, "{referer}: {page}");
+        let button = format!("href=\"/oauth2/continue?issuer=corp&amp;acr_values=gold&amp;rd={back}\">Sign in again<");
+        for part in ["Please sign in again", "it was not sent", &button] {
+            assert!(page.contains(part), "{referer}: {part} in {page}");
+        }
+    }
+    assert!(upstream.requests().iter().all(|request| !request.line().contains("/deploy")));
+}
+
 /// The provider does not do what it is asked for, and nobody goes in circles.
 #[tokio::test]
 async fn a_provider_that_cannot_is_asked_once_and_the_session_stays() {
