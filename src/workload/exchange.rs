@@ -1,6 +1,7 @@
 //! Swaps the token of the pod for one of Doorward's (RFC 8693), and ends that (RFC 7009).
 
 use std::{
+    error::Error,
     fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -9,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
+use rustls::CertificateError;
 use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
@@ -16,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::Timestamp,
-    egress::{Bounds, Egress, Proxy},
+    egress::{Bounds, Egress, EgressError, Proxy},
     login::Address,
     sts,
 };
@@ -57,6 +59,9 @@ pub enum NoToken {
     /// one step, so that this passes only where something else writes the file.
     #[error("{0}")]
     NoSubject(String),
+    /// Whoever answers there has no certificate that is trusted for the address. It stays so until somebody changes one of them.
+    #[error("{0}")]
+    Untrusted(String),
     /// What was asked for is not given. Asking again changes nothing, unless somebody changes rules or configuration.
     #[error("{0}")]
     Refused(String),
@@ -170,15 +175,12 @@ impl Swap {
             .header(header::ACCEPT, "application/json")
             .body(Bytes::from(form))
             .map_err(|error| NoToken::Refused(error.to_string()))?;
-        let answer = self.egress.send(request, BOUNDS).await;
-        answer.map_err(|error| {
-            let mut said = format!("{}: {error}", self.server);
-            if said.contains("UnknownIssuer") {
-                said.push_str(
-                    "; name the file with the authority that signed its certificate by `--ca`, or DOORWARD_CA_FILE",
-                );
+        self.egress.send(request, BOUNDS).await.map_err(|error| {
+            let said = format!("{}: {error}", self.server);
+            match untrusted(&error) {
+                Some(fix) => NoToken::Untrusted(format!("{said}; {fix}")),
+                None => NoToken::Passing(said, None),
             }
-            NoToken::Passing(said, None)
         })
     }
 
@@ -217,6 +219,33 @@ impl Swap {
     }
 }
 
+/// What to do about a certificate, if that is why a call failed.
+fn untrusted(error: &EgressError) -> Option<&'static str> {
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(current) = cause {
+        if let Some(rustls::Error::InvalidCertificate(why)) = current.downcast_ref() {
+            return Some(match why {
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. } => {
+                    "whoever runs Doorward is to renew its certificate, unless the clock of this machine is wrong"
+                }
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    "`--server` is to have a name that stands in its certificate"
+                }
+                _ => "name the file with the authority that signed its certificate by `--ca`, or DOORWARD_CA_FILE",
+            });
+        }
+        // An error of input and output gives the cause of the one that it holds as its own.
+        cause = match current.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(held) => Some(held),
+            None => current.source(),
+        };
+    }
+    None
+}
+
 /// Whether what is wrong with the subject token (`invalid_request`, RFC 8693 section 2.2.2) is that its run has ended, in the words
 /// of [`sts`](crate::sts). The standard has no code for it.
 fn tells_the_end(description: &str) -> bool {
@@ -236,6 +265,10 @@ pub(super) fn now() -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rustls::pki_types::PrivateKeyDer;
+
     use super::*;
 
     #[test]
@@ -259,6 +292,48 @@ mod tests {
         ] {
             let said = said(status, body);
             assert!(!said.contains("external_host"), "{said}");
+        }
+    }
+
+    /// It was asked again for a minute, in each call.
+    #[tokio::test]
+    async fn a_certificate_that_is_not_trusted_is_told_at_once_with_what_to_do() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let authority = rcgen::KeyPair::generate().unwrap();
+        let mut as_authority = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        as_authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = as_authority.clone().self_signed(&authority).unwrap().pem();
+        let issuer = rcgen::Issuer::new(as_authority.clone(), authority);
+        let of = |name: &str| rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        let mut late = of("localhost");
+        late.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        let own_ca = as_authority.self_signed(&key).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for (row, certificate, trusted, fix) in [
+            ("signed by nobody known", of("localhost").self_signed(&key).unwrap(), &ca, "`--ca`"),
+            ("an authority as a server", own_ca.clone(), &own_ca.pem(), "`--ca`"),
+            ("another name", of("other.test").signed_by(&key, &issuer).unwrap(), &ca, "`--server`"),
+            ("an old one", late.signed_by(&key, &issuer).unwrap(), &ca, "renew"),
+        ] {
+            let chain = vec![certificate.der().clone()];
+            let der = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            let config = config.unwrap().with_no_client_auth().with_single_cert(chain, der).unwrap();
+            let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = format!("https://localhost:{}", server.local_addr().unwrap().port());
+            let accept = tokio::spawn(async move {
+                let (stream, _) = server.accept().await.unwrap();
+                let _ = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await;
+            });
+            let file = folder.path().join("ca.pem");
+            std::fs::write(&file, trusted).unwrap();
+            let swap = Swap::new(address.parse().unwrap(), Some(&file), PathBuf::new(), "a".to_owned(), None).unwrap();
+            match swap.revoke("token").await {
+                Err(NoToken::Untrusted(said)) => assert!(said.contains(fix), "{row}: {said}"),
+                other => panic!("{row}: {other:?}"),
+            }
+            accept.await.unwrap();
         }
     }
 

@@ -182,7 +182,7 @@ async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Vec<Issued>) -> 
             };
             let after = match &failed {
                 NoToken::Passing(_, after) => *after,
-                NoToken::NoSubject(_) => None,
+                NoToken::NoSubject(_) | NoToken::Untrusted(_) => None,
                 // A rule may come back, and what stands in the file is good until its own end.
                 NoToken::Refused(_) if !taken => None,
                 NoToken::Refused(_) | NoToken::Over(_) => {
