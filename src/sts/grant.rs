@@ -249,6 +249,16 @@ fn would_give(decision: Decision) -> impl Iterator<Item = Shadow> {
 /// Who asks for themselves, with what a rule for a job of CI would have to name.
 fn caller(principal: &Principal) -> String {
     let Principal { username, issuer, claims, .. } = principal;
+    if let Some(actor) = &principal.actor {
+        // By the name that `who: {clients: […]}` takes, and where that is of.
+        let outermost = principal.acting.first().filter(|known| known.subject == actor.subject);
+        let of = outermost.map_or(issuer, |known| &known.issuer);
+        let client = match principal.requesting_client() {
+            Some(client) if *client != actor.subject => format!(" with client {client}"),
+            _ => String::new(),
+        };
+        return format!("agent {}{client} of issuer {of}, on behalf of {username}", actor.subject);
+    }
     let Some((provider, id)) = principal.repository() else { return username.to_string() };
     let claimed =
         |name: &str| claims.get(name).map_or_else(|| "none".to_owned(), |value| Quoted::json(Some(value)).to_string());
@@ -281,7 +291,10 @@ mod tests {
     use super::*;
     use crate::{
         audit::{self, Files, Record},
-        authn::{Principal, Scheme, principal::WorkloadIdentity},
+        authn::{
+            Principal, Scheme,
+            principal::{Actor, KnownAs, WorkloadIdentity},
+        },
         authz::{AskedToken, Policy},
         config::{raw, resolver::Resolver},
         request::sanitize::{Received, sanitize},
@@ -325,6 +338,18 @@ rules:
         assert_eq!(caller(&job(&claims)), told);
         assert!(caller(&job(&serde_json::json!({}))).ends_with("environment none, ref none"));
         assert_eq!(caller(&Principal::new(Scheme::Bearer, "corp", "1", "alice")), "alice");
+    }
+
+    #[test]
+    fn an_agent_that_no_rule_is_for_hears_who_acts_and_for_whom() {
+        let known = |issuer: &str, subject: &str| KnownAs { issuer: issuer.into(), subject: subject.into() };
+        let agent = |client: Option<&str>| Principal {
+            actor: Some(Actor { subject: "planner".into(), client: client.map(Into::into) }),
+            acting: [known("bots", "planner"), known("corp", "before")].into(),
+            ..Principal::new(Scheme::Bearer, "corp", "1", "alice")
+        };
+        assert_eq!(caller(&agent(None)), "agent planner of issuer bots, on behalf of alice");
+        assert_eq!(caller(&agent(Some("p-7"))), "agent planner with client p-7 of issuer bots, on behalf of alice");
     }
 
     /// Else an allow that looks at it gives nothing, and to explain that finds another decision.
