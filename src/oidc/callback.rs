@@ -1,6 +1,6 @@
 //! The way back from the provider (`/oauth2/callback`): from its answer to a session, or to a page that says why not.
 
-use std::{error::Error, net::IpAddr, sync::Arc};
+use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -12,12 +12,13 @@ use super::{
     failure::Failure,
     flow::{Flow, LIFETIME, State},
     github::{Github, GithubError},
-    id_token::{self, Expected, Mismatch, Nonce},
+    id_token::{self, Expected, Mismatch, Nonce, SKEW},
     login::{parse, redirect, store_failed},
     parameters::Parameters,
 };
 use crate::{
     authn::Whose,
+    config::values::Span,
     error::{Reason, Rejection},
     issuers::{TokenError, login_facts},
     sessions::{Ended, NewSession, Origin, Seen, Tokens, cookie, keyring::Purpose},
@@ -338,12 +339,14 @@ impl Login {
             Failure::new(Outcome::id_token_refused, "Sign in again. If it stays, tell whoever runs Doorward.")
                 .detail(format!("ID token: {why}"))
         };
-        let clocks = |why: String| {
+        let clocks = |why: String, skew: Duration| {
             let mut failure = refused(why).titled(StatusCode::BAD_GATEWAY, "The clocks do not agree");
-            failure.text =
-                "The provider's clock and Doorward's differ by more than a minute. Whoever runs Doorward can set \
-                            them right; then sign in again."
-                    .into();
+            failure.text = format!(
+                "The provider's clock and Doorward's differ by more than {}. Whoever runs Doorward can set them right; then sign \
+                 in again.",
+                Span(skew)
+            )
+            .into();
             failure
         };
         let token = match provider.verify_id_token(token).await {
@@ -351,7 +354,7 @@ impl Login {
             Err(rejection) if rejection.status().is_server_error() => return Err(rejection.into()),
             Err(rejection) if lacks_required_claim(&rejection) => return Err(outsider(provider, &rejection)),
             Err(rejection) if matches!(rejection.reason(), Reason::TokenExpired | Reason::TokenNotYetValid) => {
-                return Err(clocks(rejection.detail().to_owned()));
+                return Err(clocks(rejection.detail().to_owned(), provider.clock_skew()));
             }
             Err(rejection) => {
                 tracing::warn!(issuer = %provider.name(), cause = rejection.source(), "an ID token was refused");
@@ -368,7 +371,7 @@ impl Login {
             now: self.0.sessions.now(),
         };
         id_token::check(&token, expected).map_err(|mismatch| match mismatch {
-            Mismatch::IssuedAt | Mismatch::Expired => clocks(mismatch.to_string()),
+            Mismatch::IssuedAt | Mismatch::Expired => clocks(mismatch.to_string(), SKEW),
             Mismatch::AuthenticatedAt | Mismatch::AuthenticationContext => too_weak(refused(mismatch.to_string())),
             _ => refused(mismatch.to_string()),
         })?;

@@ -112,6 +112,10 @@ impl Provider for LoginIssuer {
         })
     }
 
+    fn clock_skew(&self) -> Duration {
+        self.issuer.skew()
+    }
+
     fn egress(&self) -> &Egress {
         &self.egress
     }

@@ -1,6 +1,6 @@
 //! The provider as a login sees it: what an OpenID provider and GitHub both answer, and a scripted one in tests.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -43,6 +43,9 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     fn answers(&self) -> ProviderFuture<'_, bool> {
         Box::pin(async { true })
     }
+
+    /// How far its clock and ours may be apart.
+    fn clock_skew(&self) -> Duration;
 
     /// What calls to it go through.
     fn egress(&self) -> &Egress;

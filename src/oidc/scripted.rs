@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -214,6 +215,9 @@ impl Provider for ScriptedProvider {
     }
     fn can_verify(&self) -> bool {
         self.has_keys.load(Ordering::SeqCst)
+    }
+    fn clock_skew(&self) -> Duration {
+        Duration::from_secs(30)
     }
     fn egress(&self) -> &Egress {
         &self.egress

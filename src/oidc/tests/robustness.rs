@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::sessions::cookie;
+use crate::{error::Reason, sessions::cookie};
 
 const NAVIGATION: [(&str, &str); 3] =
     [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document"), ("accept", "text/html")];
@@ -192,13 +192,20 @@ async fn a_late_answer_leads_on_where_another_tab_signed_in() {
 
 #[tokio::test]
 async fn clocks_that_differ_are_named() {
+    // By the issuer's own measure where its tokens are verified.
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/runs").await;
+    browser.script(|script| script.unverifiable = Some(Reason::TokenNotYetValid));
+    let response = browser.get(&sent.good()).await;
+    assert!(body(&response).contains("differ by more than 30s."), "{}", body(&response));
     for (claim, value) in [("iat", 4_000_000_000_i64), ("iat", 1), ("exp", 1)] {
         let mut browser = Browser::new().await;
         let sent = browser.depart("/runs").await;
         browser.script(|script| script.claims.as_mut().unwrap()[claim] = value.into());
         let response = browser.get(&sent.good()).await;
         assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
-        for part in ["The clocks do not agree", &format!("(`{claim}`)"), "/oauth2/start?rd=%2Fruns"] {
+        let claim = format!("(`{claim}`)");
+        for part in ["The clocks do not agree", "differ by more than 1m.", &claim, "/oauth2/start?rd=%2Fruns"] {
             assert!(body(&response).contains(part), "{claim}: {part} in {}", body(&response));
         }
         assert_eq!(browser.metrics.count("corp", Outcome::id_token_refused), 1);
