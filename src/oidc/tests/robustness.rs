@@ -191,6 +191,22 @@ async fn a_late_answer_leads_on_where_another_tab_signed_in() {
 }
 
 #[tokio::test]
+async fn a_tab_that_was_given_up_for_others_leads_on_where_the_browser_is_signed_in() {
+    let mut browser = Browser::new().await;
+    let oldest = browser.depart("/tab").await;
+    for _ in 0..16 {
+        browser.depart("/tab").await;
+    }
+    let told = body(&browser.get(&oldest.good()).await).to_owned();
+    assert!(told.contains("This sign-in began somewhere else") && !told.contains("more than 16"), "{told}");
+    browser.sign_in().await;
+    let told = body(&browser.get(&oldest.good()).await).to_owned();
+    for part in ["of more than 16 at once the oldest are", "If you did not begin a sign-in", ">Go on<"] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+}
+
+#[tokio::test]
 async fn clocks_that_differ_are_named() {
     // By the issuer's own measure where its tokens are verified.
     let mut browser = Browser::new().await;
