@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     document::{Found, MAX_TEXT, Place, Values, Wanted},
-    senders::{Events, Field, Media, Shape},
+    senders::{Events, Field, Media, Sender, Shape},
 };
 use crate::clock::Timestamp;
 
@@ -115,6 +115,8 @@ pub(super) struct Reader {
     wanted: Wanted,
     fields: BTreeMap<Field, Vec<(Place, String)>>,
     events: CompiledEvents,
+    /// See [`Sender`].
+    builds: &'static [&'static str],
     /// Ids may be text, not only numbers.
     text_ids: bool,
 }
@@ -153,17 +155,13 @@ impl CompiledShape {
 
 impl Reader {
     /// `fields` name for each fact the pointers to where it may stand; the first that is there counts.
-    pub(super) fn new<'a>(
-        fields: impl IntoIterator<Item = (Field, Vec<&'a str>)>,
-        events: &Events,
-        text_ids: bool,
-    ) -> Self {
+    pub(super) fn new<'a>(fields: impl IntoIterator<Item = (Field, Vec<&'a str>)>, sender: &Sender) -> Self {
         let mut wanted = Wanted::default();
         let fields = fields
             .into_iter()
             .map(|(field, at)| (field, at.into_iter().map(|at| (wanted.add(at), at.to_owned())).collect()))
             .collect();
-        let events = match events {
+        let events = match &sender.events {
             Events::Shapes { shapes, .. } => {
                 CompiledEvents::Shapes(shapes.iter().map(|shape| CompiledShape::new(shape, &mut wanted)).collect())
             }
@@ -171,7 +169,8 @@ impl Reader {
             Events::Same { unnamed, .. } => CompiledEvents::Same { unnamed: CompiledShape::new(unnamed, &mut wanted) },
             Events::Body | Events::Within { .. } => CompiledEvents::Named(&[]),
         };
-        Self { wanted, fields, events, text_ids }
+        let Sender { builds, text_ids, .. } = *sender;
+        Self { wanted, fields, events, builds, text_ids }
     }
 
     /// What a verified body of this type tells. `event` is the header of that name, which no one has signed.
@@ -183,7 +182,9 @@ impl Reader {
         let values = values.map_err(|error| NoFacts::NotStrict(error.to_string()))?;
         let found = Fields { reader: self, values: &values };
         let [repository, owner] = found.repository()?;
-        let is_of_no_ref = found.is_of_no_ref();
+        let event = self.event(event, &found)?;
+        let tells_of_build = |event: &str| self.builds.iter().any(|begin| event.starts_with(begin));
+        let is_of_no_ref = found.is_of_no_ref() || event.as_deref().is_some_and(tells_of_build);
         let (branch, tag) = match found.git_ref()? {
             _ if is_of_no_ref => (None, None),
             Some(GitRef::Branch(branch)) => (Some(branch), None),
@@ -191,7 +192,6 @@ impl Reader {
             None => (None, None),
         };
         let fork = found.fork();
-        let event = self.event(event, &found)?;
         let is_made = event.as_deref().is_some_and(|event| event.ends_with("created"));
         // An issue and a pipeline have a number too, but not two repositories.
         let is_pull_request = fork.is_some() || found.all(Field::PullRequestMark).next().is_some();
@@ -358,6 +358,9 @@ impl<'a> Fields<'a> {
     /// Whether the two repositories of a change differ. A source that was deleted counts as another, and so does one without a
     /// branch: whoever may read a repository can push such a change to it.
     fn fork(&self) -> Option<bool> {
+        if let Some(flag) = self.flag(Field::ForkFlag) {
+            return Some(flag);
+        }
         let pair = |field| self.places(field).as_chunks::<2>().0;
         let has = |place: &Place| self.values.get(*place).filter(|found| **found != Found::Null);
         let marked = pair(Field::ForkMark).iter().find_map(|[(of, _), (from, _)]| has(of).map(|_| has(from).is_some()));

@@ -215,7 +215,7 @@ impl Webhook {
             unsigned_pings: raw.unsigned_pings,
             certificates: None,
             sns: None,
-            facts: Reader::new(known_facts.chain(configured_facts), &sender.events, sender.text_ids),
+            facts: Reader::new(known_facts.chain(configured_facts), sender),
         }
     }
 }

@@ -29,6 +29,7 @@ pub(super) static CLOUD: Sender = Sender {
     id_required: true,
     events: Events::Shapes { header: "x-event-key", shapes: CLOUD_SHAPES },
     pings: &[],
+    builds: &[],
     facts: &[
         (Field::Repository, &["/repository/full_name"]),
         (Field::RepositoryId, &["/repository/uuid"]),
@@ -37,6 +38,8 @@ pub(super) static CLOUD: Sender = Sender {
         (Field::Ref, &["/push/changes/*/new/name", "/push/changes/*/old/name"]),
         (Field::RefType, &["/push/changes/*/new/type", "/push/changes/*/old/type"]),
         (Field::Changes, &["/push/changes"]),
+        // A pipeline is told by OpenTelemetry's spans.
+        (Field::NoRef, &["/commit_status", "/resourceSpans"]),
         (Field::Commit, &["/pullrequest/source/commit/hash", "/push/changes/*/new/target/hash"]),
         (Field::Actor, &["/actor/nickname", "/actor/display_name"]),
         (Field::ActorId, &["/actor/uuid"]),
@@ -82,6 +85,7 @@ const CLOUD_SHAPES: &[Shape] = &[
     shape("issue:created", &["issue"], &["comment", "changes"]),
     shape("issue:updated", &["issue", "changes"], &[]),
     shape("issue:comment_created", &["issue", "comment"], &[]),
+    shape("pipeline:span_created", &["resourceSpans"], &[]),
 ];
 
 /// <https://confluence.atlassian.com/bitbucketserver/event-payload-938025882.html>
@@ -105,6 +109,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
         unnamed: &shape("diagnostics:ping", &["test"], &["eventKey", "actor"]),
     },
     pings: &["diagnostics:ping"],
+    builds: &[],
     facts: &[
         (Field::Date, &["/date"]),
         (Field::Event, &["/eventKey"]),

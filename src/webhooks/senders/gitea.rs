@@ -58,18 +58,34 @@ const COMMON: Sender = Sender {
     id_required: true,
     events: Events::Body,
     pings: &[],
+    builds: &[],
     facts: &[
         (Field::Action, &["/action"]),
-        (Field::Repository, &["/repository/full_name"]),
-        (Field::RepositoryId, &["/repository/id"]),
-        (Field::Owner, &["/repository/owner/login", "/repository/owner/username"]),
+        // A run of Forgejo's Actions has it within.
+        (Field::Repository, &["/repository/full_name", "/run/repository/full_name"]),
+        (Field::RepositoryId, &["/repository/id", "/run/repository/id"]),
+        (Field::Owner, &["/repository/owner/login", "/repository/owner/username", "/run/repository/owner/login"]),
         (Field::Branch, &["/pull_request/base/ref", "/pull_request/base_branch"]),
         (Field::Tag, &["/release/tag_name"]),
         (Field::Ref, &["/ref"]),
         (Field::RefType, &["/ref_type"]),
-        (Field::Commit, &["/pull_request/head/sha", "/after", "/sha"]),
-        (Field::Actor, &["/sender/login", "/sender/username"]),
-        (Field::ActorId, &["/sender/id"]),
+        // A status tells its `context`.
+        (Field::NoRef, &["/workflow_run", "/workflow_job", "/run", "/context"]),
+        (
+            Field::Commit,
+            &[
+                "/pull_request/head/sha",
+                "/after",
+                "/workflow_run/head_sha",
+                "/workflow_job/head_sha",
+                "/run/commit_sha",
+                "/sha",
+            ],
+        ),
+        (Field::Actor, &["/sender/login", "/sender/username", "/run/trigger_user/login"]),
+        (Field::ActorId, &["/sender/id", "/run/trigger_user/id"]),
+        // Gitea's `pull_requests` of a run name the target where a fork is gone, so they say nothing of forks.
+        (Field::ForkFlag, &["/run/is_fork_pull_request"]),
         (
             Field::Fork,
             &[
@@ -98,7 +114,7 @@ const SHAPES: &[Shape] = &[
     shape("push", &["ref", "before", "after"], &["pull_request"]),
     shape("create", &["ref", "ref_type", "sha"], &["pusher_type"]),
     shape("delete", &["ref", "ref_type", "pusher_type"], &[]),
-    shape("pull_request", &["pull_request", "number", "action"], &["review", "comment"]),
+    shape("pull_request", &["pull_request", "number", "action"], &["review", "comment", "workflow_run"]),
     review("pull_request_approved", "pull_request_review_approved"),
     review("pull_request_rejected", "pull_request_review_rejected"),
     review("pull_request_comment", "pull_request_review_comment"),
@@ -109,4 +125,11 @@ const SHAPES: &[Shape] = &[
     shape("wiki", &["page", "action"], &[]),
     shape("package", &["package", "action"], &[]),
     shape("status", &["sha", "state", "context"], &[]),
+    shape("workflow_run", &["workflow_run", "action"], &[]),
+    shape("workflow_job", &["workflow_job", "action"], &[]),
+    // Their bodies are alike.
+    shape("action_run_failure", &["run", "action"], &[]),
+    shape("action_run_recover", &["run", "action"], &[]),
+    shape("action_run_success", &["run", "action"], &[]),
+    shape("action_run_cancelled", &["run", "action"], &[]),
 ];

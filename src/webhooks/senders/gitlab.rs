@@ -55,6 +55,7 @@ pub(super) static GITLAB: Sender = Sender {
         ],
     },
     pings: &[],
+    builds: &[],
     facts: &[
         (Field::Event, &["/object_kind", "/event_name"]),
         // Of a release or a milestone at the top.

@@ -49,6 +49,8 @@ pub(super) struct Sender {
     pub(super) events: Events,
     /// Events that a sender sends to try a hook.
     pub(super) pings: &'static [&'static str],
+    /// What the names of events begin with that tell of a build, as [`Field::NoRef`] says of others.
+    pub(super) builds: &'static [&'static str],
     /// Where facts stand in the body; the first pointer that is there counts.
     pub(super) facts: &'static [(Field, &'static [&'static str])],
     /// Whether ids may be text.
@@ -147,6 +149,8 @@ pub(super) enum Field {
     /// Who made what the event is about, and so has caused it where its name ends with `created`.
     Author,
     AuthorId,
+    /// Whether what was built came from a fork, in so many words.
+    ForkFlag,
     /// Pairs of pointers to the ids of the source and of the target repository.
     Fork,
     /// Pairs of pointers to what every pull request has, and to what one from a fork has besides.

@@ -53,6 +53,7 @@ const COMMON: Sender = Sender {
     id_required: false,
     events: Events::Body,
     pings: &[],
+    builds: &[],
     facts: &[],
     text_ids: false,
     takes: &[],

@@ -89,7 +89,7 @@ fn a_repository_is_identified_by_its_arn() {
 #[test]
 fn a_message_of_several_records_is_of_no_one_ref() {
     let sender = senders::sender(raw::Sender::AwsSns);
-    let reader = Reader::new(sender.facts.iter().map(|(field, at)| (*field, at.to_vec())), &sender.events, true);
+    let reader = Reader::new(sender.facts.iter().map(|(field, at)| (*field, at.to_vec())), sender);
     let record = r#"{"codecommit":{"references":[{"ref":"refs/heads/main","commit":"2222"}]}}"#;
     for (records, branch) in [(record.to_owned(), Some("main")), (format!("{record},{record}"), None)] {
         let read = reader.read(Media::Json, format!(r#"{{"Records":[{records}]}}"#).as_bytes(), None).unwrap();
