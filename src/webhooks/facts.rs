@@ -116,6 +116,7 @@ pub(super) struct Reader {
     fields: BTreeMap<Field, Vec<(Place, String)>>,
     events: CompiledEvents,
     /// See [`Sender`].
+    pushes: &'static [&'static str],
     builds: &'static [&'static str],
     /// Ids may be text, not only numbers.
     text_ids: bool,
@@ -169,8 +170,8 @@ impl Reader {
             Events::Same { unnamed, .. } => CompiledEvents::Same { unnamed: CompiledShape::new(unnamed, &mut wanted) },
             Events::Body | Events::Within { .. } => CompiledEvents::Named(&[]),
         };
-        let Sender { builds, text_ids, .. } = *sender;
-        Self { wanted, fields, events, builds, text_ids }
+        let Sender { pushes, builds, text_ids, .. } = *sender;
+        Self { wanted, fields, events, pushes, builds, text_ids }
     }
 
     /// What a verified body of this type tells. `event` is the header of that name, which no one has signed.
@@ -183,12 +184,18 @@ impl Reader {
         let found = Fields { reader: self, values: &values };
         let [repository, owner] = found.repository()?;
         let event = self.event(event, &found)?;
+        let is_push = event.as_deref().is_some_and(|event| self.pushes.contains(&event));
         let tells_of_build = |event: &str| self.builds.iter().any(|begin| event.starts_with(begin));
         let is_of_no_ref = found.is_of_no_ref() || event.as_deref().is_some_and(tells_of_build);
-        let (branch, tag) = match found.git_ref()? {
+        let mut is_of_any_ref = false;
+        let (branch, tag) = match found.git_ref(is_push || self.pushes.is_empty())? {
             _ if is_of_no_ref => (None, None),
             Some(GitRef::Branch(branch)) => (Some(branch), None),
             Some(GitRef::Tag(tag)) => (None, Some(tag)),
+            Some(GitRef::Either) => {
+                is_of_any_ref = true;
+                (None, None)
+            }
             None => (None, None),
         };
         let fork = found.fork();
@@ -207,16 +214,20 @@ impl Reader {
             commit: found.text(Field::Commit)?.filter(|commit| commit.bytes().any(|byte| byte != b'0')),
             actor: match found.text(Field::Actor)? {
                 None if is_made => found.text(Field::Author)?,
+                None if is_push => found.text(Field::Pusher)?,
                 actor => actor,
             },
             actor_id: match found.id(Field::ActorId, "person")? {
                 None if is_made => found.id(Field::AuthorId, "person")?,
+                None if is_push => found.id(Field::PusherId, "person")?,
                 actor => actor,
             },
             pull_request: if is_pull_request { found.id(Field::PullRequest, "pull request")? } else { None },
             fork,
             draft: found.flag(Field::Draft),
-            several: is_of_no_ref || found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..))),
+            several: is_of_no_ref
+                || is_of_any_ref
+                || found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..))),
             build: is_of_no_ref,
             ..Facts::default()
         };
@@ -380,8 +391,9 @@ impl<'a> Fields<'a> {
     }
 
     /// A branch by its own name, or what a ref names. A ref is full (`refs/heads/main`) unless the body says beside it
-    /// what it is; one that says neither is neither, since a branch may itself be called `refs/heads/main`.
-    fn git_ref(&self) -> Result<Option<GitRef>, NoFacts> {
+    /// what it is; one that says neither is neither, since a branch may itself be called `refs/heads/main`. `is_full` says whether
+    /// one is full that has nothing beside it.
+    fn git_ref(&self, is_full: bool) -> Result<Option<GitRef>, NoFacts> {
         if let Some(branch) = self.text(Field::Branch)? {
             return Ok(Some(GitRef::Branch(branch)));
         }
@@ -399,6 +411,7 @@ impl<'a> Fields<'a> {
             Some((Found::Text(kind), _)) if kind == "tag" => Some(GitRef::Tag(reference)),
             Some((Found::Text(kind), _)) if kind == "branch" => Some(GitRef::Branch(reference)),
             Some(_) => None,
+            None if !is_full => Some(GitRef::Either),
             None => stands_for("refs/heads/").map(GitRef::Branch).or_else(|| stands_for("refs/tags/").map(GitRef::Tag)),
         })
     }
@@ -407,6 +420,8 @@ impl<'a> Fields<'a> {
 enum GitRef {
     Branch(Arc<str>),
     Tag(Arc<str>),
+    /// A short name that may be of either.
+    Either,
 }
 
 /// RFC 3339, or the same with an offset without its colon, as Java writes it.

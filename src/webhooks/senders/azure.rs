@@ -28,6 +28,7 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
     id_required: false,
     events: Events::Body,
     pings: &[],
+    pushes: &[],
     builds: &["build.", "ms.vss-release.", "ms.vss-pipelines.", "ms.vss-pipelinechecks-events."],
     facts: &[
         (Field::Delivery, &["/id"]),

@@ -29,6 +29,7 @@ pub(super) static CLOUD: Sender = Sender {
     id_required: true,
     events: Events::Shapes { header: "x-event-key", shapes: CLOUD_SHAPES },
     pings: &[],
+    pushes: &[],
     builds: &[],
     facts: &[
         (Field::Repository, &["/repository/full_name"]),
@@ -109,6 +110,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
         unnamed: &shape("diagnostics:ping", &["test"], &["eventKey", "actor"]),
     },
     pings: &["diagnostics:ping"],
+    pushes: &[],
     builds: &[],
     facts: &[
         (Field::Date, &["/date"]),

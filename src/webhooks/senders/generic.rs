@@ -52,6 +52,7 @@ const GENERIC: Sender = Sender {
     id_required: true,
     events: Events::Body,
     pings: &[],
+    pushes: &[],
     builds: &[],
     facts: &[],
     text_ids: true,

@@ -58,6 +58,7 @@ const COMMON: Sender = Sender {
     id_required: true,
     events: Events::Body,
     pings: &[],
+    pushes: &[],
     builds: &[],
     facts: &[
         (Field::Action, &["/action"]),

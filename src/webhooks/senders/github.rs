@@ -27,6 +27,7 @@ pub(super) static GITHUB: Sender = Sender {
     id_required: true,
     events: Events::Shapes { header: "x-github-event", shapes: GITHUB_SHAPES },
     pings: &["ping"],
+    pushes: &[],
     builds: &[],
     facts: &[
         (Field::Action, &["/action"]),

@@ -55,6 +55,7 @@ pub(super) static GITLAB: Sender = Sender {
         ],
     },
     pings: &[],
+    pushes: &["push", "tag_push", "repository_update"],
     builds: &[],
     facts: &[
         (Field::Event, &["/object_kind", "/event_name"]),
@@ -82,8 +83,11 @@ pub(super) static GITLAB: Sender = Sender {
                 "/sha",
             ],
         ),
-        (Field::Actor, &["/user/username", "/user_username"]),
-        (Field::ActorId, &["/user/id", "/user_id"]),
+        (Field::Actor, &["/user/username"]),
+        (Field::ActorId, &["/user/id"]),
+        // In the events of members and accounts that is whom they are about, whoever caused them.
+        (Field::Pusher, &["/user_username"]),
+        (Field::PusherId, &["/user_id"]),
         (
             Field::Fork,
             &[

@@ -49,6 +49,9 @@ pub(super) struct Sender {
     pub(super) events: Events,
     /// Events that a sender sends to try a hook.
     pub(super) pings: &'static [&'static str],
+    /// Events of a push, where others have the same members for something else: who pushed is a [`Field::Pusher`], and a ref without
+    /// a [`Field::RefType`] is full. Empty where all refs without one are.
+    pub(super) pushes: &'static [&'static str],
     /// What the names of events begin with that tell of a build, as [`Field::NoRef`] says of others.
     pub(super) builds: &'static [&'static str],
     /// Where facts stand in the body; the first pointer that is there counts.
@@ -149,6 +152,9 @@ pub(super) enum Field {
     /// Who made what the event is about, and so has caused it where its name ends with `created`.
     Author,
     AuthorId,
+    /// Who pushed, in an event that is one of [`Sender::pushes`].
+    Pusher,
+    PusherId,
     /// Whether what was built came from a fork, in so many words.
     ForkFlag,
     /// Pairs of pointers to the ids of the source and of the target repository.

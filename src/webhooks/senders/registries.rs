@@ -53,6 +53,7 @@ const COMMON: Sender = Sender {
     id_required: false,
     events: Events::Body,
     pings: &[],
+    pushes: &[],
     builds: &[],
     facts: &[],
     text_ids: false,

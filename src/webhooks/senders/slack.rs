@@ -39,6 +39,7 @@ pub(super) static SLACK: Sender = Sender {
     id_required: false,
     events: Events::Body,
     pings: &["url_verification"],
+    pushes: &[],
     builds: &[],
     facts: &[
         // A retry is signed anew, with the same id in its body.

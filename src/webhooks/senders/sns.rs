@@ -24,6 +24,7 @@ pub(super) static AWS_SNS: Sender = Sender {
     id_required: false,
     events: Events::Within { header: "x-amz-sns-message-type" },
     pings: &[],
+    pushes: &[],
     builds: &[],
     facts: &[
         (Field::Repository, &["/Records/*/eventSourceARN"]),
