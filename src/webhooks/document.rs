@@ -8,6 +8,9 @@ use std::{borrow::Cow, collections::HashSet, fmt, str};
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+/// The field of a form that holds a document of its own, as forms of Slack do.
+const DOCUMENT: &str = "payload";
+
 /// The longest text that is kept. Names of repositories and branches are far shorter.
 pub(super) const MAX_TEXT: usize = 1024;
 
@@ -77,8 +80,8 @@ impl Wanted {
         Place(place)
     }
 
-    /// Reads a form (`application/x-www-form-urlencoded`), each field of which is a member with a text. One that stands
-    /// there twice is refused.
+    /// Reads a form (`application/x-www-form-urlencoded`), each field of which is a member with a text, but for the one that holds a
+    /// document. One that stands there twice is refused.
     pub(super) fn read_form(&self, body: &[u8]) -> Result<Values, NotStrict> {
         let mut values = Values(vec![None; self.places]);
         let mut names = HashSet::new();
@@ -87,9 +90,13 @@ impl Wanted {
             if name.contains('\u{fffd}') || text.contains('\u{fffd}') {
                 return Err(serde_json::Error::custom("it is not UTF-8").into());
             }
-            let child = self.root.child(&name).and_then(|node| node.place);
-            if let Some(slot) = child.and_then(|place| values.0.get_mut(place)) {
-                *slot = Some(kept(&text));
+            match self.root.child(&name) {
+                Some(node) if name == DOCUMENT => node.read(&text, &mut values)?,
+                node => {
+                    if let Some(slot) = node.and_then(|node| values.0.get_mut(node.place?)) {
+                        *slot = Some(kept(&text));
+                    }
+                }
             }
             if !names.insert(name) {
                 return Err(serde_json::Error::custom("a field stands twice").into());
@@ -102,15 +109,20 @@ impl Wanted {
         // Once for all texts in it, instead of once for each.
         let body = str::from_utf8(body).map_err(|_| serde_json::Error::custom("it is not UTF-8"))?;
         let mut values = Values(vec![None; self.places]);
-        let mut names = Vec::new();
-        let mut text = serde_json::Deserializer::from_str(body);
-        Walk { node: Some(&self.root), values: &mut values, names: &mut names, root: true }.deserialize(&mut text)?;
-        text.end()?;
+        self.root.read(body, &mut values)?;
         Ok(values)
     }
 }
 
 impl Node {
+    /// Reads what is wanted of a document into `values`.
+    fn read(&self, document: &str, values: &mut Values) -> Result<(), NotStrict> {
+        let mut names = Vec::new();
+        let mut text = serde_json::Deserializer::from_str(document);
+        Walk { node: Some(self), values, names: &mut names, root: true }.deserialize(&mut text)?;
+        Ok(text.end()?)
+    }
+
     fn child(&self, name: &str) -> Option<&Self> {
         self.children.iter().find(|(known, _)| **known == *name).map(|(_, child)| child)
     }
@@ -319,11 +331,23 @@ mod tests {
     #[test]
     fn forms_are_read_as_strictly() {
         let mut wanted = Wanted::default();
-        let place = wanted.add("/command");
+        let (place, user) = (wanted.add("/command"), wanted.add("/payload/user/id"));
         let command = |body: &[u8]| wanted.read_form(body).map(|values| values.get(place).cloned());
         assert_eq!(command(b"a=1&command=%2Fdeploy+x").unwrap(), Some(Found::Text("/deploy x".into())));
         assert_eq!(command(b"a=1").unwrap(), None);
-        for body in [&b"command=a&command=b"[..], b"a=1&%61=2", b"command=%ff", b"command=\xff"] {
+        let of_user = |body: &[u8]| wanted.read_form(body).map(|values| values.get(user).cloned());
+        let long = format!("payload=%7B%22x%22%3A%22{}%22,%22user%22:%7B%22id%22:7%7D%7D", "x".repeat(MAX_TEXT));
+        assert_eq!(of_user(long.as_bytes()).unwrap(), Some(Found::Number(7)));
+        assert_eq!(of_user(b"a=1").unwrap(), None);
+        for body in [
+            &b"command=a&command=b"[..],
+            b"a=1&%61=2",
+            b"command=%ff",
+            b"command=\xff",
+            b"payload=x",
+            b"payload=7",
+            b"payload={\"user\":{\"id\":1},\"user\":{\"id\":2}}",
+        ] {
             assert!(command(body).is_err(), "{}", String::from_utf8_lossy(body));
         }
     }

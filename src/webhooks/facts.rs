@@ -91,6 +91,8 @@ pub(super) enum NoFacts {
     NotStrict(String),
     #[error("the event `{header}` of the header does not fit the body{}", .body.as_ref().map(|body| format!(", which is of `{body}`")).unwrap_or_default())]
     EventMismatch { header: String, body: Option<String> },
+    #[error("the form has not exactly one of {0}")]
+    UnknownForm(String),
     #[error("`{0}` is not a time")]
     NotADate(String),
     #[error("the value at `{0}` is not of the kind that identifies a {1}")]
@@ -183,7 +185,10 @@ impl Reader {
         let values = values.map_err(|error| NoFacts::NotStrict(error.to_string()))?;
         let found = Fields { reader: self, values: &values };
         let [repository, owner] = found.repository()?;
-        let event = self.event(event, &found)?;
+        let event = match media {
+            Media::Form => found.form_event()?,
+            _ => self.event(event, &found)?,
+        };
         let is_push = event.as_deref().is_some_and(|event| self.pushes.contains(&event));
         let tells_of_build = |event: &str| self.builds.iter().any(|begin| event.starts_with(begin));
         let is_of_no_ref = found.is_of_no_ref() || event.as_deref().is_some_and(tells_of_build);
@@ -349,6 +354,18 @@ impl<'a> Fields<'a> {
             }
             (name, owner) => [name, owner],
         })
+    }
+
+    /// What a form is, which must be one thing: what reads it next may look at another of its fields.
+    fn form_event(&self) -> Result<Option<Arc<str>>, NoFacts> {
+        if self.all(Field::FormKind).count() != 1 {
+            let kinds: Vec<_> = self.places(Field::FormKind).iter().map(|(_, at)| at.as_str()).collect();
+            return Err(NoFacts::UnknownForm(kinds.join(", ").replace('/', "")));
+        }
+        match self.all(Field::FormPing).next() {
+            Some((_, at)) => Ok(at.strip_prefix('/').map(Into::into)),
+            None => self.text(Field::Event),
+        }
     }
 
     /// Whether it tells of a build or the like.

@@ -168,6 +168,10 @@ pub(super) enum Field {
     /// What an issue has that is a pull request.
     PullRequestMark,
     Draft,
+    /// Members of which a form has one and no other.
+    FormKind,
+    /// What a form has by which the sender tries its hook. It names the event.
+    FormPing,
     /// What the sender wants to read in the answer to its [`Sender::pings`].
     Challenge,
     /// When the event was, in a body that is signed.

@@ -9,7 +9,7 @@ use crate::{
     webhooks::signature::{Form, Key, Timed},
 };
 
-/// Slash commands, which are forms, and the Events API: <https://docs.slack.dev/authentication/verifying-requests-from-slack>.
+/// Slash commands and what people do with buttons and dialogs, which are forms, and the Events API: <https://docs.slack.dev/authentication/verifying-requests-from-slack>.
 pub(super) static SLACK: Sender = Sender {
     label: Some("slack"),
     media: &[Media::Json, Media::Form],
@@ -38,17 +38,22 @@ pub(super) static SLACK: Sender = Sender {
     id_headers: &[],
     id_required: false,
     events: Events::Body,
-    pings: &["url_verification"],
+    pings: &["url_verification", "ssl_check"],
     pushes: &[],
     builds: &[],
     facts: &[
         // A retry is signed anew, with the same id in its body.
-        (Field::Delivery, &["/event_id", "/trigger_id"]),
-        (Field::Event, &["/event/type", "/type", "/command"]),
-        (Field::Owner, &["/team_id"]),
-        (Field::Actor, &["/user_name"]),
+        (Field::Delivery, &["/event_id", "/trigger_id", "/payload/trigger_id"]),
+        (Field::FormKind, &["/command", "/payload", "/ssl_check"]),
+        (Field::FormPing, &["/ssl_check"]),
+        (Field::Event, &["/event/type", "/type", "/command", "/payload/type"]),
+        // What the app calls its button, its shortcut or its dialog.
+        (Field::Action, &["/payload/actions/*/action_id", "/payload/callback_id", "/payload/view/callback_id"]),
+        // An app of a whole organization may hear of no team.
+        (Field::Owner, &["/team_id", "/payload/team/id", "/payload/user/team_id"]),
+        (Field::Actor, &["/user_name", "/payload/user/username", "/payload/user/name"]),
         // Some events have the whole person there.
-        (Field::ActorId, &["/event/user/id", "/event/user", "/user_id"]),
+        (Field::ActorId, &["/event/user/id", "/event/user", "/user_id", "/payload/user/id"]),
         (Field::Challenge, &["/challenge"]),
     ],
     text_ids: true,
