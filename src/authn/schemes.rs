@@ -320,7 +320,14 @@ impl Authenticator<'_> {
         record.bytes_in = body.len() as u64;
         // By now: a secret may have ended while the body came.
         let now = self.clock.now();
-        let delivery = webhook.prove(expected, &body, now).await.map_err(counted)?;
+        let delivery = webhook.prove(expected, &body, now).await.map_err(|refused| {
+            // One that is genuine leaves a trace of whose it was.
+            if let Some(webhooks::Genuine { facts, body_sha256 }) = refused.genuine {
+                record.body_digest = Some(body_sha256);
+                record.delivery = Some(facts);
+            }
+            counted(refused.rejection)
+        })?;
         record.body_digest = Some(delivery.body_sha256);
         record.delivery = Some(Arc::clone(&delivery.facts));
         self.webhooks.genuine(webhook, &delivery);

@@ -125,7 +125,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
         trailers_only(rejection)
     } else if asker.manner.is_page && kind != Some(RouteKind::Webhook) {
         page(rejection, asker)
-    } else if rejection.status().is_success() && rejection.reason().is_decision() {
+    } else if rejection.status().is_success() && !rejection.reason().status().is_success() {
         body("application/json", json!({"ignored": rejection.in_words()}).to_string())
     } else if kind.map_or(asker.manner.is_for_kubernetes, |kind| kind == RouteKind::Kubernetes) {
         body("application/json", status_object(rejection, asker).to_string())

@@ -130,7 +130,7 @@ fn is_near(time: &str) -> bool {
 
 fn take(webhook: &Webhook, headers: &HeaderMap, body: &Bytes) -> Result<Delivery, Rejection> {
     let expected = webhook.precheck(&Method::POST, headers, None, Some(body.len() as u64))?;
-    webhook.verify(expected, body, Timestamp::from_secs(NOW))
+    webhook.verify(expected, body, Timestamp::from_secs(NOW)).map_err(|refused| refused.rejection)
 }
 
 /// The head of a delivery and its body, to each kind of sender.

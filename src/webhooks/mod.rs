@@ -129,6 +129,28 @@ pub struct Delivery {
     expires: Timestamp,
 }
 
+/// Why a delivery is refused, and what is known of one that is genuine all the same.
+#[derive(Debug)]
+pub struct Refused {
+    pub rejection: Rejection,
+    pub genuine: Option<Genuine>,
+}
+
+/// A delivery that is proven and cannot be read: whose it is, and which.
+#[derive(Debug)]
+pub struct Genuine {
+    /// None but those that the configuration and the head give.
+    pub facts: Arc<Facts>,
+    /// SHA-256 of the body.
+    pub body_sha256: [u8; 32],
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection, genuine: None }
+    }
+}
+
 impl Webhook {
     pub fn name(&self) -> &Arc<str> {
         &self.name
@@ -197,7 +219,7 @@ impl Webhook {
     }
 
     /// [`Webhook::verify`], or for SNS what takes its place and may have to ask others, whose trouble is 503.
-    pub async fn prove(&self, expected: Expected, body: &Bytes, now: Timestamp) -> Result<Delivery, Rejection> {
+    pub async fn prove(&self, expected: Expected, body: &Bytes, now: Timestamp) -> Result<Delivery, Refused> {
         match &self.sns {
             None => self.verify(expected, body, now),
             Some(sns) => Box::pin(self.verify_message(sns, expected, body, now)).await,
@@ -205,10 +227,10 @@ impl Webhook {
     }
 
     /// Verifies the signature over `body`, as it came, and reads the facts. Refuses with 413, 401, and for the body of
-    /// somebody who knows the secret with 400.
-    pub fn verify(&self, expected: Expected, body: &Bytes, now: Timestamp) -> Result<Delivery, Rejection> {
+    /// somebody who knows the secret with 400, or what the sender hears instead.
+    pub fn verify(&self, expected: Expected, body: &Bytes, now: Timestamp) -> Result<Delivery, Refused> {
         if body.len() > self.max_body {
-            return Err(self.too_large());
+            return Err(self.too_large().into());
         }
         let (secret_index, secret) = self
             .secrets
@@ -219,10 +241,10 @@ impl Webhook {
             .ok_or_else(|| unproven(Reason::SignatureInvalid, "no active secret made the signature"))?;
         self.check_time(expected.presented.signed_at, now)?;
 
-        let read =
-            self.facts.read(expected.media, body, expected.event.as_deref()).map_err(|error| unreadable(&error))?;
-        self.check_date(read.date, now)?;
         let body_sha256 = sha256(&[body]);
+        let read = self.facts.read(expected.media, body, expected.event.as_deref());
+        let read = read.map_err(|error| self.unreadable(&error, expected.id.clone(), body_sha256))?;
+        self.check_date(read.date, now)?;
         let id = expected.id.or(read.delivery).unwrap_or_else(|| replay::body_id(&body_sha256));
         let has_unique_body = self.unique_bodies || !self.sender.bodies.may_repeat(read.facts.event.as_deref());
         let signed = (expected.signs_body && expected.presented.signed_id.is_none() && has_unique_body)
@@ -266,6 +288,23 @@ impl Webhook {
             (true, true) => rejection.with_status(StatusCode::OK),
             (true, false) => rejection.with_status(StatusCode::FORBIDDEN),
             (false, _) => rejection,
+        }
+    }
+
+    /// A proven delivery that says what nobody can read. Whoever may push names branches, and so could make a sender that counts 4xx
+    /// switch off a hook for everybody: it hears 200. `id` is that of the head.
+    fn unreadable(&self, error: &facts::NoFacts, id: Option<Arc<str>>, body_sha256: [u8; 32]) -> Refused {
+        let detail = format!("the delivery is genuine but cannot be read: {error}");
+        let rejection = Rejection::new(Reason::BadRequest, detail);
+        let facts = Facts {
+            webhook: Arc::clone(&self.name),
+            sender_kind: Arc::clone(&self.identity),
+            delivery: id.unwrap_or_else(|| replay::body_id(&body_sha256)),
+            ..Facts::default()
+        };
+        Refused {
+            rejection: if self.sender.counts_refusals { rejection.with_status(StatusCode::OK) } else { rejection },
+            genuine: Some(Genuine { facts: Arc::new(facts), body_sha256 }),
         }
     }
 
@@ -436,10 +475,6 @@ impl Media {
             Self::CloudEvent => "application/cloudevents+json",
         }
     }
-}
-
-fn unreadable(error: &facts::NoFacts) -> Rejection {
-    Rejection::new(Reason::BadRequest, format!("the delivery is genuine but cannot be read: {error}"))
 }
 
 fn bad_request(detail: String) -> Rejection {

@@ -25,12 +25,11 @@ use url::Url;
 
 use self::certificate::Certificate;
 use super::{
-    Delivery, Expected, ReplayKeys, Webhook,
+    Delivery, Expected, Refused, ReplayKeys, Webhook,
     document::Wanted,
-    facts::{Facts, is_delivery_id},
+    facts::{Facts, NoFacts, is_delivery_id},
     senders::Media,
     signature::{malformed, unproven},
-    unreadable,
 };
 use crate::{
     clock::Timestamp,
@@ -277,9 +276,9 @@ impl Webhook {
         expected: Expected,
         body: &Bytes,
         now: Timestamp,
-    ) -> Result<Delivery, Rejection> {
+    ) -> Result<Delivery, Refused> {
         if body.len() > self.max_body {
-            return Err(self.too_large());
+            return Err(self.too_large().into());
         }
         let message = sns.verify(body, expected.event.as_deref(), now).await?;
         match message.kind {
@@ -293,10 +292,9 @@ impl Webhook {
         let is_document = message.kind == Kind::Notification && message.message.trim_start().starts_with('{');
         let told = match is_document {
             true => {
-                self.facts
-                    .read(Media::Json, message.message.as_bytes(), None)
-                    .map_err(|error| unreadable(&error))?
-                    .facts
+                let unreadable =
+                    |error: NoFacts| self.unreadable(&error, Some(Arc::clone(&message.message_id)), sha256(&[body]));
+                self.facts.read(Media::Json, message.message.as_bytes(), None).map_err(unreadable)?.facts
             }
             false => Facts::default(),
         };

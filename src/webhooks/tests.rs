@@ -134,7 +134,8 @@ impl Case {
         let body = self.body();
         let length = self.content_length.unwrap_or(body.len() as u64);
         let expected = webhook.precheck(&method, &head(&self.headers), self.query.as_deref(), Some(length))?;
-        webhook.verify(expected, &body, Timestamp::from_secs(self.now.unwrap_or(now)))
+        let now = Timestamp::from_secs(self.now.unwrap_or(now));
+        webhook.verify(expected, &body, now).map_err(|refused| refused.rejection)
     }
 }
 
@@ -222,7 +223,8 @@ fn deliver(webhook: &Webhook, event: &str, id: &str, body: &str) -> Result<Deliv
         ("x-hub-signature-256", &signature),
     ]);
     let expected = webhook.precheck(&Method::POST, &headers, None, None)?;
-    webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), Timestamp::from_secs(1_700_000_000))
+    let delivery = webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), NOW);
+    delivery.map_err(|refused| refused.rejection)
 }
 
 fn bitbucket(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
@@ -378,6 +380,40 @@ fn a_sender_that_counts_failures_hears_no_4xx_of_a_decision() {
         {
             assert_eq!(heard(reason), status, "{sender} {reason}");
         }
+    }
+}
+
+/// Whoever may push could switch off the hook for everybody, with a branch that is called so that nothing can read it.
+#[test]
+fn a_genuine_delivery_that_cannot_be_read_counts_against_no_hook_and_is_known_by_its_id() {
+    let body = json!({"object_kind": "push", "ref": format!("refs/heads/{}", "x".repeat(1200))}).to_string();
+    for (sender, headers, status) in [
+        ("gitlab", [("x-gitlab-event", "Push Hook"), ("x-gitlab-token", SECRET), ("idempotency-key", "id-1")], 200),
+        ("gitlab", [("x-gitlab-event", "Tag Push Hook"), ("x-gitlab-token", SECRET), ("idempotency-key", "id-1")], 200),
+        ("gitlab", [("x-gitlab-event", "Push Hook"), ("x-gitlab-token", "another"), ("idempotency-key", "id-1")], 401),
+        (
+            "gitea",
+            [
+                ("x-gitea-event", "push"),
+                ("x-gitea-signature", &github_signature(SECRET.as_bytes(), body.as_bytes())[7..]),
+                ("x-gitea-delivery", "id-1"),
+            ],
+            400,
+        ),
+    ] {
+        let webhook = resolve(json!({"name": "x", "sender": sender}), &secrets(&[SECRET])).0.unwrap();
+        let mut headers = head(&headers);
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+        let Refused { rejection, genuine } = webhook.verify(expected, &Bytes::from(body.clone()), NOW).unwrap_err();
+        assert_eq!(rejection.status().as_u16(), status, "{sender} {headers:?}");
+        let Some(genuine) = genuine else {
+            assert_eq!(status, 401, "{sender}");
+            continue;
+        };
+        assert_eq!(rejection.reason(), Reason::BadRequest);
+        assert_eq!((&*genuine.facts.webhook, &*genuine.facts.delivery), ("x", "id-1"));
+        assert_eq!(genuine.body_sha256, sha256(&[body.as_bytes()]));
     }
 }
 
