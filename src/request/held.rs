@@ -59,8 +59,14 @@ impl Worker {
         let request_id = record.id;
         let (held, request) = keep(permit, request_id, settings, now)?;
         let delivery = Arc::clone(&held.delivery);
-        record.held = Some(request_id);
-        let id = self.app.held.keep(&self.app.replay, keys, held, &request, &settings, now).await?;
+        let id = match self.app.held.waiting(&self.app.replay, keys, now).await? {
+            // It is not sent by this request.
+            Some(id) => id,
+            None => {
+                record.held = Some(request_id);
+                self.app.held.keep(&self.app.replay, keys, held, &request, &settings, now).await?
+            }
+        };
         let body = json!({"delivery": &*delivery, "held": id.to_string()});
         let mut response = Response::new(Bytes::from(format!("{body}\n")));
         *response.status_mut() = StatusCode::ACCEPTED;

@@ -142,17 +142,23 @@ struct Committed {
     at: Timestamp,
     /// How often it was taken once more.
     again: u8,
+    /// The name under which it was stored to be brought, where it was.
+    name: Option<[u8; 32]>,
 }
 
 impl Committed {
     fn encode(self) -> Vec<u8> {
-        format!("committed {} {}", self.at.as_secs(), self.again).into_bytes()
+        let name = self.name.map_or_else(String::new, |name| format!(" {}", HEXLOWER.encode(&name)));
+        format!("committed {} {}{name}", self.at.as_secs(), self.again).into_bytes()
     }
 
     fn decode(value: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(value).ok()?.strip_prefix("committed ")?.split(' ');
         let at = Timestamp::from_secs(words.next()?.parse().ok()?);
-        Some(Self { at, again: words.next()?.parse().ok()? })
+        let again = words.next()?.parse().ok()?;
+        // Those of older versions have none.
+        let name = words.next().and_then(|name| HEXLOWER.decode(name.as_bytes()).ok()?.try_into().ok());
+        Some(Self { at, again, name })
     }
 }
 
@@ -185,7 +191,7 @@ impl Replay {
         };
         let in_store = leased.is_none() || !self.under_way.store_works();
         let claimed = match in_store {
-            true => self.claim(keys, now, |_| (RESERVED.to_vec(), now + lease), |_| Vec::new()).await?.0,
+            true => self.claim(keys, now, |_, _| (RESERVED.to_vec(), now + lease), |_| Vec::new()).await?.0,
             false => self.look(keys, now).await?,
         };
         if let Some(leased) = &mut leased {
@@ -222,6 +228,19 @@ impl Replay {
         written
     }
 
+    /// The names under which a delivery was stored that may be taken again. None where nothing may.
+    pub(super) async fn names(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<[u8; 32]>, StoreError> {
+        if keys.redeliveries == 0 {
+            return Ok(Vec::new());
+        }
+        let wanted = keys.keys.iter().map(|key| key.to_vec()).collect();
+        let found = self.store.get_all(Table::Deliveries, wanted, now).await?;
+        let mut names: Vec<_> =
+            found.iter().flatten().filter_map(|stored| Committed::decode(&stored.value)?.name).collect();
+        names.dedup();
+        Ok(names)
+    }
+
     /// Commits the delivery together with the writes that `more` makes of what is the same for every try of it, and never of
     /// another: one that comes when it is forgotten differs in its time. Gives that, and the versions of these writes.
     /// Refuses as [`Replay::reserve`] does.
@@ -236,8 +255,11 @@ impl Replay {
             true => None,
             false => Some(self.under_way.lease(&keys.keys, now + TAKE_LEASE, now)?),
         };
-        let committed = |claimed: &Claimed| (Committed { at: now, again: claimed.again() }.encode(), now + keys.window);
         let name = |claimed: &[Claimed]| sha256(&[&once(claimed), &now.as_millis().to_be_bytes()]);
+        let committed = |all: &[Claimed], one: &Claimed| {
+            let taken = Committed { at: now, again: one.again(), name: Some(name(all)) };
+            (taken.encode(), now + keys.window)
+        };
         let (claimed, versions) = self.claim(keys, now, committed, |claimed| more(&name(claimed))).await?;
         drop(leased);
         Ok((name(&claimed), versions))
@@ -248,13 +270,13 @@ impl Replay {
         &self,
         keys: &ReplayKeys,
         now: Timestamp,
-        value: impl Fn(&Claimed) -> (Vec<u8>, Timestamp),
+        value: impl Fn(&[Claimed], &Claimed) -> (Vec<u8>, Timestamp),
         more: impl Fn(&[Claimed]) -> Vec<Put>,
     ) -> Result<(Vec<Claimed>, Vec<u64>), Rejection> {
         let mut claimed: Vec<Claimed> =
             keys.keys.iter().map(|key| Claimed { key: *key, version: None, before: None }).collect();
         loop {
-            let mut puts: Vec<Put> = claimed.iter().map(|claimed| claimed.put(value(claimed))).collect();
+            let mut puts: Vec<Put> = claimed.iter().map(|one| one.put(value(&claimed, one))).collect();
             puts.extend(more(&claimed));
             match self.put_all(puts, now).await.map_err(unavailable)? {
                 WrittenAll::Done(mut versions) => {
@@ -304,8 +326,8 @@ impl Reservation {
     /// other process uses the store, once this one has.
     pub async fn commit(mut self, now: Timestamp) -> Result<(), StoreError> {
         let window = self.window;
-        let written =
-            self.write(now, |claimed| (Committed { at: now, again: claimed.again() }.encode(), now + window)).await;
+        let taken = |claimed: &Claimed| Committed { at: now, again: claimed.again(), name: None };
+        let written = self.write(now, |claimed| (taken(claimed).encode(), now + window)).await;
         match (self.leased.take(), &written) {
             (Some(leased), Err(_)) => leased.keep_until(now + window),
             (leased, _) => end(leased),

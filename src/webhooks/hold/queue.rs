@@ -89,11 +89,6 @@ impl Queue {
         settings: &Settings,
         now: Timestamp,
     ) -> Result<HeldId, Rejection> {
-        let unwritable = |error: StoreError| {
-            Rejection::new(Reason::StoreUnavailable, "the delivery cannot be stored at the moment")
-                .fix("send it again later")
-                .because(error)
-        };
         if let Some(doubt) = &*self.doubt.load() {
             return Err(unwritable(StoreError::Unavailable((**doubt).to_owned())));
         }
@@ -114,12 +109,11 @@ impl Queue {
             let request = [&*head, &request.body].concat();
             vec![put(Table::Held, once, record.clone()), put(Table::HeldRequests, once, request)]
         };
-        let known_by = || keys.keys().iter().map(|key| key.to_vec()).collect();
         let (once, versions) = match replay.take(keys, now, writes).await {
             Ok(taken) => taken,
             Err(rejection) if rejection.reason() == Reason::ReplayedDelivery => {
                 // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
-                self.store.replicated(Table::Deliveries, known_by()).await.map_err(unwritable)?;
+                self.store.replicated(Table::Deliveries, known_by(keys)).await.map_err(unwritable)?;
                 return Err(rejection);
             }
             Err(rejection) => return Err(rejection),
@@ -130,8 +124,27 @@ impl Queue {
         self.measure();
         self.wake.notify_one();
         // It is brought in any case; the sender hears 202 only of what a failover cannot lose.
-        self.store.replicated(Table::Deliveries, known_by()).await.map_err(unwritable)?;
+        self.store.replicated(Table::Deliveries, known_by(keys)).await.map_err(unwritable)?;
         Ok(id)
+    }
+
+    /// The delivery itself, where it came before and still waits to be brought. One that is sent again meanwhile is no further one: the
+    /// EventListener would take both.
+    pub async fn waiting(
+        &self,
+        replay: &Replay,
+        keys: &ReplayKeys,
+        now: Timestamp,
+    ) -> Result<Option<HeldId>, Rejection> {
+        for name in replay.names(keys, now).await.map_err(unwritable)? {
+            let id = HeldId::new(name);
+            let found = self.look_or_leave(&id, now).await.map_err(unwritable)?;
+            if found.is_some_and(|(held, _)| held.parked.is_none()) {
+                self.store.replicated(Table::Deliveries, known_by(keys)).await.map_err(unwritable)?;
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads the whole table, whoever wrote it: this process before its last end, or other replicas. Does so once, whoever asks.
@@ -353,6 +366,17 @@ impl Queue {
 
 fn no_request() -> StoreError {
     StoreError::Corrupt("a held delivery has no request".to_owned())
+}
+
+fn unwritable(error: StoreError) -> Rejection {
+    Rejection::new(Reason::StoreUnavailable, "the delivery cannot be stored at the moment")
+        .fix("send it again later")
+        .because(error)
+}
+
+/// The records by which a delivery is known when it comes again.
+fn known_by(keys: &ReplayKeys) -> Vec<Vec<u8>> {
+    keys.keys().iter().map(|key| key.to_vec()).collect()
 }
 
 /// A place in a sender's queue, given back when dropped.

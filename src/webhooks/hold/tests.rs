@@ -1,3 +1,4 @@
+mod again;
 mod broken;
 mod order;
 mod parked;

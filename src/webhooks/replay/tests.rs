@@ -253,3 +253,13 @@ fn who_is_turned_away_by_a_full_store_hears_that() {
         assert_eq!(refused.detail().contains("the store is full"), says, "{}", refused.detail());
     }
 }
+
+#[test]
+fn what_was_taken_is_read_with_and_without_its_name() {
+    let taken = Committed { at: NOW, again: 1, name: Some([7; 32]) };
+    assert_eq!(Committed::decode(&taken.encode()), Some(taken));
+    let forwarded = Committed { name: None, ..taken };
+    assert_eq!(Committed::decode(&forwarded.encode()), Some(forwarded));
+    // As older versions wrote it.
+    assert_eq!(Committed::decode(b"committed 1700000000 1"), Some(forwarded));
+}
