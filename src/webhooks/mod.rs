@@ -246,7 +246,7 @@ impl Webhook {
         let read = read.map_err(|error| self.unreadable(&error, expected.id.clone(), body_sha256))?;
         self.check_date(read.date, now)?;
         let id = expected.id.or(read.delivery).unwrap_or_else(|| replay::body_id(&body_sha256));
-        let has_unique_body = self.unique_bodies || !self.sender.bodies.may_repeat(read.facts.event.as_deref());
+        let has_unique_body = self.unique_bodies || !self.sender.bodies.may_repeat(&read.facts);
         let signed = (expected.signs_body && expected.presented.signed_id.is_none() && has_unique_body)
             .then(|| sha256(&[expected.presented.before().as_bytes(), &body_sha256]));
         let facts = Facts {

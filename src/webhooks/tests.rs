@@ -292,6 +292,22 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
         (Some(false), "repository_dispatch", dispatch, false),
         (Some(false), "push", PUSH, true),
         (Some(false), "star", r#"{"action":"created"}"#, true),
+        // Those tell no time either.
+        (Some(false), "check_run", r#"{"action":"rerequested","check_run":{"id":1}}"#, false),
+        (Some(false), "check_run", r#"{"action":"requested_action","check_run":{"id":1}}"#, false),
+        (Some(false), "check_run", r#"{"action":"completed","check_run":{"id":1}}"#, true),
+        (Some(false), "check_suite", r#"{"action":"rerequested","check_suite":{"id":1}}"#, false),
+        (
+            Some(false),
+            "pull_request_review_thread",
+            r#"{"action":"resolved","pull_request":{"number":1},"thread":{}}"#,
+            false,
+        ),
+        (Some(false), "org_block", r#"{"action":"blocked","blocked_user":{"id":1}}"#, false),
+        (Some(false), "membership", r#"{"action":"added","member":{"id":1},"team":{"id":2}}"#, false),
+        (None, "membership", r#"{"action":"added","member":{"id":1},"team":{"id":2}}"#, true),
+        // What the header says does not make a body repeat.
+        (Some(false), "organization", r#"{"action":"deleted"}"#, true),
     ] {
         let entry = json!({"name": "hub", "sender": "github", "unique_bodies": unique});
         let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();

@@ -18,8 +18,8 @@ pub(super) static GITHUB: Sender = Sender {
     answer_within: Span::from_secs(8),
     never_retries: true,
     counts_refusals: false,
-    // A push names its commits, a pull request its time. Two dispatches with the same inputs look alike.
-    bodies: Bodies::Repeat(&["workflow_dispatch", "repository_dispatch"]),
+    // A push names its commits, a pull request its time.
+    bodies: Bodies::Repeat(REPEATED),
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature-256", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
@@ -84,6 +84,21 @@ pub(super) static GITHUB: Sender = Sender {
     ],
 };
 
+/// Two dispatches with the same inputs look alike, and so does what somebody asks for, switches or takes back again.
+const REPEATED: &[(&str, &[&str])] = &[
+    ("workflow_dispatch", &[]),
+    ("repository_dispatch", &[]),
+    ("check_run", &["rerequested", "requested_action"]),
+    ("check_suite", &["requested", "rerequested"]),
+    ("pull_request_review_thread", &[]),
+    ("org_block", &[]),
+    ("membership", &[]),
+    ("member", &[]),
+    ("team", &[]),
+    ("team_add", &[]),
+    ("installation_repositories", &[]),
+];
+
 const GITHUB_SHAPES: &[Shape] = &[
     shape("ping", &["zen", "hook_id"], &[]),
     shape("push", &["ref", "before", "after", "commits"], &["pull_request"]),
@@ -120,4 +135,10 @@ const GITHUB_SHAPES: &[Shape] = &[
     shape("status", &["sha", "state", "context"], &[]),
     shape("fork", &["forkee"], &[]),
     shape("gollum", &["pages"], &[]),
+    shape("org_block", &["blocked_user", "action"], &[]),
+    shape("membership", &["member", "team", "action"], &[]),
+    shape("member", &["member", "action"], &["team"]),
+    shape("team", &["team", "action"], &["member"]),
+    shape("team_add", &["team", "repository"], &["action"]),
+    shape("installation_repositories", &["repositories_added", "repositories_removed", "action"], &[]),
 ];

@@ -11,7 +11,10 @@ mod registries;
 mod slack;
 mod sns;
 
-use super::signature::{Form, Key};
+use super::{
+    facts::Facts,
+    signature::{Form, Key},
+};
 use crate::config::{
     raw,
     values::{Size, Span},
@@ -72,17 +75,22 @@ pub(super) struct Sender {
 pub(super) enum Bodies {
     /// None: each tells what changed or when, or its id is signed.
     Unique,
-    /// Those of these events.
-    Repeat(&'static [&'static str]),
+    /// Those of these events: of these actions, or of all where there are none.
+    Repeat(&'static [(&'static str, &'static [&'static str])]),
     /// Any: nobody knows what it sends.
     Unknown,
 }
 
 impl Bodies {
-    pub(super) fn may_repeat(self, event: Option<&str>) -> bool {
+    pub(super) fn may_repeat(self, facts: &Facts) -> bool {
+        let is_of = |(event, actions): &(&str, &[&str])| {
+            let is_action = |action: &str| actions.contains(&action);
+            facts.event.as_deref() == Some(event)
+                && (actions.is_empty() || facts.action.as_deref().is_some_and(is_action))
+        };
         match self {
             Self::Unique => false,
-            Self::Repeat(events) => event.is_some_and(|event| events.contains(&event)),
+            Self::Repeat(events) => events.iter().any(is_of),
             Self::Unknown => true,
         }
     }
