@@ -72,6 +72,7 @@ const CLOUD_SHAPES: &[Shape] = &[
     shape("repo:commit_status_updated", &["commit_status"], &[]),
     pull_request("pullrequest:created", "OPEN"),
     pull_request("pullrequest:updated", "OPEN"),
+    pull_request("pullrequest:push", "OPEN"),
     pull_request("pullrequest:fulfilled", "MERGED"),
     pull_request("pullrequest:rejected", "DECLINED"),
     shape("pullrequest:approved", &["pullrequest", "approval"], &["comment"]),
