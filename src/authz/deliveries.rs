@@ -108,6 +108,32 @@ pub(super) fn warn_of_number(
         report
             .warning(at, format!("no host writes a number as `{number}`"))
             .help(format!("write `{kind}:{significant}`"));
+    } else if is_guid(number) && number != number.to_ascii_lowercase() && senders().all(webhooks::has_known_ids) {
+        report
+            .warning(at, format!("no host writes the digits of such an id in capitals as `{number}`"))
+            .help(format!("write `{kind}:{}`", number.to_ascii_lowercase()));
+    }
+}
+
+/// Whether it is such as `{673a6070-3421-46c9-9d48-90745f7bfe8e}`, in braces or not.
+fn is_guid(text: &str) -> bool {
+    let bare = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text);
+    uuid::Uuid::try_parse(bare).is_ok() && bare.len() == uuid::fmt::Hyphenated::LENGTH
+}
+
+/// Reports a kind that nothing has. What `sender` calls a maker is not always what identities do.
+pub(super) fn unknown_kind<'a>(
+    what: &str,
+    kind: &str,
+    known: impl IntoIterator<Item = &'a str>,
+    at: &At,
+    root: &raw::Root,
+    report: &mut Report,
+) {
+    let named = |webhook: &&raw::Webhook| serde_json::to_value(webhook.sender).is_ok_and(|name| name == kind);
+    let problem = report.unknown(at, what, kind, known);
+    if let Some(webhook) = root.webhooks.iter().find(named) {
+        problem.help(format!("write `{}:`", webhooks::identity(webhook)));
     }
 }
 
@@ -122,6 +148,8 @@ webhooks:
   - {name: ci, sender: generic, signature: {header: x-sig}, facts: {branch: /branch, repository_id: /id}, secrets: [{secret: {env: C}}]}
   - {name: lab, sender: gitlab, secrets: [{secret: {env: D}}]}
   - {name: harbor, sender: harbor, secrets: [{secret: {env: E}}]}
+  - {name: azure, sender: azure_devops, secrets: [{secret: {env: F}}]}
+  - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: G}}]}
 routes:
   - {name: gh, kind: webhook, hosts: [a], schemes: [webhook], webhook: gh, upstream: u, event_listener: {namespace: ci, name: build}}
   - {name: ci, kind: webhook, hosts: [b], schemes: [webhook], webhook: ci, upstream: u, event_listener: {namespace: x, name: other}}
@@ -129,11 +157,24 @@ routes:
 ";
 
     fn warned(rule: &str) -> Vec<(String, String, String)> {
+        let report = report(rule);
+        assert!(!report.has_errors(), "{rule}: {report:?}");
+        told(&report)
+    }
+
+    fn problems(rule: &str) -> Vec<(String, String, String)> {
+        told(&report(rule))
+    }
+
+    fn report(rule: &str) -> Report {
         let text = format!("{GROUND}rules:\n  - {{id: r, {rule}, do: allow}}\n");
         let root: raw::Root = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let mut report = Report::default();
         super::super::rule::Rule::compile(&root.rules[0], &At::root(), &root, &Vec::new().into(), &mut report);
-        assert!(!report.has_errors(), "{rule}: {report:?}");
+        report
+    }
+
+    fn told(report: &Report) -> Vec<(String, String, String)> {
         let told = |problem: &crate::config::report::Problem| {
             (problem.at.as_str().to_owned(), problem.message.clone(), problem.help.clone().unwrap_or_default())
         };
@@ -177,6 +218,34 @@ routes:
         }
     }
 
+    /// A deny that was written so did nothing.
+    #[test]
+    fn an_id_in_capitals_is_warned_of_where_hosts_write_none() {
+        const ID: &str = "azure-devops:278D5CD2-584D-4B63-824A-2BA458937249";
+        let written = format!("`{}`", ID.to_ascii_lowercase());
+        for (key, id) in [("repositories", ID), ("senders", ID)] {
+            warns(&format!("who: {{{key}: ['{id}']}}"), &format!("/who/{key}/0"), "in capitals", &written);
+        }
+        let braced = "{673A6070-3421-46c9-9d48-90745f7bfe8e}";
+        let help = format!("`bitbucket:{}`", braced.to_ascii_lowercase());
+        warns(&format!("who: {{repositories: ['bitbucket:{braced}']}}"), "/who/repositories/0", "in capitals", &help);
+        for good in [ID.to_ascii_lowercase(), "azure-devops:AB".to_owned()] {
+            assert_eq!(warned(&format!("who: {{repositories: ['{good}']}}")), [], "{good}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_maker_is_told_from_that_of_its_identities() {
+        for (key, what) in [("repositories", "repository"), ("senders", "sender")] {
+            let id = "bitbucket_cloud:{673a6070-3421-46c9-9d48-90745f7bfe8e}";
+            let problems = problems(&format!("who: {{{key}: ['{id}']}}"));
+            let [(place, said, fix)] = problems.as_slice() else { panic!("{problems:?}") };
+            assert_eq!(place, &format!("/who/{key}/0"));
+            assert_eq!(said, &format!("there is no kind of {what} `bitbucket_cloud`"));
+            assert_eq!(fix, "write `bitbucket:`");
+        }
+    }
+
     #[test]
     fn numbers_that_no_delivery_tells_are_warned_of() {
         let repositories = "/who/repositories/0";
@@ -185,7 +254,7 @@ routes:
         warns("who: {senders: ['gitlab:007']}", "/who/senders/0", "as `007`", "`gitlab:7`");
         warns("who: {senders: ['ci:5']}", "/who/senders/0", "of `ci`", "`delivery`");
         warns("who: {senders: ['harbor:5']}", "/who/senders/0", "of `harbor`", "`delivery`");
-        for good in ["['github:1', 'github:0', 'gitlab:10']", "['ci:01']"] {
+        for good in ["['github:1', 'github:0', 'gitlab:10']", "['ci:01', 'ci:278D5CD2-584D-4B63-824A-2BA458937249']"] {
             assert_eq!(warned(&format!("who: {{repositories: {good}}}")), [], "{good}");
         }
     }

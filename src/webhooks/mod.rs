@@ -44,7 +44,10 @@ pub use self::{
     replay::{Once, Replay, ReplayKeys, Reservation},
     resolve::{fill_defaults, identity, resolve_all},
     signature::github_signature,
-    told::{answered_events, has_bare_names, has_text_ids, known_events, numbers_people, numbers_repositories},
+    told::{
+        answered_events, has_bare_names, has_known_ids, has_text_ids, known_events, numbers_people,
+        numbers_repositories,
+    },
 };
 use crate::{
     authn::{CredentialId, Principal, Scheme, principal::check_name},

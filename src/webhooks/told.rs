@@ -8,6 +8,11 @@ pub fn has_text_ids(raw: &raw::Webhook) -> bool {
     sender(raw.sender).text_ids
 }
 
+/// Whether it is known how this sender writes numbers.
+pub fn has_known_ids(raw: &raw::Webhook) -> bool {
+    sender(raw.sender).label.is_some()
+}
+
 /// The events that deliveries of this sender may be of, where that is a closed list: those that a body proves.
 pub fn known_events(raw: &raw::Webhook) -> Option<impl Iterator<Item = &'static str> + use<>> {
     sender(raw.sender).events.closed()

@@ -327,7 +327,7 @@ fn senders(
         let at = at.key("senders").index(i);
         match text.rsplit_once(':') {
             Some((kind, _)) if !known.contains(&kind) => {
-                report.unknown(&at, "kind of sender", kind, known.iter().copied());
+                deliveries::unknown_kind("kind of sender", kind, known.iter().copied(), &at, root, report);
             }
             Some((kind, id)) if is_number(id) || (!id.is_empty() && has_text_ids(kind, root)) => {
                 deliveries::warn_of_number(kind, id, webhooks::numbers_people, &at, root, report);
@@ -364,12 +364,11 @@ fn repositories(
     for (i, text) in raw.repositories.iter().enumerate() {
         let at = at.index(i);
         match text.rsplit_once(':') {
+            Some((kind, _)) if of_issuers(kind) == 0 && !of_webhooks.contains(&kind) => {
+                let known = of_webhooks.iter().copied().chain(issuers.iter().filter_map(|i| Some(i.repositories?.0)));
+                deliveries::unknown_kind("kind of repository", kind, known, &at, root, report);
+            }
             Some((kind, id)) if is_number(id) || (!id.is_empty() && has_text_ids(kind, root)) => {
-                if of_issuers(kind) == 0 && !of_webhooks.contains(&kind) {
-                    let known =
-                        of_webhooks.iter().copied().chain(issuers.iter().filter_map(|i| Some(i.repositories?.0)));
-                    report.unknown(&at, "kind of repository", kind, known);
-                }
                 if of_issuers(kind) == 0 {
                     deliveries::warn_of_number(kind, id, webhooks::numbers_repositories, &at, root, report);
                 }
