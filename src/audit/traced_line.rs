@@ -76,6 +76,8 @@ pub(super) struct Url {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Response {
+    /// An upstream's is called so.
+    #[serde(alias = "status")]
     pub code: Option<u16>,
 }
 
@@ -85,6 +87,7 @@ pub(super) struct Unmapped {
     pub linked: Option<Link>,
     pub event_id: Option<String>,
     pub held: Option<Uuid>,
+    pub upstream: Response,
     pub webhook: Option<Webhook>,
     /// Where a token was asked for.
     pub asked: Option<IgnoredAny>,

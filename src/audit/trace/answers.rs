@@ -54,7 +54,9 @@ pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
     files.each(code::REQUEST, |line| {
         let Some(request) = line.metadata.correlation_uid else { return };
         let is_try = line.unmapped.held == Some(id) && request != id;
-        let Some(answer) = Answer::of(line) else { return };
+        // A try is answered by the EventListener, and what was made of that is nobody's to hear.
+        let said = line.unmapped.upstream.code.filter(|_| is_try);
+        let Some(answer) = Answer::of(line, said) else { return };
         if request == id {
             own = Some(answer);
         } else if is_try {
@@ -66,10 +68,12 @@ pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
 }
 
 impl Answer {
-    fn of(line: Line) -> Option<Self> {
+    /// What a line says of an answer, and in its place what its receiver `said`.
+    fn of(line: Line, said: Option<u16>) -> Option<Self> {
+        let status = line.http_response.code?;
         Some(Self {
             time: line.time,
-            status: line.http_response.code?,
+            status: said.unwrap_or(status),
             reason: line.status_code,
             event: line.unmapped.event_id,
         })

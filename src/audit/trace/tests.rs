@@ -186,3 +186,24 @@ fn runs_that_had_the_same_name_are_told_apart() {
     let causes: Vec<_> = runs.iter().map(|run| (run.uid.as_str(), run.cause.as_ref().unwrap().request.id)).collect();
     assert_eq!(causes, [("u1", REQUEST), ("u2", ARRIVAL)]);
 }
+
+/// The record has both, and 502 is what Doorward would have told a sender who still waited.
+#[test]
+fn the_last_try_of_a_delivery_is_told_by_what_its_receiver_said() {
+    let ended = |id, more: &Value| {
+        let mut line: Value = serde_json::from_str(&request(id, "request.completed", more)).unwrap();
+        line["http_response"] = json!({"code": 502});
+        line.to_string()
+    };
+    for (upstream, said) in [(json!({"name": "el", "status": 503}), 503), (json!({"name": "el"}), 502)] {
+        let lines = [
+            ended(ARRIVAL, &json!({"held": ARRIVAL, "upstream": {"status": 503}})),
+            ended(REQUEST, &json!({"held": ARRIVAL, "upstream": upstream})),
+        ];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+        let found = answers(&Files::new(vec![file.path().to_owned()]), ARRIVAL).unwrap();
+        assert_eq!((found.tries, found.last_try.map(|answer| answer.status)), (1, Some(said)));
+        assert_eq!(found.answer.map(|answer| answer.status), Some(502), "its own answer is ours");
+    }
+}
