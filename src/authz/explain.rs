@@ -4,14 +4,14 @@ use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
-use crate::{authn::Principal, terminal};
+use crate::{authn::Principal, terminal, webhooks::Facts};
 
 use super::{
     Decision, Outcome, Policy, RequestView, Shadow,
     condition::{Condition, listed},
     policy::create_of,
     rule::{Action, Case, Hit},
-    who::kind_name,
+    who::{WEBHOOKS, kind_name},
 };
 
 /// What each rule says of a request, and what comes of it. Displays as text for a terminal, serialises as JSON.
@@ -27,6 +27,9 @@ pub struct Explanation {
     pub fixes: Vec<String>,
     pub principal: String,
     pub request: String,
+    /// What a delivery tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<String>,
     pub kubernetes_groups: Arc<[Arc<str>]>,
     pub grants: Vec<Arc<str>>,
     /// Each rule that can hit on the route, by precedence.
@@ -106,6 +109,7 @@ impl Policy {
             fixes: if decision.is_allow() { Vec::new() } else { self.fixes(&decision, &rules) },
             principal: describe_principal(principal),
             request: describe_request(request),
+            delivery: request.delivery.map(describe_delivery),
             kubernetes_groups: given.groups,
             grants: given.grants,
             rules,
@@ -152,14 +156,14 @@ impl Policy {
             return fixes;
         }
         // One that speaks of this very request and misses only the caller is nearer than one that speaks of another; and one that
-        // misses only something of what the body says is nearer than one that is about other requests.
+        // misses only something of what the body says is nearer than one that is about other requests. A sender never becomes another.
         let nearest = allows().min_by_key(|report| match &report.verdict {
             Verdict::Missed { misses } => {
                 let of = |is: fn(&str) -> bool| misses.iter().filter(|miss| is(miss.key)).count();
                 let others = of(|key| key.starts_with("on.") && !key.starts_with("on.run"));
-                (others, of(|key| key.starts_with("on.run")), misses.len())
+                (of(|key| key == WEBHOOKS), others, of(|key| key.starts_with("on.run")), misses.len())
             }
-            _ => (0, 0, 0),
+            _ => (0, 0, 0, 0),
         });
         match nearest.map(|report| (&report.rule, &report.verdict)) {
             Some((rule, Verdict::Unmet { needs })) => fixes.push(format!("`{rule}` would allow it with {needs}")),
@@ -221,6 +225,30 @@ fn describe_request(request: &RequestView<'_>) -> String {
     text
 }
 
+/// Its facts, as rules see them.
+fn describe_delivery(facts: &Facts) -> String {
+    let [fork, draft] = [facts.fork, facts.draft].map(|flag| flag.map(|flag| flag.to_string()));
+    let told = [
+        ("", facts.event.as_deref()),
+        ("action", facts.action.as_deref()),
+        ("repository", facts.repository.as_deref()),
+        ("repository_id", facts.repository_id.as_deref()),
+        ("branch", facts.branch.as_deref()),
+        ("tag", facts.tag.as_deref()),
+        ("commit", facts.commit.as_deref()),
+        ("actor", facts.actor.as_deref()),
+        ("actor_id", facts.actor_id.as_deref()),
+        ("pull_request", facts.pull_request.as_deref()),
+        ("fork", fork.as_deref()),
+        ("draft", draft.as_deref()),
+        ("several", facts.several.then_some("true")),
+        ("build", facts.build.then_some("true")),
+    ];
+    let words = told.into_iter().filter_map(|(name, told)| Some(format!("{name} {}", told?).trim_start().to_owned()));
+    let words: Vec<String> = words.collect();
+    if words.is_empty() { "tells nothing".to_owned() } else { words.join(", ") }
+}
+
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: needs {}, has {}", self.key, terminal::line(&self.needs), terminal::line(&self.found))
@@ -238,6 +266,9 @@ impl fmt::Display for Explanation {
         }
         writeln!(f, "\nprincipal  {}", terminal::line(&self.principal))?;
         writeln!(f, "request    {}", terminal::line(&self.request))?;
+        if let Some(delivery) = &self.delivery {
+            writeln!(f, "delivery   {}", terminal::line(delivery))?;
+        }
         let (groups, grants) = (listed(&self.kubernetes_groups), listed(&self.grants));
         writeln!(f, "groups     {groups} (grants: {grants})")?;
         writeln!(f, "policy     {}", self.policy)?;

@@ -167,6 +167,12 @@ impl Who {
         match self {
             Self::Anonymous => Condition::new("who.anonymous", "no credential", &principal.issuer),
             Self::Authenticated { .. } => Condition::new("who", "somebody who is authenticated", "no credential"),
+            // As the rule names them.
+            Self::Issuers { names, .. } if names.iter().all(|name| name.starts_with(WEBHOOK)) => {
+                let bare = |name: &str| name.strip_prefix(WEBHOOK).unwrap_or(name).to_owned();
+                let needs: Vec<String> = names.iter().map(|name| bare(name)).collect();
+                Condition::new(WEBHOOKS, listed(&needs), bare(&principal.issuer))
+            }
             Self::Issuers { names, .. } => Condition::new("who.issuers", names, &principal.issuer),
             Self::Kind { kind, .. } => {
                 let through = if actor.is_some() { ", through an actor" } else { "" };
@@ -221,6 +227,12 @@ impl Who {
         }
     }
 }
+
+/// The condition on senders of deliveries.
+pub(super) const WEBHOOKS: &str = "who.webhooks";
+
+/// What the name of an issuer begins with that is a sender of deliveries.
+const WEBHOOK: &str = "webhook:";
 
 pub(super) fn kind_name(kind: Kind) -> &'static str {
     match kind {

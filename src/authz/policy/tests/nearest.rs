@@ -30,3 +30,33 @@ rules:
         assert!(fixes.len() == 1 && fixes[0].starts_with(nearest) && fixes[0].contains(found), "{fixes:?}");
     }
 }
+
+/// A sender never becomes another, however many conditions its own rule has besides.
+#[test]
+fn a_rule_of_another_sender_is_farther_than_one_whose_branch_is_missed() {
+    const GROUND: &str = "
+webhooks:
+  - {name: github, sender: github, secrets: [{secret: {env: A}}]}
+  - {name: gitlab, sender: gitlab, secrets: [{secret: {env: B}}]}
+upstreams: [{name: el, url: 'http://127.0.0.1:1'}]
+routes:
+  - {name: github, kind: webhook, hosts: [a], schemes: [webhook], webhook: github, upstream: el, event_listener: {namespace: ci, name: build}}
+";
+    const RULES: &str = "
+rules:
+  - {id: a-others, on: {event_listener: build}, who: {webhooks: [gitlab]}, do: allow}
+  - {id: build, on: {event_listener: build, event: [push], branch: [main]}, who: {webhooks: [github]}, do: allow}
+";
+    let root = root(GROUND, RULES);
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts =
+        serde_saphyr::from_str("{route: github, delivery: {event: push, tag: release/1, actor: ada}}").unwrap();
+    let sender: raw::PrincipalFacts = serde_saphyr::from_str("{}").unwrap();
+    let scenario = Scenario::new(Some(&sender), &request, &root).unwrap();
+    let explanation = policy.explain(&scenario.principal, &scenario.request());
+    let nearest = "`build` comes nearest to allowing it, and misses on.branch: needs main, has none";
+    assert_eq!(explanation.fixes, [nearest]);
+    let text = explanation.to_string();
+    assert!(text.contains("delivery   push, tag release/1, actor ada\n"), "{text}");
+    assert!(text.contains("a-others (allow): missed, who.webhooks: needs gitlab, has github"), "{text}");
+}
