@@ -346,11 +346,23 @@ async fn listed(
     check_id(id, least)?;
     let mut found = queue.find(id, now).await.map_err(|error| unavailable(&error))?;
     match found.len() {
-        0 | 1 => Ok(found.pop()),
+        0 => {
+            let all = queue.list(&Wanted::default(), now).await.map_err(|error| unavailable(&error))?;
+            called_by_its_sender(id, &all).map_or(Ok(None), Err)
+        }
+        1 => Ok(found.pop()),
         several => {
             Err(CommandError::new(format!("{several} held deliveries begin with `{id}`")).help("write more of the id"))
         }
     }
+}
+
+/// Tells that an id is the one which a sender gave, as lists show it too.
+fn called_by_its_sender(id: &str, all: &[(HeldId, Held)]) -> Option<CommandError> {
+    let named: Vec<String> =
+        all.iter().filter(|(_, held)| *held.delivery == *id).map(|(id, _)| format!("`{id}`")).collect();
+    let message = format!("`{id}` is the id that the sender gave the delivery, and no id of what is held");
+    (!named.is_empty()).then(|| CommandError::new(message).help(format!("write {}", named.join(" or "))))
 }
 
 fn arguments<T: DeserializeOwned>(command: &Command) -> Result<T, CommandError> {
@@ -472,6 +484,20 @@ mod tests {
             let error = chosen(arguments).unwrap_err();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn the_id_of_a_sender_is_told_from_that_of_what_is_held() {
+        let held: Held = serde_json::from_value(json!({
+            "webhook": "hub", "route": "hub", "delivery": "145ebc3a-1", "request": uuid::Uuid::nil(), "size": 1,
+            "received": 0, "span": 1, "until": 1, "next": 0,
+        }))
+        .unwrap();
+        let all = [(HeldId::new([7; 32]), held)];
+        let told = called_by_its_sender("145ebc3a-1", &all).unwrap();
+        assert!(told.message.contains("`145ebc3a-1` is the id that the sender gave"), "{told:?}");
+        assert_eq!(told.help.unwrap(), format!("write `{}`", all[0].0));
+        assert!(called_by_its_sender("145ebc3a", &all).is_none());
     }
 
     #[test]
