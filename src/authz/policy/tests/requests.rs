@@ -93,6 +93,21 @@ tests:
     );
 }
 
+/// As docs/webhooks.md says it.
+#[test]
+fn a_push_that_deletes_is_kept_out_by_the_commit_that_it_lacks() {
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: push, on: {event_listener: deploy, event: [push], branch: [main]}, who: {repositories: ['github:1234']}, when: has(delivery.commit), do: allow}
+tests:
+  - {name: a push, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, commit: abc, repository_id: '1234'}}, expect: {outcome: allow}}
+  - {name: a deletion, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, repository_id: '1234'}}, expect: {outcome: deny}}
+",
+    );
+}
+
 #[test]
 fn requests_are_told_apart_by_path_method_host_time_and_address() {
     decide_all(
