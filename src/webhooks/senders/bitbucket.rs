@@ -41,7 +41,7 @@ pub(super) static CLOUD: Sender = Sender {
         (Field::Changes, &["/push/changes"]),
         // A pipeline is told by OpenTelemetry's spans.
         (Field::NoRef, &["/commit_status", "/resourceSpans"]),
-        (Field::Commit, &["/pullrequest/source/commit/hash", "/push/changes/*/new/target/hash"]),
+        (Field::Commit, &["/pullrequest/source/commit/hash", "/push/changes/*/new/target/hash", "/commit/hash"]),
         (Field::Actor, &["/actor/nickname", "/actor/display_name"]),
         (Field::ActorId, &["/actor/uuid"]),
         (Field::Fork, &["/pullrequest/source/repository/uuid", "/pullrequest/destination/repository/uuid"]),
@@ -122,7 +122,8 @@ pub(super) static DATA_CENTER: Sender = Sender {
         (Field::Branch, &["/pullRequest/toRef/displayId"]),
         (Field::Ref, &["/changes/*/ref/id"]),
         (Field::Changes, &["/changes"]),
-        (Field::Commit, &["/pullRequest/fromRef/latestCommit", "/changes/*/toHash"]),
+        // Of a comment on a commit at the top.
+        (Field::Commit, &["/pullRequest/fromRef/latestCommit", "/changes/*/toHash", "/commit"]),
         (Field::Actor, &["/actor/name"]),
         (Field::ActorId, &["/actor/id"]),
         (Field::Fork, &["/pullRequest/fromRef/repository/id", "/pullRequest/toRef/repository/id"]),

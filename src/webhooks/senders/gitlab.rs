@@ -62,7 +62,8 @@ pub(super) static GITLAB: Sender = Sender {
         // Of a release or a milestone at the top.
         (Field::Action, &["/object_attributes/action", "/action"]),
         (Field::Repository, &["/project/path_with_namespace"]),
-        (Field::RepositoryId, &["/project/id", "/project_id"]),
+        // A vulnerability has it within.
+        (Field::RepositoryId, &["/project/id", "/project_id", "/object_attributes/project_id"]),
         (Field::Branch, &["/object_attributes/target_branch", "/merge_request/target_branch"]),
         // Of a release; a job says there whether its ref is a tag.
         (Field::Tag, &["/tag"]),
@@ -81,6 +82,8 @@ pub(super) static GITLAB: Sender = Sender {
                 "/checkout_sha",
                 "/after",
                 "/sha",
+                // Of a release, and of what a comment is about. A job has a number there.
+                "/commit/id",
             ],
         ),
         (Field::Actor, &["/user/username"]),
