@@ -189,6 +189,10 @@ async fn nginx_lets_through_what_the_policy_allows() {
     assert_eq!(ask(&nginx, &stream).await.status, 200, "the twin");
     world.upstream.take();
 
+    // nginx sends on what came, with what stands behind a `#`; it is not decided what came before that.
+    let cut = ask(&nginx, &["GET /page#/../secret HTTP/1.1", &host_line, &cookie]).await;
+    assert_eq!((cut.status, world.upstream.take().len()), (403, 0), "{}", cut.text());
+
     // ingress-nginx says it in one address. nginx understands 401 and 403, whatever is wrong with it.
     let about = |address: &str| format!("X-Original-URL: {address}");
     let (page, method) = (about(&format!("http://{host}/page")), "X-Original-Method: GET");

@@ -50,6 +50,7 @@ mod reload;
 mod replicas;
 mod report;
 mod revoke;
+mod route_issuers;
 mod rows;
 mod sessions;
 mod sockets;
