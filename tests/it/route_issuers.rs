@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Answer, Doorward, Issuer, Upstream, come_back, session,
-    streams::{WATCH, begin, ends, streaming},
+    streams::streaming,
     within,
 };
 
@@ -117,26 +117,6 @@ async fn a_route_that_names_issuers_takes_the_sessions_of_no_other() {
             assert!(world.upstream.take().is_empty());
         }
     }
-}
-
-#[tokio::test]
-async fn a_stream_ends_when_a_reload_takes_its_issuer_off_the_route() {
-    let world = world().await;
-    let (corp, partner) = (world.cookie("corp").await, world.cookie("partner").await);
-    let host = format!("Host: {}", world.host);
-    let mut kept = begin(&world.doorward, WATCH, &[&host, &corp, "Connection: close"], 200).await;
-    let mut cut = begin(&world.doorward, WATCH, &[&host, &partner, "Connection: close"], 200).await;
-    let path = world.doorward.dir().join("doorward.yaml");
-    let before = std::fs::read_to_string(&path).unwrap();
-    let after = before.replacen("schemes: [session], upstream", "schemes: [session], issuers: [corp], upstream", 1);
-    assert_ne!(after, before);
-    let draft = path.with_extension("draft");
-    std::fs::write(&draft, after).unwrap();
-    std::fs::rename(draft, path).unwrap();
-    cut.rest().await;
-    assert_eq!(ends(&world.doorward, 1).await, ["permission_lost"]);
-    let goes_on = tokio::time::timeout(std::time::Duration::from_millis(300), kept.rest()).await;
-    assert!(goes_on.is_err(), "the twin");
 }
 
 #[tokio::test]
