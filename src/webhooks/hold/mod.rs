@@ -277,9 +277,9 @@ impl HeldRequest {
         Ok([&*self.encode_head()?, &self.body].concat())
     }
 
-    fn decode(bytes: Bytes) -> Result<Self, StoreError> {
+    fn decode(bytes: &Bytes) -> Result<Self, StoreError> {
         // JSON of serde has no line end.
-        let end = memchr::memchr(b'\n', &bytes).unwrap_or(bytes.len());
+        let end = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
         let head = serde_json::from_slice(bytes.get(..end).unwrap_or_default());
         let head = head.map_err(|error| corrupt("read", &error))?;
         Ok(Self { head, body: bytes.slice((end + 1).min(bytes.len())..) })

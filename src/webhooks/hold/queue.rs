@@ -230,7 +230,7 @@ impl Queue {
     }
 
     pub(super) async fn request(&self, id: &HeldId, now: Timestamp) -> Result<HeldRequest, StoreError> {
-        HeldRequest::decode(self.stored_request(id, now).await?.ok_or_else(no_request)?.into())
+        HeldRequest::decode(&self.stored_request(id, now).await?.ok_or_else(no_request)?.into())
     }
 
     /// As [`Queue::request`], in room that was taken for it; `None` if it takes more, and there is no more.
@@ -241,7 +241,7 @@ impl Queue {
         now: Timestamp,
     ) -> Result<Option<HeldRequest>, StoreError> {
         let stored = self.stored_request(id, now).await?.ok_or_else(no_request)?;
-        room.fill(stored).map(HeldRequest::decode).transpose()
+        room.fill(stored).map(|bytes| HeldRequest::decode(&bytes)).transpose()
     }
 
     /// The request of a delivery as it is stored, which may be unreadable or missing.

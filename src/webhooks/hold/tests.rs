@@ -474,10 +474,10 @@ fn a_request_is_kept_byte_for_byte() {
     };
     for body in [&b""[..], b"\n", b"{\"a\":1}\n\n\0\xff"] {
         let request = HeldRequest { head: head.clone(), body: Bytes::copy_from_slice(body) };
-        assert_eq!(HeldRequest::decode(request.encode().unwrap().into()).unwrap(), request);
+        assert_eq!(HeldRequest::decode(&request.encode().unwrap().into()).unwrap(), request);
     }
     for broken in [&b""[..], b"\n", b"{}\nbody"] {
-        assert!(matches!(HeldRequest::decode(Bytes::from(broken.to_vec())), Err(StoreError::Corrupt(_))));
+        assert!(matches!(HeldRequest::decode(&Bytes::from(broken.to_vec())), Err(StoreError::Corrupt(_))));
     }
 }
 
