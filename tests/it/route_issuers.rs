@@ -1,10 +1,6 @@
 //! A route that names issuers takes the sessions of those alone, whatever holds them. People of two providers log in at its host.
 
-use crate::harness::{
-    Answer, Doorward, Issuer, Upstream, come_back, session,
-    streams::streaming,
-    within,
-};
+use crate::harness::{Answer, Doorward, Issuer, Upstream, come_back, session, streams::streaming, within};
 
 struct World {
     doorward: Doorward,

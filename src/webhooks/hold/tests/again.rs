@@ -18,7 +18,7 @@ async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
     assert_eq!(waiting(0).await, None, "it is taken once, and is a repetition");
 
     let (mut held, version) = fixture.queue.look(&id, later).await.unwrap().unwrap();
-    held.parked = Some(later.as_millis());
+    held.parked = Some(later);
     assert!(fixture.queue.rewrite(&id, held, version, None, later).await.unwrap());
     assert_eq!(waiting(2).await, None, "nobody tries it any more");
 

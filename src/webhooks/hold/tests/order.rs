@@ -72,14 +72,14 @@ async fn a_record_that_was_set_back_is_believed_where_it_is_looked_at() {
     fixture.queue.set_doubt(None);
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let (mut held, version) = fixture.queue.look(&id, NOW).await.unwrap().unwrap();
-    held.parked = Some(NOW.as_millis());
+    held.parked = Some(NOW);
     assert!(fixture.queue.rewrite(&id, held, version, None, NOW).await.unwrap());
     assert!(fixture.queue.retry(&id, NOW).await.unwrap());
     let waits = |fixture: &Fixture| fixture.queue.index().usage().map(|(_, usage)| usage.waiting).sum::<usize>();
     assert_eq!(waits(&fixture), 1);
     // To when it was parked.
     let (mut held, version) = fixture.queue.look(&id, NOW).await.unwrap().unwrap();
-    held.parked = Some(NOW.as_millis());
+    held.parked = Some(NOW);
     let parked = held.encode().unwrap();
     store.put(Table::Held, id.once(), parked, Timestamp::MAX, Expect::Version(version), NOW).await.unwrap();
     store.set_back(Table::Held);
