@@ -74,8 +74,13 @@ impl ReplayKeys {
         let is_id = earlier.len() < self.ids;
         let under_its_id = is_id || self.anew || earlier.iter().take(self.ids).any(|claimed| claimed.before.is_some());
         let twin = twin.filter(|_| this.version.is_none() && under_its_id)?;
-        let taken = Committed::decode(&twin.value)?;
-        (taken.again < self.redeliveries && taken.at + REDELIVERY_GAP <= now).then_some((twin.version, taken))
+        Some((twin.version, self.reopens(twin, now)?))
+    }
+
+    /// What a record says of a delivery that was taken, where that is long enough ago and was not too often.
+    fn reopens(&self, record: &Stored, now: Timestamp) -> Option<Committed> {
+        let taken = Committed::decode(&record.value)?;
+        (taken.again < self.redeliveries && taken.at + REDELIVERY_GAP <= now).then_some(taken)
     }
 }
 
@@ -228,15 +233,14 @@ impl Replay {
         written
     }
 
-    /// The names under which a delivery was stored that may be taken again. None where nothing may.
+    /// The names under which a delivery was stored that may be taken again now. None where nothing may.
     pub(super) async fn names(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<[u8; 32]>, StoreError> {
         if keys.redeliveries == 0 {
             return Ok(Vec::new());
         }
         let wanted = keys.keys.iter().map(|key| key.to_vec()).collect();
         let found = self.store.get_all(Table::Deliveries, wanted, now).await?;
-        let mut names: Vec<_> =
-            found.iter().flatten().filter_map(|stored| Committed::decode(&stored.value)?.name).collect();
+        let mut names: Vec<_> = found.iter().flatten().filter_map(|stored| keys.reopens(stored, now)?.name).collect();
         names.dedup();
         Ok(names)
     }
