@@ -59,6 +59,12 @@ impl Sender {
         matches!(self.proof, Proof::Mac { .. })
     }
 
+    /// What a genuine delivery hears that cannot be read: 200 where the sender would switch its hook off.
+    pub fn unreadable(&self) -> u16 {
+        let counts = ["sender: gitlab", "sender: bitbucket_data_center", "sender: azure_devops"];
+        if counts.iter().any(|sender| self.entry.starts_with(sender)) { 200 } else { 400 }
+    }
+
     pub fn signs_id(&self) -> bool {
         matches!(self.proof, Proof::Mac { signs_id: true, .. })
     }

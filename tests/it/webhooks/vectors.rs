@@ -145,6 +145,8 @@ async fn the_vectors_of_each_sender_over_a_socket() {
             true => Some(start(&vectors, true, &upstream).await),
             false => None,
         };
+        let senders = ["gitlab", "bitbucket_data_center", "azure_devops"];
+        let counts = senders.iter().any(|sender| vectors.webhook["sender"] == *sender);
         let mut taken = BTreeSet::new();
         let cases = vectors.cases.into_iter().enumerate().filter(|(_, case)| case.can_be_sent());
         for (number, case) in cases.map(|(number, case)| (number, case.with_own_id(number))) {
@@ -159,7 +161,10 @@ async fn the_vectors_of_each_sender_over_a_socket() {
             if answer.status == 202 {
                 taken.extend(case.marks());
             }
-            assert!(is_twin || answer.status == case.status(), "{title}: {}{}", answer.head, answer.text());
+            // A sender that would switch its hook off hears so of what is genuine and cannot be read.
+            let is_unreadable = case.expect == "bad_request" && answer.text().contains("is genuine but cannot be read");
+            let status = if counts && is_unreadable { 200 } else { case.status() };
+            assert!(is_twin || answer.status == status, "{title}: {}{}", answer.head, answer.text());
             let arrived: Vec<_> = upstream.take().into_iter().map(|seen| seen.body).collect();
             let expected = if answer.status == 202 { vec![case.body()] } else { Vec::new() };
             assert_eq!(arrived, expected, "{title}");
