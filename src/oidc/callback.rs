@@ -84,9 +84,9 @@ impl Login {
             }
             Err(mut failure) => {
                 // The provider knows the person now, and would send them back as it did.
-                failure.retry = failure.too_weak.then(|| choice::start_anew(&name, needed.as_ref(), &return_to));
+                failure.retry = failure.too_weak.then(|| choice::start_anew(&name, needed.as_ref(), &return_to).into());
                 failure.return_to = return_to;
-                failure.cookies.push(over);
+                failure.cookie = Some(Box::new(over));
                 // The session that there is leads to the rule that it does not do for.
                 failure.signed_in = needed.is_none() && self.is_signed_in(request).await;
                 Err(failure)

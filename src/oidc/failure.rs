@@ -28,13 +28,13 @@ pub(super) struct Failure {
     /// Whether the provider let the person in without what was asked of it.
     pub too_weak: bool,
     /// Where the next try begins, if not as any login does.
-    pub retry: Option<String>,
+    pub retry: Option<Box<str>>,
     /// Whether there is nothing to try again.
     is_final: bool,
     /// Whether the browser is signed in all the same, so that it can go on there at once.
     pub signed_in: bool,
-    /// Cookies to take away.
-    pub cookies: Vec<HeaderValue>,
+    /// The line that takes a cookie away.
+    pub cookie: Option<Box<HeaderValue>>,
 }
 
 impl Failure {
@@ -68,7 +68,7 @@ impl Failure {
             retry: None,
             is_final: false,
             signed_in: false,
-            cookies: Vec::new(),
+            cookie: None,
         }
     }
 
@@ -116,7 +116,7 @@ impl Failure {
         // A login for a program begins at the page that asks, and signs nobody in in this browser.
         let is_of_program = program::is_page(&self.return_to);
         let start = || format!("/oauth2/start?rd={}", encode(&self.return_to));
-        let retry = if is_of_program { self.return_to.clone() } else { self.retry.unwrap_or_else(start) };
+        let retry = if is_of_program { self.return_to.clone() } else { self.retry.map_or_else(start, Into::into) };
         let mut response = pages::html(
             self.status,
             &pages::login_error(&LoginErrorView {
@@ -133,8 +133,8 @@ impl Failure {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
-        for cookie in self.cookies {
-            response.headers_mut().append(header::SET_COOKIE, cookie);
+        if let Some(cookie) = self.cookie {
+            response.headers_mut().append(header::SET_COOKIE, *cookie);
         }
         response
     }

@@ -279,7 +279,7 @@ impl Login {
             "You signed in several times in a row, and each time the session was gone at once. Doorward stopped \
              trying. If it goes on, tell whoever runs Doorward: the log says why sessions are refused.",
         );
-        failure.cookies.push(attempts::forget());
+        failure.cookie = Some(Box::new(attempts::forget()));
         failure
     }
 
