@@ -54,13 +54,7 @@ impl Authenticated {
                 page.attributes(request.path()).map(Arc::new)
             }
             RouteKind::Kubernetes => {
-                let attributes =
-                    Attributes::parse(request.method(), request.path(), request.query()).map_err(|error| {
-                        Rejection::new(
-                            Reason::BadRequest,
-                            format!("the request is no clear one to Kubernetes: {error}"),
-                        )
-                    })?;
+                let attributes = Attributes::parse(request.method(), request.path(), request.query())?;
                 if request.meta().upgrade.is_some() && !attributes.is_long_running() {
                     return Err(Rejection::new(
                         Reason::UpgradeRefused,

@@ -10,6 +10,8 @@ use percent_encoding::percent_decode_str;
 
 use query::Query;
 
+use crate::error::{Reason, Rejection};
+
 /// What a request asks of Kubernetes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
@@ -30,7 +32,7 @@ pub struct Attributes {
     pub follow: bool,
 }
 
-/// Why the attributes of a request cannot be told for certain. The request is answered with 400.
+/// Why the attributes of a request cannot be told for certain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAttributes {
     #[error("the path ends where a resource must follow")]
@@ -41,6 +43,20 @@ pub enum InvalidAttributes {
     Encoding,
     #[error("the query gives `{0}` more than once, in different ways")]
     Ambiguous(&'static str),
+    #[error("a POST to the path of an object makes the one that its body names, whatever name stands in the path")]
+    NamedCreate,
+}
+
+impl From<InvalidAttributes> for Rejection {
+    fn from(error: InvalidAttributes) -> Self {
+        match error {
+            // What the API server says of the resources that it knows itself.
+            InvalidAttributes::NamedCreate => Self::method_not_allowed("GET,HEAD,PUT,PATCH,DELETE", error.to_string())
+                .fix("Send it to the path without the name, or send a PUT or a PATCH."),
+            _ => Self::new(Reason::BadRequest, format!("the request is no clear one to Kubernetes: {error}"))
+                .fix("Send a path and a query that can be read in one way only."),
+        }
+    }
 }
 
 /// Sub-resources through which bytes flow to and from a container or a service. They are writes whatever the method:
@@ -91,6 +107,9 @@ impl Attributes {
                 "delete" => verb = "deletecollection",
                 _ => {}
             }
+        } else if verb == "create" && subresource.is_empty() {
+            // Of a custom resource the API server makes what the body names, and forgets the name that rules would see.
+            return Err(InvalidAttributes::NamedCreate);
         }
 
         Ok(Self {

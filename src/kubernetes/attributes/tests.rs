@@ -144,6 +144,33 @@ fn what_two_readers_could_read_differently_is_refused() {
     assert!(parse("GET", "/api/v1/namespaces/a%20b/pods").is_ok_and(|a| a.namespace == "a b"));
 }
 
+/// The API server would make the object of the body, and rules with `names` be asked about another.
+#[test]
+fn a_create_names_no_object_in_its_path() {
+    for (target, is_taken) in [
+        ("/apis/tekton.dev/v1/namespaces/ci/pipelines/other", false),
+        ("/apis/tekton.dev/v1/namespaces/ci/pipelines/other/", false),
+        ("/apis/tekton.dev/v1/namespaces/ci/pipelines/other?watch=1", false),
+        ("/apis/tekton.dev/v1alpha1/clustertasks/other", false),
+        ("/api/v1/namespaces/ci", false),
+        ("/apis/tekton.dev/v1/namespaces/ci/pipelines", true),
+        ("/apis/tekton.dev/v1/namespaces/ci/pipelines/", true),
+        ("/api/v1/namespaces", true),
+        ("/api/v1/namespaces/ci/pods/p/eviction", true),
+        ("/api/v1/namespaces/ci/finalize", true),
+        ("/api/v1/proxy/namespaces/ci/services/s", true),
+    ] {
+        let read = parse("POST", target);
+        assert_eq!(read.as_ref().err(), (!is_taken).then_some(&InvalidAttributes::NamedCreate), "{target}");
+        let Err(refused) = read else { continue };
+        let refused = Rejection::from(refused);
+        assert_eq!(refused.reason(), Reason::MethodNotAllowed);
+        for method in ["GET", "PUT", "PATCH", "DELETE"] {
+            assert!(parse(method, target).is_ok(), "{method} {target}");
+        }
+    }
+}
+
 #[test]
 fn tunnels_are_writes_and_last_whatever_the_method() {
     for (target, write, long) in [
@@ -162,8 +189,9 @@ fn tunnels_are_writes_and_last_whatever_the_method() {
         let attributes = parse("GET", target).unwrap();
         assert_eq!((attributes.is_write(), attributes.is_long_running()), (write, long), "{target}");
     }
-    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+    for method in ["PUT", "PATCH", "DELETE", "OPTIONS"] {
         assert!(parse(method, "/api/v1/namespaces/a/pods/p").unwrap().is_write(), "{method}");
     }
+    assert!(parse("POST", "/api/v1/namespaces/a/pods").unwrap().is_write());
     assert!(parse("POST", "/version").unwrap().is_write());
 }

@@ -138,6 +138,8 @@ async fn a_request_is_decided_by_what_the_api_server_will_do() {
         ("kubernetes:P6", "dev", "GET /api/v1/nodes/n/proxy/exec/ns/pod/c".into(), 403),
         ("kubernetes:P6", "dev", "GET /api/v1/namespaces/a/services/x:80/proxy/..%2f..".into(), 400),
         ("kubernetes:P6", "dev", "GET /api/v1/namespaces/a/services/x".into(), 200),
+        // Nor of a name that the API server does not look at.
+        ("kubernetes:P5", "dev", "POST /apis/tekton.dev/v1/namespaces/ci/tasks/ok".into(), 405),
         ("kubernetes:C4", "readers", get("?fieldSelector=a%3Db&fieldSelector=metadata.name%3Dx"), 400),
         ("kubernetes:C4", "readers", get("?fieldSelector=metadata.name%3Da&fieldSelector=metadata.name%3Db"), 400),
         ("kubernetes:C4", "readers", get("?Namespace=a&namespace=b"), 400),
