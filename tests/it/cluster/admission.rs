@@ -109,6 +109,19 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     write("template.json", &template);
     pipeline["spec"]["tasks"][0]["taskSpec"]["metadata"] = json!({"labels": {"doorward.dev/rule": "x"}});
     write("forged-within.json", &pipeline);
+    // And of a pipeline within it, as Tekton takes them by `enable-api-fields: alpha`. Below that nothing is looked at.
+    let plain = json!({"name": "t", "taskSpec": {"steps": [{"name": "run", "image": "x", "command": ["true"]}]}});
+    let of = |task: &Value| json!({"name": "inner", "pipelineSpec": {"finally": [task]}});
+    let (nested, deep) = (of(&pipeline["spec"]["tasks"][0]), of(&of(&plain)));
+    let mut outer = pipeline.clone();
+    for (file, task) in [("nested.json", &of(&plain)), ("forged-nested.json", &nested), ("deep.json", &deep)] {
+        outer["metadata"]["name"] = json!("outer");
+        outer["spec"] = json!({"tasks": [task]});
+        write(file, &outer);
+        let mut run = pipeline_run("outer", &json!({}));
+        run["spec"] = json!({"pipelineSpec": outer["spec"]});
+        write(&format!("run-{file}"), &run);
+    }
     pipeline["spec"]["tasks"][0]["taskSpec"]["metadata"] = Value::Null;
     pipeline["metadata"]["annotations"] = json!({"Doorward.dev/approved-by": "bob"});
     write("forged-pipeline.json", &pipeline);
@@ -123,7 +136,11 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
         let said = past.fails("mallory", &["create", "-f", file]).await;
         assert!(said.contains("would be copied to runs"), "attacks:Z51 {file}: {said}");
     }
-    for file in ["pipeline.json", "template.json"] {
+    for (file, why) in [("forged-nested.json", "would be copied to runs"), ("deep.json", "has another within it")] {
+        let said = past.fails("mallory", &["create", "-f", file]).await;
+        assert!(said.contains(why), "attacks:Z51 {file}: {said}");
+    }
+    for file in ["pipeline.json", "template.json", "nested.json"] {
         past.run("mallory", &["create", "-f", file]).await;
     }
 
@@ -156,6 +173,11 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     write("forged-part.json", &run);
     let said = past.fails(&listed, &["create", "-f", "forged-part.json"]).await;
     assert!(said.contains("parts of a run"), "attacks:Z52 {said}");
+    for (file, why) in [("run-forged-nested.json", "parts of a run"), ("run-deep.json", "has another within it")] {
+        let said = past.fails(&listed, &["create", "-f", file]).await;
+        assert!(said.contains(why), "attacks:Z52 {file}: {said}");
+    }
+    past.run(&listed, &["create", "--dry-run=server", "-f", "run-nested.json"]).await;
 
     // Who may impersonate even our extra, as nobody but Doorward should, is held to what it says.
     for (who, id, expected) in [("alice", "2", false), ("bob", "1", false), ("alice", "1", true)] {
