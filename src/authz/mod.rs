@@ -52,7 +52,7 @@ pub use self::{
     permit::{Decided, Permit, authorize},
     policy::{KubernetesGroups, Policy, SAME_WITHOUT},
     rule::Approval,
-    scenario::Scenario,
+    scenario::{Scenario, Unasked},
     starts::{StartRoute, StartRule, Through},
     token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView},
     token_explain::{ScopeExplanation, TokenExplanation},

@@ -1,6 +1,7 @@
 //! A principal and a request that somebody wrote down, for tests of a policy and for `explain`.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -17,6 +18,7 @@ use crate::{
         report::nearest,
         values::Span,
     },
+    error::Rejection,
     kubernetes::Attributes,
     request::{method, path::check_canonical},
     tekton::{self, Document, Run, dashboard::Page},
@@ -45,6 +47,38 @@ pub struct Scenario {
     now: Timestamp,
 }
 
+/// Why no rule is asked.
+#[derive(Debug)]
+pub enum Unasked {
+    /// What is written makes no request.
+    Incomplete(String),
+    /// The proxy refuses such a request by itself.
+    Refused(Rejection),
+}
+
+impl fmt::Display for Unasked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Incomplete(why) => f.write_str(why),
+            Self::Refused(rejection) => write!(f, "{}: it is refused before any rule is asked", rejection.detail()),
+        }
+    }
+}
+
+impl std::error::Error for Unasked {}
+
+impl From<String> for Unasked {
+    fn from(why: String) -> Self {
+        Self::Incomplete(why)
+    }
+}
+
+impl From<Rejection> for Unasked {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused(rejection)
+    }
+}
+
 /// A token that is asked for.
 #[derive(Clone, Debug)]
 struct Asked {
@@ -59,17 +93,17 @@ impl Scenario {
         principal: Option<&raw::PrincipalFacts>,
         request: &raw::RequestFacts,
         root: &raw::Root,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unasked> {
         let endpoint = request.token.as_ref().map(|_| token_endpoint(root));
         if endpoint.is_some() && !request.route.is_empty() {
-            return Err("a token is asked for at no route; leave `route` out".to_owned());
+            return Err("a token is asked for at no route; leave `route` out".to_owned().into());
         }
         let mut routes = root.routes.iter().chain(&endpoint);
         let wanted = if endpoint.is_some() { TOKEN_ENDPOINT } else { &request.route };
         let Some(route) = routes.find(|route| route.name == wanted) else {
             let near = nearest(&request.route, root.routes.iter().map(|route| route.name.as_str()));
             let help = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            return Err(format!("there is no route `{}`{help}", request.route));
+            return Err(format!("there is no route `{}`{help}", request.route).into());
         };
         let posts = route.kind == RouteKind::Webhook || endpoint.is_some();
         let default_method = if posts { "POST" } else { "GET" };
@@ -84,7 +118,9 @@ impl Scenario {
             .map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
         if endpoint.is_none() && !method::is_taken(&method, route.kind, &route.methods) {
             let name = &route.name;
-            return Err(format!("the route `{name}` does not take the method `{method}`, so that no rule is asked"));
+            return Err(
+                format!("the route `{name}` does not take the method `{method}`, so that no rule is asked").into()
+            );
         }
         let now = match request.at.as_deref() {
             Some(at) => timestamp(at).ok_or_else(|| format!("`{at}` is not a time such as 2024-01-01T12:00:00Z"))?,
@@ -98,27 +134,25 @@ impl Scenario {
                 let name = route.webhook.as_deref().unwrap_or_default();
                 Some(Arc::new(delivery(&written.clone().unwrap_or_default(), name, root)))
             }
-            (Some(_), None) => return Err(format!("route `{}` is no webhook route and has no deliveries", route.name)),
+            (Some(_), None) => {
+                return Err(format!("route `{}` is no webhook route and has no deliveries", route.name).into());
+            }
             (None, _) => None,
         };
         let kubernetes = match &request.kubernetes {
             Some(written) => Some(attributes(written, path)),
             None if route.reaches_kubernetes() && is_api(route, path) => {
-                Some(Attributes::parse(&method, path, query).map_err(|error| error.to_string())?)
+                Some(Attributes::parse(&method, path, query).map_err(Rejection::from)?)
             }
             None if route.kind == RouteKind::Dashboard && route.kubernetes.is_some() => {
-                let page = Page::of(path).map_err(|rejection| rejection.detail().to_owned())?;
-                page.attributes(path)
+                Page::of(path)?.attributes(path)
             }
             None => None,
         };
         let run = match kubernetes.as_ref().and_then(|attributes| Some((tekton::concerns(attributes)?, attributes))) {
-            Some((kind, attributes)) => {
-                let read = |body| run(kind, attributes, body, request, default_account(route, root));
-                request.body.as_ref().map(read).transpose()?
-            }
+            Some((kind, attributes)) => run(kind, attributes, request, default_account(route, root))?,
             None if request.body.is_some() => {
-                return Err("only of requests that change runs the body is read".to_owned());
+                return Err("only of requests that change runs the body is read".to_owned().into());
             }
             None => None,
         };
@@ -353,22 +387,24 @@ fn put(claims: &mut Map<String, Value>, path: &str, value: Value) {
 fn run(
     kind: tekton::RunKind,
     attributes: &Attributes,
-    body: &Value,
     request: &raw::RequestFacts,
     default_account: &str,
-) -> Result<Run, String> {
-    let patch = attributes.verb == "patch";
-    let default = match body {
-        Value::Array(_) => "application/json-patch+json",
-        _ if patch => "application/merge-patch+json",
+) -> Result<Option<Run>, Unasked> {
+    let default = match &request.body {
+        Some(Value::Array(_)) => "application/json-patch+json",
+        _ if attributes.verb == "patch" => "application/merge-patch+json",
         _ => "application/json",
     };
     let media = request.content_type.as_deref().unwrap_or(default);
     let media = media.parse().map_err(|_| format!("`{media}` is no content type"))?;
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
+    let refused = |error| Unasked::Refused(Rejection::from(error));
+    let Some(body) = &request.body else {
+        return Document::check_head(&attributes.verb, &headers).map(|()| None).map_err(refused);
+    };
     let of = (kind, attributes.api_version.as_str());
     let document = Document::read(of, &attributes.verb, &headers, body.to_string().as_bytes(), default_account);
-    document.map(|document| Arc::unwrap_or_clone(document.run)).map_err(|error| error.to_string())
+    document.map(|document| Some(Arc::unwrap_or_clone(document.run))).map_err(refused)
 }
 
 /// The service account of runs that name none, at the API server behind a route.

@@ -164,7 +164,7 @@ impl fmt::Display for Answer {
         match self {
             Self::Refused { reason, why, fix, .. } => {
                 writeln!(f, "REFUSED before any rule: {reason}: {}", terminal::line(why))?;
-                writeln!(f, "  to pass: {}", terminal::line(fix))
+                if fix.is_empty() { Ok(()) } else { writeln!(f, "  to pass: {}", terminal::line(fix)) }
             }
             Self::Unauthenticated { why, .. } => {
                 writeln!(f, "UNAUTHENTICATED: {}", terminal::line(why))?;

@@ -22,7 +22,7 @@ use crate::{
     app::{self, StartError},
     audit::{Files, ReplayInputs, trail_files},
     authn::{Principal, wanted},
-    authz::{AskedToken, Policy, Scenario},
+    authz::{AskedToken, Policy, Scenario, Unasked},
     clock::{Clock, Timestamp},
     config::{
         self, Sources,
@@ -41,8 +41,9 @@ use crate::{
 /// The revocations are in the store, which a running Doorward holds.
 const NOT_REVOKED: &str = "whether the token, or who it is of, was revoked is not looked at";
 
-/// Rules that ask for something of the run miss without it.
-const NO_BODY: &str = "the request has no body, which rules with `run` look at; give the body with `--body`";
+/// Rules that ask for something of the run miss without it, and it may be refused for itself.
+const NO_BODY: &str = "the request has no body, which is read before any rule is asked, and which rules with `run` look at; give the \
+                       body with `--body`";
 
 /// How long keys of issuers are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -91,7 +92,10 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     let request = request_facts(&resolved, args, url, &target, now)?;
     let policy = resolved.policy().ok_or("the policy could not be compiled")?;
     let written = written_principal(args)?;
-    let scenario = Scenario::new(written.as_ref(), &request, &loaded.raw)?;
+    let scenario = match Scenario::new(written.as_ref(), &request, &loaded.raw) {
+        Err(Unasked::Refused(rejection)) => return Ok(rejection.into()),
+        scenario => scenario?,
+    };
     let schemes = resolved.routes().by_name(&request.route).map(|route| route.schemes.as_slice()).unwrap_or_default();
     let answer = match &args.token_file {
         None if written.is_none() && !schemes.contains(&Scheme::Anonymous) => {
@@ -129,7 +133,7 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
             }
         }
     };
-    Ok(if scenario.lacks_body() && !answer.is_allow() { answer.with_note(NO_BODY) } else { answer })
+    Ok(if scenario.lacks_body() { answer.with_note(NO_BODY) } else { answer })
 }
 
 /// The same, with upstreams that name no file. One whose files are not looked at is left out, and its routes with it.

@@ -280,6 +280,43 @@ mod tests {
         }
     }
 
+    /// It was explained as allowed, or the command failed.
+    #[test]
+    fn what_the_proxy_refuses_whatever_the_rules_say_is_explained_so() {
+        let (person, body) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        std::fs::write(person.path(), "{issuer: company, kind: human, groups: [developers]}").unwrap();
+        std::fs::write(body.path(), "{kind: PipelineRun, spec: {pipelineRef: {}}}").unwrap();
+        let [person, body] = [&person, &body].map(|file| file.path().to_str().unwrap());
+        for (method, path, body, expected) in [
+            (
+                "PUT",
+                "pipelineruns/held",
+                None,
+                "REFUSED before any rule: policy_denied: a run cannot be replaced as a whole",
+            ),
+            ("PUT", "pipelineruns/held", Some(body), "REFUSED before any rule: policy_denied"),
+            ("POST", "pipelineruns", Some(body), "REFUSED before any rule: bad_request"),
+            ("POST", "pipelines/other", None, "REFUSED before any rule: method_not_allowed"),
+            ("GET", "pipelines?Watch=1&watch=0", None, "REFUSED before any rule: bad_request"),
+            ("POST", "pipelineruns", None, "ALLOW"),
+            ("PATCH", "pipelineruns/held", None, "ALLOW"),
+            ("GET", "pipelineruns", None, "ALLOW"),
+        ] {
+            let url = format!("https://staging.example.com/apis/tekton.dev/v1/namespaces/ci/{path}");
+            let mut line = vec!["doorward", "explain", BY_KUBECONFIG, &url, "-X", method, "--principal", person];
+            line.extend(body.iter().flat_map(|body| ["--body", body]));
+            let Command::Explain { config, args } = Cli::try_parse_from(line).unwrap().command else { panic!() };
+            let mut out = Vec::new();
+            let allowed = explain_run::run(&config.sources(), &args, &mut out).unwrap();
+            let said = String::from_utf8(out).unwrap();
+            assert!(said.starts_with(expected), "{method} {path}: {said}");
+            assert_eq!(allowed, expected == "ALLOW", "{method} {path}");
+            // What is refused may say why of itself, and what is allowed may be refused for its body.
+            assert_eq!(said.contains("the request has no body"), allowed && method != "GET", "{method} {path}: {said}");
+            assert!(!said.contains("to pass: \n"), "{said}");
+        }
+    }
+
     #[test]
     fn the_configuration_is_printed_without_secrets_and_certificates() {
         let runtime = control().unwrap();

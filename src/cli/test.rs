@@ -95,7 +95,9 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
     let name = test.name.clone();
     let scenario = match Scenario::new(test.principal.as_ref(), &test.request, root) {
         Ok(scenario) => scenario,
-        Err(why) => return CaseResult { name, decided: "not decided".to_owned(), differences: vec![why] },
+        Err(why) => {
+            return CaseResult { name, decided: "not decided".to_owned(), differences: vec![why.to_string()] };
+        }
     };
     let decision = policy.decide(&scenario.principal, &scenario.request());
     let mut differences = Vec::new();

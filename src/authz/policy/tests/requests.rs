@@ -1,6 +1,7 @@
 //! What a request asks for decides: of Kubernetes, of a webhook, of a path.
 
 use super::*;
+use crate::{authz::Unasked, error::Reason};
 
 #[test]
 fn kubernetes_requests_are_decided_on_their_attributes() {
@@ -132,6 +133,40 @@ tests:
     );
 }
 
+/// Such a case was decided by the rules, which the proxy does not ask.
+#[test]
+fn a_request_for_a_run_that_is_always_refused_is_an_error_of_its_case() {
+    let root = root(GROUND, "rules: [{id: all, on: {routes: [api]}, who: {issuers: [corp]}, do: allow}]");
+    let told = |method: &str, path: &str, more: &str| {
+        let path = format!("/apis/tekton.dev/v1/namespaces/ci/{path}");
+        let request = format!("{{route: api, method: {method}, path: {path}{more}}}");
+        let request: raw::RequestFacts = serde_saphyr::from_str(&request).unwrap();
+        Scenario::new(None, &request, &root).map(|scenario| scenario.lacks_body())
+    };
+    for (method, path, more, reason, why) in [
+        ("PUT", "pipelineruns/held", "", Reason::PolicyDenied, "a run cannot be replaced as a whole"),
+        ("PATCH", "pipelineruns/held", ", content_type: text/plain", Reason::UnsupportedMediaType, "`text/plain`"),
+        ("POST", "pipelineruns", ", body: {kind: Pipeline}", Reason::BadRequest, "the body is a Pipeline"),
+        ("POST", "pipelines/other", "", Reason::MethodNotAllowed, "the one that its body names"),
+    ] {
+        let unasked = told(method, path, more).unwrap_err();
+        let said = unasked.to_string();
+        assert!(
+            said.contains(why) && said.ends_with(": it is refused before any rule is asked"),
+            "{method} {path}: {said}"
+        );
+        assert!(matches!(unasked, Unasked::Refused(refused) if refused.reason() == reason), "{method} {path}: {said}");
+    }
+    for (method, path, lacks_body) in [
+        ("POST", "pipelineruns", true),
+        ("PATCH", "pipelineruns/held", true),
+        ("DELETE", "pipelineruns/held", false),
+        ("PUT", "pipelines/other", false),
+    ] {
+        assert_eq!(told(method, path, "").unwrap(), lacks_body, "{method} {path}");
+    }
+}
+
 /// Apply must be allowed as the create that it may be, too; and what is explained is what decided.
 #[test]
 fn what_refuses_an_apply_is_explained() {
@@ -252,7 +287,7 @@ tests:
             path: Some(path.to_owned()),
             ..raw::RequestFacts::default()
         };
-        let told = Scenario::new(None, &request, &root).err().unwrap_or_default();
+        let told = Scenario::new(None, &request, &root).map(drop).unwrap_err().to_string();
         assert!(told.contains(why), "{method} {path}: {told}");
     }
 }
