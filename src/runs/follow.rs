@@ -1,6 +1,10 @@
 //! Watches runs, with the `kube` crate over Doorward's own connections and credential.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use http::{Request, Response};
@@ -51,21 +55,21 @@ pub enum FollowError {
 /// Watches runs until `stop`, and writes each that names its cause into the audit trail, also those that appeared while
 /// nobody watched. At least once: a process that dies in between writes one again.
 pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: CancellationToken) -> Result<(), FollowError> {
-    let health = app.health.component("runs", Gate::Report);
-    let client = client(Arc::clone(&app), pools, |root| Some(&root.runs.as_ref()?.kubernetes));
     let namespaces: Vec<Option<&str>> = match runs.namespaces.as_slice() {
         [] => vec![None],
         listed => listed.iter().map(|namespace| Some(namespace.as_str())).collect(),
     };
-    let watches = namespaces.iter().flat_map(|namespace| {
-        ["PipelineRun", "TaskRun"].map(|kind| {
-            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("tekton.dev", "v1", kind));
-            let api: Api<Metadata> = match namespace {
-                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-                None => Api::all_with(client.clone(), &resource),
-            };
-            watcher(api, watcher::Config::default()).default_backoff().map(move |event| (kind, event)).boxed()
-        })
+    let watched: Vec<_> =
+        namespaces.iter().flat_map(|namespace| ["PipelineRun", "TaskRun"].map(|kind| (*namespace, kind))).collect();
+    let states = States::new(app.health.component("runs", Gate::Report), watched.len());
+    let watches = watched.into_iter().enumerate().map(|(i, (namespace, kind))| {
+        let client = telling_client(&app, &pools, (states.clone(), i));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("tekton.dev", "v1", kind));
+        let api: Api<Metadata> = match namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        watcher(api, watcher::Config::default()).default_backoff().map(move |event| (i, kind, event)).boxed()
     });
     let mut events = stream::select_all(watches);
     let mut seen = HashSet::new();
@@ -74,10 +78,12 @@ pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: Cancella
             event = events.next() => event,
             () = stop.cancelled() => return Ok(()),
         };
-        let Some((kind, event)) = event else { return Err(FollowError::Ended) };
+        let Some((i, kind, event)) = event else { return Err(FollowError::Ended) };
+        if matches!(event, Ok(Event::Apply(_) | Event::Delete(_))) {
+            states.opened(i);
+        }
         match event {
             Ok(Event::Apply(object) | Event::InitApply(object)) => {
-                health.ok();
                 if let Some(run) = linked(kind, &object)
                     && !seen.contains(&run.uid)
                 {
@@ -91,8 +97,9 @@ pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: Cancella
             }
             // It tells of all that there are.
             Ok(Event::Init) => seen.clear(),
-            Ok(Event::InitDone) => health.ok(),
-            Err(error) => report(&health, &error),
+            // What comes after it is told by the watch alone.
+            Ok(Event::InitDone) => {}
+            Err(error) => states.failed(i, &error),
         }
     }
 }
@@ -118,15 +125,50 @@ fn cluster(snapshot: &Snapshot) -> Option<Arc<str>> {
     clusters.next().filter(|_| clusters.next().is_none()).cloned()
 }
 
-/// The watcher tries again by itself.
-fn report(health: &ComponentHandle, error: &watcher::Error) {
-    let why = format!("runs cannot be watched: {}", root_cause(error));
-    tracing::warn!(
-        why,
-        "runs are not linked to their causes at the moment; the credential of `runs.kubernetes` must be allowed to list and \
-         watch pipelineruns and taskruns (`doorward rbac` prints the role)"
-    );
-    health.failed(why);
+/// How the watches are, one by one: that one works tells nothing of the others. Clones share it.
+#[derive(Clone, Debug)]
+struct States {
+    health: ComponentHandle,
+    watches: Arc<Mutex<Vec<State>>>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Starting,
+    Open,
+    Failed(String),
+}
+
+impl States {
+    fn new(health: ComponentHandle, watches: usize) -> Self {
+        Self { health, watches: Arc::new(Mutex::new(vec![State::Starting; watches])) }
+    }
+
+    fn opened(&self, watch: usize) {
+        self.set(watch, State::Open);
+    }
+
+    /// The watcher tries again by itself.
+    fn failed(&self, watch: usize, error: &watcher::Error) {
+        let why = format!("runs cannot be watched: {}", root_cause(error));
+        tracing::warn!(
+            why,
+            "runs are not linked to their causes at the moment; the credential of `runs.kubernetes` must be allowed to list and \
+             watch pipelineruns and taskruns (`doorward rbac` prints the role)"
+        );
+        self.set(watch, State::Failed(why));
+    }
+
+    fn set(&self, watch: usize, state: State) {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches[watch] = state;
+        let failed = watches.iter().find_map(|state| if let State::Failed(why) = state { Some(why) } else { None });
+        match failed {
+            Some(why) => self.health.failed(why.clone()),
+            None if watches.iter().all(|state| matches!(state, State::Open)) => self.health.ok(),
+            None => {}
+        }
+    }
 }
 
 pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
@@ -135,6 +177,24 @@ pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+/// The client of one watch, which tells when that is open. The watcher does not: one that goes on where it was cut off says nothing
+/// before the next event, which may be days away.
+fn telling_client(app: &Arc<App>, pools: &Pools, (states, watch): (States, usize)) -> Client {
+    let (app, pools) = (Arc::clone(app), pools.clone());
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (app, pools, states) = (Arc::clone(&app), pools.clone(), states.clone());
+        async move {
+            let is_watch = is_watch(&request);
+            let answer = send(&app, &pools, |root| Some(&root.runs.as_ref()?.kubernetes), request).await?;
+            if is_watch && answer.status().is_success() {
+                states.opened(watch);
+            }
+            Ok::<_, BoxError>(answer)
+        }
+    });
+    Client::new(service, "default")
 }
 
 /// Asks an API server over our own pools, as the upstream of the generation in force says. `named` gives its name.
@@ -160,10 +220,47 @@ async fn send(
     let name = named(&snapshot.raw).map(String::as_str);
     let server = snapshot.upstreams.iter().find(|upstream| Some(&**upstream.name()) == name);
     let server = server.ok_or("the configuration has no such upstream any more")?;
+    let lane = if is_watch(&request) { Lane::Long } else { Lane::Short };
     let (parts, body) = request.into_parts();
     let body = collect(body, MAX_REQUEST).await.ok_or("a request to watch has a long body")?;
     let body = if body.is_empty() { RequestBody::Empty } else { RequestBody::Buffered(body) };
-    let is_watch = parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
-    let lane = if is_watch { Lane::Long } else { Lane::Short };
     Ok(pools.send(server, &mut Request::from_parts(parts, body), lane).await?)
+}
+
+fn is_watch(request: &Request<Body>) -> bool {
+    request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::health::{Health, Status},
+        clock::Clock,
+    };
+
+    /// The component was well at each event of the one that worked.
+    #[test]
+    fn one_watch_that_works_does_not_tell_that_all_do() {
+        let health = Health::new(Clock::default());
+        let states = States::new(health.component("runs", Gate::Report), 2);
+        let told = || {
+            let report = health.report().components.remove(0);
+            (report.status, report.reason.into_owned())
+        };
+        let refused = || watcher::Error::NoResourceVersion;
+        states.opened(0);
+        assert_eq!(told().0, Status::Starting);
+        states.opened(1);
+        assert_eq!(told().0, Status::Ok);
+        states.failed(1, &refused());
+        states.opened(0);
+        let (status, reason) = told();
+        assert!(status == Status::Failed && reason.starts_with("runs cannot be watched: "), "{reason}");
+        states.failed(0, &refused());
+        states.opened(1);
+        assert_eq!(told().0, Status::Failed);
+        states.opened(0);
+        assert_eq!(told(), (Status::Ok, String::new()));
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{
     fixture::{Fixture, bearer},
     harness::{
-        Doorward, Fault, Issuer, Recorded, Reply, Upstream,
+        Doorward, Fault, Issuer, Recorded, Reply, Upstream, Wire,
         streams::{Streams, begin, streaming},
         within,
     },
@@ -163,6 +163,36 @@ async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up()
         }
     })
     .await;
+}
+
+/// It stood as failed until the next event, which may be days away.
+#[tokio::test]
+async fn watches_of_runs_that_were_cut_are_well_again_once_they_are_open_though_nothing_happens() {
+    const NONE: &str = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":"7"},"items":[]}"#;
+    let idle = Upstream::scripted(|request| match request.line() {
+        line if line.contains("watch=true") => Reply::Watch(Vec::new()),
+        _ => Reply::json(200, NONE),
+    })
+    .await;
+    let wire = Wire::to(idle.address).await;
+    let change = |yaml: String| {
+        let upstream = format!("  - {{name: idle, url: 'http://{}'}}\nwebhooks:", wire.address());
+        yaml.replacen("webhooks:", &upstream, 1) + "runs: {kubernetes: idle, namespaces: [ci]}\n"
+    };
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    let until = async |words: &str| {
+        within(async {
+            while !fixture.doorward.admin("/readyz").await.text().contains(words) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    };
+    until("runs ok").await;
+    wire.cut();
+    until("runs failed").await;
+    wire.mend();
+    until("runs ok").await;
 }
 
 #[tokio::test]
