@@ -48,6 +48,8 @@ pub enum Unreadable {
     Malformed(&'static str),
     #[error("the body {0}")]
     Json(JsonError),
+    #[error("the body is not valid JSON: {0}")]
+    Syntax(serde_json::Error),
     #[error("the body is no YAML that is read in one way only: {0}")]
     Yaml(String),
     #[error("the field `{came}` is another than `{known}` to some readers and the same to others")]
@@ -94,8 +96,11 @@ impl From<Unreadable> for Rejection {
                  application/apply-patch+yaml.",
             ),
             Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "Send it as it is."),
+            Unreadable::Syntax(_) => {
+                (Reason::BadRequest, "Send JSON, or say by `Content-Type: application/yaml` that it is YAML.")
+            }
             Unreadable::Json(_) | Unreadable::Yaml(_) => {
-                (Reason::UnsupportedMediaType, "Send JSON, or YAML, that all readers read alike: each name once.")
+                (Reason::BadRequest, "Send JSON, or YAML, that all readers read alike: each name once.")
             }
             Unreadable::Attribution => {
                 (Reason::PolicyDenied, "Leave the annotations that begin with `doorward.dev/` as they are.")
@@ -167,9 +172,9 @@ impl Document {
         check_text(body)?;
         let media = essence(headers)?;
         match (verb, media.as_str()) {
-            ("create", _) => Self::object((kind, version), Intent::Create, body, default_account),
+            ("create", _) => Self::object((kind, version), Intent::Create, (&media, body), default_account),
             ("patch", "application/apply-patch+yaml") => {
-                Self::object((kind, version), Intent::Apply, body, default_account)
+                Self::object((kind, version), Intent::Apply, (&media, body), default_account)
             }
             ("patch", "application/json-patch+json") => {
                 let operations = parse_operations(body)?;
@@ -179,7 +184,7 @@ impl Document {
                 Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body: Body::Patch(sent.into()) })
             }
             _ => {
-                let read = parse_strict_object(body).map_err(Unreadable::Json)?;
+                let read = parse(&media, body)?;
                 check_spelling(&read)?;
                 let (intent, statuses) = patch::merge_patch(&read)?;
                 let sent = serde_json::to_vec(&read).unwrap_or_default();
@@ -191,10 +196,10 @@ impl Document {
     fn object(
         (kind, version): (RunKind, &str),
         intent: Intent,
-        body: &[u8],
+        (media, body): (&str, &[u8]),
         default_account: &str,
     ) -> Result<Self, Unreadable> {
-        let object = parse(body)?;
+        let object = parse(media, body)?;
         let expected = kind.name();
         match object.get("kind") {
             None => {}
@@ -291,15 +296,23 @@ pub(super) fn essence(headers: &HeaderMap) -> Result<String, Unreadable> {
     Ok(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// JSON, or YAML that is not JSON. What is sent is what was read, so that no other reader gets another meaning out of it.
-pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
+/// JSON, or where the type says so YAML that is not JSON. What is sent is what was read, so that no other reader gets another meaning
+/// out of it.
+pub(super) fn parse(media: &str, body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
     match parse_strict_object(body) {
-        Ok(object) => Ok(object),
-        Err(JsonError::Syntax) => {
+        Err(JsonError::Syntax) if media.ends_with("yaml") => {
             let text = std::str::from_utf8(body).map_err(|_| Unreadable::Json(JsonError::Syntax))?;
             crate::config::parse_yaml(text).map_err(Unreadable::Yaml)
         }
-        Err(error) => Err(Unreadable::Json(error)),
+        read => read.map_err(|error| in_json(error, body)),
+    }
+}
+
+/// Why a body is no JSON, and where. Errors of syntax repeat nothing of the text.
+fn in_json(error: JsonError, body: &[u8]) -> Unreadable {
+    match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+        Err(syntax) if error == JsonError::Syntax => Unreadable::Syntax(syntax),
+        _ => Unreadable::Json(error),
     }
 }
 
@@ -312,7 +325,7 @@ fn check_operation(operation: &Value) -> Result<(), Unreadable> {
 /// A JSON Patch. Its operations may say a name twice as well, so each is read strictly, within an object.
 pub(super) fn parse_operations(body: &[u8]) -> Result<Vec<Value>, Unreadable> {
     let wrapped = [br#"{"operations":"#, body, b"}"].concat();
-    let mut read = parse_strict_object(&wrapped).map_err(Unreadable::Json)?;
+    let mut read = parse_strict_object(&wrapped).map_err(|error| in_json(error, body))?;
     match read.remove("operations") {
         Some(Value::Array(operations)) if read.is_empty() => Ok(operations),
         _ => Err(Unreadable::Malformed("the patch is no list of operations")),
@@ -320,166 +333,4 @@ pub(super) fn parse_operations(body: &[u8]) -> Result<Vec<Value>, Unreadable> {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-    use proptest::prelude::*;
-    use serde_json::json;
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::authn::{Principal, Scheme};
-
-    fn read(verb: &str, media: &'static str, body: &str) -> Result<Document, Unreadable> {
-        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
-        Document::read((RunKind::PipelineRun, "v1"), verb, &headers, body.as_bytes(), "default")
-    }
-
-    fn sent(document: Document) -> Value {
-        let principal = Principal::new(Scheme::Bearer, "corp", "7", "alice");
-        let attribution = Attribution { principal: &principal, rule: None, request: Uuid::from_u128(7) };
-        serde_json::from_slice(&document.into_body(&attribution).0).unwrap()
-    }
-
-    #[test]
-    fn yaml_is_sent_as_the_json_that_was_read() {
-        let yaml =
-            "kind: PipelineRun\nspec:\n  pipelineRef: {name: deploy}\n  taskRunTemplate: {serviceAccountName: on}\n";
-        let document = read("create", "application/yaml; charset=utf-8", yaml).unwrap();
-        assert_eq!(document.run.service_accounts, [Arc::<str>::from("on")]);
-        assert_eq!(
-            sent(document)["spec"],
-            json!({"pipelineRef": {"name": "deploy"}, "taskRunTemplate": {"serviceAccountName": "on"}})
-        );
-    }
-
-    #[test]
-    fn a_run_that_names_no_account_has_the_one_that_tekton_gives() {
-        let none = json!({"spec": {"taskRunSpecs": [{"serviceAccountName": "part"}]}}).to_string();
-        let one = json!({"spec": {"serviceAccountName": "own"}}).to_string();
-        for (kind, body, expected) in [
-            (RunKind::PipelineRun, &none, &["given", "part"][..]),
-            (RunKind::TaskRun, &none, &["given"]),
-            (RunKind::CustomRun, &none, &["given"]),
-            (RunKind::TaskRun, &one, &["own"]),
-        ] {
-            let document = Document::read((kind, "v1"), "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap();
-            assert_eq!(
-                document.run.service_accounts.iter().map(|name| &**name).collect::<Vec<_>>(),
-                expected,
-                "{kind:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_account_that_was_decided_on_is_written_into_a_run_that_names_none() {
-        let empty = json!({"spec": {}});
-        let part = json!({"spec": {"taskRunSpecs": [{"serviceAccountName": "part"}]}});
-        let template = "/spec/taskRunTemplate/serviceAccountName";
-        for (kind, version, body, place, expected) in [
-            (RunKind::PipelineRun, "v1", &part, template, "given"),
-            (RunKind::PipelineRun, "v1", &json!({"spec": {"taskRunTemplate": null}}), template, "given"),
-            // Whatever the body says of its version: the API server reads it as that of the address.
-            (RunKind::PipelineRun, "v1beta1", &empty, "/spec/serviceAccountName", "given"),
-            (RunKind::TaskRun, "v1", &empty, "/spec/serviceAccountName", "given"),
-            (RunKind::CustomRun, "v1beta1", &json!({}), "/spec/serviceAccountName", "given"),
-            (
-                RunKind::TaskRun,
-                "v1",
-                &json!({"spec": {"serviceAccountName": "own"}}),
-                "/spec/serviceAccountName",
-                "own",
-            ),
-        ] {
-            let read = |body: &str| {
-                Document::read((kind, version), "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap()
-            };
-            let mut document = read(&body.to_string());
-            document.name_account(kind, version, "given");
-            let accounts = document.run.service_accounts.clone();
-            let sent = sent(document);
-            assert_eq!(sent.pointer(place), Some(&json!(expected)), "{kind:?} {body}");
-            assert_eq!(read(&sent.to_string()).run.service_accounts, accounts, "{kind:?} {body}");
-        }
-    }
-
-    /// The API server drops them, so that the run has another account than the one that it seems to name.
-    #[test]
-    fn accounts_and_templates_of_another_version_are_refused() {
-        let of = |kind, version, spec: Value| {
-            let body = json!({"spec": spec}).to_string();
-            Document::read((kind, version), "create", &HeaderMap::new(), body.as_bytes(), "given").map(|_| ())
-        };
-        for (kind, good, bad, spec) in [
-            (RunKind::PipelineRun, "v1beta1", "v1", json!({"serviceAccountName": "a"})),
-            (RunKind::PipelineRun, "v1beta1", "v1", json!({"podTemplate": {}})),
-            (RunKind::PipelineRun, "v1beta1", "v1", json!({"taskRunSpecs": [{"taskServiceAccountName": "a"}]})),
-            (RunKind::PipelineRun, "v1beta1", "v1", json!({"taskRunSpecs": [{}, {"taskPodTemplate": {}}]})),
-            (RunKind::PipelineRun, "v1", "v1beta1", json!({"taskRunTemplate": {"serviceAccountName": "a"}})),
-            (RunKind::PipelineRun, "v1", "v1beta1", json!({"taskRunSpecs": [{"serviceAccountName": "a"}]})),
-            (RunKind::PipelineRun, "v1", "v1beta1", json!({"taskRunSpecs": [{"podTemplate": {}}]})),
-        ] {
-            assert!(of(kind, good, spec.clone()).is_ok(), "{good} {spec}");
-            let refused = of(kind, bad, spec.clone()).unwrap_err().to_string();
-            assert!(refused.contains("is no field of a PipelineRun") && refused.contains(bad), "{refused}");
-        }
-        assert!(of(RunKind::TaskRun, "v1", json!({"taskRunTemplate": {}})).is_err());
-        assert!(of(RunKind::TaskRun, "v1", json!({"serviceAccountName": "a", "podTemplate": {}})).is_ok());
-    }
-
-    #[test]
-    fn what_is_read_in_two_ways_is_refused() {
-        let json = "application/json";
-        for (verb, media, body) in [
-            ("create", json, r#"{"spec":{"serviceAccountName":"a","serviceAccountName":"b"}}"#),
-            ("create", "application/yaml", "spec: {serviceAccountName: a, serviceAccountName: b}"),
-            ("create", json, r#"{"spec":{"ServiceAccountName":"a"}}"#),
-            ("create", json, r#"{"spec":{"\u017ferviceAccountName":"a"}}"#),
-            ("create", json, r#"{"spec":{"taskRunSpecs":[{"PodTemplate":{}}]}}"#),
-            ("create", json, r#"{"spec":{"params":[{"name":"a","value":"1"},{"name":"a","value":"2"}]}}"#),
-            ("create", json, r#"{"kind":"TaskRun"}"#),
-            ("create", json, r#"{"spec":[]}"#),
-            ("create", json, r#"{"metadata":null}"#),
-            ("create", json, r#"{"metadata":{"annotations":"x"}}"#),
-            ("create", json, "[]"),
-            ("create", json, ""),
-            ("patch", "application/json-patch+json", r#"[],"x":1"#),
-            ("patch", "application/json-patch+json", r#"[{"op":"add","op":"remove","path":"/spec/status"}]"#),
-            ("patch", "application/json-patch+json", "{}"),
-            ("patch", json, "{}"),
-            ("create", "application/cbor", "{}"),
-            ("update", json, "{}"),
-        ] {
-            assert!(read(verb, media, body).is_err(), "{verb} {media} {body}");
-        }
-        // The twins: names that a person gives are theirs.
-        for body in [
-            r#"{"spec":{"params":[{"name":"a","value":{"Name":"1"}},{"name":"b","value":"2"}]}}"#,
-            r#"{"metadata":{"labels":{"Spec":"x"},"annotations":null}}"#,
-        ] {
-            assert!(read("create", json, body).is_ok(), "{body}");
-        }
-    }
-
-    proptest! {
-        /// Whatever is taken says the same when it is read again from what is sent.
-        #[test]
-        fn what_is_sent_is_what_was_decided(account in "[a-zA-Z$().:-]{0,12}", inline: bool, text in "\\PC{1,40}") {
-            let mut object = json!({"metadata": {"labels": {"l": text}}, "spec": {"taskRunTemplate": {"serviceAccountName": account}}});
-            if inline {
-                object["spec"]["pipelineSpec"] = json!({"tasks": [{"taskRef": {"name": text}}]});
-            }
-            let document = read("create", "application/json", &object.to_string()).unwrap();
-            let run = Arc::clone(&document.run);
-            let again = read("create", "application/json", &sent(document).to_string()).unwrap();
-            prop_assert_eq!(run, again.run);
-        }
-
-        #[test]
-        fn no_body_makes_it_panic(body in "[\\[\\]{}:,\"a-z\\\\ \n-]{0,60}") {
-            for (verb, media) in [("create", "application/yaml"), ("patch", "application/json-patch+json"), ("patch", "application/merge-patch+json")] {
-                let _ = read(verb, media, &body);
-            }
-        }
-    }
-}
+mod tests;

@@ -40,7 +40,8 @@ pub fn check_head(verb: &str, headers: &HeaderMap) -> Result<(), Unreadable> {
 pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unreadable> {
     check_head(verb, headers)?;
     check_text(body)?;
-    let value = match essence(headers)?.as_str() {
+    let media = essence(headers)?;
+    let value = match media.as_str() {
         "application/json-patch+json" => {
             let operations = parse_operations(body)?;
             // What is copied is in the object already, where a parameter may have any keys.
@@ -51,7 +52,7 @@ pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unrea
             }
             Value::Array(operations)
         }
-        _ => Value::Object(parse(body)?),
+        _ => Value::Object(parse(&media, body)?),
     };
     if mentions_ours(&value) {
         return Err(Unreadable::Attribution);

@@ -87,7 +87,7 @@ async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
             403,
         ),
         ("attacks:Z23 an alias for the account", post.clone(), "application/yaml", aliased.into(), 403),
-        ("attacks:Z23 a key twice", post.clone(), "application/yaml", twice.into(), 415),
+        ("attacks:Z23 a key twice", post.clone(), "application/yaml", twice.into(), 400),
         ("attacks:Z23 CBOR", post.clone(), "application/cbor", cbor.to_vec(), 415),
         ("attacks:Z26 another address", post.clone(), JSON, text(&run("git", "builder", &git)), 403),
         (

@@ -1,0 +1,186 @@
+//! What bodies of runs are taken, and what is sent of them.
+
+use http::HeaderValue;
+use proptest::prelude::*;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::*;
+use crate::authn::{Principal, Scheme};
+
+fn read(verb: &str, media: &'static str, body: &str) -> Result<Document, Unreadable> {
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
+    Document::read((RunKind::PipelineRun, "v1"), verb, &headers, body.as_bytes(), "default")
+}
+
+fn sent(document: Document) -> Value {
+    let principal = Principal::new(Scheme::Bearer, "corp", "7", "alice");
+    let attribution = Attribution { principal: &principal, rule: None, request: Uuid::from_u128(7) };
+    serde_json::from_slice(&document.into_body(&attribution).0).unwrap()
+}
+
+#[test]
+fn yaml_is_sent_as_the_json_that_was_read() {
+    let yaml = "kind: PipelineRun\nspec:\n  pipelineRef: {name: deploy}\n  taskRunTemplate: {serviceAccountName: on}\n";
+    let document = read("create", "application/yaml; charset=utf-8", yaml).unwrap();
+    assert_eq!(document.run.service_accounts, [Arc::<str>::from("on")]);
+    assert_eq!(
+        sent(document)["spec"],
+        json!({"pipelineRef": {"name": "deploy"}, "taskRunTemplate": {"serviceAccountName": "on"}})
+    );
+}
+
+/// What is wrong with it was told as of YAML, and as of another type.
+#[test]
+fn malformed_json_is_told_as_such_and_repeats_nothing_of_the_body() {
+    for (verb, media, body, why) in [
+        (
+            "create",
+            "application/json",
+            r#"{"kind":"PipelineRun""#,
+            "is not valid JSON: EOF while parsing an object at line 1 column 21",
+        ),
+        ("create", "application/json", r#"{"kind": hunter2}"#, "is not valid JSON: expected value at line 1 column 10"),
+        ("create", "application/json", "kind: PipelineRun", "is not valid JSON: expected value at line 1 column 1"),
+        (
+            "patch",
+            "application/merge-patch+json",
+            r#"{"spec":"#,
+            "is not valid JSON: EOF while parsing a value at line 1 column 8",
+        ),
+        ("patch", "application/json-patch+json", r#"[{"op":"test"}"#, "is not valid JSON"),
+        ("create", "application/json", r#"{"spec":{},"spec":{}}"#, "has a member twice"),
+        ("create", "application/yaml", "kind: [PipelineRun", "is no YAML"),
+        ("patch", "application/apply-patch+yaml", "{kind: PipelineRun, kind: TaskRun}", "is no YAML"),
+    ] {
+        let refused = Rejection::from(read(verb, media, body).unwrap_err());
+        assert_eq!(refused.reason(), Reason::BadRequest, "{media} {body}");
+        let said = refused.detail();
+        assert!(said.contains(why) && !said.contains("hunter2"), "{media} {body}: {said}");
+    }
+    let none =
+        Document::read((RunKind::PipelineRun, "v1"), "create", &HeaderMap::new(), b"kind: PipelineRun", "default");
+    assert!(matches!(none, Err(Unreadable::Syntax(_))), "without a type it is JSON");
+    assert!(read("patch", "application/apply-patch+yaml", "kind: PipelineRun").is_ok());
+}
+
+#[test]
+fn a_run_that_names_no_account_has_the_one_that_tekton_gives() {
+    let none = json!({"spec": {"taskRunSpecs": [{"serviceAccountName": "part"}]}}).to_string();
+    let one = json!({"spec": {"serviceAccountName": "own"}}).to_string();
+    for (kind, body, expected) in [
+        (RunKind::PipelineRun, &none, &["given", "part"][..]),
+        (RunKind::TaskRun, &none, &["given"]),
+        (RunKind::CustomRun, &none, &["given"]),
+        (RunKind::TaskRun, &one, &["own"]),
+    ] {
+        let document = Document::read((kind, "v1"), "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap();
+        assert_eq!(document.run.service_accounts.iter().map(|name| &**name).collect::<Vec<_>>(), expected, "{kind:?}");
+    }
+}
+
+#[test]
+fn the_account_that_was_decided_on_is_written_into_a_run_that_names_none() {
+    let empty = json!({"spec": {}});
+    let part = json!({"spec": {"taskRunSpecs": [{"serviceAccountName": "part"}]}});
+    let template = "/spec/taskRunTemplate/serviceAccountName";
+    for (kind, version, body, place, expected) in [
+        (RunKind::PipelineRun, "v1", &part, template, "given"),
+        (RunKind::PipelineRun, "v1", &json!({"spec": {"taskRunTemplate": null}}), template, "given"),
+        // Whatever the body says of its version: the API server reads it as that of the address.
+        (RunKind::PipelineRun, "v1beta1", &empty, "/spec/serviceAccountName", "given"),
+        (RunKind::TaskRun, "v1", &empty, "/spec/serviceAccountName", "given"),
+        (RunKind::CustomRun, "v1beta1", &json!({}), "/spec/serviceAccountName", "given"),
+        (RunKind::TaskRun, "v1", &json!({"spec": {"serviceAccountName": "own"}}), "/spec/serviceAccountName", "own"),
+    ] {
+        let read = |body: &str| {
+            Document::read((kind, version), "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap()
+        };
+        let mut document = read(&body.to_string());
+        document.name_account(kind, version, "given");
+        let accounts = document.run.service_accounts.clone();
+        let sent = sent(document);
+        assert_eq!(sent.pointer(place), Some(&json!(expected)), "{kind:?} {body}");
+        assert_eq!(read(&sent.to_string()).run.service_accounts, accounts, "{kind:?} {body}");
+    }
+}
+
+/// The API server drops them, so that the run has another account than the one that it seems to name.
+#[test]
+fn accounts_and_templates_of_another_version_are_refused() {
+    let of = |kind, version, spec: Value| {
+        let body = json!({"spec": spec}).to_string();
+        Document::read((kind, version), "create", &HeaderMap::new(), body.as_bytes(), "given").map(|_| ())
+    };
+    for (kind, good, bad, spec) in [
+        (RunKind::PipelineRun, "v1beta1", "v1", json!({"serviceAccountName": "a"})),
+        (RunKind::PipelineRun, "v1beta1", "v1", json!({"podTemplate": {}})),
+        (RunKind::PipelineRun, "v1beta1", "v1", json!({"taskRunSpecs": [{"taskServiceAccountName": "a"}]})),
+        (RunKind::PipelineRun, "v1beta1", "v1", json!({"taskRunSpecs": [{}, {"taskPodTemplate": {}}]})),
+        (RunKind::PipelineRun, "v1", "v1beta1", json!({"taskRunTemplate": {"serviceAccountName": "a"}})),
+        (RunKind::PipelineRun, "v1", "v1beta1", json!({"taskRunSpecs": [{"serviceAccountName": "a"}]})),
+        (RunKind::PipelineRun, "v1", "v1beta1", json!({"taskRunSpecs": [{"podTemplate": {}}]})),
+    ] {
+        assert!(of(kind, good, spec.clone()).is_ok(), "{good} {spec}");
+        let refused = of(kind, bad, spec.clone()).unwrap_err().to_string();
+        assert!(refused.contains("is no field of a PipelineRun") && refused.contains(bad), "{refused}");
+    }
+    assert!(of(RunKind::TaskRun, "v1", json!({"taskRunTemplate": {}})).is_err());
+    assert!(of(RunKind::TaskRun, "v1", json!({"serviceAccountName": "a", "podTemplate": {}})).is_ok());
+}
+
+#[test]
+fn what_is_read_in_two_ways_is_refused() {
+    let json = "application/json";
+    for (verb, media, body) in [
+        ("create", json, r#"{"spec":{"serviceAccountName":"a","serviceAccountName":"b"}}"#),
+        ("create", "application/yaml", "spec: {serviceAccountName: a, serviceAccountName: b}"),
+        ("create", json, r#"{"spec":{"ServiceAccountName":"a"}}"#),
+        ("create", json, r#"{"spec":{"\u017ferviceAccountName":"a"}}"#),
+        ("create", json, r#"{"spec":{"taskRunSpecs":[{"PodTemplate":{}}]}}"#),
+        ("create", json, r#"{"spec":{"params":[{"name":"a","value":"1"},{"name":"a","value":"2"}]}}"#),
+        ("create", json, r#"{"kind":"TaskRun"}"#),
+        ("create", json, r#"{"spec":[]}"#),
+        ("create", json, r#"{"metadata":null}"#),
+        ("create", json, r#"{"metadata":{"annotations":"x"}}"#),
+        ("create", json, "[]"),
+        ("create", json, ""),
+        ("patch", "application/json-patch+json", r#"[],"x":1"#),
+        ("patch", "application/json-patch+json", r#"[{"op":"add","op":"remove","path":"/spec/status"}]"#),
+        ("patch", "application/json-patch+json", "{}"),
+        ("patch", json, "{}"),
+        ("create", "application/cbor", "{}"),
+        ("update", json, "{}"),
+    ] {
+        assert!(read(verb, media, body).is_err(), "{verb} {media} {body}");
+    }
+    // The twins: names that a person gives are theirs.
+    for body in [
+        r#"{"spec":{"params":[{"name":"a","value":{"Name":"1"}},{"name":"b","value":"2"}]}}"#,
+        r#"{"metadata":{"labels":{"Spec":"x"},"annotations":null}}"#,
+    ] {
+        assert!(read("create", json, body).is_ok(), "{body}");
+    }
+}
+
+proptest! {
+    /// Whatever is taken says the same when it is read again from what is sent.
+    #[test]
+    fn what_is_sent_is_what_was_decided(account in "[a-zA-Z$().:-]{0,12}", inline: bool, text in "\\PC{1,40}") {
+        let mut object = json!({"metadata": {"labels": {"l": text}}, "spec": {"taskRunTemplate": {"serviceAccountName": account}}});
+        if inline {
+            object["spec"]["pipelineSpec"] = json!({"tasks": [{"taskRef": {"name": text}}]});
+        }
+        let document = read("create", "application/json", &object.to_string()).unwrap();
+        let run = Arc::clone(&document.run);
+        let again = read("create", "application/json", &sent(document).to_string()).unwrap();
+        prop_assert_eq!(run, again.run);
+    }
+
+    #[test]
+    fn no_body_makes_it_panic(body in "[\\[\\]{}:,\"a-z\\\\ \n-]{0,60}") {
+        for (verb, media) in [("create", "application/yaml"), ("patch", "application/json-patch+json"), ("patch", "application/merge-patch+json")] {
+            let _ = read(verb, media, &body);
+        }
+    }
+}
