@@ -56,6 +56,10 @@ enum Kind {
 const NOT_LINKED: &str =
     "it was not made through Doorward, or `runs` of the configuration does not cover its namespace";
 
+/// The same of one that nothing else is known of. What Tekton makes for a PipelineRun is not written.
+const OR_A_PART: &str =
+    ", or it is a part of a PipelineRun: trace that one, which its label `tekton.dev/pipelineRun` names";
+
 fn run_name(text: &str) -> Result<(&str, &str), Failure> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
@@ -122,7 +126,7 @@ impl Tracer<'_> {
     fn by_tokens(&mut self, kind: &str, wanted: Tokens<'_>, (namespace, name): (&str, &str)) -> Result<(), Failure> {
         let tokens = audit::trace_tokens(self.files, wanted)?;
         if tokens.is_empty() {
-            self.nothing(format!("no {kind} {namespace}/{name} is in the trail: {NOT_LINKED}"));
+            self.nothing(format!("no {kind} {namespace}/{name} is in the trail: {NOT_LINKED}{OR_A_PART}"));
         }
         self.tokens_with_cause(tokens)
     }

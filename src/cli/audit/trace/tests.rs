@@ -95,6 +95,14 @@ fn what_the_run_says_adds_to_what_the_exchange_found_and_is_warned_of_where_it_d
     );
 }
 
+/// It was said not to have been made through Doorward, and its namespace not to be watched.
+#[test]
+fn of_a_task_run_that_is_not_there_is_said_that_it_may_be_a_part_of_a_pipeline_run() {
+    let (code, said) = told(Kind::TaskRun, "ci/build-test", &[]);
+    assert!(code == 1 && said.contains("no TaskRun ci/build-test is in the trail"), "{said}");
+    assert!(said.contains("or it is a part of a PipelineRun: trace that one"), "{said}");
+}
+
 /// Files of another replica are missing, and nobody has changed anything.
 #[test]
 fn a_cause_that_is_not_in_these_files_is_no_sign_that_somebody_changed_it() {
