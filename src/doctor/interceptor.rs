@@ -12,7 +12,9 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _};
 use serde::Deserialize;
 
-use super::{Check, Doctor, Finding, cluster};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{Check, Doctor, Finding, cluster, public::validity};
 use crate::{
     clock::Timestamp,
     config::resolver::folder_of,
@@ -24,6 +26,27 @@ use crate::{
 
 const AGAIN: &str =
     "`doorward interceptor --ca FILE | kubectl apply -f -` writes it, with the authorities of the certificate";
+
+const RENEW: &str = "put a new one into the listener's file, and where it signs itself have `doorward interceptor` write its \
+                     `caBundle` anew";
+
+/// Why EventListeners do not believe a certificate.
+#[derive(Debug, PartialEq, Eq)]
+enum Doubt {
+    /// It is not valid now.
+    OfTime(String),
+    /// It is not proved by what the ClusterInterceptor holds.
+    OfBundle(String),
+}
+
+impl From<&str> for Doubt {
+    fn from(why: &str) -> Self {
+        Self::OfBundle(why.to_owned())
+    }
+}
+
+/// Said also where the authority was made anew under its name.
+const UNKNOWN_AUTHORITY: &str = "its `caBundle` does not hold the authority of the certificate";
 
 #[derive(Deserialize)]
 struct Object {
@@ -92,11 +115,14 @@ pub(super) fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     let chains = chains(doctor);
     let finding = |object: &&Object| {
         let of = format!("ClusterInterceptor `{}`", object.metadata.name);
+        let fault = |why, cure| {
+            let said = format!("EventListeners do not believe `{host}`: {why}");
+            Finding::fault(Check::Interceptor, &of, said, cure)
+        };
         match believed(&object.spec.client_config.ca_bundle, &chains, host, doctor.clock.now()) {
             Ok(()) => Finding::good(Check::Interceptor, &of, format!("EventListeners believe `{host}`")),
-            Err(why) => {
-                Finding::fault(Check::Interceptor, &of, format!("EventListeners do not believe `{host}`: {why}"), AGAIN)
-            }
+            Err(Doubt::OfTime(why)) => fault(why, RENEW),
+            Err(Doubt::OfBundle(why)) => fault(why, AGAIN),
         }
     };
     ours.iter().map(finding).collect()
@@ -116,10 +142,9 @@ fn read(file: &Path) -> Option<Vec<CertificateDer<'static>>> {
 
 /// Whether one of the chains proves the name, as an EventListener looks at it: with the object's authorities alone, one of which
 /// may be the certificate itself.
-fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, now: Timestamp) -> Result<(), String> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| "this is no name that a certificate could have".to_owned())?;
-    let pem = BASE64_STANDARD.decode(bundle).map_err(|_| "its `caBundle` is not base64".to_owned())?;
+fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, now: Timestamp) -> Result<(), Doubt> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| "this is no name that a certificate could have")?;
+    let pem = BASE64_STANDARD.decode(bundle).map_err(|_| "its `caBundle` is not base64")?;
     let authorities: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(authorities.iter().cloned());
@@ -129,20 +154,109 @@ fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, n
     };
     let chain = chains.iter().find(named).ok_or("no listener has a certificate for this name")?;
     let (leaf, rest) = chain.split_first().ok_or("no listener has a certificate for this name")?;
+    // Of one that is held itself nobody looks at anything else.
+    match validity(leaf) {
+        Some((from, _)) if now < from => {
+            return Err(Doubt::OfTime(format!("its certificate is not valid before {from}")));
+        }
+        Some((_, until)) if until <= now => return Err(Doubt::OfTime(format!("its certificate ended on {until}"))),
+        _ => {}
+    }
     if authorities.contains(leaf) {
         return Ok(());
+    }
+    // As `openssl req -x509` makes it, unless it is told otherwise. The verifier takes none for a server's, and EventListeners do.
+    if is_authority(leaf) {
+        return if leads_to(chain, &authorities) { Ok(()) } else { Err(UNKNOWN_AUTHORITY.into()) };
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
-        .map_err(|_| "its `caBundle` holds no certificate".to_owned())?;
+        .map_err(|_| "its `caBundle` holds no certificate")?;
     let seconds = u64::try_from(now.as_secs()).unwrap_or_default();
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
     verifier.verify_server_cert(leaf, rest, &name, &[], now).map(drop).map_err(|error| match error {
-        // The second where the authority was made anew under its name.
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            "its `caBundle` does not hold the authority of the certificate".to_owned()
+            UNKNOWN_AUTHORITY.into()
         }
-        error => error.to_string(),
+        error => Doubt::OfBundle(error.to_string()),
     })
+}
+
+fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
+}
+
+/// Whether each of a chain is signed by the next, up to one that an authority has signed.
+fn leads_to(chain: &[CertificateDer<'_>], authorities: &[CertificateDer<'_>]) -> bool {
+    fn parsed<'a>(list: &'a [CertificateDer<'_>]) -> Vec<X509Certificate<'a>> {
+        list.iter().map_while(|der| X509Certificate::from_der(der).ok()).map(|(_, certificate)| certificate).collect()
+    }
+    let (chain, authorities) = (parsed(chain), parsed(authorities));
+    let is_signed = |one: &X509Certificate<'_>, by: &X509Certificate<'_>| {
+        one.issuer() == by.subject() && one.verify_signature(Some(by.public_key())).is_ok()
+    };
+    let linked = chain.windows(2).take_while(|pair| is_signed(&pair[0], &pair[1])).count();
+    chain.iter().take(linked + 1).any(|one| authorities.iter().any(|authority| is_signed(one, authority)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+    use time::{Duration, OffsetDateTime};
+
+    use super::*;
+
+    const HOST: &str = "door.front.svc";
+
+    /// A certificate that signs itself, as `openssl req -x509` makes one.
+    fn own(days: std::ops::Range<i64>) -> (CertificateDer<'static>, String) {
+        let mut params = CertificateParams::new([HOST.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = OffsetDateTime::UNIX_EPOCH + Duration::days(days.start);
+        params.not_after = OffsetDateTime::UNIX_EPOCH + Duration::days(days.end);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        (certificate.der().clone(), BASE64_STANDARD.encode(certificate.pem()))
+    }
+
+    fn judge(bundle: &str, chain: &[&CertificateDer<'static>], day: i64) -> Result<(), Doubt> {
+        let chains = [chain.iter().map(|der| (*der).clone()).collect()];
+        believed(bundle, &chains, HOST, Timestamp::from_secs(day * 86_400))
+    }
+
+    /// The first was told as `Other(OtherError(CaUsedAsEndEntity))`, and the last as believed.
+    #[test]
+    fn a_certificate_that_signs_itself_is_judged_as_event_listeners_do() {
+        let ((old, old_bundle), (new, new_bundle)) = (own(0..10), own(5..20));
+        assert_eq!(judge(&old_bundle, &[&new], 7), Err(UNKNOWN_AUTHORITY.into()));
+        assert_eq!(judge(&old_bundle, &[&old], 7), Ok(()));
+        assert_eq!(judge(&new_bundle, &[&new], 7), Ok(()));
+        let ended = judge(&old_bundle, &[&old], 11);
+        assert!(matches!(&ended, Err(Doubt::OfTime(why)) if why.contains("ended on 1970-01-11")), "{ended:?}");
+        let early = judge(&new_bundle, &[&new], 2);
+        assert!(matches!(&early, Err(Doubt::OfTime(why)) if why.contains("not valid before 1970-01-06")), "{early:?}");
+    }
+
+    #[test]
+    fn a_certificate_that_could_be_an_authority_is_believed_where_its_own_is_held() {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new([HOST.to_owned()]).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        };
+        let key = || KeyPair::generate().unwrap();
+        let [root, other] = [(); 2].map(|()| CertifiedIssuer::self_signed(authority("root"), key()).unwrap());
+        let between = CertifiedIssuer::signed_by(authority("between"), key(), &root).unwrap();
+        let direct = authority("leaf").signed_by(&key(), &root).unwrap();
+        let far = authority("leaf").signed_by(&key(), &between).unwrap();
+        let bundle = |issuer: &CertifiedIssuer<'_, KeyPair>| BASE64_STANDARD.encode(issuer.pem());
+        let now = 20_000;
+        assert_eq!(judge(&bundle(&root), &[direct.der()], now), Ok(()));
+        assert_eq!(judge(&bundle(&root), &[far.der(), between.der()], now), Ok(()));
+        for chain in [&[far.der()][..], &[far.der(), other.der()]] {
+            assert_eq!(judge(&bundle(&root), chain, now), Err(UNKNOWN_AUTHORITY.into()));
+        }
+        assert_eq!(judge(&bundle(&other), &[direct.der()], now), Err(UNKNOWN_AUTHORITY.into()), "of the same name");
+    }
 }

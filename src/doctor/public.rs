@@ -137,7 +137,7 @@ impl Probed {
     }
 }
 
-fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let validity = certificate.validity();
     let of = |time: x509_parser::time::ASN1Time| Timestamp::from_secs(time.timestamp());
