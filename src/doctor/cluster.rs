@@ -49,7 +49,9 @@ pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
     let finding = |(Way { subject, may, binding, role, note, .. }, namespaces): &(Way, Vec<String>)| {
         let note = note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
         let may = may.join(", ");
-        let said = format!("{subject}{note} may {may} in {}, by {binding} and {role}", namespaces.join(", "));
+        // A right may hold elsewhere than where it leads to runs.
+        let runs = namespaces.join(", ");
+        let said = format!("{subject}{note} may {may} by {binding} and {role}, and so start runs in {runs}");
         let cure = "take the right away, or have the cluster refuse runs that are made past Doorward; \
                     `doorward audit who-can start-run NAMESPACE` tells more";
         Finding::warning(Check::Past, &of, said, cure)

@@ -564,7 +564,10 @@ async fn attacks_z52_who_may_start_runs_past_doorward_is_listed() {
     said.is(
         "past",
         "warning",
-        &["ServiceAccount ci/cron may create pipelineruns in ci, by ClusterRoleBinding cron", "who-can"],
+        &[
+            "ServiceAccount ci/cron may create pipelineruns by ClusterRoleBinding cron and ClusterRole cron, and so start runs in ci",
+            "who-can",
+        ],
     );
     assert_eq!(said.code, Some(0), "it works");
     list(&items[1..]);
