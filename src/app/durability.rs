@@ -46,6 +46,22 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Tells whether deliveries can be held.
 pub(super) const COMPONENT: &str = "held-deliveries";
 
+/// Tells whether the clock here agrees with the store's.
+pub(super) async fn watch_clock(app: &App, redis: &Redis) {
+    let component = app.health.component("store-clock", Gate::Report);
+    loop {
+        // Health tells of a store that is away.
+        if let Ok(ahead) = redis.clock_ahead(&app.clock).await {
+            app.metrics.store.clock_ahead(ahead);
+            match store::clock_trouble(ahead) {
+                None => component.ok(),
+                Some(trouble) => component.degraded(trouble),
+            }
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
 /// Has no deliveries held in a store that could lose them. Until the store was asked once, none can be, so a replica is
 /// not ready before; from then on the component gates nothing, since callers other than webhooks do not depend on it.
 pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle) {

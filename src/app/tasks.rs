@@ -47,6 +47,11 @@ pub(super) fn start(app: &Arc<App>) {
             let (redis, component) = (watched.clone(), unknown.clone());
             async move { durability::watch(&app, &redis, &component).await }
         });
+        let timed = redis.clone();
+        spawn(app, TaskSpec::new("store-clock"), move |app| {
+            let redis = timed.clone();
+            async move { durability::watch_clock(&app, &redis).await }
+        });
         app.control.spawn(async move {
             // A server that is away or may not be asked is no reason to warn; health tells whether it works.
             for warning in redis.warnings().await.unwrap_or_default() {

@@ -4,21 +4,23 @@ use tokio::runtime::Handle;
 
 use super::{Check, Doctor, Finding};
 use crate::{
+    clock::Clock,
     config::resolver::folder_of,
-    store::{Durability, Embedded, OpenError, Redis, Settings},
+    store::{Durability, Embedded, OpenError, Redis, Settings, clock_trouble},
 };
 
 pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     match &doctor.resolved.store {
         Some(Settings::Redis(settings)) => {
-            redis(&Redis::new((**settings).clone(), Handle::current()), doctor.resolved.routes().hold()).await
+            let store = Redis::new((**settings).clone(), Handle::current());
+            redis(&store, doctor.resolved.routes().hold(), &doctor.clock).await
         }
         Some(Settings::Embedded) => vec![embedded(doctor)],
         None => Vec::new(),
     }
 }
 
-async fn redis(redis: &Redis, holds: bool) -> Vec<Finding> {
+async fn redis(redis: &Redis, holds: bool, clock: &Clock) -> Vec<Finding> {
     let of = "Redis";
     let durability = match redis.durability().await {
         Ok(durability) => durability,
@@ -36,6 +38,9 @@ async fn redis(redis: &Redis, holds: bool) -> Vec<Finding> {
     };
     for warning in redis.warnings().await.unwrap_or_default() {
         findings.push(Finding::warning(Check::Store, of, warning, "docs/store.md says more"));
+    }
+    if let Some(trouble) = redis.clock_ahead(clock).await.ok().and_then(clock_trouble) {
+        findings.push(Finding::warning(Check::Store, of, trouble, "compare `date` here with `TIME` of Redis"));
     }
     findings
 }

@@ -1,12 +1,13 @@
 //! Counts and times what is asked of a store, whichever it is.
 
-use std::time::Instant;
+use std::{sync::atomic::AtomicU64, time::Instant};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
@@ -31,12 +32,17 @@ struct Failure {
 pub struct StoreMetrics {
     latency: Family<Operation, Histogram, fn() -> Histogram>,
     errors: Family<Failure, Counter>,
+    clock_ahead: Gauge<f64, AtomicU64>,
 }
 
 impl Default for StoreMetrics {
     fn default() -> Self {
         let buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_1, 4.0, 8));
-        Self { latency: Family::new_with_constructor(buckets), errors: Family::default() }
+        Self {
+            latency: Family::new_with_constructor(buckets),
+            errors: Family::default(),
+            clock_ahead: Gauge::default(),
+        }
     }
 }
 
@@ -45,6 +51,16 @@ impl StoreMetrics {
         let registry = registry.sub_registry_with_prefix("store");
         registry.register_with_unit("latency", "Time of calls to the store", Unit::Seconds, self.latency.clone());
         registry.register("errors", "Calls that the store did not answer", self.errors.clone());
+        registry.register_with_unit(
+            "clock_ahead",
+            "By how much the clock here is ahead of the shared store's",
+            Unit::Seconds,
+            self.clock_ahead.clone(),
+        );
+    }
+
+    pub fn clock_ahead(&self, seconds: f64) {
+        self.clock_ahead.set(seconds);
     }
 }
 

@@ -17,7 +17,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 pub use self::{
     embedded::{Embedded, OpenError},
     metered::{Metered, StoreMetrics},
-    redis::{Durability, Redis},
+    redis::{Durability, Redis, clock_trouble},
     revocations::{Revocation, Revocations, Revoked, Target},
     settings::Settings,
 };
@@ -96,6 +96,12 @@ impl Table {
             Self::AuditHeads => "audit_heads",
             Self::Replicas => "replicas",
         }
+    }
+
+    /// Whether its records last for seconds only and tell other replicas something by that: a shared store counts them by its own clock,
+    /// as those of replicas differ. [`Backend::get`] reads none of them.
+    pub const fn is_by_the_clock_of_the_store(self) -> bool {
+        matches!(self, Self::HeldLeases | Self::Replicas)
     }
 
     /// The table that it is kept together with: only tables of one group can be written to at once.

@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use self::link::{Link, Repeat, Request};
 pub use self::settings::Settings;
 use super::{Backend, Change, Expect, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 
 static PUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/put.lua")));
 static DELETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/delete.lua")));
@@ -48,6 +48,9 @@ pub struct Redis {
     /// Writes that must not be lost wait for a second server.
     has_replica: Arc<AtomicBool>,
 }
+
+/// By how much a clock may differ from the server's, in seconds.
+const MAX_AHEAD: f64 = 5.0;
 
 /// Whether a write that was answered can be lost when the server dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +117,18 @@ impl Redis {
         Ok(durability(&words))
     }
 
+    /// By how much our clock is ahead of the server's, in seconds; below zero, behind. As close as the answer was quick.
+    pub async fn clock_ahead(&self, clock: &Clock) -> Result<f64, StoreError> {
+        let mut command = Cmd::new();
+        command.arg("TIME");
+        let (asked, passed) = (clock.now(), clock.passed());
+        let (seconds, micros): (i64, i64) = self.link.call(&self.at_deliveries(command), Repeat::Harmless).await?;
+        let took = clock.passed().saturating_sub(passed);
+        let ahead = asked.as_millis() - (seconds * 1000 + micros / 1000);
+        // It was asked for half of that time after we looked at ours.
+        Ok((ahead as f64 / 1000.0) + took.as_secs_f64() / 2.0)
+    }
+
     /// For the server that has what is held.
     fn at_deliveries(&self, command: Cmd) -> Request {
         Request::At(command, self.key(Table::Held, "records"))
@@ -170,6 +185,7 @@ impl Backend for Redis {
                     Expect::Absent => script.arg("absent"),
                     Expect::Version(version) => script.arg(version),
                 };
+                script.arg(u8::from(table.is_by_the_clock_of_the_store()));
             }
             let repeat = if harmless { Repeat::Harmless } else { Repeat::Never };
             // How many were written, then their versions; or 0, which one was not, and what stands there.
@@ -205,21 +221,26 @@ impl Backend for Redis {
                 let mut script = self.script(&CHANGES, table, &["records", "versions", "last"]);
                 script.arg(after).arg(wanted);
                 let answer: Vec<Vec<u8>> = self.link.call(&Request::Script(script), Repeat::Harmless).await?;
-                let (anew, last, page) = match answer.as_slice() {
-                    [anew, last, page @ ..] => (anew == b"1", last, page),
+                let (anew, last, here, page) = match answer.as_slice() {
+                    [anew, last, here, page @ ..] => (anew == b"1", last, here, page),
                     _ => return Err(corrupt("a list of changes")),
                 };
                 if anew {
                     changes.clear();
                 }
                 after = number(last).ok_or_else(|| corrupt("a version"))?;
+                let here = Timestamp::from_millis(number(here).ok_or_else(|| corrupt("the time"))?);
                 for pair in page.chunks_exact(2) {
                     let [key, record] = pair else { continue };
                     // One that went meanwhile is no change.
                     if record.is_empty() {
                         continue;
                     }
-                    let stored = parse(record)?;
+                    let mut stored = parse(record)?;
+                    if table.is_by_the_clock_of_the_store() {
+                        let left = stored.expires.as_millis().saturating_sub(here.as_millis());
+                        stored.expires = Timestamp::from_millis(now.as_millis().saturating_add(left));
+                    }
                     if stored.expires > now {
                         changes.push(Change { key: key.clone(), stored });
                     }
@@ -361,6 +382,17 @@ fn warnings(info: &str) -> Vec<&'static str> {
         );
     }
     warnings
+}
+
+/// What is wrong with a clock that is so far ahead of the server's, as [`Redis::clock_ahead`] tells.
+pub fn clock_trouble(ahead: f64) -> Option<String> {
+    let (way, by) = (if ahead < 0.0 { "behind" } else { "ahead of" }, ahead.abs());
+    (by > MAX_AHEAD).then(|| {
+        format!(
+            "the clock here is {by:.0} s {way} that of Redis: tokens, sessions and held deliveries end at other times on each replica; set \
+             the clocks by NTP"
+        )
+    })
 }
 
 fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {

@@ -1,18 +1,25 @@
--- Does several writes if all their expectations hold, else none.
+'-- Does several writes if all their expectations hold, else none.
 -- KEYS: for each write records, versions, ends, last version.
--- ARGV: now, how many ended records to sweep; for each write key, value, end, expectation ('any', 'absent' or a version).
+-- ARGV: now, how many ended records to sweep; for each write key, value, end, expectation ('any', 'absent' or a version), and '1' if its
+-- table is by the clock of this server, else '0'.
 -- A record is 'VERSION:END:' and the value, both numbers in decimal.
 -- Gives {how many, version, version ...}, or {'0', which was not written, counted from 0, what stands there or nil}.
 local now, writes = tonumber(ARGV[1]), #KEYS / 4
 
+local time = redis.call('TIME')
+local here = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
 for index = 0, writes - 1 do
-    local found = redis.call('HGET', KEYS[index * 4 + 1], ARGV[index * 4 + 3])
+    local at = index * 5 + 2
+    local found = redis.call('HGET', KEYS[index * 4 + 1], ARGV[at + 1])
     local version, finish
     if found then
         version, finish = string.match(found, '^(%d+):(%-?%d+):')
-        if tonumber(finish) <= now then found = false end
+        -- The caller judges other records by its own clock when it reads them, and must not be told otherwise here.
+        local judged = ARGV[at + 5] == '1' and here or now
+        if tonumber(finish) <= judged then found = false end
     end
-    local expect = ARGV[index * 4 + 6]
+    local expect = ARGV[at + 4]
     local fits = true
     if expect == 'absent' then
         fits = not found
@@ -23,13 +30,13 @@ for index = 0, writes - 1 do
 end
 
 -- The server's clock as the floor: a replica that takes over without the last writes gives out no version twice.
-local time = redis.call('TIME')
 local floor = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local answer = {tostring(writes)}
 for index = 0, writes - 1 do
     local records, versions = KEYS[index * 4 + 1], KEYS[index * 4 + 2]
     local ends, last = KEYS[index * 4 + 3], KEYS[index * 4 + 4]
-    local key, value, finish = ARGV[index * 4 + 3], ARGV[index * 4 + 4], ARGV[index * 4 + 5]
+    local at = index * 5 + 2
+    local key, value, finish, is_by_here = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 5] == '1'
     local given = tonumber(redis.call('GET', last) or '0') + 1
     if given < floor then given = floor end
     given = string.format('%.0f', given)
@@ -41,13 +48,16 @@ for index = 0, writes - 1 do
         redis.call('ZREM', versions, key)
         redis.call('ZREM', ends, key)
     else
+        if is_by_here then finish = string.format('%.0f', tonumber(finish) - now + here) end
         redis.call('HSET', records, key, given .. ':' .. finish .. ':' .. value)
         redis.call('ZADD', versions, given, key)
         redis.call('ZADD', ends, finish, key)
     end
 
-    -- Each write clears away more than it adds, so that nothing grows for ever.
-    local ended = redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
+    -- Each write clears away more than it adds, so that nothing grows for ever: what has ended by both clocks, so that no replica
+    -- whose clock is ahead takes from the others what they still go by.
+    local over = is_by_here and here or math.min(now, here)
+    local ended = redis.call('ZRANGEBYSCORE', ends, '-inf', string.format('%.0f', over), 'LIMIT', 0, ARGV[2])
     for _, gone in ipairs(ended) do
         redis.call('HDEL', records, gone)
         redis.call('ZREM', versions, gone)

@@ -328,6 +328,60 @@ async fn what_has_ended_is_swept_and_fills_no_page() {
     assert_eq!(store.get(Table::Revocations, b"lasting", NOW).await.unwrap(), None);
 }
 
+/// What a replica tells others by its end must not hang on whose clock is right.
+#[tokio::test]
+async fn a_replica_whose_clock_is_wrong_takes_no_lease_and_no_record_of_others() {
+    let server = RedisServer::start(&[]);
+    let store = store(&json!({"server": server.address()}));
+    let minute = Duration::from_secs(60);
+    let right = Clock::default().now();
+    let (ahead, behind) = (right + minute + Duration::from_secs(30), right - Duration::from_secs(90));
+    let lease = async |now: Timestamp, key: &str| {
+        let put = store.put(Table::HeldLeases, key.as_bytes(), Vec::new(), now + minute, Expect::Absent, now).await;
+        matches!(put.unwrap(), Written::Done(_))
+    };
+    assert!(lease(right, "a").await && !lease(ahead, "a").await, "it has 60 s left by any clock");
+    assert!(lease(behind, "b").await && !lease(right, "b").await);
+    let given_back = Timestamp::default();
+    store.put(Table::HeldLeases, b"a", Vec::new(), given_back, Expect::Any, ahead).await.unwrap();
+    assert!(lease(behind, "a").await);
+
+    // Signs of life are the same.
+    store.put(Table::Replicas, b"r3", b"x".to_vec(), behind + minute, Expect::Any, behind).await.unwrap();
+    for now in [right, ahead, behind] {
+        let live = store.changes(Table::Replicas, 0, 10, now).await.unwrap();
+        assert_eq!(live.len(), 1);
+        assert!(live[0].stored.expires.since(now) > minute / 2, "{:?}", live[0].stored.expires.since(now));
+    }
+    store.put(Table::Replicas, b"r3", b"x".to_vec(), ahead, Expect::Any, ahead).await.unwrap();
+    assert!(store.changes(Table::Replicas, 0, 10, right).await.unwrap().is_empty());
+
+    // What ends at a time of the day is swept by nobody for whom alone it has come.
+    put(&store, "revoked", right + minute).await.unwrap();
+    store.put(Table::Revocations, b"x", b"x".to_vec(), ahead + minute, Expect::Any, ahead).await.unwrap();
+    assert!(store.get(Table::Revocations, b"revoked", right).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_clock_that_differs_from_the_servers_is_measured() {
+    let server = RedisServer::start(&[]);
+    let store = store(&json!({"server": server.address()}));
+    let right = Clock::default().now();
+    for (clock, seconds, trouble) in [
+        (Clock::default(), 0.0, None),
+        // These stand still meanwhile.
+        (Clock::manual(right + Duration::from_secs(900)), 900.0, Some("s ahead of")),
+        (Clock::manual(right - Duration::from_secs(900)), -900.0, Some("s behind")),
+    ] {
+        let ahead = store.clock_ahead(&clock).await.unwrap();
+        assert!((ahead - seconds).abs() < 60.0, "{ahead}");
+        if let Some(trouble) = trouble {
+            assert!(clock_trouble(ahead).unwrap().contains(trouble), "{ahead}");
+        }
+    }
+    assert_eq!((clock_trouble(4.0), clock_trouble(-4.0)), (None, None));
+}
+
 #[tokio::test]
 async fn a_full_server_says_so() {
     let server = RedisServer::start(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]);
