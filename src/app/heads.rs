@@ -6,7 +6,8 @@ use super::App;
 use crate::{
     admin::health::Gate,
     audit::Head,
-    store::{Expect, StoreError, Table, Written},
+    clock::Timestamp,
+    store::{Expect, StoreError, Stored, Table, Written},
 };
 
 /// How long the others go on naming a replica that is gone.
@@ -44,8 +45,8 @@ pub(super) async fn share(app: &App) {
 /// What was exchanged already.
 #[derive(Debug, Default)]
 struct Shared {
-    /// The version of our own record.
-    version: Option<u64>,
+    /// The version of our own record, and when it ends.
+    own: Option<(u64, Timestamp)>,
     /// The last change that was read.
     after: u64,
 }
@@ -54,12 +55,14 @@ impl Shared {
     async fn exchange(&mut self, app: &App, own: Option<&Head>) -> Result<(), NotShared> {
         let now = app.clock.now();
         if let Some(head) = own {
-            let expect = self.version.take().map_or(Expect::Any, Expect::Version);
+            // What has ended by itself was not lost.
+            let known = self.own.take().filter(|(_, end)| *end > now).map(|(version, _)| version);
+            let expect = known.map_or(Expect::Any, Expect::Version);
             let value = serde_json::to_vec(head).unwrap_or_default();
             let key = head.instance.as_bytes();
             match app.store.put(Table::AuditHeads, key, value, now + KEPT, expect, now).await? {
-                Written::Done(version) => self.version = Some(version),
-                Written::Conflict(_) => return Err(NotShared::SameName(Arc::clone(&head.instance))),
+                Written::Done(version) => self.own = Some((version, now + KEPT)),
+                Written::Conflict(found) => return Err(conflict(&head.instance, known, found.as_ref())),
             }
         }
         loop {
@@ -72,10 +75,39 @@ impl Shared {
     }
 }
 
+/// Versions only grow, so one that is not above ours was written by nobody since: the store has lost ours.
+fn conflict(instance: &Arc<str>, known: Option<u64>, found: Option<&Stored>) -> NotShared {
+    match found {
+        Some(found) if known.is_none_or(|known| found.version > known) => NotShared::SameName(Arc::clone(instance)),
+        _ => NotShared::Lost,
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum NotShared {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("another replica calls itself `{0}` as well; give each a name of its own by `audit.instance`")]
     SameName(Arc<str>),
+    #[error(
+        "the store has lost it: it was emptied or set back, or failed over to a server that lacked the last writes, and sessions, replay \
+         ids and held deliveries may be gone as well; it is written again"
+    )]
+    Lost,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_lost_a_head_is_told_from_another_replica_of_the_same_name() {
+        let found = |version| Stored { value: Vec::new(), version, expires: Timestamp::MAX };
+        for (known, found, same_name) in
+            [(Some(7), None, false), (Some(7), Some(found(6)), false), (Some(7), Some(found(8)), true)]
+        {
+            let told = conflict(&"r1".into(), known, found.as_ref());
+            assert_eq!(matches!(told, NotShared::SameName(_)), same_name, "{found:?}: {told}");
+        }
+    }
 }

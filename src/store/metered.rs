@@ -119,6 +119,10 @@ impl<B: Backend> Backend for Metered<B> {
         self.measure("changes", self.inner.changes(table, after, limit, now))
     }
 
+    fn was_set_back(&self, table: Table, after: u64) -> StoreFuture<'_, bool> {
+        self.measure("was_set_back", self.inner.was_set_back(table, after))
+    }
+
     fn replicated(&self, table: Table, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
         self.measure("replicate", self.inner.replicated(table, keys))
     }

@@ -232,6 +232,11 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// `after` tells all that it has.
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>>;
 
+    /// Whether the table was emptied or set back since a version that was read from it, so that what was written up to then may be gone.
+    fn was_set_back(&self, _table: Table, _after: u64) -> StoreFuture<'_, bool> {
+        Box::pin(async { Ok(false) })
+    }
+
     /// Returns once one of these records, whoever has written it, has reached a second server, where there is one. An error if none
     /// of them is there.
     fn replicated(&self, _table: Table, _keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {

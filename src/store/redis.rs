@@ -176,7 +176,7 @@ impl Backend for Redis {
             let harmless = puts.iter().all(|put| put.expect == Expect::Any);
             let count = puts.len();
             for Put { table, key, value, expires, expect } in puts {
-                for what in ["records", "versions", "ends", "last"] {
+                for what in ["records", "versions", "ends", "last", "began"] {
                     script.key(self.key(table, what));
                 }
                 script.arg(key).arg(value).arg(expires.as_millis());
@@ -250,6 +250,17 @@ impl Backend for Redis {
                 }
             }
             Ok(changes)
+        })
+    }
+
+    fn was_set_back(&self, table: Table, after: u64) -> StoreFuture<'_, bool> {
+        Box::pin(async move {
+            let mut commands = redis::pipe();
+            commands.cmd("GET").arg(self.key(table, "last")).cmd("GET").arg(self.key(table, "began"));
+            let (last, began): (Option<u64>, Option<u64>) =
+                self.link.call(&Request::Pipeline(commands), Repeat::Harmless).await?;
+            // One that was emptied and written to since has versions after `after` again.
+            Ok(after > 0 && (last.is_none_or(|last| last < after) || began.is_some_and(|began| began > after)))
         })
     }
 

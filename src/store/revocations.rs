@@ -3,6 +3,8 @@
 //! The store has the truth; each process keeps a copy in memory that follows it within a second, so that asking
 //! costs nothing. How old the copy is can be asked too: whoever can do without the store goes by that age.
 
+mod restore;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -149,6 +151,14 @@ enum What {
     Workload { uid: Arc<str> },
 }
 
+impl Record {
+    fn put(&self, until: Timestamp, expect: Expect) -> Result<Put, StoreError> {
+        let key = digest(&SHA256, &serde_json::to_vec(&self.what).unwrap_or_default()).as_ref().to_vec();
+        let value = serde_json::to_vec(self).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        Ok(Put { table: Table::Revocations, key, value, expires: until, expect })
+    }
+}
+
 impl From<Target<'_>> for What {
     fn from(target: Target<'_>) -> Self {
         match target {
@@ -204,12 +214,7 @@ impl Revocations {
         let named = target.by_all_names(&own).into_iter();
         let records: Vec<Record> =
             named.map(|target| Record { what: What::from(target), reason: reason.into() }).collect();
-        let put = |record: &Record| {
-            let key = digest(&SHA256, &serde_json::to_vec(&record.what).unwrap_or_default()).as_ref().to_vec();
-            let value = serde_json::to_vec(record).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-            Ok(Put { table: Table::Revocations, key, value, expires: until, expect: Expect::Any })
-        };
-        let puts = records.iter().map(put).collect::<Result<_, StoreError>>()?;
+        let puts = records.iter().map(|record| record.put(until, Expect::Any)).collect::<Result<_, StoreError>>()?;
         self.0.store.put_all(puts, self.0.clock.now()).await?;
         self.learn(records.into_iter().map(|record| (record, until)));
         Ok(())
@@ -325,10 +330,12 @@ impl Revocations {
         let mut followed = self.0.followed.lock().await;
         // What is written while the store answers may be missing from the answer, so its age counts from here.
         let (now, begun) = (self.0.clock.now(), self.0.clock.passed());
+        let (before, mut reached) = (*followed, *followed);
         loop {
-            let changes = self.0.store.changes(Table::Revocations, *followed, PAGE, now).await?;
+            let changes = self.0.store.changes(Table::Revocations, reached, PAGE, now).await?;
             let Some(last) = changes.last() else { break };
-            let (version, full) = (last.stored.version, changes.len() == PAGE);
+            let full = changes.len() == PAGE;
+            reached = last.stored.version;
             self.learn(changes.into_iter().filter_map(|change| match serde_json::from_slice(&change.stored.value) {
                 Ok(record) => Some((record, change.stored.expires)),
                 Err(error) => {
@@ -336,12 +343,22 @@ impl Revocations {
                     None
                 }
             }));
-            *followed = version;
             if !full {
                 break;
             }
         }
         self.forget(now);
+        // Once what it has by now was read, which stays as it is. Before it is put back no version counts as followed.
+        if before > 0 && self.0.store.was_set_back(Table::Revocations, before).await? {
+            let put_back = restore::put_back(&self.0.store, &self.0.mirror.load_full(), now).await?;
+            tracing::error!(
+                put_back,
+                "the store was emptied or set back: revocations that it lost and this replica knows are put back; sessions, held deliveries \
+                 and whatever else it lost are gone"
+            );
+            reached = 0;
+        }
+        *followed = reached;
         self.0.complete.store(u64::try_from(begun.as_millis()).unwrap_or(NEVER - 1), Ordering::Release);
         Ok(())
     }

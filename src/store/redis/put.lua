@@ -1,17 +1,17 @@
-'-- Does several writes if all their expectations hold, else none.
--- KEYS: for each write records, versions, ends, last version.
+-- Does several writes if all their expectations hold, else none.
+-- KEYS: for each write records, versions, ends, last version, version that the table began with.
 -- ARGV: now, how many ended records to sweep; for each write key, value, end, expectation ('any', 'absent' or a version), and '1' if its
 -- table is by the clock of this server, else '0'.
 -- A record is 'VERSION:END:' and the value, both numbers in decimal.
 -- Gives {how many, version, version ...}, or {'0', which was not written, counted from 0, what stands there or nil}.
-local now, writes = tonumber(ARGV[1]), #KEYS / 4
+local now, writes = tonumber(ARGV[1]), #KEYS / 5
 
 local time = redis.call('TIME')
 local here = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
 for index = 0, writes - 1 do
     local at = index * 5 + 2
-    local found = redis.call('HGET', KEYS[index * 4 + 1], ARGV[at + 1])
+    local found = redis.call('HGET', KEYS[index * 5 + 1], ARGV[at + 1])
     local version, finish
     if found then
         version, finish = string.match(found, '^(%d+):(%-?%d+):')
@@ -33,13 +33,16 @@ end
 local floor = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local answer = {tostring(writes)}
 for index = 0, writes - 1 do
-    local records, versions = KEYS[index * 4 + 1], KEYS[index * 4 + 2]
-    local ends, last = KEYS[index * 4 + 3], KEYS[index * 4 + 4]
+    local records, versions = KEYS[index * 5 + 1], KEYS[index * 5 + 2]
+    local ends, last = KEYS[index * 5 + 3], KEYS[index * 5 + 4]
     local at = index * 5 + 2
     local key, value, finish, is_by_here = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 5] == '1'
-    local given = tonumber(redis.call('GET', last) or '0') + 1
+    local before = redis.call('GET', last)
+    local given = tonumber(before or '0') + 1
     if given < floor then given = floor end
     given = string.format('%.0f', given)
+    -- Whoever has followed a version before this one has followed what is here no more.
+    if not before then redis.call('SET', KEYS[index * 5 + 5], given) end
     redis.call('SET', last, given)
     answer[index + 2] = given
 

@@ -6,6 +6,7 @@ mod replicas;
 
 use super::{server::RedisServer, *};
 use crate::{
+    authn::CredentialId,
     clock::Clock,
     config::{raw, report::At, resolver::Resolver},
     store::{Revocations, Target, Written, suite},
@@ -279,7 +280,7 @@ async fn a_failover_is_followed_by_way_of_the_sentinel() {
     let carol = Target::Principal { issuer: "corp", subject: "carol" };
     eventually("the new master", async || here.revoke(carol, "left", end).await.ok()).await;
     there.refresh().await.unwrap();
-    assert!(there.find(&crate::authn::CredentialId::None, "corp", "carol").is_some());
+    assert!(there.find(&CredentialId::None, "corp", "carol").is_some());
     assert_eq!(replica.ask::<Vec<Value>>(&["ROLE"]).await[0], Value::BulkString(b"master".to_vec()));
 
     let unknown = json!({"sentinel": {"servers": [sentinel.address()], "master": "other"}});
@@ -380,6 +381,56 @@ async fn a_clock_that_differs_from_the_servers_is_measured() {
         }
     }
     assert_eq!((clock_trouble(4.0), clock_trouble(-4.0)), (None, None));
+}
+
+#[tokio::test]
+async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_them() {
+    let server = RedisServer::start(&[]);
+    let settings = json!({"server": server.address()});
+    let clock = Clock::manual(NOW);
+    let replica = || Revocations::new(Arc::new(store(&settings)), clock.clone());
+    let (here, there) = (replica(), replica());
+    let end = NOW + Duration::from_secs(3600);
+    let person = |subject| Target::Principal { issuer: "corp", subject };
+    let is_revoked = |of: &Revocations, subject: &str| of.find(&CredentialId::None, "corp", subject).is_some();
+    for number in 0..250 {
+        here.revoke(Target::Workload(&format!("uid-{number}")), "it has ended", end).await.unwrap();
+    }
+    here.revoke(person("eve"), "left", end).await.unwrap();
+    here.revoke(Target::Token { issuer: "corp", id: "t" }, "leaked", end).await.unwrap();
+    here.revoke(Target::Session("s"), "signed out", end).await.unwrap();
+    here.revoke(person("dan"), "left", NOW + Duration::from_secs(1)).await.unwrap();
+    clock.advance(Duration::from_secs(2));
+    for replica in [&here, &there] {
+        replica.refresh().await.unwrap();
+    }
+    // Emptied alone, and with a word of somebody since, which hides that versions went back.
+    for word in [false, true] {
+        let _: String = server.ask(&["FLUSHALL"]).await;
+        if word {
+            replica().revoke(person("bob"), "left", end).await.unwrap();
+            replica().revoke(person("eve"), "a word since", end).await.unwrap();
+        }
+        let both = tokio::join!(here.refresh(), there.refresh());
+        both.0.and(both.1).unwrap();
+        let new = replica();
+        new.refresh().await.unwrap();
+        assert!(is_revoked(&new, "eve") && !is_revoked(&new, "dan") && is_revoked(&new, "bob") == word);
+        assert!(new.find(&CredentialId::Token("t".into()), "corp", "x").is_some());
+        assert!(new.find(&CredentialId::Session("s".into()), "corp", "x").is_some());
+        assert!((0..250).all(|number| new.has_stored(&format!("uid-{number}"))));
+        let why = new.find(&CredentialId::None, "corp", "eve").unwrap().reason;
+        assert_eq!(&*why, if word { "a word since" } else { "left" }, "what was said since stays");
+        for replica in [&here, &there] {
+            replica.refresh().await.unwrap();
+        }
+    }
+    // The twin: nothing is written where nothing was lost.
+    let last = async || server.ask::<String>(&["GET", "doorward:{revocations}:last"]).await;
+    let before = last().await;
+    here.refresh().await.unwrap();
+    there.refresh().await.unwrap();
+    assert_eq!(last().await, before);
 }
 
 #[tokio::test]
