@@ -121,6 +121,13 @@ async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
     Ok(all)
 }
 
+/// Whether another replica decides by a policy. It is taken to where nobody can tell: what hangs on it waits for the store anyway.
+pub async fn is_in_force_elsewhere(app: &App, digest: &str) -> bool {
+    let own = app.trail.instance();
+    let decides = |replica: &Replica| *replica.instance != *own && *replica.policy == *digest;
+    replicas(app).await.map_or(true, |replicas| replicas.iter().any(decides))
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Arguments {

@@ -22,6 +22,7 @@ use super::{
     sanitize::{CleanRequest, Meta},
 };
 use crate::{
+    app::rollout,
     audit::Record,
     authn::{self, Authenticated},
     authz::{Permit, authorize},
@@ -57,7 +58,7 @@ impl Worker {
         exchange.reserve(1)?;
         let record = exchange.record();
         let request_id = record.id;
-        let (held, request) = keep(permit, request_id, settings, now)?;
+        let (held, request) = keep(permit, request_id, settings, Arc::clone(snapshot.policy.digest()), now)?;
         let delivery = Arc::clone(&held.delivery);
         let id = match self.app.held.waiting(&self.app.replay, keys, now).await? {
             // It is not sent by this request.
@@ -151,7 +152,18 @@ impl Carrier for Worker {
             }
             Err(rejection) => {
                 exchange.refused(&rejection);
-                Brought::Failed(failure(&rejection))
+                let mut failure = failure(&rejection);
+                // A replica that has not taken a new policy yet, or one that has, must not give up what another still allows.
+                if is_of_policy(&rejection)
+                    && let Some(accepted_by) = held.policy.as_ref().filter(|policy| *policy != snapshot.policy.digest())
+                    && rollout::is_in_force_elsewhere(&self.app, accepted_by).await
+                {
+                    failure.kind = FailureKind::Passing;
+                    failure
+                        .why
+                        .push_str("; another replica decides by the policy that it was taken by, so it is tried again");
+                }
+                Brought::Failed(failure)
             }
         };
         exchange.on_end(BodyEnd { outcome: End::Complete, bytes: 0 });
@@ -164,6 +176,7 @@ fn keep(
     mut permit: Permit,
     request: Uuid,
     settings: Settings,
+    policy: Arc<str>,
     now: Timestamp,
 ) -> Result<(Held, HeldRequest), Rejection> {
     let internal = |why: &'static str| Rejection::new(Reason::Internal, why);
@@ -201,6 +214,7 @@ fn keep(
         refusals: 0,
         next: now,
         parked: None,
+        policy: Some(policy),
         last_error: None,
     };
     Ok((held, HeldRequest { head, body }))
@@ -246,6 +260,11 @@ fn failure(rejection: &Rejection) -> Failure {
     let denied = rejection.reason().is_decision();
     let rule = rejection.rule_id().map(|rule| format!(" (rule `{rule}`)")).unwrap_or_default();
     Failure { kind: if denied { FailureKind::Denied } else { FailureKind::Passing }, why: format!("{rejection}{rule}") }
+}
+
+/// Whether another policy might allow what was refused.
+fn is_of_policy(rejection: &Rejection) -> bool {
+    rejection.reason().is_decision() && rejection.reason() != Reason::TokenRevoked
 }
 
 #[cfg(test)]

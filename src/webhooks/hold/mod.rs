@@ -179,6 +179,9 @@ pub struct Held {
     /// Since when it is parked.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_millis")]
     pub parked: Option<Timestamp>,
+    /// The policy that allowed it to be held, by digest; none in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Arc<str>>,
     /// What came of the last try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,

@@ -121,6 +121,7 @@ impl Fixture {
             refusals: 0,
             next: now,
             parked: None,
+            policy: None,
             last_error: None,
         };
         let head = HeldHead {

@@ -438,6 +438,49 @@ async fn replicas_on_redis_bring_each_delivery_once_though_one_of_them_dies() {
     }
 }
 
+/// One that a rollout has not reached yet decides by the older file.
+#[tokio::test]
+async fn a_replica_whose_policy_is_older_gives_up_no_delivery_that_another_has_taken() {
+    let down = Arc::new(AtomicBool::new(true));
+    let script = down.clone();
+    let upstream = Upstream::scripted(move |request| match script.load(Ordering::SeqCst) {
+        true => Reply::json(503, "{}"),
+        false => takes(request),
+    })
+    .await;
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let start = async |name: &str, change: &dyn Fn(String) -> String| {
+        let (dir, yaml) = on_redis(&redis, upstream.address);
+        let yaml = change(yaml).replace("audit: {", &format!("audit: {{instance: {name}, "));
+        let doorward = Doorward::start_in(dir, &yaml).await;
+        doorward.until_ready().await;
+        doorward
+    };
+    let new = start("new", &|yaml| yaml).await;
+    let old = start("old", &|yaml| yaml.replace("do: allow", "do: deny")).await;
+    for repository in 0..12 {
+        assert_eq!(deliver_to(&new, &unique(), &body(repository)).await.status, 202);
+    }
+    let denied = || old.audit().iter().filter(|record| record.to_string().contains("policy_denied")).count();
+    within(async {
+        while denied() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert!(held(&new).await.iter().all(|held| held["state"] == "waiting"));
+    down.store(false, Ordering::SeqCst);
+    let done = async { while !holds(&new, 0, 0).await {} };
+    tokio::time::timeout(std::time::Duration::from_secs(150), done).await.unwrap();
+
+    // Where nobody decides by it any more, it is given up as before.
+    down.store(true, Ordering::SeqCst);
+    assert_eq!(deliver_to(&new, &unique(), &body(1)).await.status, 202);
+    drop(new);
+    let given_up = async { while !holds(&old, 0, 1).await {} };
+    tokio::time::timeout(std::time::Duration::from_secs(150), given_up).await.unwrap();
+}
+
 /// Whoever got 202 was told that the standby has it as well.
 #[tokio::test]
 async fn what_was_held_before_a_failover_by_sentinel_is_brought_once_after_it() {
