@@ -194,6 +194,15 @@ pub(super) fn export_trail(app: &Arc<App>) {
     }
 }
 
+/// Whether requests should go elsewhere while the store fails. All replicas lose a shared one at once, and none of them could be asked
+/// any more, though each answers bearer tokens by its copy of the revocations for as long as that counts.
+fn store_gate(age_of_copy: Option<Duration>, max_age: Duration) -> Gate {
+    match age_of_copy {
+        Some(age) if age <= max_age => Gate::Report,
+        _ => Gate::Readiness,
+    }
+}
+
 /// How often components are looked at.
 const HEALTH_TICK: Duration = Duration::from_millis(500);
 
@@ -221,11 +230,20 @@ async fn watch_health(app: &App) {
         let snapshot = app.snapshot.load_full();
         match app.store.ping().await {
             Ok(()) => store.ok(),
-            Err(error) => store.failed(error.to_string()),
+            Err(error) => {
+                let age = app.store.is_shared().then(|| app.revocations.mirror_age());
+                // First, so that a failure that stops nobody is no reason to send requests elsewhere, not for a moment.
+                app.health.component("store", store_gate(age, snapshot.max_mirror_age));
+                store.failed(error.to_string());
+            }
         }
         match app.trail.failure() {
             None => audit.ok(),
-            Some(why) => audit.failed(why),
+            Some(why) => {
+                let gate = if app.trail.refuses() { Gate::Readiness } else { Gate::Report };
+                app.health.component("audit", gate);
+                audit.failed(why);
+            }
         }
         match (&copy, app.trail.checkpoint_copy()) {
             (Some(copy), Some(Ok(()))) => copy.ok(),
@@ -252,5 +270,26 @@ async fn watch_health(app: &App) {
             current.push(component);
         }
         drop(std::mem::replace(&mut issuers, current));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_store_that_is_away_takes_no_replica_out_while_bearer_tokens_are_answered() {
+        let [fresh, limit, old] = [59, 60, 61].map(Duration::from_secs);
+        for (age, gate) in [
+            (Some(fresh), Gate::Report),
+            (Some(limit), Gate::Report),
+            (Some(old), Gate::Readiness),
+            // Nothing was read yet.
+            (Some(Duration::MAX), Gate::Readiness),
+            // The embedded one is of this replica alone.
+            (None, Gate::Readiness),
+        ] {
+            assert_eq!(store_gate(age, limit), gate, "{age:?}");
+        }
     }
 }

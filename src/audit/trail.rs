@@ -195,6 +195,11 @@ impl Trail {
         shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(|| shared.backlog.why())
     }
 
+    /// Whether requests are refused while they cannot be recorded.
+    pub fn refuses(&self) -> bool {
+        self.0.shared.refuses.load(Ordering::Relaxed) || self.0.shared.backlog.refuses()
+    }
+
     /// Whether the second place takes checkpoints, and why not; none where there is no such place.
     pub fn checkpoint_copy(&self) -> Option<Result<(), String>> {
         self.0.shared.second_place.as_ref().map(|place| place.failure().map_or(Ok(()), Err))

@@ -231,7 +231,13 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
         }
         assert_eq!((last, reached), (status, served.len()), "{when_full}");
         within(async {
-            while fixture.doorward.admin("/readyz").await.status == 200 {
+            // Who goes on takes requests, though it says what it cannot do.
+            let ready = if when_full == "refuse" { 503 } else { 200 };
+            loop {
+                let told = fixture.doorward.admin("/readyz").await;
+                if told.status == ready && told.text().contains("audit failed") {
+                    break;
+                }
                 tokio::task::yield_now().await;
             }
         })
@@ -244,7 +250,16 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
             }
         })
         .await;
-        fixture.doorward.until_ready().await;
+        within(async {
+            loop {
+                let told = fixture.doorward.admin("/readyz").await;
+                if told.status == 200 && !told.text().contains("audit failed") {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         fixture.doorward.signal("TERM");
         assert!(fixture.doorward.ended().await.success());
         // The chain is whole. Of what was served nothing is lost where that is the policy, and else the trail says how

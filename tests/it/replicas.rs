@@ -85,6 +85,14 @@ async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_
         assert_eq!(refused.reason(), "store_unavailable");
         assert!(refused.all("set-cookie").is_empty(), "the cookie stays: {}", refused.head);
         assert!(refused.header("retry-after").is_some(), "{}", refused.head);
+        within(async {
+            while !replica.admin("/readyz").await.text().contains("store failed") {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let ready = replica.admin("/readyz").await;
+        assert_eq!(ready.status, 200, "what needs no store goes on: {}", ready.text());
     }
     redis.restart();
     until(&here, &lines, 200).await;
