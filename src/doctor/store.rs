@@ -6,7 +6,7 @@ use super::{Check, Doctor, Finding};
 use crate::{
     clock::Clock,
     config::resolver::folder_of,
-    store::{Durability, Embedded, OpenError, Redis, Settings, clock_trouble},
+    store::{Backend, Durability, Embedded, OpenError, Redis, Settings, StoreError, clock_trouble},
 };
 
 pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
@@ -30,11 +30,22 @@ async fn redis(redis: &Redis, holds: bool, clock: &Clock) -> Vec<Finding> {
             return vec![Finding::fault(Check::Store, of, error.to_string(), cure)];
         }
     };
+    if let Err(error) = redis.ping().await {
+        let cure = match error {
+            StoreError::Full(_) => "give Redis more memory (`maxmemory`), or find out what else fills it",
+            _ => "point `store.redis` at a server that takes writes: a master with room on its disk",
+        };
+        let said = format!("it answers and takes no writes: {error}");
+        return vec![Finding::fault(Check::Store, of, said, cure)];
+    }
     let mut findings = match durability {
         Durability::Lossy(why) if holds => {
             vec![Finding::fault(Check::Store, of, why, "or set `hold: false` for all senders (docs/webhooks.md)")]
         }
-        Durability::Lossy(_) | Durability::Synced => vec![Finding::good(Check::Store, of, "it answers")],
+        Durability::Lossy(_) | Durability::Synced => {
+            let copied = if redis.has_replica() { "a replica follows it" } else { "no replica follows it" };
+            vec![Finding::good(Check::Store, of, format!("it answers and takes writes; {copied}"))]
+        }
     };
     for warning in redis.warnings().await.unwrap_or_default() {
         findings.push(Finding::warning(Check::Store, of, warning, "docs/store.md says more"));

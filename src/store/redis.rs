@@ -117,6 +117,11 @@ impl Redis {
         Ok(durability(&words))
     }
 
+    /// Whether a server that has what is held has a replica that follows it, as it was when [`Self::durability`] looked.
+    pub fn has_replica(&self) -> bool {
+        self.has_replica.load(Ordering::Relaxed)
+    }
+
     /// By how much our clock is ahead of the server's, in seconds; below zero, behind. As close as the answer was quick.
     pub async fn clock_ahead(&self, clock: &Clock) -> Result<f64, StoreError> {
         let mut command = Cmd::new();
@@ -298,10 +303,11 @@ impl Backend for Redis {
 
     fn ping(&self) -> StoreFuture<'_, ()> {
         Box::pin(async {
-            // A write is what a replica, a full server or one without its disk would refuse.
-            let mut script = self.script(&DELETE, Table::Logins, &["records", "versions", "ends"]);
-            script.arg("");
-            self.link.call::<bool>(&Request::Script(script), Repeat::Harmless).await.map(drop)
+            // A write is what a replica, a full server or one without its disk refuses, whatever it would change: this one changes
+            // nothing, as it is only for a key that is there. A script would do where memory is full, until it takes some.
+            let mut command = Cmd::new();
+            command.arg("SET").arg(self.key(Table::Logins, "ping")).arg("").arg("XX");
+            self.link.call::<Value>(&Request::Command(command), Repeat::Harmless).await.map(drop)
         })
     }
 }
@@ -382,6 +388,12 @@ fn durability(words: &[String]) -> Durability {
 fn warnings(info: &str) -> Vec<&'static str> {
     let has = |wanted: &str| info.lines().any(|line| line.trim().starts_with(wanted));
     let mut warnings = Vec::new();
+    if is_nearly_full(info) {
+        warnings.push(
+            "more than nine tenths of the memory that Redis may use (`maxmemory`) are used: once all of it is, logins, deliveries and \
+             revocations get 503; give it more",
+        );
+    }
     if has("maxmemory_policy:allkeys") {
         warnings.push(
             "Redis may evict keys when its memory is full, and with them revocations and sessions: set `maxmemory-policy noeviction`",
@@ -403,6 +415,16 @@ pub fn clock_trouble(ahead: f64) -> Option<String> {
             "the clock here is {by:.0} s {way} that of Redis: tokens, sessions and held deliveries end at other times on each replica; set \
              the clocks by NTP"
         )
+    })
+}
+
+/// Whether one of the servers uses nearly all memory that it may. Each tells what it uses before what it may; 0 is all there is.
+fn is_nearly_full(info: &str) -> bool {
+    let mut used = 0;
+    info.lines().any(|line| {
+        let field = |name: &str| line.trim().strip_prefix(name)?.parse::<u64>().ok();
+        used = field("used_memory:").unwrap_or(used);
+        field("maxmemory:").is_some_and(|most| most > 0 && used / 9 >= most / 10)
     })
 }
 

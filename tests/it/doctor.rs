@@ -462,6 +462,9 @@ async fn a_redis_that_is_away_or_could_lose_what_it_has_is_told() {
         words[1..].iter().any(|words| words.contains("warning") && words.contains("maxmemory-policy")),
         "{words:?}"
     );
+    let _: String = redis.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    let _: String = redis.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    doctor(dir.path(), &["--only", "store"]).await.is("store", "fault", &["takes no writes", "maxmemory"]);
     redis.kill();
     let said = doctor(dir.path(), &["--only", "store"]).await;
     said.is("store", "fault", &["store.redis"]);

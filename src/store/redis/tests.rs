@@ -434,6 +434,20 @@ async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_th
 }
 
 #[tokio::test]
+async fn a_full_server_says_so_to_whoever_asks_whether_it_is_well() {
+    let server = RedisServer::start(&[]);
+    let store = store(&json!({"server": server.address()}));
+    store.ping().await.unwrap();
+    let _: String = server.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let error = store.ping().await.unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    assert!(store.warnings().await.unwrap().iter().any(|warning| warning.contains("maxmemory")));
+    let _: String = server.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    store.ping().await.unwrap();
+    assert_eq!(server.ask::<Vec<String>>(&["KEYS", "*"]).await, Vec::<String>::new(), "it leaves nothing there");
+}
+
+#[tokio::test]
 async fn a_full_server_says_so() {
     let server = RedisServer::start(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]);
     let store = store(&json!({"server": server.address()}));
@@ -485,6 +499,12 @@ fn a_server_that_would_lose_records_is_warned_of() {
         ("maxmemory_policy:volatile-lru\r\naof_enabled:1\r\n", 0),
         ("maxmemory_policy:allkeys-lru\r\naof_enabled:1\r\n", 1),
         ("maxmemory_policy:allkeys-lru\r\naof_enabled:0\r\n", 2),
+        ("used_memory:89\r\nused_memory_human:89B\r\nmaxmemory:1000\r\n", 0),
+        ("used_memory:890\r\nmaxmemory:1000\r\n", 0),
+        ("used_memory:910\r\nmaxmemory:1000\r\n", 1),
+        ("used_memory:910\r\nmaxmemory:0\r\n", 0),
+        // Of a cluster each node tells.
+        ("used_memory:910\r\nmaxmemory:0\r\nused_memory:1\r\nmaxmemory:1000\r\n", 0),
         ("", 0),
     ] {
         assert_eq!(warnings(info).len(), count, "{info}");
