@@ -101,6 +101,7 @@ pub struct RequestMetrics {
     generation: Gauge,
     reloads: Family<ReloadLabels, Counter>,
     last_reload: Gauge,
+    refused: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -133,6 +134,11 @@ impl RequestMetrics {
         registry.register("requests_in_flight", "Requests that have no end yet", self.in_flight.clone());
         registry.register("config_generation", "The generation in use", self.generation.clone());
         registry.register("config_reloads", "Reloads by outcome", self.reloads.clone());
+        registry.register(
+            "config_refused",
+            "1 while the configuration that was read last is refused and an older one in use",
+            self.refused.clone(),
+        );
         registry.register_with_unit(
             "config_last_reload_timestamp",
             "When the configuration in use was taken, Unix time",
@@ -162,11 +168,13 @@ impl RequestMetrics {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.last_reload.set(now.as_secs());
         self.reloads.get_or_create(&ReloadLabels { outcome: "applied" }).inc();
+        self.refused.set(0);
     }
 
     /// A configuration was refused, and the old one kept.
     pub fn reload_refused(&self) {
         self.reloads.get_or_create(&ReloadLabels { outcome: "refused" }).inc();
+        self.refused.set(1);
     }
 }
 
@@ -326,7 +334,9 @@ mod tests {
     fn reloads_are_counted() {
         let metrics = RequestMetrics::default();
         metrics.reload_applied(7, Timestamp::from_secs(1_700_000_000));
+        assert!(text(&metrics).contains("doorward_config_refused 0"));
         metrics.reload_refused();
+        assert!(text(&metrics).contains("doorward_config_refused 1"), "for as long as it stays so");
         let text = text(&metrics);
         assert!(text.contains("doorward_config_generation 7"), "{text}");
         assert!(text.contains(r#"doorward_config_reloads_total{outcome="refused"} 1"#), "{text}");

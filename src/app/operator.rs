@@ -1,6 +1,6 @@
 //! What operators can ask of a running Doorward over its socket.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,25 @@ impl Operators {
             "health": self.app.health.report(),
         })
     }
+
+    /// Has the configuration loaded, and tells what became of it.
+    async fn reload(&self) -> Result<Value, CommandError> {
+        let outcome = self.app.outcome.of_next(RELOAD, || self.reload.fire()).await;
+        match outcome {
+            Some(Ok(())) => Ok(json!({"taken": true, "generation": self.app.snapshot.load().number})),
+            Some(Err(refused)) => Err(CommandError::new(format!(
+                "the configuration was refused, and the older one is kept: {}",
+                refused.problems.join("; ")
+            ))
+            .help("mend it; `doorward check` tells more of each problem")),
+            None => Err(CommandError::new(format!("the configuration is still being loaded after {RELOAD:?}"))
+                .help("`doorward status` and the log tell what becomes of it")),
+        }
+    }
 }
+
+/// How long a reload is waited for: it may ask API servers that do not answer.
+const RELOAD: Duration = Duration::from_secs(60);
 
 /// A command as the audit trail has it: with its arguments, none of which is a secret. What is revoked has its issuer by name, as
 /// records of its tokens have.
@@ -102,10 +120,7 @@ impl Commands for Operators {
                 CommandName::RetryHook => return hooks::retry(app, command).await,
                 CommandName::EndSessions => sessions::end(app, command).await?,
                 CommandName::Hooks => hooks::list(app, command).await?,
-                CommandName::Reload => {
-                    self.reload.fire();
-                    json!({"asked": true, "generation": app.snapshot.load().number})
-                }
+                CommandName::Reload => self.reload().await?,
                 CommandName::Revocations => json!({"revocations": app.revocations.list()}),
                 CommandName::Revoke => revoke::revoke(app, command).await?,
                 CommandName::Rollout => rollout::status(app, command).await?,

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     admin::{
+        health::{ComponentHandle, Gate},
         server::{AdminSettings, TokenHandle},
         socket::SocketUsers,
     },
@@ -41,6 +42,8 @@ pub struct Reloader {
     /// For questions about a new generation.
     own: Pools,
     admin: AdminHandles,
+    /// Tells whether the configuration that was seen last is in use.
+    health: ComponentHandle,
     /// What the process was started with, for what is fixed until restart.
     started: (config::raw::Root, Fingerprint),
     /// Where the paths of the configuration begin.
@@ -103,7 +106,9 @@ impl Reloader {
         let watcher = Watcher::new(loaded.fingerprint)?;
         let own = Pools::new(app.metrics.upstream.clone());
         pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
-        Ok(Self { sources, app, watcher, logging, pools, own, admin, started, folder, files, volume })
+        let health = app.health.component("configuration", Gate::Report);
+        health.ok();
+        Ok(Self { sources, app, watcher, logging, pools, own, admin, health, started, folder, files, volume })
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -121,6 +126,7 @@ impl Reloader {
 
     /// Loads the configuration and takes it, or says why not.
     pub async fn reload(&mut self, cause: Cause, downstream: &Downstream) {
+        self.app.outcome.begun();
         let (sources, app) = (self.sources.clone(), Arc::clone(&self.app));
         let previous = self.app.snapshot.load_full();
         let (number, current) = (previous.number + 1, Arc::clone(&previous));
@@ -149,6 +155,10 @@ impl Reloader {
         // First, so that it is told everywhere once the log says so.
         self.app.requests.reload_refused();
         self.app.outcome.refused(self.app.clock.now(), &problems);
+        let first = problems.first().map_or("no reason was given", String::as_str);
+        let more = problems.len().checked_sub(1).filter(|more| *more > 0);
+        let more = more.map(|more| format!(" (and {more} more)")).unwrap_or_default();
+        self.health.degraded(format!("the configuration was refused, and an older one is in use: {first}{more}"));
         self.app.trail.note(Note::PolicyRefused { digest: None, problems });
         tracing::error!(?cause, "the configuration was refused, and the old one is kept\n{diagnosis}");
         self.renew(&current, downstream).await;
@@ -253,6 +263,7 @@ impl Reloader {
         let ended = self.put_in_force(next);
         app.requests.reload_applied(number, app.clock.now());
         app.outcome.taken();
+        self.health.ok();
         if let Err(error) = self.logging.apply(&loaded.raw.log) {
             tracing::warn!(%error, "the log filter stays as it was");
         }

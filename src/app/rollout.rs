@@ -54,17 +54,33 @@ pub struct Refused {
 
 /// What became of the configuration that was seen last.
 #[derive(Debug)]
-pub(super) struct Outcome(watch::Sender<Option<Refused>>);
+pub(super) struct Outcome(watch::Sender<Loads>);
+
+#[derive(Debug, Default)]
+struct Loads {
+    refused: Option<Refused>,
+    /// Numbers of the load that began last, and of the one that ended last.
+    begun: u64,
+    ended: u64,
+}
 
 impl Default for Outcome {
     fn default() -> Self {
-        Self(watch::Sender::new(None))
+        Self(watch::Sender::new(Loads::default()))
     }
 }
 
 impl Outcome {
+    /// A configuration is being loaded.
+    pub(super) fn begun(&self) {
+        self.0.send_if_modified(|loads| {
+            loads.begun += 1;
+            false
+        });
+    }
+
     pub(super) fn taken(&self) {
-        self.0.send_replace(None);
+        self.end(None);
     }
 
     pub(super) fn refused(&self, at: Timestamp, problems: &[String]) {
@@ -72,7 +88,24 @@ impl Outcome {
         if let Some(more) = problems.len().checked_sub(MAX_PROBLEMS).filter(|more| *more > 0) {
             told.push(format!("and {more} more; the log and the audit trail have all of them"));
         }
-        self.0.send_replace(Some(Refused { at: at.as_millis(), problems: told }));
+        self.end(Some(Refused { at: at.as_millis(), problems: told }));
+    }
+
+    fn end(&self, refused: Option<Refused>) {
+        self.0.send_modify(|loads| {
+            loads.refused = refused;
+            loads.ended = loads.begun;
+        });
+    }
+
+    /// Asks for a load and waits until one that began afterwards has ended. `None` if that takes longer than `patience`.
+    pub(super) async fn of_next(&self, patience: Duration, ask: impl FnOnce()) -> Option<Result<(), Refused>> {
+        let mut loads = self.0.subscribe();
+        let before = loads.borrow().begun;
+        ask();
+        let ended = tokio::time::timeout(patience, loads.wait_for(|loads| loads.ended > before)).await;
+        let loads = ended.ok()?.ok()?;
+        Some(loads.refused.clone().map_or(Ok(()), Err))
     }
 }
 
@@ -101,7 +134,7 @@ fn own(app: &App) -> Replica {
         instance: app.trail.instance().into(),
         policy: Arc::clone(snapshot.policy.digest()),
         generation: snapshot.number,
-        refused: app.outcome.0.borrow().clone(),
+        refused: app.outcome.0.borrow().refused.clone(),
     }
 }
 
@@ -199,10 +232,31 @@ mod tests {
         let outcome = Outcome::default();
         for (found, told) in [(1, 1), (20, 20), (1000, 21)] {
             outcome.refused(Timestamp::from_secs(1), &vec!["wrong".to_owned(); found]);
-            let problems = outcome.0.borrow().clone().unwrap().problems;
+            let problems = outcome.0.borrow().refused.clone().unwrap().problems;
             assert_eq!(problems.len(), told);
             assert_eq!(problems.iter().any(|problem| problem.starts_with("and 980 more")), found == 1000);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_for_a_load_hears_of_one_that_began_afterwards() {
+        let (outcome, second) = (Outcome::default(), Duration::from_secs(1));
+        outcome.begun();
+        let load = async || {
+            tokio::task::yield_now().await;
+            // One that was under way already.
+            outcome.taken();
+            outcome.begun();
+            outcome.refused(Timestamp::from_secs(1), &["wrong".to_owned()]);
+        };
+        let (told, ()) = tokio::join!(outcome.of_next(second, || ()), load());
+        assert_eq!(told, Some(Err(Refused { at: 1000, problems: vec!["wrong".to_owned()] })));
+        let asked = || {
+            outcome.begun();
+            outcome.taken();
+        };
+        assert_eq!(outcome.of_next(second, asked).await, Some(Ok(())));
+        assert_eq!(outcome.of_next(second, || ()).await, None, "nothing came");
     }
 
     #[test]

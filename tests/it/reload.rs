@@ -378,6 +378,30 @@ async fn the_operator_socket_follows_who_is_listed() {
     assert_eq!(mode(), 0o600);
 }
 
+/// Nobody takes a refusal for a success, and nobody has to remember it.
+#[tokio::test]
+async fn a_refused_configuration_is_told_to_whoever_asked_for_it_and_for_as_long_as_it_stays() {
+    let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
+    let yaml =
+        configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).replace("admin: {", "admin: {socket: operator.sock, ");
+    let doorward = Doorward::start_in(folder(), &yaml).await;
+    for (rule, refused) in [("allow", false), ("perhaps", true), ("allow", false)] {
+        swap(&doorward, &yaml.replace("do: allow", &format!("do: {rule}")));
+        let (code, said) = doorward.operator(&["reload", "--why", "test"]).await;
+        assert_eq!(code, Some(i32::from(refused)), "{said}");
+        assert_eq!(said.contains("was refused") && said.contains("perhaps"), refused, "{said}");
+        let metrics = doorward.metrics().await;
+        assert!(metrics.contains(&format!("doorward_config_refused {}\n", u8::from(refused))), "{metrics}");
+        assert!(metrics.contains("doorward_component_failed{component=\"configuration\"} 0"), "{metrics}");
+        let ready = doorward.admin("/readyz").await;
+        let told =
+            ready.text().lines().any(|line| line.starts_with("configuration degraded") && line.contains("perhaps"));
+        assert_eq!((ready.status, told), (200, refused), "{}", ready.text());
+        let (_, status) = doorward.operator(&["status", "--why", "test"]).await;
+        assert_eq!(status.contains("an older one is in use"), refused, "{status}");
+    }
+}
+
 /// Somebody whose disk is full says `continue` to get on, or `refuse` once the auditor is on the telephone. What else the trail is made
 /// of stays, and whoever changed it is told.
 #[tokio::test]
