@@ -3,6 +3,7 @@
 
 mod connections;
 pub mod health;
+pub mod health_metric;
 pub mod metrics;
 pub mod server;
 pub mod socket;

@@ -19,6 +19,7 @@ use super::{App, Metrics, Operators, reload, rollout::Outcome, tasks};
 use crate::{
     admin::{
         health::Health,
+        health_metric::HealthMetric,
         metrics::RequestMetrics,
         server::{AdminServer, AdminSettings},
         socket::CommandSocket,
@@ -206,6 +207,7 @@ fn bind_admin(
         move || app.snapshot.load().tokens.as_ref()?.keys(app.clock.now())
     };
     registry.register_collector(Box::new(KeyMetric(token_keys)));
+    registry.register_collector(Box::new(HealthMetric(app.health.clone())));
     let Some(address) = admin.address else { return Ok(None) };
     let server = AdminServer::bind(address, admin.token.as_ref(), app.health.clone(), Arc::new(registry));
     let bound = runtime.block_on(server);

@@ -11,7 +11,14 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::Value;
 
 use super::{Metrics, keep_policy, kept_policy, policies_beside};
-use crate::{admin::RequestMetrics, audit, logging::LogMetrics, sha256::sha256, sts::KeyMetric};
+use crate::{
+    admin::{RequestMetrics, health::Health, health_metric::HealthMetric},
+    audit,
+    clock::Clock,
+    logging::LogMetrics,
+    sha256::sha256,
+    sts::KeyMetric,
+};
 
 /// The names of all metrics, with the `_total` that counters have. A family without a series is in no exposition, but the `Debug` of
 /// a registry has it; what is told when it is asked for is in the exposition alone.
@@ -22,6 +29,7 @@ fn registered() -> BTreeSet<String> {
     audit::Metrics::default().register(&mut registry);
     LogMetrics::default().register(&mut registry);
     registry.register_collector(Box::new(KeyMetric(|| None)));
+    registry.register_collector(Box::new(HealthMetric(Health::new(Clock::default()))));
     let mut exposition = String::new();
     encode(&mut exposition, &registry).unwrap();
     let mut names: BTreeSet<String> = named(&exposition).into_iter().map(str::to_owned).collect();
