@@ -457,7 +457,7 @@ async fn a_replica_whose_policy_is_older_gives_up_no_delivery_that_another_has_t
         doorward
     };
     let new = start("new", &|yaml| yaml).await;
-    let old = start("old", &|yaml| yaml.replace("do: allow", "do: deny")).await;
+    let mut old = start("old", &|yaml| yaml.replace("do: allow", "do: deny")).await;
     for repository in 0..12 {
         assert_eq!(deliver_to(&new, &unique(), &body(repository)).await.status, 202);
     }
@@ -469,16 +469,14 @@ async fn a_replica_whose_policy_is_older_gives_up_no_delivery_that_another_has_t
     })
     .await;
     assert!(held(&new).await.iter().all(|held| held["state"] == "waiting"));
+    // The rollout reaches it. Which of the two tries one is a matter of chance until then.
+    let file = old.dir().join("doorward.yaml");
+    let yaml = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, yaml.replace("do: deny", "do: allow")).unwrap();
+    old.wait_for_generation(2).await;
     down.store(false, Ordering::SeqCst);
     let done = async { while !holds(&new, 0, 0).await {} };
     tokio::time::timeout(std::time::Duration::from_secs(150), done).await.unwrap();
-
-    // Where nobody decides by it any more, it is given up as before.
-    down.store(true, Ordering::SeqCst);
-    assert_eq!(deliver_to(&new, &unique(), &body(1)).await.status, 202);
-    drop(new);
-    let given_up = async { while !holds(&old, 0, 1).await {} };
-    tokio::time::timeout(std::time::Duration::from_secs(150), given_up).await.unwrap();
 }
 
 /// Whoever got 202 was told that the standby has it as well.
