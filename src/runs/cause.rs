@@ -43,7 +43,7 @@ pub enum Mark<'a> {
 
 /// A run whose cause is asked for.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct AskedRun<'a> {
     pub cluster: &'a str,
     /// Whether there is no other cluster, so that what older versions have noted is of this one.
     pub is_alone: bool,
@@ -250,8 +250,13 @@ impl Causes<'_> {
     }
 
     /// What is kept of a run: by its uid, or else who caused the event that it says it came of, if it was made right after that.
-    pub async fn of(&self, asked: Asked<'_>, created: Option<Timestamp>, now: Timestamp) -> Result<Known, CauseError> {
-        let Asked { cluster, is_alone, uid, event, within } = asked;
+    pub async fn of(
+        &self,
+        asked: AskedRun<'_>,
+        created: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Known, CauseError> {
+        let AskedRun { cluster, is_alone, uid, event, within } = asked;
         let run = Mark::Uid { cluster, uid };
         let marks = within.iter().map(|uid| Mark::Uid { cluster, uid });
         let keys = marks.flat_map(|mark| [mark.key(), mark.old_key()]).chain([run.key()]).collect();
@@ -320,8 +325,8 @@ mod tests {
         Mark::Uid { cluster: "c", uid }
     }
 
-    const fn asked<'a>(uid: &'a str, event: Option<&'a str>) -> Asked<'a> {
-        Asked { cluster: "c", is_alone: false, uid, event, within: &[] }
+    const fn asked<'a>(uid: &'a str, event: Option<&'a str>) -> AskedRun<'a> {
+        AskedRun { cluster: "c", is_alone: false, uid, event, within: &[] }
     }
 
     struct Fixture {
@@ -386,14 +391,14 @@ mod tests {
         let at = Fixture::new();
         at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
         at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
-        let hostile = Asked { cluster: "d", event: Some("e"), ..asked("u", None) };
+        let hostile = AskedRun { cluster: "d", event: Some("e"), ..asked("u", None) };
         assert!(at.causes().of(hostile, Some(NOW), NOW).await.unwrap().cause.is_none());
         // What an older version noted is of the only cluster, and of none where there are several.
         let sealed = |key: &[u8]| at.keys.seal(Purpose::Cause, key, &serde_json::to_vec(&cause()).unwrap()).unwrap();
         let old = sealed(b"run:old");
         at.store.put(Table::Causes, b"run:old", old, NOW + KEPT, Expect::Any, NOW).await.unwrap();
         for (is_alone, known) in [(true, true), (false, false)] {
-            let found = at.causes().of(Asked { is_alone, ..asked("old", None) }, None, NOW).await.unwrap().cause;
+            let found = at.causes().of(AskedRun { is_alone, ..asked("old", None) }, None, NOW).await.unwrap().cause;
             assert_eq!(found.is_some(), known, "{is_alone}");
         }
     }
@@ -408,12 +413,12 @@ mod tests {
             ("c", ["made", "b"], Some(0)),
             ("d", ["a", "made"], None),
         ] {
-            let asked = Asked { cluster, within: &within, ..asked("u", None) };
+            let asked = AskedRun { cluster, within: &within, ..asked("u", None) };
             let known = at.causes().of(asked, None, NOW).await.unwrap();
             assert_eq!((known.made, known.cause.is_some()), (made, false), "{cluster} {within:?}");
         }
         // The run itself is nobody's within.
-        let known = at.causes().of(Asked { within: &["a"], ..asked("made", None) }, None, NOW).await.unwrap();
+        let known = at.causes().of(AskedRun { within: &["a"], ..asked("made", None) }, None, NOW).await.unwrap();
         assert_eq!((known.made, known.cause.is_some()), (None, true));
     }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 pub(crate) use self::follow::{client, root_cause};
 pub use self::{
-    cause::{Asked, Cause, CauseError, Causes, EVENT_WINDOW, Mark, SKEW},
+    cause::{AskedRun, Cause, CauseError, Causes, EVENT_WINDOW, Mark, SKEW},
     follow::follow,
 };
 use crate::{

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     registry::Access,
-    task::{Named, Task},
+    task::{ObjectRef, Task},
 };
 use crate::{
     authn::{Actor, Kind, KnownAs, Principal},
@@ -68,13 +68,13 @@ pub fn run(task: &Task) -> Map<String, Value> {
         cluster: &'a str,
         namespace: &'a str,
         service_account: &'a str,
-        pod: &'a Named,
-        task_run: &'a Named,
+        pod: &'a ObjectRef,
+        task_run: &'a ObjectRef,
         #[serde(skip_serializing_if = "Option::is_none")]
-        pipeline_run: Option<&'a Named>,
+        pipeline_run: Option<&'a ObjectRef>,
         /// The runs that this one is in.
-        #[serde(skip_serializing_if = "<[Named]>::is_empty")]
-        within: &'a [Named],
+        #[serde(skip_serializing_if = "<[ObjectRef]>::is_empty")]
+        within: &'a [ObjectRef],
         #[serde(skip_serializing_if = "Option::is_none")]
         pipeline: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,13 +11,13 @@ use zeroize::Zeroizing;
 use super::{
     Tokens,
     claims::{self, AccessToken},
-    form::{ACCESS_TOKEN, Asked, Form},
+    form::{ACCESS_TOKEN, ExchangeRequest, Form},
     grant::Granted,
     keys::SigningKeys,
     party::Party,
     refusal::{Refusal, answer},
     registry,
-    task::{Named, Task},
+    task::{ObjectRef, Task},
 };
 use crate::{
     app::App,
@@ -60,7 +60,7 @@ impl Exchanger<'_> {
         body: &[u8],
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
-        let asked = Asked::read(&Form::parse(request.headers(), body)?)?;
+        let asked = ExchangeRequest::read(&Form::parse(request.headers(), body)?)?;
         exchange.record().asked = Some(Box::new(AskedToken {
             audience: asked.audience.clone(),
             scopes: asked.scopes.clone(),
@@ -244,7 +244,7 @@ pub(super) async fn give(issued: audit::Issued, exchange: &mut Exchange) -> Resu
 
 /// A task as the audit trail knows it.
 fn issued_to(task: &Task) -> audit::IssuedTask {
-    let named = |object: &Named| (object.name.clone(), object.uid.clone());
+    let named = |object: &ObjectRef| (object.name.clone(), object.uid.clone());
     audit::IssuedTask {
         cluster: task.view.cluster.clone(),
         namespace: task.view.namespace.clone(),

@@ -24,7 +24,7 @@ const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 const TAKEN: [&str; 3] = [JWT, ACCESS_TOKEN, ID_TOKEN];
 
 /// A request to exchange a token.
-pub struct Asked {
+pub struct ExchangeRequest {
     pub subject_token: Zeroizing<String>,
     /// The token of who is to act for the subject.
     pub actor_token: Option<Zeroizing<String>>,
@@ -75,7 +75,7 @@ impl Form {
     }
 }
 
-impl Asked {
+impl ExchangeRequest {
     pub fn read(form: &Form) -> Result<Self, Refusal> {
         let grant = form.need("grant_type")?;
         if grant != GRANT {
@@ -159,14 +159,14 @@ mod tests {
     use super::*;
     use crate::error::Reason;
 
-    fn read(body: &str) -> Result<Asked, String> {
+    fn read(body: &str) -> Result<ExchangeRequest, String> {
         let media = HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8");
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
         let answer = |refusal: Refusal| {
             assert_eq!(refusal.reason(), Reason::BadRequest, "no rule was asked: {}", refusal.description());
             String::from_utf8(refusal.answer().into_body().to_vec()).unwrap()
         };
-        Form::parse(&headers, body.as_bytes()).and_then(|form| Asked::read(&form)).map_err(answer)
+        Form::parse(&headers, body.as_bytes()).and_then(|form| ExchangeRequest::read(&form)).map_err(answer)
     }
 
     const GOOD: &str = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=t\

@@ -12,13 +12,13 @@ use super::{
     exchange::Exchanger,
     pod_token::PodToken,
     refusal::Refusal,
-    task::{Named, SETTLING, Task, made_by_somebody},
+    task::{ObjectRef, SETTLING, Task, made_by_somebody},
 };
 use crate::{
     authn::{Actor, Kind, KnownAs, Principal, principal::workload_key},
     clock::Timestamp,
     error::Reason,
-    runs::{Asked, Cause, CauseError, Causes},
+    runs::{AskedRun, Cause, CauseError, Causes},
 };
 
 /// How many may have acted for each other.
@@ -102,9 +102,9 @@ impl Exchanger<'_> {
     /// Who caused the run of a task.
     async fn cause_of(&self, task: &Task, cluster: &str, now: Timestamp) -> Result<Cause, Refusal> {
         let root = &task.root;
-        let made: Vec<&Named> = task.made().collect();
+        let made: Vec<&ObjectRef> = task.made().collect();
         let within: Vec<&str> = made.iter().map(|run| &*run.uid).collect();
-        let asked = Asked {
+        let asked = AskedRun {
             cluster,
             is_alone: !self.tokens.has_several_clusters(),
             uid: &root.uid,

@@ -32,7 +32,7 @@ pub(super) const SETTLING: Duration = Duration::from_secs(30);
 
 /// An object of the cluster. No other ever has its uid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
+pub struct ObjectRef {
     pub name: String,
     pub uid: String,
 }
@@ -41,10 +41,10 @@ pub struct Named {
 #[derive(Clone, Debug)]
 pub struct Task {
     pub view: TaskView,
-    pub pod: Named,
-    pub task_run: Named,
+    pub pod: ObjectRef,
+    pub task_run: ObjectRef,
     /// The PipelineRuns that it is in, from the one that made it outwards.
-    pub pipeline_runs: Vec<Named>,
+    pub pipeline_runs: Vec<ObjectRef>,
     /// The outermost run, which somebody caused.
     pub root: Root,
     /// When its time is out, if it has one.
@@ -62,17 +62,17 @@ pub struct Root {
 
 impl Task {
     /// The run that made it, if it is a part of one.
-    pub fn pipeline_run(&self) -> Option<&Named> {
+    pub fn pipeline_run(&self) -> Option<&ObjectRef> {
         self.pipeline_runs.first()
     }
 
     /// The runs that another has made: all but the outermost.
-    pub fn made(&self) -> impl Iterator<Item = &Named> {
+    pub fn made(&self) -> impl Iterator<Item = &ObjectRef> {
         std::iter::once(&self.task_run).chain(&self.pipeline_runs).take(self.pipeline_runs.len())
     }
 
     /// With whose end it ends.
-    pub fn lives_with(&self) -> impl Iterator<Item = (Kind, &Named)> {
+    pub fn lives_with(&self) -> impl Iterator<Item = (Kind, &ObjectRef)> {
         let runs = self.pipeline_runs.iter().map(|run| (Kind::PipelineRun, run));
         [(Kind::TaskRun, &self.task_run), (Kind::Pod, &self.pod)].into_iter().chain(runs)
     }
@@ -133,7 +133,7 @@ impl Task {
                 pipeline_task: None,
                 task: run.reference.clone(),
             },
-            pod: Named { name: name.clone(), uid: uid.clone() },
+            pod: ObjectRef { name: name.clone(), uid: uid.clone() },
             task_run: run.identity.named(),
             pipeline_runs: Vec::new(),
             times_out: run.times_out,
@@ -196,8 +196,8 @@ fn check_watched(pod: &Pod) -> Result<(), Refusal> {
 }
 
 impl Identity {
-    fn named(&self) -> Named {
-        Named { name: self.name.clone(), uid: self.uid.clone() }
+    fn named(&self) -> ObjectRef {
+        ObjectRef { name: self.name.clone(), uid: self.uid.clone() }
     }
 
     fn root(&self) -> Root {
