@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::tokens::{DOOR, TARGET, Tasks, token};
+use super::tasks::{DOOR, TARGET, Tasks, token};
 use crate::harness::within;
 
 /// `kubernetes:6.4 forged owner reference`: the uid of a TaskRun says nothing of its namespace, and whoever may make pods somewhere

@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
 use serde_json::{Value, json};
 
-use super::{api_server::ApiServer, tokens::claims, world::World};
+use super::{api_server::ApiServer, tasks::claims, world::World};
 use crate::doctor::doctor;
 
 /// As kubectl writes it, with another context beside the one that is meant.

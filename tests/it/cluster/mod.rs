@@ -31,6 +31,7 @@ mod runs;
 mod shipped;
 mod soak;
 mod still_sending;
+mod tasks;
 mod tekton;
 mod token_clocks;
 mod token_command;

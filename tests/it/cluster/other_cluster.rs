@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::{
     api_server::ApiServer,
+    tasks::{DOOR, TARGET, Task, Tasks, claims, token},
     token_ends::with_token,
-    tokens::{DOOR, TARGET, Task, Tasks, claims, token},
 };
 use crate::harness::{Reply, Upstream, within};
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::{
     programs,
+    tasks::{DOOR, Tasks, token},
     token_command::{HOST, named, said},
-    tokens::{DOOR, Tasks, token},
 };
 use crate::{
     harness::{free_port, within},

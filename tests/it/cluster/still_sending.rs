@@ -7,8 +7,8 @@ use tokio::{sync::watch, task::JoinHandle};
 use url::form_urlencoded;
 
 use super::{
+    tasks::{DOOR, OVER, TARGET, Task, Tasks, token},
     token_ends::{on_redis, replica},
-    tokens::{DOOR, OVER, TARGET, Task, Tasks, token},
 };
 use crate::harness::{Doorward, Raw, RedisServer, request, within};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::tokens::{DOOR, TARGET, Tasks, claims, exchange, token};
+use super::tasks::{DOOR, TARGET, Tasks, claims, exchange, token};
 use crate::harness::{now, within};
 
 #[tokio::test]

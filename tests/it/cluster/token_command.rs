@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    tokens::{OVER, TARGET, Task, Tasks, claims},
+    tasks::{OVER, TARGET, Task, Tasks, claims},
     world::Kubectl,
 };
 use crate::{

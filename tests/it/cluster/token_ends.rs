@@ -8,7 +8,7 @@ use url::form_urlencoded;
 
 use super::{
     api_server::ApiServer,
-    tokens::{DOOR, TARGET, Task, Tasks, exchange, exchange_at, token},
+    tasks::{DOOR, TARGET, Task, Tasks, exchange, exchange_at, token},
 };
 use crate::{
     harness::{Doorward, Raw, RedisServer, Reply, Upstream, Wire, now, request, within},

@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 
 use super::{
     api_server::ApiServer,
+    tasks::{DOOR, TARGET, Task, Tasks, claims, exchange, token},
     token_ends::{on_redis, with_token},
-    tokens::{DOOR, TARGET, Task, Tasks, claims, exchange, token},
 };
 use crate::harness::{Raw, RedisServer, Wire, request, within};
 

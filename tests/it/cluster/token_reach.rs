@@ -8,7 +8,7 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{pods::over, token_ends::with_token, tokens::Tasks, world::Kubectl};
+use super::{pods::over, tasks::Tasks, token_ends::with_token, world::Kubectl};
 use crate::harness::{Answer, Upstream, within};
 
 const SECRET: &str = "a-secret-of-a-resource-server";

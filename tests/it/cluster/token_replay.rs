@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::tokens::{DOOR, OVER, TARGET, Tasks, claims, token};
+use super::tasks::{DOOR, OVER, TARGET, Tasks, claims, token};
 use crate::harness::{Answer, Raw, request, within};
 
 async fn exchange_from(tasks: &Tasks, address: IpAddr, subject_token: &str) -> Answer {

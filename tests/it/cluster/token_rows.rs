@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::tokens::{DOOR, OVER, TARGET, Task, Tasks, claims, token};
+use super::tasks::{DOOR, OVER, TARGET, Task, Tasks, claims, token};
 use crate::harness::within;
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];

@@ -8,8 +8,8 @@ use super::{
     api_server::ApiServer,
     event_listener::{Asks, EventListener, HOOKS},
     shipped::administrator,
+    tasks::{DOOR, TARGET, Tasks, claims, token},
     tekton::{Tekton, pipeline_run},
-    tokens::{DOOR, TARGET, Tasks, claims, token},
     world::World,
 };
 use crate::{

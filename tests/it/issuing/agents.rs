@@ -3,7 +3,7 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{TARGET, World, part, token};
+use super::{TARGET, World, introspected, part, token, trail::traced};
 use crate::harness::{Answer, within};
 
 const TYPE: (&str, &str) = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
@@ -100,4 +100,197 @@ async fn nobody_whose_user_name_is_that_of_a_task_gets_a_token() {
         assert_eq!(refused.status, 400, "{name}: {}", refused.text());
         assert!(refused.text().contains("as only names do that Doorward gives itself"), "{}", refused.text());
     }
+}
+
+#[tokio::test]
+async fn an_agent_gets_a_token_for_a_person_who_let_it() {
+    let world = World::start().await;
+    let agent = world.person("planner-account", &json!({"client_id": "planner"}));
+    let other = world.person("other-account", &json!({"client_id": "other"}));
+    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
+    let ask = async |person: &str, actor: &str| {
+        world
+            .ask(&[("subject_token", person), ("actor_token", actor), kind, ("audience", TARGET), ("scope", "plan")])
+            .await
+    };
+    let lets = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
+    let own = token(&ask(&lets, &agent).await);
+    let claims = part(&own, 1);
+    assert_eq!(claims["origin"], json!({"issuer": "people", "sub": "alice"}), "{claims:#}");
+    let people = world.people.url();
+    assert_eq!(claims["act"], json!({"iss": people, "sub": "planner-account", "client_id": "planner"}), "{claims:#}");
+    assert_eq!(claims["client_id"], "planner");
+    // On a route it is Alice through the agent, which a rule for people does not mean.
+    let answer = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {own}")]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // What was issued to the agent by the person's own login says as much.
+    token(&ask(&world.person("alice", &json!({"client_id": "planner"})), &agent).await);
+    token(&ask(&world.person("alice", &json!({"may_act": {"client_id": "planner"}})), &agent).await);
+    let (job, job_issuer) = (world.job(&json!({})), world.ci.url());
+    /// So many who have acted for each other.
+    fn actors(count: usize) -> Value {
+        (1..=count).fold(Value::Null, |within, number| {
+            let mut act = json!({"sub": format!("actor-{number}")});
+            if !within.is_null() {
+                act["act"] = within;
+            }
+            act
+        })
+    }
+    for (what, person, actor, said) in [
+        ("nobody was let", world.person("alice", &json!({})), &agent, "may_act"),
+        ("somebody else was let", world.person("alice", &json!({"may_act": {"sub": "somebody"}})), &agent, "may_act"),
+        (
+            "another issuer's",
+            world.person("alice", &json!({"may_act": {"sub": "planner-account", "iss": "https://x.test"}})),
+            &agent,
+            "may_act",
+        ),
+        (
+            "no rule for that agent",
+            world.person("alice", &json!({"may_act": {"sub": "other-account"}})),
+            &other,
+            "no rule gives it",
+        ),
+        (
+            "a deny",
+            world.person("mallory", &json!({"may_act": {"sub": "planner-account"}})),
+            &agent,
+            "Mallory has left.",
+        ),
+        ("no token", lets.clone(), &"x".to_owned(), "actor_token"),
+        (
+            "her own token, which the agent has, as the agent's",
+            world.person("alice", &json!({"client_id": "planner"})),
+            &world.person("alice", &json!({"client_id": "planner"})),
+            "nobody acts for themselves",
+        ),
+        (
+            "the same, though she lets herself",
+            world.person("alice", &json!({"may_act": {"sub": "alice"}, "client_id": "planner"})),
+            &world.person("alice", &json!({"client_id": "planner"})),
+            "nobody acts for themselves",
+        ),
+        (
+            "the token of another person that the agent has",
+            world.person("alice", &json!({"client_id": "planner"})),
+            &world.person("bob", &json!({"client_id": "planner"})),
+            "that the client has for itself",
+        ),
+        (
+            "the same, for a client that is let by its name",
+            world.person("alice", &json!({"may_act": {"client_id": "planner"}})),
+            &world.person("bob", &json!({"client_id": "planner"})),
+            "that the client has for itself",
+        ),
+        (
+            "a client whose own subject is not its id, and is not configured",
+            world.person("alice", &json!({"client_id": "other"})),
+            &other,
+            "that the client has for itself",
+        ),
+        (
+            "a client by its id, for which no rule is",
+            world.person("alice", &json!({"client_id": "other"})),
+            &world.person("other", &json!({"client_id": "other"})),
+            "no rule gives it",
+        ),
+        (
+            "an actor of another issuer, of whom the person said nothing but the name",
+            world.person("alice", &json!({"may_act": {"sub": "repo:acme/app:environment:prod"}})),
+            &job,
+            "without `iss`: somebody of its own issuer",
+        ),
+        (
+            "a client of that name at another issuer",
+            world.person("alice", &json!({"client_id": "planner"})),
+            &world.job(&json!({"client_id": "planner"})),
+            "without `iss`: somebody of its own issuer",
+        ),
+        (
+            "an actor of another issuer that was let, and has no rule",
+            world.person("alice", &json!({"may_act": {"sub": "repo:acme/app:environment:prod", "iss": job_issuer}})),
+            &job,
+            "no rule gives it",
+        ),
+        (
+            "an actor named system:serviceaccount:…",
+            world.person("alice", &json!({"may_act": {"sub": "system:serviceaccount:ci:builder"}})),
+            &world.person("system:serviceaccount:ci:builder", &json!({"client_id": "planner"})),
+            "the name of a service account",
+        ),
+        (
+            "an actor named as ours are",
+            world.person("alice", &json!({"may_act": {"sub": "ServiceAccount:ci:builder"}})),
+            &world.person("ServiceAccount:ci:builder", &json!({"client_id": "planner"})),
+            "the name of a service account",
+        ),
+        (
+            "an actor by whose token another acts",
+            world.person("alice", &json!({"may_act": {"sub": "planner-account"}})),
+            &world.person("planner-account", &json!({"client_id": "planner", "act": {"sub": "bot"}})),
+            "by a token of its own",
+        ),
+        (
+            "more than four actors",
+            world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(4)})),
+            &agent,
+            "more than 4 would have acted",
+        ),
+    ] {
+        let answer = ask(&person, actor).await;
+        assert_eq!(answer.status, 400, "{what}: {}", answer.text());
+        assert!(answer.text().contains(said), "{what}: {}", answer.text());
+    }
+    let four = world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(3)}));
+    let act = part(&token(&ask(&four, &agent).await), 1)["act"].clone();
+    assert_eq!(act["act"]["act"]["act"], json!({"iss": people, "sub": "actor-1"}), "each with its issuer: {act:#}");
+    for (what, named) in [
+        ("sub", json!({"act": {"sub": "system:serviceaccount:ci:builder"}})),
+        ("sub within", json!({"act": {"sub": "x", "act": {"sub": "serviceaccount:ci:builder"}}})),
+        ("client_id of an actor", json!({"act": {"sub": "x", "client_id": "serviceaccount:ci:builder"}})),
+        ("client_id", json!({"client_id": "serviceaccount:ci:builder"})),
+    ] {
+        let answer = world.exchange(&world.person("alice", &named), "plan").await;
+        assert_eq!(answer.status, 400, "{what}: {}", answer.text());
+        assert!(answer.text().contains("no service account"), "{what}: {}", answer.text());
+    }
+    // Without its own token the agent is nobody.
+    let alone = world.exchange(&lets, "plan").await;
+    assert_eq!(alone.status, 400, "{}", alone.text());
+    // The person is shut out, and with them whoever acts for them.
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(ask(&lets, &agent).await.status, 400);
+    drop(world.upstream);
+}
+
+#[tokio::test]
+async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
+    let world = World::start().await;
+    let agent = world.person("planner-account", &json!({"client_id": "planner"}));
+    let person = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
+    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
+    let asked = [("subject_token", &*person), ("actor_token", &*agent), kind, ("audience", TARGET), ("scope", "plan")];
+    let own = token(&world.ask(&asked).await);
+    let bearer = format!("Authorization: Bearer {own}");
+    let is_active = async || introspected(&world, "target", &own).await["active"].clone();
+    assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, 200);
+    assert_eq!(is_active().await, json!(true));
+    // Of that name at another issuer.
+    for (issuer, status) in [("ci", 200), ("people", 401)] {
+        let (code, said) = world
+            .doorward
+            .operator(&["revoke", "--issuer", issuer, "--subject", "planner-account", "--why", "stolen"])
+            .await;
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, status, "{issuer}");
+    }
+    assert_eq!(is_active().await, json!(false));
+    assert_eq!(world.ask(&asked).await.status, 400);
+    // The trail tells why it ended.
+    let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
+    let traced = traced(&world, &jti).await;
+    assert!(traced.contains("an operator revoked it: stolen"), "{traced}");
 }

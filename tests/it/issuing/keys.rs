@@ -395,3 +395,37 @@ async fn no_good_token_is_refused_where_made_keys_take_the_place_of_keys_from_fi
         assert_eq!(answer.status, 200, "{}: {}", kid(token), answer.text());
     }
 }
+
+#[tokio::test]
+async fn keys_are_replaced_without_a_gap() {
+    let world = World::start().await;
+    let before = world.kids().await;
+    let old = token(&world.exchange(&world.job(&json!({})), "deploy").await);
+    assert_eq!(part(&old, 0)["kid"].as_str(), before.first().map(String::as_str));
+    // Seven days and a bit.
+    let ahead = 7 * 86_400 + 60;
+    world.doorward.set_clock_ahead(ahead);
+    world.ci.set_clock_ahead(ahead.cast_signed());
+    let new = within(async {
+        loop {
+            let answer = world.exchange(&world.job(&json!({})), "deploy").await;
+            // What it knows of revocations is old for a moment, as it believes.
+            if answer.status == 503 {
+                continue;
+            }
+            let new = token(&answer);
+            if part(&new, 0)["kid"] != part(&old, 0)["kid"] {
+                return new;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(
+        part(&new, 0)["kid"].as_str(),
+        before.get(1).map(String::as_str),
+        "the successor was published all along"
+    );
+    let after = world.kids().await;
+    assert!(before.iter().all(|kid| after.contains(kid)), "the old one is published still: {before:?} {after:?}");
+}

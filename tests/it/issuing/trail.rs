@@ -1,8 +1,9 @@
 //! What the audit trail says of exchanges, beside the tokens themselves.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{TARGET, World, token};
+use super::{DOOR, TARGET, World, introspected, part, token};
 use crate::harness::{Answer, within};
 
 impl World {
@@ -70,4 +71,54 @@ fn assert_shadow(record: &Value, scope: &str, expected: &Value) {
         list
     };
     assert_eq!(sorted(&record["unmapped"]["shadow"]), sorted(expected), "{scope}: {record:#}");
+}
+
+#[tokio::test]
+async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
+    let key = BASE64_STANDARD.encode([5; 32]);
+    let hides = |yaml: String| yaml.replace("audit: {", "audit: {pseudonym_key: {file: pseudonyms}, ");
+    for world in [World::start().await, World::with_files(hides, &[("pseudonyms", &key)]).await] {
+        let identifier = world.ci.url().to_owned();
+        for (what, issuer, by) in [
+            ("a token", "own", "jti"),
+            ("a token, by the identifier of its issuer", DOOR, "jti"),
+            ("whose it is", "ci", "origin"),
+            ("whose it is, by the identifier of their issuer", &*identifier, "origin"),
+            ("whom it names", "own", "sub"),
+        ] {
+            // Whoever was revoked gets no other.
+            let subject = format!("repo:acme/app:{}", what.len());
+            let own = token(&world.exchange(&world.job(&json!({"sub": subject})), "deploy").await);
+            let claims = part(&own, 1);
+            let claim = |name: &str| claims[name].as_str().unwrap_or(&subject);
+            let (option, jti) = (if by == "jti" { "--token-id" } else { "--subject" }, claim("jti"));
+            let arguments = ["revoke", "--issuer", issuer, option, claim(by), "--why", "leaked"];
+            let (code, said) = world.doorward.operator(&arguments).await;
+            assert_eq!(code, Some(0), "{what}: {said}");
+            assert_eq!(introspected(&world, "target", &own).await["active"], false, "{what}");
+            let traced = traced(&world, jti).await;
+            assert!(traced.contains("an operator revoked it: leaked"), "{what}: {traced}");
+        }
+    }
+}
+
+/// What `doorward audit trace` says.
+pub async fn trace(world: &World, kind: &str, what: &str) -> String {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(["audit", "trace", kind, what, "--trail"]).arg(world.doorward.audit_path());
+    String::from_utf8(command.output().await.unwrap().stdout).unwrap()
+}
+
+/// The same of a token, once it tells of an end.
+pub async fn traced(world: &World, jti: &str) -> String {
+    within(async {
+        loop {
+            let said = trace(world, "token", jti).await;
+            if said.contains("    ended    ") {
+                return said;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
 }

@@ -1,0 +1,302 @@
+//! Runs of a real Tekton whose tasks ask for tokens, and what they ask.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::{
+    tekton::{Tekton, pipeline_run},
+    world::World,
+};
+use crate::harness::{Answer, Doorward, within};
+
+/// What Doorward issues tokens as, and what the pods' tokens are for.
+pub const DOOR: &str = "https://doorward.test";
+
+/// For whom the tokens are that the tests ask for.
+pub const TARGET: &str = "https://target.test";
+
+/// What the refusal of an exchange says once the run is over, by what of it is seen first. (A run that is cancelled loses its pod.)
+pub const OVER: [&str; 8] = [
+    "has ended",
+    "is cancelled",
+    "is being deleted",
+    "does not exist any more",
+    "under the same name",
+    "the time of the run, or of the token, is out",
+    // The API server says so once the pod is gone.
+    "the token is not active",
+    "revoked",
+];
+
+const TOKENS: &str = "
+tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: ['{ns}']}]}
+runs: {kubernetes: cluster, namespaces: ['{ns}']}
+";
+
+const ISSUERS: &str = "issuers:
+  - name: cluster
+    issuer: https://kubernetes.default.svc
+    preset: kubernetes
+    audiences: ['https://doorward.test']
+    keys: {url: '{api}/openid/v1/jwks', bearer: {file: token}}
+    ca: cluster-ca.pem
+    token_review: {upstream: cluster, bearer: {file: token}}
+  - {name: own, preset: doorward, audiences: ['https://target.test']}
+";
+
+const RULES: &str = "rules:
+  - id: push
+    on: {token: {audiences: ['https://target.test'], scopes: [push, 'read:*'], service_accounts: ['{ns}/builder'],
+      pipelines: [release], pipeline_tasks: [push]}}
+    who: {issuers: [a], on_behalf_of: {groups: [dev]}}
+    do: allow
+  - id: alone
+    on: {token: {audiences: ['https://target.test'], scopes: [alone], service_accounts: ['{ns}/builder']}}
+    who: {issuers: [a], on_behalf_of: {groups: [dev]}}
+    do: allow
+  - {id: use, on: {routes: [api]}, who: {issuers: [own], kind: agent, on_behalf_of: {}, scopes: [push]}, do: allow}
+";
+
+/// A world with a pipeline `release` whose task `push` runs until its run is cancelled, and tokens for it.
+pub struct Tasks {
+    pub world: World,
+}
+
+/// A run, and the pod of its task.
+pub struct Task {
+    pub run: Value,
+    pub pod: Value,
+}
+
+/// The base with what tokens need.
+fn with_tokens(yaml: &str) -> String {
+    let api = yaml.split("url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
+    yaml.replace("issuers:\n", &ISSUERS.replace("{api}", &api))
+        .replace("rules:\n", RULES)
+        .replace("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
+        .replace("schemes: [bearer], upstream", "schemes: [bearer], issuers: [a, own], upstream")
+        .replace("grants:\n", "grants:\n  - {id: use, who: {issuers: [own], kind: agent, scopes: [push]}, kubernetes_groups: ['tekton:dev']}\n")
+        + TOKENS
+}
+
+impl Tasks {
+    pub async fn start() -> Self {
+        Self::with(|yaml| yaml, &[]).await
+    }
+
+    /// `change` edits the configuration; with these files beside it.
+    pub async fn with(change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
+        Tekton::get().await;
+        Self::furnish(World::with_files(|yaml| change(with_tokens(&yaml)), files).await).await
+    }
+
+    /// With a clock that can be set. `change` edits the configuration.
+    pub async fn with_faults(change: impl FnOnce(String) -> String) -> Self {
+        Tekton::get().await;
+        Self::furnish(World::with_faults(|yaml| change(with_tokens(&yaml))).await).await
+    }
+
+    async fn furnish(world: World) -> Self {
+        let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
+        let rights = json!([
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["tekton.dev"], "resources": ["taskruns"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["get", "list", "watch"]},
+        ]);
+        world.api.allow(&world.namespace, "doorward-reader", &account, &rights).await;
+        let reviews =
+            json!([{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]);
+        world.api.allow_everywhere(&format!("{}-reviews", world.namespace), &account, &reviews).await;
+        world.api.account(&world.namespace, "builder").await;
+        let step = json!([{"name": "run", "image": "images.test/step", "command": ["true"]}]);
+        let pipeline = json!({
+            "apiVersion": "tekton.dev/v1",
+            "kind": "Pipeline",
+            "metadata": {"name": "release"},
+            "spec": {"tasks": [{"name": "push", "taskSpec": {"steps": step}}]},
+        });
+        let tasks = Self { world };
+        tasks.world.api.create(&tasks.path("pipelines"), &pipeline).await;
+        tasks
+    }
+
+    pub fn path(&self, resource: &str) -> String {
+        match resource {
+            "pods" => format!("/api/v1/namespaces/{}/pods", self.world.namespace),
+            _ => format!("/apis/tekton.dev/v1/namespaces/{}/{resource}", self.world.namespace),
+        }
+    }
+
+    /// A run of `release` that holds its pod until it is ended.
+    pub fn release(name: &str) -> Value {
+        let mut run = pipeline_run(name, &json!({"hold": "yes"}));
+        run["spec"] = json!({
+            "pipelineRef": {"name": "release"},
+            "taskRunTemplate": {"serviceAccountName": "builder"},
+        });
+        run
+    }
+
+    /// Has Bob make it through Doorward, and waits for its pod to run.
+    pub async fn bobs(&self, run: &Value) -> Task {
+        let answer = self.made_by("bob", run, &[]).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        self.task_of(answer.json()).await
+    }
+
+    /// What a developer is answered who makes a run through Doorward.
+    pub async fn made_by(&self, subject: &str, run: &Value, more: &[&str]) -> Answer {
+        let resource = if run["kind"] == "TaskRun" { "taskruns" } else { "pipelineruns" };
+        let line = format!("POST {} HTTP/1.1", self.path(resource));
+        let (token, json) = (self.world.developer(subject), "Content-Type: application/json");
+        let lines = [&[line.as_str(), "Host: localhost", &token, json], more].concat();
+        self.world.doorward.send(&lines, run.to_string().as_bytes()).await
+    }
+
+    /// Waits for the pod of a run's task.
+    pub async fn task_of(&self, run: Value) -> Task {
+        let label = if run["kind"] == "TaskRun" { "tekton.dev/taskRun" } else { "tekton.dev/pipelineRun" };
+        let name = run["metadata"]["name"].as_str().unwrap();
+        let pod = within(async {
+            loop {
+                let pods = self.world.api.read(&format!("{}?labelSelector={label}%3D{name}", self.path("pods"))).await;
+                if let Some(pod) =
+                    pods["items"].as_array().unwrap().iter().find(|pod| pod["status"]["phase"] == "Running")
+                {
+                    return pod.clone();
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        Task { run, pod }
+    }
+
+    /// The projected token of a pod, as its kubelet would get it.
+    pub async fn pod_token(&self, pod: &Value, audience: &str) -> String {
+        let account = pod["spec"]["serviceAccountName"].as_str().unwrap();
+        let bound =
+            json!({"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]});
+        self.token(account, &json!({"audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound})).await
+    }
+
+    pub async fn token(&self, account: &str, spec: &Value) -> String {
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", self.world.namespace);
+        let made = self.world.api.create(&path, &json!({"spec": spec})).await;
+        made["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Asks for a token, until it is not our trouble if there is none.
+    pub async fn exchange(&self, subject_token: &str, more: &[(&str, &str)]) -> Answer {
+        within(async {
+            loop {
+                let answer = exchange(&self.world, subject_token, more).await;
+                if answer.status != 503 {
+                    return answer;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await
+    }
+
+    /// What an exchange is answered once the watch has told of an end. What was given in the moment before is dead then.
+    pub async fn once_over(&self, subject_token: &str, more: &[(&str, &str)]) -> Answer {
+        within(async {
+            loop {
+                let answer = self.exchange(subject_token, more).await;
+                if answer.status != 200 {
+                    return answer;
+                }
+                self.is_dead(&token(&answer)).await;
+            }
+        })
+        .await
+    }
+
+    /// The path of the TaskRun that the pod of a task is of.
+    pub fn task_run(&self, task: &Task) -> String {
+        let owner = &task.pod["metadata"]["ownerReferences"][0];
+        format!("{}/{}", self.path("taskruns"), owner["name"].as_str().unwrap())
+    }
+
+    /// Waits until Tekton has noted that the task has ended.
+    pub async fn until_ended(&self, task: &Task) {
+        let path = self.task_run(task);
+        within(async {
+            while self.world.api.read(&path).await["status"]["completionTime"].is_null() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    pub async fn cancel(&self, task: &Task) {
+        let name = task.run["metadata"]["name"].as_str().unwrap();
+        let (resource, status) = match task.run["kind"].as_str() {
+            Some("TaskRun") => ("taskruns", "TaskRunCancelled"),
+            _ => ("pipelineruns", "Cancelled"),
+        };
+        let path = format!("{}/{name}", self.path(resource));
+        let answer = self.world.api.ask("PATCH", &path, Some(&json!({"spec": {"status": status}}))).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
+    /// What the API route says to a token of ours.
+    pub async fn used(&self, token: &str) -> Answer {
+        let line = format!("GET {} HTTP/1.1", self.path("taskruns"));
+        self.world.doorward.send(&[&line, "Host: localhost", &format!("Authorization: Bearer {token}")], b"").await
+    }
+
+    /// Waits until a token is refused because it was revoked.
+    pub async fn is_dead(&self, token: &str) {
+        within(async {
+            loop {
+                let answer = self.used(token).await;
+                if answer.status == 401 {
+                    assert!(answer.text().contains("revoked"), "{}", answer.text());
+                    return;
+                }
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+}
+
+pub async fn exchange(world: &World, subject_token: &str, more: &[(&str, &str)]) -> Answer {
+    exchange_at(&world.doorward, subject_token, more).await
+}
+
+pub async fn exchange_at(doorward: &Doorward, subject_token: &str, more: &[(&str, &str)]) -> Answer {
+    let form = form_urlencoded::Serializer::new(String::new())
+        .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+        .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
+        .append_pair("subject_token", subject_token)
+        .extend_pairs(more)
+        .finish();
+    let lines =
+        ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    doorward.send(&lines, form.as_bytes()).await
+}
+
+/// The claims of a JWT, unverified.
+pub fn claims(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+/// The token of a good answer.
+pub fn token(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+/// The error of a refusal, and what it says.
+pub fn refusal(answer: &Answer) -> (String, String) {
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    let text = |name: &str| answer.json()[name].as_str().unwrap().to_owned();
+    (text("error"), text("error_description"))
+}

@@ -1,0 +1,98 @@
+//! What resource servers hear of tokens (RFC 7662).
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::{TARGET, World, part, secret, token, trail::trace};
+use crate::harness::within;
+
+#[tokio::test]
+async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
+    let world = World::start().await;
+    let agent = world.person("planner-account", &json!({"client_id": "planner"}));
+    let person = world.person("alice", &json!({"client_id": "planner"}));
+    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
+    let asked = [("subject_token", &*person), ("actor_token", &*agent), kind, ("audience", TARGET), ("scope", "plan")];
+    let own = token(&world.ask(&asked).await);
+    let another = token(&world.ask(&asked).await);
+    let ask = async |authorization: &str, token: &str| {
+        let lines = [
+            "POST /oauth2/introspect HTTP/1.1",
+            "Host: doorward.test",
+            "Content-Type: application/x-www-form-urlencoded",
+            authorization,
+        ];
+        world.doorward.send(&lines, format!("token={token}").as_bytes()).await
+    };
+    let basic = |id: &str, secret: &str| {
+        let secret: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{id}:{secret}")))
+    };
+    let (target, other) = (basic("target", &secret("target")), basic("other", &secret("other")));
+    let good = ask(&target, &own).await;
+    assert_eq!(good.header("cache-control"), Some("no-store"));
+    let (said, claims) = (good.json(), part(&own, 1));
+    assert_eq!((&said["active"], &said["token_type"]), (&json!(true), &json!("Bearer")), "{said:#}");
+    for name in ["sub", "aud", "iss", "exp", "iat", "jti", "scope", "client_id", "act", "origin"] {
+        assert_eq!(said[name], claims[name], "{name}: {said:#}");
+    }
+    let (jti, question) = (claims["jti"].as_str().unwrap(), good.header("x-request-id").unwrap().to_owned());
+    let inactive = json!({"active": false});
+    let forged = format!("{}AA", own.get(..own.len() - 2).unwrap());
+    for (what, who, token) in [
+        ("of another server", &other, own.clone()),
+        ("forged", &target, forged),
+        ("somebody else's", &target, person.clone()),
+        ("none", &target, "x".to_owned()),
+    ] {
+        assert_eq!(ask(who, &token).await.json(), inactive, "{what}");
+    }
+    for (what, who) in [
+        ("nobody", "X-Nobody: 1".to_owned()),
+        ("a wrong secret", basic("target", "wrong")),
+        ("another's secret", basic("target", &secret("other"))),
+        ("unknown", basic("unknown", &secret("target"))),
+        ("the token itself", format!("Authorization: Bearer {own}")),
+    ] {
+        let answer = ask(&who, &own).await;
+        assert_eq!((answer.status, &answer.json()["error"]), (401, &json!("invalid_client")), "{what}");
+        assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic")), "{what}");
+    }
+    within(async {
+        let is_told = |record: &Value| record.to_string().contains("must be one of `tokens.resource_servers`");
+        while !world.doorward.audit().iter().any(is_told) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // Each use of it at a server that asked is in the trail, and leads back to it.
+    within(async {
+        loop {
+            let told = trace(&world, "token", jti).await;
+            if told.contains("at resource server target, which heard active")
+                && told.contains("at resource server other, which heard not active")
+            {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let back = trace(&world, "request", &question).await;
+    assert!(back.contains(&format!("token      {jti} for {TARGET}")), "{back}");
+    // One that its holder has ended; and all of a person who is shut out, on our own routes too.
+    let lines =
+        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    assert_eq!(world.doorward.send(&lines, format!("token={own}").as_bytes()).await.status, 200);
+    assert_eq!(ask(&target, &own).await.json(), inactive);
+    assert_eq!(ask(&target, &another).await.json()["active"], true);
+    let bearer = format!("Authorization: Bearer {another}");
+    assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, 200);
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(ask(&target, &another).await.json(), inactive);
+    let answer = world.doorward.get("/", &["Host: localhost", &bearer]).await;
+    assert_eq!((answer.status, answer.reason()), (401, "token_revoked".to_owned()), "{}", answer.text());
+}
