@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -117,6 +117,8 @@ pub(super) struct RotatingFile {
     path: PathBuf,
     name: Arc<str>,
     file: Option<File>,
+    /// The same file, for what is written again in its place: `file` writes at the end alone.
+    mending: Option<File>,
     size: u64,
     max_size: u64,
     retention: Retention,
@@ -146,6 +148,7 @@ impl RotatingFile {
             path: path.to_owned(),
             name: file_name(path),
             file: None,
+            mending: None,
             size: 0,
             max_size,
             retention,
@@ -190,10 +193,42 @@ impl RotatingFile {
                 Ok(()) | Err(TryLockError::Error(_)) => {}
             }
             sync_directory(&self.path)?;
+            self.mending = Some(OpenOptions::new().write(true).open(&self.path)?);
             self.size = file.metadata()?.len();
             self.file = Some(file);
         }
         self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn close(&mut self) {
+        self.file = None;
+        self.mending = None;
+        self.size = 0;
+    }
+
+    /// Notices that somebody moved or removed the file that is open, with which whatever is written from then on would be lost. A new
+    /// one begins. Fails where what was taken since the last sync went with it.
+    fn check_place(&mut self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let open = file.metadata()?;
+        let is_here = match fs::metadata(&self.path) {
+            Ok(here) => (here.dev(), here.ino()) == (open.dev(), open.ino()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        if is_here {
+            return Ok(());
+        }
+        self.close();
+        if open.nlink() == 0 {
+            let what = "somebody removed the file of the trail; leave rotation to `max_size` and `keep`";
+            return Err(io::Error::new(io::ErrorKind::NotFound, what));
+        }
+        tracing::error!(
+            path = %self.path.display(),
+            "somebody moved the file of the trail, which goes on in a new one; leave rotation to `max_size` and `keep`"
+        );
+        Ok(())
     }
 }
 
@@ -205,13 +240,17 @@ impl Sink for RotatingFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), File::sync_data)
+        self.file.as_ref().map_or(Ok(()), File::sync_data)?;
+        self.check_place()
     }
 
     fn sync_again(&mut self, taken: &[u8]) -> io::Result<()> {
-        if self.file.is_some() {
-            // The file that is open writes at its end alone.
-            let file = OpenOptions::new().write(true).open(&self.path)?;
+        if self.file.is_none() {
+            // What took them is gone.
+            self.current()?;
+            self.size += taken.len() as u64;
+        }
+        if let Some(file) = &self.mending {
             file.write_all_at(taken, self.size.saturating_sub(taken.len() as u64))?;
         }
         self.sync()
@@ -234,8 +273,7 @@ impl Sink for RotatingFile {
         let full = numbered_path(&self.path, number);
         fs::rename(&self.path, &full)?;
         self.last_number = number;
-        self.file = None;
-        self.size = 0;
+        self.close();
         self.began = now;
         Ok(Some(file_name(&full)))
     }

@@ -55,6 +55,30 @@ fn keys_that_are_not_configured_are_kept() {
     assert_eq!(intact(&path, &proof).segments, 2);
 }
 
+/// They went on in a file that nobody could find any more, and were told as written.
+#[test]
+fn lines_do_not_go_with_a_file_that_somebody_moves_or_removes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, moved) = (directory.path().join("audit.jsonl"), directory.path().join("elsewhere"));
+    let (mut sink, _) = RotatingFile::open(&path, 1 << 20, Retention::default(), NOW).unwrap();
+    sink.write(b"one\n").unwrap();
+    sink.sync().unwrap();
+    fs::rename(&path, &moved).unwrap();
+    sink.write(b"two\n").unwrap();
+    sink.sync().unwrap();
+    sink.write(b"three\n").unwrap();
+    sink.sync().unwrap();
+    assert_eq!((fs::read(&moved).unwrap(), fs::read(&path).unwrap()), (b"one\ntwo\n".to_vec(), b"three\n".to_vec()));
+    fs::remove_file(&path).unwrap();
+    sink.write(b"four\n").unwrap();
+    let error = sink.sync().unwrap_err();
+    assert!(error.to_string().contains("somebody removed the file of the trail"), "{error}");
+    sink.sync_again(b"four\n").unwrap();
+    sink.write(b"five\n").unwrap();
+    sink.sync().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"four\nfive\n");
+}
+
 /// The file that is open writes at its end alone.
 #[test]
 fn what_a_failed_sync_has_lost_of_a_file_is_written_in_its_place() {

@@ -98,9 +98,8 @@ fn a_sink_that_hangs_does_not_keep_the_process_from_its_end() {
     sink.wait_for(|disk| disk.syncing);
     let begun = std::time::Instant::now();
     let (sender, ended) = std::sync::mpsc::channel();
-    let ending = trail.clone();
     std::thread::spawn(move || {
-        ending.shutdown_within(Duration::from_millis(50));
+        trail.shutdown_within(Duration::from_millis(50));
         sender.send(()).unwrap();
     });
     ended.recv_timeout(Duration::from_secs(10)).expect("it ends");
