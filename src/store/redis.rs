@@ -317,7 +317,7 @@ fn parse(record: &[u8]) -> Result<Stored, StoreError> {
     parse_owned(record.to_vec())
 }
 
-/// As [`parse`], and the value stays where it is: it may be large.
+/// As [`parse`], and the value, which may be large, is not allocated anew.
 fn parse_owned(mut record: Vec<u8>) -> Result<Stored, StoreError> {
     let mut parts = record.splitn(3, |byte| *byte == b':');
     let fields = (|| {

@@ -20,7 +20,7 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Expect, Put, Store, StoreError, Table};
+use super::{Expect, Put, Store, StoreError, Table, WrittenAll};
 use crate::{
     authn::{CredentialId, KnownAs, Principal},
     clock::{Clock, Timestamp},
@@ -118,6 +118,8 @@ struct Inner {
     complete: AtomicU64,
     /// The version up to which the copy has followed; locked while it is renewed.
     followed: tokio::sync::Mutex<u64>,
+    /// The last version that this process wrote. A failover may lose it before it is followed.
+    written: AtomicU64,
     /// Guards changes of `mirror`, which two renewals and a write may make at once.
     change: Mutex<()>,
 }
@@ -187,6 +189,7 @@ impl Revocations {
             any_ended: AtomicBool::new(false),
             complete: AtomicU64::new(NEVER),
             followed: tokio::sync::Mutex::new(0),
+            written: AtomicU64::new(0),
             change: Mutex::new(()),
         }))
     }
@@ -215,7 +218,10 @@ impl Revocations {
         let records: Vec<Record> =
             named.map(|target| Record { what: What::from(target), reason: reason.into() }).collect();
         let puts = records.iter().map(|record| record.put(until, Expect::Any)).collect::<Result<_, StoreError>>()?;
-        self.0.store.put_all(puts, self.0.clock.now()).await?;
+        if let WrittenAll::Done(versions) = self.0.store.put_all(puts, self.0.clock.now()).await? {
+            let last = versions.into_iter().max().unwrap_or_default();
+            self.0.written.fetch_max(last, Ordering::AcqRel);
+        }
         self.learn(records.into_iter().map(|record| (record, until)));
         Ok(())
     }
@@ -330,7 +336,7 @@ impl Revocations {
         let mut followed = self.0.followed.lock().await;
         // What is written while the store answers may be missing from the answer, so its age counts from here.
         let (now, begun) = (self.0.clock.now(), self.0.clock.passed());
-        let (before, mut reached) = (*followed, *followed);
+        let (before, written, mut reached) = (*followed, self.0.written.load(Ordering::Acquire), *followed);
         loop {
             let changes = self.0.store.changes(Table::Revocations, reached, PAGE, now).await?;
             let Some(last) = changes.last() else { break };
@@ -348,7 +354,8 @@ impl Revocations {
             }
         }
         self.forget(now);
-        // Once what it has by now was read, which stays as it is. Before it is put back no version counts as followed.
+        // Once what it has by now was read, which stays as it is. What this process wrote a moment ago may be what was lost.
+        let before = before.max(written);
         if before > 0 && self.0.store.was_set_back(Table::Revocations, before).await? {
             let put_back = restore::put_back(&self.0.store, &self.0.mirror.load_full(), now).await?;
             tracing::error!(
@@ -356,7 +363,9 @@ impl Revocations {
                 "the store was emptied or set back: revocations that it lost and this replica knows are put back; sessions, held deliveries \
                  and whatever else it lost are gone"
             );
+            // All is read again.
             reached = 0;
+            let _ = self.0.written.compare_exchange(written, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
         *followed = reached;
         self.0.complete.store(u64::try_from(begun.as_millis()).unwrap_or(NEVER - 1), Ordering::Release);

@@ -425,6 +425,23 @@ async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_th
             replica.refresh().await.unwrap();
         }
     }
+    // What was lost is what one of them wrote a moment ago, and neither has read again.
+    let copy = async |from: &str, to: &str| {
+        for what in ["records", "versions", "ends", "last", "began"] {
+            let key = |what: &str, of: &str| format!("doorward:{{revocations}}:{what}{of}");
+            let _: u64 = server.ask(&["COPY", &key(what, from), &key(what, to), "REPLACE"]).await;
+        }
+    };
+    copy("", "-safe").await;
+    here.revoke(person("zoe"), "left", end).await.unwrap();
+    copy("-safe", "").await;
+    here.refresh().await.unwrap();
+    let new = replica();
+    new.refresh().await.unwrap();
+    assert!(is_revoked(&new, "zoe") && is_revoked(&new, "eve"));
+    for replica in [&here, &there] {
+        replica.refresh().await.unwrap();
+    }
     // The twin: nothing is written where nothing was lost.
     let last = async || server.ask::<String>(&["GET", "doorward:{revocations}:last"]).await;
     let before = last().await;

@@ -11,7 +11,7 @@ use crate::{
 /// Records that are looked for, and written, at once.
 const AT_ONCE: usize = 100;
 
-/// Writes all of a copy that is still in force and not in the store. What is there was said later, and stays. Tells how many were
+/// Writes all of a copy that is still in force and not in the store. What is there stays. Tells how many were
 /// written.
 pub(super) async fn put_back(store: &Store, mirror: &Mirror, now: Timestamp) -> Result<usize, StoreError> {
     let puts = puts(mirror, now)?;
