@@ -118,6 +118,10 @@ pub(super) enum Hit {
 
 const MAX_APPROVAL: u64 = 24 * 60 * 60;
 
+fn nothing_kept(claim: &str) -> String {
+    format!("of the claim `{claim}` nothing was kept")
+}
+
 impl Rule {
     pub(super) fn compile(
         raw: &raw::Rule,
@@ -289,10 +293,10 @@ impl Rule {
         !matches!(self.action, Action::Deny)
             && on().all(|on| on.holds(case.request, Reading::Strict))
             && self.who.iter().all(|who| who.met(&case.caller, Reading::Strict) == Met::Yes)
-            && self
-                .when
-                .as_ref()
-                .is_none_or(|when| !matches!(when.evaluate(case.caller.principal, case.request), Ok(false)))
+            && self.when.as_ref().is_none_or(|when| {
+                let principal = case.caller.principal;
+                when.misses_of(principal).is_none() && !matches!(when.evaluate(principal, case.request), Ok(false))
+            })
     }
 
     fn look_as(&self, case: &Case<'_>, reading: Reading) -> Hit {
@@ -301,9 +305,12 @@ impl Rule {
         if !holds {
             return Hit::Miss;
         }
-        let lost = self.when.as_ref().and_then(|when| when.misses_of(case.caller.principal));
-        if let (Reading::Wide, Some(name)) = (reading, lost) {
-            return Hit::Error(format!("of the claim `{name}` nothing was kept"));
+        // To the expression it would be a claim that was not there, which an allow could ask for as well as a deny.
+        if let Some(name) = self.when.as_ref().and_then(|when| when.misses_of(case.caller.principal)) {
+            return match reading {
+                Reading::Wide => Hit::Error(nothing_kept(name)),
+                Reading::Strict => Hit::Miss,
+            };
         }
         match self.when.as_ref().map(|when| when.evaluate(case.caller.principal, case.request)) {
             None | Some(Ok(true)) => {}
@@ -335,11 +342,13 @@ impl Rule {
         let who = self.who.iter().filter(|who| who.met(&case.caller, self.reading) == Met::No);
         let mut misses: Vec<Condition> = on.chain(who.map(|who| who.describe(&case.caller))).collect();
         if let Some(when) = &self.when {
-            let found = match when.evaluate(case.caller.principal, case.request) {
-                Ok(true) => return misses,
-                Ok(false) => "false".to_owned(),
-                Err(error) => format!("no value: {error}"),
-            };
+            let found =
+                match (when.misses_of(case.caller.principal), when.evaluate(case.caller.principal, case.request)) {
+                    (Some(name), _) => nothing_kept(name),
+                    (None, Ok(true)) => return misses,
+                    (None, Ok(false)) => "false".to_owned(),
+                    (None, Err(error)) => format!("no value: {error}"),
+                };
             misses.push(Condition::new("when", when.source(), found));
         }
         misses

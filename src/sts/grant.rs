@@ -199,7 +199,11 @@ impl Exchanger<'_> {
             Outcome::Deny(denial) => {
                 let parts = [denial.why.as_deref(), denial.fix.as_deref()];
                 let said = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
-                format!("rule `{}` denies it. {said}", decision.rule.as_deref().unwrap_or_default())
+                let noted = match &party.principal.kept_claims {
+                    Some(_) => " If it looks at a claim that it did not when the run was caused, start the run anew",
+                    None => "",
+                };
+                format!("rule `{}` denies it. {said}{noted}", decision.rule.as_deref().unwrap_or_default())
             }
             Outcome::StepUp(_) => "the login of who caused it is too old, or too weak, for it".to_owned(),
             Outcome::Approve(_) => "it waits for an approval, which no token does".to_owned(),
@@ -250,12 +254,13 @@ fn would_give(decision: Decision) -> impl Iterator<Item = Shadow> {
 fn caller(principal: &Principal) -> String {
     let Principal { username, issuer, claims, .. } = principal;
     if let Some(actor) = &principal.actor {
-        // By the name that `who: {clients: […]}` takes, and where that is of.
+        // By the names that `who: {subjects: […]}` and `who: {clients: […]}` take, and where they are of.
         let outermost = principal.acting.first().filter(|known| known.subject == actor.subject);
         let of = outermost.map_or(issuer, |known| &known.issuer);
         let client = match principal.requesting_client() {
-            Some(client) if *client != actor.subject => format!(" with client {client}"),
-            _ => String::new(),
+            Some(client) if *client == actor.subject => String::new(),
+            Some(client) => format!(" with client {client}"),
+            None => " without a client".to_owned(),
         };
         return format!("agent {}{client} of issuer {of}, on behalf of {username}", actor.subject);
     }
@@ -348,7 +353,8 @@ rules:
             acting: [known("bots", "planner"), known("corp", "before")].into(),
             ..Principal::new(Scheme::Bearer, "corp", "1", "alice")
         };
-        assert_eq!(caller(&agent(None)), "agent planner of issuer bots, on behalf of alice");
+        assert_eq!(caller(&agent(None)), "agent planner without a client of issuer bots, on behalf of alice");
+        assert_eq!(caller(&agent(Some("planner"))), "agent planner of issuer bots, on behalf of alice");
         assert_eq!(caller(&agent(Some("p-7"))), "agent planner with client p-7 of issuer bots, on behalf of alice");
     }
 

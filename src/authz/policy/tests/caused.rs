@@ -107,6 +107,22 @@ fn a_deny_by_a_claim_that_was_not_looked_for_when_a_run_was_caused_binds_its_tok
     }
 }
 
+/// To its expression the claim was not there.
+#[test]
+fn an_allow_that_asks_for_the_want_of_a_claim_gives_nothing_where_none_was_looked_for() {
+    let visitor = with("corp", &json!({"team": "visitors"}));
+    let staff = "  - {id: staff, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, when: \"!has(principal.claims.team)\", do: allow}\n";
+    let all = "  - {id: all, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, do: allow}\n";
+    assert_eq!(decided_of(staff, &kept(all, &visitor)), (false, None), "the rule came later");
+    assert!(decided(staff, &with("corp", &json!({}))).0, "it was there");
+    let named = "  - {id: named, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, when: \"principal.claims.team == 'a'\", do: allow}\n";
+    assert_eq!(
+        decided_of(&format!("{named}{all}"), &kept(all, &visitor)),
+        (true, Some("all".into())),
+        "another gives it"
+    );
+}
+
 /// A deny by groups is of who comes with no word of them, and not of who has none.
 #[test]
 fn a_word_of_no_groups_is_kept_of_who_caused_a_run() {
