@@ -96,6 +96,7 @@ impl Authenticator<'_> {
         if (schemes.contains(&Scheme::Bearer) || self.may_hold_handle(&request, route))
             && let Some((principal, token)) = self.bearer(&mut request, route).await?
         {
+            self.check_login(&principal, route, record)?;
             let request = self.with_body(request, route, record).await?;
             return known(request, route, principal, token, record);
         }
@@ -105,7 +106,10 @@ impl Authenticator<'_> {
                 // Boxed, as are all paths that are not the commonest: a future is as large as its largest path, and is moved.
                 Scheme::Session => match Box::pin(self.session(&request, route)).await {
                     Presented::Not => continue,
-                    Presented::Good(principal) => principal,
+                    Presented::Good(principal) => {
+                        self.check_login(&principal, route, record)?;
+                        principal
+                    }
                     Presented::Bad(rejection) if rejection.reason() == Reason::SessionExpired => {
                         return self.challenge(&request, rejection);
                     }
@@ -157,7 +161,6 @@ impl Authenticator<'_> {
                         .fix("use https")
                 })?;
                 let session = Box::pin(sessions.authenticate_handle(&token.token, &origin, client)).await?;
-                self.check_login(&session.principal, route)?;
                 (Arc::clone(&session.principal), None, token.remaining_protocols)
             }
             // A route that takes no tokens does not look at them.
@@ -234,19 +237,23 @@ impl Authenticator<'_> {
         }
         match presented {
             Presented::Not => Presented::Not,
-            Presented::Good(session) => match self.check_login(&session.principal, route) {
-                Ok(()) => Presented::Good(Arc::clone(&session.principal)),
-                Err(rejection) => Presented::Bad(rejection),
-            },
+            Presented::Good(session) => Presented::Good(Arc::clone(&session.principal)),
             Presented::Bad(rejection) => Presented::Bad(rejection),
         }
     }
 
     /// A session is good at all routes of its host, and each of these says at which issuers people may have logged in.
-    fn check_login(&self, principal: &Principal, route: &Route) -> Result<(), Rejection> {
-        if route.accepts.takes_logins_at(&principal.issuer) {
+    fn check_login(
+        &self,
+        principal: &Arc<Principal>,
+        route: &Route,
+        record: &mut audit::Record,
+    ) -> Result<(), Rejection> {
+        if principal.scheme != Scheme::Session || route.accepts.takes_logins_at(&principal.issuer) {
             return Ok(());
         }
+        // Who they are is certain.
+        record.principal = Some(Arc::clone(principal));
         let logins = self.login.issuers().map(|issuer| &**issuer);
         let taken: Vec<&str> = logins.filter(|issuer| route.accepts.takes_logins_at(issuer)).collect();
         let why = format!("you signed in at `{}`, and this route takes nobody who did", principal.issuer);

@@ -1,6 +1,10 @@
 //! A route that names issuers takes the sessions of those alone, whatever holds them. People of two providers log in at its host.
 
-use crate::harness::{Answer, Doorward, Issuer, Upstream, come_back, session, streams::streaming, within};
+use crate::harness::{
+    Answer, Doorward, Issuer, Upstream, come_back, session,
+    streams::{WATCH, begin, ends_in, streaming},
+    within,
+};
 
 struct World {
     doorward: Doorward,
@@ -110,9 +114,40 @@ async fn a_route_that_names_issuers_takes_the_sessions_of_no_other() {
             }
             assert_eq!((own.status, asked.status), (403, 403), "{credential}: {}{}", own.text(), asked.text());
             assert!(own.text().contains("sign in at `corp`"), "{}", own.text());
+            let id = own.header("x-request-id").unwrap();
+            let is_named = |record: &serde_json::Value| {
+                record.to_string().contains(id)
+                    && record["actor"]["user"]["name"].as_str().is_some_and(|name| name.starts_with("partner#"))
+            };
+            within(async {
+                while !world.doorward.audit().iter().any(is_named) {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
             assert!(world.upstream.take().is_empty());
         }
     }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_a_reload_takes_its_issuer_off_the_route() {
+    let world = world().await;
+    let (corp, partner) = (world.cookie("corp").await, world.cookie("partner").await);
+    let host = format!("Host: {}", world.host);
+    let mut kept = begin(&world.doorward, WATCH, &[&host, &corp, "Connection: close"], 200).await;
+    let mut cut = begin(&world.doorward, WATCH, &[&host, &partner, "Connection: close"], 200).await;
+    let path = world.doorward.dir().join("doorward.yaml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    let after = before.replacen("schemes: [session], upstream", "schemes: [session], issuers: [corp], upstream", 1);
+    assert_ne!(after, before);
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, after).unwrap();
+    std::fs::rename(draft, path).unwrap();
+    cut.rest().await;
+    assert_eq!(ends_in(&world.doorward, "request", 1).await, ["permission_lost"]);
+    let goes_on = tokio::time::timeout(std::time::Duration::from_millis(300), kept.rest()).await;
+    assert!(goes_on.is_err(), "the twin");
 }
 
 #[tokio::test]
