@@ -145,7 +145,10 @@ fn read(file: &Path) -> Option<Vec<CertificateDer<'static>>> {
 fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, now: Timestamp) -> Result<(), Doubt> {
     let name = ServerName::try_from(host.to_owned()).map_err(|_| "this is no name that a certificate could have")?;
     let pem = BASE64_STANDARD.decode(bundle).map_err(|_| "its `caBundle` is not base64")?;
-    let authorities: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
+    // One that has ended proves nothing to EventListeners.
+    let is_valid = |der: &CertificateDer<'_>| validity(der).is_some_and(|(from, until)| from <= now && now < until);
+    let authorities: Vec<CertificateDer<'_>> =
+        CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).filter(is_valid).collect();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(authorities.iter().cloned());
     let named = |chain: &&Vec<CertificateDer<'static>>| {
@@ -167,7 +170,8 @@ fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, n
     }
     // As `openssl req -x509` makes it, unless it is told otherwise. The verifier takes none for a server's, and EventListeners do.
     if is_authority(leaf) {
-        return if leads_to(chain, &authorities) { Ok(()) } else { Err(UNKNOWN_AUTHORITY.into()) };
+        let is_led = rest.iter().all(is_valid) && leads_to(chain, &authorities);
+        return if is_led { Ok(()) } else { Err(UNKNOWN_AUTHORITY.into()) };
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -196,7 +200,7 @@ fn leads_to(chain: &[CertificateDer<'_>], authorities: &[CertificateDer<'_>]) ->
     let is_signed = |one: &X509Certificate<'_>, by: &X509Certificate<'_>| {
         one.issuer() == by.subject() && one.verify_signature(Some(by.public_key())).is_ok()
     };
-    let linked = chain.windows(2).take_while(|pair| is_signed(&pair[0], &pair[1])).count();
+    let linked = chain.iter().zip(chain.iter().skip(1)).take_while(|(one, next)| is_signed(one, next)).count();
     chain.iter().take(linked + 1).any(|one| authorities.iter().any(|authority| is_signed(one, authority)))
 }
 
