@@ -179,10 +179,10 @@ impl<C: Carrier> Turn<C> {
             return Ok(Next::Rest);
         }
         // Before it is read: all lanes of all senders may have their turn at once, and what they read nobody could refuse any more.
-        let Some(room) = self.carrier.room(held.size) else { return Ok(self.has_no_room(&held)) };
+        let Some(room) = self.carrier.room(held.size) else { return self.has_no_room(id, held, version).await };
         let request = match self.queue.request_in(room, id, now).await {
             Ok(Some(request)) => request,
-            Ok(None) => return Ok(self.has_no_room(&held)),
+            Ok(None) => return self.has_no_room(id, held, version).await,
             Err(error @ StoreError::Corrupt(_)) => {
                 let failure = Failure { kind: FailureKind::Denied, why: error.to_string() };
                 return self.failed(id, held, version, &failure).await;
@@ -201,9 +201,15 @@ impl<C: Carrier> Turn<C> {
         }
     }
 
-    fn has_no_room(&self, held: &Held) -> Next {
+    /// Waits for memory, which is no try, and no longer than deliveries are tried at all: for one that is larger than all there may be
+    /// room never comes.
+    async fn has_no_room(&self, id: &HeldId, held: Held, version: u64) -> Result<Next, StoreError> {
+        if self.clock.now() >= held.until {
+            let why = "there was no room for it in memory (`limits.buffered_bytes`)".to_owned();
+            return self.failed(id, held, version, &Failure { kind: FailureKind::Passing, why }).await;
+        }
         tracing::warn!(webhook = &*self.lane.webhook, bytes = held.size, "held deliveries wait for memory");
-        Next::Pause
+        Ok(Next::Pause)
     }
 
     async fn failed(&self, id: &HeldId, mut held: Held, version: u64, failure: &Failure) -> Result<Next, StoreError> {
