@@ -34,7 +34,7 @@ pub(super) fn start(app: &Arc<App>) {
     spawn(app, critical("stream-tokens"), |app| async move { stream_watch::watch_tokens(&app).await });
     spawn(app, critical("stream-sessions"), |app| async move { stream_watch::watch_sessions(&app).await });
     spawn(app, critical("health"), |app| async move { watch_health(&app).await });
-    spawn(app, critical("memory"), |app| async move { watch_memory(&app).await });
+    spawn(app, critical("memory-watch"), |app| async move { watch_memory(&app).await });
     if app.store.is_shared() {
         spawn(app, TaskSpec::new("audit-heads"), |app| async move { heads::share(&app).await });
         spawn(app, TaskSpec::new("rollout"), |app| async move { rollout::tell(&app).await });

@@ -362,8 +362,8 @@ async fn memory_is_looked_at_as_often_as_ever_while_the_store_hangs() {
         doorward.use_memory(910, "new streams are refused").await;
         doorward.use_memory(100, "memory ok").await;
     }
-    // Eight looks, two a second.
-    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
+    // Eight looks, two a second; behind questions to the store they took twenty.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
