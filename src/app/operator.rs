@@ -43,7 +43,7 @@ impl Operators {
                 "the configuration was refused, and the older one is kept: {}",
                 refused.problems.join("; ")
             ))
-            .help("mend it; `doorward check` tells more of each problem")),
+            .help("mend it; `doorward check` tells more of what is wrong in the files")),
             None => Err(CommandError::new(format!("the configuration is still being loaded after {RELOAD:?}"))
                 .help("`doorward status` and the log tell what becomes of it")),
         }

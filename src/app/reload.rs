@@ -154,11 +154,11 @@ impl Reloader {
         };
         // First, so that it is told everywhere once the log says so.
         self.app.requests.reload_refused();
-        self.app.outcome.refused(self.app.clock.now(), &problems);
         let first = problems.first().map_or("no reason was given", String::as_str);
         let more = problems.len().checked_sub(1).filter(|more| *more > 0);
         let more = more.map(|more| format!(" (and {more} more)")).unwrap_or_default();
         self.health.degraded(format!("the configuration was refused, and an older one is in use: {first}{more}"));
+        self.app.outcome.refused(self.app.clock.now(), &problems);
         self.app.trail.note(Note::PolicyRefused { digest: None, problems });
         tracing::error!(?cause, "the configuration was refused, and the old one is kept\n{diagnosis}");
         self.renew(&current, downstream).await;
@@ -262,8 +262,8 @@ impl Reloader {
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
         let ended = self.put_in_force(next);
         app.requests.reload_applied(number, app.clock.now());
-        app.outcome.taken();
         self.health.ok();
+        app.outcome.taken();
         if let Err(error) = self.logging.apply(&loaded.raw.log) {
             tracing::warn!(%error, "the log filter stays as it was");
         }

@@ -156,9 +156,11 @@ async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
 
 /// Whether another replica decides by a policy. It is taken to where nobody can tell: what hangs on it waits for the store anyway.
 pub async fn is_in_force_elsewhere(app: &App, digest: &str) -> bool {
-    let own = app.trail.instance();
-    let decides = |replica: &Replica| *replica.instance != *own && *replica.policy == *digest;
-    replicas(app).await.map_or(true, |replicas| replicas.iter().any(decides))
+    replicas(app).await.map_or(true, |replicas| another_decides_by(&replicas, app.trail.instance(), digest))
+}
+
+fn another_decides_by(replicas: &[Replica], own: &str, digest: &str) -> bool {
+    replicas.iter().any(|replica| *replica.instance != *own && *replica.policy == *digest)
 }
 
 #[derive(Debug, Deserialize)]
@@ -267,6 +269,10 @@ mod tests {
             generation: 1,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
         };
+        let all = [replica("own", "new", None), replica("b", "old", None)];
+        assert!(another_decides_by(&all, "own", "old"));
+        assert!(!another_decides_by(&all, "own", "new"), "it is this one that does");
+        assert!(!another_decides_by(&all, "own", "older"));
         let old = |refused| replica("b", "old", refused);
         let new = |refused| replica("a", "new", refused);
         for (looks, state) in [

@@ -10,8 +10,9 @@ use std::{
 
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncReadExt;
 
-use crate::harness::{Doorward, Issuer, Raw, Recorded, Reply, Upstream, within};
+use crate::harness::{Doorward, Issuer, Raw, Reply, Upstream, within};
 
 fn configuration(upstream: &Upstream, issuer: &Issuer, groups: &str, rules: &str) -> String {
     format!(
@@ -446,27 +447,27 @@ async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_t
 /// The end would wait for whoever a reload waits for, and the kubelet kills after a while.
 #[tokio::test]
 async fn a_signal_is_heard_while_a_reload_waits_for_an_api_server() {
-    let hangs = Arc::new(AtomicBool::new(false));
-    let script = hangs.clone();
-    let upstream = Upstream::scripted(move |_| match script.load(Ordering::SeqCst) {
-        true => Reply::Hang,
-        false => Reply::json(201, "{}"),
-    })
-    .await;
-    let issuer = Issuer::start().await;
-    let yaml = |groups| configuration(&upstream, &issuer, groups, ALLOW);
-    let (before, after) = (yaml("tekton:dev"), yaml("tekton:more"));
-    let mut doorward = Doorward::start_in(folder(), &before).await;
-    hangs.store(true, Ordering::SeqCst);
-    upstream.take();
-    swap(&doorward, &after);
-    within(async {
-        let asks = |request: &Recorded| String::from_utf8_lossy(&request.body).contains("tekton:more");
-        while !upstream.requests().iter().any(asks) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    let (asked, mut was_asked) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = server.accept().await {
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                while stream.read_buf(&mut seen).await.is_ok_and(|read| read > 0) {
+                    if String::from_utf8_lossy(&seen).contains("tekton:more") {
+                        let _ = asked.send(());
+                    }
+                }
+            });
         }
-    })
-    .await;
+    });
+    let (issuer, upstream) = (Issuer::start().await, Upstream::scripted(|_| Reply::json(200, "{}")).await);
+    let yaml = |groups| configuration(&upstream, &issuer, groups, ALLOW).replace(&upstream.url(), &url);
+    let mut doorward = Doorward::start_in(folder(), &yaml("tekton:dev")).await;
+    swap(&doorward, &yaml("tekton:more"));
+    within(was_asked.recv()).await.unwrap();
     let signalled = std::time::Instant::now();
     doorward.signal("TERM");
     within(doorward.ended()).await;
