@@ -96,9 +96,10 @@ impl From<Unreadable> for Rejection {
                  application/apply-patch+yaml.",
             ),
             Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "Send it as it is."),
-            Unreadable::Syntax(_) => {
-                (Reason::BadRequest, "Send JSON, or say by `Content-Type: application/yaml` that it is YAML.")
-            }
+            Unreadable::Syntax(_) => (
+                Reason::BadRequest,
+                "Send JSON, or say by the content type that it is YAML: `application/yaml`, or `application/apply-patch+yaml` of an apply.",
+            ),
             Unreadable::Json(_) | Unreadable::Yaml(_) => {
                 (Reason::BadRequest, "Send JSON, or YAML, that all readers read alike: each name once.")
             }

@@ -107,7 +107,7 @@ impl Tracer<'_> {
     fn pipeline_runs(&mut self, (namespace, name): (&str, &str)) -> Result<(), Failure> {
         let runs = audit::trace(self.files, "PipelineRun", namespace, name)?;
         if runs.is_empty() {
-            return self.by_tokens("PipelineRun", Tokens::PipelineRun(namespace, name), (namespace, name));
+            return self.by_tokens("PipelineRun", Tokens::PipelineRun(namespace, name), (namespace, name), "");
         }
         runs.into_iter().try_for_each(|run| self.run_with_tokens(run))
     }
@@ -119,14 +119,20 @@ impl Tracer<'_> {
         if !runs.is_empty() {
             return runs.into_iter().try_for_each(|run| self.run_with_tokens(run));
         }
-        self.by_tokens("TaskRun", Tokens::TaskRun(namespace, name), (namespace, name))
+        self.by_tokens("TaskRun", Tokens::TaskRun(namespace, name), (namespace, name), OR_A_PART)
     }
 
     /// A run that is in the trail by the tokens of its tasks alone.
-    fn by_tokens(&mut self, kind: &str, wanted: Tokens<'_>, (namespace, name): (&str, &str)) -> Result<(), Failure> {
+    fn by_tokens(
+        &mut self,
+        kind: &str,
+        wanted: Tokens<'_>,
+        (namespace, name): (&str, &str),
+        or_else: &str,
+    ) -> Result<(), Failure> {
         let tokens = audit::trace_tokens(self.files, wanted)?;
         if tokens.is_empty() {
-            self.nothing(format!("no {kind} {namespace}/{name} is in the trail: {NOT_LINKED}{OR_A_PART}"));
+            self.nothing(format!("no {kind} {namespace}/{name} is in the trail: {NOT_LINKED}{or_else}"));
         }
         self.tokens_with_cause(tokens)
     }
