@@ -178,12 +178,13 @@ impl Locations {
 
 /// Whether a text is an address with a user, and perhaps a password (RFC 3986 section 3.2.1).
 fn has_user(text: &str) -> bool {
-    let authority = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    let (rest, scheme) = text.split_once("://").map_or((text, None), |(scheme, rest)| (rest, Some(scheme)));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // Without a scheme, or with a password that an address cannot carry, only the form tells: `USER:PASSWORD@HOST`. An
     // address of mail has no `:` there, and an expression or a sentence has blanks.
-    let has_password = || text.rsplit_once('@').is_some_and(|(before, _)| before.contains(':'));
+    let has_password = || rest.rsplit_once('@').is_some_and(|(before, _)| before.contains(':'));
     let is_one_word = || !text.contains(char::is_whitespace);
-    authority.is_some_and(|authority| authority.contains('@')) || (is_one_word() && has_password())
+    (scheme.is_some() && authority.contains('@')) || (is_one_word() && has_password())
 }
 
 /// How many bytes of `written` stand before byte `offset` of the value that it denotes, found by walking quotes,
@@ -250,6 +251,7 @@ mod tests {
             "{email}",
             "{sub}@corp",
             "https://id.example.com/a",
+            "https://id.example.com/@team/x",
             "git@github.com:acme/app",
             "principal.email == 'a:b@example.com'",
             "ask the team: ops@example.com",
