@@ -169,9 +169,11 @@ impl Who {
             Self::Authenticated { .. } => Condition::new("who", "somebody who is authenticated", "no credential"),
             // As the rule names them.
             Self::Issuers { names, .. } if names.iter().all(|name| name.starts_with(WEBHOOK)) => {
-                let bare = |name: &str| name.strip_prefix(WEBHOOK).unwrap_or(name).to_owned();
-                let needs: Vec<String> = names.iter().map(|name| bare(name)).collect();
-                Condition::new(WEBHOOKS, listed(&needs), bare(&principal.issuer))
+                let bare = |name: &str| name.strip_prefix(WEBHOOK).map(str::to_owned);
+                let needs: Vec<String> = names.iter().filter_map(|name| bare(name)).collect();
+                let found = bare(&principal.issuer);
+                let found = found.unwrap_or_else(|| format!("no delivery, but {}", principal.issuer));
+                Condition::new(WEBHOOKS, listed(&needs), found)
             }
             Self::Issuers { names, .. } => Condition::new("who.issuers", names, &principal.issuer),
             Self::Kind { kind, .. } => {
@@ -190,7 +192,7 @@ impl Who {
             }
             Self::Users(users) => {
                 let given = &principal.username;
-                let looks_alike = |user: &&Arc<str>| user != &given && same_user(user, given, Reading::Wide);
+                let looks_alike = |user: &&Arc<str>| same_user(user, given, Reading::Wide);
                 let found = match users.iter().find(looks_alike) {
                     Some(user) if !users.contains(given) => format!("{given}, which only a deny takes for {user}"),
                     _ => given.to_string(),

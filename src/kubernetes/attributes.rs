@@ -51,8 +51,10 @@ impl From<InvalidAttributes> for Rejection {
     fn from(error: InvalidAttributes) -> Self {
         match error {
             // What the API server says of the resources that it knows itself.
-            InvalidAttributes::NamedCreate => Self::method_not_allowed("GET,HEAD,PUT,PATCH,DELETE", error.to_string())
-                .fix("Send it to the path without the name, or send a PUT or a PATCH."),
+            InvalidAttributes::NamedCreate => {
+                Self::method_not_allowed("GET, HEAD, PUT, PATCH, DELETE", error.to_string())
+                    .fix("Send it to the path without the name, or send a PUT or a PATCH.")
+            }
             _ => Self::new(Reason::BadRequest, format!("the request is no clear one to Kubernetes: {error}"))
                 .fix("Send a path and a query that can be read in one way only."),
         }

@@ -77,7 +77,7 @@ pub(super) fn start(issuer: &str, needed: Option<&NeededLogin>, return_to: &str)
     way("/oauth2/start", issuer, needed, return_to)
 }
 
-/// The same, where the person has to authenticate though the provider may know them.
+/// Where a login begins that has the person authenticate though the provider may know them.
 pub(super) fn start_anew(issuer: &str, needed: Option<&NeededLogin>, return_to: &str) -> String {
     way("/oauth2/start?prompt=login", issuer, needed, return_to)
 }

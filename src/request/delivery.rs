@@ -1,5 +1,5 @@
-//! Takes what comes for an EventListener, and what its sender hears of the upstream: an answer while it still waits, and one that makes it try again
-//! where the upstream did not take the delivery.
+//! Takes what comes for an EventListener, and says what its sender hears: an answer while it still waits, and one that makes it try
+//! again where the upstream did not take the delivery.
 //!
 //! Senders know few statuses. GitLab takes 3xx for success, Azure DevOps switches a hook off after 500, and those that
 //! try again do so after 503. So everything that is not the upstream's yes or no is 503 with `Retry-After`, also what a gateway in

@@ -11,8 +11,8 @@ use crate::{
 };
 
 /// Sends who looks at a page to their provider, from where they come back to it; shows the way there to who sent a form, which would be
-/// lost on it, and tells who calls from a page where to go, and
-/// who signed in from a shell what to run. Whoever comes with a token of their provider reads it in the challenge.
+/// lost on it; tells who calls from a page where to go, and who signed in from a shell what to run. Whoever comes with a token of their
+/// provider reads it in the challenge.
 pub(super) fn offer(
     rejection: Rejection,
     login: &Login,

@@ -161,7 +161,9 @@ impl States {
 
     fn set(&self, watch: usize, state: State) {
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-        watches[watch] = state;
+        if let Some(known) = watches.get_mut(watch) {
+            *known = state;
+        }
         let failed = watches.iter().find_map(|state| if let State::Failed(why) = state { Some(why) } else { None });
         match failed {
             Some(why) => self.health.failed(why.clone()),

@@ -398,7 +398,7 @@ impl Webhook {
 
     fn too_large(&self) -> Rejection {
         Rejection::new(Reason::BodyTooLarge, format!("a delivery may have {} bytes at most", self.max_body))
-            .fix("let the hook send fewer events, or raise `max_body` of its route")
+            .fix("if it is one that is wanted, raise `max_body` of the entry in `webhooks`, and of the route if that has one")
     }
 }
 

@@ -172,7 +172,7 @@ impl Login {
         }
     }
 
-    /// The provider that the person pressed the button of.
+    /// Seals what waits for a program, and stores it until `until`.
     async fn keep(
         &self,
         key: &[u8; 32],

@@ -17,7 +17,7 @@ pub(super) struct Index {
     entries: HashMap<HeldId, Entry>,
     lanes: HashMap<Lane, Waiting>,
     senders: HashMap<Arc<str>, Sender>,
-    /// What is parked, the longest ago first, in milliseconds since the Unix epoch.
+    /// What is parked, the longest ago first.
     parked: BTreeSet<(Timestamp, HeldId)>,
     /// The last of those that were looked at.
     looked_at: Option<(Timestamp, HeldId)>,
@@ -187,7 +187,7 @@ impl Index {
             self.lanes.remove(lane);
             return;
         };
-        let next = self.entries.get(first).map_or(Timestamp::default(), |entry| entry.held.next);
+        let next = self.entries.get(first).map_or_else(Timestamp::default, |entry| entry.held.next);
         let due = next.max(waiting.paused);
         waiting.due = Some(due);
         sender.later.insert((due, lane.clone()));
