@@ -222,6 +222,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn people_choose_an_account_where_prompt_login_is_an_error() {
+        for (preset, prompt) in [
+            (Some(Preset::Google), Prompt::SelectAccount),
+            (Some(Preset::GithubOauth), Prompt::SelectAccount),
+            (Some(Preset::Okta), Prompt::Login),
+            (None, Prompt::Login),
+        ] {
+            assert_eq!(LoginQuirks::of(preset).anew, prompt, "{preset:?}");
+        }
+    }
+
+    #[test]
     fn tenants_name_issuers() {
         for (preset, tenant, issuer) in [
             (Preset::Entra, Some("8f1c"), Some("https://login.microsoftonline.com/8f1c/v2.0")),
