@@ -262,5 +262,11 @@ mod tests {
             assert_eq!(judge(&bundle(&root), chain, now), Err(UNKNOWN_AUTHORITY.into()));
         }
         assert_eq!(judge(&bundle(&other), &[direct.der()], now), Err(UNKNOWN_AUTHORITY.into()), "of the same name");
+        let mut params = authority("root");
+        params.not_after = OffsetDateTime::UNIX_EPOCH + Duration::days(now - 1);
+        let ended = CertifiedIssuer::self_signed(params, key()).unwrap();
+        let direct = authority("leaf").signed_by(&key(), &ended).unwrap();
+        assert_eq!(judge(&bundle(&ended), &[direct.der()], now - 2), Ok(()));
+        assert_eq!(judge(&bundle(&ended), &[direct.der()], now), Err(UNKNOWN_AUTHORITY.into()), "it has ended");
     }
 }

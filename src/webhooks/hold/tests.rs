@@ -309,6 +309,21 @@ async fn without_room_in_memory_a_lane_rests_and_nothing_is_tried() {
     assert_eq!((fixture.seen().as_slice(), budget.used()), (&["a".to_owned()][..], 0));
 }
 
+/// Whatever came later in its repository waited for ever.
+#[tokio::test]
+async fn one_for_which_there_is_never_room_is_parked_when_its_time_is_over() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("there is no room"));
+    let id = fixture.keep("hub", "1", "large").await.unwrap();
+    let span = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0.span;
+    fixture.carrier.budget.set_limit(1);
+    fixture.start();
+    let rests = NOW + Duration::from_secs(10);
+    fixture.until("rests", async || fixture.clock.now() > rests).await;
+    assert_eq!(fixture.held().await, [("large".to_owned(), false)]);
+    fixture.clock.advance(span);
+    fixture.until("parked", async || fixture.held().await == [("large".to_owned(), true)]).await;
+}
+
 /// It is remembered for a day here, and waits for longer.
 #[tokio::test]
 async fn one_that_is_new_again_is_held_beside_the_first() {
