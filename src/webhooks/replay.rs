@@ -240,7 +240,11 @@ impl Replay {
         }
         let wanted = keys.keys.iter().map(|key| key.to_vec()).collect();
         let found = self.store.get_all(Table::Deliveries, wanted, now).await?;
-        let mut names: Vec<_> = found.iter().flatten().filter_map(|stored| keys.reopens(stored, now)?.name).collect();
+        let reopened = |found: &Option<Stored>| keys.reopens(found.as_ref()?, now);
+        // As where it is taken: the body alone says of some senders only that it is the same delivery.
+        let under_its_id = keys.anew || found.iter().take(keys.ids).any(|found| reopened(found).is_some());
+        let mut names: Vec<_> =
+            found.iter().filter(|_| under_its_id).filter_map(|found| reopened(found)?.name).collect();
         names.dedup();
         Ok(names)
     }

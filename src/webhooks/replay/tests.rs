@@ -22,6 +22,18 @@ fn reason(result: Result<Reservation, Rejection>) -> Option<Reason> {
     result.err().map(|rejection| rejection.reason())
 }
 
+/// Whoever saw a delivery heard of its body under another id that it was accepted.
+#[tokio::test]
+async fn the_body_of_a_delivery_that_waits_is_not_it_under_another_id() {
+    for replay in everywhere() {
+        let (taken, later) = (keys(1, "a", Some(1)), NOW + REDELIVERY_GAP);
+        replay.take(&taken, NOW, |_| Vec::new()).await.unwrap();
+        let names =
+            async |id, anew| replay.names(&keys(1, id, Some(1)).redeliveries(2, anew), later).await.unwrap().len();
+        assert_eq!((names("a", false).await, names("b", false).await, names("b", true).await), (1, 0, 1));
+    }
+}
+
 #[tokio::test]
 async fn what_a_second_delivery_gets() {
     struct Case {
