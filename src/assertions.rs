@@ -152,19 +152,14 @@ impl Keys {
 
     /// The key kept in `path`, made and written for its owner only if there is none.
     pub fn kept_in(path: &Path) -> io::Result<Self> {
-        let pem = match kept::read(path)? {
-            Some(pem) => pem,
-            None => {
-                let pair = Ed25519KeyPair::generate();
-                let pair = pair.map_err(|_| kept::invalid(path, "no random bytes could be had"))?;
-                let der = pair.to_pkcs8v1().map_err(|_| kept::invalid(path, "the key cannot be written"))?;
-                let text = Zeroizing::new(STANDARD.encode(der.as_ref()));
-                let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", *text);
-                let pem = Zeroizing::new(pem.into_bytes());
-                kept::write(path, &pem, 0o600)?;
-                pem
-            }
-        };
+        let pem = kept::read_or_make(path, || {
+            let pair = Ed25519KeyPair::generate();
+            let pair = pair.map_err(|_| kept::invalid(path, "no random bytes could be had"))?;
+            let der = pair.to_pkcs8v1().map_err(|_| kept::invalid(path, "the key cannot be written"))?;
+            let text = Zeroizing::new(STANDARD.encode(der.as_ref()));
+            let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", *text);
+            Ok(Zeroizing::new(pem.into_bytes()))
+        })?;
         AssertionKey::from_pem(&pem)
             .map(|key| Self(Arc::new([key])))
             .ok_or_else(|| kept::invalid(path, "the key is not an Ed25519 key in PEM (PKCS #8)"))

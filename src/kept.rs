@@ -2,18 +2,40 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Permissions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
+use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
 use crate::config::resolver::folder_of;
 
+/// What stands in a file that only its owner reads; where there is none, what `make` gives is written there first.
+///
+/// Of two processes that start at once on a new folder the second finds what the first has written: with a key of its
+/// own it could not read what the other seals.
+pub(crate) fn read_or_make(
+    path: &Path,
+    make: impl FnOnce() -> io::Result<Zeroizing<Vec<u8>>>,
+) -> io::Result<Zeroizing<Vec<u8>>> {
+    if let Some(found) = read(path)? {
+        return Ok(found);
+    }
+    let made = make()?;
+    match whole(path, &made, 0o600)?.persist_noclobber(path) {
+        Ok(_) => last(path).map(|()| made),
+        Err(taken) if taken.error.kind() == io::ErrorKind::AlreadyExists => {
+            read(path)?.ok_or_else(|| named(path, io::ErrorKind::NotFound, "it was made and taken away again"))
+        }
+        Err(failed) => Err(named(path, failed.error.kind(), &failed.error)),
+    }
+}
+
 /// What stands in a file; none if there is no such file.
-pub(crate) fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -23,20 +45,26 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 
 /// Writes a file, in place of one that is there. Once this has returned, no loss of power undoes it.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let unfinished = path.with_extension("new");
+    whole(path, bytes, mode)?.persist(path).map_err(|failed| named(path, failed.error.kind(), &failed.error))?;
+    last(path)
+}
+
+/// A file beside `path` that is to become it, with all that shall stand there.
+fn whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
     let write = || {
-        // One that was left there would keep its own mode.
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&unfinished)?;
+        let permissions = Permissions::from_mode(mode);
+        let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder_of(path))?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, path)?;
-        File::open(folder_of(path))?.sync_all()
+        file.as_file().sync_all()?;
+        Ok(file)
     };
-    write().map_err(|error| named(path, error.kind(), &error))
+    write().map_err(|error: io::Error| named(path, error.kind(), &error))
+}
+
+/// Lets the name of a file outlast a loss of power too.
+fn last(path: &Path) -> io::Result<()> {
+    let synced = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| named(path, error.kind(), &error))
 }
 
 /// That what a file holds is of no use.
@@ -50,21 +78,43 @@ fn named(path: &Path, kind: io::ErrorKind, why: &(impl fmt::Display + ?Sized)) -
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
+    fn bytes(text: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+        Ok(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
     #[test]
-    fn what_a_process_left_that_died_half_way_is_no_hindrance() {
+    fn a_file_is_made_once_and_found_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.key");
-        assert!(read(&path).unwrap().is_none());
-        fs::write(path.with_extension("new"), "half").unwrap();
-        assert!(read(&path).unwrap().is_none());
-        write(&path, b"whole", 0o600).unwrap();
-        assert_eq!(&**read(&path).unwrap().unwrap(), b"whole");
+        assert_eq!(**read_or_make(&path, || bytes("first")).unwrap(), *b"first");
+        assert_eq!(**read_or_make(&path, || panic!("it is there")).unwrap(), *b"first");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn of_two_that_make_a_file_at_once_both_have_what_the_first_wrote() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.key");
+        let second = read_or_make(&path, || {
+            assert_eq!(**read_or_make(&path, || bytes("first")).unwrap(), *b"first");
+            bytes("second")
+        });
+        assert_eq!(**second.unwrap(), *b"first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "what the second would have written is gone");
+    }
+
+    #[test]
+    fn a_file_is_written_in_place_of_another_with_its_own_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy");
+        fs::write(&path, "damaged").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        write(&path, b"whole", 0o644).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The key of the chain and the key that signs checkpoints.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, io, mem, path::Path, sync::Arc};
 
 use aws_lc_rs::{
     digest, hmac,
@@ -153,27 +153,22 @@ pub enum InvalidKey {
 /// Reads the chain key from `directory`, or makes one and keeps it there, readable by its owner only.
 pub(super) fn kept_chain_key(directory: &Path) -> io::Result<ChainKey> {
     let path = directory.join(CHAIN_KEY_FILE);
-    if let Some(text) = kept::read(&path)? {
-        return ChainKey::from_base64(&text).map_err(|error| kept::invalid(&path, &error));
-    }
-    let mut bytes = Zeroizing::new([0; 32]);
-    SystemRandom::new().fill(bytes.as_mut()).map_err(|_| kept::invalid(&path, &InvalidKey::Random))?;
-    let text = Zeroizing::new(STANDARD.encode(bytes.as_ref()) + "\n");
-    kept::write(&path, text.as_bytes(), 0o600)?;
-    ChainKey::new(bytes.as_ref()).map_err(|error| kept::invalid(&path, &error))
+    let text = kept::read_or_make(&path, || {
+        let mut bytes = Zeroizing::new([0; 32]);
+        SystemRandom::new().fill(bytes.as_mut()).map_err(|_| kept::invalid(&path, &InvalidKey::Random))?;
+        Ok(Zeroizing::new((STANDARD.encode(bytes.as_ref()) + "\n").into_bytes()))
+    })?;
+    ChainKey::from_base64(&text).map_err(|error| kept::invalid(&path, &error))
 }
 
 /// The same for the checkpoint key; its public half is put beside it for auditors.
 pub(super) fn kept_checkpoint_key(directory: &Path) -> io::Result<CheckpointKey> {
     let path = directory.join(CHECKPOINT_KEY_FILE);
-    let key = match kept::read(&path)? {
-        Some(text) => CheckpointKey::from_pem(&text).map_err(|error| kept::invalid(&path, &error))?,
-        None => {
-            let key = CheckpointKey::generate().map_err(|error| kept::invalid(&path, &error))?;
-            kept::write(&path, key.to_pem().map_err(|error| kept::invalid(&path, &error))?.as_bytes(), 0o600)?;
-            key
-        }
-    };
+    let pem = kept::read_or_make(&path, || {
+        let made = CheckpointKey::generate().and_then(|key| key.to_pem());
+        made.map(|mut pem| Zeroizing::new(mem::take(&mut *pem).into_bytes())).map_err(|error| kept::invalid(&path, &error))
+    })?;
+    let key = CheckpointKey::from_pem(&pem).map_err(|error| kept::invalid(&path, &error))?;
     let public = directory.join(CHECKPOINT_PUBLIC_KEY_FILE);
     if !public.try_exists()? {
         kept::write(&public, key.public.to_pem().as_bytes(), 0o644)?;

@@ -3,9 +3,8 @@
 //! Whoever can write to the folder can forge tokens, so it belongs to Doorward alone.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{discovery::MAX_METADATA, keys::MAX_KEY_SET};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, kept};
 
 /// What one file holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,15 +64,10 @@ impl KeptKeys {
         Ok(Some(kept))
     }
 
-    /// Writes beside and renames, so that a crash leaves the old set or the new one.
+    /// Writes it whole: a crash leaves the old set or the new one.
     pub fn save(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
-        let path = path(folder, &self.issuer);
-        let beside = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        fs::rename(&beside, &path)
+        kept::write(&path(folder, &self.issuer), &serde_json::to_vec(self)?, 0o600)
     }
 }
 

@@ -1,9 +1,7 @@
 //! How far a receiver has the trail for certain, in a small file that is replaced as a whole.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +11,7 @@ use super::{
     super::chain::{Link, Mac},
     reader::Place,
 };
-use crate::config::resolver::folder_of;
+use crate::kept;
 
 /// A place between two lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +67,7 @@ pub(super) fn save(path: &Path, position: &Position) -> io::Result<()> {
     let written = Written { file: place.file, offset: place.offset, seq: last.seq, mac, caught_up: *caught_up };
     let mut text = serde_json::to_vec(&written)?;
     text.push(b'\n');
-    let draft = path.with_extension("draft");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(&text)?;
-    file.sync_data()?;
-    fs::rename(&draft, path)?;
-    File::open(folder_of(path))?.sync_all()
+    kept::write(path, &text, 0o600)
 }
 
 #[cfg(test)]
