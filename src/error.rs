@@ -137,6 +137,18 @@ impl Reason {
         }
     }
 
+    /// Whether an upstream is to blame.
+    pub const fn is_of_upstream(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamUnreachable
+                | Self::UpstreamTimeout
+                | Self::UpstreamProtocol
+                | Self::UpstreamFailed
+                | Self::UpstreamCredential
+        )
+    }
+
     /// Whether it was decided so about a caller who is known, which no other try changes.
     pub fn is_decision(self) -> bool {
         self.status() == StatusCode::FORBIDDEN || matches!(self, Self::NeedUnmet | Self::TokenRevoked)

@@ -87,7 +87,7 @@ fn metadata(line: &mut Object<'_>, code: &'static str, correlation: Option<Uuid>
 fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, line: &mut Object<'_>) {
     let ended = record.phase == Phase::Whole || record.phase == Phase::Completed;
     let allowed = record.decision.as_ref().is_none_or(|decision| decision.outcome == Outcome::Allow)
-        && record.refusal.as_ref().is_none_or(|refusal| is_of_upstream(refusal.reason));
+        && record.refusal.as_ref().is_none_or(|refusal| refusal.reason.is_of_upstream());
     head(line, 4002, activity(&record.method), if allowed { 1 } else { 2 }, record.time);
     if ended {
         line.field("duration", millis(record));
@@ -150,14 +150,6 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
         });
     }
     line.object("unmapped", |object| details(record, caller, ended, budget, object));
-}
-
-/// Whether a request was refused after it had been let through.
-const fn is_of_upstream(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::UpstreamUnreachable | Reason::UpstreamTimeout | Reason::UpstreamProtocol | Reason::UpstreamCredential
-    )
 }
 
 fn millis(record: &Record) -> u64 {

@@ -171,15 +171,11 @@ async fn answer_by<T>(
             Err(Rejection::new(Reason::UpstreamTimeout, detail))
         }),
     };
-    result.map_err(|rejection| match rejection.reason() {
-        Reason::UpstreamUnreachable
-        | Reason::UpstreamTimeout
-        | Reason::UpstreamProtocol
-        | Reason::UpstreamFailed
-        | Reason::UpstreamCredential => {
-            rejection.with_status(StatusCode::SERVICE_UNAVAILABLE).retry_after(RETRY_AFTER).fix("send it again later")
+    result.map_err(|rejection| {
+        if !rejection.reason().is_of_upstream() {
+            return rejection;
         }
-        _ => rejection,
+        rejection.with_status(StatusCode::SERVICE_UNAVAILABLE).retry_after(RETRY_AFTER).fix("send it again later")
     })
 }
 

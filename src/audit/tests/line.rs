@@ -80,6 +80,7 @@ fn what_was_let_through_and_failed_beyond_is_told_apart_from_what_was_refused() 
     for (outcome, reason, action) in [
         (Outcome::Allow, None, 1),
         (Outcome::Allow, Some(Reason::UpstreamTimeout), 1),
+        (Outcome::Allow, Some(Reason::UpstreamFailed), 1),
         (Outcome::Allow, Some(Reason::AuditUnavailable), 2),
         (Outcome::Deny, Some(Reason::PolicyDenied), 2),
         (Outcome::StepUp, None, 2),
