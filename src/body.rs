@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 
 pub use self::{
     request::{Received, RequestBody, RequestStream},
-    response::{BodyEnd, CutStyle, EndHook, OnEnd, Outcome, ResponseBody},
+    response::{BodyEnd, CutStyle, EndHook, EndedBy, OnEnd, ResponseBody},
 };
 use crate::upstream::streams::CutReason;
 

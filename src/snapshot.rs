@@ -36,7 +36,7 @@ use crate::{
     request::route::{self, Named, Routes},
     sessions::{self, Sessions, keyring::KeyRing},
     store::{self, Revocations},
-    sts::{self, Tokens},
+    sts::{self, OwnIssuer},
     upstream::Upstream,
     webhooks,
 };
@@ -55,8 +55,8 @@ pub struct Snapshot {
     /// Names of claims that the policy looks at, for the audit trail.
     pub claims: Option<Arc<[Arc<str>]>>,
     pub assertions: Assertions,
-    /// Tokens that it issues.
-    pub tokens: Option<Tokens>,
+    /// Doorward as an issuer of tokens, where it is one.
+    pub own_issuer: Option<OwnIssuer>,
     pub sessions: Sessions,
     pub login: Login,
     /// What people see on our pages.
@@ -72,7 +72,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Has revocations know tokens of ours by the name that they have in this generation.
     pub fn name_own(&self, revocations: &Revocations) {
-        let own = self.tokens.as_ref().map(|tokens| (tokens.issuer(), tokens.name(&self.issuers)));
+        let own = self.own_issuer.as_ref().map(|own| (own.issuer(), own.name(&self.issuers)));
         let names = self.issuers.iter().map(|issuer| &**issuer.name());
         let others: Vec<&str> = names.filter(|name| own.is_none_or(|(_, own)| own != *name)).collect();
         revocations.know_own(own, &others);
@@ -262,9 +262,9 @@ impl Resolved {
         let assertion_keys = self.assertion_keys.unwrap_or_else(|| shared.assertion_keys.clone());
         let assertions = Assertions::new(&self.root.assertions, self.root.external_host.as_deref(), assertion_keys);
         let sessions = Sessions::new(settings, keys, &providers, shared.sessions.clone());
-        let tokens = self.tokens.map(|settings| Tokens::new(settings, shared.token_keys.clone()));
-        if let Some(tokens) = &tokens {
-            tokens.supply(&self.issuers);
+        let own_issuer = self.tokens.map(|settings| OwnIssuer::new(settings, shared.token_keys.clone()));
+        if let Some(own_issuer) = &own_issuer {
+            own_issuer.supply(&self.issuers);
         }
         let login = Login::new(providers, sessions.clone(), shared.logins.clone(), brand.clone());
         let root = self.root;
@@ -281,7 +281,7 @@ impl Resolved {
             claims: claims_named(&root),
             policy: Arc::new(policy),
             assertions,
-            tokens,
+            own_issuer,
             sessions,
             login,
             brand,

@@ -1,14 +1,25 @@
 //! The composition root: what one process consists of, how it starts, takes a new generation, and stops.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `process` | from the start of the process to its end |
+//! | `reload` | a new generation: built beside the one in force, swapped in whole, or refused |
+//! | `tasks` | what goes on beside requests |
+//! | `stream_watch` | whether streams that are open may go on |
+//! | `rights` | whether Kubernetes allows Doorward what its configuration needs |
+//! | `rollout`, `heads` | what replicas tell each other: the policy each decides by, the last checkpoint of its trail |
+//! | `durability` | whether a shared store keeps what it says that it has |
+//! | `operator` | the commands of operators, of which `revoke`, `sessions` and `hooks` hold some |
 
 mod durability;
 mod heads;
 mod hooks;
 mod operator;
+mod process;
 mod reload;
 mod revoke;
 pub mod rights;
 pub mod rollout;
-mod run;
 mod sessions;
 mod stream_watch;
 mod tasks;
@@ -52,7 +63,7 @@ use crate::{
 pub use self::{
     durability::check_held,
     operator::Operators,
-    run::{StartError, Started, check, check_at, run},
+    process::{StartError, Started, check, check_at, run},
 };
 
 /// What the parts of a running Doorward share.
@@ -74,7 +85,7 @@ pub struct App {
     /// Look-ups of runs and pods under way.
     pub asking: Asking,
     /// Tokens of other providers.
-    pub onward: onward::Held,
+    pub onward: onward::ProviderTokens,
     pub streams: streams::Registry,
     pub budget: ByteBudget,
     pub memory: Memory,

@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
-    App, rights,
-    run::{problems, warn_of},
+    App,
+    process::{problems, warn_of},
+    rights,
 };
 use crate::{
     admin::{
@@ -183,13 +184,13 @@ impl Reloader {
         if !problems.is_empty() {
             return Err(problems);
         }
-        if let Some(tokens) = &next.tokens {
+        if let Some(own_issuer) = &next.own_issuer {
             let app = &self.app;
-            let taken = tokens.take_over(current.tokens.as_ref(), app.vault(&next), app.clock.now()).await;
+            let taken = own_issuer.take_over(current.own_issuer.as_ref(), app.vault(&next), app.clock.now()).await;
             taken.map_err(|error| {
                 vec![format!("the configuration has no `tokens.keys`, and none can be made: {error}")]
             })?;
-            tokens.supply(&next.issuers);
+            own_issuer.supply(&next.issuers);
         }
         // First, so that all is in force once the log says so.
         self.hand_out(beside, downstream);

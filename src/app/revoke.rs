@@ -89,7 +89,7 @@ pub(super) fn known_issuer(snapshot: &Snapshot, asked: &str) -> Result<Arc<str>,
         return Ok(Arc::clone(issuer.name()));
     }
     // Who issues tokens knows its own, whether or not a route takes them.
-    let own = snapshot.tokens.as_ref().map(|tokens| (tokens.name(&snapshot.issuers), tokens.issuer()));
+    let own = snapshot.own_issuer.as_ref().map(|own| (own.name(&snapshot.issuers), own.issuer()));
     if let Some((name, _)) = own.filter(|(name, issuer)| *name == asked || ***issuer == *asked) {
         return Ok(name.into());
     }

@@ -12,7 +12,7 @@ use crate::{
     config::raw,
     request::pipeline::Worker,
     runs,
-    sts::{Tokens, ends},
+    sts::{OwnIssuer, ends},
     supervisor::{TaskHandle, TaskSpec},
     upstream::Pools,
     webhooks::hold,
@@ -140,12 +140,12 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
             let now = app.clock.now();
             let vault = app.vault(&snapshot);
             app.shared.token_keys.forget(now);
-            let Some(period) = snapshot.tokens.as_ref().and_then(Tokens::rotation) else {
-                if let Some(tokens) = &snapshot.tokens {
+            let Some(period) = snapshot.own_issuer.as_ref().and_then(OwnIssuer::rotation) else {
+                if let Some(own_issuer) = &snapshot.own_issuer {
                     if let Err(error) = app.shared.token_keys.retire(vault, now).await {
                         tracing::warn!(%error, "the keys of tokens that were made before the configuration had any are not published");
                     }
-                    tokens.supply(&snapshot.issuers);
+                    own_issuer.supply(&snapshot.issuers);
                 }
                 health.ok();
                 tokio::time::sleep(KEYS_TICK).await;
@@ -154,8 +154,8 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
             match app.shared.token_keys.renew_once(vault, period, now).await {
                 Ok(next) => {
                     health.ok();
-                    if let Some(tokens) = &snapshot.tokens {
-                        tokens.supply(&snapshot.issuers);
+                    if let Some(own_issuer) = &snapshot.own_issuer {
+                        own_issuer.supply(&snapshot.issuers);
                     }
                     tokio::time::sleep(next.since(now).min(KEYS_TICK)).await;
                 }

@@ -166,7 +166,8 @@ pub(super) fn kept_checkpoint_key(directory: &Path) -> io::Result<CheckpointKey>
     let path = directory.join(CHECKPOINT_KEY_FILE);
     let pem = kept::read_or_make(&path, || {
         let made = CheckpointKey::generate().and_then(|key| key.to_pem());
-        made.map(|mut pem| Zeroizing::new(mem::take(&mut *pem).into_bytes())).map_err(|error| kept::invalid(&path, &error))
+        made.map(|mut pem| Zeroizing::new(mem::take(&mut *pem).into_bytes()))
+            .map_err(|error| kept::invalid(&path, &error))
     })?;
     let key = CheckpointKey::from_pem(&pem).map_err(|error| kept::invalid(&path, &error))?;
     let public = directory.join(CHECKPOINT_PUBLIC_KEY_FILE);

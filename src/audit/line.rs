@@ -21,7 +21,6 @@ use crate::{
     authn::Principal,
     authz::AskedToken,
     clock::Timestamp,
-    error::Reason,
     kubernetes::{Attributes, impersonation},
     tekton::Run,
     webhooks::Facts,

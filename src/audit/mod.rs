@@ -52,7 +52,7 @@ pub use self::{
         Decision, Introspected, Issued, IssuedOnward, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream,
     },
     replay::{ReplayError, ReplayInputs},
-    report::{Access, Counted, Held, HeldSecret, Report, Row},
+    report::{Access, Configured, ConfiguredSecret, Counted, Report, Row},
     settings::{DEFAULT_FILE, Destination, Retention, Settings},
     sink::trail_files,
     token_trace::{Tokens, TracedToken, Use, introspected_in, trace_tokens},

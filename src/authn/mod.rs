@@ -12,12 +12,12 @@ pub mod principal;
 mod schemes;
 mod whose;
 
-pub(crate) use self::schemes::held;
+pub(crate) use self::schemes::stored_delivery;
 pub use self::{
     authenticated::Authenticated,
     needed_login::NeededLogin,
     principal::{Actor, CredentialId, KeyId, Kind, KnownAs, LoginFacts, Principal, Scheme},
-    schemes::{Authenticator, Outcome, wanted},
+    schemes::{Authentication, Authenticator, wanted},
     whose::Whose,
 };
 use crate::error::Rejection;

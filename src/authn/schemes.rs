@@ -72,8 +72,8 @@ pub struct Authenticator<'a> {
 
 /// What authentication leads to.
 #[derive(Debug)]
-pub enum Outcome {
-    Known(Authenticated, Option<webhooks::Claim>),
+pub enum Authentication {
+    Known(Authenticated, Option<webhooks::Taking>),
     /// An answer of our own: the way to the login, or to a sender that tries its hook.
     Respond(Response<Bytes>),
 }
@@ -86,7 +86,7 @@ impl Authenticator<'_> {
         route: &Arc<Route>,
         connection: &Connection,
         record: &mut audit::Record,
-    ) -> Result<Outcome, Rejection> {
+    ) -> Result<Authentication, Rejection> {
         if matches!(route.kind, RouteKind::Dashboard | RouteKind::Kubernetes)
             && csrf::is_preflight(request.method(), request.headers())
         {
@@ -261,7 +261,7 @@ impl Authenticator<'_> {
     }
 
     /// Sends somebody who looks at a page to the login; a program gets the refusal, which it can read.
-    fn challenge<B>(&self, request: &CleanRequest<B>, rejection: Rejection) -> Result<Outcome, Rejection> {
+    fn challenge<B>(&self, request: &CleanRequest<B>, rejection: Rejection) -> Result<Authentication, Rejection> {
         let location = request.origin().and_then(|origin| {
             self.login.challenge(&origin, request.method(), request.path(), request.query(), request.headers())
         });
@@ -273,7 +273,7 @@ impl Authenticator<'_> {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
         headers.insert(header::LOCATION, location);
-        Ok(Outcome::Respond(response))
+        Ok(Authentication::Respond(response))
     }
 
     /// The request with its body: as it comes, but read whole on its way to an EventListener, which gives it 5 s. What
@@ -305,14 +305,14 @@ impl Authenticator<'_> {
         webhook: &Arc<Webhook>,
         connection: &Connection,
         record: &mut audit::Record,
-    ) -> Result<Outcome, Rejection> {
+    ) -> Result<Authentication, Rejection> {
         let counted = |rejection: Rejection| {
             self.webhooks.refused(webhook, rejection.reason());
             rejection
         };
         webhook.check_certificate(certificate(&request, connection)).map_err(counted)?;
         if webhook.is_unsigned_ping(request.method(), request.headers()) {
-            return Ok(Outcome::Respond(Response::new(Bytes::from_static(b"pong\n"))));
+            return Ok(Authentication::Respond(Response::new(Bytes::from_static(b"pong\n"))));
         }
         let length = http_body::Body::size_hint(request.body()).exact();
         let expected =
@@ -343,13 +343,13 @@ impl Authenticator<'_> {
         check_deliveries(self.revocations, &principal).map_err(|rejection| webhook.heard(rejection))?;
         if delivery.ping {
             let answer = delivery.challenge.as_deref().unwrap_or("pong\n");
-            return Ok(Outcome::Respond(Response::new(Bytes::copy_from_slice(answer.as_bytes()))));
+            return Ok(Authentication::Respond(Response::new(Bytes::copy_from_slice(answer.as_bytes()))));
         }
-        let claim = match webhook.hold() {
-            Some(settings) => webhooks::Claim::Held(delivery.replay, settings),
+        let taking = match webhook.hold() {
+            Some(settings) => webhooks::Taking::Held(delivery.replay, settings),
             None => {
                 let reserved = self.replay.reserve(&delivery.replay, DELIVERY_LEASE, now).await?;
-                webhooks::Claim::Reserved(reserved)
+                webhooks::Taking::Reserved(reserved)
             }
         };
         let mut request = request.with_body(RequestBody::Buffered(body));
@@ -357,13 +357,13 @@ impl Authenticator<'_> {
             request.drop_query();
         }
         let authenticated = Authenticated::new(request, Arc::clone(route), principal)?;
-        Ok(Outcome::Known(authenticated, Some(claim)))
+        Ok(Authentication::Known(authenticated, Some(taking)))
     }
 }
 
 /// A delivery whose signature was verified when it came, and which was stored since. Whether it may still go on is the
 /// policy's to decide.
-pub(crate) fn held(
+pub(crate) fn stored_delivery(
     request: CleanRequest<RequestBody>,
     route: &Arc<Route>,
     facts: &Arc<webhooks::Facts>,
@@ -390,9 +390,9 @@ fn known(
     principal: Arc<Principal>,
     token: Option<Arc<Secret>>,
     record: &mut audit::Record,
-) -> Result<Outcome, Rejection> {
+) -> Result<Authentication, Rejection> {
     record.principal = Some(Arc::clone(&principal));
-    Ok(Outcome::Known(Authenticated::new(request, Arc::clone(route), principal)?.with_token(token), None))
+    Ok(Authentication::Known(Authenticated::new(request, Arc::clone(route), principal)?.with_token(token), None))
 }
 
 /// The request with its body as it comes.

@@ -18,14 +18,14 @@ use crate::upstream::{
 /// How a response's body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyEnd {
-    pub outcome: Outcome,
+    pub outcome: EndedBy,
     /// Bytes of the body that were handed to the client's connection.
     pub bytes: u64,
 }
 
 /// Who ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EndedBy {
     Complete,
     /// The client went away before the end.
     ClientAborted,
@@ -122,7 +122,7 @@ impl<E: OnEnd> ResponseBody<E> {
         self
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, outcome: EndedBy) {
         self.source = Source::Ended;
         self.cut = None;
         if let Some(hook) = self.on_end.take() {
@@ -155,19 +155,19 @@ impl<E: OnEnd> Body for ResponseBody<E> {
         let body = match &mut this.source {
             Source::Ended => return Poll::Ready(None),
             Source::Empty => {
-                this.end(Outcome::Complete);
+                this.end(EndedBy::Complete);
                 return Poll::Ready(None);
             }
             Source::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 this.note(&bytes);
-                this.end(Outcome::Complete);
+                this.end(EndedBy::Complete);
                 return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
             }
             Source::Streaming(_) => match this.poll_cut(cx) {
                 Some((reason, style)) => {
                     let is_clean = style == CutStyle::End && this.at_line_end;
-                    this.end(Outcome::Cut(reason));
+                    this.end(EndedBy::Cut(reason));
                     return Poll::Ready((!is_clean).then_some(Err(BodyError::Cut(reason))));
                 }
                 None => match &mut this.source {
@@ -182,11 +182,11 @@ impl<E: OnEnd> Body for ResponseBody<E> {
                 if let Some(data) = frame.data_ref() {
                     this.note(data);
                 } else if this.trailers == Trailers::Drop {
-                    this.end(Outcome::Complete);
+                    this.end(EndedBy::Complete);
                     return Poll::Ready(None);
                 }
                 if is_last {
-                    this.end(Outcome::Complete);
+                    this.end(EndedBy::Complete);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -196,15 +196,15 @@ impl<E: OnEnd> Body for ResponseBody<E> {
                     handle.end(CutReason::Idle);
                     is_clean = *style == CutStyle::End && this.at_line_end;
                 }
-                this.end(Outcome::Cut(CutReason::Idle));
+                this.end(EndedBy::Cut(CutReason::Idle));
                 Poll::Ready((!is_clean).then_some(Err(BodyError::Idle)))
             }
             Some(Err(error)) => {
-                this.end(Outcome::UpstreamAborted);
+                this.end(EndedBy::UpstreamAborted);
                 Poll::Ready(Some(Err(error)))
             }
             None => {
-                this.end(Outcome::Complete);
+                this.end(EndedBy::Complete);
                 Poll::Ready(None)
             }
         }
@@ -231,9 +231,9 @@ impl<E: OnEnd> Drop for ResponseBody<E> {
     fn drop(&mut self) {
         let cut = self.cut.as_ref().and_then(|(handle, _)| handle.reason());
         let outcome = match cut {
-            _ if self.is_end_stream() => Outcome::Complete,
-            Some(reason) => Outcome::Cut(reason),
-            None => Outcome::ClientAborted,
+            _ if self.is_end_stream() => EndedBy::Complete,
+            Some(reason) => EndedBy::Cut(reason),
+            None => EndedBy::ClientAborted,
         };
         self.end(outcome);
     }

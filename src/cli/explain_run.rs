@@ -240,7 +240,7 @@ fn request_facts(
     }
     let route = match resolved.routes().find(host, target.path, &method) {
         Ok(route::Target::Upstream(route)) => route,
-        Ok(route::Target::Own | route::Target::Tokens(_) | route::Target::Interceptor) => {
+        Ok(route::Target::Own | route::Target::OwnIssuer(_) | route::Target::Interceptor) => {
             return Err("this is one of Doorward's own pages, which no rule decides".into());
         }
         Err(miss) => return Err(Rejection::from(miss).detail().to_owned().into()),

@@ -7,8 +7,8 @@ use std::{
 
 use crate::{
     authn::NeededLogin,
+    client::login::{self, Address, Failure, Way},
     config::values::Span,
-    login::{self, Address, Failure, Way},
 };
 
 /// Sign in from a shell, by way of your browser, for kubectl and other programs.

@@ -5,9 +5,9 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{
+use crate::client::{
     login::Address,
-    workload::{self, Failure, Shape, Wanted},
+    token::{self, Failure, Shape, Wanted},
 };
 
 /// Swap the pod's own token for a short-lived one of Doorward's, in the step of a task.
@@ -100,7 +100,7 @@ pub fn run(args: TokenArgs) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut stdout = io::stdout();
     match (shape, operation) {
-        (Shape::Git, Some(operation)) => runtime.block_on(workload::answer_git(wanted, &operation, &mut stdout))?,
+        (Shape::Git, Some(operation)) => runtime.block_on(token::answer_git(wanted, &operation, &mut stdout))?,
         (_, Some(operation)) => {
             let operation = operation.escape_debug();
             return Err(format!("`{operation}` is only for `--as git`; a command to run follows after `--`").into());
@@ -108,9 +108,9 @@ pub fn run(args: TokenArgs) -> Result<u8, Failure> {
         (Shape::Git, None) => {
             return Err("git asks: set `credential.helper` to this command, with a `!` before it".into());
         }
-        (_, None) if !command.is_empty() => return runtime.block_on(workload::run(wanted, &command)),
-        (_, None) if keep => runtime.block_on(workload::keep(wanted))?,
-        (_, None) => runtime.block_on(workload::once(wanted, &mut stdout))?,
+        (_, None) if !command.is_empty() => return runtime.block_on(token::run(wanted, &command)),
+        (_, None) if keep => runtime.block_on(token::keep(wanted))?,
+        (_, None) => runtime.block_on(token::once(wanted, &mut stdout))?,
     }
     stdout.flush()?;
     Ok(0)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Check, Doctor, Finding};
 use crate::{
-    audit::Held,
+    audit::Configured,
     clock::{Clock, Timestamp},
     config::resolver::folder_of,
 };
@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 /// The certificates in files that the configuration names: of listeners, of clients, and authorities.
 pub(super) fn of_files(doctor: &Doctor<'_>) -> Vec<Finding> {
     let path = &doctor.loaded.path;
-    let Ok(held) = Held::of(doctor.raw(), path.clone(), folder_of(path)) else { return Vec::new() };
+    let Ok(held) = Configured::of(doctor.raw(), path.clone(), folder_of(path)) else { return Vec::new() };
     let findings = held.secrets.iter().filter_map(|held| {
         let valid = (Timestamp::from_millis(held.not_before?), Timestamp::from_millis(held.not_after?));
         Some(finding(&format!("{} ({})", held.place, held.source), valid, &doctor.clock))

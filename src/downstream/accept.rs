@@ -63,7 +63,7 @@ pub(super) struct Door {
     tickets: Option<Arc<dyn ProducesTickets>>,
     /// What accepted connections inherit of `limits.tcp_keepalive`.
     keepalive: Span,
-    policy: ArcSwap<Policy>,
+    settings: ArcSwap<DoorSettings>,
     accepted: Counter,
 }
 
@@ -74,7 +74,7 @@ impl std::fmt::Debug for Door {
 }
 
 /// What a reload changes. A connection keeps what it began with.
-pub(super) struct Policy {
+pub(super) struct DoorSettings {
     pub(super) limits: Arc<Limits>,
     pub(super) proxy_protocol_from: Arc<[IpNet]>,
     pub(super) trusted_proxies: Arc<[IpNet]>,
@@ -175,7 +175,7 @@ impl Door {
         Self {
             name: Arc::clone(&settings.name),
             configured: settings.address,
-            policy: ArcSwap::from_pointee(Policy::new(settings, limits, tickets.as_ref())),
+            settings: ArcSwap::from_pointee(DoorSettings::new(settings, limits, tickets.as_ref())),
             tickets,
             keepalive: limits.tcp_keepalive,
             accepted: metrics.accepted(&settings.name),
@@ -193,16 +193,16 @@ impl Door {
 
     fn reload(&self, settings: &ListenerSettings, limits: &Arc<Limits>) -> Option<NeedsRestart> {
         // Never from TLS to clear text under the feet of those who connect.
-        if settings.tls.is_some() != self.policy.load().tls.is_some() {
+        if settings.tls.is_some() != self.settings.load().tls.is_some() {
             return Some(NeedsRestart(format!("TLS of listener `{}` was switched on or off", self.name)));
         }
-        self.policy.store(Arc::new(Policy::new(settings, limits, self.tickets.as_ref())));
+        self.settings.store(Arc::new(DoorSettings::new(settings, limits, self.tickets.as_ref())));
         (settings.address != self.configured)
             .then(|| NeedsRestart(format!("the address of listener `{}` changed to {}", self.name, settings.address)))
     }
 }
 
-impl Policy {
+impl DoorSettings {
     fn new(settings: &ListenerSettings, limits: &Arc<Limits>, tickets: Option<&Arc<dyn ProducesTickets>>) -> Self {
         let limits = match settings.connections_per_address {
             Some(connections_per_address) => Arc::new(Limits { connections_per_address, ..(**limits).clone() }),
@@ -268,7 +268,7 @@ fn listen<S: Serve>(shared: &Arc<Shared<S>>, held: &Held) -> io::Result<Vec<Arc<
 
 async fn sweep<S: Serve>(shared: &Shared<S>, doors: &[Arc<Door>]) {
     loop {
-        let step = doors.iter().map(|door| liveness::step(&door.policy.load().limits)).min();
+        let step = doors.iter().map(|door| liveness::step(&door.settings.load().limits)).min();
         let step = step.unwrap_or(Duration::from_secs(1));
         tokio::time::sleep(step).await;
         shared.registry.sweep(step, shared.service.memory());
@@ -307,14 +307,14 @@ fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream,
     if shared.service.memory() >= Level::RefuseConnections {
         return shared.metrics.refused(Refused::Memory);
     }
-    let policy = door.policy.load_full();
-    let most = policy.limits.connections.min(descriptors_once());
-    let Some(permit) = shared.admission.admit(most) else {
+    let settings = door.settings.load_full();
+    let most = settings.limits.connections.min(descriptors_once());
+    let Some(admitted) = shared.admission.admit(most) else {
         return shared.metrics.refused(Refused::Total);
     };
-    door.follow_keepalive(&stream, policy.limits.tcp_keepalive);
+    door.follow_keepalive(&stream, settings.limits.tcp_keepalive);
     let id = shared.ids.fetch_add(1, Ordering::Relaxed);
-    tokio::spawn(connection::run(Arc::clone(shared), Arc::clone(door), policy, stream, peer, id, permit));
+    tokio::spawn(connection::run(Arc::clone(shared), Arc::clone(door), settings, stream, peer, id, admitted));
 }
 
 /// The limit of descriptors, which stays as it is while the process lives.

@@ -34,18 +34,18 @@ struct Floods {
 
 /// One counted connection; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct Admitted {
     admission: Arc<Admission>,
     counted: Option<(Arc<str>, IpAddr)>,
 }
 
 impl Admission {
     /// Counts one more connection, unless there are `limit` already.
-    pub(super) fn admit(self: &Arc<Self>, limit: u32) -> Option<Permit> {
+    pub(super) fn admit(self: &Arc<Self>, limit: u32) -> Option<Admitted> {
         self.total
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| (total < limit).then_some(total + 1))
             .ok()
-            .map(|_| Permit { admission: Arc::clone(self), counted: None })
+            .map(|_| Admitted { admission: Arc::clone(self), counted: None })
     }
 
     fn is_blamed(&self, address: IpAddr, most: u32, now: Instant) -> bool {
@@ -67,7 +67,7 @@ impl Admission {
     }
 }
 
-impl Permit {
+impl Admitted {
     /// Counts the connection to a listener for its address too, unless that has as many as it may, or has flooded us lately.
     pub(super) fn count_for(
         &mut self,
@@ -100,7 +100,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for Admitted {
     fn drop(&mut self) {
         self.admission.total.fetch_sub(1, Ordering::Relaxed);
         let Some(counted) = self.counted.take() else { return };
@@ -158,8 +158,8 @@ mod tests {
         let limits = Limits { floods_per_address: most, ..Limits::default() };
         let main: Arc<str> = "main".into();
         let admit = |address, now| {
-            let mut permit = admission.admit(10).unwrap();
-            permit.count_for(&main, address, &limits, now).map(|()| permit)
+            let mut admitted = admission.admit(10).unwrap();
+            admitted.count_for(&main, address, &limits, now).map(|()| admitted)
         };
         for flood in 0..most {
             admit(bad, now).unwrap_or_else(|_| panic!("flood {flood}")).blame(pause, now);

@@ -13,8 +13,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Connection, Protocol, Serve,
-    accept::{Door, Policy, Shared},
-    admission::Permit,
+    accept::{Door, DoorSettings, Shared},
+    admission::Admitted,
     http_server,
     io::{Prefix, SNIFF},
     liveness::Liveness,
@@ -31,16 +31,16 @@ const HTTP2_PREFACE: &[u8; SNIFF] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) async fn run<S: Serve>(
     shared: Arc<Shared<S>>,
     door: Arc<Door>,
-    policy: Arc<Policy>,
+    settings: Arc<DoorSettings>,
     stream: TcpStream,
     peer: SocketAddr,
     id: u64,
-    permit: Permit,
+    admitted: Admitted,
 ) {
     let _panic = CountPanic(&shared.metrics);
-    let liveness = Arc::new(Liveness::new(&policy.limits));
-    let registered = shared.registry.register(id, Arc::clone(&liveness), Arc::clone(&policy.limits), permit);
-    let opening = Opening { shared: &shared, door: &door, policy: &policy, liveness: &liveness, registered, id };
+    let liveness = Arc::new(Liveness::new(&settings.limits));
+    let registered = shared.registry.register(id, Arc::clone(&liveness), Arc::clone(&settings.limits), admitted);
+    let opening = Opening { shared: &shared, door: &door, settings: &settings, liveness: &liveness, registered, id };
     tokio::select! {
         biased;
         () = liveness.aborted() => {
@@ -60,7 +60,7 @@ pub(super) async fn run<S: Serve>(
 struct Opening<'a, S> {
     shared: &'a Arc<Shared<S>>,
     door: &'a Door,
-    policy: &'a Policy,
+    settings: &'a DoorSettings,
     liveness: &'a Arc<Liveness>,
     registered: Registered,
     id: u64,
@@ -79,18 +79,18 @@ impl<S: Serve> Opening<'_, S> {
 
     /// `None` if the peer went away or TLS failed.
     async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) -> Result<Option<Http>, Refused> {
-        let header_timeout = self.policy.limits.header_timeout.get();
+        let header_timeout = self.settings.limits.header_timeout.get();
         let Ok(local) = stream.local_addr() else { return Ok(None) };
-        let from_balancer = contains(&self.policy.proxy_protocol_from, peer);
+        let from_balancer = contains(&self.settings.proxy_protocol_from, peer);
         let announced = if from_balancer { announced(&mut stream, header_timeout).await? } else { None };
         let peer = announced.unwrap_or(peer);
         // An ingress or a balancer speaks for many; its own limits hold for them. Whether its `X-Forwarded-*` are believed
         // is no matter of the connection: each request is judged by the generation that it begins with.
-        let speaks_for_many = contains(&self.policy.trusted_proxies, peer) || (from_balancer && announced.is_none());
+        let speaks_for_many = contains(&self.settings.trusted_proxies, peer) || (from_balancer && announced.is_none());
         if speaks_for_many {
             self.liveness.speaks_for_many();
         } else {
-            self.registered.count_for(&self.door.name, peer.ip(), &self.policy.limits)?;
+            self.registered.count_for(&self.door.name, peer.ip(), &self.settings.limits)?;
         }
         let mut connection = Connection {
             id: self.id,
@@ -101,9 +101,9 @@ impl<S: Serve> Opening<'_, S> {
             protocol: Protocol::Http1,
             tls: None,
         };
-        if let Some(config) = &self.policy.tls {
+        if let Some(config) = &self.settings.tls {
             let acceptor = TlsAcceptor::from(Arc::clone(config));
-            let handshake = timeout(self.policy.limits.handshake_timeout.get(), acceptor.accept(stream)).await;
+            let handshake = timeout(self.settings.limits.handshake_timeout.get(), acceptor.accept(stream)).await;
             let Some(stream) = self.handshake(handshake) else { return Ok(None) };
             let (_, session) = stream.get_ref();
             connection.tls = Some(TlsInfo::of(session));
@@ -141,7 +141,7 @@ impl<S: Serve> Opening<'_, S> {
         self.shared.metrics.served(connection.protocol.as_str());
         let server = http_server::Server {
             shared: Arc::clone(self.shared),
-            limits: Arc::clone(&self.policy.limits),
+            limits: Arc::clone(&self.settings.limits),
             liveness: Arc::clone(self.liveness),
             connection: Arc::new(connection),
         };

@@ -168,8 +168,8 @@ mod tests {
         let liveness = Arc::new(Liveness::default());
         liveness.enter(phase);
         let registry = Arc::new(Registry::new(Drain::default(), Metrics::default()));
-        let permit = Arc::new(Admission::default()).admit(1).unwrap();
-        let counted = registry.register(1, Arc::clone(&liveness), Arc::new(Limits::default()), permit);
+        let admitted = Arc::new(Admission::default()).admit(1).unwrap();
+        let counted = registry.register(1, Arc::clone(&liveness), Arc::new(Limits::default()), admitted);
         let (ours, theirs) = tokio::io::duplex(256);
         (Io::new(ours, Prefix::default(), Some(Scanner::default()), liveness, counted), theirs)
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    admission::Permit,
+    admission::Admitted,
     drain::{Drain, Phase as DrainPhase},
     liveness::{Command, Liveness},
     metrics::{Metrics, Refused},
@@ -36,7 +36,7 @@ struct Entry {
 pub(super) struct Registered {
     registry: Arc<Registry>,
     id: u64,
-    permit: Permit,
+    admitted: Admitted,
 }
 
 impl Registry {
@@ -49,12 +49,12 @@ impl Registry {
         id: u64,
         liveness: Arc<Liveness>,
         limits: Arc<Limits>,
-        permit: Permit,
+        admitted: Admitted,
     ) -> Registered {
         self.lock().insert(id, Entry { liveness, limits, http2: false });
         self.drain.opened();
         self.metrics.active.inc();
-        Registered { registry: Arc::clone(self), id, permit }
+        Registered { registry: Arc::clone(self), id, admitted }
     }
 
     /// Passes over all connections and closes those that are beyond a limit.
@@ -94,7 +94,7 @@ impl Registry {
 impl Registered {
     /// Counts the connection for its address, unless that may have no more.
     pub(super) fn count_for(&mut self, listener: &Arc<str>, address: IpAddr, limits: &Limits) -> Result<(), Refused> {
-        self.permit.count_for(listener, address, limits, Instant::now())
+        self.admitted.count_for(listener, address, limits, Instant::now())
     }
 
     pub(super) fn speaks_http2(&self) {
@@ -108,7 +108,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let entry = self.registry.lock().remove(&self.id);
         if let Some(entry) = entry.filter(|entry| entry.liveness.is_flooded()) {
-            self.permit.blame(entry.limits.flood_pause.get(), Instant::now());
+            self.admitted.blame(entry.limits.flood_pause.get(), Instant::now());
         }
         self.registry.metrics.active.dec();
         self.registry.drain.closed();

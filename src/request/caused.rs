@@ -213,7 +213,7 @@ impl Worker {
     /// it cannot be kept at all, its tasks get no tokens: a run that names a request of ours is not looked for by its event.
     async fn note_cause(&self, snapshot: &Arc<Snapshot>, caused: Caused<&str>, by: &Causing) {
         let Causing { id, principal, upstream, route } = by;
-        let (Some(tokens), Some(principal)) = (&snapshot.tokens, principal) else { return };
+        let (Some(own_issuer), Some(principal)) = (&snapshot.own_issuer, principal) else { return };
         let route = snapshot.raw.routes.iter().find(|known| route.as_deref() == Some(&*known.name));
         // The Dashboard's back end makes runs at this one.
         let behind = route.and_then(|route| route.kubernetes.as_deref());
@@ -221,8 +221,8 @@ impl Worker {
         let mut is_kept = false;
         let clusters: Vec<&Arc<str>> = match caused {
             // Whoever answers a request to make a run can name the run of another cluster.
-            Caused::Run(_) => tokens.clusters_of_run(&upstreams).collect(),
-            Caused::Event(_) => tokens.clusters_of_event(&upstreams).collect(),
+            Caused::Run(_) => own_issuer.clusters_of_run(&upstreams).collect(),
+            Caused::Event(_) => own_issuer.clusters_of_event(&upstreams).collect(),
         };
         for cluster in clusters {
             is_kept = true;
@@ -237,7 +237,7 @@ impl Worker {
                 Err(error) => keeping.gave_up(&error),
             }
         }
-        if !is_kept && tokens.has_clusters() {
+        if !is_kept && own_issuer.has_clusters() {
             tracing::warn!(
                 request_id = %id,
                 upstream = upstream.as_deref(),

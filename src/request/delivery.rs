@@ -34,7 +34,7 @@ use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
     snapshot::Snapshot,
-    webhooks::{Claim, EventId, Reservation},
+    webhooks::{EventId, Reservation, Taking},
 };
 
 /// The upstream has so much time even if the sender used up its own.
@@ -56,15 +56,15 @@ impl Worker {
         snapshot: &Arc<Snapshot>,
         authenticated: Authenticated,
         route: &Arc<Route>,
-        claim: Option<Claim>,
+        taking: Option<Taking>,
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
-        let sender = route.webhook.as_ref().filter(|_| claim.is_some());
-        let taken = match claim {
-            Some(Claim::Held(keys, settings)) => {
+        let sender = route.webhook.as_ref().filter(|_| taking.is_some());
+        let taken = match taking {
+            Some(Taking::Held(keys, settings)) => {
                 Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await
             }
-            Some(Claim::Reserved(reservation)) => {
+            Some(Taking::Reserved(reservation)) => {
                 self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await
             }
             None => self.deliver(snapshot, authenticated, route, None, exchange).await,

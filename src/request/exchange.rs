@@ -16,7 +16,7 @@ use super::host::normalise;
 use crate::{
     admin::metrics::{InFlight, Outcome, RouteMetrics},
     audit::{self, Phase, Record, Reservation, Trail},
-    body::{BodyEnd, OnEnd, Outcome as End, Received},
+    body::{BodyEnd, EndedBy, OnEnd, Received},
     clock::Timestamp,
     downstream::{Connection, TlsInfo, TlsVersion},
     error::Rejection,
@@ -234,10 +234,10 @@ impl Exchange {
             record.body_digest = record.body_digest.or_else(|| received.digest());
         }
         record.ended = match end.outcome {
-            End::Complete => None,
-            End::ClientAborted => Some(Cow::Borrowed("client_gone")),
-            End::UpstreamAborted => Some(Cow::Borrowed("upstream_gone")),
-            End::Cut(reason) => Some(Cow::Borrowed(reason.as_str())),
+            EndedBy::Complete => None,
+            EndedBy::ClientAborted => Some(Cow::Borrowed("client_gone")),
+            EndedBy::UpstreamAborted => Some(Cow::Borrowed("upstream_gone")),
+            EndedBy::Cut(reason) => Some(Cow::Borrowed(reason.as_str())),
         };
         let scheme = record.principal.as_ref().map(|principal| principal.scheme);
         open.metrics.record(scheme, open.outcome, open.to_answer.unwrap_or(record.latency));
@@ -256,7 +256,7 @@ impl OnEnd for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.end(BodyEnd { outcome: End::ClientAborted, bytes: 0 });
+        self.end(BodyEnd { outcome: EndedBy::ClientAborted, bytes: 0 });
     }
 }
 

@@ -73,7 +73,7 @@ impl Worker {
         }
         let route = match snapshot.routes.find(request.host(), request.path(), request.method())? {
             Target::Upstream(route) => route,
-            Target::Own | Target::Tokens(_) | Target::Interceptor => {
+            Target::Own | Target::OwnIssuer(_) | Target::Interceptor => {
                 return Err(Rejection::new(Reason::PolicyDenied, "this path is Doorward's own")
                     .fix("let the proxy send `/oauth2/` and `/.doorward/` to Doorward, and not ask about them"));
             }
@@ -89,12 +89,12 @@ impl Worker {
         let now = self.app.clock.now();
         let authenticator = self.authenticator(snapshot);
         let authenticated = match authenticator.authenticate(request, &route, connection, exchange.record()).await? {
-            authn::Outcome::Known(authenticated, _) => authenticated,
+            authn::Authentication::Known(authenticated, _) => authenticated,
             // nginx takes nothing but 2xx, 401 and 403, and sends people to the login itself (`error_page 401`).
-            authn::Outcome::Respond(_) if proxy == ForwardAuth::Nginx => {
+            authn::Authentication::Respond(_) if proxy == ForwardAuth::Nginx => {
                 return Err(Rejection::new(Reason::CredentialMissing, "nobody is signed in").fix("sign in"));
             }
-            authn::Outcome::Respond(response) => return Ok(own(response, id)),
+            authn::Authentication::Respond(response) => return Ok(own(response, id)),
         };
         if matches!(authenticated.page(), Some(Page::ExternalLog { .. })) {
             return Err(only_through_us("who may read this log is asked of the API server when Doorward forwards"));

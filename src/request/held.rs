@@ -26,7 +26,7 @@ use crate::{
     audit::Record,
     authn::{self, Authenticated},
     authz::{Permit, authorize},
-    body::{BodyEnd, OnEnd, Outcome as End, RequestBody},
+    body::{BodyEnd, EndedBy, OnEnd, RequestBody},
     clock::Timestamp,
     config::raw::RouteKind,
     error::{Reason, Rejection},
@@ -91,7 +91,7 @@ impl Worker {
         record.body_digest = Some(sha256(&[&body]));
         let request = restore(&head, record.id, RequestBody::Buffered(body))?;
         record.trace = Some(request.meta().trace.trace_bytes());
-        let authenticated = authn::held(request, route, &facts, &self.app.revocations, record)?;
+        let authenticated = authn::stored_delivery(request, route, &facts, &self.app.revocations, record)?;
         let once = Once { id: *id.once(), window: None };
         let deadline = Instant::now() + TRY;
         let is_sent = AtomicBool::new(false);
@@ -166,7 +166,7 @@ impl Carrier for Worker {
                 Brought::Failed(failure)
             }
         };
-        exchange.on_end(BodyEnd { outcome: End::Complete, bytes: 0 });
+        exchange.on_end(BodyEnd { outcome: EndedBy::Complete, bytes: 0 });
         brought
     }
 }

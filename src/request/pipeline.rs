@@ -190,7 +190,7 @@ impl Worker {
             return Err(short_of_memory());
         }
         let target = snapshot.routes.find(request.host(), request.path(), request.method());
-        if let Ok(Target::Own | Target::Tokens(_) | Target::Interceptor) = target {
+        if let Ok(Target::Own | Target::OwnIssuer(_) | Target::Interceptor) = target {
             refuse_impersonation(&request)?;
         }
         let route = match target {
@@ -199,9 +199,9 @@ impl Worker {
                 let answer = Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await;
                 return answer.map(|response| own(response, id));
             }
-            Ok(Target::Tokens(endpoint)) => {
-                let Some(tokens) = &snapshot.tokens else { return Err(Miss::Path.into()) };
-                let answer = sts::answer(&self.app, &self.pools, snapshot, tokens, (endpoint, request), exchange);
+            Ok(Target::OwnIssuer(endpoint)) => {
+                let Some(own_issuer) = &snapshot.own_issuer else { return Err(Miss::Path.into()) };
+                let answer = sts::answer(&self.app, &self.pools, snapshot, own_issuer, (endpoint, request), exchange);
                 let answer = Box::pin(answer).await;
                 return answer.map(|response| own(response, id));
             }
@@ -227,13 +227,13 @@ impl Worker {
             }
             _ => rejection,
         })?;
-        let (authenticated, claim) = match authenticated {
-            authn::Outcome::Known(authenticated, claim) => (authenticated, claim),
-            authn::Outcome::Respond(response) => return Ok(own(response, id)),
+        let (authenticated, taking) = match authenticated {
+            authn::Authentication::Known(authenticated, taking) => (authenticated, taking),
+            authn::Authentication::Respond(response) => return Ok(own(response, id)),
         };
         let authenticated = self.read_what_it_changes(snapshot, authenticated, exchange).await?;
         match route.kind {
-            RouteKind::Webhook => Box::pin(self.take_delivery(snapshot, authenticated, &route, claim, exchange)).await,
+            RouteKind::Webhook => Box::pin(self.take_delivery(snapshot, authenticated, &route, taking, exchange)).await,
             RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
             _ => self.forward(snapshot, self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
         }
@@ -326,7 +326,7 @@ impl Worker {
         let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());
         let forwarded = match prepared {
             Err(rejection) => Err(rejection),
-            Ok(()) if makes_a_run && snapshot.tokens.is_some() => {
+            Ok(()) if makes_a_run && snapshot.own_issuer.is_some() => {
                 Box::pin(self.send_and_note_run(snapshot, cleared, exchange)).await
             }
             Ok(()) => self.send(&mut cleared).await,

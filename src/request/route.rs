@@ -58,7 +58,7 @@ pub enum Target {
     /// To an endpoint of Doorward itself, which can never forward.
     Own,
     /// To an endpoint of the issuer of tokens.
-    Tokens(Endpoint),
+    OwnIssuer(Endpoint),
     /// To the interceptor, which is asked by EventListeners.
     Interceptor,
 }
@@ -162,7 +162,7 @@ impl Routes {
         }
         let is_external = self.external.as_deref() == Some(host);
         if let Some(endpoint) = Endpoint::at(path).filter(|_| self.tokens && is_external) {
-            return Ok(Target::Tokens(endpoint));
+            return Ok(Target::OwnIssuer(endpoint));
         }
         let Some(entry) = self.exact.get(host).or_else(|| self.wildcard(host)) else {
             return if is_own(path, false, is_external) { Ok(Target::Own) } else { Err(Miss::Path) };

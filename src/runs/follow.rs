@@ -119,9 +119,9 @@ async fn note(app: &App, run: Linked) -> Result<(), FollowError> {
 
 /// The cluster whose runs are watched, as exchanges know it. One that two issuers stand for is neither.
 fn cluster(snapshot: &Snapshot) -> Option<Arc<str>> {
-    let (runs, tokens) = (snapshot.raw.runs.as_ref()?, snapshot.tokens.as_ref()?);
+    let (runs, own_issuer) = (snapshot.raw.runs.as_ref()?, snapshot.own_issuer.as_ref()?);
     let upstreams = [runs.kubernetes.as_str()];
-    let mut clusters = tokens.clusters_of_run(&upstreams);
+    let mut clusters = own_issuer.clusters_of_run(&upstreams);
     clusters.next().filter(|_| clusters.next().is_none()).cloned()
 }
 

@@ -84,9 +84,8 @@ impl KeyRing {
 
     /// The key kept in `path`, made and written for its owner only if there is none.
     pub fn kept_in(path: &Path) -> io::Result<Self> {
-        let text = kept::read_or_make(path, || {
-            Ok(Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()).into_bytes()))
-        })?;
+        let text =
+            kept::read_or_make(path, || Ok(Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()).into_bytes())))?;
         let key = decode(&text).ok_or_else(|| kept::invalid(path, "the key is not 32 bytes as base64"))?;
         Ok(Self(Arc::new([key])))
     }

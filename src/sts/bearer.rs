@@ -126,7 +126,7 @@ impl Exchanger<'_> {
 
     /// Where objects of a cluster are looked up, by the name of its issuer.
     pub(super) fn lookup<'a>(&'a self, cluster: &'a Arc<str>) -> Result<Lookup<'a>, Refusal> {
-        let found = self.tokens.settings.clusters.get(cluster);
+        let found = self.own_issuer.settings.clusters.get(cluster);
         let found = found.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the cluster is not known"))?;
         let (ends, asking, clock) = (&self.app.ends, &self.app.asking, &self.app.clock);
         Ok(Lookup { ends, asking, clock, cluster, pools: self.pools, server: &found.server })
@@ -150,7 +150,7 @@ impl Exchanger<'_> {
         {
             exchange.reserve(2)?;
             let until = Timestamp::from_secs(expires) + AFTER;
-            let target = Target::Token { issuer: self.tokens.name(&self.snapshot.issuers), id: jti };
+            let target = Target::Token { issuer: self.own_issuer.name(&self.snapshot.issuers), id: jti };
             self.app.revocations.revoke(target, "its holder has done with it", until).await?;
             exchange.record().revoked = Some(jti.to_owned());
             exchange.decided().await?;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{
-    Tokens,
+    OwnIssuer,
     claims::{self, AccessToken},
     form::{ACCESS_TOKEN, ExchangeRequest, Form},
     grant::Granted,
@@ -37,7 +37,7 @@ pub struct Exchanger<'a> {
     pub app: &'a App,
     pub pools: &'a Pools,
     pub snapshot: &'a Snapshot,
-    pub tokens: &'a Tokens,
+    pub own_issuer: &'a OwnIssuer,
     pub keys: &'a SigningKeys,
 }
 
@@ -73,7 +73,7 @@ impl Exchanger<'_> {
         let subject = if asked.actor_token.is_some() { self.as_themselves(subject) } else { subject };
         exchange.record().principal = Some(Arc::clone(&subject));
         // What is a registry is for who has a credential.
-        if self.tokens.settings.registries.get(&asked.audience).is_some() {
+        if self.own_issuer.settings.registries.get(&asked.audience).is_some() {
             registry::check_scopes(asked.scopes.as_deref().unwrap_or_default())?;
         }
         let party = match &asked.actor_token {
@@ -126,8 +126,8 @@ impl Exchanger<'_> {
     ) -> Result<Given, Refusal> {
         let (task, now) = (party.task(), view.now);
         let audience = view.token.map(|token| token.audience).unwrap_or_default();
-        let registry = self.tokens.settings.registries.get(audience);
-        let lifetime = registry.map_or(self.tokens.settings.lifetime, |registry| registry.lifetime);
+        let registry = self.own_issuer.settings.registries.get(audience);
+        let lifetime = registry.map_or(self.own_issuer.settings.lifetime, |registry| registry.lifetime);
         let given_until = self.given_until(party, view, &granted);
         let expires = claims::expires(now, lifetime, party.ends, task).min(given_until);
         // What lasts no second is of no use to anybody.
@@ -141,7 +141,7 @@ impl Exchanger<'_> {
         let scope = granted.scopes.join(" ");
         let client = client(&party.principal)?;
         let claims = AccessToken {
-            iss: self.tokens.issuer(),
+            iss: self.own_issuer.issuer(),
             sub: &party.principal.username,
             aud: audience,
             client_id: &client,
@@ -156,8 +156,8 @@ impl Exchanger<'_> {
             acting: &party.principal.acting,
             run: task.map(claims::run).unwrap_or_default(),
         };
-        let issuer: Arc<str> = self.tokens.name(&self.snapshot.issuers).into();
-        let onward = self.tokens.settings.onward.get(audience);
+        let issuer: Arc<str> = self.own_issuer.name(&self.snapshot.issuers).into();
+        let onward = self.own_issuer.settings.onward.get(audience);
         let parties = parties(&party.principal, onward.is_none().then_some(&issuer));
         let issued = audit::Issued {
             token: jti.clone(),
@@ -196,7 +196,8 @@ impl Exchanger<'_> {
     pub(super) async fn authenticate(&self, parameter: &'static str, token: &str) -> Result<Arc<Principal>, Refusal> {
         self.check_revocations()?;
         let revoked = |principal: &Principal| self.app.revocations.is_revoked(principal).is_some();
-        let authenticated = self.snapshot.issuers.authenticate(token, &self.tokens.settings.accepts, &revoked).await;
+        let authenticated =
+            self.snapshot.issuers.authenticate(token, &self.own_issuer.settings.accepts, &revoked).await;
         authenticated.map_err(|rejection| Refusal::of_token(parameter, &rejection))
     }
 }

@@ -212,7 +212,7 @@ impl Exchanger<'_> {
         let whom = match party.task() {
             Some(task) => {
                 let none = || "none".to_owned();
-                let cluster = match self.tokens.has_several_clusters() {
+                let cluster = match self.own_issuer.has_several_clusters() {
                     true => format!(" of cluster {}", task.view.cluster),
                     false => String::new(),
                 };

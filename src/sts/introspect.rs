@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
 use super::{
-    Tokens,
+    OwnIssuer,
     exchange::Exchanger,
     form::Form,
     refusal::{Refusal, answer},
@@ -78,7 +78,7 @@ impl Exchanger<'_> {
         body: &[u8],
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
-        let Some(server) = self.tokens.resource_server(request.headers()) else {
+        let Some(server) = self.own_issuer.resource_server(request.headers()) else {
             let detail = "whoever asks about tokens must be one of `tokens.resource_servers`".into();
             exchange.record().refusal = Some(audit::Refusal { reason: Reason::CredentialMissing, detail });
             return Ok(unknown_client());
@@ -119,14 +119,14 @@ impl Exchanger<'_> {
             on_behalf_of: on_behalf_of(claims),
             acting: acting(claims),
             expires,
-            ..Principal::new(Scheme::Bearer, self.tokens.name(&self.snapshot.issuers), subject, subject)
+            ..Principal::new(Scheme::Bearer, self.own_issuer.name(&self.snapshot.issuers), subject, subject)
         };
-        let is_ours = text("iss") == Some(self.tokens.issuer()) && self.app.clock.now() < expires;
+        let is_ours = text("iss") == Some(self.own_issuer.issuer()) && self.app.clock.now() < expires;
         (is_ours && self.app.revocations.is_revoked(&principal).is_none()).then_some(principal)
     }
 }
 
-impl Tokens {
+impl OwnIssuer {
     /// The server that a request authenticates as, by `client_secret_basic` (RFC 6749 section 2.3.1).
     fn resource_server(&self, headers: &HeaderMap) -> Option<&ResourceServer> {
         let (id, secret) = basic(headers)?;

@@ -92,14 +92,14 @@ const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(60)..=MAX_LIFETI
 /// The shortest time for which a key signs.
 const MIN_ROTATE: Duration = Duration::from_secs(3600);
 
-/// The issuer of a generation.
+/// Doorward as an issuer, as one generation of the configuration has it.
 #[derive(Debug)]
-pub struct Tokens {
+pub struct OwnIssuer {
     settings: Settings,
     kept: Kept,
 }
 
-impl Tokens {
+impl OwnIssuer {
     pub fn new(settings: Settings, kept: Kept) -> Self {
         Self { settings, kept }
     }
@@ -201,7 +201,7 @@ pub async fn answer(
     app: &App,
     pools: &Pools,
     snapshot: &Snapshot,
-    tokens: &Tokens,
+    own_issuer: &OwnIssuer,
     (endpoint, request): (Endpoint, CleanRequest<Incoming>),
     exchange: &mut Exchange,
 ) -> Result<Response<Bytes>, Rejection> {
@@ -213,14 +213,19 @@ pub async fn answer(
         return Err(Rejection::method_not_allowed(allow, detail));
     }
     match endpoint {
-        Endpoint::Registry => Ok(registry::answer(app, pools, snapshot, tokens, request.take_body().0, exchange).await),
-        Endpoint::Keys => Ok(public(tokens.keys_or_refuse(app.clock.now())?.set().clone(), "application/jwk-set+json")),
+        Endpoint::Registry => {
+            Ok(registry::answer(app, pools, snapshot, own_issuer, request.take_body().0, exchange).await)
+        }
+        Endpoint::Keys => {
+            Ok(public(own_issuer.keys_or_refuse(app.clock.now())?.set().clone(), "application/jwk-set+json"))
+        }
         Endpoint::Metadata => {
-            let document = metadata::document(tokens.issuer(), &tokens.keys_or_refuse(app.clock.now())?).to_string();
+            let document =
+                metadata::document(own_issuer.issuer(), &own_issuer.keys_or_refuse(app.clock.now())?).to_string();
             Ok(public(document.into(), "application/json"))
         }
         Endpoint::Form(form) => {
-            let done = answer_form(app, pools, snapshot, tokens, (form, request), exchange).await?;
+            let done = answer_form(app, pools, snapshot, own_issuer, (form, request), exchange).await?;
             Ok(done.unwrap_or_else(|refusal| {
                 refused(&refusal, exchange);
                 refusal.answer()
@@ -234,7 +239,7 @@ async fn answer_form(
     app: &App,
     pools: &Pools,
     snapshot: &Snapshot,
-    tokens: &Tokens,
+    own_issuer: &OwnIssuer,
     (form, request): (FormEndpoint, CleanRequest<Incoming>),
     exchange: &mut Exchange,
 ) -> Result<Result<Response<Bytes>, Refusal>, Rejection> {
@@ -243,11 +248,11 @@ async fn answer_form(
     }
     let (request, body) = request.take_body();
     let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_BODY), &app.budget).await?;
-    let keys = match tokens.keys_or_refuse(app.clock.now()) {
+    let keys = match own_issuer.keys_or_refuse(app.clock.now()) {
         Err(rejection) => return Ok(Err(Refusal::from(rejection))),
         Ok(keys) => keys,
     };
-    let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
+    let exchanger = Exchanger { app, pools, snapshot, own_issuer, keys: &keys };
     Ok(match form {
         FormEndpoint::Token => exchanger.exchange(&request, &body, exchange).await,
         FormEndpoint::Revoke => exchanger.revoke(&request, &body, exchange).await,

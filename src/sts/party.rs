@@ -47,7 +47,7 @@ pub(super) struct OfTask {
 impl Exchanger<'_> {
     /// Of the token of a pod, who caused the run in it.
     pub(super) async fn party(&self, subject: Arc<Principal>, now: Timestamp) -> Result<Party, Refusal> {
-        let Some(Cluster { namespaces, .. }) = self.tokens.settings.clusters.get(&subject.issuer) else {
+        let Some(Cluster { namespaces, .. }) = self.own_issuer.settings.clusters.get(&subject.issuer) else {
             let act = subject.act(self.identifier(&subject.issuer));
             return Ok(Party { ends: subject.expires, principal: subject, act, of: None });
         };
@@ -61,7 +61,7 @@ impl Exchanger<'_> {
         if task.pipeline_run().is_some() {
             seen(&[ends::Kind::PipelineRun])?;
         }
-        let several = self.tokens.has_several_clusters();
+        let several = self.own_issuer.has_several_clusters();
         let cause = self.cause_of(&task, &subject.issuer, now).await?;
         let behind = self.behind(&cause)?;
         let account: Arc<str> = claims::account(&task).into();
@@ -106,7 +106,7 @@ impl Exchanger<'_> {
         let within: Vec<&str> = made.iter().map(|run| &*run.uid).collect();
         let asked = AskedRun {
             cluster,
-            is_alone: !self.tokens.has_several_clusters(),
+            is_alone: !self.own_issuer.has_several_clusters(),
             uid: &root.uid,
             event: root.event.as_deref(),
             within: &within,
@@ -154,7 +154,7 @@ impl Exchanger<'_> {
     /// An agent that acts for somebody, who has said so: by `may_act` in their token (RFC 8693 section 4.4), or by having had it
     /// issued to that agent. It proves itself by a token of its own: one that it has of a person shows that person.
     pub(super) fn delegated(&self, subject: &Principal, actor: &Principal) -> Result<Party, Refusal> {
-        let is_pod = |principal: &Principal| self.tokens.settings.clusters.get(&principal.issuer).is_some();
+        let is_pod = |principal: &Principal| self.own_issuer.settings.clusters.get(&principal.issuer).is_some();
         if is_pod(subject) || is_pod(actor) {
             return Err(Refusal::malformed("a task acts for who caused its run; leave `actor_token` out"));
         }

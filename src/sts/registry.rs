@@ -15,7 +15,7 @@ use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::{
-    Tokens,
+    OwnIssuer,
     exchange::{Exchanger, Given},
     metadata,
     refusal::{RETRY_AFTER, Refusal, printable},
@@ -201,20 +201,20 @@ pub async fn answer(
     app: &App,
     pools: &Pools,
     snapshot: &Snapshot,
-    tokens: &Tokens,
+    own_issuer: &OwnIssuer,
     request: CleanRequest<()>,
     exchange: &mut Exchange,
 ) -> Response<Bytes> {
-    let given = match tokens.keys_or_refuse(app.clock.now()) {
+    let given = match own_issuer.keys_or_refuse(app.clock.now()) {
         Err(rejection) => Err(Refusal::from(rejection)),
         Ok(keys) => {
-            let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
+            let exchanger = Exchanger { app, pools, snapshot, own_issuer, keys: &keys };
             exchanger.registry(&request, exchange).await
         }
     };
     given.unwrap_or_else(|refusal| {
         super::refused(&refusal, exchange);
-        refused(&refusal, tokens.issuer())
+        refused(&refusal, own_issuer.issuer())
     })
 }
 
@@ -260,7 +260,7 @@ impl Exchanger<'_> {
 
     /// What is asked for, at a registry that is known.
     fn known(&self, asked: Asked) -> Result<Asked, Refusal> {
-        match self.tokens.settings.registries.get(&asked.service) {
+        match self.own_issuer.settings.registries.get(&asked.service) {
             Some(_) => Ok(asked),
             None => Err(Refusal::bad_target(
                 "no registry with this `service` is among `tokens.registries`; it must be what the registry has as \

@@ -18,7 +18,7 @@ use super::{
     streams::{CutReason, StreamHandle},
     websocket::{FrameTracker, close_frame},
 };
-use crate::body::Outcome;
+use crate::body::EndedBy;
 
 /// Bytes on their way in each direction.
 const BUFFER: usize = 16 << 10;
@@ -29,7 +29,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// How an upgraded connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpliceEnd {
-    pub outcome: Outcome,
+    pub outcome: EndedBy,
     pub bytes_to_client: u64,
     pub bytes_to_upstream: u64,
 }
@@ -169,23 +169,23 @@ where
         // Each side is reader of one direction and writer of the other, in turns.
         poll_fn(|cx| {
             if let Poll::Ready(reason) = handle.poll_cut(cx) {
-                return Poll::Ready(Outcome::Cut(reason));
+                return Poll::Ready(EndedBy::Cut(reason));
             }
             let mut moved = false;
             let down = to_client.poll_copy(cx, &mut upstream, &mut client, &mut moved);
             match &down {
-                Poll::Ready(Err(Fault::Read)) => return Poll::Ready(Outcome::UpstreamAborted),
-                Poll::Ready(Err(Fault::Write)) => return Poll::Ready(Outcome::ClientAborted),
+                Poll::Ready(Err(Fault::Read)) => return Poll::Ready(EndedBy::UpstreamAborted),
+                Poll::Ready(Err(Fault::Write)) => return Poll::Ready(EndedBy::ClientAborted),
                 _ => {}
             }
             let up = to_upstream.poll_copy(cx, &mut client, &mut upstream, &mut moved);
             match &up {
-                Poll::Ready(Err(Fault::Read)) => return Poll::Ready(Outcome::ClientAborted),
-                Poll::Ready(Err(Fault::Write)) => return Poll::Ready(Outcome::UpstreamAborted),
+                Poll::Ready(Err(Fault::Read)) => return Poll::Ready(EndedBy::ClientAborted),
+                Poll::Ready(Err(Fault::Write)) => return Poll::Ready(EndedBy::UpstreamAborted),
                 _ => {}
             }
             if down.is_ready() && up.is_ready() {
-                return Poll::Ready(Outcome::Complete);
+                return Poll::Ready(EndedBy::Complete);
             }
             if moved {
                 last = Instant::now();
@@ -193,7 +193,7 @@ where
             // Moved only when it fires, not with each byte.
             while timer.as_mut().poll(cx).is_ready() {
                 if last + idle <= Instant::now() {
-                    return Poll::Ready(Outcome::Cut(CutReason::Idle));
+                    return Poll::Ready(EndedBy::Cut(CutReason::Idle));
                 }
                 timer.as_mut().reset(last + idle);
             }
@@ -201,7 +201,7 @@ where
         })
         .await
     };
-    if let Outcome::Cut(reason) = outcome {
+    if let EndedBy::Cut(reason) = outcome {
         handle.end(reason);
         if is_websocket && !to_client.is_done {
             // A client that does not read keeps nobody waiting.
@@ -265,7 +265,7 @@ mod tests {
         client.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, b"the answer after the end");
         let end = splice.await.unwrap();
-        assert_eq!(end, SpliceEnd { outcome: Outcome::Complete, bytes_to_client: 24, bytes_to_upstream: 4 });
+        assert_eq!(end, SpliceEnd { outcome: EndedBy::Complete, bytes_to_client: 24, bytes_to_upstream: 4 });
     }
 
     #[tokio::test]
@@ -282,7 +282,7 @@ mod tests {
         }
         assert!(taken > PIPE);
         registry.close_matching(|_| true, CutReason::Revoked);
-        assert_eq!(splice.await.unwrap().outcome, Outcome::Cut(CutReason::Revoked));
+        assert_eq!(splice.await.unwrap().outcome, EndedBy::Cut(CutReason::Revoked));
     }
 
     #[tokio::test]
@@ -307,7 +307,7 @@ mod tests {
             };
             let (end, ()) = tokio::join!(splice, read);
             assert_eq!(got, expected);
-            assert_eq!(end.unwrap().outcome, Outcome::Cut(CutReason::Revoked));
+            assert_eq!(end.unwrap().outcome, EndedBy::Cut(CutReason::Revoked));
         }
     }
 
@@ -325,7 +325,7 @@ mod tests {
             assert!(!splice.is_finished());
         }
         let before = Instant::now();
-        assert_eq!(splice.await.unwrap().outcome, Outcome::Cut(CutReason::Idle));
+        assert_eq!(splice.await.unwrap().outcome, EndedBy::Cut(CutReason::Idle));
         assert!((100..=101).contains(&before.elapsed().as_secs()));
     }
 }

@@ -22,7 +22,7 @@ use super::{
     wait,
 };
 use crate::{
-    body::{Outcome, RequestBody},
+    body::{EndedBy, RequestBody},
     error::{Reason, Rejection},
 };
 
@@ -205,17 +205,17 @@ impl Splice {
         let Self { upstream, protocol, idle, lease } = self;
         let end = |outcome| SpliceEnd { outcome, bytes_to_client: 0, bytes_to_upstream: 0 };
         let both = async {
-            let client = client.await.map_err(|_| Outcome::ClientAborted)?;
-            let upstream = upstream.await.map_err(|_| Outcome::UpstreamAborted)?;
+            let client = client.await.map_err(|_| EndedBy::ClientAborted)?;
+            let upstream = upstream.await.map_err(|_| EndedBy::UpstreamAborted)?;
             Ok((client, upstream))
         };
         let (client, upstream) = tokio::select! {
             joined = timeout(HANDOVER, both) => match joined {
                 Ok(Ok(both)) => both,
                 Ok(Err(outcome)) => return end(outcome),
-                Err(_) => return end(Outcome::ClientAborted),
+                Err(_) => return end(EndedBy::ClientAborted),
             },
-            reason = handle.cut() => return end(Outcome::Cut(reason)),
+            reason = handle.cut() => return end(EndedBy::Cut(reason)),
         };
         let is_websocket = protocol == UpgradeProtocol::WebSocket;
         let end = splice(TokioIo::new(client), TokioIo::new(upstream), is_websocket, idle, &handle).await;

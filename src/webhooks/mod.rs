@@ -86,7 +86,7 @@ pub struct Webhook {
 
 /// What makes sure that a delivery is taken once.
 #[derive(Debug)]
-pub enum Claim {
+pub enum Taking {
     /// It is forwarded while the sender waits.
     Reserved(Reservation),
     /// It is stored first.

@@ -14,15 +14,15 @@ mod metrics;
 mod otlp;
 mod position;
 mod reader;
-mod run;
 mod settings;
 mod syslog;
+mod task;
 
 pub(super) use self::{
     backlog::Backlog,
     reader::{End, Place},
 };
-pub use self::{backlog::Export, metrics::Metrics, run::run, settings::Settings};
+pub use self::{backlog::Export, metrics::Metrics, settings::Settings, task::run};
 
 #[cfg(test)]
 mod tests;

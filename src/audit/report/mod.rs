@@ -4,7 +4,7 @@
 //! Every figure comes with a query for `jq` that gives the same rows from the same files, so that a reviewer needs not
 //! believe the report.
 
-mod held;
+mod configuration;
 mod render;
 mod sections;
 
@@ -18,7 +18,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-pub use self::held::{Access, Held, HeldSecret};
+pub use self::configuration::{Access, Configured, ConfiguredSecret};
 use self::sections::{GRANTS, RULES, SECTIONS};
 use super::{
     chain::MAX_LINE,
@@ -47,7 +47,7 @@ pub struct Report {
     pub sections: Vec<Counted>,
     /// What the configuration says; none if none was given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub configuration: Option<Held>,
+    pub configuration: Option<Configured>,
 }
 
 /// A part of the report that comes of the trail.
@@ -125,7 +125,7 @@ impl Report {
 
     /// With what the configuration says, and which of its rules and grants the period has no record of.
     #[must_use]
-    pub fn with(mut self, mut held: Held) -> Self {
+    pub fn with(mut self, mut held: Configured) -> Self {
         let (rules, grants) = (self.whats(RULES), self.whats(GRANTS));
         held.mark_used(&rules, &grants);
         self.configuration = Some(held);

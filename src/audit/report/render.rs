@@ -4,7 +4,7 @@ use std::{fmt, path::Path};
 
 use maud::{DOCTYPE, PreEscaped, html};
 
-use super::{Access, Counted, Held, HeldSecret, Report, Row, sections::KEYS, unused};
+use super::{Access, Configured, ConfiguredSecret, Counted, Report, Row, sections::KEYS, unused};
 use crate::{clock::Timestamp, terminal};
 
 const STYLE: &str = "body{font:14px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#111}\
@@ -23,7 +23,7 @@ fn optional(millis: Option<i64>) -> String {
     millis.map_or_else(|| "not known".to_owned(), time)
 }
 
-impl Held {
+impl Configured {
     /// The command that tells rules and grants, and the places of secrets.
     fn command(&self) -> String {
         format!("doorward print-config {}", quoted(&self.path))
@@ -57,7 +57,7 @@ impl Report {
     }
 
     /// Tells which rules and grants no record of the period names.
-    fn unused_command(&self, held: &Held) -> String {
+    fn unused_command(&self, held: &Configured) -> String {
         let ids = |kind: &str| {
             let ids: Vec<&str> = held.access.iter().filter(|one| one.kind == kind).map(|one| one.id.as_str()).collect();
             serde_json::Value::from(ids)
@@ -142,7 +142,7 @@ fn rows(section: &Counted, to: i64) -> maud::Markup {
     }
 }
 
-fn configuration(held: &Held, to: i64, unused: &str) -> maud::Markup {
+fn configuration(held: &Configured, to: i64, unused: &str) -> maud::Markup {
     let command = held.command();
     html! {
         h2 { "Who has access, by rule and grant" }
@@ -164,7 +164,7 @@ fn configuration(held: &Held, to: i64, unused: &str) -> maud::Markup {
         table {
             thead { tr { @for head in ["Place", "Source", "Written or mounted", "Age", "Valid from", "Valid until"] { th scope="col" { (head) } } } }
             tbody {
-                @for HeldSecret { place, source, written, not_before, not_after } in &held.secrets {
+                @for ConfiguredSecret { place, source, written, not_before, not_after } in &held.secrets {
                     tr {
                         td { (place) } td { (source) } td { (optional(*written)) }
                         td { (written.map(|written| age(written, to)).unwrap_or_default()) }
@@ -192,7 +192,7 @@ impl fmt::Display for Report {
             let command = held.command();
             writeln!(f, "  $ {command}\n  $ {}", self.unused_command(held))?;
             writeln!(f, "\nKeys, certificates and secrets (CC6.1, CC6.7; A.5.17)")?;
-            for HeldSecret { place, source, written, not_before, not_after } in &held.secrets {
+            for ConfiguredSecret { place, source, written, not_before, not_after } in &held.secrets {
                 write!(f, "  {place} of {}, written or mounted {}", terminal::line(source), optional(*written))?;
                 if let Some(written) = written {
                     write!(f, ", {}", age(*written, self.to))?;

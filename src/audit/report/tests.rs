@@ -86,7 +86,7 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
     let mut secrets = Vec::new();
     let configuration =
         json!({"audit": {"chain_key": {"file": "chain"}}, "tls": [{"chain": "cert.pem"}], "x": {"env": "X"}});
-    held::find(&configuration, "", dir.path(), &mut secrets);
+    configuration::find(&configuration, "", dir.path(), &mut secrets);
     let places: Vec<&str> = secrets.iter().map(|secret| secret.place.as_str()).collect();
     assert_eq!(places, ["audit.chain_key.file", "tls[0].chain", "x.env"]);
     assert!(secrets[0].written.is_some() && secrets[0].not_after.is_none());
@@ -94,7 +94,7 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
     assert!(secrets[2].written.is_none());
     let access =
         |id: &str| Access { kind: "rule", id: id.to_owned(), who: json!({}), gives: json!({}), why: None, used: false };
-    let held = Held { path: "doorward.yaml".into(), access: vec![access("no-secrets"), access("idle")], secrets };
+    let held = Configured { path: "doorward.yaml".into(), access: vec![access("no-secrets"), access("idle")], secrets };
     let report = report(&[denied(1, "a")], 0, 2).with(held);
     let used: Vec<bool> = report.configuration.as_ref().unwrap().access.iter().map(|access| access.used).collect();
     assert_eq!(used, [true, false]);
@@ -111,7 +111,7 @@ fn the_authorities_of_client_certificates_are_told_of() {
     let listener =
         json!({"name": "a", "address": "127.0.0.1:1", "tls": {"certificates": [], "client_ca": "clients.pem"}});
     let root = serde_json::from_value(json!({"listeners": [listener]})).unwrap();
-    let held = Held::of(&root, "doorward.yaml".into(), dir.path()).unwrap();
+    let held = Configured::of(&root, "doorward.yaml".into(), dir.path()).unwrap();
     let told: Vec<(&str, bool)> =
         held.secrets.iter().map(|secret| (secret.place.as_str(), secret.not_after.is_some())).collect();
     assert_eq!(told, [("listeners[0].tls.client_ca", true)]);
@@ -127,7 +127,8 @@ fn each_setting_that_names_a_file_is_told_of_or_holds_neither_a_secret_nor_a_cer
         let members = text.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": "));
         found.extend(members.filter(|(_, kind)| kind.contains("PathBuf")).map(|(name, _)| name.to_owned()));
     }
-    let of_paths: Vec<&str> = found.iter().map(String::as_str).filter(|name| !held::FILES.contains(name)).collect();
+    let of_paths: Vec<&str> =
+        found.iter().map(String::as_str).filter(|name| !configuration::FILES.contains(name)).collect();
     assert_eq!(of_paths, OTHERS);
 }
 
@@ -152,7 +153,7 @@ fn what_a_kubeconfig_holds_and_names_is_told_and_not_read_out() {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     let root = json!({"upstreams": [{"name": "a", "kubeconfig": {"file": "kubeconfig"}}]});
-    let held = Held::of(&serde_json::from_value(root).unwrap(), "doorward.yaml".into(), dir.path()).unwrap();
+    let held = Configured::of(&serde_json::from_value(root).unwrap(), "doorward.yaml".into(), dir.path()).unwrap();
     let told: Vec<(&str, bool, bool)> = held
         .secrets
         .iter()
@@ -212,7 +213,7 @@ fn a_no_that_a_rule_asks_for_is_told() {
     let yaml = "rules: [{id: a, on: {fork: false}, who: {users: [x], anonymous: false}, do: allow}]";
     let root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let held = Held::of(&root, "doorward.yaml".into(), folder.path()).unwrap();
+    let held = Configured::of(&root, "doorward.yaml".into(), folder.path()).unwrap();
     assert_eq!(held.access[0].gives["on"], serde_json::json!({"fork": false}));
     assert_eq!(held.access[0].who, serde_json::json!({"users": ["x"]}));
 }
@@ -222,7 +223,7 @@ fn a_rule_is_told_as_narrow_as_it_is_where_nothing_more_is_asked_of_what_must_be
     let yaml = "rules: [{id: a, on: {token: {}, kubernetes: {}, run: {}, trigger: {}}, who: {issuers: [x], on_behalf_of: {}}, do: allow}]";
     let root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let held = Held::of(&root, "doorward.yaml".into(), folder.path()).unwrap();
+    let held = Configured::of(&root, "doorward.yaml".into(), folder.path()).unwrap();
     assert_eq!(held.access[0].who, json!({"issuers": ["x"], "on_behalf_of": {}}));
     // `labels: {}` of a run asks for nothing.
     let on = json!({"token": {}, "kubernetes": {}, "run": {}, "trigger": {}});

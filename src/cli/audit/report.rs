@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::{files_of, moment};
 use crate::{
-    audit::{Held, Report},
+    audit::{Configured, Report},
     cli::{CONFIG, Failure, load_policy},
     clock::Timestamp,
     config::{Sources, resolver::folder_of},
@@ -69,7 +69,7 @@ pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let mut report = Report::read(files_of(&args.trails)?, args.from, args.to)?;
     if let Some(config) = &args.config {
         let (loaded, _) = load_policy(&Sources::of_process(config.clone(), Vec::new()))?;
-        report = report.with(Held::of(&loaded.raw, config.clone(), folder_of(&loaded.path))?);
+        report = report.with(Configured::of(&loaded.raw, config.clone(), folder_of(&loaded.path))?);
     }
     match args.form() {
         Form::Human => write!(out, "{report}")?,

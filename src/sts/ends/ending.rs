@@ -97,7 +97,7 @@ impl Follower {
 
     /// Revokes the tokens of an object, if it has any.
     pub(super) async fn end(&self, over: Over) -> Result<(), EndsError> {
-        let keys = self.app.snapshot.load().tokens.as_ref().and_then(|tokens| tokens.keys(self.app.clock.now()));
+        let keys = self.app.snapshot.load().own_issuer.as_ref().and_then(|own| own.keys(self.app.clock.now()));
         // Older versions know it by the uid alone.
         for key in [workload_key(&over.cluster, &over.uid), over.uid.clone()] {
             let ended = self.end_own(&over, &key).await;

@@ -5,11 +5,11 @@
 //! |---|---|
 //! | `protocol` | what is sent, as a table of parameters for each kind of provider |
 //! | `answer` | what comes, and whether it may be passed on |
-//! | `held` | tokens that are held while they are good, and the calls under way |
+//! | `cache` | tokens that are held while they are good, and the calls under way |
 //! | `swap` | from what rules gave to the answer for the caller |
 
 mod answer;
-mod held;
+mod cache;
 mod protocol;
 mod swap;
 
@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration}
 
 use url::Url;
 
-pub use self::held::{Held, Metrics};
+pub use self::cache::{Metrics, ProviderTokens};
 use self::protocol::{Protocol, Reads};
 use super::SigningKeys;
 use crate::{

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Onward,
     answer::{Failure, GivenForm},
-    held::Wanted,
+    cache::TokenRequest,
     protocol::session_name,
 };
 use crate::{
@@ -60,7 +60,7 @@ impl Exchanger<'_> {
             Some(task) => session_name(&format!("{}.{}", task.view.namespace, task.task_run.name)),
             None => session_name(&format!("{}.{}", claims.origin.issuer, claims.origin.sub)),
         };
-        let wanted = Wanted {
+        let wanted = TokenRequest {
             onward: Arc::clone(onward),
             claims: assertion(claims, &onward.assertion_audience, subject)?,
             client: claims.client_id.into(),
@@ -130,7 +130,7 @@ impl Exchanger<'_> {
             Failure::Unfit(why) => Refusal::gateway(format!("what {name} gives is not passed on: {why}")),
             Failure::Refused { error, said } => {
                 let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
-                let issuer = self.tokens.issuer();
+                let issuer = self.own_issuer.issuer();
                 let description = format!(
                     "{name} refused with `{error}`{said}. It was shown issuer `{issuer}`, subject `{subject}`, audience `{}`: it must \
                      trust exactly these, be able to fetch {issuer}{}, and let this subject have the scopes",

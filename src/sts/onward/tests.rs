@@ -4,7 +4,7 @@ use axum::{Json, Router, extract::Form, routing::post};
 use serde_json::{Map, Value, json};
 use tokio::{runtime::Handle, sync::mpsc};
 
-use super::{answer::Failure, held::Wanted, *};
+use super::{answer::Failure, cache::TokenRequest, *};
 use crate::{
     clock::{Clock, Timestamp},
     store::{Embedded, Revocations, Store, Target},
@@ -109,7 +109,7 @@ fn who_is_meant_and_for_whom_follows_from_the_kind() {
 
 /// Tokens that are held, and a provider that tells what it was asked.
 struct World {
-    held: Held,
+    held: ProviderTokens,
     onward: Arc<Onward>,
     keys: SigningKeys,
     clock: Clock,
@@ -156,13 +156,13 @@ impl World {
         let store: Store = Arc::new(Embedded::open(&folder.path().join("store")).unwrap());
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
         let revocations = Revocations::new(store, clock.clone());
-        let held = Held::new(clock.clone(), Handle::current(), revocations.clone(), Metrics::default());
+        let held = ProviderTokens::new(clock.clone(), Handle::current(), revocations.clone(), Metrics::default());
         let keys = SigningKeys::new(vec![Arc::new(SigningKey::generate().unwrap().0)]).unwrap();
         Self { held, onward, keys, clock, revocations, calls, folder }
     }
 
-    fn wanted(&self, subject: &str, runs: &[&str]) -> Wanted {
-        Wanted {
+    fn wanted(&self, subject: &str, runs: &[&str]) -> TokenRequest {
+        TokenRequest {
             onward: Arc::clone(&self.onward),
             claims: Map::from_iter([("sub".to_owned(), Value::from(subject))]),
             client: "client".into(),
@@ -172,7 +172,7 @@ impl World {
         }
     }
 
-    async fn obtain(&self, wanted: Wanted) -> String {
+    async fn obtain(&self, wanted: TokenRequest) -> String {
         let ends = self.clock.now() + Duration::from_secs(600);
         self.held.obtain(wanted, &self.keys, "jti", ends).await.unwrap().given.token.to_string()
     }
@@ -187,14 +187,14 @@ async fn a_token_is_for_one_who_asks_one_thing() {
     let world = World::start("").await;
     let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
     assert_eq!(world.obtain(world.wanted("alice", &["run", "pod"])).await, first);
-    let other_scope = Wanted { scopes: vec!["write".to_owned()], ..world.wanted("alice", &["run", "pod"]) };
+    let other_scope = TokenRequest { scopes: vec!["write".to_owned()], ..world.wanted("alice", &["run", "pod"]) };
     let mut all = vec![first];
     for wanted in [
         world.wanted("bob", &["run", "pod"]),
         world.wanted("alice", &["run", "another"]),
         world.wanted("alice", &[]),
         other_scope,
-        Wanted { client: "other".into(), ..world.wanted("alice", &["run", "pod"]) },
+        TokenRequest { client: "other".into(), ..world.wanted("alice", &["run", "pod"]) },
     ] {
         let token = world.obtain(wanted).await;
         assert!(!all.contains(&token), "{token} {all:?}");
@@ -215,7 +215,7 @@ async fn a_session_under_a_policy_is_not_given_once_its_file_says_something_else
         std::fs::write(&policy, text).unwrap();
         let (onwards, problems) = resolve(&entry, "}");
         let onward = Arc::clone(onwards.get("v").unwrap_or_else(|| panic!("{problems:?}")));
-        world.obtain(Wanted { onward, scopes: Vec::new(), ..world.wanted("alice", &["run", "pod"]) }).await;
+        world.obtain(TokenRequest { onward, scopes: Vec::new(), ..world.wanted("alice", &["run", "pod"]) }).await;
         assert_eq!(world.asked().len(), calls, "{text}");
     }
 }
@@ -327,7 +327,7 @@ async fn a_provider_in_trouble_is_left_alone_for_some_seconds_and_others_are_not
     let ends = world.clock.now() + Duration::from_secs(600);
     let ask = async |scope: &str| {
         let wanted =
-            Wanted { onward: Arc::clone(broken), scopes: vec![scope.to_owned()], ..world.wanted("alice", &[]) };
+            TokenRequest { onward: Arc::clone(broken), scopes: vec![scope.to_owned()], ..world.wanted("alice", &[]) };
         match world.held.obtain(wanted, &world.keys, "jti", ends).await {
             Err(Failure::Away(why)) => why.contains("is left alone"),
             other => panic!("{other:?}"),

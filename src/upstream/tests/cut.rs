@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    body::{BodyEnd, CutStyle, EndHook, Outcome, ResponseBody, Trailers},
+    body::{BodyEnd, CutStyle, EndHook, EndedBy, ResponseBody, Trailers},
     clock::{Clock, Timestamp},
     upstream::streams::{CutReason, Registry, tests as streams},
 };
@@ -96,7 +96,7 @@ async fn kubernetes_t1_a_watch_ends_cleanly_and_a_log_never_looks_complete() {
             assert!(is_closed_silently(&mut client).await);
         }
         let end = front.ends.recv().await.unwrap();
-        assert_eq!(end.outcome, Outcome::Cut(CutReason::Expired));
+        assert_eq!(end.outcome, EndedBy::Cut(CutReason::Expired));
         closed.recv().await.unwrap();
         assert!(front.registry.is_empty());
     }
@@ -110,14 +110,14 @@ async fn the_hook_hears_of_each_end_once() {
         let (upstream, _closed) = upstream_that_sends(sent).await;
         let mut front = front(upstream, CutStyle::Abort).await;
         let _client = open(front.address, if sent == WHOLE { "whole" } else { "0\r\n\r\n" }).await;
-        assert_eq!(front.ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::Complete, bytes: 5 });
+        assert_eq!(front.ends.recv().await.unwrap(), BodyEnd { outcome: EndedBy::Complete, bytes: 5 });
         assert!(front.ends.try_recv().is_err());
     }
 
     let (upstream, mut closed) = upstream_that_sends(EVENT).await;
     let mut front_ = front(upstream, CutStyle::End).await;
     drop(open(front_.address, "{}\n\r\n").await);
-    assert_eq!(front_.ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::ClientAborted, bytes: 3 });
+    assert_eq!(front_.ends.recv().await.unwrap(), BodyEnd { outcome: EndedBy::ClientAborted, bytes: 3 });
     closed.recv().await.unwrap();
     assert!(front_.registry.is_empty());
 
@@ -129,7 +129,7 @@ async fn the_hook_hears_of_each_end_once() {
     let mut front = front(super::upstream(address), CutStyle::End).await;
     let mut client = open(front.address, "{}\n\r\n").await;
     assert!(is_closed_silently(&mut client).await);
-    assert_eq!(front.ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::UpstreamAborted, bytes: 3 });
+    assert_eq!(front.ends.recv().await.unwrap(), BodyEnd { outcome: EndedBy::UpstreamAborted, bytes: 3 });
 }
 
 #[tokio::test]
@@ -140,11 +140,11 @@ async fn bodies_of_our_own_tell_their_end_too() {
         Box::new(move |end| ended.send(end).unwrap()) as EndHook
     };
     ResponseBody::full("four").on_end(hook()).collect().await.unwrap();
-    assert_eq!(ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::Complete, bytes: 4 });
+    assert_eq!(ends.recv().await.unwrap(), BodyEnd { outcome: EndedBy::Complete, bytes: 4 });
     drop(ResponseBody::full("four").on_end(hook()));
-    assert_eq!(ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::ClientAborted, bytes: 0 });
+    assert_eq!(ends.recv().await.unwrap(), BodyEnd { outcome: EndedBy::ClientAborted, bytes: 0 });
     drop(ResponseBody::empty().on_end(hook()));
-    assert_eq!(ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::Complete, bytes: 0 });
+    assert_eq!(ends.recv().await.unwrap(), BodyEnd { outcome: EndedBy::Complete, bytes: 0 });
     assert!(ends.try_recv().is_err());
 }
 
@@ -160,7 +160,7 @@ async fn a_watch_on_which_nothing_moves_is_ended_as_idle() {
     let upstream = resolve(&raw_upstream(format!("http://{address}")), &limits, Path::new("/"));
     let mut front = front(upstream, CutStyle::End).await;
     let _client = open(front.address, "0\r\n\r\n").await;
-    assert_eq!(front.ends.recv().await.unwrap().outcome, Outcome::Cut(CutReason::Idle));
+    assert_eq!(front.ends.recv().await.unwrap().outcome, EndedBy::Cut(CutReason::Idle));
 }
 
 #[tokio::test]

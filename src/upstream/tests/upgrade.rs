@@ -6,7 +6,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::*;
 use crate::{
-    body::{BodyError, Outcome},
+    body::{BodyError, EndedBy},
     clock::Timestamp,
     error::Rejection,
     upstream::{
@@ -128,7 +128,7 @@ async fn an_upgrade_passes_bytes_both_ways_and_counts_them() {
         );
         assert_eq!((&hello, &data[..]), (b"hello", &b"data"[..]));
         let end = front.ends.recv().await.unwrap();
-        assert_eq!(end, SpliceEnd { outcome: Outcome::Complete, bytes_to_client: 5, bytes_to_upstream: 4 });
+        assert_eq!(end, SpliceEnd { outcome: EndedBy::Complete, bytes_to_client: 5, bytes_to_upstream: 4 });
         assert!(front.registry.is_empty());
     }
 }
@@ -232,7 +232,7 @@ async fn kubernetes_t2_a_websocket_that_is_cut_tells_its_client_why_and_spdy_jus
         let _ = client.read_to_end(&mut rest).await;
         assert_eq!(rest.iter().copied().map(char::from).collect::<String>(), goodbye);
         drop(client);
-        assert_eq!(front.ends.recv().await.unwrap().outcome, Outcome::Cut(CutReason::Revoked));
+        assert_eq!(front.ends.recv().await.unwrap().outcome, EndedBy::Cut(CutReason::Revoked));
         reports.recv().await.unwrap();
         assert!(front.registry.is_empty());
     }

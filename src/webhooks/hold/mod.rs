@@ -28,9 +28,9 @@
 //! - **Parked** deliveries are dead letters: nothing is tried until an operator says `doorward hooks retry`, and later
 //!   ones of the lane go on. They end after [`PARKED_FOR`].
 
+mod bring;
 mod index;
 mod queue;
-mod run;
 #[cfg(test)]
 mod tests;
 
@@ -43,9 +43,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use self::{
+    bring::run,
     index::Usage,
     queue::{Queue, Wanted},
-    run::run,
 };
 use super::{EventId, Facts};
 use crate::{

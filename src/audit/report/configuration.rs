@@ -29,11 +29,11 @@ pub(super) const FILES: [&str; 8] =
 
 /// What a configuration says.
 #[derive(Clone, Debug, Serialize)]
-pub struct Held {
+pub struct Configured {
     /// Where the configuration stands.
     pub path: PathBuf,
     pub access: Vec<Access>,
-    pub secrets: Vec<HeldSecret>,
+    pub secrets: Vec<ConfiguredSecret>,
 }
 
 /// A rule or a grant.
@@ -53,7 +53,7 @@ pub struct Access {
 
 /// A key, a certificate or a secret. Never what it holds.
 #[derive(Clone, Debug, Serialize)]
-pub struct HeldSecret {
+pub struct ConfiguredSecret {
     /// Where it stands in the configuration.
     pub place: String,
     /// The file, or the name of the environment variable.
@@ -65,7 +65,7 @@ pub struct HeldSecret {
     pub not_after: Option<i64>,
 }
 
-impl Held {
+impl Configured {
     /// Of a configuration that stands at `path`, and whose paths begin in `folder`.
     pub fn of(root: &Root, path: PathBuf, folder: &Path) -> serde_json::Result<Self> {
         let mut access = Vec::new();
@@ -128,14 +128,14 @@ fn is_unset(name: &str, value: &Value) -> bool {
     }
 }
 
-pub(super) fn find(value: &Value, place: &str, folder: &Path, found: &mut Vec<HeldSecret>) {
+pub(super) fn find(value: &Value, place: &str, folder: &Path, found: &mut Vec<ConfiguredSecret>) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {
                 let at = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
                 match value {
                     Value::String(text) if FILES.contains(&name.as_str()) => found.push(file(at, &folder.join(text))),
-                    Value::String(text) if name == "env" => found.push(HeldSecret {
+                    Value::String(text) if name == "env" => found.push(ConfiguredSecret {
                         place: at,
                         source: text.clone(),
                         written: None,
@@ -156,7 +156,7 @@ pub(super) fn find(value: &Value, place: &str, folder: &Path, found: &mut Vec<He
 }
 
 /// What a kubeconfig holds and names.
-fn find_named(upstream: &Upstream, kubeconfig: &Path, index: usize, folder: &Path, found: &mut Vec<HeldSecret>) {
+fn find_named(upstream: &Upstream, kubeconfig: &Path, index: usize, folder: &Path, found: &mut Vec<ConfiguredSecret>) {
     let place = format!("upstreams[{index}].kubeconfig");
     let mut resolver = Resolver::new(folder);
     let access = crate::upstream::Access::resolve(upstream, &At::root(), &mut resolver);
@@ -166,14 +166,20 @@ fn find_named(upstream: &Upstream, kubeconfig: &Path, index: usize, folder: &Pat
     for pem in authorities.into_iter().chain(certificate.into_iter().flatten()) {
         let Some(text) = pem.read(&mut resolver).filter(|_| !pem.is_file()) else { continue };
         let (not_before, not_after) = validity(text.expose()).unzip();
-        found.push(HeldSecret { place: place.clone(), source: pem.to_string(), written: None, not_before, not_after });
+        found.push(ConfiguredSecret {
+            place: place.clone(),
+            source: pem.to_string(),
+            written: None,
+            not_before,
+            not_after,
+        });
     }
     let named = resolver.files().iter().filter(|path| *path != kubeconfig);
     found.extend(named.map(|path| file(place.clone(), path)));
 }
 
 /// Files of keys beside the store, which Doorward makes where none are configured.
-fn find_made(store: &Path, found: &mut Vec<HeldSecret>) {
+fn find_made(store: &Path, found: &mut Vec<ConfiguredSecret>) {
     let beside = [CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE].map(|name| store.with_file_name(name));
     let of_store = [keyring::KEY_EXTENSION, assertions::KEY_EXTENSION].map(|ending| store.with_extension(ending));
     for path in of_store.into_iter().chain(beside).filter(|path| path.exists()) {
@@ -181,11 +187,11 @@ fn find_made(store: &Path, found: &mut Vec<HeldSecret>) {
     }
 }
 
-fn file(place: String, path: &PathBuf) -> HeldSecret {
+fn file(place: String, path: &PathBuf) -> ConfiguredSecret {
     let written = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     let written = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let validity = fs::read(path).ok().and_then(|bytes| validity(&bytes));
-    HeldSecret {
+    ConfiguredSecret {
         place,
         source: path.display().to_string(),
         written: written.and_then(|since| i64::try_from(since.as_millis()).ok()),

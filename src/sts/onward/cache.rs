@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Tokens that are held, and their bytes.
-const MAX_HELD: usize = 4096;
+const MAX_CACHED: usize = 4096;
 const MAX_BYTES: usize = 16 << 20;
 
 /// A token is used again until so long before its end, or a fifth of its life if that is more.
@@ -43,7 +43,7 @@ const ASSERTION_LIFE: Duration = Duration::from_secs(300);
 
 /// What is held. Cheap to clone; clones share it, over all generations.
 #[derive(Clone, Debug)]
-pub struct Held(Arc<Inner>);
+pub struct ProviderTokens(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -54,12 +54,12 @@ struct Inner {
     flights: SingleFlight<Result<Arc<Gained>, Failure>>,
     /// By the entry of `tokens.onward`, with what its files say.
     breakers: Mutex<HashMap<[u8; 32], Arc<Breaker>>>,
-    tokens: Mutex<Tokens>,
+    tokens: Mutex<Cached>,
 }
 
 /// One map would do but for the end of a run, which must find its tokens at once; both change together.
 #[derive(Debug, Default)]
-struct Tokens {
+struct Cached {
     by_key: HashMap<Key, Arc<Gained>>,
     /// By the uid of a TaskRun or a pod.
     by_run: HashMap<Arc<str>, HashSet<Key>>,
@@ -77,12 +77,12 @@ pub struct Gained {
     /// The SHA-256 of the token, in hexadecimal.
     pub digest: String,
     use_until: Timestamp,
-    asked: Wanted,
+    asked: TokenRequest,
 }
 
 /// What is wanted of a provider, and for whom.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct TokenRequest {
     pub onward: Arc<Onward>,
     /// What the assertion says, but when and as which.
     pub claims: Map<String, Value>,
@@ -96,7 +96,7 @@ pub struct Wanted {
     pub lives_with: Box<[Arc<str>]>,
 }
 
-impl Held {
+impl ProviderTokens {
     pub fn new(clock: Clock, control: Handle, revocations: Revocations, metrics: Metrics) -> Self {
         let (flights, breakers, tokens) = Default::default();
         Self(Arc::new(Inner { clock, control, revocations, metrics, flights, breakers, tokens }))
@@ -106,7 +106,7 @@ impl Held {
     /// signed by `keys`, is called `jti` and ends at `ends` or sooner.
     pub async fn obtain(
         &self,
-        wanted: Wanted,
+        wanted: TokenRequest,
         keys: &SigningKeys,
         jti: &str,
         ends: Timestamp,
@@ -134,7 +134,7 @@ impl Held {
     async fn gain(
         &self,
         key: Key,
-        wanted: Wanted,
+        wanted: TokenRequest,
         keys: &SigningKeys,
         jti: String,
         ends: Timestamp,
@@ -221,7 +221,7 @@ impl Inner {
     }
 }
 
-impl Tokens {
+impl Cached {
     fn insert(&mut self, key: Key, gained: &Arc<Gained>, now: Timestamp) {
         let past: Vec<Key> =
             self.by_key.iter().filter(|(_, gained)| gained.given.expires <= now).map(|(key, _)| *key).collect();
@@ -232,7 +232,7 @@ impl Tokens {
             self.bytes += old.size();
             self.superseded.push(old);
         }
-        while self.by_key.len() + self.superseded.len() >= MAX_HELD || self.bytes + gained.size() > MAX_BYTES {
+        while self.by_key.len() + self.superseded.len() >= MAX_CACHED || self.bytes + gained.size() > MAX_BYTES {
             let soonest = self.superseded.iter().map(|old| old.given.expires).min();
             if let Some(soonest) = soonest {
                 self.drop_superseded(|old| old.given.expires == soonest);
@@ -309,7 +309,7 @@ impl Gained {
     }
 }
 
-impl Wanted {
+impl TokenRequest {
     /// Differs for all that differs in what is asked.
     fn key(&self) -> Key {
         let claims = Value::Object(self.claims.clone()).to_string();
@@ -413,6 +413,6 @@ impl Metrics {
     }
 }
 
-fn lock(tokens: &Mutex<Tokens>) -> MutexGuard<'_, Tokens> {
+fn lock(tokens: &Mutex<Cached>) -> MutexGuard<'_, Cached> {
     tokens.lock().unwrap_or_else(PoisonError::into_inner)
 }

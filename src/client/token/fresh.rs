@@ -18,7 +18,7 @@ use super::{
     Delivery, FIRST_PAUSE, Failure, MAX_PAUSE,
     exchange::{Issued, NoToken, now},
 };
-use crate::{login::write_whole, sessions::keyring::random};
+use crate::{client::login::write_whole, sessions::keyring::random};
 
 /// Writes a file for its owner alone, in one step for whoever reads it.
 pub fn write(file: &Path, text: &str) -> Result<(), Failure> {

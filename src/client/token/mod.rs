@@ -19,7 +19,7 @@ use self::{
     exchange::{Issued, NoToken, Swap},
     shape::Target,
 };
-use crate::login::{Address, could_write};
+use super::login::{Address, could_write};
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 

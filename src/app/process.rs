@@ -204,7 +204,7 @@ fn bind_admin(
     logging.metrics().register(&mut registry);
     let token_keys = {
         let app = Arc::clone(app);
-        move || app.snapshot.load().tokens.as_ref()?.keys(app.clock.now())
+        move || app.snapshot.load().own_issuer.as_ref()?.keys(app.clock.now())
     };
     registry.register_collector(Box::new(KeyMetric(token_keys)));
     registry.register_collector(Box::new(HealthMetric(app.health.clone())));
@@ -424,7 +424,12 @@ impl Parts<'_> {
             held: hold::Queue::new(Arc::clone(&store), metrics.webhooks.clone()),
             ends: Ends::default(),
             asking: Asking::default(),
-            onward: onward::Held::new(clock.clone(), control.clone(), revocations.clone(), metrics.onward.clone()),
+            onward: onward::ProviderTokens::new(
+                clock.clone(),
+                control.clone(),
+                revocations.clone(),
+                metrics.onward.clone(),
+            ),
             revocations,
             streams: streams::Registry::new(clock.clone(), metrics.streams.clone()),
             memory: Memory::new(metrics.memory.clone()),

@@ -17,9 +17,9 @@ use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
 use crate::{
+    client::login::Address,
     clock::Timestamp,
     egress::{Bounds, Egress, EgressError, Proxy},
-    login::Address,
     sts,
 };
 
