@@ -15,7 +15,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::HeldDelivery;
+use crate::{audit::HeldDelivery, store::StoreError};
 
 /// Bytes of a command, with its line end.
 const MAX_COMMAND: u64 = 64 << 10;
@@ -34,6 +34,8 @@ const MAX_ANSWER: u64 = 64 << 20;
 const MAX_CONNECTIONS: usize = 16;
 /// How long a connection may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What to do where the store failed a command.
+pub const SEE_TO_THE_STORE: &str = "see to the store and try again";
 const MAX_WHO: usize = 256;
 const MAX_WHY: usize = 1024;
 
@@ -49,6 +51,14 @@ pub struct Command {
     pub why: String,
     #[serde(default)]
     pub arguments: Value,
+}
+
+impl Command {
+    /// Its arguments, read as those that it takes.
+    pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, CommandError> {
+        T::deserialize(&self.arguments)
+            .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))
+    }
 }
 
 /// The commands that there are.
@@ -143,6 +153,11 @@ pub struct CommandError {
 impl CommandError {
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), help: None, deliveries: None }
+    }
+
+    /// The store failed it: `what` says what did not happen.
+    pub fn store(what: &str, error: &StoreError) -> Self {
+        Self::new(format!("{what}: {error}")).help(SEE_TO_THE_STORE)
     }
 
     #[must_use]

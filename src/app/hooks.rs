@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 
 use data_encoding::HEXLOWER;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::App;
 use crate::{
-    admin::socket::{Command, CommandError, Done},
+    admin::socket::{Command, CommandError, Done, SEE_TO_THE_STORE},
     audit::HeldDelivery,
     clock::Timestamp,
     config::report::nearest,
@@ -42,7 +42,7 @@ struct One {
 
 /// What is held, the oldest first.
 pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
-    let Which { webhook, parked } = arguments(command)?;
+    let Which { webhook, parked } = command.arguments()?;
     let held = wanted(app, Wanted { webhook, parked }).await?;
     let total = held.len();
     let shown: Vec<Value> = held.iter().take(MOST).map(|(id, held)| described(id, held)).collect();
@@ -59,15 +59,15 @@ enum Chosen {
 impl Chosen {
     fn of(command: &Command) -> Result<Self, CommandError> {
         match command.arguments.get("id") {
-            Some(_) => arguments(command).map(Self::One),
-            None => arguments(command).map(Self::Many),
+            Some(_) => command.arguments().map(Self::One),
+            None => command.arguments().map(Self::Many),
         }
     }
 }
 
 /// All that is known of one but its body, which may hold what nobody should read.
 pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
-    let (one, now) = (arguments(command)?, app.clock.now());
+    let (one, now) = (command.arguments()?, app.clock.now());
     let (id, _) = find(&app.held, &one, 1, now).await?;
     let found = app.held.show(&id, now).await.map_err(|error| unavailable(&error))?;
     let (held, request) = found.ok_or_else(gone)?;
@@ -200,7 +200,7 @@ impl Tally {
         let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
         let left = if left == 0 { String::new() } else { format!("; {left} were not tried") };
         let help = match (unreadable, failed.len() - unreadable) {
-            (0, _) => "see to the store and try again",
+            (0, _) => SEE_TO_THE_STORE,
             (_, 0) => "drop those that cannot be read (`doorward hooks drop ID`)",
             _ => "drop those that cannot be read (`doorward hooks drop ID`); else see to the store and try again",
         };
@@ -365,11 +365,6 @@ fn called_by_its_sender(id: &str, all: &[(HeldId, Held)]) -> Option<CommandError
     (!named.is_empty()).then(|| CommandError::new(message).help(format!("write {}", named.join(" or "))))
 }
 
-fn arguments<T: DeserializeOwned>(command: &Command) -> Result<T, CommandError> {
-    serde_json::from_value(command.arguments.clone())
-        .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))
-}
-
 fn gone() -> CommandError {
     CommandError::new("no such delivery is held").help("`doorward hooks list` shows them; one that was taken is gone")
 }
@@ -379,7 +374,7 @@ fn unavailable(error: &StoreError) -> CommandError {
         return CommandError::new(format!("the delivery cannot be read: {why}"))
             .help("`doorward hooks drop ID` drops it, by its whole id");
     }
-    CommandError::new(format!("what is held cannot be looked up: {error}")).help("see to the store and try again")
+    CommandError::store("what is held cannot be looked up", error)
 }
 
 #[cfg(test)]

@@ -40,8 +40,7 @@ struct Arguments {
 
 /// Revokes, and ends the streams that it meets. Gives until when, and how many streams were ended.
 pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandError> {
-    let arguments: Arguments = serde_json::from_value(command.arguments.clone())
-        .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))?;
+    let arguments: Arguments = command.arguments()?;
     let issuer = known_issuer(&app.snapshot.load(), &arguments.issuer)?;
     let until = arguments.until(app.clock.now())?;
     let target = match (&arguments.subject, &arguments.token_id) {
@@ -50,9 +49,7 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
         _ => return Err(CommandError::new("name either a `subject` or a `token_id`")),
     };
     let stored = app.revocations.revoke(target, &command.why, until).await;
-    stored.map_err(|error| {
-        CommandError::new(format!("nothing is revoked: {error}")).help("see to the store and try again")
-    })?;
+    stored.map_err(|error| CommandError::store("nothing is revoked", &error))?;
     let ended = app.close_revoked_streams();
     let (subject, token_id) = (arguments.subject.as_deref(), arguments.token_id.as_deref());
     let (who, why) = (&*command.who, &*command.why);

@@ -172,15 +172,13 @@ struct Arguments {
 
 /// Waits until every replica decides by a policy, one refuses a configuration, or the time is out; tells of each replica.
 pub(super) async fn status(app: &App, command: &Command) -> Result<Value, CommandError> {
-    let Arguments { digest, timeout } = serde_json::from_value(command.arguments.clone())
-        .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))?;
+    let Arguments { digest, timeout } = command.arguments()?;
     let until = app.clock.now() + timeout.get().min(MAX_WAIT);
     let mut seen = Seen::default();
     loop {
-        let replicas = replicas(app).await.map_err(|error| {
-            CommandError::new(format!("the other replicas cannot be looked up: {error}"))
-                .help("see to the store and try again")
-        })?;
+        let replicas = replicas(app).await;
+        let replicas =
+            replicas.map_err(|error| CommandError::store("the other replicas cannot be looked up", &error))?;
         let state = State::of(&replicas, &digest, &mut seen);
         if state != State::Waits || app.clock.now() >= until {
             return Ok(json!({"state": state, "replicas": replicas}));

@@ -49,8 +49,7 @@ pub async fn end(app: &App, command: &Command) -> Result<Value, CommandError> {
 
 /// The identifier of the issuer, and the rest.
 fn read(app: &App, command: &Command) -> Result<(Arc<str>, Arguments), CommandError> {
-    let arguments: Arguments = serde_json::from_value(command.arguments.clone())
-        .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))?;
+    let arguments: Arguments = command.arguments()?;
     let snapshot = app.snapshot.load();
     let asked = arguments.issuer.as_str();
     let found = snapshot.issuers.iter().find(|issuer| **issuer.name() == *asked || **issuer.identifier() == *asked);
@@ -62,5 +61,5 @@ fn read(app: &App, command: &Command) -> Result<(Arc<str>, Arguments), CommandEr
 }
 
 fn unavailable(error: &StoreError) -> CommandError {
-    CommandError::new(format!("the sessions cannot be looked up: {error}")).help("see to the store and try again")
+    CommandError::store("the sessions cannot be looked up", error)
 }
