@@ -210,6 +210,11 @@ impl Rejection {
         Self::new(Reason::BodyTooLarge, format!("the body is larger than {max} bytes")).fix("send a smaller body")
     }
 
+    /// It would take more memory than there is at the moment.
+    pub fn short_of_memory() -> Self {
+        Self::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
+    }
+
     /// What the caller can do next.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<Cow<'static, str>>) -> Self {

@@ -110,21 +110,21 @@ impl Authenticated {
         policy: &Policy,
         record: &mut audit::Record,
     ) -> Result<Self, Rejection> {
-        let Self { request, route, principal, token, kubernetes, page, .. } = self;
-        let asked = kubernetes.as_ref().map(|attributes| (attributes.verb.as_str(), attributes.api_version.as_str()));
+        let asked = self.kubernetes.as_ref();
+        let asked = asked.map(|attributes| (attributes.verb.as_str(), attributes.api_version.as_str()));
         let (verb, version) = asked.unwrap_or_default();
-        Document::check_head(verb, request.headers())?;
-        let (request, body) = request.take_body();
-        let body = buffered::read(body, BufferLimits::new(limits, largest(&route)), budget).await?;
+        Document::check_head(verb, self.request.headers())?;
+        let (request, body) = self.request.take_body();
+        let body = buffered::read(body, BufferLimits::new(limits, largest(&self.route)), budget).await?;
         note_body(&body, record);
-        let account = route.upstream.default_service_account();
+        let account = self.route.upstream.default_service_account();
         let mut document = Document::read((kind, version), verb, request.headers(), &body, account)?;
         if policy.looks_at_accounts_of_runs() {
             document.name_account(kind, version, account);
         }
         Arc::make_mut(&mut document.run).keep(|name| policy.run_names().any(|known| **known == *name));
         let request = request.with_body(RequestBody::Empty);
-        Ok(Self { request, route, principal, token, kubernetes, page, document: Some(Box::new(document)) })
+        Ok(Self { request, document: Some(Box::new(document)), ..self })
     }
 
     /// Reads the body of a request that writes an object whose annotations Tekton copies to runs.
@@ -134,18 +134,15 @@ impl Authenticated {
         budget: &ByteBudget,
         record: &mut audit::Record,
     ) -> Result<Self, Rejection> {
-        let Self { request, route, principal, token, kubernetes, page, document } = self;
-        let verb = kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
-        template::check_head(verb, request.headers())?;
-        let (request, body) = request.take_body();
-        let body = buffered::read(body, BufferLimits::new(limits, largest(&route)), budget).await?;
+        let verb = self.kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
+        template::check_head(verb, self.request.headers())?;
+        let (request, body) = self.request.take_body();
+        let body = buffered::read(body, BufferLimits::new(limits, largest(&self.route)), budget).await?;
         note_body(&body, record);
         let sent = template::read(verb, request.headers(), &body)?;
-        let sent = budget.hold(sent).ok_or_else(|| {
-            Rejection::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
-        })?;
+        let sent = budget.hold(sent).ok_or_else(Rejection::short_of_memory)?;
         let request = request.with_body(RequestBody::Buffered(sent));
-        Ok(Self { request, route, principal, token, kubernetes, page, document })
+        Ok(Self { request, ..self })
     }
 
     /// What the request does to a run of Tekton.

@@ -50,7 +50,7 @@ impl Worker {
             Unknown::Refused(why) => why.into(),
             unknown => failed(unknown.to_string()),
         })?;
-        let body = self.app.budget.hold(body).ok_or_else(super::pipeline::short_of_memory)?;
+        let body = self.app.budget.hold(body).ok_or_else(Rejection::short_of_memory)?;
         *outbound.request.body_mut() = RequestBody::Buffered(body);
         Ok(())
     }

@@ -17,7 +17,7 @@ use super::{
     exchange::{Exchange, Sent},
     method,
     notes::{note_request, note_route, recorded},
-    pipeline::{Ending, Worker, own, received, refuse_impersonation, short_of_memory},
+    pipeline::{Ending, Worker, own, received, refuse_impersonation},
     respond::Manner,
     route::Target,
     sanitize::sanitize,
@@ -69,7 +69,7 @@ impl Worker {
         let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
         note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {
-            return Err(short_of_memory());
+            return Err(Rejection::short_of_memory());
         }
         let route = match snapshot.routes.find(request.host(), request.path(), request.method())? {
             Target::Upstream(route) => route,

@@ -187,7 +187,7 @@ impl Worker {
         let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
         note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {
-            return Err(short_of_memory());
+            return Err(Rejection::short_of_memory());
         }
         let target = snapshot.routes.find(request.host(), request.path(), request.method());
         if let Ok(Target::Own | Target::OwnIssuer(_) | Target::Interceptor) = target {
@@ -279,7 +279,7 @@ impl Worker {
         decision.grants = given.grants;
         let length = permit.length();
         if length != Length::Short && self.app.memory.level() >= Level::RefuseStreams {
-            return Err(short_of_memory());
+            return Err(Rejection::short_of_memory());
         }
         let announced = permit.is_write() || length != Length::Short;
         let upstream = Arc::clone(permit.route().upstream.name());
@@ -290,7 +290,7 @@ impl Worker {
                 let request = exchange.record().id;
                 let makes = document.run.intent.makes_a_run();
                 let (body, apply) = document.into_body(&Attribution { principal: permit.principal(), rule, request });
-                (Some((self.app.budget.hold(body).ok_or_else(short_of_memory)?, makes)), apply)
+                (Some((self.app.budget.hold(body).ok_or_else(Rejection::short_of_memory)?, makes)), apply)
             }
             None => (None, None),
         };
@@ -420,10 +420,6 @@ pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), R
     let detail = format!("the request asks to be somebody else ({}), and no rule allows that here", names.join(", "));
     Err(Rejection::new(Reason::ImpersonationRefused, detail)
         .fix("send it without these headers (`kubectl` without `--as`)"))
-}
-
-pub(super) fn short_of_memory() -> Rejection {
-    Rejection::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
 }
 
 impl Serve for Worker {
