@@ -47,7 +47,7 @@ pub use self::{
     settings::{Place, Upstream},
 };
 use self::{
-    pool::{Lease, Node},
+    pool::{Lease, Node, Pick},
     progress::Sweep,
     settings::Identity,
 };
@@ -100,7 +100,10 @@ impl Pools {
         let mut is_retry = false;
         loop {
             let checkout = match lane {
-                Lane::Short => node.checkout(upstream, is_retry).await,
+                Lane::Short => {
+                    let pick = if is_retry { Pick::Fresh } else { Pick::Pooled };
+                    node.checkout(upstream, pick).await
+                }
                 Lane::Long => Box::pin(node.own(upstream)).await,
             };
             let lease = match checkout {

@@ -25,6 +25,15 @@ use super::{
     settings::{Protocol, Upstream},
 };
 
+/// Which connection an exchange takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pick {
+    /// One that waits, if there is one.
+    Pooled,
+    /// A new one: the peer may have closed all those that wait. A stream of a shared one does too.
+    Fresh,
+}
+
 /// The connections of one worker to one peer.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -74,21 +83,21 @@ impl Node {
         node
     }
 
-    /// A connection for one short exchange: a pooled one, unless `fresh` is asked for, or a new one.
-    pub(super) async fn checkout(self: &Arc<Self>, upstream: &Upstream, fresh: bool) -> Result<Lease, UpstreamError> {
-        match self.reuse(upstream, fresh) {
+    /// A connection for one short exchange.
+    pub(super) async fn checkout(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Result<Lease, UpstreamError> {
+        match self.reuse(upstream, pick) {
             Some(lease) => Ok(lease),
             // Boxed, as it is rare and by far the largest part of a request's future.
-            None => Box::pin(self.connect(upstream, fresh)).await,
+            None => Box::pin(self.connect(upstream, pick)).await,
         }
     }
 
-    async fn connect(self: &Arc<Self>, upstream: &Upstream, fresh: bool) -> Result<Lease, UpstreamError> {
+    async fn connect(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Result<Lease, UpstreamError> {
         let deadline = Instant::now() + upstream.connect_timeout;
         let late = |_| UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
         let _opening = if self.may_share(upstream) {
             let guard = timeout_at(deadline, self.opening.lock()).await.map_err(late)?;
-            if let Some(lease) = self.reuse(upstream, fresh) {
+            if let Some(lease) = self.reuse(upstream, pick) {
                 return Ok(lease);
             }
             // Whoever held it may have found that there is nothing to share.
@@ -96,7 +105,7 @@ impl Node {
         } else {
             None
         };
-        let slot = match self.slot(upstream, fresh, deadline).await? {
+        let slot = match self.slot(upstream, pick, deadline).await? {
             Room::Slot(slot) => slot,
             Room::Lease(lease) => return Ok(lease),
         };
@@ -121,7 +130,7 @@ impl Node {
             return Ok(Lease::Http2(lease));
         }
         let connection = self.http1(upstream, transport, slot).await?;
-        Ok(Lease::Http1(self.lease(connection, false, true)))
+        Ok(Lease::Http1(Http1Lease::first(self, connection)))
     }
 
     /// A connection that nobody shares and that is closed afterwards: HTTP/1.1, unless the upstream speaks HTTP/2
@@ -136,7 +145,7 @@ impl Node {
         }
         let transport = self.open(upstream, upstream.tls.as_ref().map(|tls| &tls.http1), deadline).await?;
         let connection = self.http1(upstream, transport, slot).await?;
-        Ok(Lease::Http1(self.lease(connection, false, false)))
+        Ok(Lease::Http1(Http1Lease::exclusive(self, connection)))
     }
 
     /// A connection of its own for a request that asks for another protocol.
@@ -145,7 +154,7 @@ impl Node {
         let slot = self.exclusive_slot(upstream, deadline).await?;
         let transport = self.open(upstream, upstream.tls.as_ref().map(|tls| &tls.http1), deadline).await?;
         let connection = self.upgradable_http1(upstream, transport).await?;
-        let mut lease = self.lease(connection, false, false);
+        let mut lease = Http1Lease::exclusive(self, connection);
         lease.slot = Some(slot);
         Ok(lease)
     }
@@ -198,15 +207,17 @@ impl Node {
         }
     }
 
-    fn reuse(self: &Arc<Self>, upstream: &Upstream, fresh: bool) -> Option<Lease> {
+    fn reuse(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Option<Lease> {
         let now = self.sweep.now();
         let mut state = self.state();
         state.idle_timeout = upstream.idle_timeout;
         state.max_age = upstream.max_age;
-        if !fresh && let Some(connection) = state.take_idle(now) {
+        if pick == Pick::Pooled
+            && let Some(connection) = state.take_idle(now)
+        {
             state.reused += 1;
             drop(state);
-            return Some(Lease::Http1(self.lease(connection, true, true)));
+            return Some(Lease::Http1(Http1Lease::reused(self, connection)));
         }
         let max_age = state.max_age;
         let shared = state
@@ -219,11 +230,6 @@ impl Node {
         let lease = self.stream(&shared, true);
         drop(state);
         Some(Lease::Http2(lease))
-    }
-
-    fn lease(self: &Arc<Self>, connection: Http1, reused: bool, reusable: bool) -> Http1Lease {
-        let progress = Arc::clone(&connection.progress);
-        Http1Lease { connection: Some(connection), node: Arc::clone(self), progress, reused, reusable, slot: None }
     }
 
     fn stream(self: &Arc<Self>, connection: &Arc<Http2>, reused: bool) -> Http2Lease {
@@ -260,19 +266,14 @@ impl Node {
     }
 
     /// Waits for room for another connection, or for one that became free meanwhile.
-    async fn slot(
-        self: &Arc<Self>,
-        upstream: &Upstream,
-        fresh: bool,
-        deadline: Instant,
-    ) -> Result<Room, UpstreamError> {
+    async fn slot(self: &Arc<Self>, upstream: &Upstream, pick: Pick, deadline: Instant) -> Result<Room, UpstreamError> {
         let waiting = Waiting::new(self);
         loop {
-            if let Some(slot) = self.try_slot(upstream, Lane::Short, fresh) {
+            if let Some(slot) = self.try_slot(upstream, Lane::Short, pick) {
                 return Ok(Room::Slot(slot));
             }
             waiting.until(&self.freed, upstream, deadline).await?;
-            if let Some(lease) = self.reuse(upstream, fresh) {
+            if let Some(lease) = self.reuse(upstream, pick) {
                 return Ok(Room::Lease(lease));
             }
         }
@@ -282,16 +283,16 @@ impl Node {
     async fn exclusive_slot(self: &Arc<Self>, upstream: &Upstream, deadline: Instant) -> Result<Slot, UpstreamError> {
         let waiting = Waiting::new(self);
         loop {
-            if let Some(slot) = self.try_slot(upstream, Lane::Long, true) {
+            if let Some(slot) = self.try_slot(upstream, Lane::Long, Pick::Fresh) {
                 return Ok(slot);
             }
             waiting.until(&self.freed_for_long, upstream, deadline).await?;
         }
     }
 
-    /// `evict` closes a connection that nobody uses where there is no room otherwise. Those of exchanges that last leave room for
+    /// For a fresh one, a connection that nobody uses is closed where there is no room otherwise. Those of exchanges that last leave room for
     /// others: one caller's watches must not keep everybody from the upstream.
-    fn try_slot(self: &Arc<Self>, upstream: &Upstream, lane: Lane, evict: bool) -> Option<Slot> {
+    fn try_slot(self: &Arc<Self>, upstream: &Upstream, lane: Lane, pick: Pick) -> Option<Slot> {
         let is_long = lane == Lane::Long;
         let mut state = self.state();
         if is_long && state.long >= most_long(upstream.max_connections) {
@@ -304,7 +305,10 @@ impl Node {
             self.counters.open.inc();
             return Some(Slot { node: Arc::clone(self), is_long });
         }
-        let (evicted, evicted_shared) = if evict { state.take_unused() } else { (None, None) };
+        let (evicted, evicted_shared) = match pick {
+            Pick::Pooled => (None, None),
+            Pick::Fresh => state.take_unused(),
+        };
         drop(state);
         drop((evicted, evicted_shared));
         None

@@ -64,6 +64,27 @@ impl Lease {
 }
 
 impl Http1Lease {
+    /// Of a connection that was opened for this exchange, and may serve others.
+    pub(super) fn first(node: &Arc<Node>, connection: Http1) -> Self {
+        let progress = Arc::clone(&connection.progress);
+        let node = Arc::clone(node);
+        Self { connection: Some(connection), node, progress, reused: false, reusable: true, slot: None }
+    }
+
+    /// Of a connection that has waited for its next exchange.
+    pub(super) fn reused(node: &Arc<Node>, connection: Http1) -> Self {
+        let mut lease = Self::first(node, connection);
+        lease.reused = true;
+        lease
+    }
+
+    /// Of a connection that no other exchange gets.
+    pub(super) fn exclusive(node: &Arc<Node>, connection: Http1) -> Self {
+        let mut lease = Self::first(node, connection);
+        lease.reusable = false;
+        lease
+    }
+
     pub(in crate::upstream) fn sender(&mut self) -> Option<&mut http1::SendRequest<RequestBody>> {
         self.connection.as_mut().map(|connection| &mut connection.sender)
     }
