@@ -33,6 +33,41 @@ const ALARM: Duration = *LIFE.end();
 /// The longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
+/// Why a set is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// It is time.
+    Due,
+    /// A token names a key that is not in the set.
+    UnknownKey,
+    /// Both.
+    UnknownKeyWhenDue,
+}
+
+impl Cause {
+    const fn of(is_demanded: bool, is_due: bool) -> Option<Self> {
+        match (is_demanded, is_due) {
+            (true, true) => Some(Self::UnknownKeyWhenDue),
+            (true, false) => Some(Self::UnknownKey),
+            (false, true) => Some(Self::Due),
+            (false, false) => None,
+        }
+    }
+
+    const fn is_due(self) -> bool {
+        matches!(self, Self::Due | Self::UnknownKeyWhenDue)
+    }
+
+    const fn is_demanded(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::UnknownKeyWhenDue)
+    }
+
+    /// As metrics have it.
+    const fn label(self) -> &'static str {
+        if self.is_demanded() { "unknown_key" } else { "periodic" }
+    }
+}
+
 /// What came of a fetch.
 enum Fetched {
     /// The document, and the moment of its request.
@@ -48,8 +83,8 @@ impl Shared {
             let demanded = self.demand.lock().unwrap_or_else(PoisonError::into_inner).pending;
             let now = self.clock.now();
             let due = Timestamp::from_millis(self.due.load(Ordering::Acquire));
-            if demanded || now >= due {
-                self.fetch(demanded, now >= due).await;
+            if let Some(cause) = Cause::of(demanded, now >= due) {
+                self.fetch(cause).await;
             }
             if demanded {
                 self.demand.lock().unwrap_or_else(PoisonError::into_inner).pending = false;
@@ -63,11 +98,11 @@ impl Shared {
         }
     }
 
-    /// One try, with its effect on everything that requests see: for an unknown key, since it is time, or both. Whoever makes up
-    /// keys can have it fetched earlier, and puts nothing off by that.
-    async fn fetch(&self, demanded: bool, due: bool) {
+    /// One try, with its effect on everything that requests see. Whoever makes up keys can have it fetched earlier, and puts
+    /// nothing off by that.
+    async fn fetch(&self, cause: Cause) {
         let started = self.clock.now();
-        let (outcome, pause) = match self.try_fetch(started, demanded, due).await {
+        let (outcome, pause) = match self.try_fetch(started, cause).await {
             Ok(life) => {
                 let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
                 progress.failures = 0;
@@ -85,11 +120,11 @@ impl Shared {
                 ("failed", pause)
             }
         };
-        let cause = if demanded { "unknown_key" } else { "periodic" };
-        let labels = FetchLabels { issuer: Arc::clone(&self.settings.name), cause, outcome };
+        let labels = FetchLabels { issuer: Arc::clone(&self.settings.name), cause: cause.label(), outcome };
         self.metrics.key_fetches.get_or_create(&labels).inc();
         let next = (self.clock.now() + pause).as_millis();
-        self.due.store(if due { next } else { next.min(self.due.load(Ordering::Acquire)) }, Ordering::Release);
+        self.due
+            .store(if cause.is_due() { next } else { next.min(self.due.load(Ordering::Acquire)) }, Ordering::Release);
     }
 
     /// Tells once when the set is older than it should ever be, and once when it no longer is.
@@ -110,10 +145,10 @@ impl Shared {
     }
 
     /// How long the fetched set is fresh.
-    async fn try_fetch(&self, started: Timestamp, demanded: bool, due: bool) -> Result<Duration, String> {
+    async fn try_fetch(&self, started: Timestamp, cause: Cause) -> Result<Duration, String> {
         let mut trouble = None;
         let mut discovery = None;
-        if self.settings.discover && (due || self.metadata.load().is_none()) {
+        if self.settings.discover && (cause.is_due() || self.metadata.load().is_none()) {
             match self.fetch_metadata().await {
                 Ok(document) => discovery = document,
                 Err(error) => trouble = Some(error),
@@ -130,7 +165,7 @@ impl Shared {
             (None, None) => return Err(trouble.unwrap_or_else(|| "there is no address of a key set".to_owned())),
         };
         // For an unknown key the whole set is asked for: a stale copy on the way must not answer that nothing changed.
-        let validators = self.known().keys.clone().filter(|_| !demanded && self.keys.load().is_some());
+        let validators = self.known().keys.clone().filter(|_| !cause.is_demanded() && self.keys.load().is_some());
         let fetched = self.get(&url, trusted, MAX_KEY_SET, validators).await.map_err(|why| format!("{url}: {why}"))?;
         let (life, jwks) = match fetched {
             Fetched::Unchanged(life) => {
