@@ -193,7 +193,7 @@ impl<S: Serve> Server<S> {
         let Err(error) = result else { return };
         let kind = classify(error, self.connection.protocol);
         if kind == ProtocolError::Flood {
-            self.liveness.flooded();
+            self.liveness.mark_flooded();
         }
         tracing::debug!(connection = self.connection.id, peer = %self.connection.peer, ?kind, %error, "connection failed");
         self.shared.metrics.protocol_error(kind);

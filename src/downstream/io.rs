@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     framing::Scanner,
-    liveness::{Command, Liveness, Phase},
+    liveness::{Command, Liveness, Phase, Scan},
     registry::Registered,
 };
 
@@ -72,9 +72,9 @@ impl<T> Io<T> {
 
     fn written(&self, result: &Poll<io::Result<usize>>) {
         match result {
-            Poll::Ready(Ok(count)) if *count > 0 => self.liveness.wrote(),
+            Poll::Ready(Ok(count)) if *count > 0 => self.liveness.note_write(),
             Poll::Ready(_) => {}
-            Poll::Pending => self.liveness.blocked(),
+            Poll::Pending => self.liveness.note_blocked(),
         }
     }
 
@@ -86,12 +86,12 @@ impl<T> Io<T> {
             _ => {}
         }
         scanner.scan(bytes);
-        self.liveness.scanned(
-            scanner.take_heads(),
-            scanner.is_within_head(),
-            scanner.is_within_body(),
-            scanner.defect(),
-        );
+        self.liveness.note_scan(Scan {
+            heads: scanner.take_heads(),
+            within_head: scanner.is_within_head(),
+            within_body: scanner.is_within_body(),
+            defect: scanner.defect(),
+        });
     }
 }
 

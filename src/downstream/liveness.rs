@@ -29,7 +29,7 @@ use std::{
 
 use atomic_waker::AtomicWaker;
 
-use super::{framing::Defect, metrics::Expired};
+use super::{Protocol, framing::Defect, metrics::Expired};
 use crate::config::raw::Limits;
 
 /// What a connection is doing.
@@ -68,6 +68,25 @@ pub(super) enum Command {
 
 /// How many times shorter unused connections are kept when memory is short.
 const HURRY: u32 = 10;
+
+/// One pass of the sweep over all connections of a worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sweep {
+    /// The time since the last one.
+    pub(super) step: Duration,
+    /// Memory is short: unused connections have less time.
+    pub(super) hurried: bool,
+}
+
+/// What the scanner found in the bytes of one read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scan {
+    /// Heads that have come whole.
+    pub(super) heads: u32,
+    pub(super) within_head: bool,
+    pub(super) within_body: bool,
+    pub(super) defect: Option<Defect>,
+}
 
 /// The part of a connection that its task, its bytes, its requests and the sweep share.
 ///
@@ -214,7 +233,7 @@ impl Liveness {
     }
 
     /// The client resets streams faster than HTTP/2 itself allows.
-    pub(super) fn flooded(&self) {
+    pub(super) fn mark_flooded(&self) {
         self.flooded.store(true, Relaxed);
     }
 
@@ -223,14 +242,13 @@ impl Liveness {
         self.flooded.load(Relaxed)
     }
 
-    /// What the scanner found in the bytes of one read.
-    pub(super) fn scanned(&self, heads: u32, within_head: bool, within_body: bool, defect: Option<Defect>) {
-        if heads > 0 {
-            self.heads.fetch_add(heads, Relaxed);
+    pub(super) fn note_scan(&self, scan: Scan) {
+        if scan.heads > 0 {
+            self.heads.fetch_add(scan.heads, Relaxed);
         }
-        self.within_head.store(within_head, Relaxed);
-        self.within_body.store(within_body, Relaxed);
-        if let Some(defect) = defect {
+        self.within_head.store(scan.within_head, Relaxed);
+        self.within_body.store(scan.within_body, Relaxed);
+        if let Some(defect) = scan.defect {
             self.defect.store(defect as u8, Relaxed);
         }
     }
@@ -244,12 +262,14 @@ impl Liveness {
         self.within_body.load(Relaxed)
     }
 
-    pub(super) fn wrote(&self) {
+    /// The client has taken bytes.
+    pub(super) fn note_write(&self) {
         self.wrote.store(true, Relaxed);
         self.blocked.store(false, Relaxed);
     }
 
-    pub(super) fn blocked(&self) {
+    /// The client takes no bytes at the moment.
+    pub(super) fn note_blocked(&self) {
         self.blocked.store(true, Relaxed);
     }
 
@@ -264,9 +284,9 @@ impl Liveness {
         self.taken.store(true, Relaxed);
     }
 
-    /// Adds a step of the sweep, and closes the connection if it is beyond a limit. `hurried` shortens the time that an
-    /// unused connection has.
-    pub(super) fn pass(&self, step: Duration, limits: &Limits, http2: bool, hurried: bool) -> Option<Expired> {
+    /// Adds the step of a sweep, and closes the connection if it is beyond a limit.
+    pub(super) fn sweep(&self, sweep: Sweep, limits: &Limits, protocol: Protocol) -> Option<Expired> {
+        let http2 = protocol == Protocol::Http2;
         let wrote = self.wrote.swap(false, Relaxed);
         let taken = self.taken.swap(false, Relaxed);
         let phase = self.phase();
@@ -283,9 +303,9 @@ impl Liveness {
             self.age.store(0, Relaxed);
             return None;
         }
-        let age = Duration::from_millis(self.age.load(Relaxed).into()) + step;
+        let age = Duration::from_millis(self.age.load(Relaxed).into()) + sweep.step;
         self.age.store(u32::try_from(age.as_millis()).unwrap_or(u32::MAX), Relaxed);
-        let idle_timeout = limits.idle_timeout.get() / if hurried { HURRY } else { 1 };
+        let idle_timeout = limits.idle_timeout.get() / if sweep.hurried { HURRY } else { 1 };
         match phase {
             Phase::Head if age > limits.header_timeout.get() => self.expire(Command::Abort, Expired::Head),
             Phase::Busy if age > limits.stream_idle_timeout.get() => self.expire(Command::Abort, Expired::Stalled),
@@ -315,12 +335,12 @@ pub(super) fn step(limits: &Limits) -> Duration {
 mod tests {
     use super::*;
 
-    /// Passes with steps of a second until the connection is told something, at most two hours.
-    fn lasts(liveness: &Liveness, http2: bool, mut each: impl FnMut(&Liveness)) -> Option<(u32, Command)> {
+    /// Sweeps with steps of a second until the connection is told something, at most two hours.
+    fn lasts(liveness: &Liveness, protocol: Protocol, mut each: impl FnMut(&Liveness)) -> Option<(u32, Command)> {
         let limits = Limits::default();
         (1..7200).find_map(|second| {
             each(liveness);
-            liveness.pass(Duration::from_secs(1), &limits, http2, false)?;
+            liveness.sweep(Sweep { step: Duration::from_secs(1), hurried: false }, &limits, protocol)?;
             Some((second, if liveness.is_told(Command::Abort) { Command::Abort } else { Command::Finish }))
         })
     }
@@ -332,13 +352,13 @@ mod tests {
             liveness.enter(phase);
             liveness
         };
-        assert_eq!(lasts(&in_phase(Phase::Head), false, |_| ()), Some((11, Command::Abort)));
-        assert_eq!(lasts(&in_phase(Phase::Idle), false, |_| ()), Some((76, Command::Finish)));
-        assert_eq!(lasts(&in_phase(Phase::Busy), false, Liveness::blocked), Some((301, Command::Abort)));
-        assert_eq!(lasts(&in_phase(Phase::Busy), false, |_| ()), None);
-        assert_eq!(lasts(&in_phase(Phase::Busy), true, |_| ()), None);
-        assert_eq!(lasts(&in_phase(Phase::Opening), false, |_| ()), None);
-        assert_eq!(lasts(&in_phase(Phase::Upgraded), false, |_| ()), None);
+        assert_eq!(lasts(&in_phase(Phase::Head), Protocol::Http1, |_| ()), Some((11, Command::Abort)));
+        assert_eq!(lasts(&in_phase(Phase::Idle), Protocol::Http1, |_| ()), Some((76, Command::Finish)));
+        assert_eq!(lasts(&in_phase(Phase::Busy), Protocol::Http1, Liveness::note_blocked), Some((301, Command::Abort)));
+        assert_eq!(lasts(&in_phase(Phase::Busy), Protocol::Http1, |_| ()), None);
+        assert_eq!(lasts(&in_phase(Phase::Busy), Protocol::Http2, |_| ()), None);
+        assert_eq!(lasts(&in_phase(Phase::Opening), Protocol::Http1, |_| ()), None);
+        assert_eq!(lasts(&in_phase(Phase::Upgraded), Protocol::Http1, |_| ()), None);
     }
 
     #[test]
@@ -346,7 +366,8 @@ mod tests {
         let told = |phase, seconds| {
             let liveness = Liveness::default();
             liveness.enter(phase);
-            liveness.pass(Duration::from_secs(seconds), &Limits::default(), false, true)
+            let sweep = Sweep { step: Duration::from_secs(seconds), hurried: true };
+            liveness.sweep(sweep, &Limits::default(), Protocol::Http1)
         };
         assert_eq!((told(Phase::Idle, 7), told(Phase::Idle, 8)), (None, Some(Expired::Idle)));
         assert_eq!((told(Phase::Head, 10), told(Phase::Head, 11)), (None, Some(Expired::Head)));
@@ -357,11 +378,11 @@ mod tests {
     fn writing_prolongs_a_slow_response_but_no_head_and_no_idle_http2() {
         let idle = Liveness::default();
         idle.enter(Phase::Idle);
-        assert_eq!(lasts(&idle, false, Liveness::wrote), None);
-        assert_eq!(lasts(&idle, true, Liveness::wrote), Some((76, Command::Finish)));
+        assert_eq!(lasts(&idle, Protocol::Http1, Liveness::note_write), None);
+        assert_eq!(lasts(&idle, Protocol::Http2, Liveness::note_write), Some((76, Command::Finish)));
         let head = Liveness::default();
         head.enter(Phase::Head);
-        assert_eq!(lasts(&head, false, Liveness::wrote), Some((11, Command::Abort)));
+        assert_eq!(lasts(&head, Protocol::Http1, Liveness::note_write), Some((11, Command::Abort)));
     }
 
     #[test]
@@ -372,12 +393,12 @@ mod tests {
             liveness.withhold();
             liveness
         };
-        assert_eq!(lasts(&busy(), true, Liveness::wrote), Some((301, Command::Abort)));
+        assert_eq!(lasts(&busy(), Protocol::Http2, Liveness::note_write), Some((301, Command::Abort)));
         let moves = |liveness: &Liveness| {
             liveness.release();
             liveness.withhold();
         };
-        assert_eq!(lasts(&busy(), true, moves), None);
+        assert_eq!(lasts(&busy(), Protocol::Http2, moves), None);
     }
 
     #[test]

@@ -8,9 +8,10 @@ use std::{
 };
 
 use super::{
+    Protocol,
     admission::Admitted,
     drain::{Drain, Phase as DrainPhase},
-    liveness::{Command, Liveness},
+    liveness::{Command, Liveness, Sweep},
     metrics::{Metrics, Refused},
 };
 use crate::{config::raw::Limits, memory::Level};
@@ -28,7 +29,7 @@ pub(super) struct Registry {
 struct Entry {
     liveness: Arc<Liveness>,
     limits: Arc<Limits>,
-    http2: bool,
+    protocol: Protocol,
 }
 
 /// Counts one connection until dropped.
@@ -51,7 +52,7 @@ impl Registry {
         limits: Arc<Limits>,
         admitted: Admitted,
     ) -> Registered {
-        self.lock().insert(id, Entry { liveness, limits, http2: false });
+        self.lock().insert(id, Entry { liveness, limits, protocol: Protocol::Http1 });
         self.drain.opened();
         self.metrics.active.inc();
         Registered { registry: Arc::clone(self), id, admitted }
@@ -59,9 +60,9 @@ impl Registry {
 
     /// Passes over all connections and closes those that are beyond a limit.
     pub(super) fn sweep(&self, step: Duration, memory: Level) {
-        let hurried = memory >= Level::CloseIdle;
+        let sweep = Sweep { step, hurried: memory >= Level::CloseIdle };
         for entry in self.lock().values() {
-            if let Some(why) = entry.liveness.pass(step, &entry.limits, entry.http2, hurried) {
+            if let Some(why) = entry.liveness.sweep(sweep, &entry.limits, entry.protocol) {
                 self.metrics.expired(why);
             }
         }
@@ -75,7 +76,7 @@ impl Registry {
         for entry in self.lock().values() {
             match phase {
                 DrainPhase::Open => {}
-                DrainPhase::Announced if !entry.http2 => {}
+                DrainPhase::Announced if entry.protocol == Protocol::Http1 => {}
                 DrainPhase::Announced | DrainPhase::Closing => entry.liveness.command(Command::Finish),
                 DrainPhase::Cut => entry.liveness.command(Command::Abort),
             }
@@ -99,7 +100,7 @@ impl Registered {
 
     pub(super) fn speaks_http2(&self) {
         if let Some(entry) = self.registry.lock().get_mut(&self.id) {
-            entry.http2 = true;
+            entry.protocol = Protocol::Http2;
         }
     }
 }
