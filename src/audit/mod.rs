@@ -11,6 +11,24 @@
 //!
 //! No credential is ever written: of a credential only its id, of a token only the claims in [`CLAIMS`] and those that
 //! the policy names, of a URL no query.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `settings` | what the configuration says about the trail |
+//! | `record`, `note` | what happened: of a request, and else |
+//! | `trail`, `writer` | the handle by which records are queued, and the thread that writes them |
+//! | `line`, `json`, `budget`, `caller` | a record as JSON, member by member, within its length, and what it says of the caller |
+//! | `pseudonym` | people under other names |
+//! | `chain`, `keys` | what makes each line vouch for those before it, and the keys for that |
+//! | `checkpoints`, `heads` | signed lines, their copies elsewhere, and those of other replicas |
+//! | `sink` | where lines go |
+//! | `export` | the same lines, sent to receivers |
+//! | `lines` | a trail, read line by line |
+//! | `verify` | whether a trail is whole |
+//! | `replay` | what a decision was made on, read back |
+//! | `trace`, `token_trace`, `traced_line` | what caused a run, or a token, by the trail alone |
+//! | `report` | what reviewers ask for |
+//! | `metrics` | what the trail counts of itself |
 
 mod budget;
 mod caller;

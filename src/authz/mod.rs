@@ -3,6 +3,24 @@
 //! Any deny wins, then approve, then allow, then step up, and no match is a denial; the order of rules means nothing.
 //! What is in doubt never lets anybody through: conditions of an allow are read strictly, those of a deny widely, and
 //! an expression without a value denies.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `policy`, `rule` | the policy of a configuration and one rule of it, compiled |
+//! | `who` | whose requests a rule is about, and who gets a grant |
+//! | `on`, `condition` | on which requests a rule is, and what its conditions have in common |
+//! | `kubernetes`, `run`, `time_window` | conditions on attributes of Kubernetes, on what becomes of a run, on the time of the week |
+//! | `names`, `resources` | patterns of names, and names that nothing in Kubernetes has |
+//! | `cel` | expressions of rules |
+//! | `guarded` | what no rule allows in passing |
+//! | `decision`, `permit` | what the policy says of a request, and the proof that it was asked |
+//! | `explain` | why it decides as it does, and what would make a request pass |
+//! | `token`, `token_explain` | which tokens Doorward gives to whom, and why not others |
+//! | `trigger`, `deliveries` | which Triggers a delivery may set off, and what no delivery can meet |
+//! | `starts` | who may start runs in a namespace, whatever is asked |
+//! | `concerns` | what the policy says of somebody, whatever they ask for |
+//! | `claims`, `issuers` | which claims a policy looks at, and what issuers tell of principals |
+//! | `scenario`, `cases` | a request that somebody wrote down, and tests of a policy made of such |
 
 mod cases;
 mod cel;

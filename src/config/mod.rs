@@ -10,6 +10,18 @@
 //!
 //! All problems of all steps are told in one [`Diagnosis`]. [`watch`] tells when to do it again, and [`reload`] what of
 //! a new configuration takes a restart.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `raw`, `values` | what a person writes, and its durations, sizes, secrets and paths |
+//! | `schema`, `reference` | the JSON Schema of that, and the reference for people |
+//! | `source`, `layers`, `locations` | files as trees, environment and flags on top, and where each part was written |
+//! | `load`, `shape` | from there to a configuration that may run, and whether a document has the shape of one |
+//! | `resolve`, `resolver` | checks that belong to no component alone, and what components read files with |
+//! | `report`, `diagnosis`, `render` | problems, all of them with their places, and as people read them |
+//! | `watch`, `fingerprint` | when to load again, and whether a file has changed |
+//! | `reload`, `changes` | what takes a restart, and what differs between two configurations |
+//! | `effective` | the configuration in force, each value with who set it |
 
 mod changes;
 pub mod diagnosis;

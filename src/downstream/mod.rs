@@ -7,6 +7,18 @@
 //! Each worker has its own sockets, runtime and connections; what they share is counted in atomics. Every step up to
 //! the first request is bounded in time and bytes, and a connection that fails one of them is closed and counted.
 //!
+//! | file | holds |
+//! |---|---|
+//! | `settings` | listeners and limits, checked |
+//! | `listener`, `accept` | the sockets, and the loops that accept from them |
+//! | `admission` | how many connections there may be |
+//! | `connection` | the beginning of one, up to which HTTP it speaks |
+//! | `proxy_protocol`, `tls` | whom a load balancer brings, and TLS |
+//! | `http_server`, `head`, `framing` | HTTP on a connection, and what is not fit to serve |
+//! | `io`, `liveness`, `registry` | the bytes of a connection, when what it does has lasted too long, and all that are open |
+//! | `drain` | ending without losing a request |
+//! | `metrics` | what the listeners count |
+//!
 //! # What is refused before the service
 //!
 //! hyper answers what it cannot parse (a control character or a space in a header name, obs-fold, a Content-Length

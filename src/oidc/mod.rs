@@ -13,6 +13,21 @@
 //! ```
 //!
 //! [`program`] has the paths of `doorward login`, which ride on these.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `login`, `choice` | which path is answered by what, how a browser is sent there, and which provider it chooses |
+//! | `flow`, `attempts` | a login under way, sealed in the browser, and how often one may follow another |
+//! | `redirect`, `return_to` | where the provider sends the browser back to, and where the login leads back to |
+//! | `callback`, `parameters` | the way back from the provider, and its parameters, read strictly |
+//! | `exchange`, `id_token` | the code for the tokens, and what an ID token must say for this login |
+//! | `provider`, `issuer`, `client` | a provider as a login sees it, an issuer as one, and who Doorward is there |
+//! | `github` | people at GitHub, which has no ID token |
+//! | `refresh`, `vouch` | whether a person may still be signed in, by the refresh token or the access token |
+//! | `logout`, `backchannel` | signing out here, and at the word of the provider |
+//! | `unsent` | forms that met an ended session |
+//! | `program` | the login of programs by way of the browser |
+//! | `failure`, `metrics` | a login that went wrong, as people, logs and metrics have it |
 
 mod attempts;
 pub mod backchannel;

@@ -3,6 +3,18 @@
 //!
 //! A record is kept in memory for at most a second after it was read, so that a page of forty requests costs one
 //! read. Whether it has expired or was revoked is looked at on every request all the same.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `settings` | `sessions` of the configuration |
+//! | `session`, `record` | a session as a request sees it, and what is kept of it |
+//! | `keyring` | the keys that seal what is kept |
+//! | `cookie`, `csrf`, `origin` | how a browser shows one, what it must show besides, and under which origin |
+//! | `program` | sessions that a program holds |
+//! | `refresh` | asking the provider again whether a person may still sign in |
+//! | `index`, `people` | which sessions a person has, listed and ended |
+//! | `seen` | where a session is used |
+//! | `metrics` | what sessions count |
 
 pub mod cookie;
 pub mod csrf;

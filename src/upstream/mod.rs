@@ -6,6 +6,17 @@
 //! Short requests share connections, HTTP/1.1 one after the other and HTTP/2 side by side. Watches and followed logs
 //! ([`Lane::Long`]) have a connection each: a few clients that do not read would otherwise fill the window of a shared
 //! one and stop everybody. So have [upgrades](upgrade).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `settings` | an upstream as the program runs on it |
+//! | `pool`, `connect` | connections that wait for their next request, and new ones |
+//! | `forward`, `response` | the last step of a request, and the body that comes back |
+//! | `buffered` | request bodies that are read whole |
+//! | `progress` | time limits without timers |
+//! | `upgrade`, `websocket`, `splice` | other protocols: what may ask for one, its frames, and the bytes of both sides |
+//! | `streams` | what lasts, and ends with its credential or its permission |
+//! | `error`, `metrics` | why there is no answer, and what the pools count |
 
 pub mod buffered;
 mod connect;

@@ -4,6 +4,18 @@
 //! passes three steps: [`Webhook::precheck`] reads its head, before the body is polled; [`Webhook::verify`] checks the
 //! signature over the raw bytes and then reads facts out of them; [`Replay::reserve`] makes sure that it is new. A sender
 //! that never tries again has its deliveries [held](hold) instead.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `senders` | the table of senders, one file a maker |
+//! | `resolve`, `checks` | from the configuration to senders that verify, and which settings do not go together |
+//! | `signature`, `certificate`, `sns` | proof of who sent it: a secret, a client certificate, Amazon SNS |
+//! | `document`, `facts` | the body, read once and strictly, and what it tells about its cause |
+//! | `replay` | each delivery is forwarded once |
+//! | `hold` | deliveries that are stored and brought later |
+//! | `events` | which event of its EventListener a delivery became |
+//! | `told` | what deliveries can tell, for who checks rules |
+//! | `metrics` | what deliveries count |
 
 mod certificate;
 mod checks;

@@ -7,6 +7,15 @@
 //!
 //! The writer of the trail and the exports share a [`Backlog`]: how far each receiver is behind, whether requests are
 //! refused for it, and which files it still needs.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `settings` | what the configuration says about exports |
+//! | `task` | the task of one: reads, sends, remembers |
+//! | `reader`, `position` | what is on stable storage, and how far the receiver has it |
+//! | `syslog`, `otlp`, `facts` | the two protocols, and what both tell of a line besides |
+//! | `backlog` | what the writer of the trail and its exports tell each other |
+//! | `metrics` | what exports count |
 
 mod backlog;
 mod facts;
