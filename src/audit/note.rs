@@ -160,6 +160,13 @@ pub(super) enum Event {
     },
 }
 
+impl Event {
+    /// Whether the line proves what it says to whoever has the public key alone.
+    pub(super) const fn is_signed(&self) -> bool {
+        matches!(self, Self::Cut { .. } | Self::Checkpoint { .. })
+    }
+}
+
 /// The names of kinds of line, in `metadata.event_code`.
 pub(super) mod code {
     pub(crate) const REQUEST: &str = "request";

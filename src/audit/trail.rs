@@ -16,7 +16,7 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    chain::{Chain, Link},
+    chain::Link,
     checkpoints::SecondPlace,
     export::{Backlog, Export},
     heads::{Head, Heads},
@@ -26,7 +26,7 @@ use super::{
     record::Record,
     settings::{Destination, Settings},
     sink::{Found, RotatingFile, Sink, Stdout},
-    writer::{END, Writer},
+    writer::{END_TIMEOUT, Writer},
 };
 use crate::{
     clock::Clock,
@@ -48,7 +48,7 @@ impl Trail {
     /// Opens the trail and starts its thread. Keys that are not configured are read from `key_directory`, or made there.
     /// `instance` names this replica; each has a chain of its own.
     pub fn open(settings: &Settings, key_directory: &Path, instance: &str, clock: Clock) -> Result<Self, OpenError> {
-        let keys_failed = |source| OpenError { path: key_directory.to_owned(), source };
+        let keys_failed = |source| OpenError::File { path: key_directory.to_owned(), source };
         let chain_key = match &settings.chain_key {
             Some(key) => key.clone(),
             None => keys::kept_chain_key(key_directory).map_err(keys_failed)?,
@@ -62,9 +62,9 @@ impl Trail {
             Destination::Stdout => (Box::new(Stdout), Found { last: Link::NONE, empty: false, repaired: 0 }),
             Destination::File { path, max_size, retention } => {
                 let (mut sink, found) = RotatingFile::open(path, *max_size, *retention, clock.now())
-                    .map_err(|source| OpenError { path: path.clone(), source })?;
+                    .map_err(|source| OpenError::File { path: path.clone(), source })?;
                 if !settings.exports.is_empty() {
-                    let failed = |source| OpenError { path: path.clone(), source };
+                    let failed = |source| OpenError::File { path: path.clone(), source };
                     sink.sync().map_err(failed)?;
                     let opened = Backlog::open(path, &settings.exports, key_directory, instance, sink.place());
                     backlog = Arc::new(opened.map_err(failed)?);
@@ -74,24 +74,23 @@ impl Trail {
             }
         };
         let keys = Keys { chain: chain_key, checkpoint: checkpoint_key };
-        Self::start(settings, keys, sink, found, backlog, instance, clock)
+        Self::start(settings, keys, Opened { sink, found, backlog }, instance, clock)
     }
 
     /// Starts the thread over an open sink.
     pub(super) fn start(
         settings: &Settings,
         keys: Keys,
-        sink: Box<dyn Sink>,
-        found: Found,
-        backlog: Arc<Backlog>,
+        opened: Opened,
         instance: &str,
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        let metrics = Metrics { export: backlog.metrics().clone(), ..Metrics::default() };
+        let metrics = Metrics { export: opened.backlog.metrics().clone(), ..Metrics::default() };
         let second_place = settings.checkpoint_copy.clone();
         let second_place = second_place.map(|path| SecondPlace::new(path, metrics.checkpoint_copy_errors.clone()));
         let second_place = second_place.map(Arc::new);
         let shared = Arc::new(Shared {
+            instance: instance.into(),
             used: AtomicUsize::new(0),
             capacity: settings.queue,
             waiting: AtomicUsize::new(0),
@@ -103,30 +102,20 @@ impl Trail {
             second_place,
             failing: AtomicBool::new(false),
             metrics,
-            backlog,
+            backlog: Arc::clone(&opened.backlog),
             heads: Heads::default(),
         });
         let (sender, queue) = mpsc::channel();
-        let chain = Chain::new(keys.chain.clone(), found.last);
-        let mut writer = Writer::new(settings, chain, keys, sink, queue, Arc::clone(&shared), instance, clock);
-        writer.begin(found);
+        let writer = Writer::begin(settings, keys, opened, queue, Arc::clone(&shared), clock);
         let (ending, ended) = mpsc::channel();
         let run = move || {
             // Told by being dropped, also in a panic.
             let _ending: mpsc::Sender<()> = ending;
             writer.run();
         };
-        let thread = thread::Builder::new()
-            .name("audit".to_owned())
-            .spawn(run)
-            .map_err(|source| OpenError { path: PathBuf::new(), source })?;
-        let handle = Handle {
-            sender,
-            shared,
-            writer: thread.thread().clone(),
-            thread: Mutex::new(Some((thread, ended))),
-            instance: instance.into(),
-        };
+        let thread = thread::Builder::new().name("audit".to_owned()).spawn(run).map_err(OpenError::Thread)?;
+        let handle =
+            Handle { sender, shared, writer: thread.thread().clone(), thread: Mutex::new(Some((thread, ended))) };
         Ok(Self(Arc::new(handle)))
     }
 
@@ -172,7 +161,7 @@ impl Trail {
 
     /// The name of this replica.
     pub fn instance(&self) -> &str {
-        &self.0.instance
+        &self.0.shared.instance
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -219,7 +208,7 @@ impl Trail {
 
     /// Writes what waits and a last checkpoint, and ends the thread. Blocks, for some seconds at most if the sink fails or hangs.
     pub fn shutdown(&self) {
-        self.shutdown_within(END);
+        self.shutdown_within(END_TIMEOUT);
     }
 
     pub(super) fn shutdown_within(&self, patience: Duration) {
@@ -316,10 +305,18 @@ impl From<AuditUnavailable> for Rejection {
 
 /// The trail could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("the audit trail cannot be opened: {}: {source}", path.display())]
-pub struct OpenError {
-    pub path: PathBuf,
-    pub source: io::Error,
+pub enum OpenError {
+    #[error("the audit trail cannot be opened: {}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("the thread of the audit trail cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+/// Where the trail goes, opened, and what was there.
+pub(super) struct Opened {
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) found: Found,
+    pub(super) backlog: Arc<Backlog>,
 }
 
 /// The keys that a trail is written with.
@@ -351,6 +348,8 @@ pub(super) enum Entry {
 
 /// What the handle and the thread share.
 pub(super) struct Shared {
+    /// The name of this replica.
+    pub(super) instance: Arc<str>,
     /// Room that is taken, in records. Given back when the sink took the line.
     pub(super) used: AtomicUsize,
     pub(super) capacity: usize,
@@ -422,7 +421,6 @@ struct Handle {
     writer: Thread,
     /// With what tells that it has ended.
     thread: Mutex<Option<(JoinHandle<()>, mpsc::Receiver<()>)>>,
-    instance: Arc<str>,
 }
 
 impl Handle {

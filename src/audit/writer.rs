@@ -1,6 +1,8 @@
 //! The thread of the trail: takes records from the queue, makes lines of them, and hands these to the sink in groups,
 //! with one sync for all that wait for one.
 
+mod files;
+
 use std::{
     io,
     sync::{
@@ -14,7 +16,7 @@ use std::{
 
 use super::{
     caller::Callers,
-    chain::{Chain, MAX_LINE},
+    chain::Chain,
     checkpoints::{Checkpoints, SecondPlace},
     export::End,
     heads::Head,
@@ -23,7 +25,7 @@ use super::{
     pseudonym::Pseudonyms,
     settings::Settings,
     sink::{Found, Sink},
-    trail::{AuditUnavailable, Entry, Item, Keys, MAX_WAITING, Reply, Shared},
+    trail::{AuditUnavailable, Entry, Item, Keys, MAX_WAITING, Opened, Reply, Shared},
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -48,7 +50,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How long a failing sink is tried at the end, and then as long the place of copies.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the end of the thread is waited for: what hangs in the sink may never return.
-pub(super) const END: Duration = Duration::from_secs(12);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(12);
 
 pub(super) struct Writer {
     chain: Chain,
@@ -57,7 +59,6 @@ pub(super) struct Writer {
     queue: mpsc::Receiver<Item>,
     shared: Arc<Shared>,
     clock: Clock,
-    instance: Arc<str>,
     callers: Callers,
     /// None: people stand in the trail under their names.
     pseudonyms: Option<Pseudonyms>,
@@ -87,26 +88,23 @@ struct Outage {
 }
 
 impl Writer {
-    #[expect(clippy::too_many_arguments, reason = "called once, where all of this is made")]
-    pub(super) fn new(
+    /// One that has written the lines by which a process begins.
+    pub(super) fn begin(
         settings: &Settings,
-        chain: Chain,
         keys: Keys,
-        sink: Box<dyn Sink>,
+        opened: Opened,
         queue: mpsc::Receiver<Item>,
         shared: Arc<Shared>,
-        instance: &str,
         clock: Clock,
     ) -> Self {
         let now = clock.now();
-        Self {
-            chain,
+        let mut writer = Self {
+            chain: Chain::new(keys.chain.clone(), opened.found.last),
             keys,
-            sink,
+            sink: opened.sink,
             queue,
             shared,
             clock,
-            instance: instance.into(),
             callers: Callers::default(),
             pseudonyms: settings.pseudonym_key.clone().map(Pseudonyms::new),
             pending: Vec::new(),
@@ -121,11 +119,12 @@ impl Writer {
             last_commit: now,
             outage: None,
             checkpoints: Checkpoints::new(settings, now),
-        }
+        };
+        writer.write_start(&opened.found);
+        writer
     }
 
-    /// Writes the lines by which a process begins.
-    pub(super) fn begin(&mut self, found: Found) {
+    fn write_start(&mut self, found: &Found) {
         // The first checkpoint is due an interval from now, and until then none is late.
         self.shared.metrics.last_checkpoint.set(self.checkpoints.last.as_secs());
         if found.empty && found.last.seq > 0 {
@@ -144,7 +143,7 @@ impl Writer {
             );
         }
         self.event(&Event::Start {
-            instance: Arc::clone(&self.instance),
+            instance: Arc::clone(&self.shared.instance),
             key: Arc::clone(self.keys.chain.id()),
             interval_ms: millis(self.checkpoints.interval),
             repaired: found.repaired,
@@ -225,7 +224,8 @@ impl Writer {
             Entry::Record(record) => line::write_record(record, &mut self.callers, &mut self.pending),
             Entry::Note(note) => line::write_note(note, self.clock.now(), &mut self.pending),
         }
-        self.seal(start);
+        self.chain.seal(&mut self.pending, start, None);
+        self.count();
         self.held += 1;
         self.waiting.extend(reply);
     }
@@ -233,63 +233,14 @@ impl Writer {
     fn event(&mut self, event: &Event) {
         let start = self.pending.len();
         line::write_event(event, self.clock.now(), &mut self.pending);
-        self.seal(start);
+        self.chain.seal(&mut self.pending, start, event.is_signed().then_some(&self.keys.checkpoint));
+        self.count();
     }
 
-    fn seal(&mut self, start: usize) {
-        self.chain.seal(&mut self.pending, start, None);
+    /// Counts a line, also towards the next checkpoint.
+    fn count(&mut self) {
         self.checkpoints.since += 1;
         self.shared.metrics.written.inc();
-    }
-
-    fn rotate_if_full(&mut self) {
-        if self.outage.is_some() || !self.sink.is_full(self.pending.len() + MAX_LINE / 8) {
-            return;
-        }
-        self.rotate();
-    }
-
-    fn rotate(&mut self) {
-        let now = self.clock.now();
-        match self.flush().and_then(|()| self.sync()).and_then(|()| self.sink.rotate(now)) {
-            Ok(previous) => self.event(&Event::File { previous }),
-            Err(error) => return self.fail(&error),
-        }
-        self.retire();
-    }
-
-    /// Does what time asks of the files.
-    fn tidy(&mut self, now: Timestamp) {
-        if self.sink.is_old(now) {
-            self.rotate();
-        } else {
-            self.retire();
-        }
-    }
-
-    /// Removes files that are not to be kept any more, once the trail tells of it for good.
-    fn retire(&mut self) {
-        let surplus = match self.sink.surplus(self.clock.now()) {
-            Ok(Some(surplus)) => surplus,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(%error, "old files of the audit trail stay: what they hold cannot be told; move such a file away");
-                return;
-            }
-        };
-        let start = self.pending.len();
-        let event = Event::Cut { files: surplus.files(), from: surplus.from, last: surplus.last };
-        line::write_event(&event, self.clock.now(), &mut self.pending);
-        self.chain.seal(&mut self.pending, start, Some(&self.keys.checkpoint));
-        self.checkpoints.since += 1;
-        self.shared.metrics.written.inc();
-        match self.flush().and_then(|()| self.sync()) {
-            Ok(()) => {
-                surplus.remove();
-                self.shared.backlog.removed(surplus.from, surplus.last.seq);
-            }
-            Err(error) => self.fail(&error),
-        }
     }
 
     /// Hands pending lines over, syncs if somebody waits for it or it is time, and tells who waits.
@@ -392,7 +343,7 @@ impl Writer {
         if self.checkpoints.unsaved.is_empty() {
             return;
         }
-        self.shared.heads.publish(Head::new(&self.instance, self.checkpoints.link));
+        self.shared.heads.publish(Head::new(&self.shared.instance, self.checkpoints.link));
         self.shared.metrics.last_checkpoint.set(self.checkpoints.last.as_secs());
         if let Some(place) = &self.shared.second_place {
             place.save(&self.checkpoints.unsaved);
@@ -437,20 +388,18 @@ impl Writer {
     fn checkpoint(&mut self) {
         let now = self.clock.now();
         let start = self.pending.len();
-        let event = Event::Checkpoint {
-            instance: Arc::clone(&self.instance),
+        self.event(&Event::Checkpoint {
+            instance: Arc::clone(&self.shared.instance),
             key: Arc::clone(self.keys.checkpoint.public().id()),
             file: self.sink.name(),
             records: self.checkpoints.since,
             interval_ms: millis(self.checkpoints.interval),
             heads: self.shared.heads.take(),
-        };
-        line::write_event(&event, now, &mut self.pending);
-        self.chain.seal(&mut self.pending, start, Some(&self.keys.checkpoint));
+        });
         self.checkpoints.link = self.chain.last();
-        self.shared.metrics.written.inc();
         self.checkpoints.unsaved.clear();
         self.checkpoints.unsaved.extend_from_slice(self.pending.get(start..).unwrap_or_default());
+        // It counts towards no other.
         self.checkpoints.since = 0;
         self.checkpoints.last = now;
     }
@@ -482,7 +431,7 @@ impl Writer {
     }
 
     fn end(mut self) {
-        self.event(&Event::Stop { instance: Arc::clone(&self.instance) });
+        self.event(&Event::Stop { instance: Arc::clone(&self.shared.instance) });
         self.checkpoint();
         let begun = Instant::now();
         self.commit();

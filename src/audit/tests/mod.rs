@@ -23,7 +23,7 @@ use super::{
     chain::Link,
     settings::{Destination, Retention, Settings},
     sink::{Found, Sink, Stdout},
-    trail::{Keys, Trail},
+    trail::{Keys, Opened, Trail},
     *,
 };
 use crate::{
@@ -165,7 +165,8 @@ fn start(settings: &Settings, sink: &Memory, clock: &Clock) -> Trail {
         Keys { chain: settings.chain_key.clone().unwrap(), checkpoint: settings.checkpoint_key.clone().unwrap() };
     let found = Found { last: Link::NONE, empty: false, repaired: 0 };
     let backlog = Arc::new(export::Backlog::none());
-    Trail::start(settings, keys, Box::new(sink.clone()), found, backlog, "replica-0", clock.clone()).unwrap()
+    let opened = Opened { sink: Box::new(sink.clone()), found, backlog };
+    Trail::start(settings, keys, opened, "replica-0", clock.clone()).unwrap()
 }
 
 fn clock() -> Clock {
