@@ -188,4 +188,27 @@ pub(super) mod code {
     pub(crate) const CUT: &str = "trail.cut";
     pub(crate) const GAP: &str = "trail.gap";
     pub(crate) const CHECKPOINT: &str = "trail.checkpoint";
+
+    #[cfg(test)]
+    pub(crate) const ALL: [&str; 19] = [
+        REQUEST,
+        DECIDED,
+        STARTED,
+        COMPLETED,
+        POLICY_LOADED,
+        POLICY_REFUSED,
+        OPERATOR,
+        RUN,
+        TOKENS_ENDED,
+        SESSION_ENDED,
+        KEY_MADE,
+        KEY_REMOVED,
+        ALARM,
+        START,
+        STOP,
+        FILE,
+        CUT,
+        GAP,
+        CHECKPOINT,
+    ];
 }

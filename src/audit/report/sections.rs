@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 use serde_json::Value;
 
 pub(super) use crate::audit::token_trace::DONE;
-use crate::error::Reason;
+use crate::{audit::note::code, error::Reason};
 
 /// A part of the report that comes of the trail.
 #[derive(Clone, Copy, Debug)]
@@ -200,7 +200,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         since_ever: false,
         keys: |line| {
             one((|| {
-                code_among(line, &["operator"])?;
+                code_among(line, &[code::OPERATOR])?;
                 let user = text_or(line, "/actor/user/name", "unknown");
                 Some(format!("{user}: {}", text(line, "/unmapped/command")?))
             })())
@@ -216,7 +216,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         since_ever: false,
         keys: |line| {
             one((|| {
-                let code = code_among(line, &["policy.loaded", "policy.refused"])?;
+                let code = code_among(line, &[code::POLICY_LOADED, code::POLICY_REFUSED])?;
                 Some(format!("{code} {}", text_or(line, "/unmapped/policy", "unreadable")))
             })())
         },
@@ -232,7 +232,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         keys: |line| {
             one((|| {
                 // That of the decision has it too, also where it could not be written in time, and the token was given to nobody.
-                code_among(line, &["request.completed"])?;
+                code_among(line, &[code::COMPLETED])?;
                 let issued = at(line, "/unmapped/issued")?.filter(|issued| issued.is_object())?;
                 let (audience, whom) =
                     (text(issued, "/audience")?, text_or(issued, "/task/namespace", "a caller without task"));
@@ -254,7 +254,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         },
         since_ever: false,
         keys: |line| {
-            let done = code_among(line, &["request.completed"]).and_then(|_| string(line, "/unmapped/revoked"));
+            let done = code_among(line, &[code::COMPLETED]).and_then(|_| string(line, "/unmapped/revoked"));
             string(line, "/unmapped/tokens_ended/why").into_iter().chain(done.map(|_| DONE.to_owned())).collect()
         },
     },
@@ -268,7 +268,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         since_ever: true,
         keys: |line| {
             one((|| {
-                let code = code_among(line, &["key.made", "key.removed"])?;
+                let code = code_among(line, &[code::KEY_MADE, code::KEY_REMOVED])?;
                 Some(format!("{code}: {} {}", text(line, "/unmapped/key/of")?, text(line, "/unmapped/key/id")?))
             })())
         },
@@ -279,7 +279,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         controls: "CC7.2, CC7.3; A.8.15",
         jq: || r#"select(.metadata.event_code == "alarm") | .unmapped.alarm | strings"#.into(),
         since_ever: false,
-        keys: |line| one(code_among(line, &["alarm"]).and_then(|_| string(line, "/unmapped/alarm"))),
+        keys: |line| one(code_among(line, &[code::ALARM]).and_then(|_| string(line, "/unmapped/alarm"))),
     },
     Section {
         id: "trail",
@@ -288,7 +288,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         jq: || r#".metadata.event_code | select(IN("trail.start", "trail.stop", "trail.cut", "trail.gap"))"#.into(),
         since_ever: false,
         keys: |line| {
-            let code = code_among(line, &["trail.start", "trail.stop", "trail.cut", "trail.gap"]);
+            let code = code_among(line, &[code::START, code::STOP, code::CUT, code::GAP]);
             one(code.map(str::to_owned))
         },
     },
@@ -365,4 +365,25 @@ fn joined(object: &Value, list: &str, nothing: &str) -> Option<String> {
         Some(list) => list.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?.join(" "),
     };
     Some(if texts.is_empty() { nothing.to_owned() } else { texts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_for_jq_name_the_codes_that_lines_have() {
+        let mut named = 0;
+        for section in &SECTIONS {
+            let query = (section.jq)();
+            for compared in query.split("event_code").skip(1) {
+                let compared = compared.split(')').next().unwrap();
+                for literal in compared.split('"').skip(1).step_by(2) {
+                    assert!(code::ALL.contains(&literal), "{}: {literal}", section.id);
+                    named += 1;
+                }
+            }
+        }
+        assert!(named >= 12, "none is passed over: {named}");
+    }
 }
