@@ -270,7 +270,7 @@ impl Context {
     async fn held(&self, origin: &Origin) -> Result<Option<Arc<Session>>, Rejection> {
         let (sessions, headers) = (&self.snapshot.sessions, self.request.headers());
         match sessions.of_program(headers, origin, self.request.meta().client).await {
-            Ok(None) => sessions.held_true_by(headers, origin, self.request.meta().client).await,
+            Ok(None) => sessions.held_rechecked_by(headers, origin, self.request.meta().client).await,
             Err(refusal) if refusal.reason() != Reason::StoreUnavailable => Ok(None),
             found => found,
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     keyring::{KeyRing, Purpose},
-    record::{Hash, Record},
+    record::{Record, SessionHash},
 };
 use crate::{
     clock::{Timestamp, millis},
@@ -33,7 +33,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn of(hash: &Hash, record: &Record) -> Self {
+    fn of(hash: &SessionHash, record: &Record) -> Self {
         Self {
             hash: hash.to_string(),
             sid: record.provider_session().map(str::to_owned),
@@ -42,8 +42,8 @@ impl Entry {
         }
     }
 
-    pub fn hash(&self) -> Option<Hash> {
-        Hash::parse(&self.hash)
+    pub fn hash(&self) -> Option<SessionHash> {
+        SessionHash::parse(&self.hash)
     }
 
     /// Whether it may belong to the provider's own session `sid`: where the provider named none, nobody can tell.
@@ -102,7 +102,7 @@ impl<'a> Index<'a> {
     /// they have ended.
     pub async fn add(
         &self,
-        hash: &Hash,
+        hash: &SessionHash,
         record: &Record,
         max: usize,
         now: Timestamp,
@@ -136,7 +136,7 @@ impl<'a> Index<'a> {
     }
 
     /// Writes it anew, with this session in it, and with its end as it is now.
-    pub async fn keep(&self, hash: &Hash, record: &Record, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn keep(&self, hash: &SessionHash, record: &Record, now: Timestamp) -> Result<(), StoreError> {
         let entry = Entry::of(hash, record);
         self.note_sid(record, now).await?;
         self.change(now, |entries| match entries.iter_mut().find(|known| known.hash == entry.hash) {
@@ -146,7 +146,7 @@ impl<'a> Index<'a> {
         .await
     }
 
-    pub async fn remove(&self, hashes: &[Hash], now: Timestamp) -> Result<(), StoreError> {
+    pub async fn remove(&self, hashes: &[SessionHash], now: Timestamp) -> Result<(), StoreError> {
         let gone = |entry: &Entry| entry.hash().is_none_or(|hash| hashes.contains(&hash));
         self.change(now, |entries| entries.retain(|entry| !gone(entry))).await
     }

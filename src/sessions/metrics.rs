@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::record::Hash;
+use super::record::SessionHash;
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -54,7 +54,7 @@ struct Reason {
 pub struct SessionMetrics {
     created: Counter,
     ended: Family<Reason, Counter>,
-    active: Cache<Hash, ()>,
+    active: Cache<SessionHash, ()>,
 }
 
 impl Default for SessionMetrics {
@@ -76,18 +76,18 @@ impl SessionMetrics {
         self.created.inc();
     }
 
-    pub(super) fn ended(&self, hash: &Hash, reason: Ended) {
+    pub(super) fn ended(&self, hash: &SessionHash, reason: Ended) {
         self.active.invalidate(hash);
         self.ended.get_or_create(&Reason { reason }).inc();
     }
 
-    pub(super) fn seen(&self, hash: Hash) {
+    pub(super) fn seen(&self, hash: SessionHash) {
         self.active.insert(hash, ());
     }
 }
 
 /// Counted when it is asked for, as sessions fall idle without any event.
-struct Active(Cache<Hash, ()>);
+struct Active(Cache<SessionHash, ()>);
 
 impl Collector for Active {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

@@ -55,7 +55,7 @@ pub use self::{
     origin::Origin,
     people::{Listed, Which},
     program::{Collected, is_handle},
-    record::{Hash, Tokens},
+    record::{SessionHash, Tokens},
     refresh::Refreshes,
     seen::Seen,
     session::Session,
@@ -85,7 +85,7 @@ struct Inner {
     keys: KeyRing,
     providers: HashMap<Arc<str>, Arc<dyn Provider>>,
     shared: Shared,
-    cache: Cache<Hash, Arc<Session>>,
+    cache: Cache<SessionHash, Arc<Session>>,
 }
 
 /// What outlives a generation.
@@ -185,22 +185,22 @@ impl Sessions {
                 Rejection::new(Reason::CredentialMalformed, "the session cookie is not one of ours").fix(SIGN_IN),
             );
         };
-        match self.find_true(id.hash(), Holder::Browser, request.origin, request.address).await {
+        match self.find_rechecked(id.hash(), Holder::Browser, request.origin, request.address).await {
             Ok(session) => Presented::Good(session),
             Err(refusal) => Presented::Bad(refusal),
         }
     }
 
-    /// The session, refreshed first if what is known of it is too old.
-    async fn find_true(
+    /// The session, rechecked at its provider first if what is known of it is too old.
+    async fn find_rechecked(
         &self,
-        hash: Hash,
+        hash: SessionHash,
         holder: Holder,
         origin: &Origin,
         address: IpAddr,
     ) -> Result<Arc<Session>, Rejection> {
         let session = self.find(hash, holder, origin, Some(address)).await?;
-        match self.keep_true(session, self.0.shared.clock.now()).await {
+        match self.recheck_if_due(session, self.0.shared.clock.now()).await {
             Some(session) => Ok(session),
             None => self.find(hash, holder, origin, Some(address)).await,
         }
@@ -213,16 +213,16 @@ impl Sessions {
         if_good(self.find(id.hash(), Holder::Browser, origin, None).await)
     }
 
-    /// The same for pages that tell of the session or act for it: refreshed first if what is known of it is too old, as for
-    /// any other request.
-    pub async fn held_true_by(
+    /// As [`Sessions::held_by`], for pages that tell of the session or act for it: rechecked at its provider first if what is
+    /// known of it is too old, as for any other request.
+    pub async fn held_rechecked_by(
         &self,
         headers: &HeaderMap,
         origin: &Origin,
         address: IpAddr,
     ) -> Result<Option<Arc<Session>>, Rejection> {
         let Some(id) = SessionId::of_browser(headers) else { return Ok(None) };
-        if_good(self.find_true(id.hash(), Holder::Browser, origin, address).await)
+        if_good(self.find_rechecked(id.hash(), Holder::Browser, origin, address).await)
     }
 
     /// Begins a session. Gives the line that hands its id to the browser.
@@ -285,7 +285,7 @@ impl Sessions {
         }
         if !surplus.is_empty() {
             self.end_entries(&surplus, Ended::surplus).await.map_err(unavailable)?;
-            let ended: Vec<Hash> = surplus.iter().filter_map(Entry::hash).collect();
+            let ended: Vec<SessionHash> = surplus.iter().filter_map(Entry::hash).collect();
             index.remove(&ended, now).await.map_err(unavailable)?;
         }
         shared.metrics.created();
@@ -309,7 +309,7 @@ impl Sessions {
         entries.retain(|entry| entry.same_login(&session.record) && entry.hash() != Some(session.hash));
         self.end_one(session.hash, session.end, reason).await?;
         self.end_entries(&entries, reason).await?;
-        let mut ended: Vec<Hash> = entries.iter().filter_map(Entry::hash).collect();
+        let mut ended: Vec<SessionHash> = entries.iter().filter_map(Entry::hash).collect();
         ended.push(session.hash);
         index.remove(&ended, now).await?;
         Ok(ended.len())
@@ -324,7 +324,7 @@ impl Sessions {
         Ok(())
     }
 
-    async fn end_one(&self, hash: Hash, ends: Timestamp, reason: Ended) -> Result<(), StoreError> {
+    async fn end_one(&self, hash: SessionHash, ends: Timestamp, reason: Ended) -> Result<(), StoreError> {
         let shared = &self.0.shared;
         // The revocation first: it is what streams and other processes look at.
         shared.revocations.revoke(Target::Session(&hash.to_string()), "the session was ended", ends).await?;
@@ -341,7 +341,7 @@ impl Sessions {
 
     async fn find(
         &self,
-        hash: Hash,
+        hash: SessionHash,
         holder: Holder,
         origin: &Origin,
         address: Option<IpAddr>,
@@ -383,7 +383,7 @@ impl Sessions {
 
     async fn load(
         &self,
-        hash: Hash,
+        hash: SessionHash,
         shown: (Holder, &Origin),
         address: Option<IpAddr>,
         now: Timestamp,
@@ -415,7 +415,7 @@ impl Sessions {
     fn session(
         &self,
         provider: &dyn Provider,
-        hash: Hash,
+        hash: SessionHash,
         record: Record,
         version: u64,
         read: Timestamp,

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::{
     Ended, Session, Sessions,
     index::{Entry, Index},
-    record::Hash,
+    record::SessionHash,
     seen,
 };
 use crate::{clock::Timestamp, store::StoreError};
@@ -112,7 +112,7 @@ impl Sessions {
 
     /// Ends the session with this name, whoever's it is. Gives whether it had not ended before.
     pub(crate) async fn end_named(&self, name: &str, reason: Ended) -> Result<bool, StoreError> {
-        let Some(hash) = Hash::parse(name) else { return Ok(false) };
+        let Some(hash) = SessionHash::parse(name) else { return Ok(false) };
         let Some((record, _)) = self.read(hash).await? else { return Ok(false) };
         self.end_one(hash, record.ends, reason).await?;
         self.index(&record).remove(&[hash], self.now()).await?;
@@ -151,7 +151,7 @@ impl Sessions {
         let mut entries = index.entries(now).await?;
         entries.retain(wanted);
         self.end_entries(&entries, reason).await?;
-        let ended: Vec<Hash> = entries.iter().filter_map(Entry::hash).collect();
+        let ended: Vec<SessionHash> = entries.iter().filter_map(Entry::hash).collect();
         index.remove(&ended, now).await?;
         Ok(ended.len())
     }

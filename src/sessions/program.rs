@@ -91,7 +91,7 @@ impl Sessions {
         let id = SessionId::parse_handle(handle).ok_or_else(|| {
             Rejection::new(Reason::CredentialMalformed, "the session handle is not one of ours").fix(SIGN_IN)
         })?;
-        self.find_true(id.hash(), Holder::Program, origin, address).await.map_err(|rejection| {
+        self.find_rechecked(id.hash(), Holder::Program, origin, address).await.map_err(|rejection| {
             match rejection.reason() {
                 Reason::SessionExpired => rejection.fix(SIGN_IN),
                 _ => rejection,

@@ -51,8 +51,8 @@ impl SessionId {
         format!("{HANDLE}{}", self.to_cookie())
     }
 
-    pub fn hash(&self) -> Hash {
-        Hash(sha256(&[&self.0]))
+    pub fn hash(&self) -> SessionHash {
+        SessionHash(sha256(&[&self.0]))
     }
 }
 
@@ -67,9 +67,9 @@ impl Drop for SessionId {
 
 /// The SHA-256 of a session's id: its key in the store, and its name in revocations and in the audit trail.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Hash([u8; 32]);
+pub struct SessionHash([u8; 32]);
 
-impl Hash {
+impl SessionHash {
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -79,15 +79,15 @@ impl Hash {
     }
 }
 
-impl fmt::Display for Hash {
+impl fmt::Display for SessionHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(self.0))
     }
 }
 
-impl fmt::Debug for Hash {
+impl fmt::Debug for SessionHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Hash({self})")
+        write!(f, "SessionHash({self})")
     }
 }
 
@@ -182,11 +182,11 @@ impl Record {
         self.uncollected.as_ref().map_or(self.ends, |uncollected| self.ends.min(uncollected.until))
     }
 
-    pub fn seal(&self, keys: &KeyRing, hash: &Hash) -> Option<Vec<u8>> {
+    pub fn seal(&self, keys: &KeyRing, hash: &SessionHash) -> Option<Vec<u8>> {
         keys.seal(Purpose::Session, hash.as_bytes(), &serde_json::to_vec(self).ok()?)
     }
 
-    pub fn open(keys: &KeyRing, hash: &Hash, sealed: &[u8]) -> Result<Self, OpenError> {
+    pub fn open(keys: &KeyRing, hash: &SessionHash, sealed: &[u8]) -> Result<Self, OpenError> {
         let mut plain = keys.open(Purpose::Session, hash.as_bytes(), sealed)?;
         let record = serde_json::from_slice(&plain).map_err(|_| OpenError::Broken);
         plain.zeroize();
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(text.len(), 43);
         assert_eq!(SessionId::parse(text.as_bytes()).unwrap().hash(), id.hash());
         assert_ne!(SessionId::new().hash(), id.hash());
-        assert_eq!(Hash::parse(&id.hash().to_string()), Some(id.hash()));
+        assert_eq!(SessionHash::parse(&id.hash().to_string()), Some(id.hash()));
         // The last letter carries two bits that must be zero: no second spelling of an id.
         for bad in ["", "a", &text[..42], &format!("{text}="), &format!("{text}A"), &text.replace(&text[..1], "\"")] {
             assert!(SessionId::parse(bad.as_bytes()).is_none(), "{bad:?}");

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{
     Ended, Session, Sessions,
     keyring::random,
-    record::{Hash, Record},
+    record::{Record, SessionHash},
 };
 use crate::{
     authn::Principal,
@@ -47,7 +47,7 @@ pub(super) struct Lease {
 
 /// The refreshes of this process.
 #[derive(Clone, Debug, Default)]
-pub struct Refreshes(Arc<Mutex<HashMap<Hash, Flight>>>);
+pub struct Refreshes(Arc<Mutex<HashMap<SessionHash, Flight>>>);
 
 #[derive(Debug)]
 enum Flight {
@@ -59,7 +59,7 @@ enum Flight {
 /// What a refresh came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Done {
-    /// The record is true now, or the session is gone.
+    /// The record says what the provider says, or the session is gone.
     Settled,
     /// The provider or the store gave no answer.
     Later,
@@ -68,7 +68,7 @@ enum Done {
 impl Sessions {
     /// The session as it may be used at `now`: one whose facts are nearly too old is refreshed beside the request, one
     /// whose facts are too old before it. A provider that gives no answer costs nobody the session.
-    pub(super) async fn keep_true(&self, session: Arc<Session>, now: Timestamp) -> Option<Arc<Session>> {
+    pub(super) async fn recheck_if_due(&self, session: Arc<Session>, now: Timestamp) -> Option<Arc<Session>> {
         if !self.is_due(&session, now) {
             return Some(session);
         }
@@ -87,7 +87,7 @@ impl Sessions {
     /// Who the session with this name is of now, for the streams that it opened: it is refreshed when that is due, and
     /// does not count as used. `None` if it has ended.
     pub async fn current(&self, name: &str) -> Result<Option<Arc<Principal>>, StoreError> {
-        let Some(hash) = Hash::parse(name) else { return Ok(None) };
+        let Some(hash) = SessionHash::parse(name) else { return Ok(None) };
         let Some((record, version)) = self.read(hash).await? else { return Ok(None) };
         let Some(provider) = self.provider_of(&record) else { return Ok(None) };
         let now = self.now();
@@ -142,7 +142,7 @@ impl Sessions {
     }
 
     /// Refreshes unless somebody has done so since `seen`.
-    async fn recheck(&self, hash: Hash, seen: Timestamp) -> Result<Done, StoreError> {
+    async fn recheck(&self, hash: SessionHash, seen: Timestamp) -> Result<Done, StoreError> {
         let inner = &*self.0;
         let give_up = inner.shared.clock.now() + LEASE;
         let (record, lease) = loop {
@@ -196,7 +196,7 @@ impl Sessions {
 
     /// Writes what a refresh changed, if its lease still stands. A store that is away is tried as long as it does, as
     /// a token that rotated and was not kept is lost.
-    async fn settle(&self, hash: Hash, lease: &Lease, change: impl Fn(&mut Record)) -> Result<Done, StoreError> {
+    async fn settle(&self, hash: SessionHash, lease: &Lease, change: impl Fn(&mut Record)) -> Result<Done, StoreError> {
         loop {
             let attempt = async {
                 let Some((mut record, version)) = self.read(hash).await? else { return Ok(true) };
@@ -220,14 +220,14 @@ impl Sessions {
     }
 
     /// The record as the store has it; `None` if it is gone or cannot be read.
-    pub(super) async fn read(&self, hash: Hash) -> Result<Option<(Record, u64)>, StoreError> {
+    pub(super) async fn read(&self, hash: SessionHash) -> Result<Option<(Record, u64)>, StoreError> {
         let shared = &self.0.shared;
         let stored = shared.store.get(Table::Sessions, hash.as_bytes(), shared.clock.now()).await?;
         Ok(stored.and_then(|stored| Some((Record::open(&self.0.keys, &hash, &stored.value).ok()?, stored.version))))
     }
 
     /// Whether it was written: not if somebody else wrote since `version`.
-    pub(super) async fn write(&self, hash: Hash, record: &Record, version: u64) -> Result<bool, StoreError> {
+    pub(super) async fn write(&self, hash: SessionHash, record: &Record, version: u64) -> Result<bool, StoreError> {
         let inner = &*self.0;
         let sealed = record
             .seal(&inner.keys, &hash)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Hash, Tokens,
+    SessionHash, Tokens,
     record::{Holder, Record},
 };
 use crate::{authn::Principal, clock::Timestamp};
@@ -17,7 +17,7 @@ pub struct Session {
     pub idle_end: Timestamp,
     /// The end in any case.
     pub end: Timestamp,
-    pub(super) hash: Hash,
+    pub(super) hash: SessionHash,
     pub(super) record: Record,
     pub(super) version: u64,
     pub(super) read: Timestamp,

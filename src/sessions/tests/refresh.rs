@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 use axum::http::StatusCode;
 
 use super::{
-    super::{record::Hash, refresh::Lease},
+    super::{record::SessionHash, refresh::Lease},
     *,
 };
 use crate::{config::raw::ClientAuthMethod, issuers::ClientAuth, oidc::scripted::Script};
@@ -71,7 +71,7 @@ impl World {
     }
 
     /// Another replica begins a refresh of a session, for so many seconds.
-    async fn lease(&self, hash: Hash, seconds: u64) {
+    async fn lease(&self, hash: SessionHash, seconds: u64) {
         let (record, version) = self.at.sessions.read(hash).await.unwrap().unwrap();
         let until = self.at.shared.clock.now() + Duration::from_secs(seconds);
         let leased = Record { lease: Some(Lease { id: [7; 16], until }), ..record };
