@@ -223,7 +223,7 @@ impl Rejection {
     }
 
     #[must_use]
-    pub fn retry_after(mut self, span: Duration) -> Self {
+    pub fn with_retry_after(mut self, span: Duration) -> Self {
         self.0.retry_after = Some(span);
         self
     }
@@ -237,7 +237,7 @@ impl Rejection {
 
     /// The rule that decided.
     #[must_use]
-    pub fn rule(mut self, id: std::sync::Arc<str>) -> Self {
+    pub fn with_rule(mut self, id: std::sync::Arc<str>) -> Self {
         self.0.rule = Some(id);
         self
     }
@@ -289,7 +289,7 @@ impl Rejection {
         format!("{detail}. {}", first.chain(fix).collect::<String>())
     }
 
-    pub fn retry_after_span(&self) -> Option<Duration> {
+    pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
@@ -298,7 +298,7 @@ impl Rejection {
         self.0.allow.as_deref()
     }
 
-    pub fn rule_id(&self) -> Option<&std::sync::Arc<str>> {
+    pub fn rule(&self) -> Option<&std::sync::Arc<str>> {
         self.0.rule.as_ref()
     }
 

@@ -130,7 +130,7 @@ impl Decision {
             }
         };
         Some(match &self.rule {
-            Some(rule) => rejection.rule(Arc::clone(rule)),
+            Some(rule) => rejection.with_rule(Arc::clone(rule)),
             None => rejection,
         })
     }

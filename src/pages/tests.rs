@@ -13,7 +13,7 @@ const HOSTILE: &str = "<script>alert('x')</script>\"&%s%n";
 
 fn rejection(detail: &str) -> Rejection {
     Rejection::new(Reason::PolicyDenied, detail.to_owned())
-        .rule("deploy-prod-humans".into())
+        .with_rule("deploy-prod-humans".into())
         .fix("ask a release admin to start it, or join the group `release-admins`")
 }
 

@@ -149,7 +149,7 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
             @if let Some(who) = view.who {
                 div { dt { "You are" } dd { (who) } }
             }
-            @if let Some(rule) = view.rejection.rule_id() {
+            @if let Some(rule) = view.rejection.rule() {
                 div { dt { "Rule" } dd { code { (rule) } } }
             }
             div { dt { "Reason" } dd { code { (view.rejection.reason().as_str()) } " (" (status.as_u16()) ")" } }

@@ -175,7 +175,7 @@ async fn answer_by<T>(
         if !rejection.reason().is_of_upstream() {
             return rejection;
         }
-        rejection.with_status(StatusCode::SERVICE_UNAVAILABLE).retry_after(RETRY_AFTER).fix("send it again later")
+        rejection.with_status(StatusCode::SERVICE_UNAVAILABLE).with_retry_after(RETRY_AFTER).fix("send it again later")
     })
 }
 
@@ -262,7 +262,7 @@ mod tests {
         let late = answer_by(Some(deadline), pending::<Result<(), Rejection>>()).await.unwrap_err();
         assert_eq!(start.elapsed(), Duration::from_millis(2500));
         assert_eq!((late.status(), late.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamTimeout));
-        assert!(late.retry_after_span().is_some());
+        assert!(late.retry_after().is_some());
     }
 
     #[tokio::test]
@@ -278,7 +278,7 @@ mod tests {
             let failed = async { Err::<(), _>(Rejection::new(reason, "")) };
             let rejection = answer_by(None, failed).await.unwrap_err();
             assert_eq!((rejection.status().as_u16(), rejection.reason()), (status, reason));
-            assert_eq!(rejection.retry_after_span().is_some(), status == 503);
+            assert_eq!(rejection.retry_after().is_some(), status == 503);
         }
         for status in [200, 202, 400, 413, 415, 422] {
             assert!(check(StatusCode::from_u16(status).unwrap()).is_ok(), "{status}");
@@ -286,7 +286,7 @@ mod tests {
         for status in [307, 401, 403, 404, 408, 410, 429, 500, 503] {
             let failed = async { check(StatusCode::from_u16(status).unwrap()) };
             let rejection = answer_by(None, failed).await.unwrap_err();
-            let said = (rejection.status().as_u16(), rejection.reason(), rejection.retry_after_span().is_some());
+            let said = (rejection.status().as_u16(), rejection.reason(), rejection.retry_after().is_some());
             assert_eq!(said, (503, Reason::UpstreamFailed, true), "{status}");
         }
     }

@@ -258,7 +258,7 @@ fn refused(status: StatusCode) -> Failure {
 /// What a refusal of our own means: what is no decision is trouble that passes.
 fn failure(rejection: &Rejection) -> Failure {
     let denied = rejection.reason().is_decision();
-    let rule = rejection.rule_id().map(|rule| format!(" (rule `{rule}`)")).unwrap_or_default();
+    let rule = rejection.rule().map(|rule| format!(" (rule `{rule}`)")).unwrap_or_default();
     Failure { kind: if denied { FailureKind::Denied } else { FailureKind::Passing }, why: format!("{rejection}{rule}") }
 }
 

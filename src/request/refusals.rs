@@ -49,7 +49,7 @@ impl Refusals {
         let detail = format!("{detail}; your address was told so {most} times within a minute");
         Rejection::new(Reason::TooManyRefusals, detail)
             .fix("close the pages that ask again and again, or sign in there anew")
-            .retry_after(MINUTE)
+            .with_retry_after(MINUTE)
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
         let address = |text: &str| text.parse().unwrap();
         let count = |reason, from| {
             let told = refusals.count(Rejection::new(reason, "there is no session"), address(from), 2);
-            (told.status().as_u16(), told.retry_after_span())
+            (told.status().as_u16(), told.retry_after())
         };
         let wait = (429, Some(MINUTE));
         assert_eq!(count(Reason::SessionExpired, "2001:db8::1"), (401, None));

@@ -138,7 +138,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if let Some(span) = rejection.retry_after_span() {
+    if let Some(span) = rejection.retry_after() {
         insert(headers, header::RETRY_AFTER, &span.as_secs().max(1).to_string());
     }
     if let Some(allow) = rejection.allow() {
@@ -212,9 +212,9 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
         _ => "BadRequest",
     };
     let mut causes = vec![json!({"reason": rejection.reason().as_str(), "message": rejection.detail()})];
-    causes.extend(rejection.rule_id().map(|rule| json!({"reason": "rule", "message": &**rule})));
+    causes.extend(rejection.rule().map(|rule| json!({"reason": "rule", "message": &**rule})));
     let mut details = json!({"causes": causes, "uid": asker.manner.id.to_string()});
-    if let (Some(span), Some(details)) = (rejection.retry_after_span(), details.as_object_mut()) {
+    if let (Some(span), Some(details)) = (rejection.retry_after(), details.as_object_mut()) {
         details.insert("retryAfterSeconds".to_owned(), span.as_secs().max(1).into());
     }
     json!({
@@ -240,7 +240,7 @@ fn problem(rejection: &Rejection, asker: &Asker<'_>) -> Value {
         "request_id": asker.manner.id.to_string(),
     });
     if let Some(problem) = problem.as_object_mut() {
-        problem.extend(rejection.rule_id().map(|rule| ("rule".to_owned(), Value::from(&**rule))));
+        problem.extend(rejection.rule().map(|rule| ("rule".to_owned(), Value::from(&**rule))));
         problem.extend(rejection.fix_text().map(|fix| ("fix".to_owned(), Value::from(fix))));
     }
     problem

@@ -322,7 +322,10 @@ fn unavailable(error: StoreError) -> Rejection {
         StoreError::Full(_) => "deliveries cannot be told apart, as the store is full",
         _ => "deliveries cannot be told apart at the moment",
     };
-    Rejection::new(Reason::StoreUnavailable, detail).fix("send it again later").retry_after(RETRY_AFTER).because(error)
+    Rejection::new(Reason::StoreUnavailable, detail)
+        .fix("send it again later")
+        .with_retry_after(RETRY_AFTER)
+        .because(error)
 }
 
 impl Reservation {
@@ -392,7 +395,7 @@ fn refuse_twin(twin: Option<&Stored>) -> Rejection {
 }
 
 fn in_flight() -> Rejection {
-    Rejection::new(Reason::DeliveryInFlight, "the same delivery is being forwarded").retry_after(RETRY_AFTER)
+    Rejection::new(Reason::DeliveryInFlight, "the same delivery is being forwarded").with_retry_after(RETRY_AFTER)
 }
 
 fn duplicate() -> Rejection {

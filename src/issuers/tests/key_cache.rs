@@ -457,7 +457,7 @@ async fn one_issuer_down_never_stops_another() {
     issuers.authenticate(&token(&up), &accepts, &nothing).await.unwrap();
     let rejection = issuers.authenticate(&token(&down), &accepts, &nothing).await.unwrap_err();
     assert_eq!((rejection.reason(), rejection.status().as_u16()), (Reason::IssuerUnavailable, 503));
-    assert!(rejection.retry_after_span().is_some());
+    assert!(rejection.retry_after().is_some());
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ impl From<Rejection> for Refusal {
         match status.as_u16() {
             503 => Self {
                 status,
-                retry_after: Some(rejection.retry_after_span().unwrap_or(SOON)),
+                retry_after: Some(rejection.retry_after().unwrap_or(SOON)),
                 ..Self::new("temporarily_unavailable", description)
             },
             500..600 => Self { status, ..Self::new("server_error", description) },
@@ -97,7 +97,7 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed while a program signed in");
         Rejection::new(Reason::StoreUnavailable, "Doorward cannot reach its store; try again in a moment")
-            .retry_after(SOON)
+            .with_retry_after(SOON)
             .into()
     }
 }

@@ -394,7 +394,7 @@ impl<'a> Place<'a> {
         }
         Err(Rejection::new(Reason::Overloaded, "too many deliveries of this sender wait for their EventListener")
             .fix("send it again later")
-            .retry_after(RETRY_AFTER))
+            .with_retry_after(RETRY_AFTER))
     }
 }
 

@@ -362,7 +362,7 @@ async fn a_sender_whose_queue_is_full_is_asked_to_come_back_and_no_other() {
         fixture.keep_within("hub", "1", delivery, small).await.unwrap();
     }
     let full = fixture.keep_within("hub", "1", "c", small).await.unwrap_err();
-    assert_eq!((full.status().as_u16(), full.retry_after_span().is_some()), (503, true));
+    assert_eq!((full.status().as_u16(), full.retry_after().is_some()), (503, true));
     fixture.keep_within("lab", "1", "d", small).await.unwrap();
     let bytes = Settings { max_bytes: 10, ..SETTINGS };
     assert_eq!(fixture.keep_within("tea", "1", "e", bytes).await.unwrap_err().reason(), Reason::Overloaded);

@@ -82,7 +82,7 @@ async fn webhooks_17_of_fifty_in_parallel_one_is_forwarded() {
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
         for rejection in results.into_iter().filter_map(Result::err) {
             assert_eq!(rejection.reason(), Reason::DeliveryInFlight);
-            assert!(rejection.retry_after_span().is_some());
+            assert!(rejection.retry_after().is_some());
         }
     }
 }
