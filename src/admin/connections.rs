@@ -10,7 +10,7 @@ use crate::downstream::whose;
 
 /// Connections at once. Those who ask are few: kubelet, Prometheus, an operator.
 pub(super) const MAX_CONNECTIONS: usize = 64;
-/// Of these, from one address: whoever opens many must not keep kubelet from asking whether we live.
+/// Connections from one address: whoever opens many must not keep kubelet from asking whether we live.
 const MAX_PER_ADDRESS: usize = 16;
 
 /// How many connections there are, by address.

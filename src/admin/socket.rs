@@ -43,7 +43,7 @@ const MAX_WHY: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
-    /// That of a [`CommandName`].
+    /// Its name, as a [`CommandName`] has it.
     pub command: String,
     /// The person, as they say. The audit trail has the user id of the kernel beside it.
     pub who: String,

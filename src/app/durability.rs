@@ -1,4 +1,4 @@
-//! Whether a shared store keeps what it says that it has: held deliveries must not be trusted to one that could lose them.
+//! Whether a shared store could lose what it has taken: held deliveries must not be given to one that could.
 
 use std::time::Duration;
 

@@ -147,7 +147,7 @@ async fn each(app: &App, chosen: &[(HeldId, Held)], act: Act) -> Tally {
 /// What came of something that is done to many.
 #[derive(Default)]
 struct Tally {
-    /// Those that it has not come to.
+    /// How many were not tried yet.
     left: usize,
     /// What was done, as the audit trail names it, and as much of it as the answer names.
     deliveries: Vec<HeldDelivery>,

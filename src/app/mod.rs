@@ -49,7 +49,7 @@ use crate::{
     issuers, kept,
     memory::{Memory, MemoryMetrics},
     oidc::LoginMetrics,
-    request::refusals::Refusals,
+    request::refusal_limit::Refusals,
     sessions::SessionMetrics,
     sha256::sha256,
     snapshot::{Context, Shared, Snapshot},

@@ -35,7 +35,7 @@ use crate::{
     issuers,
     logging::{Logging, LoggingError},
     memory::Memory,
-    request::{pipeline::Worker, refusals::Refusals},
+    request::{pipeline::Worker, refusal_limit::Refusals},
     runtime::{control, worker_count},
     sessions::{
         self,

@@ -51,7 +51,7 @@ pub struct Reloader {
     folder: PathBuf,
     /// The files of the configuration in force, as it was made of them.
     files: Fingerprint,
-    /// Of these, those that stand in one volume with it.
+    /// What those of these files hold that stand in one volume with the configuration.
     volume: Volume,
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Checkpoints {
     pub last: Timestamp,
     /// A line to be copied as soon as the sink has it for good.
     pub unsaved: Vec<u8>,
-    /// That line.
+    /// The number and the code of that line, which the next one links to.
     pub link: Link,
 }
 

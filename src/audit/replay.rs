@@ -50,7 +50,7 @@ pub struct ReplayInputs {
     pub policy: Option<String>,
     /// Why it was refused, whichever step did.
     pub reason: Option<String>,
-    /// The same in a sentence.
+    /// The reason in a sentence.
     pub detail: Option<String>,
     /// Fields that were cut to fit the line. If there are any, the decision made again may be another one.
     pub truncated: Vec<String>,

@@ -96,7 +96,7 @@ pub(super) struct Unmapped {
     pub introspected: Option<AtServer>,
     pub tokens_ended: Option<Ended>,
     pub principal: PrincipalLine,
-    /// Of an operator, and why.
+    /// What an operator commanded, and why.
     pub command: String,
     pub why: String,
 }

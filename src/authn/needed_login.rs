@@ -14,7 +14,7 @@ use crate::{
 /// How far ahead of us the clock may be that says when somebody logged in.
 const TOLERANCE: Duration = Duration::from_secs(60);
 
-/// Classes beyond these, and longer ones, are in no address of ours.
+/// How many authentication context classes are read from an address, and how many bytes of each. What is beyond is passed over.
 const MAX_CLASSES: usize = 16;
 const MAX_CLASS: usize = 256;
 

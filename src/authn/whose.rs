@@ -1,16 +1,16 @@
-//! Whose a request to one of Doorward's own paths is.
+//! The principal of a request to one of Doorward's own paths, which is known only once it is answered.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Principal;
 
-/// Whose a request to one of Doorward's own paths turns out to be, for its line in the audit trail. The endpoint that answers finds
-/// it out, as no scheme of a route does there.
+/// The principal of a request to one of Doorward's own paths, for its line in the audit trail. No scheme of a route looks for one
+/// there, so the endpoint that answers sets it.
 #[derive(Clone, Debug, Default)]
 pub struct Whose(Arc<Mutex<Option<Arc<Principal>>>>);
 
 impl Whose {
-    /// It is of `principal`, whoever it seemed to be of before: a login ends with somebody else than it began with.
+    /// Sets the principal, in place of the one before: a login may end with somebody else than it began with.
     pub fn is(&self, principal: &Arc<Principal>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(principal));
     }

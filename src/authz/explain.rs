@@ -68,7 +68,7 @@ pub enum Verdict {
     Missed { misses: Vec<Condition> },
 }
 
-/// Of a request that is two.
+/// Said of server-side apply, which is decided as two requests.
 const APPLY: &str = "server-side apply may create the run as well as patch it, and must be allowed as both; the rules below are asked \
                      about the {}";
 

@@ -113,7 +113,7 @@ fn listed<T>(list: Box<[T]>, condition: fn(Box<[T]>) -> On) -> Option<On> {
     (!list.is_empty()).then(|| condition(list))
 }
 
-/// The same of names.
+/// As `listed`, for a list of names.
 fn named(names: &[String], condition: fn(Names) -> On) -> Option<On> {
     (!names.is_empty()).then(|| condition(Names::new(names)))
 }

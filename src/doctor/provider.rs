@@ -158,7 +158,7 @@ impl Look<'_> {
         self.findings.push(finding);
     }
 
-    /// Of the discovery document.
+    /// Notes that the discovery document cannot be read.
     fn unreadable(&mut self, why: String) {
         let cure =
             "open that address from where Doorward runs: look at `issuer`, `ca`, the proxy and the network between";

@@ -24,7 +24,7 @@ use crate::clock::{Clock, Timestamp};
 
 /// Calls at once to one issuer.
 const SLOTS: usize = 64;
-/// Of these, at most so many for tokens never seen.
+/// How many of these calls may be about tokens never seen.
 const STRANGER_SLOTS: usize = 32;
 /// Calls about tokens whose signature is good that wait for a slot, at most, and how long one waits: when many pods start at once, all
 /// of them ask.

@@ -136,9 +136,9 @@ pub struct Issuers {
 /// What one route accepts.
 #[derive(Clone, Debug)]
 pub struct Accepts {
-    /// Those whose tokens it takes.
+    /// The issuers whose tokens it takes.
     issuers: Box<[Arc<Issuer>]>,
-    /// Those whose sessions it takes, by name. `None`: all.
+    /// The issuers whose sessions it takes, by name. `None`: all.
     logins: Option<Box<[Arc<str>]>>,
     audiences: Box<[Box<str>]>,
 }

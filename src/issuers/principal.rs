@@ -36,10 +36,10 @@ pub struct Mapping {
     pub name: Arc<str>,
     pub preset: Option<Preset>,
     pub username: UsernameTemplate,
-    /// In its place, where there are several tenants: each with its id.
+    /// The templates in place of `username` where there are several tenants, each with the tenant's id.
     pub of_tenants: Box<[(Box<str>, UsernameTemplate)]>,
     pub kind: Option<Kind>,
-    /// Of who comes by the login.
+    /// The kind of whoever comes by the login.
     pub kind_of_logins: Option<Kind>,
     pub clients: HashMap<Box<str>, KnownClient>,
     pub listed_clients_only: bool,

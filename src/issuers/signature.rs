@@ -13,7 +13,7 @@ use crate::{authn::KeyId, clock::Timestamp};
 /// By what a signature is good.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Signed {
-    /// Of the key set.
+    /// The generation of the key set.
     pub generation: u64,
     pub by: KeyId,
 }

@@ -35,9 +35,9 @@ pub struct Expected<'a> {
 /// What its nonce must be.
 #[derive(Clone, Copy)]
 pub enum Nonce<'a> {
-    /// Of a login: this one.
+    /// After a login it must be this one.
     Required(&'a str),
-    /// Of a refresh: that of the login, if it has one at all (OpenID Connect Core 1.0 section 12.2).
+    /// After a refresh it must be that of the login, if it has one at all (OpenID Connect Core 1.0 section 12.2).
     IfPresent(Option<&'a str>),
 }
 

@@ -18,7 +18,7 @@ use crate::{
 pub enum Difference {
     /// Something does not work.
     Missing(String),
-    /// Of an earlier configuration.
+    /// Something is left of an earlier configuration.
     Stale(String),
     /// More is allowed than is needed.
     TooWide(String),

@@ -63,7 +63,7 @@ pub fn ways(list: &[u8], root: &raw::Root, account: &Account, namespace: &str) -
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Strays {
     pub ways: Vec<(Way, Vec<String>)>,
-    /// As of [`Past`].
+    /// Kinds of which the list has nothing, as in [`Past`].
     pub lacks: Vec<&'static str>,
     /// How many namespaces were looked at.
     pub namespaces: usize,

@@ -24,7 +24,7 @@ const DISCOVERY: [&str; 8] = [
 ];
 
 impl Right {
-    /// Those that a rule gives.
+    /// The rights that a rule gives.
     pub(super) fn of(rule: &PolicyRule) -> Vec<Self> {
         let all = [String::new()];
         let names = if rule.resource_names.is_empty() { &all[..] } else { &rule.resource_names };

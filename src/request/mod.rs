@@ -7,7 +7,7 @@
 //! | `route` | which upstream a request is for |
 //! | `exchange`, `notes` | what is recorded of a request and counted, and when |
 //! | `outbound` | a request that may be sent, made from a permit alone |
-//! | `respond`, `step_up`, `refusals` | how a caller is told no, the way to what it lacks, and too many of both from one address |
+//! | `respond`, `step_up`, `refusal_limit` | how a caller is told no, the way to what it lacks, and too many of both from one address |
 //! | `forward_auth` | the same steps for a proxy that only asks |
 //! | `dashboard` | what goes to the back end of the Dashboard: files, pages and logs |
 //! | `delivery`, `held` | what comes for an EventListener: sent on at once, or stored and brought later |
@@ -27,7 +27,7 @@ pub(crate) mod notes;
 pub mod outbound;
 pub mod path;
 pub mod pipeline;
-pub mod refusals;
+pub mod refusal_limit;
 pub mod respond;
 pub mod route;
 pub mod sanitize;

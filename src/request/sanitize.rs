@@ -47,7 +47,7 @@ struct Head {
 pub struct Meta {
     /// Ours, never the client's: the `Audit-ID` at the API server.
     pub id: Uuid,
-    /// The same as a header value.
+    /// `id` as a header value.
     pub id_line: HeaderValue,
     /// Whether a trusted proxy has brought it.
     pub proxied: bool,
@@ -55,7 +55,7 @@ pub struct Meta {
     pub correlation: Option<HeaderValue>,
     /// The client as far as trusted proxies tell.
     pub client: IpAddr,
-    /// The same as a header value.
+    /// `client` as a header value.
     pub client_line: Option<HeaderValue>,
     /// Whether the client itself came over TLS.
     pub secure: bool,

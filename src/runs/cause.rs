@@ -76,7 +76,7 @@ pub struct Cause {
     /// `None` if the issuer said nothing of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     groups: Option<Vec<Arc<str>>>,
-    /// The same.
+    /// `None` if the issuer said nothing of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scopes: Option<Vec<Arc<str>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +87,7 @@ pub struct Cause {
     /// Who acted for them, and before, as their issuers know them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     acting: Vec<KnownAs>,
-    /// The same as tokens say it.
+    /// What tokens say of those who acted (`act` of RFC 8693).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     act: Option<Value>,
     /// Who acted for them: subject and client.

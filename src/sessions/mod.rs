@@ -301,7 +301,7 @@ impl Sessions {
     }
 
     /// Ends all sessions of the same login, on every host: those of the same session at the provider, or, where it
-    /// names none, all of the person's. Gives how many.
+    /// names none, all of the person's. Gives how many were ended.
     pub async fn end_login(&self, session: &Session, reason: Ended) -> Result<usize, StoreError> {
         let now = self.0.shared.clock.now();
         let index = self.index(&session.record);

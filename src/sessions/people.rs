@@ -85,7 +85,7 @@ impl Sessions {
         self.list(&session.record.issuer_url, &session.record.subject).await
     }
 
-    /// Ends sessions of the person whose session this is, with their streams. Gives how many.
+    /// Ends sessions of the person whose session this is, with their streams. Gives how many were ended.
     pub async fn end_own(&self, session: &Session, which: Which<'_>) -> Result<usize, StoreError> {
         let wanted = |entry: &Entry| {
             entry.hash().is_some_and(|hash| match which {
@@ -96,7 +96,7 @@ impl Sessions {
         self.end_where(&session.record.issuer_url, &session.record.subject, Ended::signed_out, wanted).await
     }
 
-    /// Ends the sessions of a person, or the one that is named, with their streams. Gives how many.
+    /// Ends the sessions of a person, or the one that is named, with their streams. Gives how many were ended.
     pub async fn end_of(
         &self,
         issuer: &str,
@@ -119,7 +119,7 @@ impl Sessions {
         Ok(true)
     }
 
-    /// Ends what a provider says has ended: its session `sid`, or all of the person `subject`. Gives how many.
+    /// Ends what a provider says has ended: its session `sid`, or all of the person `subject`. Gives how many were ended.
     pub async fn end_by_provider(
         &self,
         issuer: &str,

@@ -33,7 +33,7 @@ impl SessionId {
         Some(Self(BASE64_URL_SAFE_NO_PAD.decode(value).ok()?.try_into().ok()?))
     }
 
-    /// Of a browser's one cookie.
+    /// The one in a browser's cookie. `None` also where there are two such cookies.
     pub fn of_browser(headers: &HeaderMap) -> Option<Self> {
         Self::parse(cookie::find(headers, cookie::SESSION).ok()??)
     }

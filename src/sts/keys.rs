@@ -158,12 +158,12 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl SigningKeys {
-    /// Of these the first signs. `keys` must not be empty.
+    /// The first of the keys signs. `keys` must not be empty.
     pub fn new(keys: Vec<Arc<SigningKey>>) -> Option<Self> {
         Self::dated(keys.into_iter().map(|key| (key, Timestamp::default())).collect())
     }
 
-    /// Of these the newest signs whose time has come ([`Self::at`]), and of several the first. `keys` must not be empty.
+    /// The newest key signs whose time has come ([`Self::at`]), and of several the first. `keys` must not be empty.
     pub fn dated(keys: Vec<Dated>) -> Option<Self> {
         keys.first()?;
         let public: Vec<_> = keys.iter().map(|(key, _)| &key.public).collect();

@@ -170,7 +170,7 @@ struct Item {
     #[serde(default)]
     kind: String,
     metadata: Metadata,
-    /// Of a Secret.
+    /// The type of a Secret.
     #[serde(default, rename = "type")]
     type_: Value,
     #[serde(default)]

@@ -54,14 +54,14 @@ struct State {
     idle: Vec<Http1>,
     shared: Vec<Arc<Http2>>,
     open: u32,
-    /// Of these, those of exchanges that last.
+    /// How many of the open connections belong to exchanges that last.
     long: u32,
     waiting: u32,
     /// No longer wanted: nothing is kept.
     drained: bool,
     /// TLS negotiated HTTP/1.1 the last time.
     negotiated_http1: bool,
-    /// Of the configuration that asked last.
+    /// This and `max_age` are those of the configuration whose request came last.
     idle_timeout: Ticks,
     max_age: Ticks,
     /// Counted here and added to the shared counters by the sweep.

@@ -37,7 +37,7 @@ pub struct Upstream {
     pub(super) idle_timeout: Ticks,
     /// How old a connection may become before it takes no more requests.
     pub(super) max_age: Ticks,
-    /// Of each worker.
+    /// How many connections each worker may have.
     pub(super) max_connections: u32,
     /// How long a streamed body may make no progress.
     pub(super) stream_idle_timeout: Ticks,

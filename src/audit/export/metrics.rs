@@ -51,7 +51,7 @@ impl Metrics {
         );
     }
 
-    /// Of one export.
+    /// The metrics of one export.
     pub(super) fn of(&self, export: &Arc<str>) -> ExportMetrics {
         let name = Name { export: Arc::clone(export) };
         ExportMetrics {

@@ -20,7 +20,7 @@ pub(super) struct Section {
     pub(super) jq: fn() -> Cow<'static, str>,
     /// Whether records from before the period count too, since what they tell of still holds.
     pub(super) since_ever: bool,
-    /// The same as `jq`.
+    /// The texts that `jq` gives of a record, found without it.
     pub(super) keys: fn(&Value) -> Vec<String>,
 }
 

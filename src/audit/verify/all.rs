@@ -249,7 +249,7 @@ impl Found {
 /// What a file is by its first line.
 enum Looks {
     Trail,
-    /// Of checkpoints alone.
+    /// A copy of checkpoints, with no other lines.
     Copy,
     Other,
 }

@@ -1,4 +1,4 @@
-//! `doorward login`, `whoami`, `logout` and `credential`: a session of the program's own, by way of the
+//! `doorward login`, `whoami`, `logout` and kubectl's exec plugin: a session of the program's own, by way of the
 //! browser ([`oidc::program`](crate::oidc::program) is the other side), kept for later commands and for kubectl.
 
 mod device;

@@ -118,7 +118,7 @@ impl Settings {
             && certificates(self) == certificates(other)
     }
 
-    /// Of one server.
+    /// A client of one server.
     pub(super) fn client(&self, address: &Address) -> RedisResult<Client> {
         let info =
             self.info(address)?.set_redis_settings(self.user.apply(RedisConnectionInfo::default(), self.database));

@@ -151,10 +151,10 @@ pub(super) struct Follower {
 /// What a watch has told since it began anew: by uid, and why it has ended if it has.
 pub(super) type Present = HashMap<String, Option<&'static str>>;
 
-/// Of all watches.
+/// How far all watches are.
 #[derive(Default)]
 struct Progress {
-    /// Of those that have not told all yet.
+    /// What those have told that have not told all yet.
     present: HashMap<Watch, Present>,
     /// Why one cannot watch, as it was said last.
     trouble: HashMap<Watch, String>,

@@ -1,5 +1,5 @@
-//! Pages that ask again and again: a Dashboard whose session has ended opens its sockets anew for ever. Each refusal costs little, and
-//! an address gets only so many of them.
+//! How many refusals one address gets in a minute. A page may ask again and again: a Dashboard whose session has ended opens its
+//! sockets anew for ever.
 
 use std::{
     net::IpAddr,
