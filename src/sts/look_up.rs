@@ -8,7 +8,6 @@ use std::{
     },
 };
 
-use http::{HeaderValue, Request, StatusCode, header};
 use kube::api::DynamicObject;
 
 use super::{
@@ -17,10 +16,9 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    body::{RequestBody, collect},
     clock::Clock,
     error::{Reason, Rejection},
-    upstream::{Lane, Pools, Upstream},
+    upstream::{GetError, Pools, Upstream},
 };
 
 /// The largest object of a run: etcd takes none beyond.
@@ -102,23 +100,14 @@ impl Lookup<'_> {
             let detail = "who asks cannot be looked up in the cluster at the moment; try again";
             Refusal::unavailable(Reason::UpstreamFailed, detail)
         };
-        let mut request = Request::new(RequestBody::Empty);
-        *request.uri_mut() = path.parse().map_err(|_| failed("this is no address".to_owned()))?;
-        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let response = self.pools.send(self.server, &mut request, Lane::Short).await;
-        let response = response.map_err(|error| failed(Rejection::from(error).detail().to_owned()))?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(None),
-            status => {
-                return Err(failed(format!(
-                    "status {status}; the credential of the upstream must be allowed to get pods, taskruns and pipelineruns"
-                )));
-            }
-        }
-        let body = collect(response.into_body(), MAX_OBJECT).await;
-        let body = body.ok_or_else(|| failed("the answer has no end, or is too long".to_owned()))?;
-        serde_json::from_slice(&body).map(Some).map_err(|error| failed(error.to_string()))
+        self.pools.get_json(self.server, path, MAX_OBJECT).await.map_err(|error| match error {
+            GetError::Upstream(error) => failed(Rejection::from(error).detail().to_owned()),
+            // 401 too: who asks for a token can do nothing about it, and hears the same whatever failed.
+            GetError::Status(status) => failed(format!(
+                "status {status}; the credential of the upstream must be allowed to get pods, taskruns and pipelineruns"
+            )),
+            other => failed(other.to_string()),
+        })
     }
 }
 

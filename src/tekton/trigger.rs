@@ -7,16 +7,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use http::{HeaderValue, Request, StatusCode, header};
+use http::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use super::dashboard::is_subdomain;
 use crate::{
-    body::{RequestBody, collect},
     error::{Reason, Rejection},
     kubernetes::null_as_default,
-    upstream::{Lane, Pools, Upstream},
+    upstream::{GetError, Pools, Upstream},
 };
 
 /// An EventListener may have hundreds of Triggers in it.
@@ -151,20 +150,16 @@ impl TriggerReader<'_> {
             let what = "the service account of a Trigger cannot be read at the API server";
             Rejection::new(Reason::UpstreamFailed, what).because(format!("{path}: {why}"))
         };
-        let mut request = Request::new(RequestBody::Empty);
-        *request.uri_mut() = path.parse().map_err(|_| failed("this is no address".to_owned()))?;
-        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let response = self.pools.send(self.server, &mut request, Lane::Short).await?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(None),
-            StatusCode::UNAUTHORIZED => return Err(self.server.credential_refused()),
-            status => return Err(failed(format!("status {status}; its credential must be allowed to get {resource}"))),
-        }
-        let body = collect(response.into_body(), MAX_OBJECT).await;
-        let body = body.ok_or_else(|| failed("the answer has no end, or is too long".to_owned()))?;
-        let object: Object = serde_json::from_slice(&body).map_err(|error| failed(error.to_string()))?;
-        Ok(Some(object.spec))
+        let object: Option<Object> =
+            self.pools.get_json(self.server, &path, MAX_OBJECT).await.map_err(|error| match error {
+                GetError::Upstream(error) => error.into(),
+                GetError::Status(StatusCode::UNAUTHORIZED) => self.server.credential_refused(),
+                GetError::Status(status) => {
+                    failed(format!("status {status}; its credential must be allowed to get {resource}"))
+                }
+                other => failed(other.to_string()),
+            })?;
+        Ok(object.map(|object| object.spec))
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `settings` | an upstream as the program runs on it |
 //! | `pool`, `connect` | connections that wait for their next request, and new ones |
 //! | `forward`, `response` | the last step of a request, and the body that comes back |
+//! | `get` | objects that Doorward reads at an API server for itself |
 //! | `buffered` | request bodies that are read whole |
 //! | `progress` | time limits without timers |
 //! | `upgrade`, `websocket`, `splice` | other protocols: what may ask for one, its frames, and the bytes of both sides |
@@ -22,6 +23,7 @@ pub mod buffered;
 mod connect;
 mod error;
 pub mod forward;
+mod get;
 mod metrics;
 mod pool;
 mod progress;
@@ -48,6 +50,7 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 
 pub(crate) use self::{
     connect::{USER_TIMEOUT, keep_alive},
+    get::GetError,
     progress::{Progress, Ticks},
     settings::{Access, TlsClient, TlsIdentity},
 };
