@@ -28,6 +28,7 @@ pub mod issuers;
 mod keepalive;
 mod kept;
 pub mod kubernetes;
+mod lock;
 pub mod logging;
 pub mod memory;
 pub mod oidc;

@@ -7,7 +7,7 @@ use std::{
     any::Any,
     future::Future,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -23,7 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::health::{ComponentHandle, Gate, Health};
+use crate::{
+    admin::health::{ComponentHandle, Gate, Health},
+    lock::lock,
+};
 
 /// What a task returns; an error is a reason to start it again.
 pub type TaskResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -181,7 +184,7 @@ impl Supervisor {
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
-        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.tasks)
     }
 }
 

@@ -3,10 +3,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
-use crate::downstream::whose;
+use crate::{downstream::whose, lock::lock};
 
 /// Connections at once. Those who ask are few: kubelet, Prometheus, an operator.
 pub(super) const MAX_CONNECTIONS: usize = 64;
@@ -27,7 +27,7 @@ pub(super) struct Counted {
 impl Open {
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Counted> {
         let address = whose(address);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.0);
         if counts.values().sum::<usize>() >= MAX_CONNECTIONS {
             return None;
         }
@@ -42,7 +42,7 @@ impl Open {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut counts = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.open.0);
         if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {

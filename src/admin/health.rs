@@ -7,14 +7,17 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use serde::Serialize;
 
-use crate::clock::{Clock, Timestamp};
+use crate::{
+    clock::{Clock, Timestamp},
+    lock::lock,
+};
 
 /// Bytes of a reason that are kept.
 const MAX_REASON: usize = 512;
@@ -205,11 +208,6 @@ impl ComponentHandle {
             Status::Alarm => tracing::error!(component = name, reason = %state.reason, "component raises an alarm"),
         }
     }
-}
-
-/// A panic elsewhere cannot leave these maps half written.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

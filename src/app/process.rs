@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -33,6 +33,7 @@ use crate::{
     egress::{Egress, Proxy},
     endpoints::Endpoints,
     issuers,
+    lock::lock,
     logging::{Logging, LoggingError},
     memory::Memory,
     request::{pipeline::Worker, refusal_limit::Refusals},
@@ -477,7 +478,7 @@ fn start_workers(bound: Bound, app: &Arc<App>, pools: &Arc<Mutex<Vec<Pools>>>) -
     let (app, pools) = (Arc::clone(app), Arc::clone(pools));
     let make = move |_| {
         let own = Pools::new(app.metrics.upstream.clone());
-        pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+        lock(&pools).push(own.clone());
         Worker::new(Arc::clone(&app), own)
     };
     bound.start(make, &metrics, drain).map_err(StartError::io("the workers cannot be started"))

@@ -3,7 +3,7 @@
 use std::{
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use super::{
@@ -26,6 +26,7 @@ use crate::{
         watch::{Cause, Trigger, Watcher},
     },
     downstream::{self, Downstream},
+    lock::lock,
     logging::Logging,
     snapshot::{self, Resolved, Snapshot},
     store,
@@ -106,7 +107,7 @@ impl Reloader {
         let started = (loaded.raw, loaded.fingerprint.clone());
         let watcher = Watcher::new(loaded.fingerprint)?;
         let own = Pools::new(app.metrics.upstream.clone());
-        pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+        lock(&pools).push(own.clone());
         let health = app.health.component("configuration", Gate::Report);
         health.ok();
         Ok(Self { sources, app, watcher, logging, pools, own, admin, health, started, folder, files, volume })
@@ -248,7 +249,7 @@ impl Reloader {
         next.name_own(&self.app.revocations);
         let upstreams = next.upstreams.clone();
         self.app.snapshot.store(Arc::new(next));
-        for pools in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for pools in lock(&self.pools).iter() {
             pools.retain(&upstreams);
         }
         self.app.streams.recheck(|stream| self.app.refuses(stream))

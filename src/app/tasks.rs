@@ -1,7 +1,7 @@
 //! What goes on beside requests.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -10,6 +10,7 @@ use crate::{
     admin::health::Gate,
     audit::export,
     config::raw,
+    lock::lock,
     request::pipeline::Worker,
     runs,
     sts::{OwnIssuer, ends},
@@ -84,7 +85,7 @@ where
 /// EventListeners reach it: they ask once, and make no run of a question that went nowhere.
 pub(super) fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) -> TaskHandle {
     let own = Pools::new(app.metrics.upstream.clone());
-    pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+    lock(pools).push(own.clone());
     let carrier = Arc::new(Worker::new(Arc::clone(app), own));
     let app = Arc::clone(app);
     app.supervisor.clone().spawn(TaskSpec::new("held-deliveries"), move |stop| {
@@ -101,7 +102,7 @@ pub(super) fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) -> TaskHandl
 pub(super) fn follow_runs(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
     let Some(runs) = app.snapshot.load().raw.runs.clone() else { return };
     let own = Pools::new(app.metrics.upstream.clone());
-    pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+    lock(pools).push(own.clone());
     let app = Arc::clone(app);
     app.supervisor.clone().spawn(TaskSpec::new("runs"), move |stop| {
         let follow = runs::follow(Arc::clone(&app), own.clone(), runs.clone(), stop);
@@ -114,7 +115,7 @@ pub(super) fn end_tokens(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
     let Some(tokens) = app.snapshot.load().raw.tokens.clone() else { return };
     for exchanged in tokens.exchange.into_iter().filter(|exchanged| exchanged.kubernetes.is_some()) {
         let own = Pools::new(app.metrics.upstream.clone());
-        pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+        lock(pools).push(own.clone());
         let issuer = exchanged.issuer.clone();
         let client = runs::client(Arc::clone(app), own.clone(), move |root: &raw::Root| {
             let exchanged = root.tokens.as_ref()?.exchange.iter().find(|exchanged| exchanged.issuer == issuer);
@@ -175,7 +176,7 @@ const KEYS_TICK: Duration = Duration::from_secs(30);
 /// Looks whether Kubernetes allows what the configuration needs.
 pub(super) fn watch_rights(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
     let own = Pools::new(app.metrics.upstream.clone());
-    pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+    lock(pools).push(own.clone());
     spawn(app, TaskSpec::new("rights"), move |app| {
         let own = own.clone();
         async move { rights::watch(&app, &own).await }

@@ -17,7 +17,7 @@ use super::{
     chain::{Link, MAX_LINE, Sealed},
     settings::Settings,
 };
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, lock::lock};
 
 /// Checkpoints of an outage of the second place: those of weeks.
 const MAX_UNCOPIED: usize = 4 << 20;
@@ -145,7 +145,7 @@ impl SecondPlace {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn failed(&self, state: &mut State, why: &str) {

@@ -3,13 +3,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::chain::Link;
+use crate::lock::lock;
 
 /// So many heads of others fit into one line with names of any length that a host can have; the rest wait for the next.
 const IN_ONE_LINE: usize = 32;
@@ -56,13 +57,13 @@ impl Heads {
     }
 
     pub(super) fn witness(&self, heads: impl IntoIterator<Item = Head>) {
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = lock(&self.others);
         others.extend(heads.into_iter().map(|head| (Arc::clone(&head.instance), head)));
     }
 
     /// Those that the next checkpoint is to name.
     pub(super) fn take(&self) -> Vec<Head> {
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = lock(&self.others);
         (0..IN_ONE_LINE).map_while(|_| others.pop_first()).map(|(_, head)| head).collect()
     }
 }

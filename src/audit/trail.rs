@@ -5,7 +5,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
         mpsc,
     },
@@ -32,6 +32,7 @@ use crate::{
     clock::Clock,
     config::raw::WhenFull,
     error::{Reason, Rejection},
+    lock::lock,
 };
 
 /// How long a durable write may take. A disk that hangs is as good as a full one.
@@ -181,7 +182,7 @@ impl Trail {
     /// Why requests cannot be recorded at the moment, for readiness; none if they can.
     pub fn failure(&self) -> Option<String> {
         let shared = &self.0.shared;
-        shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(|| shared.backlog.why())
+        lock(&shared.failure).clone().or_else(|| shared.backlog.why())
     }
 
     /// Whether requests are refused while they cannot be recorded.
@@ -214,7 +215,7 @@ impl Trail {
     pub(super) fn shutdown_within(&self, patience: Duration) {
         self.0.shared.closed.store(true, Ordering::Release);
         self.0.writer.unpark();
-        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = lock(&self.0.thread).take();
         let Some((thread, ended)) = thread else { return };
         if ended.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
             let records = self.0.shared.used.load(Ordering::Relaxed);

@@ -6,7 +6,7 @@ mod files;
 use std::{
     io,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{Ordering, fence},
         mpsc,
     },
@@ -30,6 +30,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     group_commit::{self, GroupCommit},
+    lock::lock,
 };
 
 /// How many bytes are made into lines before they are handed over.
@@ -273,7 +274,7 @@ impl Writer {
             if outage.is_some() {
                 tracing::info!(lost, "the audit trail is written again");
                 self.shared.failing.store(false, Ordering::Relaxed);
-                *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *lock(&self.shared.failure) = None;
             }
         }
         self.last_commit = self.clock.now();
@@ -360,7 +361,7 @@ impl Writer {
         }
         tracing::error!(%error, "the audit trail cannot be written");
         self.outage = Some(Outage { since: self.clock.now(), retry });
-        *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        *lock(&self.shared.failure) = Some(error.to_string());
         self.shared.failing.store(true, Ordering::Relaxed);
     }
 

@@ -5,7 +5,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     config::{raw::Limits, values::Span},
     keepalive::set_keepalive,
+    lock::lock,
     memory::Level,
     runtime::Workers,
 };
@@ -236,7 +237,7 @@ async fn work<S: Serve>(shared: Arc<Shared<S>>, held: &Held) {
         let reached = *phase.borrow_and_update();
         shared.registry.announce(reached);
         if reached >= Phase::Closing {
-            held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            lock(held).clear();
         }
         if reached == Phase::Cut {
             break;
@@ -256,7 +257,7 @@ async fn work<S: Serve>(shared: Arc<Shared<S>>, held: &Held) {
 
 /// Starts to accept on all sockets.
 fn listen<S: Serve>(shared: &Arc<Shared<S>>, held: &Held) -> io::Result<Vec<Arc<Door>>> {
-    let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = lock(held);
     held.iter()
         .map(|(door, socket)| {
             let socket = TcpListener::from_std(socket.try_clone()?)?;

@@ -4,14 +4,14 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use super::metrics::Refused;
-use crate::config::raw::Limits;
+use crate::{config::raw::Limits, lock::lock};
 
 /// Addresses that are remembered for their floods.
 const MAX_BLAMED: usize = 4096;
@@ -49,12 +49,12 @@ impl Admission {
     }
 
     fn is_blamed(&self, address: IpAddr, most: u32, now: Instant) -> bool {
-        let floods = self.floods.lock().unwrap_or_else(PoisonError::into_inner);
+        let floods = lock(&self.floods);
         floods.get(&address).is_some_and(|floods| floods.count >= most && floods.until > now)
     }
 
     fn blame(&self, address: IpAddr, pause: Duration, now: Instant) {
-        let mut floods = self.floods.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut floods = lock(&self.floods);
         if floods.len() >= MAX_BLAMED {
             floods.retain(|_, floods| floods.until > now);
         }
@@ -81,7 +81,7 @@ impl Admitted {
             return Err(Refused::Flood);
         }
         let counted = (Arc::clone(listener), address);
-        let mut counts = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.admission.by_address);
         let count = counts.entry(counted.clone()).or_insert(0);
         if *count >= limits.connections_per_address {
             return Err(Refused::Address);
@@ -104,7 +104,7 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.admission.total.fetch_sub(1, Ordering::Relaxed);
         let Some(counted) = self.counted.take() else { return };
-        let mut counts = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.admission.by_address);
         if let Some(count) = counts.get_mut(&counted) {
             *count -= 1;
             if *count == 0 {

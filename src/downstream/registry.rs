@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use super::{
     liveness::{Command, Liveness, Sweep},
     metrics::{Metrics, Refused},
 };
-use crate::{config::raw::Limits, memory::Level};
+use crate::{config::raw::Limits, lock::lock, memory::Level};
 
 /// The open connections of one worker. The lock is taken when a connection opens or closes and by the sweep, all of
 /// them on the same thread unless an upgraded stream ends elsewhere.
@@ -88,7 +88,7 @@ impl Registry {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Entry>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.connections)
     }
 }
 

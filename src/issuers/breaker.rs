@@ -1,12 +1,9 @@
 //! Protection of an issuer's endpoint, and of ourselves from it: a circuit breaker and a token bucket. Both are driven
 //! by the time that they are told.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, lock::lock};
 
 /// Lets calls through until several in a row have failed; then only one probe at a time, after a pause.
 #[derive(Debug, Default)]
@@ -25,7 +22,7 @@ impl Breaker {
 
     /// Whether a call may be made now. In the half-open state the one that is let through closes the door behind it.
     pub fn admit(&self, now: Timestamp) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         match state.open_until {
             None => true,
             Some(until) if now < until => false,
@@ -37,11 +34,11 @@ impl Breaker {
     }
 
     pub fn succeeded(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::default();
+        *lock(&self.0) = State::default();
     }
 
     pub fn failed(&self, now: Timestamp) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         state.failures = state.failures.saturating_add(1);
         if state.failures >= Self::FAILURES {
             state.open_until = Some(now + Self::PAUSE);
@@ -64,7 +61,7 @@ impl Bucket {
     }
 
     pub fn take(&self, now: Timestamp) -> bool {
-        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut level = lock(&self.level);
         let passed = u64::try_from(now.since(level.0).as_millis()).unwrap_or(u64::MAX);
         let filled = level.1.saturating_add(passed.saturating_mul(self.rate.into())).min(u64::from(self.burst) * 1_000);
         let taken = filled >= 1_000;

@@ -19,7 +19,7 @@ use std::{
     borrow::Cow,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -49,6 +49,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{raw::Algorithm, resolver::Secret},
     egress::Egress,
+    lock::lock,
 };
 
 /// Between two fetches that unknown keys cause.
@@ -280,7 +281,7 @@ impl KeyCache {
         }
         let mut answered = shared.answered.subscribe();
         let joined = {
-            let mut demand = shared.demand.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut demand = lock(&shared.demand);
             let joined = demand.pending;
             if !joined {
                 if demand.last.is_some_and(|last| now < last + COOL_DOWN) {
@@ -303,7 +304,7 @@ impl KeyCache {
     /// Remembers that the set of a fetch that was made for `kid` does not hold it. Nothing else may: a key that is not
     /// there yet would stay unknown for as long as tokens with it keep coming.
     pub fn note_unknown(&self, kid: &str) {
-        let failed = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner).error.is_some();
+        let failed = lock(&self.shared.progress).error.is_some();
         if !failed {
             self.shared.unknown.insert(kid.into(), self.shared.clock.now() + UNKNOWN_KID);
         }
@@ -311,7 +312,7 @@ impl KeyCache {
 
     pub fn status(&self) -> KeyStatus {
         let now = self.shared.clock.now();
-        let progress = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = lock(&self.shared.progress);
         KeyStatus {
             usable: self.generation_number(now).is_some(),
             keys: self.shared.keys.load().as_ref().map_or(0, |generation| generation.keys.count()),
@@ -321,7 +322,7 @@ impl KeyCache {
     }
 
     fn trouble(&self) -> String {
-        let progress = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = lock(&self.shared.progress);
         match (&progress.error, progress.fetched) {
             (Some(error), None) => format!("its keys could not be fetched yet: {error}"),
             (Some(error), Some(fetched)) => format!("its keys were last fetched at {fetched}, too long ago: {error}"),
@@ -365,7 +366,7 @@ impl Shared {
 
     /// The set is that of the issuer as of `fetched`.
     fn succeeded(&self, fetched: Timestamp, life: Duration) {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).fetched = Some(fetched);
+        lock(&self.progress).fetched = Some(fetched);
         self.metrics.keys_fetched_at.get_or_create(&self.label()).set(fetched.as_secs());
         let usable_until = fetched + life.max(self.settings.max_stale);
         self.usable_until.store(usable_until.as_millis(), Ordering::Release);
@@ -389,7 +390,7 @@ impl Shared {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     fn label(&self) -> IssuerLabel {

@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
+use crate::lock::lock;
 use tokio::{runtime::Handle, sync::watch};
 
 /// The SHA-256 of what is asked.
@@ -66,8 +67,4 @@ impl<T> Drop for Forget<T> {
     fn drop(&mut self) {
         lock(&self.calls).remove(&self.key);
     }
-}
-
-fn lock<T>(calls: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    calls.lock().unwrap_or_else(PoisonError::into_inner)
 }

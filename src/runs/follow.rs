@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use crate::{
     audit::{AuditUnavailable, Linked, Note},
     body::{RequestBody, collect},
     config::raw,
+    lock::lock,
     snapshot::Snapshot,
     store::{Expect, Store, StoreError, Table},
     upstream::{Lane, Pools, UpstreamBody},
@@ -160,7 +161,7 @@ impl States {
     }
 
     fn set(&self, watch: usize, state: State) {
-        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watches = lock(&self.watches);
         if let Some(known) = watches.get_mut(watch) {
             *known = state;
         }

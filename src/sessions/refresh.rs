@@ -8,7 +8,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     authn::Principal,
     clock::{Timestamp, millis},
+    lock::lock,
     oidc::{self, RefreshError, Refreshed},
     store::{Expect, StoreError, Table, Written},
 };
@@ -108,7 +109,7 @@ impl Sessions {
     /// Begins a refresh, or joins the one that runs; `None` while the session is left alone.
     fn refresh(&self, session: &Session, now: Timestamp) -> Option<watch::Receiver<()>> {
         let shared = &self.0.shared;
-        let mut flights = shared.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = lock(&shared.refreshes.0);
         match flights.get(&session.hash) {
             Some(Flight::Running(over)) if over.has_changed().is_ok() => return Some(over.clone()),
             Some(Flight::Paused(until)) if *until > now => return None,
@@ -129,7 +130,7 @@ impl Sessions {
             });
             sessions.0.cache.invalidate(&hash);
             let shared = &sessions.0.shared;
-            let mut flights = shared.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut flights = lock(&shared.refreshes.0);
             match done {
                 Done::Settled => drop(flights.remove(&hash)),
                 Done::Later => drop(flights.insert(hash, Flight::Paused(shared.clock.now() + PAUSE))),

@@ -8,7 +8,7 @@ mod restore;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,6 +24,7 @@ use super::{Expect, Put, Store, StoreError, Table, WrittenAll};
 use crate::{
     authn::{CredentialId, KnownAs, Principal},
     clock::{Clock, Timestamp},
+    lock::lock,
 };
 
 /// How often the copy is renewed. Two renewals fit into the second that is promised.
@@ -199,7 +200,7 @@ impl Revocations {
     /// the `others` has it now, whose subjects it would bind. `own` is `None` where no tokens are issued any more.
     pub fn know_own(&self, own: Option<(&Arc<str>, &str)>, others: &[&str]) {
         let (identifier, name) = own.unzip();
-        let _guard = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = lock(&self.0.change);
         let before = self.0.own.load();
         let mut names: Vec<Arc<str>> = identifier.cloned().into_iter().collect();
         for known in before.iter().map(|known| &**known).chain(name) {
@@ -431,7 +432,7 @@ impl Revocations {
     }
 
     fn change(&self, change: impl FnOnce(&mut Mirror)) {
-        let _guard = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = lock(&self.0.change);
         let mut mirror = Mirror::clone(&self.0.mirror.load());
         change(&mut mirror);
         let empty = mirror.sessions.is_empty()

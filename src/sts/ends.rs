@@ -10,7 +10,7 @@ mod watching;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 
 pub use self::follow::follow;
 use super::objects::{Identity, Pod, Run};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, lock::lock};
 
 /// How long tasks still get tokens after their ends can no longer be seen, and how long what was told is believed while nothing
 /// more is told. Tokens that they have end by themselves.
@@ -184,7 +184,7 @@ impl Ends {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<Watch, Watched>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

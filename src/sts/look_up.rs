@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Reason, Rejection},
+    lock::lock,
     upstream::{GetError, Pools, Upstream},
 };
 
@@ -146,7 +147,7 @@ impl Asking {
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -41,7 +41,7 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::Poll,
 };
 
@@ -65,7 +65,7 @@ use self::{
     progress::Sweep,
     settings::Identity,
 };
-use crate::body::RequestBody;
+use crate::{body::RequestBody, lock::lock};
 
 /// How a request travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,7 +175,7 @@ impl Pools {
     }
 
     fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<Identity>, Arc<Node>>> {
-        self.worker.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.worker.nodes)
     }
 }
 

@@ -8,7 +8,7 @@
 mod connection;
 mod lease;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::{
     sync::Notify,
@@ -24,6 +24,7 @@ use super::{
     progress::{Sweep, Ticks},
     settings::{Protocol, Upstream},
 };
+use crate::lock::lock;
 
 /// Which connection an exchange takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +197,7 @@ impl Node {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn may_share(&self, upstream: &Upstream) -> bool {

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -14,6 +14,7 @@ use std::{
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::pool::Node;
+use crate::lock::lock;
 
 /// How often the sweep looks.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -229,7 +230,7 @@ impl Progress {
     }
 
     fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waker)
     }
 
     fn check(&self, now: u32) {
@@ -328,7 +329,7 @@ impl Sweep {
     }
 
     fn watched(&self) -> std::sync::MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.watched)
     }
 
     /// Looks at everything once; false when there is nothing left to look at.

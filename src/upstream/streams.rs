@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -28,6 +28,7 @@ use crate::{
         resolver::Secret,
     },
     kubernetes::Attributes,
+    lock::lock,
     upstream::Place,
 };
 use http::{Method, uri::PathAndQuery};
@@ -184,7 +185,7 @@ impl Cut {
     /// False if it was cut before; the first reason stays.
     fn set(&self, reason: CutReason) -> bool {
         let first = self.reason.compare_exchange(0, reason.code(), Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if first && let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if first && let Some(waker) = lock(&self.waker).take() {
             waker.wake();
         }
         first
@@ -199,7 +200,7 @@ impl Cut {
             return Poll::Ready(reason);
         }
         {
-            let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waker = lock(&self.waker);
             match &mut *waker {
                 Some(known) if known.will_wake(cx.waker()) => {}
                 other => *other = Some(cx.waker().clone()),
@@ -423,7 +424,7 @@ impl Asked {
 
 impl Shared {
     fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 
     fn cut(&self, entry: &Entry, reason: CutReason) -> bool {

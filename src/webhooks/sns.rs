@@ -9,7 +9,7 @@ mod certificate;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -36,6 +36,7 @@ use crate::{
     config::{raw, report::At, resolver::Resolver},
     egress::{Bounds, Egress},
     error::{Reason, Rejection},
+    lock::lock,
     sha256::sha256,
 };
 
@@ -250,7 +251,7 @@ impl Sns {
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Certificate>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     async fn fetch(&self, url: &Url) -> Result<Bytes, String> {

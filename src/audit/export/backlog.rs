@@ -5,7 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -21,7 +21,7 @@ use super::{
     reader::{Cursor, End, Place, first_number, locate},
     settings::{Limit, Target},
 };
-use crate::config::raw::WhenBehind;
+use crate::{config::raw::WhenBehind, lock::lock};
 
 /// All exports of a trail.
 #[derive(Debug)]
@@ -334,6 +334,6 @@ impl Export {
     }
 
     fn mark(&self) -> MutexGuard<'_, Mark> {
-        self.0.mark.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.mark)
     }
 }

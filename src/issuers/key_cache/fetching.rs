@@ -3,7 +3,7 @@
 
 use std::{
     ops::RangeInclusive,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use super::{
     },
     COOL_DOWN, Shared,
 };
-use crate::{clock::Timestamp, egress::Bounds};
+use crate::{clock::Timestamp, egress::Bounds, lock::lock};
 
 /// The time for one fetch, from the connection to the last byte.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,14 +80,14 @@ impl Shared {
     pub(super) async fn run(self: Arc<Self>) {
         self.load_kept().await;
         loop {
-            let demanded = self.demand.lock().unwrap_or_else(PoisonError::into_inner).pending;
+            let demanded = lock(&self.demand).pending;
             let now = self.clock.now();
             let due = Timestamp::from_millis(self.due.load(Ordering::Acquire));
             if let Some(cause) = Cause::of(demanded, now >= due) {
                 self.fetch(cause).await;
             }
             if demanded {
-                self.demand.lock().unwrap_or_else(PoisonError::into_inner).pending = false;
+                lock(&self.demand).pending = false;
                 self.answered.send_modify(|count| *count += 1);
             }
             self.watch_age();
@@ -104,7 +104,7 @@ impl Shared {
         let started = self.clock.now();
         let (outcome, pause) = match self.try_fetch(started, cause).await {
             Ok(life) => {
-                let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut progress = lock(&self.progress);
                 progress.failures = 0;
                 progress.error = None;
                 // A key that is not there any more is looked for once again.
@@ -113,7 +113,7 @@ impl Shared {
             }
             Err(error) => {
                 tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be fetched");
-                let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut progress = lock(&self.progress);
                 progress.failures = progress.failures.saturating_add(1);
                 progress.error = Some(error);
                 let pause = Duration::from_secs(1 << (progress.failures - 1).min(6)).min(MAX_PAUSE);
@@ -130,7 +130,7 @@ impl Shared {
     /// Tells once when the set is older than it should ever be, and once when it no longer is.
     fn watch_age(&self) {
         let now = self.clock.now();
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = lock(&self.progress);
         let Some(fetched) = progress.fetched else { return };
         let alarmed = now.since(fetched) > ALARM;
         if alarmed && !progress.alarmed {

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use moka::{
 };
 
 use super::super::flow::LIFETIME;
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, lock::lock};
 
 /// Sooner than that a program is told to slow down.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -194,7 +194,7 @@ impl Recent {
     }
 
     fn within(&self) -> MutexGuard<'_, Within> {
-        self.within.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.within)
     }
 }
 

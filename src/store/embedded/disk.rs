@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     group_commit::{self, GroupCommit},
+    lock::lock,
 };
 
 /// Memory that redb may use to keep pages.
@@ -99,7 +100,7 @@ impl Disk {
     }
 
     fn database(&self) -> Result<Arc<Database>, StoreError> {
-        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.database);
         if let Some(database) = &*slot {
             return Ok(Arc::clone(database));
         }
@@ -112,7 +113,7 @@ impl Disk {
     /// Closes the file if `error` is one that redb does not come back from.
     fn close_after(&self, error: &StoreError) {
         if matches!(error, StoreError::Unavailable(_) | StoreError::Full(_)) {
-            let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = lock(&self.database);
             if slot.take().is_some() {
                 tracing::error!(path = %self.path.display(), %error, "the store failed; it will be opened again");
             }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     issuers::{Breaker, Key, SingleFlight},
+    lock::lock,
     sha256::sha256,
     store::Revocations,
     sts::keys::SigningKeys,
@@ -211,7 +212,7 @@ impl ProviderTokens {
 
 impl Inner {
     fn breaker(&self, onward: &Onward) -> Arc<Breaker> {
-        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut breakers = lock(&self.breakers);
         Arc::clone(breakers.entry(onward.fingerprint).or_default())
     }
 
@@ -411,8 +412,4 @@ impl Metrics {
     fn count(&self, audience: &Arc<str>, outcome: &'static str) {
         self.outcomes.get_or_create(&Labels { audience: Arc::clone(audience), outcome }).inc();
     }
-}
-
-fn lock(tokens: &Mutex<Cached>) -> MutexGuard<'_, Cached> {
-    tokens.lock().unwrap_or_else(PoisonError::into_inner)
 }

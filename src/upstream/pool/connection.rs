@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -23,6 +23,7 @@ use tokio::{
 use super::{Node, Slot};
 use crate::{
     body::RequestBody,
+    lock::lock,
     upstream::{
         connect::{Transport, connect},
         error::{UpstreamError, UpstreamErrorKind},
@@ -255,7 +256,7 @@ impl Http2 {
     }
 
     pub(super) fn spare(&self) -> MutexGuard<'_, Vec<Arc<Progress>>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.spare)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The queue: the two tables of the store and what of them is known in memory.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwapOption;
 use data_encoding::HEXLOWER;
@@ -10,6 +10,7 @@ use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, TRY, index::I
 use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
+    lock::lock,
     store::{Expect, Put, Store, StoreError, Stored, Table, WrittenAll},
     upstream::buffered::Room,
     webhooks::{Replay, ReplayKeys, WebhookMetrics},
@@ -74,7 +75,7 @@ impl Queue {
     }
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.index)
     }
 
     /// Stores a delivery that is decided, together with its replay ids. Once this has returned it will be tried, whatever

@@ -3,13 +3,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use super::in_flight;
-use crate::{clock::Timestamp, error::Rejection};
+use crate::{clock::Timestamp, error::Rejection, lock::lock};
 
 /// Deliveries under way, where no other process uses the store: a reservation has no meaning beyond the life of the
 /// process then and costs no write. Clones share it.
@@ -45,7 +45,7 @@ pub(super) const SWEEP_FROM: usize = 1024;
 
 impl UnderWay {
     pub(super) fn leases(&self) -> MutexGuard<'_, Leases> {
-        self.0.leases.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.leases)
     }
 
     /// Takes all keys, or none where one of them is under way.
