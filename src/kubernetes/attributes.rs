@@ -43,6 +43,8 @@ pub enum InvalidAttributes {
     Encoding,
     #[error("the query gives `{0}` more than once, in different ways")]
     Ambiguous(&'static str),
+    #[error("the query gives `{0}` a value that is not ASCII, which readers take in different ways")]
+    NotAscii(&'static str),
     #[error("a POST to the path of an object makes the one that its body names, whatever name stands in the path")]
     NamedCreate,
 }

@@ -127,7 +127,7 @@ pub(super) struct Reader {
 #[derive(Clone, Debug)]
 enum CompiledEvents {
     Shapes(Vec<CompiledShape>),
-    Named(&'static [(&'static str, &'static str)]),
+    Named { names: &'static [(&'static str, &'static str)], all: &'static [&'static str] },
     Same { unnamed: CompiledShape },
 }
 
@@ -168,9 +168,9 @@ impl Reader {
             Events::Shapes { shapes, .. } => {
                 CompiledEvents::Shapes(shapes.iter().map(|shape| CompiledShape::new(shape, &mut wanted)).collect())
             }
-            Events::Named { names, .. } => CompiledEvents::Named(names),
+            Events::Named { names, all, .. } => CompiledEvents::Named { names, all },
             Events::Same { unnamed, .. } => CompiledEvents::Same { unnamed: CompiledShape::new(unnamed, &mut wanted) },
-            Events::Body | Events::Within { .. } => CompiledEvents::Named(&[]),
+            Events::Body | Events::Within { .. } => CompiledEvents::Named { names: &[], all: &[] },
         };
         let Sender { pushes, builds, text_ids, .. } = *sender;
         Self { wanted, fields, events, pushes, builds, text_ids }
@@ -278,19 +278,16 @@ impl Reader {
                     _ => Ok(body),
                 }
             }
-            CompiledEvents::Named(names) => {
+            CompiledEvents::Named { names, all } => {
                 let body = found.text(Field::Event)?;
-                let mut named =
-                    names.iter().filter(|(known, _)| Some(*known) == header).map(|(_, event)| *event).peekable();
-                match &body {
-                    Some(body) if named.peek().is_some() && !named.any(|event| event == &**body) => {
-                        Err(NoFacts::EventMismatch {
-                            header: header.unwrap_or_default().to_owned(),
-                            body: Some((**body).to_owned()),
-                        })
-                    }
-                    _ => Ok(body),
+                let (Some(header), Some(event)) = (header.filter(|header| !all.contains(header)), &body) else {
+                    return Ok(body);
+                };
+                let is_listed = names.iter().any(|(known, named)| *known == header || *named == &**event);
+                if is_listed && !names.contains(&(header, &**event)) {
+                    return Err(NoFacts::EventMismatch { header: header.to_owned(), body: Some((**event).to_owned()) });
                 }
+                Ok(body)
             }
         }
     }

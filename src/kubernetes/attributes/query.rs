@@ -20,6 +20,10 @@ pub(super) struct Query {
 /// that reads it.
 const IDENTIFYING: [&str; 7] = ["fieldSelector", "labelSelector", "namespace", "name", "resource", "follow", "watch"];
 
+/// Parameters that are true but for a few words. Go folds more than the letters of ASCII: `fal\u{17f}e` is false to it at one place,
+/// and true at another.
+const BOOLEANS: [&str; 2] = ["watch", "follow"];
+
 impl Query {
     pub(super) fn parse(query: &str) -> Result<Self, InvalidAttributes> {
         if query.is_empty() {
@@ -34,9 +38,15 @@ impl Query {
                 return Err(InvalidAttributes::Ambiguous(known));
             }
         }
+        for known in BOOLEANS {
+            if pairs.iter().any(|(key, value)| key == known && !value.is_ascii()) {
+                return Err(InvalidAttributes::NotAscii(known));
+            }
+        }
         let first = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
         let integer = |name: &str| first(name).is_none_or(|value| value.parse::<i64>().is_ok());
-        // One parameter that does not decode voids all but `watch` in the API server.
+        // One parameter that does not decode voids all but `watch` in the API server. A `labelSelector` does so too, and is not read here:
+        // it asks for the list of all then, which the API server refuses by itself as it stands.
         let decodes = integer("limit") && integer("timeoutSeconds");
         let name = first("fieldSelector").filter(|_| decodes).and_then(selected_name);
         Ok(Self { watch: first("watch").is_some_and(truthy), follow: first("follow").is_some_and(truthy), name })

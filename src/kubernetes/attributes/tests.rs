@@ -195,3 +195,17 @@ fn tunnels_are_writes_and_last_whatever_the_method() {
     assert!(parse("POST", "/api/v1/namespaces/a/pods").unwrap().is_write());
     assert!(parse("POST", "/version").unwrap().is_write());
 }
+
+/// Go folds U+017F to `s`, so that the API server lists where Doorward saw a watch.
+#[test]
+fn a_watch_that_readers_take_in_two_ways_is_refused() {
+    for (target, refused) in [
+        ("/api/v1/pods?watch=fal%C5%BFe", Some("watch")),
+        ("/api/v1/pods?watch=true&watch=fal\u{17f}e", Some("watch")),
+        ("/api/v1/namespaces/a/pods/b/log?follow=fal%C5%BFe", Some("follow")),
+        ("/api/v1/pods?watch=%FF", Some("watch")),
+        ("/api/v1/pods?watch=false&labelSelector=a%3D%C5%BF", None),
+    ] {
+        assert_eq!(parse("GET", target).err(), refused.map(InvalidAttributes::NotAscii), "{target}");
+    }
+}

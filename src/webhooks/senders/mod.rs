@@ -191,8 +191,9 @@ pub(super) enum Field {
 pub(super) enum Events {
     /// A header names it and the members of the body prove it.
     Shapes { header: &'static str, shapes: &'static [Shape] },
-    /// The body names it; a header, if it has one of these values, must agree. One may stand for several.
-    Named { header: &'static str, names: &'static [(&'static str, &'static str)] },
+    /// The body names it. What `names` has comes under these values of the header alone, of which one may stand for several, or under
+    /// those that stand for `all`.
+    Named { header: &'static str, names: &'static [(&'static str, &'static str)], all: &'static [&'static str] },
     /// The body names it, and a header that must agree. Bodies of one shape have no name.
     Same { header: &'static str, unnamed: &'static Shape },
     /// The body is an envelope, whose kind a header tells as well; what is within names the event.
