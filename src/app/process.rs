@@ -26,7 +26,7 @@ use crate::{
     },
     assertions,
     audit::{self, Note, Trail},
-    authn::Principal,
+    authn::{Principal, break_glass},
     clock::Clock,
     config::{self, Diagnosis, Loaded, Refused, Sources},
     downstream::{BindError, Bound, Downstream, Drain},
@@ -183,6 +183,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     if let Some(address) = admin_address {
         tracing::info!(listener = "admin", %address, "listening");
     }
+    break_glass::tell_closed(app.snapshot.load().break_glass.as_ref(), app.clock.now());
     started(&Started { listeners, admin: admin_address });
     tracing::info!(generation = 1, policy = &**app.snapshot.load().policy.digest(), "started");
     let logging = runtime.block_on(serve(reloader, &downstream, &app, &bringing))?;

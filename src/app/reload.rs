@@ -18,6 +18,7 @@ use crate::{
         socket::SocketUsers,
     },
     audit::{self, Note},
+    authn::break_glass,
     config::{
         self, Loaded, Sources,
         fingerprint::Fingerprint,
@@ -263,6 +264,7 @@ impl Reloader {
         }
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
         let ended = self.put_in_force(next);
+        break_glass::tell_closed(next.break_glass.as_ref(), app.clock.now());
         app.requests.reload_applied(number, app.clock.now());
         self.health.ok();
         app.outcome.taken();

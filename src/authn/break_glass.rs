@@ -74,12 +74,8 @@ impl BreakGlass {
                     .error(&until_at, "`until` lies more than an hour ahead")
                     .help("break-glass is open for an hour at most; load the configuration again to go on");
             }
-            Some(until) if until <= now => {
-                resolver
-                    .report
-                    .warning(&until_at, "`until` has passed: break-glass is closed")
-                    .help("take `break_glass` away");
-            }
+            // Prepared for the day, and nothing to look at.
+            Some(until) if until <= now => {}
             Some(_) => {
                 resolver.report.warning(at, format!("break-glass is open until {}", raw.until));
             }
@@ -121,10 +117,7 @@ impl BreakGlass {
         let presented = digest::digest(&digest::SHA256, certificate);
         let matches = |known: &&Certificate| verify_slices_are_equal(&known.sha256, presented.as_ref()).is_ok();
         let Some(known) = self.certificates.iter().find(matches) else {
-            return Presented::Bad(Rejection::new(
-                Reason::CredentialMalformed,
-                "this client certificate is not known here",
-            ));
+            return Presented::Bad(not_known());
         };
         if !self.is_open(now) {
             return Presented::Bad(
@@ -149,6 +142,18 @@ impl BreakGlass {
 /// what the same person did with a token.
 pub fn username(name: &str) -> String {
     format!("{ISSUER}:{name}")
+}
+
+/// Of a certificate that no configuration names, and of each where there is no section.
+pub fn not_known() -> Rejection {
+    Rejection::new(Reason::CredentialMalformed, "this client certificate is not known here")
+}
+
+/// Tells of a door that was prepared and is closed. An open one is told by a warning and by the alarm.
+pub fn tell_closed(break_glass: Option<&BreakGlass>, now: Timestamp) {
+    if let Some(closed) = break_glass.filter(|break_glass| !break_glass.is_open(now)) {
+        tracing::info!(until = %closed.until, "break-glass is closed: its `until` has passed");
+    }
 }
 
 /// Raises the alarm while break-glass is open, and takes it back afterwards; called again and again. Gives what the
@@ -318,9 +323,9 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_passed_is_closed_and_no_error() {
+    fn one_that_has_passed_is_closed_and_nothing_to_look_at() {
         let (closed, resolver) = resolve(alice("2026-01-31T17:30:00Z"));
-        assert!(!resolver.report.has_errors());
+        assert_eq!(resolver.report.problems(), []);
         assert!(!closed.unwrap().is_open(NOW));
     }
 

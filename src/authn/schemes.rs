@@ -11,7 +11,7 @@ use super::{
     Authenticated, Presented, Principal, Scheme,
     authenticated::note_body,
     bearer::{self, BearerToken},
-    break_glass::BreakGlass,
+    break_glass::{self, BreakGlass},
 };
 use crate::{
     audit,
@@ -121,7 +121,12 @@ impl Authenticator<'_> {
                 },
                 Scheme::BreakGlass => {
                     let der = certificate(&request, connection).map(|certificate| &*certificate.der);
-                    match self.break_glass.map_or(Presented::Not, |door| door.present(der, self.clock.now())) {
+                    let presented = match self.break_glass {
+                        Some(door) => door.present(der, self.clock.now()),
+                        None if der.is_some() => Presented::Bad(break_glass::not_known()),
+                        None => Presented::Not,
+                    };
+                    match presented {
                         Presented::Not => continue,
                         Presented::Good(principal) => Arc::new(principal),
                         Presented::Bad(rejection) => return Err(rejection),

@@ -205,13 +205,17 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
 }
 
 fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, report: &mut Report) {
-    let issuers = || {
-        let break_glass = root.break_glass.iter().map(|_| BREAK_GLASS);
-        root.issuers.iter().map(|issuer| issuer.name.as_str()).chain(break_glass)
-    };
+    let issuers = || root.issuers.iter().map(|issuer| issuer.name.as_str()).chain([BREAK_GLASS]);
     for (i, name) in raw.issuers.iter().enumerate() {
+        let at = at.key("issuers").index(i);
         if !issuers().any(|known| known == name) {
-            report.unknown(&at.key("issuers").index(i), "issuer", name, issuers());
+            // Nobody who misspelt another issuer is led to one that lets nobody in.
+            let known = issuers().filter(|known| *known != BREAK_GLASS || root.break_glass.is_some());
+            report.unknown(&at, "issuer", name, known);
+        } else if name == BREAK_GLASS && root.break_glass.is_none() {
+            report
+                .warning(&at, "there is no section `break_glass`, so that nobody comes from `break-glass`")
+                .help("leave it so to keep the door closed, or name certificates in `break_glass`");
         }
     }
     let webhooks = || root.webhooks.iter().map(|webhook| webhook.name.as_str());
