@@ -28,7 +28,7 @@ use crate::{
     audit::{self, Note, Trail},
     authn::{Principal, break_glass},
     clock::Clock,
-    config::{self, Diagnosis, Loaded, Refused, Sources},
+    config::{self, Diagnosis, Loaded, Refused, Sources, report::Severity},
     downstream::{BindError, Bound, Downstream, Drain},
     egress::{Egress, Proxy},
     endpoints::Endpoints,
@@ -346,7 +346,7 @@ impl Parts<'_> {
         self.requests.reload_applied(1, self.clock.now());
         trail.note(Note::PolicyLoaded {
             digest: Arc::clone(snapshot.policy.digest()),
-            problems: problems(&loaded.warnings),
+            problems: problems(&loaded.warnings, Severity::Warning),
         });
         let app = Arc::new(self.assemble(snapshot, shared, redis, super::policies_beside(&store_path)));
         app.keep_policy(&app.snapshot.load().policy)
@@ -464,9 +464,11 @@ fn missing() -> StartError {
     }
 }
 
-/// Places and texts of warnings or errors, for the audit trail.
-pub(super) fn problems(diagnosis: &Diagnosis) -> Vec<String> {
-    diagnosis.findings().iter().map(|finding| format!("{}: {}", finding.at, finding.message)).collect()
+/// Places and texts, for the audit trail: of warnings where a configuration was taken, and of errors alone where it was refused, so that
+/// nobody takes a warning for the reason.
+pub(super) fn problems(diagnosis: &Diagnosis, severity: Severity) -> Vec<String> {
+    let findings = diagnosis.findings().iter().filter(|finding| finding.severity == severity);
+    findings.map(|finding| format!("{}: {}", finding.at, finding.message)).collect()
 }
 
 /// What tells this replica's audit chain from another's if it has no name: the host's, which is the pod's in Kubernetes.

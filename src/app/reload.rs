@@ -23,6 +23,7 @@ use crate::{
         self, Loaded, Sources,
         fingerprint::Fingerprint,
         reload::{changed_keys, fixed_changes},
+        report::Severity,
         resolver::{Resolver, Volume},
         watch::{Cause, Trigger, Watcher},
     },
@@ -151,7 +152,8 @@ impl Reloader {
                 }
             }
             Ok(Err(refused)) => {
-                (refused.diagnosis.to_string(), problems(&refused.diagnosis), refused.fingerprint.clone())
+                let errors = problems(&refused.diagnosis, Severity::Error);
+                (refused.diagnosis.to_string(), errors, refused.fingerprint.clone())
             }
             Err(error) => (error.to_string(), vec![error.to_string()], Fingerprint::default()),
         };
@@ -262,9 +264,9 @@ impl Reloader {
         if let Err(error) = app.keep_policy(&next.policy) {
             tracing::error!(%error, "the policy cannot be kept, so its decisions cannot be explained later");
         }
+        break_glass::tell_closed(next.break_glass.as_ref(), app.clock.now());
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
         let ended = self.put_in_force(next);
-        break_glass::tell_closed(next.break_glass.as_ref(), app.clock.now());
         app.requests.reload_applied(number, app.clock.now());
         self.health.ok();
         app.outcome.taken();
@@ -278,6 +280,6 @@ impl Reloader {
             tracing::warn!("{change}");
         }
         tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration taken");
-        app.trail.note(Note::PolicyLoaded { digest, problems: problems(&loaded.warnings) });
+        app.trail.note(Note::PolicyLoaded { digest, problems: problems(&loaded.warnings, Severity::Warning) });
     }
 }

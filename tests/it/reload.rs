@@ -403,6 +403,32 @@ async fn a_refused_configuration_is_told_to_whoever_asked_for_it_and_for_as_long
     }
 }
 
+/// A warning that stands before the error looks like the reason, and somebody mends it in vain.
+#[tokio::test]
+async fn warnings_of_a_refused_configuration_are_not_told_as_reasons() {
+    let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
+    let star = "grants:\n  - {id: star, who: {groups: ['star*']}, kubernetes_groups: ['tekton:dev']}\n";
+    let yaml = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW)
+        .replace("admin: {", "admin: {socket: operator.sock, ")
+        .replace("grants:\n", star);
+    let doorward = Doorward::start_in(folder(), &yaml).await;
+    swap(&doorward, &yaml.replace("do: allow", "on: {routes: [nowhere]}, do: allow"));
+    let (code, said) = doorward.operator(&["reload", "--why", "test"]).await;
+    assert_eq!((code, said.contains("nowhere"), said.contains("star*")), (Some(1), true, false), "{said}");
+    let ready = doorward.admin("/readyz").await.text();
+    let told = ready.lines().find(|line| line.starts_with("configuration degraded")).unwrap_or_default();
+    assert!(told.contains("nowhere") && !told.contains("more)"), "{ready}");
+    let of_kind = |code: &str| {
+        let trail = doorward.audit().into_iter();
+        let lines: Vec<String> =
+            trail.filter(|record| record["metadata"]["event_code"] == code).map(|record| record.to_string()).collect();
+        lines.join("\n")
+    };
+    let refused = of_kind("policy.refused");
+    assert!(refused.contains("nowhere") && !refused.contains("star*"), "{refused}");
+    assert!(of_kind("policy.loaded").contains("star*"), "where it was taken, a warning is told");
+}
+
 /// Somebody whose disk is full says `continue` to get on, or `refuse` once the auditor is on the telephone. What else the trail is made
 /// of stays, and whoever changed it is told.
 #[tokio::test]
