@@ -1,5 +1,5 @@
 //! The one place where a refusal becomes a response, in the language of whoever asked: `metav1.Status` for clients of
-//! Kubernetes, a page for people, trailers for gRPC, problem+json (RFC 9457) for all others.
+//! Kubernetes, or plain text where these read nothing else, a page for people, trailers for gRPC, problem+json (RFC 9457) for all others.
 
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub struct Manner {
     /// Somebody looks at what comes back.
     pub(super) is_page: bool,
     is_grpc: bool,
+    /// What an API server serves there is read as bytes, and so is a refusal.
+    is_read_raw: bool,
     /// Method and path, for people.
     request: String,
     /// Whether a credential came in the header for them, which no browser adds.
@@ -53,6 +55,7 @@ impl Manner {
             is_grpc: headers
                 .get(header::CONTENT_TYPE)
                 .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
+            is_read_raw: false,
             is_program: headers.contains_key(header::AUTHORIZATION),
             request: String::new(),
             back: None,
@@ -68,6 +71,7 @@ impl Manner {
     /// page, and need the login.
     pub fn note<B>(&mut self, request: &CleanRequest<B>) {
         self.reached = request.reached();
+        self.is_read_raw = is_read_raw(request.path());
         if !self.is_page {
             return;
         }
@@ -128,7 +132,11 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     } else if rejection.status().is_success() && !rejection.reason().status().is_success() {
         body("application/json", json!({"ignored": rejection.in_words()}).to_string())
     } else if kind.map_or(asker.manner.is_for_kubernetes, |kind| kind == RouteKind::Kubernetes) {
-        body("application/json", status_object(rejection, asker).to_string())
+        if asker.manner.is_read_raw {
+            body("text/plain; charset=utf-8", in_words_of_status(rejection))
+        } else {
+            body("application/json", status_object(rejection, asker).to_string())
+        }
     } else {
         body("application/problem+json", problem(rejection, asker).to_string())
     };
@@ -222,11 +230,21 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",
-        "message": format!("doorward: {}", rejection.in_words()),
+        "message": in_words_of_status(rejection),
         "reason": reason,
         "details": details,
         "code": rejection.status().as_u16(),
     })
+}
+
+fn in_words_of_status(rejection: &Rejection) -> String {
+    format!("doorward: {}", rejection.in_words())
+}
+
+/// Where client-go asks what is there. It takes these answers as bytes and reads no `Status` in them: of a refusal as JSON kubectl says
+/// `unknown`, and prints one in plain text.
+fn is_read_raw(path: &str) -> bool {
+    matches!(path, "/api" | "/apis" | "/version" | "/openapi/v2" | "/openapi/v3") || path.starts_with("/openapi/v3/")
 }
 
 fn problem(rejection: &Rejection, asker: &Asker<'_>) -> Value {
@@ -327,6 +345,39 @@ mod tests {
     use super::*;
 
     /// Clients wait and try again by these words, and give up at a bad request.
+    #[test]
+    fn what_kubectl_reads_as_bytes_is_refused_in_plain_text() {
+        let brand = Brand::default();
+        for (path, is_text) in [
+            ("/api", true),
+            ("/apis", true),
+            ("/version", true),
+            ("/openapi/v2", true),
+            ("/openapi/v3", true),
+            ("/openapi/v3/api/v1", true),
+            ("/api/v1", false),
+            ("/apis/tekton.dev/v1", false),
+            ("/apis/tekton.dev/v1/namespaces/ci/taskruns", false),
+            ("/versions", false),
+        ] {
+            let request = Request::get(path).body(()).unwrap();
+            let manner = Manner { is_read_raw: is_read_raw(path), ..Manner::of(Uuid::nil(), &request) };
+            let route = Some(Asked { kind: RouteKind::Kubernetes, schemes: &[] });
+            let asker = manner.asker(None, None, Timestamp::default(), &brand);
+            let rejection = Rejection::new(Reason::PolicyDenied, "no rule allows this").fix("ask for one");
+            let answer = refuse(&rejection, &Asker { route, ..asker });
+            let kind = answer.headers()["content-type"].to_str().unwrap();
+            assert_eq!((answer.status(), kind.starts_with("text/plain")), (StatusCode::FORBIDDEN, is_text), "{path}");
+            let said = "doorward: no rule allows this. Ask for one";
+            if is_text {
+                assert_eq!(answer.body(), said, "{path}");
+            } else {
+                let status: Value = serde_json::from_slice(answer.body()).unwrap();
+                assert_eq!(status["message"], said, "{path}");
+            }
+        }
+    }
+
     #[test]
     fn each_client_is_told_what_to_make_of_a_refusal_in_its_own_words() {
         let request = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
