@@ -19,6 +19,7 @@ use crate::{
         values::Span,
     },
     error::Rejection,
+    issuers,
     kubernetes::Attributes,
     request::{method, path::check_canonical},
     tekton::{self, Document, Run, dashboard::Page},
@@ -329,11 +330,22 @@ fn complete(
     if let Some(scopes) = &facts.scopes {
         put(&mut claims, paths.scopes.as_deref().unwrap_or("scope"), scopes.join(" ").into());
     }
-    let subject = facts.subject.as_deref().unwrap_or("test");
-    let username = facts.username.clone().unwrap_or_else(|| match &*issuer {
-        super::issuers::BREAK_GLASS => break_glass::username(subject),
-        _ => format!("{issuer}#{subject}"),
-    });
+    if let Some(email) = &facts.email {
+        put(&mut claims, "email", email.as_str().into());
+        put(&mut claims, "email_verified", true.into());
+    }
+    let sender = delivery.as_ref().map(|facts| webhooks::principal(facts, Timestamp::MAX)).transpose();
+    let sender = sender.map_err(|rejection| rejection.detail().to_owned())?.filter(|sender| *sender.issuer == *issuer);
+    let of_sender = sender.as_ref().map(|sender| &*sender.username);
+    let subject = facts.subject.as_deref().or(of_sender).unwrap_or("test");
+    let username = match (&facts.username, of_sender, configured) {
+        (Some(written), ..) => written.clone(),
+        (None, Some(name), _) => name.to_owned(),
+        (None, None, _) if issuer == super::issuers::BREAK_GLASS => break_glass::username(subject),
+        (None, None, Some(configured)) => or_any_name(issuers::username(configured, subject, &claims), root)?,
+        // Its sender is known, and not what it sent.
+        (None, None, None) => or_any_name(Err("no delivery is written".to_owned()), root)?,
+    };
     let scheme = if delivery.is_some() { Scheme::Webhook } else { *route.schemes.first().unwrap_or(&Scheme::Bearer) };
     Ok(Principal {
         kind: facts.kind.unwrap_or(Kind::Agent),
@@ -361,6 +373,24 @@ fn complete(
         email: arc(&facts.email),
         ..Principal::new(scheme, issuer, subject, username)
     })
+}
+
+/// The user name; where it cannot be told and nothing in the policy looks at user names, any will do.
+fn or_any_name(told: Result<String, String>, root: &raw::Root) -> Result<String, String> {
+    told.or_else(|why| match looks_at_usernames(root) {
+        true => Err(format!(
+            "the user name of this principal, which the policy looks at, cannot be told: {why}; write `username`, or what is missing"
+        )),
+        false => Ok("unknown".to_owned()),
+    })
+}
+
+fn looks_at_usernames(root: &raw::Root) -> bool {
+    let of_rules = root
+        .rules
+        .iter()
+        .any(|rule| !rule.who.users.is_empty() || rule.when.as_ref().is_some_and(|when| when.contains("username")));
+    of_rules || root.grants.iter().any(|grant| !grant.who.users.is_empty())
 }
 
 /// Puts a claim where it is looked for, unless it is there.

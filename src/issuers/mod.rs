@@ -78,6 +78,7 @@ pub use self::{
     strict_json::{JsonError, object as parse_strict_object},
     token_error::{Quoted, TokenError},
     token_review::{REVIEW_CLAIM, TokenReview},
+    username::username,
 };
 use crate::{
     authn::Principal,

@@ -330,19 +330,16 @@ impl Mapping {
         match self.preset {
             Some(Preset::GithubActions) => repository("github", "repository_id"),
             Some(Preset::GitlabCi) => repository("gitlab", "project_id"),
-            Some(Preset::Kubernetes) => {
-                let mut parts = subject.strip_prefix("system:serviceaccount:").unwrap_or_default().split(':');
-                match (parts.next(), parts.next(), parts.next()) {
-                    (Some(namespace), Some(name), None) if is_dns_name(namespace) && is_dns_name(name) => {
-                        Ok(Some(WorkloadIdentity::ServiceAccount { namespace: namespace.into(), name: name.into() }))
-                    }
-                    _ => Err(TokenError::Claim {
-                        name: "sub",
-                        came: Quoted::text(subject),
-                        expected: "a service account (`system:serviceaccount:NAMESPACE:NAME`)",
-                    }),
+            Some(Preset::Kubernetes) => match service_account(subject) {
+                Some((namespace, name)) => {
+                    Ok(Some(WorkloadIdentity::ServiceAccount { namespace: namespace.into(), name: name.into() }))
                 }
-            }
+                None => Err(TokenError::Claim {
+                    name: "sub",
+                    came: Quoted::text(subject),
+                    expected: "a service account (`system:serviceaccount:NAMESPACE:NAME`)",
+                }),
+            },
             _ => Ok(None),
         }
     }
@@ -387,6 +384,12 @@ pub fn split_scopes(scopes: &str) -> Vec<Arc<str>> {
 
 fn text<'c>(claims: &'c Map<String, Value>, name: &str) -> Option<&'c str> {
     claims.get(name)?.as_str().filter(|text| !text.is_empty() && text.len() <= 255)
+}
+
+/// Namespace and name of the service account that is the subject of a cluster's token.
+pub(super) fn service_account(subject: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = subject.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    (is_dns_name(namespace) && is_dns_name(name)).then_some((namespace, name))
 }
 
 /// A DNS subdomain (RFC 1123), the form of names in Kubernetes. It holds no `/`.

@@ -5,8 +5,11 @@
 
 use serde_json::{Map, Value};
 
-use super::claim_path::ClaimPath;
-use crate::authn::principal::{InvalidName, check_name, check_users_name, is_own_name};
+use super::{claim_path::ClaimPath, defaults::username_template, principal::service_account, tenants::Tenants};
+use crate::{
+    authn::principal::{InvalidName, check_name, check_users_name, is_own_name},
+    config::raw::{self, Preset},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsernameTemplate {
@@ -155,6 +158,33 @@ impl UsernameTemplate {
         check_users_name(&name)?;
         Ok(name)
     }
+}
+
+/// The user name that the principal of these claims has, as [`Mapping::principal`](super::principal::Mapping::principal) gives it, told from what is written of the
+/// issuer alone. The error says in plain words what is missing.
+pub fn username(raw: &raw::Issuer, subject: &str, claims: &Map<String, Value>) -> Result<String, String> {
+    let mut claims = claims.clone();
+    claims.entry("sub").or_insert_with(|| subject.into());
+    let is_cluster = raw.preset == Some(Preset::Kubernetes);
+    let template = match username_template(raw) {
+        None => UsernameTemplate::given(),
+        Some(template) => {
+            let identifier = match Tenants::new(&raw.issuer, &raw.tenants) {
+                None => raw.issuer.clone(),
+                Some(tenants) => {
+                    let tenant = claims.get("tid").and_then(Value::as_str);
+                    let listed = tenant.filter(|tenant| tenants.ids().any(|id| id == *tenant));
+                    tenants.issuer_of(listed.ok_or("the claim `tid` names no tenant of the issuer")?)
+                }
+            };
+            UsernameTemplate::parse(template, &identifier, is_cluster)?
+        }
+    };
+    let account = if is_cluster { Some(service_account(subject)) } else { None };
+    if account == Some(None) {
+        return Err("the subject is no service account (`system:serviceaccount:NAMESPACE:NAME`)".to_owned());
+    }
+    template.render(subject, account.flatten(), &claims).map_err(|why| why.to_string())
 }
 
 #[cfg(test)]

@@ -273,7 +273,8 @@ pub struct PrincipalFacts {
     pub issuer: Option<String>,
     /// The subject (`sub`). Default: `test`.
     pub subject: Option<String>,
-    /// The Kubernetes user name. Default: `ISSUER#SUBJECT`.
+    /// The Kubernetes user name. Default: what the issuer's `username` makes of subject and claims; of a delivery, that of its
+    /// repository.
     pub username: Option<String>,
     /// What it is. Default: an agent.
     pub kind: Option<Kind>,

@@ -26,7 +26,7 @@ prop_compose! {
         groups in names(&["dev", "ops"]),
         scopes in names(&["read", "run"]),
         clients in names(&["cli"]),
-        users in names(&["corp#test", "corp#other"]),
+        users in names(&["https://corp.example#test", "https://corp.example#other"]),
         team in names(&["a", "b"]),
         kind in prop_oneof![Just(None), Just(Some(raw::Kind::Human)), Just(Some(raw::Kind::Agent))],
         behalf in prop::bool::weighted(0.2),

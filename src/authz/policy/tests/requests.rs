@@ -291,3 +291,63 @@ tests:
         assert!(told.contains(why), "{method} {path}: {told}");
     }
 }
+
+/// Else a deny of a user would pass its table test, and let the user in.
+#[test]
+fn who_names_no_user_name_has_that_of_the_issuers_template() {
+    const ENTRA: &str = "https://login.microsoftonline.com";
+    const TENANT: &str = "8f1c0a52-5d0e-4c0b-9d4e-0f5a3c1b2d77";
+    let ground = format!(
+        "
+issuers:
+  - {{name: corp, issuer: 'https://corp.example'}}
+  - {{name: short, issuer: 'https://short.example', username: 'short:{{sub}}'}}
+  - {{name: mail, issuer: 'https://mail.example', username: '{{claim:/email}}'}}
+  - {{name: cluster, issuer: 'https://cluster.example', preset: kubernetes}}
+  - {{name: entra, issuer: '{ENTRA}/organizations/v2.0', preset: entra, tenants: [{TENANT}]}}
+  - {{name: own, issuer: 'https://door.example', preset: doorward}}
+webhooks:
+  - {{name: gh, sender: github, secrets: [{{secret: {{env: SECRET}}}}]}}
+routes:
+  - {{name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}}
+  - {{name: hooks, kind: webhook, hosts: [hooks.example], schemes: [webhook], webhook: gh, upstream: web}}
+"
+    );
+    let web = "{route: web}";
+    let repository = "{route: hooks, delivery: {repository_id: '7'}}";
+    let decided = |rules: &str, principal: &str, request: &str| {
+        let cases = format!(
+            "rules: [{rules}]\ntests: [{{name: it, principal: {principal}, request: {request}, expect: {{outcome: allow}}}}]"
+        );
+        let root = root(&ground, &cases);
+        let results = test::run(&compile(&root).unwrap(), &root, &[], None);
+        (results.passed(), results.to_string())
+    };
+    for (principal, request, user) in [
+        ("{issuer: corp, subject: a}", web, "https://corp.example#a"),
+        ("{issuer: short, subject: a}", web, "short:a"),
+        ("{issuer: mail, email: a@b.example}", web, "a@b.example"),
+        ("{issuer: mail, claims: {email: a@b.example, email_verified: true}}", web, "a@b.example"),
+        ("{issuer: cluster, subject: 'system:serviceaccount:ci:b'}", web, "https://cluster.example#ci/b"),
+        (&format!("{{issuer: entra, claims: {{tid: {TENANT}, oid: o}}}}"), web, &format!("{ENTRA}/{TENANT}/v2.0#o")),
+        ("{issuer: own, subject: 'short:a'}", web, "short:a"),
+        ("{issuer: break-glass, subject: ann}", web, "break-glass:ann"),
+        ("{}", repository, "webhook:github:repo:7"),
+        ("{}", "{route: hooks}", "webhook:github:hook:gh"),
+        ("{issuer: corp, subject: a, username: x}", web, "x"),
+    ] {
+        let (passed, told) = decided(&format!("{{id: r, who: {{users: ['{user}']}}, do: allow}}"), principal, request);
+        assert!(passed, "{user}: {told}");
+    }
+    for (principal, why) in [
+        ("{issuer: mail}", "the email address is not verified"),
+        ("{issuer: cluster}", "the subject is no service account"),
+        ("{issuer: entra, claims: {oid: o}}", "the claim `tid` names no tenant of the issuer"),
+    ] {
+        let (passed, told) = decided("{id: r, who: {users: [x]}, do: deny}, {id: all, do: allow}", principal, web);
+        assert!(!passed && told.contains(why) && told.contains("write `username`"), "{told}");
+        // Where no rule looks at user names, none need be told.
+        let (passed, told) = decided("{id: all, do: allow}", principal, web);
+        assert!(passed, "{told}");
+    }
+}
