@@ -14,7 +14,9 @@ use super::{Check, Doctor, Finding};
 use crate::{
     clock::{Clock, Timestamp},
     egress::{Bounds, Egress},
-    issuers::{Issuer, KeySource, Keys, MAX_KEY_SET, MAX_METADATA, Metadata, Quoted, discovery_location},
+    issuers::{
+        Issuer, KEY_SET_TYPES, KeySource, Keys, MAX_KEY_SET, MAX_METADATA, Metadata, Quoted, discovery_location,
+    },
     oidc::{Client, Github, Protocol, redirect},
     sessions::Origin,
 };
@@ -26,6 +28,9 @@ const UNSHARP: Duration = Duration::from_secs(2);
 
 /// A page of a provider.
 const MAX_PAGE: usize = 1 << 20;
+
+/// As a browser asks for it.
+const PAGE_TYPES: &str = "text/html, application/json;q=0.5";
 
 /// What a provider answers that knows the client and the address, and nobody who is signed in (OpenID Connect Core 1.0 section 3.1.2.6).
 const NOBODY: [&str; 4] = ["login_required", "interaction_required", "consent_required", "account_selection_required"];
@@ -257,7 +262,7 @@ impl Look<'_> {
             // Of no verifier: no code is ever redeemed.
             .append_pair("code_challenge", "doorward-doctor-doorward-doctor-doorward-do")
             .append_pair("code_challenge_method", "S256");
-        let finding = match send(egress, &url, None, MAX_PAGE).await {
+        let finding = match send(egress, &url, PAGE_TYPES, None, MAX_PAGE).await {
             Ok(answer) => self.judge(&answer, &url, back, client.id()),
             Err(why) => {
                 let cure = "open that address from where Doorward runs; look at `ca` and the network between";
@@ -305,7 +310,7 @@ impl Look<'_> {
     async fn get(&self, url: &Url, trusted: bool, max: usize) -> Result<Response<Bytes>, String> {
         let bearer = self.issuer.keys_bearer().filter(|_| trusted);
         let bearer = bearer.and_then(|secret| HeaderValue::from_bytes(&[b"Bearer ", secret.expose()].concat()).ok());
-        let answer = send(self.issuer.keys().egress(), url, bearer, max).await?;
+        let answer = send(self.issuer.keys().egress(), url, KEY_SET_TYPES, bearer, max).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(format!("{url} answers with {}", answer.status())) }
     }
 }
@@ -322,9 +327,15 @@ fn of_cluster(keys: &Url) -> Option<Url> {
     Url::parse(&format!("{base}/.well-known/openid-configuration")).ok()
 }
 
-async fn send(egress: &Egress, url: &Url, bearer: Option<HeaderValue>, max: usize) -> Result<Response<Bytes>, String> {
+async fn send(
+    egress: &Egress,
+    url: &Url,
+    types: &'static str,
+    bearer: Option<HeaderValue>,
+    max: usize,
+) -> Result<Response<Bytes>, String> {
     let mut request = Request::get(url.as_str())
-        .header(header::ACCEPT, "application/json, text/html;q=0.5")
+        .header(header::ACCEPT, types)
         // GitHub refuses who sends none.
         .header(header::USER_AGENT, "doorward");
     if let Some(mut bearer) = bearer {

@@ -16,6 +16,10 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{jwt, strict_json, weak_ed25519, weak_rsa};
 use crate::{authn::KeyId, config::raw::Algorithm};
 
+/// What is asked for where keys are and where an issuer tells of itself. An API server gives its keys to nobody who names `application/json`
+/// alone.
+pub const KEY_SET_TYPES: &str = "application/json, application/jwk-set+json";
+
 /// The largest key set that is read.
 pub const MAX_KEY_SET: usize = 512 << 10;
 

@@ -70,7 +70,7 @@ pub use self::{
     issuer::Issuer,
     jwt::Unverified,
     key_cache::{KeyCache, KeySource, KeyStatus},
-    keys::{Keys, MAX_KEY_SET},
+    keys::{KEY_SET_TYPES, Keys, MAX_KEY_SET},
     logout_token::LogoutToken,
     metrics::Metrics,
     principal::{ACTING_CLAIM, Facts, RUN_CLAIM, acting, lives_with, login_facts, on_behalf_of, split_scopes},

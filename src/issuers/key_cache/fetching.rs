@@ -15,7 +15,7 @@ use super::{
     super::{
         discovery::{self, MAX_METADATA, Metadata},
         kept_keys::KeptKeys,
-        keys::{Keys, MAX_KEY_SET},
+        keys::{KEY_SET_TYPES, Keys, MAX_KEY_SET},
         metrics::FetchLabels,
         validators::Validators,
     },
@@ -221,7 +221,7 @@ impl Shared {
     ) -> Result<Fetched, String> {
         let validators = validators.filter(|validators| validators.are_of(url));
         let mut request = Request::get(url.as_str())
-            .header(header::ACCEPT, "application/json, application/jwk-set+json")
+            .header(header::ACCEPT, KEY_SET_TYPES)
             .body(Bytes::new())
             .map_err(|error| error.to_string())?;
         if let Some(token) = self.bearer.load().as_ref().filter(|_| trusted) {

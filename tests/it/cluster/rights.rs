@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     impersonation::printed_of,
+    tasks::Tasks,
     world::{GROUP, World},
 };
 use crate::{doctor::doctor, harness::within};
@@ -154,4 +155,13 @@ async fn a_credential_that_may_not_review_tokens_is_told() {
     let rights = json!([{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]);
     world.api.allow_everywhere(&name, &account, &rights).await;
     doctor().await.is("rights", "good", &[]);
+}
+
+/// An API server gives its keys to nobody who does not name their type.
+#[tokio::test]
+async fn the_doctor_reads_the_keys_of_a_cluster_as_the_proxy_does() {
+    let tasks = Tasks::start().await;
+    let said = doctor(tasks.world.doorward.dir(), &["--only", "algorithms"]).await;
+    let of_cluster = said.findings.iter().find(|finding| finding["of"] == "issuer `cluster`");
+    assert_eq!(of_cluster.map(|finding| &finding["state"]), Some(&json!("good")), "{:#?}", said.findings);
 }
