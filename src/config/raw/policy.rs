@@ -248,7 +248,7 @@ pub struct MaxAge {
 pub struct PolicyTest {
     /// What it shows.
     pub name: String,
-    /// Who asks. Without it: somebody without any credential.
+    /// Who asks. Without it: somebody without any credential, and of a `delivery` or a `trigger` on a route with a `webhook` its sender.
     #[serde(default)]
     pub principal: Option<PrincipalFacts>,
     /// What is asked.

@@ -133,6 +133,32 @@ tests:
     );
 }
 
+/// As nobody's it came out as denied, whatever the rules say, and a case that expects a deny passed.
+#[test]
+fn a_delivery_of_which_nobody_says_whose_it_is_is_its_senders() {
+    decide_all(
+        &format!("{GROUND}interceptor: {{host: door.svc, kubernetes: api}}\n"),
+        "
+rules:
+  - {id: push, on: {event_listener: deploy, event: [push]}, who: {webhooks: [gh], repositories: ['github:1234']}, do: allow}
+  - {id: only-ci, on: {trigger: {names: ['prod/other']}}, do: deny}
+tests:
+  - {name: taken, request: {route: hooks, delivery: {event: push, repository_id: '1234'}}, expect: {outcome: allow, rule: push}}
+  - {name: of another repository, request: {route: hooks, delivery: {event: push, repository_id: '1'}}, expect: {outcome: deny}}
+  - {name: a Trigger, request: {route: hooks, delivery: {event: push, repository_id: '1234'}, trigger: {namespace: prod, name: build, service_account: build}}, expect: {outcome: allow, rule: push}}
+  - {name: another Trigger, request: {route: hooks, delivery: {event: push, repository_id: '1234'}, trigger: {namespace: prod, name: other, service_account: build}}, expect: {outcome: deny, rule: only-ci}}
+",
+    );
+    let root = root(GROUND, "");
+    let of = |request: &str| {
+        let request: raw::RequestFacts = serde_saphyr::from_str(request).unwrap();
+        Scenario::new(None, &request, &root).unwrap().principal
+    };
+    assert_eq!(&*of("{route: hooks, delivery: {event: push}}").issuer, "webhook:gh");
+    assert!(of("{route: hooks}").is_anonymous(), "nothing is delivered");
+    assert!(of("{route: web}").is_anonymous());
+}
+
 /// Such a case was decided by the rules, which the proxy does not ask.
 #[test]
 fn a_request_for_a_run_that_is_always_refused_is_an_error_of_its_case() {
