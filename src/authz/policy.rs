@@ -182,10 +182,10 @@ impl Policy {
         allows.flat_map(Rule::scopes).collect()
     }
 
-    /// The scopes of tokens that some rule names in full: those that somebody may get who asks for none by name.
-    pub fn token_scopes(&self) -> BTreeSet<&str> {
+    /// The scopes of tokens for an audience that some rule names in full: those that somebody may get who asks for none by name.
+    pub fn token_scopes(&self, audience: &str) -> BTreeSet<&str> {
         let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| matches!(rule.action, Action::Allow(_)));
-        rules.flat_map(Rule::token_scopes).collect()
+        rules.flat_map(|rule| rule.token_scopes(audience)).collect()
     }
 
     /// The patterns of scopes of tokens in rules that allow, as they are written.

@@ -248,9 +248,9 @@ impl Rule {
         self.who.iter().filter_map(Who::scopes).flat_map(Names::iter).map(|scope| &**scope)
     }
 
-    /// The scopes of tokens that it names in full.
-    pub(super) fn token_scopes(&self) -> impl Iterator<Item = &str> {
-        self.tokens().flat_map(TokenCondition::scopes)
+    /// The scopes of tokens for an audience that it names in full.
+    pub(super) fn token_scopes<'a>(&'a self, audience: &str) -> impl Iterator<Item = &'a str> {
+        self.tokens().filter(move |token| token.is_for(audience)).flat_map(TokenCondition::scopes)
     }
 
     pub(super) fn token_scope_patterns(&self) -> impl Iterator<Item = String> {

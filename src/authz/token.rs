@@ -143,6 +143,11 @@ impl TokenCondition {
         }
     }
 
+    /// Whether it speaks of tokens for an audience.
+    pub(super) fn is_for(&self, audience: &str) -> bool {
+        self.audiences.is_empty() || self.audiences.iter().any(|pattern| pattern.matches(audience))
+    }
+
     /// The scopes that it names in full.
     pub(super) fn scopes(&self) -> impl Iterator<Item = &str> {
         self.scopes.iter().filter_map(|scope| if let Prefix::Exact(scope) = scope { Some(&**scope) } else { None })

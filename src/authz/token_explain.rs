@@ -51,7 +51,7 @@ impl Policy {
         };
         let scopes: Vec<&str> = match &asked.scopes {
             Some(scopes) => scopes.iter().map(String::as_str).collect(),
-            None => self.token_scopes().into_iter().collect(),
+            None => self.token_scopes(&asked.audience).into_iter().collect(),
         };
         let mut decisions: Vec<ScopeExplanation> = scopes.into_iter().map(|scope| explain(Some(scope))).collect();
         let is_named = asked.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty());

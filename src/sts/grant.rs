@@ -77,7 +77,7 @@ impl Exchanger<'_> {
                 }
             }
             None => {
-                for scope in policy.token_scopes() {
+                for scope in policy.token_scopes(audience) {
                     let decision = decide(Some(scope));
                     if decision.is_allow() {
                         granted.give(Some(scope), &decision);
@@ -229,7 +229,9 @@ impl Exchanger<'_> {
         };
         let is_open = |scope: &str| decide(Some(scope)).is_allow();
         match scope {
-            Some(scope) if decide(None).is_allow() || self.snapshot.policy.token_scopes().into_iter().any(is_open) => {
+            Some(scope)
+                if decide(None).is_allow() || self.snapshot.policy.token_scopes(audience).into_iter().any(is_open) =>
+            {
                 Refusal::scope(format!("scope `{scope}` for `{audience}`: {why} ({whom})"))
             }
             _ => Refusal::target(format!("a token for `{audience}`: {why} ({whom})")),

@@ -9,6 +9,7 @@ mod load;
 mod nearest;
 mod properties;
 mod requests;
+mod tokens;
 
 /// Two issuers, a cluster, a webhook, and a route of each kind.
 pub(super) const GROUND: &str = "
