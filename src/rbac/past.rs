@@ -246,12 +246,8 @@ impl Others {
                 _ => noted("Doorward itself, which needs no such right: see `doorward rbac --check`"),
             };
         }
-        if (namespace, name) == TEKTON {
-            match right {
-                Right::Create => return expected("Tekton's own controller, which makes the runs of pipelines"),
-                Right::UseAccount => return expected("Tekton's own controller, which makes the pods of runs"),
-                _ => {}
-            }
+        if let Some(why) = of_tekton((namespace, name), right, (binding, role)) {
+            return expected(why);
         }
         let account = (namespace.to_owned(), name.to_owned());
         if let Some(uses) = self.uses.get(&account).filter(|_| matches!(right, Right::Create | Right::BeAccount)) {
@@ -277,8 +273,63 @@ impl Others {
     }
 }
 
-/// The service account of Tekton's controller, as Tekton is installed.
-const TEKTON: (&str, &str) = ("tekton-pipelines", "tekton-pipelines-controller");
+const SYSTEM: &str = "tekton-pipelines";
+
+/// The service accounts of Tekton as it is installed, with what each is bound to and why.
+const TEKTON: [(&str, &str, Right, &str); 10] = [
+    (
+        SYSTEM,
+        "tekton-pipelines-controller",
+        Right::Create,
+        "Tekton's own controller, which makes the runs of pipelines",
+    ),
+    (SYSTEM, "tekton-pipelines-controller", Right::UseAccount, "Tekton's own controller, which makes the pods of runs"),
+    (SYSTEM, "tekton-pipelines-webhook", Right::UseAccount, "Tekton's own webhook, whose certificate is in a Secret"),
+    (
+        SYSTEM,
+        "tekton-triggers-controller",
+        Right::UseAccount,
+        "Tekton's own controller of Triggers, which makes the pods of EventListeners",
+    ),
+    (SYSTEM, "tekton-triggers-controller", Right::Define, "Tekton's own controller of Triggers"),
+    (
+        SYSTEM,
+        "tekton-triggers-webhook",
+        Right::UseAccount,
+        "Tekton's own webhook of Triggers, with the role of their controller",
+    ),
+    (
+        SYSTEM,
+        "tekton-triggers-webhook",
+        Right::Define,
+        "Tekton's own webhook of Triggers, with the role of their controller",
+    ),
+    (
+        SYSTEM,
+        "tekton-triggers-core-interceptors",
+        Right::UseAccount,
+        "Tekton's own interceptors, which read the secrets of webhooks",
+    ),
+    (
+        SYSTEM,
+        "tekton-triggers-core-interceptors",
+        Right::Define,
+        "Tekton's own interceptors, which tell their authority in their ClusterInterceptors",
+    ),
+    (
+        "tekton-pipelines-resolvers",
+        "tekton-pipelines-resolvers",
+        Right::UseAccount,
+        "Tekton's own resolvers, which read the secrets of where tasks and pipelines are",
+    ),
+];
+
+/// Why an account of Tekton's has a right by this binding. What somebody gave it besides is by a binding or a role of another name.
+fn of_tekton(account: (&str, &str), right: Right, (binding, role): (&Named, &Named)) -> Option<&'static str> {
+    let is_its_own = [binding, role].iter().all(|named| named.name.starts_with("tekton-"));
+    let mut known = TEKTON.iter().filter(|_| is_its_own);
+    known.find(|(namespace, name, of, _)| (*namespace, *name) == account && *of == right).map(|(.., why)| *why)
+}
 
 /// Whether it is one of the users and accounts that Kubernetes binds by itself to its own roles.
 fn is_kubernetes(subject: &Named, binding: &Named, role: &Named) -> bool {

@@ -80,7 +80,6 @@ fn who_is_expected_is_told_with_the_reason() {
     let people = json!([{"apiGroups": [""], "resources": ["users", "groups"], "verbs": ["impersonate"]}]);
     let mut items: Vec<Value> = bound("all", &all, &[group("system:masters")]).into();
     let makers = [
-        account("tekton-pipelines", "tekton-pipelines-controller"),
         account("ci", "build"),
         account("ci", "deploy"),
         account("ci", "gone"),
@@ -88,6 +87,9 @@ fn who_is_expected_is_told_with_the_reason() {
         user("system:serviceaccount:ci:default"),
     ];
     items.extend(bound("run", &runs(&json!({"resources": ["taskruns"]})), &makers));
+    let controller = account("tekton-pipelines", "tekton-pipelines-controller");
+    let access = "tekton-pipelines-controller-cluster-access";
+    items.extend(bound(access, &runs(&json!({"resources": ["taskruns"]})), &[controller]));
     items.extend(bound("people", &people, &[account("doorward", "doorward"), account("ci", "build")]));
     let names = ["build", "deploy", "default"];
     items.extend(names.map(|name| json!({"kind": "ServiceAccount", "metadata": {"namespace": "ci", "name": name}})));
@@ -257,6 +259,47 @@ fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
         "ServiceAccount ci/cd: bind clusterroles named view",
     ];
     assert_eq!(told(&past(&items).past), expected);
+}
+
+/// On a cluster with Tekton as it is installed the look is quiet, so that who is told is somebody.
+#[test]
+fn what_tekton_binds_to_its_own_accounts_is_expected_and_no_more() {
+    let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs}]);
+    let own = |name: &str| account("tekton-pipelines", name);
+    let resolvers = || account("tekton-pipelines-resolvers", "tekton-pipelines-resolvers");
+    let secrets = rule("", &["secrets"], &["get", "list", "watch"]);
+    let definitions = rule("triggers.tekton.dev", &["triggers", "eventlisteners", "clusterinterceptors"], &["update"]);
+    let interceptors = rule("triggers.tekton.dev", &["clusterinterceptors"], &["patch"]);
+    let deployments = rule("apps", &["deployments"], &["create"]);
+    let of_triggers = [own("tekton-triggers-controller"), own("tekton-triggers-webhook")];
+    let mut items: Vec<Value> = Vec::new();
+    let make = &runs(&json!({}));
+    items.extend(bound("tekton-pipelines-controller-cluster-access", make, &[own("tekton-pipelines-controller")]));
+    items.extend(bound("tekton-pipelines-webhook", &secrets, &[own("tekton-pipelines-webhook")]));
+    items.extend(bound("tekton-triggers-admin", &definitions, &of_triggers));
+    items.extend(bound("tekton-triggers-deployments", &deployments, &of_triggers));
+    items.extend(bound("tekton-triggers-core-interceptors", &secrets, &[own("tekton-triggers-core-interceptors")]));
+    items.extend(bound("tekton-triggers-secrets", &interceptors, &[own("tekton-triggers-core-interceptors")]));
+    items.extend(bound("tekton-pipelines-resolvers", &secrets, &[resolvers()]));
+    let installed = past(&items).past;
+    assert_eq!(installed.len(), 9, "{installed:#?}");
+    let strays = |ways: &[Way]| told(&ways.iter().filter(|way| way.expected.is_none()).cloned().collect::<Vec<_>>());
+    assert_eq!(strays(&installed), [""; 0]);
+
+    let all = rule("*", &["*"], &["*"]);
+    for (name, rules, who) in [
+        ("more", &secrets, own("tekton-pipelines-webhook")),
+        ("tekton-more", make, own("tekton-triggers-controller")),
+        ("tekton-more", &secrets, own("tekton-dashboard")),
+        ("tekton-more", &secrets, account("ci", "tekton-pipelines-webhook")),
+        ("cluster-admin", &all, resolvers()),
+    ] {
+        let with = past(&[items.clone(), bound(name, rules, std::slice::from_ref(&who)).into()].concat());
+        let strays = strays(&with.past);
+        assert!(!strays.is_empty(), "{name} {who}");
+        let name = format!("{}/{}: ", who["namespace"].as_str().unwrap(), who["name"].as_str().unwrap());
+        assert!(strays.iter().all(|line| line.contains(&name)), "{strays:?}");
+    }
 }
 
 #[test]
