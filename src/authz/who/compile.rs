@@ -187,6 +187,7 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
             .error(&at.key("scopes"), "a scope alone gives a person nothing: any client can ask for it")
             .help("name `clients`, or a group, or say `kind: agent` or `kind: workload`");
     }
+    warn_of_kind(raw, purpose, at, root, report);
     if raw.on_behalf_of.is_some() {
         if !raw.groups.is_empty() {
             report
@@ -202,6 +203,28 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
     if purpose == Purpose::Approver && matches!(raw.kind, Some(Kind::Agent | Kind::Workload)) {
         report.error(&at.key("kind"), "only people approve");
     }
+}
+
+/// Warns of a kind that nobody can be who comes with a token of Doorward's own: where those are given to tasks alone, somebody acts by each.
+fn warn_of_kind(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &mut Report) {
+    let Some(kind @ (Kind::Human | Kind::Workload)) = raw.kind.filter(|_| purpose != Purpose::Deny) else { return };
+    let is_own = |name: &String| {
+        let mut named = root.issuers.iter().filter(|issuer| issuer.name == *name);
+        named.any(|issuer| issuer.preset == Some(raw::Preset::Doorward))
+    };
+    let gives_tasks_alone = root.tokens.as_ref().is_some_and(|tokens| {
+        !tokens.exchange.is_empty() && tokens.exchange.iter().all(|exchanged| exchanged.kubernetes.is_some())
+    });
+    if raw.issuers.is_empty() || !raw.issuers.iter().all(is_own) || raw.on_behalf_of.is_some() || !gives_tasks_alone {
+        return;
+    }
+    let kind = if kind == Kind::Human { "human" } else { "workload" };
+    report
+        .warning(
+            &at.key("kind"),
+            format!("a task acts by each token of this issuer, and meets `kind: {kind}` only beside `on_behalf_of`"),
+        )
+        .help("write `kind: agent`, or add `on_behalf_of: {}` where it is the person's kind that counts");
 }
 
 fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, report: &mut Report) {

@@ -1,4 +1,4 @@
-//! Tokens of Doorward's own: which scopes of them are told.
+//! Tokens of Doorward's own: which scopes of them are told, and who comes with one.
 
 use super::*;
 use crate::authz::AskedToken;
@@ -29,5 +29,40 @@ rules:
         let told: Vec<Option<&str>> = explained.decisions.iter().map(|decision| decision.scope.as_deref()).collect();
         assert_eq!(told, scopes, "{audience}");
         assert_eq!(explained.outcome, if scopes == [None] { "deny" } else { "allow" }, "{audience}");
+    }
+}
+
+/// The token says `kind: human`, and the grant gave nothing without a word.
+#[test]
+fn a_kind_that_nobody_is_who_comes_with_the_token_of_a_task_is_told() {
+    const OWN: &str = "
+issuers:
+  - {name: corp, issuer: 'https://corp.example', kind: human}
+  - {name: cluster, issuer: 'https://cluster.example', preset: kubernetes}
+  - {name: own, preset: doorward, issuer: 'https://door.example', audiences: [a]}
+";
+    let tasks = "tokens: {exchange: [{issuer: cluster, kubernetes: api}]}";
+    let people = "tokens: {exchange: [{issuer: cluster, kubernetes: api}, {issuer: corp}]}";
+    for (tokens, who, is_told) in [
+        (tasks, "{issuers: [own], kind: human, subjects: [x]}", true),
+        (tasks, "{issuers: [own], kind: workload, subjects: [x]}", true),
+        (tasks, "{issuers: [own], kind: human, on_behalf_of: {}}", false),
+        (tasks, "{issuers: [own], kind: agent, scopes: [x]}", false),
+        (tasks, "{issuers: [corp, own], kind: human}", false),
+        // These come with tokens by which nobody else acts.
+        (people, "{issuers: [own], kind: human, subjects: [x]}", false),
+    ] {
+        for part in [
+            format!("grants: [{{id: g, who: {who}, kubernetes_groups: [g]}}]"),
+            format!("rules: [{{id: a, who: {who}, do: allow}}]"),
+            format!("rules: [{{id: a, who: {who}, do: deny}}]"),
+        ] {
+            let root = root(OWN, &format!("{tokens}\n{part}"));
+            let mut resolver = Resolver::new(Path::new("/"));
+            assert!(Policy::compile(&root, &mut resolver).is_some(), "{part}: {:?}", resolver.report.problems());
+            let told =
+                resolver.report.problems().iter().any(|found| found.message.contains("a task acts by each token"));
+            assert_eq!(told, is_told && !part.contains("deny"), "{tokens} {part}");
+        }
     }
 }
