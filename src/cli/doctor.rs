@@ -146,12 +146,26 @@ fn line(finding: &Finding) -> String {
     let check = finding.check.to_possible_value();
     let check = check.as_ref().map_or("", |value| value.get_name());
     let cure = if finding.cure.is_empty() { String::new() } else { format!(". {}", finding.cure) };
-    terminal::line(&format!("{mark:<8} {check:<12} {}: {}{cure}", finding.of, finding.said))
+    // What a server wrote may be a sentence with its dot.
+    let said = finding.said.trim_end_matches('.');
+    terminal::line(&format!("{mark:<8} {check:<12} {}: {said}{cure}", finding.of))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_that_a_server_wrote_ends_in_one_dot() {
+        let finding = Finding {
+            check: Check::Store,
+            of: "Redis".to_owned(),
+            state: State::Fault,
+            said: "the store is full: OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
+            cure: "give Redis more memory".to_owned(),
+        };
+        assert!(line(&finding).ends_with("> 'maxmemory'. give Redis more memory"), "{}", line(&finding));
+    }
 
     #[test]
     fn what_others_wrote_does_nothing_to_a_terminal() {

@@ -194,6 +194,10 @@ impl TokenError {
                     "The token was issued to a client that is not accepted here.",
                     "Use a client that this service is configured for.",
                 ),
+                Self::Lifetime { .. } => (
+                    "The token lives longer than is accepted here.",
+                    "Get one that lives shorter; of a pod's token `expirationSeconds` of the projected `serviceAccountToken` says how long.",
+                ),
                 _ => (
                     "The token is not an access token that is accepted here.",
                     "Request an access token for this service.",
