@@ -557,7 +557,11 @@ async fn attacks_z52_who_may_start_runs_past_doorward_is_listed() {
         object("RoleBinding", json!({"namespace": "ci", "name": "none"}), json!({"roleRef": role, "subjects": []})),
     ];
     items.extend(bound("be-people", people, account("front", "doorward")));
-    items.extend(bound("controller", create.clone(), account("tekton-pipelines", "tekton-pipelines-controller")));
+    items.extend(bound(
+        "tekton-controller",
+        create.clone(),
+        account("tekton-pipelines", "tekton-pipelines-controller"),
+    ));
     let list = |items: &[Value]| std::fs::write(dir.path().join("list"), json!({"items": items}).to_string()).unwrap();
     list(&items);
     doctor(dir.path(), &asked).await.is("past", "good", &["nobody but who is expected"]);
