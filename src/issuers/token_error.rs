@@ -238,6 +238,14 @@ mod tests {
 
     use super::*;
 
+    /// It was told to request an access token, which it had.
+    #[test]
+    fn who_comes_with_a_token_that_lives_too_long_is_told_what_makes_it_shorter() {
+        let (came, limit) = (Duration::from_secs(7200), Duration::from_secs(3600));
+        let told = Rejection::from(TokenError::Lifetime { came, limit }).in_words();
+        assert!(told.contains("lives longer") && told.contains("`expirationSeconds`"), "{told}");
+    }
+
     #[test]
     fn quoted_text_is_escaped_and_cut() {
         assert_eq!(Quoted::text("a\u{1b}[31m\n\u{202e}`").to_string(), "`a<U+001B>[31m<U+000A><U+202E>``");
