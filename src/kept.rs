@@ -2,13 +2,12 @@
 
 use std::{
     fmt,
-    fs::{self, File, Permissions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
-use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
 use crate::config::resolver::folder_of;
@@ -25,13 +24,20 @@ pub(crate) fn read_or_make(
         return Ok(found);
     }
     let made = make()?;
-    match whole(path, &made, 0o600)?.persist_noclobber(path) {
-        Ok(_) => last(path).map(|()| made),
-        Err(taken) if taken.error.kind() == io::ErrorKind::AlreadyExists => {
-            read(path)?.ok_or_else(|| named(path, io::ErrorKind::NotFound, "it was made and taken away again"))
+    let write = || {
+        // Each process fills a file of its own.
+        let unfinished = tempfile::Builder::new().make_in(folder_of(path), |beside| create(beside, 0o600))?;
+        fill(unfinished.as_file(), &made)?;
+        match unfinished.persist_noclobber(path) {
+            Ok(_) => last(path).map(|()| true),
+            Err(taken) if taken.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(failed) => Err(failed.error),
         }
-        Err(failed) => Err(named(path, failed.error.kind(), &failed.error)),
+    };
+    if write().map_err(|error| named(path, error.kind(), &error))? {
+        return Ok(made);
     }
+    read(path)?.ok_or_else(|| named(path, io::ErrorKind::NotFound, "it was made and taken away again"))
 }
 
 /// What stands in a file; none if there is no such file.
@@ -45,26 +51,32 @@ fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 
 /// Writes a file, in place of one that is there. Once this has returned, no loss of power undoes it.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    whole(path, bytes, mode)?.persist(path).map_err(|failed| named(path, failed.error.kind(), &failed.error))?;
-    last(path)
+    let unfinished = path.with_extension("new");
+    let write = || {
+        // One that was left there by a process that died would keep its own mode.
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fill(&create(&unfinished, mode)?, bytes)?;
+        fs::rename(&unfinished, path)?;
+        last(path)
+    };
+    write().map_err(|error| named(path, error.kind(), &error))
 }
 
-/// A file beside `path` that is to become it, with all that shall stand there.
-fn whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
-    let write = || {
-        let permissions = Permissions::from_mode(mode);
-        let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder_of(path))?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        Ok(file)
-    };
-    write().map_err(|error: io::Error| named(path, error.kind(), &error))
+fn create(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
+}
+
+fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// Lets the name of a file outlast a loss of power too.
 fn last(path: &Path) -> io::Result<()> {
-    let synced = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
-    synced.map_err(|error| named(path, error.kind(), &error))
+    File::open(folder_of(path))?.sync_all()
 }
 
 /// That what a file holds is of no use.
@@ -78,6 +90,8 @@ fn named(path: &Path, kind: io::ErrorKind, why: &(impl fmt::Display + ?Sized)) -
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
     use super::*;
 
     fn bytes(text: &str) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -110,10 +124,14 @@ mod tests {
     fn a_file_is_written_in_place_of_another_with_its_own_mode() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy");
-        fs::write(&path, "damaged").unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        // The last is what a process left that died half way.
+        for there in [path.clone(), path.with_extension("new")] {
+            fs::write(&there, "damaged").unwrap();
+            fs::set_permissions(&there, Permissions::from_mode(0o600)).unwrap();
+        }
         write(&path, b"whole", 0o644).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
     }
 
@@ -121,7 +139,9 @@ mod tests {
     fn an_error_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("none").join("a.key");
-        let error = write(&path, b"", 0o600).unwrap_err();
-        assert!(error.to_string().contains("none/a.key"), "{error}");
+        for error in [write(&path, b"", 0o600).unwrap_err(), read_or_make(&path, || bytes("x")).unwrap_err()] {
+            assert!(error.to_string().contains("none/a.key: No such file"), "{error}");
+            assert!(!error.to_string().contains(".tmp"), "{error}");
+        }
     }
 }

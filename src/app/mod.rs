@@ -8,7 +8,7 @@
 //! | `stream_watch` | whether streams that are open may go on |
 //! | `rights` | whether Kubernetes allows Doorward what its configuration needs |
 //! | `rollout`, `heads` | what replicas tell each other: the policy each decides by, the last checkpoint of its trail |
-//! | `durability` | whether a shared store keeps what it says that it has |
+//! | `durability` | whether a shared store could lose what it has taken |
 //! | `operator` | the commands of operators, of which `revoke`, `sessions` and `hooks` hold some |
 
 mod durability;

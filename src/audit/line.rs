@@ -85,8 +85,14 @@ fn metadata(line: &mut Object<'_>, code: &'static str, correlation: Option<Uuid>
 
 fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, line: &mut Object<'_>) {
     let ended = record.phase == Phase::Whole || record.phase == Phase::Completed;
-    let allowed = record.decision.as_ref().is_none_or(|decision| decision.outcome == Outcome::Allow)
-        && record.refusal.as_ref().is_none_or(|refusal| refusal.reason.is_of_upstream());
+    // What an upstream failed at after a rule let it through was allowed; before any rule was asked it was not.
+    let allowed = match &record.decision {
+        Some(decision) => {
+            decision.outcome == Outcome::Allow
+                && record.refusal.as_ref().is_none_or(|refusal| refusal.reason.is_of_upstream())
+        }
+        None => record.refusal.is_none(),
+    };
     head(line, 4002, activity(&record.method), if allowed { 1 } else { 2 }, record.time);
     if ended {
         line.field("duration", millis(record));

@@ -15,10 +15,10 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 /// The certificates in files that the configuration names: of listeners, of clients, and authorities.
 pub(super) fn of_files(doctor: &Doctor<'_>) -> Vec<Finding> {
     let path = &doctor.loaded.path;
-    let Ok(held) = Configured::of(doctor.raw(), path.clone(), folder_of(path)) else { return Vec::new() };
-    let findings = held.secrets.iter().filter_map(|held| {
-        let valid = (Timestamp::from_millis(held.not_before?), Timestamp::from_millis(held.not_after?));
-        Some(finding(&format!("{} ({})", held.place, held.source), valid, &doctor.clock))
+    let Ok(configured) = Configured::of(doctor.raw(), path.clone(), folder_of(path)) else { return Vec::new() };
+    let findings = configured.secrets.iter().filter_map(|secret| {
+        let valid = (Timestamp::from_millis(secret.not_before?), Timestamp::from_millis(secret.not_after?));
+        Some(finding(&format!("{} ({})", secret.place, secret.source), valid, &doctor.clock))
     });
     findings.collect()
 }

@@ -12,6 +12,12 @@
 //! | `checks`, `claim_path` | what claims must satisfy |
 //! | `signature` | the signature of a token, against them |
 //! | `introspection`, `signed_answer`, `token_review`, `lookup` | asking the issuer, and remembering what it said |
+//! | `breaker`, `single_flight` | not asking it too often |
+//! | `client_auth`, `federated` | proving to it who asks |
+//! | `logout_token` | what it says when it ends a session |
+//! | `issuer` | one issuer: its checks, its keys, and how its tokens become principals |
+//! | `token_error` | why a token was refused |
+//! | `metrics` | what is counted of all this |
 //! | `principal`, `username` | claims to a principal |
 //! | `verified` | tokens that were verified before |
 //! | `resolve`, `defaults` | all of it from the configuration, and what holds where that says nothing |

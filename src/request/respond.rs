@@ -344,7 +344,6 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// Clients wait and try again by these words, and give up at a bad request.
     #[test]
     fn what_kubectl_reads_as_bytes_is_refused_in_plain_text() {
         let brand = Brand::default();
@@ -378,6 +377,7 @@ mod tests {
         }
     }
 
+    /// Clients wait and try again by these words, and give up at a bad request.
     #[test]
     fn each_client_is_told_what_to_make_of_a_refusal_in_its_own_words() {
         let request = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();

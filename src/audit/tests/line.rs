@@ -78,16 +78,18 @@ fn a_refusal_is_told_with_its_reason() {
 #[test]
 fn what_was_let_through_and_failed_beyond_is_told_apart_from_what_was_refused() {
     for (outcome, reason, action) in [
-        (Outcome::Allow, None, 1),
-        (Outcome::Allow, Some(Reason::UpstreamTimeout), 1),
-        (Outcome::Allow, Some(Reason::UpstreamFailed), 1),
-        (Outcome::Allow, Some(Reason::AuditUnavailable), 2),
-        (Outcome::Deny, Some(Reason::PolicyDenied), 2),
-        (Outcome::StepUp, None, 2),
-        (Outcome::Approve, Some(Reason::ApprovalRequired), 2),
+        (Some(Outcome::Allow), None, 1),
+        (Some(Outcome::Allow), Some(Reason::UpstreamTimeout), 1),
+        (Some(Outcome::Allow), Some(Reason::UpstreamFailed), 1),
+        (Some(Outcome::Allow), Some(Reason::AuditUnavailable), 2),
+        (Some(Outcome::Deny), Some(Reason::PolicyDenied), 2),
+        (Some(Outcome::StepUp), None, 2),
+        (Some(Outcome::Approve), Some(Reason::ApprovalRequired), 2),
+        (None, None, 1),
+        (None, Some(Reason::UpstreamFailed), 2),
     ] {
-        let decision = Decision { outcome, rule: None, shadow: Vec::new(), grants: Vec::new() };
-        let mut record = Record { decision: Some(decision), ..record(1) };
+        let decision = outcome.map(|outcome| Decision { outcome, rule: None, shadow: Vec::new(), grants: Vec::new() });
+        let mut record = Record { decision, ..record(1) };
         if let Some(reason) = reason {
             record.refuse(&Rejection::new(reason, "why"));
         }

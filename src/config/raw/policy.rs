@@ -271,7 +271,7 @@ pub struct TestFile {
 pub struct PrincipalFacts {
     /// The issuer, by name. Default: the only one; of a delivery, the route's sender.
     pub issuer: Option<String>,
-    /// The subject (`sub`). Default: `test`.
+    /// The subject (`sub`). Default: `test`; of a delivery, the name of its repository.
     pub subject: Option<String>,
     /// The Kubernetes user name. Default: what the issuer's `username` makes of subject and claims; of a delivery, that of its
     /// repository.

@@ -117,8 +117,8 @@ impl ProviderTokens {
         let begin = || match inner.held(&key) {
             Some(gained) => Err(gained),
             None => {
-                let (held, keys, jti) = (self.clone(), keys.clone(), jti.to_owned());
-                Ok(async move { held.gain(key, wanted, &keys, jti, ends).await })
+                let (tokens, keys, jti) = (self.clone(), keys.clone(), jti.to_owned());
+                Ok(async move { tokens.gain(key, wanted, &keys, jti, ends).await })
             }
         };
         match inner.flights.join(key, &inner.control, begin).await {
