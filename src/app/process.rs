@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -49,6 +49,9 @@ use crate::{
     upstream::{Pools, buffered::ByteBudget, streams},
     webhooks::{Replay, hold},
 };
+
+/// What the streams that last have of the end, at most: to tell their clients, before connections are cut.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why Doorward did not start.
 #[derive(Debug, thiserror::Error)]
@@ -271,14 +274,24 @@ async fn serve(
     // Whoever balances load goes on sending until it notices, connected at the moment or not. Somebody at a terminal
     // who presses Ctrl-C, or anybody who asks a second time, wants the end.
     let pause = if by_hand && connections == 0 && !app.held.is_bringing() { Duration::ZERO } else { accept };
-    tokio::select! {
-        () = tokio::time::sleep(pause) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let hurried = tokio::select! {
+        () = tokio::time::sleep(pause) => by_hand,
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+    };
     app.streams.drain();
     downstream.drain().close();
-    let cut = downstream.drain().wait(rest).await;
+    let last_words = LAST_WORDS.min(rest / 4);
+    let begun = Instant::now();
+    if !hurried {
+        tokio::select! {
+            () = downstream.drain().until_empty(rest - last_words) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+    app.streams.end_lasting();
+    let cut = downstream.drain().wait(rest.saturating_sub(begun.elapsed())).await;
     let unfinished = downstream.drain().unfinished();
     if unfinished > 0 {
         tracing::warn!(

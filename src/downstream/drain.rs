@@ -87,10 +87,15 @@ impl Drain {
     /// Waits until no connection is left and all is brought to its end that was begun, at most `deadline`, then cuts the rest.
     /// Returns how many connections were cut.
     pub async fn wait(&self, deadline: Duration) -> usize {
-        let _ = tokio::time::timeout(deadline, self.empty()).await;
+        self.until_empty(deadline).await;
         let left = self.connections();
         self.cut();
         left
+    }
+
+    /// The same without the cut: for what is to be told to end before.
+    pub async fn until_empty(&self, deadline: Duration) {
+        let _ = tokio::time::timeout(deadline, self.empty()).await;
     }
 
     /// Cuts all connections and ends the workers.

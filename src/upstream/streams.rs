@@ -116,6 +116,11 @@ impl Stream {
         self.kind != StreamKind::Unsized
     }
 
+    /// Whether its client begins another by itself where it ended, so that nothing is lost by its end.
+    fn is_begun_again(&self) -> bool {
+        self.kind == StreamKind::Watch
+    }
+
     /// The request as rules see it, at `now`.
     pub fn view(&self, now: Timestamp) -> RequestView<'_> {
         let request = &self.request;
@@ -271,10 +276,16 @@ impl Registry {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Ends what lasts, as Doorward stops, and from here on what is still on its way to become such a stream. Answers
-    /// that are only without a length may end by themselves.
+    /// Begins the end, as Doorward stops: watches end, whose clients go on elsewhere, and so does from here on what is still on its
+    /// way to become a stream that lasts. A shell or a download that is broken off is lost, so that those have until
+    /// [`Registry::end_lasting`].
     pub fn drain(&self) -> usize {
         self.shared.open().draining = true;
+        self.close_matching(Stream::is_begun_again, CutReason::Draining)
+    }
+
+    /// Ends all that lasts, as Doorward stops. Answers that are only without a length may end by themselves.
+    pub fn end_lasting(&self) -> usize {
         self.close_matching(Stream::lasts, CutReason::Draining)
     }
 

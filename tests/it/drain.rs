@@ -137,6 +137,38 @@ async fn a_run_that_is_being_made_is_waited_for_though_its_client_has_left() {
     assert!(fixture.doorward.ended().await.success());
 }
 
+/// Somebody who works in a shell, or copies out of a pod, has the whole time for it. A watch is begun again elsewhere at once.
+#[tokio::test]
+async fn a_shell_goes_on_after_the_door_has_closed_and_a_watch_does_not() {
+    let mut fixture = Fixture::with(with_drain("drain_accept: 0s, drain: 20m"), streaming).await;
+    let alice = fixture.alice();
+    let mut streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
+    fixture.doorward.signal("TERM");
+    streams.watches_have_ended("draining").await;
+    within(async {
+        while TcpStream::connect(fixture.doorward.address("public")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    streams.are_open().await;
+    // Whoever asks again wants the end.
+    fixture.doorward.signal("TERM");
+    streams.have_ended(1012, "draining").await;
+    assert!(fixture.doorward.ended().await.success());
+}
+
+/// A part of the time is theirs, so that they are told before connections are cut.
+#[tokio::test]
+async fn what_lasts_is_told_of_the_end_before_the_deadline() {
+    let mut fixture = Fixture::with(with_drain("drain_accept: 0s, drain: 4s"), streaming).await;
+    let alice = fixture.alice();
+    let streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
+    fixture.doorward.signal("TERM");
+    streams.have_ended(1012, "draining").await;
+    assert!(fixture.doorward.ended().await.success());
+}
+
 #[tokio::test]
 async fn what_does_not_end_is_cut_at_the_deadline() {
     let script = |request: &crate::harness::Recorded| match request.line().contains(SLOW) {

@@ -136,8 +136,15 @@ fn an_answer_that_is_only_without_a_length_may_end_by_itself_when_doorward_stops
     let long = registry.register(watch("alice", Timestamp::MAX, clock.now()));
     let answer = Stream { kind: StreamKind::Unsized, ..watch("alice", Timestamp::MAX, clock.now()) };
     let answer = registry.register(answer);
+    let shell = || Stream { kind: StreamKind::WebSocket, ..watch("alice", Timestamp::MAX, clock.now()) };
+    let (shell, shell_late) = (registry.register(shell()), shell());
     assert_eq!(registry.drain(), 1);
     assert_eq!((long.reason(), answer.reason()), (Some(CutReason::Draining), None));
+    // Nobody begins a shell again where it was; one that begins only now does so elsewhere at once.
+    assert_eq!(shell.reason(), None);
+    assert_eq!(registry.register(shell_late).reason(), Some(CutReason::Draining));
+    assert_eq!(registry.end_lasting(), 1);
+    assert_eq!((shell.reason(), answer.reason()), (Some(CutReason::Draining), None));
     // What was on its way to be a stream then, ends as it begins.
     let late = registry.register(watch("bob", Timestamp::MAX, clock.now()));
     let answer_late = Stream { kind: StreamKind::Unsized, ..watch("bob", Timestamp::MAX, clock.now()) };

@@ -24,11 +24,11 @@ pub fn streaming(request: &Recorded) -> Reply {
 
 /// One stream of each kind, opened by one caller; those of HTTP/2 share a connection.
 pub struct Streams {
-    watch: Raw,
+    /// Over HTTP/1.1 and over HTTP/2, until they were seen to end.
+    watches: Option<(Raw, Incoming)>,
     log: Raw,
     websocket: Raw,
     spdy: Raw,
-    http2_watch: Incoming,
     http2_log: Incoming,
 }
 
@@ -43,9 +43,11 @@ impl Streams {
         ];
         let mut http2 = http2(doorward).await;
         Self {
-            http2_watch: stream(&mut http2, WATCH, lines).await,
+            watches: Some((
+                begin(doorward, WATCH, &[lines, &["Connection: close"]].concat(), 200).await,
+                stream(&mut http2, WATCH, lines).await,
+            )),
             http2_log: stream(&mut http2, LOG, lines).await,
-            watch: begin(doorward, WATCH, &[lines, &["Connection: close"]].concat(), 200).await,
             log: begin(doorward, LOG, &[lines, &["Connection: close"]].concat(), 200).await,
             websocket: begin(doorward, EXEC, &[lines, &websocket].concat(), 101).await,
             spdy: begin(doorward, EXEC, &[lines, &["Connection: Upgrade", "Upgrade: SPDY/3.1"]].concat(), 101).await,
@@ -62,18 +64,25 @@ impl Streams {
         }
     }
 
+    /// Waits until the watches have ended, and asserts that they did so cleanly.
+    pub async fn watches_have_ended(&mut self, word: &str) {
+        if let Some((mut watch, http2_watch)) = self.watches.take() {
+            let watch = watch.rest().await;
+            assert!(watch.ends_with(b"0\r\n\r\n"), "{word}: a watch breaks off: {}", String::from_utf8_lossy(&watch));
+            let watch = within(http2_watch.collect()).await;
+            assert!(watch.is_ok(), "{word}: a watch breaks off: {watch:?}");
+        }
+    }
+
     /// Waits until all have ended, and asserts how: the close code of the WebSocket, and the word that goes with it.
     pub async fn have_ended(mut self, code: u16, word: &str) {
         let closed = self.websocket.rest().await;
         let expected = [&[0x88, 2 + word.len() as u8], &code.to_be_bytes()[..], word.as_bytes()].concat();
         assert_eq!(closed, expected, "{word}: {}", String::from_utf8_lossy(&closed));
         assert_eq!(self.spdy.rest().await, b"", "{word}: nothing of ours goes into SPDY");
-        let watch = self.watch.rest().await;
-        assert!(watch.ends_with(b"0\r\n\r\n"), "{word}: a watch ends cleanly: {}", String::from_utf8_lossy(&watch));
+        self.watches_have_ended(word).await;
         let log = self.log.rest().await;
         assert!(!log.ends_with(b"0\r\n\r\n"), "{word}: a log breaks off: {}", String::from_utf8_lossy(&log));
-        let watch = within(self.http2_watch.collect()).await;
-        assert!(watch.is_ok(), "{word}: a watch ends cleanly: {watch:?}");
         assert!(within(self.http2_log.collect()).await.is_err(), "{word}: a log breaks off");
     }
 }
