@@ -417,7 +417,8 @@ fn asserted(
 pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), Rejection> {
     let Some(asked) = &request.meta().impersonation else { return Ok(()) };
     let names: Vec<&str> = asked.headers.iter().map(http::HeaderName::as_str).collect();
-    let detail = format!("the request asks to be somebody else ({}), and no rule allows that here", names.join(", "));
+    let detail =
+        format!("the request asks to be somebody else ({}), and Doorward lets nobody impersonate", names.join(", "));
     Err(Rejection::new(Reason::ImpersonationRefused, detail)
         .fix("send it without these headers (`kubectl` without `--as`)"))
 }
