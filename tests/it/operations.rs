@@ -3,11 +3,12 @@
 use std::{
     os::unix::fs::symlink,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
     fixture::{Fixture, bearer},
@@ -365,4 +366,36 @@ async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_wai
     outcomes.sort();
     let once = |outcome: &str| (outcome.to_owned(), "1".to_owned());
     assert_eq!(outcomes, [once("abandoned"), once("forwarded")]);
+}
+
+#[tokio::test]
+async fn the_log_for_people_has_the_level_and_what_belongs_to_a_line() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let state = tempfile::tempdir().unwrap();
+    for (name, text) in [("token", "upstream-token"), ("rules.yaml", "rules: []\n")] {
+        std::fs::write(state.path().join(name), text).unwrap();
+    }
+    let file = state.path().join("doorward.yaml");
+    std::fs::write(&file, configuration(&issuer, &upstream, state.path()) + "log: {format: text}\n").unwrap();
+    let mut doorward = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .arg("serve")
+        .arg(&file)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(doorward.stderr.take().unwrap()).lines();
+    let line = within(async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("it says where it listens");
+            if line.contains("listening") && line.contains("public") {
+                return line;
+            }
+        }
+    })
+    .await;
+    assert!(serde_json::from_str::<serde_json::Value>(&line).is_err(), "{line}");
+    for part in [" INFO ", "listener=public", "address=127.0.0.1:"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
 }
