@@ -239,16 +239,14 @@ impl Draft {
             }
             match resolver.read_named(&path) {
                 Ok(bytes) => {
-                    if let Some(policy) = self.parse(&path, bytes) {
-                        self.append_policy(&mut main, policy);
+                    let Some(policy) = self.parse(&path, bytes) else { continue };
+                    if policy.data == Data::Map(Vec::new()) {
+                        let why = format!("says nothing: none of {} stands there", parts());
+                        self.findings.push(lost_policy(locations.place(&at), &path, &why));
                     }
+                    self.append_policy(&mut main, policy);
                 }
-                Err(why) => {
-                    let help = "a policy file that is lost could widen the policy; restore it, or take it off the list";
-                    let message = format!("policy file {} {why}", path.display());
-                    self.findings
-                        .push(Finding { help: Some(help.to_owned()), ..Finding::error(locations.place(&at), message) });
-                }
+                Err(why) => self.findings.push(lost_policy(locations.place(&at), &path, &why)),
             }
         }
         main
@@ -325,6 +323,18 @@ impl Draft {
         let diagnosis = Diagnosis::new(files, self.findings);
         Box::new(Refused { diagnosis, fingerprint: resolver.fingerprint().clone() })
     }
+}
+
+/// The names of what may stand in a policy file.
+fn parts() -> String {
+    let names: Vec<String> = schema::policy_parts().iter().map(|part| format!("`{part}`")).collect();
+    names.join(", ")
+}
+
+fn lost_policy(place: Option<Place>, path: &Path, why: &str) -> Finding {
+    let help = "a policy file that is lost could widen the policy; restore it, or take it off the list";
+    let message = format!("policy file {} {why}", path.display());
+    Finding { help: Some(help.to_owned()), ..Finding::error(place, message) }
 }
 
 impl Finding {

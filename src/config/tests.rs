@@ -219,6 +219,11 @@ golden! {
     a_lost_policy_file: Case::new(&format!("policies: [denies.yaml, allows.yaml]\n{GOOD}"))
         .file("denies.yml.bak", "rules: [{id: never, do: deny}]")
         .file("allows.yaml", "rules: [{id: always, do: allow}]");
+    a_policy_file_that_says_nothing: Case::new(&format!("policies: [empty.yaml, comments.yaml, map.yaml, none.yaml]\n{GOOD}"))
+        .file("empty.yaml", "")
+        .file("comments.yaml", "# rules: [{id: never, do: deny}]\n")
+        .file("map.yaml", "{}\n")
+        .file("none.yaml", "rules: []\n");
     the_policy_file_with_all_rules_is_lost: Case::new(&format!("policies: [rules.yaml]\n{}", GOOD.split_once("rules:\n").unwrap().0));
     an_unlisted_policy_file: Case::new(GOOD).file("denies.yaml", "rules: []").folder();
     bad_policy_files: Case::new(&format!("policies: [one.yaml, two.yaml, two.yaml, three.yaml]\n{GOOD}"))

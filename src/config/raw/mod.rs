@@ -29,7 +29,7 @@ pub use self::{
 #[serde(default, deny_unknown_fields)]
 pub struct Root {
     /// Further files with `grants`, `rules` and `tests`, relative to this file. The list is explicit: a file that is
-    /// missing is an error, so that a lost file of denies can never widen the policy.
+    /// missing, or in which none of the three stands, is an error, so that a lost file of denies can never widen the policy.
     pub policies: Vec<PathBuf>,
     /// The host whose `/.well-known/` is Doorward's own, such as `tekton.example.com`.
     pub external_host: Option<String>,
