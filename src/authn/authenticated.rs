@@ -208,28 +208,11 @@ fn largest(route: &Route) -> usize {
     route.max_body.and_then(|max| usize::try_from(max).ok()).map_or(MAX_BODY, |max| max.min(MAX_BODY))
 }
 
-/// The part of a dashboard's back end that a request is for. With its own rights the back end does nothing but show: all else would
-/// be done for anybody.
+/// The part of a dashboard's back end that a request is for.
 fn page_of<B>(request: &CleanRequest<B>, route: &Route) -> Result<Page, Rejection> {
-    let page = Page::of(request.path());
-    if route.dashboard.is_none() {
-        return match page {
-            _ if request.path().starts_with("/v1/logs-proxy") => Err(Rejection::new(
-                Reason::PolicyDenied,
-                "who may read this log cannot be asked, as the route knows no API server",
-            )
-            .fix("name the API server's upstream in `kubernetes` of the route")),
-            _ => Ok(Page::File),
-        };
-    }
-    if !request.method().is_safe() {
-        return Err(Rejection::method_not_allowed(
-            "GET, HEAD",
-            "the Dashboard's back end is read with GET and HEAD only",
-        ));
-    }
-    if request.meta().upgrade.is_some() {
+    let page = Page::asked(request.method(), request.path(), route.dashboard.is_some())?;
+    if route.dashboard.is_some() && request.meta().upgrade.is_some() {
         return Err(Rejection::new(Reason::UpgradeRefused, "the Dashboard's back end has no sockets"));
     }
-    page
+    Ok(page)
 }

@@ -21,7 +21,11 @@ use crate::{
     error::Rejection,
     issuers,
     kubernetes::Attributes,
-    request::{method, path::check_canonical},
+    request::{
+        method,
+        path::check_canonical,
+        route::{self, Taker},
+    },
     tekton::{self, Document, Run, dashboard::Page},
     webhooks::{self, Facts},
 };
@@ -117,11 +121,9 @@ impl Scenario {
         // As `request::sanitize` and the route do.
         check_canonical(path)
             .map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
-        if endpoint.is_none() && !method::is_taken(&method, route.kind, &route.methods) {
-            let name = &route.name;
-            return Err(
-                format!("the route `{name}` does not take the method `{method}`, so that no rule is asked").into()
-            );
+        let host = request.host.clone().or_else(|| route.hosts.first().cloned()).unwrap_or_default();
+        if endpoint.is_none() {
+            check_arrival(root, route, &host, path, &method)?;
         }
         let now = match request.at.as_deref() {
             Some(at) => timestamp(at).ok_or_else(|| format!("`{at}` is not a time such as 2024-01-01T12:00:00Z"))?,
@@ -145,8 +147,8 @@ impl Scenario {
             None if route.reaches_kubernetes() && is_api(route, path) => {
                 Some(Attributes::parse(&method, path, query).map_err(Rejection::from)?)
             }
-            None if route.kind == RouteKind::Dashboard && route.kubernetes.is_some() => {
-                Page::of(path)?.attributes(path)
+            None if route.kind == RouteKind::Dashboard => {
+                Page::asked(&method, path, route.kubernetes.is_some())?.attributes(path)
             }
             None => None,
         };
@@ -163,7 +165,7 @@ impl Scenario {
                 Some(facts) => complete(facts, delivery.clone(), request.token.as_ref(), route, root, now)?,
                 None => Principal::anonymous(),
             },
-            host: request.host.clone().or_else(|| route.hosts.first().cloned()).unwrap_or_default(),
+            host,
             path: path.to_owned(),
             method,
             address: request.address.unwrap_or(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
@@ -216,6 +218,16 @@ impl Scenario {
             listener_namespace: home,
         }
     }
+}
+
+/// Refuses a request that goes elsewhere than to the route that is written beside it: no rule is asked of it as one of that route.
+fn check_arrival(root: &raw::Root, route: &raw::Route, host: &str, path: &str, method: &Method) -> Result<(), Unasked> {
+    let elsewhere = match route::taker(root, host, path, method)? {
+        Taker::Route(taker) if taker.name == route.name => return Ok(()),
+        Taker::Route(taker) => format!("to the route `{}`", taker.name),
+        Taker::Own => "to Doorward itself".to_owned(),
+    };
+    Err(format!("`{method} {path}` at `{host}` goes {elsewhere}, and not to the route `{}`", route.name).into())
 }
 
 /// What stands for the route of a token.

@@ -31,7 +31,7 @@ use crate::{
     },
     error::Rejection,
     issuers::{KeySource, Unverified},
-    request::{method::check_spelling, path::check_canonical, route},
+    request::{method::check_spelling, path::check_canonical, route, sanitize::misdirected},
     runtime::control,
     sessions,
     snapshot::Resolved,
@@ -89,7 +89,10 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     if let Err(rejection) = target.check(&args.method) {
         return Ok(rejection.into());
     }
-    let request = request_facts(&resolved, args, url, &target, now)?;
+    let request = match request_facts(&resolved, args, url, &target, now) {
+        Err(Unasked::Refused(rejection)) => return Ok(rejection.into()),
+        request => request?,
+    };
     let policy = resolved.policy().ok_or("the policy could not be compiled")?;
     let written = written_principal(args)?;
     let scenario = match Scenario::new(written.as_ref(), &request, &loaded.raw) {
@@ -229,29 +232,29 @@ fn request_facts(
     url: &str,
     target: &Target<'_>,
     now: Timestamp,
-) -> Result<RequestFacts, Failure> {
+) -> Result<RequestFacts, Unasked> {
     let url: Url = url.parse().map_err(|error| {
         format!("`{url}` is no address ({error}); write it whole, as `https://tekton.example.com/`")
     })?;
-    let host = url.host_str().ok_or("the address names no host")?;
+    let host = url.host_str().ok_or_else(|| "the address names no host".to_owned())?;
     let method = args.method.parse().map_err(|_| format!("`{}` is no method", args.method))?;
     if resolved.routes().host(host).is_none() {
-        return Err(format!("no route is configured for the host `{host}`: the answer is 421").into());
+        return Err(misdirected().into());
     }
     let route = match resolved.routes().find(host, target.path, &method) {
         Ok(route::Target::Upstream(route)) => route,
         Ok(route::Target::Own | route::Target::OwnIssuer(_) | route::Target::Interceptor) => {
-            return Err("this is one of Doorward's own pages, which no rule decides".into());
+            return Err("this is one of Doorward's own pages, which no rule decides".to_owned().into());
         }
-        Err(miss) => return Err(Rejection::from(miss).detail().to_owned().into()),
+        Err(miss) => return Err(Rejection::from(miss).into()),
     };
     let path = match target.query {
         Some(query) => format!("{}?{query}", target.path),
         None => target.path.to_owned(),
     };
-    let body = args.body.as_ref().map(|path| -> Result<serde_json::Value, Failure> {
+    let body = args.body.as_ref().map(|path| -> Result<serde_json::Value, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
+        serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
     });
     Ok(RequestFacts {
         route: route.name.to_string(),

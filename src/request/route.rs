@@ -1,5 +1,8 @@
 //! Which route a request takes: host, then path, then method.
 
+mod paths;
+mod written;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -7,8 +10,9 @@ use std::{
 };
 
 use http::{HeaderName, Method};
-use matchit::Router;
 
+use self::paths::Paths;
+pub use self::written::{Taker, taker};
 use super::{dashboard::Dashboard, headers, host::Reached, method};
 use crate::{
     admin::metrics::{RequestMetrics, RouteMetrics},
@@ -74,13 +78,19 @@ pub enum Miss {
 impl From<Miss> for Rejection {
     fn from(miss: Miss) -> Self {
         match miss {
-            Miss::Path => Self::new(Reason::RouteNotFound, "no route is configured for this path"),
-            Miss::Method(_, allow) => {
-                let detail = format!("this path takes {allow} only");
-                Self::method_not_allowed(allow, detail)
-            }
+            Miss::Path => no_path(),
+            Miss::Method(_, allow) => not_taken(allow),
         }
     }
+}
+
+fn no_path() -> Rejection {
+    Rejection::new(Reason::RouteNotFound, "no route is configured for this path")
+}
+
+fn not_taken(allow: String) -> Rejection {
+    let detail = format!("this path takes {allow} only");
+    Rejection::method_not_allowed(allow, detail)
 }
 
 /// All routes of a generation.
@@ -98,29 +108,9 @@ pub struct Routes {
 
 #[derive(Debug, Default)]
 struct Host {
-    paths: Router<usize>,
-    /// Where each pattern stands in `routes`.
-    patterns: HashMap<String, usize>,
-    /// Routes of one path pattern, which differ in their methods: first the one that is asked first.
-    routes: Vec<Vec<Choice>>,
+    paths: Paths<Arc<Route>>,
     /// Whether people log in here: `/oauth2/` is Doorward's own.
     browser: bool,
-}
-
-/// A route, as one of those of a path pattern.
-#[derive(Debug)]
-struct Choice {
-    /// It names this path, and not a prefix of it.
-    exact: bool,
-    route: Arc<Route>,
-}
-
-impl Choice {
-    /// What says more of the request goes first, in whatever order routes stand in the configuration. Between patterns
-    /// `matchit` sees to that.
-    fn rank(&self) -> (bool, bool) {
-        (self.exact, !self.route.methods.is_empty())
-    }
 }
 
 impl Route {
@@ -171,13 +161,13 @@ impl Routes {
         if is_own(path, entry.browser, is_external) || is_described() {
             return Ok(Target::Own);
         }
-        let found = entry.paths.at(path).ok().and_then(|found| entry.routes.get(*found.value)).ok_or(Miss::Path)?;
-        let first = found.first().ok_or(Miss::Path)?;
-        // Where one names the very path, those that only begin with it are not asked, as they are not for longer paths.
-        let asked = || found.iter().take_while(|choice| choice.exact == first.exact);
-        match asked().find(|choice| choice.route.takes(method)) {
-            Some(choice) => Ok(Target::Upstream(choice.route.clone())),
-            None => Err(Miss::Method(first.route.clone(), allow(asked()))),
+        let mut asked = entry.paths.asked(path);
+        match asked.clone().find(|route| route.takes(method)) {
+            Some(route) => Ok(Target::Upstream(route.clone())),
+            None => {
+                let allow = || allow(entry.paths.asked(path).map(|route| route.methods.iter().map(Method::as_str)));
+                Err(asked.next().map_or(Miss::Path, |first| Miss::Method(first.clone(), allow())))
+            }
         }
     }
 
@@ -232,12 +222,11 @@ fn resource_of(path: &str) -> Option<&str> {
 
 impl Host {
     fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.routes.iter().flatten().map(|choice| &choice.route)
+        self.paths.routes()
     }
 
     fn bearer_route(&self, path: &str) -> Option<&Arc<Route>> {
-        let found = self.paths.at(path).ok()?;
-        let mut routes = self.routes.get(*found.value)?.iter().map(|choice| &choice.route);
+        let mut routes = self.paths.at(path).iter().map(|choice| &choice.route);
         routes.find(|route| route.schemes.contains(&Scheme::Bearer))
     }
 }
@@ -249,15 +238,18 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
         || (external && path == assertions::KEY_SET)
 }
 
-/// The methods that any of these takes, each once.
-fn allow<'a>(choices: impl Iterator<Item = &'a Choice> + Clone) -> String {
-    if choices.clone().any(|choice| choice.route.methods.is_empty()) {
-        return method::TAKEN.to_owned();
-    }
+/// The methods that any route takes of those that name these, each once.
+fn allow<'a>(named: impl Iterator<Item: IntoIterator<Item = &'a str>>) -> String {
     let mut names: Vec<&str> = Vec::new();
-    for method in choices.flat_map(|choice| &choice.route.methods) {
-        if !names.contains(&method.as_str()) {
-            names.push(method.as_str());
+    for methods in named {
+        let mut methods = methods.into_iter().peekable();
+        if methods.peek().is_none() {
+            return method::TAKEN.to_owned();
+        }
+        for method in methods {
+            if !names.contains(&method) {
+                names.push(method);
+            }
         }
     }
     names.join(", ")
@@ -392,41 +384,11 @@ impl Routes {
             };
             host.browser |= route.schemes.contains(&Scheme::Session);
             for path in paths {
-                if let Err(error) = host.insert(path, route) {
+                if let Err(error) = host.paths.insert(path, route, !route.methods.is_empty()) {
                     resolver.report.error(&at.key("paths"), format!("the path `{path}` cannot be used: {error}"));
                 }
             }
         }
-    }
-}
-
-impl Host {
-    fn insert(&mut self, path: &str, route: &Arc<Route>) -> Result<(), matchit::InsertError> {
-        // `matchit` reads braces as parameters.
-        let literal = |text: &str| text.replace('{', "{{").replace('}', "}}");
-        let prefix = path.strip_suffix("/*");
-        let exact = prefix.is_none();
-        let patterns = match prefix {
-            None => vec![literal(path)],
-            Some("") => vec!["/".to_owned(), "/{*rest}".to_owned()],
-            Some(prefix) => {
-                let prefix = literal(prefix);
-                vec![prefix.clone(), format!("{prefix}/"), format!("{prefix}/{{*rest}}")]
-            }
-        };
-        for pattern in patterns {
-            let choice = Choice { exact, route: route.clone() };
-            // The very same pattern again is a route that differs in its methods, or names the path that another begins with.
-            if let Some(same) = self.patterns.get(&pattern).and_then(|index| self.routes.get_mut(*index)) {
-                same.push(choice);
-                same.sort_by_key(|choice| std::cmp::Reverse(choice.rank()));
-                continue;
-            }
-            self.paths.insert(&pattern, self.routes.len())?;
-            self.patterns.insert(pattern, self.routes.len());
-            self.routes.push(vec![choice]);
-        }
-        Ok(())
     }
 }
 

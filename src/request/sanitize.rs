@@ -269,7 +269,8 @@ impl<B> CleanRequest<B> {
     }
 }
 
-fn misdirected() -> Rejection {
+/// The refusal of a host that no route is for.
+pub fn misdirected() -> Rejection {
     Rejection::new(Reason::MisdirectedHost, "no route is configured for this host")
         .fix("check the host name, and that the request goes over a connection that was opened for it")
 }

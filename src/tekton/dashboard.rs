@@ -7,6 +7,8 @@ mod properties;
 
 use std::sync::Arc;
 
+use http::Method;
+
 use crate::{
     error::{Reason, Rejection},
     kubernetes::Attributes,
@@ -44,6 +46,29 @@ impl Page {
             }
             _ => Ok(Self::File),
         }
+    }
+
+    /// Reads what a request asks for. With its own rights the back end does nothing but show: all else would be done for anybody.
+    /// `knows_api`: whether the route names the API server, by which who may see what is asked.
+    pub fn asked(method: &Method, path: &str, knows_api: bool) -> Result<Self, Rejection> {
+        let page = Self::of(path);
+        if !knows_api {
+            return match page {
+                _ if path.starts_with("/v1/logs-proxy") => Err(Rejection::new(
+                    Reason::PolicyDenied,
+                    "who may read this log cannot be asked, as the route knows no API server",
+                )
+                .fix("name the API server's upstream in `kubernetes` of the route")),
+                _ => Ok(Self::File),
+            };
+        }
+        if !method.is_safe() {
+            return Err(Rejection::method_not_allowed(
+                "GET, HEAD",
+                "the Dashboard's back end is read with GET and HEAD only",
+            ));
+        }
+        page
     }
 
     /// The request to Kubernetes that it stands for, which policy and RBAC decide.

@@ -537,6 +537,19 @@ async fn explain_without_a_credential_says_which_one_is_wanted() {
     assert_eq!(status, Some(1));
 }
 
+#[tokio::test]
+async fn explain_says_that_what_no_route_takes_is_refused() {
+    let fixture = Fixture::start().await;
+    for (words, reason) in [
+        (&["https://unknown.test/"][..], "misdirected_host: no route is configured for this host"),
+        (&["-X", "TRACE", &format!("https://api.test{PATH}")], "method_not_allowed: this path takes"),
+    ] {
+        let (said, status) = explain(&fixture, words);
+        assert!(said.contains(&format!("REFUSED before any rule: {reason}")), "{said}");
+        assert_eq!(status, Some(1), "{said}");
+    }
+}
+
 /// Nobody who comes with a token is let through where none is taken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_takes_no_token_where_the_route_takes_none() {

@@ -112,7 +112,7 @@ tests:
 #[test]
 fn requests_are_told_apart_by_path_method_host_time_and_address() {
     decide_all(
-        ONE_ISSUER,
+        &ONE_ISSUER.replace("[web.example]", "[web.example, a.web.example]"),
         "
 rules:
   - {id: all, on: {hosts: ['*.example'], methods: [GET, POST, HEAD], addresses: [192.0.2.0/24, '2001:db8::/32']}, do: allow}
@@ -301,9 +301,9 @@ tests:
     let root = root(SHARE, policy);
     for (method, path, why) in [
         ("put", "/", "`put` is `PUT` in another spelling"),
-        ("MOVE", "/", "does not take the method `MOVE`"),
-        ("POST", "/", "does not take the method `POST`"),
-        ("TRACE", "/", "does not take the method `TRACE`"),
+        ("MOVE", "/", "this path takes"),
+        ("POST", "/", "this path takes"),
+        ("TRACE", "/", "this path takes"),
         ("GET", "/a//b", "has an empty segment (`//`): it is refused before any rule is asked"),
         ("GET", "/a/../b", "has a `.` or `..` segment"),
     ] {
@@ -375,5 +375,64 @@ routes:
         // Where no rule looks at user names, none need be told.
         let (passed, told) = decided("{id: all, do: allow}", principal, web);
         assert!(passed, "{told}");
+    }
+}
+
+/// Such a case was decided as if the request had come to the route that is written beside it.
+#[test]
+fn a_case_of_a_request_that_does_not_come_to_its_route_is_an_error() {
+    const ROUTES: &str = "
+issuers: [{name: corp, issuer: 'https://corp.example'}]
+webhooks: [{name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}]
+external_host: door.example
+routes:
+  - {name: board, kind: dashboard, hosts: [board.example], schemes: [session], upstream: board, kubernetes: api}
+  - {name: old, kind: dashboard, hosts: [old.example], schemes: [session], upstream: board}
+  - {name: any, kind: http, hosts: ['*.example'], schemes: [bearer], upstream: web}
+  - {name: read, kind: http, hosts: [web.example], paths: ['/a/*'], methods: [GET], schemes: [bearer], upstream: web}
+  - {name: write, kind: http, hosts: [web.example], paths: ['/a/*', /a/b], methods: [POST], schemes: [bearer], upstream: web}
+  - {name: hooks, kind: webhook, hosts: [web.example], paths: [/hook], schemes: [webhook], webhook: gh, upstream: web}
+";
+    let root = root(ROUTES, "rules: [{id: all, do: allow}]");
+    let told = |request: &str| {
+        let request: raw::RequestFacts = serde_saphyr::from_str(&format!("{{{request}}}")).unwrap();
+        Scenario::new(None, &request, &root)
+    };
+    for request in [
+        "route: read, path: /a/c",
+        "route: read",
+        "route: write, path: /a/c, method: POST",
+        "route: any",
+        "route: any, host: x.example, path: /oauth2/x",
+        "route: hooks",
+        "route: board",
+        "route: board, path: /apis/tekton.dev/v1/pipelineruns, method: DELETE",
+        "route: old, method: POST",
+    ] {
+        assert!(told(request).is_ok(), "{request}: {}", told(request).unwrap_err());
+    }
+    for (request, why) in [
+        ("route: read, path: /a/c, method: POST", "goes to the route `write`, and not to the route `read`"),
+        ("route: any, host: board.example", "goes to the route `board`"),
+        ("route: board, path: /oauth2/x", "goes to Doorward itself"),
+        ("route: any, host: x.example, path: /.doorward/x", "goes to Doorward itself"),
+        ("route: any, host: x.example, path: /.well-known/oauth-protected-resource/y", "goes to Doorward itself"),
+    ] {
+        let unasked = told(request).unwrap_err();
+        assert!(matches!(&unasked, Unasked::Incomplete(told) if told.contains(why)), "{request}: {unasked}");
+    }
+    for (request, reason, why) in [
+        ("route: read, path: /a/b", Reason::MethodNotAllowed, "this path takes POST only"),
+        ("route: read, path: /a/c, method: PUT", Reason::MethodNotAllowed, "this path takes GET, POST only"),
+        ("route: hooks, method: GET", Reason::MethodNotAllowed, "this path takes POST only"),
+        ("route: read, path: /b", Reason::RouteNotFound, "no route is configured for this path"),
+        ("route: read, host: web.other", Reason::MisdirectedHost, "no route is configured for this host"),
+        ("route: board, method: POST", Reason::MethodNotAllowed, "read with GET and HEAD only"),
+        ("route: board, path: /v1/properties, method: PUT", Reason::MethodNotAllowed, "read with GET and HEAD only"),
+        ("route: old, path: /v1/logs-proxy/a/b/c", Reason::PolicyDenied, "as the route knows no API server"),
+    ] {
+        let unasked = told(request).unwrap_err();
+        let is_so = matches!(&unasked, Unasked::Refused(refused) if refused.reason() == reason && refused.detail().contains(why));
+        assert!(is_so, "{request}: {unasked}");
     }
 }
