@@ -15,8 +15,24 @@ const OF_PODS: [&str; 9] =
 const OF_OTHERS: [&str; 3] = ["finalizers", "scale", "status"];
 
 /// Discovery, which every client asks for, and the questions of `kubectl auth`.
-const DISCOVERY: [&str; 8] =
-    ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/openapi/*", "/openapi/v2", "/version"];
+/// What `system:discovery` gives everybody has to be allowed here too.
+const DISCOVERY: [&str; 11] = [
+    "/api",
+    "/api/*",
+    "/apis",
+    "/apis/*",
+    "/healthz",
+    "/livez",
+    "/openapi",
+    "/openapi/*",
+    "/readyz",
+    "/version",
+    "/version/",
+];
+
+/// The verbs of paths that are no resource: methods, of which these only read.
+const READ_URLS: [&str; 3] = ["get", "head", "options"];
+const WRITE_URLS: [&str; 4] = ["post", "put", "patch", "delete"];
 
 pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<'a>> {
     let mut by_namespace: BTreeMap<Option<&str>, BTreeSet<PolicyRule>> = BTreeMap::new();
@@ -40,7 +56,8 @@ pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<
     let allows = root.rules.iter().filter(|rule| !matches!(rule.action, raw::Action::Deny)).filter(leads_there);
     for rule in allows {
         for action in actions(rule) {
-            for namespace in namespaces(rule) {
+            let namespaces = if action.urls.is_empty() { namespaces(rule) } else { vec![None] };
+            for namespace in namespaces {
                 by_namespace.entry(namespace).or_default().insert(action.clone());
             }
         }
@@ -97,14 +114,26 @@ fn actions(rule: &raw::Rule) -> Vec<PolicyRule> {
         let verbs = ["get", "create"].map(acting).to_vec();
         actions.push(PolicyRule { groups, resources: tunnels, resource_names: names, verbs, ..PolicyRule::default() });
     }
-    if !on.non_resource_urls.is_empty() {
-        actions.push(PolicyRule {
-            urls: on.non_resource_urls.clone(),
-            verbs: vec![acting("get")],
-            ..PolicyRule::default()
-        });
+    let verbs = url_verbs(&on.verbs, &rule.on.methods);
+    let urls = urls(rule, on);
+    if !urls.is_empty() && !verbs.is_empty() {
+        actions.push(PolicyRule { urls, verbs, ..PolicyRule::default() });
     }
     actions
+}
+
+/// The paths that are no resource which a rule is about: those that it names, or all where it names nothing that only resources have.
+/// They are in no namespace.
+fn urls(rule: &raw::Rule, on: &raw::OnKubernetes) -> Vec<String> {
+    let is_of_resources = rule.on.run.is_some()
+        || rule.on.namespace.is_some()
+        || [&on.api_groups, &on.resources, &on.namespaces, &on.names].into_iter().any(|list| !list.is_empty());
+    match (on.non_resource_urls.as_slice(), rule.on.paths.as_slice()) {
+        ([], _) if is_of_resources => Vec::new(),
+        ([], []) => vec!["*".to_owned()],
+        ([], paths) => paths.to_vec(),
+        (named, _) => named.to_vec(),
+    }
 }
 
 /// What the API server is asked for where runs are made, ended or changed.
@@ -129,13 +158,27 @@ fn is_asked_by(verb: &str, methods: &[String]) -> bool {
 }
 
 fn verbs(named: &[String], methods: &[String]) -> Vec<String> {
-    let has = |name: &str| named.iter().any(|verb| verb == name);
-    let all = named.is_empty() || has("*");
-    let of = |verbs: &[&'static str], group: &str| -> Vec<&'static str> {
-        verbs.iter().copied().filter(|verb| all || has(group) || has(verb)).collect()
-    };
-    let all = of(&READ, "read").into_iter().chain(of(&WRITE, "write"));
+    let all = among(named, &READ, &WRITE);
     all.filter(|verb| is_asked_by(verb, methods)).map(acting).collect()
+}
+
+fn url_verbs(named: &[String], methods: &[String]) -> Vec<String> {
+    let all = among(named, &READ_URLS, &WRITE_URLS);
+    let is_asked = |verb: &str| methods.is_empty() || methods.iter().any(|method| method.eq_ignore_ascii_case(verb));
+    all.filter(|verb| is_asked(verb)).map(acting).collect()
+}
+
+/// Those of these verbs that a rule names, by themselves or as `read` and `write`.
+fn among<'a>(
+    named: &'a [String],
+    reads: &'static [&'static str],
+    writes: &'static [&'static str],
+) -> impl Iterator<Item = &'static str> + 'a {
+    let has = move |name: &str| named.is_empty() || named.iter().any(|verb| verb == name || verb == "*");
+    let of = move |verbs: &'static [&'static str], group: &'static str| {
+        verbs.iter().copied().filter(move |verb| has(group) || has(verb))
+    };
+    of(reads, "read").chain(of(writes, "write"))
 }
 
 /// Patterns of resources in the form of RBAC, which has `*` and `*/sub` alone.

@@ -131,3 +131,31 @@ runs: {kubernetes: other, namespaces: [ci]}
         "of a rule on Triggers: {constrained:?}"
     );
 }
+
+/// The API server refuses what is not printed, of whoever it is, and the check against the cluster said that all was there.
+#[test]
+fn a_rule_about_everything_is_about_paths_that_are_no_resource_too() {
+    let printed = |on: &str| -> String {
+        let rules = format!("rules: [{{id: a, on: {on}, who: {{issuers: [a]}}, do: allow}}]\n");
+        let root = root(&format!("{}{rules}", CONFIGURATION.split_once("rules:").unwrap().0));
+        let rights = own_rights(&root, Form::Constrained);
+        let urls = rights.iter().map(|right| right.access.to_string());
+        let urls = urls.filter_map(|right| Some(right.strip_prefix("impersonate-on:user-info:")?.to_owned()));
+        let known = ["get /api", "get /healthz", "get /livez", "get /openapi", "get /readyz", "get /version"];
+        let added = urls.filter(|url| url.contains(['/', '*']) && !known.iter().any(|known| url.starts_with(known)));
+        added.filter(|right| !right.contains(" *.") && !right.contains(" pods")).collect::<Vec<_>>().join(", ")
+    };
+    const ALL: &str = "get *, head *, options *, post *, put *, patch *, delete *";
+    for (on, expected) in [
+        ("{}", ALL),
+        ("{kubernetes: {verbs: [read]}}", "get *, head *, options *"),
+        ("{kubernetes: {non_resource_urls: [/metrics], verbs: [get, post]}}", "get /metrics, post /metrics"),
+        ("{paths: [/metrics], methods: [GET]}", "get /metrics"),
+        ("{namespace: ci}", ""),
+        ("{kubernetes: {resources: [pods]}}", ""),
+        ("{kubernetes: {namespaces: [ci], non_resource_urls: [/metrics], verbs: [get]}}", "get /metrics"),
+        ("{run: {does: [create]}}", ""),
+    ] {
+        assert_eq!(printed(on), expected, "{on}");
+    }
+}
