@@ -45,6 +45,13 @@ impl RunCondition {
             let one = |(name, values): (&String, &Vec<String>)| (name.as_str().into(), patterns(values, &at.key(name)));
             values.iter().map(one).collect()
         };
+        let (params, labels) = (named(&raw.params, &at.key("params")), named(&raw.labels, &at.key("labels")));
+        for (key, values) in [("params", &raw.params), ("labels", &raw.labels)] {
+            // It would be met by no run, so that a deny would keep from nothing.
+            for name in values.iter().filter(|(_, values)| values.is_empty()).map(|(name, _)| name) {
+                report.error(&at.key(key).key(name), "an empty list matches nothing");
+            }
+        }
         Self {
             does: raw.does.iter().copied().collect(),
             code,
@@ -52,8 +59,8 @@ impl RunCondition {
             service_accounts,
             pod_template: raw.pod_template,
             binds_secrets: raw.binds_secrets,
-            params: named(&raw.params, &at.key("params")),
-            labels: named(&raw.labels, &at.key("labels")),
+            params,
+            labels,
         }
     }
 

@@ -201,9 +201,16 @@ pub struct OnRun {
     /// Whether workspaces, or steps and volumes that the request brings, bind Secrets, tokens or volumes of drivers.
     pub binds_secrets: Option<bool>,
     /// Parameters of the run, by name.
+    #[schemars(extend("additionalProperties" = some_texts()))]
     pub params: BTreeMap<String, Vec<String>>,
     /// Labels of the run, by name.
+    #[schemars(extend("additionalProperties" = some_texts()))]
     pub labels: BTreeMap<String, Vec<String>>,
+}
+
+/// The schema of a list of texts that is not empty.
+fn some_texts() -> serde_json::Value {
+    serde_json::json!({"type": "array", "items": {"type": "string"}, "minItems": 1})
 }
 
 /// What becomes of a run.

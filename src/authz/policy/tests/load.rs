@@ -204,6 +204,8 @@ fn each_slip_is_told_at_its_place() {
             "/rules/0/who/claims/x",
             "empty list",
         ),
+        ("", "rules: [{id: a, on: {run: {params: {x: []}}}, do: deny}]", "/rules/0/on/run/params/x", "empty list"),
+        ("", "rules: [{id: a, on: {run: {labels: {x: []}}}, do: deny}]", "/rules/0/on/run/labels/x", "empty list"),
         ("", "rules: [{id: a, who: {issuers: [corp], groups: ['']}, do: allow}]", "/rules/0/who/groups/0", "blank"),
         (
             "",
