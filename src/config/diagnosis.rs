@@ -148,6 +148,32 @@ pub(super) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
     (line, column)
 }
 
+/// The lines of a text in which many bytes are looked up: each look-up by [`line_and_column`] reads the text from its beginning.
+#[derive(Debug)]
+pub(super) struct Lines<'a> {
+    text: &'a str,
+    /// The bytes that the lines begin with.
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    pub fn new(text: &'a str) -> Self {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, starts }
+    }
+
+    /// The line of a byte, from 1.
+    pub fn number(&self, byte: usize) -> usize {
+        self.starts.partition_point(|start| *start <= byte)
+    }
+
+    /// What stands before a byte on its line.
+    pub fn before(&self, byte: usize) -> &'a str {
+        let start = self.starts.get(self.number(byte) - 1).copied().unwrap_or_default();
+        self.text.get(start..byte).unwrap_or_default()
+    }
+}
+
 pub(super) fn printable(path: &Path) -> String {
     path.display().to_string()
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    diagnosis::line_and_column,
+    diagnosis::Lines,
     load::Loaded,
     locations::Place,
     raw,
     report::At,
     schema::{self, schema},
-    source::{Data, Node},
+    source::{Data, Key, Node},
 };
 
 const HEAD: &str = "\
@@ -29,8 +29,14 @@ impl Loaded {
         // What was just printed can be read; should it not, it is still true without comments.
         let Ok(tree) = Node::parse(&yaml, 0) else { return Ok(yaml) };
         let root = schema();
-        let mut notes =
-            Notes { loaded: self, schema: &root, yaml: &yaml, notes: BTreeMap::new(), unset: BTreeMap::new() };
+        let mut notes = Notes {
+            loaded: self,
+            files: self.locations.files().iter().map(|file| Lines::new(&file.text)).collect(),
+            schema: &root,
+            yaml: Lines::new(&yaml),
+            notes: BTreeMap::new(),
+            unset: BTreeMap::new(),
+        };
         notes.collect(&tree, &At::root(), Some(&root));
 
         let mut text = HEAD.to_owned();
@@ -54,24 +60,15 @@ impl Loaded {
         }
         Ok(text)
     }
-
-    /// `doorward.yaml:12`, `environment variable DOORWARD_WORKERS`; nothing for a default.
-    fn origin(&self, at: &At) -> Option<String> {
-        Some(match self.locations.written(at)? {
-            Place::Given(giver) => giver.to_string(),
-            Place::WholeFile { file } => self.locations.files().get(file)?.path.display().to_string(),
-            Place::File { file, span } => {
-                let source = self.locations.files().get(file)?;
-                format!("{}:{}", source.path.display(), line_and_column(&source.text, span.start).0)
-            }
-        })
-    }
 }
 
 struct Notes<'a> {
     loaded: &'a Loaded,
+    /// The lines of the files that it was read from.
+    files: Vec<Lines<'a>>,
     schema: &'a Value,
-    yaml: &'a str,
+    /// Those of what is printed.
+    yaml: Lines<'a>,
     /// What stands behind a value, by line.
     notes: BTreeMap<usize, String>,
     /// Lines of values that are null, with what holds then.
@@ -84,13 +81,13 @@ impl Notes<'_> {
             Data::Map(entries) => {
                 let empty = entries.iter().all(|(_, value)| value.data == Data::Null);
                 for (key, value) in entries {
-                    let (line, column) = line_and_column(self.yaml, key.span.start);
+                    let line = self.yaml.number(key.span.start);
                     let at = at.key(&key.name);
                     let schema = schema.and_then(|schema| schema::property(self.schema, schema, &key.name));
                     // What a table test leaves out is its own affair.
                     let default = schema.filter(|_| !at.is_within(&At::root().key("tests")));
                     let default = default.and_then(schema::default_told);
-                    if value.data == Data::Null && !empty && self.is_alone(line, column) {
+                    if value.data == Data::Null && !empty && self.is_alone(key) {
                         self.unset.insert(line, default);
                     } else if is_leaf(value) {
                         self.note(line, &at, value, default);
@@ -118,16 +115,26 @@ impl Notes<'_> {
         };
         // A comment within a block scalar would be part of it.
         let block = matches!(&value.data, Data::Text(text) if text.contains('\n'));
-        let origin = self.loaded.origin(at).filter(|_| !block);
+        let origin = self.origin(at).filter(|_| !block);
         if let Some(note) = origin.or_else(|| default.filter(|_| says_nothing)) {
             self.notes.insert(line, note);
         }
     }
 
     /// Whether nothing but indentation stands before a key, no dash of a list.
-    fn is_alone(&self, line: usize, column: usize) -> bool {
-        let text = self.yaml.lines().nth(line - 1).unwrap_or_default();
-        text.chars().take(column - 1).all(|c| c == ' ')
+    fn is_alone(&self, key: &Key) -> bool {
+        self.yaml.before(key.span.start).chars().all(|c| c == ' ')
+    }
+
+    /// `doorward.yaml:12`, `environment variable DOORWARD_WORKERS`; nothing for a default.
+    fn origin(&self, at: &At) -> Option<String> {
+        let locations = &self.loaded.locations;
+        let path = |file: usize| Some(locations.files().get(file)?.path.display());
+        Some(match locations.written(at)? {
+            Place::Given(giver) => giver.to_string(),
+            Place::WholeFile { file } => path(file)?.to_string(),
+            Place::File { file, span } => format!("{}:{}", path(file)?, self.files.get(file)?.number(span.start)),
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::*;
 use crate::{
-    config::{Sources, load},
+    config::{Sources, diagnosis::line_and_column, load},
     snapshot::fill_defaults,
 };
 
@@ -228,4 +228,17 @@ fn what_is_shown_is_a_configuration_that_means_the_same() {
     let first = print(WHOLE);
     let values = |text: &str| Node::parse(text, 0).unwrap().to_json();
     assert_eq!(values(&print(&first)), values(&first));
+}
+
+/// Looked up from the beginning of the text each, the lines of a policy of 2,000 rules took minutes.
+#[test]
+fn lines_are_found_as_by_reading_from_the_beginning() {
+    for text in ["", "a", "\n", "a\n\nbé\n  c: d", "x\r\ny\n"] {
+        let lines = Lines::new(text);
+        for byte in (0..=text.len()).filter(|byte| text.is_char_boundary(*byte)) {
+            let (line, column) = line_and_column(text, byte);
+            assert_eq!(lines.number(byte), line, "{text:?} {byte}");
+            assert_eq!(lines.before(byte).chars().count() + 1, column, "{text:?} {byte}");
+        }
+    }
 }
