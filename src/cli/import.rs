@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use self::options::{Options, may_say_who};
+use self::options::{Options, REWRITTEN, may_say_who};
 use crate::terminal;
 
 /// Convert the configuration of another proxy. Prints a configuration, and on standard error what could not be converted.
@@ -159,7 +159,7 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     let emails = options.take_all("email_domain");
     let organisation = options.take("github_org");
     let issuer = issuer(&mut options, &emails, organisation.as_deref(), &mut notes)?;
-    let Places { upstreams, routes, asked } = places(&mut options, &host, &mut notes);
+    let Places { upstreams, routes, left_out, asked } = places(&mut options, &host, &mut notes);
     if routes.is_empty() {
         return Err("there is no upstream with an http address, so there is nothing to stand in front of".to_owned());
     }
@@ -180,13 +180,15 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
              in it. Say in `who` and `when` who these people are, then take `mode` away"
         ));
     }
+    let mut rules = vec![Value::Object(rule)];
+    rules.extend(left_out);
     let mut root = json!({
         "external_host": host,
         "listeners": [listener],
         "issuers": [issuer],
         "upstreams": upstreams,
         "routes": routes,
-        "rules": [rule],
+        "rules": rules,
         "sessions": sessions,
         "audit": {"sink": {"file": {"path": "audit.jsonl"}}},
     });
@@ -334,6 +336,8 @@ fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
 struct Places {
     upstreams: Vec<Value>,
     routes: Vec<Value>,
+    /// Rules that refuse what would go to another upstream now.
+    left_out: Vec<Value>,
     /// Whether nothing does, as an ingress asks about each request and forwards it by itself.
     asked: bool,
 }
@@ -373,7 +377,35 @@ fn places(options: &mut Options, host: &str, notes: &mut Vec<String>) -> Places 
             "upstream": name,
         }));
     }
-    Places { upstreams, routes, asked }
+    let mut left_out = Vec::new();
+    for pair in options.take_all(REWRITTEN).chunks(2) {
+        let [path, uri] = pair else { continue };
+        let mut note =
+            format!("`{REWRITTEN}`: the upstream `{uri}` at the path `{path}` is left out, as paths go on as they are");
+        match literal_start(path) {
+            "" => note.push_str("; its requests go to other routes that have the path"),
+            start => {
+                let id = format!("left-out-{}", left_out.len() + 1);
+                note.push_str(&format!("; the rule `{id}` refuses its requests, which would go to another route now"));
+                left_out.push(json!({
+                    "id": id,
+                    "why": format!("oauth2-proxy sent these requests to {uri}"),
+                    "on": {"paths": [format!("{start}/*")]},
+                    "do": "deny",
+                }));
+            }
+        }
+        notes.push(note);
+    }
+    Places { upstreams, routes, left_out, asked }
+}
+
+/// The segments that a path, or an expression for paths, begins with as they are written.
+fn literal_start(path: &str) -> &str {
+    let path = path.strip_prefix('^').unwrap_or(path);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_');
+    let plain = path.find(|c| !is_plain(c)).and_then(|end| path.get(..end)?.rsplit_once('/')).map(|(start, _)| start);
+    plain.unwrap_or(path).trim_end_matches('/')
 }
 
 /// Who got in, as a rule: everybody whom both the groups and the addresses let in.

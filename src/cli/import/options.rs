@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use url::Url;
 
 /// Names with a plural in the `.cfg`, as flags are repeated instead.
 const PLURAL: [(&str, &str); 16] = [
@@ -88,6 +89,9 @@ const HOW: [&str; 9] = [
     "skipClaimsFromProfileURL",
     "useSystemTrustStore",
 ];
+
+/// Under which upstreams stand whose requests get another path there, or are chosen by an expression: each by path and address.
+pub(super) const REWRITTEN: &str = "upstreamConfig.rewriteTarget";
 
 #[derive(Debug, Default)]
 pub(super) struct Options(BTreeMap<String, Vec<String>>);
@@ -287,14 +291,22 @@ fn upstream(upstream: &Value, found: &mut Found) -> Result<(), String> {
     let members = || upstream.as_object().into_iter().flatten();
     let member = |name: &str| members().find(|(written, _)| written.eq_ignore_ascii_case(name)).map(|(_, value)| value);
     let text = |name: &str| member(name).and_then(Value::as_str).unwrap_or_default();
-    let (uri, path) = (text("uri").trim_end_matches('/'), text("path"));
+    let (uri, path) = (text("uri"), text("path"));
     if member("static") == Some(&Value::Bool(true)) {
         let code = member("staticCode").and_then(Value::as_u64).unwrap_or(200);
         found.entry("upstreams".to_owned()).or_default().push(format!("static://{code}"));
     } else if path.starts_with('^') || member("rewriteTarget").is_some() {
-        found.entry("upstreamConfig.rewriteTarget".to_owned()).or_default().push(path.to_owned());
+        found.entry(REWRITTEN.to_owned()).or_default().extend([path, uri].map(str::to_owned));
     } else {
-        found.entry("upstreams".to_owned()).or_default().push(format!("{uri}{path}"));
+        // Its requests keep their path, whatever path the address has.
+        let served = match Url::parse(uri) {
+            Ok(mut url) if url.has_host() => {
+                url.set_path(path);
+                url.to_string()
+            }
+            _ => format!("{uri}{path}"),
+        };
+        found.entry("upstreams".to_owned()).or_default().push(served);
     }
     for (name, value) in members() {
         let known = ["id", "path", "uri", "static", "staticCode", "rewriteTarget"];
