@@ -19,12 +19,16 @@ const HEAD: &str = "\
 # Secrets are named by their sources; what they contain is never printed.
 ";
 
+/// Set, `policies` would have what stands below read a second time.
+const POLICIES: &str = "# With the grants, rules and tests of these files, which `policies` lists:\n";
+
 impl Loaded {
     /// The configuration in force, with the origin of each value that is not a default. `fill` writes the defaults into
     /// it that depend on what stands beside them.
     pub fn to_yaml(&self, fill: impl FnOnce(&mut raw::Root)) -> Result<String, serde_saphyr::ser::Error> {
         let mut effective = self.raw.clone();
         fill(&mut effective);
+        effective.policies.clear();
         let yaml = serde_saphyr::to_string(&effective)?;
         // What was just printed can be read; should it not, it is still true without comments.
         let Ok(tree) = Node::parse(&yaml, 0) else { return Ok(yaml) };
@@ -40,6 +44,10 @@ impl Loaded {
         notes.collect(&tree, &At::root(), Some(&root));
 
         let mut text = HEAD.to_owned();
+        if !self.raw.policies.is_empty() {
+            text.push_str(POLICIES);
+            self.raw.policies.iter().for_each(|path| text.push_str(&format!("#   {path:?}\n")));
+        }
         for (index, line) in yaml.lines().enumerate() {
             let number = index + 1;
             match notes.unset.get(&number) {
@@ -87,7 +95,9 @@ impl Notes<'_> {
                     // What a table test leaves out is its own affair.
                     let default = schema.filter(|_| !at.is_within(&At::root().key("tests")));
                     let default = default.and_then(schema::default_told);
-                    if value.data == Data::Null && !empty && self.is_alone(key) {
+                    if at == At::root().key("policies") && !self.loaded.raw.policies.is_empty() {
+                        self.unset.insert(line, None);
+                    } else if value.data == Data::Null && !empty && self.is_alone(key) {
                         self.unset.insert(line, default);
                     } else if is_leaf(value) {
                         self.note(line, &at, value, default);

@@ -242,3 +242,19 @@ fn lines_are_found_as_by_reading_from_the_beginning() {
         }
     }
 }
+
+#[test]
+fn what_policy_files_say_is_printed_once_and_can_be_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("doorward.yaml");
+    let main =
+        "listeners: [{name: main, address: '127.0.0.1:8080'}]\npolicies: [more.yaml]\nrules: [{id: a, do: deny}]\n";
+    std::fs::write(&path, main).unwrap();
+    std::fs::write(folder.path().join("more.yaml"), "rules: [{id: b, do: deny}]\n").unwrap();
+    let load = |path| load(&Sources { path, ..Sources::default() }, |_, _| ()).unwrap().0;
+    let first = load(path.clone());
+    let printed = first.to_yaml(|_| ()).unwrap();
+    assert!(printed.contains("#   \"more.yaml\"\n") && !printed.contains("\npolicies:"), "{printed}");
+    std::fs::write(&path, printed).unwrap();
+    assert_eq!(load(path).raw.rules, first.raw.rules);
+}
