@@ -86,7 +86,18 @@ fn fits_credentials(who: &raw::Who, route: &raw::Route) -> bool {
     let is_of_route = || who.issuers.iter().any(|issuer| route.issuers.contains(issuer));
     (!who.anonymous || takes(raw::Scheme::Anonymous))
         && (who.webhooks.is_empty() || by_webhook())
+        && (fits_deliveries(who) || route.schemes.iter().any(|scheme| *scheme != raw::Scheme::Webhook))
         && (who.issuers.is_empty() || route.issuers.is_empty() || takes(raw::Scheme::Webhook) || is_of_route())
+}
+
+/// Whether a sender of deliveries can be one of these: it is an agent of which no issuer says anything.
+fn fits_deliveries(who: &raw::Who) -> bool {
+    let told_by_issuers = [&who.groups, &who.scopes, &who.clients, &who.service_accounts];
+    told_by_issuers.into_iter().all(Vec::is_empty)
+        && who.claims.is_empty()
+        && who.on_behalf_of.is_none()
+        && who.kind.is_none_or(|kind| kind == raw::Kind::Agent)
+        && (who.issuers.is_empty() || who.issuers.iter().any(|issuer| issuer.starts_with("webhook:")))
 }
 
 fn through(rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) -> Option<Through> {
@@ -272,7 +283,12 @@ routes:
             ("do: allow, on: {trigger: {service_accounts: [builder]}}", "allow hooks"),
             // Who can come at all.
             ("do: allow, who: {webhooks: [gh]}", "allow hooks"),
-            ("do: allow, who: {issuers: [partner]}", "allow board,old,hooks"),
+            ("do: allow, who: {issuers: [partner]}", "allow board,old"),
+            ("do: allow, who: {issuers: [corp], groups: [dev]}", "allow api,board,old"),
+            ("do: allow, who: {kind: human}", "allow api,board,old"),
+            ("do: allow, who: {kind: agent}", "allow api,board,old,hooks"),
+            ("do: allow, who: {repositories: ['github:7']}", "allow api,board,old,hooks"),
+            ("do: deny, who: {issuers: [corp], claims: {a: [b]}}", "deny api,board,old"),
             ("do: allow, who: {anonymous: true}, on: {routes: [web]}", ""),
             // Tokens are no requests.
             ("do: deny, on: {token: {audiences: [x]}}", ""),
