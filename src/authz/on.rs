@@ -99,9 +99,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     if let Some(time) = &raw.time {
         match TimeWindow::compile(time) {
             Ok(window) => on.push(On::Time(window)),
-            Err((key, why)) => {
-                report.error(&at.key("time").key(key), why);
-            }
+            Err(wrong) => wrong.into_iter().for_each(|(key, why)| _ = report.error(&at.key("time").key(key), why)),
         }
     }
     on.extend(listed(raw.addresses.iter().copied().collect(), On::Addresses));

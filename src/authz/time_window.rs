@@ -19,21 +19,33 @@ pub(super) struct TimeWindow {
 }
 
 impl TimeWindow {
-    /// Compiles a window; the error names the key that is wrong.
-    pub(super) fn compile(raw: &raw::TimeWindow) -> Result<Self, (&'static str, String)> {
-        let days = raw.days.as_deref().map_or(Ok([true; 7]), days).map_err(|why| ("days", why))?;
+    /// Compiles a window; the errors name the keys that are wrong.
+    pub(super) fn compile(raw: &raw::TimeWindow) -> Result<Self, Vec<(&'static str, String)>> {
+        let mut wrong = Vec::new();
+        let days = raw.days.as_deref().map_or(Ok([true; 7]), days).map_err(|why| wrong.push(("days", why))).ok();
         let from = time_of_day(&raw.from).filter(|at| *at < DAY);
-        let from = from.ok_or_else(|| ("from", format!("`{}` is not a time of day such as `08:00`", raw.from)))?;
+        if from.is_none() {
+            wrong.push(("from", format!("`{}` is not a time of day such as `08:00`", raw.from)));
+        }
         let to = time_of_day(&raw.to).filter(|at| *at > 0);
-        let to = to.ok_or_else(|| ("to", format!("`{}` is not a time of day such as `18:00` or `24:00`", raw.to)))?;
-        if from == to {
-            return Err(("to", "is the same as `from`; for whole days write `00:00` and `24:00`".to_owned()));
+        if to.is_none() {
+            wrong.push(("to", format!("`{}` is not a time of day such as `18:00` or `24:00`", raw.to)));
+        }
+        if from.is_some() && from == to {
+            wrong.push(("to", "is the same as `from`; for whole days write `00:00` and `24:00`".to_owned()));
         }
         let zone = raw.zone.as_deref().unwrap_or("UTC");
-        let offset = offset(zone).ok_or_else(|| {
-            ("zone", format!("`{zone}` is neither `UTC` nor an offset such as `+02:00`; names of places are not known"))
-        })?;
-        Ok(Self { days, from, to, offset })
+        let offset = offset(zone);
+        if offset.is_none() {
+            wrong.push((
+                "zone",
+                format!("`{zone}` is neither `UTC` nor an offset such as `+02:00`; names of places are not known"),
+            ));
+        }
+        match (days, from, to, offset) {
+            (Some(days), Some(from), Some(to), Some(offset)) if wrong.is_empty() => Ok(Self { days, from, to, offset }),
+            _ => Err(wrong),
+        }
     }
 
     pub(super) fn contains(&self, time: Timestamp) -> bool {
@@ -118,10 +130,10 @@ fn offset(zone: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn window(days: Option<&str>, from: &str, to: &str, zone: Option<&str>) -> Result<TimeWindow, &'static str> {
+    fn window(days: Option<&str>, from: &str, to: &str, zone: Option<&str>) -> Result<TimeWindow, String> {
         let owned = |text: Option<&str>| text.map(str::to_owned);
         let raw = raw::TimeWindow { days: owned(days), from: from.into(), to: to.into(), zone: owned(zone) };
-        TimeWindow::compile(&raw).map_err(|(key, _)| key)
+        TimeWindow::compile(&raw).map_err(|wrong| wrong.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(" "))
     }
 
     /// Monday, 1 January 2024, and some days and minutes on.
@@ -165,8 +177,9 @@ mod tests {
             (None, "08:60", "18:00", None, "from"),
             (None, "08:00", "18:00", Some("Europe/Berlin"), "zone"),
             (None, "08:00", "18:00", Some("+25:00"), "zone"),
+            (Some("foo"), "8:00", "25:00", Some("x"), "days from to zone"),
         ] {
-            assert_eq!(window(days, from, to, zone), Err(key), "{days:?} {from} {to} {zone:?}");
+            assert_eq!(window(days, from, to, zone), Err(key.to_owned()), "{days:?} {from} {to} {zone:?}");
         }
     }
 }
