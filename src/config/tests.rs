@@ -259,6 +259,9 @@ golden! {
         .replace("url: http://tekton-dashboard.tekton-pipelines:9097", "kubeconfig: /etc/doorward/kubeconfig")
         .replace("    url: http://el-build.ci:8080\n", "    kubeconfig: {users: [{name: u, user: {token: hunter2}}]}\n"));
     an_api_server_with_and_without_impersonation: with("    upstream: listener", "    upstream: api");
+    an_api_server_without_impersonation_and_without_a_credential: Case::new(&GOOD
+        .replace("    upstream: listener", "    upstream: api")
+        .replace("    credential: {bearer: {file: token}}\n", ""));
     service_accounts_that_cannot_be_those_of_runs: Case::new(&GOOD
         .replace("    credential: {bearer: {file: token}}", "    credential: {bearer: {file: token}}\n    default_service_account: ci/Builder")
         .replace("url: http://el-build.ci:8080", "url: http://el-build.ci:8080\n    default_service_account: builder"));

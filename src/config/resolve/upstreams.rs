@@ -34,15 +34,15 @@ pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, 
             || upstream.kubeconfig.is_some()
             || upstream.credential.is_some()
             || upstream.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
+        if kubernetes.contains(name) && !authenticated {
+            report
+                .error(
+                    &at,
+                    format!("upstream `{name}` is a Kubernetes API server, and Doorward has no credential there"),
+                )
+                .help("impersonation needs one: set `credential`, `certificate` within `tls`, or `kubeconfig`");
+        }
         match (kubernetes.contains(name), others.contains(name)) {
-            (true, _) if !authenticated => {
-                report
-                    .error(
-                        &at,
-                        format!("upstream `{name}` is a Kubernetes API server, and Doorward has no credential there"),
-                    )
-                    .help("impersonation needs one: set `credential`, `certificate` within `tls`, or `kubeconfig`");
-            }
             (true, true) => {
                 report
                     .error(&at.key("name"), format!("upstream `{name}` is used with impersonation and without"))
