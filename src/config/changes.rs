@@ -31,7 +31,9 @@ pub fn changes(before: &Value, after: &Value) -> Vec<Change> {
 fn compare(at: &str, before: Option<&Value>, after: Option<&Value>, found: &mut Vec<Change>) {
     let is_set = |value: &&Value| !value.is_null();
     let (before, after) = (before.filter(is_set), after.filter(is_set));
-    if before == after {
+    if before == after
+        || (has_no_order(at) && before.zip(after).is_some_and(|(before, after)| is_same_set(before, after)))
+    {
         return;
     }
     let Some((before, after)) = before.and_then(parts).zip(after.and_then(parts)) else {
@@ -42,6 +44,20 @@ fn compare(at: &str, before: Option<&Value>, after: Option<&Value>, found: &mut 
     for name in names {
         compare(&format!("{at}/{name}"), before.get(name).copied(), after.get(name).copied(), found);
     }
+}
+
+/// Whether a list that stands there means the same in any order: conditions of rules and grants, and what is only looked up.
+fn has_no_order(at: &str) -> bool {
+    let name = at.rsplit('/').next().unwrap_or_default();
+    at.starts_with("/rules/")
+        || at.starts_with("/grants/")
+        || ["algorithms", "methods", "token_types", "trusted_proxies"].contains(&name)
+}
+
+fn is_same_set(before: &Value, after: &Value) -> bool {
+    let Some((before, after)) = before.as_array().zip(after.as_array()) else { return false };
+    let within = |list: &[Value], other: &[Value]| list.iter().all(|value| other.contains(value));
+    within(before, after) && within(after, before)
 }
 
 /// What a value consists of, by what that is called; `None` if it is one, or has a part that is called nothing, or two that are
@@ -62,13 +78,17 @@ fn parts(value: &Value) -> Option<BTreeMap<&str, &Value>> {
     Some(named)
 }
 
-/// `+ /rules/deploy {...}`, `- /rules/old`, `~ /sessions/idle 8h -> 4h`; of a list of texts, what was added and removed.
+/// `+ /rules/deploy {...}`, `- /rules/old {...}`, `~ /sessions/idle 8h -> 4h`; of a list of texts, what was added and removed.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = &self.at;
         match (&self.before, &self.after) {
             (None, Some(after)) => write!(f, "+ {at} {}", Short(after)),
-            (Some(_), None) | (None, None) => write!(f, "- {at}"),
+            (Some(before), None) => write!(f, "- {at} {}", Short(before)),
+            (None, None) => write!(f, "- {at}"),
+            (Some(before @ Value::Array(_)), Some(after)) if is_same_set(before, after) => {
+                write!(f, "~ {at} {} -> {}", Short(before), Short(after))
+            }
             (Some(Value::Array(before)), Some(Value::Array(after))) => {
                 write!(f, "~ {at}")?;
                 for (sign, list, other) in [("-", before, after), ("+", after, before)] {
@@ -143,7 +163,7 @@ mod tests {
             told,
             [
                 "~ /rules/a/who/groups -ops +sre",
-                "- /rules/b",
+                "- /rules/b {do: deny, id: b}",
                 "+ /rules/c {do: allow, id: c}",
                 "~ /sessions/idle 8h -> 4h",
                 "~ /tests -{a: 2}",
@@ -157,7 +177,13 @@ mod tests {
     fn the_order_of_what_has_a_name_is_no_difference() {
         let list = |names: [&str; 2]| json!({"grants": names.map(|name| json!({"id": name}))});
         assert!(changes(&list(["a", "b"]), &list(["b", "a"])).is_empty());
-        assert_eq!(changes(&json!({"hosts": ["a", "b"]}), &json!({"hosts": ["b", "a"]})).len(), 1);
+        let who = |groups: [&str; 2]| json!({"rules": [{"id": "a", "who": {"groups": groups}}]});
+        assert!(changes(&who(["a", "b"]), &who(["b", "a"])).is_empty());
+        assert_eq!(changes(&who(["a", "b"]), &who(["a", "a"])).len(), 1);
+        let schemes = |schemes: [&str; 2]| json!({"routes": [{"name": "a", "schemes": schemes}]});
+        let found = changes(&schemes(["bearer", "session"]), &schemes(["session", "bearer"]));
+        let told: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["~ /routes/a/schemes [bearer, session] -> [session, bearer]"], "the first is asked first");
         assert_eq!(changes(&list(["a", "a"]), &list(["a", "b"])).len(), 1, "two of one name are compared as a whole");
     }
 }
