@@ -22,9 +22,8 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{
     assertions,
-    authn::{Kind, Whose},
+    authn::{Authenticator, Kind, Principal, Whose},
     authz::Concern,
-    clock::Timestamp,
     config::raw::Scheme,
     error::{Reason, Rejection},
     issuers::Issuer,
@@ -48,6 +47,8 @@ struct Context {
     request: Arc<CleanRequest<()>>,
     body: Bytes,
     origin: Option<Origin>,
+    /// Whose the bearer token is, where who asks comes with one.
+    bearer: Option<Arc<Principal>>,
     whose: Whose,
 }
 
@@ -97,9 +98,14 @@ impl Endpoints {
         &self,
         snapshot: &Arc<Snapshot>,
         request: CleanRequest<Incoming>,
+        authenticator: Authenticator<'_>,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Rejection> {
         exchange.record().endpoint = Some(name(request.path()));
+        let bearer = match request.path() {
+            WHO_AM_I => authenticator.of_token(&request, snapshot.routes.taking_tokens(request.host())).await?,
+            _ => None,
+        };
         let (request, body) = request.take_body();
         let body = match request.path() {
             backchannel::PATH => read(body, backchannel::MAX_BODY).await?,
@@ -115,6 +121,7 @@ impl Endpoints {
             request: Arc::new(request),
             body,
             origin,
+            bearer,
             whose: whose.clone(),
         });
         let mut response = match self.0.clone().oneshot(inner).await {
@@ -234,19 +241,32 @@ async fn not_asked(Extension(context): Extension<Context>) -> AxumResponse {
 }
 
 async fn who_am_i(Extension(context): Extension<Context>) -> AxumResponse {
-    let session = match context.session().await {
-        Ok(session) => session,
-        Err(answer) => return answer,
+    let (principal, session) = match &context.bearer {
+        Some(principal) => {
+            context.whose.is(principal);
+            (Arc::clone(principal), None)
+        }
+        None => match context.session().await {
+            Ok(session) => (Arc::clone(&session.principal), Some(session)),
+            Err(answer) => return answer,
+        },
     };
-    let Snapshot { policy, raw, .. } = &*context.snapshot;
-    let groups = policy.kubernetes_groups(&session.principal).groups;
+    let scheme = if session.is_some() { Scheme::Session } else { Scheme::Bearer };
+    let Snapshot { policy, raw, sessions, .. } = &*context.snapshot;
+    let groups = policy.kubernetes_groups(&principal).groups;
     let about = About {
-        recheck: context.snapshot.sessions.rechecked_by(&session),
         groups: &groups,
-        rules: policy.concerns(&session.principal, Scheme::Session, raw),
-        session: &session,
+        rules: policy.concerns(&principal, scheme, raw),
+        session: session.as_deref().map(|session| SessionTimes {
+            created: session.created,
+            recheck: sessions.rechecked_by(session),
+            idle_end: session.idle_end,
+            end: session.end,
+        }),
+        principal: &principal,
     };
-    if context.wants_json() { about.as_json() } else { about.as_page(&context) }
+    // Nobody looks at a page with a token.
+    if context.bearer.is_some() || context.wants_json() { about.as_json() } else { about.as_page(&context) }
 }
 
 impl Context {
@@ -302,18 +322,19 @@ fn signed_out(context: &Context) -> AxumResponse {
     (StatusCode::UNAUTHORIZED, headers, problem.to_string()).into_response()
 }
 
-/// What a person is told of themselves.
+/// What somebody is told of themselves.
 struct About<'a> {
-    session: &'a Session,
+    principal: &'a Principal,
     /// Kubernetes groups.
     groups: &'a [Arc<str>],
     rules: Vec<Concern<'a>>,
-    recheck: Timestamp,
+    /// Of who did not come with a token.
+    session: Option<SessionTimes>,
 }
 
 impl About<'_> {
     fn as_json(&self) -> AxumResponse {
-        let (session, principal) = (self.session, &self.session.principal);
+        let principal = self.principal;
         let body = Json(json!({
             "username": &*principal.username,
             "email": principal.email.as_deref(),
@@ -324,18 +345,18 @@ impl About<'_> {
             "scopes": texts(&principal.scopes),
             "kubernetes_groups": texts(self.groups),
             "rules": self.rules,
-            "session": {
+            "session": self.session.as_ref().map(|session| json!({
                 "created": session.created.to_string(),
-                "checked_again_by": self.recheck.to_string(),
+                "checked_again_by": session.recheck.to_string(),
                 "ends_if_unused": session.idle_end.to_string(),
                 "ends": session.end.to_string(),
-            },
+            })),
         }));
         ([(header::CACHE_CONTROL, "no-store")], body).into_response()
     }
 
     fn as_page(&self, context: &Context) -> AxumResponse {
-        let (session, principal) = (self.session, &self.session.principal);
+        let principal = self.principal;
         let view = WhoAmIView {
             username: &principal.username,
             email: principal.email.as_deref(),
@@ -350,12 +371,7 @@ impl About<'_> {
             scopes: &texts(&principal.scopes),
             kubernetes_groups: &texts(self.groups),
             rules: &self.rules,
-            session: Some(SessionTimes {
-                created: session.created,
-                recheck: self.recheck,
-                idle_end: session.idle_end,
-                end: session.end,
-            }),
+            session: self.session,
             request_id: &context.request.meta().id.to_string(),
         };
         pages::html(StatusCode::OK, &pages::who_am_i(&view), &context.snapshot.brand).map(Body::from)

@@ -172,13 +172,7 @@ impl Authenticator<'_> {
             _ if !bearers => return Ok(None),
             Presented::Bad(rejection) => return Err(rejection),
             Presented::Good(token) => {
-                if self.revocations.mirror_age() > self.max_mirror_age {
-                    return Err(Rejection::new(
-                        Reason::StoreUnavailable,
-                        "whether your token was revoked cannot be told at the moment",
-                    )
-                    .fix("try again in a moment; the token may be good"));
-                }
+                self.check_mirror()?;
                 let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
                 let BearerToken { token, remaining_protocols } = token;
                 let principal = self.issuers.authenticate(&token, &route.accepts, &revoked).await?;
@@ -190,6 +184,44 @@ impl Authenticator<'_> {
             request.replace_header(HeaderName::from_static("sec-websocket-protocol"), protocols);
         }
         Ok(Some((principal, token)))
+    }
+
+    /// Whether it is known well enough which tokens are revoked.
+    fn check_mirror(&self) -> Result<(), Rejection> {
+        if self.revocations.mirror_age() <= self.max_mirror_age {
+            return Ok(());
+        }
+        let why = "whether your token was revoked cannot be told at the moment";
+        Err(Rejection::new(Reason::StoreUnavailable, why).fix("try again in a moment; the token may be good"))
+    }
+
+    /// Whose the token is that comes to a page of Doorward's own: as the first of these routes has it that takes it, which are those of
+    /// the host. `None`: none of them takes tokens, or there is none. The handle of a session is none.
+    pub async fn of_token<'r, B>(
+        &self,
+        request: &CleanRequest<B>,
+        routes: impl Iterator<Item = &'r Arc<Route>>,
+    ) -> Result<Option<Arc<Principal>>, Rejection> {
+        let mut routes = routes.peekable();
+        if routes.peek().is_none() {
+            return Ok(None);
+        }
+        let token = match bearer::presented(request.headers(), request.query(), false) {
+            Presented::Not => return Ok(None),
+            Presented::Bad(rejection) => return Err(rejection),
+            Presented::Good(token) if sessions::is_handle(&token.token) => return Ok(None),
+            Presented::Good(BearerToken { token, .. }) => token,
+        };
+        self.check_mirror()?;
+        let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
+        let mut refusal = None;
+        for route in routes {
+            match self.issuers.authenticate(&token, &route.accepts, &revoked).await {
+                Ok(principal) => return Ok(Some(principal)),
+                Err(rejection) => refusal = refusal.or(Some(rejection)),
+            }
+        }
+        refusal.map_or(Ok(None), Err)
     }
 
     /// Whether a request may carry the handle of a program's session, which stands where tokens do.

@@ -36,6 +36,7 @@ use crate::{
     clock::Timestamp,
     config::raw::RouteKind,
     downstream::{Connection, Serve, Unfit},
+    endpoints,
     error::{Reason, Rejection},
     interceptor,
     memory::Level,
@@ -196,8 +197,13 @@ impl Worker {
         let route = match target {
             Ok(Target::Upstream(route)) => route,
             Ok(Target::Own) => {
-                let answer = Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await;
-                return answer.map(|response| own(response, id));
+                let asks_who = request.path() == endpoints::WHO_AM_I;
+                let of_tokens =
+                    asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
+                let authenticator = self.authenticator(snapshot);
+                let answer = Box::pin(self.app.endpoints.serve(snapshot, request, authenticator, exchange)).await;
+                // So that the refusal of a token tells which kind of credential would do.
+                return answer.map(|response| own(response, id)).inspect_err(|_| manner.route = of_tokens);
             }
             Ok(Target::OwnIssuer(endpoint)) => {
                 let Some(own_issuer) = &snapshot.own_issuer else { return Err(Miss::Path.into()) };

@@ -177,6 +177,12 @@ impl Routes {
         entry.bearer_route(resource_of(path)?)
     }
 
+    /// The routes of a host that take bearer tokens.
+    pub fn taking_tokens(&self, host: &str) -> impl Iterator<Item = &Arc<Route>> {
+        let entry = self.exact.get(host).or_else(|| self.wildcard(host));
+        entry.into_iter().flat_map(Host::routes).filter(|route| route.schemes.contains(&Scheme::Bearer))
+    }
+
     /// Whether all routes of a host are of the API server, so that whoever comes there expects its kind of answer.
     pub fn is_for_kubernetes(&self, host: &str) -> bool {
         let entry = self.exact.get(host).or_else(|| self.wildcard(host));

@@ -1,8 +1,10 @@
 //! Rows of the attack tables that only the whole front door shows: trusted proxies and open paths.
 
+use serde_json::{Value, json};
+
 use crate::{
-    fixture::{Fixture, WEBHOOK_SECRET},
-    harness::{Reply, unique},
+    fixture::{Fixture, WEBHOOK_SECRET, bearer},
+    harness::{Reply, unique, within},
 };
 
 /// The body of a push; `AFTER` is its commit.
@@ -168,7 +170,7 @@ async fn every_answer_carries_our_id_of_the_request_and_no_other() {
         ("web.test", "/x", &[&alice], 200, Some("x-request-id")),
         ("api.test", exec, &[&[&*alice], &socket[..]].concat(), 101, Some("audit-id")),
         ("web.test", "/refused", &[&[&*alice], &socket[..]].concat(), 403, Some("x-request-id")),
-        ("api.test", "/.doorward/whoami", &[&alice], 401, None),
+        ("api.test", "/.doorward/whoami", &[], 401, None),
         ("api.test", "/.well-known/jwks.json", &[], 200, None),
         ("api.test", TASKRUNS, &[], 401, None),
     ];
@@ -183,6 +185,59 @@ async fn every_answer_carries_our_id_of_the_request_and_no_other() {
         let seen = fixture.upstream.take();
         assert_eq!(seen.first().zip(told).map(|(seen, name)| seen.one(name)), told.map(|_| id), "{host}{path}");
     }
+}
+
+/// A bot has no session, and whoever set it up wants to know who it is here.
+#[tokio::test]
+async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
+    let fixture = Fixture::start().await;
+    let ask = async |host: &str, lines: &[&str]| {
+        let host = format!("Host: {host}");
+        fixture.doorward.get("/.doorward/whoami", &[&[&*host], lines].concat()).await
+    };
+    let alice = fixture.alice();
+    for host in ["api.test", "a.test", "web.test"] {
+        let answer = ask(host, &[&alice]).await;
+        assert_eq!(answer.status, 200, "{host}: {}", answer.text());
+        let told = answer.json();
+        assert_eq!((&told["username"], &told["issuer"]), (&json!("alice"), &json!("a")), "{told}");
+        assert_eq!((&told["groups"], &told["kubernetes_groups"]), (&json!(["dev"]), &json!(["tekton:dev"])), "{told}");
+        assert_eq!((&told["rules"][0]["rule"], &told["session"]), (&json!("dev"), &Value::Null), "{told}");
+    }
+    within(async {
+        let is_told = |record: &Value| ["whoami", "alice"].iter().all(|text| record.to_string().contains(text));
+        while fixture.doorward.audit().iter().filter(|record| is_told(record)).count() < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    // What no route of the host takes opens nothing there, and why is told.
+    let bob = bearer(&fixture.b.token("bob", &[]));
+    assert_eq!(ask("api.test", &[&bob]).await.status, 200, "the twin");
+    let mut other = fixture.a.claims("alice", &["dev"]);
+    other["aud"] = json!("https://other.test");
+    let other = bearer(&fixture.a.sign(&other));
+    let mut old = fixture.a.claims("alice", &["dev"]);
+    old["exp"] = json!(1);
+    let old = bearer(&fixture.a.sign(&old));
+    for (what, host, line, reason) in [
+        ("of an issuer of other routes", "a.test", &bob, "issuer_unknown"),
+        ("for somebody else", "api.test", &other, "audience_mismatch"),
+        ("ended", "api.test", &old, "token_expired"),
+        ("no token", "api.test", &"Authorization: Basic YTpi".to_owned(), "credential_malformed"),
+    ] {
+        let answer = ask(host, &[line]).await;
+        assert_eq!((answer.status, answer.reason().as_str()), (401, reason), "{what}: {}", answer.text());
+        assert!(answer.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer")), "{}", answer.head);
+    }
+    // Where no route takes tokens none is looked at.
+    assert_eq!(ask("open.test", &[&alice]).await.status, 401);
+    let revoke = ["revoke", "--issuer", "a", "--subject", "alice", "--why", "test"];
+    let (code, said) = fixture.doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(ask("api.test", &[&alice]).await.status, 401);
+    assert!(fixture.upstream.take().is_empty());
 }
 
 /// EventListeners and what stands behind them fetch the keys of assertions there, whichever hosts people use.
