@@ -9,9 +9,11 @@ use serde::Serialize;
 
 use super::{
     RequestView,
+    issuers::BREAK_GLASS,
     names::{HostPattern, PathPattern},
     policy::Policy,
     rule::Rule,
+    who::{facts_of_an_issuer, says_nothing},
 };
 use crate::{
     clock::Timestamp,
@@ -65,7 +67,7 @@ impl Policy {
         let mut starts = Vec::new();
         for rule in self.rules.iter().filter(|rule| !rule.shadow) {
             let Some(raw) = root.rules.iter().find(|raw| raw.id == *rule.id) else { continue };
-            let may_be_on = |route: &&raw::Route| rule.can_hit_on(route) && fits_credentials(&raw.who, route);
+            let may_be_on = |route: &&raw::Route| rule.can_hit_on(route) && fits_credentials(raw, route, root);
             let routes = root.routes.iter().filter(may_be_on).filter_map(|route| {
                 let through = through(rule, raw, route, namespace)?;
                 Some(StartRoute { name: route.name.clone(), through })
@@ -80,24 +82,52 @@ impl Policy {
 }
 
 /// Whether anybody whom a route lets in can be one of these, as far as the kind of credential and its issuer tell.
-fn fits_credentials(who: &raw::Who, route: &raw::Route) -> bool {
-    let takes = |scheme| route.schemes.contains(&scheme);
-    let by_webhook = || route.webhook.as_ref().is_some_and(|webhook| who.webhooks.contains(webhook));
-    let is_of_route = || who.issuers.iter().any(|issuer| route.issuers.contains(issuer));
-    (!who.anonymous || takes(raw::Scheme::Anonymous))
-        && (who.webhooks.is_empty() || by_webhook())
-        && (fits_deliveries(who) || route.schemes.iter().any(|scheme| *scheme != raw::Scheme::Webhook))
-        && (who.issuers.is_empty() || route.issuers.is_empty() || takes(raw::Scheme::Webhook) || is_of_route())
+fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> bool {
+    let who = &rule.who;
+    if who.anonymous {
+        return route.schemes.contains(&raw::Scheme::Anonymous);
+    }
+    // A deny is read widely: of a fact that is withheld it holds too.
+    let is_deny = matches!(rule.action, raw::Action::Deny);
+    let named = |issuer: &str| who.issuers.is_empty() || who.issuers.iter().any(|named| named == issuer);
+    let taken = |issuer: &&raw::Issuer| {
+        named(&issuer.name) && (route.issuers.is_empty() || route.issuers.contains(&issuer.name))
+    };
+    let is_login = |client: &str| is_deny || who.clients.is_empty() || who.clients.iter().any(|named| named == client);
+    let by_login = || who.service_accounts.is_empty() && (is_deny || who.on_behalf_of.is_none());
+    route.schemes.iter().any(|scheme| match scheme {
+        raw::Scheme::Bearer => who.webhooks.is_empty() && root.issuers.iter().any(|issuer| taken(&issuer)),
+        raw::Scheme::Session => {
+            let mut logins = root.issuers.iter().filter(taken).filter_map(|issuer| issuer.login.as_ref());
+            who.webhooks.is_empty() && by_login() && logins.any(|login| is_login(&login.client.id))
+        }
+        // It has what its delivery tells, and no fact of an issuer.
+        raw::Scheme::Webhook => {
+            let is_sender = || route.webhook.as_ref().is_some_and(|sender| who.webhooks.contains(sender));
+            (who.webhooks.is_empty() || is_sender()) && fits_deliveries(who, is_deny)
+        }
+        // It tells groups and a name, and of no issuer that is only implied.
+        raw::Scheme::BreakGlass => {
+            let is_implied = who.issuers.is_empty() && facts_of_an_issuer(who).is_some();
+            let may_be = by_login() && (is_deny || (who.clients.is_empty() && who.scopes.is_empty() && !is_implied));
+            root.break_glass.is_some() && who.webhooks.is_empty() && named(BREAK_GLASS) && may_be
+        }
+        raw::Scheme::Anonymous => is_deny && says_nothing(who),
+    })
 }
 
 /// Whether a sender of deliveries can be one of these: it is an agent of which no issuer says anything.
-fn fits_deliveries(who: &raw::Who) -> bool {
+fn fits_deliveries(who: &raw::Who, is_deny: bool) -> bool {
     let told_by_issuers = [&who.groups, &who.scopes, &who.clients, &who.service_accounts];
-    told_by_issuers.into_iter().all(Vec::is_empty)
-        && who.claims.is_empty()
-        && who.on_behalf_of.is_none()
-        && who.kind.is_none_or(|kind| kind == raw::Kind::Agent)
+    let is_told = || {
+        !told_by_issuers.into_iter().all(Vec::is_empty)
+            || !who.claims.is_empty()
+            || who.on_behalf_of.is_some()
+            || (who.webhooks.is_empty() && facts_of_an_issuer(who).is_some())
+    };
+    who.kind.is_none_or(|kind| kind == raw::Kind::Agent)
         && (who.issuers.is_empty() || who.issuers.iter().any(|issuer| issuer.starts_with("webhook:")))
+        && (is_deny || !is_told())
 }
 
 fn through(rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) -> Option<Through> {
@@ -193,8 +223,8 @@ mod tests {
 
     const GROUND: &str = "
 issuers:
-  - {name: corp, issuer: 'https://corp.example', kind: human}
-  - {name: partner, issuer: 'https://partner.example', kind: human}
+  - {name: corp, issuer: 'https://corp.example', kind: human, login: {client: {id: door, secret: {env: SECRET}}}}
+  - {name: partner, issuer: 'https://partner.example', kind: human, login: {client: {id: door, secret: {env: SECRET}}}}
 webhooks:
   - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
 interceptor: {host: interceptor.example, kubernetes: api}
@@ -215,7 +245,11 @@ routes:
 
     /// `DOES ROUTE,ROUTE` of the one rule.
     fn starts(rule: &str) -> String {
-        let root: raw::Root = serde_saphyr::from_str(&format!("{GROUND}rules: [{{id: a, {rule}}}]")).unwrap();
+        starts_on(GROUND, rule)
+    }
+
+    fn starts_on(ground: &str, rule: &str) -> String {
+        let root: raw::Root = serde_saphyr::from_str(&format!("{ground}rules: [{{id: a, {rule}}}]")).unwrap();
         let mut resolver = Resolver::default();
         let policy = Policy::compile(&root, &mut resolver);
         let policy = policy.unwrap_or_else(|| panic!("{rule}: {:?}", resolver.report.problems()));
@@ -301,6 +335,52 @@ routes:
         ] {
             assert_eq!(starts(rule), expected, "{rule}");
         }
+    }
+
+    /// Who reads the list looks into each route of it.
+    #[test]
+    fn a_route_on_which_a_rule_can_hit_nobody_is_not_told() {
+        const DOORS: &str = "
+issuers:
+  - {name: corp, issuer: 'https://corp.example', kind: human, login: {client: {id: door, secret: {env: SECRET}}}}
+  - {name: pods, issuer: 'https://pods.example', preset: kubernetes}
+webhooks:
+  - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
+break_glass: {until: '2024-01-01T00:00:00Z', certificates: []}
+routes:
+  - {name: board, kind: dashboard, hosts: [board.example], schemes: [session], upstream: board, kubernetes: api}
+  - {name: glass, kind: kubernetes, hosts: [glass.example], schemes: [break_glass], upstream: api}
+  - {name: api, kind: kubernetes, hosts: [api.example], schemes: [bearer], upstream: api}
+  - {name: hooks, kind: webhook, hosts: [hooks.example], schemes: [webhook], webhook: gh, upstream: listener,
+      event_listener: {namespace: ci, name: build}}
+";
+        for (rule, expected) in [
+            ("do: allow", "allow board,glass,api,hooks"),
+            ("do: allow, who: {issuers: [corp]}", "allow board,api"),
+            ("do: allow, who: {issuers: [pods]}", "allow api"),
+            ("do: allow, who: {issuers: [break-glass], groups: [sre]}", "allow glass"),
+            ("do: allow, who: {issuers: [corp, break-glass], groups: [sre]}", "allow board,glass,api"),
+            ("do: allow, who: {issuers: [corp], clients: [nightly-builds]}", "allow api"),
+            ("do: allow, who: {issuers: [corp], clients: [door]}", "allow board,api"),
+            ("do: allow, who: {issuers: [corp], on_behalf_of: {groups: [dev]}}", "allow api"),
+            ("do: allow, who: {service_accounts: [ci/builder]}", "allow api"),
+            ("do: allow, who: {webhooks: [gh]}", "allow hooks"),
+            ("do: allow, who: {users: ['break-glass:alice']}", "allow board,glass,api,hooks"),
+            // A deny holds of a client that is not told, too.
+            ("do: deny, who: {issuers: [corp], clients: [nightly-builds]}", "deny board,api"),
+            ("do: deny, who: {issuers: [break-glass]}", "deny glass"),
+        ] {
+            assert_eq!(starts_on(DOORS, rule), expected, "{rule}");
+        }
+        let one = DOORS.replace("  - {name: pods, issuer: 'https://pods.example', preset: kubernetes}\n", "");
+        assert_eq!(starts_on(&one, "do: allow, who: {groups: [sre]}"), "allow board,api", "of the one issuer");
+        let (head, tail) = DOORS.split_once("break_glass: ").unwrap();
+        let closed = format!("{head}{}", tail.split_once('\n').unwrap().1);
+        assert_eq!(
+            starts_on(&closed, "do: allow, who: {issuers: [break-glass], groups: [sre]}"),
+            "",
+            "there is no door"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
     names::{Names, same_user},
 };
 
-pub(super) use compile::{Purpose, compile};
+pub(super) use compile::{Purpose, compile, facts_of_an_issuer};
 
 /// A principal and what is known of its issuer.
 #[derive(Clone, Copy, Debug)]

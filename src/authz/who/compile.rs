@@ -109,7 +109,7 @@ pub(in super::super) fn compile(
 }
 
 /// The first key that speaks of what an issuer says, which is worth what the issuer is worth.
-fn facts_of_an_issuer(raw: &raw::Who) -> Option<&'static str> {
+pub(in super::super) fn facts_of_an_issuer(raw: &raw::Who) -> Option<&'static str> {
     [
         ("groups", !raw.groups.is_empty()),
         ("scopes", !raw.scopes.is_empty()),
