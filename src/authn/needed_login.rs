@@ -56,6 +56,14 @@ impl NeededLogin {
         (!missing.is_empty()).then_some(missing)
     }
 
+    /// From when on a login is too old for it, in each respect.
+    pub fn too_old(&self, login: &LoginFacts) -> impl Iterator<Item = Timestamp> {
+        let ages = self.mfa.into_iter().chain(self.fresh);
+        let at = login.auth_time;
+        // At that age it is not yet.
+        ages.filter_map(move |age| Some(at? + age + Duration::from_millis(1)))
+    }
+
     /// How long ago the login may have been at most (`max_age` of an authorization request).
     pub fn max_age(&self) -> Option<Duration> {
         self.mfa.into_iter().chain(self.fresh).min()

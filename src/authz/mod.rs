@@ -46,6 +46,7 @@ mod time_window;
 mod token;
 mod token_explain;
 mod trigger;
+mod validity;
 mod who;
 
 use std::net::IpAddr;

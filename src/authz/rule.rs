@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    authn::{NeededLogin, Principal},
+    authn::{LoginFacts, NeededLogin, Principal},
     config::{
         raw,
         report::{At, Report},
@@ -370,10 +370,30 @@ impl Rule {
         windows.min()
     }
 
+    /// The next time at which a login has grown too old for it.
+    pub(super) fn too_old(
+        &self,
+        login: &LoginFacts,
+        after: crate::clock::Timestamp,
+    ) -> Option<crate::clock::Timestamp> {
+        let Action::Allow(need) = &self.action else { return None };
+        need.too_old(login).filter(|at| *at > after).min()
+    }
+
     /// Whether what it says may change at any moment, as a login grows old or an expression looks at the time.
     pub(super) fn follows_the_clock(&self) -> bool {
         let ages = matches!(&self.action, Action::Allow(need) if need.max_age().is_some());
-        !self.shadow && (ages || self.when.as_ref().is_some_and(Expression::reads_time))
+        !self.shadow && (ages || self.reads_time())
+    }
+
+    /// Whether its expression looks at the time.
+    pub(super) fn reads_time(&self) -> bool {
+        self.when.as_ref().is_some_and(Expression::reads_time)
+    }
+
+    /// Whether it decides nothing.
+    pub(super) fn is_shadow(&self) -> bool {
+        self.shadow
     }
 }
 

@@ -151,15 +151,15 @@ impl Exchanger<'_> {
         (Err(refusal), decision)
     }
 
-    /// Until when rules give all of this: up to those of their hours at which they would not, and no longer than one of them lets it
-    /// last.
+    /// Until when rules give all of this, and no longer than one of them lets it last.
     pub(super) fn given_until(&self, party: &Party, view: &RequestView<'_>, granted: &Granted) -> Timestamp {
         let policy = &self.snapshot.policy;
         let lifetime = policy.token_lifetime(&granted.rules).unwrap_or(MAX_LIFETIME);
         self.gives_until(party, view, granted, view.now + lifetime)
     }
 
-    /// Until when the hours of rules give all of this, up to `until`.
+    /// Until when rules give all of this, up to `until`: to the end of their hours, as long as the login is as fresh as they need
+    /// it, and as an expression says by the time.
     pub(super) fn gives_until(
         &self,
         party: &Party,
@@ -176,14 +176,7 @@ impl Exchanger<'_> {
             [] => granted.rules.is_empty() || gives(now, None),
             scopes => scopes.iter().all(|scope| gives(now, Some(scope))),
         };
-        let mut change = policy.next_change(view.now);
-        while let Some(at) = change.filter(|at| *at < until) {
-            if !gives_all(at) {
-                return at;
-            }
-            change = policy.next_change(at);
-        }
-        until
+        policy.token_given_until(&party.principal.login, view.now, until, gives_all)
     }
 
     /// The refusal of a scope, or of the audience if none of its scopes may be had either.

@@ -476,25 +476,36 @@ fn clock(minute: u64, midnight: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_token_that_would_outlast_the_hours_of_its_rule_is_not_passed_on() {
-    let provider = Provider::start().await;
-    let onward = ONWARD.replace("{url}", &provider.upstream.url());
+async fn a_token_that_would_outlast_what_its_rule_says_of_time_is_not_passed_on() {
     let minute = now() / 60;
     // Since an hour, and for three minutes more at least.
     let (from, to) = (clock(minute + 24 * 60 - 60, "00:00"), clock(minute + 4, "24:00"));
-    let rules = RULES.replacen("'tekton:*']}}", &format!("'tekton:*']}}, time: {{from: '{from}', to: '{to}'}}}}"), 1);
+    for more in [
+        format!("'tekton:*']}}, time: {{from: '{from}', to: '{to}'}}}}"),
+        "'tekton:*']}}\n    need: {mfa: {max_age: 1h}}".to_owned(),
+        format!("'tekton:*']}}}}\n    when: request.time < {}", now() + 200),
+    ] {
+        is_not_outlasted(&RULES.replacen("'tekton:*']}}", &more, 1)).await;
+    }
+}
+
+/// For three minutes more these give a token.
+async fn is_not_outlasted(rules: &str) {
+    let provider = Provider::start().await;
+    let onward = ONWARD.replace("{url}", &provider.upstream.url());
     let world = World::with_files(
-        |yaml| yaml.replace("  resource_servers:\n", &onward).replace("rules:\n", &rules),
+        |yaml| yaml.replace("  resource_servers:\n", &onward).replace("rules:\n", rules),
         &[("bot", "bot-secret-of-the-tests")],
     )
     .await;
-    let alice = world.person("alice", &json!({}));
+    let alice = world.person("alice", &json!({"auth_time": now() - 3400, "amr": ["mfa"]}));
     let refused = ask(&world, &alice, "vault", "read").await;
     assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_target")), "{}", refused.text());
-    assert!(refused.text().contains("rules give it by their hours"), "{}", refused.text());
+    assert!(refused.text().contains("alone, by their hours"), "{}", refused.text());
     assert!(!refused.text().contains("given-"), "{}", refused.text());
     let mut short = good("short");
     short["expires_in"] = json!(100);
     provider.says(Reply::json(200, &short.to_string()));
+/// Its hours, the age of the login that it needs, and what its expression makes of the time.
     assert_eq!(token(&ask(&world, &alice, "vault", "write").await), "short");
 }

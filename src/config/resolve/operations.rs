@@ -113,22 +113,30 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
     let onward: Vec<&raw::Onward> = root.tokens.iter().flat_map(|tokens| &tokens.onward).collect();
     for (index, rule) in root.rules.iter().enumerate() {
         let Some(token) = &rule.on.token else { continue };
-        let Some(lifetime) = token.lifetime else { continue };
         let is_named = |audience: &str| {
             token.audiences.iter().any(|named| match named.strip_suffix('*') {
                 Some(start) => audience.starts_with(start),
                 None => named == audience,
             })
         };
-        for onward in onward.iter().filter(|onward| is_named(&onward.audience) && onward.max_lifetime > lifetime) {
-            report
-                .error(
-                    &item("rules", index).key("on").key("token").key("lifetime"),
-                    format!("a token for `{}` may last longer: its provider says how long", onward.audience),
-                )
-                .help(
-                    "give that audience a `max_lifetime` of no more than this, or a rule of its own without `lifetime`",
-                );
+        let at = item("rules", index);
+        let need = at.key("need");
+        let ages = [("mfa", rule.need.mfa), ("fresh_login", rule.need.fresh_login)];
+        let limits = token.lifetime.map(|lifetime| (at.key("on").key("token").key("lifetime"), "lifetime", lifetime));
+        let limits = limits.into_iter().chain(
+            ages.into_iter().filter_map(|(name, age)| Some((need.key(name).key("max_age"), name, age?.max_age))),
+        );
+        for (at, name, limit) in limits {
+            for onward in onward.iter().filter(|onward| is_named(&onward.audience) && onward.max_lifetime > limit) {
+                report
+                    .error(
+                        &at,
+                        format!("a token for `{}` may last longer: its provider says how long", onward.audience),
+                    )
+                    .help(format!(
+                        "give that audience a `max_lifetime` of no more than this, or a rule of its own without `{name}`"
+                    ));
+            }
         }
     }
 }

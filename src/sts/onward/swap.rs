@@ -33,7 +33,7 @@ const AWS_CREDENTIALS: &str = "https://doorward.dev/token-type/aws-credentials";
 
 impl Exchanger<'_> {
     /// The provider's token in place of one of ours. `claims` are what ours would say, `issued` what the trail would; both have been
-    /// decided. `gives_until` tells up to when the hours of rules give it, of a time that it may last until.
+    /// decided. `gives_until` tells up to when rules give it, of a time that it may last until.
     pub(in crate::sts) async fn pass_on(
         &self,
         onward: &Arc<Onward>,
@@ -79,11 +79,12 @@ impl Exchanger<'_> {
         if self.app.revocations.is_revoked(principal).is_some() {
             return Err(Refusal::subject("the run has ended, or who asks was revoked, while the provider was asked"));
         }
-        let hours = gives_until(given.expires);
-        if hours < given.expires {
+        let by_rules = gives_until(given.expires);
+        if by_rules < given.expires {
             return Err(Refusal::target(format!(
-                "the token of {} lasts until {}, and rules give it by their hours (`time`) until {hours} alone; it can be had until it \
-                 lasts longer than they go on, for which the provider, and `max_lifetime`, must let it last shorter",
+                "the token of {} lasts until {}, and rules give it until {by_rules} alone, by their hours (`time`), how old the login may \
+                 be (`need`), or `request.time` in `when`; it can be had until it lasts longer than they go on, for which the provider, \
+                 and `max_lifetime`, must let it last shorter",
                 onward.name(),
                 given.expires
             )));

@@ -157,6 +157,12 @@ async fn a_token_lasts_no_longer_than_the_rules_that_give_it_let_it() {
             600,
         ),
         ("hours of a deny", rule("a", "", "", "allow") + &rule("b", "", &begins, "deny"), 170, 240),
+        (
+            "an expression",
+            rule("a", "", "", "allow").replace("do:", &format!("when: request.time < {}, do:", now() + 200)),
+            100,
+            200,
+        ),
     ] {
         let lasts = lasts(&rules).await;
         assert!((from..=until).contains(&lasts), "{what}: {lasts} s\n{rules}");

@@ -148,6 +148,31 @@ fn settings_of_the_issuer_that_cannot_work_are_refused_with_what_to_change() {
     assert!(!good && told.contains("without the section `tokens` Doorward issues none"), "{told}");
 }
 
+#[test]
+fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
+    let with = |rule: &str| {
+        let onward = "\n  onward: [{audience: vault, provider: {jwt_bearer: {token_url: 'https://idp.test/token'}}, \
+                      assertion: {audience: 'https://idp.test'}, max_lifetime: 30m}]\nstore:";
+        let more = format!(
+            "do: allow}}, {{id: vault, on: {{token: {{audiences: [vault]{rule}, who: {{issuers: [people]}}, do: allow}}]"
+        );
+        GOOD.replace("do: allow}]", &more).replace("\nstore:", onward)
+    };
+    for (rule, name) in [
+        ("}}", None),
+        ("}}, need: {mfa: {max_age: 30m}, fresh_login: {max_age: 1h}}", None),
+        (", lifetime: 5m}}", Some("`lifetime`")),
+        ("}}, need: {mfa: {max_age: 29m}}", Some("`mfa`")),
+        ("}}, need: {fresh_login: {max_age: 29m}}", Some("`fresh_login`")),
+    ] {
+        let (good, told) = check(&with(rule));
+        assert_eq!(good, name.is_none(), "{rule}: {told}");
+        let Some(name) = name else { continue };
+        assert!(told.contains("a token for `vault` may last longer: its provider says how long"), "{rule}: {told}");
+        assert!(told.contains(&format!("or a rule of its own without {name}")), "{rule}: {told}");
+    }
+}
+
 /// Who makes runs there has caused none of a cluster whose tasks get tokens.
 #[test]
 fn a_route_to_an_api_server_of_no_cluster_is_warned_of() {

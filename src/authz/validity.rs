@@ -1,0 +1,185 @@
+//! How long what rules give goes on to be given: what lasts must not outlast the rules that gave it.
+
+use std::time::Duration;
+
+use super::{Policy, TOKEN_ENDPOINT};
+use crate::{authn::LoginFacts, clock::Timestamp};
+
+/// How often what an expression says is looked at ahead, and how many times at most.
+const STEP: Duration = Duration::from_secs(60);
+const MAX_STEPS: u32 = 60;
+
+impl Policy {
+    /// Until when rules give a token that they give at `from`, up to `until`; `gives` tells whether they do at some moment.
+    ///
+    /// Hours of rules and ages of logins say themselves when they change. What an expression makes of the time is known of single
+    /// moments alone: it is asked each minute, or less often where that would be too much, and between two that differ for the second.
+    pub fn token_given_until(
+        &self,
+        login: &LoginFacts,
+        from: Timestamp,
+        until: Timestamp,
+        gives: impl Fn(Timestamp) -> bool,
+    ) -> Timestamp {
+        let enforced = || self.candidates(TOKEN_ENDPOINT).filter(|rule| !rule.is_shadow());
+        let next_change = |after| {
+            enforced().flat_map(|rule| rule.next_change(after).into_iter().chain(rule.too_old(login, after))).min()
+        };
+        let mut change = next_change(from).filter(|at| *at < until);
+        while let Some(at) = change {
+            if !gives(at) {
+                return self.read_until(from, at, gives);
+            }
+            change = next_change(at).filter(|at| *at < until);
+        }
+        self.read_until(from, until, gives)
+    }
+
+    /// The same as far as expressions that read the time say it.
+    fn read_until(&self, from: Timestamp, until: Timestamp, gives: impl Fn(Timestamp) -> bool) -> Timestamp {
+        let mut rules = self.candidates(TOKEN_ENDPOINT);
+        if !rules.any(|rule| !rule.is_shadow() && rule.reads_time()) {
+            return until;
+        }
+        // Expressions know whole seconds.
+        let gives = |second| gives(Timestamp::from_secs(second));
+        let last = Timestamp::from_millis(until.as_millis().saturating_sub(1)).as_secs();
+        let steps = STEP.max(until.since(from) / MAX_STEPS).as_secs();
+        let step = i64::try_from(steps).unwrap_or(i64::MAX);
+        let mut given = from.as_secs();
+        while given < last {
+            let mut refused = given.saturating_add(step).min(last);
+            if gives(refused) {
+                given = refused;
+                continue;
+            }
+            while given + 1 < refused {
+                let middle = given + (refused - given) / 2;
+                if gives(middle) { given = middle } else { refused = middle }
+            }
+            return Timestamp::from_secs(refused);
+        }
+        until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use http::Method;
+
+    use super::*;
+    use crate::{
+        authn::{Principal, Scheme},
+        authz::{RequestView, TokenView},
+        config::{
+            raw::{self, RouteKind},
+            resolver::Resolver,
+        },
+    };
+
+    const NOW: i64 = 1_700_000_000;
+
+    fn policy(rules: &str) -> Policy {
+        let head = "
+external_host: door.test
+issuers: [{name: corp, issuer: 'https://corp.test'}]
+tokens: {exchange: [{issuer: corp}]}
+rules:
+";
+        let root: raw::Root = serde_saphyr::from_str(&format!("{head}{rules}")).unwrap();
+        Policy::compile(&root, &mut Resolver::default()).unwrap()
+    }
+
+    /// How many seconds a token lasts that may last `most`, and how often rules were asked for that.
+    fn lasts(rules: &str, most: u64) -> (u64, usize) {
+        let policy = policy(rules);
+        let login = LoginFacts { auth_time: Some(Timestamp::from_secs(NOW - 890)), acr: None, amr: vec!["mfa".into()] };
+        let alice = Principal { login, ..Principal::new(Scheme::Bearer, "corp", "1", "alice") };
+        let asked = std::cell::Cell::new(0);
+        let gives = |now| {
+            asked.set(asked.get() + 1);
+            let view = RequestView {
+                route: TOKEN_ENDPOINT,
+                kind: RouteKind::Http,
+                host: "door.test",
+                path: "/oauth2/token",
+                method: &Method::POST,
+                upgrade: false,
+                address: IpAddr::from([192, 0, 2, 1]),
+                event_listener: None,
+                kubernetes: None,
+                run: None,
+                delivery: None,
+                trigger: None,
+                token: Some(TokenView { audience: "x", scope: None, task: None }),
+                now,
+            };
+            policy.decide(&alice, &view).is_allow()
+        };
+        let from = Timestamp::from_millis(NOW * 1000 + 250);
+        assert!(gives(from), "{rules}");
+        let until = policy.token_given_until(&alice.login, from, from + Duration::from_secs(most), gives);
+        // As the end of a token says it.
+        (u64::try_from(until.as_secs() - NOW).unwrap(), asked.get())
+    }
+
+    fn rule(id: &str, more: &str, action: &str) -> String {
+        format!("  - {{id: {id}, on: {{token: {{audiences: [x]}}}}, who: {{issuers: [corp]}}, {more}do: {action}}}\n")
+    }
+
+    #[test]
+    fn no_token_outlasts_the_login_that_its_rule_needs() {
+        let plain = rule("plain", "", "allow");
+        for (need, most, expected) in [
+            ("mfa: {max_age: 15m}", 600, 10),
+            ("fresh_login: {max_age: 15m}", 600, 10),
+            ("mfa: {max_age: 20m}, fresh_login: {max_age: 16m}", 600, 70),
+            ("fresh_login: {max_age: 16m}, mfa: {max_age: 1h}", 43200, 70),
+            ("mfa: {max_age: 1h}", 600, 600),
+        ] {
+            let needs = rule("needs", &format!("need: {{{need}}}, "), "allow");
+            assert_eq!(lasts(&needs, most).0, expected, "{need}");
+            assert_eq!(lasts(&(needs + &plain), most).0, most, "{need}, while another rule goes on");
+        }
+    }
+
+    #[test]
+    fn no_token_outlasts_what_an_expression_makes_of_the_time() {
+        let when = |id: &str, when: &str, action: &str| rule(id, &format!("when: \"{when}\", "), action);
+        let plain = rule("plain", "", "allow");
+        let before = |seconds: i64| format!("request.time < {}", NOW + seconds);
+        for (what, rules, most, expected) in [
+            ("an end", when("a", &before(77), "allow"), 600, 77),
+            ("an end in the last moment", when("a", &before(600), "allow"), 600, 600),
+            ("an end after that", when("a", &before(601), "allow"), 600, 600),
+            ("a deny that begins", plain.clone() + &when("b", &format!("!({})", before(1)), "deny"), 600, 1),
+            (
+                "an error that begins",
+                plain.clone() + &when("b", &format!("!({} || request.time / 0 > 0)", before(9)), "deny"),
+                600,
+                9,
+            ),
+            ("a long one", when("a", &before(43_000), "allow"), 43_200, 43_000),
+            ("another rule that goes on", plain.clone() + &when("a", &before(77), "allow"), 600, 600),
+            (
+                "a login before that",
+                when("a", &before(77), "allow").replace("do:", "need: {mfa: {max_age: 15m}}, do:"),
+                600,
+                10,
+            ),
+            (
+                "a login after that",
+                when("a", &before(7), "allow").replace("do:", "need: {mfa: {max_age: 15m}}, do:"),
+                600,
+                7,
+            ),
+        ] {
+            let (lasted, asked) = lasts(&rules, most);
+            assert_eq!(lasted, expected, "{what}");
+            assert!(asked < 90, "{what}: rules were asked {asked} times");
+        }
+        assert_eq!(lasts(&plain, 600), (600, 1), "rules that say nothing of time are not asked again");
+    }
+}
