@@ -179,6 +179,25 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     }
     past.run(&listed, &["create", "--dry-run=server", "-f", "run-nested.json"]).await;
 
+    // What was there before the policy, or the controller made of a pipeline that it fetched, is cancelled all the same.
+    run["metadata"]["name"] = json!("stray");
+    write("stray.json", &run);
+    let task = |name: &str| json!({"name": name, "taskSpec": plain["taskSpec"]});
+    let more = json!({"spec": {"pipelineSpec": {"tasks": [deep, task("more")]}}});
+    let forged_more = json!({"spec": {"taskRunSpecs": [run["spec"]["taskRunSpecs"][0], {"pipelineTaskName": "more"}]}});
+    for (file, name, change, why) in [
+        ("run-deep.json", "pipelinerun/outer", more, "has another within it"),
+        ("stray.json", "pipelinerun/stray", forged_more, "parts of a run"),
+    ] {
+        past.run("admin", &["create", "-f", file]).await;
+        let patch = |patch: &Value| ["patch", name, "--type=merge", "-p", &patch.to_string()].map(str::to_owned);
+        let change = patch(&change);
+        let said = past.fails("mallory", &change.each_ref().map(String::as_str)).await;
+        assert!(said.contains(why), "attacks:Z52 {file}: {said}");
+        let cancel = patch(&json!({"spec": {"status": "Cancelled"}}));
+        past.run("mallory", &cancel.each_ref().map(String::as_str)).await;
+    }
+
     // Who may impersonate even our extra, as nobody but Doorward should, is held to what it says.
     for (who, id, expected) in [("alice", "2", false), ("bob", "1", false), ("alice", "1", true)] {
         let extra = format!("doorward.dev/request-id={id}");
