@@ -213,7 +213,11 @@ impl Exchange {
         self.record().status = Some(status);
         self.0.outcome = match by {
             AnswerBy::Upstream => Outcome::Forwarded,
-            AnswerBy::Us => Outcome::Answered,
+            // Some refuse in words of their own standard, and note that they did.
+            AnswerBy::Us => match &self.record().refusal {
+                Some(refusal) => Outcome::Refused(refusal.reason),
+                None => Outcome::Answered,
+            },
         };
         self.0.to_answer = Some(self.elapsed());
     }

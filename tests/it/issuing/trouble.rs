@@ -121,3 +121,6 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     .await;
     assert_eq!(world.kids().await, kids);
 }
+    // Metrics count what is refused, in whatever words.
+    let failed = r#"doorward_requests_total{route="-",scheme="none",outcome="failed",reason="store_unavailable"} 5"#;
+    within(async { while !world.doorward.metrics().await.contains(failed) {} }).await;
