@@ -210,7 +210,11 @@ pub async fn answer(
     if !methods.contains(request.method()) {
         let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
         let detail = format!("this address takes {allow} only");
-        return Err(Rejection::method_not_allowed(allow, detail));
+        let rejection = Rejection::method_not_allowed(allow, detail);
+        return match endpoint {
+            Endpoint::Form(_) => Ok(refuse(&rejection.into(), exchange)),
+            Endpoint::Registry | Endpoint::Keys | Endpoint::Metadata => Err(rejection),
+        };
     }
     match endpoint {
         Endpoint::Registry => {
@@ -225,16 +229,13 @@ pub async fn answer(
             Ok(public(document.into(), "application/json"))
         }
         Endpoint::Form(form) => {
-            let done = answer_form(app, pools, snapshot, own_issuer, (form, request), exchange).await?;
-            Ok(done.unwrap_or_else(|refusal| {
-                refused(&refusal, exchange);
-                refusal.answer()
-            }))
+            let done = answer_form(app, pools, snapshot, own_issuer, (form, request), exchange).await;
+            Ok(done.unwrap_or_else(|refusal| refuse(&refusal, exchange)))
         }
     }
 }
 
-/// What comes of a form: a refusal is told in words that clients of OAuth read, but where the form itself could not be read.
+/// What comes of a form.
 async fn answer_form(
     app: &App,
     pools: &Pools,
@@ -242,22 +243,25 @@ async fn answer_form(
     own_issuer: &OwnIssuer,
     (form, request): (FormEndpoint, CleanRequest<Incoming>),
     exchange: &mut Exchange,
-) -> Result<Result<Response<Bytes>, Refusal>, Rejection> {
+) -> Result<Response<Bytes>, Refusal> {
     if request.query().is_some() {
-        return Ok(Err(Refusal::malformed("parameters belong into the form, not into the address")));
+        return Err(Refusal::malformed("parameters belong into the form, not into the address"));
     }
     let (request, body) = request.take_body();
     let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_BODY), &app.budget).await?;
-    let keys = match own_issuer.keys_or_refuse(app.clock.now()) {
-        Err(rejection) => return Ok(Err(Refusal::from(rejection))),
-        Ok(keys) => keys,
-    };
+    let keys = own_issuer.keys_or_refuse(app.clock.now())?;
     let exchanger = Exchanger { app, pools, snapshot, own_issuer, keys: &keys };
-    Ok(match form {
+    match form {
         FormEndpoint::Token => exchanger.exchange(&request, &body, exchange).await,
         FormEndpoint::Revoke => exchanger.revoke(&request, &body, exchange).await,
         FormEndpoint::Introspect => exchanger.introspect(&request, &body, exchange).await,
-    })
+    }
+}
+
+/// Refuses in words that clients of OAuth read.
+fn refuse(refusal: &Refusal, exchange: &mut Exchange) -> Response<Bytes> {
+    refused(refusal, exchange);
+    refusal.answer()
 }
 
 /// Notes that no token was given, and why.

@@ -24,11 +24,13 @@ pub struct Refusal {
     description: String,
     /// For the audit trail and metrics.
     reason: Reason,
+    /// The methods that are taken, where that of the request is not.
+    allow: Option<HeaderValue>,
 }
 
 impl Refusal {
     fn new(error: &'static str, reason: Reason, description: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), reason }
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), reason, allow: None }
     }
 
     /// The request cannot be understood.
@@ -102,6 +104,9 @@ impl Refusal {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }
+        if let Some(allow) = &self.allow {
+            response.headers_mut().insert(header::ALLOW, allow.clone());
+        }
         response
     }
 }
@@ -122,13 +127,17 @@ impl Refusal {
     }
 }
 
+/// What is refused before anybody has looked at a token: a client of OAuth reads it all the same.
 impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Self {
+        let status = rejection.status();
+        let error = if status.is_server_error() { "temporarily_unavailable" } else { "invalid_request" };
         let detail = rejection.detail();
         // Some details are sentences, and others are parts of one.
         let between = if detail.ends_with('.') { " " } else { "; " };
         let fix = rejection.fix_text().map(|fix| format!("{between}{fix}")).unwrap_or_default();
-        Self::unavailable(rejection.reason(), format!("{detail}{fix}"))
+        let allow = rejection.allow().and_then(|allow| HeaderValue::from_str(allow).ok());
+        Self { status, allow, ..Self::new(error, rejection.reason(), format!("{detail}{fix}")) }
     }
 }
 
@@ -185,6 +194,31 @@ mod tests {
         assert_eq!((refusal.status, refusal.error), (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"));
         assert!(!refusal.description.contains("password"));
         assert!(refusal.answer().headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_request_is_told_as_oauth_does_under_the_status_that_it_has() {
+        let broken = Rejection::new(Reason::BadRequest, "the body broke off before its end").fix("send the whole body");
+        let full =
+            Rejection::new(Reason::Overloaded, "too many bodies are being read at once").fix("try again in a moment");
+        let slow = Rejection::new(Reason::BodyTimeout, "the body came too slowly");
+        for (rejection, status, error, said, later) in [
+            (broken, 400, "invalid_request", "the body broke off before its end; send the whole body", false),
+            (Rejection::body_too_large(9), 413, "invalid_request", "larger than 9 bytes", false),
+            (slow, 408, "invalid_request", "the body came too slowly", false),
+            (full, 503, "temporarily_unavailable", "at once; try again in a moment", true),
+        ] {
+            let reason = rejection.reason();
+            let refusal = Refusal::from(rejection);
+            let answer = refusal.answer();
+            let body: Value = serde_json::from_slice(answer.body()).unwrap();
+            assert_eq!((answer.status().as_u16(), &body["error"], refusal.reason()), (status, &json!(error), reason));
+            assert!(body["error_description"].as_str().unwrap().contains(said), "{body}");
+            assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), later, "{said}");
+            assert!(!answer.headers().contains_key(header::ALLOW), "{said}");
+        }
+        let answer = Refusal::from(Rejection::method_not_allowed("POST", "this address takes POST only")).answer();
+        assert_eq!((answer.status().as_u16(), answer.headers()[header::ALLOW].to_str().ok()), (405, Some("POST")));
     }
 
     #[test]

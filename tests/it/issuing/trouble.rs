@@ -84,6 +84,32 @@ async fn who_is_refused_because_of_our_trouble_hears_when_to_come_again() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_a_form_is_told_as_clients_of_oauth_read_it() {
+    let limits = "limits: {body_timeout: 1s, buffered_bytes: 8KiB, ";
+    let world = World::with(|yaml| yaml.replace("limits: {", limits)).await;
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    for path in ["/oauth2/token", "/oauth2/revoke", "/oauth2/introspect"] {
+        for (method, length, body, status, error) in [
+            ("GET", 0, 0, 405, "invalid_request"),
+            ("POST", 65 << 10, 0, 413, "invalid_request"),
+            ("POST", 10, 3, 408, "invalid_request"),
+            ("POST", 9 << 10, 9 << 10, 503, "temporarily_unavailable"),
+        ] {
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nHost: doorward.test\r\n{form}\r\nContent-Length: {length}\r\n\r\n"
+            );
+            let mut raw = world.doorward.raw().await;
+            raw.send(head + &"x".repeat(body)).await;
+            let answer = raw.answer().await;
+            let said = answer.json();
+            assert_eq!((answer.status, &said["error"]), (status, &json!(error)), "{path}: {}", answer.text());
+            assert!(said["error_description"].is_string(), "{path}: {said}");
+            assert_eq!(answer.header("allow"), (status == 405).then_some("POST"), "{path}: {}", answer.head);
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() {
     let seal = |byte: u8| BASE64_STANDARD.encode([byte; 32]);
     let change = |yaml: String| yaml.replace("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n");
@@ -111,6 +137,9 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     let answer = world.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert_later("the set", &answer);
+    // Metrics count what is refused, in whatever words.
+    let failed = r#"doorward_requests_total{route="-",scheme="none",outcome="failed",reason="store_unavailable"} 5"#;
+    within(async { while !world.doorward.metrics().await.contains(failed) {} }).await;
     // It is put back, and nobody starts anything again.
     fs::write(&path, seal(7)).unwrap();
     within(async {
@@ -121,6 +150,3 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     .await;
     assert_eq!(world.kids().await, kids);
 }
-    // Metrics count what is refused, in whatever words.
-    let failed = r#"doorward_requests_total{route="-",scheme="none",outcome="failed",reason="store_unavailable"} 5"#;
-    within(async { while !world.doorward.metrics().await.contains(failed) {} }).await;
