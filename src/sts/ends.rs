@@ -125,6 +125,22 @@ impl Ends {
         of_cluster.all(|(_, watched)| matches!(watched.state, State::ToldAt(_)))
     }
 
+    /// Those of a cluster in which all watches have just told of these.
+    #[cfg(test)]
+    pub(super) fn told(
+        cluster: &str,
+        objects: impl Iterator<Item = (Kind, serde_json::Value)>,
+        now: Timestamp,
+    ) -> Self {
+        let ends = Self::default();
+        for (kind, object) in objects {
+            let watch = Watch { cluster: cluster.into(), kind, namespace: None };
+            ends.set(&watch, State::ToldAt(now));
+            ends.tell(&watch, &Object::read(kind, serde_json::from_value(object).unwrap()));
+        }
+        ends
+    }
+
     /// A watch that has still to tell what there is. One that told before is lost since then.
     fn begin(&self, watch: &Watch) {
         let unknown = || Watched { state: State::Never, live: HashMap::new(), losses: 0 };

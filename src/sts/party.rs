@@ -242,22 +242,13 @@ impl Exchanger<'_> {
 
     /// The person or bot that caused a run, if they may still cause anything.
     fn behind(&self, cause: &Cause) -> Result<Principal, Refusal> {
-        let principal = cause.principal();
-        if principal.is_anonymous() {
-            return Err(Refusal::subject("the run was caused by somebody who had no credential"));
-        }
-        check_known(&principal, |issuer| {
+        let principal = caused_by(cause, |issuer| {
             let webhooks = &self.snapshot.raw.webhooks;
             self.snapshot.issuers.get(issuer).is_some()
                 || issuer
                     .strip_prefix("webhook:")
                     .is_some_and(|name| webhooks.iter().any(|webhook| webhook.name == name))
         })?;
-        if cause.lacks_actors() {
-            return Err(Refusal::subject(
-                "the run was caused by somebody for whom another acted, before an update of Doorward which asks who; start it anew",
-            ));
-        }
         if self.app.revocations.is_revoked(&principal).is_some() {
             return Err(Refusal::subject("who caused the run, or acted for them, has been revoked"));
         }
@@ -285,6 +276,21 @@ fn acts(issuer: Option<&str>, subject: &str, client: Option<&str>, before: Optio
     let texts = [("iss", issuer), ("sub", Some(subject)), ("client_id", client)];
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into())));
     Value::Object(texts.chain(before.map(|before| ("act".to_owned(), before))).collect())
+}
+
+/// Who caused a run, as far as what was noted of them then says enough, and the configuration still knows them.
+fn caused_by(cause: &Cause, is_configured: impl Fn(&str) -> bool) -> Result<Principal, Refusal> {
+    let principal = cause.principal();
+    if principal.is_anonymous() {
+        return Err(Refusal::subject("the run was caused by somebody who had no credential"));
+    }
+    check_known(&principal, is_configured)?;
+    if cause.lacks_actors() {
+        return Err(Refusal::subject(
+            "the run was caused by somebody for whom another acted, before an update of Doorward which asks who; start it anew",
+        ));
+    }
+    Ok(principal)
 }
 
 /// Refuses whose issuer, or sender of deliveries, is not configured any more: theirs, and that of whom they act for.
@@ -323,6 +329,8 @@ fn check_depth(what: &str, act: &Value) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{authn::Scheme, sessions::keyring::OpenError, store::StoreError};
 
@@ -340,6 +348,24 @@ mod tests {
             let why = "who caused the run is of `company`, which is not configured any more";
             assert_eq!((refusal.reason(), refusal.description()), (Reason::TokenInvalid, why), "{run}");
         }
+    }
+
+    /// Nobody would know any more who acted, nor could the actor be revoked.
+    #[test]
+    fn a_run_of_which_an_older_version_noted_no_actors_gets_no_token() {
+        let kept = |more: Value| -> Cause {
+            let mut kept = json!({"request": Uuid::nil(), "at": 0, "issuer": "company", "subject": "7", "username": "alice", "kind": "human"});
+            kept.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value(kept).unwrap()
+        };
+        let is_given = |cause: &Cause| caused_by(cause, |issuer| issuer == "company");
+        let acting = json!({"actor": ["planner", null]});
+        let refusal = is_given(&kept(acting.clone())).unwrap_err();
+        assert!(refusal.description().contains("for whom another acted"), "{refusal:?}");
+        let mut known = acting;
+        known["act"] = json!({"sub": "planner"});
+        assert_eq!(is_given(&kept(known)).unwrap().username.as_ref(), "alice");
+        assert!(is_given(&kept(json!({}))).is_ok());
     }
 
     #[test]

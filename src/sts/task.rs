@@ -116,7 +116,8 @@ impl Task {
         check_watched(&pod)?;
         let run = lookup.run(place, Kind::TaskRun, namespace, (&owner.name, &owner.uid)).await?;
         if run.pod.is_empty() {
-            return Err(run.identity.not_yet("TaskRun", "does not know its pod", now));
+            // One that is tried again is older than its pod.
+            return Err(run.identity.not_yet("TaskRun", "does not know its pod", pod.identity.created, now));
         }
         if run.pod != *name {
             return Err(Refusal::subject(format!(
@@ -140,13 +141,17 @@ impl Task {
             root: run.identity.root(),
         };
         let mut child = run;
-        for _ in 0..MAX_DEPTH {
+        loop {
             let kind = if task.pipeline_runs.is_empty() { Kind::TaskRun } else { Kind::PipelineRun };
             let Some(owner) = child.identity.owner_of_kind("PipelineRun") else { return Ok(task) };
             let parent = lookup.run(place, Kind::PipelineRun, namespace, (&owner.name, &owner.uid)).await?;
             let mut made = parent.children.iter();
             let Some(made) = made.find(|made| made.kind == kind.name() && made.name == child.identity.name) else {
-                return Err(child.identity.not_yet(kind.name(), "is none that its PipelineRun has made", now));
+            if task.pipeline_runs.len() == MAX_DEPTH {
+                return Err(Refusal::subject(format!("the run is within more than {MAX_DEPTH} others")));
+            }
+                let (identity, why) = (&child.identity, "is none that its PipelineRun has made");
+                return Err(identity.not_yet(kind.name(), why, identity.created, now));
             };
             child.identity.check_maker(kind, &parent.identity)?;
             if task.pipeline_runs.is_empty() {
@@ -158,7 +163,6 @@ impl Task {
             task.root = parent.identity.root();
             child = parent;
         }
-        Err(Refusal::subject(format!("the run is within more than {MAX_DEPTH} others")))
     }
 }
 
@@ -216,10 +220,10 @@ impl Identity {
         }
     }
 
-    /// What the controller has not written down it may still be about to, right after it made the object.
-    fn not_yet(&self, kind: &str, why: &str, now: Timestamp) -> Refusal {
+    /// What the controller has not written down it may still be about to, right after it `made` what that is about.
+    fn not_yet(&self, kind: &str, why: &str, made: Option<Timestamp>, now: Timestamp) -> Refusal {
         let text = format!("{kind} {} {why}", self.name);
-        match self.created.is_some_and(|created| now < created + SETTLING) {
+        match made.is_some_and(|made| now < made + SETTLING) {
             true => Refusal::unavailable(Reason::Overloaded, format!("{text} yet; try again in a moment")),
             false => Refusal::subject(text),
         }
@@ -231,12 +235,117 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        super::{look_up::still_is, pod_token::tests::claims},
+        super::{
+            ends::Ends,
+            look_up::{Asking, still_is},
+            pod_token::tests::claims,
+        },
         *,
     };
 
     #[test]
     fn a_run_of_a_request_is_of_no_event_and_its_children_are_of_the_same() {
+    use crate::{
+        clock::Clock,
+        config::{raw, report::At, resolver::Resolver},
+        upstream::{Metrics, Pools, Upstream},
+    };
+
+    const MADE: Timestamp = Timestamp::from_secs(1_767_225_600);
+
+    /// An object that was made then, and is owned by that one.
+    fn object(name: &str, made: Timestamp, owner: Option<(&str, &str)>, rest: &Value) -> Value {
+        let owner = owner.map(|(kind, name)| {
+            json!({"apiVersion": "tekton.dev/v1", "kind": kind, "name": name, "uid": name, "controller": true})
+        });
+        let mut object = json!({"metadata": {
+            "name": name, "namespace": "ci", "uid": name, "creationTimestamp": made.to_string(),
+            "labels": {"tekton.dev/taskRun": "build"},
+            "ownerReferences": Vec::from_iter(owner),
+        }});
+        object.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        object
+    }
+
+    /// What is found of the task in the pod, where the watches tell of it and of these runs.
+    async fn found(now: Timestamp, runs: Vec<(Kind, Value)>) -> Result<Task, Refusal> {
+        let token = PodToken::read(&claims(|claims| {
+            claims["kubernetes.io"]["pod"]["uid"] = json!("build-pod");
+            claims["authentication.kubernetes.io"]["extra"]["authentication.kubernetes.io/pod-uid"] =
+                json!(["build-pod"]);
+        }));
+        let status =
+            json!({"spec": {"serviceAccountName": "builder", "nodeName": "n"}, "status": {"phase": "Running"}});
+        let pod = (Kind::Pod, object("build-pod", MADE, Some(("TaskRun", "build")), &status));
+        let ends = Ends::told("c", runs.into_iter().chain([pod]), now);
+        let server: raw::Upstream = serde_saphyr::from_str("{name: api, url: 'https://10.0.0.1'}").unwrap();
+        let server = Upstream::resolve(&server, &raw::Limits::default(), &At::root(), &mut Resolver::default());
+        let lookup = Lookup {
+            ends: &ends,
+            asking: &Asking::default(),
+            clock: &Clock::manual(now),
+            cluster: &"c".into(),
+            pools: &Pools::new(Metrics::default()),
+            server: &server.unwrap(),
+        };
+        Task::found(&token.unwrap(), lookup, Place::Watched, now).await
+    }
+
+    /// By what Tekton writes a little after it has made a pod or a run, which a client that asks again soon finds.
+    #[tokio::test]
+    async fn what_tekton_may_be_about_to_write_is_waited_for_and_for_half_a_minute_alone() {
+        let second = Duration::from_secs(1);
+        let run = |made, owner, pod: &str| {
+            (Kind::TaskRun, object("build", made, owner, &json!({"status": {"podName": pod}})))
+        };
+        let parent = |made| (Kind::PipelineRun, object("release", made, None, &json!({})));
+        let of_release = Some(("PipelineRun", "release"));
+        let long_before = MADE - Duration::from_secs(3600);
+        for (what, runs, why) in [
+            ("a new task", vec![run(MADE, None, "")], "does not know its pod"),
+            ("a task that is tried again", vec![run(long_before, None, "")], "does not know its pod"),
+            (
+                "a new task of a run",
+                vec![run(MADE, of_release, "build-pod"), parent(long_before)],
+                "is none that its PipelineRun has made",
+            ),
+        ] {
+            for (now, status, reason) in
+                [(MADE + SETTLING - second, 503, Reason::Overloaded), (MADE + SETTLING, 400, Reason::TokenInvalid)]
+            {
+                let refusal = found(now, runs.clone()).await.unwrap_err();
+                assert_eq!((refusal.status().as_u16(), refusal.reason()), (status, reason), "{what}: {refusal:?}");
+                assert!(refusal.description().contains(why), "{what}: {refusal:?}");
+            }
+        }
+        assert!(found(MADE, vec![run(MADE, None, "build-pod")]).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn runs_within_runs_are_followed_to_a_bound() {
+        let names: Vec<String> = (0..=MAX_DEPTH + 1).map(|depth| format!("run-{depth}")).collect();
+        for depth in [0, 1, MAX_DEPTH, MAX_DEPTH + 1] {
+            let outer = |of: usize| names.get(of).filter(|_| of <= depth).map(|name| ("PipelineRun", name.as_str()));
+            let task = (Kind::TaskRun, object("build", MADE, outer(1), &json!({"status": {"podName": "build-pod"}})));
+            let runs = (1..=depth).map(|at| {
+                let made = match at {
+                    1 => json!({"kind": "TaskRun", "name": "build", "pipelineTaskName": "t"}),
+                    _ => json!({"kind": "PipelineRun", "name": names[at - 1], "pipelineTaskName": "t"}),
+                };
+                (
+                    Kind::PipelineRun,
+                    object(&names[at], MADE, outer(at + 1), &json!({"status": {"childReferences": [made]}})),
+                )
+            });
+            match found(MADE, [task].into_iter().chain(runs).collect()).await {
+                Ok(task) => assert_eq!((task.pipeline_runs.len(), depth <= MAX_DEPTH), (depth, true)),
+                Err(refusal) => {
+                    assert!(depth > MAX_DEPTH, "{depth}: {refusal:?}");
+                    assert_eq!(refusal.description(), "the run is within more than 4 others");
+                }
+            }
+        }
+    }
         let identity = |request: Option<&str>, event: Option<&str>| Identity {
             namespace: "ci".to_owned(),
             name: "release".to_owned(),

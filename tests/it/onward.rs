@@ -347,6 +347,27 @@ async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
     assert!(held.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
 }
 
+/// They were not yet when rules were asked.
+#[tokio::test]
+async fn who_is_revoked_while_a_provider_is_asked_gets_no_token_of_it() {
+    let (world, mut provider) = start().await;
+    let alice = world.person("alice", &json!({}));
+    let (told, given) = (Arc::new(Notify::new()), good("too-late").to_string());
+    let later = format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n{given}", given.len()).into_bytes();
+    provider.says(Reply::Later(Arc::clone(&told), later));
+    let revoke = async {
+        provider.upstream.wait_for(1).await;
+        let revoke = ["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"];
+        let (code, said) = world.doorward.operator(&revoke).await;
+        assert_eq!(code, Some(0), "{said}");
+        told.notify_one();
+    };
+    let (answer, ()) = tokio::join!(ask(&world, &alice, "vault", "read"), revoke);
+    assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{}", answer.text());
+    assert!(answer.text().contains("who asks was revoked, while the provider was asked"), "{}", answer.text());
+    assert!(!answer.text().contains("too-late"), "{}", answer.text());
+}
+
 #[tokio::test]
 async fn a_token_is_asked_for_anew_before_it_ends() {
     let (world, provider) = start().await;
@@ -475,6 +496,7 @@ fn clock(minute: u64, midnight: &str) -> String {
     }
 }
 
+/// Its hours, the age of the login that it needs, and what its expression makes of the time.
 #[tokio::test]
 async fn a_token_that_would_outlast_what_its_rule_says_of_time_is_not_passed_on() {
     let minute = now() / 60;
@@ -506,6 +528,5 @@ async fn is_not_outlasted(rules: &str) {
     let mut short = good("short");
     short["expires_in"] = json!(100);
     provider.says(Reply::json(200, &short.to_string()));
-/// Its hours, the age of the login that it needs, and what its expression makes of the time.
     assert_eq!(token(&ask(&world, &alice, "vault", "write").await), "short");
 }

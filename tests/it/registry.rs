@@ -24,9 +24,13 @@ const RULES: &str = "
 ";
 
 async fn world() -> World {
+    world_with(|yaml| yaml).await
+}
+
+async fn world_with(change: impl FnOnce(String) -> String) -> World {
     World::with_files(
         |yaml| {
-            yaml.replace("\nrules:", &format!("\nrules:{RULES}")).replace(
+            change(yaml).replace("\nrules:", &format!("\nrules:{RULES}")).replace(
                 "tokens:\n",
                 "tokens:\n  registries: [{service: registry.test}, {service: other.test, lifetime: 1m}]\n",
             )
@@ -177,6 +181,33 @@ async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
     let ended = ask(&world, &query, Some(&own)).await;
     assert_eq!(ended.status, 401);
     assert!(ended.text().contains("the token has ended"), "{}", ended.text());
+}
+
+#[tokio::test]
+async fn no_token_is_given_back_to_a_registry_while_nobody_knows_what_was_revoked() {
+    let world =
+        world_with(|yaml| yaml.replace("{path: doorward.redb}", "{path: doorward.redb, max_mirror_age: 3s}")).await;
+    let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
+    let query = format!("service={SERVICE}&scope=repository:acme/app:pull");
+    let (own, other) =
+        (given(&ask(&world, &query, Some(&alice)).await), given(&ask(&world, &query, Some(&alice)).await));
+    given(&ask(&world, &query, Some(&own)).await);
+    world.doorward.break_disk(true);
+    let lines =
+        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    let refused = within(async {
+        loop {
+            // A write finds the disk broken.
+            world.doorward.send(&lines, format!("token={other}").as_bytes()).await;
+            let answer = ask(&world, &query, Some(&own)).await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    })
+    .await;
+    assert_eq!((refused.status, &refused.json()["errors"][0]["code"]), (503, &json!("UNAVAILABLE")));
+    assert!(refused.text().contains("whether the token was revoked cannot be told"), "{}", refused.text());
 }
 
 #[tokio::test]
