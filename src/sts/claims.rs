@@ -15,6 +15,9 @@ use crate::{
     issuers::RUN_CLAIM,
 };
 
+/// In the claim with the run: the id (`jti`) of the pod's token for which ours was given.
+pub const POD_TOKEN: &str = "pod_token";
+
 /// The claims of an access token.
 #[derive(Debug, Serialize)]
 pub struct AccessToken<'a> {
@@ -95,7 +98,11 @@ pub fn run(task: &Task) -> Map<String, Value> {
         pipeline_task: view.pipeline_task.as_deref(),
         task: view.task.as_deref(),
     };
-    Map::from_iter([(RUN_CLAIM.to_owned(), serde_json::to_value(run).unwrap_or_default())])
+    let mut run = serde_json::to_value(run).unwrap_or_default();
+    if let Some((run, id)) = run.as_object_mut().zip(task.pod_token.as_deref()) {
+        run.insert(POD_TOKEN.to_owned(), id.into());
+    }
+    Map::from_iter([(RUN_CLAIM.to_owned(), run)])
 }
 
 /// Until when a token lasts: as long as allowed, and neither longer than what it was given for nor than the run may take.

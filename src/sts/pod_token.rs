@@ -13,6 +13,8 @@ pub struct PodToken {
     /// Name and uid.
     pub(super) pod: (String, String),
     pub(super) node: Option<String>,
+    /// Servers before 1.32 name none.
+    pub(super) id: Option<String>,
 }
 
 impl PodToken {
@@ -39,7 +41,8 @@ impl PodToken {
         }
         let review =
             claims.get(REVIEW_CLAIM).ok_or_else(|| misfit("the cluster was not asked about it (`token_review`)"))?;
-        let jti = claims.get("jti").and_then(Value::as_str).map(|jti| format!("JTI={jti}"));
+        let id = claims.get("jti").and_then(Value::as_str);
+        let credential = id.map(|id| format!("JTI={id}"));
         let said = |name: &str| {
             let values = review.get("extra")?.get(format!("authentication.kubernetes.io/{name}"))?.as_array()?;
             values.first()?.as_str()
@@ -54,7 +57,7 @@ impl PodToken {
             && said("pod-uid") == Some(uid)
             && account_uid.is_some_and(|uid| review.get("uid").and_then(Value::as_str) == Some(uid))
             && agrees("node-name", node)
-            && agrees("credential-id", jti.as_deref());
+            && agrees("credential-id", credential.as_deref());
         if !is_same {
             return Err(misfit("the cluster says that it is of another pod, account or node than it says itself"));
         }
@@ -63,6 +66,7 @@ impl PodToken {
             service_account: account.to_owned(),
             pod: (name.to_owned(), uid.to_owned()),
             node: node.map(str::to_owned),
+            id: id.map(str::to_owned),
         })
     }
 }
@@ -102,6 +106,7 @@ pub(super) mod tests {
     fn a_token_is_of_the_pod_that_it_and_the_cluster_name() {
         let token = PodToken::read(&claims(|_| {})).unwrap();
         assert_eq!((token.namespace.as_str(), token.pod.1.as_str(), token.node.as_deref()), ("ci", "pu", Some("n")));
+        assert_eq!(token.id.as_deref(), Some("j"));
         let extra = |name: &'static str, value: &'static str| {
             move |claims: &mut Value| {
                 claims["authentication.kubernetes.io"]["extra"][format!("authentication.kubernetes.io/{name}")] =
@@ -147,6 +152,7 @@ pub(super) mod tests {
             claims["kubernetes.io"].as_object_mut().unwrap().remove("node");
             claims.as_object_mut().unwrap().remove("jti");
         }));
-        assert!(old.unwrap().node.is_none());
+        let old = old.unwrap();
+        assert_eq!((old.node, old.id), (None, None));
     }
 }

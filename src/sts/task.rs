@@ -49,6 +49,8 @@ pub struct Task {
     pub root: Root,
     /// When its time is out, if it has one.
     pub times_out: Option<Timestamp>,
+    /// The id (`jti`) of the pod's token that is exchanged, if it has one.
+    pub pod_token: Option<String>,
 }
 
 /// A run that no other made.
@@ -139,17 +141,18 @@ impl Task {
             pipeline_runs: Vec::new(),
             times_out: run.times_out,
             root: run.identity.root(),
+            pod_token: token.id.clone(),
         };
         let mut child = run;
         loop {
             let kind = if task.pipeline_runs.is_empty() { Kind::TaskRun } else { Kind::PipelineRun };
             let Some(owner) = child.identity.owner_of_kind("PipelineRun") else { return Ok(task) };
-            let parent = lookup.run(place, Kind::PipelineRun, namespace, (&owner.name, &owner.uid)).await?;
-            let mut made = parent.children.iter();
-            let Some(made) = made.find(|made| made.kind == kind.name() && made.name == child.identity.name) else {
             if task.pipeline_runs.len() == MAX_DEPTH {
                 return Err(Refusal::subject(format!("the run is within more than {MAX_DEPTH} others")));
             }
+            let parent = lookup.run(place, Kind::PipelineRun, namespace, (&owner.name, &owner.uid)).await?;
+            let mut made = parent.children.iter();
+            let Some(made) = made.find(|made| made.kind == kind.name() && made.name == child.identity.name) else {
                 let (identity, why) = (&child.identity, "is none that its PipelineRun has made");
                 return Err(identity.not_yet(kind.name(), why, identity.created, now));
             };
@@ -242,9 +245,6 @@ mod tests {
         },
         *,
     };
-
-    #[test]
-    fn a_run_of_a_request_is_of_no_event_and_its_children_are_of_the_same() {
     use crate::{
         clock::Clock,
         config::{raw, report::At, resolver::Resolver},
@@ -346,6 +346,9 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_run_of_a_request_is_of_no_event_and_its_children_are_of_the_same() {
         let identity = |request: Option<&str>, event: Option<&str>| Identity {
             namespace: "ci".to_owned(),
             name: "release".to_owned(),

@@ -17,9 +17,10 @@ use crate::{
     clock::Timestamp,
     config::raw::OnwardSubject,
     error::Reason,
+    issuers::RUN_CLAIM,
     request::exchange::Exchange,
     sts::{
-        claims::AccessToken,
+        claims::{self, AccessToken},
         exchange::{Exchanger, give},
         form::ACCESS_TOKEN,
         metadata,
@@ -145,6 +146,7 @@ impl Exchanger<'_> {
 }
 
 /// What an assertion says: as a token of ours, to another audience and perhaps of another subject; when, is said when it is signed.
+/// The provider's token is for whoever asks for the same in the pod, by whichever token of that.
 fn assertion(claims: &AccessToken<'_>, audience: &str, subject: &str) -> Result<Map<String, Value>, Refusal> {
     let unsigned = || Refusal::unavailable(Reason::Internal, "the assertion cannot be made");
     let Ok(Value::Object(mut said)) = serde_json::to_value(claims) else { return Err(unsigned()) };
@@ -152,6 +154,9 @@ fn assertion(claims: &AccessToken<'_>, audience: &str, subject: &str) -> Result<
     said.insert("sub".to_owned(), subject.into());
     for name in ["iat", "exp", "jti"] {
         said.remove(name);
+    }
+    if let Some(Value::Object(run)) = said.get_mut(RUN_CLAIM) {
+        run.remove(claims::POD_TOKEN);
     }
     Ok(said)
 }

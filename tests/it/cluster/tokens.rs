@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::tasks::{DOOR, TARGET, Tasks, claims, exchange, refusal, token};
-use crate::harness::within;
+use crate::{harness::within, issuing::part};
 
 #[tokio::test]
 async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
@@ -37,6 +37,8 @@ async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
     assert_eq!(run["pod"]["uid"], task.pod["metadata"]["uid"]);
     assert_eq!(run["pipeline_run"]["uid"], task.run["metadata"]["uid"]);
     assert_eq!((&run["pipeline"], &run["pipeline_task"]), (&json!("release"), &json!("push")));
+    assert_eq!(run["pod_token"], part(&pod_token, 1)["jti"], "{claims:#}");
+    assert!(run["pod_token"].is_string(), "{claims:#}");
 
     // All that may be had, where none is named.
     let all = tasks.exchange(&pod_token, &[("audience", TARGET)]).await;
