@@ -58,6 +58,18 @@ fn compare_with_queries(doorward: &Doorward) -> Value {
     let text = report(doorward, &[]);
     let commands = || text.lines().filter_map(|line| line.strip_prefix("  $ "));
     let trail = commands().find(|command| command.starts_with("trail()")).unwrap();
+    // A program that reads JSON finds them all, too.
+    let configuration = &told["configuration"];
+    let sections = told["sections"].as_array().unwrap().iter().map(|section| &section["query"]);
+    let queries = [&told["records_query"], &told["unreadable_query"], &configuration["unused_query"]];
+    let queries =
+        queries.into_iter().chain(sections).map(|query| format!("trail | jq -nR '{}'", query.as_str().unwrap()));
+    let of_files =
+        configuration["age_commands"].as_array().unwrap().iter().chain([&told["trail"], &configuration["command"]]);
+    let told_of: Vec<String> = of_files.map(|command| command.as_str().unwrap().to_owned()).chain(queries).collect();
+    let mut unlike: Vec<&str> = commands().filter(|command| !told_of.iter().any(|one| one == command)).collect();
+    unlike.extend(told_of.iter().map(String::as_str).filter(|one| !commands().any(|command| command == *one)));
+    assert!(unlike.is_empty(), "{unlike:#?}");
     let commands: Vec<&str> = commands().filter(|command| command.starts_with("trail |")).collect();
     assert_eq!(commands.len(), figures.len(), "{text}");
     for (command, (id, figure)) in commands.into_iter().zip(figures) {

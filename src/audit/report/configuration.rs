@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use x509_parser::pem::Pem;
 
+use super::{quoted, unused};
 use crate::{
     assertions,
     audit::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE},
@@ -32,8 +33,14 @@ pub(super) const FILES: [&str; 8] =
 pub struct Configured {
     /// Where the configuration stands.
     pub path: PathBuf,
+    /// The command for a shell that tells rules and grants, and the places of secrets.
+    pub command: String,
     pub access: Vec<Access>,
+    /// Gives those of `access` that are not `used`, as `query` of a section gives its rows.
+    pub unused_query: String,
     pub secrets: Vec<ConfiguredSecret>,
+    /// The commands for a shell that tell when files were written, or mounted, and until when certificates are valid.
+    pub age_commands: Vec<String>,
 }
 
 /// A rule or a grant.
@@ -83,15 +90,45 @@ impl Configured {
             }
         }
         find_made(&folder.join(&root.store.path), &mut secrets);
-        Ok(Self { path, access, secrets })
+        Ok(Self::new(path, access, secrets))
     }
 
-    pub(super) fn mark_used(&mut self, rules: &BTreeSet<String>, grants: &BTreeSet<String>) {
+    pub(super) fn new(path: PathBuf, access: Vec<Access>, secrets: Vec<ConfiguredSecret>) -> Self {
+        let (command, age_commands) = (format!("doorward print-config {}", quoted(&path)), ages(&secrets));
+        Self { path, command, access, unused_query: String::new(), secrets, age_commands }
+    }
+
+    /// With what the records of a period, from the first moment to before the second, name of it.
+    #[must_use]
+    pub(super) fn used(mut self, rules: &BTreeSet<String>, grants: &BTreeSet<String>, from: i64, to: i64) -> Self {
         for access in &mut self.access {
             let seen = if access.kind == "rule" { rules } else { grants };
             access.used = seen.contains(&access.id);
         }
+        self.unused_query = unused(&self.ids("rule"), &self.ids("grant"), from, to);
+        self
     }
+
+    fn ids(&self, kind: &str) -> Value {
+        self.access.iter().filter(|one| one.kind == kind).map(|one| one.id.as_str()).collect()
+    }
+}
+
+fn ages(secrets: &[ConfiguredSecret]) -> Vec<String> {
+    let files = |certificates: bool| {
+        let among = secrets.iter().filter(move |held| match certificates {
+            // What stands within a kubeconfig is no file of a certificate.
+            true => held.not_after.is_some() && held.written.is_some(),
+            false => held.written.is_some(),
+        });
+        let mut files: Vec<String> = among.map(|held| quoted(Path::new(&held.source))).collect();
+        files.dedup();
+        files
+    };
+    let written = files(false);
+    let written = (!written.is_empty()).then(|| format!("stat -c '%y %n' {}", written.join(" ")));
+    let dates = files(true).into_iter().map(|file| format!("openssl x509 -noout -dates -in {file}"));
+    written.into_iter().chain(dates).collect()
 }
 
 fn one(kind: &'static str, id: String, why: Option<String>, written: Value) -> Access {

@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -36,6 +36,8 @@ pub struct Report {
     pub from: i64,
     pub to: i64,
     pub files: Vec<PathBuf>,
+    /// Defines for a shell the `trail` whose output the queries read: `trail | jq -nR 'QUERY'`.
+    pub trail: String,
     /// Records in the period.
     pub records: u64,
     /// Gives `records`.
@@ -111,6 +113,7 @@ impl Report {
         Ok(Self {
             from,
             to,
+            trail: trail(&files),
             files,
             records,
             records_query: format!(
@@ -125,10 +128,8 @@ impl Report {
 
     /// With what the configuration says, and which of its rules and grants the period has no record of.
     #[must_use]
-    pub fn with(mut self, mut held: Configured) -> Self {
-        let (rules, grants) = (self.whats(RULES), self.whats(GRANTS));
-        held.mark_used(&rules, &grants);
-        self.configuration = Some(held);
+    pub fn with(mut self, held: Configured) -> Self {
+        self.configuration = Some(held.used(&self.whats(RULES), &self.whats(GRANTS), self.from, self.to));
         self
     }
 
@@ -177,6 +178,18 @@ impl Group {
             self.rows.insert(what.clone(), Row { what, records: 1, first: time, last: time });
         }
     }
+}
+
+/// A function, as a trail may have hundreds of files. `grep` ends the last line of each, where that was torn off, so that it spoils not
+/// the first line of the next.
+fn trail(files: &[PathBuf]) -> String {
+    let files: Vec<String> = files.iter().map(|file| quoted(file)).collect();
+    format!("trail() {{ grep -ah '' {}; }}", files.join(" "))
+}
+
+/// A file as a shell reads its name.
+fn quoted(file: &Path) -> String {
+    format!("'{}'", file.display().to_string().replace('\'', r"'\''"))
 }
 
 /// Reads a line for `jq -R`: gives nothing where it is no record, so that a line that is damaged stops no query.

@@ -1,10 +1,10 @@
 //! The report as text, and as a page that can be printed.
 
-use std::{fmt, path::Path};
+use std::fmt;
 
 use maud::{DOCTYPE, PreEscaped, html};
 
-use super::{Access, Configured, ConfiguredSecret, Counted, Report, Row, sections::KEYS, unused};
+use super::{Access, Configured, ConfiguredSecret, Counted, Report, Row, sections::KEYS};
 use crate::{clock::Timestamp, terminal};
 
 const STYLE: &str = "body{font:14px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#111}\
@@ -23,48 +23,7 @@ fn optional(millis: Option<i64>) -> String {
     millis.map_or_else(|| "not known".to_owned(), time)
 }
 
-impl Configured {
-    /// The command that tells rules and grants, and the places of secrets.
-    fn command(&self) -> String {
-        format!("doorward print-config {}", quoted(&self.path))
-    }
-
-    /// The commands that tell when files were written, or mounted, and until when certificates are valid.
-    fn ages(&self) -> Vec<String> {
-        let files = |certificates: bool| {
-            let among = self.secrets.iter().filter(move |held| match certificates {
-                // What stands within a kubeconfig is no file of a certificate.
-                true => held.not_after.is_some() && held.written.is_some(),
-                false => held.written.is_some(),
-            });
-            let mut files: Vec<String> = among.map(|held| quoted(Path::new(&held.source))).collect();
-            files.dedup();
-            files
-        };
-        let written = files(false);
-        let written = (!written.is_empty()).then(|| format!("stat -c '%y %n' {}", written.join(" ")));
-        let dates = files(true).into_iter().map(|file| format!("openssl x509 -noout -dates -in {file}"));
-        written.into_iter().chain(dates).collect()
-    }
-}
-
 impl Report {
-    /// Defines the `trail` of the other commands, as a trail may have hundreds of files. `grep` ends the last line of each, where that was
-    /// torn off, so that it spoils not the first line of the next.
-    fn trail(&self) -> String {
-        let files: Vec<String> = self.files.iter().map(|file| quoted(file)).collect();
-        format!("trail() {{ grep -ah '' {}; }}", files.join(" "))
-    }
-
-    /// Tells which rules and grants no record of the period names.
-    fn unused_command(&self, held: &Configured) -> String {
-        let ids = |kind: &str| {
-            let ids: Vec<&str> = held.access.iter().filter(|one| one.kind == kind).map(|one| one.id.as_str()).collect();
-            serde_json::Value::from(ids)
-        };
-        command(&unused(&ids("rule"), &ids("grant"), self.from, self.to))
-    }
-
     /// One page of HTML that needs nothing else.
     pub fn to_html(&self) -> String {
         html! {
@@ -80,12 +39,12 @@ impl Report {
                     h1 { "Access report" }
                     p { "From " (time(self.from)) " to before " (time(self.to)) "." }
                     p { "What the commands below read, to be run first:" }
-                    pre { (self.trail()) }
+                    pre { (self.trail) }
                     p { (self.records) " records in the period:" }
                     pre { (command(&self.records_query)) }
                     p { (self.unreadable) " lines that are no records:" }
                     pre { (command(&self.unreadable_query)) }
-                    @if let Some(held) = &self.configuration { (configuration(held, self.to, &self.unused_command(held))) }
+                    @if let Some(held) = &self.configuration { (configuration(held, self.to)) }
                     @for section in &self.sections {
                         h2 { (section.title) }
                         small { (section.controls) }
@@ -105,11 +64,6 @@ impl Report {
 /// The command whose output is a figure.
 fn command(query: &str) -> String {
     format!("trail | jq -nR '{query}'")
-}
-
-/// A file as a shell reads its name.
-fn quoted(file: &Path) -> String {
-    format!("'{}'", file.display().to_string().replace('\'', r"'\''"))
 }
 
 /// How old something of that time is at the end of the period.
@@ -142,8 +96,7 @@ fn rows(section: &Counted, to: i64) -> maud::Markup {
     }
 }
 
-fn configuration(held: &Configured, to: i64, unused: &str) -> maud::Markup {
-    let command = held.command();
+fn configuration(held: &Configured, to: i64) -> maud::Markup {
     html! {
         h2 { "Who has access, by rule and grant" }
         small { "CC6.1, CC6.3; A.5.15, A.5.18" }
@@ -158,7 +111,7 @@ fn configuration(held: &Configured, to: i64, unused: &str) -> maud::Markup {
                 }
             }
         }
-        pre { (command) "\n" (unused) }
+        pre { (held.command) "\n" (command(&held.unused_query)) }
         h2 { "Keys, certificates and secrets" }
         small { "CC6.1, CC6.7; A.5.17" }
         table {
@@ -173,14 +126,14 @@ fn configuration(held: &Configured, to: i64, unused: &str) -> maud::Markup {
                 }
             }
         }
-        pre { (command) @for age in held.ages() { "\n" (age) } }
+        pre { (held.command) @for age in &held.age_commands { "\n" (age) } }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Access report from {} to before {}", time(self.from), time(self.to))?;
-        writeln!(f, "What the commands below read, to be run first\n  $ {}", self.trail())?;
+        writeln!(f, "What the commands below read, to be run first\n  $ {}", self.trail)?;
         writeln!(f, "{} records in the period\n  $ {}", self.records, command(&self.records_query))?;
         writeln!(f, "{} lines that are no records\n  $ {}", self.unreadable, command(&self.unreadable_query))?;
         if let Some(held) = &self.configuration {
@@ -189,8 +142,7 @@ impl fmt::Display for Report {
                 let used = if *used { "used" } else { "UNUSED in the period" };
                 writeln!(f, "  {kind} {}, {used}\n    who   {who}\n    what  {gives}", terminal::line(id))?;
             }
-            let command = held.command();
-            writeln!(f, "  $ {command}\n  $ {}", self.unused_command(held))?;
+            writeln!(f, "  $ {}\n  $ {}", held.command, command(&held.unused_query))?;
             writeln!(f, "\nKeys, certificates and secrets (CC6.1, CC6.7; A.5.17)")?;
             for ConfiguredSecret { place, source, written, not_before, not_after } in &held.secrets {
                 write!(f, "  {place} of {}, written or mounted {}", terminal::line(source), optional(*written))?;
@@ -202,8 +154,8 @@ impl fmt::Display for Report {
                 }
                 writeln!(f)?;
             }
-            writeln!(f, "  $ {command}")?;
-            for age in held.ages() {
+            writeln!(f, "  $ {}", held.command)?;
+            for age in &held.age_commands {
                 writeln!(f, "  $ {age}")?;
             }
         }

@@ -94,7 +94,7 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
     assert!(secrets[2].written.is_none());
     let access =
         |id: &str| Access { kind: "rule", id: id.to_owned(), who: json!({}), gives: json!({}), why: None, used: false };
-    let held = Configured { path: "doorward.yaml".into(), access: vec![access("no-secrets"), access("idle")], secrets };
+    let held = Configured::new("doorward.yaml".into(), vec![access("no-secrets"), access("idle")], secrets);
     let report = report(&[denied(1, "a")], 0, 2).with(held);
     let used: Vec<bool> = report.configuration.as_ref().unwrap().access.iter().map(|access| access.used).collect();
     assert_eq!(used, [true, false]);
@@ -120,7 +120,7 @@ fn the_authorities_of_client_certificates_are_told_of() {
 #[test]
 fn each_setting_that_names_a_file_is_told_of_or_holds_neither_a_secret_nor_a_certificate() {
     const OTHERS: [&str; 7] = ["checkpoint_copy", "keep_in", "logo", "path", "policies", "session_policy", "socket"];
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/raw");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/raw");
     let mut found = BTreeSet::new();
     for file in std::fs::read_dir(folder).unwrap() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
