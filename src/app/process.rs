@@ -359,6 +359,7 @@ impl Parts<'_> {
         self.requests.reload_applied(1, self.clock.now());
         trail.note(Note::PolicyLoaded {
             digest: Arc::clone(snapshot.policy.digest()),
+            cause: "start",
             problems: problems(&loaded.warnings, Severity::Warning),
         });
         let app = Arc::new(self.assemble(snapshot, shared, redis, super::policies_beside(&store_path)));

@@ -164,7 +164,7 @@ impl Reloader {
         let more = more.map(|more| format!(" (and {more} more)")).unwrap_or_default();
         self.health.degraded(format!("the configuration was refused, and an older one is in use: {first}{more}"));
         self.app.outcome.refused(self.app.clock.now(), &problems);
-        self.app.trail.note(Note::PolicyRefused { digest: None, problems });
+        self.app.trail.note(Note::PolicyRefused { digest: None, cause: cause.as_str(), problems });
         tracing::error!(?cause, "the configuration was refused, and the old one is kept\n{diagnosis}");
         self.renew(&current, downstream).await;
         files.add(&self.files);
@@ -280,6 +280,7 @@ impl Reloader {
             tracing::warn!("{change}");
         }
         tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration taken");
-        app.trail.note(Note::PolicyLoaded { digest, problems: problems(&loaded.warnings, Severity::Warning) });
+        let problems = problems(&loaded.warnings, Severity::Warning);
+        app.trail.note(Note::PolicyLoaded { digest, cause: cause.as_str(), problems });
     }
 }

@@ -14,6 +14,8 @@ pub enum Note {
     /// A policy is in force from now on.
     PolicyLoaded {
         digest: Arc<str>,
+        /// Why the configuration was read, in a short fixed word.
+        cause: &'static str,
         /// Warnings, each with its place.
         problems: Vec<String>,
     },
@@ -21,6 +23,7 @@ pub enum Note {
     PolicyRefused {
         /// None if it could not be read at all.
         digest: Option<Arc<str>>,
+        cause: &'static str,
         problems: Vec<String>,
     },
     /// Somebody used the operator socket.

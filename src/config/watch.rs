@@ -44,6 +44,18 @@ pub enum Cause {
     Request,
 }
 
+impl Cause {
+    /// For the audit trail.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::Signal => "signal",
+            // Nobody else asks for one.
+            Self::Request => "operator",
+        }
+    }
+}
+
 /// Asks for a reload.
 #[derive(Clone, Debug)]
 pub struct Trigger(mpsc::Sender<()>);

@@ -211,7 +211,7 @@ async fn each_figure_of_a_report_is_what_its_query_gives() {
     assert!(has("denials", "mallory"), "{:?}", rows("denials"));
     assert!(!has("denials", "alice"), "{:?}", rows("denials"));
     assert!(has("login_failures", "nobody at"), "{:?}", rows("login_failures"));
-    assert!(has("policies", "policy.loaded"), "{:?}", rows("policies"));
+    assert!(has("policies", ", cause start"), "{:?}", rows("policies"));
 
     assert!(!rows("grants").is_empty());
 

@@ -31,13 +31,15 @@ const OTHER: u32 = 99;
 /// What happened in the process, beside requests.
 pub(super) fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>) {
     match note {
-        Note::PolicyLoaded { digest, problems } => {
+        Note::PolicyLoaded { digest, cause, problems } => {
             lifecycle(line, (UPDATE, 1), time, code::POLICY_LOADED, "a policy was loaded");
-            line.field("status_id", 1).object("unmapped", |object| policy(Some(digest), problems, budget, object));
+            line.field("status_id", 1)
+                .object("unmapped", |object| policy(Some(digest), cause, problems, budget, object));
         }
-        Note::PolicyRefused { digest, problems } => {
+        Note::PolicyRefused { digest, cause, problems } => {
             lifecycle(line, (UPDATE, 3), time, code::POLICY_REFUSED, "a policy was refused and the old one kept");
-            line.field("status_id", 2).object("unmapped", |object| policy(digest.as_deref(), problems, budget, object));
+            let policy = |object: &mut Object<'_>| policy(digest.as_deref(), cause, problems, budget, object);
+            line.field("status_id", 2).object("unmapped", policy);
         }
         Note::Operator(operator) => {
             lifecycle(line, (OTHER, 2), time, code::OPERATOR, "an operator gave a command");
@@ -84,8 +86,9 @@ pub(super) fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut
     }
 }
 
-fn policy(digest: Option<&str>, problems: &[String], budget: &mut Budget, object: &mut Object<'_>) {
-    object.some_text("policy", budget.optional(Field::Names, digest)).some("problems", some(problems, budget));
+fn policy(digest: Option<&str>, cause: &str, problems: &[String], budget: &mut Budget, object: &mut Object<'_>) {
+    object.some_text("policy", budget.optional(Field::Names, digest)).text("cause", cause);
+    object.some("problems", some(problems, budget));
 }
 
 fn operator(operator: &Operator, budget: &mut Budget, line: &mut Object<'_>) {

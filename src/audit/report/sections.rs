@@ -208,16 +208,17 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: "policies",
-        title: "Policy changes, by digest; who asked for one stands under what operators did",
+        title: "Policy changes, by digest and why they were read; who asked for one (operator) stands under what operators did",
         controls: "CC8.1, CC6.3; A.5.15, A.8.15",
         jq: || {
-            r#"select(.metadata.event_code | IN("policy.loaded", "policy.refused")) | "\(.metadata.event_code) \((.unmapped.policy)? // "unreadable")""#.into()
+            r#"select(.metadata.event_code | IN("policy.loaded", "policy.refused")) | "\(.metadata.event_code) \((.unmapped.policy)? // "unreadable"), cause \((.unmapped.cause)? // "not recorded")""#.into()
         },
         since_ever: false,
         keys: |line| {
             one((|| {
                 let code = code_among(line, &[code::POLICY_LOADED, code::POLICY_REFUSED])?;
-                Some(format!("{code} {}", text_or(line, "/unmapped/policy", "unreadable")))
+                let policy = text_or(line, "/unmapped/policy", "unreadable");
+                Some(format!("{code} {policy}, cause {}", text_or(line, "/unmapped/cause", "not recorded")))
             })())
         },
     },

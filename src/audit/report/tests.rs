@@ -53,6 +53,28 @@ fn names_of_strangers_neither_move_the_cursor_nor_are_markup() {
 }
 
 #[test]
+fn a_policy_is_told_with_why_it_was_read() {
+    let note = |code: &str, unmapped: Value| json!({"time": 1, "metadata": {"event_code": code}, "unmapped": unmapped});
+    let report = report(
+        &[
+            note("policy.loaded", json!({"policy": "1a", "cause": "files"})),
+            note("policy.refused", json!({"cause": "operator"})),
+            // Of an older version.
+            note("policy.loaded", json!({"policy": "1a"})),
+        ],
+        0,
+        2,
+    );
+    let told: Vec<&str> = rows(&report, "policies").iter().map(|row| row.what.as_str()).collect();
+    let expected = [
+        "policy.loaded 1a, cause files",
+        "policy.loaded 1a, cause not recorded",
+        "policy.refused unreadable, cause operator",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn commands_stand_in_the_text_as_the_trail_has_them() {
     let command = r#"end-sessions {"issuer":"company","subject":"8f14e45f"}"#;
     let line = json!({

@@ -215,7 +215,7 @@ fn every_credential_id_and_request_without_a_resource_reads_back() {
 fn lines_that_hold_no_inputs_say_so() {
     let completed = Record { phase: Phase::Completed, ..full_record() };
     let mut note = Vec::new();
-    write_note(&Note::PolicyLoaded { digest: "sha256:1".into(), problems: Vec::new() }, NOW, &mut note);
+    write_note(&Note::PolicyLoaded { digest: "sha256:1".into(), cause: "start", problems: Vec::new() }, NOW, &mut note);
     note.push(b'}');
     for (line, kind) in [(written(&completed), "request.completed"), (note, "policy.loaded")] {
         let Err(ReplayError::Kind(found)) = ReplayInputs::parse(&line) else { panic!("{kind}") };
@@ -379,8 +379,8 @@ fn who_comes_again_is_written_as_at_first() {
 fn notes_are_bounded_too() {
     let long = "y\n".repeat(50_000);
     let notes = [
-        Note::PolicyLoaded { digest: long.as_str().into(), problems: vec![long.clone(); 1000] },
-        Note::PolicyRefused { digest: None, problems: vec!["short".to_owned(); 100_000] },
+        Note::PolicyLoaded { digest: long.as_str().into(), cause: "files", problems: vec![long.clone(); 1000] },
+        Note::PolicyRefused { digest: None, cause: "files", problems: vec!["short".to_owned(); 100_000] },
         Note::Operator(Operator {
             command: long.clone(),
             uid: Some(1000),

@@ -377,8 +377,16 @@ fn until_the_first_checkpoint_its_age_is_that_of_the_trail() {
 fn notes_are_lines_too() {
     let sink = Memory::default();
     let trail = start(&settings(), &sink, &clock());
-    trail.note(Note::PolicyLoaded { digest: "sha256:1".into(), problems: vec!["/rules/1: never matches".to_owned()] });
-    trail.note(Note::PolicyRefused { digest: None, problems: vec!["/rules/2: unknown key".to_owned()] });
+    trail.note(Note::PolicyLoaded {
+        digest: "sha256:1".into(),
+        cause: "start",
+        problems: vec!["/rules/1: never matches".to_owned()],
+    });
+    trail.note(Note::PolicyRefused {
+        digest: None,
+        cause: "signal",
+        problems: vec!["/rules/2: unknown key".to_owned()],
+    });
     trail.note(Note::Operator(Operator {
         command: "revoke session 1".to_owned(),
         uid: Some(1000),
@@ -392,6 +400,7 @@ fn notes_are_lines_too() {
     let kinds: Vec<&str> = lines.iter().map(kind).collect();
     assert_eq!(kinds[1..4], ["policy.loaded", "policy.refused", "operator"]);
     assert_eq!(lines[1]["unmapped"]["policy"], "sha256:1");
+    assert_eq!((&lines[1]["unmapped"]["cause"], &lines[2]["unmapped"]["cause"]), (&json!("start"), &json!("signal")));
     assert_eq!(lines[2]["unmapped"]["problems"][0], "/rules/2: unknown key");
     assert_eq!(lines[3]["actor"]["user"], json!({"uid": "1000", "name": "ops"}));
     assert_eq!(lines[3]["unmapped"]["why"], "lost laptop");
