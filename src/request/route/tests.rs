@@ -9,6 +9,10 @@ use crate::issuers::testing;
 
 /// The table of these routes, which are of kind `http` and take anybody where they say nothing else, for the host `a.test`.
 fn table(more: &Value, routes: &[Value]) -> Routes {
+    table_and_root(more, routes).0
+}
+
+fn table_and_root(more: &Value, routes: &[Value]) -> (Routes, raw::Root) {
     let mut root = json!({
         "upstreams": [{"name": "up", "url": "http://127.0.0.1:1"}],
         "routes": routes.iter().map(|route| {
@@ -26,7 +30,24 @@ fn table(more: &Value, routes: &[Value]) -> Routes {
     let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &metrics };
     let routes = resolve(&root, named, &mut resolver);
     assert!(!resolver.report.has_errors(), "{:?}", resolver.report.problems());
-    routes
+    (routes, root)
+}
+
+/// Where a request goes by what is written alone, in the words of [`taker`].
+fn taker_as_written(root: &raw::Root, method: &str, path: &str) -> String {
+    match written::taker(root, "a.test", path, &Method::from_bytes(method.as_bytes()).unwrap()) {
+        Ok(Taker::Route(route)) => route.name.clone(),
+        Ok(Taker::Own) => "Own".to_owned(),
+        Err(rejection) if rejection.reason() == Reason::RouteNotFound => "none".to_owned(),
+        Err(rejection) => {
+            let detail = rejection.detail();
+            detail
+                .strip_prefix("this path takes ")
+                .and_then(|rest| rest.strip_suffix(" only"))
+                .unwrap_or(detail)
+                .to_owned()
+        }
+    }
 }
 
 /// The route that takes a request, with its kind where it is another one than is written.
@@ -113,7 +134,13 @@ async fn what_says_more_of_a_request_takes_it_in_either_order() {
         (
             dashboard.clone(),
             json!({"name": "writes", "paths": ["/api/*", "/apis/*"], "methods": ["POST"]}),
-            &[("GET", "/", "board"), ("GET", "/api/v1/pods", "board to the API server"), ("POST", "/apis/x", "writes")],
+            &[
+                ("GET", "/", "board"),
+                ("GET", "/api/v1/pods", "board to the API server"),
+                ("PROPFIND", "/api/v1/pods", "board to the API server"),
+                ("PROPFIND", "/", ANY),
+                ("POST", "/apis/x", "writes"),
+            ],
         ),
         (
             dashboard,
@@ -122,9 +149,11 @@ async fn what_says_more_of_a_request_takes_it_in_either_order() {
         ),
     ] {
         for routes in [[one.clone(), other.clone()], [other.clone(), one.clone()]] {
-            let table = table(&json!({}), &routes);
+            let (table, root) = table_and_root(&json!({}), &routes);
             for (method, path, expected) in requests {
                 assert_eq!(taker(&table, method, path), *expected, "{method} {path} in {routes:?}");
+                let written = expected.trim_start_matches("only ").trim_end_matches(" to the API server");
+                assert_eq!(taker_as_written(&root, method, path), written, "{method} {path} as written in {routes:?}");
             }
         }
     }

@@ -39,26 +39,27 @@ pub fn taker<'a>(root: &'a raw::Root, host: &str, path: &str, method: &Method) -
     for route in &routes {
         let all = ["/*".to_owned()];
         let own = if route.paths.is_empty() { &all[..] } else { &route.paths };
-        let api = raw::API_PATHS.iter().copied().filter(|_| route.kubernetes.is_some());
-        for path in own.iter().map(String::as_str).chain(api) {
+        let own = own.iter().map(|path| (path.as_str(), route.kind));
+        let api = raw::API_PATHS.iter().filter(|_| route.kubernetes.is_some());
+        for (path, kind) in own.chain(api.map(|path| (*path, RouteKind::Kubernetes))) {
             // What cannot be used was refused where the configuration was read.
-            let _ = paths.insert(path, route, !named(route).is_empty());
+            let _ = paths.insert(path, &(*route, kind), !named(route).is_empty());
         }
     }
     let takes = |scheme| move |route: &&raw::Route| route.schemes.contains(&scheme);
-    let is_described = |resource| paths.at(resource).iter().any(|choice| takes(raw::Scheme::Bearer)(&choice.route));
+    let is_described = |resource| paths.at(resource).iter().any(|choice| takes(raw::Scheme::Bearer)(&choice.route.0));
     if is_own(path, routes.iter().any(takes(raw::Scheme::Session)), is_external)
         || resource_of(path).is_some_and(is_described)
     {
         return Ok(Taker::Own);
     }
-    let mut asked = paths.asked(path).copied();
-    if let Some(route) = asked.clone().find(|route| is_taken(method, route.kind, &named(route))) {
+    let mut asked = paths.asked(path);
+    if let Some((route, _)) = asked.clone().find(|(route, kind)| is_taken(method, *kind, &named(route))) {
         return Ok(Taker::Route(route));
     }
     match asked.next() {
         None => Err(no_path()),
-        Some(_) => Err(not_taken(allow(paths.asked(path).map(|route| named(route))))),
+        Some(_) => Err(not_taken(allow(paths.asked(path).map(|(route, _)| named(route))))),
     }
 }
 
