@@ -39,8 +39,9 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits, framing: Option<Fr
         return Err(Fault::new(ProtocolError::Limit, Reason::UriTooLong, detail));
     }
     let headers = request.headers();
-    if headers.len() > usize::from(limits.header_count) {
-        let detail = format!("the request has {} headers, {} are allowed", headers.len(), limits.header_count);
+    let count = header_count(headers);
+    if count > usize::from(limits.header_count) {
+        let detail = format!("the request has {count} headers, {} are allowed", limits.header_count);
         return Err(Fault::new(ProtocolError::Limit, Reason::HeadersTooLarge, detail));
     }
     // The colon, a space and the line end, as on the wire of HTTP/1.1.
@@ -60,6 +61,13 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits, framing: Option<Fr
         return Err(Fault { rejection, kind: ProtocolError::Framing });
     }
     Ok(())
+}
+
+/// How many headers a request has. All cookies are one: browsers send each in a field of its own over HTTP/2 (RFC 9113 section
+/// 8.2.3), and somebody with many could do nothing about it. The bytes of the headers bound their number.
+fn header_count(headers: &HeaderMap) -> usize {
+    let cookies = headers.get_all(header::COOKIE).iter().count();
+    headers.len() - cookies.saturating_sub(1)
 }
 
 /// RFC 9112 section 6.1: what has both a length and a coding, or codings that we cannot undo, is refused.
@@ -119,6 +127,23 @@ mod tests {
         assert_eq!(reason(with(1, 32_762), None), None);
         assert_eq!(reason(with(1, 32_763), None), Some(Reason::HeadersTooLarge));
         assert_eq!(reason(Request::connect("a:1"), None), Some(Reason::MethodNotAllowed));
+    }
+
+    #[test]
+    fn a_browser_with_many_cookies_is_let_in_whether_or_not_each_has_a_field_of_its_own() {
+        let with = |cookies: usize, others: usize, size: usize| {
+            let cookie = format!("c={}", "v".repeat(size));
+            let request = (0..cookies).fold(Request::get("/"), |request, _| request.header("cookie", &cookie));
+            (0..others).fold(request, |request, index| request.header(format!("h{index}"), "v"))
+        };
+        assert_eq!(reason(with(500, 99, 1), None), None);
+        assert_eq!(reason(with(500, 100, 1), None), Some(Reason::HeadersTooLarge));
+        assert_eq!(reason(with(1, 100, 1), None), Some(Reason::HeadersTooLarge));
+        assert_eq!(reason(with(0, 100, 1), None), None);
+        let too_much = check(&with(500, 1, 60).body(()).unwrap(), &Limits::default(), None).unwrap_err();
+        assert_eq!(too_much.rejection.reason(), Reason::HeadersTooLarge);
+        let fix = format!("{:?}", too_much.rejection);
+        assert!(fix.contains("delete the cookies"), "{fix}");
     }
 
     #[test]
