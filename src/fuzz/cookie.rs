@@ -2,12 +2,13 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::sessions::cookie::{PREFIX, SESSION, find, pairs, without_ours};
+use crate::sessions::cookie::{PREFIX, SESSION, find, for_upstream, pairs, without_ours};
 
 /// `Cookie` lines.
 ///
 /// - Ours is what has its exact name, once, and nothing else.
 /// - What goes on has no cookie of ours, all others with their values and in their order, and is a fixed point.
+/// - To an upstream goes one line with all that goes on.
 pub fn cookie(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in bytes.split(|byte| *byte == b'\n') {
@@ -39,6 +40,8 @@ pub fn cookie(bytes: &[u8]) {
             }
         }
     }
+    let joined: HeaderMap = for_upstream(&headers).map(|line| (header::COOKIE, line)).into_iter().collect();
+    assert!(pairs(&joined).eq(pairs(&kept)), "{joined:?} of {kept:?}");
     assert!(pairs(&kept).all(|(name, _)| !name.starts_with(PREFIX.as_bytes())));
 }
 

@@ -124,16 +124,14 @@ pub(crate) fn headers_for(
     groups: &[Arc<str>],
 ) -> Result<HeaderMap, Rejection> {
     let kubernetes = kind == RouteKind::Kubernetes;
-    let cookies: Vec<HeaderValue> = match kind {
-        RouteKind::Dashboard | RouteKind::Http => {
-            received.get_all(header::COOKIE).iter().filter_map(cookie::without_ours).collect()
-        }
-        RouteKind::Kubernetes | RouteKind::Webhook => Vec::new(),
+    let cookies = match kind {
+        RouteKind::Dashboard | RouteKind::Http => cookie::for_upstream(&received),
+        RouteKind::Kubernetes | RouteKind::Webhook => None,
     };
     let host = meta.host_line.as_ref().filter(|_| !kubernetes);
     let mut headers = headers::outbound(kind, received, further, host);
-    for others in cookies {
-        headers.append(header::COOKIE, others);
+    if let Some(cookies) = cookies {
+        headers.insert(header::COOKIE, cookies);
     }
     if !matches!(length, Length::Upgrade(_)) {
         // Without an upgrade these mean nothing, and one of them may carry a token.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use cookie::{Cookie, SameSite};
 use http::{HeaderMap, HeaderValue, header};
 
@@ -46,6 +47,20 @@ pub fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
     }
     let others: Vec<&[u8]> = pairs().filter(|pair| !ours(pair)).map(trim).filter(|pair| !pair.is_empty()).collect();
     if others.is_empty() { None } else { HeaderValue::from_bytes(&others.join(&b"; "[..])).ok() }
+}
+
+/// The one `Cookie` line for an upstream: what a client sent less ours. What HTTP/2 split goes on in one piece, which is all that
+/// HTTP/1.1 knows (RFC 9113 section 8.2.3).
+pub fn for_upstream(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(header::COOKIE).iter().filter_map(without_ours).filter(|line| !line.is_empty());
+    let first = lines.next()?;
+    let Some(second) = lines.next() else { return Some(first) };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    HeaderValue::from_maybe_shared(Bytes::from(joined)).ok()
 }
 
 fn trim(mut bytes: &[u8]) -> &[u8] {
@@ -119,6 +134,21 @@ mod tests {
         ];
         for (row, lines, expected) in rows {
             assert_eq!(find(&headers(lines), SESSION), *expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_gets_one_line_of_cookies_without_ours() {
+        for (sent, expected) in [
+            (&[][..], None),
+            (&[&b"a=1"[..]][..], Some("a=1")),
+            (&[b"a=1; b=2"], Some("a=1; b=2")),
+            (&[b"a=1", b"__Host-doorward=x", b"b=2", b"c=3"], Some("a=1; b=2; c=3")),
+            (&[b"a=1; __Host-doorward=x", b"", b"b=2; a=3"], Some("a=1; b=2; a=3")),
+            (&[b"__Host-doorward=x", b"__Host-doorward-login-y=z"], None),
+        ] {
+            let line = for_upstream(&headers(sent));
+            assert_eq!(line.as_ref().map(|line| line.to_str().unwrap()), expected, "{sent:?}");
         }
     }
 

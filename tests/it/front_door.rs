@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, WEBHOOK_SECRET, bearer},
-    harness::{Reply, unique, within},
+    harness::{Reply, h2, unique, within},
 };
 
 /// The body of a push; `AFTER` is its commit.
@@ -251,4 +251,19 @@ async fn the_keys_of_assertions_are_at_the_external_host_though_no_route_has_it(
     assert_eq!(get("door.test", "/x").await.status, 404);
     assert_eq!(get("unknown.test", "/.well-known/jwks.json").await.status, 421, "nobody knows that one");
     assert!(fixture.upstream.take().is_empty());
+}
+
+/// Browsers send each cookie in a field of its own over HTTP/2 (RFC 9113 section 8.2.3).
+#[tokio::test]
+async fn the_cookies_that_http2_splits_are_one_header_here_and_one_line_at_an_upstream_of_http1() {
+    let fixture = Fixture::start().await;
+    let crumbs: Vec<String> = (0..150).map(|index| format!("c{index}={index}")).collect();
+    let mut fields: Vec<(String, String)> =
+        [(":method", "GET"), (":scheme", "http"), (":authority", "open.test"), (":path", "/page")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+    fields.extend(crumbs.iter().map(|crumb| ("cookie".to_owned(), crumb.clone())));
+    fields.push(("cookie".to_owned(), "__Host-doorward=ours".to_owned()));
+    assert_eq!(h2::ask(fixture.doorward.address("public"), &fields).await, h2::Outcome::Ok);
+    assert_eq!(fixture.upstream.only().all("cookie"), [crumbs.join("; ")]);
 }
