@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     locations::Locations,
+    raw,
     report::{At, Report, nearest},
     schema::{self, schema},
     values::{Size, Span},
@@ -73,8 +74,20 @@ impl Shape<'_> {
             _ if types.is_empty() => true,
             Value::Null if types.contains(&"null") => true,
             Value::Object(entries) if types.contains(&"object") => {
+                let before = self.report.problems().len();
                 self.object(schema, entries, at);
-                true
+                let is_empty =
+                    is_fewer(entries.values().filter(|value| !value.is_null()).count(), schema, "minProperties");
+                if is_empty && self.report.problems().len() == before {
+                    let (message, help) = raw::EMPTY_NEED;
+                    self.report.error(at, message).help(help);
+                }
+                !is_empty
+            }
+            Value::Array(items) if types.contains(&"array") && is_fewer(items.len(), schema, "minItems") => {
+                let (message, help) = raw::EMPTY_LIST;
+                self.report.error(at, message).help(help);
+                false
             }
             Value::Array(items) if types.contains(&"array") => {
                 self.list(schema, items, at);
@@ -437,6 +450,11 @@ fn types(schema: &Map<String, Value>) -> Vec<&str> {
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Whether there are fewer than the schema wants, which is one where it says so: an empty condition could mean "nothing" or "all".
+fn is_fewer(count: usize, schema: &Map<String, Value>, bound: &str) -> bool {
+    schema.get(bound).and_then(Value::as_u64).is_some_and(|least| (count as u64) < least)
 }
 
 /// Whether a value of this schema has a place for a secret, itself or in a field of its own: text that stands there

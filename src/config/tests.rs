@@ -201,6 +201,7 @@ golden! {
     a_bracket_left_open: with("hosts: [tekton.example.com]", "hosts: [tekton.example.com");
     an_alias_of_itself: with("  keys: [{file: session-key}]", "  keys: &keys [*keys]");
     a_shortened_word: with("    audiences: [doorward]", "    audiences: [doorward]\n    preset: gitlab");
+    empty_conditions_among_other_problems: with("  - id: developers\n    who: {groups: [developers]}\n    do: allow\n", "  - {id: a, who: {users: [], issuers: [nobody]}, need: {}, do: allow}\n  - {id: b, on: {routes: [], methods: [BREW]}, need: {acr: []}, do: allow}\n  - {id: c, need: {mfa: null}, do: alow}\n  - {id: d, need: {facs: 2}, do: allow}\n");
     duplicate_keys: with("sessions:\n", "sessions:\n  idle: 1h\n  idle: 2h\nrules: []\nsessions:\n");
     broken_syntax: with("  - name: main\n    address: 127.0.0.1:8080", "  - name: main\n   address: 127.0.0.1:8080");
     a_text_with_a_colon: with("    sender: github", "    sender: github\n    why: Developers: all of them");

@@ -3,29 +3,33 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Kind, On};
 use crate::config::values::Span;
 
-/// Reads the list of a condition. Written out and empty it could mean "nothing" or "all", so it must not be.
-pub(super) fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let list = Vec::deserialize(deserializer)?;
-    if list.is_empty() {
-        return Err(D::Error::custom("an empty list matches nothing; leave the key out to match all"));
-    }
-    Ok(list)
+/// What is wrong with the list of a condition that is written out and empty, and what to do. It could mean "nothing" or "all", so
+/// it must not be.
+pub const EMPTY_LIST: (&str, &str) = ("an empty list matches nothing", "leave the key out to match all");
+
+/// The same for what an allow needs: it would look as if something were needed.
+pub const EMPTY_NEED: (&str, &str) =
+    ("an empty `need` needs nothing", "name `mfa`, `acr` or `fresh_login`, or leave it out");
+
+fn refused<E: serde::de::Error>((message, help): (&str, &str)) -> E {
+    E::custom(format_args!("{message}; {help}"))
 }
 
-/// Reads what an allow needs. Written out and empty it would look as if something were needed.
+/// Reads the list of a condition, which is not empty.
+pub(super) fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let list = Vec::deserialize(deserializer)?;
+    if list.is_empty() { Err(refused(EMPTY_LIST)) } else { Ok(list) }
+}
+
+/// Reads what an allow needs, which is not nothing.
 fn needed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Need, D::Error> {
     let need = Need::deserialize(deserializer)?;
-    if need.is_empty() {
-        return Err(D::Error::custom(
-            "an empty `need` needs nothing; name `mfa`, `acr` or `fresh_login`, or leave it out",
-        ));
-    }
-    Ok(need)
+    if need.is_empty() { Err(refused(EMPTY_NEED)) } else { Ok(need) }
 }
 
 /// Gives Kubernetes groups to principals. Every condition that is set must hold; within a list any entry will do.
