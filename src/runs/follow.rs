@@ -21,7 +21,10 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 
-use super::linked;
+use super::{
+    linked,
+    trouble::{AnswerBody, is_of_credential, root_cause, telling},
+};
 use crate::{
     admin::health::{ComponentHandle, Gate},
     app::App,
@@ -31,7 +34,7 @@ use crate::{
     lock::lock,
     snapshot::Snapshot,
     store::{Expect, Store, StoreError, Table},
-    upstream::{Lane, Pools, UpstreamBody},
+    upstream::{Lane, Pools},
 };
 
 /// How long it is remembered that a run is in the trail. One that is older and still there is written once more.
@@ -152,11 +155,14 @@ impl States {
     /// The watcher tries again by itself.
     fn failed(&self, watch: usize, error: &watcher::Error) {
         let why = format!("runs cannot be watched: {}", root_cause(error));
-        tracing::warn!(
-            why,
-            "runs are not linked to their causes at the moment; the credential of `runs.kubernetes` must be allowed to list and \
-             watch pipelineruns and taskruns (`doorward rbac` prints the role)"
-        );
+        match is_of_credential(error) {
+            true => tracing::warn!(
+                why,
+                "runs are not linked to their causes at the moment; the credential of `runs.kubernetes` must be allowed to list and \
+                 watch pipelineruns and taskruns (`doorward rbac` prints the role)"
+            ),
+            false => tracing::warn!(why, "runs are not linked to their causes at the moment; it is tried again"),
+        }
         self.set(watch, State::Failed(why));
     }
 
@@ -172,14 +178,6 @@ impl States {
             None => {}
         }
     }
-}
-
-pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// The client of one watch, which tells when that is open. The watcher does not: one that goes on where it was cut off says nothing
@@ -218,7 +216,7 @@ async fn send(
     pools: &Pools,
     named: impl Fn(&raw::Root) -> Option<&String>,
     request: Request<Body>,
-) -> Result<Response<UpstreamBody>, BoxError> {
+) -> Result<Response<AnswerBody>, BoxError> {
     let snapshot = app.snapshot.load_full();
     let name = named(&snapshot.raw).map(String::as_str);
     let server = snapshot.upstreams.iter().find(|upstream| Some(&**upstream.name()) == name);
@@ -227,7 +225,7 @@ async fn send(
     let (parts, body) = request.into_parts();
     let body = collect(body, MAX_REQUEST).await.ok_or("a request to watch has a long body")?;
     let body = if body.is_empty() { RequestBody::Empty } else { RequestBody::Buffered(body) };
-    Ok(pools.send(server, &mut Request::from_parts(parts, body), lane).await?)
+    Ok(telling(pools.send(server, &mut Request::from_parts(parts, body), lane).await?).await)
 }
 
 fn is_watch(request: &Request<Body>) -> bool {

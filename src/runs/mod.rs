@@ -10,14 +10,18 @@
 
 mod cause;
 mod follow;
+mod trouble;
 
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use uuid::Uuid;
 
-pub(crate) use self::follow::{client, root_cause};
 pub use self::{
     cause::{AskedRun, Cause, CauseError, Causes, EVENT_WINDOW, Mark, SKEW},
     follow::follow,
+};
+pub(crate) use self::{
+    follow::client,
+    trouble::{is_of_credential, root_cause},
 };
 use crate::{
     audit::Linked,

@@ -27,7 +27,7 @@ use crate::{
     authn::principal::workload_key,
     clock::{Clock, Timestamp},
     config::raw,
-    runs::root_cause,
+    runs::{is_of_credential, root_cause},
     store::StoreError,
     sts::MAX_LIFETIME,
     upstream::Pools,
@@ -307,7 +307,7 @@ impl Follower {
                 }
                 let why = root_cause(&error);
                 if trouble.get(&watch) != Some(&why) {
-                    self.complain(&watch, &why);
+                    self.complain(&watch, &error, &why);
                     trouble.insert(watch, why);
                 }
                 None
@@ -390,15 +390,24 @@ impl Follower {
         }
     }
 
-    fn complain(&self, watch: &Watch, why: &str) {
+    fn complain(&self, watch: &Watch, error: &WatchError, why: &str) {
         let why = format!("{} cannot be watched: {why}", watch.kind.name());
         let cluster = &*watch.cluster;
-        tracing::warn!(
-            why,
-            cluster,
-            "the ends of runs are not seen, so tasks get no tokens; the credential of the upstream must be allowed to list and watch \
-             taskruns, pods and pipelineruns"
-        );
+        match is_of_credential(error) {
+            true => tracing::warn!(
+                why,
+                cluster,
+                "the ends of runs are not seen, so tasks get no tokens; the credential of the upstream must be allowed to list and \
+                 watch taskruns, pods and pipelineruns"
+            ),
+            false => {
+                tracing::warn!(
+                    why,
+                    cluster,
+                    "the ends of runs are not seen, so tasks get no tokens; it is tried again"
+                );
+            }
+        }
         self.health.failed(why);
     }
 }
