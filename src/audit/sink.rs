@@ -59,6 +59,11 @@ pub(super) trait Sink: Send + 'static {
     /// Names the current file in checkpoints.
     fn name(&self) -> Arc<str>;
 
+    /// Where lines go, for whoever is to look at it.
+    fn told(&self) -> String {
+        self.name().to_string()
+    }
+
     /// After everything that was taken. Only files have places.
     fn place(&self) -> Place {
         Place::default()
@@ -312,6 +317,10 @@ impl Sink for RotatingFile {
 
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
+    }
+
+    fn told(&self) -> String {
+        self.path.display().to_string()
     }
 
     fn place(&self) -> Place {

@@ -359,9 +359,11 @@ impl Writer {
             outage.retry = retry;
             return;
         }
-        tracing::error!(%error, "the audit trail cannot be written");
+        // Of several file systems it is not plain which one is full.
+        let why = format!("{}: {error}", self.sink.told());
+        tracing::error!(error = why, "the audit trail cannot be written");
         self.outage = Some(Outage { since: self.clock.now(), retry });
-        *lock(&self.shared.failure) = Some(error.to_string());
+        *lock(&self.shared.failure) = Some(why);
         self.shared.failing.store(true, Ordering::Relaxed);
     }
 

@@ -51,6 +51,7 @@ pub enum OpenError {
 
 /// The embedded store. The file is released once this and all calls under way are gone.
 pub struct Embedded {
+    path: PathBuf,
     reads: mpsc::Sender<Read>,
     writes: mpsc::Sender<Write>,
 }
@@ -69,6 +70,7 @@ impl Embedded {
     fn start(disk: Disk) -> Result<Self, OpenError> {
         let (reads, read_queue) = mpsc::channel(QUEUE);
         let (writes, write_queue) = mpsc::channel(QUEUE);
+        let path = disk.path().to_owned();
         let disk = std::sync::Arc::new(disk);
         let reader = std::sync::Arc::clone(&disk);
         thread::Builder::new()
@@ -79,7 +81,7 @@ impl Embedded {
             .name("store-write".to_owned())
             .spawn(move || disk.serve_writes(write_queue))
             .map_err(OpenError::Thread)?;
-        Ok(Self { reads, writes })
+        Ok(Self { path, reads, writes })
     }
 }
 
@@ -132,7 +134,15 @@ impl Backend for Embedded {
             if self.writes.is_closed() {
                 return Err(StoreError::Unavailable("its writing thread has ended".to_owned()));
             }
-            ask(&self.reads, |reply| Read::Ping { reply }).await
+            let answer = ask(&self.reads, |reply| Read::Ping { reply }).await;
+            // Whoever reads it is to look at that file.
+            let at_path = |why: String| format!("{}: {why}", self.path.display());
+            answer.map_err(|error| match error {
+                StoreError::Unavailable(why) => StoreError::Unavailable(at_path(why)),
+                StoreError::Full(why) => StoreError::Full(at_path(why)),
+                StoreError::Corrupt(why) => StoreError::Corrupt(at_path(why)),
+                StoreError::Timeout => StoreError::Timeout,
+            })
         })
     }
 }

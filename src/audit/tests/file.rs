@@ -80,6 +80,29 @@ fn lines_do_not_go_with_a_file_that_somebody_moves_or_removes() {
 }
 
 /// The file that is open writes at its end alone.
+/// There may be several file systems, of which one is full.
+#[test]
+fn a_trail_that_cannot_be_written_names_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (folder, elsewhere) = (directory.path().join("trail"), directory.path().join("elsewhere"));
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("audit.jsonl");
+    let trail = open(&file_settings(&path), directory.path());
+    fs::rename(&folder, &elsewhere).unwrap();
+    let mut number = 0;
+    let why = loop {
+        trail.write(record(number));
+        number += 1;
+        if let Some(why) = trail.failure() {
+            break why;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert!(why.starts_with(&format!("{}: ", path.display())), "{why}");
+    fs::rename(&elsewhere, &folder).unwrap();
+    trail.shutdown();
+}
+
 #[test]
 fn what_a_failed_sync_has_lost_of_a_file_is_written_in_its_place() {
     let directory = tempfile::tempdir().unwrap();

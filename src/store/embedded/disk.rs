@@ -99,6 +99,10 @@ impl Disk {
         Ok(Self { path: path.to_owned(), opener, database: Mutex::new(Some(Arc::new(database))) })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn database(&self) -> Result<Arc<Database>, StoreError> {
         let mut slot = lock(&self.database);
         if let Some(database) = &*slot {

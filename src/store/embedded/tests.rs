@@ -159,7 +159,19 @@ async fn ended_records_are_swept_beside_later_writes() {
 async fn a_store_whose_threads_ended_is_unavailable() {
     let (reads, _) = mpsc::channel(1);
     let (writes, _) = mpsc::channel(1);
-    let store = Embedded { reads, writes };
+    let store = Embedded { path: PathBuf::new(), reads, writes };
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.delete(Table::Logins, b"k").await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_file_is_told_with_its_path() {
+    let (reads, mut asked) = mpsc::channel(1);
+    let (writes, _kept) = mpsc::channel(1);
+    let store = Embedded { path: "/data/doorward.redb".into(), reads, writes };
+    let (error, ()) = tokio::join!(store.ping(), async {
+        let Some(Read::Ping { reply }) = asked.recv().await else { panic!("another question") };
+        let _ = reply.send(Err(StoreError::Full("no space left".to_owned())));
+    });
+    assert_eq!(error.unwrap_err().to_string(), "the store is full: /data/doorward.redb: no space left");
 }
