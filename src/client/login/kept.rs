@@ -139,6 +139,16 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+/// What stands at a place instead of a file.
+pub fn not_a_file(found: &fs::Metadata) -> Option<&'static str> {
+    match found.file_type() {
+        found if found.is_file() => None,
+        found if found.is_symlink() => Some("a symbolic link"),
+        found if found.is_dir() => Some("a folder"),
+        _ => Some("a pipe, a socket or a device"),
+    }
+}
+
 /// Whether a file could be written there.
 pub fn could_write(path: &Path) -> io::Result<()> {
     let draft = draft_of(path);

@@ -1,7 +1,7 @@
 //! A context for kubectl, whose credential this program gives (client-go credential plugins).
 
 use std::{
-    env,
+    env, fmt,
     fs::{self, OpenOptions},
     io,
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     EXEC_API, Failure,
-    kept::{could_write, write_whole},
+    kept::{could_write, not_a_file, write_whole},
 };
 
 /// Links that lead to one another, as in Linux.
@@ -25,58 +25,108 @@ pub struct Context<'a> {
     /// The address of the Kubernetes route.
     pub server: &'a str,
     /// A file with the authorities that are trusted there.
-    pub ca: Option<PathBuf>,
+    pub ca: Option<String>,
     /// This program.
-    pub program: PathBuf,
+    pub program: String,
 }
 
-/// The file that kubectl writes: the first of `KUBECONFIG`, else the one in the person's home.
-pub fn file() -> Result<PathBuf, Failure> {
-    let named = env::var_os("KUBECONFIG");
-    let named = named.and_then(|list| env::split_paths(&list).find(|path| !path.as_os_str().is_empty()));
-    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".kube/config"));
-    named.or_else(home).ok_or_else(|| "neither `KUBECONFIG` nor `HOME` is set".into())
+/// The files that kubectl reads as one.
+#[derive(Debug)]
+pub struct Files {
+    /// The one that is written.
+    pub first: PathBuf,
+    /// What is of a name in the first hides what is of that name here.
+    others: Vec<PathBuf>,
 }
 
-/// Writes the context into the file and makes it the current one. All else in the file stays; one of this name that is
-/// not of this program's making is not overwritten.
-pub fn write(file: &Path, context: &Context<'_>) -> Result<(), Failure> {
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder)?;
+impl Files {
+    /// Those of `KUBECONFIG`, else the one in the person's home.
+    pub fn from_environment() -> Result<Self, Failure> {
+        let named = env::var_os("KUBECONFIG").unwrap_or_default();
+        let mut named = env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
+        let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".kube/config"));
+        let first = named.next().or_else(home).ok_or("neither `KUBECONFIG` nor `HOME` is set")?;
+        Ok(Self { first, others: named.collect() })
     }
-    let _lock = Lock::take(file)?;
-    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-    let config = with(file, context).map_err(|error| told(&error))?;
-    // What a link leads to is the file, wherever its owner keeps it.
-    let target = target(file).map_err(|error| told(&error))?;
-    write_whole(&target, serde_saphyr::to_string(&config)?.as_bytes()).map_err(|error| told(&error))?;
-    Ok(())
-}
 
-/// Whether [`write`] would do it, as things stand: asked before a person goes through a login for it.
-pub fn check(file: &Path, context: &Context<'_>) -> Result<(), Failure> {
-    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder)?;
+    /// Writes the context into the first file and makes it the current one. All else in the file stays; one of this name that is
+    /// not of this program's making is not overwritten, nor hidden where it stands in another file.
+    pub fn write(&self, context: &Context<'_>) -> Result<(), Failure> {
+        let (target, _lock) = self.begin()?;
+        let config = self.with(context)?;
+        write_whole(&target, serde_saphyr::to_string(&config)?.as_bytes()).map_err(told(&target))?;
+        Ok(())
     }
-    let _lock = Lock::take(file)?;
-    with(file, context).map_err(|error| told(&error))?;
-    let target = target(file).map_err(|error| told(&error))?;
-    // Where the lock is, a file can be made; the target of a link may be elsewhere.
-    could_write(&target).map_err(|error| format!("{}: {error}", target.display()))?;
-    Ok(())
+
+    /// Whether [`Self::write`] would do it, as things stand: asked before a person goes through a login for it.
+    pub fn check(&self, context: &Context<'_>) -> Result<(), Failure> {
+        let (target, _lock) = self.begin()?;
+        self.with(context)?;
+        // Where the lock is, a file can be made; the target of a link may be elsewhere.
+        could_write(&target).map_err(told(&target))?;
+        Ok(())
+    }
+
+    /// What is written in the end, and the lock for it.
+    fn begin(&self) -> Result<(PathBuf, Lock), Failure> {
+        // What a link leads to is the file, wherever its owner keeps it.
+        let target = target(&self.first).map_err(told(&self.first))?;
+        // A device would be replaced by a file, for all programs of the machine; from a pipe nothing may ever come.
+        if let Some(what) = fs::metadata(&target).ok().as_ref().and_then(not_a_file) {
+            let why = format!("{what}, which no context can be written to; have `KUBECONFIG` name a file");
+            return Err(format!("{} is {why}", self.first.display()).into());
+        }
+        if let Some(folder) = self.first.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        Ok((target, Lock::take(&self.first)?))
+    }
+
+    /// The configuration in the first file, with the context.
+    fn with(&self, context: &Context<'_>) -> Result<Value, String> {
+        for other in &self.others {
+            // kubectl passes over what is not there, and what a pipe brings it brings once.
+            if other.is_file() {
+                let known = read(other).map_err(told(other))?;
+                known.as_object().map_or(Ok(()), |known| of_others(known, context.name)).map_err(told(other))?;
+            }
+        }
+        let mut config = read(&self.first).map_err(told(&self.first))?;
+        add(&mut config, context).map_err(told(&self.first))?;
+        Ok(config)
+    }
 }
 
-/// The configuration in the file, with the context.
-fn with(file: &Path, context: &Context<'_>) -> Result<Value, String> {
-    let mut config: Value = match fs::read_to_string(file) {
-        Ok(text) if text.trim().is_empty() => json!({}),
-        Ok(text) => serde_saphyr::from_str(&text).map_err(|error| error.to_string())?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => json!({}),
-        Err(error) => return Err(error.to_string()),
-    };
-    add(&mut config, context)?;
-    Ok(config)
+/// An error with the file that it is about.
+fn told<E: fmt::Display>(file: &Path) -> impl Fn(E) -> String {
+    move |error| format!("{}: {error}", file.display())
+}
+
+/// The configuration in a file; an empty one if it is not there.
+fn read(file: &Path) -> Result<Value, String> {
+    match fs::read_to_string(file) {
+        Ok(text) if text.trim().is_empty() => Ok(json!({})),
+        Ok(text) => serde_saphyr::from_str(&text).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(json!({})),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+type Entries = serde_json::Map<String, Value>;
+
+/// What a configuration has of a name in a list.
+fn known<'a>(config: &'a Entries, list: &str, name: &str) -> Option<&'a Value> {
+    config.get(list)?.as_array()?.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(name))
+}
+
+/// Refuses a name that a configuration has for something that is not of this program's making.
+fn of_others(config: &Entries, name: &str) -> Result<(), String> {
+    let command = known(config, "users", name).and_then(|entry| entry.pointer("/user/exec/args/0"));
+    let ours = command.is_some_and(|command| command == "credential");
+    if !ours && ["users", "clusters", "contexts"].iter().any(|list| known(config, list, name).is_some()) {
+        return Err(format!("it has another `{name}` already; choose another name"));
+    }
+    Ok(())
 }
 
 /// What the file is in the end, whether it is there yet or not.
@@ -109,18 +159,9 @@ fn add(config: &mut Value, context: &Context<'_>) -> Result<(), String> {
         "provideClusterInfo": false,
     }});
     let config = config.as_object_mut().ok_or("this is no configuration of kubectl")?;
-    let known = |config: &serde_json::Map<String, Value>, list: &str| {
-        let entries = config.get(list).and_then(Value::as_array);
-        entries.and_then(|entries| entries.iter().find(|entry| entry.get("name") == Some(&json!(name))).cloned())
-    };
-    let user_before = known(config, "users");
-    let command = user_before.as_ref().and_then(|entry| entry.pointer("/user/exec/args/0"));
-    let ours = command.is_some_and(|command| command == "credential");
-    if !ours && (user_before.is_some() || known(config, "clusters").is_some() || known(config, "contexts").is_some()) {
-        return Err(format!("it has another `{name}` already; choose another name"));
-    }
-    let before = known(config, "contexts");
-    let what = match before.as_ref().and_then(|before| before.pointer("/context/namespace")) {
+    of_others(config, name)?;
+    let before = known(config, "contexts", name);
+    let what = match before.and_then(|before| before.pointer("/context/namespace")) {
         Some(namespace) => json!({"cluster": name, "user": name, "namespace": namespace}),
         None => json!({"cluster": name, "user": name}),
     };
@@ -172,6 +213,7 @@ mod tests {
     fn a_context_joins_what_is_there_and_overwrites_nothing_of_others() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("kube/config");
+        let files = Files { first: file.clone(), others: Vec::new() };
         let read = || serde_saphyr::from_str::<Value>(&fs::read_to_string(&file).unwrap()).unwrap();
         let context = |name: &'static str, server: &'static str| Context {
             name,
@@ -179,7 +221,7 @@ mod tests {
             ca: Some("/etc/ca.pem".into()),
             program: "/usr/bin/doorward".into(),
         };
-        write(&file, &context("build", "https://k8s.example.com")).unwrap();
+        files.write(&context("build", "https://k8s.example.com")).unwrap();
         let first = read();
         assert_eq!(first["current-context"], "build");
         assert_eq!(
@@ -194,7 +236,7 @@ mod tests {
         with_others["users"].as_array_mut().unwrap().push(json!({"name": "prod", "user": {"token": "yes"}}));
         with_others["preferences"] = json!({"colors": "1"});
         fs::write(&file, serde_saphyr::to_string(&with_others).unwrap()).unwrap();
-        write(&file, &context("build", "https://other.example.com")).unwrap();
+        files.write(&context("build", "https://other.example.com")).unwrap();
         let again = read();
         assert_eq!(again["clusters"].as_array().unwrap().len(), 1);
         assert_eq!(again["clusters"][0]["cluster"]["server"], "https://other.example.com");
@@ -202,17 +244,17 @@ mod tests {
         assert_eq!(again["preferences"], json!({"colors": "1"}));
         assert_eq!(again["users"][0], json!({"name": "prod", "user": {"token": "yes"}}));
 
-        let refused = write(&file, &context("prod", "https://k8s.example.com")).unwrap_err().to_string();
+        let refused = files.write(&context("prod", "https://k8s.example.com")).unwrap_err().to_string();
         assert!(refused.contains("another `prod`"), "{refused}");
         assert_eq!(read(), again, "nothing was written");
-        let refused = check(&file, &context("prod", "https://k8s.example.com")).unwrap_err().to_string();
+        let refused = files.check(&context("prod", "https://k8s.example.com")).unwrap_err().to_string();
         assert!(refused.contains("another `prod`"), "{refused}");
-        check(&file, &context("build", "https://k8s.example.com")).unwrap();
+        files.check(&context("build", "https://k8s.example.com")).unwrap();
         assert_eq!(read(), again, "looking writes nothing");
         assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "and leaves nothing");
         fs::write(dir.path().join("kube/config.lock"), "").unwrap();
-        assert!(check(&file, &context("build", "https://k8s.example.com")).is_err());
-        let locked = write(&file, &context("build", "https://k8s.example.com")).unwrap_err().to_string();
+        assert!(files.check(&context("build", "https://k8s.example.com")).is_err());
+        let locked = files.write(&context("build", "https://k8s.example.com")).unwrap_err().to_string();
         assert!(locked.contains("config.lock"), "{locked}");
     }
     #[test]
@@ -223,12 +265,12 @@ mod tests {
         fs::create_dir(dir.path().join("dotfiles")).unwrap();
         std::os::unix::fs::symlink("middle", &file).unwrap();
         std::os::unix::fs::symlink(&real, &middle).unwrap();
-        let context =
-            Context { name: "build", server: "https://k8s.example.com", ca: None, program: "/usr/bin/doorward".into() };
+        let files = Files { first: file.clone(), others: Vec::new() };
+        let context = plain();
         // The target need not be there yet.
         for _ in 0..2 {
-            check(&file, &context).unwrap();
-            write(&file, &context).unwrap();
+            files.check(&context).unwrap();
+            files.write(&context).unwrap();
             assert!(
                 fs::symlink_metadata(&file).unwrap().is_symlink()
                     && fs::symlink_metadata(&middle).unwrap().is_symlink()
@@ -237,9 +279,55 @@ mod tests {
             assert!(fs::read_to_string(&file).unwrap().contains("k8s.example.com"));
         }
         fs::remove_dir_all(dir.path().join("dotfiles")).unwrap();
-        assert!(check(&file, &context).unwrap_err().to_string().contains("dotfiles/kube.yaml"));
+        assert!(files.check(&context).unwrap_err().to_string().contains("dotfiles/kube.yaml"));
         fs::remove_file(&middle).unwrap();
         std::os::unix::fs::symlink("config", &middle).unwrap();
-        assert!(write(&file, &context).is_err(), "a circle");
+        assert!(files.write(&context).is_err(), "a circle");
+    }
+    fn plain() -> Context<'static> {
+        Context { name: "build", server: "https://k8s.example.com", ca: None, program: "/usr/bin/doorward".into() }
+    }
+
+    #[test]
+    fn a_device_or_a_pipe_is_neither_read_nor_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        // Not /dev/null, which the machine would lose with the guard.
+        let (socket, link) = (dir.path().join("socket"), dir.path().join("link"));
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        for first in [socket.clone(), link, dir.path().to_owned()] {
+            let files = Files { first: first.clone(), others: Vec::new() };
+            for refused in [files.check(&plain()), files.write(&plain())] {
+                let refused = refused.unwrap_err().to_string();
+                assert!(refused.contains("have `KUBECONFIG` name a file"), "{refused}");
+            }
+            assert!(not_a_file(&fs::metadata(&first).unwrap()).is_some(), "{} is as it was", first.display());
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no lock stays");
+        // As another file it is for kubectl alone.
+        let files = Files { first: dir.path().join("config"), others: vec![socket, "/dev/null".into()] };
+        files.write(&plain()).unwrap();
+    }
+
+    #[test]
+    fn what_another_file_of_the_list_has_of_that_name_is_not_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other");
+        let others = vec![dir.path().join("missing"), other.clone()];
+        let files = Files { first: dir.path().join("config"), others };
+        for entry in ["contexts: [{name: build, context: {}}]", "clusters: [{name: build}]", "users: [{name: build}]"] {
+            fs::write(&other, entry).unwrap();
+            for refused in [files.check(&plain()), files.write(&plain())] {
+                let refused = refused.unwrap_err().to_string();
+                assert!(refused.contains("another `build`") && refused.contains("other: "), "{refused}");
+            }
+        }
+        assert!(!files.first.exists(), "nothing was written");
+        // One of our own may be there from before, and others have other names.
+        fs::remove_file(&other).unwrap();
+        Files { first: other.clone(), others: Vec::new() }.write(&plain()).unwrap();
+        files.write(&plain()).unwrap();
+        fs::write(&other, "contexts: [{name: prod, context: {}}]").unwrap();
+        files.write(&plain()).unwrap();
     }
 }

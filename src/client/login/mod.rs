@@ -19,7 +19,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-pub(crate) use self::kept::{could_write, write_whole};
+pub(crate) use self::kept::{could_write, not_a_file, write_whole};
 use self::{
     kept::{Entry, Kept},
     loopback::Loopback,
@@ -95,7 +95,7 @@ pub async fn login(
 ) -> Result<(), Failure> {
     // A login that cannot be kept is told before anybody signs in.
     Kept::check()?;
-    let ca = ca.map(std::path::absolute).transpose()?;
+    let ca = absolute(ca)?;
     let server = Server::new(address, ca.as_deref())?;
     let SignedIn { username, former } = match way {
         Way::Device => device::sign_in(&server, address, ca, needed, out).await?,
@@ -222,19 +222,34 @@ pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Fa
 
 /// Writes the context `name` for kubectl, in which it asks this program for its credential. Gives the file.
 pub fn write_context(name: &str, address: &Address, ca: Option<&Path>) -> Result<PathBuf, Failure> {
-    let file = kubeconfig::file()?;
-    kubeconfig::write(&file, &context(name, address, ca)?)?;
-    Ok(file)
+    let files = kubeconfig::Files::from_environment()?;
+    files.write(&context(name, address, ca)?)?;
+    Ok(files.first)
 }
 
 /// Whether [`write_context`] would do it, as things stand.
 pub fn check_context(name: &str, address: &Address, ca: Option<&Path>) -> Result<(), Failure> {
-    kubeconfig::check(&kubeconfig::file()?, &context(name, address, ca)?)
+    kubeconfig::Files::from_environment()?.check(&context(name, address, ca)?)
 }
 
-fn context<'a>(name: &'a str, address: &'a Address, ca: Option<&Path>) -> io::Result<kubeconfig::Context<'a>> {
+fn context<'a>(name: &'a str, address: &'a Address, ca: Option<&Path>) -> Result<kubeconfig::Context<'a>, Failure> {
+    let (ca, program) = (absolute(ca)?.map(text).transpose()?, text(env::current_exe()?)?);
+    Ok(kubeconfig::Context { name, server: address.as_str(), ca, program })
+}
+
+/// The path of a file with authorities from wherever one stands, as it is kept: in a text.
+fn absolute(ca: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     let ca = ca.map(std::path::absolute).transpose()?;
-    Ok(kubeconfig::Context { name, server: address.as_str(), ca, program: env::current_exe()? })
+    ca.map(|ca| Ok(text(ca)?.into())).transpose()
+}
+
+/// A path as a text, which is all that JSON and YAML know.
+fn text(path: PathBuf) -> Result<String, Failure> {
+    path.into_os_string().into_string().map_err(|path| {
+        let why =
+            "the path is not UTF-8, and cannot be written down for later; give the file or its folder another name";
+        format!("{}: {why}", Path::new(&path).display()).into()
+    })
 }
 
 fn kept(address: Option<&Address>) -> Result<(Address, Entry), Failure> {
@@ -296,6 +311,18 @@ mod tests {
             let parsed = text.parse::<Address>();
             assert_eq!(parsed.as_ref().ok().map(Address::as_str), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_kept_is_refused_before_anybody_signs_in() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"/etc/ca-\xff.pem"));
+        let address = "https://k8s.example.com".parse().unwrap();
+        let refused = context("build", &address, Some(path)).unwrap_err().to_string();
+        assert!(refused.contains("/etc/ca-") && refused.contains("not UTF-8"), "{refused}");
+        assert!(absolute(Some(path)).is_err(), "without a context too");
+        assert_eq!(absolute(Some(Path::new("/etc/ca.pem"))).unwrap(), Some("/etc/ca.pem".into()));
     }
 
     #[test]

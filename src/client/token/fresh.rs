@@ -18,7 +18,10 @@ use super::{
     Delivery, FIRST_PAUSE, Failure, MAX_PAUSE,
     exchange::{Issued, NoToken, now},
 };
-use crate::{client::login::write_whole, sessions::keyring::random};
+use crate::{
+    client::login::{not_a_file, write_whole},
+    sessions::keyring::random,
+};
 
 /// Writes a file for its owner alone, in one step for whoever reads it.
 pub fn write(file: &Path, text: &str) -> Result<(), Failure> {
@@ -29,14 +32,11 @@ pub fn write(file: &Path, text: &str) -> Result<(), Failure> {
 /// Refuses a place where something else is than a file. A link is not followed: who else may write in its folder would say where the
 /// token goes, and which file it replaces.
 pub fn check(file: &Path) -> Result<(), Failure> {
-    let what = match fs::symlink_metadata(file) {
-        Ok(found) if found.is_file() => return Ok(()),
+    let found = match fs::symlink_metadata(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(format!("{}: {error}", file.display()).into()),
-        Ok(found) if found.is_symlink() => "a symbolic link",
-        Ok(found) if found.is_dir() => "a folder",
-        Ok(_) => "a pipe, a socket or a device",
+        found => found.map_err(|error| format!("{}: {error}", file.display()))?,
     };
+    let Some(what) = not_a_file(&found) else { return Ok(()) };
     let file = file.display();
     Err(format!(
         "{file} is {what}, which no token takes the place of; name a file, or leave `--out` away to have it printed"
