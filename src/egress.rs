@@ -4,7 +4,7 @@
 
 mod proxy;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{error::Error, io, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -45,12 +45,30 @@ pub enum EgressError {
     TooLarge(usize),
     /// No connection: name, address, port or TLS. Nothing was sent.
     #[error("the connection failed: {}", causes(&**.0))]
-    Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Connect(#[source] Box<dyn Error + Send + Sync>),
     /// The connection broke, or what came is not HTTP.
     #[error("the call failed: {}", causes(&**.0))]
-    Exchange(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Exchange(#[source] Box<dyn Error + Send + Sync>),
     #[error("the answer cannot be read: {0}")]
-    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Body(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl EgressError {
+    /// What TLS has against the connection, if that is why there is none.
+    pub fn of_tls(&self) -> Option<&rustls::Error> {
+        let mut cause: Option<&(dyn Error + 'static)> = self.source();
+        while let Some(current) = cause {
+            if let Some(error) = current.downcast_ref() {
+                return Some(error);
+            }
+            // An error of input and output gives the cause of the one that it holds as its own.
+            cause = match current.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+                Some(held) => Some(held),
+                None => current.source(),
+            };
+        }
+        None
+    }
 }
 
 /// The client. Cheap to clone; clones share connections.
@@ -179,7 +197,7 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
 }
 
 /// An error with its causes: what the client says by itself is only that it failed.
-fn causes(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
+fn causes(error: &(dyn Error + Send + Sync + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -133,11 +133,10 @@ async fn by_loopback(
     let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
     let challenge = challenge(&verifier);
     let url = server.page(loopback.port(), loopback.state(), &challenge, &machine(), needed);
-    writeln!(
-        out,
-        "Sign in with your browser, at\n\n  {url}\n\nAllow it if the page shows the code {}.",
-        confirmation(&challenge)
-    )?;
+    let code = confirmation(&challenge);
+    // A wrong address, or a certificate that is not trusted, would be told only when the person has signed in.
+    server.has_page(&url, &code).await.map_err(|refused| refused.to_string())?;
+    writeln!(out, "Sign in with your browser, at\n\n  {url}\n\nAllow it if the page shows the code {code}.")?;
     if open && !open_browser(&url) {
         writeln!(
             out,

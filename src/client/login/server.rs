@@ -6,7 +6,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use rustls::CertificateError;
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
 
@@ -14,9 +15,10 @@ use super::{Address, kept::Entry};
 use crate::{
     authn::NeededLogin,
     clock::Timestamp,
-    egress::{Bounds, Egress, Proxy},
+    egress::{Bounds, Egress, EgressError, Proxy},
     endpoints::WHO_AM_I,
     oidc::program::{self, UserCode},
+    terminal,
 };
 
 /// What a call may cost. Doorward may wait for a provider itself.
@@ -24,6 +26,9 @@ const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(40), max_body: 256 
 
 /// What it may cost to learn that a session goes on, while somebody waits for another program.
 const GLANCE: Bounds = Bounds { timeout: Duration::from_secs(3), max_body: 256 << 10 };
+
+/// What it may cost to look at the page that a person will be sent to.
+const PAGE_BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(15), max_body: 1 << 20 };
 
 /// Between two questions whether a person has decided, whatever Doorward asks for.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -88,6 +93,17 @@ impl Server {
         query.append_pair("code_challenge", challenge).append_pair("machine", machine);
         query.extend_pairs(needed.parameters());
         format!("{}{}?{}", self.origin, program::PAGE, query.finish())
+    }
+
+    /// Whether the page is there and is Doorward's, which shows this code: asked before a person is sent there.
+    pub async fn has_page(&self, page: &str, confirmation: &str) -> Result<(), Refused> {
+        let request = Request::get(page).header(header::ACCEPT, "application/json").body(Bytes::new());
+        let answer = self.ask(request, PAGE_BOUNDS).await?;
+        let shows = |part: &str| answer.body().windows(part.len()).any(|window| window == part.as_bytes());
+        match answer.status() {
+            StatusCode::OK if shows(confirmation) => Ok(()),
+            _ => Err(self.refusal(&answer)),
+        }
     }
 
     /// The session for a code.
@@ -165,26 +181,71 @@ impl Server {
     }
 
     async fn send(&self, request: http::Result<Request<Bytes>>, bounds: Bounds) -> Result<Value, Refused> {
-        let request = request.map_err(|error| Refused::Other(error.to_string()))?;
-        let answer = self.egress.send(request, bounds).await;
-        let answer = answer.map_err(|error| Refused::Other(format!("{}: {error}", self.origin)))?;
-        let (status, told) = (answer.status(), serde_json::from_slice::<Value>(answer.body()));
-        if status == StatusCode::OK
-            && let Ok(told) = told
-        {
-            return Ok(told);
+        let answer = self.ask(request, bounds).await?;
+        match serde_json::from_slice(answer.body()) {
+            Ok(told) if answer.status() == StatusCode::OK => Ok(told),
+            _ => Err(self.refusal(&answer)),
         }
+    }
+
+    async fn ask(&self, request: http::Result<Request<Bytes>>, bounds: Bounds) -> Result<Response<Bytes>, Refused> {
+        let request = request.map_err(|error| Refused::Other(error.to_string()))?;
+        self.egress.send(request, bounds).await.map_err(|error| {
+            let advice = self.advice(&error).map(|advice| format!("; {advice}")).unwrap_or_default();
+            Refused::Other(format!("{}: {error}{advice}", self.origin))
+        })
+    }
+
+    /// What to do where there was no answer.
+    fn advice(&self, error: &EgressError) -> Option<String> {
+        match (error.of_tls(), error) {
+            (Some(rustls::Error::InvalidCertificate(why)), _) => Some(match why {
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. } => {
+                    "whoever runs Doorward is to renew its certificate, unless the clock of this machine is wrong"
+                        .to_owned()
+                }
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    "use a name that stands in its certificate".to_owned()
+                }
+                _ => format!(
+                    "name the file with the authority that signed its certificate: `doorward login {} --ca FILE`",
+                    self.origin
+                ),
+            }),
+            (Some(rustls::Error::InvalidMessage(_)), _) => Some(
+                "what answers there speaks no TLS: is it the right port, or for this machine `http://`?".to_owned(),
+            ),
+            (None, EgressError::Exchange(_)) => self.may_be_tls(),
+            _ => None,
+        }
+    }
+
+    /// A server that speaks TLS ends such a connection, or answers with an error.
+    fn may_be_tls(&self) -> Option<String> {
+        let rest = self.origin.strip_prefix("http://")?;
+        Some(format!("if it speaks TLS, write `https://{rest}`"))
+    }
+
+    /// Why an answer is not what was asked for.
+    fn refusal(&self, answer: &Response<Bytes>) -> Refused {
+        let (status, told) = (answer.status(), serde_json::from_slice::<Value>(answer.body()));
         let text = |name: &str| {
-            let said = told.as_ref().ok()?.get(name)?.as_str()?.chars();
-            Some(said.filter(|character| !character.is_control()).take(400).collect::<String>())
+            let said: String = told.as_ref().ok()?.get(name)?.as_str()?.chars().take(400).collect();
+            Some(terminal::line(&said))
         };
         let said = text("error_description").or_else(|| text("detail"));
-        Err(match (status, said, text("error")) {
+        match (status, said, text("error")) {
             (StatusCode::UNAUTHORIZED, Some(said), _) => Refused::Ended(said),
             (_, Some(said), Some(error)) => Refused::Told(error, said),
             (_, Some(said), None) => Refused::Other(said),
-            _ => Refused::Other(format!("{} answered with {status}: is it a Doorward?", self.origin)),
-        })
+            _ => {
+                let hint = self.may_be_tls().map(|hint| format!(" {hint}")).unwrap_or_default();
+                Refused::Other(format!("{} answered with {status}: is it a Doorward?{hint}", self.origin))
+            }
+        }
     }
 }
 
@@ -201,4 +262,88 @@ fn entry(told: &Value, ca: Option<PathBuf>) -> Result<Entry, Refused> {
 
 fn not_understood() -> Refused {
     Refused::Other("the answer of Doorward cannot be understood".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    const PAGE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n<p>BCDF-GHJK</p>        ";
+
+    /// What `has_page` says where each connection is served so.
+    async fn said<F: Future<Output = ()>>(scheme: &str, ca: Option<&Path>, serve: impl Fn(TcpStream) -> F) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Address =
+            format!("{scheme}://localhost:{}", listener.local_addr().unwrap().port()).parse().unwrap();
+        let server = Server::new(&address, ca).unwrap();
+        let serving = async {
+            loop {
+                serve(listener.accept().await.unwrap().0).await;
+            }
+        };
+        let page = format!("{address}/.doorward/login?port=7000");
+        let outcome = tokio::select! {
+            outcome = server.has_page(&page, "BCDF-GHJK") => outcome,
+            () = serving => unreachable!("it serves for ever"),
+        };
+        outcome.map_or_else(|refused| refused.to_string(), |()| "good".to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_wrong_address_and_a_certificate_that_is_not_trusted_are_told_before_the_login() {
+        let answer = |answer: &'static str| {
+            move |mut stream: TcpStream| async move {
+                let mut read = [0; 1024];
+                let _ = stream.read(&mut read).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        };
+        assert_eq!(said("http", None, answer(PAGE)).await, "good");
+        let other = said("http", None, answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")).await;
+        assert!(other.contains("200 OK: is it a Doorward? if it speaks TLS, write `https://localhost:"), "{other}");
+        let closed = said("http", None, answer("")).await;
+        assert!(closed.contains("if it speaks TLS, write `https://localhost:"), "{closed}");
+
+        let dir = tempfile::tempdir().unwrap();
+        let certificate = |name: &str| {
+            let own = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+            let file = dir.path().join(name);
+            std::fs::write(&file, own.cert.pem()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(own.signing_key.serialize_pem().as_bytes()).unwrap();
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            let tls = tls.unwrap().with_no_client_auth().with_single_cert(vec![own.cert.der().clone()], key);
+            (file, tokio_rustls::TlsAcceptor::from(Arc::new(tls.unwrap())))
+        };
+        let over = |tls: &tokio_rustls::TlsAcceptor| {
+            let tls = tls.clone();
+            move |stream: TcpStream| {
+                let tls = tls.clone();
+                async move {
+                    let Ok(mut stream) = tls.accept(stream).await else { return };
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    let _ = stream.write_all(PAGE.as_bytes()).await;
+                    let _ = stream.shutdown().await;
+                }
+            }
+        };
+        let ((good, tls), (elsewhere, elsewheres)) = (certificate("localhost"), certificate("elsewhere.test"));
+        assert_eq!(said("https", Some(&good), over(&tls)).await, "good");
+        for (ca, tls, advice) in
+            [(&elsewhere, &tls, " --ca FILE`"), (&elsewhere, &elsewheres, "use a name that stands in its certificate")]
+        {
+            let told = said("https", Some(ca), over(tls)).await;
+            assert!(told.contains("certificate") && told.contains(advice), "{told}");
+        }
+        let clear = said("https", Some(&good), answer("HTTP/1.1 400 Bad Request\r\n\r\n")).await;
+        assert!(clear.contains("what answers there speaks no TLS"), "{clear}");
+    }
 }

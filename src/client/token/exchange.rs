@@ -1,7 +1,6 @@
 //! Swaps the token of the pod for one of Doorward's (RFC 8693), and ends that (RFC 7009).
 
 use std::{
-    error::Error,
     fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -221,29 +220,19 @@ impl Swap {
 
 /// What to do about a certificate, if that is why a call failed.
 fn untrusted(error: &EgressError) -> Option<&'static str> {
-    let mut cause: Option<&(dyn Error + 'static)> = error.source();
-    while let Some(current) = cause {
-        if let Some(rustls::Error::InvalidCertificate(why)) = current.downcast_ref() {
-            return Some(match why {
-                CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. } => {
-                    "whoever runs Doorward is to renew its certificate, unless the clock of this machine is wrong"
-                }
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                    "`--server` is to have a name that stands in its certificate"
-                }
-                _ => "name the file with the authority that signed its certificate by `--ca`, or DOORWARD_CA_FILE",
-            });
+    let Some(rustls::Error::InvalidCertificate(why)) = error.of_tls() else { return None };
+    Some(match why {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
+            "whoever runs Doorward is to renew its certificate, unless the clock of this machine is wrong"
         }
-        // An error of input and output gives the cause of the one that it holds as its own.
-        cause = match current.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(held) => Some(held),
-            None => current.source(),
-        };
-    }
-    None
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "`--server` is to have a name that stands in its certificate"
+        }
+        _ => "name the file with the authority that signed its certificate by `--ca`, or DOORWARD_CA_FILE",
+    })
 }
 
 /// Whether what is wrong with the subject token (`invalid_request`, RFC 8693 section 2.2.2) is that its run has ended, in the words

@@ -51,6 +51,18 @@ async fn a_context_that_cannot_be_written_is_told_before_anybody_signs_in() {
     assert!(said.contains("another `build`") && !said.contains("Sign in with your browser"), "{said}");
 }
 
+#[tokio::test]
+async fn whoever_names_an_address_without_a_doorward_is_told_before_anybody_signs_in() {
+    let (upstream, shell) = (Upstream::start().await, Shell::new());
+    for (url, told) in
+        [(upstream.url(), "is it a Doorward?"), (format!("http://127.0.0.1:{}", free_port()), "the connection failed")]
+    {
+        let (status, said) = shell.run(&["login", "--no-browser", &url]).await;
+        assert_eq!(status, Some(1), "{url}: {said}");
+        assert!(said.contains(told) && !said.contains("Sign in with your browser"), "{url}: {said}");
+    }
+}
+
 /// The code would be used up, and the session go on with nobody who has it.
 #[tokio::test]
 async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_ended() {
