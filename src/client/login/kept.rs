@@ -56,7 +56,18 @@ impl Kept {
             )
             .into());
         }
-        serde_json::from_str(&text).map_err(|error| told(&error).into())
+        // As a full disk or a fall of the system may leave it.
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_json::from_str(&text).map_err(|error| {
+            let path = path.display();
+            format!(
+                "{path} is damaged ({error}); remove it, sign in again, and end the sessions that it had in a browser, under \"Your \
+                 sessions\" (`/.doorward/sessions`)"
+            )
+            .into()
+        })
     }
 
     /// Changes the file: whole, and one process after the other. Gives what `change` gives.
@@ -202,6 +213,24 @@ mod tests {
         // A file that others could read is not trusted to be a secret any more.
         fs::set_permissions(file(&folder), fs::Permissions::from_mode(0o640)).unwrap();
         assert!(Kept::of(&file(&folder)).err().unwrap().to_string().contains("chmod 600"));
+    }
+
+    #[test]
+    fn an_empty_file_is_none_and_a_damaged_one_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path());
+        for (text, is_none) in [("", true), ("\n", true), ("{\"sess", false), ("[]", false)] {
+            let _ = fs::remove_file(&path);
+            create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+            match (Kept::of(&path), is_none) {
+                (Ok(kept), true) => assert!(kept.sessions.is_empty()),
+                (Err(error), false) => {
+                    let told = error.to_string();
+                    assert!(told.contains("is damaged") && told.contains("remove it, sign in again"), "{told}");
+                }
+                (Ok(_), false) | (Err(_), true) => panic!("{text:?}"),
+            }
+        }
     }
 
     #[test]

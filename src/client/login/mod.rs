@@ -178,7 +178,7 @@ async fn keep(server: &Server, address: &Address, entry: Entry) -> Result<Signed
 /// Who one is at `address`, or at the only one that is known.
 pub async fn whoami(address: Option<&Address>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (address, entry) = kept(address)?;
-    let told = Server::new(&address, entry.ca.as_deref())?.who_am_i(&entry.handle).await;
+    let told = server(&address, &entry)?.who_am_i(&entry.handle).await;
     let told = told.map_err(|refused| refused.advise(&address))?;
     writeln!(out, "{told:#}")?;
     Ok(())
@@ -187,7 +187,16 @@ pub async fn whoami(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
 /// Ends the session, there and here.
 pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (address, entry) = kept(address)?;
-    let ended = Server::new(&address, entry.ca.as_deref())?.end(&entry.handle).await;
+    if let Some(ca) = lost_ca(&entry) {
+        Kept::change(|kept| kept.remove(&address))?;
+        return Err(format!(
+            "{} is not there any more, so Doorward cannot be told: the session is forgotten here and goes on there; \
+             {address}/.doorward/sessions ends it",
+            ca.display()
+        )
+        .into());
+    }
+    let ended = server(&address, &entry)?.end(&entry.handle).await;
     ended.map_err(|refused| format!("you are still signed in at {address}: {refused}"))?;
     Kept::change(|kept| kept.remove(&address))?;
     writeln!(out, "Signed out of {address}.")?;
@@ -206,7 +215,7 @@ pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Fa
     }
     let (_, entry) = kept(Some(address))?;
     let is_over = entry.ends() <= Timestamp::from(SystemTime::now());
-    if is_over || Server::new(address, entry.ca.as_deref())?.has_ended(&entry.handle).await {
+    if is_over || server(address, &entry)?.has_ended(&entry.handle).await {
         return Err(format!("the session at {address} has ended; run `doorward login {address}`").into());
     }
     let credential = json!({
@@ -249,6 +258,19 @@ fn text(path: PathBuf) -> Result<String, Failure> {
             "the path is not UTF-8, and cannot be written down for later; give the file or its folder another name";
         format!("{}: {why}", Path::new(&path).display()).into()
     })
+}
+
+/// The Doorward of a session that was kept.
+fn server(address: &Address, entry: &Entry) -> Result<Server, Failure> {
+    Server::new(address, entry.ca.as_deref()).map_err(|why| match lost_ca(entry) {
+        Some(_) => format!("{why}; say where it is now: `doorward login {address} --ca FILE`").into(),
+        None => why.into(),
+    })
+}
+
+/// The file with the authorities of a session's Doorward, if somebody took it away.
+fn lost_ca(entry: &Entry) -> Option<&Path> {
+    entry.ca.as_deref().filter(|ca| matches!(ca.try_exists(), Ok(false)))
 }
 
 fn kept(address: Option<&Address>) -> Result<(Address, Entry), Failure> {

@@ -63,6 +63,23 @@ async fn whoever_names_an_address_without_a_doorward_is_told_before_anybody_sign
     }
 }
 
+#[tokio::test]
+async fn whoever_moved_the_authorities_away_can_sign_out_and_in_again() {
+    let (world, _issuer) = world().await;
+    let (shell, origin) = (Shell::new(), world.origin());
+    world.sign_in(&shell, &[]).await;
+    let mut kept: Value = serde_json::from_str(&fs::read_to_string(shell.kept()).unwrap()).unwrap();
+    kept["sessions"][&origin]["ca"] = json!("/nowhere/ca.pem");
+    fs::write(shell.kept(), kept.to_string()).unwrap();
+    let (status, said) = shell.run(&["whoami"]).await;
+    let told = format!("say where it is now: `doorward login {origin} --ca FILE`");
+    assert!(status == Some(1) && said.contains("/nowhere/ca.pem") && said.contains(&told), "{said}");
+    let (status, said) = shell.run(&["logout"]).await;
+    assert!(status == Some(1) && said.contains(&format!("{origin}/.doorward/sessions ends it")), "{said}");
+    let (_, said) = shell.run(&["logout"]).await;
+    assert!(said.contains("you are not signed in"), "{said}");
+}
+
 /// The code would be used up, and the session go on with nobody who has it.
 #[tokio::test]
 async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_ended() {
