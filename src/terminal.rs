@@ -1,5 +1,7 @@
 //! Text of which a part may come from a stranger, fit for a terminal: nothing in it moves the cursor, forges a line, or turns
-//! text round.
+//! text round. On a page only the last can happen.
+
+use std::borrow::Cow;
 
 /// One line. Line breaks are escaped too.
 pub fn line(text: &str) -> String {
@@ -11,6 +13,21 @@ pub fn block(text: &str) -> String {
     escaped(text, true)
 }
 
+/// Text for a page, where it turns nothing round that stands beside it.
+pub fn undirected(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_direction) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        match is_direction(character) {
+            true => escaped.push_str(&escape(character)),
+            false => escaped.push(character),
+        }
+    }
+    escaped.into()
+}
+
 /// What is escaped is written as JSON escapes it.
 fn escaped(text: &str, keeps_lines: bool) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -18,17 +35,25 @@ fn escaped(text: &str, keeps_lines: bool) -> String {
         match character {
             '\n' if keeps_lines => escaped.push('\n'),
             '\n' | '\r' | '\t' => escaped.extend(character.escape_default()),
-            _ if is_obeyed(character) => escaped.push_str(&format!("\\u{:04x}", u32::from(character))),
+            _ if is_obeyed(character) => escaped.push_str(&escape(character)),
             _ => escaped.push(character),
         }
     }
     escaped
 }
 
+fn escape(character: char) -> String {
+    format!("\\u{:04x}", u32::from(character))
+}
+
 /// Control characters, and those that a terminal takes for the direction of text or the end of a line.
 fn is_obeyed(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    character.is_control() || is_direction(character) || matches!(character, '\u{2028}' | '\u{2029}')
+}
+
+/// Those that say in which direction text is read (Unicode, annex 9).
+fn is_direction(character: char) -> bool {
+    matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -53,5 +78,13 @@ mod tests {
             "{shown}"
         );
         assert_eq!(line("Jürgen 🚪 ѕ"), "Jürgen 🚪 ѕ");
+    }
+
+    #[test]
+    fn a_name_on_a_page_cannot_be_turned_round() {
+        assert_eq!(undirected("nimda\u{202e}\u{2066}\u{61c}"), "nimda\\u202e\\u2066\\u061c");
+        for same in ["alice", "\u{5d0}\u{5dc}\u{5d9}", "a\nb"] {
+            assert!(matches!(undirected(same), Cow::Borrowed(text) if text == same), "{same}");
+        }
     }
 }

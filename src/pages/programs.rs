@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::{
     Choice, Page, Tone, sign,
-    views::{prose, sentence},
+    views::{name, prose, sentence},
 };
 
 /// A program that wants to sign in by way of this browser.
@@ -36,7 +36,7 @@ pub fn program(view: &ProgramView<'_>) -> Page {
             " yourself just now, press Cancel: somebody may have sent you their own link."
         }
         @if let Some(who) = view.who {
-            p { "In this browser you are signed in as " strong { (who) } "." }
+            p { "In this browser you are signed in as " strong { (name(who)) } "." }
         }
         ul class="choices" {
             @for choice in view.choices {
@@ -64,7 +64,7 @@ pub fn program_done(view: &ProgramDoneView<'_>) -> Page {
         (sign(tone))
         h1 { (title) }
         @match view.outcome {
-            Ok(who) => p class="lead" { "As " strong { (who) } ". You can close this page." },
+            Ok(who) => p class="lead" { "As " strong { (name(who)) } ". You can close this page." },
             Err(why) => p class="lead" { (prose(&sentence(why))) },
         }
     };
@@ -128,7 +128,7 @@ pub fn device(view: &DeviceView<'_>) -> Page {
         dl {
             div { dt { "Code" } dd { code { (view.code) } } }
             div { dt { "It asks from" } dd { code { (view.address) } } }
-            @if let Some(who) = view.who { div { dt { "You are" } dd { (who) } } }
+            @if let Some(who) = view.who { div { dt { "You are" } dd { (name(who)) } } }
         }
         p class="note" {
             "Go on only if you ran " code { "doorward login --device" }
@@ -175,7 +175,7 @@ pub fn device_done(view: Option<&DeviceDoneView<'_>>) -> Page {
         p class="lead" {
             @match view {
                 Some(DeviceDoneView { machine, who }) => {
-                    "The one on " strong { (machine) } " is signed in as " strong { (who) } " within some seconds."
+                    "The one on " strong { (machine) } " is signed in as " strong { (name(who)) } " within some seconds."
                 }
                 None => "It is signed in within some seconds.",
             }

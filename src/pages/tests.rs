@@ -337,6 +337,15 @@ fn whatever_is_shown_is_escaped() {
 }
 
 #[test]
+fn a_name_turns_nothing_round_that_stands_beside_it() {
+    let who = "nimda\u{202e}\u{2067}";
+    let page = confirm_sign_out(&ConfirmSignOutView { who: Some(who) }).render(&Brand::default()).into_string();
+    assert!(page.contains("<strong><bdi>nimda\\u202e\\u2067</bdi></strong>"), "{page}");
+    let done = program_done(&ProgramDoneView { outcome: Err("\u{202e}no") }).render(&Brand::default()).into_string();
+    assert!(!done.contains('\u{202e}'), "{done}");
+}
+
+#[test]
 fn responses_carry_the_policy_that_fits_their_style() {
     let response = html(StatusCode::FORBIDDEN, &signed_out(), &Brand::default());
     assert_eq!(response.status(), StatusCode::FORBIDDEN);

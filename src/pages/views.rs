@@ -3,7 +3,14 @@
 use maud::{Markup, html};
 
 use super::{Page, Tone, sign};
-use crate::{authz::Concern, clock::Timestamp, endpoints::WHO_AM_I, error::Rejection, sessions::Listed};
+use crate::{
+    authz::Concern,
+    clock::Timestamp,
+    endpoints::WHO_AM_I,
+    error::Rejection,
+    sessions::Listed,
+    terminal,
+};
 
 /// The choice of a provider.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +154,7 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
                 div { dt { "Request" } dd { code { (view.request) } } }
             }
             @if let Some(who) = view.who {
-                div { dt { "You are" } dd { (who) } }
+                div { dt { "You are" } dd { (name(who)) } }
             }
             @if let Some(rule) = view.rejection.rule() {
                 div { dt { "Rule" } dd { code { (rule) } } }
@@ -204,13 +211,13 @@ pub struct SessionTimes {
 pub fn who_am_i(view: &WhoAmIView<'_>) -> Page {
     let main = html! {
         (sign(Tone::Good))
-        h1 { (view.email.unwrap_or(view.username)) }
+        h1 { (name(view.email.unwrap_or(view.username))) }
         p class="lead" { "You are signed in." }
         dl {
-            div { dt { "User in Kubernetes" } dd { code { (view.username) } } }
+            div { dt { "User in Kubernetes" } dd { code { (name(view.username)) } } }
             div { dt { "Groups in Kubernetes" } dd { (list(view.kubernetes_groups)) } }
             div { dt { "Provider" } dd { (view.issuer) } }
-            div { dt { "Subject" } dd { code { (view.subject) } } }
+            div { dt { "Subject" } dd { code { (name(view.subject)) } } }
             div { dt { "Kind" } dd { (view.kind) } }
             div { dt { "Groups there" } dd { (list(view.groups)) } }
             div { dt { "Scopes" } dd { (list(view.scopes)) } }
@@ -253,7 +260,7 @@ pub fn own_sessions(view: &OwnSessionsView<'_>) -> Page {
     let main = html! {
         (sign(Tone::Plain))
         h1 { "Your sessions" }
-        p class="lead" { "Where " strong { (view.who) } " is signed in." }
+        p class="lead" { "Where " strong { (name(view.who)) } " is signed in." }
         @match view.ended {
             Some(0) => p class="note" role="status" { "That session had ended already." },
             Some(1) => p class="note" role="status" { "One session was ended, with everything that was open in it." },
@@ -309,7 +316,7 @@ pub fn confirm_sign_out(view: &ConfirmSignOutView<'_>) -> Page {
         @match view.who {
             Some(who) => {
                 h1 { "Sign out?" }
-                p class="lead" { "You are signed in as " strong { (who) } "." }
+                p class="lead" { "You are signed in as " strong { (name(who)) } "." }
                 p { "This ends your session here and on all other hosts of Doorward, with everything that is open there." }
                 (sign_out_form("Sign out"))
                 p class="actions" { a href="/" { "Stay signed in" } }
@@ -356,7 +363,7 @@ pub fn login_error(view: &LoginErrorView<'_>) -> Page {
         h1 { (view.title) }
         p class="lead" { (prose(view.text)) }
         @if let Some(detail) = view.detail {
-            p class="note" { code { (detail) } }
+            p class="note" { code { (name(detail)) } }
         }
         @match view.go_on {
             Some(href) => {
@@ -392,9 +399,16 @@ pub(super) fn prose(text: &str) -> Markup {
     let even = text.matches('`').count().is_multiple_of(2);
     html! {
         @for (part, text) in text.split('`').enumerate() {
+            @let text = terminal::undirected(text);
             @if even && part % 2 == 1 { code { (text) } } @else { @if !even && part > 0 { "`" } (text) }
         }
     }
+}
+
+/// A name that somebody else gave. One that is written from right to left stays by itself (`bdi`), and none turns round what stands
+/// beside it.
+pub(super) fn name(text: &str) -> Markup {
+    html! { bdi { (terminal::undirected(text)) } }
 }
 
 fn sign_out_form(label: &str) -> Markup {
@@ -408,7 +422,7 @@ fn list(names: &[&str]) -> Markup {
         @if names.is_empty() {
             span class="none" { "none" }
         } @else {
-            ul class="names" { @for name in names { li { code { (name) } } } }
+            ul class="names" { @for entry in names { li { code { (name(entry)) } } } }
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     clock::Timestamp,
     oidc::program::{challenge, confirmation},
     sessions::{Origin, keyring::random},
+    terminal,
 };
 
 /// How long the person may take.
@@ -103,7 +104,7 @@ pub async fn login(
             by_loopback(&server, address, ca, way == Way::OpenBrowser, needed, out).await?
         }
     };
-    writeln!(out, "Signed in as {username}.")?;
+    writeln!(out, "Signed in as {}.", terminal::line(&username))?;
     // Nobody holds it any more, and in the list of sessions it would look like one in use.
     if let Some(former) = former
         && let Err(refused) = server.end(&former.handle).await
@@ -180,7 +181,7 @@ pub async fn whoami(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
     let (address, entry) = kept(address)?;
     let told = server(&address, &entry)?.who_am_i(&entry.handle).await;
     let told = told.map_err(|refused| refused.advise(&address))?;
-    writeln!(out, "{told:#}")?;
+    writeln!(out, "{}", terminal::block(&format!("{told:#}")))?;
     Ok(())
 }
 
