@@ -346,6 +346,17 @@ fn a_name_turns_nothing_round_that_stands_beside_it() {
 }
 
 #[test]
+fn a_sentence_begins_with_a_capital_unless_it_begins_with_an_address() {
+    for (text, expected) in [
+        ("the code is old", "The code is old."),
+        ("https://a.example: no answer", "https://a.example: no answer."),
+        ("it is https://a.example", "It is https://a.example."),
+    ] {
+        assert_eq!(sentence(text), expected);
+    }
+}
+
+#[test]
 fn responses_carry_the_policy_that_fits_their_style() {
     let response = html(StatusCode::FORBIDDEN, &signed_out(), &Brand::default());
     assert_eq!(response.status(), StatusCode::FORBIDDEN);

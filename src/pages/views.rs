@@ -384,10 +384,14 @@ pub fn login_error(view: &LoginErrorView<'_>) -> Page {
     Page::new(view.title, Tone::Refused, main).of_request(view.request_id)
 }
 
-/// With a capital at its beginning and a full stop at its end, whoever wrote it.
+/// With a capital at its beginning, unless that is an address, and a full stop at its end, whoever wrote it.
 pub(super) fn sentence(text: &str) -> String {
     let mut chars = text.chars();
-    let mut sentence: String = chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect();
+    let is_address = text.split_whitespace().next().is_some_and(|word| word.contains("://"));
+    let mut sentence: String = match is_address {
+        true => text.to_owned(),
+        false => chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect(),
+    };
     if !sentence.ends_with(['.', '!', '?']) {
         sentence.push('.');
     }
