@@ -27,7 +27,7 @@ use crate::{
     kubernetes::Attributes,
     oidc::Login,
     request::{route::Route, sanitize::CleanRequest},
-    sessions::{self, CookieRequest, Origin, Sessions, csrf},
+    sessions::{self, CookieRequest, Origin, Sessions, access_revoked, csrf},
     store::Revocations,
     upstream::buffered::{self, BufferLimits, ByteBudget},
     webhooks::{self, Replay, Webhook},
@@ -242,9 +242,7 @@ impl Authenticator<'_> {
     fn check_revoked(&self, principal: &Principal) -> Result<(), Rejection> {
         match self.revocations.is_revoked(principal) {
             None => Ok(()),
-            Some(_) => {
-                Err(Rejection::new(Reason::TokenRevoked, "your access was revoked").fix("ask whoever runs Doorward"))
-            }
+            Some(_) => Err(access_revoked()),
         }
     }
 

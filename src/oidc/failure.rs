@@ -29,7 +29,7 @@ pub(super) struct Failure {
     pub too_weak: bool,
     /// Where the next try begins, if not as any login does.
     pub retry: Option<Box<str>>,
-    /// Whether there is nothing to try again.
+    /// Whether the same person can try nothing again here.
     is_final: bool,
     /// Whether the browser is signed in all the same, so that it can go on there at once.
     pub signed_in: bool,
@@ -117,14 +117,20 @@ impl Failure {
         let is_of_program = program::is_page(&self.return_to);
         let start = || format!("/oauth2/start?rd={}", encode(&self.return_to));
         let retry = if is_of_program { self.return_to.clone() } else { self.retry.map_or_else(start, Into::into) };
+        let label = match (is_of_program, self.is_final) {
+            (false, _) => "Sign in again",
+            (true, false) => "Try again",
+            // The page of the program has a choice, and the way to decline.
+            (true, true) => "Use another account",
+        };
         let mut response = pages::html(
             self.status,
             &pages::login_error(&LoginErrorView {
                 title: self.title,
                 text: &self.text,
                 detail: self.detail.as_deref(),
-                retry: (!self.is_final).then_some(&*retry),
-                is_of_program,
+                retry: (is_of_program || !self.is_final).then_some((&*retry, label)),
+                cancel: program::cancel(&self.return_to).as_deref(),
                 go_on: (self.signed_in && !is_of_program).then_some(&*self.return_to),
                 request_id,
             }),
@@ -155,7 +161,9 @@ impl From<Rejection> for Failure {
             Reason::Internal => Outcome::internal,
             _ => Outcome::id_token_refused,
         };
-        Self::new(outcome, sentence(&format!("{}.", rejection.in_words())))
+        let failure = Self::new(outcome, sentence(&format!("{}.", rejection.in_words())));
+        // Another login with this account would end in the same way.
+        if rejection.reason() == Reason::TokenRevoked { failure.final_here() } else { failure }
     }
 }
 

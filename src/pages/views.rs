@@ -7,7 +7,7 @@ use crate::{
     authz::Concern,
     clock::Timestamp,
     endpoints::WHO_AM_I,
-    error::Rejection,
+    error::{Reason, Rejection},
     sessions::Listed,
     terminal,
 };
@@ -132,6 +132,7 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
     let status = view.rejection.status();
     let title = match status.as_u16() {
         401 if view.step_up.is_some() => "Please sign in again",
+        401 if view.rejection.reason() == Reason::TokenRevoked => "Your access has ended",
         401 => "Please sign in",
         403 => "You may not do this",
         404 => "There is nothing here",
@@ -348,10 +349,10 @@ pub struct LoginErrorView<'a> {
     pub text: &'a str,
     /// What the provider said, or which check failed. Text of somebody else, bounded.
     pub detail: Option<&'a str>,
-    /// Where a new login begins, if it makes sense to try.
-    pub retry: Option<&'a str>,
-    /// Whether it is of a program, and not of this browser.
-    pub is_of_program: bool,
+    /// Where a new login begins, if it makes sense to try, and what it is called.
+    pub retry: Option<(&'a str, &'a str)>,
+    /// Where a program on this machine is told that nobody signs in, which waits for that otherwise.
+    pub cancel: Option<&'a str>,
     /// Where somebody who is signed in all the same can go on.
     pub go_on: Option<&'a str>,
     pub request_id: &'a str,
@@ -370,14 +371,15 @@ pub fn login_error(view: &LoginErrorView<'_>) -> Page {
                 p class="note" { "You are signed in in this browser." }
                 p class="actions" {
                     a class="button" href=(href) { "Go on" }
-                    @if let Some(retry) = view.retry { a href=(retry) { "Sign in again" } }
+                    @if let Some((href, label)) = view.retry { a href=(href) { (label) } }
                 }
             }
             None => p class="actions" {
-                @if let Some(retry) = view.retry {
-                    a class="button" href=(retry) { @if view.is_of_program { "Try again" } @else { "Sign in again" } }
+                @if let Some((href, label)) = view.retry { a class="button" href=(href) { (label) } }
+                @match view.cancel {
+                    Some(cancel) => a href=(cancel) { "Cancel" },
+                    None => a href="/" { "To the start page" },
                 }
-                a href="/" { "To the start page" }
             },
         }
     };

@@ -63,7 +63,7 @@ pub use self::{
 };
 use crate::{
     audit::{Note, Trail},
-    authn::{CredentialId, Presented},
+    authn::{CredentialId, Presented, Principal},
     clock::{Clock, Timestamp},
     error::{Reason, Rejection},
     oidc::{Identity, Provider, program::Devices},
@@ -263,9 +263,7 @@ impl Sessions {
         };
         let sealed = record.seal(&inner.keys, &hash).ok_or_else(unsealable)?;
         let mut session = self.session(new.provider, hash, record, 0, now)?;
-        if shared.revocations.is_revoked(&session.principal).is_some() {
-            return Err(revoked());
-        }
+        self.check_revoked(&session.principal)?;
         let index = self.index(&session.record);
         // Into the index first: a session that is in the store but not in the index could not be ended with others.
         let max = inner.settings.max_per_person;
@@ -355,10 +353,20 @@ impl Sessions {
             }
             None => self.load(hash, (holder, origin), address, now).await?,
         };
-        if self.0.shared.revocations.is_revoked(&session.principal).is_some() {
-            return Err(revoked());
-        }
+        self.check_revoked(&session.principal)?;
         Ok(session)
+    }
+
+    /// Whether a session, or all of whom it is of, was revoked.
+    fn check_revoked(&self, principal: &Principal) -> Result<(), Rejection> {
+        let revocations = &self.0.shared.revocations;
+        if revocations.is_revoked(principal).is_none() {
+            return Ok(());
+        }
+        match revocations.find(&CredentialId::None, &principal.issuer, &principal.subject) {
+            Some(_) => Err(access_revoked()),
+            None => Err(Rejection::new(Reason::TokenRevoked, "the session was revoked").fix(SIGN_IN)),
+        }
     }
 
     /// What the record alone says against a session, before whom it is of is looked at: what a session is worth elsewhere is
@@ -500,9 +508,10 @@ fn provider_gone() -> Rejection {
     expired("the provider of this session is not in use any more")
 }
 
-/// The reason is for operators and the audit trail, not for whom it meets.
-fn revoked() -> Rejection {
-    Rejection::new(Reason::TokenRevoked, "the session, or your access as a whole, was revoked").fix(SIGN_IN)
+/// All that somebody has is revoked, which another login does not change. The reason is for operators and the audit trail, not for
+/// whom it meets.
+pub fn access_revoked() -> Rejection {
+    Rejection::new(Reason::TokenRevoked, "your access was revoked").fix("ask whoever runs Doorward")
 }
 
 fn unavailable(error: StoreError) -> Rejection {

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use super::{
     NewSession, Origin, Session, Sessions, provider_gone,
     record::{HANDLE, Holder, Record, SessionId, Uncollected},
-    revoked, unavailable,
+    unavailable,
 };
 use crate::{
     authn::{Presented, bearer},
@@ -63,9 +63,7 @@ impl Sessions {
         let provider = self.provider_of(&record).ok_or_else(provider_gone)?;
         let record = Record { uncollected: None, last_seen: now, address: Some(address), ..record };
         let session = self.session(&**provider, hash, record.clone(), version, now)?;
-        if inner.shared.revocations.is_revoked(&session.principal).is_some() {
-            return Err(revoked());
-        }
+        self.check_revoked(&session.principal)?;
         // The index first, as everywhere: what is not in it until it ends could not be ended with others.
         let index = self.index(&record);
         index.keep(&hash, &record, now).await.map_err(unavailable)?;

@@ -54,7 +54,7 @@ impl Loopback {
         parse(request).and_then(|parameters| Self::parse(&parameters)).map_err(Failure::final_here)
     }
 
-    fn parse(parameters: &Parameters<'_>) -> Result<Self, Failure> {
+    pub(super) fn parse(parameters: &Parameters<'_>) -> Result<Self, Failure> {
         let malformed = |detail: &'static str| {
             Failure::new(
                 Outcome::malformed,
@@ -87,6 +87,11 @@ impl Loopback {
         let begins = address.len();
         let mut query = form_urlencoded::Serializer::for_suffix(address, begins);
         query.extend_pairs(needed.iter().flat_map(NeededLogin::parameters)).finish()
+    }
+
+    /// Where the browser ends the wait of the program.
+    pub(super) fn cancel(&self) -> String {
+        self.back("error=access_denied")
     }
 
     /// Where the browser brings `answer`.
@@ -135,7 +140,7 @@ impl Login {
             confirmation: &confirmation(&program.asker.challenge),
             who: who.as_deref(),
             choices: &choices,
-            cancel: &program.back("error=access_denied"),
+            cancel: &program.cancel(),
         });
         Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
     }

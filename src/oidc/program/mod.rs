@@ -67,6 +67,13 @@ pub fn is_page(address: &str) -> bool {
     [PAGE, DEVICE].contains(&path)
 }
 
+/// Where the program of such a page is told that nobody signs in, if it waits on the machine of the browser.
+pub fn cancel(address: &str) -> Option<String> {
+    let (path, query) = address.split_once('?')?;
+    let program = Loopback::parse(&Parameters::parse(Some(query)).ok()?).ok()?;
+    (path == PAGE).then(|| program.cancel())
+}
+
 /// Bytes of the forms that a program, or the page of a device, sends.
 pub const MAX_BODY: usize = 4096;
 

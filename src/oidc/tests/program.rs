@@ -50,17 +50,30 @@ impl Browser {
         Brought::Device(device)
     }
 
-    async fn allowed_loopback(&mut self) -> Brought {
+    async fn depart_for_loopback(&mut self) -> Sent {
         let page = format!(
             "{}?port=7000&state=a-state-of-the-program&code_challenge={}&machine=laptop&issuer=corp",
             program::PAGE,
             program::challenge(VERIFIER)
         );
         let away = self.press(&page, "").await;
-        let sent = self.sent_by(&away);
+        self.sent_by(&away)
+    }
+
+    async fn allowed_loopback(&mut self) -> Brought {
+        let sent = self.depart_for_loopback().await;
         let back = self.get(&sent.good()).await;
         let back = Url::parse(location(&back)).unwrap();
         Brought::Code(back.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned())
+    }
+
+    /// The page of somebody who may not sign in.
+    async fn refused_loopback(&mut self, subject: &str) -> String {
+        let sent = self.depart_for_loopback().await;
+        self.script(|script| script.claims.as_mut().unwrap()["sub"] = json!(subject));
+        let back = self.get(&sent.good()).await;
+        assert_eq!(back.status(), StatusCode::FORBIDDEN);
+        body(&back).to_owned()
     }
 
     async fn allowed(&mut self, is_device: bool) -> Brought {
@@ -286,6 +299,26 @@ async fn whoever_may_not_sign_in_is_told_so_in_the_browser_and_may_come_with_ano
     let sent = browser.depart_for(device).await;
     assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
     assert_eq!(browser.bring(&brought).await.0, StatusCode::OK);
+}
+
+/// The program would wait for ten minutes.
+#[tokio::test]
+async fn whoever_may_not_sign_in_can_tell_the_program_on_their_machine() {
+    let cancel = "href=\"http://127.0.0.1:7000/?error=access_denied&amp;state=a-state-of-the-program\"";
+    let mut browser = Browser::new().await;
+    let refused = browser.refused_loopback("system:admin").await;
+    assert!(refused.contains("reserved prefix") && refused.contains("Try again"), "{refused}");
+    assert!(refused.contains(cancel), "{refused}");
+
+    // With the same account it would be the same.
+    let mut browser = Browser::new().await;
+    let until = browser.fixture.shared.clock.now() + Duration::from_secs(86_400);
+    let person = Target::Principal { issuer: "corp", subject: "alice" };
+    browser.fixture.shared.revocations.revoke(person, "left", until).await.unwrap();
+    let refused = browser.refused_loopback("alice").await;
+    assert!(refused.contains("Your access was revoked. Ask whoever runs Doorward."), "{refused}");
+    assert!(!refused.contains("Try again") && refused.contains("Use another account"), "{refused}");
+    assert!(refused.contains(cancel), "{refused}");
 }
 
 #[tokio::test]

@@ -447,7 +447,7 @@ async fn an_address_that_userinfo_changes_is_verified_only_if_it_says_so() {
         })
         .await;
         let session = world.get().await.unwrap();
-        assert_eq!(crate::authn::Principal::verified_email(&session.record.claims).as_deref(), verified, "{row}");
+        assert_eq!(Principal::verified_email(&session.record.claims).as_deref(), verified, "{row}");
     }
 }
 
