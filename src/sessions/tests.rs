@@ -315,6 +315,15 @@ async fn a_person_who_is_revoked_is_out_and_cannot_come_in() {
     at.shared.revocations.revoke(target, "left the company", at.shared.clock.now() + HOUR).await.unwrap();
     assert_eq!(get(&at.sessions, &alice, &dash()).await.unwrap_err(), Reason::TokenRevoked);
     assert_eq!(at.try_create(json!({"sub": "alice"}), &dash()).await, Err(Reason::TokenRevoked));
+    // Another login would not help them; whose session alone was ended, it does.
+    let session = get(&at.sessions, &bob, &dash()).await.unwrap();
+    let told = |principal| at.sessions.check_revoked(principal).unwrap_err().in_words();
+    let left = Principal { subject: "alice".into(), ..session.principal.as_ref().clone() };
+    assert_eq!(told(&left), "your access was revoked. Ask whoever runs Doorward");
+    let other = at.create("bob", &dash()).await;
+    let other = get(&at.sessions, &other, &dash()).await.unwrap();
+    at.sessions.end(&other, Ended::revoked).await.unwrap();
+    assert_eq!(told(&other.principal), "the session was revoked. Sign in again");
     assert!(get(&at.sessions, &bob, &dash()).await.is_ok());
     assert!(at.try_create(json!({"sub": "bob"}), &dash()).await.is_ok());
 }
