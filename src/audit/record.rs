@@ -283,5 +283,5 @@ pub struct Tls {
     /// SHA-256 of the client's certificate.
     pub certificate: Option<[u8; 32]>,
     /// The subject of the client's certificate.
-    pub subject: Option<Box<str>>,
+    pub subject: Option<Arc<str>>,
 }

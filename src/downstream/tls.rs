@@ -20,6 +20,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::config::{
     raw::{CertificateFiles, ServerTls},
@@ -27,6 +28,9 @@ use crate::config::{
     resolver::Resolver,
     values::SecretSource,
 };
+
+/// How much is kept of the subject of a client's certificate, which may be as long as its authority likes.
+const SUBJECT_CHARS: usize = 256;
 
 /// What TLS told of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +55,21 @@ pub struct ClientCertificate {
     pub der: Arc<[u8]>,
     /// SHA-256 of `der`.
     pub sha256: [u8; 32],
+    /// Who it says it is of, for the record alone.
+    pub subject: Option<Arc<str>>,
+}
+
+impl ClientCertificate {
+    pub fn of(der: &[u8]) -> Self {
+        Self { sha256: sha256_of(der), subject: subject_of(der), der: der.into() }
+    }
+}
+
+/// As `openssl x509 -noout -subject` prints it; nothing where a certificate has other names alone.
+fn subject_of(der: &[u8]) -> Option<Arc<str>> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let subject: String = certificate.subject().to_string().chars().take(SUBJECT_CHARS).collect();
+    (!subject.is_empty()).then(|| subject.into())
 }
 
 impl fmt::Debug for ClientCertificate {
@@ -71,17 +90,14 @@ impl TlsInfo {
     }
 
     pub(super) fn of(connection: &rustls::ServerConnection) -> Self {
-        let client_certificate = connection.peer_certificates().and_then(<[_]>::first).map(|certificate| {
-            let digest = sha256_of(certificate);
-            ClientCertificate { der: Arc::from(certificate.as_ref()), sha256: digest }
-        });
+        let client_certificate = connection.peer_certificates().and_then(<[_]>::first);
         Self {
             server_name: connection.server_name().map(|name| Arc::from(name.to_ascii_lowercase())),
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
                 _ => TlsVersion::Tls12,
             },
-            client_certificate,
+            client_certificate: client_certificate.map(|certificate| ClientCertificate::of(certificate)),
         }
     }
 }

@@ -272,13 +272,14 @@ fn user_agent(headers: &HeaderMap) -> Option<Box<str>> {
 }
 
 fn recorded_tls(tls: &TlsInfo) -> Arc<audit::Tls> {
+    let certificate = tls.client_certificate.as_ref();
     Arc::new(audit::Tls {
         version: match tls.version {
             TlsVersion::Tls12 => "1.2",
             TlsVersion::Tls13 => "1.3",
         },
         server_name: tls.server_name.as_deref().map(Into::into),
-        certificate: tls.client_certificate.as_ref().map(|certificate| certificate.sha256),
-        subject: None,
+        certificate: certificate.map(|certificate| certificate.sha256),
+        subject: certificate.and_then(|certificate| certificate.subject.clone()),
     })
 }

@@ -66,8 +66,7 @@ mod tests {
     use super::*;
 
     fn certificate(name: &str) -> ClientCertificate {
-        let der = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.der().to_vec();
-        ClientCertificate { sha256: crate::sha256::sha256(&[&der]), der: der.into() }
+        ClientCertificate::of(rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.der())
     }
 
     fn resolve(names: &[&str], sha256: &[&str]) -> Option<Certificates> {

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion,
     crypto::aws_lc_rs,
@@ -252,8 +252,25 @@ fn a_client_certificate_counts_for_the_host_that_it_was_shown_for() {
         let tls = TlsInfo {
             server_name: name.map(Into::into),
             version: TlsVersion::Tls13,
-            client_certificate: Some(ClientCertificate { der: Arc::from([0; 4]), sha256: [0; 32] }),
+            client_certificate: Some(ClientCertificate::of(&[0; 4])),
         };
         assert_eq!(tls.certificate_for("A.test", proxy).is_some(), counts, "{name:?}, a proxy: {proxy}");
     }
+}
+
+#[test]
+fn the_subject_of_a_client_certificate_is_kept_to_a_bound() {
+    let subject = |common_name: Option<&str>| {
+        let mut params = CertificateParams::new(["alice.test".to_owned()]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        if let Some(name) = common_name {
+            params.distinguished_name.push(DnType::OrganizationName, "Ops");
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        ClientCertificate::of(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der()).subject
+    };
+    assert_eq!(subject(Some("alice")).as_deref(), Some("O=Ops, CN=alice"));
+    assert_eq!(subject(Some(&"é".repeat(300))).unwrap().chars().count(), 256);
+    assert_eq!(subject(None), None);
+    assert_eq!(ClientCertificate::of(b"none").subject, None);
 }
