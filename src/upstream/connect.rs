@@ -155,7 +155,11 @@ mod tests {
             let limits = raw::Limits { tcp_keepalive: Span::from_secs(seconds), ..raw::Limits::default() };
             let upstream = resolve(&entry, &limits, Path::new("/"));
             let Transport::Clear(stream) = connect(&upstream, None).await.unwrap() else { panic!("clear text") };
-            assert_eq!(SockRef::from(&stream).tcp_keepalive_time().unwrap(), Duration::from_secs(seconds));
+            let socket = SockRef::from(&stream);
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(seconds));
+            // Else what was sent is tried again for a quarter of an hour.
+            #[cfg(target_os = "linux")]
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
         }
     }
 

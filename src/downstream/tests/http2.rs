@@ -301,3 +301,32 @@ async fn a_panic_ends_its_stream_only() {
     assert!(get(&mut sender, "/panic").await.is_err());
     assert!(get(&mut sender, "/").await.is_ok());
 }
+
+/// Nothing else shows that it is gone while an answer is being made.
+#[test]
+fn a_client_that_does_not_answer_to_a_ping_is_given_up() {
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+    let interval = Span::from_millis(300);
+    let server = Server::with_limits(&Limits { http2_ping_interval: interval, ..Limits::default() });
+    for is_there in [true, false] {
+        let mut client = server.connect();
+        begin(&mut client);
+        client.send(frame(1, END_STREAM | END_HEADERS, 1, &request(b"/slow", &[])));
+        let (begun, mut pings) = (Instant::now(), 0);
+        while let Some((kind, flags, _, payload)) = next(&mut client) {
+            if kind == PING && flags & ACK == 0 {
+                pings += 1;
+                if is_there {
+                    client.send(frame(PING, ACK, 0, &payload));
+                }
+            }
+            // More than would be waited for the first one.
+            if pings == 4 {
+                break;
+            }
+        }
+        assert_eq!(pings == 4, is_there, "{pings} pings, is there: {is_there}");
+        assert!(begun.elapsed() < PATIENCE, "is there: {is_there}");
+    }
+}

@@ -397,3 +397,22 @@ fn only_what_comes_over_http2_may_call_itself_messages() {
         assert!(!is_of_messages(&headers, false), "{kind}");
     }
 }
+
+/// One that is gone without a word sends no frame either, and its requests would wait for as long as they may.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_does_not_answer_to_a_ping_is_given_up() {
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let (address, _) = scripted(|_, mut stream| async move {
+        stream.write_all(SETTINGS).await.unwrap();
+        while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {}
+    })
+    .await;
+    let upstream = upstream_with(address, |entry| {
+        entry.protocol = Some(raw::UpstreamProtocol::Http2);
+        entry.response_timeout = Span::from_secs(3600);
+    });
+    let begun = tokio::time::Instant::now();
+    assert!(fetch(&pools(), &upstream, get()).await.is_err());
+    let waited = begun.elapsed().as_secs();
+    assert!((20..120).contains(&waited), "{waited} s");
+}
