@@ -340,6 +340,7 @@ mod tests {
         let text = text(&metrics);
         assert!(text.contains("doorward_config_generation 7"), "{text}");
         assert!(text.contains(r#"doorward_config_reloads_total{outcome="refused"} 1"#), "{text}");
+        assert!(text.contains(r#"doorward_config_reloads_total{outcome="applied"} 1"#), "{text}");
         assert!(text.contains("doorward_config_last_reload_timestamp_seconds 1700000000"), "{text}");
     }
 }

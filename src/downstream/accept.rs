@@ -342,6 +342,22 @@ fn pause_after(error: &io::Error, metrics: &Metrics) -> impl Future<Output = ()>
 mod tests {
     use super::*;
 
+    /// Else descriptors that have run out look like clients that stay away.
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_to_accept_is_counted_and_paused_after_unless_it_is_the_peers() {
+        let metrics = Metrics::default();
+        for (number, (kind, pause)) in
+            (1..).zip([(io::ErrorKind::ConnectionAborted, Duration::ZERO), (io::ErrorKind::Other, ACCEPT_PAUSE)])
+        {
+            let begun = tokio::time::Instant::now();
+            pause_after(&kind.into(), &metrics).await;
+            // The timer goes by milliseconds.
+            let waited = begun.elapsed();
+            assert!(waited >= pause && waited < pause + Duration::from_millis(2), "{kind}: {waited:?}");
+            assert_eq!(metrics.accept_errors.get(), number, "{kind}");
+        }
+    }
+
     #[tokio::test]
     async fn a_connection_has_the_keep_alive_that_is_in_force_when_it_comes() {
         let settings = ListenerSettings {

@@ -125,6 +125,8 @@ async fn a_syslog_server_has_the_whole_trail_over_tcp_and_tls() {
         assert_eq!(fixture.api(PATH, &[&bearer(&fixture.a.token("carol", &["guests"]))]).await.0.status, 403);
         wait_for_metric(&fixture.doorward, "doorward_audit_export_lines_total{export=\"siem\"}", |lines| lines > 5.0)
             .await;
+        let success = "doorward_audit_export_last_success_timestamp_seconds{export=\"siem\"}";
+        wait_for_metric(&fixture.doorward, success, |at| at > 1_600_000_000.0).await;
         fixture.doorward.signal("TERM");
         assert!(fixture.doorward.ended().await.success());
         // The end of the trail is there too, and nothing came twice.

@@ -3,7 +3,11 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::super::{Accepts, Context, Issuers, testing::*};
+use super::super::{
+    Accepts, Context, Issuers,
+    metrics::{Metrics, OutcomeLabels},
+    testing::*,
+};
 use crate::{
     authn::{Kind, Principal},
     error::{Reason, Rejection},
@@ -13,7 +17,7 @@ struct Bench {
     provider: Provider,
     issuers: Issuers,
     accepts: Accepts,
-    _context: Context,
+    context: Context,
     _bearer: tempfile::NamedTempFile,
 }
 
@@ -32,7 +36,7 @@ impl Bench {
         }
         let root = json!({"issuers": [issuer], "upstreams": [{"name": "api", "url": provider.url}]});
         let (issuers, accepts) = ready(&root, &context).await;
-        Self { provider, issuers, accepts, _context: context, _bearer: bearer }
+        Self { provider, issuers, accepts, context, _bearer: bearer }
     }
 
     async fn ask(&self, header: &str, payload: Value) -> Result<std::sync::Arc<Principal>, Rejection> {
@@ -142,7 +146,7 @@ async fn reviews_go_where_the_kubeconfig_of_the_upstream_leads() {
         let issuer = json!({"name": "main", "issuer": bench.provider.url, "audiences": ["doorward"],
             "preset": "kubernetes", "token_review": {"upstream": "api", "bearer": {"file": path("token")}}});
         let upstream = json!({"name": "api", "kubeconfig": {"file": path("kubeconfig")}});
-        resolve(&json!({"issuers": [issuer], "upstreams": [upstream]}), None, &bench._context).0
+        resolve(&json!({"issuers": [issuer], "upstreams": [upstream]}), None, &bench.context).0
     };
     let settings = |issuers: &Issuers| {
         let issuer = issuers.get("main").unwrap().token_review.clone().unwrap();
@@ -166,6 +170,12 @@ async fn a_dead_token_does_not_hammer_the_api_server() {
         assert_eq!(bench.pod(json!({})).await.unwrap_err().reason(), Reason::TokenInactive);
     }
     assert_eq!(bench.provider.hits(REVIEWS), 1);
+    let counted = |outcome| {
+        let Metrics { token_reviews, introspections, .. } = &bench.context.metrics;
+        let labels = OutcomeLabels { issuer: "main".into(), outcome };
+        [token_reviews, introspections].map(|family| family.get_or_create(&labels).get())
+    };
+    assert_eq!((counted("inactive"), counted("active")), ([1, 0], [0, 0]));
 }
 
 #[tokio::test]

@@ -9,11 +9,14 @@ use crate::{error::Rejection, upstream::UpstreamErrorKind};
 #[tokio::test]
 async fn requests_share_a_connection_one_after_the_other() {
     let (address, accepted) = scripted(answer_all).await;
-    let (pools, upstream) = (pools(), upstream(address));
+    let metrics = Metrics::default();
+    let (pools, upstream) = (Pools::new(metrics.clone()), upstream(address));
     for _ in 0..5 {
         assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
     }
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
+    let counted = metrics.of(upstream.name());
+    until(|| counted.reused.get() == 4 && counted.idle.get() == 1).await;
 }
 
 #[tokio::test]

@@ -138,6 +138,13 @@ impl Fixture {
         self.queue.keep(&self.replay, &keys, held, &request, &settings, now).await
     }
 
+    fn metrics(&self) -> String {
+        let (mut registry, mut text) = (prometheus_client::registry::Registry::default(), String::new());
+        self.queue.metrics.register(&mut registry);
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
     fn seen(&self) -> Vec<String> {
         self.carrier.seen.lock().unwrap().clone()
     }
@@ -409,6 +416,20 @@ async fn what_is_held_is_known_before_it_may_be_brought() {
     assert_eq!(fixture.seen(), [""; 0]);
     tokio::time::advance(Duration::from_secs(1)).await;
     fixture.until("brought", async || fixture.seen() == ["a", "b", "c"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_the_oldest_waits_is_measured_though_nothing_is_brought() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("it has not settled"));
+    fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.clock.advance(Duration::from_secs(90));
+    fixture.start_after(Duration::from_secs(600));
+    let measured = async || {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        // Some seconds go by until it is.
+        fixture.metrics().contains("webhook_held_oldest_seconds{webhook=\"hub\"} 9")
+    };
+    fixture.until("measured", measured).await;
 }
 
 #[tokio::test]

@@ -176,6 +176,7 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
     }
     let stopped = fixture.doorward.wait_for_log("a trigger was stopped").await;
     assert_eq!(stopped["why"], "the request has no assertion, so it came past Doorward");
+    assert!(fixture.doorward.metrics().await.contains("doorward_interceptor_stopped_total 8\n"));
     let named = changed(|question| {
         question["interceptor_params"] = json!({"event_listener": "ci/build"});
         question["context"]["trigger_id"] = "namespaces/other/triggers/push".into();
@@ -217,6 +218,28 @@ async fn attacks_z46_the_event_listeners_own_answer_decides_which_event_is_the_d
 }
 
 /// Nobody says then which event was its own, so that the next try makes the run.
+/// Somebody who asks for Triggers that nobody has must not do so unseen.
+#[tokio::test]
+async fn attacks_z46_triggers_that_find_no_room_raise_an_alarm() {
+    let fixture = fixture().await;
+    let (assertion, body) = asserted(&fixture).await;
+    let good = question(&assertion, &body, "event-1");
+    // What is bound is kept by the first byte of the name's digest, modulo 16, and of each for 64.
+    let same = |id: &String| {
+        let digest = digest::digest(&digest::SHA256, id.as_bytes());
+        digest.as_ref()[0] % 16 == 0
+    };
+    let ids: Vec<String> =
+        (0..).map(|number| format!("namespaces/ci/triggers/t{number}")).filter(same).take(65).collect();
+    for (id, unnoted) in ids.iter().zip([0; 64].into_iter().chain([1])) {
+        assert!(goes_on(&fixture, &of_trigger(&good, id)).await.0, "{id}: a run is made rather than lost");
+        if id == &ids[63] || id == &ids[64] {
+            let line = format!("doorward_interceptor_unnoted_total {unnoted}\n");
+            assert!(fixture.doorward.metrics().await.contains(&line), "{id}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn attacks_z46_a_false_event_and_a_lost_answer_cost_no_run() {
     let told = Arc::new(Notify::new());

@@ -16,6 +16,10 @@ async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on
     let parked = [("bad".to_owned(), true), ("denied".to_owned(), true)];
     fixture.until("parked", async || fixture.held().await == parked).await;
     assert_eq!(fixture.seen(), ["bad", "bad", "bad", "bad", "bad", "denied", "good"]);
+    let metrics = fixture.metrics();
+    for line in ["webhook_try_failed_total{webhook=\"hub\"} 6\n", "webhook_parked_total{webhook=\"hub\"} 2\n"] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
 
     // An operator has it tried again, for its whole time.
     let id = fixture.queue.list(&Wanted::default(), fixture.clock.now()).await.unwrap()[1].0;
