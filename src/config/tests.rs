@@ -315,6 +315,21 @@ fn what_a_sender_asks_for_must_be_possible() {
     }
 }
 
+/// People sign in at GitHub, which gives them no tokens that anybody else could check.
+#[test]
+fn a_route_takes_no_tokens_where_none_of_its_issuers_signs_any() {
+    for (issuers, problem) in [("[hub]", Some("no issuer of this route signs tokens")), ("[hub, company]", None)] {
+        let hub = "  - {name: hub, preset: github_oauth, audiences: [doorward], login: {client: {id: hub, secret: {file: client-secret}}}}";
+        let route = format!("schemes: [session, bearer]\n    issuers: {issuers}\n    upstream: dashboard");
+        let main = GOOD.replace("webhooks:", &format!("{hub}\nwebhooks:"));
+        let printed = Case::new(&main.replace("schemes: [session]\n    upstream: dashboard", &route)).printed();
+        match problem {
+            Some(problem) => assert!(printed.contains(problem), "{issuers}: {printed}"),
+            None => assert_eq!(printed, "no errors\n", "{issuers}"),
+        }
+    }
+}
+
 #[test]
 fn a_problem_within_an_expression_is_shown_at_its_byte() {
     let case = with("do: allow", "do: allow\n    when: |\n      request.host == 'a' &&\n      requst.path == 'b'");

@@ -52,6 +52,12 @@ struct Disk {
     lose_unsynced: bool,
     /// Bytes that were synced.
     safe: usize,
+    /// The most bytes that were not.
+    most_at_risk: usize,
+    /// Whether a new file is to begin.
+    is_full: bool,
+    /// How many bytes were not synced when one began.
+    at_risk_when_full: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -86,6 +92,7 @@ impl Sink for Memory {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             disk.bytes.extend_from_slice(&lines[..taken]);
+            disk.most_at_risk = disk.most_at_risk.max(disk.bytes.len() - disk.safe);
             disk.room = disk.room.map(|room| room - taken);
             Ok(taken)
         })
@@ -113,6 +120,18 @@ impl Sink for Memory {
             disk.bytes[place..].copy_from_slice(taken);
         });
         self.sync()
+    }
+
+    fn is_full(&self, _more: usize) -> bool {
+        self.set(|disk| disk.is_full)
+    }
+
+    fn rotate(&mut self, _now: Timestamp) -> io::Result<Option<Arc<str>>> {
+        self.set(|disk| {
+            disk.is_full = false;
+            disk.at_risk_when_full = Some(disk.bytes.len() - disk.safe);
+        });
+        Ok(Some("memory.000001".into()))
     }
 
     fn goes_on(&self) -> bool {

@@ -89,6 +89,34 @@ fn what_a_failed_sync_has_lost_is_written_again_before_the_next_counts() {
     assert_eq!(trail.metrics().lost.get(), 0);
 }
 
+/// The file before is never synced again, and a loss of power would tear a hole into the trail.
+#[test]
+fn a_full_file_is_synced_before_the_next_begins() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    // Nobody waits for these.
+    trail.write(record(1));
+    sink.wait_for(|disk| !disk.bytes.is_empty());
+    sink.set(|disk| disk.is_full = true);
+    trail.write(record(2));
+    sink.wait_for(|disk| disk.at_risk_when_full.is_some());
+    assert_eq!(sink.set(|disk| disk.at_risk_when_full), Some(0));
+}
+
+/// They are kept until then, and are lost with the power.
+#[test]
+fn what_nobody_waits_for_is_synced_before_it_grows_large() {
+    let sink = Memory::default();
+    let trail = start(&Settings { queue: 4096, ..settings() }, &sink, &clock());
+    for number in 0..5000 {
+        trail.write(Record { path: "a".repeat(2000).into(), ..record(number) });
+    }
+    let most = 4 << 20;
+    sink.wait_for(|disk| disk.safe > most);
+    // One turn of the writer more.
+    assert!(sink.set(|disk| disk.most_at_risk) < most + (1 << 20));
+}
+
 #[test]
 fn a_sink_that_hangs_does_not_keep_the_process_from_its_end() {
     let sink = Memory::default();

@@ -349,3 +349,22 @@ async fn where_strangers_fill_the_house_it_says_for_how_long_and_lets_in_who_has
     browser.sign_in().await;
     assert_eq!(browser.press(program::DEVICE, &form).await.status(), StatusCode::OK);
 }
+
+/// Their page leads to no second try that asks for more than the first.
+#[tokio::test]
+async fn whoever_signs_a_program_in_for_what_is_needed_has_to_authenticate() {
+    let mut browser = Browser::new().await;
+    for (needed, prompt) in [("", None), ("&acr_values=gold", Some("login"))] {
+        let page = format!(
+            "{}?port=7000&state=a-state-of-the-program&code_challenge={}&machine=laptop&issuer=corp{needed}",
+            program::PAGE,
+            program::challenge(VERIFIER)
+        );
+        let away = browser.press(&page, "").await;
+        let sent = browser.sent_by(&away);
+        assert_eq!(sent.parameters.get("prompt").map(|prompt| &**prompt), prompt, "{needed}");
+        // The twin: the browser's own login for the same.
+        let sent = browser.depart_from(&format!("/oauth2/start?issuer=corp{needed}")).await;
+        assert_eq!(sent.parameters.get("prompt").map(|prompt| &**prompt), None, "{needed}");
+    }
+}

@@ -91,3 +91,15 @@ async fn what_a_delivery_became_is_kept_before_it_is_parked() {
     let late = NOW + PARKED_FOR;
     assert_eq!(fixture.replay.leave_open(&delivery, "2", late).await.unwrap().bound, [tried.event]);
 }
+
+/// Nobody else knows that the EventListener has it: it would be brought a second time.
+#[tokio::test]
+async fn what_an_event_listener_has_is_known_though_the_store_is_set_back() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("nothing is brought"));
+    let (taken, waiting) = (fixture.keep("hub", "1", "a").await.unwrap(), fixture.keep("hub", "2", "b").await.unwrap());
+    let mut index = fixture.queue.index();
+    index.set_taken(&taken);
+    index.begin_anew();
+    assert!(index.version(&taken).is_some(), "taken");
+    assert!(index.version(&waiting).is_none(), "to be read again");
+}
