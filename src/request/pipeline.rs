@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body, Incoming};
 use uuid::Uuid;
 
@@ -30,12 +30,12 @@ use crate::{
     app::App,
     assertions::Asserted,
     audit,
-    authn::{self, Authenticator, Scheme},
+    authn::{self, Authenticator, Principal, Scheme},
     authz::{Permit, authorize},
     body::ResponseBody,
     clock::Timestamp,
     config::raw::RouteKind,
-    downstream::{Connection, Serve, Unfit},
+    downstream::{Connection, Protocol, Serve, Unfit},
     endpoints,
     error::{Reason, Rejection},
     interceptor,
@@ -119,8 +119,11 @@ impl Worker {
             None => self.process(&snapshot, &connection, request, id, &mut exchange, &mut manner).await,
         };
         let mut response = match ending {
-            Ok(Ending::Response { response, by }) => {
+            Ok(Ending::Response { mut response, by }) => {
                 exchange.answered(response.status(), by);
+                if by == AnswerBy::Us {
+                    send_unknown_away(&mut response, &connection, &snapshot, exchange.record().principal.as_deref());
+                }
                 if !response.body().is_end_stream() {
                     exchange.started_if_crowded();
                 }
@@ -136,7 +139,9 @@ impl Worker {
             Err(rejection) => {
                 log(&rejection, id);
                 exchange.refused(&rejection);
-                self.refusal(rejection, &snapshot, &mut manner, &mut exchange).map(ResponseBody::full)
+                let mut response = self.refusal(rejection, &snapshot, &mut manner, &mut exchange);
+                send_unknown_away(&mut response, &connection, &snapshot, exchange.record().principal.as_deref());
+                response.map(ResponseBody::full)
             }
         };
         if is_head {
@@ -462,6 +467,20 @@ pub(super) fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -
 pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
     respond::identify(&mut response, id);
     Ending::Response { response: response.map(ResponseBody::full), by: AnswerBy::Us }
+}
+
+/// Has whoever asks over HTTP/2 without a credential that is good connect anew: on a connection that stays it costs next to nothing
+/// to ask again and again. A trusted proxy brings many clients by one connection, of whom the others have done nothing.
+fn send_unknown_away<B>(
+    response: &mut Response<B>,
+    connection: &Connection,
+    snapshot: &Snapshot,
+    principal: Option<&Principal>,
+) {
+    let is_unknown = response.status() == StatusCode::UNAUTHORIZED && principal.is_none();
+    if is_unknown && connection.protocol == Protocol::Http2 && !received(connection, snapshot).trusted {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 /// What only an operator may know goes to the log; the caller's own mistakes are in the audit trail.

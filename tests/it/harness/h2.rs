@@ -142,6 +142,42 @@ pub async fn ask(address: SocketAddr, fields: &[(String, String)]) -> Outcome {
     outcome(&mut stream).await
 }
 
+/// Sends requests without bodies on one connection, one after the other, and tells after each answer whether the server has asked to
+/// connect anew.
+pub async fn are_sent_away(address: SocketAddr, requests: &[Vec<(String, String)>]) -> Vec<bool> {
+    const OURS: &[u8; 8] = b"is there";
+    let mut stream = connect(address).await;
+    let mut sent_away = Vec::new();
+    super::within(async {
+        for (id, fields) in (1..).step_by(2).zip(requests) {
+            stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, id, &block(fields))).await.unwrap();
+            let mut is_sent_away = false;
+            loop {
+                let (kind, payload) = read(&mut stream).await.unwrap();
+                match kind {
+                    // What it had to say by then stands before the answer to this.
+                    HEADERS => stream.write_all(&frame(PING, 0, 0, OURS)).await.unwrap(),
+                    GOAWAY => is_sent_away = true,
+                    PING if payload == OURS => break,
+                    _ => {}
+                }
+            }
+            sent_away.push(is_sent_away);
+        }
+    })
+    .await;
+    sent_away
+}
+
+/// The kind and the payload of the next frame.
+async fn read(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await?;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    stream.read_exact(&mut payload).await?;
+    Ok((head[3], payload))
+}
+
 /// Sends requests without bodies all at once, on one connection, and gives what comes of each.
 pub async fn ask_at_once(address: SocketAddr, requests: &[Vec<(String, String)>]) -> Vec<Outcome> {
     let mut stream = connect(address).await;

@@ -5,7 +5,7 @@ use super::{
     TASKRUNS, alice, fixture, scripted,
 };
 use crate::{
-    fixture::bearer,
+    fixture::{Fixture, bearer},
     harness::{Raw, Reply, h2},
 };
 
@@ -109,6 +109,33 @@ async fn an_identity_belongs_to_a_request_and_not_to_a_connection() {
         match user {
             "" => assert_eq!((status, users.len()), (401, 0), "kubernetes:R3"),
             user => assert_eq!((status, &users[..]), (200, &[user][..]), "kubernetes:R3"),
+        }
+    }
+}
+
+/// The twin with a token keeps its connection, and so does a proxy, which brings others by it.
+#[tokio::test]
+async fn whoever_has_no_credential_asks_once_on_a_connection_of_http2() {
+    for is_proxy in [false, true] {
+        let change = |yaml: String| match is_proxy {
+            true => yaml.replace("}]\nexternal", ", trusted_proxies: [127.0.0.1/32]}]\nexternal"),
+            false => yaml,
+        };
+        let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+        let request = |authorization: Option<String>| {
+            let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "api.test"), (":path", TASKRUNS)];
+            let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let authorization = authorization.map(|value| ("authorization".to_owned(), value));
+            fields.into_iter().chain(authorization).collect::<Vec<_>>()
+        };
+        let good = || request(Some(format!("Bearer {}", fixture.a.token("alice", &["dev"]))));
+        let address = fixture.doorward.address("public");
+        // Somebody who is known, and may not: the decision is about what was asked and not about who asks.
+        let stranger = request(Some(format!("Bearer {}", fixture.a.token("mallory", &[]))));
+        for unknown in [None, Some("Bearer of-nothing")] {
+            let requests = [good(), stranger.clone(), request(unknown.map(str::to_owned))];
+            let sent_away = h2::are_sent_away(address, &requests).await;
+            assert_eq!(sent_away, [false, false, !is_proxy], "kubernetes:R4 {unknown:?}, by a proxy: {is_proxy}");
         }
     }
 }
