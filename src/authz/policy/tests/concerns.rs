@@ -4,10 +4,13 @@ use super::*;
 use crate::config::raw::Scheme;
 
 const GROUND: &str = "
-issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+issuers:
+  - {name: corp, issuer: 'https://corp.example', kind: human}
+  - {name: partner, issuer: 'https://partner.example', kind: human}
 routes:
   - {name: web, kind: http, hosts: [web.example], schemes: [session, bearer], upstream: web}
   - {name: robots, kind: http, hosts: [robots.example], schemes: [bearer], upstream: web}
+  - {name: partners, kind: http, hosts: [partners.example], schemes: [session], issuers: [partner], upstream: web}
 ";
 
 #[test]
@@ -16,15 +19,17 @@ fn somebody_is_told_of_the_rules_that_speak_of_them_alone() {
         GROUND,
         "
 rules:
-  - {id: developers, why: Developers build, on: {routes: [web]}, who: {groups: [dev]}, do: allow}
-  - {id: admins, on: {routes: [web]}, who: {groups: [admin]}, do: allow}
+  - {id: developers, why: Developers build, on: {routes: [web]}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: admins, on: {routes: [web]}, who: {issuers: [corp], groups: [admin]}, do: allow}
   - {id: nights, why: We sleep, on: {routes: [web], methods: [POST], time: {from: '20:00', to: '06:00'}}, do: deny}
-  - {id: tried, on: {routes: [web]}, who: {groups: [dev]}, do: allow, mode: shadow}
+  - {id: tried, on: {routes: [web]}, who: {issuers: [corp], groups: [dev]}, do: allow, mode: shadow}
   - {id: robots, on: {routes: [robots]}, do: allow}
+  - {id: partners, on: {routes: [partners]}, do: allow}
 ",
     );
     let policy = compile(&root).unwrap();
-    let facts = raw::PrincipalFacts { groups: Some(vec!["dev".into()]), ..Default::default() };
+    let facts =
+        raw::PrincipalFacts { issuer: Some("corp".into()), groups: Some(vec!["dev".into()]), ..Default::default() };
     let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
     let principal = Scenario::new(Some(&facts), &request, &root).unwrap().principal;
     let told = serde_json::to_value(policy.concerns(&principal, Scheme::Session, &root)).unwrap();
