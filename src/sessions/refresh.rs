@@ -46,9 +46,32 @@ pub(super) struct Lease {
     pub(super) until: Timestamp,
 }
 
+/// From how many flights on those that are over are cleared away.
+const SWEEP_FROM: usize = 1024;
+
 /// The refreshes of this process.
 #[derive(Clone, Debug, Default)]
-pub struct Refreshes(Arc<Mutex<HashMap<SessionHash, Flight>>>);
+pub struct Refreshes(Arc<Mutex<Flights>>);
+
+#[derive(Debug, Default)]
+struct Flights {
+    of: HashMap<SessionHash, Flight>,
+    /// Those that are over are cleared away once there are so many.
+    sweep_at: usize,
+}
+
+impl Flights {
+    fn begin(&mut self, session: SessionHash, over: watch::Receiver<()>, now: Timestamp) {
+        if self.of.len() >= self.sweep_at.max(SWEEP_FROM) {
+            self.of.retain(|_, flight| match flight {
+                Flight::Running(over) => over.has_changed().is_ok(),
+                Flight::Paused(until) => *until > now,
+            });
+            self.sweep_at = self.of.len() * 2;
+        }
+        self.of.insert(session, Flight::Running(over));
+    }
+}
 
 #[derive(Debug)]
 enum Flight {
@@ -110,17 +133,13 @@ impl Sessions {
     fn refresh(&self, session: &Session, now: Timestamp) -> Option<watch::Receiver<()>> {
         let shared = &self.0.shared;
         let mut flights = lock(&shared.refreshes.0);
-        match flights.get(&session.hash) {
+        match flights.of.get(&session.hash) {
             Some(Flight::Running(over)) if over.has_changed().is_ok() => return Some(over.clone()),
             Some(Flight::Paused(until)) if *until > now => return None,
             _ => {}
         }
-        flights.retain(|_, flight| match flight {
-            Flight::Running(over) => over.has_changed().is_ok(),
-            Flight::Paused(until) => *until > now,
-        });
         let (running, over) = watch::channel(());
-        flights.insert(session.hash, Flight::Running(over.clone()));
+        flights.begin(session.hash, over.clone(), now);
         drop(flights);
         let (sessions, hash, seen) = (self.clone(), session.hash, session.record.checked);
         shared.control.spawn(async move {
@@ -132,8 +151,8 @@ impl Sessions {
             let shared = &sessions.0.shared;
             let mut flights = lock(&shared.refreshes.0);
             match done {
-                Done::Settled => drop(flights.remove(&hash)),
-                Done::Later => drop(flights.insert(hash, Flight::Paused(shared.clock.now() + PAUSE))),
+                Done::Settled => drop(flights.of.remove(&hash)),
+                Done::Later => drop(flights.of.insert(hash, Flight::Paused(shared.clock.now() + PAUSE))),
             }
             drop(flights);
             // Last, so that whoever waited finds what came of it.
@@ -299,5 +318,36 @@ fn follow(record: &mut Record, told: &Map<String, Value>) {
     // The login said so of another address.
     if claims.get("email") != email.as_ref() && !told.contains_key("email_verified") {
         claims.remove("email_verified");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+
+    use super::*;
+
+    #[test]
+    fn flights_that_are_over_are_cleared_away_once_there_are_twice_as_many_and_not_at_each_that_begins() {
+        let session = |number: usize| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&number.to_be_bytes());
+            SessionHash::parse(&BASE64_URL_SAFE_NO_PAD.encode(hash)).unwrap()
+        };
+        let now = Timestamp::from_secs(1_700_000_000);
+        let mut flights = Flights::default();
+        let begin = |flights: &mut Flights, number: usize| {
+            let (running, over) = watch::channel(());
+            flights.begin(session(number), over, now);
+            running
+        };
+        let running: Vec<_> = (0..10).map(|number| begin(&mut flights, number)).collect();
+        for number in 10..SWEEP_FROM {
+            drop(begin(&mut flights, number));
+            assert_eq!(flights.of.len(), number + 1, "nobody walked through the others");
+        }
+        drop(begin(&mut flights, SWEEP_FROM));
+        assert_eq!(flights.of.len(), running.len() + 1);
+        assert_eq!(flights.sweep_at, running.len() * 2);
     }
 }
