@@ -1,7 +1,5 @@
 //! What the policy says of somebody, whatever they ask for: what they may be told of themselves.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use super::{policy::Policy, who::Caller};
@@ -35,16 +33,20 @@ impl Policy {
             let is_named = || route.issuers.iter().any(|issuer| **issuer == *principal.issuer);
             route.schemes.contains(&scheme) && (route.issuers.is_empty() || is_named())
         };
-        let routes = || root.routes.iter().filter(takes);
-        let concerns = self.rules.iter().filter(|rule| !rule.shadow && rule.speaks_of(&caller)).map(|rule| Concern {
+        // Each route is walked once, not for each rule.
+        let mut routes = vec![Vec::new(); self.rules.len()];
+        for route in root.routes.iter().filter(takes) {
+            for place in self.candidate_places(&route.name) {
+                routes.get_mut(*place).into_iter().for_each(|of_rule| of_rule.push(&*route.name));
+            }
+        }
+        let rules = self.rules.iter().zip(routes).filter(|(rule, _)| !rule.shadow && rule.speaks_of(&caller));
+        let concerns = rules.map(|(rule, routes)| Concern {
             rule: &rule.id,
             does: rule.action.name(),
             why: rule.why.as_deref(),
-            only: root.rules.iter().find(|raw| *raw.id == *rule.id).map(only).unwrap_or_default(),
-            routes: routes()
-                .filter(|route| self.candidates(&route.name).any(|found| Arc::ptr_eq(&found.id, &rule.id)))
-                .map(|route| &*route.name)
-                .collect(),
+            only: rule.written(root).map(only).unwrap_or_default(),
+            routes,
         });
         concerns.filter(|concern| !concern.routes.is_empty()).collect()
     }

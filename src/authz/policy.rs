@@ -76,7 +76,7 @@ impl Policy {
         for (i, rule) in root.rules.iter().enumerate() {
             let at = at.index(i);
             check_id("rule", &rule.id, &mut ids, &at, report);
-            rules.push(Rule::compile(rule, &at, root, &issuers, report));
+            rules.push(Rule::compile(rule, i, &at, root, &issuers, report));
         }
         rules.sort_by(|a, b| (a.action.precedence(), &a.id).cmp(&(b.action.precedence(), &b.id)));
 
@@ -257,8 +257,12 @@ impl Policy {
 
     /// Rules that can hit on a route. On a route that the policy does not know none can, so that all is denied.
     pub(super) fn candidates<'a>(&'a self, route: &str) -> impl Iterator<Item = &'a Rule> {
-        let indices = self.by_route.get(route).map(|indices| &**indices).unwrap_or_default();
-        indices.iter().filter_map(|i| self.rules.get(*i))
+        self.candidate_places(route).iter().filter_map(|i| self.rules.get(*i))
+    }
+
+    /// Where these are in [`Policy::rules`].
+    pub(super) fn candidate_places(&self, route: &str) -> &[usize] {
+        self.by_route.get(route).map(|indices| &**indices).unwrap_or_default()
     }
 }
 

@@ -95,6 +95,8 @@ impl Approval {
 #[derive(Debug)]
 pub(super) struct Rule {
     pub id: Arc<str>,
+    /// Its place among the rules of the configuration.
+    place: usize,
     pub why: Option<Arc<str>>,
     pub fix: Option<Arc<str>>,
     pub action: Action,
@@ -125,6 +127,7 @@ fn nothing_kept(claim: &str) -> String {
 impl Rule {
     pub(super) fn compile(
         raw: &raw::Rule,
+        place: usize,
         at: &At,
         root: &raw::Root,
         issuers: &Arc<[IssuerFacts]>,
@@ -183,12 +186,18 @@ impl Rule {
             who: who::compile(&raw.who, purpose, &at.key("who"), root, report),
             when: raw.when.as_deref().and_then(|source| Expression::compile(source, &at.key("when"), report)),
             id,
+            place,
         };
         if let Some(condition) = &raw.on.trigger {
             let routes = root.routes.iter().filter(|route| rule.can_hit_on(route));
             trigger::check_routes(condition, raw, routes, &at.key("on").key("trigger"), report);
         }
         rule
+    }
+
+    /// The rule as it is written in the configuration that it was compiled from.
+    pub(super) fn written<'r>(&self, root: &'r raw::Root) -> Option<&'r raw::Rule> {
+        root.rules.get(self.place).filter(|raw| *raw.id == *self.id)
     }
 
     /// Names of parameters and labels of runs that it looks at.

@@ -66,7 +66,7 @@ impl Policy {
     pub fn starts(&self, root: &raw::Root, namespace: &str) -> Vec<StartRule> {
         let mut starts = Vec::new();
         for rule in self.rules.iter().filter(|rule| !rule.shadow) {
-            let Some(raw) = root.rules.iter().find(|raw| raw.id == *rule.id) else { continue };
+            let Some(raw) = rule.written(root) else { continue };
             let may_be_on = |route: &&raw::Route| rule.can_hit_on(route) && fits_credentials(raw, route, root);
             let routes = root.routes.iter().filter(may_be_on).filter_map(|route| {
                 let through = through(rule, raw, route, namespace)?;

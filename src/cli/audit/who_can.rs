@@ -1,6 +1,7 @@
 //! `doorward audit who-can`: who may start a run, by the policy, and in the cluster past it.
 
 use std::{
+    collections::HashMap,
     fmt::{self, Write as _},
     io::Write,
     path::PathBuf,
@@ -137,14 +138,17 @@ impl Answer {
     fn of(root: &raw::Root, policy: &Policy, namespace: &str, cluster: Option<Past>) -> serde_json::Result<Self> {
         // Without what is not set.
         let mut written: Value = serde_json::from_str(policy.source())?;
-        let mut members = |kind: &str, id: &str| -> Map<String, Value> {
+        let mut by_id = |kind: &str| -> HashMap<String, Map<String, Value>> {
             let all = written.get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten();
-            let mut all = all.filter_map(Value::as_object_mut);
-            let found = all.find(|members| members.get("id").is_some_and(|own| own == id));
-            found.map(std::mem::take).unwrap_or_default()
+            let all = all.filter_map(|members| match members.take() {
+                Value::Object(members) => Some((members.get("id")?.as_str()?.to_owned(), members)),
+                _ => None,
+            });
+            all.collect()
         };
+        let (mut of_rules, mut of_grants) = (by_id("rules"), by_id("grants"));
         let mut told = |StartRule { rule, does, routes }: StartRule| {
-            let mut written = members("rules", &rule);
+            let mut written = of_rules.remove(&*rule).unwrap_or_default();
             // `do` says more than `does` only of an approval.
             written.retain(|name, value| {
                 !(matches!(name.as_str(), "id" | "fix" | "mode") || (name == "do" && value.is_string()))
@@ -156,7 +160,10 @@ impl Answer {
         let narrowed_by = Vec::into_iter(denies).map(&mut told).collect();
         let grants = root.grants.iter().map(|grant| GrantTold {
             id: grant.id.clone(),
-            who: members("grants", &grant.id).remove("who").unwrap_or_else(|| Map::new().into()),
+            who: of_grants
+                .remove(&grant.id)
+                .and_then(|mut members| members.remove("who"))
+                .unwrap_or_else(|| Map::new().into()),
             why: grant.why.clone(),
             groups: grant.kubernetes_groups.clone(),
             has_role: grant.tekton_roles.iter().any(|given| {
