@@ -15,7 +15,7 @@
 //! | `guarded` | what no rule allows in passing |
 //! | `decision`, `permit` | what the policy says of a request, and the proof that it was asked |
 //! | `explain` | why it decides as it does, and what would make a request pass |
-//! | `token`, `token_explain` | which tokens Doorward gives to whom, and why not others |
+//! | `token`, `token_rules`, `token_explain` | which tokens Doorward gives to whom, and why not others |
 //! | `trigger`, `deliveries` | which Triggers a delivery may set off, and what no delivery can meet |
 //! | `starts` | who may start runs in a namespace, whatever is asked |
 //! | `concerns` | what the policy says of somebody, whatever they ask for |
@@ -45,6 +45,7 @@ mod starts;
 mod time_window;
 mod token;
 mod token_explain;
+mod token_rules;
 mod trigger;
 mod validity;
 mod who;
@@ -75,6 +76,7 @@ pub use self::{
     starts::{StartRoute, StartRule, Through},
     token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView},
     token_explain::{ScopeExplanation, TokenExplanation},
+    token_rules::TokenRules,
     trigger::{Trigger, TriggerLimits},
 };
 

@@ -348,6 +348,14 @@ impl On {
         }
     }
 
+    /// Whether it holds of a token, whatever its scope.
+    pub(super) fn holds_but_scope(&self, view: &RequestView<'_>, reading: Reading) -> bool {
+        match (self, &view.token) {
+            (Self::Token(condition), Some(token)) => condition.matches_but_scope(token, reading),
+            _ => self.holds(view, reading),
+        }
+    }
+
     /// What does not hold, in words.
     pub(super) fn misses(&self, view: &RequestView<'_>, reading: Reading) -> Vec<Condition> {
         match (self, &view.token) {

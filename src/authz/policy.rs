@@ -188,12 +188,6 @@ impl Policy {
         rules.flat_map(|rule| rule.token_scopes(audience)).collect()
     }
 
-    /// The patterns of scopes of tokens in rules that allow, as they are written.
-    pub fn token_scope_patterns(&self) -> BTreeSet<String> {
-        let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| matches!(rule.action, Action::Allow(_)));
-        rules.flat_map(Rule::token_scope_patterns).collect()
-    }
-
     /// How long a token may last that these rules give.
     pub fn token_lifetime(&self, rules: &[Arc<str>]) -> Option<Duration> {
         let given = self.candidates(TOKEN_ENDPOINT).filter(|rule| rules.contains(&rule.id));
@@ -274,7 +268,7 @@ pub(super) fn create_of(request: &RequestView<'_>) -> Option<Attributes> {
 
 /// What the rules looked at so far say together.
 #[derive(Default)]
-struct Tally<'p> {
+pub(super) struct Tally<'p> {
     deny: Option<(&'p Rule, Option<String>)>,
     failed: Option<(&'p Rule, String)>,
     approve: Vec<(&'p Rule, &'p Arc<Approval>)>,
@@ -287,8 +281,24 @@ struct Tally<'p> {
 
 impl<'p> Tally<'p> {
     fn look(&mut self, rule: &'p Rule, case: &Case<'_>) {
+        // An allow that comes after another can only change the decision by failing.
+        if !rule.shadow && (self.deny.is_some() || (self.allow.is_some() && !rule.can_fail())) {
+            return;
+        }
+        match (rule.look(case), &rule.action) {
+            (Hit::Miss, Action::Approve(approval)) if !rule.shadow => match rule.look_doubting(case) {
+                Hit::Miss => {}
+                Hit::Error(error) => self.failed = self.failed.take().or(Some((rule, error))),
+                Hit::Yes | Hit::Unmet(_) => self.doubtful.push((rule, approval)),
+            },
+            (hit, _) => self.count(rule, &hit),
+        }
+    }
+
+    /// Takes in what came of looking at a rule.
+    pub(super) fn count(&mut self, rule: &'p Rule, hit: &Hit) {
         if rule.shadow {
-            let would = match rule.look(case) {
+            let would = match hit {
                 Hit::Miss => return,
                 Hit::Yes => rule.action.name(),
                 Hit::Unmet(_) => "step_up",
@@ -296,27 +306,18 @@ impl<'p> Tally<'p> {
             };
             return self.shadow.push(Shadow { rule: Arc::clone(&rule.id), would });
         }
-        // An allow that comes after another can only change the decision by failing.
-        if self.deny.is_some() || (self.allow.is_some() && !rule.can_fail()) {
-            return;
-        }
-        match (rule.look(case), &rule.action) {
-            (Hit::Miss, Action::Approve(approval)) => match rule.look_doubting(case) {
-                Hit::Miss => {}
-                Hit::Error(error) => self.failed = self.failed.take().or(Some((rule, error))),
-                Hit::Yes | Hit::Unmet(_) => self.doubtful.push((rule, approval)),
-            },
+        match (hit, &rule.action) {
             (Hit::Miss, _) => {}
-            (Hit::Error(error), Action::Deny) => self.deny = Some((rule, Some(error))),
-            (Hit::Error(error), _) => self.failed = self.failed.take().or(Some((rule, error))),
-            (_, Action::Deny) => self.deny = Some((rule, None)),
+            (Hit::Error(error), Action::Deny) => _ = self.deny.get_or_insert_with(|| (rule, Some(error.clone()))),
+            (Hit::Error(error), _) => _ = self.failed.get_or_insert_with(|| (rule, error.clone())),
+            (_, Action::Deny) => _ = self.deny.get_or_insert((rule, None)),
             (_, Action::Approve(approval)) => self.approve.push((rule, approval)),
-            (Hit::Yes, Action::Allow(_)) => self.allow = self.allow.or(Some(rule)),
-            (Hit::Unmet(unmet), Action::Allow(_)) => self.step_up = self.step_up.take().or(Some((rule, unmet))),
+            (Hit::Yes, Action::Allow(_)) => _ = self.allow.get_or_insert(rule),
+            (Hit::Unmet(unmet), Action::Allow(_)) => _ = self.step_up.get_or_insert_with(|| (rule, unmet.clone())),
         }
     }
 
-    fn decide(self, missing_scope: impl FnOnce() -> Option<Arc<str>>) -> Decision {
+    pub(super) fn decide(self, missing_scope: impl FnOnce() -> Option<Arc<str>>) -> Decision {
         let denial = |rule: &Rule, error| Outcome::Deny(Denial { why: rule.why.clone(), fix: rule.fix.clone(), error });
         let (rule, outcome) = match self {
             Self { deny: Some((rule, error)), .. } => (Some(rule), denial(rule, error)),

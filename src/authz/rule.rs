@@ -290,6 +290,16 @@ impl Rule {
         self.look_as(case, Reading::Wide)
     }
 
+    /// Looks at a token whatever its scope, which is left to [`Rule::takes_scope`].
+    pub(super) fn look_but_scope(&self, case: &Case<'_>) -> Hit {
+        self.look_if(case, self.reading, |on| on.holds_but_scope(case.request, self.reading))
+    }
+
+    /// Whether a scope of a token, or that it has none, keeps nothing from hitting.
+    pub(super) fn takes_scope(&self, scope: Option<&str>) -> bool {
+        self.tokens().all(|token| token.takes(scope, self.reading))
+    }
+
     /// Whether it denies whatever the body is.
     pub(super) fn denies_any(&self, case: &Case<'_>) -> bool {
         let is_about_bodies = self.on.iter().any(|on| matches!(on, On::Run(_)));
@@ -309,8 +319,12 @@ impl Rule {
     }
 
     fn look_as(&self, case: &Case<'_>, reading: Reading) -> Hit {
-        let holds = self.on.iter().all(|on| on.holds(case.request, reading))
-            && self.who.iter().all(|who| who.met(&case.caller, reading) != Met::No);
+        self.look_if(case, reading, |on| on.holds(case.request, reading))
+    }
+
+    fn look_if(&self, case: &Case<'_>, reading: Reading, on_holds: impl Fn(&On) -> bool) -> Hit {
+        let holds =
+            self.on.iter().all(on_holds) && self.who.iter().all(|who| who.met(&case.caller, reading) != Met::No);
         if !holds {
             return Hit::Miss;
         }

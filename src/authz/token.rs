@@ -109,18 +109,28 @@ impl TokenCondition {
         Part::ALL.into_iter().all(|part| self.holds(part, token, reading))
     }
 
+    /// Whether it is, whatever its scope.
+    pub(super) fn matches_but_scope(&self, token: &TokenView<'_>, reading: Reading) -> bool {
+        let mut parts = Part::ALL.into_iter().filter(|part| !matches!(part, Part::Scopes));
+        parts.all(|part| self.holds(part, token, reading))
+    }
+
+    /// Whether it is, as far as its scope goes. Without a list of scopes an allow gives none, and a deny is of all.
+    pub(super) fn takes(&self, scope: Option<&str>, reading: Reading) -> bool {
+        match (scope, self.scopes.is_empty()) {
+            (None, is_empty) => is_empty || reading == Reading::Wide,
+            (Some(_), true) => reading == Reading::Wide,
+            (Some(scope), false) => self.scopes.iter().any(|pattern| pattern.matches(scope)),
+        }
+    }
+
     fn holds(&self, part: Part, token: &TokenView<'_>, reading: Reading) -> bool {
         let patterns = self.patterns(part);
         let fits = |text: &str| patterns.iter().any(|pattern| pattern.matches(text));
         let is_given = |text: Option<&str>| patterns.is_empty() || text.is_some_and(fits);
         match (part, token.task) {
             (Part::Audiences, _) => is_given(Some(token.audience)),
-            // Without a list of scopes an allow gives none, and a deny is of all.
-            (Part::Scopes, _) => match (token.scope, patterns.is_empty()) {
-                (None, is_empty) => is_empty || reading == Reading::Wide,
-                (Some(_), true) => reading == Reading::Wide,
-                (Some(scope), false) => fits(scope),
-            },
+            (Part::Scopes, _) => self.takes(token.scope, reading),
             (_, None) => patterns.is_empty(),
             (Part::ServiceAccounts, Some(_)) if patterns.is_empty() => reading == Reading::Wide,
             (Part::ServiceAccounts, Some(task)) => fits(&format!("{}/{}", task.namespace, task.service_account)),

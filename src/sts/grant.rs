@@ -1,11 +1,11 @@
 //! What rules give of what is asked for.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{MAX_LIFETIME, exchange::Exchanger, party::Party, refusal::Refusal};
 use crate::{
     authn::Principal,
-    authz::{Decision, Outcome, RequestView, Shadow, TOKEN_ENDPOINT, TokenView},
+    authz::{Decision, Outcome, RequestView, Shadow, TOKEN_ENDPOINT, TokenRules, TokenView},
     clock::Timestamp,
     config::raw::RouteKind,
     issuers::Quoted,
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What rules give.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Granted {
     pub(super) scopes: Vec<Arc<str>>,
     pub(super) rules: Vec<Arc<str>>,
@@ -55,50 +55,12 @@ impl Exchanger<'_> {
         view: &RequestView<'_>,
         asked: Option<&[String]>,
     ) -> (Result<Granted, Refusal>, Decision) {
-        let policy = &self.snapshot.policy;
-        let decide = |scope: Option<&str>| {
-            let token = view.token.map(|token| TokenView { scope, ..token });
-            policy.decide(&party.principal, &RequestView { token, ..*view })
+        let rules = self.snapshot.policy.token_rules(&party.principal, view);
+        let found = match asked {
+            Some(asked) => all_of(&rules, asked),
+            None => whatever(&rules, self.scopes(view)),
         };
-        let mut granted = Granted { scopes: Vec::new(), rules: Vec::new() };
-        let (mut first, mut more) = (None, Vec::new());
-        let audience = view.token.map(|token| token.audience).unwrap_or_default();
-        match asked {
-            Some(asked) => {
-                for scope in asked {
-                    let mut decision = decide(Some(scope));
-                    if !decision.is_allow() {
-                        decision.add_shadow(first.into_iter().flat_map(|first: Decision| first.shadow));
-                        let refusal = self.refuse(party, audience, Some(scope), &decision, decide);
-                        return (Err(refusal), decision);
-                    }
-                    granted.give(Some(scope), &decision);
-                    join(&mut first, decision);
-                }
-            }
-            None => {
-                for scope in policy.token_scopes(audience) {
-                    let decision = decide(Some(scope));
-                    if decision.is_allow() {
-                        granted.give(Some(scope), &decision);
-                        join(&mut first, decision);
-                    } else {
-                        more.extend(would_give(decision));
-                    }
-                }
-            }
-        }
-        if let Some(mut first) = first {
-            first.add_shadow(more);
-            return (Ok(granted), first);
-        }
-        let mut decision = decide(None);
-        decision.add_shadow(more);
-        if !decision.is_allow() {
-            return (Err(self.refuse(party, audience, None, &decision, decide)), decision);
-        }
-        granted.give(None, &decision);
-        (Ok(granted), decision)
+        self.told(party, view, &rules, found)
     }
 
     /// What rules give of these scopes: as many as they give, but not none.
@@ -108,47 +70,41 @@ impl Exchanger<'_> {
         view: &RequestView<'_>,
         asked: &[String],
     ) -> (Result<Granted, Refusal>, Decision) {
-        let mut all = Granted { scopes: Vec::new(), rules: Vec::new() };
-        let (mut first, mut more) = (None, Vec::new());
-        let mut refused = None;
-        for scope in asked {
-            match self.decide(party, view, Some(std::slice::from_ref(scope))) {
-                (Ok(granted), decision) => {
-                    all.add(granted);
-                    join(&mut first, decision);
-                }
-                (Err(refusal), decision) => {
-                    more.extend(would_give(decision.clone()));
-                    refused.get_or_insert((refusal, decision));
-                }
-            }
-        }
-        match (first, refused) {
-            (Some(mut first), _) => {
-                first.add_shadow(more);
-                (Ok(all), first)
-            }
-            (None, Some((refusal, mut decision))) => {
-                decision.add_shadow(more);
-                (Err(refusal), decision)
-            }
-            (None, None) => self.decide(party, view, None),
-        }
+        let rules = self.snapshot.policy.token_rules(&party.principal, view);
+        self.told(party, view, &rules, some_of(&rules, asked))
     }
 
     /// Whether rules give any scope at all at this audience. Of those, nothing is given.
     pub(super) fn decide_any(&self, party: &Party, view: &RequestView<'_>) -> (Result<Granted, Refusal>, Decision) {
-        let (first, decision) = self.decide(party, view, None);
-        let nothing = Granted { scopes: Vec::new(), rules: Vec::new() };
-        let Err(refusal) = first else { return (Ok(nothing), decision) };
-        // A pattern is among the scopes that it stands for.
-        for scope in self.snapshot.policy.token_scope_patterns() {
-            let (granted, decision) = self.decide(party, view, Some(std::slice::from_ref(&scope)));
-            if granted.is_ok() {
-                return (Ok(nothing), decision);
-            }
+        let rules = self.snapshot.policy.token_rules(&party.principal, view);
+        let refused = match whatever(&rules, self.scopes(view)) {
+            Ok((_, decision)) => return (Ok(Granted::default()), decision),
+            Err(refused) => refused,
+        };
+        let mut decisions = rules.scope_patterns().into_iter().map(|pattern| rules.decide(Some(&pattern)));
+        match decisions.find(Decision::is_allow) {
+            Some(decision) => (Ok(Granted::default()), decision),
+            None => self.told(party, view, &rules, Err(refused)),
         }
-        (Err(refusal), decision)
+    }
+
+    /// The scopes that somebody may get at the audience who asks for none by name.
+    fn scopes(&self, view: &RequestView<'_>) -> BTreeSet<&str> {
+        self.snapshot.policy.token_scopes(view.token.map(|token| token.audience).unwrap_or_default())
+    }
+
+    /// What was found, with a refusal in words.
+    fn told(
+        &self,
+        party: &Party,
+        view: &RequestView<'_>,
+        rules: &TokenRules<'_>,
+        found: Found<'_>,
+    ) -> (Result<Granted, Refusal>, Decision) {
+        match found {
+            Ok((granted, decision)) => (Ok(granted), decision),
+            Err((scope, decision)) => (Err(self.refuse(party, view, rules, scope, &decision)), decision),
+        }
     }
 
     /// Until when rules give all of this, and no longer than one of them lets it last.
@@ -168,13 +124,15 @@ impl Exchanger<'_> {
         until: Timestamp,
     ) -> Timestamp {
         let policy = &self.snapshot.policy;
-        let gives = |now: Timestamp, scope: Option<&str>| {
-            let token = view.token.map(|token| TokenView { scope, ..token });
-            policy.decide(&party.principal, &RequestView { token, now, ..*view }).is_allow()
-        };
-        let gives_all = |now| match granted.scopes.as_slice() {
-            [] => granted.rules.is_empty() || gives(now, None),
-            scopes => scopes.iter().all(|scope| gives(now, Some(scope))),
+        let gives_all = |now| {
+            let rules = || policy.token_rules(&party.principal, &RequestView { now, ..*view });
+            match granted.scopes.as_slice() {
+                [] => granted.rules.is_empty() || rules().decide(None).is_allow(),
+                scopes => {
+                    let rules = rules();
+                    scopes.iter().all(|scope| rules.decide(Some(scope)).is_allow())
+                }
+            }
         };
         policy.token_given_until(&party.principal.login, view.now, until, gives_all)
     }
@@ -183,11 +141,12 @@ impl Exchanger<'_> {
     fn refuse(
         &self,
         party: &Party,
-        audience: &str,
+        view: &RequestView<'_>,
+        rules: &TokenRules<'_>,
         scope: Option<&str>,
         decision: &Decision,
-        decide: impl Fn(Option<&str>) -> Decision,
     ) -> Refusal {
+        let audience = view.token.map(|token| token.audience).unwrap_or_default();
         let why = match &decision.outcome {
             Outcome::Deny(denial) => {
                 let parts = [denial.why.as_deref(), denial.fix.as_deref()];
@@ -220,16 +179,85 @@ impl Exchanger<'_> {
             }
             None => caller(&party.principal),
         };
-        let is_open = |scope: &str| decide(Some(scope)).is_allow();
+        let is_given = |scope: Option<&str>| rules.decide(scope).is_allow();
         match scope {
-            Some(scope)
-                if decide(None).is_allow() || self.snapshot.policy.token_scopes(audience).into_iter().any(is_open) =>
-            {
+            Some(scope) if is_given(None) || self.scopes(view).into_iter().any(|open| is_given(Some(open))) => {
                 Refusal::scope(format!("scope `{scope}` for `{audience}`: {why} ({whom})"))
             }
             _ => Refusal::target(format!("a token for `{audience}`: {why} ({whom})")),
         }
     }
+}
+
+/// What rules give, or the scope that they refuse, with the decision. `None`: a token without any.
+type Found<'s> = Result<(Granted, Decision), (Option<&'s str>, Decision)>;
+
+fn all_of<'s>(rules: &TokenRules<'_>, asked: &'s [String]) -> Found<'s> {
+    let (mut granted, mut first) = (Granted::default(), None);
+    for scope in asked {
+        let mut decision = rules.decide(Some(scope));
+        if !decision.is_allow() {
+            decision.add_shadow(first.into_iter().flat_map(|first: Decision| first.shadow));
+            return Err((Some(scope), decision));
+        }
+        granted.give(Some(scope), &decision);
+        join(&mut first, decision);
+    }
+    first.map_or_else(|| without_scope(rules, Vec::new()), |first| Ok((granted, first)))
+}
+
+/// As many of these as there are, or else a token without a scope.
+fn whatever(rules: &TokenRules<'_>, scopes: BTreeSet<&str>) -> Found<'static> {
+    let (mut granted, mut first, mut more) = (Granted::default(), None, Vec::new());
+    for scope in scopes {
+        let decision = rules.decide(Some(scope));
+        if decision.is_allow() {
+            granted.give(Some(scope), &decision);
+            join(&mut first, decision);
+        } else {
+            more.extend(would_give(decision));
+        }
+    }
+    let Some(mut first) = first else { return without_scope(rules, more) };
+    first.add_shadow(more);
+    Ok((granted, first))
+}
+
+fn some_of<'s>(rules: &TokenRules<'_>, asked: &'s [String]) -> Found<'s> {
+    let (mut granted, mut first, mut more) = (Granted::default(), None, Vec::new());
+    let mut refused = None;
+    for scope in asked {
+        let decision = rules.decide(Some(scope));
+        if decision.is_allow() {
+            granted.give(Some(scope), &decision);
+            join(&mut first, decision);
+        } else {
+            more.extend(would_give(decision.clone()));
+            refused.get_or_insert((scope.as_str(), decision));
+        }
+    }
+    match (first, refused) {
+        (Some(mut first), _) => {
+            first.add_shadow(more);
+            Ok((granted, first))
+        }
+        (None, Some((scope, mut decision))) => {
+            decision.add_shadow(more);
+            Err((Some(scope), decision))
+        }
+        (None, None) => without_scope(rules, more),
+    }
+}
+
+fn without_scope(rules: &TokenRules<'_>, more: Vec<Shadow>) -> Found<'static> {
+    let mut decision = rules.decide(None);
+    decision.add_shadow(more);
+    if !decision.is_allow() {
+        return Err((None, decision));
+    }
+    let mut granted = Granted::default();
+    granted.give(None, &decision);
+    Ok((granted, decision))
 }
 
 /// One decision of those on several scopes: the first, with what rules in `mode: shadow` would have said of any of them.
@@ -267,12 +295,6 @@ fn caller(principal: &Principal) -> String {
 }
 
 impl Granted {
-    fn add(&mut self, other: Self) {
-        self.scopes.extend(other.scopes);
-        let new: Vec<_> = other.rules.into_iter().filter(|rule| !self.rules.contains(rule)).collect();
-        self.rules.extend(new);
-    }
-
     fn give(&mut self, scope: Option<&str>, decision: &Decision) {
         self.scopes.extend(scope.map(Arc::from));
         if let Some(rule) = decision.rule.as_ref().filter(|rule| !self.rules.contains(rule)) {
