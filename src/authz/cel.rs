@@ -124,7 +124,7 @@ impl Expression {
 
     /// The value of the expression.
     pub(super) fn evaluate(&self, principal: &Principal, request: &RequestView<'_>) -> Result<bool, EvaluationError> {
-        let scope = values::Scope::new(principal, request);
+        let scope = values::Scope::new(principal, &self.claims, request);
         let mut context = Context::with_env(Arc::clone(&ENV));
         context.set_variable_resolver(&scope);
         let value = Value::resolve_val(self.program.expression(), &context).map_err(EvaluationError::from)?;

@@ -1,3 +1,7 @@
+use cel::{
+    common::{types::CelString, value::CowVal},
+    context::VariableResolver,
+};
 use serde_json::json;
 
 use super::*;
@@ -15,12 +19,23 @@ fn principal() -> Principal {
     }
 }
 
-fn evaluate_for(source: &str, principal: &Principal) -> Result<bool, String> {
+fn compile(source: &str) -> Expression {
     let mut report = Report::default();
     let expression = Expression::compile(source, &At::root(), &mut report);
-    let expression = expression.unwrap_or_else(|| panic!("{source}: {:?}", report.problems()));
+    expression.unwrap_or_else(|| panic!("{source}: {:?}", report.problems()))
+}
+
+fn evaluate_for(source: &str, principal: &Principal) -> Result<bool, String> {
+    run(&compile(source), principal)
+}
+
+fn run(expression: &Expression, principal: &Principal) -> Result<bool, String> {
     let attributes = Attributes { verb: "get".into(), resource: "pods".into(), ..Attributes::default() };
-    let request = RequestView {
+    with_request(&attributes, |request| expression.evaluate(principal, request).map_err(|error| error.to_string()))
+}
+
+fn with_request<T>(attributes: &Attributes, look: impl FnOnce(&RequestView<'_>) -> T) -> T {
+    look(&RequestView {
         route: "api",
         kind: RouteKind::Kubernetes,
         host: "api.example",
@@ -29,14 +44,13 @@ fn evaluate_for(source: &str, principal: &Principal) -> Result<bool, String> {
         upgrade: false,
         address: "::ffff:192.0.2.1".parse().unwrap(),
         event_listener: None,
-        kubernetes: Some(&attributes),
+        kubernetes: Some(attributes),
         run: None,
         delivery: None,
         trigger: None,
         token: None,
         now: Timestamp::from_secs(1_700_000_000),
-    };
-    expression.evaluate(principal, &request).map_err(|error| error.to_string())
+    })
 }
 
 fn evaluate(source: &str) -> Result<bool, String> {
@@ -52,10 +66,7 @@ fn an_expression_that_may_look_at_the_time_is_known() {
         ("request.path == '/time'", false),
         ("principal.claims.time == 5 || 'time' in principal.groups", false),
     ] {
-        let mut report = Report::default();
-        let expression = Expression::compile(source, &At::root(), &mut report);
-        let expression = expression.unwrap_or_else(|| panic!("{source}: {:?}", report.problems()));
-        assert_eq!(expression.reads_time(), expected, "{source}");
+        assert_eq!(compile(source).reads_time(), expected, "{source}");
     }
 }
 
@@ -107,6 +118,28 @@ fn what_is_absent_or_of_another_type_has_no_value() {
     ] {
         assert!(evaluate(source).is_err(), "{source}");
     }
+}
+
+/// Else a loop over groups makes all of a list anew for each.
+#[test]
+fn a_claim_and_a_list_are_made_values_once_in_an_evaluation() {
+    let attributes = Attributes::default();
+    with_request(&attributes, |request| {
+        let (principal, names) = (principal(), BTreeSet::from(["tags".to_owned()]));
+        let scope = values::Scope::new(&principal, &names, request);
+        let get = |field: &[&str]| {
+            let mut value = scope.resolve("principal").unwrap();
+            for name in field {
+                let CowVal::Borrowed(of) = value else { panic!("`{name}` is of what was made anew") };
+                value = of.as_indexer().unwrap().get(&CelString::from(*name)).unwrap();
+            }
+            let CowVal::Borrowed(value) = value else { panic!("{field:?} was made anew") };
+            std::ptr::from_ref(value).cast::<()>()
+        };
+        for field in [&["claims", "tags"][..], &["groups"], &["scopes"]] {
+            assert_eq!(get(field), get(field), "{field:?}");
+        }
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What an expression sees: values that borrow from the principal and the request, made when they are looked at.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, OnceLock},
 };
@@ -37,9 +37,10 @@ pub(super) struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    pub(super) fn new(principal: &'a Principal, request: &'a RequestView<'a>) -> Self {
+    /// `claims`: the names of those that the expression looks at.
+    pub(super) fn new(principal: &'a Principal, claims: &'a BTreeSet<String>, request: &'a RequestView<'a>) -> Self {
         Self {
-            principal: Object::Principal(principal),
+            principal: Object::Principal(Person::new(principal, claims)),
             request: Object::Request(request),
             kubernetes: Object::Kubernetes(request.kubernetes),
             delivery: Object::Delivery(request.delivery),
@@ -60,42 +61,26 @@ impl VariableResolver for Scope<'_> {
 }
 
 /// Something with fields. A field that is absent is an error, and `has()` tells it from one that is there.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Object<'a> {
-    Principal(&'a Principal),
+    Principal(Person<'a>),
     Actor(&'a Actor),
-    Claims(&'a serde_json::Map<String, Json>),
+    Claims(Claims<'a>),
     Request(&'a RequestView<'a>),
     Kubernetes(Option<&'a Attributes>),
     Delivery(Option<&'a Facts>),
 }
 
 impl<'a> Object<'a> {
-    fn field<'b>(self, name: &str) -> Option<CowVal<'b, 'a>>
-    where
-        'a: 'b,
-    {
+    fn field<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'a>> {
         match self {
-            Self::Principal(principal) => match name {
-                "issuer" => text(&principal.issuer),
-                "subject" => text(&principal.subject),
-                "username" => text(&principal.username),
-                "kind" => text(kind_name(principal.kind)),
-                "groups" => Some(CowVal::owned(Strings::new(&principal.groups))),
-                "scopes" => Some(CowVal::owned(Strings::new(&principal.scopes))),
-                "client" => text(principal.client.as_deref()?),
-                "actor" => Some(CowVal::owned(Self::Actor(principal.actor.as_ref()?))),
-                "claims" => Some(CowVal::owned(Self::Claims(&principal.claims))),
-                // With two of them, the end of an address says nothing of its domain (CVE-2026-40574).
-                "email" => text(principal.email.as_deref().filter(|email| email.matches('@').count() == 1)?),
-                _ => None,
-            },
+            Self::Principal(person) => person.field(name),
             Self::Actor(actor) => match name {
                 "subject" => text(&actor.subject),
                 "client" => text(actor.client.as_deref()?),
                 _ => None,
             },
-            Self::Claims(claims) => claims.get(name).map(|value| CowVal::Owned(json(value))),
+            Self::Claims(claims) => claims.field(name),
             Self::Request(request) => match name {
                 "host" => text(request.host),
                 "path" => text(request.path),
@@ -107,7 +92,7 @@ impl<'a> Object<'a> {
                 _ => None,
             },
             Self::Kubernetes(attributes) => {
-                let a = attributes?;
+                let a = (*attributes)?;
                 match name {
                     "verb" => text(&a.verb),
                     "api_group" => text(&a.api_group),
@@ -119,7 +104,7 @@ impl<'a> Object<'a> {
                 }
             }
             Self::Delivery(facts) => {
-                let facts = facts?;
+                let facts = (*facts)?;
                 let optional = |fact: &'a Option<Arc<str>>| text(fact.as_deref()?);
                 let flag = |fact: Option<bool>| fact.map(|fact| CowVal::owned(CelBool::from(fact)));
                 match name {
@@ -143,6 +128,68 @@ impl<'a> Object<'a> {
                 }
             }
         }
+    }
+}
+
+/// A principal, whose lists and claims are made once, however often a loop asks for them.
+#[derive(Clone, Debug)]
+struct Person<'a> {
+    principal: &'a Principal,
+    groups: Strings<'a>,
+    scopes: Strings<'a>,
+    claims: Box<Object<'a>>,
+}
+
+impl<'a> Person<'a> {
+    fn new(principal: &'a Principal, claims: &'a BTreeSet<String>) -> Self {
+        Self {
+            principal,
+            groups: Strings::new(&principal.groups),
+            scopes: Strings::new(&principal.scopes),
+            claims: Box::new(Object::Claims(Claims::new(&principal.claims, claims))),
+        }
+    }
+
+    fn field<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'a>> {
+        let principal = self.principal;
+        match name {
+            "issuer" => text(&principal.issuer),
+            "subject" => text(&principal.subject),
+            "username" => text(&principal.username),
+            "kind" => text(kind_name(principal.kind)),
+            "groups" => Some(CowVal::Borrowed(&self.groups)),
+            "scopes" => Some(CowVal::Borrowed(&self.scopes)),
+            "client" => text(principal.client.as_deref()?),
+            "actor" => Some(CowVal::owned(Object::Actor(principal.actor.as_ref()?))),
+            "claims" => Some(CowVal::Borrowed(&*self.claims)),
+            // With two of them, the end of an address says nothing of its domain (CVE-2026-40574).
+            "email" => text(principal.email.as_deref().filter(|email| email.matches('@').count() == 1)?),
+            _ => None,
+        }
+    }
+}
+
+/// Claims, each made a value of CEL once.
+#[derive(Clone, Debug)]
+struct Claims<'a> {
+    claims: &'a serde_json::Map<String, Json>,
+    names: &'a BTreeSet<String>,
+    /// In the order of `names`.
+    values: Box<[OnceLock<Box<dyn Val + 'a>>]>,
+}
+
+impl<'a> Claims<'a> {
+    fn new(claims: &'a serde_json::Map<String, Json>, names: &'a BTreeSet<String>) -> Self {
+        Self { claims, names, values: names.iter().map(|_| OnceLock::new()).collect() }
+    }
+
+    fn field<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'a>> {
+        let claim = self.claims.get(name)?;
+        let value = self.names.iter().zip(&self.values).find_map(|(own, value)| (own == name).then_some(value));
+        Some(match value {
+            Some(value) => CowVal::Borrowed(&**value.get_or_init(|| json(claim))),
+            None => CowVal::Owned(json(claim)),
+        })
     }
 }
 
@@ -206,7 +253,7 @@ impl Val for Object<'_> {
     where
         Self: 'v,
     {
-        Box::new(*self)
+        Box::new(self.clone())
     }
 }
 
@@ -234,7 +281,7 @@ impl Container for Object<'_> {
 }
 
 /// A list of texts. Asking whether it holds one costs no allocation; going through it makes the values once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Strings<'a> {
     list: &'a [Arc<str>],
     values: OnceLock<Vec<CelString<'a>>>,
@@ -285,7 +332,7 @@ impl Val for Strings<'_> {
     where
         Self: 'v,
     {
-        Box::new(Strings::new(self.list))
+        Box::new(self.clone())
     }
 }
 
