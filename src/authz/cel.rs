@@ -2,6 +2,7 @@
 //! request and the principal. An evaluation error is for the caller to turn into a denial.
 
 mod check;
+mod patterns;
 mod reads;
 mod values;
 
@@ -25,6 +26,7 @@ use crate::{
     webhooks::Facts,
 };
 
+use self::patterns::Patterns;
 use super::RequestView;
 
 /// No expression may be longer, in bytes. With the bound on nesting it bounds what an evaluation can cost.
@@ -36,7 +38,7 @@ const MAX_NESTING: usize = 32;
 const MAX_OPERATORS: usize = 200;
 
 /// The standard library of CEL, without optional values, and the functions on strings. Building it costs more than a
-/// hundred evaluations, so all share one.
+/// hundred evaluations, so all share one. `matches` is not in it: see [`Patterns`].
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib().with_optional_support(false);
     // The extension is new to this environment, so that no name can be taken.
@@ -50,6 +52,7 @@ pub(super) struct Expression {
     program: Program,
     source: Arc<str>,
     claims: BTreeSet<String>,
+    patterns: Option<Arc<Patterns>>,
     reads_time: bool,
 }
 
@@ -97,8 +100,9 @@ impl Expression {
             }
             return None;
         }
-        let reads::Reads { claims, time: reads_time, .. } = reads::reads(program.expression());
-        let expression = Self { program, source: source.into(), claims, reads_time };
+        let reads::Reads { claims, patterns, time: reads_time, .. } = reads::reads(program.expression());
+        let patterns = Patterns::compile(&patterns);
+        let expression = Self { program, source: source.into(), claims, patterns, reads_time };
         match expression.try_on_samples() {
             Ok(()) => Some(expression),
             Err(why) => {
@@ -127,6 +131,9 @@ impl Expression {
         let scope = values::Scope::new(principal, &self.claims, request);
         let mut context = Context::with_env(Arc::clone(&ENV));
         context.set_variable_resolver(&scope);
+        if let Some(patterns) = &self.patterns {
+            patterns.add_to(&mut context).map_err(|error| EvaluationError::Type(error.to_string()))?;
+        }
         let value = Value::resolve_val(self.program.expression(), &context).map_err(EvaluationError::from)?;
         match value.downcast_ref::<CelBool>() {
             Some(bool) => Ok(*bool.inner()),
@@ -197,14 +204,6 @@ impl From<ExecutionError> for EvaluationError {
             error => Self::Value(error.to_string()),
         }
     }
-}
-
-/// Whether a regular expression compiles.
-fn try_pattern(pattern: &str) -> Result<(), String> {
-    let mut context = Context::with_env(Arc::clone(&ENV));
-    context.add_variable_from_value("pattern", pattern);
-    let program = ENV.compile("''.matches(pattern)").map_err(|errors| errors.to_string())?;
-    program.execute(&context).map(drop).map_err(|error| error.to_string())
 }
 
 /// How deep brackets nest, and how many operators there are at most: what stands in quotes counts too, which errs on

@@ -3,10 +3,13 @@
 
 use cel::{
     Program,
-    common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, SourceInfo, operators},
+    common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SourceInfo, operators},
 };
 
-use super::reads::reads;
+use super::{
+    patterns::{MATCHES, try_pattern},
+    reads::reads,
+};
 use crate::config::report::nearest;
 
 /// One problem of an expression.
@@ -92,7 +95,7 @@ const ROOTS: [(&str, Type); 4] = [
 ];
 
 /// Functions that give a bool.
-const PREDICATES: [&str; 4] = ["contains", "startsWith", "endsWith", "matches"];
+const PREDICATES: [&str; 4] = ["contains", "startsWith", "endsWith", MATCHES];
 /// Functions that give something else.
 const FUNCTIONS: [&str; 9] = ["size", "string", "int", "uint", "double", "lowerAscii", "upperAscii", "trim", "split"];
 const ARITHMETIC: [&str; 6] = ["_+_", "_-_", "_*_", "_/_", "_%_", "-_"];
@@ -163,7 +166,7 @@ impl<'e> Checker<'e> {
             Expr::Ident(_) | Expr::Select(_) => self.visit_path(expr, used),
             Expr::Call(call) => {
                 let name = call.func_name.as_str();
-                self.check_function(expr, name, call.args.last());
+                self.check_function(expr, name, call);
                 let collections = matches!(name, "size" | operators::INDEX);
                 let used = if collections { Use::Collection } else { Use::Value };
                 if let Some(target) = &call.target {
@@ -207,7 +210,7 @@ impl<'e> Checker<'e> {
         }
     }
 
-    fn check_function(&mut self, at: &IdedExpr, name: &str, last: Option<&IdedExpr>) {
+    fn check_function(&mut self, at: &IdedExpr, name: &str, call: &CallExpr) {
         let is_operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
         let known = || PREDICATES.into_iter().chain(FUNCTIONS);
         if !is_operator && !known().any(|known| known == name) {
@@ -220,10 +223,13 @@ impl<'e> Checker<'e> {
             };
             self.problem(at, format!("there is no function `{name}`"), Some(help));
         }
-        if name == "matches" {
-            match last.map(|arg| &arg.expr) {
+        if name == MATCHES {
+            if call.args.len() + usize::from(call.target.is_some()) != 2 {
+                return self.problem(at, "`matches` takes a text and a pattern", None);
+            }
+            match call.args.last().map(|arg| &arg.expr) {
                 Some(Expr::Literal(LiteralValue::String(pattern))) => {
-                    if let Err(why) = super::try_pattern(pattern.inner()) {
+                    if let Err(why) = try_pattern(pattern.inner()) {
                         self.problem(at, format!("the pattern of `matches` is none: {why}"), None);
                     }
                 }

@@ -1,9 +1,11 @@
 //! What an expression looks at: which claims, so that the audit trail can keep them and the decision can be made again, and
-//! whether at the time, so that what lasts is decided again.
+//! whether at the time, so that what lasts is decided again; and by which patterns, so that they are compiled once.
 
 use std::collections::BTreeSet;
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+
+use super::patterns::MATCHES;
 
 /// What an expression reads.
 #[derive(Default)]
@@ -12,6 +14,8 @@ pub(super) struct Reads<'e> {
     pub claims: BTreeSet<String>,
     /// Where the claims are used and none is named: in a loop, by a name that is computed, by their number.
     pub whole: Vec<&'e IdedExpr>,
+    /// Patterns of `matches`.
+    pub patterns: BTreeSet<&'e str>,
     /// Whether it reads the time of the request, or may.
     pub time: bool,
 }
@@ -41,6 +45,9 @@ impl<'e> Reads<'e> {
             Expr::Select(select) if is_request(&select.operand) => self.time |= select.field == "time",
             Expr::Select(select) => self.visit(&select.operand),
             Expr::Call(call) => {
+                if call.func_name == MATCHES {
+                    self.patterns.extend(call.args.last().and_then(text));
+                }
                 let named = match (call.func_name.as_str(), call.args.as_slice()) {
                     (operators::INDEX, [claims, name]) | (operators::IN, [name, claims]) if is_claims(claims) => {
                         text(name)

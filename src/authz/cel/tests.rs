@@ -94,6 +94,8 @@ fn expressions_see_the_request_and_the_principal() {
         ("has(delivery.event)", false),
         ("!has(kubernetes.verb) || kubernetes.verb == 'get'", true),
         ("request.path.matches('^/api/v[0-9]+/')", true),
+        ("matches(request.path, '^/apis/') || principal.groups.exists(g, g.matches('^team-.$'))", true),
+        ("principal.groups.all(g, g.matches('^dev'))", false),
         ("request.method == 'GET' && request.route == 'api' && request.host.lowerAscii() == 'api.example'", true),
         ("request.address == '192.0.2.1'", true),
         ("request.time - 900 < 1700000000", true),
@@ -115,9 +117,19 @@ fn what_is_absent_or_of_another_type_has_no_value() {
         "delivery.event == 'push'",
         "principal.groups[7] == 'x'",
         "principal.claims.level / 0 == 1",
+        "principal.claims.level.matches('4')",
     ] {
         assert!(evaluate(source).is_err(), "{source}");
     }
+}
+
+/// Else each call would compile its own.
+#[test]
+fn a_text_is_matched_with_what_was_compiled_at_load_alone() {
+    let mut expression = compile("request.path.matches('^/api/') && request.path.matches('s$')");
+    assert_eq!(run(&expression, &principal()), Ok(true));
+    expression.patterns = None;
+    assert!(run(&expression, &principal()).is_err());
 }
 
 /// Else a loop over groups makes all of a list anew for each.
@@ -171,6 +183,8 @@ fn slips_are_told_at_load_where_they_stand() {
         ("principal.subject.startWith('x')", "there is no function `startWith`", None),
         ("principal.subject.matches(request.path)", "must be written out", None),
         ("principal.subject.matches('(')", "is none", None),
+        ("principal.subject.matches('a', 'b')", "a text and a pattern", None),
+        ("matches('b')", "a text and a pattern", None),
         ("principal.groups.exists(g, principal.scopes.exists(s, s == g))", "a loop inside a loop", None),
         ("principal.groups.exists(g, h == 'x')", "there is no variable `h`", None),
         ("principal.subject", "not a bool", None),

@@ -222,7 +222,7 @@ fn json(value: &Json) -> Box<dyn Val + '_> {
 }
 
 /// The key of a field; only text is one.
-fn key<'k>(index: &'k (dyn Val + '_)) -> Result<&'k str, ExecutionError> {
+pub(super) fn key<'k>(index: &'k (dyn Val + '_)) -> Result<&'k str, ExecutionError> {
     index.downcast_ref::<CelString<'_>>().map(CelString::inner).ok_or_else(|| ExecutionError::UnexpectedType {
         got: index.get_type().name().to_owned(),
         want: "string".to_owned(),

@@ -1,0 +1,49 @@
+//! The regular expressions of `matches`. They are written out in the expression, so that each is compiled once with it: the
+//! function of the library would compile its own at each call.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use cel::{Context, DeclarationError, ExecutionError, FunctionContext};
+use regex::Regex;
+
+use super::values::key;
+
+/// The name of the function.
+pub(super) const MATCHES: &str = "matches";
+
+/// The patterns of an expression.
+#[derive(Debug)]
+pub(super) struct Patterns(BTreeMap<String, Regex>);
+
+impl Patterns {
+    /// `None` without any, which costs an evaluation nothing. One that does not compile was reported by `check`, and is none.
+    pub(super) fn compile(patterns: &BTreeSet<&str>) -> Option<Arc<Self>> {
+        let compiled = patterns.iter().filter_map(|pattern| Some(((*pattern).to_owned(), Regex::new(pattern).ok()?)));
+        let compiled: BTreeMap<String, Regex> = compiled.collect();
+        (!compiled.is_empty()).then(|| Arc::new(Self(compiled)))
+    }
+
+    /// Adds `matches` with these.
+    pub(super) fn add_to(self: &Arc<Self>, context: &mut Context<'_, '_>) -> Result<(), DeclarationError> {
+        let patterns = Arc::clone(self);
+        context.add_function(MATCHES, move |call: &FunctionContext<'_, '_>| patterns.matches(call))
+    }
+
+    fn matches(&self, call: &FunctionContext<'_, '_>) -> Result<bool, ExecutionError> {
+        let mut given = call.this.iter().chain(&call.args);
+        let (Some(text), Some(pattern)) = (given.next(), given.next()) else {
+            return Err(ExecutionError::missing_argument_or_target());
+        };
+        let (text, pattern) = (key(&**text)?, key(&**pattern)?);
+        let compiled = self.0.get(pattern);
+        compiled.map(|compiled| compiled.is_match(text)).ok_or_else(|| call.error("the pattern is not written out"))
+    }
+}
+
+/// Whether a pattern compiles.
+pub(super) fn try_pattern(pattern: &str) -> Result<(), String> {
+    Regex::new(pattern).map(drop).map_err(|error| error.to_string())
+}
