@@ -116,7 +116,7 @@ pub fn sanitize<B>(
 
     let accepts_trailers = parts.version == Version::HTTP_2
         && tokens(&parts.headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    let nominated: Vec<HeaderName> = nominated(&parts.headers).collect();
+    let nominated = nominated(&parts.headers);
     let (client, secure) = client_of(received, &parts.headers)?;
     let mut meta = Meta {
         id,
