@@ -214,17 +214,42 @@ impl Revocations {
     /// Revokes until `until`, in place of what was said of the same target before. This process knows at once, others
     /// within a second.
     pub async fn revoke(&self, target: Target<'_>, reason: &str, until: Timestamp) -> Result<(), StoreError> {
+        self.revoke_all(&[(target, reason, until)]).await
+    }
+
+    /// The same of several targets, each with its reason and until when: the store is told once, and so is the copy, which each change
+    /// copies as a whole.
+    pub async fn revoke_all(&self, targets: &[(Target<'_>, &str, Timestamp)]) -> Result<(), StoreError> {
         let own = self.0.own.load_full();
-        let named = target.by_all_names(&own).into_iter();
-        let records: Vec<Record> =
-            named.map(|target| Record { what: What::from(target), reason: reason.into() }).collect();
-        let puts = records.iter().map(|record| record.put(until, Expect::Any)).collect::<Result<_, StoreError>>()?;
+        let named = targets.iter().flat_map(|(target, reason, until)| {
+            let named = target.by_all_names(&own).into_iter();
+            named.map(|target| (Record { what: What::from(target), reason: (*reason).into() }, *until))
+        });
+        let records: Vec<(Record, Timestamp)> = named.collect();
+        let puts = records.iter().map(|(record, until)| record.put(*until, Expect::Any));
+        let puts = puts.collect::<Result<_, StoreError>>()?;
         if let WrittenAll::Done(versions) = self.0.store.put_all(puts, self.0.clock.now()).await? {
             let last = versions.into_iter().max().unwrap_or_default();
             self.0.written.fetch_max(last, Ordering::AcqRel);
         }
-        self.learn(records.into_iter().map(|record| (record, until)));
+        self.learn(records);
         Ok(())
+    }
+
+    /// Whether [`Self::revoke`] would change nothing: it is revoked by all its names, and as long.
+    pub fn is_revoked_until(&self, target: Target<'_>, until: Timestamp) -> bool {
+        let mirror = self.0.mirror.load();
+        let own = self.0.own.load();
+        let known = |target: Target<'_>| {
+            match target {
+                Target::Session(id) => mirror.sessions.get(id),
+                Target::Token { issuer, id } => mirror.tokens.get(issuer)?.get(id),
+                Target::Principal { issuer, subject } => mirror.principals.get(issuer)?.get(subject),
+                Target::Workload(uid) => mirror.workloads.get(uid),
+            }
+            .map(|revocation| revocation.until)
+        };
+        target.by_all_names(&own).into_iter().all(|target| known(target).is_some_and(|known| known >= until))
     }
 
     /// Whether the credential of a principal is revoked, or all of theirs, of a person's on whose behalf it is, or of an actor's.

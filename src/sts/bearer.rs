@@ -151,10 +151,16 @@ impl Exchanger<'_> {
             exchange.reserve(2)?;
             let until = Timestamp::from_secs(expires) + AFTER;
             let target = Target::Token { issuer: self.own_issuer.name(&self.snapshot.issuers), id: jti };
-            self.app.revocations.revoke(target, "its holder has done with it", until).await?;
+            // Said again, it ends nothing more: neither the store nor the streams need to hear of it.
+            let is_new = !self.app.revocations.is_revoked_until(target, until);
+            if is_new {
+                self.app.revocations.revoke(target, "its holder has done with it", until).await?;
+            }
             exchange.record().revoked = Some(jti.to_owned());
             exchange.decided().await?;
-            self.app.close_revoked_streams();
+            if is_new {
+                self.app.close_revoked_streams();
+            }
         }
         Ok(answer(StatusCode::OK, &json!({})))
     }

@@ -44,6 +44,41 @@ async fn what_is_revoked_is_known_here_at_once_and_elsewhere_after_a_refresh() {
     }
 }
 
+/// Each look at streams and each copy of what is revoked that a repeated word would cost is for nothing.
+#[tokio::test]
+async fn what_is_revoked_by_all_its_names_and_as_long_need_not_be_revoked_again() {
+    let at = fixture();
+    let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    let token = Target::Token { issuer: "corp", id: "t-1" };
+    assert!(!here.is_revoked_until(token, until));
+    here.revoke(token, "leaked", until).await.unwrap();
+    assert!(here.is_revoked_until(token, until) && !here.is_revoked_until(token, until + Duration::from_secs(1)));
+    for other in [Target::Token { issuer: "other", id: "t-1" }, Target::Session("t-1"), Target::Workload("t-1")] {
+        assert!(!here.is_revoked_until(other, until), "{other:?}");
+    }
+    // Its issuer has one name more by now, by which older versions look for it.
+    here.know_own(Some((&"corp".into(), "own")), &[]);
+    assert!(!here.is_revoked_until(token, until));
+    here.revoke(token, "leaked", until).await.unwrap();
+    assert!(here.is_revoked_until(token, until));
+}
+
+#[tokio::test]
+async fn what_is_revoked_together_has_its_own_reason_and_end() {
+    let at = fixture();
+    let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    let (of, later) = (Target::Workload, until + Duration::from_secs(60));
+    here.revoke_all(&[(of("a"), "it has ended", until), (of("b"), "it was deleted", later)]).await.unwrap();
+    elsewhere.refresh().await.unwrap();
+    for known in [&here, &elsewhere] {
+        assert_eq!(known.workload("a"), Some(Revocation { reason: "it has ended".into(), until }));
+        assert_eq!(known.workload("b"), Some(Revocation { reason: "it was deleted".into(), until: later }));
+    }
+}
+
 #[tokio::test]
 async fn an_end_that_was_seen_counts_here_until_the_store_has_it_too_and_no_longer_than_it_was_to() {
     let at = fixture();

@@ -1,6 +1,6 @@
 //! What is done in the store and the trail when something has ended.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -22,7 +22,7 @@ pub(super) const SKEW: Duration = Duration::from_secs(120);
 /// Records that are read at once.
 const PAGE: usize = 1000;
 
-/// Objects that are asked for at once.
+/// Objects that are asked for at once, and whose tokens end at once.
 const BATCH: usize = 64;
 
 /// Why tokens end whose run is not there any more.
@@ -38,6 +38,15 @@ pub(super) struct Over {
     pub(super) kind: Kind,
     pub(super) uid: String,
     pub(super) why: &'static str,
+}
+
+/// An object with tokens that are to end, by one of the names that it is known by.
+struct Ending<'a> {
+    over: &'a Over,
+    key: &'a str,
+    stored: Stored,
+    bearer: Bearer,
+    until: Timestamp,
 }
 
 impl Follower {
@@ -95,47 +104,64 @@ impl Follower {
         Ok(found.is_some_and(|object| object.identity().uid == uid && object.end().is_none() && is_seen(&object)))
     }
 
-    /// Revokes the tokens of an object, if it has any.
-    pub(super) async fn end(&self, over: Over) -> Result<(), EndsError> {
-        let keys = self.app.snapshot.load().own_issuer.as_ref().and_then(|own| own.keys(self.app.clock.now()));
-        // Older versions know it by the uid alone.
-        for key in [workload_key(&over.cluster, &over.uid), over.uid.clone()] {
-            let ended = self.end_own(&over, &key).await;
+    /// Revokes the tokens of objects that have any. Those of many are revoked at once, as each time costs a copy of all revocations and a
+    /// look at all streams.
+    pub(super) async fn end(&self, mut over: Vec<Over>) -> Result<(), EndsError> {
+        // What has ended is told of several times in a row, and may be known by both of its names: it is ended once.
+        let mut ending = HashSet::new();
+        over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
+        for over in over.chunks(BATCH) {
+            // Older versions know it by the uid alone.
+            let known_by = |over: &Over| [workload_key(&over.cluster, &over.uid), over.uid.clone()];
+            let known: Vec<(&Over, String)> =
+                over.iter().flat_map(|over| known_by(over).map(|key| (over, key))).collect();
+            let keys = self.app.snapshot.load().own_issuer.as_ref().and_then(|own| own.keys(self.app.clock.now()));
+            let ended = self.end_own(&known).await;
             // After the revocation: a call that is under way looks for that once its token is held.
-            self.app.onward.end(&key, keys.as_ref());
+            for (_, key) in &known {
+                self.app.onward.end(key, keys.as_ref());
+            }
             ended?;
         }
         Ok(())
     }
 
-    async fn end_own(&self, Over { cluster, kind, uid, why }: &Over, key: &str) -> Result<(), EndsError> {
+    async fn end_own(&self, known: &[(&Over, String)]) -> Result<(), EndsError> {
         let app = &self.app;
         let now = app.clock.now();
-        let Some(stored) = app.store().get(Table::Tokens, key.as_bytes(), now).await? else { return Ok(()) };
-        let Ok(bearer) = serde_json::from_slice::<Bearer>(&stored.value) else { return Ok(()) };
-        if bearer.cluster != *cluster {
-            return Ok(());
-        }
-        // As long as there is a record to find, so that it is ended once.
-        let until = stored.expires.max(now + MAX_LIFETIME + SKEW);
-        if !app.revocations.has_stored(key) {
-            app.revocations.revoke(Target::Workload(key), why, until).await?;
+        let keys = known.iter().map(|(_, key)| key.clone().into_bytes()).collect();
+        let found = app.store().get_all(Table::Tokens, keys, now).await?;
+        let ending = known.iter().zip(found).filter_map(|((over, key), stored)| {
+            let stored = stored?;
+            let bearer = serde_json::from_slice::<Bearer>(&stored.value).ok()?;
+            // As long as there is a record to find, so that it is ended once.
+            let until = stored.expires.max(now + MAX_LIFETIME + SKEW);
+            (bearer.cluster == over.cluster).then_some(Ending { over, key, stored, bearer, until })
+        });
+        let ending: Vec<Ending<'_>> = ending.collect();
+        let new: Vec<&Ending<'_>> = ending.iter().filter(|ending| !app.revocations.has_stored(ending.key)).collect();
+        if !new.is_empty() {
+            let targets: Vec<_> =
+                new.iter().map(|ending| (Target::Workload(ending.key), ending.over.why, ending.until)).collect();
+            app.revocations.revoke_all(&targets).await?;
             let streams = app.close_revoked_streams();
-            let Bearer { namespace, name, .. } = &bearer;
-            tracing::info!(
-                cluster = &**cluster,
-                kind = kind.name(),
-                namespace,
-                name,
-                why,
-                streams,
-                "tokens have ended"
-            );
+            for Ending { over: Over { cluster, kind, why, .. }, bearer: Bearer { namespace, name, .. }, .. } in &new {
+                let (cluster, kind) = (&**cluster, kind.name());
+                tracing::info!(cluster, kind, namespace, name, why, "tokens have ended");
+            }
+            if streams > 0 {
+                tracing::info!(streams, "streams have ended with their tokens");
+            }
         }
-        // Whoever was to write it down may not have come to it.
+        stream::iter(ending.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |ending| self.tell(ending)).await
+    }
+
+    /// Writes the end down, unless that was done: whoever was to do it may not have come to it.
+    async fn tell(&self, Ending { over, key, stored, bearer, until }: Ending<'_>) -> Result<(), EndsError> {
         if bearer.is_told {
             return Ok(());
         }
+        let Over { cluster, kind, uid, why } = over;
         let ended = TokensEnded {
             cluster: Arc::clone(cluster),
             kind: kind.name(),
@@ -144,7 +170,7 @@ impl Follower {
             uid: uid.clone(),
             why,
         };
-        app.trail.note_durable(Note::TokensEnded(ended)).await?;
+        self.app.trail.note_durable(Note::TokensEnded(ended)).await?;
         self.note_told(key, (stored, bearer), until).await
     }
 
@@ -175,15 +201,16 @@ impl Follower {
         loop {
             let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
             let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(()) };
+            let mut over = Vec::new();
             for change in page {
                 let Ok(bearer) = serde_json::from_slice::<Bearer>(&change.stored.value) else { continue };
                 let Ok(key) = String::from_utf8(change.key) else { continue };
                 if bearer.cluster == *cluster && !bearer.is_told {
                     let uid = key.strip_prefix(&workload_key(cluster, "")).unwrap_or(&key).to_owned();
-                    self.end(Over { cluster: Arc::clone(cluster), kind: bearer.kind, uid, why: NOT_CONFIGURED })
-                        .await?;
+                    over.push(Over { cluster: Arc::clone(cluster), kind: bearer.kind, uid, why: NOT_CONFIGURED });
                 }
             }
+            self.end(over).await?;
             after = last;
         }
     }

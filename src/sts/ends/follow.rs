@@ -3,14 +3,9 @@
 //! What they tell is read at once, whatever the store does: this process refuses the tokens of a run as soon as it has ended. What is
 //! to be done in the store and the trail besides waits in a queue, in the order in which it was told, and is tried until it is done.
 
-use std::{
-    collections::{HashMap, HashSet},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use kube::{Api, Client, api::DynamicObject};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -358,10 +353,7 @@ impl Follower {
                 Work::UpTo(..) => {}
             }
         }
-        // What has ended is told of several times in a row, and is ended once.
-        let mut ending = HashSet::new();
-        over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
-        stream::iter(over.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |over| self.end(over)).await
+        self.end(over).await
     }
 
     /// Ends the tokens of what has ended in this process, before the store is asked, which may be away: until it is there again no
