@@ -198,7 +198,7 @@ impl Reloader {
         }
         // First, so that all is in force once the log says so.
         self.hand_out(beside, downstream);
-        self.take(loaded, next, cause);
+        self.take(loaded, next, cause).await;
         Ok(())
     }
 
@@ -225,7 +225,8 @@ impl Reloader {
         // It is the same configuration, and has the same number.
         let Some(next) = resolved.into_snapshot(current.number, &self.app.shared, &self.app.clock) else { return };
         self.hand_out(beside, downstream);
-        let ended = self.put_in_force(next);
+        self.put_in_force(next);
+        let ended = self.end_refused_streams().await;
         tracing::info!(streams_ended = ended, "files of the configuration in force have changed, and are in use");
     }
 
@@ -245,8 +246,7 @@ impl Reloader {
         self.admin.set(&admin);
     }
 
-    /// Tells how many streams may not go on by it.
-    fn put_in_force(&self, mut next: Snapshot) -> usize {
+    fn put_in_force(&self, mut next: Snapshot) {
         next.keep_trust_of(&self.app.snapshot.load());
         next.issuers.start();
         next.name_own(&self.app.revocations);
@@ -255,10 +255,14 @@ impl Reloader {
         for pools in lock(&self.pools).iter() {
             pools.retain(&upstreams);
         }
-        self.app.streams.recheck(|stream| self.app.refuses(stream))
     }
 
-    fn take(&self, loaded: &Loaded, next: Snapshot, cause: Cause) {
+    /// Ends the streams that may not go on by what is in force now, and tells how many.
+    async fn end_refused_streams(&self) -> usize {
+        self.app.streams.recheck_in_parts(|stream| self.app.refuses(stream)).await
+    }
+
+    async fn take(&self, loaded: &Loaded, next: Snapshot, cause: Cause) {
         let app = &self.app;
         let (number, digest) = (next.number, Arc::clone(next.policy.digest()));
         if let Err(error) = app.keep_policy(&next.policy) {
@@ -266,7 +270,11 @@ impl Reloader {
         }
         break_glass::tell_closed(next.break_glass.as_ref(), app.clock.now());
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
-        let ended = self.put_in_force(next);
+        self.put_in_force(next);
+        // At once: whoever has Doorward stop while streams are looked at leaves a generation in force all the same.
+        let problems = problems(&loaded.warnings, Severity::Warning);
+        app.trail.note(Note::PolicyLoaded { digest: Arc::clone(&digest), cause: cause.as_str(), problems });
+        let ended = self.end_refused_streams().await;
         app.requests.reload_applied(number, app.clock.now());
         self.health.ok();
         app.outcome.taken();
@@ -280,7 +288,5 @@ impl Reloader {
             tracing::warn!("{change}");
         }
         tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration taken");
-        let problems = problems(&loaded.warnings, Severity::Warning);
-        app.trail.note(Note::PolicyLoaded { digest, cause: cause.as_str(), problems });
     }
 }

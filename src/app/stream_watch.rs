@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::App;
 use crate::{
@@ -87,30 +87,40 @@ const STREAM_TICK: Duration = Duration::from_millis(500);
 /// How often streams are decided again under a policy whose decisions may change at any moment.
 const CLOCK_TICK: Duration = Duration::from_secs(5);
 
-/// Ends streams whose credential was revoked or signed with a key that its issuer took back, and those that a rule no longer
-/// allows as time goes by: its hours are over, a login has grown too old for it, or its expression looks at the time.
+/// Ends streams whose credential was revoked or signed with a key that its issuer took back.
 pub(super) async fn watch_streams(app: &App) {
     let mut tick = tokio::time::interval(STREAM_TICK);
+    loop {
+        tick.tick().await;
+        if !app.streams.is_empty() {
+            app.close_revoked_streams();
+        }
+    }
+}
+
+/// Ends streams that a rule no longer allows as time goes by: its hours are over, a login has grown too old for it, or its expression
+/// looks at the time. To decide about all takes long, for which nothing that is revoked waits.
+pub(super) async fn watch_decisions(app: &App) {
+    let mut tick = tokio::time::interval(STREAM_TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looked = app.clock.now();
     let mut decided = Instant::now();
     loop {
         tick.tick().await;
         let now = app.clock.now();
-        if !app.streams.is_empty() {
-            app.close_revoked_streams();
-        }
-        // Even if there is none: a stream that was decided before the boundary and begins after it has to notice.
+        // Even if there is no stream: one that was decided before the boundary and begins after it has to notice.
         let snapshot = app.snapshot.load_full();
         let boundary = snapshot.policy.next_change(looked);
         if boundary.is_some_and(|boundary| boundary <= now) {
-            app.streams.recheck(|stream| app.refuses(stream));
+            app.streams.recheck_in_parts(|stream| app.refuses(stream)).await;
         }
         if decided.elapsed() >= CLOCK_TICK {
             decided = Instant::now();
             if snapshot.policy.follows_the_clock() {
                 // Those of sessions are decided beside this, by what is known of the person since they began.
                 let is_of_session = |stream: &Stream| stream.principal.scheme == Scheme::Session;
-                app.streams.recheck(|stream| if is_of_session(stream) { None } else { app.refuses(stream) });
+                let refuses = |stream: &Stream| if is_of_session(stream) { None } else { app.refuses(stream) };
+                app.streams.recheck_in_parts(refuses).await;
             }
         }
         looked = now;

@@ -32,6 +32,7 @@ pub(super) fn start(app: &Arc<App>) {
     let critical = |name: &'static str| TaskSpec::new(name).critical();
     spawn(app, critical("stream-deadlines"), |app| app.streams.clone().enforce_deadlines());
     spawn(app, critical("streams"), |app| async move { stream_watch::watch_streams(&app).await });
+    spawn(app, critical("stream-decisions"), |app| async move { stream_watch::watch_decisions(&app).await });
     spawn(app, critical("stream-tokens"), |app| async move { stream_watch::watch_tokens(&app).await });
     spawn(app, critical("stream-sessions"), |app| async move { stream_watch::watch_sessions(&app).await });
     spawn(app, critical("health"), |app| async move { watch_health(&app).await });

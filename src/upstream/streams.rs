@@ -39,6 +39,9 @@ const DEADLINE_TICK: Duration = Duration::from_secs(1);
 /// How long a stream that is cut may take to end by itself, before the work on it is.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How many streams are decided again in one go. A policy of thousands of rules takes milliseconds for each.
+const AT_ONCE: usize = 16;
+
 /// What was asked, kept so that it can be decided again. All of it is shared or small, since every request keeps it: one
 /// whose answer turns out to be a stream is known only when the answer comes.
 #[derive(Clone, Debug)]
@@ -345,12 +348,24 @@ impl Registry {
         Asked { entry: entry.clone(), shared: Arc::clone(&self.shared) }
     }
 
-    /// Decides about every stream again and ends those that are no longer allowed. Called after a reload, a refresh
-    /// of a credential, and at the time boundaries of rules. `refuses` is not called under a lock.
+    /// Looks at every stream again and ends those that may not go on. `refuses` is not called under a lock.
     pub fn recheck(&self, mut refuses: impl FnMut(&Stream) -> Option<CutReason>) -> usize {
-        self.each(|entry| {
-            entry.cut.get().is_none() && refuses(&entry.stream).is_some_and(|why| self.shared.cut(entry, why))
-        })
+        self.each(|entry| self.refuse(entry, &mut refuses))
+    }
+
+    /// The same for looks that take long, as after a reload and at the time boundaries of rules: other tasks go on meanwhile, such as
+    /// the one that ends what is revoked.
+    pub async fn recheck_in_parts(&self, mut refuses: impl FnMut(&Stream) -> Option<CutReason>) -> usize {
+        let mut ended = 0;
+        for part in self.all().chunks(AT_ONCE) {
+            ended += part.iter().filter(|entry| self.refuse(entry, &mut refuses)).count();
+            tokio::task::yield_now().await;
+        }
+        ended
+    }
+
+    fn refuse(&self, entry: &Entry, refuses: &mut impl FnMut(&Stream) -> Option<CutReason>) -> bool {
+        entry.cut.get().is_none() && refuses(&entry.stream).is_some_and(|why| self.shared.cut(entry, why))
     }
 
     /// Ends the streams whose deadline is over, and tells how many.
@@ -407,12 +422,14 @@ impl Registry {
     }
 
     fn each(&self, mut cut: impl FnMut(&Entry) -> bool) -> usize {
-        let entries: Vec<Entry> = {
-            let open = self.shared.open();
-            self.shared.epoch.fetch_add(1, Ordering::AcqRel);
-            open.streams.values().cloned().collect()
-        };
-        entries.iter().filter(|entry| cut(entry)).count()
+        self.all().iter().filter(|entry| cut(entry)).count()
+    }
+
+    /// All streams, for a look at them that those which begin later notice.
+    fn all(&self) -> Vec<Entry> {
+        let open = self.shared.open();
+        self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+        open.streams.values().cloned().collect()
     }
 }
 

@@ -109,6 +109,31 @@ fn a_recheck_sees_the_request_as_it_was_and_cuts_what_is_no_longer_allowed() {
     assert_eq!(handle.reason(), Some(CutReason::PermissionLost));
 }
 
+/// Decided again in one go, thousands of streams kept one that was revoked open for as long as that took.
+#[tokio::test]
+async fn what_is_revoked_ends_while_streams_are_decided_again() {
+    let (registry, clock) = registry();
+    let streams: Vec<_> =
+        (0..AT_ONCE * 3).map(|_| registry.register(watch("alice", Timestamp::MAX, clock.now()))).collect();
+    let revoked = registry.register(watch("bob", Timestamp::MAX, clock.now()));
+    let decided = AtomicU64::new(0);
+    let recheck = registry.recheck_in_parts(|_| {
+        decided.fetch_add(1, Ordering::Relaxed);
+        Some(CutReason::PermissionLost)
+    });
+    let revoke = async {
+        let is_bobs = |stream: &Stream| &*stream.principal.subject == "bob";
+        registry.close_matching(is_bobs, CutReason::Revoked);
+        decided.load(Ordering::Relaxed)
+    };
+    let (ended, before) = tokio::join!(recheck, revoke);
+    assert_eq!(before, AT_ONCE as u64, "one part came first");
+    assert!(streams.iter().all(|stream| stream.reason() == Some(CutReason::PermissionLost)));
+    // Which of them are in the first part is not known.
+    let of_revoked = usize::from(revoked.reason() == Some(CutReason::PermissionLost));
+    assert_eq!(ended, streams.len() + of_revoked);
+}
+
 #[test]
 fn streams_of_a_session_are_found_together_and_without_those_of_others() {
     let (registry, clock) = registry();
