@@ -118,8 +118,11 @@ pub(super) async fn watch_decisions(app: &App) {
             decided = Instant::now();
             if snapshot.policy.follows_the_clock() {
                 // Those of sessions are decided beside this, by what is known of the person since they began.
-                let is_of_session = |stream: &Stream| stream.principal.scheme == Scheme::Session;
-                let refuses = |stream: &Stream| if is_of_session(stream) { None } else { app.refuses(stream) };
+                let may_change = |stream: &Stream| {
+                    stream.principal.scheme != Scheme::Session
+                        && snapshot.policy.follows_the_clock_on(&stream.request.route)
+                };
+                let refuses = |stream: &Stream| may_change(stream).then(|| app.refuses(stream)).flatten();
                 app.streams.recheck_in_parts(refuses).await;
             }
         }

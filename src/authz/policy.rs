@@ -40,6 +40,8 @@ pub struct Policy {
     pub(super) rules: Vec<Rule>,
     /// Which rules can hit on a route.
     by_route: HashMap<Box<str>, Box<[usize]>>,
+    /// Routes with one that follows the clock.
+    by_the_clock: HashSet<Box<str>>,
     grants: Vec<Grant>,
     pub(super) issuers: Arc<[IssuerFacts]>,
     source: Arc<str>,
@@ -98,9 +100,13 @@ impl Policy {
         });
         let of_tokens = rules.iter().enumerate().filter(|(_, rule)| rule.can_hit_on_tokens()).map(|(i, _)| i);
         let by_route = by_route.chain([(TOKEN_ENDPOINT.into(), of_tokens.collect())]);
+        let by_route: HashMap<Box<str>, Box<[usize]>> = by_route.collect();
+        let follows_the_clock = |i: &usize| rules.get(*i).is_some_and(Rule::follows_the_clock);
+        let by_the_clock = by_route.iter().filter(|(_, can_hit)| can_hit.iter().any(follows_the_clock));
         let source = canonical(root);
         Some(Self {
-            by_route: by_route.collect(),
+            by_the_clock: by_the_clock.map(|(route, _)| route.clone()).collect(),
+            by_route,
             digest: HEXLOWER.encode(digest::digest(&digest::SHA256, source.as_bytes()).as_ref()).into(),
             source: source.into(),
             rules,
@@ -221,7 +227,12 @@ impl Policy {
 
     /// Whether what it decides may also change at moments that nobody can tell beforehand.
     pub fn follows_the_clock(&self) -> bool {
-        self.rules.iter().any(Rule::follows_the_clock)
+        !self.by_the_clock.is_empty()
+    }
+
+    /// The same for requests on one route.
+    pub fn follows_the_clock_on(&self, route: &str) -> bool {
+        self.by_the_clock.contains(route)
     }
 
     /// Names of parameters and labels of runs that rules look at.

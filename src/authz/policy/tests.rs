@@ -106,6 +106,24 @@ tests:
     );
 }
 
+/// All streams were decided again every few seconds where one rule, on whatever route, looked at the time.
+#[test]
+fn only_routes_with_a_rule_that_follows_the_clock_are_decided_again_as_it_goes() {
+    let policy = |rules: &str| compile(&root(GROUND, &format!("rules:\n{rules}"))).unwrap();
+    let fresh = |on: &str, mode: &str| {
+        policy(&format!(
+            "  - {{id: fresh, on: {on}, who: {{issuers: [corp]}}, need: {{mfa: {{max_age: 15m}}}}, do: allow{mode}}}\n  \
+             - {{id: all, on: {{routes: [api]}}, who: {{issuers: [corp]}}, do: allow}}\n"
+        ))
+    };
+    let on_web = fresh("{routes: [web]}", "");
+    assert!(on_web.follows_the_clock() && on_web.follows_the_clock_on("web"));
+    assert!(!on_web.follows_the_clock_on("api") && !on_web.follows_the_clock_on("unknown"));
+    let everywhere = fresh("{}", "");
+    assert!(everywhere.follows_the_clock_on("web") && everywhere.follows_the_clock_on("api"));
+    assert!(!fresh("{routes: [web]}", ", mode: shadow").follows_the_clock(), "it decides nothing");
+}
+
 #[test]
 fn an_expression_without_a_value_denies() {
     decide_all(
