@@ -1,6 +1,6 @@
 //! Whether streams that are open may go on: each is held against what is in force and known by now, whenever that changes.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -191,6 +191,7 @@ pub(super) async fn watch_sessions(app: &App) {
     loop {
         tick.tick().await;
         let sessions = app.snapshot.load().sessions.clone();
+        let mut over = HashSet::new();
         for (name, streams) in app.streams.by_session() {
             match sessions.current(&name).await {
                 Ok(Some(principal)) => {
@@ -200,16 +201,20 @@ pub(super) async fn watch_sessions(app: &App) {
                         }
                     }
                 }
-                Ok(None) => {
-                    // Whoever ended it said so before, and maybe a moment ago.
-                    drop(app.revocations.refresh().await);
-                    app.close_revoked_streams();
-                    let credential = CredentialId::Session(name);
-                    app.streams.close_matching(|stream| stream.principal.credential == credential, CutReason::Expired);
-                }
+                Ok(None) => _ = over.insert(name),
                 // Without the store nobody is logged out.
                 Err(error) => tracing::debug!(%error, "the session of a stream was not looked up"),
             }
+        }
+        if !over.is_empty() {
+            // Whoever ended one said so before, and maybe a moment ago.
+            drop(app.revocations.refresh().await);
+            app.close_revoked_streams();
+            let is_over = |stream: &Stream| match &stream.principal.credential {
+                CredentialId::Session(name) => over.contains(name),
+                _ => false,
+            };
+            app.streams.close_matching(is_over, CutReason::Expired);
         }
     }
 }
