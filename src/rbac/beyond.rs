@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Form, own::own_roles, right::Right};
+use super::{
+    Form,
+    own::own_roles,
+    right::{Right, Rights},
+};
 use crate::{
     config::raw,
     kubernetes::{PolicyRule, access_review::Access},
@@ -39,7 +43,8 @@ pub fn far_reaching(root: &raw::Root, server: &str, form: Form) -> Vec<Access> {
             ..Access::new(*verb, "".into())
         }
     });
-    all.filter(|far| !needed.everywhere.iter().any(|needed| needed.covers(&Right::from(far)))).collect()
+    let everywhere = Rights::of(&needed.everywhere);
+    all.filter(|far| !everywhere.include(&Right::from(far))).collect()
 }
 
 /// What Doorward may do and nothing needs at the upstream `server`, as people say it, each once and the widest alone: of the rules
@@ -52,16 +57,15 @@ pub fn beyond(
     far_reaching: &[Access],
 ) -> Vec<String> {
     let needed = needed(root, server, form);
+    let everywhere = Rights::of(&needed.everywhere);
     let mut at: BTreeMap<Right, Vec<&str>> = BTreeMap::new();
     for (namespace, rules) in rules {
         let given: BTreeSet<Right> = rules.iter().flat_map(Right::of).collect();
-        let is_needed = |given: &Right| {
-            let here = needed.within.get(namespace.as_str()).into_iter().flatten();
-            given.is_everybodys() || needed.everywhere.iter().chain(here).any(|needed| needed.covers(given))
-        };
+        let all_given = Rights::of(&given);
+        let here = Rights::of(needed.within.get(namespace.as_str()).into_iter().flatten());
+        let is_needed = |given: &Right| given.is_everybodys() || everywhere.include(given) || here.include(given);
         for right in given.iter().filter(|given| !is_needed(given)) {
-            let is_within = |other: &&Right| *other != right && other.covers(right) && !right.covers(other);
-            if !given.iter().any(|other| is_within(&other)) {
+            if !all_given.include_more_than(right) {
                 at.entry(right.clone()).or_default().push(namespace);
             }
         }
