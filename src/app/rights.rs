@@ -1,12 +1,13 @@
 //! Whether Kubernetes allows Doorward what its configuration needs, asked at the start, with each generation, and now and then.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::future::join_all;
+use tokio::task::spawn_blocking;
 
 use super::App;
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     error::Rejection,
     issuers::{Issuers, TokenReview},
     kubernetes::access_review::{Access, AccessReviewer},
-    rbac::{Form, OwnRight, beyond, far_reaching, namespaces, own_rights},
+    rbac::{Form, OwnRight, beyond, far_reaching, group_rights, namespaces, own_rights},
     snapshot::{Resolved, Snapshot},
     upstream::{Pools, Upstream},
 };
@@ -42,7 +43,10 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
             continue;
         }
         (looked_at, ticks) = (Some(snapshot.number), 0);
-        let servers = servers(&snapshot.raw, &snapshot.upstreams, &snapshot.issuers);
+        // A policy of thousands of rules needs tens of thousands of rights.
+        let working = Arc::clone(&snapshot);
+        let servers = spawn_blocking(move || servers(&working.raw, &working.upstreams, &working.issuers)).await;
+        let Ok(servers) = servers else { continue };
         components.retain(|upstream, _| servers.iter().any(|server| server.upstream.name() == upstream));
         for server in servers {
             let name = server.upstream.name();
@@ -92,21 +96,16 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
 /// refuse the generation with. None where an API server does not say so, for whatever reason: it will itself refuse what it does
 /// not allow, and what else the generation denies must not wait for it.
 pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &Snapshot) -> Vec<String> {
-    let before = needed(current);
-    let mut asked = Vec::new();
-    for (name, mut forms) in needed(&next.raw) {
-        let known = before.get(&name);
-        for (index, form) in forms.iter_mut().enumerate() {
-            let known = known.and_then(|forms| forms.get(index)).map(Vec::as_slice).unwrap_or_default();
-            form.retain(|access| {
-                access.resource == "groups" && access.verb.starts_with("impersonate") && !known.contains(access)
-            });
-        }
-        let Some(server) = next.upstreams.iter().find(|upstream| **upstream.name() == *name) else { continue };
-        if !forms.iter().all(Vec::is_empty) {
-            asked.push(groups_missing(pools, server, forms));
-        }
-    }
+    let new = by_upstream(|form| {
+        let before: HashSet<OwnRight> = group_rights(current, form).into_iter().collect();
+        let mut rights = group_rights(&next.raw, form);
+        rights.retain(|right| !before.contains(right));
+        rights
+    });
+    let asked = new.into_iter().filter_map(|(name, forms)| {
+        let server = next.upstreams.iter().find(|upstream| **upstream.name() == *name)?;
+        Some(groups_missing(pools, server, forms))
+    });
     join_all(asked).await.concat()
 }
 
@@ -170,7 +169,7 @@ struct Server {
 type Reviewer = (Arc<str>, Arc<TokenReview>);
 
 fn servers(root: &raw::Root, upstreams: &[Arc<Upstream>], issuers: &Issuers) -> Vec<Server> {
-    let mut needed = needed(root);
+    let mut needed = by_upstream(|form| own_rights(root, form));
     let mut reviewers: BTreeMap<&str, Vec<Reviewer>> = BTreeMap::new();
     for issuer in &root.issuers {
         let Some(settings) = &issuer.token_review else { continue };
@@ -231,10 +230,10 @@ fn at_most_ten(mut rights: Vec<String>) -> Vec<String> {
 }
 
 /// By upstream, what is needed in each form of impersonation.
-fn needed(root: &raw::Root) -> BTreeMap<String, [Vec<Access>; 2]> {
+fn by_upstream(rights: impl Fn(Form) -> Vec<OwnRight>) -> BTreeMap<String, [Vec<Access>; 2]> {
     let mut needed: BTreeMap<String, [Vec<Access>; 2]> = BTreeMap::new();
     for (index, form) in [Form::Classic, Form::Constrained].into_iter().enumerate() {
-        for OwnRight { upstream, access } in own_rights(root, form) {
+        for OwnRight { upstream, access } in rights(form) {
             if let Some(list) = needed.entry(upstream).or_default().get_mut(index) {
                 list.push(access);
             }

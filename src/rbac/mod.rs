@@ -37,7 +37,7 @@ use serde::Serialize;
 pub use self::{
     beyond::{beyond, far_reaching, namespaces},
     compare::{Changes, Difference, changes, compare},
-    own::{OwnRight, own_rights},
+    own::{OwnRight, group_rights, own_rights},
     past::{Past, Strays, Way, strays, ways},
 };
 use crate::{config::raw, kubernetes::PolicyRule};

@@ -1,6 +1,9 @@
 //! What Doorward needs to be allowed as itself, one right at a time, as an API server can be asked.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use super::{Account, Bound, Form, actions, impersonation};
 use crate::{
@@ -24,11 +27,12 @@ pub(super) struct OwnRole<'a> {
 
 /// All of them, each once. What token reviews need is not among them: they have a credential of their own.
 pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
+    let mut seen = HashSet::new();
     let mut rights: Vec<OwnRight> = Vec::new();
     for OwnRole { upstream, namespace, rules } in own_roles(root, form) {
         for access in rules.iter().flat_map(|rule| accesses(rule, namespace.as_deref())) {
             let right = OwnRight { upstream: upstream.to_owned(), access };
-            if !rights.contains(&right) {
+            if seen.insert(right.clone()) {
                 rights.push(right);
             }
         }
@@ -36,18 +40,34 @@ pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     rights
 }
 
+/// Those of them to impersonate the groups that grants give.
+pub fn group_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
+    let account = Account { namespace: String::new(), name: String::new() };
+    let role = impersonation::role(root, form, &account);
+    let rules = role.rules.iter().filter(|rule| rule.resources.iter().any(|resource| resource == "groups"));
+    let accesses: Vec<Access> = rules.flat_map(|rule| accesses(rule, None)).collect();
+    let at = |server: &str| {
+        let upstream = server.to_owned();
+        accesses.iter().cloned().map(move |access| OwnRight { upstream: upstream.clone(), access })
+    };
+    servers(root).into_iter().flat_map(at).collect()
+}
+
+/// The API servers at which Doorward impersonates.
+fn servers(root: &raw::Root) -> BTreeSet<&str> {
+    let reached = root.routes.iter().filter(|route| route.reaches_kubernetes());
+    reached.map(|route| route.kubernetes.as_deref().unwrap_or(route.upstream.as_str())).collect()
+}
+
 /// What the roles that `doorward rbac` prints say of each upstream.
 pub(super) fn own_roles(root: &raw::Root, form: Form) -> Vec<OwnRole<'_>> {
     // To whom roles are bound is not asked.
     let account = Account { namespace: String::new(), name: String::new() };
-    let reached = root.routes.iter().filter(|route| route.reaches_kubernetes());
-    let servers: BTreeSet<&str> =
-        reached.map(|route| route.kubernetes.as_deref().unwrap_or(route.upstream.as_str())).collect();
     let mut roles = Vec::new();
     let mut add = |upstream, Bound { namespace, rules, .. }: Bound<'_>| {
         roles.push(OwnRole { upstream, namespace: namespace.map(str::to_owned), rules });
     };
-    for server in servers {
+    for server in servers(root) {
         add(server, impersonation::role(root, form, &account));
         if form == Form::Constrained {
             actions::roles(root, &account).into_iter().for_each(|acting| add(server, acting));

@@ -120,6 +120,9 @@ runs: {kubernetes: other, namespaces: [ci]}
         "triggers: get eventlisteners.triggers.tekton.dev",
     ];
     assert_eq!(classic, expected);
+    let groups: Vec<_> =
+        group_rights(&root(yaml), Form::Classic).iter().map(|right| right.access.to_string()).collect();
+    assert_eq!(groups, ["impersonate groups dev", "impersonate groups ops"]);
     let constrained = told(Form::Constrained);
     assert_eq!(constrained[0], "api: impersonate:user-info users.authentication.k8s.io");
     let act = |what: &str| constrained.iter().any(|right| right == &format!("api: impersonate-on:user-info:{what}"));
