@@ -203,10 +203,11 @@ impl Draft {
                 return None;
             }
         };
+        let text = self.files.get(file).map(|file| file.text.as_str()).unwrap_or_default();
+        let ends: Vec<usize> = text.match_indices('\n').map(|(end, _)| end).collect();
         for Repeated { source: file, first, key } in node.repeated_keys() {
             let place = Place::File { file, span: key.span.clone() };
-            let text = self.files.get(file).and_then(|file| file.text.get(..first.span.start)).unwrap_or_default();
-            let line = text.matches('\n').count() + 1;
+            let line = ends.partition_point(|end| *end < first.span.start) + 1;
             let message = format!("`{}` stands here a second time; the first is in line {line}", key.name);
             self.findings.push(Finding::error(Some(place), message));
         }

@@ -1,6 +1,8 @@
 //! What is wrong with a configuration: all of it, in one run, each problem at its place.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
+
+use super::diagnosis::MAX_SHOWN;
 
 /// A place in the configuration: a JSON pointer into [`raw::Root`](super::raw::Root), such as `/rules/3/when`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,7 +93,8 @@ impl Report {
         self.push(Severity::Warning, at, message.into())
     }
 
-    /// An unknown name, with the nearest known one as help.
+    /// An unknown name, with the nearest known one as help: in those problems alone that somebody is shown, since it is compared with
+    /// all that are known.
     pub fn unknown<'a>(
         &mut self,
         at: &At,
@@ -99,13 +102,17 @@ impl Report {
         name: &str,
         known: impl IntoIterator<Item = &'a str>,
     ) -> &mut Problem {
+        let message = format!("there is no {what} `{name}`");
+        if self.problems.len() >= MAX_SHOWN {
+            return self.error(at, message);
+        }
         let known: Vec<&str> = known.into_iter().collect();
         let help = match nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => format!("no {what} is defined"),
             None => format!("known: {}", known.join(", ")),
         };
-        self.error(at, format!("there is no {what} `{name}`")).help(help)
+        self.error(at, message).help(help)
     }
 
     pub fn problems(&self) -> &[Problem] {
@@ -128,12 +135,16 @@ impl Report {
     /// Drops what was found after the first `count` problems at a place where one of these is at least as bad already:
     /// two checks of the same setting have the same to say.
     pub(super) fn drop_repeated(&mut self, count: usize) {
-        let (first, _) = self.problems.split_at(count.min(self.problems.len()));
-        let told: Vec<(At, Severity)> = first.iter().map(|problem| (problem.at.clone(), problem.severity)).collect();
+        // How bad the worst of them is at each place.
+        let mut told: HashMap<At, Severity> = HashMap::new();
+        for problem in self.problems.iter().take(count) {
+            let worst = told.entry(problem.at.clone()).or_insert(problem.severity);
+            *worst = problem.severity.min(*worst);
+        }
         let mut index = 0;
         self.problems.retain(|problem| {
             index += 1;
-            index <= count || !told.iter().any(|(at, severity)| *at == problem.at && *severity <= problem.severity)
+            index <= count || !told.get(&problem.at).is_some_and(|severity| *severity <= problem.severity)
         });
     }
 
@@ -172,4 +183,39 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     // Or shortened, as `github` for `github_actions`.
     let mut longer = known.iter().filter(|candidate| name.len() >= 3 && candidate.starts_with(name));
     misspelt.or_else(|| longer.next().copied().filter(|_| longer.next().is_none()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_again_at_a_place_is_dropped_unless_it_is_worse() {
+        let at = |name: &str| At::root().key(name);
+        let mut report = Report::default();
+        report.warning(&at("a"), "first");
+        report.error(&at("b"), "first");
+        report.warning(&at("b"), "first, and less bad");
+        let count = report.problems().len();
+        for name in ["a", "b", "c"] {
+            report.warning(&at(name), "again");
+            report.error(&at(name), "again");
+        }
+        report.drop_repeated(count);
+        let left: Vec<_> =
+            report.problems().iter().skip(count).map(|problem| (problem.at.as_str(), problem.severity)).collect();
+        assert_eq!(left, [("/a", Severity::Error), ("/c", Severity::Warning), ("/c", Severity::Error)]);
+    }
+
+    /// With each of 2,000 rules renamed, each of the names in tests was compared with each rule, for seconds.
+    #[test]
+    fn of_more_unknown_names_than_are_shown_the_nearest_is_not_looked_for() {
+        let mut report = Report::default();
+        let help = |report: &mut Report| report.unknown(&At::root(), "rule", "deplyo", ["deploy", "look"]).help.clone();
+        for _ in 0..MAX_SHOWN {
+            assert_eq!(help(&mut report).as_deref(), Some("did you mean `deploy`?"));
+        }
+        assert_eq!(help(&mut report), None);
+        assert!(report.has_errors());
+    }
 }
