@@ -1,7 +1,7 @@
 //! Checks the chains of all replicas, and each against what the others say of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
@@ -165,20 +165,24 @@ fn compare(
     collected: &[Collected],
     since: Timestamp,
 ) -> Vec<String> {
+    let mut of: HashMap<&Arc<str>, Vec<(&Chain, &Collected)>> = HashMap::new();
+    for (chain, collected) in chains.iter().zip(collected) {
+        for instance in &chain.instances {
+            of.entry(instance).or_default().push((chain, collected));
+        }
+    }
     let mut wrong: BTreeMap<&Arc<str>, String> = BTreeMap::new();
     for ((instance, seq), Witnessed { mac, by, at }) in witnessed {
         if *at < since {
             continue;
         }
-        let own: Vec<_> =
-            chains.iter().zip(collected).filter(|(chain, _)| chain.instances.contains(instance)).collect();
-        if own.is_empty() {
+        let Some(own) = of.get(instance) else {
             let what = format!(
                 "the chain of {instance} is missing: {by} saw it at line {seq} at {at}, and none of these files is of it"
             );
             wrong.insert(instance, what);
             continue;
-        }
+        };
         let is_there = own.iter().any(|(chain, collected)| {
             let was_cut = chain.findings.summary.cut.is_some() && *seq < chain.findings.summary.first;
             was_cut || collected.marks.contains(&(*seq, *mac))
