@@ -78,9 +78,9 @@ fn spread(values: &[f64], digits: usize) -> String {
     }
 }
 
-/// The README with the table of these figures in its place.
-pub fn written_into(readme: &str, figures: &Figures) -> Result<String, &'static str> {
-    let (before, rest) = readme.split_once(BEGIN).ok_or("the README has no place for figures")?;
-    let (_, after) = rest.split_once(END).ok_or("the README's place for figures has no end")?;
+/// The page with the table of these figures in its place.
+pub fn written_into(page: &str, figures: &Figures) -> Result<String, &'static str> {
+    let (before, rest) = page.split_once(BEGIN).ok_or("the page has no place for figures")?;
+    let (_, after) = rest.split_once(END).ok_or("the page's place for figures has no end")?;
     Ok(format!("{before}{BEGIN}\n{}{END}{after}", table(figures)))
 }

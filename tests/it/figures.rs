@@ -1,15 +1,15 @@
-//! What the README says of the cost of Doorward is what was measured.
+//! What `docs/performance.md` says of the cost of Doorward is what was measured.
 
 #[path = "../../benches/compare/report.rs"]
 mod report;
 
 #[test]
-fn the_table_of_the_readme_is_what_the_committed_figures_give() {
+fn the_table_of_the_page_is_what_the_committed_figures_give() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let figures = serde_json::from_slice(&std::fs::read(report::results()).unwrap()).unwrap();
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let written = report::written_into(&readme, &figures).unwrap();
-    assert!(readme == written, "`benches/run report` writes another table:\n{}", report::table(&figures));
+    let page = std::fs::read_to_string(root.join("docs/performance.md")).unwrap();
+    let written = report::written_into(&page, &figures).unwrap();
+    assert!(page == written, "`benches/run report` writes another table:\n{}", report::table(&figures));
 }
 
 #[test]
