@@ -115,6 +115,6 @@ async fn the_proxies_of_the_examples_find_the_authority_of_the_certificate() {
     let output = shell(&lines, command).await;
     assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
     let found = async |object: &str| kubectl.run(&["get", object, "-o", "jsonpath={.data.ca\\.crt}"]).await;
-    assert_eq!(BASE64.decode(found("secret/doorward-tls").await).unwrap(), authority.pem().as_bytes());
+    assert_eq!(BASE64.decode(found("secret/doorward-ca").await).unwrap(), authority.pem().as_bytes());
     assert_eq!(found("configmap/doorward-ca").await, authority.pem());
 }

@@ -248,6 +248,63 @@ fn replicas_are_spread_and_not_all_taken_away_at_once() {
     }
 }
 
+/// What an overlay of somebody's own builds from these lines and files; `DEPLOY` is ours, as kustomize takes relative paths alone.
+fn built_beside(kustomization: &str, files: &[(&str, &str)]) -> Vec<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().canonicalize().unwrap();
+    let ours = deploy().canonicalize().unwrap();
+    let up = "../".repeat(here.components().count() - 1);
+    let ours = format!("{up}{}", ours.display().to_string().trim_start_matches('/'));
+    fs::write(here.join("kustomization.yaml"), kustomization.replace("DEPLOY", &ours)).unwrap();
+    for (name, text) in files {
+        fs::create_dir_all(here.join(name).parent().unwrap()).unwrap();
+        fs::write(here.join(name), text).unwrap();
+    }
+    objects(&built(here.to_str().unwrap()))
+}
+
+/// OpenShift refuses pods that name a user or a group of their own.
+#[test]
+fn on_openshift_no_pod_names_its_user_and_all_else_stays() {
+    let objects =
+        built_beside("resources: [DEPLOY/overlays/replicas]\ncomponents: [DEPLOY/components/openshift]\n", &[]);
+    let sets = of_kind(&objects, "StatefulSet");
+    assert_eq!(sets.len(), 2);
+    for set in sets {
+        let security = &set["spec"]["template"]["spec"]["securityContext"];
+        let expected = json!({
+            "runAsNonRoot": true, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+        });
+        assert_eq!(*security, expected, "{}", set["metadata"]["name"]);
+    }
+}
+
+#[test]
+fn the_overlay_of_the_guide_replaces_the_configuration_under_the_name_that_pods_mount() {
+    let guide = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
+    let (_, overlay) = guide.split_once("```yaml\n# kustomization.yaml of your overlay\n").unwrap();
+    let (overlay, _) = overlay.split_once("```").unwrap();
+    let files = ["config/doorward.yaml", "config/grants.yaml", "config/rules.yaml"].map(|file| (file, "# ours"));
+    let objects = built_beside(&overlay.replace("../deploy/", "DEPLOY/"), &files);
+    let config = &find(&objects, "ConfigMap", "doorward")["data"];
+    assert_eq!(*config, json!({"doorward.yaml": "# ours", "grants.yaml": "# ours", "rules.yaml": "# ours"}));
+    let volumes = list(&pods(&objects, "doorward")["spec"]["volumes"]);
+    assert!(volumes.iter().any(|volume| volume["configMap"]["name"] == "doorward"), "{volumes:?}");
+}
+
+/// A Service that gives callers the address of a node makes one caller of them all.
+#[test]
+fn the_load_balancer_of_the_examples_keeps_the_address_of_clients() {
+    let service: Value = serde_saphyr::from_str(&example("load-balancer.yaml")).unwrap();
+    assert_eq!(service["spec"]["externalTrafficPolicy"], "Local");
+    let (_, shipped) = overlays().swap_remove(0);
+    let of_shipped = &find(&shipped, "Service", "doorward")["spec"];
+    assert_eq!(
+        (&service["spec"]["selector"], &service["spec"]["ports"]),
+        (&of_shipped["selector"], &of_shipped["ports"])
+    );
+}
+
 fn example(name: &str) -> String {
     fs::read_to_string(deploy().join("examples").join(name)).unwrap()
 }
@@ -277,7 +334,8 @@ fn the_ingress_says_what_the_tested_nginx_does() {
         let (directive, expected) = match *annotation {
             "backend-protocol" => ("proxy_pass", format!("{}://doorward", value.to_lowercase())),
             "proxy-ssl-secret" => {
-                assert_eq!(value, "doorward/doorward-tls");
+                // One that has a key too would be shown to Doorward as a client's.
+                assert_eq!(value, "doorward/doorward-ca");
                 ("proxy_ssl_trusted_certificate", "/etc/nginx/tls/ca.crt".to_owned())
             }
             // One name for all hosts, which is in the certificate as one of them.

@@ -69,7 +69,7 @@ fn pod(objects: &[Value]) -> tempfile::TempDir {
     for (path, text) in [
         ("etc/doorward/secrets/oidc-client-secret", unique()),
         ("etc/doorward/secrets/github-webhook", format!("{}{}", unique(), unique())),
-        ("etc/doorward/secrets/metrics-token", unique()),
+        ("etc/doorward/metrics/token", unique()),
         ("etc/doorward/secrets/assertion-key", assertion_key),
         ("etc/doorward/secrets/session-key", session_key),
         ("etc/doorward/valkey/password", unique()),
@@ -286,8 +286,10 @@ async fn the_api_server_takes_all_that_is_shipped() {
             assert_eq!(answer.status, 403, "its twin: {}", answer.text());
         }
     }
-    let ingress = deploy().join("examples/ingress.yaml").display().to_string();
-    kubectl.run(&["apply", "--dry-run=server", "-f", &ingress]).await;
+    for example in ["ingress.yaml", "load-balancer.yaml"] {
+        let example = deploy().join("examples").join(example).display().to_string();
+        kubectl.run(&["apply", "--dry-run=server", "-f", &example]).await;
+    }
     for kind in ["httproutes", "backendtlspolicies"] {
         let definition = programs::gateway().join(format!("gateway.networking.k8s.io_{kind}.yaml"));
         kubectl.run(&["apply", "--server-side", "-f", &definition.display().to_string()]).await;
