@@ -144,7 +144,7 @@ impl Report {
         let mut index = 0;
         self.problems.retain(|problem| {
             index += 1;
-            index <= count || !told.get(&problem.at).is_some_and(|severity| *severity <= problem.severity)
+            index <= count || told.get(&problem.at).is_none_or(|severity| *severity > problem.severity)
         });
     }
 
