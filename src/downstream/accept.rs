@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use rustls::{ServerConfig, server::ProducesTickets};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -66,6 +66,8 @@ pub(super) struct Door {
     keepalive: Span,
     settings: ArcSwap<DoorSettings>,
     accepted: Counter,
+    /// Where it has TLS.
+    certificate_ends: Option<Gauge>,
 }
 
 impl std::fmt::Debug for Door {
@@ -173,13 +175,23 @@ impl Downstream {
 impl Door {
     fn new(settings: &ListenerSettings, limits: &Arc<Limits>, metrics: &Metrics) -> Self {
         let tickets = settings.tls.as_ref().and_then(|_| tls::tickets());
-        Self {
+        let door = Self {
             name: Arc::clone(&settings.name),
             configured: settings.address,
             settings: ArcSwap::from_pointee(DoorSettings::new(settings, limits, tickets.as_ref())),
             tickets,
             keepalive: limits.tcp_keepalive,
             accepted: metrics.accepted(&settings.name),
+            certificate_ends: settings.tls.as_ref().map(|_| metrics.certificate_ends(&settings.name)),
+        };
+        door.tell_end_of_certificate(settings);
+        door
+    }
+
+    /// Tells when the certificates end that are in use from now on.
+    fn tell_end_of_certificate(&self, settings: &ListenerSettings) {
+        if let (Some(gauge), Some(ends)) = (&self.certificate_ends, settings.certificate_ends) {
+            gauge.set(ends);
         }
     }
 
@@ -198,6 +210,7 @@ impl Door {
             return Some(NeedsRestart(format!("TLS of listener `{}` was switched on or off", self.name)));
         }
         self.settings.store(Arc::new(DoorSettings::new(settings, limits, self.tickets.as_ref())));
+        self.tell_end_of_certificate(settings);
         (settings.address != self.configured)
             .then(|| NeedsRestart(format!("the address of listener `{}` changed to {}", self.name, settings.address)))
     }
@@ -367,6 +380,7 @@ mod tests {
             trusted_proxies: Arc::default(),
             connections_per_address: None,
             tls: None,
+            certificate_ends: None,
         };
         let door = Door::new(&settings, &Arc::new(Limits::default()), &Metrics::default());
         let listener = TcpListener::bind(settings.address).await.unwrap();

@@ -228,6 +228,7 @@ mod tests {
                 trusted_proxies: Arc::default(),
                 connections_per_address: None,
                 tls: None,
+                certificate_ends: None,
             })
             .collect();
         Settings { listeners, limits: Arc::new(Limits::default()) }

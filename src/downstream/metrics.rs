@@ -35,6 +35,7 @@ fn snake_case(name: &str, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
 pub struct Metrics {
     pub(super) active: Gauge,
     accepted: Family<ListenerLabel, Counter>,
+    certificate_ends: Family<ListenerLabel, Gauge>,
     served: Family<ProtocolLabel, Counter>,
     refused: Family<RefusedLabel, Counter>,
     tls_failures: Family<TlsLabel, Counter>,
@@ -139,6 +140,11 @@ pub(super) enum Expired {
 
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "certificate_not_after_timestamp_seconds",
+            "When the first certificate of a listener ends that is in use, in seconds since 1970",
+            self.certificate_ends.clone(),
+        );
         let registry = registry.sub_registry_with_prefix("downstream");
         registry.register("connections", "Connections that are open", self.active.clone());
         registry.register("connections_accepted", "Connections accepted", self.accepted.clone());
@@ -157,6 +163,10 @@ impl Metrics {
 
     pub(super) fn accepted(&self, listener: &str) -> Counter {
         self.accepted.get_or_create(&ListenerLabel { listener: listener.to_owned() }).clone()
+    }
+
+    pub(super) fn certificate_ends(&self, listener: &str) -> Gauge {
+        self.certificate_ends.get_or_create(&ListenerLabel { listener: listener.to_owned() }).clone()
     }
 
     pub(super) fn served(&self, protocol: &'static str) {

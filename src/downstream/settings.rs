@@ -27,6 +27,8 @@ pub(super) struct ListenerSettings {
     pub(super) trusted_proxies: Arc<[IpNet]>,
     pub(super) connections_per_address: Option<u32>,
     pub(super) tls: Option<ServerConfig>,
+    /// When the first of its certificates ends, in seconds since 1970.
+    pub(super) certificate_ends: Option<i64>,
 }
 
 impl fmt::Debug for ListenerSettings {
@@ -52,11 +54,12 @@ impl Settings {
             let tls = match &raw.tls {
                 None => None,
                 Some(tls) => {
-                    let config = tls::resolve(tls, resolver, &at.key("tls"));
-                    ok &= config.is_some();
-                    config
+                    let resolved = tls::resolve(tls, resolver, &at.key("tls"));
+                    ok &= resolved.is_some();
+                    resolved
                 }
             };
+            let (tls, certificate_ends) = tls.map_or((None, None), |(config, ends)| (Some(config), ends));
             warn_of_everybody(&raw.proxy_protocol_from, &mut resolver.report, &at.key("proxy_protocol_from"));
             warn_of_everybody(&raw.trusted_proxies, &mut resolver.report, &at.key("trusted_proxies"));
             resolved.push(ListenerSettings {
@@ -66,6 +69,7 @@ impl Settings {
                 trusted_proxies: Arc::from(raw.trusted_proxies.as_slice()),
                 connections_per_address: raw.connections_per_address,
                 tls,
+                certificate_ends,
             });
         }
         (ok && limits_ok).then(|| Self { listeners: resolved, limits: Arc::new(limits.clone()) })

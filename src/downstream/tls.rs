@@ -109,8 +109,8 @@ fn sha256_of(bytes: &[u8]) -> [u8; 32] {
     sha256
 }
 
-/// Resolves the TLS part of a listener; problems are reported at `at`.
-pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Option<ServerConfig> {
+/// Resolves the TLS part of a listener, and when the first of its certificates ends; problems are reported at `at`.
+pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Option<(ServerConfig, Option<i64>)> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certificates_at = at.key("certificates");
     let mut keys = Vec::new();
@@ -155,6 +155,7 @@ pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Opti
             return None;
         }
     };
+    let ends = keys.iter().filter_map(|key| end_of(key.cert.first()?)).min();
     let mut config =
         builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Certificates(keys.into_boxed_slice())));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -162,7 +163,13 @@ pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Opti
     if raw.client_ca.is_some() {
         config.send_tls13_tickets = 0;
     }
-    Some(config)
+    Some((config, ends))
+}
+
+/// When a certificate ends, in seconds since 1970.
+fn end_of(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 /// Gives a listener's configuration the tickets of that listener, unless it asks for client certificates.

@@ -217,7 +217,11 @@ impl Server {
 
     /// Waits until a metric has a value, such as `connections_refused_total{reason="total"} 1`.
     fn await_metric(&self, line: &str) {
-        let line = format!("downstream_{line}\n");
+        self.await_line(&format!("downstream_{line}"));
+    }
+
+    fn await_line(&self, line: &str) {
+        let line = format!("{line}\n");
         eventually(&line, || {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();

@@ -132,6 +132,29 @@ fn certificates_are_chosen_by_name_and_read_again() {
 }
 
 #[test]
+fn the_first_end_of_the_certificates_of_a_listener_is_told_and_follows_a_reload() {
+    let authority = Authority::new();
+    let files = ["a.test", "b.test"].map(|host| authority.issue(host));
+    let ends = |host: &str, year: i32| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
+        let end = rcgen::date_time_ymd(year, 1, 1);
+        params.not_after = end;
+        let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+        std::fs::write(authority.path(&format!("{host}.pem")), certificate.pem()).unwrap();
+        std::fs::write(authority.path(&format!("{host}.key")), key.serialize_pem()).unwrap();
+        format!("certificate_not_after_timestamp_seconds{{listener=\"main\"}} {}", end.unix_timestamp())
+    };
+    let (_, first) = (ends("a.test", 2040), ends("b.test", 2035));
+    let server = Server::with(authority.listener(files.to_vec(), false), &Limits::default());
+    server.await_line(&first);
+    let second = (ends("b.test", 2050), ends("a.test", 2041)).1;
+    let settings = resolve(&[authority.listener(files.to_vec(), false)], &Limits::default());
+    assert_eq!(server.downstream().reload(&settings), []);
+    server.await_line(&second);
+}
+
+#[test]
 fn the_protocol_is_negotiated() {
     let authority = Authority::new();
     let server = Server::with(authority.listener(vec![authority.issue("a.test")], false), &Limits::default());
