@@ -144,6 +144,35 @@ fn a_fact_of_an_unknown_name_is_told_of_where_it_stands() {
     }
 }
 
+/// Every request for it ended in the proxy.
+#[test]
+fn break_glass_behind_a_proxy_that_ends_tls_is_warned_of() {
+    let section =
+        "break_glass:\n  until: \"2026-01-31T08:00:00Z\"\n  certificates:\n    - {name: alice, groups: [sre], sha256: "
+            .to_owned()
+            + &"a".repeat(64)
+            + "}\nsessions:\n";
+    let route =
+        "  - {name: glass, kind: kubernetes, hosts: [glass.example.com], schemes: [break_glass], upstream: api}\n";
+    let listener = |port: u16, more: &str| {
+        format!(
+            "  - {{name: tls{port}, address: \"127.0.0.1:{port}\", {more}tls: {{certificates: [{{chain: c.pem, key: c.key}}], client_ca: ca.pem}}}}\n"
+        )
+    };
+    let printed = |listeners: &str| {
+        let config = GOOD
+            .replacen("listeners:\n", &format!("listeners:\n{listeners}"), 1)
+            .replacen("routes:\n", &format!("routes:\n{route}"), 1)
+            .replacen("sessions:\n", &section, 1);
+        Case::new(&config).printed()
+    };
+    let (direct, proxied) = (listener(8443, ""), listener(8444, "trusted_proxies: [192.0.2.0/24], "));
+    let warned = |listeners: &str| printed(listeners).contains("has a proxy in front, which shows none but its own");
+    assert!(warned(&proxied), "{}", printed(&proxied));
+    assert!(!warned(&direct), "{}", printed(&direct));
+    assert!(!warned(&(direct + &proxied)), "one way is enough");
+}
+
 #[test]
 fn routes_that_say_the_same_of_a_request_are_refused_and_others_may_overlap() {
     let moved =

@@ -296,9 +296,14 @@ fn break_glass(root: &raw::Root, at: &At, report: &mut Report) {
             .help("leave it so to keep the door closed, or name certificates in `break_glass`");
         return;
     }
-    let asks = |listener: &raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    if !root.listeners.iter().any(asks) {
+    let asks = |listener: &&raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let mut asking = root.listeners.iter().filter(asks).peekable();
+    if asking.peek().is_none() {
         report.error(at, "no listener asks for client certificates").help("set `client_ca` within `tls` of a listener");
+    } else if asking.all(|listener| !listener.trusted_proxies.is_empty()) {
+        report
+            .warning(at, "each listener that asks for client certificates has a proxy in front, which shows none but its own")
+            .help("give break-glass a listener of its own with `client_ca` and without `trusted_proxies`, to which TCP is passed on");
     }
 }
 
