@@ -11,7 +11,7 @@ use crate::{
     runtime::control,
 };
 
-/// Check a configuration: exactly what a start and a reload check.
+/// Check a configuration, exactly as a start and a reload do.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
     #[command(flatten)]

@@ -16,8 +16,9 @@ use crate::{
     snapshot::fill_defaults,
 };
 
-/// Show what changes from one configuration to another: each setting with its defaults, and the RBAC objects that `doorward rbac`
-/// prints. The status is 0 if nothing does, else 1; 64 if one of them is refused.
+/// Show what changes between two configurations: settings, and rights in Kubernetes.
+///
+/// Shown are each setting with its defaults, and the RBAC objects that `doorward rbac` prints. The status is 0 if nothing does, else 1; 64 if one of them is refused.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// The configuration that is in force: a file, or a folder with a `doorward.yaml`.

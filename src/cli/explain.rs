@@ -14,7 +14,9 @@ use crate::{
     terminal,
 };
 
-/// Explain what the policy says of a request: from a token, written facts, or a record of the audit trail.
+/// Explain which rules decide a request, and what would let it pass.
+///
+/// Who asks comes from a token, from written facts, or from a record of the audit trail.
 ///
 /// With `--audience`: which scopes a task, or whoever asks, would get in a token, and why no others.
 ///

@@ -14,7 +14,9 @@ use url::Url;
 use self::options::{Options, REWRITTEN, may_say_who};
 use crate::terminal;
 
-/// Convert the configuration of another proxy. Prints a configuration, and on standard error what could not be converted.
+/// Convert the configuration of another proxy, such as oauth2-proxy.
+///
+/// Prints a configuration, and on standard error what could not be converted.
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
     /// The other proxy.

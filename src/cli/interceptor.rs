@@ -12,8 +12,9 @@ use serde_json::json;
 
 use crate::config::resolve::is_label;
 
-/// Print the Tekton ClusterInterceptor that leads to a Doorward whose configuration has `interceptor`, for
-/// `kubectl apply -f -`.
+/// Print the Tekton ClusterInterceptor that leads to a running Doorward.
+///
+/// For `kubectl apply -f -`, where the configuration has `interceptor`.
 #[derive(Debug, Args)]
 pub struct InterceptorArgs {
     /// The Service in front of Doorward, which is the `host` of `interceptor` less its end `.NAMESPACE.svc`.

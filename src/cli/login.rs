@@ -51,7 +51,7 @@ pub struct WhereArgs {
     pub url: Option<Address>,
 }
 
-/// Give kubectl the credential for a cluster: the exec plugin that `doorward login --kubeconfig` sets up.
+/// Give kubectl its credential: the plugin that `doorward login --kubeconfig` sets up.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CredentialArgs {
     /// The address of Doorward.

@@ -18,12 +18,13 @@ pub mod test;
 mod token;
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     admin::socket::CommandName,
@@ -40,9 +41,9 @@ const CONFIG: &str = "DOORWARD_CONFIG";
 /// The exit status for a configuration or arguments that are refused (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
-/// The identity-aware proxy for Tekton.
+/// An identity-aware proxy for Tekton.
 #[derive(Debug, Parser)]
-#[command(name = "doorward", version, max_term_width = 100)]
+#[command(name = "doorward", version, max_term_width = 100, after_help = START)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -50,12 +51,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the proxy. SIGHUP or a changed file loads a new generation, SIGTERM drains and stops.
+    /// Run the proxy.
+    ///
+    /// SIGHUP or a changed file loads the configuration again. SIGTERM lets requests end, and then stops.
     Serve(ConfigArgs),
-    /// Run everything on loopback, to look at: a development provider and sample upstreams.
+    /// Run everything on loopback, to look at: Doorward, a provider and sample upstreams.
     Demo(demo::DemoArgs),
     Check(check::CheckArgs),
-    /// Decide the cases that stand beside the policy.
+    /// Decide the test cases that stand beside the policy.
     Test {
         #[command(flatten)]
         config: ConfigArgs,
@@ -75,16 +78,16 @@ enum Command {
     Rbac(rbac::RbacArgs),
     Diff(diff::DiffArgs),
     Doctor(Box<doctor::DoctorArgs>),
-    /// Look at the audit trail.
+    /// Verify, trace and report the audit trail, and tell who may start runs.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Ask a running Doorward to load its configuration again.
+    /// Have a running Doorward load its configuration again, and say whether it did.
     Reload(operator::OperatorArgs),
-    /// Show how a running Doorward is.
+    /// Show the state of a running Doorward and of its parts.
     Status(operator::OperatorArgs),
     Revoke(operator::RevokeArgs),
     Login(login::LoginArgs),
-    /// Tell who one is at a Doorward where one signed in with `doorward login`.
+    /// Tell who you are where you signed in with `doorward login`.
     Whoami(login::WhereArgs),
     /// End the session that `doorward login` began.
     Logout(login::WhereArgs),
@@ -92,14 +95,51 @@ enum Command {
     Token(token::TokenArgs),
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
-    /// List or end the sessions of a person in a running Doorward.
+    /// List or end the browser sessions of a person in a running Doorward.
     #[command(subcommand)]
     Sessions(operator::SessionsCommand),
-    /// Look after deliveries that are held until their EventListener takes them.
+    /// List, show, retry or drop deliveries that wait for their EventListener.
     #[command(subcommand)]
     Hooks(operator::HooksCommand),
     /// List the tokens and subjects that are revoked in a running Doorward.
     Revocations(operator::OperatorArgs),
+}
+
+/// The commands as `doorward --help` shows them, since clap knows one heading for all of them.
+const GROUPS: [(&str, &[&str]); 6] = [
+    ("Run", &["serve", "demo"]),
+    ("Configuration", &["check", "test", "explain", "print-config", "diff", "schema", "import"]),
+    ("Cluster", &["rbac", "interceptor", "doctor", "rollout"]),
+    ("Operate", &["status", "reload", "revoke", "revocations", "sessions", "hooks"]),
+    ("Audit", &["audit"]),
+    ("For people and steps", &["login", "whoami", "logout", "credential", "token"]),
+];
+
+/// What `doorward --help` ends with.
+const START: &str = "\
+Start here:
+  doorward demo            look at it, without a cluster
+  doorward check DIR       see whether a configuration is good
+  doorward doctor DIR      see why something does not work
+  doorward COMMAND --help  says more of a command
+
+Documentation: docs/install.md, from an empty cluster to a first login";
+
+/// The command line, with the commands in groups.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let mut list = String::new();
+    for (heading, names) in GROUPS {
+        let _ = write!(list, "\n{heading}:\n");
+        for name in names {
+            let about = command.find_subcommand(name).and_then(clap::Command::get_about);
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(list, "  {name:<14}{about}");
+        }
+    }
+    command.help_template(format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\nCommands:\n{list}\nOptions:\n{{options}}{{after-help}}"
+    ))
 }
 
 /// Where the configuration is, as most commands take it.
@@ -130,7 +170,8 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(message) => {
             // Help and version are messages too, and no errors.
@@ -232,8 +273,6 @@ fn load_policy(sources: &Sources) -> Result<(config::Loaded, Policy), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::config::{NOT_SETTINGS, PREFIX};
 
@@ -336,6 +375,24 @@ mod tests {
         assert!(help.contains(doctor::KINDS), "{help}");
         let guide = include_str!("../../docs/operations.md");
         assert!(guide.contains(&line), "{line}");
+    }
+
+    #[test]
+    fn the_help_has_each_command_in_one_group_and_on_one_line() {
+        let mut command = command();
+        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let mut all: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        all.retain(|name| name != "help");
+        grouped.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(grouped, all);
+        let help = command.render_help().to_string();
+        for name in grouped {
+            let lines: Vec<&str> = help.lines().filter(|line| line.starts_with(&format!("  {name} "))).collect();
+            let [line] = lines[..] else { panic!("{name}: {lines:?}") };
+            assert!(line.len() <= 100 && line.len() > 30, "{line}");
+        }
+        assert!(help.contains("Start here:") && help.contains("--version"), "{help}");
     }
 
     /// `doorward check` refused the environment that `doorward token` asks for.

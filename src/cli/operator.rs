@@ -27,7 +27,9 @@ pub struct OperatorArgs {
     pub why: String,
 }
 
-/// Revoke a token, or everything of a person or a machine: at once, on every route, open streams included.
+/// Revoke a token, or everything of a person or a machine, open streams included.
+///
+/// It holds at once and on every route.
 ///
 /// A later word on the same token or subject replaces the earlier one: `--for 1s` takes a revocation back.
 #[derive(Clone, Debug, clap::Args)]

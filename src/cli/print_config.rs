@@ -8,9 +8,9 @@ use crate::{
     snapshot::fill_defaults,
 };
 
-/// Print the configuration as it is in force: all layers and the defaults. Files of secrets and certificates are not looked at.
+/// Print the configuration as it is in force, with all layers and defaults.
 ///
-/// Exit status 64: the configuration is refused.
+/// Files of secrets and certificates are not looked at. Exit status 64: the configuration is refused.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PrintConfigArgs {
     #[command(flatten)]

@@ -13,8 +13,9 @@ use crate::{
     rbac::{self, Account, Form},
 };
 
-/// Print the RBAC objects that the configuration needs, for `kubectl apply -f -`: the least right to impersonate, and the roles of
-/// Tekton that grants give.
+/// Print the roles in Kubernetes that the configuration needs, or check a cluster's.
+///
+/// For `kubectl apply -f -`: the least right to impersonate, and the roles of Tekton that grants give.
 #[derive(Debug, Args)]
 pub struct RbacArgs {
     #[command(flatten)]

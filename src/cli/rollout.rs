@@ -17,7 +17,7 @@ use crate::{
     terminal,
 };
 
-/// Follow a policy until it is in force.
+/// Wait until every replica decides by a policy.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum RolloutCommand {
     /// Print the digest of the policy of a configuration, by which the audit trail and the replicas name it.

@@ -10,28 +10,28 @@ use crate::client::{
     token::{self, Failure, Shape, Wanted},
 };
 
-/// Swap the pod's own token for a short-lived one of Doorward's, in the step of a task.
+/// Exchange the pod's token for a short-lived token of Doorward, in the step of a task.
 ///
-/// Prints it, writes it to a file, or runs a command with it at hand: `doorward token --audience registry.example.com --scope
-/// push:acme/app --scope pull:acme/app --as docker -- crane push ...` keeps it fresh while the command runs, and ends it then.
+/// Without further options the new token is printed. `--out` writes it to a file. A command after `--` is run with the token, which
+/// is renewed while the command runs and revoked when it ends: `doorward token --audience registry.example.com --scope
+/// push:acme/app --scope pull:acme/app --as docker -- crane push ...`
 #[derive(Clone, Debug, clap::Args)]
 #[command(mut_args(without_empty))]
 pub struct TokenArgs {
-    /// For whom the token is to be.
+    /// The audience of the new token: the service that will receive it.
     #[arg(long, value_name = "AUDIENCE")]
     pub audience: String,
-    /// What it is to be good for, separated by blanks; may be given several times. Default: all that rules give by name;
-    /// what they give by a pattern, as `pull:acme/*`, is to be asked for.
+    /// The scopes of the new token, separated by spaces; may be repeated. Default: every scope that the rules give by its full name.
+    /// A scope that they give by a pattern, such as `pull:acme/*`, must be named here.
     #[arg(long, value_name = "SCOPES")]
     pub scope: Vec<String>,
     /// The address of Doorward.
     #[arg(long, value_name = "URL", env = "DOORWARD_SERVER")]
     pub server: Address,
-    /// The pod's token: a projected `serviceAccountToken` with the address of Doorward as its audience.
+    /// The file with the pod's token: a projected `serviceAccountToken` whose audience is the address of Doorward.
     ///
-    /// The kubelet fills such a volume before any container of the pod starts, and replaces what it holds in one step. So a file whose
-    /// folder is not there is an error at once, and so is one that may not be read; a file that is missing or empty in a folder that
-    /// is there is waited for three seconds, for the case that another container writes it.
+    /// If its folder is missing, or the file may not be read, the command fails at once. If the folder is there and the file is missing
+    /// or empty, the command waits three seconds for another container to write it.
     #[arg(
         long,
         value_name = "FILE",
@@ -39,36 +39,37 @@ pub struct TokenArgs {
         default_value = "/var/run/secrets/doorward/token"
     )]
     pub subject_token_file: PathBuf,
-    /// Trust the authorities in this PEM file there, instead of those of the system.
+    /// A PEM file with the authorities to trust for Doorward's certificate. Default: those of the system.
     #[arg(long, value_name = "FILE", env = "DOORWARD_CA_FILE")]
     pub ca: Option<PathBuf>,
-    /// In which form.
+    /// The form of the output.
     ///
-    /// A `kubeconfig` that goes to a file names the token by `tokenFile`, since kubectl reads that again and again: the token is beside
-    /// it, in a file of the same name with `.token` after it.
+    /// A `kubeconfig` that is written to a file does not hold the token. Its `tokenFile` names a second file beside it, with `.token`
+    /// after the same name, which kubectl reads again when it is renewed.
     #[arg(long = "as", value_name = "FORM", value_enum, default_value_t = Shape::Token)]
     pub shape: Shape,
-    /// Write it to this file, for its owner alone, instead of printing it. What is there and no regular file, a symbolic link too, is
-    /// refused.
+    /// Write the output to this file, readable by its owner only, instead of printing it. An existing path that is no regular file,
+    /// such as a symbolic link, is refused.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Stay, and keep the file fresh until SIGTERM.
+    /// Keep running, and renew the file until SIGTERM.
     ///
-    /// Where another token is refused, the one before it stays until its own end, and is asked for again until then. Once the run has
-    /// ended there is none any more, and the file is taken away.
+    /// If a renewal is refused, the old token stays in the file until it expires, and the renewal is tried again until then. When the run
+    /// has ended there are no more tokens, and the file is removed.
     #[arg(long, requires = "out", conflicts_with = "command")]
     pub keep: bool,
-    /// Where kubectl finds the cluster, for a kubeconfig. Default: at the address of Doorward.
+    /// The address of the cluster in a kubeconfig. Default: the address of Doorward.
     #[arg(long, value_name = "URL")]
     pub cluster: Option<String>,
-    /// The host of the registry, with its port, for the forms of docker. Default: that of the audience, which is what the registry has
-    /// as `auth.token.service`.
+    /// The host of the registry, with its port, for the forms of docker. Default: the audience, which is the registry's
+    /// `auth.token.service`.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub registry: Option<String>,
-    /// What git asks of a helper: `get`, `store` or `erase`.
+    /// The operation that git asks a credential helper for: `get`, `store` or `erase`. For `--as git` alone.
     #[arg(value_name = "OPERATION", conflicts_with = "command")]
     pub operation: Option<String>,
-    /// A command to run with the token at hand: in DOORWARD_TOKEN_FILE, DOCKER_CONFIG, KUBECONFIG or AWS_WEB_IDENTITY_TOKEN_FILE.
+    /// A command to run with the token. It finds the token by DOORWARD_TOKEN_FILE, DOCKER_CONFIG, KUBECONFIG or
+    /// AWS_WEB_IDENTITY_TOKEN_FILE, depending on the form.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }

@@ -13,18 +13,18 @@ use super::{Failure, exchange::Issued};
 pub enum Shape {
     /// The token alone.
     Token,
-    /// The same, for the web identity of AWS (AWS_WEB_IDENTITY_TOKEN_FILE).
+    /// The token alone, for the web identity of AWS (AWS_WEB_IDENTITY_TOKEN_FILE).
     Aws,
     /// A `config.json` of docker, for the registry that is the audience, or `--registry`.
     Docker,
-    /// The same with the pod's own token as a password, for a program that takes longer than a token for a registry lasts: it asks Doorward
-    /// for another itself, and has all that rules give the task.
+    /// A `config.json` of docker with the pod's own token as the password, for a program that runs longer than a registry token lasts.
+    /// It asks Doorward for registry tokens itself, and gets all that the rules give the task.
     DockerLogin,
     /// A kubeconfig, for the cluster behind Doorward.
     Kubeconfig,
-    /// What an exec plugin of kubectl answers (ExecCredential).
+    /// The answer of an exec plugin of kubectl (ExecCredential).
     ExecCredential,
-    /// What a helper of `git credential` answers, for the host that is the audience.
+    /// The answer of a helper of `git credential`, for the host that is the audience.
     Git,
 }
 
