@@ -390,7 +390,7 @@ mod tests {
         for name in grouped {
             let lines: Vec<&str> = help.lines().filter(|line| line.starts_with(&format!("  {name} "))).collect();
             let [line] = lines[..] else { panic!("{name}: {lines:?}") };
-            assert!(line.len() <= 100 && line.len() > 30, "{line}");
+            assert!(line.len() <= 100 && line.len() > 20, "{line}");
         }
         assert!(help.contains("Start here:") && help.contains("--version"), "{help}");
     }
