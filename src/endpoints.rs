@@ -314,10 +314,16 @@ fn signed_out(context: &Context) -> AxumResponse {
     }
     let problem = json!({"type": "about:blank", "title": "Unauthorized", "status": 401, "detail": "you are not signed in",
         "reason": Reason::CredentialMissing.as_str()});
+    let takes_tokens =
+        request.path() == WHO_AM_I && context.snapshot.routes.taking_tokens(request.host()).next().is_some();
+    let challenge = match takes_tokens {
+        true => "Bearer realm=\"doorward\", Cookie realm=\"doorward\"",
+        false => "Cookie realm=\"doorward\"",
+    };
     let headers = [
         (header::CONTENT_TYPE, "application/problem+json"),
         (header::CACHE_CONTROL, "no-store"),
-        (header::WWW_AUTHENTICATE, "Cookie realm=\"doorward\""),
+        (header::WWW_AUTHENTICATE, challenge),
     ];
     (StatusCode::UNAUTHORIZED, headers, problem.to_string()).into_response()
 }

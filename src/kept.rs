@@ -8,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use tempfile::{Builder, NamedTempFile};
 use zeroize::Zeroizing;
 
 use crate::config::resolver::folder_of;
@@ -25,8 +26,7 @@ pub(crate) fn read_or_make(
     }
     let made = make()?;
     let write = || {
-        // Each process fills a file of its own.
-        let unfinished = tempfile::Builder::new().make_in(folder_of(path), |beside| create(beside, 0o600))?;
+        let unfinished = beside(path, 0o600)?;
         fill(unfinished.as_file(), &made)?;
         match unfinished.persist_noclobber(path) {
             Ok(_) => last(path).map(|()| true),
@@ -51,18 +51,19 @@ fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 
 /// Writes a file, in place of one that is there. Once this has returned, no loss of power undoes it.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let unfinished = path.with_extension("new");
     let write = || {
-        // One that was left there by a process that died would keep its own mode.
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        fill(&create(&unfinished, mode)?, bytes)?;
-        fs::rename(&unfinished, path)?;
+        let unfinished = beside(path, mode)?;
+        fill(unfinished.as_file(), bytes)?;
+        unfinished.persist(path).map_err(|failed| failed.error)?;
         last(path)
     };
     write().map_err(|error| named(path, error.kind(), &error))
+}
+
+/// A file that is to become the one at `path`, of a name that no other process has. One that dies meanwhile leaves it there.
+fn beside(path: &Path, mode: u32) -> io::Result<NamedTempFile<File>> {
+    let name = path.file_name().unwrap_or_default();
+    Builder::new().prefix(name).suffix(".new").make_in(folder_of(path), |beside| create(beside, mode))
 }
 
 fn create(path: &Path, mode: u32) -> io::Result<File> {
@@ -124,11 +125,8 @@ mod tests {
     fn a_file_is_written_in_place_of_another_with_its_own_mode() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy");
-        // The last is what a process left that died half way.
-        for there in [path.clone(), path.with_extension("new")] {
-            fs::write(&there, "damaged").unwrap();
-            fs::set_permissions(&there, Permissions::from_mode(0o600)).unwrap();
-        }
+        fs::write(&path, "damaged").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         write(&path, b"whole", 0o644).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

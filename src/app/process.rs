@@ -280,6 +280,8 @@ async fn serve(
         _ = interrupt.recv() => true,
     };
     app.streams.drain();
+    // A reload that was given up may not have come to all of them.
+    app.streams.recheck_in_parts(|stream| app.refuses(stream)).await;
     downstream.drain().close();
     let last_words = LAST_WORDS.min(rest / 4);
     let begun = Instant::now();

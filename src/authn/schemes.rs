@@ -214,11 +214,19 @@ impl Authenticator<'_> {
         };
         self.check_mirror()?;
         let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
-        let mut refusal = None;
+        let (mut tried, mut refusal): (Vec<&Arc<Route>>, Option<Rejection>) = Default::default();
         for route in routes {
+            // A route stands there once for each of its paths.
+            if tried.iter().any(|known| Arc::ptr_eq(known, route)) {
+                continue;
+            }
+            tried.push(route);
             match self.issuers.authenticate(&token, &route.accepts, &revoked).await {
                 Ok(principal) => return Ok(Some(principal)),
-                Err(rejection) => refusal = refusal.or(Some(rejection)),
+                // Another may take what is not for this one. That says less than what the one has found for which it is.
+                Err(other) if other.reason() == Reason::IssuerUnknown => refusal = refusal.or(Some(other)),
+                Err(other) if other.reason() == Reason::AudienceMismatch => refusal = Some(other),
+                Err(bad) => return Err(bad),
             }
         }
         refusal.map_or(Ok(None), Err)

@@ -121,8 +121,9 @@ impl Worker {
         let mut response = match ending {
             Ok(Ending::Response { mut response, by }) => {
                 exchange.answered(response.status(), by);
-                if by == AnswerBy::Us {
-                    send_unknown_away(&mut response, &connection, &snapshot, exchange.record().principal.as_deref());
+                let is_away = by == AnswerBy::Us && response.status() == StatusCode::UNAUTHORIZED;
+                if is_away && is_unknown(&connection, &snapshot, &mut exchange) {
+                    send_away(&mut response);
                 }
                 if !response.body().is_end_stream() {
                     exchange.started_if_crowded();
@@ -139,8 +140,13 @@ impl Worker {
             Err(rejection) => {
                 log(&rejection, id);
                 exchange.refused(&rejection);
+                // Not by the status of the answer, which is another in gRPC.
+                let is_away =
+                    rejection.status() == StatusCode::UNAUTHORIZED || rejection.reason() == Reason::TooManyRefusals;
                 let mut response = self.refusal(rejection, &snapshot, &mut manner, &mut exchange);
-                send_unknown_away(&mut response, &connection, &snapshot, exchange.record().principal.as_deref());
+                if is_away && is_unknown(&connection, &snapshot, &mut exchange) {
+                    send_away(&mut response);
+                }
                 response.map(ResponseBody::full)
             }
         };
@@ -207,8 +213,8 @@ impl Worker {
                     asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
                 let authenticator = self.authenticator(snapshot);
                 let answer = Box::pin(self.app.endpoints.serve(snapshot, request, authenticator, exchange)).await;
-                // So that the refusal of a token tells which kind of credential would do.
-                return answer.map(|response| own(response, id)).inspect_err(|_| manner.route = of_tokens);
+                manner.taken_of = of_tokens;
+                return answer.map(|response| own(response, id));
             }
             Ok(Target::OwnIssuer(endpoint)) => {
                 let Some(own_issuer) = &snapshot.own_issuer else { return Err(Miss::Path.into()) };
@@ -469,18 +475,17 @@ pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
     Ending::Response { response: response.map(ResponseBody::full), by: AnswerBy::Us }
 }
 
-/// Has whoever asks over HTTP/2 without a credential that is good connect anew: on a connection that stays it costs next to nothing
-/// to ask again and again. A trusted proxy brings many clients by one connection, of whom the others have done nothing.
-fn send_unknown_away<B>(
-    response: &mut Response<B>,
-    connection: &Connection,
-    snapshot: &Snapshot,
-    principal: Option<&Principal>,
-) {
-    let is_unknown = response.status() == StatusCode::UNAUTHORIZED && principal.is_none();
-    if is_unknown && connection.protocol == Protocol::Http2 && !received(connection, snapshot).trusted {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+/// Whether nobody knows who asks, over HTTP/2. A trusted proxy brings many clients by one connection, of whom the others have done
+/// nothing.
+fn is_unknown(connection: &Connection, snapshot: &Snapshot, exchange: &mut Exchange) -> bool {
+    exchange.record().principal.is_none()
+        && connection.protocol == Protocol::Http2
+        && !received(connection, snapshot).trusted
+}
+
+/// Has a client connect anew: on a connection that stays it costs next to nothing to ask again and again.
+fn send_away<B>(response: &mut Response<B>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// What only an operator may know goes to the log; the caller's own mistakes are in the audit trail.

@@ -42,6 +42,8 @@ pub struct Manner {
     reached: Reached,
     /// Once it is known.
     pub(super) route: Option<Arc<Route>>,
+    /// For a page of Doorward's own: a route whose kinds of credential it takes.
+    pub(super) taken_of: Option<Arc<Route>>,
     /// Clients of Kubernetes alone come to this host, whatever the route.
     pub(super) is_for_kubernetes: bool,
 }
@@ -63,6 +65,7 @@ impl Manner {
             step_up: None,
             reached: Reached::default(),
             route: None,
+            taken_of: None,
             is_for_kubernetes: false,
         }
     }
@@ -95,7 +98,9 @@ impl Manner {
         now: Timestamp,
         brand: &'a Brand,
     ) -> Asker<'a> {
-        let route = self.route.as_deref().map(|route| Asked { kind: route.kind, schemes: &route.schemes });
+        let own = self.taken_of.as_deref().map(|route| Asked { kind: None, schemes: &route.schemes });
+        let route =
+            self.route.as_deref().map(|route| Asked { kind: Some(route.kind), schemes: &route.schemes }).or(own);
         Asker { manner: self, route, resource_metadata, who, now, brand }
     }
 }
@@ -117,13 +122,14 @@ pub struct Asker<'a> {
 /// What is known of the route.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    pub kind: RouteKind,
+    /// None of a page of Doorward's own.
+    pub kind: Option<RouteKind>,
     pub schemes: &'a [Scheme],
 }
 
 /// Turns a refusal into a response.
 pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
-    let kind = asker.route.map(|route| route.kind);
+    let kind = asker.route.and_then(|route| route.kind);
     let grpc = kind == Some(RouteKind::Http) && asker.manner.is_grpc;
     let mut response = if grpc {
         trailers_only(rejection)
@@ -361,7 +367,7 @@ mod tests {
         ] {
             let request = Request::get(path).body(()).unwrap();
             let manner = Manner { is_read_raw: is_read_raw(path), ..Manner::of(Uuid::nil(), &request) };
-            let route = Some(Asked { kind: RouteKind::Kubernetes, schemes: &[] });
+            let route = Some(Asked { kind: Some(RouteKind::Kubernetes), schemes: &[] });
             let asker = manner.asker(None, None, Timestamp::default(), &brand);
             let rejection = Rejection::new(Reason::PolicyDenied, "no rule allows this").fix("ask for one");
             let answer = refuse(&rejection, &Asker { route, ..asker });
@@ -396,7 +402,7 @@ mod tests {
             (Reason::Internal, "InternalError", "13"),
         ] {
             let answer = |kind| {
-                let route = Some(Asked { kind, schemes: &[] });
+                let route = Some(Asked { kind: Some(kind), schemes: &[] });
                 let asker = manner.asker(None, None, Timestamp::default(), &brand);
                 refuse(&Rejection::new(reason, "no"), &Asker { route, ..asker })
             };

@@ -190,7 +190,16 @@ async fn every_answer_carries_our_id_of_the_request_and_no_other() {
 /// A bot has no session, and whoever set it up wants to know who it is here.
 #[tokio::test]
 async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
-    let fixture = Fixture::start().await;
+    let two = ["a", "b"].map(|issuer| {
+        format!(
+            "  - {{name: two-{issuer}, kind: http, hosts: [two.test], paths: [/{issuer}/*], schemes: [bearer], issuers: [{issuer}], upstream: web}}\n"
+        )
+    });
+    let fixture = Fixture::with(
+        |yaml| yaml.replace("  - {name: web, kind: http", &format!("{}  - {{name: web, kind: http", two.concat())),
+        |_| Reply::json(200, "{}"),
+    )
+    .await;
     let ask = async |host: &str, lines: &[&str]| {
         let host = format!("Host: {host}");
         fixture.doorward.get("/.doorward/whoami", &[&[&*host], lines].concat()).await
@@ -221,10 +230,15 @@ async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
     let mut old = fixture.a.claims("alice", &["dev"]);
     old["exp"] = json!(1);
     let old = bearer(&fixture.a.sign(&old));
+    let mut old_of_b = fixture.b.claims("bob", &[]);
+    old_of_b["exp"] = json!(1);
+    let old_of_b = bearer(&fixture.b.sign(&old_of_b));
+    assert_eq!(ask("two.test", &[&bob]).await.status, 200, "the twin");
     for (what, host, line, reason) in [
         ("of an issuer of other routes", "a.test", &bob, "issuer_unknown"),
         ("for somebody else", "api.test", &other, "audience_mismatch"),
         ("ended", "api.test", &old, "token_expired"),
+        ("ended, of the issuer of the second route", "two.test", &old_of_b, "token_expired"),
         ("no token", "api.test", &"Authorization: Basic YTpi".to_owned(), "credential_malformed"),
     ] {
         let answer = ask(host, &[line]).await;

@@ -65,6 +65,9 @@ async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
     let lines = lines(&"a".repeat(33_000));
     let answer = fixture.doorward.get("/apis", &lines.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!((answer.status, &answer.json()["kind"]), (431, &"Status".into()));
+    // kubectl reads no `Status` where it asks what there is.
+    let answer = fixture.doorward.get("/apis", &["Host: api.test"]).await;
+    assert_eq!((answer.status, answer.header("content-type")), (401, Some("text/plain; charset=utf-8")));
 }
 
 /// Before a route is looked for, so that the host alone tells who asks.

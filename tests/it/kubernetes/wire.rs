@@ -137,6 +137,11 @@ async fn whoever_has_no_credential_asks_once_on_a_connection_of_http2() {
             let sent_away = h2::are_sent_away(address, &requests).await;
             assert_eq!(sent_away, [false, false, !is_proxy], "kubernetes:R4 {unknown:?}, by a proxy: {is_proxy}");
         }
+        // A refusal in gRPC has the status 200.
+        let grpc = [(":method", "POST"), (":scheme", "http"), (":authority", "web.test"), (":path", "/a.B/C")];
+        let grpc = grpc.into_iter().chain([("content-type", "application/grpc")]);
+        let grpc = grpc.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        assert_eq!(h2::are_sent_away(address, &[grpc]).await, [!is_proxy], "kubernetes:R4 by a proxy: {is_proxy}");
     }
 }
 
