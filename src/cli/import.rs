@@ -384,15 +384,17 @@ fn places(options: &mut Options, host: &str, notes: &mut Vec<String>) -> Places 
         let [path, uri] = pair else { continue };
         let mut note =
             format!("`{REWRITTEN}`: the upstream `{uri}` at the path `{path}` is left out, as paths go on as they are");
-        match literal_start(path) {
-            "" => note.push_str("; its requests go to other routes that have the path"),
-            start => {
+        match refusable(path) {
+            None => note.push_str("; its requests go to other routes that have the path"),
+            Some(paths) => {
                 let id = format!("left-out-{}", left_out.len() + 1);
-                note.push_str(&format!("; the rule `{id}` refuses its requests, which would go to another route now"));
+                note.push_str(&format!(
+                    "; the rule `{id}` refuses all at `{paths}`, which would go to another route now"
+                ));
                 left_out.push(json!({
                     "id": id,
                     "why": format!("oauth2-proxy sent these requests to {uri}"),
-                    "on": {"paths": [format!("{start}/*")]},
+                    "on": {"paths": [paths]},
                     "do": "deny",
                 }));
             }
@@ -402,12 +404,20 @@ fn places(options: &mut Options, host: &str, notes: &mut Vec<String>) -> Places 
     Places { upstreams, routes, left_out, asked }
 }
 
-/// The segments that a path, or an expression for paths, begins with as they are written.
-fn literal_start(path: &str) -> &str {
+/// What a path, or an expression for paths, stands for as a rule can name it: one path, or all below the segments that it begins with.
+/// None of an expression with choices, or that begins with something else.
+fn refusable(path: &str) -> Option<String> {
     let path = path.strip_prefix('^').unwrap_or(path);
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_');
+    if path.contains('|') {
+        return None;
+    }
+    if let Some(exact) = path.strip_suffix('$').filter(|exact| exact.starts_with('/') && exact.chars().all(is_plain)) {
+        return Some(exact.to_owned());
+    }
     let plain = path.find(|c| !is_plain(c)).and_then(|end| path.get(..end)?.rsplit_once('/')).map(|(start, _)| start);
-    plain.unwrap_or(path).trim_end_matches('/')
+    let start = plain.unwrap_or(path).trim_end_matches('/');
+    (!start.is_empty()).then(|| format!("{start}/*"))
 }
 
 /// Who got in, as a rule: everybody whom both the groups and the addresses let in.

@@ -2,3 +2,35 @@
 
 pub mod login;
 pub mod token;
+
+use rustls::CertificateError;
+
+use crate::egress::EgressError;
+
+/// What is wrong with the certificate of the server, where a call failed for that.
+#[derive(Clone, Copy, Debug)]
+enum CertificateFault {
+    /// It is not valid yet, or no more.
+    Time,
+    /// It does not have the name that was called.
+    Name,
+    /// Nobody vouches for it whom this machine trusts.
+    Authority,
+}
+
+/// What to do about [`CertificateFault::Time`].
+const RENEW: &str = "whoever runs Doorward is to renew its certificate, unless the clock of this machine is wrong";
+
+impl CertificateFault {
+    fn of(error: &EgressError) -> Option<Self> {
+        let Some(rustls::Error::InvalidCertificate(why)) = error.of_tls() else { return None };
+        Some(match why {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Self::Time,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::Name,
+            _ => Self::Authority,
+        })
+    }
+}

@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    diagnosis::{self, Diagnosis, Finding},
+    diagnosis::{self, Diagnosis, Finding, Lines},
     fingerprint::Fingerprint,
     layers::{self, Setting, Sources},
     locations::{Locations, Place},
@@ -204,10 +204,10 @@ impl Draft {
             }
         };
         let text = self.files.get(file).map(|file| file.text.as_str()).unwrap_or_default();
-        let ends: Vec<usize> = text.match_indices('\n').map(|(end, _)| end).collect();
+        let lines = Lines::new(text);
         for Repeated { source: file, first, key } in node.repeated_keys() {
             let place = Place::File { file, span: key.span.clone() };
-            let line = ends.partition_point(|end| *end < first.span.start) + 1;
+            let line = lines.number(first.span.start);
             let message = format!("`{}` stands here a second time; the first is in line {line}", key.name);
             self.findings.push(Finding::error(Some(place), message));
         }

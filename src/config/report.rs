@@ -93,8 +93,8 @@ impl Report {
         self.push(Severity::Warning, at, message.into())
     }
 
-    /// An unknown name, with the nearest known one as help: in those problems alone that somebody is shown, since it is compared with
-    /// all that are known.
+    /// An unknown name, with the nearest known one as help: of very many problems in the first that are found, since it is compared with all
+    /// that are known.
     pub fn unknown<'a>(
         &mut self,
         at: &At,

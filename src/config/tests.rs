@@ -167,9 +167,11 @@ fn break_glass_behind_a_proxy_that_ends_tls_is_warned_of() {
         Case::new(&config).printed()
     };
     let (direct, proxied) = (listener(8443, ""), listener(8444, "trusted_proxies: [192.0.2.0/24], "));
-    let warned = |listeners: &str| printed(listeners).contains("has a proxy in front, which shows none but its own");
+    let passed_on = listener(8445, "trusted_proxies: [192.0.2.0/24], proxy_protocol_from: [192.0.2.0/24], ");
+    let warned = |listeners: &str| printed(listeners).contains("shows the proxy's, if any, and not their own");
     assert!(warned(&proxied), "{}", printed(&proxied));
     assert!(!warned(&direct), "{}", printed(&direct));
+    assert!(!warned(&passed_on), "{}", printed(&passed_on));
     assert!(!warned(&(direct + &proxied)), "one way is enough");
 }
 

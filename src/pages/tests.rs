@@ -143,6 +143,20 @@ fn pages() -> Vec<(&'static str, Page)> {
             ),
         ),
         (
+            "denied-for-good",
+            denied(&DeniedView {
+                rejection: &Rejection::new(Reason::TokenRevoked, "your access was revoked")
+                    .fix("ask whoever runs Doorward"),
+                why: None,
+                request: "GET /",
+                who: None,
+                request_id: "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
+                now: NOW,
+                step_up: None,
+                sign_in: Some("/oauth2/sign_in"),
+            }),
+        ),
+        (
             "who-am-i",
             who_am_i(&WhoAmIView {
                 username: "corp#alice",

@@ -166,7 +166,9 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
         @if status.as_u16() == 404 {
             p class="actions" { a href="/" { "To the start page" } }
         }
-        @let label = if view.who.is_some() { "Sign in as somebody else" } else { "Sign in" };
+        // Whose access was revoked gets nowhere by signing in as themselves.
+        @let is_other = view.who.is_some() || view.rejection.reason() == Reason::TokenRevoked;
+        @let label = if is_other { "Sign in as somebody else" } else { "Sign in" };
         @match (view.step_up, view.sign_in) {
             (Some(step_up), other) => p class="actions" {
                 a class="button" href=(step_up) { "Sign in again" }

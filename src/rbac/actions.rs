@@ -45,17 +45,17 @@ pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<
     let reviews = ["selfsubjectaccessreviews", "selfsubjectrulesreviews"];
     everywhere.insert(PolicyRule::new(&["authorization.k8s.io"], &reviews, &[&acting("create")]));
     everywhere.insert(PolicyRule::new(&["authentication.k8s.io"], &["selfsubjectreviews"], &[&acting("create")]));
+    let goes = |rule: &raw::Rule, by: fn(&raw::Route) -> bool| {
+        let named = |route: &&raw::Route| rule.on.routes.is_empty() || rule.on.routes.contains(&route.name);
+        root.routes.iter().filter(named).any(by)
+    };
     let leads_there = |rule: &&raw::Rule| {
-        if rule.on.pages == Some(true) || rule.on.is_of_deliveries() || rule.on.token.is_some() {
-            return false;
-        }
-        let mut named =
-            root.routes.iter().filter(|route| rule.on.routes.is_empty() || rule.on.routes.contains(&route.name));
-        named.any(raw::Route::reaches_kubernetes)
+        let is_elsewhere = rule.on.pages == Some(true) || rule.on.is_of_deliveries() || rule.on.token.is_some();
+        !is_elsewhere && goes(rule, raw::Route::reaches_kubernetes)
     };
     let allows = root.rules.iter().filter(|rule| !matches!(rule.action, raw::Action::Deny)).filter(leads_there);
     for rule in allows {
-        for action in actions(rule) {
+        for action in actions(rule, goes(rule, |route| route.kind == raw::RouteKind::Kubernetes)) {
             let namespaces = if action.urls.is_empty() { namespaces(rule) } else { vec![None] };
             for namespace in namespaces {
                 by_namespace.entry(namespace).or_default().insert(action.clone());
@@ -79,8 +79,8 @@ fn namespaces(rule: &raw::Rule) -> Vec<Option<&str>> {
     if all.is_empty() || all.contains(&"*") { vec![None] } else { all.into_iter().map(Some).collect() }
 }
 
-/// What a rule lets be done.
-fn actions(rule: &raw::Rule) -> Vec<PolicyRule> {
+/// What a rule lets be done. Of a Dashboard's route only paths of resources come to the API server, and what [`DISCOVERY`] has.
+fn actions(rule: &raw::Rule, is_on_kubernetes_route: bool) -> Vec<PolicyRule> {
     let all = raw::OnKubernetes::default();
     let runs = raw::OnKubernetes {
         verbs: of_runs(rule.on.run.as_ref()),
@@ -116,7 +116,7 @@ fn actions(rule: &raw::Rule) -> Vec<PolicyRule> {
     }
     let verbs = url_verbs(&on.verbs, &rule.on.methods);
     let urls = urls(rule, on);
-    if !urls.is_empty() && !verbs.is_empty() {
+    if is_on_kubernetes_route && !urls.is_empty() && !verbs.is_empty() {
         actions.push(PolicyRule { urls, verbs, ..PolicyRule::default() });
     }
     actions
@@ -131,7 +131,11 @@ fn urls(rule: &raw::Rule, on: &raw::OnKubernetes) -> Vec<String> {
     match (on.non_resource_urls.as_slice(), rule.on.paths.as_slice()) {
         ([], _) if is_of_resources => Vec::new(),
         ([], []) => vec!["*".to_owned()],
-        ([], paths) => paths.to_vec(),
+        // A path with all below it is one path more to Kubernetes.
+        ([], paths) => {
+            let above = paths.iter().filter_map(|path| path.strip_suffix("/*")).filter(|above| !above.is_empty());
+            above.map(str::to_owned).chain(paths.iter().cloned()).collect()
+        }
         (named, _) => named.to_vec(),
     }
 }

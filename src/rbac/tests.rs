@@ -154,6 +154,7 @@ fn a_rule_about_everything_is_about_paths_that_are_no_resource_too() {
         ("{kubernetes: {verbs: [read]}}", "get *, head *, options *"),
         ("{kubernetes: {non_resource_urls: [/metrics], verbs: [get, post]}}", "get /metrics, post /metrics"),
         ("{paths: [/metrics], methods: [GET]}", "get /metrics"),
+        ("{paths: [/metrics/*], methods: [GET]}", "get /metrics, get /metrics/*"),
         ("{namespace: ci}", ""),
         ("{kubernetes: {resources: [pods]}}", ""),
         ("{kubernetes: {namespaces: [ci], non_resource_urls: [/metrics], verbs: [get]}}", "get /metrics"),

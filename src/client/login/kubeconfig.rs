@@ -77,7 +77,7 @@ impl Files {
             return Err(format!("{} is {why}", self.first.display()).into());
         }
         if let Some(folder) = self.first.parent() {
-            fs::create_dir_all(folder)?;
+            fs::create_dir_all(folder).map_err(told(folder))?;
         }
         Ok((target, Lock::take(&self.first)?))
     }

@@ -7,13 +7,13 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use rustls::CertificateError;
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
 
 use super::{Address, kept::Entry};
 use crate::{
     authn::NeededLogin,
+    client::{CertificateFault, RENEW},
     clock::Timestamp,
     egress::{Bounds, Egress, EgressError, Proxy},
     endpoints::WHO_AM_I,
@@ -198,27 +198,17 @@ impl Server {
 
     /// What to do where there was no answer.
     fn advice(&self, error: &EgressError) -> Option<String> {
-        match (error.of_tls(), error) {
-            (Some(rustls::Error::InvalidCertificate(why)), _) => Some(match why {
-                CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. } => {
-                    "whoever runs Doorward is to renew its certificate, unless the clock of this machine is wrong"
-                        .to_owned()
-                }
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                    "use a name that stands in its certificate".to_owned()
-                }
-                _ => format!(
-                    "name the file with the authority that signed its certificate: `doorward login {} --ca FILE`",
-                    self.origin
-                ),
-            }),
-            (Some(rustls::Error::InvalidMessage(_)), _) => Some(
+        match (CertificateFault::of(error), error.of_tls(), error) {
+            (Some(CertificateFault::Time), ..) => Some(RENEW.to_owned()),
+            (Some(CertificateFault::Name), ..) => Some("use a name that stands in its certificate".to_owned()),
+            (Some(CertificateFault::Authority), ..) => Some(format!(
+                "name the file with the authority that signed its certificate: `doorward login {} --ca FILE`",
+                self.origin
+            )),
+            (None, Some(rustls::Error::InvalidMessage(_)), _) => Some(
                 "what answers there speaks no TLS: is it the right port, or for this machine `http://`?".to_owned(),
             ),
-            (None, EgressError::Exchange(_)) => self.may_be_tls(),
+            (None, None, EgressError::Exchange(_)) => self.may_be_tls(),
             _ => None,
         }
     }

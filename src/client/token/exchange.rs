@@ -9,14 +9,13 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use rustls::CertificateError;
 use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
 use crate::{
-    client::login::Address,
+    client::{CertificateFault, RENEW, login::Address},
     clock::Timestamp,
     egress::{Bounds, Egress, EgressError, Proxy},
     sts,
@@ -220,18 +219,12 @@ impl Swap {
 
 /// What to do about a certificate, if that is why a call failed.
 fn untrusted(error: &EgressError) -> Option<&'static str> {
-    let Some(rustls::Error::InvalidCertificate(why)) = error.of_tls() else { return None };
-    Some(match why {
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => {
-            "whoever runs Doorward is to renew its certificate, unless the clock of this machine is wrong"
+    Some(match CertificateFault::of(error)? {
+        CertificateFault::Time => RENEW,
+        CertificateFault::Name => "`--server` is to have a name that stands in its certificate",
+        CertificateFault::Authority => {
+            "name the file with the authority that signed its certificate by `--ca`, or DOORWARD_CA_FILE"
         }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "`--server` is to have a name that stands in its certificate"
-        }
-        _ => "name the file with the authority that signed its certificate by `--ca`, or DOORWARD_CA_FILE",
     })
 }
 

@@ -9,6 +9,7 @@ use super::{Names, item, names, reference};
 use crate::config::{
     raw::{self, AuditSink, Scheme},
     report::{At, Report},
+    values::Span,
 };
 
 /// Audiences that many applications share: a token for any of them would be one for us.
@@ -122,11 +123,13 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
         let at = item("rules", index);
         let need = at.key("need");
         let ages = [("mfa", rule.need.mfa), ("fresh_login", rule.need.fresh_login)];
-        let limits = token.lifetime.map(|lifetime| (at.key("on").key("token").key("lifetime"), "lifetime", lifetime));
-        let limits = limits.into_iter().chain(
-            ages.into_iter().filter_map(|(name, age)| Some((need.key(name).key("max_age"), name, age?.max_age))),
-        );
-        for (at, name, limit) in limits {
+        let lifetime = token.lifetime.map(|lifetime| (at.key("on").key("token").key("lifetime"), "lifetime", lifetime));
+        // Only a login of that very instant would give a token that lasts as long as a login may be old.
+        let ages = ages.into_iter().filter_map(|(name, age)| {
+            let most = age?.max_age.get().as_secs().saturating_sub(1);
+            Some((need.key(name).key("max_age"), name, Span::from_secs(most)))
+        });
+        for (at, name, limit) in lifetime.into_iter().chain(ages) {
             for onward in onward.iter().filter(|onward| is_named(&onward.audience) && onward.max_lifetime > limit) {
                 report
                     .error(
@@ -134,7 +137,7 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
                         format!("a token for `{}` may last longer: its provider says how long", onward.audience),
                     )
                     .help(format!(
-                        "give that audience a `max_lifetime` of no more than this, or a rule of its own without `{name}`"
+                        "give that audience a shorter `max_lifetime` (it can be had for what of this is left after a login), or a rule of its own without `{name}`"
                     ));
             }
         }

@@ -300,9 +300,9 @@ fn break_glass(root: &raw::Root, at: &At, report: &mut Report) {
     let mut asking = root.listeners.iter().filter(asks).peekable();
     if asking.peek().is_none() {
         report.error(at, "no listener asks for client certificates").help("set `client_ca` within `tls` of a listener");
-    } else if asking.all(|listener| !listener.trusted_proxies.is_empty()) {
+    } else if asking.all(|listener| !listener.trusted_proxies.is_empty() && listener.proxy_protocol_from.is_empty()) {
         report
-            .warning(at, "each listener that asks for client certificates has a proxy in front, which shows none but its own")
+            .warning(at, "whoever comes by way of the `trusted_proxies` of the listeners that ask for client certificates shows the proxy's, if any, and not their own")
             .help("give break-glass a listener of its own with `client_ca` and without `trusted_proxies`, to which TCP is passed on");
     }
 }
