@@ -40,7 +40,7 @@ pub struct Policy {
     pub(super) rules: Vec<Rule>,
     /// Which rules can hit on a route.
     by_route: HashMap<Box<str>, Box<[usize]>>,
-    /// Routes with one that follows the clock.
+    /// Routes on which a rule follows the clock.
     by_the_clock: HashSet<Box<str>>,
     grants: Vec<Grant>,
     pub(super) issuers: Arc<[IssuerFacts]>,

@@ -22,7 +22,7 @@ use crate::{
     issuers,
     kubernetes::Attributes,
     request::{
-        method,
+        host, method,
         path::check_canonical,
         route::{self, Taker},
     },
@@ -121,7 +121,10 @@ impl Scenario {
         // As `request::sanitize` and the route do.
         check_canonical(path)
             .map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
-        let host = request.host.clone().or_else(|| route.hosts.first().cloned()).unwrap_or_default();
+        let host = match &request.host {
+            Some(host) => host::normalise(host).ok_or_else(|| format!("`{host}` is no host"))?.into_owned(),
+            None => route.hosts.first().cloned().unwrap_or_default(),
+        };
         if endpoint.is_none() {
             check_arrival(root, route, &host, path, &method)?;
         }

@@ -7,7 +7,8 @@ use crate::{authn::LoginFacts, clock::Timestamp};
 
 /// How often what an expression says is looked at ahead, and how many times at most.
 const STEP: Duration = Duration::from_secs(60);
-const MAX_STEPS: u32 = 60;
+/// A minute each, up to the twelve hours that a token of another provider may last.
+const MAX_STEPS: u32 = 720;
 
 impl Policy {
     /// Until when rules give a token that they give at `from`, up to `until`; `gives` tells whether they do at some moment.

@@ -264,10 +264,14 @@ fn refuse(refusal: &Refusal, exchange: &mut Exchange) -> Response<Bytes> {
     refusal.answer()
 }
 
-/// Notes that no token was given, and why.
+/// Notes that what was asked for was refused, and why.
 fn refused(refusal: &Refusal, exchange: &mut Exchange) {
-    let id = exchange.record().id;
-    tracing::info!(request_id = %id, why = refusal.description(), "no token was given");
+    let (id, why) = (exchange.record().id, refusal.description());
+    if refusal.status().is_server_error() {
+        tracing::warn!(request_id = %id, why, "the issuer of tokens refused");
+    } else {
+        tracing::info!(request_id = %id, why, "the issuer of tokens refused");
+    }
     exchange.record().refusal = Some(audit::Refusal { reason: refusal.reason(), detail: refusal.description().into() });
 }
 

@@ -160,7 +160,8 @@ fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
     };
     for (rule, name) in [
         ("}}", None),
-        ("}}, need: {mfa: {max_age: 30m}, fresh_login: {max_age: 1h}}", None),
+        ("}}, need: {mfa: {max_age: 31m}, fresh_login: {max_age: 1h}}", None),
+        ("}}, need: {mfa: {max_age: 30m}}", Some("`mfa`")),
         (", lifetime: 5m}}", Some("`lifetime`")),
         ("}}, need: {mfa: {max_age: 29m}}", Some("`mfa`")),
         ("}}, need: {fresh_login: {max_age: 29m}}", Some("`fresh_login`")),
