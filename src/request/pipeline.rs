@@ -30,7 +30,7 @@ use crate::{
     app::App,
     assertions::Asserted,
     audit,
-    authn::{self, Authenticator, Principal, Scheme},
+    authn::{self, Authenticator, Scheme},
     authz::{Permit, authorize},
     body::ResponseBody,
     clock::Timestamp,

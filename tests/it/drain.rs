@@ -161,7 +161,7 @@ async fn a_shell_goes_on_after_the_door_has_closed_and_a_watch_does_not() {
 /// A part of the time is theirs, so that they are told before connections are cut.
 #[tokio::test]
 async fn what_lasts_is_told_of_the_end_before_the_deadline() {
-    let mut fixture = Fixture::with(with_drain("drain_accept: 0s, drain: 4s"), streaming).await;
+    let mut fixture = Fixture::with(with_drain("drain_accept: 0s, drain: 8s"), streaming).await;
     let alice = fixture.alice();
     let streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
     fixture.doorward.signal("TERM");

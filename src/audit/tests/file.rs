@@ -79,7 +79,6 @@ fn lines_do_not_go_with_a_file_that_somebody_moves_or_removes() {
     assert_eq!(fs::read(&path).unwrap(), b"four\nfive\n");
 }
 
-/// The file that is open writes at its end alone.
 /// There may be several file systems, of which one is full.
 #[test]
 fn a_trail_that_cannot_be_written_names_its_file() {
@@ -103,6 +102,7 @@ fn a_trail_that_cannot_be_written_names_its_file() {
     trail.shutdown();
 }
 
+/// The file that is open writes at its end alone.
 #[test]
 fn what_a_failed_sync_has_lost_of_a_file_is_written_in_its_place() {
     let directory = tempfile::tempdir().unwrap();

@@ -290,6 +290,8 @@ fn the_overlay_of_the_guide_replaces_the_configuration_under_the_name_that_pods_
     assert_eq!(*config, json!({"doorward.yaml": "# ours", "grants.yaml": "# ours", "rules.yaml": "# ours"}));
     let volumes = list(&pods(&objects, "doorward")["spec"]["volumes"]);
     assert!(volumes.iter().any(|volume| volume["configMap"]["name"] == "doorward"), "{volumes:?}");
+    let image = &list(&pods(&objects, "doorward")["spec"]["containers"])[0]["image"];
+    assert_eq!(*image, "registry.example.org/doorward:0.1.0");
 }
 
 /// A Service that gives callers the address of a node makes one caller of them all.

@@ -217,7 +217,6 @@ async fn attacks_z46_the_event_listeners_own_answer_decides_which_event_is_the_d
     assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 1"));
 }
 
-/// Nobody says then which event was its own, so that the next try makes the run.
 /// Somebody who asks for Triggers that nobody has must not do so unseen.
 #[tokio::test]
 async fn attacks_z46_triggers_that_find_no_room_raise_an_alarm() {
@@ -240,6 +239,7 @@ async fn attacks_z46_triggers_that_find_no_room_raise_an_alarm() {
     }
 }
 
+/// Nobody says then which event was its own, so that the next try makes the run.
 #[tokio::test]
 async fn attacks_z46_a_false_event_and_a_lost_answer_cost_no_run() {
     let told = Arc::new(Notify::new());
