@@ -2,7 +2,7 @@
 //!
 //! `benches/run` installs wrk and nginx and runs this. All proxies are pinned to core 0; load and upstream to core 1.
 //! Rounds are interleaved and ratios are taken within a round, so that a machine whose speed drifts does not decide.
-//! Raw figures go to `benches/results/`, and `report` writes the table of `docs/performance.md` from them.
+//! Raw figures go to `benches/results/`, and `report` writes the table of `docs/performance.md` and what the README says from them.
 
 #![expect(clippy::indexing_slicing, reason = "a bench that meets what it does not expect may stop")]
 
@@ -19,12 +19,14 @@ use std::{path::PathBuf, process::ExitCode};
 
 use report::{Figures, Sample, results};
 
-/// Writes the table of the committed figures into `docs/performance.md`.
+/// Writes what the committed figures give into `docs/performance.md` and the README.
 fn write_report() -> Result<(), Failure> {
     let figures: Figures = serde_json::from_slice(&std::fs::read(results())?)?;
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
-    let page = std::fs::read_to_string(&path)?;
-    std::fs::write(path, report::written_into(&page, &figures)?)?;
+    for (page, told) in [("docs/performance.md", report::table(&figures)), ("README.md", report::summary(&figures))] {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(page);
+        let written = report::written_into(&std::fs::read_to_string(&path)?, &told)?;
+        std::fs::write(path, written)?;
+    }
     Ok(())
 }
 
