@@ -504,7 +504,7 @@ async fn a_token_that_would_outlast_what_its_rule_says_of_time_is_not_passed_on(
     let (from, to) = (clock(minute + 24 * 60 - 60, "00:00"), clock(minute + 4, "24:00"));
     for more in [
         format!("'tekton:*']}}, time: {{from: '{from}', to: '{to}'}}}}"),
-        "'tekton:*']}}\n    need: {mfa: {max_age: 1h}}".to_owned(),
+        "'tekton:*']}}\n    need: {mfa: {max_age: 61m}}".to_owned(),
         format!("'tekton:*']}}}}\n    when: request.time < {}", now() + 200),
     ] {
         is_not_outlasted(&RULES.replacen("'tekton:*']}}", &more, 1)).await;
