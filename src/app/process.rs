@@ -1,6 +1,7 @@
 //! From the start of the process to its end.
 
 use std::{
+    future::pending,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -280,14 +281,18 @@ async fn serve(
         _ = interrupt.recv() => true,
     };
     app.streams.drain();
-    // A reload that was given up may not have come to all of them.
-    app.streams.recheck_in_parts(|stream| app.refuses(stream)).await;
     downstream.drain().close();
     let last_words = LAST_WORDS.min(rest / 4);
     let begun = Instant::now();
     if !hurried {
+        let recheck = async {
+            // A reload that was given up may not have come to all of them.
+            app.streams.recheck_in_parts(|stream| app.refuses(stream)).await;
+            pending::<()>().await;
+        };
         tokio::select! {
             () = downstream.drain().until_empty(rest - last_words) => {}
+            () = recheck => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
