@@ -245,4 +245,9 @@ async fn taking_the_section_away_closes_it_at_once_and_it_is_open_for_an_hour_at
     assert_eq!((answer.status, answer.reason().as_str()), (401, "credential_malformed"), "{}", answer.text());
     let rest = watch.rest().await;
     assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+
+    // Prepared again: the log alone tells that it is closed.
+    let prepared = configuration(&world.issuer, &world.upstream, &world.alice, now() - 60);
+    std::fs::write(world.doorward.dir().join("doorward.yaml"), prepared).unwrap();
+    world.doorward.wait_for_log("break-glass is closed: its `until` has passed").await;
 }
