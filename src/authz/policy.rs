@@ -230,7 +230,7 @@ impl Policy {
         !self.by_the_clock.is_empty()
     }
 
-    /// The same for requests on one route.
+    /// Whether it may for requests on one route.
     pub fn follows_the_clock_on(&self, route: &str) -> bool {
         self.by_the_clock.contains(route)
     }

@@ -36,7 +36,7 @@ impl Policy {
         self.read_until(from, until, gives)
     }
 
-    /// The same as far as expressions that read the time say it.
+    /// Until when rules give it, as far as expressions that read the time say.
     fn read_until(&self, from: Timestamp, until: Timestamp, gives: impl Fn(Timestamp) -> bool) -> Timestamp {
         let mut rules = self.candidates(TOKEN_ENDPOINT);
         if !rules.any(|rule| !rule.is_shadow() && rule.reads_time()) {

@@ -5,8 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::lock::lock;
 use tokio::{runtime::Handle, sync::watch};
+
+use crate::lock::lock;
 
 /// The SHA-256 of what is asked.
 pub type Key = [u8; 32];

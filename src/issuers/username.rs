@@ -160,8 +160,8 @@ impl UsernameTemplate {
     }
 }
 
-/// The user name that the principal of these claims has, as [`Mapping::principal`](super::principal::Mapping::principal) gives it, told from what is written of the
-/// issuer alone. The error says in plain words what is missing.
+/// The user name that the principal of these claims has, as [`Mapping::principal`](super::principal::Mapping::principal) gives it, told
+/// from what is written of the issuer alone. The error says in plain words what is missing.
 pub fn username(raw: &raw::Issuer, subject: &str, claims: &Map<String, Value>) -> Result<String, String> {
     let mut claims = claims.clone();
     claims.entry("sub").or_insert_with(|| subject.into());
