@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
+    net::TcpStream,
     process::{Child, Command},
     sync::watch,
 };
@@ -137,12 +138,7 @@ impl Doorward {
     /// Makes it believe that it uses so much memory, and waits until it says this of it. Needs [`Doorward::start_with_faults`].
     pub async fn use_memory(&self, kib: u64, words: &str) {
         super::faults::set_memory_used(self.dir(), kib);
-        super::within(async {
-            while !self.admin("/readyz").await.text().contains(words) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        self.until_readyz_says(words).await;
     }
 
     pub fn dir(&self) -> &Path {
@@ -159,49 +155,32 @@ impl Doorward {
 
     /// Waits until a log line has this message, and gives it.
     pub async fn wait_for_log(&mut self, message: &str) -> Value {
-        let log = self.log.clone();
-        let found = move || log.lock().unwrap().iter().find(|line| line["message"] == message).cloned();
-        super::within(async {
-            loop {
-                if let Some(line) = found() {
-                    return line;
-                }
-                if self.lines.changed().await.is_err() {
-                    panic!("Doorward ended without `{message}`: {:#?}", self.log());
-                }
-            }
-        })
-        .await
+        self.log_line(message, |line| line["message"] == message).await
     }
 
     /// Waits until a log line contains this text, and gives it.
     pub async fn wait_for_log_containing(&mut self, text: &str) -> Value {
+        self.log_line(text, |line| line.to_string().contains(text)).await
+    }
+
+    /// Waits until a generation of at least this number is in force.
+    pub async fn wait_for_generation(&mut self, number: u64) {
+        let what = format!("generation {number}");
+        self.log_line(&what, |line| line["generation"].as_u64().is_some_and(|found| found >= number)).await;
+    }
+
+    async fn log_line(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let log = self.log.clone();
-        let found = move || log.lock().unwrap().iter().find(|line| line.to_string().contains(text)).cloned();
+        let found = move || log.lock().unwrap().iter().find(|line| fits(line)).cloned();
         super::within(async {
             loop {
                 if let Some(line) = found() {
                     return line;
                 }
-                assert!(self.lines.changed().await.is_ok(), "Doorward ended without `{text}`: {:#?}", self.log());
+                assert!(self.lines.changed().await.is_ok(), "Doorward ended without `{what}`: {:#?}", self.log());
             }
         })
         .await
-    }
-
-    /// Waits until a generation of at least this number is in force.
-    pub async fn wait_for_generation(&mut self, number: u64) {
-        let log = self.log.clone();
-        let reached = move || {
-            let log = log.lock().unwrap();
-            log.iter().any(|line| line["generation"].as_u64().is_some_and(|found| found >= number))
-        };
-        super::within(async {
-            while !reached() {
-                assert!(self.lines.changed().await.is_ok(), "Doorward ended: {:#?}", self.log());
-            }
-        })
-        .await;
     }
 
     /// Waits until tokens of an issuer can be verified.
@@ -213,12 +192,7 @@ impl Doorward {
     pub async fn wait_for_keys_at(&self, host: &str, issuer: &super::Issuer) {
         let host = format!("Host: {host}");
         let token = format!("Authorization: Bearer {}", issuer.token("probe", &[]));
-        super::within(async {
-            while self.get("/probe-of-the-tests", &[&host, &token]).await.status == 503 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        super::settled(async || self.get("/probe-of-the-tests", &[&host, &token]).await).await;
     }
 
     /// What the admin listener says at a path.
@@ -230,23 +204,28 @@ impl Doorward {
 
     /// Waits until callers may be sent here.
     pub async fn until_ready(&self) {
-        super::within(async {
-            while self.admin("/readyz").await.status != 200 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        super::until(async || self.admin("/readyz").await.status == 200).await;
+    }
+
+    /// Waits until readiness tells of something, in these words.
+    pub async fn until_readyz_says(&self, words: &str) {
+        super::until(async || self.admin("/readyz").await.text().contains(words)).await;
+    }
+
+    /// Waits until the metrics have this line, or part of one.
+    pub async fn until_metrics_say(&self, line: &str) {
+        super::until(async || self.metrics().await.contains(line)).await;
+    }
+
+    /// Waits until the listener `public` takes no connection.
+    pub async fn until_closed(&self) {
+        super::until(async || TcpStream::connect(self.address("public")).await.is_err()).await;
     }
 
     /// Waits until browsers at this host are sent to the provider.
     pub async fn until_people_can_sign_in(&self, host: &str) {
         let host = format!("Host: {host}");
-        super::within(async {
-            while self.get("/oauth2/start", &[&host]).await.status != 303 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        super::until(async || self.get("/oauth2/start", &[&host]).await.status == 303).await;
     }
 
     pub async fn metrics(&self) -> String {
@@ -287,8 +266,38 @@ impl Doorward {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// Waits until `count` audit records fit, and gives all that do: a thread of its own writes them.
+    pub async fn records(&self, count: usize, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
+        super::found(async || {
+            let all: Vec<Value> = self.audit().into_iter().filter(|record| fits(record)).collect();
+            (all.len() >= count).then_some(all)
+        })
+        .await
+    }
+
+    /// Waits for an audit record that fits, and gives the first.
+    pub async fn record(&self, fits: impl Fn(&Value) -> bool) -> Value {
+        self.records(1, fits).await.remove(0)
+    }
+
     pub fn audit_path(&self) -> PathBuf {
         self.dir.path().join("audit.jsonl")
+    }
+
+    /// What `doorward` says when it is called so, in this folder; see [`told`].
+    pub async fn told(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        told(self.dir(), arguments).await
+    }
+
+    /// What `audit verify` says of a file of the trail.
+    pub async fn verify(&self, trail: &str) -> (Option<i32>, String) {
+        let keys = ["--key", "audit-chain.key", "--checkpoint-key", "audit-checkpoint.pub.pem"];
+        self.told(&[&["audit", "verify", trail], &keys[..]].concat()).await
+    }
+
+    /// What `audit trace` says: `kind` is `run`, `token` and so on.
+    pub async fn trace(&self, kind: &str, what: &str) -> (Option<i32>, String) {
+        self.told(&["audit", "trace", kind, what, "--trail", "audit.jsonl"]).await
     }
 
     /// Runs an operator's command at the socket, which must be `operator.sock` in the folder. Gives the exit status and
@@ -321,6 +330,21 @@ impl Doorward {
         let peak = self.peak_memory().expect("it runs");
         assert!(peak < ceiling, "{attack}: {peak} MiB were resident, of at most {ceiling}");
     }
+}
+
+/// What `doorward` says when it is called so in a folder: its exit status, its output, and its errors behind that.
+pub async fn told(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
+    let output = super::within(command.output()).await.unwrap();
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+/// What `doorward check` says of a configuration that is `doorward.yaml` in a folder of its own.
+pub async fn checked(yaml: &str) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("doorward.yaml"), yaml).unwrap();
+    told(folder.path(), &["check", "doorward.yaml"]).await
 }
 
 /// What no client, issuer or upstream of any test may bring its memory to, in MiB. Tests of floods state less.

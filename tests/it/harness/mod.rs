@@ -11,6 +11,7 @@ mod login;
 mod nginx;
 mod node;
 mod ports;
+mod push;
 mod receivers;
 mod redis;
 mod reviews;
@@ -24,12 +25,13 @@ use std::{future::Future, time::Duration};
 pub use self::{
     client::{Answer, Raw},
     connect_proxy::ConnectProxy,
-    doorward::{Doorward, request},
+    doorward::{Doorward, checked, request, told},
     issuer::{AUDIENCE, Fault, Issuer, now, unique},
     login::{Answered, asked, call_back, come_back, cookies, log_in, session},
     nginx::Nginx,
     node::{OidcProvider, aws_credentials, browse, browse_until, verify},
     ports::free_port,
+    push::{Push, hex},
     receivers::{Collector, CollectorAnswer, SyslogServer},
     redis::RedisServer,
     reviews::{Reviews, Verdict},
@@ -41,4 +43,27 @@ pub use self::{
 /// Waits for something that must happen. The bound only ends a test that has already failed.
 pub async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(90), what).await.expect("it did not happen within 90 s")
+}
+
+/// Waits until there is something, and gives it.
+pub async fn found<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    within(async {
+        loop {
+            if let Some(it) = look().await {
+                return it;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+/// Waits until something holds.
+pub async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    found(async || holds().await.then_some(())).await;
+}
+
+/// What is answered once it is no 503: what is known of revocations is old for a moment after a clock was set.
+pub async fn settled(mut ask: impl AsyncFnMut() -> Answer) -> Answer {
+    found(async || Some(ask().await).filter(|answer| answer.status != 503)).await
 }
