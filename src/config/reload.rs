@@ -280,6 +280,7 @@ mod tests {
         "/assertions/issuer",
         "/assertions/keys",
         "/interceptor/host",
+        "/interceptor/listener",
         "/interceptor/kubernetes",
         "/runs/kubernetes",
         "/tokens/keys",

@@ -264,7 +264,8 @@ golden! {
         .file("three.yaml", "rules: [\n");
     references_to_nothing: Case::new(&GOOD
         .replace("kubernetes: api\n", "kubernetes: apis\n    issuers: [compny, other]\n")
-        .replace("webhook: github", "webhook: gitlab"));
+        .replace("webhook: github", "webhook: gitlab")
+        .replace("sessions:\n", "interceptor: {host: door.svc, listener: publik}\nsessions:\n"));
     names_that_clash: Case::new(&GOOD.replace("name: listener\n", "name: api\n").replace("name: github\n    kind", "name: my hook\n    kind"));
     fields_of_another_kind: Case::new(&GOOD
         .replace("    kind: kubernetes\n", "    kind: kubernetes\n    webhook: github\n    kubernetes: api\n    event_listener: {namespace: a, name: b}\n")

@@ -112,7 +112,7 @@ pub(super) fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
         let said = "no ClusterInterceptor leads to it, so that no EventListener asks it";
         return vec![Finding::warning(Check::Interceptor, &of, said, AGAIN)];
     }
-    let chains = chains(doctor);
+    let chains = chains(doctor, interceptor.listener.as_deref());
     let finding = |object: &&Object| {
         let of = format!("ClusterInterceptor `{}`", object.metadata.name);
         let fault = |why, cure| {
@@ -128,10 +128,11 @@ pub(super) fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     ours.iter().map(finding).collect()
 }
 
-/// The chains of all listeners.
-fn chains(doctor: &Doctor<'_>) -> Vec<Vec<CertificateDer<'static>>> {
+/// The chains of the listeners on which it is asked.
+fn chains(doctor: &Doctor<'_>, asked_on: Option<&str>) -> Vec<Vec<CertificateDer<'static>>> {
     let folder = folder_of(&doctor.loaded.path);
-    let files = doctor.raw().listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let listeners = doctor.raw().listeners.iter().filter(|listener| asked_on.is_none_or(|name| name == listener.name));
+    let files = listeners.filter_map(|listener| listener.tls.as_ref());
     files.flat_map(|tls| &tls.certificates).filter_map(|files| read(&folder.join(&files.chain))).collect()
 }
 

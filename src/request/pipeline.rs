@@ -223,6 +223,9 @@ impl Worker {
                 return answer.map(|response| own(response, id));
             }
             Ok(Target::Interceptor) => {
+                if !interceptor::is_asked_on(&connection.listener, snapshot) {
+                    return Err(Miss::Path.into());
+                }
                 let answer = Box::pin(interceptor::answer(&self.app, &self.pools, snapshot, request, exchange)).await;
                 return answer.map(|response| own(response, id));
             }

@@ -149,9 +149,12 @@ pub struct Assertions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Interceptor {
-    /// The host name by which they ask, such as `doorward.doorward.svc`; all requests to it on any listener are such
-    /// questions, so no route may have it.
+    /// The host name by which they ask, such as `doorward.doorward.svc`; all requests to it are such questions, so no route
+    /// may have it.
     pub host: String,
+    /// The listener, by name, on which they ask: on all others nothing is at that host. Default: any.
+    #[serde(default)]
+    pub listener: Option<String>,
     /// The upstream, by name, where Triggers and EventListeners are read, for rules on their service accounts. Its credential must
     /// be allowed to `get` both.
     #[serde(default)]

@@ -29,6 +29,10 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, r
         if let Some(kubernetes) = &interceptor.kubernetes {
             reference(&names.upstreams, "upstream", kubernetes, &at.key("kubernetes"), report);
         }
+        if let Some(listener) = &interceptor.listener {
+            let listeners = root.listeners.iter().map(|listener| listener.name.as_str()).collect();
+            reference(&listeners, "listener", listener, &at.key("listener"), report);
+        }
         let at = at.key("host");
         names::host(&interceptor.host, &at, report);
         let taken = root.routes.iter().find(|route| route.hosts.contains(&interceptor.host));

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::{BODY, deliver};
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Answer, Recorded, Reply, unique, within},
+    harness::{Answer, Raw, Recorded, Reply, request, unique, within},
 };
 
 const ANSWER: &str = r#"{"eventListener":"build","namespace":"ci","eventID":"event-1"}"#;
@@ -74,9 +74,10 @@ fn question(assertion: &str, body: &str, event: &str) -> Value {
     })
 }
 
+const ASKED: [&str; 3] = ["POST /interceptor HTTP/1.1", "Host: door.door.svc", "Content-Type: application/json"];
+
 async fn ask(fixture: &Fixture, question: &Value) -> Answer {
-    let head = ["POST /interceptor HTTP/1.1", "Host: door.door.svc", "Content-Type: application/json"];
-    fixture.doorward.send(&head, question.to_string().as_bytes()).await
+    fixture.doorward.send(&ASKED, question.to_string().as_bytes()).await
 }
 
 /// Whether the trigger may go on, with the whole answer.
@@ -488,4 +489,21 @@ async fn a_delivery_that_is_new_again_makes_its_run() {
         let twin = deliver(&fixture, &id, &body, &[]).await;
         assert_eq!((twin.status, twin.reason().as_str()), (200, "replayed_delivery"));
     }
+}
+
+#[tokio::test]
+async fn it_is_asked_on_the_listener_that_the_configuration_names_and_on_no_other() {
+    let change = |yaml: String| {
+        let two = "listeners: [{name: public, address: 127.0.0.1:0}, {name: inner, address: 127.0.0.1:0}]";
+        yaml.replace("listeners: [{name: public, address: 127.0.0.1:0}]", two)
+            .replace("{host: door.door.svc,", "{host: door.door.svc, listener: inner,")
+    };
+    let fixture = fixture_with(change, |_| Reply::json(202, ANSWER)).await;
+    let (assertion, body) = asserted(&fixture).await;
+    let question = question(&assertion, &body, "event-1");
+    assert_eq!(ask(&fixture, &question).await.status, 404);
+    let mut raw = Raw::connect(fixture.doorward.address("inner")).await;
+    raw.send(request(&ASKED, question.to_string().as_bytes())).await;
+    let answer = raw.answer().await;
+    assert!(answer.status == 200 && answer.text().contains("\"continue\":true"), "{}", answer.text());
 }
