@@ -92,14 +92,17 @@ const fn scheme_index(scheme: Option<Scheme>) -> usize {
     }
 }
 
+/// Labels of a metric whose values are of one type: each its name and its value.
+pub type Labels<V, const N: usize = 1> = [(&'static str, V); N];
+
 /// Counts requests and configurations. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct RequestMetrics {
     requests: Family<RequestLabels, Counter>,
-    seconds: Family<RouteLabels, Latency>,
+    seconds: Family<Labels<Arc<str>>, Latency>,
     in_flight: Gauge,
     generation: Gauge,
-    reloads: Family<ReloadLabels, Counter>,
+    reloads: Family<Labels<&'static str>, Counter>,
     last_reload: Gauge,
     refused: Gauge,
 }
@@ -110,16 +113,6 @@ struct RequestLabels {
     scheme: &'static str,
     outcome: &'static str,
     reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabels {
-    route: Arc<str>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReloadLabels {
-    outcome: &'static str,
 }
 
 impl RequestMetrics {
@@ -150,7 +143,7 @@ impl RequestMetrics {
     /// The handles of a route, made once for each generation. Requests that fit no route have a name such as `-`.
     pub fn route(&self, name: &Arc<str>) -> RouteMetrics {
         RouteMetrics {
-            seconds: self.seconds.get_or_create_owned(&RouteLabels { route: Arc::clone(name) }),
+            seconds: self.seconds.get_or_create_owned(&[("route", Arc::clone(name))]),
             name: Arc::clone(name),
             requests: self.requests.clone(),
             counters: std::array::from_fn(|_| std::array::from_fn(|_| OnceLock::new())),
@@ -167,13 +160,13 @@ impl RequestMetrics {
     pub fn reload_applied(&self, generation: u64, now: Timestamp) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.last_reload.set(now.as_secs());
-        self.reloads.get_or_create(&ReloadLabels { outcome: "applied" }).inc();
+        self.reloads.get_or_create(&[("outcome", "applied")]).inc();
         self.refused.set(0);
     }
 
     /// A configuration was refused, and the old one kept.
     pub fn reload_refused(&self) {
-        self.reloads.get_or_create(&ReloadLabels { outcome: "refused" }).inc();
+        self.reloads.get_or_create(&[("outcome", "refused")]).inc();
         self.refused.set(1);
     }
 }

@@ -3,10 +3,12 @@
 use std::fmt::{self, Write};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    encoding::{EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+use crate::admin::metrics::Labels;
 
 /// The values of these enums as labels: the names of their variants in snake case, as all labels of Doorward are.
 macro_rules! snake_case_labels {
@@ -34,30 +36,15 @@ fn snake_case(name: &str, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub(super) active: Gauge,
-    accepted: Family<ListenerLabel, Counter>,
-    certificate_ends: Family<ListenerLabel, Gauge>,
-    served: Family<ProtocolLabel, Counter>,
-    refused: Family<RefusedLabel, Counter>,
-    tls_failures: Family<TlsLabel, Counter>,
-    protocol_errors: Family<ErrorLabel, Counter>,
-    expired: Family<ExpiredLabel, Counter>,
+    accepted: Family<Labels<String>, Counter>,
+    certificate_ends: Family<Labels<String>, Gauge>,
+    served: Family<Labels<&'static str>, Counter>,
+    refused: Family<Labels<Refused>, Counter>,
+    tls_failures: Family<Labels<TlsFailure>, Counter>,
+    protocol_errors: Family<Labels<ProtocolError>, Counter>,
+    expired: Family<Labels<Expired>, Counter>,
     pub(super) accept_errors: Counter,
     pub(super) panics: Counter,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ListenerLabel {
-    listener: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ProtocolLabel {
-    protocol: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefusedLabel {
-    reason: Refused,
 }
 
 /// Why a connection was closed before it spoke HTTP.
@@ -79,11 +66,6 @@ pub(super) enum Refused {
     Silent,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TlsLabel {
-    reason: TlsFailure,
-}
-
 /// Why a TLS handshake failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum TlsFailure {
@@ -94,11 +76,6 @@ pub(super) enum TlsFailure {
     Certificate,
     /// Anything else that was wrong with the handshake.
     Protocol,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ErrorLabel {
-    kind: ProtocolError,
 }
 
 /// What was wrong with the bytes of a connection, or with one request.
@@ -120,11 +97,6 @@ pub(super) enum ProtocolError {
     Flood,
     /// Reading or writing failed.
     Io,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ExpiredLabel {
-    phase: Expired,
 }
 
 /// Which deadline closed a connection.
@@ -162,30 +134,34 @@ impl Metrics {
     }
 
     pub(super) fn accepted(&self, listener: &str) -> Counter {
-        self.accepted.get_or_create(&ListenerLabel { listener: listener.to_owned() }).clone()
+        self.accepted.get_or_create(&of(listener)).clone()
     }
 
     pub(super) fn certificate_ends(&self, listener: &str) -> Gauge {
-        self.certificate_ends.get_or_create(&ListenerLabel { listener: listener.to_owned() }).clone()
+        self.certificate_ends.get_or_create(&of(listener)).clone()
     }
 
     pub(super) fn served(&self, protocol: &'static str) {
-        self.served.get_or_create(&ProtocolLabel { protocol }).inc();
+        self.served.get_or_create(&[("protocol", protocol)]).inc();
     }
 
     pub(super) fn refused(&self, reason: Refused) {
-        self.refused.get_or_create(&RefusedLabel { reason }).inc();
+        self.refused.get_or_create(&[("reason", reason)]).inc();
     }
 
     pub(super) fn tls_failed(&self, reason: TlsFailure) {
-        self.tls_failures.get_or_create(&TlsLabel { reason }).inc();
+        self.tls_failures.get_or_create(&[("reason", reason)]).inc();
     }
 
     pub(super) fn protocol_error(&self, kind: ProtocolError) {
-        self.protocol_errors.get_or_create(&ErrorLabel { kind }).inc();
+        self.protocol_errors.get_or_create(&[("kind", kind)]).inc();
     }
 
     pub(super) fn expired(&self, phase: Expired) {
-        self.expired.get_or_create(&ExpiredLabel { phase }).inc();
+        self.expired.get_or_create(&[("phase", phase)]).inc();
     }
+}
+
+fn of(listener: &str) -> Labels<String> {
+    [("listener", listener.to_owned())]
 }

@@ -36,15 +36,11 @@ use url::Url;
 
 use self::fetching::FETCH_TIMEOUT;
 use super::{
-    breaker::Bucket,
-    discovery::Metadata,
-    kept_keys::KeptKeys,
-    keys::Keys,
-    metrics::{IssuerLabel, Metrics},
-    tenants::Tenants,
+    breaker::Bucket, discovery::Metadata, kept_keys::KeptKeys, keys::Keys, metrics::Metrics, tenants::Tenants,
     validators::Validators,
 };
 use crate::{
+    admin::metrics::Labels,
     authn::KeyId,
     clock::{Clock, Timestamp},
     config::{raw::Algorithm, resolver::Secret},
@@ -393,7 +389,7 @@ impl Shared {
         lock(&self.known)
     }
 
-    fn label(&self) -> IssuerLabel {
-        IssuerLabel { issuer: Arc::clone(&self.settings.name) }
+    fn label(&self) -> Labels<Arc<str>> {
+        [("issuer", Arc::clone(&self.settings.name))]
     }
 }

@@ -8,23 +8,20 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::admin::metrics::Labels;
+
 /// Counters and gauges of issuers. Labels come from the configuration, never from a token.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub(super) key_fetches: Family<FetchLabels, Counter>,
-    pub(super) keys: Family<IssuerLabel, Gauge>,
-    pub(super) keys_fetched_at: Family<IssuerLabel, Gauge>,
-    pub(super) keys_stale: Family<IssuerLabel, Gauge>,
-    pub(super) unknown_kids: Family<IssuerLabel, Counter>,
+    pub(super) keys: Family<Labels<Arc<str>>, Gauge>,
+    pub(super) keys_fetched_at: Family<Labels<Arc<str>>, Gauge>,
+    pub(super) keys_stale: Family<Labels<Arc<str>>, Gauge>,
+    pub(super) unknown_kids: Family<Labels<Arc<str>>, Counter>,
     pub(super) introspections: Family<OutcomeLabels, Counter>,
     pub(super) token_reviews: Family<OutcomeLabels, Counter>,
     pub(super) cache_hits: Counter,
     pub(super) cache_misses: Counter,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct IssuerLabel {
-    pub issuer: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -5,12 +5,13 @@ use std::{fmt, time::Duration};
 use moka::sync::Cache;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeLabelValue, EncodeMetric},
     metrics::{counter::Counter, family::Family, gauge::ConstGauge},
     registry::Registry,
 };
 
 use super::record::SessionHash;
+use crate::admin::metrics::Labels;
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -44,16 +45,11 @@ impl Ended {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    reason: Ended,
-}
-
 /// Sessions in use, created and ended.
 #[derive(Clone, Debug)]
 pub struct SessionMetrics {
     created: Counter,
-    ended: Family<Reason, Counter>,
+    ended: Family<Labels<Ended>, Counter>,
     active: Cache<SessionHash, ()>,
 }
 
@@ -78,7 +74,7 @@ impl SessionMetrics {
 
     pub(super) fn ended(&self, hash: &SessionHash, reason: Ended) {
         self.active.invalidate(hash);
-        self.ended.get_or_create(&Reason { reason }).inc();
+        self.ended.get_or_create(&[("reason", reason)]).inc();
     }
 
     pub(super) fn seen(&self, hash: SessionHash) {

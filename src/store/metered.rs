@@ -3,7 +3,6 @@
 use std::{sync::atomic::AtomicU64, time::Instant};
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
         family::Family,
@@ -14,24 +13,13 @@ use prometheus_client::{
 };
 
 use super::{Backend, Change, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
-use crate::clock::Timestamp;
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Operation {
-    operation: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Failure {
-    operation: &'static str,
-    kind: &'static str,
-}
+use crate::{admin::metrics::Labels, clock::Timestamp};
 
 /// Latency and errors of the store.
 #[derive(Clone, Debug)]
 pub struct StoreMetrics {
-    latency: Family<Operation, Histogram, fn() -> Histogram>,
-    errors: Family<Failure, Counter>,
+    latency: Family<Labels<&'static str>, Histogram, fn() -> Histogram>,
+    errors: Family<Labels<&'static str, 2>, Counter>,
     clock_ahead: Gauge<f64, AtomicU64>,
 }
 
@@ -83,7 +71,7 @@ impl<B: Backend> Metered<B> {
         Box::pin(async move {
             let start = Instant::now();
             let answer = call.await;
-            self.metrics.latency.get_or_create(&Operation { operation }).observe(start.elapsed().as_secs_f64());
+            self.metrics.latency.get_or_create(&[("operation", operation)]).observe(start.elapsed().as_secs_f64());
             if let Err(error) = &answer {
                 let kind = match error {
                     StoreError::Unavailable(_) => "unavailable",
@@ -91,7 +79,7 @@ impl<B: Backend> Metered<B> {
                     StoreError::Full(_) => "full",
                     StoreError::Corrupt(_) => "corrupt",
                 };
-                self.metrics.errors.get_or_create(&Failure { operation, kind }).inc();
+                self.metrics.errors.get_or_create(&[("operation", operation), ("kind", kind)]).inc();
             }
             answer
         })

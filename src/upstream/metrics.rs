@@ -3,25 +3,21 @@
 use std::sync::Arc;
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
+use crate::admin::metrics::Labels;
+
 /// The counters of all pools. Clones share them, so that each worker has one.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    open: Family<UpstreamLabel, Gauge>,
-    idle: Family<UpstreamLabel, Gauge>,
-    opened: Family<UpstreamLabel, Counter>,
-    reused: Family<UpstreamLabel, Counter>,
-    connect_failures: Family<UpstreamLabel, Counter>,
-    retries: Family<UpstreamLabel, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UpstreamLabel {
-    upstream: String,
+    open: Family<Labels<Arc<str>>, Gauge>,
+    idle: Family<Labels<Arc<str>>, Gauge>,
+    opened: Family<Labels<Arc<str>>, Counter>,
+    reused: Family<Labels<Arc<str>>, Counter>,
+    connect_failures: Family<Labels<Arc<str>>, Counter>,
+    retries: Family<Labels<Arc<str>>, Counter>,
 }
 
 /// The counters of one upstream, looked up once.
@@ -46,7 +42,7 @@ impl Metrics {
     }
 
     pub(super) fn of(&self, upstream: &Arc<str>) -> Counters {
-        let label = UpstreamLabel { upstream: upstream.as_ref().to_owned() };
+        let label = [("upstream", Arc::clone(upstream))];
         Counters {
             open: self.open.get_or_create(&label).clone(),
             idle: self.idle.get_or_create(&label).clone(),

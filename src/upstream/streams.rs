@@ -10,13 +10,12 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use self::kinds::{CutLabel, KindLabel};
 pub use self::kinds::{CutReason, Metrics, StreamKind};
 use crate::{
     abort::Abort,
@@ -31,6 +30,7 @@ use crate::{
     lock::lock,
     upstream::Place,
 };
+use futures_util::task::AtomicWaker;
 use http::{Method, uri::PathAndQuery};
 
 /// How often deadlines are looked at.
@@ -183,8 +183,8 @@ struct Entry {
 /// What a stream and the registry share: whether, and why, it is to end.
 #[derive(Debug, Default)]
 struct Cut {
-    reason: AtomicU8,
-    waker: Mutex<Option<Waker>>,
+    reason: OnceLock<CutReason>,
+    waker: AtomicWaker,
     /// Ends the work on the exchange, where that does not ask whether it is to end while it waits for its client.
     abort: OnceLock<Abort>,
 }
@@ -192,28 +192,23 @@ struct Cut {
 impl Cut {
     /// False if it was cut before; the first reason stays.
     fn set(&self, reason: CutReason) -> bool {
-        let first = self.reason.compare_exchange(0, reason.code(), Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if first && let Some(waker) = lock(&self.waker).take() {
-            waker.wake();
+        let first = self.reason.set(reason).is_ok();
+        if first {
+            self.waker.wake();
         }
         first
     }
 
     fn get(&self) -> Option<CutReason> {
-        CutReason::from_code(self.reason.load(Ordering::Acquire))
+        self.reason.get().copied()
     }
 
     fn poll(&self, cx: &Context<'_>) -> Poll<CutReason> {
         if let Some(reason) = self.get() {
             return Poll::Ready(reason);
         }
-        {
-            let mut waker = lock(&self.waker);
-            match &mut *waker {
-                Some(known) if known.will_wake(cx.waker()) => {}
-                other => *other = Some(cx.waker().clone()),
-            }
-        }
+        self.waker.register(cx.waker());
+        // Again, for a cut that came before it was registered.
         self.get().map_or(Poll::Pending, Poll::Ready)
     }
 }
@@ -269,7 +264,7 @@ impl Drop for StreamHandle {
         open.streams.remove(&self.entry.id);
         open.deadlines.remove(&(self.entry.stream.deadline, self.entry.id));
         drop(open);
-        self.shared.metrics.open.get_or_create(&KindLabel { kind: self.entry.stream.kind.as_str() }).dec();
+        self.shared.metrics.ended(self.entry.stream.kind);
     }
 }
 
@@ -301,7 +296,7 @@ impl Registry {
     pub fn register(&self, stream: Stream) -> StreamHandle {
         let (stream, cut) = (Arc::new(stream), Arc::<Cut>::default());
         let deadline = stream.deadline;
-        self.shared.metrics.open.get_or_create(&KindLabel { kind: stream.kind.as_str() }).inc();
+        self.shared.metrics.began(stream.kind);
         let (entry, epoch, draining) = {
             let mut open = self.shared.open();
             let entry = Entry { id: open.next, stream, cut };
@@ -459,10 +454,7 @@ impl Shared {
         let first = entry.cut.set(reason);
         if first {
             self.open().ending.push_back((Instant::now(), entry.id));
-            self.metrics
-                .closed
-                .get_or_create(&CutLabel { kind: entry.stream.kind.as_str(), reason: reason.as_str() })
-                .inc();
+            self.metrics.cut(entry.stream.kind, reason);
         }
         first
     }

@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 
 use super::{Delivery, Webhook, hold::Usage};
-use crate::error::Reason;
+use crate::{admin::metrics::Labels, error::Reason};
 
 /// Counts deliveries. Cheap to clone; clones count together.
 #[derive(Clone, Debug, Default)]
@@ -20,16 +20,11 @@ pub struct WebhookMetrics {
     rebound: Counter,
     unnoted: Counter,
     held: Family<HeldLabels, Gauge>,
-    held_bytes: Family<Sender, Gauge>,
-    held_oldest: Family<Sender, Gauge>,
-    delivered: Family<Sender, Counter>,
-    failed: Family<Sender, Counter>,
-    parked: Family<Sender, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Sender {
-    webhook: Arc<str>,
+    held_bytes: Family<Labels<Arc<str>>, Gauge>,
+    held_oldest: Family<Labels<Arc<str>>, Gauge>,
+    delivered: Family<Labels<Arc<str>>, Counter>,
+    failed: Family<Labels<Arc<str>>, Counter>,
+    parked: Family<Labels<Arc<str>>, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -152,6 +147,6 @@ impl WebhookMetrics {
     }
 }
 
-fn sender(webhook: &Arc<str>) -> Sender {
-    Sender { webhook: Arc::clone(webhook) }
+fn sender(webhook: &Arc<str>) -> Labels<Arc<str>> {
+    [("webhook", Arc::clone(webhook))]
 }

@@ -8,20 +8,17 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::admin::metrics::Labels;
+
 /// Counters and gauges of all exports, by the name of the export.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    lines: Family<Name, Counter>,
-    behind: Family<Name, Gauge>,
+    lines: Family<Labels<Arc<str>>, Counter>,
+    behind: Family<Labels<Arc<str>>, Gauge>,
     failures: Family<Failure, Counter>,
-    lost: Family<Name, Counter>,
-    rejected: Family<Name, Counter>,
-    last_success: Family<Name, Gauge>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Name {
-    export: Arc<str>,
+    lost: Family<Labels<Arc<str>>, Counter>,
+    rejected: Family<Labels<Arc<str>>, Counter>,
+    last_success: Family<Labels<Arc<str>>, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,7 +50,7 @@ impl Metrics {
 
     /// The metrics of one export.
     pub(super) fn of(&self, export: &Arc<str>) -> ExportMetrics {
-        let name = Name { export: Arc::clone(export) };
+        let name = [("export", Arc::clone(export))];
         ExportMetrics {
             lines: self.lines.get_or_create_owned(&name),
             behind: self.behind.get_or_create_owned(&name),

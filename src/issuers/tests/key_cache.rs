@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::super::{Accepts, Bucket, Context, Issuers, metrics::IssuerLabel, testing::*};
+use super::super::{Accepts, Bucket, Context, Issuers, testing::*};
 use crate::error::Reason;
 
 const COOL_DOWN: Duration = Duration::from_secs(30);
@@ -110,7 +110,7 @@ async fn unknown_keys_make_at_most_one_fetch_in_the_cool_down() {
         }
         assert_eq!(bench.provider.hits("/jwks"), 2);
         let unknown = bench.context.metrics.unknown_kids.clone();
-        let unknown = || unknown.get_or_create(&IssuerLabel { issuer: "main".into() }).get();
+        let unknown = || unknown.get_or_create(&[("issuer", "main".into())]).get();
         assert_eq!(unknown(), 50, "each of them");
         // The good key works all the while.
         assert_eq!(bench.ask(&bench.token(&RSA, "a", json!({}))).await, Ok(()));
@@ -395,7 +395,7 @@ async fn an_answer_of_304_to_a_plain_request_is_a_failure() {
 async fn keys_that_could_not_be_fetched_for_an_hour_are_an_alarm() {
     let bench = Bench::new(json!({})).await;
     let stale = || {
-        let label = IssuerLabel { issuer: "main".into() };
+        let label = [("issuer", "main".into())];
         bench.context.metrics.keys_stale.get_or_create(&label).get()
     };
     bench.provider.on("/jwks", Reply::Answer(500, "text/plain", "".into()));

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-};
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+
+use crate::admin::metrics::Labels;
 
 /// What a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,9 +48,6 @@ pub enum CutReason {
 }
 
 impl CutReason {
-    const ALL: [Self; 6] =
-        [Self::Expired, Self::SignedOut, Self::Revoked, Self::PermissionLost, Self::Draining, Self::Idle];
-
     /// The label, snake case.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -62,14 +58,6 @@ impl CutReason {
             Self::Draining => "draining",
             Self::Idle => "idle",
         }
-    }
-
-    pub(super) const fn code(self) -> u8 {
-        self as u8 + 1
-    }
-
-    pub(super) fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.code() == code)
     }
 }
 
@@ -82,24 +70,25 @@ impl fmt::Display for CutReason {
 /// Streams by kind, and those that we ended by why.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    pub(super) open: Family<KindLabel, Gauge>,
-    pub(super) closed: Family<CutLabel, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct KindLabel {
-    pub kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct CutLabel {
-    pub kind: &'static str,
-    pub reason: &'static str,
+    open: Family<Labels<&'static str>, Gauge>,
+    closed: Family<Labels<&'static str, 2>, Counter>,
 }
 
 impl Metrics {
     pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
         registry.register("streams_open", "Streams, and answers without a length, which may last", self.open.clone());
         registry.register("streams_cut", "Streams that Doorward ended", self.closed.clone());
+    }
+
+    pub(super) fn began(&self, kind: StreamKind) {
+        self.open.get_or_create(&[("kind", kind.as_str())]).inc();
+    }
+
+    pub(super) fn ended(&self, kind: StreamKind) {
+        self.open.get_or_create(&[("kind", kind.as_str())]).dec();
+    }
+
+    pub(super) fn cut(&self, kind: StreamKind, reason: CutReason) {
+        self.closed.get_or_create(&[("kind", kind.as_str()), ("reason", reason.as_str())]).inc();
     }
 }
