@@ -16,22 +16,11 @@ const CARRY: usize = 64;
 
 /// What is wrong with the heads of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(super) enum Defect {
     /// Both Content-Length and Transfer-Encoding, or one of them twice, or so long that its end may be lost.
-    AmbiguousLength = 1,
+    AmbiguousLength,
     /// A line of a head ends in LF without CR.
-    BareLineFeed = 2,
-}
-
-impl Defect {
-    pub(super) const fn from_u8(number: u8) -> Option<Self> {
-        match number {
-            1 => Some(Self::AmbiguousLength),
-            2 => Some(Self::BareLineFeed),
-            _ => None,
-        }
-    }
+    BareLineFeed,
 }
 
 /// Follows the bytes of one connection.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     framing::Scanner,
-    liveness::{Command, Liveness, Phase, Scan},
+    liveness::{Command, Liveness, Phase},
     registry::Registered,
 };
 
@@ -86,12 +86,7 @@ impl<T> Io<T> {
             _ => {}
         }
         scanner.scan(bytes);
-        self.liveness.note_scan(Scan {
-            heads: scanner.take_heads(),
-            within_head: scanner.is_within_head(),
-            within_body: scanner.is_within_body(),
-            defect: scanner.defect(),
-        });
+        self.liveness.note_scan(scanner);
     }
 }
 
@@ -165,7 +160,7 @@ mod tests {
 
     /// A connection in a phase, and the client's end of it.
     fn connection(phase: Phase) -> (Io<DuplexStream>, DuplexStream) {
-        let liveness = Arc::new(Liveness::default());
+        let liveness = Arc::new(Liveness::new(&Limits::default()));
         liveness.enter(phase);
         let registry = Arc::new(Registry::new(Drain::default(), Metrics::default()));
         let admitted = Arc::new(Admission::default()).admit(1).unwrap();

@@ -22,14 +22,21 @@
 
 use std::{
     future::poll_fn,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
-use atomic_waker::AtomicWaker;
+use futures_util::task::AtomicWaker;
 
-use super::{Protocol, framing::Defect, metrics::Expired};
+use super::{
+    Protocol,
+    framing::{Defect, Scanner},
+    metrics::Expired,
+};
 use crate::config::raw::Limits;
 
 /// What a connection is doing.
@@ -78,20 +85,10 @@ pub(super) struct Sweep {
     pub(super) hurried: bool,
 }
 
-/// What the scanner found in the bytes of one read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Scan {
-    /// Heads that have come whole.
-    pub(super) heads: u32,
-    pub(super) within_head: bool,
-    pub(super) within_body: bool,
-    pub(super) defect: Option<Defect>,
-}
-
 /// The part of a connection that its task, its bytes, its requests and the sweep share.
 ///
 /// The fields are atomic so that futures are `Send`; all of them are touched by one worker only.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Liveness {
     phase: AtomicU8,
     /// Milliseconds that the phase has lasted, or that nothing was taken in it.
@@ -120,41 +117,19 @@ pub(super) struct Liveness {
     heads: AtomicU32,
     within_head: AtomicBool,
     within_body: AtomicBool,
-    defect: AtomicU8,
-}
-
-impl Default for Liveness {
-    fn default() -> Self {
-        Self::new(&Limits::default())
-    }
+    defect: OnceLock<Defect>,
 }
 
 impl Liveness {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Opening as u8),
-            age: AtomicU32::new(0),
-            wrote: AtomicBool::new(false),
-            blocked: AtomicBool::new(false),
-            withheld: AtomicU32::new(0),
-            taken: AtomicBool::new(false),
             command: AtomicU8::new(Command::Run as u8),
-            task: AtomicWaker::new(),
-            active: AtomicU32::new(0),
-            ended: AtomicU32::new(0),
-            reset: AtomicU32::new(0),
-            flooded: AtomicBool::new(false),
             reset_window: limits.http2_reset_window,
-            speaks_for_many: AtomicBool::new(false),
-            heads: AtomicU32::new(0),
-            within_head: AtomicBool::new(false),
-            within_body: AtomicBool::new(false),
-            defect: AtomicU8::new(0),
+            ..Self::default()
         }
     }
-}
 
-impl Liveness {
     /// From now on its resets are not judged by their share; the limits of h2 itself stay.
     pub(super) fn speaks_for_many(&self) {
         self.speaks_for_many.store(true, Relaxed);
@@ -242,19 +217,22 @@ impl Liveness {
         self.flooded.load(Relaxed)
     }
 
-    pub(super) fn note_scan(&self, scan: Scan) {
-        if scan.heads > 0 {
-            self.heads.fetch_add(scan.heads, Relaxed);
+    /// Takes over what the scanner found in the bytes of one read.
+    pub(super) fn note_scan(&self, scanner: &mut Scanner) {
+        let heads = scanner.take_heads();
+        if heads > 0 {
+            self.heads.fetch_add(heads, Relaxed);
         }
-        self.within_head.store(scan.within_head, Relaxed);
-        self.within_body.store(scan.within_body, Relaxed);
-        if let Some(defect) = scan.defect {
-            self.defect.store(defect as u8, Relaxed);
+        self.within_head.store(scanner.is_within_head(), Relaxed);
+        self.within_body.store(scanner.is_within_body(), Relaxed);
+        if let Some(defect) = scanner.defect() {
+            // The first stays, here as there.
+            let _ = self.defect.set(defect);
         }
     }
 
     pub(super) fn defect(&self) -> Option<Defect> {
-        Defect::from_u8(self.defect.load(Relaxed))
+        self.defect.get().copied()
     }
 
     /// Whether the client may still be sending a body.
@@ -348,7 +326,7 @@ mod tests {
     #[test]
     fn phases_end_at_their_limits() {
         let in_phase = |phase| {
-            let liveness = Liveness::default();
+            let liveness = Liveness::new(&Limits::default());
             liveness.enter(phase);
             liveness
         };
@@ -364,7 +342,7 @@ mod tests {
     #[test]
     fn an_unused_connection_has_less_time_when_memory_is_short_and_others_as_much() {
         let told = |phase, seconds| {
-            let liveness = Liveness::default();
+            let liveness = Liveness::new(&Limits::default());
             liveness.enter(phase);
             let sweep = Sweep { step: Duration::from_secs(seconds), hurried: true };
             liveness.sweep(sweep, &Limits::default(), Protocol::Http1)
@@ -376,11 +354,11 @@ mod tests {
 
     #[test]
     fn writing_prolongs_a_slow_response_but_no_head_and_no_idle_http2() {
-        let idle = Liveness::default();
+        let idle = Liveness::new(&Limits::default());
         idle.enter(Phase::Idle);
         assert_eq!(lasts(&idle, Protocol::Http1, Liveness::note_write), None);
         assert_eq!(lasts(&idle, Protocol::Http2, Liveness::note_write), Some((76, Command::Finish)));
-        let head = Liveness::default();
+        let head = Liveness::new(&Limits::default());
         head.enter(Phase::Head);
         assert_eq!(lasts(&head, Protocol::Http1, Liveness::note_write), Some((11, Command::Abort)));
     }
@@ -388,7 +366,7 @@ mod tests {
     #[test]
     fn a_stream_that_the_client_does_not_take_from_ends_its_connection() {
         let busy = || {
-            let liveness = Liveness::default();
+            let liveness = Liveness::new(&Limits::default());
             liveness.enter(Phase::Busy);
             liveness.withhold();
             liveness
@@ -404,7 +382,7 @@ mod tests {
     #[test]
     fn resets_are_judged_by_their_share() {
         for (answered_of_ten, expected) in [(4, true), (6, false)] {
-            let liveness = Liveness::default();
+            let liveness = Liveness::new(&Limits::default());
             let closed = (0..400).any(|stream| {
                 liveness.begin_request();
                 liveness.end_request(stream % 10 < answered_of_ten);
@@ -416,7 +394,7 @@ mod tests {
 
     #[test]
     fn of_one_that_speaks_for_many_they_are_not_judged() {
-        let liveness = Liveness::default();
+        let liveness = Liveness::new(&Limits::default());
         liveness.speaks_for_many();
         for _ in 0..400 {
             liveness.begin_request();

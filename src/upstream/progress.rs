@@ -7,10 +7,11 @@ use std::{
         Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::pool::Node;
@@ -80,7 +81,7 @@ pub(crate) struct Progress {
     /// Bytes that came of it, and for how many looks of the sweep it was waited for.
     received: AtomicU64,
     waited: AtomicU32,
-    waker: Mutex<Option<Waker>>,
+    waker: AtomicWaker,
     connection: OnceLock<AbortHandle>,
 }
 
@@ -143,7 +144,7 @@ impl Progress {
     /// Nobody waits any more.
     pub(super) fn rest(&self) {
         self.limit.store(0, Ordering::Relaxed);
-        drop(self.waker().take());
+        drop(self.waker.take());
     }
 
     pub(crate) fn open_request(&self) {
@@ -206,13 +207,7 @@ impl Progress {
         if self.is_expired() {
             return Poll::Ready(());
         }
-        {
-            let mut waker = self.waker();
-            match &mut *waker {
-                Some(known) if known.will_wake(cx.waker()) => {}
-                other => *other = Some(cx.waker().clone()),
-            }
-        }
+        self.waker.register(cx.waker());
         // Again, as the sweep may have looked for a waker before there was one.
         if self.is_expired() { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -229,10 +224,6 @@ impl Progress {
         }
     }
 
-    fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
-        lock(&self.waker)
-    }
-
     fn check(&self, now: u32) {
         let limit = self.limit.load(Ordering::Acquire);
         if limit == 0 {
@@ -245,9 +236,7 @@ impl Progress {
         self.limit.store(0, Ordering::Relaxed);
         self.expired.store(true, Ordering::Release);
         self.abort();
-        if let Some(waker) = self.waker().take() {
-            waker.wake();
-        }
+        self.waker.wake();
     }
 }
 
@@ -314,7 +303,7 @@ impl Sweep {
             rate: AtomicU32::new(0),
             received: AtomicU64::new(0),
             waited: AtomicU32::new(0),
-            waker: Mutex::new(None),
+            waker: AtomicWaker::new(),
             connection: OnceLock::new(),
         });
         let mut watched = self.watched();
