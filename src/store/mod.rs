@@ -23,81 +23,74 @@ pub use self::{
 };
 use crate::clock::Timestamp;
 
-/// A kind of record. Each is a table of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Table {
+/// The tables, each with its name in the file and on metrics.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $table:ident = $name:literal,)+) => {
+        /// A kind of record. Each is a table of its own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Table {
+            $($(#[$doc])* $table,)+
+        }
+
+        impl Table {
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$table),+];
+
+            /// Its name in the file and on metrics.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$table => $name,)+
+                }
+            }
+
+            /// The name in the file of its records by version.
+            const fn versions(self) -> &'static str {
+                match self {
+                    $(Self::$table => concat!($name, "/versions"),)+
+                }
+            }
+
+            /// The name in the file of its records by end.
+            const fn ends(self) -> &'static str {
+                match self {
+                    $(Self::$table => concat!($name, "/ends"),)+
+                }
+            }
+        }
+    };
+}
+
+tables! {
     /// Browser sessions, by the hash of their id.
-    Sessions,
+    Sessions = "sessions",
     /// Which sessions a person has, by the hash of issuer and subject.
-    SessionIndex,
+    SessionIndex = "session_index",
     /// Logins that were completed, by the hash of their state, so that none is completed twice.
-    Logins,
+    Logins = "logins",
     /// Deliveries seen, by sender and id.
-    Deliveries,
+    Deliveries = "deliveries",
     /// Revoked credentials, sessions and principals.
-    Revocations,
-    /// Policies by digest.
-    Policies,
+    Revocations = "revocations",
     /// What is known of each held delivery but its request, by what is the same for every try of it.
-    Held,
+    Held = "held",
     /// The requests of held deliveries, by the same key.
-    HeldRequests,
+    HeldRequests = "held_requests",
     /// Who delivers the held deliveries of a repository at the moment.
-    HeldLeases,
+    HeldLeases = "held_leases",
     /// Runs of Tekton whose cause is in the audit trail, by uid.
-    Runs,
+    Runs = "runs",
     /// Who caused a run: by its uid, and by the event that it came of.
-    Causes,
+    Causes = "causes",
     /// The keys that sign tokens, sealed.
-    TokenKeys,
+    TokenKeys = "token_keys",
     /// Runs that have tokens of ours, by uid of the TaskRun.
-    Tokens,
+    Tokens = "tokens",
     /// The last checkpoint of the audit trail of each replica, by its name.
-    AuditHeads,
+    AuditHeads = "audit_heads",
     /// What each replica tells of the policy that it decides by, by its name.
-    Replicas,
+    Replicas = "replicas",
 }
 
 impl Table {
-    pub const ALL: [Self; 15] = [
-        Self::Sessions,
-        Self::SessionIndex,
-        Self::Logins,
-        Self::Deliveries,
-        Self::Revocations,
-        Self::Policies,
-        Self::Held,
-        Self::HeldRequests,
-        Self::HeldLeases,
-        Self::Runs,
-        Self::Causes,
-        Self::TokenKeys,
-        Self::Tokens,
-        Self::AuditHeads,
-        Self::Replicas,
-    ];
-
-    /// Its name in the file and on metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sessions => "sessions",
-            Self::SessionIndex => "session_index",
-            Self::Logins => "logins",
-            Self::Deliveries => "deliveries",
-            Self::Revocations => "revocations",
-            Self::Policies => "policies",
-            Self::Held => "held",
-            Self::HeldRequests => "held_requests",
-            Self::HeldLeases => "held_leases",
-            Self::Runs => "runs",
-            Self::Causes => "causes",
-            Self::TokenKeys => "token_keys",
-            Self::Tokens => "tokens",
-            Self::AuditHeads => "audit_heads",
-            Self::Replicas => "replicas",
-        }
-    }
-
     /// Whether its records last for seconds only and tell other replicas something by that: a shared store counts them by its own clock,
     /// as those of replicas differ. [`Backend::get`] reads none of them.
     pub const fn is_by_the_clock_of_the_store(self) -> bool {

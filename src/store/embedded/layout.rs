@@ -14,65 +14,17 @@ pub const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("count
 
 /// Key to version, end and value.
 pub const fn records(table: Table) -> TableDefinition<'static, &'static [u8], (u64, i64, &'static [u8])> {
-    TableDefinition::new(match table {
-        Table::Sessions => "sessions",
-        Table::SessionIndex => "session_index",
-        Table::Logins => "logins",
-        Table::Deliveries => "deliveries",
-        Table::Revocations => "revocations",
-        Table::Policies => "policies",
-        Table::Held => "held",
-        Table::HeldRequests => "held_requests",
-        Table::HeldLeases => "held_leases",
-        Table::Runs => "runs",
-        Table::Causes => "causes",
-        Table::TokenKeys => "token_keys",
-        Table::Tokens => "tokens",
-        Table::AuditHeads => "audit_heads",
-        Table::Replicas => "replicas",
-    })
+    TableDefinition::new(table.as_str())
 }
 
 /// Version to key.
 pub const fn versions(table: Table) -> TableDefinition<'static, u64, &'static [u8]> {
-    TableDefinition::new(match table {
-        Table::Sessions => "sessions/versions",
-        Table::SessionIndex => "session_index/versions",
-        Table::Logins => "logins/versions",
-        Table::Deliveries => "deliveries/versions",
-        Table::Revocations => "revocations/versions",
-        Table::Policies => "policies/versions",
-        Table::Held => "held/versions",
-        Table::HeldRequests => "held_requests/versions",
-        Table::HeldLeases => "held_leases/versions",
-        Table::Runs => "runs/versions",
-        Table::Causes => "causes/versions",
-        Table::TokenKeys => "token_keys/versions",
-        Table::Tokens => "tokens/versions",
-        Table::AuditHeads => "audit_heads/versions",
-        Table::Replicas => "replicas/versions",
-    })
+    TableDefinition::new(table.versions())
 }
 
 /// End and version to key.
 const fn ends(table: Table) -> TableDefinition<'static, (i64, u64), &'static [u8]> {
-    TableDefinition::new(match table {
-        Table::Sessions => "sessions/ends",
-        Table::SessionIndex => "session_index/ends",
-        Table::Logins => "logins/ends",
-        Table::Deliveries => "deliveries/ends",
-        Table::Revocations => "revocations/ends",
-        Table::Policies => "policies/ends",
-        Table::Held => "held/ends",
-        Table::HeldRequests => "held_requests/ends",
-        Table::HeldLeases => "held_leases/ends",
-        Table::Runs => "runs/ends",
-        Table::Causes => "causes/ends",
-        Table::TokenKeys => "token_keys/ends",
-        Table::Tokens => "tokens/ends",
-        Table::AuditHeads => "audit_heads/ends",
-        Table::Replicas => "replicas/ends",
-    })
+    TableDefinition::new(table.ends())
 }
 
 /// Makes every table, and gives the format of the file: [`FORMAT`] if it is new.

@@ -124,15 +124,15 @@ async fn a_full_disk_is_said_and_passes_once_there_is_room() {
     let handle = disk.clone();
     let store = Embedded::start(Disk::storage(move || handle.clone()).unwrap()).unwrap();
     let end = NOW + Duration::from_secs(60);
-    store.put(Table::Policies, b"kept", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
+    store.put(Table::Sessions, b"kept", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
     disk.room.store(disk.len().unwrap(), Ordering::SeqCst);
     let large = vec![7; 64 << 20];
-    let error = store.put(Table::Policies, b"large", large, end, Expect::Any, NOW).await.unwrap_err();
+    let error = store.put(Table::Sessions, b"large", large, end, Expect::Any, NOW).await.unwrap_err();
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
     disk.room.store(u64::MAX, Ordering::SeqCst);
-    assert_eq!(store.get(Table::Policies, b"kept", NOW).await.unwrap().unwrap().value, b"v");
-    store.put(Table::Policies, b"small", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
-    assert_eq!(store.get(Table::Policies, b"large", NOW).await.unwrap(), None);
+    assert_eq!(store.get(Table::Sessions, b"kept", NOW).await.unwrap().unwrap().value, b"v");
+    store.put(Table::Sessions, b"small", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
+    assert_eq!(store.get(Table::Sessions, b"large", NOW).await.unwrap(), None);
 }
 
 #[tokio::test]
