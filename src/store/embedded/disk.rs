@@ -51,9 +51,9 @@ pub(super) enum Write {
 }
 
 /// What a write came to, until its group is on disk.
-enum Outcome {
-    Put(Reply<WrittenAll>, WrittenAll),
-    Delete(Reply<bool>, bool),
+enum Done {
+    Put(WrittenAll),
+    Delete(bool),
 }
 
 /// Whether a file that is missing may be made.
@@ -164,17 +164,17 @@ impl Disk {
             group.retain(|write| !write.abandoned());
             let now = group.iter().filter_map(Write::now).max();
             let sweep = now.filter(|now| now.since(swept) >= SWEEP_EVERY);
-            match self.commit(&mut group, sweep) {
-                Ok(outcomes) => {
-                    if let Some((sweep, removed)) = sweep.zip(outcomes.1) {
+            match self.commit(&group, sweep) {
+                Ok((done, removed)) => {
+                    if let Some((sweep, removed)) = sweep.zip(removed) {
                         // A full sweep leaves more to do; the next group goes on.
                         if removed < SWEEP_LIMIT {
                             swept = sweep;
                         }
                     }
-                    outcomes.0.into_iter().for_each(Outcome::send);
+                    group.drain(..).zip(done).for_each(|(write, done)| write.succeed(done));
                 }
-                Err(error) => {
+                Err(Failure(error)) => {
                     self.close_after(&error);
                     group.drain(..).for_each(|write| write.fail(error.clone()));
                 }
@@ -183,41 +183,23 @@ impl Disk {
         }
     }
 
-    /// Does all or nothing. The writes stay in `group` on an error.
-    fn commit(
-        &self,
-        group: &mut Vec<Write>,
-        sweep: Option<Timestamp>,
-    ) -> Result<(Vec<Outcome>, Option<usize>), StoreError> {
-        let database = self.database()?;
-        let run = || -> Result<(Vec<Done>, Option<usize>), Failure> {
-            let transaction = database.begin_write()?;
-            let mut tables = layout::Tables::new(&transaction)?;
-            let mut done = Vec::with_capacity(group.len());
-            for write in &*group {
-                done.push(match write {
-                    Write::Put { puts, now, .. } => Done::Put(tables.put_all(puts, *now)?),
-                    Write::Delete { table, key, .. } => Done::Delete(tables.delete(*table, key)?),
-                });
-            }
-            let removed = sweep.map(|now| tables.sweep(now, SWEEP_LIMIT)).transpose()?;
-            drop(tables);
-            transaction.commit()?;
-            Ok((done, removed))
-        };
-        let (done, removed) = run().map_err(|failure| failure.0)?;
-        let outcomes = group.drain(..).zip(done).filter_map(|(write, done)| match (write, done) {
-            (Write::Put { reply, .. }, Done::Put(written)) => Some(Outcome::Put(reply, written)),
-            (Write::Delete { reply, .. }, Done::Delete(removed)) => Some(Outcome::Delete(reply, removed)),
-            _ => None,
-        });
-        Ok((outcomes.collect(), removed))
+    /// Does all or nothing.
+    fn commit(&self, group: &[Write], sweep: Option<Timestamp>) -> Result<(Vec<Done>, Option<usize>), Failure> {
+        let database = self.database().map_err(Failure)?;
+        let transaction = database.begin_write()?;
+        let mut tables = layout::Tables::new(&transaction)?;
+        let mut done = Vec::with_capacity(group.len());
+        for write in group {
+            done.push(match write {
+                Write::Put { puts, now, .. } => Done::Put(tables.put_all(puts, *now)?),
+                Write::Delete { table, key, .. } => Done::Delete(tables.delete(*table, key)?),
+            });
+        }
+        let removed = sweep.map(|now| tables.sweep(now, SWEEP_LIMIT)).transpose()?;
+        drop(tables);
+        transaction.commit()?;
+        Ok((done, removed))
     }
-}
-
-enum Done {
-    Put(WrittenAll),
-    Delete(bool),
 }
 
 impl Write {
@@ -235,19 +217,20 @@ impl Write {
         }
     }
 
+    /// `done` is what came of this write.
+    fn succeed(self, done: Done) {
+        match (self, done) {
+            (Self::Put { reply, .. }, Done::Put(written)) => drop(reply.send(Ok(written))),
+            (Self::Delete { reply, .. }, Done::Delete(removed)) => drop(reply.send(Ok(removed))),
+            // Each is done as what it is.
+            (Self::Put { .. }, Done::Delete(_)) | (Self::Delete { .. }, Done::Put(_)) => {}
+        }
+    }
+
     fn fail(self, error: StoreError) {
         match self {
             Self::Put { reply, .. } => drop(reply.send(Err(error))),
             Self::Delete { reply, .. } => drop(reply.send(Err(error))),
-        }
-    }
-}
-
-impl Outcome {
-    fn send(self) {
-        match self {
-            Self::Put(reply, written) => drop(reply.send(Ok(written))),
-            Self::Delete(reply, removed) => drop(reply.send(Ok(removed))),
         }
     }
 }
