@@ -11,7 +11,7 @@ use crate::{
     admin::socket::{Command, CommandError, Done, SEE_TO_THE_STORE},
     audit::HeldDelivery,
     clock::Timestamp,
-    config::report::nearest,
+    config::report::meant,
     sha256::sha256,
     store::StoreError,
     webhooks::hold::{Held, HeldId, Queue, Wanted},
@@ -308,10 +308,9 @@ fn check_sender<'a>(name: &str, configured: impl Iterator<Item = &'a str>) -> Re
     if configured.contains(&name) {
         return Ok(());
     }
-    let help = match nearest(name, configured.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if configured.is_empty() => "no sender is configured, and nothing is held of one of this name".to_owned(),
-        None => format!("known: {}", configured.join(", ")),
+    let help = match configured.is_empty() {
+        true => "no sender is configured, and nothing is held of one of this name".to_owned(),
+        false => meant(name, &configured),
     };
     Err(CommandError::new(format!("there is no sender `{name}`")).help(help))
 }

@@ -3,7 +3,7 @@
 use crate::{
     config::{
         raw,
-        report::{At, Report, nearest},
+        report::{At, Report, meant},
     },
     webhooks,
 };
@@ -60,13 +60,9 @@ fn warn_of_events(events: &[String], senders: &[&raw::Webhook], at: &At, report:
         return;
     }
     for (i, event) in events.iter().enumerate().filter(|(_, event)| !known.contains(&event.as_str())) {
-        let help = match nearest(event, known.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known: {}", known.join(", ")),
-        };
         report
             .warning(&at.index(i), format!("no delivery is known by its body as one of the event `{event}`"))
-            .help(help);
+            .help(meant(event, &known));
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     config::{
         Sources,
         raw::{ExpectedOutcome, PolicyTest, Root, TestFile},
-        report::nearest,
+        report::no_such,
     },
 };
 
@@ -116,13 +116,7 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
         let known = root.rules.iter().map(|rule| rule.id.as_str());
         differences.push(match known.clone().any(|id| id == rule) {
             true => format!("expected rule {rule}"),
-            false => {
-                let near = nearest(rule, known);
-                format!(
-                    "there is no rule `{rule}`{}",
-                    near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
-                )
-            }
+            false => no_such("rule", rule, known),
         });
     }
     if let Some(expected) = &test.expect.kubernetes_groups {

@@ -107,11 +107,7 @@ impl Report {
             return self.error(at, message);
         }
         let known: Vec<&str> = known.into_iter().collect();
-        let help = match nearest(name, known.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None if known.is_empty() => format!("no {what} is defined"),
-            None => format!("known: {}", known.join(", ")),
-        };
+        let help = if known.is_empty() { format!("no {what} is defined") } else { meant(name, &known) };
         self.error(at, message).help(help)
     }
 
@@ -165,6 +161,20 @@ impl Problem {
         self.offset = Some(offset);
         self
     }
+}
+
+/// What helps with an unknown name: the nearest of those that are known, or else all of them.
+pub fn meant(name: &str, known: &[&str]) -> String {
+    match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known: {}", known.join(", ")),
+    }
+}
+
+/// Says in one line that a name is unknown, with the nearest of those that are known.
+pub fn no_such<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let near = nearest(name, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    format!("there is no {what} `{name}`{near}")
 }
 
 /// The known name that a person most likely meant.

@@ -10,7 +10,7 @@ use super::{
     patterns::{MATCHES, try_pattern},
     reads::reads,
 };
-use crate::config::report::nearest;
+use crate::config::report::meant;
 
 /// One problem of an expression.
 #[derive(Debug)]
@@ -214,14 +214,8 @@ impl<'e> Checker<'e> {
         let is_operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
         let known = || PREDICATES.into_iter().chain(FUNCTIONS);
         if !is_operator && !known().any(|known| known == name) {
-            let help = match nearest(name, known().chain(["has", "all", "exists", "exists_one", "map", "filter"])) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!(
-                    "known: {}, has, all, exists, exists_one, map, filter",
-                    known().collect::<Vec<_>>().join(", ")
-                ),
-            };
-            self.problem(at, format!("there is no function `{name}`"), Some(help));
+            let known: Vec<_> = known().chain(["has", "all", "exists", "exists_one", "map", "filter"]).collect();
+            self.problem(at, format!("there is no function `{name}`"), Some(meant(name, &known)));
         }
         if name == MATCHES {
             if call.args.len() + usize::from(call.target.is_some()) != 2 {
@@ -258,11 +252,7 @@ impl<'e> Checker<'e> {
             return;
         }
         let Some((_, mut kind)) = ROOTS.into_iter().find(|(name, _)| name == root) else {
-            let known = ROOTS.map(|(name, _)| name);
-            let help = match nearest(root, known) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known: {}", known.join(", ")),
-            };
+            let help = meant(root, &ROOTS.map(|(name, _)| name));
             return self.problem(at, format!("there is no variable `{root}`"), Some(help));
         };
         for (at, field) in fields.into_iter().rev() {
@@ -272,13 +262,8 @@ impl<'e> Checker<'e> {
                 Fields(known) => match known.iter().find(|(name, _)| *name == field) {
                     Some((_, kind)) => *kind,
                     None => {
-                        let help = match nearest(field, known.iter().map(|(name, _)| *name)) {
-                            Some(near) => format!("did you mean `{near}`?"),
-                            None => {
-                                format!("known: {}", known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))
-                            }
-                        };
-                        return self.problem(at, format!("there is no field `{field}`"), Some(help));
+                        let known: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+                        return self.problem(at, format!("there is no field `{field}`"), Some(meant(field, &known)));
                     }
                 },
             };
