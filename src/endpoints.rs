@@ -22,7 +22,7 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{
     assertions,
-    authn::{Authenticator, Kind, Principal, Whose},
+    authn::{Authenticator, Principal, Whose},
     authz::Concern,
     config::raw::Scheme,
     error::{Reason, Rejection},
@@ -368,11 +368,7 @@ impl About<'_> {
             email: principal.email.as_deref(),
             issuer: &principal.issuer,
             subject: &principal.subject,
-            kind: match principal.kind {
-                Kind::Human => "human",
-                Kind::Agent => "agent",
-                Kind::Workload => "workload",
-            },
+            kind: principal.kind.as_str(),
             groups: &texts(&principal.groups),
             scopes: &texts(&principal.scopes),
             kubernetes_groups: &texts(self.groups),

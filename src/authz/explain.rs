@@ -11,7 +11,7 @@ use super::{
     condition::{Condition, listed},
     policy::create_of,
     rule::{Action, Case, Hit},
-    who::{WEBHOOKS, kind_name},
+    who::WEBHOOKS,
 };
 
 /// What each rule says of a request, and what comes of it. Displays as text for a terminal, serialises as JSON.
@@ -202,7 +202,7 @@ fn summary(decision: &Decision) -> String {
 }
 
 fn describe_principal(principal: &Principal) -> String {
-    let mut text = format!("{} {} of {}", kind_name(principal.kind), principal.username, principal.issuer);
+    let mut text = format!("{} {} of {}", principal.kind.as_str(), principal.username, principal.issuer);
     if let Some(actor) = &principal.actor {
         text.push_str(&format!(", through {}", actor.subject));
         text.extend(actor.client.iter().map(|client| format!(" (client {client})")));

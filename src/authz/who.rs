@@ -178,7 +178,7 @@ impl Who {
             Self::Issuers { names, .. } => Condition::new("who.issuers", names, &principal.issuer),
             Self::Kind { kind, .. } => {
                 let through = if actor.is_some() { ", through an actor" } else { "" };
-                Condition::new("who.kind", kind_name(*kind), format!("{}{through}", kind_name(principal.kind)))
+                Condition::new("who.kind", kind.as_str(), format!("{}{through}", principal.kind.as_str()))
             }
             Self::Groups { key, names } => Condition::new(key, names, listed(&principal.groups)),
             Self::Scopes(names) => Condition::new("who.scopes", names, listed(&principal.scopes)),
@@ -235,14 +235,6 @@ pub(super) const WEBHOOKS: &str = "who.webhooks";
 
 /// What the name of an issuer begins with that is a sender of deliveries.
 const WEBHOOK: &str = "webhook:";
-
-pub(super) fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Human => "human",
-        Kind::Agent => "agent",
-        Kind::Workload => "workload",
-    }
-}
 
 pub(super) fn is_anonymous(principal: &Principal) -> bool {
     principal.scheme == Scheme::Anonymous || &*principal.issuer == ANONYMOUS

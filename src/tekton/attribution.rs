@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::authn::{Kind, Principal};
+use crate::authn::Principal;
 
 /// What our annotations begin with. Whatever a client writes under it is taken away.
 pub(super) const PREFIX: &str = "doorward.dev/";
@@ -59,17 +59,12 @@ impl Attribution<'_> {
         }
         let Value::Object(annotations) = annotations else { return };
         let principal = self.principal;
-        let kind = match principal.kind {
-            Kind::Human => "human",
-            Kind::Agent => "agent",
-            Kind::Workload => "workload",
-        };
         let request = self.request.to_string();
         let facts = [
             ("requested-by", Some(&*principal.username)),
             ("issuer", Some(&*principal.issuer)),
             ("subject", Some(&*principal.subject)),
-            ("kind", Some(kind)),
+            ("kind", Some(principal.kind.as_str())),
             ("client", principal.client.as_deref()),
             ("actor", principal.actor.as_ref().map(|actor| &*actor.subject)),
             ("rule", self.rule),
@@ -111,7 +106,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::authn::{Actor, Scheme};
+    use crate::authn::{Actor, Kind, Scheme};
 
     #[test]
     fn what_the_client_says_of_itself_is_overwritten() {

@@ -22,7 +22,7 @@ use serde_json::Value as Json;
 
 use crate::{
     authn::{Actor, Principal},
-    authz::{RequestView, who::kind_name},
+    authz::RequestView,
     kubernetes::Attributes,
     webhooks::Facts,
 };
@@ -156,7 +156,7 @@ impl<'a> Person<'a> {
             "issuer" => text(&principal.issuer),
             "subject" => text(&principal.subject),
             "username" => text(&principal.username),
-            "kind" => text(kind_name(principal.kind)),
+            "kind" => text(principal.kind.as_str()),
             "groups" => Some(CowVal::Borrowed(&self.groups)),
             "scopes" => Some(CowVal::Borrowed(&self.scopes)),
             "client" => text(principal.client.as_deref()?),

@@ -218,7 +218,7 @@ fn warn_of_kind(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, rep
     if raw.issuers.is_empty() || !raw.issuers.iter().all(is_own) || raw.on_behalf_of.is_some() || !gives_tasks_alone {
         return;
     }
-    let kind = if kind == Kind::Human { "human" } else { "workload" };
+    let kind = kind.as_str();
     report
         .warning(
             &at.key("kind"),

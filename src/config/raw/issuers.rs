@@ -156,6 +156,17 @@ pub enum Kind {
     Workload,
 }
 
+impl Kind {
+    /// The word for it, as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Agent => "agent",
+            Self::Workload => "workload",
+        }
+    }
+}
+
 /// A client (application) of an issuer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
