@@ -37,7 +37,7 @@ use crate::{abort::Abortable, config::raw::Limits};
 
 /// How much of a request that nobody reads is taken from the client, so that it sees the answer and not a reset: as much as
 /// a browser has cookies for one site, 180 of 4 KiB, which any host of that site can set.
-const LINGER_BYTES: usize = 1 << 20;
+const LINGER_BYTES: u64 = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// Runs each stream of HTTP/2 as a task of its own, which can be ended without its connection.
@@ -250,18 +250,9 @@ fn is_flood(error: &h2::Error) -> bool {
 }
 
 /// Reads what the client is still sending, to a bound: to close on unread bytes is a reset, which may overtake our answer.
-async fn linger(mut io: impl AsyncRead + Unpin) {
-    let all = async {
-        let mut buffer = [0; 4096];
-        let mut left = LINGER_BYTES;
-        while left > 0 {
-            match io.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(count) => left = left.saturating_sub(count),
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER_TIME, all).await;
+async fn linger(io: impl AsyncRead + Unpin) {
+    let (mut unread, mut nowhere) = (io.take(LINGER_BYTES), tokio::io::sink());
+    let _ = tokio::time::timeout(LINGER_TIME, tokio::io::copy(&mut unread, &mut nowhere)).await;
 }
 
 /// A request under way; ends when its response has been handed over, or when it is dropped before.
@@ -340,9 +331,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_client_still_sends_is_taken_to_a_bound_of_bytes_and_of_time() {
         for (sent, taken) in [(0, 0), (100, 100), (LINGER_BYTES, LINGER_BYTES), (LINGER_BYTES * 2, LINGER_BYTES)] {
-            let mut client = io::Cursor::new(vec![0; sent]);
+            let mut client = io::Cursor::new(vec![0; usize::try_from(sent).unwrap()]);
             linger(&mut client).await;
-            assert_eq!(client.position(), taken as u64, "of {sent}");
+            assert_eq!(client.position(), taken, "of {sent}");
         }
         let (silent, _open) = tokio::io::duplex(1);
         let begun = Instant::now();
