@@ -118,10 +118,15 @@ pub(super) fn end_tokens(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
         let own = Pools::new(app.metrics.upstream.clone());
         lock(pools).push(own.clone());
         let issuer = exchanged.issuer.clone();
-        let client = runs::client(Arc::clone(app), own.clone(), move |root: &raw::Root| {
-            let exchanged = root.tokens.as_ref()?.exchange.iter().find(|exchanged| exchanged.issuer == issuer);
-            exchanged?.kubernetes.as_ref()
-        });
+        let client = runs::client(
+            Arc::clone(app),
+            own.clone(),
+            move |root: &raw::Root| {
+                let exchanged = root.tokens.as_ref()?.exchange.iter().find(|exchanged| exchanged.issuer == issuer);
+                exchanged?.kubernetes.as_ref()
+            },
+            || {},
+        );
         let app = Arc::clone(app);
         app.supervisor.clone().spawn(TaskSpec::new("ends-of-runs"), move |stop| {
             let follow = ends::follow(Arc::clone(&app), (client.clone(), own.clone()), exchanged.clone(), stop);

@@ -67,7 +67,11 @@ pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: Cancella
         namespaces.iter().flat_map(|namespace| ["PipelineRun", "TaskRun"].map(|kind| (*namespace, kind))).collect();
     let states = States::new(app.health.component("runs", Gate::Report), watched.len());
     let watches = watched.into_iter().enumerate().map(|(i, (namespace, kind))| {
-        let client = telling_client(&app, &pools, (states.clone(), i));
+        let opened = {
+            let states = states.clone();
+            move || states.opened(i)
+        };
+        let client = client(Arc::clone(&app), pools.clone(), |root| Some(&root.runs.as_ref()?.kubernetes), opened);
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("tekton.dev", "v1", kind));
         let api: Api<Metadata> = match namespace {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
@@ -180,33 +184,25 @@ impl States {
     }
 }
 
-/// The client of one watch, which tells when that is open. The watcher does not: one that goes on where it was cut off says nothing
-/// before the next event, which may be days away.
-fn telling_client(app: &Arc<App>, pools: &Pools, (states, watch): (States, usize)) -> Client {
-    let (app, pools) = (Arc::clone(app), pools.clone());
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let (app, pools, states) = (Arc::clone(&app), pools.clone(), states.clone());
-        async move {
-            let is_watch = is_watch(&request);
-            let answer = send(&app, &pools, |root| Some(&root.runs.as_ref()?.kubernetes), request).await?;
-            if is_watch && answer.status().is_success() {
-                states.opened(watch);
-            }
-            Ok::<_, BoxError>(answer)
-        }
-    });
-    Client::new(service, "default")
-}
-
-/// Asks an API server over our own pools, as the upstream of the generation in force says. `named` gives its name.
+/// Asks an API server over our own pools, as the upstream of the generation in force says. `named` gives its name. `opened` is
+/// called with each watch that is open: the watcher does not tell, one that goes on where it was cut off says nothing before the
+/// next event, which may be days away.
 pub(crate) fn client(
     app: Arc<App>,
     pools: Pools,
     named: impl Fn(&raw::Root) -> Option<&String> + Clone + Send + Sync + 'static,
+    opened: impl Fn() + Clone + Send + Sync + 'static,
 ) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (app, pools, named) = (Arc::clone(&app), pools.clone(), named.clone());
-        async move { send(&app, &pools, named, request).await }
+        let (app, pools, named, opened) = (Arc::clone(&app), pools.clone(), named.clone(), opened.clone());
+        async move {
+            let is_watch = is_watch(&request);
+            let answer = send(&app, &pools, named, request).await?;
+            if is_watch && answer.status().is_success() {
+                opened();
+            }
+            Ok::<_, BoxError>(answer)
+        }
     });
     Client::new(service, "default")
 }
