@@ -1,7 +1,6 @@
 //! The running listeners: the workers' accept loops, reload and shutdown.
 
 use std::{
-    future::Future,
     io,
     net::{SocketAddr, TcpListener as StdListener},
     sync::{
@@ -322,7 +321,7 @@ fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream,
         return shared.metrics.refused(Refused::Memory);
     }
     let settings = door.settings.load_full();
-    let most = settings.limits.connections.min(descriptors_once());
+    let most = settings.limits.connections.min(descriptors_for_connections().unwrap_or(u32::MAX));
     let Some(admitted) = shared.admission.admit(most) else {
         return shared.metrics.refused(Refused::Total);
     };
@@ -331,13 +330,7 @@ fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream,
     tokio::spawn(connection::run(Arc::clone(shared), Arc::clone(door), settings, stream, peer, id, admitted));
 }
 
-/// The limit of descriptors, which stays as it is while the process lives.
-fn descriptors_once() -> u32 {
-    static DESCRIPTORS: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
-    *DESCRIPTORS.get_or_init(|| descriptors_for_connections().unwrap_or(u32::MAX))
-}
-
-fn pause_after(error: &io::Error, metrics: &Metrics) -> impl Future<Output = ()> + use<> {
+async fn pause_after(error: &io::Error, metrics: &Metrics) {
     metrics.accept_errors.inc();
     // The connection went away before we took it: the next one is another matter.
     let of_the_peer = matches!(
@@ -347,8 +340,7 @@ fn pause_after(error: &io::Error, metrics: &Metrics) -> impl Future<Output = ()>
     if !of_the_peer {
         tracing::warn!(%error, "a connection could not be accepted");
     }
-    let pause = if of_the_peer { Duration::ZERO } else { ACCEPT_PAUSE };
-    async move { tokio::time::sleep(pause).await }
+    tokio::time::sleep(if of_the_peer { Duration::ZERO } else { ACCEPT_PAUSE }).await;
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::settings::{ListenerSettings, Settings};
@@ -201,12 +202,10 @@ fn listening_inodes(table: &str, port: u16) -> Vec<String> {
         .collect()
 }
 
-/// How many connections the process has descriptors for: half of `RLIMIT_NOFILE`, as each request may need one more
-/// towards an upstream.
+/// How many connections the process has descriptors for, if they are limited: half of `RLIMIT_NOFILE`, as each request may need one
+/// more towards an upstream.
 pub(super) fn descriptors_for_connections() -> Option<u32> {
-    let limits = fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    let soft: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+    let soft = getrlimit(Resource::Nofile).current?;
     Some(u32::try_from(soft / 2).unwrap_or(u32::MAX))
 }
 
