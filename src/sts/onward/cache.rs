@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::{
     Onward,
     answer::{Expected, Failure, Given},
-    protocol::{Reads, Sent},
+    protocol::Sent,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -379,13 +379,6 @@ impl TokenRequest {
             Some(next) => {
                 let pool = Expected { max_lifetime: i64::MAX, ..expected }.read(&answer)?;
                 let request = next.request(&pool.token, &self.scopes, onward.max_lifetime).map_err(Failure::Away)?;
-                let expected = Expected {
-                    reads: Reads::OAuth { exchanged: false },
-                    asked: &self.scopes,
-                    default_scopes: &[],
-                    max_lifetime: i64::try_from(onward.max_lifetime).unwrap_or(i64::MAX),
-                    now,
-                };
                 expected.service_account(&send(request).await?)
             }
         }
