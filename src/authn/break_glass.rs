@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use data_encoding::HEXLOWER;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
@@ -16,6 +16,7 @@ use crate::{
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
     error::{Reason, Rejection},
+    sha256::{self, sha256},
 };
 
 /// The issuer of its principals.
@@ -114,8 +115,8 @@ impl BreakGlass {
     /// Authenticates by the leaf certificate (DER) of a client whose chain and key TLS has verified.
     pub fn present(&self, certificate: Option<&[u8]>, now: Timestamp) -> Presented<Principal> {
         let Some(certificate) = certificate else { return Presented::Not };
-        let presented = digest::digest(&digest::SHA256, certificate);
-        let matches = |known: &&Certificate| verify_slices_are_equal(&known.sha256, presented.as_ref()).is_ok();
+        let presented = sha256(&[certificate]);
+        let matches = |known: &&Certificate| verify_slices_are_equal(&known.sha256, &presented).is_ok();
         let Some(known) = self.certificates.iter().find(matches) else {
             return Presented::Bad(not_known());
         };
@@ -195,7 +196,7 @@ impl Certificate {
                 break;
             }
         }
-        let Some(sha256) = fingerprint(&raw.sha256) else {
+        let Some(sha256) = sha256::from_hex(&raw.sha256) else {
             resolver
                 .report
                 .error(&at.key("sha256"), "`sha256` is not a SHA-256 in hex")
@@ -209,20 +210,6 @@ impl Certificate {
             groups: raw.groups.iter().map(|group| group.as_str().into()).collect(),
         })
     }
-}
-
-/// 64 hex digits in either case, with or without the colons that OpenSSL puts between bytes.
-fn fingerprint(text: &str) -> Option<[u8; 32]> {
-    let colons = text.len() == 95 && text.bytes().skip(2).step_by(3).all(|byte| byte == b':');
-    let digits: Vec<u8> = match text.len() {
-        64 => text.bytes().collect(),
-        _ if colons => text.as_bytes().chunks(3).flat_map(|chunk| chunk.iter().take(2)).copied().collect(),
-        _ => return None,
-    };
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (pairs, _) = digits.as_chunks::<2>();
-    let bytes: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
-    bytes?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -240,7 +227,7 @@ mod tests {
     const DER: &[u8] = b"the certificate of alice";
 
     fn sha256_hex(der: &[u8]) -> String {
-        HEXLOWER.encode(digest::digest(&digest::SHA256, der).as_ref())
+        HEXLOWER.encode(&sha256(&[der]))
     }
 
     fn resolve(value: Value) -> (Option<BreakGlass>, Resolver) {

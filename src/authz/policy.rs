@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 
@@ -20,6 +19,7 @@ use crate::{
     },
     kubernetes::Attributes,
     request::method,
+    sha256::sha256,
 };
 
 use super::{
@@ -107,7 +107,7 @@ impl Policy {
         Some(Self {
             by_the_clock: by_the_clock.map(|(route, _)| route.clone()).collect(),
             by_route,
-            digest: HEXLOWER.encode(digest::digest(&digest::SHA256, source.as_bytes()).as_ref()).into(),
+            digest: HEXLOWER.encode(&sha256(&[source.as_bytes()])).into(),
             source: source.into(),
             rules,
             grants,

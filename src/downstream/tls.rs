@@ -9,6 +9,7 @@
 
 use std::{fmt, sync::Arc};
 
+use data_encoding::HEXLOWER;
 use rustls::{
     ProtocolVersion, RootCertStore, ServerConfig,
     client::verify_server_name,
@@ -22,11 +23,14 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::config::{
-    raw::{CertificateFiles, ServerTls},
-    report::At,
-    resolver::Resolver,
-    values::SecretSource,
+use crate::{
+    config::{
+        raw::{CertificateFiles, ServerTls},
+        report::At,
+        resolver::Resolver,
+        values::SecretSource,
+    },
+    sha256::sha256,
 };
 
 /// How much is kept of the subject of a client's certificate, which may be as long as its authority likes.
@@ -61,7 +65,7 @@ pub struct ClientCertificate {
 
 impl ClientCertificate {
     pub fn of(der: &[u8]) -> Self {
-        Self { sha256: sha256_of(der), subject: subject_of(der), der: der.into() }
+        Self { sha256: sha256(&[der]), subject: subject_of(der), der: der.into() }
     }
 }
 
@@ -74,9 +78,7 @@ fn subject_of(der: &[u8]) -> Option<Arc<str>> {
 
 impl fmt::Debug for ClientCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClientCertificate(")?;
-        self.sha256.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        f.write_str(")")
+        write!(f, "ClientCertificate({})", HEXLOWER.encode(&self.sha256))
     }
 }
 
@@ -100,13 +102,6 @@ impl TlsInfo {
             client_certificate: client_certificate.map(|certificate| ClientCertificate::of(certificate)),
         }
     }
-}
-
-fn sha256_of(bytes: &[u8]) -> [u8; 32] {
-    let mut sha256 = [0; 32];
-    let digest = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, bytes);
-    sha256.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
-    sha256
 }
 
 /// Resolves the TLS part of a listener, and when the first of its certificates ends; problems are reported at `at`.

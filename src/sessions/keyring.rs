@@ -2,16 +2,14 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
-    digest::{SHA256, digest},
-};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
 
 use crate::{
     config::{report::At, resolver::Resolver, values::SecretSource},
     kept,
+    sha256::sha256,
 };
 
 /// The file of the key that Doorward makes itself has the name of the store with this.
@@ -137,8 +135,7 @@ impl std::fmt::Debug for KeyRing {
 
 impl Key {
     fn new(bytes: &[u8]) -> Option<Self> {
-        let hash = digest(&SHA256, bytes);
-        let id = *digest(&SHA256, hash.as_ref()).as_ref().first_chunk()?;
+        let id = *sha256(&[&sha256(&[bytes])]).first_chunk()?;
         Some(Self { id, key: RandomizedNonceKey::new(&AES_256_GCM, bytes).ok()? })
     }
 }

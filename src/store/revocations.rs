@@ -15,7 +15,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{SHA256, digest};
 use moka::{policy::EvictionPolicy, sync::Cache};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +24,7 @@ use crate::{
     authn::{CredentialId, KnownAs, Principal},
     clock::{Clock, Timestamp},
     lock::lock,
+    sha256::sha256,
 };
 
 /// How often the copy is renewed. Two renewals fit into the second that is promised.
@@ -156,7 +156,7 @@ enum What {
 
 impl Record {
     fn put(&self, until: Timestamp, expect: Expect) -> Result<Put, StoreError> {
-        let key = digest(&SHA256, &serde_json::to_vec(&self.what).unwrap_or_default()).as_ref().to_vec();
+        let key = sha256(&[&serde_json::to_vec(&self.what).unwrap_or_default()]).to_vec();
         let value = serde_json::to_vec(self).map_err(|error| StoreError::Corrupt(error.to_string()))?;
         Ok(Put { table: Table::Revocations, key, value, expires: until, expect })
     }

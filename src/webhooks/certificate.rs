@@ -2,13 +2,13 @@
 //! `client_ca` of the listener, and that the client has its key.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use data_encoding::HEXLOWER_PERMISSIVE;
 use rustls::{client::verify_server_name, server::ParsedCertificate};
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::{
     config::{raw, report::At, resolver::Resolver},
     downstream::ClientCertificate,
+    sha256,
 };
 
 /// Which certificates are a sender's.
@@ -28,7 +28,7 @@ impl Certificates {
                 .help("give `names` or `sha256`");
             return None;
         }
-        let (mut names, mut sha256) = (Vec::new(), Vec::new());
+        let (mut names, mut digests) = (Vec::new(), Vec::new());
         for (index, name) in raw.names.iter().enumerate() {
             match ServerName::try_from(name.clone()) {
                 Ok(name @ ServerName::DnsName(_)) => names.push(name),
@@ -36,9 +36,8 @@ impl Certificates {
             }
         }
         for (index, text) in raw.sha256.iter().enumerate() {
-            let digits = text.replace(':', "");
-            match HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()) {
-                Some(digest) => sha256.push(digest),
+            match sha256::from_hex(text) {
+                Some(digest) => digests.push(digest),
                 None => drop(
                     report
                         .error(&at.key("sha256").index(index), format!("`{text}` is no SHA-256 in hex"))
@@ -46,7 +45,8 @@ impl Certificates {
                 ),
             }
         }
-        (names.len() == raw.names.len() && sha256.len() == raw.sha256.len()).then_some(Self { names, sha256 })
+        let is_complete = names.len() == raw.names.len() && digests.len() == raw.sha256.len();
+        is_complete.then_some(Self { names, sha256: digests })
     }
 
     pub(super) fn admits(&self, presented: Option<&ClientCertificate>) -> bool {

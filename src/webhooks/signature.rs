@@ -18,6 +18,7 @@ use crate::{
     clock::Timestamp,
     config::raw::{HmacAlgorithm, SignatureEncoding},
     error::{Reason, Rejection},
+    sha256::sha256,
 };
 
 /// Entries of one `webhook-signature` that are looked at. A sender that rotates signs with two.
@@ -99,7 +100,7 @@ enum Candidates {
         ed25519: Vec<Vec<u8>>,
     },
     /// SHA-256 of the token.
-    Token(digest::Digest),
+    Token([u8; 32]),
 }
 
 /// A secret, ready to verify with.
@@ -109,7 +110,7 @@ pub(super) enum Key {
     /// The public key.
     Ed25519(Box<[u8]>),
     /// SHA-256 of the token, so that a comparison tells nothing of its length.
-    Token(digest::Digest),
+    Token([u8; 32]),
 }
 
 impl Form {
@@ -240,7 +241,7 @@ impl Presented {
     }
 
     fn token(token: &[u8]) -> Self {
-        let candidates = Candidates::Token(digest::digest(&digest::SHA256, token));
+        let candidates = Candidates::Token(sha256(&[token]));
         Self { candidates, before: String::new(), signed_at: None, signed_id: None }
     }
 
@@ -259,9 +260,7 @@ impl Presented {
                 let key = UnparsedPublicKey::new(&signature::ED25519, key);
                 ed25519.iter().any(|signature| key.verify(&signed, signature).is_ok())
             }
-            (Candidates::Token(presented), Key::Token(token)) => {
-                verify_slices_are_equal(presented.as_ref(), token.as_ref()).is_ok()
-            }
+            (Candidates::Token(presented), Key::Token(token)) => verify_slices_are_equal(presented, token).is_ok(),
             _ => false,
         }
     }
@@ -278,7 +277,7 @@ impl Key {
     }
 
     pub(super) fn token(token: &[u8]) -> Self {
-        Self::Token(digest::digest(&digest::SHA256, token))
+        Self::Token(sha256(&[token]))
     }
 
     /// The key of a Standard Webhooks secret, less its `whsec_`: base64 of 24 to 64 bytes.

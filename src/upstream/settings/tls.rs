@@ -2,7 +2,6 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use aws_lc_rs::digest::{Context, SHA256};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -11,10 +10,13 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use url::Host;
 
 use super::Protocol;
-use crate::config::{
-    raw,
-    report::At,
-    resolver::{Resolver, Secret},
+use crate::{
+    config::{
+        raw,
+        report::At,
+        resolver::{Resolver, Secret},
+    },
+    sha256::Sha256,
 };
 
 /// PEM text, and where it comes from.
@@ -259,12 +261,10 @@ fn client_certificate(chain_pem: &Pem, key_pem: &Pem, resolver: &mut Resolver) -
 
 /// SHA-256 over parts, each preceded by its length so that no two lists of parts give the same input.
 fn digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
+    let mut hash = Sha256::new();
     for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part);
     }
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
+    hash.finish()
 }
