@@ -166,7 +166,7 @@ routes:
         let text = format!("{GROUND}rules:\n  - {{id: r, {rule}, do: allow}}\n");
         let root: raw::Root = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let mut report = Report::default();
-        super::super::rule::Rule::compile(&root.rules[0], 0, &At::root(), &root, &Vec::new().into(), &mut report);
+        super::super::rule::Rule::compile(&root.rules[0], 0, &At::root(), &root, &mut report);
         report
     }
 

@@ -78,7 +78,7 @@ impl Policy {
         for (i, rule) in root.rules.iter().enumerate() {
             let at = at.index(i);
             check_id("rule", &rule.id, &mut ids, &at, report);
-            rules.push(Rule::compile(rule, i, &at, root, &issuers, report));
+            rules.push(Rule::compile(rule, i, &at, root, report));
         }
         rules.sort_by(|a, b| (a.action.precedence(), &a.id).cmp(&(b.action.precedence(), &b.id)));
 

@@ -66,29 +66,13 @@ impl Action {
     }
 }
 
-/// Who else must say yes, and for how long that counts.
+/// That others must say yes.
 #[derive(Debug)]
 pub struct Approval {
     /// The rule that asks for it.
     pub rule: Arc<str>,
     /// How many different people must approve.
     pub count: u8,
-    /// How long a request for approval stays open.
-    pub pending: Duration,
-    /// How long an approval can be used.
-    pub grant: Duration,
-    by: Vec<Who>,
-    issuers: Arc<[IssuerFacts]>,
-}
-
-impl Approval {
-    /// Whether a principal may approve. Only people do, and nobody through somebody else.
-    pub fn may_be_given_by(&self, principal: &Principal) -> bool {
-        let issuer = self.issuers.iter().find(|issuer| issuer.name == principal.issuer);
-        principal.kind == raw::Kind::Human
-            && principal.actor.is_none()
-            && self.by.iter().all(|who| who.met(&Caller { principal, issuer }, Reading::Strict) == Met::Yes)
-    }
 }
 
 /// A compiled rule.
@@ -100,6 +84,7 @@ pub(super) struct Rule {
     pub why: Option<Arc<str>>,
     pub fix: Option<Arc<str>>,
     pub action: Action,
+    /// It decides nothing.
     pub shadow: bool,
     reading: Reading,
     on: Vec<On>,
@@ -125,14 +110,7 @@ fn nothing_kept(claim: &str) -> String {
 }
 
 impl Rule {
-    pub(super) fn compile(
-        raw: &raw::Rule,
-        place: usize,
-        at: &At,
-        root: &raw::Root,
-        issuers: &Arc<[IssuerFacts]>,
-        report: &mut Report,
-    ) -> Self {
+    pub(super) fn compile(raw: &raw::Rule, place: usize, at: &At, root: &raw::Root, report: &mut Report) -> Self {
         let id: Arc<str> = raw.id.as_str().into();
         let purpose = match &raw.action {
             raw::Action::Allow => Purpose::Allow,
@@ -172,8 +150,8 @@ impl Rule {
                         "write a rule that allows or denies, or `mode: shadow` to have recorded what it would hit",
                     );
                 }
-                let approval = compile_approval(&id, approve, &at, root, issuers, report);
-                Action::Approve(Arc::new(approval))
+                check_approval(approve, &at, root, report);
+                Action::Approve(Arc::new(Approval { rule: Arc::clone(&id), count: approve.count.unwrap_or(1) }))
             }
         };
         let rule = Self {
@@ -413,11 +391,6 @@ impl Rule {
     pub(super) fn reads_time(&self) -> bool {
         self.when.as_ref().is_some_and(Expression::reads_time)
     }
-
-    /// Whether it decides nothing.
-    pub(super) fn is_shadow(&self) -> bool {
-        self.shadow
-    }
 }
 
 fn check_need(need: &raw::Need, at: &At, root: &raw::Root, report: &mut Report) {
@@ -461,31 +434,15 @@ fn check_need(need: &raw::Need, at: &At, root: &raw::Root, report: &mut Report) 
     }
 }
 
-fn compile_approval(
-    rule: &Arc<str>,
-    raw: &raw::Approve,
-    at: &At,
-    root: &raw::Root,
-    issuers: &Arc<[IssuerFacts]>,
-    report: &mut Report,
-) -> Approval {
+fn check_approval(raw: &raw::Approve, at: &At, root: &raw::Root, report: &mut Report) {
     if raw.count == Some(0) {
         report.error(&at.key("count"), "an approval by nobody is none").help("write a rule that allows");
     }
-    let mut span = |key: &str, given: Option<Span>, default: u64| {
-        let span = given.unwrap_or_else(|| Span::from_secs(default));
-        if span.get().is_zero() || span > Span::from_secs(MAX_APPROVAL) {
+    for (key, span) in [("pending", raw.pending), ("grant", raw.grant)] {
+        if let Some(span) = span.filter(|span| span.get().is_zero() || *span > Span::from_secs(MAX_APPROVAL)) {
             report.error(&at.key(key), format!("`{span}` is not between 1s and 24h"));
         }
-        span.get()
-    };
-    let (pending, grant) = (span("pending", raw.pending, 60 * 60), span("grant", raw.grant, 15 * 60));
-    Approval {
-        rule: Arc::clone(rule),
-        count: raw.count.unwrap_or(1),
-        pending,
-        grant,
-        by: who::compile(&raw.by, Purpose::Approver, &at.key("by"), root, report),
-        issuers: Arc::clone(issuers),
     }
+    // Nobody can give one yet, so that only what is wrong with `by` is of interest.
+    who::compile(&raw.by, Purpose::Approver, &at.key("by"), root, report);
 }

@@ -22,7 +22,7 @@ impl Policy {
         until: Timestamp,
         gives: impl Fn(Timestamp) -> bool,
     ) -> Timestamp {
-        let enforced = || self.candidates(TOKEN_ENDPOINT).filter(|rule| !rule.is_shadow());
+        let enforced = || self.candidates(TOKEN_ENDPOINT).filter(|rule| !rule.shadow);
         let next_change = |after| {
             enforced().flat_map(|rule| rule.next_change(after).into_iter().chain(rule.too_old(login, after))).min()
         };
@@ -39,7 +39,7 @@ impl Policy {
     /// Until when rules give it, as far as expressions that read the time say.
     fn read_until(&self, from: Timestamp, until: Timestamp, gives: impl Fn(Timestamp) -> bool) -> Timestamp {
         let mut rules = self.candidates(TOKEN_ENDPOINT);
-        if !rules.any(|rule| !rule.is_shadow() && rule.reads_time()) {
+        if !rules.any(|rule| !rule.shadow && rule.reads_time()) {
             return until;
         }
         // Expressions know whole seconds.

@@ -520,29 +520,6 @@ fn a_policy_unknown_of_a_route_denies() {
 }
 
 #[test]
-fn only_people_of_their_own_may_approve() {
-    let root = root(ONE_ISSUER, "rules: [{id: eyes, do: {approve: {by: {groups: [leads]}}}}]");
-    let policy = compile(&root).unwrap();
-    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
-    let principal = |yaml: &str| {
-        let facts: raw::PrincipalFacts = serde_saphyr::from_str(yaml).unwrap();
-        Scenario::new(Some(&facts), &request, &root).unwrap()
-    };
-    let asker = principal("{kind: agent}");
-    let Outcome::Approve(approvals) = policy.decide(&asker.principal, &asker.request()).outcome else {
-        panic!("not an approve");
-    };
-    for (yaml, may) in [
-        ("{kind: human, groups: [leads]}", true),
-        ("{kind: human, groups: [dev]}", false),
-        ("{kind: agent, groups: [leads]}", false),
-        ("{kind: human, groups: [leads], actor: {subject: bot}}", false),
-    ] {
-        assert_eq!(approvals[0].may_be_given_by(&principal(yaml).principal), may, "{yaml}");
-    }
-}
-
-#[test]
 fn the_digest_is_of_what_the_policy_means() {
     let one = root(GROUND, "rules: [{id: a, on: {}, do: allow}, {id: b, who: {users: [x]}, do: deny, why: null}]");
     let two = root(GROUND, "rules: [{do: deny, who: {users: [x], anonymous: false}, id: b}, {id: a, do: allow}]");
