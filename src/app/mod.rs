@@ -29,7 +29,7 @@ mod tests;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use arc_swap::ArcSwap;
@@ -47,6 +47,7 @@ use crate::{
     downstream::{self, Drain},
     endpoints::Endpoints,
     issuers, kept,
+    lock::lock,
     memory::{Memory, MemoryMetrics},
     oidc::LoginMetrics,
     request::refusal_limit::Refusals,
@@ -56,7 +57,7 @@ use crate::{
     store::{Redis, Revocations, Store, StoreMetrics},
     sts::{Asking, Vault, ends::Ends, onward},
     supervisor::{Supervisor, TaskMetrics},
-    upstream::{self, buffered::ByteBudget, streams},
+    upstream::{self, Pools, buffered::ByteBudget, streams},
     webhooks::{Replay, WebhookMetrics, hold},
 };
 
@@ -98,6 +99,8 @@ pub struct App {
     pub supervisor: Supervisor,
     /// Of the exports of the trail, which go on until it has ended.
     exports: Supervisor,
+    /// Of all that has connections of its own to upstreams.
+    pools: Mutex<Vec<Pools>>,
     store: Store,
     /// The same, where it is Redis, to be given new credentials.
     redis: Option<Redis>,
@@ -170,6 +173,13 @@ fn keep_policy(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
 impl App {
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Pools for somebody's own connections, which follow reloads as all others do.
+    fn own_pools(&self) -> Pools {
+        let own = Pools::new(self.metrics.upstream.clone());
+        lock(&self.pools).push(own.clone());
+        own
     }
 
     /// Where the keys of tokens are kept, as a generation has it.

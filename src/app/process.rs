@@ -34,7 +34,6 @@ use crate::{
     egress::{Egress, Proxy},
     endpoints::Endpoints,
     issuers,
-    lock::lock,
     logging::{Logging, LoggingError},
     memory::Memory,
     request::{pipeline::Worker, refusal_limit::Refusals},
@@ -47,7 +46,7 @@ use crate::{
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
     sts::{self, Asking, KeyMetric, ends::Ends, onward},
     supervisor::{Backoff, Supervisor, TaskHandle, TaskSpec},
-    upstream::{Pools, buffered::ByteBudget, streams},
+    upstream::{buffered::ByteBudget, streams},
     webhooks::{Replay, hold},
 };
 
@@ -157,15 +156,14 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     };
 
     app.snapshot.load().issuers.start();
-    let pools: Arc<Mutex<Vec<Pools>>> = Arc::default();
-    let downstream = start_workers(bound, &app, &pools)?;
+    let downstream = start_workers(bound, &app)?;
     let _entered = runtime.enter();
     tasks::start(&app);
-    let bringing = tasks::bring_held(&app, &pools);
-    tasks::follow_runs(&app, &pools);
+    let bringing = tasks::bring_held(&app);
+    tasks::follow_runs(&app);
     tasks::keep_token_keys(&app);
-    tasks::end_tokens(&app, &pools);
-    tasks::watch_rights(&app, &pools);
+    tasks::end_tokens(&app);
+    tasks::watch_rights(&app);
     tasks::export_trail(&app);
     let admin_address = admin_server.as_ref().map(AdminServer::address);
     let handles = reload::AdminHandles {
@@ -175,7 +173,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     if let Some(server) = admin_server {
         serve_admin(&app, server);
     }
-    let reloader = reload::Reloader::new(sources.clone(), Arc::clone(&app), loaded, logging, pools, handles)
+    let reloader = reload::Reloader::new(sources.clone(), Arc::clone(&app), loaded, logging, handles)
         .map_err(StartError::io("the files of the configuration cannot be watched"))?;
     let trigger = reloader.trigger();
     if let Some(socket) = socket {
@@ -466,6 +464,7 @@ impl Parts<'_> {
             exports: supervisor(),
             metrics,
             health,
+            pools: Mutex::default(),
             store,
             redis,
             context,
@@ -497,13 +496,9 @@ fn host_name() -> String {
     std::fs::read_to_string("/etc/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
-fn start_workers(bound: Bound, app: &Arc<App>, pools: &Arc<Mutex<Vec<Pools>>>) -> Result<Downstream, StartError> {
+fn start_workers(bound: Bound, app: &Arc<App>) -> Result<Downstream, StartError> {
     let (metrics, drain) = (app.metrics.downstream.clone(), app.drain.clone());
-    let (app, pools) = (Arc::clone(app), Arc::clone(pools));
-    let make = move |_| {
-        let own = Pools::new(app.metrics.upstream.clone());
-        lock(&pools).push(own.clone());
-        Worker::new(Arc::clone(&app), own)
-    };
+    let app = Arc::clone(app);
+    let make = move |_| Worker::new(Arc::clone(&app), app.own_pools());
     bound.start(make, &metrics, drain).map_err(StartError::io("the workers cannot be started"))
 }

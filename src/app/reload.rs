@@ -1,10 +1,6 @@
 //! A new generation: built beside the one in force, swapped in whole, or refused with the old one kept.
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::{io, path::PathBuf, sync::Arc};
 
 use super::{
     App,
@@ -42,7 +38,6 @@ pub struct Reloader {
     app: Arc<App>,
     watcher: Watcher,
     logging: Logging,
-    pools: Arc<Mutex<Vec<Pools>>>,
     /// For questions about a new generation.
     own: Pools,
     admin: AdminHandles,
@@ -101,18 +96,16 @@ impl Reloader {
         app: Arc<App>,
         loaded: Loaded,
         logging: Logging,
-        pools: Arc<Mutex<Vec<Pools>>>,
         admin: AdminHandles,
     ) -> io::Result<Self> {
         let (folder, files) = (loaded.base().to_owned(), loaded.fingerprint.clone());
         let volume = loaded.volume;
         let started = (loaded.raw, loaded.fingerprint.clone());
         let watcher = Watcher::new(loaded.fingerprint)?;
-        let own = Pools::new(app.metrics.upstream.clone());
-        lock(&pools).push(own.clone());
+        let own = app.own_pools();
         let health = app.health.component("configuration", Gate::Report);
         health.ok();
-        Ok(Self { sources, app, watcher, logging, pools, own, admin, health, started, folder, files, volume })
+        Ok(Self { sources, app, watcher, logging, own, admin, health, started, folder, files, volume })
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -252,7 +245,7 @@ impl Reloader {
         next.name_own(&self.app.revocations);
         let upstreams = next.upstreams.clone();
         self.app.snapshot.store(Arc::new(next));
-        for pools in lock(&self.pools).iter() {
+        for pools in lock(&self.app.pools).iter() {
             pools.retain(&upstreams);
         }
     }

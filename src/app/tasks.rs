@@ -1,21 +1,16 @@
 //! What goes on beside requests.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{App, durability, heads, rights, rollout, stream_watch};
 use crate::{
     admin::health::Gate,
     audit::export,
     config::raw,
-    lock::lock,
     request::pipeline::Worker,
     runs,
     sts::{OwnIssuer, ends},
     supervisor::{TaskHandle, TaskSpec},
-    upstream::Pools,
     webhooks::hold,
 };
 
@@ -84,10 +79,8 @@ where
 
 /// Brings deliveries that are held, over connections of its own. Where this process answers the interceptor, it waits until
 /// EventListeners reach it: they ask once, and make no run of a question that went nowhere.
-pub(super) fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) -> TaskHandle {
-    let own = Pools::new(app.metrics.upstream.clone());
-    lock(pools).push(own.clone());
-    let carrier = Arc::new(Worker::new(Arc::clone(app), own));
+pub(super) fn bring_held(app: &Arc<App>) -> TaskHandle {
+    let carrier = Arc::new(Worker::new(Arc::clone(app), app.own_pools()));
     let app = Arc::clone(app);
     app.supervisor.clone().spawn(TaskSpec::new("held-deliveries"), move |stop| {
         let (queue, carrier, clock) = (app.held.clone(), Arc::clone(&carrier), app.clock.clone());
@@ -100,10 +93,9 @@ pub(super) fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) -> TaskHandl
 }
 
 /// Links runs of Tekton to their causes, where the configuration says so, over connections of its own.
-pub(super) fn follow_runs(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
+pub(super) fn follow_runs(app: &Arc<App>) {
     let Some(runs) = app.snapshot.load().raw.runs.clone() else { return };
-    let own = Pools::new(app.metrics.upstream.clone());
-    lock(pools).push(own.clone());
+    let own = app.own_pools();
     let app = Arc::clone(app);
     app.supervisor.clone().spawn(TaskSpec::new("runs"), move |stop| {
         let follow = runs::follow(Arc::clone(&app), own.clone(), runs.clone(), stop);
@@ -112,11 +104,10 @@ pub(super) fn follow_runs(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
 }
 
 /// Ends the tokens of runs with them, over connections of its own.
-pub(super) fn end_tokens(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
+pub(super) fn end_tokens(app: &Arc<App>) {
     let Some(tokens) = app.snapshot.load().raw.tokens.clone() else { return };
     for exchanged in tokens.exchange.into_iter().filter(|exchanged| exchanged.kubernetes.is_some()) {
-        let own = Pools::new(app.metrics.upstream.clone());
-        lock(pools).push(own.clone());
+        let own = app.own_pools();
         let issuer = exchanged.issuer.clone();
         let client = runs::client(
             Arc::clone(app),
@@ -180,9 +171,8 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
 const KEYS_TICK: Duration = Duration::from_secs(30);
 
 /// Looks whether Kubernetes allows what the configuration needs.
-pub(super) fn watch_rights(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
-    let own = Pools::new(app.metrics.upstream.clone());
-    lock(pools).push(own.clone());
+pub(super) fn watch_rights(app: &Arc<App>) {
+    let own = app.own_pools();
     spawn(app, TaskSpec::new("rights"), move |app| {
         let own = own.clone();
         async move { rights::watch(&app, &own).await }
