@@ -37,7 +37,7 @@ struct Watch {
     namespace: Option<String>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Watched {
     state: State,
     /// By uid.
@@ -52,13 +52,14 @@ pub(super) enum Object {
     Run(Arc<Run>),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum State {
     /// All that happened until then is told.
     ToldAt(Timestamp),
     /// Since then it tells nothing.
     LostAt(Timestamp),
     /// It has never told anything.
+    #[default]
     Never,
 }
 
@@ -86,30 +87,8 @@ impl Ends {
         })
     }
 
-    /// A pod that has not ended, as far as was told in the last moments. `None` if it has, or nothing was told.
-    pub(super) fn pod(&self, cluster: &str, namespace: &str, uid: &str, now: Timestamp) -> Option<Arc<Pod>> {
-        match self.find(cluster, Kind::Pod, namespace, uid, now)? {
-            Object::Pod(pod) => Some(pod),
-            Object::Run(_) => None,
-        }
-    }
-
-    /// As [`Self::pod`], of a TaskRun or a PipelineRun.
-    pub(super) fn run(
-        &self,
-        cluster: &str,
-        kind: Kind,
-        namespace: &str,
-        uid: &str,
-        now: Timestamp,
-    ) -> Option<Arc<Run>> {
-        match self.find(cluster, kind, namespace, uid, now)? {
-            Object::Run(run) => Some(run),
-            Object::Pod(_) => None,
-        }
-    }
-
-    fn find(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str, now: Timestamp) -> Option<Object> {
+    /// An object that has not ended, as far as was told in the last moments. `None` if it has, or nothing was told.
+    pub(super) fn find(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str, now: Timestamp) -> Option<Object> {
         let all = self.all();
         let (_, watched) = all.iter().find(|(watch, _)| watch.covers(cluster, kind, namespace))?;
         // A connection that is cut without a word is one of which nothing is heard.
@@ -143,8 +122,7 @@ impl Ends {
 
     /// A watch that has still to tell what there is. One that told before is lost since then.
     fn begin(&self, watch: &Watch) {
-        let unknown = || Watched { state: State::Never, live: HashMap::new(), losses: 0 };
-        self.all().entry(watch.clone()).or_insert_with(unknown);
+        self.all().entry(watch.clone()).or_default();
     }
 
     /// Nothing is told any more.
@@ -169,7 +147,7 @@ impl Ends {
 
     fn set(&self, watch: &Watch, state: State) {
         let mut all = self.all();
-        let watched = all.entry(watch.clone()).or_insert_with(|| Watched { state, live: HashMap::new(), losses: 0 });
+        let watched = all.entry(watch.clone()).or_insert_with(|| Watched { state, ..Watched::default() });
         match (watched.state, state) {
             // It is lost since the first failure.
             (State::LostAt(_), State::LostAt(_)) | (State::Never, State::LostAt(_)) => {}
@@ -220,7 +198,7 @@ impl Object {
         }
     }
 
-    fn identity(&self) -> &Identity {
+    pub(super) fn identity(&self) -> &Identity {
         match self {
             Self::Pod(pod) => &pod.identity,
             Self::Run(run) => &run.identity,
@@ -228,7 +206,7 @@ impl Object {
     }
 
     /// Why it has no tokens any more; `None` while it may have.
-    fn end(&self) -> Option<&'static str> {
+    pub(super) fn end(&self) -> Option<&'static str> {
         match self {
             Self::Pod(pod) => pod.end,
             Self::Run(run) => run.end,
@@ -314,16 +292,16 @@ mod tests {
             Object::read(kind, serde_json::from_value(object).unwrap())
         };
         let pod = |phase: &str| object(Kind::Pod, json!({"phase": phase}));
-        let is_known = || ends.pod("c", "ci", "u", now).is_some();
+        let is_known = || ends.find("c", Kind::Pod, "ci", "u", now).is_some();
         ends.begin(&pods);
         ends.tell(&pods, &pod("Running"));
         assert!(!is_known(), "the watch has not told all yet");
         ends.set(&pods, State::ToldAt(now));
         assert!(is_known());
-        assert!(ends.pod("c", "other", "u", now).is_none());
-        assert!(ends.pod("d", "ci", "u", now).is_none());
-        assert!(ends.run("c", Kind::TaskRun, "ci", "u", now).is_none());
-        assert!(ends.pod("c", "ci", "u", now + BLIND).is_none(), "nothing was heard for too long");
+        assert!(ends.find("c", Kind::Pod, "other", "u", now).is_none());
+        assert!(ends.find("d", Kind::Pod, "ci", "u", now).is_none());
+        assert!(ends.find("c", Kind::TaskRun, "ci", "u", now).is_none());
+        assert!(ends.find("c", Kind::Pod, "ci", "u", now + BLIND).is_none(), "nothing was heard for too long");
         ends.set(&pods, State::LostAt(now));
         assert!(!is_known(), "it may have ended meanwhile");
         ends.set(&pods, State::ToldAt(now));
@@ -355,7 +333,7 @@ mod tests {
         // Where all namespaces are watched, an owner reference that names the uid of another's run leads nowhere.
         ends.set(&everywhere, State::ToldAt(now));
         ends.tell(&everywhere, &object(Kind::TaskRun, json!({})));
-        let run = |namespace| ends.run("c", Kind::TaskRun, namespace, "u", now);
+        let run = |namespace| ends.find("c", Kind::TaskRun, namespace, "u", now);
         assert!(run("ci").is_some());
         assert!(run("other").is_none());
     }

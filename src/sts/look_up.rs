@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use kube::api::DynamicObject;
+use kube::{Resource, api::DynamicObject};
 
 use super::{
     ends::{Ends, Kind, Object},
@@ -48,20 +48,11 @@ pub enum Place {
 
 impl Lookup<'_> {
     /// The pod that this name and uid mean, unless it has ended.
-    pub async fn pod(self, place: Place, namespace: &str, (name, uid): (&str, &str)) -> Result<Arc<Pod>, Refusal> {
-        let pod = match place {
-            Place::Watched => self.ends.pod(self.cluster, namespace, uid, self.clock.now()),
-            Place::Server => {
-                let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-                match self.get(Kind::Pod, path).await? {
-                    Some(Object::Pod(pod)) => Some(pod),
-                    _ => None,
-                }
-            }
-        };
-        let pod = pod.ok_or_else(|| gone("pod", name))?;
-        still_is(&pod.identity, pod.end, "pod", (name, uid))?;
-        Ok(pod)
+    pub async fn pod(self, place: Place, namespace: &str, named: (&str, &str)) -> Result<Arc<Pod>, Refusal> {
+        match self.object(place, Kind::Pod, namespace, named).await? {
+            Object::Pod(pod) => Ok(pod),
+            Object::Run(_) => Err(gone(called(Kind::Pod), named.0)),
+        }
     }
 
     /// The TaskRun or PipelineRun that this name and uid mean, unless it has ended.
@@ -70,22 +61,32 @@ impl Lookup<'_> {
         place: Place,
         kind: Kind,
         namespace: &str,
-        (name, uid): (&str, &str),
+        named: (&str, &str),
     ) -> Result<Arc<Run>, Refusal> {
-        let run = match place {
-            Place::Watched => self.ends.run(self.cluster, kind, namespace, uid, self.clock.now()),
+        match self.object(place, kind, namespace, named).await? {
+            Object::Run(run) => Ok(run),
+            Object::Pod(_) => Err(gone(called(kind), named.0)),
+        }
+    }
+
+    /// As [`Self::pod`] and [`Self::run`], whatever it is.
+    pub(super) async fn object(
+        self,
+        place: Place,
+        kind: Kind,
+        namespace: &str,
+        (name, uid): (&str, &str),
+    ) -> Result<Object, Refusal> {
+        let object = match place {
+            Place::Watched => self.ends.find(self.cluster, kind, namespace, uid, self.clock.now()),
             Place::Server => {
-                let resource = kind.resource().plural;
-                let path = format!("/apis/tekton.dev/v1/namespaces/{namespace}/{resource}/{name}");
-                match self.get(kind, path).await? {
-                    Some(Object::Run(run)) => Some(run),
-                    _ => None,
-                }
+                let all = DynamicObject::url_path(&kind.resource(), Some(namespace));
+                self.get(kind, format!("{all}/{name}")).await?
             }
         };
-        let run = run.ok_or_else(|| gone(kind.name(), name))?;
-        still_is(&run.identity, run.end, kind.name(), (name, uid))?;
-        Ok(run)
+        let object = object.ok_or_else(|| gone(called(kind), name))?;
+        still_is(object.identity(), object.end(), called(kind), (name, uid))?;
+        Ok(object)
     }
 
     /// As it is at this moment, or a little later. `None` if there is none.
@@ -181,6 +182,11 @@ impl Drop for Asker {
             turns.remove(&self.key);
         }
     }
+}
+
+/// What people read of it.
+fn called(kind: Kind) -> &'static str {
+    if kind == Kind::Pod { "pod" } else { kind.name() }
 }
 
 fn gone(kind: &str, name: &str) -> Refusal {

@@ -90,11 +90,7 @@ impl Task {
     async fn runs_at(&self, place: Place, lookup: Lookup<'_>) -> Result<(), Refusal> {
         let namespace = &self.view.namespace;
         for (kind, object) in self.lives_with() {
-            let named = (&*object.name, &*object.uid);
-            match kind {
-                Kind::Pod => drop(lookup.pod(place, namespace, named).await?),
-                Kind::TaskRun | Kind::PipelineRun => drop(lookup.run(place, kind, namespace, named).await?),
-            }
+            lookup.object(place, kind, namespace, (&object.name, &object.uid)).await?;
         }
         Ok(())
     }
