@@ -46,6 +46,11 @@ impl Entry {
         SessionHash::parse(&self.hash)
     }
 
+    /// What it stands for, and when that ends.
+    pub fn session(&self) -> Option<(SessionHash, Timestamp)> {
+        Some((self.hash()?, self.ends))
+    }
+
     /// Whether it may belong to the provider's own session `sid`: where the provider named none, nobody can tell.
     pub fn is_of(&self, sid: &str) -> bool {
         self.sid.as_deref().is_none_or(|own| own == sid)

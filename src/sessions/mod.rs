@@ -62,12 +62,12 @@ pub use self::{
     settings::Settings,
 };
 use crate::{
-    audit::{Note, Trail},
+    audit::Trail,
     authn::{CredentialId, Presented, Principal},
     clock::{Clock, Timestamp},
     error::{Reason, Rejection},
     oidc::{Identity, Provider, program::Devices},
-    store::{Expect, Revocations, Store, StoreError, Table, Target, Written},
+    store::{Expect, Revocations, Store, StoreError, Table, Written},
 };
 
 /// How long a record is used without asking the store.
@@ -282,55 +282,12 @@ impl Sessions {
             }
         }
         if !surplus.is_empty() {
-            self.end_entries(&surplus, Ended::surplus).await.map_err(unavailable)?;
-            let ended: Vec<SessionHash> = surplus.iter().filter_map(Entry::hash).collect();
-            index.remove(&ended, now).await.map_err(unavailable)?;
+            let surplus: Vec<_> = surplus.iter().filter_map(Entry::session).collect();
+            self.end_all(&index, &surplus, Ended::surplus).await.map_err(unavailable)?;
         }
         shared.metrics.created();
         shared.metrics.seen(hash);
         Ok((id, Arc::new(session)))
-    }
-
-    /// Ends one session, here at once and everywhere within a second; its streams end with it.
-    pub async fn end(&self, session: &Session, reason: Ended) -> Result<(), StoreError> {
-        self.end_one(session.hash, session.end, reason).await?;
-        let now = self.0.shared.clock.now();
-        self.index(&session.record).remove(&[session.hash], now).await
-    }
-
-    /// Ends all sessions of the same login, on every host: those of the same session at the provider, or, where it
-    /// names none, all of the person's. Gives how many were ended.
-    pub async fn end_login(&self, session: &Session, reason: Ended) -> Result<usize, StoreError> {
-        let now = self.0.shared.clock.now();
-        let index = self.index(&session.record);
-        let mut entries = index.entries(now).await?;
-        entries.retain(|entry| entry.same_login(&session.record) && entry.hash() != Some(session.hash));
-        self.end_one(session.hash, session.end, reason).await?;
-        self.end_entries(&entries, reason).await?;
-        let mut ended: Vec<SessionHash> = entries.iter().filter_map(Entry::hash).collect();
-        ended.push(session.hash);
-        index.remove(&ended, now).await?;
-        Ok(ended.len())
-    }
-
-    async fn end_entries(&self, entries: &[Entry], reason: Ended) -> Result<(), StoreError> {
-        for entry in entries {
-            if let Some(hash) = entry.hash() {
-                self.end_one(hash, entry.ends, reason).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn end_one(&self, hash: SessionHash, ends: Timestamp, reason: Ended) -> Result<(), StoreError> {
-        let shared = &self.0.shared;
-        // The revocation first: it is what streams and other processes look at.
-        shared.revocations.revoke(Target::Session(&hash.to_string()), "the session was ended", ends).await?;
-        shared.store.delete(Table::Sessions, hash.as_bytes()).await?;
-        self.0.cache.invalidate(&hash);
-        shared.metrics.ended(&hash, reason);
-        shared.trail.note(Note::SessionEnded { session: hash.to_string(), why: reason.as_str() });
-        Ok(())
     }
 
     fn index(&self, record: &Record) -> Index<'_> {

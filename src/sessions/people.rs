@@ -1,6 +1,6 @@
 //! The sessions of one person: listed and ended by their own word, an operator's or their provider's.
 
-use std::net::IpAddr;
+use std::{iter, net::IpAddr};
 
 use serde::{Serialize, Serializer};
 
@@ -10,7 +10,11 @@ use super::{
     record::SessionHash,
     seen,
 };
-use crate::{clock::Timestamp, store::StoreError};
+use crate::{
+    audit::Note,
+    clock::Timestamp,
+    store::{StoreError, Table, Target},
+};
 
 /// A session, for a list of them. Times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -114,9 +118,51 @@ impl Sessions {
     pub(crate) async fn end_named(&self, name: &str, reason: Ended) -> Result<bool, StoreError> {
         let Some(hash) = SessionHash::parse(name) else { return Ok(false) };
         let Some((record, _)) = self.read(hash).await? else { return Ok(false) };
-        self.end_one(hash, record.ends, reason).await?;
-        self.index(&record).remove(&[hash], self.now()).await?;
+        self.end_all(&self.index(&record), &[(hash, record.ends)], reason).await?;
         Ok(true)
+    }
+
+    /// Ends one session, here at once and everywhere within a second; its streams end with it.
+    pub async fn end(&self, session: &Session, reason: Ended) -> Result<(), StoreError> {
+        self.end_all(&self.index(&session.record), &[(session.hash, session.end)], reason).await.map(drop)
+    }
+
+    /// Ends all sessions of the same login, on every host: those of the same session at the provider, or, where it
+    /// names none, all of the person's. Gives how many were ended.
+    pub async fn end_login(&self, session: &Session, reason: Ended) -> Result<usize, StoreError> {
+        let index = self.index(&session.record);
+        let mut others = index.entries(self.now()).await?;
+        others.retain(|entry| entry.same_login(&session.record) && entry.hash() != Some(session.hash));
+        let others = others.iter().filter_map(Entry::session);
+        let all: Vec<_> = iter::once((session.hash, session.end)).chain(others).collect();
+        self.end_all(&index, &all, reason).await
+    }
+
+    /// Ends these sessions of one person, each with the end that it has, and gives how many. Out of the index last, where one that
+    /// could not be ended is found again.
+    pub(super) async fn end_all(
+        &self,
+        index: &Index<'_>,
+        sessions: &[(SessionHash, Timestamp)],
+        reason: Ended,
+    ) -> Result<usize, StoreError> {
+        for (hash, ends) in sessions {
+            self.end_one(*hash, *ends, reason).await?;
+        }
+        let ended: Vec<SessionHash> = sessions.iter().map(|(hash, _)| *hash).collect();
+        index.remove(&ended, self.now()).await?;
+        Ok(ended.len())
+    }
+
+    async fn end_one(&self, hash: SessionHash, ends: Timestamp, reason: Ended) -> Result<(), StoreError> {
+        let shared = &self.0.shared;
+        // The revocation first: it is what streams and other processes look at.
+        shared.revocations.revoke(Target::Session(&hash.to_string()), "the session was ended", ends).await?;
+        shared.store.delete(Table::Sessions, hash.as_bytes()).await?;
+        self.0.cache.invalidate(&hash);
+        shared.metrics.ended(&hash, reason);
+        shared.trail.note(Note::SessionEnded { session: hash.to_string(), why: reason.as_str() });
+        Ok(())
     }
 
     /// Ends what a provider says has ended: its session `sid`, or all of the person `subject`. Gives how many were ended.
@@ -146,14 +192,10 @@ impl Sessions {
         reason: Ended,
         wanted: impl Fn(&Entry) -> bool,
     ) -> Result<usize, StoreError> {
-        let now = self.now();
         let index = self.index_of(issuer, subject);
-        let mut entries = index.entries(now).await?;
-        entries.retain(wanted);
-        self.end_entries(&entries, reason).await?;
-        let ended: Vec<SessionHash> = entries.iter().filter_map(Entry::hash).collect();
-        index.remove(&ended, now).await?;
-        Ok(ended.len())
+        let entries = index.entries(self.now()).await?;
+        let sessions: Vec<_> = entries.iter().filter(|entry| wanted(entry)).filter_map(Entry::session).collect();
+        self.end_all(&index, &sessions, reason).await
     }
 
     fn index_of(&self, issuer: &str, subject: &str) -> Index<'_> {

@@ -202,8 +202,7 @@ impl Sessions {
                     return Ok(Done::Settled);
                 }
                 tracing::info!(session = %hash, issuer = %record.issuer, %why, "the provider ended a session");
-                self.end_one(hash, record.ends, Ended::provider).await?;
-                self.index(&record).remove(&[hash], now).await?;
+                self.end_all(&self.index(&record), &[(hash, record.ends)], Ended::provider).await?;
                 Ok(Done::Settled)
             }
             Err(RefreshError::Later(why)) => {

@@ -12,7 +12,7 @@ use crate::{
     config::{raw, report::At, resolver::Resolver},
     egress::Egress,
     oidc::scripted::ScriptedProvider,
-    store::{Backend, Change, Embedded, Put, StoreFuture, Stored, WrittenAll},
+    store::{Backend, Change, Embedded, Put, StoreFuture, Stored, Target, WrittenAll},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
