@@ -14,7 +14,7 @@ use crate::{
     config::report::meant,
     sha256::sha256,
     store::StoreError,
-    webhooks::hold::{Held, HeldId, Queue, Wanted},
+    webhooks::hold::{Held, HeldId, Queue},
 };
 
 /// What must be written of an id.
@@ -43,7 +43,7 @@ struct One {
 /// What is held, the oldest first.
 pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Which { webhook, parked } = command.arguments()?;
-    let held = wanted(app, Wanted { webhook, parked }).await?;
+    let held = wanted(app, webhook.as_deref(), parked).await?;
     let total = held.len();
     let shown: Vec<Value> = held.iter().take(MOST).map(|(id, held)| described(id, held)).collect();
     Ok(json!({"total": total, "held": shown}))
@@ -91,7 +91,7 @@ pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
 pub async fn retry(app: &App, command: &Command) -> Result<Done, CommandError> {
     let chosen = match Chosen::of(command)? {
         Chosen::One(one) => vec![find(&app.held, &one, LEAST_DIGITS, app.clock.now()).await?],
-        Chosen::Many(Which { webhook, .. }) => wanted(app, Wanted { webhook, parked: true }).await?,
+        Chosen::Many(Which { webhook, .. }) => wanted(app, webhook.as_deref(), true).await?,
     };
     let tally = each(app, &chosen, Act::Retry).await;
     tracing::warn!(
@@ -218,7 +218,7 @@ impl Tally {
 pub async fn drop_held(app: &App, command: &Command) -> Result<Done, CommandError> {
     match Chosen::of(command)? {
         Chosen::One(one) => drop_one(app, command, &one).await,
-        Chosen::Many(Which { webhook: Some(webhook), parked }) => drop_of_sender(app, command, webhook, parked).await,
+        Chosen::Many(Which { webhook: Some(webhook), parked }) => drop_of_sender(app, command, &webhook, parked).await,
         Chosen::Many(Which { webhook: None, .. }) => {
             Err(CommandError::new("neither a delivery nor a sender is named").help("name one of them"))
         }
@@ -244,8 +244,8 @@ async fn drop_one(app: &App, command: &Command, one: &One) -> Result<Done, Comma
     Ok(Done { answer, deliveries: Some(vec![recorded]) })
 }
 
-async fn drop_of_sender(app: &App, command: &Command, webhook: String, parked: bool) -> Result<Done, CommandError> {
-    let chosen = wanted(app, Wanted { webhook: Some(webhook.clone()), parked }).await?;
+async fn drop_of_sender(app: &App, command: &Command, webhook: &str, parked: bool) -> Result<Done, CommandError> {
+    let chosen = wanted(app, Some(webhook), parked).await?;
     let tally = each(app, &chosen, Act::Drop).await;
     tracing::warn!(
         dropped = tally.deliveries.len(),
@@ -288,18 +288,14 @@ fn described(id: &HeldId, held: &Held) -> Value {
     })
 }
 
-/// What is held of what was asked for. A sender that is neither configured nor has anything held is most likely misspelt.
-async fn wanted(app: &App, wanted: Wanted) -> Result<Vec<(HeldId, Held)>, CommandError> {
-    let mut held = app
-        .held
-        .list(&Wanted { parked: false, ..wanted.clone() }, app.clock.now())
-        .await
-        .map_err(|error| unavailable(&error))?;
-    if let Some(webhook) = wanted.webhook.as_deref().filter(|_| held.is_empty()) {
+/// What is held, or parked, of all senders or of one. A sender that is neither configured nor has anything held is most likely misspelt.
+async fn wanted(app: &App, webhook: Option<&str>, parked: bool) -> Result<Vec<(HeldId, Held)>, CommandError> {
+    let mut held = app.held.list(webhook, app.clock.now()).await.map_err(|error| unavailable(&error))?;
+    if let Some(webhook) = webhook.filter(|_| held.is_empty()) {
         let snapshot = app.snapshot.load();
         check_sender(webhook, snapshot.raw.webhooks.iter().map(|sender| sender.name.as_str()))?;
     }
-    held.retain(|(_, held)| !wanted.parked || held.parked.is_some());
+    held.retain(|(_, held)| !parked || held.parked.is_some());
     Ok(held)
 }
 
@@ -346,7 +342,7 @@ async fn listed(
     let mut found = queue.find(id, now).await.map_err(|error| unavailable(&error))?;
     match found.len() {
         0 => {
-            let all = queue.list(&Wanted::default(), now).await.map_err(|error| unavailable(&error))?;
+            let all = queue.list(None, now).await.map_err(|error| unavailable(&error))?;
             called_by_its_sender(id, &all).map_or(Ok(None), Err)
         }
         1 => Ok(found.pop()),

@@ -42,11 +42,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::{
-    bring::run,
-    index::Usage,
-    queue::{Queue, Wanted},
-};
+pub use self::{bring::run, index::Usage, queue::Queue};
 use super::{EventId, Facts};
 use crate::{
     clock::{Timestamp, millis, optional_millis, span_millis},

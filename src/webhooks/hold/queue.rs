@@ -49,13 +49,6 @@ impl std::fmt::Debug for Queue {
     }
 }
 
-/// Which held deliveries an operator wants to see.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    pub webhook: Option<String>,
-    pub parked: bool,
-}
-
 impl Queue {
     pub fn new(store: Store, metrics: WebhookMetrics) -> Self {
         // A shared store is believed once somebody has looked.
@@ -300,20 +293,17 @@ impl Queue {
         Ok(())
     }
 
-    /// What is held, the oldest first.
-    pub async fn list(&self, wanted: &Wanted, now: Timestamp) -> Result<Vec<(HeldId, Held)>, StoreError> {
+    /// What is held, of all senders or of one, the oldest first.
+    pub async fn list(&self, webhook: Option<&str>, now: Timestamp) -> Result<Vec<(HeldId, Held)>, StoreError> {
         self.refresh(now).await?;
         let mut all = self.index().all();
-        all.retain(|(_, held)| {
-            wanted.webhook.as_ref().is_none_or(|webhook| **webhook == *held.webhook)
-                && (!wanted.parked || held.parked.is_some())
-        });
+        all.retain(|(_, held)| webhook.is_none_or(|webhook| *webhook == *held.webhook));
         Ok(all)
     }
 
     /// Those whose key begins like this.
     pub async fn find(&self, prefix: &str, now: Timestamp) -> Result<Vec<(HeldId, Held)>, StoreError> {
-        let mut all = self.list(&Wanted::default(), now).await?;
+        let mut all = self.list(None, now).await?;
         all.retain(|(id, _)| id.to_string().starts_with(prefix));
         Ok(all)
     }

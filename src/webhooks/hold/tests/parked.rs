@@ -22,10 +22,10 @@ async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on
     }
 
     // An operator has it tried again, for its whole time.
-    let id = fixture.queue.list(&Wanted::default(), fixture.clock.now()).await.unwrap()[1].0;
+    let id = fixture.queue.list(None, fixture.clock.now()).await.unwrap()[1].0;
     assert!(fixture.queue.retry(&id, fixture.clock.now()).await.unwrap());
     fixture.until("taken", async || fixture.held().await.len() == 1).await;
-    let id = fixture.queue.list(&Wanted::default(), fixture.clock.now()).await.unwrap()[0].0;
+    let id = fixture.queue.list(None, fixture.clock.now()).await.unwrap()[0].0;
     assert!(fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
     assert!(!fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
     assert!(!fixture.queue.retry(&id, fixture.clock.now()).await.unwrap());
