@@ -16,6 +16,7 @@ use super::{
         deliveries,
         issuers::{BREAK_GLASS, ClaimPath, IssuerFacts},
         names::Names,
+        on,
     },
     Party, Who, says_nothing,
 };
@@ -434,20 +435,14 @@ fn service_accounts(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Repo
             .error(&at, "several clusters are defined, and each has service accounts of any name")
             .help("name those that are meant in `issuers`");
     }
-    let mut parsed = Vec::new();
-    for (i, text) in raw.service_accounts.iter().enumerate() {
+    on::parse_all(&raw.service_accounts, &at, report, |text| {
         let plain = |part: &str| !part.is_empty() && !part.contains(['*', '/', ':']);
         match text.split_once('/') {
-            Some((namespace, "*")) if plain(namespace) => {
-                parsed.push(format!("system:serviceaccount:{namespace}:").into());
-            }
+            Some((namespace, "*")) if plain(namespace) => Ok(format!("system:serviceaccount:{namespace}:").into()),
             Some((namespace, name)) if plain(namespace) && plain(name) => {
-                parsed.push(format!("system:serviceaccount:{namespace}:{name}").into());
+                Ok(format!("system:serviceaccount:{namespace}:{name}").into())
             }
-            _ => {
-                report.error(&at.index(i), format!("`{text}` is not of the form `namespace/name` or `namespace/*`"));
-            }
+            _ => Err("is not of the form `namespace/name` or `namespace/*`"),
         }
-    }
-    parsed.into()
+    })
 }
