@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    attribution::{forget, is_ours},
+    attribution::{forget, is_ours, member},
     document::Unreadable,
     labels, ownership,
 };
@@ -53,8 +53,7 @@ pub enum Unknown {
 impl Apply {
     /// Has the object of a run taken for that of a new one only. `came` is what the client sent, where more was written into it.
     pub(super) fn of(object: &mut Map<String, Value>, came: Option<Map<String, Value>>) -> Self {
-        let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
-        let version = metadata.as_object_mut().and_then(|metadata| {
+        let version = member(object, "metadata").and_then(|metadata| {
             let version = metadata.insert("resourceVersion".to_owned(), OF_NO_OBJECT.into());
             version.filter(|version| !version.is_null())
         });
@@ -88,8 +87,7 @@ impl Apply {
             ownership::check_none(metadata).map_err(Unknown::Refused)?;
         }
         labels::keep(metadata, there.labels);
-        let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
-        if let Value::Object(annotations) = annotations {
+        if let Some(annotations) = member(metadata, "annotations") {
             annotations.extend(there.annotations.into_iter().filter(|(name, _)| is_ours(name)));
         }
         Ok(serde_json::to_vec(&object)?.into())

@@ -37,6 +37,15 @@ pub(super) fn unescape(token: &str) -> String {
     token.replace("~1", "/").replace("~0", "~")
 }
 
+/// A part of an object that holds others, made where it is missing or null. `None` if something else stands there.
+pub(super) fn member<'o>(object: &'o mut Map<String, Value>, name: &str) -> Option<&'o mut Map<String, Value>> {
+    let member = object.entry(name).or_insert(Value::Null);
+    if member.is_null() {
+        *member = Value::Object(Map::new());
+    }
+    member.as_object_mut()
+}
+
 /// Who caused a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Attribution<'a> {
@@ -51,13 +60,8 @@ impl Attribution<'_> {
     /// Writes the annotations into the object of a run, over whatever it or a part of it says under their names.
     pub(super) fn write(&self, object: &mut Map<String, Value>) {
         forget(object);
-        let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
-        let Value::Object(metadata) = metadata else { return };
-        let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
-        if annotations.is_null() {
-            *annotations = Value::Object(Map::new());
-        }
-        let Value::Object(annotations) = annotations else { return };
+        let Some(metadata) = member(object, "metadata") else { return };
+        let Some(annotations) = member(metadata, "annotations") else { return };
         let principal = self.principal;
         let request = self.request.to_string();
         let facts = [
@@ -142,7 +146,7 @@ mod tests {
                 "spec": {"taskRunSpecs": [{"metadata": {"annotations": {"team": "a"}}}]},
             })
         );
-        for mut empty in [json!({}), json!({"metadata": {}}), json!({"metadata": {"annotations": null}})] {
+        for mut empty in [json!({}), json!({"metadata": null}), json!({"metadata": {"annotations": null}})] {
             attribution.write(empty.as_object_mut().unwrap());
             assert_eq!(empty["metadata"]["annotations"]["doorward.dev/requested-by"], "alice");
         }

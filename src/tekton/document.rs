@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     apply::Apply,
-    attribution::Attribution,
+    attribution::{Attribution, member},
     fields::{V1BETA1, check_places, check_pointer, check_spelling, check_value},
     ownership, patch,
     run::{Intent, Run, RunKind},
@@ -241,14 +241,7 @@ impl Document {
             RunKind::PipelineRun if version != V1BETA1 => &["spec", "taskRunTemplate"][..],
             _ => &["spec"],
         };
-        let place = part.iter().try_fold(object, |object, name| {
-            let part = object.entry(*name).or_insert(Value::Null);
-            if part.is_null() {
-                *part = Value::Object(Map::new());
-            }
-            part.as_object_mut()
-        });
-        if let Some(place) = place {
+        if let Some(place) = part.iter().try_fold(object, |object, name| member(object, name)) {
             place.insert("serviceAccountName".to_owned(), account.into());
             *came = Some(before);
         }

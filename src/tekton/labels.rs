@@ -4,7 +4,10 @@
 
 use serde_json::{Map, Value};
 
-use super::{attribution::unescape, document::Unreadable};
+use super::{
+    attribution::{member, unescape},
+    document::Unreadable,
+};
 use crate::runs::EVENT_ID;
 
 /// The label that names the run which has made one.
@@ -33,11 +36,7 @@ pub(super) fn check_pointer(pointer: &str) -> Result<(), Unreadable> {
 
 /// Has an object that is applied to a run say by them what the run itself says.
 pub(super) fn keep(metadata: &mut Map<String, Value>, mut there: Map<String, Value>) {
-    let labels = metadata.entry("labels").or_insert_with(|| Value::Object(Map::new()));
-    if labels.is_null() {
-        *labels = Value::Object(Map::new());
-    }
-    let Value::Object(labels) = labels else { return };
+    let Some(labels) = member(metadata, "labels") else { return };
     for name in GUARDED {
         labels.remove(name);
         labels.extend(there.remove(name).map(|value| (name.to_owned(), value)));
