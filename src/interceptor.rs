@@ -55,6 +55,25 @@ const UNAUTHENTICATED: u8 = 16;
 #[derive(Debug)]
 struct Denial(u8, String);
 
+/// Why a question is not answered with yes.
+#[derive(Debug)]
+enum Stop {
+    Denied(Denial),
+    Failed(Rejection),
+}
+
+impl From<Denial> for Stop {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl From<Rejection> for Stop {
+    fn from(rejection: Rejection) -> Self {
+        Self::Failed(rejection)
+    }
+}
+
 /// Whether it is asked on this listener.
 pub fn is_asked_on(listener: &str, snapshot: &Snapshot) -> bool {
     let asked_on = snapshot.raw.interceptor.as_ref().and_then(|interceptor| interceptor.listener.as_deref());
@@ -78,9 +97,10 @@ pub async fn answer(
     let question = Question::read(&body).map_err(|error| {
         Rejection::new(Reason::BadRequest, format!("this is no question of an EventListener: {error}"))
     })?;
-    let decision = match decide(app, pools, snapshot, &question).await? {
+    let decision = match decide(app, pools, snapshot, &question).await {
         Ok(claims) => json!({"continue": true, "extensions": {"doorward": extension(&claims)}}),
-        Err(Denial(code, message)) => {
+        Err(Stop::Failed(rejection)) => return Err(rejection),
+        Err(Stop::Denied(Denial(code, message))) => {
             // Whoever reaches the address may ask.
             let name = |text: &str| text.chars().take(MAX_NAME).collect::<String>();
             tracing::warn!(
@@ -98,30 +118,23 @@ pub async fn answer(
     Ok(response)
 }
 
-async fn decide(
-    app: &App,
-    pools: &Pools,
-    snapshot: &Snapshot,
-    question: &Question<'_>,
-) -> Result<Result<Claims, Denial>, Rejection> {
-    let claims = match check(snapshot, question, app) {
-        Ok(claims) => claims,
-        Err(denial) => return Ok(Err(denial)),
-    };
+async fn decide(app: &App, pools: &Pools, snapshot: &Snapshot, question: &Question<'_>) -> Result<Claims, Stop> {
+    let claims = check(snapshot, question, app)?;
     let patience = Patience::begin();
-    if let Err(denial) = check_trigger(pools, snapshot, &claims, &question.context.trigger_id, &patience).await? {
-        return Ok(Err(denial));
-    }
     let trigger = &question.context.trigger_id;
+    check_trigger(pools, snapshot, &claims, trigger, &patience).await?;
     if trigger.len() > MAX_NAME || !trigger.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(Err(Denial(INVALID_ARGUMENT, "the trigger id names no Trigger".to_owned())));
+        return Err(Denial(INVALID_ARGUMENT, "the trigger id names no Trigger".to_owned()).into());
     }
     let Some(event) = EventId::parse(&question.context.event_id) else {
-        return Ok(Err(Denial(INVALID_ARGUMENT, "the event id is none that could label a run".to_owned())));
+        return Err(Denial(INVALID_ARGUMENT, "the event id is none that could label a run".to_owned()).into());
     };
     let named = TriedEvent { event, attempt: claims.jti.clone().into() };
     let delivery = Named { once: claims.once.as_str().into(), until: claims.once_until.map(Timestamp::from_secs) };
-    Ok(match bind(app, &delivery, trigger, &named, &patience).await? {
+    // Where two events are named in one try, the EventListener's answer to Doorward tells which is its own. It comes within
+    // milliseconds of the question, before or after it. What was written with an answer of the store that was lost is found.
+    let bind = || app.replay.bind_event(&delivery, trigger, &named, app.clock.now());
+    match patience.until(bind, |bound| !matches!(bound, Bound::Disputed(_))).await? {
         Bound::Ours => Ok(claims),
         Bound::Unnoted => {
             tracing::error!(%trigger, event = %named.event, "a delivery was asked about for too many Triggers; any number of runs of this one may be made, under other events and in other tries");
@@ -131,22 +144,9 @@ async fn decide(
         Bound::Others(bound) | Bound::Disputed(bound) => {
             let message =
                 format!("this delivery is event {bound} already; it came twice, or was sent again past Doorward");
-            Err(Denial(ALREADY_EXISTS, message))
+            Err(Denial(ALREADY_EXISTS, message).into())
         }
-    })
-}
-
-/// Where two events are named in one try, the EventListener's answer to Doorward tells which is its own. It comes within
-/// milliseconds of the question, before or after it. What was written with an answer of the store that was lost is found.
-async fn bind(
-    app: &App,
-    delivery: &Named,
-    trigger: &str,
-    named: &TriedEvent,
-    patience: &Patience,
-) -> Result<Bound, Rejection> {
-    let asked = || app.replay.bind_event(delivery, trigger, named, app.clock.now());
-    patience.until(asked, |bound| !matches!(bound, Bound::Disputed(_))).await
+    }
 }
 
 /// Trouble of the store or the API server is waited out for [`DISPUTE`] in all: an EventListener itself asks once, and a Trigger that is
@@ -255,9 +255,9 @@ async fn check_trigger(
     claims: &Claims,
     id: &str,
     patience: &Patience,
-) -> Result<Result<(), Denial>, Rejection> {
-    let Some(limits) = &claims.triggers else { return Ok(Ok(())) };
-    let denied = |message: String| Ok(Err(Denial(PERMISSION_DENIED, message)));
+) -> Result<(), Stop> {
+    let Some(limits) = &claims.triggers else { return Ok(()) };
+    let denied = |message: String| Err(Denial(PERMISSION_DENIED, message).into());
     let named = id.strip_prefix("namespaces/").and_then(|rest| rest.split_once("/triggers/"));
     let Some((namespace, name)) = named.filter(|(_, name)| !name.is_empty()) else {
         return denied(format!(
@@ -276,7 +276,7 @@ async fn check_trigger(
     };
     let trigger = Trigger { namespace, name, service_account: account.as_deref(), listener_namespace: listener.0 };
     if limits.permits(&trigger) {
-        return Ok(Ok(()));
+        return Ok(());
     }
     let why = match limits.denies(&trigger) {
         true => "a rule denies this delivery to set off the Trigger",
