@@ -144,6 +144,26 @@ fn a_fact_of_an_unknown_name_is_told_of_where_it_stands() {
     }
 }
 
+/// The help says to get it in this form, which `doorward check` refused.
+#[test]
+fn a_fingerprint_with_the_colons_of_openssl_names_a_certificate() {
+    let runtime = crate::runtime::control().unwrap();
+    let told = |sha256: &str| {
+        let section = format!(
+            "break_glass:\n  until: '2026-01-31T08:00:00Z'\n  certificates: [{{name: alice, sha256: '{sha256}'}}]\nsessions:\n"
+        );
+        let case = with("sessions:\n", &section);
+        let refused = load(&case.sources, crate::app::check(&runtime).unwrap()).unwrap_err();
+        let findings = refused.diagnosis.findings().iter();
+        findings.filter(|finding| finding.at.as_str() == "/break_glass/certificates/0/sha256").count()
+    };
+    for (sha256, problems) in
+        [(["9F"; 32].join(":"), 0), ("9f".repeat(32), 0), (["9F"; 31].join(":"), 1), ("no hash".to_owned(), 1)]
+    {
+        assert_eq!(told(&sha256), problems, "{sha256}");
+    }
+}
+
 /// Every request for it ended in the proxy.
 #[test]
 fn break_glass_behind_a_proxy_that_ends_tls_is_warned_of() {

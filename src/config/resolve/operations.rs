@@ -1,8 +1,7 @@
 //! Issuers as far as others refer to them, audit, log and break-glass.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing_subscriber::EnvFilter;
 
 use super::{Names, item, names, reference};
@@ -169,27 +168,10 @@ fn audit(audit: &raw::Audit, at: &At, report: &mut Report) {
     }
 }
 
-/// Whether `until` lies ahead is looked at where there is a clock.
+/// Times and certificates are [`crate::authn::break_glass`]'s to check.
 fn emergency(root: &raw::Root, break_glass: &raw::BreakGlass, at: &At, report: &mut Report) {
-    if OffsetDateTime::parse(&break_glass.until, &Rfc3339).is_err() {
-        report
-            .error(&at.key("until"), format!("`{}` is not a time", break_glass.until))
-            .help("write it as in RFC 3339: `2026-01-31T08:00:00Z`");
-    }
-    if break_glass.certificates.is_empty() {
-        report.error(&at.key("certificates"), "there is no certificate");
-    }
-    let mut seen = BTreeSet::new();
     for (index, certificate) in break_glass.certificates.iter().enumerate() {
         let at = at.key("certificates").index(index);
-        let hash = certificate.sha256.as_str();
-        if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            report
-                .error(&at.key("sha256"), "this is not a SHA-256 in hex")
-                .help("print it with `openssl x509 -in FILE -outform der | sha256sum`: 64 hexadecimal digits");
-        } else if !seen.insert(hash.to_ascii_lowercase()) {
-            report.error(&at.key("sha256"), "this certificate is listed twice");
-        }
         system(&certificate.name, "user name", &at.key("name"), report);
         if certificate.name.is_empty() {
             report.error(&at.key("name"), "`name` cannot be empty");
