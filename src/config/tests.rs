@@ -301,7 +301,7 @@ golden! {
     listeners_that_clash: with("    address: 127.0.0.1:8080\n", "    address: 127.0.0.1:8080\n  - {name: all, address: '0.0.0.0:8080', trusted_proxies: [0.0.0.0/0, 10.0.0.1]}\n  - {name: clear, address: '0.0.0.0:8081'}\nadmin: {address: '0.0.0.0:8081'}\n");
     upstreams_that_cannot_be: Case::new(&GOOD
         .replace("https://kubernetes.default.svc\n    credential: {bearer: {file: token}}", "https://user:hunter2@kubernetes.default.svc/api")
-        .replace("url: http://tekton-dashboard.tekton-pipelines:9097", "url: http://tekton-dashboard.tekton-pipelines:9097\n    tls: {}\n    credential: {bearer: {env: X}}\n    connect_timeout: 0s")
+        .replace("url: http://tekton-dashboard.tekton-pipelines:9097", "url: http://tekton-dashboard.tekton-pipelines:9097\n    tls: {}\n    credential: {bearer: {env: X}}")
         .replace("url: http://el-build.ci:8080", "url: el-build.ci:8080"));
     a_kubeconfig_and_what_it_says_already: Case::new(&GOOD
         .replace("    credential: {bearer: {file: token}}", "    credential: {bearer: {file: token}}\n    tls: {}\n    kubeconfig: {file: kubeconfig}")
@@ -318,7 +318,7 @@ golden! {
     service_accounts_that_cannot_be_those_of_runs: Case::new(&GOOD
         .replace("    credential: {bearer: {file: token}}", "    credential: {bearer: {file: token}}\n    default_service_account: ci/Builder")
         .replace("url: http://el-build.ci:8080", "url: http://el-build.ci:8080\n    default_service_account: builder"));
-    limits_that_cannot_be: with("sessions:\n", "limits:\n  uri_bytes: 64KiB\n  header_timeout: 0s\n  http2_connection_window: 4GiB\n  body_min_rate: 1KB\n  drain: 1s\n  drain_accept: 5s\n  tcp_keepalive: 500ms\nsessions:\n");
+    limits_that_cannot_be: with("sessions:\n", "limits:\n  uri_bytes: 64KiB\n  header_timeout: 0s\n  http2_connection_window: 4GiB\n  body_min_rate: 1KB\n  drain: 1s\n  drain_accept: 5s\n  tcp_keepalive: 500ms\n  http2_ping_interval: 0s\nsessions:\n");
     a_drain_of_which_too_much_is_for_new_connections: with("sessions:\n", "limits: {drain: 5s, drain_accept: 4s}\nsessions:\n");
     break_glass_that_opens_nothing: with("sessions:\n", "break_glass:\n  until: tomorrow\n  certificates:\n    - {name: 'system:admin', sha256: abc, groups: ['system:masters']}\nsessions:\n");
     variables_that_are_no_settings: Case::new(GOOD)

@@ -157,19 +157,5 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
             ok = false;
         }
     }
-    for (key, span) in [
-        ("header_timeout", limits.header_timeout),
-        ("handshake_timeout", limits.handshake_timeout),
-        ("idle_timeout", limits.idle_timeout),
-        ("stream_idle_timeout", limits.stream_idle_timeout),
-        ("http2_ping_interval", limits.http2_ping_interval),
-    ] {
-        if span.get().is_zero() {
-            report
-                .error(&at.key(key), format!("`{key}` cannot be zero"))
-                .help("a time without bound lets one client hold a connection for ever");
-            ok = false;
-        }
-    }
     ok
 }

@@ -90,6 +90,7 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
         ("idle_timeout", limits.idle_timeout.get().is_zero()),
         ("stream_idle_timeout", limits.stream_idle_timeout.get().is_zero()),
         ("upgrade_idle_timeout", limits.upgrade_idle_timeout.get().is_zero()),
+        ("http2_ping_interval", limits.http2_ping_interval.get().is_zero()),
         ("http2_streams", limits.http2_streams == 0),
         ("http2_stream_window", limits.http2_stream_window.0 == 0),
         ("http2_connection_window", limits.http2_connection_window.0 == 0),

@@ -1,12 +1,10 @@
 //! Issuers as far as others refer to them, audit, log and break-glass.
 
-use std::collections::BTreeMap;
-
 use tracing_subscriber::EnvFilter;
 
 use super::{Names, item, names, reference};
 use crate::config::{
-    raw::{self, AuditSink, Scheme},
+    raw::{self, Scheme},
     report::{At, Report},
     values::Span,
 };
@@ -73,7 +71,6 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, r
             .warning(&at.key("routes"), "there is no rule: every request will be denied")
             .help("add rules to `rules` or to a file that `policies` lists");
     }
-    audit(&root.audit, &at.key("audit"), report);
     if root.store.path.as_os_str().is_empty() {
         report.error(&at.key("store").key("path"), "`path` cannot be empty");
     }
@@ -88,14 +85,8 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, r
 }
 
 fn issuers(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
-    let mut identifiers: BTreeMap<&str, &str> = BTreeMap::new();
     for (index, issuer) in root.issuers.iter().enumerate() {
         let at = item("issuers", index);
-        if let Some(other) = identifiers.insert(&issuer.issuer, &issuer.name) {
-            report
-                .error(&at.key("issuer"), format!("issuer `{other}` has the same identifier"))
-                .help("tokens are told apart by it; put the audiences and clients of both into one entry");
-        }
         if let Some(review) = &issuer.token_review {
             reference(&names.upstreams, "upstream", &review.upstream, &at.key("token_review").key("upstream"), report);
         }
@@ -144,27 +135,6 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
                     ));
             }
         }
-    }
-}
-
-fn audit(audit: &raw::Audit, at: &At, report: &mut Report) {
-    let mut nonzero = |name: &str, zero: bool| {
-        if zero {
-            report.error(&at.key(name), format!("`{name}` cannot be zero"));
-        }
-    };
-    nonzero("checkpoint_records", audit.checkpoint_records == 0);
-    nonzero("checkpoint_interval", audit.checkpoint_interval.get().is_zero());
-    nonzero("queue", audit.queue == 0);
-    let AuditSink::File(file) = &audit.sink else { return };
-    let here = at.key("sink").key("file");
-    if file.max_size.is_some_and(|size| size.0 == 0) {
-        report.error(&here.key("max_size"), "`max_size` cannot be zero");
-    }
-    if audit.checkpoint_copy.as_ref() == Some(&file.path) {
-        report
-            .error(&at.key("checkpoint_copy"), "the copy of the checkpoints is the audit file itself")
-            .help("a copy helps only in another place, best beyond the reach of who can edit the first");
     }
 }
 

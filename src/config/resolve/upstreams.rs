@@ -63,7 +63,6 @@ pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, 
             }
             _ => {}
         }
-        bounds(upstream, &at, report);
         if let Some(account) = &upstream.default_service_account {
             let at = at.key("default_service_account");
             if !kubernetes.contains(name) {
@@ -148,21 +147,5 @@ fn transport(upstream: &raw::Upstream, url: &Url, at: &At, report: &mut Report) 
         report
             .error(&at.key("url"), "Doorward's credential would cross the network in clear text")
             .help("use `https`, or drop `credential`");
-    }
-}
-
-fn bounds(upstream: &raw::Upstream, at: &At, report: &mut Report) {
-    let spans = [
-        ("connect_timeout", upstream.connect_timeout),
-        ("response_timeout", upstream.response_timeout),
-        ("max_age", upstream.max_age),
-    ];
-    for (name, span) in spans {
-        if span.get().is_zero() {
-            report.error(&at.key(name), format!("`{name}` cannot be zero"));
-        }
-    }
-    if upstream.max_connections == 0 {
-        report.error(&at.key("max_connections"), "`max_connections` cannot be zero");
     }
 }

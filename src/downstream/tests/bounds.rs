@@ -160,7 +160,7 @@ fn a_reload_changes_limits_and_trusted_peers_for_new_connections() {
 
 #[test]
 fn what_is_wrong_with_the_configuration_is_told_in_one_run() {
-    let limits = Limits { header_timeout: Span::from_secs(0), http2_streams: 0, ..Limits::default() };
+    let limits = Limits { header_count: 0, http2_streams: 0, ..Limits::default() };
     let everybody = Listener { trusted_proxies: vec!["0.0.0.0/0".parse().unwrap()], ..listener("a") };
     let mut resolver = Resolver::new(Path::new("/"));
     let listeners = [everybody, listener("a")];
@@ -168,7 +168,7 @@ fn what_is_wrong_with_the_configuration_is_told_in_one_run() {
     let places: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
     assert_eq!(
         places,
-        ["/limits/http2_streams", "/limits/header_timeout", "/listeners/1/name", "/listeners/0/trusted_proxies/0",]
+        ["/limits/header_count", "/limits/http2_streams", "/listeners/1/name", "/listeners/0/trusted_proxies/0",]
     );
     assert!(Settings::resolve(&[], &Limits::default(), &mut resolver, &At::root()).is_none());
 }

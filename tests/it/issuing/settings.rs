@@ -43,7 +43,7 @@ const ROWS: [(&str, &str, &str); 24] = [
     (
         "name: people, issuer: 'https://people.test'",
         "name: people, issuer: 'https://kubernetes.default.svc'",
-        "issuer `people` has the same identifier",
+        "`people` is the same issuer",
     ),
     ("{path: doorward.redb}\n", "{path: doorward.redb, redis: {server: '127.0.0.1:1'}}\n", ""),
     ("  keys: [{file: key.pem}]\n  exchange", "  exchange", ""),
