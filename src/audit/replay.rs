@@ -1,6 +1,6 @@
 //! Reads a request's line back into what the policy looked at, so that the decision can be made again.
 
-use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
+use std::{io, net::IpAddr, sync::Arc};
 
 use http::Method;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
-    authz::{AskedToken, RequestView, TOKEN_ENDPOINT, TaskView},
+    authz::{AskedToken, RequestView, TOKEN_ENDPOINT},
     clock::Timestamp,
     config::raw::{EventListener, RouteKind, RunIntent},
     kubernetes::Attributes,
@@ -133,23 +133,23 @@ struct ActorLine {
     idp: Named,
     session: Session,
     #[serde(default)]
-    app_uid: Option<String>,
+    app_uid: Option<Arc<str>>,
 }
 
 #[derive(Deserialize)]
 struct User {
-    uid: String,
-    name: String,
+    uid: Arc<str>,
+    name: Arc<str>,
 }
 
 #[derive(Deserialize)]
 struct Named {
-    name: String,
+    name: Arc<str>,
 }
 
 #[derive(Deserialize)]
 struct Session {
-    uid: String,
+    uid: Arc<str>,
     credential: String,
     #[serde(default)]
     expiration_time: Option<i64>,
@@ -184,7 +184,7 @@ struct Authorization {
 #[derive(Default, Deserialize)]
 struct Policy {
     #[serde(default)]
-    uid: Option<String>,
+    uid: Option<Arc<str>>,
     #[serde(default)]
     version: Option<String>,
 }
@@ -197,48 +197,13 @@ struct Details {
     kind: Option<RouteKind>,
     upgrade: bool,
     principal: Option<PrincipalLine>,
-    shadow: Vec<String>,
-    grants: Vec<String>,
-    kubernetes: Option<AttributesLine>,
+    shadow: Vec<Arc<str>>,
+    grants: Vec<Arc<str>>,
+    kubernetes: Option<Attributes>,
     run: Option<RunLine>,
     event_listener: Option<EventListener>,
-    webhook: Option<BTreeMap<String, Value>>,
-    asked: Option<AskedLine>,
-}
-
-#[derive(Deserialize)]
-struct AskedLine {
-    audience: String,
-    #[serde(default)]
-    scopes: Option<Vec<String>>,
-    #[serde(default)]
-    partly: bool,
-    #[serde(default)]
-    task: Option<TaskLine>,
-}
-
-#[derive(Deserialize)]
-struct TaskLine {
-    #[serde(default)]
-    cluster: String,
-    namespace: String,
-    service_account: String,
-    #[serde(default)]
-    pipeline: Option<String>,
-    #[serde(default)]
-    pipeline_task: Option<String>,
-    #[serde(default)]
-    task: Option<String>,
-}
-
-impl AskedLine {
-    fn into_asked(self) -> AskedToken {
-        let Self { audience, scopes, partly, task } = self;
-        let task = task.map(|TaskLine { cluster, namespace, service_account, pipeline, pipeline_task, task }| {
-            TaskView { cluster, namespace, service_account, pipeline, pipeline_task, task }
-        });
-        AskedToken { audience, scopes, partly, task }
-    }
+    webhook: Option<Facts>,
+    asked: Option<AskedToken>,
 }
 
 #[derive(Deserialize)]
@@ -247,39 +212,19 @@ struct PrincipalLine {
     scheme: Scheme,
     /// None if the issuer said nothing of them.
     #[serde(default)]
-    groups: Option<Vec<String>>,
+    groups: Option<Vec<Arc<str>>>,
     #[serde(default)]
-    scopes: Option<Vec<String>>,
+    scopes: Option<Vec<Arc<str>>>,
     #[serde(default)]
-    actor: Option<ActsFor>,
+    actor: Option<Actor>,
     #[serde(default)]
     auth_time: Option<i64>,
     #[serde(default)]
-    acr: Option<String>,
+    acr: Option<Arc<str>>,
     #[serde(default)]
-    amr: Vec<String>,
+    amr: Vec<Arc<str>>,
     #[serde(default)]
     claims: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-struct ActsFor {
-    subject: String,
-    #[serde(default)]
-    client: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct AttributesLine {
-    is_resource: bool,
-    verb: String,
-    api_group: String,
-    api_version: String,
-    namespace: String,
-    resource: String,
-    subresource: String,
-    name: String,
 }
 
 #[derive(Deserialize)]
@@ -288,9 +233,9 @@ struct RunLine {
     #[serde(default)]
     besides: Vec<RunIntent>,
     #[serde(default)]
-    code: Vec<String>,
+    code: Vec<Arc<str>>,
     #[serde(default)]
-    service_accounts: Vec<String>,
+    service_accounts: Vec<Arc<str>>,
     #[serde(default)]
     inline: bool,
     #[serde(default)]
@@ -308,9 +253,9 @@ impl RunLine {
         Run {
             intent: self.does,
             statuses: self.besides,
-            references: shared(self.code),
+            references: self.code,
             inline: self.inline,
-            service_accounts: shared(self.service_accounts),
+            service_accounts: self.service_accounts,
             pod_template: self.pod_template,
             binds_secrets: self.binds_secrets,
             params: self.params.into_iter().collect(),
@@ -352,22 +297,14 @@ impl TryFrom<Line> for ReplayInputs {
         let (true, Some(HttpRequest { uid, http_method, url })) = (holds_inputs, http_request) else {
             return Err(ReplayError::Kind(metadata.event_code));
         };
-        let delivery = webhook.map(|facts| Arc::new(self::facts(&facts)));
+        let delivery = webhook.map(Arc::new);
         let principal = actor.zip(principal).map(|(actor, line)| line.with(actor, delivery.clone()));
         let Authorization { decision, policy } = authorizations.into_iter().next().unwrap_or_default();
         let outcome = Outcome::ALL.into_iter().find(|outcome| decision.as_deref() == Some(outcome.as_str()));
+        // `follow` is not in the trail: it tells only how long the answer lasts, which no decision asks.
         let kubernetes = kubernetes.map(|attributes| Attributes {
             path: if attributes.is_resource { String::new() } else { url.path.clone() },
-            is_resource: attributes.is_resource,
-            verb: attributes.verb,
-            api_group: attributes.api_group,
-            api_version: attributes.api_version,
-            namespace: attributes.namespace,
-            resource: attributes.resource,
-            subresource: attributes.subresource,
-            name: attributes.name,
-            // Tells only how long the answer lasts, which no decision asks.
-            follow: false,
+            ..attributes
         });
         Ok(Self {
             id: uid.parse().unwrap_or_default(),
@@ -383,14 +320,9 @@ impl TryFrom<Line> for ReplayInputs {
             kubernetes,
             run: run.map(RunLine::into_run),
             delivery,
-            asked: asked.map(AskedLine::into_asked),
+            asked,
             principal,
-            decision: outcome.map(|outcome| Decision {
-                outcome,
-                rule: policy.uid.map(Arc::from),
-                shadow: shared(shadow),
-                grants: shared(grants),
-            }),
+            decision: outcome.map(|outcome| Decision { outcome, rule: policy.uid, shadow, grants }),
             policy: policy.version,
             reason: status_code,
             detail: status_detail,
@@ -408,12 +340,12 @@ impl ReplayInputs {
 
 impl PrincipalLine {
     fn with(self, actor: ActorLine, delivery: Option<Arc<Facts>>) -> Principal {
-        let id: Arc<str> = actor.session.uid.into();
+        let id = actor.session.uid;
         let email = Principal::verified_email(&self.claims);
         Principal {
-            issuer: actor.idp.name.into(),
-            subject: actor.user.uid.into(),
-            username: actor.user.name.into(),
+            issuer: actor.idp.name,
+            subject: actor.user.uid,
+            username: actor.user.name,
             workload: None,
             on_behalf_of: None,
             acting: Box::default(),
@@ -421,16 +353,12 @@ impl PrincipalLine {
             kind: self.kind,
             scheme: self.scheme,
             says_groups: self.groups.is_some(),
-            groups: shared(self.groups.unwrap_or_default()),
+            groups: self.groups.unwrap_or_default(),
             says_scopes: self.scopes.is_some(),
-            scopes: shared(self.scopes.unwrap_or_default()),
-            client: actor.app_uid.map(Arc::from),
-            actor: self.actor.map(|actor| Actor { subject: actor.subject.into(), client: actor.client.map(Arc::from) }),
-            login: LoginFacts {
-                auth_time: self.auth_time.map(Timestamp::from_millis),
-                acr: self.acr.map(Arc::from),
-                amr: shared(self.amr),
-            },
+            scopes: self.scopes.unwrap_or_default(),
+            client: actor.app_uid,
+            actor: self.actor,
+            login: LoginFacts { auth_time: self.auth_time.map(Timestamp::from_millis), acr: self.acr, amr: self.amr },
             claims: Arc::new(self.claims),
             kept_claims: None,
             credential: match actor.session.credential.as_str() {
@@ -446,33 +374,4 @@ impl PrincipalLine {
             email,
         }
     }
-}
-
-fn facts(facts: &BTreeMap<String, Value>) -> Facts {
-    let text = |name: &str| facts.get(name).and_then(Value::as_str).map(Arc::from);
-    let flag = |name: &str| facts.get(name).and_then(Value::as_bool);
-    Facts {
-        webhook: text("webhook").unwrap_or_default(),
-        sender_kind: text("sender_kind").unwrap_or_default(),
-        delivery: text("delivery").unwrap_or_default(),
-        event: text("event"),
-        action: text("action"),
-        repository: text("repository"),
-        repository_id: text("repository_id"),
-        owner: text("owner"),
-        branch: text("branch"),
-        tag: text("tag"),
-        commit: text("commit"),
-        actor: text("actor"),
-        actor_id: text("actor_id"),
-        fork: flag("fork"),
-        pull_request: text("pull_request"),
-        draft: flag("draft"),
-        several: flag("several").unwrap_or_default(),
-        build: flag("build").unwrap_or_default(),
-    }
-}
-
-fn shared(texts: Vec<String>) -> Vec<Arc<str>> {
-    texts.into_iter().map(Arc::from).collect()
 }

@@ -203,7 +203,7 @@ impl Principal {
 const SERVICE_ACCOUNT: &str = "serviceaccount:";
 
 /// Who acts for the subject.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Actor {
     pub subject: Arc<str>,
     pub client: Option<Arc<str>>,

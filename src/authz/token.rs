@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     authn::Kind,
@@ -37,10 +37,10 @@ pub struct TokenView<'a> {
 }
 
 /// A task that runs, as far as rules can tell it from others.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskView {
     /// Its cluster, by the name of the issuer. Empty in records of older versions.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cluster: String,
     pub namespace: String,
     /// The service account of its pod.
@@ -54,13 +54,14 @@ pub struct TaskView {
 }
 
 /// A request for a token, as it was made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskedToken {
     /// For whom it would be (`aud`).
     pub audience: String,
     /// `None`: all that rules give.
     pub scopes: Option<Vec<String>>,
     /// Whether fewer scopes than were asked for will do. Else it is all of them or none.
+    #[serde(default)]
     pub partly: bool,
     /// The task that asks, where it is one and as soon as that is known.
     pub task: Option<TaskView>,

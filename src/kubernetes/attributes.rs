@@ -7,13 +7,15 @@ mod query;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
 
 use query::Query;
 
 use crate::error::{Reason, Rejection};
 
 /// What a request asks of Kubernetes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Attributes {
     /// Whether the path names a resource. If not, only `verb` (the method in lower case) and `path` say something.
     pub is_resource: bool,
@@ -27,8 +29,10 @@ pub struct Attributes {
     pub subresource: String,
     pub name: String,
     /// The path, for what is no resource.
+    #[serde(skip)]
     pub path: String,
     /// Whether the request asks for a log that goes on (`?follow`).
+    #[serde(skip)]
     pub follow: bool,
 }
 
