@@ -1,13 +1,11 @@
 //! From a token of ours back to the run and the request that caused it, and on to each use of the token, by the trail alone.
 
-mod json;
-
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{
@@ -15,7 +13,7 @@ use super::{
     replay::ReplayError,
     traced_line::{AtServer, Files, IssuedLine, Line, OnwardLine, TaskLine},
 };
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, millis};
 
 /// Why a token ended that its holder revoked.
 pub(super) const DONE: &str = "its holder had done with it";
@@ -26,23 +24,37 @@ const MAX_USES: usize = 1000;
 /// How many others are told apart, each of which has several records.
 const MAX_MORE: usize = 1 << 18;
 
-/// A token that was issued.
-#[derive(Debug)]
+/// A token that was issued. Programs are told of times in milliseconds since 1970, as the trail does.
+#[derive(Debug, Serialize)]
 pub struct TracedToken {
+    #[serde(flatten)]
     pub issued: IssuedLine,
+    /// Whose it is, by the Kubernetes user name.
+    #[serde(rename = "on_behalf_of")]
+    pub whose: String,
+    #[serde(rename = "issued", with = "millis")]
+    pub at: Timestamp,
     /// The request that asked for it.
     pub request: Uuid,
-    pub at: Timestamp,
-    /// Whose it is, by the Kubernetes user name.
-    pub whose: String,
-    /// The same as their issuer knows them, and who acts.
+    /// Of whom `whose` tells, as their issuer knows them, and who acts.
+    #[serde(skip)]
     old_parties: OldParties,
+    /// When it was ended before its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<End>,
     /// In order.
     pub uses: Vec<Use>,
     /// Further uses, by the request.
+    #[serde(rename = "more_uses", serialize_with = "count")]
     more: HashSet<Uuid>,
-    /// When it was ended before its time, and why.
-    pub ended: Option<(Timestamp, String)>,
+}
+
+/// The end of a token before its time.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct End {
+    #[serde(with = "millis")]
+    pub time: Timestamp,
+    pub why: String,
 }
 
 /// By whom a token can be ended as a whole, of a version that does not say it.
@@ -55,24 +67,32 @@ struct OldParties {
 }
 
 /// A request that came with a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Use {
-    pub request: Uuid,
+    #[serde(rename = "time", with = "millis")]
     pub at: Timestamp,
+    pub request: Uuid,
     pub method: String,
     pub host: String,
     pub path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// Where it was used at a resource server, which asked about it.
+    #[serde(flatten)]
     pub at_server: Option<AtServer>,
+}
+
+fn count<S: Serializer>(more: &HashSet<Uuid>, serializer: S) -> Result<S::Ok, S::Error> {
+    more.len().serialize(serializer)
 }
 
 impl TracedToken {
     /// Notes an end. The files of several replicas are not in the order of time, and the first end counts.
-    fn end(&mut self, at: Timestamp, why: impl FnOnce() -> String) {
-        if self.ended.as_ref().is_none_or(|(before, _)| at < *before) {
-            self.ended = Some((at, why()));
+    fn end(&mut self, time: Timestamp, why: impl FnOnce() -> String) {
+        if self.ended.as_ref().is_none_or(|before| time < before.time) {
+            self.ended = Some(End { time, why: why() });
         }
     }
 }
@@ -300,8 +320,8 @@ impl fmt::Display for TracedToken {
             self.request,
             issued.rules.join(", ")
         )?;
-        if let Some((at, why)) = &self.ended {
-            writeln!(f, "    ended    {at}: {why}")?;
+        if let Some(End { time, why }) = &self.ended {
+            writeln!(f, "    ended    {time}: {why}")?;
         }
         for used in &self.uses {
             if let Some(AtServer { server, active, .. }) = &used.at_server {

@@ -154,11 +154,11 @@ pub struct AtServer {
 }
 
 /// What the record of an exchange says of its token.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IssuedLine {
     pub token: String,
     /// By what name it is known here who issued it. Older versions do not say it.
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     pub issuer: Option<String>,
     pub audience: String,
     #[serde(default)]
@@ -167,18 +167,18 @@ pub struct IssuedLine {
     #[serde(default)]
     pub rules: Vec<String>,
     /// The request that caused the run.
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     pub cause: Option<Uuid>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskLine>,
     /// Everybody whose revocation ends it, by the name of the issuer and the subject. Older versions do not say it.
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     pub(super) parties: Vec<(String, String)>,
     /// The issuer of who acts, of an older version.
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     pub(super) actor_issuer: Option<String>,
     /// Where it is another provider's.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onward: Option<OnwardLine>,
 }
 

@@ -87,7 +87,8 @@ fn the_first_end_counts_whichever_file_it_stands_in() {
     ] {
         let lines = [vec![issued(&json!({"task": task}))], lines].concat();
         let token = traced(&lines, Tokens::Id("same")).pop().unwrap();
-        assert_eq!(token.ended, Some((Timestamp::from_millis(first.0), first.1.to_owned())), "{what}");
+        let expected = End { time: Timestamp::from_millis(first.0), why: first.1.to_owned() };
+        assert_eq!(token.ended, Some(expected), "{what}");
     }
 }
 
