@@ -18,7 +18,7 @@ use crate::{
 
 /// Everything that the trail tells about one request. Fields are shared or small, so that filling one costs little; what
 /// is unknown stays empty and is left out of the line.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Record {
     /// UUID version 7; also the `Audit-ID` that Kubernetes writes into its own log.
     pub id: Uuid,
@@ -94,45 +94,7 @@ pub struct Record {
 impl Record {
     /// A record of which nothing is known but that a request arrived.
     pub fn begin(id: Uuid, time: Timestamp, method: Method) -> Self {
-        Self {
-            id,
-            phase: Phase::Whole,
-            time,
-            latency: Duration::ZERO,
-            trace: None,
-            route: None,
-            kind: None,
-            endpoint: None,
-            host: Arc::default(),
-            method,
-            path: Box::default(),
-            upgrade: false,
-            address: None,
-            tls: None,
-            user_agent: None,
-            principal: None,
-            claims: None,
-            decision: None,
-            refusal: None,
-            kubernetes: None,
-            run: None,
-            impersonated_groups: None,
-            event_listener: None,
-            delivery: None,
-            held: None,
-            upstream: None,
-            status: None,
-            body_digest: None,
-            bytes_in: 0,
-            bytes_out: 0,
-            event_id: None,
-            asked: None,
-            issued: None,
-            revoked: None,
-            introspected: None,
-            policy: None,
-            ended: None,
-        }
+        Self { id, time, method, ..Self::default() }
     }
 
     /// Bytes of memory that it takes, about: itself and the texts that are its alone and may be long.
@@ -209,9 +171,10 @@ pub struct IssuedTask {
 }
 
 /// Which of a request's records this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// The only one.
+    #[default]
     Whole,
     /// Written before the request is forwarded, so that a crash still leaves a trace.
     Decided,
