@@ -16,14 +16,6 @@ use crate::{clock::Timestamp, config::raw::Algorithm};
 /// More audiences than this are not looked at.
 const MAX_AUDIENCES: usize = 64;
 
-/// A token whose signature and claims are good.
-#[derive(Clone, Debug)]
-pub struct VerifiedToken {
-    pub header: Header,
-    pub claims: Map<String, Value>,
-    pub checked: Checked,
-}
-
 /// What the checks read out of the claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
@@ -66,7 +58,7 @@ pub struct AccessTokenChecks {
 impl AccessTokenChecks {
     /// What can be told before any key is looked for.
     pub fn check_header(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
-        self.check_algorithm(&token.header)?;
+        check_algorithm(token.header.algorithm, &self.algorithms)?;
         let typ = token.header.typ.as_deref().unwrap_or_default();
         if !self.token_types.iter().any(|accepted| accepted.eq_ignore_ascii_case(typ)) {
             return Err(TokenError::Type {
@@ -116,10 +108,7 @@ impl AccessTokenChecks {
         if let Some(issuer) = claims.get("iss")
             && issuer.as_str() != Some(&*self.issuer)
         {
-            return Err(TokenError::IssuerUnknown {
-                came: Quoted::json(Some(issuer)),
-                expected: vec![self.issuer.to_string()],
-            });
+            return Err(other_issuer(Some(issuer), &self.issuer));
         }
         check_kind(claims, "at+jwt")?;
         check_sender_constraint(claims)?;
@@ -144,10 +133,7 @@ impl AccessTokenChecks {
         // An introspection answer need not name its issuer.
         let is_ours = |issuer: &Value| issuer.as_str().is_some_and(|iss| self.is_named(iss, claims.get("tid")));
         if let Some(other) = claims.get("iss").filter(|issuer| !is_ours(issuer)) {
-            return Err(TokenError::IssuerUnknown {
-                came: Quoted::json(Some(other)),
-                expected: vec![self.issuer.to_string()],
-            });
+            return Err(other_issuer(Some(other), &self.issuer));
         }
         let came = audiences(claims)?.or_else(|| self.client_as_audience(claims));
         let audiences = self.own_audiences(came, listed_client, claims)?;
@@ -178,12 +164,7 @@ impl AccessTokenChecks {
 
     /// The checks of an ID token for the client `client_id`, in place of those of an access token. What one login asked for is compared
     /// where that is known, in [`oidc::id_token`](crate::oidc).
-    pub fn check_id_token(
-        &self,
-        token: &Unverified<'_>,
-        client_id: &str,
-        now: Timestamp,
-    ) -> Result<Checked, TokenError> {
+    pub fn check_id_token(&self, token: &Unverified<'_>, client_id: &str, now: Timestamp) -> Result<(), TokenError> {
         let claims = &token.claims;
         let verified = self.check_common(claims, now)?;
         let ours = [Box::from(client_id)];
@@ -198,18 +179,13 @@ impl AccessTokenChecks {
             Some(Value::String(azp)) if azp == client_id => {}
             other => return Err(wrong("azp", other, "our client id")),
         }
-        self.check_required(claims)?;
-        Ok(verified)
+        self.check_required(claims)
     }
 
     /// An ID token's `typ` is absent or says no more than JWT.
     pub fn check_id_token_header(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
-        self.check_algorithm(&token.header)?;
-        match token.header.typ.as_deref() {
-            None => Ok(()),
-            Some(typ) if ["jwt", "application/jwt"].iter().any(|accepted| typ.eq_ignore_ascii_case(accepted)) => Ok(()),
-            Some(typ) => Err(TokenError::Type { came: Quoted::text(typ), expected: vec!["JWT".to_owned()] }),
-        }
+        check_algorithm(token.header.algorithm, &self.algorithms)?;
+        check_type(&token.header, &["jwt", "application/jwt"], "JWT")
     }
 
     /// The values that `required_claims` asks for.
@@ -228,16 +204,6 @@ impl AccessTokenChecks {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn check_algorithm(&self, header: &Header) -> Result<(), TokenError> {
-        if self.algorithms.contains(&header.algorithm) {
-            return Ok(());
-        }
-        Err(TokenError::Algorithm {
-            came: Quoted::text(&format!("{:?}", header.algorithm)),
-            expected: self.algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect(),
-        })
     }
 
     fn check_common(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Checked, TokenError> {
@@ -262,12 +228,7 @@ impl AccessTokenChecks {
     ) -> Result<Registered, TokenError> {
         match claims.get("iss") {
             Some(Value::String(issuer)) if self.is_named(issuer, claims.get("tid")) => {}
-            other => {
-                return Err(TokenError::IssuerUnknown {
-                    came: Quoted::json(other),
-                    expected: vec![self.issuer.to_string()],
-                });
-            }
+            other => return Err(other_issuer(other, &self.issuer)),
         }
         let expires = numeric_date(claims, "exp")?.ok_or_else(|| wrong("exp", None, "a time"))?;
         let issued = numeric_date(claims, "iat")?.ok_or_else(|| wrong("iat", None, "a time"))?;
@@ -284,6 +245,26 @@ impl AccessTokenChecks {
                 expected: self.audiences.iter().map(ToString::to_string).collect(),
             })?;
         Ok(Registered { audiences, not_before, expires })
+    }
+}
+
+/// Whether a token is signed by one of the algorithms that are accepted.
+pub(super) fn check_algorithm(came: Algorithm, accepted: &[Algorithm]) -> Result<(), TokenError> {
+    if accepted.contains(&came) {
+        return Ok(());
+    }
+    Err(TokenError::Algorithm {
+        came: Quoted::text(&format!("{came:?}")),
+        expected: accepted.iter().map(|algorithm| format!("{algorithm:?}")).collect(),
+    })
+}
+
+/// Whether `typ` is absent or one of these; `expected` is the one to ask for.
+pub(super) fn check_type(header: &Header, accepted: &[&str], expected: &str) -> Result<(), TokenError> {
+    match header.typ.as_deref() {
+        None => Ok(()),
+        Some(typ) if accepted.iter().any(|accepted| typ.eq_ignore_ascii_case(accepted)) => Ok(()),
+        Some(typ) => Err(TokenError::Type { came: Quoted::text(typ), expected: vec![expected.to_owned()] }),
     }
 }
 
@@ -391,6 +372,10 @@ pub fn numeric_date(claims: &Map<String, Value>, name: &'static str) -> Result<O
     }
 }
 
-fn wrong(name: &'static str, came: Option<&Value>, expected: &'static str) -> TokenError {
+pub(super) fn wrong(name: &'static str, came: Option<&Value>, expected: &'static str) -> TokenError {
     TokenError::Claim { name, came: Quoted::json(came), expected }
+}
+
+pub(super) fn other_issuer(came: Option<&Value>, ours: &str) -> TokenError {
+    TokenError::IssuerUnknown { came: Quoted::json(came), expected: vec![ours.to_owned()] }
 }

@@ -6,7 +6,7 @@ use data_encoding::HEXLOWER;
 use serde_json::{Map, Value};
 
 use super::{
-    checks::{AccessTokenChecks, Checked, VerifiedToken},
+    checks::{AccessTokenChecks, Checked},
     introspection::Introspection,
     jwt::{Unverified, is_jwt_shaped},
     key_cache::{KeyCache, KeySource},
@@ -21,7 +21,10 @@ use super::{
 use crate::{
     authn::{CredentialId, Kind, Principal, Scheme},
     clock::Timestamp,
-    config::{raw::IntrospectionMode, resolver::Secret},
+    config::{
+        raw::{Algorithm, IntrospectionMode},
+        resolver::Secret,
+    },
     error::Rejection,
     sha256::sha256,
 };
@@ -115,19 +118,20 @@ impl Issuer {
         if is_jwt_shaped(token) { of_jwts() } else { self.introspects() }
     }
 
-    /// Verifies an ID token for the client `client_id`. Waits at most for one fetch of keys.
+    /// Verifies an ID token for the client `client_id`, and gives its claims and how it is signed. Waits at most for one
+    /// fetch of keys.
     pub async fn verify_id_token(
         &self,
         token: &str,
         client_id: &str,
         now: Timestamp,
-    ) -> Result<VerifiedToken, TokenError> {
+    ) -> Result<(Map<String, Value>, Algorithm), TokenError> {
         let token = Unverified::parse(token)?;
         self.checks.check_id_token_header(&token)?;
         let check = || self.checks.check_id_token(&token, client_id, now);
         self.keys.check_signature(&token, now, check).await?;
-        let checked = check()?;
-        Ok(VerifiedToken { header: token.header, claims: token.claims, checked })
+        check()?;
+        Ok((token.claims, token.header.algorithm))
     }
 
     /// Verifies a logout token for the client `client_id`. Waits at most for one fetch of keys.
@@ -188,8 +192,11 @@ impl Issuer {
         now: Timestamp,
     ) -> Result<Verified, Rejection> {
         let signed = token.signed();
-        let (token, signed_by) = self.verify_parsed(token, now).await?;
-        let VerifiedToken { mut claims, mut checked, .. } = token;
+        self.checks.check_header(&token)?;
+        let check = || self.checks.check_claims(&token, now);
+        let signed_by = self.keys.check_signature(&token, now, check).await?;
+        let mut checked = check()?;
+        let mut claims = token.claims;
         let mut good_until = Timestamp::MAX;
         if let Some(introspection) = &self.introspection
             && introspection.mode() == IntrospectionMode::Always
@@ -235,18 +242,6 @@ impl Issuer {
         let listed = client.as_deref().filter(|client| self.mapping.clients.contains_key(*client));
         let checked = self.checks.check_answer(&answer.claims, listed, now)?;
         self.verified(answer.claims.clone(), checked, text.as_bytes(), text.len(), None, answer.good_until)
-    }
-
-    async fn verify_parsed(
-        &self,
-        token: Unverified<'_>,
-        now: Timestamp,
-    ) -> Result<(VerifiedToken, Signed), TokenError> {
-        self.checks.check_header(&token)?;
-        let check = || self.checks.check_claims(&token, now);
-        let signed = self.keys.check_signature(&token, now, check).await?;
-        let checked = check()?;
-        Ok((VerifiedToken { header: token.header, claims: token.claims, checked }, signed))
     }
 
     /// `named_by` is what names a token that has no `jti`: the part of it that nobody but its issuer can write otherwise.

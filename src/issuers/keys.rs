@@ -13,7 +13,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{jwt, strict_json, weak_ed25519, weak_rsa};
+use super::{jwt, strict_json, token_error::Quoted, weak_ed25519, weak_rsa};
 use crate::{authn::KeyId, config::raw::Algorithm};
 
 /// What is asked for where keys are and where an issuer tells of itself. An API server gives its keys to nobody who names `application/json`
@@ -188,7 +188,7 @@ impl Keys {
         let bound = match jwk.members.get("alg") {
             None => None,
             Some(Value::String(name)) => {
-                Some(jwt::algorithm(name).ok_or_else(|| format!("is for algorithm {}", Quoted(name)))?)
+                Some(jwt::algorithm(name).ok_or_else(|| format!("is for algorithm {}", Quoted::text(name)))?)
             }
             Some(_) => return Err("has an `alg` that is not a text".to_owned()),
         };
@@ -216,15 +216,6 @@ impl Keys {
         parts.sort_unstable();
         let whole = digest::digest(&digest::SHA256, &parts.concat());
         whole.as_ref().try_into().unwrap_or_default()
-    }
-}
-
-/// A name from a key set, fit for the log.
-struct Quoted<'n>(&'n str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        super::token_error::Quoted::text(self.0).fmt(f)
     }
 }
 
@@ -276,7 +267,7 @@ impl Jwk<'_> {
             "EC" => match self.text("crv")? {
                 "P-256" => Ok(Material::P256(self.point(32)?)),
                 "P-384" => Ok(Material::P384(self.point(48)?)),
-                other => Err(format!("is on curve {}", Quoted(other))),
+                other => Err(format!("is on curve {}", Quoted::text(other))),
             },
             "OKP" => match self.text("crv")? {
                 "Ed25519" => {
@@ -284,9 +275,9 @@ impl Jwk<'_> {
                     weak_ed25519::check(&x)?;
                     Ok(Material::Ed25519(x))
                 }
-                other => Err(format!("is on curve {}", Quoted(other))),
+                other => Err(format!("is on curve {}", Quoted::text(other))),
             },
-            other => Err(format!("is of type {}", Quoted(other))),
+            other => Err(format!("is of type {}", Quoted::text(other))),
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     checks::{self, AccessTokenChecks},
     jwt::Unverified,
-    token_error::{Quoted, TokenError},
+    token_error::TokenError,
 };
 use crate::clock::Timestamp;
 
@@ -33,13 +33,9 @@ pub struct LogoutToken {
 impl AccessTokenChecks {
     /// `typ` is `logout+jwt` (section 2.4, recommended), or says no more than JWT, as older providers write it.
     pub fn check_logout_token_header(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
-        self.check_algorithm(&token.header)?;
+        checks::check_algorithm(token.header.algorithm, &self.algorithms)?;
         let accepted = ["logout+jwt", "application/logout+jwt", "jwt", "application/jwt"];
-        match token.header.typ.as_deref() {
-            None => Ok(()),
-            Some(typ) if accepted.iter().any(|accepted| typ.eq_ignore_ascii_case(accepted)) => Ok(()),
-            Some(typ) => Err(TokenError::Type { came: Quoted::text(typ), expected: vec!["logout+jwt".to_owned()] }),
-        }
+        checks::check_type(&token.header, &accepted, "logout+jwt")
     }
 
     /// All rules of section 2.6 for the claims but one: whether its `jti` was seen before is the caller's part, as a
@@ -52,7 +48,7 @@ impl AccessTokenChecks {
     ) -> Result<LogoutToken, TokenError> {
         let registered = self.check_registered(claims, now)?;
         checks::check_audience(&registered.audiences, &[client_id.into()], claims.get("aud"))?;
-        let wrong = |name, expected| TokenError::Claim { name, came: Quoted::json(claims.get(name)), expected };
+        let wrong = |name, expected| checks::wrong(name, claims.get(name), expected);
         if claims.contains_key("nonce") {
             return Err(TokenError::OtherKind("an ID token (it has a `nonce`)"));
         }

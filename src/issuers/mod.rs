@@ -68,7 +68,6 @@ use tokio::runtime::Handle;
 use self::verified::{Verified, VerifiedTokens};
 pub use self::{
     breaker::{Breaker, Bucket},
-    checks::{Checked, VerifiedToken},
     claim_path::ClaimPath,
     client_auth::{ASSERTION_TYPE, ClientAuth, Proof},
     defaults::{fill as fill_defaults, name_issuer, username_template},

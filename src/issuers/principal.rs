@@ -6,7 +6,7 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::{
-    checks::numeric_date,
+    checks::{numeric_date, wrong},
     claim_path::ClaimPath,
     token_error::{Quoted, TokenError},
     username::{NoUsername, Overlap, UsernameTemplate},
@@ -334,11 +334,11 @@ impl Mapping {
                 Some((namespace, name)) => {
                     Ok(Some(WorkloadIdentity::ServiceAccount { namespace: namespace.into(), name: name.into() }))
                 }
-                None => Err(TokenError::Claim {
-                    name: "sub",
-                    came: Quoted::text(subject),
-                    expected: "a service account (`system:serviceaccount:NAMESPACE:NAME`)",
-                }),
+                None => Err(wrong(
+                    "sub",
+                    Some(&subject.into()),
+                    "a service account (`system:serviceaccount:NAMESPACE:NAME`)",
+                )),
             },
             _ => Ok(None),
         }
@@ -401,10 +401,6 @@ fn is_dns_name(name: &str) -> bool {
 fn no_username(why: NoUsername) -> Rejection {
     Rejection::new(Reason::IdentityRefused, format!("The token gives no identity that can be used: {why}."))
         .fix("Have the issuer put a usable user name into the token.")
-}
-
-fn wrong(name: &'static str, came: Option<&Value>, expected: &'static str) -> TokenError {
-    TokenError::Claim { name, came: Quoted::json(came), expected }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    checks::{audiences, check_audience, numeric_date},
+    checks::{audiences, check_algorithm, check_audience, numeric_date, other_issuer, wrong},
     jwt::Unverified,
     key_cache::KeyCache,
     token_error::{Quoted, TokenError},
@@ -45,32 +45,20 @@ impl SignedAnswers {
         if ![TYPE, MEDIA_TYPE].iter().any(|known| typ.eq_ignore_ascii_case(known)) {
             return Err(TokenError::Type { came: Quoted::text(typ), expected: vec![TYPE.to_owned()] });
         }
-        if !self.algorithms.contains(&answer.header.algorithm) {
-            return Err(TokenError::Algorithm {
-                came: Quoted::text(&format!("{:?}", answer.header.algorithm)),
-                expected: self.algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect(),
-            });
-        }
+        check_algorithm(answer.header.algorithm, &self.algorithms)?;
         let now = self.clock.now();
         let check = || self.check(&answer.claims, now);
         self.keys.check_signature(&answer, now, check).await?;
         check()?;
         match answer.claims.remove("token_introspection") {
             Some(Value::Object(told)) => Ok(told),
-            other => Err(TokenError::Claim {
-                name: "token_introspection",
-                came: Quoted::json(other.as_ref()),
-                expected: "an object",
-            }),
+            other => Err(wrong("token_introspection", other.as_ref(), "an object")),
         }
     }
 
     fn check(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<(), TokenError> {
         if claims.get("iss").and_then(Value::as_str) != Some(&*self.issuer) {
-            return Err(TokenError::IssuerUnknown {
-                came: Quoted::json(claims.get("iss")),
-                expected: vec![self.issuer.to_string()],
-            });
+            return Err(other_issuer(claims.get("iss"), &self.issuer));
         }
         check_audience(&audiences(claims)?.unwrap_or_default(), &self.audiences, claims.get("aud"))?;
         let issued = numeric_date(claims, "iat")?;
@@ -78,6 +66,6 @@ impl SignedAnswers {
         if issued.as_ref().is_some_and(fresh) {
             return Ok(());
         }
-        Err(TokenError::Claim { name: "iat", came: Quoted::json(claims.get("iat")), expected: "a time a moment ago" })
+        Err(wrong("iat", claims.get("iat"), "a time a moment ago"))
     }
 }

@@ -123,11 +123,11 @@ impl Provider for LoginIssuer {
     fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>> {
         Box::pin(async move {
             // Nonce, age and access-token hash are compared by the login, which knows what it asked for.
-            let verified = self.issuer.verify_id_token(token, self.client.id(), self.clock.now()).await?;
-            let mut claims = verified.claims;
+            let (mut claims, algorithm) =
+                self.issuer.verify_id_token(token, self.client.id(), self.clock.now()).await?;
             // The check has accepted the issuer by one of its names; from here on it has one.
             claims.insert("iss".to_owned(), (**self.issuer.identifier()).into());
-            Ok(VerifiedIdToken { claims: Arc::new(claims), algorithm: verified.header.algorithm })
+            Ok(VerifiedIdToken { claims: Arc::new(claims), algorithm })
         })
     }
 
