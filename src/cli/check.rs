@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 
-use clap::ValueEnum;
-
-use super::{ConfigArgs, EXIT_USAGE, Failure};
+use super::{
+    ConfigArgs, EXIT_USAGE, Failure,
+    format::{Format, count},
+};
 use crate::{
     app,
     config::{self, Diagnosis, Loaded, Sources, raw, resolver::Resolver},
@@ -25,15 +26,6 @@ pub struct CheckArgs {
     /// has none of them. Policy files are read, and all else is checked.
     #[arg(long)]
     pub without_files: bool,
-}
-
-/// How a result is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Human,
-    /// For programs: JSON.
-    Json,
 }
 
 /// Checks all that a start does, or what of it needs no files, and prints the result. Gives the exit status.
@@ -87,7 +79,6 @@ fn json(diagnosis: &Diagnosis, out: &mut impl Write) -> io::Result<()> {
 
 fn summary(loaded: &Loaded) -> String {
     let raw = &loaded.raw;
-    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     format!(
         "{} is good: {}, {}, {}, {}, {}",
         loaded.path.display(),

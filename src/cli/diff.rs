@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, check::Format, rbac::account};
+use super::{Failure, format::Format, rbac::account};
 use crate::{
     authz::Policy,
     config::{self, Change, Loaded, Sources},

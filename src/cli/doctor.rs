@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     CONFIG, EXIT_USAGE, Failure,
-    check::Format,
+    format::{Format, count, print_json},
     rbac::{account, read},
 };
 use crate::{
@@ -95,10 +95,7 @@ pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8,
     };
     match args.format {
         Format::Human => print(&findings, out)?,
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut *out, &findings)?;
-            writeln!(out)?;
-        }
+        Format::Json => print_json(&findings, out)?,
     }
     Ok(u8::from(findings.iter().any(|finding| finding.state == State::Fault)))
 }
@@ -129,10 +126,9 @@ fn print(findings: &[Finding], out: &mut impl Write) -> Result<(), Failure> {
     for finding in findings {
         writeln!(out, "{}", line(finding))?;
     }
-    let count = |state: State| findings.iter().filter(|finding| finding.state == state).count();
-    let (faults, warnings) = (count(State::Fault), count(State::Warning));
-    let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    writeln!(out, "{} looked at: {}, {}", findings.len(), plural(faults, "fault"), plural(warnings, "warning"))?;
+    let are = |state: State| findings.iter().filter(|finding| finding.state == state).count();
+    let (faults, warnings) = (are(State::Fault), are(State::Warning));
+    writeln!(out, "{} looked at: {}, {}", findings.len(), count(faults, "fault"), count(warnings, "warning"))?;
     Ok(())
 }
 

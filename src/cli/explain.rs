@@ -1,11 +1,11 @@
 //! `doorward explain`: which rules hit and missed, and what would make a request pass.
 
-use std::{fmt, io, net::IpAddr, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{check::Format, rbac::account};
+use super::{format::Format, rbac::account};
 use crate::{
     authn::Principal,
     authz::{Explanation, Policy, RequestView, TokenExplanation},
@@ -133,15 +133,6 @@ impl From<Rejection> for Answer {
 }
 
 impl Answer {
-    /// Prints the answer, as text or as JSON.
-    pub fn print(&self, out: &mut impl io::Write, format: Format) -> io::Result<()> {
-        if format == Format::Json {
-            serde_json::to_writer_pretty(&mut *out, self)?;
-            return writeln!(out);
-        }
-        write!(out, "{self}")
-    }
-
     /// The answer with one thing more to be known about it.
     #[must_use]
     pub fn with_note(mut self, note: &str) -> Self {

@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::{
     Failure,
-    check::Format,
     explain::{Answer, ExplainArgs, explain},
+    format::Format,
     load_policy,
 };
 use crate::{
@@ -66,7 +66,7 @@ pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Resul
             None => return Err(NothingAsked.into()),
         },
     };
-    answer.print(out, args.format())?;
+    args.format().print(&answer, out)?;
     Ok(answer.is_allow())
 }
 
@@ -354,12 +354,7 @@ fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write)
         truncated: &inputs.truncated,
         pseudonymous: inputs.is_pseudonymous(),
     };
-    if format == Format::Json {
-        serde_json::to_writer_pretty(&mut *out, &told)?;
-        writeln!(out)?;
-    } else {
-        write!(out, "{told}")?;
-    }
+    format.print(&told, out)?;
     Ok(told.under_current.is_some_and(|answer| answer.is_allow()))
 }
 

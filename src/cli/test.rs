@@ -5,7 +5,7 @@ use std::{fmt, fs, io::Write, path::PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, check::Format, load_policy};
+use super::{Failure, format::Format, load_policy};
 use crate::{
     authz::{Outcome, Policy, Scenario},
     config::{
@@ -38,13 +38,7 @@ pub fn decide(sources: &Sources, args: &TestArgs, out: &mut impl Write) -> Resul
     }
     let (loaded, policy) = load_policy(sources)?;
     let results = run(&policy, &loaded.raw, &further, args.only.as_deref());
-    match args.format {
-        Format::Human => write!(out, "{results}")?,
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut *out, &results)?;
-            writeln!(out)?;
-        }
-    }
+    args.format.print(&results, out)?;
     Ok(results.exit_code())
 }
 

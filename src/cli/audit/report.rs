@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use super::{files_of, moment};
 use crate::{
     audit::{Configured, Report},
-    cli::{CONFIG, Failure, load_policy},
+    cli::{CONFIG, Failure, format::print_json, load_policy},
     clock::Timestamp,
     config::{Sources, resolver::folder_of},
 };
@@ -73,10 +73,7 @@ pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<u8, Failure> {
     }
     match args.form() {
         Form::Human => write!(out, "{report}")?,
-        Form::Json => {
-            serde_json::to_writer_pretty(&mut *out, &report)?;
-            writeln!(out)?;
-        }
+        Form::Json => print_json(&report, out)?,
         Form::Html => writeln!(out, "{}", report.to_html())?,
     }
     Ok(0)

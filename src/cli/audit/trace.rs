@@ -10,7 +10,10 @@ use self::found::{Found, FoundRequest, FoundRun, Known};
 use crate::{
     audit::{self, Arrival, Cause, Files, NoCause, TaskLine, Tokens, TracedRun, TracedToken},
     authn::CredentialId,
-    cli::{Failure, check::Format},
+    cli::{
+        Failure,
+        format::{Format, print_json},
+    },
 };
 
 /// Follow a delivery or a click to the run that it caused, to the tokens that the tasks of the run got and to each use of these,
@@ -89,10 +92,7 @@ pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
     }
     match args.format {
         Format::Human => tracer.found.iter().try_for_each(|found| write!(out, "{found}"))?,
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut *out, &tracer.found)?;
-            writeln!(out)?;
-        }
+        Format::Json => print_json(&tracer.found, out)?,
     }
     Ok(u8::from(tracer.found.iter().any(Found::is_unknown)))
 }

@@ -14,7 +14,10 @@ use crate::{
         AllFindings, CannotVerify, Chain, ChainKey, Checkpoint, CheckpointPublicKey, Findings, Proof, trail_files,
         verify_all, verify_files,
     },
-    cli::{Failure, check::Format},
+    cli::{
+        Failure,
+        format::{Format, print_json},
+    },
     clock::Timestamp,
 };
 
@@ -102,8 +105,7 @@ struct Told<'a, T> {
 }
 
 fn json(intact: bool, found: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, &Told { intact, found })?;
-    writeln!(out)
+    print_json(&Told { intact, found }, out)
 }
 
 fn print(findings: &Findings, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {

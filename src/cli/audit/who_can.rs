@@ -14,7 +14,7 @@ use crate::{
     authz::{Policy, StartRoute, StartRule, Through},
     cli::{
         CONFIG, Failure,
-        check::Format,
+        format::Format,
         load_policy,
         rbac::{account, read},
     },
@@ -86,13 +86,7 @@ pub fn run(args: &WhoCanArgs, out: &mut impl Write) -> Result<u8, Failure> {
         Ok(past)
     });
     let answer = Answer::of(root, &policy, &args.namespace, past.transpose()?)?;
-    match args.format {
-        Format::Human => write!(out, "{answer}")?,
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut *out, &answer)?;
-            writeln!(out)?;
-        }
-    }
+    args.format.print(&answer, out)?;
     Ok(0)
 }
 

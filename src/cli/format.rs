@@ -1,0 +1,38 @@
+//! How what the commands have found is printed.
+
+use std::{
+    fmt,
+    io::{self, Write},
+};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Human,
+    /// For programs: JSON.
+    Json,
+}
+
+impl Format {
+    /// Prints what people read as it is displayed.
+    pub fn print(self, told: &(impl fmt::Display + Serialize), out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Human => write!(out, "{told}"),
+            Self::Json => print_json(told, out),
+        }
+    }
+}
+
+pub fn print_json(told: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, told)?;
+    writeln!(out)
+}
+
+/// A number of things, each of which is called `what`.
+pub fn count(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
