@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Account, Bound};
+use super::Bound;
 use crate::{config::raw, kubernetes::PolicyRule};
 
 const READ: [&str; 3] = ["get", "list", "watch"];
@@ -34,7 +34,7 @@ const DISCOVERY: [&str; 11] = [
 const READ_URLS: [&str; 3] = ["get", "head", "options"];
 const WRITE_URLS: [&str; 4] = ["post", "put", "patch", "delete"];
 
-pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<'a>> {
+pub(super) fn roles(root: &raw::Root) -> Vec<Bound<'_>> {
     let mut by_namespace: BTreeMap<Option<&str>, BTreeSet<PolicyRule>> = BTreeMap::new();
     let everywhere = by_namespace.entry(None).or_default();
     everywhere.insert(PolicyRule {
@@ -62,8 +62,8 @@ pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<
             }
         }
     }
-    let role = |(namespace, rules): (Option<&'a str>, BTreeSet<PolicyRule>)| {
-        Bound::to(account, "doorward-impersonated-actions", namespace, rules.into_iter().collect())
+    let role = |(namespace, rules): (_, BTreeSet<PolicyRule>)| {
+        Bound::new("doorward-impersonated-actions", namespace, rules.into_iter().collect())
     };
     by_namespace.into_iter().map(role).collect()
 }

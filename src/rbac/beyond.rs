@@ -99,9 +99,9 @@ struct Needed {
 
 fn needed(root: &raw::Root, server: &str, form: Form) -> Needed {
     let mut needed = Needed::default();
-    for role in own_roles(root, form).into_iter().filter(|role| role.upstream == server) {
+    for (_, role) in own_roles(root, form).into_iter().filter(|(upstream, _)| *upstream == server) {
         let of = match role.namespace {
-            Some(namespace) => needed.within.entry(namespace).or_default(),
+            Some(namespace) => needed.within.entry(namespace.to_owned()).or_default(),
             None => &mut needed.everywhere,
         };
         of.extend(role.rules.iter().flat_map(Right::of));

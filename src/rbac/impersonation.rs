@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Account, Bound, Form, groups};
+use super::{Bound, Form, groups};
 use crate::{
     config::raw,
     kubernetes::{PolicyRule, impersonation::EXTRAS},
@@ -10,7 +10,7 @@ use crate::{
 
 /// Any user, and no group but those that grants give. User names come from the issuers' templates, which RBAC cannot describe;
 /// `system:` names are refused by Doorward itself.
-pub(super) fn role<'a>(root: &'a raw::Root, form: Form, account: &'a Account) -> Bound<'a> {
+pub(super) fn role(root: &raw::Root, form: Form) -> Bound<'static> {
     let (core, verb) = match form {
         Form::Classic => ("", "impersonate"),
         Form::Constrained => ("authentication.k8s.io", "impersonate:user-info"),
@@ -23,27 +23,25 @@ pub(super) fn role<'a>(root: &'a raw::Root, form: Form, account: &'a Account) ->
     }
     let extras: Vec<String> = EXTRAS.iter().map(|key| format!("userextras/{key}")).collect();
     rules.push(PolicyRule { resources: extras, ..PolicyRule::new(&["authentication.k8s.io"], &[], &[verb]) });
-    Bound::to(account, "doorward-impersonator", None, rules)
+    Bound::new("doorward-impersonator", None, rules)
 }
 
 /// What Doorward does as itself: it reviews tokens, reads Triggers, and watches runs and pods, where the configuration says so.
-pub(super) fn readers<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<'a>> {
+pub(super) fn readers(root: &raw::Root) -> Vec<Bound<'_>> {
     let mut rules = Vec::new();
     if root.issuers.iter().any(|issuer| issuer.token_review.is_some()) {
         rules.push(PolicyRule::new(&["authentication.k8s.io"], &["tokenreviews"], &["create"]));
     }
-    let further = trigger_reader(root, account).into_iter();
-    let further = further.chain(root.runs.iter().flat_map(|runs| watchers_of_runs(runs, account)));
-    let further = further.chain(exchanging(root).flat_map(|exchanged| lookers_up_of_tasks(exchanged, account)));
+    let further = trigger_reader(root).into_iter();
+    let further = further.chain(root.runs.iter().flat_map(watchers_of_runs));
+    let further = further.chain(exchanging(root).flat_map(lookers_up_of_tasks));
     let mut in_namespaces: BTreeMap<&str, Vec<PolicyRule>> = BTreeMap::new();
     for reader in further {
         let of = reader.namespace.map_or(&mut rules, |namespace| in_namespaces.entry(namespace).or_default());
         of.extend(reader.rules);
     }
-    let all = (!rules.is_empty()).then(|| reader(None, rules, account));
-    all.into_iter()
-        .chain(in_namespaces.into_iter().map(|(namespace, rules)| reader(Some(namespace), rules, account)))
-        .collect()
+    let all = (!rules.is_empty()).then(|| reader(None, rules));
+    all.into_iter().chain(in_namespaces.into_iter().map(|(namespace, rules)| reader(Some(namespace), rules))).collect()
 }
 
 /// Clusters whose tasks get tokens.
@@ -53,35 +51,35 @@ pub(super) fn exchanging(root: &raw::Root) -> impl Iterator<Item = &raw::Exchang
 }
 
 /// Where tasks get tokens: in each of the namespaces, or everywhere.
-pub(super) fn lookers_up_of_tasks<'a>(exchanged: &'a raw::Exchanged, account: &'a Account) -> Vec<Bound<'a>> {
+pub(super) fn lookers_up_of_tasks(exchanged: &raw::Exchanged) -> Vec<Bound<'_>> {
     let rules = vec![
         PolicyRule::new(&[""], &["pods"], &["get", "list", "watch"]),
         PolicyRule::new(&["tekton.dev"], &["taskruns", "pipelineruns"], &["get", "list", "watch"]),
     ];
-    in_each(&exchanged.namespaces, &rules, account)
+    in_each(&exchanged.namespaces, &rules)
 }
 
 /// Where rules look at the service accounts of Triggers.
-pub(super) fn trigger_reader<'a>(root: &raw::Root, account: &'a Account) -> Option<Bound<'a>> {
+pub(super) fn trigger_reader(root: &raw::Root) -> Option<Bound<'_>> {
     let looks_at_accounts =
         |rule: &raw::Rule| rule.on.trigger.as_ref().is_some_and(|trigger| !trigger.service_accounts.is_empty());
     let rule = PolicyRule::new(&["triggers.tekton.dev"], &["triggers", "eventlisteners"], &["get"]);
-    root.rules.iter().any(looks_at_accounts).then(|| reader(None, vec![rule], account))
+    root.rules.iter().any(looks_at_accounts).then(|| reader(None, vec![rule]))
 }
 
 /// In each of the namespaces, or everywhere.
-pub(super) fn watchers_of_runs<'a>(runs: &'a raw::Runs, account: &'a Account) -> Vec<Bound<'a>> {
+pub(super) fn watchers_of_runs(runs: &raw::Runs) -> Vec<Bound<'_>> {
     let rule = PolicyRule::new(&["tekton.dev"], &["pipelineruns", "taskruns"], &["list", "watch"]);
-    in_each(&runs.namespaces, &[rule], account)
+    in_each(&runs.namespaces, &[rule])
 }
 
-fn in_each<'a>(namespaces: &'a [String], rules: &[PolicyRule], account: &'a Account) -> Vec<Bound<'a>> {
+fn in_each<'a>(namespaces: &'a [String], rules: &[PolicyRule]) -> Vec<Bound<'a>> {
     match namespaces {
-        [] => vec![reader(None, rules.to_vec(), account)],
-        listed => listed.iter().map(|namespace| reader(Some(namespace), rules.to_vec(), account)).collect(),
+        [] => vec![reader(None, rules.to_vec())],
+        listed => listed.iter().map(|namespace| reader(Some(namespace), rules.to_vec())).collect(),
     }
 }
 
-fn reader<'a>(namespace: Option<&'a str>, rules: Vec<PolicyRule>, account: &'a Account) -> Bound<'a> {
-    Bound::to(account, "doorward-reader", namespace, rules)
+fn reader(namespace: Option<&str>, rules: Vec<PolicyRule>) -> Bound<'_> {
+    Bound::new("doorward-reader", namespace, rules)
 }

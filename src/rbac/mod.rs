@@ -65,13 +65,12 @@ enum Subject<'a> {
     Group(&'a str),
 }
 
-/// A role and to whom it is bound, in one namespace or everywhere.
+/// A role of Doorward's own account, bound in one namespace or everywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Bound<'a> {
-    name: String,
+    name: &'static str,
     namespace: Option<&'a str>,
     rules: Vec<PolicyRule>,
-    subjects: Vec<Subject<'a>>,
 }
 
 /// All objects, as YAML for `kubectl apply -f -`.
@@ -85,12 +84,12 @@ pub fn manifest(root: &raw::Root, form: Form, account: &Account) -> Result<Strin
 }
 
 fn objects(root: &raw::Root, form: Form, account: &Account) -> Vec<Object> {
-    let mut bound = vec![impersonation::role(root, form, account)];
+    let mut bound = vec![impersonation::role(root, form)];
     if form == Form::Constrained {
-        bound.extend(actions::roles(root, account));
+        bound.extend(actions::roles(root));
     }
-    bound.extend(impersonation::readers(root, account));
-    bound.iter().flat_map(Bound::objects).chain(tekton::objects(root)).collect()
+    bound.extend(impersonation::readers(root));
+    bound.into_iter().flat_map(|bound| bound.objects(account)).chain(tekton::objects(root)).collect()
 }
 
 /// The Kubernetes groups that grants give.
@@ -149,16 +148,15 @@ struct SubjectRef {
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 impl<'a> Bound<'a> {
-    /// To Doorward's own account.
-    fn to(account: &'a Account, name: &str, namespace: Option<&'a str>, rules: Vec<PolicyRule>) -> Self {
-        let rules = right::without_repeats(rules);
-        Self { name: name.to_owned(), namespace, rules, subjects: vec![Subject::Account(account)] }
+    fn new(name: &'static str, namespace: Option<&'a str>, rules: Vec<PolicyRule>) -> Self {
+        Self { name, namespace, rules: right::without_repeats(rules) }
     }
 
-    fn objects(&self) -> Vec<Object> {
-        let kind = if self.namespace.is_some() { "Role" } else { "ClusterRole" };
-        let role = role(kind, &self.name, self.namespace, self.rules.clone());
-        vec![role, binding(kind, &self.name, &self.name, self.namespace, &self.subjects)]
+    /// The role, and what binds it to that account.
+    fn objects(self, account: &Account) -> [Object; 2] {
+        let Self { name, namespace, rules } = self;
+        let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
+        [role(kind, name, namespace, rules), binding(kind, name, name, namespace, &[Subject::Account(account)])]
     }
 }
 

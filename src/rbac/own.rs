@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Account, Bound, Form, actions, impersonation};
+use super::{Bound, Form, actions, impersonation};
 use crate::{
     config::raw,
     kubernetes::{PolicyRule, access_review::Access},
@@ -18,19 +18,12 @@ pub struct OwnRight {
     pub access: Access,
 }
 
-/// Rules that Doorward's account needs at an upstream, everywhere or in a namespace.
-pub(super) struct OwnRole<'a> {
-    pub upstream: &'a str,
-    pub namespace: Option<String>,
-    pub rules: Vec<PolicyRule>,
-}
-
 /// All of them, each once. What token reviews need is not among them: they have a credential of their own.
 pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     let mut seen = HashSet::new();
     let mut rights: Vec<OwnRight> = Vec::new();
-    for OwnRole { upstream, namespace, rules } in own_roles(root, form) {
-        for access in rules.iter().flat_map(|rule| accesses(rule, namespace.as_deref())) {
+    for (upstream, Bound { namespace, rules, .. }) in own_roles(root, form) {
+        for access in rules.iter().flat_map(|rule| accesses(rule, namespace)) {
             let right = OwnRight { upstream: upstream.to_owned(), access };
             if seen.insert(right.clone()) {
                 rights.push(right);
@@ -42,8 +35,7 @@ pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
 
 /// Those of them to impersonate the groups that grants give.
 pub fn group_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
-    let account = Account { namespace: String::new(), name: String::new() };
-    let role = impersonation::role(root, form, &account);
+    let role = impersonation::role(root, form);
     let rules = role.rules.iter().filter(|rule| rule.resources.iter().any(|resource| resource == "groups"));
     let accesses: Vec<Access> = rules.flat_map(|rule| accesses(rule, None)).collect();
     let at = |server: &str| {
@@ -59,31 +51,25 @@ fn servers(root: &raw::Root) -> BTreeSet<&str> {
     reached.map(|route| route.kubernetes.as_deref().unwrap_or(route.upstream.as_str())).collect()
 }
 
-/// What the roles that `doorward rbac` prints say of each upstream.
-pub(super) fn own_roles(root: &raw::Root, form: Form) -> Vec<OwnRole<'_>> {
-    // To whom roles are bound is not asked.
-    let account = Account { namespace: String::new(), name: String::new() };
+/// Each of the roles that `doorward rbac` prints, beside the upstream that it is for.
+pub(super) fn own_roles(root: &raw::Root, form: Form) -> Vec<(&str, Bound<'_>)> {
     let mut roles = Vec::new();
-    let mut add = |upstream, Bound { namespace, rules, .. }: Bound<'_>| {
-        roles.push(OwnRole { upstream, namespace: namespace.map(str::to_owned), rules });
-    };
     for server in servers(root) {
-        add(server, impersonation::role(root, form, &account));
+        roles.push((server, impersonation::role(root, form)));
         if form == Form::Constrained {
-            actions::roles(root, &account).into_iter().for_each(|acting| add(server, acting));
+            roles.extend(actions::roles(root).into_iter().map(|acting| (server, acting)));
         }
     }
     if let Some(runs) = &root.runs {
-        impersonation::watchers_of_runs(runs, &account).into_iter().for_each(|watcher| add(&runs.kubernetes, watcher));
+        let watchers = impersonation::watchers_of_runs(runs).into_iter();
+        roles.extend(watchers.map(|watcher| (runs.kubernetes.as_str(), watcher)));
     }
     for exchanged in impersonation::exchanging(root) {
         let server = exchanged.kubernetes.as_deref().unwrap_or_default();
-        impersonation::lookers_up_of_tasks(exchanged, &account).into_iter().for_each(|looker| add(server, looker));
+        roles.extend(impersonation::lookers_up_of_tasks(exchanged).into_iter().map(|looker| (server, looker)));
     }
-    if let Some(server) = root.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref())
-        && let Some(reader) = impersonation::trigger_reader(root, &account)
-    {
-        add(server, reader);
+    if let Some(server) = root.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref()) {
+        roles.extend(impersonation::trigger_reader(root).map(|reader| (server, reader)));
     }
     roles
 }
