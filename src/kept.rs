@@ -51,13 +51,24 @@ fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 
 /// Writes a file, in place of one that is there. Once this has returned, no loss of power undoes it.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let write = || {
+    replace(path, bytes, mode)?;
+    last(path).map_err(|error| named(path, error.kind(), &error))
+}
+
+/// Writes a file, in place of one that is there, in one step for whoever reads it. A loss of power may undo it, and leaves the one
+/// before.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let replace = || {
         let unfinished = beside(path, mode)?;
         fill(unfinished.as_file(), bytes)?;
-        unfinished.persist(path).map_err(|failed| failed.error)?;
-        last(path)
+        unfinished.persist(path).map(drop).map_err(|failed| failed.error)
     };
-    write().map_err(|error| named(path, error.kind(), &error))
+    replace().map_err(|error| named(path, error.kind(), &error))
+}
+
+/// Whether [`replace`] would do it, as things stand.
+pub(crate) fn could_replace(path: &Path, mode: u32) -> io::Result<()> {
+    beside(path, mode).map(drop).map_err(|error| named(path, error.kind(), &error))
 }
 
 /// A file that is to become the one at `path`, of a name that no other process has. One that dies meanwhile leaves it there.
@@ -134,10 +145,29 @@ mod tests {
     }
 
     #[test]
+    fn files_of_one_name_and_several_endings_are_written_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let writers = ["a.token", "a.json", "a"].map(|name| (name, folder.path().join(name)));
+        std::thread::scope(|scope| {
+            for (name, path) in writers.iter().chain(&writers) {
+                scope.spawn(move || (0..50).for_each(|_| replace(path, name.as_bytes(), 0o600).unwrap()));
+            }
+        });
+        for (name, path) in &writers {
+            assert_eq!(fs::read_to_string(path).unwrap(), *name);
+        }
+        could_replace(&writers[0].1, 0o600).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing unfinished is left");
+    }
+
+    #[test]
     fn an_error_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("none").join("a.key");
-        for error in [write(&path, b"", 0o600).unwrap_err(), read_or_make(&path, || bytes("x")).unwrap_err()] {
+        for refused in
+            [write(&path, b"", 0o600), could_replace(&path, 0o600), read_or_make(&path, || bytes("x")).map(drop)]
+        {
+            let error = refused.unwrap_err();
             assert_eq!(error.to_string(), format!("{}: No such file or directory (os error 2)", path.display()));
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -11,7 +11,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Address, Failure, state_folder};
-use crate::{clock::Timestamp, sessions::keyring::random};
+use crate::{
+    clock::Timestamp,
+    kept::{could_replace, replace},
+};
+
+/// Nobody but its owner reads a file with a credential, or with the way to one.
+pub(crate) const MODE: u32 = 0o600;
 
 /// A session of a program. Never printed.
 #[derive(Clone, Serialize, Deserialize)]
@@ -85,7 +91,7 @@ impl Kept {
         let _lock = lock(folder).map_err(told)?;
         let path = file(folder);
         Self::of(&path)?;
-        Ok(could_write(&path).map_err(told)?)
+        Ok(could_replace(&path, MODE).map_err(told)?)
     }
 
     fn change_in<T>(folder: &Path, change: impl FnOnce(&mut Self) -> T) -> Result<T, Failure> {
@@ -93,7 +99,7 @@ impl Kept {
         let path = file(folder);
         let mut kept = Self::of(&path)?;
         let given = change(&mut kept);
-        write_whole(&path, &serde_json::to_vec_pretty(&kept)?)?;
+        replace(&path, &serde_json::to_vec_pretty(&kept)?, MODE)?;
         Ok(given)
     }
 
@@ -126,28 +132,13 @@ impl Kept {
 /// Keeps other processes from the file, for as long as this is held.
 fn lock(folder: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"))?;
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(folder.join("lock"))?;
     lock.lock()?;
     Ok(lock)
 }
 
 fn file(folder: &Path) -> PathBuf {
     folder.join("sessions.json")
-}
-
-/// Writes a file that only its owner may read, in one step for whoever reads it.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = draft_of(path);
-    let written = (|| {
-        let mut file = create(&draft)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    written
 }
 
 /// What stands at a place instead of a file.
@@ -158,22 +149,6 @@ pub fn not_a_file(found: &fs::Metadata) -> Option<&'static str> {
         found if found.is_dir() => Some("a folder"),
         _ => Some("a pipe, a socket or a device"),
     }
-}
-
-/// Whether a file could be written there.
-pub fn could_write(path: &Path) -> io::Result<()> {
-    let draft = draft_of(path);
-    create(&draft)?;
-    fs::remove_file(&draft)
-}
-
-/// No name that another file's draft, or that of another container with the same process number, could have.
-fn draft_of(path: &Path) -> PathBuf {
-    path.with_file_name(format!(".doorward-{:016x}", u64::from_ne_bytes(random())))
-}
-
-fn create(draft: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)
 }
 
 #[cfg(test)]
@@ -221,7 +196,7 @@ mod tests {
         let path = file(dir.path());
         for (text, is_none) in [("", true), ("\n", true), ("{\"sess", false), ("[]", false)] {
             let _ = fs::remove_file(&path);
-            create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+            replace(&path, text.as_bytes(), MODE).unwrap();
             match (Kept::of(&path), is_none) {
                 (Ok(kept), true) => assert!(kept.sessions.is_empty()),
                 (Err(error), false) => {
@@ -246,23 +221,5 @@ mod tests {
         fs::write(&folder, "").unwrap();
         let told = Kept::check_in(&folder).unwrap_err().to_string();
         assert!(told.starts_with(&format!("sessions cannot be kept in {}: ", folder.display())), "{told}");
-    }
-
-    #[test]
-    fn files_of_one_name_and_several_endings_share_no_draft() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        // What the drafts of `a.token` and `a.json` were called.
-        fs::create_dir(path(&format!("a.draft-{}", std::process::id()))).unwrap();
-        let writers: Vec<_> = ["a.token", "a.json"].into_iter().map(|name| (name, path(name))).collect();
-        std::thread::scope(|scope| {
-            for (name, path) in &writers {
-                scope.spawn(move || (0..50).for_each(|_| write_whole(path, name.as_bytes()).unwrap()));
-            }
-        });
-        for (name, path) in &writers {
-            assert_eq!(fs::read_to_string(path).unwrap(), *name);
-        }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "no draft is left");
     }
 }

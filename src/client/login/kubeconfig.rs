@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::{
     EXEC_API, Failure,
-    kept::{could_write, not_a_file, write_whole},
+    kept::{MODE, not_a_file},
 };
+use crate::kept::{could_replace, replace};
 
 /// Links that lead to one another, as in Linux.
 const MAX_LINKS: usize = 40;
@@ -54,7 +55,7 @@ impl Files {
     pub fn write(&self, context: &Context<'_>) -> Result<(), Failure> {
         let (target, _lock) = self.begin()?;
         let config = self.with(context)?;
-        write_whole(&target, serde_saphyr::to_string(&config)?.as_bytes()).map_err(told(&target))?;
+        replace(&target, serde_saphyr::to_string(&config)?.as_bytes(), MODE)?;
         Ok(())
     }
 
@@ -63,7 +64,7 @@ impl Files {
         let (target, _lock) = self.begin()?;
         self.with(context)?;
         // Where the lock is, a file can be made; the target of a link may be elsewhere.
-        could_write(&target).map_err(told(&target))?;
+        could_replace(&target, MODE)?;
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-pub(crate) use self::kept::{could_write, not_a_file, write_whole};
+pub(crate) use self::kept::{MODE, not_a_file};
 use self::{
     kept::{Entry, Kept},
     loopback::Loopback,

@@ -1,14 +1,16 @@
 //! A file that always has a token that is good.
 
 use std::{
-    fs, io,
-    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
+    fs::{self, Permissions},
+    io,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::ExitStatus,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::Builder;
 use tokio::{
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
@@ -19,14 +21,15 @@ use super::{
     exchange::{Issued, NoToken, now},
 };
 use crate::{
-    client::login::{not_a_file, write_whole},
+    client::login::{MODE, not_a_file},
+    kept::replace,
     sessions::keyring::random,
 };
 
 /// Writes a file for its owner alone, in one step for whoever reads it.
 pub fn write(file: &Path, text: &str) -> Result<(), Failure> {
     check(file)?;
-    write_whole(file, text.as_bytes()).map_err(|error| format!("{}: {error}", file.display()).into())
+    Ok(replace(file, text.as_bytes(), MODE)?)
 }
 
 /// Refuses a place where something else is than a file. A link is not followed: who else may write in its folder would say where the
@@ -74,13 +77,14 @@ pub async fn keep(delivery: &Delivery, file: &Path, end: impl Future<Output = ()
 /// Runs `command` with a fresh token in `file`, or in a folder of its own.
 pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String]) -> Result<u8, Failure> {
     let (program, arguments) = command.split_first().ok_or("there is no command")?;
+    // Nobody else may read it, and in the end it is gone.
     let folder = match file {
         Some(_) => None,
-        None => Some(Folder::make()?),
+        None => Some(Builder::new().prefix("doorward-").permissions(Permissions::from_mode(0o700)).tempdir()?),
     };
     let file = match (&file, &folder) {
         (Some(file), _) => std::path::absolute(file)?,
-        (None, Some(folder)) => folder.0.join(delivery.shape.file()),
+        (None, Some(folder)) => folder.path().join(delivery.shape.file()),
         (None, None) => return Err("there is no file for the token".into()),
     };
     if delivery.shape.is_of_docker() && file.file_name().is_none_or(|name| name != "config.json") {
@@ -246,29 +250,8 @@ pub fn until_told() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// A folder that nobody else may read, which is gone in the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn make() -> Result<Self, Failure> {
-        let name: String = random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
-        let folder = std::env::temp_dir().join(format!("doorward-{name}"));
-        let made = fs::DirBuilder::new().mode(0o700).create(&folder);
-        made.map_err(|error| format!("{}: {error}", folder.display()))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

@@ -19,7 +19,8 @@ use self::{
     exchange::{Issued, NoToken, Swap},
     shape::Target,
 };
-use super::login::{Address, could_write};
+use super::login::{Address, MODE};
+use crate::kept::could_replace;
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -76,7 +77,7 @@ impl Delivery {
         if let Some(out) = &out {
             for file in [Some(out.clone()), shape.token_file(out)].into_iter().flatten() {
                 fresh::check(&file)?;
-                could_write(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+                could_replace(&file, MODE)?;
             }
         }
         let authorities = match &ca {
