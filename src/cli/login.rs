@@ -7,7 +7,10 @@ use std::{
 
 use crate::{
     authn::NeededLogin,
-    client::login::{self, Address, Failure, Way},
+    client::{
+        Failure,
+        login::{self, Address, Way},
+    },
     config::values::Span,
 };
 

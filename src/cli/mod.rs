@@ -31,6 +31,7 @@ use crate::{
     admin::socket::CommandName,
     app::{self, StartError},
     authz::Policy,
+    client::Failure,
     config::{self, Sources},
     demo,
     runtime::control,
@@ -202,8 +203,6 @@ fn complain(error: &Failure, otherwise: u8) -> u8 {
 fn is_closed_output(error: &Failure) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn run(command: Command) -> Result<u8, Failure> {
     let colours = io::stdout().is_terminal();

@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::client::{
+    Failure,
     login::Address,
-    token::{self, Failure, Shape, Wanted},
+    token::{self, Shape, Wanted},
 };
 
 /// Exchange the pod's token for a short-lived token of Doorward, in the step of a task.

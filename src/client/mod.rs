@@ -3,9 +3,24 @@
 pub mod login;
 pub mod token;
 
+use std::path::Path;
+
 use rustls::CertificateError;
 
-use crate::egress::EgressError;
+use self::login::Address;
+use crate::egress::{Egress, EgressError, Proxy};
+
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What calls a Doorward. Trusts the authorities in `ca`, or else those of the system.
+fn egress(server: &Address, ca: Option<&Path>) -> Result<Egress, String> {
+    let proxy = if server.as_str().starts_with("https") { Proxy::from_environment()? } else { Proxy::default() };
+    let egress = Egress::new(proxy)?;
+    match ca {
+        None => Ok(egress),
+        Some(ca) => egress.trusting(ca).map_err(|error| format!("{}: {error}", ca.display())),
+    }
+}
 
 /// What is wrong with the certificate of the server, where a call failed for that.
 #[derive(Clone, Copy, Debug)]

@@ -1,12 +1,12 @@
 //! `doorward login --device`: shows a code, and waits until the person has typed it in some browser.
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{io::Write, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Address, Failure, PATIENCE, SignedIn, keep, machine,
+    Failure, PATIENCE, SignedIn, keep, machine,
     server::{Refused, Server, Waiting},
 };
 use crate::{authn::NeededLogin, oidc::program::challenge, sessions::keyring::random};
@@ -18,23 +18,17 @@ const SLOWER: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Signs in with a code that the person types in some browser (RFC 8628 section 3).
-pub async fn sign_in(
-    server: &Server,
-    address: &Address,
-    ca: Option<PathBuf>,
-    needed: &NeededLogin,
-    out: &mut (dyn Write + Send),
-) -> Result<SignedIn, Failure> {
+pub async fn sign_in(server: &Server, needed: &NeededLogin, out: &mut (dyn Write + Send)) -> Result<SignedIn, Failure> {
     let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
     let begun = server.begin_device(&challenge(&verifier), &machine(), needed).await;
-    let Waiting { code, user_code, expires, interval } = begun.map_err(|refused| refused.advise(address))?;
+    let Waiting { code, user_code, expires, interval } = begun.map_err(|refused| refused.advise(&server.address))?;
     writeln!(out, "In a browser of any machine, open\n\n  {}\n\nand type the code {user_code}.", server.device_page())?;
     let end = Instant::now() + expires.min(PATIENCE);
     let (mut interval, mut trouble) = (interval, Duration::ZERO);
     while Instant::now() + interval + trouble < end {
         sleep(interval + trouble).await;
-        match server.redeem_device(&code, &verifier, ca.clone()).await {
-            Ok(entry) => return keep(server, address, entry).await,
+        match server.redeem_device(&code, &verifier).await {
+            Ok(entry) => return keep(server, entry).await,
             Err(Refused::Told(error, why)) => match error.as_str() {
                 "authorization_pending" => trouble = Duration::ZERO,
                 "slow_down" => interval += SLOWER,

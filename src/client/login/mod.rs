@@ -25,6 +25,7 @@ use self::{
     loopback::Loopback,
     server::Server,
 };
+use super::Failure;
 use crate::{
     authn::NeededLogin,
     clock::Timestamp,
@@ -38,8 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The API of kubectl's exec plugins (client-go credential plugins).
 const EXEC_API: &str = "client.authentication.k8s.io/v1";
-
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The address of a Doorward: an origin, for which alone a handle is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,13 +95,10 @@ pub async fn login(
 ) -> Result<(), Failure> {
     // A login that cannot be kept is told before anybody signs in.
     Kept::check()?;
-    let ca = absolute(ca)?;
-    let server = Server::new(address, ca.as_deref())?;
+    let server = Server::new(address, absolute(ca)?.as_deref())?;
     let SignedIn { username, former } = match way {
-        Way::Device => device::sign_in(&server, address, ca, needed, out).await?,
-        Way::OpenBrowser | Way::PrintAddress => {
-            by_loopback(&server, address, ca, way == Way::OpenBrowser, needed, out).await?
-        }
+        Way::Device => device::sign_in(&server, needed, out).await?,
+        Way::OpenBrowser | Way::PrintAddress => by_loopback(&server, way == Way::OpenBrowser, needed, out).await?,
     };
     writeln!(out, "Signed in as {}.", terminal::line(&username))?;
     // Nobody holds it any more, and in the list of sessions it would look like one in use.
@@ -124,8 +120,6 @@ struct SignedIn {
 /// `open` opens an address in a browser.
 async fn by_loopback(
     server: &Server,
-    address: &Address,
-    ca: Option<PathBuf>,
     open: bool,
     needed: &NeededLogin,
     out: &mut (dyn Write + Send),
@@ -148,11 +142,11 @@ async fn by_loopback(
     let mut former = None;
     let redeem = async |code: Result<String, String>| {
         let entry = match code {
-            Ok(code) => server.redeem(&code, &verifier, ca.clone()).await.map_err(|refused| refused.to_string())?,
+            Ok(code) => server.redeem(&code, &verifier).await.map_err(|refused| refused.to_string())?,
             Err(error) if error == "access_denied" => return Err("you, or the provider, declined".to_owned()),
             Err(error) => return Err(format!("the browser came back with `{error}`")),
         };
-        let signed_in = keep(server, address, entry).await.map_err(|error| error.to_string())?;
+        let signed_in = keep(server, entry).await.map_err(|error| error.to_string())?;
         former = signed_in.former;
         Ok(signed_in.username)
     };
@@ -162,14 +156,15 @@ async fn by_loopback(
 }
 
 /// Keeps a session. One that cannot be kept is ended, as nobody holds it.
-async fn keep(server: &Server, address: &Address, entry: Entry) -> Result<SignedIn, Failure> {
+async fn keep(server: &Server, entry: Entry) -> Result<SignedIn, Failure> {
     let (username, handle) = (entry.username.clone(), entry.handle.clone());
-    match Kept::change(|kept| kept.put(address, entry)) {
+    match Kept::change(|kept| kept.put(&server.address, entry)) {
         Ok(former) => Ok(SignedIn { username, former }),
         Err(error) => match server.end(&handle).await {
             Ok(()) => Err(format!("the session cannot be kept, and was ended: {error}").into()),
             Err(refused) => Err(format!(
-                "the session cannot be kept: {error}; it goes on: {refused}. {address}/.doorward/sessions ends it"
+                "the session cannot be kept: {error}; it goes on: {refused}. {}/.doorward/sessions ends it",
+                server.address
             )
             .into()),
         },

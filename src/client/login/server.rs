@@ -13,9 +13,9 @@ use url::form_urlencoded::Serializer;
 use super::{Address, kept::Entry};
 use crate::{
     authn::NeededLogin,
-    client::{CertificateFault, RENEW},
+    client::{self, CertificateFault, RENEW},
     clock::Timestamp,
-    egress::{Bounds, Egress, EgressError, Proxy},
+    egress::{Bounds, Egress, EgressError},
     endpoints::WHO_AM_I,
     oidc::program::{self, UserCode},
     terminal,
@@ -39,7 +39,9 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The Doorward at an address.
 pub struct Server {
-    origin: String,
+    pub address: Address,
+    /// The file with the authorities that are trusted there.
+    ca: Option<PathBuf>,
     egress: Egress,
 }
 
@@ -78,12 +80,8 @@ impl Refused {
 impl Server {
     /// Trusts the authorities in `ca`, or else those of the system.
     pub fn new(address: &Address, ca: Option<&Path>) -> Result<Self, String> {
-        let proxy = if address.as_str().starts_with("https") { Proxy::from_environment()? } else { Proxy::default() };
-        let egress = match ca {
-            None => Egress::new(proxy)?,
-            Some(ca) => Egress::new(proxy)?.trusting(ca).map_err(|error| format!("{}: {error}", ca.display()))?,
-        };
-        Ok(Self { origin: address.to_string(), egress })
+        let egress = client::egress(address, ca)?;
+        Ok(Self { address: address.clone(), ca: ca.map(Path::to_owned), egress })
     }
 
     /// The page that asks the person.
@@ -92,7 +90,7 @@ impl Server {
         query.append_pair("port", &port.to_string()).append_pair("state", state);
         query.append_pair("code_challenge", challenge).append_pair("machine", machine);
         query.extend_pairs(needed.parameters());
-        format!("{}{}?{}", self.origin, program::PAGE, query.finish())
+        format!("{}{}?{}", self.address, program::PAGE, query.finish())
     }
 
     /// Whether the page is there and is Doorward's, which shows this code: asked before a person is sent there.
@@ -107,9 +105,9 @@ impl Server {
     }
 
     /// The session for a code.
-    pub async fn redeem(&self, code: &str, verifier: &str, ca: Option<PathBuf>) -> Result<Entry, Refused> {
+    pub async fn redeem(&self, code: &str, verifier: &str) -> Result<Entry, Refused> {
         let form = [("grant_type", "authorization_code"), ("code", code), ("code_verifier", verifier)];
-        entry(&self.submit(program::TOKEN, &form).await?, ca)
+        self.entry(&self.submit(program::TOKEN, &form).await?)
     }
 
     /// A code for a person to type at [`Self::device_page`].
@@ -131,20 +129,31 @@ impl Server {
     }
 
     pub fn device_page(&self) -> String {
-        format!("{}{}", self.origin, program::DEVICE)
+        format!("{}{}", self.address, program::DEVICE)
     }
 
     /// The session of a program whose code was typed.
-    pub async fn redeem_device(&self, code: &str, verifier: &str, ca: Option<PathBuf>) -> Result<Entry, Refused> {
+    pub async fn redeem_device(&self, code: &str, verifier: &str) -> Result<Entry, Refused> {
         let form = [("grant_type", program::DEVICE_GRANT), ("device_code", code), ("code_verifier", verifier)];
-        entry(&self.submit(program::TOKEN, &form).await?, ca)
+        self.entry(&self.submit(program::TOKEN, &form).await?)
+    }
+
+    /// What is kept of an answer with a session.
+    fn entry(&self, told: &Value) -> Result<Entry, Refused> {
+        let text = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
+        let entry = || {
+            let (handle, expires, username) = (text("access_token")?, text("expires")?, text("username")?);
+            Timestamp::from_rfc3339(&expires)?;
+            Some(Entry { handle, expires, username, ca: self.ca.clone() })
+        };
+        entry().ok_or_else(not_understood)
     }
 
     async fn submit(&self, path: &str, form: &[(&str, &str)]) -> Result<Value, Refused> {
         let request = Request::builder()
             .method(Method::POST)
             .header(header::CONTENT_TYPE, FORM)
-            .uri(format!("{}{path}", self.origin))
+            .uri(format!("{}{path}", self.address))
             .body(Bytes::from(Serializer::new(String::new()).extend_pairs(form).finish()));
         self.send(request, BOUNDS).await
     }
@@ -172,7 +181,7 @@ impl Server {
         bearer.set_sensitive(true);
         let request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.origin))
+            .uri(format!("{}{path}", self.address))
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, FORM)
             .header(header::AUTHORIZATION, bearer)
@@ -192,7 +201,7 @@ impl Server {
         let request = request.map_err(|error| Refused::Other(error.to_string()))?;
         self.egress.send(request, bounds).await.map_err(|error| {
             let advice = self.advice(&error).map(|advice| format!("; {advice}")).unwrap_or_default();
-            Refused::Other(format!("{}: {error}{advice}", self.origin))
+            Refused::Other(format!("{}: {error}{advice}", self.address))
         })
     }
 
@@ -203,7 +212,7 @@ impl Server {
             (Some(CertificateFault::Name), ..) => Some("use a name that stands in its certificate".to_owned()),
             (Some(CertificateFault::Authority), ..) => Some(format!(
                 "name the file with the authority that signed its certificate: `doorward login {} --ca FILE`",
-                self.origin
+                self.address
             )),
             (None, Some(rustls::Error::InvalidMessage(_)), _) => Some(
                 "what answers there speaks no TLS: is it the right port, or for this machine `http://`?".to_owned(),
@@ -215,7 +224,7 @@ impl Server {
 
     /// A server that speaks TLS ends such a connection, or answers with an error.
     fn may_be_tls(&self) -> Option<String> {
-        let rest = self.origin.strip_prefix("http://")?;
+        let rest = self.address.as_str().strip_prefix("http://")?;
         Some(format!("if it speaks TLS, write `https://{rest}`"))
     }
 
@@ -233,21 +242,10 @@ impl Server {
             (_, Some(said), None) => Refused::Other(said),
             _ => {
                 let hint = self.may_be_tls().map(|hint| format!(" {hint}")).unwrap_or_default();
-                Refused::Other(format!("{} answered with {status}: is it a Doorward?{hint}", self.origin))
+                Refused::Other(format!("{} answered with {status}: is it a Doorward?{hint}", self.address))
             }
         }
     }
-}
-
-/// What is kept of an answer with a session.
-fn entry(told: &Value, ca: Option<PathBuf>) -> Result<Entry, Refused> {
-    let text = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
-    let entry = || {
-        let (handle, expires, username) = (text("access_token")?, text("expires")?, text("username")?);
-        Timestamp::from_rfc3339(&expires)?;
-        Some(Entry { handle, expires, username, ca })
-    };
-    entry().ok_or_else(not_understood)
 }
 
 fn not_understood() -> Refused {

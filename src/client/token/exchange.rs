@@ -15,9 +15,9 @@ use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
 use crate::{
-    client::{CertificateFault, RENEW, login::Address},
+    client::{self, CertificateFault, RENEW, login::Address},
     clock::Timestamp,
-    egress::{Bounds, Egress, EgressError, Proxy},
+    egress::{Bounds, Egress, EgressError},
     sts,
 };
 
@@ -85,12 +85,7 @@ impl Swap {
         audience: String,
         scope: Option<String>,
     ) -> Result<Self, String> {
-        let proxy = if server.as_str().starts_with("https") { Proxy::from_environment()? } else { Proxy::default() };
-        let egress = match ca {
-            None => Egress::new(proxy)?,
-            Some(ca) => Egress::new(proxy)?.trusting(ca).map_err(|error| format!("{}: {error}", ca.display()))?,
-        };
-        Ok(Self { server, egress, subject, audience, scope })
+        Ok(Self { egress: client::egress(&server, ca)?, server, subject, audience, scope })
     }
 
     pub fn audience(&self) -> &str {

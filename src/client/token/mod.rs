@@ -19,10 +19,11 @@ use self::{
     exchange::{Issued, NoToken, Swap},
     shape::Target,
 };
-use super::login::{Address, MODE};
+use super::{
+    Failure,
+    login::{Address, MODE},
+};
 use crate::kept::could_replace;
-
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long an answer is waited for where the trouble may pass, before there has been any token.
 const PATIENCE: Duration = Duration::from_secs(60);
