@@ -212,7 +212,13 @@ impl Kubernetes {
             && all_or(&self.api_groups, &a.api_group)
             && (self.resources.is_empty() || self.resources.iter().any(|r| r.matches(&a.resource, &a.subresource)))
             && namespaces(&self.namespaces, a, reading)
-            && (all_or(&self.names, &a.name) || (reading == Reading::Wide && a.name.is_empty()))
+            && self.name(a, reading)
+    }
+
+    /// To a deny a request that names no object may be about any, and one that is passed on to an object is about that.
+    fn name(&self, a: &Attributes, reading: Reading) -> bool {
+        let is_passed_on = || a.is_proxy() && self.names.contains(proxied(&a.name));
+        all_or(&self.names, &a.name) || (reading == Reading::Wide && (a.name.is_empty() || is_passed_on()))
     }
 
     fn verb(&self, a: &Attributes, reading: Reading) -> bool {
@@ -285,6 +291,12 @@ pub(super) fn namespaces(names: &Names, a: &Attributes, reading: Reading) -> boo
             && !CLUSTER_SCOPED.contains(&(&a.api_group, &a.resource))
     };
     all_or(names, &a.namespace) || (reading == Reading::Wide && a.is_resource && all_namespaces())
+}
+
+/// What a request is passed on to: `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT` (`SplitSchemeNamePort` of `k8s.io/apimachinery`).
+fn proxied(name: &str) -> &str {
+    let Some((first, rest)) = name.split_once(':') else { return name };
+    rest.split_once(':').map_or(first, |(name, _)| name)
 }
 
 /// A request in words: `get pods/log "x" in namespace "a"`.
@@ -361,6 +373,35 @@ mod tests {
             assert_eq!(matches(yaml, method, target, Reading::Strict), strict, "{row} strict {yaml} {method} {target}");
             assert_eq!(matches(yaml, method, target, Reading::Wide), wide, "{row} wide {yaml} {method} {target}");
         }
+    }
+
+    /// The API server takes scheme and port off the name, so that a deny of the name would be passed by writing them.
+    #[test]
+    fn a_deny_of_a_name_holds_for_proxying_by_scheme_and_port() {
+        const DENY: &str = "{names: [vault]}";
+        for (target, strict, wide) in [
+            ("/api/v1/namespaces/a/services/vault/proxy/", true, true),
+            ("/api/v1/namespaces/a/services/vault:8200/proxy/", false, true),
+            ("/api/v1/namespaces/a/services/vault:http/proxy/", false, true),
+            ("/api/v1/namespaces/a/services/https:vault:8200/proxy/", false, true),
+            ("/api/v1/namespaces/a/services/http:vault:/proxy/", false, true),
+            ("/api/v1/namespaces/a/services/:vault:8200/proxy/", false, true),
+            ("/api/v1/namespaces/a/services/https%3Avault%3A8200/proxy/", false, true),
+            ("/api/v1/namespaces/a/pods/https:vault:8200/proxy/", false, true),
+            ("/api/v1/nodes/vault:10250/proxy/exec", false, true),
+            ("/api/v1/proxy/namespaces/a/services/vault:8200", false, true),
+            ("/api/v1/namespaces/a/services/https:other:vault/proxy/", false, false),
+            ("/api/v1/namespaces/a/services/other:vault/proxy/", false, false),
+            ("/api/v1/namespaces/a/services/vault:8200", false, false),
+        ] {
+            assert_eq!(matches(DENY, "GET", target, Reading::Strict), strict, "strict {target}");
+            assert_eq!(matches(DENY, "GET", target, Reading::Wide), wide, "wide {target}");
+        }
+        let with_port = "/api/v1/namespaces/a/services/vault:8200/proxy/";
+        assert!(
+            matches("{names: ['vault:8200']}", "GET", with_port, Reading::Strict),
+            "as a role of Kubernetes has it"
+        );
     }
 
     #[test]

@@ -106,7 +106,8 @@ pub struct OnKubernetes {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub namespaces: Vec<String>,
-    /// Names. A deny also holds where the request names no object (`list`, `create`).
+    /// Names. A deny also holds where the request names no object (`list`, `create`), and for `proxy` where scheme and port stand beside
+    /// the name (`https:vault:8200`), which an allow must write too.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub names: Vec<String>,
