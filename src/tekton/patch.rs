@@ -204,6 +204,7 @@ mod tests {
             (json!([{"op": "replace", "path": "/spec", "value": {"status": "Cancelled"}}]), cancel.clone()),
             (json!([{"op": "replace", "path": "/spec", "value": {}}]), start),
             (json!([{"op": "remove", "path": "/spec"}]), any.clone()),
+            (json!([label, status("add", "TaskRunPending".into())]), vec![Intent::Pause]),
         ] {
             assert_eq!(json_patch(patch.as_array().unwrap()).unwrap().1, expected, "{patch}");
         }
@@ -212,6 +213,7 @@ mod tests {
             (json!({"metadata": labels}), vec![]),
             (json!({"spec": {"status": "Cancelled"}}), vec![]),
             (json!({"metadata": labels, "spec": {"status": "Cancelled"}}), cancel),
+            (json!({"metadata": labels, "spec": {"status": "TaskRunPending"}}), vec![Intent::Pause]),
             (json!({"metadata": labels, "spec": {"status": 7}}), any.clone()),
             (json!({"metadata": labels, "spec": null}), any),
         ] {
@@ -227,6 +229,7 @@ mod tests {
             (replace("StoppedRunFinally".into()), Intent::Cancel),
             (replace("TaskRunCancelled".into()), Intent::Cancel),
             (replace("PipelineRunPending".into()), Intent::Pause),
+            (replace("TaskRunPending".into()), Intent::Pause),
             (replace("".into()), Intent::Start),
             (replace(Value::Null), Intent::Start),
             (replace("cancelled".into()), Intent::Change),
@@ -259,6 +262,7 @@ mod tests {
                 Intent::Cancel,
             ),
             (json!({"spec": {"status": null}}), Intent::Start),
+            (json!({"spec": {"status": "TaskRunPending"}}), Intent::Pause),
             (json!({"spec": {"status": "Cancelled", "params": []}}), Intent::Change),
             (json!({"metadata": {"labels": {"a": "b"}}, "spec": {"status": "Cancelled"}}), Intent::Change),
             (json!({"spec": {"status": "Cancelled"}, "status": {}}), Intent::Change),

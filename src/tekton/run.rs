@@ -28,7 +28,8 @@ impl Intent {
             Some("Cancelled" | "CancelledRunFinally" | "StoppedRunFinally" | "TaskRunCancelled" | "RunCancelled") => {
                 Self::Cancel
             }
-            Some("PipelineRunPending") => Self::Pause,
+            // Of a TaskRun from Pipelines 1.11 on (tektoncd/pipeline#9464).
+            Some("PipelineRunPending" | "TaskRunPending") => Self::Pause,
             Some(_) => Self::Change,
         }
     }
