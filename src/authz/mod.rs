@@ -10,7 +10,7 @@
 //! | `who` | whose requests a rule is about, and who gets a grant |
 //! | `on`, `condition` | on which requests a rule is, and what its conditions have in common |
 //! | `kubernetes`, `run`, `time_window` | conditions on attributes of Kubernetes, on what becomes of a run, on the time of the week |
-//! | `names`, `resources` | patterns of names, and names that nothing in Kubernetes has |
+//! | `names`, `resources`, `resolvers` | patterns of names, names that nothing in Kubernetes has, and patterns of code that may come from anywhere |
 //! | `cel` | expressions of rules |
 //! | `guarded` | what no rule allows in passing |
 //! | `decision`, `permit` | what the policy says of a request, and the proof that it was asked |
@@ -37,6 +37,7 @@ mod names;
 mod on;
 mod permit;
 mod policy;
+mod resolvers;
 mod resources;
 mod rule;
 mod run;

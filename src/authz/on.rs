@@ -94,7 +94,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     }
     on.push(On::Guard(Guard::new(raw.kubernetes.as_ref(), root)));
     if let Some(run) = &raw.run {
-        on.push(On::Run(RunCondition::compile(run, &at.key("run"), report)));
+        on.push(On::Run(RunCondition::compile(run, action, &at.key("run"), report)));
     }
     if let Some(time) = &raw.time {
         match TimeWindow::compile(time) {

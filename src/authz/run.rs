@@ -10,7 +10,7 @@ use crate::{
     tekton::Run,
 };
 
-use super::{condition::Reading, names::Prefix};
+use super::{condition::Reading, names::Prefix, resolvers};
 
 /// What a rule says of runs. What is empty or none says nothing.
 #[derive(Debug)]
@@ -29,9 +29,12 @@ pub(super) struct RunCondition {
 type Named = Box<[(Arc<str>, Box<[Prefix]>)]>;
 
 impl RunCondition {
-    pub(super) fn compile(raw: &raw::OnRun, at: &At, report: &mut Report) -> Self {
+    pub(super) fn compile(raw: &raw::OnRun, action: &raw::Action, at: &At, report: &mut Report) -> Self {
         if *raw == raw::OnRun::default() {
             report.error(at, "it asks for nothing of a run").help("say what the request `does`, or what it may bring");
+        }
+        if !matches!(action, raw::Action::Deny) {
+            resolvers::check(&raw.code, &at.key("code"), report);
         }
         let mut patterns = |texts: &[String], at: &At| -> Box<[Prefix]> {
             let parsed = texts.iter().enumerate().filter_map(|(i, text)| {
@@ -200,7 +203,7 @@ mod tests {
     fn condition(rule: Value) -> RunCondition {
         let raw: raw::OnRun = serde_json::from_value(rule).unwrap();
         let mut report = Report::default();
-        let condition = RunCondition::compile(&raw, &At::root(), &mut report);
+        let condition = RunCondition::compile(&raw, &raw::Action::Allow, &At::root(), &mut report);
         assert!(report.problems().is_empty(), "{:?}", report.problems());
         condition
     }
@@ -297,7 +300,17 @@ mod tests {
     #[test]
     fn a_condition_that_asks_for_nothing_is_a_mistake() {
         let mut report = Report::default();
-        RunCondition::compile(&raw::OnRun::default(), &At::root(), &mut report);
+        RunCondition::compile(&raw::OnRun::default(), &raw::Action::Allow, &At::root(), &mut report);
         assert_eq!(report.problems().len(), 1);
+    }
+
+    #[test]
+    fn an_allow_says_where_a_resolver_fetches_from_and_a_deny_need_not() {
+        let raw = raw::OnRun { code: vec!["hub?kind=task&name=git-clone&*".to_owned()], ..raw::OnRun::default() };
+        for (action, expected) in [(raw::Action::Allow, true), (raw::Action::Deny, false)] {
+            let mut report = Report::default();
+            RunCondition::compile(&raw, &action, &At::root(), &mut report);
+            assert_eq!(report.has_errors(), expected, "{action:?}");
+        }
     }
 }

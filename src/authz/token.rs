@@ -17,6 +17,7 @@ use super::{
     condition::{Condition, Reading, or_none},
     names::Prefix,
     on::parse_all,
+    resolvers,
 };
 
 /// What stands for the route where a token is asked for. No route has this name, as no name of one has a slash.
@@ -92,6 +93,10 @@ impl TokenCondition {
         report: &mut Report,
     ) -> Self {
         check(raw, token, action, at, root, report);
+        if !matches!(action, raw::Action::Deny) {
+            resolvers::check(&token.pipelines, &at.key("pipelines"), report);
+            resolvers::check(&token.tasks, &at.key("tasks"), report);
+        }
         let mut parsed = |key: &str, patterns: &[String]| parse_all(patterns, &at.key(key), report, Prefix::parse);
         Self {
             audiences: parsed("audiences", &token.audiences),

@@ -198,3 +198,20 @@ fn only_what_a_token_misses_is_told() {
         ]
     );
 }
+
+#[test]
+fn an_allow_says_where_a_resolver_fetches_from_and_a_deny_need_not() {
+    for (key, pattern, allowed) in [
+        ("pipelines", "git?pathInRepo=a&revision=main&*", false),
+        ("tasks", "hub?kind=task&name=git-clone&*", false),
+        ("tasks", "hub?kind=task&name=git-clone&version=*", true),
+        ("pipelines", "git?*", true),
+    ] {
+        let yaml = format!("{{audiences: [a], service_accounts: [ci/builder], {key}: ['{pattern}']}}");
+        for (action, is_good) in [(raw::Action::Allow, allowed), (raw::Action::Deny, true)] {
+            let mut report = Report::default();
+            compiled_as(&yaml, &action, &mut report);
+            assert_eq!(!report.has_errors(), is_good, "{action:?} {pattern}: {:?}", report.problems());
+        }
+    }
+}

@@ -156,8 +156,8 @@ pub struct OnToken {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub clusters: Vec<String>,
-    /// The pipeline that runs, by reference: its name, or `git?pathInRepo=…&revision=…&url=…` as in `run.code`. A run that brought
-    /// its own code has none.
+    /// The pipeline that runs, by reference: its name, or `git?pathInRepo=…&revision=…&url=…` as in `run.code`, with the same rule for
+    /// a `*`. A run that brought its own code has none.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub pipelines: Vec<String>,
@@ -165,7 +165,7 @@ pub struct OnToken {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub pipeline_tasks: Vec<String>,
-    /// The task that asks, by reference. One whose code the pipeline or the run brought has none.
+    /// The task that asks, by reference as in `pipelines`. One whose code the pipeline or the run brought has none.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub tasks: Vec<String>,
@@ -186,7 +186,8 @@ pub struct OnRun {
     pub does: Vec<RunIntent>,
     /// The code that is run by reference: names of pipelines and tasks, `git?pathInRepo=…&revision=…&url=…` with the
     /// parameters of a resolver sorted and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom controllers run,
-    /// `tekton.dev/StepAction/NAME` of steps that the request brings, `managedBy/NAME` where another controller is to run it.
+    /// `tekton.dev/StepAction/NAME` of steps that the request brings, `managedBy/NAME` where another controller is to run it. Of an
+    /// allow a `*` must not leave open where a resolver of Tekton fetches from.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub code: Vec<String>,
