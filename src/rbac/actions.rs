@@ -10,8 +10,9 @@ const READ: [&str; 3] = ["get", "list", "watch"];
 const WRITE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
 /// Sub-resources of pods that a rule on `pods/*` means; RBAC has no such pattern.
-const OF_PODS: [&str; 9] =
-    ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "status"];
+const OF_PODS: [&str; 10] =
+    ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "resize", "status"];
+const OF_NAMESPACES: [&str; 2] = ["finalize", "status"];
 const OF_OTHERS: [&str; 3] = ["finalizers", "scale", "status"];
 
 /// Discovery, which every client asks for, and the questions of `kubectl auth`.
@@ -55,7 +56,12 @@ pub(super) fn roles(root: &raw::Root) -> Vec<Bound<'_>> {
     };
     let allows = root.rules.iter().filter(|rule| !matches!(rule.action, raw::Action::Deny)).filter(leads_there);
     for rule in allows {
-        for action in actions(rule, goes(rule, |route| route.kind == raw::RouteKind::Kubernetes)) {
+        let is_on_kubernetes_route = goes(rule, |route| route.kind == raw::RouteKind::Kubernetes);
+        // Where people browse, a rule must name tunnels.
+        let opens_tunnels = goes(rule, |route| {
+            route.kind == raw::RouteKind::Kubernetes && !route.schemes.contains(&raw::Scheme::Session)
+        });
+        for action in actions(rule, is_on_kubernetes_route, opens_tunnels) {
             let namespaces = if action.urls.is_empty() { namespaces(rule) } else { vec![None] };
             for namespace in namespaces {
                 by_namespace.entry(namespace).or_default().insert(action.clone());
@@ -80,7 +86,7 @@ fn namespaces(rule: &raw::Rule) -> Vec<Option<&str>> {
 }
 
 /// What a rule lets be done. Of a Dashboard's route only paths of resources come to the API server, and what [`DISCOVERY`] has.
-fn actions(rule: &raw::Rule, is_on_kubernetes_route: bool) -> Vec<PolicyRule> {
+fn actions(rule: &raw::Rule, is_on_kubernetes_route: bool, opens_tunnels: bool) -> Vec<PolicyRule> {
     let all = raw::OnKubernetes::default();
     let runs = raw::OnKubernetes {
         verbs: of_runs(rule.on.run.as_ref()),
@@ -95,11 +101,21 @@ fn actions(rule: &raw::Rule, is_on_kubernetes_route: bool) -> Vec<PolicyRule> {
     };
     let or_all = |list: &[String]| if list.is_empty() { vec!["*".to_owned()] } else { list.to_vec() };
     let groups = or_all(&on.api_groups);
-    let (tunnels, plain): (Vec<String>, Vec<String>) = resources(&on.resources).into_iter().partition(|r| is_tunnel(r));
+    let (mut tunnels, plain): (Vec<String>, Vec<String>) =
+        resources(&on.resources).into_iter().partition(|r| is_tunnel(r));
     let mut actions = Vec::new();
     let verbs = verbs(&on.verbs, &rule.on.methods);
     let names = if on.names.iter().any(|name| name == "*") { Vec::new() } else { on.names.clone() };
-    if !plain.is_empty() && !verbs.is_empty() && (!on.resources.is_empty() || on.non_resource_urls.is_empty()) {
+    let is_of_resources = !on.resources.is_empty() || on.non_resource_urls.is_empty();
+    let is_of_tunnels = opens_tunnels && is_of_resources && plain.iter().any(|resource| resource == "*");
+    // To the policy they are a create whatever the method, and to a role each method has its verb.
+    if is_of_tunnels && among(&on.verbs, &READ, &WRITE).any(|verb| verb == "create") {
+        let needed = ["get", "create"].into_iter().filter(|verb| is_asked_by(verb, &rule.on.methods));
+        if needed.map(acting).any(|verb| !verbs.contains(&verb)) {
+            tunnels.extend(["exec", "attach", "portforward"].map(|sub| format!("*/{sub}")));
+        }
+    }
+    if !plain.is_empty() && !verbs.is_empty() && is_of_resources {
         actions.push(PolicyRule {
             groups: groups.clone(),
             resources: plain,
@@ -191,8 +207,14 @@ fn resources(named: &[String]) -> Vec<String> {
         return vec!["*".to_owned()];
     }
     let each = named.iter().flat_map(|name| match name.strip_suffix("/*") {
-        Some("pods") => OF_PODS.iter().map(|sub| format!("pods/{sub}")).collect(),
-        Some(resource) => OF_OTHERS.iter().map(|sub| format!("{resource}/{sub}")).collect(),
+        Some(resource) => {
+            let subs = match resource {
+                "pods" => &OF_PODS[..],
+                "namespaces" => &OF_NAMESPACES,
+                _ => &OF_OTHERS,
+            };
+            subs.iter().map(|sub| format!("{resource}/{sub}")).collect()
+        }
         None => vec![name.clone()],
     });
     each.collect()

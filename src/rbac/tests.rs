@@ -163,3 +163,56 @@ fn a_rule_about_everything_is_about_paths_that_are_no_resource_too() {
         assert_eq!(printed(on), expected, "{on}");
     }
 }
+
+/// A WebSocket is a GET, which a role that lets nothing but write does not have, and the API server refuses it.
+#[test]
+fn a_rule_that_lets_write_everywhere_has_the_right_to_open_tunnels_by_get() {
+    let printed = |schemes: &str, on: &str| -> String {
+        let rules = format!("rules: [{{id: a, on: {on}, who: {{issuers: [a]}}, do: allow}}]\n");
+        let yaml = CONFIGURATION
+            .split_once("rules:")
+            .unwrap()
+            .0
+            .replace("kubernetes, hosts: [api.test], schemes: [bearer]", schemes);
+        let rights = own_rights(&root(&format!("{yaml}{rules}")), Form::Constrained);
+        let rights = rights.iter().map(|right| right.access.to_string());
+        let rights = rights.filter_map(|right| Some(right.strip_prefix("impersonate-on:user-info:")?.to_owned()));
+        rights.filter(|right| right.contains("/exec")).collect::<Vec<_>>().join(", ")
+    };
+    const BEARER: &str = "kubernetes, hosts: [api.test], schemes: [bearer]";
+    const BOTH: &str = "get */exec.* in dev, create */exec.* in dev";
+    for (schemes, on, expected) in [
+        (BEARER, "{kubernetes: {verbs: [write], namespaces: [dev]}}", BOTH),
+        (BEARER, "{kubernetes: {verbs: [create], namespaces: [dev]}}", BOTH),
+        (BEARER, "{kubernetes: {verbs: [write], resources: ['*'], namespaces: [dev]}}", BOTH),
+        (BEARER, "{methods: [GET], kubernetes: {verbs: [write], namespaces: [dev]}}", BOTH),
+        // Here `*` has both verbs.
+        (BEARER, "{kubernetes: {namespaces: [dev]}}", ""),
+        (BEARER, "{methods: [POST], kubernetes: {verbs: [write], namespaces: [dev]}}", ""),
+        (BEARER, "{kubernetes: {verbs: [read], namespaces: [dev]}}", ""),
+        (BEARER, "{kubernetes: {verbs: [write], resources: [pods], namespaces: [dev]}}", ""),
+        (BEARER, "{kubernetes: {verbs: [write], non_resource_urls: [/metrics]}}", ""),
+        // No rule opens one in passing where a browser's session counts.
+        (
+            "kubernetes, hosts: [api.test], schemes: [bearer, session]",
+            "{kubernetes: {verbs: [write], namespaces: [dev]}}",
+            "",
+        ),
+    ] {
+        assert_eq!(printed(schemes, on), expected, "{schemes} {on}");
+    }
+}
+
+#[test]
+fn the_pattern_of_all_subresources_has_those_that_pods_and_namespaces_have() {
+    let rules = "rules: [{id: a, on: {kubernetes: {verbs: [write], resources: ['pods/*', 'namespaces/*', 'pipelineruns/*']}}, who: {issuers: [a]}, do: allow}]\n";
+    let yaml = format!("{}{rules}", CONFIGURATION.split_once("rules:").unwrap().0);
+    let rights = own_rights(&root(&yaml), Form::Constrained);
+    let has = |what: &str| {
+        rights
+            .iter()
+            .any(|right| right.access.to_string().starts_with(&format!("impersonate-on:user-info:update {what}")))
+    };
+    assert!(has("pods/resize") && has("namespaces/finalize"));
+    assert!(!has("pipelineruns/finalize.") && has("pipelineruns/finalizers"));
+}
