@@ -64,6 +64,11 @@ pub enum Unreadable {
         "a reference to a pipeline, a task or a step says neither what it is to (`name`) nor how that is found (`resolver`)"
     )]
     Unnamed,
+    #[error(
+        "a reference to a pipeline, a task or a step says what it is to (`name`, or `apiVersion` and `kind` of a custom controller) and has \
+         a `resolver` as well"
+    )]
+    NamedTwice,
     #[error("the annotations that say who asked for a run cannot be changed")]
     Attribution,
     #[error("the label `{0}`, which says where a run came from, cannot be changed")]
@@ -125,6 +130,10 @@ impl From<Unreadable> for Rejection {
                 (Reason::PolicyDenied, "Leave `metadata.ownerReferences` out, or say who owns a run when you make it.")
             }
             Unreadable::Replaced => (Reason::PolicyDenied, "Send a patch (`kubectl apply`, `edit` or `patch`)."),
+            Unreadable::NamedTwice => (
+                Reason::BadRequest,
+                "Leave `resolver` out; or write in `params` alone what the resolver is asked for, such as `url`.",
+            ),
             Unreadable::Unnamed => {
                 (Reason::BadRequest, "Write its `name`, or the `resolver` that Tekton would take where none is named.")
             }

@@ -180,10 +180,7 @@ impl Run {
         may_be_custom: bool,
     ) -> Result<(), Unreadable> {
         if let Some(reference) = spec.get(reference).filter(|reference| !reference.is_null()) {
-            let is_known = says_what(reference) || (may_be_custom && is_custom(reference));
-            if !is_known {
-                return Err(Unreadable::Unnamed);
-            }
+            check(reference, may_be_custom)?;
             self.references.push(describe(reference));
         }
         let Some(code) = spec.get(inline).filter(|code| !code.is_null()) else { return Ok(()) };
@@ -195,9 +192,7 @@ impl Run {
         }
         let list = |name: &str| code.get(name).and_then(Value::as_array).into_iter().flatten();
         for action in list("steps").filter_map(|step| step.get("ref")).filter(|action| !action.is_null()) {
-            if !says_what(action) {
-                return Err(Unreadable::Unnamed);
-            }
+            check(action, false)?;
             self.references.push(describe_action(action));
         }
         let mut containers = list("steps").chain(list("sidecars")).chain(code.get("stepTemplate"));
@@ -242,12 +237,17 @@ fn reads_secret(container: &Value) -> bool {
         || list("envFrom").any(|source| is_set(source.get("secretRef")))
 }
 
-/// Whether a reference names what it is to, or how that is found. Tekton finds any other by the resolver that its own setting
-/// `default-resolver-type` names (`pipelinerun_defaults.go`), which no rule would know of.
-fn says_what(reference: &Value) -> bool {
-    ["name", "resolver"]
-        .into_iter()
-        .any(|name| reference.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty()))
+/// Refuses a reference that says neither what it is to nor how that is found: Tekton finds it by the resolver that its own setting
+/// `default-resolver-type` names (`pipelinerun_defaults.go`), which no rule would know of. So it does one that says both: the resolver is
+/// given the name as an address (`enable-concise-resolver-syntax`), or a custom controller takes no notice of it.
+fn check(reference: &Value, may_be_custom: bool) -> Result<(), Unreadable> {
+    let has = |name: &str| reference.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    let says_what = has("name") || (may_be_custom && is_custom(reference));
+    match (says_what, has("resolver")) {
+        (true, true) => Err(Unreadable::NamedTwice),
+        (false, false) => Err(Unreadable::Unnamed),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a reference is to what a custom controller runs.
@@ -265,17 +265,21 @@ fn describe_action(reference: &Value) -> Arc<str> {
     }
 }
 
-/// A reference as text that no two references share.
+/// A reference as text that no two references share. A name beside a resolver, which a run that Doorward did not see may have, stands
+/// first, so that it is none of what a prefix says of parameters.
 pub(crate) fn describe(reference: &Value) -> Arc<str> {
     let text = |name: &str| reference.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let query = |kind: &str, pairs: &BTreeMap<Arc<str>, Arc<str>>| {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
         Arc::from(format!("{kind}?{query}"))
     };
-    if let Some(resolver) = text("resolver") {
-        return query(resolver, &named(reference.get("params")));
-    }
     let name = text("name").unwrap_or_default();
+    if let Some(resolver) = text("resolver") {
+        // No parameter begins with `#`, which is encoded in it.
+        let name = (!name.is_empty()).then(|| form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>());
+        let asked = name.map_or_else(|| resolver.to_owned(), |name| format!("{resolver}?#{name}"));
+        return query(&asked, &named(reference.get("params")));
+    }
     if let Some(bundle) = text("bundle") {
         return query("bundle", &[("bundle".into(), bundle.into()), ("name".into(), name.into())].into());
     }
@@ -334,6 +338,8 @@ mod tests {
             (json!({"bundle": "b", "name": "n"}), true),
             (json!({"name": "n"}), true),
             (json!({"resolver": "git"}), true),
+            (json!({"resolver": "mine", "name": "https://anything"}), false),
+            (json!({"resolver": "mine", "name": ""}), true),
             (json!(null), true),
         ] {
             let inline = |task: Value| json!({"pipelineSpec": {"tasks": [task]}});
@@ -354,6 +360,18 @@ mod tests {
         assert!(!is_read(RunKind::TaskRun, &step(&custom)), "steps have no custom controllers");
         assert!(is_read(RunKind::TaskRun, &step(&json!({"name": "n"}))));
         assert!(is_read(RunKind::CustomRun, &json!({"customRef": custom})));
+        let resolved = json!({"apiVersion": "example.com/v1", "kind": "Wait", "resolver": "git"});
+        assert!(!is_read(RunKind::CustomRun, &json!({"customRef": resolved})), "the controller runs what it will");
+    }
+
+    #[test]
+    fn a_name_beside_a_resolver_is_told_and_is_none_of_its_parameters() {
+        let reference = |name: &str| json!({"resolver": "mine", "name": name, "params": [{"name": "a", "value": "b"}]});
+        assert_eq!(&*describe(&reference("https://x")), "mine?#https%3A%2F%2Fx?a=b");
+        assert_eq!(&*describe(&reference("")), "mine?a=b");
+        let object = json!({"spec": {"pipelineRef": reference("https://x")}});
+        let read = Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default");
+        assert!(matches!(read, Err(Unreadable::NamedTwice)), "{read:?}");
     }
 
     #[test]
