@@ -17,9 +17,10 @@ const BROWSED: [&str; 3] = ["exec", "attach", "portforward"];
 
 /// Resources that are guarded on every route: credentials, and what gives rights. Secrets are among them because one of
 /// type `kubernetes.io/service-account-token` is a token without an end, and only its body tells.
-const RESOURCES: [(&str, &str); 6] = [
+const RESOURCES: [(&str, &str); 7] = [
     ("", "secrets"),
     ("certificates.k8s.io", "certificatesigningrequests"),
+    ("certificates.k8s.io", "podcertificaterequests"),
     ("rbac.authorization.k8s.io", "roles"),
     ("rbac.authorization.k8s.io", "rolebindings"),
     ("rbac.authorization.k8s.io", "clusterroles"),
@@ -126,6 +127,13 @@ mod tests {
                 "PUT",
                 "/apis/certificates.k8s.io/v1/certificatesigningrequests/c/approval",
                 "certificatesigningrequests",
+                "'*'",
+            ),
+            (
+                "",
+                "POST",
+                "/apis/certificates.k8s.io/v1beta1/namespaces/a/podcertificaterequests",
+                "podcertificaterequests",
                 "'*'",
             ),
             ("", "POST", &format!("{RBAC}/clusterrolebindings"), "clusterrolebindings", "clusterroles"),
