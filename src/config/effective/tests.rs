@@ -57,7 +57,7 @@ rules:
     who: {claims: {tenant: [a]}, kind: agent, on_behalf_of: {groups: [admins]}}
     need: {mfa: {max_age: 15m}}
     do: {approve: {by: {groups: [managers]}}}
-interceptor: {host: interceptor.test, listener: public}
+interceptor: {host: interceptor.test, listener: main}
 runs: {kubernetes: api, namespaces: [ci]}
 tokens:
   keys: [{file: secret}, {file: secret, from: '2026-01-31'}]
