@@ -1,5 +1,6 @@
 //! What is asked of the token endpoint (RFC 8693 section 2.1).
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, header};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
@@ -110,7 +111,7 @@ impl ExchangeRequest {
                 ));
             }
         };
-        if audience.len() > 512 || audience.chars().any(char::is_control) {
+        if !is_audience(audience) {
             return Err(Refusal::bad_target("the audience is longer than 512 bytes, or has control characters"));
         }
         let scopes = form.get("scope").map(scopes).transpose()?;
@@ -123,6 +124,25 @@ impl ExchangeRequest {
     }
 }
 
+/// What can be the audience of a token here.
+pub fn is_audience(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 512 && !text.chars().any(char::is_control)
+}
+
+/// A `scope-token` (RFC 6749 section 3.3).
+pub fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+}
+
+/// What HTTP Basic (RFC 7617) brings: a name, a colon and a password.
+pub fn basic(headers: &HeaderMap) -> Option<Zeroizing<String>> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    let plain = BASE64_STANDARD.decode(encoded.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    String::from_utf8(plain).ok().map(Zeroizing::new)
+}
+
 /// RFC 8707 section 2.
 fn is_resource(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| url.fragment().is_none())
@@ -132,7 +152,7 @@ fn is_resource(text: &str) -> bool {
 fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
     let mut scopes: Vec<String> = Vec::new();
     for scope in text.split(' ').filter(|scope| !scope.is_empty()) {
-        if !scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+        if !is_scope(scope) {
             return Err(Refusal::bad_scope("a scope has characters that no scope has"));
         }
         if !scopes.iter().any(|known| known == scope) {

@@ -1,7 +1,6 @@
 //! What resource servers hear of a token of ours (RFC 7662): whether it is good at this moment, which its signature cannot tell.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
@@ -10,7 +9,7 @@ use url::form_urlencoded;
 use super::{
     OwnIssuer,
     exchange::Exchanger,
-    form::Form,
+    form::{Form, basic},
     refusal::{Refusal, answer},
 };
 use crate::{
@@ -129,7 +128,7 @@ impl Exchanger<'_> {
 impl OwnIssuer {
     /// The server that a request authenticates as, by `client_secret_basic` (RFC 6749 section 2.3.1).
     fn resource_server(&self, headers: &HeaderMap) -> Option<&ResourceServer> {
-        let (id, secret) = basic(headers)?;
+        let (id, secret) = id_and_secret(headers)?;
         let called = |id: &str| self.settings.resource_servers.iter().find(|server| server.id == id);
         let known = called(&id.plain).or_else(|| called(&id.decoded))?;
         secret.is(known.secret.expose()).then_some(known)
@@ -161,12 +160,8 @@ impl Sent {
 }
 
 /// Id and secret.
-fn basic(headers: &HeaderMap) -> Option<(Sent, Sent)> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
-    let plain = BASE64_STANDARD.decode(encoded).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
-    let plain = String::from_utf8(plain).ok()?;
+fn id_and_secret(headers: &HeaderMap) -> Option<(Sent, Sent)> {
+    let plain = basic(headers)?;
     let (id, secret) = plain.split_once(':')?;
     Some((Sent::new(id), Sent::new(secret)))
 }
@@ -181,13 +176,15 @@ fn unknown_client() -> Response<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+
     use super::*;
 
     #[test]
     fn a_client_authenticates_in_one_way_only() {
         let read = |values: &[&str]| {
             let values = values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap()));
-            basic(&values.collect())
+            id_and_secret(&values.collect())
         };
         let encoded = |plain: &str| format!("Basic {}", BASE64_STANDARD.encode(plain));
         let pair = |id: &str, secret: &str| Some((Sent::new(id), Sent::new(secret)));

@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
@@ -17,6 +16,7 @@ use zeroize::Zeroizing;
 use super::{
     OwnIssuer,
     exchange::{Exchanger, Given},
+    form::{basic, is_audience},
     metadata,
     refusal::{RETRY_AFTER, Refusal, printable},
 };
@@ -66,7 +66,7 @@ impl Registries {
                     .error(&at.key("lifetime"), "`lifetime` is not between 1m and that of all tokens")
                     .help("see `tokens.lifetime`");
             }
-            if raw.service.is_empty() || raw.service.len() > 512 || raw.service.chars().any(char::is_control) {
+            if !is_audience(&raw.service) {
                 report
                     .error(&at.key("service"), "`service` is empty, too long, or has control characters")
                     .help("write what the registry has as `auth.token.service`");
@@ -295,14 +295,11 @@ impl Exchanger<'_> {
     }
 }
 
-/// The password of a basic credential (RFC 7617); the name before it says nothing.
+/// The password of a basic credential; the name before it says nothing.
 fn password(headers: &HeaderMap) -> Option<Zeroizing<String>> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
-    let decoded = Zeroizing::new(BASE64_STANDARD.decode(encoded.trim()).ok()?);
-    let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-    (scheme.eq_ignore_ascii_case("basic") && !password.is_empty()).then(|| Zeroizing::new(password.to_owned()))
+    let plain = basic(headers)?;
+    let (_, password) = plain.split_once(':')?;
+    (!password.is_empty()).then(|| Zeroizing::new(password.to_owned()))
 }
 
 /// Both names of the token are in use; which one a client reads depends on its age.
@@ -341,6 +338,8 @@ fn refused(refusal: &Refusal, issuer: &str) -> Response<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+
     use super::*;
 
     fn asked(query: &str) -> Result<Asked, String> {

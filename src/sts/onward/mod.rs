@@ -19,7 +19,10 @@ use url::Url;
 
 pub use self::cache::{Metrics, ProviderTokens};
 use self::protocol::{Protocol, Reads};
-use super::SigningKeys;
+use super::{
+    SigningKeys,
+    form::{is_audience, is_scope},
+};
 use crate::{
     config::{
         raw::{self, OnwardSubject, Preset, SigningAlgorithm},
@@ -171,8 +174,7 @@ impl Onward {
 fn check_audience(raw: &raw::Onward, root: &raw::Root, ours: &str, at: &At, resolver: &mut Resolver) {
     let report = &mut resolver.report;
     let at = at.key("audience");
-    let is_plain = !raw.audience.is_empty() && raw.audience.len() <= 512 && !raw.audience.chars().any(char::is_control);
-    if !is_plain {
+    if !is_audience(&raw.audience) {
         report.error(&at, format!("{} is empty, long, or has control characters", Quoted::text(&raw.audience)));
     }
     let own = root.issuers.iter().filter(|issuer| issuer.preset == Some(Preset::Doorward));
@@ -226,8 +228,6 @@ fn check_spans(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
     if raw.timeout.get().is_zero() || raw.timeout.get() > MAX_TIMEOUT {
         report.error(&at.key("timeout"), format!("`timeout` is zero, or more than {}", Span(MAX_TIMEOUT)));
     }
-    let is_scope =
-        |scope: &str| !scope.is_empty() && scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
     for (ours, there) in raw.scopes.iter().filter(|(ours, there)| !is_scope(ours) || !is_scope(there)) {
         report.error(&at.key("scopes").key(ours), format!("`{ours}` or `{there}` is not one scope"));
     }
