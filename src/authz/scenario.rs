@@ -1,25 +1,28 @@
 //! A principal and a request that somebody wrote down, for tests of a policy and for `explain`.
 
+mod principal;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, LazyLock},
+    sync::Arc,
 };
 
 use http::{HeaderMap, Method, header};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+use self::principal::{arc, cluster, complete};
+use super::{RequestView, TOKEN_ENDPOINT, TaskView, TokenView, Trigger};
 use crate::{
-    authn::{Actor, Kind, LoginFacts, Principal, Scheme, break_glass},
+    authn::{Principal, Scheme},
     clock::Timestamp,
     config::{
         raw::{self, RouteKind},
-        report::nearest,
+        report::no_such,
         values::Span,
     },
     error::Rejection,
-    issuers,
     kubernetes::Attributes,
     request::{
         host, method,
@@ -29,8 +32,6 @@ use crate::{
     tekton::{self, Document, Run, dashboard::Page},
     webhooks::{self, Facts},
 };
-
-use super::{RequestView, TOKEN_ENDPOINT, TaskView, TokenView, Trigger};
 
 /// The time of a request that does not say when it is: Monday, 1 January 2024, 12:00 UTC.
 const NOON: Timestamp = Timestamp::from_secs(1_704_110_400);
@@ -48,7 +49,8 @@ pub struct Scenario {
     run: Option<Run>,
     delivery: Option<Arc<Facts>>,
     trigger: Option<raw::TriggerFacts>,
-    token: Option<Asked>,
+    /// The token that is asked for, and the task that asks.
+    token: Option<(raw::TokenFacts, Option<TaskView>)>,
     now: Timestamp,
 }
 
@@ -84,14 +86,6 @@ impl From<Rejection> for Unasked {
     }
 }
 
-/// A token that is asked for.
-#[derive(Clone, Debug)]
-struct Asked {
-    audience: String,
-    scope: Option<String>,
-    task: Option<TaskView>,
-}
-
 impl Scenario {
     /// Completes what is written from the configuration; the error says what cannot be.
     pub fn new(
@@ -106,9 +100,8 @@ impl Scenario {
         let mut routes = root.routes.iter().chain(&endpoint);
         let wanted = if endpoint.is_some() { TOKEN_ENDPOINT } else { &request.route };
         let Some(route) = routes.find(|route| route.name == wanted) else {
-            let near = nearest(&request.route, root.routes.iter().map(|route| route.name.as_str()));
-            let help = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            return Err(format!("there is no route `{}`{help}", request.route).into());
+            let known = root.routes.iter().map(|route| route.name.as_str());
+            return Err(no_such("route", &request.route, known).into());
         };
         let posts = route.kind == RouteKind::Webhook || endpoint.is_some();
         let default_method = if posts { "POST" } else { "GET" };
@@ -162,9 +155,10 @@ impl Scenario {
             }
             None => None,
         };
+        let sender = raw::PrincipalFacts::default();
         Ok(Self {
             run,
-            principal: match principal.or_else(|| sender(request, route)) {
+            principal: match principal.or_else(|| comes_of_sender(request, route).then_some(&sender)) {
                 Some(facts) => complete(facts, delivery.clone(), request.token.as_ref(), route, root, now)?,
                 None => Principal::anonymous(),
             },
@@ -175,7 +169,10 @@ impl Scenario {
             kubernetes,
             delivery,
             trigger: request.trigger.clone(),
-            token: request.token.as_ref().map(|token| asked(token, root)),
+            token: request.token.clone().map(|token| {
+                let task = token.task.as_ref().map(|task| view(task, root));
+                (token, task)
+            }),
             now,
             route: route.clone(),
         })
@@ -201,17 +198,15 @@ impl Scenario {
             run: self.run.as_ref(),
             delivery: self.delivery.as_deref(),
             trigger: self.trigger.as_ref().map(|trigger| self.set_off(trigger)),
-            token: self.token.as_ref().map(|token| TokenView {
+            token: self.token.as_ref().map(|(token, task)| TokenView {
                 audience: &token.audience,
                 scope: token.scope.as_deref(),
-                task: token.task.as_ref(),
+                task: task.as_ref(),
             }),
             now: self.now,
         }
     }
-}
 
-impl Scenario {
     fn set_off<'a>(&'a self, trigger: &'a raw::TriggerFacts) -> Trigger<'a> {
         let home = self.route.event_listener.as_ref().map_or("", |listener| &listener.namespace);
         Trigger {
@@ -255,38 +250,14 @@ fn token_endpoint(root: &raw::Root) -> raw::Route {
     }
 }
 
-fn asked(written: &raw::TokenFacts, root: &raw::Root) -> Asked {
-    Asked {
-        audience: written.audience.clone(),
-        scope: written.scope.clone(),
-        task: written.task.as_ref().map(|task| TaskView {
-            cluster: cluster(task, root).unwrap_or_default().to_owned(),
-            namespace: task.namespace.clone(),
-            service_account: task.service_account.clone(),
-            pipeline: task.pipeline.clone(),
-            pipeline_task: task.pipeline_task.clone(),
-            task: task.task.clone(),
-        }),
-    }
-}
-
-/// The cluster of a task: where it names none, the only one.
-fn cluster<'a>(task: &'a raw::TaskFacts, root: &'a raw::Root) -> Option<&'a str> {
-    let mut known = root.tokens.iter().flat_map(raw::Tokens::clusters);
-    task.cluster.as_deref().or_else(|| known.next().filter(|_| known.next().is_none()))
-}
-
-/// Refuses a task of no cluster, or of one of several.
-fn check_cluster(task: &raw::TaskFacts, root: &raw::Root) -> Result<(), String> {
-    let known: Vec<&str> = root.tokens.iter().flat_map(raw::Tokens::clusters).collect();
-    match &task.cluster {
-        Some(cluster) if !known.contains(&cluster.as_str()) => {
-            Err(format!("`tokens.exchange` has no cluster `{cluster}`"))
-        }
-        None if known.len() > 1 => {
-            Err(format!("tasks of several clusters get tokens; say of which: {}", known.join(", ")))
-        }
-        _ => Ok(()),
+fn view(task: &raw::TaskFacts, root: &raw::Root) -> TaskView {
+    TaskView {
+        cluster: cluster(task, root).unwrap_or_default().to_owned(),
+        namespace: task.namespace.clone(),
+        service_account: task.service_account.clone(),
+        pipeline: task.pipeline.clone(),
+        pipeline_task: task.pipeline_task.clone(),
+        task: task.task.clone(),
     }
 }
 
@@ -304,128 +275,6 @@ fn is_api(route: &raw::Route, path: &str) -> bool {
 fn timestamp(text: &str) -> Option<Timestamp> {
     let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     Some(Timestamp::from_secs(time.unix_timestamp()))
-}
-
-fn arcs(list: &[String]) -> Vec<Arc<str>> {
-    list.iter().map(|text| text.as_str().into()).collect()
-}
-
-fn arc(text: &Option<String>) -> Option<Arc<str>> {
-    text.as_deref().map(Arc::from)
-}
-
-fn complete(
-    facts: &raw::PrincipalFacts,
-    delivery: Option<Arc<Facts>>,
-    token: Option<&raw::TokenFacts>,
-    route: &raw::Route,
-    root: &raw::Root,
-    now: Timestamp,
-) -> Result<Principal, String> {
-    let task = token.and_then(|token| token.task.as_ref());
-    task.map_or(Ok(()), |task| check_cluster(task, root))?;
-    let is_one_of_several = root.tokens.iter().flat_map(raw::Tokens::clusters).nth(1).is_some();
-    let issuer = match (&facts.issuer, &delivery, root.issuers.as_slice()) {
-        (Some(issuer), ..) => issuer.clone(),
-        (None, Some(facts), _) => format!("webhook:{}", facts.webhook),
-        (None, None, [only]) => only.name.clone(),
-        (None, None, _) => return Err("several issuers are defined; say which gave the principal".to_owned()),
-    };
-    let configured = root.issuers.iter().find(|known| known.name == issuer);
-    if configured.is_none() && !issuer.starts_with("webhook:") && issuer != super::issuers::BREAK_GLASS {
-        let near = nearest(&issuer, root.issuers.iter().map(|issuer| issuer.name.as_str()));
-        let help = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        return Err(format!("there is no issuer `{issuer}`{help}"));
-    }
-    let mut claims: Map<String, Value> = facts.claims.clone().into_iter().collect();
-    let paths = configured.map(|issuer| issuer.claims.clone()).unwrap_or_default();
-    if let Some(groups) = &facts.groups {
-        put(&mut claims, paths.groups.as_deref().unwrap_or("groups"), groups.clone().into());
-    }
-    if let Some(scopes) = &facts.scopes {
-        put(&mut claims, paths.scopes.as_deref().unwrap_or("scope"), scopes.join(" ").into());
-    }
-    if let Some(email) = &facts.email {
-        put(&mut claims, "email", email.as_str().into());
-        put(&mut claims, "email_verified", true.into());
-    }
-    let sender = delivery.as_ref().map(|facts| webhooks::principal(facts, Timestamp::MAX)).transpose();
-    let sender = sender.map_err(|rejection| rejection.detail().to_owned())?.filter(|sender| *sender.issuer == *issuer);
-    let of_sender = sender.as_ref().map(|sender| &*sender.username);
-    let subject = facts.subject.as_deref().or(of_sender).unwrap_or("test");
-    let username = match (&facts.username, of_sender, configured) {
-        (Some(written), ..) => written.clone(),
-        (None, Some(name), _) => name.to_owned(),
-        (None, None, _) if issuer == super::issuers::BREAK_GLASS => break_glass::username(subject),
-        (None, None, Some(configured)) => or_any_name(issuers::username(configured, subject, &claims), root)?,
-        // Its sender is known, and not what it sent.
-        (None, None, None) => or_any_name(Err("no delivery is written".to_owned()), root)?,
-    };
-    let scheme = if delivery.is_some() { Scheme::Webhook } else { *route.schemes.first().unwrap_or(&Scheme::Bearer) };
-    Ok(Principal {
-        kind: facts.kind.unwrap_or(Kind::Agent),
-        groups: arcs(facts.groups.as_deref().unwrap_or_default()),
-        scopes: arcs(facts.scopes.as_deref().unwrap_or_default()),
-        client: arc(&facts.client),
-        actor: facts
-            .actor
-            .as_ref()
-            .map(|actor| Actor { subject: actor.subject.as_str().into(), client: arc(&actor.client) })
-            .or_else(|| {
-                task.map(|task| {
-                    let cluster = cluster(task, root).filter(|_| is_one_of_several);
-                    Actor::service_account(cluster, &task.namespace, &task.service_account)
-                })
-            }),
-        login: LoginFacts {
-            auth_time: facts.login_age.map(|age| now - age.get()),
-            acr: arc(&facts.acr),
-            amr: arcs(&facts.amr),
-        },
-        claims: Arc::new(claims),
-        expires: Timestamp::MAX,
-        delivery,
-        email: arc(&facts.email),
-        ..Principal::new(scheme, issuer, subject, username)
-    })
-}
-
-/// The user name; where it cannot be told and nothing in the policy looks at user names, any will do.
-fn or_any_name(told: Result<String, String>, root: &raw::Root) -> Result<String, String> {
-    told.or_else(|why| match looks_at_usernames(root) {
-        true => Err(format!(
-            "the user name of this principal, which the policy looks at, cannot be told: {why}; write `username`, or what is missing"
-        )),
-        false => Ok("unknown".to_owned()),
-    })
-}
-
-fn looks_at_usernames(root: &raw::Root) -> bool {
-    let of_rules = root
-        .rules
-        .iter()
-        .any(|rule| !rule.who.users.is_empty() || rule.when.as_ref().is_some_and(|when| when.contains("username")));
-    of_rules || root.grants.iter().any(|grant| !grant.who.users.is_empty())
-}
-
-/// Puts a claim where it is looked for, unless it is there.
-fn put(claims: &mut Map<String, Value>, path: &str, value: Value) {
-    let Some(pointer) = path.strip_prefix('/') else {
-        claims.entry(path).or_insert(value);
-        return;
-    };
-    let mut at = claims;
-    let mut tokens = pointer.split('/').map(|token| token.replace("~1", "/").replace("~0", "~")).peekable();
-    while let Some(token) = tokens.next() {
-        if tokens.peek().is_none() {
-            at.entry(token).or_insert(value);
-            return;
-        }
-        match at.entry(token).or_insert_with(|| Value::Object(Map::new())) {
-            Value::Object(inner) => at = inner,
-            _ => return,
-        }
-    }
 }
 
 /// What a body that somebody wrote down says of a run.
@@ -474,11 +323,11 @@ fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {
     }
 }
 
-/// Who comes with a delivery of which nobody wrote whose it is: its sender. As nobody's it would be decided as no delivery ever is.
-fn sender(request: &raw::RequestFacts, route: &raw::Route) -> Option<&'static raw::PrincipalFacts> {
-    static SENDER: LazyLock<raw::PrincipalFacts> = LazyLock::new(raw::PrincipalFacts::default);
+/// Whether it is a delivery of which nobody wrote whose it is, so that its sender comes with it. As nobody's it would be decided
+/// as no delivery ever is.
+fn comes_of_sender(request: &raw::RequestFacts, route: &raw::Route) -> bool {
     let is_delivery = request.token.is_none() && (request.delivery.is_some() || request.trigger.is_some());
-    (is_delivery && route.webhook.is_some()).then(|| &*SENDER)
+    is_delivery && route.webhook.is_some()
 }
 
 /// The webhook whose delivery caused the run of a task that asks for a token.
