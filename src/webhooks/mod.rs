@@ -363,9 +363,7 @@ impl Webhook {
         for name in &self.id_headers {
             let Some(value) = single(headers, name)? else { continue };
             return match value.to_str() {
-                Ok(id) if (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                    Ok(Some(id.into()))
-                }
+                Ok(id) if facts::is_delivery_id(id) => Ok(Some(id.into())),
                 _ => Err(bad_request(format!("{name} is not 1 to 255 visible ASCII characters"))),
             };
         }

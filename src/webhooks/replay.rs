@@ -51,10 +51,6 @@ impl ReplayKeys {
         Self { keys, ids: scopes.len(), window, redeliveries: 0, anew: false }
     }
 
-    pub(super) fn keys(&self) -> &[[u8; 32]] {
-        &self.keys
-    }
-
     /// Lets a delivery that was taken be taken again so often, under the same id (or with `anew` under another), a minute apart at
     /// least: sooner it is the sender's own retry after an answer that was lost.
     #[must_use]
@@ -64,17 +60,28 @@ impl ReplayKeys {
 
     /// Whether a delivery that was taken may be taken once more: its version, and what it is now. `claimed` ends with it. The id
     /// is looked at first: the same body under an id of its own is a redelivery of those senders alone that make them so.
-    fn may_reopen(
-        &self,
-        claimed: Option<&[Claimed]>,
-        twin: Option<&Stored>,
-        now: Timestamp,
-    ) -> Option<(u64, Committed)> {
-        let (this, earlier) = claimed?.split_last()?;
+    fn may_reopen(&self, claimed: &[Claimed], twin: Option<&Stored>, now: Timestamp) -> Option<(u64, Committed)> {
+        let (this, earlier) = claimed.split_last()?;
         let is_id = earlier.len() < self.ids;
         let under_its_id = is_id || self.anew || earlier.iter().take(self.ids).any(|claimed| claimed.before.is_some());
         let twin = twin.filter(|_| this.version.is_none() && under_its_id)?;
         Some((twin.version, self.reopens(twin, now)?))
+    }
+
+    /// Takes the last of `claimed` once more, if that may be.
+    fn reopen(&self, claimed: &mut [Claimed], twin: Option<&Stored>, now: Timestamp) -> Result<(), Rejection> {
+        let reopened = self.may_reopen(claimed, twin, now);
+        let (Some((version, before)), Some(last)) = (reopened, claimed.last_mut()) else {
+            return Err(refuse_twin(twin));
+        };
+        last.version = Some(version);
+        last.before = Some(before);
+        Ok(())
+    }
+
+    /// The records by which a delivery is known when it comes again.
+    pub(super) fn records(&self) -> Vec<Vec<u8>> {
+        self.keys.iter().map(|key| key.to_vec()).collect()
     }
 
     /// What a record says of a delivery that was taken, where that is long enough ago and was not too often.
@@ -207,22 +214,14 @@ impl Replay {
 
     /// What a delivery was before, unless it must not be taken again.
     async fn look(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<Claimed>, Rejection> {
-        let wanted = keys.keys.iter().map(|key| key.to_vec()).collect();
-        let found = self.store.get_all(Table::Deliveries, wanted, now).await.map_err(unavailable)?;
+        let found = self.store.get_all(Table::Deliveries, keys.records(), now).await.map_err(unavailable)?;
         let mut claimed: Vec<Claimed> = Vec::with_capacity(keys.keys.len());
         for (key, twin) in keys.keys.iter().zip(found) {
             claimed.push(Claimed { key: *key, version: None, before: None });
             if twin.is_none() {
                 continue;
             }
-            let reopened = keys.may_reopen(Some(&claimed), twin.as_ref(), now);
-            match (claimed.last_mut(), reopened) {
-                (Some(claimed), Some((version, before))) => {
-                    claimed.version = Some(version);
-                    claimed.before = Some(before);
-                }
-                _ => return Err(refuse_twin(twin.as_ref())),
-            }
+            keys.reopen(&mut claimed, twin.as_ref(), now)?;
         }
         Ok(claimed)
     }
@@ -238,8 +237,7 @@ impl Replay {
         if keys.redeliveries == 0 {
             return Ok(Vec::new());
         }
-        let wanted = keys.keys.iter().map(|key| key.to_vec()).collect();
-        let found = self.store.get_all(Table::Deliveries, wanted, now).await?;
+        let found = self.store.get_all(Table::Deliveries, keys.records(), now).await?;
         let reopened = |found: &Option<Stored>| keys.reopens(found.as_ref()?, now);
         // As where it is taken: the body alone says of some senders only that it is the same delivery.
         let under_its_id = keys.anew || found.iter().take(keys.ids).any(|found| reopened(found).is_some());
@@ -293,16 +291,9 @@ impl Replay {
                     return Ok((claimed, further));
                 }
                 WrittenAll::Conflict { index, found } => {
-                    let reopened = keys.may_reopen(claimed.get(..=index), found.as_ref(), now);
-                    match (claimed.get_mut(index), reopened) {
-                        (Some(claimed), Some((version, before))) => {
-                            claimed.version = Some(version);
-                            claimed.before = Some(before);
-                        }
-                        (Some(_), None) => return Err(refuse_twin(found.as_ref())),
-                        // What goes with it is there already.
-                        (None, _) => return Err(duplicate()),
-                    }
+                    // What goes with it is there already.
+                    let claimed = claimed.get_mut(..=index).ok_or_else(duplicate)?;
+                    keys.reopen(claimed, found.as_ref(), now)?;
                 }
             }
         }

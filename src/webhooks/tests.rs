@@ -275,7 +275,7 @@ fn webhooks_18_and_z16_replay_keys_belong_to_the_secret_and_the_signed_bytes() {
     let (staging, production) = (github(&[SECRET]), github(&["another secret than that", SECRET]));
     let first = deliver(&staging, "push", "1", PUSH).unwrap().replay;
     let there = deliver(&production, "push", "1", PUSH).unwrap().replay;
-    assert!(first.keys().iter().all(|key| there.keys().contains(key)), "one of its two secrets is the same");
+    assert!(first.records().iter().all(|key| there.records().contains(key)), "one of its two secrets is the same");
     assert!(staging.shares_secret_with(&production));
     assert!(!staging.shares_secret_with(&github(&["another secret than that"])));
     assert_ne!(first, deliver(&staging, "push", "2", PUSH).unwrap().replay);
@@ -311,7 +311,7 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
     ] {
         let entry = json!({"name": "hub", "sender": "github", "unique_bodies": unique});
         let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
-        let keys = |id| deliver(&webhook, event, id, body).unwrap().replay.keys().to_vec();
+        let keys = |id| deliver(&webhook, event, id, body).unwrap().replay.records();
         let (first, second) = (keys("1"), keys("2"));
         assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
         assert_eq!(first, keys("1"), "{event}: its id counts");
@@ -325,7 +325,7 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
     ] {
         let entry = json!({"name": "bb", "sender": "bitbucket_cloud", "unique_bodies": unique});
         let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
-        let keys = |id| bitbucket(&webhook, event, id, body).replay.keys().to_vec();
+        let keys = |id| bitbucket(&webhook, event, id, body).replay.records();
         let (first, second) = (keys("1"), keys("2"));
         assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
         assert_eq!(first, keys("1"), "{event}: its id counts");
@@ -334,7 +334,7 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
         let entry = json!({"name": "ci", "sender": "generic", "unique_bodies": unique,
             "signature": {"header": "x-hub-signature-256", "prefix": "sha256=", "id_header": "x-github-delivery"}});
         let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
-        let keys = |id| deliver(&webhook, "any", id, r#"{"deploy":"prod"}"#).unwrap().replay.keys().to_vec();
+        let keys = |id| deliver(&webhook, "any", id, r#"{"deploy":"prod"}"#).unwrap().replay.records();
         let (first, second) = (keys("1"), keys("2"));
         assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{unique:?}");
     }

@@ -107,7 +107,7 @@ impl Queue {
             Ok(taken) => taken,
             Err(rejection) if rejection.reason() == Reason::ReplayedDelivery => {
                 // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
-                self.store.replicated(Table::Deliveries, known_by(keys)).await.map_err(unwritable)?;
+                self.store.replicated(Table::Deliveries, keys.records()).await.map_err(unwritable)?;
                 return Err(rejection);
             }
             Err(rejection) => return Err(rejection),
@@ -118,7 +118,7 @@ impl Queue {
         self.measure();
         self.wake.notify_one();
         // It is brought in any case; the sender hears 202 only of what a failover cannot lose.
-        self.store.replicated(Table::Deliveries, known_by(keys)).await.map_err(unwritable)?;
+        self.store.replicated(Table::Deliveries, keys.records()).await.map_err(unwritable)?;
         Ok(id)
     }
 
@@ -134,7 +134,7 @@ impl Queue {
             let id = HeldId::new(name);
             let found = self.look_or_leave(&id, now).await.map_err(unwritable)?;
             if found.is_some_and(|(held, _)| held.parked.is_none()) {
-                self.store.replicated(Table::Deliveries, known_by(keys)).await.map_err(unwritable)?;
+                self.store.replicated(Table::Deliveries, keys.records()).await.map_err(unwritable)?;
                 return Ok(Some(id));
             }
         }
@@ -363,11 +363,6 @@ fn unwritable(error: StoreError) -> Rejection {
     Rejection::new(Reason::StoreUnavailable, "the delivery cannot be stored at the moment")
         .fix("send it again later")
         .because(error)
-}
-
-/// The records by which a delivery is known when it comes again.
-fn known_by(keys: &ReplayKeys) -> Vec<Vec<u8>> {
-    keys.keys().iter().map(|key| key.to_vec()).collect()
 }
 
 /// A place in a sender's queue, given back when dropped.
