@@ -288,7 +288,8 @@ fn described(id: &HeldId, held: &Held) -> Value {
     })
 }
 
-/// What is held, or parked, of all senders or of one. A sender that is neither configured nor has anything held is most likely misspelt.
+/// What is held, or parked, of all senders or of one. A sender that is neither configured nor has anything held is most likely
+/// misspelt.
 async fn wanted(app: &App, webhook: Option<&str>, parked: bool) -> Result<Vec<(HeldId, Held)>, CommandError> {
     let mut held = app.held.list(webhook, app.clock.now()).await.map_err(|error| unavailable(&error))?;
     if let Some(webhook) = webhook.filter(|_| held.is_empty()) {

@@ -81,8 +81,7 @@ impl Arguments {
 
 /// The name by which principals of this issuer are known. One that nobody knows would revoke nothing, in silence.
 pub(super) fn known_issuer(snapshot: &Snapshot, asked: &str) -> Result<Arc<str>, CommandError> {
-    let issuer = snapshot.issuers.iter().find(|issuer| **issuer.name() == *asked || **issuer.identifier() == *asked);
-    if let Some(issuer) = issuer {
+    if let Some(issuer) = snapshot.issuers.called(asked) {
         return Ok(Arc::clone(issuer.name()));
     }
     // Who issues tokens knows its own, whether or not a route takes them.

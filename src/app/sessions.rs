@@ -52,8 +52,7 @@ fn read(app: &App, command: &Command) -> Result<(Arc<str>, Arguments), CommandEr
     let arguments: Arguments = command.arguments()?;
     let snapshot = app.snapshot.load();
     let asked = arguments.issuer.as_str();
-    let found = snapshot.issuers.iter().find(|issuer| **issuer.name() == *asked || **issuer.identifier() == *asked);
-    let identifier = found.map(|issuer| Arc::clone(issuer.identifier())).ok_or_else(|| {
+    let identifier = snapshot.issuers.called(asked).map(|issuer| Arc::clone(issuer.identifier())).ok_or_else(|| {
         let known: Vec<&str> = snapshot.issuers.iter().map(|issuer| &**issuer.name()).collect();
         CommandError::new(format!("there is no issuer `{asked}`")).help(format!("known: {}", known.join(", ")))
     })?;

@@ -167,6 +167,11 @@ impl Issuers {
         self.by_name.get(name)
     }
 
+    /// The one that somebody calls so: by its name here, or by its identifier.
+    pub fn called(&self, asked: &str) -> Option<&Arc<Issuer>> {
+        self.iter().find(|issuer| **issuer.name() == *asked || **issuer.identifier() == *asked)
+    }
+
     /// Whether the key that signed the token of a caller has left the set of its issuer.
     pub fn have_lost_key_of(&self, known: &Principal) -> bool {
         self.get(&known.issuer).is_some_and(|issuer| issuer.has_lost_key_of(known))

@@ -154,7 +154,7 @@ impl Routes {
         if let Some(endpoint) = Endpoint::at(path).filter(|_| self.tokens && is_external) {
             return Ok(Target::OwnIssuer(endpoint));
         }
-        let Some(entry) = self.exact.get(host).or_else(|| self.wildcard(host)) else {
+        let Some(entry) = self.entry(host) else {
             return if is_own(path, false, is_external) { Ok(Target::Own) } else { Err(Miss::Path) };
         };
         let is_described = || resource_of(path).is_some_and(|resource| entry.bearer_route(resource).is_some());
@@ -173,40 +173,42 @@ impl Routes {
 
     /// The route whose metadata are asked for at this path: the first that takes bearer tokens at the resource named there.
     pub fn described(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
-        let entry = self.exact.get(host).or_else(|| self.wildcard(host))?;
+        let entry = self.entry(host)?;
         entry.bearer_route(resource_of(path)?)
     }
 
     /// The routes of a host that take bearer tokens.
     pub fn taking_tokens(&self, host: &str) -> impl Iterator<Item = &Arc<Route>> {
-        let entry = self.exact.get(host).or_else(|| self.wildcard(host));
-        entry.into_iter().flat_map(Host::routes).filter(|route| route.schemes.contains(&Scheme::Bearer))
+        self.entry(host).into_iter().flat_map(Host::routes).filter(|route| route.schemes.contains(&Scheme::Bearer))
     }
 
     /// Whether all routes of a host are of the API server, so that whoever comes there expects its kind of answer.
     pub fn is_for_kubernetes(&self, host: &str) -> bool {
-        let entry = self.exact.get(host).or_else(|| self.wildcard(host));
-        entry.is_some_and(|entry| entry.routes().all(|route| route.kind == RouteKind::Kubernetes))
+        self.entry(host).is_some_and(|entry| entry.routes().all(|route| route.kind == RouteKind::Kubernetes))
     }
 
     /// Whether a host has routes for sessions, and none of them takes that of somebody who logged in at this issuer.
     pub fn refuse_logins_at(&self, host: &str, issuer: &str) -> bool {
-        let entry = self.exact.get(host).or_else(|| self.wildcard(host));
-        let routes = entry.into_iter().flat_map(Host::routes);
+        let routes = self.entry(host).into_iter().flat_map(Host::routes);
         let mut of_sessions = routes.filter(|route| route.schemes.contains(&Scheme::Session)).peekable();
         of_sessions.peek().is_some() && !of_sessions.any(|route| route.accepts.takes_logins_at(issuer))
     }
 
     /// Whether deliveries of any of them are held.
     pub fn hold(&self) -> bool {
-        let hosts = self.exact.values().chain(self.wildcard.values());
-        let mut routes = hosts.flat_map(Host::routes);
-        routes.any(|route| route.webhook.as_ref().is_some_and(|webhook| webhook.hold().is_some()))
+        self.routes().any(|route| route.webhook.as_ref().is_some_and(|webhook| webhook.hold().is_some()))
     }
 
     pub fn by_name(&self, name: &str) -> Option<&Arc<Route>> {
-        let hosts = self.exact.values().chain(self.wildcard.values());
-        hosts.flat_map(Host::routes).find(|route| *route.name == *name)
+        self.routes().find(|route| *route.name == *name)
+    }
+
+    fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.exact.values().chain(self.wildcard.values()).flat_map(Host::routes)
+    }
+
+    fn entry(&self, host: &str) -> Option<&Host> {
+        self.exact.get(host).or_else(|| self.wildcard(host))
     }
 
     fn wildcard(&self, host: &str) -> Option<&Host> {

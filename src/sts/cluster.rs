@@ -109,7 +109,7 @@ impl Clusters {
             return;
         }
         for (at, route) in routes().filter(|(_, route)| route.kind == RouteKind::Webhook) {
-            if self.of.values().all(|cluster| !cluster.leads(&[&route.upstream])) {
+            if unknown(&route.upstream) {
                 warn(&at.key("upstream"), &route.upstream);
             }
         }

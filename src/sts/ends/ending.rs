@@ -12,7 +12,7 @@ use crate::{
     audit::{Note, TokensEnded},
     authn::principal::workload_key,
     clock::Timestamp,
-    store::{Expect, Stored, Table, Target, Written},
+    store::{Change, Expect, Stored, Table, Target, Written},
     sts::{MAX_LIFETIME, bearer::Bearer},
 };
 
@@ -58,9 +58,7 @@ impl Follower {
             let page = self.app.store().changes(Table::Tokens, after, PAGE, now).await?;
             let (full, last) = (page.len() == PAGE, page.last().map(|change| change.stored.version));
             for change in page {
-                let Ok(bearer) = serde_json::from_slice::<Bearer>(&change.stored.value) else { continue };
-                let Ok(key) = String::from_utf8(change.key) else { continue };
-                let uid = key.strip_prefix(&workload_key(&bearer.cluster, "")).unwrap_or(&key).to_owned();
+                let Some((bearer, uid)) = bearer_of(&change) else { continue };
                 if bearer.kind != watch.kind || !watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace) {
                     continue;
                 }
@@ -203,10 +201,8 @@ impl Follower {
             let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(()) };
             let mut over = Vec::new();
             for change in page {
-                let Ok(bearer) = serde_json::from_slice::<Bearer>(&change.stored.value) else { continue };
-                let Ok(key) = String::from_utf8(change.key) else { continue };
+                let Some((bearer, uid)) = bearer_of(&change) else { continue };
                 if bearer.cluster == *cluster && !bearer.is_told {
-                    let uid = key.strip_prefix(&workload_key(cluster, "")).unwrap_or(&key).to_owned();
                     over.push(Over { cluster: Arc::clone(cluster), kind: bearer.kind, uid, why: NOT_CONFIGURED });
                 }
             }
@@ -214,4 +210,12 @@ impl Follower {
             after = last;
         }
     }
+}
+
+/// What has tokens by a record, and its uid.
+fn bearer_of(change: &Change) -> Option<(Bearer, String)> {
+    let bearer: Bearer = serde_json::from_slice(&change.stored.value).ok()?;
+    let key = str::from_utf8(&change.key).ok()?;
+    let uid = key.strip_prefix(&workload_key(&bearer.cluster, "")).unwrap_or(key).to_owned();
+    Some((bearer, uid))
 }
