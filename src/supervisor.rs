@@ -145,15 +145,7 @@ impl Supervisor {
         let gate = if spec.critical { Gate::Readiness } else { Gate::Report };
         let component = self.0.health.component(format!("task/{}", spec.name), gate);
         let name = Arc::clone(&spec.name);
-        let supervised = supervise(
-            spec,
-            start,
-            stop.clone(),
-            component,
-            self.0.metrics.clone(),
-            self.0.backoff,
-            self.0.runtime.clone(),
-        );
+        let supervised = supervise(Arc::clone(&self.0), spec, start, stop.clone(), component);
         let task = self.0.runtime.spawn(supervised);
         tasks.running.retain(|running| !running.task.is_finished());
         tasks.running.push(Running { name, stop: stop.clone(), task });
@@ -190,17 +182,16 @@ impl Supervisor {
 
 /// Runs a task until it is done or told to end.
 async fn supervise<F, T>(
+    supervisor: Arc<Inner>,
     spec: TaskSpec,
     start: F,
     stop: CancellationToken,
     component: ComponentHandle,
-    metrics: TaskMetrics,
-    backoff: Backoff,
-    runtime: Handle,
 ) where
     F: Fn(CancellationToken) -> T + Send + 'static,
     T: Future<Output = TaskResult> + Send + 'static,
 {
+    let Inner { runtime, metrics, backoff, .. } = &*supervisor;
     let mut pause = backoff.first;
     loop {
         component.ok();
