@@ -1,4 +1,5 @@
-//! Files that Doorward makes once and finds again at each start, such as keys: they stand there whole or not at all.
+//! Files that Doorward makes once and finds again at each start, such as keys, and what its client keeps: they stand there whole
+//! or not at all.
 
 use std::{
     fmt,
