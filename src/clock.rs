@@ -157,6 +157,14 @@ impl Clock {
     }
 }
 
+/// From 0 to 1, to spread pauses by: replicas are not to do the same in step.
+pub(crate) fn jitter() -> f64 {
+    let mut byte = [0];
+    // Without randomness the pause is only less spread.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    f64::from(byte[0]) / 255.0
+}
+
 /// A [`Timestamp`] in what is kept, as milliseconds since 1970.
 pub(crate) mod millis {
     use serde::{Deserialize, Deserializer, Serializer};

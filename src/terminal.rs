@@ -13,6 +13,11 @@ pub fn block(text: &str) -> String {
     escaped(text, true)
 }
 
+/// Cut to a length that a page and a line of a log can bear, without control characters.
+pub fn bounded(text: &str) -> String {
+    text.chars().take(200).map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
 /// Text for a page, where it turns nothing round that stands beside it.
 pub fn undirected(text: &str) -> Cow<'_, str> {
     if !text.contains(is_direction) {

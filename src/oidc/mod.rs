@@ -66,11 +66,7 @@ pub use self::{
     refresh::{RefreshError, Refreshed, refresh},
     unsent::page_of_form,
 };
+use crate::terminal::bounded;
 
 /// Where a person signs out.
 pub const SIGN_OUT: &str = "/oauth2/sign_out";
-
-/// Text of somebody else, cut to a length that a page and a log line can bear, without control characters.
-fn bounded(text: &str) -> String {
-    text.chars().take(200).map(|character| if character.is_control() { ' ' } else { character }).collect()
-}

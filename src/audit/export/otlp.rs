@@ -13,6 +13,7 @@ use crate::{
     config::{raw, report::At, resolver::Resolver},
     egress::{Bounds, Egress},
     issuers::secure_url,
+    terminal::bounded,
 };
 
 /// Bytes of an answer. It says at most how many lines were thrown away, and why.
@@ -107,12 +108,12 @@ impl Collector {
 /// What an answer means.
 fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
     let status = answer.status();
-    let why = format!("the receiver answered {status}: {}", short(&String::from_utf8_lossy(answer.body())));
+    let why = format!("the receiver answered {status}: {}", bounded(&String::from_utf8_lossy(answer.body())));
     match status {
         status if status.is_success() => {
             let answer: Answer = serde_json::from_slice(answer.body()).unwrap_or_default();
             let partial = answer.partial_success.unwrap_or_default();
-            Ok(Taken { rejected: partial.rejected(), why: short(&partial.error_message) })
+            Ok(Taken { rejected: partial.rejected(), why: bounded(&partial.error_message) })
         }
         // The statuses after which a client may try again (OTLP, "Failures").
         StatusCode::TOO_MANY_REQUESTS
@@ -124,11 +125,6 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
         StatusCode::PAYLOAD_TOO_LARGE => Err(Refused::TooLarge(why)),
         _ => Err(Refused::Never(why)),
     }
-}
-
-/// What a receiver says, which may be anything, for the log.
-fn short(text: &str) -> String {
-    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date in its preferred form.

@@ -20,7 +20,11 @@ use super::{
     settings::Target,
     syslog::{self, Connection, IN_FLIGHT, SETTLES},
 };
-use crate::{admin::health::ComponentHandle, clock::Clock, supervisor::TaskResult};
+use crate::{
+    admin::health::ComponentHandle,
+    clock::{Clock, jitter},
+    supervisor::TaskResult,
+};
 
 /// The pause after a failure, which doubles up to a bound.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -319,12 +323,4 @@ impl Task {
             tracing::error!(export, %error, "how far the audit trail was sent cannot be kept; after a restart lines are sent again");
         }
     }
-}
-
-/// From 0 to 1, so that replicas do not come back in step.
-fn jitter() -> f64 {
-    let mut byte = [0];
-    // Without randomness the pause is only less spread.
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    f64::from(byte[0]) / 255.0
 }

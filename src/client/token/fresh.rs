@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     client::login::{MODE, not_a_file},
+    clock::jitter,
     kept::replace,
-    sessions::keyring::random,
 };
 
 /// Writes a file for its owner alone, in one step for whoever reads it.
@@ -226,8 +226,7 @@ fn write_last(delivery: &Delivery, file: &Path, issued: &[Issued]) -> Result<(),
 
 /// At about two thirds of its life, not all at once.
 fn until_refresh(lasts: Duration) -> Duration {
-    let [byte] = random::<1>();
-    lasts.mul_f64(0.6 + 0.1 * f64::from(byte) / 255.0)
+    lasts.mul_f64(0.6 + 0.1 * jitter())
 }
 
 /// What nobody needs any more is nobody's to find: all that have not ended by themselves.

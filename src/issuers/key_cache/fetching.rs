@@ -21,7 +21,11 @@ use super::{
     },
     COOL_DOWN, Shared,
 };
-use crate::{clock::Timestamp, egress::Bounds, lock::lock};
+use crate::{
+    clock::{Timestamp, jitter},
+    egress::Bounds,
+    lock::lock,
+};
 
 /// The time for one fetch, from the connection to the last byte.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -304,14 +308,6 @@ fn life(headers: &http::HeaderMap) -> Option<Duration> {
         .find(|(name, _)| name.eq_ignore_ascii_case("max-age"))
         .and_then(|(_, seconds)| seconds.trim_matches('"').parse().ok())
         .map(|seconds| Duration::from_secs(seconds).clamp(*LIFE.start(), *LIFE.end()))
-}
-
-/// From 0 to 1, so that replicas do not fetch in step.
-fn jitter() -> f64 {
-    let mut byte = [0];
-    // Without randomness the pause is only less spread.
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    f64::from(byte[0]) / 255.0
 }
 
 #[cfg(test)]
