@@ -163,7 +163,7 @@ impl Look<'_> {
         self.findings.push(finding);
     }
 
-    /// Notes that the discovery document cannot be read.
+    /// Notes that the discovery document, or what stands for it, cannot be read.
     fn unreadable(&mut self, why: String) {
         let cure =
             "open that address from where Doorward runs: look at `issuer`, `ca`, the proxy and the network between";
@@ -172,18 +172,14 @@ impl Look<'_> {
 
     /// GitHub has no discovery document; whether it can be asked about people is what matters.
     async fn api(&mut self, github: &Github) {
-        let finding = match self.get(github.probe(), false, MAX_PAGE).await {
+        match self.get(github.probe(), false, MAX_PAGE).await {
             Ok(answer) => {
                 self.compare_clocks(answer.headers());
-                Finding::good(Check::Discovery, &self.of, format!("its API answers at {}", github.probe()))
+                let said = format!("its API answers at {}", github.probe());
+                self.findings.push(Finding::good(Check::Discovery, &self.of, said));
             }
-            Err(why) => {
-                let cure = "open that address from where Doorward runs: look at `issuer`, `ca`, the proxy and the network \
-                            between";
-                Finding::fault(Check::Discovery, &self.of, why, cure)
-            }
-        };
-        self.findings.push(finding);
+            Err(why) => self.unreadable(why),
+        }
     }
 
     async fn keys(&mut self, url: &Url) {

@@ -18,7 +18,7 @@ use super::{
         note::code,
         sink::{BEGINNING, trail_files},
     },
-    CannotVerify, Content, Details, Findings, Proof, Verifier, is_signed,
+    CannotVerify, Content, Details, Findings, Proof, Verifier, is_signed, open,
 };
 use crate::clock::Timestamp;
 
@@ -150,11 +150,9 @@ pub fn verify_all(paths: &[PathBuf], proof: &Proof, since: Timestamp) -> Result<
 }
 
 fn check(path: &Path, proof: &Proof) -> Result<(Findings, Collected), CannotVerify> {
-    let failed = |error| CannotVerify::Io { path: path.to_owned(), error };
     let mut verifier = Verifier::new(proof)?.collecting();
-    for file in trail_files(path).map_err(failed)? {
-        verifier.read(&file.display().to_string(), open(&file)?).map_err(failed)?;
-    }
+    let files = trail_files(path).map_err(|error| CannotVerify::Io { path: path.to_owned(), error })?;
+    verifier.read_files(files)?;
     Ok(verifier.end())
 }
 
@@ -207,11 +205,6 @@ fn is_genuine(sealed: &Sealed<'_>, proof: &Proof) -> bool {
     let is_signed =
         sealed.signature.is_some_and(|(signed, signature)| is_signed(&proof.checkpoint_keys, signed, &signature));
     is_signed && proof.keys.iter().any(|key| key.mac(sealed.covered) == sealed.link.mac)
-}
-
-fn open(path: &Path) -> Result<BufReader<File>, CannotVerify> {
-    let file = File::open(path).map_err(|error| CannotVerify::Io { path: path.to_owned(), error })?;
-    Ok(BufReader::with_capacity(1 << 16, file))
 }
 
 /// What is in the places given.

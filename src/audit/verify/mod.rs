@@ -115,13 +115,13 @@ pub fn verify_files<P: AsRef<Path>>(
     proof: &Proof,
 ) -> Result<Findings, CannotVerify> {
     let mut verifier = Verifier::new(proof)?;
-    for path in files {
-        let path = path.as_ref();
-        let failed = |error| CannotVerify::Io { path: path.to_owned(), error };
-        let file = File::open(path).map_err(failed)?;
-        verifier.read(&path.display().to_string(), BufReader::with_capacity(1 << 16, file)).map_err(failed)?;
-    }
+    verifier.read_files(files)?;
     Ok(verifier.finish())
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, CannotVerify> {
+    let file = File::open(path).map_err(|error| CannotVerify::Io { path: path.to_owned(), error })?;
+    Ok(BufReader::with_capacity(1 << 16, file))
 }
 
 /// Checks a trail as it is read, in bounded memory.
@@ -182,6 +182,15 @@ impl<'a> Verifier<'a> {
     /// Keeps what other chains are to be compared with: some bytes for each checkpoint.
     fn collecting(self) -> Self {
         Self { collected: Some(Collected::default()), ..self }
+    }
+
+    fn read_files<P: AsRef<Path>>(&mut self, files: impl IntoIterator<Item = P>) -> Result<(), CannotVerify> {
+        for path in files {
+            let path = path.as_ref();
+            let read = self.read(&path.display().to_string(), open(path)?);
+            read.map_err(|error| CannotVerify::Io { path: path.to_owned(), error })?;
+        }
+        Ok(())
     }
 
     /// Checks the next file.
