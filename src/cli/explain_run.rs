@@ -16,7 +16,7 @@ use super::{
     Failure,
     explain::{Answer, ExplainArgs, explain},
     format::Format,
-    load_policy,
+    load_policy, yaml,
 };
 use crate::{
     app::{self, StartError},
@@ -167,9 +167,7 @@ fn time(args: &ExplainArgs) -> Result<Timestamp, Failure> {
 }
 
 fn written_principal(args: &ExplainArgs) -> Result<Option<PrincipalFacts>, Failure> {
-    let Some(path) = &args.principal else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(Some(serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?))
+    Ok(args.principal.as_deref().map(yaml).transpose()?)
 }
 
 /// Which scopes somebody would get in a token.
@@ -252,10 +250,6 @@ fn request_facts(
         Some(query) => format!("{}?{query}", target.path),
         None => target.path.to_owned(),
     };
-    let body = args.body.as_ref().map(|path| -> Result<serde_json::Value, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
-    });
     Ok(RequestFacts {
         route: route.name.to_string(),
         host: Some(host.to_owned()),
@@ -267,7 +261,7 @@ fn request_facts(
         trigger: None,
         token: None,
         delivery: None,
-        body: body.transpose()?,
+        body: args.body.as_deref().map(yaml).transpose()?,
         content_type: args.content_type.clone(),
     })
 }

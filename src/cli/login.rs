@@ -101,6 +101,6 @@ pub fn credential(args: &CredentialArgs, out: &mut impl Write) -> Result<u8, Fai
     Ok(0)
 }
 
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

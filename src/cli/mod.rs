@@ -19,13 +19,14 @@ pub mod test;
 mod token;
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde::de::DeserializeOwned;
 
 use crate::{
     admin::socket::CommandName,
@@ -260,6 +261,18 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Hooks(asked) => Ok(operator::hooks(&asked, &mut out)?),
         Command::Revocations(args) => Ok(operator::run(CommandName::Revocations, &args, &mut out)?),
     }
+}
+
+/// Reads `NAMESPACE/NAME`.
+fn namespaced(text: &str) -> Option<(&str, &str)> {
+    text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty() && !name.contains('/'))
+}
+
+/// Reads a file of YAML. An error names it.
+fn yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let told = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| told(&error))?;
+    serde_saphyr::from_str(&text).map_err(|error| told(&error))
 }
 
 /// The policy alone: secrets, certificates and providers are not looked at.

@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::login::runtime;
 use crate::{
     admin::socket::{Answer, Command, CommandName, send},
     config::values::Span,
@@ -198,7 +199,7 @@ fn command(name: CommandName, arguments: Value, args: &OperatorArgs, out: &mut i
 pub(super) fn ask(name: CommandName, arguments: Value, args: &OperatorArgs) -> io::Result<Option<Value>> {
     let command =
         Command { command: name.as_str().to_owned(), who: args.who.clone(), why: args.why.clone(), arguments };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime()?;
     match runtime.block_on(send(&args.socket, &command))? {
         Answer::Result(value) => Ok(Some(value)),
         Answer::Error(error) => {

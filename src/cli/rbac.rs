@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::{ConfigArgs, Failure};
+use super::{ConfigArgs, Failure, namespaced};
 use crate::{
     config,
     rbac::{self, Account, Form},
@@ -35,12 +35,8 @@ pub struct RbacArgs {
 
 /// Reads `NAMESPACE/NAME`.
 pub(super) fn account(text: &str) -> Result<Account, String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(Account { namespace: namespace.to_owned(), name: name.to_owned() })
-        }
-        _ => Err("write NAMESPACE/NAME, such as `doorward/doorward`".to_owned()),
-    }
+    let (namespace, name) = namespaced(text).ok_or("write NAMESPACE/NAME, such as `doorward/doorward`")?;
+    Ok(Account { namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
 pub fn run(args: &RbacArgs, out: &mut impl Write) -> Result<u8, Failure> {

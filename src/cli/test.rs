@@ -1,11 +1,11 @@
 //! `doorward test`: decides the cases that stand beside the policy, and tells where the policy decides otherwise.
 
-use std::{fmt, fs, io::Write, path::PathBuf};
+use std::{fmt, io::Write, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, format::Format, load_policy};
+use super::{Failure, format::Format, load_policy, yaml};
 use crate::{
     authz::{Outcome, Policy, Scenario},
     config::{
@@ -33,8 +33,7 @@ pub struct TestArgs {
 pub fn decide(sources: &Sources, args: &TestArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let mut further = Vec::new();
     for path in &args.files {
-        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        further.extend(read_tests(&text).map_err(|error| format!("{}: {error}", path.display()))?);
+        further.extend(yaml::<TestFile>(path)?.tests);
     }
     let (loaded, policy) = load_policy(sources)?;
     let results = run(&policy, &loaded.raw, &further, args.only.as_deref());
@@ -71,11 +70,6 @@ impl Results {
     pub fn exit_code(&self) -> u8 {
         u8::from(!self.passed())
     }
-}
-
-/// Reads a file of tests; the error is for people.
-pub fn read_tests(yaml: &str) -> Result<Vec<PolicyTest>, String> {
-    serde_saphyr::from_str::<TestFile>(yaml).map(|file| file.tests).map_err(|error| error.to_string())
 }
 
 /// Decides cases: those of the configuration and `further` ones.

@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use super::login::runtime;
 use crate::client::{
     Failure,
     login::Address,
@@ -99,7 +100,7 @@ pub fn run(args: TokenArgs) -> Result<u8, Failure> {
     let scope = Some(scope.join(" ")).filter(|scope| !scope.trim().is_empty());
     let registry = registry.filter(|registry| !registry.is_empty());
     let wanted = Wanted { server, ca, subject: subject_token_file, audience, scope, shape, out, cluster, registry };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime()?;
     let mut stdout = io::stdout();
     match (shape, operation) {
         (Shape::Git, Some(operation)) => runtime.block_on(token::answer_git(wanted, &operation, &mut stdout))?,

@@ -13,6 +13,7 @@ use crate::{
     cli::{
         Failure,
         format::{Format, print_json},
+        namespaced,
     },
 };
 
@@ -64,12 +65,7 @@ const OR_A_PART: &str =
     ", or it is a part of a PipelineRun: trace that one, which its label `tekton.dev/pipelineRun` names";
 
 fn run_name(text: &str) -> Result<(&str, &str), Failure> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok((namespace, name))
-        }
-        _ => Err("write NAMESPACE/NAME, such as `ci/build-x7k2p`".into()),
-    }
+    namespaced(text).ok_or_else(|| "write NAMESPACE/NAME, such as `ci/build-x7k2p`".into())
 }
 
 pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {

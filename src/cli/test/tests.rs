@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{fs, path::Path};
 
 use super::*;
 use crate::config::resolver::Resolver;
@@ -8,6 +8,10 @@ issuers: [{name: corp, issuer: 'https://corp.example'}]
 routes: [{name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}]
 rules: [{id: dev, who: {groups: [dev]}, do: allow}]
 ";
+
+fn read_tests(yaml: &str) -> Result<Vec<PolicyTest>, impl fmt::Debug> {
+    serde_saphyr::from_str::<TestFile>(yaml).map(|file| file.tests)
+}
 
 fn run_cases(tests: &str) -> Results {
     let root: Root = serde_saphyr::from_str(CONFIG).unwrap();
