@@ -231,7 +231,8 @@ impl Login {
 
     async fn sign_in_with(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
         let Accepted { provider, flow, code, origin, headers, address, whose } = accepted;
-        let Granted { tokens, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
+        let Granted { access, refresh, id, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
+        let tokens = Tokens { access, refresh, id };
         let claims = self.identify(&*provider, &flow, &tokens).await?;
         self.check_needed(&*provider, &flow, &claims)?;
         // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).

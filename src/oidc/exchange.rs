@@ -22,24 +22,17 @@ use crate::{
     clock::Timestamp,
     egress::{Bounds, EgressError},
     issuers::{ASSERTION_TYPE, Proof},
-    sessions::Tokens,
 };
 
 /// What the exchange may cost.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 256 << 10 };
 
-/// What the provider gave for the code.
+/// What the provider gave for a code or a refresh token. After the latter, what is `None` stays as it was (RFC 6749 section 6).
 pub struct Granted {
-    pub tokens: Tokens,
-    /// The scopes that were granted, if the answer names them (RFC 6749 section 5.1).
-    pub scopes: Option<Vec<Arc<str>>>,
-}
-
-/// What the provider gave for a refresh token. What is `None` stays as it was (RFC 6749 section 6).
-pub struct Renewed {
     pub access: String,
     pub refresh: Option<String>,
     pub id: Option<String>,
+    /// The scopes that were granted, if the answer names them (RFC 6749 section 5.1).
     pub scopes: Option<Vec<Arc<str>>>,
 }
 
@@ -104,14 +97,14 @@ pub async fn refresh(
     metadata: &Metadata,
     token: &str,
     now: Timestamp,
-) -> Result<Renewed, ExchangeError> {
+) -> Result<Granted, ExchangeError> {
     let (client, assertion) = client(provider, metadata, now)?;
     let token = RefreshToken::new(token.to_owned());
     let mut request = client.exchange_refresh_token(&token);
     for (name, value) in &assertion {
         request = request.add_extra_param(*name, value);
     }
-    request.request_async(&sender(provider)).await.map_err(refused)?.renewed()
+    request.request_async(&sender(provider)).await.map_err(refused)?.granted()
 }
 
 /// Parameters of a request beyond its own.
@@ -219,15 +212,10 @@ struct Answer {
 
 impl Answer {
     fn granted(self) -> Result<Granted, ExchangeError> {
-        let Renewed { access, refresh, id, scopes } = self.renewed()?;
-        Ok(Granted { tokens: Tokens { access, refresh, id }, scopes })
-    }
-
-    fn renewed(self) -> Result<Renewed, ExchangeError> {
         if self.token_type != CoreTokenType::Bearer {
             return Err(ExchangeError::Malformed("`token_type` is not `Bearer`".to_owned()));
         }
-        Ok(Renewed {
+        Ok(Granted {
             access: self.access_token.into_secret(),
             refresh: self.refresh_token.map(RefreshToken::into_secret),
             id: self.id_token.as_ref().map(ToString::to_string),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Metadata, Protocol, Provider,
-    exchange::{self, ExchangeError, Renewed},
+    exchange::{self, ExchangeError, Granted},
     github::{Github, GithubError},
     id_token::{self, Expected, Nonce},
     vouch::{tell, vouch},
@@ -68,7 +68,7 @@ pub async fn refresh(
     if !provider.can_verify() {
         return Err(RefreshError::Later("the keys of the provider are not there".to_owned()));
     }
-    let Renewed { access, refresh, id, scopes } = renew(provider, &metadata, token, now).await?;
+    let Granted { access, refresh, id, scopes } = renew(provider, &metadata, token, now).await?;
     // An answer without an ID token, which is in order (OpenID Connect Core 1.0 section 12.2), tells nothing of groups.
     let found = match &id {
         None => match tell(provider, &metadata, &access, subject).await {
@@ -98,7 +98,7 @@ async fn renew(
     metadata: &Metadata,
     token: &str,
     now: Timestamp,
-) -> Result<Renewed, RefreshError> {
+) -> Result<Granted, RefreshError> {
     exchange::refresh(provider, metadata, token, now).await.map_err(|error| match error {
         ExchangeError::InvalidGrant(_) => RefreshError::Gone(error.to_string()),
         error => RefreshError::Later(error.to_string()),
