@@ -347,7 +347,7 @@ struct Prepared {
 impl Parts<'_> {
     /// Opens store and trail, and makes the first generation.
     fn open(self, loaded: &Loaded, mut resolved: Resolved) -> Result<Prepared, StartError> {
-        let base = loaded.path.parent().unwrap_or_else(|| Path::new(""));
+        let base = loaded.base();
         let store_path = base.join(&loaded.raw.store.path);
         let home = config::resolver::folder_of(&store_path);
         std::fs::create_dir_all(home)

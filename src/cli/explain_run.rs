@@ -328,7 +328,7 @@ fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write)
             "the audit trail goes to standard output; give its lines to a file and name that in `audit.sink`".into()
         );
     };
-    let path = loaded.path.parent().unwrap_or_else(|| std::path::Path::new("")).join(&file.path);
+    let path = loaded.base().join(&file.path);
     let inputs = record_of(&Files::new(trail_files(&path)?), id)?;
     let asked = inputs.principal.as_ref().zip(inputs.view());
     let recorded = inputs.policy.as_deref().filter(|digest| **digest != **current.digest());
@@ -452,8 +452,7 @@ impl fmt::Display for FromTrail<'_> {
 
 /// A policy that was in force, from the folder where they are kept by digest.
 fn kept_policy(loaded: &config::Loaded, digest: &str) -> Option<Policy> {
-    let base = loaded.path.parent().unwrap_or_else(|| std::path::Path::new(""));
-    let source = app::kept_policy(&base.join(&loaded.raw.store.path), digest)?;
+    let source = app::kept_policy(&loaded.base().join(&loaded.raw.store.path), digest)?;
     let kept: config::raw::PolicyFile = serde_json::from_str(&source).ok()?;
     let root = Root { rules: kept.rules, grants: kept.grants, ..loaded.raw.clone() };
     Policy::compile(&root, &mut Resolver::default())

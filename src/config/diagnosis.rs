@@ -1,7 +1,7 @@
 //! All that is wrong with one configuration, each finding with the place where it was written: what `doorward check`
 //! prints, and what a refused start or reload says.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -30,6 +30,12 @@ pub struct Finding {
 pub struct Diagnosis {
     files: Vec<SourceFile>,
     findings: Vec<Finding>,
+}
+
+impl Finding {
+    pub(super) fn error(place: Option<Place>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, place, at: At::root(), message: message.into(), help: None }
+    }
 }
 
 impl Diagnosis {
@@ -101,7 +107,7 @@ impl Diagnosis {
     }
 
     fn path(&self, file: usize) -> String {
-        self.files.get(file).map_or_else(String::new, |file| printable(&file.path))
+        self.files.get(file).map_or_else(String::new, |file| file.path.display().to_string())
     }
 
     fn count(&self, severity: Severity) -> usize {
@@ -172,8 +178,4 @@ impl<'a> Lines<'a> {
         let start = self.starts.get(self.number(byte) - 1).copied().unwrap_or_default();
         self.text.get(start..byte).unwrap_or_default()
     }
-}
-
-pub(super) fn printable(path: &Path) -> String {
-    path.display().to_string()
 }

@@ -9,8 +9,7 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// No file that belongs to a configuration may be larger.
-pub const MAX_FILE: u64 = 4 << 20;
+use super::source::MAX_BYTES;
 
 /// Files and the digests of their contents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,7 +77,7 @@ impl Content {
     }
 }
 
-/// Reads a regular file of at most [`MAX_FILE`] bytes.
+/// Reads a regular file of at most [`MAX_BYTES`] bytes.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     // Looked at before it is opened: opening a pipe would wait for its writer.
@@ -86,9 +85,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err("is not a file".to_owned());
     }
     let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(cannot)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("is larger than {} MiB", MAX_FILE >> 20));
+    File::open(path).and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)).map_err(cannot)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(format!("is larger than {} MiB", MAX_BYTES >> 20));
     }
     Ok(bytes)
 }

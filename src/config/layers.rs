@@ -30,7 +30,7 @@ use super::{
     diagnosis::Finding,
     locations::{Giver, Locations, Place},
     raw::Limits,
-    report::{At, Severity, nearest},
+    report::{At, nearest},
     schema,
     source::{Data, Node},
     values::Span,
@@ -277,13 +277,7 @@ fn setting(giver: Giver, path: Vec<String>, value: &str, findings: &mut Vec<Find
 }
 
 fn given(giver: Giver, message: &str) -> Finding {
-    Finding {
-        severity: Severity::Error,
-        place: Some(Place::Given(giver)),
-        at: At::root(),
-        message: message.to_owned(),
-        help: None,
-    }
+    Finding::error(Some(Place::Given(giver)), message)
 }
 
 fn variable_name(path: &[String]) -> String {

@@ -87,11 +87,8 @@ pub fn load<T>(
         }
         if attempt == ATTEMPTS {
             let finding = Finding {
-                severity: Severity::Error,
-                place: None,
-                at: At::root(),
-                message: "the files changed again and again while they were read".to_owned(),
                 help: Some("replace files whole: write beside them and rename".to_owned()),
+                ..Finding::error(None, "the files changed again and again while they were read")
             };
             let diagnosis = Diagnosis::new(Vec::new(), vec![finding]);
             return Err(Box::new(Refused { diagnosis, fingerprint: fingerprint.clone() }));
@@ -336,12 +333,6 @@ fn lost_policy(place: Option<Place>, path: &Path, why: &str) -> Finding {
     let help = "a policy file that is lost could widen the policy; restore it, or take it off the list";
     let message = format!("policy file {} {why}", path.display());
     Finding { help: Some(help.to_owned()), ..Finding::error(place, message) }
-}
-
-impl Finding {
-    fn error(place: Option<Place>, message: String) -> Self {
-        Self { severity: Severity::Error, place, at: At::root(), message, help: None }
-    }
 }
 
 /// Fuzz body: any bytes as a main file, through all checks that need no other file. Ends without a panic, whatever the

@@ -5,7 +5,7 @@ use std::{fmt, ops::Range};
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::{
-    diagnosis::{Diagnosis, Finding, MAX_SHOWN, line_and_column, printable},
+    diagnosis::{Diagnosis, Finding, MAX_SHOWN, line_and_column},
     locations::Place,
     report::Severity,
 };
@@ -53,20 +53,20 @@ impl Diagnosis {
             None => Group::with_title(title),
             Some(Place::Given(giver)) => title.element(Origin::path(giver.to_string())),
             Some(Place::WholeFile { file }) => match self.files().get(*file) {
-                Some(source) => title.element(Origin::path(printable(&source.path))),
+                Some(source) => title.element(Origin::path(source.path.display().to_string())),
                 None => Group::with_title(title),
             },
             Some(Place::File { file, span }) => match self.files().get(*file) {
                 Some(source) => match excerpt(&source.text, span) {
                     Some((lines, number, span)) => title.element(
                         Snippet::source(lines)
-                            .path(printable(&source.path))
+                            .path(source.path.display().to_string())
                             .line_start(number)
                             .annotation(AnnotationKind::Primary.span(span)),
                     ),
                     None => {
                         let (line, column) = line_and_column(&source.text, span.start);
-                        title.element(Origin::path(printable(&source.path)).line(line).char_column(column))
+                        title.element(Origin::path(source.path.display().to_string()).line(line).char_column(column))
                     }
                 },
                 None => Group::with_title(title),

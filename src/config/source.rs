@@ -12,7 +12,7 @@ use serde_saphyr::{
     Error, Location, MergeKeyPolicy, Options, Spanned, alias_limits, budget, options, options::DuplicateKeyPolicy,
 };
 
-/// No configuration file may be larger.
+/// No file that belongs to a configuration may be larger.
 pub const MAX_BYTES: usize = 4 << 20;
 
 /// A file as it was read.

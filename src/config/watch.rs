@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::fingerprint::Fingerprint;
+use super::{fingerprint::Fingerprint, resolver::folder_of};
 
 /// Changes come in groups; this long after the last event of one the files are looked at.
 const QUIET: Duration = Duration::from_millis(250);
@@ -221,11 +221,6 @@ impl Folders {
 /// The folders in which a change can change what a path leads to: the one of the file, or the nearest that exists,
 /// that of its target, and those of all symbolic links on the way.
 fn folders(file: &Path) -> BTreeSet<PathBuf> {
-    let parent = |path: &Path| match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-        Some(parent) => parent.to_owned(),
-        None => PathBuf::from("/"),
-    };
     let mut found = BTreeSet::new();
     found.extend(
         file.ancestors()
@@ -236,8 +231,8 @@ fn folders(file: &Path) -> BTreeSet<PathBuf> {
             })
             .find(|ancestor| ancestor.is_dir()),
     );
-    found.extend(file.ancestors().filter(|part| part.is_symlink()).map(parent));
-    found.extend(file.canonicalize().ok().map(|target| parent(&target)));
+    found.extend(file.ancestors().filter(|part| part.is_symlink()).map(|link| folder_of(link).to_owned()));
+    found.extend(file.canonicalize().ok().map(|target| folder_of(&target).to_owned()));
     found
 }
 

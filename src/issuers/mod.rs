@@ -74,7 +74,7 @@ pub use self::{
     discovery::{MAX_METADATA, Metadata, location as discovery_location, secure_url},
     issuer::Issuer,
     jwt::Unverified,
-    key_cache::{KeyCache, KeySource, KeyStatus},
+    key_cache::KeySource,
     keys::{KEY_SET_TYPES, Keys, MAX_KEY_SET},
     logout_token::LogoutToken,
     metrics::Metrics,

@@ -206,7 +206,7 @@ impl Login {
 
     async fn start(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
-        let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
+        let return_to = return_to::of(request.origin, parameters.get("rd")).address;
         let provider = match (parameters.get("issuer"), self.only_offered(request)) {
             (None, Some(only)) => only,
             (None, None) => {

@@ -25,7 +25,7 @@ mod past;
 mod right;
 mod start;
 mod tekton;
-pub mod who;
+mod who;
 
 #[cfg(test)]
 mod tests;
@@ -36,7 +36,7 @@ use serde::Serialize;
 
 pub use self::{
     beyond::{beyond, far_reaching, namespaces},
-    compare::{Changes, Difference, changes, compare},
+    compare::{Changes, changes, compare},
     own::{OwnRight, group_rights, own_rights},
     past::{Past, Strays, Way, strays, ways},
 };

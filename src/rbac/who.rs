@@ -45,11 +45,6 @@ struct Binding {
     subjects: Vec<Named>,
 }
 
-/// Whom a list of roles and bindings lets do something: [`Cluster::read`] and [`Cluster::holders`] for a single question.
-pub fn holders(list: &[u8], access: &Access) -> serde_json::Result<Vec<Holder>> {
-    Ok(Cluster::read(list)?.holders(access))
-}
-
 impl Cluster {
     /// Reads a `v1` `List` in JSON, as `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json` writes it.
     /// Objects of other kinds are passed over. The rules of ClusterRoles that are made of others are those that the API server
@@ -176,7 +171,7 @@ mod tests {
             let names = if holder.names.is_empty() { String::new() } else { format!(" {}", holder.names.join(",")) };
             format!("{} by {}, {}{names}", holder.subject, holder.binding, holder.role)
         };
-        holders(list.as_bytes(), access).unwrap().into_iter().map(line).collect()
+        Cluster::read(list.as_bytes()).unwrap().holders(access).into_iter().map(line).collect()
     }
 
     fn create(resource: &'static str, namespace: &str) -> Access {
@@ -300,8 +295,8 @@ mod tests {
 
     #[test]
     fn what_is_no_whole_list_is_told() {
-        assert!(holders(b"{}", &create("taskruns", "ci")).is_err());
-        assert!(holders(b"no", &create("taskruns", "ci")).is_err());
+        assert!(Cluster::read(b"{}").is_err());
+        assert!(Cluster::read(b"no").is_err());
         let items = [role("ClusterRole", "r", &json!([])), binding("ci/r", ("Role", "r"), &json!([]))];
         let cluster = Cluster::read(json!({"items": items}).to_string().as_bytes()).unwrap();
         assert_eq!(cluster.lacks(), ["ClusterRoleBinding", "Role"]);

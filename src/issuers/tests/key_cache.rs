@@ -49,7 +49,7 @@ impl Bench {
         fetches.map(|got| Some(got.headers.get("if-none-match")?.to_str().unwrap().to_owned())).collect()
     }
 
-    fn status(&self) -> super::super::KeyStatus {
+    fn status(&self) -> super::super::key_cache::KeyStatus {
         self.issuers.get("main").unwrap().keys().status()
     }
 
