@@ -3,7 +3,7 @@
 use std::{
     os::unix::fs::symlink,
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     harness::{
         Doorward, Fault, Issuer, Recorded, Reply, Upstream, Wire,
         streams::{Streams, begin, streaming},
-        within,
+        told, until, within,
     },
 };
 
@@ -117,7 +117,9 @@ limits: {{drain_accept: 0}}
             upstream.url()
         )
     };
-    let mut doorward = Doorward::start_by_name(&yaml("deny")).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("doorward.yaml"), yaml("deny")).unwrap();
+    let mut doorward = Doorward::start_by_name_in(dir).await;
     assert_eq!(doorward.get("/x", &[]).await.status, 403);
     std::fs::write(doorward.dir().join("doorward.yaml"), yaml("allow")).unwrap();
     doorward.wait_for_generation(2).await;
@@ -148,22 +150,12 @@ async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up()
     assert_eq!(doorward.get("/x", &[&bearer(&here.token("bea", &[]))]).await.status, 200);
     let answer = doorward.get("/x", &[&bearer(&away.token("alice", &[]))]).await;
     assert_eq!((answer.status, answer.reason().as_str()), (503, "issuer_unavailable"), "{}", answer.text());
-    within(async {
-        while !doorward.admin("/readyz").await.text().contains("issuer/a failed") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_readyz_says("issuer/a failed").await;
     let ready = doorward.admin("/readyz").await;
     assert_eq!(ready.status, 200, "{}", ready.text());
     assert!(ready.text().contains(away.url()), "the reason: {}", ready.text());
     away.set_fault(Fault::None);
-    within(async {
-        while doorward.get("/x", &[&bearer(&away.token("alice", &[]))]).await.status != 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || doorward.get("/x", &[&bearer(&away.token("alice", &[]))]).await.status == 200).await;
 }
 
 /// It stood as failed until the next event, which may be days away.
@@ -181,19 +173,11 @@ async fn watches_of_runs_that_were_cut_are_well_again_once_they_are_open_though_
         yaml.replacen("webhooks:", &upstream, 1) + "runs: {kubernetes: idle, namespaces: [ci]}\n"
     };
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
-    let until = async |words: &str| {
-        within(async {
-            while !fixture.doorward.admin("/readyz").await.text().contains(words) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-    };
-    until("runs ok").await;
+    fixture.doorward.until_readyz_says("runs ok").await;
     wire.cut();
-    until("runs failed").await;
+    fixture.doorward.until_readyz_says("runs failed").await;
     wire.mend();
-    until("runs ok").await;
+    fixture.doorward.until_readyz_says("runs ok").await;
 }
 
 #[tokio::test]
@@ -297,26 +281,20 @@ async fn a_trace_goes_on_behind_doorward_and_into_the_trail() {
     assert_eq!((passed[0], passed[1], passed[3]), ("00", trace.as_str(), "01"));
     assert_ne!(passed[2], "00f067aa0ba902b7", "Doorward is a span of its own");
     assert_eq!(seen[0].one("tracestate"), "vendor=1");
-    within(async {
-        while !fixture.doorward.audit().iter().any(|record| record["unmapped"]["trace_id"] == trace.as_str()) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    fixture.doorward.record(|record| record["unmapped"]["trace_id"] == trace.as_str()).await;
     // One that is malformed begins anew and harms nobody.
     let (answer, seen) = fixture.api(PATH, &[&fixture.alice(), "traceparent: 00-zz-zz-01"]).await;
     assert_eq!(answer.status, 200);
     assert!(!seen[0].one("traceparent").contains("zz"));
 }
 
-#[test]
-fn the_cases_beside_an_example_are_decided_as_they_say() {
-    for (example, told) in [("agents", "8 of 8"), ("dashboard", "5 of 5"), ("outside-the-cluster", "3 of 3")] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("config/examples/{example}.yaml"));
-        let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("test").arg(path).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{example}: {said}");
-        assert!(said.contains(told), "{example}: {said}");
+#[tokio::test]
+async fn the_cases_beside_an_example_are_decided_as_they_say() {
+    for (example, passed) in [("agents", "8 of 8"), ("dashboard", "5 of 5"), ("outside-the-cluster", "3 of 3")] {
+        let file = format!("config/examples/{example}.yaml");
+        let (code, said) = told(Path::new(env!("CARGO_MANIFEST_DIR")), &["test", &file]).await;
+        assert_eq!(code, Some(0), "{example}: {said}");
+        assert!(said.contains(passed), "{example}: {said}");
     }
 }
 
@@ -327,7 +305,7 @@ async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_wai
         line if line.contains("/silent") => Reply::Hang,
         _ => Reply::Watch(vec![b"the beginning".to_vec()]),
     };
-    let mut fixture = Fixture::with(|yaml| yaml, script).await;
+    let mut fixture = Fixture::answering(script).await;
     let series = async |name: &str| {
         let metrics = fixture.doorward.metrics().await;
         let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains("route=\"open\""));
@@ -338,12 +316,7 @@ async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_wai
     let to_head = begun.elapsed();
     tokio::time::sleep(to_head + Duration::from_millis(100)).await;
     drop(watch);
-    within(async {
-        while !series("doorward_request_duration_seconds_count").await[0].ends_with(" 1") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || series("doorward_request_duration_seconds_count").await[0].ends_with(" 1")).await;
     let sum = series("doorward_request_duration_seconds_sum").await;
     let measured: f64 = sum[0].rsplit(' ').next().unwrap().parse().unwrap();
     assert!(measured <= to_head.as_secs_f64(), "{measured} s, and the client had its head after {to_head:?}");
@@ -352,12 +325,7 @@ async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_wai
     left.send("GET /silent HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
     fixture.upstream.wait_for_path("/silent").await;
     drop(left);
-    within(async {
-        while series("doorward_requests_total").await.len() < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || series("doorward_requests_total").await.len() >= 2).await;
     let mut outcomes = Vec::new();
     for line in series("doorward_requests_total").await {
         let (_, rest) = line.split_once("outcome=\"").unwrap();

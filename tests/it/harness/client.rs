@@ -7,6 +7,16 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
+use super::{Authority, Pair, connect_tls};
+
+/// What asks for a WebSocket (RFC 6455, section 1.3).
+pub const HANDSHAKE: [&str; 4] = [
+    "Connection: keep-alive, Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
+
 /// An answer, read until its end or the end of the connection.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -19,13 +29,7 @@ pub struct Answer {
 
 impl Answer {
     pub fn all(&self, name: &str) -> Vec<&str> {
-        self.head
-            .lines()
-            .skip(1)
-            .filter_map(|line| line.split_once(':'))
-            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.trim())
-            .collect()
+        values(&self.head, name)
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -40,12 +44,28 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}{}", self.head, self.text()))
     }
 
+    /// The token of a good answer of a token endpoint.
+    pub fn token(&self) -> String {
+        assert_eq!(self.status, 200, "{}", self.text());
+        self.json()["access_token"].as_str().unwrap().to_owned()
+    }
+
     /// `reason` of problem+json, or of the first cause of a Kubernetes Status.
     pub fn reason(&self) -> String {
         let body = self.json();
         let reason = if body["kind"] == "Status" { &body["details"]["causes"][0]["reason"] } else { &body["reason"] };
         reason.as_str().unwrap_or_default().to_owned()
     }
+}
+
+/// The values of a header, in order, names compared without case.
+pub fn values<'h>(head: &'h str, name: &str) -> Vec<&'h str> {
+    head.lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
+        .collect()
 }
 
 /// What a connection goes over: TCP, or TLS on it.
@@ -71,6 +91,11 @@ impl Raw {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((source, 0).into()).unwrap();
         Self::over(socket.connect(address).await.unwrap())
+    }
+
+    /// Over TLS, for the host `name`; with this certificate of a client.
+    pub async fn tls(address: SocketAddr, authority: &Authority, certificate: Option<&Pair>, name: &str) -> Self {
+        Self::over(connect_tls(address, &authority.client(&[], certificate), name).await.unwrap())
     }
 
     pub fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {

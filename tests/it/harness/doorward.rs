@@ -52,14 +52,7 @@ impl Doorward {
         Self::run(Arc::new(tempfile::tempdir().unwrap()), folder, &[]).await
     }
 
-    /// Starts in the folder of the configuration, which is named without it: `doorward serve doorward.yaml`.
-    pub async fn start_by_name(yaml: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
-        Self::start_by_name_in(dir).await
-    }
-
-    /// The same with the `doorward.yaml` that is in the folder.
+    /// Starts with the `doorward.yaml` that is in the folder, named without it: `doorward serve doorward.yaml`.
     pub async fn start_by_name_in(dir: TempDir) -> Self {
         Self::run(Arc::new(dir), Path::new("doorward.yaml"), &[]).await
     }

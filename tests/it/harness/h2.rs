@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
@@ -66,11 +66,43 @@ fn block<N: AsRef<str>, V: AsRef<str>>(fields: &[(N, V)]) -> Vec<u8> {
     fields.iter().flat_map(field).collect()
 }
 
+/// The pseudo-header fields of a request.
+fn asks(method: &str, authority: &str, path: &str) -> Vec<u8> {
+    block(&[(":method", method), (":scheme", "http"), (":authority", authority), (":path", path)])
+}
+
 async fn connect(address: SocketAddr) -> TcpStream {
+    connect_with(address, &[]).await
+}
+
+/// With these settings.
+async fn connect_with(address: SocketAddr, settings: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
+    let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, settings)].concat();
     stream.write_all(&hello).await.unwrap();
     stream
+}
+
+/// A frame as it came.
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+async fn read(stream: &mut TcpStream) -> std::io::Result<Frame> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await?;
+    let [_, _, _, kind, flags, id @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    stream.read_exact(&mut payload).await?;
+    Ok(Frame { kind, flags, stream: u32::from_be_bytes(id), payload })
+}
+
+/// Reads and forgets what comes, until the connection ends.
+async fn drain(stream: &mut (impl AsyncRead + Unpin)) {
+    while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {}
 }
 
 /// What a server says of itself before anything is asked.
@@ -90,13 +122,10 @@ pub async fn hello(address: SocketAddr) -> Hello {
     super::within(async {
         let (mut is_set, mut is_widened) = (false, false);
         while !(is_set && is_widened) {
-            let mut head = [0; 9];
-            stream.read_exact(&mut head).await.unwrap();
-            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-            stream.read_exact(&mut payload).await.unwrap();
+            let Frame { kind, flags, stream: id, payload } = read(&mut stream).await.unwrap();
             let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
-            match head[3] {
-                SETTINGS if head[4] == 0 => {
+            match kind {
+                SETTINGS if flags == 0 => {
                     for setting in payload.chunks(6) {
                         match u16::from_be_bytes([setting[0], setting[1]]) {
                             MAX_CONCURRENT_STREAMS => hello.streams = number(&setting[2..]),
@@ -106,7 +135,7 @@ pub async fn hello(address: SocketAddr) -> Hello {
                     }
                     is_set = true;
                 }
-                WINDOW_UPDATE if head[5..] == [0; 4] => {
+                WINDOW_UPDATE if id == 0 => {
                     hello.connection_window += number(&payload);
                     is_widened = true;
                 }
@@ -122,14 +151,11 @@ pub async fn hello(address: SocketAddr) -> Hello {
 pub async fn ask_and_not_read(address: SocketAddr, path: &str, authority: &str) -> TcpStream {
     const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
     const LARGEST: u32 = (1 << 31) - 1;
-    let mut stream = TcpStream::connect(address).await.unwrap();
     let window = [&INITIAL_WINDOW_SIZE[..], &LARGEST.to_be_bytes()].concat();
-    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)];
+    let mut stream = connect_with(address, &window).await;
     let all = [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        frame(SETTINGS, 0, 0, &window),
         frame(WINDOW_UPDATE, 0, 0, &(LARGEST - 65_535).to_be_bytes()),
-        frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&fields)),
+        frame(HEADERS, END_STREAM | END_HEADERS, 1, &asks("GET", authority, path)),
     ];
     stream.write_all(&all.concat()).await.unwrap();
     stream
@@ -153,7 +179,7 @@ pub async fn are_sent_away(address: SocketAddr, requests: &[Vec<(String, String)
             stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, id, &block(fields))).await.unwrap();
             let mut is_sent_away = false;
             loop {
-                let (kind, payload) = read(&mut stream).await.unwrap();
+                let Frame { kind, payload, .. } = read(&mut stream).await.unwrap();
                 match kind {
                     // What it had to say by then stands before the answer to this.
                     HEADERS => stream.write_all(&frame(PING, 0, 0, OURS)).await.unwrap(),
@@ -167,15 +193,6 @@ pub async fn are_sent_away(address: SocketAddr, requests: &[Vec<(String, String)
     })
     .await;
     sent_away
-}
-
-/// The kind and the payload of the next frame.
-async fn read(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
-    let mut head = [0; 9];
-    stream.read_exact(&mut head).await?;
-    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-    stream.read_exact(&mut payload).await?;
-    Ok((head[3], payload))
 }
 
 /// Sends requests without bodies all at once, on one connection, and gives what comes of each.
@@ -203,16 +220,8 @@ async fn outcome(stream: &mut TcpStream) -> Outcome {
 async fn next(stream: &mut TcpStream) -> (u32, Outcome) {
     super::within(async {
         loop {
-            let mut head = [0; 9];
-            if stream.read_exact(&mut head).await.is_err() {
-                return (0, Outcome::Closed);
-            }
-            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-            if stream.read_exact(&mut payload).await.is_err() {
-                return (0, Outcome::Closed);
-            }
-            let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            match (head[3], payload.first()) {
+            let Ok(Frame { kind, stream: id, payload, .. }) = read(stream).await else { return (0, Outcome::Closed) };
+            match (kind, payload.first()) {
                 // `:status: 200` is entry 8 of the static table (RFC 7541 appendix A).
                 (HEADERS, Some(0x88)) => return (id, Outcome::Ok),
                 (HEADERS, _) => return (id, Outcome::Refused),
@@ -228,8 +237,7 @@ async fn next(stream: &mut TcpStream) -> (u32, Outcome) {
 /// Opens and resets `count` streams, and waits until the connection ends.
 pub async fn flood(address: SocketAddr, count: u32, path: &str, authority: &str) {
     let mut stream = connect(address).await;
-    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)];
-    let block = block(&fields);
+    let block = asks("GET", authority, path);
     for id in (0..count).map(|index| 2 * index + 1) {
         let open = frame(HEADERS, END_STREAM | END_HEADERS, id, &block);
         let reset = frame(RST_STREAM, 0, id, &8_u32.to_be_bytes());
@@ -237,13 +245,13 @@ pub async fn flood(address: SocketAddr, count: u32, path: &str, authority: &str)
             return;
         }
     }
-    super::within(async { while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {} }).await;
+    super::within(drain(&mut stream)).await;
 }
 
 /// Opens and resets `count` streams in one piece, then asks once more on the same connection, and gives what comes of that.
 pub async fn reset_at_once(address: SocketAddr, count: u32, path: &str, authority: &str) -> Outcome {
     let mut stream = connect(address).await;
-    let block = block(&[(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)]);
+    let block = asks("GET", authority, path);
     let open = |id| frame(HEADERS, END_STREAM | END_HEADERS, id, &block);
     let last = 2 * count + 1;
     let resets =
@@ -274,8 +282,7 @@ pub async fn idle_flood(address: SocketAddr, idle: Idle, reads: bool, authority:
     let mut stream = connect(address).await;
     let one = match idle {
         Idle::EmptyData => {
-            let fields = [(":method", "POST"), (":scheme", "http"), (":authority", authority), (":path", "/x")];
-            let _ = stream.write_all(&frame(HEADERS, END_HEADERS, 1, &block(&fields))).await;
+            let _ = stream.write_all(&frame(HEADERS, END_HEADERS, 1, &asks("POST", authority, "/x"))).await;
             frame(DATA, 0, 1, &[])
         }
         Idle::Settings => frame(SETTINGS, 0, 0, &[]),
@@ -285,7 +292,7 @@ pub async fn idle_flood(address: SocketAddr, idle: Idle, reads: bool, authority:
     let (mut from, mut to) = stream.into_split();
     let taking = tokio::spawn(async move {
         if reads {
-            while matches!(from.read(&mut [0; 4096]).await, Ok(1..)) {}
+            drain(&mut from).await;
         }
         from
     });
@@ -305,18 +312,18 @@ pub async fn continuation_flood(address: SocketAddr, count: usize) {
         }
         sent = stream.write_all(&frame(CONTINUATION, 0, 1, &field)).await;
     }
-    super::within(async { while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {} }).await;
+    super::within(drain(&mut stream)).await;
 }
 
 /// Sends `streams` requests whose header blocks of some 15 KiB unpack to 60 MiB each: a field is put into the table of
 /// HPACK once and named by one byte thousands of times.
 pub async fn header_bomb(address: SocketAddr, streams: u32, path: &str, authority: &str) -> Vec<Outcome> {
     let mut stream = connect(address).await;
-    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)];
+    let fields = asks("GET", authority, path);
     // With incremental indexing (RFC 7541 section 6.2.1); the newest field of the table is number 62.
     let large = [vec![0x40], string(b"x-bomb"), string(&[b'a'; 4000])].concat();
-    let first = [block(&fields), large, vec![0x80 | 62; 12_000]].concat();
-    let later = [block(&fields), vec![0x80 | 62; 15_000]].concat();
+    let first = [fields.clone(), large, vec![0x80 | 62; 12_000]].concat();
+    let later = [fields, vec![0x80 | 62; 15_000]].concat();
     for index in 0..streams {
         let block = if index == 0 { &first } else { &later };
         if stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * index + 1, block)).await.is_err() {

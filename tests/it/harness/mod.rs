@@ -3,6 +3,7 @@
 mod client;
 mod connect_proxy;
 mod doorward;
+mod exchange;
 pub mod faults;
 pub mod github;
 pub mod h2;
@@ -23,9 +24,10 @@ mod wire;
 use std::{future::Future, time::Duration};
 
 pub use self::{
-    client::{Answer, Raw},
+    client::{Answer, HANDSHAKE, Raw},
     connect_proxy::ConnectProxy,
     doorward::{Doorward, checked, request, told},
+    exchange::{EXCHANGE, exchange_form},
     issuer::{AUDIENCE, Fault, Issuer, now, unique},
     login::{Answered, asked, call_back, come_back, cookies, log_in, session},
     nginx::Nginx,
@@ -48,11 +50,14 @@ pub async fn within<T>(what: impl Future<Output = T>) -> T {
 /// Waits until there is something, and gives it.
 pub async fn found<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     within(async {
+        let mut pause = Duration::from_millis(5);
         loop {
             if let Some(it) = look().await {
                 return it;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // What takes long may be dear to look at.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(40));
         }
     })
     .await

@@ -9,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use super::{free_port, within};
+use super::{found, free_port};
 
 /// How nginx is set up as users do it, less where it keeps its files and that it stays in front.
 const HERE: &str = "
@@ -65,16 +65,9 @@ impl Nginx {
             .spawn();
         let child = child.unwrap_or_else(|error| panic!("nginx cannot be run ({error}); `scripts/test` installs it"));
         let mut nginx = Self { child, address, folder };
-        let serves = within(async {
-            loop {
-                if nginx.child.try_wait().unwrap().is_some() {
-                    return false;
-                }
-                if TcpStream::connect(address).await.is_ok() {
-                    return true;
-                }
-                tokio::task::yield_now().await;
-            }
+        let serves = found(async || match nginx.child.try_wait().unwrap() {
+            Some(_) => Some(false),
+            None => TcpStream::connect(address).await.is_ok().then_some(true),
         });
         serves.await.then_some(nginx)
     }

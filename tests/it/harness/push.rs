@@ -6,8 +6,6 @@ use data_encoding::HEXLOWER;
 use super::{Answer, Doorward, request, unique};
 use crate::fixture::WEBHOOK_SECRET;
 
-const BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"1","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
-
 /// A delivery to `/github` at `hooks.test`.
 #[derive(Clone)]
 pub struct Push {
@@ -17,10 +15,17 @@ pub struct Push {
 }
 
 impl Push {
+    /// A push to the branch `main` of repository 1234.
+    pub const BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"1","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
+
     /// One that was never sent before.
     pub fn new() -> Self {
-        let body = BODY.replacen(r#""before":"0""#, &format!(r#""before":"{}""#, unique()), 1);
-        Self::of(&body, &unique(), WEBHOOK_SECRET)
+        Self::of(&Self::body(), &unique(), WEBHOOK_SECRET)
+    }
+
+    /// A body that was never sent before.
+    pub fn body() -> String {
+        Self::BODY.replacen(r#""before":"0""#, &format!(r#""before":"{}""#, unique()), 1)
     }
 
     /// This body, in a delivery of this id, signed with this secret.

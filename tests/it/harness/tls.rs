@@ -25,8 +25,7 @@ impl Pair {
 
     /// SHA-256 of the certificate in hex.
     pub fn sha256(&self) -> String {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.der());
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        super::hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.der()))
     }
 
     /// Writes `NAME.pem` and `NAME.key` into a folder.

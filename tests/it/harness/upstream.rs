@@ -19,6 +19,8 @@ use tokio::{
     sync::{Notify, watch},
 };
 
+use super::client::values;
+
 /// A request as it arrived.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
@@ -32,15 +34,8 @@ impl Recorded {
         self.head.lines().next().unwrap_or_default()
     }
 
-    /// The values of a header, in order, names compared without case.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        self.head
-            .lines()
-            .skip(1)
-            .filter_map(|line| line.split_once(':'))
-            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.trim())
-            .collect()
+        values(&self.head, name)
     }
 
     pub fn one(&self, name: &str) -> &str {
