@@ -35,7 +35,7 @@ async fn html_in_a_log_is_text() {
         let answer = format!("HTTP/1.1 200 OK\r\n{lines}\r\nContent-Length: 25\r\n\r\n<script>alert(1)</script>");
         Reply::Bytes(answer.into_bytes())
     };
-    let fixture = Fixture::with(|yaml| yaml, script).await;
+    let fixture = Fixture::answering(script).await;
     for (pod, kind) in [
         ("one", "text/plain; charset=utf-8"),
         ("line", "text/plain; charset=utf-8"),
@@ -56,7 +56,7 @@ async fn html_in_a_log_is_text() {
 #[tokio::test]
 async fn an_answer_that_nothing_changed_says_nothing_of_the_type() {
     let unchanged = b"HTTP/1.1 304 Not Modified\r\nEtag: \"1\"\r\nCache-Control: public\r\n\r\n";
-    let fixture = Fixture::with(|yaml| yaml, |_| Reply::Bytes(unchanged.to_vec())).await;
+    let fixture = Fixture::answering(|_| Reply::Bytes(unchanged.to_vec())).await;
     let (answer, _) = fixture.api("/api", &[&fixture.alice(), "If-None-Match: \"1\""]).await;
     assert_eq!((answer.status, answer.header("etag")), (304, Some("\"1\"")));
     assert_eq!((answer.header("content-type"), answer.header("content-security-policy")), (None, None));

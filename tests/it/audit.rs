@@ -1,46 +1,22 @@
 //! The trail of the whole program: what a crash leaves, a full disk, and tampering.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{collections::BTreeSet, process::Command};
 
 use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, Reply, within},
+    harness::{Reply, found, until},
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
-fn verify(doorward: &Doorward) -> (Option<i32>, String) {
-    verify_at(doorward, &doorward.audit_path())
-}
-
-fn verify_at(doorward: &Doorward, trail: &Path) -> (Option<i32>, String) {
-    let dir = doorward.dir();
-    let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
-        .args(["audit", "verify"])
-        .arg(trail)
-        .arg("--key")
-        .arg(dir.join("audit-chain.key"))
-        .arg("--checkpoint-key")
-        .arg(dir.join("audit-checkpoint.pub.pem"))
-        .output()
-        .unwrap();
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout),
-    )
-}
-
 #[tokio::test]
 async fn a_kill_between_decision_and_answer_leaves_the_decision() {
-    let mut fixture = Fixture::with(
-        |yaml| yaml,
-        |request| match request.line() {
-            line if line.starts_with("POST") => Reply::Hang,
-            _ => Reply::json(200, "{}"),
-        },
-    )
+    let mut fixture = Fixture::answering(|request| match request.line() {
+        line if line.starts_with("POST") => Reply::Hang,
+        _ => Reply::json(200, "{}"),
+    })
     .await;
     let mut raw = fixture.doorward.raw().await;
     raw.send(format!("POST {PATH} HTTP/1.1\r\nHost: api.test\r\n{}\r\nContent-Length: 2\r\n\r\n{{}}", fixture.alice()))
@@ -56,7 +32,7 @@ async fn a_kill_between_decision_and_answer_leaves_the_decision() {
     // The chain goes on after the crash, and says so.
     doorward.wait_for_keys_at("api.test", &a).await;
     assert_eq!(doorward.get(PATH, &["Host: api.test", &bearer(&a.token("alice", &["dev"]))]).await.status, 200);
-    let (code, text) = verify(&doorward);
+    let (code, text) = doorward.verify("audit.jsonl").await;
     assert_eq!(code, Some(0), "{text}");
 }
 
@@ -78,20 +54,12 @@ async fn a_request_that_was_refused_before_it_was_understood_is_recorded_as_it_w
         let answer = fixture.doorward.get(&format!("{path}?code=hidden"), &[&format!("Host: {host}")]).await;
         assert_eq!(answer.status, status, "{path} {host}: {}", answer.text());
     }
-    let refused = || -> Vec<Value> {
-        let early = |record: &Value| {
-            let reason = record["status_code"].as_str().unwrap_or_default();
-            ["bad_request", "uri_too_long", "misdirected_host", "path_not_canonical"].contains(&reason)
-        };
-        fixture.doorward.audit().into_iter().filter(early).collect()
+    let early = |record: &Value| {
+        let reason = record["status_code"].as_str().unwrap_or_default();
+        ["bad_request", "uri_too_long", "misdirected_host", "path_not_canonical"].contains(&reason)
     };
-    within(async {
-        while refused().len() < cases.len() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    for (record, (path, _, _, host, recorded)) in refused().iter().zip(cases) {
+    let refused = fixture.doorward.records(cases.len(), early).await;
+    for (record, (path, _, _, host, recorded)) in refused.iter().zip(cases) {
         let url = &record["http_request"]["url"];
         assert_eq!((&url["hostname"], &url["path"]), (&host.into(), &recorded.into()), "{path}: {record:#}");
         assert!(!record.to_string().contains("hidden"), "{record:#}");
@@ -108,7 +76,7 @@ async fn what_was_edited_or_taken_out_is_found() {
     fixture.doorward.ended().await;
     let path = fixture.doorward.audit_path();
     let whole = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(verify(&fixture.doorward).0, Some(0), "the twin: untouched");
+    assert_eq!(fixture.doorward.verify("audit.jsonl").await.0, Some(0), "the twin: untouched");
     let lines: Vec<&str> = whole.lines().collect();
     let without = |index: usize| {
         lines.iter().enumerate().filter(|(at, _)| *at != index).map(|(_, line)| format!("{line}\n")).collect::<String>()
@@ -123,7 +91,7 @@ async fn what_was_edited_or_taken_out_is_found() {
     ] {
         assert_ne!(text, whole, "{what}");
         std::fs::write(&path, text).unwrap();
-        let (code, said) = verify(&fixture.doorward);
+        let (code, said) = fixture.doorward.verify("audit.jsonl").await;
         assert_eq!(code, Some(1), "{what}: {said}");
         assert!(said.contains("audit.jsonl"), "{what} names the place: {said}");
     }
@@ -134,13 +102,12 @@ async fn what_was_edited_or_taken_out_is_found() {
 async fn the_body_of_a_write_that_is_passed_on_as_it_comes_is_on_the_record() {
     let fixture = Fixture::start().await;
     let alice = fixture.alice();
-    let record = |phase: &str, path: &str| {
+    let record = async |phase: &str, path: &str| {
         let code = format!("request{phase}");
-        let found =
-            fixture.doorward.audit().into_iter().find(|record| {
-                record["metadata"]["event_code"] == *code && record["http_request"]["url"]["path"] == *path
-            });
-        found.unwrap_or_else(|| panic!("no {code} of {path}"))
+        let fits = |record: &Value| {
+            record["metadata"]["event_code"] == *code && record["http_request"]["url"]["path"] == *path
+        };
+        fixture.doorward.record(fits).await
     };
     // SHA-256 of `abc` (FIPS 180-2, appendix B.1).
     let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -154,18 +121,10 @@ async fn the_body_of_a_write_that_is_passed_on_as_it_comes_is_on_the_record() {
     send(&format!("PUT {folder}chunked"), "Transfer-Encoding: chunked", "1\r\na\r\n2\r\nbc\r\n0\r\n\r\n").await;
     for name in ["sized", "chunked"] {
         let path = format!("{folder}{name}");
-        within(async {
-            while !fixture.doorward.audit().iter().any(|record| {
-                record["metadata"]["event_code"] == "request.completed"
-                    && record["http_request"]["url"]["path"] == *path
-            }) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        let completed = record(".completed", &path);
+        let completed = record(".completed", &path).await;
         assert_eq!(completed["unmapped"]["body_sha256"], digest, "{completed}");
-        assert!(record(".decided", &path)["unmapped"]["body_sha256"].is_null(), "it had not come yet");
+        let decided = record(".decided", &path).await;
+        assert!(decided["unmapped"]["body_sha256"].is_null(), "it had not come yet");
     }
 }
 
@@ -230,34 +189,19 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
             served.insert(seen[0].one("audit-id").to_owned());
         }
         assert_eq!((last, reached), (status, served.len()), "{when_full}");
-        within(async {
-            // Who goes on takes requests, though it says what it cannot do.
-            let ready = if when_full == "refuse" { 503 } else { 200 };
-            loop {
-                let told = fixture.doorward.admin("/readyz").await;
-                if told.status == ready && told.text().contains("audit failed") {
-                    break;
-                }
-                tokio::task::yield_now().await;
-            }
+        // Who goes on takes requests, though it says what it cannot do.
+        let ready = if when_full == "refuse" { 503 } else { 200 };
+        until(async || {
+            let told = fixture.doorward.admin("/readyz").await;
+            told.status == ready && told.text().contains("audit failed")
         })
         .await;
         // Room again: it mends itself.
         std::fs::remove_file(small.join("ballast")).unwrap();
-        within(async {
-            while fixture.api(PATH, &[&alice]).await.0.status != 200 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        within(async {
-            loop {
-                let told = fixture.doorward.admin("/readyz").await;
-                if told.status == 200 && !told.text().contains("audit failed") {
-                    break;
-                }
-                tokio::task::yield_now().await;
-            }
+        until(async || fixture.api(PATH, &[&alice]).await.0.status == 200).await;
+        until(async || {
+            let told = fixture.doorward.admin("/readyz").await;
+            told.status == 200 && !told.text().contains("audit failed")
         })
         .await;
         fixture.doorward.signal("TERM");
@@ -265,7 +209,7 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
         // The chain is whole. Of what was served nothing is lost where that is the policy, and else the trail says how
         // much.
         let path = small.join("audit.jsonl");
-        let (code, text) = verify_at(&fixture.doorward, &path);
+        let (code, text) = fixture.doorward.verify(path.to_str().unwrap()).await;
         assert_eq!(code, Some(0), "{when_full}: {text}");
         let trail: Vec<Value> =
             std::fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -296,21 +240,9 @@ async fn a_decision_can_be_explained_from_its_id() {
     let (answer, _) = fixture.api(PATH, &[&bearer(&fixture.a.token("carol", &["guests"]))]).await;
     assert_eq!(answer.status, 403);
     let id = answer.header("x-request-id").unwrap().to_owned();
-    let run = || {
-        Command::new(env!("CARGO_BIN_EXE_doorward"))
-            .arg("explain")
-            .arg(fixture.doorward.dir().join("doorward.yaml"))
-            .args(["--audit-id", &id])
-            .output()
-            .unwrap()
-    };
-    let mut said = String::new();
-    within(async {
-        while !said.contains("recorded") {
-            let output = run();
-            said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-            tokio::task::yield_now().await;
-        }
+    let said = found(async || {
+        let (said, _) = explain(&fixture, &["--audit-id", &id]).await;
+        said.contains("recorded").then_some(said)
     })
     .await;
     assert!(said.contains("recorded: deny by no rule"), "{said}");
@@ -340,14 +272,9 @@ async fn what_a_deny_by_groups_let_through_is_explained_so() {
 
 /// What `doorward explain` says of a request as JSON, once the trail has it.
 async fn explained_again(fixture: &Fixture, id: &str) -> (Value, Option<i32>) {
-    within(async {
-        loop {
-            let (said, status) = explain(fixture, &["--audit-id", id, "--format", "json"]);
-            if let Ok(json) = serde_json::from_str(&said) {
-                return (json, status);
-            }
-            tokio::task::yield_now().await;
-        }
+    found(async || {
+        let (said, status) = explain(fixture, &["--audit-id", id, "--format", "json"]).await;
+        Some((serde_json::from_str(&said).ok()?, status))
     })
     .await
 }
@@ -410,7 +337,7 @@ async fn a_request_is_explained_by_the_policy_that_decided_and_by_the_one_of_now
             assert_eq!((of("outcome"), of("rule"), of("policy")), (outcome, rule, policy.as_str()), "{what}: {json}");
         }
         assert_eq!((&json["policy_is_kept"], code), (&true.into(), Some(status)), "{json}");
-        let (said, _) = explain(&fixture, &["--audit-id", id]);
+        let (said, _) = explain(&fixture, &["--audit-id", id]).await;
         for part in ["under the recorded policy:", "under the current policy:", rule, current.1, &then, &now] {
             assert!(said.contains(part), "{part} in {said}");
         }
@@ -427,15 +354,11 @@ async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
     .await;
     let alice = fixture.alice();
     let ready = async |words: &str| {
-        within(async {
-            loop {
-                assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
-                let ready = fixture.doorward.admin("/readyz").await;
-                assert_eq!(ready.status, 200, "{}", ready.text());
-                if ready.text().contains(words) {
-                    return ready.text();
-                }
-            }
+        found(async || {
+            assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
+            let ready = fixture.doorward.admin("/readyz").await;
+            assert_eq!(ready.status, 200, "{}", ready.text());
+            Some(ready.text()).filter(|text| text.contains(words))
         })
         .await
     };
@@ -453,10 +376,9 @@ async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
         let line = text.lines().find_map(|line| line.strip_prefix("doorward_audit_checkpoint_copy_errors_total "));
         line.unwrap().parse::<u64>().unwrap()
     };
-    within(async {
-        while errors().await < 3 {
-            assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
-        }
+    until(async || {
+        assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
+        errors().await >= 3
     })
     .await;
     std::fs::remove_dir(&copy).unwrap();
@@ -485,17 +407,8 @@ async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
         (with("iss", "https://unknown.test".into()), &["https://unknown.test"]),
         (fixture.a.token("alice", &["dev"]), &["ALLOW"]),
     ] {
-        let file = fixture.doorward.dir().join("presented");
-        std::fs::write(&file, token).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
-            .arg("explain")
-            .arg(fixture.doorward.dir().join("doorward.yaml"))
-            .arg(format!("https://api.test{PATH}"))
-            .arg("--token-file")
-            .arg(&file)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        std::fs::write(fixture.doorward.dir().join("presented"), token).unwrap();
+        let (said, _) = explain(&fixture, &[&format!("https://api.test{PATH}"), "--token-file", "presented"]).await;
         for word in words {
             assert!(said.to_lowercase().contains(&word.to_lowercase()), "{word} in {said}");
         }
@@ -503,27 +416,23 @@ async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
 }
 
 /// What `doorward explain` says, both outputs, and its exit status.
-fn explain(fixture: &Fixture, options: &[&str]) -> (String, Option<i32>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
-    let output = command.arg("explain").arg(fixture.doorward.dir().join("doorward.yaml")).args(options).output();
-    let output = output.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (said, output.status.code())
+async fn explain(fixture: &Fixture, options: &[&str]) -> (String, Option<i32>) {
+    let (code, said) = fixture.doorward.told(&[&["explain", "doorward.yaml"], options].concat()).await;
+    (said, code)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_asks_the_token_too_at_the_time_given() {
     let fixture = Fixture::start().await;
-    let file = fixture.doorward.dir().join("presented");
-    std::fs::write(&file, fixture.a.token("alice", &["dev"])).unwrap();
-    let (url, file) = (format!("https://api.test{PATH}"), file.to_string_lossy().into_owned());
-    let at = |time: &str| explain(&fixture, &[&url, "--token-file", &file, "--at", time]);
+    std::fs::write(fixture.doorward.dir().join("presented"), fixture.a.token("alice", &["dev"])).unwrap();
+    let url = format!("https://api.test{PATH}");
+    let at = async |time: &str| explain(&fixture, &[&url, "--token-file", "presented", "--at", time]).await;
     for (time, words) in [("2100-01-01T00:00:00Z", "expired"), ("2020-01-01T00:00:00Z", "not valid for another")] {
-        let (said, status) = at(time);
+        let (said, status) = at(time).await;
         assert!(said.contains("UNAUTHENTICATED") && said.contains(words), "{time}: {said}");
         assert_eq!(status, Some(1));
     }
-    let (said, status) = at("tomorrow");
+    let (said, status) = at("tomorrow").await;
     assert!(said.contains("`tomorrow` is not a time"), "{said}");
     assert_eq!(status, Some(2));
 }
@@ -531,7 +440,7 @@ async fn explain_asks_the_token_too_at_the_time_given() {
 #[tokio::test]
 async fn explain_without_a_credential_says_which_one_is_wanted() {
     let fixture = Fixture::start().await;
-    let (said, status) = explain(&fixture, &[&format!("https://api.test{PATH}")]);
+    let (said, status) = explain(&fixture, &[&format!("https://api.test{PATH}")]).await;
     assert!(said.contains("UNAUTHENTICATED: This route takes a bearer token"), "{said}");
     assert!(said.contains("--token-file") && said.contains("--principal"), "{said}");
     assert_eq!(status, Some(1));
@@ -545,7 +454,7 @@ async fn explain_says_that_what_no_route_takes_is_refused() {
         (&["https://hooks.test/elsewhere"], "route_not_found: "),
         (&["-X", "TRACE", &format!("https://api.test{PATH}")], "method_not_allowed: this path takes"),
     ] {
-        let (said, status) = explain(&fixture, words);
+        let (said, status) = explain(&fixture, words).await;
         assert!(said.contains(&format!("REFUSED before any rule: {reason}")), "{said}");
         assert_eq!(status, Some(1), "{said}");
     }
@@ -565,19 +474,19 @@ async fn explain_takes_no_token_where_the_route_takes_none() {
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     let file = fixture.doorward.dir().join("presented");
     std::fs::write(&file, fixture.a.token("alice", &["dev"])).unwrap();
-    let told = |url: &str| explain(&fixture, &[url, "--token-file", file.to_str().unwrap()]);
-    let (said, status) = told("https://web.test/");
+    let told = async |url: &str| explain(&fixture, &[url, "--token-file", "presented"]).await;
+    let (said, status) = told("https://web.test/").await;
     assert!(said.contains("UNAUTHENTICATED: This route takes a signed-in browser, and no bearer token"), "{said}");
     assert_eq!(status, Some(1));
-    let (said, status) = told("https://open.test/");
+    let (said, status) = told("https://open.test/").await;
     assert!(said.contains("ALLOW") && said.contains("note: this route does not look at tokens"), "{said}");
     assert_eq!(status, Some(0));
-    let (said, status) = told(&format!("https://api.test{PATH}"));
+    let (said, status) = told(&format!("https://api.test{PATH}")).await;
     assert!(said.contains("ALLOW") && said.contains("was revoked is not looked at"), "{said}");
     assert_eq!(status, Some(0));
 
     std::fs::write(&file, format!("dws_{}", "a".repeat(43))).unwrap();
-    let (said, status) = told("https://web.test/");
+    let (said, status) = told("https://web.test/").await;
     assert!(said.contains("this is the handle of a session"), "{said}");
     assert_eq!(status, Some(2));
 }
@@ -588,18 +497,10 @@ async fn a_refusal_before_any_rule_can_be_explained_too() {
     let (answer, _) = fixture.api(PATH, &[&bearer("no-token-of-the-issuer")]).await;
     assert_eq!(answer.status, 401);
     let id = answer.header("x-request-id").unwrap().to_owned();
-    let mut told = (String::new(), None);
-    within(async {
-        while !told.0.contains("recorded") {
-            told = explain(&fixture, &["--audit-id", &id, "--json"]);
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    let json: Value = serde_json::from_str(&told.0).unwrap();
+    let (json, status) = explained_again(&fixture, &id).await;
     assert_eq!(json["recorded"]["reason"], "token_inactive", "{json}");
     assert!(json["recorded"]["detail"].is_string() && json["under_current"].is_null(), "{json}");
-    assert_eq!(told.1, Some(1));
-    let (said, _) = explain(&fixture, &["--audit-id", &id]);
+    assert_eq!(status, Some(1));
+    let (said, _) = explain(&fixture, &["--audit-id", &id]).await;
     assert!(said.contains("refused before any rule was asked"), "{said}");
 }

@@ -1,13 +1,9 @@
 //! Access for the day when the provider is down: named certificates, on a route of their own, for a while, and loudly.
 
-use std::process::Command;
-
 use doorward::clock::Timestamp;
 use serde_json::Value;
 
-use crate::harness::{
-    Answer, Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, now, streams::streaming, within,
-};
+use crate::harness::{Answer, Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, now, streams::streaming};
 
 const PATH: &str = "/api/v1/namespaces/ci/pods";
 
@@ -73,25 +69,22 @@ async fn world() -> World {
 
 impl World {
     async fn get(&self, host: &str, certificate: Option<&Pair>) -> Answer {
-        let config = self.authority.client(&[], certificate);
-        let stream = connect_tls(self.doorward.address("tls"), &config, host).await.unwrap();
-        let mut raw = Raw::over(stream);
+        let mut raw = Raw::tls(self.doorward.address("tls"), &self.authority, certificate, host).await;
         raw.send(format!("GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
         raw.answer().await
     }
 
     async fn watch(&self) -> Raw {
-        let config = self.authority.client(&[], Some(&self.alice));
-        let stream = connect_tls(self.doorward.address("tls"), &config, "glass.test").await.unwrap();
-        let mut watch = Raw::over(stream);
+        let (address, alice) = (self.doorward.address("tls"), Some(&self.alice));
+        let mut watch = Raw::tls(address, &self.authority, alice, "glass.test").await;
         watch.send(format!("GET {PATH}?watch=true HTTP/1.1\r\nHost: glass.test\r\nConnection: close\r\n\r\n")).await;
         assert!(String::from_utf8_lossy(&watch.some().await).starts_with("HTTP/1.1 200"));
         watch
     }
 
-    fn alarms(&self) -> Vec<Value> {
-        let trail = self.doorward.audit().into_iter();
-        trail.filter(|record| record["metadata"]["event_code"] == "alarm").collect()
+    /// Its alarms, once there are as many.
+    async fn alarms(&self, count: usize) -> Vec<Value> {
+        self.doorward.records(count, |record| record["metadata"]["event_code"] == "alarm").await
     }
 }
 
@@ -136,13 +129,7 @@ async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
     }
 
     // On the record: each request with the certificate, and that the door stands open.
-    within(async {
-        while world.alarms().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    let alarm = world.alarms()[0].to_string();
+    let alarm = world.alarms(1).await[0].to_string();
     assert!(alarm.contains("break_glass") && alarm.contains("alice"), "{alarm}");
     let print = world.alice.sha256();
     let requests = world.doorward.audit().into_iter().filter(|record| record.to_string().contains(&print));
@@ -183,19 +170,9 @@ async fn when_the_time_is_over_the_door_closes_and_so_does_what_is_open() {
     assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
     let answer = world.get("glass.test", Some(&world.alice)).await;
     assert_eq!((answer.status, answer.reason().as_str()), (401, "token_expired"), "{}", answer.text());
-    within(async {
-        while !world.doorward.metrics().await.contains("doorward_break_glass_open 0") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    within(async {
-        while world.alarms().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    assert!(world.alarms()[1].to_string().contains("closed"), "{:#?}", world.alarms());
+    world.doorward.until_metrics_say("doorward_break_glass_open 0").await;
+    let alarms = world.alarms(2).await;
+    assert!(alarms[1].to_string().contains("closed"), "{alarms:#?}");
 }
 
 #[tokio::test]
@@ -207,34 +184,29 @@ async fn taking_the_section_away_closes_it_at_once_and_it_is_open_for_an_hour_at
         let (_, tail) = world.yaml.split_once("routes:\n").unwrap();
         format!("{head}routes:\n{tail}")
     };
-    let check = |yaml: &str| {
-        let file = world.doorward.dir().join("candidate.yaml");
-        std::fs::write(&file, yaml).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(&file).output().unwrap();
-        (
-            output.status.code(),
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
-        )
+    let check = async |yaml: &str| {
+        std::fs::write(world.doorward.dir().join("candidate.yaml"), yaml).unwrap();
+        world.doorward.told(&["check", "candidate.yaml"]).await
     };
-    let (code, said) = check(&closed);
+    let (code, said) = check(&closed).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(
         said.contains("so that this route lets nobody in") && said.contains("nobody comes from `break-glass`"),
         "{said}"
     );
-    let (code, said) = check(&closed.replace("issuers: [a, break-glass]", "issuers: [a, break-glas]"));
+    let (code, said) = check(&closed.replace("issuers: [a, break-glass]", "issuers: [a, break-glas]")).await;
     assert_eq!(code, Some(64), "{said}");
     // Prepared for the day: nothing to look at.
-    let (code, said) = check(&configuration(&world.issuer, &world.upstream, &world.alice, now() - 60));
+    let (code, said) = check(&configuration(&world.issuer, &world.upstream, &world.alice, now() - 60)).await;
     assert_eq!((code, said.contains("warning")), (Some(0), false), "{said}");
     let far = configuration(&world.issuer, &world.upstream, &world.alice, now() + 3700);
-    let (code, said) = check(&far);
+    let (code, said) = check(&far).await;
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("more than an hour"), "{said}");
-    let (code, said) = check(&world.yaml.replace("schemes: [break_glass]", "schemes: [break_glass, bearer]"));
+    let (code, said) = check(&world.yaml.replace("schemes: [break_glass]", "schemes: [break_glass, bearer]")).await;
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("a route of its own"), "{said}");
-    let (code, said) = check(&world.yaml);
+    let (code, said) = check(&world.yaml).await;
     assert_eq!(code, Some(0), "the twin: {said}");
 
     assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 200);

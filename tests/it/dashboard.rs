@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::Fixture,
-    harness::{Answer, Recorded, Reply, within},
+    harness::{Answer, Recorded, Reply},
 };
 
 /// The API server lets people do what `allowed` says: `VERB RESOURCE NAMESPACE`.
@@ -77,7 +77,7 @@ async fn pages_offer_each_person_what_that_person_may_do() {
 
 #[tokio::test]
 async fn who_may_see_all_is_offered_all_and_who_may_start_nothing_is_offered_nothing_to_start() {
-    let fixture = Fixture::with(|yaml| yaml, reviewed(&["list namespaces", "list pipelineruns"])).await;
+    let fixture = Fixture::answering(reviewed(&["list namespaces", "list pipelineruns"])).await;
     let (answer, _) = get(&fixture, "/v1/properties", &[]).await;
     assert_eq!(answer.json(), json!({"dashboardVersion": "v0.60.0", "isReadOnly": true}));
 }
@@ -134,17 +134,7 @@ async fn a_log_from_outside_needs_the_right_to_read_logs_there() {
         assert_eq!((answer.status, answer.reason()), (status, reason.to_owned()), "{path}");
         assert!(forwarded(&seen).is_empty(), "{path}");
     }
-    // A thread of its own writes the trail.
-    let record = within(async {
-        loop {
-            let mut trail = fixture.doorward.audit().into_iter();
-            if let Some(record) = trail.find(|line| line.to_string().contains("kubernetes_denied")) {
-                return record;
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let record = fixture.doorward.record(|line| line.to_string().contains("kubernetes_denied")).await;
     assert!(record.to_string().contains("team-b"), "{record}");
 }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     doctor::doctor,
-    harness::{browse, free_port},
+    harness::{browse, free_port, told},
 };
 
 struct Demo {
@@ -104,8 +104,8 @@ fn paste(demo: &Demo, number: usize) -> String {
 
 /// A delivery that was held is brought, the trail tells of everybody and holds, and what is changed in the configuration
 /// holds from then on.
-#[test]
-fn the_story_goes_on_in_the_trail_and_in_the_configuration() {
+#[tokio::test]
+async fn the_story_goes_on_in_the_trail_and_in_the_configuration() {
     let demo = Demo::start();
     let (folder, configuration) = demo.folder();
     let trail = folder.join("audit.jsonl");
@@ -136,10 +136,9 @@ fn the_story_goes_on_in_the_trail_and_in_the_configuration() {
     {
         until(text, &|records| records.iter().any(|record| record.to_string().contains(text)));
     }
-    let mut verify = Command::new(env!("CARGO_BIN_EXE_doorward"));
-    verify.args(["audit", "verify"]).arg(&trail).arg("--key").arg(folder.join("audit-chain.key"));
-    let output = verify.arg("--checkpoint-key").arg(folder.join("audit-checkpoint.pub.pem")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let keys = ["--key", "audit-chain.key", "--checkpoint-key", "audit-checkpoint.pub.pem"];
+    let (code, said) = told(&folder, &[&["audit", "verify", "audit.jsonl"], &keys[..]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
 
     // "Change it while the demo runs and watch it being taken."
     let yaml = std::fs::read_to_string(&configuration).unwrap();

@@ -72,12 +72,7 @@ async fn nothing_that_is_under_way_is_lost() {
     // Whoever asks again will not wait for the others to notice.
     fixture.doorward.signal("TERM");
     streams.have_ended(1012, "draining").await;
-    within(async {
-        while TcpStream::connect(fixture.doorward.address("public")).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    fixture.doorward.until_closed().await;
     told.notify_one();
     let answer = slow.answer().await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "late"), "{}", answer.head);
@@ -119,19 +114,9 @@ async fn a_run_that_is_being_made_is_waited_for_though_its_client_has_left() {
     client.send(format!("{head}\r\n\r\n{body}")).await;
     fixture.upstream.wait_for_path(RUNS).await;
     drop(client);
-    within(async {
-        while !fixture.doorward.metrics().await.contains("doorward_downstream_connections 0") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    fixture.doorward.until_metrics_say("doorward_downstream_connections 0").await;
     fixture.doorward.signal("TERM");
-    within(async {
-        while TcpStream::connect(fixture.doorward.address("public")).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    fixture.doorward.until_closed().await;
     told.notify_one();
     fixture.doorward.wait_for_log_containing("names no object: its tasks get no tokens").await;
     assert!(fixture.doorward.ended().await.success());
@@ -145,12 +130,7 @@ async fn a_shell_goes_on_after_the_door_has_closed_and_a_watch_does_not() {
     let mut streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
     fixture.doorward.signal("TERM");
     streams.watches_have_ended("draining").await;
-    within(async {
-        while TcpStream::connect(fixture.doorward.address("public")).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    fixture.doorward.until_closed().await;
     streams.are_open().await;
     // Whoever asks again wants the end.
     fixture.doorward.signal("TERM");
@@ -192,12 +172,7 @@ async fn what_does_not_end_is_cut_at_the_deadline() {
 #[tokio::test]
 async fn ctrl_c_does_not_wait_where_nobody_is_connected() {
     let mut fixture = Fixture::with(with_drain("drain_accept: 10m, drain: 20m"), |_| Reply::json(200, "{}")).await;
-    within(async {
-        while !fixture.doorward.metrics().await.contains("doorward_downstream_connections 0") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    fixture.doorward.until_metrics_say("doorward_downstream_connections 0").await;
     fixture.doorward.signal("INT");
     assert!(fixture.doorward.ended().await.success());
 }

@@ -3,7 +3,6 @@
 use std::{
     io::ErrorKind,
     path::Path,
-    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +12,7 @@ use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Authority, Collector, CollectorAnswer, Doorward, Pair, Reply, SyslogServer, free_port, within},
+    harness::{Authority, Collector, CollectorAnswer, Doorward, Pair, Reply, SyslogServer, checked, free_port, until},
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
@@ -34,20 +33,10 @@ fn written(doorward: &Doorward) -> Vec<String> {
 }
 
 /// Whether what a receiver has is the trail from its first line on, by the program itself.
-fn assert_whole(doorward: &Doorward, lines: &[String]) {
-    let path = doorward.dir().join("received.jsonl");
-    std::fs::write(&path, lines.join("\n") + "\n").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
-        .args(["audit", "verify"])
-        .arg(&path)
-        .arg("--key")
-        .arg(doorward.dir().join("audit-chain.key"))
-        .arg("--checkpoint-key")
-        .arg(doorward.dir().join("audit-checkpoint.pub.pem"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{said}");
+async fn assert_whole(doorward: &Doorward, lines: &[String]) {
+    std::fs::write(doorward.dir().join("received.jsonl"), lines.join("\n") + "\n").unwrap();
+    let (code, said) = doorward.verify("received.jsonl").await;
+    assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("intact\n"), "from the first line on: {said}");
 }
 
@@ -75,14 +64,9 @@ fn metric(text: &str, name: &str) -> f64 {
 }
 
 async fn wait_for_metric(doorward: &Doorward, name: &str, reached: impl Fn(f64) -> bool) {
-    within(async {
-        loop {
-            let text = doorward.metrics().await;
-            if text.contains(name) && reached(metric(&text, name)) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
+    until(async || {
+        let text = doorward.metrics().await;
+        text.contains(name) && reached(metric(&text, name))
     })
     .await;
 }
@@ -133,7 +117,7 @@ async fn a_syslog_server_has_the_whole_trail_over_tcp_and_tls() {
         let lines = written(&fixture.doorward);
         server.arrived.wait_for(&lines).await;
         assert_eq!(server.arrived.all(), lines);
-        assert_whole(&fixture.doorward, &lines);
+        assert_whole(&fixture.doorward, &lines).await;
         let last = lines.len();
         let heads = server.heads();
         let denied = lines.iter().position(|line| line.contains("carol")).unwrap();
@@ -210,7 +194,7 @@ async fn an_outage_of_the_receiver_and_a_crash_leave_no_gap() {
     doorward.signal("TERM");
     assert!(doorward.ended().await.success());
     server.arrived.wait_for(&written(&doorward)).await;
-    assert_whole(&doorward, &server.arrived.once());
+    assert_whole(&doorward, &server.arrived.once()).await;
     drop(upstream);
 }
 
@@ -238,26 +222,16 @@ async fn a_receiver_that_stops_reading_stops_requests_where_nothing_may_be_lost(
         }
     }
     assert_eq!(last, 503);
-    within(async {
-        while fixture.doorward.admin("/readyz").await.status == 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || fixture.doorward.admin("/readyz").await.status != 200).await;
     let text = fixture.doorward.metrics().await;
     assert!(metric(&text, "doorward_audit_export_behind_bytes{export=\"siem\"}") > f64::from(1 << 20), "{text}");
     // It reads again: all mends itself, and nothing was lost.
     server.read(true);
-    within(async {
-        while fixture.api(PATH, &[&alice]).await.0.status != 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || fixture.api(PATH, &[&alice]).await.0.status == 200).await;
     fixture.doorward.signal("TERM");
     assert!(fixture.doorward.ended().await.success());
     server.arrived.wait_for(&written(&fixture.doorward)).await;
-    assert_whole(&fixture.doorward, &server.arrived.once());
+    assert_whole(&fixture.doorward, &server.arrived.once()).await;
 }
 
 #[tokio::test]
@@ -341,7 +315,7 @@ async fn a_collector_has_the_whole_trail_whatever_it_answers() {
     fixture.doorward.signal("TERM");
     assert!(fixture.doorward.ended().await.success());
     assert_eq!(collector.arrived.all(), written(&fixture.doorward), "each line once, the end too");
-    assert_whole(&fixture.doorward, &collector.arrived.all());
+    assert_whole(&fixture.doorward, &collector.arrived.all()).await;
 }
 
 #[tokio::test]
@@ -363,7 +337,7 @@ async fn a_collector_that_refuses_is_told_of_and_has_everything_once_it_takes() 
     let mut doorward = fixture.doorward.kill_and_restart().await;
     doorward.signal("TERM");
     assert!(doorward.ended().await.success());
-    assert_whole(&doorward, &collector.arrived.all());
+    assert_whole(&doorward, &collector.arrived.all()).await;
     assert_eq!(collector.arrived.all(), written(&doorward));
 }
 
@@ -382,7 +356,7 @@ async fn a_new_address_and_a_new_secret_are_used_without_a_restart() {
     assert!(fixture.doorward.ended().await.success());
     let all = [first.arrived.all(), second.arrived.all()].concat();
     assert!(!second.arrived.all().is_empty());
-    assert_whole(&fixture.doorward, &all);
+    assert_whole(&fixture.doorward, &all).await;
 }
 
 #[tokio::test]
@@ -409,10 +383,6 @@ async fn a_connection_goes_on_over_a_reload_and_ends_in_good_order_where_the_ser
 
 #[tokio::test]
 async fn standard_output_is_for_the_platform_to_collect() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("doorward.yaml");
-    std::fs::write(&path, "audit: {export: [{name: siem, syslog: {address: '127.0.0.1:514'}}]}\n").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(&path).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(!output.status.success() && said.contains("only a trail in a file can be exported"), "{said}");
+    let (code, said) = checked("audit: {export: [{name: siem, syslog: {address: '127.0.0.1:514'}}]}\n").await;
+    assert!(code != Some(0) && said.contains("only a trail in a file can be exported"), "{said}");
 }

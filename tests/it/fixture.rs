@@ -14,7 +14,12 @@ pub const WEBHOOK_SECRET: &str = "a webhook secret of the tests";
 
 impl Fixture {
     pub async fn start() -> Self {
-        Self::with(|yaml| yaml, |_| Reply::json(200, r#"{"ok":true}"#)).await
+        Self::answering(|_| Reply::json(200, r#"{"ok":true}"#)).await
+    }
+
+    /// `script` is what the upstream answers.
+    pub async fn answering(script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
+        Self::with(|yaml| yaml, script).await
     }
 
     /// `change` edits the configuration; `script` is what the upstream answers.

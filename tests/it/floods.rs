@@ -154,16 +154,13 @@ async fn deliveries_that_are_read_whole_share_a_budget() {
 #[tokio::test]
 async fn bodies_go_through_without_being_kept() {
     const SIZE: usize = 16 << 20;
-    let fixture = Fixture::with(
-        |yaml| yaml,
-        |request| match request.line().starts_with("GET /large") {
-            true => {
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
-                Reply::Bytes([head.into_bytes(), vec![b'x'; SIZE]].concat())
-            }
-            false => Reply::json(200, "{}"),
-        },
-    )
+    let fixture = Fixture::answering(|request| match request.line().starts_with("GET /large") {
+        true => {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+            Reply::Bytes([head.into_bytes(), vec![b'x'; SIZE]].concat())
+        }
+        false => Reply::json(200, "{}"),
+    })
     .await;
     let (address, alice) = (fixture.doorward.address("public"), fixture.alice());
     at_once(6, |_| {
@@ -223,16 +220,13 @@ async fn credentials_that_nobody_gave_leave_nothing_behind() {
 
 #[tokio::test]
 async fn answers_of_an_issuer_and_an_upstream_are_bounded() {
-    let fixture = Fixture::with(
-        |yaml| yaml,
-        |request| match request.line().contains("head") {
-            true => {
-                let line = format!("X-Large: {}\r\n", "a".repeat(1 << 20));
-                Reply::Bytes(format!("HTTP/1.1 200 OK\r\n{}\r\n", line.repeat(32)).into_bytes())
-            }
-            false => Reply::json(200, "{}"),
-        },
-    )
+    let fixture = Fixture::answering(|request| match request.line().contains("head") {
+        true => {
+            let line = format!("X-Large: {}\r\n", "a".repeat(1 << 20));
+            Reply::Bytes(format!("HTTP/1.1 200 OK\r\n{}\r\n", line.repeat(32)).into_bytes())
+        }
+        false => Reply::json(200, "{}"),
+    })
     .await;
     for _ in 0..8 {
         let answer = fixture.doorward.get("/head", &["Host: open.test"]).await;

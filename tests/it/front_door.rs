@@ -3,30 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::{
-    fixture::{Fixture, WEBHOOK_SECRET, bearer},
-    harness::{Reply, h2, unique, within},
+    fixture::{Fixture, bearer},
+    harness::{HANDSHAKE, Push, Reply, h2},
 };
 
-/// The body of a push; `AFTER` is its commit.
-const PUSH: &str = r#"{"ref":"refs/heads/main","before":"1","after":"AFTER","commits":[],"repository":{"id":1,"full_name":"o/r","owner":{"login":"o"}},"sender":{"id":1,"login":"s"}}"#;
 const TASKRUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
-
-/// The lines and the body of a genuine delivery, new each time.
-fn delivery() -> (Vec<String>, String) {
-    let body = PUSH.replace("AFTER", &unique());
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
-    let signed = aws_lc_rs::hmac::sign(&key, body.as_bytes());
-    let hex: String = signed.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let lines = vec![
-        "POST /github HTTP/1.1".to_owned(),
-        "Host: hooks.test".to_owned(),
-        "Content-Type: application/json".to_owned(),
-        "X-GitHub-Event: push".to_owned(),
-        format!("X-GitHub-Delivery: {}", unique()),
-        format!("X-Hub-Signature-256: sha256={hex}"),
-    ];
-    (lines, body)
-}
 
 #[tokio::test]
 async fn a_path_is_open_by_its_own_bytes_alone() {
@@ -98,10 +79,8 @@ async fn a_trusted_proxy_names_the_client_and_not_the_request() {
         ("10.1.1.1:4711", 200),
     ] {
         let _ = fixture.upstream.take();
-        let (mut lines, body) = delivery();
-        lines.push(format!("X-Forwarded-For: {forwarded}"));
-        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        let answer = fixture.doorward.send(&lines, body.as_bytes()).await;
+        let line = format!("X-Forwarded-For: {forwarded}");
+        let answer = Push::new().send(&fixture.doorward, &[&line]).await;
         assert_eq!(answer.status, status, "webhooks:31 peers:T15 {forwarded}: {}", answer.text());
         assert_eq!(fixture.upstream.take().len(), usize::from(status == 200), "webhooks:31 {forwarded}");
     }
@@ -123,9 +102,7 @@ async fn a_client_does_not_pass_for_the_proxy_by_what_it_writes_into_the_line() 
     ];
     for (forwarded, status) in cases {
         let _ = fixture.upstream.take();
-        let (lines, body) = delivery();
-        let lines: Vec<&str> = lines.iter().map(String::as_str).chain(forwarded.iter().copied()).collect();
-        let answer = fixture.doorward.send(&lines, body.as_bytes()).await;
+        let answer = Push::new().send(&fixture.doorward, forwarded).await;
         assert_eq!(answer.status, *status, "peers:T15 {forwarded:?}: {}", answer.text());
         assert_eq!(fixture.upstream.take().len(), usize::from(*status == 200), "peers:T15 {forwarded:?}");
         assert!(*status != 400 || answer.text().contains("X-Forwarded-For"), "{}", answer.text());
@@ -136,10 +113,7 @@ async fn a_client_does_not_pass_for_the_proxy_by_what_it_writes_into_the_line() 
 async fn a_stranger_names_nobody() {
     let listed = |yaml: String| trusting(&yaml).replace("trusted_proxies: [127.0.0.1/32]", "trusted_proxies: []");
     let fixture = Fixture::with(listed, |_| Reply::json(200, "{}")).await;
-    let (mut lines, body) = delivery();
-    lines.push("X-Forwarded-For: 10.1.1.1".to_owned());
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let answer = fixture.doorward.send(&lines, body.as_bytes()).await;
+    let answer = Push::new().send(&fixture.doorward, &["X-Forwarded-For: 10.1.1.1"]).await;
     assert_eq!(answer.status, 403, "webhooks:31: {}", answer.text());
     assert!(fixture.upstream.take().is_empty(), "webhooks:31");
 }
@@ -147,29 +121,21 @@ async fn a_stranger_names_nobody() {
 #[tokio::test]
 async fn every_answer_carries_our_id_of_the_request_and_no_other() {
     let theirs = "Content-Length: 2\r\nX-Request-Id: theirs\r\nx-request-id: again\r\n\r\n{}";
-    let fixture = Fixture::with(
-        |yaml| yaml,
-        move |request| match (request.has("upgrade"), request.line().contains("/refused")) {
+    let fixture =
+        Fixture::answering(move |request| match (request.has("upgrade"), request.line().contains("/refused")) {
             (true, true) => Reply::Bytes(format!("HTTP/1.1 403 X\r\n{theirs}").into_bytes()),
             (true, false) => Reply::Echo,
             _ => Reply::Bytes(format!("HTTP/1.1 200 X\r\n{theirs}").into_bytes()),
-        },
-    )
-    .await;
+        })
+        .await;
     let (alice, exec) = (fixture.alice(), "/api/v1/namespaces/ci/pods/p/exec");
-    let socket = [
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    ];
     // Host, path, headers, status, and under which name the upstream was told the id.
     type Case<'a> = (&'a str, &'a str, &'a [&'a str], u16, Option<&'a str>);
     let cases: [Case<'_>; 7] = [
         ("api.test", TASKRUNS, &[&alice], 200, Some("audit-id")),
         ("web.test", "/x", &[&alice], 200, Some("x-request-id")),
-        ("api.test", exec, &[&[&*alice], &socket[..]].concat(), 101, Some("audit-id")),
-        ("web.test", "/refused", &[&[&*alice], &socket[..]].concat(), 403, Some("x-request-id")),
+        ("api.test", exec, &[&[&*alice], &HANDSHAKE[..]].concat(), 101, Some("audit-id")),
+        ("web.test", "/refused", &[&[&*alice], &HANDSHAKE[..]].concat(), 403, Some("x-request-id")),
         ("api.test", "/.doorward/whoami", &[], 401, None),
         ("api.test", "/.well-known/jwks.json", &[], 200, None),
         ("api.test", TASKRUNS, &[], 401, None),
@@ -213,13 +179,8 @@ async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
         assert_eq!((&told["groups"], &told["kubernetes_groups"]), (&json!(["dev"]), &json!(["tekton:dev"])), "{told}");
         assert_eq!((&told["rules"][0]["rule"], &told["session"]), (&json!("dev"), &Value::Null), "{told}");
     }
-    within(async {
-        let is_told = |record: &Value| ["whoami", "alice"].iter().all(|text| record.to_string().contains(text));
-        while fixture.doorward.audit().iter().filter(|record| is_told(record)).count() < 3 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let is_told = |record: &Value| ["whoami", "alice"].iter().all(|text| record.to_string().contains(text));
+    fixture.doorward.records(3, is_told).await;
 
     // What no route of the host takes opens nothing there, and why is told.
     let bob = bearer(&fixture.b.token("bob", &[]));

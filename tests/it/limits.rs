@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Fault, Reply, h2, held_up, unique, within},
+    harness::{Fault, Reply, found, h2, held_up, unique},
 };
 
 const CONFIGURATION: &str = "
@@ -118,19 +118,12 @@ fn each_limit_has_its_default_and_can_be_set() {
 }
 
 /// What `doorward check` says of the configuration with this after it, and its exit status.
-fn checked(more: &str) -> (Option<i32>, String) {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("doorward.yaml");
-    std::fs::write(&file, format!("{CONFIGURATION}{more}\n")).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(&file).output().unwrap();
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
-    )
+async fn checked(more: &str) -> (Option<i32>, String) {
+    crate::harness::checked(&format!("{CONFIGURATION}{more}\n")).await
 }
 
-#[test]
-fn limits_out_of_their_bounds_are_refused() {
+#[tokio::test]
+async fn limits_out_of_their_bounds_are_refused() {
     for (limits, told) in [
         ("http2_pending_resets: 0", "`http2_pending_resets` must be between 1 and 10000"),
         ("http2_local_resets: 0", "`http2_local_resets` must be between 1 and 100000"),
@@ -140,11 +133,12 @@ fn limits_out_of_their_bounds_are_refused() {
         ("memory_refuse_connections: 89", "`memory_refuse_connections` is less than `memory_refuse_streams`"),
         ("memory_refuse_requests: 94", "`memory_refuse_requests` is less than `memory_refuse_connections`"),
     ] {
-        let (status, said) = checked(&format!("limits: {{{limits}}}"));
+        let (status, said) = checked(&format!("limits: {{{limits}}}")).await;
         assert_eq!(status, Some(64), "{limits}: {said}");
         assert!(said.contains(told), "{limits}: {said}");
     }
-    let (status, said) = checked("limits: {memory_close_idle: 10, memory_refuse_streams: 10, http2_local_resets: 1}");
+    let (status, said) =
+        checked("limits: {memory_close_idle: 10, memory_refuse_streams: 10, http2_local_resets: 1}").await;
     assert_eq!(status, Some(0), "the twin: {said}");
 }
 
@@ -285,15 +279,14 @@ async fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
         raw
     };
     let (mut drips, mut flows) = (begin().await, begin().await);
-    let refused = within(async {
-        loop {
-            // A byte, and a quarter of a kilobyte, each time that nothing was heard for a moment.
-            if let Ok(answer) = tokio::time::timeout(Duration::from_millis(50), drips.some()).await {
-                return answer;
-            }
-            drips.send("1\r\na\r\n").await;
-            flows.send(format!("100\r\n{}\r\n", "a".repeat(256))).await;
+    let refused = found(async || {
+        // A byte, and a quarter of a kilobyte, each time that nothing was heard for a moment.
+        if let Ok(answer) = tokio::time::timeout(Duration::from_millis(50), drips.some()).await {
+            return Some(answer);
         }
+        drips.send("1\r\na\r\n").await;
+        flows.send(format!("100\r\n{}\r\n", "a".repeat(256))).await;
+        None
     })
     .await;
     assert!(refused.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&refused));

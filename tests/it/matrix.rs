@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use crate::{
     fixture::{WEBHOOK_SECRET, bearer},
     harness::{
-        AUDIENCE, Authority, Doorward, Issuer, Pair, Raw, Recorded, Reply, Reviews, Upstream, Verdict, connect_tls,
-        log_in, now, within,
+        AUDIENCE, Authority, Doorward, HANDSHAKE, Issuer, Pair, Push, Raw, Recorded, Reply, Reviews, Upstream, Verdict,
+        log_in, now, settled, told,
     },
 };
 
@@ -37,8 +37,7 @@ fn is_possible(kind: RouteKind, scheme: Scheme) -> bool {
 
 /// The status of a request over TLS with a client certificate.
 async fn request(authority: &Authority, doorward: &Doorward, client: &Pair, head: &str) -> u16 {
-    let stream = connect_tls(doorward.address("tls"), &authority.client(&[], Some(client)), "localhost").await;
-    let mut raw = Raw::over(stream.unwrap());
+    let mut raw = Raw::tls(doorward.address("tls"), authority, Some(client), "localhost").await;
     raw.send(head).await;
     raw.answer().await.status
 }
@@ -142,22 +141,8 @@ limits: {{drain_accept: 0}}
 async fn wait_for_keys(doorward: &Doorward, peers: &Peers) {
     for token in [peers.issuer.token("probe", &[]), peers.cluster.pod_token("probe", "probe")] {
         let token = bearer(&token);
-        within(async {
-            while doorward.get("/http/bearer/probe", &["Host: localhost", &token]).await.status == 503 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        settled(async || doorward.get("/http/bearer/probe", &["Host: localhost", &token]).await).await;
     }
-}
-
-const BODY: &str = r#"{"ref":"refs/heads/main","before":"1","after":"2","commits":[],"repository":{"id":1,"full_name":"o/r","owner":{"login":"o"}},"sender":{"id":1,"login":"s"}}"#;
-
-fn signature(secret: &str) -> String {
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
-    let signed = aws_lc_rs::hmac::sign(&key, BODY.as_bytes());
-    let hex: String = signed.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("X-Hub-Signature-256: sha256={hex}")
 }
 
 /// The request as it was sent, as the one who was authenticated, and nothing that proved it.
@@ -295,11 +280,10 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
     // What is said to be impossible is refused by `doorward check`, each on its own; all the others start below.
     for route in &impossible {
         let dir = folder();
-        let file = dir.path().join("doorward.yaml");
-        std::fs::write(&file, configuration(&peers, &print, &format!("{routes}{route}"), &paths.join(", "))).unwrap();
-        let output =
-            std::process::Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(&file).output().unwrap();
-        assert_eq!(output.status.code(), Some(64), "{route}: {}", String::from_utf8_lossy(&output.stderr));
+        let yaml = configuration(&peers, &print, &format!("{routes}{route}"), &paths.join(", "));
+        std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
+        let (code, said) = told(dir.path(), &["check", "doorward.yaml"]).await;
+        assert_eq!(code, Some(64), "{route}: {said}");
     }
 
     let doorward = Doorward::start_in(folder(), &yaml).await;
@@ -313,7 +297,6 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
         // An EventListener takes JSON, whoever sends it.
         let json = if *kind == RouteKind::Webhook { "Content-Type: application/json\r\n" } else { "" };
         let host = format!("Host: {host}");
-        let delivery = format!("X-GitHub-Delivery: {index}");
         let cases: Vec<Case> = match scheme {
             Scheme::Session => {
                 let mut other = cookie.clone();
@@ -324,8 +307,8 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
             }
             Scheme::Bearer => bearer_cases(&peers, &stranger),
             Scheme::Webhook => {
-                let lines = |secret: &str| vec!["X-GitHub-Event: push".to_owned(), delivery.clone(), signature(secret)];
-                let user = Some("webhook:github:repo:1");
+                let lines = |secret: &str| Push::of(Push::BODY, &index.to_string(), secret).lines.split_off(3);
+                let user = Some("webhook:github:repo:1234");
                 vec![Case::of("a signature", lines("another secret of the tests"), lines(WEBHOOK_SECRET), user)]
             }
             Scheme::BreakGlass => {
@@ -344,7 +327,7 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
             // Nobody may do only what a rule lets everybody do.
             Scheme::Anonymous => vec![Case::of("nothing", Vec::new(), Vec::new(), None)],
         };
-        let body = if *scheme == Scheme::Webhook { BODY } else { "" };
+        let body = if *scheme == Scheme::Webhook { Push::BODY } else { "" };
         let send = async |path: &str, lines: &[String]| {
             let _ = upstream.take();
             let first = format!("{method} {path} HTTP/1.1");
@@ -389,15 +372,8 @@ async fn an_upgrade_with_a_cookie_comes_from_our_own_pages_only() {
         [(Some("Origin: https://evil.test"), 403), (Some("Origin: null"), 403), (None, 403), (Some(ours.as_str()), 101)]
     {
         let _ = peers.upstream.take();
-        let mut lines = vec![
-            "GET /http/session HTTP/1.1",
-            &host_line,
-            &cookie,
-            "Connection: keep-alive, Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        ];
+        let mut lines = vec!["GET /http/session HTTP/1.1", &host_line, &cookie];
+        lines.extend(HANDSHAKE);
         lines.extend(origin);
         let answer = doorward.send(&lines, b"").await;
         assert_eq!(answer.status, status, "kubernetes:W6 {origin:?}: {}", answer.text());

@@ -1,6 +1,7 @@
 //! Doorward's own answers by method: what an address does not take, and of what it takes by HEAD the head alone.
 
 use http_body_util::{BodyExt, Empty};
+use serde_json::Value;
 
 use crate::{
     fixture::Fixture,
@@ -146,15 +147,7 @@ async fn the_answer_to_head_has_the_head_of_that_to_get_and_nobody_left_before_i
         assert_eq!((answer.status().as_u16(), told), (status, &*length.to_string()), "{path}");
         assert!(within(answer.into_body().collect()).await.unwrap().to_bytes().is_empty(), "{path}");
     }
-    let records = || {
-        let trail = fixture.doorward.audit().into_iter();
-        trail.filter(|record| record["http_request"]["http_method"] == "HEAD").collect::<Vec<_>>()
-    };
-    within(async {
-        while records().len() < 4 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    assert!(records().iter().all(|record| record["unmapped"]["ended"].is_null()), "{:#?}", records());
+    let is_head = |record: &Value| record["http_request"]["http_method"] == "HEAD";
+    let records = fixture.doorward.records(4, is_head).await;
+    assert!(records.iter().all(|record| record["unmapped"]["ended"].is_null()), "{records:#?}");
 }

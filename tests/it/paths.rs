@@ -7,10 +7,7 @@ use proptest::{
     test_runner::{RngAlgorithm, TestRng, TestRunner},
 };
 
-use crate::{
-    fixture::Fixture,
-    harness::{Reply, within},
-};
+use crate::{fixture::Fixture, harness::Reply};
 
 const CASES: usize = 400;
 
@@ -84,15 +81,8 @@ async fn the_path_that_is_decided_is_the_path_that_is_forwarded() {
         }
     }
     assert!(passed.len() >= 10, "hardly a path passed: {passed:?}");
-    let recorded = || -> Vec<String> {
-        let allowed = fixture.doorward.audit().into_iter().filter(|record| record["http_response"]["code"] == 200);
-        allowed.filter_map(|record| record["http_request"]["url"]["path"].as_str().map(str::to_owned)).collect()
-    };
-    within(async {
-        while recorded().len() < passed.len() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    assert_eq!(recorded(), passed);
+    let allowed = fixture.doorward.records(passed.len(), |record| record["http_response"]["code"] == 200).await;
+    let recorded: Vec<&str> =
+        allowed.iter().filter_map(|record| record["http_request"]["url"]["path"].as_str()).collect();
+    assert_eq!(recorded, passed);
 }
