@@ -1,17 +1,14 @@
 //! `doorward explain` of tokens: of an exchange that was, and of one that might be.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Answer, within},
-    issuing::{World, token},
+    harness::{Answer, found},
+    issuing::World,
 };
 
 const TARGET: &str = "https://target.test";
@@ -33,29 +30,15 @@ rules:
 }
 
 /// What `doorward explain` prints, and its exit status.
-fn explain(world: &World, options: &[&str]) -> (String, Option<i32>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
-    command.current_dir(world.doorward.dir()).args(["explain", "doorward.yaml"]).args(options);
-    let output = command.output().unwrap();
-    (
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
-        output.status.code(),
-    )
+async fn explain(world: &World, options: &[&str]) -> (String, Option<i32>) {
+    let (code, said) = world.doorward.told(&[&["explain", "doorward.yaml"], options].concat()).await;
+    (said, code)
 }
 
 /// Of an exchange, once the trail has it.
 async fn explain_exchange(world: &World, answer: &Answer) -> (String, Option<i32>) {
     let id = answer.header("x-request-id").unwrap().to_owned();
-    within(async {
-        loop {
-            let told = explain(world, &["--audit-id", &id]);
-            if told.0.contains("recorded: ") {
-                return told;
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
+    found(async || Some(explain(world, &["--audit-id", &id]).await).filter(|told| told.0.contains("recorded: "))).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,20 +96,20 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
     let world = world().await;
     let task =
         ["--audience", TARGET, "--principal", "dev.yaml", "--service-account", "ci/builder", "--pipeline", "release"];
-    let ask = |more: &[&str]| explain(&world, &[&task[..], more].concat());
+    let ask = async |more: &[&str]| explain(&world, &[&task[..], more].concat()).await;
 
-    let (said, status) = ask(&["--pipeline-task", "push"]);
+    let (said, status) = ask(&["--pipeline-task", "push"]).await;
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("ALLOW: a token for https://target.test with scope deploy\n"), "{said}");
     assert!(said.contains("scope plan is not given: "), "who asks for himself is no task: {said}");
 
-    let (said, status) = ask(&["--pipeline-task", "test"]);
+    let (said, status) = ask(&["--pipeline-task", "test"]).await;
     assert_eq!(status, Some(1), "{said}");
     let nearest =
         "`release-deploys` comes nearest to allowing it, and misses on.token.pipeline_tasks: needs push, has test";
     assert!(said.contains("DENY: a token for https://target.test\n") && said.contains(nearest), "{said}");
 
-    let (said, _) = ask(&["--pipeline-task", "push", "--scope", "deploy plan", "--json"]);
+    let (said, _) = ask(&["--pipeline-task", "push", "--scope", "deploy plan", "--json"]).await;
     let json: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&json["outcome"], &json["scopes"]), (&json!("deny"), &json!([])), "all of them or none: {json:#}");
     let outcomes: Vec<&Value> = json["decisions"].as_array().unwrap().iter().map(|one| &one["outcome"]).collect();
@@ -134,7 +117,7 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
     assert_eq!(json["asked"]["task"]["pipeline_task"], "push");
 
     // Without a task it is the person who asks.
-    let (said, status) = explain(&world, &["--audience", TARGET, "--principal", "dev.yaml"]);
+    let (said, status) = explain(&world, &["--audience", TARGET, "--principal", "dev.yaml"]).await;
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("with scope plan\n"), "{said}");
 
@@ -145,7 +128,7 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
         (&["https://localhost/", "--audience", TARGET, "--principal", "dev.yaml"], "cannot be used with"),
         (&[], "give the configuration and an address"),
     ] {
-        let (said, status) = explain(&world, wrong);
+        let (said, status) = explain(&world, wrong).await;
         assert_eq!(status, Some(64), "{wrong:?}: {said}");
         assert!(said.contains(told), "{wrong:?}: {said}");
     }
@@ -169,10 +152,10 @@ rules:
         };
         let world = World::with_files(change, &[("key.pem", pem.as_str())]).await;
         let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
-        let own = token(&world.exchange(&alice, "plan").await);
+        let own = world.exchange(&alice, "plan").await.token();
         std::fs::write(world.doorward.dir().join("own.jwt"), own).unwrap();
         let began = Instant::now();
-        let (said, code) = explain(&world, &["https://localhost/", "--token-file", "own.jwt"]);
+        let (said, code) = explain(&world, &["https://localhost/", "--token-file", "own.jwt"]).await;
         assert_eq!(code, Some(status), "{keys}: {said}");
         assert!(said.contains(told), "{keys}: {said}");
         assert!(began.elapsed() < Duration::from_secs(9), "{keys}: nothing is waited for");

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use crate::{
-    harness::{Answer, Authority, Doorward, Issuer, Upstream, verify, within},
+    harness::{Answer, Authority, Doorward, EXCHANGE, Issuer, Upstream, exchange_form, told, until, verify},
     token_command::Step,
 };
 
@@ -116,12 +116,7 @@ limits: {{drain_accept: 0}}
     async fn wait_for_keys(&self) {
         let audience = json!({"aud": format!("https://{}", self.host)});
         for token in [self.person("alice", &audience), self.job(&audience)] {
-            within(async {
-                while self.exchange(&token, "none").await.status == 503 {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
+            until(async || self.exchange(&token, "none").await.status != 503).await;
         }
     }
 
@@ -149,14 +144,8 @@ limits: {{drain_accept: 0}}
     }
 
     pub async fn ask(&self, more: &[(&str, &str)]) -> Answer {
-        let form = form_urlencoded::Serializer::new(String::new())
-            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
-            .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
-            .extend_pairs(more)
-            .finish();
         let host = format!("Host: {}", self.host);
-        let lines = ["POST /oauth2/token HTTP/1.1", &host, "Content-Type: application/x-www-form-urlencoded"];
-        self.doorward.send(&lines, form.as_bytes()).await
+        self.doorward.send(&[EXCHANGE[0], &host, EXCHANGE[2]], exchange_form(more).as_bytes()).await
     }
 
     pub async fn exchange(&self, subject_token: &str, scope: &str) -> Answer {
@@ -180,9 +169,7 @@ fn secret(of: &str) -> String {
 async fn introspected(world: &World, server: &str, token: &str) -> Value {
     let secret: String = form_urlencoded::byte_serialize(secret(server).as_bytes()).collect();
     let basic = format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{server}:{secret}")));
-    let form = "Content-Type: application/x-www-form-urlencoded";
-    let lines = ["POST /oauth2/introspect HTTP/1.1", "Host: doorward.test", form, &basic];
-    world.doorward.send(&lines, format!("token={token}").as_bytes()).await.json()
+    world.doorward.submit("/oauth2/introspect", &[&basic], &format!("token={token}")).await.json()
 }
 
 pub fn part(token: &str, index: usize) -> Value {
@@ -191,8 +178,15 @@ pub fn part(token: &str, index: usize) -> Value {
 }
 
 pub fn token(answer: &Answer) -> String {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["access_token"].as_str().unwrap().to_owned()
+    answer.token()
+}
+
+/// `HH:MM` of a minute since the epoch, as the end or the beginning of a window.
+pub fn clock(minute: u64, midnight: &str) -> String {
+    match minute % (24 * 60) {
+        0 => midnight.to_owned(),
+        of_day => format!("{:02}:{:02}", of_day / 60, of_day % 60),
+    }
 }
 
 #[tokio::test]
@@ -244,7 +238,7 @@ async fn what_is_published_is_what_the_standards_say_and_the_keys_outlive_a_rest
 async fn a_job_of_ci_gets_a_token_on_the_conditions_of_its_rule() {
     let world = World::start().await;
     let answer = world.exchange(&world.job(&json!({})), "deploy").await;
-    let own = token(&answer);
+    let own = answer.token();
     let claims = part(&own, 1);
     assert_eq!((&claims["iss"], &claims["aud"], &claims["kind"]), (&json!(DOOR), &json!(TARGET), &json!("workload")));
     assert_eq!(claims["origin"], json!({"issuer": "ci", "sub": "repo:acme/app:environment:prod"}));
@@ -274,7 +268,7 @@ async fn a_token_for_one_of_our_routes_opens_no_other() {
             .replace("on: {routes: [web]}, who: {issuers: [own], kind: agent, scopes: [plan]}", "on: {routes: [web, k8s]}, who: {issuers: [own]}")
     })
     .await;
-    let bearer = format!("Authorization: Bearer {}", token(&world.exchange(&world.job(&json!({})), "deploy").await));
+    let bearer = format!("Authorization: Bearer {}", world.exchange(&world.job(&json!({})), "deploy").await.token());
     for (host, status, forwarded) in [("k8s.test", 401, 0), ("localhost", 200, 1)] {
         let answer = world.doorward.get("/", &[&format!("Host: {host}"), &bearer]).await;
         assert_eq!((answer.status, world.upstream.requests().len()), (status, forwarded), "{host}: {}", answer.text());
@@ -301,7 +295,7 @@ async fn a_job_of_gitlab_gets_a_token_on_the_conditions_of_its_rule() {
         }
         world.ci.sign(&claims)
     };
-    let claims = part(&token(&world.exchange(&job(json!({})), "deploy").await), 1);
+    let claims = part(&world.exchange(&job(json!({})), "deploy").await.token(), 1);
     assert_eq!(claims["kind"], "workload", "{claims:#}");
     for (what, more, error) in [
         ("another project", json!({"project_id": "8"}), "invalid_target"),
@@ -336,7 +330,7 @@ async fn what_is_wrong_with_a_token_is_named_with_what_was_expected_and_what_cam
         ),
         (
             "one of ours",
-            token(&world.exchange(&good, "deploy").await),
+            world.exchange(&good, "deploy").await.token(),
             "invalid_request",
             "no issuer `https://doorward.test` is accepted",
         ),
@@ -353,25 +347,15 @@ async fn what_is_wrong_with_a_token_is_named_with_what_was_expected_and_what_cam
         world.ask(&[("subject_token", &good), ("audience", "https://x.test")]).await,
     );
     assert_eq!((&scope.json()["error"], &target.json()["error"]), (&json!("invalid_scope"), &json!("invalid_target")));
-    let audited = within(async {
-        loop {
-            let records = world.doorward.audit();
-            let refused: Vec<Value> =
-                records.into_iter().filter(|record| record.to_string().contains("https://other.test")).collect();
-            if !refused.is_empty() {
-                return refused;
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let of_other = |record: &Value| record.to_string().contains("https://other.test");
+    let audited = world.doorward.records(1, of_other).await;
     assert!(audited.iter().all(|record| !record.to_string().contains(&good)));
 }
 
 #[tokio::test]
 async fn a_verifier_that_is_not_ours_takes_the_tokens_and_the_metadata() {
     let world = World::start().await;
-    let own = token(&world.exchange(&world.job(&json!({})), "deploy").await);
+    let own = world.exchange(&world.job(&json!({})), "deploy").await.token();
     let said = verify(world.doorward.address("public").port(), DOOR, TARGET, &own).await;
     assert_eq!(said["scope"], "deploy", "{said}");
     assert_eq!(said["typ"], "at+jwt");
@@ -415,14 +399,8 @@ async fn the_examples_decide_as_their_tests_say() {
             std::fs::write(dir.path().join(key), pem).unwrap();
         }
         for command in ["check", "test"] {
-            let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
-                .args([command, "doorward.yaml"])
-                .current_dir(dir.path())
-                .output()
-                .await
-                .unwrap();
-            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-            assert!(output.status.success(), "{name}: {command}: {said}");
+            let (code, said) = told(dir.path(), &[command, "doorward.yaml"]).await;
+            assert_eq!(code, Some(0), "{name}: {command}: {said}");
         }
     }
 }

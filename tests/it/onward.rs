@@ -13,8 +13,11 @@ use tokio::sync::Notify;
 use url::form_urlencoded;
 
 use crate::{
-    harness::{Answer, OidcProvider, Raw, Recorded, Reply, Upstream, aws_credentials, now, request, within},
-    issuing::{World, part, token},
+    harness::{
+        Answer, EXCHANGE, OidcProvider, Raw, Recorded, Reply, Upstream, aws_credentials, exchange_form, now, request,
+        settled,
+    },
+    issuing::{World, clock, part},
 };
 
 const RULES: &str = "rules:
@@ -164,29 +167,13 @@ async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
 
     // The trail tells whose it is, without it; and the trace follows the one or the other.
     let jti = claims["jti"].as_str().unwrap();
-    let issued = within(async {
-        loop {
-            let records = world.doorward.audit();
-            if let Some(issued) =
-                records.iter().map(|record| &record["unmapped"]["issued"]).find(|it| it["token"] == jti)
-            {
-                return issued.clone();
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let record = world.doorward.record(|record| record["unmapped"]["issued"]["token"] == jti).await;
+    let issued = &record["unmapped"]["issued"];
     assert_eq!((&issued["audience"], &issued["onward"]["assertion"]), (&json!("vault"), &json!(jti)), "{issued:#}");
     assert_eq!(issued["onward"]["provider"], "token_exchange at 127.0.0.1");
     let trail = std::fs::read_to_string(world.doorward.audit_path()).unwrap();
     assert!(!trail.contains("given-0") && !trail.contains(&assertion));
-    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
-        .args(["audit", "trace", "token", jti, "--trail"])
-        .arg(world.doorward.audit_path())
-        .output()
-        .await
-        .unwrap();
-    let traced = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let (_, traced) = world.doorward.trace("token", jti).await;
     assert!(traced.contains(&format!("for vault (read write) on behalf of {}", world.username("alice"))), "{traced}");
     assert!(traced.contains(&format!("of       token_exchange at 127.0.0.1, for assertion {jti}")), "{traced}");
 }
@@ -200,7 +187,7 @@ async fn the_sdk_of_aws_takes_what_is_passed_on_and_swaps_a_token_of_ours_by_its
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name).display().to_string();
     // As the docs say it of `doorward token --audience aws --out`.
-    std::fs::write(at("aws.json"), token(&world.ask(&[("subject_token", &alice), ("audience", "aws")]).await)).unwrap();
+    std::fs::write(at("aws.json"), world.ask(&[("subject_token", &alice), ("audience", "aws")]).await.token()).unwrap();
     std::fs::write(at("config"), format!("[default]\ncredential_process = cat {}\n", at("aws.json"))).unwrap();
     let found = aws_credentials(&[("AWS_CONFIG_FILE", &at("config"))]).await;
     let expected = json!({
@@ -211,7 +198,7 @@ async fn the_sdk_of_aws_takes_what_is_passed_on_and_swaps_a_token_of_ours_by_its
     provider.upstream.take();
 
     // As the docs say it of `--as aws`.
-    let own = token(&world.ask(&[("subject_token", &alice), ("audience", "sts.amazonaws.com")]).await);
+    let own = world.ask(&[("subject_token", &alice), ("audience", "sts.amazonaws.com")]).await.token();
     std::fs::write(at("token"), &own).unwrap();
     let xml = format!(
         "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
@@ -238,7 +225,7 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     let (world, provider) = start().await;
     let alice = world.person("alice", &json!({}));
 
-    let given = token(&ask(&world, &alice, "bearer", "read").await);
+    let given = ask(&world, &alice, "bearer", "read").await.token();
     assert!(given.starts_with("given-"));
     let call = provider.upstream.take().remove(0);
     assert_eq!(Provider::get(&call, "grant_type"), "urn:ietf:params:oauth:grant-type:jwt-bearer");
@@ -277,7 +264,7 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     both["accessToken"] = json!("of-the-account");
     both["expireTime"] = json!(rfc3339(now() + 1800));
     provider.says(Reply::json(200, &both.to_string()));
-    assert_eq!(token(&ask(&world, &alice, "google", "read").await), "of-the-account");
+    assert_eq!(ask(&world, &alice, "google", "read").await.token(), "of-the-account");
     let calls = provider.upstream.take();
     let [pool, account] = &calls[..] else { panic!("{calls:#?}") };
     assert_eq!(Provider::get(pool, "scope"), "https://www.googleapis.com/auth/iam");
@@ -304,14 +291,9 @@ async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
     provider.says(Reply::Later(Arc::clone(&told), later));
 
     // Whoever asked first goes away; the call goes on for the others.
-    let form = format!(
-        "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token_type=urn:ietf:params:oauth:token-type:jwt\
-         &audience=vault&scope=read&subject_token={alice}"
-    );
-    let lines =
-        ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    let form = exchange_form(&[("audience", "vault"), ("scope", "read"), ("subject_token", &alice)]);
     let mut gone = Raw::connect(world.doorward.address("public")).await;
-    gone.send(request(&lines, form.as_bytes())).await;
+    gone.send(request(&EXCHANGE, form.as_bytes())).await;
     provider.upstream.wait_for(1).await;
     drop(gone);
     let many = join_all((0..50).map(|_| ask(&world, &alice, "vault", "read")));
@@ -321,17 +303,17 @@ async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
         told.notify_one();
     };
     let (answers, ()) = tokio::join!(many, release);
-    assert!(answers.iter().all(|answer| token(answer) == "first"));
+    assert!(answers.iter().all(|answer| answer.token() == "first"));
     assert_eq!(provider.upstream.requests().len(), 1);
 
     *provider.says.lock().unwrap() = None;
-    let of_write = token(&ask(&world, &alice, "vault", "write").await);
-    let of_bob = token(&ask(&world, &bob, "vault", "read").await);
-    let of_other = token(&ask(&world, &alice, "bearer", "read").await);
+    let of_write = ask(&world, &alice, "vault", "write").await.token();
+    let of_bob = ask(&world, &bob, "vault", "read").await.token();
+    let of_other = ask(&world, &alice, "bearer", "read").await.token();
     assert_eq!(provider.upstream.requests().len(), 4);
     let all = ["first", &of_write, &of_bob, &of_other];
     assert!(all.iter().enumerate().all(|(index, one)| !all[index + 1..].contains(one)), "{all:?}");
-    assert_eq!(token(&ask(&world, &bob, "vault", "read").await), of_bob);
+    assert_eq!(ask(&world, &bob, "vault", "read").await.token(), of_bob);
     assert_eq!(provider.upstream.requests().len(), 4, "it is held");
 
     // What is held is no decision: neither for who is shut out, nor for who may no more.
@@ -372,22 +354,12 @@ async fn who_is_revoked_while_a_provider_is_asked_gets_no_token_of_it() {
 async fn a_token_is_asked_for_anew_before_it_ends() {
     let (world, provider) = start().await;
     let alice = world.person("alice", &json!({}));
-    let first = token(&ask(&world, &alice, "vault", "read").await);
+    let first = ask(&world, &alice, "vault", "read").await.token();
     // A fifth of its hour is left.
     world.doorward.set_clock_ahead(2881);
     world.people.set_clock_ahead(2881);
     let alice = world.person("alice", &json!({}));
-    let second = within(async {
-        loop {
-            let answer = ask(&world, &alice, "vault", "read").await;
-            // What it knows of revocations is old for a moment, as it believes.
-            if answer.status != 503 {
-                return token(&answer);
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let second = settled(async || ask(&world, &alice, "vault", "read").await).await.token();
     assert_ne!(first, second);
     assert_eq!(provider.upstream.requests().len(), 2);
 }
@@ -479,21 +451,13 @@ async fn the_certified_provider_takes_the_assertion_by_our_published_keys() {
     let port = world.doorward.address("public").port();
     assert_eq!(call(&format!("GET /tests/trust/{port}"), "", "").await.status, 200);
     let answer = ask(&world, &alice, "node", "tekton:run").await;
-    let given = token(&answer);
+    let given = answer.token();
     assert_eq!(answer.json()["scope"], "tekton:run");
     let basic = BASE64_STANDARD.encode("bot:bot-secret-of-the-tests");
     let more = format!("Authorization: Basic {basic}\r\nContent-Type: application/x-www-form-urlencoded\r\n");
     let told = call("POST /token/introspection", &more, &format!("token={given}")).await.json();
     assert_eq!((&told["active"], &told["sub"]), (&json!(true), &json!("alice")), "{told:#}");
     assert_eq!((&told["scope"], &told["client_id"]), (&json!("tekton:run"), &json!("bot")), "{told:#}");
-}
-
-/// `HH:MM` of a minute since the epoch, as the beginning or the end of a window.
-fn clock(minute: u64, midnight: &str) -> String {
-    match minute % (24 * 60) {
-        0 => midnight.to_owned(),
-        of_day => format!("{:02}:{:02}", of_day / 60, of_day % 60),
-    }
 }
 
 /// Its hours, the age of the login that it needs, and what its expression makes of the time.
@@ -528,5 +492,5 @@ async fn is_not_outlasted(rules: &str) {
     let mut short = good("short");
     short["expires_in"] = json!(100);
     provider.says(Reply::json(200, &short.to_string()));
-    assert_eq!(token(&ask(&world, &alice, "vault", "write").await), "short");
+    assert_eq!(ask(&world, &alice, "vault", "write").await.token(), "short");
 }

@@ -3,8 +3,8 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{TARGET, World, introspected, part, token, trail::traced};
-use crate::harness::{Answer, within};
+use super::{TARGET, World, introspected, part, trail::traced};
+use crate::harness::Answer;
 
 const TYPE: (&str, &str) = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
 
@@ -27,7 +27,7 @@ async fn a_person_is_one_however_they_let_an_agent_act_and_has_no_name_in_a_trai
         ("their token was issued to the agent", json!({"client_id": "planner"})),
         ("both", json!({"client_id": "planner", "may_act": {"client_id": "planner"}})),
     ] {
-        let own = token(&ask(&world, &world.person("zoe-person", &more), &agent).await);
+        let own = ask(&world, &world.person("zoe-person", &more), &agent).await.token();
         let claims = part(&own, 1);
         assert_eq!((&claims["kind"], &claims["origin"]["sub"]), (&json!("human"), &json!("zoe-person")), "{what}");
         let used = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {own}")]).await;
@@ -36,29 +36,19 @@ async fn a_person_is_one_however_they_let_an_agent_act_and_has_no_name_in_a_trai
     // An agent that another acts for stays one.
     let may_act = json!({"client_id": "planner", "sub": "planner-account"});
     let itself = world.person("other", &json!({"may_act": may_act, "client_id": "other"}));
-    assert_eq!(part(&token(&ask(&world, &itself, &agent).await), 1)["kind"], "agent");
+    assert_eq!(part(&ask(&world, &itself, &agent).await.token(), 1)["kind"], "agent");
     // Neither does a refusal tell the name of another person, whose token the agent sends as its own.
     for more in [json!({"client_id": "planner"}), json!({})] {
         let bob = world.person("bob-person", &json!({"client_id": "planner"}));
         let refused = ask(&world, &world.person("zoe-person", &more), &bob).await;
         assert_eq!(refused.status, 400, "{}", refused.text());
     }
-    let lines = within(async {
-        loop {
-            let lines = world.doorward.audit();
-            let ended = |line: &&Value| {
-                line["metadata"]["event_code"]
-                    .as_str()
-                    .is_some_and(|code| code == "request" || code == "request.completed")
-            };
-            // Four exchanges, three uses and two refusals.
-            if lines.iter().filter(ended).count() >= 9 {
-                return lines;
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let ended = |line: &Value| {
+        line["metadata"]["event_code"].as_str().is_some_and(|code| code == "request" || code == "request.completed")
+    };
+    // Four exchanges, three uses and two refusals.
+    world.doorward.records(9, ended).await;
+    let lines = world.doorward.audit();
     for line in &lines {
         let text = line.to_string();
         assert!(!text.contains("zoe-person") && !text.contains("bob-person"), "{line:#}");
@@ -79,7 +69,7 @@ async fn the_client_of_a_rule_is_that_of_the_agent_and_not_of_whom_it_acts_for()
             let answer = ask(&world, &lets, &agent).await;
             let what = format!("{client} acts by a token of {issued_to}: {}", answer.text());
             match client {
-                "planner" => assert_eq!(part(&token(&answer), 1)["act"]["client_id"], "planner", "{what}"),
+                "planner" => assert_eq!(part(&answer.token(), 1)["act"]["client_id"], "planner", "{what}"),
                 _ => assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_target")), "{what}"),
             }
         }
@@ -94,7 +84,7 @@ async fn nobody_whose_user_name_is_that_of_a_task_gets_a_token() {
         |name: &str| world.person("planner-account", &json!({"client_id": "planner", "preferred_username": name}));
     let lets =
         |name: &str| world.person("bob", &json!({"may_act": {"sub": "planner-account"}, "preferred_username": name}));
-    token(&ask(&world, &lets("bob"), &agent("planner")).await);
+    ask(&world, &lets("bob"), &agent("planner")).await.token();
     for name in ["serviceaccount:ci:builder", "ServiceAccount:ci:builder"] {
         let refused = ask(&world, &lets(name), &agent("planner")).await;
         assert_eq!(refused.status, 400, "{name}: {}", refused.text());
@@ -107,14 +97,9 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     let world = World::start().await;
     let agent = world.person("planner-account", &json!({"client_id": "planner"}));
     let other = world.person("other-account", &json!({"client_id": "other"}));
-    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
-    let ask = async |person: &str, actor: &str| {
-        world
-            .ask(&[("subject_token", person), ("actor_token", actor), kind, ("audience", TARGET), ("scope", "plan")])
-            .await
-    };
+    let ask = async |person: &str, actor: &str| ask(&world, person, actor).await;
     let lets = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
-    let own = token(&ask(&lets, &agent).await);
+    let own = ask(&lets, &agent).await.token();
     let claims = part(&own, 1);
     assert_eq!(claims["origin"], json!({"issuer": "people", "sub": "alice"}), "{claims:#}");
     let people = world.people.url();
@@ -124,8 +109,8 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     let answer = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {own}")]).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     // What was issued to the agent by the person's own login says as much.
-    token(&ask(&world.person("alice", &json!({"client_id": "planner"})), &agent).await);
-    token(&ask(&world.person("alice", &json!({"may_act": {"client_id": "planner"}})), &agent).await);
+    ask(&world.person("alice", &json!({"client_id": "planner"})), &agent).await.token();
+    ask(&world.person("alice", &json!({"may_act": {"client_id": "planner"}})), &agent).await.token();
     let (job, job_issuer) = (world.job(&json!({})), world.ci.url());
     /// So many who have acted for each other.
     fn actors(count: usize) -> Value {
@@ -243,7 +228,7 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
         assert!(answer.text().contains(said), "{what}: {}", answer.text());
     }
     let four = world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(3)}));
-    let act = part(&token(&ask(&four, &agent).await), 1)["act"].clone();
+    let act = part(&ask(&four, &agent).await.token(), 1)["act"].clone();
     assert_eq!(act["act"]["act"]["act"], json!({"iss": people, "sub": "actor-1"}), "each with its issuer: {act:#}");
     for (what, named) in [
         ("sub", json!({"act": {"sub": "system:serviceaccount:ci:builder"}})),
@@ -271,9 +256,7 @@ async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
     let world = World::start().await;
     let agent = world.person("planner-account", &json!({"client_id": "planner"}));
     let person = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
-    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
-    let asked = [("subject_token", &*person), ("actor_token", &*agent), kind, ("audience", TARGET), ("scope", "plan")];
-    let own = token(&world.ask(&asked).await);
+    let own = ask(&world, &person, &agent).await.token();
     let bearer = format!("Authorization: Bearer {own}");
     let is_active = async || introspected(&world, "target", &own).await["active"].clone();
     assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, 200);
@@ -288,7 +271,7 @@ async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
         assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, status, "{issuer}");
     }
     assert_eq!(is_active().await, json!(false));
-    assert_eq!(world.ask(&asked).await.status, 400);
+    assert_eq!(ask(&world, &person, &agent).await.status, 400);
     // The trail tells why it ended.
     let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
     let traced = traced(&world, &jti).await;

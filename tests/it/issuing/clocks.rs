@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{TARGET, World, part, token};
-use crate::harness::{Answer, now, within};
+use super::{TARGET, World, part};
+use crate::harness::{Answer, now, settled};
 
 /// What is expected of a token, all in seconds by a clock that is right.
 struct Row {
@@ -49,17 +49,7 @@ const OURS_AHEAD: [Row; 5] = [
 ];
 
 async fn exchanged(world: &World, claims: &Value) -> Answer {
-    within(async {
-        loop {
-            let answer = world.exchange(&world.job(claims), "deploy").await;
-            // What it knows of revocations is old for a moment once its clock was set.
-            if answer.status != 503 {
-                return answer;
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
+    settled(async || world.exchange(&world.job(claims), "deploy").await).await
 }
 
 async fn judge(world: &World, rows: &[Row], ahead: u64) {
@@ -72,7 +62,7 @@ async fn judge(world: &World, rows: &[Row], ahead: u64) {
         }
         let answer = exchanged(world, &claims).await;
         let Some(why) = refused else {
-            let own = part(&token(&answer), 1);
+            let own = part(&answer.token(), 1);
             let [from, until] = ["iat", "exp"].map(|name| own[name].as_u64().unwrap());
             assert!(until <= at(*expires), "{what}: it outlives what it was given for: {own:#}");
             assert!(from < until && until - from <= 600, "{what}: {own:#}");
@@ -104,22 +94,13 @@ async fn a_token_of_ours_is_forgiven_hardly_anything_after_its_end_unless_the_co
         let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
         let asked =
             [("subject_token", &*person), ("actor_token", &agent), kind, ("audience", TARGET), ("scope", "plan")];
-        let own = token(&world.ask(&asked).await);
+        let own = world.ask(&asked).await.token();
         let bearer = format!("Authorization: Bearer {own}");
         let used = async || world.doorward.get("/", &["Host: localhost", &bearer]).await;
         assert_eq!(used().await.status, 200, "{settings}");
         let expires = part(&own, 1)["exp"].as_u64().unwrap();
         world.doorward.set_clock_ahead(expires + 6 - now());
-        let answer = within(async {
-            loop {
-                let answer = used().await;
-                if answer.status != 503 {
-                    return answer;
-                }
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let answer = settled(used).await;
         assert_eq!(answer.status, if taken { 200 } else { 401 }, "{settings}: {}", answer.text());
         assert!(taken || answer.text().contains("token_expired"), "{settings}: {}", answer.text());
     }

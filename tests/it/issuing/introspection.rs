@@ -1,11 +1,11 @@
 //! What resource servers hear of tokens (RFC 7662).
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use serde_json::{Value, json};
+use serde_json::json;
 use url::form_urlencoded;
 
-use super::{TARGET, World, part, secret, token, trail::trace};
-use crate::harness::within;
+use super::{TARGET, World, part, secret};
+use crate::harness::until;
 
 #[tokio::test]
 async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
@@ -14,16 +14,10 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
     let person = world.person("alice", &json!({"client_id": "planner"}));
     let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
     let asked = [("subject_token", &*person), ("actor_token", &*agent), kind, ("audience", TARGET), ("scope", "plan")];
-    let own = token(&world.ask(&asked).await);
-    let another = token(&world.ask(&asked).await);
+    let own = world.ask(&asked).await.token();
+    let another = world.ask(&asked).await.token();
     let ask = async |authorization: &str, token: &str| {
-        let lines = [
-            "POST /oauth2/introspect HTTP/1.1",
-            "Host: doorward.test",
-            "Content-Type: application/x-www-form-urlencoded",
-            authorization,
-        ];
-        world.doorward.send(&lines, format!("token={token}").as_bytes()).await
+        world.doorward.submit("/oauth2/introspect", &[authorization], &format!("token={token}")).await
     };
     let basic = |id: &str, secret: &str| {
         let secret: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
@@ -59,32 +53,18 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
         assert_eq!((answer.status, &answer.json()["error"]), (401, &json!("invalid_client")), "{what}");
         assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic")), "{what}");
     }
-    within(async {
-        let is_told = |record: &Value| record.to_string().contains("must be one of `tokens.resource_servers`");
-        while !world.doorward.audit().iter().any(is_told) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    world.doorward.record(|line| line.to_string().contains("must be one of `tokens.resource_servers`")).await;
     // Each use of it at a server that asked is in the trail, and leads back to it.
-    within(async {
-        loop {
-            let told = trace(&world, "token", jti).await;
-            if told.contains("at resource server target, which heard active")
-                && told.contains("at resource server other, which heard not active")
-            {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
+    until(async || {
+        let told = world.doorward.trace("token", jti).await.1;
+        told.contains("at resource server target, which heard active")
+            && told.contains("at resource server other, which heard not active")
     })
     .await;
-    let back = trace(&world, "request", &question).await;
+    let back = world.doorward.trace("request", &question).await.1;
     assert!(back.contains(&format!("token      {jti} for {TARGET}")), "{back}");
     // One that its holder has ended; and all of a person who is shut out, on our own routes too.
-    let lines =
-        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-    assert_eq!(world.doorward.send(&lines, format!("token={own}").as_bytes()).await.status, 200);
+    assert_eq!(world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await.status, 200);
     assert_eq!(ask(&target, &own).await.json(), inactive);
     assert_eq!(ask(&target, &another).await.json()["active"], true);
     let bearer = format!("Authorization: Bearer {another}");

@@ -11,10 +11,9 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use url::form_urlencoded;
 
-use super::{TARGET, World, part, token};
-use crate::harness::{Answer, Doorward, Raw, RedisServer, now, request, within};
+use super::{TARGET, World, part};
+use crate::harness::{Answer, Doorward, EXCHANGE, Raw, RedisServer, exchange_form, found, now, request, until, within};
 
 /// How many clients there are at a time.
 const CLIENTS: usize = 4;
@@ -67,17 +66,14 @@ impl<'w> Client<'w> {
     /// Asks for a token for an agent of Alice's.
     async fn exchange(&mut self, world: &World) -> Answer {
         let (agent, person) = ("planner-account", json!({"client_id": "planner"}));
-        let form = form_urlencoded::Serializer::new(String::new())
-            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
-            .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
-            .append_pair("subject_token", &world.person("alice", &person))
-            .append_pair("actor_token_type", "urn:ietf:params:oauth:token-type:access_token")
-            .append_pair("actor_token", &world.person(agent, &person))
-            .extend_pairs([("audience", TARGET), ("scope", "plan")])
-            .finish();
-        let lines =
-            ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-        self.ask(&lines, form.as_bytes()).await
+        let form = exchange_form(&[
+            ("subject_token", &world.person("alice", &person)),
+            ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+            ("actor_token", &world.person(agent, &person)),
+            ("audience", TARGET),
+            ("scope", "plan"),
+        ]);
+        self.ask(&EXCHANGE, form.as_bytes()).await
     }
 
     async fn kids(&mut self) -> Vec<String> {
@@ -103,7 +99,7 @@ impl<'w> Load<'w> {
         loop {
             turn += 1;
             let at = turn % clients.len();
-            let own = token(&clients[at].exchange(self.world).await);
+            let own = clients[at].exchange(self.world).await.token();
             let older = self.note(&own, turn);
             for (replica, client) in clients.iter_mut().enumerate() {
                 for token in [&own, &older] {
@@ -178,17 +174,13 @@ impl<'w> Load<'w> {
     async fn are_ready(&self) {
         for replica in &self.replicas {
             let mut client = Client::to(replica).await;
-            within(async {
-                loop {
-                    let answer = client.exchange(self.world).await;
-                    if answer.status == 503 {
-                        continue;
-                    }
-                    let own = format!("Authorization: Bearer {}", token(&answer));
-                    if client.ask(&["GET / HTTP/1.1", "Host: localhost", &own], b"").await.status != 503 {
-                        return;
-                    }
+            until(async || {
+                let answer = client.exchange(self.world).await;
+                if answer.status == 503 {
+                    return false;
                 }
+                let own = format!("Authorization: Bearer {}", answer.token());
+                client.ask(&["GET / HTTP/1.1", "Host: localhost", &own], b"").await.status != 503
             })
             .await;
         }
@@ -242,12 +234,7 @@ pub(super) async fn reload(doorward: &Doorward, change: impl FnOnce(String) -> S
     assert_ne!(new, old);
     fs::write(&draft, new).unwrap();
     fs::rename(draft, path).unwrap();
-    within(async {
-        while generation() <= before {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    until(async || generation() > before).await;
 }
 
 #[tokio::test]
@@ -358,9 +345,9 @@ async fn no_good_token_is_refused_where_keys_from_files_take_the_place_of_made_o
     let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let world = World::with_files(|yaml| yaml, &[("first.pem", &pem)]).await;
     let mut client = Client::to(&world.doorward).await;
-    let (made, old) = (world.kids().await, token(&client.exchange(&world).await));
+    let (made, old) = (world.kids().await, client.exchange(&world).await.token());
     reload(&world.doorward, |yaml| yaml.replace("\ntokens:\n", "\ntokens:\n  keys: [{file: first.pem}]\n")).await;
-    let new = token(&client.exchange(&world).await);
+    let new = client.exchange(&world).await.token();
     assert!(!made.contains(&kid(&new)), "that of the file signs");
     let published = world.kids().await;
     assert_eq!((published.first(), &published[1..]), (Some(&kid(&new)), &made[..]), "all are published");
@@ -382,10 +369,10 @@ async fn no_good_token_is_refused_where_made_keys_take_the_place_of_keys_from_fi
     let keys = "\ntokens:\n  keys: [{file: first.pem}]\n";
     let world = World::with_files(|yaml| yaml.replace("\ntokens:\n", keys), &[("first.pem", &pem)]).await;
     let mut client = Client::to(&world.doorward).await;
-    let (of_file, old) = (world.kids().await, token(&client.exchange(&world).await));
+    let (of_file, old) = (world.kids().await, client.exchange(&world).await.token());
     reload(&world.doorward, |yaml| yaml.replace(keys, "\ntokens:\n")).await;
     // At once: nobody waits for keys.
-    let new = token(&client.exchange(&world).await);
+    let new = client.exchange(&world).await.token();
     assert!(!of_file.contains(&kid(&new)), "one that was made signs");
     let published = world.kids().await;
     assert_eq!((published.first(), published.len(), &published[2..]), (Some(&kid(&new)), 3, &of_file[..]));
@@ -400,25 +387,19 @@ async fn no_good_token_is_refused_where_made_keys_take_the_place_of_keys_from_fi
 async fn keys_are_replaced_without_a_gap() {
     let world = World::start().await;
     let before = world.kids().await;
-    let old = token(&world.exchange(&world.job(&json!({})), "deploy").await);
+    let old = world.exchange(&world.job(&json!({})), "deploy").await.token();
     assert_eq!(part(&old, 0)["kid"].as_str(), before.first().map(String::as_str));
     // Seven days and a bit.
     let ahead = 7 * 86_400 + 60;
     world.doorward.set_clock_ahead(ahead);
     world.ci.set_clock_ahead(ahead.cast_signed());
-    let new = within(async {
-        loop {
-            let answer = world.exchange(&world.job(&json!({})), "deploy").await;
-            // What it knows of revocations is old for a moment, as it believes.
-            if answer.status == 503 {
-                continue;
-            }
-            let new = token(&answer);
-            if part(&new, 0)["kid"] != part(&old, 0)["kid"] {
-                return new;
-            }
-            tokio::task::yield_now().await;
+    let new = found(async || {
+        let answer = world.exchange(&world.job(&json!({})), "deploy").await;
+        // What it knows of revocations is old for a moment, as it believes.
+        if answer.status == 503 {
+            return None;
         }
+        Some(answer.token()).filter(|new| part(new, 0)["kid"] != part(&old, 0)["kid"])
     })
     .await;
     assert_eq!(

@@ -2,16 +2,8 @@
 
 use serde_json::json;
 
-use super::{DOOR, TARGET, World, introspected, keys::reload, part, token};
-use crate::harness::{now, within};
-
-/// `HH:MM` of a minute since the epoch, as the end or the beginning of a window.
-fn clock(minute: u64, midnight: &str) -> String {
-    match minute % (24 * 60) {
-        0 => midnight.to_owned(),
-        of_day => format!("{:02}:{:02}", of_day / 60, of_day % 60),
-    }
-}
+use super::{DOOR, TARGET, World, clock, introspected, keys::reload, part};
+use crate::harness::{found, now, settled};
 
 /// How many seconds the token of a job lasts under these rules.
 async fn lasts(rules: &str) -> i64 {
@@ -22,7 +14,7 @@ async fn lasts(rules: &str) -> i64 {
     };
     let world = World::with(replaced).await;
     let answer = world.exchange(&world.job(&json!({"exp": now() + 3600})), "deploy").await;
-    token(&answer);
+    answer.token();
     answer.json()["expires_in"].as_i64().unwrap()
 }
 
@@ -33,26 +25,12 @@ async fn a_token_that_routes_take_a_little_longer_can_be_ended_until_then() {
     let planner = world.person("planner-account", &json!({"client_id": "planner", "exp": now() + 300}));
     let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
     let asked = [("subject_token", &*alice), ("actor_token", &*planner), kind, ("audience", TARGET), ("scope", "plan")];
-    let own = token(&world.ask(&asked).await);
+    let own = world.ask(&asked).await.token();
     world.doorward.set_clock_ahead(330);
     let bearer = format!("Authorization: Bearer {own}");
-    let used = async || {
-        within(async {
-            loop {
-                let answer = world.doorward.get("/", &["Host: localhost", &bearer]).await;
-                // What it knows of revocations is old for a moment, as it believes.
-                if answer.status != 503 {
-                    return answer;
-                }
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-    };
+    let used = async || settled(async || world.doorward.get("/", &["Host: localhost", &bearer]).await).await;
     assert_eq!(used().await.status, 200);
-    let lines =
-        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-    assert_eq!(world.doorward.send(&lines, format!("token={own}").as_bytes()).await.status, 200);
+    assert_eq!(world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await.status, 200);
     let answer = used().await;
     assert_eq!((answer.status, answer.reason().as_str()), (401, "token_revoked"), "{}", answer.text());
 }
@@ -68,7 +46,7 @@ async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
             )
     })
     .await;
-    let own = token(&world.exchange(&world.job(&json!({})), "deploy").await);
+    let own = world.exchange(&world.job(&json!({})), "deploy").await.token();
     assert_eq!(introspected(&world, "target", &own).await["active"], true);
     let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
     let (code, said) = world
@@ -88,11 +66,9 @@ async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issue
     let mut world = World::start().await;
     let (handed_back, leaked) = {
         let job = world.job(&json!({}));
-        (token(&world.exchange(&job, "deploy").await), token(&world.exchange(&job, "deploy").await))
+        (world.exchange(&job, "deploy").await.token(), world.exchange(&job, "deploy").await.token())
     };
-    let lines =
-        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-    assert_eq!(world.doorward.send(&lines, format!("token={handed_back}").as_bytes()).await.status, 200);
+    assert_eq!(world.doorward.submit("/oauth2/revoke", &[], &format!("token={handed_back}")).await.status, 200);
     let jti = part(&leaked, 1)["jti"].as_str().unwrap().to_owned();
     let (code, said) =
         world.doorward.operator(&["revoke", "--issuer", "own", "--token-id", &jti, "--why", "leaked"]).await;
@@ -114,20 +90,13 @@ async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issue
 #[tokio::test]
 async fn a_resource_server_hears_that_a_token_is_not_active_once_its_time_is_out() {
     let world = World::start().await;
-    let own = token(&world.exchange(&world.job(&json!({"exp": now() + 3600})), "deploy").await);
+    let own = world.exchange(&world.job(&json!({"exp": now() + 3600})), "deploy").await.token();
     for (ahead, active) in [(0, true), (590, true), (601, false)] {
         world.doorward.set_clock_ahead(ahead);
-        let told = within(async {
-            loop {
-                let told = introspected(&world, "target", &own).await;
-                // What it knows of revocations is old for a moment, as it believes.
-                if told["active"].is_boolean() {
-                    return told;
-                }
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        // What it knows of revocations is old for a moment, as it believes.
+        let told =
+            found(async || Some(introspected(&world, "target", &own).await).filter(|told| told["active"].is_boolean()))
+                .await;
         assert_eq!(told["active"], active, "{ahead}: {told:#}");
         assert_eq!(told.as_object().unwrap().len() == 1, !active, "nothing else of one that has ended: {told:#}");
     }

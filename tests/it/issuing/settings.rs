@@ -1,10 +1,8 @@
 //! Settings with which good tokens would be refused, or those of others taken, are found before they are in force.
 
-use std::process::Command;
-
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::harness::now;
+use crate::harness::{now, told};
 
 /// Of which each row changes something.
 const GOOD: &str = "
@@ -87,7 +85,7 @@ const ROWS: [(&str, &str, &str); 24] = [
 ];
 
 /// Whether it may be used, and what is said.
-fn check(yaml: &str) -> (bool, String) {
+async fn check(yaml: &str) -> (bool, String) {
     let dir = tempfile::tempdir().unwrap();
     let key = || rcgen::KeyPair::generate().unwrap().serialize_pem();
     let seal = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".to_owned();
@@ -100,13 +98,12 @@ fn check(yaml: &str) -> (bool, String) {
     ] {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
-    let output = command.args(["check", "doorward.yaml"]).current_dir(dir.path()).output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    let (code, said) = told(dir.path(), &["check", "doorward.yaml"]).await;
+    (code == Some(0), said)
 }
 
-#[test]
-fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
+#[tokio::test]
+async fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
     let (early, none) = ("it signs in less than an hour", "the time of no key has come");
     let from = |ahead: i64| {
         let at = OffsetDateTime::from_unix_timestamp(now().cast_signed() + ahead).unwrap();
@@ -120,19 +117,19 @@ fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
         ("tomorrow, after another", format!("{{file: other.pem}}, {}", from(86_400)), [false, false]),
         ("in half an hour, after another", format!("{{file: other.pem}}, {}", from(1800)), [true, false]),
     ] {
-        let (good, told) = check(&GOOD.replace("{file: key.pem}", &keys));
+        let (good, told) = check(&GOOD.replace("{file: key.pem}", &keys)).await;
         assert!(good, "{what}: {told}");
         assert_eq!([early, none].map(|warning| told.contains(warning)), warnings, "{what}: {told}");
     }
 }
 
-#[test]
-fn settings_of_the_issuer_that_cannot_work_are_refused_with_what_to_change() {
-    let (good, told) = check(GOOD);
+#[tokio::test]
+async fn settings_of_the_issuer_that_cannot_work_are_refused_with_what_to_change() {
+    let (good, told) = check(GOOD).await;
     assert!(good, "{told}");
     for (before, after, said) in ROWS {
         assert_eq!(GOOD.matches(before).count(), 1, "{before}");
-        let (good, told) = check(&GOOD.replace(before, after));
+        let (good, told) = check(&GOOD.replace(before, after)).await;
         assert_eq!(good, said.is_empty(), "{after}: {told}");
         assert!(told.contains(said), "{after}: {told}");
     }
@@ -140,16 +137,16 @@ fn settings_of_the_issuer_that_cannot_work_are_refused_with_what_to_change() {
     let alone = GOOD
         .replace("{path: doorward.redb}\n", "{path: doorward.redb, redis: {server: '127.0.0.1:1'}}\n")
         .replace("  keys: [{file: key.pem}]\n  exchange", "  exchange");
-    let (good, told) = check(&alone);
+    let (good, told) = check(&alone).await;
     assert!(!good && told.contains("tokens need `keys`, the same on every replica"), "{told}");
     let (before, rest) = GOOD.split_once("tokens:\n").unwrap();
     let without = format!("{before}{}", &rest[rest.find("store:").unwrap()..]);
-    let (good, told) = check(&without);
+    let (good, told) = check(&without).await;
     assert!(!good && told.contains("without the section `tokens` Doorward issues none"), "{told}");
 }
 
-#[test]
-fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
+#[tokio::test]
+async fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
     let with = |rule: &str| {
         let onward = "\n  onward: [{audience: vault, provider: {jwt_bearer: {token_url: 'https://idp.test/token'}}, \
                       assertion: {audience: 'https://idp.test'}, max_lifetime: 30m}]\nstore:";
@@ -166,7 +163,7 @@ fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
         ("}}, need: {mfa: {max_age: 29m}}", Some("`mfa`")),
         ("}}, need: {fresh_login: {max_age: 29m}}", Some("`fresh_login`")),
     ] {
-        let (good, told) = check(&with(rule));
+        let (good, told) = check(&with(rule)).await;
         assert_eq!(good, name.is_none(), "{rule}: {told}");
         let Some(name) = name else { continue };
         assert!(told.contains("a token for `vault` may last longer: its provider says how long"), "{rule}: {told}");
@@ -175,8 +172,8 @@ fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
 }
 
 /// Who makes runs there has caused none of a cluster whose tasks get tokens.
-#[test]
-fn a_route_to_an_api_server_of_no_cluster_is_warned_of() {
+#[tokio::test]
+async fn a_route_to_an_api_server_of_no_cluster_is_warned_of() {
     const HOOKS: &str = "{name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: hooks, upstream: web, \
                          event_listener: {namespace: ci, name: hooks}}, ";
     let with = |url: &str, listed: &str| {
@@ -197,7 +194,7 @@ fn a_route_to_an_api_server_of_no_cluster_is_warned_of() {
         ("the same by another address", "https://10.0.0.2", "upstreams: [other], ", [false, false]),
         ("another, of which hooks are none", "https://10.0.0.2", "upstreams: [web], ", [true, false]),
     ] {
-        let (good, told) = check(&with(url, listed));
+        let (good, told) = check(&with(url, listed)).await;
         assert!(good, "{what}: {told}");
         assert_eq!(warns(&told), warnings, "{what}: {told}");
     }

@@ -3,23 +3,14 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{DOOR, TARGET, World, introspected, part, token};
-use crate::harness::{Answer, within};
+use super::{DOOR, TARGET, World, introspected, part};
+use crate::harness::{Answer, found};
 
 impl World {
     /// The record of what was answered so.
     pub async fn record(&self, answer: &Answer) -> Value {
         let id = answer.header("x-request-id").unwrap();
-        within(async {
-            loop {
-                let trail = self.doorward.audit();
-                if let Some(record) = trail.into_iter().find(|record| record.to_string().contains(id)) {
-                    return record;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        })
-        .await
+        self.doorward.record(|record| record.to_string().contains(id)).await
     }
 }
 
@@ -59,7 +50,7 @@ async fn what_shadow_rules_say_of_each_scope_of_a_token_is_recorded() {
     }
     // All that rules give, and what they would give besides.
     let answer = world.ask(&[("subject_token", &job), ("audience", TARGET)]).await;
-    token(&answer);
+    answer.token();
     assert_shadow(&world.record(&answer).await, "all", &json!(["no-plan", "no-deploy", "erase"]));
 }
 
@@ -88,7 +79,7 @@ async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
         ] {
             // Whoever was revoked gets no other.
             let subject = format!("repo:acme/app:{}", what.len());
-            let own = token(&world.exchange(&world.job(&json!({"sub": subject})), "deploy").await);
+            let own = world.exchange(&world.job(&json!({"sub": subject})), "deploy").await.token();
             let claims = part(&own, 1);
             let claim = |name: &str| claims[name].as_str().unwrap_or(&subject);
             let (option, jti) = (if by == "jti" { "--token-id" } else { "--subject" }, claim("jti"));
@@ -102,23 +93,7 @@ async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
     }
 }
 
-/// What `doorward audit trace` says.
-pub async fn trace(world: &World, kind: &str, what: &str) -> String {
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
-    command.args(["audit", "trace", kind, what, "--trail"]).arg(world.doorward.audit_path());
-    String::from_utf8(command.output().await.unwrap().stdout).unwrap()
-}
-
-/// The same of a token, once it tells of an end.
+/// What `doorward audit trace` says of a token, once it tells of an end.
 pub async fn traced(world: &World, jti: &str) -> String {
-    within(async {
-        loop {
-            let said = trace(world, "token", jti).await;
-            if said.contains("    ended    ") {
-                return said;
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
+    found(async || Some(world.doorward.trace("token", jti).await.1).filter(|said| said.contains("    ended    "))).await
 }

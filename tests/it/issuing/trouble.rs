@@ -5,8 +5,8 @@ use std::fs;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
 
-use super::{TARGET, World, secret, token};
-use crate::harness::{Answer, Fault, Issuer, within};
+use super::{TARGET, World, secret};
+use crate::harness::{Answer, Fault, Issuer, found, until};
 
 /// It may work later, and not at once.
 fn assert_passes(what: &str, answer: &Answer, why: &str) {
@@ -20,14 +20,6 @@ fn assert_passes(what: &str, answer: &Answer, why: &str) {
 fn assert_later(what: &str, answer: &Answer) {
     let after: u64 = answer.header("retry-after").unwrap_or_else(|| panic!("{what}: {}", answer.head)).parse().unwrap();
     assert!((1..=60).contains(&after), "{what}: {after}");
-}
-
-impl World {
-    async fn post(&self, path: &str, more: &[&str], form: &str) -> Answer {
-        let line = format!("POST {path} HTTP/1.1");
-        let lines = [line.as_str(), "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-        self.doorward.send(&[&lines, more].concat(), form.as_bytes()).await
-    }
 }
 
 #[tokio::test]
@@ -45,42 +37,28 @@ async fn who_is_refused_because_of_our_trouble_hears_when_to_come_again() {
     assert_passes("an issuer whose keys are not to be had", &refused, "cannot be asked right now");
 
     let job = world.job(&json!({}));
-    let own = token(&world.exchange(&job, "deploy").await);
+    let own = world.exchange(&job, "deploy").await.token();
     world.doorward.break_disk(true);
     // A write finds the disk broken.
-    let refused = within(async {
-        loop {
-            let answer = world.post("/oauth2/revoke", &[], &format!("token={own}")).await;
-            if answer.status == 503 {
-                return answer;
-            }
-        }
+    let refused = found(async || {
+        let answer = world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await;
+        (answer.status == 503).then_some(answer)
     })
     .await;
     assert_passes("an end that cannot be written down", &refused, "try again");
     let basic = BASE64_STANDARD.encode(format!("target:{}", secret("target").replace(' ', "+")));
     let basic = format!("Authorization: Basic {basic}");
-    let (exchanged, told) = within(async {
-        loop {
-            let exchanged = world.exchange(&job, "deploy").await;
-            let told = world.post("/oauth2/introspect", &[&basic], &format!("token={own}")).await;
-            if exchanged.status == 503 && told.status == 503 {
-                return (exchanged, told);
-            }
-            tokio::task::yield_now().await;
-        }
+    let (exchanged, told) = found(async || {
+        let exchanged = world.exchange(&job, "deploy").await;
+        let told = world.doorward.submit("/oauth2/introspect", &[&basic], &format!("token={own}")).await;
+        (exchanged.status == 503 && told.status == 503).then_some((exchanged, told))
     })
     .await;
     let why = "whether the token was revoked cannot be told at the moment";
     assert_passes("nobody knows what was revoked", &exchanged, why);
     assert_passes("nobody knows what was revoked, a resource server asks", &told, why);
     world.doorward.break_disk(false);
-    within(async {
-        while world.exchange(&job, "deploy").await.status != 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || world.exchange(&job, "deploy").await.status == 200).await;
 }
 
 #[tokio::test]
@@ -115,7 +93,7 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     let change = |yaml: String| yaml.replace("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n");
     let mut world = World::with_files(change, &[("seal", &seal(7))]).await;
     let job = world.job(&json!({}));
-    token(&world.exchange(&job, "deploy").await);
+    world.exchange(&job, "deploy").await.token();
     let (path, kids) = (world.doorward.dir().join("seal"), world.kids().await);
     // Somebody has replaced the key of the seal, and not kept the one before it beside it.
     fs::write(&path, seal(8)).unwrap();
@@ -126,7 +104,7 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
         ("/oauth2/revoke", "token=x".to_owned()),
         ("/oauth2/introspect", "token=x".to_owned()),
     ] {
-        assert_passes(path, &world.post(path, &[], &form).await, why);
+        assert_passes(path, &world.doorward.submit(path, &[], &form).await, why);
     }
     // In the words of the registry's protocol.
     let answer = world.doorward.get("/oauth2/registry?service=registry.test", &["Host: doorward.test"]).await;
@@ -139,14 +117,9 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     assert_later("the set", &answer);
     // Metrics count what is refused, in whatever words.
     let failed = r#"doorward_requests_total{route="-",scheme="none",outcome="failed",reason="store_unavailable"} 5"#;
-    within(async { while !world.doorward.metrics().await.contains(failed) {} }).await;
+    world.doorward.until_metrics_say(failed).await;
     // It is put back, and nobody starts anything again.
     fs::write(&path, seal(7)).unwrap();
-    within(async {
-        while world.exchange(&job, "deploy").await.status != 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || world.exchange(&job, "deploy").await.status == 200).await;
     assert_eq!(world.kids().await, kids);
 }
