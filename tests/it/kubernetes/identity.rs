@@ -14,8 +14,8 @@ use super::{
     TASKRUNS, alice, assert_clean, check, fixture,
 };
 use crate::{
-    fixture::{Fixture, WEBHOOK_SECRET, bearer},
-    harness::{Authority, Reply, Upstream, now, streams::with_login, unique, within},
+    fixture::{Fixture, bearer},
+    harness::{Authority, HANDSHAKE, Push, Reply, Upstream, now, request, streams::with_login, unique},
 };
 
 const NO: Expect = Refused(&[403]);
@@ -100,24 +100,12 @@ async fn groups_are_sent_one_by_one() {
 async fn routes_without_a_caller_lose_forged_identities_too() {
     let fixture = fixture().await;
     let forged = ["X-Remote-User: system:admin", "X_Remote_User: root", "X_Forwarded_User: root", "Remote-User: root"];
-    let body = br#"{"ref":"refs/heads/main","before":"1","after":"2","commits":[],"repository":{"id":1,"full_name":"o/r","owner":{"login":"o"}},"sender":{"id":1,"login":"s"}}"#;
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
-    let hex: String = aws_lc_rs::hmac::sign(&key, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let signature = format!("X-Hub-Signature-256: sha256={hex}");
-    let open = ["GET /healthz HTTP/1.1", "Host: open.test"];
-    let hook = [
-        "POST /github HTTP/1.1",
-        "Host: hooks.test",
-        "Content-Type: application/json",
-        "X-GitHub-Event: push",
-        "X-GitHub-Delivery: 1",
-        &signature,
-    ];
-    let requests: [(&str, &[&str], &[u8]); 2] = [("kubernetes:X2", &open, b""), ("kubernetes:A5", &hook, body)];
-    for (row, request, body) in requests {
+    let open = request(&[&["GET /healthz HTTP/1.1", "Host: open.test"], &forged[..]].concat(), b"");
+    for (row, request) in [("kubernetes:X2", open), ("kubernetes:A5", Push::new().request(&forged))] {
         let _ = fixture.upstream.take();
-        let lines: Vec<&str> = request.iter().chain(&forged).copied().collect();
-        let answer = fixture.doorward.send(&lines, body).await;
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(request).await;
+        let answer = raw.answer().await;
         assert_eq!(answer.status, 200, "{row}: {}", answer.text());
         let seen = fixture.upstream.only();
         for (name, value) in forged.iter().filter_map(|line| line.split_once(": ")) {
@@ -207,12 +195,6 @@ async fn a_cookie_beside_another_credential_is_400_where_sessions_alone_are_take
     let (host, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
     let token = issuer.token("alice", &["dev"]);
     let good = bearer(&token);
-    let socket = [
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    ];
     let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&token);
     let protocols =
         format!("Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.{encoded}, v5.channel.k8s.io");
@@ -226,8 +208,8 @@ async fn a_cookie_beside_another_credential_is_400_where_sessions_alone_are_take
         ("/api/v1/pods", &[dead, "Authorization: Basic YTpi"], 400),
         ("/api/v1/pods", &["Authorization: Basic YTpi"], 401),
         ("/api/v1/pods", &[&good], 401),
-        (exec, &[&[&*cookie, &protocols], &socket[..]].concat(), 400),
-        (exec, &[&[&*cookie, "Sec-WebSocket-Protocol: v5.channel.k8s.io"], &socket[..]].concat(), 101),
+        (exec, &[&[&*cookie, &protocols], &HANDSHAKE[..]].concat(), 400),
+        (exec, &[&[&*cookie, "Sec-WebSocket-Protocol: v5.channel.k8s.io"], &HANDSHAKE[..]].concat(), 101),
     ];
     for (path, lines, status) in cases {
         let _ = upstream.take();
@@ -268,20 +250,9 @@ async fn our_own_credential_refused_upstream_is_never_401() {
         let answer = fixture.doorward.send(&lines, b"kind: TaskRun\nspec: {}\n").await;
         assert_eq!(answer.status, status, "{row}: {}", answer.text());
         for path in [TASKRUNS, &apply] {
-            let recorded = || {
-                let is_end = |record: &Value| !record["http_response"]["code"].is_null();
-                let mut trail = fixture.doorward.audit().into_iter();
-                trail.find(|record| record["http_request"]["url"]["path"] == path && is_end(record))
-            };
-            let record = within(async {
-                loop {
-                    match recorded() {
-                        Some(record) => break record,
-                        None => tokio::task::yield_now().await,
-                    }
-                }
-            })
-            .await;
+            let is_end = |record: &Value| !record["http_response"]["code"].is_null();
+            let is_it = |record: &Value| record["http_request"]["url"]["path"] == path && is_end(record);
+            let record = fixture.doorward.record(is_it).await;
             let codes = (&record["http_response"]["code"], &record["unmapped"]["upstream"]["status"]);
             assert_eq!(codes, (&json!(status), &json!(upstream)), "{row} {path}: {record}");
         }

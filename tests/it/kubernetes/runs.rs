@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Answer, Recorded, Reply},
+    harness::{Answer, Recorded, Reply, hex},
 };
 
 const RUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
@@ -45,8 +45,7 @@ async fn send(fixture: &Fixture, subject: &str, line: &str, media: &str, body: &
 
 /// In hex, as the trail has it.
 fn sha256(text: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()))
 }
 
 fn run(account: &str) -> Value {
@@ -127,7 +126,7 @@ async fn an_apply_is_not_sent_where_what_is_there_cannot_be_seen() {
             true => look.clone(),
             false => Reply::json(200, "{}"),
         };
-        let fixture = Fixture::with(|yaml| yaml, script).await;
+        let fixture = Fixture::answering(script).await;
         let token = bearer(&fixture.a.token("alice", &["dev"]));
         let lines = [
             &*format!("PATCH {THERE} HTTP/1.1"),

@@ -1,7 +1,7 @@
 //! Rows W, U, T: connections that change their protocol, and how long they live.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Expect::{self, Refused},
@@ -9,16 +9,10 @@ use super::{
 };
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Raw, Recorded, Reply, now, unique, within},
+    harness::{HANDSHAKE, Raw, Recorded, Reply, now, unique},
 };
 
 const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
-const HANDSHAKE: [&str; 4] = [
-    "Connection: keep-alive, Upgrade",
-    "Upgrade: websocket",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-];
 
 /// Echoes on exec, and says something else where the name of the pod asks for it.
 async fn upstream() -> Fixture {
@@ -266,23 +260,18 @@ async fn streams_end_with_the_token_that_opened_them() {
     // The twins, of a token that lasts.
     echoes(&mut sockets[1], "kubernetes:T1 twin").await;
     // kubernetes:T3: what was decided, what began and what ended is in the trail, at the latest soon after.
-    let count = |code: &str| {
-        let trail = fixture.doorward.audit();
-        let of_exec = trail.iter().filter(|record| record.to_string().contains("/exec"));
-        of_exec.filter(|record| record["metadata"]["event_code"] == code).count()
-    };
-    within(async {
-        while count("request.completed") < 1 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let of_exec = |record: &Value| record.to_string().contains("/exec");
+    let is_end = |record: &Value| record["metadata"]["event_code"] == "request.completed" && of_exec(record);
+    fixture.doorward.record(is_end).await;
+    let trail = fixture.doorward.audit();
+    let count =
+        |code: &str| trail.iter().filter(|record| of_exec(record) && record["metadata"]["event_code"] == code).count();
     let counts = ["request.decided", "request.started", "request.completed"].map(count);
     assert_eq!(counts, [2, 2, 1], "kubernetes:T3");
-    let trail = fixture.doorward.audit();
-    let of_exec = trail.iter().filter(|record| record.to_string().contains("/exec"));
-    let answered = of_exec.filter(|record| record["metadata"]["event_code"] != "request.decided");
-    for record in answered {
+    for record in trail.iter().filter(|record| of_exec(record)) {
+        if record["metadata"]["event_code"] == "request.decided" {
+            continue;
+        }
         assert_eq!(record["unmapped"]["upstream"]["status"], 101, "kubernetes:T3 {record}");
     }
 }
