@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    time::Duration,
 };
 
 use serde_json::json;
@@ -15,11 +14,8 @@ use super::{
 use crate::{
     doctor::outside,
     fixture::WEBHOOK_SECRET,
-    harness::{Answer, Doorward, Raw, free_port, request, unique, within},
-    webhooks::{
-        kill::{self, Plan, Random, Senders, try_to_deliver, until_all_arrive},
-        lines, signature,
-    },
+    harness::{Answer, Doorward, Push, Raw, free_port, unique},
+    webhooks::kill::{self, Plan, Random, Senders, try_to_deliver, until_all_arrive},
 };
 
 /// A push of a commit to a repository.
@@ -35,9 +31,9 @@ pub fn push(repository: u32, commit: &str) -> String {
     .to_string()
 }
 
-async fn deliver(doorward: &Doorward, body: &str, signature: &str) -> Answer {
-    let lines = lines(&unique(), signature);
-    doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), body.as_bytes()).await
+/// Sends a push of a commit to repository 1234.
+pub async fn deliver(doorward: &Doorward, id: &str, commit: &str) -> Answer {
+    Push::of(&push(1234, commit), id, WEBHOOK_SECRET).send(doorward, &[]).await
 }
 
 #[tokio::test]
@@ -45,8 +41,7 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
     let mut listener = EventListener::prepare(Asks::Doorward).await;
     let _sink = listener.start().await;
     let doorward = &listener.world.doorward;
-    let first = push(1234, "first");
-    let taken = deliver(doorward, &first, &signature(first.as_bytes())).await;
+    let taken = deliver(doorward, &unique(), "first").await;
     assert_eq!(taken.status, 202, "{}", taken.text());
     let event = taken.json()["eventID"].as_str().unwrap().to_owned();
     let run = listener.run("first").await;
@@ -54,21 +49,16 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
     // What the interceptor vouched for, through the TriggerBinding.
     assert_eq!(run["metadata"]["annotations"]["test/user"], "webhook:github:repo:1234");
     assert_eq!(run["metadata"]["annotations"]["test/repository"], "1234");
-    within(async {
-        while !doorward.audit().iter().any(|record| record["unmapped"]["event_id"] == event) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    doorward.record(|record| record["unmapped"]["event_id"] == event).await;
 
-    let forged = push(1234, "forged");
-    assert_eq!(deliver(doorward, &forged, &signature(first.as_bytes())).await.status, 401);
+    let mut forged = Push::of(&push(1234, "first"), &unique(), WEBHOOK_SECRET);
+    forged.body = push(1234, "forged");
+    assert_eq!(forged.send(doorward, &[]).await.status, 401);
     // The EventListener takes what comes past Doorward, and says 202; its trigger asks, and stops.
-    let past = push(1234, "past");
-    let mut past_lines = lines(&unique(), &signature(past.as_bytes()));
-    past_lines[0] = "POST / HTTP/1.1".to_owned();
+    let mut past = Push::of(&push(1234, "past"), &unique(), WEBHOOK_SECRET);
+    past.lines[0] = "POST / HTTP/1.1".to_owned();
     let mut raw = Raw::connect(listener.address).await;
-    raw.send(request(&past_lines.iter().map(String::as_str).collect::<Vec<_>>(), past.as_bytes())).await;
+    raw.send(past.request(&[])).await;
     assert_eq!(raw.answer().await.status, 202);
     let stopped = listener.world.doorward.wait_for_log("a trigger was stopped").await;
     // Nothing keeps it from the EventListener, which somebody should know.
@@ -78,8 +68,7 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
     assert!(stopped["why"].as_str().unwrap().contains("past Doorward"), "{stopped}");
     assert_eq!(stopped["trigger"], format!("namespaces/{}/triggers/push", listener.world.namespace));
 
-    let last = push(1234, "last");
-    assert_eq!(deliver(&listener.world.doorward, &last, &signature(last.as_bytes())).await.status, 202);
+    assert_eq!(deliver(&listener.world.doorward, &unique(), "last").await.status, 202);
     listener.run("last").await;
     assert_eq!(listener.commits().await, ["first", "last"]);
 }
@@ -148,12 +137,7 @@ async fn runs_over_kills(listener: &EventListener) -> BTreeMap<String, usize> {
     let commits = async || listener.commits().await.into_iter().collect();
     until_all_arrive(&all, &plan, commits).await;
     // Nothing is on its way any more: what waits is gone, and the EventListener works off what it took in order.
-    within(async {
-        while !last.metrics().await.contains("doorward_webhook_held{webhook=\"github\",state=\"waiting\"} 0\n") {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    last.until_metrics_say("doorward_webhook_held{webhook=\"github\",state=\"waiting\"} 0\n").await;
     assert!(matches!(try_to_deliver(port, "last", &push(9, "last")).await, Some(202)));
     listener.run("last").await;
     all.insert("last".to_owned());

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{free_port, within},
+    harness::{found, free_port, until},
 };
 
 /// A route to the EventListener, from GitHub. `{port}` is where that listens, `{ns}` its namespace.
@@ -173,11 +173,9 @@ impl EventListener {
             ("K_OBSERVABILITY_CONFIG", r#"{"metrics": {"protocol": "prometheus"}}"#),
         ];
         let sink = Program::start(folder, "eventlistenersink", &arguments, &environment);
-        within(async {
-            while tokio::net::TcpStream::connect(self.address).await.is_err() {
-                assert!(!sink.has_ended(), "the EventListener ended: {}", sink.log());
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
+        until(async || {
+            assert!(!sink.has_ended(), "the EventListener ended: {}", sink.log());
+            tokio::net::TcpStream::connect(self.address).await.is_ok()
         })
         .await;
         sink
@@ -199,15 +197,7 @@ impl EventListener {
 
     /// Waits until there is a run of a commit, and gives it.
     pub async fn run(&self, of: &str) -> Value {
-        within(async {
-            loop {
-                if let Some(run) = self.runs().await.into_iter().find(|run| commit(run) == of) {
-                    return run;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await
+        found(async || self.runs().await.into_iter().find(|run| commit(run) == of)).await
     }
 }
 

@@ -1,21 +1,19 @@
 //! From runs back to who caused them, by the audit trail.
 
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use super::{
     admission::{Past, enforce},
     api_server::ApiServer,
     event_listener::{Asks, EventListener, HOOKS},
     shipped::administrator,
-    tasks::{DOOR, TARGET, Tasks, claims, token},
+    tasks::{DOOR, TARGET, Tasks, claims},
     tekton::{Tekton, pipeline_run},
     world::World,
 };
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Doorward, Wire, free_port, unique, within},
-    webhooks::{lines, signature},
+    harness::{Doorward, Wire, found, free_port, unique, until},
 };
 
 const RUNS: &str = "runs: {kubernetes: cluster, namespaces: ['{ns}']}\n";
@@ -36,46 +34,18 @@ fn runs(world: &World) -> String {
 
 /// The record of a run in the trail, once it has one.
 pub(super) async fn linked(doorward: &Doorward, uid: &Value) -> Vec<Value> {
-    within(async {
-        loop {
-            let mut records = doorward.audit();
-            records.retain(|record| record["unmapped"]["linked"]["uid"] == *uid);
-            if !records.is_empty() {
-                return records;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await
+    doorward.records(1, |record| record["unmapped"]["linked"]["uid"] == *uid).await
 }
 
 /// Exit code and output of `doorward audit trace`.
 pub(super) async fn trace(world: &World, name: &str) -> (Option<i32>, String) {
-    trace_of(world, "pipelinerun", &format!("{}/{name}", world.namespace)).await
-}
-
-async fn trace_of(world: &World, kind: &str, what: &str) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
-        .args(["audit", "trace", kind, what, "--trail"])
-        .arg(world.doorward.audit_path())
-        .output()
-        .await
-        .unwrap();
-    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    world.doorward.trace("pipelinerun", &format!("{}/{name}", world.namespace)).await
 }
 
 /// The same once it tells of the end of tokens, which a thread of its own writes.
 async fn trace_to_the_end(world: &World, kind: &str, what: &str) -> (Option<i32>, String) {
-    within(async {
-        loop {
-            let traced = trace_of(world, kind, what).await;
-            if traced.1.contains("    ended    ") {
-                return traced;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await
+    found(async || Some(world.doorward.trace(kind, what).await).filter(|traced| traced.1.contains("    ended    ")))
+        .await
 }
 
 #[tokio::test]
@@ -136,12 +106,7 @@ async fn a_run_that_appears_while_the_watch_is_cut_is_linked_once_it_is_whole_ag
     let told = || world.doorward.log().iter().filter(|line| line.to_string().contains(NOT_LINKED)).count();
     let before_gap = told();
     wire.cut();
-    within(async {
-        while told() == before_gap {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || told() != before_gap).await;
     let within_gap = world.api.create(&runs(&world), &with_event("within")).await;
     // One that is there no more when the watch begins anew, and must not keep it from the others.
     let answer = world.api.ask("DELETE", &format!("{}/gone", runs(&world)), None).await;
@@ -163,21 +128,15 @@ async fn a_run_of_an_event_listener_is_traced_to_its_delivery() {
     let world = &listener.world;
     may_watch_runs(world).await;
     let _sink = listener.start().await;
-    let (id, body) = (unique(), super::deliveries::push(1234, "traced"));
-    let lines = lines(&id, &signature(body.as_bytes()));
-    let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), body.as_bytes()).await;
+    let id = unique();
+    let answer = super::deliveries::deliver(&world.doorward, &id, "traced").await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     let run = listener.run("traced").await;
     let name = run["metadata"]["name"].as_str().unwrap();
     linked(&world.doorward, &run["metadata"]["uid"]).await;
     let event = run["metadata"]["labels"]["triggers.tekton.dev/triggers-eventid"].as_str().unwrap();
     // The record of the delivery is complete once its answer is.
-    within(async {
-        while trace(world, name).await.0 != Some(0) {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    until(async || trace(world, name).await.0 == Some(0)).await;
     let (_, said) = trace(world, name).await;
     for part in [
         "caused by  webhook:github:repo:1234 (an agent of webhook:github)",
@@ -205,9 +164,8 @@ async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
         linked(&world.doorward, &answer.json()["metadata"]["uid"]).await;
         answer.json()
     };
-    let (id, body) = (unique(), super::deliveries::push(1234, "delivered"));
-    let lines = lines(&id, &signature(body.as_bytes()));
-    let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), body.as_bytes()).await;
+    let id = unique();
+    let answer = super::deliveries::deliver(&world.doorward, &id, "delivered").await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     let delivered = listener.run("delivered").await;
     linked(&world.doorward, &delivered["metadata"]["uid"]).await;
@@ -273,14 +231,9 @@ async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
     assert!(code == Some(1) && said.contains("no PipelineRun"), "{said}");
     // Nor from the delivery on: it made the one run. Its record is complete once its answer is.
     let first = delivered["metadata"]["name"].as_str().unwrap();
-    within(async {
-        while trace(world, first).await.0 != Some(0) {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    until(async || trace(world, first).await.0 == Some(0)).await;
     for (kind, what) in [("event", event), ("delivery", &id)] {
-        let (code, said) = trace_of(world, kind, what).await;
+        let (code, said) = world.doorward.trace(kind, what).await;
         assert_eq!(code, Some(0), "{said}");
         assert_eq!(said.matches("\nPipelineRun ").count(), 1, "{said}");
         assert!(said.contains(first), "{said}");
@@ -294,7 +247,7 @@ async fn a_token_is_traced_to_who_caused_its_run_and_on_to_each_use() {
     let task = tasks.bobs(&Tasks::release("traced")).await;
     linked(&world.doorward, &task.run["metadata"]["uid"]).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     assert_eq!(tasks.used(&own).await.status, 200);
     tasks.cancel(&task).await;
     tasks.is_dead(&own).await;
@@ -322,7 +275,7 @@ async fn a_token_is_traced_to_who_caused_its_run_and_on_to_each_use() {
             assert!(said.contains(part), "{kind}: {part}: {said}");
         }
     }
-    let (code, said) = trace_of(world, "token", "unknown").await;
+    let (code, said) = world.doorward.trace("token", "unknown").await;
     assert!(code == Some(1) && said.contains("no token unknown is in these files"), "{said}");
 }
 
@@ -348,10 +301,8 @@ async fn a_delivery_is_followed_to_each_use_of_the_token_of_its_run_and_back() {
     let tasks = Tasks::with(change, &[("secret", WEBHOOK_SECRET)]).await;
     let listener = EventListener::furnish(tasks.world, held, Asks::Nobody, Tasks::release("")).await;
     let _sink = listener.start().await;
-    let (id, body) = (unique(), super::deliveries::push(1234, "released"));
-    let lines = lines(&id, &signature(body.as_bytes()));
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let answer = listener.world.doorward.send(&lines, body.as_bytes()).await;
+    let id = unique();
+    let answer = super::deliveries::deliver(&listener.world.doorward, &id, "released").await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     let event = answer.json()["eventID"].as_str().unwrap().to_owned();
     let run = listener.run("released").await;
@@ -361,7 +312,7 @@ async fn a_delivery_is_followed_to_each_use_of_the_token_of_its_run_and_back() {
     linked(&world.doorward, &run["metadata"]["uid"]).await;
     let task = tasks.task_of(run).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     let said = claims(&own);
     assert_eq!((&said["sub"], &said["kind"]), (&json!("webhook:github:repo:1234"), &json!("agent")), "{said:#}");
     assert_eq!(tasks.used(&own).await.status, 200);
@@ -389,6 +340,6 @@ async fn a_delivery_is_followed_to_each_use_of_the_token_of_its_run_and_back() {
             assert!(said.contains(part), "{kind}: {part}: {said}");
         }
     }
-    let (code, said) = trace_of(world, "delivery", "unknown").await;
+    let (code, said) = world.doorward.trace("delivery", "unknown").await;
     assert!(code == Some(1) && said.contains("no delivery unknown is in these files"), "{said}");
 }

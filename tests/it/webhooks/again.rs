@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Doorward, RedisServer, Reply, Upstream, now, request, unique, within},
+    harness::{Doorward, Push, RedisServer, Reply, Upstream, now, unique, until},
 };
 
 async fn upstream() -> Upstream {
@@ -25,12 +25,7 @@ async fn start(address: SocketAddr, hold: bool, entry: &str) -> Doorward {
 }
 
 async fn until_arrived(upstream: &Upstream, count: usize) {
-    within(async {
-        while upstream.requests().len() < count {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until(async || upstream.requests().len() >= count).await;
 }
 
 #[tokio::test]
@@ -62,23 +57,16 @@ async fn a_delivery_whose_sender_leaves_before_the_answer_is_taken_once_and_its_
     .await;
     let doorward = start(upstream.address, false, "").await;
     let id = unique();
-    let lines = super::lines(&id, &super::signature(BODY.as_bytes()));
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let mut client = doorward.raw().await;
-    client.send(request(&lines, BODY.as_bytes())).await;
+    client.send(Push::of(BODY, &id, WEBHOOK_SECRET).request(&[])).await;
     upstream.wait_for(1).await;
     drop(client);
-    within(async { while !doorward.metrics().await.contains("doorward_downstream_connections 0") {} }).await;
+    doorward.until_metrics_say("doorward_downstream_connections 0").await;
     answers.notify_one();
     let ended = |record: &serde_json::Value| {
         record["unmapped"]["event_id"] == "event-1" && record["unmapped"]["ended"] == "client_gone"
     };
-    within(async {
-        while !doorward.audit().iter().any(ended) {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    doorward.record(ended).await;
     let retry = deliver_to(&doorward, &id, BODY).await;
     assert_eq!((retry.status, retry.reason().as_str()), (200, "replayed_delivery"), "{}", retry.text());
     assert_eq!(upstream.requests().len(), 1);
@@ -100,7 +88,7 @@ async fn of_fifty_twins_at_once_one_is_held() {
     assert_eq!(statuses.iter().filter(|status| **status == 202).count(), 1, "webhooks:17 {statuses:?}");
     assert!(statuses.iter().all(|status| [200, 202, 503].contains(status)), "webhooks:17 {statuses:?}");
     // Another, which comes after it in its repository, shows that none of the twins came between.
-    let last = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    let last = Push::body();
     assert_eq!(deliver_to(&doorward, &unique(), &last).await.status, 202);
     until_arrived(&upstream, 2).await;
     let bodies: Vec<_> = upstream.requests().into_iter().map(|request| request.body).collect();
@@ -133,7 +121,7 @@ async fn webhooks_19_a_replay_at_another_replica_is_one() {
             doorward
         };
         let (here, there) = (start().await, start().await);
-        let (id, body) = (unique(), BODY.replace("\"0\"", &format!("\"{}\"", unique())));
+        let (id, body) = (unique(), Push::body());
         assert_eq!(deliver_to(&here, &id, &body).await.status, 202, "held: {hold}");
         assert_eq!(deliver_to(&there, &id, &body).await.status, 200, "webhooks:19 held: {hold}");
         assert_eq!(deliver_to(&there, &unique(), &body).await.status, 200, "webhooks:19 another id, held: {hold}");

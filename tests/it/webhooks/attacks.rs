@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::senders::{Delivery, Door, JSON, MAX_BODY, SENDERS, Sender};
-use crate::harness::{Raw, now, unique, within};
+use crate::harness::{Raw, now, unique, until};
 
 /// 10 MiB of zeros within 10 KiB.
 const BOMB: &[u8] = include_bytes!("bomb.gz");
@@ -33,12 +33,7 @@ async fn each(row: &str, expected: impl Fn(&Sender) -> u16, spoil: impl Fn(&Send
         if expected == 202 {
             bodies.insert(0, &delivery.body);
         }
-        within(async {
-            while holding.upstream.requests().len() < bodies.len() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        until(async || holding.upstream.requests().len() >= bodies.len()).await;
         let arrived = holding.upstream.take();
         assert!(arrived.iter().map(|seen| &seen.body).eq(bodies), "{row} held, {}", sender.name);
         if expected == 401 {

@@ -1,9 +1,8 @@
 //! A client certificate as a sender's condition, besides its signature.
 
-use super::{BODY, lines, signature};
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Answer, Authority, Doorward, Pair, Raw, Reply, Upstream, connect_tls, request, unique},
+    harness::{Answer, Authority, Doorward, Pair, Push, Raw, Reply, Upstream},
 };
 
 async fn deliver(doorward: &Doorward, authority: &Authority, certificate: Option<&Pair>) -> Answer {
@@ -18,13 +17,8 @@ async fn deliver_to(
     authority: &Authority,
     certificate: Option<&Pair>,
 ) -> Answer {
-    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
-    let lines = lines(&unique(), &signature(body.as_bytes()));
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let config = authority.client(&[], certificate);
-    let stream = connect_tls(doorward.address(listener), &config, name).await.unwrap();
-    let mut raw = Raw::over(stream);
-    raw.send(request(&lines, body.as_bytes())).await;
+    let mut raw = Raw::tls(doorward.address(listener), authority, certificate, name).await;
+    raw.send(Push::new().request(&[])).await;
     raw.answer().await
 }
 
@@ -78,8 +72,6 @@ limits: {{drain_accept: 0}}
         let answer = deliver_to(&doorward, "proxied", name, &authority, Some(&named)).await;
         assert_eq!(answer.status, status, "over a connection for {name}: {}", answer.text());
     }
-    let lines = lines("clear", &signature(BODY.as_bytes()));
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    assert_eq!(doorward.send(&lines, BODY.as_bytes()).await.status, 401, "in clear text there is none");
+    assert_eq!(Push::new().send(&doorward, &[]).await.status, 401, "in clear text there is none");
     assert_eq!(upstream.requests().len(), 3);
 }

@@ -8,10 +8,10 @@ use std::{
 
 use tokio::{task::JoinSet, time::interval};
 
-use super::{BODY, hold::configuration, lines, signature_by};
+use super::{BODY, hold::configuration};
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Answer, Doorward, Recorded, Reply, Upstream, unique, within},
+    harness::{Answer, Doorward, Push, Recorded, Reply, Upstream, unique, until},
 };
 
 /// Lanes of a sender that are brought at once.
@@ -37,9 +37,9 @@ async fn doorward(upstream: &Upstream) -> Doorward {
 
 async fn send(doorward: &Doorward, path: &str, secret: &str, id: &str, repository: usize) -> Answer {
     let body = BODY.replace("\"0\"", &format!("\"{id}\"")).replace("1234", &repository.to_string());
-    let mut lines = lines(id, &signature_by(secret, body.as_bytes()));
-    lines[0] = format!("POST {path} HTTP/1.1");
-    doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), body.as_bytes()).await
+    let mut push = Push::of(&body, id, secret);
+    push.lines[0] = format!("POST {path} HTTP/1.1");
+    push.send(doorward, &[]).await
 }
 
 fn is_quiet(request: &Recorded) -> bool {
@@ -57,12 +57,7 @@ async fn a_flood_that_hangs_at_the_event_listener_does_not_delay_another_sender(
             let id = unique();
             assert_eq!(send(&doorward, "/quiet", QUIET_SECRET, &id, 1).await.status, 202);
             let arrived = |request: &Recorded| is_quiet(request) && request.one("x-github-delivery") == id;
-            within(async {
-                while !upstream.requests().iter().any(arrived) {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
+            until(async || upstream.requests().iter().any(arrived)).await;
         }
     }
     let loud = upstream.requests().iter().filter(|request| !is_quiet(request)).count();
@@ -111,12 +106,7 @@ async fn a_flood_of_ten_thousand_a_minute_is_measured() {
         }
         let taken = loud.await.unwrap();
         let arrived = |id: &str| arrivals.lock().unwrap().get(id).copied();
-        within(async {
-            while sent.iter().any(|(id, _)| arrived(id).is_none()) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
+        until(async || sent.iter().all(|(id, _)| arrived(id).is_some())).await;
         let mut delays: Vec<Duration> = sent.iter().map(|(id, at)| arrived(id).unwrap() - *at).collect();
         delays.sort_unstable();
         println!(

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::hold::{configuration, deliver_to, held};
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Doorward, Reply, Upstream, free_port, unique, within},
+    harness::{Doorward, Reply, Upstream, free_port, unique, until},
 };
 
 fn settled(address: SocketAddr, settle: &str) -> String {
@@ -32,7 +32,7 @@ async fn answers(doorward: &Doorward) -> bool {
 
 async fn until_waiting(doorward: &Doorward, count: usize) {
     let line = format!("doorward_webhook_held{{webhook=\"github\",state=\"waiting\"}} {count}\n");
-    within(async { while !doorward.metrics().await.contains(&line) {} }).await;
+    doorward.until_metrics_say(&line).await;
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_un
     let mut doorward = holding(address, "0s").await;
     assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);
     // Between two tries: one that is on its way goes on.
-    within(async { while held(&doorward).await[0]["tries"].as_u64() != Some(2) {} }).await;
+    until(async || held(&doorward).await[0]["tries"].as_u64() == Some(2)).await;
     doorward.signal("TERM");
     doorward.wait_for_log("draining").await;
     let upstream = Upstream::scripted_at(address, |_| Reply::json(202, "{}")).await;

@@ -10,10 +10,11 @@ use std::{
 
 use serde_json::Value;
 
-use super::{BODY, signature};
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Answer, Doorward, Recorded, RedisServer, Reply, Upstream, free_port, unique, within},
+    harness::{
+        Answer, Doorward, Push, Recorded, RedisServer, Reply, Upstream, free_port, settled, told, unique, until,
+    },
 };
 
 const RULE: &str = "- {id: hooks, on: {routes: [hooks]}, who: {webhooks: [github]}, do: allow}";
@@ -47,13 +48,11 @@ limits: {{drain_accept: 0}}
 
 /// A body of its own of a repository.
 fn body(repository: u32) -> String {
-    BODY.replace("\"0\"", &format!("\"{}\"", unique())).replace("1234", &repository.to_string())
+    Push::body().replace("1234", &repository.to_string())
 }
 
 pub(super) async fn deliver_to(doorward: &Doorward, id: &str, body: &str) -> Answer {
-    let lines = super::lines(id, &signature(body.as_bytes()));
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    doorward.send(&lines, body.as_bytes()).await
+    Push::of(body, id, WEBHOOK_SECRET).send(doorward, &[]).await
 }
 
 async fn hooks(doorward: &Doorward, arguments: &[&str]) -> Result<Value, String> {
@@ -78,7 +77,7 @@ async fn holds(doorward: &Doorward, waiting: usize, parked: usize) -> bool {
 }
 
 async fn until_it_holds(doorward: &Doorward, waiting: usize, parked: usize) {
-    within(async { while !holds(doorward, waiting, parked).await {} }).await;
+    until(async || holds(doorward, waiting, parked).await).await;
 }
 
 /// An EventListener that numbers its events.
@@ -108,12 +107,7 @@ async fn a_delivery_is_taken_while_its_event_listener_is_down_and_arrives_after_
     let doorward = doorward.kill_and_restart().await;
     let upstream = Upstream::scripted_at(address, takes).await;
     // That nothing is held says little right after the start: the table may not have been read yet.
-    within(async {
-        while !doorward.metrics().await.contains("doorward_webhook_delivered_total{webhook=\"github\"} 4\n") {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    doorward.until_metrics_say("doorward_webhook_delivered_total{webhook=\"github\"} 4\n").await;
     until_it_holds(&doorward, 0, 0).await;
     let arrived = upstream.requests();
     assert_eq!(arrived.len(), 4);
@@ -133,18 +127,13 @@ async fn a_delivery_is_taken_while_its_event_listener_is_down_and_arrives_after_
         assert!(request.has("doorward-assertion") && !request.has("authorization"));
         // One id joins the request that brought it, what was sent, and the event. Lines are written a little after the answer.
         let event = format!("event-{id}");
-        let is_joined = || {
+        until(async || {
             let mut records = doorward.audit();
             records.retain(|record| record["unmapped"]["webhook"]["delivery"] == id.as_str());
             let first = records.iter().find(|record| record["http_response"]["code"] == 202);
             let request_id = first.map(|first| &first["http_request"]["uid"]);
             records.iter().filter(|record| Some(&record["unmapped"]["held"]) == request_id).count() >= 3
                 && records.iter().any(|record| record["unmapped"]["event_id"] == event.as_str())
-        };
-        within(async {
-            while !is_joined() {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
         })
         .await;
     }
@@ -253,12 +242,7 @@ async fn a_404_in_front_of_the_event_listener_parks_nothing() {
     // More often than one may be refused.
     for tries in 1..=6 {
         doorward.set_clock_ahead(tries * 60);
-        within(async {
-            while upstream.requests().len() < usize::try_from(tries).unwrap() {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-        })
-        .await;
+        until(async || upstream.requests().len() >= usize::try_from(tries).unwrap()).await;
     }
     until_it_holds(&doorward, 1, 0).await;
     knows_it.store(true, Ordering::SeqCst);
@@ -319,7 +303,7 @@ async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
     assert_eq!((refused.status, refused.reason().as_str()), (503, "store_unavailable"));
     assert!(refused.header("retry-after").is_some());
     doorward.break_disk(false);
-    within(async { while deliver_to(&doorward, &id, &body).await.status == 503 {} }).await;
+    settled(async || deliver_to(&doorward, &id, &body).await).await;
     until_it_holds(&doorward, 0, 0).await;
     assert_eq!(upstream.only().one("x-github-delivery"), id);
 }
@@ -356,7 +340,7 @@ async fn memory_is_looked_at_as_often_as_ever_while_the_store_hangs() {
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
     doorward.use_memory(100, "memory ok").await;
     redis.ask::<()>(&["CLIENT", "PAUSE", "120000", "ALL"]).await;
-    within(async { while !doorward.admin("/readyz").await.text().contains("store failed") {} }).await;
+    doorward.until_readyz_says("store failed").await;
     let begun = std::time::Instant::now();
     for _ in 0..4 {
         doorward.use_memory(910, "new streams are refused").await;
@@ -371,15 +355,15 @@ async fn nothing_is_held_in_a_redis_that_could_lose_it_and_check_says_so() {
     let upstream = Upstream::scripted(takes).await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "everysec"]);
     let (dir, yaml) = on_redis(&redis, upstream.address);
-    let check = |yaml: &str| {
+    let check = async |yaml: &str| {
         std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
-        check_in(dir.path())
+        told(dir.path(), &["check", "doorward.yaml"]).await
     };
-    let (status, said) = check(&yaml);
+    let (status, said) = check(&yaml).await;
     assert!(status == Some(64) && said.contains("appendfsync always"), "{said}");
-    let (status, said) = check(&yaml.replace("sender: github,", "sender: github, hold: false,"));
+    let (status, said) = check(&yaml.replace("sender: github,", "sender: github, hold: false,")).await;
     assert_eq!(status, Some(0), "{said}");
-    let (status, said) = check(&yaml.replace("assertions: {keys: [{file: assertions}]}", ""));
+    let (status, said) = check(&yaml.replace("assertions: {keys: [{file: assertions}]}", "")).await;
     assert!(status == Some(64) && said.contains("`assertions.keys`"), "{said}");
 
     let doorward = Doorward::start_in(dir, &yaml).await;
@@ -387,7 +371,7 @@ async fn nothing_is_held_in_a_redis_that_could_lose_it_and_check_says_so() {
     assert_eq!((refused.status, refused.reason().as_str()), (503, "store_unavailable"), "nothing is promised");
     assert!(upstream.requests().is_empty());
     let _: String = redis.ask(&["CONFIG", "SET", "appendfsync", "always"]).await;
-    let (status, said) = check_in(doorward.dir());
+    let (status, said) = doorward.told(&["check", "doorward.yaml"]).await;
     assert_eq!(status, Some(0), "{said}");
     let doorward = doorward.kill_and_restart().await;
     let (id, body) = (unique(), body(1));
@@ -395,13 +379,6 @@ async fn nothing_is_held_in_a_redis_that_could_lose_it_and_check_says_so() {
     assert_eq!(deliver_to(&doorward, &id, &body).await.status, 202, "who is ready has looked already");
     until_it_holds(&doorward, 0, 0).await;
     assert_eq!(upstream.only().one("x-github-delivery"), id);
-}
-
-/// What `doorward check` says of the configuration in a folder.
-fn check_in(folder: &std::path::Path) -> (Option<i32>, String) {
-    let file = folder.join("doorward.yaml");
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(file).output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[tokio::test]
@@ -461,13 +438,7 @@ async fn a_replica_whose_policy_is_older_gives_up_no_delivery_that_another_has_t
     for repository in 0..12 {
         assert_eq!(deliver_to(&new, &unique(), &body(repository)).await.status, 202);
     }
-    let denied = || old.audit().iter().filter(|record| record.to_string().contains("policy_denied")).count();
-    within(async {
-        while denied() == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    old.record(|record| record.to_string().contains("policy_denied")).await;
     assert!(held(&new).await.iter().all(|held| held["state"] == "waiting"));
     // The rollout reaches it. Which of the two tries one is a matter of chance until then.
     let file = old.dir().join("doorward.yaml");
@@ -487,12 +458,9 @@ async fn what_was_held_before_a_failover_by_sentinel_is_brought_once_after_it() 
     let follows = format!("127.0.0.1 {}", master.port());
     let standby = RedisServer::start(&[&synced[..], &["--replicaof", &follows]].concat());
     let sentinel = RedisServer::sentinel(master.port());
-    within(async {
-        while !master.ask::<String>(&["INFO", "replication"]).await.contains("state=online") {}
-        // A sentinel puts nothing in the master's place before it has heard of the standby.
-        while sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "doorward"]).await.is_empty() {}
-    })
-    .await;
+    until(async || master.ask::<String>(&["INFO", "replication"]).await.contains("state=online")).await;
+    // A sentinel puts nothing in the master's place before it has heard of the standby.
+    until(async || !sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "doorward"]).await.is_empty()).await;
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let (dir, yaml) = on_redis(&master, address);
     let server = format!("server: '{}'", master.address());
@@ -508,11 +476,9 @@ async fn what_was_held_before_a_failover_by_sentinel_is_brought_once_after_it() 
     }
     master.kill();
     assert_eq!(standby.ask::<usize>(&["HLEN", "doorward:{deliveries}:held:records"]).await, sent.len());
-    within(async {
-        let named = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "doorward"];
-        while sentinel.ask::<Vec<String>>(&named).await.last() != Some(&standby.port().to_string()) {}
-    })
-    .await;
+    let named = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "doorward"];
+    let port = standby.port().to_string();
+    until(async || sentinel.ask::<Vec<String>>(&named).await.last() == Some(&port)).await;
     let upstream = Upstream::scripted_at(address, takes).await;
     // All that was tried in vain is due.
     doorward.set_clock_ahead(60);

@@ -7,10 +7,10 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::{BODY, deliver};
+use super::deliver;
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Answer, Raw, Recorded, Reply, request, unique, within},
+    harness::{Answer, Push, Raw, Recorded, Reply, found, hex, request, unique},
 };
 
 const ANSWER: &str = r#"{"eventListener":"build","namespace":"ci","eventID":"event-1"}"#;
@@ -37,7 +37,7 @@ fn with_interceptor(yaml: &str) -> String {
 
 /// The assertion of a delivery that the fixture forwards, with its body.
 async fn asserted(fixture: &Fixture) -> (String, String) {
-    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    let body = Push::body();
     assert_eq!(deliver(fixture, &unique(), &body, &["Doorward-Assertion: forged"]).await.status, 202);
     let seen = fixture.upstream.only();
     fixture.upstream.take();
@@ -54,13 +54,9 @@ async fn answering_later(status: u16, body: &str) -> (Fixture, Arc<Notify>) {
 
 /// The assertion of the delivery that the EventListener has and has not answered.
 async fn under_way(fixture: &Fixture) -> String {
-    within(async {
-        loop {
-            if let Some(seen) = fixture.upstream.requests().first() {
-                return seen.one("doorward-assertion").to_owned();
-            }
-            tokio::task::yield_now().await;
-        }
+    found(async || {
+        let seen = fixture.upstream.requests();
+        Some(seen.first()?.one("doorward-assertion").to_owned())
     })
     .await
 }
@@ -105,8 +101,7 @@ async fn a_delivery_carries_an_assertion_that_the_published_keys_prove() {
         .verify(format!("{}.{}", parts[0], parts[1]).as_bytes(), &signature)
         .unwrap();
     let claims = part(1);
-    let digest: String =
-        digest::digest(&digest::SHA256, body.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(digest::digest(&digest::SHA256, body.as_bytes()));
     assert_eq!(claims["aud"], "ci/build");
     assert_eq!(claims["sub"], "webhook:github:repo:1234");
     assert_eq!(claims["body_sha256"], digest);
@@ -198,7 +193,7 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
 #[tokio::test]
 async fn attacks_z46_the_event_listeners_own_answer_decides_which_event_is_the_deliverys() {
     let (mut fixture, told) = answering_later(202, ANSWER).await;
-    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    let body = Push::body();
     let id = unique();
     let between = async {
         let assertion = under_way(&fixture).await;
@@ -254,7 +249,7 @@ async fn attacks_z46_a_false_event_and_a_lost_answer_cost_no_run() {
         },
     )
     .await;
-    let (id, body) = (unique(), BODY.replace("\"0\"", &format!("\"{}\"", unique())));
+    let (id, body) = (unique(), Push::body());
     let between = async {
         let assertion = under_way(&fixture).await;
         assert!(goes_on(&fixture, &question(&assertion, &body, "false-event")).await.0);
@@ -282,7 +277,7 @@ async fn after_a_lost_answer_a_trigger_that_was_asked_about_makes_no_second_run_
         },
     )
     .await;
-    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    let body = Push::body();
     let id = unique();
     assert_eq!(deliver(&fixture, &id, &body, &[]).await.status, 503);
     let first = fixture.upstream.take()[0].one("doorward-assertion").to_owned();
@@ -300,7 +295,7 @@ async fn after_a_lost_answer_a_trigger_that_was_asked_about_makes_no_second_run_
 #[tokio::test]
 async fn the_event_of_a_delivery_whose_answer_was_lost_is_in_the_audit_record() {
     let (fixture, told) = answering_later(500, "{}").await;
-    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    let body = Push::body();
     let id = unique();
     let between = async {
         let assertion = under_way(&fixture).await;
@@ -309,12 +304,7 @@ async fn the_event_of_a_delivery_whose_answer_was_lost_is_in_the_audit_record() 
     };
     let (delivered, ()) = tokio::join!(deliver(&fixture, &id, &body, &[]), between);
     assert_eq!(delivered.status, 503);
-    within(async {
-        while !fixture.doorward.audit().iter().any(|record| record["unmapped"]["event_id"] == "event-1") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    fixture.doorward.record(|record| record["unmapped"]["event_id"] == "event-1").await;
 }
 
 /// A question about another Trigger.
@@ -418,10 +408,10 @@ async fn a_store_that_is_away_for_a_moment_costs_no_run() {
     fixture.doorward.break_disk(true);
     let question = question(&assertion, &body, "event-1");
     let mended = async {
-        while !fixture.doorward.metrics().await.contains("doorward_store_errors_total{operation=\"put") {}
+        fixture.doorward.until_metrics_say("doorward_store_errors_total{operation=\"put").await;
         fixture.doorward.break_disk(false);
     };
-    let ((goes_on, answer), ()) = within(async { tokio::join!(goes_on(&fixture, &question), mended) }).await;
+    let ((goes_on, answer), ()) = tokio::join!(goes_on(&fixture, &question), mended);
     assert!(goes_on, "{answer}");
 }
 
@@ -479,7 +469,7 @@ async fn a_delivery_that_is_new_again_makes_its_run() {
         Reply::json(202, &ANSWER.replace("event-1", &format!("event-{night}")))
     })
     .await;
-    let (id, body) = (unique(), BODY.replace("\"0\"", &format!("\"{}\"", unique())));
+    let (id, body) = (unique(), Push::body());
     for (event, ahead) in [("event-1", 0), ("event-2", 3601)] {
         fixture.doorward.set_clock_ahead(ahead);
         assert_eq!(deliver(&fixture, &id, &body, &[]).await.status, 202);

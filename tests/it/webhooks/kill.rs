@@ -24,10 +24,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{BODY, hold::configuration, lines, signature};
+use super::{BODY, hold::configuration};
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Recorded, Reply, Upstream, faults, free_port, request},
+    harness::{Push, Recorded, Reply, Upstream, faults, free_port},
 };
 
 /// Repositories, each of which sends one delivery after the other.
@@ -97,11 +97,8 @@ pub async fn ends_by_kill(mut doorward: Child, moment: &str) {
 
 /// What one try to deliver heard: the status, or nothing where Doorward went away.
 pub async fn try_to_deliver(port: u16, id: &str, body: &str) -> Option<u16> {
-    let lines = lines(id, &signature(body.as_bytes()));
-    let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    lines.push("Connection: close");
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    stream.write_all(&request(&lines, body.as_bytes())).await.ok()?;
+    stream.write_all(&Push::of(body, id, WEBHOOK_SECRET).request(&["Connection: close"])).await.ok()?;
     let mut answer = Vec::new();
     timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await.ok()?.ok()?;
     std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()

@@ -19,43 +19,18 @@ use aws_lc_rs::hmac;
 
 use crate::{
     fixture::{Fixture, WEBHOOK_SECRET},
-    harness::{Answer, Reply, Upstream, free_port, unique, within},
+    harness::{Answer, Push, Reply, Upstream, free_port, hex, unique},
 };
 
-const BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"1","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
-
-pub fn signature(body: &[u8]) -> String {
-    signature_by(WEBHOOK_SECRET, body)
-}
-
-fn signature_by(secret: &str, body: &[u8]) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    hmac::sign(&key, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-pub fn lines(id: &str, signature: &str) -> Vec<String> {
-    [
-        "POST /github HTTP/1.1",
-        "Host: hooks.test",
-        "Content-Type: application/json",
-        "X-GitHub-Event: push",
-        &format!("X-GitHub-Delivery: {id}"),
-        &format!("X-Hub-Signature-256: sha256={signature}"),
-    ]
-    .map(str::to_owned)
-    .to_vec()
-}
+const BODY: &str = Push::BODY;
 
 async fn deliver(fixture: &Fixture, id: &str, body: &str, more: &[&str]) -> Answer {
-    let lines = lines(id, &signature(body.as_bytes()));
-    let mut all: Vec<&str> = lines.iter().map(String::as_str).collect();
-    all.extend(more);
-    fixture.doorward.send(&all, body.as_bytes()).await
+    Push::of(body, id, WEBHOOK_SECRET).send(&fixture.doorward, more).await
 }
 
 #[tokio::test]
 async fn a_genuine_delivery_arrives_once_byte_for_byte() {
-    let fixture = Fixture::with(|yaml| yaml, |_| Reply::json(202, r#"{"eventID":"e"}"#)).await;
+    let fixture = Fixture::answering(|_| Reply::json(202, r#"{"eventID":"e"}"#)).await;
     let id = unique();
     let secret_headers = [
         "Authorization: Bearer x",
@@ -144,13 +119,10 @@ async fn webhooks_33_while_the_upstream_hangs_the_sender_gets_503_in_its_time_an
 
 #[tokio::test]
 async fn webhooks_33_an_answer_that_is_neither_yes_nor_no_is_503() {
-    let fixture = Fixture::with(
-        |yaml| yaml,
-        |request| {
-            let number = request.one("x-github-delivery");
-            Reply::Bytes(format!("HTTP/1.1 {number} X\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n").into_bytes())
-        },
-    )
+    let fixture = Fixture::answering(|request| {
+        let number = request.one("x-github-delivery");
+        Reply::Bytes(format!("HTTP/1.1 {number} X\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n").into_bytes())
+    })
     .await;
     for (status, expected) in [("500", 503), ("503", 503), ("307", 503), ("400", 400), ("422", 422), ("404", 503)] {
         for _ in 0..2 {
@@ -169,21 +141,15 @@ async fn the_event_id_of_the_event_listener_is_in_the_audit_record() {
     let id = unique();
     let answer = format!(r#"{{"eventListener":"el","namespace":"ci","eventListenerUID":"","eventID":"{id}"}}"#);
     let body = answer.clone();
-    let fixture = Fixture::with(|yaml| yaml, move |_| Reply::json(202, &body)).await;
+    let fixture = Fixture::answering(move |_| Reply::json(202, &body)).await;
     let accepted = deliver(&fixture, &unique(), BODY, &[]).await;
     assert_eq!((accepted.status, accepted.text()), (202, answer));
-    let events = || fixture.doorward.audit().into_iter().map(|record| record["unmapped"]["event_id"].clone());
-    within(async {
-        while !events().any(|event| event == id.as_str()) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    fixture.doorward.record(|record| record["unmapped"]["event_id"] == id.as_str()).await;
 }
 
 #[tokio::test]
 async fn of_fifty_twins_at_once_one_arrives() {
-    let fixture = std::sync::Arc::new(Fixture::with(|yaml| yaml, |_| Reply::json(202, "{}")).await);
+    let fixture = std::sync::Arc::new(Fixture::answering(|_| Reply::json(202, "{}")).await);
     let id = unique();
     let tasks: Vec<_> = (0..50)
         .map(|_| {
@@ -255,7 +221,7 @@ async fn a_secret_in_the_address_stays_here_and_a_signed_form_passes_as_it_came(
     let (form, time) = (b"command=%2Fdeploy&user_id=U1&trigger_id=1.2", crate::harness::now());
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"introspection-secret");
     let signed = [format!("v0:{time}:").as_bytes(), form].concat();
-    let tag: String = hmac::sign(&key, &signed).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let tag = hex(hmac::sign(&key, &signed));
     let (time, signature) = (format!("X-Slack-Request-Timestamp: {time}"), format!("X-Slack-Signature: v0={tag}"));
     let kind = "Content-Type: application/x-www-form-urlencoded";
     let lines = ["POST /slack HTTP/1.1", "Host: hooks.test", kind, &time, &signature];

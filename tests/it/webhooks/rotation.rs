@@ -1,24 +1,21 @@
 //! Secrets that change while Doorward runs.
 
-use super::{BODY, deliver, hold::configuration, lines, signature, signature_by};
+use super::{BODY, deliver, hold::configuration};
 use crate::{
     fixture::{Fixture, WEBHOOK_SECRET},
-    harness::{Doorward, Reply, Upstream, now, unique},
+    harness::{Doorward, Push, Reply, Upstream, now, unique},
 };
 
 const NEXT: &str = "the secret that comes next";
 
 /// A delivery of a body of its own, signed by this secret.
 pub async fn signed_by(fixture: &Fixture, secret: &str) -> u16 {
-    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
-    let lines = lines(&unique(), &signature_by(secret, body.as_bytes()));
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    fixture.doorward.send(&lines, body.as_bytes()).await.status
+    Push::of(&Push::body(), &unique(), secret).send(&fixture.doorward, &[]).await.status
 }
 
 #[tokio::test]
 async fn a_secret_that_is_written_anew_is_used_without_a_restart_and_the_old_one_is_not() {
-    let mut fixture = Fixture::with(|yaml| yaml, |_| Reply::json(202, "{}")).await;
+    let mut fixture = Fixture::answering(|_| Reply::json(202, "{}")).await;
     assert_eq!(deliver(&fixture, &unique(), BODY, &[]).await.status, 202);
     assert_eq!(signed_by(&fixture, NEXT).await, 401);
     std::fs::write(fixture.doorward.dir().join("secret"), NEXT).unwrap();
@@ -41,11 +38,11 @@ async fn a_secret_that_ends_while_a_body_comes_proves_it_no_longer() {
     );
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
     for (ahead, status) in [(0, 202), (7200, 401)] {
-        let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
-        let head = lines(&unique(), &signature(body.as_bytes())).join("\r\n");
-        let (first, rest) = body.split_at(10);
+        let request = Push::new().request(&[]);
+        // Its last bytes come later.
+        let (first, rest) = request.split_at(request.len() - 100);
         let mut raw = doorward.raw().await;
-        raw.send(format!("{head}\r\nContent-Length: {}\r\n\r\n{first}", body.len())).await;
+        raw.send(first).await;
         doorward.set_clock_ahead(ahead);
         raw.send(rest).await;
         assert_eq!(raw.answer().await.status, status, "{ahead} s later");

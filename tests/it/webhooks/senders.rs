@@ -3,7 +3,7 @@
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::harness::{Answer, Doorward, Raw, Recorded, Reply, Upstream, now, unique, within};
+use crate::harness::{Answer, Doorward, Raw, Recorded, Reply, Upstream, now, unique, until};
 
 /// A sender of webhooks.
 #[derive(Clone, Copy)]
@@ -101,11 +101,7 @@ impl Sender {
                 };
                 let signed = [before(id, time).as_bytes(), body].concat();
                 let tag = hmac::sign(&hmac::Key::new(**algorithm, &key), &signed);
-                let text = if *base64 {
-                    STANDARD.encode(tag.as_ref())
-                } else {
-                    tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-                };
+                let text = if *base64 { STANDARD.encode(tag.as_ref()) } else { crate::harness::hex(tag) };
                 ((*header).to_owned(), format!("{prefix}{text}"))
             }
         };
@@ -223,12 +219,7 @@ limits: {{drain_accept: 0, connections_per_address: 5000}}
 
     /// Waits until so many deliveries have arrived, and gives them.
     pub async fn arrived(&self, count: usize) -> Vec<Recorded> {
-        within(async {
-            while self.upstream.requests().len() < count {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        until(async || self.upstream.requests().len() >= count).await;
         self.upstream.take()
     }
 }

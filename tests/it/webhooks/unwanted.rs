@@ -1,27 +1,19 @@
 //! Deliveries that are genuine and that the policy does not allow.
 
+use serde_json::Value;
+
 use super::senders::{Door, sender};
-use crate::harness::{now, unique, within};
+use crate::harness::{now, unique};
 
 /// So many of a user's requests were denied and answered with this status, by the audit trail.
 async fn until_denied(door: &Door, user: &str, status: u16, count: usize) {
-    let denied = || {
-        let mut records = door.doorward.audit();
-        records.retain(|record| {
-            record["actor"]["user"]["name"] == user
-                && record["disposition_id"] == 2
-                && record["status_code"] == "no_rule_matched"
-                && record["http_response"]["code"] == status
-        });
-        records.len()
+    let denied = |record: &Value| {
+        record["actor"]["user"]["name"] == user
+            && record["disposition_id"] == 2
+            && record["status_code"] == "no_rule_matched"
+            && record["http_response"]["code"] == status
     };
-    within(async {
-        while denied() < count {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    assert_eq!(denied(), count, "{user}");
+    assert_eq!(door.doorward.records(count, denied).await.len(), count, "{user}");
 }
 
 /// After four of them GitLab pauses a hook, and what is wanted of it is lost with the rest.
@@ -46,7 +38,7 @@ async fn a_sender_that_counts_failures_hears_no_4xx_of_what_nobody_wants() {
             for _ in 0..4 {
                 let answer = unwanted.send(&door, sender).await;
                 assert_eq!(answer.status, status, "{title}: {}", answer.text());
-                let said: serde_json::Value = serde_json::from_str(&answer.text()).unwrap();
+                let said: Value = serde_json::from_str(&answer.text()).unwrap();
                 let told = said[if status == 200 { "ignored" } else { "detail" }].as_str().unwrap();
                 assert!(told.starts_with("No rule allows this request."), "{title}: {said}");
             }

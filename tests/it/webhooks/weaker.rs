@@ -2,19 +2,15 @@
 
 use aws_lc_rs::hmac;
 
-use super::{
-    BODY,
-    senders::{Delivery, Door, JSON, Sender, sender},
-    signature,
-};
+use super::senders::{Delivery, Door, JSON, Sender, sender};
 use crate::{
-    fixture::Fixture,
-    harness::{Reply, now, unique},
+    fixture::{Fixture, WEBHOOK_SECRET},
+    harness::{Push, Reply, hex, now, unique},
 };
 
 fn sha1(sender: &Sender, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, sender.secret.as_bytes());
-    hmac::sign(&key, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hmac::sign(&key, body))
 }
 
 /// Sends what `spoil` makes of a genuine delivery of this sender.
@@ -95,11 +91,8 @@ async fn webhooks_28_who_caused_it_is_known_by_number_and_only_from_the_body() {
     )
     .await;
     let send = async |change: fn(&str) -> String| {
-        let body = change(&BODY.replace("\"0\"", &format!("\"{}\"", unique())));
-        let lines = super::lines(&unique(), &signature(body.as_bytes()));
-        let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        lines.push("X-GitHub-Sender: 7");
-        fixture.doorward.send(&lines, body.as_bytes()).await.status
+        let push = Push::of(&change(&Push::body()), &unique(), WEBHOOK_SECRET);
+        push.send(&fixture.doorward, &["X-GitHub-Sender: 7"]).await.status
     };
     assert_eq!(send(str::to_owned).await, 202, "webhooks:28 twin");
     assert_eq!(send(|body| body.replace("\"id\":7", "\"id\":8")).await, 403, "webhooks:28 another with this login");
@@ -120,7 +113,7 @@ async fn webhooks_30_the_metric_tells_which_secret_of_a_rotation_is_in_use() {
     );
     let fixture = fixture.await;
     let send = async |secret: &str| super::rotation::signed_by(&fixture, secret).await;
-    assert_eq!(send(crate::fixture::WEBHOOK_SECRET).await, 202);
+    assert_eq!(send(WEBHOOK_SECRET).await, 202);
     for _ in 0..2 {
         assert_eq!(send(OLD).await, 202, "webhooks:30 both are configured");
     }
