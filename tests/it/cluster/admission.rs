@@ -12,7 +12,7 @@ use super::{
     tokens::posing,
     world::{Kubectl, World},
 };
-use crate::harness::within;
+use crate::harness::{found, until};
 
 /// As docs/install.md says where Tekton is in another namespace.
 const KUSTOMIZATION: &str = "
@@ -75,11 +75,8 @@ impl Past {
 
     /// Waits until an object of `file` is refused: the API server learns of policies a little later.
     pub(super) async fn is_refused(&self, who: &str, file: &str) {
-        within(async {
-            let arguments = Self::arguments(who, &["create", "--dry-run=server", "-f", file]);
-            while self.0.output(&arguments).await.status.success() {}
-        })
-        .await;
+        let arguments = Self::arguments(who, &["create", "--dry-run=server", "-f", file]);
+        until(async || !self.0.output(&arguments).await.status.success()).await;
     }
 }
 
@@ -334,16 +331,10 @@ async fn only_the_controller_makes_runs_that_another_run_owns() {
 /// The pod of a run's task that runs and is none of `but`.
 async fn pod_of(world: &World, run: &str, but: &Value) -> Value {
     let path = format!("/api/v1/namespaces/{}/pods?labelSelector=tekton.dev/pipelineRun%3D{run}", world.namespace);
-    within(async {
-        loop {
-            let pods = world.api.read(&path).await;
-            let mut pods = pods["items"].as_array().unwrap().iter();
-            let runs = |pod: &&Value| pod["status"]["phase"] == "Running" && pod["metadata"]["uid"] != *but;
-            if let Some(pod) = pods.find(runs) {
-                return pod.clone();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+    found(async || {
+        let pods = world.api.read(&path).await;
+        let mut pods = pods["items"].as_array().unwrap().iter();
+        pods.find(|pod| pod["status"]["phase"] == "Running" && pod["metadata"]["uid"] != *but).cloned()
     })
     .await
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::programs::{self, Program};
-use crate::harness::{Answer, Authority, Raw, connect_tls, free_port, request, unique, within};
+use crate::harness::{Answer, Authority, Raw, connect_tls, free_port, request, unique, until, within};
 
 /// Of everybody but the tests' own administrator and the cluster's programs, who share a credential.
 const AUDIT_POLICY: &str = "
@@ -288,13 +288,8 @@ impl ApiServer {
                 "name": name,
             });
             let review = json!({"spec": {"user": user, "groups": [group], "resourceAttributes": attributes}});
-            within(async {
-                let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-                while self.create(path, &review).await["status"]["allowed"] != true {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
-            })
-            .await;
+            let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+            until(async || self.create(path, &review).await["status"]["allowed"] == true).await;
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     tekton::{LOGGED, Tekton, pod},
-    world::{Front, GROUP, World},
+    world::{Front, GROUP, Setup, World},
 };
 use crate::harness::{OidcProvider, Reply, Upstream, browse, free_port, log_in};
 
@@ -68,7 +68,9 @@ upstreams:
 ",
             )
     };
-    let world = World::with_front(front, change, &[("client", "doorward-secret-of-the-tests")], "api.test").await;
+    let files = &[("client", "doorward-secret-of-the-tests")];
+    let setup = Setup { front, host: "api.test", files, ..Setup::default() };
+    let world = World::set_up(setup, change).await;
     world.until_people_can_sign_in().await;
     let pod = pod(world.api, &world.namespace).await;
     let saw = browse(&json!({
@@ -120,7 +122,8 @@ async fn another_site_opens_no_watch_and_logs_from_outside_go_to_who_may_read_lo
                 &format!("grants:\n  - {{id: me, who: {{users: [alice]}}, kubernetes_groups: ['{GROUP}']}}\n"),
             )
     };
-    let world = World::with_front(Front::Own(0), change, &[("client", "client-secret")], "api.test").await;
+    let setup = Setup { host: "api.test", files: &[("client", "client-secret")], ..Setup::default() };
+    let world = World::set_up(setup, change).await;
     let host = format!("localhost:{}", world.doorward.address("public").port());
     world.doorward.until_people_can_sign_in(&host).await;
     let cookie = log_in(&world.doorward, &host, "/").await;

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::tasks::{DOOR, TARGET, Tasks, token};
-use crate::harness::within;
+use super::tasks::{DOOR, TARGET, Tasks};
+use crate::harness::until;
 
 /// `kubernetes:6.4 forged owner reference`: the uid of a TaskRun says nothing of its namespace, and whoever may make pods somewhere
 /// can write that of anybody's.
@@ -28,7 +28,7 @@ async fn an_owner_reference_into_another_namespace_leads_nowhere() {
     api.allow_everywhere(&format!("{}-everywhere", tasks.world.namespace), &account, &rights).await;
     let task = tasks.bobs(&Tasks::release("real")).await;
     let asked = [("audience", TARGET), ("scope", "push")];
-    token(&tasks.exchange(&tasks.pod_token(&task.pod, DOOR).await, &asked).await);
+    tasks.exchange(&tasks.pod_token(&task.pod, DOOR).await, &asked).await.token();
 
     let other = api.namespace().await;
     api.account(&other, "builder").await;
@@ -46,12 +46,7 @@ async fn an_owner_reference_into_another_namespace_leads_nowhere() {
         "spec": {"serviceAccountName": "builder", "containers": [{"name": "step-run", "image": "images.test/step"}]},
     });
     let twin = api.create(&pods, &twin).await;
-    within(async {
-        while api.read(&format!("{pods}/{name}")).await["status"]["phase"] != "Running" {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || api.read(&format!("{pods}/{name}")).await["status"]["phase"] == "Running").await;
     let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": name, "uid": twin["metadata"]["uid"]});
     let spec = json!({"audiences": [DOOR], "expirationSeconds": 3600, "boundObjectRef": bound});
     let path = format!("/api/v1/namespaces/{other}/serviceaccounts/builder/token");

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::world::{GROUP, World};
+use super::world::{GROUP, Setup, World};
 use crate::fixture::bearer;
 
 const CONFIGURATION: &str = "
@@ -46,7 +46,7 @@ pub(super) fn printed_of(dir: &Path, form: &str) -> Vec<Value> {
 
 /// The statuses of what Alice asks for, the last of which only the classic form lets her, and the API server's events.
 async fn asked(rules: &[Value]) -> (Vec<u16>, Vec<Value>) {
-    let world = World::with_rights(&json!(rules)).await;
+    let world = World::set_up(Setup { rights: json!(rules), ..Setup::default() }, |yaml| yaml).await;
     let mut statuses = Vec::new();
     let list = |resource: &str| format!("GET /api/v1/namespaces/{}/{resource}", world.namespace);
     statuses.push(world.alice(&list("configmaps"), &[], b"").await.status);

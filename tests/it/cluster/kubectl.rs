@@ -1,12 +1,10 @@
 //! kubectl, as people use it, over HTTP/1.1 and HTTP/2. `ingress.rs` does the same by way of nginx.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::world::{GROUP, World};
-use crate::harness::within;
+use crate::harness::{until, within};
 
 const CONFIG_MAP: &str = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "1"}}"#;
 
@@ -41,12 +39,7 @@ pub(super) async fn reads_and_writes(world: &World) {
         let mut seen = BufReader::new(watch.stdout.take().unwrap()).lines();
         // The watch is under way once the API server has begun to answer it.
         let begun = |event: &&Value| event["verb"] == "watch" && event["stage"] == "ResponseStarted";
-        within(async {
-            while world.audit().iter().filter(begun).count() < if http1 { 1 } else { 2 } {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        until(async || world.audit().iter().filter(begun).count() >= if http1 { 1 } else { 2 }).await;
         kubectl.write("a.json", &CONFIG_MAP.replace("\"1\"", "\"2\""));
         assert!(
             kubectl.run(&["apply", "--server-side", "--force-conflicts", "-f", "a.json"]).await.contains("serverside")
@@ -136,16 +129,7 @@ pub(super) async fn two_audit_trails(world: &World) {
         let doorward = format!("system:serviceaccount:{}:doorward", world.namespace);
         assert_eq!(event["user"]["username"], doorward.as_str());
         let id = event["auditID"].as_str().unwrap();
-        let record = within(async {
-            loop {
-                let records = world.doorward.audit();
-                if let Some(record) = records.into_iter().find(|record| record["http_request"]["uid"] == id) {
-                    return record;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        let record = world.doorward.record(|record| record["http_request"]["uid"] == id).await;
         assert!(record.to_string().contains(&format!("\"{subject}\"")), "{record}");
         assert_eq!(record["http_request"]["http_method"], "POST", "{record}");
     }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     programs,
-    world::{Front, World},
+    world::{Front, Setup, World},
 };
 use crate::{
     harness::{browse, within},
@@ -24,7 +24,7 @@ pub(super) async fn login(front: Front) {
             .replace("rules:\n", "rules:\n  - {id: me, on: {routes: [api]}, who: {users: [alice]}, do: allow}\n")
             .replace("grants:\n", "grants:\n  - {id: me, who: {users: [alice]}, kubernetes_groups: ['tekton:dev']}\n")
     };
-    let world = World::with_front(front, change, &[("client", "client-secret")], "localhost").await;
+    let world = World::set_up(Setup { front, files: &[("client", "client-secret")], ..Setup::default() }, change).await;
     let shell = Shell::new();
     let url = world.origin();
     let ca = world.doorward.dir().join("ca.pem");

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::{
     api_server::ApiServer,
-    tasks::{DOOR, TARGET, Task, Tasks, claims, token},
+    tasks::{DOOR, TARGET, Task, Tasks, claims},
     token_ends::with_token,
 };
-use crate::harness::{Reply, Upstream, within};
+use crate::harness::{Reply, Upstream, found};
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
 
@@ -42,16 +42,8 @@ async fn is_refused(tasks: &Tasks, what: &str, subject_token: &str, why: &str) {
     let said = answer.json();
     assert_eq!((answer.status, &said["error"]), (400, &json!("invalid_request")), "{what}: {said}");
     assert!(said["error_description"].as_str().unwrap().contains(why), "{what}: {said}");
-    let asked = within(async {
-        loop {
-            let records = tasks.world.doorward.audit();
-            if let Some(record) = records.into_iter().rfind(|record| record.to_string().contains(why)) {
-                return record;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    let asked =
+        found(async || tasks.world.doorward.audit().into_iter().rfind(|record| record.to_string().contains(why))).await;
     assert_eq!(asked["unmapped"]["issued"], Value::Null, "{what}: {asked:#}");
 }
 
@@ -83,8 +75,8 @@ async fn a_token_of_another_cluster_with_the_same_issuer_name_is_worth_nothing_h
     let clone = api.resign(&here, |claims| claims["kubernetes.io"] = own.clone());
     is_refused(&tasks, "a clone", &clone, "issuer `cluster` says that the token is not active").await;
     // The twins of all of these.
-    token(&tasks.exchange(&api.resign(&here, |_| ()), &ASKED).await);
-    token(&tasks.exchange(&here, &ASKED).await);
+    tasks.exchange(&api.resign(&here, |_| ()), &ASKED).await.token();
+    tasks.exchange(&here, &ASKED).await.token();
 }
 
 #[tokio::test]
@@ -179,17 +171,7 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
     tasks.world.doorward.wait_for_generation(3).await;
     let task = tasks.bobs(&Tasks::release("back-again")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let answer = within(async {
-        loop {
-            let answer = tasks.exchange(&pod_token, &ASKED).await;
-            if answer.status != 503 {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    })
-    .await;
-    token(&answer);
+    tasks.exchange(&pod_token, &ASKED).await.token();
 }
 
 /// Behind a route of its own, and with no tokens for its tasks.

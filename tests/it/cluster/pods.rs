@@ -15,7 +15,7 @@ use super::{
     tekton::{LOGGED, Tekton, pod},
     world::{Kubectl, World},
 };
-use crate::harness::{unique, within};
+use crate::harness::{unique, until, within};
 
 /// kubectl's own switches between the protocols.
 const SWITCHES: [&str; 2] = ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"];
@@ -157,14 +157,10 @@ pub(super) async fn logs_and_attach(world: &World) {
         }
         // Attaching shows what is logged from then on, and nothing tells when that begins: it is logged until it shows.
         let line = unique();
-        within(async {
-            loop {
-                tekton.log(&line);
-                let next = tokio::time::timeout(Duration::from_millis(300), lines.next_line()).await;
-                if next.is_ok_and(|next| next.unwrap().expect("it goes on") == line) {
-                    return;
-                }
-            }
+        until(async || {
+            tekton.log(&line);
+            let next = tokio::time::timeout(Duration::from_millis(300), lines.next_line()).await;
+            next.is_ok_and(|next| next.unwrap().expect("it goes on") == line)
         })
         .await;
         child.kill().await.unwrap();

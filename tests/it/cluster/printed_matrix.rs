@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     kubectl, pods,
-    world::{World, printed_rights},
+    world::{Setup, World, printed_rights},
 };
 
 /// Rules that name what people do, since one that allows everything has everything printed.
@@ -47,7 +47,7 @@ fn printed(form: &str) -> Vec<Value> {
 }
 
 async fn world(form: &str) -> World {
-    World::with_rights_for(|yaml| configuration(&yaml), &json!(printed(form))).await
+    World::set_up(Setup { rights: json!(printed(form)), ..Setup::default() }, |yaml| configuration(&yaml)).await
 }
 
 #[tokio::test]
@@ -109,7 +109,8 @@ async fn a_websocket_needs_the_one_verb_that_is_printed_for_streams_and_spdy_the
                 verbs.retain(|verb| *verb != format!("impersonate-on:user-info:{left_out}"));
             }
         }
-        let world = World::with_rights_for(|yaml| configuration(&yaml), &json!(rights)).await;
+        let world =
+            World::set_up(Setup { rights: json!(rights), ..Setup::default() }, |yaml| configuration(&yaml)).await;
         for resource in ["exec?command=sh", "attach?stdout=true", "portforward?ports=80"] {
             let path = format!("/api/v1/namespaces/{}/pods/none/{resource}", world.namespace);
             let by_websocket = world.alice(&format!("GET {path}"), &websocket, b"").await;

@@ -12,7 +12,7 @@ use super::{
     trace::{linked, trace},
     world::World,
 };
-use crate::{fixture::bearer, harness::within};
+use crate::{fixture::bearer, harness::until};
 
 /// Each may what the one before may, and more. A group of people each, and a role.
 const PEOPLE: [&str; 4] = ["view", "cancel", "run", "admin"];
@@ -241,7 +241,7 @@ async fn what_is_printed_is_enough_for_everybody_and_each_rule_of_it_is_needed()
 
     // The other form, in the place of this one.
     kubectl.run(&["delete", "-f", "printed.yaml"]).await;
-    within(async { while cluster.asked("view").await.0.contains(&true) {} }).await;
+    until(async || !cluster.asked("view").await.0.contains(&true)).await;
     kubectl.write("constrained.yaml", &cluster.doorward(&["--form", "constrained"]));
     kubectl.run(&["apply", "-f", "constrained.yaml"]).await;
     cluster.everybody_may_what_the_roles_say().await;

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use super::{
     programs,
-    tasks::{DOOR, Tasks, token},
+    tasks::{DOOR, Tasks},
     token_command::{HOST, named, said},
 };
 use crate::{
-    harness::{free_port, within},
+    harness::{free_port, until, within},
     registry::{Registry, SERVICE, ask_at},
     token_command::Step,
 };
@@ -45,7 +45,7 @@ async fn only_the_right_task_of_the_right_pipeline_pushes_an_image_and_only_whil
     let task = tasks.bobs(&Tasks::release("image")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     // As `doorward token --as docker` asks, and a client of the registry that finds the token as a password.
-    let own = token(&tasks.exchange(&pod_token, &asked).await);
+    let own = tasks.exchange(&pod_token, &asked).await.token();
     let push = swapped(&tasks, &own).await.unwrap();
     assert_eq!(registry.push("acme/app", &push, b"a layer").await, 201);
     assert_eq!(registry.push("acme/base", &push, b"a layer").await, 401, "another repository");
@@ -76,12 +76,7 @@ async fn only_the_right_task_of_the_right_pipeline_pushes_an_image_and_only_whil
     }
 
     tasks.cancel(&task).await;
-    within(async {
-        while swapped(&tasks, &own).await != Err(401) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || swapped(&tasks, &own).await == Err(401)).await;
     assert_eq!(tasks.exchange(&pod_token, &asked).await.status, 400);
 }
 
@@ -138,12 +133,7 @@ async fn crane_pushes_with_what_the_command_gives_it_and_with_the_token_as_a_pas
     assert!(!denied.status.success(), "{}", said(&denied));
 
     tasks.cancel(&task).await;
-    within(async {
-        while crane(home, &ca, &["digest", &image]).await.status.success() {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    until(async || !crane(home, &ca, &["digest", &image]).await.status.success()).await;
     let over = push(&image).await;
     assert!(!over.status.success() && said(&over).contains("invalid_request"), "{}", said(&over));
 }

@@ -5,17 +5,12 @@ use serde_json::{Value, json};
 use super::{
     impersonation::printed_of,
     tasks::Tasks,
-    world::{GROUP, World},
+    world::{GROUP, Setup, World},
 };
-use crate::{doctor::doctor, harness::within};
+use crate::{doctor::doctor, harness::until};
 
 async fn tells(world: &World, text: &str) {
-    within(async {
-        while !world.doorward.admin("/readyz").await.text().contains(text) {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    world.doorward.until_readyz_says(text).await;
 }
 
 #[tokio::test]
@@ -37,12 +32,7 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, yaml.replace("{id: more,", "{id: many,")).unwrap();
-    within(async {
-        while world.doorward.admin("/readyz").await.text().contains("may not impersonate") {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    until(async || !world.doorward.admin("/readyz").await.text().contains("may not impersonate")).await;
     doctor().await.is("rights", "good", &[]);
 }
 
@@ -50,7 +40,7 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
 #[tokio::test]
 async fn what_may_not_be_done_while_impersonating_is_told() {
     let nothing = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]);
-    let world = World::with_rights(&nothing).await;
+    let world = World::set_up(Setup { rights: nothing, ..Setup::default() }, |yaml| yaml).await;
     let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
     let rules = printed_of(world.doorward.dir(), "constrained");
     let acts = |rule: &Value| rule["verbs"].to_string().contains("impersonate-on:") && rule["resources"].is_array();
@@ -122,7 +112,7 @@ async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
 async fn a_classic_role_that_was_left_beside_the_constrained_one_is_told() {
     let nothing =
         json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["none"], "verbs": ["get"]}]);
-    let world = World::with_rights(&nothing).await;
+    let world = World::set_up(Setup { rights: nothing, ..Setup::default() }, |yaml| yaml).await;
     let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
     let allow = async |form: &str| {
         let rules = json!(printed_of(world.doorward.dir(), form));

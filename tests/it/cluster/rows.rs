@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     fixture::bearer,
-    harness::{Raw, h2, now, unique, within},
+    harness::{Raw, h2, now, unique, until},
 };
 
 /// Sent, as Alice; any other is the status of a refusal, and nothing is sent.
@@ -381,13 +381,8 @@ async fn a_watch_ends_with_the_token_that_opened_it_and_with_its_revocation() {
     };
     // The API server saw that many watches end.
     let ended = async |count: usize| {
-        within(async {
-            let of_watch = |event: &&Value| event["verb"] == "watch" && event["stage"] == "ResponseComplete";
-            while world.audit().iter().filter(of_watch).count() < count {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        let of_watch = |event: &&Value| event["verb"] == "watch" && event["stage"] == "ResponseComplete";
+        until(async || world.audit().iter().filter(of_watch).count() >= count).await;
     };
     let mut claims = world.issuer.claims("alice", &["dev"]);
     claims["exp"] = json!(now() + 5);
@@ -452,22 +447,16 @@ async fn streams_of_pods_end_with_the_token_that_opened_them() {
     // None of them goes on behind Doorward.
     let is_over =
         |event: &&Value| event["stage"] == "ResponseComplete" && event["impersonatedUser"]["username"] == "alice";
-    within(async {
-        while world.audit().iter().filter(is_over).count() < streams.len() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || world.audit().iter().filter(is_over).count() >= streams.len()).await;
     let line = unique();
     tekton.log(&line);
     // A line may come in pieces.
     let mut seen = String::new();
-    within(async {
-        while !seen.contains(&line) {
-            let some = twin.some().await;
-            assert!(!some.is_empty(), "the twin has ended: {seen}");
-            seen.push_str(&String::from_utf8_lossy(&some));
-        }
+    until(async || {
+        let some = twin.some().await;
+        assert!(!some.is_empty(), "the twin has ended: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&some));
+        seen.contains(&line)
     })
     .await;
 }

@@ -6,7 +6,7 @@ use super::{
     tekton::{Tekton, pipeline_run},
     world::World,
 };
-use crate::harness::within;
+use crate::harness::until;
 
 /// Alice and Bob may start runs, Alice alone may end them, and nobody may change anything else of one.
 fn rules(yaml: &str) -> String {
@@ -70,12 +70,7 @@ async fn who_may_end_a_run_ends_it_and_nobody_changes_it() {
     bob.write("run.json", &pipeline_run("held", &json!({"hold": "yes"})).to_string());
     bob.run(&["create", "-f", "run.json"]).await;
     let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/held", world.namespace);
-    within(async {
-        while world.api.read(&path).await["status"]["conditions"][0]["reason"] != "Running" {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    until(async || world.api.read(&path).await["status"]["conditions"][0]["reason"] == "Running").await;
     let patch = |patch: &'static str| ["patch", "pipelinerun", "held", "--type=merge", "-p", patch];
     let cancel = patch(r#"{"spec": {"status": "Cancelled"}}"#);
     assert!(bob.fails(&cancel).await.contains("Forbidden"));

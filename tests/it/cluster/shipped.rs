@@ -14,7 +14,7 @@ use super::{
     tekton::{Tekton, pipeline_run},
     world::{Kubectl, World},
 };
-use crate::harness::{Authority, RedisServer, unique, within};
+use crate::harness::{Authority, RedisServer, found, unique};
 
 pub(super) const OVERLAYS: [&str; 2] = ["single", "replicas"];
 
@@ -255,14 +255,10 @@ async fn the_api_server_takes_all_that_is_shipped() {
     for overlay in OVERLAYS {
         let yaml = built(overlay);
         kubectl.write("all.yaml", &yaml);
-        let output = within(async {
-            loop {
-                let output = kubectl.output(&["apply", "--dry-run=server", "-f", "all.yaml"]).await;
-                // Another test made an object of that name after kubectl had looked for it.
-                if !String::from_utf8_lossy(&output.stderr).contains("AlreadyExists") {
-                    return output;
-                }
-            }
+        let output = found(async || {
+            let output = kubectl.output(&["apply", "--dry-run=server", "-f", "all.yaml"]).await;
+            // Another test made an object of that name after kubectl had looked for it.
+            Some(output).filter(|output| !String::from_utf8_lossy(&output.stderr).contains("AlreadyExists"))
         })
         .await;
         let (said, warned) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -462,15 +458,7 @@ async fn seven_lines_give_an_existing_pipeline_its_first_token() {
 /// Waits for the one pod of a namespace.
 async fn first_pod(api: &ApiServer, namespace: &str) -> Value {
     let pods = format!("/api/v1/namespaces/{namespace}/pods");
-    within(async {
-        loop {
-            if let Some(pod) = api.read(&pods).await["items"].get(0) {
-                return pod.clone();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await
+    found(async || api.read(&pods).await["items"].get(0).cloned()).await
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::{
     pods::output,
     tekton::{Tekton, pod},
     watches::Watch,
-    world::{Front, Kubectl, World},
+    world::{Front, Kubectl, Setup, World},
 };
 use crate::harness::{Doorward, Raw, request, within};
 
@@ -87,7 +87,7 @@ async fn world(front: Front) -> World {
         yaml.replace("kind: human}", "kind: human, max_lifetime: 30d}")
             .replace("limits: {", "limits: {connections_per_address: 1000, ")
     };
-    let world = World::with_front(front, change, &[], "localhost").await;
+    let world = World::set_up(Setup { front, ..Setup::default() }, change).await;
     world.issuer.set_lifetime(soak().unwrap_or_default().as_secs() + 3600);
     world
 }

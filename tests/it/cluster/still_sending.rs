@@ -4,13 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
-use url::form_urlencoded;
 
 use super::{
-    tasks::{DOOR, OVER, TARGET, Task, Tasks, token},
+    tasks::{DOOR, OVER, TARGET, Task, Tasks},
     token_ends::{on_redis, replica},
 };
-use crate::harness::{Doorward, Raw, RedisServer, request, within};
+use crate::harness::{Doorward, EXCHANGE, Raw, RedisServer, exchange_form, request, within};
 
 /// How long after its end a run's tokens may still be good.
 const GRACE: Duration = Duration::from_secs(2);
@@ -57,14 +56,8 @@ impl Sender {
 
     /// Asks for more tokens for the same pod.
     fn exchanging(at: &Doorward, pod_token: &str) -> Self {
-        let form = form_urlencoded::Serializer::new(String::new())
-            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
-            .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
-            .extend_pairs([("subject_token", pod_token), ("audience", TARGET), ("scope", "push")])
-            .finish();
-        let lines =
-            ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-        Self::start(at, &lines, form.as_bytes())
+        let form = exchange_form(&[("subject_token", pod_token), ("audience", TARGET), ("scope", "push")]);
+        Self::start(at, &EXCHANGE, form.as_bytes())
     }
 
     /// Until it has sent at a moment.
@@ -120,7 +113,7 @@ async fn sends_on(tasks: &Tasks, name: &str, end: impl AsyncFnOnce(&Task) -> End
 async fn sends_on_in(tasks: &Tasks, name: &str, run: &Value, end: impl AsyncFnOnce(&Task) -> End) {
     let task = tasks.bobs(run).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     let here = &tasks.world.doorward;
     let (mut uses, mut exchanges) = (Sender::using(tasks, here, &own), Sender::exchanging(here, &pod_token));
     let later = Instant::now() + Duration::from_millis(1100);
@@ -193,7 +186,7 @@ async fn a_step_that_is_still_sending_to_two_replicas_is_refused_by_both() {
     let there = replica(&tasks).await;
     let task = tasks.bobs(&Tasks::release("shared")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     let mut senders = [&tasks.world.doorward, &there].map(|at| Sender::using(&tasks, at, &own));
     let later = Instant::now() + Duration::from_millis(1100);
     for sender in &mut senders {

@@ -2,13 +2,15 @@
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use url::form_urlencoded;
 
 use super::{
     tekton::{Tekton, pipeline_run},
-    world::World,
+    world::{Setup, World},
 };
-use crate::harness::{Answer, Doorward, within};
+use crate::{
+    fixture::bearer,
+    harness::{Answer, Doorward, EXCHANGE, Raw, exchange_form, found, settled, streams::begin, until},
+};
 
 /// What Doorward issues tokens as, and what the pods' tokens are for.
 pub const DOOR: &str = "https://doorward.test";
@@ -94,7 +96,10 @@ impl Tasks {
     /// With a clock that can be set. `change` edits the configuration.
     pub async fn with_faults(change: impl FnOnce(String) -> String) -> Self {
         Tekton::get().await;
-        Self::furnish(World::with_faults(|yaml| change(with_tokens(&yaml))).await).await
+        Self::furnish(
+            World::set_up(Setup { faults: true, ..Setup::default() }, |yaml| change(with_tokens(&yaml))).await,
+        )
+        .await
     }
 
     async fn furnish(world: World) -> Self {
@@ -158,16 +163,10 @@ impl Tasks {
     pub async fn task_of(&self, run: Value) -> Task {
         let label = if run["kind"] == "TaskRun" { "tekton.dev/taskRun" } else { "tekton.dev/pipelineRun" };
         let name = run["metadata"]["name"].as_str().unwrap();
-        let pod = within(async {
-            loop {
-                let pods = self.world.api.read(&format!("{}?labelSelector={label}%3D{name}", self.path("pods"))).await;
-                if let Some(pod) =
-                    pods["items"].as_array().unwrap().iter().find(|pod| pod["status"]["phase"] == "Running")
-                {
-                    return pod.clone();
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
+        let listed = format!("{}?labelSelector={label}%3D{name}", self.path("pods"));
+        let pod = found(async || {
+            let pods = self.world.api.read(&listed).await;
+            pods["items"].as_array().unwrap().iter().find(|pod| pod["status"]["phase"] == "Running").cloned()
         })
         .await;
         Task { run, pod }
@@ -189,28 +188,18 @@ impl Tasks {
 
     /// Asks for a token, until it is not our trouble if there is none.
     pub async fn exchange(&self, subject_token: &str, more: &[(&str, &str)]) -> Answer {
-        within(async {
-            loop {
-                let answer = exchange(&self.world, subject_token, more).await;
-                if answer.status != 503 {
-                    return answer;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await
+        settled(async || exchange(&self.world, subject_token, more).await).await
     }
 
     /// What an exchange is answered once the watch has told of an end. What was given in the moment before is dead then.
     pub async fn once_over(&self, subject_token: &str, more: &[(&str, &str)]) -> Answer {
-        within(async {
-            loop {
-                let answer = self.exchange(subject_token, more).await;
-                if answer.status != 200 {
-                    return answer;
-                }
-                self.is_dead(&token(&answer)).await;
+        found(async || {
+            let answer = self.exchange(subject_token, more).await;
+            if answer.status == 200 {
+                self.is_dead(&answer.token()).await;
+                return None;
             }
+            Some(answer)
         })
         .await
     }
@@ -224,12 +213,7 @@ impl Tasks {
     /// Waits until Tekton has noted that the task has ended.
     pub async fn until_ended(&self, task: &Task) {
         let path = self.task_run(task);
-        within(async {
-            while self.world.api.read(&path).await["status"]["completionTime"].is_null() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        until(async || !self.world.api.read(&path).await["status"]["completionTime"].is_null()).await;
     }
 
     pub async fn cancel(&self, task: &Task) {
@@ -245,22 +229,27 @@ impl Tasks {
 
     /// What the API route says to a token of ours.
     pub async fn used(&self, token: &str) -> Answer {
-        let line = format!("GET {} HTTP/1.1", self.path("taskruns"));
-        self.world.doorward.send(&[&line, "Host: localhost", &format!("Authorization: Bearer {token}")], b"").await
+        self.used_at(&self.world.doorward, token).await
+    }
+
+    /// The same of another replica.
+    pub async fn used_at(&self, replica: &Doorward, token: &str) -> Answer {
+        replica.get(&self.path("taskruns"), &["Host: localhost", &bearer(token)]).await
+    }
+
+    /// A watch that is opened with a token of ours.
+    pub async fn watch(&self, replica: &Doorward, token: &str) -> Raw {
+        let path = format!("{}?watch=true", self.path("taskruns"));
+        begin(replica, &path, &["Host: localhost", "Connection: close", &bearer(token)], 200).await
     }
 
     /// Waits until a token is refused because it was revoked.
     pub async fn is_dead(&self, token: &str) {
-        within(async {
-            loop {
-                let answer = self.used(token).await;
-                if answer.status == 401 {
-                    assert!(answer.text().contains("revoked"), "{}", answer.text());
-                    return;
-                }
-                assert_eq!(answer.status, 200, "{}", answer.text());
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
+        until(async || {
+            let answer = self.used(token).await;
+            assert!(matches!(answer.status, 200 | 401), "{}", answer.text());
+            assert!(answer.status == 200 || answer.text().contains("revoked"), "{}", answer.text());
+            answer.status == 401
         })
         .await;
     }
@@ -271,27 +260,14 @@ pub async fn exchange(world: &World, subject_token: &str, more: &[(&str, &str)])
 }
 
 pub async fn exchange_at(doorward: &Doorward, subject_token: &str, more: &[(&str, &str)]) -> Answer {
-    let form = form_urlencoded::Serializer::new(String::new())
-        .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
-        .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
-        .append_pair("subject_token", subject_token)
-        .extend_pairs(more)
-        .finish();
-    let lines =
-        ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-    doorward.send(&lines, form.as_bytes()).await
+    let form = exchange_form(&[&[("subject_token", subject_token)], more].concat());
+    doorward.send(&EXCHANGE, form.as_bytes()).await
 }
 
 /// The claims of a JWT, unverified.
 pub fn claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
-}
-
-/// The token of a good answer.
-pub fn token(answer: &Answer) -> String {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
 /// The error of a refusal, and what it says.

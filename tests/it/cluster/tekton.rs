@@ -10,7 +10,7 @@ use super::{
     api_server::ApiServer,
     programs::{self, Program},
 };
-use crate::harness::{free_port, unique, within};
+use crate::harness::{free_port, unique, until};
 
 /// Where Tekton's own configuration is.
 pub const SYSTEM_NAMESPACE: &str = "tekton-pipelines";
@@ -122,12 +122,7 @@ pub async fn define(api: &ApiServer) {
     for resource in
         ["tekton.dev/v1/pipelineruns", "tekton.dev/v1beta1/customruns", "triggers.tekton.dev/v1beta1/eventlisteners"]
     {
-        within(async {
-            while api.ask("GET", &format!("/apis/{resource}?limit=1"), None).await.status != 200 {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await;
+        until(async || api.ask("GET", &format!("/apis/{resource}?limit=1"), None).await.status == 200).await;
     }
 }
 
@@ -247,11 +242,6 @@ pub async fn pod(api: &ApiServer, namespace: &str) -> String {
     let path = format!("/api/v1/namespaces/{namespace}/pods");
     api.create(&path, &json!({"metadata": {"name": name}, "spec": {"nodeName": "node", "containers": [container]}}))
         .await;
-    within(async {
-        while api.read(&format!("{path}/{name}")).await["status"]["phase"] != "Running" {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    until(async || api.read(&format!("{path}/{name}")).await["status"]["phase"] == "Running").await;
     name
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::tasks::{DOOR, TARGET, Tasks, claims, exchange, token};
-use crate::harness::{now, within};
+use super::tasks::{DOOR, TARGET, Tasks, claims, exchange};
+use crate::harness::{found, now};
 
 #[tokio::test]
 async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives_nothing_more() {
@@ -17,7 +17,7 @@ async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives
     let asked = [("audience", TARGET), ("scope", "push")];
 
     tasks.world.doorward.set_clock_ahead(AHEAD);
-    let own = token(&tasks.exchange(&pod_token, &asked).await);
+    let own = tasks.exchange(&pod_token, &asked).await.token();
     let said = claims(&own);
     let [from, until] = ["iat", "exp"].map(|name| said[name].as_u64().unwrap());
     assert!(from >= now() + AHEAD - 5 && until <= from + 600, "by our clock alone: {said:#}");
@@ -33,7 +33,7 @@ async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives
 
     tasks.world.doorward.set_clock_ahead(0);
     let again = tasks.exchange(&pod_token, &asked).await;
-    token(&again);
+    again.token();
     assert!(Duration::from_secs(again.json()["expires_in"].as_u64().unwrap()) <= Duration::from_secs(600));
 }
 
@@ -44,15 +44,11 @@ async fn who_caused_a_run_may_be_noted_in_a_moment_only_right_after_it_was_made(
     let task = tasks.task_of(run).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let refused = async |said: &str| {
-        within(async {
-            loop {
-                let answer = exchange(&tasks.world, &pod_token, &[("audience", TARGET), ("scope", "push")]).await;
-                if answer.text().contains(said) {
-                    return answer;
-                }
-                assert_eq!(answer.status, 503, "{}", answer.text());
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        found(async || {
+            let answer = exchange(&tasks.world, &pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+            let is_it = answer.text().contains(said);
+            assert!(is_it || answer.status == 503, "{}", answer.text());
+            is_it.then_some(answer)
         })
         .await
     };

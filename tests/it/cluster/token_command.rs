@@ -4,7 +4,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Output, Stdio},
-    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -18,7 +17,7 @@ use super::{
     world::Kubectl,
 };
 use crate::{
-    harness::{Authority, within},
+    harness::{Authority, found, until, within},
     token_command::Step,
 };
 
@@ -98,12 +97,7 @@ async fn kubectl_takes_what_the_command_writes_until_the_run_has_ended() {
     let kubeconfig = home.path().join("kubeconfig");
     let file = kubeconfig.display().to_string();
     let mut kept = step.command(&["--as", "kubeconfig", "--out", &file, "--keep"]).spawn().unwrap();
-    within(async {
-        while !kubeconfig.exists() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || kubeconfig.exists()).await;
     assert_bob(&within(kubectl(&kubeconfig, &["auth", "whoami", "-o", "json"]).output()).await.unwrap(), &tasks);
     let list = ["get", "taskruns", "-n", &namespace, "-o", "name"];
     let listed = within(kubectl(&kubeconfig, &list).output()).await.unwrap();
@@ -139,13 +133,8 @@ async fn kubectl_takes_what_the_command_writes_until_the_run_has_ended() {
     assert!(!refused.status.success() && said(&refused).contains("Forbidden"), "{}", said(&refused));
 
     tasks.cancel(&step.task).await;
-    let refused = within(async {
-        loop {
-            let output = kubectl(&kubeconfig, &list).output().await.unwrap();
-            if !output.status.success() {
-                return output;
-            }
-        }
+    let refused = found(async || {
+        Some(kubectl(&kubeconfig, &list).output().await.unwrap()).filter(|output| !output.status.success())
     })
     .await;
     assert!(said(&refused).contains("revoked"), "kubectl says why: {}", said(&refused));
@@ -167,16 +156,7 @@ async fn a_file_is_fresh_as_long_as_the_run_and_gone_with_it() {
     let file = dir.path().join("token");
     let mut kept = step.command(&["--out", file.to_str().unwrap(), "--keep"]).spawn().unwrap();
     let next = async |before: &str| {
-        within(async {
-            loop {
-                let found = fs::read_to_string(&file).unwrap_or_default();
-                if !found.is_empty() && found != before {
-                    return found;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await
+        found(async || fs::read_to_string(&file).ok().filter(|found| !found.is_empty() && found != before)).await
     };
     let first = next("").await;
     assert_eq!((&claims(&first)["sub"], tasks.used(&first).await.status), (&json!("bob"), 200));
@@ -243,17 +223,8 @@ async fn the_form_of_the_documentation_without_the_program_works_as_it_stands_th
         shell.args(["-c", &command]).env("HOME", home.path()).env("CURL_HOME", home.path()).kill_on_drop(true);
         within(shell.output()).await.unwrap()
     };
-    let given = within(async {
-        loop {
-            let output = curl().await;
-            // 22: it was answered with an error, which for the first moments is 503.
-            if output.status.code() != Some(22) {
-                return output;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    // 22: it was answered with an error, which for the first moments is 503.
+    let given = found(async || Some(curl().await).filter(|output| output.status.code() != Some(22))).await;
     assert!(given.status.success(), "{:?}: {}", given.status, said(&given));
     let given: Value = serde_json::from_slice(&given.stdout).unwrap();
     let claims = claims(given["access_token"].as_str().unwrap());
@@ -263,10 +234,5 @@ async fn the_form_of_the_documentation_without_the_program_works_as_it_stands_th
         assert_eq!(claims[name], expected, "{claims:#}");
     }
     tasks.cancel(&task).await;
-    within(async {
-        while curl().await.status.success() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || !curl().await.status.success()).await;
 }

@@ -8,10 +8,10 @@ use url::form_urlencoded;
 
 use super::{
     api_server::ApiServer,
-    tasks::{DOOR, TARGET, Task, Tasks, exchange, exchange_at, token},
+    tasks::{DOOR, TARGET, Task, Tasks, exchange, exchange_at},
 };
 use crate::{
-    harness::{Doorward, Raw, RedisServer, Reply, Upstream, Wire, now, request, within},
+    harness::{Doorward, RedisServer, Reply, Upstream, Wire, exchange_form, now, settled, until, within},
     issuing::part,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 pub async fn with_token(tasks: &Tasks, name: &str) -> (Task, String) {
     let task = tasks.bobs(&Tasks::release(name)).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     assert_eq!(tasks.used(&own).await.status, 200);
     (task, own)
 }
@@ -123,12 +123,7 @@ async fn the_end_of_tokens_is_in_the_trail_though_that_could_not_be_written_at_f
     tasks.world.doorward.break_trail(false);
     tasks.world.doorward = tasks.world.doorward.kill_and_restart().await;
     tasks.world.doorward.wait_for_keys_at("localhost", &tasks.world.issuer).await;
-    within(async {
-        while !is_told(&tasks) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || is_told(&tasks)).await;
     tasks.is_dead(&own).await;
 }
 
@@ -151,7 +146,7 @@ async fn who_is_revoked_has_no_tokens_of_a_run_that_a_task_of_theirs_started() {
     let inner = tasks.task_of(made.json()).await;
     let pod_token = tasks.pod_token(&inner.pod, DOOR).await;
     let asked = [("audience", TARGET), ("scope", "nested")];
-    let nested = token(&tasks.exchange(&pod_token, &asked).await);
+    let nested = tasks.exchange(&pod_token, &asked).await.token();
     let claims = part(&nested, 1);
     assert_eq!(claims["origin"], json!({"issuer": "a", "sub": "bob"}), "{claims:#}");
     assert_eq!(claims["kind"], "human", "what Bob is, and not who acts for him: {claims:#}");
@@ -163,7 +158,7 @@ async fn who_is_revoked_has_no_tokens_of_a_run_that_a_task_of_theirs_started() {
     // The task has ended, and its token with it; what it has caused goes on.
     tasks.cancel(&outer).await;
     tasks.is_dead(&own).await;
-    token(&tasks.exchange(&pod_token, &asked).await);
+    tasks.exchange(&pod_token, &asked).await.token();
     let (code, said) =
         tasks.world.doorward.operator(&["revoke", "--issuer", "a", "--subject", "bob", "--why", "left"]).await;
     assert_eq!(code, Some(0), "{said}");
@@ -178,18 +173,13 @@ async fn the_tokens_and_streams_of_tasks_end_when_their_service_account_is_revok
     let tasks = Tasks::start().await;
     let (task, own) = with_token(&tasks, "compromised").await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let line = format!("GET {}?watch=true HTTP/1.1", tasks.path("taskruns"));
-    let mut raw = Raw::connect(tasks.world.doorward.address("public")).await;
-    raw.send(request(&[&line, "Host: localhost", "Connection: close", &format!("Authorization: Bearer {own}")], b""))
-        .await;
-    let head = within(raw.some()).await;
-    assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+    let mut watch = tasks.watch(&tasks.world.doorward, &own).await;
     let account = format!("system:serviceaccount:{}:builder", tasks.world.namespace);
     let arguments = ["revoke", "--issuer", "cluster", "--subject", &account, "--why", "stolen"];
     let (code, said) = tasks.world.doorward.operator(&arguments).await;
     assert_eq!(code, Some(0), "{said}");
     let revoked = Instant::now();
-    within(raw.rest()).await;
+    watch.rest().await;
     assert!(revoked.elapsed() < Duration::from_secs(2), "after {:?}", revoked.elapsed());
     tasks.is_dead(&own).await;
     let answer = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
@@ -220,16 +210,11 @@ async fn a_run_that_ended_while_nobody_watched_has_no_tokens_after_the_restart()
 async fn an_open_watch_ends_with_the_run_whose_token_opened_it() {
     let tasks = Tasks::start().await;
     let (task, own) = with_token(&tasks, "watching").await;
-    let line = format!("GET {}?watch=true HTTP/1.1", tasks.path("taskruns"));
-    let mut raw = Raw::connect(tasks.world.doorward.address("public")).await;
-    raw.send(request(&[&line, "Host: localhost", "Connection: close", &format!("Authorization: Bearer {own}")], b""))
-        .await;
-    let head = within(raw.some()).await;
-    assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+    let mut watch = tasks.watch(&tasks.world.doorward, &own).await;
     tasks.cancel(&task).await;
     tasks.until_ended(&task).await;
     let ended = Instant::now();
-    within(raw.rest()).await;
+    watch.rest().await;
     let after = ended.elapsed();
     assert!(after < Duration::from_secs(2), "kubernetes:6.4 open watch closed: after {after:?}");
     tasks.is_dead(&own).await;
@@ -239,11 +224,8 @@ async fn an_open_watch_ends_with_the_run_whose_token_opened_it() {
 async fn whoever_has_done_with_a_token_can_end_it() {
     let tasks = Tasks::start().await;
     let (_task, own) = with_token(&tasks, "tidy").await;
-    let revoke = async |token: &str| {
-        let lines =
-            ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-        tasks.world.doorward.send(&lines, format!("token={token}").as_bytes()).await.status
-    };
+    let revoke =
+        async |token: &str| tasks.world.doorward.submit("/oauth2/revoke", &[], &format!("token={token}")).await.status;
     let mut forged = own.clone();
     forged.replace_range(forged.len() - 2.., "AA");
     for none in ["", "x", "a.b.c", &forged] {
@@ -265,7 +247,7 @@ async fn a_thousand_exchanges_of_a_pod_ask_the_cluster_about_its_token_once() {
     let asked = [("audience", TARGET), ("scope", "push")];
     let clients = (0..50).map(|_| async {
         for _ in 0..20 {
-            token(&tasks.exchange(&pod_token, &asked).await);
+            tasks.exchange(&pod_token, &asked).await.token();
         }
     });
     futures_util::future::join_all(clients).await;
@@ -285,17 +267,13 @@ async fn a_thousand_exchanges_of_ten_pods_at_once_ask_the_cluster_about_each_tok
         let task = tasks.bobs(&Tasks::release(&format!("busy-{number}"))).await;
         // Its run is noted by now, as another token of the pod shows.
         let another = tasks.pod_token(&task.pod, DOOR).await;
-        token(&tasks.exchange(&another, &[("audience", TARGET), ("scope", "push")]).await);
+        tasks.exchange(&another, &[("audience", TARGET), ("scope", "push")]).await.token();
         tasks.pod_token(&task.pod, DOOR).await
     });
     let pod_tokens = futures_util::future::join_all(pods).await;
     let (address, before, began) = (tasks.world.doorward.address("public"), tasks.world.audit().len(), Instant::now());
     let clients = pod_tokens.iter().map(async |pod_token| {
-        let form = form_urlencoded::Serializer::new(String::new())
-            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
-            .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
-            .extend_pairs([("subject_token", &**pod_token), ("audience", TARGET), ("scope", "push")])
-            .finish();
+        let form = exchange_form(&[("subject_token", pod_token), ("audience", TARGET), ("scope", "push")]);
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (client, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
@@ -368,51 +346,27 @@ async fn replicas_take_each_others_tokens_and_end_them_together() {
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let tasks = on_redis(&redis).await;
     let there = replica(&tasks).await;
-    let used_there = async |token: &str| {
-        let line = format!("GET {} HTTP/1.1", tasks.path("taskruns"));
-        there.send(&[&line, "Host: localhost", &format!("Authorization: Bearer {token}")], b"").await.status
-    };
+    let used_there = async |token: &str| tasks.used_at(&there, token).await.status;
     let dead_there = async |token: &str| {
-        within(async {
-            while used_there(token).await != 401 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        until(async || used_there(token).await == 401).await;
     };
 
     let (_task, own) = with_token(&tasks, "revoked").await;
     assert_eq!(used_there(&own).await, 200);
-    let lines =
-        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-    assert_eq!(tasks.world.doorward.send(&lines, format!("token={own}").as_bytes()).await.status, 200);
+    assert_eq!(tasks.world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await.status, 200);
     dead_there(&own).await;
 
     // Of a run that was made here, and swapped there, where a watch is opened with it.
     let task = tasks.bobs(&Tasks::release("across")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = within(async {
-        loop {
-            let answer = exchange_at(&there, &pod_token, &[("audience", TARGET), ("scope", "push")]).await;
-            if answer.status != 503 {
-                return token(&answer);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    let asked = [("audience", TARGET), ("scope", "push")];
+    let own = settled(async || exchange_at(&there, &pod_token, &asked).await).await.token();
     assert_eq!(tasks.used(&own).await.status, 200);
-    let line = format!("GET {}?watch=true HTTP/1.1", tasks.path("taskruns"));
-    let mut watch = Raw::connect(there.address("public")).await;
-    watch
-        .send(request(&[&line, "Host: localhost", "Connection: close", &format!("Authorization: Bearer {own}")], b""))
-        .await;
-    let head = within(watch.some()).await;
-    assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+    let mut watch = tasks.watch(&there, &own).await;
     tasks.cancel(&task).await;
     tasks.until_ended(&task).await;
     let ended = Instant::now();
-    within(watch.rest()).await;
+    watch.rest().await;
     assert!(ended.elapsed() < Duration::from_secs(2), "after {:?}", ended.elapsed());
     dead_there(&own).await;
     tasks.is_dead(&own).await;
@@ -450,7 +404,7 @@ async fn a_token_of_another_provider_is_ended_there_with_the_run() {
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let asked = [("audience", "vault"), ("scope", "push")];
     let answer = tasks.exchange(&pod_token, &asked).await;
-    assert_eq!(token(&answer), "given");
+    assert_eq!(answer.token(), "given");
     let form = |body: &[u8]| -> Vec<(String, String)> { form_urlencoded::parse(body).into_owned().collect() };
     let call = provider.only();
     let (_, assertion) = form(&call.body).into_iter().find(|(name, _)| name == "assertion").unwrap();
@@ -464,7 +418,7 @@ async fn a_token_of_another_provider_is_ended_there_with_the_run() {
     assert_eq!(claims["doorward.dev/run"]["pod_token"], Value::Null, "{claims:#}");
     let next = tasks.pod_token(&task.pod, DOOR).await;
     assert_ne!(part(&next, 1)["jti"], part(&pod_token, 1)["jti"]);
-    assert_eq!(token(&tasks.exchange(&next, &asked).await), "given");
+    assert_eq!(tasks.exchange(&next, &asked).await.token(), "given");
     assert_eq!(provider.requests().len(), 1, "it is held");
 
     tasks.cancel(&task).await;
@@ -489,7 +443,7 @@ async fn a_token_of_another_provider_that_lasts_long_is_ended_there_after_a_gap_
     let tasks = Tasks::with_faults(|yaml| onward(yaml).replace(&server.to_string(), &wired)).await;
     let task = tasks.bobs(&Tasks::release("long")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    assert_eq!(token(&tasks.exchange(&pod_token, &[("audience", "vault"), ("scope", "push")]).await), "given");
+    assert_eq!(tasks.exchange(&pod_token, &[("audience", "vault"), ("scope", "push")]).await.token(), "given");
     wire.cut();
     for path in [format!("{}/long", tasks.path("pipelineruns")), tasks.task_run(&task)] {
         assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
@@ -500,10 +454,5 @@ async fn a_token_of_another_provider_that_lasts_long_is_ended_there_after_a_gap_
     let calls = provider.requests();
     assert_eq!(calls.last().unwrap().line(), "POST /revoke HTTP/1.1", "{calls:#?}");
     let uid = &task.pod["metadata"]["ownerReferences"][0]["uid"];
-    within(async {
-        while !tasks.world.doorward.audit().iter().any(|line| line["unmapped"]["tokens_ended"]["uid"] == *uid) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    tasks.world.doorward.record(|line| line["unmapped"]["tokens_ended"]["uid"] == *uid).await;
 }

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 
 use super::{
     api_server::ApiServer,
-    tasks::{DOOR, TARGET, Task, Tasks, claims, exchange, token},
+    tasks::{DOOR, TARGET, Tasks, claims, exchange},
     token_ends::{on_redis, with_token},
 };
-use crate::harness::{Raw, RedisServer, Wire, request, within};
+use crate::harness::{Raw, RedisServer, Wire, found, request, until};
 
 /// How soon after a gap tokens of what ended in it are dead: twice what is promised, for machines that do much besides.
 const SOON: Duration = Duration::from_secs(4);
@@ -22,12 +21,7 @@ const TRIES: usize = 18;
 /// Waits until a token is refused, whatever it gets until then: the trouble may last a moment longer.
 async fn dead_soon(tasks: &Tasks, token: &str) {
     let since = Instant::now();
-    within(async {
-        while tasks.used(token).await.status != 401 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || tasks.used(token).await.status == 401).await;
     assert!(since.elapsed() < SOON, "{:?} after the gap", since.elapsed());
     tasks.is_dead(token).await;
 }
@@ -48,12 +42,7 @@ async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwh
     tasks.until_ended(&task).await;
     // It must not have grown tired of asking.
     let before = wire.taken();
-    within(async {
-        while wire.taken() < before + TRIES {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || wire.taken() >= before + TRIES).await;
     wire.mend();
     dead_soon(&tasks, &own).await;
     let answer = tasks.once_over(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
@@ -81,17 +70,12 @@ async fn where_nothing_happens_for_long_an_exchange_asks_the_api_server_for_no_o
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     // Three watches, each of four seconds: longer than what was told once is believed.
     let watched = asked(&tasks, "watch");
-    within(async {
-        while asked(&tasks, "watch") < watched + 12 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    })
-    .await;
+    until(async || asked(&tasks, "watch") >= watched + 12).await;
     let before = asked(&tasks, "get");
     for _ in 0..20 {
-        token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+        tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     }
-    let last = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let last = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     // The log has what came before this.
     assert_eq!(tasks.used(&last).await.status, 200);
     tasks.world.event(|event| event["impersonatedUser"]["username"] == "bob" && event["verb"] == "list").await;
@@ -117,31 +101,21 @@ async fn who_makes_a_run_and_leaves_before_the_answer_has_caused_it() {
     let lines = [line.as_str(), "Host: localhost", &token_of_bob, "Content-Type: application/json"];
     client.send(request(&lines, run.to_string().as_bytes())).await;
     let path = format!("{}/left", tasks.path("pipelineruns"));
-    let made = within(async {
-        loop {
-            let answer = tasks.world.api.ask("GET", &path, None).await;
-            if answer.status == 200 {
-                return answer.json();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    let made = found(async || {
+        let answer = tasks.world.api.ask("GET", &path, None).await;
+        (answer.status == 200).then(|| answer.json())
     })
     .await;
     drop(client);
     let request = &made["metadata"]["annotations"]["doorward.dev/request-id"];
-    within(async {
-        let has_left = |record: &Value| {
-            record["metadata"]["correlation_uid"] == *request && record.to_string().contains("client_gone")
-        };
-        while !tasks.world.doorward.audit().iter().any(has_left) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    let has_left = |record: &Value| {
+        record["metadata"]["correlation_uid"] == *request && record.to_string().contains("client_gone")
+    };
+    tasks.world.doorward.record(has_left).await;
     wire.release();
     let task = tasks.task_of(made).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     assert_eq!(claims(&own)["sub"], "bob");
 }
 
@@ -156,12 +130,7 @@ async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_
     let silent = Instant::now();
     tasks.cancel(&task).await;
     // Nothing tells it: only that nothing is told any more.
-    within(async {
-        while wire.taken() < before + 2 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || wire.taken() >= before + 2).await;
     // Four seconds of a watch, and four in which it says nothing.
     assert!(silent.elapsed() < Duration::from_secs(10), "noticed after {:?}", silent.elapsed());
     dead_soon(&tasks, &own).await;
@@ -180,7 +149,7 @@ async fn who_makes_a_run_while_the_store_is_away_for_a_moment_has_caused_it() {
     tasks.world.doorward.wait_for_log_containing("who caused a run is kept now").await;
     let task = tasks.task_of(made.json()).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     assert_eq!(claims(&own)["sub"], "bob");
 }
 
@@ -198,12 +167,7 @@ async fn who_makes_a_run_while_the_store_is_away_has_caused_it_though_doorward_i
     doorward.signal("TERM");
     doorward.wait_for_log("draining").await;
     // The door is closed, and no connection is left.
-    within(async {
-        while TcpStream::connect(doorward.address("public")).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_closed().await;
     redis.restart();
     doorward.wait_for_log_containing("who caused a run is kept now").await;
     assert!(doorward.ended().await.success());
@@ -220,12 +184,7 @@ async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_
     dead_soon(&tasks, &own).await;
     tasks.until_ended(&task).await;
     let tried = "the ends of runs are refused here and cannot be noted, so tasks get no tokens; it is tried again";
-    within(async {
-        while tasks.world.doorward.log().iter().filter(|line| line["message"] == tried).count() < 4 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || tasks.world.doorward.log().iter().filter(|line| line["message"] == tried).count() >= 4).await;
     redis.restart();
     dead_soon(&tasks, &own).await;
 }
@@ -258,16 +217,10 @@ async fn every_end_that_is_seen_while_the_store_hangs_counts_here_at_once() {
     dead_soon(&tasks, of_third).await;
     signal(Signal::CONT);
     // All three are noted once the store is back.
-    within(async {
-        let of = |tasks: &Tasks, task: &Task| {
-            // Its TaskRun.
-            let uid = &task.pod["metadata"]["ownerReferences"][0]["uid"];
-            tasks.world.doorward.audit().iter().filter(|line| line["unmapped"]["tokens_ended"]["uid"] == *uid).count()
-        };
-        while [first, second, third].iter().any(|task| of(&tasks, task) == 0) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        assert!([first, second, third].iter().all(|task| of(&tasks, task) == 1));
-    })
-    .await;
+    for (task, _) in &all {
+        // Its TaskRun.
+        let uid = &task.pod["metadata"]["ownerReferences"][0]["uid"];
+        let ended = tasks.world.doorward.records(1, |line| line["unmapped"]["tokens_ended"]["uid"] == *uid).await;
+        assert_eq!(ended.len(), 1, "{ended:#?}");
+    }
 }

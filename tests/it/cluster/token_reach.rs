@@ -9,7 +9,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{pods::over, tasks::Tasks, token_ends::with_token, world::Kubectl};
-use crate::harness::{Answer, Upstream, within};
+use crate::harness::{Answer, Upstream, until, within};
 
 const SECRET: &str = "a-secret-of-a-resource-server";
 
@@ -100,12 +100,7 @@ async fn shells_and_forwarded_ports_of_a_task_end_with_it() {
     for (subresource, count) in [("exec", 3), ("portforward", 2)] {
         let begun =
             |event: &&Value| event["stage"] == "ResponseStarted" && event["objectRef"]["subresource"] == subresource;
-        within(async {
-            while world.audit().iter().filter(begun).count() < count {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        until(async || world.audit().iter().filter(begun).count() >= count).await;
     }
     tasks.cancel(&task).await;
     tasks.until_ended(&task).await;

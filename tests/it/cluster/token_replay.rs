@@ -4,21 +4,14 @@
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use url::form_urlencoded;
 
-use super::tasks::{DOOR, OVER, TARGET, Tasks, claims, token};
-use crate::harness::{Answer, Raw, request, within};
+use super::tasks::{DOOR, OVER, TARGET, Tasks, claims};
+use crate::harness::{Answer, EXCHANGE, Raw, exchange_form, request};
 
 async fn exchange_from(tasks: &Tasks, address: IpAddr, subject_token: &str) -> Answer {
-    let form = form_urlencoded::Serializer::new(String::new())
-        .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
-        .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
-        .extend_pairs([("subject_token", subject_token), ("audience", TARGET), ("scope", "push")])
-        .finish();
-    let lines =
-        ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    let form = exchange_form(&[("subject_token", subject_token), ("audience", TARGET), ("scope", "push")]);
     let mut raw = Raw::connect_from(address, tasks.world.doorward.address("public")).await;
-    raw.send(request(&lines, form.as_bytes())).await;
+    raw.send(request(&EXCHANGE, form.as_bytes())).await;
     raw.answer().await
 }
 
@@ -32,7 +25,7 @@ async fn a_pods_token_may_be_used_again_while_its_task_runs_and_the_trail_says_f
     let mut given = Vec::new();
     // Steps and sidecars of a pod ask on their own, and behind a NAT a pod's address is another's too: the same token is good again.
     for address in addresses.iter().take(2) {
-        given.push(token(&exchange_from(&tasks, *address, &pod_token).await));
+        given.push(exchange_from(&tasks, *address, &pod_token).await.token());
     }
     let [one, other] = given.as_slice() else { unreachable!() };
     assert_ne!(claims(one)["jti"], claims(other)["jti"]);
@@ -47,21 +40,12 @@ async fn a_pods_token_may_be_used_again_while_its_task_runs_and_the_trail_says_f
     assert_eq!((late.status, &late.json()["error"]), (400, &json!("invalid_request")), "{}", late.text());
 
     let from = |record: &Value| record["src_endpoint"]["ip"].as_str().map(str::to_owned);
-    let records = within(async {
-        loop {
-            let records = tasks.world.doorward.audit();
-            if records.iter().any(|record| from(record).as_deref() == Some("127.0.0.4")) {
-                return records;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    let late = tasks.world.doorward.record(|record| from(record).as_deref() == Some("127.0.0.4")).await;
+    let records = tasks.world.doorward.audit();
     for (address, own) in addresses.iter().zip(&given) {
         let issued = records.iter().find(|record| record["unmapped"]["issued"]["token"] == claims(own)["jti"]).unwrap();
         assert_eq!(from(issued), Some(address.to_string()), "{issued:#}");
     }
-    let late = records.iter().find(|record| from(record).as_deref() == Some("127.0.0.4")).unwrap();
     assert!(late["unmapped"]["issued"].is_null(), "{late:#}");
     let text = late.to_string();
     assert!(OVER.iter().any(|why| text.contains(why)), "{late:#}");

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::tasks::{DOOR, OVER, TARGET, Task, Tasks, claims, token};
-use crate::harness::within;
+use super::tasks::{DOOR, OVER, TARGET, Task, Tasks, claims};
+use crate::harness::{found, until};
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
 
@@ -35,7 +35,7 @@ impl Tasks {
 async fn running(tasks: &Tasks, name: &str) -> (Task, String) {
     let task = tasks.bobs(&Tasks::release(name)).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    token(&tasks.exchange(&pod_token, &ASKED).await);
+    tasks.exchange(&pod_token, &ASKED).await.token();
     (task, pod_token)
 }
 
@@ -44,12 +44,7 @@ async fn a_pod_that_has_ended_or_is_about_to_gets_none_though_the_cluster_takes_
     let tasks = Tasks::start().await;
     let (task, pod_token) = running(&tasks, "done").await;
     tasks.patch(&tasks.of(&task.pod), &json!({"metadata": {"annotations": {"hold": null}}})).await;
-    within(async {
-        while tasks.world.api.read(&tasks.of(&task.pod)).await["status"]["phase"] != "Succeeded" {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(async || tasks.world.api.read(&tasks.of(&task.pod)).await["status"]["phase"] == "Succeeded").await;
     assert!(tasks.is_active(&pod_token).await);
     tasks.is_refused("kubernetes:6.4 pod succeeded", &pod_token, &OVER).await;
     // Once all of it is noted, the pod itself says so first.
@@ -107,16 +102,8 @@ async fn a_service_account_that_is_deleted_has_no_more_exchanges_once_its_review
     assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
     let deleted = std::time::Instant::now();
     // What the API server says of a token is used for ten seconds.
-    let answer = within(async {
-        loop {
-            let answer = tasks.exchange(&pod_token, &ASKED).await;
-            if answer.status != 200 {
-                return answer;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    let answer =
+        found(async || Some(tasks.exchange(&pod_token, &ASKED).await).filter(|answer| answer.status != 200)).await;
     assert!(answer.text().contains("is not active"), "kubernetes:6.4 account deleted: {}", answer.text());
     let after = deleted.elapsed();
     assert!(after < std::time::Duration::from_secs(12), "kubernetes:6.4 account deleted: {after:?}");
@@ -138,7 +125,7 @@ async fn only_the_pod_that_a_task_runs_in_now_gets_a_token() {
     let task = tasks.bobs(&run).await;
     let asked = [("audience", TARGET), ("scope", "alone")];
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = token(&tasks.exchange(&pod_token, &asked).await);
+    let own = tasks.exchange(&pod_token, &asked).await.token();
     // Its step fails, and Tekton makes the next pod.
     let now = "2026-01-01T00:00:00Z";
     let status = |phase: &str, state: Value| {
@@ -154,17 +141,11 @@ async fn only_the_pod_that_a_task_runs_in_now_gets_a_token() {
     let failed = json!({"terminated": {"exitCode": 1, "reason": "Error", "startedAt": now, "finishedAt": now}});
     let path = format!("{}/status", tasks.of(&task.pod));
     tasks.patch(&path, &status("Failed", failed)).await;
-    let next = within(async {
-        loop {
-            let pods = tasks.world.api.read(&tasks.path("pods")).await;
-            let next = pods["items"].as_array().unwrap().iter().find(|pod| {
-                pod["metadata"]["name"] != task.pod["metadata"]["name"] && pod["status"]["phase"] == "Running"
-            });
-            if let Some(next) = next {
-                return next.clone();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+    let next = found(async || {
+        let pods = tasks.world.api.read(&tasks.path("pods")).await;
+        let mut pods = pods["items"].as_array().unwrap().iter();
+        let before = &task.pod["metadata"]["name"];
+        pods.find(|pod| pod["metadata"]["name"] != *before && pod["status"]["phase"] == "Running").cloned()
     })
     .await;
     assert_eq!(next["metadata"]["ownerReferences"], task.pod["metadata"]["ownerReferences"], "of the same TaskRun");
@@ -178,7 +159,7 @@ async fn only_the_pod_that_a_task_runs_in_now_gets_a_token() {
     let revoked = tasks.world.doorward.audit();
     let of = |pod: &Value| pod["metadata"]["uid"].as_str().unwrap().to_owned();
     assert!(!revoked.iter().any(|record| record["unmapped"]["tokens_ended"]["uid"] == of(&next)));
-    let next = token(&tasks.exchange(&tasks.pod_token(&next, DOOR).await, &asked).await);
+    let next = tasks.exchange(&tasks.pod_token(&next, DOOR).await, &asked).await.token();
     assert_ne!(claims(&next)["doorward.dev/run"]["pod"], claims(&own)["doorward.dev/run"]["pod"]);
     assert_eq!(claims(&next)["doorward.dev/run"]["task_run"], claims(&own)["doorward.dev/run"]["task_run"]);
 }
@@ -199,15 +180,10 @@ async fn a_pod_that_is_made_anew_under_the_same_name_is_another() {
             "ownerReferences": owners},
         "spec": {"serviceAccountName": "builder", "containers": [{"name": "main", "image": "images.test/main"}]},
     });
-    let made = within(async {
-        loop {
-            tasks.world.api.ask("POST", &tasks.path("pods"), Some(&anew)).await;
-            let pod = tasks.world.api.ask("GET", &tasks.of(&task.pod), None).await;
-            if pod.status == 200 && pod.json()["metadata"]["uid"] != metadata["uid"] {
-                return pod.json();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+    let made = found(async || {
+        tasks.world.api.ask("POST", &tasks.path("pods"), Some(&anew)).await;
+        let pod = tasks.world.api.ask("GET", &tasks.of(&task.pod), None).await;
+        (pod.status == 200).then(|| pod.json()).filter(|pod| pod["metadata"]["uid"] != metadata["uid"])
     })
     .await;
     assert_eq!(made["metadata"]["name"], metadata["name"]);

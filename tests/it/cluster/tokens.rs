@@ -2,8 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::tasks::{DOOR, TARGET, Tasks, claims, exchange, refusal, token};
-use crate::{harness::within, issuing::part};
+use super::tasks::{DOOR, TARGET, Tasks, claims, exchange, refusal};
+use crate::{
+    harness::{found, until},
+    issuing::part,
+};
 
 #[tokio::test]
 async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
@@ -13,7 +16,7 @@ async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
 
     let answer = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
-    let own = token(&answer);
+    let own = answer.token();
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     let said = answer.json();
     assert_eq!((&said["token_type"], &said["scope"]), (&json!("Bearer"), &json!("push")));
@@ -63,16 +66,8 @@ async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
             && ["has ended", "cancelled", "deleted", "does not exist"].iter().any(|part| why.contains(part)),
         "{why}"
     );
-    let records = within(async {
-        loop {
-            let records = world.doorward.audit();
-            if records.iter().any(|record| record["unmapped"]["tokens_ended"]["name"] != Value::Null) {
-                return records;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    world.doorward.record(|record| record["unmapped"]["tokens_ended"]["name"] != Value::Null).await;
+    let records = world.doorward.audit();
     let issued = records.iter().find(|record| record["unmapped"]["issued"]["token"] == claims["jti"]).unwrap();
     assert_eq!(issued["unmapped"]["issued"]["task"]["task_run"], run["task_run"], "{issued:#}");
     let cause = task.run["metadata"]["annotations"]["doorward.dev/request-id"].as_str().unwrap();
@@ -95,7 +90,7 @@ async fn a_task_without_a_pipeline_gets_what_its_account_may_have() {
     });
     let task = tasks.bobs(&run).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "alone")]).await);
+    let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "alone")]).await.token();
     assert_eq!(claims(&own)["sub"], "bob");
     let (error, why) = refusal(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
     assert!(
@@ -113,7 +108,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
     let task = tasks.bobs(&Tasks::release("real")).await;
     let asked = [("audience", TARGET), ("scope", "push")];
     let good = tasks.pod_token(&task.pod, DOOR).await;
-    token(&tasks.exchange(&good, &asked).await);
+    tasks.exchange(&good, &asked).await.token();
     let metadata = &task.pod["metadata"];
 
     let secret = json!({"metadata": {"name": "bound"}, "type": "Opaque"});
@@ -131,16 +126,8 @@ async fn who_is_not_what_it_says_gets_no_token() {
         async move {
             let made = tasks.world.api.create(&tasks.path("pods"), &pod).await;
             let path = format!("{}/{}", tasks.path("pods"), made["metadata"]["name"].as_str().unwrap());
-            within(async {
-                loop {
-                    let pod = tasks.world.api.read(&path).await;
-                    if pod["status"]["phase"] == "Running" {
-                        return pod;
-                    }
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                }
-            })
-            .await
+            found(async || Some(tasks.world.api.read(&path).await).filter(|pod| pod["status"]["phase"] == "Running"))
+                .await
         }
     };
     let labelled =
@@ -193,22 +180,16 @@ async fn who_is_not_what_it_says_gets_no_token() {
         ("a forged owner of a run", tasks.pod_token(&child.pod, DOOR).await, "none that its PipelineRun has made"),
         ("no token at all", "e30.e30.e30".to_owned(), "subject_token"),
     ] {
-        let answer = within(async {
-            loop {
-                let answer = exchange(world, &subject_token, &asked).await;
-                // A run that was just made may still be about to be noted by its owner,
-                // and who caused it by Doorward.
-                if answer.status != 503 || answer.text().contains(said) {
-                    return answer;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
+        // A run that was just made may still be about to be noted by its owner, and who caused it by Doorward.
+        let answer = found(async || {
+            let answer = exchange(world, &subject_token, &asked).await;
+            Some(answer).filter(|answer| answer.status != 503 || answer.text().contains(said))
         })
         .await;
         assert!(matches!(answer.status, 400 | 503), "{row}: {} {}", answer.status, answer.text());
         assert!(answer.text().contains(said), "{row}: {}", answer.text());
     }
-    token(&tasks.exchange(&good, &asked).await);
+    tasks.exchange(&good, &asked).await.token();
 
     // In a namespace where nobody would see its end.
     let elsewhere = world.api.namespace().await;
@@ -302,18 +283,10 @@ async fn a_task_run_that_tekton_adopts_has_no_tokens_of_the_run_that_it_poses_to
     let run = format!("{}/real", tasks.path("pipelineruns"));
     let start = json!({"spec": {"status": null}});
     assert_eq!(tasks.world.api.ask("PATCH", &run, Some(&start)).await.status, 200);
-    within(async {
-        let adopted = json!("posing");
-        loop {
-            let run = tasks.world.api.read(&run).await;
-            if run["status"]["childReferences"]
-                .as_array()
-                .is_some_and(|children| children.iter().any(|child| child["name"] == adopted))
-            {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+    until(async || {
+        let run = tasks.world.api.read(&run).await;
+        let children = run["status"]["childReferences"].as_array();
+        children.is_some_and(|children| children.iter().any(|child| child["name"] == "posing"))
     })
     .await;
     let pod_token = tasks.pod_token(&posing.pod, DOOR).await;
@@ -346,7 +319,7 @@ async fn who_makes_a_run_caused_it_in_whatever_form_they_want_the_answer() {
         );
         let task = tasks.task_of(made.json()).await;
         let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-        let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+        let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
         assert_eq!(claims(&own)["sub"], "carol", "{accept}");
     }
 }

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use super::{api_server::ApiServer, impersonation::printed_of, programs};
 use crate::{
     fixture::bearer,
-    harness::{Answer, Authority, Doorward, Issuer, Nginx, Raw, connect_tls, free_port, request, within},
+    harness::{Answer, Authority, Doorward, Issuer, Nginx, Raw, found, free_port, request, until, within},
 };
 
 /// The group that a grant gives the developers of the issuer.
@@ -43,6 +43,25 @@ impl Front {
     }
 }
 
+/// What a world may have otherwise than [`World::start`].
+pub struct Setup<'a> {
+    pub front: Front,
+    /// That of its Kubernetes route.
+    pub host: &'a str,
+    /// Those of Doorward's own account.
+    pub rights: Value,
+    /// Beside the configuration.
+    pub files: &'a [(&'a str, &'a str)],
+    /// Its clock can be set ([`Doorward::set_clock_ahead`]).
+    pub faults: bool,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self { front: Front::Own(0), host: "localhost", rights: impersonation(), files: &[], faults: false }
+    }
+}
+
 /// Doorward with an issuer, and a namespace in which the group of its developers may do some things.
 pub struct World {
     pub api: &'static ApiServer,
@@ -61,79 +80,43 @@ impl World {
 
     /// The same behind an nginx.
     pub async fn behind_nginx() -> Self {
-        Self::with_front(Front::nginx(), |yaml| yaml, &[], "localhost").await
+        Self::set_up(Setup { front: Front::nginx(), ..Setup::default() }, |yaml| yaml).await
     }
 
     /// `change` edits the configuration. `{ns}` in it is the namespace.
     pub async fn with(change: impl FnOnce(String) -> String) -> Self {
-        Self::with_files(change, &[]).await
+        Self::set_up(Setup::default(), change).await
     }
 
     /// With these files beside the configuration.
     pub async fn with_files(change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
-        Self::begin(change, &impersonation(), files, false).await
+        Self::set_up(Setup { files, ..Setup::default() }, change).await
     }
 
-    /// The same, reached there. `host` is that of its Kubernetes route.
-    pub async fn with_front(
-        front: Front,
-        change: impl FnOnce(String) -> String,
-        files: &[(&str, &str)],
-        host: &str,
-    ) -> Self {
-        Self::begin_at((front, host), change, &impersonation(), files, false).await
-    }
-
-    /// One whose clock can be set ([`Doorward::set_clock_ahead`]).
-    pub async fn with_faults(change: impl FnOnce(String) -> String) -> Self {
-        Self::begin(change, &impersonation(), &[], true).await
-    }
-
-    /// With these rights of Doorward's own account.
-    pub async fn with_rights(rights: &Value) -> Self {
-        Self::begin(|yaml| yaml, rights, &[], false).await
-    }
-
-    /// With these rights of Doorward's own account for another configuration.
-    pub async fn with_rights_for(change: impl FnOnce(String) -> String, rights: &Value) -> Self {
-        Self::begin(change, rights, &[], false).await
-    }
-
-    async fn begin(change: impl FnOnce(String) -> String, own: &Value, files: &[(&str, &str)], faults: bool) -> Self {
-        Self::begin_at((Front::Own(0), "localhost"), change, own, files, faults).await
-    }
-
-    async fn begin_at(
-        (front, host): (Front, &str),
-        change: impl FnOnce(String) -> String,
-        own: &Value,
-        files: &[(&str, &str)],
-        faults: bool,
-    ) -> Self {
+    /// Set up otherwise.
+    pub async fn set_up(setup: Setup<'_>, change: impl FnOnce(String) -> String) -> Self {
         let api = ApiServer::get().await;
         let namespace = api.namespace().await;
         api.account(&namespace, "doorward").await;
         let account = json!({"kind": "ServiceAccount", "namespace": namespace, "name": "doorward"});
-        api.allow_everywhere(&format!("{namespace}-doorward"), &account, own).await;
+        api.allow_everywhere(&format!("{namespace}-doorward"), &account, &setup.rights).await;
         let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP});
         api.allow(&namespace, "dev", &group, &rights()).await;
-        Self::launch(api, namespace, (front, host), change, files, faults).await
+        Self::launch(api, namespace, setup, change).await
     }
 
     /// One at this API server, where neither Doorward nor the developers may do anything yet.
     pub async fn without_rights(api: &'static ApiServer, change: impl FnOnce(String) -> String) -> Self {
         let namespace = api.namespace().await;
         api.account(&namespace, "doorward").await;
-        Self::launch(api, namespace, (Front::Own(0), "localhost"), change, &[], false).await
+        Self::launch(api, namespace, Setup::default(), change).await
     }
 
     async fn launch(
         api: &'static ApiServer,
         namespace: String,
-        (front, host): (Front, &str),
+        Setup { front, host, files, faults, .. }: Setup<'_>,
         change: impl FnOnce(String) -> String,
-        files: &[(&str, &str)],
-        faults: bool,
     ) -> Self {
         let (issuer, authority) = (Issuer::start().await, Authority::new());
         let dir = tempfile::tempdir().unwrap();
@@ -184,21 +167,17 @@ impl World {
     /// Waits until browsers are sent to the provider.
     pub async fn until_people_can_sign_in(&self) {
         let host = format!("Host: localhost:{}", self.front().port());
-        within(async {
-            loop {
-                let mut raw = self.connect().await;
-                raw.send(request(&["GET /oauth2/start HTTP/1.1", &host, "Connection: close"], b"")).await;
-                if raw.answer().await.status == 303 {
-                    return;
-                }
-            }
+        until(async || {
+            let mut raw = self.connect().await;
+            raw.send(request(&["GET /oauth2/start HTTP/1.1", &host, "Connection: close"], b"")).await;
+            raw.answer().await.status == 303
         })
         .await;
     }
 
     /// A connection to where people reach Doorward, for HTTP/1.1.
     pub async fn connect(&self) -> Raw {
-        Raw::over(connect_tls(self.front(), &self.authority.client(&[], None), "localhost").await.unwrap())
+        Raw::tls(self.front(), &self.authority, None, "localhost").await
     }
 
     /// The request lines of what went by nginx.
@@ -238,15 +217,7 @@ impl World {
 
     /// Waits until the API server's audit log has an event that fits, and gives it.
     pub async fn event(&self, fits: impl Fn(&Value) -> bool) -> Value {
-        within(async {
-            loop {
-                if let Some(event) = self.audit().into_iter().find(&fits) {
-                    return event;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        })
-        .await
+        found(async || self.audit().into_iter().find(&fits)).await
     }
 
     /// Asserts that all that Doorward ever sent was sent as one of these people, in the group that the grant gives, and
@@ -265,12 +236,7 @@ impl World {
         // Records are written before the answer ends, yet to a file, by a thread of its own.
         let ids: BTreeSet<String> =
             events.iter().filter_map(|event| event["auditID"].as_str()).map(str::to_owned).collect();
-        within(async {
-            while !ids.is_subset(&uids(&self.doorward.audit())) {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        until(async || ids.is_subset(&uids(&self.doorward.audit()))).await;
     }
 }
 
