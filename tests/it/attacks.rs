@@ -1,14 +1,14 @@
 //! Attacks and slips that the other tables miss (`attacks.md`), and what belongs to the edges of the program.
 
 use crate::{
-    fixture::Fixture,
+    fixture::{Change, Fixture},
     harness::{Raw, Recorded, Reply},
 };
 
 #[tokio::test]
 async fn the_admin_listener_tells_strangers_nothing() {
     let change = |yaml: String| {
-        yaml.replace("admin: {address: 127.0.0.1:0,", "admin: {address: 127.0.0.1:0, token: {file: admin},")
+        yaml.change("admin: {address: 127.0.0.1:0,", "admin: {address: 127.0.0.1:0, token: {file: admin},")
     };
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     for path in ["/metrics", "/readyz"] {
@@ -90,7 +90,7 @@ async fn a_route_for_some_methods_takes_them_though_one_for_all_stands_before_it
     let both = "routes:\n  - {name: read, kind: http, hosts: [both.test], schemes: [anonymous], upstream: web}\n  \
         - {name: write, kind: http, hosts: [both.test], methods: [POST, PUT], schemes: [bearer], upstream: web}\n";
     let rules = "rules:\n  - {id: both, on: {routes: [read, write]}, who: {anonymous: true}, do: allow}\n";
-    let change = |yaml: String| yaml.replace("routes:\n", both).replace("rules:\n", rules);
+    let change = |yaml: String| yaml.change("routes:\n", both).change("rules:\n", rules);
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     for method in ["POST", "PUT"] {
         let answer = fixture.doorward.send(&[&format!("{method} /x HTTP/1.1"), "Host: both.test"], b"").await;
@@ -105,7 +105,7 @@ async fn a_method_that_no_route_of_a_path_takes_is_answered_with_those_of_all_of
     let both = "routes:\n  - {name: reads, kind: http, hosts: [both.test], methods: [GET, HEAD], schemes: [anonymous], upstream: web}\n  \
         - {name: writes, kind: http, hosts: [both.test], methods: [POST, GET], paths: ['/w'], schemes: [anonymous], upstream: web}\n  \
         - {name: writes-all, kind: http, hosts: [both.test], methods: [POST], schemes: [anonymous], upstream: web}\n";
-    let fixture = Fixture::with(|yaml| yaml.replace("routes:\n", both), |_| Reply::json(200, "{}")).await;
+    let fixture = Fixture::with(|yaml| yaml.change("routes:\n", both), |_| Reply::json(200, "{}")).await;
     for (path, allow) in [("/x", "GET, HEAD, POST"), ("/w", "POST, GET")] {
         let answer = fixture.doorward.send(&[&format!("DELETE {path} HTTP/1.1"), "Host: both.test"], b"").await;
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{path}");
@@ -158,13 +158,13 @@ async fn sizes_have_their_own_answers() {
 #[tokio::test]
 async fn an_upstream_that_is_away_or_silent_is_told_apart() {
     let fixture =
-        Fixture::with(|yaml| yaml.replace("response_timeout: 5s", "response_timeout: 300ms"), |_| Reply::Hang).await;
+        Fixture::with(|yaml| yaml.change("response_timeout: 5s", "response_timeout: 300ms"), |_| Reply::Hang).await;
     let (answer, _) = fixture.api("/api/v1/pods", &[&fixture.alice()]).await;
     assert_eq!((answer.status, answer.reason().as_str()), (504, "upstream_timeout"));
     let away = Fixture::with(
         |yaml| {
-            yaml.replace("{name: web, url: ", "{name: gone, url: 'http://127.0.0.1:1'}\n  - {name: web, url: ")
-                .replace("schemes: [anonymous], upstream: web", "schemes: [anonymous], upstream: gone")
+            yaml.change("{name: web, url: ", "{name: gone, url: 'http://127.0.0.1:1'}\n  - {name: web, url: ")
+                .change("schemes: [anonymous], upstream: web", "schemes: [anonymous], upstream: gone")
         },
         |_| Reply::Hang,
     )

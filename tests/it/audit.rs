@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, process::Command};
 use serde_json::{Value, json};
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{Reply, found, until},
 };
 
@@ -132,7 +132,7 @@ async fn the_body_of_a_write_that_is_passed_on_as_it_comes_is_on_the_record() {
 #[tokio::test]
 async fn who_takes_answers_slowly_leaves_room_in_the_trail_for_others() {
     let fixture = Fixture::with(
-        |yaml| yaml.replace("audit: {", "audit: {queue: 16, "),
+        |yaml| yaml.change("audit: {", "audit: {queue: 16, "),
         |request| match request.line().contains("/slow") {
             true => Reply::Watch(vec![b"begins".to_vec()]),
             false => Reply::json(200, "{}"),
@@ -157,8 +157,8 @@ async fn who_takes_answers_slowly_leaves_room_in_the_trail_for_others() {
 async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
     for (when_full, status) in [("refuse", 503), ("continue", 200)] {
         let change = |yaml: String| {
-            yaml.replace("{path: audit.jsonl}", "{path: full/audit.jsonl}")
-                .replace("audit: {", &format!("audit: {{when_full: {when_full}, queue: 16, "))
+            yaml.change("{path: audit.jsonl}", "{path: full/audit.jsonl}")
+                .change("audit: {", &format!("audit: {{when_full: {when_full}, queue: 16, "))
         };
         let dir = tempfile::tempdir().unwrap();
         let small = dir.path().join("small");
@@ -167,7 +167,7 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
         assert!(mounted.is_ok_and(|status| status.success()), "a small file system is needed, and root to mount it");
         let _unmount = Unmount(small.clone());
         let change =
-            |yaml: String| change(yaml).replace("full/audit.jsonl", &small.join("audit.jsonl").display().to_string());
+            |yaml: String| change(yaml).change("full/audit.jsonl", &small.join("audit.jsonl").display().to_string());
         let mut fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
         let alice = fixture.alice();
         // Fills the disk, with records and with something else.
@@ -254,7 +254,7 @@ async fn a_decision_can_be_explained_from_its_id() {
 async fn what_a_deny_by_groups_let_through_is_explained_so() {
     const RULES: &str = "- {id: no-contractors, on: {routes: [api]}, who: {issuers: [a], groups: [contractors]}, do: deny}\n  \
                            - {id: all-of-a, on: {routes: [api]}, who: {issuers: [a], kind: human}, do: allow}";
-    let change = |yaml: String| yaml.replacen("\nrules:\n", &format!("\nrules:\n  {RULES}\n"), 1);
+    let change = |yaml: String| yaml.change_first("\nrules:\n", &format!("\nrules:\n  {RULES}\n"));
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     for (word, status, outcome, exit) in [(true, 200, "allow", Some(0)), (false, 403, "deny", Some(1))] {
         let mut claims = fixture.a.claims("alice", &[]);
@@ -288,7 +288,7 @@ async fn a_request_is_explained_by_the_policy_that_decided_and_by_the_one_of_now
                        - {id: guests-look, on: {routes: [api]}, who: {issuers: [a], groups: [guests]}, do: allow}";
     let mut fixture = Fixture::with(
         |yaml| {
-            yaml.replace(
+            yaml.change(
                 DEV,
                 &format!("{DEV}\n  - {{id: no-guests, on: {{routes: [api]}}, who: {{issuers: [a], groups: [guests]}}, do: deny}}"),
             )
@@ -348,7 +348,7 @@ async fn a_request_is_explained_by_the_policy_that_decided_and_by_the_one_of_now
 #[tokio::test]
 async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
     let mut fixture = Fixture::with(
-        |yaml| yaml.replace("audit: {", "audit: {checkpoint_copy: elsewhere.jsonl, checkpoint_records: 1, "),
+        |yaml| yaml.change("audit: {", "audit: {checkpoint_copy: elsewhere.jsonl, checkpoint_records: 1, "),
         |_| Reply::json(200, "{}"),
     )
     .await;
@@ -465,10 +465,9 @@ async fn explain_says_that_what_no_route_takes_is_refused() {
 async fn explain_takes_no_token_where_the_route_takes_none() {
     let login = "kind: human, login: {client: {id: doorward, secret: {file: client}}}}";
     let change = |yaml: String| {
-        yaml.replacen("username: 'b:{sub}', kind: human}", &format!("username: 'b:{{sub}}', {login}"), 1).replacen(
+        yaml.change_first("username: 'b:{sub}', kind: human}", &format!("username: 'b:{{sub}}', {login}")).change_first(
             "kind: http, hosts: [web.test], schemes: [bearer]",
             "kind: http, hosts: [web.test], schemes: [session]",
-            1,
         )
     };
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    fixture::Fixture,
+    fixture::{Change, Fixture},
     harness::{Answer, Recorded, Reply},
 };
 
@@ -29,8 +29,8 @@ fn reviewed(allowed: &'static [&'static str]) -> impl Fn(&Recorded) -> Reply + S
 
 async fn dashboard(script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Fixture {
     let change = |yaml: String| {
-        let yaml = yaml.replace("kubernetes: cluster}", "kubernetes: cluster, namespaces: [team-a, team-b, prod]}");
-        yaml.replace("rules:\n", "rules:\n  - {id: never-prod, on: {kubernetes: {namespaces: [prod]}}, do: deny}\n")
+        let yaml = yaml.change("kubernetes: cluster}", "kubernetes: cluster, namespaces: [team-a, team-b, prod]}");
+        yaml.change("rules:\n", "rules:\n  - {id: never-prod, on: {kubernetes: {namespaces: [prod]}}, do: deny}\n")
     };
     Fixture::with(change, script).await
 }
@@ -161,7 +161,7 @@ async fn the_back_end_of_a_dashboard_is_only_read() {
 
 #[tokio::test]
 async fn a_dashboard_that_knows_no_api_server_shows_no_logs() {
-    let fixture = Fixture::with(|yaml| yaml.replace(", kubernetes: cluster}", "}"), reviewed(&[])).await;
+    let fixture = Fixture::with(|yaml| yaml.change(", kubernetes: cluster}", "}"), reviewed(&[])).await;
     for path in ["/v1/logs-proxy/team-a/p/c", "/v1/logs-proxy/a/b"] {
         let (answer, seen) = get(&fixture, path, &[]).await;
         assert_eq!((answer.status, answer.reason(), seen.len()), (403, "policy_denied".to_owned(), 0));

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     doctor::doctor,
+    fixture::Change,
     harness::{browse, free_port, told},
 };
 
@@ -143,9 +144,7 @@ async fn the_story_goes_on_in_the_trail_and_in_the_configuration() {
     // "Change it while the demo runs and watch it being taken."
     let yaml = std::fs::read_to_string(&configuration).unwrap();
     let people = "who: {groups: [release-managers, auditors], kind: human}";
-    assert!(yaml.contains(people));
-    std::fs::write(&configuration, yaml.replace(people, "who: {groups: [release-managers, auditors, agents]}"))
-        .unwrap();
+    std::fs::write(&configuration, yaml.change(people, "who: {groups: [release-managers, auditors, agents]}")).unwrap();
     let began = Instant::now();
     while !paste(&demo, 1).starts_with("HTTP/1.1 200 ") {
         assert!(began.elapsed() < Duration::from_secs(60), "the bot is still refused");

@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, sync::Notify};
 
 use crate::{
-    fixture::Fixture,
+    fixture::{Change, Fixture},
     harness::{
         Raw, Reply,
         streams::{Streams, streaming},
@@ -20,7 +20,7 @@ const SLOW: &str = "/slow";
 
 /// Pauses so long that only what the test does ends them.
 fn with_drain(drain: &'static str) -> impl FnOnce(String) -> String {
-    move |yaml| yaml.replace("drain_accept: 0", drain)
+    move |yaml| yaml.change("drain_accept: 0", drain)
 }
 
 #[tokio::test]
@@ -100,8 +100,8 @@ async fn a_run_that_is_being_made_is_waited_for_though_its_client_has_left() {
     };
     let change = |yaml: String| {
         let yaml =
-            with_drain("drain_accept: 0s, drain: 20m")(yaml).replace("response_timeout: 5s", "response_timeout: 5m");
-        yaml.replacen("['https://doorward.test']", "['https://doorward.test', 'https://api.test']", 1)
+            with_drain("drain_accept: 0s, drain: 20m")(yaml).change("response_timeout: 5s", "response_timeout: 5m");
+        yaml.change_first("['https://doorward.test']", "['https://doorward.test', 'https://api.test']")
             + "tokens: {exchange: [{issuer: a}]}\n"
     };
     let mut fixture = Fixture::with(change, script).await;

@@ -4,7 +4,10 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Authority, ConnectProxy, Doorward, Issuer, now};
+use crate::{
+    fixture::Change,
+    harness::{Authority, ConnectProxy, Doorward, Issuer, now},
+};
 
 const CONFIGURATION: &str = "
 listeners: [{name: public, address: 127.0.0.1:0}]
@@ -85,7 +88,7 @@ async fn a_proxy_that_refuses_is_named_in_the_log() {
 async fn what_no_proxy_lists_is_called_without() {
     let (_, proxy, dir) = behind_proxy(None).await;
     let address = format!("http://{}", proxy.address);
-    let yaml = CONFIGURATION.replace("https://id.test", "https://203.0.113.1:1");
+    let yaml = CONFIGURATION.change("https://id.test", "https://203.0.113.1:1");
     let environment = [("HTTPS_PROXY", address.as_str()), ("NO_PROXY", "203.0.113.0/24")];
     let mut doorward = Doorward::start_with_environment(dir, &yaml, &environment).await;
     doorward.wait_for_log_containing("issuers are called by a proxy").await;

@@ -7,6 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
+    fixture::Change,
     harness::{Answer, found},
     issuing::World,
 };
@@ -23,7 +24,7 @@ rules:
     do: allow
 ";
     World::with_files(
-        |yaml| yaml.replacen("\nrules:\n", rules, 1),
+        |yaml| yaml.change_first("\nrules:\n", rules),
         &[("dev.yaml", "{issuer: people, kind: human, groups: [dev]}")],
     )
     .await
@@ -148,7 +149,7 @@ rules:
         [("\n  keys: [{file: key.pem}]\n", 0, "ALLOW: "), ("\n", 2, "the store of the Doorward")]
     {
         let change = |yaml: String| {
-            yaml.replacen("\nrules:\n", rules, 1).replacen("\ntokens:\n", &format!("\ntokens:{keys}"), 1)
+            yaml.change_first("\nrules:\n", rules).change_first("\ntokens:\n", &format!("\ntokens:{keys}"))
         };
         let world = World::with_files(change, &[("key.pem", pem.as_str())]).await;
         let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));

@@ -11,7 +11,7 @@ use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{Authority, Collector, CollectorAnswer, Doorward, Pair, Reply, SyslogServer, checked, free_port, until},
 };
 
@@ -48,8 +48,8 @@ async fn start(export: &str) -> Fixture {
 async fn start_with(export: &str, file: &str) -> Fixture {
     let (export, file) = (export.to_owned(), file.to_owned());
     let change = move |yaml: String| {
-        yaml.replace("{path: audit.jsonl}", &format!("{{path: audit.jsonl{file}}}"))
-            .replace("audit: {", &format!("audit: {{export: [{export}], "))
+        yaml.change("{path: audit.jsonl}", &format!("{{path: audit.jsonl{file}}}"))
+            .change("audit: {", &format!("audit: {{export: [{export}], "))
     };
     Fixture::with(change, |_| Reply::json(200, "{}")).await
 }
@@ -206,7 +206,7 @@ fn long() -> String {
 #[tokio::test]
 async fn a_receiver_that_stops_reading_stops_requests_where_nothing_may_be_lost() {
     let server = SyslogServer::start(None).await;
-    let export = syslog(&server).replace("}}", "}, max_behind: 1MiB}");
+    let export = syslog(&server).change("}}", "}, max_behind: 1MiB}");
     let mut fixture = start(&export).await;
     let alice = fixture.alice();
     server.arrived.wait_for(&written(&fixture.doorward)).await;
@@ -238,7 +238,7 @@ async fn a_receiver_that_stops_reading_stops_requests_where_nothing_may_be_lost(
 async fn a_receiver_that_stops_reading_loses_lines_where_requests_matter_more() {
     for is_cut in [false, true] {
         let server = SyslogServer::start(None).await;
-        let export = syslog(&server).replace("}}", "}, when_behind: continue}");
+        let export = syslog(&server).change("}}", "}, when_behind: continue}");
         let fixture = start_with(&export, ", max_size: 64KiB, keep: 1").await;
         let alice = fixture.alice();
         let lost = "doorward_audit_export_lost_total{export=\"siem\"}";
@@ -349,7 +349,7 @@ async fn a_new_address_and_a_new_secret_are_used_without_a_restart() {
     first.arrived.wait_for(&written(&fixture.doorward)).await;
     let config = fixture.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, yaml.replace(&first.address.to_string(), &second.address.to_string())).unwrap();
+    std::fs::write(&config, yaml.change(&first.address.to_string(), &second.address.to_string())).unwrap();
     fixture.doorward.wait_for_generation(2).await;
     assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
     fixture.doorward.signal("TERM");
@@ -371,7 +371,7 @@ async fn a_connection_goes_on_over_a_reload_and_ends_in_good_order_where_the_ser
     assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
     first.arrived.wait_for(&written(&fixture.doorward)).await;
     assert_eq!(first.connections(), 1, "nothing about the receiver has changed");
-    std::fs::write(&config, yaml.replace(&first.address.to_string(), &second.address.to_string())).unwrap();
+    std::fs::write(&config, yaml.change(&first.address.to_string(), &second.address.to_string())).unwrap();
     fixture.doorward.wait_for_generation(3).await;
     assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
     fixture.doorward.signal("TERM");

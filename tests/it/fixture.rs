@@ -80,6 +80,26 @@ impl Fixture {
     }
 }
 
+/// Edits of a configuration that do not miss: a test of a change that was none would show nothing.
+pub trait Change {
+    /// Puts `here` in each place of `there`.
+    fn change(&self, there: &str, here: &str) -> String;
+    /// The same in its first place alone.
+    fn change_first(&self, there: &str, here: &str) -> String;
+}
+
+impl Change for str {
+    fn change(&self, there: &str, here: &str) -> String {
+        assert!(self.contains(there), "`{there}` is not in {self}");
+        self.replace(there, here)
+    }
+
+    fn change_first(&self, there: &str, here: &str) -> String {
+        assert!(self.contains(there), "`{there}` is not in {self}");
+        self.replacen(there, here, 1)
+    }
+}
+
 pub fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}")
 }

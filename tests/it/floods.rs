@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{Fault, Raw, Reply, h2, unique},
 };
 
@@ -125,7 +125,7 @@ async fn http2_settings_and_pings_without_a_request_end_with_the_time_for_one() 
 #[tokio::test]
 async fn deliveries_that_are_read_whole_share_a_budget() {
     let fixture = Fixture::with(
-        |yaml| yaml.replace("limits: {", "limits: {buffered_bytes: 32MiB, "),
+        |yaml| yaml.change("limits: {", "limits: {buffered_bytes: 32MiB, "),
         |_| Reply::json(200, r#"{"ok":true}"#),
     )
     .await;

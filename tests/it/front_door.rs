@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{HANDSHAKE, Push, Reply, h2},
 };
 
@@ -11,7 +11,7 @@ const TASKRUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
 #[tokio::test]
 async fn a_path_is_open_by_its_own_bytes_alone() {
-    let open = |yaml: String| yaml.replace("on: {routes: [open]}", "on: {routes: [open], paths: ['/public/*']}");
+    let open = |yaml: String| yaml.change("on: {routes: [open]}", "on: {routes: [open], paths: ['/public/*']}");
     let fixture = Fixture::with(open, |_| Reply::json(200, "{}")).await;
     let cases: &[(&str, &str, &[&str])] = &[
         ("peers:T8", "/private?path=/public/x", &[]),
@@ -53,8 +53,8 @@ async fn the_host_that_is_decided_is_the_host_that_is_forwarded() {
 }
 
 fn trusting(yaml: &str) -> String {
-    yaml.replace("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]")
-        .replace("on: {routes: [hooks],", "on: {routes: [hooks], addresses: [10.0.0.0/8],")
+    yaml.change("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]")
+        .change("on: {routes: [hooks],", "on: {routes: [hooks], addresses: [10.0.0.0/8],")
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_trusted_proxy_names_the_client_and_not_the_request() {
 /// The proxy's own address is one that the rule lets in.
 #[tokio::test]
 async fn a_client_does_not_pass_for_the_proxy_by_what_it_writes_into_the_line() {
-    let own = |yaml: String| trusting(&yaml).replace("addresses: [10.0.0.0/8]", "addresses: [127.0.0.0/8]");
+    let own = |yaml: String| trusting(&yaml).change("addresses: [10.0.0.0/8]", "addresses: [127.0.0.0/8]");
     let fixture = Fixture::with(own, |_| Reply::json(200, "{}")).await;
     let cases: &[(&[&str], u16)] = &[
         (&[], 200),
@@ -111,7 +111,7 @@ async fn a_client_does_not_pass_for_the_proxy_by_what_it_writes_into_the_line() 
 
 #[tokio::test]
 async fn a_stranger_names_nobody() {
-    let listed = |yaml: String| trusting(&yaml).replace("trusted_proxies: [127.0.0.1/32]", "trusted_proxies: []");
+    let listed = |yaml: String| trusting(&yaml).change("trusted_proxies: [127.0.0.1/32]", "trusted_proxies: []");
     let fixture = Fixture::with(listed, |_| Reply::json(200, "{}")).await;
     let answer = Push::new().send(&fixture.doorward, &["X-Forwarded-For: 10.1.1.1"]).await;
     assert_eq!(answer.status, 403, "webhooks:31: {}", answer.text());
@@ -162,7 +162,7 @@ async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
         )
     });
     let fixture = Fixture::with(
-        |yaml| yaml.replace("  - {name: web, kind: http", &format!("{}  - {{name: web, kind: http", two.concat())),
+        |yaml| yaml.change("  - {name: web, kind: http", &format!("{}  - {{name: web, kind: http", two.concat())),
         |_| Reply::json(200, "{}"),
     )
     .await;
@@ -218,7 +218,7 @@ async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
 /// EventListeners and what stands behind them fetch the keys of assertions there, whichever hosts people use.
 #[tokio::test]
 async fn the_keys_of_assertions_are_at_the_external_host_though_no_route_has_it() {
-    let change = |yaml: String| yaml.replace("external_host: api.test", "external_host: door.test");
+    let change = |yaml: String| yaml.change("external_host: api.test", "external_host: door.test");
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     let get = async |host: &str, path: &str| fixture.doorward.get(path, &[&format!("Host: {host}")]).await;
     let set = get("door.test", "/.well-known/jwks.json").await;

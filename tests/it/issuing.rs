@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use crate::{
+    fixture::Change,
     harness::{Answer, Authority, Doorward, EXCHANGE, Issuer, Upstream, exchange_form, told, until, verify},
     token_command::Step,
 };
@@ -262,10 +263,10 @@ async fn a_job_of_ci_gets_a_token_on_the_conditions_of_its_rule() {
 #[tokio::test]
 async fn a_token_for_one_of_our_routes_opens_no_other() {
     let world = World::with(|yaml| {
-        yaml.replace("doorward, audiences: ['https://target.test']", "doorward, audiences: ['https://target.test', 'https://k8s.test']")
-            .replace("issuers: [people, own], upstream: web}", "issuers: [people, own], audiences: ['https://doorward.test', 'https://target.test'], upstream: web}, \
+        yaml.change("doorward, audiences: ['https://target.test']", "doorward, audiences: ['https://target.test', 'https://k8s.test']")
+            .change("issuers: [people, own], upstream: web}", "issuers: [people, own], audiences: ['https://doorward.test', 'https://target.test'], upstream: web}, \
                 {name: k8s, kind: http, hosts: [k8s.test], schemes: [bearer], issuers: [own], audiences: ['https://k8s.test'], upstream: web}")
-            .replace("on: {routes: [web]}, who: {issuers: [own], kind: agent, scopes: [plan]}", "on: {routes: [web, k8s]}, who: {issuers: [own]}")
+            .change("on: {routes: [web]}, who: {issuers: [own], kind: agent, scopes: [plan]}", "on: {routes: [web, k8s]}, who: {issuers: [own]}")
     })
     .await;
     let bearer = format!("Authorization: Bearer {}", world.exchange(&world.job(&json!({})), "deploy").await.token());
@@ -278,9 +279,9 @@ async fn a_token_for_one_of_our_routes_opens_no_other() {
 #[tokio::test]
 async fn a_job_of_gitlab_gets_a_token_on_the_conditions_of_its_rule() {
     let change = |yaml: String| {
-        yaml.replace("preset: github_actions", "preset: gitlab_ci")
-            .replace("required_claims: {repository_owner_id: ['1']}", "required_claims: {namespace_id: ['1']}")
-            .replace(
+        yaml.change("preset: github_actions", "preset: gitlab_ci")
+            .change("required_claims: {repository_owner_id: ['1']}", "required_claims: {namespace_id: ['1']}")
+            .change(
                 "repositories: ['github:7'], claims: {environment: [prod], ref: [refs/heads/main]}",
                 "repositories: ['gitlab:7'], claims: {environment: [prod], ref: [main], ref_type: [branch], ref_protected: ['true']}",
             )
@@ -363,7 +364,7 @@ async fn a_verifier_that_is_not_ours_takes_the_tokens_and_the_metadata() {
 
 #[tokio::test]
 async fn the_command_for_steps_gets_its_token_here() {
-    let world = World::with(|yaml| yaml.replace("doorward.test", "localhost")).await;
+    let world = World::with(|yaml| yaml.change("doorward.test", "localhost")).await;
     let server = format!("http://localhost:{}", world.doorward.address("public").port());
     let job = world.job(&json!({"aud": "https://localhost"}));
     let step = Step::new(&server, &job);
@@ -416,12 +417,10 @@ async fn each_route_that_takes_tokens_says_whose_and_a_challenge_leads_there() {
 rules:";
     let world = World::with(|yaml| {
         let routes = yaml
-            .replace("routes: [{name: web,", "routes:\n  - {name: web,")
-            .replace("upstream: web}]\n", "upstream: web}\n")
-            .replace("127.0.0.1:0}]", "127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]");
-        routes
-            .replace("rules:", more.trim_start_matches('\n'))
-            .replace("upstreams: [", &format!("{GITHUB}upstreams: ["))
+            .change("routes: [{name: web,", "routes:\n  - {name: web,")
+            .change("upstream: web}]\n", "upstream: web}\n")
+            .change("127.0.0.1:0}]", "127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]");
+        routes.change("rules:", more.trim_start_matches('\n')).change("upstreams: [", &format!("{GITHUB}upstreams: ["))
     })
     .await;
     let metadata = async |host: &str, path: &str| {

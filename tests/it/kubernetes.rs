@@ -8,7 +8,7 @@ mod streams;
 mod wire;
 
 use crate::{
-    fixture::Fixture,
+    fixture::{Change, Fixture},
     harness::{Answer, Recorded, Reply},
 };
 
@@ -36,7 +36,7 @@ async fn scripted(script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -
 async fn logging(filter: &str, script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Fixture {
     let change = |yaml: String| {
         let yaml = format!("{yaml}log: {{filter: {filter}}}\n");
-        let yaml = yaml.replace("username: 'b:{sub}'", "username: '{claim:/name}', clock_skew: 0s").replace(
+        let yaml = yaml.change("username: 'b:{sub}'", "username: '{claim:/name}', clock_skew: 0s").change(
             "rules:\n",
             "rules:
   - {id: named, on: {routes: [api]}, who: {issuers: [b], groups: [dev]}, do: allow}
@@ -54,7 +54,7 @@ async fn logging(filter: &str, script: impl Fn(&Recorded) -> Reply + Send + Sync
     do: allow
 ",
         );
-        yaml.replace(
+        yaml.change(
             "grants:\n",
             "grants:\n  - {id: devs-of-b, who: {issuers: [b], groups: [dev]}, kubernetes_groups: ['tekton:dev']}\n",
         )

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{Fault, Reply, found, h2, held_up, unique},
 };
 
@@ -104,8 +104,8 @@ fn each_limit_has_its_default_and_can_be_set() {
         of_list.map(|(place, _, other)| format!(", {}: {other}", place.rsplit('/').next().unwrap())).collect()
     };
     let yaml = CONFIGURATION
-        .replace("'http://127.0.0.1:1'", &format!("'http://127.0.0.1:1'{}", of("upstreams")))
-        .replace("upstream: web}", &format!("upstream: web{}}}", of("routes")));
+        .change("'http://127.0.0.1:1'", &format!("'http://127.0.0.1:1'{}", of("upstreams")))
+        .change("upstream: web}", &format!("upstream: web{}}}", of("routes")));
     let arguments: Vec<String> = flags
         .iter()
         .flat_map(|(place, _, other)| ["--set".to_owned(), format!("{}={other}", place[1..].replace('/', "."))])
@@ -143,7 +143,7 @@ async fn limits_out_of_their_bounds_are_refused() {
 }
 
 fn with_limits(limits: &'static str) -> impl FnOnce(String) -> String {
-    move |yaml| yaml.replace("limits: {", &format!("limits: {{{limits}, "))
+    move |yaml| yaml.change("limits: {", &format!("limits: {{{limits}, "))
 }
 
 fn ok(_: &crate::harness::Recorded) -> Reply {
@@ -237,7 +237,7 @@ async fn how_often_and_how_long_an_issuer_is_asked_about_a_token_can_be_set() {
     for (settings, tries) in
         [("", 2), ("timeout: 100ms, ", 2), ("timeout: 100ms, tries: 1, ", 1), ("timeout: 100ms, tries: 4, ", 4)]
     {
-        let change = |yaml: String| yaml.replace("mode: opaque, ", &format!("mode: opaque, {settings}"));
+        let change = |yaml: String| yaml.change("mode: opaque, ", &format!("mode: opaque, {settings}"));
         let fixture = Fixture::with(change, ok).await;
         fixture.a.set_fault(Fault::Hang);
         let asked = fixture.a.introspections();
@@ -249,7 +249,7 @@ async fn how_often_and_how_long_an_issuer_is_asked_about_a_token_can_be_set() {
 
 #[tokio::test]
 async fn how_large_a_delivery_may_be_can_be_set() {
-    let change = |yaml: String| yaml.replace("sender: github, ", "sender: github, max_body: 1KiB, ");
+    let change = |yaml: String| yaml.change("sender: github, ", "sender: github, max_body: 1KiB, ");
     let fixture = Fixture::with(change, ok).await;
     let unsigned = format!("X-Hub-Signature-256: sha256={}", "0".repeat(64));
     let id = format!("X-GitHub-Delivery: {}", unique());

@@ -4,7 +4,7 @@ use http_body_util::{BodyExt, Empty};
 use serde_json::Value;
 
 use crate::{
-    fixture::Fixture,
+    fixture::{Change, Fixture},
     harness::{Raw, Reply, request, streams::http2, within},
 };
 
@@ -62,7 +62,7 @@ fn with_all_endpoints(yaml: &str) -> String {
         ),
         ("routes: [api, only-a, board, web]", "routes: [api, only-a, board, web, pages]"),
     ];
-    let yaml = with.iter().fold(yaml.to_owned(), |yaml, (old, new)| yaml.replacen(old, new, 1));
+    let yaml = with.iter().fold(yaml.to_owned(), |yaml, (old, new)| yaml.change_first(old, new));
     yaml + "interceptor: {host: door.door.svc, kubernetes: cluster}\ntokens: {exchange: [{issuer: a}]}\n"
 }
 
@@ -101,7 +101,7 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
 #[tokio::test]
 async fn no_method_passes_that_a_deny_of_methods_cannot_have_meant() {
     let deny = "rules:\n  - {id: ro, on: {routes: [open], methods: [POST, PUT, PATCH, DELETE]}, do: deny}\n";
-    let fixture = Fixture::with(|yaml| yaml.replacen("rules:\n", deny, 1), |_| Reply::json(200, "{}")).await;
+    let fixture = Fixture::with(|yaml| yaml.change_first("rules:\n", deny), |_| Reply::json(200, "{}")).await;
     let all = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
     let mut over_http2 = http2(&fixture.doorward).await;
     for (method, status, allow) in [

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use url::form_urlencoded;
 
 use crate::{
+    fixture::Change,
     harness::{
         Answer, EXCHANGE, OidcProvider, Raw, Recorded, Reply, Upstream, aws_credentials, exchange_form, now, request,
         settled,
@@ -103,7 +104,7 @@ fn good(token: &str) -> Value {
 async fn start_at(url: &str) -> World {
     let onward = ONWARD.replace("{url}", url);
     World::with_files(
-        |yaml| yaml.replace("  resource_servers:\n", &onward).replace("rules:\n", RULES),
+        |yaml| yaml.change("  resource_servers:\n", &onward).change("rules:\n", RULES),
         &[("bot", "bot-secret-of-the-tests")],
     )
     .await
@@ -480,7 +481,7 @@ async fn is_not_outlasted(rules: &str) {
     let provider = Provider::start().await;
     let onward = ONWARD.replace("{url}", &provider.upstream.url());
     let world = World::with_files(
-        |yaml| yaml.replace("  resource_servers:\n", &onward).replace("rules:\n", rules),
+        |yaml| yaml.change("  resource_servers:\n", &onward).change("rules:\n", rules),
         &[("bot", "bot-secret-of-the-tests")],
     )
     .await;

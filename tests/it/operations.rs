@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{
         Doorward, Fault, Issuer, Recorded, Reply, Upstream, Wire,
         streams::{Streams, begin, streaming},
@@ -144,7 +144,7 @@ async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up()
         "  - {{name: b, issuer: '{}', audiences: ['https://doorward.test'], username: 'b:{{sub}}', kind: human}}\nupstreams:",
         here.url()
     );
-    let yaml = configuration(&away, &upstream, state.path()).replacen("upstreams:", &second, 1);
+    let yaml = configuration(&away, &upstream, state.path()).change_first("upstreams:", &second);
     let doorward = Doorward::start_in(dir, &yaml).await;
     doorward.wait_for_keys(&here).await;
     assert_eq!(doorward.get("/x", &[&bearer(&here.token("bea", &[]))]).await.status, 200);
@@ -170,7 +170,7 @@ async fn watches_of_runs_that_were_cut_are_well_again_once_they_are_open_though_
     let wire = Wire::to(idle.address).await;
     let change = |yaml: String| {
         let upstream = format!("  - {{name: idle, url: 'http://{}'}}\nwebhooks:", wire.address());
-        yaml.replacen("webhooks:", &upstream, 1) + "runs: {kubernetes: idle, namespaces: [ci]}\n"
+        yaml.change_first("webhooks:", &upstream) + "runs: {kubernetes: idle, namespaces: [ci]}\n"
     };
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     fixture.doorward.until_readyz_says("runs ok").await;
@@ -182,7 +182,7 @@ async fn watches_of_runs_that_were_cut_are_well_again_once_they_are_open_though_
 
 #[tokio::test]
 async fn what_is_short_of_memory_sheds_what_costs_least_first_and_says_so() {
-    let limited = |yaml: String| yaml.replace("limits: {", "limits: {memory: 1000KiB, ");
+    let limited = |yaml: String| yaml.change("limits: {", "limits: {memory: 1000KiB, ");
     let fixture = Fixture::with_faults(limited, streaming).await;
     let alice = fixture.alice();
     let request = format!("GET {PATH} HTTP/1.1\r\nHost: api.test\r\n{alice}\r\n\r\n");

@@ -7,7 +7,10 @@ use proptest::{
     test_runner::{RngAlgorithm, TestRng, TestRunner},
 };
 
-use crate::{fixture::Fixture, harness::Reply};
+use crate::{
+    fixture::{Change, Fixture},
+    harness::Reply,
+};
 
 const CASES: usize = 400;
 
@@ -45,7 +48,7 @@ fn resolved(path: &str) -> String {
 #[tokio::test]
 async fn the_path_that_is_decided_is_the_path_that_is_forwarded() {
     let only_open = |yaml: String| {
-        yaml.replace(
+        yaml.change(
             "{id: open, on: {routes: [open]}, who",
             "{id: open, on: {routes: [open], paths: [/open, '/open/*']}, who",
         )

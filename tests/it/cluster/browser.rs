@@ -7,7 +7,10 @@ use super::{
     tekton::{LOGGED, Tekton, pod},
     world::{Front, GROUP, Setup, World},
 };
-use crate::harness::{OidcProvider, Reply, Upstream, browse, free_port, log_in};
+use crate::{
+    fixture::Change,
+    harness::{OidcProvider, Reply, Upstream, browse, free_port, log_in},
+};
 
 /// The back end has no rights in the cluster, and is asked for nothing but its files and what it offers.
 async fn back_end() -> Upstream {
@@ -30,8 +33,8 @@ pub(super) async fn walk(front: Front) {
     let origin = front.origin();
     let provider = OidcProvider::start(&origin).await;
     let change = |yaml: String| {
-        yaml.replace("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
-            .replace(
+        yaml.change("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
+            .change(
                 "upstreams:\n",
                 &format!(
                     "  - name: people
@@ -47,20 +50,20 @@ upstreams:
                     back_end.url()
                 ),
             )
-            .replace(
+            .change(
                 "routes:\n  - {name: api, kind: kubernetes, hosts: [localhost],",
                 "routes:
   - {name: board, kind: dashboard, hosts: [localhost], schemes: [session], upstream: dashboard, kubernetes: cluster,
      namespaces: ['{ns}', elsewhere]}
   - {name: api, kind: kubernetes, hosts: [api.test],",
             )
-            .replace(
+            .change(
                 "grants:\n",
                 &format!(
                     "grants:\n  - {{id: people, who: {{issuers: [people], groups: [developers]}}, kubernetes_groups: ['{GROUP}']}}\n"
                 ),
             )
-            .replace(
+            .change(
                 "rules:\n",
                 "rules:
   - {id: board, on: {routes: [board]}, who: {issuers: [people], groups: [developers]}, do: allow}
@@ -108,16 +111,16 @@ async fn another_site_opens_no_watch_and_logs_from_outside_go_to_who_may_read_lo
     Tekton::get().await;
     let back_end = back_end().await;
     let change = |yaml: String| {
-        yaml.replace("kind: human}", "kind: human, login: {client: {id: doorward, secret: {file: client}}}}")
-            .replace("upstreams:\n", &format!("upstreams:\n  - {{name: dashboard, url: '{}'}}\n", back_end.url()))
-            .replace(
+        yaml.change("kind: human}", "kind: human, login: {client: {id: doorward, secret: {file: client}}}}")
+            .change("upstreams:\n", &format!("upstreams:\n  - {{name: dashboard, url: '{}'}}\n", back_end.url()))
+            .change(
                 "routes:\n  - {name: api, kind: kubernetes, hosts: [localhost],",
                 "routes:
   - {name: board, kind: dashboard, hosts: [localhost], schemes: [session], upstream: dashboard, kubernetes: cluster}
   - {name: api, kind: kubernetes, hosts: [api.test],",
             )
-            .replace("rules:\n", "rules:\n  - {id: me, on: {routes: [board]}, who: {users: [alice]}, do: allow}\n")
-            .replace(
+            .change("rules:\n", "rules:\n  - {id: me, on: {routes: [board]}, who: {users: [alice]}, do: allow}\n")
+            .change(
                 "grants:\n",
                 &format!("grants:\n  - {{id: me, who: {{users: [alice]}}, kubernetes_groups: ['{GROUP}']}}\n"),
             )

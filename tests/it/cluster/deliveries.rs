@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     doctor::outside,
-    fixture::WEBHOOK_SECRET,
+    fixture::{Change, WEBHOOK_SECRET},
     harness::{Answer, Doorward, Push, Raw, free_port, unique},
     webhooks::kill::{self, Plan, Random, Senders, try_to_deliver, until_all_arrive},
 };
@@ -90,9 +90,9 @@ limits: {{drain_accept: 0}}
 {ASSERTIONS}"
     );
     for (place, more) in HOOKS {
-        yaml = yaml.replace(place, more);
+        yaml = yaml.change(place, more);
     }
-    let yaml = yaml.replace("{port}", &listener.address.port().to_string()).replace("{ns}", &listener.world.namespace);
+    let yaml = yaml.change("{port}", &listener.address.port().to_string()).change("{ns}", &listener.world.namespace);
     for (name, text) in
         [("doorward.yaml", yaml.as_str()), ("secret", WEBHOOK_SECRET), ("assertions", &listener.assertion_key)]
     {

@@ -15,7 +15,7 @@ use super::{
     world::World,
 };
 use crate::{
-    fixture::WEBHOOK_SECRET,
+    fixture::{Change, WEBHOOK_SECRET},
     harness::{found, free_port, until},
 };
 
@@ -78,9 +78,9 @@ impl EventListener {
         let assertion_key = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
         let change = |yaml: String| {
             // The interceptor has the name that the certificate is for.
-            let mut yaml = yaml.replace("hosts: [localhost]", "hosts: [api.test]");
+            let mut yaml = yaml.change("hosts: [localhost]", "hosts: [api.test]");
             for (place, more) in HOOKS {
-                yaml = yaml.replace(place, &more.replace("{port}", &port.to_string()));
+                yaml = yaml.change(place, &more.replace("{port}", &port.to_string()));
             }
             yaml + "webhooks: [{name: github, sender: github, hold: false, secrets: [{secret: {file: secret}}]}]\n"
                 + "interceptor: {host: localhost}\n"

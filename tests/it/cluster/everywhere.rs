@@ -3,21 +3,14 @@
 use serde_json::json;
 
 use super::tasks::{DOOR, TARGET, Tasks};
-use crate::harness::until;
+use crate::{fixture::Change, harness::until};
 
 /// `kubernetes:6.4 forged owner reference`: the uid of a TaskRun says nothing of its namespace, and whoever may make pods somewhere
 /// can write that of anybody's.
 #[tokio::test]
 async fn an_owner_reference_into_another_namespace_leads_nowhere() {
     let exchange = "kubernetes: cluster, namespaces: ['{ns}']}]}";
-    let tasks = Tasks::with(
-        |yaml| {
-            assert!(yaml.contains(exchange), "{yaml}");
-            yaml.replace(exchange, "kubernetes: cluster}]}")
-        },
-        &[],
-    )
-    .await;
+    let tasks = Tasks::with(|yaml| yaml.change(exchange, "kubernetes: cluster}]}"), &[]).await;
     let api = tasks.world.api;
     let account = json!({"kind": "ServiceAccount", "namespace": tasks.world.namespace, "name": "doorward"});
     let verbs = ["get", "list", "watch"];

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::world::{GROUP, World};
-use crate::harness::Answer;
+use crate::{fixture::Change, harness::Answer};
 
 /// Holly may have Secrets as well, which a rule must name. The API server would let everybody of the group have them.
 const RULE: &str = "rules:
@@ -57,7 +57,7 @@ fn chart(value: &str) -> Value {
 #[tokio::test]
 async fn helm_installs_and_upgrades_where_a_rule_names_its_secrets() {
     const JSON: &str = "application/json";
-    let world = World::with(|yaml| yaml.replace("rules:\n", RULE)).await;
+    let world = World::with(|yaml| yaml.change("rules:\n", RULE)).await;
     let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP});
     let secrets = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["*"]}]);
     world.api.allow(&world.namespace, "helm", &group, &secrets).await;

@@ -14,7 +14,7 @@ use super::{
     programs,
     shipped::{administrator, deploy},
 };
-use crate::harness::Authority;
+use crate::{fixture::Change, harness::Authority};
 
 /// The lines for a shell after a heading, without those that begin with one of `left_out`.
 fn lines_after(heading: &str, left_out: &[&str]) -> String {
@@ -65,8 +65,7 @@ async fn ci_checks_tests_and_compares_a_policy_without_any_of_its_secrets() {
 
     let change = |file: &str, there: &str, here: &str| {
         let text = fs::read_to_string(config.join(file)).unwrap();
-        assert!(text.contains(there));
-        fs::write(after.join(file), text.replace(there, here)).unwrap();
+        fs::write(after.join(file), text.change(there, here)).unwrap();
     };
     // A step each finds what it is for.
     change("rules.yaml", "why: Builders start", "why: They start");

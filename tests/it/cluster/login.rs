@@ -7,6 +7,7 @@ use super::{
     world::{Front, Setup, World},
 };
 use crate::{
+    fixture::Change,
     harness::{browse, within},
     login::Shell,
 };
@@ -19,10 +20,10 @@ async fn kubectl_is_who_signed_in_with_doorward_login_until_the_session_ends() {
 /// With kubectl, a browser and `doorward login` that find Doorward there.
 pub(super) async fn login(front: Front) {
     let change = |yaml: String| {
-        yaml.replace("kind: human}", "kind: human, login: {client: {id: doorward, secret: {file: client}}}}")
-            .replace("schemes: [bearer]", "schemes: [session]")
-            .replace("rules:\n", "rules:\n  - {id: me, on: {routes: [api]}, who: {users: [alice]}, do: allow}\n")
-            .replace("grants:\n", "grants:\n  - {id: me, who: {users: [alice]}, kubernetes_groups: ['tekton:dev']}\n")
+        yaml.change("kind: human}", "kind: human, login: {client: {id: doorward, secret: {file: client}}}}")
+            .change("schemes: [bearer]", "schemes: [session]")
+            .change("rules:\n", "rules:\n  - {id: me, on: {routes: [api]}, who: {users: [alice]}, do: allow}\n")
+            .change("grants:\n", "grants:\n  - {id: me, who: {users: [alice]}, kubernetes_groups: ['tekton:dev']}\n")
     };
     let world = World::set_up(Setup { front, files: &[("client", "client-secret")], ..Setup::default() }, change).await;
     let shell = Shell::new();

@@ -12,7 +12,10 @@ use super::{
     tasks::{DOOR, TARGET, Task, Tasks, claims},
     token_ends::with_token,
 };
-use crate::harness::{Reply, Upstream, found};
+use crate::{
+    fixture::Change,
+    harness::{Reply, Upstream, found},
+};
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
 
@@ -91,7 +94,7 @@ async fn keys_of_another_cluster_alone_open_nothing_of_this_one() {
     let change = |yaml: String| {
         let (before, rest) = yaml.split_once("keys: {url:").unwrap();
         format!("{before}{keys}{}", rest.split_once("}}").unwrap().1)
-            .replace("ca: cluster-ca.pem\n    token_review", "ca: both.pem\n    token_review")
+            .change("ca: cluster-ca.pem\n    token_review", "ca: both.pem\n    token_review")
     };
     let tasks = Tasks::with(change, &[("other-token", &bearer), ("both.pem", &both)]).await;
     let task = tasks.bobs(&Tasks::release("same")).await;
@@ -118,11 +121,11 @@ async fn a_rule_for_a_service_account_of_one_cluster_gives_nothing_to_that_of_an
         let upstream = format!(
             "upstreams:\n  - {{name: twin, url: '{api}', tls: {{ca: cluster-ca.pem}}, credential: {{bearer: {{file: token}}}}}}\n"
         );
-        yaml.replace("issuers:\n", &TWIN.replace("{api}", api))
-            .replace("upstreams:\n", &upstream)
-            .replace("exchange: [", "exchange: [{issuer: twin, kubernetes: twin, namespaces: ['{ns}']}, ")
-            .replace("pipelines: [release]", "clusters: [cluster], pipelines: [release]")
-            .replace("scopes: [alone],", "scopes: [alone], clusters: [twin],")
+        yaml.change("issuers:\n", &TWIN.replace("{api}", api))
+            .change("upstreams:\n", &upstream)
+            .change("exchange: [", "exchange: [{issuer: twin, kubernetes: twin, namespaces: ['{ns}']}, ")
+            .change("pipelines: [release]", "clusters: [cluster], pipelines: [release]")
+            .change("scopes: [alone],", "scopes: [alone], clusters: [twin],")
     };
     let tasks = Tasks::with(change, &[]).await;
     let (task, own) = with_token(&tasks, "one-of-two").await;
@@ -150,8 +153,7 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
     let path = tasks.world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();
     let entry = format!("{{issuer: cluster, kubernetes: cluster, namespaces: ['{}']}}", tasks.world.namespace);
-    let without = yaml.replace(&entry, "{issuer: a}");
-    assert_ne!(yaml, without);
+    let without = yaml.change(&entry, "{issuer: a}");
     std::fs::write(&path, without).unwrap();
     tasks.world.doorward.signal("HUP");
     tasks.world.doorward.wait_for_generation(2).await;
@@ -191,9 +193,9 @@ async fn an_api_server_that_answers_with_the_uid_of_another_clusters_run_gives_t
     );
     let route = "routes:\n  - {name: b, kind: kubernetes, hosts: [b.test], schemes: [bearer], issuers: [a], upstream: hostile}\n";
     let change = |yaml: String| {
-        yaml.replace("upstreams:\n", &upstream)
-            .replace("routes:\n", route)
-            .replace("{id: dev, on: {routes: [api]}", "{id: dev, on: {routes: [api, b]}")
+        yaml.change("upstreams:\n", &upstream)
+            .change("routes:\n", route)
+            .change("{id: dev, on: {routes: [api]}", "{id: dev, on: {routes: [api, b]}")
     };
     let mut tasks = Tasks::with(change, &[]).await;
     let run = tasks.world.api.create(&tasks.path("pipelineruns"), &Tasks::release("past")).await;

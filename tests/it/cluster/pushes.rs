@@ -10,6 +10,7 @@ use super::{
     token_command::{HOST, named, said},
 };
 use crate::{
+    fixture::Change,
     harness::{free_port, until, within},
     registry::{Registry, SERVICE, ask_at},
     token_command::Step,
@@ -36,7 +37,7 @@ async fn swapped(tasks: &Tasks, password: &str) -> Result<String, u16> {
 #[tokio::test]
 async fn only_the_right_task_of_the_right_pipeline_pushes_an_image_and_only_while_it_runs() {
     let change = |yaml: String| {
-        yaml.replace("rules:\n", RULE).replace("tokens: {", "tokens: {registries: [{service: registry.test}], ")
+        yaml.change("rules:\n", RULE).change("tokens: {", "tokens: {registries: [{service: registry.test}], ")
     };
     let tasks = Tasks::with(change, &[]).await;
     let registry = Registry::start(&tasks.world.doorward).await;
@@ -93,7 +94,7 @@ async fn crane_pushes_with_what_the_command_gives_it_and_with_the_token_as_a_pas
     let change = |yaml: String| {
         let registries = format!("tokens: {{registries: [{{service: '{service}'}}], ");
         let rule = RULE.replace("registry.test", &format!("'{service}'"));
-        named(HOST)(yaml).replace("rules:\n", &rule).replace("tokens: {", &registries)
+        named(HOST)(yaml).change("rules:\n", &rule).change("tokens: {", &registries)
     };
     let tasks = Tasks::with(change, &[]).await;
     let doorward = &tasks.world.doorward;

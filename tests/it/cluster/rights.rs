@@ -7,7 +7,7 @@ use super::{
     tasks::Tasks,
     world::{GROUP, Setup, World},
 };
-use crate::{doctor::doctor, harness::until};
+use crate::{doctor::doctor, fixture::Change, harness::until};
 
 async fn tells(world: &World, text: &str) {
     world.doorward.until_readyz_says(text).await;
@@ -16,7 +16,7 @@ async fn tells(world: &World, text: &str) {
 #[tokio::test]
 async fn a_right_that_is_missing_is_told_until_it_is_there() {
     let grant = "grants:\n  - {id: more, who: {groups: [more]}, kubernetes_groups: ['tekton:more']}\n";
-    let world = World::with(|yaml| yaml.replace("grants:\n", grant)).await;
+    let world = World::with(|yaml| yaml.change("grants:\n", grant)).await;
     tells(&world, "Doorward may not impersonate groups tekton:more; `doorward rbac`").await;
     assert_eq!(world.doorward.admin("/readyz").await.status, 200, "it stops nobody");
     let doctor = async || doctor(world.doorward.dir(), &["--only", "rights", "--only", "upstreams"]).await;
@@ -31,7 +31,7 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
     // It is asked again with the next generation.
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, yaml.replace("{id: more,", "{id: many,")).unwrap();
+    std::fs::write(&path, yaml.change("{id: more,", "{id: many,")).unwrap();
     until(async || !world.doorward.admin("/readyz").await.text().contains("may not impersonate")).await;
     doctor().await.is("rights", "good", &[]);
 }
@@ -62,7 +62,7 @@ async fn attacks_z28_a_policy_that_gives_a_group_which_may_not_be_impersonated_i
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();
     let more = yaml
-        .replace("grants:\n", "grants:\n  - {id: more, who: {groups: [more]}, kubernetes_groups: ['tekton:more']}\n");
+        .change("grants:\n", "grants:\n  - {id: more, who: {groups: [more]}, kubernetes_groups: ['tekton:more']}\n");
     std::fs::write(&path, &more).unwrap();
     let refusal = world.doorward.wait_for_log_containing("the configuration was refused").await.to_string();
     assert!(refusal.contains("grants give the group tekton:more, which Doorward may not impersonate"), "{refusal}");
@@ -74,7 +74,7 @@ async fn attacks_z28_a_policy_that_gives_a_group_which_may_not_be_impersonated_i
     let rights = json!([{"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"],
         "resourceNames": [GROUP, "tekton:more"]}]);
     world.api.allow_everywhere(&format!("{}-more", world.namespace), &account, &rights).await;
-    std::fs::write(&path, more.replace("{id: more,", "{id: many,")).unwrap();
+    std::fs::write(&path, more.change("{id: more,", "{id: many,")).unwrap();
     world.doorward.wait_for_generation(2).await;
 }
 
@@ -100,8 +100,11 @@ async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
     let yaml = std::fs::read_to_string(&path).unwrap();
     std::fs::write(
         &path,
-        yaml.replacen("grants:\n", "grants:\n  - {id: same, who: {groups: [same]}, kubernetes_groups: ['GROUP']}\n", 1)
-            .replace("GROUP", GROUP),
+        yaml.change_first(
+            "grants:\n",
+            "grants:\n  - {id: same, who: {groups: [same]}, kubernetes_groups: ['GROUP']}\n",
+        )
+        .change("GROUP", GROUP),
     )
     .unwrap();
     tells(&world, &format!("{beyond}, which nothing here needs")).await;
@@ -135,7 +138,7 @@ async fn a_credential_that_may_not_review_tokens_is_told() {
     let yaml = std::fs::read_to_string(&path).unwrap();
     let pods = "issuers:\n  - {name: pods, preset: kubernetes, issuer: 'https://pods.test', audiences: [doorward], username: 'pod:{sub}', \
                 token_review: {upstream: cluster, bearer: {file: reviewer}}}\n";
-    let yaml = yaml.replacen("issuers:\n", pods, 1).replace("{groups: [dev]}", "{issuers: [a], groups: [dev]}");
+    let yaml = yaml.change_first("issuers:\n", pods).change("{groups: [dev]}", "{issuers: [a], groups: [dev]}");
     std::fs::write(&path, yaml).unwrap();
     let doctor = async || doctor(world.doorward.dir(), &["--only", "rights"]).await;
     let lacks =

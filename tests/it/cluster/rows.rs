@@ -9,7 +9,7 @@ use super::{
     world::{GROUP, World},
 };
 use crate::{
-    fixture::bearer,
+    fixture::{Change, bearer},
     harness::{Raw, h2, now, unique, until},
 };
 
@@ -86,7 +86,7 @@ async fn what_a_client_says_of_its_identity_is_not_believed() {
 
 #[tokio::test]
 async fn a_person_is_certain_or_nothing_is_sent() {
-    let named = |yaml: String| yaml.replace("username: '{sub}'", "username: '{claim:/name}'");
+    let named = |yaml: String| yaml.change("username: '{sub}'", "username: '{claim:/name}'");
     let world = World::with(named).await;
     let with = |more: Value| {
         let mut claims = world.issuer.claims("7", &["dev"]);
@@ -465,7 +465,7 @@ async fn streams_of_pods_end_with_the_token_that_opened_them() {
 async fn an_opaque_token_comes_among_websocket_protocols_in_the_alphabet_for_urls() {
     let introspected =
         "kind: human, introspection: {mode: opaque, cache: 1s, client: {id: doorward, secret: {file: client}}}}";
-    let change = |yaml: String| yaml.replace("kind: human}", introspected);
+    let change = |yaml: String| yaml.change("kind: human}", introspected);
     let world = World::with_files(change, &[("client", "introspection-secret")]).await;
     let opaque = format!("ab~{}", unique());
     world.issuer.opaque(

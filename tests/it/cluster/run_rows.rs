@@ -7,7 +7,10 @@ use super::{
     tekton::Tekton,
     world::{GROUP, World},
 };
-use crate::{fixture::bearer, harness::Answer};
+use crate::{
+    fixture::{Change, bearer},
+    harness::Answer,
+};
 
 const JSON: &str = "application/json";
 const APPLY: &str = "application/apply-patch+yaml";
@@ -17,7 +20,7 @@ const OPERATIONS: &str = "application/json-patch+json";
 /// Alice runs one pipeline as one account, Carol cancels, Root does everything that no rule has to name, Dave the same but to end
 /// runs; Rita may do one thing that has to be named.
 fn rules(yaml: &str) -> String {
-    yaml.replace(
+    yaml.change(
         "  - {id: dev, on: {routes: [api]}, who: {groups: [dev]}, do: allow}\n",
         "  - {id: look, on: {routes: [api], methods: [GET]}, who: {groups: [dev]}, do: allow}
   - {id: run, on: {routes: [api], run: {does: [create, apply], code: [deploy], service_accounts: [builder], pod_template: false}}, who: {subjects: [alice]}, do: allow}

@@ -6,11 +6,11 @@ use super::{
     tekton::{Tekton, pipeline_run},
     world::World,
 };
-use crate::harness::until;
+use crate::{fixture::Change, harness::until};
 
 /// Alice and Bob may start runs, Alice alone may end them, and nobody may change anything else of one.
 fn rules(yaml: &str) -> String {
-    yaml.replace(
+    yaml.change(
         "  - {id: dev, on: {routes: [api]}, who: {groups: [dev]}, do: allow}\n",
         "  - {id: look, on: {routes: [api], methods: [GET]}, who: {groups: [dev]}, do: allow}
   - {id: start, on: {routes: [api], run: {does: [create]}}, who: {groups: [dev]}, do: allow}

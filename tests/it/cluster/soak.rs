@@ -19,7 +19,10 @@ use super::{
     watches::Watch,
     world::{Front, Kubectl, Setup, World},
 };
-use crate::harness::{Doorward, Raw, request, within};
+use crate::{
+    fixture::Change,
+    harness::{Doorward, Raw, request, within},
+};
 
 /// How long each load goes on at least. None in CI, where a number of rounds is enough.
 fn soak() -> Option<Duration> {
@@ -84,8 +87,8 @@ impl<'d> Load<'d> {
 /// A world whose tokens outlive the load: a stream ends with the token that opened it.
 async fn world(front: Front) -> World {
     let change = |yaml: String| {
-        yaml.replace("kind: human}", "kind: human, max_lifetime: 30d}")
-            .replace("limits: {", "limits: {connections_per_address: 1000, ")
+        yaml.change("kind: human}", "kind: human, max_lifetime: 30d}")
+            .change("limits: {", "limits: {connections_per_address: 1000, ")
     };
     let world = World::set_up(Setup { front, ..Setup::default() }, change).await;
     world.issuer.set_lifetime(soak().unwrap_or_default().as_secs() + 3600);

@@ -9,7 +9,10 @@ use super::{
     tasks::{DOOR, OVER, TARGET, Task, Tasks},
     token_ends::{on_redis, replica},
 };
-use crate::harness::{Doorward, EXCHANGE, Raw, RedisServer, exchange_form, request, within};
+use crate::{
+    fixture::Change,
+    harness::{Doorward, EXCHANGE, Raw, RedisServer, exchange_form, request, within},
+};
 
 /// How long after its end a run's tokens may still be good.
 const GRACE: Duration = Duration::from_secs(2);
@@ -157,7 +160,7 @@ async fn a_step_that_is_still_sending_gets_through_until_the_end_of_its_run_and_
 #[tokio::test]
 async fn a_run_that_is_deleted_or_whose_time_is_out_takes_its_tokens_along_while_its_step_sends() {
     // Its tokens last no longer than it may, so that without this room they would merely expire.
-    let tasks = Tasks::with(|yaml| yaml.replace("preset: doorward,", "preset: doorward, clock_skew: 60s,"), &[]).await;
+    let tasks = Tasks::with(|yaml| yaml.change("preset: doorward,", "preset: doorward, clock_skew: 60s,"), &[]).await;
     let deleted = async |path: String| {
         let told = Instant::now();
         let answer = tasks.world.api.ask("DELETE", &path, None).await;

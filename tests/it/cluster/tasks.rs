@@ -8,7 +8,7 @@ use super::{
     world::{Setup, World},
 };
 use crate::{
-    fixture::bearer,
+    fixture::{Change, bearer},
     harness::{Answer, Doorward, EXCHANGE, Raw, exchange_form, found, settled, streams::begin, until},
 };
 
@@ -74,11 +74,11 @@ pub struct Task {
 /// The base with what tokens need.
 fn with_tokens(yaml: &str) -> String {
     let api = yaml.split("url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
-    yaml.replace("issuers:\n", &ISSUERS.replace("{api}", &api))
-        .replace("rules:\n", RULES)
-        .replace("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
-        .replace("schemes: [bearer], upstream", "schemes: [bearer], issuers: [a, own], upstream")
-        .replace("grants:\n", "grants:\n  - {id: use, who: {issuers: [own], kind: agent, scopes: [push]}, kubernetes_groups: ['tekton:dev']}\n")
+    yaml.change("issuers:\n", &ISSUERS.replace("{api}", &api))
+        .change("rules:\n", RULES)
+        .change("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
+        .change("schemes: [bearer], upstream", "schemes: [bearer], issuers: [a, own], upstream")
+        .change("grants:\n", "grants:\n  - {id: use, who: {issuers: [own], kind: agent, scopes: [push]}, kubernetes_groups: ['tekton:dev']}\n")
         + TOKENS
 }
 

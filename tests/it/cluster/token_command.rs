@@ -17,6 +17,7 @@ use super::{
     world::Kubectl,
 };
 use crate::{
+    fixture::Change,
     harness::{Authority, found, until, within},
     token_command::Step,
 };
@@ -28,7 +29,7 @@ pub const HOST: &str = "localhost";
 pub fn named(host: &str) -> impl FnOnce(String) -> String {
     let host = host.to_owned();
     move |yaml: String| {
-        yaml.replace("external_host: doorward.test", &format!("external_host: {host}")).replace(
+        yaml.change("external_host: doorward.test", &format!("external_host: {host}")).change(
             "preset: kubernetes\n    audiences: ['https://doorward.test']",
             &format!("preset: kubernetes\n    audiences: ['https://{host}']"),
         )
@@ -196,7 +197,7 @@ async fn the_form_of_the_documentation_without_the_program_works_as_it_stands_th
     let pair = Authority::new();
     let (authority, pair) = (pair.pem(), pair.issue(&[host]));
     let change = |yaml: String| {
-        named(host)(yaml).replace(
+        named(host)(yaml).change(
             "audiences: ['https://target.test'], scopes: [alone]",
             "audiences: ['https://api.example.com'], scopes: [deploy]",
         )

@@ -11,6 +11,7 @@ use super::{
     tasks::{DOOR, TARGET, Task, Tasks, exchange, exchange_at},
 };
 use crate::{
+    fixture::Change,
     harness::{Doorward, RedisServer, Reply, Upstream, Wire, exchange_form, now, settled, until, within},
     issuing::part,
 };
@@ -136,7 +137,7 @@ const NESTED: &str = "rules:
 
 #[tokio::test]
 async fn who_is_revoked_has_no_tokens_of_a_run_that_a_task_of_theirs_started() {
-    let tasks = Tasks::with(|yaml| yaml.replace("rules:\n", NESTED), &[]).await;
+    let tasks = Tasks::with(|yaml| yaml.change("rules:\n", NESTED), &[]).await;
     let (outer, own) = with_token(&tasks, "outer").await;
     let line = format!("POST {} HTTP/1.1", tasks.path("pipelineruns"));
     let bearer = format!("Authorization: Bearer {own}");
@@ -314,7 +315,7 @@ fn signing_key() -> String {
 pub async fn on_redis(redis: &RedisServer) -> Tasks {
     let (key, seal) = (signing_key(), BASE64_STANDARD.encode([7; 32]));
     let change = |yaml: String| {
-        yaml.replace("tokens: {", "sessions: {keys: [{file: seal}]}\ntokens: {keys: [{file: tokens.pem}], ").replace(
+        yaml.change("tokens: {", "sessions: {keys: [{file: seal}]}\ntokens: {keys: [{file: tokens.pem}], ").change(
             "store: {path: doorward.redb}",
             &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
         )
@@ -386,7 +387,7 @@ fn onward_to(url: &str) -> impl FnOnce(String) -> String + use<> {
          revocation_url: '{url}/revoke'}}], exchange:"
     );
     move |yaml| {
-        yaml.replace("tokens: {exchange:", &onward).replace(
+        yaml.change("tokens: {exchange:", &onward).change(
             "audiences: ['https://target.test'], scopes: [push",
             "audiences: ['https://target.test', vault], scopes: [push",
         )
@@ -440,7 +441,7 @@ async fn a_token_of_another_provider_that_lasts_long_is_ended_there_after_a_gap_
     let wire = Wire::to(server).await;
     let (url, wired) = (provider.url(), wire.address().to_string());
     let onward = onward_to(&url);
-    let tasks = Tasks::with_faults(|yaml| onward(yaml).replace(&server.to_string(), &wired)).await;
+    let tasks = Tasks::with_faults(|yaml| onward(yaml).change(&server.to_string(), &wired)).await;
     let task = tasks.bobs(&Tasks::release("long")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     assert_eq!(tasks.exchange(&pod_token, &[("audience", "vault"), ("scope", "push")]).await.token(), "given");

@@ -10,7 +10,10 @@ use super::{
     tasks::{DOOR, TARGET, Tasks, claims, exchange},
     token_ends::{on_redis, with_token},
 };
-use crate::harness::{Raw, RedisServer, Wire, found, request, until};
+use crate::{
+    fixture::Change,
+    harness::{Raw, RedisServer, Wire, found, request, until},
+};
 
 /// How soon after a gap tokens of what ended in it are dead: twice what is promised, for machines that do much besides.
 const SOON: Duration = Duration::from_secs(4);
@@ -30,7 +33,7 @@ async fn dead_soon(tasks: &Tasks, token: &str) {
 async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwhile_is_found() {
     let server = ApiServer::get().await.address;
     let wire = Wire::to(server).await;
-    let tasks = Tasks::with(|yaml| yaml.replace(&server.to_string(), &wire.address().to_string()), &[]).await;
+    let tasks = Tasks::with(|yaml| yaml.change(&server.to_string(), &wire.address().to_string()), &[]).await;
     let (task, own) = with_token(&tasks, "gap").await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     wire.cut();
@@ -86,7 +89,7 @@ async fn where_nothing_happens_for_long_an_exchange_asks_the_api_server_for_no_o
 async fn who_makes_a_run_and_leaves_before_the_answer_has_caused_it() {
     let server = ApiServer::get().await.address;
     let wire = Wire::to(server).await;
-    let tasks = Tasks::with(|yaml| yaml.replace(&server.to_string(), &wire.address().to_string()), &[]).await;
+    let tasks = Tasks::with(|yaml| yaml.change(&server.to_string(), &wire.address().to_string()), &[]).await;
     // One that is answered, so that all is well until then.
     let (_task, _) = with_token(&tasks, "before").await;
     let run = Tasks::release("left");
@@ -123,7 +126,7 @@ async fn who_makes_a_run_and_leaves_before_the_answer_has_caused_it() {
 async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_is_found() {
     let server = ApiServer::get().await.address;
     let wire = Wire::to(server).await;
-    let tasks = Tasks::with(|yaml| yaml.replace(&server.to_string(), &wire.address().to_string()), &[]).await;
+    let tasks = Tasks::with(|yaml| yaml.change(&server.to_string(), &wire.address().to_string()), &[]).await;
     let (task, own) = with_token(&tasks, "silence").await;
     let before = wire.taken();
     wire.silence();

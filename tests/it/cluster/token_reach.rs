@@ -9,7 +9,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{pods::over, tasks::Tasks, token_ends::with_token, world::Kubectl};
-use crate::harness::{Answer, Upstream, until, within};
+use crate::{
+    fixture::Change,
+    harness::{Answer, Upstream, until, within},
+};
 
 const SECRET: &str = "a-secret-of-a-resource-server";
 
@@ -28,11 +31,11 @@ async fn everywhere(upstream: &Upstream) -> Tasks {
     do: allow
 ";
     let change = |yaml: String| {
-        yaml.replace("upstreams:\n", &web)
-            .replace("routes:\n", routes)
-            .replace("rules:\n", rules)
-            .replace("{name: public, address: 127.0.0.1:0}", "{name: public, address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}")
-            .replace("tokens: {", "forward_auth: traefik\ntokens: {resource_servers: [{id: target, secret: {file: target}, audiences: ['https://target.test']}], ")
+        yaml.change("upstreams:\n", &web)
+            .change("routes:\n", routes)
+            .change("rules:\n", rules)
+            .change("{name: public, address: 127.0.0.1:0}", "{name: public, address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}")
+            .change("tokens: {", "forward_auth: traefik\ntokens: {resource_servers: [{id: target, secret: {file: target}, audiences: ['https://target.test']}], ")
     };
     Tasks::with(change, &[("target", SECRET)]).await
 }

@@ -12,7 +12,7 @@ use super::{
     world::World,
 };
 use crate::{
-    fixture::WEBHOOK_SECRET,
+    fixture::{Change, WEBHOOK_SECRET},
     harness::{Doorward, Wire, found, free_port, unique, until},
 };
 
@@ -91,7 +91,7 @@ async fn a_run_that_appears_while_the_watch_is_cut_is_linked_once_it_is_whole_ag
     Tekton::get().await;
     let server = ApiServer::get().await.address;
     let wire = Wire::to(server).await;
-    let world = World::with(|yaml| yaml.replace(&server.to_string(), &wire.address().to_string()) + RUNS).await;
+    let world = World::with(|yaml| yaml.change(&server.to_string(), &wire.address().to_string()) + RUNS).await;
     may_watch_runs(&world).await;
     let with_event = |name: &str| {
         let mut run = pipeline_run(name, &json!({}));
@@ -292,9 +292,9 @@ async fn a_delivery_is_followed_to_each_use_of_the_token_of_its_run_and_back() {
     let held = std::net::TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     let port = held.local_addr().unwrap().port();
     let change = |yaml: String| {
-        let mut yaml = yaml.replace("rules:\n", DELIVERED);
+        let mut yaml = yaml.change("rules:\n", DELIVERED);
         for (place, more) in HOOKS {
-            yaml = yaml.replace(place, &more.replace("{port}", &port.to_string()));
+            yaml = yaml.change(place, &more.replace("{port}", &port.to_string()));
         }
         yaml + "webhooks: [{name: github, sender: github, hold: false, secrets: [{secret: {file: secret}}]}]\n"
     };

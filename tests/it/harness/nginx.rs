@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::{found, free_port};
+use crate::fixture::Change;
 
 /// How nginx is set up as users do it, less where it keeps its files and that it stays in front.
 const HERE: &str = "
@@ -95,8 +96,7 @@ impl Nginx {
                 ("/etc/nginx/tls/tls.key", file("server.key")),
                 ("/etc/nginx/tls/ca.crt", file("ca.pem")),
             ] {
-                assert!(config.contains(there), "the example has no {there}");
-                config = config.replace(there, &here);
+                config = config.change(there, &here);
             }
             config
         };

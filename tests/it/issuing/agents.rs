@@ -4,7 +4,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{TARGET, World, introspected, part, trail::traced};
-use crate::harness::Answer;
+use crate::{fixture::Change, harness::Answer};
 
 const TYPE: (&str, &str) = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
 
@@ -17,7 +17,7 @@ async fn ask(world: &World, person: &str, actor: &str) -> Answer {
 async fn a_person_is_one_however_they_let_an_agent_act_and_has_no_name_in_a_trail_of_pseudonyms() {
     let key = BASE64_STANDARD.encode([5; 32]);
     let world = World::with_files(
-        |yaml| yaml.replace("audit: {", "audit: {pseudonym_key: {file: pseudonyms}, "),
+        |yaml| yaml.change("audit: {", "audit: {pseudonym_key: {file: pseudonyms}, "),
         &[("pseudonyms", &key)],
     )
     .await;
@@ -79,7 +79,7 @@ async fn the_client_of_a_rule_is_that_of_the_agent_and_not_of_whom_it_acts_for()
 #[tokio::test]
 async fn nobody_whose_user_name_is_that_of_a_task_gets_a_token() {
     let template = "kind: human, username: '{claim:/preferred_username}',";
-    let world = World::with(|yaml| yaml.replacen("kind: human,", template, 1)).await;
+    let world = World::with(|yaml| yaml.change_first("kind: human,", template)).await;
     let agent =
         |name: &str| world.person("planner-account", &json!({"client_id": "planner", "preferred_username": name}));
     let lets =

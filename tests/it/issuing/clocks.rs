@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{TARGET, World, part};
-use crate::harness::{Answer, now, settled};
+use crate::{
+    fixture::Change,
+    harness::{Answer, now, settled},
+};
 
 /// What is expected of a token, all in seconds by a clock that is right.
 struct Row {
@@ -87,7 +90,7 @@ async fn no_token_outlives_the_one_that_it_was_given_for_whatever_the_clocks_say
 #[tokio::test]
 async fn a_token_of_ours_is_forgiven_hardly_anything_after_its_end_unless_the_configuration_does() {
     for (settings, taken) in [("", false), ("clock_skew: 60s, ", true)] {
-        let change = |yaml: String| yaml.replace("{name: own, ", &format!("{{name: own, {settings}"));
+        let change = |yaml: String| yaml.change("{name: own, ", &format!("{{name: own, {settings}"));
         let world = World::with(change).await;
         let [person, agent] =
             ["alice", "planner-account"].map(|subject| world.person(subject, &json!({"client_id": "planner"})));

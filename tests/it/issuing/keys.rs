@@ -13,7 +13,10 @@ use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{TARGET, World, part};
-use crate::harness::{Answer, Doorward, EXCHANGE, Raw, RedisServer, exchange_form, found, now, request, until, within};
+use crate::{
+    fixture::Change,
+    harness::{Answer, Doorward, EXCHANGE, Raw, RedisServer, exchange_form, found, now, request, until, within},
+};
 
 /// How many clients there are at a time.
 const CLIENTS: usize = 4;
@@ -203,8 +206,8 @@ impl Replicas {
         let files = [("first.pem", first.as_str()), ("second.pem", &second), ("seal", &seal)];
         let store = format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address());
         let change = |yaml: String| {
-            yaml.replace("\ntokens:\n", &format!("\nsessions: {{keys: [{{file: seal}}]}}\ntokens:\n  keys: {keys}\n"))
-                .replace("store: {path: doorward.redb}", &store)
+            yaml.change("\ntokens:\n", &format!("\nsessions: {{keys: [{{file: seal}}]}}\ntokens:\n  keys: {keys}\n"))
+                .change("store: {path: doorward.redb}", &store)
         };
         let world = World::with_files(change, &files).await;
         let (one, dir) = (world.doorward.dir(), tempfile::tempdir().unwrap());
@@ -241,7 +244,7 @@ pub(super) async fn reload(doorward: &Doorward, change: impl FnOnce(String) -> S
 async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
     // Not later than its first key.
     let started = Instant::now();
-    let world = World::with(|yaml| yaml.replace("\ntokens:\n", "\ntokens:\n  rotate: 1h\n")).await;
+    let world = World::with(|yaml| yaml.change("\ntokens:\n", "\ntokens:\n  rotate: 1h\n")).await;
     let load = Load::new(&world, vec![&world.doorward]);
     load.are_ready().await;
     let keys = world.kids().await;
@@ -253,7 +256,7 @@ async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
     assert_eq!(signing().await, [true, false]);
     load.during(async {
         load.more(100).await;
-        reload(&world.doorward, |yaml| yaml.replace("rotate: 1h", "rotate: 1h\n  lifetime: 9m")).await;
+        reload(&world.doorward, |yaml| yaml.change("rotate: 1h", "rotate: 1h\n  lifetime: 9m")).await;
         load.more(100).await;
     })
     .await;
@@ -297,7 +300,7 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
         // Published by each before it signs at any.
         for (before, after) in [(one, both), (both, turned)] {
             for replica in replicas.both() {
-                reload(replica, |yaml| yaml.replace(before, after)).await;
+                reload(replica, |yaml| yaml.change(before, after)).await;
                 load.more(100).await;
             }
         }
@@ -309,7 +312,7 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
     load.set_clocks_ahead(660).await;
     load.during(async {
         for replica in replicas.both() {
-            reload(replica, |yaml| yaml.replace(turned, other)).await;
+            reload(replica, |yaml| yaml.change(turned, other)).await;
             load.more(100).await;
         }
     })
@@ -346,7 +349,7 @@ async fn no_good_token_is_refused_where_keys_from_files_take_the_place_of_made_o
     let world = World::with_files(|yaml| yaml, &[("first.pem", &pem)]).await;
     let mut client = Client::to(&world.doorward).await;
     let (made, old) = (world.kids().await, client.exchange(&world).await.token());
-    reload(&world.doorward, |yaml| yaml.replace("\ntokens:\n", "\ntokens:\n  keys: [{file: first.pem}]\n")).await;
+    reload(&world.doorward, |yaml| yaml.change("\ntokens:\n", "\ntokens:\n  keys: [{file: first.pem}]\n")).await;
     let new = client.exchange(&world).await.token();
     assert!(!made.contains(&kid(&new)), "that of the file signs");
     let published = world.kids().await;
@@ -367,10 +370,10 @@ async fn no_good_token_is_refused_where_keys_from_files_take_the_place_of_made_o
 async fn no_good_token_is_refused_where_made_keys_take_the_place_of_keys_from_files() {
     let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let keys = "\ntokens:\n  keys: [{file: first.pem}]\n";
-    let world = World::with_files(|yaml| yaml.replace("\ntokens:\n", keys), &[("first.pem", &pem)]).await;
+    let world = World::with_files(|yaml| yaml.change("\ntokens:\n", keys), &[("first.pem", &pem)]).await;
     let mut client = Client::to(&world.doorward).await;
     let (of_file, old) = (world.kids().await, client.exchange(&world).await.token());
-    reload(&world.doorward, |yaml| yaml.replace(keys, "\ntokens:\n")).await;
+    reload(&world.doorward, |yaml| yaml.change(keys, "\ntokens:\n")).await;
     // At once: nobody waits for keys.
     let new = client.exchange(&world).await.token();
     assert!(!of_file.contains(&kid(&new)), "one that was made signs");

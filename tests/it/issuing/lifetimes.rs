@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::{DOOR, TARGET, World, clock, introspected, keys::reload, part};
-use crate::harness::{found, now, settled};
+use crate::{
+    fixture::Change,
+    harness::{found, now, settled},
+};
 
 /// How many seconds the token of a job lasts under these rules.
 async fn lasts(rules: &str) -> i64 {
@@ -20,7 +23,7 @@ async fn lasts(rules: &str) -> i64 {
 
 #[tokio::test]
 async fn a_token_that_routes_take_a_little_longer_can_be_ended_until_then() {
-    let world = World::with(|yaml| yaml.replace("doorward, audiences", "doorward, clock_skew: 60s, audiences")).await;
+    let world = World::with(|yaml| yaml.change("doorward, audiences", "doorward, clock_skew: 60s, audiences")).await;
     let alice = world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "exp": now() + 300}));
     let planner = world.person("planner-account", &json!({"client_id": "planner", "exp": now() + 300}));
     let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
@@ -38,9 +41,9 @@ async fn a_token_that_routes_take_a_little_longer_can_be_ended_until_then() {
 #[tokio::test]
 async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
     let world = World::with(|yaml| {
-        yaml.replace("  - {name: own, preset: doorward, audiences: ['https://target.test']}\n", "")
-            .replace("issuers: [people, own], upstream", "issuers: [people], upstream")
-            .replace(
+        yaml.change("  - {name: own, preset: doorward, audiences: ['https://target.test']}\n", "")
+            .change("issuers: [people, own], upstream", "issuers: [people], upstream")
+            .change(
                 "  - {id: use, on: {routes: [web]}, who: {issuers: [own], kind: agent, scopes: [plan]}, do: allow}\n",
                 "",
             )
@@ -74,7 +77,7 @@ async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issue
         world.doorward.operator(&["revoke", "--issuer", "own", "--token-id", &jti, "--why", "leaked"]).await;
     assert_eq!(code, Some(0), "{said}");
     let rename = |yaml: String| {
-        yaml.replace("name: own,", "name: ours,").replace("people, own]", "people, ours]").replace("[own]", "[ours]")
+        yaml.change("name: own,", "name: ours,").change("people, own]", "people, ours]").change("[own]", "[ours]")
     };
     reload(&world.doorward, rename).await;
     for what in ["after the reload", "after a restart"] {

@@ -2,7 +2,10 @@
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::harness::{now, told};
+use crate::{
+    fixture::Change,
+    harness::{now, told},
+};
 
 /// Of which each row changes something.
 const GOOD: &str = "
@@ -117,7 +120,7 @@ async fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
         ("tomorrow, after another", format!("{{file: other.pem}}, {}", from(86_400)), [false, false]),
         ("in half an hour, after another", format!("{{file: other.pem}}, {}", from(1800)), [true, false]),
     ] {
-        let (good, told) = check(&GOOD.replace("{file: key.pem}", &keys)).await;
+        let (good, told) = check(&GOOD.change("{file: key.pem}", &keys)).await;
         assert!(good, "{what}: {told}");
         assert_eq!([early, none].map(|warning| told.contains(warning)), warnings, "{what}: {told}");
     }
@@ -129,14 +132,14 @@ async fn settings_of_the_issuer_that_cannot_work_are_refused_with_what_to_change
     assert!(good, "{told}");
     for (before, after, said) in ROWS {
         assert_eq!(GOOD.matches(before).count(), 1, "{before}");
-        let (good, told) = check(&GOOD.replace(before, after)).await;
+        let (good, told) = check(&GOOD.change(before, after)).await;
         assert_eq!(good, said.is_empty(), "{after}: {told}");
         assert!(told.contains(said), "{after}: {told}");
     }
     // Each replica would make keys that the others do not know.
     let alone = GOOD
-        .replace("{path: doorward.redb}\n", "{path: doorward.redb, redis: {server: '127.0.0.1:1'}}\n")
-        .replace("  keys: [{file: key.pem}]\n  exchange", "  exchange");
+        .change("{path: doorward.redb}\n", "{path: doorward.redb, redis: {server: '127.0.0.1:1'}}\n")
+        .change("  keys: [{file: key.pem}]\n  exchange", "  exchange");
     let (good, told) = check(&alone).await;
     assert!(!good && told.contains("tokens need `keys`, the same on every replica"), "{told}");
     let (before, rest) = GOOD.split_once("tokens:\n").unwrap();
@@ -153,7 +156,7 @@ async fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
         let more = format!(
             "do: allow}}, {{id: vault, on: {{token: {{audiences: [vault]{rule}, who: {{issuers: [people]}}, do: allow}}]"
         );
-        GOOD.replace("do: allow}]", &more).replace("\nstore:", onward)
+        GOOD.change("do: allow}]", &more).change("\nstore:", onward)
     };
     for (rule, name) in [
         ("}}", None),
@@ -177,12 +180,12 @@ async fn a_route_to_an_api_server_of_no_cluster_is_warned_of() {
     const HOOKS: &str = "{name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: hooks, upstream: web, \
                          event_listener: {namespace: ci, name: hooks}}, ";
     let with = |url: &str, listed: &str| {
-        GOOD.replace("  - {name: api,", &format!("  - {{name: other, url: '{url}', credential: {{bearer: {{file: token}}}}}}\n  - {{name: api,"))
-            .replace(
+        GOOD.change("  - {name: api,", &format!("  - {{name: other, url: '{url}', credential: {{bearer: {{file: token}}}}}}\n  - {{name: api,"))
+            .change(
                 "\nroutes: [",
                 &format!("\nroutes: [{HOOKS}{{name: other, kind: kubernetes, hosts: [other.test], schemes: [bearer], issuers: [people], upstream: other}}, "),
             )
-            .replace(CLUSTER, &CLUSTER.replace("namespaces", &format!("{listed}namespaces")))
+            .change(CLUSTER, &CLUSTER.replace("namespaces", &format!("{listed}namespaces")))
             + "webhooks: [{name: hooks, sender: github, hold: false, secrets: [{secret: {file: seal}}]}]\n"
     };
     let warns = |told: &str| {

@@ -4,7 +4,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{DOOR, TARGET, World, introspected, part};
-use crate::harness::{Answer, found};
+use crate::{
+    fixture::Change,
+    harness::{Answer, found},
+};
 
 impl World {
     /// The record of what was answered so.
@@ -37,7 +40,7 @@ async fn what_shadow_rules_say_of_each_scope_of_a_token_is_recorded() {
   - {id: erase, on: {token: {audiences: ['https://target.test'], scopes: [erase]}}, who: {issuers: [ci]}, do: allow, mode: shadow}
   - {id: no-erase, on: {token: {scopes: [erase]}}, who: {issuers: [ci]}, do: deny, mode: shadow}
 ";
-    let world = World::with(|yaml| yaml.replace("rules:\n", &format!("rules:{rules}"))).await;
+    let world = World::with(|yaml| yaml.change("rules:\n", &format!("rules:{rules}"))).await;
     let job = world.job(&json!({}));
     for (scope, given, shadow) in [
         ("plan", true, json!(["no-plan"])),
@@ -67,7 +70,7 @@ fn assert_shadow(record: &Value, scope: &str, expected: &Value) {
 #[tokio::test]
 async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
     let key = BASE64_STANDARD.encode([5; 32]);
-    let hides = |yaml: String| yaml.replace("audit: {", "audit: {pseudonym_key: {file: pseudonyms}, ");
+    let hides = |yaml: String| yaml.change("audit: {", "audit: {pseudonym_key: {file: pseudonyms}, ");
     for world in [World::start().await, World::with_files(hides, &[("pseudonyms", &key)]).await] {
         let identifier = world.ci.url().to_owned();
         for (what, issuer, by) in [

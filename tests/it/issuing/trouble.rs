@@ -6,7 +6,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
 
 use super::{TARGET, World, secret};
-use crate::harness::{Answer, Fault, Issuer, found, until};
+use crate::{
+    fixture::Change,
+    harness::{Answer, Fault, Issuer, found, until},
+};
 
 /// It may work later, and not at once.
 fn assert_passes(what: &str, answer: &Answer, why: &str) {
@@ -28,9 +31,9 @@ async fn who_is_refused_because_of_our_trouble_hears_when_to_come_again() {
     away.set_fault(Fault::Error);
     let world = World::with(|yaml| {
         let name = format!("  - {{name: away, issuer: '{}', audiences: ['https://doorward.test']}}\n", away.url());
-        yaml.replace("  - {name: own, preset", &format!("{name}  - {{name: own, preset"))
-            .replace("{issuer: ci}]", "{issuer: ci}, {issuer: away}]")
-            .replace("{path: doorward.redb}", "{path: doorward.redb, max_mirror_age: 3s}")
+        yaml.change("  - {name: own, preset", &format!("{name}  - {{name: own, preset"))
+            .change("{issuer: ci}]", "{issuer: ci}, {issuer: away}]")
+            .change("{path: doorward.redb}", "{path: doorward.redb, max_mirror_age: 3s}")
     })
     .await;
     let refused = world.exchange(&away.token("alice", &["dev"]), "deploy").await;
@@ -64,7 +67,7 @@ async fn who_is_refused_because_of_our_trouble_hears_when_to_come_again() {
 #[tokio::test]
 async fn what_is_wrong_with_a_form_is_told_as_clients_of_oauth_read_it() {
     let limits = "limits: {body_timeout: 1s, buffered_bytes: 8KiB, ";
-    let world = World::with(|yaml| yaml.replace("limits: {", limits)).await;
+    let world = World::with(|yaml| yaml.change("limits: {", limits)).await;
     let form = "Content-Type: application/x-www-form-urlencoded";
     for path in ["/oauth2/token", "/oauth2/revoke", "/oauth2/introspect"] {
         for (method, length, body, status, error) in [
@@ -90,7 +93,7 @@ async fn what_is_wrong_with_a_form_is_told_as_clients_of_oauth_read_it() {
 #[tokio::test]
 async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() {
     let seal = |byte: u8| BASE64_STANDARD.encode([byte; 32]);
-    let change = |yaml: String| yaml.replace("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n");
+    let change = |yaml: String| yaml.change("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n");
     let mut world = World::with_files(change, &[("seal", &seal(7))]).await;
     let job = world.job(&json!({}));
     world.exchange(&job, "deploy").await.token();

@@ -14,7 +14,7 @@ use super::{
     TASKRUNS, alice, assert_clean, check, fixture,
 };
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{Authority, HANDSHAKE, Push, Reply, Upstream, now, request, streams::with_login, unique},
 };
 
@@ -86,7 +86,7 @@ async fn what_a_client_says_of_its_identity_never_reaches_the_api_server() {
 #[tokio::test]
 async fn groups_are_sent_one_by_one() {
     let change = |yaml: String| {
-        yaml.replace("kubernetes_groups: ['tekton:dev']", "kubernetes_groups: ['tekton:dev', 'a,b', ops]")
+        yaml.change("kubernetes_groups: ['tekton:dev']", "kubernetes_groups: ['tekton:dev', 'a,b', ops]")
     };
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice()]).await;
@@ -190,7 +190,7 @@ async fn a_cookie_beside_another_credential_is_400_where_sessions_alone_are_take
     let (mut doorward, (issuer, upstream), host, cookie) = with_login("", "").await;
     let path = doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, yaml.replace("schemes: [session, bearer]", "schemes: [session]")).unwrap();
+    std::fs::write(&path, yaml.change("schemes: [session, bearer]", "schemes: [session]")).unwrap();
     doorward.wait_for_generation(2).await;
     let (host, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
     let token = issuer.token("alice", &["dev"]);

@@ -7,7 +7,7 @@ use super::{
     TASKRUNS, alice, check, fixture,
 };
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::Reply,
 };
 
@@ -42,7 +42,7 @@ async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
         let route = "{name: part, kind: kubernetes, hosts: [part.test], paths: ['/apis/*'], schemes: [bearer], upstream: cluster}";
         let page = "{name: page, kind: http, hosts: [both.test], paths: ['/page'], schemes: [bearer], upstream: web}";
         let both = route.replace("part", "both");
-        yaml.replace("\nroutes:\n", &format!("\nroutes:\n  - {route}\n  - {both}\n  - {page}\n"))
+        yaml.change("\nroutes:\n", &format!("\nroutes:\n  - {route}\n  - {both}\n  - {page}\n"))
     };
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     let long = format!("/apis/{}", "a".repeat(9000));
@@ -73,7 +73,7 @@ async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
 /// Before a route is looked for, so that the host alone tells who asks.
 #[tokio::test]
 async fn what_is_refused_for_want_of_memory_is_said_as_the_api_server_would() {
-    let change = |yaml: String| yaml.replace("limits: {", "limits: {memory: 1000KiB, ");
+    let change = |yaml: String| yaml.change("limits: {", "limits: {memory: 1000KiB, ");
     let fixture = Fixture::with_faults(change, |_| Reply::json(200, "{}")).await;
     fixture.doorward.use_memory(100, "memory ok").await;
     // New connections are refused before requests are.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{Answer, Recorded, Reply, hex},
 };
 
@@ -12,7 +12,7 @@ const RUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
 /// Alice may run one pipeline as one account, and cancel; Bob may patch and create whatever he likes.
 async fn fixture() -> Fixture {
     let change = |yaml: String| {
-        yaml.replace(
+        yaml.change(
             "rules:\n",
             "rules:
   - {id: run, on: {routes: [api], run: {does: [create], code: [deploy], service_accounts: [deployer], pod_template: false}}, who: {issuers: [a], subjects: [runner]}, do: allow}
@@ -274,7 +274,7 @@ async fn a_run_that_names_no_account_is_decided_by_the_one_that_tekton_gives() {
     for (more, allowed, denied) in [(", default_service_account: builder", "given", "named"), ("", "named", "given")] {
         let change = |yaml: String| {
             let known = "credential: {bearer: {file: token}}";
-            yaml.replace("rules:\n", RULES).replace(known, &format!("{known}{more}"))
+            yaml.change("rules:\n", RULES).change(known, &format!("{known}{more}"))
         };
         let fixture = Fixture::with(change, |_| Reply::json(201, "{}")).await;
         let mut run = run("");

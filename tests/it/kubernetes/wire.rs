@@ -5,7 +5,7 @@ use super::{
     TASKRUNS, alice, fixture, scripted,
 };
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{Raw, Reply, h2},
 };
 
@@ -118,7 +118,7 @@ async fn an_identity_belongs_to_a_request_and_not_to_a_connection() {
 async fn whoever_has_no_credential_asks_once_on_a_connection_of_http2() {
     for is_proxy in [false, true] {
         let change = |yaml: String| match is_proxy {
-            true => yaml.replace("}]\nexternal", ", trusted_proxies: [127.0.0.1/32]}]\nexternal"),
+            true => yaml.change("}]\nexternal", ", trusted_proxies: [127.0.0.1/32]}]\nexternal"),
             false => yaml,
         };
         let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;

@@ -8,7 +8,7 @@ use super::{
     senders::{Door, sender},
 };
 use crate::{
-    fixture::WEBHOOK_SECRET,
+    fixture::{Change, WEBHOOK_SECRET},
     harness::{Doorward, Push, RedisServer, Reply, Upstream, now, unique, until},
 };
 
@@ -20,7 +20,7 @@ async fn start(address: SocketAddr, hold: bool, entry: &str) -> Doorward {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
     let yaml = configuration(address, "store: {path: doorward.redb}")
-        .replace("sender: github,", &format!("sender: github, hold: {hold}, {entry}"));
+        .change("sender: github,", &format!("sender: github, hold: {hold}, {entry}"));
     Doorward::start_with_faults(dir, &yaml).await
 }
 
@@ -115,7 +115,7 @@ async fn webhooks_19_a_replay_at_another_replica_is_one() {
     for hold in [false, true] {
         let start = async || {
             let (dir, yaml) = on_redis(&redis, upstream.address);
-            let yaml = yaml.replace("sender: github,", &format!("sender: github, hold: {hold},"));
+            let yaml = yaml.change("sender: github,", &format!("sender: github, hold: {hold},"));
             let doorward = Doorward::start_in(dir, &yaml).await;
             doorward.until_ready().await;
             doorward
@@ -136,7 +136,7 @@ async fn a_push_of_bitbucket_cloud_that_looks_like_another_arrives_where_ids_alo
     let bitbucket = sender("bitbucket-cloud");
     let body = bitbucket.new_body();
     for (entry, arrive) in [("sender: bitbucket_cloud", 1), ("sender: bitbucket_cloud, unique_bodies: false", 2)] {
-        let door = Door::with(false, |yaml| yaml.replace("sender: bitbucket_cloud", entry)).await;
+        let door = Door::with(false, |yaml| yaml.change("sender: bitbucket_cloud", entry)).await;
         let first = bitbucket.delivery_of(body.as_bytes(), &unique(), now());
         let second = bitbucket.delivery_of(body.as_bytes(), &unique(), now());
         let mut statuses = Vec::new();

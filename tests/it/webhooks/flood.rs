@@ -10,7 +10,7 @@ use tokio::{task::JoinSet, time::interval};
 
 use super::{BODY, hold::configuration};
 use crate::{
-    fixture::WEBHOOK_SECRET,
+    fixture::{Change, WEBHOOK_SECRET},
     harness::{Answer, Doorward, Push, Recorded, Reply, Upstream, unique, until},
 };
 
@@ -25,13 +25,13 @@ async fn doorward(upstream: &Upstream) -> Doorward {
         std::fs::write(dir.path().join(name), secret).unwrap();
     }
     let yaml = configuration(upstream.address, "store: {path: doorward.redb}")
-        .replace("webhooks:\n", "webhooks:\n  - {name: quiet, sender: github, secrets: [{secret: {file: quiet}}]}\n")
-        .replace(
+        .change("webhooks:\n", "webhooks:\n  - {name: quiet, sender: github, secrets: [{secret: {file: quiet}}]}\n")
+        .change(
             "routes:\n",
             "routes:\n  - {name: quiet, kind: webhook, hosts: [hooks.test], paths: [/quiet], schemes: [webhook], \
              webhook: quiet, upstream: el}\n",
         )
-        .replace("rules:\n", "rules:\n  - {id: quiet, on: {routes: [quiet]}, who: {webhooks: [quiet]}, do: allow}\n");
+        .change("rules:\n", "rules:\n  - {id: quiet, on: {routes: [quiet]}, who: {webhooks: [quiet]}, do: allow}\n");
     Doorward::start_in(dir, &yaml).await
 }
 

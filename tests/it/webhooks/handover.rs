@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::hold::{configuration, deliver_to, held};
 use crate::{
-    fixture::WEBHOOK_SECRET,
+    fixture::{Change, WEBHOOK_SECRET},
     harness::{Doorward, Reply, Upstream, free_port, unique, until},
 };
 
 fn settled(address: SocketAddr, settle: &str) -> String {
     let more = format!("store: {{path: doorward.redb}}\ninterceptor: {{host: door.test, settle: {settle}}}");
-    configuration(address, &more).replace("limits: {drain_accept: 0}", "limits: {drain_accept: 6s}")
+    configuration(address, &more).change("limits: {drain_accept: 0}", "limits: {drain_accept: 6s}")
 }
 
 async fn holding(address: SocketAddr, settle: &str) -> Doorward {
@@ -58,7 +58,7 @@ async fn nothing_is_brought_before_event_listeners_reach_the_interceptor() {
 async fn what_is_held_counts_against_its_bound_before_anything_is_brought() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let doorward = holding(address, "10m").await;
-    let bounded = settled(address, "10m").replace("sender: github,", "sender: github, held: {max: 1},");
+    let bounded = settled(address, "10m").change("sender: github,", "sender: github, held: {max: 1},");
     std::fs::write(doorward.dir().join("doorward.yaml"), bounded).unwrap();
     assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);
     let doorward = doorward.kill_and_restart().await;

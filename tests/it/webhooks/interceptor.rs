@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::deliver;
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{Answer, Push, Raw, Recorded, Reply, found, hex, request, unique},
 };
 
@@ -27,11 +27,11 @@ async fn fixture_with(
 }
 
 fn with_interceptor(yaml: &str) -> String {
-    let yaml = yaml.replace(
+    let yaml = yaml.change(
         "schemes: [webhook], webhook: github, upstream: web}",
         "schemes: [bearer, webhook], webhook: github, upstream: web, event_listener: {namespace: ci, name: build}}",
     );
-    yaml.replace("routes: [api, only-a, board, web]", "routes: [api, only-a, board, web, hooks]")
+    yaml.change("routes: [api, only-a, board, web]", "routes: [api, only-a, board, web, hooks]")
         + "interceptor: {host: door.door.svc, kubernetes: cluster}\n"
 }
 
@@ -317,7 +317,7 @@ fn of_trigger(question: &Value, id: &str) -> Value {
 #[tokio::test]
 async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
     let rules = |yaml: String| {
-        yaml.replace(
+        yaml.change(
             "  - {id: hooks, on: {routes: [hooks], event: [push], branch: [main]}, who: {webhooks: [github]}, do: allow}",
             "  - {id: main, on: {event: [push], branch: [main], trigger: {names: [push, 'deploy-*']}}, who: {webhooks: [github]}, do: allow}
   - {id: tags, on: {event: [push], branch: [v1], trigger: {names: [release]}}, who: {webhooks: [github]}, do: allow}
@@ -354,7 +354,7 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
 #[tokio::test]
 async fn attacks_z20_the_service_account_of_a_trigger_is_read_where_rules_look_at_it() {
     let rules =
-        |yaml: String| yaml.replace("branch: [main]}", "branch: [main], trigger: {service_accounts: [builder]}}");
+        |yaml: String| yaml.change("branch: [main]}", "branch: [main], trigger: {service_accounts: [builder]}}");
     let fixture = fixture_with(rules, |request| {
         let of = |account: &str| Reply::json(200, &json!({"spec": {"serviceAccountName": account}}).to_string());
         match request.line().split(' ').nth(1).unwrap_or_default().rsplit('/').next().unwrap_or_default() {
@@ -461,7 +461,7 @@ async fn a_question_of_many_values_costs_little_more_than_its_bytes() {
 async fn a_delivery_that_is_new_again_makes_its_run() {
     let window = |yaml: String| {
         with_interceptor(&yaml)
-            .replace("sender: github, hold: false,", "sender: github, hold: false, replay_window: 1h,")
+            .change("sender: github, hold: false,", "sender: github, hold: false, replay_window: 1h,")
     };
     let nights = std::sync::atomic::AtomicUsize::new(0);
     let fixture = Fixture::with_faults(window, move |_| {
@@ -485,8 +485,8 @@ async fn a_delivery_that_is_new_again_makes_its_run() {
 async fn it_is_asked_on_the_listener_that_the_configuration_names_and_on_no_other() {
     let change = |yaml: String| {
         let two = "listeners: [{name: public, address: 127.0.0.1:0}, {name: inner, address: 127.0.0.1:0}]";
-        yaml.replace("listeners: [{name: public, address: 127.0.0.1:0}]", two)
-            .replace("{host: door.door.svc,", "{host: door.door.svc, listener: inner,")
+        yaml.change("listeners: [{name: public, address: 127.0.0.1:0}]", two)
+            .change("{host: door.door.svc,", "{host: door.door.svc, listener: inner,")
     };
     let fixture = fixture_with(change, |_| Reply::json(202, ANSWER)).await;
     let (assertion, body) = asserted(&fixture).await;

@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{BODY, hold::configuration};
 use crate::{
-    fixture::WEBHOOK_SECRET,
+    fixture::{Change, WEBHOOK_SECRET},
     harness::{Push, Recorded, Reply, Upstream, faults, free_port},
 };
 
@@ -205,7 +205,7 @@ async fn no_delivery_that_was_taken_is_lost_over_kills_at_any_moment() {
     std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
     let port = free_port();
     let yaml = configuration(upstream.address, "store: {path: doorward.redb}")
-        .replace("address: 127.0.0.1:0}]", &format!("address: 127.0.0.1:{port}}}]"));
+        .change("address: 127.0.0.1:0}]", &format!("address: 127.0.0.1:{port}}}]"));
     std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
 
     let senders = Senders::start(port, plan.deliveries, |repository, id| {

@@ -18,7 +18,7 @@ mod weaker;
 use aws_lc_rs::hmac;
 
 use crate::{
-    fixture::{Fixture, WEBHOOK_SECRET},
+    fixture::{Change, Fixture, WEBHOOK_SECRET},
     harness::{Answer, Push, Reply, Upstream, free_port, hex, unique},
 };
 
@@ -79,8 +79,8 @@ async fn webhooks_33_while_the_upstream_refuses_connections_the_sender_gets_503_
     let down = format!("- {{name: down, url: 'http://{address}'}}\n  - {{name: web, url: ");
     let fixture = Fixture::with(
         |yaml| {
-            yaml.replace("- {name: web, url: ", &down)
-                .replace("webhook: github, upstream: web", "webhook: github, upstream: down")
+            yaml.change("- {name: web, url: ", &down)
+                .change("webhook: github, upstream: web", "webhook: github, upstream: down")
         },
         |_| Reply::Hang,
     )
@@ -100,8 +100,8 @@ async fn webhooks_33_while_the_upstream_hangs_the_sender_gets_503_in_its_time_an
     // Far beyond what the test waits: only the sender's own time ends the request.
     let fixture = Fixture::with(
         |yaml| {
-            yaml.replace("{name: web, url:", "{name: web, response_timeout: 10m, url:")
-                .replace("sender: github,", "sender: github, answer_within: 200ms,")
+            yaml.change("{name: web, url:", "{name: web, response_timeout: 10m, url:")
+                .change("sender: github,", "sender: github, answer_within: 200ms,")
         },
         move |_| match script.load(std::sync::atomic::Ordering::SeqCst) {
             true => Reply::Hang,
@@ -169,7 +169,7 @@ async fn of_fifty_twins_at_once_one_arrives() {
 #[tokio::test]
 async fn webhooks_27_an_unsigned_test_is_answered_where_the_configuration_says_so_and_goes_no_further() {
     let fixture = Fixture::with(
-        |yaml| yaml.replace("sender: github,", "sender: bitbucket_data_center, unsigned_pings: true,"),
+        |yaml| yaml.change("sender: github,", "sender: bitbucket_data_center, unsigned_pings: true,"),
         |_| Reply::json(202, "{}"),
     )
     .await;
@@ -198,9 +198,9 @@ async fn a_secret_in_the_address_stays_here_and_a_signed_form_passes_as_it_came(
             };
             let senders = sender("hub", "docker_hub", "token") + &sender("slack", "slack", "client");
             let rule = "  - {id: others, on: {routes: [hub, slack]}, who: {webhooks: [hub, slack]}, do: allow}\n";
-            yaml.replace("\nwebhooks:\n", &format!("\nwebhooks:\n{senders}"))
-                .replace("\nroutes:\n", &format!("\nroutes:\n{}{}", route("hub"), route("slack")))
-                .replace("\nrules:\n", &format!("\nrules:\n{rule}"))
+            yaml.change("\nwebhooks:\n", &format!("\nwebhooks:\n{senders}"))
+                .change("\nroutes:\n", &format!("\nroutes:\n{}{}", route("hub"), route("slack")))
+                .change("\nrules:\n", &format!("\nrules:\n{rule}"))
         },
         |_| Reply::json(202, "{}"),
     )

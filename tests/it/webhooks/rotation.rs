@@ -2,7 +2,7 @@
 
 use super::{BODY, deliver, hold::configuration};
 use crate::{
-    fixture::{Fixture, WEBHOOK_SECRET},
+    fixture::{Change, Fixture, WEBHOOK_SECRET},
     harness::{Doorward, Push, Reply, Upstream, now, unique},
 };
 
@@ -32,7 +32,7 @@ async fn a_secret_that_ends_while_a_body_comes_proves_it_no_longer() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
     let until = doorward::clock::Timestamp::from_secs(i64::try_from(now() + 3600).unwrap());
-    let yaml = configuration(upstream.address, "store: {path: doorward.redb}").replace(
+    let yaml = configuration(upstream.address, "store: {path: doorward.redb}").change(
         "sender: github, secrets: [{secret: {file: secret}}]",
         &format!("sender: github, hold: false, secrets: [{{secret: {{file: secret}}, not_after: '{until}'}}]"),
     );

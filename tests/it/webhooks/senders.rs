@@ -3,7 +3,10 @@
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::harness::{Answer, Doorward, Raw, Recorded, Reply, Upstream, now, unique, until};
+use crate::{
+    fixture::Change,
+    harness::{Answer, Doorward, Raw, Recorded, Reply, Upstream, now, unique, until},
+};
 
 /// A sender of webhooks.
 #[derive(Clone, Copy)]
@@ -174,7 +177,7 @@ impl Door {
     /// With these entries of `limits` besides, each begun by a comma.
     pub async fn with_limits(limits: &str) -> Self {
         Self::with(false, |yaml| {
-            yaml.replace("connections_per_address: 5000", &format!("connections_per_address: 5000{limits}"))
+            yaml.change("connections_per_address: 5000", &format!("connections_per_address: 5000{limits}"))
         })
         .await
     }

@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use super::senders::{Door, sender};
-use crate::harness::{now, unique};
+use crate::{
+    fixture::Change,
+    harness::{now, unique},
+};
 
 /// So many of a user's requests were denied and answered with this status, by the audit trail.
 async fn until_denied(door: &Door, user: &str, status: u16, count: usize) {
@@ -21,7 +24,7 @@ async fn until_denied(door: &Door, user: &str, status: u16, count: usize) {
 async fn a_sender_that_counts_failures_hears_no_4xx_of_what_nobody_wants() {
     for hold in [false, true] {
         let door =
-            Door::with(hold, |yaml| yaml.replace("rules: [{id: all, on: {", "rules: [{id: all, on: {branch: [main], "))
+            Door::with(hold, |yaml| yaml.change("rules: [{id: all, on: {", "rules: [{id: all, on: {branch: [main], "))
                 .await;
         for (name, status) in [
             ("gitlab-signed", 200),

@@ -4,7 +4,7 @@ use aws_lc_rs::hmac;
 
 use super::senders::{Delivery, Door, JSON, Sender, sender};
 use crate::{
-    fixture::{Fixture, WEBHOOK_SECRET},
+    fixture::{Change, Fixture, WEBHOOK_SECRET},
     harness::{Push, Reply, hex, now, unique},
 };
 
@@ -82,7 +82,7 @@ async fn webhooks_26_a_header_that_the_body_belies_is_400() {
 async fn webhooks_28_who_caused_it_is_known_by_number_and_only_from_the_body() {
     let fixture = Fixture::with(
         |yaml| {
-            yaml.replace(
+            yaml.change(
                 "who: {webhooks: [github]}, do: allow}",
                 "who: {webhooks: [github], senders: ['github:7']}, do: allow}",
             )
@@ -107,7 +107,7 @@ async fn webhooks_30_the_metric_tells_which_secret_of_a_rotation_is_in_use() {
     let fixture = Fixture::with(
         |yaml| {
             let both = "{secret: {file: secret}}, {secret: {file: client}}, {secret: {file: admin}, not_after: '2020-01-01T00:00:00Z'}";
-            yaml.replace("{secret: {file: secret}}", both)
+            yaml.change("{secret: {file: secret}}", both)
         },
         |_| Reply::json(202, "{}"),
     );
