@@ -8,7 +8,10 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Answer, Doorward, Issuer, OidcProvider, free_port, now, within};
+use crate::{
+    harness::{Answer, Doorward, Issuer, OidcProvider, Upstream, now, told},
+    login_world::LoginWorld,
+};
 
 struct World {
     doorward: Doorward,
@@ -18,52 +21,24 @@ struct World {
 
 /// `client` says what proves Doorward, with files of `dir`; `further` are options of the provider.
 async fn world(dir: TempDir, client: &str, further: &Value) -> World {
-    let port = free_port();
-    let host = format!("localhost:{port}");
-    let provider = OidcProvider::start_with(&format!("http://{host}"), further).await;
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
-issuers:
-  - name: corp
-    issuer: {issuer}
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    algorithms: [RS256]
-    introspection: {{mode: opaque, cache: 1s, client: {{id: doorward, {client}}}}}
-    login: {{client: {{id: doorward, {client}}}}}
-upstreams: [{{name: web, url: 'http://127.0.0.1:1'}}]
-routes:
-  - {{name: web, kind: http, hosts: [localhost], schemes: [session, bearer], upstream: web}}
-rules:
-  - {{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-log: {{filter: debug}}
-limits: {{drain_accept: 0}}
-",
-        issuer = provider.issuer,
-    );
-    let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    let world = World { doorward, provider, host };
-    within(async {
-        while world.begin().await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    world
+    let login = format!("login: {{client: {{id: doorward, {client}}}}}");
+    let introspection = format!("introspection: {{mode: opaque, cache: 1s, client: {{id: doorward, {client}}}}}");
+    let changes: [(&str, &str); 3] = [
+        (
+            "login: {client: {id: doorward, secret: {file: client}}, label: Example Corp}",
+            &format!("{introspection}\n    {login}"),
+        ),
+        ("[session]", "[session, bearer]"),
+        ("limits:", "log: {filter: debug}\nlimits:"),
+    ];
+    let (world, provider) = LoginWorld::certified_with(further, Upstream::start().await, dir, &changes).await;
+    World { doorward: world.doorward, provider, host: world.host }
 }
 
 impl World {
-    async fn begin(&self) -> Answer {
-        self.doorward.get("/oauth2/start?rd=/page", &[&format!("Host: {}", self.host)]).await
-    }
-
     /// What the callback answers to Alice.
     async fn sign_in(&self) -> Answer {
-        let away = self.begin().await;
+        let away = self.doorward.get("/oauth2/start?rd=/page", &[&format!("Host: {}", self.host)]).await;
         let back = self.provider.sign_in(away.header("location").unwrap(), "alice").await;
         let path = back.strip_prefix(&format!("http://{}", self.host)).unwrap_or_else(|| panic!("{back}"));
         let cookie = away.header("set-cookie").unwrap().split(';').next().unwrap();
@@ -216,7 +191,7 @@ async fn without_a_good_assertion_nothing_is_sent() {
 }
 
 /// What `doorward check` says of a client, with the folder of the files.
-async fn check(dir: &Path, client: &str) -> String {
+async fn check(dir: &Path, client: &str) -> (Option<i32>, String) {
     let yaml = format!(
         "
 listeners: [{{name: public, address: '127.0.0.1:0'}}]
@@ -229,10 +204,7 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 "
     );
     std::fs::write(dir.join("doorward.yaml"), yaml).unwrap();
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
-    let output = within(command.arg("check").arg(dir.join("doorward.yaml")).output()).await.unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    format!("{} {text}", output.status.code().unwrap())
+    told(dir, &["check", "doorward.yaml"]).await
 }
 
 #[tokio::test]
@@ -243,17 +215,17 @@ async fn what_cannot_prove_doorward_is_told_before_it_starts() {
     let own = json!({"iss": cluster.url(), "aud": ["https://kubernetes.default.svc"], "exp": now() + 600});
     std::fs::write(dir.path().join("own"), cluster.sign(&own)).unwrap();
     for (client, code, said) in [
-        ("assertion: {file: token}", "0", ""),
-        ("assertion: {file: token}, method: assertion", "0", ""),
-        ("assertion: {file: token}, secret: {file: secret}", "64", "one of `secret`, `key` and `assertion`"),
-        ("assertion: {file: token}, method: basic", "64", "without `key` and `assertion`"),
-        ("assertion: {file: own}", "64", "for the Kubernetes API server"),
-        ("assertion: {file: secret}", "64", "is no signed JWT"),
-        ("assertion: {env: HOME}", "64", "could not be replaced as it expires"),
-        ("assertion: {file: absent}", "64", "absent"),
+        ("assertion: {file: token}", 0, ""),
+        ("assertion: {file: token}, method: assertion", 0, ""),
+        ("assertion: {file: token}, secret: {file: secret}", 64, "one of `secret`, `key` and `assertion`"),
+        ("assertion: {file: token}, method: basic", 64, "without `key` and `assertion`"),
+        ("assertion: {file: own}", 64, "for the Kubernetes API server"),
+        ("assertion: {file: secret}", 64, "is no signed JWT"),
+        ("assertion: {env: HOME}", 64, "could not be replaced as it expires"),
+        ("assertion: {file: absent}", 64, "absent"),
     ] {
-        let told = check(dir.path(), client).await;
-        assert!(told.starts_with(code) && told.contains(said), "{client}: {told}");
+        let (status, told) = check(dir.path(), client).await;
+        assert!(status == Some(code) && told.contains(said), "{client}: {told}");
         assert!(!told.contains("s3cret") && !told.contains("eyJ"), "{client}: {told}");
     }
 }

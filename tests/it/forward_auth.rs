@@ -1,57 +1,32 @@
 //! A proxy that people have already asks Doorward about each request: a real nginx, and what Traefik and Envoy send.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Answer, Doorward, Issuer, Nginx, Raw, Upstream, log_in, request, within};
+use crate::{
+    harness::{Answer, Nginx, Raw, log_in, request, streams::HANDSHAKE},
+    login_world::{LoginWorld, RULE},
+};
 
-struct World {
-    doorward: Doorward,
-    upstream: Upstream,
-    _issuer: Issuer,
-}
-
-async fn world(forward_auth: &str) -> World {
-    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("client"), "client-secret").unwrap();
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}}]
-{forward_auth}
-issuers:
-  - name: a
-    issuer: '{issuer}'
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
-upstreams:
-  - {{name: web, url: '{upstream}'}}
-  - {{name: api, url: '{upstream}', credential: {{bearer: {{file: client}}}}}}
-routes:
-  - {{name: web, kind: http, hosts: [localhost, other.localhost], schemes: [session], upstream: web}}
-  - {{name: board, kind: dashboard, hosts: [localhost], paths: ['/v1/*'], schemes: [session], upstream: web, kubernetes: api}}
-  - {{name: kube, kind: kubernetes, hosts: [kube.test], schemes: [bearer], upstream: api}}
-  - {{name: open, kind: http, hosts: [open.localhost], schemes: [session, anonymous], upstream: web}}
+async fn world(forward_auth: &str) -> LoginWorld {
+    let listener = format!("'127.0.0.1:{{port}}', trusted_proxies: [127.0.0.1/32]}}]\n{forward_auth}");
+    let changes = [
+        ("'127.0.0.1:{port}'}]", &*listener),
+        ("hosts: [localhost]", "hosts: [localhost, other.localhost]"),
+        ("routes:\n", "  - {name: api, url: '{upstream}', credential: {bearer: {file: token}}}\nroutes:\n"),
+        ("rules:\n", "  - {name: board, kind: dashboard, hosts: [localhost], paths: ['/v1/*'], schemes: [session], upstream: web, kubernetes: api}
+  - {name: kube, kind: kubernetes, hosts: [kube.test], schemes: [bearer], upstream: api}
+  - {name: open, kind: http, hosts: [open.localhost], schemes: [session, anonymous], upstream: web}
 rules:
-  - {{id: read, on: {{routes: [web, board], methods: [GET]}}, who: {{users: [alice]}}, do: allow}}
-  - {{id: open, on: {{routes: [open]}}, who: {{anonymous: true}}, do: allow}}
-  - {{id: open-to-users, on: {{routes: [open]}}, who: {{users: [alice]}}, do: allow}}
-  - {{id: save, on: {{routes: [web], methods: [POST], paths: [/save]}}, who: {{users: [alice]}}, do: allow}}
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-admin: {{address: 127.0.0.1:0, socket: operator.sock}}
-limits: {{drain_accept: 0}}
-",
-        issuer = issuer.url(),
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_in(dir, &yaml).await;
-    doorward.until_people_can_sign_in("localhost").await;
-    World { doorward, upstream, _issuer: issuer }
+"),
+        (RULE, "{id: read, on: {routes: [web, board], methods: [GET]}, who: {users: [alice]}, do: allow}
+  - {id: open, on: {routes: [open]}, who: {anonymous: true}, do: allow}
+  - {id: open-to-users, on: {routes: [open]}, who: {users: [alice]}, do: allow}
+  - {id: save, on: {routes: [web], methods: [POST], paths: [/save]}, who: {users: [alice]}, do: allow}"),
+    ];
+    LoginWorld::scripted(&changes).await.0
 }
 
-impl World {
+impl LoginWorld {
     /// Asks as a proxy does that passes on `headers` of its client.
     async fn ask(&self, line: &str, headers: &[&str]) -> Answer {
         self.doorward.send(&[&[line], headers].concat(), b"").await
@@ -75,7 +50,7 @@ fn the_recipe_for_nginx_is_the_one_that_is_tested() {
 }
 
 /// nginx in front of the upstream, which asks Doorward.
-async fn nginx(world: &World) -> Nginx {
+async fn nginx(world: &LoginWorld) -> Nginx {
     let (doorward, upstream) = (world.doorward.address("public").to_string(), world.upstream.url());
     let config = |address: &str| {
         include_str!("forward_auth/nginx.conf")
@@ -113,9 +88,8 @@ async fn a_request_line_that_names_another_host_than_the_header_borrows_no_polic
 #[tokio::test]
 async fn a_health_check_by_its_word_is_nobody() {
     let world = world("forward_auth: nginx").await;
-    let host = format!("localhost:{}", world.doorward.address("public").port());
-    let cookie = log_in(&world.doorward, &host, "/page").await;
-    let host = format!("Host: {host}");
+    let cookie = world.log_in().await;
+    let host = format!("Host: {}", world.host);
     for agent in ["User-Agent: GoogleHC/1.0", "User-Agent: kube-probe/1.30"] {
         let about = [&*host, agent, "X-Original-Method: GET", "X-Original-URI: /page"];
         let refused = world.ask("GET /oauth2/auth HTTP/1.1", &about).await;
@@ -181,11 +155,10 @@ async fn nginx_lets_through_what_the_policy_allows() {
     let other = [&["DELETE /page HTTP/1.1", &host_line, &origin, &cookie], &forged[..]].concat();
     assert_eq!(ask(&nginx, &other).await.status, 403);
     // A page of another origin opens no stream with the cookie, though nginx does not pass on `Upgrade`.
-    let handshake = ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"];
-    let stream =
-        [&["GET /page HTTP/1.1", &host_line, "Origin: http://evil.localhost", &cookie], &handshake[..]].concat();
+    let handshake = &HANDSHAKE[2..];
+    let stream = [&["GET /page HTTP/1.1", &host_line, "Origin: http://evil.localhost", &cookie], handshake].concat();
     assert_eq!(ask(&nginx, &stream).await.status, 403);
-    let stream = [&["GET /page HTTP/1.1", &host_line, &origin, &cookie], &handshake[..]].concat();
+    let stream = [&["GET /page HTTP/1.1", &host_line, &origin, &cookie], handshake].concat();
     assert_eq!(ask(&nginx, &stream).await.status, 200, "the twin");
     world.upstream.take();
 
@@ -221,21 +194,10 @@ async fn nginx_lets_through_what_the_policy_allows() {
     assert_eq!(ask(&nginx, &good).await.status, 401, "at once");
     assert!(world.upstream.requests().is_empty());
 
-    let asked = || {
-        let mut audit = world.doorward.audit().into_iter();
-        audit.find(|record| {
-            record["unmapped"]["endpoint"] == "forward_auth" && record["http_request"]["http_method"] == "DELETE"
-        })
+    let is_asked = |record: &Value| {
+        record["unmapped"]["endpoint"] == "forward_auth" && record["http_request"]["http_method"] == "DELETE"
     };
-    let denied = within(async {
-        loop {
-            match asked() {
-                Some(record) => break record,
-                None => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await;
+    let denied = world.doorward.record(is_asked).await;
     assert_eq!(denied["http_request"]["url"]["path"], "/page", "{denied}");
     assert_eq!((&denied["unmapped"]["route"], &denied["http_response"]["code"]), (&json!("web"), &json!(403)));
     assert_eq!(denied["status_code"], "no_rule_matched", "{denied}");
@@ -363,8 +325,8 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
         let cookie = log_in(&world.doorward, "localhost", "/page").await;
         let there = log_in(&world.doorward, "other.localhost", "/page").await;
         let (own, evil) = ("Origin: http://localhost", "Origin: http://evil.localhost");
-        let handshake = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
-        let stream = |origin| [&[&*cookie, origin], &handshake[..]].concat();
+        let handshake = &HANDSHAKE[2..];
+        let stream = |origin| [&[&*cookie, origin], handshake].concat();
         let rows: Vec<(&str, &str, Vec<&str>, u16)> = vec![
             ("the second host", "GET other.localhost /page", vec![&there], 202),
             ("the first one's session at it", "GET other.localhost /page", vec![&cookie], 401),
@@ -407,7 +369,7 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
         }
         // What the proxy forwards with `Upgrade` to Doorward itself, if it is told to, is still a question.
         let upgrade = question(proxy, "GET localhost /page", &stream(own));
-        let upgrade = upgrade.iter().map(String::as_str).chain(["Connection: Upgrade", "Upgrade: websocket"]);
+        let upgrade = upgrade.iter().map(String::as_str).chain(HANDSHAKE[..2].iter().copied());
         let answer = world.doorward.send(&upgrade.collect::<Vec<_>>(), b"").await;
         assert_eq!(answer.status, 202, "{proxy}: {}", answer.text());
         assert!(world.upstream.requests().iter().all(|request| !request.head.contains("oauth2")), "{proxy}");

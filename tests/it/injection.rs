@@ -1,55 +1,31 @@
 //! Codes and cookies that change hands, at the certified provider: whoever brings somebody else's code, or plants a cookie
 //! before a login, gets nothing and gives nothing (RFC 9700 sections 2.1.1 and 4.5, session fixation).
 
-use crate::harness::{Answer, Answered, Doorward, OidcProvider, Upstream, asked, free_port, session};
+use serde_json::json;
+
+use crate::{
+    harness::{Answer, Answered, OidcProvider, asked, session},
+    login_world::LoginWorld,
+};
 
 struct World {
-    doorward: Doorward,
+    at: LoginWorld,
     provider: OidcProvider,
-    host: String,
-    _upstream: Upstream,
 }
 
 async fn world() -> World {
-    let port = free_port();
-    let host = format!("localhost:{port}");
-    let (provider, upstream) = (OidcProvider::start(&format!("http://{host}")).await, Upstream::start().await);
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
-issuers:
-  - name: corp
-    issuer: {issuer}
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    algorithms: [RS256]
-    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
-upstreams: [{{name: web, url: '{upstream}'}}]
-routes: [{{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}]
-rules: [{{id: people, on: {{routes: [web]}}, who: {{users: [alice, mallory]}}, do: allow}}]
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-limits: {{drain_accept: 0}}
-",
-        issuer = provider.issuer,
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_in(dir, &yaml).await;
-    doorward.until_people_can_sign_in(&host).await;
-    World { doorward, provider, host, _upstream: upstream }
+    let (at, provider) = LoginWorld::certified(&json!({}), &[("users: [alice]", "users: [alice, mallory]")]).await;
+    World { at, provider }
 }
 
 impl World {
     /// A login of somebody that the provider has answered, and that is not completed yet.
     async fn answered(&self, person: &str) -> Answered {
-        Answered::begin(&self.doorward, &self.host, &self.provider, person).await
+        Answered::begin(&self.at.doorward, &self.at.host, &self.provider, person).await
     }
 
     async fn get(&self, path: &str, cookies: &str) -> Answer {
-        self.doorward.get(path, &[&format!("Host: {}", self.host), cookies]).await
+        self.at.get(path, &[cookies]).await
     }
 
     /// A session of somebody, as a `Cookie` line.
@@ -97,7 +73,7 @@ async fn a_code_of_somebody_elses_login_gives_no_session() {
             None => refused(&late, 502, "The answer of the provider is not good"),
         }
     }
-    let cause = world.doorward.wait_for_log("a code gave no tokens").await.to_string();
+    let cause = world.at.doorward.wait_for_log("a code gave no tokens").await.to_string();
     assert!(cause.contains("invalid_grant"), "the provider refused it: {cause}");
 
     // The answer as a whole, in a browser that did not begin it, which is a login CSRF.

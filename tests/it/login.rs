@@ -19,75 +19,31 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Answer, Doorward, Issuer, OidcProvider, Raw, Upstream, browse, come_back, free_port, log_in, within},
+    harness::{Answer, Issuer, OidcProvider, Raw, Upstream, browse, come_back, found, free_port, until, within},
+    login_world::{CHALLENGE, Changes, LoginWorld, RULE, VERIFIER},
     pages::screenshots,
 };
 
-/// A verifier of PKCE (RFC 7636) and its challenge.
-const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 const STATE: &str = "a-state-of-the-program";
 
-struct World {
-    doorward: Doorward,
-    host: String,
-    _upstream: Upstream,
+/// There is another host.
+const HOSTS: Changes<'_> = &[
+    (
+        "rules:\n",
+        "  - {name: other, kind: http, hosts: [other.localhost], schemes: [session], upstream: web}\nrules:\n",
+    ),
+    (RULE, "{id: people, on: {routes: [web, other]}, who: {users: [alice]}, do: allow}"),
+];
+
+async fn world() -> (LoginWorld, Issuer) {
+    LoginWorld::scripted(HOSTS).await
 }
 
-async fn world_of(issuer: &str, more: &str, secret: &str, port: u16) -> World {
-    let upstream = Upstream::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("client"), secret).unwrap();
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
-issuers:
-  - name: a
-    issuer: '{issuer}'
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    {more}
-    login: {{client: {{id: doorward, secret: {{file: client}}}}, label: Example Corp}}
-upstreams:
-  - {{name: web, url: '{upstream}'}}
-routes:
-  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
-  - {{name: other, kind: http, hosts: [other.localhost], schemes: [session], upstream: web}}
-rules:
-  - {{id: people, on: {{routes: [web, other]}}, who: {{users: [alice]}}, do: allow}}
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-admin: {{address: 127.0.0.1:0, socket: operator.sock}}
-limits: {{drain_accept: 0}}
-",
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    let host = format!("localhost:{}", doorward.address("public").port());
-    doorward.until_people_can_sign_in(&host).await;
-    World { doorward, host, _upstream: upstream }
+async fn certified() -> (LoginWorld, OidcProvider) {
+    LoginWorld::certified(&json!({}), HOSTS).await
 }
 
-async fn world() -> (World, Issuer) {
-    let issuer = Issuer::start().await;
-    (world_of(issuer.url(), "", "client-secret", 0).await, issuer)
-}
-
-impl World {
-    fn origin(&self) -> String {
-        format!("http://{}", self.host)
-    }
-
-    async fn get(&self, path: &str, more: &[&str]) -> Answer {
-        self.doorward.get(path, &[&[format!("Host: {}", self.host).as_str()], more].concat()).await
-    }
-
-    async fn post(&self, path: &str, more: &[&str], body: &str) -> Answer {
-        let (line, host) = (format!("POST {path} HTTP/1.1"), format!("Host: {}", self.host));
-        self.doorward.send(&[&[line.as_str(), &host], more].concat(), body.as_bytes()).await
-    }
-
+impl LoginWorld {
     /// Presses the button of the page, as a browser that comes from this origin, and gives what the callback answers.
     async fn allow(&self, page: &str) -> Answer {
         let (host, origin) = (format!("Host: {}", self.host), format!("Origin: {}", self.origin()));
@@ -107,8 +63,7 @@ impl World {
 
     async fn redeem(&self, code: &str, verifier: &str) -> Answer {
         let form = format!("grant_type=authorization_code&code={code}&code_verifier={verifier}");
-        let kind = "Content-Type: application/x-www-form-urlencoded";
-        self.post("/.doorward/login/token", &[kind], &form).await
+        self.submit("/.doorward/login/token", &[], &form).await
     }
 
     async fn handle(&self) -> String {
@@ -118,8 +73,8 @@ impl World {
     }
 
     /// What a page answers to a program with this handle.
-    async fn status(&self, handle: &str) -> u16 {
-        self.get("/page", &[&format!("Authorization: Bearer {handle}")]).await.status
+    async fn status_of(&self, handle: &str) -> u16 {
+        self.status(&format!("Authorization: Bearer {handle}")).await
     }
 }
 
@@ -190,9 +145,7 @@ impl Shell {
 
 #[tokio::test]
 async fn a_shell_signs_in_by_way_of_the_browser_and_has_a_session_of_its_own() {
-    let port = free_port();
-    let provider = OidcProvider::start(&format!("http://localhost:{port}")).await;
-    let world = world_of(&provider.issuer, "algorithms: [RS256]", "doorward-secret-of-the-tests", port).await;
+    let (world, _provider) = certified().await;
     let (shell, origin) = (Shell::new(), world.origin());
     let (mut child, _lines, url, code) = shell.login(&["--kubeconfig", "build", &origin]).await;
     let saw = browse(&json!({"scenario": "program", "url": url, "screenshots": screenshots()})).await;
@@ -223,11 +176,11 @@ async fn a_shell_signs_in_by_way_of_the_browser_and_has_a_session_of_its_own() {
     assert_eq!(credential["apiVersion"], "client.authentication.k8s.io/v1");
     let handle = credential["status"]["token"].as_str().unwrap().to_owned();
     assert!(handle.starts_with("dws_") && credential["status"]["expirationTimestamp"].is_string(), "{said}");
-    assert_eq!(world.status(&handle).await, 200);
+    assert_eq!(world.status_of(&handle).await, 200);
 
     let (status, said) = shell.run(&["logout"]).await;
     assert_eq!(status, Some(0), "{said}");
-    assert_eq!(world.status(&handle).await, 401, "it has ended there too");
+    assert_eq!(world.status_of(&handle).await, 401, "it has ended there too");
     let (status, said) = shell.run(&["whoami"]).await;
     assert_eq!(status, Some(1));
     assert!(said.contains("run `doorward login"), "{said}");
@@ -238,7 +191,7 @@ async fn a_shell_signs_in_by_way_of_the_browser_and_has_a_session_of_its_own() {
 async fn the_trail_says_who_signed_in_and_out_and_looked_at_what_is_theirs() {
     let (world, _issuer) = world().await;
     let origin = format!("Origin: {}", world.origin());
-    let cookie = log_in(&world.doorward, &world.host, "/page").await;
+    let cookie = world.log_in().await;
     for (path, status) in [("/.doorward/whoami", 200), ("/.doorward/sessions", 200), ("/.doorward/device", 200)] {
         assert_eq!(world.get(path, &[&cookie, "Accept: text/html"]).await.status, status, "{path}");
     }
@@ -256,15 +209,10 @@ async fn the_trail_says_who_signed_in_and_out_and_looked_at_what_is_theirs() {
         "/oauth2/sign_out",
         "/oauth2/sign_in",
     ];
-    let lines = within(async {
-        loop {
-            let trail = world.doorward.audit();
-            let line_of = |path: &str| trail.iter().find(|line| line["http_request"]["url"]["path"] == path).cloned();
-            if let Some(lines) = paths.iter().map(|path| line_of(path)).collect::<Option<Vec<Value>>>() {
-                return lines;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+    let lines = found(async || {
+        let trail = world.doorward.audit();
+        let line_of = |path: &str| trail.iter().find(|line| line["http_request"]["url"]["path"] == path).cloned();
+        paths.iter().map(|path| line_of(path)).collect::<Option<Vec<Value>>>()
     })
     .await;
     let (nobody, lines) = lines.split_last().unwrap();
@@ -278,22 +226,16 @@ async fn the_trail_says_who_signed_in_and_out_and_looked_at_what_is_theirs() {
 
     // A program's session: who let it in, who came for it, and who ended it.
     let handle = world.handle().await;
-    let form = "Content-Type: application/x-www-form-urlencoded";
-    let ended = world.post("/.doorward/login/end", &[&format!("Authorization: Bearer {handle}"), form], "").await;
+    let ended = world.submit("/.doorward/login/end", &[&format!("Authorization: Bearer {handle}")], "").await;
     assert_eq!(ended.status, 200, "{}", ended.text());
-    within(async {
-        let of = |path: &str| {
-            let trail = world.doorward.audit();
-            let mut lines = trail.into_iter().filter(|line| line["http_request"]["url"]["path"] == path);
-            lines.next_back().map(|line| line["actor"].clone()).unwrap_or_default()
-        };
-        let is_program = |actor: &Value| actor["user"]["uid"] == "alice" && actor["session"]["uid"] != session["uid"];
-        let paths = ["/oauth2/callback", "/.doorward/login/token", "/.doorward/login/end"];
-        while !paths.iter().all(|path| is_program(&of(path))) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    let of = |path: &str| {
+        let trail = world.doorward.audit();
+        let mut lines = trail.into_iter().filter(|line| line["http_request"]["url"]["path"] == path);
+        lines.next_back().map(|line| line["actor"].clone()).unwrap_or_default()
+    };
+    let is_program = |actor: &Value| actor["user"]["uid"] == "alice" && actor["session"]["uid"] != session["uid"];
+    let paths = ["/oauth2/callback", "/.doorward/login/token", "/.doorward/login/end"];
+    until(async || paths.iter().all(|path| is_program(&of(path)))).await;
 }
 
 #[tokio::test]
@@ -366,19 +308,19 @@ async fn a_code_is_good_once_for_a_minute_and_for_its_program() {
     let first = world.redeem(&code, VERIFIER).await.json();
     let handle = first["access_token"].as_str().unwrap();
     assert_eq!((first["token_type"].as_str(), first["username"].as_str()), (Some("Bearer"), Some("alice")));
-    assert_eq!(world.status(handle).await, 200);
+    assert_eq!(world.status_of(handle).await, 200);
     refused(&world.redeem(&code, VERIFIER).await, "used before");
-    assert_eq!(world.status(handle).await, 401);
+    assert_eq!(world.status_of(handle).await, 401);
 
     refused(&world.redeem("none-of-ours", VERIFIER).await, "not known");
-    let kind = "Content-Type: application/x-www-form-urlencoded";
     for form in ["", "grant_type=authorization_code", "grant_type=password&code=x&code_verifier=y", "code=%ff"] {
-        assert_eq!(world.post("/.doorward/login/token", &[kind], form).await.status, 400, "{form}");
+        assert_eq!(world.submit("/.doorward/login/token", &[], form).await.status, 400, "{form}");
     }
     // For the host where it began, and no other.
     let code = world.code().await;
     let form = format!("grant_type=authorization_code&code={code}&code_verifier={VERIFIER}");
     let host = format!("Host: other.{}", world.host);
+    let kind = "Content-Type: application/x-www-form-urlencoded";
     let lines = ["POST /.doorward/login/token HTTP/1.1", &host, kind];
     refused(&world.doorward.send(&lines, form.as_bytes()).await, "another host");
 
@@ -391,19 +333,19 @@ async fn a_code_is_good_once_for_a_minute_and_for_its_program() {
 async fn a_handle_is_worth_what_a_session_is_and_nothing_as_a_cookie() {
     let (world, _issuer) = world().await;
     let handle = world.handle().await;
-    assert_eq!(world.status(&handle).await, 200);
+    assert_eq!(world.status_of(&handle).await, 200);
     // Neither kind of session passes for the other, nor on another host.
     let id = handle.strip_prefix("dws_").unwrap();
     let as_cookie = world.get("/page", &[&format!("Cookie: __Host-doorward={id}")]).await;
     assert_eq!(as_cookie.status, 401, "attacks:Z44");
-    let cookie = log_in(&world.doorward, &world.host, "/page").await;
+    let cookie = world.log_in().await;
     let browsers = cookie.strip_prefix("Cookie: __Host-doorward=").unwrap();
-    assert_eq!(world.status(&format!("dws_{browsers}")).await, 401, "attacks:Z44");
+    assert_eq!(world.status_of(&format!("dws_{browsers}")).await, 401, "attacks:Z44");
     let bearer = format!("Authorization: Bearer {handle}");
     let elsewhere = world.doorward.get("/page", &[&format!("Host: other.{}", world.host), &bearer]).await;
     assert_eq!(elsewhere.status, 401);
     for damaged in ["dws_", "dws_x", &handle[..handle.len() - 1], &format!("{handle}x"), &handle.to_uppercase()] {
-        assert_eq!(world.status(damaged).await, 401, "{damaged}");
+        assert_eq!(world.status_of(damaged).await, 401, "{damaged}");
     }
     // The person sees it beside their browsers, and ends it there.
     let listed = world.get("/.doorward/sessions", &[&cookie, "Accept: application/json"]).await;
@@ -413,14 +355,14 @@ async fn a_handle_is_worth_what_a_session_is_and_nothing_as_a_cookie() {
     let origin = format!("Origin: {}", world.origin());
     let ended = world.post("/.doorward/sessions/end?others=yes", &[&cookie, &origin], "").await;
     assert!((300..400).contains(&ended.status), "{}{}", ended.head, ended.text());
-    assert_eq!(world.status(&handle).await, 401);
+    assert_eq!(world.status_of(&handle).await, 401);
     assert_eq!(world.get("/page", &[&cookie]).await.status, 200, "the browser's goes on");
 
     let again = world.handle().await;
     let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
     let (status, said) = world.doorward.operator(&person).await;
     assert_eq!(status, Some(0), "{said}");
-    assert_eq!(world.status(&again).await, 401);
+    assert_eq!(world.status_of(&again).await, 401);
     let trail: String = world.doorward.audit().iter().map(Value::to_string).collect();
     assert!(!trail.contains(id), "no handle is in the trail");
 }

@@ -35,6 +35,7 @@ mod kubernetes;
 mod limits;
 mod listeners;
 mod login;
+mod login_world;
 mod matrix;
 mod methods;
 mod mix_up;

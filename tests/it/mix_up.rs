@@ -2,12 +2,33 @@
 
 use crate::{
     doctor::doctor,
-    harness::{Answer, Doorward, Issuer, Raw, asked, cookies, within},
+    harness::{Answer, Issuer, Raw, Upstream, asked, cookies, until},
+    login_world::{Changes, LoginWorld, RULE, provider},
 };
 
+/// People choose between these two. `login` are further settings of the login at both.
+pub async fn two_providers(
+    [first, second]: [(&str, &Issuer); 2],
+    login: &str,
+    upstream: Upstream,
+    changes: Changes<'_>,
+) -> LoginWorld {
+    let both: [(&str, &str); 4] = [
+        ("name: a\n", &format!("name: {}\n", first.0)),
+        ("'{sub}'", &format!("'{}#{{sub}}'", first.0)),
+        ("label: Example Corp", login),
+        ("upstreams:\n", &provider(second.0, second.1.url(), login)),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let world = LoginWorld::at(first.1.url(), 0, upstream, dir, &[&both, changes].concat()).await;
+    for (name, _) in [first, second] {
+        until(async || world.get(&format!("/oauth2/start?issuer={name}"), &[]).await.status == 303).await;
+    }
+    world
+}
+
 struct World {
-    doorward: Doorward,
-    host: String,
+    at: LoginWorld,
     evil: Issuer,
     honest: Issuer,
 }
@@ -15,71 +36,37 @@ struct World {
 /// `login` are further settings of the login at both.
 async fn world(login: &str) -> World {
     let (evil, honest) = (Issuer::start().await, Issuer::start().await);
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("client"), "client-secret").unwrap();
-    let issuer = |name: &str, issuer: &Issuer| {
-        format!(
-            "{{name: {name}, issuer: '{}', username: '{name}#{{sub}}', kind: human,
-               login: {{client: {{id: doorward, secret: {{file: client}}}}{login}}}}}",
-            issuer.url()
-        )
-    };
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: 127.0.0.1:0}}]
-issuers:
-  - {}
-  - {}
-upstreams: [{{name: web, url: 'http://127.0.0.1:1'}}]
-routes: [{{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}]
-rules: [{{id: people, on: {{routes: [web]}}, who: {{users: ['honest#alice']}}, do: allow}}]
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-limits: {{drain_accept: 0}}
-",
-        issuer("evil", &evil),
-        issuer("honest", &honest)
-    );
-    let doorward = Doorward::start_in(dir, &yaml).await;
-    let host = format!("localhost:{}", doorward.address("public").port());
-    let world = World { doorward, host, evil, honest };
-    for name in ["evil", "honest"] {
-        within(async {
-            while world.begin(name).await.status != 303 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-    }
-    world
+    let rule = (RULE, "{id: people, on: {routes: [web]}, who: {users: ['honest#alice']}, do: allow}");
+    let providers = [("evil", &evil), ("honest", &honest)];
+    let at = two_providers(providers, login, Upstream::start().await, &[rule]).await;
+    World { at, evil, honest }
 }
 
 impl World {
     /// The answer to who chose this provider.
     async fn begin(&self, name: &str) -> Answer {
-        let start = format!("/oauth2/start?issuer={name}&rd=/page");
-        self.doorward.get(&start, &[&format!("Host: {}", self.host)]).await
+        self.at.get(&format!("/oauth2/start?issuer={name}&rd=/page"), &[]).await
     }
 
     /// What Doorward answers to a browser that comes back with the cookies of `away`.
     async fn come_back(&self, away: &Answer, path: &str) -> Answer {
-        self.doorward.get(path, &[&format!("Host: {}", self.host), &cookies(away)]).await
+        self.at.get(path, &[&cookies(away)]).await
     }
 
     /// Where the honest provider sends a browser with a code, for a redirect address that it knows: it does not name itself.
     async fn code_of_honest(&self, redirect: &str, state: &str) -> String {
         let mut raw = Raw::connect(self.honest.address()).await;
-        let query = format!("redirect_uri=http://{}{redirect}&state={state}&nonce=of-the-honest", self.host);
+        let query = format!("redirect_uri=http://{}{redirect}&state={state}&nonce=of-the-honest", self.at.host);
         raw.send(format!("GET /authorize?{query} HTTP/1.1\r\nHost: idp\r\nConnection: close\r\n\r\n")).await;
         let location = raw.answer().await.header("location").unwrap().to_owned();
         let (location, _) = location.split_once("&iss=").unwrap();
-        location.strip_prefix(&format!("http://{}", self.host)).unwrap().to_owned()
+        location.strip_prefix(&format!("http://{}", self.at.host)).unwrap().to_owned()
     }
 }
 
 #[tokio::test]
 async fn a_provider_cannot_pass_off_the_code_of_another_one_as_its_own() {
-    let world = world("").await;
+    let world = world("label: Corp").await;
     let away = world.begin("evil").await;
     let location = away.header("location").unwrap();
     assert!(asked(location, "redirect_uri").ends_with("/oauth2/callback/evil"), "{location}");
@@ -105,7 +92,7 @@ async fn a_provider_cannot_pass_off_the_code_of_another_one_as_its_own() {
 /// The twin: with one address for both, which the configuration has to ask for, the attack succeeds.
 #[tokio::test]
 async fn with_one_address_for_both_it_could() {
-    let world = world(", redirect: shared").await;
+    let world = world("redirect: shared").await;
     let away = world.begin("evil").await;
     let state = asked(away.header("location").unwrap(), "state");
     let back = world.code_of_honest("/oauth2/callback", &state).await;
@@ -116,11 +103,11 @@ async fn with_one_address_for_both_it_could() {
 #[tokio::test]
 async fn the_doctor_tells_which_address_a_provider_wants_and_who_is_at_risk() {
     for (login, address, at_risk) in
-        [("", "/oauth2/callback/evil", false), (", redirect: shared", "/oauth2/callback", true)]
+        [("label: Corp", "/oauth2/callback/evil", false), ("redirect: shared", "/oauth2/callback", true)]
     {
         let world = world(login).await;
-        let public = format!("http://{}", world.host);
-        let said = doctor(world.doorward.dir(), &["--only", "redirect", "--public", &public]).await;
+        let public = world.at.origin();
+        let said = doctor(world.at.doorward.dir(), &["--only", "redirect", "--public", &public]).await;
         let of_evil = said.findings.iter().filter(|finding| finding["of"] == "issuer `evil`");
         let told = of_evil.map(|finding| format!("{finding}\n")).collect::<String>();
         assert!(told.contains(&format!("it knows {public}{address}\"")), "{told}");

@@ -1,58 +1,18 @@
 //! A provider and a store that stop and come back while people work in a real Chromium: what they have open goes on, and what
 //! cannot says so.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Doorward, OidcProvider, RedisServer, Upstream, browse_until, free_port, within},
+    harness::{OidcProvider, RedisServer, browse_until, until},
+    login_world::{LoginWorld, STORE, on_redis},
     pages::screenshots,
 };
 
-struct World {
-    doorward: Doorward,
-    provider: OidcProvider,
-    origin: String,
-    _upstream: Upstream,
-}
-
-async fn world(store: &str) -> World {
-    let port = free_port();
-    let origin = format!("http://localhost:{port}");
-    let (provider, upstream) = (OidcProvider::start(&origin).await, Upstream::start().await);
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
-    std::fs::write(dir.path().join("key"), BASE64_STANDARD.encode([7; 32])).unwrap();
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
-issuers:
-  - name: corp
-    issuer: {issuer}
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    algorithms: [RS256]
-    login: {{client: {{id: doorward, secret: {{file: client}}}}, label: Example Corp}}
-upstreams: [{{name: web, url: '{upstream}'}}]
-routes: [{{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}]
-rules: [{{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}]
-sessions: {{keys: [{{file: key}}]}}
-store: {{{store}}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-limits: {{drain_accept: 0}}
-",
-        issuer = provider.issuer,
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    doorward.until_people_can_sign_in(&format!("localhost:{port}")).await;
-    World { doorward, provider, origin, _upstream: upstream }
-}
-
 #[tokio::test]
 async fn a_provider_that_stops_costs_nobody_a_session_and_a_login_that_meets_it_says_so_until_it_is_back() {
-    let World { doorward, provider, origin, _upstream } = world("path: doorward.redb").await;
+    let (world, provider) = LoginWorld::certified(&json!({}), &[]).await;
+    let (doorward, origin) = (&world.doorward, world.origin());
     let options = json!({"scenario": "provider_outage", "url": origin, "screenshots": screenshots()});
     let mut browser = browse_until(&options, "answered").await;
     let port = provider.port();
@@ -81,8 +41,9 @@ async fn a_provider_that_stops_costs_nobody_a_session_and_a_login_that_meets_it_
 #[tokio::test]
 async fn a_store_that_stops_takes_no_cookie_away_and_everything_goes_on_once_it_is_back() {
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let store = format!("path: doorward.redb, redis: {{server: '{}'}}", redis.address());
-    let World { doorward: _doorward, provider: _provider, origin, _upstream } = world(&store).await;
+    let store = on_redis(&format!("server: '{}'", redis.address()));
+    let (world, _provider) = LoginWorld::certified(&json!({}), &[(STORE, &store)]).await;
+    let origin = world.origin();
     let options = json!({"scenario": "store_outage", "url": origin, "screenshots": screenshots()});
     let mut browser = browse_until(&options, "signed in").await;
     redis.kill();
@@ -110,27 +71,16 @@ async fn a_master_of_the_store_that_another_takes_the_place_of_signs_nobody_out(
     let standby = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
     let sentinel = RedisServer::sentinel(master.port());
     let server = format!("sentinel: {{servers: ['{}'], master: doorward}}", sentinel.address());
-    let store = format!("path: doorward.redb, redis: {{{server}}}");
-    let World { doorward: _doorward, provider: _provider, origin, _upstream } = world(&store).await;
+    let (world, _provider) = LoginWorld::certified(&json!({}), &[(STORE, &on_redis(&server))]).await;
+    let origin = world.origin();
     let browser = browse_until(&json!({"scenario": "failover", "url": origin}), "signed in").await;
-    within(async {
-        while standby.ask::<i64>(&["HLEN", "doorward:{sessions}:records"]).await != 1 {
-            tokio::task::yield_now().await;
-        }
-        // A sentinel puts nothing in the master's place before it has heard of the standby.
-        while sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "doorward"]).await.is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || standby.ask::<i64>(&["HLEN", "doorward:{sessions}:records"]).await == 1).await;
+    // A sentinel puts nothing in the master's place before it has heard of the standby.
+    let standbys = ["SENTINEL", "REPLICAS", "doorward"];
+    until(async || !sentinel.ask::<Vec<redis::Value>>(&standbys).await.is_empty()).await;
     master.kill();
-    within(async {
-        let named = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "doorward"];
-        while sentinel.ask::<Vec<String>>(&named).await.last() != Some(&standby.port().to_string()) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let (named, next) = (["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "doorward"], standby.port().to_string());
+    until(async || sentinel.ask::<Vec<String>>(&named).await.last() == Some(&next)).await;
     let saw = browser.go_on().await;
     let seen: Vec<u64> = saw["seen"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
     assert!(seen.iter().all(|status| [200, 503].contains(status)), "{saw}");

@@ -3,7 +3,11 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Doorward, OidcProvider, Upstream, browse_until, free_port, within};
+use crate::{
+    harness::{OidcProvider, browse_until, free_port, until},
+    login_world::{CHALLENGE, LoginWorld, RULE, VERIFIER, provider},
+    step_up,
+};
 
 /// Where pictures of the pages go, if they are wanted: `scripts/screenshots` sets it.
 const SCREENSHOTS: &str = "TEST_SCREENSHOTS";
@@ -12,65 +16,31 @@ pub fn screenshots() -> Option<String> {
     std::env::var(SCREENSHOTS).ok()
 }
 
-async fn world(origin: &str, provider: &OidcProvider, upstream: &Upstream) -> Doorward {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
-    let login = "client: {id: doorward, secret: {file: client}}";
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
-issuers:
-  - name: corp
-    issuer: {issuer}
-    audiences: ['https://doorward.test']
-    username: 'corp#{{sub}}'
-    kind: human
-    algorithms: [RS256]
-    login: {{{login}, label: Example Corp}}
-  - name: away
-    issuer: http://127.0.0.1:{away}
-    audiences: ['https://doorward.test']
-    username: 'away#{{sub}}'
-    kind: human
-    algorithms: [RS256]
-    login: {{{login}, label: Partners}}
-upstreams:
-  - {{name: web, url: '{upstream}'}}
-routes:
-  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
-grants:
-  - {{id: viewers, who: {{issuers: [corp], groups: [developers]}}, kubernetes_groups: ['tekton:viewers', 'tekton:prod-runners']}}
+/// Two providers, of which one is away, and rules that not everybody passes.
+async fn world() -> (LoginWorld, OidcProvider) {
+    let away = provider("away", &format!("http://127.0.0.1:{}", free_port()), "label: Partners");
+    let changes = [
+        ("name: a\n", "name: corp\n"),
+        ("'{sub}'", "'corp#{sub}'"),
+        ("upstreams:\n", &*away),
+        ("rules:\n", "grants:
+  - {id: viewers, who: {issuers: [corp], groups: [developers]}, kubernetes_groups: ['tekton:viewers', 'tekton:prod-runners']}
 rules:
-  - {{id: office-hours, why: Production is started in office hours, on: {{routes: [web], paths: ['/nothing-for-you']}}, do: deny}}
-  - {{id: people, on: {{routes: [web]}}, who: {{issuers: [corp], groups: [developers]}}, do: allow}}
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-limits: {{drain_accept: 0}}
-",
-        port = origin.rsplit_once(':').unwrap().1,
-        issuer = provider.issuer,
-        away = free_port(),
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    let host = format!("Host: {}", origin.trim_start_matches("http://"));
-    within(async {
-        while doorward.get("/oauth2/start?issuer=corp", &[&host]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    doorward
+  - {id: office-hours, why: Production is started in office hours, on: {routes: [web], paths: ['/nothing-for-you']}, do: deny}
+"),
+        (RULE, "{id: people, on: {routes: [web]}, who: {issuers: [corp], groups: [developers]}, do: allow}"),
+    ];
+    let (world, at) = LoginWorld::certified(&json!({}), &changes).await;
+    until(async || world.get("/oauth2/start?issuer=corp", &[]).await.status == 303).await;
+    (world, at)
 }
 
 #[tokio::test]
 async fn every_page_is_for_everybody_and_fits_a_phone() {
-    let origin = format!("http://localhost:{}", free_port());
-    let (provider, upstream) = (OidcProvider::start(&origin).await, Upstream::start().await);
-    let doorward = world(&origin, &provider, &upstream).await;
-    let options = json!({"scenario": "pages", "url": origin, "screenshots": screenshots()});
+    let (world, _provider) = world().await;
+    let options = json!({"scenario": "pages", "url": world.origin(), "screenshots": screenshots()});
     let pages = browse_until(&options, "late").await;
-    doorward.set_clock_ahead(601);
+    world.doorward.set_clock_ahead(601);
     let saw = pages.go_on().await;
     let seen: Vec<&str> = saw["seen"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(
@@ -104,68 +74,22 @@ async fn every_page_is_for_everybody_and_fits_a_phone() {
     }
 }
 
-/// Where there is one provider, and a rule that it cannot satisfy.
-async fn world_of_trouble(origin: &str, provider: &OidcProvider, upstream: &Upstream) -> Doorward {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
-issuers:
-  - name: corp
-    issuer: {issuer}
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    algorithms: [RS256]
-    login: {{client: {{id: doorward, secret: {{file: client}}}}, label: Example Corp}}
-upstreams: [{{name: web, url: '{upstream}'}}]
-routes:
-  - {{name: deploy, kind: http, hosts: [localhost], paths: [/deploy], schemes: [session], upstream: web}}
-  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
-rules:
-  - {{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}
-  - {{id: deploy, on: {{routes: [deploy]}}, who: {{users: [alice]}}, need: {{acr: [gold]}}, do: allow}}
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-limits: {{drain_accept: 0}}
-",
-        port = origin.rsplit_once(':').unwrap().1,
-        issuer = provider.issuer,
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    doorward.until_people_can_sign_in(origin.trim_start_matches("http://")).await;
-    doorward
-}
-
 #[tokio::test]
 async fn pages_that_few_people_see_are_for_everybody_too() {
-    let origin = format!("http://localhost:{}", free_port());
-    let (provider, upstream) = (OidcProvider::start(&origin).await, Upstream::start().await);
-    let doorward = world_of_trouble(&origin, &provider, &upstream).await;
-    let host = format!("Host: {}", origin.trim_start_matches("http://"));
-    // Two terminals ask for a code, which are programs of a test here (RFC 8628; the verifier is that of RFC 7636).
-    let ask = async |path: &str, form: &str| -> Answer {
-        let line = format!("POST {path} HTTP/1.1");
-        let kind = "Content-Type: application/x-www-form-urlencoded";
-        doorward.send(&[line.as_str(), &host, kind], form.as_bytes()).await
-    };
-    let begin = "code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&machine=build-7";
-    let device = async || ask("/.doorward/login/device", begin).await.json();
+    // There is a rule that the provider cannot satisfy.
+    let changes = [step_up::ROUTES, ("rules:\n", &*step_up::rules("{acr: [gold]}"))];
+    let (world, _provider) = LoginWorld::certified(&json!({}), &changes).await;
+    // Two terminals ask for a code, which are programs of a test here (RFC 8628).
+    let begin = format!("code_challenge={CHALLENGE}&machine=build-7");
+    let device = async || world.submit("/.doorward/login/device", &[], &begin).await.json();
     let (one, two) = (device().await, device().await);
-    let options = json!({"scenario": "trouble", "url": origin, "screenshots": screenshots(),
+    let options = json!({"scenario": "trouble", "url": world.origin(), "screenshots": screenshots(),
         "codes": [one["user_code"], two["user_code"]]});
     let mut browser = browse_until(&options, "let in").await;
-    let collect = format!(
-        "grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code={}\
-         &code_verifier=dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
-        one["device_code"].as_str().unwrap()
-    );
-    let collected = ask("/.doorward/login/token", &collect).await;
+    let collected = world.poll(one["device_code"].as_str().unwrap(), VERIFIER).await;
     assert_eq!(collected.status, 200, "{}", collected.text());
     browser.go_on_until("clock").await;
-    doorward.set_clock_ahead(4000);
+    world.doorward.set_clock_ahead(4000);
     let saw = browser.go_on().await;
     let titles: Vec<&str> = saw["titles"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(

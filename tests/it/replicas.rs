@@ -9,70 +9,39 @@ use std::{
     },
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use tokio::sync::RwLock;
 
-use crate::harness::{Answer, Doorward, Issuer, Raw, RedisServer, Upstream, log_in, request, within};
+use crate::{
+    harness::{Answer, Doorward, Issuer, Raw, RedisServer, Upstream, found, log_in, request, settled, until, within},
+    login_world::{LoginWorld, STORE, on_redis},
+};
 
-async fn replica(instance: &str, issuer: &Issuer, upstream: &Upstream, redis: &str) -> Doorward {
-    replica_with(instance, issuer, upstream, redis, "drain_accept: 0").await
+async fn replica(instance: &str, issuer: &Issuer, redis: &str) -> Doorward {
+    replica_with(instance, issuer, redis, "drain_accept: 0").await
 }
 
-async fn replica_with(instance: &str, issuer: &Issuer, upstream: &Upstream, redis: &str, limits: &str) -> Doorward {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [("client", "client-secret".to_owned()), ("key", BASE64_STANDARD.encode([7; 32]))] {
-        std::fs::write(dir.path().join(name), text).unwrap();
-    }
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: 127.0.0.1:0}}]
-issuers:
-  - name: a
-    issuer: '{issuer}'
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
-upstreams:
-  - {{name: web, url: '{upstream}'}}
-routes:
-  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
-rules:
-  - {{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}
-sessions: {{keys: [{{file: key}}]}}
-store: {{path: doorward.redb, redis: {redis}}}
-audit: {{instance: {instance}, checkpoint_interval: 200ms, sink: {{file: {{path: audit.jsonl}}}}}}
-admin: {{address: 127.0.0.1:0, socket: operator.sock}}
-limits: {{{limits}}}
-",
-        issuer = issuer.url(),
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_in(dir, &yaml).await;
-    doorward.until_people_can_sign_in("localhost").await;
-    doorward
+/// `redis` says how to reach the store that they share.
+async fn replica_with(instance: &str, issuer: &Issuer, redis: &str, limits: &str) -> Doorward {
+    let changes: [(&str, &str); 3] = [
+        (STORE, &on_redis(redis)),
+        ("audit: {", &format!("audit: {{instance: {instance}, checkpoint_interval: 200ms, ")),
+        ("drain_accept: 0", limits),
+    ];
+    let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
+    LoginWorld::at(issuer.url(), 0, upstream, dir, &changes).await.doorward
 }
 
-async fn until(doorward: &Doorward, lines: &[&str], status: u16) -> Answer {
-    within(async {
-        loop {
-            let answer = doorward.get("/page", lines).await;
-            if answer.status == status {
-                return answer;
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
+async fn answers(doorward: &Doorward, lines: &[&str], status: u16) -> Answer {
+    found(async || Some(doorward.get("/page", lines).await).filter(|answer| answer.status == status)).await
 }
 
 #[tokio::test]
 async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_away() {
-    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let issuer = Issuer::start().await;
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let settings = format!("{{server: '{}'}}", redis.address());
-    let here = replica("here", &issuer, &upstream, &settings).await;
-    let there = replica("there", &issuer, &upstream, &settings).await;
+    let settings = format!("server: '{}'", redis.address());
+    let here = replica("here", &issuer, &settings).await;
+    let there = replica("there", &issuer, &settings).await;
     let host = format!("localhost:{}", here.address("public").port());
     let cookie = log_in(&here, &host, "/page").await;
     let host = format!("Host: {host}");
@@ -81,50 +50,40 @@ async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_
 
     redis.kill();
     for replica in [&here, &there] {
-        let refused = until(replica, &lines, 503).await;
+        let refused = answers(replica, &lines, 503).await;
         assert_eq!(refused.reason(), "store_unavailable");
         assert!(refused.all("set-cookie").is_empty(), "the cookie stays: {}", refused.head);
         assert!(refused.header("retry-after").is_some(), "{}", refused.head);
-        within(async {
-            while !replica.admin("/readyz").await.text().contains("store failed") {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        replica.until_readyz_says("store failed").await;
         let ready = replica.admin("/readyz").await;
         assert_eq!(ready.status, 200, "what needs no store goes on: {}", ready.text());
     }
     redis.restart();
-    until(&here, &lines, 200).await;
-    until(&there, &lines, 200).await;
+    answers(&here, &lines, 200).await;
+    answers(&there, &lines, 200).await;
 
     let here = here.kill_and_restart().await;
-    until(&here, &lines, 200).await;
+    answers(&here, &lines, 200).await;
 
     let origin = host.replace("Host: ", "Origin: http://");
     let out = here.send(&["POST /oauth2/sign_out HTTP/1.1", &host, &cookie, &origin, "Content-Length: 0"], b"").await;
     assert_eq!(out.status, 303, "{}", out.text());
-    until(&there, &lines, 401).await;
+    answers(&there, &lines, 401).await;
 }
 
 /// Each replica has a chain of its own, and no chain can be taken away whole: the others say where they saw it.
 #[tokio::test]
 async fn an_auditor_misses_the_trail_of_a_replica_that_another_has_seen() {
-    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let issuer = Issuer::start().await;
     let redis = RedisServer::start(&[]);
-    let settings = format!("{{server: '{}'}}", redis.address());
+    let settings = format!("server: '{}'", redis.address());
     let mut replicas = Vec::new();
     for instance in ["doorward-0", "doorward-1"] {
-        replicas.push(replica_with(instance, &issuer, &upstream, &settings, "drain_accept: 10m, drain: 20m").await);
+        replicas.push(replica_with(instance, &issuer, &settings, "drain_accept: 10m, drain: 20m").await);
     }
     let sees_the_other =
         |doorward: &Doorward| doorward.audit().iter().any(|record| !record["unmapped"]["heads"].is_null());
-    within(async {
-        while !replicas.iter().all(sees_the_other) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || replicas.iter().all(sees_the_other)).await;
     let verify = |given: &[&Doorward]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
         command.args(["audit", "verify", "--all"]);
@@ -146,47 +105,36 @@ async fn an_auditor_misses_the_trail_of_a_replica_that_another_has_seen() {
 
 #[tokio::test]
 async fn a_failover_by_sentinel_logs_nobody_out() {
-    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let issuer = Issuer::start().await;
     let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
     let standby = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
     let sentinel = RedisServer::sentinel(master.port());
-    let settings = format!("{{sentinel: {{servers: ['{}'], master: doorward}}}}", sentinel.address());
-    let doorward = replica("doorward-0", &issuer, &upstream, &settings).await;
+    let settings = format!("sentinel: {{servers: ['{}'], master: doorward}}", sentinel.address());
+    let doorward = replica("doorward-0", &issuer, &settings).await;
     let host = format!("localhost:{}", doorward.address("public").port());
     let cookie = log_in(&doorward, &host, "/page").await;
     let host = format!("Host: {host}");
     let lines = [host.as_str(), cookie.as_str()];
-    until(&doorward, &lines, 200).await;
-    let sessions = ["HLEN", "doorward:{sessions}:records"];
-    within(async {
-        while standby.ask::<i64>(&sessions).await != 1 {
-            tokio::task::yield_now().await;
-        }
-        // A sentinel puts nothing in the master's place before it has heard of the standby.
-        while sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "doorward"]).await.is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    answers(&doorward, &lines, 200).await;
+    until(async || standby.ask::<i64>(&["HLEN", "doorward:{sessions}:records"]).await == 1).await;
+    // A sentinel puts nothing in the master's place before it has heard of the standby.
+    let standbys = ["SENTINEL", "REPLICAS", "doorward"];
+    until(async || !sentinel.ask::<Vec<redis::Value>>(&standbys).await.is_empty()).await;
     master.kill();
     // Meanwhile the store may be missed, or not, as what was just looked up is known for a moment.
-    within(async {
-        loop {
-            let answer = doorward.get("/page", &lines).await;
-            assert!([200, 503].contains(&answer.status), "{}", answer.head);
-            assert!(answer.all("set-cookie").is_empty(), "the cookie stays: {}", answer.head);
-            let master = sentinel.ask::<Vec<String>>(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "doorward"]).await;
-            if answer.status == 200 && master.last() == Some(&standby.port().to_string()) {
-                break;
-            }
-        }
+    until(async || {
+        let answer = doorward.get("/page", &lines).await;
+        assert!([200, 503].contains(&answer.status), "{}", answer.head);
+        assert!(answer.all("set-cookie").is_empty(), "the cookie stays: {}", answer.head);
+        let master = sentinel.ask::<Vec<String>>(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "doorward"]).await;
+        answer.status == 200 && master.last() == Some(&standby.port().to_string())
     })
     .await;
     // The new master is written to as well.
     let origin = format!("Origin: http://{}", host.trim_start_matches("Host: "));
     let out = ["POST /oauth2/sign_out HTTP/1.1", host.as_str(), origin.as_str(), cookie.as_str()];
-    within(async { while doorward.send(&out, b"").await.status == 503 {} }).await;
-    until(&doorward, &lines, 401).await;
+    settled(async || doorward.send(&out, b"").await).await;
+    answers(&doorward, &lines, 401).await;
 }
 
 async fn rollout(arguments: &[&str]) -> std::process::Output {
@@ -203,11 +151,11 @@ async fn digest(doorward: &Doorward) -> String {
 
 #[tokio::test]
 async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with_the_first_refusal() {
-    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let issuer = Issuer::start().await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let settings = format!("{{server: '{}'}}", redis.address());
-    let here = replica("here", &issuer, &upstream, &settings).await;
-    let there = replica("there", &issuer, &upstream, &settings).await;
+    let settings = format!("server: '{}'", redis.address());
+    let here = replica("here", &issuer, &settings).await;
+    let there = replica("there", &issuer, &settings).await;
     let old = digest(&here).await;
     let status = async |digest: &str, timeout: &str| {
         let socket = here.dir().join("operator.sock").display().to_string();
@@ -215,13 +163,9 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
     // The other one tells of itself within seconds of its start.
-    let everywhere = within(async {
-        loop {
-            let (code, told) = status(&old, "30s").await;
-            if told.contains("there: ") {
-                return (code, told);
-            }
-        }
+    let everywhere = found(async || {
+        let (code, told) = status(&old, "30s").await;
+        told.contains("there: ").then_some((code, told))
     })
     .await;
     assert_eq!(everywhere.0, Some(0), "{}", everywhere.1);
@@ -229,22 +173,12 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
     assert!(everywhere.1.contains(&format!("here: generation 1, policy {old}, as asked for")), "{}", everywhere.1);
 
     // One has the new policy, the other not yet.
-    let change = |doorward: &Doorward, from: &str, to: &str| {
-        let path = doorward.dir().join("doorward.yaml");
-        let yaml = std::fs::read_to_string(&path).unwrap();
-        assert!(yaml.contains(from), "{yaml}");
-        std::fs::write(&path, yaml.replace(from, to)).unwrap();
-    };
-    change(&here, "users: [alice]", "users: [alice, bob]");
+    here.change("users: [alice]", "users: [alice, bob]");
     let new = digest(&here).await;
     assert_ne!(old, new);
-    let (code, told) = within(async {
-        loop {
-            let (code, told) = status(&new, "1s").await;
-            if told.contains("as asked for") {
-                return (code, told);
-            }
-        }
+    let (code, told) = found(async || {
+        let (code, told) = status(&new, "1s").await;
+        told.contains("as asked for").then_some((code, told))
     })
     .await;
     assert_eq!(code, Some(1), "{told}");
@@ -255,13 +189,8 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
     let refused = async {
         let mut other = there;
         // Not before the wait has begun.
-        within(async {
-            while !here.audit().iter().any(|record| record.to_string().contains("5m")) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        change(&other, "do: allow", "do: alow");
+        here.record(|record| record.to_string().contains("5m")).await;
+        other.change("do: allow", "do: alow");
         other.wait_for_log_containing("the configuration was refused").await;
         other
     };
@@ -270,8 +199,8 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
     assert!(told.contains("refused at ") && told.contains("/rules/0/do"), "{told}");
 
     // And then what it is meant to have.
-    change(&there, "do: alow", "do: allow");
-    change(&there, "users: [alice]", "users: [alice, bob]");
+    there.change("do: alow", "do: allow");
+    there.change("users: [alice]", "users: [alice, bob]");
     let (code, told) = status(&new, "30s").await;
     assert_eq!(code, Some(0), "{told}");
 }
@@ -296,23 +225,18 @@ impl Service {
     async fn goes_on(&self, more: usize) {
         let sent = || self.sent.load(Ordering::SeqCst);
         let enough = sent() + more;
-        within(async {
-            while sent() < enough {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(async || sent() >= enough).await;
     }
 }
 
 #[tokio::test]
 async fn a_rolling_restart_under_load_fails_no_request_and_loses_no_session() {
-    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let issuer = Issuer::start().await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let settings = format!("{{server: '{}'}}", redis.address());
+    let settings = format!("server: '{}'", redis.address());
     let mut replicas = Vec::new();
     for instance in ["zero", "one"] {
-        replicas.push(replica_with(instance, &issuer, &upstream, &settings, "drain_accept: 10m, drain: 20m").await);
+        replicas.push(replica_with(instance, &issuer, &settings, "drain_accept: 10m, drain: 20m").await);
     }
     let host = format!("localhost:{}", replicas[0].address("public").port());
     let mut cookies = Vec::new();

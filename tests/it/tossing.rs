@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Authority, Doorward, OidcProvider, Raw, Reply, Upstream, browse, connect_tls, free_port, within},
+    harness::{Authority, OidcProvider, Reply, Upstream, browse, free_port},
+    login_world::{LoginWorld, until_people_can_sign_in_over_tls},
     pages::screenshots,
 };
 
@@ -30,42 +31,15 @@ async fn sibling_signs_nobody_in(arguments: &[&str], bare: &[&str]) {
     let host = format!("dash.apps.test:{port}");
     let origin = format!("https://{host}");
     authority.issue(&["dash.apps.test"]).write(dir.path(), "server");
-    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
     let (provider, upstream, evil) = (OidcProvider::start(&origin).await, Upstream::start().await, evil().await);
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: '127.0.0.1:{port}', tls: {{certificates: [{{chain: server.pem, key: server.key}}]}}}}]
-issuers:
-  - name: corp
-    issuer: {issuer}
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    algorithms: [RS256]
-    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
-upstreams: [{{name: web, url: '{upstream}'}}]
-routes: [{{name: web, kind: http, hosts: [dash.apps.test], schemes: [session], upstream: web}}]
-rules: [{{id: people, on: {{routes: [web]}}, who: {{users: [alice, mallory]}}, do: allow}}]
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-limits: {{drain_accept: 0}}
-",
-        issuer = provider.issuer,
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_in(dir, &yaml).await;
-    let client = authority.client(&[], None);
-    within(async {
-        loop {
-            let stream = connect_tls(doorward.address("public"), &client, "dash.apps.test").await.unwrap();
-            let mut raw = Raw::over(stream);
-            raw.send(format!("GET /oauth2/start HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
-            if raw.answer().await.status == 303 {
-                return;
-            }
-        }
-    })
-    .await;
+    let changes = [
+        ("'}]", "', tls: {certificates: [{chain: server.pem, key: server.key}]}}]"),
+        ("hosts: [localhost]", "hosts: [dash.apps.test]"),
+        ("users: [alice]", "users: [alice, mallory]"),
+    ];
+    let LoginWorld { doorward, upstream, .. } =
+        LoginWorld::start(&provider.issuer, port, upstream, dir, &changes).await;
+    until_people_can_sign_in_over_tls(&doorward, &authority, &host).await;
     let siblings = format!("http://evil.apps.test:{}", evil.address.port());
     let saw = browse(&json!({"scenario": "tossing", "url": origin, "evil": siblings, "arguments": arguments,
         "screenshots": screenshots()}))

@@ -244,6 +244,17 @@ impl Doorward {
         self.send(&lines, b"").await
     }
 
+    /// Writes something else in the place of the first `there` of its configuration, and gives the whole as it is then.
+    pub fn change(&self, there: &str, here: &str) -> String {
+        let path = self.dir().join("doorward.yaml");
+        let before = std::fs::read_to_string(&path).unwrap();
+        assert!(before.contains(there), "{there} is not in {before}");
+        let (after, draft) = (before.replacen(there, here, 1), path.with_extension("draft"));
+        std::fs::write(&draft, &after).unwrap();
+        std::fs::rename(draft, path).unwrap();
+        after
+    }
+
     pub fn signal(&self, signal: &str) {
         let status = std::process::Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status();
         assert!(status.unwrap().success());

@@ -221,6 +221,15 @@ impl Issuer {
         self.sign_with(&json!({"alg": "ES256", "typ": "at+jwt", "kid": id}), claims)
     }
 
+    /// A logout token of Alice's sessions for the client `doorward` (OpenID Connect Back-Channel Logout), with other claims.
+    pub fn logout_token(&self, other: &Value) -> String {
+        let mut claims = json!({"iss": self.url(), "aud": "doorward", "sub": "alice", "jti": unique(), "iat": now(),
+            "exp": now() + 120, "events": {"http://schemas.openid.net/event/backchannel-logout": {}}});
+        claims.as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
+        let id = self.signer(|key| key.id.clone());
+        self.sign_with(&json!({"alg": "ES256", "typ": "logout+jwt", "kid": id}), &claims)
+    }
+
     /// Signs any header over any claims.
     pub fn sign_with(&self, header: &Value, claims: &Value) -> String {
         self.sign_text(&header.to_string(), &claims.to_string())

@@ -3,14 +3,29 @@
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
-use super::{Doorward, Issuer, Raw, Recorded, Reply, Upstream, log_in, within};
-use crate::fixture::bearer;
+use super::{Doorward, Issuer, Raw, Recorded, Reply, Upstream, log_in, settled, within};
+use crate::{
+    fixture::bearer,
+    login_world::{Changes, LoginWorld, ROUTE, RULE, STORE},
+};
 
 pub const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
 pub const WATCH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns?watch=true";
 pub const LOG: &str = "/api/v1/namespaces/ci/pods/p/log?follow=true";
+
+/// What a browser sends that opens a WebSocket (RFC 6455 section 4.1), the key being that of section 1.2.
+pub const HANDSHAKE: [&str; 4] = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
 
 /// An upstream that streams: echoes on an upgrade, and goes on for ever on a watch and a log.
 pub fn streaming(request: &Recorded) -> Reply {
@@ -35,12 +50,6 @@ pub struct Streams {
 impl Streams {
     /// Opens them with these lines, which say who asks and of which host.
     pub async fn open(doorward: &Doorward, lines: &[&str]) -> Self {
-        let websocket = [
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        ];
         let mut http2 = http2(doorward).await;
         Self {
             watches: Some((
@@ -49,7 +58,7 @@ impl Streams {
             )),
             http2_log: stream(&mut http2, LOG, lines).await,
             log: begin(doorward, LOG, &[lines, &["Connection: close"]].concat(), 200).await,
-            websocket: begin(doorward, EXEC, &[lines, &websocket].concat(), 101).await,
+            websocket: begin(doorward, EXEC, &[lines, &HANDSHAKE].concat(), 101).await,
             spdy: begin(doorward, EXEC, &[lines, &["Connection: Upgrade", "Upgrade: SPDY/3.1"]].concat(), 101).await,
         }
     }
@@ -91,7 +100,11 @@ pub type Http2 = SendRequest<Empty<bytes::Bytes>>;
 
 /// A connection of HTTP/2 with prior knowledge.
 pub async fn http2(doorward: &Doorward) -> Http2 {
-    let stream = TcpStream::connect(doorward.address("public")).await.unwrap();
+    http2_on(TcpStream::connect(doorward.address("public")).await.unwrap()).await
+}
+
+/// Speaks HTTP/2 on a connection.
+pub async fn http2_on(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Http2 {
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
@@ -130,62 +143,36 @@ pub async fn ends(doorward: &Doorward, count: usize) -> Vec<String> {
 
 /// The same of records with this code.
 pub async fn ends_in(doorward: &Doorward, code: &str, count: usize) -> Vec<String> {
-    let ended = || -> Vec<String> {
-        let trail = doorward.audit();
-        let completed = trail.iter().filter(|record| record["metadata"]["event_code"] == code);
-        completed.filter_map(|record| record["unmapped"]["ended"].as_str().map(str::to_owned)).collect()
-    };
-    within(async {
-        while ended().len() < count {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    ended()
+    let why = |record: &Value| record["unmapped"]["ended"].as_str().map(str::to_owned);
+    let ended = |record: &Value| record["metadata"]["event_code"] == code && why(record).is_some();
+    doorward.records(count, ended).await.iter().filter_map(why).collect()
 }
 
-/// A configuration with browser login; `sessions` and `rule` are more of it.
+/// Makes of the configuration of a login one of a cluster.
+pub const OF_CLUSTER: Changes<'_> = &[
+    (
+        "{name: web, url: '{upstream}'}",
+        "{name: cluster, url: '{upstream}', credential: {bearer: {file: token}}}",
+    ),
+    (
+        ROUTE,
+        "{name: cluster, kind: kubernetes, hosts: [localhost], paths: ['/api/*', '/apis/*'], schemes: [session, bearer], upstream: cluster}",
+    ),
+    (
+        RULE,
+        "{id: people, on: {routes: [cluster]}, who: {users: [alice]}, do: allow}
+  - {id: shells, on: {routes: [cluster], kubernetes: {resources: [pods/exec, services/proxy]}}, who: {users: [alice]}, do: allow}",
+    ),
+];
+
+/// A cluster where Alice has signed in; `sessions` and `rule` are more of the configuration.
 pub async fn with_login(sessions: &str, rule: &str) -> (Doorward, (Issuer, Upstream), String, String) {
-    let (issuer, upstream) = (Issuer::start().await, Upstream::scripted(streaming).await);
-    let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [("token", "upstream-token"), ("client", "client-secret")] {
-        std::fs::write(dir.path().join(name), text).unwrap();
-    }
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: 127.0.0.1:0}}]
-issuers:
-  - name: a
-    issuer: '{issuer}'
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
-upstreams:
-  - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
-routes:
-  - {{name: cluster, kind: kubernetes, hosts: [localhost], paths: ['/api/*', '/apis/*'], schemes: [session, bearer], upstream: cluster}}
-rules:
-  - {{id: people, on: {{routes: [cluster]{rule}}}, who: {{users: [alice]}}, do: allow}}
-  - {{id: shells, on: {{routes: [cluster], kubernetes: {{resources: [pods/exec, services/proxy]}}{rule}}}, who: {{users: [alice]}}, do: allow}}
-sessions: {{{sessions}}}
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-admin: {{address: 127.0.0.1:0, socket: operator.sock}}
-limits: {{drain_accept: 0}}
-",
-        issuer = issuer.url(),
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    let host = format!("localhost:{}", doorward.address("public").port());
+    let (store, on) = (format!("sessions: {{{sessions}}}\n{STORE}"), format!("on: {{routes: [cluster]{rule}"));
+    let changes = [OF_CLUSTER, &[(STORE, &store), ("on: {routes: [cluster]", &on)]].concat();
+    let (world, issuer) = LoginWorld::scripted_with(Upstream::scripted(streaming).await, &changes).await;
+    let LoginWorld { doorward, upstream, host } = world;
     let token = bearer(&issuer.token("probe", &[]));
-    within(async {
-        while doorward.get("/api/v1/pods", &["Host: localhost", &token]).await.status == 503 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    settled(async || doorward.get("/api/v1/pods", &["Host: localhost", &token]).await).await;
     let cookie = log_in(&doorward, &host, "/api/v1/pods").await;
     (doorward, (issuer, upstream), host, cookie)
 }

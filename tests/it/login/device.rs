@@ -1,7 +1,7 @@
 //! `doorward login --device`: a terminal whose machine has no browser, and what others try with it.
 
 use super::*;
-use crate::harness::{call_back, now, unique};
+use crate::harness::call_back;
 
 const TYPE: &str = "/.doorward/device";
 
@@ -11,7 +11,12 @@ struct Device {
     user_code: String,
 }
 
-impl World {
+/// What a program sends that asks for its session.
+fn collect(code: &str, verifier: &str) -> String {
+    format!("grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code={code}&code_verifier={verifier}")
+}
+
+impl LoginWorld {
     async fn ask_for_device(&self) -> Answer {
         self.submit("/.doorward/login/device", &[], &format!("code_challenge={CHALLENGE}&machine=build-7")).await
     }
@@ -26,29 +31,17 @@ impl World {
         Device { code: text("device_code"), user_code: text("user_code") }
     }
 
-    async fn submit(&self, path: &str, more: &[&str], form: &str) -> Answer {
-        let kind = "Content-Type: application/x-www-form-urlencoded";
-        self.post(path, &[&[kind], more].concat(), form).await
-    }
-
     /// As a browser sends a form of our own page.
     async fn press(&self, path: &str, form: &str) -> Answer {
         self.submit(path, &[&format!("Origin: {}", self.origin()), "Accept: text/html"], form).await
     }
 
     /// As the program asks for its session, when it may ask again.
-    async fn poll(&self, code: &str, verifier: &str) -> Answer {
-        let form = format!(
-            "grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code={code}&code_verifier={verifier}"
-        );
-        within(async {
-            loop {
-                let answer = self.submit("/.doorward/login/token", &[], &form).await;
-                if answer.status == 200 || answer.json()["error"] != "slow_down" {
-                    return answer;
-                }
-                tokio::task::yield_now().await;
-            }
+    pub async fn poll(&self, code: &str, verifier: &str) -> Answer {
+        let form = collect(code, verifier);
+        found(async || {
+            let answer = self.submit("/.doorward/login/token", &[], &form).await;
+            (answer.status == 200 || answer.json()["error"] != "slow_down").then_some(answer)
         })
         .await
     }
@@ -69,9 +62,7 @@ fn refused(answer: &Answer, error: &str) {
 
 #[tokio::test]
 async fn a_machine_without_a_browser_signs_in_by_a_code_that_is_typed_on_another() {
-    let port = free_port();
-    let provider = OidcProvider::start(&format!("http://localhost:{port}")).await;
-    let world = world_of(&provider.issuer, "algorithms: [RS256]", "doorward-secret-of-the-tests", port).await;
+    let (world, _provider) = certified().await;
     let shell = Shell::new();
     let mut command = shell.command(&["login", "--device", &world.origin()]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -178,10 +169,10 @@ async fn a_device_code_is_good_for_its_program_its_host_once_and_ten_minutes() {
     let given = world.poll(&device.code, VERIFIER).await;
     assert_eq!(given.status, 200, "{}", given.text());
     let handle = given.json()["access_token"].as_str().unwrap().to_owned();
-    assert_eq!(world.status(&handle).await, 200);
+    assert_eq!(world.status_of(&handle).await, 200);
     // Brought twice: one of the two stole it.
     refused(&world.poll(&device.code, VERIFIER).await, "invalid_grant");
-    assert_eq!(world.status(&handle).await, 401);
+    assert_eq!(world.status_of(&handle).await, 401);
 
     let late = world.device().await;
     let away = world.press(&format!("{TYPE}?issuer=a"), &format!("code={}", late.user_code)).await;
@@ -215,12 +206,8 @@ async fn what_comes_of_nobody_yet_is_bounded() {
     }
     let device = world.device().await;
     // Asked again and again, it is to slow down.
-    let form = format!(
-        "grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code={}&code_verifier={VERIFIER}",
-        device.code
-    );
-    within(async { while world.submit("/.doorward/login/token", &[], &form).await.json()["error"] != "slow_down" {} })
-        .await;
+    let form = collect(&device.code, VERIFIER);
+    until(async || world.submit("/.doorward/login/token", &[], &form).await.json()["error"] == "slow_down").await;
     // Thirty wait from here, the one above included.
     let mut waiting = vec![device];
     while waiting.len() < 30 {
@@ -251,12 +238,9 @@ async fn what_comes_of_nobody_yet_is_bounded() {
     let wait: u64 = stopped.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=600).contains(&wait) && stopped.text().contains("minutes"), "{}", stopped.head);
     // A new configuration forgets none of it.
-    let path = world.doorward.dir().join("doorward.yaml");
-    let yaml = fs::read_to_string(&path).unwrap().replace("label: Example Corp", "label: Renamed");
-    fs::write(path.with_extension("draft"), yaml).unwrap();
-    fs::rename(path.with_extension("draft"), path).unwrap();
+    world.doorward.change("label: Example Corp", "label: Renamed");
     let renamed = page(&[]);
-    within(async { while !world.get(&renamed, &[]).await.text().contains("Renamed") {} }).await;
+    until(async || world.get(&renamed, &[]).await.text().contains("Renamed")).await;
     assert_eq!(world.press(TYPE, &good).await.status, 429);
     world.doorward.stays_below(100, "logins that nobody ends");
     assert_eq!(world.ask_for_device().await.status, 429);
@@ -269,16 +253,8 @@ async fn what_comes_of_nobody_yet_is_bounded() {
 #[tokio::test]
 async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other() {
     let (world, issuer) = world().await;
-    let cookie = log_in(&world.doorward, &world.host, "/page").await;
+    let cookie = world.log_in().await;
     let origin = format!("Origin: {}", world.origin());
-    let backchannel = async |claims: Value| {
-        let mut whole = json!({"iss": issuer.url(), "aud": "doorward", "jti": unique(), "iat": now(), "exp": now() + 120,
-            "events": {"http://schemas.openid.net/event/backchannel-logout": {}}});
-        whole.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
-        let token = issuer.sign_with(&json!({"alg": "ES256", "typ": "logout+jwt", "kid": "key-1"}), &whole);
-        let ended = world.submit("/oauth2/backchannel_logout", &[], &format!("logout_token={token}")).await;
-        assert_eq!(ended.status, 200, "{}", ended.text());
-    };
     for way in ["others", "one of one's own", "operator", "logout of the person", "loopback, operator"] {
         let is_loopback = way.starts_with("loopback");
         let (device, code) = if is_loopback {
@@ -301,7 +277,9 @@ async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other()
             let ended = world.post(&format!("/.doorward/sessions/end?{which}"), &[&cookie, &origin], "").await;
             assert!((300..400).contains(&ended.status), "{}{}", ended.head, ended.text());
         } else if way == "logout of the person" {
-            backchannel(json!({"sub": "alice"})).await;
+            let form = format!("logout_token={}", issuer.logout_token(&json!({})));
+            let ended = world.submit("/oauth2/backchannel_logout", &[], &form).await;
+            assert_eq!(ended.status, 200, "{}", ended.text());
         } else {
             let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
             let (status, said) = world.doorward.operator(&person).await;
@@ -352,7 +330,7 @@ async fn whoever_let_a_terminal_in_may_think_better_of_it_until_it_came() {
     assert_eq!(declined.status, 409, "{}", declined.text());
     let text = declined.text();
     assert!(text.contains("too late to decline") && text.contains("/.doorward/sessions"), "{text}");
-    assert_eq!(world.status(&handle).await, 200);
+    assert_eq!(world.status_of(&handle).await, 200);
 }
 
 #[tokio::test]
@@ -386,10 +364,7 @@ async fn what_programs_send_no_page_can_make_a_browser_send() {
     let form = "Content-Type: application/x-www-form-urlencoded";
     let begin = format!("code_challenge={CHALLENGE}&machine=build-7");
     let device = world.device().await;
-    let poll = format!(
-        "grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code={}&code_verifier={VERIFIER}",
-        device.code
-    );
+    let poll = collect(&device.code, VERIFIER);
     let handle = world.handle().await;
     let bearer = format!("Authorization: Bearer {handle}");
     let origin = format!("Origin: {}", world.origin());
@@ -411,5 +386,5 @@ async fn what_programs_send_no_page_can_make_a_browser_send() {
             assert_eq!(answer.json()["error"], "invalid_request", "{path} {lines:?}");
         }
     }
-    assert_eq!(world.status(&handle).await, 200);
+    assert_eq!(world.status_of(&handle).await, 200);
 }

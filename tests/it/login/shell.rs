@@ -4,7 +4,7 @@ use super::*;
 
 const EXEC_INFO: &str = "KUBERNETES_EXEC_INFO";
 
-impl World {
+impl LoginWorld {
     /// Signs a shell in, with the browser of a person who presses the button.
     async fn sign_in(&self, shell: &Shell, arguments: &[&str]) -> String {
         let origin = self.origin();
@@ -31,9 +31,9 @@ async fn a_new_login_ends_the_session_that_the_shell_had_before() {
     let (world, _issuer) = world().await;
     let shell = Shell::new();
     let first = world.sign_in(&shell, &[]).await;
-    assert_eq!(world.status(&first).await, 200);
+    assert_eq!(world.status_of(&first).await, 200);
     let second = world.sign_in(&shell, &[]).await;
-    assert_eq!((world.status(&first).await, world.status(&second).await), (401, 200));
+    assert_eq!((world.status_of(&first).await, world.status_of(&second).await), (401, 200));
     let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
     let (_, said) = world.doorward.operator(&person).await;
     assert_eq!(said.matches("doorward login on").count(), 1, "{said}");
@@ -110,7 +110,7 @@ async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_e
     let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
     let (_, said) = world.doorward.operator(&person).await;
     assert_eq!(said.matches("doorward login on").count(), 1, "the first alone: {said}");
-    assert_eq!(world.status(&first).await, 200);
+    assert_eq!(world.status_of(&first).await, 200);
 }
 
 #[tokio::test]
@@ -164,8 +164,8 @@ async fn a_terminal_that_gets_no_session_says_why() {
             break code.trim_end_matches('.').to_owned();
         }
     };
-    let (origin, kind) = (format!("Origin: {}", world.origin()), "Content-Type: application/x-www-form-urlencoded");
-    let declined = world.post("/.doorward/device?decline", &[&origin, kind], &format!("code={code}")).await;
+    let origin = format!("Origin: {}", world.origin());
+    let declined = world.submit("/.doorward/device?decline", &[&origin], &format!("code={code}")).await;
     assert_eq!(declined.status, 200, "{}", declined.text());
     assert_eq!(within(child.wait()).await.unwrap().code(), Some(1));
     let mut said = String::new();
