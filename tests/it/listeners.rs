@@ -1,17 +1,19 @@
 //! The listeners from outside: who may speak for whom (PROXY protocol), TLS, HTTP/2, how many may come, and ports that
 //! somebody has.
 
-use std::{net::IpAddr, path::Path, process::Command, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::HandshakeKind;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     fixture::Fixture,
-    harness::{Answer, Authority, Doorward, Issuer, Pair, Raw, Reply, Upstream, connect_tls, now, within},
+    harness::{
+        Answer, Authority, Doorward, Issuer, Pair, Raw, Reply, Upstream, connect_tls, now,
+        streams::{Http2, http2_on},
+        told, until, within,
+    },
 };
 
 const BALANCER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
@@ -66,18 +68,9 @@ async fn a_balancer_says_who_comes_and_nobody_else_may() {
         assert_eq!(fixture.upstream.take().len(), usize::from(status == 200), "{what}");
     }
     // The trail names the client and not the balancer.
-    let sources = || -> Vec<String> {
-        let trail = fixture.doorward.audit().into_iter();
-        let served = trail.filter(|record| record["http_response"]["code"] == 200);
-        served.filter_map(|record| record["src_endpoint"]["ip"].as_str().map(str::to_owned)).collect()
-    };
-    within(async {
-        while sources().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    assert_eq!(sources(), ["10.1.2.3"; 2]);
+    let served = fixture.doorward.records(2, |record| record["http_response"]["code"] == 200).await;
+    let sources: Vec<_> = served.iter().map(|record| &record["src_endpoint"]["ip"]).collect();
+    assert_eq!(sources, ["10.1.2.3"; 2]);
 }
 
 #[tokio::test]
@@ -110,12 +103,7 @@ async fn an_address_has_its_share_of_the_connections_and_an_ingress_speaks_for_m
     }
     // One goes and another may come.
     kept.pop();
-    within(async {
-        while !open(STRANGER).await.1 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || open(STRANGER).await.1).await;
     assert!(
         fixture.doorward.metrics().await.contains("doorward_downstream_connections_refused_total{reason=\"address\"}"),
         "{}",
@@ -187,16 +175,8 @@ limits: {{drain_accept: 0}}
     }
 }
 
-/// Speaks HTTP/2 on a connection.
-async fn http2(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> SendRequest<Empty<bytes::Bytes>> {
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
 /// The status of a request on HTTP/2, its body read to the end.
-async fn ask(sender: &mut SendRequest<Empty<bytes::Bytes>>, url: &str) -> u16 {
+async fn ask(sender: &mut Http2, url: &str) -> u16 {
     let request = http::Request::get(url).body(Empty::new()).unwrap();
     let response = within(sender.send_request(request)).await.unwrap();
     let status = response.status().as_u16();
@@ -234,7 +214,7 @@ async fn the_protocol_is_agreed_and_a_connection_is_for_the_host_that_it_was_ope
     }
     // A browser reuses a connection for other hosts of its certificate (RFC 9113 section 9.1.1), and is told not to.
     let stream = connect_tls(address, &world.authority.client(&["h2"], None), "one.test").await.unwrap();
-    let mut sender = http2(stream).await;
+    let mut sender = http2_on(stream).await;
     assert_eq!(ask(&mut sender, "https://one.test/x").await, 200);
     assert_eq!(ask(&mut sender, "https://two.test/x").await, 421);
     assert_eq!(ask(&mut sender, "https://one.test/x").await, 200, "the connection goes on");
@@ -358,11 +338,8 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: '{admin}'}}
 "
     );
-    let config = dir.path().join("doorward.yaml");
-    std::fs::write(&config, yaml).unwrap();
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
-    let output = within(command.arg("serve").arg(&config).kill_on_drop(true).output()).await.unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
+    told(dir.path(), &["serve", "doorward.yaml"]).await
 }
 
 #[tokio::test]
@@ -387,9 +364,7 @@ async fn a_port_that_somebody_has_is_told_with_who_it_is() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(&admin.to_string()) && said.contains("in use"), "{said}");
     // The same folder: its store has one process.
-    let config = fixture.doorward.dir().join("doorward.yaml");
-    let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("serve").arg(&config).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let (code, said) = fixture.doorward.told(&["serve", "doorward.yaml"]).await;
+    assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("doorward.redb") && said.contains("in use by another Doorward"), "{said}");
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::programs::{self, Program},
-    harness::{Answer, Doorward, Raw, now, within},
+    harness::{Answer, Doorward, Raw, found, now, settled, until},
     issuing::{World, part, token},
 };
 
@@ -195,15 +195,10 @@ async fn no_token_is_given_back_to_a_registry_while_nobody_knows_what_was_revoke
     world.doorward.break_disk(true);
     let lines =
         ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-    let refused = within(async {
-        loop {
-            // A write finds the disk broken.
-            world.doorward.send(&lines, format!("token={other}").as_bytes()).await;
-            let answer = ask(&world, &query, Some(&own)).await;
-            if answer.status != 200 {
-                return answer;
-            }
-        }
+    let refused = found(async || {
+        // A write finds the disk broken.
+        world.doorward.send(&lines, format!("token={other}").as_bytes()).await;
+        Some(ask(&world, &query, Some(&own)).await).filter(|answer| answer.status != 200)
     })
     .await;
     assert_eq!((refused.status, &refused.json()["errors"][0]["code"]), (503, &json!("UNAVAILABLE")));
@@ -221,17 +216,7 @@ async fn a_token_whose_time_is_out_is_not_given_back_to_a_registry() {
     let query = format!("service={SERVICE}&scope=repository:acme/app:push");
     for (ahead, status) in [(0, 200), (lasts - 10, 200), (lasts + 1, 401)] {
         world.doorward.set_clock_ahead(ahead);
-        let answer = within(async {
-            loop {
-                let answer = ask(&world, &query, Some(&own)).await;
-                // What it knows of revocations is old for a moment, as it believes.
-                if answer.status != 503 {
-                    return answer;
-                }
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let answer = settled(async || ask(&world, &query, Some(&own)).await).await;
         assert_eq!(answer.status, status, "{ahead}: {}", answer.text());
         assert!(status == 200 || answer.text().contains("the token has ended"), "{}", answer.text());
     }
@@ -270,11 +255,9 @@ auth:
         std::fs::write(folder.join("registry.yaml"), configuration).unwrap();
         let program = Program::start(folder, "registry", &["serve".to_owned(), "registry.yaml".to_owned()], &[]);
         let registry = Self { program };
-        within(async {
-            while registry.address().is_none() {
-                assert!(!registry.program.has_ended(), "{}", registry.program.log());
-                tokio::task::yield_now().await;
-            }
+        until(async || {
+            assert!(!registry.program.has_ended(), "{}", registry.program.log());
+            registry.address().is_some()
         })
         .await;
         registry

@@ -9,10 +9,9 @@ use std::{
 };
 
 use http_body_util::BodyExt;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncReadExt;
 
-use crate::harness::{Doorward, Issuer, Raw, Reply, Upstream, within};
+use crate::harness::{Doorward, Issuer, Raw, Reply, Upstream, streams::http2_on, until, within};
 
 fn configuration(upstream: &Upstream, issuer: &Issuer, groups: &str, rules: &str) -> String {
     format!(
@@ -103,9 +102,7 @@ async fn a_hundred_reloads_under_load_lose_nothing() {
     let (stop_h2, served_h2, token_h2) = (stop.clone(), served.clone(), token.clone());
     load.push(tokio::spawn(async move {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        let ended = tokio::spawn(connection);
+        let sender = http2_on(stream).await;
         let mut pace = pace();
         while !stop_h2.load(Ordering::SeqCst) {
             pace.tick().await;
@@ -123,10 +120,7 @@ async fn a_hundred_reloads_under_load_lose_nothing() {
                 })
             });
             for request in requests.collect::<Vec<_>>() {
-                match request.await.unwrap() {
-                    Ok(status) => assert_eq!(status, 200),
-                    Err(error) => panic!("{error}: {:?}", ended.await),
-                }
+                assert_eq!(request.await.unwrap().unwrap(), 200);
                 served_h2.fetch_add(1, Ordering::SeqCst);
             }
         }
@@ -308,14 +302,9 @@ async fn a_secret_that_changes_is_used_though_the_configuration_beside_it_is_ref
         doorward.wait_for_log_containing("the configuration was refused").await;
         std::fs::write(doorward.dir().join("token"), secret).unwrap();
         let expected = format!("Bearer {secret}");
-        within(async {
-            loop {
-                doorward.get("/api/v1/pods", &[&token]).await;
-                if upstream.take()[0].one("authorization") == expected {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
+        until(async || {
+            doorward.get("/api/v1/pods", &[&token]).await;
+            upstream.take()[0].one("authorization") == expected
         })
         .await;
     }
@@ -450,12 +439,7 @@ async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_t
             swap(&doorward, &yaml(&format!("{keyed} {when_full}")));
             doorward.wait_for_generation(generation).await;
         }
-        within(async {
-            while doorward.get("/api/v1/pods", &[&token]).await.status != status {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(async || doorward.get("/api/v1/pods", &[&token]).await.status == status).await;
         let (code, said) = doorward.operator(&["status", "--why", "the disk"]).await;
         assert_eq!(code, Some(i32::from(when_full == "refuse")), "{said}");
         let told = said.contains("nothing was done: the audit trail") && said.contains("`audit.when_full`");

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, browse, streams::with_login, within},
+    harness::{Doorward, browse, streams::with_login, until},
     issuing,
     pages::screenshots,
 };
@@ -97,12 +97,7 @@ async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_
     world.doorward.break_trail(true);
     assert_eq!(world.exchange(&world.job(&json!({})), "deploy tag").await.status, 503);
     world.doorward.break_trail(false);
-    within(async {
-        while world.exchange(&world.job(&json!({})), "deploy tag").await.status != 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || world.exchange(&world.job(&json!({})), "deploy tag").await.status == 200).await;
     let done = issuing::token(&world.exchange(&world.job(&json!({})), "deploy tag").await);
     let lines =
         ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];

@@ -7,8 +7,9 @@ use serde_json::Value;
 use crate::{
     fixture::{Fixture, bearer},
     harness::{
+        found,
         streams::{Streams, streaming},
-        within,
+        until,
     },
 };
 
@@ -36,15 +37,7 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&said["issuer"], &said["token_id"]), (&"a".into(), &"jti-of-the-leaked-token".into()));
     assert_eq!(said["streams_ended"], 6, "{said}");
-    let line = within(async {
-        loop {
-            match fixture.doorward.log().into_iter().find(|line| line["message"] == "revoked") {
-                Some(line) => return line,
-                None => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await;
+    let line = found(async || fixture.doorward.log().into_iter().find(|line| line["message"] == "revoked")).await;
     assert_eq!((&line["token_id"], &line["target"]), (&said["token_id"], &"doorward::app::revoke".into()), "{line}");
     let refused = get(&leaked).await;
     assert_eq!((refused.status, refused.reason().as_str()), (401, "token_revoked"), "{}", refused.text());
@@ -91,12 +84,7 @@ async fn a_revoked_subject_loses_every_token_until_the_time_is_over() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!((get(&one).await, get(&two).await, get(&adam).await), (401, 401, 200));
     assert_eq!(get(&fixture.alice()).await, 401, "a new token is no way around it");
-    within(async {
-        while get(&one).await != 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || get(&one).await == 200).await;
 }
 
 #[tokio::test]

@@ -13,23 +13,11 @@ use tokio::sync::Notify;
 use crate::{
     fixture::{Fixture, bearer},
     harness::{
-        Doorward, Fault, Raw, Recorded, Reply, Reviews, Verdict, held_up, now, request,
+        Doorward, Fault, Raw, Recorded, Reply, Reviews, Verdict, held_up, now, request, settled,
         streams::{LOG, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
-        unique, within,
+        unique, until, within,
     },
 };
-
-/// Changes one thing of the configuration, and gives it as it is then.
-fn change(doorward: &Doorward, from: &str, to: &str) -> String {
-    let path = doorward.dir().join("doorward.yaml");
-    let before = std::fs::read_to_string(&path).unwrap();
-    let after = before.replacen(from, to, 1);
-    assert_ne!(after, before, "{from}");
-    let draft = path.with_extension("draft");
-    std::fs::write(&draft, &after).unwrap();
-    std::fs::rename(draft, path).unwrap();
-    after
-}
 
 async fn watch(doorward: &Doorward, host: &str, credential: &str) -> Raw {
     begin(doorward, WATCH, &[host, credential, "Connection: close"], 200).await
@@ -61,14 +49,12 @@ async fn a_stream_ends_when_a_reload_takes_a_group_away_that_it_was_sent_under()
     let lost = watch(&fixture.doorward, "Host: api.test", &sre).await;
     let mut twin = watch(&fixture.doorward, "Host: api.test", &fixture.alice()).await;
     // A group more takes nothing away.
-    change(&fixture.doorward, "kubernetes_groups: ['tekton:dev']", "kubernetes_groups: ['tekton:dev', 'tekton:more']");
+    fixture.doorward.change("kubernetes_groups: ['tekton:dev']", "kubernetes_groups: ['tekton:dev', 'tekton:more']");
     fixture.doorward.wait_for_generation(2).await;
     is_open(&mut twin, "one that would have a group more").await;
-    change(
-        &fixture.doorward,
-        "groups: [sre]}, kubernetes_groups: [admins]",
-        "groups: [other]}, kubernetes_groups: [admins]",
-    );
+    fixture
+        .doorward
+        .change("groups: [sre]}, kubernetes_groups: [admins]", "groups: [other]}, kubernetes_groups: [admins]");
     has_ended(lost, "a group is gone").await;
     is_open(&mut twin, "one that never had the group").await;
     assert_eq!(ends(&fixture.doorward, 1).await, ["permission_lost"]);
@@ -102,7 +88,7 @@ async fn a_stream_ends_that_was_let_in_by_a_generation_which_was_replaced_meanwh
     let lines = [&format!("GET {WATCH} HTTP/1.1"), "Host: api.test", "Connection: close", &bearer("opaque")];
     watch.send(request(&lines, b"")).await;
     fixture.upstream.wait_for_path("/introspect").await;
-    change(&fixture.doorward, "on: {routes: [api, only-a, board, web]}", "on: {routes: [web]}");
+    fixture.doorward.change("on: {routes: [api, only-a, board, web]}", "on: {routes: [web]}");
     fixture.doorward.wait_for_generation(2).await;
     told.notify_one();
     // It may be cut before its first line or after it.
@@ -115,11 +101,11 @@ async fn a_stream_ends_that_was_let_in_by_a_generation_which_was_replaced_meanwh
 async fn a_stream_of_a_session_ends_when_its_person_has_another_name() {
     let (mut doorward, _peers, host, cookie) = with_login("", "").await;
     // The rule holds under any name.
-    change(&doorward, "who: {users: [alice]}", "who: {issuers: [a]}");
+    doorward.change("who: {users: [alice]}", "who: {issuers: [a]}");
     doorward.wait_for_generation(2).await;
     let mut open = watch(&doorward, &format!("Host: {host}"), &cookie).await;
     is_open(&mut open, "the name is the same").await;
-    change(&doorward, "username: '{sub}'", "username: 'corp:{sub}'");
+    doorward.change("username: '{sub}'", "username: 'corp:{sub}'");
     has_ended(open, "the name is another").await;
     assert_eq!(ends(&doorward, 1).await, ["permission_lost"]);
 }
@@ -142,21 +128,19 @@ async fn a_stream_ends_when_its_route_is_for_other_requests_or_leads_elsewhere()
     let alice = fixture.alice();
     let mut kept = watch(&fixture.doorward, "Host: api.test", &alice).await;
     let mut log = begin(&fixture.doorward, LOG, &["Host: api.test", &alice, "Connection: close"], 200).await;
-    change(
-        &fixture.doorward,
-        "paths: ['/api/*', '/apis/*', '/probe-of-the-tests']",
-        "paths: ['/apis/*', '/probe-of-the-tests']",
-    );
+    fixture
+        .doorward
+        .change("paths: ['/api/*', '/apis/*', '/probe-of-the-tests']", "paths: ['/apis/*', '/probe-of-the-tests']");
     assert!(!log.rest().await.ends_with(b"0\r\n\r\n"), "the path is gone");
     is_open(&mut kept, "another path").await;
 
     let lost = watch(&fixture.doorward, "Host: more.test", &alice).await;
-    change(&fixture.doorward, "hosts: [api.test, more.test]", "hosts: [api.test]");
+    fixture.doorward.change("hosts: [api.test, more.test]", "hosts: [api.test]");
     has_ended(lost, "the host is gone").await;
     is_open(&mut kept, "another host").await;
 
     let route = "paths: ['/apis/*', '/probe-of-the-tests'], schemes: [bearer], upstream: ";
-    change(&fixture.doorward, &format!("{route}cluster"), &format!("{route}second"));
+    fixture.doorward.change(&format!("{route}cluster"), &format!("{route}second"));
     has_ended(kept, "the route leads elsewhere").await;
     assert!(ends(&fixture.doorward, 3).await.iter().all(|why| why == "permission_lost"));
 }
@@ -187,7 +171,7 @@ async fn a_stream_ends_when_a_kubeconfig_leads_elsewhere_though_the_configuratio
     let mut fixture = Fixture::with(start, streaming).await;
     let lost = watch(&fixture.doorward, "Host: api.test", &fixture.alice()).await;
     let mut twin = watch(&fixture.doorward, "Host: web.test", &fixture.alice()).await;
-    change(&fixture.doorward, "who: {anonymous: true}", "whom: {anonymous: true}");
+    fixture.doorward.change("who: {anonymous: true}", "whom: {anonymous: true}");
     fixture.doorward.wait_for_log_containing("the configuration was refused").await;
     write(&fixture.upstream.url().replace("127.0.0.1", "localhost"));
     has_ended(lost, "the kubeconfig leads elsewhere").await;
@@ -216,12 +200,7 @@ async fn a_stream_ends_when_its_token_has_ended_at_its_issuer() {
     // An issuer that gives no clear answer says nothing against a token, for a while.
     fixture.a.opaque("kept", json!({"active": "perhaps"}));
     let asked = fixture.a.introspections();
-    within(async {
-        while fixture.a.introspections() == asked {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || fixture.a.introspections() != asked).await;
     is_open(&mut twin, "nobody can be asked").await;
     fixture.doorward.set_clock_ahead(301);
     has_ended(twin, "nobody could be asked for too long").await;
@@ -250,12 +229,7 @@ async fn a_stream_ends_when_the_api_server_says_no_to_the_token_of_its_workload(
     let [lost, kept] = [(); 2].map(|()| fixture.b.pod_token("ci", "builder"));
     for token in [&lost, &kept] {
         reviews.say(token, Verdict::Good);
-        within(async {
-            while fixture.doorward.get("/api/v1/pods", &["Host: api.test", &bearer(token)]).await.status == 503 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        settled(async || fixture.doorward.get("/api/v1/pods", &["Host: api.test", &bearer(token)]).await).await;
     }
     let mut streams = Streams::open(&fixture.doorward, &["Host: api.test", &bearer(&lost)]).await;
     let mut twin = watch(&fixture.doorward, "Host: api.test", &bearer(&kept)).await;
@@ -268,12 +242,7 @@ async fn a_stream_ends_when_the_api_server_says_no_to_the_token_of_its_workload(
     // An API server that fails says nothing against a pod, for a while.
     reviews.say(&kept, Verdict::Error);
     let asked = reviews.asked_about(&kept);
-    within(async {
-        while reviews.asked_about(&kept) == asked {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || reviews.asked_about(&kept) != asked).await;
     is_open(&mut twin, "nobody can be asked").await;
     fixture.doorward.set_clock_ahead(301);
     has_ended(twin, "nobody could be asked for too long").await;
@@ -299,15 +268,10 @@ async fn a_stream_ends_when_the_key_of_its_token_leaves_the_set_of_its_issuer() 
     let mut twin = watch(&fixture.doorward, "Host: api.test", &bearer(&fixture.a.token("bea", &["dev"]))).await;
     stays(&mut twin, &mut streams, "a new key").await;
     // What is fetched anew after a reload has another number and the same keys.
-    change(&fixture.doorward, "    username: '{sub}'", "    keys: {max_stale: 2h}\n    username: '{sub}'");
+    fixture.doorward.change("    username: '{sub}'", "    keys: {max_stale: 2h}\n    username: '{sub}'");
     fixture.doorward.wait_for_generation(2).await;
-    within(async {
-        let fresh = bearer(&fixture.a.token("bea", &["dev"]));
-        while fixture.doorward.get("/api/v1/pods", &["Host: api.test", &fresh]).await.status != 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let fresh = bearer(&fixture.a.token("bea", &["dev"]));
+    until(async || fixture.doorward.get("/api/v1/pods", &["Host: api.test", &fresh]).await.status == 200).await;
     stays(&mut twin, &mut streams, "the same keys").await;
 
     // A set that cannot be fetched says nothing against a key.
@@ -316,11 +280,10 @@ async fn a_stream_ends_when_the_key_of_its_token_leaves_the_set_of_its_issuer() 
     let fetched = async |ahead: u64| {
         fixture.doorward.set_clock_ahead(ahead);
         let before = fixture.a.key_fetches();
-        within(async {
-            while fixture.a.key_fetches() == before {
-                let answer = fixture.doorward.get("/api/v1/pods", &["Host: api.test", &bearer(&unknown())]).await;
-                assert_eq!(answer.status, 401, "{}", answer.text());
-            }
+        until(async || {
+            let answer = fixture.doorward.get("/api/v1/pods", &["Host: api.test", &bearer(&unknown())]).await;
+            assert_eq!(answer.status, 401, "{}", answer.text());
+            fixture.a.key_fetches() != before
         })
         .await;
     };
@@ -333,12 +296,7 @@ async fn a_stream_ends_when_the_key_of_its_token_leaves_the_set_of_its_issuer() 
     fixture.doorward.set_clock_ahead(70);
     fixture.a.withdraw("key-1");
     fetched(70).await;
-    within(async {
-        while fixture.doorward.get("/api/v1/pods", &["Host: api.test", &alice]).await.status != 401 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || fixture.doorward.get("/api/v1/pods", &["Host: api.test", &alice]).await.status == 401).await;
     stays(&mut twin, &mut streams, "the key is missing for the first time").await;
     fetched(105).await;
     streams.have_ended(1008, "revoked").await;

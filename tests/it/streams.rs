@@ -14,7 +14,7 @@ use crate::{
     harness::{
         Doorward, Raw, Recorded, Reply, now,
         streams::{Streams, WATCH, begin, ends, ends_in, http2, streaming, with_login},
-        within,
+        until, within,
     },
 };
 
@@ -223,12 +223,7 @@ fn without_a_length(request: &Recorded) -> Reply {
 /// Waits until so many answers without a length are open.
 async fn unsized_are(doorward: &Doorward, count: usize) {
     let line = format!("doorward_streams_open{{kind=\"unsized\"}} {count}\n");
-    within(async {
-        while !doorward.metrics().await.contains(&line) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_metrics_say(&line).await;
 }
 
 #[tokio::test]
@@ -314,12 +309,7 @@ async fn revoking_a_person_ends_their_sessions_and_what_they_have_open() {
     // A later word replaces the earlier one.
     let (code, said) = doorward.operator(&[&revoke[..6], &["found it", "--for", "1s"]].concat()).await;
     assert_eq!(code, Some(0), "{said}");
-    within(async {
-        while doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status != 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(async || doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status == 200).await;
 }
 
 /// One caller's watches took every connection to the API server, and everybody else got 503.

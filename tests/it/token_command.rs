@@ -17,7 +17,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use crate::harness::{Recorded, Reply, Upstream, within};
+use crate::harness::{Recorded, Reply, Upstream, until, within};
 
 /// The pod's token. It is never seen but by the server.
 const SUBJECT: &str = "the.pods.token";
@@ -154,18 +154,10 @@ async fn a_file_is_kept_fresh_with_the_pods_newest_token_and_gone_in_the_end() {
     let mut child = step.command(&["--audience", "a", "--out", "token", "--keep"]).spawn().unwrap();
     let has = async |number: usize| {
         let file = step.path("token");
-        within(async {
-            loop {
-                let found = fs::read_to_string(&file).unwrap_or_default();
-                if found
-                    .strip_prefix("token-")
-                    .and_then(|found| found.parse().ok())
-                    .is_some_and(|found: usize| found >= number)
-                {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+        until(async || {
+            let found = fs::read_to_string(&file).unwrap_or_default();
+            let found = found.strip_prefix("token-").and_then(|found| found.parse().ok());
+            found.is_some_and(|found: usize| found >= number)
         })
         .await;
     };

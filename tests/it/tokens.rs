@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Fault, Reply, within},
+    harness::{Fault, Reply, until},
 };
 
 const AUDIENCE: &str = "https://doorward.test";
@@ -136,12 +136,7 @@ async fn a_token_that_its_issuer_ends_is_refused_once_the_answer_of_before_is_ol
     for (active, status) in [(true, 200), (false, 401)] {
         answer["active"] = json!(active);
         fixture.a.opaque("ended", answer.clone());
-        within(async {
-            while fixture.api(PATH, &[&bearer("ended")]).await.0.status != status {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(async || fixture.api(PATH, &[&bearer("ended")]).await.0.status == status).await;
     }
     let (answer, seen) = fixture.api(PATH, &[&bearer("ended")]).await;
     assert_eq!((answer.status, seen.len()), (401, 0), "oauth:27: {}", answer.text());
@@ -262,25 +257,16 @@ limits: {{drain_accept: 0}}
         assert_eq!(refused.status, 503, "{fault:?}: our trouble, not the caller's");
         assert!(refused.header("retry-after").is_some());
         // Components tell their state soon after the start.
-        within(async {
-            loop {
-                let ready = doorward.admin("/readyz").await;
-                if ready.status == 200 && ready.text().contains("issuer/b") {
-                    break;
-                }
-            }
+        until(async || {
+            let ready = doorward.admin("/readyz").await;
+            ready.status == 200 && ready.text().contains("issuer/b")
         })
         .await;
         doorward.stays_below(90, "an issuer that misbehaves");
         // The twin: the issuer mends itself, and nobody restarts anything.
         b.set_fault(Fault::None);
         if fault != Fault::Hang {
-            within(async {
-                while doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await.status != 200 {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
+            until(async || doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await.status == 200).await;
         }
     }
 }
