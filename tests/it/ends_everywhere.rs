@@ -101,8 +101,7 @@ async fn a_session_that_is_ended_at_one_replica_is_over_at_the_other_one_within_
 
     let cookie = log_in().await;
     let command = async {
-        let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
-        let (code, said) = replicas.here.doorward.operator(&person).await;
+        let (code, said) = replicas.here.sessions("end").await;
         assert_eq!(code, Some(0), "{said}");
     };
     replicas.end_in_time("ended by an operator", &cookie, command).await;

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Answer, Issuer, OidcProvider, Raw, Upstream, browse, come_back, found, free_port, until, within},
+    harness::{Answer, Issuer, OidcProvider, Raw, Upstream, browse, found, free_port, until, within},
     login_world::{CHALLENGE, Changes, LoginWorld, RULE, VERIFIER},
     pages::screenshots,
 };
@@ -46,11 +46,9 @@ async fn certified() -> (LoginWorld, OidcProvider) {
 impl LoginWorld {
     /// Presses the button of the page, as a browser that comes from this origin, and gives what the callback answers.
     async fn allow(&self, page: &str) -> Answer {
-        let (host, origin) = (format!("Host: {}", self.host), format!("Origin: {}", self.origin()));
-        let away = self.post(&format!("{page}&issuer=a"), &[&origin], "").await;
+        let away = self.post(&format!("{page}&issuer=a"), &[&format!("Origin: {}", self.origin())], "").await;
         assert_eq!(away.status, 303, "{}{}", away.head, away.text());
-        let location = away.header("location").unwrap().to_owned();
-        come_back(&self.doorward, &[&host, "Accept: text/html"], &away, &location).await
+        self.come_back(&away).await
     }
 
     /// A code for a program that waits at a port where nobody is.
@@ -359,8 +357,7 @@ async fn a_handle_is_worth_what_a_session_is_and_nothing_as_a_cookie() {
     assert_eq!(world.get("/page", &[&cookie]).await.status, 200, "the browser's goes on");
 
     let again = world.handle().await;
-    let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
-    let (status, said) = world.doorward.operator(&person).await;
+    let (status, said) = world.sessions("end").await;
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(world.status_of(&again).await, 401);
     let trail: String = world.doorward.audit().iter().map(Value::to_string).collect();

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{
-    Answer, Authority, Doorward, Issuer, OidcProvider, Raw, Upstream, connect_tls, free_port, log_in, until,
+    Answer, Authority, Doorward, Issuer, OidcProvider, Raw, Upstream, call_back, connect_tls, free_port, log_in, until,
 };
 
 /// Doorward between a provider and an upstream that writes down what reaches it.
@@ -109,6 +109,26 @@ impl LoginWorld {
     /// The `Cookie` line of a new session of Alice, at the scripted issuer.
     pub async fn log_in(&self) -> String {
         log_in(&self.doorward, &self.host, "/page").await
+    }
+
+    /// What the callback answers to a browser that `away` sent to the scripted issuer.
+    pub async fn call_back(&self, away: &Answer) -> Answer {
+        let location = away.header("location").unwrap_or_else(|| panic!("{}{}", away.head, away.text()));
+        let lines = [&*format!("Host: {}", self.host), "Accept: text/html"];
+        call_back(&self.doorward, &lines, away, location).await
+    }
+
+    /// The same, where it is no refusal.
+    pub async fn come_back(&self, away: &Answer) -> Answer {
+        let back = self.call_back(away).await;
+        assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
+        back
+    }
+
+    /// What `doorward sessions` says of Alice: `verb` is `list` or `end`.
+    pub async fn sessions(&self, verb: &str) -> (Option<i32>, String) {
+        let person = ["--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
+        self.doorward.operator(&[&["sessions", verb], &person[..]].concat()).await
     }
 
     /// What a page answers to who brings this session.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     harness::{
-        Issuer, Upstream, come_back, session,
+        Issuer, Upstream, session,
         streams::{WATCH, begin, ends_in, streaming},
     },
     login_world::{CHALLENGE, LoginWorld, ROUTE, RULE, VERIFIER},
@@ -31,9 +31,7 @@ impl LoginWorld {
     /// The `Cookie` line of a browser after a login at this issuer.
     async fn cookie_of(&self, issuer: &str) -> String {
         let away = self.get(&format!("/oauth2/start?issuer={issuer}&rd=/page"), &[]).await;
-        let location = away.header("location").unwrap().to_owned();
-        let back = come_back(&self.doorward, &[&format!("Host: {}", self.host)], &away, &location).await;
-        session(&back).unwrap()
+        session(&self.come_back(&away).await).unwrap()
     }
 
     /// The `Authorization` line of a program after a login at this issuer.
@@ -42,8 +40,7 @@ impl LoginWorld {
             "/.doorward/login?port=7000&state=a-state-of-the-program&code_challenge={CHALLENGE}&machine=laptop&issuer={issuer}"
         );
         let away = self.post(&page, &[&format!("Origin: {}", self.origin())], "").await;
-        let location = away.header("location").unwrap_or_else(|| panic!("{}{}", away.head, away.text())).to_owned();
-        let back = come_back(&self.doorward, &[&format!("Host: {}", self.host)], &away, &location).await;
+        let back = self.come_back(&away).await;
         let location = back.header("location").unwrap();
         let code = location.split_once("code=").unwrap().1.split('&').next().unwrap();
         let form = format!("grant_type=authorization_code&code={code}&code_verifier={VERIFIER}");

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::{
-    harness::{Issuer, asked, browse, call_back, come_back, now, settled},
+    harness::{Issuer, asked, browse, now, settled},
     login::Shell,
     login_world::{CHALLENGE, LoginWorld, VERIFIER},
 };
@@ -112,8 +112,7 @@ async fn a_provider_that_cannot_is_asked_once_and_the_session_stays() {
     );
     let start = "/oauth2/start?issuer=a&acr_values=gold&rd=%2Fdeploy";
     let away = world.get(start, &[&cookie]).await;
-    let location = away.header("location").unwrap().to_owned();
-    let back = call_back(&world.doorward, &[&format!("Host: {}", world.host)], &away, &location).await;
+    let back = world.call_back(&away).await;
     assert_eq!(back.status, 403, "{}", back.text());
     assert!(back.text().contains("did not authenticate you as it was asked to"), "{}", back.text());
     assert_eq!(world.status(&cookie).await, 200);
@@ -123,16 +122,11 @@ async fn a_provider_that_cannot_is_asked_once_and_the_session_stays() {
 #[tokio::test]
 async fn who_signed_in_from_a_shell_reads_what_to_run_and_that_login_asks_for_it() {
     let (world, _issuer) = world("{mfa: {max_age: 15m}, acr: [gold]}").await;
-    let (host, origin) = (format!("Host: {}", world.host), format!("Origin: {}", world.origin()));
-    let press = async |page: &str| {
-        let away = world.post(&format!("{page}&issuer=a"), &[&origin], "").await;
-        let location = away.header("location").unwrap_or_else(|| panic!("{}", away.text())).to_owned();
-        (away, location)
-    };
+    let origin = format!("Origin: {}", world.origin());
+    let press = async |page: &str| world.post(&format!("{page}&issuer=a"), &[&origin], "").await;
     let page =
         format!("/.doorward/login?port=7000&state=a-state-of-the-program&code_challenge={CHALLENGE}&machine=laptop");
-    let (away, location) = press(&page).await;
-    let back = come_back(&world.doorward, &[&host], &away, &location).await;
+    let back = world.come_back(&press(&page).await).await;
     let code = back.header("location").unwrap().split(['=', '&']).nth(1).unwrap().to_owned();
     let form = format!("grant_type=authorization_code&code={code}&code_verifier={VERIFIER}");
     let given = world.submit("/.doorward/login/token", &[], &form).await;
@@ -146,8 +140,9 @@ async fn who_signed_in_from_a_shell_reads_what_to_run_and_that_login_asks_for_it
     let shell = Shell::new();
     let url = world.origin();
     let (_child, _lines, page, _code) = shell.login(&["--mfa", "15m", "--acr", "gold", &url]).await;
-    let (away, location) = press(page.strip_prefix(&url).unwrap()).await;
-    assert_eq!((asked(&location, "acr_values"), asked(&location, "max_age")), ("gold".to_owned(), "900".to_owned()));
-    let back = call_back(&world.doorward, &[&host], &away, &location).await;
+    let away = press(page.strip_prefix(&url).unwrap()).await;
+    let location = away.header("location").unwrap();
+    assert_eq!((asked(location, "acr_values"), asked(location, "max_age")), ("gold".to_owned(), "900".to_owned()));
+    let back = world.call_back(&away).await;
     assert_eq!(back.status, 403, "this provider says nothing of how the person came in: {}", back.text());
 }

@@ -16,8 +16,8 @@ pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
         }
         away = doorward.get(&location, &navigation).await;
     };
-    let back = come_back(doorward, &navigation, &away, &location).await;
-    session(&back).expect("a session")
+    let back = call_back(doorward, &navigation, &away, &location).await;
+    session(&back).unwrap_or_else(|| panic!("{}{}", back.head, back.text()))
 }
 
 /// A login that somebody began, and that the certified provider has answered.
@@ -47,13 +47,6 @@ pub fn session(answer: &Answer) -> Option<String> {
 }
 
 /// What the callback answers to a browser that `away` sent to the issuer at `location`, which lets everybody in.
-pub async fn come_back(doorward: &Doorward, lines: &[&str], away: &Answer, location: &str) -> Answer {
-    let back = call_back(doorward, lines, away, location).await;
-    assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
-    back
-}
-
-/// The same, where the answer may be a refusal.
 pub async fn call_back(doorward: &Doorward, lines: &[&str], away: &Answer, location: &str) -> Answer {
     let address = asked(location, "redirect_uri");
     let (_, path) = address.split_once("/oauth2/").unwrap();

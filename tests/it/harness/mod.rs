@@ -29,7 +29,7 @@ pub use self::{
     doorward::{Doorward, checked, request, told},
     exchange::{EXCHANGE, exchange_form},
     issuer::{AUDIENCE, Fault, Issuer, now, unique},
-    login::{Answered, asked, call_back, come_back, cookies, log_in, session},
+    login::{Answered, asked, call_back, cookies, log_in, session},
     nginx::Nginx,
     node::{OidcProvider, aws_credentials, browse, browse_until, verify},
     ports::free_port,

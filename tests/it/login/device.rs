@@ -1,7 +1,6 @@
 //! `doorward login --device`: a terminal whose machine has no browser, and what others try with it.
 
 use super::*;
-use crate::harness::call_back;
 
 const TYPE: &str = "/.doorward/device";
 
@@ -50,8 +49,7 @@ impl LoginWorld {
     async fn let_in(&self, device: &Device) -> Answer {
         let away = self.press(&format!("{TYPE}?issuer=a"), &format!("code={}", device.user_code)).await;
         assert_eq!(away.status, 303, "{}{}", away.head, away.text());
-        let location = away.header("location").unwrap().to_owned();
-        come_back(&self.doorward, &[&format!("Host: {}", self.host), "Accept: text/html"], &away, &location).await
+        self.come_back(&away).await
     }
 }
 
@@ -187,10 +185,8 @@ async fn a_login_that_comes_back_after_the_terminal_has_gone_says_so() {
     let (world, _issuer) = world().await;
     let device = world.device().await;
     let away = world.press(&format!("{TYPE}?issuer=a"), &format!("code={}", device.user_code)).await;
-    let location = away.header("location").unwrap().to_owned();
     assert_eq!(world.press(&format!("{TYPE}?decline"), &format!("code={}", device.user_code)).await.status, 200);
-    let lines = [&*format!("Host: {}", world.host), "Accept: text/html"];
-    let back = call_back(&world.doorward, &lines, &away, &location).await;
+    let back = world.call_back(&away).await;
     assert_eq!(back.status, 400, "{}", back.text());
     assert!(back.text().contains("Your terminal does not wait any more"), "{}", back.text());
     refused(&world.poll(&device.code, VERIFIER).await, "access_denied");
@@ -281,8 +277,7 @@ async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other()
             let ended = world.submit("/oauth2/backchannel_logout", &[], &form).await;
             assert_eq!(ended.status, 200, "{}", ended.text());
         } else {
-            let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
-            let (status, said) = world.doorward.operator(&person).await;
+            let (status, said) = world.sessions("end").await;
             assert_eq!(status, Some(0), "{said}");
         }
         let answer = match (device, code) {
@@ -296,11 +291,10 @@ async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other()
     // Nobody comes for it: it has an end of its own, long before that of a session that is in use.
     let device = world.device().await;
     world.let_in(&device).await;
-    let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
-    let (_, said) = world.doorward.operator(&person).await;
+    let (_, said) = world.sessions("list").await;
     assert!(said.contains("has not collected it yet"), "{said}");
     world.doorward.set_clock_ahead(601);
-    let (_, said) = world.doorward.operator(&person).await;
+    let (_, said) = world.sessions("list").await;
     assert!(!said.contains("doorward login on"), "{said}");
 }
 
@@ -319,8 +313,7 @@ async fn whoever_let_a_terminal_in_may_think_better_of_it_until_it_came() {
     let told = world.poll(&device.code, VERIFIER).await;
     refused(&told, "access_denied");
     assert!(told.text().contains("the person declined"), "{}", told.text());
-    let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
-    let (_, said) = world.doorward.operator(&person).await;
+    let (_, said) = world.sessions("list").await;
     assert!(!said.contains("doorward login on"), "its session has ended: {said}");
 
     let late = world.device().await;
@@ -340,13 +333,11 @@ async fn whoever_may_not_sign_in_reads_it_in_the_browser_and_goes_back_to_the_pa
     let person = ["revoke", "--issuer", "a", "--subject", "alice", "--why", "left"];
     let (status, said) = world.doorward.operator(&person).await;
     assert_eq!(status, Some(0), "{said}");
-    let lines = [&*format!("Host: {}", world.host), "Accept: text/html"];
     let origin = format!("Origin: {}", world.origin());
     let of_device = world.press(&format!("{TYPE}?issuer=a"), &format!("code={}", device.user_code)).await;
     let of_loopback = world.post(&format!("{}&issuer=a", page(&[])), &[&origin], "").await;
     for (away, begins) in [(of_device, TYPE), (of_loopback, "/.doorward/login?port=7000")] {
-        let location = away.header("location").unwrap().to_owned();
-        let back = call_back(&world.doorward, &lines, &away, &location).await;
+        let back = world.call_back(&away).await;
         assert_eq!(back.status, 403, "{}", back.text());
         let text = back.text();
         assert!(text.contains("was revoked") && text.contains(&format!("href=\"{begins}")), "{text}");

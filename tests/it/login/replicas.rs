@@ -17,7 +17,6 @@ async fn replica(issuer: &Issuer, redis: &RedisServer, instance: &str) -> LoginW
     replica
 }
 
-const HOST: &str = "Host: localhost:8080";
 const ORIGIN: &str = "Origin: http://localhost:8080";
 
 #[tokio::test]
@@ -38,8 +37,7 @@ async fn a_program_signs_in_whichever_replica_each_step_comes_to() {
     };
     let let_in = async |typed: &str| {
         let away = there.submit("/.doorward/device?issuer=a", &[ORIGIN], typed).await;
-        let location = away.header("location").unwrap_or_else(|| panic!("{}", away.text())).to_owned();
-        let back = come_back(&here.doorward, &[HOST, "Accept: text/html"], &away, &location).await;
+        let back = here.come_back(&away).await;
         assert!(back.header("location").unwrap().starts_with("/.doorward/device/done?of="), "{}", back.head);
         let told = there.get(back.header("location").unwrap(), &[]).await.text();
         assert!(told.contains("build-7") && told.contains("alice"), "{told}");
@@ -62,8 +60,7 @@ async fn a_program_signs_in_whichever_replica_each_step_comes_to() {
     assert_eq!(here.poll(&code, VERIFIER).await.json()["error"], "access_denied");
     let (code, typed) = begin().await;
     let_in(&typed).await;
-    let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
-    let (done, said) = there.doorward.operator(&person).await;
+    let (done, said) = there.sessions("end").await;
     assert_eq!(done, Some(0), "{said}");
     let told = here.poll(&code, VERIFIER).await;
     assert_eq!(told.json()["error"], "access_denied", "{}", told.text());
@@ -72,8 +69,7 @@ async fn a_program_signs_in_whichever_replica_each_step_comes_to() {
     let asked = page(&[]);
     assert_eq!(here.get(&asked, &[]).await.status, 200);
     let away = there.submit(&format!("{asked}&issuer=a"), &[ORIGIN], "").await;
-    let location = away.header("location").unwrap_or_else(|| panic!("{}", away.text())).to_owned();
-    let back = come_back(&there.doorward, &[HOST, "Accept: text/html"], &away, &location).await;
+    let back = there.come_back(&away).await;
     let code = back.header("location").unwrap().strip_prefix("http://127.0.0.1:7000/?code=").unwrap().to_owned();
     let code = code.strip_suffix(&format!("&state={STATE}")).unwrap();
     let form = format!("grant_type=authorization_code&code={code}&code_verifier={VERIFIER}");

@@ -34,8 +34,7 @@ async fn a_new_login_ends_the_session_that_the_shell_had_before() {
     assert_eq!(world.status_of(&first).await, 200);
     let second = world.sign_in(&shell, &[]).await;
     assert_eq!((world.status_of(&first).await, world.status_of(&second).await), (401, 200));
-    let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
-    let (_, said) = world.doorward.operator(&person).await;
+    let (_, said) = world.sessions("list").await;
     assert_eq!(said.matches("doorward login on").count(), 1, "{said}");
 }
 
@@ -107,8 +106,7 @@ async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_e
         said.push_str(&line);
     }
     assert!(said.contains("cannot be kept, and was ended"), "{said}");
-    let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
-    let (_, said) = world.doorward.operator(&person).await;
+    let (_, said) = world.sessions("list").await;
     assert_eq!(said.matches("doorward login on").count(), 1, "the first alone: {said}");
     assert_eq!(world.status_of(&first).await, 200);
 }
@@ -137,8 +135,7 @@ async fn kubectl_is_told_what_to_do_where_there_is_no_credential_for_it() {
     assert!(!said.contains(&handle), "{said}");
 
     // The session ended there, and nothing here tells so but the question.
-    let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
-    assert_eq!(world.doorward.operator(&person).await.0, Some(0));
+    assert_eq!(world.sessions("end").await.0, Some(0));
     let (status, said) = ask(v1).await;
     assert_eq!(status, Some(1), "{said}");
     let told = format!("the session at {origin} has ended; run `doorward login {origin}`");
