@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Answer, Nginx, Raw, log_in, request, streams::HANDSHAKE},
+    harness::{Answer, HANDSHAKE, Nginx, Raw, log_in, request},
     login_world::{LoginWorld, RULE},
 };
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{
-    Answer, Authority, Doorward, Issuer, OidcProvider, Raw, Upstream, call_back, connect_tls, free_port, log_in, until,
+    Answer, Authority, Doorward, Issuer, OidcProvider, Raw, Upstream, call_back, free_port, log_in, until,
 };
 
 /// Doorward between a provider and an upstream that writes down what reaches it.
@@ -151,9 +151,9 @@ fn folder() -> TempDir {
 
 /// Waits until browsers at this host, which has a certificate of the authority, are sent to the provider.
 pub async fn until_people_can_sign_in_over_tls(doorward: &Doorward, authority: &Authority, host: &str) {
-    let (name, client) = (host.split(':').next().unwrap(), authority.client(&[], None));
+    let name = host.split(':').next().unwrap();
     until(async || {
-        let mut raw = Raw::over(connect_tls(doorward.address("public"), &client, name).await.unwrap());
+        let mut raw = Raw::tls(doorward.address("public"), authority, None, name).await;
         raw.send(format!("GET /oauth2/start HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
         raw.answer().await.status == 303
     })

@@ -17,7 +17,7 @@ const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
 #[tokio::test]
 async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
-    let fixture = Fixture::with(|yaml| yaml, streaming).await;
+    let fixture = Fixture::answering(streaming).await;
     let mut claims = fixture.a.claims("alice", &["dev"]);
     claims["jti"] = "jti-of-the-leaked-token".into();
     let (leaked, other) = (bearer(&fixture.a.sign(&claims)), fixture.alice());
@@ -74,7 +74,7 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
 
 #[tokio::test]
 async fn a_revoked_subject_loses_every_token_until_the_time_is_over() {
-    let fixture = Fixture::with(|yaml| yaml, streaming).await;
+    let fixture = Fixture::answering(streaming).await;
     let (one, two) = (fixture.alice(), fixture.alice());
     let adam = bearer(&fixture.a.token("adam", &["dev"]));
     let get = async |token: &str| fixture.doorward.get(PATH, &["Host: api.test", token]).await.status;
@@ -89,7 +89,7 @@ async fn a_revoked_subject_loses_every_token_until_the_time_is_over() {
 
 #[tokio::test]
 async fn a_revocation_that_would_do_nothing_is_refused() {
-    let fixture = Fixture::with(|yaml| yaml, streaming).await;
+    let fixture = Fixture::answering(streaming).await;
     let cases: [(&[&str], i32, &str); 8] = [
         (&["--issuer", "corp", "--subject", "alice", "--why", "x"], 1, "no issuer `corp`"),
         (&["--issuer", "a", "--subject", "alice"], 64, "--why"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{browse, streams::HANDSHAKE},
+    harness::{HANDSHAKE, browse},
     login_world::LoginWorld,
 };
 

@@ -340,7 +340,7 @@ async fn a_stream_whose_client_does_not_read_ends_all_the_same() {
         Some((_, sent)) => Reply::Flood(Arc::clone(sent)),
         None => Reply::json(200, "{}"),
     };
-    let fixture = Fixture::with(|yaml| yaml, without_end).await;
+    let fixture = Fixture::answering(without_end).await;
     let alice = fixture.alice();
     let log = |pod: &str| format!("/api/v1/namespaces/ci/pods/{pod}/log?follow=true");
     let lines = ["Host: api.test", &alice, "Connection: close"];

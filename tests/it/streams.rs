@@ -20,7 +20,7 @@ use crate::{
 
 #[tokio::test]
 async fn streams_end_when_a_reload_takes_the_permission_away() {
-    let mut fixture = Fixture::with(|yaml| yaml, streaming).await;
+    let mut fixture = Fixture::answering(streaming).await;
     let (alice, b) = (fixture.alice(), bearer(&fixture.b.token("bea", &["dev"])));
     let path = fixture.doorward.dir().join("doorward.yaml");
     let before = std::fs::read_to_string(&path).unwrap();
@@ -50,7 +50,7 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
 /// The rules stay as they are. Who may come is narrowed at the issuer or at the route, one thing at a time.
 #[tokio::test]
 async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_them() {
-    let mut fixture = Fixture::with(|yaml| yaml, streaming).await;
+    let mut fixture = Fixture::answering(streaming).await;
     let path = fixture.doorward.dir().join("doorward.yaml");
     let narrow = |before: &str, from: &str, to: &str| {
         let after = before.replacen(from, to, 1);

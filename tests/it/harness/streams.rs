@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Doorward, Issuer, Raw, Recorded, Reply, Upstream, log_in, settled, within};
+use super::{Doorward, HANDSHAKE, Issuer, Raw, Recorded, Reply, Upstream, log_in, settled, within};
 use crate::{
     fixture::bearer,
     login_world::{Changes, LoginWorld, ROUTE, RULE, STORE},
@@ -18,14 +18,6 @@ use crate::{
 pub const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
 pub const WATCH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns?watch=true";
 pub const LOG: &str = "/api/v1/namespaces/ci/pods/p/log?follow=true";
-
-/// What a browser sends that opens a WebSocket (RFC 6455 section 4.1), the key being that of section 1.2.
-pub const HANDSHAKE: [&str; 4] = [
-    "Connection: Upgrade",
-    "Upgrade: websocket",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-];
 
 /// An upstream that streams: echoes on an upgrade, and goes on for ever on a watch and a log.
 pub fn streaming(request: &Recorded) -> Reply {
