@@ -42,9 +42,8 @@ async fn everywhere(upstream: &Upstream) -> Tasks {
 
 async fn is_active(tasks: &Tasks, token: &str) -> Value {
     let who = format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("target:{SECRET}")));
-    let form = "Content-Type: application/x-www-form-urlencoded";
-    let lines = ["POST /oauth2/introspect HTTP/1.1", "Host: doorward.test", form, &who];
-    tasks.world.doorward.send(&lines, format!("token={token}").as_bytes()).await.json()["active"].clone()
+    let answer = tasks.world.doorward.submit("/oauth2/introspect", &[&who], &format!("token={token}")).await;
+    answer.json()["active"].clone()
 }
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use crate::{fixture::Change, harness::Answer};
 
 const TYPE: (&str, &str) = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
 
-async fn ask(world: &World, person: &str, actor: &str) -> Answer {
+/// Asks for a token for a person by whom an agent was let.
+pub async fn ask(world: &World, person: &str, actor: &str) -> Answer {
     let asked = [("subject_token", person), ("actor_token", actor), TYPE, ("audience", TARGET), ("scope", "plan")];
     world.ask(&asked).await
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{TARGET, World, part};
+use super::{World, agents::ask, part};
 use crate::{
     fixture::Change,
     harness::{Answer, now, settled},
@@ -94,10 +94,7 @@ async fn a_token_of_ours_is_forgiven_hardly_anything_after_its_end_unless_the_co
         let world = World::with(change).await;
         let [person, agent] =
             ["alice", "planner-account"].map(|subject| world.person(subject, &json!({"client_id": "planner"})));
-        let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
-        let asked =
-            [("subject_token", &*person), ("actor_token", &agent), kind, ("audience", TARGET), ("scope", "plan")];
-        let own = world.ask(&asked).await.token();
+        let own = ask(&world, &person, &agent).await.token();
         let bearer = format!("Authorization: Bearer {own}");
         let used = async || world.doorward.get("/", &["Host: localhost", &bearer]).await;
         assert_eq!(used().await.status, 200, "{settings}");

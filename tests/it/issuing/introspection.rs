@@ -4,7 +4,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::{TARGET, World, part, secret};
+use super::{TARGET, World, agents, part, secret};
 use crate::harness::until;
 
 #[tokio::test]
@@ -12,10 +12,8 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
     let world = World::start().await;
     let agent = world.person("planner-account", &json!({"client_id": "planner"}));
     let person = world.person("alice", &json!({"client_id": "planner"}));
-    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
-    let asked = [("subject_token", &*person), ("actor_token", &*agent), kind, ("audience", TARGET), ("scope", "plan")];
-    let own = world.ask(&asked).await.token();
-    let another = world.ask(&asked).await.token();
+    let own = agents::ask(&world, &person, &agent).await.token();
+    let another = agents::ask(&world, &person, &agent).await.token();
     let ask = async |authorization: &str, token: &str| {
         world.doorward.submit("/oauth2/introspect", &[authorization], &format!("token={token}")).await
     };

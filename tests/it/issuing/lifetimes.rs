@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{DOOR, TARGET, World, clock, introspected, keys::reload, part};
+use super::{DOOR, World, agents::ask, clock, introspected, keys::reload, part};
 use crate::{
     fixture::Change,
     harness::{found, now, settled},
@@ -26,9 +26,7 @@ async fn a_token_that_routes_take_a_little_longer_can_be_ended_until_then() {
     let world = World::with(|yaml| yaml.change("doorward, audiences", "doorward, clock_skew: 60s, audiences")).await;
     let alice = world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "exp": now() + 300}));
     let planner = world.person("planner-account", &json!({"client_id": "planner", "exp": now() + 300}));
-    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
-    let asked = [("subject_token", &*alice), ("actor_token", &*planner), kind, ("audience", TARGET), ("scope", "plan")];
-    let own = world.ask(&asked).await.token();
+    let own = ask(&world, &alice, &planner).await.token();
     world.doorward.set_clock_ahead(330);
     let bearer = format!("Authorization: Bearer {own}");
     let used = async || settled(async || world.doorward.get("/", &["Host: localhost", &bearer]).await).await;
