@@ -74,12 +74,6 @@ impl From<Rejection> for Stop {
     }
 }
 
-/// Whether it is asked on this listener.
-pub fn is_asked_on(listener: &str, snapshot: &Snapshot) -> bool {
-    let asked_on = snapshot.raw.interceptor.as_ref().and_then(|interceptor| interceptor.listener.as_deref());
-    asked_on.is_none_or(|name| name == listener)
-}
-
 /// Answers a question that was sent to the interceptor's own host.
 pub async fn answer(
     app: &App,

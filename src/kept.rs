@@ -2,6 +2,7 @@
 //! or not at all.
 
 use std::{
+    ffi::OsString,
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, Write},
@@ -74,8 +75,10 @@ pub(crate) fn could_replace(path: &Path, mode: u32) -> io::Result<()> {
 
 /// A file that is to become the one at `path`, of a name that no other process has. One that dies meanwhile leaves it there.
 fn beside(path: &Path, mode: u32) -> io::Result<NamedTempFile<File>> {
-    let name = path.file_name().unwrap_or_default();
-    Builder::new().prefix(name).suffix(".new").make_in(folder_of(path), |beside| create(beside, mode))
+    // Hidden, as `config*` in a folder of people is more than a pattern of theirs.
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    Builder::new().prefix(&name).suffix(".new").make_in(folder_of(path), |beside| create(beside, mode))
 }
 
 fn create(path: &Path, mode: u32) -> io::Result<File> {

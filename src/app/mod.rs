@@ -95,6 +95,8 @@ pub struct App {
     pub metrics: Metrics,
     pub endpoints: Endpoints,
     pub anonymous: Arc<Principal>,
+    /// The listener on which EventListeners ask the interceptor; `None`: any. Of the start, as listeners are.
+    pub interceptor_listener: Option<String>,
     pub health: Health,
     pub supervisor: Supervisor,
     /// Of the exports of the trail, which go on until it has ended.

@@ -455,6 +455,7 @@ impl Parts<'_> {
             streams: streams::Registry::new(clock.clone(), metrics.streams.clone()),
             memory: Memory::new(metrics.memory.clone()),
             budget: ByteBudget::new(snapshot.limits.buffered_bytes.bytes()),
+            interceptor_listener: snapshot.raw.interceptor.as_ref().and_then(|asked| asked.listener.clone()),
             snapshot: ArcSwap::from_pointee(snapshot),
             requests,
             refusals: Refusals::default(),

@@ -28,6 +28,7 @@ pub const FIXED: &[&str] = &[
     "/audit/checkpoint_interval",
     "/audit/queue",
     "/audit/export",
+    "/interceptor/listener",
     "/interceptor/settle",
     "/runs/namespaces",
     "/tokens/exchange",
@@ -59,6 +60,7 @@ pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
             show(started.admin.socket.as_ref().map(|path| path.display()).as_ref()),
             show(new.admin.socket.as_ref().map(|path| path.display()).as_ref()),
         ),
+        (root.key("interceptor").key("listener"), asked_on(started), asked_on(new)),
         (root.key("runs").key("namespaces"), namespaces(started), namespaces(new)),
         (root.key("tokens").key("exchange"), clusters(started), clusters(new)),
         (
@@ -126,6 +128,11 @@ fn audit(audit: &raw::Audit) -> Vec<(&'static str, String)> {
     ];
     settings.extend(keys(audit).map(|(key, source)| (key, show(source))));
     settings
+}
+
+/// Listeners open at the start alone, and on one that is not open nobody could ask.
+fn asked_on(root: &raw::Root) -> String {
+    show(root.interceptor.as_ref().and_then(|interceptor| interceptor.listener.as_ref()))
 }
 
 /// It is waited for once, at the start: one that comes with an interceptor has no say any more.
@@ -250,6 +257,13 @@ mod tests {
     }
 
     #[test]
+    fn an_interceptor_is_asked_where_it_was_at_the_start_as_a_new_listener_is_not_open() {
+        let of = |listener: &str| root(&format!("interceptor: {{host: a{listener}}}"));
+        assert_eq!(fixed_changes(&of(""), &of(", listener: inner"))[0].at.as_str(), "/interceptor/listener");
+        assert_eq!(fixed_changes(&of(", listener: inner"), &of(", listener: inner")), []);
+    }
+
+    #[test]
     fn another_key_in_the_file_of_a_key_takes_a_restart_too() {
         let (old, new) = (root("audit: {chain_key: {file: a}}"), root("audit: {chain_key: {file: b}}"));
         let holding = |text: &str| {
@@ -280,7 +294,6 @@ mod tests {
         "/assertions/issuer",
         "/assertions/keys",
         "/interceptor/host",
-        "/interceptor/listener",
         "/interceptor/kubernetes",
         "/runs/kubernetes",
         "/tokens/keys",

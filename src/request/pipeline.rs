@@ -223,7 +223,7 @@ impl Worker {
                 return answer.map(|response| own(response, id));
             }
             Ok(Target::Interceptor) => {
-                if !interceptor::is_asked_on(&connection.listener, snapshot) {
+                if self.app.interceptor_listener.as_deref().is_some_and(|asked_on| *asked_on != *connection.listener) {
                     return Err(Miss::Path.into());
                 }
                 let answer = Box::pin(interceptor::answer(&self.app, &self.pools, snapshot, request, exchange)).await;

@@ -91,7 +91,7 @@ impl Kept {
         let _lock = lock(folder).map_err(told)?;
         let path = file(folder);
         Self::of(&path)?;
-        Ok(could_replace(&path, MODE).map_err(told)?)
+        Ok(could_replace(&path, MODE).map_err(|error| format!("sessions cannot be kept: {error}"))?)
     }
 
     fn change_in<T>(folder: &Path, change: impl FnOnce(&mut Self) -> T) -> Result<T, Failure> {

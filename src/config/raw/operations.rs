@@ -152,7 +152,7 @@ pub struct Interceptor {
     /// The host name by which they ask, such as `doorward.doorward.svc`; all requests to it are such questions, so no route
     /// may have it.
     pub host: String,
-    /// The listener, by name, on which they ask: on all others nothing is at that host. Default: any.
+    /// The listener, by name, on which they ask: on all others nothing is at that host. Default: any. Fixed until restart.
     #[serde(default)]
     pub listener: Option<String>,
     /// The upstream, by name, where Triggers and EventListeners are read, for rules on their service accounts. Its credential must

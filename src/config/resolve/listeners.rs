@@ -80,9 +80,6 @@ fn peers(ranges: &[IpNet], believed: &str, at: &At, report: &mut Report) {
 
 fn limits(limits: &Limits, at: &At, report: &mut Report) {
     let zero = [
-        ("header_bytes", limits.header_bytes.0 == 0),
-        ("uri_bytes", limits.uri_bytes.0 == 0),
-        ("header_count", limits.header_count == 0),
         ("header_timeout", limits.header_timeout.get().is_zero()),
         ("handshake_timeout", limits.handshake_timeout.get().is_zero()),
         ("body_timeout", limits.body_timeout.get().is_zero()),
@@ -91,12 +88,6 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
         ("stream_idle_timeout", limits.stream_idle_timeout.get().is_zero()),
         ("upgrade_idle_timeout", limits.upgrade_idle_timeout.get().is_zero()),
         ("http2_ping_interval", limits.http2_ping_interval.get().is_zero()),
-        ("http2_streams", limits.http2_streams == 0),
-        ("http2_stream_window", limits.http2_stream_window.0 == 0),
-        ("http2_connection_window", limits.http2_connection_window.0 == 0),
-        ("connections", limits.connections == 0),
-        ("connections_per_address", limits.connections_per_address == 0),
-        ("refusals_per_address", limits.refusals_per_address == 0),
         ("buffered_bytes", limits.buffered_bytes.0 == 0),
         ("memory", limits.memory.is_some_and(|memory| memory.0 == 0)),
     ];
@@ -108,15 +99,6 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
         report
             .error(&at.key("tcp_keepalive"), format!("{} is not from 1 s to 32,767 s", limits.tcp_keepalive))
             .help("leave it out for the default");
-    }
-    // RFC 9113 section 6.9.1: a flow-control window is at most 2^31-1.
-    for (name, size) in [
-        ("http2_stream_window", limits.http2_stream_window),
-        ("http2_connection_window", limits.http2_connection_window),
-    ] {
-        if size.0 > (1 << 31) - 1 {
-            report.error(&at.key(name), format!("{size} is more than HTTP/2 allows (2 GiB less one byte)"));
-        }
     }
     let mut at_most = |small: &str, large: &str, wrong: bool| {
         if wrong {
