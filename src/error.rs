@@ -315,6 +315,18 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.0.reason, self.0.detail)
     }
+    /// What [`Self::because`] said, and what was behind that, in one line; `None` where nothing was.
+    pub fn causes(&self) -> Option<String> {
+        let mut cause = self.source()?;
+        let mut text = cause.to_string();
+        while let Some(next) = cause.source() {
+            text.push_str(": ");
+            text.push_str(&next.to_string());
+            cause = next;
+        }
+        Some(text)
+    }
+
 }
 
 impl StdError for Rejection {
@@ -344,3 +356,11 @@ mod tests {
         }
     }
 }
+
+    #[test]
+    fn all_causes_are_told_in_one_line() {
+        let rejection = Rejection::new(Reason::Internal, "it failed");
+        assert_eq!(rejection.causes(), None);
+        let cause = Rejection::new(Reason::UpstreamFailed, "no answer").because("the connection was reset");
+        assert_eq!(rejection.because(cause).causes().unwrap(), "upstream_failed: no answer: the connection was reset");
+    }

@@ -491,11 +491,14 @@ fn send_away<B>(response: &mut Response<B>) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// What only an operator may know goes to the log; the caller's own mistakes are in the audit trail.
+/// What only an operator may know goes to the log; the caller's own mistakes are in the audit trail. The causes have a field of their own,
+    let reason = rejection.reason().as_str();
+/// as lines in JSON tell of an error no more than what it says itself.
 fn log(rejection: &Rejection, id: Uuid) {
     if rejection.status().is_server_error() {
-        tracing::warn!(request_id = %id, reason = rejection.reason().as_str(), error = rejection as &dyn std::error::Error, "request failed");
+        let cause = rejection.causes();
+        tracing::warn!(request_id = %id, reason, error = %rejection, cause, "request failed");
     } else {
-        tracing::debug!(request_id = %id, reason = rejection.reason().as_str(), error = rejection as &dyn std::error::Error, "request refused");
+        tracing::debug!(request_id = %id, reason, error = rejection as &dyn std::error::Error, "request refused");
     }
 }
