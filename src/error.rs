@@ -173,6 +173,7 @@ struct Inner {
     retry_after: Option<Duration>,
     allow: Option<Cow<'static, str>>,
     status: Option<StatusCode>,
+    upstream_status: Option<StatusCode>,
     rule: Option<std::sync::Arc<str>>,
     needed_scopes: Vec<String>,
     needed_login: Option<NeededLogin>,
@@ -190,6 +191,7 @@ impl Rejection {
             retry_after,
             allow: None,
             status: None,
+            upstream_status: None,
             rule: None,
             needed_scopes: Vec::new(),
             needed_login: None,
@@ -235,6 +237,13 @@ impl Rejection {
         self
     }
 
+    /// What the upstream answered where the caller is told otherwise.
+    #[must_use]
+    pub fn with_upstream_status(mut self, status: StatusCode) -> Self {
+        self.0.upstream_status = Some(status);
+        self
+    }
+
     /// The rule that decided.
     #[must_use]
     pub fn with_rule(mut self, id: std::sync::Arc<str>) -> Self {
@@ -271,6 +280,10 @@ impl Rejection {
         self.0.status.unwrap_or_else(|| self.0.reason.status())
     }
 
+    pub fn upstream_status(&self) -> Option<StatusCode> {
+        self.0.upstream_status
+    }
+
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
@@ -302,6 +315,18 @@ impl Rejection {
         self.0.rule.as_ref()
     }
 
+    /// What [`Self::because`] said, and what was behind that, in one line; `None` where nothing was.
+    pub fn causes(&self) -> Option<String> {
+        let mut cause = self.source()?;
+        let mut text = cause.to_string();
+        while let Some(next) = cause.source() {
+            text.push_str(": ");
+            text.push_str(&next.to_string());
+            cause = next;
+        }
+        Some(text)
+    }
+
     pub fn needed_scopes(&self) -> &[String] {
         &self.0.needed_scopes
     }
@@ -315,18 +340,6 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.0.reason, self.0.detail)
     }
-    /// What [`Self::because`] said, and what was behind that, in one line; `None` where nothing was.
-    pub fn causes(&self) -> Option<String> {
-        let mut cause = self.source()?;
-        let mut text = cause.to_string();
-        while let Some(next) = cause.source() {
-            text.push_str(": ");
-            text.push_str(&next.to_string());
-            cause = next;
-        }
-        Some(text)
-    }
-
 }
 
 impl StdError for Rejection {
@@ -355,7 +368,6 @@ mod tests {
             assert_eq!(rejection.in_words(), words);
         }
     }
-}
 
     #[test]
     fn all_causes_are_told_in_one_line() {
@@ -364,3 +376,4 @@ mod tests {
         let cause = Rejection::new(Reason::UpstreamFailed, "no answer").because("the connection was reset");
         assert_eq!(rejection.because(cause).causes().unwrap(), "upstream_failed: no answer: the connection was reset");
     }
+}

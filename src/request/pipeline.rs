@@ -354,9 +354,7 @@ impl Worker {
         let status = match &forwarded {
             Ok(Forwarded::Response { response, .. }) => Some(response.status()),
             Ok(Forwarded::Upgraded(_)) => Some(StatusCode::SWITCHING_PROTOCOLS),
-            // The caller is told otherwise, as it is our credential.
-            Err(rejection) if rejection.reason() == Reason::UpstreamCredential => Some(StatusCode::UNAUTHORIZED),
-            Err(_) => None,
+            Err(rejection) => rejection.upstream_status(),
         };
         if let Some(upstream) = &mut exchange.record().upstream {
             upstream.status = status;
@@ -492,9 +490,9 @@ fn send_away<B>(response: &mut Response<B>) {
 }
 
 /// What only an operator may know goes to the log; the caller's own mistakes are in the audit trail. The causes have a field of their own,
-    let reason = rejection.reason().as_str();
 /// as lines in JSON tell of an error no more than what it says itself.
 fn log(rejection: &Rejection, id: Uuid) {
+    let reason = rejection.reason().as_str();
     if rejection.status().is_server_error() {
         let cause = rejection.causes();
         tracing::warn!(request_id = %id, reason, error = %rejection, cause, "request failed");

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
 use super::{
-    Lane, Pools, UpstreamBody, UpstreamError, UpstreamErrorKind,
+    Lane, Pools, UpstreamBody, UpstreamError, UpstreamErrorKind, refusal,
     streams::{StreamHandle, StreamKind},
     upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
 };
@@ -69,9 +69,7 @@ pub async fn forward<E: OnEnd>(
     let upstream = &outbound.permit.route().upstream;
     let response = pools.send(upstream, &mut outbound.request, lane).await?;
     let route = outbound.permit.route();
-    let mut response = accepted(response, route)?;
-    clean(&mut response, route);
-    identify(response.headers_mut(), outbound);
+    let response = accepted(response, route)?;
     let long = lane == Lane::Long || is_event_stream(response.headers());
     let kind = if long {
         Some(outbound.permit.stream_kind())
@@ -79,8 +77,14 @@ pub async fn forward<E: OnEnd>(
         is_unsized(response.body(), route.kind).then_some(StreamKind::Unsized)
     };
     let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
+    let mut response = if refusal::may_be_of_us(&response, route.kind) {
+        Box::pin(refusal::of_the_caller(response, &outbound.permit)).await?.map(ResponseBody::full)
+    } else {
+        response.map(|body| ResponseBody::streaming(body, trailers))
+    };
+    clean(&mut response, route);
+    identify(response.headers_mut(), outbound);
     let response = response.map(|body| {
-        let body = ResponseBody::streaming(body, trailers);
         let Some(kind) = kind else { return body };
         let style = if kind == StreamKind::Watch { CutStyle::End } else { CutStyle::Abort };
         body.cut_by(begin(outbound, kind), style)
@@ -110,12 +114,16 @@ async fn upgrade<E: OnEnd>(
             Ok(Forwarded::Upgraded(Upgraded { response, splice }))
         }
         UpgradeAnswer::Refused(response) => {
-            let mut response = accepted(response, route)?;
+            let response = accepted(response, route)?;
+            let mut response = if refusal::may_be_of_us(&response, route.kind) {
+                refusal::of_the_caller(response, &outbound.permit).await?.map(ResponseBody::full)
+            } else {
+                response.map(|body| ResponseBody::streaming(body, Trailers::Drop))
+            };
             clean(&mut response, route);
             identify(response.headers_mut(), outbound);
             // The connection ends with this answer, lest anything follows on it (CVE-2018-1002105).
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            let response = response.map(|body| ResponseBody::streaming(body, Trailers::Drop));
             Ok(Forwarded::Response { response, long: false })
         }
     }

@@ -12,6 +12,7 @@
 //! | `settings` | an upstream as the program runs on it |
 //! | `pool`, `connect` | connections that wait for their next request, and new ones |
 //! | `forward`, `response` | the last step of a request, and the body that comes back |
+//! | `refusal` | which 403 of an API server is about our own account |
 //! | `get` | objects that Doorward reads at an API server for itself |
 //! | `buffered` | request bodies that are read whole |
 //! | `progress` | time limits without timers |
@@ -27,6 +28,7 @@ mod get;
 mod metrics;
 mod pool;
 mod progress;
+mod refusal;
 mod response;
 mod settings;
 mod splice;

@@ -7,7 +7,7 @@ mod tls;
 
 use std::{fmt, hash, sync::Arc, time::Duration};
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use url::Host;
 
 pub(crate) use self::{
@@ -191,6 +191,21 @@ impl Upstream {
             format!("the upstream `{}` did not accept Doorward's own credential", self.name),
         )
         .fix("an operator should renew the credential of this upstream")
+        .with_upstream_status(StatusCode::UNAUTHORIZED)
+    }
+
+    /// The refusal for a 403 of this API server to our asking as the caller, who has no part in what Doorward's own account may do.
+    /// `said` is for the log, as it names that account.
+    pub fn impersonation_refused(&self, said: String) -> Rejection {
+        Rejection::new(
+            Reason::UpstreamCredential,
+            format!("the upstream `{}` does not let Doorward's own account make this request for you", self.name),
+        )
+        .fix(
+            "an operator should see what `doorward rbac --check` says, and apply the roles that `doorward rbac` prints",
+        )
+        .with_upstream_status(StatusCode::FORBIDDEN)
+        .because(said)
     }
 }
 

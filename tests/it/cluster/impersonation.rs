@@ -82,6 +82,8 @@ async fn each_is_needed(rules: &[Value], all: &[u16]) {
         let fewer = [&rules[..left_out], &rules[left_out + 1..]].concat();
         let (statuses, _) = asked(&fewer).await;
         assert_ne!(statuses, all, "without {}", rules[left_out]);
+        let is_ours = statuses.iter().zip(all).all(|(now, before)| now == before || *now == 502);
+        assert!(is_ours, "without {}: {statuses:?}, of which Alice can do nothing about any", rules[left_out]);
     }
 }
 
@@ -98,8 +100,63 @@ async fn classic_impersonation_needs_these_rights_and_each_of_them() {
 async fn constrained_impersonation_needs_these_rights_and_each_of_them() {
     let rules = printed("constrained");
     let (statuses, events) = asked(&rules).await;
-    assert_eq!(statuses, [200, 200, 200, 201, 201, 403], "what it may be asked for is all that can be asked for");
+    assert_eq!(statuses, [200, 200, 200, 201, 201, 502], "what it may be asked for is all that can be asked for");
     assert_eq!(events[0]["impersonatedUser"]["username"], "alice");
     assert_eq!(events[0]["authenticationMetadata"]["impersonationConstraint"], "impersonate:user-info");
     each_is_needed(&rules, &statuses).await;
+}
+
+/// The forms in which clients ask for what they list, and so for a refusal.
+const FORMS: [&str; 4] = [
+    "application/json",
+    "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+    "application/vnd.kubernetes.protobuf",
+    "application/vnd.kubernetes.protobuf, application/json",
+];
+
+/// It names Doorward's account, and who reads it would ask for the right to impersonate.
+#[tokio::test]
+async fn a_refusal_of_our_own_account_goes_to_the_log_and_not_to_the_caller() {
+    let only = |verb: &str| -> Vec<Value> {
+        let has = |rule: &Value| rule["verbs"].to_string().contains(verb) && rule["resources"].is_array();
+        printed("constrained").into_iter().filter(has).collect()
+    };
+    for (rules, said) in [
+        (printed("classic")[..1].to_vec(), "cannot impersonate"),
+        (only("impersonate-on:"), "cannot impersonate:user-info"),
+        (only("impersonate:"), "cannot impersonate-on:user-info:"),
+    ] {
+        let mut world = World::with_rights(&json!(rules)).await;
+        let list = format!("GET /api/v1/namespaces/{}/configmaps", world.namespace);
+        for form in FORMS {
+            let answer = world.alice(&list, &[&format!("Accept: {form}")], b"").await;
+            assert_eq!(answer.status, 502, "{rules:?} {form}: {}", answer.text());
+            assert!(!answer.text().contains("system:serviceaccount"), "{}", answer.text());
+            assert!(answer.text().contains("doorward rbac --check"), "{}", answer.text());
+        }
+        let handshake = [
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        let exec = format!("GET /api/v1/namespaces/{}/pods/none/exec?command=sh", world.namespace);
+        assert_eq!(world.alice(&exec, &handshake, b"").await.status, 502);
+        let line = world.doorward.wait_for_log_containing(said).await.to_string();
+        assert!(line.contains("upstream_credential") && line.contains("system:serviceaccount"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_caller_goes_on_as_it_came() {
+    let world = World::with_rights(&json!(printed("classic"))).await;
+    for form in FORMS {
+        let answer =
+            world.alice("GET /api/v1/namespaces/kube-system/configmaps", &[&format!("Accept: {form}")], b"").await;
+        let (kind, length) = (answer.header("content-type"), answer.header("content-length"));
+        assert_eq!(answer.status, 403, "{form}: {}", answer.text());
+        assert!(form.starts_with(kind.unwrap()), "{form} {kind:?}");
+        assert_eq!(length, Some(&*answer.body.len().to_string()), "{form}");
+        assert!(answer.text().replace('\\', "").contains("User \"alice\" cannot list"), "{form}: {}", answer.text());
+    }
 }

@@ -95,13 +95,28 @@ async fn assert_constrained(world: &World) {
     }
 }
 
+const HANDSHAKE: [&str; 4] = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
+const SPDY: [&str; 3] = ["Connection: Upgrade", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io"];
+
 /// The pod is not there, which is told to who may.
+async fn assert_streams(world: &World, what: &str, expected: [u16; 2]) {
+    for resource in ["exec?command=sh", "attach?stdout=true", "portforward?ports=80"] {
+        let path = format!("/api/v1/namespaces/{}/pods/none/{resource}", world.namespace);
+        let by_websocket = world.alice(&format!("GET {path}"), &HANDSHAKE, b"").await;
+        let by_spdy = world.alice(&format!("POST {path}"), &SPDY, b"").await;
+        let said = format!("{what} {resource}: {} {}", by_websocket.text(), by_spdy.text());
+        assert_eq!([by_websocket.status, by_spdy.status], expected, "{said}");
+    }
+}
+
 #[tokio::test]
 async fn a_websocket_needs_the_one_verb_that_is_printed_for_streams_and_spdy_the_other() {
-    let handshake = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
-    let websocket = [&["Connection: Upgrade", "Upgrade: websocket"][..], &handshake].concat();
-    let spdy = ["Connection: Upgrade", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io"];
-    for (left_out, expected) in [("none", [404, 404]), ("get", [403, 404]), ("create", [404, 403])] {
+    for (left_out, expected) in [("none", [404, 404]), ("get", [502, 404]), ("create", [404, 502])] {
         let mut rights = printed("constrained");
         for right in &mut rights {
             if right["resources"].to_string().contains("pods/exec") {
@@ -111,12 +126,15 @@ async fn a_websocket_needs_the_one_verb_that_is_printed_for_streams_and_spdy_the
         }
         let world =
             World::set_up(Setup { rights: json!(rights), ..Setup::default() }, |yaml| configuration(&yaml)).await;
-        for resource in ["exec?command=sh", "attach?stdout=true", "portforward?ports=80"] {
-            let path = format!("/api/v1/namespaces/{}/pods/none/{resource}", world.namespace);
-            let by_websocket = world.alice(&format!("GET {path}"), &websocket, b"").await;
-            let by_spdy = world.alice(&format!("POST {path}"), &spdy, b"").await;
-            let said = format!("without {left_out} {resource}: {} {}", by_websocket.text(), by_spdy.text());
-            assert_eq!([by_websocket.status, by_spdy.status], expected, "{said}");
-        }
+        assert_streams(&world, &format!("without {left_out}"), expected).await;
     }
+}
+
+#[tokio::test]
+async fn a_rule_that_lets_write_everything_opens_streams_by_the_printed_rights() {
+    let streams = "{api_groups: [''], resources: [pods/exec, pods/attach, pods/portforward]}";
+    let of_all = |yaml: String| configuration(&yaml).replace(streams, "{verbs: [write], namespaces: ['{ns}']}");
+    let rights = printed_rights("constrained", |yaml| of_all(yaml).replace("'{ns}'", "'*'"));
+    let world = World::set_up(Setup { rights: json!(rights), ..Setup::default() }, of_all).await;
+    assert_streams(&world, "verbs: [write]", [404, 404]).await;
 }
