@@ -126,7 +126,7 @@ async fn a_refusal_of_our_own_account_goes_to_the_log_and_not_to_the_caller() {
         (only("impersonate-on:"), "cannot impersonate:user-info"),
         (only("impersonate:"), "cannot impersonate-on:user-info:"),
     ] {
-        let mut world = World::with_rights(&json!(rules)).await;
+        let mut world = World::set_up(Setup { rights: json!(rules), ..Setup::default() }, |yaml| yaml).await;
         let list = format!("GET /api/v1/namespaces/{}/configmaps", world.namespace);
         for form in FORMS {
             let answer = world.alice(&list, &[&format!("Accept: {form}")], b"").await;
@@ -149,7 +149,7 @@ async fn a_refusal_of_our_own_account_goes_to_the_log_and_not_to_the_caller() {
 
 #[tokio::test]
 async fn a_refusal_of_the_caller_goes_on_as_it_came() {
-    let world = World::with_rights(&json!(printed("classic"))).await;
+    let world = World::set_up(Setup { rights: json!(printed("classic")), ..Setup::default() }, |yaml| yaml).await;
     for form in FORMS {
         let answer =
             world.alice("GET /api/v1/namespaces/kube-system/configmaps", &[&format!("Accept: {form}")], b"").await;
