@@ -1,6 +1,6 @@
 //! Reads a request's line back into what the policy looked at, so that the decision can be made again.
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use http::Method;
 use serde::Deserialize;
@@ -370,6 +370,7 @@ impl PrincipalLine {
             },
             signed_by: None,
             expires: actor.session.expiration_time.map_or(Timestamp::MAX, Timestamp::from_millis),
+            skew: Duration::ZERO,
             delivery,
             email,
         }

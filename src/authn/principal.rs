@@ -1,6 +1,6 @@
 //! Who is calling, as facts that an issuer or a signature vouches for. Nothing here is a decision.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -44,8 +44,10 @@ pub struct Principal {
     pub credential: CredentialId,
     /// The key that signed the token, if one did: where it leaves the set of the issuer, streams end.
     pub signed_by: Option<KeyId>,
-    /// When the credential ends; streams end with it.
+    /// When the credential ends, by what it says itself.
     pub expires: Timestamp,
+    /// For how long after that it is taken all the same, as the clock of its issuer may differ: of bearer tokens alone.
+    pub skew: Duration,
     /// The facts of the delivery that authenticated it, for webhooks.
     pub delivery: Option<Arc<Facts>>,
     /// The email address, only where the issuer says that it is verified. For display, never for decisions.
@@ -78,6 +80,12 @@ pub enum WorkloadIdentity {
 pub const KIND_CLAIM: &str = "kind";
 
 impl Principal {
+    /// The moment from which the credential is not taken any more. Streams end at it and not before: what was let through is
+    /// answered too.
+    pub fn ends(&self) -> Timestamp {
+        self.expires + self.skew
+    }
+
     /// Everybody whose revocation ends the credential.
     pub fn parties(&self) -> impl Iterator<Item = KnownAs> {
         let own = KnownAs { issuer: Arc::clone(&self.issuer), subject: Arc::clone(&self.subject) };
@@ -144,6 +152,7 @@ impl Principal {
             credential: CredentialId::None,
             signed_by: None,
             expires: Timestamp::default(),
+            skew: Duration::ZERO,
             delivery: None,
             on_behalf_of: None,
             acting: Box::default(),

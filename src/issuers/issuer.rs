@@ -174,6 +174,7 @@ impl Issuer {
             credential: known.credential.clone(),
         })?;
         principal.signed_by = known.signed_by;
+        principal.skew = self.skew();
         Ok((principal, audiences))
     }
 
@@ -267,6 +268,7 @@ impl Issuer {
             credential,
         })?;
         principal.signed_by = signed.map(|signed| signed.by);
+        principal.skew = self.skew();
         Ok(Verified {
             principal: Arc::new(principal),
             issuer: Arc::clone(self),

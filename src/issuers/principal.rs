@@ -1,6 +1,6 @@
 //! From verified claims to a [`Principal`]. Nothing here decides; what cannot be understood is refused.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
@@ -122,6 +122,7 @@ impl Mapping {
             credential,
             signed_by: None,
             expires,
+            skew: Duration::ZERO,
             delivery: None,
             on_behalf_of: own.and_then(on_behalf_of),
             acting: own.map_or_else(|| self.acting(&claims), acting),

@@ -55,10 +55,9 @@ impl VerifiedTokens {
 
 impl Verified {
     fn holds(&self, accepts: &Accepts, now: Timestamp) -> bool {
-        let skew = self.issuer.skew();
-        now < self.principal.expires + skew
+        now < self.principal.ends()
             && now < self.good_until
-            && self.not_before.is_none_or(|start| start <= now + skew)
+            && self.not_before.is_none_or(|start| start <= now + self.issuer.skew())
             && accepts.accepts(&self.issuer, &self.audiences)
             && self.generation.is_none_or(|number| self.issuer.keys().generation_number(now) == Some(number))
     }

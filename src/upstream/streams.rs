@@ -110,7 +110,7 @@ impl Stream {
         max: Duration,
         now: Timestamp,
     ) -> Self {
-        let deadline = (now + max).min(principal.expires);
+        let deadline = (now + max).min(principal.ends());
         Self { kind, principal, groups, token: None, request, deadline }
     }
 

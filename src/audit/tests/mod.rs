@@ -251,6 +251,7 @@ fn principal() -> Principal {
         credential: CredentialId::Token("jti-1".into()),
         signed_by: None,
         expires: Timestamp::from_secs(1_700_003_600),
+        skew: Duration::ZERO,
         delivery: None,
         workload: None,
         on_behalf_of: None,

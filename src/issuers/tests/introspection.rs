@@ -8,7 +8,7 @@ use super::{
     super::{Accepts, Context, Issuers, signed_answer::MEDIA_TYPE, testing::*},
     key_cache::join_all,
 };
-use crate::error::Reason;
+use crate::{clock::Timestamp, error::Reason};
 
 struct Bench {
     provider: Provider,
@@ -95,6 +95,30 @@ async fn an_answer_counts_only_if_it_says_all_that_is_needed() {
     {
         bench.answer(changes.clone());
         assert_eq!(bench.ask(&format!("opaque-{number}")).await.err(), reason, "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_taken_until_the_moment_at_which_its_streams_end_and_no_longer() {
+    for skew in [0, 30, 60] {
+        let bench = Bench::with(json!({}), json!({"clock_skew": format!("{skew}s")})).await;
+        bench.answer(json!({"exp": START + 10}));
+        let text = claims(&bench.provider.url, json!({"exp": START + 10}));
+        let signed = RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"at+jwt"}"#, &text);
+        let ask = async |token: &str| bench.issuers.authenticate(token, &bench.accepts, &nothing).await;
+        for token in ["opaque", &*signed] {
+            let principal = ask(token).await.unwrap();
+            let (end, last) = (Timestamp::from_secs(START + 10), Timestamp::from_secs(START + 10 + skew));
+            assert_eq!((principal.expires, principal.ends()), (end, last), "{skew} s, {token}");
+        }
+        bench.context.clock.advance(Duration::from_millis(u64::try_from(skew).unwrap() * 1000 + 9_999));
+        for token in ["opaque", &*signed] {
+            ask(token).await.unwrap();
+        }
+        bench.context.clock.advance(Duration::from_millis(1));
+        for token in ["opaque", &*signed] {
+            assert_eq!(ask(token).await.unwrap_err().reason(), Reason::TokenExpired, "{skew} s, {token}");
+        }
     }
 }
 

@@ -52,6 +52,25 @@ fn the_deadline_is_the_earlier_of_credential_and_route() {
     }
 }
 
+/// What a request may still do, its answer may still tell.
+#[test]
+fn a_stream_lasts_as_long_as_its_credential_is_taken() {
+    let (registry, clock) = registry();
+    let now = clock.now();
+    let of = |principal: Principal| {
+        let request = watch("alice", now, now).request;
+        Stream::new(StreamKind::Unsized, Arc::new(principal), Arc::default(), request, seconds(3600), now)
+    };
+    let ended = Principal { skew: seconds(30), ..(*principal("alice", now - seconds(5))).clone() };
+    let handle = registry.register(of(ended.clone()));
+    assert_eq!((handle.stream().deadline, handle.reason()), (ended.ends(), None));
+    clock.advance(seconds(25));
+    assert_eq!((registry.cut_expired(), handle.reason()), (1, Some(CutReason::Expired)));
+    // Of sessions and break-glass nothing is taken beyond the end.
+    let exact = registry.register(of((*principal("bob", now)).clone()));
+    assert_eq!((exact.stream().deadline, exact.reason()), (now, Some(CutReason::Expired)));
+}
+
 #[tokio::test]
 async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
     let (registry, clock) = registry();
