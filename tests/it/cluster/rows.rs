@@ -16,6 +16,9 @@ use crate::{
 /// Sent, as Alice; any other is the status of a refusal, and nothing is sent.
 const CLEAN: u16 = 200;
 
+/// How long a token is taken after its end, in seconds: the default of `clock_skew`.
+const SKEW: u64 = 30;
+
 /// What is asked where a case does not say otherwise.
 fn read(world: &World) -> String {
     format!("/api/v1/namespaces/{}/configmaps", world.namespace)
@@ -385,7 +388,8 @@ async fn a_watch_ends_with_the_token_that_opened_it_and_with_its_revocation() {
         until(async || world.audit().iter().filter(of_watch).count() >= count).await;
     };
     let mut claims = world.issuer.claims("alice", &["dev"]);
-    claims["exp"] = json!(now() + 5);
+    // It is taken for another 5 s.
+    (claims["iat"], claims["exp"]) = (json!(now() - 600), json!(now() + 5 - SKEW));
     let mut short = open(&world.issuer.sign(&claims)).await;
     let mut long = open(&world.issuer.token("alice", &["dev"])).await;
     let rest = short.rest().await;
@@ -433,7 +437,7 @@ async fn streams_of_pods_end_with_the_token_that_opened_them() {
     ];
     let mut claims = world.issuer.claims("alice", &["dev"]);
     let ends = now() + 5;
-    claims["exp"] = json!(ends);
+    (claims["iat"], claims["exp"]) = (json!(now() - 600), json!(ends - SKEW));
     let (short, long) = (world.issuer.sign(&claims), world.issuer.token("bob", &["dev"]));
     let mut opened = Vec::new();
     for (subresource, line, more) in &streams {
