@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
 use super::{
-    Lane, Pools, UpstreamBody, UpstreamError, UpstreamErrorKind, refusal,
+    Lane, Pools, UpstreamBody, UpstreamError, UpstreamErrorKind, is_event_stream, refusal,
     streams::{StreamHandle, StreamKind},
     upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
 };
@@ -176,10 +176,6 @@ fn only_type(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 fn identify(headers: &mut HeaderMap, outbound: &Outbound) {
     headers.insert(REQUEST_ID, outbound.permit.meta().id_line.clone());
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// Whether a body has no length, so that it may go on for as long as the upstream likes. What of the API server goes on is

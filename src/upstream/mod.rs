@@ -256,6 +256,11 @@ fn is_of_messages(headers: &HeaderMap, is_http2: bool) -> bool {
     is_http2 && (kind.starts_with(b"application/grpc") || kind.starts_with(b"application/connect+"))
 }
 
+/// Whether a response is a stream of events (HTML section 9.2), which comes where nobody knew that one would.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
 /// Sends a request on a connection and waits for the head of the response.
 async fn exchange(
     upstream: &Arc<Upstream>,
@@ -307,9 +312,10 @@ async fn exchange(
         // Answered before the end of the request: what of it is still to come must not run into the next one.
         lease.reusable = false;
     }
+    // Silence says as little about a stream of events as about a watch.
     let limit = match lane {
-        Lane::Short => upstream.stream_idle_timeout,
-        Lane::Long => upstream.long_idle_timeout,
+        Lane::Short if !is_event_stream(response.headers()) => upstream.stream_idle_timeout,
+        Lane::Short | Lane::Long => upstream.long_idle_timeout,
     };
     progress.answered(limit);
     // The lease ends here where the answer has no body, and keeps the record for the next exchange if it has the last of it.

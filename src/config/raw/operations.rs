@@ -29,9 +29,9 @@ pub struct Limits {
     pub body_min_rate: Size,
     /// How long a connection may be idle between requests.
     pub idle_timeout: Span,
-    /// How long a streamed body may make no progress.
+    /// How long any other streamed body may make no progress.
     pub stream_idle_timeout: Span,
-    /// How long an upgraded connection or a watch may make no progress.
+    /// How long an upgraded connection, a watch or a stream of server-sent events may make no progress.
     pub upgrade_idle_timeout: Span,
     /// Concurrent HTTP/2 streams of a connection.
     pub http2_streams: u32,

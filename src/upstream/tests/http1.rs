@@ -308,6 +308,29 @@ async fn a_body_that_stalls_breaks_off() {
     assert!(matches!(error, BodyError::Idle), "{error:?}");
 }
 
+/// An agent listens for hours at a server that has nothing to tell.
+#[tokio::test]
+async fn a_stream_of_events_may_be_silent_as_long_as_a_watch() {
+    for (media, is_cut) in
+        [("text/event-stream", false), ("text/event-stream; charset=utf-8", false), ("text/plain", true)]
+    {
+        let (address, _) = scripted(move |_, mut stream| async move {
+            read_head(&mut stream).await;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: 2\r\n\r\no");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            // Where it was cut nobody takes it.
+            let _ = stream.write_all(b"k").await;
+        })
+        .await;
+        let limits = raw::Limits { stream_idle_timeout: Span::from_millis(300), ..Default::default() };
+        let upstream = resolve(&raw_upstream(format!("http://{address}")), &limits, Path::new("/"));
+        let response = pools().send(&upstream, &mut get(), Lane::Short).await.unwrap();
+        let whole = response.into_body().collect().await;
+        assert_eq!(whole.is_err(), is_cut, "{media}: {whole:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_stalls_or_breaks_off_is_told_so() {
     let (address, _) = scripted(|_, mut stream| async move {
