@@ -392,28 +392,33 @@ async fn assertion_keys(Extension(context): Extension<Context>) -> AxumResponse 
 /// OAuth 2.0 Protected Resource Metadata (RFC 9728 section 3.2): of the route at the path that follows, or of the whole host.
 async fn protected_resource(Extension(context): Extension<Context>) -> AxumResponse {
     let Context { snapshot, request, .. } = &context;
-    let identifier = |issuer: &Arc<Issuer>| issuer.identifier().to_string();
     let resource = request.path().strip_prefix(PROTECTED_RESOURCE).unwrap_or_default();
     let mut metadata = json!({
         "resource": request.reached().url(request.host(), resource),
         "bearer_methods_supported": ["header"],
         "resource_name": "Doorward",
     });
-    let (servers, scopes): (Vec<String>, Vec<&str>) = match snapshot.routes.described(request.host(), request.path()) {
-        Some(route) => {
-            let servers = route.accepts.issuers().iter().map(identifier).collect();
-            (servers, snapshot.policy.scopes_on(&route.name).into_iter().collect())
-        }
-        None => {
-            let signing = snapshot.issuers.iter().filter(|issuer| issuer.signs());
-            (signing.map(identifier).collect(), Vec::new())
-        }
+    let route = snapshot.routes.described(request.host(), request.path());
+    let servers = match route {
+        Some(route) => asked_for_tokens(route.accepts.issuers().iter()),
+        None => asked_for_tokens(snapshot.issuers.iter().filter(|issuer| issuer.signs())),
     };
+    // A server refuses who asks it for a scope of another's.
+    let is_listed = |name: &str| servers.iter().any(|issuer| **issuer.name() == *name);
+    let scopes = route.map(|route| snapshot.policy.scopes_on(&route.name, is_listed)).unwrap_or_default();
+    let servers: Vec<&str> = servers.iter().map(|issuer| &**issuer.identifier()).collect();
     if let Some(members) = metadata.as_object_mut() {
         members.insert("authorization_servers".to_owned(), servers.into());
         if !scopes.is_empty() {
-            members.insert("scopes_supported".to_owned(), scopes.into());
+            members.insert("scopes_supported".to_owned(), scopes.into_iter().collect());
         }
     }
     ([(header::CACHE_CONTROL, "public, max-age=300")], Json(metadata)).into_response()
+}
+
+/// Of these issuers those that a client can ask for a token. Many clients take the first that is named, so that others are named only
+/// where there is no such one.
+fn asked_for_tokens<'a>(issuers: impl Iterator<Item = &'a Arc<Issuer>>) -> Vec<&'a Arc<Issuer>> {
+    let (asked, others): (Vec<_>, Vec<_>) = issuers.partition(|issuer| issuer.is_asked_for_tokens());
+    if asked.is_empty() { others } else { asked }
 }

@@ -182,10 +182,10 @@ impl Policy {
         Some(limits)
     }
 
-    /// The scopes that some allow of a route asks for.
-    pub fn scopes_on(&self, route: &str) -> BTreeSet<&str> {
+    /// The scopes that some allow of a route asks for, of those allows that may let somebody of these issuers.
+    pub fn scopes_on(&self, route: &str, is_meant: impl Fn(&str) -> bool) -> BTreeSet<&str> {
         let allows = self.candidates(route).filter(|rule| !rule.shadow && matches!(rule.action, Action::Allow(_)));
-        allows.flat_map(Rule::scopes).collect()
+        allows.filter(|rule| rule.is_of_issuer(&is_meant)).flat_map(Rule::scopes).collect()
     }
 
     /// The scopes of tokens for an audience that some rule names in full: those that somebody may get who asks for none by name.

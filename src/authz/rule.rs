@@ -230,6 +230,14 @@ impl Rule {
         (matches!(self.action, Action::Deny) || speaks()) && self.on.iter().all(On::can_hold_of_tokens)
     }
 
+    /// Whether it is about somebody of one of these issuers, as far as it names any.
+    pub(super) fn is_of_issuer(&self, is_meant: impl Fn(&str) -> bool) -> bool {
+        self.who.iter().all(|who| match who {
+            Who::Issuers { names, .. } => names.iter().any(|name| is_meant(name)),
+            _ => true,
+        })
+    }
+
     /// The scopes of which it asks for one.
     pub(super) fn scopes(&self) -> impl Iterator<Item = &str> {
         self.who.iter().filter_map(Who::scopes).flat_map(Names::iter).map(|scope| &**scope)

@@ -22,7 +22,7 @@ use crate::{
     authn::{CredentialId, Kind, Principal, Scheme},
     clock::Timestamp,
     config::{
-        raw::{Algorithm, IntrospectionMode},
+        raw::{Algorithm, IntrospectionMode, Preset},
         resolver::Secret,
     },
     error::Rejection,
@@ -99,6 +99,13 @@ impl Issuer {
     /// Whether it signs tokens at all. Where it does not, people only log in.
     pub fn signs(&self) -> bool {
         self.keys.settings().source != KeySource::Nowhere
+    }
+
+    /// Whether a client can go there for a token, of somebody or of its own. A cluster and CI give theirs to their own jobs alone, and
+    /// Doorward swaps tokens that one has from elsewhere.
+    pub fn is_asked_for_tokens(&self) -> bool {
+        use Preset::{Doorward, GithubActions, GitlabCi, Kubernetes};
+        self.signs() && !matches!(self.mapping.preset, Some(Kubernetes | GithubActions | GitlabCi | Doorward))
     }
 
     /// Whether `claims` have the values that `required_claims` asks for. Tokens are checked for them as they are verified.

@@ -486,6 +486,23 @@ rules:
     }
 }
 
+/// A server refuses who asks it for a scope of another's.
+#[test]
+fn the_scopes_of_a_route_are_those_of_rules_for_the_issuers_that_are_asked_about() {
+    let rules = "
+rules:
+  - {id: all, on: {routes: [web]}, who: {issuers: [cluster, corp], kind: agent, scopes: [b, a]}, do: allow}
+  - {id: corp, on: {routes: [web]}, who: {issuers: [corp, partner], kind: agent, scopes: [c]}, do: allow}
+  - {id: own, on: {routes: [web]}, who: {issuers: [cluster], kind: agent, scopes: [d]}, do: allow}
+";
+    let policy = compile(&root(GROUND, rules)).unwrap();
+    let of = |issuers: &[&str]| policy.scopes_on("web", |name| issuers.contains(&name)).into_iter().collect::<String>();
+    assert_eq!(
+        (of(&["corp"]), of(&["cluster"]), of(&["corp", "cluster"])),
+        ("abc".into(), "abd".into(), "abcd".into())
+    );
+}
+
 #[test]
 fn shadow_rules_are_recorded() {
     let root = root(
