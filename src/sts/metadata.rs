@@ -76,7 +76,8 @@ pub fn document(issuer: &str, keys: &SigningKeys) -> Value {
         "introspection_endpoint": format!("{issuer}{INTROSPECT}"),
         "jwks_uri": format!("{issuer}{KEYS}"),
         "grant_types_supported": [GRANT],
-        "response_types_supported": [],
+        // Must be there, and must not be empty; so say others who only sign tokens.
+        "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": keys.algorithms(),
         // Whoever has the token that is exchanged needs nothing else.

@@ -207,7 +207,7 @@ async fn what_is_published_is_what_the_standards_say_and_the_keys_outlive_a_rest
                 "introspection_endpoint": "https://doorward.test/oauth2/introspect",
                 "jwks_uri": "https://doorward.test/oauth2/jwks",
                 "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange"],
-                "response_types_supported": [],
+                "response_types_supported": ["id_token"],
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["ES256"],
                 "token_endpoint_auth_methods_supported": ["none"],
