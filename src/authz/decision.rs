@@ -29,9 +29,12 @@ pub enum Outcome {
     Approve(Vec<Arc<Approval>>),
     /// An allow hit, and the login does not do.
     StepUp(NeededLogin),
-    /// A scope that would do, if a scope is all that is missing.
     NoMatch {
+        /// A scope that would do, if a scope is all that is missing.
         missing_scope: Option<Arc<str>>,
+        /// Then, what the token has of the scopes that rules of the route ask for. Clients ask for what they are told and for no more,
+        /// so that they would lose these.
+        kept_scopes: Vec<Arc<str>>,
     },
 }
 
@@ -118,13 +121,13 @@ impl Decision {
                 let fix = "Sign in again, with what is needed.";
                 Rejection::new(Reason::NeedUnmet, detail).fix(fix).needs_login(unmet.clone())
             }
-            Outcome::NoMatch { missing_scope: Some(scope) } => {
+            Outcome::NoMatch { missing_scope: Some(scope), kept_scopes } => {
                 let detail = format!("No rule allows this request. With the scope `{scope}` one would.");
                 Rejection::new(Reason::NoRuleMatched, detail)
                     .fix("Get a token with that scope.")
-                    .needs_scopes(vec![scope.to_string()])
+                    .needs_scopes([scope].into_iter().chain(kept_scopes).map(ToString::to_string).collect())
             }
-            Outcome::NoMatch { missing_scope: None } => {
+            Outcome::NoMatch { missing_scope: None, .. } => {
                 Rejection::new(Reason::NoRuleMatched, "No rule allows this request.")
                     .fix("Ask the owners of the policy; `doorward explain` tells them what is missing.")
             }

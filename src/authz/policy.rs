@@ -150,7 +150,9 @@ impl Policy {
         tally.decide(|| {
             let allows =
                 self.candidates(request.route).filter(|rule| !rule.shadow && matches!(rule.action, Action::Allow(_)));
-            allows.filter_map(|rule| rule.missing_scope(&case)).next().cloned()
+            let missing_scope = allows.filter_map(|rule| rule.missing_scope(&case)).next().cloned();
+            let kept_scopes = missing_scope.as_ref().map(|_| self.kept_scopes(principal, request.route));
+            Outcome::NoMatch { missing_scope, kept_scopes: kept_scopes.unwrap_or_default() }
         })
     }
 
@@ -186,6 +188,16 @@ impl Policy {
     pub fn scopes_on(&self, route: &str, is_meant: impl Fn(&str) -> bool) -> BTreeSet<&str> {
         let allows = self.candidates(route).filter(|rule| !rule.shadow && matches!(rule.action, Action::Allow(_)));
         allows.filter(|rule| rule.is_of_issuer(&is_meant)).flat_map(Rule::scopes).collect()
+    }
+
+    /// What a token has of the scopes that allows of a route ask for, each once.
+    fn kept_scopes(&self, principal: &Principal, route: &str) -> Vec<Arc<str>> {
+        let known = self.scopes_on(route, |issuer| *issuer == *principal.issuer);
+        let mut kept: Vec<Arc<str>> =
+            principal.scopes.iter().filter(|scope| known.contains(&***scope)).cloned().collect();
+        kept.sort_unstable();
+        kept.dedup();
+        kept
     }
 
     /// The scopes of tokens for an audience that some rule names in full: those that somebody may get who asks for none by name.
@@ -328,7 +340,7 @@ impl<'p> Tally<'p> {
         }
     }
 
-    pub(super) fn decide(self, missing_scope: impl FnOnce() -> Option<Arc<str>>) -> Decision {
+    pub(super) fn decide(self, no_match: impl FnOnce() -> Outcome) -> Decision {
         let denial = |rule: &Rule, error| Outcome::Deny(Denial { why: rule.why.clone(), fix: rule.fix.clone(), error });
         let (rule, outcome) = match self {
             Self { deny: Some((rule, error)), .. } => (Some(rule), denial(rule, error)),
@@ -345,7 +357,7 @@ impl<'p> Tally<'p> {
                     }
                     (None, Some(rule), _) => (Some(rule), Outcome::Allow),
                     (None, None, Some((rule, unmet))) => (Some(rule), Outcome::StepUp(unmet)),
-                    (None, None, None) => (None, Outcome::NoMatch { missing_scope: missing_scope() }),
+                    (None, None, None) => (None, no_match()),
                 }
             }
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::authn::Principal;
 
 use super::{
-    Decision, Policy, RequestView,
+    Decision, Outcome, Policy, RequestView,
     policy::Tally,
     rule::{Action, Case, Hit, Rule},
 };
@@ -31,7 +31,7 @@ impl TokenRules<'_> {
         for (rule, hit) in self.0.iter().filter(|(rule, _)| rule.takes_scope(scope)) {
             tally.count(rule, hit);
         }
-        tally.decide(|| None)
+        tally.decide(|| Outcome::NoMatch { missing_scope: None, kept_scopes: Vec::new() })
     }
 
     /// The patterns of scopes in those that allow, as they are written. Where any scope is given, one of these is, taken for a scope:

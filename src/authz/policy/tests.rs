@@ -486,6 +486,36 @@ rules:
     }
 }
 
+/// A client asks for what it is told and for no more (RFC 6750 section 3.1: what is necessary to access the resource).
+#[test]
+fn whoever_lacks_a_scope_is_told_to_keep_those_that_the_route_asks_for_too() {
+    let root = root(
+        GROUND,
+        "
+rules:
+  - {id: read, on: {routes: [web], methods: [GET]}, who: {issuers: [corp], groups: [dev], scopes: [door:read]}, do: allow}
+  - {id: write, on: {routes: [web], methods: [POST]}, who: {issuers: [corp], groups: [dev], scopes: [door:write]}, do: allow}
+  - {id: theirs, on: {routes: [web]}, who: {issuers: [partner], groups: [dev], scopes: [partner:use]}, do: allow}
+  - {id: elsewhere, on: {routes: [api]}, who: {issuers: [corp], groups: [dev], scopes: [kube]}, do: allow}
+",
+    );
+    let policy = compile(&root).unwrap();
+    let needed = |scopes: &str, method: &str| {
+        let facts = format!("{{issuer: corp, groups: [dev], scopes: [{scopes}]}}");
+        let facts: raw::PrincipalFacts = serde_saphyr::from_str(&facts).unwrap();
+        let request: raw::RequestFacts =
+            serde_saphyr::from_str(&format!("{{route: web, path: /, method: {method}}}")).unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let rejection = policy.decide(&scenario.principal, &scenario.request()).rejection().unwrap();
+        rejection.needed_scopes().join(" ")
+    };
+    assert_eq!(needed("'door:read', openid", "POST"), "door:write door:read");
+    assert_eq!(needed("'door:write', kube, 'partner:use'", "GET"), "door:read door:write");
+    assert_eq!(needed("", "GET"), "door:read");
+    // None would do.
+    assert_eq!(needed("'door:read', 'door:write'", "PUT"), "");
+}
+
 /// A server refuses who asks it for a scope of another's.
 #[test]
 fn the_scopes_of_a_route_are_those_of_rules_for_the_issuers_that_are_asked_about() {
