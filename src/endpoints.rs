@@ -413,7 +413,12 @@ async fn protected_resource(Extension(context): Extension<Context>) -> AxumRespo
             members.insert("scopes_supported".to_owned(), scopes.into_iter().collect());
         }
     }
-    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(metadata)).into_response()
+    let headers = [
+        (header::CACHE_CONTROL, "public, max-age=300"),
+        // Clients within pages of any origin look here before they have a token.
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    ];
+    (headers, Json(metadata)).into_response()
 }
 
 /// Of these issuers those that a client can ask for a token. Many clients take the first that is named, so that others are named only

@@ -196,6 +196,7 @@ async fn what_is_published_is_what_the_standards_say_and_the_keys_outlive_a_rest
     for path in ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"] {
         let answer = world.doorward.get(path, &["Host: doorward.test"]).await;
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{path}");
         let document = answer.json();
         // All of it: what is not there, such as a way to log in, is not offered.
         assert_eq!(
@@ -435,6 +436,7 @@ rules:";
         for authority in ["localhost", "localhost:8443"] {
             let answer = metadata(authority, path).await;
             assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{path}");
             let (said, resource) = (answer.json(), format!("https://{authority}{resource}"));
             assert_eq!((&said["resource"], &said["authorization_servers"]), (&json!(resource), &servers), "{said:#}");
             assert_eq!(said["scopes_supported"], scopes, "{said:#}");
