@@ -1,6 +1,7 @@
 //! Bodies on their way through: what a client sends to an upstream, and what goes back to it. Neither is boxed, both
 //! are counted, and of each response somebody hears once how it ended.
 
+mod events;
 mod request;
 mod response;
 
@@ -9,6 +10,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
 pub use self::{
+    events::Events,
     request::{Received, RequestBody, RequestStream},
     response::{BodyEnd, CutStyle, EndHook, EndedBy, OnEnd, ResponseBody},
 };

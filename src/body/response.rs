@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{BodyError, Trailers, exactly};
+use super::{BodyError, Events, Trailers, exactly};
 use crate::upstream::{
     UpstreamBody,
     streams::{CutReason, StreamHandle},
@@ -52,11 +52,18 @@ pub type EndHook = Box<dyn FnOnce(BodyEnd) + Send>;
 /// How a body ends when it is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CutStyle {
-    /// As if the upstream had ended it, for a watch, whose clients then begin another. Only between its lines:
+    /// As if the upstream had ended it, for a watch, whose clients then begin another. Only between its events:
     /// within one it is [`CutStyle::Abort`].
-    End,
+    End(Events),
     /// With an error, for logs and downloads, which must not look complete.
     Abort,
+}
+
+impl CutStyle {
+    /// Whether a cut looks like an end, by what has passed so far.
+    fn is_clean(self) -> bool {
+        matches!(self, Self::End(events) if events.is_between())
+    }
 }
 
 /// The body of a response to a client.
@@ -65,8 +72,6 @@ pub struct ResponseBody<E: OnEnd = EndHook> {
     trailers: Trailers,
     cut: Option<(StreamHandle, CutStyle)>,
     bytes: u64,
-    /// Whether the last byte ended a line, and so the last event of a watch.
-    at_line_end: bool,
     on_end: Option<E>,
 }
 
@@ -95,7 +100,7 @@ impl<E: OnEnd> ResponseBody<E> {
     }
 
     fn new(source: Source, trailers: Trailers) -> Self {
-        Self { source, trailers, cut: None, bytes: 0, at_line_end: true, on_end: None }
+        Self { source, trailers, cut: None, bytes: 0, on_end: None }
     }
 
     /// Takes out what is there as a whole, which leaves an empty body; `None` of what an upstream sends.
@@ -140,8 +145,8 @@ impl<E: OnEnd> ResponseBody<E> {
 
     fn note(&mut self, data: &Bytes) {
         self.bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
-        if let Some(last) = data.last() {
-            self.at_line_end = *last == b'\n';
+        if let Some((_, CutStyle::End(events))) = &mut self.cut {
+            events.pass(data);
         }
     }
 }
@@ -166,7 +171,7 @@ impl<E: OnEnd> Body for ResponseBody<E> {
             }
             Source::Streaming(_) => match this.poll_cut(cx) {
                 Some((reason, style)) => {
-                    let is_clean = style == CutStyle::End && this.at_line_end;
+                    let is_clean = style.is_clean();
                     this.end(EndedBy::Cut(reason));
                     return Poll::Ready((!is_clean).then_some(Err(BodyError::Cut(reason))));
                 }
@@ -194,7 +199,7 @@ impl<E: OnEnd> Body for ResponseBody<E> {
                 let mut is_clean = false;
                 if let Some((handle, style)) = &this.cut {
                     handle.end(CutReason::Idle);
-                    is_clean = *style == CutStyle::End && this.at_line_end;
+                    is_clean = style.is_clean();
                 }
                 this.end(EndedBy::Cut(CutReason::Idle));
                 Poll::Ready((!is_clean).then_some(Err(BodyError::Idle)))

@@ -11,7 +11,7 @@ use super::{
     upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
 };
 use crate::{
-    body::{CutStyle, OnEnd, ResponseBody, Trailers},
+    body::{CutStyle, Events, OnEnd, ResponseBody, Trailers},
     config::raw::RouteKind,
     error::{Reason, Rejection},
     request::{
@@ -76,6 +76,10 @@ pub async fn forward<E: OnEnd>(
     } else {
         is_unsized(response.body(), route.kind).then_some(StreamKind::Unsized)
     };
+    let style = match kind {
+        Some(StreamKind::Watch) => CutStyle::End(Events::of(response.headers())),
+        _ => CutStyle::Abort,
+    };
     let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
     let mut response = if refusal::may_be_of_us(&response, route.kind) {
         Box::pin(refusal::of_the_caller(response, &outbound.permit)).await?.map(ResponseBody::full)
@@ -86,7 +90,6 @@ pub async fn forward<E: OnEnd>(
     identify(response.headers_mut(), outbound);
     let response = response.map(|body| {
         let Some(kind) = kind else { return body };
-        let style = if kind == StreamKind::Watch { CutStyle::End } else { CutStyle::Abort };
         body.cut_by(begin(outbound, kind), style)
     });
     Ok(Forwarded::Response { response, long })

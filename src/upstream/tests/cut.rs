@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    body::{BodyEnd, CutStyle, EndHook, EndedBy, ResponseBody, Trailers},
+    body::{BodyEnd, CutStyle, EndHook, EndedBy, Events, ResponseBody, Trailers},
     clock::{Clock, Timestamp},
     upstream::streams::{CutReason, Registry, tests as streams},
 };
@@ -63,6 +63,8 @@ async fn upstream_that_sends(bytes: &'static str) -> (Arc<Upstream>, mpsc::Unbou
 }
 
 const EVENT: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n";
+const FRAME: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\0\0\0\x01p\r\n";
+const HALF_FRAME: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\0\0\0\x02\n\r\n";
 const HALF: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n";
 
 async fn open(address: SocketAddr, until_chunk: &str) -> TcpStream {
@@ -78,9 +80,12 @@ async fn open(address: SocketAddr, until_chunk: &str) -> TcpStream {
 #[tokio::test]
 async fn kubernetes_t1_a_watch_ends_cleanly_and_a_log_never_looks_complete() {
     for (style, sent, chunk, rest) in [
-        (CutStyle::End, EVENT, "3\r\n{}\n\r\n", "0\r\n\r\n"),
-        (CutStyle::End, HALF, "1\r\n{\r\n", ""),
+        (CutStyle::End(Events::LINES), EVENT, "3\r\n{}\n\r\n", "0\r\n\r\n"),
+        (CutStyle::End(Events::LINES), HALF, "1\r\n{\r\n", ""),
         (CutStyle::Abort, EVENT, "3\r\n{}\n\r\n", ""),
+        (CutStyle::End(Events::FRAMES), FRAME, "5\r\n\0\0\0\x01p\r\n", "0\r\n\r\n"),
+        // Its first byte is a newline, and more was to come.
+        (CutStyle::End(Events::FRAMES), HALF_FRAME, "5\r\n\0\0\0\x02\n\r\n", ""),
     ] {
         let (upstream, mut closed) = upstream_that_sends(sent).await;
         let mut front = front(upstream, style).await;
@@ -115,7 +120,7 @@ async fn the_hook_hears_of_each_end_once() {
     }
 
     let (upstream, mut closed) = upstream_that_sends(EVENT).await;
-    let mut front_ = front(upstream, CutStyle::End).await;
+    let mut front_ = front(upstream, CutStyle::End(Events::LINES)).await;
     drop(open(front_.address, "{}\n\r\n").await);
     assert_eq!(front_.ends.recv().await.unwrap(), BodyEnd { outcome: EndedBy::ClientAborted, bytes: 3 });
     closed.recv().await.unwrap();
@@ -126,7 +131,7 @@ async fn the_hook_hears_of_each_end_once() {
         stream.write_all(EVENT.as_bytes()).await.unwrap();
     })
     .await;
-    let mut front = front(super::upstream(address), CutStyle::End).await;
+    let mut front = front(super::upstream(address), CutStyle::End(Events::LINES)).await;
     let mut client = open(front.address, "{}\n\r\n").await;
     assert!(is_closed_silently(&mut client).await);
     assert_eq!(front.ends.recv().await.unwrap(), BodyEnd { outcome: EndedBy::UpstreamAborted, bytes: 3 });
@@ -158,7 +163,7 @@ async fn a_watch_on_which_nothing_moves_is_ended_as_idle() {
     .await;
     let limits = raw::Limits { upgrade_idle_timeout: Span::from_millis(300), ..Default::default() };
     let upstream = resolve(&raw_upstream(format!("http://{address}")), &limits, Path::new("/"));
-    let mut front = front(upstream, CutStyle::End).await;
+    let mut front = front(upstream, CutStyle::End(Events::LINES)).await;
     let _client = open(front.address, "0\r\n\r\n").await;
     assert_eq!(front.ends.recv().await.unwrap().outcome, EndedBy::Cut(CutReason::Idle));
 }

@@ -1,0 +1,144 @@
+//! Where one event of a watch ends and the next begins, told from its bytes as they pass.
+
+use http::{HeaderMap, header};
+
+/// What the API server calls a watch in protobuf, beside the parameter `stream`.
+const PROTOBUF: &[u8] = b"application/vnd.kubernetes.protobuf";
+
+/// How many bytes say how long a frame is, the highest first.
+const LENGTH: u8 = 4;
+
+/// Where a watch stands. Nothing of it is kept but counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Events {
+    /// Each ends a line, as in JSON.
+    Lines { is_at_end: bool },
+    /// Each is a frame of a length and as many bytes: `read` of those of the length have come, and what is `left` is that much of it as
+    /// is known, then what is still to come.
+    Frames { read: u8, left: usize },
+}
+
+impl Events {
+    pub const LINES: Self = Self::Lines { is_at_end: true };
+    pub const FRAMES: Self = Self::Frames { read: 0, left: 0 };
+
+    /// How an answer with these headers writes them: as lines, unless it says that it is protobuf.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let kind = headers.get(header::CONTENT_TYPE).map_or(&[][..], |kind| kind.as_bytes());
+        let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let is_protobuf = essence.eq_ignore_ascii_case(PROTOBUF) && !headers.contains_key(header::CONTENT_ENCODING);
+        if is_protobuf { Self::FRAMES } else { Self::LINES }
+    }
+
+    pub fn is_between(self) -> bool {
+        matches!(self, Self::Lines { is_at_end: true } | Self::Frames { read: 0, .. })
+    }
+
+    pub(super) fn pass(&mut self, mut data: &[u8]) {
+        match self {
+            Self::Lines { is_at_end } => {
+                if let Some(last) = data.last() {
+                    *is_at_end = *last == b'\n';
+                }
+            }
+            Self::Frames { read, left } => {
+                while let Some((first, rest)) = data.split_first() {
+                    if *read < LENGTH {
+                        *left = (*left << 8) | usize::from(*first);
+                        *read += 1;
+                        data = rest;
+                    } else {
+                        let passed = data.len().min(*left);
+                        *left -= passed;
+                        data = data.get(passed..).unwrap_or_default();
+                    }
+                    if *read == LENGTH && *left == 0 {
+                        *read = 0;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(pairs: &[(header::HeaderName, &'static str)]) -> Events {
+        Events::of(&pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect())
+    }
+
+    #[test]
+    fn a_watch_in_protobuf_is_told_from_all_others() {
+        use header::{CONTENT_ENCODING, CONTENT_TYPE};
+        for kind in [
+            "application/vnd.kubernetes.protobuf;stream=watch",
+            "Application/vnd.Kubernetes.protobuf ; stream=watch",
+            "application/vnd.kubernetes.protobuf",
+        ] {
+            assert_eq!(of(&[(CONTENT_TYPE, kind)]), Events::FRAMES, "{kind}");
+            assert_eq!(of(&[(CONTENT_TYPE, kind), (CONTENT_ENCODING, "gzip")]), Events::LINES, "{kind}");
+        }
+        for kind in ["application/json", "application/json;stream=watch", "application/vnd.kubernetes.protobuf2", ""] {
+            assert_eq!(of(&[(CONTENT_TYPE, kind)]), Events::LINES, "{kind}");
+        }
+        assert_eq!(of(&[]), Events::LINES);
+    }
+
+    /// A frame of protobuf may end in a newline, or hold one, and be whole or not.
+    #[test]
+    fn an_event_in_protobuf_ends_where_its_length_says() {
+        for (sent, expected) in [
+            (&b""[..], true),
+            (b"\0\0", false),
+            (b"\0\0\0\x02", false),
+            (b"\0\0\0\x02\n", false),
+            (b"\0\0\0\x02ab", true),
+            (b"\0\0\0\x02a\n", true),
+            (b"\0\0\0\0", true),
+            (b"\0\0\0\x02ab\0\0\0\x01", false),
+            (b"\0\0\0\x02ab\0\0\0\0\0\0\0\x01c", true),
+            (b"\xff\xff\xff\xffab\n", false),
+        ] {
+            let mut events = Events::FRAMES;
+            events.pass(sent);
+            assert_eq!(events.is_between(), expected, "{sent:?}");
+        }
+        let long = [&[0, 1, 0, 1][..], &vec![b'\n'; 0x1_0001]].concat();
+        let mut events = Events::FRAMES;
+        events.pass(&long[..0x1_0004]);
+        assert!(!events.is_between());
+        events.pass(&long[0x1_0004..]);
+        assert!(events.is_between());
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_same_however_the_bytes_are_split(
+            frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..5),
+            pieces in proptest::collection::vec(1_usize..7, 1..20),
+        ) {
+            let mut ends = vec![0];
+            let mut sent = Vec::new();
+            for frame in frames {
+                sent.extend(u32::try_from(frame.len()).unwrap().to_be_bytes());
+                sent.extend(frame);
+                ends.push(sent.len());
+            }
+            let (mut events, mut at) = (Events::FRAMES, 0);
+            for piece in pieces.iter().cycle() {
+                prop_assert_eq!(events.is_between(), ends.contains(&at), "{} of {:?}", at, &ends);
+                if at == sent.len() {
+                    break;
+                }
+                let end = (at + piece).min(sent.len());
+                events.pass(&sent[at..end]);
+                at = end;
+            }
+        }
+    }
+}
