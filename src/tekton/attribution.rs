@@ -26,6 +26,12 @@ pub(super) fn mentions_ours(value: &Value) -> bool {
     }
 }
 
+/// Takes out of a merge patch what would take away something under our names. What would change it stays, and is refused.
+pub(super) fn pass_over_removals(patch: &mut Map<String, Value>) {
+    patch.retain(|name, value| !(value.is_null() && is_ours(name)));
+    patch.values_mut().filter_map(Value::as_object_mut).for_each(pass_over_removals);
+}
+
 /// Whether a JSON pointer (RFC 6901) leads through one of our names, wherever it stands: templates within a run have
 /// annotations too, which Tekton copies.
 pub(super) fn points_at_ours(pointer: &str) -> bool {

@@ -194,8 +194,9 @@ impl Document {
                 Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body: Body::Patch(sent.into()) })
             }
             _ => {
-                let read = parse(&media, body)?;
+                let mut read = parse(&media, body)?;
                 check_spelling(&read)?;
+                patch::keep_what_apply_takes_away(&mut read);
                 let (intent, statuses) = patch::merge_patch(&read)?;
                 let sent = serde_json::to_vec(&read).unwrap_or_default();
                 Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body: Body::Patch(sent.into()) })

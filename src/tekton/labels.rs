@@ -15,6 +15,14 @@ pub(super) const MADE_BY: &str = "tekton.dev/pipelineRun";
 
 const GUARDED: [&str; 2] = [EVENT_ID, MADE_BY];
 
+/// Takes out of a merge patch what would take one of them away by its name.
+pub(super) fn pass_over_removals(patch: &mut Map<String, Value>) {
+    let labels = patch.get_mut("metadata").and_then(|metadata| metadata.get_mut("labels"));
+    if let Some(labels) = labels.and_then(Value::as_object_mut) {
+        labels.retain(|name, value| !(value.is_null() && GUARDED.contains(&name.as_str())));
+    }
+}
+
 /// Refuses a merge patch of a run that changes one of them, or takes them away with all others.
 pub(super) fn check_merge(patch: &Map<String, Value>) -> Result<(), Unreadable> {
     let Some(labels) = patch.get("metadata").and_then(|metadata| metadata.get("labels")) else { return Ok(()) };

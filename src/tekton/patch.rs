@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    attribution::{mentions_ours, points_at_ours, unescape},
+    attribution::{mentions_ours, pass_over_removals, points_at_ours, unescape},
     document::Unreadable,
     labels, ownership,
     run::Intent,
@@ -113,6 +113,20 @@ fn holds_metadata(pointer: &str) -> bool {
     let mut tokens = pointer.split('/').skip(1).map(unescape);
     let field = tokens.next().filter(|token| token == "spec").and_then(|_| tokens.next());
     field.is_none_or(|field| !PLAIN.contains(&field.as_str()))
+}
+
+/// What `kubectl apply` applied last, by which it knows what to take away (`k8s.io/api/core/v1/annotation_key_constants.go`).
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Has a patch of `kubectl apply` take nothing away that was written here. The API server keeps what was applied to it with
+/// `--server-side` for later applies of the other kind, with what we added to it; the next of those takes that away again, without
+/// a word of it in the file. A patch that does not come of an apply says on purpose what it takes away, and is refused.
+pub(super) fn keep_what_apply_takes_away(patch: &mut Map<String, Value>) {
+    let annotations = patch.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    if annotations.and_then(|annotations| annotations.get(LAST_APPLIED)).is_some_and(Value::is_string) {
+        pass_over_removals(patch);
+        labels::pass_over_removals(patch);
+    }
 }
 
 /// What a merge patch (RFC 7386) does to a run, or a strategic one, which differs by its directives.

@@ -105,6 +105,44 @@ fn the_account_that_was_decided_on_is_written_into_a_run_that_names_none() {
     }
 }
 
+/// What was applied with `--server-side` stands in the annotation by which kubectl knows what to take away, with all that was added.
+#[test]
+fn an_apply_of_kubectl_takes_nothing_away_that_was_written_here() {
+    const LAST: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    for media in ["application/merge-patch+json", "application/strategic-merge-patch+json"] {
+        let patched = |metadata: Value, spec: Value| {
+            read("patch", media, &json!({"metadata": metadata, "spec": spec}).to_string()).map(sent)
+        };
+        let removals = json!({LAST: "{}", "doorward.dev/client": null, "Doorward.dev/x": null, "team": null});
+        let labels = json!({"doorward.dev/rule": null, crate::runs::EVENT_ID: null, "app": null});
+        let within = json!({"taskSpec": {"metadata": {"annotations": {"doorward.dev/rule": null}}}});
+        assert_eq!(
+            patched(json!({"uid": null, "annotations": removals, "labels": labels}), within).unwrap(),
+            json!({
+                "metadata": {"uid": null, "annotations": {LAST: "{}", "team": null}, "labels": {"app": null}},
+                "spec": {"taskSpec": {"metadata": {"annotations": {}}}},
+            })
+        );
+        // None of it opens a way to change them, nor to take them away by other means.
+        for metadata in [
+            json!({"annotations": {LAST: "{}", "doorward.dev/client": "mallory"}}),
+            json!({"annotations": {LAST: "{}", "doorward.dev/client": {}}}),
+            json!({"annotations": {LAST: "{}"}, "labels": {crate::runs::EVENT_ID: "of another"}}),
+            json!({"annotations": {LAST: "{}"}, "labels": null}),
+            json!({"annotations": {LAST: null, "doorward.dev/client": null}}),
+            json!({"annotations": {LAST: 7, "doorward.dev/client": null}}),
+            json!({"annotations": {"doorward.dev/client": null}}),
+            json!({"labels": {crate::runs::EVENT_ID: null}}),
+        ] {
+            let refused = patched(metadata.clone(), json!({})).unwrap_err();
+            assert!(matches!(refused, Unreadable::Attribution | Unreadable::Label(_)), "{metadata}: {refused}");
+        }
+        let listed = json!({"taskRunSpecs": [{"metadata": {"annotations": {"doorward.dev/rule": null}}}]});
+        let refused = patched(json!({"annotations": {LAST: "{}"}}), listed).unwrap_err();
+        assert!(matches!(refused, Unreadable::Attribution), "a list takes the place of another as it is: {refused}");
+    }
+}
+
 /// The API server drops them, so that the run has another account than the one that it seems to name.
 #[test]
 fn accounts_and_templates_of_another_version_are_refused() {

@@ -85,3 +85,29 @@ async fn who_may_end_a_run_ends_it_and_nobody_changes_it() {
     assert_eq!(run["metadata"]["annotations"]["doorward.dev/requested-by"], "bob");
     world.assert_sent_as(&["alice", "bob"]).await;
 }
+
+/// From the second one on, each was refused for annotations of which the file says nothing.
+#[tokio::test]
+async fn a_run_is_applied_by_both_kinds_of_apply_in_turn_and_keeps_who_asked_for_it() {
+    Tekton::get().await;
+    let world = World::start().await;
+    let kubectl = world.kubectl("alice");
+    kubectl.write("run.json", &pipeline_run("turns", &json!({"hold": "yes"})).to_string());
+    kubectl.run(&["apply", "-f", "run.json"]).await;
+    let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/turns", world.namespace);
+    let before = ours(&world.api.read(&path).await);
+    assert_eq!(before["doorward.dev/requested-by"], "alice");
+    for turn in 0..2 {
+        kubectl.run(&["apply", "--server-side", "--force-conflicts", "-f", "run.json"]).await;
+        let run = world.api.read(&path).await;
+        let applied = run["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"].as_str();
+        assert!(applied.unwrap().contains("doorward.dev/"), "turn {turn}: what kubectl would take away: {applied:?}");
+        kubectl.run(&["apply", "-f", "run.json"]).await;
+        let run = world.api.read(&path).await;
+        assert_eq!(ours(&run), before, "turn {turn}");
+        let applied = run["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"].as_str();
+        assert!(!applied.unwrap().contains("doorward.dev/"), "turn {turn}: it is as it was again: {applied:?}");
+    }
+    kubectl.run(&["delete", "pipelinerun", "turns"]).await;
+    world.assert_sent_as(&["alice"]).await;
+}
