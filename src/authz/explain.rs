@@ -217,7 +217,7 @@ fn describe_principal(principal: &Principal) -> String {
 fn describe_request(request: &RequestView<'_>) -> String {
     let mut text = format!("{} {}{} on route {}", request.method, request.host, request.path, request.route);
     if let Some(attributes) = request.kubernetes {
-        text.push_str(&format!(" ({})", super::kubernetes::found(attributes)));
+        text.push_str(&format!(" ({})", attributes.in_words()));
     }
     if let Some(token) = &request.token {
         text.push_str(&format!(" ({})", super::token::found(token)));

@@ -299,27 +299,6 @@ fn proxied(name: &str) -> &str {
     rest.split_once(':').map_or(first, |(name, _)| name)
 }
 
-/// A request in words: `get pods/log "x" in namespace "a"`.
-pub(super) fn found(a: &Attributes) -> String {
-    if !a.is_resource {
-        return format!("{} {}", a.verb, a.path);
-    }
-    let mut text = format!("{} {}", if a.verb.is_empty() { "(unknown verb)" } else { &a.verb }, a.resource);
-    if !a.subresource.is_empty() {
-        let _ = write!(text, "/{}", a.subresource);
-    }
-    if !a.api_group.is_empty() {
-        let _ = write!(text, ".{}", a.api_group);
-    }
-    if !a.name.is_empty() {
-        let _ = write!(text, " {:?}", a.name);
-    }
-    if !a.namespace.is_empty() {
-        let _ = write!(text, " in namespace {:?}", a.namespace);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

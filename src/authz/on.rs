@@ -10,6 +10,7 @@ use crate::{
         raw::{self, RouteKind},
         report::{At, Report, nearest},
     },
+    kubernetes::Attributes,
     request::method::KNOWN,
     tekton, webhooks,
 };
@@ -368,7 +369,7 @@ impl On {
     /// The condition in words, beside what the request has.
     fn describe(&self, view: &RequestView<'_>) -> Condition {
         let joined = |list: Vec<String>| list.join(", ");
-        let kubernetes = || view.kubernetes.map_or_else(|| "no Kubernetes request".to_owned(), kubernetes::found);
+        let kubernetes = || view.kubernetes.map_or_else(|| "no Kubernetes request".to_owned(), Attributes::in_words);
         match self {
             Self::Routes(names) => Condition::new("on.routes", names, view.route),
             Self::Hosts(hosts) => {

@@ -5,6 +5,8 @@
 
 mod query;
 
+use std::fmt::Write as _;
+
 use http::Method;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -156,6 +158,28 @@ impl Attributes {
     /// Whether the response lasts: watches, followed logs and tunnels.
     pub fn is_long_running(&self) -> bool {
         self.is_resource && (self.verb == "watch" || self.is_tunnel() || (self.subresource == "log" && self.follow))
+    }
+
+    /// The request in words: `get pods/log "x" in namespace "a"`.
+    pub fn in_words(&self) -> String {
+        if !self.is_resource {
+            return format!("{} {}", self.verb, self.path);
+        }
+        let mut text =
+            format!("{} {}", if self.verb.is_empty() { "(unknown verb)" } else { &self.verb }, self.resource);
+        if !self.subresource.is_empty() {
+            let _ = write!(text, "/{}", self.subresource);
+        }
+        if !self.api_group.is_empty() {
+            let _ = write!(text, ".{}", self.api_group);
+        }
+        if !self.name.is_empty() {
+            let _ = write!(text, " {:?}", self.name);
+        }
+        if !self.namespace.is_empty() {
+            let _ = write!(text, " in namespace {:?}", self.namespace);
+        }
+        text
     }
 }
 

@@ -14,9 +14,11 @@ use crate::{
     clock::Timestamp,
     config::raw::{RouteKind, Scheme},
     error::{Reason, Rejection},
+    kubernetes::Attributes,
     oidc::page_of_form,
     pages::{self, Brand, DeniedView},
     sessions::csrf,
+    terminal,
 };
 
 /// How somebody who is refused wants to be told, noted while the request is still whole.
@@ -46,6 +48,8 @@ pub struct Manner {
     pub(super) taken_of: Option<Arc<Route>>,
     /// Clients of Kubernetes alone come to this host, whatever the route.
     pub(super) is_for_kubernetes: bool,
+    /// What was asked of Kubernetes, once that is known.
+    pub(super) wanted: Option<Arc<Attributes>>,
 }
 
 impl Manner {
@@ -67,6 +71,7 @@ impl Manner {
             route: None,
             taken_of: None,
             is_for_kubernetes: false,
+            wanted: None,
         }
     }
 
@@ -139,7 +144,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
         body("application/json", json!({"ignored": rejection.in_words()}).to_string())
     } else if kind.map_or(asker.manner.is_for_kubernetes, |kind| kind == RouteKind::Kubernetes) {
         if asker.manner.is_read_raw {
-            body("text/plain; charset=utf-8", in_words_of_status(rejection))
+            body("text/plain; charset=utf-8", in_words_of_status(rejection, asker))
         } else {
             body("application/json", status_object(rejection, asker).to_string())
         }
@@ -236,15 +241,20 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",
-        "message": in_words_of_status(rejection),
+        "message": in_words_of_status(rejection, asker),
         "reason": reason,
         "details": details,
         "code": rejection.status().as_u16(),
     })
 }
 
-fn in_words_of_status(rejection: &Rejection) -> String {
-    format!("doorward: {}", rejection.in_words())
+/// Clients show this alone of a `Status`: so with what was refused, of what was decided, and the id that `doorward explain` and whoever
+/// reads the trail asks for.
+fn in_words_of_status(rejection: &Rejection, asker: &Asker<'_>) -> String {
+    let manner = asker.manner;
+    let wanted = manner.wanted.as_deref().filter(|_| rejection.reason().is_decision());
+    let wanted = wanted.map(|wanted| format!("{}; ", terminal::line(&wanted.in_words()))).unwrap_or_default();
+    format!("doorward: {} ({wanted}request {})", rejection.in_words(), manner.id)
 }
 
 /// Where client-go asks what is there. It takes these answers as bytes and reads no `Status` in them: of a refusal as JSON kubectl says
@@ -373,13 +383,36 @@ mod tests {
             let answer = refuse(&rejection, &Asker { route, ..asker });
             let kind = answer.headers()["content-type"].to_str().unwrap();
             assert_eq!((answer.status(), kind.starts_with("text/plain")), (StatusCode::FORBIDDEN, is_text), "{path}");
-            let said = "doorward: no rule allows this. Ask for one";
+            let said = "doorward: no rule allows this. Ask for one (request 00000000-0000-0000-0000-000000000000)";
             if is_text {
                 assert_eq!(answer.body(), said, "{path}");
             } else {
                 let status: Value = serde_json::from_slice(answer.body()).unwrap();
                 assert_eq!(status["message"], said, "{path}");
             }
+        }
+    }
+
+    /// kubectl shows nothing else of it.
+    #[test]
+    fn a_refusal_to_a_client_of_kubernetes_says_what_was_refused_and_which_request_it_was() {
+        let brand = Brand::default();
+        let path = "/api/v1/namespaces/ci/secrets";
+        let wanted = Some(Arc::new(Attributes::parse(&http::Method::GET, path, None).unwrap()));
+        let manner = Manner { wanted, ..Manner::of(Uuid::from_u128(7), &Request::get(path).body(()).unwrap()) };
+        let route = Some(Asked { kind: Some(RouteKind::Kubernetes), schemes: &[] });
+        let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+        for (reason, of) in [
+            (Reason::NoRuleMatched, "list secrets in namespace \"ci\"; "),
+            (Reason::PolicyDenied, "list secrets in namespace \"ci\"; "),
+            (Reason::UpstreamTimeout, ""),
+        ] {
+            let status: Value = serde_json::from_slice(refuse(&Rejection::new(reason, "no"), &asker).body()).unwrap();
+            assert_eq!(
+                status["message"],
+                format!("doorward: no ({of}request 00000000-0000-0000-0000-000000000007)"),
+                "{reason}"
+            );
         }
     }
 

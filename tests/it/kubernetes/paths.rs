@@ -106,7 +106,7 @@ async fn what_is_refused_for_want_of_memory_is_said_as_the_api_server_would() {
         json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 503,
             "reason": "ServiceUnavailable",
-            "message": "doorward: Doorward is short of memory. Try again in a moment",
+            "message": format!("doorward: Doorward is short of memory. Try again in a moment (request {})", api.header("x-request-id").unwrap()),
             "details": {"uid": null, "retryAfterSeconds": 1, "causes": [{"reason": "overloaded", "message": "Doorward is short of memory"}]},
         })
     );
