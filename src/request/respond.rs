@@ -144,7 +144,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
         body("application/json", json!({"ignored": rejection.in_words()}).to_string())
     } else if kind.map_or(asker.manner.is_for_kubernetes, |kind| kind == RouteKind::Kubernetes) {
         if asker.manner.is_read_raw {
-            body("text/plain; charset=utf-8", in_words_of_status(rejection, asker))
+            in_plain_text(rejection, asker)
         } else {
             body("application/json", status_object(rejection, asker).to_string())
         }
@@ -257,6 +257,22 @@ fn in_words_of_status(rejection: &Rejection, asker: &Asker<'_>) -> String {
     format!("doorward: {} ({wanted}request {})", rejection.in_words(), manner.id)
 }
 
+/// For those who read no `Status`. Of a 401 client-go throws the text away too, but prints a warning, the same one once; so that
+/// has no id.
+fn in_plain_text(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
+    let mut response = body("text/plain; charset=utf-8", in_words_of_status(rejection, asker));
+    if rejection.status() == StatusCode::UNAUTHORIZED {
+        let words = printable(&format!("doorward: {}", rejection.in_words()));
+        insert(response.headers_mut(), header::WARNING, &format!("299 - \"{words}\""));
+    }
+    response
+}
+
+/// What may stand between quotes in a header as it is.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if (' '..='~').contains(&c) && c != '"' && c != '\\' { c } else { '\'' }).collect()
+}
+
 /// Where client-go asks what is there. It takes these answers as bytes and reads no `Status` in them: of a refusal as JSON kubectl says
 /// `unknown`, and prints one in plain text.
 fn is_read_raw(path: &str) -> bool {
@@ -324,11 +340,7 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
                 };
                 if let Some(error) = error {
                     // RFC 6750 allows printable ASCII without `"` and `\` here.
-                    let description: String = rejection
-                        .detail()
-                        .chars()
-                        .map(|c| if (' '..='~').contains(&c) && c != '"' && c != '\\' { c } else { '\'' })
-                        .collect();
+                    let description = printable(rejection.detail());
                     challenge.push_str(&format!(", error=\"{error}\", error_description=\"{description}\""));
                 }
                 if insufficient {
@@ -384,6 +396,7 @@ mod tests {
             let kind = answer.headers()["content-type"].to_str().unwrap();
             assert_eq!((answer.status(), kind.starts_with("text/plain")), (StatusCode::FORBIDDEN, is_text), "{path}");
             let said = "doorward: no rule allows this. Ask for one (request 00000000-0000-0000-0000-000000000000)";
+            assert!(!answer.headers().contains_key("warning"), "{path}: its text is shown");
             if is_text {
                 assert_eq!(answer.body(), said, "{path}");
             } else {
@@ -414,6 +427,28 @@ mod tests {
                 "{reason}"
             );
         }
+    }
+
+    /// client-go throws the text of a 401 away where it asks what is there, and prints each warning once.
+    #[test]
+    fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
+        let brand = Brand::default();
+        let warning = |path: &str, reason, detail: &'static str| {
+            let manner = Manner {
+                is_read_raw: is_read_raw(path),
+                ..Manner::of(Uuid::now_v7(), &Request::get(path).body(()).unwrap())
+            };
+            let route = Some(Asked { kind: Some(RouteKind::Kubernetes), schemes: &[Scheme::Bearer] });
+            let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+            let answer = refuse(&Rejection::new(reason, detail).fix("get a new one"), &asker);
+            answer.headers().get("warning").map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(
+            warning("/api", Reason::TokenExpired, "The \"token\" of Jos\u{e9} \\ has expired.").as_deref(),
+            Some("299 - \"doorward: The 'token' of Jos' ' has expired. Get a new one\"")
+        );
+        assert_eq!(warning("/api", Reason::PolicyDenied, "no"), None);
+        assert_eq!(warning("/api/v1/pods", Reason::TokenExpired, "no"), None, "there the status is read");
     }
 
     /// Clients wait and try again by these words, and give up at a bad request.
