@@ -276,7 +276,8 @@ fn printable(text: &str) -> String {
 /// Where client-go asks what is there. It takes these answers as bytes and reads no `Status` in them: of a refusal as JSON kubectl says
 /// `unknown`, and prints one in plain text.
 fn is_read_raw(path: &str) -> bool {
-    matches!(path, "/api" | "/apis" | "/version" | "/openapi/v2" | "/openapi/v3") || path.starts_with("/openapi/v3/")
+    matches!(path, "/api" | "/apis" | "/version" | "/version/" | "/openapi/v2" | "/openapi/v3")
+        || path.starts_with("/openapi/v3/")
 }
 
 fn problem(rejection: &Rejection, asker: &Asker<'_>) -> Value {
@@ -379,6 +380,7 @@ mod tests {
             ("/api", true),
             ("/apis", true),
             ("/version", true),
+            ("/version/", true),
             ("/openapi/v2", true),
             ("/openapi/v3", true),
             ("/openapi/v3/api/v1", true),
