@@ -17,7 +17,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{
-    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
+    CertificateError, ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -69,6 +69,16 @@ impl EgressError {
         }
         None
     }
+}
+
+/// What to do about a certificate [of an authority](is_of_authority).
+pub const NO_SERVERS: &str = "its certificate says of itself that it is an authority's (`CA:TRUE`, as `openssl req -x509` makes them), which \
+                              Doorward takes of no server: make it with `-addext basicConstraints=critical,CA:FALSE`";
+
+/// Whether a server's certificate is refused as one of an authority. There is no variant for it, and its text says no more than the name.
+pub fn is_of_authority(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(why)) = error else { return false };
+    why.0.to_string() == "CaUsedAsEndEntity"
 }
 
 /// The client. Cheap to clone; clones share connections.

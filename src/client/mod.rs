@@ -8,7 +8,7 @@ use std::path::Path;
 use rustls::CertificateError;
 
 use self::login::Address;
-use crate::egress::{Egress, EgressError, Proxy};
+use crate::egress::{Egress, EgressError, Proxy, is_of_authority};
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -29,6 +29,8 @@ enum CertificateFault {
     Time,
     /// It does not have the name that was called.
     Name,
+    /// It is an authority's own.
+    NoServers,
     /// Nobody vouches for it whom this machine trusts.
     Authority,
 }
@@ -38,8 +40,10 @@ const RENEW: &str = "whoever runs Doorward is to renew its certificate, unless t
 
 impl CertificateFault {
     fn of(error: &EgressError) -> Option<Self> {
-        let Some(rustls::Error::InvalidCertificate(why)) = error.of_tls() else { return None };
+        let error = error.of_tls()?;
+        let rustls::Error::InvalidCertificate(why) = error else { return None };
         Some(match why {
+            _ if is_of_authority(error) => Self::NoServers,
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet

@@ -1,12 +1,15 @@
 //! How long certificates are valid.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use super::{Check, Doctor, Finding};
+use super::{
+    Check, Doctor, Finding,
+    interceptor::{is_authority, read},
+};
 use crate::{
     audit::Configured,
     clock::{Clock, Timestamp},
-    config::resolver::folder_of,
+    config::{raw, resolver::folder_of},
 };
 
 /// A certificate that ends sooner should have been renewed.
@@ -20,7 +23,25 @@ pub(super) fn of_files(doctor: &Doctor<'_>) -> Vec<Finding> {
         let valid = (Timestamp::from_millis(secret.not_before?), Timestamp::from_millis(secret.not_after?));
         Some(finding(&format!("{} ({})", secret.place, secret.source), valid, &doctor.clock))
     });
-    findings.collect()
+    findings.chain(of_authorities(&doctor.raw().listeners, folder_of(path))).collect()
+}
+
+/// Listeners whose certificate is an authority's own, which some clients take of a server, and Doorward's own programs do not.
+fn of_authorities(listeners: &[raw::Listener], folder: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for listener in listeners {
+        for files in listener.tls.iter().flat_map(|tls| &tls.certificates) {
+            let file = folder.join(&files.chain);
+            if read(&file).is_some_and(|chain| chain.first().is_some_and(is_authority)) {
+                let of = format!("listener {} ({})", listener.name, file.display());
+                let said =
+                    "it is an authority's own (`CA:TRUE`), so that `doorward login` and `doorward token` refuse it";
+                let cure = "make it with `-addext basicConstraints=critical,CA:FALSE`, or have an authority sign one";
+                findings.push(Finding::warning(Check::Certificates, &of, said, cure));
+            }
+        }
+    }
+    findings
 }
 
 /// What there is to say of a certificate that is valid from a moment until another.
@@ -46,6 +67,33 @@ pub(super) fn finding(of: &str, (from, until): (Timestamp, Timestamp), clock: &C
 #[cfg(test)]
 mod tests {
     use super::{super::State, *};
+
+    /// It was called well, while `doorward login` refused it.
+    #[test]
+    fn a_listener_whose_certificate_is_an_authoritys_own_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, is_ca) in
+            [("server", rcgen::IsCa::ExplicitNoCa), ("own", rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained))]
+        {
+            let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+            params.is_ca = is_ca;
+            let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+            std::fs::write(folder.path().join(name), certificate.pem()).unwrap();
+        }
+        let files = |name: &str| format!("{{chain: {name}, key: k}}");
+        let listeners = format!(
+            "[{{name: public, address: '127.0.0.1:1', tls: {{certificates: [{}, {}, {}]}}}}]",
+            files("server"),
+            files("own"),
+            files("none")
+        );
+        let listeners: Vec<raw::Listener> = serde_saphyr::from_str(&listeners).unwrap();
+        let found = of_authorities(&listeners, folder.path());
+        let [finding] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(finding.state, State::Warning);
+        assert!(finding.of.starts_with("listener public (") && finding.of.ends_with("own)"), "{}", finding.of);
+        assert!(finding.cure.contains("CA:FALSE"), "{}", finding.cure);
+    }
 
     #[test]
     fn a_certificate_is_told_of_when_it_has_little_of_its_time_left() {

@@ -136,7 +136,7 @@ fn chains(doctor: &Doctor<'_>, asked_on: Option<&str>) -> Vec<Vec<CertificateDer
     files.flat_map(|tls| &tls.certificates).filter_map(|files| read(&folder.join(&files.chain))).collect()
 }
 
-fn read(file: &Path) -> Option<Vec<CertificateDer<'static>>> {
+pub(super) fn read(file: &Path) -> Option<Vec<CertificateDer<'static>>> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&std::fs::read(file).ok()?).filter_map(Result::ok).collect();
     (!chain.is_empty()).then_some(chain)
 }
@@ -188,7 +188,7 @@ fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, n
     })
 }
 
-fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+pub(super) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
 }
 

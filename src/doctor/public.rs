@@ -89,7 +89,11 @@ impl Public {
                 Err(_) => ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?,
             };
             let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-            let stream = stream.map_err(|error| format!("TLS: {error}"))?;
+            let stream = stream.map_err(|error| {
+                let of_tls = error.get_ref().and_then(|held| held.downcast_ref());
+                let advice = if of_tls.is_some_and(egress::is_of_authority) { egress::NO_SERVERS } else { "" };
+                format!("TLS: {error}{}{advice}", if advice.is_empty() { "" } else { "; " })
+            })?;
             let chain = stream.get_ref().1.peer_certificates();
             let certificate = chain.and_then(|chain| chain.first()).and_then(validity);
             let (status, body) = self.send(stream, headers).await?;

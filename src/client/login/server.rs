@@ -15,7 +15,7 @@ use crate::{
     authn::NeededLogin,
     client::{self, CertificateFault, RENEW},
     clock::Timestamp,
-    egress::{Bounds, Egress, EgressError},
+    egress::{Bounds, Egress, EgressError, NO_SERVERS},
     endpoints::WHO_AM_I,
     oidc::program::{self, UserCode},
     terminal,
@@ -210,6 +210,7 @@ impl Server {
         match (CertificateFault::of(error), error.of_tls(), error) {
             (Some(CertificateFault::Time), ..) => Some(RENEW.to_owned()),
             (Some(CertificateFault::Name), ..) => Some("use a name that stands in its certificate".to_owned()),
+            (Some(CertificateFault::NoServers), ..) => Some(NO_SERVERS.to_owned()),
             (Some(CertificateFault::Authority), ..) => Some(format!(
                 "name the file with the authority that signed its certificate: `doorward login {} --ca FILE`",
                 self.address
@@ -301,14 +302,17 @@ mod tests {
         assert!(closed.contains("if it speaks TLS, write `https://localhost:"), "{closed}");
 
         let dir = tempfile::tempdir().unwrap();
-        let certificate = |name: &str| {
-            let own = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-            let file = dir.path().join(name);
-            std::fs::write(&file, own.cert.pem()).unwrap();
-            let key = PrivateKeyDer::from_pem_slice(own.signing_key.serialize_pem().as_bytes()).unwrap();
+        let certificate = |file: &str, name: &str, is_ca: rcgen::IsCa| {
+            let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+            params.is_ca = is_ca;
+            let key = rcgen::KeyPair::generate().unwrap();
+            let own = params.self_signed(&key).unwrap();
+            let file = dir.path().join(file);
+            std::fs::write(&file, own.pem()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
             let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
             let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-            let tls = tls.unwrap().with_no_client_auth().with_single_cert(vec![own.cert.der().clone()], key);
+            let tls = tls.unwrap().with_no_client_auth().with_single_cert(vec![own.der().clone()], key);
             (file, tokio_rustls::TlsAcceptor::from(Arc::new(tls.unwrap())))
         };
         let over = |tls: &tokio_rustls::TlsAcceptor| {
@@ -323,11 +327,17 @@ mod tests {
                 }
             }
         };
-        let ((good, tls), (elsewhere, elsewheres)) = (certificate("localhost"), certificate("elsewhere.test"));
+        let (good, tls) = certificate("good", "localhost", rcgen::IsCa::NoCa);
+        let (elsewhere, elsewheres) = certificate("elsewhere", "elsewhere.test", rcgen::IsCa::NoCa);
+        let as_authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let (authority, authoritys) = certificate("authority", "localhost", as_authority);
         assert_eq!(said("https", Some(&good), over(&tls)).await, "good");
-        for (ca, tls, advice) in
-            [(&elsewhere, &tls, " --ca FILE`"), (&elsewhere, &elsewheres, "use a name that stands in its certificate")]
-        {
+        for (ca, tls, advice) in [
+            (&elsewhere, &tls, " --ca FILE`"),
+            (&elsewhere, &elsewheres, "use a name that stands in its certificate"),
+            // What is named by `--ca` is known, and of no use.
+            (&authority, &authoritys, "make it with `-addext basicConstraints=critical,CA:FALSE`"),
+        ] {
             let told = said("https", Some(ca), over(tls)).await;
             assert!(told.contains("certificate") && told.contains(advice), "{told}");
         }

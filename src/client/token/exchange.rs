@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::{
     client::{self, CertificateFault, RENEW, login::Address},
     clock::Timestamp,
-    egress::{Bounds, Egress, EgressError},
+    egress::{Bounds, Egress, EgressError, NO_SERVERS},
     sts,
 };
 
@@ -217,6 +217,7 @@ fn untrusted(error: &EgressError) -> Option<&'static str> {
     Some(match CertificateFault::of(error)? {
         CertificateFault::Time => RENEW,
         CertificateFault::Name => "`--server` is to have a name that stands in its certificate",
+        CertificateFault::NoServers => NO_SERVERS,
         CertificateFault::Authority => {
             "name the file with the authority that signed its certificate by `--ca`, or DOORWARD_CA_FILE"
         }
@@ -288,7 +289,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (row, certificate, trusted, fix) in [
             ("signed by nobody known", of("localhost").self_signed(&key).unwrap(), &ca, "`--ca`"),
-            ("an authority as a server", own_ca.clone(), &own_ca.pem(), "`--ca`"),
+            ("an authority as a server", own_ca.clone(), &own_ca.pem(), "CA:FALSE`"),
             ("another name", of("other.test").signed_by(&key, &issuer).unwrap(), &ca, "`--server`"),
             ("an old one", late.signed_by(&key, &issuer).unwrap(), &ca, "renew"),
         ] {
