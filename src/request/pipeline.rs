@@ -244,7 +244,8 @@ impl Worker {
         let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await;
         let authenticated = authenticated.map_err(|rejection| match exchange.record().address {
             Some(address) if route.schemes.contains(&Scheme::Session) => {
-                self.app.refusals.count(rejection, address, snapshot.limits.refusals_per_address)
+                let most = snapshot.limits.refusals_per_address;
+                self.app.refusals.count(rejection, address, most, manner.is_program)
             }
             _ => rejection,
         })?;

@@ -35,8 +35,8 @@ impl Default for Refusals {
 
 impl Refusals {
     /// The refusal that a request from `address` gets instead of `rejection`: another one where it comes without a session, and more
-    /// than `most` did within the minute.
-    pub(super) fn count(&self, rejection: Rejection, address: IpAddr, most: u32) -> Rejection {
+    /// than `most` did within the minute. A program, which has no page to close, is told what to do as one.
+    pub(super) fn count(&self, rejection: Rejection, address: IpAddr, most: u32, is_program: bool) -> Rejection {
         let without = [Reason::CredentialMissing, Reason::CredentialMalformed, Reason::SessionExpired];
         if !without.contains(&rejection.reason()) {
             return rejection;
@@ -47,9 +47,11 @@ impl Refusals {
         }
         let detail = rejection.detail().trim_end_matches('.');
         let detail = format!("{detail}; your address was told so {most} times within a minute");
-        Rejection::new(Reason::TooManyRefusals, detail)
-            .fix("close the pages that ask again and again, or sign in there anew")
-            .with_retry_after(MINUTE)
+        let fix = match is_program {
+            true => "stop what asks again and again, and give it a credential that is taken here",
+            false => "close the pages that ask again and again, or sign in there anew",
+        };
+        Rejection::new(Reason::TooManyRefusals, detail).fix(fix).with_retry_after(MINUTE)
     }
 }
 
@@ -62,7 +64,7 @@ mod tests {
         let refusals = Refusals::default();
         let address = |text: &str| text.parse().unwrap();
         let count = |reason, from| {
-            let told = refusals.count(Rejection::new(reason, "there is no session"), address(from), 2);
+            let told = refusals.count(Rejection::new(reason, "there is no session"), address(from), 2, false);
             (told.status().as_u16(), told.retry_after())
         };
         let wait = (429, Some(MINUTE));
@@ -72,5 +74,16 @@ mod tests {
         // Other refusals are not those of such pages, and other addresses not theirs.
         assert_eq!(count(Reason::TokenExpired, "2001:db8::3"), (401, None));
         assert_eq!(count(Reason::SessionExpired, "192.0.2.1"), (401, None));
+    }
+
+    #[test]
+    fn a_program_is_told_nothing_of_pages() {
+        let refusals = Refusals::default();
+        for (is_program, said) in [(true, "credential"), (false, "pages")] {
+            let malformed = Rejection::new(Reason::CredentialMalformed, "it is no token");
+            let told = refusals.count(malformed, "192.0.2.1".parse().unwrap(), 0, is_program);
+            let fix = told.fix_text().unwrap();
+            assert!(fix.contains(said) && fix.contains("pages") != is_program, "{fix}");
+        }
     }
 }
