@@ -21,7 +21,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 pub async fn sign_in(server: &Server, needed: &NeededLogin, out: &mut (dyn Write + Send)) -> Result<SignedIn, Failure> {
     let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
     let begun = server.begin_device(&challenge(&verifier), &machine(), needed).await;
-    let Waiting { code, user_code, expires, interval } = begun.map_err(|refused| refused.advise(&server.address))?;
+    let Waiting { code, user_code, expires, interval } =
+        begun.map_err(|refused| refused.advise(&server.address, server.ca.as_deref()))?;
     writeln!(out, "In a browser of any machine, open\n\n  {}\n\nand type the code {user_code}.", server.device_page())?;
     let end = Instant::now() + expires.min(PATIENCE);
     let (mut interval, mut trouble) = (interval, Duration::ZERO);

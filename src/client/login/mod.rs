@@ -175,7 +175,7 @@ async fn keep(server: &Server, entry: Entry) -> Result<SignedIn, Failure> {
 pub async fn whoami(address: Option<&Address>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (address, entry) = kept(address)?;
     let told = server(&address, &entry)?.who_am_i(&entry.handle).await;
-    let told = told.map_err(|refused| refused.advise(&address))?;
+    let told = told.map_err(|refused| refused.advise(&address, entry.ca.as_deref()))?;
     writeln!(out, "{}", terminal::block(&format!("{told:#}")))?;
     Ok(())
 }
@@ -212,7 +212,8 @@ pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Fa
     let (_, entry) = kept(Some(address))?;
     let is_over = entry.ends() <= Timestamp::from(SystemTime::now());
     if is_over || server(address, &entry)?.has_ended(&entry.handle).await {
-        return Err(format!("the session at {address} has ended; run `doorward login {address}`").into());
+        let again = again(address, entry.ca.as_deref());
+        return Err(format!("the session at {address} has ended; run `{again}`").into());
     }
     let credential = json!({
         "apiVersion": EXEC_API,
@@ -254,6 +255,15 @@ fn text(path: PathBuf) -> Result<String, Failure> {
             "the path is not UTF-8, and cannot be written down for later; give the file or its folder another name";
         format!("{}: {why}", Path::new(&path).display()).into()
     })
+}
+
+/// The command that signs in again, trusting what was trusted, which a shell is to read as it stands.
+fn again(address: &Address, ca: Option<&Path>) -> String {
+    let Some(ca) = ca else { return format!("doorward login {address}") };
+    let ca = terminal::line(&ca.display().to_string());
+    let is_plain = ca.chars().all(|character| character.is_alphanumeric() || "/._-+@:,".contains(character));
+    let ca = if is_plain { ca } else { format!("'{}'", ca.replace('\'', r"'\''")) };
+    format!("doorward login {address} --ca {ca}")
 }
 
 /// The Doorward of a session that was kept.

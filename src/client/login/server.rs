@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
 
-use super::{Address, kept::Entry};
+use super::{Address, again, kept::Entry};
 use crate::{
     authn::NeededLogin,
     client::{self, CertificateFault, RENEW},
@@ -41,7 +41,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 pub struct Server {
     pub address: Address,
     /// The file with the authorities that are trusted there.
-    ca: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
     egress: Egress,
 }
 
@@ -68,10 +68,10 @@ pub struct Waiting {
 }
 
 impl Refused {
-    /// With what to do.
-    pub fn advise(self, address: &Address) -> String {
+    /// With what to do, where the authorities in `ca` are trusted.
+    pub fn advise(self, address: &Address, ca: Option<&Path>) -> String {
         match self {
-            Self::Ended(why) => format!("{why}; run `doorward login {address}`"),
+            Self::Ended(why) => format!("{why}; run `{}`", again(address, ca)),
             Self::Told(_, why) | Self::Other(why) => why,
         }
     }
@@ -284,6 +284,20 @@ mod tests {
             () = serving => unreachable!("it serves for ever"),
         };
         outcome.map_or_else(|refused| refused.to_string(), |()| "good".to_owned())
+    }
+
+    /// It failed at once as it was written, for want of the authority.
+    #[test]
+    fn the_command_to_sign_in_again_trusts_what_was_trusted() {
+        let address = "https://door.test".parse().unwrap();
+        for (ca, again) in [
+            (None, "doorward login https://door.test"),
+            (Some("/home/ada/ca.pem"), "doorward login https://door.test --ca /home/ada/ca.pem"),
+            (Some("/home/a b/it's.pem"), r"doorward login https://door.test --ca '/home/a b/it'\''s.pem'"),
+        ] {
+            let told = Refused::Ended("it has ended".to_owned()).advise(&address, ca.map(Path::new));
+            assert_eq!(told, format!("it has ended; run `{again}`"));
+        }
     }
 
     #[tokio::test]

@@ -48,5 +48,5 @@ pub(super) async fn login(front: Front) {
     let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
     assert_eq!(world.doorward.operator(&person).await.0, Some(0));
     let (done, said) = kubectl(&["get", "configmaps", "-n", &world.namespace]).await;
-    assert!(!done && said.contains(&format!("has ended; run `doorward login {url}`")), "{said}");
+    assert!(!done && said.contains(&format!("has ended; run `doorward login {url} --ca {}`", ca.display())), "{said}");
 }
