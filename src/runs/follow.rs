@@ -15,7 +15,8 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
-        watcher::{self, Event, watcher},
+        utils::Backoff,
+        watcher::{self, DefaultBackoff, Event, watcher},
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use tower::BoxError;
 
 use super::{
     linked,
-    trouble::{AnswerBody, is_of_credential, root_cause, telling},
+    trouble::{AnswerBody, is_expired, is_of_credential, root_cause, telling},
 };
 use crate::{
     admin::health::{ComponentHandle, Gate},
@@ -43,7 +44,29 @@ const KEPT: Duration = Duration::from_secs(90 * 86_400);
 /// The largest request of a watch, which has no body at all.
 const MAX_REQUEST: usize = 1 << 10;
 
+/// The longest pause before a watch that failed is tried again. While the API server starts, that of `kube` grows to half a minute,
+/// which is waited once more when it serves again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 type Metadata = PartialObjectMeta<DynamicObject>;
+
+/// The pauses between tries: those of `kube`, up to [`LONGEST_PAUSE`].
+#[derive(Default)]
+struct Pause(DefaultBackoff);
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|pause| pause.min(LONGEST_PAUSE))
+    }
+}
+
+impl Backoff for Pause {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
 
 /// Why the watch begins anew.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +100,7 @@ pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: Cancella
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
             None => Api::all_with(client, &resource),
         };
-        watcher(api, watcher::Config::default()).default_backoff().map(move |event| (i, kind, event)).boxed()
+        watcher(api, watcher::Config::default()).backoff(Pause::default()).map(move |event| (i, kind, event)).boxed()
     });
     let mut events = stream::select_all(watches);
     let mut seen = HashSet::new();
@@ -156,8 +179,12 @@ impl States {
         self.set(watch, State::Open);
     }
 
-    /// The watcher tries again by itself.
+    /// The watcher tries again by itself. That it must list all anew is how watches go, and says nothing against it.
     fn failed(&self, watch: usize, error: &watcher::Error) {
+        if is_expired(error) {
+            tracing::debug!(error = root_cause(error), "runs are listed anew");
+            return;
+        }
         let why = format!("runs cannot be watched: {}", root_cause(error));
         match is_of_credential(error) {
             true => tracing::warn!(
@@ -259,5 +286,32 @@ mod tests {
         assert_eq!(told().0, Status::Failed);
         states.opened(0);
         assert_eq!(told(), (Status::Ok, String::new()));
+    }
+
+    /// It was told as a component that has failed.
+    #[test]
+    fn a_watch_that_must_list_anew_has_not_failed() {
+        let health = Health::new(Clock::default());
+        let states = States::new(health.component("runs", Gate::Report), 1);
+        let told = || health.report().components.remove(0).status;
+        states.opened(0);
+        let said = |code, message: &str| {
+            let status = kube::core::Status { code, message: message.to_owned(), ..Default::default() };
+            watcher::Error::WatchError(Box::new(status))
+        };
+        states.failed(0, &said(410, "too old resource version: 354 (356)"));
+        assert_eq!(told(), Status::Ok);
+        let gone = kube::core::Status { code: 410, ..Default::default() };
+        states.failed(0, &watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(gone))));
+        assert_eq!(told(), Status::Ok);
+        states.failed(0, &said(500, "etcd is away"));
+        assert_eq!(told(), Status::Failed);
+    }
+
+    #[test]
+    fn a_watch_is_tried_again_within_seconds_however_long_it_failed() {
+        let pauses: Vec<Duration> = Pause::default().take(20).collect();
+        assert!(pauses.len() == 20 && pauses.iter().all(|pause| *pause <= LONGEST_PAUSE), "{pauses:?}");
+        assert!(pauses[0] < pauses[19], "{pauses:?}");
     }
 }
