@@ -10,6 +10,7 @@ use crate::{
     authn::{CredentialId, Principal, Scheme},
     error::Reason,
     request::route::{Route, Target},
+    sessions::Ended,
     snapshot::Snapshot,
     upstream::streams::{Asked, CutReason, Stream},
 };
@@ -54,8 +55,9 @@ impl App {
     /// Why the credential of a caller is worth nothing any more, if somebody took it back: them, an operator, or their issuer together
     /// with the key that signed it.
     fn took_back(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
-        if self.revocations.is_signed_out(principal) {
-            return Some(CutReason::SignedOut);
+        if let Some(end) = self.revocations.end_of_session(principal) {
+            let is_by_operator = &*end.reason == Ended::revoked.as_str();
+            return Some(if is_by_operator { CutReason::Revoked } else { CutReason::SignedOut });
         }
         let is_revoked =
             self.revocations.is_revoked(principal).is_some() || snapshot.issuers.have_lost_key_of(principal);

@@ -157,7 +157,7 @@ impl Sessions {
     async fn end_one(&self, hash: SessionHash, ends: Timestamp, reason: Ended) -> Result<(), StoreError> {
         let shared = &self.0.shared;
         // The revocation first: it is what streams and other processes look at.
-        shared.revocations.revoke(Target::Session(&hash.to_string()), "the session was ended", ends).await?;
+        shared.revocations.revoke(Target::Session(&hash.to_string()), reason.as_str(), ends).await?;
         shared.store.delete(Table::Sessions, hash.as_bytes()).await?;
         self.0.cache.invalidate(&hash);
         shared.metrics.ended(&hash, reason);

@@ -232,13 +232,17 @@ async fn each_end_of_a_session_stands_in_the_trail_with_why() {
     let at = Fixture::offline();
     let issuer = at.provider.issuer.clone();
     let mut expected = Vec::new();
+    // Its streams are told the same.
+    let of_streams = |session: &Session| at.shared.revocations.end_of_session(&session.principal).unwrap().reason;
     for why in [Ended::signed_out, Ended::replaced] {
         let session = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
         at.sessions.end(&session, why).await.unwrap();
+        assert_eq!(&*of_streams(&session), why.as_str());
         expected.push((session.name(), why.as_str().to_owned()));
     }
     let session = get(&at.sessions, &at.create("bob", &dash()).await, &dash()).await.unwrap();
     at.sessions.end_of(&issuer, "bob", None, Ended::revoked).await.unwrap();
+    assert_eq!(&*of_streams(&session), "revoked");
     expected.push((session.name(), "revoked".to_owned()));
     let session = get(&at.sessions, &at.create("carol", &dash()).await, &dash()).await.unwrap();
     at.sessions.end_by_provider(&issuer, Some("carol"), None).await.unwrap();

@@ -316,10 +316,10 @@ impl Revocations {
         of_credential.or_else(|| find(&mirror.principals, subject))
     }
 
-    /// Whether the browser session of a principal was ended.
-    pub fn is_signed_out(&self, principal: &Principal) -> bool {
-        let CredentialId::Session(id) = &principal.credential else { return false };
-        self.0.mirror.load().sessions.get(id).is_some_and(|ended| ended.until > self.0.clock.now())
+    /// What ended the session of a principal, if it was ended, with the word for why.
+    pub fn end_of_session(&self, principal: &Principal) -> Option<Revocation> {
+        let CredentialId::Session(id) = &principal.credential else { return None };
+        self.0.mirror.load().sessions.get(id).filter(|ended| ended.until > self.0.clock.now()).cloned()
     }
 
     /// The tokens and principals that are revoked now, in order. Ended sessions are not among them.

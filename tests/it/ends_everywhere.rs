@@ -37,8 +37,8 @@ impl Replicas {
     }
 
     /// Opens a stream of each kind at the other replica, has `end` end the session here, and asserts that there it is over
-    /// within the promised time.
-    async fn end_in_time(&self, way: &str, cookie: &str, end: impl Future<Output = ()>) {
+    /// within the promised time, and that the streams say `why`.
+    async fn end_in_time(&self, (way, why): (&str, &str), cookie: &str, end: impl Future<Output = ()>) {
         // As a browser sees it, for which both are one.
         let (host, origin) = (format!("Host: {}", self.here.host), format!("Origin: {}", self.here.origin()));
         let lines = [host.as_str(), &origin, cookie];
@@ -53,7 +53,7 @@ impl Replicas {
             ended.elapsed()
         };
         let closed = async {
-            streams.have_ended(1008, "signed_out").await;
+            streams.have_ended(1008, why).await;
             ended.elapsed()
         };
         let (refused, closed) = within(async { tokio::join!(refused, closed) }).await;
@@ -88,7 +88,7 @@ async fn a_session_that_is_ended_at_one_replica_is_over_at_the_other_one_within_
         assert_eq!(replicas.here.post("/oauth2/sign_out", &lines, "").await.status, 303);
     };
     // Where the provider names no session of its own, a logout is of the person.
-    replicas.end_in_time("signed out", &cookie, sign_out).await;
+    replicas.end_in_time(("signed out", "signed_out"), &cookie, sign_out).await;
     assert_eq!(replicas.status(&other).await, 401);
 
     let cookie = log_in().await;
@@ -97,14 +97,14 @@ async fn a_session_that_is_ended_at_one_replica_is_over_at_the_other_one_within_
         let answer = replicas.here.submit("/oauth2/backchannel_logout", &[], &form).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
     };
-    replicas.end_in_time("logged out at the provider", &cookie, logout).await;
+    replicas.end_in_time(("logged out at the provider", "signed_out"), &cookie, logout).await;
 
     let cookie = log_in().await;
     let command = async {
         let (code, said) = replicas.here.sessions("end").await;
         assert_eq!(code, Some(0), "{said}");
     };
-    replicas.end_in_time("ended by an operator", &cookie, command).await;
+    replicas.end_in_time(("ended by an operator", "revoked"), &cookie, command).await;
 
     let cookie = log_in().await;
     let shut_out = async {
@@ -112,7 +112,7 @@ async fn a_session_that_is_ended_at_one_replica_is_over_at_the_other_one_within_
         replicas.here.doorward.set_clock_ahead(301);
         assert_eq!(replicas.status(&cookie).await, 401, "the provider was asked");
     };
-    replicas.end_in_time("shut out at the provider", &cookie, shut_out).await;
+    replicas.end_in_time(("shut out at the provider", "signed_out"), &cookie, shut_out).await;
 }
 
 /// The certified provider, which knows nothing of the refresh token any more.
@@ -139,5 +139,5 @@ async fn a_session_whose_refresh_is_refused_at_one_replica_is_over_at_the_other_
         assert_eq!(replicas.status(&cookie).await, 401, "the provider was asked");
         assert_eq!(provider.refreshes().await, (0, 1));
     };
-    replicas.end_in_time("the grant is gone", &cookie, forgotten).await;
+    replicas.end_in_time(("the grant is gone", "signed_out"), &cookie, forgotten).await;
 }

@@ -191,7 +191,7 @@ async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
     tokio::spawn(async move { axum::serve(listener, router).await });
     world.at.provider.change_metadata(|metadata| metadata.token_endpoint.set_port(Some(port)).unwrap());
     let session = world.get().await.unwrap();
-    assert!(!world.at.shared.revocations.is_signed_out(&session.principal));
+    assert!(world.at.shared.revocations.end_of_session(&session.principal).is_none());
     let (record, _) = world.at.sessions.read(hash).await.unwrap().unwrap();
     assert_eq!(record.lease.map(|lease| lease.id), Some([7; 16]), "it goes on with whoever has it");
 }
@@ -218,7 +218,10 @@ async fn a_session_whose_grant_is_gone_ends_everywhere() {
         let session = world.get().await.unwrap();
         world.advance(301, change);
         assert!(world.get().await.is_err(), "{row}");
-        assert!(world.at.shared.revocations.is_signed_out(&session.principal), "{row}: streams and replicas know");
+        assert!(
+            world.at.shared.revocations.end_of_session(&session.principal).is_some(),
+            "{row}: streams and replicas know"
+        );
         assert!(get(&world.replica(), &world.cookie, &dash()).await.is_err(), "{row}");
         assert!(world.at.sessions.entries_of(&session).await.is_empty(), "{row}");
     }
