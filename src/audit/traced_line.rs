@@ -30,6 +30,9 @@ pub(super) struct Line {
     pub http_response: Response,
     #[serde(default)]
     pub unmapped: Unmapped,
+    /// How long a request lasted, in milliseconds.
+    #[serde(default)]
+    pub duration: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +97,8 @@ pub(super) struct Unmapped {
     pub issued: Option<IssuedLine>,
     pub revoked: Option<String>,
     pub introspected: Option<AtServer>,
+    /// Why a stream ended, where that was not its natural end.
+    pub ended: Option<String>,
     pub tokens_ended: Option<Ended>,
     pub principal: PrincipalLine,
     /// What an operator commanded, and why.

@@ -40,6 +40,17 @@ pub struct Answer {
     /// What an EventListener made of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
+    /// How it ended where that was not its natural end, as of a watch that lost its permission.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ending>,
+}
+
+/// How an answer ended that somebody broke off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ending {
+    /// Unix time in milliseconds.
+    pub time: i64,
+    pub why: String,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
@@ -71,18 +82,20 @@ impl Answer {
     /// What a line says of an answer, and in its place what its receiver `said`.
     fn of(line: Line, said: Option<u16>) -> Option<Self> {
         let status = line.http_response.code?;
+        let end = line.time.saturating_add(line.duration.unwrap_or_default());
         Some(Self {
             time: line.time,
             status: said.unwrap_or(status),
             reason: line.status_code,
             event: line.unmapped.event_id,
+            ended: line.unmapped.ended.map(|why| Ending { time: end, why }),
         })
     }
 }
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { time, status, reason, event } = self;
+        let Self { time, status, reason, event, ended: _ } = self;
         write!(f, "{status} at {}", Timestamp::from_millis(*time))?;
         if let Some(reason) = reason {
             write!(f, ", {reason}")?;
@@ -99,6 +112,9 @@ impl fmt::Display for Answers {
         match &self.answer {
             Some(answer) => writeln!(f, "  answered   {answer}")?,
             None => writeln!(f, "  answered   not known: its end is not in these files")?,
+        }
+        if let Some(Ending { time, why }) = self.answer.as_ref().and_then(|answer| answer.ended.as_ref()) {
+            writeln!(f, "  ended      {}: {}", Timestamp::from_millis(*time), why.escape_debug())?;
         }
         match &self.last_try {
             Some(only) if self.tries == 1 => writeln!(f, "  sent on    once, answered {only}"),

@@ -228,3 +228,31 @@ fn a_request_tells_what_became_of_it() {
     assert_eq!((&json["answer"]["status"], &json["tries"]), (&json!(202), &json!(2)), "{json}");
     assert_eq!(json["last_try"], json!({"time": 3_000, "status": 202, "event": "e-1"}), "{json}");
 }
+
+/// That it was answered tells nothing of a watch, which goes on from then.
+#[test]
+fn a_watch_that_was_ended_tells_when_and_why() {
+    let watch = Uuid::from_u128(9);
+    let line = |code: &str, more: &Value| {
+        let mut line: Value = serde_json::from_str(&request(watch, "ada", more)).unwrap();
+        line["metadata"]["event_code"] = code.into();
+        line["http_response"] = json!({"code": 200});
+        if code == "request.completed" {
+            line["duration"] = 61_000.into();
+        }
+        line.to_string()
+    };
+    let none = json!({"run": null});
+    let started = line("request.started", &none);
+    let lost = line("request.completed", &json!({"run": null, "ended": "permission_lost"}));
+    let (code, said) = told(Kind::Request, &watch.to_string(), &[started.clone(), lost.clone()]);
+    assert!(code == 0 && said.contains("  answered   200 at 1970-01-01T00:16:40.000Z\n"), "{said}");
+    assert!(said.contains("  ended      1970-01-01T00:17:41.000Z: permission_lost\n"), "{said}");
+    let json = &told_json(Kind::Request, &watch.to_string(), &[started.clone(), lost])[0];
+    assert_eq!(json["answer"]["ended"], json!({"time": 1_061_000, "why": "permission_lost"}), "{json}");
+    // The twins: one that goes on, and one that came to its own end.
+    for lines in [vec![started.clone()], vec![started, line("request.completed", &none)]] {
+        let (_, said) = told(Kind::Request, &watch.to_string(), &lines);
+        assert!(said.contains("  answered   200 at") && !said.contains("  ended "), "{said}");
+    }
+}
