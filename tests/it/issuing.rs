@@ -178,10 +178,6 @@ pub fn part(token: &str, index: usize) -> Value {
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
 }
 
-pub fn token(answer: &Answer) -> String {
-    answer.token()
-}
-
 /// `HH:MM` of a minute since the epoch, as the end or the beginning of a window.
 pub fn clock(minute: u64, midnight: &str) -> String {
     match minute % (24 * 60) {

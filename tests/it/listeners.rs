@@ -8,7 +8,7 @@ use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    fixture::Fixture,
+    fixture::{Change, Fixture},
     harness::{
         Answer, Authority, Doorward, Issuer, Pair, Raw, Reply, Upstream, connect_tls, now,
         streams::{Http2, http2_on},
@@ -37,8 +37,8 @@ async fn outcome(doorward: &Doorward, from: IpAddr, first: &[u8]) -> u16 {
 
 /// The rule of the open route is for clients in 10.0.0.0/8 alone, so that the status tells who Doorward thinks it is.
 fn behind_a_balancer(yaml: &str) -> String {
-    yaml.replace("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, proxy_protocol_from: [127.0.0.2/32]}]")
-        .replace("on: {routes: [open]}", "on: {routes: [open], addresses: [10.0.0.0/8]}")
+    yaml.change("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, proxy_protocol_from: [127.0.0.2/32]}]")
+        .change("on: {routes: [open]}", "on: {routes: [open], addresses: [10.0.0.0/8]}")
 }
 
 #[tokio::test]
@@ -76,8 +76,8 @@ async fn a_balancer_says_who_comes_and_nobody_else_may() {
 #[tokio::test]
 async fn an_address_has_its_share_of_the_connections_and_an_ingress_speaks_for_many() {
     let few = |yaml: String| {
-        yaml.replace("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.2/32]}]")
-            .replace("connections_per_address: 5000", "connections_per_address: 3")
+        yaml.change("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.2/32]}]")
+            .change("connections_per_address: 5000", "connections_per_address: 3")
     };
     let fixture = Fixture::with(few, |_| Reply::json(200, "{}")).await;
     let address = fixture.doorward.address("public");

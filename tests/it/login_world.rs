@@ -1,11 +1,12 @@
-//! Doorward where people sign in at one provider, for tests that need no other.
+//! Doorward where people sign in, for tests of logins and sessions.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{
-    Answer, Authority, Doorward, Issuer, OidcProvider, Raw, Upstream, call_back, free_port, log_in, until,
+use crate::{
+    fixture::Change,
+    harness::{Answer, Authority, Doorward, Issuer, OidcProvider, Raw, Upstream, call_back, free_port, log_in, until},
 };
 
 /// Doorward between a provider and an upstream that writes down what reaches it.
@@ -73,10 +74,7 @@ impl LoginWorld {
                 std::fs::write(file, text).unwrap();
             }
         }
-        let yaml = changes.iter().fold(CONFIGURATION.to_owned(), |yaml, (there, here)| {
-            assert!(yaml.contains(there), "{there} is not in {yaml}");
-            yaml.replace(there, here)
-        });
+        let yaml = changes.iter().fold(CONFIGURATION.to_owned(), |yaml, (there, here)| yaml.change(there, here));
         let yaml = yaml
             .replace("{issuer}", issuer)
             .replace("{upstream}", &upstream.url())

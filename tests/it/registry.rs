@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::programs::{self, Program},
+    fixture::Change,
     harness::{Answer, Doorward, Raw, found, now, settled, until},
-    issuing::{World, part, token},
+    issuing::{World, part},
 };
 
 pub const SERVICE: &str = "registry.test";
@@ -30,7 +31,7 @@ async fn world() -> World {
 async fn world_with(change: impl FnOnce(String) -> String) -> World {
     World::with_files(
         |yaml| {
-            change(yaml).replace("\nrules:", &format!("\nrules:{RULES}")).replace(
+            change(yaml).change("\nrules:", &format!("\nrules:{RULES}")).change(
                 "tokens:\n",
                 "tokens:\n  registries: [{service: registry.test}, {service: other.test, lifetime: 1m}]\n",
             )
@@ -150,7 +151,7 @@ async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
     let world = world().await;
     let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
     let for_audience = async |audience: &str, scope: &str| {
-        token(&world.ask(&[("subject_token", &alice), ("audience", audience), ("scope", scope)]).await)
+        world.ask(&[("subject_token", &alice), ("audience", audience), ("scope", scope)]).await.token()
     };
     // What the address for registries refuses is not to be had by way of the other.
     for scope in ["pull:acme/../x", "pull:acme/", "pull:acme/app:latest", "deploy"] {
@@ -186,7 +187,7 @@ async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
 #[tokio::test]
 async fn no_token_is_given_back_to_a_registry_while_nobody_knows_what_was_revoked() {
     let world =
-        world_with(|yaml| yaml.replace("{path: doorward.redb}", "{path: doorward.redb, max_mirror_age: 3s}")).await;
+        world_with(|yaml| yaml.change("{path: doorward.redb}", "{path: doorward.redb, max_mirror_age: 3s}")).await;
     let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
     let query = format!("service={SERVICE}&scope=repository:acme/app:pull");
     let (own, other) =
@@ -211,7 +212,7 @@ async fn a_token_whose_time_is_out_is_not_given_back_to_a_registry() {
     let alice = world.person("alice", &json!({"exp": now() + 3600}));
     let asked = [("subject_token", &*alice), ("audience", SERVICE), ("scope", "push:acme/app")];
     let answer = world.ask(&asked).await;
-    let own = token(&answer);
+    let own = answer.token();
     let lasts = answer.json()["expires_in"].as_u64().unwrap();
     let query = format!("service={SERVICE}&scope=repository:acme/app:push");
     for (ahead, status) in [(0, 200), (lasts - 10, 200), (lasts + 1, 401)] {

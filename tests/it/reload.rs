@@ -11,7 +11,10 @@ use std::{
 use http_body_util::BodyExt;
 use tokio::io::AsyncReadExt;
 
-use crate::harness::{Doorward, Issuer, Raw, Reply, Upstream, streams::http2_on, until, within};
+use crate::{
+    fixture::Change,
+    harness::{Doorward, Issuer, Raw, Reply, Upstream, streams::http2_on, until, within},
+};
 
 fn configuration(upstream: &Upstream, issuer: &Issuer, groups: &str, rules: &str) -> String {
     format!(
@@ -170,14 +173,14 @@ async fn a_broken_configuration_is_refused_and_the_old_one_kept() {
     doorward.wait_for_keys(&issuer).await;
     let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
 
-    swap(&doorward, &good.replace("do: allow", "do: alow"));
+    swap(&doorward, &good.change("do: allow", "do: alow"));
     let refusal = doorward.wait_for_log_containing("the configuration was refused").await;
     assert!(refusal.to_string().contains("alow"), "{refusal}");
     assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 200);
     assert!(doorward.metrics().await.contains("reloads_total{outcome=\"refused\"} 1"), "{}", doorward.metrics().await);
 
     // The twin: the same change, written right.
-    swap(&doorward, &good.replace("do: allow", "do: deny"));
+    swap(&doorward, &good.change("do: allow", "do: deny"));
     doorward.wait_for_generation(2).await;
     assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 403);
     let loaded = doorward.audit().iter().filter(|record| record["metadata"]["event_code"] == "policy.refused").count();
@@ -217,8 +220,7 @@ async fn trust_in_a_proxy_ends_with_its_generation_on_connections_that_are_open(
     let issuer = Issuer::start().await;
     let strangers = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
     let trusting = strangers
-        .replace("address: 127.0.0.1:0}]\nissuers", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.0/8]}]\nissuers");
-    assert_ne!(trusting, strangers);
+        .change("address: 127.0.0.1:0}]\nissuers", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.0/8]}]\nissuers");
     let mut doorward = Doorward::start_in(folder(), &trusting).await;
     doorward.wait_for_keys(&issuer).await;
     let token = issuer.token("alice", &["dev"]);
@@ -245,13 +247,13 @@ async fn a_listener_that_is_renamed_trusts_its_proxies_until_the_restart_that_it
     let issuer = Issuer::start().await;
     let (named, trusting) = ("{name: public, address: 127.0.0.1:0", ", trusted_proxies: [127.0.0.0/8]");
     let strangers = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
-    let first = strangers.replace(named, &format!("{named}{trusting}"));
+    let first = strangers.change(named, &format!("{named}{trusting}"));
     let mut doorward = Doorward::start_in(folder(), &first).await;
     doorward.wait_for_keys(&issuer).await;
     let token = issuer.token("alice", &["dev"]);
     let mut raw = doorward.raw().await;
-    let renamed = strangers.replace("name: public", "name: other");
-    let renamed_again = strangers.replace("name: public", "name: another");
+    let renamed = strangers.change("name: public", "name: other");
+    let renamed_again = strangers.change("name: public", "name: another");
     for (generation, yaml, expected) in [
         (2, &renamed, "203.0.113.9"),
         (3, &renamed_again, "203.0.113.9"),
@@ -296,7 +298,7 @@ async fn a_secret_that_changes_is_used_though_the_configuration_beside_it_is_ref
     let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
     // Not even YAML, so that nothing in it names the file of the secret; and right, but for one thing.
     for (broken, secret) in
-        [("listeners: [", "second-token"), (&*good.replace("groups: [dev]", "group: [dev]"), "third-token")]
+        [("listeners: [", "second-token"), (&*good.change("groups: [dev]", "group: [dev]"), "third-token")]
     {
         swap(&doorward, broken);
         doorward.wait_for_log_containing("the configuration was refused").await;
@@ -357,7 +359,7 @@ async fn the_operator_socket_follows_who_is_listed() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
     let listed = |users: &str| {
         let socket = format!("admin: {{socket: doorward.sock, socket_users: [{users}], ");
-        configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).replace("admin: {", &socket)
+        configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).change("admin: {", &socket)
     };
     let mut doorward = Doorward::start_in(folder(), &listed("65534")).await;
     let path = doorward.dir().join("doorward.sock");
@@ -373,10 +375,10 @@ async fn the_operator_socket_follows_who_is_listed() {
 async fn a_refused_configuration_is_told_to_whoever_asked_for_it_and_for_as_long_as_it_stays() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
     let yaml =
-        configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).replace("admin: {", "admin: {socket: operator.sock, ");
+        configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).change("admin: {", "admin: {socket: operator.sock, ");
     let doorward = Doorward::start_in(folder(), &yaml).await;
     for (rule, refused) in [("allow", false), ("perhaps", true), ("allow", false)] {
-        swap(&doorward, &yaml.replace("do: allow", &format!("do: {rule}")));
+        swap(&doorward, &yaml.change("do: allow", &format!("do: {rule}")));
         let (code, said) = doorward.operator(&["reload", "--why", "test"]).await;
         assert_eq!(code, Some(i32::from(refused)), "{said}");
         assert_eq!(said.contains("was refused") && said.contains("perhaps"), refused, "{said}");
@@ -398,10 +400,10 @@ async fn warnings_of_a_refused_configuration_are_not_told_as_reasons() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
     let star = "grants:\n  - {id: star, who: {groups: ['star*']}, kubernetes_groups: ['tekton:dev']}\n";
     let yaml = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW)
-        .replace("admin: {", "admin: {socket: operator.sock, ")
-        .replace("grants:\n", star);
+        .change("admin: {", "admin: {socket: operator.sock, ")
+        .change("grants:\n", star);
     let doorward = Doorward::start_in(folder(), &yaml).await;
-    swap(&doorward, &yaml.replace("do: allow", "on: {routes: [nowhere]}, do: allow"));
+    swap(&doorward, &yaml.change("do: allow", "on: {routes: [nowhere]}, do: allow"));
     let (code, said) = doorward.operator(&["reload", "--why", "test"]).await;
     assert_eq!((code, said.contains("nowhere"), said.contains("star*")), (Some(1), true, false), "{said}");
     let ready = doorward.admin("/readyz").await.text();
@@ -424,8 +426,8 @@ async fn warnings_of_a_refused_configuration_are_not_told_as_reasons() {
 async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_take_a_restart() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
     let yaml =
-        configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).replace("admin: {", "admin: {socket: operator.sock, ");
-    let yaml = |audit: &str| yaml.replace("audit: {", &format!("audit: {{{audit}, "));
+        configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).change("admin: {", "admin: {socket: operator.sock, ");
+    let yaml = |audit: &str| yaml.change("audit: {", &format!("audit: {{{audit}, "));
     let dir = folder();
     let key = |byte: u8| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [byte; 32]);
     std::fs::write(dir.path().join("chain.key"), key(1)).unwrap();

@@ -5,7 +5,7 @@ use std::{fs, io::Write, process::Command};
 use serde_json::{Value, json};
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{Doorward, browse, streams::with_login, until},
     issuing,
     pages::screenshots,
@@ -91,14 +91,14 @@ fn rows(told: &Value, id: &str) -> Vec<String> {
 async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_counted() {
     let also = "  - {id: tags, on: {token: {audiences: ['https://target.test'], scopes: [tag]}}, who: {issuers: [ci]}, do: allow}\n";
     let mut world =
-        issuing::World::with(|yaml| yaml.replace("  - id: agents\n", &format!("{also}  - id: agents\n"))).await;
-    issuing::token(&world.exchange(&world.job(&json!({})), "deploy tag").await);
+        issuing::World::with(|yaml| yaml.change("  - id: agents\n", &format!("{also}  - id: agents\n"))).await;
+    world.exchange(&world.job(&json!({})), "deploy tag").await.token();
     // One that cannot be written down is given to nobody.
     world.doorward.break_trail(true);
     assert_eq!(world.exchange(&world.job(&json!({})), "deploy tag").await.status, 503);
     world.doorward.break_trail(false);
     until(async || world.exchange(&world.job(&json!({})), "deploy tag").await.status == 200).await;
-    let done = issuing::token(&world.exchange(&world.job(&json!({})), "deploy tag").await);
+    let done = world.exchange(&world.job(&json!({})), "deploy tag").await.token();
     let lines =
         ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
     assert_eq!(world.doorward.send(&lines, format!("token={done}").as_bytes()).await.status, 200);

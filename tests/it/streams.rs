@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{
         Doorward, Raw, Recorded, Reply, now,
         streams::{Streams, WATCH, begin, ends, ends_in, http2, streaming, with_login},
@@ -26,21 +26,21 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
     let before = std::fs::read_to_string(&path).unwrap();
     // First give B's developers the same, so that there is somebody who keeps it.
     let both = before
-        .replace(
+        .change(
             "rules:\n",
             "rules:\n  - {id: dev-b, on: {routes: [api]}, who: {issuers: [b], groups: [dev]}, do: allow}\n",
         )
-        .replace("grants:\n", "grants:\n  - {id: dev-b, who: {issuers: [b], groups: [dev]}, kubernetes_groups: [b]}\n");
+        .change("grants:\n", "grants:\n  - {id: dev-b, who: {issuers: [b], groups: [dev]}, kubernetes_groups: [b]}\n");
     std::fs::write(&path, &both).unwrap();
     fixture.doorward.wait_for_generation(2).await;
     let alices = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
     let mut beas = Streams::open(&fixture.doorward, &["Host: api.test", &b]).await;
-    std::fs::write(&path, both.replace("on: {routes: [api, only-a, board, web]}", "on: {routes: [web]}")).unwrap();
+    std::fs::write(&path, both.change("on: {routes: [api, only-a, board, web]}", "on: {routes: [web]}")).unwrap();
     alices.have_ended(1008, "permission_lost").await;
     beas.are_open().await;
     // The rule stays and the route takes B's tokens no more: that is a permission lost too.
     let narrowed =
-        both.replace("hosts: [api.test], schemes: [bearer],", "hosts: [api.test], schemes: [bearer], issuers: [a],");
+        both.change("hosts: [api.test], schemes: [bearer],", "hosts: [api.test], schemes: [bearer], issuers: [a],");
     assert_ne!(narrowed, both);
     std::fs::write(&path, narrowed).unwrap();
     beas.have_ended(1008, "permission_lost").await;
@@ -65,7 +65,7 @@ async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_
     let widened = narrow(
         &before,
         &of_a,
-        &(of_a.replace("['https://doorward.test']", "['https://doorward.test', other, third]") + clients),
+        &(of_a.change("['https://doorward.test']", "['https://doorward.test', other, third]") + clients),
     );
     fixture.doorward.wait_for_generation(2).await;
     // One of two audiences is taken back, so that its twin shows that the other one is still good.
@@ -230,8 +230,7 @@ async fn unsized_are(doorward: &Doorward, count: usize) {
 async fn answers_without_a_length_end_with_their_credential_and_at_the_limit_of_their_route() {
     let limited = |yaml: String| {
         let web = "hosts: [web.test], schemes: [bearer], upstream: web";
-        assert!(yaml.contains(web));
-        yaml.replace(web, &format!("{web}, max_stream: 20m"))
+        yaml.change(web, &format!("{web}, max_stream: 20m"))
     };
     let fixture = Fixture::with_faults(limited, without_a_length).await;
     let token = |jti: &str| {
@@ -317,7 +316,7 @@ async fn revoking_a_person_ends_their_sessions_and_what_they_have_open() {
 async fn watches_of_one_caller_leave_connections_to_others() {
     let few = |yaml: String| {
         let four = "response_timeout: 5s, connect_timeout: 1s, max_connections: 4";
-        format!("workers: 1{}", yaml.replace("response_timeout: 5s", four))
+        format!("workers: 1{}", yaml.change("response_timeout: 5s", four))
     };
     let fixture = Fixture::with(few, streaming).await;
     let (alice, other) = (fixture.alice(), bearer(&fixture.a.token("olga", &["dev"])));
@@ -350,8 +349,8 @@ async fn what_a_client_says_of_trailers_goes_on_to_an_upstream_of_http2() {
     });
     let upstream = format!("upstreams:\n  - {{name: grpc, url: 'http://{address}', protocol: http2}}\n");
     let change = |yaml: String| {
-        yaml.replace("upstreams:\n", &upstream)
-            .replace("schemes: [anonymous], upstream: web", "schemes: [anonymous], upstream: grpc")
+        yaml.change("upstreams:\n", &upstream)
+            .change("schemes: [anonymous], upstream: web", "schemes: [anonymous], upstream: grpc")
     };
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     let mut client = http2(&fixture.doorward).await;

@@ -6,7 +6,7 @@ use std::{path::Path, process::Command};
 use serde_json::{Value, json};
 
 use super::world::{GROUP, Setup, World};
-use crate::fixture::bearer;
+use crate::{fixture::bearer, harness::HANDSHAKE};
 
 const CONFIGURATION: &str = "
 listeners: [{name: public, address: 127.0.0.1:0}]
@@ -134,14 +134,8 @@ async fn a_refusal_of_our_own_account_goes_to_the_log_and_not_to_the_caller() {
             assert!(!answer.text().contains("system:serviceaccount"), "{}", answer.text());
             assert!(answer.text().contains("doorward rbac --check"), "{}", answer.text());
         }
-        let handshake = [
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        ];
         let exec = format!("GET /api/v1/namespaces/{}/pods/none/exec?command=sh", world.namespace);
-        assert_eq!(world.alice(&exec, &handshake, b"").await.status, 502);
+        assert_eq!(world.alice(&exec, &HANDSHAKE, b"").await.status, 502);
         let line = world.doorward.wait_for_log_containing(said).await.to_string();
         assert!(line.contains("upstream_credential") && line.contains("system:serviceaccount"), "{line}");
     }

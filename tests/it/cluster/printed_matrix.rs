@@ -7,6 +7,7 @@ use super::{
     kubectl, pods,
     world::{Setup, World, printed_rights},
 };
+use crate::{fixture::Change, harness::HANDSHAKE};
 
 /// Rules that name what people do, since one that allows everything has everything printed.
 const RULES: &str = "rules:
@@ -95,12 +96,6 @@ async fn assert_constrained(world: &World) {
     }
 }
 
-const HANDSHAKE: [&str; 4] = [
-    "Connection: Upgrade",
-    "Upgrade: websocket",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-];
 const SPDY: [&str; 3] = ["Connection: Upgrade", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io"];
 
 /// The pod is not there, which is told to who may.
@@ -133,8 +128,8 @@ async fn a_websocket_needs_the_one_verb_that_is_printed_for_streams_and_spdy_the
 #[tokio::test]
 async fn a_rule_that_lets_write_everything_opens_streams_by_the_printed_rights() {
     let streams = "{api_groups: [''], resources: [pods/exec, pods/attach, pods/portforward]}";
-    let of_all = |yaml: String| configuration(&yaml).replace(streams, "{verbs: [write], namespaces: ['{ns}']}");
-    let rights = printed_rights("constrained", |yaml| of_all(yaml).replace("'{ns}'", "'*'"));
+    let of_all = |yaml: String| configuration(&yaml).change(streams, "{verbs: [write], namespaces: ['{ns}']}");
+    let rights = printed_rights("constrained", |yaml| of_all(yaml).change("'{ns}'", "'*'"));
     let world = World::set_up(Setup { rights: json!(rights), ..Setup::default() }, of_all).await;
     assert_streams(&world, "verbs: [write]", [404, 404]).await;
 }

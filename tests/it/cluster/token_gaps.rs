@@ -219,11 +219,16 @@ async fn every_end_that_is_seen_while_the_store_hangs_counts_here_at_once() {
     }
     dead_soon(&tasks, of_third).await;
     signal(Signal::CONT);
-    // All three are noted once the store is back.
-    for (task, _) in &all {
-        // Its TaskRun.
-        let uid = &task.pod["metadata"]["ownerReferences"][0]["uid"];
-        let ended = tasks.world.doorward.records(1, |line| line["unmapped"]["tokens_ended"]["uid"] == *uid).await;
+    // All three are noted once the store is back, and none twice.
+    let task_runs = all.iter().map(|(task, _)| &task.pod["metadata"]["ownerReferences"][0]["uid"]);
+    let records = async |uid: &Value| {
+        tasks.world.doorward.records(1, |line| line["unmapped"]["tokens_ended"]["uid"] == *uid).await
+    };
+    for uid in task_runs.clone() {
+        records(uid).await;
+    }
+    for uid in task_runs {
+        let ended = records(uid).await;
         assert_eq!(ended.len(), 1, "{ended:#?}");
     }
 }

@@ -112,6 +112,7 @@ impl World {
         Self::launch(api, namespace, Setup::default(), change).await
     }
 
+    /// Starts it. What its account may do is given before.
     async fn launch(
         api: &'static ApiServer,
         namespace: String,

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{Answer, Raw};
+use crate::fixture::Change;
 
 /// A running Doorward, killed when dropped.
 pub struct Doorward {
@@ -247,9 +248,8 @@ impl Doorward {
     /// Writes something else in the place of the first `there` of its configuration, and gives the whole as it is then.
     pub fn change(&self, there: &str, here: &str) -> String {
         let path = self.dir().join("doorward.yaml");
-        let before = std::fs::read_to_string(&path).unwrap();
-        assert!(before.contains(there), "{there} is not in {before}");
-        let (after, draft) = (before.replacen(there, here, 1), path.with_extension("draft"));
+        let (after, draft) =
+            (std::fs::read_to_string(&path).unwrap().change_first(there, here), path.with_extension("draft"));
         std::fs::write(&draft, &after).unwrap();
         std::fs::rename(draft, path).unwrap();
         after

@@ -47,7 +47,7 @@ pub async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(90), what).await.expect("it did not happen within 90 s")
 }
 
-/// Waits until there is something, and gives it.
+/// Waits until there is something, and gives it. It looks at times only: what must never be seen is asked for without it.
 pub async fn found<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     within(async {
         let mut pause = Duration::from_millis(5);
@@ -68,7 +68,8 @@ pub async fn until(mut holds: impl AsyncFnMut() -> bool) {
     found(async || holds().await.then_some(())).await;
 }
 
-/// What is answered once it is no 503: what is known of revocations is old for a moment after a clock was set.
+/// What is answered once it is no 503: once what Doorward itself lacked for a moment is there, such as keys, the store, or news of
+/// revocations after a clock was set.
 pub async fn settled(mut ask: impl AsyncFnMut() -> Answer) -> Answer {
     found(async || Some(ask().await).filter(|answer| answer.status != 503)).await
 }
