@@ -197,6 +197,10 @@ static HOP_BY_HOP: [HeaderName; 8] = [
 
 /// Takes from a response what belongs to the upstream's connection, and our cookies, which only we set.
 pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
+    // The coding tells where the body ends, and a length beside it is none of that body (RFC 9112 section 6.3).
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in nominated(headers).iter().chain(&HOP_BY_HOP) {
             headers.remove(name);
@@ -369,5 +373,19 @@ mod tests {
         clean_response(&mut headers, "__Host-doorward");
         assert_eq!(headers.len(), 1);
         assert_eq!(headers["set-cookie"], "theirs=1");
+    }
+
+    /// Kept, it would cut the body: the client of HTTP/1.1 got what it says and took that for the whole.
+    #[test]
+    fn a_length_beside_a_coding_is_taken_from_a_response_and_one_alone_stays() {
+        for (coding, kept) in [(Some("chunked"), false), (None, true)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("content-length", "3".parse().unwrap());
+            if let Some(coding) = coding {
+                headers.insert("transfer-encoding", coding.parse().unwrap());
+            }
+            clean_response(&mut headers, "__Host-doorward");
+            assert_eq!(headers.contains_key("content-length"), kept, "{coding:?}");
+        }
     }
 }
