@@ -92,8 +92,14 @@ impl LogMetrics {
     }
 }
 
+/// Single frames make `h2` warn, and anybody may send as many as they like, so of it only errors are logged unless it is named.
 fn parse_filter(text: &str) -> Result<EnvFilter, LoggingError> {
-    EnvFilter::builder().parse(text).map_err(|error| LoggingError::Filter(text.to_owned(), error))
+    let wrong = |error| LoggingError::Filter(text.to_owned(), error);
+    let filter = EnvFilter::builder().parse(text).map_err(wrong)?;
+    if text.split(',').any(|directive| directive.trim_start().starts_with("h2")) {
+        return Ok(filter);
+    }
+    Ok(filter.add_directive("h2=error".parse().map_err(wrong)?))
 }
 
 #[cfg(test)]
@@ -109,6 +115,28 @@ mod tests {
             let mut resolver = Resolver::default();
             check(&raw, &At::root().key("log"), &mut resolver);
             assert_eq!(!resolver.report.has_errors(), good, "{filter}");
+        }
+    }
+
+    /// It warns of each answer to a ping that was not sent: a line for 17 bytes of a stranger.
+    #[test]
+    fn what_h2_warns_of_is_logged_only_where_the_filter_names_it() {
+        for (filter, h2, ours) in [
+            ("info", false, true),
+            ("debug", false, true),
+            ("info,doorward=debug", false, true),
+            ("info,h2=warn", true, true),
+            ("h2::proto=debug", true, false),
+            ("off", false, false),
+        ] {
+            let subscriber = tracing_subscriber::registry().with(parse_filter(filter).unwrap());
+            let enabled = tracing::subscriber::with_default(subscriber, || {
+                (
+                    tracing::enabled!(target: "h2::proto::ping_pong", tracing::Level::WARN),
+                    tracing::enabled!(target: "doorward::logging", tracing::Level::WARN),
+                )
+            });
+            assert_eq!(enabled, (h2, ours), "{filter}");
         }
     }
 

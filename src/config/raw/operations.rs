@@ -331,7 +331,7 @@ pub struct Admin {
 pub struct Log {
     /// The form of a line.
     pub format: LogFormat,
-    /// What is logged, in the syntax of `tracing` (`info`, `doorward=debug`).
+    /// What is logged, in the syntax of `tracing` (`info`, `doorward=debug`). Of the HTTP/2 library `h2` errors only, unless it is named.
     pub filter: String,
 }
 
