@@ -40,6 +40,10 @@ use crate::{abort::Abortable, config::raw::Limits};
 const LINGER_BYTES: u64 = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
+/// How many streams of a peer that brings the requests of many may be reset before they are looked at. Each takes memory until then,
+/// so there is an end, but one of the many who cancels in bursts must not cost all others their streams.
+const RESETS_OF_MANY: u32 = 1000;
+
 /// Runs each stream of HTTP/2 as a task of its own, which can be ended without its connection.
 #[derive(Clone, Debug)]
 struct Exchanges;
@@ -136,7 +140,7 @@ impl<S: Serve> Server<S> {
             .initial_connection_window_size(window(self.limits.http2_connection_window.0))
             .max_header_list_size(u32::try_from(largest_list(&self.limits)).unwrap_or(u32::MAX))
             .max_send_buf_size(self.limits.body_buffer.bytes())
-            .max_pending_accept_reset_streams(self.limits.http2_pending_resets as usize)
+            .max_pending_accept_reset_streams(pending_resets(&self.limits, self.liveness.is_for_many()) as usize)
             .max_local_error_reset_streams(self.limits.http2_local_resets as usize)
             .keep_alive_interval(ping)
             .keep_alive_timeout(ping * 2 / 3);
@@ -225,6 +229,11 @@ fn largest_head(limits: &Limits) -> usize {
 /// The same for HTTP/2, which counts 32 bytes more for each header (RFC 9113 section 6.5.2).
 fn largest_list(limits: &Limits) -> usize {
     largest_head(limits) + 32 * usize::from(limits.header_count)
+}
+
+fn pending_resets(limits: &Limits, of_many: bool) -> u32 {
+    let own = limits.http2_pending_resets;
+    if of_many { own.max(RESETS_OF_MANY).max(limits.http2_streams.saturating_mul(10)) } else { own }
 }
 
 fn classify(error: &hyper::Error, protocol: Protocol) -> ProtocolError {

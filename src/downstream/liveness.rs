@@ -130,9 +130,13 @@ impl Liveness {
         }
     }
 
-    /// From now on its resets are not judged by their share; the limits of h2 itself stay.
+    /// From now on its resets are not judged by their share, and h2 bears more of them.
     pub(super) fn speaks_for_many(&self) {
         self.speaks_for_many.store(true, Relaxed);
+    }
+
+    pub(super) fn is_for_many(&self) -> bool {
+        self.speaks_for_many.load(Relaxed)
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -189,7 +193,7 @@ impl Liveness {
         if self.active.fetch_sub(1, Relaxed) == 1 && self.phase() != Phase::Upgraded {
             self.enter(if self.within_head.load(Relaxed) { Phase::Head } else { Phase::Idle });
         }
-        if self.speaks_for_many.load(Relaxed) {
+        if self.is_for_many() {
             return;
         }
         let reset = self.reset.load(Relaxed) + u32::from(!answered);

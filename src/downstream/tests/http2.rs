@@ -129,17 +129,22 @@ fn sizes_are_limited_as_on_http1() {
     assert_eq!(ask(&server, &request(b"/", &fields)), Outcome::Refused);
 }
 
+/// Streams below `last`, each reset as soon as it has begun.
+fn burst_of_resets(last: u32) -> Vec<u8> {
+    let mut burst = Vec::new();
+    for stream in (1..last).step_by(2) {
+        burst.extend(frame(1, END_STREAM | END_HEADERS, stream, &request(b"/slow", &[])));
+        burst.extend(frame(3, 0, stream, &[0, 0, 0, 8]));
+    }
+    burst
+}
+
 #[test]
 fn kubernetes_r4_a_flood_of_resets_ends_the_connection() {
     let server = Server::start();
     let mut client = server.connect();
     begin(&mut client);
-    let mut flood = Vec::new();
-    for stream in (1..2001).step_by(2) {
-        flood.extend(frame(1, END_STREAM | END_HEADERS, stream, &request(b"/slow", &[])));
-        flood.extend(frame(3, 0, stream, &[0, 0, 0, 8]));
-    }
-    let _ = client.0.write_all(&flood);
+    let _ = client.0.write_all(&burst_of_resets(2001));
     assert!(matches!(outcome(&mut client), Outcome::GoAway | Outcome::Closed));
     assert!(server.hits() <= 200, "{}", server.hits());
     assert_eq!(ask(&server, &request(b"/", &[])), Outcome::Answered, "others are not affected");
@@ -151,12 +156,7 @@ fn an_address_that_floods_again_and_again_is_turned_away() {
     for number in 1..=3 {
         let mut client = server.connect();
         begin(&mut client);
-        let mut flood = Vec::new();
-        for stream in (1..2001).step_by(2) {
-            flood.extend(frame(1, END_STREAM | END_HEADERS, stream, &request(b"/slow", &[])));
-            flood.extend(frame(3, 0, stream, &[0, 0, 0, 8]));
-        }
-        let _ = client.0.write_all(&flood);
+        let _ = client.0.write_all(&burst_of_resets(2001));
         assert!(matches!(outcome(&mut client), Outcome::GoAway | Outcome::Closed));
         server.await_metric(&format!("protocol_errors_total{{kind=\"flood\"}} {number}"));
         eventually("the connection is gone", || server.connections() == 0);
@@ -202,13 +202,21 @@ fn kubernetes_r4_resets_one_by_one_end_the_connection_too() {
 fn resets_do_not_end_the_connection_of_a_trusted_proxy_with_the_streams_of_others() {
     let trusted = vec!["127.0.0.0/8".parse().unwrap()];
     let server = Server::with(Listener { trusted_proxies: trusted, ..listener("main") }, &Limits::default());
-    let mut client = server.connect();
-    begin(&mut client);
-    eventually("it is taken", || server.connections() == 1);
-    assert_eq!(reset_one_by_one(&server, &mut client, 1001), 1001);
-    client.send(frame(1, END_STREAM | END_HEADERS, 1001, &request(b"/", &[])));
-    let answered = std::iter::from_fn(|| next(&mut client)).any(|(kind, _, stream, _)| (kind, stream) == (1, 1001));
-    assert!(answered, "another stream of the same connection");
+    for is_burst in [false, true] {
+        let mut client = server.connect();
+        begin(&mut client);
+        eventually("it is taken", || server.connections() == 1);
+        if is_burst {
+            client.send(burst_of_resets(1001));
+        } else {
+            assert_eq!(reset_one_by_one(&server, &mut client, 1001), 1001);
+        }
+        client.send(frame(1, END_STREAM | END_HEADERS, 1001, &request(b"/", &[])));
+        let answered = std::iter::from_fn(|| next(&mut client)).any(|(kind, _, stream, _)| (kind, stream) == (1, 1001));
+        assert!(answered, "another stream of the same connection, is burst: {is_burst}");
+        drop(client);
+        eventually("it is gone", || server.connections() == 0);
+    }
 }
 
 #[test]
