@@ -7,6 +7,7 @@
 
 mod connection;
 mod lease;
+mod read_on;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 

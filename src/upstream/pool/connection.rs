@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Node, Slot};
+use super::{Node, Slot, read_on::ReadOn};
 use crate::{
     body::RequestBody,
     lock::lock,
@@ -104,8 +104,8 @@ impl Node {
         slot: Slot,
     ) -> Result<Http1, UpstreamError> {
         match transport {
-            Transport::Clear(stream) => self.http1_on(upstream, TokioIo::new(stream), slot).await,
-            Transport::Tls(stream) => self.http1_on(upstream, TokioIo::new(*stream), slot).await,
+            Transport::Clear(stream) => self.http1_on(upstream, TokioIo::new(ReadOn::new(stream)), slot).await,
+            Transport::Tls(stream) => self.http1_on(upstream, TokioIo::new(ReadOn::new(*stream)), slot).await,
         }
     }
 
