@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -44,6 +44,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const CUT_PAUSE: Duration = Duration::from_millis(10);
 const CUT_PAUSES: u32 = 100;
 
+/// How long nothing more is said of a PROXY protocol that does not fit: whoever can connect can cause it.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
+
 /// The running listeners.
 #[derive(Debug)]
 pub struct Downstream {
@@ -67,6 +70,8 @@ pub(super) struct Door {
     accepted: Counter,
     /// Where it has TLS.
     certificate_ends: Option<Gauge>,
+    /// When a PROXY protocol that did not fit was last told of.
+    warned: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Door {
@@ -182,6 +187,7 @@ impl Door {
             keepalive: limits.tcp_keepalive,
             accepted: metrics.accepted(&settings.name),
             certificate_ends: settings.tls.as_ref().map(|_| metrics.certificate_ends(&settings.name)),
+            warned: Mutex::default(),
         };
         door.tell_end_of_certificate(settings);
         door
@@ -192,6 +198,22 @@ impl Door {
         if let (Some(gauge), Some(ends)) = (&self.certificate_ends, settings.certificate_ends) {
             gauge.set(ends);
         }
+    }
+
+    /// Tells those who set a balancer up why its connections are closed, and at most so often that nobody else can fill the log with it.
+    pub(super) fn warn_of_proxy_protocol(&self, peer: SocketAddr, why: &dyn std::fmt::Display, fix: &'static str) {
+        if self.may_warn(Instant::now()) {
+            tracing::warn!(listener = %self.name, %peer, %why, fix, "a connection was closed for its PROXY protocol");
+        }
+    }
+
+    fn may_warn(&self, now: Instant) -> bool {
+        let mut warned = lock(&self.warned);
+        let may = warned.is_none_or(|warned| now.saturating_duration_since(warned) >= WARN_AGAIN);
+        if may {
+            *warned = Some(now);
+        }
+        may
     }
 
     /// Gives a connection the keep-alive that is in force by now, where it has inherited another.
@@ -363,9 +385,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_connection_has_the_keep_alive_that_is_in_force_when_it_comes() {
-        let settings = ListenerSettings {
+    fn settings() -> ListenerSettings {
+        ListenerSettings {
             name: "main".into(),
             address: "127.0.0.1:0".parse().unwrap(),
             proxy_protocol_from: Arc::default(),
@@ -373,7 +394,22 @@ mod tests {
             connections_per_address: None,
             tls: None,
             certificate_ends: None,
-        };
+        }
+    }
+
+    /// Else a balancer that is set up wrong leaves nothing in the log, or anybody who connects can fill it.
+    #[test]
+    fn a_proxy_protocol_that_does_not_fit_is_told_of_once_a_minute() {
+        let door = Door::new(&settings(), &Arc::new(Limits::default()), &Metrics::default());
+        let begun = Instant::now();
+        let told: Vec<bool> =
+            [0, 1, 59, 60, 61, 120].map(|second| door.may_warn(begun + Duration::from_secs(second))).to_vec();
+        assert_eq!(told, [true, false, false, true, false, true]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_the_keep_alive_that_is_in_force_when_it_comes() {
+        let settings = settings();
         let door = Door::new(&settings, &Arc::new(Limits::default()), &Metrics::default());
         let listener = TcpListener::bind(settings.address).await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -1,6 +1,6 @@
 //! The beginning of a connection: admission, PROXY protocol, TLS, and which HTTP it speaks.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc};
 
 use http::HeaderValue;
 use ipnet::IpNet;
@@ -82,7 +82,7 @@ impl<S: Serve> Opening<'_, S> {
         let header_timeout = self.settings.limits.header_timeout.get();
         let Ok(local) = stream.local_addr() else { return Ok(None) };
         let from_balancer = contains(&self.settings.proxy_protocol_from, peer);
-        let announced = if from_balancer { announced(&mut stream, header_timeout).await? } else { None };
+        let announced = if from_balancer { self.announced(&mut stream, peer).await? } else { None };
         let peer = announced.unwrap_or(peer);
         // An ingress or a balancer speaks for many; its own limits hold for them. Whether its `X-Forwarded-*` are believed
         // is no matter of the connection: each request is judged by the generation that it begins with.
@@ -115,8 +115,34 @@ impl<S: Serve> Opening<'_, S> {
             let sniffed = timeout(header_timeout, sniff(&mut stream)).await.map_err(|_| Refused::Silent)?;
             // A peer that goes away without a word, as health checks of ports do.
             let Ok((prefix, protocol)) = sniffed else { return Ok(None) };
-            connection.protocol = protocol.ok_or(Refused::ProxyPeer)?;
+            let Some(protocol) = protocol else {
+                self.door.warn_of_proxy_protocol(
+                    peer,
+                    &"the peer began with a PROXY protocol header and is not in `proxy_protocol_from`",
+                    "list it there if it is a balancer of yours, and have it send none otherwise",
+                );
+                return Err(Refused::ProxyPeer);
+            };
+            connection.protocol = protocol;
             Ok(Some(self.http(stream, prefix, connection)))
+        }
+    }
+
+    /// What the balancer announced; `None` if it speaks for itself.
+    async fn announced(&self, stream: &mut TcpStream, peer: SocketAddr) -> Result<Option<SocketAddr>, Refused> {
+        match timeout(self.settings.limits.header_timeout.get(), proxy_protocol::read(stream)).await {
+            Ok(Ok(source)) => Ok(source.map(canonical)),
+            // A peer that goes away without a word, as health checks of ports do.
+            Ok(Err(HeaderError::Io(_))) => Err(Refused::ProxyHeader),
+            Ok(Err(error)) => {
+                self.door.warn_of_proxy_protocol(
+                    peer,
+                    &error,
+                    "have the balancer send one (HAProxy: `send-proxy-v2`), or take its address off `proxy_protocol_from`",
+                );
+                Err(Refused::ProxyHeader)
+            }
+            Err(_) => Err(Refused::Silent),
         }
     }
 
@@ -146,20 +172,6 @@ impl<S: Serve> Opening<'_, S> {
             connection: Arc::new(connection),
         };
         server.run(stream, prefix, self.registered)
-    }
-}
-
-/// What the balancer announced; `None` if it speaks for itself.
-async fn announced(stream: &mut TcpStream, deadline: Duration) -> Result<Option<SocketAddr>, Refused> {
-    match timeout(deadline, proxy_protocol::read(stream)).await {
-        Ok(Ok(source)) => Ok(source.map(canonical)),
-        Ok(Err(error)) => {
-            if !matches!(error, HeaderError::Io(_)) {
-                tracing::debug!(%error, "PROXY protocol");
-            }
-            Err(Refused::ProxyHeader)
-        }
-        Err(_) => Err(Refused::Silent),
     }
 }
 

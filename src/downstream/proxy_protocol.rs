@@ -75,11 +75,7 @@ pub(super) async fn read(stream: &mut TcpStream) -> Result<Option<SocketAddr>, H
     loop {
         let peeked = stream.peek(&mut ahead).await?;
         if peeked == 0 {
-            return Err(if buffer.is_empty() {
-                HeaderError::Missing
-            } else {
-                HeaderError::Io(io::ErrorKind::UnexpectedEof.into())
-            });
+            return Err(HeaderError::Io(io::ErrorKind::UnexpectedEof.into()));
         }
         let taken = buffer.len();
         buffer.extend_from_slice(ahead.get(..peeked).unwrap_or_default());
