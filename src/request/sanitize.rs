@@ -106,7 +106,7 @@ pub fn sanitize<B>(
         && !received.trusted
         && !name.eq_ignore_ascii_case(&host)
     {
-        return Err(misdirected());
+        return Err(of_another_name());
     }
     let host = known_host(&host).ok_or_else(misdirected)?;
     // An authority alone is the target of CONNECT (RFC 9112 section 3.2.3): it asks for no path, not for `/`.
@@ -272,6 +272,13 @@ impl<B> CleanRequest<B> {
 /// The refusal of a host that no route is for.
 pub fn misdirected() -> Rejection {
     Rejection::new(Reason::MisdirectedHost, "no route is configured for this host")
+/// The refusal of a request over a connection that was opened for another host, whether or not there is a route.
+fn of_another_name() -> Rejection {
+    Rejection::new(Reason::MisdirectedHost, "the TLS connection was opened for another name than this host").fix(
+        "open a connection for this host; a proxy in front that brings several hosts over one belongs in `trusted_proxies`",
+    )
+}
+
         .fix("check the host name, and that the request goes over a connection that was opened for it")
 }
 
@@ -481,7 +488,10 @@ mod tests {
             ("other.example", &trusted, Ok(())),
         ] {
             let received = Received { server_name: Some(name), tls: true, ..received(proxies) };
-            let outcome = clean_from(received, &[]).map(|_| ()).map_err(|rejection| rejection.reason());
+            let refused = clean_from(received, &[]).err();
+            // It is no matter of routes, and an operator who looks for one that is missing looks in vain.
+            assert!(refused.as_ref().is_none_or(|refused| !refused.detail().contains("route")), "{refused:?}");
+            let outcome = refused.map_or(Ok(()), |refused| Err(refused.reason()));
             assert_eq!(outcome, expected, "{name}, trusted: {}", !proxies.is_empty());
         }
     }
