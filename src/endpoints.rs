@@ -184,7 +184,10 @@ fn not_found() -> Rejection {
 async fn login(Extension(context): Extension<Context>) -> AxumResponse {
     let Some(origin) = &context.origin else {
         let refusal = Rejection::new(Reason::BadRequest, "signing in needs https")
-            .fix("use the address with `https://`; in clear text it works on this machine only, for development");
+            .fix(
+                "use the address with `https://`; in clear text it works on this machine only, for development. If it is that address, \
+                 the proxy in front has to say so (`X-Forwarded-Proto`) and to be in `trusted_proxies`: `doorward doctor --only origin` tells more",
+            );
         return refused(refusal);
     };
     let request_id = context.request.meta().id.to_string();
