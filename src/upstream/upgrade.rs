@@ -59,7 +59,8 @@ impl UpgradeProtocol {
 
 /// Which protocol a client's request asks for, by its unaltered headers; `None` for a plain request. Whatever is not
 /// exactly a request for one of the known protocols is a 400, never a plain request: the upstream might read it
-/// otherwise.
+/// otherwise. Only an offer of HTTP/2 is left alone, which some clients make with each request in clear text: nothing of it
+/// goes on, and the connection ends with the answer.
 pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rejection> {
     let headers = request.headers();
     let refuse = |detail: &'static str| {
@@ -76,9 +77,12 @@ pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rej
         (Tokens::Upgrade, None) => return Err(refuse("`Connection: upgrade` stands without `Upgrade`")),
         (Tokens::Plain, Some(_)) => return Err(refuse("`Upgrade` stands without `Connection: upgrade`")),
     }
-    let protocol = first
-        .filter(|_| second.is_none())
-        .and_then(|value| value.to_str().ok())
+    let token = first.filter(|_| second.is_none()).and_then(|value| value.to_str().ok());
+    // RFC 9110 section 7.8: who does not take an offer answers as if there were none.
+    if token.is_some_and(|token| token.eq_ignore_ascii_case("h2c")) {
+        return Ok(None);
+    }
+    let protocol = token
         .and_then(UpgradeProtocol::from_token)
         .ok_or_else(|| refuse("`Upgrade` names another protocol, or several"))?;
     if request.version() != Version::HTTP_11 {
@@ -269,6 +273,15 @@ mod tests {
     }
 
     #[test]
+    fn an_offer_of_h2c_alone_is_a_plain_request_whatever_its_body() {
+        let offer = [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")];
+        for more in [&[][..], &[("content-length", "5")], &[("transfer-encoding", "chunked")]] {
+            let request = request(Method::POST, Version::HTTP_11, &[&offer[..], more].concat());
+            assert_eq!(requested(&request).unwrap(), None, "kubernetes:U3 {more:?}");
+        }
+    }
+
+    #[test]
     fn odd_requests_for_an_upgrade_are_refused() {
         let change = |at: usize, value: &'static str| {
             let mut headers = WEBSOCKET.to_vec();
@@ -282,11 +295,7 @@ mod tests {
             headers
         };
         for (row, headers) in [
-            (
-                "kubernetes:U3",
-                vec![("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "")],
-            ),
-            ("kubernetes:U3", change(1, "h2c")),
+            ("kubernetes:U3", vec![("upgrade", "h2c"), ("http2-settings", "")]),
             ("kubernetes:U3", change(1, "websocket, h2c")),
             ("kubernetes:U3", add("upgrade", "h2c")),
             ("kubernetes:U3", change(1, "TLS/1.2")),

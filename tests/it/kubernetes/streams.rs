@@ -119,7 +119,7 @@ async fn an_upgrade_that_is_not_exactly_one_is_400() {
     let key = &HANDSHAKE[2..];
     let no: Expect = Refused(&[400]);
     let cases: Vec<(&str, Vec<&str>)> = vec![
-        ("kubernetes:U3", vec!["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]),
+        ("kubernetes:U3", vec!["Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]),
         ("kubernetes:U3", vec!["Connection: Upgrade", "Upgrade: TLS/1.0"]),
         ("kubernetes:U3", with(&["Connection: Upgrade", "Upgrade: websocket, h2c"], key)),
         ("kubernetes:U4", with(&HANDSHAKE, &["Content-Length: 5"])),
@@ -146,6 +146,31 @@ async fn an_upgrade_that_is_not_exactly_one_is_400() {
     let (mut raw, status) = open(&fixture, &exec(EXEC, &with(&spdy, &[&alice]))).await;
     assert_eq!(status, 101, "the twin of kubernetes:U3");
     echoes(&mut raw, "kubernetes:U3").await;
+}
+
+/// Some clients offer it with each request in clear text, and mean the request all the same.
+#[tokio::test]
+async fn an_offer_of_h2c_is_left_alone_and_nothing_follows_it() {
+    let fixture = upstream().await;
+    let alice = fixture.alice();
+    for body in ["", "hello"] {
+        let _ = fixture.upstream.take();
+        let (method, length) = (if body.is_empty() { "GET" } else { "POST" }, body.len());
+        let head = format!(
+            "{method} {TASKRUNS} HTTP/1.1\r\nHost: api.test\r\n{alice}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+             HTTP2-Settings: AAMAAABk\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: api.test\r\n\r\n";
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(head + body + smuggled).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, 200, "kubernetes:U3 {method}: {}", answer.text());
+        assert!(raw.rest().await.is_empty(), "kubernetes:U3 {method}");
+        let seen = fixture.upstream.only();
+        for name in ["upgrade", "http2-settings", "connection"] {
+            assert!(!seen.has(name), "kubernetes:U3 {method}: {}", seen.head);
+        }
+    }
 }
 
 #[tokio::test]
