@@ -229,7 +229,6 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
         id,
         id_line: headers::id_line(id),
         proxied: false,
-        correlation: None,
         client: head.client,
         client_line: line(head.client.to_string()),
         secure: head.secure,

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::{
-    headers::{Class, REQUEST_ID, classify, id_line, nominated, tokens},
+    headers::{Class, classify, id_line, nominated, tokens},
     host::{Reached, host_of},
     method::check_spelling,
     path::{NotCanonical, check_canonical},
@@ -51,8 +51,6 @@ pub struct Meta {
     pub id_line: HeaderValue,
     /// Whether a trusted proxy has brought it.
     pub proxied: bool,
-    /// The client's own id for the request, for logs; only from a trusted proxy.
-    pub correlation: Option<HeaderValue>,
     /// The client as far as trusted proxies tell.
     pub client: IpAddr,
     /// `client` as a header value.
@@ -122,7 +120,6 @@ pub fn sanitize<B>(
         id,
         id_line: id_line(id),
         proxied: received.trusted,
-        correlation: received.trusted.then(|| parts.headers.get(REQUEST_ID).cloned()).flatten(),
         client,
         client_line: match received.peer_line {
             Some(line) if client == received.peer.ip() => Some(line.clone()),
@@ -272,14 +269,14 @@ impl<B> CleanRequest<B> {
 /// The refusal of a host that no route is for.
 pub fn misdirected() -> Rejection {
     Rejection::new(Reason::MisdirectedHost, "no route is configured for this host")
+        .fix("check the host name, and that the request goes over a connection that was opened for it")
+}
+
 /// The refusal of a request over a connection that was opened for another host, whether or not there is a route.
 fn of_another_name() -> Rejection {
     Rejection::new(Reason::MisdirectedHost, "the TLS connection was opened for another name than this host").fix(
         "open a connection for this host; a proxy in front that brings several hosts over one belongs in `trusted_proxies`",
     )
-}
-
-        .fix("check the host name, and that the request goes over a connection that was opened for it")
 }
 
 /// The client's address, and whether it came over TLS: the peer's, or what trusted proxies say, read from the right

@@ -24,7 +24,7 @@ pub struct Listener {
     #[serde(default)]
     #[schemars(with = "Vec<Cidr>")]
     pub proxy_protocol_from: Vec<IpNet>,
-    /// Peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Request-Id` are believed, and who may bring requests for all
+    /// Peers whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, and who may bring requests for all
     /// hosts over a connection that was opened for one name of TLS. Default: nobody.
     #[serde(default)]
     #[schemars(with = "Vec<Cidr>")]
