@@ -88,7 +88,7 @@ pub struct Root {
 pub enum ForwardAuth {
     /// `auth_request`: `X-Original-Method`, and `X-Original-URI` with `Host` or (ingress-nginx) `X-Original-URL`.
     Nginx,
-    /// `forwardAuth`: `X-Forwarded-Method`, `X-Forwarded-Host`, `X-Forwarded-Uri`.
+    /// `forwardAuth`, and Caddy's `forward_auth`: `X-Forwarded-Method`, `X-Forwarded-Host`, `X-Forwarded-Uri`.
     Traefik,
     /// `ext_authz` over HTTP with the `path_prefix` `/oauth2/auth`: the question has the method, host and path.
     Envoy,
