@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     note::code,
     replay::ReplayError,
-    traced_line::{AtServer, Files, IssuedLine, Line, OnwardLine, TaskLine},
+    traced_line::{ActorLine, AtServer, Files, IssuedLine, Line, OnwardLine, TaskLine},
 };
 use crate::clock::{Timestamp, millis};
 
@@ -32,11 +32,14 @@ pub struct TracedToken {
     /// Whose it is, by the Kubernetes user name.
     #[serde(rename = "on_behalf_of")]
     pub whose: String,
+    /// Who acts for them, where somebody does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<ActorLine>,
     #[serde(rename = "issued", with = "millis")]
     pub at: Timestamp,
     /// The request that asked for it.
     pub request: Uuid,
-    /// Of whom `whose` tells, as their issuer knows them, and who acts.
+    /// Of whom `whose` tells, as their issuer knows them.
     #[serde(skip)]
     old_parties: OldParties,
     /// When it was ended before its time.
@@ -63,7 +66,6 @@ struct OldParties {
     /// Name and identifier of the issuer.
     issuers: [String; 2],
     subject: String,
-    actor: Option<String>,
 }
 
 /// A request that came with a token.
@@ -143,18 +145,19 @@ impl Revocation {
     }
 
     fn meets_old(&self, subject: &str, token: &TracedToken) -> bool {
-        let OldParties { issuers, subject: person, actor } = &token.old_parties;
+        let OldParties { issuers, subject: person } = &token.old_parties;
         let of_person = issuers.contains(&self.issuer) && subject == person;
         // A service account is called otherwise as an actor.
         let account = subject.strip_prefix("system:serviceaccount:");
-        let is_actor = |actor: &String| match account {
-            None => actor == subject,
-            Some(account) => actor.strip_prefix("serviceaccount:").is_some_and(|name| {
+        let is_actor = |actor: &ActorLine| match account {
+            None => actor.subject == subject,
+            Some(account) => actor.subject.strip_prefix("serviceaccount:").is_some_and(|name| {
                 name == account
                     || name.strip_prefix(&*self.issuer).and_then(|name| name.strip_prefix(':')) == Some(account)
             }),
         };
-        let of_actor = token.issued.actor_issuer.as_ref() == Some(&self.issuer) && actor.as_ref().is_some_and(is_actor);
+        let of_actor =
+            token.issued.actor_issuer.as_ref() == Some(&self.issuer) && token.actor.as_ref().is_some_and(is_actor);
         of_person || of_actor
     }
 }
@@ -209,8 +212,8 @@ impl Found {
             old_parties: OldParties {
                 issuers: [line.actor.idp.name, line.unmapped.principal.claims.iss],
                 subject: line.actor.user.uid,
-                actor: line.unmapped.principal.actor.map(|actor| actor.subject),
             },
+            actor: line.unmapped.principal.actor,
             uses: Vec::new(),
             more: HashSet::new(),
             ended: None,
@@ -301,7 +304,11 @@ impl fmt::Display for TracedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { issued, .. } = self;
         let scopes = if issued.scopes.is_empty() { "no scope".to_owned() } else { issued.scopes.join(" ") };
-        writeln!(f, "  token      {} for {} ({scopes}) on behalf of {}", issued.token, issued.audience, self.whose)?;
+        write!(f, "  token      {} for {} ({scopes})", issued.token, issued.audience)?;
+        match &self.actor {
+            Some(_) => writeln!(f, " on behalf of {}", self.whose)?,
+            None => writeln!(f)?,
+        }
         if let Some(task) = &issued.task {
             write!(f, "    to       TaskRun {}/{}, pod {}", task.namespace, task.task_run.name, task.pod.name)?;
             if let Some(run) = &task.pipeline_run {

@@ -1,6 +1,6 @@
 //! What is read of lines to trace runs and tokens by them. A line may say less: each kind of record has its own members.
 
-use std::{cell::RefCell, collections::BTreeSet, fs::File, io::BufReader, ops::ControlFlow, path::PathBuf};
+use std::{cell::RefCell, collections::BTreeSet, fmt, fs::File, io::BufReader, ops::ControlFlow, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use uuid::Uuid;
@@ -9,6 +9,7 @@ use super::{
     lines::{Fault, Lines},
     replay::{ReplayError, ReplayInputs},
 };
+use crate::terminal;
 
 #[derive(Deserialize)]
 pub(super) struct Line {
@@ -136,10 +137,24 @@ pub(super) struct PrincipalLine {
     pub claims: Claims,
 }
 
-#[derive(Deserialize)]
-pub(super) struct ActorLine {
+/// Who acts for somebody.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActorLine {
     #[serde(default)]
     pub subject: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+}
+
+impl fmt::Display for ActorLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An issuer says both, and checks of names are for those that go to Kubernetes.
+        write!(f, "agent {}", terminal::line(&self.subject))?;
+        match &self.client {
+            Some(client) => write!(f, " (client {})", terminal::line(client)),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]

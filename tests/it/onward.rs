@@ -175,7 +175,9 @@ async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
     let trail = std::fs::read_to_string(world.doorward.audit_path()).unwrap();
     assert!(!trail.contains("given-0") && !trail.contains(&assertion));
     let (_, traced) = world.doorward.trace("token", jti).await;
-    assert!(traced.contains(&format!("for vault (read write) on behalf of {}", world.username("alice"))), "{traced}");
+    assert!(traced.starts_with(&format!("asked for by {} in request ", world.username("alice"))), "{traced}");
+    assert!(traced.contains("for vault (read write)
+"), "{traced}");
     assert!(traced.contains(&format!("of       token_exchange at 127.0.0.1, for assertion {jti}")), "{traced}");
 }
 

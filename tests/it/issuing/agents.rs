@@ -277,4 +277,7 @@ async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
     let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
     let traced = traced(&world, &jti).await;
     assert!(traced.contains("an operator revoked it: stolen"), "{traced}");
+    let asked =
+        format!("asked for by agent planner-account (client planner), on behalf of {} in", world.username("alice"));
+    assert!(traced.starts_with(&asked), "{traced}");
 }

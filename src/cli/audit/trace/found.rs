@@ -89,7 +89,11 @@ impl fmt::Display for Found {
             }
             Self::Run(run) => run.fmt(f),
             Self::Token(token) => {
-                writeln!(f, "asked for by {} in request {}", token.whose, token.request)?;
+                match &token.actor {
+                    Some(actor) => write!(f, "asked for by {actor}, on behalf of {}", token.whose)?,
+                    None => write!(f, "asked for by {}", token.whose)?,
+                }
+                writeln!(f, " in request {}", token.request)?;
                 token.fmt(f)
             }
             Self::Nothing { detail } => writeln!(f, "{detail}"),

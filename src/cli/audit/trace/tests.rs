@@ -139,6 +139,35 @@ fn a_request_leads_to_the_token_that_it_got_and_to_those_of_the_runs_that_it_cau
     assert!(!said.contains("jti"), "{said}");
 }
 
+/// Whether somebody got a token or their agent did read letter for letter the same.
+#[test]
+fn a_token_that_an_agent_asked_for_says_so_and_one_of_the_person_alone_does_not() {
+    let told = |actor: Value| {
+        let issued = json!({"token": "own", "audience": "x", "expires": 9_000_000});
+        let principal = json!({"kind": "human", "scheme": "bearer", "actor": actor});
+        let line = request(EXCHANGE, "alice", &json!({"issued": issued, "principal": principal, "run": null}));
+        let said = told(Kind::Token, "own", &[line.clone()]).1;
+        (said, told_json(Kind::Token, "own", &[line])[0].clone())
+    };
+    for (actor, asked, token) in [
+        (json!(null), format!("asked for by alice in request {EXCHANGE}\n"), "  token      own for x (no scope)\n"),
+        (
+            json!({"subject": "worker", "client": "worker-app"}),
+            format!("asked for by agent worker (client worker-app), on behalf of alice in request {EXCHANGE}\n"),
+            "  token      own for x (no scope) on behalf of alice\n",
+        ),
+        (
+            json!({"subject": "worker"}),
+            format!("asked for by agent worker, on behalf of alice in request {EXCHANGE}\n"),
+            "  token      own for x (no scope) on behalf of alice\n",
+        ),
+    ] {
+        let (said, json) = told(actor.clone());
+        assert!(said.starts_with(&format!("{asked}{token}")), "{actor}: {said}");
+        assert_eq!((&json["on_behalf_of"], &json["actor"]), (&json!("alice"), &actor), "{json:#}");
+    }
+}
+
 /// Programs read what people do.
 #[test]
 fn the_same_is_told_as_json() {
