@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::fields;
 use crate::{
-    authn::{Principal, Scheme},
+    authn::{Actor, Principal, Scheme},
     config::raw::RouteKind,
     request::{
         headers::{Class, classify, clean_response, clean_trailers},
@@ -38,6 +38,9 @@ const NEVER_OF_A_CLIENT: [&str; 14] = [
     "x-remote-group",
     "x-original-url",
 ];
+
+const IMPERSONATED_ACTOR: &str = "impersonate-extra-doorward.dev%2factor";
+const IMPERSONATED_CLIENT: &str = "impersonate-extra-doorward.dev%2fclient";
 
 /// Header fields of a request, and the answer of an upstream with the same ones.
 ///
@@ -98,7 +101,13 @@ fn check_clean(sent: &HeaderMap, clean: &CleanRequest<()>, trusted: bool) {
 }
 
 fn check_outbound(kind: RouteKind, sent: &HeaderMap, clean: &CleanRequest<()>) {
-    let principal = Principal { username: "alice".into(), scheme: Scheme::Bearer, ..Principal::anonymous() };
+    let principal = Principal {
+        username: "alice".into(),
+        scheme: Scheme::Bearer,
+        client: Some("web".into()),
+        actor: Some(Actor { subject: "worker".into(), client: None }),
+        ..Principal::anonymous()
+    };
     let groups = ["dev".into(), "ops".into()];
     let length = clean.meta().upgrade.map_or(Length::Short, Length::Upgrade);
     let received = clean.headers().clone();
@@ -110,17 +119,31 @@ fn check_outbound(kind: RouteKind, sent: &HeaderMap, clean: &CleanRequest<()>) {
         RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Http => ("x-forwarded-user", "x-forwarded-groups"),
     };
     assert_eq!((all(users), all(others)), (vec!["alice"], vec!["dev", "ops"]), "{kind:?}");
+    let (actor, client) = match kind {
+        RouteKind::Kubernetes => (IMPERSONATED_ACTOR, IMPERSONATED_CLIENT),
+        RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Http => ("x-forwarded-actor", "x-forwarded-client"),
+    };
+    assert_eq!((all(actor), all(client)), (vec!["worker"], vec!["web"]), "{kind:?}");
     let id = if kind == RouteKind::Kubernetes { "audit-id" } else { "x-request-id" };
     assert_eq!(all(id), [Uuid::from_u128(7).to_string()], "{kind:?}");
     assert_eq!(all("x-forwarded-for"), [clean.meta().client.to_string()], "{kind:?}");
 
     let ours: &[&str] = match kind {
-        RouteKind::Kubernetes => {
-            &["impersonate-user", "impersonate-group", "audit-id", "x-forwarded-for", "traceparent", "tracestate"]
-        }
+        RouteKind::Kubernetes => &[
+            "impersonate-user",
+            "impersonate-group",
+            IMPERSONATED_ACTOR,
+            IMPERSONATED_CLIENT,
+            "audit-id",
+            "x-forwarded-for",
+            "traceparent",
+            "tracestate",
+        ],
         RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Http => &[
             "x-forwarded-user",
             "x-forwarded-groups",
+            "x-forwarded-actor",
+            "x-forwarded-client",
             "x-request-id",
             "x-forwarded-for",
             "x-forwarded-proto",

@@ -17,6 +17,7 @@ use super::{
     exchange::{Exchange, Sent},
     method,
     notes::{note_request, note_route, recorded},
+    outbound::name_line,
     pipeline::{Ending, Worker, own, received, refuse_impersonation},
     respond::Manner,
     route::Target,
@@ -103,7 +104,7 @@ impl Worker {
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
         exchange.reserve(1)?;
-        Ok(own(passed(permit.principal()), id))
+        Ok(own(passed(permit.principal())?, id))
     }
 }
 
@@ -128,7 +129,7 @@ fn only_through_us(why: &'static str) -> Rejection {
 
 /// The answer that lets the request pass, with the names of headers that oauth2-proxy uses (`--set-xauthrequest`). The
 /// user is named as in rules and in the audit trail; nobody is nobody, as in requests that Doorward forwards.
-fn passed(principal: &Principal) -> Response<Bytes> {
+fn passed(principal: &Principal) -> Result<Response<Bytes>, Rejection> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
@@ -146,7 +147,10 @@ fn passed(principal: &Principal) -> Response<Bytes> {
         // A proxy copies these over what the client sent under the same names, so they are there even if empty.
         headers.insert(name, HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("")));
     }
-    response
+    let actor = principal.actor.as_ref().map(|actor| &*actor.subject);
+    headers.insert("x-auth-request-actor", name_line("actor", actor.unwrap_or_default())?);
+    headers.insert("x-auth-request-client", name_line("client", principal.client.as_deref().unwrap_or_default())?);
+    Ok(response)
 }
 
 /// The request that the proxy asks about.
@@ -267,6 +271,7 @@ fn unsaid(proxy: ForwardAuth, what: &str) -> Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authn::{Actor, Scheme};
 
     type Row<'a> = (&'a str, ForwardAuth, &'a str, &'a [(&'static str, &'a str)], Option<&'a str>);
 
@@ -329,6 +334,24 @@ mod tests {
             });
             assert_eq!(found.as_deref(), *expected, "{row}");
         }
+    }
+
+    #[test]
+    fn the_answer_names_who_acts_and_the_client_or_nobody_over_what_the_client_sent() {
+        let alice = Principal::new(Scheme::Bearer, "corp", "7", "alice");
+        let by_agent = Principal {
+            client: Some("cli".into()),
+            actor: Some(Actor { subject: "worker".into(), client: None }),
+            ..alice.clone()
+        };
+        for (principal, actor, client) in [(&alice, "", ""), (&by_agent, "worker", "cli")] {
+            let answer = passed(principal).unwrap();
+            assert_eq!(answer.headers()["x-auth-request-user"], "alice");
+            assert_eq!(answer.headers()["x-auth-request-actor"], actor);
+            assert_eq!(answer.headers()["x-auth-request-client"], client);
+        }
+        let hidden = Principal { actor: Some(Actor { subject: "wor\nker".into(), client: None }), ..alice };
+        assert_eq!(passed(&hidden).unwrap_err().reason(), Reason::IdentityRefused);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     authz::Permit,
     body::{Received, RequestBody},
     config::raw::RouteKind,
-    error::Rejection,
+    error::{Reason, Rejection},
     kubernetes::impersonation::{self, AUDIT_ID, assert_impersonated},
     sessions::cookie,
     upstream::upgrade::UpgradeProtocol,
@@ -26,6 +26,8 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
 const FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
 const FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
+const FORWARDED_ACTOR: HeaderName = HeaderName::from_static("x-forwarded-actor");
+const FORWARDED_CLIENT: HeaderName = HeaderName::from_static("x-forwarded-client");
 
 /// How long the exchange with the upstream will last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +153,7 @@ pub(crate) fn headers_for(
     describe_client(&mut headers, kind, meta);
     meta.trace.child().write(&mut headers);
     if !kubernetes {
-        describe_principal(&mut headers, principal, groups);
+        describe_principal(&mut headers, principal, groups)?;
         return Ok(headers);
     }
     impersonation::assume(principal, groups, &mut headers)?;
@@ -182,9 +184,9 @@ fn describe_client(headers: &mut HeaderMap, kind: RouteKind, meta: &Meta) {
 
 /// Who the request is from, for upstreams that are not Kubernetes: one line a group. Nobody is nobody: the absence of
 /// the header says that no credential came.
-fn describe_principal(headers: &mut HeaderMap, principal: &Principal, groups: &[Arc<str>]) {
+fn describe_principal(headers: &mut HeaderMap, principal: &Principal, groups: &[Arc<str>]) -> Result<(), Rejection> {
     if principal.is_anonymous() {
-        return;
+        return Ok(());
     }
     let mut append = |name: HeaderName, text: &str| {
         if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
@@ -197,5 +199,100 @@ fn describe_principal(headers: &mut HeaderMap, principal: &Principal, groups: &[
     }
     if let Some(email) = &principal.email {
         append(FORWARDED_EMAIL, email);
+    }
+    let actor = principal.actor.as_ref().map(|actor| &*actor.subject);
+    for (name, what, text) in
+        [(FORWARDED_ACTOR, "actor", actor), (FORWARDED_CLIENT, "client", principal.client.as_deref())]
+    {
+        if let Some(text) = text {
+            headers.insert(name, name_line(what, text)?);
+        }
+    }
+    Ok(())
+}
+
+/// The name of who acts, or of a client, as the value of a header. One that HTTP would change is refused: left out, the request
+/// would be that of the person alone.
+pub(super) fn name_line(what: &str, text: &str) -> Result<HeaderValue, Rejection> {
+    let value = Some(text).filter(|text| text.trim() == *text).map(str::as_bytes).map(HeaderValue::from_bytes);
+    value.and_then(Result::ok).ok_or_else(|| {
+        let detail = format!("the {what} that your credential names cannot be written as a header");
+        Rejection::new(Reason::IdentityRefused, detail).fix("ask whoever runs the identity provider for another name")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        authn::{Actor, Scheme},
+        request::sanitize::{CleanRequest, Received, sanitize},
+    };
+
+    /// From a client that says itself who acts, and by which client.
+    fn forged() -> CleanRequest<()> {
+        let request = Request::post("/mcp")
+            .header("host", "door.test")
+            .header("x-forwarded-actor", "nobody")
+            .header("x-forwarded-client", "nobody")
+            .body(())
+            .unwrap();
+        let received = Received {
+            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+            peer_line: None,
+            trusted: false,
+            trusted_proxies: &[],
+            tls: false,
+            server_name: None,
+        };
+        sanitize(request, received, Uuid::nil(), |host| Some(host.into())).unwrap()
+    }
+
+    fn sent(kind: RouteKind, principal: &Principal) -> Result<HeaderMap, Rejection> {
+        let clean = forged();
+        headers_for(kind, &[], clean.headers().clone(), Length::Short, clean.meta(), principal, &[])
+    }
+
+    fn alice(client: Option<&str>, actor: Option<&str>) -> Principal {
+        Principal {
+            client: client.map(Into::into),
+            actor: actor.map(|subject| Actor { subject: subject.into(), client: None }),
+            ..Principal::new(Scheme::Bearer, "corp", "7", "alice")
+        }
+    }
+
+    #[test]
+    fn an_upstream_is_told_who_acts_for_the_person_and_by_which_client_and_by_nobody_else() {
+        for kind in [RouteKind::Http, RouteKind::Dashboard] {
+            for (client, actor) in
+                [(None, None), (Some("assistant"), None), (Some("cli"), Some("worker")), (Some("J\u{fc}rgen"), None)]
+            {
+                let headers = sent(kind, &alice(client, actor)).unwrap();
+                let all = |name: &str| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+                let told = |text: Option<&'static str>| text.map(str::as_bytes).into_iter().collect::<Vec<_>>();
+                assert_eq!(all("x-forwarded-user"), [b"alice"], "{kind:?}");
+                assert_eq!(
+                    (all("x-forwarded-client"), all("x-forwarded-actor")),
+                    (told(client), told(actor)),
+                    "{kind:?}"
+                );
+            }
+        }
+        assert!(!sent(RouteKind::Http, &Principal::anonymous()).unwrap().contains_key("x-forwarded-client"));
+    }
+
+    /// Left out, the request would look like one of the person alone; trimmed, like one of another agent.
+    #[test]
+    fn an_agent_whose_name_no_header_can_say_is_refused_and_not_left_out() {
+        for name in ["wor\nker", " worker", "worker\t", "wor\u{7f}ker"] {
+            for principal in [alice(None, Some(name)), alice(Some(name), None)] {
+                let refused = sent(RouteKind::Http, &principal).unwrap_err();
+                assert_eq!(refused.reason(), Reason::IdentityRefused, "{name:?}");
+            }
+        }
     }
 }

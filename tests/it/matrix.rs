@@ -185,6 +185,8 @@ fn check_forwarded(kind: RouteKind, scheme: Scheme, user: Option<&str>, seen: &R
             "host",
             "x-forwarded-user",
             "x-forwarded-groups",
+            "x-forwarded-actor",
+            "x-forwarded-client",
             "x-request-id",
             "x-forwarded-for",
             "x-forwarded-proto",
