@@ -350,6 +350,11 @@ impl About<'_> {
             "issuer": &*principal.issuer,
             "subject": &*principal.subject,
             "kind": principal.kind,
+            "client": principal.client.as_deref(),
+            "actor": principal.actor.as_ref().map(|actor| json!({
+                "subject": &*actor.subject,
+                "client": actor.client.as_deref(),
+            })),
             "groups": texts(&principal.groups),
             "scopes": texts(&principal.scopes),
             "kubernetes_groups": texts(self.groups),
@@ -429,4 +434,32 @@ async fn protected_resource(Extension(context): Extension<Context>) -> AxumRespo
 fn asked_for_tokens<'a>(issuers: impl Iterator<Item = &'a Arc<Issuer>>) -> Vec<&'a Arc<Issuer>> {
     let (asked, others): (Vec<_>, Vec<_>) = issuers.partition(|issuer| issuer.is_asked_for_tokens());
     if asked.is_empty() { others } else { asked }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::Actor;
+
+    /// An agent that came with a person's token was told the person alone.
+    #[tokio::test]
+    async fn an_agent_is_told_that_it_acts_and_which_client_it_is() {
+        for (actor, told) in
+            [(None, json!(null)), (Some("worker-app"), json!({"subject": "worker", "client": "worker-app"}))]
+        {
+            let principal = Principal {
+                client: Some("cli".into()),
+                actor: actor.map(|client: &str| Actor { subject: "worker".into(), client: Some(client.into()) }),
+                ..Principal::new(Scheme::Bearer, "corp", "7", "alice")
+            };
+            let about = About { principal: &principal, groups: &[], rules: Vec::new(), session: None };
+            let body = about.as_json().into_body().collect().await.unwrap().to_bytes();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(
+                (&body["subject"], &body["client"], &body["actor"]),
+                (&json!("7"), &json!("cli"), &told),
+                "{body}"
+            );
+        }
+    }
 }
