@@ -290,7 +290,9 @@ async fn a_trace_goes_on_behind_doorward_and_into_the_trail() {
 
 #[tokio::test]
 async fn the_cases_beside_an_example_are_decided_as_they_say() {
-    for (example, passed) in [("agents", "8 of 8"), ("dashboard", "5 of 5"), ("outside-the-cluster", "3 of 3")] {
+    for (example, passed) in
+        [("agents", "8 of 8"), ("dashboard", "5 of 5"), ("mcp", "3 of 3"), ("outside-the-cluster", "3 of 3")]
+    {
         let file = format!("config/examples/{example}.yaml");
         let (code, said) = told(Path::new(env!("CARGO_MANIFEST_DIR")), &["test", &file]).await;
         assert_eq!(code, Some(0), "{example}: {said}");
