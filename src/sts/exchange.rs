@@ -26,6 +26,7 @@ use crate::{
     authz::{AskedToken, Decision, RequestView},
     clock::Timestamp,
     error::Reason,
+    issuers::TokenError,
     request::{exchange::Exchange, notes::recorded, sanitize::CleanRequest},
     snapshot::Snapshot,
     upstream::Pools,
@@ -77,7 +78,7 @@ impl Exchanger<'_> {
             registry::check_scopes(asked.scopes.as_deref().unwrap_or_default())?;
         }
         let party = match &asked.actor_token {
-            None => self.party(subject, now).await?,
+            None => self.party("subject_token", subject, now).await?,
             Some(actor) => self.delegated(&subject, &*self.authenticate("actor_token", actor).await?)?,
         };
         let view = party.view(request, &asked.audience, now);
@@ -132,7 +133,7 @@ impl Exchanger<'_> {
         let expires = claims::expires(now, lifetime, party.ends, task).min(given_until);
         // What lasts no second is of no use to anybody.
         if expires.as_secs() <= now.as_secs() {
-            return Err(Refusal::subject("the time of the run, or of the token, is out"));
+            return Err(out_of_time(party, now));
         }
         if let Some(of) = &party.of {
             self.note_bearer(party, of, expires, now).await?;
@@ -215,6 +216,19 @@ fn parties(principal: &Principal, own: Option<&Arc<str>>) -> Vec<KnownAs> {
     parties
 }
 
+/// Why a token would last no second. Of a task several clocks run out, of which it has no use in telling one from the other.
+fn out_of_time(party: &Party, now: Timestamp) -> Refusal {
+    if party.task().is_some() {
+        return Refusal::subject("the time of the run, or of the token, is out");
+    }
+    // A route takes it a little longer, for clocks that differ.
+    if party.ends.as_secs() <= now.as_secs() {
+        let expired = TokenError::Expired { by: now.since(party.ends), at: party.ends };
+        return Refusal::of_token(party.parameter, &expired.into());
+    }
+    Refusal::subject("the time for which rules give it ends within a second")
+}
+
 /// The client of a token for this principal, who has no name in it that only tasks have.
 fn client(principal: &Principal) -> Result<Arc<str>, Refusal> {
     // Providers hear the names of tasks in `sub` too. What an older version kept of who caused a run may have such a user name.
@@ -260,7 +274,7 @@ fn issued_to(task: &Task) -> audit::IssuedTask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runs::Cause;
+    use crate::{authn::Scheme, runs::Cause};
 
     /// As a version kept it that let issuers give any user name.
     fn caused_by(username: &str) -> Principal {
@@ -279,6 +293,26 @@ mod tests {
         for name in ["alice", "serviceaccounts:x"] {
             assert_eq!(client(&caused_by(name)).ok().as_deref(), Some("serviceaccount:ci:builder"), "{name}");
         }
+    }
+
+    #[test]
+    fn a_token_that_has_just_expired_is_called_so_where_no_run_is_in_play() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let seconds = std::time::Duration::from_secs;
+        let told = |parameter, ends| {
+            let principal = Arc::new(Principal::new(Scheme::Bearer, "corp", "7", "alice"));
+            out_of_time(&Party { principal, ends, parameter, act: None, of: None }, now)
+        };
+        for (parameter, ends, why) in [
+            ("subject_token", now, "subject_token: the token expired 0 s ago, at "),
+            ("actor_token", Timestamp::from_secs(1_699_999_990), "actor_token: the token expired 10 s ago, at "),
+        ] {
+            let refusal = told(parameter, ends);
+            assert!(refusal.description().starts_with(why), "{}", refusal.description());
+            assert!(refusal.description().ends_with("Get a new token."), "{}", refusal.description());
+            assert_eq!(refusal.reason(), Reason::TokenExpired);
+        }
+        assert!(told("subject_token", now + seconds(60)).description().contains("rules give it"));
     }
 
     /// A second time the same, or a name that no token of another provider has, would trace a token to a revocation which did not end it.

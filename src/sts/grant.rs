@@ -147,20 +147,7 @@ impl Exchanger<'_> {
         decision: &Decision,
     ) -> Refusal {
         let audience = view.token.map(|token| token.audience).unwrap_or_default();
-        let why = match &decision.outcome {
-            Outcome::Deny(denial) => {
-                let parts = [denial.why.as_deref(), denial.fix.as_deref()];
-                let said = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
-                let noted = match &party.principal.kept_claims {
-                    Some(_) => " If it looks at a claim that it did not when the run was caused, start the run anew",
-                    None => "",
-                };
-                format!("rule `{}` denies it. {said}{noted}", decision.rule.as_deref().unwrap_or_default())
-            }
-            Outcome::StepUp(_) => "the login of who caused it is too old, or too weak, for it".to_owned(),
-            Outcome::Approve(_) => "it waits for an approval, which no token does".to_owned(),
-            _ => "no rule gives it".to_owned(),
-        };
+        let why = why(decision, &party.principal);
         let whom = match party.task() {
             Some(task) => {
                 let none = || "none".to_owned();
@@ -186,6 +173,29 @@ impl Exchanger<'_> {
             }
             _ => Refusal::target(format!("a token for `{audience}`: {why} ({whom})")),
         }
+    }
+}
+
+/// Why rules do not give it.
+fn why(decision: &Decision, principal: &Principal) -> String {
+    let rule = decision.rule.as_deref().unwrap_or_default();
+    match &decision.outcome {
+        Outcome::Deny(denial) => {
+            let parts = [denial.why.as_deref(), denial.fix.as_deref()];
+            let said = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+            let noted = match &principal.kept_claims {
+                Some(_) => " If it looks at a claim that it did not when the run was caused, start the run anew",
+                None => "",
+            };
+            format!("rule `{rule}` denies it. {said}{noted}")
+        }
+        Outcome::StepUp(unmet) => {
+            format!(
+                "the login of who is behind it is too old, or too weak: rule `{rule}` would give it, but it needs {unmet}"
+            )
+        }
+        Outcome::Approve(_) => "it waits for an approval, which no token does".to_owned(),
+        _ => "no rule gives it".to_owned(),
     }
 }
 
@@ -314,7 +324,7 @@ mod tests {
     use crate::{
         audit::{self, Files, Record},
         authn::{
-            Principal, Scheme,
+            NeededLogin, Principal, Scheme,
             principal::{Actor, KnownAs, WorkloadIdentity},
         },
         authz::{AskedToken, Policy},
@@ -363,6 +373,15 @@ rules:
     }
 
     #[test]
+    fn a_login_that_does_not_do_hears_what_the_rule_needs() {
+        let unmet = NeededLogin { mfa: Some(std::time::Duration::from_secs(900)), ..NeededLogin::default() };
+        let decision = Decision { outcome: Outcome::StepUp(unmet), rule: Some("deploys".into()), shadow: Vec::new() };
+        let told = why(&decision, &Principal::new(Scheme::Bearer, "corp", "1", "alice"));
+        assert!(told.contains("rule `deploys` would give it"), "{told}");
+        assert!(told.ends_with("needs a login with more than one factor in the last 15m"), "{told}");
+    }
+
+    #[test]
     fn an_agent_that_no_rule_is_for_hears_who_acts_and_for_whom() {
         let known = |issuer: &str, subject: &str| KnownAs { issuer: issuer.into(), subject: subject.into() };
         let agent = |client: Option<&str>| Principal {
@@ -386,7 +405,13 @@ rules:
                 delivery: Some(Arc::clone(&facts)),
                 ..Principal::new(Scheme::Webhook, "webhook:gh", "repo:1", "webhook:gh:repo:1")
             });
-            let party = Party { principal: Arc::clone(&principal), ends: Timestamp::MAX, act: None, of: None };
+            let party = Party {
+                principal: Arc::clone(&principal),
+                ends: Timestamp::MAX,
+                parameter: "subject_token",
+                act: None,
+                of: None,
+            };
             let request = asked();
             let decision = policy.decide(&party.principal, &party.view(&request, "x", NOW));
             assert_eq!(decision.is_allow(), given, "{event}");

@@ -30,6 +30,8 @@ pub(super) struct Party {
     pub(super) principal: Arc<Principal>,
     /// When the token that is exchanged ends.
     pub(super) ends: Timestamp,
+    /// The parameter in which that came; of two, the one that ends first.
+    pub(super) parameter: &'static str,
     /// Who acts, and within it whoever acted before.
     pub(super) act: Option<Value>,
     pub(super) of: Option<OfTask>,
@@ -46,10 +48,15 @@ pub(super) struct OfTask {
 
 impl Exchanger<'_> {
     /// Of the token of a pod, who caused the run in it.
-    pub(super) async fn party(&self, subject: Arc<Principal>, now: Timestamp) -> Result<Party, Refusal> {
+    pub(super) async fn party(
+        &self,
+        parameter: &'static str,
+        subject: Arc<Principal>,
+        now: Timestamp,
+    ) -> Result<Party, Refusal> {
         let Some(Cluster { namespaces, .. }) = self.own_issuer.settings.clusters.get(&subject.issuer) else {
             let act = subject.act(self.identifier(&subject.issuer));
-            return Ok(Party { ends: subject.expires, principal: subject, act, of: None });
+            return Ok(Party { ends: subject.expires, parameter, principal: subject, act, of: None });
         };
         let pod = PodToken::read(&subject.claims)?;
         if !namespaces.is_empty() && !namespaces.contains(&pod.namespace) {
@@ -84,7 +91,7 @@ impl Exchanger<'_> {
             ..behind
         };
         let of = OfTask { task, cluster: Arc::clone(&subject.issuer), cause: cause.request };
-        Ok(Party { principal: Arc::new(principal), ends: subject.expires, act: Some(act), of: Some(of) })
+        Ok(Party { principal: Arc::new(principal), ends: subject.expires, parameter, act: Some(act), of: Some(of) })
     }
 
     /// Refuses where the end of what is of these kinds would not be seen.
@@ -215,7 +222,11 @@ impl Exchanger<'_> {
             acting: std::iter::once(acting).chain(subject.acting.iter().cloned()).collect(),
             ..subject.clone()
         };
-        Ok(Party { principal: Arc::new(principal), ends: subject.expires.min(actor.expires), act: Some(act), of: None })
+        let (ends, parameter) = match actor.expires < subject.expires {
+            true => (actor.expires, "actor_token"),
+            false => (subject.expires, "subject_token"),
+        };
+        Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), of: None })
     }
 
     /// Whether a token is its client's own, and stands for nobody else.

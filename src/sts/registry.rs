@@ -242,7 +242,7 @@ impl Exchanger<'_> {
         let subject = self.authenticate("password", &password).await?;
         exchange.record().principal = Some(Arc::clone(&subject));
         let asked = asked?;
-        let party = self.party(subject, now).await?;
+        let party = self.party("password", subject, now).await?;
         let view = party.view(request, &asked.service, now);
         // `docker login` asks for no scope, to see whether the password is good: it is for whom a rule gives something there.
         let granted = if asked.scopes.is_empty() {

@@ -35,7 +35,7 @@ const ROWS: [Row; 10] = [
     row("good later", (0, Some(120), 300), Some("(`nbf`); check both clocks")),
     row("about to end", (-290, None, 10), None),
     // On a route it would still do.
-    row("ended a moment ago", (-320, None, -10), Some("the time of the run, or of the token, is out")),
+    row("ended a moment ago", (-320, None, -10), Some("subject_token: the token expired 1")),
     row("ended long ago", (-420, None, -120), Some("the token expired 2 min")),
     row("good for ever", (0, None, 100 * 86_400), Some("at most 1 d 0 h is accepted")),
     row("as long as may be", (0, None, 86_000), None),
@@ -46,7 +46,7 @@ const AHEAD: u64 = 20;
 const OURS_AHEAD: [Row; 5] = [
     row("the same clock as everybody", (0, None, 300), None),
     row("about to end", (-260, None, 30), None),
-    row("good for others only", (-290, None, 10), Some("the time of the run, or of the token, is out")),
+    row("good for others only", (-290, None, 10), Some("subject_token: the token expired 1")),
     row("ahead of us as well", (40, None, 340), None),
     row("ended long ago", (-420, None, -120), Some("the token expired 2 min")),
 ];
