@@ -8,6 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::App;
 use crate::{
     authn::{CredentialId, Principal, Scheme},
+    clock::Timestamp,
     error::Reason,
     request::route::{Route, Target},
     sessions::Ended,
@@ -56,8 +57,8 @@ impl App {
     /// with the key that signed it.
     fn took_back(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
         if let Some(end) = self.revocations.end_of_session(principal) {
-            let is_by_operator = &*end.reason == Ended::revoked.as_str();
-            return Some(if is_by_operator { CutReason::Revoked } else { CutReason::SignedOut });
+            let is_revoked = &*end.reason == Ended::revoked.as_str();
+            return Some(if is_revoked { CutReason::Revoked } else { CutReason::SignedOut });
         }
         let is_revoked =
             self.revocations.is_revoked(principal).is_some() || snapshot.issuers.have_lost_key_of(principal);
@@ -176,11 +177,17 @@ impl App {
                     (now.since(token.vouched()) >= UNASKED).then_some(CutReason::Expired)
                 }
                 Reason::TokenExpired => Some(CutReason::Expired),
-                Reason::TokenInactive | Reason::TokenRevoked => Some(CutReason::Revoked),
+                Reason::TokenInactive => Some(of_inactive(&stream.principal, now)),
+                Reason::TokenRevoked => Some(CutReason::Revoked),
                 _ => Some(CutReason::PermissionLost),
             },
         }
     }
+}
+
+/// Why the stream of a token ends that its issuer calls inactive, which one that has expired is as well as one that was revoked.
+fn of_inactive(principal: &Principal, now: Timestamp) -> CutReason {
+    if principal.expires <= now { CutReason::Expired } else { CutReason::Revoked }
 }
 
 /// How often the sessions of open streams are looked at. Short beside `sessions.recheck`, which is a minute or more.
@@ -217,6 +224,20 @@ pub(super) async fn watch_sessions(app: &App) {
                 _ => false,
             };
             app.streams.close_matching(is_over, CutReason::Expired);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An issuer calls both inactive, from the end of the token on, and some time before the stream ends by itself.
+    #[test]
+    fn a_token_that_has_expired_was_not_revoked() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        for (expires, why) in [(now, CutReason::Expired), (now + Duration::from_secs(1), CutReason::Revoked)] {
+            assert_eq!(of_inactive(&Principal { expires, ..Principal::anonymous() }, now), why);
         }
     }
 }

@@ -181,7 +181,6 @@ impl Issuer {
             credential: known.credential.clone(),
         })?;
         principal.signed_by = known.signed_by;
-        principal.skew = self.skew();
         Ok((principal, audiences))
     }
 

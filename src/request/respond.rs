@@ -18,6 +18,7 @@ use crate::{
     oidc::page_of_form,
     pages::{self, Brand, DeniedView},
     sessions::csrf,
+    sts::printable,
     terminal,
 };
 
@@ -266,11 +267,6 @@ fn in_plain_text(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
         insert(response.headers_mut(), header::WARNING, &format!("299 - \"{words}\""));
     }
     response
-}
-
-/// What may stand between quotes in a header as it is.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if (' '..='~').contains(&c) && c != '"' && c != '\\' { c } else { '\'' }).collect()
 }
 
 /// Where client-go asks what is there. It takes these answers as bytes and reads no `Status` in them: of a refusal as JSON kubectl says

@@ -24,7 +24,7 @@ use tower::BoxError;
 
 use super::{
     linked,
-    trouble::{AnswerBody, is_expired, is_of_credential, root_cause, telling},
+    trouble::{AnswerBody, is_of_credential, root_cause, telling},
 };
 use crate::{
     admin::health::{ComponentHandle, Gate},
@@ -181,7 +181,8 @@ impl States {
 
     /// The watcher tries again by itself. That it must list all anew is how watches go, and says nothing against it.
     fn failed(&self, watch: usize, error: &watcher::Error) {
-        if is_expired(error) {
+        // Of a watch that did not start, `kube` asks for the same again and not for the list.
+        if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
             tracing::debug!(error = root_cause(error), "runs are listed anew");
             return;
         }
@@ -301,10 +302,12 @@ mod tests {
         };
         states.failed(0, &said(410, "too old resource version: 354 (356)"));
         assert_eq!(told(), Status::Ok);
+        states.failed(0, &said(500, "etcd is away"));
+        assert_eq!(told(), Status::Failed);
+        states.opened(0);
+        // This one is asked for again as it was.
         let gone = kube::core::Status { code: 410, ..Default::default() };
         states.failed(0, &watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(gone))));
-        assert_eq!(told(), Status::Ok);
-        states.failed(0, &said(500, "etcd is away"));
         assert_eq!(told(), Status::Failed);
     }
 

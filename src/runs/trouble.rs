@@ -56,11 +56,6 @@ pub fn is_of_credential(error: &(dyn Error + 'static)) -> bool {
     status(root(error)).is_some_and(|status| matches!(status.code, 401 | 403))
 }
 
-/// Whether the API server knows no more of what a watch has seen last, as after a start of its own, so that all is to be listed anew.
-pub fn is_expired(error: &(dyn Error + 'static)) -> bool {
-    status(root(error)).is_some_and(|status| status.code == 410)
-}
-
 fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut cause = error;
     while let Some(source) = cause.source() {

@@ -23,7 +23,7 @@ pub enum Ended {
     replaced,
     /// The person had too many.
     surplus,
-    /// An operator ended it.
+    /// An operator ended it, or its login was somebody else's too: a code that came twice.
     revoked,
     /// The provider ended it: the grant is gone, or it logged the person out.
     provider,

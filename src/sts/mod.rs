@@ -54,6 +54,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
+pub(crate) use self::refusal::printable;
 pub use self::{
     bearer::OVER,
     key_metric::KeyMetric,

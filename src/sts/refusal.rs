@@ -162,8 +162,8 @@ pub fn answer(status: StatusCode, body: &Value) -> Response<Bytes> {
     response
 }
 
-/// The characters that a description may have (RFC 6749 section 5.2).
-pub(super) fn printable(text: &str) -> String {
+/// The characters that a description may have (RFC 6749 section 5.2), all of which may stand between quotes in a header.
+pub(crate) fn printable(text: &str) -> String {
     let plain = |character| match character {
         '"' => '\'',
         '\\' => '/',

@@ -176,8 +176,13 @@ async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
     assert!(!trail.contains("given-0") && !trail.contains(&assertion));
     let (_, traced) = world.doorward.trace("token", jti).await;
     assert!(traced.starts_with(&format!("asked for by {} in request ", world.username("alice"))), "{traced}");
-    assert!(traced.contains("for vault (read write)
-"), "{traced}");
+    assert!(
+        traced.contains(
+            "for vault (read write)
+"
+        ),
+        "{traced}"
+    );
     assert!(traced.contains(&format!("of       token_exchange at 127.0.0.1, for assertion {jti}")), "{traced}");
 }
 

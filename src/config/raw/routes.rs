@@ -90,7 +90,8 @@ pub struct Upstream {
     #[serde(default = "Upstream::max_age")]
     pub max_age: Span,
     /// Connections at once to this upstream, of each worker. Watches, followed logs and upgrades, which have one each, hold three
-    /// quarters of them at most, or the one that there is; beyond that they get 503, and others go on.
+    /// quarters of them at most, or the one that there is; beyond that they get 503, and others go on. Streams of server-sent
+    /// events are known by their answer only and are not among these: give an upstream of many of them more.
     #[serde(default = "Upstream::max_connections")]
     pub max_connections: u32,
     /// Of an API server: the service account that Tekton gives a run which names none, where its ConfigMap `config-defaults` has
