@@ -93,6 +93,11 @@ impl Permit {
         }
     }
 
+    /// Whether the answer may be of another server, behind the API server.
+    pub(crate) fn is_proxied(&self) -> bool {
+        self.authenticated.kubernetes().is_some_and(|attributes| attributes.is_proxy())
+    }
+
     pub fn length(&self) -> Length {
         match self.authenticated.request().meta().upgrade {
             Some(protocol) => Length::Upgrade(protocol),

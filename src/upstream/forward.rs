@@ -81,11 +81,7 @@ pub async fn forward<E: OnEnd>(
         _ => CutStyle::Abort,
     };
     let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
-    let mut response = if refusal::may_be_of_us(&response, route.kind) {
-        Box::pin(refusal::of_the_caller(response, &outbound.permit)).await?.map(ResponseBody::full)
-    } else {
-        response.map(|body| ResponseBody::streaming(body, trailers))
-    };
+    let mut response = passed(response, outbound, trailers).await?;
     clean(&mut response, route);
     identify(response.headers_mut(), outbound);
     let response = response.map(|body| {
@@ -118,11 +114,7 @@ async fn upgrade<E: OnEnd>(
         }
         UpgradeAnswer::Refused(response) => {
             let response = accepted(response, route)?;
-            let mut response = if refusal::may_be_of_us(&response, route.kind) {
-                refusal::of_the_caller(response, &outbound.permit).await?.map(ResponseBody::full)
-            } else {
-                response.map(|body| ResponseBody::streaming(body, Trailers::Drop))
-            };
+            let mut response = passed(response, outbound, Trailers::Drop).await?;
             clean(&mut response, route);
             identify(response.headers_mut(), outbound);
             // The connection ends with this answer, lest anything follows on it (CVE-2018-1002105).
@@ -130,6 +122,18 @@ async fn upgrade<E: OnEnd>(
             Ok(Forwarded::Response { response, long: false })
         }
     }
+}
+
+/// An answer with the body that goes on, unless it refuses our own account.
+async fn passed<E: OnEnd>(
+    response: Response<UpstreamBody>,
+    outbound: &Outbound,
+    trailers: Trailers,
+) -> Result<Response<ResponseBody<E>>, Rejection> {
+    if refusal::may_be_of_us(&response, &outbound.permit) {
+        return Ok(Box::pin(refusal::of_the_caller(response, &outbound.permit)).await?.map(ResponseBody::full));
+    }
+    Ok(response.map(|body| ResponseBody::streaming(body, trailers)))
 }
 
 /// A 401 to our own credential is our trouble, not the caller's: clients throw good tokens away for it.

@@ -35,6 +35,10 @@ impl Ticks {
         Self(u32::try_from(span.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1))
     }
 
+    pub(super) fn span(self) -> Duration {
+        TICK * self.0
+    }
+
     /// Whether the limit is over for what has lasted from `since` to `now`.
     pub(super) fn is_over(self, since: u32, now: u32) -> bool {
         now.wrapping_sub(since) > self.0
