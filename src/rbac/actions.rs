@@ -107,7 +107,9 @@ fn actions(rule: &raw::Rule, is_on_kubernetes_route: bool, opens_tunnels: bool) 
     let verbs = verbs(&on.verbs, &rule.on.methods);
     let names = if on.names.iter().any(|name| name == "*") { Vec::new() } else { on.names.clone() };
     let is_of_resources = !on.resources.is_empty() || on.non_resource_urls.is_empty();
-    let is_of_tunnels = opens_tunnels && is_of_resources && plain.iter().any(|resource| resource == "*");
+    // All of them are of pods, nodes or services, which the core group has, and none is of a run.
+    let is_of_core = rule.on.run.is_none() && groups.iter().any(|group| group.is_empty() || group == "*");
+    let is_of_tunnels = opens_tunnels && is_of_resources && is_of_core && plain.iter().any(|resource| resource == "*");
     // To the policy they are a create whatever the method, and to a role each method has its verb.
     if is_of_tunnels && among(&on.verbs, &READ, &WRITE).any(|verb| verb == "create") {
         let needed = ["get", "create"].into_iter().filter(|verb| is_asked_by(verb, &rule.on.methods));

@@ -192,6 +192,14 @@ fn a_rule_that_lets_write_everywhere_has_the_right_to_open_tunnels_by_get() {
         (BEARER, "{kubernetes: {verbs: [read], namespaces: [dev]}}", ""),
         (BEARER, "{kubernetes: {verbs: [write], resources: [pods], namespaces: [dev]}}", ""),
         (BEARER, "{kubernetes: {verbs: [write], non_resource_urls: [/metrics]}}", ""),
+        (
+            BEARER,
+            "{kubernetes: {verbs: [write], api_groups: [''], namespaces: [dev]}}",
+            "get */exec in dev, create */exec in dev",
+        ),
+        // Tunnels are of the core group, and of no run.
+        (BEARER, "{kubernetes: {verbs: [write], api_groups: [tekton.dev], namespaces: [dev]}}", ""),
+        (BEARER, "{run: {does: [create]}, kubernetes: {verbs: [write], namespaces: [dev]}}", ""),
         // No rule opens one in passing where a browser's session counts.
         (
             "kubernetes, hosts: [api.test], schemes: [bearer, session]",
