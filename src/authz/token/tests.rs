@@ -204,7 +204,7 @@ fn an_allow_says_where_a_resolver_fetches_from_and_a_deny_need_not() {
     for (key, pattern, allowed) in [
         ("pipelines", "git?pathInRepo=a&revision=main&*", false),
         ("tasks", "hub?kind=task&name=git-clone&*", false),
-        ("tasks", "hub?kind=task&name=git-clone&version=*", true),
+        ("tasks", "hub?kind=task&name=git-clone&version=0.9&*", true),
         ("pipelines", "git?*", true),
     ] {
         let yaml = format!("{{audiences: [a], service_accounts: [ci/builder], {key}: ['{pattern}']}}");
