@@ -496,9 +496,8 @@ fn send_away<B>(response: &mut Response<B>) {
 fn log(rejection: &Rejection, id: Uuid) {
     let reason = rejection.reason().as_str();
     if rejection.status().is_server_error() {
-        let cause = rejection.causes();
-        tracing::warn!(request_id = %id, reason, error = %rejection, cause, "request failed");
+        tracing::warn!(request_id = %id, reason, error = %rejection, cause = rejection.causes(), "request failed");
     } else {
-        tracing::debug!(request_id = %id, reason, error = rejection as &dyn std::error::Error, "request refused");
+        tracing::debug!(request_id = %id, reason, error = %rejection, cause = rejection.causes(), "request refused");
     }
 }
