@@ -6,7 +6,6 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body::Body as _;
 use serde::Deserialize;
 
 use super::{UpstreamBody, UpstreamError, UpstreamErrorKind};
