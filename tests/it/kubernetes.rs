@@ -3,6 +3,7 @@
 
 mod identity;
 mod paths;
+mod refusals;
 mod runs;
 mod streams;
 mod wire;
