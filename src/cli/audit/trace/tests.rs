@@ -145,9 +145,8 @@ fn a_token_that_an_agent_asked_for_says_so_and_one_of_the_person_alone_does_not(
     let told = |actor: Value| {
         let issued = json!({"token": "own", "audience": "x", "expires": 9_000_000});
         let principal = json!({"kind": "human", "scheme": "bearer", "actor": actor});
-        let line = request(EXCHANGE, "alice", &json!({"issued": issued, "principal": principal, "run": null}));
-        let said = told(Kind::Token, "own", &[line.clone()]).1;
-        (said, told_json(Kind::Token, "own", &[line])[0].clone())
+        let lines = [request(EXCHANGE, "alice", &json!({"issued": issued, "principal": principal, "run": null}))];
+        (told(Kind::Token, "own", &lines).1, told_json(Kind::Token, "own", &lines)[0].clone())
     };
     for (actor, asked, token) in [
         (json!(null), format!("asked for by alice in request {EXCHANGE}\n"), "  token      own for x (no scope)\n"),
