@@ -248,7 +248,9 @@ impl Route {
 /// What stands behind a route. A Kubernetes is asked as the caller. The others are told who asks: `X-Forwarded-User` is the user name,
 /// `X-Forwarded-Groups` a line for each group that grants give, `X-Forwarded-Email` an address that the issuer has verified,
 /// `X-Forwarded-Actor` the subject of who acts for them, such as an agent (`act`), and `X-Forwarded-Client` the client that the token was
-/// issued to. What is not known is not there, and who comes without a credential has none of them; from clients none is taken.
+/// issued to: of a session Doorward's own, where the provider names it, so that an actor alone says that somebody acts. Two issuers may
+/// know actors of one name, which rules with `issuers` keep apart. What is not known is not there, and who comes without a credential has
+/// none of them; from clients none is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RouteKind {
