@@ -70,8 +70,23 @@ pub(super) struct Door {
     accepted: Counter,
     /// Where it has TLS.
     certificate_ends: Option<Gauge>,
-    /// When a PROXY protocol that did not fit was last told of.
-    warned: Mutex<Option<Instant>>,
+    warned: Mutex<Warned>,
+}
+
+/// How the PROXY protocol of a connection does not fit.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ProxyFault {
+    /// A balancer that is listed sends no header, or none that is good.
+    Header,
+    /// A header comes where none is due, which anybody can send.
+    Peer,
+}
+
+/// When each fault was last told of: the one that anybody can make does not hide the other.
+#[derive(Debug, Default)]
+struct Warned {
+    header: Option<Instant>,
+    peer: Option<Instant>,
 }
 
 impl std::fmt::Debug for Door {
@@ -201,17 +216,27 @@ impl Door {
     }
 
     /// Tells those who set a balancer up why its connections are closed, and at most so often that nobody else can fill the log with it.
-    pub(super) fn warn_of_proxy_protocol(&self, peer: SocketAddr, why: &dyn std::fmt::Display, fix: &'static str) {
-        if self.may_warn(Instant::now()) {
+    pub(super) fn warn_of_proxy_protocol(
+        &self,
+        fault: ProxyFault,
+        peer: SocketAddr,
+        why: &dyn std::fmt::Display,
+        fix: &'static str,
+    ) {
+        if self.may_warn(fault, Instant::now()) {
             tracing::warn!(listener = %self.name, %peer, %why, fix, "a connection was closed for its PROXY protocol");
         }
     }
 
-    fn may_warn(&self, now: Instant) -> bool {
+    fn may_warn(&self, fault: ProxyFault, now: Instant) -> bool {
         let mut warned = lock(&self.warned);
-        let may = warned.is_none_or(|warned| now.saturating_duration_since(warned) >= WARN_AGAIN);
+        let last = match fault {
+            ProxyFault::Header => &mut warned.header,
+            ProxyFault::Peer => &mut warned.peer,
+        };
+        let may = last.is_none_or(|last| now.saturating_duration_since(last) >= WARN_AGAIN);
         if may {
-            *warned = Some(now);
+            *last = Some(now);
         }
         may
     }
@@ -402,9 +427,12 @@ mod tests {
     fn a_proxy_protocol_that_does_not_fit_is_told_of_once_a_minute() {
         let door = Door::new(&settings(), &Arc::new(Limits::default()), &Metrics::default());
         let begun = Instant::now();
-        let told: Vec<bool> =
-            [0, 1, 59, 60, 61, 120].map(|second| door.may_warn(begun + Duration::from_secs(second))).to_vec();
-        assert_eq!(told, [true, false, false, true, false, true]);
+        let told = |fault, second| door.may_warn(fault, begun + Duration::from_secs(second));
+        assert_eq!(
+            [0, 1, 59, 60, 61, 120].map(|second| told(ProxyFault::Peer, second)),
+            [true, false, false, true, false, true]
+        );
+        assert!(told(ProxyFault::Header, 1), "a stranger's header hides no fault of a balancer");
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Connection, Protocol, Serve,
-    accept::{Door, DoorSettings, Shared},
+    accept::{Door, DoorSettings, ProxyFault, Shared},
     admission::Admitted,
     http_server,
     io::{Prefix, SNIFF},
@@ -83,6 +83,7 @@ impl<S: Serve> Opening<'_, S> {
         let Ok(local) = stream.local_addr() else { return Ok(None) };
         let from_balancer = contains(&self.settings.proxy_protocol_from, peer);
         let announced = if from_balancer { self.announced(&mut stream, peer).await? } else { None };
+        let sender = peer;
         let peer = announced.unwrap_or(peer);
         // An ingress or a balancer speaks for many; its own limits hold for them. Whether its `X-Forwarded-*` are believed
         // is no matter of the connection: each request is judged by the generation that it begins with.
@@ -116,11 +117,18 @@ impl<S: Serve> Opening<'_, S> {
             // A peer that goes away without a word, as health checks of ports do.
             let Ok((prefix, protocol)) = sniffed else { return Ok(None) };
             let Some(protocol) = protocol else {
-                self.door.warn_of_proxy_protocol(
-                    peer,
-                    &"the peer began with a PROXY protocol header and is not in `proxy_protocol_from`",
-                    "list it there if it is a balancer of yours, and have it send none otherwise",
-                );
+                let (why, fix) = if from_balancer {
+                    (
+                        "a second PROXY protocol header follows the first",
+                        "have only the balancer next to Doorward send one",
+                    )
+                } else {
+                    (
+                        "the peer began with a PROXY protocol header and is not in `proxy_protocol_from`",
+                        "list it there if it is a balancer of yours, and have it send none otherwise",
+                    )
+                };
+                self.door.warn_of_proxy_protocol(ProxyFault::Peer, sender, &why, fix);
                 return Err(Refused::ProxyPeer);
             };
             connection.protocol = protocol;
@@ -136,6 +144,7 @@ impl<S: Serve> Opening<'_, S> {
             Ok(Err(HeaderError::Io(_))) => Err(Refused::ProxyHeader),
             Ok(Err(error)) => {
                 self.door.warn_of_proxy_protocol(
+                    ProxyFault::Header,
                     peer,
                     &error,
                     "have the balancer send one (HAProxy: `send-proxy-v2`), or take its address off `proxy_protocol_from`",

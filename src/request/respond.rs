@@ -443,7 +443,7 @@ mod tests {
         };
         assert_eq!(
             warning("/api", Reason::TokenExpired, "The \"token\" of Jos\u{e9} \\ has expired.").as_deref(),
-            Some("299 - \"doorward: The 'token' of Jos' ' has expired. Get a new one\"")
+            Some("299 - \"doorward: The 'token' of Jos? / has expired. Get a new one\"")
         );
         assert_eq!(warning("/api", Reason::PolicyDenied, "no"), None);
         assert_eq!(warning("/api/v1/pods", Reason::TokenExpired, "no"), None, "there the status is read");

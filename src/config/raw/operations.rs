@@ -48,7 +48,8 @@ pub struct Limits {
     /// answer, the connection is closed.
     pub http2_reset_window: u32,
     /// Streams of an HTTP/2 connection that the client has reset before they were looked at. Beyond, the connection is
-    /// closed (CVE-2023-44487). Of a trusted proxy at least 1000, or ten times `http2_streams`.
+    /// closed (CVE-2023-44487). Of a trusted proxy, and of a balancer whose PROXY header names
+    /// no client, at least 1000, or ten times `http2_streams`.
     pub http2_pending_resets: u32,
     /// Errors of the client on an HTTP/2 connection that were answered with a reset. Beyond, the connection is closed
     /// (CVE-2025-8671).
