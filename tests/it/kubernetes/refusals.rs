@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::scripted;
 use crate::{
     fixture::{Change, Fixture},
     harness::{HANDSHAKE, Reply},
@@ -70,10 +69,17 @@ async fn a_403_to_our_own_account_is_502_and_no_other_answer_is() {
         ("no API server", "web.test", "/x".to_owned(), sized(403, &plain), 403),
     ];
     let replies: Vec<_> = rows.iter().map(|(_, _, path, reply, _)| (format!(" {path} "), reply.clone())).collect();
-    let mut fixture = scripted(move |request| {
-        let reply = replies.iter().find(|(path, _)| request.line().contains(path));
-        reply.map_or_else(|| Reply::json(200, "{}"), |(_, reply)| Reply::Bytes(reply.clone()))
-    })
+    // Only a rule that names it lets anybody proxy.
+    let proxy = "rules:
+  - {id: proxy, on: {routes: [api], kubernetes: {resources: [services/proxy]}}, who: {issuers: [a]}, do: allow}
+";
+    let mut fixture = Fixture::with(
+        |yaml| yaml.change("rules:\n", proxy),
+        move |request| {
+            let reply = replies.iter().find(|(path, _)| request.line().contains(path));
+            reply.map_or_else(|| Reply::json(200, "{}"), |(_, reply)| Reply::Bytes(reply.clone()))
+        },
+    )
     .await;
     let alice = fixture.alice();
     for (what, host, path, reply, expected) in &rows {
