@@ -1,7 +1,5 @@
 //! The body of the fuzz target for paths.
 
-use std::net::SocketAddr;
-
 use http::{Method, Request};
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
@@ -27,15 +25,7 @@ pub fn path(bytes: &[u8]) {
     let sent = request.uri().path().to_owned();
     let query = request.uri().query().map(str::to_owned);
     let accepted = check_canonical(&sent);
-    let received = Received {
-        peer: SocketAddr::from(([192, 0, 2, 1], 1)),
-        peer_line: None,
-        trusted: false,
-        trusted_proxies: &[],
-        tls: false,
-        server_name: None,
-    };
-    let clean = sanitize(request, received, Uuid::nil(), |host| Some(host.into()));
+    let clean = sanitize(request, Received::of_tests(), Uuid::nil(), |host| Some(host.into()));
     if accepted.is_err() {
         assert!(clean.is_err(), "{sent} is not canonical and was let through");
         return;

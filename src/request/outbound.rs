@@ -223,8 +223,6 @@ pub(super) fn name_line(what: &str, text: &str) -> Result<HeaderValue, Rejection
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use uuid::Uuid;
 
     use super::*;
@@ -241,15 +239,7 @@ mod tests {
             .header("x-forwarded-client", "nobody")
             .body(())
             .unwrap();
-        let received = Received {
-            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
-            peer_line: None,
-            trusted: false,
-            trusted_proxies: &[],
-            tls: false,
-            server_name: None,
-        };
-        sanitize(request, received, Uuid::nil(), |host| Some(host.into())).unwrap()
+        sanitize(request, Received::of_tests(), Uuid::nil(), |host| Some(host.into())).unwrap()
     }
 
     fn sent(kind: RouteKind, principal: &Principal) -> Result<HeaderMap, Rejection> {

@@ -90,6 +90,21 @@ pub struct Received<'a> {
     pub server_name: Option<&'a str>,
 }
 
+#[cfg(any(test, fuzzing))]
+impl Received<'_> {
+    /// In clear text, from a client of its own.
+    pub(crate) fn of_tests() -> Self {
+        Self {
+            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+            peer_line: None,
+            trusted: false,
+            trusted_proxies: &[],
+            tls: false,
+            server_name: None,
+        }
+    }
+}
+
 /// Sanitizes a request, whose size the listener has checked. `known_host` gives the route table's own form of a host that it knows.
 pub fn sanitize<B>(
     request: Request<B>,

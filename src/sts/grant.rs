@@ -315,8 +315,6 @@ impl Granted {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use http::{Method, Request};
     use uuid::Uuid;
 
@@ -347,15 +345,7 @@ rules:
 
     fn asked() -> CleanRequest<()> {
         let request = Request::post("/oauth2/token").header("host", "door.test").body(()).unwrap();
-        let received = Received {
-            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
-            peer_line: None,
-            trusted: false,
-            trusted_proxies: &[],
-            tls: false,
-            server_name: None,
-        };
-        sanitize(request, received, Uuid::nil(), |host| Some(host.into())).unwrap()
+        sanitize(request, Received::of_tests(), Uuid::nil(), |host| Some(host.into())).unwrap()
     }
 
     #[test]
