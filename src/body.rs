@@ -9,10 +9,13 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
-pub use self::{
+pub use self::request::RequestBody;
+#[cfg(test)]
+pub(crate) use self::response::EndHook;
+pub(crate) use self::{
     events::Events,
-    request::{Received, RequestBody, RequestStream},
-    response::{BodyEnd, CutStyle, EndHook, EndedBy, OnEnd, ResponseBody},
+    request::Received,
+    response::{BodyEnd, CutStyle, EndedBy, OnEnd, ResponseBody},
 };
 use crate::upstream::streams::CutReason;
 

@@ -181,6 +181,7 @@ impl ComponentHandle {
         self.set(Status::Alarm, reason.into());
     }
 
+    #[cfg(test)]
     pub fn status(&self) -> Status {
         lock(&self.0.state).status
     }

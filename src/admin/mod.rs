@@ -7,8 +7,3 @@ pub mod health_metric;
 pub mod metrics;
 pub mod server;
 pub mod socket;
-
-pub use health::{ComponentHandle, Gate, Health};
-pub use metrics::{Outcome, RequestMetrics, RouteMetrics};
-pub use server::{AdminServer, AdminSettings};
-pub use socket::{Command, CommandError, CommandSocket, Commands};

@@ -319,7 +319,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admin::{Gate, RequestMetrics, connections::MAX_CONNECTIONS},
+        admin::{connections::MAX_CONNECTIONS, health::Gate, metrics::RequestMetrics},
         clock::Clock,
     };
 

@@ -290,10 +290,6 @@ impl CommandSocket {
         Ok(Self { listener, users: SocketUsers(Arc::new(users)) })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.users.0.file.path
-    }
-
     pub fn users(&self) -> SocketUsers {
         self.users.clone()
     }

@@ -82,14 +82,6 @@ impl StartError {
     }
 }
 
-/// Told once all listeners take connections.
-#[derive(Clone, Debug)]
-pub struct Started {
-    /// Names and addresses of the listeners.
-    pub listeners: Vec<(String, SocketAddr)>,
-    pub admin: Option<SocketAddr>,
-}
-
 /// Resolves a configuration as a start does, and throws it away: for `doorward check`.
 pub fn check(
     runtime: &Runtime,
@@ -125,7 +117,7 @@ fn context(
 }
 
 /// Runs Doorward until SIGTERM or SIGINT. `started` is called once it takes connections.
-pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), StartError> {
+pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> {
     let runtime = control().map_err(StartError::io("the control runtime cannot be started"))?;
     let metrics = Metrics::default();
     let requests = RequestMetrics::default();
@@ -179,14 +171,14 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     if let Some(socket) = socket {
         serve_operators(&app, socket, Operators::new(Arc::clone(&app), trigger));
     }
-    for (listener, address) in &listeners {
+    for (listener, address) in listeners {
         tracing::info!(%listener, %address, "listening");
     }
     if let Some(address) = admin_address {
         tracing::info!(listener = "admin", %address, "listening");
     }
     break_glass::tell_closed(app.snapshot.load().break_glass.as_ref(), app.clock.now());
-    started(&Started { listeners, admin: admin_address });
+    started();
     tracing::info!(generation = 1, policy = &**app.snapshot.load().policy.digest(), "started");
     let logging = runtime.block_on(serve(reloader, &downstream, &app, &bringing))?;
     stop(&runtime, downstream, &app);

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Metrics, keep_policy, kept_policy, policies_beside};
 use crate::{
-    admin::{RequestMetrics, health::Health, health_metric::HealthMetric},
+    admin::{health::Health, health_metric::HealthMetric, metrics::RequestMetrics},
     audit,
     clock::Clock,
     logging::LogMetrics,

@@ -57,33 +57,34 @@ mod writer;
 
 pub use self::{
     caller::CLAIMS,
-    chain::MAX_LINE,
     heads::Head,
-    keys::{
-        CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE, CHECKPOINT_PUBLIC_KEY_FILE, ChainKey, CheckpointKey, CheckpointPublicKey,
-        InvalidKey,
-    },
-    metrics::Metrics,
+    keys::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE, ChainKey, CheckpointKey, CheckpointPublicKey, InvalidKey},
     note::{HeldDelivery, KeyChange, Linked, Note, Operator, TokensEnded},
     pseudonym::PseudonymKey,
     record::{
         Decision, Introspected, Issued, IssuedOnward, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream,
     },
-    replay::{ReplayError, ReplayInputs},
-    report::{Access, Configured, ConfiguredSecret, Counted, Report, Row},
-    settings::{DEFAULT_FILE, Destination, Retention, Settings},
+    replay::ReplayInputs,
+    report::{Configured, Report},
+    settings::{DEFAULT_FILE, Settings},
     sink::trail_files,
-    token_trace::{Tokens, TracedToken, Use, introspected_in, trace_tokens},
+    token_trace::{Tokens, TracedToken, introspected_in, trace_tokens},
     trace::{
         Answers, Arrival, Cause, NoCause, TracedRun, answers, arrivals, request_json, sent_for, trace, trace_cause,
         trace_request, trace_uid,
     },
     traced_line::{Files, TaskLine},
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
-    verify::{
-        AllFindings, CannotVerify, Chain, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_all,
-        verify_files,
-    },
+    verify::{AllFindings, CannotVerify, Chain, Checkpoint, Findings, Proof, verify_all, verify_files},
+};
+#[cfg(test)]
+pub use self::{
+    chain::MAX_LINE,
+    keys::CHECKPOINT_PUBLIC_KEY_FILE,
+    metrics::Metrics,
+    replay::ReplayError,
+    settings::{Destination, Retention},
+    verify::{Summary, Verifier},
 };
 
 #[cfg(test)]

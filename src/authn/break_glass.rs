@@ -101,6 +101,7 @@ impl BreakGlass {
         now < self.until
     }
 
+    #[cfg(test)]
     pub fn until(&self) -> Timestamp {
         self.until
     }

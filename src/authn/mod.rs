@@ -5,19 +5,18 @@
 //! adds the cookie by itself and a program the token on purpose.
 
 mod authenticated;
-pub mod bearer;
-pub mod break_glass;
+pub(crate) mod bearer;
+pub(crate) mod break_glass;
 mod needed_login;
-pub mod principal;
+pub(crate) mod principal;
 mod schemes;
 mod whose;
 
-pub(crate) use self::schemes::stored_delivery;
-pub use self::{
-    authenticated::Authenticated,
+pub use self::authenticated::Authenticated;
+pub(crate) use self::{
     needed_login::NeededLogin,
     principal::{Actor, CredentialId, KeyId, Kind, KnownAs, LoginFacts, Principal, Scheme},
-    schemes::{Authentication, Authenticator, wanted},
+    schemes::{Authentication, Authenticator, stored_delivery, wanted},
     whose::Whose,
 };
 use crate::error::Rejection;

@@ -63,20 +63,19 @@ use crate::{
     webhooks::Facts,
 };
 
-pub use self::{
+pub use self::permit::Permit;
+pub(crate) use self::{
     cases::check_cases,
     claims::claims_named,
     concerns::Concern,
-    condition::Condition,
-    decision::{Decision, Denial, Outcome, Shadow},
-    explain::{Explanation, RuleReport, Verdict},
-    permit::{Decided, Permit, authorize},
-    policy::{KubernetesGroups, Policy, SAME_WITHOUT},
-    rule::Approval,
+    decision::{Decision, Outcome, Shadow},
+    explain::Explanation,
+    permit::authorize,
+    policy::{Policy, SAME_WITHOUT},
     scenario::{Scenario, Unasked},
     starts::{StartRoute, StartRule, Through},
     token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView},
-    token_explain::{ScopeExplanation, TokenExplanation},
+    token_explain::TokenExplanation,
     token_rules::TokenRules,
     trigger::{Trigger, TriggerLimits},
 };

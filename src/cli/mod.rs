@@ -1,21 +1,21 @@
 //! The commands, one file each: their arguments and what they do, without the process around them.
 
 mod audit;
-pub mod check;
+mod check;
 mod diff;
 mod doctor;
-pub mod explain;
+mod explain;
 mod explain_run;
 mod format;
 mod import;
-pub mod interceptor;
-pub mod login;
-pub mod operator;
-pub mod print_config;
-pub mod rbac;
+mod interceptor;
+mod login;
+mod operator;
+mod print_config;
+mod rbac;
 mod rollout;
-pub mod schema;
-pub mod test;
+mod schema;
+pub(crate) mod test;
 mod token;
 
 use std::{
@@ -211,7 +211,7 @@ fn run(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Serve(config) => {
             drop(out);
-            app::run(&config.sources(), |_| ())?;
+            app::run(&config.sources(), || ())?;
             Ok(0)
         }
         Command::Demo(args) => {

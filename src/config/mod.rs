@@ -24,34 +24,36 @@
 //! | `effective` | the configuration in force, each value with who set it |
 
 mod changes;
-pub mod diagnosis;
+pub(crate) mod diagnosis;
 mod effective;
-pub mod fingerprint;
+pub(crate) mod fingerprint;
 mod layers;
 mod load;
-pub mod locations;
+pub(crate) mod locations;
 pub mod raw;
 mod reference;
-pub mod reload;
+pub(crate) mod reload;
 mod render;
-pub mod report;
-pub mod resolve;
-pub mod resolver;
+pub(crate) mod report;
+pub(crate) mod resolve;
+pub(crate) mod resolver;
 mod schema;
 mod shape;
-pub mod source;
+pub(crate) mod source;
 #[cfg(test)]
 mod tests;
-pub mod values;
-pub mod watch;
+pub(crate) mod values;
+pub(crate) mod watch;
 
+#[cfg(test)]
+pub(crate) use self::layers::{NOT_SETTINGS, PREFIX};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::load::fuzz_configuration;
-pub use self::{
+pub(crate) use self::{
     changes::{Change, changes},
     diagnosis::Diagnosis,
-    layers::{NOT_SETTINGS, PREFIX, Sources},
-    load::{Loaded, MAIN_FILE, Refused, load},
+    layers::Sources,
+    load::{Loaded, Refused, load},
     reference::reference,
     schema::schema,
     source::parse_yaml,

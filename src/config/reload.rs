@@ -11,6 +11,7 @@ use super::{
 
 /// The settings that are fixed until restart, for the documentation and for [`fixed_changes`]. Of `listeners`, the
 /// names and addresses are: certificates and trusted peers follow a reload. Of `audit.export`, the names are.
+#[cfg(test)]
 pub const FIXED: &[&str] = &[
     "/workers",
     "/listeners",

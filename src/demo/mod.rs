@@ -2,7 +2,7 @@
 
 mod page;
 pub mod provider;
-pub mod samples;
+pub(crate) mod samples;
 
 use std::{
     fs, io,
@@ -81,7 +81,7 @@ pub fn run(args: &DemoArgs) -> Result<(), StartError> {
     }
     let path = folder.write("doorward.yaml", &configuration)?;
     let sources = Sources { path: path.clone(), ..Sources::default() };
-    app::run(&sources, |_| {
+    app::run(&sources, || {
         // A demo whose output nobody reads goes on all the same.
         let _ = write!(io::stdout().lock(), "{}", welcome(&origin, &issuer, &secret, &path));
     })

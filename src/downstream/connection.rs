@@ -80,7 +80,6 @@ impl<S: Serve> Opening<'_, S> {
     /// `None` if the peer went away or TLS failed.
     async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) -> Result<Option<Http>, Refused> {
         let header_timeout = self.settings.limits.header_timeout.get();
-        let Ok(local) = stream.local_addr() else { return Ok(None) };
         let from_balancer = contains(&self.settings.proxy_protocol_from, peer);
         let announced = if from_balancer { self.announced(&mut stream, peer).await? } else { None };
         let sender = peer;
@@ -98,7 +97,6 @@ impl<S: Serve> Opening<'_, S> {
             listener: Arc::clone(&self.door.name),
             peer,
             peer_line: HeaderValue::try_from(peer.ip().to_string()).ok(),
-            local: canonical(local),
             protocol: Protocol::Http1,
             tls: None,
         };

@@ -69,15 +69,6 @@ impl Drain {
         self.advance(Phase::Announced);
     }
 
-    /// Goes through all phases: announces for `accept`, then accepts no more and waits for requests, upgraded streams
-    /// included, at most `rest`, then cuts what is left. Returns how many connections were cut.
-    pub async fn run(&self, accept: Duration, rest: Duration) -> usize {
-        self.begin();
-        tokio::time::sleep(accept).await;
-        self.close();
-        self.wait(rest).await
-    }
-
     /// Accepts no more connections and closes the idle ones.
     pub fn close(&self) {
         self.begin();
@@ -121,6 +112,7 @@ impl Drain {
         self.0.unfinished.load(Ordering::Relaxed)
     }
 
+    #[cfg(test)]
     pub fn phase(&self) -> Phase {
         *self.0.phase.borrow()
     }

@@ -56,8 +56,8 @@ pub(crate) use self::admission::whose;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{
-    accept::{Downstream, NeedsRestart},
-    drain::{Drain, Phase, Unfinished},
+    accept::Downstream,
+    drain::{Drain, Unfinished},
     listener::owner_of,
     listener::{BindError, Bound},
     metrics::Metrics,
@@ -108,8 +108,6 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Its address as the value of a header.
     pub peer_line: Option<HeaderValue>,
-    /// Our end of the socket.
-    pub local: SocketAddr,
     pub protocol: Protocol,
     /// `None` in clear text.
     pub tls: Option<TlsInfo>,

@@ -29,11 +29,6 @@ impl ClaimPath {
         Ok(Self { text: text.into(), first, rest })
     }
 
-    /// A path of the program's own.
-    pub fn name(name: &'static str) -> Self {
-        Self { text: name.into(), first: name.into(), rest: Box::default() }
-    }
-
     pub fn as_str(&self) -> &str {
         &self.text
     }

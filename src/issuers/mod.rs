@@ -68,7 +68,6 @@ use tokio::runtime::Handle;
 use self::verified::{Verified, VerifiedTokens};
 pub use self::{
     breaker::{Breaker, Bucket},
-    claim_path::ClaimPath,
     client_auth::{ASSERTION_TYPE, ClientAuth, Proof},
     defaults::{fill as fill_defaults, name_issuer, username_template},
     discovery::{MAX_METADATA, Metadata, location as discovery_location, secure_url},
@@ -78,7 +77,7 @@ pub use self::{
     keys::{KEY_SET_TYPES, Keys, MAX_KEY_SET},
     logout_token::LogoutToken,
     metrics::Metrics,
-    principal::{ACTING_CLAIM, Facts, RUN_CLAIM, acting, lives_with, login_facts, on_behalf_of, split_scopes},
+    principal::{Facts, RUN_CLAIM, acting, lives_with, login_facts, on_behalf_of},
     single_flight::{Key, SingleFlight},
     strict_json::{JsonError, object as parse_strict_object},
     token_error::{Quoted, TokenError},

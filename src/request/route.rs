@@ -141,11 +141,6 @@ impl Routes {
         }
     }
 
-    /// The host whose `/.well-known/` is Doorward's own.
-    pub fn external(&self) -> Option<&Arc<str>> {
-        self.external.as_ref()
-    }
-
     pub fn find(&self, host: &str, path: &str, method: &Method) -> Result<Target, Miss> {
         if self.interceptor.as_deref() == Some(host) {
             return Ok(Target::Interceptor);

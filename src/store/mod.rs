@@ -18,7 +18,7 @@ pub use self::{
     embedded::{Embedded, OpenError},
     metered::{Metered, StoreMetrics},
     redis::{Durability, Redis, clock_trouble},
-    revocations::{Revocation, Revocations, Revoked, Target},
+    revocations::{Revocations, Target},
     settings::Settings,
 };
 use crate::clock::Timestamp;

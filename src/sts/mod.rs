@@ -54,21 +54,22 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
+#[cfg(test)]
+pub use self::bearer::OVER;
 pub(crate) use self::refusal::printable;
+use self::{
+    exchange::Exchanger,
+    form::MAX_BODY,
+    metadata::{Endpoint, FormEndpoint},
+    refusal::Refusal,
+};
 pub use self::{
-    bearer::OVER,
     key_metric::KeyMetric,
     keys::SigningKeys,
     look_up::Asking,
     objects::ENDS,
     ring::{Kept, RingError, Vault},
     settings::Settings,
-};
-use self::{
-    exchange::Exchanger,
-    form::MAX_BODY,
-    metadata::{Endpoint, FormEndpoint},
-    refusal::Refusal,
 };
 use crate::{
     app::App,

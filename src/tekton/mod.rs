@@ -36,7 +36,7 @@ pub(crate) fn is_of_runs(version: &str) -> bool {
 pub use self::{
     apply::{Apply, Unknown},
     attribution::{Attribution, REQUEST_ID},
-    document::{Document, MAX_BODY, Unreadable, concerns},
-    run::{Intent, Run, RunKind},
+    document::{Document, MAX_BODY, concerns},
+    run::{Run, RunKind},
     trigger::{TriggerReader, listener_accounts},
 };

@@ -39,6 +39,7 @@ impl Intent {
 const TEKTON: &str = "tekton.dev/pipeline";
 
 /// What kind of run a request is about.
+#[expect(clippy::enum_variant_names, reason = "what Tekton calls them")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunKind {
     PipelineRun,

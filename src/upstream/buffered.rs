@@ -50,6 +50,7 @@ impl ByteBudget {
     }
 
     /// Bytes in use.
+    #[cfg(test)]
     pub fn used(&self) -> usize {
         self.shared.used.load(Ordering::Relaxed)
     }

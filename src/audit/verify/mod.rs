@@ -13,9 +13,11 @@ use std::{
 use serde::Deserialize;
 
 use self::all::Collected;
+#[cfg(test)]
+pub use self::findings::Summary;
 pub use self::{
     all::{AllFindings, Chain, verify_all},
-    findings::{Findings, Problem, Summary},
+    findings::{Findings, Problem},
 };
 use super::{
     chain::{Link, Sealed},

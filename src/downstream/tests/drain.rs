@@ -1,8 +1,15 @@
 use super::*;
-use crate::downstream::Phase;
+use crate::downstream::drain::{Drain, Phase};
 
 fn control() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// Goes through all phases, and waits at most `rest` for what is under way. How many connections were cut.
+async fn through(drain: &Drain, rest: Duration) -> usize {
+    drain.begin();
+    drain.close();
+    drain.wait(rest).await
 }
 
 #[test]
@@ -85,7 +92,7 @@ fn what_is_left_at_the_deadline_is_cut_upgraded_streams_too() {
     eventually("both are served", || server.hits() == 2);
 
     let drain = server.downstream().drain().clone();
-    assert_eq!(control().block_on(drain.run(Duration::ZERO, Duration::from_millis(50))), 2);
+    assert_eq!(control().block_on(through(&drain, Duration::from_millis(50))), 2);
     assert_eq!((slow.rest(), upgraded.rest()), (String::new(), String::new()));
     server.downstream.take().unwrap().join();
     assert_eq!(drain.connections(), 0);
@@ -101,6 +108,6 @@ fn a_stream_that_ends_by_itself_is_not_waited_for() {
     assert_eq!(drain.connections(), 1);
     drop(upgraded);
     let (begun, deadline) = (Instant::now(), PATIENCE * 6);
-    assert_eq!(control().block_on(drain.run(Duration::ZERO, deadline)), 0);
+    assert_eq!(control().block_on(through(&drain, deadline)), 0);
     assert!(begun.elapsed() < deadline);
 }
