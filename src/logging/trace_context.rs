@@ -1,9 +1,8 @@
-//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): a request keeps the trace that it came with, and gets
-//! one if it has none.
+//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): the trace that a request came with is passed on as it came.
+//!
+//! Doorward exports no spans. One of its own in `traceparent` would be a parent that nobody ever sees, and one for a request
+//! that came without would decide for those behind whether they record it.
 
-use std::{cell::RefCell, fmt, ops::Range, str::FromStr};
-
-use aws_lc_rs::rand;
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -17,115 +16,64 @@ const MAX_MEMBERS: usize = 32;
 /// Where a request stands in a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    trace_id: u128,
-    span_id: u64,
-    flags: u8,
+    trace_id: [u8; 16],
+    parent: HeaderValue,
     state: Option<HeaderValue>,
 }
 
-/// A `traceparent` that does not have the form of section 3.2.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a traceparent")]
-pub struct InvalidTraceParent;
-
 impl TraceContext {
-    /// The context that a request came with, or a new one. A header that is malformed or stands there twice counts as
-    /// absent (section 3.2.2.3), and takes `tracestate` with it.
-    pub fn from_headers(headers: &HeaderMap) -> Self {
+    /// The context that a request came with. A `traceparent` that is malformed or stands there twice counts as absent
+    /// (section 3.2.2.3), and takes `tracestate` with it.
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(&TRACEPARENT).iter();
-        let parent = values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok());
-        match parent.and_then(|text| text.parse::<Self>().ok()) {
-            Some(context) => Self { state: read_state(headers), ..context },
-            None => Self::generate(),
-        }
+        let parent = values.next().filter(|_| values.next().is_none())?;
+        let trace_id = trace_id(parent.to_str().ok()?)?;
+        Some(Self { trace_id, parent: parent.clone(), state: read_state(headers) })
     }
 
     /// The id of the trace, as bytes.
     pub fn trace_bytes(&self) -> [u8; 16] {
-        self.trace_id.to_be_bytes()
+        self.trace_id
     }
 
-    /// A new trace, not sampled: whether it is recorded others decide.
-    pub fn generate() -> Self {
-        Self { trace_id: u128::from_be_bytes(random()), span_id: u64::from_be_bytes(random()), flags: 0, state: None }
+    /// `traceparent` as it came.
+    pub fn parent(&self) -> &HeaderValue {
+        &self.parent
     }
 
-    /// The context of what this request causes, under a span of its own.
-    #[must_use]
-    pub fn child(&self) -> Self {
-        Self { span_id: u64::from_be_bytes(random()), ..self.clone() }
+    /// `tracestate` as it came, of several lines as one.
+    pub fn state(&self) -> Option<&HeaderValue> {
+        self.state.as_ref()
     }
 
-    /// `traceparent`, as version 00. Of the flags only `sampled` and `random` are known, and pass.
-    fn parent(&self) -> [u8; 55] {
-        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        let mut encode = |bytes: &[u8], at: Range<usize>| {
-            if let Some(digits) = parent.get_mut(at) {
-                HEXLOWER.encode_mut(bytes, digits);
-            }
-        };
-        encode(&self.trace_id.to_be_bytes(), 3..35);
-        encode(&self.span_id.to_be_bytes(), 36..52);
-        encode(&[self.flags & 0b11], 53..55);
-        parent
-    }
-
-    /// Replaces both headers.
+    /// Adds both headers.
     pub fn write(&self, headers: &mut HeaderMap) {
-        if let Ok(parent) = HeaderValue::from_bytes(&self.parent()) {
-            headers.insert(TRACEPARENT.clone(), parent);
+        headers.insert(TRACEPARENT.clone(), self.parent.clone());
+        if let Some(state) = &self.state {
+            headers.insert(TRACESTATE.clone(), state.clone());
         }
-        match &self.state {
-            Some(state) => headers.insert(TRACESTATE.clone(), state.clone()),
-            None => headers.remove(&TRACESTATE),
-        };
-    }
-
-    /// 32 hex digits, for logs and the audit trail.
-    pub fn trace_id(&self) -> String {
-        format!("{:032x}", self.trace_id)
-    }
-
-    /// 16 hex digits.
-    pub fn span_id(&self) -> String {
-        format!("{:016x}", self.span_id)
     }
 }
 
-impl fmt::Display for TraceContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(str::from_utf8(&self.parent()).unwrap_or_default())
+/// The trace of a `traceparent` that has the form of section 3.2.2.
+fn trace_id(parent: &str) -> Option<[u8; 16]> {
+    let mut fields = parent.split('-');
+    let mut field = |length: usize| {
+        let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        fields.next().filter(|field| field.len() == length && field.bytes().all(lower_hex))
+    };
+    let (version, trace, span, _flags) = (field(2)?, field(32)?, field(16)?, field(2)?);
+    // A higher version may have more fields, version 00 has not, and ff is no version.
+    if version == "ff" || (version == "00" && fields.next().is_some()) {
+        return None;
     }
-}
-
-impl FromStr for TraceContext {
-    type Err = InvalidTraceParent;
-
-    fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
-        let mut fields = text.split('-');
-        let mut field = |length: usize| {
-            let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-            fields
-                .next()
-                .filter(|field| field.len() == length && field.bytes().all(lower_hex))
-                .ok_or(InvalidTraceParent)
-        };
-        let (version, trace_id, span_id, flags) = (field(2)?, field(32)?, field(16)?, field(2)?);
-        // A higher version may have more fields, version 00 has not, and ff is no version.
-        if version == "ff" || (version == "00" && fields.next().is_some()) {
-            return Err(InvalidTraceParent);
-        }
-        let context = Self {
-            trace_id: u128::from_str_radix(trace_id, 16).map_err(|_| InvalidTraceParent)?,
-            span_id: u64::from_str_radix(span_id, 16).map_err(|_| InvalidTraceParent)?,
-            flags: u8::from_str_radix(flags, 16).map_err(|_| InvalidTraceParent)?,
-            state: None,
-        };
-        if context.trace_id == 0 || context.span_id == 0 {
-            return Err(InvalidTraceParent);
-        }
-        Ok(context)
+    let is_none = |id: &str| id.bytes().all(|byte| byte == b'0');
+    if is_none(trace) || is_none(span) {
+        return None;
     }
+    let mut id = [0; 16];
+    HEXLOWER.decode_mut(trace.as_bytes(), &mut id).ok()?;
+    Some(id)
 }
 
 /// All `tracestate` headers as one, or none of it if it is too long, has too many members, or is not visible ASCII.
@@ -146,36 +94,6 @@ fn read_state(headers: &HeaderMap) -> Option<HeaderValue> {
     (fits && well_formed).then(|| HeaderValue::from_str(&joined).ok()).flatten()
 }
 
-/// Random bytes that were drawn beforehand: a draw costs more than all else here, and an id protects nothing.
-struct Drawn {
-    bytes: [u8; 512],
-    used: usize,
-}
-
-thread_local! {
-    static DRAWN: RefCell<Drawn> = const { RefCell::new(Drawn { bytes: [0; 512], used: 512 }) };
-}
-
-/// Random bytes that are not all zero, which would be no id.
-fn random<const N: usize>() -> [u8; N] {
-    DRAWN.with_borrow_mut(|drawn| {
-        if drawn.used + N > drawn.bytes.len() {
-            // Should the system give no randomness, ids repeat.
-            let _ = rand::fill(&mut drawn.bytes);
-            drawn.used = 0;
-        }
-        let mut taken = [1; N];
-        if let Some(next) = drawn.bytes.get(drawn.used..drawn.used + N) {
-            // All zeros is no id.
-            if next.iter().any(|byte| *byte != 0) {
-                taken.copy_from_slice(next);
-            }
-        }
-        drawn.used += N;
-        taken
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,24 +104,28 @@ mod tests {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
+    /// The span that it names is the caller's, which is in the caller's records, and so are its flags.
     #[test]
-    fn a_good_parent_is_kept_and_its_child_has_another_span() {
-        let context = TraceContext::from_headers(&headers(&[("traceparent", PARENT), ("tracestate", "a=1,b@c=2")]));
-        assert_eq!(context.to_string(), PARENT);
-        let child = context.child();
-        assert_eq!(child.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_ne!(child.span_id(), context.span_id());
-        let mut out = headers(&[("traceparent", "old"), ("tracestate", "old=1")]);
-        child.write(&mut out);
-        assert_eq!(out["traceparent"], child.to_string());
-        assert_eq!(out["tracestate"], "a=1,b@c=2");
+    fn a_context_is_passed_on_as_it_came() {
+        for parent in [
+            PARENT,
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff",
+            "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+        ] {
+            for state in [Some("a=1, b@c=2"), None] {
+                let lines = state.map(|state| ("tracestate", state)).into_iter().chain([("traceparent", parent)]);
+                let came = headers(&lines.collect::<Vec<_>>());
+                let context = TraceContext::from_headers(&came).unwrap();
+                assert_eq!(HEXLOWER.encode(&context.trace_bytes()), "4bf92f3577b34da6a3ce929d0e0e4736");
+                let mut sent = HeaderMap::new();
+                context.write(&mut sent);
+                assert_eq!(sent, came);
+            }
+        }
     }
 
     #[test]
     fn parents_are_read_strictly() {
-        for good in [PARENT, "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"] {
-            assert!(good.parse::<TraceContext>().is_ok(), "{good}");
-        }
         for bad in [
             "",
             "00",
@@ -217,21 +139,19 @@ mod tests {
             "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00_4bf92f3577b34da6a3ce929d0e0e4736_00f067aa0ba902b7_01",
         ] {
-            assert_eq!(bad.parse::<TraceContext>(), Err(InvalidTraceParent), "{bad}");
+            let came = headers(&[("traceparent", bad), ("tracestate", "a=1")]);
+            assert_eq!(TraceContext::from_headers(&came), None, "{bad}");
         }
     }
 
     #[test]
-    fn what_cannot_be_kept_begins_a_new_trace() {
-        for bad in [
+    fn of_several_parents_none_is_believed() {
+        for came in [
             headers(&[]),
-            headers(&[("traceparent", "nonsense"), ("tracestate", "a=1")]),
+            headers(&[("tracestate", "a=1")]),
             headers(&[("traceparent", PARENT), ("traceparent", PARENT), ("tracestate", "a=1")]),
         ] {
-            let context = TraceContext::from_headers(&bad);
-            assert_ne!(context.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
-            assert!(context.to_string().parse::<TraceContext>().is_ok());
-            assert_eq!(context.state, None);
+            assert_eq!(TraceContext::from_headers(&came), None);
         }
     }
 
@@ -248,10 +168,11 @@ mod tests {
             ("A=1", false),
             ("a", false),
         ] {
-            let context = TraceContext::from_headers(&headers(&[("traceparent", PARENT), ("tracestate", state)]));
-            assert_eq!(context.state.is_some(), passes, "{state}");
+            let came = headers(&[("traceparent", PARENT), ("tracestate", state)]);
+            let context = TraceContext::from_headers(&came).unwrap();
+            assert_eq!(context.state().is_some(), passes, "{state}");
         }
         let two = headers(&[("traceparent", PARENT), ("tracestate", "a=1"), ("tracestate", "b=2")]);
-        assert_eq!(TraceContext::from_headers(&two).state.unwrap(), "a=1,b=2");
+        assert_eq!(TraceContext::from_headers(&two).unwrap().state().unwrap(), "a=1,b=2");
     }
 }

@@ -90,7 +90,7 @@ impl Worker {
         record.bytes_in = body.len() as u64;
         record.body_digest = Some(sha256(&[&body]));
         let request = restore(&head, record.id, RequestBody::Buffered(body))?;
-        record.trace = Some(request.meta().trace.trace_bytes());
+        record.trace = Some(request.meta().trace_id());
         let authenticated = authn::stored_delivery(request, route, &facts, &self.app.revocations, record)?;
         let once = Once { id: *id.once(), window: None };
         let deadline = Instant::now() + TRY;
@@ -186,15 +186,16 @@ fn keep(
     let route = permit.route();
     let passing = headers::outbound(route.kind, received, &route.pass_headers, None);
     let meta = permit.meta();
-    let line = |line: &Option<HeaderValue>| line.as_ref().and_then(|line| Some(line.to_str().ok()?.to_owned()));
+    let text = |line: &HeaderValue| Some(line.to_str().ok()?.to_owned());
     let head = HeldHead {
         host: Arc::clone(permit.host()),
-        host_line: line(&meta.host_line),
+        host_line: meta.host_line.as_ref().and_then(text),
         target: permit.target().to_string(),
         secure: meta.secure,
         client: meta.client,
         headers: HeldHead::keep_headers(&passing),
-        trace: meta.trace.to_string(),
+        trace: meta.trace.as_ref().and_then(|trace| text(trace.parent())).unwrap_or_default(),
+        trace_state: meta.trace.as_ref().and_then(|trace| text(trace.state()?)),
         facts: (*facts).clone(),
     };
     let held = Held {
@@ -236,7 +237,7 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
         upgrade: None,
         on_upgrade: None,
         accepts_trailers: false,
-        trace: head.trace.parse().unwrap_or_else(|_| TraceContext::generate()),
+        trace: TraceContext::from_headers(&head.trace_headers()),
         host_line: head.host_line.clone().and_then(line),
     };
     Ok(CleanRequest::restored(Method::POST, Arc::clone(&head.host), target, head.header_map(), meta, body))
@@ -305,6 +306,29 @@ mod tests {
             (Reason::Internal, FailureKind::Passing),
         ] {
             assert_eq!(failure(&Rejection::new(reason, "")).kind, kind, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_held_delivery_goes_on_with_the_trace_that_it_came_with_and_with_none_if_it_came_with_none() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (trace, state) in [(parent, Some("a=1")), (parent, None), ("", None)] {
+            let head = HeldHead {
+                host: "hooks.test".into(),
+                host_line: None,
+                target: "/github".to_owned(),
+                secure: true,
+                client: [192, 0, 2, 1].into(),
+                headers: Vec::new(),
+                trace: trace.to_owned(),
+                trace_state: state.map(str::to_owned),
+                facts: Default::default(),
+            };
+            let restored = restore(&head, Uuid::nil(), RequestBody::Empty).unwrap();
+            let came = restored.meta().trace.as_ref();
+            let line = |line: Option<&HeaderValue>| line.map(|line| line.to_str().unwrap().to_owned());
+            assert_eq!(line(came.map(TraceContext::parent)).unwrap_or_default(), trace);
+            assert_eq!(line(came.and_then(TraceContext::state)).as_deref(), state);
         }
     }
 

@@ -151,7 +151,9 @@ pub(crate) fn headers_for(
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     describe_client(&mut headers, kind, meta);
-    meta.trace.child().write(&mut headers);
+    if let Some(trace) = &meta.trace {
+        trace.write(&mut headers);
+    }
     if !kubernetes {
         describe_principal(&mut headers, principal, groups)?;
         return Ok(headers);

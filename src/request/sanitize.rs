@@ -63,9 +63,17 @@ pub struct Meta {
     pub on_upgrade: Option<OnUpgrade>,
     /// `te: trailers` over HTTP/2.
     pub accepts_trailers: bool,
-    pub trace: TraceContext,
+    /// The trace that it came with.
+    pub trace: Option<TraceContext>,
     /// The host as it was sent, with its port, for upstreams that see the browser's host.
     pub host_line: Option<HeaderValue>,
+}
+
+impl Meta {
+    /// The trace by which the request is told in the trail: its own id where it came with none.
+    pub fn trace_id(&self) -> [u8; 16] {
+        self.trace.as_ref().map_or_else(|| self.id.into_bytes(), TraceContext::trace_bytes)
+    }
 }
 
 /// What a client asked for with `Impersonate-*` (`kubectl --as`). Only names are kept: values never reach a log.

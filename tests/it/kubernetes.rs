@@ -106,7 +106,6 @@ fn assert_clean(row: &str, seen: &Recorded, user: &str) {
         "impersonate-extra-doorward.dev%2frequest-id",
         "impersonate-extra-doorward.dev%2frequest-id",
         "x-forwarded-for",
-        "traceparent",
         "transfer-encoding",
     ];
     for line in seen.head.lines().skip(1).filter(|line| !line.is_empty()) {

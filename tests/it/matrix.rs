@@ -172,15 +172,9 @@ fn check_forwarded(kind: RouteKind, scheme: Scheme, user: Option<&str>, seen: &R
         (RouteKind::Kubernetes, _) => name == "content-length",
     };
     let ours: &[&str] = match kind {
-        RouteKind::Kubernetes => &[
-            "host",
-            "impersonate-user",
-            "impersonate-group",
-            "authorization",
-            "audit-id",
-            "x-forwarded-for",
-            "traceparent",
-        ],
+        RouteKind::Kubernetes => {
+            &["host", "impersonate-user", "impersonate-group", "authorization", "audit-id", "x-forwarded-for"]
+        }
         RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Http => &[
             "host",
             "x-forwarded-user",
@@ -191,7 +185,6 @@ fn check_forwarded(kind: RouteKind, scheme: Scheme, user: Option<&str>, seen: &R
             "x-forwarded-for",
             "x-forwarded-proto",
             "x-forwarded-host",
-            "traceparent",
             "doorward-assertion",
         ],
     };
