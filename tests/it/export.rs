@@ -9,6 +9,7 @@ use std::{
 
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
+use serde_json::Value;
 
 use crate::{
     fixture::{Change, Fixture, bearer},
@@ -153,6 +154,24 @@ async fn nobody_else_gets_the_trail_in_the_name_of_the_server() {
     }
 }
 
+/// With TLS 1.3 the server sees the certificate of a client last: by then the handshake is over here, and lines are on their way.
+#[tokio::test]
+async fn a_server_that_refuses_us_after_the_handshake_never_counts_as_reached() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    write_clients(folder.path(), &authority);
+    let server = SyslogServer::start(Some(server_of(&authority.issue(&["127.0.0.1"]), &authority))).await;
+    let tls = format!("tls: {{ca: {}/ca.pem}}", folder.path().display());
+    let fixture = start(&format!("{{name: siem, syslog: {{address: '{}', {tls}}}}}", server.address)).await;
+    let failures = "doorward_audit_export_failures_total{export=\"siem\",cause=\"connection\"}";
+    wait_for_metric(&fixture.doorward, failures, |failures| failures > 2.0).await;
+    let text = fixture.doorward.metrics().await;
+    assert_eq!(metric(&text, "doorward_audit_export_last_success_timestamp_seconds{export=\"siem\"}"), 0.0);
+    let is_well = |line: &Value| line["message"] == "component is well" && line["component"] == "audit-export/siem";
+    assert_eq!(fixture.doorward.log().into_iter().find(is_well), None);
+    assert_eq!(server.arrived.all(), Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn an_outage_of_the_receiver_and_a_crash_leave_no_gap() {
     let port = free_port();
@@ -265,7 +284,7 @@ async fn a_receiver_that_stops_reading_loses_lines_where_requests_matter_more() 
             .arrived
             .once()
             .iter()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"].as_u64().unwrap())
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap())
             .collect();
         numbers.sort_unstable();
         let last = numbers[numbers.len() - 1];

@@ -42,7 +42,7 @@ impl Metrics {
         export.register("rejected", "Lines that the receiver took and threw away", self.rejected.clone());
         export.register_with_unit(
             "last_success_timestamp",
-            "Unix time when lines were last sent",
+            "Unix time when a receiver that takes lines last got some",
             Unit::Seconds,
             self.last_success.clone(),
         );

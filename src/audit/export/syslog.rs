@@ -160,9 +160,9 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// How long it has stood.
-    pub(super) fn age(&self) -> Duration {
-        self.since.elapsed()
+    /// Since when it stands.
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 
     /// Writes messages, unless the server has closed the connection or closes it meanwhile.

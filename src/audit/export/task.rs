@@ -31,7 +31,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The pause after an answer that will be the same the next time, until somebody does something about it.
 const SLOW: Duration = Duration::from_secs(60);
-/// How long a connection must have stood for its end to be no reason to wait longer before the next.
+/// How long a connection must have stood to count as one of a server that takes lines, and for its end to be no reason to wait
+/// longer before the next.
 const STEADY: Duration = Duration::from_secs(10);
 /// How long lines are collected for a call of a receiver that takes them in calls.
 const LINGER: Duration = Duration::from_millis(500);
@@ -55,6 +56,7 @@ pub async fn run(export: Export, clock: Clock, component: ComponentHandle, stop:
         cursor: settled,
         connection: None,
         in_flight: VecDeque::new(),
+        unproven: false,
         pause: FIRST_PAUSE,
         most: BATCH_LINES,
         unsaved: false,
@@ -86,6 +88,9 @@ struct Task {
     connection: Option<(Connection, Arc<Target>)>,
     /// What was sent on the connection and is not settled.
     in_flight: VecDeque<Sent>,
+    /// Whether the connection has not stood for long enough to say that its server takes lines: one that refuses us for our
+    /// certificate says so after the handshake (TLS 1.3), and the first lines are on their way by then.
+    unproven: bool,
     pause: Duration,
     /// Lines that a call may have.
     most: usize,
@@ -181,10 +186,8 @@ impl Task {
                     syslog::frame(line, self.export.instance(), &mut messages);
                 }
                 connection.send(&messages).await.map_err(|error| Failure::new("connection", error.to_string()))?;
-                if connection.age() >= STEADY {
-                    self.pause = FIRST_PAUSE;
-                }
                 self.flies(batch.after);
+                self.unproven = true;
             }
             Target::Otlp(collector) => {
                 let now = self.clock.now();
@@ -200,18 +203,23 @@ impl Task {
                         "lines of the audit trail were thrown away by the receiver"
                     );
                 }
-                self.pause = FIRST_PAUSE;
                 self.most = (self.most * 2).min(BATCH_LINES);
                 self.export.set_settled(&batch.after);
                 self.unsaved = true;
+                self.succeeds();
             }
         }
         self.cursor = batch.after;
         self.export.set_sent(&batch.after);
         self.export.metrics().lines.inc_by(batch.count as u64);
+        Ok(())
+    }
+
+    /// The receiver takes what it is sent.
+    fn succeeds(&mut self) {
+        self.pause = FIRST_PAUSE;
         self.export.metrics().last_success.set(self.clock.now().as_secs());
         self.component.ok();
-        Ok(())
     }
 
     fn refused(&mut self, refused: Refused, count: usize) -> Failure {
@@ -229,7 +237,9 @@ impl Task {
     async fn rest(&mut self, end: &mut watch::Receiver<End>, stop: &CancellationToken) -> Result<(), Failure> {
         let settles = self.in_flight.front().map(|sent| sent.since + STEP.0 + SETTLES);
         let saves = self.unsaved.then(|| self.saved + SAVE);
-        let due = settles.into_iter().chain(saves).min();
+        let proves =
+            self.connection.as_ref().filter(|_| self.unproven).map(|(connection, _)| connection.since() + STEADY);
+        let due = settles.into_iter().chain(saves).chain(proves).min();
         let due_in = async {
             match due {
                 Some(due) => sleep_until(due.into()).await,
@@ -263,10 +273,11 @@ impl Task {
     fn fail(&mut self, Failure { cause, why, pause }: Failure) -> Option<Duration> {
         self.export.metrics().failed(cause);
         self.component.degraded(format!("the audit trail cannot be sent: {why}"));
-        if self.connection.take().is_some_and(|(connection, _)| connection.age() >= STEADY) {
+        if self.connection.take().is_some_and(|(connection, _)| connection.since().elapsed() >= STEADY) {
             self.pause = FIRST_PAUSE;
         }
         self.in_flight.clear();
+        self.unproven = false;
         self.cursor = self.export.goes_back();
         self.export.set_sent(&self.cursor);
         if pause.is_some() {
@@ -286,8 +297,13 @@ impl Task {
         }
     }
 
-    /// Looks what is settled by now.
+    /// Looks what is settled by now, and whether the connection has stood.
     fn settle(&mut self) {
+        let stands = |(connection, _): &(Connection, _)| connection.since().elapsed() >= STEADY;
+        if self.unproven && self.connection.as_ref().is_some_and(stands) {
+            self.unproven = false;
+            self.succeeds();
+        }
         let (head, far) = (self.cursor.total, i64::try_from(IN_FLIGHT).unwrap_or(i64::MAX));
         let is_settled =
             |sent: &&Sent| sent.since.elapsed() >= STEP.0 + SETTLES || head.saturating_sub(sent.after.total) >= far;
@@ -302,6 +318,9 @@ impl Task {
     async fn close(&mut self) -> io::Result<()> {
         let Some((connection, _)) = self.connection.take() else { return Ok(()) };
         connection.close().await?;
+        if std::mem::take(&mut self.unproven) {
+            self.succeeds();
+        }
         if let Some(sent) = self.in_flight.drain(..).next_back() {
             self.export.set_settled(&sent.after);
             self.unsaved = true;
