@@ -83,10 +83,13 @@ fn every_metric_that_is_written_about_is_there() {
 
 #[test]
 fn each_row_of_what_to_watch_has_a_rule_for_prometheus() {
-    let operations = read("docs/operations.md");
-    let (_, part) = operations.split_once("\n## What to watch\n").unwrap();
-    let (part, _) = part.split_once("\n#").unwrap();
-    let rows: Vec<&str> = part.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next()).collect();
+    let to_watch = |page: &str| -> Vec<String> {
+        let text = read(page);
+        let (_, part) = text.split_once("\n## What to watch\n").unwrap();
+        let part = part.split("\n#").next().unwrap();
+        part.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split(" | ").next()?.to_owned())).collect()
+    };
+    let rows = to_watch("docs/operations.md");
     let example = read("deploy/examples/prometheus.yaml");
     let (_, rule) = example.split_once("\n---\n").unwrap();
     let rule: Value = serde_saphyr::from_str(rule).unwrap();
@@ -95,6 +98,9 @@ fn each_row_of_what_to_watch_has_a_rule_for_prometheus() {
     for (row, rule) in rows.iter().zip(rules) {
         let expression = rule["expr"].as_str().unwrap();
         assert_eq!(named(row), named(expression), "{}", rule["alert"]);
+    }
+    for row in to_watch("docs/audit-export.md") {
+        assert!(rows.iter().any(|watched| named(watched) == named(&row)), "{row}");
     }
 }
 
