@@ -7,6 +7,7 @@ mod interceptor;
 mod outside;
 mod provider;
 mod public;
+mod receivers;
 mod store;
 mod upstream;
 
@@ -50,6 +51,8 @@ pub enum Check {
     Certificates,
     /// The store can be used.
     Store,
+    /// Receivers of the audit trail take what they are sent.
+    Receivers,
     /// EventListeners trust the interceptor's certificate.
     Interceptor,
     /// What in the cluster still carries static credentials.
@@ -138,8 +141,10 @@ impl Doctor<'_> {
             if wants(&checks) { public::examine(self.public.as_ref(), &self.clock).await } else { Vec::new() }
         };
         let store = async { if wants(&[Check::Store]) { store::examine(self).await } else { Vec::new() } };
-        let (provider, upstreams, rights, public, store) = tokio::join!(provider, upstreams, rights, public, store);
-        let mut findings = [provider, upstreams, rights, public, store].concat();
+        let receivers = async { if wants(&[Check::Receivers]) { receivers::examine(self).await } else { Vec::new() } };
+        let (provider, upstreams, rights, public, store, receivers) =
+            tokio::join!(provider, upstreams, rights, public, store, receivers);
+        let mut findings = [provider, upstreams, rights, public, store, receivers].concat();
         if wants(&[Check::Certificates]) {
             findings.extend(certificates::of_files(self));
         }

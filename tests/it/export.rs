@@ -72,7 +72,7 @@ async fn wait_for_metric(doorward: &Doorward, name: &str, reached: impl Fn(f64) 
     .await;
 }
 
-fn server_of(pair: &Pair, clients: &Authority) -> ServerConfig {
+pub fn server_of(pair: &Pair, clients: &Authority) -> ServerConfig {
     let mut roots = RootCertStore::empty();
     for certificate in rustls_pki_types::CertificateDer::pem_slice_iter(clients.pem().as_bytes()) {
         roots.add(certificate.unwrap()).unwrap();
@@ -82,7 +82,7 @@ fn server_of(pair: &Pair, clients: &Authority) -> ServerConfig {
     ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(vec![pair.der()], key).unwrap()
 }
 
-fn write_clients(folder: &Path, authority: &Authority) {
+pub fn write_clients(folder: &Path, authority: &Authority) {
     std::fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
     authority.issue(&["doorward"]).write(folder, "client");
 }

@@ -31,7 +31,12 @@ pub(super) use self::{
     backlog::Backlog,
     reader::{End, Place},
 };
-pub use self::{backlog::Export, metrics::Metrics, settings::Settings, task::run};
+pub use self::{
+    backlog::Export,
+    metrics::Metrics,
+    settings::{Settings, Unfit},
+    task::run,
+};
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::facts::{Facts, Severity};
+use super::{
+    facts::{Facts, Severity},
+    settings::Unfit,
+};
 use crate::{
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
@@ -18,6 +21,10 @@ use crate::{
 
 /// Bytes of an answer. It says at most how many lines were thrown away, and why.
 const MAX_ANSWER: usize = 64 << 10;
+/// A call without lines.
+const NOTHING: &[u8] = br#"{"resourceLogs":[]}"#;
+/// How long a look may take, whatever calls with lines may.
+const LOOK: Duration = Duration::from_secs(10);
 /// The longest pause that a receiver can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
@@ -88,20 +95,36 @@ impl Collector {
         Some(Self { endpoint, headers, timeout: raw.timeout.get(), egress })
     }
 
+    /// Asks whether lines would be taken, by a call without any. What the receiver writes is not repeated: it may be of a stranger, and have
+    /// in it what we said.
+    pub(super) async fn probe(&self, now: Timestamp) -> Result<(), Unfit> {
+        let bounded = Self { timeout: self.timeout.min(LOOK), ..self.clone() };
+        let answer = bounded.call(NOTHING.to_vec()).await.map_err(Unfit::Unreachable)?;
+        let said = format!("it answers {} to a call without lines", answer.status());
+        match read(&answer, now) {
+            Ok(_) => Ok(()),
+            Err(Refused::Later { .. }) => Err(Unfit::Busy(said)),
+            Err(Refused::TooLarge(_) | Refused::Never(_)) => Err(Unfit::Refuses(said)),
+        }
+    }
+
     /// Sends lines and waits until the receiver has them.
     pub(super) async fn send(&self, body: Vec<u8>, now: Timestamp) -> Result<Taken, Refused> {
-        let failed = |error: http::Error| Refused::Never(error.to_string());
+        match self.call(body).await {
+            Ok(answer) => read(&answer, now),
+            Err(why) => Err(Refused::Later { cause: "unreachable", why, after: None }),
+        }
+    }
+
+    async fn call(&self, body: Vec<u8>) -> Result<Response<Bytes>, String> {
         let mut request = Request::post(self.endpoint.as_str())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, concat!("doorward/", env!("CARGO_PKG_VERSION")))
             .body(Bytes::from(body))
-            .map_err(failed)?;
+            .map_err(|error| error.to_string())?;
         request.headers_mut().extend(self.headers.clone());
         let bounds = Bounds { timeout: self.timeout, max_body: MAX_ANSWER };
-        match self.egress.send(request, bounds).await {
-            Ok(answer) => read(&answer, now),
-            Err(error) => Err(Refused::Later { cause: "unreachable", why: error.to_string(), after: None }),
-        }
+        self.egress.send(request, bounds).await.map_err(|error| error.to_string())
     }
 }
 

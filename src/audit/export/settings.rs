@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{otlp::Collector, syslog::Server};
 use crate::{
+    clock::Timestamp,
     config::{
         raw::{AuditExport, WhenBehind},
         report::At,
@@ -46,7 +47,29 @@ pub(super) struct Limit {
     pub(super) when_behind: WhenBehind,
 }
 
+/// What is wrong with a receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    Unreachable(String),
+    /// It is there and does not take what we send.
+    Refuses(String),
+    /// It may take it later.
+    Busy(String),
+}
+
 impl Settings {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Looks whether the receiver takes what it is sent, and sends it nothing of the trail. It takes seconds at most.
+    pub async fn probe(&self, now: Timestamp) -> Result<(), Unfit> {
+        match &self.target {
+            Target::Syslog(server) => server.probe().await,
+            Target::Otlp(collector) => collector.probe(now).await,
+        }
+    }
+
     /// Checks the list of exports, which stands at `at`. What is wrong is reported, and those that can be used are given.
     pub(in crate::audit) fn resolve_all(
         raw: &[AuditExport],

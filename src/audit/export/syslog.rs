@@ -19,7 +19,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use super::facts::{Facts, Severity};
+use super::{
+    facts::{Facts, Severity},
+    settings::Unfit,
+};
 use crate::{
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
@@ -30,6 +33,8 @@ use crate::{
 const FACILITY: u8 = 13 * 8;
 /// How long connecting may take, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a server may take to say that it does not take us. With TLS 1.3 it sees our certificate last.
+const VERDICT: Duration = Duration::from_secs(1);
 /// How long the server may take to answer the end of a connection.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Bytes that the system keeps for us, so that [`IN_FLIGHT`] is more than what it and the server's can hold together.
@@ -107,6 +112,17 @@ impl Server {
             Host::Ipv6(address) => address.to_string(),
         };
         Some(Self { host, port, tls })
+    }
+
+    /// Connects, and looks whether the server lets the connection stand. It is sent nothing.
+    pub(super) async fn probe(&self) -> Result<(), Unfit> {
+        let mut connection = self.connect().await.map_err(|error| Unfit::Unreachable(error.to_string()))?;
+        if let Ok(why) = tokio::time::timeout(VERDICT, connection.ended()).await {
+            return Err(Unfit::Refuses(why.to_string()));
+        }
+        // How it says goodbye is no matter.
+        let _ = connection.close().await;
+        Ok(())
     }
 
     /// Connects.
