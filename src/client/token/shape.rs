@@ -101,7 +101,11 @@ impl Shape {
                 "kind": "ExecCredential",
                 "status": {"token": token, "expirationTimestamp": issued.ends.to_string()},
             })),
-            Self::Git => format!("username=oauth2\npassword={token}\n"),
+            // Of one whose end it knows, git keeps nothing beyond that: a helper before this one would give it again. From 2.41 on.
+            Self::Git => {
+                let ends = issued.ends.as_secs();
+                format!("username=oauth2\npassword={token}\npassword_expiry_utc={ends}\n")
+            }
         })
     }
 }
@@ -211,6 +215,8 @@ mod tests {
         );
         assert_eq!(read(Shape::ExecCredential, "x")["status"]["expirationTimestamp"], "2023-11-14T22:13:20.000Z");
         assert_eq!(Shape::Aws.write(&issued(), target("sts.amazonaws.com")).unwrap(), "t.t.t");
+        let answer = "username=oauth2\npassword=t.t.t\npassword_expiry_utc=1700000000\n";
+        assert_eq!(Shape::Git.write(&issued(), target("git.example")).unwrap(), answer);
         assert!(Shape::Docker.write(&issued(), target("urn:x")).is_err());
     }
 
