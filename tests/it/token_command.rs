@@ -203,10 +203,17 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     line.clear();
     within(tokio::io::AsyncBufReadExt::read_line(&mut output, &mut line)).await.unwrap();
     assert_eq!((line.as_str(), within(child.wait()).await.unwrap().code()), ("told\n", Some(3)));
-    let output = step.run(&["--audience", "a", "--", "no-such-command"]).await;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("no-such-command"), "{}", text(&output.stderr));
-    assert_eq!(revoked(&server).len(), 7, "a token that no command got is ended too");
+    // Told from an end of the command itself, as a shell does.
+    for (command, code) in [("no-such-command", 127), ("/etc/passwd", 126)] {
+        let output = step.run(&["--audience", "a", "--", command]).await;
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(
+            told.contains(&format!("`{command}` cannot be run: ")) && told.contains("image of this step"),
+            "{told}"
+        );
+    }
+    assert_eq!(revoked(&server).len(), 8, "a token that no command got is ended too");
     assert_eq!(fs::read_dir(step.dir.path()).unwrap().count(), 1, "and no file of it is left");
 
     let output = step.run(&["--audience", "a", "--as", "docker", "--out", "auth", "--", "true"]).await;

@@ -111,7 +111,15 @@ async fn attend(
     // Before there is a command that would not hear of them.
     let signals = Signals::take()?;
     let child = Command::new(program).args(arguments).env(variable, value).spawn();
-    let mut child = child.map_err(|error| format!("{program}: {error}"))?;
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!(
+                "doorward: `{program}` cannot be run: {error}; is it in the image of this step, and may its user run it?"
+            );
+            return Ok(not_run(&error));
+        }
+    };
     let status = {
         let mut work = std::pin::pin!(signals.pass_on(&mut child));
         tokio::select! {
@@ -163,6 +171,11 @@ impl Signals {
             }
         }
     }
+}
+
+/// What a shell says where there was nothing to run, or nothing that can be.
+fn not_run(error: &io::Error) -> u8 {
+    if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
 }
 
 /// What a shell says of an end.
