@@ -151,11 +151,10 @@ fn write_actor(principal: &Principal, budget: &mut Budget, object: &mut Object<'
     object.object("idp", |idp| {
         idp.text("name", budget.text(Field::Names, &principal.issuer));
     });
-    let (kind, id) = credential(&principal.credential);
+    let (_, id) = credential(&principal.credential);
     object.object("session", |session| {
         session
             .text("uid", budget.text(Field::Names, id))
-            .text("credential", kind)
             .some("expiration_time", (principal.expires != Timestamp::MAX).then(|| principal.expires.as_millis()));
     });
     object.some_text("app_uid", budget.optional(Field::Names, principal.client.as_deref()));
@@ -171,9 +170,10 @@ fn credential(id: &CredentialId) -> (&'static str, &str) {
     }
 }
 
-/// What kind of caller it is, and who acts for it.
+/// What kind of caller it is, by what it came, and who acts for it.
 fn write_identity(principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
-    object.field("kind", principal.kind).field("scheme", principal.scheme);
+    let (credential, _) = credential(&principal.credential);
+    object.field("kind", principal.kind).field("scheme", principal.scheme).text("credential", credential);
     if let Some(actor) = &principal.actor {
         object.object("actor", |object| {
             object

@@ -1,5 +1,5 @@
 //! What a record looks like as JSON: OCSF 1.5, requests as HTTP Activity (4002) and all else as Application Lifecycle
-//! (6002). What OCSF has no word for stands in `unmapped`.
+//! (6002). What OCSF has no word for stands in `unmapped`, but for what the chain adds at the end of a line.
 
 mod notes;
 
@@ -73,13 +73,20 @@ fn head(line: &mut Object<'_>, class: u32, activity: u32, severity: u8, time: Ti
         .field("time", time.as_millis());
 }
 
-fn metadata(line: &mut Object<'_>, code: &'static str, correlation: Option<Uuid>) {
+/// The profile `host` is what brings `actor`.
+fn metadata(line: &mut Object<'_>, code: &'static str, correlation: Option<Uuid>, has_actor: bool) {
     line.object("metadata", |metadata| {
         metadata.members(PRODUCT.as_bytes());
-        if let Some(id) = correlation {
-            metadata.members(br#""profiles":["security_control"]"#).field("correlation_uid", Id(id));
+        let profiles: &[u8] = match (has_actor, correlation) {
+            (true, Some(_)) => br#""profiles":["host","security_control"]"#,
+            (true, None) => br#""profiles":["host"]"#,
+            (false, Some(_)) => br#""profiles":["security_control"]"#,
+            (false, None) => b"",
+        };
+        if !profiles.is_empty() {
+            metadata.members(profiles);
         }
-        metadata.text("event_code", code);
+        metadata.some("correlation_uid", correlation.map(Id)).text("event_code", code);
     });
 }
 
@@ -103,7 +110,7 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
         Phase::Started => code::STARTED,
         Phase::Completed => code::COMPLETED,
     };
-    metadata(line, code, Some(record.id));
+    metadata(line, code, Some(record.id), caller.is_some());
     // Action: allowed or denied. Disposition: allowed or blocked. Status: unknown, success or failure.
     let verdict = if allowed { 1 } else { 2 };
     let failed = record.status.is_some_and(|status| status.is_client_error() || status.is_server_error());
@@ -138,12 +145,18 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
         line.objects("authorizations", |object| {
             let decision = record.decision.as_ref();
             object.some_text("decision", decision.map(|decision| decision.outcome.as_str()));
-            object.object("policy", |policy| {
-                let rule = decision.and_then(|decision| decision.rule.as_deref());
-                policy
-                    .some_text("uid", budget.optional(Field::Names, rule))
-                    .some_text("version", budget.optional(Field::Names, record.policy.as_deref()));
-            });
+            let rule = budget.optional(Field::Names, decision.and_then(|decision| decision.rule.as_deref()));
+            let version = budget.optional(Field::Names, record.policy.as_deref());
+            if rule.is_some() || version.is_some() {
+                object.object("policy", |policy| {
+                    // A policy of OCSF has one of both.
+                    match rule {
+                        Some(rule) => policy.text("uid", rule),
+                        None => policy.text("name", "policy"),
+                    };
+                    policy.some_text("version", version);
+                });
+            }
         });
     }
     if let Some(tls) = &record.tls {

@@ -150,7 +150,9 @@ struct Named {
 #[derive(Deserialize)]
 struct Session {
     uid: Arc<str>,
-    credential: String,
+    /// Here lines of earlier versions have it.
+    #[serde(default)]
+    credential: Option<String>,
     #[serde(default)]
     expiration_time: Option<i64>,
 }
@@ -210,6 +212,8 @@ struct Details {
 struct PrincipalLine {
     kind: Kind,
     scheme: Scheme,
+    #[serde(default)]
+    credential: Option<String>,
     /// None if the issuer said nothing of them.
     #[serde(default)]
     groups: Option<Vec<Arc<str>>>,
@@ -361,11 +365,11 @@ impl PrincipalLine {
             login: LoginFacts { auth_time: self.auth_time.map(Timestamp::from_millis), acr: self.acr, amr: self.amr },
             claims: Arc::new(self.claims),
             kept_claims: None,
-            credential: match actor.session.credential.as_str() {
-                "token" => CredentialId::Token(id),
-                "session" => CredentialId::Session(id),
-                "delivery" => CredentialId::Delivery(id),
-                "certificate" => CredentialId::Certificate(id),
+            credential: match self.credential.or(actor.session.credential).as_deref() {
+                Some("token") => CredentialId::Token(id),
+                Some("session") => CredentialId::Session(id),
+                Some("delivery") => CredentialId::Delivery(id),
+                Some("certificate") => CredentialId::Certificate(id),
                 _ => CredentialId::None,
             },
             signed_by: None,

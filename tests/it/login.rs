@@ -218,7 +218,7 @@ async fn the_trail_says_who_signed_in_and_out_and_looked_at_what_is_theirs() {
     assert!(session["uid"].as_str().is_some_and(|uid| !uid.is_empty()), "{}", lines[0]);
     for line in lines {
         assert_eq!((&line["actor"]["user"]["uid"], &line["actor"]["session"]), (&json!("alice"), &session), "{line}");
-        assert_eq!(line["actor"]["session"]["credential"], "session", "{line}");
+        assert_eq!(line["unmapped"]["principal"]["credential"], "session", "{line}");
     }
     assert_eq!(nobody["actor"], Value::Null, "{nobody}");
 

@@ -19,7 +19,7 @@ fn lifecycle(
     message: &'static str,
 ) {
     head(line, 6002, activity, severity, time);
-    metadata(line, code, None);
+    metadata(line, code, None, code == code::OPERATOR);
     line.text("message", message).members(br#""app":{"name":"Doorward"}"#);
 }
 

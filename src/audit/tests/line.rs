@@ -205,9 +205,52 @@ fn every_credential_id_and_request_without_a_resource_reads_back() {
             kubernetes: Some(Arc::new(attributes.clone())),
             ..full_record()
         };
-        let inputs = ReplayInputs::parse(&written(&record)).unwrap();
+        let line = written(&record);
+        let inputs = ReplayInputs::parse(&line).unwrap();
         assert_eq!(inputs.principal.unwrap().credential, credential);
         assert_eq!(inputs.kubernetes, Some(attributes));
+        // As it was written before.
+        let mut line: Value = serde_json::from_slice(&line).unwrap();
+        let kind = line["unmapped"]["principal"].as_object_mut().unwrap().remove("credential").unwrap();
+        line["actor"]["session"]["credential"] = kind;
+        let inputs = ReplayInputs::parse(line.to_string().as_bytes()).unwrap();
+        assert_eq!(inputs.principal.unwrap().credential, credential);
+    }
+}
+
+/// A receiver that holds lines against the schema of OCSF may drop those that do not fit.
+#[test]
+fn a_line_has_the_profile_of_its_actor_and_only_what_ocsf_knows_of_actor_and_policy() {
+    let read = |line: &[u8]| serde_json::from_slice::<Value>(line).unwrap();
+    let line = read(&written(&full_record()));
+    assert_eq!(line["metadata"]["profiles"], json!(["host", "security_control"]));
+    assert_eq!(line["actor"]["session"].get("credential"), None);
+    assert_eq!(line["unmapped"]["principal"]["credential"], "token");
+    let nobody = read(&written(&Record { principal: None, ..full_record() }));
+    assert_eq!((&nobody["metadata"]["profiles"], nobody.get("actor")), (&json!(["security_control"]), None));
+
+    let undecided = read(&written(&Record { decision: None, ..full_record() }));
+    assert_eq!(undecided["authorizations"][0]["policy"], json!({"name": "policy", "version": "sha256:0123"}));
+    let decision = Decision { outcome: Outcome::Deny, rule: None, shadow: Vec::new(), grants: Vec::new() };
+    let bare = read(&written(&Record { decision: Some(decision), policy: None, ..full_record() }));
+    assert_eq!(bare["authorizations"][0], json!({"decision": "deny"}));
+
+    let operator = Operator {
+        uid: Some(1000),
+        user: Some("olga".to_owned()),
+        command: "status".to_owned(),
+        why: None,
+        outcome: Ok(()),
+        deliveries: None,
+    };
+    for (note, profiles) in [
+        (Note::Operator(operator), json!(["host"])),
+        (Note::PolicyLoaded { digest: "sha256:1".into(), cause: "start", problems: Vec::new() }, Value::Null),
+    ] {
+        let mut line = Vec::new();
+        write_note(&note, NOW, &mut line);
+        line.push(b'}');
+        assert_eq!(read(&line)["metadata"]["profiles"], profiles);
     }
 }
 
