@@ -168,7 +168,8 @@ pub struct OnwardAws {
     /// A file with a policy that narrows the session, JSON of 2048 characters at most. Default: none.
     #[serde(default)]
     pub session_policy: Option<PathBuf>,
-    /// The regional endpoint is better where there is one: `https://sts.REGION.amazonaws.com/`. Default: `https://sts.amazonaws.com/`.
+    /// The regional endpoint is better where there is one: `https://sts.REGION.amazonaws.com/`. It must answer in JSON when it is asked to, as
+    /// AWS does and servers like it may not. Default: `https://sts.amazonaws.com/`.
     #[serde(default)]
     pub token_url: Option<String>,
 }
