@@ -101,7 +101,7 @@ impl Shape {
                 "kind": "ExecCredential",
                 "status": {"token": token, "expirationTimestamp": issued.ends.to_string()},
             })),
-            // Of one whose end it knows, git keeps nothing beyond that: a helper before this one would give it again. From 2.41 on.
+            // One that another helper has kept is passed over after that end, where that helper keeps the end too, as git's `cache` does.
             Self::Git => {
                 let ends = issued.ends.as_secs();
                 format!("username=oauth2\npassword={token}\npassword_expiry_utc={ends}\n")
