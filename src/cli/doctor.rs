@@ -27,7 +27,7 @@ use crate::{
 pub(super) const KINDS: &str = "clusterinterceptors,serviceaccounts,secrets,eventlisteners,triggers.triggers.tekton.dev,triggertemplates,\
                      triggerbindings,pipelines,tasks,pipelineruns,taskruns,clusterroles,clusterrolebindings,roles,rolebindings";
 
-/// Find what does not work around Doorward: issuers, upstreams, certificates, the store, receivers of the trail.
+/// Find what does not work around Doorward: issuers, upstreams, certificates, the store.
 ///
 /// Run it where Doorward runs, as the user that it runs as, beside it or before its start. It signs nobody in and changes nothing. One
 /// line for each thing that was looked at, with what to do about it. Ends with 1 if anything does not work, and with 64 if the
