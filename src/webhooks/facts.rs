@@ -419,6 +419,13 @@ impl<'a> Fields<'a> {
         }
         let Some(reference) = self.text(Field::Ref)? else { return Ok(None) };
         let stands_for = |prefix| reference.strip_prefix(prefix).filter(|name| !name.is_empty()).map(Arc::from);
+        let full =
+            || stands_for("refs/heads/").map(GitRef::Branch).or_else(|| stands_for("refs/tags/").map(GitRef::Tag));
+        if self.all(Field::FullRef).next().is_some()
+            && let Some(full) = full()
+        {
+            return Ok(Some(full));
+        }
         Ok(match self.all(Field::RefType).next() {
             Some((Found::Bool(is_tag), _)) if *is_tag => Some(GitRef::Tag(reference)),
             Some((Found::Bool(_), _)) => Some(GitRef::Branch(reference)),
@@ -426,7 +433,7 @@ impl<'a> Fields<'a> {
             Some((Found::Text(kind), _)) if kind == "branch" => Some(GitRef::Branch(reference)),
             Some(_) => None,
             None if !is_full => Some(GitRef::Either),
-            None => stands_for("refs/heads/").map(GitRef::Branch).or_else(|| stands_for("refs/tags/").map(GitRef::Tag)),
+            None => full(),
         })
     }
 }

@@ -10,6 +10,72 @@ use crate::{
     webhooks::signature::{Form, Key},
 };
 
+/// Where facts stand: the name, the number and the owner of the repository as given, and the rest, which all have.
+macro_rules! facts {
+    ($repository:expr $(, $more:expr)*) => {
+        &[
+            (Field::Action, &["/action"]),
+            (Field::Repository, $repository[0]),
+            (Field::RepositoryId, $repository[1]),
+            (Field::Owner, $repository[2]),
+            (Field::Branch, &["/pull_request/base/ref", "/pull_request/base_branch"]),
+            (Field::Tag, &["/release/tag_name"]),
+            (Field::Ref, &["/ref"]),
+            (Field::RefType, &["/ref_type"]),
+            // A status tells its `context`.
+            (Field::NoRef, &["/workflow_run", "/workflow_job", "/run", "/context"]),
+            (
+                Field::Commit,
+                &[
+                    "/pull_request/head/sha",
+                    "/after",
+                    "/workflow_run/head_sha",
+                    "/workflow_job/head_sha",
+                    "/run/commit_sha",
+                    "/sha",
+                ],
+            ),
+            (Field::Actor, &["/sender/login", "/sender/username", "/run/trigger_user/login"]),
+            (Field::ActorId, &["/sender/id", "/run/trigger_user/id"]),
+            // Gitea's `pull_requests` of a run name the target where a fork is gone, so they say nothing of forks.
+            (Field::ForkFlag, &["/run/is_fork_pull_request"]),
+            (
+                Field::Fork,
+                &[
+                    "/pull_request/head/repo_id",
+                    "/pull_request/base/repo_id",
+                    "/pull_request/head_repo/id",
+                    "/pull_request/base_repo/id",
+                ],
+            ),
+            // It is empty where somebody pushed to `refs/for/BRANCH`, of the very repository, which takes no more than reading it.
+            (Field::SourceBranch, &["/pull_request/head/label"]),
+            (Field::PullRequest, &["/number", "/pull_request/number"]),
+            (Field::Draft, &["/pull_request/draft"]),
+            $($more,)*
+        ]
+    };
+}
+
+/// Of Gogs.
+const REPOSITORY: [&[&str]; 3] =
+    [&["/repository/full_name"], &["/repository/id"], &["/repository/owner/login", "/repository/owner/username"]];
+
+/// Of Gitea and Forgejo. Their `fork` has the new repository as its `repository`, and the one whose hook it is as `forkee`; no other
+/// event has that. A run of Forgejo's Actions has its repository within, and so has a package, which may be of none but always has
+/// an owner.
+const REPOSITORY_OF_HOOK: [&[&str]; 3] = [
+    &["/forkee/full_name", "/repository/full_name", "/run/repository/full_name", "/package/repository/full_name"],
+    &["/forkee/id", "/repository/id", "/run/repository/id", "/package/repository/id"],
+    &[
+        "/forkee/owner/login",
+        "/repository/owner/login",
+        "/repository/owner/username",
+        "/run/repository/owner/login",
+        "/package/owner/login",
+    ],
+];
+
 /// <https://docs.gitea.com/usage/webhooks>
 pub(super) static GITEA: Sender = Sender {
     label: Some("gitea"),
@@ -26,6 +92,8 @@ pub(super) static FORGEJO: Sender = Sender {
     forms: |_| vec![Form::hex_sha256("x-forgejo-signature", "")],
     id_headers: &["x-forgejo-delivery"],
     events: Events::Shapes { header: "x-forgejo-event", shapes: SHAPES },
+    // It writes `refs/tags/v1` where the others write `v1`.
+    facts: facts!(REPOSITORY_OF_HOOK, (Field::FullRef, &["/ref"])),
     passes: &["x-forgejo-event", "x-forgejo-delivery", "x-forgejo-signature"],
     ..COMMON
 };
@@ -37,6 +105,7 @@ pub(super) static GOGS: Sender = Sender {
     id_headers: &["x-gogs-delivery"],
     events: Events::Shapes { header: "x-gogs-event", shapes: SHAPES },
     redelivers_anew: false,
+    facts: facts!(REPOSITORY),
     passes: &["x-gogs-event", "x-gogs-delivery", "x-gogs-signature"],
     ..COMMON
 };
@@ -60,47 +129,7 @@ const COMMON: Sender = Sender {
     pings: &[],
     pushes: &[],
     builds: &[],
-    facts: &[
-        (Field::Action, &["/action"]),
-        // A run of Forgejo's Actions has it within.
-        (Field::Repository, &["/repository/full_name", "/run/repository/full_name"]),
-        (Field::RepositoryId, &["/repository/id", "/run/repository/id"]),
-        (Field::Owner, &["/repository/owner/login", "/repository/owner/username", "/run/repository/owner/login"]),
-        (Field::Branch, &["/pull_request/base/ref", "/pull_request/base_branch"]),
-        (Field::Tag, &["/release/tag_name"]),
-        (Field::Ref, &["/ref"]),
-        (Field::RefType, &["/ref_type"]),
-        // A status tells its `context`.
-        (Field::NoRef, &["/workflow_run", "/workflow_job", "/run", "/context"]),
-        (
-            Field::Commit,
-            &[
-                "/pull_request/head/sha",
-                "/after",
-                "/workflow_run/head_sha",
-                "/workflow_job/head_sha",
-                "/run/commit_sha",
-                "/sha",
-            ],
-        ),
-        (Field::Actor, &["/sender/login", "/sender/username", "/run/trigger_user/login"]),
-        (Field::ActorId, &["/sender/id", "/run/trigger_user/id"]),
-        // Gitea's `pull_requests` of a run name the target where a fork is gone, so they say nothing of forks.
-        (Field::ForkFlag, &["/run/is_fork_pull_request"]),
-        (
-            Field::Fork,
-            &[
-                "/pull_request/head/repo_id",
-                "/pull_request/base/repo_id",
-                "/pull_request/head_repo/id",
-                "/pull_request/base_repo/id",
-            ],
-        ),
-        // It is empty where somebody pushed to `refs/for/BRANCH`, of the very repository, which takes no more than reading it.
-        (Field::SourceBranch, &["/pull_request/head/label"]),
-        (Field::PullRequest, &["/number", "/pull_request/number"]),
-        (Field::Draft, &["/pull_request/draft"]),
-    ],
+    facts: facts!(REPOSITORY_OF_HOOK),
     text_ids: false,
     takes: &[],
     passes: &[],

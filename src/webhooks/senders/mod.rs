@@ -144,6 +144,8 @@ pub(super) enum Field {
     Ref,
     /// `branch` or `tag`, or whether it is a tag.
     RefType,
+    /// Where a [`Field::Ref`] is full also with a [`Field::RefType`] beside it.
+    FullRef,
     /// Lists of refs that changed, if there may be several. Those of more than one are no facts.
     Changes,
     /// What the news of a build of a change that is not merged yet has, all of it: the branch into which it would be merged is not
