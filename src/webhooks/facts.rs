@@ -137,6 +137,7 @@ struct CompiledShape {
     has: Vec<Place>,
     lacks: Vec<Place>,
     says: Option<(Place, &'static str)>,
+    always: bool,
 }
 
 impl CompiledShape {
@@ -144,7 +145,7 @@ impl CompiledShape {
         let mut places = |names: &[&str]| names.iter().map(|name| wanted.add(&format!("/{name}"))).collect();
         let (has, lacks) = (places(shape.has), places(shape.lacks));
         let says = shape.says.map(|(pointer, text)| (wanted.add(pointer), text));
-        Self { event: shape.event, has, lacks, says }
+        Self { event: shape.event, has, lacks, says, always: shape.always }
     }
 
     fn fits(&self, values: &Values) -> bool {
@@ -166,7 +167,8 @@ impl Reader {
             .collect();
         let events = match &sender.events {
             Events::Shapes { shapes, .. } => {
-                CompiledEvents::Shapes(shapes.iter().map(|shape| CompiledShape::new(shape, &mut wanted)).collect())
+                let shapes = shapes.iter().flat_map(|shapes| *shapes);
+                CompiledEvents::Shapes(shapes.map(|shape| CompiledShape::new(shape, &mut wanted)).collect())
             }
             Events::Named { names, all, .. } => CompiledEvents::Named { names, all },
             Events::Same { unnamed, .. } => CompiledEvents::Same { unnamed: CompiledShape::new(unnamed, &mut wanted) },
@@ -255,14 +257,14 @@ impl Reader {
                     header: header.to_owned(),
                     body: body.map(|shape| shape.event.to_owned()),
                 };
-                match shapes.iter().find(|shape| shape.event == header) {
-                    Some(named) if fits(&named) => Ok(Some(header.into())),
-                    Some(_) => Err(mismatch(shapes.iter().find(fits))),
+                let mut named = shapes.iter().filter(|shape| shape.event == header);
+                if named.clone().any(|shape| fits(&shape)) {
+                    return Ok(Some(header.into()));
+                }
+                match shapes.iter().find(fits) {
                     // Nothing in the body tells such events apart, so it is no fact.
-                    None => match shapes.iter().find(fits) {
-                        None => Ok(None),
-                        Some(shape) => Err(mismatch(Some(shape))),
-                    },
+                    None if named.all(|shape| !shape.always) => Ok(None),
+                    other => Err(mismatch(other)),
                 }
             }
             CompiledEvents::Same { unnamed } => {

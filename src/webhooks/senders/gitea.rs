@@ -1,7 +1,7 @@
 //! Gitea and those that come of it or before it: the bodies look much like GitHub's, the signature is bare hex. Without
 //! a secret they send empty signatures, and forms are signed as something else than what comes, so only JSON is taken.
 
-use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Shape, shape};
+use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Shape, shape, some};
 use crate::{
     config::{
         raw::HmacAlgorithm,
@@ -81,7 +81,7 @@ pub(super) static GITEA: Sender = Sender {
     label: Some("gitea"),
     forms: |_| vec![Form::hex_sha256("x-gitea-signature", "")],
     id_headers: &["x-gitea-delivery"],
-    events: Events::Shapes { header: "x-gitea-event", shapes: SHAPES },
+    events: Events::Shapes { header: "x-gitea-event", shapes: &[SHAPES, LATER_SHAPES] },
     passes: &["x-gitea-event", "x-gitea-delivery", "x-gitea-signature"],
     ..COMMON
 };
@@ -91,7 +91,7 @@ pub(super) static FORGEJO: Sender = Sender {
     label: Some("forgejo"),
     forms: |_| vec![Form::hex_sha256("x-forgejo-signature", "")],
     id_headers: &["x-forgejo-delivery"],
-    events: Events::Shapes { header: "x-forgejo-event", shapes: SHAPES },
+    events: Events::Shapes { header: "x-forgejo-event", shapes: &[SHAPES, LATER_SHAPES, FORGEJO_SHAPES] },
     // It writes `refs/tags/v1` where the others write `v1`.
     facts: facts!(REPOSITORY_OF_HOOK, (Field::FullRef, &["/ref"])),
     passes: &["x-forgejo-event", "x-forgejo-delivery", "x-forgejo-signature"],
@@ -103,7 +103,7 @@ pub(super) static GOGS: Sender = Sender {
     label: Some("gogs"),
     forms: |_| vec![Form::hex_sha256("x-gogs-signature", "")],
     id_headers: &["x-gogs-delivery"],
-    events: Events::Shapes { header: "x-gogs-event", shapes: SHAPES },
+    events: Events::Shapes { header: "x-gogs-event", shapes: &[SHAPES] },
     redelivers_anew: false,
     facts: facts!(REPOSITORY),
     passes: &["x-gogs-event", "x-gogs-delivery", "x-gogs-signature"],
@@ -137,27 +137,49 @@ const COMMON: Sender = Sender {
 
 /// A review, whose kind is in the body too.
 const fn review(event: &'static str, kind: &'static str) -> Shape {
-    Shape { event, has: &["pull_request", "review", "action"], lacks: &[], says: Some(("/review/type", kind)) }
+    Shape { says: Some(("/review/type", kind)), ..shape(event, &["pull_request", "review", "action"], &[]) }
 }
 
+/// What is done to a repository, whose body has no member that others have not.
+const fn repository(action: &'static str) -> Shape {
+    Shape {
+        says: Some(("/action", action)),
+        ..some(
+            "repository",
+            &["repository", "organization"],
+            &["package", "workflow_run", "workflow_job", "run", "release", "issue", "pull_request", "page", "ref"],
+        )
+    }
+}
+
+/// Of all three.
 const SHAPES: &[Shape] = &[
     shape("push", &["ref", "before", "after"], &["pull_request"]),
     shape("create", &["ref", "ref_type", "sha"], &["pusher_type"]),
     shape("delete", &["ref", "ref_type", "pusher_type"], &[]),
     shape("pull_request", &["pull_request", "number", "action"], &["review", "comment", "workflow_run"]),
-    review("pull_request_approved", "pull_request_review_approved"),
-    review("pull_request_rejected", "pull_request_review_rejected"),
-    review("pull_request_comment", "pull_request_review_comment"),
     shape("issues", &["issue", "action"], &["comment", "pull_request"]),
     shape("issue_comment", &["issue", "comment", "action"], &[]),
     shape("release", &["release", "action"], &[]),
     shape("fork", &["forkee"], &[]),
+];
+
+/// What Gogs has not.
+const LATER_SHAPES: &[Shape] = &[
+    review("pull_request_approved", "pull_request_review_approved"),
+    review("pull_request_rejected", "pull_request_review_rejected"),
+    review("pull_request_comment", "pull_request_review_comment"),
+    repository("created"),
+    repository("deleted"),
     shape("wiki", &["page", "action"], &[]),
     shape("package", &["package", "action"], &[]),
     shape("status", &["sha", "state", "context"], &[]),
     shape("workflow_run", &["workflow_run", "action"], &[]),
     shape("workflow_job", &["workflow_job", "action"], &[]),
-    // Their bodies are alike.
+];
+
+/// Their bodies are alike.
+const FORGEJO_SHAPES: &[Shape] = &[
     shape("action_run_failure", &["run", "action"], &[]),
     shape("action_run_recover", &["run", "action"], &[]),
     shape("action_run_success", &["run", "action"], &[]),

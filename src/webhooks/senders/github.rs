@@ -1,6 +1,6 @@
 //! GitHub.
 
-use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Shape, shape};
+use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Shape, shape, some};
 use crate::{
     config::{
         raw::HmacAlgorithm,
@@ -25,7 +25,7 @@ pub(super) static GITHUB: Sender = Sender {
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     id_headers: &["x-github-delivery"],
     id_required: true,
-    events: Events::Shapes { header: "x-github-event", shapes: GITHUB_SHAPES },
+    events: Events::Shapes { header: "x-github-event", shapes: &[GITHUB_SHAPES, OTHER_SHAPES] },
     pings: &["ping"],
     pushes: &[],
     builds: &[],
@@ -129,7 +129,7 @@ const GITHUB_SHAPES: &[Shape] = &[
         &["deployment_status", "approver", "deployment_callback_url", "workflow_job"],
     ),
     shape("deployment_protection_rule", &["deployment", "deployment_callback_url"], &[]),
-    shape("deployment_review", &["workflow_run", "reviewers", "since"], &[]),
+    shape("deployment_review", &["workflow_run", "since"], &[]),
     shape("deployment_status", &["deployment", "deployment_status"], &[]),
     shape("merge_group", &["merge_group", "action"], &[]),
     shape("status", &["sha", "state", "context"], &[]),
@@ -141,4 +141,54 @@ const GITHUB_SHAPES: &[Shape] = &[
     shape("team", &["team", "action"], &["member"]),
     shape("team_add", &["team", "repository"], &["action"]),
     shape("installation_repositories", &["repositories_added", "repositories_removed", "action"], &[]),
+];
+
+/// What all bodies of an event have and no others, as far as is known. Those that are missing, such as `repository`, `watch` and `public`,
+/// have no member of their own.
+const OTHER_SHAPES: &[Shape] = &[
+    some("branch_protection_rule", &["rule", "action"], &[]),
+    some("code_scanning_alert", &["alert", "commit_oid", "action"], &[]),
+    some("custom_property", &["definition", "action"], &[]),
+    some("custom_property_values", &["new_property_values", "old_property_values"], &[]),
+    some("dependabot_alert", &["alert/dependency", "action"], &[]),
+    some("deploy_key", &["key", "action"], &[]),
+    Shape {
+        says: Some(("/action", "revoked")),
+        ..some(
+            "github_app_authorization",
+            &["action", "sender"],
+            &["repository", "organization", "enterprise", "installation"],
+        )
+    },
+    // Others have its number alone.
+    some("installation", &["installation/permissions", "action"], &["repositories_added", "account", "repository"]),
+    some("installation_target", &["target_type", "account", "action"], &[]),
+    some("issue_dependencies", &["blocked_issue_id", "blocking_issue_id"], &[]),
+    some("label", &["label", "action"], &["issue", "pull_request", "discussion"]),
+    some("marketplace_purchase", &["marketplace_purchase", "action"], &[]),
+    some("meta", &["hook", "hook_id", "action"], &["zen"]),
+    some("milestone", &["milestone", "action"], &["issue", "pull_request"]),
+    // Of members; of an organization that is renamed or deleted nothing is its own.
+    some("organization", &["membership", "organization", "action"], &[]),
+    some("package", &["package", "action"], &[]),
+    some("page_build", &["build", "id"], &[]),
+    some("personal_access_token_request", &["personal_access_token_request", "action"], &[]),
+    some("project", &["project", "action"], &[]),
+    some("project_card", &["project_card", "action"], &[]),
+    some("project_column", &["project_column", "action"], &[]),
+    some("projects_v2", &["projects_v2", "action"], &[]),
+    some("projects_v2_item", &["projects_v2_item", "action"], &[]),
+    some("projects_v2_status_update", &["projects_v2_status_update", "action"], &[]),
+    some("registry_package", &["registry_package", "action"], &[]),
+    some("repository_advisory", &["repository_advisory", "action"], &[]),
+    some("repository_ruleset", &["repository_ruleset", "action"], &[]),
+    some("repository_vulnerability_alert", &["alert/affected_package_name", "action"], &[]),
+    some("secret_scanning_alert", &["alert/secret_type", "action"], &["location"]),
+    some("secret_scanning_alert_location", &["alert/secret_type", "location"], &[]),
+    some("security_advisory", &["security_advisory", "action"], &[]),
+    some("security_and_analysis", &["changes/from/security_and_analysis"], &["action"]),
+    some("sponsorship", &["sponsorship", "action"], &[]),
+    // One that is taken back has no time.
+    some("star", &["starred_at", "action"], &[]),
+    some("sub_issues", &["sub_issue_id", "parent_issue_id"], &[]),
 ];

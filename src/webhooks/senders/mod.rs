@@ -192,7 +192,7 @@ pub(super) enum Field {
 #[derive(Debug)]
 pub(super) enum Events {
     /// A header names it and the members of the body prove it.
-    Shapes { header: &'static str, shapes: &'static [Shape] },
+    Shapes { header: &'static str, shapes: &'static [&'static [Shape]] },
     /// The body names it. What `names` has comes under these values of the header alone, of which one may stand for several, or under
     /// those that stand for `all`.
     Named { header: &'static str, names: &'static [(&'static str, &'static str)], all: &'static [&'static str] },
@@ -208,7 +208,7 @@ impl Events {
     /// All that a delivery may be of, where that is a closed list.
     pub(super) fn closed(&self) -> Option<impl Iterator<Item = &'static str> + use<>> {
         match self {
-            Self::Shapes { shapes, .. } => Some(shapes.iter().map(|shape| shape.event)),
+            Self::Shapes { shapes, .. } => Some(shapes.iter().flat_map(|shapes| *shapes).map(|shape| shape.event)),
             _ => None,
         }
     }
@@ -224,7 +224,7 @@ impl Events {
     }
 }
 
-/// What proves an event: members that its body always has, members that it never has, and a text in it.
+/// What proves an event: members that a body has, members that it never has, and a text in it.
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) event: &'static str,
@@ -232,10 +232,17 @@ pub(super) struct Shape {
     pub(super) lacks: &'static [&'static str],
     /// A pointer and what stands there.
     pub(super) says: Option<(&'static str, &'static str)>,
+    /// Every body of the event is so, and no other is taken under its name. Else one that is like no event is taken, without an event.
+    pub(super) always: bool,
 }
 
 const fn shape(event: &'static str, has: &'static [&'static str], lacks: &'static [&'static str]) -> Shape {
-    Shape { event, has, lacks, says: None }
+    Shape { event, has, lacks, says: None, always: true }
+}
+
+/// One that some bodies of the event have, or all as far as is known.
+const fn some(event: &'static str, has: &'static [&'static str], lacks: &'static [&'static str]) -> Shape {
+    Shape { always: false, ..shape(event, has, lacks) }
 }
 
 /// The entry of a kind of sender.

@@ -311,7 +311,9 @@ webhooks:
   - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
   - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: SECRET}}]}
   - {name: lab, sender: gitlab, secrets: [{secret: {env: SECRET}}]}
+  - {name: gogs, sender: gogs, secrets: [{secret: {env: SECRET}}]}
 routes:
+  - {name: gogs, kind: webhook, hosts: [gogs.example], schemes: [webhook], webhook: gogs, upstream: el}
   - {name: gh, kind: webhook, hosts: [gh.example], schemes: [webhook], webhook: gh, upstream: el}
   - {name: bb, kind: webhook, hosts: [bb.example], schemes: [webhook], webhook: bb, upstream: el}
   - {name: lab, kind: webhook, hosts: [lab.example], schemes: [webhook], webhook: lab, upstream: el}
@@ -319,7 +321,10 @@ routes:
     for (on, expected) in [
         ("{routes: [gh], event: [push, pull_request]}", None),
         ("{routes: [gh], event: [push, pull_requests]}", Some("did you mean `pull_request`?")),
-        ("{routes: [gh], event: [star]}", Some("known: check_run, ")),
+        ("{routes: [gh], event: [package, star]}", None),
+        ("{routes: [gh], event: [watch]}", Some("known: branch_protection_rule, ")),
+        ("{routes: [gogs], event: [push, fork]}", None),
+        ("{routes: [gogs], event: [workflow_run]}", Some("known: create, ")),
         ("{routes: [bb], event: [pull_request]}", Some("known: issue:comment_created, ")),
         ("{routes: [bb], event: ['pullrequest:create']}", Some("did you mean `pullrequest:created`?")),
         ("{routes: [gh, bb], event: [pull_request, 'repo:push']}", None),
