@@ -107,7 +107,7 @@ fn check_repeated_bodies(raw: &raw::Webhook, at: &At, report: &mut Report) {
     if sender(raw.sender).bodies == Bodies::Unique {
         report
             .error(at, "no two deliveries of this sender have the same body, or it signs their ids")
-            .help("take it away; the setting is for `generic`, `github` and `bitbucket_cloud`");
+            .help("take it away; the setting is for `generic`, `github`, `gitea`, `forgejo` and `bitbucket_cloud`");
     } else if signature.is_some_and(|signature| signature.plain) {
         report
             .error(at, "nothing is signed where `plain` is set, so that ids alone count")

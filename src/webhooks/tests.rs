@@ -1,6 +1,7 @@
 //! The vectors of each sender, row by row.
 
 mod configuration;
+mod repeated;
 
 use std::fs;
 
@@ -227,18 +228,6 @@ fn deliver(webhook: &Webhook, event: &str, id: &str, body: &str) -> Result<Deliv
     delivery.map_err(|refused| refused.rejection)
 }
 
-fn bitbucket(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
-    let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
-    let headers = head(&[
-        ("content-type", "application/json"),
-        ("x-event-key", event),
-        ("x-request-uuid", id),
-        ("x-hub-signature", &signature),
-    ]);
-    let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
-    webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), Timestamp::from_secs(1_700_000_000)).unwrap()
-}
-
 /// Not all have a content type of the hook to set.
 #[test]
 fn who_is_refused_for_a_content_type_hears_which_setting_of_the_sender_it_is() {
@@ -280,64 +269,6 @@ fn webhooks_18_and_z16_replay_keys_belong_to_the_secret_and_the_signed_bytes() {
     assert!(!staging.shares_secret_with(&github(&["another secret than that"])));
     assert_ne!(first, deliver(&staging, "push", "2", PUSH).unwrap().replay);
     assert_ne!(first, deliver(&staging, "push", "1", &format!("{PUSH} ")).unwrap().replay);
-}
-
-/// Of a sender that says the same thing twice the second would be lost; who has seen it can say it again where ids count alone.
-#[test]
-fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_that_senders_repeat_themselves() {
-    let dispatch = r#"{"action":"deploy","branch":"main","client_payload":{"to":"prod"},"repository":{"id":1234}}"#;
-    for (unique, event, body, is_same) in [
-        (None, "repository_dispatch", dispatch, true),
-        (Some(true), "repository_dispatch", dispatch, true),
-        (Some(false), "repository_dispatch", dispatch, false),
-        (Some(false), "push", PUSH, true),
-        (Some(false), "star", r#"{"action":"created"}"#, true),
-        // Those tell no time either.
-        (Some(false), "check_run", r#"{"action":"rerequested","check_run":{"id":1}}"#, false),
-        (Some(false), "check_run", r#"{"action":"requested_action","check_run":{"id":1}}"#, false),
-        (Some(false), "check_run", r#"{"action":"completed","check_run":{"id":1}}"#, true),
-        (Some(false), "check_suite", r#"{"action":"rerequested","check_suite":{"id":1}}"#, false),
-        (
-            Some(false),
-            "pull_request_review_thread",
-            r#"{"action":"resolved","pull_request":{"number":1},"thread":{}}"#,
-            false,
-        ),
-        (Some(false), "org_block", r#"{"action":"blocked","blocked_user":{"id":1}}"#, false),
-        (Some(false), "membership", r#"{"action":"added","member":{"id":1},"team":{"id":2}}"#, false),
-        (None, "membership", r#"{"action":"added","member":{"id":1},"team":{"id":2}}"#, true),
-        // What the header says does not make a body repeat.
-        (Some(false), "organization", r#"{"action":"deleted"}"#, true),
-    ] {
-        let entry = json!({"name": "hub", "sender": "github", "unique_bodies": unique});
-        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
-        let keys = |id| deliver(&webhook, event, id, body).unwrap().replay.records();
-        let (first, second) = (keys("1"), keys("2"));
-        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
-        assert_eq!(first, keys("1"), "{event}: its id counts");
-    }
-    let push = r#"{"push":{"changes":[{"new":{"type":"tag","name":"v1","target":{"hash":"2"}}}]},"repository":{"uuid":"{7}"}}"#;
-    let comment = r#"{"pullrequest":{"id":4},"comment":{"id":3},"repository":{"uuid":"{7}"}}"#;
-    for (unique, event, body, is_same) in [
-        (None, "repo:push", push, true),
-        (Some(false), "repo:push", push, false),
-        (Some(false), "pullrequest:comment_created", comment, true),
-    ] {
-        let entry = json!({"name": "bb", "sender": "bitbucket_cloud", "unique_bodies": unique});
-        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
-        let keys = |id| bitbucket(&webhook, event, id, body).replay.records();
-        let (first, second) = (keys("1"), keys("2"));
-        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
-        assert_eq!(first, keys("1"), "{event}: its id counts");
-    }
-    for (unique, is_same) in [(None, true), (Some(false), false)] {
-        let entry = json!({"name": "ci", "sender": "generic", "unique_bodies": unique,
-            "signature": {"header": "x-hub-signature-256", "prefix": "sha256=", "id_header": "x-github-delivery"}});
-        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
-        let keys = |id| deliver(&webhook, "any", id, r#"{"deploy":"prod"}"#).unwrap().replay.records();
-        let (first, second) = (keys("1"), keys("2"));
-        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{unique:?}");
-    }
 }
 
 /// To the interceptor, and to what is held, a try that is signed with the next secret is the same delivery.

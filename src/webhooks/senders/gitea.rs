@@ -79,6 +79,7 @@ const REPOSITORY_OF_HOOK: [&[&str]; 3] = [
 /// <https://docs.gitea.com/usage/webhooks>
 pub(super) static GITEA: Sender = Sender {
     label: Some("gitea"),
+    bodies: REPEATED,
     forms: |_| vec![Form::hex_sha256("x-gitea-signature", "")],
     id_headers: &["x-gitea-delivery"],
     events: Events::Shapes { header: "x-gitea-event", shapes: &[SHAPES, LATER_SHAPES] },
@@ -89,6 +90,7 @@ pub(super) static GITEA: Sender = Sender {
 /// <https://forgejo.org/docs/latest/user/webhooks/>
 pub(super) static FORGEJO: Sender = Sender {
     label: Some("forgejo"),
+    bodies: REPEATED,
     forms: |_| vec![Form::hex_sha256("x-forgejo-signature", "")],
     id_headers: &["x-forgejo-delivery"],
     events: Events::Shapes { header: "x-forgejo-event", shapes: &[SHAPES, LATER_SHAPES, FORGEJO_SHAPES] },
@@ -109,6 +111,11 @@ pub(super) static GOGS: Sender = Sender {
     passes: &["x-gogs-event", "x-gogs-delivery", "x-gogs-signature"],
     ..COMMON
 };
+
+/// The page of a wiki and the message that is made up for it, a release, and a tag that the host makes or deletes by itself, which
+/// leaves the repository's `updated_at` as it was, tell no time.
+const REPEATED: Bodies =
+    Bodies::Repeat { events: &[("wiki", &[]), ("release", &[])], of_tags: &["push", "create", "delete"] };
 
 const COMMON: Sender = Sender {
     label: None,

@@ -19,7 +19,7 @@ pub(super) static GITHUB: Sender = Sender {
     never_retries: true,
     counts_refusals: false,
     // A push names its commits, a pull request its time.
-    bodies: Bodies::Repeat(REPEATED),
+    bodies: Bodies::Repeat { events: REPEATED, of_tags: &[] },
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature-256", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
@@ -97,6 +97,14 @@ const REPEATED: &[(&str, &[&str])] = &[
     ("team", &[]),
     ("team_add", &[]),
     ("installation_repositories", &[]),
+    ("installation_target", &[]),
+    ("organization", &[]),
+    ("github_app_authorization", &[]),
+    ("custom_property", &[]),
+    ("custom_property_values", &[]),
+    ("security_and_analysis", &[]),
+    ("label", &["edited"]),
+    ("sponsorship", &["edited", "tier_changed"]),
 ];
 
 const GITHUB_SHAPES: &[Shape] = &[

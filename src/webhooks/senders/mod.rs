@@ -75,8 +75,8 @@ pub(super) struct Sender {
 pub(super) enum Bodies {
     /// None: each tells what changed or when, or its id is signed.
     Unique,
-    /// Those of these events: of these actions, or of all where there are none.
-    Repeat(&'static [(&'static str, &'static [&'static str])]),
+    /// Those of these events: of these actions, or of all where there are none. And those of the others that are about a tag.
+    Repeat { events: &'static [(&'static str, &'static [&'static str])], of_tags: &'static [&'static str] },
     /// Any: nobody knows what it sends.
     Unknown,
 }
@@ -90,7 +90,10 @@ impl Bodies {
         };
         match self {
             Self::Unique => false,
-            Self::Repeat(events) => events.iter().any(is_of),
+            Self::Repeat { events, of_tags } => {
+                let is_of_tag = |event| facts.tag.is_some() && of_tags.contains(&event);
+                events.iter().any(is_of) || facts.event.as_deref().is_some_and(is_of_tag)
+            }
             Self::Unknown => true,
         }
     }

@@ -1,0 +1,131 @@
+//! Senders that say the same thing twice.
+
+use super::*;
+
+fn bitbucket(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
+    let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
+    let headers = head(&[
+        ("content-type", "application/json"),
+        ("x-event-key", event),
+        ("x-request-uuid", id),
+        ("x-hub-signature", &signature),
+    ]);
+    let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+    webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), Timestamp::from_secs(1_700_000_000)).unwrap()
+}
+
+/// Of a sender that says the same thing twice the second would be lost; who has seen it can say it again where ids count alone.
+#[test]
+fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_that_senders_repeat_themselves() {
+    let dispatch = r#"{"action":"deploy","branch":"main","client_payload":{"to":"prod"},"repository":{"id":1234}}"#;
+    for (unique, event, body, is_same) in [
+        (None, "repository_dispatch", dispatch, true),
+        (Some(true), "repository_dispatch", dispatch, true),
+        (Some(false), "repository_dispatch", dispatch, false),
+        (Some(false), "push", PUSH, true),
+        (Some(false), "star", r#"{"action":"created"}"#, true),
+        // Those tell no time either.
+        (Some(false), "check_run", r#"{"action":"rerequested","check_run":{"id":1}}"#, false),
+        (Some(false), "check_run", r#"{"action":"requested_action","check_run":{"id":1}}"#, false),
+        (Some(false), "check_run", r#"{"action":"completed","check_run":{"id":1}}"#, true),
+        (Some(false), "check_suite", r#"{"action":"rerequested","check_suite":{"id":1}}"#, false),
+        (
+            Some(false),
+            "pull_request_review_thread",
+            r#"{"action":"resolved","pull_request":{"number":1},"thread":{}}"#,
+            false,
+        ),
+        (Some(false), "org_block", r#"{"action":"blocked","blocked_user":{"id":1}}"#, false),
+        (Some(false), "membership", r#"{"action":"added","member":{"id":1},"team":{"id":2}}"#, false),
+        (None, "membership", r#"{"action":"added","member":{"id":1},"team":{"id":2}}"#, true),
+        (Some(false), "organization", r#"{"action":"member_added","membership":{},"organization":{"id":1}}"#, false),
+        (None, "organization", r#"{"action":"member_added","membership":{},"organization":{"id":1}}"#, true),
+        (Some(false), "github_app_authorization", r#"{"action":"revoked","sender":{"id":1}}"#, false),
+        (
+            Some(false),
+            "github_app_authorization",
+            r#"{"action":"revoked","sender":{"id":1},"repository":{"id":2}}"#,
+            true,
+        ),
+        (Some(false), "label", r#"{"action":"edited","label":{"id":1},"repository":{"id":2}}"#, false),
+        (Some(false), "label", r#"{"action":"created","label":{"id":1},"repository":{"id":2}}"#, true),
+        (Some(false), "custom_property", r#"{"action":"created","definition":{}}"#, false),
+        (Some(false), "security_and_analysis", r#"{"changes":{"from":{"security_and_analysis":{}}}}"#, false),
+        // What the header says does not make a body repeat.
+        (Some(false), "organization", r#"{"action":"deleted"}"#, true),
+    ] {
+        let entry = json!({"name": "hub", "sender": "github", "unique_bodies": unique});
+        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+        let keys = |id| deliver(&webhook, event, id, body).unwrap().replay.records();
+        let (first, second) = (keys("1"), keys("2"));
+        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
+        assert_eq!(first, keys("1"), "{event}: its id counts");
+    }
+    let push = r#"{"push":{"changes":[{"new":{"type":"tag","name":"v1","target":{"hash":"2"}}}]},"repository":{"uuid":"{7}"}}"#;
+    let comment = r#"{"pullrequest":{"id":4},"comment":{"id":3},"repository":{"uuid":"{7}"}}"#;
+    for (unique, event, body, is_same) in [
+        (None, "repo:push", push, true),
+        (Some(false), "repo:push", push, false),
+        (Some(false), "pullrequest:comment_created", comment, true),
+    ] {
+        let entry = json!({"name": "bb", "sender": "bitbucket_cloud", "unique_bodies": unique});
+        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+        let keys = |id| bitbucket(&webhook, event, id, body).replay.records();
+        let (first, second) = (keys("1"), keys("2"));
+        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
+        assert_eq!(first, keys("1"), "{event}: its id counts");
+    }
+    for (unique, is_same) in [(None, true), (Some(false), false)] {
+        let entry = json!({"name": "ci", "sender": "generic", "unique_bodies": unique,
+            "signature": {"header": "x-hub-signature-256", "prefix": "sha256=", "id_header": "x-github-delivery"}});
+        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+        let keys = |id| deliver(&webhook, "any", id, r#"{"deploy":"prod"}"#).unwrap().replay.records();
+        let (first, second) = (keys("1"), keys("2"));
+        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{unique:?}");
+    }
+}
+
+fn gitea(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
+    let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
+    let headers = head(&[
+        ("content-type", "application/json"),
+        ("x-gitea-event", event),
+        ("x-gitea-delivery", id),
+        ("x-gitea-signature", signature.trim_start_matches("sha256=")),
+    ]);
+    let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+    webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), NOW).unwrap()
+}
+
+/// Each further edit of a page under the message that Gitea makes up would be lost, and the second making of a tag by its own pages,
+/// which leave the time of the repository as it was.
+#[test]
+fn webhooks_18_what_gitea_says_twice_is_two_deliveries_where_ids_alone_count() {
+    let page = r#"{"action":"edited","page":"Home","comment":"Update \"Home\"","repository":{"id":71}}"#;
+    let release = r#"{"action":"updated","release":{"id":1,"tag_name":"v3"},"repository":{"id":71}}"#;
+    let tag = r#"{"ref":"refs/tags/v3","before":"0","after":"2","repository":{"id":71}}"#;
+    let branch = r#"{"ref":"refs/heads/main","before":"1","after":"2","repository":{"id":71}}"#;
+    let made = r#"{"ref":"v3","ref_type":"tag","sha":"2","repository":{"id":71}}"#;
+    let made_branch = r#"{"ref":"next","ref_type":"branch","sha":"2","repository":{"id":71}}"#;
+    let issue = r#"{"action":"edited","issue":{"id":1,"updated_at":"2026-01-01T00:00:00Z"},"repository":{"id":71}}"#;
+    for (unique, event, body, is_same) in [
+        (None, "wiki", page, true),
+        (Some(false), "wiki", page, false),
+        (None, "release", release, true),
+        (Some(false), "release", release, false),
+        (None, "push", tag, true),
+        (Some(false), "push", tag, false),
+        (Some(false), "create", made, false),
+        // These tell when.
+        (Some(false), "push", branch, true),
+        (Some(false), "create", made_branch, true),
+        (Some(false), "issues", issue, true),
+    ] {
+        let entry = json!({"name": "tea", "sender": "gitea", "unique_bodies": unique});
+        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+        let keys = |id| gitea(&webhook, event, id, body).replay.records();
+        let (first, second) = (keys("1"), keys("2"));
+        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
+        assert_eq!(first, keys("1"), "{event}: its id counts");
+    }
+}
