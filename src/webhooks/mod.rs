@@ -82,6 +82,8 @@ pub struct Webhook {
     scopes: Box<[[u8; 32]]>,
     id_headers: Vec<HeaderName>,
     event_header: Option<HeaderName>,
+    /// Others that name the event.
+    event_twins: Vec<HeaderName>,
     allowed_headers: Vec<HeaderName>,
     tolerance: Duration,
     replay_window: Duration,
@@ -375,7 +377,14 @@ impl Webhook {
 
     fn event(&self, headers: &HeaderMap) -> Result<Option<String>, Rejection> {
         let Some(name) = &self.event_header else { return Ok(None) };
-        match single(headers, name)?.map(|value| value.to_str()) {
+        let value = single(headers, name)?;
+        for twin in &self.event_twins {
+            // Nobody signs it, and an interceptor may go by it.
+            if single(headers, twin)?.is_some_and(|other| Some(other) != value) {
+                return Err(bad_request(format!("{twin} names another event than {name}")));
+            }
+        }
+        match value.map(|value| value.to_str()) {
             Some(Ok(event)) if (1..=64).contains(&event.len()) => Ok(Some(event.to_owned())),
             Some(_) => Err(bad_request(format!("{name} is not 1 to 64 visible ASCII characters"))),
             None => Err(bad_request(format!("{name} is missing"))),

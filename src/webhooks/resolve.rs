@@ -191,6 +191,7 @@ impl Webhook {
         let known_facts = sender.facts.iter().map(|(field, at)| (*field, at.to_vec()));
         let mut allowed_headers = COMMON_HEADERS.to_vec();
         allowed_headers.extend(names(sender.passes));
+        allowed_headers.extend(names(sender.events.twins()));
         allowed_headers.extend(generic_headers);
         Self {
             name: raw.name.as_str().into(),
@@ -201,6 +202,7 @@ impl Webhook {
             secrets,
             id_headers: names(sender.id_headers).into_iter().chain(configured_id).collect(),
             event_header: sender.events.header().map(HeaderName::from_static),
+            event_twins: names(sender.events.twins()),
             allowed_headers,
             tolerance: signature.and_then(|signature| signature.tolerance).unwrap_or(TOLERANCE).get(),
             replay_window: raw.replay_window.unwrap_or(REPLAY_WINDOW).get(),

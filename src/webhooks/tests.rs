@@ -304,6 +304,15 @@ fn z17_what_no_signature_covers_stays_here() {
         assert!(allowed.contains(&header::CONTENT_TYPE));
     }
     assert!(github(&[SECRET]).allowed_headers().contains(&HeaderName::from_static("x-github-event")));
+    // Tekton's interceptor for GitHub reads these of Gitea too.
+    for (sender, passes) in [("gitea", true), ("forgejo", true), ("gogs", true), ("github", false)] {
+        let webhook = resolve(json!({"name": "x", "sender": sender}), &secrets(&[SECRET])).0.unwrap();
+        let has = |name| webhook.allowed_headers().contains(&HeaderName::from_static(name));
+        assert!(has("x-github-event"), "{sender}");
+        assert_eq!(has("x-hub-signature-256"), sender != "gogs", "{sender}");
+        assert!(!has("x-gitea-event-type") && !has("x-hub-signature"), "{sender}: nothing proves it");
+        assert_eq!(webhook.event_twins.contains(&HeaderName::from_static("x-github-event")), passes, "{sender}");
+    }
 }
 
 /// Four answers of 4xx in a row pause a hook of GitLab, and with it the deliveries that are wanted.

@@ -82,8 +82,12 @@ pub(super) static GITEA: Sender = Sender {
     bodies: REPEATED,
     forms: |_| vec![Form::hex_sha256("x-gitea-signature", "")],
     id_headers: &["x-gitea-delivery"],
-    events: Events::Shapes { header: "x-gitea-event", shapes: &[SHAPES, LATER_SHAPES] },
-    passes: &["x-gitea-event", "x-gitea-delivery", "x-gitea-signature"],
+    events: Events::Shapes {
+        header: "x-gitea-event",
+        twins: &["x-gogs-event", "x-github-event"],
+        shapes: &[SHAPES, LATER_SHAPES],
+    },
+    passes: &["x-gitea-event", "x-gitea-delivery", "x-gitea-signature", "x-hub-signature-256"],
     ..COMMON
 };
 
@@ -93,10 +97,14 @@ pub(super) static FORGEJO: Sender = Sender {
     bodies: REPEATED,
     forms: |_| vec![Form::hex_sha256("x-forgejo-signature", "")],
     id_headers: &["x-forgejo-delivery"],
-    events: Events::Shapes { header: "x-forgejo-event", shapes: &[SHAPES, LATER_SHAPES, FORGEJO_SHAPES] },
+    events: Events::Shapes {
+        header: "x-forgejo-event",
+        twins: &["x-gitea-event", "x-gogs-event", "x-github-event"],
+        shapes: &[SHAPES, LATER_SHAPES, FORGEJO_SHAPES],
+    },
     // It writes `refs/tags/v1` where the others write `v1`.
     facts: facts!(REPOSITORY_OF_HOOK, (Field::FullRef, &["/ref"])),
-    passes: &["x-forgejo-event", "x-forgejo-delivery", "x-forgejo-signature"],
+    passes: &["x-forgejo-event", "x-forgejo-delivery", "x-forgejo-signature", "x-hub-signature-256"],
     ..COMMON
 };
 
@@ -105,7 +113,7 @@ pub(super) static GOGS: Sender = Sender {
     label: Some("gogs"),
     forms: |_| vec![Form::hex_sha256("x-gogs-signature", "")],
     id_headers: &["x-gogs-delivery"],
-    events: Events::Shapes { header: "x-gogs-event", shapes: &[SHAPES] },
+    events: Events::Shapes { header: "x-gogs-event", twins: &["x-github-event"], shapes: &[SHAPES] },
     redelivers_anew: false,
     facts: facts!(REPOSITORY),
     passes: &["x-gogs-event", "x-gogs-delivery", "x-gogs-signature"],

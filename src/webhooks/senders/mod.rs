@@ -194,8 +194,9 @@ pub(super) enum Field {
 /// How an event is known.
 #[derive(Debug)]
 pub(super) enum Events {
-    /// A header names it and the members of the body prove it.
-    Shapes { header: &'static str, shapes: &'static [&'static [Shape]] },
+    /// A header names it and the members of the body prove it. `twins` are headers that say the same, as hosts send what those before
+    /// them did; interceptors of Tekton read them.
+    Shapes { header: &'static str, twins: &'static [&'static str], shapes: &'static [&'static [Shape]] },
     /// The body names it. What `names` has comes under these values of the header alone, of which one may stand for several, or under
     /// those that stand for `all`.
     Named { header: &'static str, names: &'static [(&'static str, &'static str)], all: &'static [&'static str] },
@@ -213,6 +214,14 @@ impl Events {
         match self {
             Self::Shapes { shapes, .. } => Some(shapes.iter().flat_map(|shapes| *shapes).map(|shape| shape.event)),
             _ => None,
+        }
+    }
+
+    /// Other headers that name it.
+    pub(super) fn twins(&self) -> &'static [&'static str] {
+        match self {
+            Self::Shapes { twins, .. } => twins,
+            _ => &[],
         }
     }
 
@@ -303,7 +312,8 @@ mod tests {
         for kind in raw::Sender::ALL {
             let sender = sender(kind);
             assert!(sender.label.is_none_or(is_label));
-            let headers = sender.id_headers.iter().chain(sender.passes).copied().chain(sender.events.header());
+            let named = sender.events.twins().iter().copied().chain(sender.events.header());
+            let headers = sender.id_headers.iter().chain(sender.passes).copied().chain(named);
             for header in headers {
                 assert_eq!(http::HeaderName::from_static(header).as_str(), header);
             }
