@@ -181,7 +181,7 @@ impl Reader {
     /// What a verified body of this type tells. `event` is the header of that name, which no one has signed.
     pub(super) fn read(&self, media: Media, body: &[u8], event: Option<&str>) -> Result<Read, NoFacts> {
         let values = match media {
-            Media::Json | Media::Text | Media::CloudEvent => self.wanted.read(body),
+            Media::Json | Media::OtherJson | Media::Text | Media::CloudEvent => self.wanted.read(body),
             Media::Form => self.wanted.read_form(body),
         };
         let values = values.map_err(|error| NoFacts::NotStrict(error.to_string()))?;

@@ -10,7 +10,7 @@
 //! | `senders` | the table of senders, one file a maker |
 //! | `resolve`, `checks` | from the configuration to senders that verify, and which settings do not go together |
 //! | `signature`, `certificate`, `sns` | proof of who sent it: a secret, a client certificate, Amazon SNS |
-//! | `document`, `facts` | the body, read once and strictly, and what it tells about its cause |
+//! | `media`, `document`, `facts` | the body: its type, read once and strictly, and what it tells about its cause |
 //! | `replay` | each delivery is forwarded once |
 //! | `hold` | deliveries that are stored and brought later |
 //! | `events` | which event of its EventListener a delivery became |
@@ -25,6 +25,7 @@ pub mod facts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod hold;
+mod media;
 mod metrics;
 pub mod replay;
 mod resolve;
@@ -40,11 +41,12 @@ mod told;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use self::{
     certificate::Certificates,
     facts::Reader,
+    media::media,
     senders::{Media, Sender},
     signature::{Form, Key, Presented, single, unproven},
     sns::Sns,
@@ -52,6 +54,7 @@ use self::{
 pub use self::{
     events::{Bound, EventId, Events, Named, TriedEvent},
     facts::Facts,
+    media::check_json,
     metrics::WebhookMetrics,
     replay::{Once, Replay, ReplayKeys, Reservation},
     resolve::{fill_defaults, identity, resolve_all},
@@ -457,45 +460,6 @@ impl Secret {
 
     fn has_ended(&self, now: Timestamp) -> bool {
         self.not_after.is_some_and(|until| until <= now)
-    }
-}
-
-/// The type of the body, if it is one of `taken`. A form would be verified as one thing and read as another where the
-/// sender does not sign it as it comes, `application/cloudevents+json` would turn the delivery into another event, and
-/// none of them compresses. `fix` tells how to have it sent so.
-fn media(headers: &HeaderMap, taken: &[Media], fix: &'static str) -> Result<Media, Rejection> {
-    let unsupported = |detail: String, fix| Rejection::new(Reason::UnsupportedMediaType, detail).fix(fix);
-    if single(headers, &header::CONTENT_ENCODING)?.is_some_and(|encoding| encoding != "identity") {
-        return Err(unsupported("a delivery must not have a Content-Encoding".to_owned(), "send it uncompressed"));
-    }
-    let kind = single(headers, &header::CONTENT_TYPE)?.and_then(|value| value.to_str().ok());
-    let mut parts = kind.unwrap_or_default().split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default();
-    let is_utf8 = parts.all(|parameter| {
-        parameter.split_once('=').is_none_or(|(name, value)| {
-            !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-        })
-    });
-    let media = taken.iter().find(|media| media.essence().eq_ignore_ascii_case(essence));
-    media.copied().filter(|_| is_utf8).ok_or_else(|| {
-        let taken: Vec<_> = taken.iter().map(|media| media.essence()).collect();
-        unsupported(format!("a delivery must be {} in UTF-8", taken.join(" or ")), fix)
-    })
-}
-
-/// Refuses a body that an EventListener would not read as JSON, of a caller that is no sender of webhooks.
-pub fn check_json(headers: &HeaderMap) -> Result<(), Rejection> {
-    media(headers, &[Media::Json], "send it as application/json").map(drop)
-}
-
-impl Media {
-    fn essence(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Text => "text/plain",
-            Self::Form => "application/x-www-form-urlencoded",
-            Self::CloudEvent => "application/cloudevents+json",
-        }
     }
 }
 

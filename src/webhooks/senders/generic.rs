@@ -1,6 +1,6 @@
 //! Senders that are told by how they sign, not by who made them. Each entry of the configuration is one of its own.
 
-use super::{Bodies, Events, Field, JSON, Media, SET_JSON, Sender, Setting};
+use super::{Bodies, Events, Field, Media, SET_JSON, Sender, Setting};
 use crate::{
     config::{
         raw,
@@ -31,7 +31,7 @@ pub(super) static ANY: Sender = GENERIC;
 
 const GENERIC: Sender = Sender {
     label: None,
-    media: JSON,
+    media: &[Media::Json, Media::OtherJson],
     media_fix: SET_JSON,
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),

@@ -104,6 +104,8 @@ impl Bodies {
 pub(super) enum Media {
     /// `application/json`, in UTF-8.
     Json,
+    /// Another `application/...+json`, as registries call their notifications; not a CloudEvent.
+    OtherJson,
     /// `application/x-www-form-urlencoded`, signed as it comes.
     Form,
     /// `text/plain`, which JSON of SNS calls itself.
