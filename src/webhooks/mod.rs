@@ -258,7 +258,7 @@ impl Webhook {
             .enumerate()
             .filter(|(_, secret)| secret.is_active(now))
             .find(|(_, secret)| expected.presented.verify(&secret.key, body))
-            .ok_or_else(|| unproven(Reason::SignatureInvalid, "no active secret made the signature"))?;
+            .ok_or_else(|| unproven(Reason::SignatureInvalid, NO_SECRET))?;
         self.check_time(expected.presented.signed_at, now)?;
 
         let body_sha256 = sha256(&[body]);
@@ -394,15 +394,15 @@ impl Webhook {
         }
     }
 
-    /// In whole seconds: a signature as old as the tolerance is the last that is good.
+    /// In whole seconds: a signature as old as the tolerance is the last that is good. Who sends an old one again does not hear from its
+    /// reason that the secret is still good.
     fn check_time(&self, signed_at: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
         let Some(signed_at) = signed_at else { return Ok(()) };
         let age = now.as_secs().saturating_sub(signed_at.as_secs());
         if age.unsigned_abs() <= self.tolerance.as_secs() {
             return Ok(());
         }
-        let reason = if age > 0 { Reason::TokenExpired } else { Reason::TokenNotYetValid };
-        Err(unproven(reason, "the time of signing is too far from ours"))
+        Err(unproven(Reason::SignatureInvalid, "the time of signing is too far from ours"))
     }
 
     /// The time that a signed body tells is within what is remembered of deliveries, so that none is new again once it is
@@ -410,10 +410,10 @@ impl Webhook {
     fn check_date(&self, date: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
         let Some(date) = date else { return Ok(()) };
         if now.since(date) > self.replay_window {
-            return Err(unproven(Reason::TokenExpired, "the body is older than deliveries are remembered"));
+            return Err(unproven(Reason::SignatureInvalid, "the body is older than deliveries are remembered"));
         }
         match date.since(now) > self.tolerance {
-            true => Err(unproven(Reason::TokenNotYetValid, "the body is of a time that has not come")),
+            true => Err(unproven(Reason::SignatureInvalid, "the body is of a time that has not come")),
             false => Ok(()),
         }
     }
@@ -441,6 +441,9 @@ pub fn principal(facts: &Arc<Facts>, expires: Timestamp) -> Result<Principal, Re
         ..Principal::new(Scheme::Webhook, format!("webhook:{webhook}"), Arc::clone(&name), name)
     })
 }
+
+/// The cause where the signature itself is wrong, which the record tells and the answer does not.
+const NO_SECRET: &str = "no active secret made the signature";
 
 const A_SECRET: &str = "it is the secret of the sender";
 

@@ -170,7 +170,7 @@ fn check(vectors: &str) {
                     assert_eq!(&facts_as_json(&delivery.facts), facts, "{title}");
                 }
             }
-            // Nothing that helps to guess: every 401 says the same.
+            // Nothing that helps to guess: every 401 says the same, and no reason that a secret is good.
             Err(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => {
                 assert_eq!(rejection.detail(), "the delivery is not signed as this address requires", "{title}");
                 assert_eq!(rejection.fix_text(), None, "{title}");
