@@ -19,7 +19,7 @@ use crate::{
     clock::Timestamp,
     config::{
         raw::{self, RouteKind},
-        report::no_such,
+        report::{nearest, no_such},
         values::Span,
     },
     error::Rejection,
@@ -127,11 +127,11 @@ impl Scenario {
         };
         let delivery = match (&request.delivery, &request.token) {
             (Some(written), Some(token)) => {
-                Some(Arc::new(delivery(written, cause_webhook(principal, token, root)?, root)))
+                Some(Arc::new(delivery(written, cause_webhook(principal, token, root)?, root)?))
             }
             (written, _) if route.kind == RouteKind::Webhook => {
                 let name = route.webhook.as_deref().unwrap_or_default();
-                Some(Arc::new(delivery(&written.clone().unwrap_or_default(), name, root)))
+                Some(Arc::new(delivery(&written.clone().unwrap_or_default(), name, root)?))
             }
             (Some(_), None) => {
                 return Err(format!("route `{}` is no webhook route and has no deliveries", route.name).into());
@@ -351,10 +351,20 @@ fn cause_webhook<'a>(
     }
 }
 
-fn delivery(written: &raw::DeliveryFacts, name: &str, root: &raw::Root) -> Facts {
+/// The error says of what event no delivery is.
+fn delivery(written: &raw::DeliveryFacts, name: &str, root: &raw::Root) -> Result<Facts, String> {
     let webhook = root.webhooks.iter().find(|webhook| webhook.name == name);
     let kind = webhook.map(webhooks::identity);
-    Facts {
+    if let (Some(event), Some(known)) = (&written.event, webhook.and_then(webhooks::known_events)) {
+        let known: Vec<&str> = known.collect();
+        if !known.contains(&event.as_str()) {
+            let near = nearest(event, known).map(|near| format!("did you mean `{near}`? If not, ")).unwrap_or_default();
+            return Err(format!(
+                "no delivery of `{name}` is known by its body as one of the event `{event}`; {near}leave `event` out, as rules see such a delivery"
+            ));
+        }
+    }
+    Ok(Facts {
         webhook: name.into(),
         sender_kind: kind.unwrap_or_default().into(),
         delivery: "test".into(),
@@ -373,5 +383,5 @@ fn delivery(written: &raw::DeliveryFacts, name: &str, root: &raw::Root) -> Facts
         draft: written.draft,
         several: written.several || written.build,
         build: written.build,
-    }
+    })
 }

@@ -157,7 +157,7 @@ fn cases_tell_the_delivery_that_caused_the_run_of_a_task() {
     };
     let (gh, of_task) = ("issuer: 'webhook:gh'", format!("token: {{audience: x, {task}}}"));
     for (expect, delivery) in
-        [("allow", ", delivery: {event: push}"), ("deny", ", delivery: {event: tag_push}"), ("deny", "")]
+        [("allow", ", delivery: {event: push}"), ("deny", ", delivery: {event: create}"), ("deny", "")]
     {
         let results = decided(&case(expect, gh, &format!("{of_task}{delivery}")));
         assert!(results.passed(), "{delivery}\n{results}");

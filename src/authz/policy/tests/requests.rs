@@ -436,3 +436,33 @@ routes:
         assert!(is_so, "{request}: {unasked}");
     }
 }
+
+/// It was said to be allowed, and no delivery ever was.
+#[test]
+fn a_case_of_an_event_that_no_delivery_is_known_by_is_an_error() {
+    let webhooks = "\n  - {name: ci, sender: generic, signature: {header: x-a}, secrets: [{secret: {env: CI}}]}
+  - {name: gh, sender: github, secrets: [{secret: {env: GH}}]}\nroutes:
+  - {name: ci, kind: webhook, hosts: [ci.example], schemes: [webhook], webhook: ci, upstream: web}
+  - {name: gh, kind: webhook, hosts: [gh.example], schemes: [webhook], webhook: gh, upstream: web}\n";
+    let root = root(&format!("webhooks:{webhooks}"), "rules: [{id: all, do: allow}]");
+    let told = |request: &str| {
+        let request: raw::RequestFacts = serde_saphyr::from_str(&format!("{{{request}}}")).unwrap();
+        Scenario::new(None, &request, &root)
+    };
+    for request in [
+        "route: gh, delivery: {event: package}",
+        "route: gh, delivery: {action: created}",
+        "route: ci, delivery: {event: any}",
+    ] {
+        assert!(told(request).is_ok(), "{request}: {}", told(request).unwrap_err());
+    }
+    for (event, why) in [
+        ("psuh", "did you mean `push`? If not, leave"),
+        ("repository", "leave `event` out"),
+        ("watch", "leave `event` out"),
+    ] {
+        let unasked = told(&format!("route: gh, delivery: {{event: {event}}}")).unwrap_err();
+        let is_told = |told: &str| told.contains(&format!("of the event `{event}`")) && told.contains(why);
+        assert!(matches!(&unasked, Unasked::Incomplete(told) if is_told(told)), "{event}: {unasked}");
+    }
+}
