@@ -40,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The API of kubectl's exec plugins (client-go credential plugins).
 const EXEC_API: &str = "client.authentication.k8s.io/v1";
 
+/// The one before, in which the answer is the same. Who asks takes none but its own.
+const EARLIER_EXEC_API: &str = "client.authentication.k8s.io/v1beta1";
+
 /// The address of a Doorward: an origin, for which alone a handle is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address(Origin);
@@ -202,13 +205,8 @@ pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
 /// What kubectl asks its exec plugin for. It is told why where the session is over, as kubectl itself says no more than that
 /// one must sign in.
 pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Failure> {
-    if let Ok(info) = env::var("KUBERNETES_EXEC_INFO") {
-        let info: Value = serde_json::from_str(&info).map_err(|error| format!("`KUBERNETES_EXEC_INFO`: {error}"))?;
-        let asked = info.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-        if asked != EXEC_API {
-            return Err(format!("kubectl asks by `{}`; write `apiVersion: {EXEC_API}`", asked.escape_debug()).into());
-        }
-    }
+    let info = env::var("KUBERNETES_EXEC_INFO").ok();
+    let api = exec_api(info.as_deref())?;
     let (_, entry) = kept(Some(address))?;
     let is_over = entry.ends() <= Timestamp::from(SystemTime::now());
     if is_over || server(address, &entry)?.has_ended(&entry.handle).await {
@@ -216,13 +214,24 @@ pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Fa
         return Err(format!("the session at {address} has ended; run `{again}`").into());
     }
     let credential = json!({
-        "apiVersion": EXEC_API,
+        "apiVersion": api,
         "kind": "ExecCredential",
         "spec": {"interactive": false},
         "status": {"token": entry.handle, "expirationTimestamp": entry.expires},
     });
     writeln!(out, "{credential}")?;
     Ok(())
+}
+
+/// The version to answer in, by what the program says that asks. Some say nothing.
+fn exec_api(info: Option<&str>) -> Result<&'static str, Failure> {
+    let Some(info) = info else { return Ok(EXEC_API) };
+    let info: Value = serde_json::from_str(info).map_err(|error| format!("`KUBERNETES_EXEC_INFO`: {error}"))?;
+    let asked = info.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    [EXEC_API, EARLIER_EXEC_API].into_iter().find(|api| *api == asked).ok_or_else(|| {
+        let asked = asked.escape_debug();
+        format!("the program asks by `{asked}`; write `apiVersion: {EXEC_API}` under `exec` in its kubeconfig").into()
+    })
 }
 
 /// Writes the context `name` for kubectl, in which it asks this program for its credential. Gives the file.
@@ -350,6 +359,20 @@ mod tests {
         assert!(refused.contains("/etc/ca-") && refused.contains("not UTF-8"), "{refused}");
         assert!(absolute(Some(path)).is_err(), "without a context too");
         assert_eq!(absolute(Some(Path::new("/etc/ca.pem"))).unwrap(), Some("/etc/ca.pem".into()));
+    }
+
+    /// Older programs were told to ask by a version that they do not know.
+    #[test]
+    fn a_program_is_answered_in_the_version_that_it_asks_by() {
+        let asks = |api: &str| json!({"apiVersion": api, "kind": "ExecCredential"}).to_string();
+        for api in [EXEC_API, EARLIER_EXEC_API] {
+            assert_eq!(exec_api(Some(&asks(api))).unwrap(), api);
+        }
+        assert_eq!(exec_api(None).unwrap(), EXEC_API);
+        for info in [&*asks("client.authentication.k8s.io/v1alpha1"), "{}", "{"] {
+            let refused = exec_api(Some(info)).unwrap_err().to_string();
+            assert!(!refused.contains("kubectl"), "others ask too: {refused}");
+        }
     }
 
     #[test]

@@ -128,8 +128,10 @@ async fn kubectl_is_told_what_to_do_where_there_is_no_credential_for_it() {
     let (status, said) = ask(v1).await;
     assert!(status == Some(0) && said.contains(&handle), "{said}");
     let (status, said) = ask("client.authentication.k8s.io/v1beta1").await;
+    assert!(status == Some(0) && said.contains(&handle) && said.contains("v1beta1"), "{said}");
+    let (status, said) = ask("client.authentication.k8s.io/v1alpha1").await;
     assert!(
-        status == Some(1) && said.contains("v1beta1") && said.contains(&format!("write `apiVersion: {v1}`")),
+        status == Some(1) && said.contains("v1alpha1") && said.contains(&format!("write `apiVersion: {v1}`")),
         "{said}"
     );
     assert!(!said.contains(&handle), "{said}");
