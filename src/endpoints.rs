@@ -83,8 +83,8 @@ impl Default for Endpoints {
                 .route(probe::PATH, get(probe::answer))
                 .route(sessions::PATH, get(sessions::list))
                 .route(sessions::END, post(sessions::end))
-                .route(PROTECTED_RESOURCE, get(protected_resource))
-                .route(&format!("{PROTECTED_RESOURCE}/{{*resource}}"), get(protected_resource))
+                .route(PROTECTED_RESOURCE, get(protected_resource).options(may_ask))
+                .route(&format!("{PROTECTED_RESOURCE}/{{*resource}}"), get(protected_resource).options(may_ask))
                 .route(assertions::KEY_SET, get(assertion_keys))
                 .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT))
                 .layer(CatchPanicLayer::new()),
@@ -427,6 +427,17 @@ async fn protected_resource(Extension(context): Extension<Context>) -> AxumRespo
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
     ];
     (headers, Json(metadata)).into_response()
+}
+
+/// What a browser asks before a page of another origin reads the metadata with a header of its own, such as the version of MCP (Fetch
+/// section 4.8).
+async fn may_ask() -> AxumResponse {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "*"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
 }
 
 /// Of these issuers those that a client can ask for a token. Many clients take the first that is named, so that others are named only

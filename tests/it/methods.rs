@@ -38,13 +38,16 @@ const ENDPOINTS: &[(&str, &str, &[&str])] = &[
         "GET, HEAD",
         &[
             "/.well-known/jwks.json",
-            "/.well-known/oauth-protected-resource",
-            "/.well-known/oauth-protected-resource/api/v1",
             "/.well-known/openid-configuration",
             "/.well-known/oauth-authorization-server",
             "/oauth2/jwks",
             "/oauth2/registry",
         ],
+    ),
+    (
+        "api.test",
+        "GET, HEAD, OPTIONS",
+        &["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/api/v1"],
     ),
     ("api.test", "POST", &["/oauth2/token", "/oauth2/revoke", "/oauth2/introspect"]),
     ("door.door.svc", "POST", &["/", "/interceptor"]),
@@ -94,6 +97,23 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
     }
     let answer = fixture.doorward.send(&["TRACE / HTTP/1.1", "Host: api.test"], b"").await;
     assert_eq!(answer.status, 405, "{}", answer.text());
+    assert!(fixture.upstream.take().is_empty());
+}
+
+/// A page that sends the version of MCP along, as its libraries do, could not read where to get a token.
+#[tokio::test]
+async fn a_page_of_another_origin_may_ask_for_metadata_with_a_header_of_its_own() {
+    let fixture = Fixture::answering(|_| Reply::json(200, "{}")).await;
+    for path in ["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/api/v1"] {
+        let line = format!("OPTIONS {path} HTTP/1.1");
+        let asked = "Access-Control-Request-Headers: mcp-protocol-version";
+        let lines =
+            [&*line, "Host: api.test", "Origin: https://a.example", "Access-Control-Request-Method: GET", asked];
+        let answer = fixture.doorward.send(&lines, b"").await;
+        let told = ["access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers"]
+            .map(|name| answer.header(name));
+        assert_eq!((answer.status, told), (204, [Some("*"), Some("GET, HEAD"), Some("*")]), "{path}");
+    }
     assert!(fixture.upstream.take().is_empty());
 }
 
