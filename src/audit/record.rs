@@ -87,7 +87,7 @@ pub struct Record {
     pub introspected: Option<Box<Introspected>>,
     /// The digest of the policy that decided.
     pub policy: Option<Arc<str>>,
-    /// Why a stream ended, where it was not its natural end: `revoked`, `expired`, `client_gone`.
+    /// Why a stream ended, where it was not its natural end: `revoked`, `expired`, `client_gone`, `flood`.
     pub ended: Option<Cow<'static, str>>,
 }
 

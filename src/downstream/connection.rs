@@ -99,6 +99,7 @@ impl<S: Serve> Opening<'_, S> {
             peer_line: HeaderValue::try_from(peer.ip().to_string()).ok(),
             protocol: Protocol::Http1,
             tls: None,
+            liveness: Arc::clone(self.liveness),
         };
         if let Some(config) = &self.settings.tls {
             let acceptor = TlsAcceptor::from(Arc::clone(config));

@@ -53,6 +53,7 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 pub(crate) use self::admission::whose;
+use self::liveness::Liveness;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{
@@ -111,6 +112,14 @@ pub struct Connection {
     pub protocol: Protocol,
     /// `None` in clear text.
     pub tls: Option<TlsInfo>,
+    liveness: Arc<Liveness>,
+}
+
+impl Connection {
+    /// Whether it was ended since its client flooded us.
+    pub fn is_flooded(&self) -> bool {
+        self.liveness.is_flooded()
+    }
 }
 
 /// The protocol of a connection.

@@ -33,6 +33,8 @@ struct Open {
     record: Option<Box<Record>>,
     began: Instant,
     trail: Trail,
+    /// None of what was held, or was lent.
+    connection: Option<Arc<Connection>>,
     reservation: Option<Reservation>,
     metrics: Arc<RouteMetrics>,
     outcome: Outcome,
@@ -89,12 +91,20 @@ pub struct Ledger {
 }
 
 impl Exchange {
-    pub fn begin<B>(id: Uuid, now: Timestamp, request: &Request<B>, connection: &Connection, ledger: Ledger) -> Self {
+    pub fn begin<B>(
+        id: Uuid,
+        now: Timestamp,
+        request: &Request<B>,
+        connection: &Arc<Connection>,
+        ledger: Ledger,
+    ) -> Self {
         let mut record = Record::begin(id, now, request.method().clone());
         record.address = Some(connection.peer.ip());
         record.tls = connection.tls.as_ref().map(recorded_tls);
         record.user_agent = user_agent(request.headers());
-        Self::resume(record, ledger)
+        let mut exchange = Self::resume(record, ledger);
+        exchange.0.connection = Some(Arc::clone(connection));
+        exchange
     }
 
     /// Brings again what came before and was held: nobody waits for its answer.
@@ -103,6 +113,7 @@ impl Exchange {
             record: Some(Box::new(record)),
             began: Instant::now(),
             trail: ledger.trail,
+            connection: None,
             reservation: None,
             metrics: ledger.metrics,
             outcome: Outcome::Abandoned,
@@ -122,6 +133,7 @@ impl Exchange {
             record: None,
             began: open.began,
             trail: open.trail.clone(),
+            connection: None,
             reservation: None,
             metrics: Arc::clone(&open.metrics),
             outcome: Outcome::Abandoned,
@@ -239,6 +251,9 @@ impl Exchange {
         }
         record.ended = match end.outcome {
             EndedBy::Complete => None,
+            EndedBy::ClientAborted if open.connection.as_ref().is_some_and(|from| from.is_flooded()) => {
+                Some(Cow::Borrowed("flood"))
+            }
             EndedBy::ClientAborted => Some(Cow::Borrowed("client_gone")),
             EndedBy::UpstreamAborted => Some(Cow::Borrowed("upstream_gone")),
             EndedBy::Cut(reason) => Some(Cow::Borrowed(reason.as_str())),

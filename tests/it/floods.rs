@@ -4,12 +4,16 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     fixture::{Change, Fixture, bearer},
-    harness::{Fault, Raw, Reply, h2, unique},
+    harness::{
+        Fault, Raw, Reply, h2,
+        streams::{WATCH, streaming},
+        unique,
+    },
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
@@ -105,6 +109,17 @@ async fn http2_bodies_of_nothing_end_their_connection() {
     at_once(3, |number| h2::idle_flood(address, h2::Idle::EmptyData, number > 0, "open.test")).await;
     assert_eq!(counted(&fixture, FLOODS).await - before, 3);
     survives(&fixture, 100, "empty DATA frames without end").await;
+}
+
+/// It stood in the trail like one whose client had gone.
+#[tokio::test]
+async fn a_stream_of_a_connection_that_a_flood_ended_is_recorded_so() {
+    let fixture = Fixture::answering(streaming).await;
+    h2::flood_beside(fixture.doorward.address("public"), WATCH, "open.test").await;
+    let ended =
+        |record: &Value| record["http_request"]["http_method"] == "GET" && record["unmapped"]["ended"].is_string();
+    let records = fixture.doorward.records(1, ended).await;
+    assert_eq!(records[0]["unmapped"]["ended"], "flood", "{records:#?}");
 }
 
 /// Each is answered before the next is read, so whoever takes no answers is read no further; neither counts as a sign of

@@ -300,6 +300,16 @@ pub async fn idle_flood(address: SocketAddr, idle: Idle, reads: bool, authority:
     drop(super::within(taking).await.unwrap());
 }
 
+/// Asks for an answer that goes on, and once it has begun sends pieces of another's body without a byte in them until the connection ends.
+pub async fn flood_beside(address: SocketAddr, path: &str, authority: &str) {
+    let mut stream = connect(address).await;
+    let _ = stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &asks("GET", authority, path))).await;
+    assert_eq!(outcome(&mut stream).await, Outcome::Ok);
+    let _ = stream.write_all(&frame(HEADERS, END_HEADERS, 3, &asks("POST", authority, "/x"))).await;
+    let many = frame(DATA, 0, 3, &[]).repeat(1000);
+    super::within(async { while stream.write_all(&many).await.is_ok() {} }).await;
+}
+
 /// Sends a header block that is never complete, `count` frames of 16 KiB (CVE-2024-27316), until the connection ends.
 pub async fn continuation_flood(address: SocketAddr, count: usize) {
     let mut stream = connect(address).await;
