@@ -224,6 +224,10 @@ impl Resolved {
         self.policy.as_ref()
     }
 
+    pub fn into_policy(self) -> Option<Policy> {
+        self.policy
+    }
+
     pub fn upstreams(&self) -> &[Arc<Upstream>] {
         &self.upstreams
     }

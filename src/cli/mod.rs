@@ -33,7 +33,7 @@ use crate::{
     app::{self, StartError},
     authz::Policy,
     client::Failure,
-    config::{self, Sources},
+    config::{self, Sources, resolver::Resolver},
     demo,
     runtime::control,
 };
@@ -275,9 +275,16 @@ fn yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     serde_saphyr::from_str(&text).map_err(|error| told(&error))
 }
 
-/// The policy alone: secrets, certificates and providers are not looked at.
+/// The policy of a configuration that a start would take, as far as that is told without files: secrets, certificates and providers
+/// are not looked at.
 fn load_policy(sources: &Sources) -> Result<(config::Loaded, Policy), Failure> {
-    let (loaded, policy) = config::load(sources, Policy::compile).map_err(StartError::Configuration)?;
+    let runtime = control()?;
+    let mut resolve = app::check(&runtime)?;
+    let components = |root: &config::raw::Root, resolver: &mut Resolver| {
+        resolver.elsewhere();
+        resolve(root, resolver).into_policy()
+    };
+    let (loaded, policy) = config::load(sources, components).map_err(StartError::Configuration)?;
     let policy = policy.ok_or("the policy could not be compiled")?;
     Ok((loaded, policy))
 }
@@ -301,6 +308,27 @@ mod tests {
         assert!(is_closed_output(&Closed.write_all(b"1").unwrap_err().into()));
         assert!(is_closed_output(&format::print_json(&1, &mut Closed).unwrap_err().into()));
         assert!(!is_closed_output(&io::Error::from(io::ErrorKind::NotFound).into()));
+    }
+
+    /// They decided by a policy that no start would take.
+    #[test]
+    fn the_commands_that_look_at_the_policy_alone_refuse_what_check_does() {
+        for (text, why) in [
+            ("limits: {http2_pending_resets: 0}", "`http2_pending_resets` must be between 1 and 10000"),
+            (
+                "issuers: [{name: a, issuer: 'https://a.example', audiences: [d]}, {name: b, issuer: 'https://a.example', audiences: [d]}]",
+                "`a` is the same issuer",
+            ),
+        ] {
+            let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            let sources = Sources { path: file.path().to_owned(), ..Sources::default() };
+            let refused = load_policy(&sources).unwrap_err().to_string();
+            assert!(refused.contains(why), "{text}: {refused}");
+        }
+        // What is on another machine is not missed.
+        let shipped = Sources { path: SHIPPED.into(), ..Sources::default() };
+        load_policy(&shipped).unwrap();
     }
 
     /// A checkout of the policy, which has neither secrets nor certificates.

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::resolver::Resolver;
 
 const CONFIG: &str = "
-issuers: [{name: corp, issuer: 'https://corp.example'}]
+issuers: [{name: corp, issuer: 'https://corp.example', audiences: [door]}]
 routes: [{name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}]
 rules: [{id: dev, who: {groups: [dev]}, do: allow}]
 ";
