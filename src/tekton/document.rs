@@ -100,7 +100,7 @@ impl From<Unreadable> for Rejection {
                 "Send JSON or YAML, and a patch as application/json-patch+json, application/merge-patch+json or \
                  application/apply-patch+yaml.",
             ),
-            Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "Send it as it is."),
+            Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "Send it in UTF-8, without `Content-Encoding`."),
             Unreadable::Syntax(_) => (
                 Reason::BadRequest,
                 "Send JSON, or say by the content type that it is YAML: `application/yaml`, or `application/apply-patch+yaml` of an apply.",
