@@ -43,7 +43,7 @@ use crate::{
     sha256::sha256,
     snapshot::Snapshot,
     sts,
-    tekton::{self, Apply, Attribution},
+    tekton::{self, Attribution, Fit},
     upstream::{
         Pools,
         forward::{self, Forwarded},
@@ -73,8 +73,8 @@ pub(super) struct Cleared {
     pub(super) outbound: Outbound,
     /// Those that grants gave, under which it is sent.
     pub(super) groups: Arc<[Arc<str>]>,
-    /// It makes a run, unless that is there.
-    apply: Option<Apply>,
+    /// What it is depends on whether its run is there, and on what that says.
+    fit: Option<Fit>,
     /// It is recorded before it is sent.
     announced: bool,
     /// Which look at all streams was the last before the generation was taken that decided it.
@@ -306,13 +306,13 @@ impl Worker {
         let announced = permit.is_write() || length != Length::Short;
         let upstream = Arc::clone(permit.route().upstream.name());
         let assertion = asserted(snapshot, &permit, &given.groups, once, now, exchange.record())?;
-        let (body, apply) = match permit.take_document() {
+        let (body, fit) = match permit.take_document() {
             Some(document) => {
                 let rule = decided.decision.rule.as_deref();
                 let request = exchange.record().id;
                 let makes = document.run.intent.makes_a_run();
-                let (body, apply) = document.into_body(&Attribution { principal: permit.principal(), rule, request });
-                (Some((self.app.budget.hold(body).ok_or_else(Rejection::short_of_memory)?, makes)), apply)
+                let (body, fit) = document.into_body(&Attribution { principal: permit.principal(), rule, request });
+                (Some((self.app.budget.hold(body).ok_or_else(Rejection::short_of_memory)?, makes)), fit)
             }
             None => (None, None),
         };
@@ -328,7 +328,7 @@ impl Worker {
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
         exchange.reserve(if announced { 2 } else { 1 })?;
         outbound.note_body(announced, || Arc::clone(exchange.received()));
-        Ok(Box::new(Cleared { outbound, groups: given.groups, apply, announced, epoch: exchange.epoch(), now }))
+        Ok(Box::new(Cleared { outbound, groups: given.groups, fit, announced, epoch: exchange.epoch(), now }))
     }
 
     /// From a request that may be sent to the upstream's answer.
@@ -341,8 +341,8 @@ impl Worker {
         if cleared.announced {
             Box::pin(exchange.decided()).await?;
         }
-        let prepared = match cleared.apply.take() {
-            Some(apply) => Box::pin(self.fit_to_existing_run(apply, &mut cleared.outbound)).await,
+        let prepared = match cleared.fit.take() {
+            Some(fit) => Box::pin(self.fit_to_existing_run(fit, &mut cleared.outbound)).await,
             None => Ok(()),
         };
         let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());

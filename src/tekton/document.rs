@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 use super::{
     apply::Apply,
     attribution::{Attribution, member},
+    claims::Claims,
+    existing::Fit,
     fields::{V1BETA1, check_places, check_pointer, check_spelling, check_value},
     ownership, patch,
     run::{Intent, Run, RunKind},
@@ -33,8 +35,8 @@ pub struct Document {
 enum Body {
     /// The run as the request wants it, and how it came where its service account was written into it.
     Object { object: Map<String, Value>, came: Option<Map<String, Value>> },
-    /// A change, in the bytes that it will be sent in.
-    Patch(Bytes),
+    /// A change, in the bytes that it will be sent in, but for what was taken out of it until the run is known.
+    Patch { bytes: Bytes, claims: Option<Claims> },
 }
 
 /// Why the body cannot be taken.
@@ -72,7 +74,9 @@ pub enum Unreadable {
     #[error("the annotations that say who asked for a run cannot be changed")]
     Attribution,
     #[error("the label `{0}`, which says where a run came from, cannot be changed")]
-    Label(&'static str),
+    Label(String),
+    #[error("the labels of a run cannot be taken away or replaced all at once, as some say where it came from")]
+    Labels,
     #[error(
         "a run cannot say that a run of Tekton owns it (`metadata.ownerReferences`), as only those do that Tekton's controller makes"
     )]
@@ -108,12 +112,15 @@ impl From<Unreadable> for Rejection {
             Unreadable::Json(_) | Unreadable::Yaml(_) => {
                 (Reason::BadRequest, "Send JSON, or YAML, that all readers read alike: each name once.")
             }
-            Unreadable::Attribution => {
-                (Reason::PolicyDenied, "Leave the annotations that begin with `doorward.dev/` as they are.")
-            }
-            Unreadable::Label(_) => (
+            Unreadable::Attribution => (
                 Reason::PolicyDenied,
-                "Leave that label as it is, and name each other one that is to change (`/metadata/labels/NAME`).",
+                "Leave the annotations that begin with `doorward.dev/` out of the patch, and send only what is to change.",
+            ),
+            Unreadable::Label(_) => (Reason::PolicyDenied, "Leave that label out of the patch."),
+            Unreadable::Labels => (
+                Reason::PolicyDenied,
+                "Name each label that is to change, within `metadata.labels` of a merge patch (`kubectl label`), or as \
+                 `/metadata/labels/NAME` in a JSON Patch.",
             ),
             Unreadable::Owner => (
                 Reason::PolicyDenied,
@@ -191,15 +198,18 @@ impl Document {
                 let (intent, statuses) = patch::json_patch(&operations)?;
                 operations.iter().try_for_each(check_operation)?;
                 let sent = serde_json::to_vec(&operations).unwrap_or_default();
-                Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body: Body::Patch(sent.into()) })
+                let body = Body::Patch { bytes: sent.into(), claims: None };
+                Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body })
             }
             _ => {
                 let mut read = parse(&media, body)?;
                 check_spelling(&read)?;
-                patch::keep_what_apply_takes_away(&mut read);
+                let takes_labels = patch::keep_what_apply_takes_away(&mut read);
+                let claims = Claims::of(&mut read, takes_labels);
                 let (intent, statuses) = patch::merge_patch(&read)?;
                 let sent = serde_json::to_vec(&read).unwrap_or_default();
-                Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body: Body::Patch(sent.into()) })
+                let body = Body::Patch { bytes: sent.into(), claims };
+                Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body })
             }
         }
     }
@@ -257,15 +267,15 @@ impl Document {
         }
     }
 
-    /// The bytes to send: of a new run with the annotations that say who asked. Those of an apply make a run, and do nothing to
-    /// one that is there.
-    pub fn into_body(self, attribution: &Attribution<'_>) -> (Bytes, Option<Apply>) {
+    /// The bytes to send: of a new run with the annotations that say who asked. Those of an apply make a run. Where they come with a
+    /// [`Fit`], they do nothing to a run that is there.
+    pub fn into_body(self, attribution: &Attribution<'_>) -> (Bytes, Option<Fit>) {
         match self.body {
-            Body::Patch(bytes) => (bytes, None),
+            Body::Patch { bytes, claims } => (bytes, claims.map(Fit::Patch)),
             Body::Object { mut object, came } => {
                 attribution.write(&mut object);
-                let apply = (self.run.intent == Intent::Apply).then(|| Apply::of(&mut object, came));
-                (serde_json::to_vec(&object).unwrap_or_default().into(), apply)
+                let fit = (self.run.intent == Intent::Apply).then(|| Fit::Apply(Apply::of(&mut object, came)));
+                (serde_json::to_vec(&object).unwrap_or_default().into(), fit)
             }
         }
     }

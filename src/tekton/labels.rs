@@ -15,19 +15,38 @@ pub(super) const MADE_BY: &str = "tekton.dev/pipelineRun";
 
 const GUARDED: [&str; 2] = [EVENT_ID, MADE_BY];
 
-/// Takes out of a merge patch what would take one of them away by its name.
-pub(super) fn pass_over_removals(patch: &mut Map<String, Value>) {
-    let labels = patch.get_mut("metadata").and_then(|metadata| metadata.get_mut("labels"));
-    if let Some(labels) = labels.and_then(Value::as_object_mut) {
-        labels.retain(|name, value| !(value.is_null() && GUARDED.contains(&name.as_str())));
+pub(super) fn is_guarded(name: &str) -> bool {
+    GUARDED.contains(&name)
+}
+
+/// Takes out of a merge patch what would take one of them away, by its name or with all others. Gives whether it was with all.
+pub(super) fn pass_over_removals(patch: &mut Map<String, Value>) -> bool {
+    let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) else { return false };
+    match metadata.get_mut("labels") {
+        Some(Value::Null) => metadata.remove("labels").is_some(),
+        Some(Value::Object(labels)) => {
+            labels.retain(|name, value| !(value.is_null() && is_guarded(name)));
+            false
+        }
+        _ => false,
     }
 }
 
 /// Refuses a merge patch of a run that changes one of them, or takes them away with all others.
 pub(super) fn check_merge(patch: &Map<String, Value>) -> Result<(), Unreadable> {
-    let Some(labels) = patch.get("metadata").and_then(|metadata| metadata.get("labels")) else { return Ok(()) };
-    let is_changed = |name: &&&str| labels.as_object().is_none_or(|labels| labels.contains_key(**name));
-    GUARDED.iter().find(is_changed).map_or(Ok(()), |name| Err(Unreadable::Label(name)))
+    match patch.get("metadata").and_then(|metadata| metadata.get("labels")) {
+        None => Ok(()),
+        Some(Value::Object(labels)) => match labels.keys().find(|name| is_guarded(name)) {
+            Some(name) => Err(refusal(name)),
+            None => Ok(()),
+        },
+        Some(_) => Err(Unreadable::Labels),
+    }
+}
+
+/// Why one of them cannot be written into a run that is there.
+pub(super) fn refusal(name: &str) -> Unreadable {
+    Unreadable::Label(name.to_owned())
 }
 
 /// Refuses a place that an operation of a JSON Patch names, if it is one of them or what holds them.
@@ -37,9 +56,11 @@ pub(super) fn check_pointer(pointer: &str) -> Result<(), Unreadable> {
     if !is_labels {
         return Ok(());
     }
-    let label = tokens.next();
-    let is_named = |name: &&&str| label.as_ref().is_none_or(|label| label == **name);
-    GUARDED.iter().find(is_named).map_or(Ok(()), |name| Err(Unreadable::Label(name)))
+    match tokens.next() {
+        None => Err(Unreadable::Labels),
+        Some(name) if is_guarded(&name) => Err(refusal(&name)),
+        Some(_) => Ok(()),
+    }
 }
 
 /// Has an object that is applied to a run say by them what the run itself says.

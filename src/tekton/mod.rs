@@ -8,7 +8,9 @@
 //! | `patch` | what a patch does |
 //! | `ownership` | that no run says another has made it |
 //! | `labels` | that no run says it came of another event, or is a part of another run |
+//! | `existing` | what is sent to a run that may be there |
 //! | `apply` | an apply, which makes a run or changes one that is there |
+//! | `claims` | what a merge patch says of what no patch changes |
 //! | `attribution` | the annotations that say who asked |
 //! | `template` | objects whose annotations Tekton copies to runs |
 //! | `trigger` | the service account that makes the runs of a Trigger |
@@ -17,8 +19,10 @@
 
 mod apply;
 mod attribution;
+mod claims;
 pub mod dashboard;
 mod document;
+mod existing;
 mod fields;
 mod labels;
 mod ownership;
@@ -34,9 +38,9 @@ pub(crate) fn is_of_runs(version: &str) -> bool {
 }
 
 pub use self::{
-    apply::{Apply, Unknown},
     attribution::{Attribution, REQUEST_ID},
     document::{Document, MAX_BODY, concerns},
+    existing::{Fit, Unknown},
     run::{Run, RunKind},
     trigger::{TriggerReader, listener_accounts},
 };

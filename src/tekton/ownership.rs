@@ -20,10 +20,14 @@ pub(super) fn check_object(object: &Map<String, Value>) -> Result<(), Unreadable
 /// run is not known here.
 pub(super) fn check_none(metadata: &Map<String, Value>) -> Result<(), Unreadable> {
     match metadata.get("ownerReferences") {
-        Some(owners) if names_a_run(owners) => Err(Unreadable::Owner),
-        Some(owners) if names_any(owners) => Err(Unreadable::Owned),
+        Some(owners) if names_any(owners) => Err(refusal(owners)),
         _ => Ok(()),
     }
+}
+
+/// Why owners cannot be written into a run that is there.
+pub(super) fn refusal(owners: &Value) -> Unreadable {
+    if names_a_run(owners) { Unreadable::Owner } else { Unreadable::Owned }
 }
 
 /// Refuses templates of runs that could say so: in the object that has them, in a part of it, or in the operations of a JSON Patch.
@@ -104,7 +108,7 @@ pub(super) fn check_operation(op: &str, path: &str, value: Option<&Value>) -> Re
 }
 
 /// Whether a list of owner references names any.
-fn names_any(owners: &Value) -> bool {
+pub(super) fn names_any(owners: &Value) -> bool {
     !owners.is_null() && owners.as_array().is_none_or(|owners| !owners.is_empty())
 }
 

@@ -120,13 +120,15 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Has a patch of `kubectl apply` take nothing away that was written here. The API server keeps what was applied to it with
 /// `--server-side` for later applies of the other kind, with what we added to it; the next of those takes that away again, without
-/// a word of it in the file. A patch that does not come of an apply says on purpose what it takes away, and is refused.
-pub(super) fn keep_what_apply_takes_away(patch: &mut Map<String, Value>) {
+/// a word of it in the file. A patch that does not come of an apply says on purpose what it takes away, and is refused. Gives whether
+/// it takes all labels away, as it does where a file has none any more.
+pub(super) fn keep_what_apply_takes_away(patch: &mut Map<String, Value>) -> bool {
     let annotations = patch.get("metadata").and_then(|metadata| metadata.get("annotations"));
-    if annotations.and_then(|annotations| annotations.get(LAST_APPLIED)).is_some_and(Value::is_string) {
-        pass_over_removals(patch);
-        labels::pass_over_removals(patch);
+    if !annotations.and_then(|annotations| annotations.get(LAST_APPLIED)).is_some_and(Value::is_string) {
+        return false;
     }
+    pass_over_removals(patch);
+    labels::pass_over_removals(patch)
 }
 
 /// What a merge patch (RFC 7386) does to a run, or a strategic one, which differs by its directives.

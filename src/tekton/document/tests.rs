@@ -129,17 +129,46 @@ fn an_apply_of_kubectl_takes_nothing_away_that_was_written_here() {
             json!({"annotations": {LAST: "{}", "doorward.dev/client": {}}}),
             json!({"annotations": {LAST: "{}"}, "labels": {crate::runs::EVENT_ID: "of another"}}),
             json!({"annotations": {LAST: "{}"}, "labels": null}),
+        ] {
+            let sent = patched(metadata.clone(), json!({})).unwrap();
+            let (annotations, labels) = (&sent["metadata"]["annotations"], &sent["metadata"]["labels"]);
+            assert_eq!(annotations, &json!({LAST: "{}"}), "{metadata}");
+            assert!(labels.as_object().is_none_or(Map::is_empty), "{metadata}: {labels}");
+            assert_eq!(sent["metadata"]["resourceVersion"], "1", "{metadata} does nothing before the run is known");
+        }
+        for metadata in [
+            json!({"labels": null}),
             json!({"annotations": {LAST: null, "doorward.dev/client": null}}),
             json!({"annotations": {LAST: 7, "doorward.dev/client": null}}),
             json!({"annotations": {"doorward.dev/client": null}}),
             json!({"labels": {crate::runs::EVENT_ID: null}}),
         ] {
             let refused = patched(metadata.clone(), json!({})).unwrap_err();
-            assert!(matches!(refused, Unreadable::Attribution | Unreadable::Label(_)), "{metadata}: {refused}");
+            let is_told = matches!(refused, Unreadable::Attribution | Unreadable::Label(_) | Unreadable::Labels);
+            assert!(is_told, "{metadata}: {refused}");
         }
         let listed = json!({"taskRunSpecs": [{"metadata": {"annotations": {"doorward.dev/rule": null}}}]});
         let refused = patched(json!({"annotations": {LAST: "{}"}}), listed).unwrap_err();
         assert!(matches!(refused, Unreadable::Attribution), "a list takes the place of another as it is: {refused}");
+    }
+}
+
+/// It was advised as of a patch that names one label, or as of an encoding.
+#[test]
+fn a_body_that_is_refused_for_all_its_labels_or_its_text_says_what_would_do() {
+    for (media, body, advice) in [
+        ("application/merge-patch+json", &br#"{"metadata":{"labels":null}}"#[..], "Name each label"),
+        (
+            "application/json-patch+json",
+            br#"[{"op":"add","path":"/metadata/labels","value":{"a":"b"}}]"#,
+            "Name each label",
+        ),
+        ("application/merge-patch+json", b"\xa1\x61a\x01", "Send it in UTF-8"),
+    ] {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
+        let read = Document::read((RunKind::PipelineRun, "v1"), "patch", &headers, body, "default");
+        let refused = Rejection::from(read.unwrap_err());
+        assert!(refused.fix_text().is_some_and(|fix| fix.starts_with(advice)), "{media}: {refused:?}");
     }
 }
 

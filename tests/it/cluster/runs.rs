@@ -111,3 +111,42 @@ async fn a_run_is_applied_by_both_kinds_of_apply_in_turn_and_keeps_who_asked_for
     kubectl.run(&["delete", "pipelinerun", "turns"]).await;
     world.assert_sent_as(&["alice"]).await;
 }
+
+/// Each was refused: for the label of another kind of run, and for annotations that were left as they are.
+#[tokio::test]
+async fn a_run_loses_the_labels_of_its_file_and_is_sent_back_as_it_was_read() {
+    Tekton::get().await;
+    let world = World::start().await;
+    let kubectl = world.kubectl("alice");
+    let mut run = pipeline_run("bare", &json!({"hold": "yes"}));
+    run["metadata"]["labels"] = json!({"team": "a"});
+    kubectl.write("run.json", &run.to_string());
+    kubectl.run(&["apply", "-f", "run.json"]).await;
+    let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/bare", world.namespace);
+    until(async || world.api.read(&path).await["status"]["conditions"][0]["reason"] == "Running").await;
+    let before = world.api.read(&path).await;
+    assert_eq!(before["metadata"]["labels"]["team"], "a");
+    run["metadata"].as_object_mut().unwrap().remove("labels");
+    kubectl.write("run.json", &run.to_string());
+    kubectl.run(&["apply", "-f", "run.json"]).await;
+    let mut there = world.api.read(&path).await;
+    assert_eq!(there["metadata"]["labels"]["team"], Value::Null);
+    assert_eq!(ours(&there), ours(&before));
+
+    let patch = async |what: &Value| {
+        let what = what.to_string();
+        kubectl.output(&["patch", "pipelinerun", "bare", "--type=merge", "-p", &what]).await
+    };
+    there["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    there["spec"]["status"] = "Cancelled".into();
+    let mut forged = there.clone();
+    forged["metadata"]["annotations"]["doorward.dev/requested-by"] = "bob".into();
+    let refused = patch(&forged).await;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("who asked for a run cannot be changed"), "{said}");
+    let done = patch(&there).await;
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    kubectl.run(&["wait", "--for=condition=Succeeded=False", "pipelinerun/bare", "--timeout=90s"]).await;
+    assert_eq!(ours(&world.api.read(&path).await), ours(&before));
+    world.assert_sent_as(&["alice"]).await;
+}
