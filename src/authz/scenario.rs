@@ -47,6 +47,7 @@ pub struct Scenario {
     address: IpAddr,
     kubernetes: Option<Attributes>,
     run: Option<Run>,
+    held_against_run: bool,
     delivery: Option<Arc<Facts>>,
     trigger: Option<raw::TriggerFacts>,
     /// The token that is asked for, and the task that asks.
@@ -148,8 +149,8 @@ impl Scenario {
             }
             None => None,
         };
-        let run = match kubernetes.as_ref().and_then(|attributes| Some((tekton::concerns(attributes)?, attributes))) {
-            Some((kind, attributes)) => run(kind, attributes, request, default_account(route, root))?,
+        let document = match kubernetes.as_ref().and_then(|asked| Some((tekton::concerns(asked)?, asked))) {
+            Some((kind, attributes)) => document(kind, attributes, request, default_account(route, root))?,
             None if request.body.is_some() => {
                 return Err("only of requests that change runs the body is read".to_owned().into());
             }
@@ -157,7 +158,8 @@ impl Scenario {
         };
         let sender = raw::PrincipalFacts::default();
         Ok(Self {
-            run,
+            held_against_run: document.as_ref().is_some_and(Document::is_held_against_run),
+            run: document.map(|document| Arc::unwrap_or_clone(document.run)),
             principal: match principal.or_else(|| comes_of_sender(request, route).then_some(&sender)) {
                 Some(facts) => complete(facts, delivery.clone(), request.token.as_ref(), route, root, now)?,
                 None => Principal::anonymous(),
@@ -181,6 +183,11 @@ impl Scenario {
     /// Whether rules look at the body of such a request, and none is written.
     pub fn lacks_body(&self) -> bool {
         self.run.is_none() && self.kubernetes.as_ref().is_some_and(|asked| tekton::concerns(asked).is_some())
+    }
+
+    /// Whether it is a patch that is refused, whatever rules say, where the run that is there says otherwise.
+    pub fn is_held_against_run(&self) -> bool {
+        self.held_against_run
     }
 
     /// The request as rules see it.
@@ -277,13 +284,13 @@ fn timestamp(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_secs(time.unix_timestamp()))
 }
 
-/// What a body that somebody wrote down says of a run.
-fn run(
+/// A body that somebody wrote down, as it is read.
+fn document(
     kind: tekton::RunKind,
     attributes: &Attributes,
     request: &raw::RequestFacts,
     default_account: &str,
-) -> Result<Option<Run>, Unasked> {
+) -> Result<Option<Document>, Unasked> {
     let default = match &request.body {
         Some(Value::Array(_)) => "application/json-patch+json",
         _ if attributes.verb == "patch" => "application/merge-patch+json",
@@ -298,7 +305,7 @@ fn run(
     };
     let of = (kind, attributes.api_version.as_str());
     let document = Document::read(of, &attributes.verb, &headers, body.to_string().as_bytes(), default_account);
-    document.map(|document| Some(Arc::unwrap_or_clone(document.run))).map_err(refused)
+    document.map(Some).map_err(refused)
 }
 
 /// The service account of runs that name none, at the API server behind a route.

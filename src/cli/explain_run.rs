@@ -45,6 +45,10 @@ const NOT_REVOKED: &str = "whether the token, or who it is of, was revoked is no
 const NO_BODY: &str = "the request has no body, which is read before any rule is asked, and which rules with `run` look at; give the \
                        body with `--body`";
 
+/// Only the API server knows the run.
+const HELD_AGAINST_RUN: &str = "the patch is held against the run that is there: what it says of who asked for it, where it came from and \
+                                what owns it must be so there already";
+
 /// How long keys of issuers are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -136,7 +140,11 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
             }
         }
     };
-    Ok(if scenario.lacks_body() { answer.with_note(NO_BODY) } else { answer })
+    Ok(match scenario.is_held_against_run() {
+        true => answer.with_note(HELD_AGAINST_RUN),
+        false if scenario.lacks_body() => answer.with_note(NO_BODY),
+        false => answer,
+    })
 }
 
 /// The same, with upstreams that name no file. One whose files are not looked at is left out, and its routes with it.

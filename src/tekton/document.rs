@@ -250,6 +250,11 @@ impl Document {
         })
     }
 
+    /// Whether the patch is refused where the run that is there says otherwise.
+    pub(crate) fn is_held_against_run(&self) -> bool {
+        matches!(&self.body, Body::Patch { claims: Some(_), .. })
+    }
+
     /// Writes the service account that a run is decided on into one that leaves it to Tekton, whose setting may be another by then.
     pub(crate) fn name_account(&mut self, kind: RunKind, version: &str, account: &str) {
         let Body::Object { object, came } = &mut self.body else { return };

@@ -193,6 +193,20 @@ fn a_request_for_a_run_that_is_always_refused_is_an_error_of_its_case() {
     }
 }
 
+/// Only the API server knows whether such a one goes through.
+#[test]
+fn a_patch_that_is_held_against_the_run_is_told_from_others() {
+    let root = root(GROUND, "rules: [{id: all, on: {routes: [api]}, who: {issuers: [corp]}, do: allow}]");
+    for (annotation, expected) in [("doorward.dev/requested-by", true), ("team", false)] {
+        let path = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns/held";
+        let body = format!("{{metadata: {{annotations: {{{annotation}: bob}}}}}}");
+        let request = format!("{{route: api, method: PATCH, path: {path}, body: {body}}}");
+        let request: raw::RequestFacts = serde_saphyr::from_str(&request).unwrap();
+        let scenario = Scenario::new(None, &request, &root).unwrap();
+        assert_eq!(scenario.is_held_against_run(), expected, "{annotation}");
+    }
+}
+
 /// Apply must be allowed as the create that it may be, too; and what is explained is what decided.
 #[test]
 fn what_refuses_an_apply_is_explained() {
