@@ -188,7 +188,6 @@ mod tests {
         }
         for (preset, claims) in [
             ("cognito", json!({"cognito:groups": []})),
-            ("keycloak", json!({"realm_access": {"roles": []}})),
             ("keycloak", json!({"groups": []})),
             ("zitadel", json!({"urn:zitadel:iam:org:project:roles": {}})),
         ] {

@@ -38,7 +38,7 @@ pub(super) struct Defaults {
     pub algorithms: &'static [Algorithm],
     pub token_types: &'static [&'static str],
     pub username: &'static str,
-    /// Where groups may stand; the first that is there counts.
+    /// Where groups stand.
     pub groups: &'static [&'static str],
     pub kind: Option<Kind>,
     pub max_lifetime: Duration,
@@ -151,8 +151,7 @@ pub fn fill(raw: &mut raw::Issuer) {
         raw.max_lifetime.get_or_insert(Span(defaults.max_lifetime));
         raw.keys.max_stale.get_or_insert(MAX_STALE);
     }
-    // Where there are several places, no one setting says the same. Nor does one where none are promised: a deny over groups would hit
-    // whoever comes without.
+    // Not where none are promised: a deny over groups would hit whoever comes without.
     if let [only] = presets::promised_groups(raw.preset) {
         raw.claims.groups.get_or_insert_with(|| (*only).to_owned());
     }

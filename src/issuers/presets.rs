@@ -91,7 +91,7 @@ pub(super) struct TokenQuirks {
     pub algorithms: &'static [Algorithm],
     /// `typ` of access tokens; `""` stands for none.
     pub token_types: &'static [&'static str],
-    /// Where groups may stand; the first that is there counts.
+    /// Where groups stand. One place: with a second, who is in no group any more would have what stands there for groups.
     pub groups: &'static [&'static str],
     pub username: &'static str,
 }
@@ -117,14 +117,9 @@ impl TokenQuirks {
             Preset::Entra => Self { token_types: &["JWT"], username: "{issuer}#{claim:/oid}", ..usual },
             Preset::Cognito => Self { token_types: &[""], groups: &["cognito:groups"], ..usual },
             Preset::Google => usual,
-            Preset::Keycloak => Self { token_types: JWT, groups: &["groups", "/realm_access/roles"], ..usual },
-            Preset::Auth0 => Self { token_types: JWT, ..usual },
-            Preset::Zitadel => Self {
-                token_types: JWT,
-                // Roles are the names of an object's members here.
-                groups: &["groups", "urn:zitadel:iam:org:project:roles"],
-                ..usual
-            },
+            Preset::Keycloak | Preset::Auth0 => Self { token_types: JWT, ..usual },
+            // Roles are the names of an object's members here.
+            Preset::Zitadel => Self { token_types: JWT, groups: &["urn:zitadel:iam:org:project:roles"], ..usual },
             Preset::Ping => Self { token_types: ANY, ..usual },
         })
     }
