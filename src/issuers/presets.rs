@@ -50,7 +50,7 @@ impl LoginQuirks {
                 ..usual
             },
             Some(Preset::Dex) => Self { scopes: &["profile", "email", "groups", "offline_access"], ..usual },
-            Some(Preset::Entra | Preset::Keycloak) => Self { scopes: &["profile", "email", "offline_access"], ..usual },
+            Some(Preset::Entra) => Self { scopes: &["profile", "email", "offline_access"], ..usual },
             Some(Preset::Auth0) => Self {
                 scopes: &["profile", "email", "offline_access"],
                 logout: Logout::Auth0,
@@ -66,11 +66,13 @@ impl LoginQuirks {
                 anew: Prompt::SelectAccount,
                 ..usual
             },
-            Some(Preset::Zitadel) => {
-                Self { scopes: &["profile", "email", "offline_access", "urn:zitadel:iam:org:project:roles"], ..usual }
-            }
+            // There is no scope for all roles of the application's own project: that project and the application assert them.
+            Some(Preset::Zitadel) => Self { scopes: &["profile", "email", "offline_access"], ..usual },
             // Beside `read:org`, without which nothing is told of the organisation.
             Some(Preset::GithubOauth) => Self { scopes: &["user:email"], anew: Prompt::SelectAccount, ..usual },
+            // There is a refresh token without any scope. With `offline_access` Keycloak keeps an offline session alone for whoever signs in
+            // here first, and tells nobody when that person is signed out.
+            Some(Preset::Keycloak) => Self { scopes: &["profile", "email"], ..usual },
             // Whether there is a refresh token is a setting of the application.
             Some(Preset::Ping) => Self { scopes: &["profile", "email"], ..usual },
         }

@@ -203,6 +203,12 @@ mod tests {
         let google = resolve_login(Some(Preset::Google), hint).unwrap();
         let parameters = [("access_type", "offline".to_owned()), ("hd", "example.com".to_owned())];
         assert_eq!(google.wishes.parameters, parameters);
+        // With `offline_access` no end of the session at Keycloak would reach us.
+        let keycloak = resolve_login(Some(Preset::Keycloak), |_| ()).unwrap();
+        assert_eq!(scopes(&keycloak), "openid profile email");
+        // What is called as the claim with the roles is no scope there.
+        let zitadel = resolve_login(Some(Preset::Zitadel), |_| ()).unwrap();
+        assert_eq!(scopes(&zitadel), "openid profile email offline_access");
         let entra = resolve_login(Some(Preset::Entra), hint).unwrap();
         assert_eq!(entra.wishes.parameters, [("domain_hint", "example.com".to_owned())]);
         let octocat = |login: &mut raw::Login| login.login_hint = Some("octocat".to_owned());
