@@ -1,7 +1,12 @@
 //! The code for the tokens (RFC 6749 section 4.1.3), through `openidconnect` and our own bounded client. Sent once:
 //! after a network error nobody knows whether the code was used, and a second use revokes what the first one gave.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -44,6 +49,7 @@ pub enum ExchangeError {
     /// `invalid_grant` (RFC 6749 section 5.2): the code or the refresh token is worth nothing, now or ever.
     #[error("the provider refused the code or token: {0}")]
     InvalidGrant(String),
+    /// Another error of the provider's, which may be about us or its own trouble.
     #[error("the provider refused the request: {0}")]
     Refused(String),
     #[error("the answer of the provider cannot be understood: {0}")]
@@ -88,7 +94,7 @@ pub async fn exchange(
     for (name, value) in &assertion {
         request = request.add_extra_param(*name, value);
     }
-    request.request_async(&sender(provider)).await.map_err(refused)?.granted()
+    request.request_async(&sender(provider, &Status::default())).await.map_err(refused)?.granted()
 }
 
 /// New tokens for a refresh token (RFC 6749 section 6). Sent once, as the token may rotate.
@@ -104,7 +110,23 @@ pub async fn refresh(
     for (name, value) in &assertion {
         request = request.add_extra_param(*name, value);
     }
-    request.request_async(&sender(provider)).await.map_err(refused)?.granted()
+    let status = Status::default();
+    let answer = request.request_async(&sender(provider, &status)).await;
+    answer
+        .map_err(|error| {
+            let is_bad = status.get() == Some(&StatusCode::BAD_REQUEST) && is_invalid_request(&error);
+            match refused(error) {
+                ExchangeError::Refused(text) if is_bad => ExchangeError::InvalidGrant(text),
+                error => error,
+            }
+        })?
+        .granted()
+}
+
+/// What Dex says with 400 of a refresh token that was revoked or has expired, and with 500 while it cannot ask its directory. The request
+/// has one form, so at any provider that calls it a bad one it is the token that is bad.
+fn is_invalid_request(error: &Refusal) -> bool {
+    matches!(error, RequestTokenError::ServerResponse(said) if *said.error() == CoreErrorResponseType::InvalidRequest)
 }
 
 /// Parameters of a request beyond its own.
@@ -144,13 +166,17 @@ fn unusable(error: impl std::fmt::Display) -> ExchangeError {
 
 type Sent = Pin<Box<dyn Future<Output = Result<HttpResponse, EgressError>> + Send>>;
 
+/// The status of the answer, once there is one: errors do not tell it.
+type Status = Arc<OnceLock<StatusCode>>;
+
 /// Sends through the bounded client of the provider.
-fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync + use<> {
-    let egress = provider.egress().clone();
+fn sender(provider: &dyn Provider, status: &Status) -> impl Fn(HttpRequest) -> Sent + Send + Sync + use<> {
+    let (egress, status) = (provider.egress().clone(), Arc::clone(status));
     move |request| {
-        let egress = egress.clone();
+        let (egress, status) = (egress.clone(), Arc::clone(&status));
         Box::pin(async move {
             let mut answer = egress.send(request.map(Bytes::from), BOUNDS).await?.map(Into::into);
+            status.get_or_init(|| answer.status());
             if is_error(&answer) {
                 *answer.status_mut() = StatusCode::BAD_REQUEST;
             }
@@ -173,7 +199,9 @@ fn is_error(answer: &HttpResponse) -> bool {
             .is_ok_and(|said| said.error.is_some() && said.access_token.is_none())
 }
 
-fn refused(error: RequestTokenError<EgressError, StandardErrorResponse<CoreErrorResponseType>>) -> ExchangeError {
+type Refusal = RequestTokenError<EgressError, StandardErrorResponse<CoreErrorResponseType>>;
+
+fn refused(error: Refusal) -> ExchangeError {
     match error {
         RequestTokenError::Request(error) => ExchangeError::Unreachable(error),
         RequestTokenError::ServerResponse(error) => {

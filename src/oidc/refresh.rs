@@ -36,12 +36,15 @@ impl std::fmt::Debug for Refreshed {
     }
 }
 
-/// Why there is nothing new. Neither carries a secret.
+/// Why there is nothing new. None carries a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
     /// The provider does not vouch for the person any more.
     #[error("{0}")]
     Gone(String),
+    /// The provider answers that it does not do so, and not that this is for good: it may be its own trouble.
+    #[error("{0}")]
+    Refused(String),
     /// Nobody knows; it may be tried again.
     #[error("{0}")]
     Later(String),
@@ -84,7 +87,7 @@ pub async fn refresh(
     match found {
         Ok((claims, told)) => Ok(Refreshed { access: Some(access), refresh, id, claims, told, scopes, later: None }),
         Err(RefreshError::Later(why)) => Ok(unvouched(access, refresh, why)),
-        Err(gone) => Err(gone),
+        Err(error) => Err(error),
     }
 }
 
@@ -101,6 +104,7 @@ async fn renew(
 ) -> Result<Granted, RefreshError> {
     exchange::refresh(provider, metadata, token, now).await.map_err(|error| match error {
         ExchangeError::InvalidGrant(_) => RefreshError::Gone(error.to_string()),
+        ExchangeError::Refused(_) => RefreshError::Refused(error.to_string()),
         error => RefreshError::Later(error.to_string()),
     })
 }

@@ -257,6 +257,7 @@ impl Sessions {
             created: now,
             last_seen: now,
             checked: now,
+            refused: None,
             uncollected,
             lease: None,
             ends: now + inner.settings.absolute,

@@ -15,7 +15,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    clock::{Timestamp, millis},
+    clock::{Timestamp, millis, optional_millis},
     sha256::sha256,
 };
 
@@ -150,6 +150,9 @@ pub(super) struct Record {
     /// When the provider last vouched for it.
     #[serde(with = "millis")]
     pub checked: Timestamp,
+    /// Since when the provider answers and does not vouch for it.
+    #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Timestamp>,
     /// Until when the program that it is for may come for it; `None` once somebody holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncollected: Option<Uncollected>,

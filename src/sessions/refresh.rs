@@ -1,6 +1,7 @@
 //! Keeping sessions true: before a session's facts are older than `sessions.recheck`, its provider is asked, with the
 //! refresh token or, where there is none, the access token, whether the person may still sign in there, and which groups
-//! they have now. A session about which nothing can be asked ends then.
+//! they have now. A session about which nothing can be asked ends then. One whose provider gives no answer goes on; one whose provider
+//! answers that something is wrong, and not that the person is gone, goes on for as long as a directory behind it may be away.
 //!
 //! A refresh token that rotates may be used once, and a second use revokes the grant (RFC 9700 section 4.14.2). So one
 //! refresh of a session runs in this process, whoever needs it, and one among all replicas: who refreshes first writes
@@ -34,6 +35,10 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// How long a session is left alone after its provider gave no answer.
 const PAUSE: Duration = Duration::from_secs(30);
+
+/// For how many times `sessions.recheck` a provider may answer without vouching for a session: an hour by the defaults. Dex tells of
+/// somebody who is gone with the same words as of a directory that is away.
+const REFUSALS: u32 = 12;
 
 /// How often is looked whether another replica is done.
 const POLL: Duration = Duration::from_millis(100);
@@ -194,16 +199,19 @@ impl Sessions {
                 tracing::warn!(session = %hash, issuer = %record.issuer, why, "nobody vouched for a session yet");
                 Ok(Done::Later)
             }
-            Err(RefreshError::Gone(why)) => {
-                // Who has the lease by now has used the refresh token, perhaps, and knows more.
-                let Some((standing, _)) = self.read(hash).await? else { return Ok(Done::Settled) };
-                if standing.lease.as_ref() != Some(&lease) {
-                    tracing::warn!(session = %hash, %why, "a refresh took longer than its lease, and came to nothing");
-                    return Ok(Done::Settled);
+            Err(RefreshError::Gone(why)) => self.end_refused(hash, &record, &lease, &why).await,
+            Err(RefreshError::Refused(why)) => {
+                let since = record.refused.unwrap_or(now);
+                let end = since + inner.settings.recheck * REFUSALS;
+                if end <= now {
+                    return self.end_refused(hash, &record, &lease, &why).await;
                 }
-                tracing::info!(session = %hash, issuer = %record.issuer, %why, "the provider ended a session");
-                self.end_all(&self.index(&record), &[(hash, record.ends)], Ended::provider).await?;
-                Ok(Done::Settled)
+                tracing::warn!(
+                    session = %hash, issuer = %record.issuer, %why, %end,
+                    "the provider does not vouch for a session, which ends unless it does before `end`"
+                );
+                self.settle(hash, &lease, |record| (record.lease, record.refused) = (None, Some(since))).await?;
+                Ok(Done::Later)
             }
             Err(RefreshError::Later(why)) => {
                 tracing::warn!(session = %hash, issuer = %record.issuer, %why, "a session could not be refreshed");
@@ -211,6 +219,25 @@ impl Sessions {
                 Ok(Done::Later)
             }
         }
+    }
+
+    /// Ends a session for which its provider does not vouch any more.
+    async fn end_refused(
+        &self,
+        hash: SessionHash,
+        record: &Record,
+        lease: &Lease,
+        why: &str,
+    ) -> Result<Done, StoreError> {
+        // Who has the lease by now has used the refresh token, perhaps, and knows more.
+        let Some((standing, _)) = self.read(hash).await? else { return Ok(Done::Settled) };
+        if standing.lease.as_ref() != Some(lease) {
+            tracing::warn!(session = %hash, %why, "a refresh took longer than its lease, and came to nothing");
+            return Ok(Done::Settled);
+        }
+        tracing::info!(session = %hash, issuer = %record.issuer, %why, "the provider ended a session");
+        self.end_all(&self.index(record), &[(hash, record.ends)], Ended::provider).await?;
+        Ok(Done::Settled)
     }
 
     /// Writes what a refresh changed, if its lease still stands. A store that is away is tried as long as it does, as
@@ -292,7 +319,7 @@ impl Refreshed {
             record.scopes = scopes;
         }
         if self.later.is_none() {
-            record.checked = now;
+            (record.checked, record.refused) = (now, None);
         }
         record.lease = None;
     }

@@ -200,10 +200,16 @@ async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
 #[tokio::test]
 async fn a_session_whose_grant_is_gone_ends_everywhere() {
     type Change = fn(&mut Script);
-    let rows: [(&str, Change); 7] = [
+    let rows: [(&str, Change); 8] = [
         ("invalid_grant", |script| {
             script.status = StatusCode::BAD_REQUEST;
             script.answer = json!({"error": "invalid_grant", "error_description": "reuse"});
+            script.claims = None;
+        }),
+        ("Dex, of a token that was revoked", |script| {
+            script.status = StatusCode::BAD_REQUEST;
+            let why = "Refresh token is invalid or has already been claimed by another client.";
+            script.answer = json!({"error": "invalid_request", "error_description": why});
             script.claims = None;
         }),
         ("another person", |script| script.claims.as_mut().unwrap()["sub"] = json!("bob")),
@@ -262,6 +268,34 @@ async fn a_provider_in_trouble_costs_nobody_the_session_and_is_left_alone() {
     }
 }
 
+/// What Dex says of somebody who is gone from its directory, and of all while that cannot be asked.
+fn refuses(script: &mut Script) {
+    script.status = StatusCode::INTERNAL_SERVER_ERROR;
+    script.answer = json!({"error": "invalid_request"});
+    script.claims = None;
+}
+
+/// It went on for as long as any session, for who was shut out there.
+#[tokio::test]
+async fn a_provider_that_answers_without_vouching_ends_a_session_in_the_end_and_not_in_a_short_outage() {
+    let world = world().await;
+    let session = world.get().await.unwrap();
+    // Unused until then: the outage counts from when the provider was asked.
+    world.advance(5 * 3600, refuses);
+    assert!(world.get().await.is_ok());
+    world.advance(3500, refuses);
+    assert!(world.get().await.is_ok(), "an outage of less than an hour");
+    world.advance(31, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")], "it is over");
+    world.advance(301, refuses);
+    assert!(world.get().await.is_ok(), "another one");
+    world.advance(3500, refuses);
+    assert!(world.get().await.is_ok(), "which counts for itself");
+    world.advance(100, refuses);
+    assert!(world.get().await.is_err());
+    assert!(world.at.shared.revocations.end_of_session(&session.principal).is_some(), "streams and replicas know");
+}
+
 /// While the keys rotate and cannot be fetched, new tokens come that nobody can check yet; and the refresh token before is
 /// used up.
 #[tokio::test]
@@ -310,8 +344,10 @@ async fn a_refresh_token_is_not_used_up_while_the_keys_of_its_provider_are_away(
 async fn a_provider_that_cannot_be_reached_costs_nobody_the_session() {
     let world = world().await;
     world.at.provider.change_metadata(|metadata| metadata.token_endpoint.set_port(Some(1)).unwrap());
-    world.advance(301, |_| {});
-    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
+    for _ in 0..4 {
+        world.advance(3600, |_| {});
+        assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
+    }
 }
 
 #[tokio::test]
