@@ -17,6 +17,7 @@ pub struct Metadata {
     pub introspection_endpoint: Option<Url>,
     pub end_session_endpoint: Option<Url>,
     pub userinfo_endpoint: Option<Url>,
+    pub revocation_endpoint: Option<Url>,
     /// RFC 9207: every authorization response carries `iss`.
     pub iss_parameter_supported: bool,
 }
@@ -36,6 +37,8 @@ struct Document {
     end_session_endpoint: Option<String>,
     #[serde(default)]
     userinfo_endpoint: Option<String>,
+    #[serde(default)]
+    revocation_endpoint: Option<String>,
     #[serde(default)]
     authorization_response_iss_parameter_supported: bool,
 }
@@ -66,6 +69,8 @@ impl Metadata {
             introspection_endpoint: endpoint("introspection_endpoint", document.introspection_endpoint)?,
             end_session_endpoint: endpoint("end_session_endpoint", document.end_session_endpoint)?,
             userinfo_endpoint: endpoint("userinfo_endpoint", document.userinfo_endpoint)?,
+            // Without it a grant is not taken back at a sign-out; that is no reason to have no logins.
+            revocation_endpoint: endpoint("revocation_endpoint", document.revocation_endpoint).unwrap_or_default(),
             iss_parameter_supported: document.authorization_response_iss_parameter_supported,
         })
     }

@@ -143,6 +143,7 @@ impl Github {
             end_session_endpoint: None,
             userinfo_endpoint: None,
             introspection_endpoint: None,
+            revocation_endpoint: None,
             names_issuer_in_response: false,
         });
         Some(Self { organisation: Organisation::parse(tenant), probe: api.join("meta").ok()?, api, metadata })

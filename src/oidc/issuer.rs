@@ -85,6 +85,7 @@ impl Provider for LoginIssuer {
             end_session_endpoint: discovered.end_session_endpoint.clone(),
             userinfo_endpoint: discovered.userinfo_endpoint.clone(),
             introspection_endpoint: discovered.introspection_endpoint.clone(),
+            revocation_endpoint: discovered.revocation_endpoint.clone(),
             names_issuer_in_response: discovered.iss_parameter_supported,
         }))
     }

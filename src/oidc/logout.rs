@@ -1,19 +1,29 @@
 //! Signing out at `/oauth2/sign_out`: the session here, those of our other hosts, and the one at the provider.
 
+use std::{sync::Arc, time::Duration};
+
 use bytes::Bytes;
-use http::{Response, StatusCode, header};
-use url::Url;
+use http::{Request, Response, StatusCode, header};
+use url::{Url, form_urlencoded};
 
 use super::{
-    Login, LoginRequest, Outcome, attempts,
+    Login, LoginRequest, Outcome, Provider, attempts,
     failure::Failure,
     login::{SIGNED_OUT, redirect, store_failed},
 };
 use crate::{
+    clock::Timestamp,
+    egress::Bounds,
     issuers::presets::Logout,
     pages::{self, ConfirmSignOutView},
     sessions::{Ended, Session, cookie, csrf},
 };
+
+/// What taking back a grant may cost.
+const REVOCATION: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 64 << 10 };
+
+/// The scope of a grant that outlasts the session at the provider (OpenID Connect Core 1.0 section 11).
+const OFFLINE_ACCESS: &str = "offline_access";
 
 impl Login {
     /// The page that asks, as a link or an image must not sign anybody out.
@@ -46,6 +56,7 @@ impl Login {
             // First here: whatever the provider does, this session is over.
             self.0.sessions.end_login(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
             location = self.end_at_provider(&session, request).unwrap_or(location);
+            self.take_back_grant(session);
         }
         let mut response = redirect(&location);
         for line in [cookie::delete(cookie::SESSION), attempts::forget()] {
@@ -89,6 +100,43 @@ impl Login {
         url.query_pairs_mut().append_pair("client_id", client.id());
         Some(url.into())
     }
+
+    /// Has the provider take back the grant of a session that was signed out, if the end of its own session does not. Nobody waits
+    /// for it. Not at Auth0, where the person's other sessions would lose theirs with it.
+    fn take_back_grant(&self, session: Arc<Session>) {
+        let Some(provider) = self.provider(session.issuer()).map(Arc::clone) else { return };
+        let Some(endpoint) = provider.metadata().and_then(|metadata| metadata.revocation_endpoint.clone()) else {
+            return;
+        };
+        let is_offline = session.principal.scopes.iter().any(|scope| **scope == *OFFLINE_ACCESS);
+        if !is_offline || provider.client().logout == Logout::Auth0 {
+            return;
+        }
+        let now = self.0.sessions.now();
+        self.0.sessions.shared().control.spawn(async move {
+            let Some(token) = session.tokens().refresh.as_deref() else { return };
+            if let Err(why) = revoke(&*provider, &endpoint, token, now).await {
+                let issuer = provider.name();
+                tracing::warn!(%issuer, why, "the grant of a session that was signed out stays at the provider");
+            }
+        });
+    }
+}
+
+/// RFC 7009. A token that is not good any more is no error (section 2.2).
+async fn revoke(provider: &dyn Provider, endpoint: &Url, token: &str, now: Timestamp) -> Result<(), String> {
+    let mut request = Request::post(endpoint.as_str())
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Bytes::new())
+        .map_err(|error| error.to_string())?;
+    *request.body_mut() = {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("token", token).append_pair("token_type_hint", "refresh_token");
+        provider.client().authentication.apply(now, &mut form, request.headers_mut())?;
+        form.finish().into()
+    };
+    let answer = provider.egress().send(request, REVOCATION).await.map_err(|error| error.to_string())?;
+    if answer.status().is_success() { Ok(()) } else { Err(format!("it answers {}", answer.status())) }
 }
 
 pub(super) fn display_name(session: &Session) -> String {

@@ -79,6 +79,8 @@ pub struct Metadata {
     pub end_session_endpoint: Option<Url>,
     pub userinfo_endpoint: Option<Url>,
     pub introspection_endpoint: Option<Url>,
+    /// RFC 7009.
+    pub revocation_endpoint: Option<Url>,
     /// Whether each answer names its issuer (RFC 9207 section 3).
     pub names_issuer_in_response: bool,
 }

@@ -144,6 +144,7 @@ impl ScriptedProvider {
             .route("/token", post(token))
             .route("/userinfo", get(user_info))
             .route("/introspect", post(introspect))
+            .route("/revoke", post(revoke))
             .with_state(endpoint);
         tokio::spawn(async move { axum::serve(listener, router).await });
         provider.metadata = Mutex::new(Some(Arc::new(Metadata {
@@ -152,6 +153,7 @@ impl ScriptedProvider {
             end_session_endpoint: Some(Url::parse(&format!("{base}/logout")).unwrap()),
             userinfo_endpoint: Some(Url::parse(&format!("{base}/userinfo")).unwrap()),
             introspection_endpoint: Some(Url::parse(&format!("{base}/introspect")).unwrap()),
+            revocation_endpoint: Some(Url::parse(&format!("{base}/revoke")).unwrap()),
             names_issuer_in_response: true,
         })));
         provider
@@ -198,6 +200,11 @@ async fn introspect(
     endpoint.exchanges.lock().unwrap().push(Exchange { form, authorization });
     let (status, answer) = endpoint.script.lock().unwrap().introspection.clone();
     (status, Json(answer))
+}
+
+async fn revoke(State(endpoint): State<Endpoint>, headers: HeaderMap, Form(form): Form<HashMap<String, String>>) {
+    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    endpoint.exchanges.lock().unwrap().push(Exchange { form, authorization });
 }
 
 impl Provider for ScriptedProvider {

@@ -1,6 +1,7 @@
 //! How sessions end.
 
 use super::*;
+use crate::issuers::presets::Logout;
 
 #[tokio::test]
 async fn signing_out_ends_the_session_here_and_at_the_provider() {
@@ -40,6 +41,63 @@ async fn signing_out_ends_the_session_here_and_at_the_provider() {
     assert_eq!(location(&response), "/oauth2/signed_out");
     let response = browser.get("/oauth2/signed_out").await;
     assert!(body(&response).contains("You are signed out"));
+}
+
+/// Each sign-out left a grant at the provider with which somebody who had the token could go on.
+#[tokio::test]
+async fn signing_out_has_the_provider_take_back_a_grant_that_outlasts_its_session_and_no_other() {
+    for (row, scope, logout, is_revoked) in [
+        ("for offline access", "openid offline_access", Logout::RpInitiated, true),
+        ("that ends with the session there", "openid", Logout::RpInitiated, false),
+        ("with which those of other sessions would go", "openid offline_access", Logout::Auth0, false),
+    ] {
+        let basic = ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
+        let mut provider = ScriptedProvider::start("corp", basic).await;
+        provider.client.logout = logout;
+        let mut browser = Browser::at(provider);
+        let sent = browser.depart("/").await;
+        browser.script(|script| {
+            (script.answer["refresh_token"], script.answer["scope"]) = (json!("r-1"), json!(scope));
+        });
+        browser.get(&sent.good()).await;
+        let response =
+            browser.ask(Method::POST, "/oauth2/sign_out", None, &[("origin", "https://dash.example.com")]).await;
+        assert!(location(&response).contains("/logout?"), "{row}");
+        let revoked = async {
+            loop {
+                if let Some(revoked) = browser.exchanges().into_iter().find(|asked| asked.form.contains_key("token")) {
+                    break revoked;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let patience = Duration::from_millis(if is_revoked { 10_000 } else { 200 });
+        let revoked = tokio::time::timeout(patience, revoked).await.ok();
+        assert_eq!(revoked.is_some(), is_revoked, "{row}");
+        let Some(revoked) = revoked else { continue };
+        assert_eq!((&*revoked.form["token"], &*revoked.form["token_type_hint"]), ("r-1", "refresh_token"));
+        assert_eq!(revoked.authorization, Some(format!("Basic {}", BASE64_STANDARD.encode("doorward:s"))));
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_grant_to_be_taken_back() {
+    let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut browser = Browser::new().await;
+    let port = silent.local_addr().unwrap().port();
+    browser.fixture.provider.change_metadata(|metadata| {
+        metadata.revocation_endpoint.as_mut().unwrap().set_port(Some(port)).unwrap();
+    });
+    let sent = browser.depart("/").await;
+    browser.script(|script| {
+        (script.answer["refresh_token"], script.answer["scope"]) = (json!("r-1"), json!("offline_access"));
+    });
+    browser.get(&sent.good()).await;
+    let ours = [("origin", "https://dash.example.com")];
+    let ask = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours);
+    let response = tokio::time::timeout(Duration::from_secs(5), ask).await.expect("it waits");
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    tokio::time::timeout(Duration::from_secs(5), silent.accept()).await.expect("the provider is told").unwrap();
 }
 
 /// Browsers send no cookie with a form of another site: nothing was there to be kept, and nothing to do anew.
