@@ -147,6 +147,12 @@ pub(super) const fn left_out(preset: Option<Preset>) -> &'static [&'static str] 
     }
 }
 
+/// Whether an access token for one audience is of the client with that name, which stands nowhere else in it: Dex writes `azp` only
+/// beside several audiences.
+pub(super) fn audience_is_client(preset: Option<Preset>) -> bool {
+    preset == Some(Preset::Dex)
+}
+
 /// What stands for all tenants of Entra ID.
 pub const ENTRA_ORGANIZATIONS: &str = "https://login.microsoftonline.com/organizations/v2.0";
 

@@ -47,6 +47,8 @@ pub struct Mapping {
     pub groups: Box<[ClaimPath]>,
     pub scopes: Box<[ClaimPath]>,
     pub client: Box<[ClaimPath]>,
+    /// Whether the client is the audience where it stands nowhere else and there is one audience.
+    pub audience_is_client: bool,
 }
 
 /// What the configuration says of a client.
@@ -156,7 +158,8 @@ impl Mapping {
 
     /// The client that the token was issued to.
     pub fn client(&self, claims: &Map<String, Value>) -> Result<Option<Arc<str>>, TokenError> {
-        match first(&self.client, claims) {
+        let audience = || claims.get("aud").filter(|audience| self.audience_is_client && audience.is_string());
+        match first(&self.client, claims).or_else(audience) {
             None => Ok(None),
             Some(Value::String(client)) if self.reserves_accounts() && Actor::is_reserved(client) => {
                 Err(wrong("client_id", Some(&Value::from(client.as_str())), "a client that is no service account"))
@@ -423,6 +426,7 @@ mod tests {
             groups: Box::default(),
             scopes: Box::default(),
             client: [ClaimPath::parse("client_id").unwrap()].into(),
+            audience_is_client: false,
         }
     }
 

@@ -254,6 +254,7 @@ impl Builder<'_> {
             groups: groups.into(),
             scopes: scopes.into(),
             client: client.into(),
+            audience_is_client: presets::audience_is_client(raw.preset) && raw.claims.client.is_none(),
         })
     }
 

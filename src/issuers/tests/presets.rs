@@ -196,6 +196,29 @@ async fn dex_writes_access_tokens_like_id_tokens() {
     assert_eq!(reason(at.bearer(None, json!({"aud": CLIENT})).await), Reason::AudienceMismatch);
 }
 
+/// Rules and settings for clients met no token of Dex that a client has for itself.
+#[tokio::test]
+async fn the_client_of_a_token_of_dex_is_its_one_audience() {
+    let bot = json!({"clients": [{"id": "bot", "kind": "workload"}], "audiences": ["bot", "doorward"],
+        "listed_clients_only": true});
+    let at = Fixture::new(changed(json!({"preset": "dex"}), &bot)).await;
+    let came = at.bearer(None, json!({"aud": "bot"})).await.unwrap();
+    assert_eq!((came.client.as_deref(), came.kind), (Some("bot"), Kind::Workload));
+    for (twin, claims) in [
+        ("issued to another client", json!({"aud": ["bot", "cli"], "azp": "cli"})),
+        ("several audiences", json!({"aud": ["bot", "doorward"]})),
+        ("another client", json!({"aud": "bot", "client_id": "cli"})),
+        ("not listed", json!({"aud": "doorward"})),
+    ] {
+        assert_eq!(reason(at.bearer(None, claims).await), Reason::TokenInvalid, "{twin}");
+    }
+    // Who says where the client stands means that place, and elsewhere an audience is no client.
+    for settings in [json!({"preset": "dex", "claims": {"client": "cli"}}), json!({"preset": "okta"})] {
+        let at = Fixture::new(changed(settings.clone(), &json!({"audiences": ["bot"]}))).await;
+        assert_eq!(at.bearer(None, json!({"aud": "bot"})).await.unwrap().client, None, "{settings}");
+    }
+}
+
 #[tokio::test]
 async fn zitadel_writes_roles_as_the_names_of_members() {
     let at = Fixture::new(json!({"preset": "zitadel"})).await;
