@@ -95,7 +95,7 @@ const INSTEAD: [(&str, &str); 31] = [
     (
         "allowed_role",
         "roles are claims: write `claims: {/realm_access/roles: [ROLE]}` into `who` of the rule, and those of a client as \
-         `/resource_access/CLIENT/roles`",
+         `/resource_access/CLIENT/roles`; and have Keycloak add them to the ID token, by the mappers of its client scope `roles`",
     ),
     ("azure_tenant", "name it by `tenant` of the issuer, several by `tenants`"),
     ("entra_id_allowed_tenant", "name it by `tenant` of the issuer, several by `tenants`"),

@@ -216,7 +216,8 @@ pub enum IntrospectionMode {
     Never,
     /// Those that are not JWTs.
     Opaque,
-    /// All; the signature of a JWT is checked as well.
+    /// All; the signature and the claims of a JWT are checked as well: one that does not name its audience is refused, whatever the
+    /// answer says of it.
     Always,
 }
 
