@@ -1,12 +1,7 @@
 //! The code for the tokens (RFC 6749 section 4.1.3), through `openidconnect` and our own bounded client. Sent once:
 //! after a network error nobody knows whether the code was used, and a second use revokes what the first one gave.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -94,7 +89,7 @@ pub async fn exchange(
     for (name, value) in &assertion {
         request = request.add_extra_param(*name, value);
     }
-    request.request_async(&sender(provider, &Status::default())).await.map_err(refused)?.granted()
+    request.request_async(&sender(provider)).await.map_err(refused)?.granted()
 }
 
 /// New tokens for a refresh token (RFC 6749 section 6). Sent once, as the token may rotate.
@@ -110,23 +105,7 @@ pub async fn refresh(
     for (name, value) in &assertion {
         request = request.add_extra_param(*name, value);
     }
-    let status = Status::default();
-    let answer = request.request_async(&sender(provider, &status)).await;
-    answer
-        .map_err(|error| {
-            let is_bad = status.get() == Some(&StatusCode::BAD_REQUEST) && is_invalid_request(&error);
-            match refused(error) {
-                ExchangeError::Refused(text) if is_bad => ExchangeError::InvalidGrant(text),
-                error => error,
-            }
-        })?
-        .granted()
-}
-
-/// What Dex says with 400 of a refresh token that was revoked or has expired, and with 500 while it cannot ask its directory. The request
-/// has one form, so at any provider that calls it a bad one it is the token that is bad.
-fn is_invalid_request(error: &Refusal) -> bool {
-    matches!(error, RequestTokenError::ServerResponse(said) if *said.error() == CoreErrorResponseType::InvalidRequest)
+    request.request_async(&sender(provider)).await.map_err(refused)?.granted()
 }
 
 /// Parameters of a request beyond its own.
@@ -166,17 +145,13 @@ fn unusable(error: impl std::fmt::Display) -> ExchangeError {
 
 type Sent = Pin<Box<dyn Future<Output = Result<HttpResponse, EgressError>> + Send>>;
 
-/// The status of the answer, once there is one: errors do not tell it.
-type Status = Arc<OnceLock<StatusCode>>;
-
 /// Sends through the bounded client of the provider.
-fn sender(provider: &dyn Provider, status: &Status) -> impl Fn(HttpRequest) -> Sent + Send + Sync + use<> {
-    let (egress, status) = (provider.egress().clone(), Arc::clone(status));
+fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync + use<> {
+    let egress = provider.egress().clone();
     move |request| {
-        let (egress, status) = (egress.clone(), Arc::clone(&status));
+        let egress = egress.clone();
         Box::pin(async move {
             let mut answer = egress.send(request.map(Bytes::from), BOUNDS).await?.map(Into::into);
-            status.get_or_init(|| answer.status());
             if is_error(&answer) {
                 *answer.status_mut() = StatusCode::BAD_REQUEST;
             }
@@ -199,9 +174,7 @@ fn is_error(answer: &HttpResponse) -> bool {
             .is_ok_and(|said| said.error.is_some() && said.access_token.is_none())
 }
 
-type Refusal = RequestTokenError<EgressError, StandardErrorResponse<CoreErrorResponseType>>;
-
-fn refused(error: Refusal) -> ExchangeError {
+fn refused(error: RequestTokenError<EgressError, StandardErrorResponse<CoreErrorResponseType>>) -> ExchangeError {
     match error {
         RequestTokenError::Request(error) => ExchangeError::Unreachable(error),
         RequestTokenError::ServerResponse(error) => {
