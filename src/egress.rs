@@ -94,6 +94,11 @@ impl Egress {
         Self::build(trust(None)?, None, proxy)
     }
 
+    /// One that trusts nobody, for commands that only look at a configuration: they may run where no authority is, and no proxy.
+    pub fn of_nobody() -> Result<Self, String> {
+        Self::build(tls()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth(), None, Proxy::default())
+    }
+
     /// One that goes by the same proxy and trusts the authorities in the PEM file `ca` and no others.
     pub fn trusting(&self, ca: &Path) -> Result<Self, String> {
         Self::build(trust(Some(ca))?, None, self.proxy.clone())

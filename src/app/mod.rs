@@ -64,7 +64,7 @@ use crate::{
 pub use self::{
     durability::check_held,
     operator::Operators,
-    process::{StartError, check, check_at, run},
+    process::{StartError, check, check_at, check_elsewhere, run},
 };
 
 /// What the parts of a running Doorward share.

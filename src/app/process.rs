@@ -94,26 +94,38 @@ pub fn check_at(
     runtime: &Runtime,
     clock: Clock,
 ) -> Result<impl FnMut(&config::raw::Root, &mut config::resolver::Resolver) -> Resolved, StartError> {
-    let context = context(runtime, clock, &Metrics::default(), &RequestMetrics::default())?;
+    let context = context(runtime, clock, &Metrics::default(), &RequestMetrics::default(), of_system()?);
     Ok(move |root: &config::raw::Root, resolver: &mut config::resolver::Resolver| {
         snapshot::resolve(root, resolver, &context, None)
     })
 }
 
-fn context(
+/// [`check`] of what can be told on another machine than the one that Doorward will run on, which may have no authorities of its own.
+pub fn check_elsewhere(
     runtime: &Runtime,
-    clock: Clock,
-    metrics: &Metrics,
-    requests: &RequestMetrics,
-) -> Result<Context, StartError> {
+) -> Result<impl FnMut(&config::raw::Root, &mut config::resolver::Resolver) -> Resolved, StartError> {
+    let egress = Egress::of_nobody().map_err(StartError::Trust)?;
+    let context = context(runtime, Clock::default(), &Metrics::default(), &RequestMetrics::default(), egress);
+    Ok(move |root: &config::raw::Root, resolver: &mut config::resolver::Resolver| {
+        resolver.elsewhere();
+        snapshot::resolve(root, resolver, &context, None)
+    })
+}
+
+/// The client that goes by the proxy and trusts the authorities of the system.
+fn of_system() -> Result<Egress, StartError> {
+    Egress::new(Proxy::from_environment().map_err(StartError::Proxy)?).map_err(StartError::Trust)
+}
+
+fn context(runtime: &Runtime, clock: Clock, metrics: &Metrics, requests: &RequestMetrics, egress: Egress) -> Context {
     let issuers = issuers::Context {
         refetches: issuers::Context::refetches(&clock),
         clock,
         control: runtime.handle().clone(),
-        egress: Egress::new(Proxy::from_environment().map_err(StartError::Proxy)?).map_err(StartError::Trust)?,
+        egress,
         metrics: metrics.issuers.clone(),
     };
-    Ok(Context { issuers, requests: requests.clone() })
+    Context { issuers, requests: requests.clone() }
 }
 
 /// Runs Doorward until SIGTERM or SIGINT. `started` is called once it takes connections.
@@ -122,7 +134,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     let metrics = Metrics::default();
     let requests = RequestMetrics::default();
     let clock = Clock::default();
-    let context = context(&runtime, clock.clone(), &metrics, &requests)?;
+    let context = context(&runtime, clock.clone(), &metrics, &requests, of_system()?);
     let (loaded, resolved) = config::load(sources, |root, resolver| snapshot::resolve(root, resolver, &context, None))
         .map_err(StartError::Configuration)?;
     let logging = Logging::init(&loaded.raw.log)?;

@@ -30,19 +30,17 @@ pub struct CheckArgs {
 
 /// Checks all that a start does, or what of it needs no files, and prints the result. Gives the exit status.
 pub fn run(args: &CheckArgs, colours: bool, out: &mut impl Write) -> Result<u8, Failure> {
-    let runtime = control()?;
+    let (runtime, sources) = (control()?, args.config.sources());
+    if args.without_files {
+        return Ok(check(&sources, args.format, colours, app::check_elsewhere(&runtime)?, out)?);
+    }
     let mut resolve = app::check(&runtime)?;
     let components = |root: &raw::Root, resolver: &mut Resolver| {
-        if args.without_files {
-            resolver.elsewhere();
-        }
         let resolved = resolve(root, resolver);
-        if !args.without_files {
-            app::check_held(&runtime, &resolved, resolver);
-        }
+        app::check_held(&runtime, &resolved, resolver);
         resolved
     };
-    Ok(check(&args.config.sources(), args.format, colours, components, out)?)
+    Ok(check(&sources, args.format, colours, components, out)?)
 }
 
 /// Checks the configuration and prints the result. `components` are the checks of a start, as [`config::load`] takes

@@ -279,11 +279,8 @@ fn yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
 /// are not looked at.
 fn load_policy(sources: &Sources) -> Result<(config::Loaded, Policy), Failure> {
     let runtime = control()?;
-    let mut resolve = app::check(&runtime)?;
-    let components = |root: &config::raw::Root, resolver: &mut Resolver| {
-        resolver.elsewhere();
-        resolve(root, resolver).into_policy()
-    };
+    let mut resolve = app::check_elsewhere(&runtime)?;
+    let components = |root: &config::raw::Root, resolver: &mut Resolver| resolve(root, resolver).into_policy();
     let (loaded, policy) = config::load(sources, components).map_err(StartError::Configuration)?;
     let policy = policy.ok_or("the policy could not be compiled")?;
     Ok((loaded, policy))

@@ -40,6 +40,10 @@ impl Worker {
         match response.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED => return Err(server.credential_refused()),
+            // It passes by itself, while the answer to the body as it stands would be that the run has changed.
+            busy if busy == StatusCode::TOO_MANY_REQUESTS || busy.is_server_error() => {
+                return Err(failed(format!("the API server answered {busy}")));
+            }
             // As it stands, the body does nothing to a run that is there, so the API server itself may say what is wrong.
             _ => return Ok(()),
         }

@@ -35,12 +35,16 @@ impl Claims {
                 claims.owners = metadata.remove("ownerReferences");
             }
         }
-        let says_any = takes_labels || !claims.annotations.is_empty() || !claims.labels.is_empty();
-        if !says_any && claims.owners.is_none() {
+        if !takes_labels && !claims.any() {
             return None;
         }
         claims.version = for_none(patch);
         Some(claims)
+    }
+
+    /// Whether it is refused where the run that is there says otherwise.
+    pub(super) fn any(&self) -> bool {
+        !self.annotations.is_empty() || !self.labels.is_empty() || self.owners.is_some()
     }
 
     /// Makes the patch one of the run that is there.

@@ -252,7 +252,7 @@ impl Document {
 
     /// Whether the patch is refused where the run that is there says otherwise.
     pub(crate) fn is_held_against_run(&self) -> bool {
-        matches!(&self.body, Body::Patch { claims: Some(_), .. })
+        matches!(&self.body, Body::Patch { claims: Some(claims), .. } if claims.any())
     }
 
     /// Writes the service account that a run is decided on into one that leaves it to Tekton, whose setting may be another by then.

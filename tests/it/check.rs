@@ -85,6 +85,27 @@ fn what_needs_no_file_is_found_all_the_same() {
     }
 }
 
+/// As CI has it in a bare image.
+#[test]
+fn what_looks_at_a_policy_alone_needs_neither_authorities_nor_a_proxy() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/dashboard.yaml");
+    let nothing = tempfile::tempdir().unwrap();
+    let empty = nothing.path().join("none.pem");
+    std::fs::write(&empty, "").unwrap();
+    let run = |arguments: &[&str], proxy: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.args(arguments).arg(&example).env("SSL_CERT_FILE", &empty).env("SSL_CERT_DIR", nothing.path());
+        let output = command.env("HTTPS_PROXY", proxy).output().unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    for arguments in [&["check", "--without-files"][..], &["test"], &["rbac"], &["rollout", "digest"]] {
+        let (code, said) = run(arguments, "socks5://127.0.0.1:1");
+        assert_eq!(code, Some(0), "{arguments:?}: {said}");
+    }
+    let (code, said) = run(&["check"], "");
+    assert!(code != Some(0) && said.contains("authorities of the system"), "{said}");
+}
+
 /// The provider says how long its token lasts, so that the rule's word would be heeded by nobody.
 #[test]
 fn a_lifetime_that_another_provider_would_not_heed_is_refused() {

@@ -172,7 +172,8 @@ async fn an_apply_is_not_sent_where_what_is_there_cannot_be_seen() {
         (Reply::json(401, "{}"), 502, 1),
         // What is wrong the API server says itself: this does nothing to a run that is there.
         (Reply::json(403, "{}"), 200, 2),
-        (Reply::json(500, "{}"), 200, 2),
+        (Reply::json(429, "{}"), 502, 1),
+        (Reply::json(500, "{}"), 502, 1),
     ] {
         let what = format!("{look:?}");
         let script = move |request: &Recorded| match request.line().contains("dryRun=All") {
