@@ -335,7 +335,11 @@ async fn wait(
     })
     .await;
     match result {
-        Some(Ok(response)) => Ok(response),
+        Some(Ok(mut response)) => {
+            // RFC 9110 section 2.5: ours, not the peer's. In HTTP/1.0 what is cut looks as if it were whole.
+            *response.version_mut() = Version::HTTP_11;
+            Ok(response)
+        }
         // The sweep closes the connection and wakes us; which of the two shows first is a matter of chance.
         _ if progress.is_expired() => {
             let kind = if progress.is_stalled_by_client() {

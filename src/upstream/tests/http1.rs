@@ -1,4 +1,4 @@
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 
@@ -374,6 +374,19 @@ async fn an_upload_that_ends_after_the_answer_began_leaves_the_answer_its_time()
     let body = RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop);
     let response = pools().send(&upstream, &mut request("POST", body), Lane::Short).await.unwrap();
     drop(frames);
+    assert_eq!(text(response).await, "ok");
+}
+
+/// Without a length and without chunks a client takes an answer that is cut for the whole.
+#[tokio::test]
+async fn an_answer_of_http_1_0_goes_on_in_our_own_version() {
+    let (address, _) = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nok").await.unwrap();
+    })
+    .await;
+    let response = pools().send(&upstream(address), &mut get(), Lane::Short).await.unwrap();
+    assert_eq!(response.version(), Version::HTTP_11);
     assert_eq!(text(response).await, "ok");
 }
 
