@@ -36,6 +36,8 @@ pub enum BodyError {
     Client(#[source] hyper::Error),
     #[error("the upstream did not send the whole body: {0}")]
     Upstream(#[source] hyper::Error),
+    #[error("the upstream ended its answer before it was whole")]
+    Unfinished,
     #[error("the body is larger than {0} bytes")]
     TooLarge(u64),
     #[error("nothing moved for too long")]

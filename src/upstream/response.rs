@@ -62,6 +62,11 @@ impl Body for UpstreamBody {
                 this.lease = None;
                 Poll::Ready(Some(Err(if is_expired { BodyError::Idle } else { BodyError::Upstream(error) })))
             }
+            // hyper takes RST_STREAM with NO_ERROR for an end. It is one only of an answer that is whole (RFC 9113 section 8.1).
+            Poll::Ready(None) if matches!(lease, Lease::Http2(_)) && !this.incoming.is_end_stream() => {
+                this.lease = None;
+                Poll::Ready(Some(Err(BodyError::Unfinished)))
+            }
             Poll::Ready(None) => {
                 this.finish();
                 Poll::Ready(None)

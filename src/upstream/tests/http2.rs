@@ -6,7 +6,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::*;
 use crate::{
-    body::Trailers,
+    body::{BodyError, Trailers},
     upstream::{
         UpstreamErrorKind,
         buffered::{self, BufferLimits, ByteBudget},
@@ -227,6 +227,39 @@ async fn a_request_that_the_peer_did_not_look_at_is_sent_again_whatever_its_meth
         let result = fetch(&pools(), &http2_upstream(address), request(method, body)).await;
         assert_eq!(result.is_ok(), is_sent_again, "{reason:?} {method}");
         assert_eq!(hits.load(Ordering::SeqCst), if is_sent_again { 2 } else { 1 }, "{reason:?} {method}");
+    }
+}
+
+/// RFC 9113 section 8.1: a server may say so that it needs no more of a request which it has answered whole.
+#[tokio::test]
+async fn an_answer_that_no_error_cuts_is_not_whole() {
+    for is_whole in [true, false] {
+        let (address, _) = scripted(move |_, stream| async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let mut body = respond.send_response(Response::new(()), false).unwrap();
+                tokio::spawn(async move {
+                    body.send_data(Bytes::from_static(b"part"), is_whole).unwrap();
+                    // By then the frame is gone, which a reset would take back.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    body.send_reset(h2::Reason::NO_ERROR);
+                });
+            }
+        })
+        .await;
+        // The client has more to send, or there would be nothing to reset.
+        let (frames, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+        frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
+        let body = RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop);
+        let (pools, upstream) = (pools(), http2_upstream(address));
+        let response = pools.send(&upstream, &mut request("POST", body), Lane::Short).await.unwrap();
+        // What is left to read is read after the reset.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let whole = response.into_body().collect().await;
+        match whole {
+            Ok(body) => assert!(is_whole && body.to_bytes() == "part"),
+            Err(error) => assert!(!is_whole && matches!(error, BodyError::Unfinished), "{error:?}"),
+        }
     }
 }
 
