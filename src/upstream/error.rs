@@ -24,8 +24,10 @@ pub enum UpstreamErrorKind {
     Exhausted,
     /// The request was sent, and no head of a response came in time.
     ResponseTimeout,
-    /// It closed the connection before it answered.
+    /// It closed the connection, or ended the request, before it answered.
     Closed,
+    /// The same, and it is known that it did nothing of what was asked.
+    NotTaken,
     /// It answered what no HTTP peer may answer.
     Protocol,
     /// It answered a request to switch protocols with a status that neither switches nor refuses.
@@ -78,8 +80,17 @@ impl UpstreamError {
         self
     }
 
-    /// Tells what hyper's error means. `nothing_sent` is for the caller to add, who knows whether hyper gave the
-    /// request back.
+    /// The same, or the peer says that it did not look at the request.
+    #[must_use]
+    pub(crate) fn not_taken(mut self) -> Self {
+        if self.kind == UpstreamErrorKind::Closed {
+            self.kind = UpstreamErrorKind::NotTaken;
+        }
+        self.nothing_sent()
+    }
+
+    /// Tells what hyper's error means. `nothing_sent` and `not_taken` are for the caller to add, who knows whether hyper
+    /// gave the request back.
     pub(crate) fn from_hyper(upstream: &Arc<str>, error: hyper::Error) -> Self {
         let kind = match find::<BodyError>(&error) {
             Some(BodyError::TooLarge(limit)) => UpstreamErrorKind::RequestBodyTooLarge(*limit),
@@ -109,7 +120,8 @@ impl fmt::Display for UpstreamError {
             UpstreamErrorKind::Tls => "could not be verified by TLS",
             UpstreamErrorKind::Exhausted => "is busy: all connections to it are in use",
             UpstreamErrorKind::ResponseTimeout => "did not answer in time",
-            UpstreamErrorKind::Closed => "closed the connection before it answered",
+            UpstreamErrorKind::Closed => "broke off before it answered",
+            UpstreamErrorKind::NotTaken => "did not take the request",
             UpstreamErrorKind::Protocol => "gave an answer that is not valid HTTP for this request",
             UpstreamErrorKind::NotSwitched(status) => {
                 let (upstream, status) = (&self.upstream, status.as_u16());
@@ -153,6 +165,7 @@ impl From<UpstreamError> for Rejection {
                 (Reason::UpstreamUnreachable, "an operator should compare its certificate with `tls` of this upstream")
             }
             UpstreamErrorKind::Exhausted => (Reason::Overloaded, "try again in a moment"),
+            UpstreamErrorKind::NotTaken => (Reason::Overloaded, "nothing was done: send it again in a moment"),
             UpstreamErrorKind::Closed | UpstreamErrorKind::Protocol => (
                 Reason::UpstreamProtocol,
                 "try again; if the request was to change something, look first whether it did",
@@ -199,6 +212,7 @@ mod tests {
             (Kind::Exhausted, StatusCode::SERVICE_UNAVAILABLE),
             (Kind::ResponseTimeout, StatusCode::GATEWAY_TIMEOUT),
             (Kind::Closed, StatusCode::BAD_GATEWAY),
+            (Kind::NotTaken, StatusCode::SERVICE_UNAVAILABLE),
             (Kind::Protocol, StatusCode::BAD_GATEWAY),
             (Kind::NotSwitched(StatusCode::OK), StatusCode::BAD_GATEWAY),
             (Kind::RequestBody, StatusCode::BAD_REQUEST),

@@ -358,7 +358,7 @@ async fn wait(
             let was_refused = error::find::<h2::Error>(&cause).is_some_and(is_refusal);
             let mut error = UpstreamError::from_hyper(upstream.name(), cause);
             if unsent.is_some() || was_refused {
-                error = error.nothing_sent();
+                error = error.not_taken();
             }
             Err(Failure { error, unsent })
         }
@@ -378,7 +378,7 @@ fn fault_of_client(progress: &Progress, cause: &hyper::Error) -> Option<Upstream
 impl Failure {
     /// Whether the whole connection failed, and not one stream of it.
     fn is_of_connection(&self) -> bool {
-        self.error.kind() == UpstreamErrorKind::Closed
+        matches!(self.error.kind(), UpstreamErrorKind::Closed | UpstreamErrorKind::NotTaken)
             && error::find::<h2::Error>(&self.error).is_none_or(|error| !error.is_reset())
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, mpsc};
 use super::*;
 use crate::{
     body::{BodyError, Trailers},
+    error::Rejection,
     upstream::{
         UpstreamErrorKind,
         buffered::{self, BufferLimits, ByteBudget},
@@ -227,6 +228,24 @@ async fn a_request_that_the_peer_did_not_look_at_is_sent_again_whatever_its_meth
         let result = fetch(&pools(), &http2_upstream(address), request(method, body)).await;
         assert_eq!(result.is_ok(), is_sent_again, "{reason:?} {method}");
         assert_eq!(hits.load(Ordering::SeqCst), if is_sent_again { 2 } else { 1 }, "{reason:?} {method}");
+    }
+}
+
+/// Of a body that goes through as it comes nothing is kept, and it is for the client to send it again.
+#[tokio::test]
+async fn who_streams_a_body_that_the_peer_did_not_look_at_hears_that_nothing_was_done() {
+    for (reason, kind, status) in [
+        (h2::Reason::REFUSED_STREAM, UpstreamErrorKind::NotTaken, StatusCode::SERVICE_UNAVAILABLE),
+        (h2::Reason::INTERNAL_ERROR, UpstreamErrorKind::Closed, StatusCode::BAD_GATEWAY),
+    ] {
+        let (address, hits) = resetting(reason).await;
+        let body = RequestBody::streaming(incoming(Full::from("x")).await, Trailers::Drop);
+        let error = fetch(&pools(), &http2_upstream(address), request("POST", body)).await.unwrap_err();
+        assert_eq!(error.kind(), kind);
+        let rejection = Rejection::from(error);
+        let says_so = rejection.fix_text().unwrap().starts_with("nothing was done");
+        assert_eq!((rejection.status(), says_so), (status, kind == UpstreamErrorKind::NotTaken));
+        assert_eq!(hits.load(Ordering::SeqCst), 1);
     }
 }
 
