@@ -9,6 +9,12 @@ use crate::{
     error::{Reason, Rejection},
 };
 
+/// What the head of an answer may have: bytes, and over HTTP/1.1 headers. Over HTTP/2 each counts as 32 bytes more (RFC 9113
+/// section 6.5.2), which bounds their number. For more than 100 the HTTP library allocates with each answer, so that this is
+/// well above what servers send, and no more.
+pub(super) const MAX_RESPONSE_HEAD: u32 = 64 << 10;
+pub(super) const MAX_RESPONSE_HEADERS: usize = 256;
+
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// What went wrong.
@@ -30,6 +36,8 @@ pub enum UpstreamErrorKind {
     NotTaken,
     /// It answered what no HTTP peer may answer.
     Protocol,
+    /// The head of its answer is larger than is taken over HTTP/1.1.
+    HeadTooLarge,
     /// It answered a request to switch protocols with a status that neither switches nor refuses.
     NotSwitched(StatusCode),
     /// The client's own body stopped, so that there was no whole request to answer.
@@ -95,6 +103,7 @@ impl UpstreamError {
         let kind = match find::<BodyError>(&error) {
             Some(BodyError::TooLarge(limit)) => UpstreamErrorKind::RequestBodyTooLarge(*limit),
             Some(error) => UpstreamErrorKind::of_body(error),
+            None if error.is_parse_too_large() => UpstreamErrorKind::HeadTooLarge,
             None if error.is_parse() || error.is_user() => UpstreamErrorKind::Protocol,
             None => UpstreamErrorKind::Closed,
         };
@@ -123,6 +132,14 @@ impl fmt::Display for UpstreamError {
             UpstreamErrorKind::Closed => "broke off before it answered",
             UpstreamErrorKind::NotTaken => "did not take the request",
             UpstreamErrorKind::Protocol => "gave an answer that is not valid HTTP for this request",
+            UpstreamErrorKind::HeadTooLarge => {
+                return write!(
+                    f,
+                    "the upstream `{}` gave an answer whose head has more than {MAX_RESPONSE_HEADERS} headers or {} KiB",
+                    self.upstream,
+                    MAX_RESPONSE_HEAD >> 10
+                );
+            }
             UpstreamErrorKind::NotSwitched(status) => {
                 let (upstream, status) = (&self.upstream, status.as_u16());
                 return write!(
@@ -170,6 +187,11 @@ impl From<UpstreamError> for Rejection {
                 Reason::UpstreamProtocol,
                 "try again; if the request was to change something, look first whether it did",
             ),
+            UpstreamErrorKind::HeadTooLarge => (
+                Reason::UpstreamProtocol,
+                "an operator should have it answer with fewer or shorter headers; if the request was to change something, look first \
+                 whether it did",
+            ),
             UpstreamErrorKind::NotSwitched(_) => (
                 Reason::UpstreamProtocol,
                 "ask for an address of it that speaks this protocol; an operator should look whether it does",
@@ -214,6 +236,7 @@ mod tests {
             (Kind::Closed, StatusCode::BAD_GATEWAY),
             (Kind::NotTaken, StatusCode::SERVICE_UNAVAILABLE),
             (Kind::Protocol, StatusCode::BAD_GATEWAY),
+            (Kind::HeadTooLarge, StatusCode::BAD_GATEWAY),
             (Kind::NotSwitched(StatusCode::OK), StatusCode::BAD_GATEWAY),
             (Kind::RequestBody, StatusCode::BAD_REQUEST),
             (Kind::RequestBodyMalformed, StatusCode::BAD_REQUEST),

@@ -26,14 +26,11 @@ use crate::{
     lock::lock,
     upstream::{
         connect::{Transport, connect},
-        error::{UpstreamError, UpstreamErrorKind},
+        error::{MAX_RESPONSE_HEAD, MAX_RESPONSE_HEADERS, UpstreamError, UpstreamErrorKind},
         progress::Progress,
         settings::Upstream,
     },
 };
-
-/// Bytes of a response's head. Beyond: the answer is refused.
-const MAX_RESPONSE_HEAD: u32 = 64 << 10;
 
 /// Streams of one HTTP/2 connection, even if the peer takes more.
 const MAX_STREAMS: usize = 100;
@@ -263,6 +260,7 @@ impl Http2 {
 fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.max_header_size(MAX_RESPONSE_HEAD as usize);
+    builder.max_headers(MAX_RESPONSE_HEADERS);
     builder
 }
 

@@ -392,10 +392,11 @@ async fn an_answer_of_http_1_0_goes_on_in_our_own_version() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
-    for (length, is_fine) in [(60 << 10, true), (70 << 10, false)] {
+    for (headers, length, is_fine) in [(1, 60 << 10, true), (1, 70 << 10, false), (255, 1, true), (256, 1, false)] {
         let (address, _) = scripted(move |_, mut stream| async move {
             read_head(&mut stream).await;
-            let head = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(length));
+            let lines = format!("X: {}\r\n", "x".repeat(length)).repeat(headers);
+            let head = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 0\r\n\r\n");
             let _ = stream.write_all(head.as_bytes()).await;
         })
         .await;
@@ -403,7 +404,10 @@ async fn a_head_that_is_too_large_is_refused() {
         if is_fine {
             result.unwrap();
         } else {
-            assert_eq!(error_kind(result), UpstreamErrorKind::Protocol);
+            let error = result.unwrap_err();
+            let says = error.to_string();
+            assert!(says.ends_with("an answer whose head has more than 256 headers or 64 KiB"), "{says}");
+            assert_eq!(error.kind(), UpstreamErrorKind::HeadTooLarge);
         }
     }
 }
