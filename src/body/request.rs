@@ -74,6 +74,12 @@ struct Exchange {
     response_timeout: Option<Ticks>,
 }
 
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.progress.lose_request();
+    }
+}
+
 impl RequestBody {
     /// The body of a client's request. One that is known to be empty is [`RequestBody::Empty`].
     pub fn streaming(source: Incoming, trailers: Trailers) -> Self {

@@ -48,6 +48,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 pub(crate) use self::{
@@ -261,6 +262,20 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
+/// Has the answer go on in our version of HTTP and gives the peer's (RFC 9110 section 2.5). In HTTP/1.0 what is cut looks
+/// as if it were whole.
+fn in_our_version<B>(response: &mut Response<B>) -> Version {
+    std::mem::replace(response.version_mut(), Version::HTTP_11)
+}
+
+/// Whether the peer closes the connection after its answer, and with that takes no more of the request.
+fn closes(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::CONNECTION).iter();
+    lines.any(|line| {
+        line.as_bytes().split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
+    })
+}
+
 /// Sends a request on a connection and waits for the head of the response.
 async fn exchange(
     upstream: &Arc<Upstream>,
@@ -299,18 +314,23 @@ async fn exchange(
             })
         }
     };
-    let response = sent?;
+    let mut response = sent?;
+    let is_persistent = in_our_version(&mut response) >= Version::HTTP_11 && !closes(response.headers());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked. What follows on this connection is not HTTP.
         return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
             .because("status 101, although no upgrade was asked for")
             .into());
     }
+    let mut holds = false;
     if let Lease::Http1(lease) = &mut lease
         && progress.is_request_open()
     {
-        // Answered before the end of the request: what of it is still to come must not run into the next one.
-        lease.reusable = false;
+        // Answered before the end of the request. With the end of an answer the rest of an upload is lost, so that of one that
+        // takes it waits for it.
+        holds = lane == Lane::Short && is_persistent && response.status().is_success();
+        // What of others is still to come must not run into the next one.
+        lease.reusable = holds;
     }
     // Silence says as little about a stream of events as about a watch.
     let limit = match lane {
@@ -318,9 +338,14 @@ async fn exchange(
         Lane::Short | Lane::Long => upstream.long_idle_timeout,
     };
     progress.answered(limit);
+    if holds && response.body().is_end_stream() {
+        // Its head is its end.
+        poll_fn(|cx| progress.poll_handed_over(cx)).await.map_err(|kind| UpstreamError::new(kind, upstream.name()))?;
+        holds = false;
+    }
     // The lease ends here where the answer has no body, and keeps the record for the next exchange if it has the last of it.
     drop(progress);
-    Ok(response.map(|body| UpstreamBody::new(body, lease)))
+    Ok(response.map(|body| UpstreamBody::new(body, lease, holds)))
 }
 
 /// Waits for the head of a response, as long as the exchange may take.
@@ -335,11 +360,7 @@ async fn wait(
     })
     .await;
     match result {
-        Some(Ok(mut response)) => {
-            // RFC 9110 section 2.5: ours, not the peer's. In HTTP/1.0 what is cut looks as if it were whole.
-            *response.version_mut() = Version::HTTP_11;
-            Ok(response)
-        }
+        Some(Ok(response)) => Ok(response),
         // The sweep closes the connection and wakes us; which of the two shows first is a matter of chance.
         _ if progress.is_expired() => {
             let kind = if progress.is_stalled_by_client() {

@@ -14,7 +14,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::pool::Node;
+use super::{UpstreamErrorKind, pool::Node};
 use crate::lock::lock;
 
 /// How often the sweep looks.
@@ -71,6 +71,10 @@ pub(crate) struct Progress {
     expired: AtomicBool,
     /// Whether a part of the request's body is not yet handed to the socket.
     request_open: AtomicBool,
+    /// Whether nobody takes what is left of it any more.
+    request_lost: AtomicBool,
+    /// Whether the end of the answer is held back until the request is handed over.
+    holds: AtomicBool,
     /// Whether the head of the response is there.
     answered: AtomicBool,
     /// Whether the client's body is what the exchange waits for.
@@ -93,6 +97,8 @@ impl Progress {
     /// Begins to wait for an answer, for at most `limit` without progress.
     pub(super) fn begin(&self, limit: Ticks) {
         self.expired.store(false, Ordering::Relaxed);
+        self.request_lost.store(false, Ordering::Relaxed);
+        self.holds.store(false, Ordering::Relaxed);
         self.answered.store(false, Ordering::Relaxed);
         self.client_stalls.store(false, Ordering::Relaxed);
         self.client_failed.store(false, Ordering::Relaxed);
@@ -101,7 +107,7 @@ impl Progress {
         self.wait(limit);
     }
 
-    /// Asks of the client that its body come at this pace, until the answer begins.
+    /// Asks of the client that its body come at this pace, until the answer begins, and while the end of that is held back.
     pub(super) fn keep_pace(&self, pace: Pace) {
         self.received.store(0, Ordering::Relaxed);
         self.waited.store(0, Ordering::Relaxed);
@@ -114,7 +120,8 @@ impl Progress {
     /// body is not the client's fault.
     fn is_too_slow(&self) -> bool {
         let patience = self.patience.load(Ordering::Acquire);
-        if patience == 0 || !self.is_stalled_by_client() || self.answered.load(Ordering::Relaxed) {
+        let nobody_waits = self.answered.load(Ordering::Relaxed) && !self.holds.load(Ordering::Relaxed);
+        if patience == 0 || !self.is_stalled_by_client() || nobody_waits {
             return false;
         }
         let waited = self.waited.fetch_add(1, Ordering::Relaxed).saturating_add(1);
@@ -157,7 +164,41 @@ impl Progress {
 
     /// The request is handed over whole.
     pub(crate) fn close_request(&self) {
-        self.request_open.store(false, Ordering::Release);
+        self.request_open.store(false, Ordering::SeqCst);
+        self.release();
+    }
+
+    /// The request is over, and if it is open still, it will not be handed over.
+    pub(crate) fn lose_request(&self) {
+        self.request_lost.store(true, Ordering::SeqCst);
+        self.release();
+    }
+
+    fn release(&self) {
+        if self.holds.load(Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// Ready once what follows the request may end: it is handed over, or nobody takes the rest of it. An error if that is the
+    /// client's fault.
+    pub(super) fn poll_handed_over(&self, cx: &Context<'_>) -> Poll<Result<(), UpstreamErrorKind>> {
+        // Before the look at the request, which looks for it after its end.
+        self.holds.store(true, Ordering::SeqCst);
+        let expired = self.poll_expired(cx).is_ready();
+        if !self.request_open.load(Ordering::SeqCst) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(limit) = self.exceeded() {
+            return Poll::Ready(Err(UpstreamErrorKind::RequestBodyTooLarge(limit)));
+        }
+        if self.has_client_failed() {
+            return Poll::Ready(Err(UpstreamErrorKind::RequestBody));
+        }
+        if expired && self.is_stalled_by_client() {
+            return Poll::Ready(Err(UpstreamErrorKind::RequestBodyTimeout));
+        }
+        if expired || self.request_lost.load(Ordering::SeqCst) { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     /// As [`Progress::close_request`]; what counts from here is the answer, which may take `limit`, unless it is
@@ -300,6 +341,8 @@ impl Sweep {
             expired: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             request_open: AtomicBool::new(false),
+            request_lost: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
             client_stalls: AtomicBool::new(false),
             client_failed: AtomicBool::new(false),
             exceeded: AtomicU64::new(NOT_EXCEEDED),
@@ -399,6 +442,14 @@ mod tests {
         begin();
         progress.answered(Ticks(1_000_000));
         assert_eq!(looks(&sweep, &progress), None, "it is answered");
+        begin();
+        progress.open_request();
+        progress.answered(Ticks(1_000_000));
+        let cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(progress.poll_handed_over(&cx), Poll::Pending);
+        assert_eq!(looks(&sweep, &progress), Some(6), "the end of the answer waits for it");
+        assert_eq!(progress.poll_handed_over(&cx), Poll::Ready(Err(UpstreamErrorKind::RequestBodyTimeout)));
+        progress.close_request();
         begin();
         progress.begin(Ticks(1_000_000));
         progress.client_stalls(true);

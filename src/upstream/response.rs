@@ -3,14 +3,14 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::pool::Lease;
+use super::{UpstreamErrorKind, pool::Lease};
 use crate::body::BodyError;
 
 /// What an upstream sends. When it has ended, its connection is free for the next request; when it is dropped before,
@@ -19,11 +19,24 @@ use crate::body::BodyError;
 pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    end: End,
+}
+
+/// What becomes of the end of an answer.
+#[derive(Debug)]
+enum End {
+    Passes,
+    /// Is to be held back until the request is handed over: with it the client would send no more.
+    Waits,
+    /// Is held back, with the last that the answer holds.
+    Held(Option<Bytes>),
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = Self { incoming, lease: Some(lease) };
+    /// `holds`: the end of the answer waits until the request is handed over.
+    pub(super) fn new(incoming: Incoming, lease: Lease, holds: bool) -> Self {
+        let end = if holds { End::Waits } else { End::Passes };
+        let mut body = Self { incoming, lease: Some(lease), end };
         if body.incoming.is_end_stream() {
             body.finish();
         }
@@ -35,6 +48,23 @@ impl UpstreamBody {
             lease.finish();
         }
     }
+
+    fn poll_end(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(lease) = &self.lease else { return Poll::Ready(None) };
+        let last = match (ready!(lease.progress().poll_handed_over(cx)), &mut self.end) {
+            (Ok(()), End::Held(last)) => last.take(),
+            (Ok(()), _) => None,
+            (Err(kind), _) => {
+                self.lease = None;
+                return Poll::Ready(Some(Err(match kind {
+                    UpstreamErrorKind::RequestBodyTooLarge(limit) => BodyError::TooLarge(limit),
+                    _ => BodyError::Idle,
+                })));
+            }
+        };
+        self.finish();
+        Poll::Ready(last.map(|data| Ok(Frame::data(data))))
+    }
 }
 
 impl Body for UpstreamBody {
@@ -43,6 +73,9 @@ impl Body for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if matches!(this.end, End::Held(_)) {
+            return this.poll_end(cx);
+        }
         let Some(lease) = &this.lease else { return Poll::Ready(None) };
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -50,6 +83,10 @@ impl Body for UpstreamBody {
                 let is_trailers = frame.is_trailers();
                 let is_http1 = matches!(lease, Lease::Http1(_));
                 if is_trailers || this.incoming.is_end_stream() {
+                    if matches!(this.end, End::Waits) {
+                        this.end = End::Held(frame.into_data().ok());
+                        return this.poll_end(cx);
+                    }
                     this.finish();
                 }
                 if is_trailers && is_http1 {
@@ -67,6 +104,10 @@ impl Body for UpstreamBody {
                 this.lease = None;
                 Poll::Ready(Some(Err(BodyError::Unfinished)))
             }
+            Poll::Ready(None) if matches!(this.end, End::Waits) => {
+                this.end = End::Held(None);
+                this.poll_end(cx)
+            }
             Poll::Ready(None) => {
                 this.finish();
                 Poll::Ready(None)
@@ -83,10 +124,13 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lease.is_none() || self.incoming.is_end_stream()
+        self.lease.is_none() || (self.incoming.is_end_stream() && !matches!(self.end, End::Held(_)))
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.end {
+            End::Held(Some(data)) => SizeHint::with_exact(u64::try_from(data.len()).unwrap_or(u64::MAX)),
+            _ => self.incoming.size_hint(),
+        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 pub use super::splice::SpliceEnd;
 use super::{
-    Failure, Pools, Upstream, UpstreamBody, UpstreamError, UpstreamErrorKind,
+    Failure, Pools, Upstream, UpstreamBody, UpstreamError, UpstreamErrorKind, in_our_version,
     pool::{Http1Lease, Lease},
     prepare,
     splice::splice,
@@ -197,8 +197,9 @@ impl Pools {
             return Err(UpstreamError::new(UpstreamErrorKind::NotSwitched(status), upstream.name()));
         }
         progress.answered(upstream.stream_idle_timeout);
+        in_our_version(&mut response);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        Ok(UpgradeAnswer::Refused(response.map(|body| UpstreamBody::new(body, Lease::Http1(lease)))))
+        Ok(UpgradeAnswer::Refused(response.map(|body| UpstreamBody::new(body, Lease::Http1(lease), false))))
     }
 }
 

@@ -23,7 +23,8 @@ pub struct Limits {
     /// Time for the TLS handshake.
     pub handshake_timeout: Span,
     /// Time for a request body, besides the time that `body_min_rate` gives. Of one that is passed on as it comes, what the
-    /// upstream takes its time for does not count, nor do gRPC and whatever is answered already.
+    /// upstream takes its time for does not count, nor do gRPC and whatever is answered already, unless its
+    /// end waits for the body.
     pub body_timeout: Span,
     /// The slowest that a request body may come, in bytes a second.
     pub body_min_rate: Size,

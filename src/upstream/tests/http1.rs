@@ -64,14 +64,13 @@ async fn attacks_z10_an_answer_before_the_end_of_the_request_ends_the_connection
         for is_early in [true, false] {
             let (address, accepted) = scripted(move |_, mut stream| async move {
                 while read_head(&mut stream).await.is_some() {
-                    if !is_early {
-                        let mut body = vec![0; LENGTH];
-                        stream.read_exact(&mut body).await.unwrap();
-                    }
-                    stream.write_all(OK).await.unwrap();
                     if is_early {
+                        stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
                         std::future::pending::<()>().await;
                     }
+                    let mut body = vec![0; LENGTH];
+                    stream.read_exact(&mut body).await.unwrap();
+                    stream.write_all(OK).await.unwrap();
                 }
             })
             .await;
@@ -375,6 +374,75 @@ async fn an_upload_that_ends_after_the_answer_began_leaves_the_answer_its_time()
     let response = pools().send(&upstream, &mut request("POST", body), Lane::Short).await.unwrap();
     drop(frames);
     assert_eq!(text(response).await, "ok");
+}
+
+/// The usual server of Node answers before it has read the request, and reads on.
+#[tokio::test]
+async fn an_upload_that_is_answered_early_arrives_whole() {
+    const BODIES: [&str; 3] = [
+        "Content-Length: 0\r\n\r\n",
+        "Content-Length: 2\r\n\r\nok",
+        "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ];
+    for body in BODIES {
+        let (uploads, mut uploaded) = mpsc::unbounded_channel();
+        let (address, accepted) = scripted(move |_, mut stream| {
+            let uploads = uploads.clone();
+            async move {
+                while read_head(&mut stream).await.is_some() {
+                    stream.write_all(format!("HTTP/1.1 202 Accepted\r\n{body}").as_bytes()).await.unwrap();
+                    let mut upload = Vec::new();
+                    while !upload.ends_with(b"0\r\n\r\n") {
+                        upload.push(stream.read_u8().await.unwrap());
+                    }
+                    uploads.send(upload.len()).unwrap();
+                }
+            }
+        })
+        .await;
+        let (pools, upstream) = (pools(), upstream(address));
+        for _ in 0..2 {
+            let (frames, source) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+            frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
+            let upload = RequestBody::streaming(incoming(Frames(source)).await, Trailers::Drop);
+            let mut answer = std::pin::pin!(fetch(&pools, &upstream, request("POST", upload)));
+            tokio::time::timeout(Duration::from_millis(300), answer.as_mut())
+                .await
+                .expect_err("an end before its time");
+            frames.send(Ok(Frame::data(Bytes::from(vec![b'x'; 1 << 20])))).unwrap();
+            drop(frames);
+            let expected = if body.contains("ok") { "ok" } else { "" };
+            assert_eq!(answer.await.unwrap(), expected, "{body}");
+            assert!(uploaded.recv().await.unwrap() > 1 << 20, "{body}");
+        }
+        assert_eq!(accepted.load(Ordering::SeqCst), 1, "{body}: the connection serves the next one");
+    }
+}
+
+/// With the connection goes the rest of the upload, whoever waits.
+#[tokio::test]
+async fn an_upstream_that_takes_no_more_of_an_upload_keeps_no_answer_back() {
+    for close in ["Connection: keep-alive, Close\r\n", ""] {
+        for length in ["0\r\n\r\n", "2\r\n\r\nok"] {
+            let (address, _) = scripted(move |_, mut stream| async move {
+                read_head(&mut stream).await;
+                let answer = format!("HTTP/1.1 202 Accepted\r\n{close}Content-Length: {length}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                if !close.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+            })
+            .await;
+            let (frames, source) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+            frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
+            let upload = RequestBody::streaming(incoming(Frames(source)).await, Trailers::Drop);
+            let (pools, upstream) = (pools(), upstream(address));
+            let answer = fetch(&pools, &upstream, request("POST", upload));
+            let answer = tokio::time::timeout(Duration::from_secs(5), answer).await.expect("it ends");
+            assert_eq!(answer.unwrap().len(), if length.starts_with('0') { 0 } else { 2 }, "{close}{length}");
+            drop(frames);
+        }
+    }
 }
 
 /// Without a length and without chunks a client takes an answer that is cut for the whole.
