@@ -59,8 +59,8 @@ impl UpgradeProtocol {
 
 /// Which protocol a client's request asks for, by its unaltered headers; `None` for a plain request. Whatever is not
 /// exactly a request for one of the known protocols is a 400, never a plain request: the upstream might read it
-/// otherwise. Only an offer of HTTP/2 is left alone, which some clients make with each request in clear text: nothing of it
-/// goes on, and the connection ends with the answer.
+/// otherwise. Only an offer of HTTP/2 or of TLS is left alone, which some clients make with each request in clear text: nothing
+/// of it goes on, and the connection ends with the answer.
 pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rejection> {
     let headers = request.headers();
     let refuse = |detail: &'static str| {
@@ -79,7 +79,7 @@ pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rej
     }
     let token = first.filter(|_| second.is_none()).and_then(|value| value.to_str().ok());
     // RFC 9110 section 7.8: who does not take an offer answers as if there were none.
-    if token.is_some_and(|token| token.eq_ignore_ascii_case("h2c")) {
+    if token.is_some_and(is_mere_offer) {
         return Ok(None);
     }
     let protocol = token
@@ -107,6 +107,14 @@ pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rej
         return Err(refuse("the WebSocket handshake is not that of RFC 6455 section 4.1"));
     }
     Ok(Some(protocol))
+}
+
+/// Whether it is one that a client makes beside a plain request: `h2c`, or TLS in some version (RFC 2817 section 3.1), as Apache
+/// HttpClient does unasked.
+fn is_mere_offer(token: &str) -> bool {
+    let is_version = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    token.eq_ignore_ascii_case("h2c")
+        || token.split_once('/').is_some_and(|(name, rest)| name.eq_ignore_ascii_case("TLS") && is_version(rest))
 }
 
 enum Tokens {
@@ -283,6 +291,14 @@ mod tests {
     }
 
     #[test]
+    fn an_offer_of_tls_alone_is_a_plain_request() {
+        for token in ["TLS/1.2", "TLS/1.0", "tls/1.3"] {
+            let request = request(Method::GET, Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", token)]);
+            assert_eq!(requested(&request).unwrap(), None, "kubernetes:U3 {token}");
+        }
+    }
+
+    #[test]
     fn odd_requests_for_an_upgrade_are_refused() {
         let change = |at: usize, value: &'static str| {
             let mut headers = WEBSOCKET.to_vec();
@@ -299,7 +315,12 @@ mod tests {
             ("kubernetes:U3", vec![("upgrade", "h2c"), ("http2-settings", "")]),
             ("kubernetes:U3", change(1, "websocket, h2c")),
             ("kubernetes:U3", add("upgrade", "h2c")),
-            ("kubernetes:U3", change(1, "TLS/1.2")),
+            ("kubernetes:U3", vec![("upgrade", "TLS/1.2")]),
+            ("kubernetes:U3", change(1, "TLS/1.2, websocket")),
+            ("kubernetes:U3", change(1, "TLS/1.2/websocket")),
+            ("kubernetes:U3", change(1, "TLS/")),
+            ("kubernetes:U3", change(1, "TLS")),
+            ("kubernetes:U3", add("upgrade", "TLS/1.2")),
             ("kubernetes:U4", add("content-length", "5")),
             ("kubernetes:U4", add("transfer-encoding", "chunked")),
             ("kubernetes:U5", change(0, "xupgrade")),

@@ -323,7 +323,8 @@ async fn upgrades_that_are_none_reach_nobody_and_nothing_follows_one_that_failed
     let with = |first: &[&'static str]| [first, &key].concat();
     let cases = [
         ("cluster:U3", vec!["Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]),
-        ("cluster:U3", vec!["Connection: Upgrade", "Upgrade: TLS/1.0"]),
+        ("cluster:U3", vec!["Upgrade: TLS/1.0"]),
+        ("cluster:U3", with(&["Connection: Upgrade", "Upgrade: TLS/1.0, websocket"])),
         ("cluster:U4", with(&["Connection: Upgrade", "Upgrade: websocket", "Content-Length: 5"])),
         ("cluster:U5", with(&["Connection: xupgrade", "Upgrade: websocket"])),
         ("cluster:U5", with(&["Connection: Upgrade"])),

@@ -120,7 +120,8 @@ async fn an_upgrade_that_is_not_exactly_one_is_400() {
     let no: Expect = Refused(&[400]);
     let cases: Vec<(&str, Vec<&str>)> = vec![
         ("kubernetes:U3", vec!["Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]),
-        ("kubernetes:U3", vec!["Connection: Upgrade", "Upgrade: TLS/1.0"]),
+        ("kubernetes:U3", vec!["Upgrade: TLS/1.0"]),
+        ("kubernetes:U3", with(&["Connection: Upgrade", "Upgrade: TLS/1.0, websocket"], key)),
         ("kubernetes:U3", with(&["Connection: Upgrade", "Upgrade: websocket, h2c"], key)),
         ("kubernetes:U4", with(&HANDSHAKE, &["Content-Length: 5"])),
         ("kubernetes:U4", with(&HANDSHAKE, &["Transfer-Encoding: chunked"])),
@@ -148,23 +149,26 @@ async fn an_upgrade_that_is_not_exactly_one_is_400() {
     echoes(&mut raw, "kubernetes:U3").await;
 }
 
-/// Some clients offer it with each request in clear text, and mean the request all the same.
+/// Some clients make one with each request in clear text, and mean the request all the same.
 #[tokio::test]
-async fn an_offer_of_h2c_is_left_alone_and_nothing_follows_it() {
+async fn an_offer_of_h2c_or_tls_is_left_alone_and_nothing_follows_it() {
     let fixture = upstream().await;
-    let head = exec(
-        TASKRUNS,
-        &[&fixture.alice(), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"],
-    );
-    let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: api.test\r\n\r\n";
-    let mut raw = fixture.doorward.raw().await;
-    raw.send(head + smuggled).await;
-    let answer = raw.answer().await;
-    assert_eq!(answer.status, 200, "kubernetes:U3: {}", answer.text());
-    assert!(raw.rest().await.is_empty(), "kubernetes:U3");
-    let seen = fixture.upstream.only();
-    for name in ["upgrade", "http2-settings", "connection"] {
-        assert!(!seen.has(name), "kubernetes:U3: {}", seen.head);
+    let alice = fixture.alice();
+    for offer in [
+        &["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"][..],
+        &["Connection: Upgrade", "Upgrade: TLS/1.2"],
+    ] {
+        fixture.upstream.take();
+        let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: api.test\r\n\r\n";
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(exec(TASKRUNS, &with(&[&alice], offer)) + smuggled).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, 200, "kubernetes:U3 {offer:?}: {}", answer.text());
+        assert!(raw.rest().await.is_empty(), "kubernetes:U3 {offer:?}");
+        let seen = fixture.upstream.only();
+        for name in ["upgrade", "http2-settings", "connection"] {
+            assert!(!seen.has(name), "kubernetes:U3 {offer:?}: {}", seen.head);
+        }
     }
 }
 
