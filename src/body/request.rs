@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use super::{BodyError, Trailers, exactly};
 use crate::{
-    request::headers::clean_trailers,
+    request::{expect::Awaited, headers::clean_trailers},
     sha256::Sha256,
     upstream::{Progress, Ticks},
 };
@@ -35,6 +35,8 @@ pub enum RequestBody {
 #[derive(Debug, Default)]
 pub struct Received {
     bytes: AtomicU64,
+    /// Whether it was asked for before anything of it was there.
+    waited: AtomicBool,
     digest: OnceLock<[u8; 32]>,
 }
 
@@ -46,6 +48,16 @@ impl Received {
     /// Its SHA-256, if that was asked for and the whole of it came.
     pub fn digest(&self) -> Option<[u8; 32]> {
         self.digest.get().copied()
+    }
+
+    pub(crate) fn awaited(&self) -> Awaited {
+        if self.bytes() > 0 {
+            Awaited::Something
+        } else if self.waited.load(Ordering::Relaxed) {
+            Awaited::Nothing
+        } else {
+            Awaited::NotYet
+        }
     }
 
     fn add(&self, bytes: u64) {
@@ -204,6 +216,11 @@ impl Body for RequestBody {
 impl RequestStream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.source).poll_frame(cx);
+        if let Some(received) = &self.received
+            && polled.is_pending()
+        {
+            received.waited.store(true, Ordering::Relaxed);
+        }
         if let Some(exchange) = &self.exchange {
             exchange.progress.client_stalls(polled.is_pending());
         }

@@ -237,6 +237,7 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
         upgrade: None,
         on_upgrade: None,
         accepts_trailers: false,
+        waits_in_vain: false,
         trace: TraceContext::from_headers(&head.trace_headers()),
         host_line: head.host_line.clone().and_then(line),
     };

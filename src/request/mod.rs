@@ -6,6 +6,7 @@
 //! | `sanitize`, `host`, `path`, `method`, `headers` | what of a client's request is taken, and in which form |
 //! | `route` | which upstream a request is for |
 //! | `exchange`, `notes` | what is recorded of a request and counted, and when |
+//! | `expect` | clients that wait for `100 Continue` where they cannot get it |
 //! | `outbound` | a request that may be sent, made from a permit alone |
 //! | `respond`, `step_up`, `refusal_limit` | how a caller is told no, the way to what it lacks, and too many of both from one address |
 //! | `forward_auth` | the same steps for a proxy that only asks |
@@ -18,6 +19,7 @@ mod caused;
 mod dashboard;
 mod delivery;
 pub(crate) mod exchange;
+pub(crate) mod expect;
 mod forward_auth;
 pub(crate) mod headers;
 mod held;

@@ -105,6 +105,11 @@ impl Outbound {
         *self.request.body_mut() = RequestBody::Buffered(body);
     }
 
+    /// Whether the client may send nothing of a body that is passed on as it comes, as it waits for a word that it cannot get.
+    pub fn waits_in_vain(&self) -> bool {
+        self.permit.meta().waits_in_vain && self.request.body().is_streaming()
+    }
+
     /// Has a body noted that is passed on as it comes: its bytes, and its digest if it is to be `hashed`.
     pub fn note_body(&mut self, hashed: bool, received: impl FnOnce() -> Arc<Received>) {
         if let RequestBody::Streaming(_) = self.request.body() {

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::{
     exchange::{AnswerBy, Exchange, Ledger, Sent},
+    expect::answer_or_refuse,
     forward_auth,
     notes::{note_request, note_route, recorded},
     outbound::{Length, Outbound},
@@ -350,6 +351,10 @@ impl Worker {
             Err(rejection) => Err(rejection),
             Ok(()) if makes_a_run && snapshot.own_issuer.is_some() => {
                 Box::pin(self.send_and_note_run(snapshot, cleared, exchange)).await
+            }
+            Ok(()) if cleared.outbound.waits_in_vain() => {
+                let received = Arc::clone(exchange.received());
+                Box::pin(answer_or_refuse(self.send(&mut cleared), || received.awaited())).await
             }
             Ok(()) => self.send(&mut cleared).await,
         };

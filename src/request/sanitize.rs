@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::{
+    expect::waits_in_vain,
     headers::{Class, classify, id_line, nominated, tokens},
     host::{Reached, host_of},
     method::check_spelling,
@@ -63,6 +64,8 @@ pub struct Meta {
     pub on_upgrade: Option<OnUpgrade>,
     /// `te: trailers` over HTTP/2.
     pub accepts_trailers: bool,
+    /// Whether it waits with its body for a `100 Continue` that it cannot get.
+    pub waits_in_vain: bool,
     /// The trace that it came with.
     pub trace: Option<TraceContext>,
     /// The host as it was sent, with its port, for upstreams that see the browser's host.
@@ -153,6 +156,7 @@ pub fn sanitize<B>(
         upgrade,
         on_upgrade: if upgrade.is_some() { parts.extensions.remove::<OnUpgrade>() } else { None },
         accepts_trailers,
+        waits_in_vain: waits_in_vain(&parts),
         trace: TraceContext::from_headers(&parts.headers),
         // The one that was routed by: an absolute target replaces `Host` (RFC 9112 section 3.2.2).
         host_line: match parts.uri.authority() {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
@@ -361,4 +361,34 @@ async fn what_a_client_says_of_trailers_goes_on_to_an_upstream_of_http2() {
         let seen = within(seen.recv()).await.unwrap();
         assert_eq!(seen.as_ref().map(|te| te.to_str().unwrap()), expected, "{te:?}");
     }
+}
+
+/// Nobody can be told `100 Continue` over HTTP/2. Most clients go on without it after a second.
+#[tokio::test]
+async fn over_http2_who_waits_for_a_word_before_an_upload_is_told_what_to_do_and_who_goes_on_is_served() {
+    let fixture =
+        Fixture::with(|yaml| yaml.change("body_timeout: 1s", "body_timeout: 30s"), |_| Reply::json(200, "{}")).await;
+    let stream = tokio::net::TcpStream::connect(fixture.doorward.address("public")).await.unwrap();
+    let (client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let upload = async |expect: &str, pause: Duration| {
+        let late = futures_util::stream::once(async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(bytes::Bytes::from_static(b"late")))
+        });
+        let body = http_body_util::StreamBody::new(Box::pin(late));
+        let request = http::Request::put("http://open.test/x").header("expect", expect).body(body).unwrap();
+        let answer = within(client.clone().send_request(request)).await.unwrap();
+        let status = answer.status();
+        (status.as_u16(), String::from_utf8(answer.collect().await.unwrap().to_bytes().into()).unwrap())
+    };
+    let (patient, unasked, waiting) = tokio::join!(
+        upload("100-continue", Duration::from_millis(1200)),
+        upload("200-ok", Duration::from_secs(7)),
+        upload("100-continue", Duration::from_secs(60)),
+    );
+    assert_eq!((patient.0, unasked.0), (200, 200), "{} {}", patient.1, unasked.1);
+    assert_eq!(waiting.0, 417, "{}", waiting.1);
+    assert!(waiting.1.contains("without `Expect: 100-continue`"), "{}", waiting.1);
 }

@@ -1,0 +1,114 @@
+//! Clients that ask over HTTP/2 to be told `100 Continue` before they send the body, which hyper's server can tell nobody there.
+//!
+//! Most go on by themselves after a second (RFC 9110 section 10.1.1 has them not wait for ever), and are waited for; to refuse the
+//! expectation at once would turn their uploads away. A few wait for an answer, whichever it is. They get 417 before they give up.
+
+use std::time::Duration;
+
+use http::{StatusCode, Version, header, request::Parts};
+use tokio::time::sleep;
+
+use crate::error::{Reason, Rejection};
+
+/// How often it is looked whether anything of the body came, and after how many looks in vain it is not waited for any more.
+/// Well beyond the second of curl, Go and .NET, and within the ten of OkHttp.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 5;
+
+/// Whether a client waits for a word that it cannot get.
+pub(super) fn waits_in_vain(parts: &Parts) -> bool {
+    let asks = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    parts.version == Version::HTTP_2 && parts.headers.get_all(header::EXPECT).iter().any(asks)
+}
+
+/// What has come of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// Nobody has asked for it yet.
+    NotYet,
+    /// Nothing, though the upstream would take it.
+    Nothing,
+    Something,
+}
+
+/// The answer to a request whose client may not send the body before it has a word of us.
+pub(super) async fn answer_or_refuse<T>(
+    answer: impl Future<Output = Result<T, Rejection>>,
+    body: impl Fn() -> Awaited,
+) -> Result<T, Rejection> {
+    let in_vain = async {
+        let mut looks = 0;
+        while looks < LOOKS {
+            sleep(LOOK).await;
+            match body() {
+                Awaited::NotYet => {}
+                Awaited::Nothing => looks += 1,
+                Awaited::Something => std::future::pending().await,
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        () = in_vain => Err(refused()),
+    }
+}
+
+fn refused() -> Rejection {
+    let detail =
+        "the client waits for `100 Continue` before it sends the body, and Doorward cannot say that over HTTP/2";
+    Rejection::new(Reason::BodyTimeout, detail)
+        .with_status(StatusCode::EXPECTATION_FAILED)
+        .fix("send the body without `Expect: 100-continue`, or over HTTP/1.1")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::pending};
+
+    use http::Request;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn only_a_client_of_http2_that_expects_it_waits_in_vain() {
+        for (version, expect, expected) in [
+            (Version::HTTP_2, Some("100-continue"), true),
+            (Version::HTTP_2, Some("100-Continue"), true),
+            (Version::HTTP_2, Some("200-ok"), false),
+            (Version::HTTP_2, None, false),
+            (Version::HTTP_11, Some("100-continue"), false),
+        ] {
+            let mut request = Request::post("/").version(version);
+            if let Some(expect) = expect {
+                request = request.header("expect", expect);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(waits_in_vain(&parts), expected, "{version:?} {expect:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_word_for_ever_is_told_what_to_do_in_time() {
+        let begun = Instant::now();
+        let refused = answer_or_refuse(pending::<Result<(), _>>(), || Awaited::Nothing).await.unwrap_err();
+        assert_eq!((refused.status(), refused.reason()), (StatusCode::EXPECTATION_FAILED, Reason::BodyTimeout));
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_the_body_in_the_end_or_could_not_yet_is_not_refused() {
+        let answer = || async {
+            sleep(Duration::from_secs(60)).await;
+            Ok(())
+        };
+        answer_or_refuse(answer(), || Awaited::NotYet).await.unwrap();
+        let looks = Cell::new(0);
+        let body = || {
+            looks.set(looks.get() + 1);
+            if looks.get() < LOOKS { Awaited::Nothing } else { Awaited::Something }
+        };
+        answer_or_refuse(answer(), body).await.unwrap();
+    }
+}
