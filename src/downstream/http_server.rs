@@ -44,6 +44,9 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// so there is an end, but one of the many who cancels in bursts must not cost all others their streams.
 const RESETS_OF_MANY: u32 = 1000;
 
+/// How many headers beyond a limit above a hundred are read, so that a client which has a few too many is told so.
+const HEADERS_BEYOND: usize = 28;
+
 /// Runs each stream of HTTP/2 as a task of its own, which can be ended without its connection.
 #[derive(Clone, Debug)]
 struct Exchanges;
@@ -95,9 +98,9 @@ impl<S: Serve> Server<S> {
         let head = largest_head(&self.limits);
         let mut builder = http1::Builder::new();
         builder.max_header_size(head).max_buf_size(head.max(self.limits.body_buffer.bytes()));
-        // hyper is slower where this is set.
+        // hyper is slower where this is set, and reads a hundred where it is not.
         if usize::from(self.limits.header_count) > 100 {
-            builder.max_headers(self.limits.header_count.into());
+            builder.max_headers(usize::from(self.limits.header_count) + HEADERS_BEYOND);
         }
         let service = service_fn(|request| self.answer(request));
         let mut connection = builder.serve_connection(io, service).with_upgrades();

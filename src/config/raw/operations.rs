@@ -16,7 +16,8 @@ pub struct Limits {
     pub header_bytes: Size,
     /// Bytes of the request target. Beyond: 414.
     pub uri_bytes: Size,
-    /// Number of request headers, all cookies counted as one. Beyond: 431.
+    /// Number of request headers, all cookies counted as one. Beyond: 431, and over HTTP/1.1 without words and a record where there are
+    /// more than 100, or 28 more than a number above that.
     pub header_count: u16,
     /// Time to receive the head of a request.
     pub header_timeout: Span,

@@ -203,6 +203,22 @@ fn a_large_request_gets_the_status_that_says_what_is_large() {
     server.await_metric("protocol_errors_total{kind=\"head_too_large\"} 3");
 }
 
+#[test]
+fn a_few_headers_beyond_a_large_limit_are_told_in_words() {
+    let server = Server::with_limits(&Limits { header_count: 150, ..Limits::default() });
+    let request = |count: usize| {
+        let lines: String = (1..count).map(|index| format!("h{index}: v\r\n")).collect();
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")
+    };
+    for (count, expected) in [(150, "200"), (151, "431"), (178, "431")] {
+        let mut client = server.connect();
+        client.send(request(count));
+        let response = client.response();
+        assert_eq!(status(&response), expected, "{count}: {response}");
+        assert_eq!(response.contains(&format!("{count} headers, 150 are allowed")), count > 150, "{count}: {response}");
+    }
+}
+
 /// It would be, by a reset, if the connection were closed while the browser still sends.
 #[test]
 fn the_answer_to_all_the_cookies_that_a_browser_can_have_is_not_lost() {
