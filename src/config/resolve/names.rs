@@ -1,6 +1,6 @@
 //! The form of names: of parts of the configuration, hosts, paths, methods, headers.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
 use super::item;
 use crate::{
@@ -37,6 +37,8 @@ pub(super) fn host(host: &str, at: &At, report: &mut Report) {
     let name = host.strip_prefix("*.").unwrap_or(host);
     if host.contains("://") || host.contains('/') {
         problem("write the name alone, without scheme and path", report);
+    } else if host.trim_matches(['[', ']']).parse::<Ipv6Addr>().is_ok() {
+        problem("an IPv6 address cannot be one; write a name that leads there, or an IPv4 address", report);
     } else if host.contains(':') {
         problem("write the name without the port", report);
     } else if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -125,6 +127,16 @@ mod tests {
             "[::1]",
         ] {
             assert_eq!(problems(|at, report| host(bad, at, report)), 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_not_taken_for_a_name_with_a_port() {
+        for (text, word) in [("[::1]", "IPv6"), ("::1", "IPv6"), ("2001:db8::8443", "IPv6"), ("[::1]:8443", "port")] {
+            let mut report = Report::default();
+            host(text, &At::root(), &mut report);
+            let problem = format!("{:?}", report.problems());
+            assert!(problem.contains(word), "{text}: {problem}");
         }
     }
 
