@@ -83,7 +83,9 @@ pub struct Upstream {
     /// Time from the end of the request to the head of the response.
     #[serde(default = "Upstream::response_timeout")]
     pub response_timeout: Span,
-    /// How long an unused connection is kept. An EventListener closes after 120 s, most others after 60 s.
+    /// How long an unused connection is kept. Set it below the time after which the upstream closes one itself, or a request that
+    /// changes something gets 502 where it meets that moment: an EventListener after 120 s, nginx 75 s, Node, uvicorn and Apache
+    /// 5 s, gunicorn 2 s, unless they are set otherwise.
     #[serde(default = "Upstream::idle_timeout")]
     pub idle_timeout: Span,
     /// How old a connection may become before it takes no more requests.
