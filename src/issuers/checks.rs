@@ -97,8 +97,8 @@ impl AccessTokenChecks {
     }
 
     /// The checks of an introspection answer that says `active` (RFC 7662 section 2.2), whose members may be few.
-    /// `listed_client` is the client if it is listed: then the answer needs no `aud`, and without `sub` the client is
-    /// the subject.
+    /// `listed_client` is the client if it is listed: then an answer of `token_type` `Bearer` needs no `aud`, and without
+    /// `sub` and `username` the client is the subject.
     pub fn check_answer(
         &self,
         claims: &Map<String, Value>,
@@ -112,14 +112,19 @@ impl AccessTokenChecks {
         }
         check_kind(claims, "at+jwt")?;
         check_sender_constraint(claims)?;
-        let expires = numeric_date(claims, "exp")?.unwrap_or(now + self.max_lifetime);
-        let not_before = numeric_date(claims, "nbf")?;
-        check_times(now, self.skew, expires, &[("nbf", not_before), ("iat", numeric_date(claims, "iat")?)])?;
+        let (issued, not_before) = (numeric_date(claims, "iat")?, numeric_date(claims, "nbf")?);
+        let end = numeric_date(claims, "exp")?;
+        let expires = end.unwrap_or(now + self.max_lifetime);
+        check_times(now, self.skew, expires, &[("nbf", not_before), ("iat", issued)])?;
+        if let Some(end) = end {
+            self.check_lifetime(issued.unwrap_or(now), end)?;
+        }
         let audiences = self.own_audiences(audiences(claims)?, listed_client, claims)?;
+        if audiences.is_empty() {
+            check_says_bearer(claims)?;
+        }
         self.check_required(claims)?;
-        let subject = subject(claims)?
-            .or_else(|| listed_client.map(Into::into))
-            .ok_or_else(|| wrong("sub", None, "a text of 1 to 255 bytes"))?;
+        let subject = subject(claims)?.map_or_else(|| without_subject(claims, listed_client), Ok)?;
         Ok(Checked { subject, audiences, not_before, expires })
     }
 
@@ -220,6 +225,11 @@ impl AccessTokenChecks {
         }
     }
 
+    fn check_lifetime(&self, issued: Timestamp, expires: Timestamp) -> Result<(), TokenError> {
+        let (came, limit) = (expires.since(issued), self.max_lifetime);
+        if came > limit { Err(TokenError::Lifetime { came, limit }) } else { Ok(()) }
+    }
+
     /// What is asked of every token: issuer, times, audiences that can be read.
     pub(super) fn check_registered(
         &self,
@@ -234,10 +244,7 @@ impl AccessTokenChecks {
         let issued = numeric_date(claims, "iat")?.ok_or_else(|| wrong("iat", None, "a time"))?;
         let not_before = numeric_date(claims, "nbf")?;
         check_times(now, self.skew, expires, &[("nbf", not_before), ("iat", Some(issued))])?;
-        let lifetime = expires.since(issued);
-        if lifetime > self.max_lifetime {
-            return Err(TokenError::Lifetime { came: lifetime, limit: self.max_lifetime });
-        }
+        self.check_lifetime(issued, expires)?;
         check_sender_constraint(claims)?;
         let audiences =
             audiences(claims)?.or_else(|| self.client_as_audience(claims)).ok_or_else(|| TokenError::Audience {
@@ -295,6 +302,29 @@ pub fn check_kind(claims: &Map<String, Value>, typ: &str) -> Result<(), TokenErr
         }
     }
     Ok(())
+}
+
+/// Some providers say `active` of all that they issued, refresh tokens and the codes of logins that nobody approved among it. Where
+/// no audience tells, only the `token_type` (RFC 6749 section 7.1) does, which those have not.
+fn check_says_bearer(claims: &Map<String, Value>) -> Result<(), TokenError> {
+    let came = claims.get("token_type");
+    if came.and_then(Value::as_str).is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
+        return Ok(());
+    }
+    let expected = "`Bearer` in an answer without `aud`: codes and refresh tokens are active too";
+    Err(wrong("token_type", came, expected))
+}
+
+/// Whose token it is of which an answer names no `sub`: that of the client itself, unless there is a person behind it.
+fn without_subject(claims: &Map<String, Value>, listed_client: Option<&str>) -> Result<Arc<str>, TokenError> {
+    let of_somebody = claims.get("username").is_some_and(|name| !name.is_null());
+    match listed_client {
+        Some(client) if !of_somebody => Ok(client.into()),
+        Some(_) => {
+            Err(wrong("sub", None, "there beside `username`: the token is somebody's, and not the client's own"))
+        }
+        None => Err(wrong("sub", None, "a text of 1 to 255 bytes")),
+    }
 }
 
 /// Whether a token is current; `starts` are the claims before which it is not.

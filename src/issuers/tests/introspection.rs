@@ -69,6 +69,7 @@ async fn an_answer_counts_only_if_it_says_all_that_is_needed() {
         answer(json!({"iss": null, "exp": null, "token_type": null})),
         answer(json!({"aud": null, "client_id": "listed"})),
         answer(json!({"sub": null, "client_id": "listed"})),
+        answer(json!({"sub": null, "client_id": "listed", "username": null})),
         refused(json!({"active": false}), Reason::TokenInactive),
         refused(json!({"active": null}), Reason::IssuerUnavailable),
         refused(json!({"active": "true"}), Reason::IssuerUnavailable),
@@ -96,6 +97,67 @@ async fn an_answer_counts_only_if_it_says_all_that_is_needed() {
         bench.answer(changes.clone());
         assert_eq!(bench.ask(&format!("opaque-{number}")).await.err(), reason, "{changes}");
     }
+}
+
+/// Spring Authorization Server says no more of a code or a refresh token than that it is active and whose client's; oidc-provider names the
+/// person of a refresh token too.
+#[tokio::test]
+async fn codes_and_refresh_tokens_that_are_active_are_no_access_tokens() {
+    let bench = Bench::new(json!({})).await;
+    let bare = json!({"iss": null, "aud": null, "client_id": "listed", "scope": null});
+    for (number, (what, changes, refused)) in [
+        ("an access token", json!({}), false),
+        ("in small letters", json!({"token_type": "bearer"}), false),
+        ("of the client itself", json!({"sub": null}), false),
+        ("a device code", json!({"sub": null, "token_type": null}), true),
+        ("a refresh token", json!({"token_type": null, "scope": "openid offline_access"}), true),
+        ("no token to use", json!({"token_type": "N_A"}), true),
+        ("a refresh token of Dex and Hydra", json!({"token_use": "refresh_token"}), true),
+        ("a refresh token of Keycloak", json!({"typ": "Refresh"}), true),
+        ("for nobody", json!({"aud": [], "token_type": null}), true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = bare.as_object().unwrap().clone().into_iter().chain(changes.as_object().unwrap().clone());
+        bench.answer(Value::Object(answer.collect()));
+        let outcome = bench.ask(&format!("opaque-{number}")).await;
+        assert_eq!(outcome.is_err(), refused, "{what}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_opaque_token_lives_no_longer_than_max_lifetime() {
+    let bench = Bench::with(json!({}), json!({"max_lifetime": "1h"})).await;
+    for (number, (changes, reason)) in [
+        (json!({"iat": START, "exp": START + 3600}), None),
+        (json!({"iat": START - 1, "exp": START + 3600}), Some(Reason::TokenInvalid)),
+        (json!({"exp": START + 3601}), Some(Reason::TokenInvalid)),
+        (json!({"iat": START - 7200, "exp": null}), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        bench.answer(changes.clone());
+        assert_eq!(bench.ask(&format!("opaque-{number}")).await.err(), reason, "{changes}");
+    }
+}
+
+/// django-oauth-toolkit names people by `username` alone: all would be their client, with what is given to it.
+#[tokio::test]
+async fn a_person_of_whom_no_subject_is_told_is_not_taken_for_the_client() {
+    let bench = Bench::new(json!({})).await;
+    for username in ["alice", "listed"] {
+        bench.answer(json!({"sub": null, "client_id": "listed", "username": username}));
+        let token = format!("opaque-{username}");
+        let rejection = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await.unwrap_err();
+        assert_eq!(rejection.reason(), Reason::TokenInvalid);
+        assert!(precise(&rejection).contains("`sub` is nothing"), "{}", precise(&rejection));
+        assert!(precise(&rejection).contains("beside `username`"), "{}", precise(&rejection));
+    }
+    bench.answer(json!({"client_id": "listed", "username": "alice"}));
+    let principal = bench.issuers.authenticate("twin", &bench.accepts, &nothing).await.unwrap();
+    assert_eq!(&*principal.subject, "alice");
 }
 
 #[tokio::test]
