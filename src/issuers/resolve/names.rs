@@ -49,6 +49,14 @@ impl Builder<'_> {
         match secure_url(&raw.issuer) {
             // Not repeated: it may hold a password.
             Err(why) => _ = self.error("issuer", format!("this {why}")),
+            // Of these an address is made all the same, which is not the one that the text names.
+            Ok(_) if raw.issuer.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+                self.error("issuer", "this has a blank or a line break").help("take it away: `iss` of tokens has none");
+            }
+            Ok(url) if url.query().is_some() => {
+                self.error("issuer", "this has a query (`?`), which no issuer has")
+                    .help("write what stands in the `iss` of its tokens (OpenID Connect Discovery 1.0 section 3)");
+            }
             Ok(url) => {
                 let misfit = raw.preset.and_then(|preset| {
                     presets::misfit(preset, &url, !raw.audiences.is_empty(), !raw.tenants.is_empty())
