@@ -258,7 +258,10 @@ async fn watch_health(app: &App) {
             let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);
             let status = issuer.keys().status();
             match (status.usable, status.last_error) {
-                (true, None) => component.ok(),
+                (true, None) => match issuer.keys().metadata().and_then(|told| issuer.introspection_trouble(&told)) {
+                    Some(why) => component.degraded(why.to_owned()),
+                    None => component.ok(),
+                },
                 (true, Some(error)) => component.degraded(format!("works with older keys: {error}")),
                 (false, Some(error)) => component.failed(error),
                 // Nothing was tried yet: it is starting.

@@ -131,6 +131,10 @@ impl Look<'_> {
                 self.findings.push(Finding::good(Check::Discovery, &self.of, format!("{location} can be read")));
                 let said = format!("it calls itself {called}, as the configuration does");
                 self.findings.push(Finding::good(Check::Issuer, &self.of, said));
+                if let Some(why) = self.issuer.introspection_trouble(&metadata) {
+                    let cure = "its manual says where it answers (RFC 7662); until then no token is asked about";
+                    self.findings.push(Finding::fault(Check::Discovery, &self.of, why, cure));
+                }
                 Some(metadata)
             }
             Err(why) => {
@@ -208,7 +212,7 @@ impl Look<'_> {
                 Check::Algorithms,
                 &self.of,
                 format!("{url}: {why}; accepted is {accepted}"),
-                "put the algorithm with which it signs into `algorithms`, or have it sign with one of those",
+                "put the algorithm with which it signs into `algorithms` if that can stand there, or have it sign with one of those",
             ),
         };
         self.findings.push(finding);
@@ -290,12 +294,13 @@ impl Look<'_> {
         if to.as_str().split(['?', '#']).next() != Some(back) {
             return unknown(format!("it leads to {}", Quoted::text(to.host_str().unwrap_or_default())));
         }
-        let error = to.query_pairs().find(|(name, _)| name == "error").map(|(_, error)| error.into_owned());
-        match error {
+        let told = |name: &str| to.query_pairs().find(|(other, _)| other == name).map(|(_, text)| text.into_owned());
+        let why = told("error_description").map(|text| format!(", {}", Quoted::text(&text))).unwrap_or_default();
+        match told("error") {
             Some(error) if !NOBODY.contains(&error.as_str()) => Finding::warning(
                 Check::Redirect,
                 &self.of,
-                format!("it knows {back}, but refuses the request: {}", Quoted::text(&error)),
+                format!("it knows {back}, but refuses the request: {}{why}", Quoted::text(&error)),
                 format!("look what the client `{client}` is allowed there: code with PKCE, and the scope `openid`"),
             ),
             _ => Finding::good(Check::Redirect, &self.of, format!("it knows {back}")),

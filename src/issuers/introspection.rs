@@ -8,13 +8,14 @@ use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
 
 use super::{
-    client_auth::ClientAuth,
+    client_auth::{ClientAuth, Proof},
+    discovery::Metadata,
     key_cache::KeyCache,
     lookup::{Answer, Lookup, Told},
     signed_answer::{MEDIA_TYPE, SignedAnswers},
     single_flight::Key,
     strict_json,
-    token_error::TokenError,
+    token_error::{Quoted, TokenError},
 };
 use crate::{
     clock::Clock,
@@ -86,19 +87,29 @@ impl Introspection {
         self.settings.raw.mode
     }
 
-    /// What the issuer says of a token; `None`: it is not active. `discovered` is the endpoint that discovery names,
-    /// used where the configuration names none. `vouched`: the token's signature was checked.
+    /// Why nothing can be asked of an issuer that tells this of itself, whatever the token.
+    pub fn trouble(&self, discovered: &Metadata) -> Option<&'static str> {
+        let is_known = self.settings.endpoint.is_some() || discovered.introspection_endpoint.is_some();
+        (!is_known).then_some(
+            "its discovery document names no introspection endpoint; write where it is into `introspection.endpoint`",
+        )
+    }
+
+    /// What the issuer says of a token; `None`: it is not active. `discovered` has the endpoint that is used where the
+    /// configuration names none. `vouched`: the token's signature was checked.
     pub async fn ask(
         &self,
         token: &str,
         key: Key,
         vouched: bool,
-        discovered: Option<&Url>,
+        discovered: Option<&Metadata>,
     ) -> Result<Option<Arc<Answer>>, TokenError> {
-        let Some(endpoint) = self.settings.endpoint.as_ref().or(discovered).cloned() else {
+        let named = || discovered?.introspection_endpoint.as_ref();
+        let Some(endpoint) = self.settings.endpoint.as_ref().or_else(named).cloned() else {
+            let not_yet = "its discovery document, which names its introspection endpoint, could not be read yet";
             return Err(TokenError::Unavailable {
                 issuer: Arc::clone(&self.settings.issuer),
-                why: "its introspection endpoint is not known yet".to_owned(),
+                why: discovered.and_then(|discovered| self.trouble(discovered)).unwrap_or(not_yet).to_owned(),
             });
         };
         let asker = &self.asker;
@@ -113,9 +124,9 @@ impl Asker {
         for _ in 0..self.tries {
             match self.egress.send(self.request(&endpoint, &token)?, bounds).await {
                 Ok(answer) if answer.status().is_server_error() => {
-                    trouble = format!("the answer is {}", answer.status())
+                    trouble = format!("the answer is {}{}", answer.status(), self.cause(&answer, &token))
                 }
-                Ok(answer) => return self.read(&answer).await,
+                Ok(answer) => return self.read(&answer, &token).await,
                 Err(error) => trouble = error.to_string(),
             }
         }
@@ -141,7 +152,29 @@ impl Asker {
         if self.signed.is_some() { MEDIA_TYPE } else { "application/json" }
     }
 
-    async fn read(&self, answer: &Response<Bytes>) -> Result<Told, String> {
+    /// What a refusal says of its cause (RFC 6749 section 5.2), for the log. It may repeat what was sent.
+    fn cause(&self, answer: &Response<Bytes>, token: &str) -> String {
+        let said = strict_json::object(answer.body()).unwrap_or_default();
+        let secret = match self.client.proof(self.clock.now()) {
+            Ok(Proof::Basic(secret) | Proof::Post(secret)) => secret.expose_str().unwrap_or_default().to_owned(),
+            Ok(Proof::Assertion(assertion)) => assertion.into_owned(),
+            Ok(Proof::Public) | Err(_) => String::new(),
+        };
+        let told = |name: &str| {
+            let mut text = said.get(name)?.as_str()?.to_owned();
+            for sent in [token, &secret].into_iter().filter(|sent| !sent.is_empty()) {
+                text = text.replace(sent, "…");
+            }
+            Some(Quoted::text(&text).to_string())
+        };
+        let told: Vec<_> = ["error", "error_description"].into_iter().filter_map(told).collect();
+        if told.is_empty() { String::new() } else { format!("; it says {}", told.join(", ")) }
+    }
+
+    async fn read(&self, answer: &Response<Bytes>, token: &str) -> Result<Told, String> {
+        if answer.status() != StatusCode::OK {
+            return Err(format!("{}{}", refusal(answer.status()), self.cause(answer, token)));
+        }
         let body = body(answer, self.media_type())?;
         let claims = match &self.signed {
             None => strict_json::object(body).map_err(|why| format!("the answer {why}"))?,
@@ -155,16 +188,18 @@ impl Asker {
     }
 }
 
-/// The body of an answer of the type that was asked for. A 401 is about our own credential, so it is our trouble and not
-/// the caller's.
-fn body<'a>(answer: &'a Response<Bytes>, media_type: &str) -> Result<&'a Bytes, String> {
-    match answer.status() {
-        StatusCode::OK => {}
+/// A 401 is about our own credential, so it is our trouble and not the caller's.
+fn refusal(status: StatusCode) -> String {
+    match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            return Err(format!("it refuses our own client ({}); check `introspection.client`", answer.status()));
+            format!("it refuses our own client ({status}); check `introspection.client`")
         }
-        status => return Err(format!("the answer is {status}, not 200")),
+        status => format!("the answer is {status}, not 200"),
     }
+}
+
+/// The body of an answer of the type that was asked for.
+fn body<'a>(answer: &'a Response<Bytes>, media_type: &str) -> Result<&'a Bytes, String> {
     let asked_for = |value: &HeaderValue| {
         value.to_str().is_ok_and(|value| {
             value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     checks::{AccessTokenChecks, Checked},
+    discovery::Metadata,
     introspection::Introspection,
     jwt::{Unverified, is_jwt_shaped},
     key_cache::{KeyCache, KeySource},
@@ -118,6 +119,11 @@ impl Issuer {
         self.introspection.as_ref().is_some_and(|introspection| introspection.mode() != IntrospectionMode::Never)
     }
 
+    /// Why no token can be asked about at an issuer that tells this of itself.
+    pub fn introspection_trouble(&self, discovered: &Metadata) -> Option<&'static str> {
+        self.introspection.as_ref()?.trouble(discovered)
+    }
+
     /// Whether this issuer, or its API server, is asked about such a token each time that what it said is too old.
     pub(super) fn asks_about(&self, token: &str) -> bool {
         let Some(introspection) = &self.introspection else { return self.token_review.is_some() };
@@ -208,8 +214,8 @@ impl Issuer {
         if let Some(introspection) = &self.introspection
             && introspection.mode() == IntrospectionMode::Always
         {
-            let discovered = self.keys.metadata().and_then(|metadata| metadata.introspection_endpoint.clone());
-            let answer = introspection.ask(text, key, true, discovered.as_ref()).await?;
+            let discovered = self.keys.metadata();
+            let answer = introspection.ask(text, key, true, discovered.as_deref()).await?;
             let answer = answer.ok_or_else(|| self.inactive())?;
             // What the issuer says now wins over what it wrote into the token, but it is the same principal.
             for (name, value) in &answer.claims {
@@ -242,8 +248,8 @@ impl Issuer {
         now: Timestamp,
     ) -> Result<Verified, Rejection> {
         let introspection = self.introspection.as_ref().ok_or(TokenError::OpaqueNotAccepted)?;
-        let discovered = self.keys.metadata().and_then(|metadata| metadata.introspection_endpoint.clone());
-        let answer = introspection.ask(text, key, false, discovered.as_ref()).await?;
+        let discovered = self.keys.metadata();
+        let answer = introspection.ask(text, key, false, discovered.as_deref()).await?;
         let answer = answer.ok_or_else(|| self.inactive())?;
         let client = self.mapping.client(&answer.claims)?;
         let listed = client.as_deref().filter(|client| self.mapping.clients.contains_key(*client));

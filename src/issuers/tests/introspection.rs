@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    super::{Accepts, Context, Issuers, signed_answer::MEDIA_TYPE, testing::*},
+    super::{Accepts, Context, Issuers, discovery::Metadata, signed_answer::MEDIA_TYPE, testing::*},
     key_cache::join_all,
 };
 use crate::{clock::Timestamp, error::Reason};
@@ -380,6 +380,54 @@ async fn a_refusal_of_our_own_client_says_what_to_check() {
         assert_eq!(rejection.reason(), Reason::IssuerUnavailable);
         assert!(precise(&rejection).contains("introspection.client"), "{status}: {}", precise(&rejection));
     }
+}
+
+/// oidc-provider refuses to be asked about any JWT, and says so here alone.
+#[tokio::test]
+async fn what_a_refusal_says_is_told_without_what_was_sent() {
+    let bench = Bench::new(json!({})).await;
+    let told = json!({
+        "error": "unsupported_token_type",
+        "error_description": format!("\u{1b}[31mno opaque-1 of s3cret: ü here {}", "x".repeat(500)),
+    });
+    for status in [400, 401, 500] {
+        bench.provider.on("/introspect", Reply::Answer(status, "application/json", told.to_string().into()));
+        let rejection = bench.issuers.authenticate("opaque-1", &bench.accepts, &nothing).await.unwrap_err();
+        let said = precise(&rejection);
+        assert!(said.contains("it says `unsupported_token_type`, `<U+001B>[31mno … of … here xx"), "{said}");
+        assert!(!said.contains("opaque-1") && !said.contains("s3cret") && said.len() < 500, "{said}");
+    }
+}
+
+/// django-oauth-toolkit announces none.
+#[tokio::test]
+async fn an_endpoint_that_discovery_does_not_name_is_to_be_written() {
+    let context = context();
+    let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
+    let discovery = changed(provider.metadata(), &json!({"introspection_endpoint": null}));
+    provider.on("/.well-known/openid-configuration", Reply::json(&discovery));
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "s3cret").unwrap();
+    let client = json!({"id": "door", "secret": {"file": secret.path()}});
+    let introspection = json!({"mode": "opaque", "client": client});
+    let entry = json!({
+        "name": "main", "issuer": provider.url, "audiences": ["doorward"], "introspection": introspection,
+    });
+    let (issuers, accepts) = ready(&json!({"issuers": [entry.clone()]}), &context).await;
+    let rejection = issuers.authenticate("opaque", &accepts, &nothing).await.unwrap_err();
+    assert_eq!(rejection.reason(), Reason::IssuerUnavailable);
+    assert!(precise(&rejection).contains("`introspection.endpoint`"), "{}", precise(&rejection));
+    let issuer = issuers.get("main").unwrap();
+    assert!(issuer.introspection_trouble(&issuer.keys().metadata().unwrap()).is_some());
+
+    let written = changed(introspection, &json!({"endpoint": format!("{}/ask", provider.url)}));
+    let (issuers, _) = ready(&json!({"issuers": [changed(entry, &json!({"introspection": written}))]}), &context).await;
+    let issuer = issuers.get("main").unwrap();
+    // Nothing else is asked of discovery there, so it is not read.
+    assert_eq!(
+        issuer.introspection_trouble(&Metadata::parse(discovery.to_string().as_bytes(), &provider.url).unwrap()),
+        None
+    );
 }
 
 /// Nobody is asked about what is too long to be a token.
