@@ -120,7 +120,7 @@ pub fn is_jwt_shaped(token: &str) -> bool {
     false
 }
 
-/// The algorithm of a name of RFC 7518. HMAC has none here: a shared secret cannot tell issuers apart.
+/// The algorithm of a name of RFC 7518, or of RFC 9864, which calls `EdDSA` with this curve `Ed25519`. HMAC has none here: a shared secret cannot tell issuers apart.
 pub fn algorithm(name: &str) -> Option<Algorithm> {
     Some(match name {
         "RS256" => Algorithm::RS256,
@@ -131,7 +131,7 @@ pub fn algorithm(name: &str) -> Option<Algorithm> {
         "PS512" => Algorithm::PS512,
         "ES256" => Algorithm::ES256,
         "ES384" => Algorithm::ES384,
-        "EdDSA" => Algorithm::EdDSA,
+        "EdDSA" | "Ed25519" => Algorithm::EdDSA,
         _ => return None,
     })
 }

@@ -187,9 +187,10 @@ impl Keys {
         };
         let bound = match jwk.members.get("alg") {
             None => None,
-            Some(Value::String(name)) => {
-                Some(jwt::algorithm(name).ok_or_else(|| format!("is for algorithm {}", Quoted::text(name)))?)
-            }
+            Some(Value::String(name)) => Some(
+                jwt::algorithm(name)
+                    .ok_or_else(|| format!("is for algorithm {}, which is not known here", Quoted::text(name)))?,
+            ),
             Some(_) => return Err("has an `alg` that is not a text".to_owned()),
         };
         let issuer = jwk.members.get("issuer").and_then(Value::as_str);

@@ -29,7 +29,8 @@ pub struct Issuer {
     /// that is registered for several. Tokens of all others are refused.
     #[serde(default)]
     pub tenants: Vec<String>,
-    /// Values of `aud` that mean us. At least one must be in the token.
+    /// Values of `aud` that mean us. At least one must be in the token, or in what introspection says of it unless `clients` lists its
+    /// client.
     #[serde(default)]
     pub audiences: Vec<String>,
     /// Signature algorithms accepted. Default: RS256 and ES256.
@@ -37,7 +38,9 @@ pub struct Issuer {
     pub algorithms: Option<Vec<Algorithm>>,
     /// Values of the `typ` header accepted, compared without case; `""` stands for an absent one.
     /// Default: `at+jwt` and `application/at+jwt`. A token of these two has `client_id` and `jti` (RFC 9068), unless the preset's
-    /// provider leaves them out or `claims.client` names another place.
+    /// provider leaves them out or `claims.client` names another place. One of another type is refused where it looks like an ID
+    /// token: with `nonce` or `c_hash`, and but for `dex` with `at_hash`, or with `sid` or `auth_time` and neither a client, `azp` aside,
+    /// nor scopes.
     #[serde(default)]
     pub token_types: Option<Vec<String>>,
     /// Where the facts about a principal stand in the token.
@@ -50,7 +53,8 @@ pub struct Issuer {
     /// `github_actions`, `gitlab_ci` and `kubernetes` a workload.
     #[serde(default)]
     pub kind: Option<Kind>,
-    /// The clients (applications) known at this issuer.
+    /// The clients (applications) known at this issuer. What introspection says of a token of one of them need not name an `aud`, if
+    /// its `token_type` is `Bearer`, nor a `sub`, if it names no `username` either: it is the client's own then.
     #[serde(default)]
     pub clients: Vec<Client>,
     /// Refuse bearer tokens of clients that `clients` does not list; whoever logs in comes by the client of `login`. Default:
@@ -63,7 +67,7 @@ pub struct Issuer {
     /// How far clocks may differ. Default: 30 s, for Doorward's own tokens 5 s; at most 60 s.
     #[serde(default)]
     pub clock_skew: Option<Span>,
-    /// The longest time between `iat` and `exp`. Default: 24 h.
+    /// The longest time between `iat` and `exp`, of opaque tokens too where introspection names an `exp`. Default: 24 h.
     #[serde(default)]
     pub max_lifetime: Option<Span>,
     /// Whether and how tokens are introspected (RFC 7662).
@@ -118,7 +122,7 @@ pub enum Preset {
     Doorward,
 }
 
-/// A signature algorithm of RFC 7518.
+/// A signature algorithm of RFC 7518. `Ed25519` (RFC 9864) may be written for `EdDSA`, which means the same here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Algorithm {
     RS256,
@@ -129,6 +133,7 @@ pub enum Algorithm {
     PS512,
     ES256,
     ES384,
+    #[serde(alias = "Ed25519")]
     EdDSA,
 }
 
@@ -217,7 +222,7 @@ pub enum IntrospectionMode {
     /// Those that are not JWTs.
     Opaque,
     /// All; the signature and the claims of a JWT are checked as well: one that does not name its audience is refused, whatever the
-    /// answer says of it.
+    /// answer says of it. Not for providers that are asked about no JWTs, as some answer with an error (`unsupported_token_type`).
     Always,
 }
 
