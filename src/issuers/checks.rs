@@ -53,6 +53,10 @@ pub struct AccessTokenChecks {
     pub tenants: Option<Tenants>,
     /// Its access tokens have no `aud` and are for whoever they were issued to (Cognito): the client stands for it.
     pub client_is_audience: bool,
+    /// Its access tokens are made as its ID tokens are, `at_hash` and all, but for the hash of a code (Dex).
+    pub like_id_tokens: bool,
+    /// Where access tokens tell a client or scopes, and ID tokens do not.
+    pub told_by_access_tokens: Box<[ClaimPath]>,
 }
 
 impl AccessTokenChecks {
@@ -70,7 +74,28 @@ impl AccessTokenChecks {
                     .collect(),
             });
         }
-        check_kind(&token.claims, typ)
+        check_kind(&token.claims, typ)?;
+        if says_access_token(typ) { Ok(()) } else { self.check_no_id_token(&token.claims) }
+    }
+
+    /// Refuses ID tokens that nothing but their claims tells from access tokens. One that a refresh gave has no `nonce`.
+    fn check_no_id_token(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
+        if claims.contains_key("c_hash") {
+            return Err(TokenError::OtherKind("an ID token (it has a `c_hash`)"));
+        }
+        if self.like_id_tokens {
+            return Ok(());
+        }
+        if claims.contains_key("at_hash") {
+            return Err(TokenError::OtherKind("an ID token (it has an `at_hash`)"));
+        }
+        let of_a_login = claims.contains_key("sid") || claims.contains_key("auth_time");
+        if of_a_login && !self.told_by_access_tokens.iter().any(|path| path.find(claims).is_some()) {
+            return Err(TokenError::OtherKind(
+                "an ID token (it has `sid` or `auth_time`, and neither a client nor scopes)",
+            ));
+        }
+        Ok(())
     }
 
     /// All checks of the claims. A verified signature is the caller's part.

@@ -120,7 +120,7 @@ impl Builder<'_> {
         self.check_names();
         let tenants = self.tenants();
         let mapping = self.mapping(&defaults, &name, &identifier, tenants.as_ref());
-        let checks = self.checks(&defaults, &identifier, tenants);
+        let checks = self.checks(&defaults, &identifier, tenants, mapping.as_ref());
         // A file that is missing has been reported, which refuses the whole; the rest is looked at all the same.
         let ca = raw.ca.as_ref().and_then(|path| self.resolver.read(&self.at.key("ca"), path));
         let egress = self.egress(ca.as_deref())?;
@@ -138,7 +138,13 @@ impl Builder<'_> {
         self.resolver.report.warning(&self.at.key(key), message)
     }
 
-    fn checks(&mut self, defaults: &Defaults, identifier: &Arc<str>, tenants: Option<Tenants>) -> AccessTokenChecks {
+    fn checks(
+        &mut self,
+        defaults: &Defaults,
+        identifier: &Arc<str>,
+        tenants: Option<Tenants>,
+        mapping: Option<&Mapping>,
+    ) -> AccessTokenChecks {
         let raw = self.raw;
         let algorithms = raw.algorithms.clone().unwrap_or_else(|| defaults.algorithms.to_vec());
         if algorithms.is_empty() {
@@ -151,6 +157,7 @@ impl Builder<'_> {
         if token_types.is_empty() {
             self.error("token_types", "no `typ` is accepted").help("`\"\"` stands for an absent one");
         }
+        self.check_id_tokens();
         let skew = self.span("clock_skew", raw.clock_skew, defaults.clock_skew.get(), Some(MAX_SKEW));
         let max_lifetime = self.span("max_lifetime", raw.max_lifetime, defaults.max_lifetime, None);
         let mut required_claims = Vec::new();
@@ -179,6 +186,26 @@ impl Builder<'_> {
             other_issuer: presets::other_identifier(raw.preset),
             tenants,
             client_is_audience: raw.preset == Some(Preset::Cognito),
+            like_id_tokens: raw.preset == Some(Preset::Dex),
+            // `azp` is in ID tokens too.
+            told_by_access_tokens: mapping
+                .into_iter()
+                .flat_map(|mapping| mapping.client.iter().chain(&mapping.scopes))
+                .filter(|path| path.claim() != "azp")
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// An ID token of the login is for its client, and mostly has no `typ`: where both are accepted of access tokens, little tells them
+    /// apart.
+    fn check_id_tokens(&mut self) {
+        let raw = self.raw;
+        let Some(login) = &raw.login else { return };
+        let without_typ = raw.token_types.as_ref().is_some_and(|types| types.iter().any(String::is_empty));
+        if without_typ && raw.audiences.contains(&login.client.id) {
+            self.warning("token_types", "ID tokens of the login could pass for access tokens: both may be without `typ`, for its client")
+                .help("have the issuer give access tokens an audience of their own, or the `typ` `at+jwt`, and accept that alone");
         }
     }
 

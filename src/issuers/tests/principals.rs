@@ -27,7 +27,11 @@ impl Bench {
     }
 
     fn token(&self, changes: Value) -> String {
-        RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"JWT"}"#, &claims(&self.provider.url, changes))
+        self.headed(r#"{"alg":"RS256","kid":"rsa","typ":"JWT"}"#, changes)
+    }
+
+    fn headed(&self, header: &str, changes: Value) -> String {
+        RSA.token(header, &claims(&self.provider.url, changes))
     }
 
     async fn principal(&self, changes: Value) -> Result<std::sync::Arc<Principal>, Rejection> {
@@ -218,6 +222,49 @@ async fn id_tokens_are_refused() {
     for changes in [json!({"nonce": "n"}), json!({"token_use": "id"}), json!({"typ": "ID"}), json!({"typ": "Refresh"})]
     {
         assert_eq!(bench.principal(changes).await.unwrap_err().reason(), Reason::TokenInvalid);
+    }
+}
+
+/// That of a refresh at Spring Authorization Server has neither `typ` nor `nonce`, and the audience of its access tokens.
+#[tokio::test]
+async fn an_id_token_without_a_nonce_is_told_by_its_other_claims() {
+    let none = Value::Null;
+    for (preset, types) in [(none.clone(), json!([""])), ("okta".into(), none.clone()), ("dex".into(), none)] {
+        // Those of Dex look so.
+        let told = preset != "dex";
+        let bench = Bench::new(json!({"preset": preset, "token_types": types})).await;
+        for (what, changes, refused) in [
+            ("an access token", json!({}), false),
+            ("of a login, with scopes", json!({"client_id": null, "sid": "s-1", "auth_time": START}), false),
+            ("of a login, with a client", json!({"scope": null, "sid": "s-1", "auth_time": START}), false),
+            ("c_hash", json!({"c_hash": "AAAA"}), true),
+            ("at_hash", json!({"at_hash": "AAAA"}), told),
+            ("sid", json!({"client_id": null, "scope": null, "azp": "cli", "sid": "s-1"}), told),
+            ("auth_time", json!({"client_id": null, "scope": null, "auth_time": START}), told),
+        ] {
+            let token = bench.headed(r#"{"alg":"RS256","kid":"rsa"}"#, changes);
+            let outcome = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await;
+            assert_eq!(outcome.is_err(), refused, "{preset} {what}: {outcome:?}");
+        }
+    }
+}
+
+/// RFC 9864 gives up the name `EdDSA`, which said no curve.
+#[tokio::test]
+async fn ed25519_goes_by_either_of_its_names() {
+    for [of_key, of_token, setting] in [
+        ["EdDSA", "EdDSA", "EdDSA"],
+        ["Ed25519", "Ed25519", "EdDSA"],
+        ["Ed25519", "EdDSA", "Ed25519"],
+        ["EdDSA", "Ed25519", "Ed25519"],
+    ] {
+        let provider = Provider::with_keys(&[ED25519.jwk("ed", json!({"alg": of_key}))]).await;
+        let issuer =
+            json!({"name": "main", "issuer": provider.url, "audiences": ["doorward"], "algorithms": [setting]});
+        let (issuers, accepts) = ready(&json!({"issuers": [issuer]}), &context()).await;
+        let header = json!({"alg": of_token, "kid": "ed", "typ": "at+jwt"}).to_string();
+        let token = ED25519.token(&header, &claims(&provider.url, json!({})));
+        issuers.authenticate(&token, &accepts, &nothing).await.unwrap();
     }
 }
 
