@@ -192,7 +192,11 @@ fn refused(error: RequestTokenError<EgressError, StandardErrorResponse<CoreError
             }
         }
         // The body may hold tokens, so it is not told.
-        RequestTokenError::Parse(error, _) => ExchangeError::Malformed(format!("at `{}`", error.path())),
+        RequestTokenError::Parse(error, _) => {
+            let path = error.path().to_string();
+            let hint = if path == "id_token" { ", which is no signed JWT; it must not be encrypted" } else { "" };
+            ExchangeError::Malformed(format!("at `{path}`{hint}"))
+        }
         RequestTokenError::Other(what) => ExchangeError::Malformed(bounded(&what)),
     }
 }

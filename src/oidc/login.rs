@@ -340,7 +340,10 @@ async fn reachable(provider: &dyn Provider) -> Result<Arc<Metadata>, Failure> {
     let unavailable = |detail: String| Failure::new(Outcome::provider_unavailable, detail);
     let metadata = provider.metadata().filter(|_| provider.can_verify()).ok_or_else(|| {
         let label = choice::label(provider);
-        unavailable(format!("Doorward has not reached `{label}` yet. Try again in a moment."))
+        unavailable(format!(
+            "Doorward has not reached `{label}` yet, or cannot use it as it is set up. Try again in a moment; if that does \
+             not help, tell whoever runs Doorward."
+        ))
     })?;
     if !provider.answers().await {
         let label = choice::label(provider);
