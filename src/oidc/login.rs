@@ -284,14 +284,15 @@ impl Login {
     }
 
     /// The page with the providers. Whoever comes here wants to sign in anew, so a session that there is ends
-    /// (CVE-2026-34454 is a page that only seemed to do so); not if another site sent the browser here, and not for a picture of
-    /// that address in some text.
+    /// (CVE-2026-34454 is a page that only seemed to do so); not if another site sent the browser here, and not for a picture or a
+    /// frame of that address in some text. What a service worker passes on may be either.
     async fn sign_in(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
         let ReturnTo { address: return_to, is_elsewhere } = return_to::of(request.origin, parameters.get("rd"));
         let site = request.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
         let wanted = matches!(site, None | Some(b"none" | b"same-origin"))
-            && csrf::is_navigation(request.method, request.headers);
+            && csrf::is_navigation(request.method, request.headers)
+            && request.headers.get("sec-fetch-dest").is_none_or(|destination| destination == "document");
         let held = wanted && !matches!(cookie::find(request.headers, cookie::SESSION), Ok(None));
         if held && let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
             self.0.sessions.end(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;

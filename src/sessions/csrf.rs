@@ -10,6 +10,7 @@ static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
+static UPGRADE_INSECURE_REQUESTS: HeaderName = HeaderName::from_static("upgrade-insecure-requests");
 static X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
 /// Refuses a request with a cookie that changes something, or upgrades, unless it comes from our own origin. SameSite
@@ -48,11 +49,7 @@ pub fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
     {
         return false;
     }
-    match (single(headers, &SEC_FETCH_MODE), single(headers, &SEC_FETCH_DEST)) {
-        (Single::One(mode), Single::One(destination)) => mode == "navigate" && destination == "document",
-        (Single::None, Single::None) => accepts_html(headers),
-        _ => false,
-    }
+    is_looked_at(headers).unwrap_or_else(|| accepts_html(headers))
 }
 
 /// Whether somebody sent a form and looks at what comes of it: a refusal is then a page. A script that sends the same
@@ -64,11 +61,22 @@ pub fn is_submission(method: &Method, headers: &HeaderMap) -> bool {
     {
         return false;
     }
-    match (single(headers, &SEC_FETCH_MODE), single(headers, &SEC_FETCH_DEST)) {
-        (Single::One(mode), Single::One(destination)) => mode == "navigate" && destination == "document",
-        (Single::None, Single::None) => accepts_html(headers) && has_form(headers),
+    is_looked_at(headers).unwrap_or_else(|| accepts_html(headers) && has_form(headers))
+}
+
+/// Whether somebody looks at what comes back; `None` of a browser that says nothing of what it asks for.
+fn is_looked_at(headers: &HeaderMap) -> Option<bool> {
+    Some(match (single(headers, &SEC_FETCH_MODE), single(headers, &SEC_FETCH_DEST)) {
+        (Single::None, Single::None) => return None,
+        // `empty` is of a service worker that passes on what it got: no script can ask in this mode (Fetch section 5.4). That may be of
+        // a frame, in which no page of ours is shown.
+        (Single::One("navigate"), Single::One("document" | "empty")) => true,
+        // So it is in Firefox, which keeps two headers that a script does not have by itself.
+        (Single::One("same-origin"), Single::One("empty")) => {
+            accepts_html(headers) && matches!(single(headers, &UPGRADE_INSECURE_REQUESTS), Single::One("1"))
+        }
         _ => false,
-    }
+    })
 }
 
 /// Whether the body is what a form of HTML sends.
@@ -130,6 +138,10 @@ mod tests {
 
     const OURS: (&str, &str) = ("origin", "https://dash.example.com");
     const SAME: (&str, &str) = ("sec-fetch-site", "same-origin");
+    const NAVIGATES: (&str, &str) = ("sec-fetch-mode", "navigate");
+    const EMPTY: (&str, &str) = ("sec-fetch-dest", "empty");
+    /// What Firefox sends with each navigation.
+    const SECURE: (&str, &str) = ("upgrade-insecure-requests", "1");
 
     #[test]
     fn only_our_own_pages_change_anything_with_a_cookie() {
@@ -189,6 +201,18 @@ mod tests {
         type Row<'a> = (&'a str, Method, &'a [(&'static str, &'a str)], bool);
         let rows: &[Row<'_>] = &[
             ("navigation", Method::GET, &[mode("navigate"), destination("document"), HTML], true),
+            ("navigation by a service worker", Method::GET, &[NAVIGATES, EMPTY, HTML], true),
+            ("navigation by one of Firefox", Method::GET, &[mode("same-origin"), EMPTY, SECURE, HTML], true),
+            ("fetch of this host", Method::GET, &[mode("same-origin"), EMPTY, HTML], false),
+            ("fetch of this host, no page", Method::GET, &[mode("same-origin"), EMPTY, SECURE], false),
+            ("fetch with its header", Method::GET, &[mode("cors"), EMPTY, SECURE, HTML], false),
+            (
+                "prefetch by a service worker",
+                Method::GET,
+                &[NAVIGATES, EMPTY, HTML, ("sec-purpose", "prefetch")],
+                false,
+            ),
+            ("mode alone", Method::GET, &[NAVIGATES, HTML], false),
             ("frame", Method::GET, &[mode("navigate"), destination("iframe"), HTML], false),
             ("fetch", Method::GET, &[mode("cors"), destination("empty"), HTML], false),
             ("image", Method::GET, &[mode("no-cors"), destination("image"), HTML], false),
@@ -224,6 +248,9 @@ mod tests {
         type Row<'a> = (&'a str, Method, &'a [(&'static str, &'a str)], bool);
         let rows: &[Row<'_>] = &[
             ("form", Method::POST, &[mode("navigate"), destination("document"), FORM, HTML], true),
+            ("form by a service worker", Method::POST, &[NAVIGATES, EMPTY, FORM, HTML], true),
+            ("form by one of Firefox", Method::POST, &[mode("same-origin"), EMPTY, SECURE, FORM, HTML], true),
+            ("fetch of this host", Method::POST, &[mode("same-origin"), EMPTY, FORM, HTML], false),
             ("form in a frame", Method::POST, &[mode("navigate"), destination("iframe"), FORM, HTML], false),
             ("fetch", Method::POST, &[mode("cors"), destination("empty"), FORM, HTML], false),
             ("old browser", Method::POST, &[FORM, HTML], true),

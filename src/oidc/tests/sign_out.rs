@@ -128,7 +128,9 @@ async fn the_sign_in_page_ends_the_session_that_it_replaces() {
     // A picture of that address in a text that a page of this host shows, and a page that is fetched in case somebody goes there.
     let picture = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
     let ahead = [("sec-fetch-site", "same-origin"), ("sec-purpose", "prefetch")];
-    for unseen in [&picture[..], &ahead] {
+    // By a service worker, which has the site of its own page whoever led there.
+    let passed_on = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "empty")];
+    for unseen in [&picture[..], &ahead, &passed_on] {
         browser.ask(Method::GET, "/oauth2/sign_in", None, unseen).await;
         assert!(browser.session().await.is_some(), "nobody asked for it: {unseen:?}");
     }
