@@ -22,6 +22,10 @@ pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origi
     let site = single(headers, &SEC_FETCH_SITE);
     let ours = match (single(headers, &header::ORIGIN), site) {
         (Single::Twice, _) | (_, Single::Twice) => false,
+        // A form of a page with `Referrer-Policy: no-referrer` has this origin (Fetch section 3.2). The site says whose it is: that of a
+        // sandboxed frame is another one, whatever its host. What a service worker passes on is left out, as not all browsers say
+        // there where it began.
+        (Single::One("null"), Single::One("same-origin")) => !upgrade && is_of_no_script(headers),
         (Single::One(found), Single::One(site)) => found == origin.as_str() && site == "same-origin",
         (Single::One(found), Single::None) => found == origin.as_str(),
         // Browsers send `Origin` with every upgrade.
@@ -77,6 +81,12 @@ fn is_looked_at(headers: &HeaderMap) -> Option<bool> {
         }
         _ => false,
     })
+}
+
+/// Whether the browser itself sends it for a page or a frame, and no script or service worker does.
+fn is_of_no_script(headers: &HeaderMap) -> bool {
+    let (mode, destination) = (single(headers, &SEC_FETCH_MODE), single(headers, &SEC_FETCH_DEST));
+    matches!((mode, destination), (Single::One("navigate"), Single::One(destination)) if destination != "empty")
 }
 
 /// Whether the body is what a form of HTML sends.
@@ -138,7 +148,10 @@ mod tests {
 
     const OURS: (&str, &str) = ("origin", "https://dash.example.com");
     const SAME: (&str, &str) = ("sec-fetch-site", "same-origin");
+    const NULL: (&str, &str) = ("origin", "null");
     const NAVIGATES: (&str, &str) = ("sec-fetch-mode", "navigate");
+    const PAGE: (&str, &str) = ("sec-fetch-dest", "document");
+    const FRAME: (&str, &str) = ("sec-fetch-dest", "iframe");
     const EMPTY: (&str, &str) = ("sec-fetch-dest", "empty");
     /// What Firefox sends with each navigation.
     const SECURE: (&str, &str) = ("upgrade-insecure-requests", "1");
@@ -158,6 +171,20 @@ mod tests {
             ("post from another port", Method::POST, false, &[("origin", "https://dash.example.com:444")], false),
             ("post from clear text", Method::POST, false, &[("origin", "http://dash.example.com")], false),
             ("post from null", Method::POST, false, &[("origin", "null")], false),
+            ("form of a page without referrer", Method::POST, false, &[NULL, SAME, NAVIGATES, PAGE], true),
+            ("form in a frame of a page without referrer", Method::POST, false, &[NULL, SAME, NAVIGATES, FRAME], true),
+            (
+                "form of a sandboxed frame",
+                Method::POST,
+                false,
+                &[NULL, ("sec-fetch-site", "cross-site"), NAVIGATES, PAGE],
+                false,
+            ),
+            ("form of null, old browser", Method::POST, false, &[NULL, NAVIGATES, PAGE], false),
+            ("form of null by a service worker", Method::POST, false, &[NULL, SAME, NAVIGATES, EMPTY], false),
+            ("script of null", Method::POST, false, &[NULL, SAME, ("sec-fetch-mode", "no-cors"), EMPTY], false),
+            ("null that says nothing of its mode", Method::POST, false, &[NULL, SAME], false),
+            ("upgrade from null of this host", Method::GET, true, &[NULL, SAME, NAVIGATES, PAGE], false),
             ("post, two origins", Method::POST, false, &[OURS, ("origin", "https://evil.example.com")], false),
             ("post, the two disagree", Method::POST, false, &[OURS, ("sec-fetch-site", "cross-site")], false),
             ("post typed by hand", Method::POST, false, &[("sec-fetch-site", "none")], false),
