@@ -138,6 +138,12 @@ impl Authenticator<'_> {
             let request = self.with_body(request, route, record).await?;
             return known(request, route, principal, None, record);
         }
+        if schemes.contains(&Scheme::Session) && csrf::is_form_of_another_host(request.method(), request.headers()) {
+            let why = "a page of another host sent this form, and there is no session in what it sent";
+            return Err(Rejection::new(Reason::OriginRefused, why).fix(
+                "if you meant to send it, go to the start page and send it from there; signing in does not help",
+            ));
+        }
         let missing = Rejection::new(
             Reason::CredentialMissing,
             format!("this route takes {}, and the request has none", wanted(schemes)),

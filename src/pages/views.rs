@@ -163,7 +163,7 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
             div { dt { "Reason" } dd { code { (view.rejection.reason().as_str()) } " (" (status.as_u16()) ")" } }
             div { dt { "Time" } dd { (time(view.now)) } }
         }
-        @if status.as_u16() == 404 {
+        @if status.as_u16() == 404 || view.rejection.reason() == Reason::OriginRefused {
             p class="actions" { a href="/" { "To the start page" } }
         }
         // Whose access was revoked gets nowhere by signing in as themselves.

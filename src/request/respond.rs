@@ -198,10 +198,11 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     }
 }
 
-/// For people. Who may sign in as somebody else is offered that.
+/// For people. Who may sign in as somebody else is offered that, but not for what another page sent, which no login lets through.
 fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     let id = asker.manner.id.to_string();
     let signs_in = asker.route.is_some_and(|route| route.schemes.contains(&Scheme::Session))
+        && rejection.reason() != Reason::OriginRefused
         && matches!(rejection.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     let view = DeniedView {
         rejection,

@@ -68,6 +68,13 @@ pub fn is_submission(method: &Method, headers: &HeaderMap) -> bool {
     is_looked_at(headers).unwrap_or_else(|| accepts_html(headers) && has_form(headers))
 }
 
+/// Whether a page of another host sent a form, as the browser says. Browsers leave the session cookie out of what another site
+/// sends, so that nobody can tell whether the person is signed in.
+pub fn is_form_of_another_host(method: &Method, headers: &HeaderMap) -> bool {
+    is_submission(method, headers)
+        && matches!(single(headers, &SEC_FETCH_SITE), Single::One("cross-site" | "same-site"))
+}
+
 /// Whether somebody looks at what comes back; `None` of a browser that says nothing of what it asks for.
 fn is_looked_at(headers: &HeaderMap) -> Option<bool> {
     Some(match (single(headers, &SEC_FETCH_MODE), single(headers, &SEC_FETCH_DEST)) {
@@ -290,6 +297,20 @@ mod tests {
         ];
         for (row, method, pairs, expected) in rows {
             assert_eq!(is_submission(method, &headers(pairs)), *expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn a_form_of_another_host_is_told_from_one_of_ours_and_from_a_link() {
+        let site = |value| ("sec-fetch-site", value);
+        for (row, method, pairs, expected) in [
+            ("another site", Method::POST, &[site("cross-site"), NAVIGATES, PAGE][..], true),
+            ("a sibling", Method::POST, &[site("same-site"), NAVIGATES, PAGE], true),
+            ("this host", Method::POST, &[SAME, NAVIGATES, PAGE], false),
+            ("a link", Method::GET, &[site("cross-site"), NAVIGATES, PAGE], false),
+            ("a script", Method::POST, &[site("cross-site"), ("sec-fetch-mode", "no-cors"), EMPTY], false),
+        ] {
+            assert_eq!(is_form_of_another_host(&method, &headers(pairs)), expected, "{row}");
         }
     }
 
