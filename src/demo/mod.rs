@@ -129,6 +129,7 @@ Doorward runs. Open
 
     {origin}/
 
+in Firefox or a browser of Chromium (Safari and other browsers of WebKit keep no cookie of http://localhost),
 and choose who you want to be. Alice is a developer, Bob releases, Carol only looks. Then try
 {origin}/apis/tekton.dev/v1/namespaces/prod/pipelineruns as each of them.
 

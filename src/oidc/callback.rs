@@ -1,6 +1,6 @@
 //! The way back from the provider (`/oauth2/callback`): from its answer to a session, or to a page that says why not.
 
-use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -13,7 +13,7 @@ use super::{
     flow::{Flow, LIFETIME, MAX_TABS, State},
     github::{Github, GithubError},
     id_token::{self, Expected, Mismatch, Nonce, SKEW},
-    login::{parse, redirect, store_failed},
+    login::{host, parse, redirect, store_failed},
     parameters::Parameters,
 };
 use crate::{
@@ -56,7 +56,7 @@ impl Login {
             Err(failure) => return (Err(failure), None),
         };
         let Some(flow) = Flow::from_cookie(keys, &state, request.headers) else {
-            let mut failure = self.without_cookie(&state).await;
+            let mut failure = self.without_cookie(&state, request).await;
             failure.signed_in = self.is_signed_in(request).await;
             if failure.signed_in && failure.outcome == Outcome::other_browser {
                 failure.text = format!(
@@ -119,7 +119,7 @@ impl Login {
 
     /// Why an answer to a login of ours comes without its cookie: it is late, it is a page of the browser's history, or
     /// it is in the wrong browser.
-    async fn without_cookie(&self, state: &State) -> Failure {
+    async fn without_cookie(&self, state: &State, request: LoginRequest<'_>) -> Failure {
         let (shared, now) = (self.0.sessions.shared(), self.0.sessions.now());
         if state.is_over(now) {
             return expired();
@@ -130,11 +130,13 @@ impl Login {
                 failure.return_to = self.led_to(state, &completed.value).unwrap_or(failure.return_to);
                 failure
             }
-            Ok(None) => Failure::new(
-                Outcome::other_browser,
-                "Open Doorward in the browser in which you want to work, and sign in there. \
-                 If you did not begin a sign-in at all, close this page: somebody may have sent you their own.",
-            ),
+            Ok(None) => {
+                let text = "Open Doorward in the browser in which you want to work, and sign in there. \
+                            If you did not begin a sign-in at all, close this page: somebody may have sent you their own.";
+                let told: Cow<'static, str> =
+                    keeps_no_cookie(request).map_or(text.into(), |told| format!("{told} Otherwise: {text}").into());
+                Failure::new(Outcome::other_browser, told)
+            }
             Err(error) => store_failed(&error),
         }
     }
@@ -399,6 +401,23 @@ fn too_weak(failure: Failure) -> Failure {
 fn lacks_required_claim(rejection: &Rejection) -> bool {
     let cause = rejection.source().and_then(|cause| cause.downcast_ref());
     matches!(cause, Some(TokenError::RequiredClaim { .. }))
+}
+
+/// What to do about a browser that keeps none of our cookies, if that is what it may be: it would be led round without end, as the
+/// count of its sign-ins is a cookie too.
+fn keeps_no_cookie(request: LoginRequest<'_>) -> Option<String> {
+    if cookie::pairs(request.headers).any(|(name, _)| name.starts_with(cookie::PREFIX.as_bytes())) {
+        return None;
+    }
+    let host = host(request.origin);
+    let advice = match request.origin.as_str().starts_with("http://") {
+        true => format!(
+            "allow cookies of {host}, and sign in again. Safari and other browsers of WebKit keep none over `http://`: use Firefox, \
+             or a browser of Chromium."
+        ),
+        false => format!("allow cookies of {host}, and sign in again."),
+    };
+    Some(format!("If you began it in this browser, it did not keep Doorward's cookie: {advice}"))
 }
 
 /// Of somebody whom the provider knows, and whom `required_claims` keeps out.

@@ -17,7 +17,7 @@ impl Origin {
     }
 
     /// `http://`, for a host of this machine only. Browsers treat such origins as secure (W3C Secure Contexts
-    /// section 3.1) and keep `__Host-` cookies for them, so development needs no weaker cookie.
+    /// section 3.1) and, but for those of WebKit, keep `__Host-` cookies for them, so development needs no weaker cookie.
     pub fn loopback(authority: &str) -> Option<Self> {
         let host = authority.parse::<Authority>().ok()?.host().trim_matches(['[', ']']).to_ascii_lowercase();
         let here = host == "localhost"

@@ -82,6 +82,7 @@ async fn a_login_of_another_browser_is_not_completed_here() {
     let theirs = std::mem::take(&mut attacker.jar);
     let response = attacker.get(&sent.good()).await;
     assert_eq!(response.status(), StatusCode::FORBIDDEN, "peers:T2 no cookie");
+    assert!(body(&response).contains("somebody may have sent you their own"), "{}", body(&response));
     // A login of our own is under way.
     attacker.depart("/").await;
     let response = attacker.get(&sent.good()).await;
@@ -102,6 +103,29 @@ async fn a_login_of_another_browser_is_not_completed_here() {
     attacker.script(|script| script.claims.as_mut().unwrap()["nonce"] = sent.parameters["nonce"].clone().into());
     drop(answer);
     assert_eq!(attacker.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
+}
+
+/// They read of an attack alone, and "Sign in again" led them to the same page for ever.
+#[tokio::test]
+async fn whose_browser_keeps_no_cookie_reads_that_and_what_to_do() {
+    for (origin, is_told_of_webkit) in
+        [(Origin::https("dash.example.com"), false), (Origin::loopback("localhost:8080"), true)]
+    {
+        let mut browser = Browser::new().await;
+        browser.origin = origin.unwrap();
+        let sent = browser.depart("/").await;
+        let kept = std::mem::take(&mut browser.jar);
+        let told = browser.get(&sent.good()).await;
+        let host = browser.origin.as_str().split_once("://").unwrap().1;
+        for part in ["did not keep Doorward's cookie", &format!("allow cookies of {host}"), "If you did not begin"] {
+            assert!(body(&told).contains(part), "{part} in {}", body(&told));
+        }
+        assert_eq!(body(&told).contains("WebKit"), is_told_of_webkit, "{}", body(&told));
+        // One that kept another cookie of ours keeps them.
+        browser.jar = vec![("__Host-doorward-issuer".to_owned(), kept[0].1.clone())];
+        let told = browser.get(&sent.good()).await;
+        assert!(!body(&told).contains("did not keep"), "{}", body(&told));
+    }
 }
 
 #[tokio::test]
