@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::HeaderValue;
 
-use super::policy;
+use super::{ICON, policy};
 use crate::config::{raw, report::At, resolver::Resolver};
 
 /// Bytes of a logo, which stands in each page.
@@ -14,12 +14,14 @@ const MAX_LOGO: usize = 32 << 10;
 /// Bytes of a name.
 const MAX_NAME: usize = 60;
 
-/// The name on each page and the picture beside it, with the policies of pages that show it. Cheap to clone.
+/// The name on each page and the picture beside it, with the policies of pages. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Brand {
     name: Arc<str>,
     /// As a `data:` address.
     logo: Option<Arc<str>>,
+    /// The same, or a door.
+    icon: Arc<str>,
     pub(super) policy: HeaderValue,
     pub(super) policy_with_script: HeaderValue,
 }
@@ -32,13 +34,9 @@ impl Default for Brand {
 
 impl Brand {
     fn new(name: &str, logo: Option<String>) -> Self {
-        let logo = logo.map(Arc::from);
-        Self {
-            name: name.into(),
-            policy: policy(false, logo.is_some()),
-            policy_with_script: policy(true, logo.is_some()),
-            logo,
-        }
+        let logo: Option<Arc<str>> = logo.map(Arc::from);
+        let icon = logo.clone().unwrap_or_else(|| data("image/svg+xml", ICON).into());
+        Self { name: name.into(), logo, icon, policy: policy(false), policy_with_script: policy(true) }
     }
 
     /// Reports every problem at its place; `None` if there is one.
@@ -68,6 +66,14 @@ impl Brand {
     pub(super) fn logo(&self) -> Option<&str> {
         self.logo.as_deref()
     }
+
+    pub(super) fn icon(&self) -> &str {
+        &self.icon
+    }
+}
+
+fn data(kind: &str, bytes: &[u8]) -> String {
+    format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes))
 }
 
 fn read(path: &Path, resolver: &mut Resolver, at: &At) -> Option<String> {
@@ -81,7 +87,7 @@ fn read(path: &Path, resolver: &mut Resolver, at: &At) -> Option<String> {
         resolver.report.error(at, "the logo is neither SVG nor PNG").help("give a file of one of these two kinds");
         return None;
     };
-    Some(format!("data:{kind};base64,{}", BASE64_STANDARD.encode(&bytes)))
+    Some(data(kind, &bytes))
 }
 
 /// By its content, as browsers are told not to guess. No script of an SVG runs in an `img`.
@@ -119,20 +125,22 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_the_name_and_the_logo_and_a_policy_that_shows_it() {
+    fn a_page_has_the_name_and_the_logo_also_as_its_icon_and_a_policy_that_shows_it() {
         let page = |brand: &Brand| {
             let response = html(StatusCode::OK, &signed_out(), brand);
             let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
             (String::from_utf8(response.into_body().to_vec()).unwrap(), policy)
         };
         let (text, policy) = page(&Brand::default());
-        assert!(text.contains("<span>Doorward</span>") && !policy.contains("img-src"), "{policy}");
+        assert!(text.contains("<span>Doorward</span>") && !text.contains("<img"), "{text}");
+        assert!(text.contains("<link rel=\"icon\" href=\"data:image/svg+xml;base64,PHN2Zy"), "{text}");
+        assert!(policy.contains("; img-src data:;"), "browsers refuse the icon: {policy}");
         let (text, policy) = page(&resolve(Some(" Example <b>CI "), Some(SVG.as_bytes())).unwrap());
         assert!(text.contains("<title>Signed out · Example &lt;b&gt;CI</title>"), "{text}");
         assert!(text.contains("<img src=\"data:image/svg+xml;base64,PHN2Zy"), "{text}");
         assert!(policy.contains("img-src data:") && policy.contains("default-src 'none'"), "{policy}");
         let (text, _) = page(&resolve(None, Some(b"\x89PNG\r\n\x1a\nrest")).unwrap());
-        assert!(text.contains("data:image/png;base64,"), "{text}");
+        assert_eq!(text.matches("data:image/png;base64,").count(), 2, "{text}");
     }
 
     #[test]

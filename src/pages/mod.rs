@@ -23,15 +23,17 @@ const STYLE: &str = include_str!("style.css");
 /// links, as browsers tell it to no server. Where a page has one way to go, it goes there.
 const SCRIPT: &str = include_str!("fragment.js");
 
+/// The picture of a page in the tab of a browser, which asks for `/favicon.ico` where a page has none.
+const ICON: &[u8] = include_bytes!("icon.svg");
+
 /// The policy of a page. Forms may lead to a provider (a logout does, by a redirect), which is https or, in development,
 /// this machine.
-fn policy(script: bool, logo: bool) -> HeaderValue {
+fn policy(script: bool) -> HeaderValue {
     let script = if script { format!(" script-src 'sha256-{}';", hash_of(SCRIPT)) } else { String::new() };
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{}';{script}{} base-uri 'none'; frame-ancestors 'none'; \
+        "default-src 'none'; style-src 'sha256-{}';{script} img-src data:; base-uri 'none'; frame-ancestors 'none'; \
          form-action 'self' https: http://localhost:* http://127.0.0.1:*",
         hash_of(STYLE),
-        if logo { " img-src data:;" } else { "" },
     );
     HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 }
@@ -83,6 +85,7 @@ impl Page {
                     meta name="color-scheme" content="light dark";
                     meta name="robots" content="noindex";
                     title { (self.title) " · " (brand.name()) }
+                    link rel="icon" href=(brand.icon());
                     style { (PreEscaped(STYLE)) }
                     (self.head)
                 }
