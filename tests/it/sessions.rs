@@ -9,6 +9,42 @@ use crate::{
     login_world::LoginWorld,
 };
 
+/// To somebody who is signed in it said "Please sign in", as their browser sends no cookie with it; and who sent a form of a page of
+/// this very host, where that page tells nobody its address, was refused.
+#[tokio::test]
+async fn a_form_of_another_host_is_told_as_one_and_a_form_of_this_host_goes_through_with_and_without_its_address() {
+    let (world, _issuer) = LoginWorld::scripted(&[]).await;
+    let (cookie, origin) = (world.log_in().await, format!("Origin: {}", world.origin()));
+    let form = async |site: &str, more: &[&str]| {
+        let browser = [site, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document", "Accept: text/html"];
+        world.submit("/deploy", &[&browser[..], more].concat(), "to=prod").await
+    };
+    let sent = || world.upstream.requests().iter().filter(|request| request.line().contains("/deploy")).count();
+    let (cross, same) = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-origin");
+    for (more, said) in [
+        (&["Origin: https://evil.example"][..], "there is no session in what it sent"),
+        (&["Origin: https://evil.example", &*cookie], "does not come from a page of"),
+        (&["Origin: null", &*cookie], "does not come from a page of"),
+    ] {
+        let refused = form(cross, more).await;
+        let page = refused.text();
+        assert_eq!(refused.status, 403, "{page}");
+        for part in [said, "<code>origin_refused</code>", "href=\"/\">To the start page<"] {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+        assert!(!page.contains("/oauth2/sign_in"), "signing in helps with nothing: {page}");
+    }
+    assert_eq!(sent(), 0);
+    for more in [[&*origin, &*cookie], ["Origin: null", &*cookie]] {
+        let answer = form(same, &more).await;
+        assert_eq!(answer.status, 200, "{more:?}: {}", answer.text());
+    }
+    assert_eq!(sent(), 2);
+    // It met an ended session, and is told so after the login.
+    let unsent = form(same, &["Origin: null"]).await;
+    assert!(unsent.header("location").is_some_and(|to| to.contains("unsent")), "{}{}", unsent.head, unsent.text());
+}
+
 /// Each in a browser that is new, through the whole login, to where Chromium ends up.
 #[tokio::test]
 async fn no_return_address_leads_a_browser_elsewhere() {
