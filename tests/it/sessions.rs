@@ -88,6 +88,7 @@ async fn no_return_address_is_kept_by_a_page_of_a_login_or_followed_by_who_is_si
     };
     // What a page of ours leads to besides its own files.
     let ways = |page: &str| -> Vec<String> {
+        let page = page.replace("<link rel=\"icon\" href=", "");
         let named = page.match_indices("href=\"").chain(page.match_indices("content=\"0;url="));
         let ways = named.map(|(at, mark)| page[at + mark.len()..].split('"').next().unwrap().replace("&amp;", "&"));
         ways.filter(|way| !way.starts_with("/.doorward/")).collect()
