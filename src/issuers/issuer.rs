@@ -173,7 +173,7 @@ impl Issuer {
         if !known.claims.contains_key("iss") && !self.introspects() {
             return Err(TokenError::OpaqueNotAccepted.into());
         }
-        let client = self.mapping.client(&known.claims)?;
+        let client = self.mapping.client(&known.claims, known.scheme)?;
         // An introspection answer without an audience, which a JWT always has.
         let listed =
             client.as_deref().filter(|client| self.introspects() && self.mapping.clients.contains_key(*client));
@@ -221,7 +221,7 @@ impl Issuer {
             for (name, value) in &answer.claims {
                 claims.insert(name.clone(), value.clone());
             }
-            let client = self.mapping.client(&claims)?;
+            let client = self.mapping.client(&claims, Scheme::Bearer)?;
             let fresh = self.checks.check_answer(&claims, client.as_deref(), now)?;
             if fresh.subject != checked.subject {
                 return Err(self.inactive().into());
@@ -251,7 +251,7 @@ impl Issuer {
         let discovered = self.keys.metadata();
         let answer = introspection.ask(text, key, false, discovered.as_deref()).await?;
         let answer = answer.ok_or_else(|| self.inactive())?;
-        let client = self.mapping.client(&answer.claims)?;
+        let client = self.mapping.client(&answer.claims, Scheme::Bearer)?;
         let listed = client.as_deref().filter(|client| self.mapping.clients.contains_key(*client));
         let checked = self.checks.check_answer(&answer.claims, listed, now)?;
         self.verified(answer.claims.clone(), checked, text.as_bytes(), text.len(), None, answer.good_until)

@@ -47,7 +47,7 @@ pub struct Mapping {
     pub groups: Box<[ClaimPath]>,
     pub scopes: Box<[ClaimPath]>,
     pub client: Box<[ClaimPath]>,
-    /// Whether the client is the audience where it stands nowhere else and there is one audience.
+    /// Whether the client is the audience where it stands nowhere else and there is one audience; never of a login.
     pub audience_is_client: bool,
 }
 
@@ -89,7 +89,7 @@ impl Mapping {
     /// may be used.
     pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
         let Facts { claims, subject, expires, scheme, scopes, credential } = facts;
-        let client = self.client(&claims)?;
+        let client = self.client(&claims, scheme)?;
         // What a login brings was issued to our own client, which need not stand among those whose tokens are accepted.
         if scheme != Scheme::Session {
             self.check_client(client.as_deref())?;
@@ -156,9 +156,11 @@ impl Mapping {
         self.of_tenants.iter().find(|(id, _)| **id == *tenant).map(|(_, template)| template)
     }
 
-    /// The client that the token was issued to.
-    pub fn client(&self, claims: &Map<String, Value>) -> Result<Option<Arc<str>>, TokenError> {
-        let audience = || claims.get("aud").filter(|audience| self.audience_is_client && audience.is_string());
+    /// The client that the token was issued to. The audience tells it of no login: there it is always our own client, and what is said of
+    /// a bot that has the same one would make workloads of people.
+    pub fn client(&self, claims: &Map<String, Value>, scheme: Scheme) -> Result<Option<Arc<str>>, TokenError> {
+        let tells = self.audience_is_client && scheme != Scheme::Session;
+        let audience = || claims.get("aud").filter(|audience| tells && audience.is_string());
         match first(&self.client, claims).or_else(audience) {
             None => Ok(None),
             Some(Value::String(client)) if self.reserves_accounts() && Actor::is_reserved(client) => {
@@ -307,8 +309,9 @@ impl Mapping {
         // A task, whose service account Doorward itself has looked up: the token was issued to it, under the name that it has as an
         // actor. Only tokens of tasks have a run.
         if self.preset == Some(Preset::Doorward) && Actor::is_reserved(subject) {
-            let task =
-                self.client(claims)?.filter(|client| claims.contains_key(RUN_CLAIM) && Actor::is_reserved(client));
+            let task = self
+                .client(claims, Scheme::Bearer)?
+                .filter(|client| claims.contains_key(RUN_CLAIM) && Actor::is_reserved(client));
             let subject = task.ok_or_else(|| wrong("act", Some(act), "a service account only for a task"))?;
             return Ok(Some(Actor { subject, client: None }));
         }
@@ -446,11 +449,11 @@ mod tests {
         let claims = claims.as_object().unwrap();
         assert_eq!(mapping.groups(claims).unwrap(), [Arc::<str>::from("contractor")]);
         assert_eq!(mapping.scopes(claims).unwrap(), [Arc::<str>::from("read")]);
-        assert_eq!(mapping.client(claims).unwrap().as_deref(), Some("cli"));
+        assert_eq!(mapping.client(claims, Scheme::Bearer).unwrap().as_deref(), Some("cli"));
         let nothing = json!({"groups": null, "scp": null, "azp": null});
         let nothing = nothing.as_object().unwrap();
         assert!(mapping.groups(nothing).unwrap().is_empty() && mapping.scopes(nothing).unwrap().is_empty());
-        assert_eq!(mapping.client(nothing).unwrap(), None);
+        assert_eq!(mapping.client(nothing, Scheme::Bearer).unwrap(), None);
     }
 
     #[test]

@@ -212,6 +212,12 @@ async fn the_client_of_a_token_of_dex_is_its_one_audience() {
     ] {
         assert_eq!(reason(at.bearer(None, claims).await), Reason::TokenInvalid, "{twin}");
     }
+    // People who sign in do so by the client whose tokens a bot has as well, and are no bots.
+    let shared = json!({"clients": [{"id": CLIENT, "kind": "workload"}], "audiences": [CLIENT], "login": login()});
+    let at = Fixture::new(changed(json!({"preset": "dex"}), &shared)).await;
+    let alice = at.login(json!({})).await.unwrap();
+    assert_eq!((alice.client, alice.kind), (None, Kind::Human));
+    assert_eq!(at.bearer(None, json!({"aud": CLIENT})).await.unwrap().kind, Kind::Workload);
     // Who says where the client stands means that place, and elsewhere an audience is no client.
     for settings in [json!({"preset": "dex", "claims": {"client": "cli"}}), json!({"preset": "okta"})] {
         let at = Fixture::new(changed(settings.clone(), &json!({"audiences": ["bot"]}))).await;
