@@ -80,8 +80,6 @@ pub(super) struct Read {
     pub(super) delivery: Option<Arc<str>>,
     /// What the sender wants to read in the answer to its ping.
     pub(super) challenge: Option<Arc<str>>,
-    /// When the event was, if the body tells.
-    pub(super) date: Option<Timestamp>,
 }
 
 /// Why no facts can be taken from a body. The text is for the caller, who has proven to know the secret.
@@ -178,14 +176,24 @@ impl Reader {
         Self { wanted, fields, events, pushes, builds, text_ids }
     }
 
-    /// What a verified body of this type tells. `event` is the header of that name, which no one has signed.
-    pub(super) fn read(&self, media: Media, body: &[u8], event: Option<&str>) -> Result<Read, NoFacts> {
+    /// What stands at the wanted places of a verified body of this type.
+    pub(super) fn values(&self, media: Media, body: &[u8]) -> Result<Values, NoFacts> {
         let values = match media {
             Media::Json | Media::OtherJson | Media::Text | Media::CloudEvent => self.wanted.read(body),
             Media::Form => self.wanted.read_form(body),
         };
-        let values = values.map_err(|error| NoFacts::NotStrict(error.to_string()))?;
-        let found = Fields { reader: self, values: &values };
+        values.map_err(|error| NoFacts::NotStrict(error.to_string()))
+    }
+
+    /// When the event was, if the body tells.
+    pub(super) fn date(&self, values: &Values) -> Result<Option<Timestamp>, NoFacts> {
+        let Some(text) = (Fields { reader: self, values }).text(Field::Date)? else { return Ok(None) };
+        date(&text).map(Some).ok_or_else(|| NoFacts::NotADate(text.to_string()))
+    }
+
+    /// What these values tell. `event` is the header of that name, which no one has signed.
+    pub(super) fn read(&self, media: Media, values: &Values, event: Option<&str>) -> Result<Read, NoFacts> {
+        let found = Fields { reader: self, values };
         let [repository, owner] = found.repository()?;
         let event = match media {
             Media::Form => found.form_event()?,
@@ -239,11 +247,7 @@ impl Reader {
             ..Facts::default()
         };
         let delivery = found.text(Field::Delivery)?.filter(|id| is_delivery_id(id));
-        let date = match found.text(Field::Date)? {
-            None => None,
-            Some(text) => Some(date(&text).ok_or_else(|| NoFacts::NotADate(text.to_string()))?),
-        };
-        Ok(Read { facts, delivery, challenge: found.text(Field::Challenge)?, date })
+        Ok(Read { facts, delivery, challenge: found.text(Field::Challenge)? })
     }
 
     /// The event that the body itself proves. A header that says otherwise is refused: it is not signed, and the

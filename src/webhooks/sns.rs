@@ -295,7 +295,8 @@ impl Webhook {
             true => {
                 let unreadable =
                     |error: NoFacts| self.unreadable(&error, Some(Arc::clone(&message.message_id)), sha256(&[body]));
-                self.facts.read(Media::Json, message.message.as_bytes(), None).map_err(unreadable)?.facts
+                let values = self.facts.values(Media::Json, message.message.as_bytes()).map_err(unreadable)?;
+                self.facts.read(Media::Json, &values, None).map_err(unreadable)?.facts
             }
             false => Facts::default(),
         };

@@ -92,7 +92,8 @@ fn a_message_of_several_records_is_of_no_one_ref() {
     let reader = Reader::new(sender.facts.iter().map(|(field, at)| (*field, at.to_vec())), sender);
     let record = r#"{"codecommit":{"references":[{"ref":"refs/heads/main","commit":"2222"}]}}"#;
     for (records, branch) in [(record.to_owned(), Some("main")), (format!("{record},{record}"), None)] {
-        let read = reader.read(Media::Json, format!(r#"{{"Records":[{records}]}}"#).as_bytes(), None).unwrap();
+        let values = reader.values(Media::Json, format!(r#"{{"Records":[{records}]}}"#).as_bytes()).unwrap();
+        let read = reader.read(Media::Json, &values, None).unwrap();
         assert_eq!((read.facts.branch.as_deref(), read.facts.several), (branch, branch.is_none()));
     }
 }
