@@ -183,10 +183,10 @@ impl Sns {
             .map_err(|_| unproven(Reason::SignatureInvalid, "the certificate's key did not make the signature"))?;
         let time = Timestamp::from_rfc3339(&message.timestamp).ok_or_else(|| malformed("the time is none"))?;
         if now.since(time) > MAX_AGE {
-            return Err(unproven(Reason::TokenExpired, "the message is older than SNS would send it"));
+            return Err(unproven(Reason::SignatureInvalid, "the message is older than SNS would send it"));
         }
         if time.since(now) > MAX_AHEAD {
-            return Err(unproven(Reason::TokenNotYetValid, "the message is of a time that has not come"));
+            return Err(unproven(Reason::SignatureInvalid, "the message is of a time that has not come"));
         }
         Ok(message)
     }
