@@ -102,14 +102,20 @@ impl Login {
     }
 
     /// Has the provider take back the grant of a session that was signed out, if the end of its own session does not. Nobody waits
-    /// for it. Not at Auth0, where the person's other sessions would lose theirs with it.
+    /// for it. Not at Auth0, where the person's other sessions would lose theirs with it. Cognito gives a token that lasts for 30 days without
+    /// that scope, and its `/logout` ends the cookie alone.
     fn take_back_grant(&self, session: Arc<Session>) {
         let Some(provider) = self.provider(session.issuer()).map(Arc::clone) else { return };
         let Some(endpoint) = provider.metadata().and_then(|metadata| metadata.revocation_endpoint.clone()) else {
             return;
         };
-        let is_offline = session.principal.scopes.iter().any(|scope| **scope == *OFFLINE_ACCESS);
-        if !is_offline || provider.client().logout == Logout::Auth0 {
+        let is_offline = || session.principal.scopes.iter().any(|scope| **scope == *OFFLINE_ACCESS);
+        let outlasts = match provider.client().logout {
+            Logout::Auth0 => false,
+            Logout::Cognito => true,
+            Logout::RpInitiated => is_offline(),
+        };
+        if !outlasts {
             return;
         }
         let now = self.0.sessions.now();

@@ -49,6 +49,7 @@ async fn signing_out_has_the_provider_take_back_a_grant_that_outlasts_its_sessio
     for (row, scope, logout, is_revoked) in [
         ("for offline access", "openid offline_access", Logout::RpInitiated, true),
         ("that ends with the session there", "openid", Logout::RpInitiated, false),
+        ("that outlasts it without such a scope", "openid", Logout::Cognito, true),
         ("with which those of other sessions would go", "openid offline_access", Logout::Auth0, false),
     ] {
         let basic = ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
