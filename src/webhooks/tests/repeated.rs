@@ -40,6 +40,21 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
         (None, "membership", r#"{"action":"added","member":{"id":1},"team":{"id":2}}"#, true),
         (Some(false), "organization", r#"{"action":"member_added","membership":{},"organization":{"id":1}}"#, false),
         (None, "organization", r#"{"action":"member_added","membership":{},"organization":{"id":1}}"#, true),
+        (Some(false), "member", r#"{"action":"added","member":{"id":1},"repository":{"id":2}}"#, false),
+        (Some(false), "team", r#"{"action":"added_to_repository","team":{"id":1}}"#, false),
+        (Some(false), "team_add", r#"{"team":{"id":1},"repository":{"id":2}}"#, false),
+        (
+            Some(false),
+            "installation_repositories",
+            r#"{"action":"added","repositories_added":[],"repositories_removed":[]}"#,
+            false,
+        ),
+        (
+            Some(false),
+            "installation_target",
+            r#"{"action":"renamed","account":{"id":1},"target_type":"Organization"}"#,
+            false,
+        ),
         (Some(false), "github_app_authorization", r#"{"action":"revoked","sender":{"id":1}}"#, false),
         (
             Some(false),
@@ -50,6 +65,10 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
         (Some(false), "label", r#"{"action":"edited","label":{"id":1},"repository":{"id":2}}"#, false),
         (Some(false), "label", r#"{"action":"created","label":{"id":1},"repository":{"id":2}}"#, true),
         (Some(false), "custom_property", r#"{"action":"created","definition":{}}"#, false),
+        (Some(false), "custom_property_values", r#"{"new_property_values":[],"old_property_values":[]}"#, false),
+        (Some(false), "sponsorship", r#"{"action":"edited","sponsorship":{}}"#, false),
+        (Some(false), "sponsorship", r#"{"action":"tier_changed","sponsorship":{}}"#, false),
+        (Some(false), "sponsorship", r#"{"action":"created","sponsorship":{}}"#, true),
         (Some(false), "security_and_analysis", r#"{"changes":{"from":{"security_and_analysis":{}}}}"#, false),
         // What the header says does not make a body repeat.
         (Some(false), "organization", r#"{"action":"deleted"}"#, true),
@@ -85,13 +104,14 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
     }
 }
 
-fn gitea(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
+/// A delivery of Gitea, or of Forgejo.
+fn gitea(webhook: &Webhook, sender: &str, event: &str, id: &str, body: &str) -> Delivery {
     let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
     let headers = head(&[
         ("content-type", "application/json"),
-        ("x-gitea-event", event),
-        ("x-gitea-delivery", id),
-        ("x-gitea-signature", signature.trim_start_matches("sha256=")),
+        (&*format!("x-{sender}-event"), event),
+        (&*format!("x-{sender}-delivery"), id),
+        (&*format!("x-{sender}-signature"), signature.trim_start_matches("sha256=")),
     ]);
     let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
     webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), NOW).unwrap()
@@ -100,12 +120,16 @@ fn gitea(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
 /// Each further edit of a page under the message that Gitea makes up would be lost, and the second making of a tag by its own pages,
 /// which leave the time of the repository as it was.
 #[test]
-fn webhooks_18_what_gitea_says_twice_is_two_deliveries_where_ids_alone_count() {
+fn webhooks_18_what_gitea_and_forgejo_say_twice_is_two_deliveries_where_ids_alone_count() {
     let page = r#"{"action":"edited","page":"Home","comment":"Update \"Home\"","repository":{"id":71}}"#;
     let release = r#"{"action":"updated","release":{"id":1,"tag_name":"v3"},"repository":{"id":71}}"#;
     let tag = r#"{"ref":"refs/tags/v3","before":"0","after":"2","repository":{"id":71}}"#;
     let branch = r#"{"ref":"refs/heads/main","before":"1","after":"2","repository":{"id":71}}"#;
     let made = r#"{"ref":"v3","ref_type":"tag","sha":"2","repository":{"id":71}}"#;
+    // As Forgejo writes it.
+    let made_by_ref = r#"{"ref":"refs/tags/v3","ref_type":"tag","sha":"2","repository":{"id":71}}"#;
+    let deleted = r#"{"ref":"v3","ref_type":"tag","pusher_type":"user","repository":{"id":71}}"#;
+    let deleted_branch = r#"{"ref":"next","ref_type":"branch","pusher_type":"user","repository":{"id":71}}"#;
     let made_branch = r#"{"ref":"next","ref_type":"branch","sha":"2","repository":{"id":71}}"#;
     let issue = r#"{"action":"edited","issue":{"id":1,"updated_at":"2026-01-01T00:00:00Z"},"repository":{"id":71}}"#;
     for (unique, event, body, is_same) in [
@@ -116,16 +140,21 @@ fn webhooks_18_what_gitea_says_twice_is_two_deliveries_where_ids_alone_count() {
         (None, "push", tag, true),
         (Some(false), "push", tag, false),
         (Some(false), "create", made, false),
+        (Some(false), "create", made_by_ref, false),
+        (Some(false), "delete", deleted, false),
         // These tell when.
         (Some(false), "push", branch, true),
         (Some(false), "create", made_branch, true),
+        (Some(false), "delete", deleted_branch, true),
         (Some(false), "issues", issue, true),
     ] {
-        let entry = json!({"name": "tea", "sender": "gitea", "unique_bodies": unique});
-        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
-        let keys = |id| gitea(&webhook, event, id, body).replay.records();
-        let (first, second) = (keys("1"), keys("2"));
-        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
-        assert_eq!(first, keys("1"), "{event}: its id counts");
+        for sender in ["gitea", "forgejo"] {
+            let entry = json!({"name": "tea", "sender": sender, "unique_bodies": unique});
+            let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+            let keys = |id| gitea(&webhook, sender, event, id, body).replay.records();
+            let (first, second) = (keys("1"), keys("2"));
+            assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{sender} {event} {unique:?}");
+            assert_eq!(first, keys("1"), "{sender} {event}: its id counts");
+        }
     }
 }
