@@ -194,8 +194,14 @@ impl Sessions {
         let now = inner.shared.clock.now();
         match oidc::refresh(&*provider, &record.tokens, &record.claims, now).await {
             Ok(refreshed) => {
-                let done = self.settle(hash, &lease, |record| refreshed.clone().apply(record, now)).await?;
-                let Some(why) = &refreshed.later else { return Ok(done) };
+                let is_there = self.settle(hash, &lease, |record| refreshed.clone().apply(record, now)).await?;
+                if !is_there && refreshed.refresh.is_some() {
+                    tracing::warn!(
+                        session = %hash, issuer = %record.issuer,
+                        "a session ended while it was refreshed: its new refresh token stays good at the provider"
+                    );
+                }
+                let Some(why) = &refreshed.later else { return Ok(Done::Settled) };
                 tracing::warn!(session = %hash, issuer = %record.issuer, why, "nobody vouched for a session yet");
                 Ok(Done::Later)
             }
@@ -241,21 +247,21 @@ impl Sessions {
     }
 
     /// Writes what a refresh changed, if its lease still stands. A store that is away is tried as long as it does, as
-    /// a token that rotated and was not kept is lost.
-    async fn settle(&self, hash: SessionHash, lease: &Lease, change: impl Fn(&mut Record)) -> Result<Done, StoreError> {
+    /// a token that rotated and was not kept is lost. Gives whether the session has not ended.
+    async fn settle(&self, hash: SessionHash, lease: &Lease, change: impl Fn(&mut Record)) -> Result<bool, StoreError> {
         loop {
             let attempt = async {
-                let Some((mut record, version)) = self.read(hash).await? else { return Ok(true) };
+                let Some((mut record, version)) = self.read(hash).await? else { return Ok(Some(false)) };
                 if record.lease.as_ref() != Some(lease) {
                     tracing::warn!(session = %hash, "a refresh took longer than its lease");
-                    return Ok(true);
+                    return Ok(Some(true));
                 }
                 change(&mut record);
-                self.write(hash, &record, version).await
+                self.write(hash, &record, version).await.map(|written| written.then_some(true))
             };
             match attempt.await {
-                Ok(true) => return Ok(Done::Settled),
-                Ok(false) => {}
+                Ok(Some(is_there)) => return Ok(is_there),
+                Ok(None) => {}
                 Err(error) if self.now() > lease.until => return Err(error),
                 Err(error) => {
                     tracing::warn!(session = %hash, %error, "the store does not take a refreshed session yet");
