@@ -9,7 +9,7 @@ use super::{
     values::SecretSource,
 };
 
-/// The settings that are fixed until restart, for the documentation and for [`fixed_changes`]. Of `listeners`, the
+/// The settings that are fixed until restart, which the schema and [`fixed_changes`] are held against. Of `listeners`, the
 /// names and addresses are: certificates and trusted peers follow a reload. Of `audit.export`, the names are.
 #[cfg(test)]
 pub const FIXED: &[&str] = &[

@@ -86,8 +86,8 @@ fn read_state(headers: &HeaderMap) -> Option<HeaderValue> {
         (all.len() <= MAX_STATE).then_some(all)
     })?;
     let fits = (1..=MAX_STATE).contains(&joined.len()) && joined.split(',').count() <= MAX_MEMBERS;
-    let members = joined.split(',').map(str::trim).filter(|member| !member.is_empty());
-    let well_formed = members.into_iter().all(|member| {
+    let mut members = joined.split(',').map(str::trim).filter(|member| !member.is_empty());
+    let well_formed = members.all(|member| {
         let key = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-*/@".contains(&byte);
         member.split_once('=').is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(key))
     });

@@ -90,7 +90,7 @@ impl Worker {
         record.bytes_in = body.len() as u64;
         record.body_digest = Some(sha256(&[&body]));
         let request = restore(&head, record.id, RequestBody::Buffered(body))?;
-        record.trace = Some(request.meta().trace_id());
+        record.trace = request.meta().trace_id();
         let authenticated = authn::stored_delivery(request, route, &facts, &self.app.revocations, record)?;
         let once = Once { id: *id.once(), window: None };
         let deadline = Instant::now() + TRY;

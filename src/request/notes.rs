@@ -12,7 +12,7 @@ pub(super) fn note_request<B>(request: &CleanRequest<B>, exchange: &mut Exchange
     record.path = request.path().into();
     record.address = Some(request.meta().client);
     record.upgrade = request.meta().upgrade.is_some();
-    record.trace = Some(request.meta().trace_id());
+    record.trace = request.meta().trace_id();
     manner.note(request);
 }
 

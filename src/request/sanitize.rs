@@ -73,9 +73,9 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// The trace by which the request is told in the trail: its own id where it came with none.
-    pub fn trace_id(&self) -> [u8; 16] {
-        self.trace.as_ref().map_or_else(|| self.id.into_bytes(), TraceContext::trace_bytes)
+    /// The trace by which the request is told in the trail.
+    pub fn trace_id(&self) -> Option<[u8; 16]> {
+        self.trace.as_ref().map(TraceContext::trace_bytes)
     }
 }
 

@@ -507,9 +507,12 @@ async fn receivers_of_the_trail_are_asked_whether_they_take_what_is_sent() {
         format!("otlp: {{endpoint: 'http://{address}', headers: {{authorization: {{file: authorization}}}}}}")
     };
     let address = collector.address.to_string();
-    for (status, state, words) in
-        [(200, "good", "it takes what is sent"), (401, "fault", "`headers`"), (503, "warning", "lines wait")]
-    {
+    for (status, state, words) in [
+        (200, "good", "it takes what is sent"),
+        (422, "good", "it takes what is sent"),
+        (401, "fault", "`headers`"),
+        (503, "warning", "lines wait"),
+    ] {
         collector.always(CollectorAnswer { status, retry_after: None, body: "you said Bearer hunter2", takes: false });
         ask("otel", otlp(&address)).await.is("receivers", state, &[words]);
     }
