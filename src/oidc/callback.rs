@@ -133,8 +133,8 @@ impl Login {
             Ok(None) => {
                 let text = "Open Doorward in the browser in which you want to work, and sign in there. \
                             If you did not begin a sign-in at all, close this page: somebody may have sent you their own.";
-                let told: Cow<'static, str> =
-                    keeps_no_cookie(request).map_or(text.into(), |told| format!("{told} Otherwise: {text}").into());
+                let told: Cow<'static, str> = keeps_no_cookie(request)
+                    .map_or_else(|| text.into(), |told| format!("{told} Otherwise: {text}").into());
                 Failure::new(Outcome::other_browser, told)
             }
             Err(error) => store_failed(&error),
