@@ -166,6 +166,10 @@ impl RequestBody {
 
 impl RequestStream {
     fn ended(&mut self) {
+        if let Some(received) = &self.received {
+            // Nothing more is waited for, however little came.
+            received.waited.store(false, Ordering::Relaxed);
+        }
         if let (Some(received), Some(hash)) = (&self.received, self.hash.take()) {
             // It ends once.
             let _ = received.digest.set(hash.finish());

@@ -13,6 +13,9 @@ use super::{
 };
 use crate::{clock::Timestamp, config::raw::Algorithm};
 
+/// Claims that name the client or scopes of access tokens, whatever is read of them here, and that ID tokens do not have.
+const OF_ACCESS_TOKENS: [&str; 5] = ["client_id", "cid", "appid", "scope", "scp"];
+
 /// More audiences than this are not looked at.
 const MAX_AUDIENCES: usize = 64;
 
@@ -90,7 +93,9 @@ impl AccessTokenChecks {
             return Err(TokenError::OtherKind("an ID token (it has an `at_hash`)"));
         }
         let of_a_login = claims.contains_key("sid") || claims.contains_key("auth_time");
-        if of_a_login && !self.told_by_access_tokens.iter().any(|path| path.find(claims).is_some()) {
+        let is_told = OF_ACCESS_TOKENS.iter().any(|name| claims.contains_key(*name))
+            || self.told_by_access_tokens.iter().any(|path| path.find(claims).is_some());
+        if of_a_login && !is_told {
             return Err(TokenError::OtherKind(
                 "an ID token (it has `sid` or `auth_time`, and neither a client nor scopes)",
             ));

@@ -17,7 +17,7 @@ use crate::{
     error::{Reason, Rejection},
     kubernetes::impersonation::{self, AUDIT_ID, assert_impersonated},
     sessions::cookie,
-    upstream::upgrade::UpgradeProtocol,
+    upstream::{WaitsForAnswer, upgrade::UpgradeProtocol},
 };
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -85,6 +85,9 @@ impl Outbound {
         request.method_mut().clone_from(permit.method());
         *request.uri_mut() = uri(permit.target().clone());
         *request.headers_mut() = headers;
+        if permit.meta().waits_in_vain {
+            request.extensions_mut().insert(WaitsForAnswer);
+        }
         Ok(Self { request, permit, length, on_upgrade })
     }
 

@@ -9,6 +9,7 @@ use crate::error::{Reason, Rejection};
 static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+static SEC_FETCH_USER: HeaderName = HeaderName::from_static("sec-fetch-user");
 static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 static UPGRADE_INSECURE_REQUESTS: HeaderName = HeaderName::from_static("upgrade-insecure-requests");
 static X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
@@ -24,8 +25,10 @@ pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origi
         (Single::Twice, _) | (_, Single::Twice) => false,
         // A form of a page with `Referrer-Policy: no-referrer` has this origin (Fetch section 3.2). The site says whose it is: that of a
         // sandboxed frame is another one, whatever its host. What a service worker passes on is left out, as not all browsers say
-        // there where it began.
-        (Single::One("null"), Single::One("same-origin")) => !upgrade && is_of_no_script(headers),
+        // there where it began. WebKit has told a wrong site, as of a form that is sent again; it does not tell that a person sent it.
+        (Single::One("null"), Single::One("same-origin")) => {
+            !upgrade && is_of_no_script(headers) && matches!(single(headers, &SEC_FETCH_USER), Single::One("?1"))
+        }
         (Single::One(found), Single::One(site)) => found == origin.as_str() && site == "same-origin",
         (Single::One(found), Single::None) => found == origin.as_str(),
         // Browsers send `Origin` with every upgrade.
@@ -160,6 +163,7 @@ mod tests {
     const PAGE: (&str, &str) = ("sec-fetch-dest", "document");
     const FRAME: (&str, &str) = ("sec-fetch-dest", "iframe");
     const EMPTY: (&str, &str) = ("sec-fetch-dest", "empty");
+    const PERSON: (&str, &str) = ("sec-fetch-user", "?1");
     /// What Firefox sends with each navigation.
     const SECURE: (&str, &str) = ("upgrade-insecure-requests", "1");
 
@@ -178,20 +182,33 @@ mod tests {
             ("post from another port", Method::POST, false, &[("origin", "https://dash.example.com:444")], false),
             ("post from clear text", Method::POST, false, &[("origin", "http://dash.example.com")], false),
             ("post from null", Method::POST, false, &[("origin", "null")], false),
-            ("form of a page without referrer", Method::POST, false, &[NULL, SAME, NAVIGATES, PAGE], true),
-            ("form in a frame of a page without referrer", Method::POST, false, &[NULL, SAME, NAVIGATES, FRAME], true),
+            ("form of a page without referrer", Method::POST, false, &[NULL, SAME, NAVIGATES, PAGE, PERSON], true),
+            (
+                "form of a page without referrer, sent again in WebKit",
+                Method::POST,
+                false,
+                &[NULL, SAME, NAVIGATES, PAGE],
+                false,
+            ),
+            (
+                "form in a frame of a page without referrer",
+                Method::POST,
+                false,
+                &[NULL, SAME, NAVIGATES, FRAME, PERSON],
+                true,
+            ),
             (
                 "form of a sandboxed frame",
                 Method::POST,
                 false,
-                &[NULL, ("sec-fetch-site", "cross-site"), NAVIGATES, PAGE],
+                &[NULL, ("sec-fetch-site", "cross-site"), NAVIGATES, PAGE, PERSON],
                 false,
             ),
             ("form of null, old browser", Method::POST, false, &[NULL, NAVIGATES, PAGE], false),
-            ("form of null by a service worker", Method::POST, false, &[NULL, SAME, NAVIGATES, EMPTY], false),
+            ("form of null by a service worker", Method::POST, false, &[NULL, SAME, NAVIGATES, EMPTY, PERSON], false),
             ("script of null", Method::POST, false, &[NULL, SAME, ("sec-fetch-mode", "no-cors"), EMPTY], false),
             ("null that says nothing of its mode", Method::POST, false, &[NULL, SAME], false),
-            ("upgrade from null of this host", Method::GET, true, &[NULL, SAME, NAVIGATES, PAGE], false),
+            ("upgrade from null of this host", Method::GET, true, &[NULL, SAME, NAVIGATES, PAGE, PERSON], false),
             ("post, two origins", Method::POST, false, &[OURS, ("origin", "https://evil.example.com")], false),
             ("post, the two disagree", Method::POST, false, &[OURS, ("sec-fetch-site", "cross-site")], false),
             ("post typed by hand", Method::POST, false, &[("sec-fetch-site", "none")], false),

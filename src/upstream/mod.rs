@@ -276,6 +276,10 @@ fn closes(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Marks a request whose client may send nothing of its body once it has an answer, so that no answer waits for the body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitsForAnswer;
+
 /// Sends a request on a connection and waits for the head of the response.
 async fn exchange(
     upstream: &Arc<Upstream>,
@@ -286,6 +290,7 @@ async fn exchange(
     let progress = Arc::clone(lease.progress());
     let is_streaming = request.body().is_streaming();
     let is_http2 = matches!(lease, Lease::Http2(_));
+    let waits_for_answer = request.extensions().get::<WaitsForAnswer>().is_some();
     // While the client still sends, it is the client that must not stall.
     progress.begin(if is_streaming { upstream.stream_idle_timeout } else { upstream.response_timeout });
     if is_streaming && lane == Lane::Short && !is_of_messages(request.headers(), is_http2) {
@@ -328,7 +333,7 @@ async fn exchange(
     {
         // Answered before the end of the request. With the end of an answer the rest of an upload is lost, so that of one that
         // takes it waits for it.
-        holds = lane == Lane::Short && is_persistent && response.status().is_success();
+        holds = lane == Lane::Short && is_persistent && response.status().is_success() && !waits_for_answer;
         // What of others is still to come must not run into the next one.
         lease.reusable = holds;
     }

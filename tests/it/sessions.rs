@@ -16,7 +16,8 @@ async fn a_form_of_another_host_is_told_as_one_and_a_form_of_this_host_goes_thro
     let (world, _issuer) = LoginWorld::scripted(&[]).await;
     let (cookie, origin) = (world.log_in().await, format!("Origin: {}", world.origin()));
     let form = async |site: &str, more: &[&str]| {
-        let browser = [site, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document", "Accept: text/html"];
+        let browser =
+            [site, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document", "Sec-Fetch-User: ?1", "Accept: text/html"];
         world.submit("/deploy", &[&browser[..], more].concat(), "to=prod").await
     };
     let sent = || world.upstream.requests().iter().filter(|request| request.line().contains("/deploy")).count();

@@ -1,12 +1,15 @@
+use futures_util::FutureExt as _;
 use http::{HeaderValue, StatusCode, Version, header};
+use http_body_util::BodyExt as _;
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    body::{BodyError, Trailers},
+    body::{BodyError, Received, Trailers},
     error::Rejection,
-    upstream::UpstreamErrorKind,
+    request::expect::Awaited,
+    upstream::{UpstreamErrorKind, WaitsForAnswer},
 };
 
 fn error_kind(result: Result<String, UpstreamError>) -> UpstreamErrorKind {
@@ -417,6 +420,39 @@ async fn an_upload_that_is_answered_early_arrives_whole() {
         }
         assert_eq!(accepted.load(Ordering::SeqCst), 1, "{body}: the connection serves the next one");
     }
+}
+
+/// The client may keep its body for itself once it is answered (RFC 9110 section 10.1.1).
+#[tokio::test]
+async fn an_answer_waits_for_no_body_of_a_client_that_waits_for_the_answer() {
+    for body in ["Content-Length: 0\r\n\r\n", "Content-Length: 2\r\n\r\nok"] {
+        let (address, _) = scripted(move |_, mut stream| async move {
+            read_head(&mut stream).await;
+            stream.write_all(format!("HTTP/1.1 202 Accepted\r\n{body}").as_bytes()).await.unwrap();
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let (_frames, source) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+        let upload = RequestBody::streaming(incoming(Frames(source)).await, Trailers::Drop);
+        let mut request = request("POST", upload);
+        request.extensions_mut().insert(WaitsForAnswer);
+        let (pools, upstream) = (pools(), upstream(address));
+        let expected = if body.contains("ok") { "ok" } else { "" };
+        assert_eq!(fetch(&pools, &upstream, request).await.unwrap(), expected, "{body}");
+    }
+}
+
+/// Nothing more of it is waited for, though nothing came.
+#[tokio::test]
+async fn an_empty_body_that_has_ended_is_not_awaited() {
+    let received = Arc::new(Received::default());
+    let (frames, source) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+    let mut body = RequestBody::streaming(incoming(Frames(source)).await, Trailers::Drop).noted(&received, false);
+    assert!(body.frame().now_or_never().is_none());
+    assert_eq!(received.awaited(), Awaited::Nothing);
+    drop(frames);
+    assert!(body.frame().await.is_none());
+    assert_eq!(received.awaited(), Awaited::NotYet);
 }
 
 /// With the connection goes the rest of the upload, whoever waits.
