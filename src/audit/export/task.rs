@@ -254,15 +254,7 @@ impl Task {
         };
         tokio::select! {
             biased;
-            why = ended => {
-                // What stands between may close a connection on which nothing is said, and nothing is lost with it.
-                if self.in_flight.is_empty() {
-                    self.connection = None;
-                    self.unproven = false;
-                    return Ok(());
-                }
-                return Err(Failure::new("connection", why.to_string()));
-            }
+            why = ended => return Err(Failure::new("connection", why.to_string())),
             changed = end.changed() => if changed.is_err() {
                 // Without a trail nothing will come.
                 stop.cancelled().await;
