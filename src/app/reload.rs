@@ -1,6 +1,6 @@
 //! A new generation: built beside the one in force, swapped in whole, or refused with the old one kept.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     App,
@@ -30,6 +30,10 @@ use crate::{
     store,
     upstream::Pools,
 };
+
+/// How long a generation that is taken waits for the keys of issuers that are new to it, so that no caller hears that they
+/// are being fetched.
+const KEYS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes new generations.
 #[derive(Debug)]
@@ -189,6 +193,7 @@ impl Reloader {
             })?;
             own_issuer.supply(&next.issuers);
         }
+        next.issuers.start_and_wait(KEYS_PATIENCE).await;
         // First, so that all is in force once the log says so.
         self.hand_out(beside, downstream);
         self.take(loaded, next, cause).await;
@@ -217,6 +222,7 @@ impl Reloader {
         let beside = Beside::of(&resolved);
         // It is the same configuration, and has the same number.
         let Some(next) = resolved.into_snapshot(current.number, &self.app.shared, &self.app.clock) else { return };
+        next.issuers.start_and_wait(KEYS_PATIENCE).await;
         self.hand_out(beside, downstream);
         self.put_in_force(next);
         let ended = self.end_refused_streams().await;
@@ -241,7 +247,6 @@ impl Reloader {
 
     fn put_in_force(&self, mut next: Snapshot) {
         next.keep_trust_of(&self.app.snapshot.load());
-        next.issuers.start();
         next.name_own(&self.app.revocations);
         let upstreams = next.upstreams.clone();
         self.app.snapshot.store(Arc::new(next));

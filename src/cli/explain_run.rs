@@ -4,7 +4,7 @@ use std::{
     fmt,
     io::{self, Read, Write},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -299,22 +299,11 @@ fn has_keys_elsewhere(resolved: &Resolved, route: &str, token: &str) -> bool {
 /// Whom the token proves on that route, by the issuers themselves: their keys are fetched for it.
 fn principal_of(runtime: &Runtime, resolved: &Resolved, route: &str, token: &str) -> Result<Arc<Principal>, Rejection> {
     let issuers = resolved.issuers();
-    issuers.start();
     let Some(route) = resolved.routes().by_name(route) else {
         return Err(Rejection::from(route::Miss::Path));
     };
-    let until = Instant::now() + PATIENCE;
     runtime.block_on(async {
-        let pending = || {
-            let mut fetching = issuers.iter().map(|issuer| issuer.keys());
-            fetching.any(|keys| {
-                let status = keys.status();
-                keys.settings().source == KeySource::Issuer && !status.usable && status.last_error.is_none()
-            })
-        };
-        while pending() && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        issuers.start_and_wait(PATIENCE).await;
         issuers.authenticate(token, &route.accepts, &|_: &Principal| false).await
     })
 }

@@ -139,6 +139,8 @@ struct Shared {
     wake: Notify,
     demand: Mutex<Demand>,
     answered: watch::Sender<u64>,
+    /// Whether there is a set, or the first try to fetch one is over.
+    tried: watch::Sender<bool>,
     /// Keys that a fetch did not bring, until when.
     unknown: Cache<Box<str>, Timestamp>,
     progress: Mutex<Progress>,
@@ -189,6 +191,7 @@ impl KeyCache {
             wake: Notify::new(),
             demand: Mutex::default(),
             answered: watch::Sender::new(0),
+            tried: watch::Sender::new(false),
             unknown: Cache::new(1_024),
             progress: Mutex::default(),
             known: Mutex::default(),
@@ -203,6 +206,14 @@ impl KeyCache {
         }
         self.shared.bearer.store(bearer.map(Arc::new));
         self.task.get_or_init(|| control.spawn(Arc::clone(&self.shared).run()).abort_handle());
+    }
+
+    /// Waits until there is a usable set or the first try to fetch one is over; where none is fetched, not at all.
+    pub async fn tried(&self) {
+        if self.shared.settings.source == KeySource::Issuer {
+            // The sender is ours, so that there is no other end than the one that is waited for.
+            let _ = self.shared.tried.subscribe().wait_for(|tried| *tried).await;
+        }
     }
 
     /// Takes Doorward's own keys, as a JWK set. They are good until others are supplied.

@@ -61,7 +61,7 @@ mod verified;
 mod weak_ed25519;
 mod weak_rsa;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 
@@ -155,6 +155,19 @@ impl Issuers {
         for issuer in &self.list {
             issuer.keys.start(issuer.keys_bearer.clone(), &self.context.control);
         }
+    }
+
+    /// [Starts](Self::start), and waits until there are keys of each issuer or the first try to have them is over, and not
+    /// beyond `patience`.
+    pub async fn start_and_wait(&self, patience: Duration) {
+        self.start();
+        let tried = async {
+            for issuer in &self.list {
+                issuer.keys.tried().await;
+            }
+        };
+        // What is not there by then is told to each request that needs it.
+        let _ = tokio::time::timeout(patience, tried).await;
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Issuer>> {

@@ -12,8 +12,8 @@ use http_body_util::BodyExt;
 use tokio::io::AsyncReadExt;
 
 use crate::{
-    fixture::Change,
-    harness::{Doorward, Issuer, Raw, Reply, Upstream, streams::http2_on, until, within},
+    fixture::{Change, Fixture},
+    harness::{Doorward, Fault, Issuer, Raw, Reply, Upstream, streams::http2_on, until, within},
 };
 
 fn configuration(upstream: &Upstream, issuer: &Issuer, groups: &str, rules: &str) -> String {
@@ -185,6 +185,24 @@ async fn a_broken_configuration_is_refused_and_the_old_one_kept() {
     assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 403);
     let loaded = doorward.audit().iter().filter(|record| record["metadata"]["event_code"] == "policy.refused").count();
     assert_eq!(loaded, 1);
+}
+
+/// A changed authority, address or bound of an issuer's keys has them fetched anew.
+#[tokio::test]
+async fn a_generation_waits_for_keys_that_it_fetches_anew() {
+    let mut fixture = Fixture::with_faults(|yaml| yaml, |_| Reply::json(200, "{}")).await;
+    let alice = fixture.alice();
+    let fetches = fixture.a.key_fetches();
+    fixture.doorward.change("    username: '{sub}'", "    keys: {max_stale: 2h}\n    username: '{sub}'");
+    fixture.doorward.wait_for_generation(2).await;
+    assert!(fixture.a.key_fetches() > fetches, "it was taken before its keys were asked for");
+    assert_eq!(fixture.api("/api/v1/pods", &[&alice]).await.0.status, 200);
+    // A provider that does not answer cannot hold it up for long.
+    fixture.a.set_fault(Fault::Hang);
+    fixture.doorward.change("{max_stale: 2h}", "{max_stale: 3h}");
+    fixture.doorward.wait_for_generation(3).await;
+    let answer = fixture.api("/api/v1/pods", &[&alice]).await.0;
+    assert_eq!((answer.status, &*answer.reason()), (503, "issuer_unavailable"), "{}", answer.text());
 }
 
 #[tokio::test]

@@ -82,13 +82,16 @@ enum Fetched {
 
 impl Shared {
     pub(super) async fn run(self: Arc<Self>) {
-        self.load_kept().await;
+        if self.load_kept().await {
+            self.tried.send_replace(true);
+        }
         loop {
             let demanded = lock(&self.demand).pending;
             let now = self.clock.now();
             let due = Timestamp::from_millis(self.due.load(Ordering::Acquire));
             if let Some(cause) = Cause::of(demanded, now >= due) {
                 self.fetch(cause).await;
+                self.tried.send_replace(true);
             }
             if demanded {
                 lock(&self.demand).pending = false;
@@ -266,24 +269,27 @@ impl Shared {
         }
     }
 
-    async fn load_kept(&self) {
-        let Some(folder) = self.settings.keep_in.clone() else { return };
+    /// Takes the set that was kept on disk, and tells whether there was one that can be used.
+    async fn load_kept(&self) -> bool {
+        let Some(folder) = self.settings.keep_in.clone() else { return false };
         let issuer = Arc::clone(&self.settings.issuer);
         let loaded = tokio::task::spawn_blocking(move || KeptKeys::load(&folder, &issuer)).await;
         let kept = match loaded {
             Ok(Ok(Some(kept))) => kept,
             Ok(Err(error)) => {
                 tracing::warn!(issuer = %self.settings.name, %error, "the kept key set is not used");
-                return;
+                return false;
             }
-            _ => return,
+            _ => return false,
         };
         // A set from the future cannot be told fresh from stale.
         let age = self.clock.now().since(kept.fetched());
         if kept.fetched() > self.clock.now() || age >= self.settings.max_stale {
-            return;
+            return false;
         }
-        if let Ok(keys) = Keys::parse(kept.jwks(), &self.settings.algorithms) {
+        let keys = Keys::parse(kept.jwks(), &self.settings.algorithms);
+        let is_usable = keys.is_ok();
+        if let Ok(keys) = keys {
             self.install(keys);
             self.succeeded(kept.fetched(), Duration::ZERO);
         }
@@ -294,6 +300,7 @@ impl Shared {
             self.metadata.store(Some(Arc::new(metadata)));
         }
         self.known().kept = Some(kept);
+        is_usable
     }
 }
 

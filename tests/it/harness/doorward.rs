@@ -160,7 +160,9 @@ impl Doorward {
     /// Waits until a generation of at least this number is in force.
     pub async fn wait_for_generation(&mut self, number: u64) {
         let what = format!("generation {number}");
-        self.log_line(&what, |line| line["generation"].as_u64().is_some_and(|found| found >= number)).await;
+        // Key sets have generations too.
+        let is_taken = |line: &Value| line["message"] == "configuration taken";
+        self.log_line(&what, |line| is_taken(line) && line["generation"].as_u64() >= Some(number)).await;
     }
 
     async fn log_line(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
