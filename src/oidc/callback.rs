@@ -1,6 +1,6 @@
 //! The way back from the provider (`/oauth2/callback`): from its answer to a session, or to a page that says why not.
 
-use std::{borrow::Cow, error::Error, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -15,13 +15,15 @@ use super::{
     id_token::{self, Expected, Mismatch, Nonce, SKEW},
     login::{host, parse, redirect, store_failed},
     parameters::Parameters,
+    refresh::RefreshError,
+    vouch::require_told,
 };
 use crate::{
     authn::Whose,
     config::values::Span,
     error::{Reason, Rejection},
     issuers::{TokenError, login_facts},
-    sessions::{Ended, NewSession, Origin, Seen, Tokens, cookie, keyring::Purpose},
+    sessions::{Ended, NewSession, Origin, Seen, Tokens, complete, cookie, keyring::Purpose},
     store::{Expect, Table, Written},
 };
 
@@ -235,7 +237,12 @@ impl Login {
         let Accepted { provider, flow, code, origin, headers, address, whose } = accepted;
         let Granted { access, refresh, id, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
         let tokens = Tokens { access, refresh, id };
-        let claims = self.identify(&*provider, &flow, &tokens).await?;
+        let mut claims = self.identify(&*provider, &flow, &tokens).await?;
+        let mut told = BTreeSet::new();
+        if provider.client().asks_userinfo {
+            let userinfo = self.ask_userinfo(&*provider, &tokens.access, &claims).await?;
+            complete(Arc::make_mut(&mut claims), &mut told, &userinfo);
+        }
         self.check_needed(&*provider, &flow, &claims)?;
         // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).
         let client = provider.client();
@@ -243,12 +250,12 @@ impl Login {
         let sessions = &self.0.sessions;
         if let Some(program) = flow.program {
             let seen = Seen::default();
-            let new = NewSession { origin: &origin, provider: &*provider, claims, scopes, tokens, seen };
+            let new = NewSession { origin: &origin, provider: &*provider, claims, told, scopes, tokens, seen };
             return self.hand_over(program, new, &whose).await;
         }
         let before = sessions.held_by(&headers, &origin).await?;
         let seen = Seen::of(&headers, address);
-        let new = NewSession { origin: &origin, provider: &*provider, claims, scopes, tokens, seen };
+        let new = NewSession { origin: &origin, provider: &*provider, claims, told, scopes, tokens, seen };
         let (line, session) = sessions.create(new).await?;
         whose.is(&session.principal);
         if let Some(before) = before {
@@ -301,6 +308,29 @@ impl Login {
                 Err(exchange_failed("the answer of the provider has no `id_token`".to_owned()))
             }
         }
+    }
+
+    /// What the userinfo endpoint tells of who signed in. Without it nobody does: what is not known of them would neither be
+    /// granted nor be denied.
+    async fn ask_userinfo(
+        &self,
+        provider: &dyn Provider,
+        access: &str,
+        claims: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, Failure> {
+        let told = match provider.metadata() {
+            Some(metadata) => {
+                let subject = claims.get("sub").and_then(Value::as_str);
+                require_told(provider, &metadata, access, subject).await
+            }
+            None => Err(RefreshError::Later("the provider was not reached yet".to_owned())),
+        };
+        told.map_err(|error| {
+            tracing::warn!(issuer = %provider.name(), %error, "userinfo does not tell who signed in");
+            let text = "The provider does not tell Doorward who you are right now. Try again in a moment. If it stays, tell \
+                        whoever runs Doorward.";
+            Failure::new(Outcome::provider_unavailable, text).detail(error.to_string())
+        })
     }
 
     /// That the login brought what it was sent for. Otherwise the browser would be sent back here at once, without end.

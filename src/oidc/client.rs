@@ -30,6 +30,8 @@ pub struct Client {
     pub anew: Prompt,
     /// Where the provider sends browsers back to, if that is said.
     pub redirect: Option<Redirect>,
+    /// Whether userinfo is to tell what the ID token does not.
+    pub asks_userinfo: bool,
 }
 
 /// How it becomes known who signed in.
@@ -112,6 +114,13 @@ impl Client {
                 good = false;
             }
         }
+        if raw.userinfo && is_github {
+            resolver
+                .report
+                .error(&at.key("userinfo"), "GitHub has no userinfo endpoint")
+                .help("take it away: who signs in is asked for there as it is");
+            good = false;
+        }
         let mut parameters: Vec<_> = quirks.parameters.iter().map(|&(name, value)| (name, value.to_owned())).collect();
         parameters.extend(raw.domain_hint.clone().map(|domain| (quirks.domain_hint, domain)));
         let mut login_hint = raw.login_hint.clone();
@@ -140,6 +149,7 @@ impl Client {
             logout: quirks.logout,
             anew: quirks.anew,
             redirect: raw.redirect,
+            asks_userinfo: raw.userinfo,
         })
     }
 }
@@ -175,6 +185,7 @@ mod tests {
             acr_values: Vec::new(),
             mfa_acr_values: Vec::new(),
             max_age: None,
+            userinfo: false,
         };
         change(&mut login);
         let mut resolver = Resolver::default();

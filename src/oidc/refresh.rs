@@ -10,7 +10,7 @@ use super::{
     exchange::{self, ExchangeError, Granted},
     github::{Github, GithubError},
     id_token::{self, Expected, Nonce},
-    vouch::{tell, vouch},
+    vouch::{require_told, tell, vouch},
 };
 use crate::{clock::Timestamp, error::Reason, sessions::Tokens};
 
@@ -23,7 +23,7 @@ pub struct Refreshed {
     pub id: Option<String>,
     /// The claims in place of those before.
     pub claims: Option<Map<String, Value>>,
-    /// What the userinfo endpoint tells of the person where there are no such claims.
+    /// What the userinfo endpoint tells of the person, where there are no such claims or they lack what it tells.
     pub told: Option<Map<String, Value>>,
     pub scopes: Option<Vec<Arc<str>>>,
     /// Why nobody has vouched for the person, though there are new tokens; it may be tried again.
@@ -82,7 +82,13 @@ pub async fn refresh(
             }
             told => told.map(|told| (None, told)),
         },
-        Some(token) => check(provider, token, &access, claims, now).await.map(|claims| (Some(claims), None)),
+        Some(token) => match check(provider, token, &access, claims, now).await {
+            Ok(claims) if provider.client().asks_userinfo => {
+                let told = require_told(provider, &metadata, &access, subject).await;
+                told.map(|told| (Some(claims), Some(told)))
+            }
+            checked => checked.map(|claims| (Some(claims), None)),
+        },
     };
     match found {
         Ok((claims, told)) => Ok(Refreshed { access: Some(access), refresh, id, claims, told, scopes, later: None }),

@@ -115,6 +115,7 @@ impl ScriptedProvider {
                 logout: Logout::RpInitiated,
                 anew: raw::Prompt::Login,
                 redirect: None,
+                asks_userinfo: false,
             },
             metadata: Mutex::new(None),
             has_keys: AtomicBool::new(true),

@@ -252,6 +252,43 @@ async fn granted_scopes_are_those_of_the_answer() {
     }
 }
 
+/// Some providers tell of groups at userinfo alone.
+#[tokio::test]
+async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
+    let groups = |session: Option<Arc<Session>>| session.map(|session| session.principal.groups.clone());
+    for (row, asks, user_info, expected) in [
+        ("told", true, (200, json!({"sub": "alice", "groups": ["release"]})), Some(vec!["release"])),
+        ("not asked", false, (200, json!({"sub": "alice", "groups": ["release"]})), Some(vec![])),
+        ("none of them", true, (200, json!({"sub": "alice"})), Some(vec![])),
+        ("of another", true, (200, json!({"sub": "bob", "groups": ["release"]})), None),
+        ("of nobody", true, (200, json!({"groups": ["release"]})), None),
+        ("no JSON object", true, (200, json!("eyJhbGciOiJub25lIn0.e30.")), None),
+        ("it does not take the token", true, (401, Value::Null), None),
+        ("trouble", true, (503, Value::Null), None),
+    ] {
+        let authentication = ClientAuth::of_test("doorward", ClientAuthMethod::None, None);
+        let mut provider = ScriptedProvider::start("corp", authentication).await;
+        provider.client.asks_userinfo = asks;
+        let mut browser = Browser::at(provider);
+        let sent = browser.depart("/").await;
+        browser.script(|script| {
+            script.claims.as_mut().unwrap().as_object_mut().unwrap().remove("groups");
+            script.user_info = (StatusCode::from_u16(user_info.0).unwrap(), user_info.1);
+        });
+        let response = browser.get(&sent.good()).await;
+        let expected = expected.map(|groups| groups.into_iter().map(Arc::<str>::from).collect::<Vec<_>>());
+        assert_eq!(
+            groups(browser.session().await).map(|groups| groups.to_vec()),
+            expected,
+            "{row}: {}",
+            body(&response)
+        );
+        if expected.is_none() {
+            assert!(body(&response).contains("does not tell Doorward who you are"), "{row}: {}", body(&response));
+        }
+    }
+}
+
 #[tokio::test]
 async fn we_prove_who_we_are_in_each_of_the_ways() {
     let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();

@@ -67,6 +67,20 @@ pub(super) async fn tell(
     }
 }
 
+/// The same where nothing is known without it.
+pub(super) async fn require_told(
+    provider: &dyn Provider,
+    metadata: &Metadata,
+    access: &str,
+    subject: Option<&str>,
+) -> Result<Map<String, Value>, RefreshError> {
+    if metadata.userinfo_endpoint.is_none() {
+        return Err(RefreshError::Later("it announces no `userinfo_endpoint`".to_owned()));
+    }
+    let told = tell(provider, metadata, access, subject).await?;
+    told.ok_or_else(|| RefreshError::Later("its userinfo endpoint tells nothing of the person as JSON".to_owned()))
+}
+
 fn is_of(claims: &Map<String, Value>, subject: Option<&str>) -> bool {
     claims.get("sub").is_none_or(|found| found.as_str() == subject)
 }

@@ -11,7 +11,7 @@
 //! | `keyring` | the keys that seal what is kept |
 //! | `cookie`, `csrf`, `origin` | how a browser shows one, what it must show besides, and under which origin |
 //! | `program` | sessions that a program holds |
-//! | `refresh` | asking the provider again whether a person may still sign in |
+//! | `refresh`, `userinfo` | asking the provider again whether a person may still sign in, and what it tells of them besides |
 //! | `index`, `people` | which sessions a person has, listed and ended |
 //! | `seen` | where a session is used |
 //! | `metrics` | what sessions count |
@@ -31,6 +31,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+mod userinfo;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -60,6 +61,7 @@ pub use self::{
     seen::Seen,
     session::Session,
     settings::Settings,
+    userinfo::complete,
 };
 use crate::{
     audit::Trail,
@@ -130,6 +132,8 @@ pub struct NewSession<'a> {
     pub origin: &'a Origin,
     pub provider: &'a dyn Provider,
     pub claims: Arc<Map<String, Value>>,
+    /// Names of those claims that the userinfo endpoint told.
+    pub told: BTreeSet<String>,
     /// The scopes that were granted.
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
@@ -248,7 +252,7 @@ impl Sessions {
             issuer_url: new.provider.issuer().to_owned(),
             subject: subject.into(),
             claims: new.claims,
-            told: BTreeSet::new(),
+            told: new.told,
             scopes: new.scopes,
             tokens: new.tokens,
             machine,

@@ -128,7 +128,7 @@ pub(super) struct Record {
     pub issuer_url: String,
     pub subject: Arc<str>,
     pub claims: Arc<Map<String, Value>>,
-    /// Names of claims that the userinfo endpoint has told of since: what it does not tell any more is gone.
+    /// Names of claims that the userinfo endpoint has told: what it does not tell any more is gone.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub told: BTreeSet<String>,
     pub scopes: Vec<Arc<str>>,

@@ -194,7 +194,8 @@ impl Sessions {
         let now = inner.shared.clock.now();
         match oidc::refresh(&*provider, &record.tokens, &record.claims, now).await {
             Ok(refreshed) => {
-                let is_there = self.settle(hash, &lease, |record| refreshed.clone().apply(record, now)).await?;
+                let apply = |record: &mut Record| refreshed.clone().apply(record, now, provider.client().asks_userinfo);
+                let is_there = self.settle(hash, &lease, apply).await?;
                 if !is_there && refreshed.refresh.is_some() {
                     tracing::warn!(
                         session = %hash, issuer = %record.issuer,
@@ -291,15 +292,11 @@ impl Sessions {
     }
 }
 
-/// Claims of an ID token that are about the token, or about the login, and not about the person.
-const PROTOCOL: [&str; 14] =
-    ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "auth_time", "nonce", "acr", "amr", "azp", "at_hash"];
-
 /// What a login found out and a refresh does not tell again (OpenID Connect Core 1.0 section 12.2).
 const KEPT: [&str; 5] = ["sid", "auth_time", "nonce", "acr", "amr"];
 
 impl Refreshed {
-    fn apply(self, record: &mut Record, now: Timestamp) {
+    fn apply(self, record: &mut Record, now: Timestamp, asks_userinfo: bool) {
         if let Some(access) = self.access {
             record.tokens.access = access;
         }
@@ -319,7 +316,11 @@ impl Refreshed {
             record.told.clear();
         }
         if let Some(told) = self.told {
-            follow(record, &told);
+            let claims = Arc::make_mut(&mut record.claims);
+            match asks_userinfo {
+                true => userinfo::complete(claims, &mut record.told, &told),
+                false => userinfo::follow(claims, &mut record.told, &told),
+            }
         }
         if let Some(scopes) = self.scopes {
             record.scopes = scopes;
@@ -328,28 +329,6 @@ impl Refreshed {
             (record.checked, record.refused) = (now, None);
         }
         record.lease = None;
-    }
-}
-
-/// Takes from what the userinfo endpoint tells only what the login knew as well: a claim from elsewhere never stands for one that policy
-/// was written for. What it told before and does not tell any more is gone; many tell only in the ID token what groups there are.
-fn follow(record: &mut Record, told: &Map<String, Value>) {
-    let known = told.keys().filter(|name| !PROTOCOL.contains(&name.as_str()) && record.claims.contains_key(*name));
-    record.told.extend(known.cloned());
-    if record.told.iter().all(|name| told.get(name) == record.claims.get(name)) {
-        return;
-    }
-    let claims = Arc::make_mut(&mut record.claims);
-    let email = claims.get("email").cloned();
-    for name in &record.told {
-        match told.get(name) {
-            Some(value) => drop(claims.insert(name.clone(), value.clone())),
-            None => drop(claims.remove(name)),
-        }
-    }
-    // The login said so of another address.
-    if claims.get("email") != email.as_ref() && !told.contains_key("email_verified") {
-        claims.remove("email_verified");
     }
 }
 

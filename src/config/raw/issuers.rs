@@ -307,6 +307,10 @@ pub struct Login {
     /// How long ago the person may have authenticated at the provider. A login that is older is refused.
     #[serde(default)]
     pub max_age: Option<Span>,
+    /// Whether the userinfo endpoint is asked, at each login and refresh, for claims that the ID token does not have: some providers
+    /// tell of groups and addresses there alone. A login for which it tells nothing is refused. Default: false.
+    #[serde(default)]
+    pub userinfo: bool,
 }
 
 /// Where a provider sends browsers back to.

@@ -1,6 +1,6 @@
 //! Sessions of a scripted provider, on a store that can fail.
 
-use std::{path::Path, sync::atomic::Ordering::SeqCst};
+use std::{collections::BTreeSet, path::Path, sync::atomic::Ordering::SeqCst};
 
 use tempfile::TempDir;
 
@@ -134,6 +134,7 @@ impl Fixture {
             origin,
             provider: &*self.provider,
             claims: Arc::new(claims.as_object().unwrap().clone()),
+            told: BTreeSet::new(),
             scopes: vec!["openid".into()],
             tokens,
             seen: Seen::default(),

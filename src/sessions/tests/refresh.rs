@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering;
+use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use axum::http::StatusCode;
 
@@ -17,15 +17,22 @@ struct World {
 }
 
 async fn world() -> World {
-    let at = Fixture::new(
-        ScriptedProvider::start("corp", ClientAuth::of_test("doorward", ClientAuthMethod::None, None)).await,
-    );
+    world_at(provider().await).await
+}
+
+async fn provider() -> ScriptedProvider {
+    ScriptedProvider::start("corp", ClientAuth::of_test("doorward", ClientAuthMethod::None, None)).await
+}
+
+async fn world_at(provider: ScriptedProvider) -> World {
+    let at = Fixture::new(provider);
     let tokens = Tokens { access: "a-1".to_owned(), refresh: Some("r-1".to_owned()), id: Some("i-1".to_owned()) };
     let claims = json!({"sub": "alice", "groups": ["dev"], "sid": "s-1", "nonce": "n-1", "auth_time": 1});
     let new = NewSession {
         origin: &dash(),
         provider: &*at.provider,
         claims: Arc::new(claims.as_object().unwrap().clone()),
+        told: BTreeSet::new(),
         scopes: vec!["openid".into()],
         tokens,
         seen: Seen::default(),
@@ -394,6 +401,7 @@ async fn without_refresh_token(change: impl FnOnce(&mut Script)) -> World {
         origin: &dash(),
         provider: &*world.at.provider,
         claims: Arc::new(claims.as_object().unwrap().clone()),
+        told: BTreeSet::new(),
         scopes: vec!["openid".into()],
         tokens,
         seen: Seen::default(),
@@ -517,6 +525,37 @@ async fn a_claim_that_userinfo_does_not_tell_any_more_is_gone_and_others_stay() 
         assert_eq!(found, groups, "{row}");
         assert_eq!(session.record.claims["email"], "a@b.c", "{row}");
     }
+}
+
+/// Some providers tell of groups at userinfo alone.
+#[tokio::test]
+async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
+    let mut provider = provider().await;
+    provider.client.asks_userinfo = true;
+    let world = world_at(provider).await;
+    for (row, of_id_token, told, groups) in [
+        ("told", None, answers(200, json!({"groups": ["release"], "aud": "evil"})), &["release"][..]),
+        ("not told any more", None, answers(200, json!({})), &[]),
+        ("told of the ID token too", Some(json!(["dev"])), answers(200, json!({"groups": ["release"]})), &["dev"]),
+        ("told again", None, answers(200, json!({"groups": ["release"]})), &["release"]),
+        ("trouble there", None, answers(503, Value::Null), &["release"]),
+        ("nothing there", None, answers(404, Value::Null), &["release"]),
+    ] {
+        world.advance(301, |script| {
+            let claims = script.claims.as_mut().unwrap().as_object_mut().unwrap();
+            claims.remove("groups");
+            claims.extend(of_id_token.map(|groups| ("groups".to_owned(), groups)));
+            script.user_info = told;
+            if let Some(told) = script.user_info.1.as_object_mut() {
+                told.insert("sub".to_owned(), "alice".into());
+            }
+        });
+        let session = world.get().await.unwrap();
+        let found: Vec<&str> = session.principal.groups.iter().map(|group| &**group).collect();
+        assert_eq!((found, &session.record.claims["aud"]), (groups.to_vec(), &json!("doorward")), "{row}");
+    }
+    world.advance(301, |script| script.user_info = answers(200, json!({"sub": "bob"})));
+    assert!(world.get().await.is_err(), "of another");
 }
 
 /// The grant stands, and nothing was told of the groups: they stayed as they were at the login for as long as it did.
