@@ -37,6 +37,8 @@ pub enum Check {
     Clock,
     /// Providers know Doorward's redirect addresses.
     Redirect,
+    /// Issuers answer what they are asked about tokens.
+    Introspection,
     /// Upstreams answer: API servers, EventListeners, Dashboards and others.
     Upstreams,
     /// Kubernetes allows Doorward what its configuration needs.
@@ -131,8 +133,15 @@ impl Doctor<'_> {
     pub async fn examine(&self, only: &[Check]) -> Vec<Finding> {
         let wants = |checks: &[Check]| only.is_empty() || checks.iter().any(|check| only.contains(check));
         let provider = async {
-            let checks = [Check::Discovery, Check::Issuer, Check::Algorithms, Check::Clock, Check::Redirect];
-            if wants(&checks) { provider::examine(self, wants(&[Check::Redirect])).await } else { Vec::new() }
+            let checks = [
+                Check::Discovery,
+                Check::Issuer,
+                Check::Algorithms,
+                Check::Clock,
+                Check::Redirect,
+                Check::Introspection,
+            ];
+            if wants(&checks) { provider::examine(self, |check| wants(&[check])).await } else { Vec::new() }
         };
         let upstreams = async { if wants(&[Check::Upstreams]) { upstream::examine(self).await } else { Vec::new() } };
         let rights = async { if wants(&[Check::Rights]) { upstream::examine_rights(self).await } else { Vec::new() } };

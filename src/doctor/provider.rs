@@ -35,14 +35,15 @@ const PAGE_TYPES: &str = "text/html, application/json;q=0.5";
 /// What a provider answers that knows the client and the address, and nobody who is signed in (OpenID Connect Core 1.0 section 3.1.2.6).
 const NOBODY: [&str; 4] = ["login_required", "interaction_required", "consent_required", "account_selection_required"];
 
-pub(super) async fn examine(doctor: &Doctor<'_>, redirects: bool) -> Vec<Finding> {
-    let origins = if redirects { doctor.origins() } else { Vec::new() };
+pub(super) async fn examine(doctor: &Doctor<'_>, wants: impl Fn(Check) -> bool) -> Vec<Finding> {
+    let origins = if wants(Check::Redirect) { doctor.origins() } else { Vec::new() };
+    let asks = wants(Check::Introspection);
     let issuers = doctor.resolved.issuers().iter().filter(|issuer| issuer.keys().settings().source != KeySource::Own);
     let several = doctor.resolved.clients().count() > 1;
     let looks = issuers.map(async |issuer: &Arc<Issuer>| {
         let client = doctor.resolved.clients().find(|(name, ..)| *name == *issuer.name());
         Look { issuer, clock: &doctor.clock, of: format!("issuer `{}`", issuer.name()), findings: Vec::new() }
-            .all(client.map(|(_, client, egress)| (client, egress)), &origins, several)
+            .all(client.map(|(_, client, egress)| (client, egress)), &origins, several, asks)
             .await
     });
     join_all(looks).await.concat()
@@ -57,8 +58,14 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// `several`: people sign in at others, too.
-    async fn all(mut self, client: Option<(&Client, &Egress)>, origins: &[Origin], several: bool) -> Vec<Finding> {
+    /// `several`: people sign in at others, too. `asks`: introspection is looked at.
+    async fn all(
+        mut self,
+        client: Option<(&Client, &Egress)>,
+        origins: &[Origin],
+        several: bool,
+        asks: bool,
+    ) -> Vec<Finding> {
         let settings = self.issuer.keys().settings();
         let github = client.and_then(|(client, _)| match &client.protocol {
             Protocol::Github(github) => Some(github),
@@ -76,6 +83,9 @@ impl Look<'_> {
                 let said = "its discovery document does not tell where its keys are";
                 self.findings.push(Finding::skipped(Check::Algorithms, &self.of, said));
             }
+        }
+        if asks {
+            self.introspection(metadata.as_ref()).await;
         }
         if let Some((client, egress)) = client {
             let names_itself = metadata.as_ref().is_some_and(|metadata| metadata.iss_parameter_supported);
@@ -216,6 +226,27 @@ impl Look<'_> {
             ),
         };
         self.findings.push(finding);
+    }
+
+    /// Asks about a token that nobody has issued.
+    async fn introspection(&mut self, metadata: Option<&Metadata>) {
+        let Some(told) = self.issuer.probe_introspection(metadata).await else { return };
+        self.findings.push(match told {
+            Ok(Some(false)) => Finding::good(Check::Introspection, &self.of, "it says which tokens are active"),
+            Ok(None) => {
+                let said = "it answers with something signed, which is opened only while Doorward runs";
+                Finding::good(Check::Introspection, &self.of, said)
+            }
+            Ok(Some(true)) => {
+                let cure = "do not ask it: whatever somebody makes up would be taken for a token";
+                Finding::fault(Check::Introspection, &self.of, "it calls a token active that nobody has issued", cure)
+            }
+            Err(why) => {
+                let cure = "look at `introspection.client` and `introspection.endpoint`, at what the client is allowed there, at `ca` and the \
+                            network between; until then tokens that are asked about get 503";
+                Finding::fault(Check::Introspection, &self.of, why, cure)
+            }
+        });
     }
 
     /// How far the clock here is from that of an answer.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
+use uuid::Uuid;
 
 use super::{
     client_auth::{ClientAuth, Proof},
@@ -95,6 +96,17 @@ impl Introspection {
         )
     }
 
+    fn endpoint(&self, discovered: Option<&Metadata>) -> Option<Url> {
+        let named = || discovered?.introspection_endpoint.as_ref();
+        self.settings.endpoint.as_ref().or_else(named).cloned()
+    }
+
+    /// Asks about a token that nobody has issued, once and past what is remembered. Gives whether it is called active; `None` where
+    /// that stands in a signed answer, which is not opened. No question is asked where there is no address for it.
+    pub async fn probe(&self, discovered: Option<&Metadata>) -> Option<Result<Option<bool>, String>> {
+        Some(self.asker.probe(self.endpoint(discovered)?).await)
+    }
+
     /// What the issuer says of a token; `None`: it is not active. `discovered` has the endpoint that is used where the
     /// configuration names none. `vouched`: the token's signature was checked.
     pub async fn ask(
@@ -104,8 +116,7 @@ impl Introspection {
         vouched: bool,
         discovered: Option<&Metadata>,
     ) -> Result<Option<Arc<Answer>>, TokenError> {
-        let named = || discovered?.introspection_endpoint.as_ref();
-        let Some(endpoint) = self.settings.endpoint.as_ref().or_else(named).cloned() else {
+        let Some(endpoint) = self.endpoint(discovered) else {
             let not_yet = "its discovery document, which names its introspection endpoint, could not be read yet";
             return Err(TokenError::Unavailable {
                 issuer: Arc::clone(&self.settings.issuer),
@@ -126,11 +137,22 @@ impl Asker {
                 Ok(answer) if answer.status().is_server_error() => {
                     trouble = format!("the answer is {}{}", answer.status(), self.cause(&answer, &token))
                 }
-                Ok(answer) => return self.read(&answer, &token).await,
+                Ok(answer) => return self.read(&self.body(&answer, &token)?).await,
                 Err(error) => trouble = error.to_string(),
             }
         }
         Err(trouble)
+    }
+
+    async fn probe(&self, endpoint: Url) -> Result<Option<bool>, String> {
+        let token = format!("doorward-doctor-{}", Uuid::new_v4().simple());
+        let bounds = Bounds { timeout: self.timeout, max_body: MAX_ANSWER };
+        let answer = self.egress.send(self.request(&endpoint, &token)?, bounds).await;
+        let body = self.body(&answer.map_err(|error| error.to_string())?, &token)?;
+        match self.signed {
+            Some(_) => Ok(None),
+            None => Ok(Some(self.read(&body).await?.is_some())),
+        }
     }
 
     fn request(&self, endpoint: &Url, token: &str) -> Result<Request<Bytes>, String> {
@@ -171,11 +193,15 @@ impl Asker {
         if told.is_empty() { String::new() } else { format!("; it says {}", told.join(", ")) }
     }
 
-    async fn read(&self, answer: &Response<Bytes>, token: &str) -> Result<Told, String> {
-        if answer.status() != StatusCode::OK {
-            return Err(format!("{}{}", refusal(answer.status()), self.cause(answer, token)));
+    /// The body of an answer that is one.
+    fn body(&self, answer: &Response<Bytes>, token: &str) -> Result<Bytes, String> {
+        match answer.status() {
+            StatusCode::OK => body(answer, self.media_type()).cloned(),
+            status => Err(format!("{}{}", refusal(status), self.cause(answer, token))),
         }
-        let body = body(answer, self.media_type())?;
+    }
+
+    async fn read(&self, body: &Bytes) -> Result<Told, String> {
         let claims = match &self.signed {
             None => strict_json::object(body).map_err(|why| format!("the answer {why}"))?,
             Some(signed) => {

@@ -124,6 +124,11 @@ impl Issuer {
         self.introspection.as_ref()?.trouble(discovered)
     }
 
+    /// [Asks](Introspection::probe) about a token that nobody has issued, where tokens are asked about at all.
+    pub async fn probe_introspection(&self, discovered: Option<&Metadata>) -> Option<Result<Option<bool>, String>> {
+        self.introspection.as_ref()?.probe(discovered).await
+    }
+
     /// Whether this issuer, or its API server, is asked about such a token each time that what it said is too old.
     pub(super) fn asks_about(&self, token: &str) -> bool {
         let Some(introspection) = &self.introspection else { return self.token_review.is_some() };

@@ -266,6 +266,37 @@ async fn whether_a_provider_knows_the_redirect_address_is_told_from_what_it_answ
 }
 
 #[tokio::test]
+async fn issuers_are_asked_about_a_token_that_nobody_issued() {
+    let jwt = "application/token-introspection+jwt";
+    for (status, media_type, body, state, words) in [
+        (200, "application/json", r#"{"active": false}"#, "good", "it says which tokens are active"),
+        (200, "application/json", r#"{"active": true}"#, "fault", "that nobody has issued"),
+        (200, "application/json", r#"{"active": "no"}"#, "fault", "no `active`"),
+        (200, "text/html", "<p>Sign in</p>", "fault", "not application/json"),
+        (401, "application/json", r#"{"error": "invalid_client"}"#, "fault", "refuses our own client"),
+        (404, "text/plain", "", "fault", "404"),
+        (200, jwt, "e30.e30.e30", "good", "something signed"),
+    ] {
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\nContent-Length: {}", body.len());
+        let provider = Upstream::scripted(move |_| Reply::Bytes(format!("{head}\r\n\r\n{body}").into_bytes())).await;
+        let signed = if media_type == jwt { ", signed: true" } else { "" };
+        let introspection = format!(
+            "introspection: {{mode: opaque, endpoint: '{}/ask', client: {{id: doorward, secret: {{file: client}}}}{signed}}}",
+            provider.url()
+        );
+        let yaml = configuration("http://localhost:7", "http://localhost:1", "http://localhost:1");
+        let dir = folder(&yaml.replace("    login:", &format!("    {introspection}\n    login:")));
+        let said = doctor(dir.path(), &["--only", "introspection"]).await;
+        said.is("introspection", state, &["issuer `corp`", words]);
+        assert!(!format!("{:?}", said.findings).contains("doorward-secret-of-the-tests"));
+        assert!(provider.only().head.starts_with("POST /ask "), "{body}");
+    }
+    let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
+    let said = doctor(dir.path(), &["--only", "introspection"]).await;
+    assert_eq!(said.findings.len(), 0, "where none is asked there is nothing to look at");
+}
+
+#[tokio::test]
 async fn upstreams_are_asked_whether_they_are_well() {
     for (kind, path, answer, state, words) in [
         ("webhook, webhook: github, schemes: [webhook], paths: [/hooks]", "/live", 200, "good", "EventListener `it`"),
