@@ -15,12 +15,13 @@ use super::{
     chain::{MAX_LINE, SEAL},
     json::Object,
     note::{Event, Note, code},
-    record::{Decision, Issued, IssuedTask, Outcome, Phase, Record, Tls},
+    record::{Decision, Issued, IssuedTask, Phase, Record, Tls},
 };
 use crate::{
     authn::Principal,
     authz::AskedToken,
     clock::Timestamp,
+    config::raw::Effect,
     kubernetes::{Attributes, impersonation},
     tekton::Run,
     webhooks::Facts,
@@ -95,7 +96,7 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
     // What an upstream failed at after a rule let it through was allowed; before any rule was asked it was not.
     let allowed = match &record.decision {
         Some(decision) => {
-            decision.outcome == Outcome::Allow
+            decision.outcome == Effect::Allow
                 && record.refusal.as_ref().is_none_or(|refusal| refusal.reason.is_of_upstream())
         }
         None => record.refusal.is_none(),

@@ -61,9 +61,7 @@ pub use self::{
     keys::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE, ChainKey, CheckpointKey, CheckpointPublicKey, InvalidKey},
     note::{HeldDelivery, KeyChange, Linked, Note, Operator, TokensEnded},
     pseudonym::PseudonymKey,
-    record::{
-        Decision, Introspected, Issued, IssuedOnward, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream,
-    },
+    record::{Decision, Introspected, Issued, IssuedOnward, IssuedTask, Phase, Record, Refusal, Tls, Upstream},
     replay::ReplayInputs,
     report::{Configured, Report},
     settings::{DEFAULT_FILE, Settings},
@@ -86,6 +84,8 @@ pub use self::{
     settings::{Destination, Retention},
     verify::{Summary, Verifier},
 };
+/// What the policy said, as records call it.
+pub use crate::config::raw::Effect as Outcome;
 
 #[cfg(test)]
 mod tests;

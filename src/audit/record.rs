@@ -9,7 +9,7 @@ use crate::{
     authn::{KnownAs, Principal},
     authz::AskedToken,
     clock::Timestamp,
-    config::raw::{EventListener, RouteKind},
+    config::raw::{Effect, EventListener, RouteKind},
     error::{Reason, Rejection},
     kubernetes::Attributes,
     tekton::Run,
@@ -187,37 +187,13 @@ pub enum Phase {
 /// What the policy said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    pub outcome: Outcome,
+    pub outcome: Effect,
     /// The rule that decided; none if no rule matched.
     pub rule: Option<Arc<str>>,
     /// Rules in shadow mode that hit.
     pub shadow: Vec<Arc<str>>,
     /// Grants that gave Kubernetes groups.
     pub grants: Vec<Arc<str>>,
-}
-
-/// The answer of the policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    Allow,
-    Deny,
-    /// A fresh or stronger login is needed.
-    StepUp,
-    /// Somebody else decides.
-    Approve,
-}
-
-impl Outcome {
-    pub const ALL: [Self; 4] = [Self::Allow, Self::Deny, Self::StepUp, Self::Approve];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::StepUp => "step_up",
-            Self::Approve => "approve",
-        }
-    }
 }
 
 /// Why a request was refused, at whichever step.

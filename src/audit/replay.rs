@@ -7,16 +7,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{
-    note::code,
-    pseudonym::is_pseudonym,
-    record::{Decision, Outcome},
-};
+use super::{note::code, pseudonym::is_pseudonym, record::Decision};
 use crate::{
     authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
     authz::{AskedToken, RequestView, TOKEN_ENDPOINT},
     clock::Timestamp,
-    config::raw::{EventListener, RouteKind, RunIntent},
+    config::raw::{Effect, EventListener, RouteKind, RunIntent},
     kubernetes::Attributes,
     tekton::Run,
     webhooks::Facts,
@@ -304,7 +300,7 @@ impl TryFrom<Line> for ReplayInputs {
         let delivery = webhook.map(Arc::new);
         let principal = actor.zip(principal).map(|(actor, line)| line.with(actor, delivery.clone()));
         let Authorization { decision, policy } = authorizations.into_iter().next().unwrap_or_default();
-        let outcome = Outcome::ALL.into_iter().find(|outcome| decision.as_deref() == Some(outcome.as_str()));
+        let outcome = Effect::ALL.into_iter().find(|outcome| decision.as_deref() == Some(outcome.as_str()));
         // `follow` is not in the trail: it tells only how long the answer lasts, which no decision asks.
         let kubernetes = kubernetes.map(|attributes| Attributes {
             path: if attributes.is_resource { String::new() } else { url.path.clone() },

@@ -20,13 +20,13 @@ pub use self::{
 };
 use super::{
     note::code,
-    record::Outcome,
     replay::{ReplayError, ReplayInputs},
     traced_line::{Files, Line, Link, Metadata},
 };
 use crate::{
     authn::Kind,
     clock::Timestamp,
+    config::raw::Effect,
     error::Reason,
     runs::{EVENT_WINDOW, SKEW},
 };
@@ -206,7 +206,7 @@ fn of_request(
     let Some(request) = files.request(id)? else { return Ok(Err(NoCause::UnknownRequest(id))) };
     let made_a_run = request.run.as_ref().is_some_and(|run| run.intent.makes_a_run())
         && request.kubernetes.as_ref().is_some_and(|attributes| attributes.namespace == link.namespace)
-        && request.decision.as_ref().is_some_and(|decision| decision.outcome == Outcome::Allow);
+        && request.decision.as_ref().is_some_and(|decision| decision.outcome == Effect::Allow);
     if !made_a_run || has_failed(files, id)? {
         return Ok(Err(NoCause::Forged(id)));
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     authn::NeededLogin,
+    config::raw::Effect,
     error::{Reason, Rejection},
 };
 
@@ -58,13 +59,13 @@ pub struct Shadow {
 }
 
 impl Outcome {
-    /// The label in the audit trail and on metrics.
-    pub fn as_str(&self) -> &'static str {
+    /// What comes of it, as people and the audit trail are told.
+    pub fn effect(&self) -> Effect {
         match self {
-            Self::Allow => "allow",
-            Self::Deny(_) | Self::NoMatch { .. } => "deny",
-            Self::Approve(_) => "approve",
-            Self::StepUp(_) => "step_up",
+            Self::Allow => Effect::Allow,
+            Self::Deny(_) | Self::NoMatch { .. } => Effect::Deny,
+            Self::Approve(_) => Effect::Approve,
+            Self::StepUp(_) => Effect::StepUp,
         }
     }
 }

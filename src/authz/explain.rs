@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
-use crate::{authn::Principal, terminal, webhooks::Facts};
+use crate::{authn::Principal, config::raw::Effect, terminal, webhooks::Facts};
 
 use super::{
     Decision, Outcome, Policy, RequestView, Shadow,
@@ -17,8 +17,7 @@ use super::{
 /// What each rule says of a request, and what comes of it. Displays as text for a terminal, serialises as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
-    /// `allow`, `deny`, `approve` or `step_up`.
-    pub outcome: &'static str,
+    pub outcome: Effect,
     /// The rule that decides.
     pub rule: Option<Arc<str>>,
     /// The decision in a sentence.
@@ -104,7 +103,7 @@ impl Policy {
             .collect();
         let given = self.kubernetes_groups(principal);
         Explanation {
-            outcome: decision.outcome.as_str(),
+            outcome: decision.outcome.effect(),
             summary: summary(&decision),
             fixes: if decision.is_allow() { Vec::new() } else { self.fixes(&decision, &rules) },
             principal: describe_principal(principal),
@@ -257,7 +256,7 @@ impl fmt::Display for Condition {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}", self.outcome.to_uppercase(), terminal::line(&self.summary))?;
+        writeln!(f, "{}: {}", self.outcome.as_str().to_uppercase(), terminal::line(&self.summary))?;
         for fix in &self.fixes {
             writeln!(f, "  to pass: {}", terminal::line(fix))?;
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{authn::Principal, terminal};
+use crate::{authn::Principal, config::raw::Effect, terminal};
 
 use super::{AskedToken, Explanation, Policy, RequestView, TokenView};
 
@@ -12,7 +12,7 @@ use super::{AskedToken, Explanation, Policy, RequestView, TokenView};
 #[derive(Clone, Debug, Serialize)]
 pub struct TokenExplanation {
     /// `allow` if there would be a token.
-    pub outcome: &'static str,
+    pub outcome: Effect,
     pub asked: AskedToken,
     /// The scopes that would be in it.
     pub scopes: Vec<String>,
@@ -32,7 +32,7 @@ pub struct ScopeExplanation {
 
 impl ScopeExplanation {
     fn is_allow(&self) -> bool {
-        self.explanation.outcome == "allow"
+        self.explanation.outcome == Effect::Allow
     }
 }
 
@@ -62,7 +62,7 @@ impl Policy {
         let given = if is_named && !asked.partly { all } else { decisions.iter().any(ScopeExplanation::is_allow) };
         let scopes = decisions.iter().filter(|decision| given && decision.is_allow());
         TokenExplanation {
-            outcome: if given { "allow" } else { "deny" },
+            outcome: if given { Effect::Allow } else { Effect::Deny },
             asked: asked.clone(),
             scopes: scopes.filter_map(|decision| decision.scope.clone()).collect(),
             decisions,
@@ -89,12 +89,12 @@ impl fmt::Display for AskedToken {
 impl fmt::Display for TokenExplanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scopes = match (self.outcome, self.scopes.as_slice()) {
-            ("allow", []) => " without a scope".to_owned(),
-            ("allow", scopes) => format!(" with scope {}", scopes.join(" ")),
+            (Effect::Allow, []) => " without a scope".to_owned(),
+            (Effect::Allow, scopes) => format!(" with scope {}", scopes.join(" ")),
             _ => String::new(),
         };
         let audience = terminal::line(&self.asked.audience);
-        writeln!(f, "{}: a token for {audience}{}", self.outcome.to_uppercase(), terminal::line(&scopes))?;
+        writeln!(f, "{}: a token for {audience}{}", self.outcome.as_str().to_uppercase(), terminal::line(&scopes))?;
         // Where nobody asked for a scope by name, those that are not given are many and of little interest.
         let is_short = |decision: &ScopeExplanation| self.asked.scopes.is_none() && !decision.is_allow();
         for ScopeExplanation { scope, explanation } in self.decisions.iter().filter(|one| is_short(one)) {

@@ -9,6 +9,7 @@ use super::{format::Format, rbac::account};
 use crate::{
     authn::Principal,
     authz::{Explanation, Policy, RequestView, TokenExplanation},
+    config::raw::Effect,
     error::Rejection,
     rbac::Account,
     terminal,
@@ -146,8 +147,8 @@ impl Answer {
     pub fn is_allow(&self) -> bool {
         match self {
             Self::Refused { .. } | Self::Unauthenticated { .. } => false,
-            Self::Decided(explanation) => explanation.outcome == "allow",
-            Self::Token(explanation) => explanation.outcome == "allow",
+            Self::Decided(explanation) => explanation.outcome == Effect::Allow,
+            Self::Token(explanation) => explanation.outcome == Effect::Allow,
         }
     }
 }

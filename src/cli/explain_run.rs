@@ -26,7 +26,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{
         self, Sources,
-        raw::{AuditSink, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
+        raw::{AuditSink, Effect, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
         resolver::Resolver,
     },
     error::Rejection,
@@ -387,7 +387,7 @@ struct Recorded<'a> {
     /// The token that was asked for, at the endpoint of tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     asked: Option<&'a AskedToken>,
-    outcome: Option<&'static str>,
+    outcome: Option<Effect>,
     rule: Option<&'a str>,
     /// Why it was refused, whichever step did.
     reason: Option<&'a str>,
@@ -400,7 +400,7 @@ impl<'a> Recorded<'a> {
         let decision = inputs.decision.as_ref();
         Self {
             asked: inputs.asked.as_ref(),
-            outcome: decision.map(|decision| decision.outcome.as_str()),
+            outcome: decision.map(|decision| decision.outcome),
             rule: decision.and_then(|decision| decision.rule.as_deref()),
             reason: inputs.reason.as_deref(),
             detail: inputs.detail.as_deref(),
@@ -417,7 +417,9 @@ impl fmt::Display for FromTrail<'_> {
             writeln!(f, "asked for: {asked}")?;
         }
         match outcome {
-            Some(outcome) => write!(f, "recorded: {outcome} by {}, policy {policy}", rule.unwrap_or("no rule"))?,
+            Some(outcome) => {
+                write!(f, "recorded: {} by {}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;
+            }
             None => write!(f, "recorded: refused before any rule was asked, policy {policy}")?,
         }
         if let (Some(reason), Some(detail)) = (reason, detail) {

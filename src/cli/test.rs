@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::{Failure, format::Format, load_policy, yaml};
 use crate::{
-    authz::{Outcome, Policy, Scenario},
+    authz::{Policy, Scenario},
     config::{
         Sources,
-        raw::{ExpectedOutcome, PolicyTest, Root, TestFile},
+        raw::{PolicyTest, Root, TestFile},
         report::no_such,
     },
 };
@@ -89,14 +89,9 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
     };
     let decision = policy.decide(&scenario.principal, &scenario.request());
     let mut differences = Vec::new();
-    let outcome = match &decision.outcome {
-        Outcome::Allow => ExpectedOutcome::Allow,
-        Outcome::Deny(_) | Outcome::NoMatch { .. } => ExpectedOutcome::Deny,
-        Outcome::Approve(_) => ExpectedOutcome::Approve,
-        Outcome::StepUp(_) => ExpectedOutcome::StepUp,
-    };
+    let outcome = decision.outcome.effect();
     if outcome != test.expect.outcome {
-        differences.push(format!("expected {}", word(test.expect.outcome)));
+        differences.push(format!("expected {}", test.expect.outcome.as_str()));
     }
     if let Some(rule) = &test.expect.rule
         && decision.rule.as_deref() != Some(rule)
@@ -123,16 +118,7 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
         differences.extend(explanation.fixes.iter().map(|fix| format!("to pass: {fix}")));
     }
     let rule = decision.rule.as_deref().unwrap_or("no rule");
-    CaseResult { name, decided: format!("{} by {rule}", word(outcome)), differences }
-}
-
-fn word(outcome: ExpectedOutcome) -> &'static str {
-    match outcome {
-        ExpectedOutcome::Allow => "allow",
-        ExpectedOutcome::Deny => "deny",
-        ExpectedOutcome::StepUp => "step_up",
-        ExpectedOutcome::Approve => "approve",
-    }
+    CaseResult { name, decided: format!("{} by {rule}", outcome.as_str()), differences }
 }
 
 impl fmt::Display for Results {

@@ -78,13 +78,13 @@ fn a_refusal_is_told_with_its_reason() {
 #[test]
 fn what_was_let_through_and_failed_beyond_is_told_apart_from_what_was_refused() {
     for (outcome, reason, action) in [
-        (Some(Outcome::Allow), None, 1),
-        (Some(Outcome::Allow), Some(Reason::UpstreamTimeout), 1),
-        (Some(Outcome::Allow), Some(Reason::UpstreamFailed), 1),
-        (Some(Outcome::Allow), Some(Reason::AuditUnavailable), 2),
-        (Some(Outcome::Deny), Some(Reason::PolicyDenied), 2),
-        (Some(Outcome::StepUp), None, 2),
-        (Some(Outcome::Approve), Some(Reason::ApprovalRequired), 2),
+        (Some(Effect::Allow), None, 1),
+        (Some(Effect::Allow), Some(Reason::UpstreamTimeout), 1),
+        (Some(Effect::Allow), Some(Reason::UpstreamFailed), 1),
+        (Some(Effect::Allow), Some(Reason::AuditUnavailable), 2),
+        (Some(Effect::Deny), Some(Reason::PolicyDenied), 2),
+        (Some(Effect::StepUp), None, 2),
+        (Some(Effect::Approve), Some(Reason::ApprovalRequired), 2),
         (None, None, 1),
         (None, Some(Reason::UpstreamFailed), 2),
     ] {
@@ -231,7 +231,7 @@ fn a_line_has_the_profile_of_its_actor_and_only_what_ocsf_knows_of_actor_and_pol
 
     let undecided = read(&written(&Record { decision: None, ..full_record() }));
     assert_eq!(undecided["authorizations"][0]["policy"], json!({"name": "policy", "version": "sha256:0123"}));
-    let decision = Decision { outcome: Outcome::Deny, rule: None, shadow: Vec::new(), grants: Vec::new() };
+    let decision = Decision { outcome: Effect::Deny, rule: None, shadow: Vec::new(), grants: Vec::new() };
     let bare = read(&written(&Record { decision: Some(decision), policy: None, ..full_record() }));
     assert_eq!(bare["authorizations"][0], json!({"decision": "deny"}));
 
@@ -317,7 +317,7 @@ fn hostile(text: &str, many: usize) -> Record {
             credential: CredentialId::Token(Arc::clone(&shared)),
             ..principal()
         })),
-        decision: Some(Decision { outcome: Outcome::Deny, rule: some(), shadow: list.clone(), grants: list.clone() }),
+        decision: Some(Decision { outcome: Effect::Deny, rule: some(), shadow: list.clone(), grants: list.clone() }),
         refusal: Some(Refusal { reason: Reason::PolicyDenied, detail: text.into() }),
         kubernetes: Some(Arc::new(Attributes {
             is_resource: true,

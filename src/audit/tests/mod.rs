@@ -29,7 +29,7 @@ use super::{
 use crate::{
     authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
     clock::{Clock, Timestamp},
-    config::raw::{EventListener, RouteKind, RunIntent, WhenFull},
+    config::raw::{Effect, EventListener, RouteKind, RunIntent, WhenFull},
     kubernetes::Attributes,
     tekton::Run,
     webhooks::Facts,
@@ -281,7 +281,7 @@ fn full_record() -> Record {
         principal: Some(Arc::new(principal())),
         claims: Some(Arc::from([Arc::from("department")])),
         decision: Some(Decision {
-            outcome: Outcome::Allow,
+            outcome: Effect::Allow,
             rule: Some("deploy-prod".into()),
             shadow: vec!["shadow-1".into()],
             grants: vec!["grant-1".into()],

@@ -464,7 +464,7 @@ pub struct DeliveryFacts {
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
     /// The decision.
-    pub outcome: ExpectedOutcome,
+    pub outcome: Effect,
     /// The rule that decides.
     #[serde(default)]
     pub rule: Option<String>,
@@ -476,7 +476,8 @@ pub struct Expectation {
 /// A decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum ExpectedOutcome {
+#[schemars(rename = "ExpectedOutcome")]
+pub enum Effect {
     Allow,
     /// Denied, by a rule or because none matches.
     Deny,
@@ -484,4 +485,18 @@ pub enum ExpectedOutcome {
     StepUp,
     /// Somebody else decides.
     Approve,
+}
+
+impl Effect {
+    pub const ALL: [Self; 4] = [Self::Allow, Self::Deny, Self::StepUp, Self::Approve];
+
+    /// As it is written in tests of the policy, in the audit trail and by `explain`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::StepUp => "step_up",
+            Self::Approve => "approve",
+        }
+    }
 }

@@ -212,7 +212,7 @@ proptest! {
         let (root, policy) = compile_good(rules);
         let (_, other) = compile_good(shuffled);
         let (one, two) = (decide(&policy, &root, &facts), decide(&other, &root, &facts));
-        prop_assert_eq!(one.outcome.as_str(), two.outcome.as_str());
+        prop_assert_eq!(one.outcome.effect(), two.outcome.effect());
         prop_assert_eq!(one.rule, two.rule);
         prop_assert_eq!(one.shadow, two.shadow);
         prop_assert_eq!(policy.digest(), other.digest());

@@ -230,7 +230,7 @@ rules:
         let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
         let decision = policy.decide(&scenario.principal, &scenario.request());
         let explanation = policy.explain(&scenario.principal, &scenario.request());
-        assert_eq!((explanation.outcome, &explanation.rule), (decision.outcome.as_str(), &decision.rule));
+        assert_eq!((explanation.outcome, &explanation.rule), (decision.outcome.effect(), &decision.rule));
         explanation
     };
     let apply = "application/apply-patch+yaml";
@@ -251,10 +251,10 @@ rules:
     assert!(patch.to_string().contains("asked about the patch"), "{patch}");
     assert!(patch.fixes[0].contains("`patch` comes nearest"), "{patch}");
     let both = explained("[dev, ops]", "dev", apply);
-    assert_eq!((both.outcome, both.rule.as_deref(), both.notes.len()), ("allow", Some("patch"), 1));
+    assert_eq!((both.outcome, both.rule.as_deref(), both.notes.len()), (raw::Effect::Allow, Some("patch"), 1));
     // A patch that creates nothing.
     let merge = explained("[dev]", "dev", "application/merge-patch+json");
-    assert_eq!((merge.outcome, merge.notes.len()), ("allow", 0), "{merge}");
+    assert_eq!((merge.outcome, merge.notes.len()), (raw::Effect::Allow, 0), "{merge}");
 }
 
 /// It is decided as two requests, and the record is one.
@@ -271,9 +271,9 @@ rules:
     let root = root(GROUND, rules);
     let policy = compile(&root).unwrap();
     for (groups, content_type, outcome, expected) in [
-        ("[dev]", "application/apply-patch+yaml", "allow", ["patched", "written", "created"].as_slice()),
-        ("[]", "application/apply-patch+yaml", "deny", &["created", "written", "patched"]),
-        ("[dev]", "application/merge-patch+json", "allow", &["patched", "written"]),
+        ("[dev]", "application/apply-patch+yaml", raw::Effect::Allow, ["patched", "written", "created"].as_slice()),
+        ("[]", "application/apply-patch+yaml", raw::Effect::Deny, &["created", "written", "patched"]),
+        ("[dev]", "application/merge-patch+json", raw::Effect::Allow, &["patched", "written"]),
     ] {
         let request: raw::RequestFacts = serde_saphyr::from_str(&format!(
             "{{route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/closed/pipelineruns/a, \
@@ -285,7 +285,7 @@ rules:
             serde_saphyr::from_str(&format!("{{issuer: corp, groups: {groups}}}")).unwrap();
         let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
         let decision = policy.decide(&scenario.principal, &scenario.request());
-        assert_eq!(decision.outcome.as_str(), outcome, "{groups} {content_type}");
+        assert_eq!(decision.outcome.effect(), outcome, "{groups} {content_type}");
         let shadow: Vec<&str> = decision.shadow.iter().map(|shadow| &*shadow.rule).collect();
         assert_eq!(shadow, expected, "{groups} {content_type}");
         let explanation = policy.explain(&scenario.principal, &scenario.request());

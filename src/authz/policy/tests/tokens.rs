@@ -28,7 +28,8 @@ rules:
         let explained = policy.explain_token(&scenario.principal, &scenario.request(), &asked);
         let told: Vec<Option<&str>> = explained.decisions.iter().map(|decision| decision.scope.as_deref()).collect();
         assert_eq!(told, scopes, "{audience}");
-        assert_eq!(explained.outcome, if scopes == [None] { "deny" } else { "allow" }, "{audience}");
+        let effect = if scopes == [None] { raw::Effect::Deny } else { raw::Effect::Allow };
+        assert_eq!(explained.outcome, effect, "{audience}");
     }
 }
 
