@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{policy::Policy, who::Caller};
+use super::{policy::Policy, rule::RuleAction, who::Caller};
 use crate::{
     authn::Principal,
     config::raw::{self, Scheme},
@@ -12,9 +12,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Concern<'a> {
     pub rule: &'a str,
-    /// `allow`, `approve` or `deny`.
     #[serde(rename = "do")]
-    pub does: &'static str,
+    pub does: RuleAction,
     /// Why it exists, in the words of the policy.
     pub why: Option<&'a str>,
     /// The routes where it can decide and that take `scheme`, in the order of the configuration.
@@ -43,7 +42,7 @@ impl Policy {
         let rules = self.rules.iter().zip(routes).filter(|(rule, _)| !rule.shadow && rule.speaks_of(&caller));
         let concerns = rules.map(|(rule, routes)| Concern {
             rule: &rule.id,
-            does: rule.action.name(),
+            does: rule.action.kind(),
             why: rule.why.as_deref(),
             only: rule.written(root).map(only).unwrap_or_default(),
             routes,

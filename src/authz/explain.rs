@@ -10,7 +10,7 @@ use super::{
     Decision, Outcome, Policy, RequestView, Shadow,
     condition::{Condition, listed},
     policy::create_of,
-    rule::{Action, Case, Hit},
+    rule::{Case, Hit, RuleAction},
     who::WEBHOOKS,
 };
 
@@ -45,8 +45,7 @@ pub struct Explanation {
 #[derive(Clone, Debug, Serialize)]
 pub struct RuleReport {
     pub rule: Arc<str>,
-    /// `allow`, `deny` or `approve`.
-    pub action: &'static str,
+    pub action: RuleAction,
     pub why: Option<Arc<str>>,
     pub shadow: bool,
     #[serde(flatten)]
@@ -89,7 +88,7 @@ impl Policy {
             .candidates(request.route)
             .map(|rule| RuleReport {
                 rule: Arc::clone(&rule.id),
-                action: rule.action.name(),
+                action: rule.action.kind(),
                 why: rule.why.clone(),
                 shadow: rule.shadow,
                 verdict: match rule.look(&case) {
@@ -131,7 +130,7 @@ impl Policy {
                 Verdict::Error { error } => {
                     fixes.push(format!("the expression of `{}` must have a value; now: {error}", report.rule));
                 }
-                Verdict::Hit { in_doubt } if report.action == "deny" => {
+                Verdict::Hit { in_doubt } if report.action == RuleAction::Deny => {
                     let fix =
                         self.rules.iter().find(|rule| rule.id == report.rule).and_then(|rule| rule.fix.as_deref());
                     fixes.push(match (fix, in_doubt.as_slice()) {
@@ -142,13 +141,13 @@ impl Policy {
                         }
                     });
                 }
-                Verdict::Hit { .. } if report.action == "approve" => {
+                Verdict::Hit { .. } if report.action == RuleAction::Approve => {
                     fixes.push(format!("`{}` needs an approval, which nobody can give yet", report.rule));
                 }
                 _ => {}
             }
         }
-        let allows = || enforced().filter(|report| report.action == "allow");
+        let allows = || enforced().filter(|report| report.action == RuleAction::Allow);
         if allows().any(|report| matches!(report.verdict, Verdict::Hit { .. }))
             || matches!(decision.outcome, Outcome::Approve(_))
         {
@@ -176,13 +175,13 @@ impl Policy {
     }
 }
 
-impl Action {
-    fn mark(name: &str, verdict: &Verdict) -> &'static str {
-        match (name, verdict) {
+impl RuleReport {
+    /// What stands before its line.
+    fn mark(&self) -> &'static str {
+        match (self.action, &self.verdict) {
             (_, Verdict::Missed { .. }) => " ",
-            ("allow", Verdict::Hit { .. }) => "+",
-            (_, Verdict::Unmet { .. }) => "?",
-            ("approve", Verdict::Hit { .. }) => "?",
+            (RuleAction::Allow, Verdict::Hit { .. }) => "+",
+            (RuleAction::Approve, Verdict::Hit { .. }) | (_, Verdict::Unmet { .. }) => "?",
             _ => "-",
         }
     }
@@ -276,8 +275,7 @@ impl fmt::Display for Explanation {
         }
         for report in &self.rules {
             let shadow = if report.shadow { ", shadow" } else { "" };
-            let mark = Action::mark(report.action, &report.verdict);
-            write!(f, "{mark} {} ({}{shadow}): ", report.rule, report.action)?;
+            write!(f, "{} {} ({}{shadow}): ", report.mark(), report.rule, report.action.as_str())?;
             match &report.verdict {
                 Verdict::Hit { in_doubt } => match in_doubt.first() {
                     None => writeln!(f, "hits")?,

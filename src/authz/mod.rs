@@ -72,6 +72,7 @@ pub(crate) use self::{
     explain::Explanation,
     permit::authorize,
     policy::{Policy, SAME_WITHOUT},
+    rule::RuleAction,
     scenario::{Scenario, Unasked},
     starts::{StartRoute, StartRule, Through},
     token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView},

@@ -80,7 +80,7 @@ impl Policy {
             check_id("rule", &rule.id, &mut ids, &at, report);
             rules.push(Rule::compile(rule, i, &at, root, report));
         }
-        rules.sort_by(|a, b| (a.action.precedence(), &a.id).cmp(&(b.action.precedence(), &b.id)));
+        rules.sort_by(|a, b| (a.action.kind(), &a.id).cmp(&(b.action.kind(), &b.id)));
 
         let mut ids = HashSet::new();
         let at = At::root().key("grants");
@@ -323,7 +323,7 @@ impl<'p> Tally<'p> {
         if rule.shadow {
             let would = match hit {
                 Hit::Miss => return,
-                Hit::Yes => rule.action.name(),
+                Hit::Yes => rule.action.kind().as_str(),
                 Hit::Unmet(_) => "step_up",
                 Hit::Error(_) => "error",
             };

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::Serialize;
+
 use crate::{
     authn::{LoginFacts, NeededLogin, Principal},
     config::{
@@ -40,7 +42,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// What a rule does. The order is the order of precedence.
+/// What a rule does.
 #[derive(Debug)]
 pub(super) enum Action {
     Deny,
@@ -49,19 +51,30 @@ pub(super) enum Action {
 }
 
 impl Action {
-    pub(super) fn precedence(&self) -> u8 {
+    pub(super) fn kind(&self) -> RuleAction {
         match self {
-            Self::Deny => 0,
-            Self::Approve(_) => 1,
-            Self::Allow(_) => 2,
+            Self::Deny => RuleAction::Deny,
+            Self::Approve(_) => RuleAction::Approve,
+            Self::Allow(_) => RuleAction::Allow,
         }
     }
+}
 
-    pub(super) fn name(&self) -> &'static str {
+/// The same in a word. The order is the order of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleAction {
+    Deny,
+    Approve,
+    Allow,
+}
+
+impl RuleAction {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Deny => "deny",
-            Self::Approve(_) => "approve",
-            Self::Allow(_) => "allow",
+            Self::Approve => "approve",
+            Self::Allow => "allow",
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
     issuers::BREAK_GLASS,
     names::{HostPattern, PathPattern},
     policy::Policy,
-    rule::Rule,
+    rule::{Rule, RuleAction},
     who::{facts_of_an_issuer, says_nothing},
 };
 use crate::{
@@ -25,8 +25,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartRule {
     pub rule: Arc<str>,
-    /// `allow`, `approve` or `deny`.
-    pub does: &'static str,
+    pub does: RuleAction,
     /// On which routes, in the order of the configuration.
     pub routes: Vec<StartRoute>,
 }
@@ -74,7 +73,7 @@ impl Policy {
             });
             let routes: Vec<StartRoute> = routes.collect();
             if !routes.is_empty() {
-                starts.push(StartRule { rule: Arc::clone(&rule.id), does: rule.action.name(), routes });
+                starts.push(StartRule { rule: Arc::clone(&rule.id), does: rule.action.kind(), routes });
             }
         }
         starts
@@ -256,7 +255,7 @@ routes:
         let starts = policy.starts(&root, "ci");
         let one = |start: &StartRule| {
             let routes: Vec<&str> = start.routes.iter().map(|route| route.name.as_str()).collect();
-            format!("{} {}", start.does, routes.join(","))
+            format!("{} {}", start.does.as_str(), routes.join(","))
         };
         starts.iter().map(one).collect()
     }

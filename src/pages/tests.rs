@@ -2,7 +2,7 @@ use std::{env, fs, path::Path, time::Duration};
 
 use super::*;
 use crate::{
-    authz::Concern,
+    authz::{Concern, RuleAction},
     clock::Timestamp,
     error::{Reason, Rejection},
     sessions::Listed,
@@ -44,7 +44,7 @@ fn listed(browser: &str, address: &str) -> Listed {
     }
 }
 
-fn concern<'a>(rule: &'a str, does: &'static str, why: Option<&'a str>) -> Concern<'a> {
+fn concern<'a>(rule: &'a str, does: RuleAction, why: Option<&'a str>) -> Concern<'a> {
     Concern { rule, does, why, routes: vec!["dashboard", "api"], only: Vec::new() }
 }
 
@@ -168,8 +168,8 @@ fn pages() -> Vec<(&'static str, Page)> {
                 scopes: &["openid", "groups"],
                 kubernetes_groups: &["tekton-developers", "tekton-release"],
                 rules: &[
-                    concern("production", "approve", Some("A second person looks at each release")),
-                    concern("developers", "allow", None),
+                    concern("production", RuleAction::Approve, Some("A second person looks at each release")),
+                    concern("developers", RuleAction::Allow, None),
                 ],
                 session: Some(times),
                 request_id: "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
@@ -252,7 +252,7 @@ fn a_denial_tells_reason_rule_request_and_what_to_do() {
 
 #[test]
 fn what_waits_for_an_approval_is_told_as_refused() {
-    let shown = |does: &'static str| {
+    let shown = |does: RuleAction| {
         let view = WhoAmIView {
             username: "alice",
             email: None,
@@ -268,7 +268,7 @@ fn what_waits_for_an_approval_is_told_as_refused() {
         };
         who_am_i(&view).render(&Brand::default()).into_string()
     };
-    let (waits, allows) = (shown("approve"), shown("allow"));
+    let (waits, allows) = (shown(RuleAction::Approve), shown(RuleAction::Allow));
     assert!(
         waits.contains("<strong>Refused</strong> by <code>production</code>")
             && waits.contains("an approval, which nobody can give yet")
@@ -322,7 +322,7 @@ fn whatever_is_shown_is_escaped() {
             kubernetes_groups: &names,
             rules: &[Concern {
                 rule: HOSTILE,
-                does: "deny",
+                does: RuleAction::Deny,
                 why: Some(HOSTILE),
                 routes: vec![HOSTILE],
                 only: vec![HOSTILE.to_owned()],

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{Page, Tone, sign};
 use crate::{
-    authz::Concern,
+    authz::{Concern, RuleAction},
     clock::Timestamp,
     endpoints::WHO_AM_I,
     error::{Reason, Rejection},
@@ -437,20 +437,20 @@ fn list(names: &[&str]) -> Markup {
 
 fn rules(rules: &[Concern<'_>]) -> Markup {
     html! {
-        @if !rules.iter().any(|rule| rule.does == "allow") {
+        @if !rules.iter().any(|rule| rule.does == RuleAction::Allow) {
             p class="none" { "Nothing: no rule allows anything to you." }
         }
         ul class="rules" {
             @for rule in rules {
                 li {
                     strong { (match rule.does {
-                        "deny" => "Denied",
-                        "approve" => "Refused",
-                        _ => "Allowed",
+                        RuleAction::Deny => "Denied",
+                        RuleAction::Approve => "Refused",
+                        RuleAction::Allow => "Allowed",
                     }) }
                     " by " code { (rule.rule) } " on " (rule.routes.join(", "))
                     @if !rule.only.is_empty() { ": only " (rule.only.join(", ")) }
-                    @if rule.does == "approve" { "; it waits for an approval, which nobody can give yet" }
+                    @if rule.does == RuleAction::Approve { "; it waits for an approval, which nobody can give yet" }
                     @if let Some(why) = rule.why { br; span class="none" { (prose(why)) } }
                 }
             }

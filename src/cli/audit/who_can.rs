@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    authz::{Policy, StartRoute, StartRule, Through},
+    authz::{Policy, RuleAction, StartRoute, StartRule, Through},
     cli::{
         CONFIG, Failure,
         format::Format,
@@ -109,7 +109,7 @@ struct Answer {
 #[derive(Debug, Serialize)]
 struct Told {
     id: String,
-    does: &'static str,
+    does: RuleAction,
     routes: Vec<StartRoute>,
     /// The members of the rule that are set, as they are written.
     #[serde(flatten)]
@@ -149,7 +149,8 @@ impl Answer {
             });
             Told { id: rule.to_string(), does, routes, written }
         };
-        let (denies, allows) = policy.starts(root, namespace).into_iter().partition(|start| start.does == "deny");
+        let (denies, allows) =
+            policy.starts(root, namespace).into_iter().partition(|start| start.does == RuleAction::Deny);
         let rules = Vec::into_iter(allows).map(&mut told).collect();
         let narrowed_by = Vec::into_iter(denies).map(&mut told).collect();
         let grants = root.grants.iter().map(|grant| GrantTold {
@@ -267,7 +268,7 @@ fn told(way: &Way) -> String {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Starting a PipelineRun or TaskRun in {}, by policy {}", self.namespace, self.policy)?;
-        let is_allowed = self.rules.iter().any(|rule| rule.does == "allow");
+        let is_allowed = self.rules.iter().any(|rule| rule.does == RuleAction::Allow);
         if is_allowed {
             writeln!(f, "\nThrough Doorward, if one of these rules holds:")?;
         } else {
@@ -286,9 +287,9 @@ impl fmt::Display for Answer {
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let does = match self.does {
-            "approve" => "would allow it after an approval, which nobody can give yet",
-            "deny" => "denies it",
-            _ => "allows it",
+            RuleAction::Approve => "would allow it after an approval, which nobody can give yet",
+            RuleAction::Deny => "denies it",
+            RuleAction::Allow => "allows it",
         };
         writeln!(f, "  rule {} {does}", self.id)?;
         for StartRoute { name, through } in &self.routes {
