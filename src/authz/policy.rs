@@ -148,8 +148,7 @@ impl Policy {
             tally.look(rule, &case);
         }
         tally.decide(|| {
-            let allows =
-                self.candidates(request.route).filter(|rule| !rule.shadow && matches!(rule.action, Action::Allow(_)));
+            let allows = self.enforced(request.route).filter(|rule| rule.is_allow());
             let missing_scope = allows.filter_map(|rule| rule.missing_scope(&case)).next().cloned();
             let kept_scopes = missing_scope.as_ref().map(|_| self.kept_scopes(principal, request.route));
             Outcome::NoMatch { missing_scope, kept_scopes: kept_scopes.unwrap_or_default() }
@@ -160,19 +159,18 @@ impl Policy {
     /// would allow it with some body, perhaps with an approval, and none denies it with any.
     pub fn may_allow(&self, principal: &Principal, request: &RequestView<'_>) -> bool {
         let case = Case::new(principal, self.issuer(principal), request);
-        let enforced = || self.candidates(request.route).filter(|rule| !rule.shadow);
-        !enforced().any(|rule| rule.denies_any(&case)) && enforced().any(|rule| rule.may_allow(&case))
+        !self.enforced(request.route).any(|rule| rule.denies_any(&case))
+            && self.enforced(request.route).any(|rule| rule.may_allow(&case))
     }
 
     /// What rules say of the Triggers that an allowed delivery may set off; `None` where none of its route says anything.
     pub fn trigger_limits(&self, principal: &Principal, request: &RequestView<'_>) -> Option<TriggerLimits> {
-        let enforced = || self.candidates(request.route).filter(|rule| !rule.shadow);
-        if enforced().all(|rule| rule.trigger().is_none()) {
+        if self.enforced(request.route).all(|rule| rule.trigger().is_none()) {
             return None;
         }
         let case = Case::new(principal, self.issuer(principal), request);
         let mut limits = TriggerLimits::default();
-        for rule in enforced().filter(|rule| rule.may_hit(&case)) {
+        for rule in self.enforced(request.route).filter(|rule| rule.may_hit(&case)) {
             match (&rule.action, rule.trigger()) {
                 (Action::Allow(need), trigger) if need.missing(&principal.login, request.now).is_none() => {
                     limits.allow.push(trigger.cloned().unwrap_or_default());
@@ -186,7 +184,7 @@ impl Policy {
 
     /// The scopes that some allow of a route asks for, of those allows that may let somebody of these issuers.
     pub fn scopes_on(&self, route: &str, is_meant: impl Fn(&str) -> bool) -> BTreeSet<&str> {
-        let allows = self.candidates(route).filter(|rule| !rule.shadow && matches!(rule.action, Action::Allow(_)));
+        let allows = self.enforced(route).filter(|rule| rule.is_allow());
         allows.filter(|rule| rule.is_of_issuer(&is_meant)).flat_map(Rule::scopes).collect()
     }
 
@@ -202,7 +200,7 @@ impl Policy {
 
     /// The scopes of tokens for an audience that some rule names in full: those that somebody may get who asks for none by name.
     pub fn token_scopes(&self, audience: &str) -> BTreeSet<&str> {
-        let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| matches!(rule.action, Action::Allow(_)));
+        let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| rule.is_allow());
         rules.flat_map(|rule| rule.token_scopes(audience)).collect()
     }
 
@@ -277,7 +275,12 @@ impl Policy {
         self.candidate_places(route).iter().filter_map(|i| self.rules.get(*i))
     }
 
-    /// Where these are in [`Policy::rules`].
+    /// Those of them that decide. Rules in `mode: shadow` only leave a trace.
+    pub(super) fn enforced<'a>(&'a self, route: &str) -> impl Iterator<Item = &'a Rule> {
+        self.candidates(route).filter(|rule| !rule.shadow)
+    }
+
+    /// Where the candidates are in [`Policy::rules`].
     pub(super) fn candidate_places(&self, route: &str) -> &[usize] {
         self.by_route.get(route).map(|indices| &**indices).unwrap_or_default()
     }

@@ -191,6 +191,14 @@ impl Rule {
         root.rules.get(self.place).filter(|raw| *raw.id == *self.id)
     }
 
+    pub(super) fn is_allow(&self) -> bool {
+        matches!(self.action, Action::Allow(_))
+    }
+
+    pub(super) fn is_deny(&self) -> bool {
+        matches!(self.action, Action::Deny)
+    }
+
     /// Names of parameters and labels of runs that it looks at.
     pub(super) fn run_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.of_runs().flat_map(RunCondition::names)
@@ -217,7 +225,7 @@ impl Rule {
             && self.who.iter().all(|who| who.met(&case.caller, self.reading) != Met::No)
             && self.when.as_ref().is_none_or(|when| match when.evaluate(case.caller.principal, case.request) {
                 Ok(is_met) => is_met,
-                Err(_) => matches!(self.action, Action::Deny),
+                Err(_) => self.is_deny(),
             })
     }
 
@@ -240,7 +248,7 @@ impl Rule {
     /// requests have.
     pub(super) fn can_hit_on_tokens(&self) -> bool {
         let speaks = || self.on.iter().any(|on| matches!(on, On::Token(_)));
-        (matches!(self.action, Action::Deny) || speaks()) && self.on.iter().all(On::can_hold_of_tokens)
+        (self.is_deny() || speaks()) && self.on.iter().all(On::can_hold_of_tokens)
     }
 
     /// Whether it is about somebody of one of these issuers, as far as it names any.
@@ -302,13 +310,13 @@ impl Rule {
     /// Whether it denies whatever the body is.
     pub(super) fn denies_any(&self, case: &Case<'_>) -> bool {
         let is_about_bodies = self.on.iter().any(|on| matches!(on, On::Run(_)));
-        matches!(self.action, Action::Deny) && !is_about_bodies && !matches!(self.look(case), Hit::Miss)
+        self.is_deny() && !is_about_bodies && !matches!(self.look(case), Hit::Miss)
     }
 
     /// Whether it would allow, perhaps with an approval or a fresh login, with some body.
     pub(super) fn may_allow(&self, case: &Case<'_>) -> bool {
         let on = || self.on.iter().filter(|on| !matches!(on, On::Run(_)));
-        !matches!(self.action, Action::Deny)
+        !self.is_deny()
             && on().all(|on| on.holds(case.request, Reading::Strict))
             && self.who.iter().all(|who| who.met(&case.caller, Reading::Strict) == Met::Yes)
             && self.when.as_ref().is_none_or(|when| {

@@ -7,7 +7,7 @@ use crate::authn::Principal;
 use super::{
     Decision, Outcome, Policy, RequestView,
     policy::Tally,
-    rule::{Action, Case, Hit, Rule},
+    rule::{Case, Hit, Rule},
 };
 
 /// The rules that hold of a token that somebody asks for, but for its scope.
@@ -37,7 +37,7 @@ impl TokenRules<'_> {
     /// The patterns of scopes in those that allow, as they are written. Where any scope is given, one of these is, taken for a scope:
     /// a pattern is among those that it stands for, and whatever else hits it hits all of them.
     pub fn scope_patterns(&self) -> BTreeSet<String> {
-        let allows = self.0.iter().filter(|(rule, _)| matches!(rule.action, Action::Allow(_)));
+        let allows = self.0.iter().filter(|(rule, _)| rule.is_allow());
         allows.flat_map(|(rule, _)| rule.token_scope_patterns()).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Policy, TOKEN_ENDPOINT};
+use super::{Policy, TOKEN_ENDPOINT, rule::Rule};
 use crate::{authn::LoginFacts, clock::Timestamp};
 
 /// How often what an expression says is looked at ahead, and how many times at most.
@@ -22,9 +22,9 @@ impl Policy {
         until: Timestamp,
         gives: impl Fn(Timestamp) -> bool,
     ) -> Timestamp {
-        let enforced = || self.candidates(TOKEN_ENDPOINT).filter(|rule| !rule.shadow);
         let next_change = |after| {
-            enforced().flat_map(|rule| rule.next_change(after).into_iter().chain(rule.too_old(login, after))).min()
+            let changes = |rule: &Rule| rule.next_change(after).into_iter().chain(rule.too_old(login, after));
+            self.enforced(TOKEN_ENDPOINT).flat_map(changes).min()
         };
         let mut change = next_change(from).filter(|at| *at < until);
         while let Some(at) = change {
@@ -38,8 +38,7 @@ impl Policy {
 
     /// Until when rules give it, as far as expressions that read the time say.
     fn read_until(&self, from: Timestamp, until: Timestamp, gives: impl Fn(Timestamp) -> bool) -> Timestamp {
-        let mut rules = self.candidates(TOKEN_ENDPOINT);
-        if !rules.any(|rule| !rule.shadow && rule.reads_time()) {
+        if !self.enforced(TOKEN_ENDPOINT).any(Rule::reads_time) {
             return until;
         }
         // Expressions know whole seconds.
