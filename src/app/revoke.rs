@@ -13,6 +13,7 @@ use crate::{
     config::values::Span,
     snapshot::Snapshot,
     store::Target,
+    webhooks,
 };
 
 /// Longer than any token should live.
@@ -89,7 +90,7 @@ pub(super) fn known_issuer(snapshot: &Snapshot, asked: &str) -> Result<Arc<str>,
     if let Some((name, _)) = own.filter(|(name, issuer)| *name == asked || ***issuer == *asked) {
         return Ok(name.into());
     }
-    let webhooks = snapshot.raw.webhooks.iter().map(|webhook| format!("webhook:{}", webhook.name));
+    let webhooks = snapshot.raw.webhooks.iter().map(|webhook| webhooks::issuer(&webhook.name));
     let mut others: Vec<String> = webhooks.collect();
     others.push(break_glass::ISSUER.to_owned());
     if let Some(found) = others.iter().find(|other| *other == asked) {

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use crate::config::raw::{Kind, Scheme};
-use crate::{clock::Timestamp, webhooks::Facts};
+use crate::{
+    clock::Timestamp,
+    webhooks::{self, Facts},
+};
 
 /// An authenticated caller. Cheap to share; made once when a credential is verified and cached with it.
 #[derive(Clone, Debug)]
@@ -307,7 +310,7 @@ pub enum InvalidName {
 /// Whether a name begins as only those do that Doorward gives itself.
 pub fn is_own_name(name: &str) -> bool {
     let begins = |own: &str| name.get(..own.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(own));
-    ["break-glass:", "webhook:", SERVICE_ACCOUNT].into_iter().any(begins)
+    ["break-glass:", webhooks::PREFIX, SERVICE_ACCOUNT].into_iter().any(begins)
 }
 
 /// Checks the name of an issuer's user: whatever the issuer says, it is none that Doorward gives itself.

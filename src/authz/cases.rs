@@ -1,9 +1,12 @@
 //! What cases of a policy name that is not there. `doorward test` decides them; that such a case can never come out as it says is to be
 //! seen before.
 
-use crate::config::{
-    raw,
-    report::{At, Report, Severity},
+use crate::{
+    config::{
+        raw,
+        report::{At, Report, Severity},
+    },
+    webhooks,
 };
 
 use super::issuers::BREAK_GLASS;
@@ -25,7 +28,7 @@ pub fn check_cases(root: &raw::Root, report: &mut Report) {
         }
         if let Some(name) = case.principal.as_ref().and_then(|principal| principal.issuer.as_deref()) {
             let at = at.key("principal").key("issuer");
-            match name.strip_prefix("webhook:") {
+            match webhooks::of_issuer(name) {
                 Some(name) => {
                     let webhooks = root.webhooks.iter().map(|webhook| webhook.name.as_str()).collect();
                     check(at, "webhook", name, webhooks);

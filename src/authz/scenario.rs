@@ -347,7 +347,7 @@ fn cause_webhook<'a>(
         return Err("only a task that asks for a token has the delivery that caused its run; write `task`".to_owned());
     }
     let issuer = principal.and_then(|principal| principal.issuer.as_deref());
-    let Some(name) = issuer.and_then(|issuer| issuer.strip_prefix("webhook:")) else {
+    let Some(name) = issuer.and_then(webhooks::of_issuer) else {
         return Err(
             "only a webhook causes a run by a delivery; let the principal's `issuer` be `webhook:NAME`".to_owned()
         );

@@ -19,6 +19,7 @@ use crate::{
     clock::Timestamp,
     config::raw::{self, EventListener, RouteKind, RunIntent},
     kubernetes::Attributes,
+    webhooks,
 };
 
 /// A rule that has a say.
@@ -125,7 +126,7 @@ fn fits_deliveries(who: &raw::Who, is_deny: bool) -> bool {
             || (who.webhooks.is_empty() && facts_of_an_issuer(who).is_some())
     };
     who.kind.is_none_or(|kind| kind == raw::Kind::Agent)
-        && (who.issuers.is_empty() || who.issuers.iter().any(|issuer| issuer.starts_with("webhook:")))
+        && (who.issuers.is_empty() || who.issuers.iter().any(|issuer| webhooks::of_issuer(issuer).is_some()))
         && (is_deny || !is_told())
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     authn::{Kind, Principal, Scheme},
     config::raw,
+    webhooks,
 };
 
 use super::{
@@ -168,8 +169,8 @@ impl Who {
             Self::Anonymous => Condition::new("who.anonymous", "no credential", &principal.issuer),
             Self::Authenticated { .. } => Condition::new("who", "somebody who is authenticated", "no credential"),
             // As the rule names them.
-            Self::Issuers { names, .. } if names.iter().all(|name| name.starts_with(WEBHOOK)) => {
-                let bare = |name: &str| name.strip_prefix(WEBHOOK).map(str::to_owned);
+            Self::Issuers { names, .. } if names.iter().all(|name| webhooks::of_issuer(name).is_some()) => {
+                let bare = |name: &str| webhooks::of_issuer(name).map(str::to_owned);
                 let needs: Vec<String> = names.iter().filter_map(|name| bare(name)).collect();
                 let found = bare(&principal.issuer);
                 let found = found.unwrap_or_else(|| format!("no delivery, but {}", principal.issuer));
@@ -232,9 +233,6 @@ impl Who {
 
 /// The condition on senders of deliveries.
 pub(super) const WEBHOOKS: &str = "who.webhooks";
-
-/// What the name of an issuer begins with that is a sender of deliveries.
-const WEBHOOK: &str = "webhook:";
 
 pub(super) fn is_anonymous(principal: &Principal) -> bool {
     principal.scheme == Scheme::Anonymous || &*principal.issuer == ANONYMOUS

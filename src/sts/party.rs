@@ -19,6 +19,7 @@ use crate::{
     clock::Timestamp,
     error::Reason,
     runs::{AskedRun, Cause, CauseError, Causes},
+    webhooks,
 };
 
 /// How many may have acted for each other.
@@ -256,9 +257,7 @@ impl Exchanger<'_> {
         let principal = caused_by(cause, |issuer| {
             let webhooks = &self.snapshot.raw.webhooks;
             self.snapshot.issuers.get(issuer).is_some()
-                || issuer
-                    .strip_prefix("webhook:")
-                    .is_some_and(|name| webhooks.iter().any(|webhook| webhook.name == name))
+                || webhooks::of_issuer(issuer).is_some_and(|name| webhooks.iter().any(|webhook| webhook.name == name))
         })?;
         if self.app.revocations.is_revoked(&principal).is_some() {
             return Err(Refusal::subject("who caused the run, or acted for them, has been revoked"));

@@ -426,12 +426,25 @@ impl Webhook {
     }
 }
 
+/// What the names begin with of those who sent deliveries, and of their issuers.
+pub const PREFIX: &str = "webhook:";
+
+/// The issuer of whoever sent a delivery of this webhook.
+pub fn issuer(webhook: &str) -> String {
+    format!("{PREFIX}{webhook}")
+}
+
+/// The webhook whose deliveries have this issuer; none of any other issuer.
+pub fn of_issuer(issuer: &str) -> Option<&str> {
+    issuer.strip_prefix(PREFIX)
+}
+
 /// See [`Webhook::principal`].
 pub fn principal(facts: &Arc<Facts>, expires: Timestamp) -> Result<Principal, Rejection> {
     let Facts { webhook, sender_kind, repository_id, delivery, .. } = &**facts;
     let name: Arc<str> = match repository_id {
-        Some(id) => format!("webhook:{sender_kind}:repo:{id}").into(),
-        None => format!("webhook:{sender_kind}:hook:{webhook}").into(),
+        Some(id) => format!("{PREFIX}{sender_kind}:repo:{id}").into(),
+        None => format!("{PREFIX}{sender_kind}:hook:{webhook}").into(),
     };
     check_name(&name).map_err(|error| {
         Rejection::new(Reason::IdentityRefused, format!("the name of this delivery's identity {error}"))
@@ -440,7 +453,7 @@ pub fn principal(facts: &Arc<Facts>, expires: Timestamp) -> Result<Principal, Re
         credential: CredentialId::Delivery(Arc::clone(delivery)),
         expires,
         delivery: Some(Arc::clone(facts)),
-        ..Principal::new(Scheme::Webhook, format!("webhook:{webhook}"), Arc::clone(&name), name)
+        ..Principal::new(Scheme::Webhook, issuer(webhook), Arc::clone(&name), name)
     })
 }
 

@@ -27,12 +27,12 @@ pub(super) fn complete(
     let is_one_of_several = root.tokens.iter().flat_map(raw::Tokens::clusters).nth(1).is_some();
     let issuer = match (&facts.issuer, &delivery, root.issuers.as_slice()) {
         (Some(issuer), ..) => issuer.clone(),
-        (None, Some(facts), _) => format!("webhook:{}", facts.webhook),
+        (None, Some(facts), _) => webhooks::issuer(&facts.webhook),
         (None, None, [only]) => only.name.clone(),
         (None, None, _) => return Err("several issuers are defined; say which gave the principal".to_owned()),
     };
     let configured = root.issuers.iter().find(|known| known.name == issuer);
-    if configured.is_none() && !issuer.starts_with("webhook:") && issuer != BREAK_GLASS {
+    if configured.is_none() && webhooks::of_issuer(&issuer).is_none() && issuer != BREAK_GLASS {
         return Err(no_such("issuer", &issuer, root.issuers.iter().map(|issuer| issuer.name.as_str())));
     }
     let mut claims: Map<String, Value> = facts.claims.clone().into_iter().collect();

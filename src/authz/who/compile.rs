@@ -56,7 +56,7 @@ pub(in super::super) fn compile(
         return vec![Who::Anonymous];
     }
     who.push(Who::Authenticated { everybody: says_nothing(raw) });
-    let webhooks = raw.webhooks.iter().map(|name| format!("webhook:{name}"));
+    let webhooks = raw.webhooks.iter().map(|name| webhooks::issuer(name));
     let issuers: Vec<String> = raw.issuers.iter().cloned().chain(webhooks).collect();
     if !issuers.is_empty() {
         who.push(Who::Issuers { names: Names::new(&issuers), implied: false });
