@@ -2,14 +2,13 @@
 //! seen before.
 
 use crate::{
+    authn::break_glass,
     config::{
         raw,
         report::{At, Report, Severity},
     },
     webhooks,
 };
-
-use super::issuers::BREAK_GLASS;
 
 /// Warns of routes, issuers and rules that cases name and that are not there. A case is no reason to refuse a configuration: it decides
 /// nothing.
@@ -35,7 +34,7 @@ pub fn check_cases(root: &raw::Root, report: &mut Report) {
                 }
                 None => {
                     let issuers = root.issuers.iter().map(|issuer| issuer.name.as_str());
-                    check(at, "issuer", name, issuers.chain([BREAK_GLASS]).collect());
+                    check(at, "issuer", name, issuers.chain([break_glass::ISSUER]).collect());
                 }
             }
         }

@@ -6,11 +6,6 @@ use serde_json::{Map, Value};
 
 use crate::{authn::Principal, config::raw, issuers::presets::promised_groups};
 
-/// The issuer of principals that a client certificate of `break_glass` proved.
-pub(super) const BREAK_GLASS: &str = "break-glass";
-/// The issuer of principals without any credential.
-pub(super) const ANONYMOUS: &str = "anonymous";
-
 /// What is known of an issuer.
 #[derive(Debug)]
 pub(super) struct IssuerFacts {

@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use super::{
     RequestView,
-    issuers::BREAK_GLASS,
     names::{HostPattern, PathPattern},
     policy::Policy,
     rule::{Rule, RuleAction},
     who::{facts_of_an_issuer, says_nothing},
 };
 use crate::{
+    authn::break_glass,
     clock::Timestamp,
     config::raw::{self, EventListener, RouteKind, RunIntent},
     kubernetes::Attributes,
@@ -110,7 +110,7 @@ fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> b
         raw::Scheme::BreakGlass => {
             let is_implied = who.issuers.is_empty() && facts_of_an_issuer(who).is_some();
             let may_be = by_login() && (is_deny || (who.clients.is_empty() && who.scopes.is_empty() && !is_implied));
-            root.break_glass.is_some() && who.webhooks.is_empty() && named(BREAK_GLASS) && may_be
+            root.break_glass.is_some() && who.webhooks.is_empty() && named(break_glass::ISSUER) && may_be
         }
         raw::Scheme::Anonymous => is_deny && says_nothing(who),
     })

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    authn::{Kind, Principal, Scheme},
+    authn::{Kind, Principal, Scheme, principal::ANONYMOUS},
     config::raw,
     webhooks,
 };
 
 use super::{
     condition::{Condition, Met, Reading, listed, or_none},
-    issuers::{ANONYMOUS, ClaimPath, IssuerFacts},
+    issuers::{ClaimPath, IssuerFacts},
     names::{Names, same_user},
 };
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::super::issuers::BREAK_GLASS;
 use crate::{
     authn::{Actor, Kind, LoginFacts, Principal, Scheme, break_glass},
     clock::Timestamp,
@@ -32,7 +31,7 @@ pub(super) fn complete(
         (None, None, _) => return Err("several issuers are defined; say which gave the principal".to_owned()),
     };
     let configured = root.issuers.iter().find(|known| known.name == issuer);
-    if configured.is_none() && webhooks::of_issuer(&issuer).is_none() && issuer != BREAK_GLASS {
+    if configured.is_none() && webhooks::of_issuer(&issuer).is_none() && issuer != break_glass::ISSUER {
         return Err(no_such("issuer", &issuer, root.issuers.iter().map(|issuer| issuer.name.as_str())));
     }
     let mut claims: Map<String, Value> = facts.claims.clone().into_iter().collect();
@@ -54,7 +53,7 @@ pub(super) fn complete(
     let username = match (&facts.username, of_sender, configured) {
         (Some(written), ..) => written.clone(),
         (None, Some(name), _) => name.to_owned(),
-        (None, None, _) if issuer == BREAK_GLASS => break_glass::username(subject),
+        (None, None, _) if issuer == break_glass::ISSUER => break_glass::username(subject),
         (None, None, Some(configured)) => or_any_name(issuers::username(configured, subject, &claims), root)?,
         // Its sender is known, and not what it sent.
         (None, None, None) => or_any_name(Err("no delivery is written".to_owned()), root)?,

@@ -1,7 +1,7 @@
 //! From what a person writes of a principal to conditions, and what is wrong with it.
 
 use crate::{
-    authn::Kind,
+    authn::{Kind, break_glass},
     config::{
         raw,
         report::{At, Report},
@@ -14,7 +14,7 @@ use super::{
     super::{
         condition::Reading,
         deliveries,
-        issuers::{BREAK_GLASS, ClaimPath, IssuerFacts},
+        issuers::{ClaimPath, IssuerFacts},
         names::Names,
         on,
     },
@@ -229,14 +229,14 @@ fn warn_of_kind(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, rep
 }
 
 fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, report: &mut Report) {
-    let issuers = || root.issuers.iter().map(|issuer| issuer.name.as_str()).chain([BREAK_GLASS]);
+    let issuers = || root.issuers.iter().map(|issuer| issuer.name.as_str()).chain([break_glass::ISSUER]);
     for (i, name) in raw.issuers.iter().enumerate() {
         let at = at.key("issuers").index(i);
         if !issuers().any(|known| known == name) {
             // Nobody who misspelt another issuer is led to one that lets nobody in.
-            let known = issuers().filter(|known| *known != BREAK_GLASS || root.break_glass.is_some());
+            let known = issuers().filter(|known| *known != break_glass::ISSUER || root.break_glass.is_some());
             report.unknown(&at, "issuer", name, known);
-        } else if name == BREAK_GLASS && root.break_glass.is_none() {
+        } else if name == break_glass::ISSUER && root.break_glass.is_none() {
             report
                 .warning(&at, "there is no section `break_glass`, so that nobody comes from `break-glass`")
                 .help("leave it so to keep the door closed, or name certificates in `break_glass`");
@@ -294,7 +294,7 @@ fn warn_of_users(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, re
     let is_meant = |name: &str| raw.issuers.is_empty() || raw.issuers.iter().any(|named| named == name);
     // Theirs are made otherwise.
     let others = raw.issuers.is_empty() && !root.webhooks.is_empty() || !raw.webhooks.is_empty();
-    if others || (root.break_glass.is_some() && is_meant(BREAK_GLASS)) {
+    if others || (root.break_glass.is_some() && is_meant(break_glass::ISSUER)) {
         return;
     }
     let meant = root.issuers.iter().filter(|issuer| is_meant(&issuer.name));
