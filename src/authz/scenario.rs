@@ -271,9 +271,8 @@ fn view(task: &raw::TaskFacts, root: &raw::Root) -> TaskView {
 /// A dashboard passes only its API paths to Kubernetes.
 fn is_api(route: &raw::Route, path: &str) -> bool {
     let of_dashboard = || {
-        ["/api", "/apis"]
-            .iter()
-            .any(|api| path.strip_prefix(api).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        let mut apis = raw::API_PATHS.iter().filter_map(|api| api.strip_suffix("/*"));
+        apis.any(|api| path.strip_prefix(api).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
     };
     route.kind == RouteKind::Kubernetes
         || (route.kind == RouteKind::Dashboard && route.reaches_kubernetes() && of_dashboard())
