@@ -94,63 +94,19 @@ impl Scenario {
         request: &raw::RequestFacts,
         root: &raw::Root,
     ) -> Result<Self, Unasked> {
-        let endpoint = request.token.as_ref().map(|_| token_endpoint(root));
-        if endpoint.is_some() && !request.route.is_empty() {
-            return Err("a token is asked for at no route; leave `route` out".to_owned().into());
-        }
-        let mut routes = root.routes.iter().chain(&endpoint);
-        let wanted = if endpoint.is_some() { TOKEN_ENDPOINT } else { &request.route };
-        let Some(route) = routes.find(|route| route.name == wanted) else {
-            let known = root.routes.iter().map(|route| route.name.as_str());
-            return Err(no_such("route", &request.route, known).into());
-        };
-        let posts = route.kind == RouteKind::Webhook || endpoint.is_some();
-        let default_method = if posts { "POST" } else { "GET" };
-        let method = request.method.as_deref().unwrap_or(default_method);
-        let method: Method = method.parse().map_err(|_| format!("`{method}` is no method"))?;
-        method::check_spelling(&method).map_err(|why| format!("{why}: it is refused before any rule is asked"))?;
-        let default_path = route.paths.first().map_or("/", |path| path.strip_suffix('*').unwrap_or(path));
-        let target = request.path.as_deref().unwrap_or(default_path);
-        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        // As `request::sanitize` and the route do.
-        check_canonical(path)
-            .map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
-        let host = match &request.host {
-            Some(host) => host::normalise(host).ok_or_else(|| format!("`{host}` is no host"))?.into_owned(),
-            None => route.hosts.first().cloned().unwrap_or_default(),
-        };
-        if endpoint.is_none() {
-            check_arrival(root, route, &host, path, &method)?;
-        }
+        let route = route_of(request, root)?;
+        let Target { host, path, query, method } = target_of(request, &route, root)?;
         let now = match request.at.as_deref() {
             Some(at) => timestamp(at).ok_or_else(|| format!("`{at}` is not a time such as 2024-01-01T12:00:00Z"))?,
             None => NOON,
         };
-        let delivery = match (&request.delivery, &request.token) {
-            (Some(written), Some(token)) => {
-                Some(Arc::new(delivery(written, cause_webhook(principal, token, root)?, root)?))
-            }
-            (written, _) if route.kind == RouteKind::Webhook => {
-                let name = route.webhook.as_deref().unwrap_or_default();
-                Some(Arc::new(delivery(&written.clone().unwrap_or_default(), name, root)?))
-            }
-            (Some(_), None) => {
-                return Err(format!("route `{}` is no webhook route and has no deliveries", route.name).into());
-            }
-            (None, _) => None,
-        };
+        let delivery = delivery_of(principal, request, &route, root)?;
         let kubernetes = match &request.kubernetes {
             Some(written) => Some(attributes(written, path)),
-            None if route.reaches_kubernetes() && is_api(route, path) => {
-                Some(Attributes::parse(&method, path, query).map_err(Rejection::from)?)
-            }
-            None if route.kind == RouteKind::Dashboard => {
-                Page::asked(&method, path, route.kubernetes.is_some())?.attributes(path)
-            }
-            None => None,
+            None => attributes_of(&route, &method, path, query)?,
         };
         let document = match kubernetes.as_ref().and_then(|asked| Some((tekton::concerns(asked)?, asked))) {
-            Some((kind, attributes)) => document(kind, attributes, request, default_account(route, root))?,
+            Some((kind, attributes)) => document(kind, attributes, request, default_account(&route, root))?,
             None if request.body.is_some() => {
                 return Err("only of requests that change runs the body is read".to_owned().into());
             }
@@ -160,8 +116,8 @@ impl Scenario {
         Ok(Self {
             held_against_run: document.as_ref().is_some_and(Document::is_held_against_run),
             run: document.map(|document| Arc::unwrap_or_clone(document.run)),
-            principal: match principal.or_else(|| comes_of_sender(request, route).then_some(&sender)) {
-                Some(facts) => complete(facts, delivery.clone(), request.token.as_ref(), route, root, now)?,
+            principal: match principal.or_else(|| comes_of_sender(request, &route).then_some(&sender)) {
+                Some(facts) => complete(facts, delivery.clone(), request.token.as_ref(), &route, root, now)?,
                 None => Principal::anonymous(),
             },
             host,
@@ -176,7 +132,7 @@ impl Scenario {
                 (token, task)
             }),
             now,
-            route: route.clone(),
+            route,
         })
     }
 
@@ -222,6 +178,90 @@ impl Scenario {
             service_account: trigger.service_account.as_deref(),
             listener_namespace: home,
         }
+    }
+}
+
+/// The route that is written, or what stands for one where a token is asked for.
+fn route_of(request: &raw::RequestFacts, root: &raw::Root) -> Result<raw::Route, String> {
+    match &request.token {
+        Some(_) if request.route.is_empty() => Ok(token_endpoint(root)),
+        Some(_) => Err("a token is asked for at no route; leave `route` out".to_owned()),
+        None => {
+            let mut routes = root.routes.iter();
+            routes
+                .find(|route| route.name == request.route)
+                .cloned()
+                .ok_or_else(|| no_such("route", &request.route, root.routes.iter().map(|route| route.name.as_str())))
+        }
+    }
+}
+
+/// Where a request goes, and how.
+struct Target<'a> {
+    host: String,
+    path: &'a str,
+    query: Option<&'a str>,
+    method: Method,
+}
+
+/// What is written of that, completed from the route. What the proxy would refuse, or send elsewhere, is an error.
+fn target_of<'a>(
+    request: &'a raw::RequestFacts,
+    route: &'a raw::Route,
+    root: &raw::Root,
+) -> Result<Target<'a>, Unasked> {
+    let posts = route.kind == RouteKind::Webhook || request.token.is_some();
+    let default_method = if posts { "POST" } else { "GET" };
+    let method = request.method.as_deref().unwrap_or(default_method);
+    let method: Method = method.parse().map_err(|_| format!("`{method}` is no method"))?;
+    method::check_spelling(&method).map_err(|why| format!("{why}: it is refused before any rule is asked"))?;
+    let default_path = route.paths.first().map_or("/", |path| path.strip_suffix('*').unwrap_or(path));
+    let target = request.path.as_deref().unwrap_or(default_path);
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    // As `request::sanitize` and the route do.
+    check_canonical(path).map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
+    let host = match &request.host {
+        Some(host) => host::normalise(host).ok_or_else(|| format!("`{host}` is no host"))?.into_owned(),
+        None => route.hosts.first().cloned().unwrap_or_default(),
+    };
+    if request.token.is_none() {
+        check_arrival(root, route, &host, path, &method)?;
+    }
+    Ok(Target { host, path, query, method })
+}
+
+/// The delivery that comes with a request, or that caused the run of the task that asks for a token.
+fn delivery_of(
+    principal: Option<&raw::PrincipalFacts>,
+    request: &raw::RequestFacts,
+    route: &raw::Route,
+    root: &raw::Root,
+) -> Result<Option<Arc<Facts>>, String> {
+    let delivery = match (&request.delivery, &request.token) {
+        (Some(written), Some(token)) => delivery(written, cause_webhook(principal, token, root)?, root)?,
+        (written, _) if route.kind == RouteKind::Webhook => {
+            let name = route.webhook.as_deref().unwrap_or_default();
+            delivery(&written.clone().unwrap_or_default(), name, root)?
+        }
+        (Some(_), None) => return Err(format!("route `{}` is no webhook route and has no deliveries", route.name)),
+        (None, _) => return Ok(None),
+    };
+    Ok(Some(Arc::new(delivery)))
+}
+
+/// What a request asks of Kubernetes, where it goes there.
+fn attributes_of(
+    route: &raw::Route,
+    method: &Method,
+    path: &str,
+    query: Option<&str>,
+) -> Result<Option<Attributes>, Rejection> {
+    if route.reaches_kubernetes() && is_api(route, path) {
+        return Ok(Some(Attributes::parse(method, path, query)?));
+    }
+    match route.kind {
+        RouteKind::Dashboard => Ok(Page::asked(method, path, route.kubernetes.is_some())?.attributes(path)),
+        _ => Ok(None),
     }
 }
 
