@@ -13,7 +13,10 @@ use super::{
     replay::ReplayError,
     traced_line::{ActorLine, AtServer, Files, IssuedLine, Line, OnwardLine, TaskLine},
 };
-use crate::clock::{Timestamp, millis};
+use crate::{
+    clock::{Timestamp, millis},
+    tekton::RunKind,
+};
 
 /// Why a token ended that its holder revoked.
 pub(super) const DONE: &str = "its holder had done with it";
@@ -110,10 +113,8 @@ pub enum Tokens<'a> {
     Cause(&'a BTreeSet<Uuid>),
     /// Those that a request asked for.
     Request(Uuid),
-    /// Those of the tasks of a PipelineRun, by namespace and name.
-    PipelineRun(&'a str, &'a str),
-    /// Those of a TaskRun, by namespace and name.
-    TaskRun(&'a str, &'a str),
+    /// Those of a TaskRun, or of the tasks of a PipelineRun, by namespace and name.
+    Run(RunKind, &'a str, &'a str),
 }
 
 /// What an operator revokes.
@@ -172,11 +173,14 @@ impl Tokens<'_> {
             }
             Self::Cause(requests) => issued.cause.is_some_and(|cause| requests.contains(&cause)),
             Self::Request(asked) => request == asked,
-            Self::PipelineRun(namespace, name) => task.is_some_and(|task| {
-                task.namespace == namespace && task.pipeline_run.as_ref().is_some_and(|run| run.name == name)
-            }),
-            Self::TaskRun(namespace, name) => {
-                task.is_some_and(|task| task.namespace == namespace && task.task_run.name == name)
+            Self::Run(kind, namespace, name) => {
+                let of_task = |task: &TaskLine| match kind {
+                    RunKind::PipelineRun => task.pipeline_run.as_ref().is_some_and(|run| run.name == name),
+                    RunKind::TaskRun => task.task_run.name == name,
+                    // It has no task of its own.
+                    RunKind::CustomRun => false,
+                };
+                task.is_some_and(|task| task.namespace == namespace && of_task(task))
             }
         }
     }

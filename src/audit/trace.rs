@@ -29,6 +29,7 @@ use crate::{
     config::raw::Effect,
     error::Reason,
     runs::{EVENT_WINDOW, SKEW},
+    tekton::RunKind,
 };
 
 /// Why a request had no answer of its upstream, though that may have done what it asks.
@@ -97,9 +98,9 @@ struct Event {
     time: Timestamp,
 }
 
-/// All runs that had this name, the oldest first, each with its cause. `kind` is `PipelineRun` or `TaskRun`.
-pub fn trace(files: &Files, kind: &str, namespace: &str, name: &str) -> Result<Vec<TracedRun>, ReplayError> {
-    traced(files, |link| link.kind == kind && link.namespace == namespace && link.name == name)
+/// All runs that had this name, the oldest first, each with its cause.
+pub fn trace(files: &Files, kind: RunKind, namespace: &str, name: &str) -> Result<Vec<TracedRun>, ReplayError> {
+    traced(files, |link| link.kind == kind.name() && link.namespace == namespace && link.name == name)
 }
 
 /// The run with this uid in this cluster, with what it says of its cause, if it is in the trail. Where the trail does not know in which

@@ -39,7 +39,7 @@ fn link(name: &str, uid: &str, created: i64, cause: &Value) -> String {
 fn traced(lines: &[String], name: &str) -> Vec<TracedRun> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
-    trace(&Files::new(vec![file.path().to_owned()]), "PipelineRun", "ci", name).unwrap()
+    trace(&Files::new(vec![file.path().to_owned()]), RunKind::PipelineRun, "ci", name).unwrap()
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::{
         format::{Format, print_json},
         namespaced,
     },
+    tekton::RunKind,
 };
 
 /// Follow a delivery or a click to the run that it caused, to the tokens that the tasks of the run got and to each use of these,
@@ -72,8 +73,8 @@ pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let files = Files::new(super::files_of(&args.trails)?);
     let mut tracer = Tracer { files: &files, found: Vec::new() };
     match args.kind {
-        Kind::PipelineRun => tracer.pipeline_runs(run_name(&args.what)?)?,
-        Kind::TaskRun => tracer.task_runs(run_name(&args.what)?)?,
+        Kind::PipelineRun => tracer.runs(RunKind::PipelineRun, run_name(&args.what)?)?,
+        Kind::TaskRun => tracer.runs(RunKind::TaskRun, run_name(&args.what)?)?,
         Kind::Token => tracer.token(&args.what)?,
         Kind::Request => {
             let id = Uuid::try_parse(&args.what);
@@ -100,35 +101,18 @@ struct Tracer<'a> {
 }
 
 impl Tracer<'_> {
-    fn pipeline_runs(&mut self, (namespace, name): (&str, &str)) -> Result<(), Failure> {
-        let runs = audit::trace(self.files, "PipelineRun", namespace, name)?;
-        if runs.is_empty() {
-            return self.by_tokens("PipelineRun", Tokens::PipelineRun(namespace, name), (namespace, name), "");
-        }
-        runs.into_iter().try_for_each(|run| self.run_with_tokens(run))
-    }
-
     /// One that a person or a delivery made is in the trail itself, where `runs` is configured; those that Tekton made for a pipeline,
     /// by their tokens.
-    fn task_runs(&mut self, (namespace, name): (&str, &str)) -> Result<(), Failure> {
-        let runs = audit::trace(self.files, "TaskRun", namespace, name)?;
+    fn runs(&mut self, kind: RunKind, (namespace, name): (&str, &str)) -> Result<(), Failure> {
+        let runs = audit::trace(self.files, kind, namespace, name)?;
         if !runs.is_empty() {
             return runs.into_iter().try_for_each(|run| self.run_with_tokens(run));
         }
-        self.by_tokens("TaskRun", Tokens::TaskRun(namespace, name), (namespace, name), OR_A_PART)
-    }
-
-    /// A run that is in the trail by the tokens of its tasks alone.
-    fn by_tokens(
-        &mut self,
-        kind: &str,
-        wanted: Tokens<'_>,
-        (namespace, name): (&str, &str),
-        or_else: &str,
-    ) -> Result<(), Failure> {
-        let tokens = audit::trace_tokens(self.files, wanted)?;
+        let tokens = audit::trace_tokens(self.files, Tokens::Run(kind, namespace, name))?;
         if tokens.is_empty() {
-            self.nothing(format!("no {kind} {namespace}/{name} is in the trail: {NOT_LINKED}{or_else}"));
+            let or_a_part = if kind == RunKind::TaskRun { OR_A_PART } else { "" };
+            let kind = kind.name();
+            self.nothing(format!("no {kind} {namespace}/{name} is in the trail: {NOT_LINKED}{or_a_part}"));
         }
         self.tokens_with_cause(tokens)
     }
