@@ -26,7 +26,7 @@
 //! | `lines` | a trail, read line by line |
 //! | `verify` | whether a trail is whole |
 //! | `replay` | what a decision was made on, read back |
-//! | `trace`, `token_trace`, `traced_line` | what caused a run, or a token, by the trail alone |
+//! | `trace`, `token_trace`, `traced_line`, `traced_files` | what caused a run, or a token, by the trail alone |
 //! | `report` | what reviewers ask for |
 //! | `metrics` | what the trail counts of itself |
 
@@ -50,6 +50,7 @@ mod settings;
 mod sink;
 mod token_trace;
 mod trace;
+mod traced_files;
 mod traced_line;
 mod trail;
 mod verify;
@@ -71,7 +72,8 @@ pub use self::{
         Answers, Arrival, Cause, NoCause, TracedRun, answers, arrivals, request_json, sent_for, trace, trace_cause,
         trace_request, trace_uid,
     },
-    traced_line::{Files, TaskLine},
+    traced_files::Files,
+    traced_line::TaskLine,
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
     verify::{AllFindings, CannotVerify, Chain, Checkpoint, Findings, Proof, verify_all, verify_files},
 };

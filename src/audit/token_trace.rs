@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::{
     note::code,
     replay::ReplayError,
-    traced_line::{ActorLine, AtServer, Files, IssuedLine, Line, OnwardLine, TaskLine},
+    traced_files::Files,
+    traced_line::{ActorLine, AtServer, IssuedLine, Line, OnwardLine, TaskLine},
 };
 use crate::{
     clock::{Timestamp, millis},

@@ -21,7 +21,8 @@ pub use self::{
 use super::{
     note::code,
     replay::{ReplayError, ReplayInputs},
-    traced_line::{Files, Line, Link, Metadata},
+    traced_files::Files,
+    traced_line::{Line, Link, Metadata},
 };
 use crate::{
     authn::Kind,

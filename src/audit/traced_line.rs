@@ -1,14 +1,10 @@
 //! What is read of lines to trace runs and tokens by them. A line may say less: each kind of record has its own members.
 
-use std::{cell::RefCell, collections::BTreeSet, fmt, fs::File, io::BufReader, ops::ControlFlow, path::PathBuf};
+use std::fmt;
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use uuid::Uuid;
 
-use super::{
-    lines::{Fault, Lines},
-    replay::{ReplayError, ReplayInputs},
-};
 use crate::terminal;
 
 #[derive(Deserialize)]
@@ -265,75 +261,4 @@ pub(super) struct Ended {
     pub cluster: String,
     pub uid: String,
     pub why: String,
-}
-
-/// The files of a trail that is traced. A line that somebody damaged stops nothing: it is passed over, and told.
-#[derive(Debug)]
-pub struct Files {
-    paths: Vec<PathBuf>,
-    /// Lines that cannot be read, by the place of the file in `paths`.
-    unreadable: RefCell<BTreeSet<(usize, u64)>>,
-}
-
-impl Files {
-    pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self { paths, unreadable: RefCell::default() }
-    }
-
-    /// The record of a request, by its id. The first of its records that can be read holds the inputs.
-    pub fn request(&self, id: Uuid) -> Result<Option<ReplayInputs>, ReplayError> {
-        let mut found = None;
-        self.scan(&format!("\"correlation_uid\":\"{id}\""), |line| {
-            match ReplayInputs::parse(line) {
-                Ok(request) => found = Some(request),
-                // A record of another kind names the request too.
-                Err(ReplayError::Kind(_)) => {}
-                Err(_) => return None,
-            }
-            Some(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
-        Ok(found)
-    }
-
-    /// Reads the lines whose code is this or begins with it. Seals are not checked here.
-    pub(super) fn each(&self, code: &str, mut read: impl FnMut(Line)) -> Result<(), ReplayError> {
-        self.scan(&format!("\"event_code\":\"{code}"), |line| {
-            read(serde_json::from_slice(line).ok()?);
-            Some(ControlFlow::Continue(()))
-        })
-    }
-
-    /// Those of the lines that were looked at which cannot be read: files and numbers.
-    pub fn unreadable(&self) -> Vec<(PathBuf, u64)> {
-        let known = self.unreadable.borrow();
-        known.iter().filter_map(|(file, number)| Some((self.paths.get(*file)?.clone(), *number))).collect()
-    }
-
-    /// Looks at the lines with these bytes near their beginning. `look` gives `None` for one that it cannot read.
-    fn scan(&self, wanted: &str, mut look: impl FnMut(&[u8]) -> Option<ControlFlow<()>>) -> Result<(), ReplayError> {
-        for (file, path) in self.paths.iter().enumerate() {
-            let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(path)?));
-            while let Some(line) = lines.next()? {
-                // The metadata stands near the beginning, before anything that a caller writes.
-                let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
-                if memchr::memmem::find(head, wanted.as_bytes()).is_none() {
-                    continue;
-                }
-                let looked = match line.fault {
-                    None => look(line.bytes),
-                    // It is being written.
-                    Some(Fault::Torn) => Some(ControlFlow::Continue(())),
-                    Some(Fault::Long) => None,
-                };
-                match looked {
-                    Some(ControlFlow::Continue(())) => {}
-                    Some(ControlFlow::Break(())) => return Ok(()),
-                    None => {
-                        self.unreadable.borrow_mut().insert((file, line.number));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
 }

@@ -6,11 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
-    audit::{
-        note::code,
-        replay::ReplayError,
-        traced_line::{Files, Line},
-    },
+    audit::{note::code, replay::ReplayError, traced_files::Files, traced_line::Line},
     clock::Timestamp,
 };
 
