@@ -7,6 +7,7 @@
 //! | `tasks` | what goes on beside requests |
 //! | `stream_watch` | whether streams that are open may go on |
 //! | `rights` | whether Kubernetes allows Doorward what its configuration needs |
+//! | `policies` | those that were in force, kept so that what they decided can be explained |
 //! | `rollout`, `heads` | what replicas tell each other: the policy each decides by, the last checkpoint of its trail |
 //! | `durability` | whether a shared store could lose what it has taken |
 //! | `operator` | the commands of operators, of which `revoke`, `sessions` and `hooks` hold some |
@@ -15,6 +16,7 @@ mod durability;
 mod heads;
 mod hooks;
 mod operator;
+mod policies;
 mod process;
 mod reload;
 mod revoke;
@@ -27,13 +29,11 @@ mod tasks;
 mod tests;
 
 use std::{
-    io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex},
 };
 
 use arc_swap::ArcSwap;
-use data_encoding::HEXLOWER;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
@@ -41,18 +41,15 @@ use crate::{
     admin::{health::Health, metrics::RequestMetrics},
     audit::Trail,
     authn::{Principal, break_glass::BreakGlassMetrics},
-    authz::Policy,
     clock::Clock,
-    config::resolver::folder_of,
     downstream::{self, Drain},
     endpoints::Endpoints,
-    issuers, kept,
+    issuers,
     lock::lock,
     memory::{Memory, MemoryMetrics},
     oidc::LoginMetrics,
     request::refusal_limit::Refusals,
     sessions::SessionMetrics,
-    sha256::sha256,
     snapshot::{Context, Shared, Snapshot},
     store::{Redis, Revocations, Store, StoreMetrics},
     sts::{Asking, Vault, ends::Ends, onward},
@@ -64,6 +61,7 @@ use crate::{
 pub use self::{
     durability::check_held,
     operator::Operators,
+    policies::kept_policy,
     process::{StartError, check, check_at, check_elsewhere, run},
 };
 
@@ -110,7 +108,7 @@ pub struct App {
     shared: Shared,
     /// What became of the configuration that was seen last.
     outcome: rollout::Outcome,
-    /// Where policies are kept by digest, so that old decisions can be explained.
+    /// Where policies are kept.
     policies: PathBuf,
 }
 
@@ -148,30 +146,6 @@ impl Metrics {
     }
 }
 
-/// The folder of kept policies, beside the store.
-fn policies_beside(store: &Path) -> PathBuf {
-    store.with_extension("policies")
-}
-
-/// A policy that was in force, in its canonical form; none if it is not kept, or not whole.
-pub fn kept_policy(store: &Path, digest: &str) -> Option<String> {
-    // A digest is hexadecimal; anything else must not reach a path.
-    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let kept = is_digest.then(|| std::fs::read_to_string(policies_beside(store).join(digest)).ok()).flatten()?;
-    (HEXLOWER.encode(&sha256(&[kept.as_bytes()])) == digest).then_some(kept)
-}
-
-/// Keeps a policy by its digest. One that stands there already is the same, unless a crash or the disk has damaged it.
-fn keep_policy(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
-    let path = folder.join(digest);
-    if std::fs::read(&path).is_ok_and(|kept| kept == source.as_bytes()) {
-        return Ok(());
-    }
-    std::fs::create_dir_all(folder)?;
-    std::fs::File::open(folder_of(folder))?.sync_all()?;
-    kept::write(&path, source.as_bytes(), 0o644)
-}
-
 impl App {
     pub fn store(&self) -> &Store {
         &self.store
@@ -187,10 +161,5 @@ impl App {
     /// Where the keys of tokens are kept, as a generation has it.
     pub fn vault<'a>(&'a self, snapshot: &'a Snapshot) -> Vault<'a> {
         Vault { store: &self.store, seal: snapshot.sessions.keys(), trail: &self.trail }
-    }
-
-    /// Keeps a policy, so that what it decided can be explained later.
-    fn keep_policy(&self, policy: &Policy) -> io::Result<()> {
-        keep_policy(&self.policies, policy.digest(), policy.source())
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{App, Metrics, Operators, reload, rollout::Outcome, tasks};
+use super::{App, Metrics, Operators, policies, reload, rollout::Outcome, tasks};
 use crate::{
     admin::{
         health::Health,
@@ -371,7 +371,7 @@ impl Parts<'_> {
             cause: "start",
             problems: problems(&loaded.warnings, Severity::Warning),
         });
-        let app = Arc::new(self.assemble(snapshot, shared, redis, super::policies_beside(&store_path)));
+        let app = Arc::new(self.assemble(snapshot, shared, redis, policies::beside(&store_path)));
         app.keep_policy(&app.snapshot.load().policy)
             .map_err(StartError::io("the policy cannot be kept beside the store"))?;
         Ok(Prepared { app, downstream, admin })

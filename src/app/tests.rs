@@ -1,4 +1,4 @@
-//! The metrics of a process, and what the documentation and `deploy/` say of them; the policies that are kept.
+//! The metrics of a process, and what the documentation and `deploy/` say of them.
 
 use std::{
     collections::BTreeSet,
@@ -6,17 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use data_encoding::HEXLOWER;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::Value;
 
-use super::{Metrics, keep_policy, kept_policy, policies_beside};
+use super::Metrics;
 use crate::{
     admin::{health::Health, health_metric::HealthMetric, metrics::RequestMetrics},
     audit,
     clock::Clock,
     logging::LogMetrics,
-    sha256::sha256,
     sts::KeyMetric,
 };
 
@@ -101,22 +99,5 @@ fn each_row_of_what_to_watch_has_a_rule_for_prometheus() {
     }
     for row in to_watch("docs/audit-export.md") {
         assert!(rows.iter().any(|watched| named(watched) == named(&row)), "{row}");
-    }
-}
-
-#[test]
-fn a_kept_policy_that_was_damaged_is_not_believed_and_is_written_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = folder.path().join("doorward.redb");
-    let source = "rules: []";
-    let digest = HEXLOWER.encode(&sha256(&[source.as_bytes()]));
-    let policies = policies_beside(&store);
-    keep_policy(&policies, &digest, source).unwrap();
-    assert_eq!(kept_policy(&store, &digest).as_deref(), Some(source));
-    for damaged in ["", "rules"] {
-        fs::write(policies.join(&digest), damaged).unwrap();
-        assert_eq!(kept_policy(&store, &digest), None, "{damaged:?}");
-        keep_policy(&policies, &digest, source).unwrap();
-        assert_eq!(kept_policy(&store, &digest).as_deref(), Some(source));
     }
 }

@@ -1,0 +1,66 @@
+//! Policies that were in force, kept beside the store by their digests, so that old decisions can be explained.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use data_encoding::HEXLOWER;
+
+use super::App;
+use crate::{authz::Policy, config::resolver::folder_of, kept, sha256::sha256};
+
+/// The folder of kept policies, beside the store.
+pub(super) fn beside(store: &Path) -> PathBuf {
+    store.with_extension("policies")
+}
+
+/// A policy that was in force, in its canonical form; none if it is not kept, or not whole.
+pub fn kept_policy(store: &Path, digest: &str) -> Option<String> {
+    // A digest is hexadecimal; anything else must not reach a path.
+    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let kept = is_digest.then(|| std::fs::read_to_string(beside(store).join(digest)).ok()).flatten()?;
+    (HEXLOWER.encode(&sha256(&[kept.as_bytes()])) == digest).then_some(kept)
+}
+
+/// Keeps a policy by its digest. One that stands there already is the same, unless a crash or the disk has damaged it.
+fn keep(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
+    let path = folder.join(digest);
+    if std::fs::read(&path).is_ok_and(|kept| kept == source.as_bytes()) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder)?;
+    std::fs::File::open(folder_of(folder))?.sync_all()?;
+    kept::write(&path, source.as_bytes(), 0o644)
+}
+
+impl App {
+    /// Keeps a policy, so that what it decided can be explained later.
+    pub(super) fn keep_policy(&self, policy: &Policy) -> io::Result<()> {
+        keep(&self.policies, policy.digest(), policy.source())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_policy_that_was_damaged_is_not_believed_and_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("doorward.redb");
+        let source = "rules: []";
+        let digest = HEXLOWER.encode(&sha256(&[source.as_bytes()]));
+        let policies = beside(&store);
+        keep(&policies, &digest, source).unwrap();
+        assert_eq!(kept_policy(&store, &digest).as_deref(), Some(source));
+        for damaged in ["", "rules"] {
+            fs::write(policies.join(&digest), damaged).unwrap();
+            assert_eq!(kept_policy(&store, &digest), None, "{damaged:?}");
+            keep(&policies, &digest, source).unwrap();
+            assert_eq!(kept_policy(&store, &digest).as_deref(), Some(source));
+        }
+    }
+}
