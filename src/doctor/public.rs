@@ -111,8 +111,7 @@ impl Public {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         let connection = tokio::spawn(connection);
-        let (_, authority) = self.origin.as_str().split_once("://").unwrap_or_default();
-        let mut request = Request::get(probe::PATH).header(header::HOST, authority);
+        let mut request = Request::get(probe::PATH).header(header::HOST, self.origin.authority());
         for (name, value) in headers {
             request = request.header(name, value);
         }

@@ -13,7 +13,7 @@ use super::{
     flow::{Flow, LIFETIME, MAX_TABS, State},
     github::{Github, GithubError},
     id_token::{self, Expected, Mismatch, Nonce, SKEW},
-    login::{host, parse, redirect, store_failed},
+    login::{parse, redirect, store_failed},
     parameters::Parameters,
     refresh::RefreshError,
     vouch::require_told,
@@ -439,7 +439,7 @@ fn keeps_no_cookie(request: LoginRequest<'_>) -> Option<String> {
     if cookie::pairs(request.headers).any(|(name, _)| name.starts_with(cookie::PREFIX.as_bytes())) {
         return None;
     }
-    let host = host(request.origin);
+    let host = request.origin.authority();
     let advice = match request.origin.as_str().starts_with("http://") {
         true => format!(
             "allow cookies of {host}, and sign in again. Safari and other browsers of WebKit keep none over `http://`: use Firefox, \

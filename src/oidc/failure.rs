@@ -5,7 +5,7 @@ use std::{borrow::Cow, error::Error};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{Outcome, login::encode, program};
+use super::{Outcome, parameters::encode, program};
 use crate::{
     error::{Reason, Rejection},
     issuers::TokenError,

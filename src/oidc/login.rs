@@ -9,13 +9,13 @@ use openidconnect::{
     Nonce, PkceCodeChallenge, RedirectUrl, Scope,
     core::{CoreAuthPrompt, CoreClient, CoreResponseType},
 };
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use super::{
     LoginMetrics, Metadata, Outcome, Protocol, Provider, Wishes, attempts, backchannel, choice,
     failure::Failure,
     flow::{self, Flow, State},
-    parameters::Parameters,
+    parameters::{Parameters, encode},
     program::{self, Program},
     redirect as address,
     return_to::{self, ReturnTo},
@@ -181,7 +181,7 @@ impl Login {
                 return Ok(redirect(if is_elsewhere { "/#" } else { &return_to }));
             }
         }
-        let host = host(request.origin);
+        let host = request.origin.authority();
         let named = parameters.get("issuer").and_then(|name| self.offered_as(name, request));
         let (several, chosen) = match self.only_offered(request) {
             Some(only) => (false, Some(only)),
@@ -298,7 +298,7 @@ impl Login {
             self.0.sessions.end(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
         }
         let view = SignInView {
-            host: host(request.origin),
+            host: request.origin.authority(),
             choices: &self.sign_in_choices(request, &return_to),
             keeps_fragment: !is_elsewhere,
         };
@@ -425,12 +425,4 @@ pub fn redirect(location: &str) -> Response<Bytes> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
-}
-
-pub(super) fn host(origin: &Origin) -> &str {
-    origin.as_str().split_once("://").map_or("", |(_, host)| host)
-}
-
-pub(super) fn encode(text: &str) -> String {
-    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

@@ -1,4 +1,4 @@
-//! Reads the parameters of a query or a form strictly, each at most once.
+//! Reads the parameters of a query or a form strictly, each at most once, and writes those of a query.
 
 use std::borrow::Cow;
 
@@ -38,6 +38,11 @@ impl<'a> Parameters<'a> {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
+}
+
+/// A value as it stands in a query.
+pub fn encode(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 /// Whether a body is said to be a form (RFC 6749 appendix B).

@@ -8,12 +8,7 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{
-    Login, LoginRequest, Outcome,
-    failure::Failure,
-    login::{encode, parse},
-    return_to,
-};
+use super::{Login, LoginRequest, Outcome, failure::Failure, login::parse, parameters::encode, return_to};
 use crate::{
     pages::{self, UnsentView},
     sessions::{KeyRing, Origin, keyring::Purpose},

@@ -47,6 +47,11 @@ impl Origin {
         &self.0
     }
 
+    /// The host, with its port where that is not the scheme's own.
+    pub fn authority(&self) -> &str {
+        self.0.split_once("://").map_or("", |(_, authority)| authority)
+    }
+
     /// An address of this origin; `path` begins with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.0)

@@ -22,8 +22,9 @@ use super::{
         Login, LoginRequest, Outcome,
         failure::Failure,
         flow::LIFETIME,
-        login::{Wanted, encode, host, parse, store_failed},
+        login::{Wanted, parse, store_failed},
         logout::display_name,
+        parameters::encode,
     },
     Asker, Grant, Program, UserCode, from_our_page,
     limits::{Devices, Full, Taken},
@@ -229,7 +230,8 @@ impl Login {
     }
 
     fn type_code(&self, request: LoginRequest<'_>, refused: Option<(StatusCode, &str)>) -> Response<Bytes> {
-        let view = TypeCodeView { host: host(request.origin), action: PATH, problem: refused.map(|(_, why)| why) };
+        let view =
+            TypeCodeView { host: request.origin.authority(), action: PATH, problem: refused.map(|(_, why)| why) };
         let status = refused.map_or(StatusCode::OK, |(status, _)| status);
         pages::html(status, &pages::type_code(&view), &self.0.brand)
     }
@@ -251,7 +253,7 @@ impl Login {
         let who = held.as_ref().map(|session| display_name(session));
         let choices = self.choices(request, |issuer| format!("{PATH}?issuer={}", encode(issuer)));
         let page = pages::device(&DeviceView {
-            host: host(request.origin),
+            host: request.origin.authority(),
             machine: &waiting.asker.machine,
             address: waiting.address,
             code: &code.to_string(),

@@ -15,9 +15,9 @@ use super::{
     super::{
         Login, LoginRequest, Outcome,
         failure::Failure,
-        login::{Wanted, encode, host, parse, store_failed},
+        login::{Wanted, parse, store_failed},
         logout::display_name,
-        parameters::Parameters,
+        parameters::{Parameters, encode},
     },
     Asker, Grant, PAGE, Program, from_our_page,
     token::{Bearer, Refusal},
@@ -135,7 +135,7 @@ impl Login {
         let who = held.as_ref().map(|session| display_name(session));
         let choices = self.choices(request, |issuer| format!("{address}&issuer={}", encode(issuer)));
         let page = pages::program(&ProgramView {
-            host: host(request.origin),
+            host: request.origin.authority(),
             machine: &program.asker.machine,
             confirmation: &confirmation(&program.asker.challenge),
             who: who.as_deref(),
