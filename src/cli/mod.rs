@@ -1,4 +1,6 @@
 //! The commands, one file each: their arguments and what they do, without the process around them.
+//!
+//! Beside them, `explain_run` is how `explain` comes by a principal and a request, and `format` how what was found is printed.
 
 mod audit;
 mod check;

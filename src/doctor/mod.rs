@@ -1,5 +1,15 @@
 //! `doorward doctor`: looks at everything around Doorward that its configuration speaks of, from where it runs, and says of each thing
 //! whether it is as it must be and what to do if it is not. It changes nothing anywhere, and signs nobody in.
+//!
+//! | file | looks at |
+//! |---|---|
+//! | `store`, `upstream`, `receivers` | the store, upstreams and what Kubernetes allows Doorward there, receivers of the trail |
+//! | `provider` | issuers: what they tell of themselves, and whether they know Doorward |
+//! | `public` | the address by which browsers reach Doorward |
+//! | `interceptor` | whether EventListeners would believe the interceptor |
+//! | `cluster` | a list of the cluster: static credentials, and ways past Doorward |
+//! | `outside` | from elsewhere: whether somebody reaches what only Doorward may |
+//! | `certificates` | how long certificates are valid |
 
 mod certificates;
 mod cluster;

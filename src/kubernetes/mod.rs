@@ -1,5 +1,13 @@
 //! What Doorward knows of Kubernetes: the attributes of a request, the bytes of impersonation, and
 //! what somebody may do there.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `attributes` | what a request asks, as the API server reads it |
+//! | `impersonation` | as whom it runs there |
+//! | `access_review` | what somebody may do, asked as that person |
+//! | `policy_rule` | a rule of a role |
+//! | `listed`, `named` | what `kubectl get` writes, and objects by their names |
 
 pub mod access_review;
 pub mod attributes;

@@ -1,5 +1,11 @@
 //! What people see of Doorward: small pages that work without a script, in light and dark, on a phone and with a screen
 //! reader. Each is a pure function of its view; everything in a view is escaped.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `views` | the pages of browsers |
+//! | `programs` | those of `doorward login` |
+//! | `brand` | whose pages these are |
 
 mod brand;
 mod programs;

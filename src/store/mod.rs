@@ -3,6 +3,15 @@
 //! The interface is a table of keys to bytes with an expiry, a version for compare-and-swap, and a running number of
 //! changes, which is what every use needs (sessions, replay ids, revocations) and what redb and Redis both can do
 //! atomically. Losing the store is an error for the caller to turn into 503, never an empty answer.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `settings` | which store a configuration asks for |
+//! | `embedded` | one redb file, for one process: its threads, and what stands where in it |
+//! | `redis` | Redis or Valkey, for several replicas: what is written there, and the connection |
+//! | `revocations` | what is revoked before its time, and what is done about a store that lost some |
+//! | `metered` | counts and times what is asked of either |
+//! | `suite` | what every store must do, as one function for the tests of each |
 
 pub mod embedded;
 pub mod metered;

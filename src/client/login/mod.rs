@@ -1,5 +1,12 @@
 //! `doorward login`, `whoami`, `logout` and kubectl's exec plugin: a session of the program's own, by way of the
 //! browser ([`oidc::program`](crate::oidc::program) is the other side), kept for later commands and for kubectl.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `server` | the Doorward at which a program signs in |
+//! | `loopback`, `device` | where the browser brings the code, and the way without a browser on this machine |
+//! | `kept` | the handles that this person has |
+//! | `kubeconfig` | a context for kubectl |
 
 mod device;
 mod kept;

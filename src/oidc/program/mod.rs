@@ -20,6 +20,13 @@
 //! The program's session rests on a login of its own at the provider and never shares the grant of a browser's session:
 //! a refresh token that rotates has one holder, and the end of the one is not the end of the other's tokens. The program
 //! never sees a token of the provider.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `loopback` | the way of a program whose browser is on its own machine |
+//! | `device`, `user_code` | that of any other, and the letters that the person types |
+//! | `token` | what programs themselves send |
+//! | `limits` | how many may wait, and how many codes may be typed in vain |
 
 mod device;
 mod limits;
