@@ -126,7 +126,6 @@ impl Keys {
         let at = at.key("keys");
         if shared && raw.keys.is_empty() {
             resolver
-                .report
                 .error(&at, "with `store.redis`, webhook routes need `assertions.keys`, the same on every replica")
                 .help(
                     "make one with `openssl genpkey -algorithm ed25519`; with a key of each replica's own, what one of \
@@ -141,7 +140,6 @@ impl Keys {
                 Some(key) => keys.push(key),
                 None => drop(
                     resolver
-                        .report
                         .error(&at, format!("{source} is not an Ed25519 key in PEM (PKCS #8)"))
                         .help("make one with `openssl genpkey -algorithm ed25519`"),
                 ),

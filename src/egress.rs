@@ -110,7 +110,7 @@ impl Egress {
         // Read here as well, so that a change of the file is a new generation.
         resolver.read(at, path)?;
         let path = resolver.path(path);
-        let why = |why| _ = resolver.report.error(at, format!("{}: {why}", path.display()));
+        let why = |why| _ = resolver.error(at, format!("{}: {why}", path.display()));
         self.trusting(&path).map_err(why).ok()
     }
 

@@ -47,7 +47,6 @@ pub enum LoggingError {
 pub fn check(raw: &raw::Log, at: &At, resolver: &mut Resolver) {
     if let Err(error) = parse_filter(&raw.filter) {
         resolver
-            .report
             .error(&at.key("filter"), error.to_string())
             .help("write a level, or targets with levels: `info`, `info,doorward=debug`");
     }

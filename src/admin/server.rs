@@ -61,15 +61,14 @@ impl AdminSettings {
         let token = raw.token.as_ref().and_then(|source| resolver.secret(&token_at, source));
         if token.as_ref().is_some_and(|token| token.expose().len() < 16) {
             resolver
-                .report
                 .error(&token_at, "the token is shorter than 16 bytes")
                 .help("make one with `openssl rand -hex 32`");
         }
         if raw.token.is_some() && raw.address.is_none() {
-            resolver.report.warning(&token_at, "`token` is not used, as there is no `address`");
+            resolver.warning(&token_at, "`token` is not used, as there is no `address`");
         }
         if !raw.socket_users.is_empty() && raw.socket.is_none() {
-            resolver.report.warning(&at.key("socket_users"), "`socket_users` is not used, as there is no `socket`");
+            resolver.warning(&at.key("socket_users"), "`socket_users` is not used, as there is no `socket`");
         }
         Self {
             address: raw.address,

@@ -24,13 +24,11 @@ pub fn check_held(runtime: &Runtime, resolved: &Resolved, resolver: &mut Resolve
         Ok(Durability::Synced) => {}
         Ok(Durability::Lossy(why)) => {
             resolver
-                .report
                 .error(&at, why)
                 .help("or set `hold: false` for all senders; docs/webhooks.md says what can be lost then");
         }
         Err(error) => {
             resolver
-                .report
                 .warning(&at, format!("whether held deliveries are safe there cannot be told: {error}"))
                 .help("check again where Redis can be reached; a start refuses them if they are not");
         }

@@ -92,14 +92,12 @@ impl Settings {
             && checkpoint_copy.as_ref() == Some(path)
         {
             resolver
-                .report
                 .error(&at.key("checkpoint_copy"), "`checkpoint_copy` is the audit file itself")
                 .help("a copy helps only where those who can write the trail cannot write");
         }
         let exports = export::Settings::resolve_all(&raw.export, egress, &at.key("export"), resolver);
         if destination == Destination::Stdout && !raw.export.is_empty() {
             resolver
-                .report
                 .error(
                     &at.key("export"),
                     "only a trail in a file can be exported, and this one goes to standard output",
@@ -111,7 +109,6 @@ impl Settings {
         };
         if !raw.instance.as_ref().is_none_or(is_name) {
             resolver
-                .report
                 .error(&at.key("instance"), "`instance` is no name for a replica")
                 .help(format!("give 1 to {MAX_INSTANCE} visible characters of ASCII, such as `doorward-0`"));
         }
@@ -121,7 +118,7 @@ impl Settings {
             ("queue", raw.queue > 0),
         ];
         for (key, _) in positive.into_iter().filter(|(_, positive)| !positive) {
-            resolver.report.error(&at.key(key), format!("`{key}` must be more than zero"));
+            resolver.error(&at.key(key), format!("`{key}` must be more than zero"));
         }
         if resolver.report.has_errors_since(mark) {
             return None;
@@ -151,27 +148,24 @@ fn key<K>(
 ) -> Option<K> {
     let source = source?;
     let secret = resolver.secret(at, source)?;
-    parse(secret.expose()).map_err(|error| resolver.report.error(at, format!("{source}: {error}"))).ok()
+    parse(secret.expose()).map_err(|error| resolver.error(at, format!("{source}: {error}"))).ok()
 }
 
 fn resolve_file(file: &AuditFile, resolver: &mut Resolver, at: &At) -> Destination {
     let max_size = file.max_size.unwrap_or(DEFAULT_FILE).0;
     if max_size < MIN_FILE {
         resolver
-            .report
             .error(&at.key("max_size"), format!("`max_size` must be at least {}", Size(MIN_FILE)))
             .help("a line of the trail can be 16KiB long");
     }
     if file.keep == Some(0) {
         resolver
-            .report
             .error(&at.key("keep"), "`keep` would delete every file as soon as it is full")
             .help("leave it out to keep all, or give a number of at least 1");
     }
     let retain = file.retain.map(Span::get);
     if retain.is_some_and(|retain| retain < MIN_RETAIN) {
         resolver
-            .report
             .error(&at.key("retain"), format!("`retain` must be at least {}", Span(MIN_RETAIN)))
             .help("leave it out to keep lines for ever");
     }

@@ -65,32 +65,30 @@ impl BreakGlass {
         match until {
             None => {
                 resolver
-                    .report
                     .error(&until_at, format!("`{}` is not a time", raw.until))
                     .help("write it as `2026-01-31T18:00:00Z` (RFC 3339)");
             }
             Some(until) if until > now + MAX_AHEAD => {
                 resolver
-                    .report
                     .error(&until_at, "`until` lies more than an hour ahead")
                     .help("break-glass is open for an hour at most; load the configuration again to go on");
             }
             // Prepared for the day, and nothing to look at.
             Some(until) if until <= now => {}
             Some(_) => {
-                resolver.report.warning(at, format!("break-glass is open until {}", raw.until));
+                resolver.warning(at, format!("break-glass is open until {}", raw.until));
             }
         }
         let certificates_at = at.key("certificates");
         if raw.certificates.is_empty() {
-            resolver.report.error(&certificates_at, "there is no certificate");
+            resolver.error(&certificates_at, "there is no certificate");
         }
         let mut certificates: Vec<Certificate> = Vec::new();
         for (index, raw) in raw.certificates.iter().enumerate() {
             let at = certificates_at.index(index);
             let Some(certificate) = Certificate::resolve(raw, &at, resolver) else { continue };
             if certificates.iter().any(|other| other.sha256 == certificate.sha256) {
-                resolver.report.error(&at.key("sha256"), "stands here twice, so that its name would be ambiguous");
+                resolver.error(&at.key("sha256"), "stands here twice, so that its name would be ambiguous");
             }
             certificates.push(certificate);
         }
@@ -192,14 +190,13 @@ impl Certificate {
         let names = [(at.key("name"), &raw.name), (at.key("name"), &full)];
         for (at, name) in names.into_iter().chain(groups) {
             if let Err(why) = check_name(name) {
-                resolver.report.error(&at, format!("`{name}` {why}"));
+                resolver.error(&at, format!("`{name}` {why}"));
                 good = false;
                 break;
             }
         }
         let Some(sha256) = sha256::from_hex(&raw.sha256) else {
             resolver
-                .report
                 .error(&at.key("sha256"), "`sha256` is not a SHA-256 in hex")
                 .help("get it with `openssl x509 -in FILE -noout -fingerprint -sha256`");
             return None;

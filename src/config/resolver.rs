@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     fingerprint::{self, Fingerprint},
-    report::{At, Report},
+    report::{At, Problem, Report},
     values::SecretSource,
 };
 
@@ -100,6 +100,27 @@ impl Resolver {
     /// Says that a start makes the folder of this file.
     pub fn makes_folder_of(&mut self, path: &Path) {
         self.made = Some(folder_of(&self.path(path)).to_owned());
+    }
+
+    /// Reports what refuses the configuration.
+    pub fn error(&mut self, at: &At, message: impl Into<String>) -> &mut Problem {
+        self.report.error(at, message)
+    }
+
+    /// Reports what somebody should look at.
+    pub fn warning(&mut self, at: &At, message: impl Into<String>) -> &mut Problem {
+        self.report.warning(at, message)
+    }
+
+    /// Reports a name that nothing has; see [`Report::unknown`].
+    pub fn unknown<'a>(
+        &mut self,
+        at: &At,
+        what: &str,
+        name: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> &mut Problem {
+        self.report.unknown(at, what, name, known)
     }
 
     /// The path of a file that Doorward itself will write; a folder that is not there is a problem.

@@ -387,7 +387,7 @@ fn a_problem_within_an_expression_is_shown_at_its_byte() {
     let case = with("do: allow", "do: allow\n    when: |\n      request.host == 'a' &&\n      requst.path == 'b'");
     let refused = load(&case.sources, |_, resolver| {
         let at = super::report::At::root().key("rules").index(0).key("when");
-        resolver.report.error(&at, "there is no variable `requst`").offset(24).help("did you mean `request`?");
+        resolver.error(&at, "there is no variable `requst`").offset(24).help("did you mean `request`?");
     })
     .unwrap_err();
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
@@ -521,7 +521,7 @@ fn a_problem_that_a_component_reports_refuses_the_whole() {
     let case = Case::new(GOOD);
     assert!(load(&case.sources, |_, _| 7).is_ok_and(|(_, result)| result == 7));
     let refused = load(&case.sources, |_, resolver| {
-        resolver.report.error(&super::report::At::root().key("issuers").index(0).key("issuer"), "no");
+        resolver.error(&super::report::At::root().key("issuers").index(0).key("issuer"), "no");
     })
     .unwrap_err();
     assert_eq!(refused.diagnosis.errors(), 1);

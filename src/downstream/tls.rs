@@ -117,7 +117,7 @@ pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Opti
         }
     }
     if raw.certificates.is_empty() {
-        resolver.report.error(&certificates_at, "TLS needs a certificate");
+        resolver.error(&certificates_at, "TLS needs a certificate");
         complete = false;
     }
     let verifier = match &raw.client_ca {
@@ -134,7 +134,7 @@ pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Opti
             match built {
                 Ok(verifier) => verifier,
                 Err(why) => {
-                    resolver.report.error(&at, format!("{} cannot be used: {why}", path.display()));
+                    resolver.error(&at, format!("{} cannot be used: {why}", path.display()));
                     return None;
                 }
             }
@@ -146,7 +146,7 @@ pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Opti
     let builder = match ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions() {
         Ok(builder) => builder,
         Err(error) => {
-            resolver.report.error(at, format!("TLS cannot be set up: {error}"));
+            resolver.error(at, format!("TLS cannot be set up: {error}"));
             return None;
         }
     };
@@ -194,13 +194,12 @@ fn certified_key(
     let chain = match certificates(&chain) {
         Ok(chain) => chain,
         Err(why) => {
-            resolver.report.error(&chain_at, format!("{} {why}", files.chain.display()));
+            resolver.error(&chain_at, format!("{} {why}", files.chain.display()));
             return None;
         }
     };
     let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose()) else {
         resolver
-            .report
             .error(&key_at, format!("{} holds no private key", files.key.display()))
             .help("write it as PEM, unencrypted");
         return None;
@@ -208,14 +207,14 @@ fn certified_key(
     match CertifiedKey::from_der(chain, key, provider) {
         Ok(key) => Some(key),
         Err(rustls::Error::InconsistentKeys(_)) => {
-            resolver.report.error(
+            resolver.error(
                 at,
                 format!("the key {} does not belong to the certificate {}", files.key.display(), files.chain.display()),
             );
             None
         }
         Err(error) => {
-            resolver.report.error(at, format!("the certificate and its key cannot be used: {error}"));
+            resolver.error(at, format!("the certificate and its key cannot be used: {error}"));
             None
         }
     }

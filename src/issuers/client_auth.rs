@@ -98,7 +98,7 @@ impl ClientAuth {
     /// place; `None` if there is one.
     pub fn resolve(raw: &ClientCredentials, issuer: &str, at: &At, resolver: &mut Resolver) -> Option<Self> {
         if raw.id.is_empty() {
-            resolver.report.error(&at.key("id"), "the client id is empty").help("the issuer gave it at registration");
+            resolver.error(&at.key("id"), "the client id is empty").help("the issuer gave it at registration");
         }
         let method = raw.method.or_else(|| default_method(raw));
         let method = match (method, &raw.secret, &raw.key, &raw.assertion) {
@@ -106,7 +106,7 @@ impl ClientAuth {
                 let at = at.key("secret");
                 let secret = resolver.secret(&at, source)?;
                 if secret.expose_str().is_none() {
-                    resolver.report.error(&at, format!("{source} is not text"));
+                    resolver.error(&at, format!("{source} is not text"));
                     return None;
                 }
                 if method == Method::Basic { Credential::Basic(secret) } else { Credential::Post(secret) }
@@ -115,7 +115,7 @@ impl ClientAuth {
                 let at = at.key("key");
                 let pem = resolver.secret(&at, source)?;
                 let Some(key) = AssertionKey::new(pem, raw.key_id.clone(), issuer) else {
-                    let problem = resolver.report.error(&at, format!("{source} is not a private key that can sign"));
+                    let problem = resolver.error(&at, format!("{source} is not a private key that can sign"));
                     problem.help("PKCS #8 in PEM: RSA of 2048 bits or more, P-256, P-384 or Ed25519");
                     return None;
                 };
@@ -133,7 +133,7 @@ impl ClientAuth {
                     Some(Method::None) => "the method `none` wants none of `secret`, `key` and `assertion`",
                     None => "give one of `secret`, `key` and `assertion`, or the method `none` for a public client",
                 };
-                resolver.report.error(at, "how we authenticate as a client is not clear").help(help);
+                resolver.error(at, "how we authenticate as a client is not clear").help(help);
                 return None;
             }
         };
@@ -192,13 +192,12 @@ impl ClientAuth {
 /// The assertion in the file `source`.
 fn federated(source: &SecretSource, at: &At, resolver: &mut Resolver) -> Option<FederatedAssertion> {
     if let SecretSource::Env(name) = source {
-        let problem =
-            resolver.report.error(at, format!("the assertion in `{name}` could not be replaced as it expires"));
+        let problem = resolver.error(at, format!("the assertion in `{name}` could not be replaced as it expires"));
         problem.help("name a `file`, which is read again whenever it changes");
         return None;
     }
     let text = resolver.secret(at, source)?;
-    let unfit = |unfit: Unfit| _ = resolver.report.error(at, format!("{source} {}", unfit.why())).help(unfit.help());
+    let unfit = |unfit: Unfit| _ = resolver.error(at, format!("{source} {}", unfit.why())).help(unfit.help());
     FederatedAssertion::new(text).map_err(unfit).ok()
 }
 

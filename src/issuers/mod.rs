@@ -199,7 +199,7 @@ impl Issuers {
                 Some(_) => {}
                 None => {
                     let known = self.list.iter().map(|issuer| &**issuer.name());
-                    resolver.report.unknown(&at.index(index), "issuer", name, known);
+                    resolver.unknown(&at.index(index), "issuer", name, known);
                 }
             }
         }
@@ -210,10 +210,7 @@ impl Issuers {
             issuers.iter().filter(|issuer| issuer.introspects()).map(|issuer| &**issuer.name()).collect();
         if introspecting.len() > 1 {
             let message = format!("opaque tokens would go to more than one issuer: {}", introspecting.join(", "));
-            resolver
-                .report
-                .error(at, message)
-                .help("name the issuers of the route so that only one of them introspects");
+            resolver.error(at, message).help("name the issuers of the route so that only one of them introspects");
         }
         let logins = (!names.is_empty()).then(|| names.iter().map(|name| name.as_str().into()).collect());
         Accepts { issuers: issuers.into(), logins, audiences: Box::default() }

@@ -53,11 +53,11 @@ impl Issuers {
             let at = at.index(index);
             let earlier = root.issuers.iter().take(index);
             if earlier.clone().any(|other| other.name == raw.name) {
-                resolver.report.error(&at.key("name"), format!("there is another issuer `{}`", raw.name));
+                resolver.error(&at.key("name"), format!("there is another issuer `{}`", raw.name));
             }
             if let Some(other) = earlier.clone().find(|other| share_a_name(other, raw)) {
                 let message = format!("`{}` is the same issuer; a token could belong to either", other.name);
-                resolver.report.error(&at.key("issuer"), message).help("put the audiences of both into one entry");
+                resolver.error(&at.key("issuer"), message).help("put the audiences of both into one entry");
             }
             let previous = previous.and_then(|previous| previous.get(&raw.name));
             if let Some(issuer) = (Builder { raw, at, resolver, context, previous, root }).build() {
@@ -79,16 +79,13 @@ fn report_overlaps(list: &[Arc<Issuer>], root: &raw::Root, at: &At, resolver: &m
                 Overlap::None => {}
                 Overlap::Same => {
                     let message = format!("a principal of `{}` could have the same user name", other.name());
-                    resolver
-                        .report
-                        .error(&at, message)
-                        .help("put `{issuer}#` or a fixed prefix into one of the templates");
+                    resolver.error(&at, message).help("put `{issuer}#` or a fixed prefix into one of the templates");
                 }
                 Overlap::Possible => {
                     let message =
                         format!("the names of this template and of the one of `{}` can be the same", other.name());
                     let help = "give each template a prefix of its own, unless you trust both issuers alike";
-                    resolver.report.warning(&at, message).help(help);
+                    resolver.warning(&at, message).help(help);
                 }
             }
         }
@@ -131,11 +128,11 @@ impl Builder<'_> {
     }
 
     fn error(&mut self, key: &str, message: impl Into<String>) -> &mut crate::config::report::Problem {
-        self.resolver.report.error(&self.at.key(key), message)
+        self.resolver.error(&self.at.key(key), message)
     }
 
     fn warning(&mut self, key: &str, message: impl Into<String>) -> &mut crate::config::report::Problem {
-        self.resolver.report.warning(&self.at.key(key), message)
+        self.resolver.warning(&self.at.key(key), message)
     }
 
     fn checks(
@@ -301,7 +298,7 @@ impl Builder<'_> {
             Some(Ok(path)) => vec![path],
             Some(Err(why)) => {
                 let at = self.at.key("claims").key(key);
-                self.resolver.report.error(&at, format!("`{}` {why}", written.unwrap_or_default()));
+                self.resolver.error(&at, format!("`{}` {why}", written.unwrap_or_default()));
                 Vec::new()
             }
         }
@@ -318,7 +315,7 @@ impl Builder<'_> {
     fn url(&mut self, at: &At, written: Option<&String>) -> Option<Url> {
         let text = written?;
         // Not repeated: it may hold a password.
-        secure_url(text).map_err(|why| _ = self.resolver.report.error(at, format!("this {why}"))).ok()
+        secure_url(text).map_err(|why| _ = self.resolver.error(at, format!("this {why}"))).ok()
     }
 
     fn egress(&mut self, ca: Option<&[u8]>) -> Option<Egress> {
@@ -349,7 +346,7 @@ impl Builder<'_> {
         let keep_in = raw.keys.keep_in.as_deref().map(|folder| self.resolver.path(folder));
         let is_here = !self.resolver.is_elsewhere();
         if let Some(folder) = keep_in.as_deref().filter(|folder| is_here && folder.exists() && !folder.is_dir()) {
-            self.resolver.report.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
+            self.resolver.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
         }
         let endpoint_wanted = raw.introspection.as_ref().is_some_and(|introspection| introspection.endpoint.is_none());
         let source = match raw.preset {
@@ -393,23 +390,23 @@ impl Builder<'_> {
         let endpoint = self.url(&at.key("endpoint"), raw.endpoint.as_ref());
         let client = ClientAuth::resolve(&raw.client, &checks.issuer, &at.key("client"), self.resolver)?;
         if client.is_public() {
-            self.resolver.report.error(&at.key("client"), "introspection needs a client that proves itself").help(
+            self.resolver.error(&at.key("client"), "introspection needs a client that proves itself").help(
                 "give it a secret, a key or an assertion; without, everybody could ask about tokens (RFC 7662 section 2.1)",
             );
         }
         let cache = raw.cache.unwrap_or(defaults::INTROSPECTION_CACHE).get();
         if cache > Duration::from_secs(60) {
             let help = "a revoked token is accepted for as long as this";
-            self.resolver.report.error(&at.key("cache"), "`cache` is more than 60s").help(help);
+            self.resolver.error(&at.key("cache"), "`cache` is more than 60s").help(help);
         }
         let timeout = raw.timeout.unwrap_or(defaults::INTROSPECTION_TIMEOUT).get();
         if !(Duration::from_millis(50)..=Duration::from_secs(10)).contains(&timeout) {
-            self.resolver.report.error(&at.key("timeout"), "`timeout` is not between 50ms and 10s");
+            self.resolver.error(&at.key("timeout"), "`timeout` is not between 50ms and 10s");
         }
         let tries = raw.tries.unwrap_or(defaults::INTROSPECTION_TRIES);
         if !(1..=5).contains(&tries) {
             let help = "each try takes up to `timeout` while the caller waits";
-            self.resolver.report.error(&at.key("tries"), "`tries` is not between 1 and 5").help(help);
+            self.resolver.error(&at.key("tries"), "`tries` is not between 1 and 5").help(help);
         }
         let ours = checks.audiences.iter().cloned().chain([client.client_id().as_ref().into()]);
         let signed_for = raw.signed.then(|| (ours.collect(), checks.skew));
@@ -448,21 +445,18 @@ impl Builder<'_> {
         let raw = self.raw.token_review.as_ref()?;
         let at = self.at.key("token_review");
         if self.raw.preset != Some(Preset::Kubernetes) {
-            self.resolver
-                .report
-                .error(&at, "only a Kubernetes cluster reviews tokens")
-                .help("set `preset: kubernetes`");
+            self.resolver.error(&at, "only a Kubernetes cluster reviews tokens").help("set `preset: kubernetes`");
         }
         let found = self.root.upstreams.iter().enumerate().find(|(_, upstream)| upstream.name == raw.upstream);
         let Some((index, upstream)) = found else {
             let known = self.root.upstreams.iter().map(|upstream| upstream.name.as_str());
-            self.resolver.report.unknown(&at.key("upstream"), "upstream", &raw.upstream, known);
+            self.resolver.unknown(&at.key("upstream"), "upstream", &raw.upstream, known);
             return None;
         };
         let cache = raw.cache.unwrap_or(defaults::TOKEN_REVIEW_CACHE).get();
         if cache > Duration::from_secs(10) {
             let help = "a token of a deleted pod is accepted for as long as this";
-            self.resolver.report.error(&at.key("cache"), "`cache` is more than 10s").help(help);
+            self.resolver.error(&at.key("cache"), "`cache` is more than 10s").help(help);
         }
         // What is wrong with it is told where it is an upstream, once.
         let told = std::mem::take(&mut self.resolver.report);
@@ -487,7 +481,7 @@ impl Builder<'_> {
         let ca = settings.ca.as_ref().map(Secret::expose);
         let egress = Egress::direct(ca, settings.server_name.clone()).map_err(|why| {
             let of = authorities.map_or_else(|| "authorities of the system".to_owned(), ToString::to_string);
-            _ = self.resolver.report.error(&at.key("upstream"), format!("{of}: {why}"));
+            _ = self.resolver.error(&at.key("upstream"), format!("{of}: {why}"));
         });
         let egress = egress.ok()?;
         let outcomes = self.context.metrics.token_reviews.clone();

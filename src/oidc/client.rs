@@ -85,7 +85,6 @@ impl Client {
             let token = |byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
             if scope.is_empty() || !scope.bytes().all(token) {
                 resolver
-                    .report
                     .error(&at.key("scopes").index(index), format!("`{scope}` is not a scope"))
                     .help("one scope an entry, without blanks");
                 good = false;
@@ -101,7 +100,6 @@ impl Client {
                 // A list of them is separated by blanks (OpenID Connect Core 1.0 section 3.1.2.1).
                 if acr.is_empty() || acr.contains(char::is_whitespace) {
                     resolver
-                        .report
                         .error(&at.key(key).index(index), format!("`{acr}` is not a value of `acr`"))
                         .help("one value an entry, without blanks");
                     good = false;
@@ -110,7 +108,7 @@ impl Client {
         }
         for (key, text) in [("label", &raw.label), ("login_hint", &raw.login_hint), ("domain_hint", &raw.domain_hint)] {
             if text.as_ref().is_some_and(|text| text.trim().is_empty() || text.len() > 200) {
-                resolver.report.error(&at.key(key), format!("`{key}` is empty, or longer than 200 bytes"));
+                resolver.error(&at.key(key), format!("`{key}` is empty, or longer than 200 bytes"));
                 good = false;
             }
         }

@@ -43,9 +43,7 @@ pub fn check(issuers: &[raw::Issuer], at: &At, resolver: &mut Resolver) {
         let (at, name) = (at.index(index), &issuer.name);
         let own = login.redirect.map_or(several, |redirect| redirect == Redirect::Own);
         if own && !is_segment(name) {
-            resolver
-                .report
-                .error(&at.key("name"), format!("`{name}` cannot stand in the redirect address `{}`", path(name, true)))
+            resolver.error(&at.key("name"), format!("`{name}` cannot stand in the redirect address `{}`", path(name, true)))
                 .help(
                     "give the issuer a name of letters, digits, `-`, `_` and `.`; or, if the provider names itself in its \
                      answers (RFC 9207), write `redirect: shared` in its `login`",
@@ -54,7 +52,7 @@ pub fn check(issuers: &[raw::Issuer], at: &At, resolver: &mut Resolver) {
         if several && login.redirect == Some(Redirect::Shared) {
             let what = "several providers share a redirect address: unless this one names itself in its answers \
                         (RFC 9207), another one could have its codes taken for those of this one";
-            resolver.report.warning(&at.key("login").key("redirect"), what).help(format!(
+            resolver.warning(&at.key("login").key("redirect"), what).help(format!(
                 "take `redirect` away, and register `https://HOST{}` with this provider; `doorward doctor` says which \
                  address it wants",
                 path(name, true)

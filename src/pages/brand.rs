@@ -45,7 +45,6 @@ impl Brand {
         let bad = name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control);
         if bad {
             resolver
-                .report
                 .error(
                     &at.key("name"),
                     format!("the name is empty, longer than {MAX_NAME} bytes, or has control characters"),
@@ -80,11 +79,11 @@ fn read(path: &Path, resolver: &mut Resolver, at: &At) -> Option<String> {
     let bytes = resolver.read(at, path)?;
     if bytes.len() > MAX_LOGO {
         let what = format!("the logo has {} bytes; it stands in each page, so it may have {MAX_LOGO}", bytes.len());
-        resolver.report.error(at, what).help("an SVG, or a PNG of 128 pixels, is enough");
+        resolver.error(at, what).help("an SVG, or a PNG of 128 pixels, is enough");
         return None;
     }
     let Some(kind) = kind_of(&bytes) else {
-        resolver.report.error(at, "the logo is neither SVG nor PNG").help("give a file of one of these two kinds");
+        resolver.error(at, "the logo is neither SVG nor PNG").help("give a file of one of these two kinds");
         return None;
     };
     Some(data(kind, &bytes))

@@ -278,7 +278,7 @@ pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> R
     if root.forward_auth.is_some() && root.listeners.iter().all(|listener| listener.trusted_proxies.is_empty()) {
         let message = "no listener has `trusted_proxies`, so that nobody may ask";
         let help = "list there the addresses of the proxy that asks";
-        resolver.report.error(&At::root().key("forward_auth"), message).help(help);
+        resolver.error(&At::root().key("forward_auth"), message).help(help);
     }
     let at = At::root().key("routes");
     for (index, written) in root.routes.iter().enumerate() {
@@ -326,7 +326,7 @@ impl Route {
             match Method::from_bytes(name.as_bytes()) {
                 Ok(method) => methods.push(method),
                 Err(_) => {
-                    resolver.report.error(&at.key("methods").index(index), format!("`{name}` is no HTTP method"));
+                    resolver.error(&at.key("methods").index(index), format!("`{name}` is no HTTP method"));
                 }
             }
         }
@@ -337,13 +337,13 @@ impl Route {
         for (index, name) in written.pass_headers.iter().enumerate() {
             let at = at.key("pass_headers").index(index);
             let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
-                resolver.report.error(&at, format!("`{name}` is not the name of a header"));
+                resolver.error(&at, format!("`{name}` is not the name of a header"));
                 continue;
             };
             if let Some(why) = headers::never_passes(&name) {
-                resolver.report.error(&at, format!("`{name}` can never go on: {why}"));
+                resolver.error(&at, format!("`{name}` can never go on: {why}"));
             } else if let Some(why) = webhook.and_then(|webhook| webhook.never_passes(&name)) {
-                resolver.report.error(&at, format!("`{name}` can never go on from this sender: {why}"));
+                resolver.error(&at, format!("`{name}` can never go on from this sender: {why}"));
             }
             pass_headers.push(name);
         }
@@ -388,7 +388,7 @@ impl Routes {
             host.browser |= route.schemes.contains(&Scheme::Session);
             for path in paths {
                 if let Err(error) = host.paths.insert(path, route, !route.methods.is_empty()) {
-                    resolver.report.error(&at.key("paths"), format!("the path `{path}` cannot be used: {error}"));
+                    resolver.error(&at.key("paths"), format!("the path `{path}` cannot be used: {error}"));
                 }
             }
         }

@@ -71,7 +71,6 @@ impl KeyRing {
                 Some(key) => keys.push(key),
                 None => drop(
                     resolver
-                        .report
                         .error(&at, format!("{source} is not 32 bytes as base64"))
                         .help("make one with `openssl rand -base64 32`"),
                 ),

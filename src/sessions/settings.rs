@@ -31,23 +31,18 @@ impl Settings {
         let mut good = true;
         for (key, value) in [("idle", idle), ("absolute", absolute), ("recheck", recheck)] {
             if value < minute {
-                resolver
-                    .report
-                    .error(&at.key(key), format!("`{key}` is shorter than a minute"))
-                    .help("write `1m` or more");
+                resolver.error(&at.key(key), format!("`{key}` is shorter than a minute")).help("write `1m` or more");
                 good = false;
             }
         }
         if idle > absolute {
             resolver
-                .report
                 .warning(&at.key("idle"), "`idle` is longer than `absolute`, which ends every session before")
                 .help("make `idle` the shorter of the two");
         }
         let max_per_person = usize::from(raw.max_per_person);
         if !(1..=MAX_PER_PERSON).contains(&max_per_person) {
             resolver
-                .report
                 .error(&at.key("max_per_person"), format!("`{max_per_person}` is not between 1 and {MAX_PER_PERSON}"))
                 .help("a further login ends the oldest session");
             good = false;

@@ -17,7 +17,6 @@ impl Settings {
         let Some(redis) = &raw.redis else { return Some(Self::Embedded) };
         if !keys {
             resolver
-                .report
                 .error(&at.key("redis"), "sessions in Redis need `sessions.keys`, the same on every replica")
                 .help("make one with `openssl rand -base64 32`; a key of each replica's own would lock the others out");
         }

@@ -52,16 +52,16 @@ impl Clusters {
         for (index, other) in exchanged.upstreams.iter().enumerate() {
             let at = at.key("upstreams").index(index);
             if exchanged.kubernetes.is_none() {
-                resolver.report.error(&at, "only a cluster has upstreams").help("leave `upstreams` out");
+                resolver.error(&at, "only a cluster has upstreams").help("leave `upstreams` out");
             } else if known().all(|name| name != other) {
-                resolver.report.unknown(&at, "upstream", other, known());
+                resolver.unknown(&at, "upstream", other, known());
             }
         }
         let Some(server) = &exchanged.kubernetes else { return };
         let Some(server) = upstreams.get(server.as_str()) else {
             // What is wrong with one that is there is told where it is an upstream.
             if known().all(|name| name != server) {
-                resolver.report.unknown(&at.key("kubernetes"), "upstream", server, known());
+                resolver.unknown(&at.key("kubernetes"), "upstream", server, known());
             }
             return;
         };
@@ -83,9 +83,7 @@ impl Clusters {
         }
         let unknown = |upstream: &str| self.of.values().all(|cluster| !cluster.leads(&[upstream]));
         let mut warn = |at: &At, upstream: &str| {
-            resolver
-                .report
-                .warning(at, format!("`{upstream}` is of no cluster of `tokens.exchange`: tasks of runs that are made by way of it get no tokens"))
+            resolver.warning(at, format!("`{upstream}` is of no cluster of `tokens.exchange`: tasks of runs that are made by way of it get no tokens"))
                 .help("if it leads to one of these clusters, name it in the `upstreams` of that");
         };
         let routes =

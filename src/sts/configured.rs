@@ -23,7 +23,7 @@ pub fn signing_keys(
     let at = at.key("keys");
     let help = "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`";
     if shared && raw.keys.is_empty() {
-        resolver.report.error(&at, "with `store.redis`, tokens need `keys`, the same on every replica").help(help);
+        resolver.error(&at, "with `store.redis`, tokens need `keys`, the same on every replica").help(help);
     }
     let mut keys: Vec<(Arc<SigningKey>, Timestamp)> = Vec::with_capacity(raw.keys.len());
     for (index, key) in raw.keys.iter().enumerate() {
@@ -31,7 +31,6 @@ pub fn signing_keys(
         let from = from(key, now, resolver, &at);
         let Some(source) = key.source() else {
             resolver
-                .report
                 .error(&at, "a key comes from exactly one place")
                 .help("write `{file: PATH}` or `{env: NAME}`, and if it is to sign later, `from: 2026-01-31`");
             continue;
@@ -39,26 +38,22 @@ pub fn signing_keys(
         let Some(secret) = resolver.secret(&at, &source) else { continue };
         match SigningKey::from_pem(secret.expose()) {
             Some(key) if keys.iter().any(|(other, _)| other.id() == key.id()) => {
-                resolver.report.error(&at, format!("{source} is a key that stands there already"));
+                resolver.error(&at, format!("{source} is a key that stands there already"));
             }
             Some(key) => keys.extend(from.map(|from| (Arc::new(key), from))),
             None => {
-                resolver
-                    .report
-                    .error(&at, format!("{source} is no key in PEM (PKCS #8, `BEGIN PRIVATE KEY`) that is P-256, or RSA of 2048 bits or more"))
+                resolver.error(&at, format!("{source} is no key in PEM (PKCS #8, `BEGIN PRIVATE KEY`) that is P-256, or RSA of 2048 bits or more"))
                     .help(help);
             }
         }
     }
     if raw.keys.len() == 1 {
         resolver
-            .report
             .warning(&at, "one key alone: whoever checks tokens knows no successor yet when it is replaced")
             .help("list a second one behind it; docs/workload-identity.md tells how keys are replaced");
     }
     if !keys.is_empty() && keys.iter().all(|(_, from)| *from > now) {
         resolver
-            .report
             .warning(&at, "the time of no key has come: until then the one that begins first signs")
             .help("leave `from` of the key out that signs now");
     }
@@ -72,7 +67,6 @@ fn from(key: &raw::TokenKey, now: Timestamp, resolver: &mut Resolver, at: &At) -
     let time = Timestamp::from_rfc3339(text).or_else(|| Timestamp::from_rfc3339(&format!("{text}T00:00:00Z")));
     let Some(time) = time else {
         resolver
-            .report
             .error(&at, "`from` is neither a day nor a time of RFC 3339")
             .help("write `2026-01-31`, or `2026-01-31T08:00:00Z`");
         return None;
@@ -80,7 +74,6 @@ fn from(key: &raw::TokenKey, now: Timestamp, resolver: &mut Resolver, at: &At) -
     // As long as the successor of a key that Doorward makes is published before at least.
     if now < time && time < now + MIN_ROTATE {
         resolver
-            .report
             .warning(&at, "it signs in less than an hour, which is how long many who check tokens keep the set of keys")
             .help("unless it has been listed for an hour by then, they refuse its first tokens; choose a later time");
     }

@@ -49,7 +49,6 @@ impl ResourceServer {
             let Some(secret) = resolver.secret(&at.key("secret"), &server.secret) else { continue };
             if secret.expose().len() < 16 {
                 resolver
-                    .report
                     .error(&at.key("secret"), "the secret is shorter than 16 bytes")
                     .help("make one with `openssl rand -hex 32`");
             }

@@ -56,7 +56,6 @@ impl Settings {
         let at = At::root().key("tokens");
         let Some(host) = root.external_host.as_deref() else {
             resolver
-                .report
                 .error(&at, "without `external_host` the issuer of the tokens has no name")
                 .help("set `external_host` to the name under which Doorward is reached");
             return None;
@@ -65,13 +64,13 @@ impl Settings {
         let keys = configured::signing_keys(raw, root.store.redis.is_some(), now, resolver, &at);
         let lifetime = raw.lifetime.get();
         if !LIFETIMES.contains(&lifetime) {
-            resolver.report.error(&at.key("lifetime"), "`lifetime` is not between 1m and 10m");
+            resolver.error(&at.key("lifetime"), "`lifetime` is not between 1m and 10m");
         }
         if raw.rotate.get() < MIN_ROTATE {
-            resolver.report.error(&at.key("rotate"), "`rotate` is less than 1h");
+            resolver.error(&at.key("rotate"), "`rotate` is less than 1h");
         }
         if raw.exchange.is_empty() {
-            resolver.report.error(&at.key("exchange"), "no issuer is listed whose tokens could be exchanged");
+            resolver.error(&at.key("exchange"), "no issuer is listed whose tokens could be exchanged");
         }
         let resource_servers =
             ResourceServer::resolve_all(&raw.resource_servers, &at.key("resource_servers"), resolver);
@@ -83,13 +82,12 @@ impl Settings {
             let at = at.key("exchange").index(index);
             let Some(of) = root.issuers.iter().find(|issuer| issuer.name == exchanged.issuer) else {
                 let known = root.issuers.iter().map(|issuer| issuer.name.as_str());
-                resolver.report.unknown(&at.key("issuer"), "issuer", &exchanged.issuer, known);
+                resolver.unknown(&at.key("issuer"), "issuer", &exchanged.issuer, known);
                 continue;
             };
             check_exchanged(exchanged, of, &issuer, &at, resolver);
             if raw.exchange.iter().take(index).any(|earlier| earlier.issuer == exchanged.issuer) {
                 resolver
-                    .report
                     .error(&at.key("issuer"), format!("issuer `{}` stands here a second time", exchanged.issuer))
                     .help("list all `namespaces` in one entry");
             }
@@ -135,19 +133,17 @@ fn check_own_issuers(root: &raw::Root, resolver: &mut Resolver) {
         let at = At::root().key("issuers").index(index);
         if root.tokens.is_none() {
             resolver
-                .report
                 .error(&at.key("preset"), "without the section `tokens` Doorward issues none")
                 .help("set `tokens: {exchange: [{issuer: ...}]}`");
         }
         let expected = root.external_host.as_deref().map(|host| format!("https://{host}"));
         if expected.is_some_and(|expected| expected != issuer.issuer) {
             resolver
-                .report
                 .error(&at.key("issuer"), "Doorward's own tokens are issued by `https://` and `external_host`")
                 .help("leave `issuer` out");
         }
         if issuer.login.is_some() || issuer.introspection.is_some() || issuer.keys.url.is_some() {
-            resolver.report.error(&at, "Doorward's own tokens need no `login`, `introspection` or `keys`");
+            resolver.error(&at, "Doorward's own tokens need no `login`, `introspection` or `keys`");
         }
     }
 }

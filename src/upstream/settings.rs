@@ -100,7 +100,7 @@ impl Upstream {
         let tls = tls.map(|material| Tls::resolve(material, protocol, resolver));
         let mut span = |key, value: Span| {
             if value.get().is_zero() {
-                let error = resolver.report.error(&at.key(key), format!("`{key}` is zero"));
+                let error = resolver.error(&at.key(key), format!("`{key}` is zero"));
                 error.help("leave it out for the default");
             }
             value.get()
@@ -112,7 +112,6 @@ impl Upstream {
         let max_connections = raw.max_connections;
         if max_connections == 0 {
             resolver
-                .report
                 .error(&at.key("max_connections"), "`max_connections` is zero, so that nothing could be sent")
                 .help("leave it out for the default");
         }

@@ -51,22 +51,19 @@ pub fn resolve_all(
     for (index, raw) in webhooks.iter().enumerate() {
         let at = at.index(index);
         if resolved.contains_key(&*raw.name) {
-            resolver.report.error(&at.key("name"), format!("there are two webhooks `{}`", raw.name));
+            resolver.error(&at.key("name"), format!("there are two webhooks `{}`", raw.name));
         }
         let Some(webhook) = Webhook::resolve(raw, &at, egress, now, resolver) else { continue };
         let shares =
             |other: &&Arc<Webhook>| webhook.shares_secret_with(other) && !is_one_source(webhooks, raw, &other.name);
         if let Some(other) = resolved.values().find(shares) {
             resolver
-                .report
                 .error(&at.key("secrets"), format!("`{}` and `{}` have a secret in common", other.name, webhook.name))
                 .help("give each its own: a delivery for one would be genuine for the other");
         }
         for other in resolved.values() {
             if let Some(topic) = webhook.topics().iter().find(|topic| other.topics().contains(topic)) {
-                resolver
-                    .report
-                    .error(&at.key("sns").key("topics"), format!("`{}` takes the messages of `{topic}` too", other.name))
+                resolver.error(&at.key("sns").key("topics"), format!("`{}` takes the messages of `{topic}` too", other.name))
                     .help("list it once: a message has the same id for all subscriptions, so the second would be taken for a repetition");
             }
         }
@@ -74,7 +71,6 @@ pub fn resolve_all(
         if let Some(twin) = twin.filter(|_| raw.identity.is_none()) {
             let message = format!("`{}` and `{}` have the identity `{}`", twin.name, webhook.name, webhook.identity);
             resolver
-                .report
                 .warning(&at, message)
                 .help("repository 7 of one is repository 7 of the other; if they are two servers, set `identity`");
         }
@@ -138,7 +134,6 @@ impl Webhook {
         let sns = resolve_sns(raw, at, egress, resolver);
         if raw.secrets.is_empty() && raw.sender != raw::Sender::AwsSns {
             resolver
-                .report
                 .error(&secrets_at, "there is no secret")
                 .help("without one anybody could send; write `secrets: [{secret: {file: ...}}]`");
         }
@@ -159,7 +154,6 @@ impl Webhook {
             && !secrets.iter().any(|secret| forms.iter().any(|form| secret.key.signs(form)))
         {
             resolver
-                .report
                 .error(&secrets_at, "no secret can verify a signature, as `require_signature` asks")
                 .help("add the signing token, which begins with `whsec_`");
         }
@@ -169,7 +163,6 @@ impl Webhook {
         }
         if !secrets.is_empty() && secrets.iter().all(|secret| secret.has_ended(now)) {
             resolver
-                .report
                 .warning(&secrets_at, "the time of all secrets has passed, so that no delivery is genuine")
                 .help("add the secret that the sender signs with by now, or set `not_after` anew");
         }
@@ -227,11 +220,11 @@ fn resolve_sns(raw: &raw::Webhook, at: &At, egress: &Egress, resolver: &mut Reso
     match (&raw.sns, raw.sender == raw::Sender::AwsSns) {
         (Some(sns), true) => Sns::resolve(sns, &at.key("sns"), egress, resolver),
         (None, true) => {
-            resolver.report.error(at, "an `aws_sns` sender needs `sns`").help("list its `topics`");
+            resolver.error(at, "an `aws_sns` sender needs `sns`").help("list its `topics`");
             None
         }
         (Some(_), false) => {
-            resolver.report.error(&at.key("sns"), "only `aws_sns` has topics").help("take it away");
+            resolver.error(&at.key("sns"), "only `aws_sns` has topics").help("take it away");
             None
         }
         (None, false) => None,
@@ -251,24 +244,21 @@ fn generic_headers(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Vec<
     ];
     for (key, name) in named.into_iter().filter_map(|(key, name)| Some((key, name?))) {
         match name.parse::<HeaderName>() {
-            Err(_) => drop(resolver.report.error(&at.key(key), format!("`{name}` is not the name of a header"))),
+            Err(_) => drop(resolver.error(&at.key(key), format!("`{name}` is not the name of a header"))),
             Ok(name) if NOT_A_SIGNATURE.contains(&name) => {
-                resolver.report.error(&at.key(key), format!("`{name}` has another meaning"));
+                resolver.error(&at.key(key), format!("`{name}` has another meaning"));
             }
             Ok(name) if classify(&name) != Class::EndToEnd => {
                 resolver
-                    .report
                     .error(&at.key(key), format!("`{name}` is in no delivery: it is dropped or refused before"))
                     .help("it is ambiguous, could forge an identity or belongs to one connection; name another");
             }
             Ok(name) if headers.contains(&name) => {
-                resolver.report.error(&at.key(key), format!("`{name}` is named twice"));
+                resolver.error(&at.key(key), format!("`{name}` is named twice"));
             }
             // A plain secret goes no further than here.
             Ok(name) if passes_from_nobody(&name).is_some() && !(signature.plain && key == "header") => {
-                resolver
-                    .report
-                    .error(
+                resolver.error(
                         &at.key(key),
                         format!("`{name}` would go on to the EventListener, where interceptors of Tekton take it for something else"),
                     )
@@ -287,7 +277,6 @@ fn check_name(name: &str, at: &At, resolver: &mut Resolver) {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
     if !(1..=63).contains(&name.len()) || !name.bytes().all(plain) {
         resolver
-            .report
             .error(at, format!("`{name}` cannot be part of an identity"))
             .help("write 1 to 63 lower case letters, digits, `-`, `_` and `.`");
     }
@@ -304,7 +293,6 @@ fn resolve_identity(raw: &raw::Webhook, sender: &senders::Sender, at: &At, resol
     if is_label(name) && sender.label != Some(name) {
         let at = if raw.identity.is_some() { at.key("identity") } else { at.key("name") };
         resolver
-            .report
             .error(&at, format!("`{name}` is the identity of another kind of sender"))
             .help("set `identity` to a name of its own");
     }
@@ -326,7 +314,6 @@ fn resolve_secret(
         let time = Timestamp::from_rfc3339(text);
         if time.is_none() {
             resolver
-                .report
                 .error(&at.key(key), format!("`{text}` is not a time"))
                 .help("write it as `2026-01-31T18:00:00Z` (RFC 3339)");
         }
@@ -334,22 +321,19 @@ fn resolve_secret(
     };
     let (not_before, not_after) = (time("not_before", &raw.not_before), time("not_after", &raw.not_after));
     if not_before.zip(not_after).is_some_and(|(from, until)| from >= until) {
-        resolver
-            .report
-            .error(&at.key("not_after"), "`not_after` is not after `not_before`, so the secret is never accepted");
+        resolver.error(&at.key("not_after"), "`not_after` is not after `not_before`, so the secret is never accepted");
     }
     let at = at.key("secret");
     let secret = resolver.secret(&at, &raw.secret)?;
     let key = match (sender.key)(webhook, secret.expose()) {
         Ok(key) => key,
         Err(why) => {
-            resolver.report.error(&at, format!("the secret {why}"));
+            resolver.error(&at, format!("the secret {why}"));
             return None;
         }
     };
     if secret.expose().len() < 16 {
         resolver
-            .report
             .warning(&at, "the secret is shorter than 16 bytes")
             .help("whoever sees one delivery can guess it; make one with `openssl rand -hex 32`");
     }

@@ -125,13 +125,11 @@ impl Sns {
         let topics_at = at.key("topics");
         if raw.topics.is_empty() {
             resolver
-                .report
                 .error(&topics_at, "there is no topic")
                 .help("anybody can make a topic and have SNS sign what it says; list yours");
         }
         for (index, topic) in raw.topics.iter().enumerate().filter(|(_, topic)| host_of(topic).is_none()) {
             resolver
-                .report
                 .error(&topics_at.index(index), format!("`{topic}` is not the ARN of a topic"))
                 .help("write it as `arn:aws:sns:us-east-1:123456789012:NAME`");
         }
@@ -139,7 +137,7 @@ impl Sns {
             let is_host =
                 Url::parse(&format!("https://{host}/")).is_ok_and(|url| authority(&url).as_ref() == Some(host));
             if !is_host {
-                resolver.report.error(&at.key("hosts").index(index), format!("`{host}` is no host, nor `host:port`"));
+                resolver.error(&at.key("hosts").index(index), format!("`{host}` is no host, nor `host:port`"));
             }
         }
         let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver)?;

@@ -63,7 +63,6 @@ impl Collector {
         let endpoint = secure_url(&raw.endpoint).map_err(|why| {
             // Not repeated: it may hold a password.
             resolver
-                .report
                 .error(&at.key("endpoint"), format!("this {why}"))
                 .help("write `https://collector.example.com:4318`");
         });
@@ -80,12 +79,12 @@ impl Collector {
                     value.set_sensitive(true);
                     headers.insert(name, value);
                 }
-                (None, _) => _ = resolver.report.error(&at, "is not the name of a header that can be set"),
-                (_, None) => _ = resolver.report.error(&at, format!("{source} holds what a header cannot carry")),
+                (None, _) => _ = resolver.error(&at, "is not the name of a header that can be set"),
+                (_, None) => _ = resolver.error(&at, format!("{source} holds what a header cannot carry")),
             }
         }
         if raw.timeout.get().is_zero() {
-            resolver.report.error(&at.key("timeout"), "`timeout` must be more than zero");
+            resolver.error(&at.key("timeout"), "`timeout` must be more than zero");
         }
         let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver)?;
         let mut endpoint = endpoint.ok()?;

@@ -84,22 +84,19 @@ impl Settings {
             let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             if raw.name.is_empty() || raw.name.len() > 64 || !raw.name.bytes().all(valid) {
                 resolver
-                    .report
                     .error(&at.key("name"), format!("`{}` cannot be the name of an export", raw.name.escape_debug()))
                     .help("1 to 64 letters, digits, `-` and `_`: it is part of the name of a file");
             }
             if !names.insert(&raw.name) {
-                resolver.report.error(&at.key("name"), format!("another export has the name `{}`", raw.name));
+                resolver.error(&at.key("name"), format!("another export has the name `{}`", raw.name));
             }
             if raw.max_behind.is_some_and(|size| size.0 < MIN_BEHIND) {
                 resolver
-                    .report
                     .error(&at.key("max_behind"), format!("`max_behind` must be at least {}", Size(MIN_BEHIND)))
                     .help("leave it out for any amount");
             }
             if raw.max_behind.is_some() && raw.when_behind == WhenBehind::Continue {
                 resolver
-                    .report
                     .warning(&at.key("max_behind"), "`max_behind` bounds nothing with `when_behind: continue`")
                     .help("leave it out, or set `when_behind: refuse`");
             }
@@ -109,7 +106,6 @@ impl Settings {
                     .map(|collector| Target::Otlp(Box::new(collector))),
                 _ => {
                     resolver
-                        .report
                         .error(&at, "an export has exactly one receiver")
                         .help("give one of `syslog: {address: 'host:port'}` and `otlp: {endpoint: 'https://host'}`");
                     None

@@ -81,7 +81,6 @@ impl Server {
         let Some((host, port)) = host_and_port(&raw.address) else {
             // Not repeated: it may hold a password.
             resolver
-                .report
                 .error(&at.key("address"), "this is not a host with a port")
                 .help("write `syslog.example.com:6514`");
             return None;
@@ -95,7 +94,6 @@ impl Server {
                 };
                 if !loopback {
                     resolver
-                        .report
                         .warning(&at.key("address"), "the audit trail goes there in clear text")
                         .help("set `tls: {}`, and `ca` within it for a private authority");
                 }

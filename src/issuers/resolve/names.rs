@@ -136,9 +136,9 @@ impl Builder<'_> {
             let at = self.at.key("tenants").index(index);
             if !Tenants::is_id(id) {
                 let help = "the id of the directory, in small letters, which its tokens name; domains can change hands";
-                self.resolver.report.error(&at, format!("`{id}` is not the id of a tenant")).help(help);
+                self.resolver.error(&at, format!("`{id}` is not the id of a tenant")).help(help);
             } else if raw.tenants.iter().take(index).any(|other| other == id) {
-                self.resolver.report.error(&at, format!("`{id}` is there twice"));
+                self.resolver.error(&at, format!("`{id}` is there twice"));
             }
         }
         let tenants = Tenants::new(&raw.issuer, &raw.tenants);

@@ -63,14 +63,12 @@ impl Settings {
             (None, None, nodes @ [_, ..]) => addresses(nodes, &at.key("cluster"), resolver).map(Place::Cluster),
             (None, None, []) => {
                 resolver
-                    .report
                     .error(at, "does not say where Redis is")
                     .help("give one of `server: host:port`, `sentinel` or `cluster`");
                 None
             }
             _ => {
                 resolver
-                    .report
                     .error(at, "says more than once where Redis is")
                     .help("keep one of `server`, `sentinel` and `cluster`");
                 None
@@ -79,12 +77,11 @@ impl Settings {
         let user = User::resolve(raw.username.as_deref(), raw.password.as_ref(), resolver, at);
         let mut good = true;
         if raw.database != 0 && !raw.cluster.is_empty() {
-            resolver.report.error(&at.key("database"), "a Redis Cluster has no other database than 0");
+            resolver.error(&at.key("database"), "a Redis Cluster has no other database than 0");
             good = false;
         }
         if raw.prefix.is_empty() || raw.prefix.contains(['{', '}']) || raw.prefix.chars().any(char::is_control) {
             resolver
-                .report
                 .error(&at.key("prefix"), format!("`{}` cannot begin the names of keys", raw.prefix.escape_debug()))
                 .help("one letter or more, without braces, which say where in a cluster a key lies");
             good = false;
@@ -194,7 +191,6 @@ impl User {
         let password = match source {
             None if name.is_some() => {
                 resolver
-                    .report
                     .error(&at.key("username"), "has no `password`")
                     .help("Redis takes a user name only with a password");
                 return None;
@@ -204,7 +200,7 @@ impl User {
                 let at = at.key("password");
                 let secret = resolver.secret(&at, source)?;
                 if secret.expose_str().is_none() {
-                    resolver.report.error(&at, "the password is not text");
+                    resolver.error(&at, "the password is not text");
                     return None;
                 }
                 Some(secret)
@@ -233,11 +229,10 @@ fn sentinel_place(raw: &raw::RedisSentinel, at: &At, resolver: &mut Resolver) ->
     let sentinels = addresses(&raw.servers, &at.key("servers"), resolver);
     let user = User::resolve(raw.username.as_deref(), raw.password.as_ref(), resolver, at);
     if raw.servers.is_empty() {
-        resolver.report.error(&at.key("servers"), "`servers` names no sentinel");
+        resolver.error(&at.key("servers"), "`servers` names no sentinel");
     }
     if raw.master.is_empty() {
         resolver
-            .report
             .error(&at.key("master"), "`master` is empty")
             .help("the name of the `sentinel monitor` line in the configuration of the sentinels");
     }
@@ -268,7 +263,6 @@ fn address(text: &str, at: &At, resolver: &mut Resolver) -> Option<Address> {
         _ => {
             // Not repeated: it may hold a password.
             resolver
-                .report
                 .error(at, "this is not a host with a port")
                 .help("write `redis.example.com:6379`; user, password and database have keys of their own");
             None
@@ -288,7 +282,6 @@ fn tls(raw: &raw::RedisTls, resolver: &mut Resolver, at: &At) -> Option<TlsCerti
             let usable = certificates.into_iter().all(|found| found.is_ok_and(|found| roots.add(found).is_ok()));
             if !usable || roots.is_empty() {
                 resolver
-                    .report
                     .error(&at, format!("{} holds no usable certificates", path.display()))
                     .help("PEM: `-----BEGIN CERTIFICATE-----`");
                 return None;
@@ -310,7 +303,6 @@ fn tls(raw: &raw::RedisTls, resolver: &mut Resolver, at: &At) -> Option<TlsCerti
             });
             if pair.is_none() {
                 resolver
-                    .report
                     .error(&at, "this is not a certificate with its private key")
                     .help("both in PEM, and the key that of the first certificate of the chain");
                 return None;

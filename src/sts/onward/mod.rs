@@ -79,7 +79,7 @@ impl Onward {
         for (index, raw) in root.tokens.iter().flat_map(|tokens| &tokens.onward).enumerate() {
             let at = at.index(index);
             if onwards.contains_key(raw.audience.as_str()) {
-                resolver.report.error(&at.key("audience"), format!("`{}` is there twice", raw.audience));
+                resolver.error(&at.key("audience"), format!("`{}` is there twice", raw.audience));
             }
             check_audience(raw, root, ours, &at, resolver);
             check_rules(raw, root, &at, resolver);
@@ -102,26 +102,22 @@ impl Onward {
         let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver);
         let protocol = protocol?;
         if revocation_url.is_some() && (protocol.reads == Reads::Aws || protocol.kind == "google") {
-            resolver.report.error(&at.key("revocation_url"), "this kind of provider ends no token before its time");
+            resolver.error(&at.key("revocation_url"), "this kind of provider ends no token before its time");
         }
         let Some(assertion_audience) = written.map(str::to_owned).or_else(|| protocol.default_audience.clone()) else {
             resolver
-                .report
                 .error(&at.key("assertion"), "the assertion would be for nobody")
                 .help("set `audience` in `assertion` to what the provider expects, such as its issuer identifier");
             return None;
         };
         if assertion_audience == ours || assertion_audience.is_empty() {
-            resolver
-                .report
-                .error(&at.key("assertion").key("audience"), format!("`{assertion_audience}` is not the provider"));
+            resolver.error(&at.key("assertion").key("audience"), format!("`{assertion_audience}` is not the provider"));
         }
         if raw.assertion.subject == Some(OnwardSubject::Text(String::new())) {
-            resolver.report.error(&at.key("assertion").key("subject"), "the subject is empty");
+            resolver.error(&at.key("assertion").key("subject"), "the subject is empty");
         }
         if protocol.reads == Reads::Aws && !(raw.scopes.is_empty() && raw.default_scopes.is_empty()) {
             resolver
-                .report
                 .error(&at.key("scopes"), "AWS knows no scopes")
                 .help("narrow what the role may do, or set `session_policy`");
         }
@@ -210,7 +206,6 @@ fn check_algorithm(raw: &raw::Onward, root: &raw::Root, keys: Option<&SigningKey
         SigningAlgorithm::Rs256 => ("RS256", "-algorithm RSA -pkeyopt rsa_keygen_bits:3072"),
     };
     resolver
-        .report
         .error(&at.key("assertion").key("algorithm"), format!("no key in `tokens.keys` signs with {name}"))
         .help(format!("make one with `openssl genpkey {make}` and add it behind the others"));
 }
@@ -246,7 +241,6 @@ fn check_rules(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut Reso
         && let Some(rule) = root.rules.iter().find(gives)
     {
         resolver
-            .report
             .error(&at.key("audience"), format!("rule `{}` gives scopes for it, and AWS knows none", rule.id))
             .help("leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may");
     }

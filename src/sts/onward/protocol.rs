@@ -159,7 +159,6 @@ impl Protocol {
                 let proves = client.secret.is_some() || client.key.is_some() || client.assertion.is_some();
                 if client.method != Some(ClientAuthMethod::None) || proves {
                     resolver
-                        .report
                         .error(&at.key("client"), "with `client_assertion` the client has no other credential")
                         .help("write `client: {id: ..., method: none}`, or leave `client_assertion` out");
                 }
@@ -176,12 +175,11 @@ impl Protocol {
     fn google(raw: &raw::OnwardGoogle, at: &At, resolver: &mut Resolver) -> Option<Self> {
         let known = "//iam.googleapis.com/";
         if !raw.pool_provider.starts_with(known) || !raw.pool_provider.contains("/providers/") {
-            resolver
-                .report
-                .error(&at.key("pool_provider"), format!("`{}` is no provider of a pool", raw.pool_provider))
-                .help(format!(
+            resolver.error(&at.key("pool_provider"), format!("`{}` is no provider of a pool", raw.pool_provider)).help(
+                format!(
                     "write `{known}projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`"
-                ));
+                ),
+            );
         }
         let fixed = vec![
             ("grant_type", GRANT.to_owned()),
@@ -195,7 +193,7 @@ impl Protocol {
                 let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"@.-_".contains(&byte);
                 if !account.contains('@') || !account.bytes().all(plain) {
                     let at = at.key("service_account");
-                    resolver.report.error(&at, format!("`{account}` is not the address of a service account"));
+                    resolver.error(&at, format!("`{account}` is not the address of a service account"));
                     return None;
                 }
                 let base = raw.iam_credentials_url.as_deref().unwrap_or(IAM_CREDENTIALS);
@@ -216,7 +214,6 @@ impl Protocol {
         let is_role = raw.role.starts_with("arn:") && raw.role.contains(":iam::") && raw.role.contains(":role/");
         if !is_role {
             resolver
-                .report
                 .error(&at.key("role"), format!("`{}` is not the ARN of a role", raw.role))
                 .help("write `arn:aws:iam::ACCOUNT:role/NAME`");
         }
@@ -232,7 +229,7 @@ impl Protocol {
             let is_json = serde_json::from_str::<serde_json::Map<_, _>>(&text).is_ok();
             if !is_json || text.chars().count() > MAX_POLICY {
                 let why = format!("{} is not a JSON object of at most {MAX_POLICY} characters", path.display());
-                resolver.report.error(&at, why);
+                resolver.error(&at, why);
             }
             fixed.push(("Policy", text));
         }
@@ -331,7 +328,7 @@ impl ServiceAccount {
 /// An address that tokens may travel to.
 pub fn address(text: &str, at: &At, resolver: &mut Resolver) -> Option<Url> {
     // Not repeated: it may hold a password.
-    secure_url(text).map_err(|why| _ = resolver.report.error(at, format!("this {why}"))).ok()
+    secure_url(text).map_err(|why| _ = resolver.error(at, format!("this {why}"))).ok()
 }
 
 fn targets(fixed: &mut Vec<(&'static str, String)>, audience: Option<&String>, resource: Option<&String>) {

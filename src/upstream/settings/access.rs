@@ -43,7 +43,7 @@ impl Access {
     fn written(raw: &raw::Upstream, at: &At, resolver: &mut Resolver) -> Option<Self> {
         // That there is one, or a kubeconfig, is checked with the configuration as a whole.
         let target = Target::parse(raw.url.as_ref()?).map_err(|why| {
-            let problem = resolver.report.error(&at.key("url"), why);
+            let problem = resolver.error(&at.key("url"), why);
             problem.help("write `http://host:port` or `https://host:port`, without a path");
         });
         let target = target.ok();
@@ -54,7 +54,6 @@ impl Access {
         let secure = target.as_ref().is_none_or(Target::is_secure);
         if !secure && raw.tls.is_some() {
             resolver
-                .report
                 .error(&at.key("tls"), "`tls` is set, but `url` is not https")
                 .help("write `https://` in `url`, or leave `tls` out");
         }
@@ -64,7 +63,6 @@ impl Access {
             && !target.is_loopback()
         {
             resolver
-                .report
                 .warning(&at.key("credential"), "the credential is sent in clear text")
                 .help("use `https://` in `url`");
         }
@@ -150,7 +148,6 @@ pub(super) fn bearer(
     // The token68 form of RFC 6750 section 2.1, which is what makes it one word on the wire.
     if !token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte)) {
         resolver
-            .report
             .error(at, format!("{named} holds characters that a bearer token cannot have"))
             .help("it must hold the token alone, on one line (RFC 6750 section 2.1)");
         return None;

@@ -141,7 +141,7 @@ impl Reader<'_> {
     /// `why` goes on from the name of the file.
     fn refuse(&mut self, why: &str, help: &str) {
         self.refused = true;
-        self.resolver.report.error(&self.at, format!("{} {why}", self.path)).help(help);
+        self.resolver.error(&self.at, format!("{} {why}", self.path)).help(help);
     }
 
     fn document(&mut self) -> Option<Map<String, Value>> {
@@ -173,7 +173,7 @@ impl Reader<'_> {
         let named = |entry: &'d Value| entry.get("name").and_then(Value::as_str);
         let mut found = entries.iter().filter(|entry| named(entry) == Some(name));
         let Some(entry) = found.next() else {
-            let problem = self.resolver.report.unknown(at, what, name, entries.iter().filter_map(named));
+            let problem = self.resolver.unknown(at, what, name, entries.iter().filter_map(named));
             problem.message = format!("{}: {}", self.path, problem.message);
             return None;
         };

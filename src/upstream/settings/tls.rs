@@ -84,7 +84,6 @@ impl Material {
         let server_name = server_name(raw.server_name.as_deref(), host);
         if server_name.is_none() {
             resolver
-                .report
                 .error(&at.key("server_name"), "`server_name` is neither a DNS name nor an IP address")
                 .help("write the name that stands in the certificate of the server");
         }
@@ -160,7 +159,7 @@ impl TlsClient {
 
         let is_elsewhere = resolver.is_elsewhere();
         let mut problem = |what: &str, error: rustls::Error| {
-            resolver.report.error(&material.at, format!("{what}: {error}"));
+            resolver.error(&material.at, format!("{what}: {error}"));
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
@@ -223,15 +222,12 @@ fn roots(pem: &Pem, resolver: &mut Resolver) -> Option<(RootCertStore, [u8; 32])
             .map_err(|error| error.to_string())
             .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
         if let Err(why) = added {
-            resolver.report.error(&pem.at, format!("{pem} holds a certificate that cannot be read: {why}"));
+            resolver.error(&pem.at, format!("{pem} holds a certificate that cannot be read: {why}"));
             return None;
         }
     }
     if roots.is_empty() {
-        resolver
-            .report
-            .error(&pem.at, format!("{pem} holds no certificate"))
-            .help("it must hold certificates in PEM form");
+        resolver.error(&pem.at, format!("{pem} holds no certificate")).help("it must hold certificates in PEM form");
         return None;
     }
     Some((roots, digest(&[text.expose()])))
@@ -246,7 +242,6 @@ fn client_certificate(chain_pem: &Pem, key_pem: &Pem, resolver: &mut Resolver) -
     let chain = CertificateDer::pem_slice_iter(chain_text.expose()).collect::<Result<Vec<_>, _>>().unwrap_or_default();
     if chain.is_empty() {
         resolver
-            .report
             .error(&chain_pem.at, format!("{chain_pem} holds no readable certificate chain"))
             .help("it must hold certificates in PEM form, the leaf first");
     }
@@ -254,7 +249,6 @@ fn client_certificate(chain_pem: &Pem, key_pem: &Pem, resolver: &mut Resolver) -
     let key = PrivateKeyDer::from_pem_slice(key_text.expose()).ok();
     if key.is_none() {
         resolver
-            .report
             .error(&key_pem.at, format!("{key_pem} holds no readable private key"))
             .help("it must hold one private key in PEM form");
     }
