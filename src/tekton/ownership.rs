@@ -16,8 +16,7 @@ pub(super) fn check_object(object: &Map<String, Value>) -> Result<(), Unreadable
     }
 }
 
-/// Refuses metadata that names any owner, for a run whose label says that another has made it, or may: what a patch leaves out of a
-/// run is not known here.
+/// Refuses metadata that names any owner, for a run whose label says that another has made it.
 pub(super) fn check_none(metadata: &Map<String, Value>) -> Result<(), Unreadable> {
     match metadata.get("ownerReferences") {
         Some(owners) if names_any(owners) => Err(refusal(owners)),

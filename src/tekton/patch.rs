@@ -146,9 +146,6 @@ pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<(Intent, Vec<Int
     if removes || patch.values().any(mentions_ours) {
         return Err(Unreadable::Attribution);
     }
-    if let Some(metadata) = patch.get("metadata").and_then(Value::as_object) {
-        ownership::check_none(metadata)?;
-    }
     labels::check_merge(patch)?;
     let intent = status_alone(patch).map_or(Intent::Change, of_value);
     let statuses = match patch.get("spec") {
@@ -301,7 +298,6 @@ mod tests {
         }
         for (metadata, good) in [
             (json!({"labels": {"tekton.dev/pipelineRun": "release"}}), false),
-            (json!({"ownerReferences": owners}), false),
             (json!({"ownerReferences": null, "labels": {"team": "a"}}), true),
         ] {
             let patch = json!({"metadata": metadata});
