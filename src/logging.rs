@@ -5,7 +5,7 @@
 //! instance within an error of a library, `redact` takes out what looks like one.
 
 mod redact;
-pub mod trace_context;
+mod trace_context;
 mod writer;
 
 use std::io;

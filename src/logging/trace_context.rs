@@ -6,8 +6,8 @@
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Bytes and members of `tracestate` that are passed on, as sections 3.3.1.1 and 3.3.1.5 say.
 const MAX_STATE: usize = 512;
@@ -34,16 +34,6 @@ impl TraceContext {
     /// The id of the trace, as bytes.
     pub fn trace_bytes(&self) -> [u8; 16] {
         self.trace_id
-    }
-
-    /// `traceparent` as it came.
-    pub fn parent(&self) -> &HeaderValue {
-        &self.parent
-    }
-
-    /// `tracestate` as it came, of several lines as one.
-    pub fn state(&self) -> Option<&HeaderValue> {
-        self.state.as_ref()
     }
 
     /// Adds both headers.
@@ -170,9 +160,9 @@ mod tests {
         ] {
             let came = headers(&[("traceparent", PARENT), ("tracestate", state)]);
             let context = TraceContext::from_headers(&came).unwrap();
-            assert_eq!(context.state().is_some(), passes, "{state}");
+            assert_eq!(context.state.is_some(), passes, "{state}");
         }
         let two = headers(&[("traceparent", PARENT), ("tracestate", "a=1"), ("tracestate", "b=2")]);
-        assert_eq!(TraceContext::from_headers(&two).unwrap().state().unwrap(), "a=1,b=2");
+        assert_eq!(TraceContext::from_headers(&two).unwrap().state.unwrap(), "a=1,b=2");
     }
 }

@@ -184,18 +184,19 @@ fn keep(
     let (received, body, _) = permit.take_parts();
     let RequestBody::Buffered(body) = body else { return Err(internal("a delivery whose body was not read")) };
     let route = permit.route();
-    let passing = headers::outbound(route.kind, received, &route.pass_headers, None);
+    let mut passing = headers::outbound(route.kind, received, &route.pass_headers, None);
     let meta = permit.meta();
-    let text = |line: &HeaderValue| Some(line.to_str().ok()?.to_owned());
+    if let Some(trace) = &meta.trace {
+        trace.write(&mut passing);
+    }
     let head = HeldHead {
         host: Arc::clone(permit.host()),
-        host_line: meta.host_line.as_ref().and_then(text),
+        host_line: meta.host_line.as_ref().and_then(|line| Some(line.to_str().ok()?.to_owned())),
         target: permit.target().to_string(),
         secure: meta.secure,
         client: meta.client,
         headers: HeldHead::keep_headers(&passing),
-        trace: meta.trace.as_ref().and_then(|trace| text(trace.parent())).unwrap_or_default(),
-        trace_state: meta.trace.as_ref().and_then(|trace| text(trace.state()?)),
+        trace: String::new(),
         facts: (*facts).clone(),
     };
     let held = Held {
@@ -226,6 +227,7 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
     let unreadable = |_| Rejection::new(Reason::Internal, "the address of a held delivery cannot be read");
     let target = PathAndQuery::try_from(head.target.as_str()).map_err(unreadable)?;
     let line = |text: String| HeaderValue::try_from(text).ok();
+    let headers = head.header_map();
     let meta = Meta {
         id,
         id_line: headers::id_line(id),
@@ -238,10 +240,10 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
         on_upgrade: None,
         accepts_trailers: false,
         waits_in_vain: false,
-        trace: TraceContext::from_headers(&head.trace_headers()),
+        trace: TraceContext::from_headers(&headers),
         host_line: head.host_line.clone().and_then(line),
     };
-    Ok(CleanRequest::restored(Method::POST, Arc::clone(&head.host), target, head.header_map(), meta, body))
+    Ok(CleanRequest::restored(Method::POST, Arc::clone(&head.host), target, headers, meta, body))
 }
 
 /// A try that is not over by then has failed.
@@ -272,7 +274,12 @@ fn is_of_policy(rejection: &Rejection) -> bool {
 mod tests {
     use std::future::pending;
 
+    use http::{HeaderMap, HeaderName};
+    use serde::Deserialize as _;
+    use serde_json::Value;
+
     use super::*;
+    use crate::webhooks::Facts;
 
     #[test]
     fn what_passes_by_itself_is_told_from_what_does_not() {
@@ -310,27 +317,42 @@ mod tests {
         }
     }
 
+    fn kept(headers: &[(&str, &str)]) -> Value {
+        json!({
+            "host": "hooks.test", "target": "/github", "secure": true, "client": "192.0.2.1", "headers": headers,
+            "facts": Facts::default(),
+        })
+    }
+
+    /// The trace with which it goes on.
+    fn trace_of(kept: &Value) -> HeaderMap {
+        let restored = restore(&HeldHead::deserialize(kept).unwrap(), Uuid::nil(), RequestBody::Empty).unwrap();
+        let mut sent = HeaderMap::new();
+        if let Some(trace) = &restored.meta().trace {
+            trace.write(&mut sent);
+        }
+        sent
+    }
+
     #[test]
     fn a_held_delivery_goes_on_with_the_trace_that_it_came_with_and_with_none_if_it_came_with_none() {
-        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        for (trace, state) in [(parent, Some("a=1")), (parent, None), ("", None)] {
-            let head = HeldHead {
-                host: "hooks.test".into(),
-                host_line: None,
-                target: "/github".to_owned(),
-                secure: true,
-                client: [192, 0, 2, 1].into(),
-                headers: Vec::new(),
-                trace: trace.to_owned(),
-                trace_state: state.map(str::to_owned),
-                facts: Default::default(),
+        let parent = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        for lines in [&[parent, ("tracestate", "a=1")][..], &[parent], &[]] {
+            let line = |&(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
             };
-            let restored = restore(&head, Uuid::nil(), RequestBody::Empty).unwrap();
-            let came = restored.meta().trace.as_ref();
-            let line = |line: Option<&HeaderValue>| line.map(|line| line.to_str().unwrap().to_owned());
-            assert_eq!(line(came.map(TraceContext::parent)).unwrap_or_default(), trace);
-            assert_eq!(line(came.and_then(TraceContext::state)).as_deref(), state);
+            assert_eq!(trace_of(&kept(lines)), lines.iter().map(line).collect::<HeaderMap>());
         }
+    }
+
+    /// Earlier versions made one up where none came, and said by it that nobody is to record the request.
+    #[test]
+    fn what_was_held_with_a_trace_that_was_made_up_goes_on_without() {
+        let mut kept = kept(&[]);
+        kept["trace"] = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00".into();
+        assert_eq!(trace_of(&kept), HeaderMap::new());
+        // Without the member they do not read a delivery.
+        assert_eq!(serde_json::to_value(HeldHead::deserialize(&kept).unwrap()).unwrap()["trace"], "");
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,7 +46,6 @@ pub use self::{bring::run, index::Usage, queue::Queue};
 use super::{EventId, Facts};
 use crate::{
     clock::{Timestamp, millis, optional_millis, span_millis},
-    logging::trace_context::{TRACEPARENT, TRACESTATE},
     sha256::sha256,
     store::StoreError,
     upstream::buffered::Room,
@@ -239,10 +238,9 @@ pub struct HeldHead {
     pub client: IpAddr,
     /// The headers that the EventListener gets, none of which is a credential.
     pub headers: Vec<(String, String)>,
-    /// `traceparent`, empty where none came.
+    /// Empty, for replicas of before, which ask for it. They made traces up, so that what they wrote is not read.
+    #[serde(skip_deserializing)]
     pub trace: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace_state: Option<String>,
     pub facts: Facts,
 }
 
@@ -253,13 +251,6 @@ impl HeldHead {
             Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
         };
         headers.iter().filter_map(text).collect()
-    }
-
-    /// `traceparent` and `tracestate` as they came.
-    pub fn trace_headers(&self) -> HeaderMap {
-        let lines = [(&TRACEPARENT, Some(&self.trace)), (&TRACESTATE, self.trace_state.as_ref())];
-        let parsed = |(name, line): (&HeaderName, Option<&String>)| Some((name.clone(), line?.try_into().ok()?));
-        lines.into_iter().filter_map(parsed).collect()
     }
 
     pub fn header_map(&self) -> HeaderMap {
