@@ -87,12 +87,14 @@ fn takes(request: &Recorded) -> Reply {
 
 #[tokio::test]
 async fn a_delivery_is_taken_while_its_event_listener_is_down_and_arrives_after_a_kill_in_order() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let doorward = holding(address, "store: {path: doorward.redb}").await;
     let mut sent = Vec::new();
     for repository in [1, 2, 1, 1] {
         let (id, body) = (unique(), body(repository));
-        let answer = deliver_to(&doorward, &id, &body).await;
+        let traced = format!("traceparent: {TRACE}");
+        let answer = Push::of(&body, &id, WEBHOOK_SECRET).send(&doorward, &[&traced]).await;
         assert_eq!(answer.status, 202, "{}", answer.text());
         let said: Value = serde_json::from_str(&answer.text()).unwrap();
         assert_eq!(said["delivery"], id.as_str());
@@ -125,6 +127,7 @@ async fn a_delivery_is_taken_while_its_event_listener_is_down_and_arrives_after_
         let request = arrived.iter().find(|request| request.one("x-github-delivery") == id).unwrap();
         assert_eq!(request.body, body.as_bytes());
         assert!(request.has("doorward-assertion") && !request.has("authorization"));
+        assert_eq!(request.one("traceparent"), TRACE);
         // One id joins the request that brought it, what was sent, and the event. Lines are written a little after the answer.
         let event = format!("event-{id}");
         until(async || {
