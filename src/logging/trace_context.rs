@@ -9,6 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
+/// Bytes of a `traceparent`, of which versions to come may have more fields.
+const MAX_PARENT: usize = 512;
+
 /// Bytes and members of `tracestate` that are passed on, as sections 3.3.1.1 and 3.3.1.5 say.
 const MAX_STATE: usize = 512;
 const MAX_MEMBERS: usize = 32;
@@ -26,7 +29,7 @@ impl TraceContext {
     /// (section 3.2.2.3), and takes `tracestate` with it.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(&TRACEPARENT).iter();
-        let parent = values.next().filter(|_| values.next().is_none())?;
+        let parent = values.next().filter(|parent| parent.len() <= MAX_PARENT && values.next().is_none())?;
         let trace_id = trace_id(parent.to_str().ok()?)?;
         Some(Self { trace_id, parent: parent.clone(), state: read_state(headers) })
     }
@@ -131,6 +134,15 @@ mod tests {
         ] {
             let came = headers(&[("traceparent", bad), ("tracestate", "a=1")]);
             assert_eq!(TraceContext::from_headers(&came), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_parent_of_a_version_to_come_is_bounded() {
+        for (more, passes) in [(MAX_PARENT - 56, true), (MAX_PARENT - 55, false)] {
+            let parent = format!("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-{}", "x".repeat(more));
+            let came = headers(&[("traceparent", &*parent)]);
+            assert_eq!(TraceContext::from_headers(&came).is_some(), passes, "{more}");
         }
     }
 
