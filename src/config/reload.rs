@@ -9,33 +9,6 @@ use super::{
     values::SecretSource,
 };
 
-/// The settings that are fixed until restart, which the schema and [`fixed_changes`] are held against. Of `listeners`, the
-/// names and addresses are: certificates and trusted peers follow a reload. Of `audit.export`, the names are.
-#[cfg(test)]
-pub const FIXED: &[&str] = &[
-    "/workers",
-    "/listeners",
-    "/store/path",
-    "/store/redis",
-    "/admin/address",
-    "/admin/socket",
-    "/audit/instance",
-    "/audit/sink",
-    "/audit/chain_key",
-    "/audit/checkpoint_key",
-    "/audit/pseudonym_key",
-    "/audit/checkpoint_copy",
-    "/audit/checkpoint_records",
-    "/audit/checkpoint_interval",
-    "/audit/queue",
-    "/audit/export",
-    "/interceptor/listener",
-    "/interceptor/settle",
-    "/runs/namespaces",
-    "/tokens/exchange",
-    "/log/format",
-];
-
 /// A setting that changed although it is fixed until restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FixedChange {
@@ -279,6 +252,32 @@ mod tests {
         let told = changes((&old, &two)).remove(0).to_string();
         assert_eq!(told, "/audit/chain_key stays what a held until a restart makes it what that holds now");
     }
+
+    /// What is fixed until restart, and told by [`fixed_changes`]. Of `listeners`, the names and addresses are: certificates and
+    /// trusted peers follow a reload. Of `audit.export`, the names are.
+    const FIXED: &[&str] = &[
+        "/workers",
+        "/listeners",
+        "/store/path",
+        "/store/redis",
+        "/admin/address",
+        "/admin/socket",
+        "/audit/instance",
+        "/audit/sink",
+        "/audit/chain_key",
+        "/audit/checkpoint_key",
+        "/audit/pseudonym_key",
+        "/audit/checkpoint_copy",
+        "/audit/checkpoint_records",
+        "/audit/checkpoint_interval",
+        "/audit/queue",
+        "/audit/export",
+        "/interceptor/listener",
+        "/interceptor/settle",
+        "/runs/namespaces",
+        "/tokens/exchange",
+        "/log/format",
+    ];
 
     /// What a generation or a part that is told of it takes with the swap, in whole.
     const FOLLOWED: &[&str] = &[
