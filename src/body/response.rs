@@ -27,7 +27,7 @@ pub struct BodyEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndedBy {
     Complete,
-    /// The client went away before the end.
+    /// The client went away before the end, or sends more than is taken.
     ClientAborted,
     /// The upstream broke off.
     UpstreamAborted,
@@ -205,7 +205,9 @@ impl<E: OnEnd> Body for ResponseBody<E> {
                 Poll::Ready((!is_clean).then_some(Err(BodyError::Idle)))
             }
             Some(Err(error)) => {
-                this.end(EndedBy::UpstreamAborted);
+                // Of an answer whose end waited for the upload.
+                let is_of_upload = matches!(error, BodyError::TooLarge(_));
+                this.end(if is_of_upload { EndedBy::ClientAborted } else { EndedBy::UpstreamAborted });
                 Poll::Ready(Some(Err(error)))
             }
             None => {

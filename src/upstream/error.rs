@@ -67,12 +67,14 @@ pub struct UpstreamError {
     kind: UpstreamErrorKind,
     upstream: Arc<str>,
     retryable: bool,
+    /// What it had answered before the client's body failed, of which nothing went on.
+    answered: Option<StatusCode>,
     source: Option<Source>,
 }
 
 impl UpstreamError {
     pub(crate) fn new(kind: UpstreamErrorKind, upstream: &Arc<str>) -> Self {
-        Self { kind, upstream: Arc::clone(upstream), retryable: false, source: None }
+        Self { kind, upstream: Arc::clone(upstream), retryable: false, answered: None, source: None }
     }
 
     #[must_use]
@@ -95,6 +97,13 @@ impl UpstreamError {
             self.kind = UpstreamErrorKind::NotTaken;
         }
         self.nothing_sent()
+    }
+
+    /// It had answered with `status`, which went no further.
+    #[must_use]
+    pub(super) fn after_answer(mut self, status: StatusCode) -> Self {
+        self.answered = Some(status);
+        self
     }
 
     /// Tells what hyper's error means. `nothing_sent` and `not_taken` are for the caller to add, who knows whether hyper
@@ -203,7 +212,15 @@ impl From<UpstreamError> for Rejection {
             UpstreamErrorKind::RequestBodyTimeout => (Reason::BodyTimeout, "send the body without long pauses"),
             UpstreamErrorKind::RequestBodyTooLarge(_) => (Reason::BodyTooLarge, "send a smaller body"),
         };
-        Self::new(reason, error.to_string()).fix(fix).because(error)
+        let rejection = Self::new(reason, error.to_string());
+        let rejection = match error.answered {
+            Some(status) => rejection.with_upstream_status(status).fix(format!(
+                "look first whether it did what was asked, as it had answered with status {}; else {fix}",
+                status.as_u16()
+            )),
+            None => rejection.fix(fix),
+        };
+        rejection.because(error)
     }
 }
 

@@ -345,7 +345,9 @@ async fn exchange(
     progress.answered(limit);
     if holds && response.body().is_end_stream() {
         // Its head is its end.
-        poll_fn(|cx| progress.poll_handed_over(cx)).await.map_err(|kind| UpstreamError::new(kind, upstream.name()))?;
+        let status = response.status();
+        let failed = |kind| UpstreamError::new(kind, upstream.name()).after_answer(status);
+        poll_fn(|cx| progress.poll_handed_over(cx)).await.map_err(failed)?;
         holds = false;
     }
     // The lease ends here where the answer has no body, and keeps the record for the next exchange if it has the last of it.

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    body::{BodyError, Received, Trailers},
+    body::{BodyEnd, BodyError, EndedBy, Received, ResponseBody, Trailers},
     error::Rejection,
     request::expect::Awaited,
     upstream::{UpstreamErrorKind, WaitsForAnswer},
@@ -420,6 +420,56 @@ async fn an_upload_that_is_answered_early_arrives_whole() {
         }
         assert_eq!(accepted.load(Ordering::SeqCst), 1, "{body}: the connection serves the next one");
     }
+}
+
+/// Where the answer has no content, the client hears of its body alone, though the upstream may have done what was asked.
+#[tokio::test]
+async fn an_answer_that_is_given_up_with_the_upload_is_told_of() {
+    let (address, _) = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let limits = raw::Limits { stream_idle_timeout: Span::from_secs(1), ..Default::default() };
+    let upstream = resolve(&raw_upstream(format!("http://{address}")), &limits, Path::new("/"));
+    for (max, expected) in [(100, StatusCode::REQUEST_TIMEOUT), (10, StatusCode::PAYLOAD_TOO_LARGE)] {
+        let (frames, source) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+        frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
+        let upload = RequestBody::streaming(incoming(Frames(source)).await, Trailers::Drop).limited(max);
+        let pools = pools();
+        let mut answer = std::pin::pin!(fetch(&pools, &upstream, request("POST", upload)));
+        tokio::time::timeout(Duration::from_millis(100), answer.as_mut()).await.expect_err("it waits for the upload");
+        if max == 10 {
+            frames.send(Ok(Frame::data(Bytes::from_static(b"too large")))).unwrap();
+        }
+        let rejection = Rejection::from(answer.await.unwrap_err());
+        assert_eq!(rejection.status(), expected);
+        assert_eq!(rejection.upstream_status(), Some(StatusCode::ACCEPTED), "{expected}");
+        let fix = rejection.fix_text().unwrap();
+        assert!(fix.contains("look first whether it did what was asked") && fix.contains("202"), "{fix}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_an_upload_that_is_too_large_is_not_blamed_on_the_upstream() {
+    let (address, _) = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(OK).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let (frames, source) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+    let upload = RequestBody::streaming(incoming(Frames(source)).await, Trailers::Drop).limited(10);
+    let mut request = request("POST", upload);
+    let response = pools().send(&upstream(address), &mut request, Lane::Short).await.unwrap();
+    let (ends, mut ended) = mpsc::unbounded_channel();
+    let hook = move |end: BodyEnd| ends.send(end).unwrap();
+    let mut body = ResponseBody::streaming(response.into_body(), Trailers::Drop).on_end(hook);
+    tokio::time::timeout(Duration::from_millis(100), body.frame()).await.expect_err("it waits for the upload");
+    frames.send(Ok(Frame::data(Bytes::from_static(b"more than ten")))).unwrap();
+    assert!(matches!(body.frame().await, Some(Err(BodyError::TooLarge(10)))));
+    assert_eq!(ended.recv().await.unwrap().outcome, EndedBy::ClientAborted);
 }
 
 /// The client may keep its body for itself once it is answered (RFC 9110 section 10.1.1).
