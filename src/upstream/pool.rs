@@ -193,8 +193,13 @@ impl Node {
         let idle = i64::try_from(state.idle.len()).unwrap_or(i64::MAX);
         self.counters.idle.inc_by(idle - state.reported_idle);
         state.reported_idle = idle;
+        // One may have been given back while the last of an upload was still written, of which nobody tells when that is done.
+        let is_missed = state.waiting > 0 && state.idle.iter().any(|connection| connection.sender.is_ready());
         drop(state);
         drop((gone, gone_shared));
+        if is_missed {
+            self.free();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

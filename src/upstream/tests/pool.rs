@@ -4,7 +4,13 @@ use http::StatusCode;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::{error::Rejection, upstream::UpstreamErrorKind};
+use crate::{
+    error::Rejection,
+    upstream::{
+        UpstreamErrorKind,
+        pool::{Lease, Pick},
+    },
+};
 
 #[tokio::test]
 async fn requests_share_a_connection_one_after_the_other() {
@@ -178,6 +184,30 @@ async fn no_more_connections_are_opened_than_allowed() {
     // A stream of its own takes the place of an idle connection.
     assert_eq!(text(pools.send(&upstream, &mut get(), Lane::Long).await.unwrap()).await, "ok");
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
+}
+
+/// As after an answer that came before the last of its upload was written.
+#[tokio::test]
+async fn who_waits_gets_a_connection_that_was_given_back_before_it_was_ready() {
+    let (address, accepted) = scripted(|_, mut stream| async move {
+        while read_head(&mut stream).await.is_some() {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stream.write_all(OK).await.unwrap();
+        }
+    })
+    .await;
+    let upstream = upstream_with(address, |entry| {
+        entry.max_connections = 1;
+        entry.connect_timeout = Span::from_secs(5);
+    });
+    let pools = pools();
+    let mut lease = pools.node(&upstream).checkout(&upstream, Pick::Pooled).await.unwrap();
+    let Lease::Http1(http1) = &mut lease else { panic!("it speaks HTTP/1.1") };
+    let exchange = http1.sender().unwrap().try_send_request(get());
+    tokio::spawn(async move { exchange.await.ok().unwrap().into_body().collect().await.unwrap() });
+    lease.finish();
+    assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
 /// One caller's watches took every connection, and everybody else got 503.
