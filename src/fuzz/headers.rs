@@ -13,7 +13,7 @@ use crate::{
     request::{
         headers::{Class, classify, clean_response, clean_trailers},
         outbound::{Length, headers_for},
-        sanitize::{CleanRequest, Received, sanitize},
+        sanitize::{Arrival, CleanRequest, sanitize},
     },
     sessions::cookie,
 };
@@ -58,7 +58,7 @@ pub fn headers(bytes: &[u8]) {
             *request.uri_mut() = "http://a.test/a?b".parse().unwrap();
         }
         let proxies: [IpNet; 1] = ["192.0.2.0/24".parse().unwrap()];
-        let received = Received {
+        let arrival = Arrival {
             peer: SocketAddr::from(([192, 0, 2, 1], 1)),
             peer_line: None,
             trusted,
@@ -67,7 +67,7 @@ pub fn headers(bytes: &[u8]) {
             server_name: None,
         };
         let id = Uuid::from_u128(7);
-        let Ok(clean) = sanitize(request, received, id, |host| Some(host.into())) else { continue };
+        let Ok(clean) = sanitize(request, arrival, id, |host| Some(host.into())) else { continue };
         check_clean(&sent, &clean, trusted);
         for kind in KINDS {
             check_outbound(kind, &sent, &clean);

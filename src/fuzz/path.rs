@@ -8,7 +8,7 @@ use crate::{
     kubernetes::Attributes,
     request::{
         path::check_canonical,
-        sanitize::{Received, sanitize},
+        sanitize::{Arrival, sanitize},
     },
 };
 
@@ -25,7 +25,7 @@ pub fn path(bytes: &[u8]) {
     let sent = request.uri().path().to_owned();
     let query = request.uri().query().map(str::to_owned);
     let accepted = check_canonical(&sent);
-    let clean = sanitize(request, Received::of_tests(), Uuid::nil(), |host| Some(host.into()));
+    let clean = sanitize(request, Arrival::of_tests(), Uuid::nil(), |host| Some(host.into()));
     if accepted.is_err() {
         assert!(clean.is_err(), "{sent} is not canonical and was let through");
         return;

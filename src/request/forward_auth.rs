@@ -18,7 +18,7 @@ use super::{
     method,
     notes::{note_request, note_route, recorded},
     outbound::name_line,
-    pipeline::{Ending, Worker, own, received, refuse_impersonation},
+    pipeline::{Ending, Worker, arrival, own, refuse_impersonation},
     respond::Manner,
     route::Target,
     sanitize::sanitize,
@@ -66,7 +66,7 @@ impl Worker {
         exchange.record().method = request.method().clone();
         *manner = Manner::of(id, &request);
         let sent = Sent::of(&request);
-        let clean = sanitize(request, received(connection, snapshot), id, |host| snapshot.routes.host(host));
+        let clean = sanitize(request, arrival(connection, snapshot), id, |host| snapshot.routes.host(host));
         let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
         note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {

@@ -238,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{
         authn::{Actor, Scheme},
-        request::sanitize::{CleanRequest, Received, sanitize},
+        request::sanitize::{Arrival, CleanRequest, sanitize},
     };
 
     /// From a client that says itself who acts, and by which client.
@@ -249,7 +249,7 @@ mod tests {
             .header("x-forwarded-client", "nobody")
             .body(())
             .unwrap();
-        sanitize(request, Received::of_tests(), Uuid::nil(), |host| Some(host.into())).unwrap()
+        sanitize(request, Arrival::of_tests(), Uuid::nil(), |host| Some(host.into())).unwrap()
     }
 
     fn sent(kind: RouteKind, principal: &Principal) -> Result<HeaderMap, Rejection> {

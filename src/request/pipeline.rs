@@ -23,7 +23,7 @@ use super::{
     outbound::{Length, Outbound},
     respond::{self, Manner},
     route::{Miss, Target},
-    sanitize::{CleanRequest, Received, sanitize},
+    sanitize::{Arrival, CleanRequest, sanitize},
     step_up,
 };
 use crate::{
@@ -192,13 +192,13 @@ impl Worker {
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {
-        let received = received(connection, snapshot);
-        if let Some(proxy) = forward_auth::asks(&request, received.trusted, snapshot) {
+        let arrival = arrival(connection, snapshot);
+        if let Some(proxy) = forward_auth::asks(&request, arrival.trusted, snapshot) {
             let answer = Box::pin(self.answer_proxy(proxy, snapshot, connection, request, exchange, manner)).await;
             return answer.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
         }
         let sent = Sent::of(&request);
-        let clean = sanitize(request, received, id, |host| snapshot.routes.host(host));
+        let clean = sanitize(request, arrival, id, |host| snapshot.routes.host(host));
         let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
         note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {
@@ -465,10 +465,10 @@ impl Serve for Worker {
     }
 }
 
-pub(super) fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -> Received<'a> {
+pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -> Arrival<'a> {
     let trusted_proxies = snapshot.trusted_proxies(&connection.listener);
     let peer = connection.peer.ip();
-    Received {
+    Arrival {
         peer: connection.peer,
         peer_line: connection.peer_line.as_ref(),
         // By now, whatever it was when it connected.
@@ -489,7 +489,7 @@ pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
 fn is_unknown(connection: &Connection, snapshot: &Snapshot, exchange: &mut Exchange) -> bool {
     exchange.record().principal.is_none()
         && connection.protocol == Protocol::Http2
-        && !received(connection, snapshot).trusted
+        && !arrival(connection, snapshot).trusted
 }
 
 /// Has a client connect anew: on a connection that stays it costs next to nothing to ask again and again.

@@ -85,9 +85,9 @@ pub struct RequestedImpersonation {
     pub headers: Vec<HeaderName>,
 }
 
-/// What sanitizing needs to know of the connection.
+/// What sanitizing needs to know of the connection that a request came by.
 #[derive(Clone, Copy, Debug)]
-pub struct Received<'a> {
+pub struct Arrival<'a> {
     pub peer: SocketAddr,
     /// The peer's address as a header value.
     pub peer_line: Option<&'a HeaderValue>,
@@ -102,7 +102,7 @@ pub struct Received<'a> {
 }
 
 #[cfg(any(test, fuzzing))]
-impl Received<'_> {
+impl Arrival<'_> {
     /// In clear text, from a client of its own.
     pub(crate) fn of_tests() -> Self {
         Self {
@@ -119,15 +119,15 @@ impl Received<'_> {
 /// Sanitizes a request, whose size the listener has checked. `known_host` gives the route table's own form of a host that it knows.
 pub fn sanitize<B>(
     request: Request<B>,
-    received: Received<'_>,
+    arrival: Arrival<'_>,
     id: Uuid,
     known_host: impl FnOnce(&str) -> Option<Arc<str>>,
 ) -> Result<CleanRequest<B>, Rejection> {
     let upgrade = upgrade::requested(&request)?;
     let (mut parts, body) = request.into_parts();
     let host = host_of(parts.version, &parts.uri, &parts.headers)?;
-    if let Some(name) = received.server_name
-        && !received.trusted
+    if let Some(name) = arrival.server_name
+        && !arrival.trusted
         && !name.eq_ignore_ascii_case(&host)
     {
         return Err(of_another_name());
@@ -141,14 +141,14 @@ pub fn sanitize<B>(
     let accepts_trailers = parts.version == Version::HTTP_2
         && tokens(&parts.headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     let nominated = nominated(&parts.headers);
-    let (client, secure) = client_of(received, &parts.headers)?;
+    let (client, secure) = client_of(arrival, &parts.headers)?;
     let mut meta = Meta {
         id,
         id_line: id_line(id),
-        proxied: received.trusted,
+        proxied: arrival.trusted,
         client,
-        client_line: match received.peer_line {
-            Some(line) if client == received.peer.ip() => Some(line.clone()),
+        client_line: match arrival.peer_line {
+            Some(line) if client == arrival.peer.ip() => Some(line.clone()),
             _ => HeaderValue::try_from(client.to_string()).ok(),
         },
         secure,
@@ -309,12 +309,12 @@ fn of_another_name() -> Rejection {
 /// The client's address, and whether it came over TLS: the peer's, or what trusted proxies say, read from the right
 /// up to the first address that is not a trusted proxy. What is no address there is refused: the client may have
 /// written it, and must not pass for the proxy.
-fn client_of(received: Received<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool), Rejection> {
-    let peer = received.peer.ip().to_canonical();
-    if !received.trusted {
-        return Ok((peer, received.tls));
+fn client_of(arrival: Arrival<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool), Rejection> {
+    let peer = arrival.peer.ip().to_canonical();
+    if !arrival.trusted {
+        return Ok((peer, arrival.tls));
     }
-    let trusted = |address: &IpAddr| received.trusted_proxies.iter().any(|net| net.contains(address));
+    let trusted = |address: &IpAddr| arrival.trusted_proxies.iter().any(|net| net.contains(address));
     let mut client = peer;
     let lines = headers.get_all("x-forwarded-for").iter().rev();
     // Bytes, as a proxy appends to whatever the client wrote.
@@ -331,7 +331,7 @@ fn client_of(received: Received<'_>, headers: &HeaderMap) -> Result<(IpAddr, boo
     let mut protocols = headers.get_all("x-forwarded-proto").iter();
     let secure = match (protocols.next(), protocols.next()) {
         (Some(protocol), None) => protocol.as_bytes().eq_ignore_ascii_case(b"https"),
-        _ => received.tls,
+        _ => arrival.tls,
     };
     Ok((client, secure))
 }
@@ -348,8 +348,8 @@ fn address_of(hop: &[u8]) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    fn received(trusted: &[IpNet]) -> Received<'_> {
-        Received {
+    fn arrival(trusted: &[IpNet]) -> Arrival<'_> {
+        Arrival {
             peer: "10.0.0.9:4711".parse().unwrap(),
             peer_line: None,
             trusted: !trusted.is_empty(),
@@ -360,15 +360,15 @@ mod tests {
     }
 
     fn clean(lines: &[(&str, &str)]) -> Result<CleanRequest<()>, Rejection> {
-        clean_from(received(&[]), lines)
+        clean_from(arrival(&[]), lines)
     }
 
-    fn clean_from(received: Received<'_>, lines: &[(&str, &str)]) -> Result<CleanRequest<()>, Rejection> {
+    fn clean_from(arrival: Arrival<'_>, lines: &[(&str, &str)]) -> Result<CleanRequest<()>, Rejection> {
         let mut request = Request::builder().uri("/a?b=c").header("host", "Tekton.Example:8443");
         for (name, value) in lines {
             request = request.header(*name, *value);
         }
-        sanitize(request.body(()).unwrap(), received, Uuid::nil(), |host| Some(host.into()))
+        sanitize(request.body(()).unwrap(), arrival, Uuid::nil(), |host| Some(host.into()))
     }
 
     fn refusal(lines: &[(&str, &str)]) -> Option<Reason> {
@@ -389,9 +389,7 @@ mod tests {
     fn a_known_method_in_another_spelling_is_refused() {
         let send = |method: &str| {
             let request = Request::builder().method(method).uri("/").header("host", "a.test").body(()).unwrap();
-            sanitize(request, received(&[]), Uuid::nil(), |host| Some(host.into()))
-                .err()
-                .map(|refused| refused.reason())
+            sanitize(request, arrival(&[]), Uuid::nil(), |host| Some(host.into())).err().map(|refused| refused.reason())
         };
         for method in ["delete", "Delete", "pOST", "get", "connect", "trace"] {
             assert_eq!(send(method), Some(Reason::BadRequest), "{method}");
@@ -403,7 +401,7 @@ mod tests {
     fn an_absolute_target_is_the_host_that_upstreams_are_told_of() {
         let request = Request::builder().uri("http://Tekton.Example:8443/a").header("host", "other.example");
         let known = |host: &str| (host == "tekton.example").then(|| host.into());
-        let request = sanitize(request.body(()).unwrap(), received(&[]), Uuid::nil(), known).unwrap();
+        let request = sanitize(request.body(()).unwrap(), arrival(&[]), Uuid::nil(), known).unwrap();
         assert_eq!(&**request.host(), "tekton.example");
         assert_eq!(request.meta().host_line.as_ref().unwrap(), "Tekton.Example:8443");
     }
@@ -431,7 +429,7 @@ mod tests {
     #[test]
     fn forwarded_addresses_count_from_trusted_proxies_only() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
-        let from = |lines: &[(&str, &str)]| clean_from(received(&trusted), lines).unwrap().meta().client.to_string();
+        let from = |lines: &[(&str, &str)]| clean_from(arrival(&trusted), lines).unwrap().meta().client.to_string();
         assert_eq!(from(&[("x-forwarded-for", "203.0.113.9")]), "203.0.113.9");
         assert_eq!(from(&[("x-forwarded-for", "10.1.1.1, 203.0.113.9")]), "203.0.113.9", "peers:T15");
         assert_eq!(from(&[("x-forwarded-for", "198.51.100.1, 203.0.113.9, 10.2.2.2")]), "203.0.113.9");
@@ -452,7 +450,7 @@ mod tests {
             ("[2001:db8::9]:4711", "2001:db8::9"),
             ("[::ffff:203.0.113.9]:4711", "203.0.113.9"),
         ] {
-            let request = clean_from(received(&trusted), &[("x-forwarded-for", line)]).unwrap();
+            let request = clean_from(arrival(&trusted), &[("x-forwarded-for", line)]).unwrap();
             assert_eq!(request.meta().client.to_string(), client, "{line}");
         }
     }
@@ -471,7 +469,7 @@ mod tests {
             ("é, 203.0.113.9", Some("203.0.113.9")),
             ("é, 203.0.113.9, 10.1.1.1", Some("203.0.113.9")),
         ] {
-            let outcome = clean_from(received(&trusted), &[("x-forwarded-for", line)]);
+            let outcome = clean_from(arrival(&trusted), &[("x-forwarded-for", line)]);
             let outcome = outcome.map(|request| request.meta().client.to_string());
             let outcome = outcome.map_err(|rejection| rejection.reason());
             assert_eq!(outcome.as_deref(), expected.ok_or(&Reason::BadRequest), "{line}");
@@ -496,7 +494,7 @@ mod tests {
             ("*", Some(Reason::PathNotCanonical)),
         ] {
             let request = Request::builder().uri(target).header("host", "tekton.example").body(()).unwrap();
-            let outcome = sanitize(request, received(&[]), Uuid::nil(), |host| Some(host.into()));
+            let outcome = sanitize(request, arrival(&[]), Uuid::nil(), |host| Some(host.into()));
             assert_eq!(outcome.err().map(|rejection| rejection.reason()), refused, "{target}");
         }
     }
@@ -511,8 +509,8 @@ mod tests {
             // It knows Doorward by one name, and brings requests for all hosts.
             ("other.example", &trusted, Ok(())),
         ] {
-            let received = Received { server_name: Some(name), tls: true, ..received(proxies) };
-            let refused = clean_from(received, &[]).err();
+            let arrival = Arrival { server_name: Some(name), tls: true, ..arrival(proxies) };
+            let refused = clean_from(arrival, &[]).err();
             // It is no matter of routes, and an operator who looks for one that is missing looks in vain.
             assert!(refused.as_ref().is_none_or(|refused| !refused.detail().contains("route")), "{refused:?}");
             let outcome = refused.map_or(Ok(()), |refused| Err(refused.reason()));

@@ -327,7 +327,7 @@ mod tests {
         },
         authz::{AskedToken, Policy},
         config::{raw, resolver::Resolver},
-        request::sanitize::{Received, sanitize},
+        request::sanitize::{Arrival, sanitize},
         sessions::tests::trail,
         webhooks::Facts,
     };
@@ -345,7 +345,7 @@ rules:
 
     fn asked() -> CleanRequest<()> {
         let request = Request::post("/oauth2/token").header("host", "door.test").body(()).unwrap();
-        sanitize(request, Received::of_tests(), Uuid::nil(), |host| Some(host.into())).unwrap()
+        sanitize(request, Arrival::of_tests(), Uuid::nil(), |host| Some(host.into())).unwrap()
     }
 
     #[test]
