@@ -249,7 +249,7 @@ fn request_facts(
     }
     let route = match resolved.routes().find(host, target.path, &method) {
         Ok(route::Target::Upstream(route)) => route,
-        Ok(route::Target::Own | route::Target::OwnIssuer(_) | route::Target::Interceptor) => {
+        Ok(route::Target::Own(_)) => {
             return Err("this is one of Doorward's own pages, which no rule decides".to_owned().into());
         }
         Err(miss) => return Err(Rejection::from(miss).into()),

@@ -16,12 +16,11 @@ use hyper::body::Incoming;
 use super::{
     exchange::{Exchange, Sent},
     method,
-    notes::{note_request, note_route, recorded},
+    notes::{note_route, recorded},
     outbound::name_line,
     pipeline::{Ending, Worker, arrival, own, refuse_impersonation},
     respond::Manner,
     route::Target,
-    sanitize::sanitize,
 };
 use crate::{
     authn::{self, Principal},
@@ -29,7 +28,6 @@ use crate::{
     config::raw::{ForwardAuth, RouteKind},
     downstream::Connection,
     error::{Reason, Rejection},
-    memory::Level,
     snapshot::Snapshot,
     tekton::dashboard::Page,
 };
@@ -65,16 +63,10 @@ impl Worker {
         let request = original(request, proxy).inspect_err(|_| exchange.note_sent(&sent))?;
         exchange.record().method = request.method().clone();
         *manner = Manner::of(id, &request);
-        let sent = Sent::of(&request);
-        let clean = sanitize(request, arrival(connection, snapshot), id, |host| snapshot.routes.host(host));
-        let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
-        note_request(&request, exchange, manner);
-        if self.app.memory.level() >= Level::RefuseRequests {
-            return Err(Rejection::short_of_memory());
-        }
+        let request = self.take_in(snapshot, arrival(connection, snapshot), request, exchange, manner)?;
         let route = match snapshot.routes.find(request.host(), request.path(), request.method())? {
             Target::Upstream(route) => route,
-            Target::Own | Target::OwnIssuer(_) | Target::Interceptor => {
+            Target::Own(_) => {
                 return Err(Rejection::new(Reason::PolicyDenied, "this path is Doorward's own")
                     .fix("let the proxy send `/oauth2/` and `/.doorward/` to Doorward, and not ask about them"));
             }

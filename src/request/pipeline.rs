@@ -22,7 +22,7 @@ use super::{
     notes::{note_request, note_route, recorded},
     outbound::{Length, Outbound},
     respond::{self, Manner},
-    route::{Miss, Target},
+    route::{Miss, Own, Target},
     sanitize::{Arrival, CleanRequest, sanitize},
     step_up,
 };
@@ -118,7 +118,7 @@ impl Worker {
                 exchange.note_sent(&Sent::of(&request));
                 Err(rejection)
             }
-            None => self.process(&snapshot, &connection, request, id, &mut exchange, &mut manner).await,
+            None => self.process(&snapshot, &connection, request, &mut exchange, &mut manner).await,
         };
         let mut response = match ending {
             Ok(Ending::Response { mut response, by }) => {
@@ -188,7 +188,6 @@ impl Worker {
         snapshot: &Arc<Snapshot>,
         connection: &Arc<Connection>,
         request: Request<Incoming>,
-        id: Uuid,
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {
@@ -197,40 +196,11 @@ impl Worker {
             let answer = Box::pin(self.answer_proxy(proxy, snapshot, connection, request, exchange, manner)).await;
             return answer.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
         }
-        let sent = Sent::of(&request);
-        let clean = sanitize(request, arrival, id, |host| snapshot.routes.host(host));
-        let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
-        note_request(&request, exchange, manner);
-        if self.app.memory.level() >= Level::RefuseRequests {
-            return Err(Rejection::short_of_memory());
-        }
-        let target = snapshot.routes.find(request.host(), request.path(), request.method());
-        if let Ok(Target::Own | Target::OwnIssuer(_) | Target::Interceptor) = target {
-            refuse_impersonation(&request)?;
-        }
-        let route = match target {
+        let request = self.take_in(snapshot, arrival, request, exchange, manner)?;
+        let route = match snapshot.routes.find(request.host(), request.path(), request.method()) {
             Ok(Target::Upstream(route)) => route,
-            Ok(Target::Own) => {
-                let asks_who = request.path() == endpoints::WHO_AM_I;
-                let of_tokens =
-                    asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
-                let authenticator = self.authenticator(snapshot);
-                let answer = Box::pin(self.app.endpoints.serve(snapshot, request, authenticator, exchange)).await;
-                manner.taken_of = of_tokens;
-                return answer.map(|response| own(response, id));
-            }
-            Ok(Target::OwnIssuer(endpoint)) => {
-                let Some(own_issuer) = &snapshot.own_issuer else { return Err(Miss::Path.into()) };
-                let answer = sts::answer(&self.app, &self.pools, snapshot, own_issuer, (endpoint, request), exchange);
-                let answer = Box::pin(answer).await;
-                return answer.map(|response| own(response, id));
-            }
-            Ok(Target::Interceptor) => {
-                if self.app.interceptor_listener.as_deref().is_some_and(|asked_on| *asked_on != *connection.listener) {
-                    return Err(Miss::Path.into());
-                }
-                let answer = Box::pin(interceptor::answer(&self.app, &self.pools, snapshot, request, exchange)).await;
-                return answer.map(|response| own(response, id));
+            Ok(Target::Own(asked)) => {
+                return Box::pin(self.serve_own(asked, snapshot, connection, request, exchange, manner)).await;
             }
             Err(miss) => {
                 if let Miss::Method(route, _) = &miss {
@@ -253,7 +223,7 @@ impl Worker {
         })?;
         let (authenticated, taking) = match authenticated {
             authn::Authentication::Known(authenticated, taking) => (authenticated, taking),
-            authn::Authentication::Respond(response) => return Ok(own(response, id)),
+            authn::Authentication::Respond(response) => return Ok(own(response, exchange.record().id)),
         };
         let authenticated = self.read_what_it_changes(snapshot, authenticated, exchange).await?;
         match route.kind {
@@ -261,6 +231,60 @@ impl Worker {
             RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
             _ => self.forward(snapshot, self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
         }
+    }
+
+    /// From what came to a request that later steps can read, which is recorded, whatever is wrong with it.
+    pub(super) fn take_in<B>(
+        &self,
+        snapshot: &Snapshot,
+        arrival: Arrival<'_>,
+        request: Request<B>,
+        exchange: &mut Exchange,
+        manner: &mut Manner,
+    ) -> Result<CleanRequest<B>, Rejection> {
+        let sent = Sent::of(&request);
+        let clean = sanitize(request, arrival, exchange.record().id, |host| snapshot.routes.host(host));
+        let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
+        note_request(&request, exchange, manner);
+        if self.app.memory.level() >= Level::RefuseRequests {
+            return Err(Rejection::short_of_memory());
+        }
+        Ok(request)
+    }
+
+    /// Answers where Doorward itself is asked.
+    async fn serve_own(
+        &self,
+        asked: Own,
+        snapshot: &Arc<Snapshot>,
+        connection: &Connection,
+        request: CleanRequest<Incoming>,
+        exchange: &mut Exchange,
+        manner: &mut Manner,
+    ) -> Result<Ending, Rejection> {
+        refuse_impersonation(&request)?;
+        let answer = match asked {
+            Own::Page => {
+                let asks_who = request.path() == endpoints::WHO_AM_I;
+                let of_tokens =
+                    asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
+                let authenticator = self.authenticator(snapshot);
+                let answer = self.app.endpoints.serve(snapshot, request, authenticator, exchange).await;
+                manner.taken_of = of_tokens;
+                answer
+            }
+            Own::Issuer(endpoint) => {
+                let Some(own_issuer) = &snapshot.own_issuer else { return Err(Miss::Path.into()) };
+                sts::answer(&self.app, &self.pools, snapshot, own_issuer, (endpoint, request), exchange).await
+            }
+            Own::Interceptor => {
+                if self.app.interceptor_listener.as_deref().is_some_and(|asked_on| *asked_on != *connection.listener) {
+                    return Err(Miss::Path.into());
+                }
+                interceptor::answer(&self.app, &self.pools, snapshot, request, exchange).await
+            }
+        };
+        answer.map(|response| own(response, exchange.record().id))
     }
 
     /// Reads the body of a request to Kubernetes that says what becomes of a run or of a template, and notes what it does. Of any

@@ -59,11 +59,18 @@ pub struct Route {
 pub enum Target {
     /// To an upstream.
     Upstream(Arc<Route>),
-    /// To an endpoint of Doorward itself, which can never forward.
-    Own,
-    /// To an endpoint of the issuer of tokens.
-    OwnIssuer(Endpoint),
-    /// To the interceptor, which is asked by EventListeners.
+    /// To Doorward itself, which can never forward.
+    Own(Own),
+}
+
+/// What of Doorward's own is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// The login, or another of the pages and documents in [`crate::endpoints`].
+    Page,
+    /// An endpoint of the issuer of tokens.
+    Issuer(Endpoint),
+    /// The interceptor, which is asked by EventListeners.
     Interceptor,
 }
 
@@ -143,18 +150,18 @@ impl Routes {
 
     pub fn find(&self, host: &str, path: &str, method: &Method) -> Result<Target, Miss> {
         if self.interceptor.as_deref() == Some(host) {
-            return Ok(Target::Interceptor);
+            return Ok(Target::Own(Own::Interceptor));
         }
         let is_external = self.external.as_deref() == Some(host);
         if let Some(endpoint) = Endpoint::at(path).filter(|_| self.tokens && is_external) {
-            return Ok(Target::OwnIssuer(endpoint));
+            return Ok(Target::Own(Own::Issuer(endpoint)));
         }
         let Some(entry) = self.entry(host) else {
-            return if is_own(path, false, is_external) { Ok(Target::Own) } else { Err(Miss::Path) };
+            return if is_own(path, false, is_external) { Ok(Target::Own(Own::Page)) } else { Err(Miss::Path) };
         };
         let is_described = || resource_of(path).is_some_and(|resource| entry.bearer_route(resource).is_some());
         if is_own(path, entry.browser, is_external) || is_described() {
-            return Ok(Target::Own);
+            return Ok(Target::Own(Own::Page));
         }
         let mut asked = entry.paths.asked(path);
         match asked.clone().find(|route| route.takes(method)) {
