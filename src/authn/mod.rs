@@ -31,3 +31,13 @@ pub enum Presented<T> {
     /// The credential is there and bad.
     Bad(Rejection),
 }
+
+impl<T> Presented<T> {
+    pub fn map<U>(self, good: impl FnOnce(T) -> U) -> Presented<U> {
+        match self {
+            Self::Not => Presented::Not,
+            Self::Good(found) => Presented::Good(good(found)),
+            Self::Bad(rejection) => Presented::Bad(rejection),
+        }
+    }
+}

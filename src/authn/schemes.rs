@@ -33,19 +33,6 @@ use crate::{
     webhooks::{self, Replay, Webhook},
 };
 
-/// Whether a request goes on to another server behind an API server.
-fn is_proxied<B>(request: &CleanRequest<B>, route: &Route) -> bool {
-    matches!(route.kind, RouteKind::Kubernetes | RouteKind::Dashboard)
-        && request.path().contains("/proxy")
-        && Attributes::parse(request.method(), request.path(), request.query())
-            .is_ok_and(|attributes| attributes.is_proxy())
-}
-
-/// The certificate that was shown for the host of this request.
-fn certificate<'a, B>(request: &CleanRequest<B>, connection: &'a Connection) -> Option<&'a ClientCertificate> {
-    connection.tls.as_ref()?.certificate_for(request.host(), request.meta().proxied)
-}
-
 /// How long a delivery may be under way before its sender's next try counts as new: longer than any forwarding takes.
 const DELIVERY_LEASE: Duration = Duration::from_secs(120);
 
@@ -101,39 +88,26 @@ impl Authenticator<'_> {
             return known(request, route, principal, token, record);
         }
         for scheme in schemes {
-            let principal = match scheme {
+            let presented = match scheme {
                 Scheme::Bearer => continue,
                 // Boxed, as are all paths that are not the commonest: a future is as large as its largest path, and is moved.
-                Scheme::Session => match Box::pin(self.session(&request, route)).await {
-                    Presented::Not => continue,
-                    Presented::Good(principal) => {
-                        self.check_login(&principal, route, record)?;
-                        principal
-                    }
-                    Presented::Bad(rejection) if rejection.reason() == Reason::SessionExpired => {
-                        return self.challenge(&request, rejection);
-                    }
-                    Presented::Bad(rejection) => return Err(rejection),
-                },
+                Scheme::Session => Box::pin(self.session(&request, route)).await,
                 Scheme::Webhook => match &route.webhook {
                     Some(webhook) => return Box::pin(self.webhook(request, route, webhook, connection, record)).await,
                     None => continue,
                 },
-                Scheme::BreakGlass => {
-                    let der = certificate(&request, connection).map(|certificate| &*certificate.der);
-                    let presented = match self.break_glass {
-                        Some(door) => door.present(der, self.clock.now()),
-                        None if der.is_some() => Presented::Bad(break_glass::not_known()),
-                        None => Presented::Not,
-                    };
-                    match presented {
-                        Presented::Not => continue,
-                        Presented::Good(principal) => Arc::new(principal),
-                        Presented::Bad(rejection) => return Err(rejection),
-                    }
-                }
-                Scheme::Anonymous => Arc::clone(self.anonymous),
+                Scheme::BreakGlass => self.break_glass(&request, connection),
+                Scheme::Anonymous => Presented::Good(Arc::clone(self.anonymous)),
             };
+            let principal = match presented {
+                Presented::Not => continue,
+                Presented::Good(principal) => principal,
+                Presented::Bad(rejection) if rejection.reason() == Reason::SessionExpired => {
+                    return self.challenge(&request, rejection);
+                }
+                Presented::Bad(rejection) => return Err(rejection),
+            };
+            self.check_login(&principal, route, record)?;
             self.check_revoked(&principal)?;
             let request = self.with_body(request, route, record).await?;
             return known(request, route, principal, None, record);
@@ -284,10 +258,15 @@ impl Authenticator<'_> {
                 .fix("send the cookie without `Authorization`, and no token among WebSocket subprotocols"),
             );
         }
-        match presented {
-            Presented::Not => Presented::Not,
-            Presented::Good(session) => Presented::Good(Arc::clone(&session.principal)),
-            Presented::Bad(rejection) => Presented::Bad(rejection),
+        presented.map(|session| Arc::clone(&session.principal))
+    }
+
+    fn break_glass<B>(&self, request: &CleanRequest<B>, connection: &Connection) -> Presented<Arc<Principal>> {
+        let der = certificate(request, connection).map(|certificate| &*certificate.der);
+        match self.break_glass {
+            Some(door) => door.present(der, self.clock.now()).map(Arc::new),
+            None if der.is_some() => Presented::Bad(break_glass::not_known()),
+            None => Presented::Not,
         }
     }
 
@@ -408,6 +387,19 @@ impl Authenticator<'_> {
         let authenticated = Authenticated::new(request, Arc::clone(route), principal)?;
         Ok(Authentication::Known(authenticated, Some(taking)))
     }
+}
+
+/// Whether a request goes on to another server behind an API server.
+fn is_proxied<B>(request: &CleanRequest<B>, route: &Route) -> bool {
+    matches!(route.kind, RouteKind::Kubernetes | RouteKind::Dashboard)
+        && request.path().contains("/proxy")
+        && Attributes::parse(request.method(), request.path(), request.query())
+            .is_ok_and(|attributes| attributes.is_proxy())
+}
+
+/// The certificate that was shown for the host of this request.
+fn certificate<'a, B>(request: &CleanRequest<B>, connection: &'a Connection) -> Option<&'a ClientCertificate> {
+    connection.tls.as_ref()?.certificate_for(request.host(), request.meta().proxied)
 }
 
 /// A delivery whose signature was verified when it came, and which was stored since. Whether it may still go on is the
