@@ -163,10 +163,9 @@ impl App {
         let token = stream.token.as_ref()?;
         let snapshot = self.snapshot.load_full();
         let Some(route) = route_of(&snapshot, stream) else { return Some(CutReason::PermissionLost) };
-        let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
         let text = token.text().expose_str()?;
         let now = self.clock.now();
-        match Box::pin(snapshot.issuers.authenticate(text, &route.accepts, &revoked)).await {
+        match Box::pin(snapshot.issuers.authenticate(text, &route.accepts, &self.revocations)).await {
             Ok(principal) => {
                 token.vouched_again(now);
                 self.refuses_to(&principal, stream)

@@ -153,9 +153,8 @@ impl Authenticator<'_> {
             Presented::Bad(rejection) => return Err(rejection),
             Presented::Good(token) => {
                 self.check_mirror()?;
-                let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
                 let BearerToken { token, remaining_protocols } = token;
-                let principal = self.issuers.authenticate(&token, &route.accepts, &revoked).await?;
+                let principal = self.issuers.authenticate(&token, &route.accepts, self.revocations).await?;
                 let asked = route.accepts.ask_about(&token, &principal);
                 (principal, asked.then(|| Arc::new(Secret::new(token.as_bytes().to_vec()))), remaining_protocols)
             }
@@ -193,7 +192,6 @@ impl Authenticator<'_> {
             Presented::Good(BearerToken { token, .. }) => token,
         };
         self.check_mirror()?;
-        let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
         let (mut tried, mut refusal): (Vec<&Arc<Route>>, Option<Rejection>) = Default::default();
         for route in routes {
             // A route stands there once for each of its paths.
@@ -201,7 +199,7 @@ impl Authenticator<'_> {
                 continue;
             }
             tried.push(route);
-            match self.issuers.authenticate(&token, &route.accepts, &revoked).await {
+            match self.issuers.authenticate(&token, &route.accepts, self.revocations).await {
                 Ok(principal) => return Ok(Some(principal)),
                 // Another may take what is not for this one. That says less than what the one has found for which it is.
                 Err(other) if other.reason() == Reason::IssuerUnknown => refusal = refusal.or(Some(other)),

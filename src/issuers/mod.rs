@@ -119,11 +119,11 @@ impl Context {
 }
 
 /// Tells whether a credential was revoked. Asked on each request, cached token or not.
-pub trait Revocations: Send + Sync {
+pub trait RevocationCheck: Send + Sync {
     fn is_revoked(&self, principal: &Principal) -> bool;
 }
 
-impl<F: Fn(&Principal) -> bool + Send + Sync> Revocations for F {
+impl<F: Fn(&Principal) -> bool + Send + Sync> RevocationCheck for F {
     fn is_revoked(&self, principal: &Principal) -> bool {
         self(principal)
     }
@@ -224,7 +224,7 @@ impl Issuers {
         &self,
         token: &str,
         accepts: &Accepts,
-        revocations: &dyn Revocations,
+        revocations: &dyn RevocationCheck,
     ) -> Result<Arc<Principal>, Rejection> {
         let key = token_key(token);
         let verified = match self.verified.get(&key, accepts, self.context.clock.now()) {

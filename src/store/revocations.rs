@@ -23,6 +23,7 @@ use super::{Expect, Put, Store, StoreError, Table, WrittenAll};
 use crate::{
     authn::{CredentialId, KnownAs, Principal},
     clock::{Clock, Timestamp},
+    issuers::RevocationCheck,
     lock::lock,
     sha256::sha256,
 };
@@ -466,6 +467,12 @@ impl Revocations {
             && mirror.workloads.is_empty();
         self.0.mirror.store(Arc::new(mirror));
         self.0.empty.store(empty, Ordering::Release);
+    }
+}
+
+impl RevocationCheck for Revocations {
+    fn is_revoked(&self, principal: &Principal) -> bool {
+        Self::is_revoked(self, principal).is_some()
     }
 }
 

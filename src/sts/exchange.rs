@@ -196,9 +196,8 @@ impl Exchanger<'_> {
     /// Who has the token that is to be exchanged. What it is good for elsewhere says nothing here.
     pub(super) async fn authenticate(&self, parameter: &'static str, token: &str) -> Result<Arc<Principal>, Refusal> {
         self.check_revocations()?;
-        let revoked = |principal: &Principal| self.app.revocations.is_revoked(principal).is_some();
-        let authenticated =
-            self.snapshot.issuers.authenticate(token, &self.own_issuer.settings.accepts, &revoked).await;
+        let accepts = &self.own_issuer.settings.accepts;
+        let authenticated = self.snapshot.issuers.authenticate(token, accepts, &self.app.revocations).await;
         authenticated.map_err(|rejection| Refusal::of_token(parameter, &rejection))
     }
 }

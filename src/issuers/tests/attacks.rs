@@ -485,7 +485,7 @@ async fn the_high_s_twin_of_a_revoked_token_whose_jti_names_nothing_is_revoked_t
     let token = P256.token(&es256, &payload(json!({})));
     let twin = twin_of(&token);
     assert_ne!(token, twin);
-    let known = async |token: &str, revocations: &dyn super::super::Revocations| {
+    let known = async |token: &str, revocations: &dyn super::super::RevocationCheck| {
         bench.issuers.authenticate(token, &bench.accepts, revocations).await
     };
     let [first, second] = [known(&token, &nothing).await.unwrap(), known(&twin, &nothing).await.unwrap()];
