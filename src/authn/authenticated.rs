@@ -205,7 +205,7 @@ pub(super) fn note_body(body: &[u8], record: &mut audit::Record) {
 
 /// The largest body that is read whole.
 fn largest(route: &Route) -> usize {
-    route.max_body.and_then(|max| usize::try_from(max).ok()).map_or(MAX_BODY, |max| max.min(MAX_BODY))
+    route.max_in_memory().map_or(MAX_BODY, |max| max.min(MAX_BODY))
 }
 
 /// The part of a dashboard's back end that a request is for.

@@ -315,7 +315,7 @@ impl Authenticator<'_> {
         }
         Box::pin(async {
             webhooks::check_json(request.headers())?;
-            let max = route.max_body.and_then(|max| usize::try_from(max).ok()).unwrap_or(MAX_CALL);
+            let max = route.max_in_memory().unwrap_or(MAX_CALL);
             let (request, body) = request.take_body();
             let body = buffered::read(body, BufferLimits::new(self.limits, max), self.budget).await?;
             note_body(&body, record);
@@ -343,11 +343,7 @@ impl Authenticator<'_> {
         let length = http_body::Body::size_hint(request.body()).exact();
         let expected =
             webhook.precheck(request.method(), request.headers(), request.query(), length).map_err(counted)?;
-        let max = route
-            .max_body
-            .and_then(|max| usize::try_from(max).ok())
-            .unwrap_or(expected.max_body)
-            .min(expected.max_body);
+        let max = route.max_in_memory().map_or(expected.max_body, |max| max.min(expected.max_body));
         let (request, body) = request.take_body();
         let body = buffered::read(body, BufferLimits::whole(self.limits, max), self.budget).await.map_err(counted)?;
         record.bytes_in = body.len() as u64;

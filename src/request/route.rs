@@ -125,6 +125,11 @@ impl Route {
         method::is_taken(method, self.kind, &self.methods)
     }
 
+    /// `max_body`, for a body that is read whole. `None` as well where no memory could hold so much.
+    pub fn max_in_memory(&self) -> Option<usize> {
+        usize::try_from(self.max_body?).ok()
+    }
+
     /// The address of the metadata (RFC 9728) of what is behind it on a host; `None` where no bearer token is taken.
     pub fn resource_metadata(&self, reached: Reached, host: &str) -> Option<String> {
         let address = || reached.url(host, &[PROTECTED_RESOURCE, &self.home].concat());
