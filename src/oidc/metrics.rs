@@ -41,7 +41,7 @@ pub enum Outcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
-    issuer: String,
+    issuer: Arc<str>,
     outcome: Outcome,
 }
 
@@ -64,12 +64,12 @@ impl LoginMetrics {
     }
 
     pub(super) fn ended(&self, issuer: Option<&Arc<str>>, outcome: Outcome) {
-        let issuer = issuer.map(ToString::to_string).unwrap_or_default();
+        let issuer = issuer.cloned().unwrap_or_default();
         self.ended.get_or_create(&Labels { issuer, outcome }).inc();
     }
 
     #[cfg(test)]
     pub(super) fn count(&self, issuer: &str, outcome: Outcome) -> u64 {
-        self.ended.get_or_create(&Labels { issuer: issuer.to_owned(), outcome }).get()
+        self.ended.get_or_create(&Labels { issuer: issuer.into(), outcome }).get()
     }
 }

@@ -14,8 +14,8 @@ use crate::{admin::metrics::Labels, error::Reason};
 /// Counts deliveries. Cheap to clone; clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct WebhookMetrics {
-    genuine: Family<Secret, Counter>,
-    refused: Family<Refused, Counter>,
+    genuine: Family<SecretLabels, Counter>,
+    refused: Family<RefusedLabels, Counter>,
     stopped: Counter,
     rebound: Counter,
     unnoted: Counter,
@@ -35,14 +35,14 @@ struct HeldLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Secret {
-    webhook: String,
+struct SecretLabels {
+    webhook: Arc<str>,
     secret: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Refused {
-    webhook: String,
+struct RefusedLabels {
+    webhook: Arc<str>,
     reason: &'static str,
 }
 
@@ -122,7 +122,7 @@ impl WebhookMetrics {
 
     /// A delivery was genuine. Tells when the old secret of a rotation is no longer used.
     pub fn genuine(&self, webhook: &Webhook, delivery: &Delivery) {
-        let labels = Secret { webhook: webhook.name.to_string(), secret: delivery.secret_index as u64 };
+        let labels = SecretLabels { webhook: Arc::clone(&webhook.name), secret: delivery.secret_index as u64 };
         self.genuine.get_or_create(&labels).inc();
     }
 
@@ -143,7 +143,8 @@ impl WebhookMetrics {
 
     /// A delivery was refused. The first 401 of a sender that was healthy means a lost secret.
     pub fn refused(&self, webhook: &Webhook, reason: Reason) {
-        self.refused.get_or_create(&Refused { webhook: webhook.name.to_string(), reason: reason.as_str() }).inc();
+        let labels = RefusedLabels { webhook: Arc::clone(&webhook.name), reason: reason.as_str() };
+        self.refused.get_or_create(&labels).inc();
     }
 }
 
