@@ -8,7 +8,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{headers::REQUEST_ID, host::Reached, route::Route, sanitize::CleanRequest};
+use super::{
+    headers::{REQUEST_ID, id_line},
+    host::Reached,
+    route::Route,
+    sanitize::CleanRequest,
+};
 use crate::{
     body::{OnEnd, ResponseBody},
     clock::Timestamp,
@@ -175,7 +180,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
 
 /// Says which request an answer of ours is to.
 pub fn identify(response: &mut Response<Bytes>, id: Uuid) {
-    insert(response.headers_mut(), REQUEST_ID, &id.to_string());
+    response.headers_mut().insert(REQUEST_ID, id_line(id));
 }
 
 /// Takes from an answer of ours to `HEAD` the content, of which the head says how long it would be (RFC 9110 section 9.3.2). What an

@@ -4,7 +4,10 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::Origin;
-use crate::error::{Reason, Rejection};
+use crate::{
+    error::{Reason, Rejection},
+    request::headers::tokens,
+};
 
 static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -117,13 +120,11 @@ pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 fn accepts_html(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).any(
-        |range| {
-            let mut parts = range.split(';').map(str::trim);
-            let html = parts.next().is_some_and(|media| media.eq_ignore_ascii_case("text/html"));
-            html && !parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-        },
-    )
+    tokens(headers, &header::ACCEPT).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let html = parts.next().is_some_and(|media| media.eq_ignore_ascii_case("text/html"));
+        html && !parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
 }
 
 enum Single<'a> {
