@@ -29,7 +29,9 @@ use crate::{
     issuers::Issuer,
     oidc::{LoginRequest, backchannel, program},
     pages::{self, SessionTimes, WhoAmIView},
-    request::{FORWARD_AUTH, exchange::Exchange, route::PROTECTED_RESOURCE, sanitize::CleanRequest},
+    request::{
+        FORWARD_AUTH, exchange::Exchange, respond::see_other, route::PROTECTED_RESOURCE, sanitize::CleanRequest,
+    },
     sessions::{Origin, Session},
     snapshot::Snapshot,
 };
@@ -312,8 +314,7 @@ fn signed_out(context: &Context) -> AxumResponse {
         login.challenge(origin, request.method(), request.path(), request.query(), request.headers())
     });
     if let Some(location) = location {
-        return (StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".to_owned())])
-            .into_response();
+        return see_other(&location).map(Body::from);
     }
     let problem = json!({"type": "about:blank", "title": "Unauthorized", "status": 401, "detail": "you are not signed in",
         "reason": Reason::CredentialMissing.as_str()});

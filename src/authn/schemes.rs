@@ -4,7 +4,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Response, StatusCode, header};
+use http::{HeaderName, Method, Response, header};
 use hyper::body::Incoming;
 
 use super::{
@@ -26,7 +26,7 @@ use crate::{
     issuers::Issuers,
     kubernetes::Attributes,
     oidc::Login,
-    request::{route::Route, sanitize::CleanRequest},
+    request::{respond::see_other, route::Route, sanitize::CleanRequest},
     sessions::{self, CookieRequest, Origin, Sessions, access_revoked, csrf},
     store::Revocations,
     upstream::buffered::{self, BufferLimits, ByteBudget},
@@ -291,15 +291,7 @@ impl Authenticator<'_> {
         let location = request.origin().and_then(|origin| {
             self.login.challenge(&origin, request.method(), request.path(), request.query(), request.headers())
         });
-        let Some(location) = location.and_then(|location| http::HeaderValue::try_from(location).ok()) else {
-            return Err(rejection);
-        };
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = StatusCode::SEE_OTHER;
-        let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-        headers.insert(header::LOCATION, location);
-        Ok(Authentication::Respond(response))
+        location.map_or(Err(rejection), |location| Ok(Authentication::Respond(see_other(&location))))
     }
 
     /// The request with its body: as it comes, but read whole on its way to an EventListener, which gives it 5 s. What

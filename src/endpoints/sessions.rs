@@ -2,7 +2,7 @@
 //! end them all, so nothing here works with another credential than a session.
 
 use axum::{Extension, body::Body, response::IntoResponse, response::Json, response::Response as AxumResponse};
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use serde_json::json;
 use url::form_urlencoded;
 
@@ -10,6 +10,7 @@ use super::{Context, refused};
 use crate::{
     error::{Reason, Rejection},
     pages::{self, OwnSession, OwnSessionsView},
+    request::respond::see_other,
     sessions::{Which, csrf},
     store::StoreError,
 };
@@ -65,7 +66,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
     let which = match (&named, parameter(&context, "others")) {
         // Signing out ends more than this record: all hosts, and the provider's own session.
         (Some(name), None) if *name == session.name() && !session.is_of_program() => {
-            return see_other("/oauth2/sign_out");
+            return see_other("/oauth2/sign_out").map(Body::from);
         }
         (Some(name), None) => Which::One(name),
         (None, Some(_)) => Which::Others,
@@ -84,7 +85,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
                 ended,
                 "a person ended sessions of theirs"
             );
-            see_other(&format!("{PATH}?ended={ended}"))
+            see_other(&format!("{PATH}?ended={ended}")).map(Body::from)
         }
         Err(error) => refused(unavailable(error)),
     }
@@ -93,16 +94,6 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
 fn parameter(context: &Context, name: &str) -> Option<String> {
     let query = context.request.query().unwrap_or_default();
     form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
-}
-
-fn see_other(location: &str) -> AxumResponse {
-    let mut response = StatusCode::SEE_OTHER.into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(location) = HeaderValue::from_str(location) {
-        headers.insert(header::LOCATION, location);
-    }
-    response
 }
 
 fn unavailable(error: StoreError) -> Rejection {

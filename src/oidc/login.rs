@@ -25,6 +25,7 @@ use crate::{
     authn::{NeededLogin, Whose},
     config::raw::Prompt,
     pages::{self, Brand, Choice, GoingView, SignInView},
+    request::respond::see_other,
     sessions::{Ended, Origin, Sessions, cookie, csrf},
     store::StoreError,
 };
@@ -413,16 +414,9 @@ pub(super) fn store_failed(error: &StoreError) -> Failure {
     Failure::new(Outcome::store_unavailable, "Doorward cannot reach its store. Try again in a moment.")
 }
 
-/// 303, as the method and the body are never to be repeated (RFC 9700 section 4.12).
+/// As [`see_other`]; who is there does not hear of the address that leads there.
 pub fn redirect(location: &str) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = StatusCode::SEE_OTHER;
-    let headers = response.headers_mut();
-    match HeaderValue::try_from(location) {
-        Ok(location) => drop(headers.insert(header::LOCATION, location)),
-        Err(_) => drop(headers.insert(header::LOCATION, HeaderValue::from_static("/"))),
-    }
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let mut response = see_other(location);
+    response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
 }

@@ -178,6 +178,17 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     response
 }
 
+/// Sends a browser elsewhere: 303, as the method and the body are never to be repeated (RFC 9700 section 4.12).
+pub fn see_other(location: &str) -> Response<Bytes> {
+    let location = HeaderValue::from_str(location).unwrap_or_else(|_| HeaderValue::from_static("/"));
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, location);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
 /// Says which request an answer of ours is to.
 pub fn identify(response: &mut Response<Bytes>, id: Uuid) {
     response.headers_mut().insert(REQUEST_ID, id_line(id));
