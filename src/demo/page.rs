@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
 use super::provider::PEOPLE;
-use crate::endpoints::WHO_AM_I;
+use crate::{endpoints::WHO_AM_I, oidc::SIGN_OUT};
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--bg:#f5f6f8;--card:#fff;--ink:#1a1d23;--soft:#5a6270;--line:#dde1e7;--accent:#2457d6}
@@ -79,7 +79,7 @@ pub fn arrived(arrived: &Value) -> Markup {
                 "You are in. This page stands for the Tekton Dashboard and shows the request as it arrived behind Doorward. "
                 a href=(WHO_AM_I) { "Who am I?" } " · "
                 a href="/apis/tekton.dev/v1/namespaces/ci/pipelineruns/" { "The sample Kubernetes API" } " · "
-                a href="/oauth2/sign_out" { "Sign out" }
+                a href=(SIGN_OUT) { "Sign out" }
             }
             div.scroll {
                 table {

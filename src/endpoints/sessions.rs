@@ -9,6 +9,7 @@ use url::form_urlencoded;
 use super::{Context, refused};
 use crate::{
     error::{Reason, Rejection},
+    oidc::SIGN_OUT,
     pages::{self, OwnSession, OwnSessionsView},
     request::respond::see_other,
     sessions::{Which, csrf},
@@ -66,7 +67,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
     let which = match (&named, parameter(&context, "others")) {
         // Signing out ends more than this record: all hosts, and the provider's own session.
         (Some(name), None) if *name == session.name() && !session.is_of_program() => {
-            return see_other("/oauth2/sign_out").map(Body::from);
+            return see_other(SIGN_OUT).map(Body::from);
         }
         (Some(name), None) => Which::One(name),
         (None, Some(_)) => Which::Others,

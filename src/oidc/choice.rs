@@ -6,7 +6,7 @@ use data_encoding::BASE64URL_NOPAD;
 use http::HeaderValue;
 use url::form_urlencoded;
 
-use super::{Login, LoginRequest, Outcome, Provider, failure::Failure};
+use super::{Login, LoginRequest, Outcome, Provider, START, failure::Failure};
 use crate::{authn::NeededLogin, pages::Choice, sessions::cookie};
 
 /// Holds the name of an issuer, which is no secret and is worth nothing: whoever changes it chooses another of the
@@ -74,12 +74,12 @@ pub(super) fn label(provider: &dyn Provider) -> String {
 
 /// Where a login at an issuer begins, which must bring `needed`.
 pub(super) fn start(issuer: &str, needed: Option<&NeededLogin>, return_to: &str) -> String {
-    way("/oauth2/start", issuer, needed, return_to)
+    way(START, issuer, needed, return_to)
 }
 
 /// Where a login begins that has the person authenticate though the provider may know them.
 pub(super) fn start_anew(issuer: &str, needed: Option<&NeededLogin>, return_to: &str) -> String {
-    way("/oauth2/start?prompt=login", issuer, needed, return_to)
+    way(&format!("{START}?prompt=login"), issuer, needed, return_to)
 }
 
 /// An address of the login. The return address stands last, so that the script can add the fragment to it.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, error::Error};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{Outcome, parameters::encode, program};
+use super::{Outcome, START, parameters::encode, program};
 use crate::{
     error::{Reason, Rejection},
     issuers::TokenError,
@@ -115,7 +115,7 @@ impl Failure {
     pub fn page(self, request_id: &str, brand: &Brand) -> Response<Bytes> {
         // A login for a program begins at the page that asks, and signs nobody in in this browser.
         let is_of_program = program::is_page(&self.return_to);
-        let start = || format!("/oauth2/start?rd={}", encode(&self.return_to));
+        let start = || format!("{START}?rd={}", encode(&self.return_to));
         let retry = if is_of_program { self.return_to.clone() } else { self.retry.map_or_else(start, Into::into) };
         let label = match (is_of_program, self.is_final) {
             (false, _) => "Sign in again",

@@ -12,7 +12,8 @@ use openidconnect::{
 use url::Url;
 
 use super::{
-    LoginMetrics, Metadata, Outcome, Protocol, Provider, Wishes, attempts, backchannel, choice,
+    LoginMetrics, Metadata, Outcome, Protocol, Provider, SIGN_IN, SIGN_OUT, START, Wishes, attempts, backchannel,
+    choice,
     failure::Failure,
     flow::{self, Flow, State},
     parameters::{Parameters, encode},
@@ -77,6 +78,19 @@ const CONTINUE: &str = "/oauth2/continue";
 /// Where the provider sends the browser after a logout.
 pub(super) const SIGNED_OUT: &str = "/oauth2/signed_out";
 
+/// The methods that a path of the login takes, as `Allow` has them; `None` if it is no such path, or that of the back channel, which
+/// answers any.
+fn methods(path: &str) -> Option<&'static str> {
+    Some(match path {
+        CONTINUE | SIGN_IN | SIGNED_OUT | unsent::PATH | program::DONE => "GET, HEAD",
+        SIGN_OUT | program::PAGE | program::DEVICE => "GET, HEAD, POST",
+        program::TOKEN | program::END | program::DEVICE_REQUEST => "POST",
+        START => "GET",
+        path if address::leads_back(path) => "GET",
+        _ => return None,
+    })
+}
+
 impl Login {
     /// `providers` in the order in which they are offered.
     pub fn new(providers: Vec<Arc<dyn Provider>>, sessions: Sessions, metrics: LoginMetrics, brand: Brand) -> Self {
@@ -124,33 +138,30 @@ impl Login {
 
     /// Answers one of the paths of the login; `None` if it is no such path. Every answer is final and uncached.
     pub async fn answer(&self, request: LoginRequest<'_>) -> Option<Response<Bytes>> {
-        let get = matches!(*request.method, Method::GET | Method::HEAD);
+        if request.path == backchannel::PATH {
+            return Some(self.backchannel_logout(request).await);
+        }
+        let allow = methods(request.path)?;
+        if !allow.split(", ").any(|method| method == request.method.as_str()) {
+            return Some(self.not_allowed(request, allow));
+        }
+        let posts = *request.method == Method::POST;
         let answer = match request.path {
-            CONTINUE if get => self.go_on(request).await,
-            "/oauth2/start" if *request.method == Method::GET => self.start(request).await,
-            unsent::PATH if get => self.unsent(request),
-            path if address::leads_back(path) && *request.method == Method::GET => self.callback(request).await,
-            "/oauth2/sign_in" if get => self.sign_in(request).await,
-            "/oauth2/sign_out" if get => self.confirm_sign_out(request).await,
-            "/oauth2/sign_out" if *request.method == Method::POST => self.sign_out(request).await,
-            SIGNED_OUT if get => Ok(self.signed_out()),
-            "/oauth2/sign_out" => return Some(self.not_allowed(request, "GET, HEAD, POST")),
-            "/oauth2/start" => return Some(self.not_allowed(request, "GET")),
-            path if address::leads_back(path) => return Some(self.not_allowed(request, "GET")),
-            CONTINUE | unsent::PATH | "/oauth2/sign_in" | SIGNED_OUT => {
-                return Some(self.not_allowed(request, "GET, HEAD"));
-            }
-            backchannel::PATH => Ok(self.backchannel_logout(request).await),
-            program::PAGE if get => self.ask_for_program(request).await,
-            program::PAGE if *request.method == Method::POST => self.begin_for_program(request).await,
-            program::TOKEN if *request.method == Method::POST => Ok(self.exchange_code(request).await),
-            program::END if *request.method == Method::POST => Ok(self.end_for_program(request).await),
-            program::DEVICE if get || *request.method == Method::POST => self.device(request).await,
-            program::DONE if get => Ok(self.device_done(request)),
-            program::DEVICE_REQUEST if *request.method == Method::POST => Ok(self.begin_device(request).await),
-            program::DONE => return Some(self.not_allowed(request, "GET, HEAD")),
-            program::PAGE | program::DEVICE => return Some(self.not_allowed(request, "GET, HEAD, POST")),
-            program::TOKEN | program::END | program::DEVICE_REQUEST => return Some(self.not_allowed(request, "POST")),
+            CONTINUE => self.go_on(request).await,
+            START => self.start(request).await,
+            SIGN_IN => self.sign_in(request).await,
+            SIGN_OUT if posts => self.sign_out(request).await,
+            SIGN_OUT => self.confirm_sign_out(request).await,
+            SIGNED_OUT => Ok(self.signed_out()),
+            unsent::PATH => self.unsent(request),
+            program::PAGE if posts => self.begin_for_program(request).await,
+            program::PAGE => self.ask_for_program(request).await,
+            program::TOKEN => Ok(self.exchange_code(request).await),
+            program::END => Ok(self.end_for_program(request).await),
+            program::DEVICE => self.device(request).await,
+            program::DEVICE_REQUEST => Ok(self.begin_device(request).await),
+            program::DONE => Ok(self.device_done(request)),
+            path if address::leads_back(path) => self.callback(request).await,
             _ => return None,
         };
         Some(answer.unwrap_or_else(|failure| {
@@ -193,7 +204,7 @@ impl Login {
                 host,
                 name: &choice::label(&**provider),
                 href: &choice::start(provider.name(), needed.as_ref(), &return_to),
-                others: several.then(|| format!("/oauth2/sign_in?rd={}", encode(&return_to))).as_deref(),
+                others: several.then(|| format!("{SIGN_IN}?rd={}", encode(&return_to))).as_deref(),
                 keeps_fragment: !is_elsewhere,
             }),
             None => pages::sign_in(&SignInView {
@@ -211,7 +222,7 @@ impl Login {
         let provider = match (parameters.get("issuer"), self.only_offered(request)) {
             (None, Some(only)) => only,
             (None, None) => {
-                return Ok(redirect(&format!("/oauth2/sign_in?rd={}", encode(&return_to))));
+                return Ok(redirect(&format!("{SIGN_IN}?rd={}", encode(&return_to))));
             }
             (Some(name), _) => self.chosen(name, request)?,
         };

@@ -68,5 +68,11 @@ pub use self::{
 };
 use crate::terminal::bounded;
 
+/// Where a login begins, from where a browser is sent to the provider.
+pub(crate) const START: &str = "/oauth2/start";
+
+/// Where a person chooses a provider.
+pub(crate) const SIGN_IN: &str = "/oauth2/sign_in";
+
 /// Where a person signs out.
 pub const SIGN_OUT: &str = "/oauth2/sign_out";

@@ -8,6 +8,7 @@ use crate::{
     clock::Timestamp,
     endpoints::WHO_AM_I,
     error::{Reason, Rejection},
+    oidc::{SIGN_IN, SIGN_OUT},
     sessions::Listed,
     terminal,
 };
@@ -278,7 +279,7 @@ pub fn own_sessions(view: &OwnSessionsView<'_>) -> Page {
                 button class="button" type="submit" { "End all others" }
             }
         }
-        p class="actions" { a href=(WHO_AM_I) { "Who am I" } a href="/oauth2/sign_out" { "Sign out" } }
+        p class="actions" { a href=(WHO_AM_I) { "Who am I" } a href=(SIGN_OUT) { "Sign out" } }
     };
     Page::new("Your sessions", Tone::Plain, main).of_request(view.request_id)
 }
@@ -326,7 +327,7 @@ pub fn confirm_sign_out(view: &ConfirmSignOutView<'_>) -> Page {
             }
             None => {
                 h1 { "You are not signed in" }
-                p class="actions" { a class="button" href="/oauth2/sign_in" { "Sign in" } }
+                p class="actions" { a class="button" href=(SIGN_IN) { "Sign in" } }
             }
         }
     };
@@ -339,7 +340,7 @@ pub fn signed_out() -> Page {
         h1 { "You are signed out" }
         p class="lead" { "Your session has ended on every host of Doorward." }
         p { "On a computer that others use, close the browser as well." }
-        p class="actions" { a class="button" href="/oauth2/sign_in" { "Sign in again" } }
+        p class="actions" { a class="button" href=(SIGN_IN) { "Sign in again" } }
     };
     Page::new("Signed out", Tone::Good, main)
 }
@@ -421,7 +422,7 @@ pub(super) fn name(text: &str) -> Markup {
 
 fn sign_out_form(label: &str) -> Markup {
     html! {
-        form class="actions" method="post" action="/oauth2/sign_out" { button class="button" type="submit" { (label) } }
+        form class="actions" method="post" action=(SIGN_OUT) { button class="button" type="submit" { (label) } }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     config::raw::{RouteKind, Scheme},
     error::{Reason, Rejection},
     kubernetes::Attributes,
-    oidc::page_of_form,
+    oidc::{SIGN_IN, page_of_form},
     pages::{self, Brand, DeniedView},
     sessions::csrf,
     sts::printable,
@@ -228,7 +228,7 @@ fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
         request_id: &id,
         now: asker.now,
         step_up: asker.manner.step_up.as_deref(),
-        sign_in: signs_in.then_some("/oauth2/sign_in"),
+        sign_in: signs_in.then_some(SIGN_IN),
     };
     pages::html(rejection.status(), &pages::denied(&view), asker.brand)
 }
