@@ -43,7 +43,7 @@ use crate::{
     memory::Level,
     sha256::sha256,
     snapshot::Snapshot,
-    sts,
+    sts::Issuing,
     tekton::{self, Attribution, Fit},
     upstream::{
         Pools,
@@ -275,7 +275,8 @@ impl Worker {
             }
             Own::Issuer(endpoint) => {
                 let Some(own_issuer) = &snapshot.own_issuer else { return Err(Miss::Path.into()) };
-                sts::answer(&self.app, &self.pools, snapshot, own_issuer, (endpoint, request), exchange).await
+                let issuing = Issuing { app: &self.app, pools: &self.pools, snapshot, own_issuer };
+                issuing.answer(endpoint, request, exchange).await
             }
             Own::Interceptor => {
                 if self.app.interceptor_listener.as_deref().is_some_and(|asked_on| *asked_on != *connection.listener) {

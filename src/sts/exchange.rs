@@ -9,7 +9,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{
-    OwnIssuer,
+    Issuing, OwnIssuer,
     claims::{self, AccessToken},
     form::{ACCESS_TOKEN, ExchangeRequest, Form},
     grant::Granted,
@@ -54,7 +54,12 @@ pub(super) enum Given {
     Onward(Response<Bytes>),
 }
 
-impl Exchanger<'_> {
+impl<'a> Exchanger<'a> {
+    pub fn new(issuing: Issuing<'a>, keys: &'a SigningKeys) -> Self {
+        let Issuing { app, pools, snapshot, own_issuer } = issuing;
+        Self { app, pools, snapshot, own_issuer, keys }
+    }
+
     pub async fn exchange(
         &self,
         request: &CleanRequest<()>,

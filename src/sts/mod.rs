@@ -183,13 +183,6 @@ impl OwnIssuer {
     fn has_several_clusters(&self) -> bool {
         self.settings.clusters.len() > 1
     }
-
-    fn keys_or_refuse(&self, now: Timestamp) -> Result<SigningKeys, Rejection> {
-        self.keys(now).ok_or_else(|| {
-            Rejection::new(Reason::StoreUnavailable, "the keys of tokens have not been read from the store yet")
-                .fix("try again in a moment")
-        })
-    }
 }
 
 fn supply(keys: &SigningKeys, issuers: &Issuers) {
@@ -198,65 +191,76 @@ fn supply(keys: &SigningKeys, issuers: &Issuers) {
     }
 }
 
-/// Answers a request to one of the endpoints.
-pub async fn answer(
-    app: &App,
-    pools: &Pools,
-    snapshot: &Snapshot,
-    own_issuer: &OwnIssuer,
-    (endpoint, request): (Endpoint, CleanRequest<Incoming>),
-    exchange: &mut Exchange,
-) -> Result<Response<Bytes>, Rejection> {
-    exchange.record().endpoint = Some(endpoint.name());
-    let methods = endpoint.methods();
-    if !methods.contains(request.method()) {
-        let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-        let detail = format!("this address takes {allow} only");
-        let rejection = Rejection::method_not_allowed(allow, detail);
-        return match endpoint {
-            Endpoint::Form(_) => Ok(refuse(&rejection.into(), exchange)),
-            Endpoint::Registry | Endpoint::Keys | Endpoint::Metadata => Err(rejection),
-        };
-    }
-    match endpoint {
-        Endpoint::Registry => {
-            Ok(registry::answer(app, pools, snapshot, own_issuer, request.take_body().0, exchange).await)
-        }
-        Endpoint::Keys => {
-            Ok(public(own_issuer.keys_or_refuse(app.clock.now())?.set().clone(), "application/jwk-set+json"))
-        }
-        Endpoint::Metadata => {
-            let document =
-                metadata::document(own_issuer.issuer(), &own_issuer.keys_or_refuse(app.clock.now())?).to_string();
-            Ok(public(document.into(), "application/json"))
-        }
-        Endpoint::Form(form) => {
-            let done = answer_form(app, pools, snapshot, own_issuer, (form, request), exchange).await;
-            Ok(done.unwrap_or_else(|refusal| refuse(&refusal, exchange)))
-        }
-    }
+/// What tokens are issued with.
+#[derive(Clone, Copy, Debug)]
+pub struct Issuing<'a> {
+    pub app: &'a App,
+    pub pools: &'a Pools,
+    pub snapshot: &'a Snapshot,
+    pub own_issuer: &'a OwnIssuer,
 }
 
-/// What comes of a form.
-async fn answer_form(
-    app: &App,
-    pools: &Pools,
-    snapshot: &Snapshot,
-    own_issuer: &OwnIssuer,
-    (form, request): (FormEndpoint, CleanRequest<Incoming>),
-    exchange: &mut Exchange,
-) -> Result<Response<Bytes>, Refusal> {
-    if request.query().is_some() {
-        return Err(Refusal::malformed("parameters belong into the form, not into the address"));
+impl Issuing<'_> {
+    /// Answers a request to one of the endpoints.
+    pub async fn answer(
+        self,
+        endpoint: Endpoint,
+        request: CleanRequest<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Bytes>, Rejection> {
+        exchange.record().endpoint = Some(endpoint.name());
+        let methods = endpoint.methods();
+        if !methods.contains(request.method()) {
+            let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+            let detail = format!("this address takes {allow} only");
+            let rejection = Rejection::method_not_allowed(allow, detail);
+            return match endpoint {
+                Endpoint::Form(_) => Ok(refuse(&rejection.into(), exchange)),
+                Endpoint::Registry | Endpoint::Keys | Endpoint::Metadata => Err(rejection),
+            };
+        }
+        match endpoint {
+            Endpoint::Registry => Ok(self.answer_registry(request.take_body().0, exchange).await),
+            Endpoint::Keys => Ok(public(self.keys()?.set().clone(), "application/jwk-set+json")),
+            Endpoint::Metadata => {
+                let document = metadata::document(self.own_issuer.issuer(), &self.keys()?).to_string();
+                Ok(public(document.into(), "application/json"))
+            }
+            Endpoint::Form(form) => {
+                let done = self.answer_form(form, request, exchange).await;
+                Ok(done.unwrap_or_else(|refusal| refuse(&refusal, exchange)))
+            }
+        }
     }
-    let (request, body) = request.take_body();
-    let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_BODY), &app.budget).await?;
-    let keys = own_issuer.keys_or_refuse(app.clock.now())?;
-    let exchanger = Exchanger { app, pools, snapshot, own_issuer, keys: &keys };
-    match form {
-        FormEndpoint::Token => exchanger.exchange(&request, &body, exchange).await,
-        FormEndpoint::Revoke => exchanger.revoke(&request, &body, exchange).await,
-        FormEndpoint::Introspect => exchanger.introspect(&request, &body, exchange).await,
+
+    /// What comes of a form.
+    async fn answer_form(
+        self,
+        form: FormEndpoint,
+        request: CleanRequest<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Bytes>, Refusal> {
+        if request.query().is_some() {
+            return Err(Refusal::malformed("parameters belong into the form, not into the address"));
+        }
+        let (request, body) = request.take_body();
+        let limits = BufferLimits::new(&self.snapshot.limits, MAX_BODY);
+        let body = buffered::read(body, limits, &self.app.budget).await?;
+        let keys = self.keys()?;
+        let exchanger = Exchanger::new(self, &keys);
+        match form {
+            FormEndpoint::Token => exchanger.exchange(&request, &body, exchange).await,
+            FormEndpoint::Revoke => exchanger.revoke(&request, &body, exchange).await,
+            FormEndpoint::Introspect => exchanger.introspect(&request, &body, exchange).await,
+        }
+    }
+
+    /// The keys that sign by now.
+    fn keys(self) -> Result<SigningKeys, Rejection> {
+        self.own_issuer.keys(self.app.clock.now()).ok_or_else(|| {
+            Rejection::new(Reason::StoreUnavailable, "the keys of tokens have not been read from the store yet")
+                .fix("try again in a moment")
+        })
     }
 }
 

@@ -14,14 +14,13 @@ use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::{
-    OwnIssuer,
+    Issuing,
     exchange::{Exchanger, Given},
     form::{basic, is_audience},
     metadata,
     refusal::{RETRY_AFTER, Refusal, printable},
 };
 use crate::{
-    app::App,
     authz::AskedToken,
     clock::Timestamp,
     config::{
@@ -31,8 +30,6 @@ use crate::{
     },
     error::Reason,
     request::{exchange::Exchange, sanitize::CleanRequest},
-    snapshot::Snapshot,
-    upstream::Pools,
 };
 
 /// How long a token lasts where the configuration says nothing. No registry asks whether it was revoked.
@@ -196,26 +193,18 @@ fn actions(resource: &str) -> Option<Vec<String>> {
         .then(|| actions.split(',').map(|action| format!("{action}:{name}")).collect())
 }
 
-/// Answers a client of a registry.
-pub async fn answer(
-    app: &App,
-    pools: &Pools,
-    snapshot: &Snapshot,
-    own_issuer: &OwnIssuer,
-    request: CleanRequest<()>,
-    exchange: &mut Exchange,
-) -> Response<Bytes> {
-    let given = match own_issuer.keys_or_refuse(app.clock.now()) {
-        Err(rejection) => Err(Refusal::from(rejection)),
-        Ok(keys) => {
-            let exchanger = Exchanger { app, pools, snapshot, own_issuer, keys: &keys };
-            exchanger.registry(&request, exchange).await
-        }
-    };
-    given.unwrap_or_else(|refusal| {
-        super::refused(&refusal, exchange);
-        refused(&refusal, own_issuer.issuer())
-    })
+impl Issuing<'_> {
+    /// Answers a client of a registry.
+    pub(super) async fn answer_registry(self, request: CleanRequest<()>, exchange: &mut Exchange) -> Response<Bytes> {
+        let given = match self.keys() {
+            Err(rejection) => Err(Refusal::from(rejection)),
+            Ok(keys) => Exchanger::new(self, &keys).registry(&request, exchange).await,
+        };
+        given.unwrap_or_else(|refusal| {
+            super::refused(&refusal, exchange);
+            refused(&refusal, self.own_issuer.issuer())
+        })
+    }
 }
 
 impl Exchanger<'_> {
