@@ -19,7 +19,7 @@ use crate::{
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
     sha256::sha256,
-    tekton::{Document, MAX_BODY, Run, RunKind, dashboard::Page, template},
+    tekton::{Document, MAX_BODY, Run, RunKind, RunType, dashboard::Page, template},
     upstream::{
         buffered::{self, BufferLimits, ByteBudget},
         streams::StreamRequest,
@@ -113,14 +113,15 @@ impl Authenticated {
         let asked = self.kubernetes.as_ref();
         let asked = asked.map(|attributes| (attributes.verb.as_str(), attributes.api_version.as_str()));
         let (verb, version) = asked.unwrap_or_default();
+        let of = RunType { kind, version };
         Document::check_head(verb, self.request.headers())?;
         let (request, body) = self.request.take_body();
         let body = buffered::read(body, BufferLimits::new(limits, largest(&self.route)), budget).await?;
         note_body(&body, record);
         let account = self.route.upstream.default_service_account();
-        let mut document = Document::read((kind, version), verb, request.headers(), &body, account)?;
+        let mut document = Document::read(of, verb, request.headers(), &body, account)?;
         if policy.looks_at_accounts_of_runs() {
-            document.name_account(kind, version, account);
+            document.name_account(of, account);
         }
         Arc::make_mut(&mut document.run).keep(|name| policy.run_names().any(|known| **known == *name));
         let request = request.with_body(RequestBody::Empty);

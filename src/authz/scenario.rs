@@ -342,7 +342,7 @@ fn document(
     let Some(body) = &request.body else {
         return Document::check_head(&attributes.verb, &headers).map(|()| None).map_err(refused);
     };
-    let of = (kind, attributes.api_version.as_str());
+    let of = tekton::RunType { kind, version: &attributes.api_version };
     let document = Document::read(of, &attributes.verb, &headers, body.to_string().as_bytes(), default_account);
     document.map(Some).map_err(refused)
 }

@@ -13,7 +13,7 @@ use super::{
     existing::Fit,
     fields::{V1BETA1, check_places, check_pointer, check_spelling, check_value},
     ownership, patch,
-    run::{Intent, Run, RunKind},
+    run::{Intent, Run, RunKind, RunType},
 };
 use crate::{
     error::{Reason, Rejection},
@@ -176,10 +176,10 @@ impl Document {
         }
     }
 
-    /// Reads the body of a request for which [`concerns`] names `kind`, for `version` of the API. `default_account` is the service
-    /// account that Tekton gives a run which names none.
+    /// Reads the body of a request for which [`concerns`] names the kind of `of`. `default_account` is the service account that Tekton
+    /// gives a run which names none.
     pub fn read(
-        (kind, version): (RunKind, &str),
+        of: RunType<'_>,
         verb: &str,
         headers: &HeaderMap,
         body: &[u8],
@@ -189,9 +189,9 @@ impl Document {
         check_text(body)?;
         let media = essence(headers)?;
         match (verb, media.as_str()) {
-            ("create", _) => Self::object((kind, version), Intent::Create, (&media, body), default_account),
+            ("create", _) => Self::object(of, Intent::Create, (&media, body), default_account),
             ("patch", "application/apply-patch+yaml") => {
-                Self::object((kind, version), Intent::Apply, (&media, body), default_account)
+                Self::object(of, Intent::Apply, (&media, body), default_account)
             }
             ("patch", "application/json-patch+json") => {
                 let operations = parse_operations(body)?;
@@ -215,13 +215,13 @@ impl Document {
     }
 
     fn object(
-        (kind, version): (RunKind, &str),
+        of: RunType<'_>,
         intent: Intent,
         (media, body): (&str, &[u8]),
         default_account: &str,
     ) -> Result<Self, Unreadable> {
         let object = parse(media, body)?;
-        let expected = kind.name();
+        let (kind, expected) = (of.kind, of.kind.name());
         match object.get("kind") {
             None => {}
             Some(Value::String(came)) if came == expected || (kind == RunKind::CustomRun && came == "Run") => {}
@@ -242,7 +242,7 @@ impl Document {
             }
         }
         check_spelling(&object)?;
-        check_places(kind, version, &object)?;
+        check_places(of, &object)?;
         ownership::check_object(&object)?;
         Ok(Self {
             run: Run::read(kind, intent, &object, default_account)?.into(),
@@ -256,14 +256,14 @@ impl Document {
     }
 
     /// Writes the service account that a run is decided on into one that leaves it to Tekton, whose setting may be another by then.
-    pub(crate) fn name_account(&mut self, kind: RunKind, version: &str, account: &str) {
+    pub(crate) fn name_account(&mut self, of: RunType<'_>, account: &str) {
         let Body::Object { object, came } = &mut self.body else { return };
-        if !Run::leaves_account(kind, object) {
+        if !Run::leaves_account(of.kind, object) {
             return;
         }
         let before = object.clone();
-        let part = match kind {
-            RunKind::PipelineRun if version != V1BETA1 => &["spec", "taskRunTemplate"][..],
+        let part = match of.kind {
+            RunKind::PipelineRun if of.version != V1BETA1 => &["spec", "taskRunTemplate"][..],
             _ => &["spec"],
         };
         if let Some(place) = part.iter().try_fold(object, |object, name| member(object, name)) {

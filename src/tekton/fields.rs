@@ -2,15 +2,19 @@
 
 use serde_json::{Map, Value};
 
-use super::{document::Unreadable, run::RunKind};
+use super::{
+    document::Unreadable,
+    run::{RunKind, RunType},
+};
 
 pub(super) const V1BETA1: &str = "v1beta1";
 
 /// Refuses service accounts and pod templates where this version of the API has none: the API server drops them there, and the run
 /// would have others than those that were decided on.
-pub(super) fn check_places(kind: RunKind, version: &str, object: &Map<String, Value>) -> Result<(), Unreadable> {
+pub(super) fn check_places(of: RunType<'_>, object: &Map<String, Value>) -> Result<(), Unreadable> {
     const OF_PARTS: [(&str, &str); 2] =
         [("serviceAccountName", "taskServiceAccountName"), ("podTemplate", "taskPodTemplate")];
+    let RunType { kind, version } = of;
     let Some(spec) = object.get("spec").and_then(Value::as_object) else { return Ok(()) };
     let is_in_spec = |field: &&str| spec.contains_key(*field);
     let parts = || spec.get("taskRunSpecs").and_then(Value::as_array).into_iter().flatten();

@@ -41,6 +41,6 @@ pub use self::{
     attribution::{Attribution, REQUEST_ID},
     document::{Document, MAX_BODY, concerns},
     existing::{Fit, Unknown},
-    run::{Run, RunKind},
+    run::{Run, RunKind, RunType},
     trigger::{TriggerReader, listener_accounts},
 };

@@ -71,6 +71,13 @@ impl RunKind {
     }
 }
 
+/// A kind of run, in the version of the API that a request names.
+#[derive(Clone, Copy, Debug)]
+pub struct RunType<'a> {
+    pub kind: RunKind,
+    pub version: &'a str,
+}
+
 /// What a request says of a run: everything that selects the code that runs and the identity that it runs as. Of a
 /// request that makes no run only `intent` says something.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::authn::{Principal, Scheme};
 
 fn read(verb: &str, media: &'static str, body: &str) -> Result<Document, Unreadable> {
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
-    Document::read((RunKind::PipelineRun, "v1"), verb, &headers, body.as_bytes(), "default")
+    Document::read(RunType { kind: RunKind::PipelineRun, version: "v1" }, verb, &headers, body.as_bytes(), "default")
 }
 
 fn sent(document: Document) -> Value {
@@ -58,8 +58,13 @@ fn malformed_json_is_told_as_such_and_repeats_nothing_of_the_body() {
         let said = refused.detail();
         assert!(said.contains(why) && !said.contains("hunter2"), "{media} {body}: {said}");
     }
-    let none =
-        Document::read((RunKind::PipelineRun, "v1"), "create", &HeaderMap::new(), b"kind: PipelineRun", "default");
+    let none = Document::read(
+        RunType { kind: RunKind::PipelineRun, version: "v1" },
+        "create",
+        &HeaderMap::new(),
+        b"kind: PipelineRun",
+        "default",
+    );
     assert!(matches!(none, Err(Unreadable::Syntax(_))), "without a type it is JSON");
     assert!(read("patch", "application/apply-patch+yaml", "kind: PipelineRun").is_ok());
 }
@@ -74,7 +79,9 @@ fn a_run_that_names_no_account_has_the_one_that_tekton_gives() {
         (RunKind::CustomRun, &none, &["given"]),
         (RunKind::TaskRun, &one, &["own"]),
     ] {
-        let document = Document::read((kind, "v1"), "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap();
+        let document =
+            Document::read(RunType { kind, version: "v1" }, "create", &HeaderMap::new(), body.as_bytes(), "given")
+                .unwrap();
         assert_eq!(document.run.service_accounts.iter().map(|name| &**name).collect::<Vec<_>>(), expected, "{kind:?}");
     }
 }
@@ -94,10 +101,10 @@ fn the_account_that_was_decided_on_is_written_into_a_run_that_names_none() {
         (RunKind::TaskRun, "v1", &json!({"spec": {"serviceAccountName": "own"}}), "/spec/serviceAccountName", "own"),
     ] {
         let read = |body: &str| {
-            Document::read((kind, version), "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap()
+            Document::read(RunType { kind, version }, "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap()
         };
         let mut document = read(&body.to_string());
-        document.name_account(kind, version, "given");
+        document.name_account(RunType { kind, version }, "given");
         let accounts = document.run.service_accounts.clone();
         let sent = sent(document);
         assert_eq!(sent.pointer(place), Some(&json!(expected)), "{kind:?} {body}");
@@ -177,7 +184,7 @@ fn a_body_that_is_refused_for_all_its_labels_or_its_text_says_what_would_do() {
 fn accounts_and_templates_of_another_version_are_refused() {
     let of = |kind, version, spec: Value| {
         let body = json!({"spec": spec}).to_string();
-        Document::read((kind, version), "create", &HeaderMap::new(), body.as_bytes(), "given").map(|_| ())
+        Document::read(RunType { kind, version }, "create", &HeaderMap::new(), body.as_bytes(), "given").map(|_| ())
     };
     for (kind, good, bad, spec) in [
         (RunKind::PipelineRun, "v1beta1", "v1", json!({"serviceAccountName": "a"})),
