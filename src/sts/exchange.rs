@@ -12,7 +12,7 @@ use super::{
     Issuing, OwnIssuer,
     claims::{self, AccessToken},
     form::{ACCESS_TOKEN, ExchangeRequest, Form},
-    grant::Granted,
+    grant::{Granted, Judged, audience},
     keys::SigningKeys,
     party::Party,
     refusal::{Refusal, answer},
@@ -23,7 +23,7 @@ use crate::{
     app::App,
     audit,
     authn::{Actor, KnownAs, Principal},
-    authz::{AskedToken, Decision, RequestView},
+    authz::{AskedToken, RequestView},
     clock::Timestamp,
     error::Reason,
     issuers::TokenError,
@@ -87,8 +87,8 @@ impl<'a> Exchanger<'a> {
             Some(actor) => self.delegated(&subject, &*self.authenticate("actor_token", actor).await?)?,
         };
         let view = party.view(request, &asked.audience, now);
-        let granted = self.decide(&party, &view, asked.scopes.as_deref());
-        let granted = self.judged(&party, granted, exchange)?;
+        let judged = self.decide(&party, &view, asked.scopes.as_deref());
+        let granted = self.record(&party, judged, exchange)?;
         let issued = self.issue(&party, &view, granted, exchange).await?;
         let body = match issued {
             Given::Ours { token, expires, scope } => json!({
@@ -105,21 +105,16 @@ impl<'a> Exchanger<'a> {
     }
 
     /// Notes who asks and what was decided.
-    pub(super) fn judged(
-        &self,
-        party: &Party,
-        (granted, decision): (Result<Granted, Refusal>, Decision),
-        exchange: &mut Exchange,
-    ) -> Result<Granted, Refusal> {
+    pub(super) fn record(&self, party: &Party, judged: Judged, exchange: &mut Exchange) -> Result<Granted, Refusal> {
         let record = exchange.record();
         record.principal = Some(Arc::clone(&party.principal));
         record.policy = Some(Arc::clone(self.snapshot.policy.digest()));
         record.claims.clone_from(&self.snapshot.claims);
-        record.decision = Some(recorded(&decision));
+        record.decision = Some(recorded(&judged.decision));
         if let Some(asked) = &mut record.asked {
             asked.task = party.task().map(|task| task.view.clone());
         }
-        granted
+        judged.granted
     }
 
     /// Gives what was granted: a token of ours or, for an audience that trusts another provider, one of that.
@@ -131,7 +126,7 @@ impl<'a> Exchanger<'a> {
         exchange: &mut Exchange,
     ) -> Result<Given, Refusal> {
         let (task, now) = (party.task(), view.now);
-        let audience = view.token.map(|token| token.audience).unwrap_or_default();
+        let audience = audience(view);
         let registry = self.own_issuer.settings.registries.get(audience);
         let lifetime = registry.map_or(self.own_issuer.settings.lifetime, |registry| registry.lifetime);
         let given_until = self.given_until(party, view, &granted);

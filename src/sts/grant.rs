@@ -19,6 +19,24 @@ pub(super) struct Granted {
     pub(super) rules: Vec<Arc<str>>,
 }
 
+/// What rules say of what is asked for, and what that gives.
+pub(super) struct Judged {
+    pub(super) decision: Decision,
+    pub(super) granted: Result<Granted, Refusal>,
+}
+
+impl Judged {
+    /// Given, but no scope of it.
+    fn without_scopes(decision: Decision) -> Self {
+        Self { decision, granted: Ok(Granted::default()) }
+    }
+}
+
+/// The audience that is asked for.
+pub(super) fn audience<'a>(view: &RequestView<'a>) -> &'a str {
+    view.token.map(|token| token.audience).unwrap_or_default()
+}
+
 impl Party {
     /// The request for a token as rules see it.
     pub(super) fn view<'v>(
@@ -49,61 +67,47 @@ impl Party {
 
 impl Exchanger<'_> {
     /// What rules give of what is asked for: all of it, or nothing. Who asks for no scope by name gets all that rules name.
-    pub(super) fn decide(
-        &self,
-        party: &Party,
-        view: &RequestView<'_>,
-        asked: Option<&[String]>,
-    ) -> (Result<Granted, Refusal>, Decision) {
+    pub(super) fn decide(&self, party: &Party, view: &RequestView<'_>, asked: Option<&[String]>) -> Judged {
         let rules = self.snapshot.policy.token_rules(&party.principal, view);
         let found = match asked {
             Some(asked) => all_of(&rules, asked),
             None => whatever(&rules, self.scopes(view)),
         };
-        self.told(party, view, &rules, found)
+        self.judge(party, view, &rules, found)
     }
 
     /// What rules give of these scopes: as many as they give, but not none.
-    pub(super) fn decide_some(
-        &self,
-        party: &Party,
-        view: &RequestView<'_>,
-        asked: &[String],
-    ) -> (Result<Granted, Refusal>, Decision) {
+    pub(super) fn decide_some(&self, party: &Party, view: &RequestView<'_>, asked: &[String]) -> Judged {
         let rules = self.snapshot.policy.token_rules(&party.principal, view);
-        self.told(party, view, &rules, some_of(&rules, asked))
+        self.judge(party, view, &rules, some_of(&rules, asked))
     }
 
     /// Whether rules give any scope at all at this audience. Of those, nothing is given.
-    pub(super) fn decide_any(&self, party: &Party, view: &RequestView<'_>) -> (Result<Granted, Refusal>, Decision) {
+    pub(super) fn decide_any(&self, party: &Party, view: &RequestView<'_>) -> Judged {
         let rules = self.snapshot.policy.token_rules(&party.principal, view);
         let refused = match whatever(&rules, self.scopes(view)) {
-            Ok((_, decision)) => return (Ok(Granted::default()), decision),
+            Ok((_, decision)) => return Judged::without_scopes(decision),
             Err(refused) => refused,
         };
         let mut decisions = rules.scope_patterns().into_iter().map(|pattern| rules.decide(Some(&pattern)));
         match decisions.find(Decision::is_allow) {
-            Some(decision) => (Ok(Granted::default()), decision),
-            None => self.told(party, view, &rules, Err(refused)),
+            Some(decision) => Judged::without_scopes(decision),
+            None => self.judge(party, view, &rules, Err(refused)),
         }
     }
 
     /// The scopes that somebody may get at the audience who asks for none by name.
     fn scopes(&self, view: &RequestView<'_>) -> BTreeSet<&str> {
-        self.snapshot.policy.token_scopes(view.token.map(|token| token.audience).unwrap_or_default())
+        self.snapshot.policy.token_scopes(audience(view))
     }
 
     /// What was found, with a refusal in words.
-    fn told(
-        &self,
-        party: &Party,
-        view: &RequestView<'_>,
-        rules: &TokenRules<'_>,
-        found: Found<'_>,
-    ) -> (Result<Granted, Refusal>, Decision) {
+    fn judge(&self, party: &Party, view: &RequestView<'_>, rules: &TokenRules<'_>, found: Found<'_>) -> Judged {
         match found {
-            Ok((granted, decision)) => (Ok(granted), decision),
-            Err((scope, decision)) => (Err(self.refuse(party, view, rules, scope, &decision)), decision),
+            Ok((granted, decision)) => Judged { decision, granted: Ok(granted) },
+            Err((scope, decision)) => {
+                Judged { granted: Err(self.refuse(party, view, rules, scope, &decision)), decision }
+            }
         }
     }
 
@@ -146,7 +150,7 @@ impl Exchanger<'_> {
         scope: Option<&str>,
         decision: &Decision,
     ) -> Refusal {
-        let audience = view.token.map(|token| token.audience).unwrap_or_default();
+        let audience = audience(view);
         let why = why(decision, &party.principal);
         let whom = match party.task() {
             Some(task) => {

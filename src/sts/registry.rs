@@ -234,13 +234,11 @@ impl Exchanger<'_> {
         let party = self.party("password", subject, now).await?;
         let view = party.view(request, &asked.service, now);
         // `docker login` asks for no scope, to see whether the password is good: it is for whom a rule gives something there.
-        let granted = if asked.scopes.is_empty() {
-            let gives = self.decide_any(&party, &view);
-            self.judged(&party, gives, exchange)?
-        } else {
-            let granted = self.decide_some(&party, &view, &asked.scopes);
-            self.judged(&party, granted, exchange)?
+        let judged = match asked.scopes.as_slice() {
+            [] => self.decide_any(&party, &view),
+            scopes => self.decide_some(&party, &view, scopes),
         };
+        let granted = self.record(&party, judged, exchange)?;
         match self.issue(&party, &view, granted, exchange).await? {
             Given::Ours { token, expires, .. } => Ok(given(&token, now, expires)),
             Given::Onward(_) => Err(Refusal::unavailable(Reason::Internal, "a registry trusts no other provider")),
