@@ -22,7 +22,7 @@ use crate::{
     authz::AskedToken,
     clock::Timestamp,
     config::raw::Effect,
-    kubernetes::{Attributes, impersonation},
+    kubernetes::{Attributes, ObjectRef, impersonation},
     tekton::Run,
     webhooks::Facts,
 };
@@ -294,7 +294,7 @@ fn issued_task(task: &IssuedTask, budget: &mut Budget, object: &mut Object<'_>) 
     let objects =
         [("task_run", Some(&task.task_run)), ("pod", Some(&task.pod)), ("pipeline_run", task.pipeline_run.as_ref())];
     for (what, named) in objects {
-        if let Some((name, uid)) = named {
+        if let Some(ObjectRef { name, uid }) = named {
             object.object(what, |object| {
                 object.text("name", budget.text(Field::Names, name)).text("uid", budget.text(Field::Names, uid));
             });

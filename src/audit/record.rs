@@ -11,7 +11,7 @@ use crate::{
     clock::Timestamp,
     config::raw::{Effect, EventListener, RouteKind},
     error::{Reason, Rejection},
-    kubernetes::Attributes,
+    kubernetes::{Attributes, ObjectRef},
     tekton::Run,
     webhooks::Facts,
 };
@@ -155,15 +155,15 @@ pub struct IssuedOnward {
     pub sha256: String,
 }
 
-/// A task that got a token, which lives as long as it. Objects by name and uid.
+/// A task that got a token, which lives as long as it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedTask {
     /// The name of its issuer.
     pub cluster: String,
     pub namespace: String,
-    pub task_run: (String, String),
-    pub pod: (String, String),
-    pub pipeline_run: Option<(String, String)>,
+    pub task_run: ObjectRef,
+    pub pod: ObjectRef,
+    pub pipeline_run: Option<ObjectRef>,
     /// What the pipeline calls it.
     pub pipeline_task: Option<String>,
     /// The uid of the outermost run.

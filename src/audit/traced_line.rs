@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use uuid::Uuid;
 
-use crate::terminal;
+use crate::{kubernetes::ObjectRef, terminal};
 
 #[derive(Deserialize)]
 pub(super) struct Line {
@@ -220,10 +220,10 @@ pub struct TaskLine {
     #[serde(default)]
     pub cluster: String,
     pub namespace: String,
-    pub task_run: ObjectLine,
-    pub pod: ObjectLine,
+    pub task_run: ObjectRef,
+    pub pod: ObjectRef,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pipeline_run: Option<ObjectLine>,
+    pub pipeline_run: Option<ObjectRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline_task: Option<String>,
     /// The uid of the outermost run.
@@ -246,12 +246,6 @@ impl TaskLine {
         let objects = [Some(&self.task_run), Some(&self.pod), self.pipeline_run.as_ref()];
         objects.into_iter().flatten().map(|object| object.uid.as_str()).chain([self.root.as_str()])
     }
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ObjectLine {
-    pub name: String,
-    pub uid: String,
 }
 
 /// A run or a pod whose tokens have ended with it.

@@ -19,7 +19,7 @@ mod policy_rule;
 use serde::{Deserialize, Deserializer};
 
 pub use attributes::Attributes;
-pub use named::Named;
+pub use named::{Named, ObjectRef};
 pub use policy_rule::PolicyRule;
 
 /// Reads a member that is null, as one is that YAML leaves empty, like one that is not there. So does Go.

@@ -21,3 +21,10 @@ impl fmt::Display for Named {
         }
     }
 }
+
+/// One object of a cluster, by its name and its uid, which no other ever has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRef {
+    pub name: String,
+    pub uid: String,
+}

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{
-    registry::Access,
-    task::{ObjectRef, Task},
-};
+use super::{registry::Access, task::Task};
 use crate::{
     authn::{Actor, Kind, KnownAs, Principal},
     clock::Timestamp,
     issuers::RUN_CLAIM,
+    kubernetes::ObjectRef,
 };
 
 /// In the claim with the run: the id (`jti`) of the pod's token for which ours was given.

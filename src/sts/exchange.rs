@@ -17,7 +17,7 @@ use super::{
     party::Party,
     refusal::{Refusal, answer},
     registry,
-    task::{ObjectRef, Task},
+    task::Task,
 };
 use crate::{
     app::App,
@@ -258,13 +258,12 @@ pub(super) async fn give(issued: audit::Issued, exchange: &mut Exchange) -> Resu
 
 /// A task as the audit trail knows it.
 fn issued_to(task: &Task) -> audit::IssuedTask {
-    let named = |object: &ObjectRef| (object.name.clone(), object.uid.clone());
     audit::IssuedTask {
         cluster: task.view.cluster.clone(),
         namespace: task.view.namespace.clone(),
-        task_run: named(&task.task_run),
-        pod: named(&task.pod),
-        pipeline_run: task.pipeline_run().map(named),
+        task_run: task.task_run.clone(),
+        pod: task.pod.clone(),
+        pipeline_run: task.pipeline_run().cloned(),
         pipeline_task: task.view.pipeline_task.clone(),
         root: task.root.uid.clone(),
     }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Reason, Rejection},
+    kubernetes::ObjectRef,
     lock::lock,
     upstream::{GetError, Pools, Upstream},
 };
@@ -48,24 +49,18 @@ pub enum Place {
 
 impl Lookup<'_> {
     /// The pod that this name and uid mean, unless it has ended.
-    pub async fn pod(self, place: Place, namespace: &str, named: (&str, &str)) -> Result<Arc<Pod>, Refusal> {
-        match self.object(place, Kind::Pod, namespace, named).await? {
+    pub async fn pod(self, place: Place, namespace: &str, meant: &ObjectRef) -> Result<Arc<Pod>, Refusal> {
+        match self.object(place, Kind::Pod, namespace, meant).await? {
             Object::Pod(pod) => Ok(pod),
-            Object::Run(_) => Err(gone(called(Kind::Pod), named.0)),
+            Object::Run(_) => Err(gone(called(Kind::Pod), &meant.name)),
         }
     }
 
     /// The TaskRun or PipelineRun that this name and uid mean, unless it has ended.
-    pub async fn run(
-        self,
-        place: Place,
-        kind: Kind,
-        namespace: &str,
-        named: (&str, &str),
-    ) -> Result<Arc<Run>, Refusal> {
-        match self.object(place, kind, namespace, named).await? {
+    pub async fn run(self, place: Place, kind: Kind, namespace: &str, meant: &ObjectRef) -> Result<Arc<Run>, Refusal> {
+        match self.object(place, kind, namespace, meant).await? {
             Object::Run(run) => Ok(run),
-            Object::Pod(_) => Err(gone(called(kind), named.0)),
+            Object::Pod(_) => Err(gone(called(kind), &meant.name)),
         }
     }
 
@@ -75,8 +70,9 @@ impl Lookup<'_> {
         place: Place,
         kind: Kind,
         namespace: &str,
-        (name, uid): (&str, &str),
+        meant: &ObjectRef,
     ) -> Result<Object, Refusal> {
+        let ObjectRef { name, uid } = meant;
         let object = match place {
             Place::Watched => self.ends.find(self.cluster, kind, namespace, uid, self.clock.now()),
             Place::Server => {
@@ -85,7 +81,7 @@ impl Lookup<'_> {
             }
         };
         let object = object.ok_or_else(|| gone(called(kind), name))?;
-        still_is(object.identity(), object.end(), called(kind), (name, uid))?;
+        still_is(object.identity(), object.end(), called(kind), meant)?;
         Ok(object)
     }
 
@@ -194,15 +190,11 @@ fn gone(kind: &str, name: &str) -> Refusal {
 }
 
 /// Refuses what is another object, or has ended.
-pub(super) fn still_is(
-    found: &Identity,
-    end: Option<&str>,
-    kind: &str,
-    (name, uid): (&str, &str),
-) -> Result<(), Refusal> {
+pub(super) fn still_is(found: &Identity, end: Option<&str>, kind: &str, meant: &ObjectRef) -> Result<(), Refusal> {
+    let ObjectRef { name, uid } = meant;
     let refuse = |why: &str| Err(Refusal::subject(format!("{kind} {name}: {why}")));
     match end {
-        _ if found.uid != uid || found.name != name => refuse("it is another one than is meant, under the same name"),
+        _ if found.uid != *uid || found.name != *name => refuse("it is another one than is meant, under the same name"),
         Some(end) => refuse(end),
         None => Ok(()),
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::ends::Kind;
 use crate::{
     clock::Timestamp,
+    kubernetes::ObjectRef,
     runs::EVENT_ID,
     tekton::{REQUEST_ID, dashboard::is_subdomain, is_of_runs, run::describe},
 };
@@ -43,8 +44,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Owner {
     pub kind: String,
-    pub name: String,
-    pub uid: String,
+    pub object: ObjectRef,
 }
 
 #[derive(Debug)]
@@ -77,11 +77,13 @@ impl Identity {
     fn new(metadata: ObjectMeta) -> Self {
         let owner = metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
         let owner = owner.filter(|owner| is_of_runs(&owner.api_version) && is_subdomain(&owner.name));
+        let owner =
+            owner.map(|owner| Owner { kind: owner.kind, object: ObjectRef { name: owner.name, uid: owner.uid } });
         Self {
             namespace: metadata.namespace.unwrap_or_default(),
             name: metadata.name.unwrap_or_default(),
             uid: metadata.uid.unwrap_or_default(),
-            owner: owner.map(|owner| Owner { kind: owner.kind, name: owner.name, uid: owner.uid }),
+            owner,
             created: metadata.creation_timestamp.map(|time| Timestamp::from_millis(time.0.as_millisecond())),
             event: metadata.labels.and_then(|mut labels| labels.remove(EVENT_ID)),
             request: metadata.annotations.and_then(|mut annotations| annotations.remove(REQUEST_ID)),
@@ -281,7 +283,7 @@ mod tests {
                 json!({"apiVersion": "tekton.dev/v1", "kind": "TaskRun", "name": "t", "uid": "x", "controller": true});
             owner.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
             let pod = object(&json!({"ownerReferences": [owner]}), &json!({}), &json!({}));
-            Pod::read(pod).identity.owner_of_kind("TaskRun").map(|owner| owner.uid.clone())
+            Pod::read(pod).identity.owner_of_kind("TaskRun").map(|owner| owner.object.uid.clone())
         };
         assert_eq!(owner(&json!({})).as_deref(), Some("x"));
         for other in [

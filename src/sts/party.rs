@@ -12,12 +12,13 @@ use super::{
     exchange::Exchanger,
     pod_token::PodToken,
     refusal::Refusal,
-    task::{ObjectRef, SETTLING, Task, made_by_somebody},
+    task::{SETTLING, Task, made_by_somebody},
 };
 use crate::{
     authn::{Actor, Kind, KnownAs, Principal, principal::workload_key},
     clock::Timestamp,
     error::Reason,
+    kubernetes::ObjectRef,
     runs::{AskedRun, Cause, CauseError, Causes},
     webhooks,
 };

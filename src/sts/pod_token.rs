@@ -3,15 +3,14 @@
 use serde_json::{Map, Value};
 
 use super::refusal::Refusal;
-use crate::{issuers::REVIEW_CLAIM, tekton::dashboard::is_subdomain};
+use crate::{issuers::REVIEW_CLAIM, kubernetes::ObjectRef, tekton::dashboard::is_subdomain};
 
 /// What a token says of its pod (KEP-1205, KEP-4193).
 #[derive(Debug, PartialEq, Eq)]
 pub struct PodToken {
     pub(super) namespace: String,
     pub(super) service_account: String,
-    /// Name and uid.
-    pub(super) pod: (String, String),
+    pub(super) pod: ObjectRef,
     pub(super) node: Option<String>,
     /// Servers before 1.32 name none.
     pub(super) id: Option<String>,
@@ -64,7 +63,7 @@ impl PodToken {
         Ok(Self {
             namespace: namespace.to_owned(),
             service_account: account.to_owned(),
-            pod: (name.to_owned(), uid.to_owned()),
+            pod: ObjectRef { name: name.to_owned(), uid: uid.to_owned() },
             node: node.map(str::to_owned),
             id: id.map(str::to_owned),
         })
@@ -105,7 +104,7 @@ pub(super) mod tests {
     #[test]
     fn a_token_is_of_the_pod_that_it_and_the_cluster_name() {
         let token = PodToken::read(&claims(|_| {})).unwrap();
-        assert_eq!((token.namespace.as_str(), token.pod.1.as_str(), token.node.as_deref()), ("ci", "pu", Some("n")));
+        assert_eq!((token.namespace.as_str(), token.pod.uid.as_str(), token.node.as_deref()), ("ci", "pu", Some("n")));
         assert_eq!(token.id.as_deref(), Some("j"));
         let extra = |name: &'static str, value: &'static str| {
             move |claims: &mut Value| {

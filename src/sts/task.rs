@@ -13,8 +13,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     ends::Kind,
     look_up::{Lookup, Place},
@@ -22,20 +20,13 @@ use super::{
     pod_token::PodToken,
     refusal::Refusal,
 };
-use crate::{authz::TaskView, clock::Timestamp, error::Reason};
+use crate::{authz::TaskView, clock::Timestamp, error::Reason, kubernetes::ObjectRef};
 
 /// Runs within runs that are followed.
 const MAX_DEPTH: usize = 4;
 
 /// How long the controller may take to write down what it made, and Doorward who caused it.
 pub(super) const SETTLING: Duration = Duration::from_secs(30);
-
-/// An object of the cluster. No other ever has its uid.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectRef {
-    pub name: String,
-    pub uid: String,
-}
 
 /// A task that runs, and what it is a part of.
 #[derive(Clone, Debug)]
@@ -90,7 +81,7 @@ impl Task {
     async fn runs_at(&self, place: Place, lookup: Lookup<'_>) -> Result<(), Refusal> {
         let namespace = &self.view.namespace;
         for (kind, object) in self.lives_with() {
-            lookup.object(place, kind, namespace, (&object.name, &object.uid)).await?;
+            lookup.object(place, kind, namespace, object).await?;
         }
         Ok(())
     }
@@ -105,14 +96,14 @@ impl Task {
 
     async fn found(token: &PodToken, lookup: Lookup<'_>, place: Place, now: Timestamp) -> Result<Self, Refusal> {
         let namespace = &token.namespace;
-        let (name, uid) = &token.pod;
-        let pod = lookup.pod(place, namespace, (name, uid)).await?;
+        let name = &token.pod.name;
+        let pod = lookup.pod(place, namespace, &token.pod).await?;
         check_pod(&pod, token)?;
         let owner = pod.identity.owner_of_kind("TaskRun").ok_or_else(|| {
             Refusal::subject(format!("pod {namespace}/{name} is none of a TaskRun, and only tasks get tokens here"))
         })?;
         check_watched(&pod)?;
-        let run = lookup.run(place, Kind::TaskRun, namespace, (&owner.name, &owner.uid)).await?;
+        let run = lookup.run(place, Kind::TaskRun, namespace, &owner.object).await?;
         if run.pod.is_empty() {
             // One that is tried again is older than its pod.
             return Err(run.identity.not_yet("TaskRun", "does not know its pod", pod.identity.created, now));
@@ -120,7 +111,7 @@ impl Task {
         if run.pod != *name {
             return Err(Refusal::subject(format!(
                 "TaskRun {namespace}/{} runs in pod {}, not in {name}",
-                owner.name, run.pod
+                owner.object.name, run.pod
             )));
         }
         let mut task = Self {
@@ -132,7 +123,7 @@ impl Task {
                 pipeline_task: None,
                 task: run.reference.clone(),
             },
-            pod: ObjectRef { name: name.clone(), uid: uid.clone() },
+            pod: token.pod.clone(),
             task_run: run.identity.named(),
             pipeline_runs: Vec::new(),
             times_out: run.times_out,
@@ -146,7 +137,7 @@ impl Task {
             if task.pipeline_runs.len() == MAX_DEPTH {
                 return Err(Refusal::subject(format!("the run is within more than {MAX_DEPTH} others")));
             }
-            let parent = lookup.run(place, Kind::PipelineRun, namespace, (&owner.name, &owner.uid)).await?;
+            let parent = lookup.run(place, Kind::PipelineRun, namespace, &owner.object).await?;
             let mut made = parent.children.iter();
             let Some(made) = made.find(|made| made.kind == kind.name() && made.name == child.identity.name) else {
                 let (identity, why) = (&child.identity, "is none that its PipelineRun has made");
@@ -173,7 +164,7 @@ pub(super) fn made_by_somebody(kind: &str, name: &str, parent: &str) -> Refusal 
 }
 
 fn check_pod(pod: &Pod, token: &PodToken) -> Result<(), Refusal> {
-    let name = &token.pod.0;
+    let name = &token.pod.name;
     let refuse = |why: String| Err(Refusal::subject(format!("pod {}/{name} {why}", token.namespace)));
     if pod.service_account != token.service_account {
         return refuse(format!("runs as {}, not as {}", pod.service_account, token.service_account));
@@ -384,7 +375,7 @@ mod tests {
             });
             change(&mut pod);
             let pod = Pod::read(serde_json::from_value(pod).unwrap());
-            let is_meant = still_is(&pod.identity, pod.end, "pod", (&token.pod.0, &token.pod.1));
+            let is_meant = still_is(&pod.identity, pod.end, "pod", &token.pod);
             is_meant.and_then(|()| check_pod(&pod, &token)).and_then(|()| check_watched(&pod)).is_ok()
         };
         assert!(pod(|_| {}));
