@@ -91,8 +91,8 @@ impl Identity {
     }
 
     /// Its owner, if that is of this kind.
-    pub fn owner_of_kind(&self, kind: &str) -> Option<&Owner> {
-        self.owner.as_ref().filter(|owner| owner.kind == kind)
+    pub fn owner_of_kind(&self, kind: Kind) -> Option<&Owner> {
+        self.owner.as_ref().filter(|owner| owner.kind == kind.name())
     }
 }
 
@@ -283,7 +283,7 @@ mod tests {
                 json!({"apiVersion": "tekton.dev/v1", "kind": "TaskRun", "name": "t", "uid": "x", "controller": true});
             owner.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
             let pod = object(&json!({"ownerReferences": [owner]}), &json!({}), &json!({}));
-            Pod::read(pod).identity.owner_of_kind("TaskRun").map(|owner| owner.object.uid.clone())
+            Pod::read(pod).identity.owner_of_kind(Kind::TaskRun).map(|owner| owner.object.uid.clone())
         };
         assert_eq!(owner(&json!({})).as_deref(), Some("x"));
         for other in [

@@ -99,14 +99,14 @@ impl Task {
         let name = &token.pod.name;
         let pod = lookup.pod(place, namespace, &token.pod).await?;
         check_pod(&pod, token)?;
-        let owner = pod.identity.owner_of_kind("TaskRun").ok_or_else(|| {
+        let owner = pod.identity.owner_of_kind(Kind::TaskRun).ok_or_else(|| {
             Refusal::subject(format!("pod {namespace}/{name} is none of a TaskRun, and only tasks get tokens here"))
         })?;
         check_watched(&pod)?;
         let run = lookup.run(place, Kind::TaskRun, namespace, &owner.object).await?;
         if run.pod.is_empty() {
             // One that is tried again is older than its pod.
-            return Err(run.identity.not_yet("TaskRun", "does not know its pod", pod.identity.created, now));
+            return Err(run.identity.not_yet(Kind::TaskRun, "does not know its pod", pod.identity.created, now));
         }
         if run.pod != *name {
             return Err(Refusal::subject(format!(
@@ -133,7 +133,7 @@ impl Task {
         let mut child = run;
         loop {
             let kind = if task.pipeline_runs.is_empty() { Kind::TaskRun } else { Kind::PipelineRun };
-            let Some(owner) = child.identity.owner_of_kind("PipelineRun") else { return Ok(task) };
+            let Some(owner) = child.identity.owner_of_kind(Kind::PipelineRun) else { return Ok(task) };
             if task.pipeline_runs.len() == MAX_DEPTH {
                 return Err(Refusal::subject(format!("the run is within more than {MAX_DEPTH} others")));
             }
@@ -141,7 +141,7 @@ impl Task {
             let mut made = parent.children.iter();
             let Some(made) = made.find(|made| made.kind == kind.name() && made.name == child.identity.name) else {
                 let (identity, why) = (&child.identity, "is none that its PipelineRun has made");
-                return Err(identity.not_yet(kind.name(), why, identity.created, now));
+                return Err(identity.not_yet(kind, why, identity.created, now));
             };
             child.identity.check_maker(kind, &parent.identity)?;
             if task.pipeline_runs.is_empty() {
@@ -211,8 +211,8 @@ impl Identity {
     }
 
     /// What the controller has not written down it may still be about to, right after it `made` what that is about.
-    fn not_yet(&self, kind: &str, why: &str, made: Option<Timestamp>, now: Timestamp) -> Refusal {
-        let text = format!("{kind} {} {why}", self.name);
+    fn not_yet(&self, kind: Kind, why: &str, made: Option<Timestamp>, now: Timestamp) -> Refusal {
+        let text = format!("{} {} {why}", kind.name(), self.name);
         match made.is_some_and(|made| now < made + SETTLING) {
             true => Refusal::unavailable(Reason::Overloaded, format!("{text} yet; try again in a moment")),
             false => Refusal::subject(text),
