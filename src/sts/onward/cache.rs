@@ -366,7 +366,7 @@ impl TokenRequest {
         let pool = [super::protocol::IAM_SCOPE.to_owned()];
         let asked = if onward.protocol.next.is_some() { &pool[..] } else { &self.scopes };
         let expected = Expected {
-            reads: onward.protocol.reads,
+            reads: onward.protocol.kind.reads(),
             asked,
             default_scopes: &onward.default_scopes,
             max_lifetime: i64::try_from(onward.max_lifetime).unwrap_or(i64::MAX),

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration}
 use url::Url;
 
 pub use self::cache::{Metrics, ProviderTokens};
-use self::protocol::{Protocol, Reads};
+use self::protocol::{Kind, Protocol};
 use super::{
     SigningKeys,
     form::{is_audience, is_scope},
@@ -101,7 +101,7 @@ impl Onward {
         };
         let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver);
         let protocol = protocol?;
-        if revocation_url.is_some() && (protocol.reads == Reads::Aws || protocol.kind == "google") {
+        if revocation_url.is_some() && matches!(protocol.kind, Kind::Aws | Kind::Google) {
             resolver.error(&at.key("revocation_url"), "this kind of provider ends no token before its time");
         }
         let Some(assertion_audience) = written.map(str::to_owned).or_else(|| protocol.default_audience.clone()) else {
@@ -116,7 +116,7 @@ impl Onward {
         if raw.assertion.subject == Some(OnwardSubject::Text(String::new())) {
             resolver.error(&at.key("assertion").key("subject"), "the subject is empty");
         }
-        if protocol.reads == Reads::Aws && !(raw.scopes.is_empty() && raw.default_scopes.is_empty()) {
+        if protocol.kind == Kind::Aws && !(raw.scopes.is_empty() && raw.default_scopes.is_empty()) {
             resolver
                 .error(&at.key("scopes"), "AWS knows no scopes")
                 .help("narrow what the role may do, or set `session_policy`");
@@ -163,7 +163,7 @@ impl Onward {
     /// The provider, for people.
     fn name(&self) -> String {
         let host = self.protocol.url.host_str().unwrap_or_default();
-        format!("the provider of `{}` ({} at {host})", self.audience, self.protocol.kind)
+        format!("the provider of `{}` ({} at {host})", self.audience, self.protocol.kind.as_str())
     }
 }
 

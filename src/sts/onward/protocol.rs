@@ -36,17 +36,56 @@ const MAX_SESSION: usize = 64;
 /// How one provider is asked.
 #[derive(Debug)]
 pub struct Protocol {
-    pub kind: &'static str,
+    pub kind: Kind,
     pub url: Url,
     /// Parameters that are always the same, in order.
     pub fixed: Vec<(&'static str, String)>,
-    /// The parameter that has the assertion.
-    assertion: &'static str,
     client: Client,
-    pub reads: Reads,
     pub next: Option<ServiceAccount>,
     /// The audience of assertions where none is configured.
     pub default_audience: Option<String>,
+}
+
+/// A kind of provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    TokenExchange,
+    JwtBearer,
+    ClientCredentials,
+    Google,
+    Aws,
+}
+
+impl Kind {
+    /// As the configuration calls it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TokenExchange => "token_exchange",
+            Self::JwtBearer => "jwt_bearer",
+            Self::ClientCredentials => "client_credentials",
+            Self::Google => "google",
+            Self::Aws => "aws",
+        }
+    }
+
+    /// The parameter that has the assertion.
+    const fn assertion(self) -> &'static str {
+        match self {
+            Self::TokenExchange | Self::Google => "subject_token",
+            Self::JwtBearer => "assertion",
+            Self::ClientCredentials => "client_assertion",
+            Self::Aws => "WebIdentityToken",
+        }
+    }
+
+    /// In which form it gives a token.
+    pub const fn reads(self) -> Reads {
+        match self {
+            Self::TokenExchange | Self::Google => Reads::OAuth { exchanged: true },
+            Self::JwtBearer | Self::ClientCredentials => Reads::OAuth { exchanged: false },
+            Self::Aws => Reads::Aws,
+        }
+    }
 }
 
 /// Who we are as a client, beside the assertion.
@@ -103,23 +142,22 @@ impl Protocol {
                     ("requested_token_type", ACCESS_TOKEN.to_owned()),
                     ("subject_token_type", JWT.to_owned()),
                 ];
-                let reads = Reads::OAuth { exchanged: true };
-                Self::grant("token_exchange", raw, fixed, "subject_token", reads, audience, at, resolver)
+                Self::grant(Kind::TokenExchange, raw, fixed, audience, at, resolver)
             }
             OnwardProvider::JwtBearer(raw) => {
-                let (fixed, reads) = (vec![("grant_type", JWT_BEARER.to_owned())], Reads::OAuth { exchanged: false });
-                Self::grant("jwt_bearer", raw, fixed, "assertion", reads, audience, at, resolver)
+                let fixed = vec![("grant_type", JWT_BEARER.to_owned())];
+                Self::grant(Kind::JwtBearer, raw, fixed, audience, at, resolver)
             }
             OnwardProvider::ClientCredentials(raw) => {
-                let at = at.key("client_credentials");
+                let kind = Kind::ClientCredentials;
+                let at = at.key(kind.as_str());
                 let mut fixed = vec![
                     ("grant_type", "client_credentials".to_owned()),
                     ("client_assertion_type", ASSERTION_TYPE.to_owned()),
                 ];
                 fixed.extend(raw.client_id.clone().map(|id| ("client_id", id)));
                 targets(&mut fixed, raw.audience.as_ref(), raw.resource.as_ref());
-                let reads = Reads::OAuth { exchanged: false };
-                Self::new("client_credentials", &raw.token_url, fixed, "client_assertion", reads, &at, resolver)
+                Self::new(kind, &raw.token_url, fixed, &at, resolver)
             }
             OnwardProvider::Google(raw) => Self::google(raw, &at.key("google"), resolver),
             OnwardProvider::Aws(raw) => Self::aws(raw, lasts, &at.key("aws"), resolver),
@@ -127,30 +165,25 @@ impl Protocol {
     }
 
     fn new(
-        kind: &'static str,
+        kind: Kind,
         url: &str,
         fixed: Vec<(&'static str, String)>,
-        assertion: &'static str,
-        reads: Reads,
         at: &At,
         resolver: &mut Resolver,
     ) -> Option<Self> {
         let url = address(url, &at.key("token_url"), resolver)?;
-        Some(Self { kind, url, fixed, assertion, client: Client::None, reads, next: None, default_audience: None })
+        Some(Self { kind, url, fixed, client: Client::None, next: None, default_audience: None })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the columns of a table")]
     fn grant(
-        kind: &'static str,
+        kind: Kind,
         raw: &raw::OnwardGrant,
         mut fixed: Vec<(&'static str, String)>,
-        assertion: &'static str,
-        reads: Reads,
         audience: Option<&str>,
         at: &At,
         resolver: &mut Resolver,
     ) -> Option<Self> {
-        let at = at.key(kind);
+        let at = at.key(kind.as_str());
         targets(&mut fixed, raw.audience.as_ref(), raw.resource.as_ref());
         let client = match (&raw.client, raw.client_assertion) {
             (None, false) => Some(Client::None),
@@ -169,7 +202,7 @@ impl Protocol {
                     .map(Client::Known)
             }
         };
-        Some(Self { client: client?, ..Self::new(kind, &raw.token_url, fixed, assertion, reads, &at, resolver)? })
+        Some(Self { client: client?, ..Self::new(kind, &raw.token_url, fixed, &at, resolver)? })
     }
 
     fn google(raw: &raw::OnwardGoogle, at: &At, resolver: &mut Resolver) -> Option<Self> {
@@ -205,8 +238,7 @@ impl Protocol {
             }
         };
         let url = raw.token_url.as_deref().unwrap_or(GOOGLE);
-        let reads = Reads::OAuth { exchanged: true };
-        let protocol = Self::new("google", url, fixed, "subject_token", reads, at, resolver)?;
+        let protocol = Self::new(Kind::Google, url, fixed, at, resolver)?;
         Some(Self { next, default_audience: Some(format!("https:{}", raw.pool_provider)), ..protocol })
     }
 
@@ -234,7 +266,7 @@ impl Protocol {
             fixed.push(("Policy", text));
         }
         let url = raw.token_url.as_deref().unwrap_or(AWS);
-        let protocol = Self::new("aws", url, fixed, "WebIdentityToken", Reads::Aws, at, resolver)?;
+        let protocol = Self::new(Kind::Aws, url, fixed, at, resolver)?;
         Some(Self { default_audience: Some("sts.amazonaws.com".to_owned()), ..protocol })
     }
 
@@ -245,7 +277,7 @@ impl Protocol {
 
     /// Whether the assertion itself stands for a client (RFC 7523 section 2.2).
     pub fn is_client(&self) -> bool {
-        self.assertion == "client_assertion"
+        self.kind == Kind::ClientCredentials
     }
 
     /// The request for a token. The error says why it cannot be made.
@@ -253,12 +285,12 @@ impl Protocol {
         let mut form = Serializer::new(String::new());
         form.extend_pairs(self.fixed.iter().map(|(name, value)| (*name, value)));
         let scopes = if self.next.is_some() { IAM_SCOPE.to_owned() } else { sent.scopes.join(" ") };
-        match self.reads {
-            Reads::Aws => _ = form.append_pair("RoleSessionName", sent.session),
-            Reads::OAuth { .. } if scopes.is_empty() => {}
-            Reads::OAuth { .. } => _ = form.append_pair("scope", &scopes),
+        match self.kind {
+            Kind::Aws => _ = form.append_pair("RoleSessionName", sent.session),
+            _ if scopes.is_empty() => {}
+            _ => _ = form.append_pair("scope", &scopes),
         }
-        form.append_pair(self.assertion, sent.assertion);
+        form.append_pair(self.kind.assertion(), sent.assertion);
         self.finish(&self.url, form, sent.client_assertion, now)
     }
 

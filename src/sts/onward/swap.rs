@@ -10,7 +10,7 @@ use super::{
     Onward,
     answer::{Failure, GivenForm},
     cache::TokenRequest,
-    protocol::session_name,
+    protocol::{Kind, session_name},
 };
 use crate::{
     audit,
@@ -46,7 +46,7 @@ impl Exchanger<'_> {
     ) -> Result<Response<Bytes>, Refusal> {
         let (principal, task) = (&party.principal, party.task());
         let scopes = onward.named_there(&issued.scopes);
-        if onward.protocol.reads == super::Reads::Aws && !scopes.is_empty() {
+        if onward.protocol.kind == Kind::Aws && !scopes.is_empty() {
             return Err(Refusal::scope(format!(
                 "AWS knows no scopes, so none can be had for `{}`; ask for none, by a rule without `scopes`",
                 onward.audience
@@ -101,7 +101,11 @@ impl Exchanger<'_> {
             scopes,
             expires: given.expires,
             onward: Some(audit::IssuedOnward {
-                provider: format!("{} at {}", onward.protocol.kind, onward.protocol.url.host_str().unwrap_or_default()),
+                provider: format!(
+                    "{} at {}",
+                    onward.protocol.kind.as_str(),
+                    onward.protocol.url.host_str().unwrap_or_default()
+                ),
                 assertion: gained.assertion.clone(),
                 sha256: gained.digest.clone(),
             }),
