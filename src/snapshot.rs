@@ -28,10 +28,9 @@ use crate::{
         resolver::Resolver,
     },
     downstream,
-    egress::Egress,
     issuers::{self, Issuers},
     logging,
-    oidc::{self, Login, LoginIssuer, LoginMetrics, Provider},
+    oidc::{Login, LoginClient, LoginIssuer, LoginMetrics, Provider},
     pages::Brand,
     request::route::{self, Named, Routes},
     sessions::{self, Sessions, keyring::KeyRing},
@@ -96,7 +95,7 @@ pub struct Resolved {
     issuers: Issuers,
     policy: Option<Policy>,
     /// Where people log in, in the order of the configuration.
-    clients: Vec<(Arc<str>, oidc::Client, Egress)>,
+    clients: Vec<LoginClient>,
     break_glass: Option<BreakGlass>,
     brand: Option<Brand>,
 }
@@ -117,12 +116,12 @@ impl Context {
 /// Turns the written configuration into what the program runs on. `previous` lends what outlives a generation: keys,
 /// caches and connections whose settings have not changed.
 pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, previous: Option<&Snapshot>) -> Resolved {
-    let at = At::root();
+    let (at, egress) = (At::root(), &context.issuers.egress);
     resolver.makes_folder_of(&root.store.path);
     logging::check(&root.log, &at.key("log"), resolver);
     let downstream = downstream::Settings::resolve(&root.listeners, &root.limits, resolver, &at);
     let admin = AdminSettings::resolve(&root.admin, &at.key("admin"), resolver);
-    let audit = audit::Settings::resolve(&root.audit, &context.issuers.egress, resolver, &at.key("audit"));
+    let audit = audit::Settings::resolve(&root.audit, egress, resolver, &at.key("audit"));
     let sessions = sessions::Settings::resolve(&root.sessions, resolver, &at.key("sessions"));
     let has_keys = !root.sessions.keys.is_empty();
     let store = store::Settings::resolve(&root.store, has_keys, resolver, &at.key("store"));
@@ -130,22 +129,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     let shared = root.store.redis.is_some() && asserts;
     let assertion_keys = assertions::Keys::resolve(&root.assertions, shared, resolver, &at.key("assertions"));
     let issuers = Issuers::resolve(root, resolver, previous.map(|snapshot| &snapshot.issuers), &context.issuers);
-    oidc::redirect::check(&root.issuers, &at.key("issuers"), resolver);
-    let mut clients: Vec<(Arc<str>, _, _)> = Vec::new();
-    for (index, issuer) in root.issuers.iter().enumerate() {
-        let at = at.key("issuers").index(index);
-        let Some(login) = &issuer.login else { continue };
-        let Some(client) = oidc::Client::resolve(login, issuer, resolver, &at.key("login")) else { continue };
-        let egress = match &issuer.ca {
-            None => context.issuers.egress.clone(),
-            Some(path) => match context.issuers.egress.trusting(&resolver.path(path)) {
-                Ok(egress) => egress,
-                // The issuer itself has reported the file.
-                Err(_) => continue,
-            },
-        };
-        clients.push((issuer.name.as_str().into(), client, egress));
-    }
+    let clients = LoginClient::resolve_all(&root.issuers, &at.key("issuers"), egress, resolver);
     let upstreams: BTreeMap<Arc<str>, Arc<Upstream>> = root
         .upstreams
         .iter()
@@ -154,8 +138,8 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         .map(|upstream| (Arc::clone(upstream.name()), upstream))
         .collect();
     let now = context.clock().now();
-    let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), &context.issuers.egress, now, resolver);
-    let tokens = sts::Settings::resolve(root, &issuers, &upstreams, &context.issuers.egress, now, resolver);
+    let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), egress, now, resolver);
+    let tokens = sts::Settings::resolve(root, &issuers, &upstreams, egress, now, resolver);
     let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
     let routes = route::resolve(root, named, resolver);
     let policy = Policy::compile(root, resolver);
@@ -232,9 +216,9 @@ impl Resolved {
         &self.upstreams
     }
 
-    /// Who we are at the providers where people log in, by the name of the issuer, and what they are called with.
-    pub fn clients(&self) -> impl Iterator<Item = &(Arc<str>, oidc::Client, Egress)> {
-        self.clients.iter()
+    /// Who we are at the providers where people log in.
+    pub fn clients(&self) -> &[LoginClient] {
+        &self.clients
     }
 
     /// How long a key of tokens signs, where Doorward makes them itself.
@@ -257,8 +241,8 @@ impl Resolved {
         let providers: Vec<Arc<dyn Provider>> = self
             .clients
             .into_iter()
-            .filter_map(|(name, client, egress)| {
-                let issuer = Arc::clone(self.issuers.get(&name)?);
+            .filter_map(|LoginClient { issuer, client, egress }| {
+                let issuer = Arc::clone(self.issuers.get(&issuer)?);
                 Some(Arc::new(LoginIssuer::new(issuer, client, egress, clock.clone())) as Arc<dyn Provider>)
             })
             .collect();

@@ -17,7 +17,7 @@ use crate::{
     issuers::{
         Issuer, KEY_SET_TYPES, KeySource, Keys, MAX_KEY_SET, MAX_METADATA, Metadata, Quoted, discovery_location,
     },
-    oidc::{Client, Github, Protocol, redirect},
+    oidc::{Client, Github, LoginClient, Protocol, redirect},
     sessions::Origin,
 };
 
@@ -39,11 +39,11 @@ pub(super) async fn examine(doctor: &Doctor<'_>, wants: impl Fn(Check) -> bool) 
     let origins = if wants(Check::Redirect) { doctor.origins() } else { Vec::new() };
     let asks = wants(Check::Introspection);
     let issuers = doctor.resolved.issuers().iter().filter(|issuer| issuer.keys().settings().source != KeySource::Own);
-    let several = doctor.resolved.clients().count() > 1;
+    let several = doctor.resolved.clients().len() > 1;
     let looks = issuers.map(async |issuer: &Arc<Issuer>| {
-        let client = doctor.resolved.clients().find(|(name, ..)| *name == *issuer.name());
+        let client = doctor.resolved.clients().iter().find(|client| client.issuer == *issuer.name());
         Look { issuer, clock: &doctor.clock, of: format!("issuer `{}`", issuer.name()), findings: Vec::new() }
-            .all(client.map(|(_, client, egress)| (client, egress)), &origins, several, asks)
+            .all(client, &origins, several, asks)
             .await
     });
     join_all(looks).await.concat()
@@ -61,13 +61,13 @@ impl Look<'_> {
     /// `several`: people sign in at others, too. `asks`: introspection is looked at.
     async fn all(
         mut self,
-        client: Option<(&Client, &Egress)>,
+        client: Option<&LoginClient>,
         origins: &[Origin],
         several: bool,
         asks: bool,
     ) -> Vec<Finding> {
         let settings = self.issuer.keys().settings();
-        let github = client.and_then(|(client, _)| match &client.protocol {
+        let github = client.and_then(|known| match &known.client.protocol {
             Protocol::Github(github) => Some(github),
             Protocol::OpenId => None,
         });
@@ -87,7 +87,7 @@ impl Look<'_> {
         if asks {
             self.introspection(metadata.as_ref()).await;
         }
-        if let Some((client, egress)) = client {
+        if let Some(LoginClient { client, egress, .. }) = client {
             let names_itself = metadata.as_ref().is_some_and(|metadata| metadata.iss_parameter_supported);
             let of_github = github.map(|github| github.authorization_endpoint().clone());
             match metadata.and_then(|metadata| metadata.authorization_endpoint).or(of_github) {

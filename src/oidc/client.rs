@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::github::Github;
+use super::{github::Github, redirect};
 use crate::{
     config::{
         raw::{self, Preset, Prompt, Redirect},
         report::At,
         resolver::Resolver,
     },
+    egress::Egress,
     issuers::{
         ClientAuth,
         presets::{LoginQuirks, Logout},
@@ -32,6 +33,38 @@ pub struct Client {
     pub redirect: Option<Redirect>,
     /// Whether userinfo is to tell what the ID token does not.
     pub asks_userinfo: bool,
+}
+
+/// Who we are at an issuer where people log in, and how that is called.
+#[derive(Debug)]
+pub struct LoginClient {
+    /// The name of the issuer.
+    pub issuer: Arc<str>,
+    pub client: Client,
+    pub egress: Egress,
+}
+
+impl LoginClient {
+    /// Those of all issuers, in their order. Reports every problem at its place.
+    pub fn resolve_all(raw: &[raw::Issuer], at: &At, egress: &Egress, resolver: &mut Resolver) -> Vec<Self> {
+        redirect::check(raw, at, resolver);
+        let mut clients = Vec::new();
+        for (index, issuer) in raw.iter().enumerate() {
+            let at = at.index(index);
+            let Some(login) = &issuer.login else { continue };
+            let Some(client) = Client::resolve(login, issuer, resolver, &at.key("login")) else { continue };
+            let egress = match &issuer.ca {
+                None => egress.clone(),
+                Some(path) => match egress.trusting(&resolver.path(path)) {
+                    Ok(egress) => egress,
+                    // The issuer itself has reported the file.
+                    Err(_) => continue,
+                },
+            };
+            clients.push(Self { issuer: issuer.name.as_str().into(), client, egress });
+        }
+        clients
+    }
 }
 
 /// How it becomes known who signed in.

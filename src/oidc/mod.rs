@@ -57,7 +57,7 @@ mod unsent;
 mod vouch;
 
 pub use self::{
-    client::{Client, Protocol, Wishes},
+    client::{Client, LoginClient, Protocol, Wishes},
     github::Github,
     issuer::LoginIssuer,
     login::{Login, LoginRequest, redirect as redirect_to},

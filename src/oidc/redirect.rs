@@ -36,7 +36,7 @@ pub fn path(name: &str, own: bool) -> Cow<'static, str> {
 }
 
 /// Reports addresses that cannot be, or that leave room for a mix-up.
-pub fn check(issuers: &[raw::Issuer], at: &At, resolver: &mut Resolver) {
+pub(super) fn check(issuers: &[raw::Issuer], at: &At, resolver: &mut Resolver) {
     let several = issuers.iter().filter(|issuer| issuer.login.is_some()).count() > 1;
     for (index, issuer) in issuers.iter().enumerate() {
         let Some(login) = &issuer.login else { continue };
