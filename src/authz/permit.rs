@@ -11,7 +11,7 @@ use crate::{
     body::RequestBody,
     clock::Timestamp,
     error::Rejection,
-    request::{outbound::Length, route::Route, sanitize::Meta},
+    request::{outbound::Lifetime, route::Route, sanitize::Meta},
     tekton::Document,
     upstream::{
         streams::{Stream, StreamKind, VouchedToken},
@@ -98,13 +98,13 @@ impl Permit {
         self.authenticated.kubernetes().is_some_and(|attributes| attributes.is_proxy())
     }
 
-    pub fn length(&self) -> Length {
+    pub fn lifetime(&self) -> Lifetime {
         match self.authenticated.request().meta().upgrade {
-            Some(protocol) => Length::Upgrade(protocol),
+            Some(protocol) => Lifetime::Upgrade(protocol),
             None if self.authenticated.kubernetes().is_some_and(|attributes| attributes.is_long_running()) => {
-                Length::Long
+                Lifetime::Long
             }
-            None => Length::Short,
+            None => Lifetime::Short,
         }
     }
 
@@ -139,9 +139,9 @@ impl Permit {
     }
 
     pub(crate) fn stream_kind(&self) -> StreamKind {
-        match (self.length(), self.authenticated.kubernetes()) {
-            (Length::Upgrade(UpgradeProtocol::WebSocket), _) => StreamKind::WebSocket,
-            (Length::Upgrade(UpgradeProtocol::Spdy31), _) => StreamKind::Spdy,
+        match (self.lifetime(), self.authenticated.kubernetes()) {
+            (Lifetime::Upgrade(UpgradeProtocol::WebSocket), _) => StreamKind::WebSocket,
+            (Lifetime::Upgrade(UpgradeProtocol::Spdy31), _) => StreamKind::Spdy,
             (_, Some(attributes)) if attributes.verb == "watch" => StreamKind::Watch,
             (_, Some(attributes)) if attributes.subresource == "log" => StreamKind::Log,
             _ => StreamKind::Download,

@@ -12,7 +12,7 @@ use crate::{
     config::raw::RouteKind,
     request::{
         headers::{Class, classify, clean_response, clean_trailers},
-        outbound::{Length, headers_for},
+        outbound::{Lifetime, headers_for},
         sanitize::{Arrival, CleanRequest, sanitize},
     },
     sessions::cookie,
@@ -109,9 +109,9 @@ fn check_outbound(kind: RouteKind, sent: &HeaderMap, clean: &CleanRequest<()>) {
         ..Principal::anonymous()
     };
     let groups = ["dev".into(), "ops".into()];
-    let length = clean.meta().upgrade.map_or(Length::Short, Length::Upgrade);
+    let lifetime = clean.meta().upgrade.map_or(Lifetime::Short, Lifetime::Upgrade);
     let received = clean.headers().clone();
-    let built = headers_for(kind, &[], received, length, clean.meta(), &principal, &groups).unwrap();
+    let built = headers_for(kind, &[], received, lifetime, clean.meta(), &principal, &groups).unwrap();
 
     let all = |name: &str| built.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
     let (users, others) = match kind {

@@ -31,7 +31,7 @@ const FORWARDED_CLIENT: HeaderName = HeaderName::from_static("x-forwarded-client
 
 /// How long the exchange with the upstream will last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
+pub enum Lifetime {
     /// Answered soon.
     Short,
     /// A watch, a followed log: a connection of its own.
@@ -43,8 +43,8 @@ pub enum Length {
 /// A request that may be sent, and the only thing that can be forwarded. It is made from a [`Permit`] alone:
 ///
 /// ```
-/// use doorward::{authz::Permit, body::RequestBody, error::Rejection, request::outbound::{Length, Outbound}};
-/// fn assume(_: http::Request<RequestBody>, permit: Permit, _: Length) -> Result<Outbound, Rejection> {
+/// use doorward::{authz::Permit, body::RequestBody, error::Rejection, request::outbound::{Lifetime, Outbound}};
+/// fn assume(_: http::Request<RequestBody>, permit: Permit, _: Lifetime) -> Result<Outbound, Rejection> {
 ///     Outbound::assume(permit, &[])
 /// }
 /// ```
@@ -52,30 +52,30 @@ pub enum Length {
 /// With a request of somebody's own in it, it cannot be made: its fields are private.
 ///
 /// ```compile_fail,E0451
-/// use doorward::{authz::Permit, body::RequestBody, request::outbound::{Length, Outbound}};
-/// fn forge(request: http::Request<RequestBody>, permit: Permit, length: Length) -> Outbound {
-///     Outbound { request, permit, length, on_upgrade: None }
+/// use doorward::{authz::Permit, body::RequestBody, request::outbound::{Lifetime, Outbound}};
+/// fn forge(request: http::Request<RequestBody>, permit: Permit, lifetime: Lifetime) -> Outbound {
+///     Outbound { request, permit, lifetime, on_upgrade: None }
 /// }
 /// ```
 #[derive(Debug)]
 pub struct Outbound {
     pub(crate) request: Request<RequestBody>,
     pub(crate) permit: Permit,
-    pub(crate) length: Length,
+    pub(crate) lifetime: Lifetime,
     pub(crate) on_upgrade: Option<OnUpgrade>,
 }
 
 impl Outbound {
     /// Assumes the identity of the permit's principal. `groups` are those that grants gave.
     pub fn assume(mut permit: Permit, groups: &[Arc<str>]) -> Result<Self, Rejection> {
-        let length = permit.length();
+        let lifetime = permit.lifetime();
         let (received, body, on_upgrade) = permit.take_parts();
         let (route, principal) = (permit.route(), permit.principal());
         let of_page = route.kind == RouteKind::Kubernetes
-            && length == Length::Upgrade(UpgradeProtocol::WebSocket)
+            && lifetime == Lifetime::Upgrade(UpgradeProtocol::WebSocket)
             && received.contains_key(header::ORIGIN);
         let mut headers =
-            headers_for(route.kind, &route.pass_headers, received, length, permit.meta(), principal, groups)?;
+            headers_for(route.kind, &route.pass_headers, received, lifetime, permit.meta(), principal, groups)?;
         if of_page {
             // Of the page itself we have looked at it. The API server answers 403 to a watch over a WebSocket without one, and
             // servers behind it to one of another host than theirs.
@@ -88,7 +88,7 @@ impl Outbound {
         if permit.meta().waits_in_vain {
             request.extensions_mut().insert(WaitsForAnswer);
         }
-        Ok(Self { request, permit, length, on_upgrade })
+        Ok(Self { request, permit, lifetime, on_upgrade })
     }
 
     /// Adds the signed statement of who the request is from.
@@ -128,7 +128,7 @@ pub(crate) fn headers_for(
     kind: RouteKind,
     further: &[HeaderName],
     received: HeaderMap,
-    length: Length,
+    lifetime: Lifetime,
     meta: &Meta,
     principal: &Principal,
     groups: &[Arc<str>],
@@ -143,7 +143,7 @@ pub(crate) fn headers_for(
     if let Some(cookies) = cookies {
         headers.insert(header::COOKIE, cookies);
     }
-    if !matches!(length, Length::Upgrade(_)) {
+    if !matches!(lifetime, Lifetime::Upgrade(_)) {
         // Without an upgrade these mean nothing, and one of them may carry a token.
         for name in [
             header::SEC_WEBSOCKET_PROTOCOL,
@@ -254,7 +254,7 @@ mod tests {
 
     fn sent(kind: RouteKind, principal: &Principal) -> Result<HeaderMap, Rejection> {
         let clean = forged();
-        headers_for(kind, &[], clean.headers().clone(), Length::Short, clean.meta(), principal, &[])
+        headers_for(kind, &[], clean.headers().clone(), Lifetime::Short, clean.meta(), principal, &[])
     }
 
     fn alice(client: Option<&str>, actor: Option<&str>) -> Principal {

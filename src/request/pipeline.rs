@@ -20,7 +20,7 @@ use super::{
     expect::answer_or_refuse,
     forward_auth,
     notes::{note_request, note_route, recorded},
-    outbound::{Length, Outbound},
+    outbound::{Lifetime, Outbound},
     respond::{self, Manner},
     route::{Miss, Own, Target},
     sanitize::{Arrival, CleanRequest, sanitize},
@@ -326,11 +326,11 @@ impl Worker {
         let mut permit = decided.permit?;
         let given = snapshot.policy.kubernetes_groups(permit.principal());
         decision.grants = given.grants;
-        let length = permit.length();
-        if length != Length::Short && self.app.memory.level() >= Level::RefuseStreams {
+        let lifetime = permit.lifetime();
+        if lifetime != Lifetime::Short && self.app.memory.level() >= Level::RefuseStreams {
             return Err(Rejection::short_of_memory());
         }
-        let announced = permit.is_write() || length != Length::Short;
+        let announced = permit.is_write() || lifetime != Lifetime::Short;
         let upstream = Arc::clone(permit.route().upstream.name());
         let assertion = asserted(snapshot, &permit, &given.groups, once, now, exchange.record())?;
         let (body, fit) = match permit.take_document() {

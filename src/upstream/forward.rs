@@ -16,7 +16,7 @@ use crate::{
     error::{Reason, Rejection},
     request::{
         headers::{REQUEST_ID, clean_response},
-        outbound::{Length, Outbound},
+        outbound::{Lifetime, Outbound},
         route::Route,
     },
     sessions::cookie,
@@ -62,10 +62,10 @@ pub async fn forward<E: OnEnd>(
     outbound: &mut Outbound,
     begin: impl FnOnce(&Outbound, StreamKind) -> StreamHandle,
 ) -> Result<Forwarded<E>, Rejection> {
-    let lane = match outbound.length {
-        Length::Upgrade(protocol) => return Box::pin(upgrade(pools, outbound, protocol, begin)).await,
-        Length::Short => Lane::Short,
-        Length::Long => Lane::Long,
+    let lane = match outbound.lifetime {
+        Lifetime::Upgrade(protocol) => return Box::pin(upgrade(pools, outbound, protocol, begin)).await,
+        Lifetime::Short => Lane::Short,
+        Lifetime::Long => Lane::Long,
     };
     let upstream = &outbound.permit.route().upstream;
     let response = pools.send(upstream, &mut outbound.request, lane).await?;
