@@ -82,11 +82,11 @@ pub enum Lane {
 /// The connections of one worker. Made once a worker and used from its runtime.
 #[derive(Clone, Debug)]
 pub struct Pools {
-    worker: Arc<Worker>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Worker {
+struct Shared {
     nodes: Mutex<HashMap<Arc<Identity>, Arc<Node>>>,
     sweep: Arc<Sweep>,
     metrics: Metrics,
@@ -94,8 +94,8 @@ struct Worker {
 
 impl Pools {
     pub fn new(metrics: Metrics) -> Self {
-        let worker = Worker { nodes: Mutex::default(), sweep: Sweep::new(), metrics };
-        Self { worker: Arc::new(worker) }
+        let shared = Shared { nodes: Mutex::default(), sweep: Sweep::new(), metrics };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Sends a request and waits for the head of the response. Of the URI only path and query are used. `Host`, where
@@ -172,13 +172,13 @@ impl Pools {
         if let Some(node) = nodes.get(&upstream.identity) {
             return Arc::clone(node);
         }
-        let node = Node::new(self.worker.metrics.of(upstream.name()), &self.worker.sweep);
+        let node = Node::new(self.shared.metrics.of(upstream.name()), &self.shared.sweep);
         nodes.insert(Arc::clone(&upstream.identity), Arc::clone(&node));
         node
     }
 
     fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<Identity>, Arc<Node>>> {
-        lock(&self.worker.nodes)
+        lock(&self.shared.nodes)
     }
 }
 
