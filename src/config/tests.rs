@@ -642,6 +642,15 @@ fn every_example_loads_without_a_word() {
     }
 }
 
+/// Else a pod that starts while the provider is away refuses all of its tokens.
+#[test]
+fn the_shipped_configuration_keeps_the_keys_of_its_providers() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/config");
+    let (loaded, ()) = load(&Sources { path, ..Sources::default() }, |_, _| ()).unwrap();
+    let kept = loaded.raw.issuers.iter().map(|issuer| issuer.keys.keep_in.as_deref()).collect::<Vec<_>>();
+    assert_eq!(kept, [Some(Path::new("/var/lib/doorward/keys"))]);
+}
+
 /// Who begins with one of them in that pod finds what it names, and may write where it writes.
 #[test]
 fn the_examples_keep_to_the_volumes_of_the_shipped_pod() {
