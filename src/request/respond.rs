@@ -466,6 +466,34 @@ mod tests {
         assert_eq!(warning("/api/v1/pods", Reason::TokenExpired, "no"), None, "there the status is read");
     }
 
+    /// By these a client asks for more scopes, or throws its token away (RFC 6750 section 3.1).
+    #[test]
+    fn a_bearer_challenge_tells_a_bad_token_and_too_few_scopes_from_no_token_at_all() {
+        let brand = Brand::default();
+        let manner = Manner::of(Uuid::nil(), &Request::get("/").body(()).unwrap());
+        let route = Some(Asked { kind: Some(RouteKind::Http), schemes: &[Scheme::Bearer] });
+        let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+        let refused = |reason| Rejection::new(reason, "the \"token\" will not do");
+        let scopes = ["tekton:read", "tekton:run"].map(str::to_owned).to_vec();
+        let why = "error_description=\"the 'token' will not do\"";
+        for (rejection, challenge) in [
+            (refused(Reason::CredentialMissing), Some(String::new())),
+            (refused(Reason::SessionExpired), Some(String::new())),
+            (refused(Reason::TokenExpired), Some(format!(", error=\"invalid_token\", {why}"))),
+            (refused(Reason::TokenInvalid), Some(format!(", error=\"invalid_token\", {why}"))),
+            (
+                refused(Reason::NoRuleMatched).needs_scopes(scopes),
+                Some(format!(", error=\"insufficient_scope\", {why}, scope=\"tekton:read tekton:run\"")),
+            ),
+            (refused(Reason::NoRuleMatched), None),
+        ] {
+            let answer = refuse(&rejection, &asker);
+            let came: Vec<_> = answer.headers().get_all(header::WWW_AUTHENTICATE).iter().collect();
+            let expected: Vec<_> = challenge.map(|more| format!("Bearer realm=\"doorward\"{more}")).into_iter().collect();
+            assert_eq!(came, expected, "{rejection}");
+        }
+    }
+
     /// Clients wait and try again by these words, and give up at a bad request.
     #[test]
     fn each_client_is_told_what_to_make_of_a_refusal_in_its_own_words() {
