@@ -488,7 +488,8 @@ mod tests {
             (refused(Reason::NoRuleMatched), None),
         ] {
             let answer = refuse(&rejection, &asker);
-            let came: Vec<_> = answer.headers().get_all(header::WWW_AUTHENTICATE).iter().collect();
+            let lines = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
+            let came: Vec<_> = lines.map(|line| line.to_str().unwrap()).collect();
             let expected: Vec<_> = challenge.map(|more| format!("Bearer realm=\"doorward\"{more}")).into_iter().collect();
             assert_eq!(came, expected, "{rejection}");
         }
