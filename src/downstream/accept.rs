@@ -22,7 +22,7 @@ use super::{
     admission::Admission,
     connection,
     drain::{Drain, Phase},
-    listener::{BACKLOG, Bound, descriptors_for_connections},
+    listener::{BACKLOG, Bound, descriptors, most_connections},
     liveness,
     metrics::{Metrics, Refused},
     registry::Registry,
@@ -123,11 +123,12 @@ impl Bound {
         drain: Drain,
     ) -> io::Result<Downstream> {
         let Self { listeners, settings } = self;
-        let descriptors = descriptors_for_connections();
-        if descriptors.is_some_and(|descriptors| descriptors < settings.limits.connections) {
+        let connections = settings.limits.connections;
+        let possible = most_connections(connections, descriptors());
+        if possible < connections {
             tracing::warn!(
-                connections = settings.limits.connections,
-                possible = descriptors,
+                connections,
+                possible,
                 "fewer connections are possible than configured: raise the limit of open files (RLIMIT_NOFILE)"
             );
         }
@@ -368,7 +369,7 @@ fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream,
         return shared.metrics.refused(Refused::Memory);
     }
     let settings = door.settings.load_full();
-    let most = settings.limits.connections.min(descriptors_for_connections().unwrap_or(u32::MAX));
+    let most = most_connections(settings.limits.connections, descriptors());
     let Some(admitted) = shared.admission.admit(most) else {
         return shared.metrics.refused(Refused::Total);
     };

@@ -202,11 +202,16 @@ fn listening_inodes(table: &str, port: u16) -> Vec<String> {
         .collect()
 }
 
-/// How many connections the process has descriptors for, if they are limited: half of `RLIMIT_NOFILE`, as each request may need one
+/// How many files the process may have open, if that is limited.
+pub(super) fn descriptors() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// How many connections there may be: as many as are `configured`, and at most one for two descriptors, as each request may need one
 /// more towards an upstream.
-pub(super) fn descriptors_for_connections() -> Option<u32> {
-    let soft = getrlimit(Resource::Nofile).current?;
-    Some(u32::try_from(soft / 2).unwrap_or(u32::MAX))
+pub(super) fn most_connections(configured: u32, descriptors: Option<u64>) -> u32 {
+    let possible = descriptors.and_then(|descriptors| u32::try_from(descriptors / 2).ok());
+    possible.map_or(configured, |possible| possible.min(configured))
 }
 
 #[cfg(test)]
@@ -304,8 +309,19 @@ mod tests {
         assert!(error.contains("no such address") && error.contains("0.0.0.0"), "{error}");
     }
 
+    /// Else descriptors run out at `accept` and on the way to every upstream.
     #[test]
-    fn the_limit_of_descriptors_is_read() {
-        assert!(descriptors_for_connections().unwrap() > 0);
+    fn connections_take_half_of_the_descriptors_at_most() {
+        assert!(descriptors().unwrap() > 0);
+        for (configured, descriptors, most) in [
+            (10_000, None, 10_000),
+            (10_000, Some(1_024), 512),
+            (10_000, Some(20_000), 10_000),
+            (10_000, Some(19_999), 9_999),
+            (100, Some(1_024), 100),
+            (u32::MAX, Some(u64::MAX), u32::MAX),
+        ] {
+            assert_eq!(most_connections(configured, descriptors), most, "{configured} of {descriptors:?}");
+        }
     }
 }
