@@ -450,6 +450,37 @@ fn only_what_comes_over_http2_may_call_itself_messages() {
     }
 }
 
+/// A call that streams to its server may be silent for longer than an upload.
+#[tokio::test]
+async fn messages_may_come_at_any_time_and_another_body_keeps_its_pace() {
+    let (address, _) = scripted(|_, stream| {
+        serve_http2(stream, |request| async move {
+            let whole = request.into_body().collect().await.is_ok();
+            Response::new(Full::from(if whole { "whole" } else { "broken" }))
+        })
+    })
+    .await;
+    let mut entry = raw_upstream(format!("http://{address}"));
+    entry.protocol = Some(raw::UpstreamProtocol::Http2);
+    let limits = raw::Limits { body_timeout: Span::from_millis(300), ..raw::Limits::default() };
+    let (pools, upstream) = (pools(), resolve(&entry, &limits, Path::new("/")));
+    for (kind, expected) in
+        [("application/grpc", Ok("whole".to_owned())), ("text/plain", Err(StatusCode::REQUEST_TIMEOUT))]
+    {
+        let (frames, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+        frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            // Nobody takes it where the request is given up by then.
+            let _ = frames.send(Ok(Frame::data(Bytes::from_static(b"end"))));
+        });
+        let mut call = request("POST", RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop));
+        call.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        let outcome = fetch(&pools, &upstream, call).await.map_err(|error| Rejection::from(error).status());
+        assert_eq!(outcome, expected, "{kind}");
+    }
+}
+
 /// One that is gone without a word sends no frame either, and its requests would wait for as long as they may.
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_does_not_answer_to_a_ping_is_given_up() {
