@@ -4,7 +4,7 @@ use crate::{config::values::Span, downstream::proxy_protocol::V2_SIGNATURE};
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 443\r\n";
 
-fn v2(command: u8, rest: &[u8]) -> Vec<u8> {
+pub(super) fn v2(command: u8, rest: &[u8]) -> Vec<u8> {
     let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
     [V2_SIGNATURE.as_slice(), &[command, 0x11], &length, rest].concat()
 }

@@ -88,9 +88,15 @@ type TlsClient = Client<StreamOwned<ClientConnection, TcpStream>>;
 
 impl Server {
     fn connect_tls(&self, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
+        self.connect().tls(config, name)
+    }
+}
+
+impl Client<TcpStream> {
+    fn tls(self, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
         let connection =
             ClientConnection::new(Arc::clone(config), ServerName::try_from(name.to_owned()).unwrap()).unwrap();
-        Client(StreamOwned::new(connection, self.connect().0))
+        Client(StreamOwned::new(connection, self.0))
     }
 }
 
@@ -226,6 +232,31 @@ fn attacks_z36_a_proxy_header_before_tls_closes_the_connection() {
     let answer = server.exchange(b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 443\r\n");
     assert!(!answer.contains("HTTP"), "{answer}");
     server.await_metric("tls_handshake_failures_total{reason=\"protocol\"} 1");
+}
+
+/// As NLB and HAProxy do.
+#[test]
+fn a_balancer_says_who_comes_before_the_handshake() {
+    let authority = Authority::new();
+    let listener = Listener {
+        proxy_protocol_from: vec!["127.0.0.0/8".parse().unwrap()],
+        ..authority.listener(vec![authority.issue("a.test")], false)
+    };
+    let server = Server::with(listener, &Limits { connections_per_address: 1, ..Limits::default() });
+    let config = authority.client(&[], None);
+    let connect = |host: u8| {
+        let mut client = server.connect();
+        client.send(proxy_protocol::v2(0x21, &[192, 0, 2, host, 10, 0, 0, 1, 0x30, 0x39, 0x01, 0xbb]));
+        client.tls(&config, "a.test")
+    };
+    let mut clients = [7, 8].map(connect);
+    for (client, peer) in clients.iter_mut().zip(["peer=192.0.2.7:12345", "peer=192.0.2.8:12345"]) {
+        let answer = client.get("/");
+        assert!(answer.contains(peer) && answer.contains("name=a.test"), "{answer}");
+    }
+    let mut another = connect(7);
+    assert!(another.0.conn.complete_io(&mut another.0.sock).is_err());
+    server.await_metric("connections_refused_total{reason=\"address\"} 1");
 }
 
 #[test]
