@@ -1,6 +1,7 @@
 use std::net::Shutdown;
 
 use super::*;
+use crate::config::values::Size;
 
 /// The row, the head and what follows it, the status, or `closed` where there is none, and how many requests are
 /// served. Each connection is closed afterwards.
@@ -274,4 +275,21 @@ fn connection_close_of_a_response_ends_the_connection() {
     let mut client = server.connect();
     assert!(client.get("/close").ends_with("closing"));
     assert_eq!(client.rest(), "");
+}
+
+/// Over HTTP/2 it is what is held for a client that does not read.
+#[test]
+fn how_much_of_a_body_is_read_at_once_can_be_set() {
+    let largest = |body_buffer| {
+        // Less than the buffer, which must have room for a head.
+        let limits = Limits { header_bytes: Size::kib(1), uri_bytes: Size::kib(1), body_buffer, ..Limits::default() };
+        let server = Server::with_limits(&limits);
+        let mut client = server.connect();
+        let body = vec![b'x'; 2 << 20];
+        client.send(format!("POST /largest HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()));
+        client.send(&body);
+        client.response().rsplit("\r\n").next().unwrap().parse::<usize>().unwrap()
+    };
+    let (little, much) = (largest(Size::kib(8)), largest(Size::mib(1)));
+    assert!(little <= 16 << 10 && much >= 32 << 10, "{little} and {much} bytes");
 }

@@ -40,7 +40,8 @@ use crate::config::{
 /// Nothing here takes longer unless it fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Answers by path; `/slow` waits for a permit of `gate`, and `/parts` for one with its body.
+/// Answers by path; `/slow` waits for a permit of `gate`, and `/parts` for one with its body. `/largest` tells how much of a body came
+/// at once.
 #[derive(Clone)]
 struct Fixture {
     hits: Arc<AtomicUsize>,
@@ -83,6 +84,15 @@ impl Fixture {
                 Ok(body) => response(StatusCode::OK, &body.to_bytes().len().to_string()),
                 Err(error) => response(StatusCode::BAD_REQUEST, &error.to_string()),
             },
+            "/largest" => {
+                let mut largest = 0;
+                while let Some(frame) = request.frame().await {
+                    largest = largest.max(frame.unwrap().into_data().map_or(0, |data| data.len()));
+                    // Meanwhile more comes than is read at once.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                response(StatusCode::OK, &largest.to_string())
+            }
             "/panic" => panic!("as asked"),
             "/endless" => Response::new(Endless.boxed()),
             "/parts" => {
