@@ -116,15 +116,14 @@ impl Shared {
                 progress.error = None;
                 // A key that is not there any more is looked for once again.
                 let second = self.keys.load().as_ref().is_some_and(|current| current.before.is_some());
-                ("ok", if second { COOL_DOWN } else { life.mul_f64(0.8 + jitter() * 0.1) })
+                ("ok", if second { COOL_DOWN } else { renewal(life, jitter()) })
             }
             Err(error) => {
                 tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be fetched");
                 let mut progress = lock(&self.progress);
                 progress.failures = progress.failures.saturating_add(1);
                 progress.error = Some(error);
-                let pause = Duration::from_secs(1 << (progress.failures - 1).min(6)).min(MAX_PAUSE);
-                ("failed", pause)
+                ("failed", pause_after(progress.failures))
             }
         };
         let labels = FetchLabels { issuer: Arc::clone(&self.settings.name), cause: cause.label(), outcome };
@@ -304,6 +303,16 @@ impl Shared {
     }
 }
 
+/// When a set that is fresh for `life` is fetched again: some time before, so that a try or two may fail. `jitter` is from 0 to 1.
+fn renewal(life: Duration, jitter: f64) -> Duration {
+    life.mul_f64(0.8 + jitter * 0.1)
+}
+
+/// The pause after so many failures in a row: a second, and each time twice as long.
+fn pause_after(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.saturating_sub(1).min(6)).min(MAX_PAUSE)
+}
+
 /// The life of an answer by its `Cache-Control: max-age`, within bounds; `None` if it says nothing.
 fn life(headers: &http::HeaderMap) -> Option<Duration> {
     headers
@@ -338,5 +347,14 @@ mod tests {
             }
             assert_eq!(life(&headers), seconds.map(Duration::from_secs), "{value:?}");
         }
+    }
+
+    /// A provider that is down is not asked each second by every replica, and one that is up before its keys are old.
+    #[test]
+    fn keys_are_fetched_again_before_they_are_old_and_after_failures_ever_later() {
+        let pauses = [1, 2, 3, 4, 5, 6, 7, 8, u32::MAX].map(|failures| pause_after(failures).as_secs());
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        let within = [0.0, 0.5, 1.0].map(|jitter| renewal(Duration::from_secs(600), jitter).as_secs_f64().round());
+        assert_eq!(within, [480.0, 510.0, 540.0]);
     }
 }
