@@ -392,4 +392,18 @@ mod tests {
         let parsed = |text: &str| Keys::parse(text.as_bytes(), &[Algorithm::RS256]).map(|_| ());
         assert_eq!((parsed(&text), parsed(&padded)), (Ok(()), Err(KeySetError::TooLarge)));
     }
+
+    #[test]
+    fn no_more_than_so_many_keys_of_a_set_are_looked_at() {
+        let numbered = |number: usize| P256.jwk(&number.to_string(), json!({}));
+        let keys: Vec<Value> = (0..=MAX_KEYS).map(numbered).collect();
+        assert_eq!(parse(&keys), Ok(MAX_KEYS));
+        let unusable = (0..MAX_KEYS).map(|number| P256.jwk(&number.to_string(), json!({"use": "enc"})));
+        for (last, is_read) in [(MAX_KEYS - 1, true), (MAX_KEYS, false)] {
+            let keys: Vec<Value> = unusable.clone().take(last).chain([numbered(last)]).collect();
+            let outcome = parse(&keys);
+            assert_eq!(outcome.is_ok(), is_read, "key {last}: {outcome:?}");
+            assert!(is_read || outcome.unwrap_err().contains("only the first 64 keys are read"));
+        }
+    }
 }
