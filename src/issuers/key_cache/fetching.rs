@@ -354,7 +354,7 @@ mod tests {
     fn keys_are_fetched_again_before_they_are_old_and_after_failures_ever_later() {
         let pauses = [1, 2, 3, 4, 5, 6, 7, 8, u32::MAX].map(|failures| pause_after(failures).as_secs());
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        let within = [0.0, 0.5, 1.0].map(|jitter| renewal(Duration::from_secs(600), jitter).as_secs_f64().round());
-        assert_eq!(within, [480.0, 510.0, 540.0]);
+        let within = [0.0, 0.5, 1.0].map(|jitter| renewal(Duration::from_secs(600), jitter).as_millis());
+        assert_eq!(within, [480_000, 510_000, 540_000]);
     }
 }
