@@ -349,6 +349,16 @@ async fn required_claims_are_required_of_logins() {
     assert_eq!(reason(at.login(json!({})).await), Reason::TokenInvalid);
 }
 
+/// Okta, Clerk and others write into ID tokens what was asked for.
+#[tokio::test]
+async fn what_a_login_was_granted_is_never_read_from_the_id_token() {
+    for settings in [json!({"preset": "okta"}), json!({"claims": {"scopes": "/granted"}})] {
+        let at = Fixture::new(settings.clone()).await;
+        let alice = at.login(json!({"scope": "admin", "scp": ["admin"], "granted": ["admin"]})).await.unwrap();
+        assert!(alice.scopes.is_empty(), "{settings}: {:?}", alice.scopes);
+    }
+}
+
 /// Everybody was refused who logged in, unless `clients` had the login's own client, from which no token was to come.
 #[tokio::test]
 async fn a_login_is_of_our_own_client_where_only_listed_ones_are_accepted() {
