@@ -116,6 +116,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whether its peer brings the requests of many: a trusted proxy, or a balancer whose PROXY header names no client.
+    pub fn speaks_for_many(&self) -> bool {
+        self.liveness.is_for_many()
+    }
+
     /// Whether it was ended since its client flooded us.
     pub fn is_flooded(&self) -> bool {
         self.liveness.is_flooded()

@@ -8,7 +8,7 @@
 //! - **Epoch**: the last look at all open streams before the generation was taken that decides; a stream that begins after a
 //!   later one was missed by it, and is looked at by itself.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -215,7 +215,7 @@ impl Worker {
         let authenticator = self.authenticator(snapshot);
         let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await;
         let authenticated = authenticated.map_err(|rejection| match exchange.record().address {
-            Some(address) if route.schemes.contains(&Scheme::Session) => {
+            Some(address) if route.schemes.contains(&Scheme::Session) && !is_of_many(connection, address) => {
                 let most = snapshot.limits.refusals_per_address;
                 self.app.refusals.count(rejection, address, most, manner.is_program)
             }
@@ -507,6 +507,12 @@ pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) ->
 pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
     respond::identify(&mut response, id);
     Ending::Response { response: response.map(ResponseBody::full), by: AnswerBy::Us }
+}
+
+/// Whether an address is only that of who brings the requests of many, as nothing says whose this one is: for what one of them does
+/// again and again all others would have to wait.
+fn is_of_many(connection: &Connection, address: IpAddr) -> bool {
+    connection.speaks_for_many() && address == connection.peer.ip()
 }
 
 /// Whether nobody knows who asks, over HTTP/2. A trusted proxy brings many clients by one connection, of whom the others have done

@@ -265,6 +265,21 @@ async fn an_operator_lists_and_ends_sessions() {
     assert!(trail.contains("end-sessions") && trail.contains("laptop lost"));
 }
 
+/// The pages of one had everybody's programs wait, in place of being told how to sign in.
+#[tokio::test]
+async fn refusals_behind_a_proxy_are_counted_for_the_client_that_it_names_and_for_nobody_else() {
+    let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
+    let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32]}");
+    let (world, _issuer) = LoginWorld::scripted(&[limits, proxy]).await;
+    let ask = async |named: &[&str]| world.get("/page", &[&["Accept: application/json"], named].concat()).await.status;
+    for round in 0..8 {
+        let of_one = if round < 4 { 401 } else { 429 };
+        assert_eq!(ask(&["X-Forwarded-For: 192.0.2.1"]).await, of_one, "{round}");
+        assert_eq!(ask(&[]).await, 401, "{round}: nothing says whose it is");
+    }
+    assert_eq!(ask(&["X-Forwarded-For: 192.0.2.2"]).await, 401, "another client");
+}
+
 /// As a Dashboard's pages do that are left open when their session ends.
 #[tokio::test]
 async fn who_asks_without_a_session_again_and_again_is_told_to_wait_and_nobody_else_is() {

@@ -67,7 +67,7 @@ pub struct Limits {
     /// Connections at once to one listener from one address that is not a trusted proxy.
     pub connections_per_address: u32,
     /// Refusals within a minute of requests of one address that come without a session to where people sign in, but for navigations,
-    /// which lead to the login. Beyond: 429.
+    /// which lead to the login. Beyond: 429. None are counted where a trusted proxy or a balancer does not say whose they are.
     pub refusals_per_address: u32,
     /// Memory for request bodies that are buffered, over all requests. Beyond: 503.
     pub buffered_bytes: Size,
