@@ -127,12 +127,13 @@ impl AccessTokenChecks {
     }
 
     /// The checks of an introspection answer that says `active` (RFC 7662 section 2.2), whose members may be few.
-    /// `listed_client` is the client if it is listed: then an answer of `token_type` `Bearer` needs no `aud`, and without
-    /// `sub` and `username` the client is the subject.
+    /// `is_listed` says whether its client is: then an answer of `token_type` `Bearer` needs no `aud`. `own_subject` is that of
+    /// the tokens that the client has for itself, if its settings name one.
     pub fn check_answer(
         &self,
         claims: &Map<String, Value>,
-        listed_client: Option<&str>,
+        is_listed: bool,
+        own_subject: Option<&str>,
         now: Timestamp,
     ) -> Result<Checked, TokenError> {
         if let Some(issuer) = claims.get("iss")
@@ -149,29 +150,24 @@ impl AccessTokenChecks {
         if let Some(end) = end {
             self.check_lifetime(issued.unwrap_or(now), end)?;
         }
-        let audiences = self.own_audiences(audiences(claims)?, listed_client, claims)?;
+        let audiences = self.own_audiences(audiences(claims)?, is_listed, claims)?;
         if audiences.is_empty() {
             check_says_bearer(claims)?;
         }
         self.check_required(claims)?;
-        let subject = subject(claims)?.map_or_else(|| without_subject(claims, listed_client), Ok)?;
-        Ok(Checked { subject, audiences, not_before, expires })
+        Ok(Checked { subject: subject_or(own_subject, claims)?, audiences, not_before, expires })
     }
 
     /// Whether claims that were verified before are still those of a token for us, by settings that have changed since:
     /// issuer, audience, required claims. Gives the audiences. What header and signature proved is not asked again.
-    pub fn check_again(
-        &self,
-        claims: &Map<String, Value>,
-        listed_client: Option<&str>,
-    ) -> Result<Vec<Box<str>>, TokenError> {
+    pub fn check_again(&self, claims: &Map<String, Value>, is_listed: bool) -> Result<Vec<Box<str>>, TokenError> {
         // An introspection answer need not name its issuer.
         let is_ours = |issuer: &Value| issuer.as_str().is_some_and(|iss| self.is_named(iss, claims.get("tid")));
         if let Some(other) = claims.get("iss").filter(|issuer| !is_ours(issuer)) {
             return Err(other_issuer(Some(other), &self.issuer));
         }
         let came = audiences(claims)?.or_else(|| self.client_as_audience(claims));
-        let audiences = self.own_audiences(came, listed_client, claims)?;
+        let audiences = self.own_audiences(came, is_listed, claims)?;
         self.check_required(claims)?;
         Ok(audiences)
     }
@@ -181,10 +177,10 @@ impl AccessTokenChecks {
     fn own_audiences(
         &self,
         came: Option<Vec<Box<str>>>,
-        listed_client: Option<&str>,
+        is_listed: bool,
         claims: &Map<String, Value>,
     ) -> Result<Vec<Box<str>>, TokenError> {
-        if came.is_some() || listed_client.is_none() {
+        if came.is_some() || !is_listed {
             check_audience(came.as_deref().unwrap_or_default(), &self.audiences, claims.get("aud"))?;
         }
         Ok(came.unwrap_or_default())
@@ -345,15 +341,19 @@ fn check_says_bearer(claims: &Map<String, Value>) -> Result<(), TokenError> {
     Err(wrong("token_type", came, expected))
 }
 
-/// Whose token it is of which an answer names no `sub`: that of the client itself, unless there is a person behind it.
-fn without_subject(claims: &Map<String, Value>, listed_client: Option<&str>) -> Result<Arc<str>, TokenError> {
+/// Whose token it is of which an answer may name no `sub`. It is the client's own only where the settings say so and nobody is behind it:
+/// some providers tell no more of the tokens of people.
+pub(super) fn subject_or(own_subject: Option<&str>, claims: &Map<String, Value>) -> Result<Arc<str>, TokenError> {
+    if let Some(subject) = subject(claims)? {
+        return Ok(subject);
+    }
     let of_somebody = claims.get("username").is_some_and(|name| !name.is_null());
-    match listed_client {
-        Some(client) if !of_somebody => Ok(client.into()),
+    match own_subject {
+        Some(subject) if !of_somebody => Ok(subject.into()),
         Some(_) => {
             Err(wrong("sub", None, "there beside `username`: the token is somebody's, and not the client's own"))
         }
-        None => Err(wrong("sub", None, "a text of 1 to 255 bytes")),
+        None => Err(wrong("sub", None, "a text of 1 to 255 bytes, or the `subject` of its client in `clients`")),
     }
 }
 

@@ -6,7 +6,7 @@ use data_encoding::HEXLOWER;
 use serde_json::{Map, Value};
 
 use super::{
-    checks::{AccessTokenChecks, Checked},
+    checks::{AccessTokenChecks, Checked, subject_or},
     discovery::Metadata,
     introspection::Introspection,
     jwt::{Unverified, is_jwt_shaped},
@@ -180,12 +180,11 @@ impl Issuer {
         }
         let client = self.mapping.client(&known.claims, known.scheme)?;
         // An introspection answer without an audience, which a JWT always has.
-        let listed =
-            client.as_deref().filter(|client| self.introspects() && self.mapping.clients.contains_key(*client));
-        let audiences = self.checks.check_again(&known.claims, listed)?;
+        let is_listed = self.introspects() && self.mapping.lists(client.as_deref());
+        let audiences = self.checks.check_again(&known.claims, is_listed)?;
         let mut principal = self.mapping.principal(Facts {
             claims: (*known.claims).clone(),
-            subject: Arc::clone(&known.subject),
+            subject: subject_or(self.mapping.own_subject(client.as_deref()), &known.claims)?,
             expires: known.expires,
             scheme: known.scheme,
             scopes: None,
@@ -227,7 +226,7 @@ impl Issuer {
                 claims.insert(name.clone(), value.clone());
             }
             let client = self.mapping.client(&claims, Scheme::Bearer)?;
-            let fresh = self.checks.check_answer(&claims, client.as_deref(), now)?;
+            let fresh = self.checks.check_answer(&claims, client.is_some(), None, now)?;
             if fresh.subject != checked.subject {
                 return Err(self.inactive().into());
             }
@@ -257,8 +256,8 @@ impl Issuer {
         let answer = introspection.ask(text, key, false, discovered.as_deref()).await?;
         let answer = answer.ok_or_else(|| self.inactive())?;
         let client = self.mapping.client(&answer.claims, Scheme::Bearer)?;
-        let listed = client.as_deref().filter(|client| self.mapping.clients.contains_key(*client));
-        let checked = self.checks.check_answer(&answer.claims, listed, now)?;
+        let (is_listed, own) = (self.mapping.lists(client.as_deref()), self.mapping.own_subject(client.as_deref()));
+        let checked = self.checks.check_answer(&answer.claims, is_listed, own, now)?;
         self.verified(answer.claims.clone(), checked, text.as_bytes(), text.len(), None, answer.good_until)
     }
 

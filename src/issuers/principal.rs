@@ -176,15 +176,24 @@ impl Mapping {
         }
     }
 
+    /// Whether the client is one of those that are listed.
+    pub fn lists(&self, client: Option<&str>) -> bool {
+        client.is_some_and(|client| self.clients.contains_key(client))
+    }
+
+    /// The subject of the tokens that the client has for itself, where its settings name it.
+    pub fn own_subject(&self, client: Option<&str>) -> Option<&str> {
+        self.clients.get(client?)?.subject.as_deref()
+    }
+
     /// Whether a subject is the client itself, with nobody behind it (RFC 9068 section 2.2).
     pub fn is_client(&self, client: &str, subject: &str) -> bool {
-        let known = self.clients.get(client).and_then(|known| known.subject.as_deref());
-        subject == known.unwrap_or(client)
+        subject == self.own_subject(Some(client)).unwrap_or(client)
     }
 
     /// Refuses clients that are not listed, where only listed ones are accepted.
     fn check_client(&self, client: Option<&str>) -> Result<(), TokenError> {
-        if !self.listed_clients_only || client.is_some_and(|client| self.clients.contains_key(client)) {
+        if !self.listed_clients_only || self.lists(client) {
             return Ok(());
         }
         Err(TokenError::ClientNotListed {

@@ -54,7 +54,7 @@ pub struct Issuer {
     #[serde(default)]
     pub kind: Option<Kind>,
     /// The clients (applications) known at this issuer. What introspection says of a token of one of them need not name an `aud`, if
-    /// its `token_type` is `Bearer`, nor a `sub`, if it names no `username` either: it is the client's own then.
+    /// its `token_type` is `Bearer`.
     #[serde(default)]
     pub clients: Vec<Client>,
     /// Refuse bearer tokens of clients that `clients` does not list; whoever logs in comes by the client of `login`. Default:
@@ -182,7 +182,9 @@ pub struct Client {
     #[serde(default)]
     pub kind: Option<Kind>,
     /// The `sub` of tokens that it has for itself, as by the grant `client_credentials`: with those it acts for others
-    /// (`actor_token`). Default: its client id.
+    /// (`actor_token`). Where it is written, what introspection says of a token of this client need name no `sub`: with no `username`
+    /// either it is the client's own. Not for a client with which people sign in, at a provider that tells neither of them. Default: its
+    /// client id.
     #[serde(default)]
     pub subject: Option<String>,
 }

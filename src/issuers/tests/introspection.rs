@@ -30,7 +30,8 @@ impl Bench {
         std::fs::write(secret.path(), "s3cret: ü\n").unwrap();
         let standard = json!({"mode": "opaque", "client": {"id": "door:ward", "secret": {"file": secret.path()}}});
         let plain = json!({
-            "name": "main", "issuer": provider.url, "audiences": ["doorward"], "clients": [{"id": "listed"}],
+            "name": "main", "issuer": provider.url, "audiences": ["doorward"],
+            "clients": [{"id": "listed", "subject": "robot"}, {"id": "bare"}],
             "introspection": changed(standard, &introspection),
         });
         let (issuers, accepts) = ready(&json!({"issuers": [changed(plain, &issuer)]}), &context).await;
@@ -83,6 +84,7 @@ async fn an_answer_counts_only_if_it_says_all_that_is_needed() {
         refused(json!({"iss": "https://evil.example"}), Reason::IssuerUnknown),
         refused(json!({"iss": 5}), Reason::IssuerUnknown),
         refused(json!({"sub": null}), Reason::TokenInvalid),
+        refused(json!({"sub": null, "client_id": "bare"}), Reason::TokenInvalid),
         refused(json!({"sub": ""}), Reason::TokenInvalid),
         refused(json!({"token_type": "refresh_token"}), Reason::TokenInvalid),
         refused(json!({"token_use": "refresh_token"}), Reason::TokenInvalid),
@@ -158,6 +160,31 @@ async fn a_person_of_whom_no_subject_is_told_is_not_taken_for_the_client() {
     bench.answer(json!({"client_id": "listed", "username": "alice"}));
     let principal = bench.issuers.authenticate("twin", &bench.accepts, &nothing).await.unwrap();
     assert_eq!(&*principal.subject, "alice");
+}
+
+/// Doorkeeper tells no more than this of any token, a person's too: whoever signed in with the client was the client.
+#[tokio::test]
+async fn a_token_without_a_subject_is_the_clients_own_only_where_its_settings_name_the_subject() {
+    let bench = Bench::new(json!({})).await;
+    let ask = async |client: &str| {
+        bench.answer(json!({"iss": null, "aud": null, "sub": null, "client_id": client}));
+        bench.issuers.authenticate(&format!("opaque-{client}"), &bench.accepts, &nothing).await
+    };
+    let rejection = ask("bare").await.unwrap_err();
+    assert_eq!(rejection.reason(), Reason::TokenInvalid);
+    assert!(precise(&rejection).contains("`subject` of its client"), "{}", precise(&rejection));
+    let own = ask("listed").await.unwrap();
+    assert_eq!((&*own.subject, own.client.as_deref()), ("robot", Some("listed")));
+    // A stream is judged as a request is.
+    for (settings, subject) in [
+        (json!({"id": "listed", "subject": "robot"}), Some("robot")),
+        (json!({"id": "listed", "subject": "android"}), Some("android")),
+        (json!({"id": "listed"}), None),
+    ] {
+        let later = Bench::with(json!({}), json!({"clients": [settings]})).await;
+        let known = later.accepts.judge_again(&own);
+        assert_eq!(known.as_ref().map(|known| &*known.subject), subject, "{settings}");
+    }
 }
 
 #[tokio::test]
