@@ -57,7 +57,6 @@ static CHECKS: LazyLock<AccessTokenChecks> = LazyLock::new(|| AccessTokenChecks 
     other_issuer: None,
     client_is_audience: false,
     like_id_tokens: false,
-    told_by_access_tokens: [].into(),
 });
 
 fn b64(bytes: impl AsRef<[u8]>) -> String {

@@ -117,7 +117,7 @@ impl Builder<'_> {
         self.check_names();
         let tenants = self.tenants();
         let mapping = self.mapping(&defaults, &name, &identifier, tenants.as_ref());
-        let checks = self.checks(&defaults, &identifier, tenants, mapping.as_ref());
+        let checks = self.checks(&defaults, &identifier, tenants);
         // A file that is missing has been reported, which refuses the whole; the rest is looked at all the same.
         let ca = raw.ca.as_ref().and_then(|path| self.resolver.read(&self.at.key("ca"), path));
         let egress = self.egress(ca.as_deref())?;
@@ -140,7 +140,6 @@ impl Builder<'_> {
         defaults: &Defaults,
         identifier: &Arc<str>,
         tenants: Option<Tenants>,
-        mapping: Option<&Mapping>,
     ) -> AccessTokenChecks {
         let raw = self.raw;
         let algorithms = raw.algorithms.clone().unwrap_or_else(|| defaults.algorithms.to_vec());
@@ -184,13 +183,6 @@ impl Builder<'_> {
             tenants,
             client_is_audience: raw.preset == Some(Preset::Cognito),
             like_id_tokens: raw.preset == Some(Preset::Dex),
-            // `azp` is in ID tokens too.
-            told_by_access_tokens: mapping
-                .into_iter()
-                .flat_map(|mapping| mapping.client.iter().chain(&mapping.scopes))
-                .filter(|path| path.claim() != "azp")
-                .cloned()
-                .collect(),
         }
     }
 

@@ -39,8 +39,8 @@ pub struct Issuer {
     /// Values of the `typ` header accepted, compared without case; `""` stands for an absent one.
     /// Default: `at+jwt` and `application/at+jwt`. A token of these two has `client_id` and `jti` (RFC 9068), unless the preset's
     /// provider leaves them out or `claims.client` names another place. One of another type is refused where it looks like an ID
-    /// token: with `nonce` or `c_hash`, and but for `dex` with `at_hash`, or with `sid` or `auth_time` and neither a client, `azp` aside,
-    /// nor scopes.
+    /// token: with `nonce`, or, unless `typ: Bearer` or `token_use: access` stands in it, with `c_hash`, and but for `dex` with `at_hash`,
+    /// or with `sid` or `auth_time` and none of `client_id`, `cid`, `appid`, `scope` and `scp`.
     #[serde(default)]
     pub token_types: Option<Vec<String>>,
     /// Where the facts about a principal stand in the token.

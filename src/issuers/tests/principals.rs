@@ -249,6 +249,32 @@ async fn an_id_token_without_a_nonce_is_told_by_its_other_claims() {
     }
 }
 
+/// What they name may stand in ID tokens too, or in no token of a person without a role.
+#[tokio::test]
+async fn where_client_and_scopes_are_read_does_not_decide_what_is_an_id_token() {
+    let no_usual = json!({"client_id": null, "scope": null, "azp": "cli", "sid": "s-1"});
+    for settings in [
+        json!({}),
+        json!({"client": "aud", "scopes": "groups"}),
+        json!({"client": "azp", "scopes": "/resource_access/doorward/roles"}),
+    ] {
+        let bench = Bench::new(json!({"token_types": [""], "claims": settings})).await;
+        for (what, changes, refused) in [
+            ("an ID token", json!({}), true),
+            ("with scopes", json!({"scope": "tekton:read"}), false),
+            ("with a client", json!({"appid": "cli"}), false),
+            ("an access token by Keycloak's word", json!({"typ": "Bearer"}), false),
+            ("an access token by Cognito's word", json!({"token_use": "access"}), false),
+            ("another word", json!({"typ": "JWT", "token_use": "login"}), true),
+        ] {
+            let basis = no_usual.as_object().unwrap().clone().into_iter().chain(changes.as_object().unwrap().clone());
+            let token = bench.headed(r#"{"alg":"RS256","kid":"rsa"}"#, Value::Object(basis.collect()));
+            let outcome = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await;
+            assert_eq!(outcome.is_err(), refused, "{settings} {what}: {outcome:?}");
+        }
+    }
+}
+
 /// RFC 9864 gives up the name `EdDSA`, which said no curve.
 #[tokio::test]
 async fn ed25519_goes_by_either_of_its_names() {
