@@ -144,6 +144,16 @@ fn a_fact_of_an_unknown_name_is_told_of_where_it_stands() {
     }
 }
 
+/// The documentation said so, and the check of the shape refused it.
+#[test]
+fn an_algorithm_may_be_written_by_either_of_its_names() {
+    for name in ["EdDSA", "Ed25519"] {
+        let case = with("audiences: [doorward]", &format!("audiences: [doorward]\n    algorithms: [{name}]"));
+        assert_eq!(case.printed(), "no errors\n");
+        assert_eq!(case.load().unwrap().raw.issuers[0].algorithms, Some(vec![raw::Algorithm::EdDSA]), "{name}");
+    }
+}
+
 /// The help says to get it in this form, which `doorward check` refused.
 #[test]
 fn a_fingerprint_with_the_colons_of_openssl_names_a_certificate() {

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::values::{SecretSource, Span};
 
@@ -63,7 +64,7 @@ pub struct Issuer {
     pub listed_clients_only: bool,
     /// Claims that must be present with one of these exact values.
     #[serde(default)]
-    pub required_claims: BTreeMap<String, Vec<serde_json::Value>>,
+    pub required_claims: BTreeMap<String, Vec<Value>>,
     /// How far clocks may differ. Default: 30 s, for Doorward's own tokens 5 s; at most 60 s.
     #[serde(default)]
     pub clock_skew: Option<Span>,
@@ -124,6 +125,7 @@ pub enum Preset {
 
 /// A signature algorithm of RFC 7518. `Ed25519` (RFC 9864) may be written for `EdDSA`, which means the same here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = with_newer_name)]
 pub enum Algorithm {
     RS256,
     RS384,
@@ -135,6 +137,13 @@ pub enum Algorithm {
     ES384,
     #[serde(alias = "Ed25519")]
     EdDSA,
+}
+
+/// A name that the schema does not have is refused, whatever `serde` takes.
+fn with_newer_name(algorithm: &mut Schema) {
+    if let Some(Value::Array(names)) = algorithm.get_mut("enum") {
+        names.push("Ed25519".into());
+    }
 }
 
 /// Where facts stand in a token: the name of a claim, or a JSON pointer (`/realm_access/roles`).
