@@ -117,7 +117,6 @@ pub enum Preset {
     /// An environment of PingOne, or PingFederate.
     Ping,
     /// People of one organisation of GitHub, or of a GitHub server of your own, for logins. `tenant` names the organisation.
-    #[serde(alias = "github-oauth")]
     GithubOauth,
     /// Doorward's own tokens, which the section `tokens` says more of.
     Doorward,

@@ -306,7 +306,7 @@ async fn a_preset_needs_an_issuer_or_tenant_and_a_client() {
         json!({"preset": "dex", "issuer": "https://dex.acme.example"}),
         json!({"preset": "zitadel", "tenant": "acme.zitadel.cloud"}),
         json!({"preset": "ping", "issuer": "https://auth.pingone.eu/8f1c/as"}),
-        json!({"preset": "github-oauth", "tenant": "acme"}),
+        json!({"preset": "github_oauth", "tenant": "acme"}),
         json!({"preset": "github_oauth", "tenant": "9919", "issuer": "https://github.acme.example"}),
     ] {
         assert_eq!(problems(entry.clone()), Vec::<String>::new(), "{entry}");
