@@ -135,12 +135,7 @@ impl Builder<'_> {
         self.resolver.warning(&self.at.key(key), message)
     }
 
-    fn checks(
-        &mut self,
-        defaults: &Defaults,
-        identifier: &Arc<str>,
-        tenants: Option<Tenants>,
-    ) -> AccessTokenChecks {
+    fn checks(&mut self, defaults: &Defaults, identifier: &Arc<str>, tenants: Option<Tenants>) -> AccessTokenChecks {
         let raw = self.raw;
         let algorithms = raw.algorithms.clone().unwrap_or_else(|| defaults.algorithms.to_vec());
         if algorithms.is_empty() {

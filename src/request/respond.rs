@@ -490,7 +490,8 @@ mod tests {
             let answer = refuse(&rejection, &asker);
             let lines = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
             let came: Vec<_> = lines.map(|line| line.to_str().unwrap()).collect();
-            let expected: Vec<_> = challenge.map(|more| format!("Bearer realm=\"doorward\"{more}")).into_iter().collect();
+            let expected: Vec<_> =
+                challenge.map(|more| format!("Bearer realm=\"doorward\"{more}")).into_iter().collect();
             assert_eq!(came, expected, "{rejection}");
         }
     }
