@@ -15,6 +15,7 @@ use crate::{
 
 use super::{
     condition::{Condition, Reading, or_none},
+    issuers::BREAK_GLASS,
     names::Prefix,
     on::parse_all,
     resolvers,
@@ -325,6 +326,21 @@ pub(super) fn check_people(rule: &raw::Rule, at: &At, root: &raw::Root, report: 
                 "nobody meets it: what is exchanged are bearer tokens, and `kind` of a `login` says nothing of those",
             )
             .help("write `kind: human` into the issuer, or at the client in its `clients`, if no program gets such a token");
+    }
+}
+
+/// Warns of an allow for whom break-glass let in: nobody exchanges a certificate, and the tasks of runs that it started get nothing.
+pub(super) fn check_break_glass(rule: &raw::Rule, at: &At, report: &mut Report) {
+    if rule.on.token.is_none() || !matches!(rule.action, raw::Action::Allow) {
+        return;
+    }
+    for (index, _) in rule.who.issuers.iter().enumerate().filter(|(_, name)| *name == BREAK_GLASS) {
+        report
+            .warning(
+                &at.key("who").key("issuers").index(index),
+                "nobody from `break-glass` gets a token, and neither do the tasks of runs that they start",
+            )
+            .help("leave it out; what is done by break-glass is done without tokens of Doorward's");
     }
 }
 

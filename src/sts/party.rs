@@ -15,7 +15,7 @@ use super::{
     task::{SETTLING, Task, made_by_somebody},
 };
 use crate::{
-    authn::{Actor, Kind, KnownAs, Principal, principal::workload_key},
+    authn::{Actor, Kind, KnownAs, Principal, break_glass, principal::workload_key},
     clock::Timestamp,
     error::Reason,
     kubernetes::ObjectRef,
@@ -295,6 +295,13 @@ fn caused_by(cause: &Cause, is_configured: impl Fn(&str) -> bool) -> Result<Prin
     if principal.is_anonymous() {
         return Err(Refusal::subject("the run was caused by somebody who had no credential"));
     }
+    // What the door opened ends with it, and the certificate is no credential that an audience could know.
+    if *principal.issuer == *break_glass::ISSUER {
+        return Err(Refusal::subject(
+            "the run was caused by break-glass, and the tasks of such a run get no tokens; once the provider is back, start it anew by \
+             a login there",
+        ));
+    }
     check_known(&principal, is_configured)?;
     if cause.lacks_actors() {
         return Err(Refusal::subject(
@@ -377,6 +384,18 @@ mod tests {
         known["act"] = json!({"sub": "planner"});
         assert_eq!(is_given(&kept(known)).unwrap().username.as_ref(), "alice");
         assert!(is_given(&kept(json!({}))).is_ok());
+    }
+
+    /// Neither is an entry of `issuers`, so that both would be told of an issuer which is not configured any more.
+    #[test]
+    fn a_run_of_somebody_without_a_token_gets_none_and_is_told_why() {
+        for (issuer, why) in [("anonymous", "who had no credential"), ("break-glass", "caused by break-glass")] {
+            let kept = json!({"request": Uuid::nil(), "at": 0, "issuer": issuer, "subject": "alice", "username": "alice", "kind": "human"});
+            let cause: Cause = serde_json::from_value(kept).unwrap();
+            let refusal = caused_by(&cause, |_| true).unwrap_err();
+            assert_eq!(refusal.reason(), Reason::TokenInvalid, "{issuer}");
+            assert!(refusal.description().contains(why), "{issuer}: {}", refusal.description());
+        }
     }
 
     #[test]

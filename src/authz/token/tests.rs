@@ -215,3 +215,20 @@ fn an_allow_says_where_a_resolver_fetches_from_and_a_deny_need_not() {
         }
     }
 }
+
+/// `test` and `explain` decide by the rules alone, and would show it as one that gives something.
+#[test]
+fn an_allow_of_tokens_for_whom_break_glass_let_in_is_warned_of() {
+    for (on, action, at) in [
+        ("token: {audiences: [a]}", "allow", &["/who/issuers/1"][..]),
+        ("token: {audiences: [a]}", "deny", &[]),
+        ("routes: [glass]", "allow", &[]),
+    ] {
+        let rule = format!("{{id: a, on: {{{on}}}, who: {{issuers: [company, break-glass]}}, do: {action}}}");
+        let mut report = Report::default();
+        check_break_glass(&serde_saphyr::from_str(&rule).unwrap(), &At::root(), &mut report);
+        let told: Vec<&str> = report.problems().iter().map(|problem| problem.at.as_str()).collect();
+        assert_eq!(told, at, "{rule}");
+        assert!(!report.has_errors());
+    }
+}
