@@ -96,10 +96,7 @@ impl Follower {
             return Ok(false);
         }
         let found = api(&self.client, bearer.kind, Some(&bearer.namespace)).get_opt(&bearer.name).await?;
-        let found = found.map(|object| Object::read(bearer.kind, object));
-        // A pod whose label was taken off is watched no more.
-        let is_seen = |object: &Object| !matches!(object, Object::Pod(pod) if !pod.is_watched);
-        Ok(found.is_some_and(|object| object.identity().uid == uid && object.end().is_none() && is_seen(&object)))
+        Ok(found.is_some_and(|object| goes_on(&Object::read(bearer.kind, object), uid)))
     }
 
     /// Revokes the tokens of objects that have any. Those of many are revoked at once, as each time costs a copy of all revocations and a
@@ -212,10 +209,42 @@ impl Follower {
     }
 }
 
+/// Whether what was found is what has tokens, has not ended, and would be seen to end: a pod whose label was taken off is watched no more.
+fn goes_on(object: &Object, uid: &str) -> bool {
+    let is_seen = !matches!(object, Object::Pod(pod) if !pod.is_watched);
+    object.identity().uid == uid && object.end().is_none() && is_seen
+}
+
 /// What has tokens by a record, and its uid.
 fn bearer_of(change: &Change) -> Option<(Bearer, String)> {
     let bearer: Bearer = serde_json::from_slice(&change.stored.value).ok()?;
     let key = str::from_utf8(&change.key).ok()?;
     let uid = key.strip_prefix(&workload_key(&bearer.cluster, "")).unwrap_or(key).to_owned();
     Some((bearer, uid))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Of what the list of a watch that begins anew does not name.
+    #[test]
+    fn a_pod_that_lost_its_label_while_nobody_watched_has_no_tokens_though_it_runs() {
+        let pod = |change: fn(&mut Value)| {
+            let mut pod = json!({
+                "metadata": {"name": "build-pod", "uid": "u", "labels": {"tekton.dev/taskRun": "build"}},
+                "status": {"phase": "Running"},
+            });
+            change(&mut pod);
+            goes_on(&Object::read(Kind::Pod, serde_json::from_value(pod).unwrap()), "u")
+        };
+        assert!(pod(|_| {}));
+        assert!(!pod(|pod| pod["metadata"]["labels"] = json!({"app": "x"})));
+        assert!(!pod(|pod| pod["metadata"]["uid"] = json!("another")));
+        assert!(!pod(|pod| pod["status"]["phase"] = json!("Succeeded")));
+        let run = serde_json::from_value(json!({"metadata": {"name": "build", "uid": "u"}})).unwrap();
+        assert!(goes_on(&Object::read(Kind::TaskRun, run), "u"), "runs are watched without a label");
+    }
 }

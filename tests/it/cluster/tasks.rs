@@ -71,6 +71,21 @@ pub struct Task {
     pub pod: Value,
 }
 
+/// The role of Doorward's own account.
+const READER: &str = "doorward-reader";
+
+/// What it may do with each object to see it end.
+pub const EACH: [&str; 3] = ["get", "list", "watch"];
+
+/// Rights to do so with pods, and with PipelineRuns.
+pub fn rights(pods: &[&str], pipeline_runs: &[&str]) -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["pods"], "verbs": pods},
+        {"apiGroups": ["tekton.dev"], "resources": ["taskruns"], "verbs": EACH},
+        {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": pipeline_runs},
+    ])
+}
+
 /// The base with what tokens need.
 fn with_tokens(yaml: &str) -> String {
     let api = yaml.split("url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
@@ -102,14 +117,19 @@ impl Tasks {
         .await
     }
 
+    /// With no more than these rights of Doorward's own account to pods, TaskRuns and PipelineRuns.
+    pub async fn with_rights(rights: &Value) -> Self {
+        Tekton::get().await;
+        Self::furnish_with(World::with(|yaml| with_tokens(&yaml)).await, rights).await
+    }
+
     async fn furnish(world: World) -> Self {
+        Self::furnish_with(world, &rights(&EACH, &EACH)).await
+    }
+
+    async fn furnish_with(world: World, rights: &Value) -> Self {
         let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
-        let rights = json!([
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-            {"apiGroups": ["tekton.dev"], "resources": ["taskruns"], "verbs": ["get", "list", "watch"]},
-            {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["get", "list", "watch"]},
-        ]);
-        world.api.allow(&world.namespace, "doorward-reader", &account, &rights).await;
+        world.api.allow(&world.namespace, READER, &account, rights).await;
         let reviews =
             json!([{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]);
         world.api.allow_everywhere(&format!("{}-reviews", world.namespace), &account, &reviews).await;
@@ -124,6 +144,13 @@ impl Tasks {
         let tasks = Self { world };
         tasks.world.api.create(&tasks.path("pipelines"), &pipeline).await;
         tasks
+    }
+
+    /// Gives Doorward's own account other rights than those with which it began.
+    pub async fn have_rights(&self, rights: &Value) {
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles/{READER}", self.world.namespace);
+        let answer = self.world.api.ask("PATCH", &path, Some(&json!({"rules": rights}))).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
     pub fn path(&self, resource: &str) -> String {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     api_server::ApiServer,
-    tasks::{DOOR, TARGET, Tasks, claims, exchange},
+    tasks::{DOOR, EACH, TARGET, Tasks, claims, exchange, rights},
     token_ends::{on_redis, with_token},
 };
 use crate::{
@@ -50,6 +50,42 @@ async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwh
     dead_soon(&tasks, &own).await;
     let answer = tasks.once_over(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
     assert_eq!(answer.status, 400, "kubernetes:6.4 watch cut and begun anew: {}", answer.text());
+}
+
+/// As with a role that lets Doorward look up single objects alone: who asks is found, and no end would be seen.
+#[tokio::test]
+async fn where_the_ends_of_a_kind_cannot_be_seen_no_task_that_ends_with_it_gets_a_token() {
+    let tasks = Tasks::with_rights(&rights(&["get"], &["get"])).await;
+    let alone = json!({
+        "apiVersion": "tekton.dev/v1",
+        "kind": "TaskRun",
+        "metadata": {"name": "alone", "annotations": {"hold": "yes"}},
+        "spec": {
+            "serviceAccountName": "builder",
+            "taskSpec": {"steps": [{"name": "run", "image": "images.test/step", "command": ["true"]}]},
+        },
+    });
+    let of_alone = tasks.pod_token(&tasks.bobs(&alone).await.pod, DOOR).await;
+    let of_release = tasks.pod_token(&tasks.bobs(&Tasks::release("unseen")).await.pod, DOOR).await;
+    // What it is answered once that is for no trouble which passes by itself.
+    let ask = async |pod_token: &str| {
+        found(async || {
+            let answer = exchange(&tasks.world, pod_token, &[("audience", TARGET), ("scope", "alone")]).await;
+            let is_meant = answer.status != 503 || answer.text().contains("the ends of runs in namespace");
+            is_meant.then_some(answer)
+        })
+        .await
+    };
+    let refused = async |pod_token: &str, what: &str| {
+        let answer = ask(pod_token).await;
+        assert_eq!((answer.status, &answer.json()["error"]), (503, &json!("temporarily_unavailable")), "{what}");
+    };
+    refused(&of_alone, "the end of its pod").await;
+    tasks.have_rights(&rights(&EACH, &["get"])).await;
+    until(async || ask(&of_alone).await.status == 200).await;
+    refused(&of_release, "the end of its PipelineRun").await;
+    tasks.have_rights(&rights(&EACH, &EACH)).await;
+    until(async || ask(&of_release).await.status == 200).await;
 }
 
 /// Requests of these kinds that the API server had from Doorward about pods and runs.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::tasks::{DOOR, TARGET, Tasks, claims, exchange, refusal};
 use crate::{
+    fixture::{Change, bearer},
     harness::{found, until},
     issuing::part,
 };
@@ -321,5 +322,47 @@ async fn who_makes_a_run_caused_it_in_whatever_form_they_want_the_answer() {
         let pod_token = tasks.pod_token(&task.pod, DOOR).await;
         let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
         assert_eq!(claims(&own)["sub"], "carol", "{accept}");
+    }
+}
+
+/// Else whoever has the token of a pod could act for whom somebody lets, or be acted for, without the checks of a task.
+#[tokio::test]
+async fn a_pods_token_is_no_actor_token_and_none_goes_with_it() {
+    let tasks =
+        Tasks::with(|yaml| yaml.change("namespaces: ['{ns}']}]}\nruns", "namespaces: ['{ns}']}, {issuer: a}]}\nruns"), &[])
+            .await;
+    let pod_token = tasks.pod_token(&tasks.bobs(&Tasks::release("acting")).await.pod, DOOR).await;
+    let person = tasks.world.issuer.token("bob", &["dev"]);
+    for (what, subject, actor) in [("subject", &pod_token, &person), ("actor", &person, &pod_token)] {
+        let asked = [
+            ("actor_token", actor.as_str()),
+            ("actor_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+            ("audience", TARGET),
+            ("scope", "push"),
+        ];
+        let (error, why) = refusal(&tasks.exchange(subject, &asked).await);
+        assert!(error == "invalid_request" && why.contains("leave `actor_token` out"), "{what}: {error}: {why}");
+    }
+}
+
+/// Each run that a task starts adds that task to those who act, as an agent does.
+#[tokio::test]
+async fn a_task_behind_whose_run_four_act_already_gets_no_token() {
+    let tasks = Tasks::start().await;
+    for actors in [3, 4] {
+        let mut of_bob = tasks.world.issuer.claims("bob", &["dev"]);
+        of_bob["act"] = (1..actors).fold(json!({"sub": "first"}), |act, _| json!({"sub": "next", "act": act}));
+        let bob = bearer(&tasks.world.issuer.sign(&of_bob));
+        let line = format!("POST {} HTTP/1.1", tasks.path("pipelineruns"));
+        let lines = [&*line, "Host: localhost", &bob, "Content-Type: application/json"];
+        let run = Tasks::release(&format!("behind-{actors}"));
+        let made = tasks.world.doorward.send(&lines, run.to_string().as_bytes()).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        let pod_token = tasks.pod_token(&tasks.task_of(made.json()).await.pod, DOOR).await;
+        let answer = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+        match actors {
+            3 => assert_eq!(claims(&answer.token())["act"]["act"]["act"]["act"]["sub"], "first"),
+            _ => assert!(refusal(&answer).1.contains("the run: more than 4 would have acted"), "{}", answer.text()),
+        }
     }
 }

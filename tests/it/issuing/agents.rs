@@ -218,6 +218,12 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
             "by a token of its own",
         ),
         (
+            "a person, whom she lets act",
+            world.person("alice", &json!({"may_act": {"sub": "bob"}})),
+            &world.person("bob", &json!({})),
+            "it is a person's",
+        ),
+        (
             "more than four actors",
             world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(4)})),
             &agent,
