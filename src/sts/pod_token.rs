@@ -56,6 +56,7 @@ impl PodToken {
             && said("pod-uid") == Some(uid)
             && account_uid.is_some_and(|uid| review.get("uid").and_then(Value::as_str) == Some(uid))
             && agrees("node-name", node)
+            && agrees("node-uid", text(["node", "uid"]))
             && agrees("credential-id", credential.as_deref());
         if !is_same {
             return Err(misfit("the cluster says that it is of another pod, account or node than it says itself"));
@@ -93,6 +94,7 @@ pub(super) mod tests {
                     "authentication.kubernetes.io/pod-name": ["build-pod"],
                     "authentication.kubernetes.io/pod-uid": ["pu"],
                     "authentication.kubernetes.io/node-name": ["n"],
+                    "authentication.kubernetes.io/node-uid": ["nu"],
                     "authentication.kubernetes.io/credential-id": ["JTI=j"],
                 },
             },
@@ -135,6 +137,7 @@ pub(super) mod tests {
             ("the cluster says another pod", Box::new(extra("pod-uid", "other"))),
             ("the cluster says another name", Box::new(extra("pod-name", "other"))),
             ("the cluster says another node", Box::new(extra("node-name", "other"))),
+            ("the cluster says another node of that name", Box::new(extra("node-uid", "other"))),
             ("the cluster says another token", Box::new(extra("credential-id", "JTI=other"))),
             (
                 "the account was made anew",
