@@ -22,6 +22,10 @@ impl PodToken {
         let misfit = |why: &str| Refusal::subject(format!("subject_token: {why}"));
         let own = claims.get("kubernetes.io").and_then(Value::as_object);
         let own = own.ok_or_else(|| misfit("it has no claim `kubernetes.io`, so it is no service-account token"))?;
+        // Whoever else it is for could exchange it as the task does.
+        if claims.get("aud").and_then(Value::as_array).is_some_and(|audiences| audiences.len() > 1) {
+            return Err(misfit("it is for others too (`aud`), each of whom could exchange it; project one whose `audience` is this alone"));
+        }
         let text = |path: [&str; 2]| own.get(path[0])?.get(path[1])?.as_str();
         if own.contains_key("secret") {
             return Err(misfit("it is bound to a Secret; project one into the pod (serviceAccountToken)"));
@@ -80,6 +84,7 @@ pub(super) mod tests {
     pub fn claims(change: impl FnOnce(&mut Value)) -> Map<String, Value> {
         let mut claims = json!({
             "sub": "system:serviceaccount:ci:builder",
+            "aud": ["https://doorward.test"],
             "jti": "j",
             "kubernetes.io": {
                 "namespace": "ci",
@@ -125,6 +130,7 @@ pub(super) mod tests {
                 Box::new(|claims| _ = claims["kubernetes.io"].as_object_mut().unwrap().remove("pod")),
             ),
             ("no claim of a cluster", Box::new(|claims| _ = claims.as_object_mut().unwrap().remove("kubernetes.io"))),
+            ("for others too", Box::new(|claims| claims["aud"] = json!(["https://doorward.test", "vault"]))),
             ("another account", Box::new(|claims| claims["kubernetes.io"]["serviceaccount"]["name"] = json!("admin"))),
             (
                 "a name that leads elsewhere",

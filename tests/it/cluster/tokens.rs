@@ -115,6 +115,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
     let secret = json!({"metadata": {"name": "bound"}, "type": "Opaque"});
     let secret = world.api.create(&format!("/api/v1/namespaces/{}/secrets", world.namespace), &secret).await;
     let bound = json!({"kind": "Secret", "apiVersion": "v1", "name": "bound", "uid": secret["metadata"]["uid"]});
+    let bound_to_pod = json!({"kind": "Pod", "apiVersion": "v1", "name": metadata["name"], "uid": metadata["uid"]});
     let api_audience = tasks.token("builder", &json!({"expirationSeconds": 3600})).await;
     let pod = |name: &str, metadata: Value| {
         let mut pod = json!({"metadata": metadata, "spec": {"serviceAccountName": "builder",
@@ -159,6 +160,11 @@ async fn who_is_not_what_it_says_gets_no_token() {
             "`https://doorward.test` is expected",
         ),
         ("kubernetes:6.4 the API server's audience", api_audience, "`https://doorward.test` is expected"),
+        (
+            "an audience beside ours, which would have the token too",
+            tasks.token("builder", &json!({"audiences": [DOOR, "vault"], "boundObjectRef": bound_to_pod})).await,
+            "it is for others too",
+        ),
         (
             "kubernetes:6.4 bound to a secret",
             tasks.token("builder", &json!({"audiences": [DOOR], "boundObjectRef": bound})).await,
