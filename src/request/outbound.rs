@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
 use hyper::upgrade::OnUpgrade;
+use url::form_urlencoded;
 
 use super::{headers, sanitize::Meta};
 use crate::{
@@ -106,6 +107,12 @@ impl Outbound {
         }
         impersonation::set_request_id(&self.permit.meta().id_line, headers);
         *self.request.body_mut() = RequestBody::Buffered(body);
+    }
+
+    /// Whether the API server is asked what would come of it, and nothing does.
+    pub fn is_dry_run(&self) -> bool {
+        let query = self.request.uri().query().unwrap_or_default();
+        form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "dryRun" && value == "All")
     }
 
     /// Whether the client may send nothing of a body that is passed on as it comes, as it waits for a word that it cannot get.

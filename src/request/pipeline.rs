@@ -375,7 +375,7 @@ impl Worker {
         let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());
         let forwarded = match prepared {
             Err(rejection) => Err(rejection),
-            Ok(()) if makes_a_run && snapshot.own_issuer.is_some() => {
+            Ok(()) if makes_a_run && snapshot.own_issuer.is_some() && !cleared.outbound.is_dry_run() => {
                 Box::pin(self.send_and_note_run(snapshot, cleared, exchange)).await
             }
             Ok(()) if cleared.outbound.waits_in_vain() => {

@@ -374,3 +374,28 @@ async fn attacks_z51_templates_of_runs_do_not_speak_in_our_name() {
     let (answer, seen) = send(&fixture, "admin", &format!("POST {PIPELINES}"), "application/json", twice).await;
     assert_eq!((answer.status, seen.len()), (400, 0), "attacks:Z51");
 }
+
+/// `kubectl --dry-run=server` is answered as if a run had been made, whose uid nothing ever has.
+#[tokio::test]
+async fn who_asks_what_would_come_of_a_run_is_kept_as_the_cause_of_none() {
+    let change = |yaml: String| {
+        yaml.change_first("['https://doorward.test']", "['https://doorward.test', 'https://api.test']")
+            + "tokens: {exchange: [{issuer: a}]}\n"
+    };
+    // That no object is named is told where the cause would be kept.
+    let mut fixture = Fixture::with(change, |_| Reply::json(201, "{}")).await;
+    let (alice, body) = (fixture.alice(), run("deployer").to_string());
+    let mut ids = Vec::new();
+    for query in ["?dryRun=All", "?fieldManager=a&dryRun=All", ""] {
+        let line = format!("POST {RUNS}{query} HTTP/1.1");
+        let lines = [&*line, "Host: api.test", &alice, "Content-Type: application/json"];
+        let answer = fixture.doorward.send(&lines, body.as_bytes()).await;
+        assert_eq!(answer.status, 201, "{query}: {}", answer.text());
+        ids.push(answer.header("x-request-id").unwrap().to_owned());
+    }
+    let told = "the answer to a request that made a run names no object: its tasks get no tokens";
+    fixture.doorward.wait_for_log(told).await;
+    let log = fixture.doorward.log();
+    let kept: Vec<&Value> = log.iter().filter(|line| line["message"] == told).map(|line| &line["request_id"]).collect();
+    assert_eq!(kept, [&json!(ids[2])]);
+}
