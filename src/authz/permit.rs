@@ -93,6 +93,11 @@ impl Permit {
         }
     }
 
+    /// Whether the answer is of something in a cluster, be it a log that the Dashboard's back end fetches from elsewhere.
+    pub(crate) fn is_of_kubernetes(&self) -> bool {
+        self.authenticated.kubernetes().is_some()
+    }
+
     /// Whether the answer may be of another server, behind the API server.
     pub(crate) fn is_proxied(&self) -> bool {
         self.authenticated.kubernetes().is_some_and(|attributes| attributes.is_proxy())

@@ -11,6 +11,7 @@ use super::{
     upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
 };
 use crate::{
+    authz::Permit,
     body::{CutStyle, Events, OnEnd, ResponseBody, Trailers},
     config::raw::RouteKind,
     error::{Reason, Rejection},
@@ -83,7 +84,7 @@ pub async fn forward<E: OnEnd>(
     };
     let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
     let mut response = passed(response, outbound, trailers).await?;
-    clean(&mut response, route);
+    clean(&mut response, &outbound.permit);
     identify(response.headers_mut(), outbound);
     let response = response.map(|body| {
         let Some(kind) = kind else { return body };
@@ -116,7 +117,7 @@ async fn upgrade<E: OnEnd>(
         UpgradeAnswer::Refused(response) => {
             let response = accepted(response, route)?;
             let mut response = passed(response, outbound, Trailers::Drop).await?;
-            clean(&mut response, route);
+            clean(&mut response, &outbound.permit);
             identify(response.headers_mut(), outbound);
             // The connection ends with this answer, lest anything follows on it (CVE-2018-1002105).
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -149,7 +150,7 @@ fn accepted(response: Response<UpstreamBody>, route: &Route) -> Result<Response<
     Ok(response)
 }
 
-fn clean<B>(response: &mut Response<B>, route: &Route) {
+fn clean<B>(response: &mut Response<B>, permit: &Permit) {
     // Has no content, and a cache would write a type that is said here over that of the content it kept.
     let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
@@ -157,7 +158,7 @@ fn clean<B>(response: &mut Response<B>, route: &Route) {
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     }
-    if route.kind == RouteKind::Kubernetes {
+    if permit.is_of_kubernetes() {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         // Logs hold what strangers wrote; on this host a script in them would be one of ours.
         let kind = only_type(headers).map(HeaderValue::as_bytes).unwrap_or_default();

@@ -138,6 +138,30 @@ async fn a_log_from_outside_needs_the_right_to_read_logs_there() {
     assert!(record.to_string().contains("team-b"), "{record}");
 }
 
+/// The back end copies what the log server says of it, or guesses a type from what a stranger wrote.
+#[tokio::test]
+async fn html_in_a_log_from_outside_is_text() {
+    let review = reviewed(&["get pods/log team-a"]);
+    let fixture = dashboard(move |request| match request.line() {
+        line if line.contains("/v1/logs-proxy/") => {
+            let html = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 25\r\n\r\n<script>alert(1)</script>";
+            Reply::Bytes(html.to_vec())
+        }
+        line if line.starts_with("GET / ") => {
+            Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p>1".to_vec())
+        }
+        _ => review(request),
+    })
+    .await;
+    let (answer, _) = get(&fixture, "/v1/logs-proxy/team-a/build-pod/step-build", &[]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.all("content-type"), ["text/plain; charset=utf-8"], "attacks:Z12 {}", answer.head);
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "attacks:Z12");
+    assert_eq!(answer.header("content-security-policy"), Some("sandbox; default-src 'none'"), "attacks:Z12");
+    let (page, _) = get(&fixture, "/", &[]).await;
+    assert_eq!((page.header("content-type"), page.header("content-security-policy")), (Some("text/html"), None));
+}
+
 #[tokio::test]
 async fn the_back_end_of_a_dashboard_is_only_read() {
     let fixture = dashboard(reviewed(&[])).await;
