@@ -59,6 +59,8 @@ pub struct AccessTokenChecks {
     pub client_is_audience: bool,
     /// Its access tokens are made as its ID tokens are, `at_hash` and all, but for the hash of a code (Dex).
     pub like_id_tokens: bool,
+    /// Claims of which each access token of the issuer has one, and no ID token. Empty: nothing such is known.
+    pub marks: &'static [&'static str],
 }
 
 impl AccessTokenChecks {
@@ -86,6 +88,9 @@ impl AccessTokenChecks {
         // So say Keycloak and Cognito.
         if is("typ", "Bearer") || is("token_use", "access") {
             return Ok(());
+        }
+        if !self.marks.is_empty() && !self.marks.iter().any(|name| claims.contains_key(*name)) {
+            return Err(TokenError::OtherKind("an ID token (it does not say which client it was issued to)"));
         }
         if claims.contains_key("c_hash") {
             return Err(TokenError::OtherKind("an ID token (it has a `c_hash`)"));

@@ -57,6 +57,7 @@ static CHECKS: LazyLock<AccessTokenChecks> = LazyLock::new(|| AccessTokenChecks 
     other_issuer: None,
     client_is_audience: false,
     like_id_tokens: false,
+    marks: &[],
 });
 
 fn b64(bytes: impl AsRef<[u8]>) -> String {

@@ -137,6 +137,20 @@ pub fn promised_groups(preset: Option<Preset>) -> &'static [&'static str] {
     }
 }
 
+/// Claims of which each access token of the provider has one, and no ID token of it: by version 2.0 and 1.0 of Entra ID's tokens
+/// (<https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>).
+pub(super) const fn marks_of_access_tokens(preset: Option<Preset>) -> &'static [&'static str] {
+    match preset {
+        Some(Preset::Entra) => &["azp", "appid"],
+        _ => &[],
+    }
+}
+
+/// Whether the claims of a token of the provider say what it is, though all its kinds have the same `typ`.
+pub(super) const fn tells_kinds_apart(preset: Option<Preset>) -> bool {
+    matches!(preset, Some(Preset::Keycloak | Preset::Cognito | Preset::Entra))
+}
+
 /// Claims of RFC 9068 that the access tokens of a provider lack though they say to be of that kind: the client is in a
 /// claim of another name (`azp`, `cid`), and PingFederate writes what its administrator names.
 pub(super) const fn left_out(preset: Option<Preset>) -> &'static [&'static str] {

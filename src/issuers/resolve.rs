@@ -148,7 +148,7 @@ impl Builder<'_> {
         if token_types.is_empty() {
             self.error("token_types", "no `typ` is accepted").help("`\"\"` stands for an absent one");
         }
-        self.check_id_tokens();
+        self.check_id_tokens(&token_types);
         let skew = self.span("clock_skew", raw.clock_skew, defaults.clock_skew.get(), Some(MAX_SKEW));
         let max_lifetime = self.span("max_lifetime", raw.max_lifetime, defaults.max_lifetime, None);
         let mut required_claims = Vec::new();
@@ -178,17 +178,18 @@ impl Builder<'_> {
             tenants,
             client_is_audience: raw.preset == Some(Preset::Cognito),
             like_id_tokens: raw.preset == Some(Preset::Dex),
+            marks: presets::marks_of_access_tokens(raw.preset),
         }
     }
 
-    /// An ID token of the login is for its client, and mostly has no `typ`: where both are accepted of access tokens, little tells them
-    /// apart.
-    fn check_id_tokens(&mut self) {
+    /// An ID token of the login is for its client, and has the `typ` `JWT` or none: where both are accepted of access tokens, little tells
+    /// them apart, unless the provider itself does.
+    fn check_id_tokens(&mut self, token_types: &[Box<str>]) {
         let raw = self.raw;
         let Some(login) = &raw.login else { return };
-        let without_typ = raw.token_types.as_ref().is_some_and(|types| types.iter().any(String::is_empty));
-        if without_typ && raw.audiences.contains(&login.client.id) {
-            self.warning("token_types", "ID tokens of the login could pass for access tokens: both may be without `typ`, for its client")
+        let like_an_id_token = token_types.iter().any(|typ| matches!(&**typ, "" | "jwt"));
+        if like_an_id_token && raw.audiences.contains(&login.client.id) && !presets::tells_kinds_apart(raw.preset) {
+            self.warning("token_types", "ID tokens of the login could pass for access tokens: both may have the same `typ`, for its client")
                 .help("have the issuer give access tokens an audience of their own, or the `typ` `at+jwt`, and accept that alone");
         }
     }

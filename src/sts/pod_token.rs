@@ -24,7 +24,9 @@ impl PodToken {
         let own = own.ok_or_else(|| misfit("it has no claim `kubernetes.io`, so it is no service-account token"))?;
         // Whoever else it is for could exchange it as the task does.
         if claims.get("aud").and_then(Value::as_array).is_some_and(|audiences| audiences.len() > 1) {
-            return Err(misfit("it is for others too (`aud`), each of whom could exchange it; project one whose `audience` is this alone"));
+            return Err(misfit(
+                "it is for others too (`aud`), each of whom could exchange it; project one whose `audience` is this alone",
+            ));
         }
         let text = |path: [&str; 2]| own.get(path[0])?.get(path[1])?.as_str();
         if own.contains_key("secret") {

@@ -144,7 +144,8 @@ async fn html_in_a_log_from_outside_is_text() {
     let review = reviewed(&["get pods/log team-a"]);
     let fixture = dashboard(move |request| match request.line() {
         line if line.contains("/v1/logs-proxy/") => {
-            let html = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 25\r\n\r\n<script>alert(1)</script>";
+            let html =
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 25\r\n\r\n<script>alert(1)</script>";
             Reply::Bytes(html.to_vec())
         }
         line if line.starts_with("GET / ") => {

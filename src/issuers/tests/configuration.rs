@@ -66,6 +66,16 @@ async fn each_problem_is_at_its_place() {
             Some((Warning, "token_types")),
         ),
         (
+            "ID tokens of a preset pass for access tokens",
+            json!({"login": {"client": client}, "audiences": ["d"], "preset": "okta"}),
+            Some((Warning, "token_types")),
+        ),
+        (
+            "a preset whose tokens say what they are",
+            json!({"login": {"client": client}, "audiences": ["d"], "preset": "keycloak"}),
+            None,
+        ),
+        (
             "access tokens have a type",
             json!({"login": {"client": client, "kind": "human"}, "audiences": ["d"], "token_types": ["at+jwt"]}),
             None,

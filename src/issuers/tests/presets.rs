@@ -97,6 +97,9 @@ async fn entra_names_people_by_oid_and_may_leave_their_groups_out() {
     // In another application the same person has another `sub`; to Kubernetes it is the same person.
     let bearer = at.bearer(Some("JWT"), json!({"oid": "0b-1", "sub": "pairwise", "scp": "run", "azp": "cli"})).await;
     assert_eq!(bearer.unwrap().username, alice.username);
+    // An ID token that a refresh gave has neither a nonce nor a hash, nor a client.
+    assert_eq!(reason(at.bearer(Some("JWT"), json!({"oid": "0b-1", "scp": null})).await), Reason::TokenInvalid);
+    assert!(at.bearer(Some("JWT"), json!({"oid": "0b-1", "appid": "cli"})).await.is_ok(), "version 1.0");
     let overage = json!({"groups": null, "_claim_names": {"groups": "src1"},
         "_claim_sources": {"src1": {"endpoint": "https://graph.windows.net/x/getMemberObjects"}}});
     let refused = at.login(changed(claims.clone(), &overage)).await.unwrap_err();

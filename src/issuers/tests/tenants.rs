@@ -50,7 +50,8 @@ impl Fixture {
 
     async fn bearer(&self, tenant: &str, changes: Value) -> Result<Arc<Principal>, Rejection> {
         let header = json!({"alg": "RS256", "kid": "shared", "typ": "JWT"});
-        let token = RSA.token(&header.to_string(), &self.claims(tenant, &changes).to_string());
+        let claims = changed(self.claims(tenant, &changes), &json!({"azp": "cli"}));
+        let token = RSA.token(&header.to_string(), &claims.to_string());
         self.issuers.authenticate(&token, &self.accepts, &nothing).await
     }
 }

@@ -334,9 +334,11 @@ async fn who_makes_a_run_caused_it_in_whatever_form_they_want_the_answer() {
 /// Else whoever has the token of a pod could act for whom somebody lets, or be acted for, without the checks of a task.
 #[tokio::test]
 async fn a_pods_token_is_no_actor_token_and_none_goes_with_it() {
-    let tasks =
-        Tasks::with(|yaml| yaml.change("namespaces: ['{ns}']}]}\nruns", "namespaces: ['{ns}']}, {issuer: a}]}\nruns"), &[])
-            .await;
+    let tasks = Tasks::with(
+        |yaml| yaml.change("namespaces: ['{ns}']}]}\nruns", "namespaces: ['{ns}']}, {issuer: a}]}\nruns"),
+        &[],
+    )
+    .await;
     let pod_token = tasks.pod_token(&tasks.bobs(&Tasks::release("acting")).await.pod, DOOR).await;
     let person = tasks.world.issuer.token("bob", &["dev"]);
     for (what, subject, actor) in [("subject", &pod_token, &person), ("actor", &person, &pod_token)] {
