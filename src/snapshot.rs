@@ -32,7 +32,7 @@ use crate::{
     logging,
     oidc::{Login, LoginClient, LoginIssuer, LoginMetrics, Provider},
     pages::Brand,
-    request::route::{self, Named, Routes},
+    request::route::{self, Parts, Routes},
     sessions::{self, Sessions, keyring::KeyRing},
     store::{self, Revocations},
     sts::{self, OwnIssuer},
@@ -140,8 +140,8 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     let now = context.clock().now();
     let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), egress, now, resolver);
     let tokens = sts::Settings::resolve(root, &issuers, &upstreams, egress, now, resolver);
-    let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
-    let routes = route::resolve(root, named, resolver);
+    let parts = Parts { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
+    let routes = route::resolve(root, parts, resolver);
     let policy = Policy::compile(root, resolver);
     check_cases(root, &mut resolver.report);
     let break_glass =

@@ -272,7 +272,7 @@ fn allow<'a>(named: impl Iterator<Item: IntoIterator<Item = &'a str>>) -> String
 
 /// The parts that routes speak of by name.
 #[derive(Clone, Copy, Debug)]
-pub struct Named<'a> {
+pub struct Parts<'a> {
     pub upstreams: &'a BTreeMap<Arc<str>, Arc<Upstream>>,
     pub webhooks: &'a BTreeMap<Arc<str>, Arc<Webhook>>,
     pub issuers: &'a Issuers,
@@ -280,7 +280,7 @@ pub struct Named<'a> {
 }
 
 /// Builds the table. Names, hosts and paths have been checked by then; what cannot be used is left out and reported.
-pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> Routes {
+pub fn resolve(root: &raw::Root, parts: Parts<'_>, resolver: &mut Resolver) -> Routes {
     let mut routes = Routes {
         external: root.external_host.as_deref().map(Into::into),
         tokens: root.tokens.is_some(),
@@ -295,17 +295,17 @@ pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> R
     let at = At::root().key("routes");
     for (index, written) in root.routes.iter().enumerate() {
         let at = at.index(index);
-        let Some(upstream) = named.upstreams.get(written.upstream.as_str()) else { continue };
-        let webhook = written.webhook.as_deref().and_then(|name| named.webhooks.get(name));
-        let mut route = Route::resolve(written, &at, upstream, webhook, named, resolver);
-        let api = written.kubernetes.as_deref().and_then(|name| named.upstreams.get(name));
+        let Some(upstream) = parts.upstreams.get(written.upstream.as_str()) else { continue };
+        let webhook = written.webhook.as_deref().and_then(|name| parts.webhooks.get(name));
+        let mut route = Route::resolve(written, &at, upstream, webhook, parts, resolver);
+        let api = written.kubernetes.as_deref().and_then(|name| parts.upstreams.get(name));
         route.dashboard = api.map(|api| Arc::new(Dashboard::new(api, namespaces(root, written))));
         let all = vec!["/*".to_owned()];
         let paths = if written.paths.is_empty() { &all } else { &written.paths };
         routes.insert(&written.hosts, paths, &Arc::new(route), &at, resolver);
         if let Some(api) = api {
             // The Dashboard's back end would send these with its own rights; they go to the API server as the person.
-            let mut route = Route::resolve(written, &at, api, None, named, resolver);
+            let mut route = Route::resolve(written, &at, api, None, parts, resolver);
             route.kind = RouteKind::Kubernetes;
             let paths = raw::API_PATHS.map(str::to_owned);
             routes.insert(&written.hosts, &paths, &Arc::new(route), &at, resolver);
@@ -330,7 +330,7 @@ impl Route {
         at: &At,
         upstream: &Arc<Upstream>,
         webhook: Option<&Arc<Webhook>>,
-        named: Named<'_>,
+        parts: Parts<'_>,
         resolver: &mut Resolver,
     ) -> Self {
         let mut methods = Vec::new();
@@ -366,11 +366,11 @@ impl Route {
         Self {
             kind: written.kind,
             schemes: written.schemes.clone(),
-            accepts: named
+            accepts: parts
                 .issuers
                 .accepts(&written.issuers, &at.key("issuers"), resolver)
                 .with_audiences(&written.audiences),
-            metrics: Arc::new(named.metrics.route(&name)),
+            metrics: Arc::new(parts.metrics.route(&name)),
             name,
             upstream: upstream.clone(),
             webhook: webhook.cloned(),

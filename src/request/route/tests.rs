@@ -27,8 +27,8 @@ fn table_and_root(more: &Value, routes: &[Value]) -> (Routes, raw::Root) {
     let upstream = Upstream::resolve(&root.upstreams[0], &root.limits, &At::root(), &mut resolver).unwrap();
     let upstreams = BTreeMap::from([(Arc::from("up"), upstream)]);
     let (webhooks, metrics) = (BTreeMap::new(), RequestMetrics::default());
-    let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &metrics };
-    let routes = resolve(&root, named, &mut resolver);
+    let parts = Parts { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &metrics };
+    let routes = resolve(&root, parts, &mut resolver);
     assert!(!resolver.report.has_errors(), "{:?}", resolver.report.problems());
     (routes, root)
 }
