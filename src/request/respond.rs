@@ -109,9 +109,9 @@ impl Manner {
         now: Timestamp,
         brand: &'a Brand,
     ) -> Asker<'a> {
-        let own = self.taken_of.as_deref().map(|route| Asked { kind: None, schemes: &route.schemes });
+        let own = self.taken_of.as_deref().map(|route| RouteTerms { kind: None, schemes: &route.schemes });
         let route =
-            self.route.as_deref().map(|route| Asked { kind: Some(route.kind), schemes: &route.schemes }).or(own);
+            self.route.as_deref().map(|route| RouteTerms { kind: Some(route.kind), schemes: &route.schemes }).or(own);
         Asker { manner: self, route, resource_metadata, who, now, brand }
     }
 }
@@ -121,7 +121,7 @@ impl Manner {
 pub struct Asker<'a> {
     pub manner: &'a Manner,
     /// The route, once it is known.
-    pub route: Option<Asked<'a>>,
+    pub route: Option<RouteTerms<'a>>,
     /// The address of the protected-resource metadata (RFC 9728), where there is one.
     pub resource_metadata: Option<&'a str>,
     /// The caller, once known.
@@ -132,7 +132,7 @@ pub struct Asker<'a> {
 
 /// What is known of the route.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct RouteTerms<'a> {
     /// None of a page of Doorward's own.
     pub kind: Option<RouteKind>,
     pub schemes: &'a [Scheme],
@@ -404,7 +404,7 @@ mod tests {
         ] {
             let request = Request::get(path).body(()).unwrap();
             let manner = Manner { is_read_raw: is_read_raw(path), ..Manner::of(Uuid::nil(), &request) };
-            let route = Some(Asked { kind: Some(RouteKind::Kubernetes), schemes: &[] });
+            let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[] });
             let asker = manner.asker(None, None, Timestamp::default(), &brand);
             let rejection = Rejection::new(Reason::PolicyDenied, "no rule allows this").fix("ask for one");
             let answer = refuse(&rejection, &Asker { route, ..asker });
@@ -428,7 +428,7 @@ mod tests {
         let path = "/api/v1/namespaces/ci/secrets";
         let wanted = Some(Arc::new(Attributes::parse(&http::Method::GET, path, None).unwrap()));
         let manner = Manner { wanted, ..Manner::of(Uuid::from_u128(7), &Request::get(path).body(()).unwrap()) };
-        let route = Some(Asked { kind: Some(RouteKind::Kubernetes), schemes: &[] });
+        let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[] });
         let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
         for (reason, of) in [
             (Reason::NoRuleMatched, "list secrets in namespace \"ci\"; "),
@@ -453,7 +453,7 @@ mod tests {
                 is_read_raw: is_read_raw(path),
                 ..Manner::of(Uuid::now_v7(), &Request::get(path).body(()).unwrap())
             };
-            let route = Some(Asked { kind: Some(RouteKind::Kubernetes), schemes: &[Scheme::Bearer] });
+            let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[Scheme::Bearer] });
             let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
             let answer = refuse(&Rejection::new(reason, detail).fix("get a new one"), &asker);
             answer.headers().get("warning").map(|value| value.to_str().unwrap().to_owned())
@@ -515,7 +515,7 @@ mod tests {
             (Reason::Internal, "InternalError", "13"),
         ] {
             let answer = |kind| {
-                let route = Some(Asked { kind: Some(kind), schemes: &[] });
+                let route = Some(RouteTerms { kind: Some(kind), schemes: &[] });
                 let asker = manner.asker(None, None, Timestamp::default(), &brand);
                 refuse(&Rejection::new(reason, "no"), &Asker { route, ..asker })
             };
