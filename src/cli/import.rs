@@ -273,6 +273,10 @@ fn issuer(
     let mut login = Map::new();
     login.insert("kind".to_owned(), "human".into());
     login.insert("client".to_owned(), json!({"id": id, "secret": {"file": file}}));
+    if provider == "gitlab" {
+        // It tells of groups at userinfo alone.
+        login.insert("userinfo".to_owned(), true.into());
+    }
     if let Some(label) = options.take("provider_display_name") {
         login.insert("label".to_owned(), label.into());
     }

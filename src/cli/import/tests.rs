@@ -389,6 +389,14 @@ fn an_organisation_of_github_with_its_teams_signs_in() {
     assert_eq!(noted(&imported), [""; 0], "{:?}", imported.notes);
 }
 
+/// Its ID tokens have no groups, and oauth2-proxy asks userinfo for them.
+#[test]
+fn groups_of_gitlab_are_those_of_userinfo() {
+    let login = |cfg: &str| parsed(&imported(&[cfg], Some("tekton.example.com")).unwrap())["issuers"][0]["login"].clone();
+    let gitlab = CFG.replace("keycloak-oidc", "gitlab").replace("/realms/main", "");
+    assert_eq!((&login(&gitlab)["userinfo"], &login(CFG)["userinfo"]), (&json!(true), &Value::Null));
+}
+
 #[test]
 fn what_leads_nowhere_is_an_error() {
     let base = "provider = \"oidc\"\nclient_id = \"a\"\n";
