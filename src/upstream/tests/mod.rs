@@ -1,6 +1,7 @@
 //! Pools, retries, upgrades and cuts against real servers: hyper's, and scripted sockets where bytes matter.
 
 mod cut;
+mod early;
 mod http1;
 mod http2;
 mod pool;
