@@ -18,7 +18,8 @@ use super::{
     method,
     notes::{note_route, recorded},
     outbound::name_line,
-    pipeline::{Ending, Worker, arrival, own, refuse_impersonation},
+    own::own,
+    pipeline::{Ending, Worker, arrival, refuse_impersonation},
     respond::Manner,
     route::Target,
 };

@@ -17,7 +17,8 @@ use super::{
     exchange::{AnswerBy, Exchange},
     headers,
     notes::{note_target, recorded},
-    pipeline::{Ending, Worker, own},
+    own::own,
+    pipeline::{Ending, Worker},
     route::Route,
     sanitize::{CleanRequest, Meta},
 };

@@ -21,8 +21,9 @@ use super::{
     forward_auth,
     notes::{note_request, note_route, recorded},
     outbound::{Lifetime, Outbound},
+    own::own,
     respond::{self, Manner},
-    route::{Miss, Own, Target},
+    route::{Miss, Target},
     sanitize::{Arrival, CleanRequest, sanitize},
     step_up,
 };
@@ -37,13 +38,10 @@ use crate::{
     clock::Timestamp,
     config::raw::RouteKind,
     downstream::{Connection, Protocol, Serve, Unfit},
-    endpoints,
     error::{Reason, Rejection},
-    interceptor,
     memory::Level,
     sha256::sha256,
     snapshot::Snapshot,
-    sts::Issuing,
     tekton::{self, Attribution, Fit},
     upstream::{
         Pools,
@@ -250,42 +248,6 @@ impl Worker {
             return Err(Rejection::short_of_memory());
         }
         Ok(request)
-    }
-
-    /// Answers where Doorward itself is asked.
-    async fn serve_own(
-        &self,
-        asked: Own,
-        snapshot: &Arc<Snapshot>,
-        connection: &Connection,
-        request: CleanRequest<Incoming>,
-        exchange: &mut Exchange,
-        manner: &mut Manner,
-    ) -> Result<Ending, Rejection> {
-        refuse_impersonation(&request)?;
-        let answer = match asked {
-            Own::Page => {
-                let asks_who = request.path() == endpoints::WHO_AM_I;
-                let of_tokens =
-                    asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
-                let authenticator = self.authenticator(snapshot);
-                let answer = self.app.endpoints.serve(snapshot, request, authenticator, exchange).await;
-                manner.taken_of = of_tokens;
-                answer
-            }
-            Own::Issuer(endpoint) => {
-                let Some(own_issuer) = &snapshot.own_issuer else { return Err(Miss::Path.into()) };
-                let issuing = Issuing { app: &self.app, pools: &self.pools, snapshot, own_issuer };
-                issuing.answer(endpoint, request, exchange).await
-            }
-            Own::Interceptor => {
-                if self.app.interceptor_listener.as_deref().is_some_and(|asked_on| *asked_on != *connection.listener) {
-                    return Err(Miss::Path.into());
-                }
-                interceptor::answer(&self.app, &self.pools, snapshot, request, exchange).await
-            }
-        };
-        answer.map(|response| own(response, exchange.record().id))
     }
 
     /// Reads the body of a request to Kubernetes that says what becomes of a run or of a template, and notes what it does. Of any
@@ -502,11 +464,6 @@ pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) ->
         tls: connection.tls.is_some(),
         server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
     }
-}
-
-pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
-    respond::identify(&mut response, id);
-    Ending::Response { response: response.map(ResponseBody::full), by: AnswerBy::Us }
 }
 
 /// Whether an address is only that of who brings the requests of many, as nothing says whose this one is: for what one of them does

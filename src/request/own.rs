@@ -1,0 +1,64 @@
+//! Where Doorward itself is asked: its pages, the issuer of tokens, the interceptor. Nothing here can forward.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+use super::{
+    exchange::{AnswerBy, Exchange},
+    pipeline::{Ending, Worker, refuse_impersonation},
+    respond::{self, Manner},
+    route::{Miss, Own},
+    sanitize::CleanRequest,
+};
+use crate::{
+    body::ResponseBody, downstream::Connection, endpoints, error::Rejection, interceptor, snapshot::Snapshot,
+    sts::Issuing,
+};
+
+impl Worker {
+    /// Answers where Doorward itself is asked.
+    pub(super) async fn serve_own(
+        &self,
+        asked: Own,
+        snapshot: &Arc<Snapshot>,
+        connection: &Connection,
+        request: CleanRequest<Incoming>,
+        exchange: &mut Exchange,
+        manner: &mut Manner,
+    ) -> Result<Ending, Rejection> {
+        refuse_impersonation(&request)?;
+        let answer = match asked {
+            Own::Page => {
+                let asks_who = request.path() == endpoints::WHO_AM_I;
+                let of_tokens =
+                    asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
+                let authenticator = self.authenticator(snapshot);
+                let answer = self.app.endpoints.serve(snapshot, request, authenticator, exchange).await;
+                manner.taken_of = of_tokens;
+                answer
+            }
+            Own::Issuer(endpoint) => {
+                let Some(own_issuer) = &snapshot.own_issuer else { return Err(Miss::Path.into()) };
+                let issuing = Issuing { app: &self.app, pools: &self.pools, snapshot, own_issuer };
+                issuing.answer(endpoint, request, exchange).await
+            }
+            Own::Interceptor => {
+                if self.app.interceptor_listener.as_deref().is_some_and(|asked_on| *asked_on != *connection.listener) {
+                    return Err(Miss::Path.into());
+                }
+                interceptor::answer(&self.app, &self.pools, snapshot, request, exchange).await
+            }
+        };
+        answer.map(|response| own(response, exchange.record().id))
+    }
+}
+
+/// An answer of our own to the request with this id.
+pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
+    respond::identify(&mut response, id);
+    Ending::Response { response: response.map(ResponseBody::full), by: AnswerBy::Us }
+}
