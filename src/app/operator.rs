@@ -38,7 +38,10 @@ impl Operators {
     async fn reload(&self) -> Result<Value, CommandError> {
         let outcome = self.app.outcome.of_next(RELOAD, || self.reload.fire()).await;
         match outcome {
-            Some(Ok(())) => Ok(json!({"taken": true, "generation": self.app.snapshot.load().number})),
+            Some(Ok(())) => {
+                let snapshot = self.app.snapshot.load();
+                Ok(json!({"taken": true, "generation": snapshot.number, "policy": &**snapshot.policy.digest()}))
+            }
             Some(Err(refused)) => Err(CommandError::new(format!(
                 "the configuration was refused, and the older one is kept: {}",
                 refused.problems.join("; ")
@@ -65,6 +68,16 @@ fn written(snapshot: &Snapshot, command: &Command) -> String {
     match &*arguments {
         Value::Null => command.command.clone(),
         arguments => format!("{} {arguments}", command.command),
+    }
+}
+
+/// A command that has ended. Of a reload with what it brought into force: that it was loaded stands in a record of its own, without
+/// who asked for it.
+fn ended(command: String, result: &Result<Done, CommandError>) -> String {
+    let answer = result.as_ref().ok().map(|done| &done.answer).filter(|answer| answer["taken"] == true);
+    match answer.and_then(|answer| answer["generation"].as_u64().zip(answer["policy"].as_str())) {
+        Some((generation, policy)) => format!("{command} (generation {generation}, policy {policy})"),
+        None => command,
     }
 }
 
@@ -99,7 +112,7 @@ impl Commands for Operators {
                 Record::Ended(peer, command, result) => Operator {
                     outcome: result.as_ref().map(|_| ()).map_err(|error| error.message.clone()),
                     deliveries: deliveries(result),
-                    ..note(peer, command, written(command))
+                    ..note(peer, command, ended(written(command), result))
                 },
             };
             let written = self.app.trail.note_durable(Note::Operator(operator)).await;
@@ -136,6 +149,15 @@ impl Commands for Operators {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reload_that_was_taken_tells_what_it_brought_into_force() {
+        let of = |answer: Value| ended("reload".to_owned(), &Ok(answer.into()));
+        let taken = json!({"taken": true, "generation": 7, "policy": "sha256:1a"});
+        assert_eq!(of(taken), "reload (generation 7, policy sha256:1a)");
+        assert_eq!(of(json!({"generation": 7, "policy": "sha256:1a"})), "reload", "of `status` it says nothing");
+        assert_eq!(ended("reload".to_owned(), &Err(CommandError::new("it was refused"))), "reload");
+    }
 
     #[test]
     fn what_was_dropped_before_the_store_failed_is_named_too() {

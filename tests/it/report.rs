@@ -124,10 +124,18 @@ async fn sessions_that_ended_and_what_operators_did_are_counted() {
     let revoke = ["revoke", "--issuer", issuer.url(), "--subject", "alice", "--why", "left"];
     let (code, said) = doorward.operator(&revoke).await;
     assert_eq!(code, Some(0), "{said}");
+    let (code, said) = doorward.operator(&["reload", "--why", "a new rule"]).await;
+    assert_eq!(code, Some(0), "{said}");
     end(&mut doorward).await;
     let told = compare_with_queries(&doorward);
     assert_eq!(rows(&told, "session_ends"), ["signed_out"]);
     assert!(!rows(&told, "operators").is_empty());
+    // Whose policy it is that was loaded.
+    let policies = rows(&told, "policies");
+    let asked = policies.iter().find(|row| row.ends_with(", cause operator")).unwrap_or_else(|| panic!("{policies:?}"));
+    let (_, rest) = asked.split_once("policy.loaded ").unwrap();
+    let by_olga = format!("olga: reload (generation 2, policy {})", rest.split_once(" at ").unwrap().0);
+    assert!(rows(&told, "operators").contains(&by_olga), "{by_olga}: {:?}", rows(&told, "operators"));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 use serde_json::Value;
 
 pub(super) use crate::audit::token_trace::DONE;
-use crate::{audit::note::code, error::Reason};
+use crate::{audit::note::code, clock::Timestamp, error::Reason};
 
 /// A part of the report that comes of the trail.
 #[derive(Clone, Copy, Debug)]
@@ -208,17 +208,19 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: "policies",
-        title: "Policy changes, by digest and why they were read; who asked for one (operator) stands under what operators did",
+        title: "Policy changes, by digest, when and why they were read; who asked for one (operator) stands with its digest under what \
+                operators did",
         controls: "CC8.1, CC6.3; A.5.15, A.8.15",
         jq: || {
-            r#"select(.metadata.event_code | IN("policy.loaded", "policy.refused")) | "\(.metadata.event_code) \((.unmapped.policy)? // "unreadable"), cause \((.unmapped.cause)? // "not recorded")""#.into()
+            r#"select(.metadata.event_code | IN("policy.loaded", "policy.refused")) | "\(.metadata.event_code) \((.unmapped.policy)? // "unreadable") at \(.time / 1000 | floor | todate), cause \((.unmapped.cause)? // "not recorded")""#.into()
         },
         since_ever: false,
         keys: |line| {
             one((|| {
                 let code = code_among(line, &[code::POLICY_LOADED, code::POLICY_REFUSED])?;
                 let policy = text_or(line, "/unmapped/policy", "unreadable");
-                Some(format!("{code} {policy}, cause {}", text_or(line, "/unmapped/cause", "not recorded")))
+                let cause = text_or(line, "/unmapped/cause", "not recorded");
+                Some(format!("{code} {policy} at {}, cause {cause}", second(line)?))
             })())
         },
     },
@@ -347,6 +349,12 @@ fn text_or<'a>(line: &'a Value, pointer: &str, otherwise: &'static str) -> Cow<'
         Some(Value::String(text)) => text.as_str().into(),
         Some(other) => other.to_string().into(),
     }
+}
+
+/// The second of a record, as `todate` of `jq` writes it.
+fn second(line: &Value) -> Option<String> {
+    let time = Timestamp::from_millis(at(line, "/time")??.as_i64()?).to_string();
+    Some(format!("{}Z", time.split_once('.')?.0))
 }
 
 fn string(line: &Value, pointer: &str) -> Option<String> {

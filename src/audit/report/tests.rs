@@ -53,23 +53,29 @@ fn names_of_strangers_neither_move_the_cursor_nor_are_markup() {
 }
 
 #[test]
-fn a_policy_is_told_with_why_it_was_read() {
+fn each_policy_that_was_read_is_told_with_when_and_why() {
     let note = |code: &str, unmapped: Value| json!({"time": 1, "metadata": {"event_code": code}, "unmapped": unmapped});
+    let later = |time: i64| json!({"time": time, "metadata": {"event_code": "policy.loaded"}, "unmapped": {"policy": "1a", "cause": "files"}});
     let report = report(
         &[
             note("policy.loaded", json!({"policy": "1a", "cause": "files"})),
             note("policy.refused", json!({"cause": "operator"})),
             // Of an older version.
             note("policy.loaded", json!({"policy": "1a"})),
+            // The same again, after another.
+            later(60_000),
+            later(3_600_999),
         ],
         0,
-        2,
+        3_601_000,
     );
     let told: Vec<&str> = rows(&report, "policies").iter().map(|row| row.what.as_str()).collect();
     let expected = [
-        "policy.loaded 1a, cause files",
-        "policy.loaded 1a, cause not recorded",
-        "policy.refused unreadable, cause operator",
+        "policy.loaded 1a at 1970-01-01T00:00:00Z, cause files",
+        "policy.loaded 1a at 1970-01-01T00:00:00Z, cause not recorded",
+        "policy.loaded 1a at 1970-01-01T00:01:00Z, cause files",
+        "policy.loaded 1a at 1970-01-01T01:00:00Z, cause files",
+        "policy.refused unreadable at 1970-01-01T00:00:00Z, cause operator",
     ];
     assert_eq!(told, expected);
 }
