@@ -99,17 +99,34 @@ async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_
     world.doorward.break_trail(false);
     until(async || world.exchange(&world.job(&json!({})), "deploy tag").await.status == 200).await;
     let done = world.exchange(&world.job(&json!({})), "deploy tag").await.token();
+    let agent = world.person("planner-account", &json!({"client_id": "planner"}));
+    let lets = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
+    let asked = [
+        ("subject_token", lets.as_str()),
+        ("actor_token", &agent),
+        ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+        ("audience", "https://target.test"),
+        ("scope", "plan"),
+    ];
+    world.ask(&asked).await.token();
     let lines =
         ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
     assert_eq!(world.doorward.send(&lines, format!("token={done}").as_bytes()).await.status, 200);
     end(&mut world.doorward).await;
     let told = compare_with_queries(&world.doorward);
     assert_eq!(rows(&told, "tokens_ended"), ["its holder had done with it"]);
-    assert_eq!(rows(&told, "rules"), ["deploy-from-main", "tags"]);
+    assert_eq!(rows(&told, "rules"), ["agents", "deploy-from-main", "tags"]);
     assert_eq!(
         rows(&told, "issued"),
-        ["https://target.test (deploy tag) by deploy-from-main tags for a caller without task"]
+        [
+            "https://target.test (deploy tag) by deploy-from-main tags for a caller without task",
+            "https://target.test (plan) by agents for a caller without task",
+        ]
     );
+    let of_alice: Vec<String> = rows(&told, "principals").into_iter().filter(|row| row.contains("alice")).collect();
+    // She has asked by herself too, at first.
+    let own = format!("{} of people", world.username("alice"));
+    assert_eq!(of_alice, [own.clone(), format!("{own}, through planner-account")]);
     let section = told["sections"].as_array().unwrap().iter().find(|section| section["id"] == "issued").unwrap();
     assert_eq!(section["rows"][0]["records"], 3, "each token counts once: {section:#}");
     assert!(rows(&told, "keys").iter().any(|key| key.starts_with("key.made: tokens ")), "{:?}", rows(&told, "keys"));

@@ -95,14 +95,19 @@ pub(super) const KEYS: &str = "keys";
 pub(super) const SECTIONS: [Section; 15] = [
     Section {
         id: PRINCIPALS,
-        title: "Principals seen, with their last use",
+        title: "Principals seen, with their last use, and apart from it that of tasks and agents which acted for them",
         controls: "CC6.1, CC6.2; A.5.16",
-        jq: || r#"select(.actor.idp) | "\(.actor.user.name) of \(.actor.idp.name)""#.into(),
+        // What a task or an agent does for somebody is no use of their own.
+        jq: || {
+            r#"select(.actor.idp) | "\(.actor.user.name) of \(.actor.idp.name)\((.unmapped.principal.actor.subject | strings | ", through \(.)")? // "")""#.into()
+        },
         since_ever: false,
         keys: |line| {
             one((|| {
                 at(line, "/actor/idp")?.filter(is_true)?;
-                Some(format!("{} of {}", text(line, "/actor/user/name")?, text(line, "/actor/idp/name")?))
+                let through = string(line, "/unmapped/principal/actor/subject").map(|actor| format!(", through {actor}"));
+                let (name, of) = (text(line, "/actor/user/name")?, text(line, "/actor/idp/name")?);
+                Some(format!("{name} of {of}{}", through.unwrap_or_default()))
             })())
         },
     },

@@ -278,3 +278,19 @@ fn a_token_that_its_holder_ended_counts_once_and_one_that_opens_nothing_says_so(
     assert_eq!(told("tokens_ended"), [("it has ended", 1), (sections::DONE, 1)]);
     assert_eq!(told("issued"), [("r.test (no scope) by no rule for a caller without task", 1)]);
 }
+
+/// Whoever has left is not seen because a run of theirs goes on.
+#[test]
+fn what_a_task_does_for_somebody_is_no_use_of_their_own() {
+    let by_task = |time| {
+        let mut line = denied(time, "bob");
+        line["unmapped"]["principal"] = json!({"kind": "agent", "actor": {"subject": "serviceaccount:ci:builder"}});
+        line
+    };
+    let report = report(&[denied(1, "bob"), by_task(2), by_task(3)], 0, 4);
+    let told: Vec<(&str, i64)> = rows(&report, "principals").iter().map(|row| (&*row.what, row.last)).collect();
+    assert_eq!(
+        told,
+        [("bob of https://a.test", 1), ("bob of https://a.test, through serviceaccount:ci:builder", 3)]
+    );
+}
