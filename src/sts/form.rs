@@ -1,5 +1,7 @@
 //! What is asked of the token endpoint (RFC 8693 section 2.1).
 
+use std::collections::BTreeSet;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, header};
 use url::form_urlencoded;
@@ -148,16 +150,15 @@ fn is_resource(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| url.fragment().is_none())
 }
 
-/// Scopes in the order in which they are asked for (RFC 6749 section 3.3).
+/// Scopes, each once. That in which they are asked for says nothing (RFC 6749 section 3.3), so that they have one order: what is held of
+/// a provider is for the set.
 fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
-    let mut scopes: Vec<String> = Vec::new();
+    let mut scopes: BTreeSet<&str> = BTreeSet::new();
     for scope in text.split(' ').filter(|scope| !scope.is_empty()) {
         if !is_scope(scope) {
             return Err(Refusal::bad_scope("a scope has characters that no scope has"));
         }
-        if !scopes.iter().any(|known| known == scope) {
-            scopes.push(scope.to_owned());
-        }
+        scopes.insert(scope);
     }
     if scopes.is_empty() {
         return Err(Refusal::bad_scope("`scope` is blank; leave it out for all that rules give by name"));
@@ -165,7 +166,7 @@ fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
     if scopes.len() > MAX_SCOPES {
         return Err(Refusal::bad_scope(format!("more than {MAX_SCOPES} scopes are asked for at once")));
     }
-    Ok(scopes)
+    Ok(scopes.into_iter().map(str::to_owned).collect())
 }
 
 fn short(text: &str) -> String {
@@ -196,7 +197,7 @@ mod tests {
     fn what_is_asked_for_is_read() {
         let asked = read(&format!("{GOOD}&scope=b+a+b&requested_token_type=")).unwrap();
         assert_eq!((asked.subject_token.as_str(), asked.audience.as_str()), ("t", "https://api.example"));
-        assert_eq!(asked.scopes.unwrap(), ["b", "a"]);
+        assert_eq!(asked.scopes.unwrap(), ["a", "b"], "each once, in one order");
         assert!(read(GOOD).unwrap().scopes.is_none());
         assert_eq!(read(&GOOD.replace("audience", "resource")).unwrap().audience, "https://api.example");
     }
