@@ -233,6 +233,16 @@ pub enum RunIntent {
     Change,
 }
 
+impl OnToken {
+    /// Whether it names an audience, in full or by how that begins.
+    pub fn is_for(&self, audience: &str) -> bool {
+        self.audiences.iter().any(|named| match named.strip_suffix('*') {
+            Some(start) => audience.starts_with(start),
+            None => named == audience,
+        })
+    }
+}
+
 impl RunIntent {
     pub const ALL: [Self; 6] = [Self::Create, Self::Apply, Self::Cancel, Self::Pause, Self::Start, Self::Change];
 

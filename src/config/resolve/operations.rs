@@ -108,12 +108,6 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
     let onward: Vec<&raw::Onward> = root.tokens.iter().flat_map(|tokens| &tokens.onward).collect();
     for (index, rule) in root.rules.iter().enumerate() {
         let Some(token) = &rule.on.token else { continue };
-        let is_named = |audience: &str| {
-            token.audiences.iter().any(|named| match named.strip_suffix('*') {
-                Some(start) => audience.starts_with(start),
-                None => named == audience,
-            })
-        };
         let at = item("rules", index);
         let need = at.key("need");
         let ages = [("mfa", rule.need.mfa), ("fresh_login", rule.need.fresh_login)];
@@ -124,7 +118,7 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
             Some((need.key(name).key("max_age"), name, Span::from_secs(most)))
         });
         for (at, name, limit) in lifetime.into_iter().chain(ages) {
-            for onward in onward.iter().filter(|onward| is_named(&onward.audience) && onward.max_lifetime > limit) {
+            for onward in onward.iter().filter(|onward| token.is_for(&onward.audience) && onward.max_lifetime > limit) {
                 report
                     .error(
                         &at,

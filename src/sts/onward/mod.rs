@@ -231,18 +231,23 @@ fn check_spans(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
     }
 }
 
-/// Rules that would give what the provider cannot.
+/// Rules that would give what the provider cannot. One that means the audience by a pattern may be for others as well.
 fn check_rules(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut Resolver) {
-    let gives = |rule: &&raw::Rule| {
-        let token = rule.on.token.as_ref().filter(|_| rule.action == raw::Action::Allow);
-        token.is_some_and(|token| token.audiences.contains(&raw.audience) && !token.scopes.is_empty())
-    };
-    if matches!(raw.provider, raw::OnwardProvider::Aws(_))
-        && let Some(rule) = root.rules.iter().find(gives)
-    {
-        resolver
-            .error(&at.key("audience"), format!("rule `{}` gives scopes for it, and AWS knows none", rule.id))
-            .help("leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may");
+    if !matches!(raw.provider, raw::OnwardProvider::Aws(_)) {
+        return;
+    }
+    for rule in root.rules.iter().filter(|rule| rule.action == raw::Action::Allow) {
+        let Some(token) = rule.on.token.as_ref().filter(|token| !token.scopes.is_empty()) else { continue };
+        let (at, why) = (at.key("audience"), format!("rule `{}` gives scopes for it, and AWS knows none", rule.id));
+        if token.audiences.contains(&raw.audience) {
+            resolver
+                .error(&at, why)
+                .help("leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may");
+        } else if token.is_for(&raw.audience) {
+            resolver
+                .warning(&at, why)
+                .help("who gets one by the rule is refused there; have no pattern in its `audiences` that this begins as");
+        }
     }
 }
 

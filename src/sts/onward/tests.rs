@@ -88,6 +88,23 @@ fn what_cannot_be_is_told_at_its_place() {
     }
 }
 
+/// It gives a configuration that is in force more words, and stops none.
+#[test]
+fn a_rule_that_means_aws_by_a_pattern_and_gives_scopes_is_warned_of() {
+    let aws = "{audience: v, provider: {aws: {role: 'arn:aws:iam::1:role/a'}}}";
+    for (audiences, scopes, told) in
+        [("'v*'", ", scopes: [a]", 1), ("'*'", ", scopes: [a]", 1), ("'v*'", "", 0), ("'vault*'", ", scopes: [a]", 0)]
+    {
+        let on = format!("{{token: {{audiences: [{audiences}]{scopes}}}}}");
+        let yaml = format!("tokens: {{exchange: [], onward: [{aws}]}}\nrules: [{{id: r, on: {on}, do: allow}}]");
+        let (root, mut resolver) = (serde_saphyr::from_str(&yaml).unwrap(), Resolver::default());
+        Onward::resolve_all(&root, (OURS, None), &Egress::direct(None, None).unwrap(), &At::root(), &mut resolver);
+        let problems = resolver.report.problems();
+        assert_eq!((problems.len(), resolver.report.has_errors()), (told, false), "{on}: {problems:?}");
+        assert!(problems.iter().all(|problem| problem.at.as_str() == "/0/audience"), "{on}: {problems:?}");
+    }
+}
+
 #[test]
 fn who_is_meant_and_for_whom_follows_from_the_kind() {
     for (provider, subject, audience) in [
