@@ -62,7 +62,9 @@ impl Endpoint {
     pub fn methods(self) -> &'static [Method] {
         match self {
             Self::Form(_) => &[Method::POST],
-            Self::Registry | Self::Keys | Self::Metadata => &[Method::GET, Method::HEAD],
+            Self::Registry => &[Method::GET, Method::HEAD],
+            // Clients within pages of other origins read these, and may send a header of their own.
+            Self::Keys | Self::Metadata => &[Method::GET, Method::HEAD, Method::OPTIONS],
         }
     }
 }
@@ -94,14 +96,15 @@ mod tests {
     #[test]
     fn each_path_is_that_of_an_endpoint_with_its_methods_and_its_name_in_the_trail() {
         let (read, sent): (&[Method], &[Method]) = (&[Method::GET, Method::HEAD], &[Method::POST]);
+        let public: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
         for (path, name, methods) in [
             ("/oauth2/token", "token", sent),
             ("/oauth2/revoke", "revoke", sent),
             ("/oauth2/introspect", "introspect", sent),
             ("/oauth2/registry", "registry", read),
-            ("/oauth2/jwks", "metadata", read),
-            ("/.well-known/openid-configuration", "metadata", read),
-            ("/.well-known/oauth-authorization-server", "metadata", read),
+            ("/oauth2/jwks", "metadata", public),
+            ("/.well-known/openid-configuration", "metadata", public),
+            ("/.well-known/oauth-authorization-server", "metadata", public),
         ] {
             let endpoint = Endpoint::at(path).unwrap();
             assert_eq!((endpoint.name(), endpoint.methods()), (name, methods), "{path}");

@@ -220,6 +220,7 @@ impl Issuing<'_> {
             };
         }
         match endpoint {
+            Endpoint::Keys | Endpoint::Metadata if request.method() == Method::OPTIONS => Ok(may_ask()),
             Endpoint::Registry => Ok(self.answer_registry(request.take_body().0, exchange).await),
             Endpoint::Keys => Ok(public(self.keys()?.set().clone(), "application/jwk-set+json")),
             Endpoint::Metadata => {
@@ -279,6 +280,17 @@ fn refused(refusal: &Refusal, exchange: &mut Exchange) {
         tracing::info!(request_id = %id, why, "the issuer of tokens refused");
     }
     exchange.record().refusal = Some(audit::Refusal { reason: refusal.reason(), detail: refusal.description().into() });
+}
+
+/// What a browser asks before a page of another origin reads what everybody may, with a header of its own (Fetch section 4.8).
+fn may_ask() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+    response
 }
 
 /// What everybody may read, clients within pages of other origins among them.

@@ -36,18 +36,18 @@ const ENDPOINTS: &[(&str, &str, &[&str])] = &[
     (
         "api.test",
         "GET, HEAD",
-        &[
-            "/.well-known/jwks.json",
-            "/.well-known/openid-configuration",
-            "/.well-known/oauth-authorization-server",
-            "/oauth2/jwks",
-            "/oauth2/registry",
-        ],
+        &["/.well-known/jwks.json", "/oauth2/registry"],
     ),
     (
         "api.test",
         "GET, HEAD, OPTIONS",
-        &["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/api/v1"],
+        &[
+            "/.well-known/oauth-protected-resource",
+            "/.well-known/oauth-protected-resource/api/v1",
+            "/.well-known/openid-configuration",
+            "/.well-known/oauth-authorization-server",
+            "/oauth2/jwks",
+        ],
     ),
     ("api.test", "POST", &["/oauth2/token", "/oauth2/revoke", "/oauth2/introspect"]),
     ("door.door.svc", "POST", &["/", "/interceptor"]),
@@ -100,11 +100,18 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// A page that sends the version of MCP along, as its libraries do, could not read where to get a token.
+/// A page that sends the version of MCP along, as its libraries do, could not read where to get a token, and neither what its issuer
+/// says.
 #[tokio::test]
 async fn a_page_of_another_origin_may_ask_for_metadata_with_a_header_of_its_own() {
-    let fixture = Fixture::answering(|_| Reply::json(200, "{}")).await;
-    for path in ["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/api/v1"] {
+    let fixture = Fixture::with(|yaml| with_all_endpoints(&yaml), |_| Reply::json(200, "{}")).await;
+    for path in [
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-protected-resource/api/v1",
+        "/.well-known/openid-configuration",
+        "/.well-known/oauth-authorization-server",
+        "/oauth2/jwks",
+    ] {
         let line = format!("OPTIONS {path} HTTP/1.1");
         let asked = "Access-Control-Request-Headers: mcp-protocol-version";
         let lines =
