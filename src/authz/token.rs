@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    authn::Kind,
+    authn::{Kind, break_glass},
     config::{
         raw::{self, OnToken},
         report::{At, Report},
@@ -15,7 +15,6 @@ use crate::{
 
 use super::{
     condition::{Condition, Reading, or_none},
-    issuers::BREAK_GLASS,
     names::Prefix,
     on::parse_all,
     resolvers,
@@ -334,7 +333,7 @@ pub(super) fn check_break_glass(rule: &raw::Rule, at: &At, report: &mut Report) 
     if rule.on.token.is_none() || !matches!(rule.action, raw::Action::Allow) {
         return;
     }
-    for (index, _) in rule.who.issuers.iter().enumerate().filter(|(_, name)| *name == BREAK_GLASS) {
+    for (index, _) in rule.who.issuers.iter().enumerate().filter(|(_, name)| *name == break_glass::ISSUER) {
         report
             .warning(
                 &at.key("who").key("issuers").index(index),

@@ -471,7 +471,7 @@ mod tests {
     fn a_bearer_challenge_tells_a_bad_token_and_too_few_scopes_from_no_token_at_all() {
         let brand = Brand::default();
         let manner = Manner::of(Uuid::nil(), &Request::get("/").body(()).unwrap());
-        let route = Some(Asked { kind: Some(RouteKind::Http), schemes: &[Scheme::Bearer] });
+        let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes: &[Scheme::Bearer] });
         let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
         let refused = |reason| Rejection::new(reason, "the \"token\" will not do");
         let scopes = ["tekton:read", "tekton:run"].map(str::to_owned).to_vec();

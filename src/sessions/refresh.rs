@@ -14,13 +14,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::{
     Ended, Session, Sessions,
     keyring::random,
     record::{Record, SessionHash},
+    userinfo,
 };
 use crate::{
     authn::Principal,

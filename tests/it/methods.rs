@@ -33,11 +33,7 @@ const ENDPOINTS: &[(&str, &str, &[&str])] = &[
         "POST",
         &["/.doorward/login/token", "/.doorward/login/end", "/.doorward/login/device", "/.doorward/sessions/end"],
     ),
-    (
-        "api.test",
-        "GET, HEAD",
-        &["/.well-known/jwks.json", "/oauth2/registry"],
-    ),
+    ("api.test", "GET, HEAD", &["/.well-known/jwks.json", "/oauth2/registry"]),
     (
         "api.test",
         "GET, HEAD, OPTIONS",

@@ -105,7 +105,8 @@ pub(super) const SECTIONS: [Section; 15] = [
         keys: |line| {
             one((|| {
                 at(line, "/actor/idp")?.filter(is_true)?;
-                let through = string(line, "/unmapped/principal/actor/subject").map(|actor| format!(", through {actor}"));
+                let through =
+                    string(line, "/unmapped/principal/actor/subject").map(|actor| format!(", through {actor}"));
                 let (name, of) = (text(line, "/actor/user/name")?, text(line, "/actor/idp/name")?);
                 Some(format!("{name} of {of}{}", through.unwrap_or_default()))
             })())

@@ -289,8 +289,5 @@ fn what_a_task_does_for_somebody_is_no_use_of_their_own() {
     };
     let report = report(&[denied(1, "bob"), by_task(2), by_task(3)], 0, 4);
     let told: Vec<(&str, i64)> = rows(&report, "principals").iter().map(|row| (&*row.what, row.last)).collect();
-    assert_eq!(
-        told,
-        [("bob of https://a.test", 1), ("bob of https://a.test, through serviceaccount:ci:builder", 3)]
-    );
+    assert_eq!(told, [("bob of https://a.test", 1), ("bob of https://a.test, through serviceaccount:ci:builder", 3)]);
 }

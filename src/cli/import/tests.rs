@@ -392,7 +392,8 @@ fn an_organisation_of_github_with_its_teams_signs_in() {
 /// Its ID tokens have no groups, and oauth2-proxy asks userinfo for them.
 #[test]
 fn groups_of_gitlab_are_those_of_userinfo() {
-    let login = |cfg: &str| parsed(&imported(&[cfg], Some("tekton.example.com")).unwrap())["issuers"][0]["login"].clone();
+    let login =
+        |cfg: &str| parsed(&imported(&[cfg], Some("tekton.example.com")).unwrap())["issuers"][0]["login"].clone();
     let gitlab = CFG.replace("keycloak-oidc", "gitlab").replace("/realms/main", "");
     assert_eq!((&login(&gitlab)["userinfo"], &login(CFG)["userinfo"]), (&json!(true), &Value::Null));
 }

@@ -240,13 +240,13 @@ fn check_rules(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut Reso
         let Some(token) = rule.on.token.as_ref().filter(|token| !token.scopes.is_empty()) else { continue };
         let (at, why) = (at.key("audience"), format!("rule `{}` gives scopes for it, and AWS knows none", rule.id));
         if token.audiences.contains(&raw.audience) {
-            resolver
-                .error(&at, why)
-                .help("leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may");
+            resolver.error(&at, why).help(
+                "leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may",
+            );
         } else if token.is_for(&raw.audience) {
-            resolver
-                .warning(&at, why)
-                .help("who gets one by the rule is refused there; have no pattern in its `audiences` that this begins as");
+            resolver.warning(&at, why).help(
+                "who gets one by the rule is refused there; have no pattern in its `audiences` that this begins as",
+            );
         }
     }
 }

@@ -173,7 +173,8 @@ fn a_body_that_is_refused_for_all_its_labels_or_its_text_says_what_would_do() {
         ("application/merge-patch+json", b"\xa1\x61a\x01", "Send it in UTF-8"),
     ] {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
-        let read = Document::read((RunKind::PipelineRun, "v1"), "patch", &headers, body, "default");
+        let of = RunType { kind: RunKind::PipelineRun, version: "v1" };
+        let read = Document::read(of, "patch", &headers, body, "default");
         let refused = Rejection::from(read.unwrap_err());
         assert!(refused.fix_text().is_some_and(|fix| fix.starts_with(advice)), "{media}: {refused:?}");
     }
