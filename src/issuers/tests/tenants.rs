@@ -79,7 +79,7 @@ async fn people_of_listed_tenants_come_in_by_the_name_that_one_entry_for_each_gi
 async fn a_key_of_one_tenant_signs_for_no_other() {
     let at = Fixture::new().await;
     let header = json!({"alg": "RS256", "kid": "theirs", "typ": "JWT"});
-    let token = OTHER_RSA.token(&header.to_string(), &at.claims(A, &json!({})).to_string());
+    let token = OTHER_RSA.token(&header.to_string(), &at.claims(A, &json!({"azp": "cli"})).to_string());
     let refused = at.issuers.authenticate(&token, &at.accepts, &nothing).await.unwrap_err();
     assert_eq!(refused.reason(), Reason::SignatureInvalid);
 }
