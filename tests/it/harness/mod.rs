@@ -42,9 +42,12 @@ pub use self::{
     wire::Wire,
 };
 
+/// How long what must happen may take on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// Waits for something that must happen. The bound only ends a test that has already failed.
 pub async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(90), what).await.expect("it did not happen within 90 s")
+    tokio::time::timeout(PATIENCE, what).await.expect("it did not happen within 90 s")
 }
 
 /// Waits until there is something, and gives it. It looks at times only: what must never be seen is asked for without it.

@@ -56,17 +56,20 @@ impl Arrived {
     /// Waits until all of these lines are there.
     pub async fn wait_for(&self, lines: &[String]) {
         let mut count = self.count.subscribe();
-        super::within(async {
-            loop {
-                count.borrow_and_update();
-                let have: std::collections::BTreeSet<String> = self.all().into_iter().collect();
-                if lines.iter().all(|line| have.contains(line)) {
-                    return;
-                }
+        let missing = |count: &mut watch::Receiver<usize>| {
+            count.borrow_and_update();
+            let have: std::collections::BTreeSet<String> = self.all().into_iter().collect();
+            lines.iter().filter(|line| !have.contains(*line)).cloned().collect::<Vec<_>>()
+        };
+        let all_there = async {
+            while !missing(&mut count).is_empty() {
                 count.changed().await.unwrap();
             }
-        })
-        .await;
+        };
+        if tokio::time::timeout(super::PATIENCE, all_there).await.is_err() {
+            let (missing, last) = (missing(&mut self.count.subscribe()), self.all().pop());
+            panic!("of {} lines these did not arrive: {missing:#?}, and the last that did is {last:#?}", lines.len());
+        }
     }
 }
 
