@@ -344,26 +344,26 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        super::testing::{OTHER_RSA, P256, RSA, changed},
+        super::testing::{ED25519, OTHER_RSA, P256, RSA, changed},
         *,
     };
 
     /// The set's usable keys, or why it has none.
     fn parse(keys: &[Value]) -> Result<usize, String> {
         let text = json!({"keys": keys}).to_string();
-        let parsed = Keys::parse(text.as_bytes(), &[Algorithm::RS256, Algorithm::ES256]);
+        let parsed = Keys::parse(text.as_bytes(), &[Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA]);
         parsed.map(|keys| keys.count()).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_key_that_is_not_just_so_is_left_out() {
-        let (rsa, ec) = (RSA.jwk("rsa", json!({})), P256.jwk("ec", json!({})));
+        let (rsa, ec, okp) = (RSA.jwk("rsa", json!({})), P256.jwk("ec", json!({})), ED25519.jwk("okp", json!({})));
         // Both coordinates together have the right length, and are the point when they are put side by side.
         let point: Vec<u8> =
             ["x", "y"].iter().flat_map(|name| URL_SAFE_NO_PAD.decode(ec[name].as_str().unwrap()).unwrap()).collect();
         let (x, y) = point.split_at(31);
         let shifted = changed(ec.clone(), &json!({"x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}));
-        assert_eq!((parse(std::slice::from_ref(&rsa)), parse(&[ec])), (Ok(1), Ok(1)));
+        assert_eq!((parse(std::slice::from_ref(&rsa)), parse(&[ec]), parse(&[okp])), (Ok(1), Ok(1), Ok(1)));
         for (key, why) in [
             (RSA.jwk("rsa", json!({"d": "AQAB"})), "carries its private part"),
             (RSA.jwk("rsa", json!({"use": "enc"})), "`use`"),
@@ -378,6 +378,7 @@ mod tests {
             (RSA.jwk("rsa", json!({"kty": "oct", "k": "AAAA"})), "of type `oct`"),
             (RSA.jwk("rsa", json!({"n": "%"})), "not base64url"),
             (P256.jwk("ec", json!({"crv": "secp256k1"})), "on curve `secp256k1`"),
+            (ED25519.jwk("okp", json!({"crv": "X25519"})), "on curve `X25519`"),
             (P256.jwk("ec", json!({"x": null})), "has no `x`"),
             (P256.jwk("ec", json!({"x": "AAAA"})), "wrong length"),
             (shifted, "wrong length"),
