@@ -21,6 +21,7 @@ use self::question::Question;
 use crate::{
     app::App,
     assertions::Claims,
+    audit,
     authz::Trigger,
     clock::Timestamp,
     error::{Reason, Rejection},
@@ -53,7 +54,24 @@ const UNAUTHENTICATED: u8 = 16;
 
 /// Why a trigger must not go on.
 #[derive(Debug)]
-struct Denial(u8, String);
+struct Denial(Reason, String);
+
+impl Denial {
+    /// As the EventListener is told it.
+    fn code(&self) -> u8 {
+        match self.0 {
+            Reason::BadRequest => INVALID_ARGUMENT,
+            Reason::ReplayedDelivery => ALREADY_EXISTS,
+            Reason::PolicyDenied | Reason::NoRuleMatched => PERMISSION_DENIED,
+            _ => UNAUTHENTICATED,
+        }
+    }
+
+    /// Whether rules said so, and not the proof.
+    fn is_of_rules(&self) -> bool {
+        self.code() == PERMISSION_DENIED
+    }
+}
 
 /// Why a question is not answered with yes.
 #[derive(Debug)]
@@ -91,20 +109,31 @@ pub async fn answer(
     let question = Question::read(&body).map_err(|error| {
         Rejection::new(Reason::BadRequest, format!("this is no question of an EventListener: {error}"))
     })?;
-    let decision = match decide(app, pools, snapshot, &question).await {
+    let decision = match decide(app, pools, snapshot, &question, exchange.record()).await {
         Ok(claims) => json!({"continue": true, "extensions": {"doorward": extension(&claims)}}),
         Err(Stop::Failed(rejection)) => return Err(rejection),
-        Err(Stop::Denied(Denial(code, message))) => {
+        Err(Stop::Denied(denial)) => {
             // Whoever reaches the address may ask.
             let name = |text: &str| text.chars().take(MAX_NAME).collect::<String>();
+            let why = name(&denial.1);
             tracing::warn!(
                 trigger = name(&question.context.trigger_id),
                 event = name(&question.context.event_id),
-                why = name(&message),
+                why,
                 "a trigger was stopped"
             );
             app.metrics.webhooks.stopped();
-            json!({"continue": false, "status": {"code": code, "message": message}})
+            let record = exchange.record();
+            if denial.is_of_rules() {
+                record.decision = Some(audit::Decision {
+                    outcome: audit::Outcome::Deny,
+                    rule: None,
+                    shadow: Vec::new(),
+                    grants: Vec::new(),
+                });
+            }
+            record.refuse(&Rejection::new(denial.0, why));
+            json!({"continue": false, "status": {"code": denial.code(), "message": denial.1}})
         }
     };
     let mut response = Response::new(Bytes::from(decision.to_string()));
@@ -112,16 +141,22 @@ pub async fn answer(
     Ok(response)
 }
 
-async fn decide(app: &App, pools: &Pools, snapshot: &Snapshot, question: &Question<'_>) -> Result<Claims, Stop> {
-    let claims = check(snapshot, question, app)?;
+async fn decide(
+    app: &App,
+    pools: &Pools,
+    snapshot: &Snapshot,
+    question: &Question<'_>,
+    record: &mut audit::Record,
+) -> Result<Claims, Stop> {
+    let claims = check(snapshot, question, app, record)?;
     let patience = Patience::begin();
     let trigger = &question.context.trigger_id;
     check_trigger(pools, snapshot, &claims, trigger, &patience).await?;
     if trigger.len() > MAX_NAME || !trigger.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Denial(INVALID_ARGUMENT, "the trigger id names no Trigger".to_owned()).into());
+        return Err(Denial(Reason::BadRequest, "the trigger id names no Trigger".to_owned()).into());
     }
     let Some(event) = EventId::parse(&question.context.event_id) else {
-        return Err(Denial(INVALID_ARGUMENT, "the event id is none that could label a run".to_owned()).into());
+        return Err(Denial(Reason::BadRequest, "the event id is none that could label a run".to_owned()).into());
     };
     let named = TriedEvent { event, attempt: claims.jti.clone().into() };
     let delivery = Named { once: claims.once.as_str().into(), until: claims.once_until.map(Timestamp::from_secs) };
@@ -138,7 +173,7 @@ async fn decide(app: &App, pools: &Pools, snapshot: &Snapshot, question: &Questi
         Bound::Others(bound) | Bound::Disputed(bound) => {
             let message =
                 format!("this delivery is event {bound} already; it came twice, or was sent again past Doorward");
-            Err(Denial(ALREADY_EXISTS, message).into())
+            Err(Denial(Reason::ReplayedDelivery, message).into())
         }
     }
 }
@@ -195,22 +230,29 @@ async fn service_account(
     patience.until(asked, |_| true).await
 }
 
-/// All that needs no store: the assertion, for whom it is, and its body.
-fn check(snapshot: &Snapshot, question: &Question<'_>, app: &App) -> Result<Claims, Denial> {
-    let unproven = |message: String| Denial(UNAUTHENTICATED, message);
+/// All that needs no store: the assertion, for whom it is, and its body. One that is good is noted.
+fn check(
+    snapshot: &Snapshot,
+    question: &Question<'_>,
+    app: &App,
+    record: &mut audit::Record,
+) -> Result<Claims, Denial> {
     if question.assertions.are_several() {
-        return Err(unproven("the request has more than one assertion, and Doorward sends one".to_owned()));
+        let message = "the request has more than one assertion, and Doorward sends one";
+        return Err(Denial(Reason::CredentialMalformed, message.to_owned()));
     }
     let Some(token) = question.assertions.only() else {
-        return Err(unproven("the request has no assertion, so it came past Doorward".to_owned()));
+        let message = "the request has no assertion, so it came past Doorward";
+        return Err(Denial(Reason::CredentialMissing, message.to_owned()));
     };
     let claims = snapshot
         .assertions
         .verify(token, app.clock.now())
-        .map_err(|error| unproven(format!("the assertion is not good: {error}")))?;
-    let body = question.body().map_err(|error| Denial(INVALID_ARGUMENT, format!("the body is no text: {error}")))?;
+        .map_err(|error| Denial(Reason::TokenInvalid, format!("the assertion is not good: {error}")))?;
+    record.about = claims.jti.parse().ok();
+    let body = question.body().map_err(|error| Denial(Reason::BadRequest, format!("the body is no text: {error}")))?;
     if claims.body_sha256 != HEXLOWER.encode(&sha256(&[body.as_bytes()])) {
-        return Err(unproven("the assertion is of another body".to_owned()));
+        return Err(Denial(Reason::SignatureInvalid, "the assertion is of another body".to_owned()));
     }
     check_audience(&claims, question)?;
     Ok(claims)
@@ -221,11 +263,11 @@ fn check(snapshot: &Snapshot, question: &Question<'_>, app: &App) -> Result<Clai
 fn check_audience(claims: &Claims, question: &Question<'_>) -> Result<(), Denial> {
     let listener = question
         .event_listener()
-        .map_err(|_| Denial(INVALID_ARGUMENT, "the parameter `event_listener` is not text".to_owned()))?;
+        .map_err(|_| Denial(Reason::BadRequest, "the parameter `event_listener` is not text".to_owned()))?;
     match listener {
         Some(listener) if *listener == *claims.aud => Ok(()),
         Some(listener) => {
-            Err(Denial(UNAUTHENTICATED, format!("the assertion is for {}, not for {listener}", claims.aud)))
+            Err(Denial(Reason::AudienceMismatch, format!("the assertion is for {}, not for {listener}", claims.aud)))
         }
         None => {
             let namespace =
@@ -234,7 +276,7 @@ fn check_audience(claims: &Claims, question: &Question<'_>) -> Result<(), Denial
             match (namespace, of_listener) {
                 (Some(trigger), Some(listener)) if trigger == listener => Ok(()),
                 _ => Err(Denial(
-                    UNAUTHENTICATED,
+                    Reason::AudienceMismatch,
                     format!("the assertion is for {}; name it in the trigger's parameter `event_listener`", claims.aud),
                 )),
             }
@@ -251,13 +293,14 @@ async fn check_trigger(
     patience: &Patience,
 ) -> Result<(), Stop> {
     let Some(limits) = &claims.triggers else { return Ok(()) };
-    let denied = |message: String| Err(Denial(PERMISSION_DENIED, message).into());
+    let denied = |reason: Reason, message: String| Err(Denial(reason, message).into());
     let named = id.strip_prefix("namespaces/").and_then(|rest| rest.split_once("/triggers/"));
     let Some((namespace, name)) = named.filter(|(_, name)| !name.is_empty()) else {
-        return denied(format!(
+        let message = format!(
             "rules say which Triggers this delivery may set off, and `{id}` names none: give the Trigger a name, and name the \
              interceptor in the Trigger itself and not in its group"
-        ));
+        );
+        return denied(Reason::NoRuleMatched, message);
     };
     let listener = claims.aud.split_once('/').unwrap_or_default();
     let server = snapshot.raw.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref());
@@ -272,12 +315,12 @@ async fn check_trigger(
     if limits.permits(&trigger) {
         return Ok(());
     }
-    let why = match limits.denies(&trigger) {
-        true => "a rule denies this delivery to set off the Trigger",
-        false => "no rule lets this delivery set off the Trigger",
+    let (reason, why) = match limits.denies(&trigger) {
+        true => (Reason::PolicyDenied, "a rule denies this delivery to set off the Trigger"),
+        false => (Reason::NoRuleMatched, "no rule lets this delivery set off the Trigger"),
     };
     let account = account.map(|account| format!(" with service account {account}")).unwrap_or_default();
-    denied(format!("{why} {namespace}/{name}{account}"))
+    denied(reason, format!("{why} {namespace}/{name}{account}"))
 }
 
 /// What TriggerBindings read.

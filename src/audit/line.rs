@@ -220,7 +220,7 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
                 .some("status", upstream.status.as_ref().map(StatusCode::as_u16));
         });
     }
-    object.some("held", record.held.map(Id));
+    object.some("held", record.held.map(Id)).some("about", record.about.map(Id));
     if let Some(digest) = &record.body_digest {
         object.hex("body_sha256", digest);
     }

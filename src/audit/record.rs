@@ -66,6 +66,8 @@ pub struct Record {
     /// The id of the request that brought a delivery which was stored: this one itself, or the one whose delivery is
     /// sent now.
     pub held: Option<Uuid>,
+    /// Of a question of an EventListener: the id of the request whose assertion it shows, once that is proved.
+    pub about: Option<Uuid>,
     pub upstream: Option<Upstream>,
     /// The status that the caller got.
     pub status: Option<StatusCode>,

@@ -38,6 +38,8 @@ pub struct ReplayInputs {
     pub delivery: Option<Arc<Facts>>,
     /// The token that was asked for, at the endpoint of tokens.
     pub asked: Option<AskedToken>,
+    /// The request whose delivery an EventListener asked about.
+    pub about: Option<Uuid>,
     /// None if nobody was authenticated.
     pub principal: Option<Principal>,
     /// What was decided then.
@@ -202,6 +204,7 @@ struct Details {
     event_listener: Option<EventListener>,
     webhook: Option<Facts>,
     asked: Option<AskedToken>,
+    about: Option<Uuid>,
 }
 
 #[derive(Deserialize)]
@@ -292,6 +295,7 @@ impl TryFrom<Line> for ReplayInputs {
             event_listener,
             webhook,
             asked,
+            about,
         } = unmapped;
         let holds_inputs = [code::REQUEST, code::DECIDED, code::STARTED].contains(&metadata.event_code.as_str());
         let (true, Some(HttpRequest { uid, http_method, url })) = (holds_inputs, http_request) else {
@@ -321,6 +325,7 @@ impl TryFrom<Line> for ReplayInputs {
             run: run.map(RunLine::into_run),
             delivery,
             asked,
+            about,
             principal,
             decision: outcome.map(|outcome| Decision { outcome, rule: policy.uid, shadow, grants }),
             policy: policy.version,

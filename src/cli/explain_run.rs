@@ -343,6 +343,7 @@ fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write)
         under_recorded: recorded.flatten().as_ref().and_then(again),
         under_current: again(&current),
         truncated: &inputs.truncated,
+        about: inputs.about,
         pseudonymous: inputs.is_pseudonymous(),
     };
     format.print(&told, out)?;
@@ -377,6 +378,9 @@ struct FromTrail<'a> {
     under_current: Option<Answer>,
     /// Fields of the record that were cut, with which the decision made again may be another one.
     truncated: &'a [String],
+    /// The request whose delivery an EventListener asked about: rules were asked of that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<Uuid>,
     /// Whether the caller stands in the record under a pseudonym, so that rules that name people may decide otherwise.
     pseudonymous: bool,
 }
@@ -417,6 +421,9 @@ impl fmt::Display for FromTrail<'_> {
             writeln!(f, "asked for: {asked}")?;
         }
         match outcome {
+            Some(outcome) if self.about.is_some() => {
+                write!(f, "recorded: {} by rules on the delivery", outcome.as_str())?;
+            }
             Some(outcome) => {
                 write!(f, "recorded: {} by {}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;
             }
@@ -442,9 +449,12 @@ impl fmt::Display for FromTrail<'_> {
         if let Some(answer) = &self.under_recorded {
             write!(f, "\nunder the recorded policy:\n{answer}")?;
         }
-        match &self.under_current {
-            Some(answer) => write!(f, "\nunder the current policy:\n{answer}"),
-            None => writeln!(f, "\nno rule is asked before it is known who asks, and what for"),
+        match (&self.under_current, self.about) {
+            (Some(answer), _) => write!(f, "\nunder the current policy:\n{answer}"),
+            (None, Some(id)) => {
+                writeln!(f, "\nthe rules were asked when the delivery came: explain that with `--audit-id {id}`")
+            }
+            (None, None) => writeln!(f, "\nno rule is asked before it is known who asks, and what for"),
         }
     }
 }

@@ -170,6 +170,22 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
         assert!(!go, "{why}: {answer}");
         assert!(!answer.to_string().contains(&assertion), "{why}");
     }
+    for (reason, count) in [
+        ("credential_missing", 1),
+        ("credential_malformed", 1),
+        ("signature_invalid", 1),
+        ("token_invalid", 1),
+        ("audience_mismatch", 2),
+        ("bad_request", 1),
+        ("replayed_delivery", 1),
+    ] {
+        let is_its = |record: &Value| {
+            record["unmapped"]["endpoint"] == "interceptor"
+                && record["status_code"] == reason
+                && record["action_id"] == 2
+        };
+        assert_eq!(fixture.doorward.records(count, is_its).await.len(), count, "{reason}");
+    }
     let stopped = fixture.doorward.wait_for_log("a trigger was stopped").await;
     assert_eq!(stopped["why"], "the request has no assertion, so it came past Doorward");
     assert!(fixture.doorward.metrics().await.contains("doorward_interceptor_stopped_total 8\n"));
@@ -326,6 +342,7 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
     };
     let fixture = fixture_with(rules, |_| Reply::json(202, ANSWER)).await;
     let (assertion, body) = asserted(&fixture).await;
+    let delivered = fixture.doorward.record(|record| record["unmapped"]["route"] == "hooks").await;
     let good = question(&assertion, &body, "event-1");
     for (id, may) in [
         ("namespaces/ci/triggers/push", true),
@@ -340,6 +357,20 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
         assert!(may || answer["status"]["code"] == 7, "{id}: {answer}");
     }
     assert!(fixture.upstream.take().is_empty(), "no rule looks at service accounts");
+    // Each stop is in the trail as the denial that it is, with the request whose delivery it was.
+    for (name, reason) in [("deploy-prod", "policy_denied"), ("release", "no_rule_matched")] {
+        let stopped = fixture.doorward.record(|record| record["status_detail"].to_string().contains(name)).await;
+        assert_eq!(
+            (&stopped["unmapped"]["endpoint"], &stopped["status_code"]),
+            (&json!("interceptor"), &json!(reason))
+        );
+        assert_eq!((&stopped["authorizations"][0]["decision"], &stopped["action_id"]), (&json!("deny"), &json!(2)));
+        let of_delivery = delivered["http_request"]["uid"].as_str().unwrap();
+        assert_eq!(stopped["unmapped"]["about"], of_delivery, "{stopped}");
+        let id = stopped["http_request"]["uid"].as_str().unwrap();
+        let (code, said) = fixture.doorward.told(&["explain", "doorward.yaml", "--audit-id", id]).await;
+        assert!(code == Some(1) && said.contains(&format!("`--audit-id {of_delivery}`")), "{said}");
+    }
     // Who comes with a token is let in by a rule that says nothing of Triggers.
     let token = bearer(&fixture.a.token("alice", &["dev"]));
     let lines = ["POST /github HTTP/1.1", "Host: hooks.test", "Content-Type: application/json", &token];
