@@ -13,7 +13,9 @@ use serde_json::Value;
 
 use crate::{
     fixture::{Change, Fixture, bearer},
-    harness::{Authority, Collector, CollectorAnswer, Doorward, Pair, Reply, SyslogServer, checked, free_port, until},
+    harness::{
+        Authority, Collector, CollectorAnswer, Doorward, Pair, Reply, SyslogServer, checked, found, free_port, until,
+    },
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
@@ -270,6 +272,9 @@ async fn a_receiver_that_stops_reading_loses_lines_where_requests_matter_more() 
             }
             requests += 50;
             assert!(requests < 6000, "no line was lost");
+            // What waits for its line yet would take files along once the receiver reads.
+            let written = "doorward_audit_records_written_total";
+            wait_for_metric(&fixture.doorward, written, |written| written >= f64::from(requests)).await;
         }
         if is_cut {
             // What was on its way is gone too, and so are its files.
@@ -278,8 +283,18 @@ async fn a_receiver_that_stops_reading_loses_lines_where_requests_matter_more() 
             wait_for_metric(&fixture.doorward, failures, |failures| failures > 0.0).await;
         }
         server.read(true);
-        assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
-        server.arrived.wait_for(&written(&fixture.doorward)).await;
+        assert_eq!(fixture.api(&format!("{PATH}/the-last"), &[&alice]).await.0.status, 200);
+        let the_last = found(async || {
+            let files = std::fs::read_dir(fixture.doorward.dir()).unwrap().map(|entry| entry.unwrap().path());
+            let files = files.filter(|path| path.to_string_lossy().contains("/audit.jsonl"));
+            // One may be put aside just now.
+            let text: String = files.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+            text.split_inclusive('\n')
+                .find(|line| line.contains("/the-last") && line.ends_with('\n'))
+                .map(str::to_owned)
+        })
+        .await;
+        server.arrived.wait_for(&[the_last.trim_end().to_owned()]).await;
         let mut numbers: Vec<u64> = server
             .arrived
             .once()

@@ -91,9 +91,8 @@ impl SyslogServer {
     pub async fn start_at(address: SocketAddr, tls: Option<ServerConfig>) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
-        // Little, so that one that does not read is noticed soon; with room for a segment of the loopback, as those for which there is
-        // none are thrown away and sent again after a pause that grows.
-        socket.set_recv_buffer_size(64 << 10).unwrap();
+        // Little, so that one that does not read is noticed soon.
+        socket.set_recv_buffer_size(4096).unwrap();
         socket.bind(address).unwrap();
         let listener = socket.listen(16).unwrap();
         let (arrived, heads) = (Arrived::new(), Arc::<Mutex<Vec<String>>>::default());
