@@ -7,7 +7,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::{Decision, Policy, RequestView};
 use crate::{
-    authn::{Authenticated, Principal},
+    authn::{Authenticated, Principal, Scheme},
     body::RequestBody,
     clock::Timestamp,
     error::Rejection,
@@ -85,8 +85,12 @@ impl Permit {
         self.authenticated.view(now)
     }
 
-    /// Whether the request may change something, so that it is recorded before it is forwarded.
-    pub fn is_write(&self) -> bool {
+    /// Whether the request is recorded before it goes on: it may change something, or lasts, or came through break-glass.
+    pub fn is_announced(&self) -> bool {
+        self.is_write() || self.lifetime() != Lifetime::Short || self.principal().scheme == Scheme::BreakGlass
+    }
+
+    fn is_write(&self) -> bool {
         match self.authenticated.kubernetes() {
             Some(attributes) => attributes.is_write(),
             None => !self.authenticated.request().method().is_safe(),

@@ -96,8 +96,13 @@ impl Worker {
         let decided = authorize(&snapshot.policy, authenticated, now);
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
-        exchange.reserve(1)?;
-        Ok(own(passed(permit.principal())?, id))
+        let answer = passed(permit.principal())?;
+        // With this answer the proxy sends it on.
+        exchange.reserve(if permit.is_announced() { 2 } else { 1 })?;
+        if permit.is_announced() {
+            exchange.decided().await?;
+        }
+        Ok(own(answer, id))
     }
 }
 

@@ -292,7 +292,7 @@ impl Worker {
         if lifetime != Lifetime::Short && self.app.memory.level() >= Level::RefuseStreams {
             return Err(Rejection::short_of_memory());
         }
-        let announced = permit.is_write() || lifetime != Lifetime::Short;
+        let announced = permit.is_announced();
         let upstream = Arc::clone(permit.route().upstream.name());
         let assertion = asserted(snapshot, &permit, &given.groups, once, now, exchange.record())?;
         let (body, fit) = match permit.take_document() {

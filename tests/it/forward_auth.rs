@@ -380,6 +380,32 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
     }
 }
 
+/// The proxy sends on what it got 202 for, whatever becomes of Doorward then.
+#[tokio::test]
+async fn what_may_change_something_or_lasts_is_in_the_trail_before_the_proxy_is_answered() {
+    let world = world("forward_auth: traefik").await;
+    let cookie = log_in(&world.doorward, "localhost", "/page").await;
+    let own = "Origin: http://localhost";
+    let stream = [&[&*cookie, own], &HANDSHAKE[2..]].concat();
+    for (row, asked, more, codes) in [
+        ("a form", "POST localhost /save", vec![&*cookie, own], ["request.decided", "request.completed"].as_slice()),
+        ("a stream", "GET localhost /page", stream, &["request.decided", "request.completed"]),
+        ("a page", "GET localhost /page", vec![&cookie], &["request"]),
+    ] {
+        let lines = question("traefik", asked, &more);
+        let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), b"").await;
+        assert_eq!(answer.status, 202, "{row}: {}{}", answer.head, answer.text());
+        let id = answer.header("x-request-id").unwrap();
+        let is_its = |record: &Value| record["http_request"]["uid"] == *id;
+        let there = world.doorward.audit().into_iter().any(|record| is_its(&record));
+        assert!(there || codes.len() == 1, "{row} is not there yet");
+        let records = world.doorward.records(codes.len(), is_its).await;
+        let found: Vec<&str> =
+            records.iter().map(|record| record["metadata"]["event_code"].as_str().unwrap()).collect();
+        assert_eq!(found, codes, "{row}");
+    }
+}
+
 #[tokio::test]
 async fn nobody_asks_unless_it_is_configured() {
     let world = world("").await;
