@@ -123,6 +123,15 @@ impl Trail {
     /// Takes room for `records` records of one request, before it is forwarded. Under `when_full: continue` it fails only
     /// once the trail is closed, or while a receiver is further behind than it may be.
     pub fn reserve(&self, records: usize) -> Result<Reservation, AuditUnavailable> {
+        self.take_room(records, false)
+    }
+
+    /// The same for what must not happen unrecorded, whatever `when_full` says.
+    pub fn reserve_strictly(&self, records: usize) -> Result<Reservation, AuditUnavailable> {
+        self.take_room(records, true)
+    }
+
+    fn take_room(&self, records: usize, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
         let shared = &self.0.shared;
         if shared.closed.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Closed);
@@ -130,7 +139,7 @@ impl Trail {
         if shared.backlog.refuses() {
             return Err(AuditUnavailable::Behind);
         }
-        let refuse = shared.refuses.load(Ordering::Relaxed);
+        let refuse = is_strict || shared.refuses.load(Ordering::Relaxed);
         if refuse && shared.failing.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Failing);
         }
@@ -139,7 +148,8 @@ impl Trail {
             self.0.wake();
             return Err(AuditUnavailable::Full);
         }
-        Ok(Reservation { handle: Arc::clone(&self.0), room: if fits { records } else { 0 }, is_promised: refuse })
+        let room = if fits { records } else { 0 };
+        Ok(Reservation { handle: Arc::clone(&self.0), room, is_promised: refuse, is_strict })
     }
 
     /// Writes a record after the fact, when refusing is no longer possible: the end of a long stream, which does not hold
@@ -157,7 +167,8 @@ impl Trail {
     pub async fn note_durable(&self, note: Note) -> Result<(), AuditUnavailable> {
         let (reply, answer) = oneshot::channel();
         self.0.push_after_the_fact(Entry::Note(Box::new(note)), Some(reply));
-        self.0.durable(answer).await
+        let written = self.0.durable(answer).await;
+        self.0.as_configured(written)
     }
 
     /// The name of this replica.
@@ -238,6 +249,8 @@ pub struct Reservation {
     room: usize,
     /// The request was let through under `when_full: refuse`, whatever a reload has said since.
     is_promised: bool,
+    /// It must not happen unrecorded, whatever `when_full` says.
+    is_strict: bool,
 }
 
 impl Reservation {
@@ -247,15 +260,18 @@ impl Reservation {
     }
 
     /// As [`Reservation::write`], and returns when the record is on stable storage. The record is queued by the call, so
-    /// that dropping the future loses nothing. Under `when_full: continue` it waits but never fails.
+    /// that dropping the future loses nothing. Under `when_full: continue` it waits but never fails, unless it was reserved strictly.
     pub fn write_durable<R: Into<Box<Record>>>(
         &mut self,
         record: R,
     ) -> impl Future<Output = Result<(), AuditUnavailable>> + Send + use<R> {
         let (reply, answer) = oneshot::channel();
         self.push(record.into(), Some(reply));
-        let handle = Arc::clone(&self.handle);
-        async move { handle.durable(answer).await }
+        let (handle, is_strict) = (Arc::clone(&self.handle), self.is_strict);
+        async move {
+            let written = handle.durable(answer).await;
+            if is_strict { written } else { handle.as_configured(written) }
+        }
     }
 
     /// Whether so much room is taken that none should be held for long.
@@ -470,12 +486,16 @@ impl Handle {
     }
 
     async fn durable(&self, answer: oneshot::Receiver<Result<(), AuditUnavailable>>) -> Result<(), AuditUnavailable> {
-        let result = match tokio::time::timeout(DURABLE_TIMEOUT, answer).await {
+        match tokio::time::timeout(DURABLE_TIMEOUT, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(AuditUnavailable::Closed),
             Err(_) => Err(AuditUnavailable::Slow),
-        };
-        if self.shared.refuses.load(Ordering::Relaxed) { result } else { Ok(()) }
+        }
+    }
+
+    /// What a write came to, where `when_full: continue` lets things happen all the same.
+    fn as_configured(&self, written: Result<(), AuditUnavailable>) -> Result<(), AuditUnavailable> {
+        if self.shared.refuses.load(Ordering::Relaxed) { written } else { Ok(()) }
     }
 }
 

@@ -16,6 +16,7 @@ use super::host::normalise;
 use crate::{
     admin::metrics::{InFlight, Outcome, RouteMetrics},
     audit::{self, Phase, Record, Reservation, Trail},
+    authn::Scheme,
     body::{BodyEnd, EndedBy, OnEnd, Received},
     clock::Timestamp,
     downstream::{Connection, TlsInfo, TlsVersion},
@@ -180,9 +181,15 @@ impl Exchange {
         self.0.to_answer = Some(self.elapsed());
     }
 
-    /// Takes room for the records of a request that is about to be forwarded; refuses with 503 if there is none.
+    /// Takes room for the records of what is about to be done; refuses with 503 if there is none. What comes through break-glass
+    /// is done on no other terms, whatever is configured.
     pub fn reserve(&mut self, records: usize) -> Result<(), Rejection> {
-        self.0.reservation = Some(self.0.trail.reserve(records)?);
+        let scheme = self.record().principal.as_ref().map(|principal| principal.scheme);
+        let trail = &self.0.trail;
+        self.0.reservation = Some(match scheme {
+            Some(Scheme::BreakGlass) => trail.reserve_strictly(records)?,
+            _ => trail.reserve(records)?,
+        });
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     fixture::Change,
-    harness::{Answer, Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, now, streams::streaming},
+    harness::{Answer, Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, now, streams::streaming, until},
 };
 
 const PATH: &str = "/api/v1/namespaces/ci/pods";
@@ -148,6 +148,32 @@ async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
     let (code, said) = world.doorward.operator(&revoke).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 401);
+}
+
+/// Others go on unrecorded where that is configured; of what is done by way of this door each thing is on the record, or is not done.
+#[tokio::test]
+async fn nothing_goes_through_unrecorded_also_where_the_trail_may_lose_records() {
+    let mut world = world().await;
+    world.doorward.change("audit: {", "audit: {when_full: continue, ");
+    world.doorward.wait_for_generation(2).await;
+    world.doorward.wait_for_keys_at("api.test", &world.issuer).await;
+    assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 200);
+    let decided = |record: &Value| record["metadata"]["event_code"] == "request.decided";
+    assert!(world.doorward.audit().iter().any(decided), "also what only reads is there before it is sent");
+    let _ = world.upstream.take();
+
+    world.doorward.break_trail(true);
+    // The first finds out that nothing is written, others know it by then.
+    for _ in 0..2 {
+        let refused = world.get("glass.test", Some(&world.alice)).await;
+        assert_eq!((refused.status, refused.reason()), (503, "audit_unavailable".to_owned()), "{}", refused.text());
+        assert!(world.upstream.take().is_empty());
+    }
+    let token = format!("Authorization: Bearer {}", world.issuer.token("alice", &["sre"]));
+    assert_eq!(world.doorward.get(PATH, &["Host: api.test", &token]).await.status, 200, "the twin");
+    let _ = world.upstream.take();
+    world.doorward.break_trail(false);
+    until(async || world.get("glass.test", Some(&world.alice)).await.status == 200).await;
 }
 
 /// It went on with all that the groups of then may do, until the door closed.

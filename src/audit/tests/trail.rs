@@ -252,6 +252,26 @@ fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
     assert_eq!(findings.summary.lost, told);
 }
 
+/// Break-glass is no way to do something that nobody hears of, though others go on.
+#[test]
+fn what_must_not_happen_unrecorded_is_refused_under_continue_too() {
+    let settings = Settings { when_full: WhenFull::Continue, queue: 4, ..settings() };
+    let sink = Memory::default();
+    let trail = start(&settings, &sink, &clock());
+    runtime().block_on(async {
+        let others = trail.reserve(4).unwrap();
+        assert_eq!(trail.reserve_strictly(1).unwrap_err(), AuditUnavailable::Full);
+        assert!(trail.reserve(1).is_ok(), "the twin");
+        drop(others);
+        trail.reserve_strictly(1).unwrap().write_durable(record(0)).await.unwrap();
+        sink.set(|disk| disk.room = Some(0));
+        let result = trail.reserve_strictly(1).unwrap().write_durable(record(1)).await;
+        assert_eq!(result, Err(AuditUnavailable::Failing));
+        assert_eq!(trail.reserve_strictly(1).unwrap_err(), AuditUnavailable::Failing);
+        trail.reserve(1).unwrap().write_durable(record(2)).await.expect("the twin");
+    });
+}
+
 /// It is wanted in the middle of an incident, when a restart would cost what still waits.
 #[test]
 fn what_happens_when_it_is_full_follows_a_reload() {

@@ -308,9 +308,9 @@ pub struct AuditFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// Requests are refused with 503: nothing happens that is not recorded.
+    /// Requests and logins are refused with 503: nothing happens that is not recorded.
     Refuse,
-    /// Requests go on, lost records are counted and the gap is recorded once there is room.
+    /// Requests go on, but for those by way of break-glass; lost records are counted and the gap is recorded once there is room.
     Continue,
 }
 
