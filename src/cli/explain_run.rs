@@ -136,6 +136,8 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
             }
             match principal_of(&runtime, &resolved, &request.route, &token) {
                 Ok(principal) => explain(policy, Ok(&principal), &scenario.request()).with_note(NOT_REVOKED),
+                // That an issuer does not answer from here says nothing of the token.
+                Err(rejection) if rejection.status().is_server_error() => return Err(in_plain_words(&rejection).into()),
                 Err(rejection) => explain(policy, Err(in_plain_words(&rejection)), &scenario.request()),
             }
         }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Change, Fixture, bearer},
-    harness::{Reply, found, until},
+    harness::{Fault, Reply, found, unique, until},
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
@@ -401,18 +401,36 @@ async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
         claims[name] = value;
         fixture.a.sign(&claims)
     };
-    for (token, words) in [
-        (with("aud", "https://other.test".into()), &["https://other.test", "https://doorward.test"][..]),
-        (with("exp", (now - 3600).into()), &["expired"]),
-        (with("iss", "https://unknown.test".into()), &["https://unknown.test"]),
-        (fixture.a.token("alice", &["dev"]), &["ALLOW"]),
-    ] {
+    let by_another_key = fixture
+        .b
+        .sign_with(&json!({"alg": "ES256", "typ": "at+jwt", "kid": "key-1"}), &fixture.a.claims("alice", &["dev"]));
+    let by_no_key = fixture.a.sign_with(
+        &json!({"alg": "ES256", "typ": "at+jwt", "kid": "key-of-nobody"}),
+        &fixture.a.claims("alice", &["dev"]),
+    );
+    let told = async |token: String| {
         std::fs::write(fixture.doorward.dir().join("presented"), token).unwrap();
-        let (said, _) = explain(&fixture, &[&format!("https://api.test{PATH}"), "--token-file", "presented"]).await;
+        explain(&fixture, &[&format!("https://api.test{PATH}"), "--token-file", "presented"]).await
+    };
+    for (token, words, exit) in [
+        (with("aud", "https://other.test".into()), &["https://other.test", "https://doorward.test"][..], 1),
+        (with("exp", (now - 3600).into()), &["expired"], 1),
+        (with("iss", "https://unknown.test".into()), &["https://unknown.test"], 1),
+        (by_no_key, &["does not publish", "key-of-nobody"], 1),
+        (by_another_key, &["the signature is not by the key of issuer `a`"], 1),
+        (fixture.a.token("alice", &["dev"]), &["ALLOW"], 0),
+    ] {
+        let (said, status) = told(token).await;
         for word in words {
             assert!(said.to_lowercase().contains(&word.to_lowercase()), "{word} in {said}");
         }
+        assert_eq!(status, Some(exit), "{said}");
     }
+    // That nobody answers says nothing of the token.
+    fixture.a.set_fault(Fault::Error);
+    let (said, status) = told(unique()).await;
+    assert!(said.contains("cannot be asked right now") && !said.contains("UNAUTHENTICATED"), "{said}");
+    assert_eq!(status, Some(2), "{said}");
 }
 
 /// What `doorward explain` says, both outputs, and its exit status.
