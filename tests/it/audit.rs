@@ -392,6 +392,37 @@ async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
     assert_eq!(told.count(), 1, "once, however many there were");
 }
 
+/// One that is made elsewhere and mounted, so that who has the trail's folder cannot sign.
+#[tokio::test]
+async fn checkpoints_are_signed_by_the_key_that_is_configured() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let at = |name: &str| elsewhere.path().join(name).display().to_string();
+    let openssl = |arguments: &[&str]| {
+        let made = Command::new("openssl").args(arguments).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    for name in ["ours", "other"] {
+        openssl(&["genpkey", "-algorithm", "ed25519", "-out", &at(name)]);
+        openssl(&["pkey", "-in", &at(name), "-pubout", "-out", &at(&format!("{name}.pub"))]);
+    }
+    let (key, copies) = (at("ours"), at("checkpoints.jsonl"));
+    let keys = format!("audit: {{checkpoint_key: {{file: '{key}'}}, checkpoint_copy: '{copies}', ");
+    let mut fixture = Fixture::with(|yaml| yaml.change("audit: {", &keys), |_| Reply::json(200, "{}")).await;
+    assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
+    fixture.doorward.signal("TERM");
+    assert!(fixture.doorward.ended().await.success());
+    let verified = async |public: &str| {
+        let public = at(public);
+        let options = ["--key", "audit-chain.key", "--checkpoint-key", &public, "--checkpoints", &copies];
+        fixture.doorward.told(&[&["audit", "verify", "audit.jsonl"], &options[..]].concat()).await
+    };
+    let (code, said) = verified("ours.pub").await;
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = verified("other.pub").await;
+    assert_ne!(code, Some(0), "{said}");
+    assert!(!fixture.doorward.dir().join("audit-checkpoint.pub.pem").exists(), "none is made beside the store");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
     let fixture = Fixture::start().await;
