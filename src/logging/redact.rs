@@ -8,8 +8,8 @@ const MASK: &str = "[redacted]";
 const MARKERS: [&str; 7] =
     ["bearer ", "basic ", "__host-", "access_token=", "refresh_token=", "client_secret=", "code_verifier="];
 
-/// What a credential begins with: the base64 of `{"` of a JWT, a webhook's signing token, tokens of Git hosts.
-const PREFIXES: [&str; 6] = ["eyj", "whsec_", "ghp_", "ghs_", "github_pat_", "glpat-"];
+/// What a credential begins with: the base64 of `{"` of a JWT, the handle of a session, a webhook's signing token, tokens of Git hosts.
+const PREFIXES: [&str; 7] = ["eyj", "dws_", "whsec_", "ghp_", "ghs_", "github_pat_", "glpat-"];
 
 /// Shorter runs are words.
 const MIN_RUN: usize = 12;
@@ -68,6 +68,7 @@ mod tests {
             ("authorization: BASIC dXNlcjpwYXNzd29yZA==".into(), "authorization: BASIC [redacted]"),
             ("cookie __Host-doorward=0123456789abcdef; a=b".into(), "cookie __Host-[redacted]; a=b"),
             ("secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into(), "secret [redacted]"),
+            ("session dws_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into(), "session [redacted]"),
             ("bearer ü bearer aaaaaaaaaaaaaaaa".into(), "bearer ü bearer [redacted]"),
             ("bearer aaaaaaaaaaaaaaaa bearer bbbbbbbbbbbbbbbb".into(), "bearer [redacted] bearer [redacted]"),
         ] {
