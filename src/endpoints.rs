@@ -27,7 +27,7 @@ use crate::{
     config::raw::Scheme,
     error::{Reason, Rejection},
     issuers::Issuer,
-    oidc::{LoginRequest, backchannel, program},
+    oidc::{Login, LoginRequest, backchannel, program},
     pages::{self, SessionTimes, WhoAmIView},
     request::{
         FORWARD_AUTH, exchange::Exchange, respond::see_other, route::PROTECTED_RESOURCE, sanitize::CleanRequest,
@@ -104,6 +104,9 @@ impl Endpoints {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Rejection> {
         exchange.record().endpoint = Some(name(request.path()));
+        if Login::lets_in(request.method(), request.path()) {
+            exchange.reserve(1)?;
+        }
         let bearer = match request.path() {
             WHO_AM_I => authenticator.of_token(&request, snapshot.routes.taking_tokens(request.host())).await?,
             _ => None,

@@ -136,6 +136,11 @@ impl Login {
         choice::way(CONTINUE, issuer, Some(needed), return_to)
     }
 
+    /// Whether somebody may get in by this, or let a program in.
+    pub fn lets_in(method: &Method, path: &str) -> bool {
+        address::leads_back(path) || path == program::TOKEN || (path == program::DEVICE && *method == Method::POST)
+    }
+
     /// Answers one of the paths of the login; `None` if it is no such path. Every answer is final and uncached.
     pub async fn answer(&self, request: LoginRequest<'_>) -> Option<Response<Bytes>> {
         if request.path == backchannel::PATH {

@@ -90,6 +90,41 @@ async fn a_machine_without_a_browser_signs_in_by_a_code_that_is_typed_on_another
     assert!(who.contains("alice"), "{who}");
 }
 
+/// Of nobody who is in could anybody tell since when; that somebody is out may be.
+#[tokio::test]
+async fn nobody_gets_in_while_that_cannot_be_recorded_and_whoever_is_in_may_sign_out() {
+    let (world, _issuer) = world().await;
+    let cookie = world.log_in().await;
+    let (device, code) = (world.device().await, world.code().await);
+    let away = world.get("/oauth2/start?rd=%2Fpage", &[]).await;
+    world.doorward.break_trail(true);
+    until(async || {
+        // Any record finds out.
+        world.get("/nowhere", &[]).await;
+        world.doorward.admin("/readyz").await.status == 503
+    })
+    .await;
+    let typed = format!("code={}", device.user_code);
+    for (row, answer) in [
+        ("the callback", world.call_back(&away).await),
+        ("a code that is brought", world.redeem(&code, VERIFIER).await),
+        ("a code that is typed", world.press(TYPE, &typed).await),
+        ("its program", world.submit("/.doorward/login/token", &[], &collect(&device.code, VERIFIER)).await),
+    ] {
+        assert_eq!(answer.status, 503, "{row}: {}{}", answer.head, answer.text());
+        assert!(answer.header("set-cookie").is_none(), "{row}: {}", answer.head);
+        assert!(answer.text().contains("cannot be recorded"), "{row}: {}", answer.text());
+    }
+    let out = world.post("/oauth2/sign_out", &[&cookie, &format!("Origin: {}", world.origin())], "").await;
+    assert_eq!(out.status, 303, "{}{}", out.head, out.text());
+
+    world.doorward.break_trail(false);
+    world.doorward.until_ready().await;
+    assert_eq!(world.status(&cookie).await, 401);
+    world.come_back(&away).await;
+    assert_eq!(world.press(TYPE, &typed).await.status, 200, "nothing was used up");
+}
+
 #[tokio::test]
 async fn a_person_who_declines_ends_the_wait() {
     let (world, _issuer) = world().await;
