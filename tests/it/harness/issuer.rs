@@ -78,6 +78,9 @@ struct Inner {
     lifetime: AtomicU64,
     shut_out: AtomicBool,
     redeemed: Mutex<Vec<String>>,
+    /// What of logins nobody else may learn.
+    secrets: Mutex<Vec<String>>,
+    refreshes: AtomicBool,
 }
 
 /// The issuer.
@@ -107,6 +110,8 @@ impl Issuer {
             lifetime: AtomicU64::new(600),
             shut_out: AtomicBool::new(false),
             redeemed: Mutex::default(),
+            secrets: Mutex::default(),
+            refreshes: AtomicBool::new(false),
         }));
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
@@ -177,6 +182,16 @@ impl Issuer {
     /// The codes that were brought to its token endpoint.
     pub fn redeemed(&self) -> Vec<String> {
         self.0.redeemed.lock().unwrap().clone()
+    }
+
+    /// From now on it gives refresh tokens, and takes them.
+    pub fn give_refresh_tokens(&self) {
+        self.0.refreshes.store(true, Ordering::SeqCst);
+    }
+
+    /// The codes, verifiers and refresh tokens that were brought to its token endpoint, and the tokens that it gave there.
+    pub fn secrets(&self) -> Vec<String> {
+        self.0.secrets.lock().unwrap().clone()
     }
 
     /// What introspection says of an opaque token.
@@ -322,19 +337,31 @@ async fn authorize(State(issuer): State<Issuer>, Query(asked): Query<Authorize>)
 
 #[derive(serde::Deserialize)]
 struct Redeem {
-    code: String,
+    code: Option<String>,
+    code_verifier: Option<String>,
+    refresh_token: Option<String>,
 }
 
-/// Gives Alice's tokens for any code, which is the nonce of the login.
+/// Gives Alice's tokens for any code, which is the nonce of the login, and for any refresh token.
 async fn redeem(State(issuer): State<Issuer>, Form(request): Form<Redeem>) -> Response {
-    issuer.0.redeemed.lock().unwrap().push(request.code.clone());
     let mut claims = issuer.claims("alice", &["dev"]);
     claims["aud"] = json!("doorward");
-    claims["nonce"] = json!(request.code);
+    if let Some(code) = &request.code {
+        issuer.0.redeemed.lock().unwrap().push(code.clone());
+        claims["nonce"] = json!(code);
+    }
     let kid = issuer.signer(|key| key.id.clone());
     let id_token = issuer.sign_with(&json!({"alg": "ES256", "typ": "JWT", "kid": kid}), &claims);
-    Json(json!({"access_token": unique(), "token_type": "Bearer", "expires_in": 600, "id_token": id_token}))
-        .into_response()
+    let mut given = json!({"access_token": unique(), "id_token": id_token});
+    if issuer.0.refreshes.load(Ordering::SeqCst) {
+        given["refresh_token"] = json!(unique());
+    }
+    let brought = [request.code, request.code_verifier, request.refresh_token].into_iter().flatten();
+    let tokens = given.as_object().unwrap().values().map(|token| token.as_str().unwrap().to_owned());
+    issuer.0.secrets.lock().unwrap().extend(brought.chain(tokens));
+    given["token_type"] = json!("Bearer");
+    given["expires_in"] = json!(600);
+    Json(given).into_response()
 }
 
 /// Of Alice, whatever the token.

@@ -125,6 +125,46 @@ async fn nobody_gets_in_while_that_cannot_be_recorded_and_whoever_is_in_may_sign
     assert_eq!(world.press(TYPE, &typed).await.status, 200, "nothing was used up");
 }
 
+/// The log at its most talkative, after all in which a secret has a part: logins, refreshes and sign-outs, of browsers and programs.
+#[tokio::test]
+async fn no_code_verifier_token_cookie_or_handle_is_in_the_log_or_the_trail() {
+    let limits = "limits: {drain_accept: 0}";
+    let (mut world, issuer) = LoginWorld::scripted(&[(limits, &format!("{limits}\nlog: {{filter: trace}}"))]).await;
+    issuer.give_refresh_tokens();
+    let cookie = world.log_in().await;
+    let code = world.code().await;
+    let token_of = |answer: Answer| answer.json()["access_token"].as_str().expect(&answer.text()).to_owned();
+    let handle = token_of(world.redeem(&code, VERIFIER).await);
+    let device = world.device().await;
+    world.let_in(&device).await;
+    let of_device = token_of(world.poll(&device.code, VERIFIER).await);
+    let of_logins = issuer.secrets().len();
+    world.doorward.set_clock_ahead(301);
+    assert_eq!((world.status(&cookie).await, world.status_of(&handle).await), (200, 200));
+    assert!(issuer.secrets().len() >= of_logins + 6, "each was refreshed");
+    // First, as the sign-out ends all sessions of the person.
+    let ended = world.submit("/.doorward/login/end", &[&format!("Authorization: Bearer {handle}")], "").await;
+    assert_eq!(ended.status, 200, "{}", ended.text());
+    let out = world.post("/oauth2/sign_out", &[&cookie, &format!("Origin: {}", world.origin())], "").await;
+    assert_eq!(out.status, 303, "{}{}", out.head, out.text());
+
+    world.doorward.signal("TERM");
+    world.doorward.ended().await;
+    let trail = fs::read_to_string(world.doorward.audit_path()).unwrap();
+    let log = world.doorward.log().iter().map(|line| format!("{line}\n")).collect::<String>();
+    assert!(log.contains("\"TRACE\"") && trail.contains("/oauth2/callback"), "both tell of it");
+    let after = |text: &str, mark: &str| text.split_once(mark).expect(text).1.to_owned();
+    let mut secrets = issuer.secrets();
+    secrets.extend([after(&cookie, "__Host-doorward="), after(&handle, "dws_"), after(&of_device, "dws_"), code]);
+    secrets.extend([after(&device.code, "."), VERIFIER.to_owned(), "doorward-secret-of-the-tests".to_owned()]);
+    for secret in secrets {
+        for (what, text) in [("log", &log), ("trail", &trail)] {
+            let line = text.lines().find(|line| line.contains(&secret));
+            assert_eq!(line, None, "{secret} is in the {what}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_person_who_declines_ends_the_wait() {
     let (world, _issuer) = world().await;
