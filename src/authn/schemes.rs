@@ -33,8 +33,6 @@ use crate::{
     webhooks::{self, Replay, Webhook},
 };
 
-/// How long a delivery may be under way before its sender's next try counts as new: longer than any forwarding takes.
-const DELIVERY_LEASE: Duration = Duration::from_secs(120);
 
 /// The largest body that somebody with a token may send to an EventListener, unless the route says otherwise.
 const MAX_CALL: usize = 10 << 20;
@@ -362,7 +360,7 @@ impl Authenticator<'_> {
         let taking = match webhook.hold() {
             Some(settings) => webhooks::Taking::Held(delivery.replay, settings),
             None => {
-                let reserved = self.replay.reserve(&delivery.replay, DELIVERY_LEASE, now).await?;
+                let reserved = self.replay.reserve(&delivery.replay, webhook.lease(), now).await?;
                 webhooks::Taking::Reserved(reserved)
             }
         };

@@ -72,6 +72,9 @@ use crate::{
     sha256::sha256,
 };
 
+/// How long it may take to note what an EventListener said of a delivery, and how far the clocks of replicas differ meanwhile.
+const NOTING: Duration = Duration::from_secs(10);
+
 /// A sender of webhooks, as an entry of `webhooks` configures it.
 #[derive(Debug)]
 pub struct Webhook {
@@ -179,6 +182,12 @@ impl Webhook {
     /// How long an answer may take, from the arrival of the delivery. The sender gives up soon afterwards.
     pub fn answer_within(&self) -> Duration {
         self.answer_within
+    }
+
+    /// How long a delivery may be under way before the next try of its sender counts as new. Where replicas share the store, the
+    /// sender hears 503 until then after the one that forwarded it was killed, and some senders try twice in all.
+    pub fn lease(&self) -> Duration {
+        self.answer_within + NOTING
     }
 
     /// How deliveries are held, if they are.

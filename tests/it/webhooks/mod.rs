@@ -10,6 +10,7 @@ mod interceptor;
 pub mod kill;
 mod rotation;
 mod senders;
+mod shared;
 mod sns;
 mod unwanted;
 mod vectors;

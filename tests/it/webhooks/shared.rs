@@ -1,0 +1,43 @@
+//! Deliveries that are forwarded while their sender waits, by replicas that share a store.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use super::hold::{deliver_to, on_redis};
+use crate::{
+    fixture::{Change, WEBHOOK_SECRET},
+    harness::{Doorward, Push, RedisServer, Reply, Upstream, unique, until},
+};
+
+/// Bitbucket Cloud tries twice more and no longer.
+#[tokio::test]
+async fn what_a_killed_replica_forwarded_is_new_again_before_its_sender_gives_up() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let script = tries.clone();
+    let upstream = Upstream::scripted(move |_| match script.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::Hang,
+        _ => Reply::json(202, "{}"),
+    })
+    .await;
+    let redis = RedisServer::start(&[]);
+    let start = async || {
+        let (dir, yaml) = on_redis(&redis, upstream.address);
+        let yaml = yaml.change("sender: github,", "sender: github, hold: false, answer_within: 30s,");
+        let doorward = Doorward::start_with_faults(dir, &yaml).await;
+        doorward.until_ready().await;
+        doorward
+    };
+    let (killed, there) = (start().await, start().await);
+    let (id, body) = (unique(), Push::body());
+    let push = Push::of(&body, &id, WEBHOOK_SECRET);
+    let mut raw = killed.raw().await;
+    raw.send(push.request(&[])).await;
+    until(async || tries.load(Ordering::SeqCst) == 1).await;
+    drop(killed);
+    let twin = deliver_to(&there, &id, &body).await;
+    assert_eq!((twin.status, twin.reason().as_str()), (503, "delivery_in_flight"), "nobody knows better yet");
+    there.set_clock_ahead(41);
+    assert_eq!(deliver_to(&there, &id, &body).await.status, 202);
+}
