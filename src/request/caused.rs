@@ -150,23 +150,21 @@ impl Worker {
     pub(super) async fn note_events(
         &self,
         snapshot: &Arc<Snapshot>,
-        once: Option<Once>,
+        once: Once,
         answered: Option<EventId>,
         exchange: &mut Exchange,
     ) {
-        let mut events = match once.filter(|_| snapshot.raw.interceptor.is_some()) {
-            Some(once) => {
-                let now = self.app.clock.now();
-                let delivery =
-                    Named { once: HEXLOWER.encode(&once.id).into(), until: once.window.map(|window| now + window) };
-                let bound = self.bound(&delivery, answered.as_ref(), exchange);
-                tokio::time::timeout(PATIENCE, bound).await.unwrap_or_else(|_| {
-                    tracing::warn!("which event a delivery became was not noted in time");
-                    Vec::new()
-                })
-            }
-            None => Vec::new(),
-        };
+        let mut events = Vec::new();
+        if snapshot.raw.interceptor.is_some() {
+            let now = self.app.clock.now();
+            let delivery =
+                Named { once: HEXLOWER.encode(&once.id).into(), until: once.window.map(|window| now + window) };
+            let bound = self.bound(&delivery, answered.as_ref(), exchange);
+            events = tokio::time::timeout(PATIENCE, bound).await.unwrap_or_else(|_| {
+                tracing::warn!("which event a delivery became was not noted in time");
+                Vec::new()
+            });
+        }
         events.extend(answered.clone().filter(|event| !events.contains(event)));
         // Runs of an earlier try are of the same cause.
         let by = Causing::of(exchange.record());

@@ -33,8 +33,9 @@ use crate::{
     body::{OnEnd, ResponseBody, collect},
     clock::Timestamp,
     error::{Reason, Rejection},
+    sha256::sha256,
     snapshot::Snapshot,
-    webhooks::{EventId, Reservation, Taking},
+    webhooks::{EventId, Once, Reservation, Taking},
 };
 
 /// The upstream has so much time even if the sender used up its own.
@@ -115,10 +116,14 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
         let deadline = sender.map(|sender| deadline(sender.answer_within(), exchange.elapsed()));
-        let once = reservation.as_ref().map(Reservation::once);
+        // Whoever comes without a delivery sends each request once.
+        let once = match &reservation {
+            Some(reservation) => reservation.once(),
+            None => Once { id: sha256(&[exchange.record().id.as_bytes()]), window: None },
+        };
         let is_sent = AtomicBool::new(false);
         let forward = async {
-            let cleared = self.decide(snapshot, authenticated, once, exchange)?;
+            let cleared = self.decide(snapshot, authenticated, Some(once), exchange)?;
             is_sent.store(true, Ordering::Relaxed);
             let ending = self.forward(snapshot, cleared, exchange).await?;
             if let Ending::Response { response, .. } = &ending {

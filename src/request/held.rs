@@ -110,7 +110,7 @@ impl Worker {
         let sent = end_by(deadline, send).await;
         let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());
         if is_sent.load(Ordering::Relaxed) {
-            self.note_events(snapshot, Some(once), event, exchange).await;
+            self.note_events(snapshot, once, event, exchange).await;
         }
         sent
     }

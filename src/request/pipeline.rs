@@ -40,7 +40,6 @@ use crate::{
     downstream::{Connection, Protocol, Serve, Unfit},
     error::{Reason, Rejection},
     memory::Level,
-    sha256::sha256,
     snapshot::Snapshot,
     tekton::{self, Attribution, Fit},
     upstream::{
@@ -273,8 +272,8 @@ impl Worker {
         Ok(authenticated)
     }
 
-    /// From a known caller to a request that may be sent, with the identity that it is sent under. `once` names the
-    /// delivery that it is.
+    /// From a known caller to a request that may be sent, with the identity that it is sent under. `once` names what goes to an
+    /// EventListener, and nothing else.
     pub(super) fn decide(
         &self,
         snapshot: &Snapshot,
@@ -408,9 +407,7 @@ fn asserted(
     now: Timestamp,
     record: &audit::Record,
 ) -> Result<Option<HeaderValue>, Rejection> {
-    let Some(body) = record.body_digest.filter(|_| permit.route().kind == RouteKind::Webhook) else {
-        return Ok(None);
-    };
+    let Some((body, once)) = record.body_digest.zip(once) else { return Ok(None) };
     let id = record.id.to_string();
     let asserted = Asserted {
         principal: permit.principal(),
@@ -418,8 +415,7 @@ fn asserted(
         groups,
         request_id: &id,
         body_sha256: &body,
-        // Whoever comes without a delivery sends each request once.
-        once: once.unwrap_or_else(|| webhooks::Once { id: sha256(&[id.as_bytes()]), window: None }),
+        once,
         triggers: snapshot.policy.trigger_limits(permit.principal(), &permit.view(now)),
     };
     let assertion = snapshot.assertions.sign(asserted, now);
