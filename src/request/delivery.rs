@@ -29,9 +29,9 @@ use super::{
     route::Route,
 };
 use crate::{
+    app::App,
     authn::Authenticated,
     body::{OnEnd, ResponseBody, collect},
-    clock::Timestamp,
     error::{Reason, Rejection},
     sha256::sha256,
     snapshot::Snapshot,
@@ -148,7 +148,7 @@ impl Worker {
         if let Some(reservation) = reservation {
             let is_taken =
                 matches!(&forwarded, Ok(Ending::Response { response, .. }) if response.status().is_success());
-            settle(reservation, is_taken, self.app.clock.now()).await;
+            settle(&self.app, reservation, is_taken).await;
         }
         forwarded
     }
@@ -184,12 +184,20 @@ async fn answer_by<T>(
     })
 }
 
-/// Commits or gives back what a delivery holds, by what became of it.
-async fn settle(reservation: Reservation, is_taken: bool, now: Timestamp) {
-    let settled = if is_taken { reservation.commit(now).await } else { reservation.release(now).await };
-    if let Err(error) = settled {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a delivery's id is held until its lease ends");
-    }
+/// Commits or gives back what a delivery holds, by what became of it. Its sender waits for the first try alone.
+async fn settle(app: &App, mut reservation: Reservation, is_taken: bool) {
+    let Err(error) = reservation.settle(is_taken, app.clock.now()).await else { return };
+    tracing::warn!(%error, is_taken, "what became of a delivery cannot be stored yet; it is tried again");
+    let (clock, unfinished) = (app.clock.clone(), app.drain.begin_task());
+    tokio::spawn(async move {
+        let _unfinished = unfinished;
+        match reservation.settle_later(is_taken, &clock).await {
+            Ok(()) => tracing::info!(is_taken, "what became of a delivery is stored now"),
+            Err(error) => {
+                tracing::warn!(%error, is_taken, "what became of a delivery cannot be stored: it is new when it comes again");
+            }
+        }
+    });
 }
 
 /// What an EventListener says of a delivery that it will never take. Any other 4xx is of something in front of it, such as a gateway

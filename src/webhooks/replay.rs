@@ -18,10 +18,11 @@ mod under_way;
 use std::{sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
+use tokio::time::{Instant, sleep};
 
 use self::under_way::{Leased, UnderWay};
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     error::{Reason, Rejection},
     sha256::sha256,
     store::{Expect, Put, Store, StoreError, Stored, Table, WrittenAll},
@@ -182,6 +183,10 @@ const TAKE_LEASE: Duration = Duration::from_secs(60);
 /// How long after the first a delivery is one that somebody asked for.
 const REDELIVERY_GAP: Duration = Duration::from_secs(60);
 
+/// For how long what became of a delivery is said to a store that is away, and how often: as long as another server takes to follow.
+const SETTLING: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(1);
+
 /// When a twin of a delivery under way may ask again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -324,21 +329,42 @@ impl Reservation {
         Once { id: once(&self.claimed), window: Some(self.window) }
     }
 
+    /// Says what became of the delivery. After an error it may be said again.
+    pub async fn settle(&mut self, is_taken: bool, now: Timestamp) -> Result<(), StoreError> {
+        match is_taken {
+            true => self.commit(now).await,
+            false => self.release(now).await,
+        }
+    }
+
+    /// Says it again until the store takes it, or has been away for [`SETTLING`]: nothing is forwarded meanwhile, so that only in the
+    /// moment when it is back somebody might be faster.
+    pub async fn settle_later(mut self, is_taken: bool, clock: &Clock) -> Result<(), StoreError> {
+        let until = Instant::now() + SETTLING;
+        loop {
+            sleep(RETRY).await;
+            match self.settle(is_taken, clock.now()).await {
+                Err(_) if Instant::now() < until => {}
+                settled => return settled,
+            }
+        }
+    }
+
     /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended, or where no
     /// other process uses the store, once this one has.
-    pub async fn commit(mut self, now: Timestamp) -> Result<(), StoreError> {
-        let window = self.window;
+    async fn commit(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let until = now + self.window;
         let taken = |claimed: &Claimed| Committed { at: now, again: claimed.again(), name: None };
-        let written = self.write(now, |claimed| (taken(claimed).encode(), now + window)).await;
-        match (self.leased.take(), &written) {
-            (Some(leased), Err(_)) => leased.keep_until(now + window),
-            (leased, _) => end(leased),
+        let written = self.write(now, |claimed| (taken(claimed).encode(), until)).await;
+        match &mut self.leased {
+            Some(leased) if written.is_err() => leased.keep_until(until),
+            leased => end(leased.take()),
         }
         written
     }
 
     /// The upstream did not take it: the sender may send it again.
-    pub async fn release(mut self, now: Timestamp) -> Result<(), StoreError> {
+    async fn release(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let window = self.window;
         let written = match self.in_store {
             false => Ok(()),
@@ -354,18 +380,20 @@ impl Reservation {
         written
     }
 
-    /// Writes only what is still ours, so that one whose lease ended does not undo its successor.
+    /// Writes only what is still ours, so that one whose lease ended does not undo its successor. Where there is none, it is ours still.
     async fn write(
         &mut self,
         now: Timestamp,
         value: impl Fn(&Claimed) -> (Vec<u8>, Timestamp),
     ) -> Result<(), StoreError> {
-        let mut ours = std::mem::take(&mut self.claimed);
-        while !ours.is_empty() {
-            let puts = ours.iter().map(|claimed| claimed.put(value(claimed))).collect();
+        while !self.claimed.is_empty() {
+            let puts = self.claimed.iter().map(|claimed| claimed.put(value(claimed))).collect();
             match self.replay.put_all(puts, now).await? {
                 WrittenAll::Done(_) => break,
-                WrittenAll::Conflict { index, .. } => drop(ours.remove(index)),
+                WrittenAll::Conflict { index, found } => match self.claimed.get_mut(index) {
+                    Some(lapsed) if found.is_none() && lapsed.version.is_some() => lapsed.version = None,
+                    _ => drop(self.claimed.remove(index)),
+                },
             }
         }
         Ok(())

@@ -55,11 +55,11 @@ async fn what_a_second_delivery_gets() {
         case("attacks:Z16 twin: another secret", keys(2, "a", Some(1)), (None, None)),
     ] {
         for replay in everywhere() {
-            let first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
+            let mut first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
             let second = replay.reserve(&case.second, LEASE, NOW).await;
             let outcome = second.as_ref().err().map(Rejection::reason);
             assert_eq!(outcome, case.while_under_way, "{}", case.row);
-            if let Ok(second) = second {
+            if let Ok(mut second) = second {
                 second.release(NOW).await.unwrap();
             }
             first.commit(NOW).await.unwrap();
@@ -98,7 +98,7 @@ async fn a_released_delivery_can_be_sent_again() {
 #[tokio::test]
 async fn a_refused_twin_does_not_keep_its_own_id() {
     for replay in everywhere() {
-        let first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
+        let mut first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
         assert_eq!(reason(replay.reserve(&keys(1, "b", Some(1)), LEASE, NOW).await), Some(Reason::DeliveryInFlight));
         first.release(NOW).await.unwrap();
         assert_eq!(reason(replay.reserve(&keys(1, "b", Some(1)), LEASE, NOW).await), None);
@@ -108,10 +108,10 @@ async fn a_refused_twin_does_not_keep_its_own_id() {
 #[tokio::test]
 async fn webhooks_19_the_window_and_the_lease_end() {
     for replay in everywhere() {
-        let first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
+        let mut first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
         // The process that held the lease died; its late commit must not undo the successor.
         let later = NOW + LEASE;
-        let second = replay.reserve(&keys(1, "a", None), LEASE, later).await.unwrap();
+        let mut second = replay.reserve(&keys(1, "a", None), LEASE, later).await.unwrap();
         first.release(later).await.unwrap();
         assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, later).await), Some(Reason::DeliveryInFlight));
         second.commit(later).await.unwrap();
@@ -126,7 +126,7 @@ async fn a_delivery_that_somebody_asked_for_again_is_taken_as_often_as_configure
     for replay in everywhere() {
         let keys = |id| keys(1, id, Some(1)).redeliveries(2, false);
         let take = async |keys: &ReplayKeys, now| match replay.reserve(keys, LEASE, now).await {
-            Ok(reservation) => {
+            Ok(mut reservation) => {
                 // The first try fails, which uses nothing up.
                 reservation.release(now).await.unwrap();
                 replay.reserve(keys, LEASE, now).await.unwrap().commit(now).await.unwrap();
@@ -155,7 +155,7 @@ async fn a_redelivery_under_an_id_of_its_own_is_taken_of_senders_that_make_them_
     for replay in everywhere() {
         for (anew, expected) in [(false, Some(Reason::ReplayedDelivery)), (true, None)] {
             let keys = |id| keys(1 + u8::from(anew), id, Some(1)).redeliveries(1, anew);
-            let first = replay.reserve(&keys("a"), LEASE, NOW).await.unwrap();
+            let mut first = replay.reserve(&keys("a"), LEASE, NOW).await.unwrap();
             let name = first.once();
             first.commit(NOW).await.unwrap();
             assert_eq!(
@@ -195,7 +195,7 @@ async fn a_delivery_is_the_same_whichever_of_the_secrets_signed_it() {
         // The old one alone, both, and the new one alone.
         replay.reserve(&of(&[1], "before"), LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
         assert_eq!(reason(replay.reserve(&of(&[1, 2], "before"), LEASE, NOW).await), Some(Reason::ReplayedDelivery));
-        let wanted = replay.reserve(&of(&[1, 2], "before"), LEASE, NOW + REDELIVERY_GAP).await.unwrap();
+        let mut wanted = replay.reserve(&of(&[1, 2], "before"), LEASE, NOW + REDELIVERY_GAP).await.unwrap();
         wanted.release(NOW + REDELIVERY_GAP).await.unwrap();
         let during = ReplayKeys::new(&[[1; 32], [2; 32]], "during", Some(&[2; 32]), WINDOW);
         replay.reserve(&during, LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
@@ -212,7 +212,7 @@ async fn of_two_redeliveries_at_once_one_is_forwarded() {
         let keys = keys(1, "a", None).redeliveries(5, false);
         replay.reserve(&keys, LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
         let later = NOW + REDELIVERY_GAP;
-        let first = replay.reserve(&keys, LEASE, later).await.unwrap();
+        let mut first = replay.reserve(&keys, LEASE, later).await.unwrap();
         assert_eq!(reason(replay.reserve(&keys, LEASE, later).await), Some(Reason::DeliveryInFlight));
         first.commit(later).await.unwrap();
     }
@@ -233,17 +233,62 @@ async fn what_the_store_did_not_take_is_remembered_here_and_nothing_further_is_f
     let store = MemoryStore::shared();
     let replay = Replay::new(store.clone());
     replay.reserve(&keys(1, "before", None), LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
-    let first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
+    let mut first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
     store.set_down(true);
     assert!(first.commit(NOW).await.is_err());
     store.set_down(false);
     let late = NOW + WINDOW - Duration::from_secs(1);
     assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, late).await), Some(Reason::DeliveryInFlight));
     assert!(!replay.under_way.store_works(), "the next is written before it goes on");
-    let next = replay.reserve(&keys(1, "b", None), LEASE, NOW).await.unwrap();
+    let mut next = replay.reserve(&keys(1, "b", None), LEASE, NOW).await.unwrap();
     assert!(next.in_store && replay.under_way.store_works());
     next.release(NOW).await.unwrap();
     assert!(!replay.reserve(&keys(1, "b", None), LEASE, NOW).await.unwrap().in_store);
+}
+
+/// Whoever had kept it could have had it forwarded once more when the lease was over.
+#[tokio::test(start_paused = true)]
+async fn what_a_shared_store_did_not_take_is_said_to_it_again() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let (replay, clock) = (Replay::new(store.clone()), Clock::manual(NOW));
+    for (id, is_taken, back_at, then) in [
+        ("a", true, NOW, Some(Reason::ReplayedDelivery)),
+        ("b", true, NOW + LEASE, Some(Reason::ReplayedDelivery)),
+        ("c", false, NOW, None),
+    ] {
+        let mut first = replay.reserve(&keys(1, id, None), LEASE, NOW).await.unwrap();
+        store.set_down(true);
+        assert!(first.settle(is_taken, NOW).await.is_err());
+        let (settling, clock) = (first.settle_later(is_taken, &clock), &clock);
+        let back = async {
+            sleep(SETTLING / 2).await;
+            clock.set(back_at);
+            store.set_down(false);
+        };
+        let (settled, ()) = tokio::join!(settling, back);
+        settled.unwrap();
+        assert_eq!(reason(replay.reserve(&keys(1, id, None), LEASE, back_at).await), then, "{id}");
+    }
+    let mut lost = replay.reserve(&keys(1, "d", None), LEASE, NOW).await.unwrap();
+    store.set_down(true);
+    assert!(lost.settle(true, NOW).await.is_err());
+    assert!(lost.settle_later(true, &clock).await.is_err(), "it ends");
+}
+
+#[tokio::test]
+async fn what_was_remembered_here_alone_is_in_the_store_once_that_works_again() {
+    let store = MemoryStore::shared();
+    let replay = Replay::new(store.clone());
+    let mut first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
+    store.set_down(true);
+    assert!(first.settle(true, NOW).await.is_err());
+    store.set_down(false);
+    first.settle(true, NOW).await.unwrap();
+    drop(first);
+    for known in [replay, Replay::new(store)] {
+        assert_eq!(reason(known.reserve(&keys(1, "a", None), LEASE, NOW).await), Some(Reason::ReplayedDelivery));
+    }
 }
 
 #[tokio::test]

@@ -74,8 +74,9 @@ impl UnderWay {
 
 impl Leased {
     /// Remembers here what the store does not: the next are not forwarded before it works again, so these are few.
-    pub(super) fn keep_until(mut self, until: Timestamp) {
+    pub(super) fn keep_until(&mut self, until: Timestamp) {
         self.outlasts = true;
+        self.until = until;
         self.under_way.leases().until.extend(self.keys.iter().map(|key| (*key, until)));
     }
 }

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use tokio::sync::Notify;
+
 use super::hold::{deliver_to, on_redis};
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
@@ -40,4 +42,32 @@ async fn what_a_killed_replica_forwarded_is_new_again_before_its_sender_gives_up
     assert_eq!((twin.status, twin.reason().as_str()), (503, "delivery_in_flight"), "nobody knows better yet");
     there.set_clock_ahead(41);
     assert_eq!(deliver_to(&there, &id, &body).await.status, 202);
+}
+
+/// It was forwarded once more, by whoever had kept it, when it was no longer under way.
+#[tokio::test]
+async fn that_a_delivery_was_taken_is_told_to_a_store_that_was_away() {
+    let when = Arc::new(Notify::new());
+    let told = when.clone();
+    let Reply::Bytes(taken) = Reply::json(202, "{}") else { panic!() };
+    let mut upstream = Upstream::scripted(move |_| Reply::Later(when.clone(), taken.clone())).await;
+    let redis = RedisServer::start(&[]);
+    let (dir, yaml) = on_redis(&redis, upstream.address);
+    let yaml = yaml.change("sender: github,", "sender: github, hold: false,");
+    let mut doorward = Doorward::start_with_faults(dir, &yaml).await;
+    doorward.until_ready().await;
+    let (id, body) = (unique(), Push::body());
+    let away = async {
+        upstream.wait_for(1).await;
+        let _: String = redis.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
+        told.notify_one();
+    };
+    let (delivered, ()) = tokio::join!(deliver_to(&doorward, &id, &body), away);
+    assert_eq!(delivered.status, 202);
+    let _: String = redis.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    doorward.wait_for_log("what became of a delivery is stored now").await;
+    // Beyond the time for which it was under way.
+    doorward.set_clock_ahead(600);
+    let replayed = deliver_to(&doorward, &id, &body).await;
+    assert_eq!((replayed.status, replayed.reason().as_str()), (200, "replayed_delivery"));
 }
