@@ -33,6 +33,10 @@ pub const HEADER: HeaderName = HeaderName::from_static("doorward-assertion");
 /// How long an assertion is good.
 pub const LIFETIME: Duration = Duration::from_secs(60);
 
+/// How far the clock of the replica that is asked may be ahead of that of the one which signed. An assertion that comes again meanwhile
+/// makes no run: what it is about is bound for longer.
+const LEEWAY: Duration = Duration::from_secs(60);
+
 /// The `typ` of an assertion, so that no other JWT of ours passes for one.
 const TYPE: &str = "doorward-assertion+jwt";
 
@@ -116,7 +120,7 @@ pub enum Unproven {
     #[error("it names no key of this Doorward, or is of another type")]
     Key,
     #[error("it ended {0} s ago")]
-    Expired(i64),
+    Expired(u64),
 }
 
 impl Keys {
@@ -247,10 +251,11 @@ impl Assertions {
         validation.set_issuer(&[&self.issuer]);
         validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
         let claims = jsonwebtoken::decode::<Claims>(token, &key.verifying, &validation)?.claims;
-        match now.as_secs().saturating_sub(claims.exp) {
-            late @ 0.. => Err(Unproven::Expired(late)),
-            _ => Ok(claims),
+        let late = now.since(Timestamp::from_secs(claims.exp));
+        if late >= LEEWAY {
+            return Err(Unproven::Expired(late.as_secs()));
         }
+        Ok(claims)
     }
 
     /// The public keys (RFC 7517).
@@ -304,14 +309,17 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_is_good_for_a_minute_and_by_its_own_keys_alone() {
+    fn an_assertion_is_good_for_a_minute_by_clocks_a_minute_apart_and_by_its_own_keys_alone() {
         let dir = tempfile::tempdir().unwrap();
         let ours = assertions(keys(&dir, "a"));
         let token = ours.encode(&claims(&ours)).unwrap();
         let token = token.to_str().unwrap();
         assert_eq!(&*ours.verify(token, NOW).unwrap().sub, "webhook:github:repo:1");
-        assert!(ours.verify(token, NOW + LIFETIME - Duration::from_secs(1)).is_ok());
-        assert!(matches!(ours.verify(token, NOW + LIFETIME), Err(Unproven::Expired(0))));
+        let end = NOW + LIFETIME + LEEWAY;
+        for now in [NOW - LEEWAY, end - Duration::from_secs(1)] {
+            assert!(ours.verify(token, now).is_ok(), "{now}");
+        }
+        assert!(matches!(ours.verify(token, end), Err(Unproven::Expired(60))));
         // Kept: the next start has the same key.
         assert!(assertions(keys(&dir, "a")).verify(token, NOW).is_ok());
         assert!(assertions(keys(&dir, "b")).verify(token, NOW).is_err());

@@ -44,7 +44,7 @@ async fn asserted(fixture: &Fixture) -> (String, String) {
 }
 
 /// What an EventListener asks about a trigger.
-fn question(assertion: &str, body: &str, event: &str) -> Value {
+pub(super) fn question(assertion: &str, body: &str, event: &str) -> Value {
     json!({
         "body": body,
         "header": {"Content-Type": ["application/json"], "Doorward-Assertion": [assertion]},
@@ -52,7 +52,8 @@ fn question(assertion: &str, body: &str, event: &str) -> Value {
     })
 }
 
-const ASKED: [&str; 3] = ["POST /interceptor HTTP/1.1", "Host: door.door.svc", "Content-Type: application/json"];
+pub(super) const ASKED: [&str; 3] =
+    ["POST /interceptor HTTP/1.1", "Host: door.door.svc", "Content-Type: application/json"];
 
 async fn ask(fixture: &Fixture, question: &Value) -> Answer {
     fixture.doorward.send(&ASKED, question.to_string().as_bytes()).await

@@ -7,7 +7,10 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-use super::hold::{deliver_to, on_redis};
+use super::{
+    hold::{deliver_to, on_redis},
+    interceptor::{ASKED, question},
+};
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
     harness::{Doorward, Push, RedisServer, Reply, Upstream, unique, until},
@@ -70,4 +73,31 @@ async fn that_a_delivery_was_taken_is_told_to_a_store_that_was_away() {
     doorward.set_clock_ahead(600);
     let replayed = deliver_to(&doorward, &id, &body).await;
     assert_eq!((replayed.status, replayed.reason().as_str()), (200, "replayed_delivery"));
+}
+
+/// All that it asked about was stopped, after its 202.
+#[tokio::test]
+async fn an_event_listener_may_ask_a_replica_whose_clock_is_ahead_of_that_which_sent() {
+    let upstream = Upstream::scripted(|_| Reply::json(202, r#"{"eventID":"event-1"}"#)).await;
+    let redis = RedisServer::start(&[]);
+    let start = async || {
+        let (dir, yaml) = on_redis(&redis, upstream.address);
+        let yaml = yaml
+            .change("sender: github,", "sender: github, hold: false,")
+            .change("upstream: el}", "upstream: el, event_listener: {namespace: ci, name: build}}");
+        let doorward = Doorward::start_with_faults(dir, &format!("{yaml}interceptor: {{host: door.door.svc}}\n")).await;
+        doorward.until_ready().await;
+        doorward
+    };
+    let (here, there) = (start().await, start().await);
+    there.set_clock_ahead(90);
+    let body = Push::body();
+    assert_eq!(deliver_to(&here, &unique(), &body).await.status, 202);
+    let assertion = upstream.only().one("doorward-assertion").to_owned();
+    // What the one that sent has bound is known at the other.
+    for (event, goes_on) in [("event-1", true), ("event-2", false)] {
+        let question = question(&assertion, &body, event).to_string();
+        let answer = there.send(&ASKED, question.as_bytes()).await;
+        assert_eq!(answer.json()["continue"], goes_on, "{event}: {}", answer.text());
+    }
 }
