@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
 };
@@ -385,12 +385,15 @@ async fn nothing_is_held_in_a_redis_that_could_lose_it_and_check_says_so() {
 }
 
 #[tokio::test]
-async fn replicas_on_redis_bring_each_delivery_once_though_one_of_them_dies() {
-    let down = Arc::new(AtomicBool::new(true));
-    let script = down.clone();
-    let upstream = Upstream::scripted(move |request| match script.load(Ordering::SeqCst) {
+async fn replicas_on_redis_bring_each_delivery_once_and_in_order_though_one_of_them_dies() {
+    let (down, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let script = (down.clone(), taken.clone());
+    let upstream = Upstream::scripted(move |request| match script.0.load(Ordering::SeqCst) {
         true => Reply::json(503, "{}"),
-        false => takes(request),
+        false => {
+            script.1.lock().unwrap().push(request.one("x-github-delivery").to_owned());
+            takes(request)
+        }
     })
     .await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -401,21 +404,33 @@ async fn replicas_on_redis_bring_each_delivery_once_though_one_of_them_dies() {
         doorward
     };
     let (here, there) = (start().await, start().await);
-    let mut sent = Vec::new();
-    for number in 0..12 {
-        let (id, at) = (unique(), if number % 2 == 0 { &here } else { &there });
-        assert_eq!(deliver_to(at, &id, &body(number % 3)).await.status, 202);
-        sent.push(id);
-    }
+    let send = async || {
+        let mut sent = [(); 3].map(|()| Vec::new());
+        for number in 0..12 {
+            let (id, at) = (unique(), if number % 2 == 0 { &here } else { &there });
+            assert_eq!(deliver_to(at, &id, &body(number % 3)).await.status, 202);
+            sent[number as usize % 3].push(id);
+        }
+        sent
+    };
+    let arrive = async |sent: [Vec<String>; 3]| {
+        let count = || taken.lock().unwrap().len();
+        let all = async { while !holds(&there, 0, 0).await || count() < 12 {} };
+        tokio::time::timeout(std::time::Duration::from_secs(150), all).await.unwrap();
+        let arrived = std::mem::take(&mut *taken.lock().unwrap());
+        assert_eq!(arrived.len(), 12, "one came twice");
+        for of_repository in sent {
+            let came: Vec<_> = arrived.iter().filter(|id| of_repository.contains(id)).collect();
+            assert!(came.into_iter().eq(&of_repository), "{of_repository:?} came as {arrived:?}");
+        }
+    };
+    arrive(send().await).await;
+    down.store(true, Ordering::SeqCst);
+    let sent = send().await;
     // With it goes the lease that it may have.
     drop(here);
     down.store(false, Ordering::SeqCst);
-    let done = async { while !holds(&there, 0, 0).await {} };
-    tokio::time::timeout(std::time::Duration::from_secs(150), done).await.unwrap();
-    let arrived = upstream.requests();
-    for id in &sent {
-        assert!(arrived.iter().any(|request| request.one("x-github-delivery") == id), "{id} is lost");
-    }
+    arrive(sent).await;
 }
 
 /// One that a rollout has not reached yet decides by the older file.
