@@ -119,6 +119,11 @@ impl Doorward {
         super::faults::break_disk(self.dir(), broken);
     }
 
+    /// Makes syncs of the store's file fail, and nothing else, or no longer. Needs [`Doorward::start_with_faults`].
+    pub fn break_syncs(&self, broken: bool) {
+        super::faults::break_syncs(self.dir(), broken);
+    }
+
     /// Makes writes of its audit trail fail, or no longer. Needs [`Doorward::start_with_faults`].
     pub fn break_trail(&self, broken: bool) {
         super::faults::break_trail(self.dir(), broken);

@@ -1,7 +1,7 @@
 /* What the real parts cannot be made to show on command. Preloaded with LD_PRELOAD.
 
-   While the file that TEST_DISK_FAULT names holds a number, reads and writes of *.redb files fail with that errno, and for that of
-   TEST_TRAIL_FAULT writes of *.jsonl files do. The wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names; a
+   While the file that TEST_DISK_FAULT names holds a number, reads, writes and syncs of *.redb files fail with that errno, or where it is
+   below zero syncs alone, and for that of TEST_TRAIL_FAULT writes of *.jsonl files do. The wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names; a
    number of as many as have passed since 1970 is a time at which it stands still. Where the file that
    TEST_PROC_STATUS names exists, it is read in place of /proc/self/status.
 
@@ -54,9 +54,10 @@ static int ends_in(int fd, const char *ending) {
 
 static int is_store(int fd) { return ends_in(fd, ".redb"); }
 
-/* The error that an operation on this file has to fail with, or 0. */
-static int fault_of(int fd) {
+/* The error that an operation of a class on this file has to fail with, or 0. */
+static int fault_of(int fd, const char *class) {
     long fault = number_in("TEST_DISK_FAULT");
+    if (fault < 0) fault = strcmp(class, "sync") ? 0 : -fault;
     if (fault && is_store(fd)) return (int) fault;
     fault = number_in("TEST_TRAIL_FAULT");
     return fault && ends_in(fd, ".jsonl") ? (int) fault : 0;
@@ -90,7 +91,7 @@ static void end_if(int now) {
     type name declared {                                               \
         static type (*real) declared;                                  \
         if (!real) real = (type (*) declared) dlsym(RTLD_NEXT, #name); \
-        int fault = fault_of(fd);                                      \
+        int fault = fault_of(fd, class);                                      \
         if (fault) { errno = fault; return -1; }                       \
         char end = getenv("TEST_KILL") && *class && is_store(fd) ? kill_at(class) : 0; \
         end_if(end == 'b');                                            \

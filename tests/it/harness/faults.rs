@@ -52,6 +52,10 @@ pub fn break_disk(folder: &Path, broken: bool) {
     set(&disk(folder), if broken { "5" } else { "0" });
 }
 
+pub fn break_syncs(folder: &Path, broken: bool) {
+    set(&disk(folder), if broken { "-5" } else { "0" });
+}
+
 pub fn break_trail(folder: &Path, broken: bool) {
     set(&trail(folder), if broken { "5" } else { "0" });
 }

@@ -300,15 +300,20 @@ async fn what_is_held_of_a_repository_that_is_revoked_is_parked_at_once() {
 async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
     let upstream = Upstream::scripted(takes).await;
     let doorward = holding(upstream.address, "store: {path: doorward.redb}").await;
-    let (id, body) = (unique(), body(1));
-    doorward.break_disk(true);
-    let refused = deliver_to(&doorward, &id, &body).await;
-    assert_eq!((refused.status, refused.reason().as_str()), (503, "store_unavailable"));
-    assert!(refused.header("retry-after").is_some());
-    doorward.break_disk(false);
-    assert!(matches!(settled(async || deliver_to(&doorward, &id, &body).await).await.status, 200 | 202));
-    until_it_holds(&doorward, 0, 0).await;
-    assert_eq!(upstream.only().one("x-github-delivery"), id);
+    // What was written and not synced is lost with the power.
+    for (repository, break_it) in [(1, Doorward::break_disk as fn(&Doorward, bool)), (2, Doorward::break_syncs)] {
+        let (id, body) = (unique(), body(repository));
+        break_it(&doorward, true);
+        let refused = deliver_to(&doorward, &id, &body).await;
+        assert_eq!((refused.status, refused.reason().as_str()), (503, "store_unavailable"), "{repository}");
+        assert!(refused.header("retry-after").is_some());
+        break_it(&doorward, false);
+        assert!(matches!(settled(async || deliver_to(&doorward, &id, &body).await).await.status, 200 | 202));
+        until(async || upstream.requests().iter().any(|request| request.one("x-github-delivery") == id)).await;
+        until_it_holds(&doorward, 0, 0).await;
+        assert_eq!(upstream.only().one("x-github-delivery"), id);
+        upstream.take();
+    }
 }
 
 /// The same on every replica.
