@@ -278,3 +278,16 @@ fn a_secret_that_three_senders_share_is_told_of_once_for_each_that_follows() {
     let places: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
     assert_eq!(places, ["/webhooks/1/secrets", "/webhooks/2/secrets"]);
 }
+
+/// Less than it waits, so that it still hears 503.
+#[test]
+fn webhooks_33_an_answer_may_take_as_long_as_is_told_of_its_sender() {
+    for kind in raw::Sender::ALL {
+        let told = match kind {
+            raw::Sender::Slack => Duration::from_millis(2500),
+            raw::Sender::Gitea | raw::Sender::Forgejo | raw::Sender::Gogs => Duration::from_secs(4),
+            _ => Duration::from_secs(8),
+        };
+        assert_eq!(senders::sender(kind).answer_within.get(), told, "{kind:?}");
+    }
+}

@@ -57,6 +57,9 @@ async fn webhooks_1_a_genuine_delivery_of_each_sender_arrives_byte_for_byte() {
         assert_eq!(seen.one("x-forwarded-user"), sender.user);
         assert_eq!(seen.one("content-length"), delivery.body.len().to_string());
         assert!(!seen.head.contains(sender.secret), "{}: {}", sender.name, seen.head);
+        // As it was sent: of Azure DevOps that is another text.
+        let passes = seen.head.contains(&delivery.proof.1);
+        assert!(sender.signs_body() || !passes, "{}: {}", sender.name, seen.head);
         door.upstream.take();
     }
 }
@@ -264,7 +267,7 @@ async fn webhooks_12_to_15_media_that_are_not_plain_json_are_415_before_the_body
             assert_eq!(answer.status, status, "{row} {} {kind}: {}", sender.name, answer.text());
             assert_eq!(door.upstream.take().len(), usize::from(status == 202), "{row} {}", sender.name);
         }
-        if sender.name != "standard-webhooks" {
+        if !sender.name.starts_with("standard-") {
             let event = "Content-Type: application/cloudevents+json";
             assert_eq!(plain.send_as(&door, sender, event, &[]).await.status, 415, "attacks:Z17 {}", sender.name);
         }

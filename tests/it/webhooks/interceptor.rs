@@ -94,17 +94,29 @@ async fn a_delivery_carries_an_assertion_that_the_published_keys_prove() {
 
 #[tokio::test]
 async fn a_caller_with_a_token_reaches_the_event_listener_with_the_same_assertion() {
-    let fixture = fixture().await;
-    let token = bearer(&fixture.a.token("alice", &["dev"]));
+    let workloads = |yaml: String| {
+        let pods = "{id: pods, on: {routes: [hooks]}, who: {issuers: [b], kind: workload}, do: allow}";
+        yaml.change("username: 'b:{sub}', kind: human", "username: 'b:{sub}', kind: workload")
+            .change("\nrules:\n", &format!("\nrules:\n  - {pods}\n"))
+    };
+    let fixture = fixture_with(workloads, |_| Reply::json(202, ANSWER)).await;
+    let token = bearer(&fixture.b.token("pod", &[]));
+    for (token, user, kind) in
+        [(&token, "b:pod", "workload"), (&bearer(&fixture.a.token("alice", &["dev"])), "alice", "human")]
+    {
+        let lines = ["POST /github HTTP/1.1", "Host: hooks.test", "Content-Type: application/json", token];
+        let answer = fixture.doorward.send(&lines, b"{\"by\":\"a bot\"}").await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        let seen = fixture.upstream.only();
+        fixture.upstream.take();
+        assert!(!seen.has("authorization"));
+        let (go, answer) =
+            goes_on(&fixture, &question(seen.one("doorward-assertion"), "{\"by\":\"a bot\"}", "event-1")).await;
+        assert!(go, "{answer}");
+        let who = &answer["extensions"]["doorward"];
+        assert_eq!((&who["user"], &who["kind"]), (&json!(user), &json!(kind)));
+    }
     let lines = ["POST /github HTTP/1.1", "Host: hooks.test", "Content-Type: application/json", &token];
-    let answer = fixture.doorward.send(&lines, b"{\"by\":\"a bot\"}").await;
-    assert_eq!(answer.status, 202, "{}", answer.text());
-    let seen = fixture.upstream.only();
-    assert!(!seen.has("authorization"));
-    let (go, answer) =
-        goes_on(&fixture, &question(seen.one("doorward-assertion"), "{\"by\":\"a bot\"}", "event-1")).await;
-    assert!(go, "{answer}");
-    assert_eq!(answer["extensions"]["doorward"]["user"], "alice");
     let form = [lines[0], lines[1], "Content-Type: application/x-www-form-urlencoded", lines[3]];
     assert_eq!(fixture.doorward.send(&form, b"a=1").await.status, 415, "an EventListener takes JSON");
     let forged = "Authorization: Bearer forged";

@@ -1,6 +1,6 @@
 //! The senders as they are in the world: how each signs, written here once more and apart from the program.
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{hmac, signature::Ed25519KeyPair};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
@@ -30,8 +30,8 @@ pub struct Sender {
 /// How it proves that it knows the secret.
 #[derive(Clone, Copy)]
 pub enum Proof {
-    Mac {
-        algorithm: &'static hmac::Algorithm,
+    Signed {
+        by: Signature,
         header: &'static str,
         prefix: &'static str,
         base64: bool,
@@ -44,6 +44,38 @@ pub enum Proof {
     Token { header: &'static str, value: fn(secret: &str) -> String },
     /// The secret itself in the address.
     Query { name: &'static str },
+}
+
+#[derive(Clone, Copy)]
+pub enum Signature {
+    Hmac(&'static hmac::Algorithm),
+    Ed25519,
+}
+
+/// The seeds of two key pairs (RFC 8032 section 7.1, tests 1 and 2), and the public key of the first as senders configure it.
+const SEEDS: [[u8; 32]; 2] = [
+    *b"\x9d\x61\xb1\x9d\xef\xfd\x5a\x60\xba\x84\x4a\xf4\x92\xec\x2c\xc4\x44\x49\xc5\x69\x7b\x32\x69\x19\x70\x3b\xac\x03\x1c\xae\x7f\x60",
+    *b"\x4c\xcd\x08\x9b\x28\xff\x96\xda\x9d\xb6\xc3\x46\xec\x11\x4e\x0f\x5b\x8a\x31\x9f\x35\xab\xa6\x24\xda\x8c\xf6\xed\x4f\xb8\xa6\xfb",
+];
+const PUBLIC: &str = "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+
+impl Signature {
+    /// The tag over `signed` by who configured `secret`; of an unknown public key, by somebody else.
+    fn tag(self, secret: &str, signed: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Ed25519 => {
+                let pair = Ed25519KeyPair::from_seed_unchecked(&SEEDS[usize::from(secret != PUBLIC)]).unwrap();
+                pair.sign(signed).as_ref().to_vec()
+            }
+            Self::Hmac(algorithm) => {
+                let key = match secret.strip_prefix("whsec_") {
+                    Some(encoded) => STANDARD.decode(encoded).unwrap(),
+                    None => secret.as_bytes().to_vec(),
+                };
+                hmac::sign(&hmac::Key::new(*algorithm, &key), signed).as_ref().to_vec()
+            }
+        }
+    }
 }
 
 /// A delivery that can be spoiled before it is sent.
@@ -59,7 +91,7 @@ pub struct Delivery {
 
 impl Sender {
     pub fn signs_body(&self) -> bool {
-        matches!(self.proof, Proof::Mac { .. })
+        matches!(self.proof, Proof::Signed { .. })
     }
 
     /// What a genuine delivery hears that cannot be read: 200 where the sender would switch its hook off.
@@ -69,11 +101,11 @@ impl Sender {
     }
 
     pub fn signs_id(&self) -> bool {
-        matches!(self.proof, Proof::Mac { signs_id: true, .. })
+        matches!(self.proof, Proof::Signed { signs_id: true, .. })
     }
 
     pub fn has_time(&self) -> bool {
-        matches!(self.proof, Proof::Mac { time_header: Some(_), .. })
+        matches!(self.proof, Proof::Signed { time_header: Some(_), .. })
     }
 
     pub fn new_body(&self) -> String {
@@ -96,15 +128,10 @@ impl Sender {
         let proof = match &self.proof {
             Proof::Token { header, value } => ((*header).to_owned(), value(self.secret)),
             Proof::Query { name } => ((*name).to_owned(), self.secret.to_owned()),
-            Proof::Mac { algorithm, header, prefix, base64, before, time_header, .. } => {
+            Proof::Signed { by, header, prefix, base64, before, time_header, .. } => {
                 lines.extend(time_header.map(|header| format!("{header}: {time}")));
-                let key = match self.secret.strip_prefix("whsec_") {
-                    Some(encoded) => STANDARD.decode(encoded).unwrap(),
-                    None => self.secret.as_bytes().to_vec(),
-                };
-                let signed = [before(id, time).as_bytes(), body].concat();
-                let tag = hmac::sign(&hmac::Key::new(**algorithm, &key), &signed);
-                let text = if *base64 { STANDARD.encode(tag.as_ref()) } else { crate::harness::hex(tag) };
+                let tag = by.tag(self.secret, &[before(id, time).as_bytes(), body].concat());
+                let text = if *base64 { STANDARD.encode(tag) } else { crate::harness::hex(tag) };
                 ((*header).to_owned(), format!("{prefix}{text}"))
             }
         };
@@ -237,8 +264,8 @@ const GITLAB_BODY: &str = r#"{"object_kind":"push","event_name":"push","ref":"re
 
 /// HMAC-SHA256 of the body in hex.
 const fn hex(header: &'static str, prefix: &'static str) -> Proof {
-    Proof::Mac {
-        algorithm: &hmac::HMAC_SHA256,
+    Proof::Signed {
+        by: Signature::Hmac(&hmac::HMAC_SHA256),
         header,
         prefix,
         base64: false,
@@ -265,8 +292,8 @@ pub const SENDERS: &[Sender] = &[
         secret: "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
         head: &["X-Gitlab-Event: Push Hook"],
         id_header: Some("webhook-id"),
-        proof: Proof::Mac {
-            algorithm: &hmac::HMAC_SHA256,
+        proof: Proof::Signed {
+            by: Signature::Hmac(&hmac::HMAC_SHA256),
             header: "webhook-signature",
             prefix: "v1,",
             base64: true,
@@ -343,8 +370,8 @@ pub const SENDERS: &[Sender] = &[
         secret: "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=",
         head: &[],
         id_header: Some("svix-id"),
-        proof: Proof::Mac {
-            algorithm: &hmac::HMAC_SHA256,
+        proof: Proof::Signed {
+            by: Signature::Hmac(&hmac::HMAC_SHA256),
             header: "svix-signature",
             prefix: "v1,",
             base64: true,
@@ -354,6 +381,24 @@ pub const SENDERS: &[Sender] = &[
         },
         body: r#"{"type":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
         user: "webhook:standard-webhooks:repo:app-1",
+    },
+    Sender {
+        name: "standard-ed25519",
+        entry: "sender: standard_webhooks, facts: {repository_id: /repo}",
+        secret: PUBLIC,
+        head: &[],
+        id_header: Some("webhook-id"),
+        proof: Proof::Signed {
+            by: Signature::Ed25519,
+            header: "webhook-signature",
+            prefix: "v1a,",
+            base64: true,
+            before: |id, time| format!("{id}.{time}."),
+            time_header: Some("webhook-timestamp"),
+            signs_id: true,
+        },
+        body: r#"{"type":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
+        user: "webhook:standard-ed25519:repo:app-1",
     },
     Sender {
         name: "plain",
@@ -372,8 +417,8 @@ pub const SENDERS: &[Sender] = &[
         secret: "a secret of something in the tests",
         head: &[],
         id_header: Some("X-Id"),
-        proof: Proof::Mac {
-            algorithm: &hmac::HMAC_SHA512,
+        proof: Proof::Signed {
+            by: Signature::Hmac(&hmac::HMAC_SHA512),
             header: "X-Sign",
             prefix: "v0:",
             base64: true,
@@ -400,8 +445,8 @@ pub const SENDERS: &[Sender] = &[
         secret: "a secret of slack in the tests",
         head: &[],
         id_header: None,
-        proof: Proof::Mac {
-            algorithm: &hmac::HMAC_SHA256,
+        proof: Proof::Signed {
+            by: Signature::Hmac(&hmac::HMAC_SHA256),
             header: "X-Slack-Signature",
             prefix: "v0=",
             base64: false,
