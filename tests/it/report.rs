@@ -103,7 +103,7 @@ async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_
     let lets = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
     let asked = [
         ("subject_token", lets.as_str()),
-        ("actor_token", &agent),
+        ("actor_token", agent.as_str()),
         ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token"),
         ("audience", "https://target.test"),
         ("scope", "plan"),
