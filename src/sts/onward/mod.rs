@@ -244,9 +244,9 @@ fn check_rules(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut Reso
                 "leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may",
             );
         } else if token.is_for(&raw.audience) {
-            resolver.warning(&at, why).help(
-                "who gets one by the rule is refused there; have no pattern in its `audiences` that this begins as",
-            );
+            resolver
+                .warning(&at, why)
+                .help("who gets a scope by it is refused there; have its `audiences` leave this one out");
         }
     }
 }
