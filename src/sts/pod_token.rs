@@ -25,7 +25,7 @@ impl PodToken {
         // Whoever else it is for could exchange it as the task does.
         if claims.get("aud").and_then(Value::as_array).is_some_and(|audiences| audiences.len() > 1) {
             return Err(misfit(
-                "it is for others too (`aud`), each of whom could exchange it; project one whose `audience` is this alone",
+                "it is for others too (`aud`), each of whom could exchange it; project one whose `audience` is Doorward alone",
             ));
         }
         let text = |path: [&str; 2]| own.get(path[0])?.get(path[1])?.as_str();
