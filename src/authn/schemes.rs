@@ -33,7 +33,6 @@ use crate::{
     webhooks::{self, Replay, Webhook},
 };
 
-
 /// The largest body that somebody with a token may send to an EventListener, unless the route says otherwise.
 const MAX_CALL: usize = 10 << 20;
 
