@@ -24,6 +24,7 @@ use crate::{
     audit,
     authz::Trigger,
     clock::Timestamp,
+    config::raw::Effect,
     error::{Reason, Rejection},
     request::{exchange::Exchange, sanitize::CleanRequest},
     sha256::sha256,
@@ -125,12 +126,8 @@ pub async fn answer(
             app.metrics.webhooks.stopped();
             let record = exchange.record();
             if denial.is_of_rules() {
-                record.decision = Some(audit::Decision {
-                    outcome: audit::Outcome::Deny,
-                    rule: None,
-                    shadow: Vec::new(),
-                    grants: Vec::new(),
-                });
+                record.decision =
+                    Some(audit::Decision { outcome: Effect::Deny, rule: None, shadow: Vec::new(), grants: Vec::new() });
             }
             record.refuse(&Rejection::new(denial.0, why));
             json!({"continue": false, "status": {"code": denial.code(), "message": denial.1}})

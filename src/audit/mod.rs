@@ -86,8 +86,6 @@ pub use self::{
     settings::{Destination, Retention},
     verify::{Summary, Verifier},
 };
-/// What the policy said, as records call it.
-pub use crate::config::raw::Effect as Outcome;
 
 #[cfg(test)]
 mod tests;

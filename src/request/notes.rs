@@ -35,12 +35,7 @@ pub(super) fn note_target(record: &mut audit::Record, route: &Route, snapshot: &
 /// A decision as the trail has it.
 pub(crate) fn recorded(decision: &authz::Decision) -> audit::Decision {
     audit::Decision {
-        outcome: match &decision.outcome {
-            authz::Outcome::Allow => audit::Outcome::Allow,
-            authz::Outcome::Deny(_) | authz::Outcome::NoMatch { .. } => audit::Outcome::Deny,
-            authz::Outcome::StepUp(_) => audit::Outcome::StepUp,
-            authz::Outcome::Approve(_) => audit::Outcome::Approve,
-        },
+        outcome: decision.outcome.effect(),
         rule: decision.rule.clone(),
         shadow: decision.shadow.iter().map(|shadow| Arc::clone(&shadow.rule)).collect(),
         grants: Vec::new(),

@@ -330,7 +330,10 @@ mod tests {
             principal::{Actor, KnownAs, WorkloadIdentity},
         },
         authz::{AskedToken, Policy},
-        config::{raw, resolver::Resolver},
+        config::{
+            raw::{self, Effect},
+            resolver::Resolver,
+        },
         request::sanitize::{Arrival, sanitize},
         sessions::tests::trail,
         webhooks::Facts,
@@ -418,7 +421,7 @@ rules:
                 asked: Some(Box::new(asked)),
                 principal: Some(principal),
                 decision: Some(audit::Decision {
-                    outcome: audit::Outcome::Allow,
+                    outcome: Effect::Allow,
                     rule: None,
                     shadow: Vec::new(),
                     grants: Vec::new(),
