@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use hyper::upgrade::OnUpgrade;
 
-use super::Principal;
+use super::{Principal, Scheme};
 use crate::{
     audit,
     authz::{Policy, RequestView},
@@ -24,7 +24,11 @@ use crate::{
         buffered::{self, BufferLimits, ByteBudget},
         streams::StreamRequest,
     },
+    webhooks,
 };
+
+/// The largest body that somebody with a token may send to an EventListener, unless the route says otherwise.
+const MAX_CALL: usize = 10 << 20;
 
 /// A request whose caller is known. Made by the schemes alone; what the authorizer takes.
 #[derive(Debug)]
@@ -146,6 +150,28 @@ impl Authenticated {
         Ok(Self { request, ..self })
     }
 
+    /// Whether it goes to an EventListener and is no delivery, whose body was read to prove who sends it.
+    pub(crate) fn is_call(&self) -> bool {
+        self.route.kind == RouteKind::Webhook && self.principal.scheme != Scheme::Webhook
+    }
+
+    /// Reads the body of such a call whole, as an EventListener gives it 5 s. What arrives there is known by its digest, whoever
+    /// sends it.
+    pub(crate) async fn read_call(
+        self,
+        limits: &raw::Limits,
+        budget: &ByteBudget,
+        record: &mut audit::Record,
+    ) -> Result<Self, Rejection> {
+        webhooks::check_json(self.request.headers())?;
+        let max = self.route.max_in_memory().unwrap_or(MAX_CALL);
+        let (request, body) = self.request.take_body();
+        let body = buffered::read(body, BufferLimits::new(limits, max), budget).await?;
+        note_body(&body, record);
+        let request = request.with_body(RequestBody::Buffered(body));
+        Ok(Self { request, ..self })
+    }
+
     /// What the request does to a run of Tekton.
     pub fn run(&self) -> Option<&Arc<Run>> {
         self.document.as_ref().map(|document| &document.run)
@@ -199,7 +225,7 @@ impl Authenticated {
 }
 
 /// Notes a body that was read whole.
-pub(super) fn note_body(body: &[u8], record: &mut audit::Record) {
+fn note_body(body: &[u8], record: &mut audit::Record) {
     record.bytes_in = body.len() as u64;
     record.body_digest = Some(sha256(&[body]));
 }

@@ -9,7 +9,6 @@ use hyper::body::Incoming;
 
 use super::{
     Authenticated, Presented, Principal, Scheme,
-    authenticated::note_body,
     bearer::{self, BearerToken},
     break_glass::{self, BreakGlass},
 };
@@ -33,8 +32,6 @@ use crate::{
     webhooks::{self, Replay, Webhook},
 };
 
-/// The largest body that somebody with a token may send to an EventListener, unless the route says otherwise.
-const MAX_CALL: usize = 10 << 20;
 
 /// What the schemes of one generation work with.
 #[derive(Clone, Copy, Debug)]
@@ -81,8 +78,7 @@ impl Authenticator<'_> {
             && let Some((principal, token)) = self.bearer(&mut request, route).await?
         {
             self.check_login(&principal, route, record)?;
-            let request = self.with_body(request, route, record).await?;
-            return known(request, route, principal, token, record);
+            return known(streamed(request, route)?, route, principal, token, record);
         }
         for scheme in schemes {
             let presented = match scheme {
@@ -106,8 +102,7 @@ impl Authenticator<'_> {
             };
             self.check_login(&principal, route, record)?;
             self.check_revoked(&principal)?;
-            let request = self.with_body(request, route, record).await?;
-            return known(request, route, principal, None, record);
+            return known(streamed(request, route)?, route, principal, None, record);
         }
         if schemes.contains(&Scheme::Session) && csrf::is_form_of_another_host(request.method(), request.headers()) {
             let why = "a page of another host sent this form, and there is no session in what it sent";
@@ -289,28 +284,6 @@ impl Authenticator<'_> {
             self.login.challenge(&origin, request.method(), request.path(), request.query(), request.headers())
         });
         location.map_or(Err(rejection), |location| Ok(Authentication::Respond(see_other(&location))))
-    }
-
-    /// The request with its body: as it comes, but read whole on its way to an EventListener, which gives it 5 s. What
-    /// arrives there is known by its digest, whoever sends it.
-    async fn with_body(
-        &self,
-        request: CleanRequest<Incoming>,
-        route: &Route,
-        record: &mut audit::Record,
-    ) -> Result<CleanRequest<RequestBody>, Rejection> {
-        if route.kind != RouteKind::Webhook {
-            return streamed(request, route);
-        }
-        Box::pin(async {
-            webhooks::check_json(request.headers())?;
-            let max = route.max_in_memory().unwrap_or(MAX_CALL);
-            let (request, body) = request.take_body();
-            let body = buffered::read(body, BufferLimits::new(self.limits, max), self.budget).await?;
-            note_body(&body, record);
-            Ok(request.with_body(RequestBody::Buffered(body)))
-        })
-        .await
     }
 
     async fn webhook(

@@ -10,7 +10,7 @@ use super::{
     Decision, Outcome, Policy, RequestView, Shadow,
     condition::{Condition, listed},
     policy::create_of,
-    rule::{Case, Hit, RuleAction},
+    rule::{Case, Hit, Rule, RuleAction},
     who::WEBHOOKS,
 };
 
@@ -70,6 +70,10 @@ pub enum Verdict {
 const APPLY: &str = "server-side apply may create the run as well as patch it, and must be allowed as both; the rules below are asked \
                      about the {}";
 
+/// Said of a request that the policy refuses before its body is there.
+const ANY_BODY: &str =
+    "it is refused whatever its body says, so that the body is not read, and no deny about runs is asked";
+
 impl Policy {
     /// Explains the decision on a request.
     pub fn explain(&self, principal: &Principal, request: &RequestView<'_>) -> Explanation {
@@ -84,8 +88,16 @@ impl Policy {
         // The request as what it was decided.
         let request = refused.unwrap_or(request);
         let case = Case::new(principal, self.issuer(principal), request);
+        // Then a deny about bodies is in doubt, and is not what refuses.
+        let is_refused_unread = request.is_unread() && self.refuses_any_body(principal, request).is_some();
+        if is_refused_unread {
+            notes.push(ANY_BODY.to_owned());
+        }
+        let is_told =
+            |rule: &&Rule| !(is_refused_unread && rule.is_about_bodies() && rule.is_deny());
         let rules: Vec<RuleReport> = self
             .candidates(request.route)
+            .filter(is_told)
             .map(|rule| RuleReport {
                 rule: Arc::clone(&rule.id),
                 action: rule.action.kind(),

@@ -59,7 +59,7 @@ use crate::{
     clock::Timestamp,
     config::raw::{EventListener, RouteKind},
     kubernetes::Attributes,
-    tekton::Run,
+    tekton::{self, Run},
     webhooks::Facts,
 };
 
@@ -111,4 +111,11 @@ pub struct RequestView<'a> {
     /// Where a token is asked for. Nothing but tokens is given then.
     pub token: Option<TokenView<'a>>,
     pub now: Timestamp,
+}
+
+impl RequestView<'_> {
+    /// Whether rules look at its body, and nobody has read that.
+    pub fn is_unread(&self) -> bool {
+        self.run.is_none() && self.kubernetes.is_some_and(|asked| tekton::concerns(asked).is_some())
+    }
 }

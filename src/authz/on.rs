@@ -12,7 +12,7 @@ use crate::{
     },
     kubernetes::Attributes,
     request::method::KNOWN,
-    tekton, webhooks,
+    webhooks,
 };
 
 use super::{
@@ -336,9 +336,7 @@ impl On {
             Self::Run(condition) => match view.run {
                 Some(run) => condition.holds(run, reading),
                 // Of one whose body nobody has read anything may be true.
-                None => {
-                    reading == Reading::Wide && view.kubernetes.is_some_and(|asked| tekton::concerns(asked).is_some())
-                }
+                None => reading == Reading::Wide && view.is_unread(),
             },
             Self::Guard(guard) => guard.missed(view, reading).is_none(),
             Self::Time(window) => window.contains(view.now),
@@ -416,9 +414,7 @@ impl On {
             Self::Token(_) => Condition::new("on.token", "a token", or_none(view.token.map(|token| token.audience))),
             Self::Kubernetes(condition) => Condition::new("on.kubernetes", condition.needs(), kubernetes()),
             Self::Run(condition) => {
-                let unread =
-                    view.run.is_none() && view.kubernetes.is_some_and(|asked| tekton::concerns(asked).is_some());
-                let found = if unread { Some("no body".to_owned()) } else { view.run.map(run::found) };
+                let found = if view.is_unread() { Some("no body".to_owned()) } else { view.run.map(run::found) };
                 Condition::new("on.run", condition.needs(), or_none(found.as_deref()))
             }
             Self::Guard(guard) => {

@@ -119,7 +119,14 @@ impl Policy {
     ///
     /// Server-side apply of a run is a patch that may be a create, and must be allowed as both; for that its attributes
     /// are copied.
+    ///
+    /// One whose body nobody has read is decided as if it said the worst, unless it is refused whatever it says.
     pub fn decide(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
+        if request.is_unread()
+            && let Some(refusal) = self.refuses_any_body(principal, request)
+        {
+            return refusal;
+        }
         let decision = self.decide_as_it_is(principal, request);
         let Some(create) = create_of(request) else { return decision };
         let as_create = self.decide_as_it_is(principal, &RequestView { kubernetes: Some(&create), ..*request });
@@ -129,6 +136,16 @@ impl Policy {
     }
 
     pub(super) fn decide_as_it_is(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
+        self.decide_by(principal, request, |_| true)
+    }
+
+    /// Decides by those rules alone that `is_asked`.
+    fn decide_by(
+        &self,
+        principal: &Principal,
+        request: &RequestView<'_>,
+        is_asked: impl Fn(&Rule) -> bool,
+    ) -> Decision {
         // The API server's authorizer sees no verb either, and what has none is not allowed. Of paths that are no resource the verb
         // is the method, whatever it is.
         let has_no_verb =
@@ -144,7 +161,7 @@ impl Policy {
         }
         let case = Case::new(principal, self.issuer(principal), request);
         let mut tally = Tally::default();
-        for rule in self.candidates(request.route) {
+        for rule in self.candidates(request.route).filter(|rule| is_asked(rule)) {
             tally.look(rule, &case);
         }
         tally.decide(|| {
@@ -161,6 +178,19 @@ impl Policy {
         let case = Case::new(principal, self.issuer(principal), request);
         !self.enforced(request.route).any(|rule| rule.denies_any(&case))
             && self.enforced(request.route).any(|rule| rule.may_allow(&case))
+    }
+
+    /// The refusal of a request that no body makes good, so that nobody need wait for one. `None` where some body may be allowed,
+    /// and where a rule in `mode: shadow` would allow some: which, its body tells.
+    pub fn refuses_any_body(&self, principal: &Principal, request: &RequestView<'_>) -> Option<Decision> {
+        let case = Case::new(principal, self.issuer(principal), request);
+        let is_tried = |rule: &Rule| rule.shadow && rule.is_about_bodies() && rule.may_allow(&case);
+        if self.may_allow(principal, request) || self.candidates(request.route).any(is_tried) {
+            return None;
+        }
+        // What a rule about bodies would say of this one is not known, and takes nothing from the refusal.
+        let decision = self.decide_by(principal, request, |rule| !rule.is_about_bodies());
+        (!decision.is_allow()).then_some(decision)
     }
 
     /// What rules say of the Triggers that an allowed delivery may set off; `None` where none of its route says anything.

@@ -308,10 +308,14 @@ impl Rule {
         self.tokens().all(|token| token.takes(scope, self.reading))
     }
 
+    /// Whether it looks at bodies.
+    pub(super) fn is_about_bodies(&self) -> bool {
+        self.of_runs().next().is_some()
+    }
+
     /// Whether it denies whatever the body is.
     pub(super) fn denies_any(&self, case: &Case<'_>) -> bool {
-        let is_about_bodies = self.on.iter().any(|on| matches!(on, On::Run(_)));
-        self.is_deny() && !is_about_bodies && !matches!(self.look(case), Hit::Miss)
+        self.is_deny() && !self.is_about_bodies() && !matches!(self.look(case), Hit::Miss)
     }
 
     /// Whether it would allow, perhaps with an approval or a fresh login, with some body.
@@ -364,7 +368,9 @@ impl Rule {
             missing = Some(who.scopes().filter(|_| missing.is_none())?);
         }
         let scope = missing?.iter().next()?;
-        self.on.iter().all(|on| on.holds(case.request, self.reading)).then_some(scope)
+        // What nobody has read may be as the rule has it.
+        let is_open = |on: &On| matches!(on, On::Run(_)) && case.request.is_unread();
+        self.on.iter().all(|on| is_open(on) || on.holds(case.request, self.reading)).then_some(scope)
     }
 
     /// The conditions that do not hold, in words.

@@ -138,7 +138,7 @@ impl Scenario {
 
     /// Whether rules look at the body of such a request, and none is written.
     pub fn lacks_body(&self) -> bool {
-        self.run.is_none() && self.kubernetes.as_ref().is_some_and(|asked| tekton::concerns(asked).is_some())
+        self.request().is_unread()
     }
 
     /// Whether it is a patch that is refused, whatever rules say, where the run that is there says otherwise.

@@ -42,8 +42,8 @@ use crate::{
 const NOT_REVOKED: &str = "whether the token, or who it is of, was revoked is not looked at";
 
 /// Rules that ask for something of the run miss without it, and it may be refused for itself.
-const NO_BODY: &str = "the request has no body, which is read before any rule is asked, and which rules with `run` look at; give the \
-                       body with `--body`";
+const NO_BODY: &str = "the request has no body, at which rules with `run` look where some body may be allowed; give the body with \
+                       `--body`";
 
 /// Only the API server knows the run.
 const HELD_AGAINST_RUN: &str = "the patch is held against the run that is there: what it says of who asked for it, where it came from and \

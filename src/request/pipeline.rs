@@ -222,7 +222,7 @@ impl Worker {
             authn::Authentication::Known(authenticated, taking) => (authenticated, taking),
             authn::Authentication::Respond(response) => return Ok(own(response, exchange.record().id)),
         };
-        let authenticated = self.read_what_it_changes(snapshot, authenticated, exchange).await?;
+        let authenticated = self.read_body(snapshot, authenticated, exchange).await?;
         match route.kind {
             RouteKind::Webhook => Box::pin(self.take_delivery(snapshot, authenticated, &route, taking, exchange)).await,
             RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
@@ -249,27 +249,40 @@ impl Worker {
         Ok(request)
     }
 
-    /// Reads the body of a request to Kubernetes that says what becomes of a run or of a template, and notes what it does. Of any
-    /// other nothing is read.
-    async fn read_what_it_changes(
+    /// Reads the body of a request to Kubernetes that says what becomes of a run or of a template, and notes what it does, and that of
+    /// a call to an EventListener. Of any other nothing is read, nor of one that the policy refuses whatever its body says: bodies share
+    /// one memory, which nobody is to fill who may do nothing.
+    async fn read_body(
         &self,
         snapshot: &Snapshot,
         authenticated: authn::Authenticated,
         exchange: &mut Exchange,
     ) -> Result<authn::Authenticated, Rejection> {
         exchange.record().kubernetes = authenticated.kubernetes().cloned();
-        let Some(attributes) = authenticated.kubernetes() else { return Ok(authenticated) };
+        let kind = authenticated.kubernetes().and_then(|attributes| tekton::concerns(attributes));
+        let is_template =
+            authenticated.kubernetes().is_some_and(|attributes| tekton::template::is_template(attributes));
+        if kind.is_none() && !is_template && !authenticated.is_call() {
+            return Ok(authenticated);
+        }
+        let view = authenticated.view(self.app.clock.now());
+        if let Some(decision) = snapshot.policy.refuses_any_body(authenticated.principal(), &view) {
+            exchange.record().decision = Some(recorded(&decision));
+            if let Some(rejection) = decision.rejection() {
+                return Err(rejection);
+            }
+        }
         let (limits, budget) = (&snapshot.limits, &self.app.budget);
-        if let Some(kind) = tekton::concerns(attributes) {
+        if let Some(kind) = kind {
             let read = authenticated.read_run(kind, limits, budget, &snapshot.policy, exchange.record());
             let authenticated = Box::pin(read).await?;
             exchange.record().run = authenticated.run().cloned();
             return Ok(authenticated);
         }
-        if tekton::template::is_template(attributes) {
+        if is_template {
             return Box::pin(authenticated.read_template(limits, budget, exchange.record())).await;
         }
-        Ok(authenticated)
+        Box::pin(authenticated.read_call(limits, budget, exchange.record())).await
     }
 
     /// From a known caller to a request that may be sent, with the identity that it is sent under. `once` names what goes to an

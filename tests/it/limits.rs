@@ -267,6 +267,41 @@ async fn how_large_a_delivery_may_be_can_be_set() {
     assert!(fixture.upstream.take().is_empty());
 }
 
+/// All bodies that are read whole share one memory, and the slowest may take its time.
+#[tokio::test]
+async fn no_body_is_waited_for_of_whom_the_policy_refuses_whatever_it_says() {
+    let rules = "rules:\n  - {id: no-code, on: {run: {inline: true}}, do: deny}\n  \
+        - {id: bots, on: {event_listener: build}, who: {issuers: [a], groups: [bots]}, do: allow}\n";
+    let change = |yaml: String| {
+        yaml.change("rules:\n", rules).change(
+            "schemes: [webhook], webhook: github",
+            "schemes: [bearer, webhook], webhook: github, event_listener: {namespace: ci, name: build}",
+        )
+    };
+    let fixture = Fixture::with(change, ok).await;
+    let nobody = bearer(&fixture.a.token("mallory", &[]));
+    let (alice, bot) = (fixture.alice(), bearer(&fixture.a.token("bot", &["bots"])));
+    let (runs, template) =
+        ("/apis/tekton.dev/v1/namespaces/ci/pipelineruns", "/apis/tekton.dev/v1/namespaces/ci/tasks");
+    for (host, path, refused, allowed) in [
+        ("api.test", runs, &nobody, &alice),
+        ("api.test", template, &nobody, &alice),
+        ("hooks.test", "/github", &alice, &bot),
+    ] {
+        let status = async |who: &str| {
+            let mut raw = fixture.doorward.raw().await;
+            let json = "Content-Type: application/json\r\nContent-Length: 3000000";
+            raw.send(format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{who}\r\n{json}\r\n\r\n")).await;
+            let answer = raw.answer().await;
+            (answer.status, answer.reason())
+        };
+        // Not `no-code`, which may not be about this body at all.
+        assert_eq!(status(refused).await, (403, "no_rule_matched".to_owned()), "{host}{path}");
+        assert_eq!(status(allowed).await, (408, "body_timeout".to_owned()), "{host}{path}, its twin");
+    }
+    assert!(fixture.upstream.take().is_empty());
+}
+
 /// A body that is passed on as it comes must come at the same rate as one that is read whole. The messages of gRPC may come at any
 /// time.
 #[tokio::test]

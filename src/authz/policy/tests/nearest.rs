@@ -31,6 +31,46 @@ rules:
     }
 }
 
+/// A deny about bodies was in doubt of a body that nobody had read, and named for what it may have nothing to do with.
+#[test]
+fn a_body_is_wanted_of_those_alone_to_whom_it_may_make_a_difference() {
+    const RULES: &str = "
+rules:
+  - {id: starts, on: {namespace: ci, run: {does: [create]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: by-scope, on: {namespace: ci, run: {does: [create]}}, who: {issuers: [corp], kind: agent, scopes: [run]}, do: allow}
+  - {id: tried, on: {namespace: ci, run: {does: [create]}}, who: {issuers: [corp], groups: [ops]}, do: allow, mode: shadow}
+  - {id: no-code, on: {run: {inline: true}}, do: deny}
+  - {id: not-prod, on: {kubernetes: {namespaces: [prod]}}, do: deny}
+";
+    let root = root(GROUND, RULES);
+    let policy = compile(&root).unwrap();
+    for (facts, namespace, refused) in [
+        ("groups: [dev], scopes: []", "ci", None),
+        ("groups: [dev], scopes: []", "prod", Some("not-prod")),
+        ("groups: [dev], scopes: []", "other", Some("")),
+        ("groups: [qa], kind: human, scopes: []", "ci", Some("")),
+        ("groups: [], kind: agent, scopes: [look]", "ci", Some("run")),
+        ("groups: [ops], kind: human, scopes: []", "ci", None),
+    ] {
+        let path = format!("/apis/tekton.dev/v1/namespaces/{namespace}/pipelineruns");
+        let facts: raw::PrincipalFacts = serde_saphyr::from_str(&format!("{{issuer: corp, {facts}}}")).unwrap();
+        let request = serde_saphyr::from_str(&format!("{{route: api, method: POST, path: {path}}}")).unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let refusal = policy.refuses_any_body(&scenario.principal, &scenario.request());
+        let told = refusal.as_ref().map(|decision| match &decision.outcome {
+            Outcome::NoMatch { missing_scope: Some(scope), .. } => &**scope,
+            _ => decision.rule.as_deref().unwrap_or_default(),
+        });
+        assert_eq!(told, refused, "{facts:?} in {namespace}");
+        let explained = policy.explain(&scenario.principal, &scenario.request());
+        assert_eq!(explained.outcome, "deny");
+        if let Some(decision) = refusal {
+            assert_eq!(explained.rule, decision.rule, "{facts:?} in {namespace}");
+            assert!(explained.rules.iter().all(|report| &*report.rule != "no-code"), "{facts:?} in {namespace}");
+        }
+    }
+}
+
 /// A sender never becomes another, however many conditions its own rule has besides.
 #[test]
 fn a_rule_of_another_sender_is_farther_than_one_whose_branch_is_missed() {
