@@ -1,6 +1,11 @@
 //! Whether streams that are open may go on: each is held against what is in force and known by now, whenever that changes.
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -10,6 +15,7 @@ use crate::{
     authn::{CredentialId, Principal, Scheme},
     clock::Timestamp,
     error::Reason,
+    lock::lock,
     request::route::{Route, Target},
     sessions::Ended,
     snapshot::Snapshot,
@@ -192,28 +198,46 @@ fn of_inactive(principal: &Principal, now: Timestamp) -> CutReason {
 /// How often the sessions of open streams are looked at. Short beside `sessions.recheck`, which is a minute or more.
 const SESSION_TICK: Duration = Duration::from_secs(5);
 
+/// Sessions that are looked at at one time.
+const SESSIONS_AT_ONCE: usize = 16;
+
 /// Keeps the sessions of open streams true, and ends the streams of those that have ended or whose person may no longer
 /// do what was asked.
 pub(super) async fn watch_sessions(app: &App) {
     let mut tick = tokio::time::interval(SESSION_TICK);
+    // Who each was of when it was looked up last.
+    let known: Mutex<HashMap<Arc<str>, Arc<Principal>>> = Mutex::default();
     loop {
         tick.tick().await;
         let sessions = app.snapshot.load().sessions.clone();
-        let mut over = HashSet::new();
-        for (name, streams) in app.streams.by_session() {
-            match sessions.current(&name).await {
+        let open = app.streams.by_session();
+        lock(&known).retain(|name, _| open.contains_key(name));
+        let over: Mutex<HashSet<Arc<str>>> = Mutex::default();
+        let look = async |(name, streams): (Arc<str>, Vec<Asked>)| {
+            let principal = match sessions.current(&name).await {
                 Ok(Some(principal)) => {
-                    for asked in &streams {
-                        if let Some(why) = app.refuses_to(&principal, asked.stream()) {
-                            asked.cut(why);
-                        }
-                    }
+                    lock(&known).insert(name, Arc::clone(&principal));
+                    Some(principal)
                 }
-                Ok(None) => _ = over.insert(name),
-                // Without the store nobody is logged out.
-                Err(error) => tracing::debug!(%error, "the session of a stream was not looked up"),
+                Ok(None) => {
+                    lock(&over).insert(name);
+                    return;
+                }
+                // Without the store nobody is logged out. But time goes on, and with it what rules say of who it was.
+                Err(error) => {
+                    tracing::debug!(%error, "the session of a stream was not looked up");
+                    lock(&known).get(&name).cloned()
+                }
+            };
+            for asked in &streams {
+                let stream = asked.stream();
+                if let Some(why) = app.refuses_to(principal.as_ref().unwrap_or(&stream.principal), stream) {
+                    asked.cut(why);
+                }
             }
-        }
+        };
+        stream::iter(open).for_each_concurrent(SESSIONS_AT_ONCE, look).await;
+        let over = std::mem::take(&mut *lock(&over));
         if !over.is_empty() {
             // Whoever ended one said so before, and maybe a moment ago.
             drop(app.revocations.refresh().await);

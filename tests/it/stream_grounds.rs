@@ -13,10 +13,12 @@ use tokio::sync::Notify;
 use crate::{
     fixture::{Change, Fixture, bearer},
     harness::{
-        Doorward, Fault, Raw, Recorded, Reply, Reviews, Verdict, held_up, now, request, settled,
-        streams::{LOG, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
+        Doorward, Fault, Raw, Recorded, RedisServer, Reply, Reviews, Upstream, Verdict, held_up, log_in, now, request,
+        settled,
+        streams::{LOG, OF_CLUSTER, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
         unique, until, within,
     },
+    login_world::{LoginWorld, RULE, STORE, on_redis},
 };
 
 async fn watch(doorward: &Doorward, host: &str, credential: &str) -> Raw {
@@ -326,6 +328,33 @@ async fn a_stream_ends_when_a_login_grows_too_old_or_an_expression_looks_at_the_
     }
     is_open(&mut twin, "another rule").await;
     assert_eq!(ends(&fixture.doorward, 2).await, ["permission_lost", "permission_lost"]);
+}
+
+/// Who somebody is cannot be looked up then, and is known from before.
+#[tokio::test]
+async fn a_stream_of_a_session_ends_when_its_rule_does_not_hold_any_more_though_the_store_is_away() {
+    let mut redis = RedisServer::start(&[]);
+    let store = on_redis(&format!("server: '{}'", redis.address()));
+    let until = now() + 300;
+    let rule = format!(
+        "{{id: people, on: {{routes: [cluster], kubernetes: {{resources: [pods, pods/log]}}}}, who: {{users: [alice]}}, do: allow}}\n  \
+         - {{id: timed, on: {{routes: [cluster], kubernetes: {{resources: [taskruns]}}}}, who: {{users: [alice]}}, when: 'request.time < {until}', do: allow}}"
+    );
+    let changes = [&OF_CLUSTER[..2], &[(RULE, &rule), (STORE, &store)]].concat();
+    let (world, issuer) = LoginWorld::scripted_with(Upstream::scripted(streaming).await, &changes).await;
+    let LoginWorld { doorward, upstream: _upstream, host } = world;
+    let token = bearer(&issuer.token("probe", &[]));
+    settled(async || doorward.get("/api/v1/pods", &["Host: localhost", &token]).await).await;
+    let cookie = log_in(&doorward, &host, "/api/v1/pods").await;
+    let host = format!("Host: {host}");
+    let lost = watch(&doorward, &host, &cookie).await;
+    let mut twin = begin(&doorward, LOG, &[&host, &cookie, "Connection: close"], 200).await;
+    redis.kill();
+    is_open(&mut twin, "the store is away").await;
+    doorward.set_clock_ahead(400);
+    has_ended(lost, "the rule does not hold any more").await;
+    is_open(&mut twin, "another rule").await;
+    assert_eq!(ends(&doorward, 1).await, ["permission_lost"]);
 }
 
 /// It has the more to read the longer it does not, so that nothing of the answer would be asked for in hours.
