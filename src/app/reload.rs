@@ -257,7 +257,9 @@ impl Reloader {
 
     /// Ends the streams that may not go on by what is in force now, and tells how many.
     async fn end_refused_streams(&self) -> usize {
-        self.app.streams.recheck_in_parts(|stream| self.app.refuses(stream)).await
+        let (app, streams) = (&self.app, &self.app.streams);
+        streams.end_by(|stream| app.latest_end(stream));
+        streams.cut_expired() + streams.recheck_in_parts(|stream| app.refuses(stream)).await
     }
 
     async fn take(&self, loaded: &Loaded, next: Snapshot, cause: Cause) {

@@ -59,6 +59,11 @@ impl App {
         (!is_allowed).then_some(CutReason::PermissionLost)
     }
 
+    /// When a stream ends at the latest by the generation in force, whose route may allow it less time than when it began.
+    pub fn latest_end(&self, stream: &Stream) -> Option<Timestamp> {
+        route_of(&self.snapshot.load(), stream).map(|route| stream.began + route.max_stream)
+    }
+
     /// Why the credential of a caller is worth nothing any more, if somebody took it back: them, an operator, or their issuer together
     /// with the key that signed it.
     fn took_back(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {

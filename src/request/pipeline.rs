@@ -383,10 +383,13 @@ impl Worker {
         let Cleared { outbound, groups, epoch, now, .. } = cleared;
         let begin = |outbound: &Outbound, kind| {
             let handle = self.app.streams.register(outbound.permit.stream(kind, Arc::clone(groups), *now));
-            if handle.missed(*epoch)
-                && let Some(why) = self.app.refuses(handle.stream())
-            {
-                handle.end(why);
+            if handle.missed(*epoch) {
+                if let Some(why) = self.app.refuses(handle.stream()) {
+                    handle.end(why);
+                }
+                if let Some(latest) = self.app.latest_end(handle.stream()) {
+                    handle.end_by(latest);
+                }
             }
             handle
         };

@@ -96,7 +96,8 @@ pub struct Stream {
     /// The token that it was opened with, if its issuer is asked about it.
     pub token: Option<VouchedToken>,
     pub request: StreamRequest,
-    /// When it ends at the latest.
+    pub began: Timestamp,
+    /// When it ends at the latest, by what its route allowed when it began.
     pub deadline: Timestamp,
 }
 
@@ -111,7 +112,7 @@ impl Stream {
         now: Timestamp,
     ) -> Self {
         let deadline = (now + max).min(principal.ends());
-        Self { kind, principal, groups, token: None, request, deadline }
+        Self { kind, principal, groups, token: None, request, began: now, deadline }
     }
 
     /// Whether it goes on until somebody ends it, as far as is known.
@@ -252,6 +253,11 @@ impl StreamHandle {
         let _ = self.entry.cut.abort.set(Abort::of_this_work());
     }
 
+    /// Has it end by `latest`, if that is before its deadline.
+    pub(crate) fn end_by(&self, latest: Timestamp) {
+        self.shared.end_by(&self.entry, latest);
+    }
+
     /// Ends the stream from the inside, for reasons that it sees itself.
     pub(crate) fn end(&self, reason: CutReason) {
         self.shared.cut(&self.entry, reason);
@@ -363,6 +369,15 @@ impl Registry {
         entry.cut.get().is_none() && refuses(&entry.stream).is_some_and(|why| self.shared.cut(entry, why))
     }
 
+    /// Has those end earlier for which `latest` gives a time before their deadline.
+    pub fn end_by(&self, latest: impl Fn(&Stream) -> Option<Timestamp>) {
+        for entry in self.all() {
+            if let Some(latest) = latest(&entry.stream) {
+                self.shared.end_by(&entry, latest);
+            }
+        }
+    }
+
     /// Ends the streams whose deadline is over, and tells how many.
     pub fn cut_expired(&self) -> usize {
         let now = self.shared.clock.now();
@@ -448,6 +463,13 @@ impl Asked {
 impl Shared {
     fn open(&self) -> MutexGuard<'_, Open> {
         lock(&self.open)
+    }
+
+    /// An earlier deadline stands beside the first one, and goes when it is over, be the stream there or not.
+    fn end_by(&self, entry: &Entry, latest: Timestamp) {
+        if latest < entry.stream.deadline {
+            self.open().deadlines.insert((latest, entry.id));
+        }
     }
 
     fn cut(&self, entry: &Entry, reason: CutReason) -> bool {

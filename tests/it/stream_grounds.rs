@@ -146,6 +146,25 @@ async fn a_stream_ends_when_its_route_is_for_other_requests_or_leads_elsewhere()
     assert!(ends(&fixture.doorward, 3).await.iter().all(|why| why == "permission_lost"));
 }
 
+/// An operator who wants to be rid of shells that were left open does not wait for the time that they began with.
+#[tokio::test]
+async fn a_stream_ends_by_the_shorter_time_that_a_reload_gives_its_route() {
+    let mut fixture = Fixture::with_faults(|yaml| yaml, streaming).await;
+    let mut claims = fixture.a.claims("alice", &["dev"]);
+    claims["exp"] = json!(now() + 7200);
+    let alice = bearer(&fixture.a.sign(&claims));
+    let mut lost = watch(&fixture.doorward, "Host: api.test", &alice).await;
+    let mut twin = watch(&fixture.doorward, "Host: a.test", &alice).await;
+    let api = "hosts: [api.test], schemes: [bearer], upstream: cluster";
+    fixture.doorward.change(api, &format!("{api}, max_stream: 20m"));
+    fixture.doorward.wait_for_generation(2).await;
+    is_open(&mut lost, "its time is not over").await;
+    fixture.doorward.set_clock_ahead(1300);
+    has_ended(lost, "its time is over").await;
+    is_open(&mut twin, "another route").await;
+    assert_eq!(ends(&fixture.doorward, 1).await, ["expired"]);
+}
+
 /// The files of what is in force are taken by themselves while the configuration beside them is refused.
 #[tokio::test]
 async fn a_stream_ends_when_a_kubeconfig_leads_elsewhere_though_the_configuration_beside_it_is_refused() {

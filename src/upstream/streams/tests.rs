@@ -83,6 +83,26 @@ async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
     assert_eq!((handle.cut().await, other.reason()), (CutReason::Expired, None));
 }
 
+/// A reload may leave a route less time, and never gives a stream more than it began with.
+#[test]
+fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
+    let (registry, clock) = registry();
+    let now = clock.now();
+    let [first, second] = ["alice", "bob"].map(|name| registry.register(watch(name, now + seconds(600), now)));
+    let by = |seconds_later: u64| move |stream: &Stream| Some(stream.began + seconds(seconds_later));
+    registry.end_by(by(7200));
+    registry.end_by(by(60));
+    second.end_by(now + seconds(30));
+    clock.advance(seconds(30));
+    assert_eq!((registry.cut_expired(), first.reason(), second.reason()), (1, None, Some(CutReason::Expired)));
+    clock.advance(seconds(30));
+    assert_eq!((registry.cut_expired(), first.reason()), (1, Some(CutReason::Expired)));
+    // What is left over of one that ended is of nobody.
+    drop((first, second));
+    clock.advance(seconds(7200));
+    assert_eq!((registry.cut_expired(), registry.shared.open().deadlines.len()), (0, 0));
+}
+
 #[tokio::test]
 async fn the_deadline_task_wakes_a_waiting_stream() {
     let (registry, clock) = registry();
