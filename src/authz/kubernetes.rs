@@ -36,23 +36,42 @@ const VERBS: [&str; 15] = [
     "head",
 ];
 
-/// Resources that are in no namespace, of the groups that come with the API server. A list of these is about no
+/// Resources that are in no namespace, of Tekton and of the groups that come with the API server. A list of these is about no
 /// namespace; a list of any other without a namespace is about all of them.
-const CLUSTER_SCOPED: [(&str, &str); 16] = [
+const CLUSTER_SCOPED: [(&str, &str); 35] = [
     ("", "namespaces"),
     ("", "nodes"),
     ("", "persistentvolumes"),
     ("", "componentstatuses"),
+    ("triggers.tekton.dev", "clusterinterceptors"),
+    ("triggers.tekton.dev", "clustertriggerbindings"),
     ("rbac.authorization.k8s.io", "clusterroles"),
     ("rbac.authorization.k8s.io", "clusterrolebindings"),
     ("storage.k8s.io", "storageclasses"),
     ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "volumeattributesclasses"),
     ("storage.k8s.io", "csinodes"),
     ("storage.k8s.io", "csidrivers"),
     ("scheduling.k8s.io", "priorityclasses"),
     ("networking.k8s.io", "ingressclasses"),
+    ("networking.k8s.io", "ipaddresses"),
+    ("networking.k8s.io", "servicecidrs"),
     ("node.k8s.io", "runtimeclasses"),
     ("certificates.k8s.io", "certificatesigningrequests"),
+    ("certificates.k8s.io", "clustertrustbundles"),
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"),
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+    ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "devicetaintrules"),
+    ("resource.k8s.io", "resourceslices"),
+    ("internal.apiserver.k8s.io", "storageversions"),
+    ("storagemigration.k8s.io", "storageversionmigrations"),
     ("apiextensions.k8s.io", "customresourcedefinitions"),
     ("apiregistration.k8s.io", "apiservices"),
 ];
@@ -338,6 +357,18 @@ mod tests {
             // A list over all namespaces reaches into each; a list of nodes does not.
             ("", "{namespaces: [prod]}", "GET", "/api/v1/secrets", false, true),
             ("", "{namespaces: [prod]}", "GET", "/api/v1/nodes", false, false),
+            ("", "{namespaces: [prod]}", "GET", "/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", false, false),
+            (
+                "",
+                "{namespaces: [prod]}",
+                "GET",
+                "/apis/triggers.tekton.dev/v1beta1/clustertriggerbindings",
+                false,
+                false,
+            ),
+            ("", "{namespaces: [prod]}", "GET", "/apis/triggers.tekton.dev/v1beta1/triggerbindings", false, true),
+            ("", "{namespaces: [prod]}", "GET", "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", false, false),
+            ("", "{namespaces: [prod]}", "GET", "/apis/other.example/v1/clusterinterceptors", false, true),
             ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces/dev/secrets", false, false),
             ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces/prod", true, true),
             ("", "{names: [p]}", "GET", "/api/v1/namespaces/a/pods", false, true),
