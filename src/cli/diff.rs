@@ -8,11 +8,11 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, format::Format, rbac::account};
+use super::{Failure, format::Format, rbac::AccountArgs};
 use crate::{
     authz::Policy,
     config::{self, Change, Loaded, Sources},
-    rbac::{self, Account, Form},
+    rbac::{self, Form},
     snapshot::fill_defaults,
 };
 
@@ -30,9 +30,8 @@ pub struct DiffArgs {
     /// How impersonation is allowed, as for `doorward rbac`.
     #[arg(long, value_enum, default_value_t = Form::Classic)]
     form: Form,
-    /// The service account whose token is the credential of the upstream.
-    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
-    service_account: Account,
+    #[command(flatten)]
+    accounts: AccountArgs,
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -42,7 +41,8 @@ pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let load = |path: &PathBuf| super::load_policy(&Sources::of_process(path.clone(), Vec::new()));
     let (before, after) = (load(&args.before)?, load(&args.after)?);
     let settings = config::changes(&effective(&before.0)?, &effective(&after.0)?);
-    let roles = rbac::changes(&before.0.raw, &after.0.raw, args.form, &args.service_account)?;
+    let accounts = args.accounts.of(&after.0.raw)?;
+    let roles = rbac::changes(&before.0.raw, &after.0.raw, args.form, accounts)?;
     match args.format {
         Format::Human => print((&before.1, &after.1), &settings, &roles, out)?,
         Format::Json => {

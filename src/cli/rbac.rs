@@ -10,7 +10,7 @@ use clap::Args;
 use super::{ConfigArgs, Failure, namespaced};
 use crate::{
     config,
-    rbac::{self, Account, Form},
+    rbac::{self, Account, Accounts, Form},
 };
 
 /// Print the roles in Kubernetes that the configuration needs, or check a cluster's.
@@ -23,14 +23,41 @@ pub struct RbacArgs {
     /// How impersonation is allowed. Constrained needs Kubernetes 1.36; bind one of both, never the two.
     #[arg(long, value_enum, default_value_t = Form::Classic)]
     form: Form,
-    /// The service account whose token is the credential of the upstream.
-    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
-    service_account: Account,
+    #[command(flatten)]
+    accounts: AccountArgs,
     /// Print nothing, and say what of it a cluster lacks, what it has of an earlier configuration, and what allows too much; the
     /// status is 1 if there is any. The file (`-` is standard input) holds what
     /// `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json` writes.
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
+}
+
+/// Who Doorward is in the cluster.
+#[derive(Debug, Args)]
+pub(super) struct AccountArgs {
+    /// The service account whose token is the credential of the upstream.
+    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
+    service_account: Account,
+    /// That of `token_review.bearer` and of the upstreams of `runs`, `tokens.exchange` and `interceptor`, where none of these is that of a
+    /// route. Default: the same.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = account)]
+    reader_account: Option<Account>,
+}
+
+impl AccountArgs {
+    /// The accounts, of which a configuration may have one alone.
+    pub(super) fn of(&self, root: &config::raw::Root) -> Result<Accounts<'_>, Failure> {
+        let impersonator = &self.service_account;
+        let Some(reader) = &self.reader_account else { return Ok(Accounts { impersonator, reader: impersonator }) };
+        match rbac::shared_upstream(root) {
+            None => Ok(Accounts { impersonator, reader }),
+            Some(shared) => Err(format!(
+                "upstream `{shared}` is used with impersonation and without, and has one credential, so that `--reader-account` \
+                 is nobody there; give `runs`, `tokens.exchange` and `interceptor` an upstream of their own"
+            )
+            .into()),
+        }
+    }
 }
 
 /// Reads `NAMESPACE/NAME`.
@@ -42,12 +69,13 @@ pub(super) fn account(text: &str) -> Result<Account, String> {
 pub fn run(args: &RbacArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let (loaded, _) = super::load_policy(&args.config.sources())?;
     let root: &config::raw::Root = &loaded.raw;
+    let accounts = args.accounts.of(root)?;
     let Some(cluster) = &args.check else {
-        out.write_all(rbac::manifest(root, args.form, &args.service_account)?.as_bytes())?;
+        out.write_all(rbac::manifest(root, args.form, accounts)?.as_bytes())?;
         return Ok(0);
     };
     let list = read(cluster)?;
-    let differences = rbac::compare(root, args.form, &args.service_account, &list)
+    let differences = rbac::compare(root, args.form, accounts, &list)
         .map_err(|error| format!("{} is no list of Kubernetes objects in JSON: {error}", cluster.display()))?;
     if differences.is_empty() {
         writeln!(out, "the cluster has what the configuration needs, and no more")?;

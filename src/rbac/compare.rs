@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use super::{
-    Account, Form,
+    Account, Accounts, Form,
     listed::{Object, RoleRef, is_account, is_of_everybody},
     objects,
     right::Right,
@@ -52,11 +52,11 @@ pub fn changes(
     before: &raw::Root,
     after: &raw::Root,
     form: Form,
-    account: &Account,
+    accounts: Accounts<'_>,
 ) -> Result<Changes, serde_json::Error> {
-    let there = serde_json::to_vec(&serde_json::json!({"items": objects(before, form, account)}))?;
+    let there = serde_json::to_vec(&serde_json::json!({"items": objects(before, form, accounts)}))?;
     let mut changes = Changes::default();
-    for difference in compare(after, form, account, &there)? {
+    for difference in compare(after, form, accounts, &there)? {
         match difference {
             Difference::Missing(what) => changes.added.push(what),
             Difference::Stale(what) | Difference::TooWide(what) => changes.removed.push(what),
@@ -70,12 +70,12 @@ pub fn changes(
 pub fn compare(
     root: &raw::Root,
     form: Form,
-    account: &Account,
+    accounts: Accounts<'_>,
     list: &[u8],
 ) -> Result<Vec<Difference>, serde_json::Error> {
     let List::<Object> { items: there } = serde_json::from_slice(list)?;
     let mut needed = Vec::new();
-    for object in objects(root, form, account) {
+    for object in objects(root, form, accounts) {
         needed.push(serde_json::from_value::<Object>(serde_json::to_value(object)?)?);
     }
     let mut differences = Vec::new();
@@ -91,14 +91,18 @@ pub fn compare(
         let ours = other.metadata.labels.get("app.kubernetes.io/managed-by").is_some_and(|by| by == "doorward");
         match &other.role_ref {
             _ if ours => differences.push(Difference::Stale(format!("{other}"))),
-            Some(role) => foreign(other, role, account, &needed, &there, &mut differences),
+            Some(role) => {
+                for account in accounts.each() {
+                    foreign(other, role, account, &needed, &there, &mut differences);
+                }
+            }
             None => {}
         }
     }
     Ok(differences)
 }
 
-/// A binding that the configuration does not need: what it gives Doorward's account, and whom it gives what is that account's alone.
+/// A binding that the configuration does not need: what it gives an account of Doorward's, and whom it gives what is that account's alone.
 fn foreign(
     other: &Object,
     role: &RoleRef,
@@ -180,11 +184,12 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
     fn differences(change: impl FnOnce(&mut Vec<Value>)) -> Vec<String> {
         let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
         let account = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
-        let printed = objects(&root, Form::Classic, &account);
+        let accounts = Accounts { impersonator: &account, reader: &account };
+        let printed = objects(&root, Form::Classic, accounts);
         let mut items: Vec<Value> = printed.iter().map(|object| serde_json::to_value(object).unwrap()).collect();
         change(&mut items);
         let list = json!({"kind": "List", "items": items}).to_string();
-        let told = compare(&root, Form::Classic, &account, list.as_bytes()).unwrap();
+        let told = compare(&root, Form::Classic, accounts, list.as_bytes()).unwrap();
         told.iter().map(ToString::to_string).collect()
     }
 

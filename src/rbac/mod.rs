@@ -37,7 +37,7 @@ use serde::Serialize;
 pub use self::{
     beyond::{beyond, far_reaching, namespaces},
     compare::{Changes, changes, compare},
-    own::{OwnRight, group_rights, own_rights},
+    own::{OwnRight, group_rights, own_rights, shared_upstream},
     past::{Past, Strays, Way, strays, ways},
 };
 use crate::{config::raw, kubernetes::PolicyRule};
@@ -58,6 +58,22 @@ pub struct Account {
     pub name: String,
 }
 
+/// Who Doorward is at an API server, which may be one account.
+#[derive(Clone, Copy, Debug)]
+pub struct Accounts<'a> {
+    /// At the upstreams to which it sends requests of people.
+    pub impersonator: &'a Account,
+    /// At those where it looks for itself: at runs, pods and Triggers.
+    pub reader: &'a Account,
+}
+
+impl<'a> Accounts<'a> {
+    fn each(self) -> impl Iterator<Item = &'a Account> {
+        let Self { impersonator, reader } = self;
+        [impersonator].into_iter().chain((reader != impersonator).then_some(reader))
+    }
+}
+
 /// Who gets a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Subject<'a> {
@@ -65,7 +81,7 @@ enum Subject<'a> {
     Group(&'a str),
 }
 
-/// A role of Doorward's own account, bound in one namespace or everywhere.
+/// A role of an account of Doorward's own, bound in one namespace or everywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Bound<'a> {
     name: &'static str,
@@ -74,22 +90,23 @@ struct Bound<'a> {
 }
 
 /// All objects, as YAML for `kubectl apply -f -`.
-pub fn manifest(root: &raw::Root, form: Form, account: &Account) -> Result<String, serde_saphyr::ser::Error> {
+pub fn manifest(root: &raw::Root, form: Form, accounts: Accounts<'_>) -> Result<String, serde_saphyr::ser::Error> {
     let mut yaml = String::new();
-    for object in objects(root, form, account) {
+    for object in objects(root, form, accounts) {
         yaml.push_str("---\n");
         yaml.push_str(&serde_saphyr::to_string(&object)?);
     }
     Ok(yaml)
 }
 
-fn objects(root: &raw::Root, form: Form, account: &Account) -> Vec<Object> {
+fn objects(root: &raw::Root, form: Form, accounts: Accounts<'_>) -> Vec<Object> {
     let mut bound = vec![impersonation::role(root, form)];
     if form == Form::Constrained {
         bound.extend(actions::roles(root));
     }
-    bound.extend(impersonation::readers(root));
-    bound.into_iter().flat_map(|bound| bound.objects(account)).chain(tekton::objects(root)).collect()
+    let acting = bound.into_iter().flat_map(|bound| bound.objects(accounts.impersonator));
+    let reading = impersonation::readers(root).into_iter().flat_map(|bound| bound.objects(accounts.reader));
+    acting.chain(reading).chain(tekton::objects(root)).collect()
 }
 
 /// The Kubernetes groups that grants give.

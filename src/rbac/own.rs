@@ -51,6 +51,12 @@ fn servers(root: &raw::Root) -> BTreeSet<&str> {
     reached.map(|route| route.kubernetes.as_deref().unwrap_or(route.upstream.as_str())).collect()
 }
 
+/// The first upstream at which Doorward impersonates and looks for itself, so that it is one account for both.
+pub fn shared_upstream(root: &raw::Root) -> Option<&str> {
+    let servers = servers(root);
+    readers(root).into_iter().map(|(server, _)| server).find(|server| servers.contains(server))
+}
+
 /// Each of the roles that `doorward rbac` prints, beside the upstream that it is for.
 pub(super) fn own_roles(root: &raw::Root, form: Form) -> Vec<(&str, Bound<'_>)> {
     let mut roles = Vec::new();
@@ -60,6 +66,13 @@ pub(super) fn own_roles(root: &raw::Root, form: Form) -> Vec<(&str, Bound<'_>)> 
             roles.extend(actions::roles(root).into_iter().map(|acting| (server, acting)));
         }
     }
+    roles.extend(readers(root));
+    roles
+}
+
+/// Those of them by which it looks for itself.
+fn readers(root: &raw::Root) -> Vec<(&str, Bound<'_>)> {
+    let mut roles = Vec::new();
     if let Some(runs) = &root.runs {
         let watchers = impersonation::watchers_of_runs(runs).into_iter();
         roles.extend(watchers.map(|watcher| (runs.kubernetes.as_str(), watcher)));

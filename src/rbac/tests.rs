@@ -6,7 +6,7 @@ fn root(yaml: &str) -> raw::Root {
 
 fn print(yaml: &str, form: Form) -> String {
     let account = Account { namespace: "doorward".to_owned(), name: "proxy".to_owned() };
-    manifest(&root(yaml), form, &account).unwrap()
+    manifest(&root(yaml), form, Accounts { impersonator: &account, reader: &account }).unwrap()
 }
 
 const CONFIGURATION: &str = "
@@ -223,4 +223,49 @@ fn the_pattern_of_all_subresources_has_those_that_pods_and_namespaces_have() {
     };
     assert!(has("pods/resize") && has("namespaces/finalize"));
     assert!(!has("pipelineruns/finalize.") && has("pipelineruns/finalizers"));
+}
+
+/// The account that may become anybody has no other right where another one looks.
+#[test]
+fn the_roles_to_read_are_those_of_the_account_that_reads() {
+    let (impersonator, reader) = ("proxy", "reader");
+    let [impersonator, reader] =
+        [impersonator, reader].map(|name| Account { namespace: "doorward".to_owned(), name: name.to_owned() });
+    let accounts = Accounts { impersonator: &impersonator, reader: &reader };
+    let apart =
+        CONFIGURATION.replace("upstreams: [", "upstreams: [{name: own, url: 'https://kubernetes.default.svc'}, ");
+    let written = root(&format!("{apart}runs: {{kubernetes: own, namespaces: [ci]}}\n"));
+    assert_eq!(shared_upstream(&written), None);
+    let printed = manifest(&written, Form::Classic, accounts).unwrap();
+    let bound_to = |role: &str| -> Vec<&str> {
+        let of_role = printed.split("---\n").filter(|object| object.contains(&format!("  name: {role}\nsubjects:")));
+        of_role.flat_map(|object| object.lines().filter_map(|line| line.strip_prefix("  name: "))).collect()
+    };
+    assert_eq!(bound_to("doorward-impersonator"), ["doorward-impersonator", "doorward-impersonator", "proxy"]);
+    assert_eq!(bound_to("doorward-reader"), ["doorward-reader", "doorward-reader", "reader"]);
+
+    let printed: Vec<_> =
+        objects(&written, Form::Classic, accounts).iter().map(|object| serde_json::to_value(object).unwrap()).collect();
+    let list = |more: serde_json::Value| {
+        let items = [printed.clone(), vec![more]].concat();
+        serde_json::json!({"items": items}).to_string()
+    };
+    let bound = |account: &str| {
+        serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "oops"},
+            "roleRef": {"kind": "ClusterRole", "name": "edit"},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": "doorward"}],
+        })
+    };
+    for account in ["proxy", "reader", "another"] {
+        let told = compare(&written, Form::Classic, accounts, list(bound(account)).as_bytes()).unwrap();
+        let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+        let too_wide = format!("too wide  ClusterRoleBinding oops gives doorward/{account} the ClusterRole edit");
+        assert_eq!(told, if account == "another" { Vec::new() } else { vec![too_wide] });
+    }
+    // Where it has one credential for both there is one account.
+    for shared in ["runs: {kubernetes: cluster}", "interceptor: {host: i.test, kubernetes: cluster}"] {
+        let triggers = "  - {id: t, on: {trigger: {service_accounts: [builder]}}, who: {issuers: [a]}, do: allow}\n";
+        assert_eq!(shared_upstream(&root(&format!("{CONFIGURATION}{triggers}{shared}\n"))), Some("cluster"));
+    }
 }

@@ -71,7 +71,8 @@ pub struct Upstream {
     /// TLS towards it; only with `https`.
     #[serde(default)]
     pub tls: Option<ClientTls>,
-    /// Doorward's own credential there. On `kubernetes` routes it must be able to impersonate and nothing else.
+    /// Doorward's own credential there. On `kubernetes` routes it must be able to impersonate, and to do nothing else but what
+    /// `doorward rbac` prints for it.
     #[serde(default)]
     pub credential: Option<UpstreamCredential>,
     /// The protocol. Default: HTTP/2 where TLS negotiates it, else HTTP/1.1.
