@@ -1,11 +1,19 @@
 //! The files of a trail that is traced, read line by line.
 
-use std::{cell::RefCell, collections::BTreeSet, fs::File, io::BufReader, ops::ControlFlow, path::PathBuf};
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashSet},
+    fs::File,
+    io::BufReader,
+    ops::ControlFlow,
+    path::PathBuf,
+};
 
 use uuid::Uuid;
 
 use super::{
     lines::{Fault, Lines},
+    note::code,
     replay::{ReplayError, ReplayInputs},
     traced_line::Line,
 };
@@ -36,6 +44,20 @@ impl Files {
             Some(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         Ok(found)
+    }
+
+    /// Each request once, with the inputs of its decision.
+    pub fn requests(&self, mut look: impl FnMut(&ReplayInputs)) -> Result<(), ReplayError> {
+        let mut seen = HashSet::new();
+        self.scan(&format!("\"event_code\":\"{}", code::REQUEST), |line| {
+            match ReplayInputs::parse(line) {
+                Ok(inputs) if seen.insert(inputs.id) => look(&inputs),
+                // A later record of it, or one of another kind.
+                Ok(_) | Err(ReplayError::Kind(_)) => {}
+                Err(_) => return None,
+            }
+            Some(ControlFlow::Continue(()))
+        })
     }
 
     /// Reads the lines whose code is this or begins with it. Seals are not checked here.

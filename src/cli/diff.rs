@@ -1,4 +1,7 @@
-//! `doorward diff`: what a change of the configuration changes, in the policy and in what Kubernetes must allow.
+//! `doorward diff`: what a change of the configuration changes, in the policy and in what Kubernetes must allow, and for recorded
+//! requests.
+
+mod recorded;
 
 use std::{
     io::{self, Write},
@@ -8,17 +11,20 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, format::Format, rbac::AccountArgs};
+use self::recorded::Recorded;
+use super::{Failure, audit::files_of, format::Format, rbac::AccountArgs};
 use crate::{
+    audit::Files,
     authz::Policy,
     config::{self, Change, Loaded, Sources},
     rbac::{self, Form},
     snapshot::fill_defaults,
 };
 
-/// Show what changes between two configurations: settings, and rights in Kubernetes.
+/// Show what changes between two configurations: settings, rights in Kubernetes, and decisions.
 ///
-/// Shown are each setting with its defaults, and the RBAC objects that `doorward rbac` prints. The status is 0 if nothing does, else 1; 64 if one of them is refused.
+/// Shown are each setting with its defaults, and the RBAC objects that `doorward rbac` prints. With `--trail`, the requests recorded there are
+/// decided by both, each as one of the route that it took. The status is 0 if nothing does, else 1; 64 if one of them is refused.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// The configuration that is in force: a file, or a folder with a `doorward.yaml`.
@@ -32,6 +38,10 @@ pub struct DiffArgs {
     form: Form,
     #[command(flatten)]
     accounts: AccountArgs,
+    /// A file of the audit trail, whose requests would be decided otherwise; full ones with a number beside it are read too. Give it
+    /// again for each replica.
+    #[arg(long = "trail", value_name = "FILE")]
+    trails: Vec<PathBuf>,
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -43,15 +53,32 @@ pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let settings = config::changes(&effective(&before.0)?, &effective(&after.0)?);
     let accounts = args.accounts.of(&after.0.raw)?;
     let roles = rbac::changes(&before.0.raw, &after.0.raw, args.form, accounts)?;
+    let recorded = match args.trails.as_slice() {
+        [] => None,
+        trails => {
+            let files = Files::new(files_of(trails)?);
+            Some(Recorded::of(&files, (&before.1, &before.0.raw), (&after.1, &after.0.raw))?)
+        }
+    };
     match args.format {
-        Format::Human => print((&before.1, &after.1), &settings, &roles, out)?,
+        Format::Human => {
+            print((&before.1, &after.1), &settings, &roles, out)?;
+            if let Some(recorded) = &recorded {
+                write!(out, "{recorded}")?;
+            }
+        }
         Format::Json => {
             let roles = json!({"added": roles.added, "removed": roles.removed});
             let digests = json!({"before": &**before.1.digest(), "after": &**after.1.digest()});
-            writeln!(out, "{:#}", json!({"policy": digests, "settings": settings, "rbac": roles}))?;
+            writeln!(
+                out,
+                "{:#}",
+                json!({"policy": digests, "settings": settings, "rbac": roles, "recorded": recorded})
+            )?;
         }
     }
-    Ok(u8::from(!settings.is_empty() || !roles.is_empty()))
+    let is_recorded = recorded.is_some_and(|recorded| !recorded.changes_nothing());
+    Ok(u8::from(!settings.is_empty() || !roles.is_empty() || is_recorded))
 }
 
 /// With the defaults, so that one that is written out is no change.
@@ -146,6 +173,66 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
         let (_, told) = diff(&BEFORE.replace("kubernetes_groups: ['tekton:dev']", other), &[]);
         assert!(told.contains("- ClusterRole doorward-impersonator: impersonate groups named tekton:dev"), "{told}");
         assert!(told.contains("+ ClusterRole doorward-tekton-view"), "{told}");
+    }
+
+    /// A line of a request of Alice, with the parts that a decision is made by.
+    fn recorded(id: u8, code: &str, verb: &str, resource: &str) -> String {
+        let line = json!({
+            "metadata": {"event_code": code},
+            "time": 1_704_110_400_000_i64,
+            "actor": {
+                "user": {"uid": "alice", "name": "alice"},
+                "idp": {"name": "a"},
+                "session": {"uid": "1"},
+            },
+            "src_endpoint": {"ip": "192.0.2.1"},
+            "http_request": {
+                "uid": format!("01a2190c-3a51-77e1-9a33-0000000000{id:02}"),
+                "http_method": "GET",
+                "url": {"hostname": "api.test", "path": "/"},
+            },
+            "authorizations": [{"decision": "allow", "policy": {"uid": "look"}}],
+            "unmapped": {
+                "route": "api",
+                "kind": "kubernetes",
+                "principal": {"kind": "human", "scheme": "bearer", "groups": ["dev"]},
+                "kubernetes": {"is_resource": true, "verb": verb, "api_version": "v1", "namespace": "ci", "resource": resource, "name": "p"},
+            },
+        });
+        format!("{line}\n")
+    }
+
+    #[test]
+    fn recorded_requests_are_told_that_would_be_decided_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let trail = folder.path().join("audit.jsonl");
+        let lines = [
+            recorded(1, "request", "get", "pods"),
+            recorded(2, "request", "get", "configmaps"),
+            recorded(3, "request.started", "get", "configmaps"),
+            // The same request again.
+            recorded(3, "request.started", "get", "configmaps"),
+            "{\"metadata\":{\"event_code\":\"request\"},\n".to_owned(),
+        ];
+        std::fs::write(&trail, lines.concat()).unwrap();
+        let trail = ["--trail", trail.to_str().unwrap()];
+        let after = BEFORE
+            .replace("verbs: [read]}}", "verbs: [read], resources: [pods]}}")
+            .replace("rules: [", "rules: [{id: team, on: {kubernetes: {resources: [nodes]}}, who: {issuers: [a], claims: {team: [x]}}, do: allow}, ");
+        let (status, told) = diff(&after, &trail);
+        let expected = "of 3 recorded requests 2 would be decided otherwise
+~ 2 x get configmaps in namespace \"ci\" by route api as alice of a: allow by look -> deny, such as 01a2190c-3a51-77e1-9a33-000000000002
+1 line cannot be read; check the trail with `doorward audit verify`
+the records do not have the claims team, which are looked at only after the change, as if nobody had them
+";
+        assert!(status == 1 && told.ends_with(expected), "{told}");
+
+        let (_, told) = diff(&after, &[&trail[..], &["--format", "json"]].concat());
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((&told["recorded"]["requests"], &told["recorded"]["changed"][0]["count"]), (&json!(3), &json!(2)));
+        let unchanged = "nothing changes\nof 3 recorded requests 0 would be decided otherwise\n";
+        let (status, told) = diff(BEFORE, &trail);
+        assert!(status == 0 && told.starts_with(unchanged), "{told}");
     }
 
     #[test]

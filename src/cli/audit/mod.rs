@@ -48,7 +48,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 /// The files of these trails, each once: full ones are read along with their trail, and a pattern of a shell names them too.
-fn files_of(trails: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+pub(super) fn files_of(trails: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
     let (mut files, mut known) = (Vec::new(), HashSet::new());
     for trail in trails {
         let of_trail = trail_files(trail)?.into_iter();
