@@ -32,7 +32,6 @@ use crate::{
     webhooks::{self, Replay, Webhook},
 };
 
-
 /// What the schemes of one generation work with.
 #[derive(Clone, Copy, Debug)]
 pub struct Authenticator<'a> {

@@ -93,8 +93,7 @@ impl Policy {
         if is_refused_unread {
             notes.push(ANY_BODY.to_owned());
         }
-        let is_told =
-            |rule: &&Rule| !(is_refused_unread && rule.is_about_bodies() && rule.is_deny());
+        let is_told = |rule: &&Rule| !(is_refused_unread && rule.is_about_bodies() && rule.is_deny());
         let rules: Vec<RuleReport> = self
             .candidates(request.route)
             .filter(is_told)

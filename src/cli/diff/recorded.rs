@@ -14,7 +14,7 @@ use crate::{
     audit::{CLAIMS, Files, ReplayInputs},
     authn::Principal,
     authz::{Policy, RequestView, claims_named},
-    config::raw::Root,
+    config::raw::{Effect, Root},
     kubernetes::Attributes,
     terminal,
 };
@@ -22,7 +22,7 @@ use crate::{
 /// What comes of a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Decided {
-    outcome: &'static str,
+    outcome: Effect,
     /// The rule that decides. None of a token, of which each scope has one.
     rule: Option<String>,
     /// Those of a token.
@@ -104,7 +104,7 @@ impl Decided {
             None => {
                 let decision = policy.decide(principal, view);
                 let rule = decision.rule.as_deref().map(str::to_owned);
-                Self { outcome: decision.outcome.as_str(), rule, scopes: Vec::new() }
+                Self { outcome: decision.outcome.effect(), rule, scopes: Vec::new() }
             }
         }
     }
@@ -132,7 +132,7 @@ fn in_words(inputs: &ReplayInputs) -> String {
 
 impl fmt::Display for Decided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.outcome)?;
+        f.write_str(self.outcome.as_str())?;
         match (&self.rule, self.scopes.as_slice()) {
             (Some(rule), _) => write!(f, " by {rule}"),
             (None, []) => Ok(()),
