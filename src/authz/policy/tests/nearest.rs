@@ -63,7 +63,7 @@ rules:
         });
         assert_eq!(told, refused, "{facts:?} in {namespace}");
         let explained = policy.explain(&scenario.principal, &scenario.request());
-        assert_eq!(explained.outcome, "deny");
+        assert_eq!(explained.outcome, raw::Effect::Deny);
         if let Some(decision) = refusal {
             assert_eq!(explained.rule, decision.rule, "{facts:?} in {namespace}");
             assert!(explained.rules.iter().all(|report| &*report.rule != "no-code"), "{facts:?} in {namespace}");
