@@ -45,7 +45,8 @@ async fn what_shadow_rules_say_of_each_scope_of_a_token_is_recorded() {
     for (scope, given, shadow) in [
         ("plan", true, json!(["no-plan"])),
         ("plan deploy", true, json!(["no-plan", "no-deploy"])),
-        ("plan nothing", false, json!(["no-plan"])),
+        // Scopes are looked at in their order, up to the first that no rule gives.
+        ("plan unknown", false, json!(["no-plan"])),
     ] {
         let answer = world.exchange(&job, scope).await;
         assert_eq!(answer.status == 200, given, "{scope}: {}", answer.text());
