@@ -108,7 +108,9 @@ pub fn summary(figures: &Figures) -> String {
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    let middle = |at: usize| sorted.get(at).copied().unwrap_or(f64::NAN);
+    // Of an even number the mean of both in the middle.
+    f64::midpoint(middle(sorted.len().saturating_sub(1) / 2), middle(sorted.len() / 2))
 }
 
 fn spread(values: &[f64], digits: usize) -> String {

@@ -87,6 +87,12 @@ impl Look<'_> {
         if asks {
             self.introspection(metadata.as_ref()).await;
         }
+        let asks_userinfo = client.is_some_and(|known| known.client.asks_userinfo);
+        if asks_userinfo && metadata.as_ref().is_some_and(|metadata| metadata.userinfo_endpoint.is_none()) {
+            let said = "it announces no userinfo endpoint, which `login.userinfo` has each login ask";
+            let cure = "take `userinfo` away: until then nobody signs in there";
+            self.findings.push(Finding::fault(Check::Discovery, &self.of, said, cure));
+        }
         if let Some(LoginClient { client, egress, .. }) = client {
             let names_itself = metadata.as_ref().is_some_and(|metadata| metadata.iss_parameter_supported);
             let of_github = github.map(|github| github.authorization_endpoint().clone());

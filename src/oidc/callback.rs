@@ -327,6 +327,9 @@ impl Login {
         };
         told.map_err(|error| {
             tracing::warn!(issuer = %provider.name(), %error, "userinfo does not tell who signed in");
+            if let RefreshError::Gone(why) = error {
+                return exchange_failed(why);
+            }
             let text = "The provider does not tell Doorward who you are right now. Try again in a moment. If it stays, tell \
                         whoever runs Doorward.";
             Failure::new(Outcome::provider_unavailable, text).detail(error.to_string())

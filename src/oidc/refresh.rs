@@ -28,6 +28,8 @@ pub struct Refreshed {
     pub scopes: Option<Vec<Arc<str>>>,
     /// Why nobody has vouched for the person, though there are new tokens; it may be tried again.
     pub later: Option<String>,
+    /// Why userinfo, which is to tell what the ID token does not, told nothing, though it answered.
+    pub lacks: Option<String>,
 }
 
 impl std::fmt::Debug for Refreshed {
@@ -64,37 +66,41 @@ pub async fn refresh(
     let metadata =
         provider.metadata().ok_or_else(|| RefreshError::Later("the provider was not reached yet".to_owned()))?;
     let subject = claims.get("sub").and_then(Value::as_str);
+    let asks_userinfo = provider.client().asks_userinfo;
     let Some(token) = tokens.refresh.as_deref() else {
         let told = vouch(provider, &metadata, &tokens.access, subject, now).await?;
-        return Ok(Refreshed { told, ..Refreshed::default() });
+        let lacks = (asks_userinfo && told.is_none()).then(|| "its userinfo endpoint tells nothing".to_owned());
+        return Ok(Refreshed { told, lacks, ..Refreshed::default() });
     };
     if !provider.can_verify() {
         return Err(RefreshError::Later("the keys of the provider are not there".to_owned()));
     }
     let Granted { access, refresh, id, scopes } = renew(provider, &metadata, token, now).await?;
-    // An answer without an ID token, which is in order (OpenID Connect Core 1.0 section 12.2), tells nothing of groups.
-    let found = match &id {
-        None => match tell(provider, &metadata, &access, subject).await {
-            // The grant stands, and a second refresh would tell no more of it: its trouble waits for the next one.
-            Err(RefreshError::Later(why)) => {
-                tracing::debug!(issuer = %provider.name(), why, "the claims of a session stay as they are: userinfo tells nothing");
-                Ok((None, None))
-            }
-            told => told.map(|told| (None, told)),
-        },
+    let claims = match &id {
+        None => None,
         Some(token) => match check(provider, token, &access, claims, now).await {
-            Ok(claims) if provider.client().asks_userinfo => {
-                let told = require_told(provider, &metadata, &access, subject).await;
-                told.map(|told| (Some(claims), Some(told)))
-            }
-            checked => checked.map(|claims| (Some(claims), None)),
+            Ok(claims) => Some(claims),
+            Err(RefreshError::Later(why)) => return Ok(unvouched(access, refresh, why)),
+            Err(error) => return Err(error),
         },
     };
-    match found {
-        Ok((claims, told)) => Ok(Refreshed { access: Some(access), refresh, id, claims, told, scopes, later: None }),
-        Err(RefreshError::Later(why)) => Ok(unvouched(access, refresh, why)),
-        Err(error) => Err(error),
-    }
+    // An answer without an ID token, which is in order (OpenID Connect Core 1.0 section 12.2), tells nothing of groups.
+    let told = match asks_userinfo {
+        true => require_told(provider, &metadata, &access, subject).await.map(Some),
+        false if claims.is_none() => tell(provider, &metadata, &access, subject).await,
+        false => Ok(None),
+    };
+    let (told, lacks) = match told {
+        Ok(told) => (told, None),
+        // The grant stands, and a second refresh would tell no more of it: its trouble waits for the next one.
+        Err(RefreshError::Later(why)) => {
+            tracing::debug!(issuer = %provider.name(), why, "the claims of a session stay as they are: userinfo tells nothing");
+            (None, None)
+        }
+        Err(RefreshError::Refused(why)) => (None, Some(why)),
+        Err(error) => return Err(error),
+    };
+    Ok(Refreshed { access: Some(access), refresh, id, claims, told, scopes, later: None, lacks })
 }
 
 /// New tokens of a person for whom nobody has vouched yet. They are kept: those before may be worth nothing.

@@ -13,15 +13,15 @@ use super::{Metadata, Provider, RefreshError};
 use crate::{clock::Timestamp, egress::Bounds};
 
 /// What one question may cost.
-const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 64 << 10 };
+const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 << 10 };
 
 /// What an endpoint says.
 enum Word {
     /// The person `sub` may be signed in; what else is told of them.
     Yes(Map<String, Value>),
     No(&'static str),
-    /// It is none that could tell, whenever it is asked.
-    Nothing,
+    /// It is none that could tell, whenever it is asked; why.
+    Nothing(String),
 }
 
 /// That the provider vouches for the person `subject`, for whom it issued `access`; and what its userinfo endpoint tells of them, if
@@ -33,19 +33,19 @@ pub(super) async fn vouch(
     subject: Option<&str>,
     now: Timestamp,
 ) -> Result<Option<Map<String, Value>>, RefreshError> {
-    let mut word = Word::Nothing;
+    let mut word = Word::Nothing(String::new());
     if let Some(endpoint) = &metadata.userinfo_endpoint {
         word = user_info(provider, endpoint, access).await?;
     }
     let tells = matches!(word, Word::Yes(_));
-    if let (Word::Nothing, Some(endpoint)) = (&word, &metadata.introspection_endpoint) {
+    if let (Word::Nothing(_), Some(endpoint)) = (&word, &metadata.introspection_endpoint) {
         word = introspect(provider, endpoint, access, now).await?;
     }
     match word {
         Word::Yes(claims) if is_of(&claims, subject) => Ok(tells.then_some(claims)),
         Word::Yes(_) => Err(of_another()),
         Word::No(why) => Err(RefreshError::Gone(why.to_owned())),
-        Word::Nothing => Err(RefreshError::Gone(
+        Word::Nothing(_) => Err(RefreshError::Gone(
             "there is no refresh token, and neither a userinfo nor an introspection endpoint tells us more".to_owned(),
         )),
     }
@@ -63,22 +63,26 @@ pub(super) async fn tell(
     match user_info(provider, endpoint, access).await? {
         Word::Yes(claims) if is_of(&claims, subject) => Ok(Some(claims)),
         Word::Yes(_) => Err(of_another()),
-        Word::No(_) | Word::Nothing => Ok(None),
+        Word::No(_) | Word::Nothing(_) => Ok(None),
     }
 }
 
-/// The same where nothing is known without it.
+/// The same where nothing is known without it: an answer that tells nothing is a refusal.
 pub(super) async fn require_told(
     provider: &dyn Provider,
     metadata: &Metadata,
     access: &str,
     subject: Option<&str>,
 ) -> Result<Map<String, Value>, RefreshError> {
-    if metadata.userinfo_endpoint.is_none() {
-        return Err(RefreshError::Later("it announces no `userinfo_endpoint`".to_owned()));
+    let Some(endpoint) = &metadata.userinfo_endpoint else {
+        return Err(RefreshError::Refused("it announces no `userinfo_endpoint`".to_owned()));
+    };
+    match user_info(provider, endpoint, access).await? {
+        Word::Yes(claims) if is_of(&claims, subject) => Ok(claims),
+        Word::Yes(_) => Err(of_another()),
+        Word::No(why) => Err(RefreshError::Refused(why.to_owned())),
+        Word::Nothing(why) => Err(RefreshError::Refused(why)),
     }
-    let told = tell(provider, metadata, access, subject).await?;
-    told.ok_or_else(|| RefreshError::Later("its userinfo endpoint tells nothing of the person as JSON".to_owned()))
 }
 
 fn is_of(claims: &Map<String, Value>, subject: Option<&str>) -> bool {
@@ -91,7 +95,9 @@ fn of_another() -> RefreshError {
 
 /// OpenID Connect Core 1.0 section 5.3. An answer that is no JSON (section 5.3.2 allows a JWT) tells nothing.
 async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Result<Word, RefreshError> {
-    let Ok(mut bearer) = HeaderValue::try_from(format!("Bearer {access}")) else { return Ok(Word::Nothing) };
+    let Ok(mut bearer) = HeaderValue::try_from(format!("Bearer {access}")) else {
+        return Ok(Word::Nothing("its access token is none that a header can hold".to_owned()));
+    };
     bearer.set_sensitive(true);
     let request = Request::get(endpoint.as_str())
         .header(header::AUTHORIZATION, bearer)
@@ -103,7 +109,10 @@ async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Res
         // Section 5.3.2: `sub` is always there.
         (StatusCode::OK, Some(claims)) if claims.contains_key("sub") => Word::Yes(claims),
         (StatusCode::UNAUTHORIZED, _) => Word::No("its userinfo endpoint does not take the access token any more"),
-        _ => Word::Nothing,
+        (StatusCode::OK, _) => Word::Nothing(
+            "its userinfo endpoint answers with something else than a JSON object that has a `sub`".to_owned(),
+        ),
+        (status, _) => Word::Nothing(format!("its userinfo endpoint answers {status}")),
     })
 }
 
@@ -132,7 +141,7 @@ async fn introspect(
         // Its other members are about the token, not about the person.
         Some(Value::Bool(true)) => Word::Yes(said.into_iter().flatten().filter(|(name, _)| name == "sub").collect()),
         Some(Value::Bool(false)) => Word::No("its access token is not active any more"),
-        _ => Word::Nothing,
+        _ => Word::Nothing("its introspection endpoint does not say whether a token is active".to_owned()),
     })
 }
 

@@ -150,7 +150,7 @@ pub(super) struct Record {
     /// When the provider last vouched for it.
     #[serde(with = "millis")]
     pub checked: Timestamp,
-    /// Since when the provider answers and does not vouch for it.
+    /// Since when the provider answers and does not vouch for it, or does not tell of the person what it is asked for.
     #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
     pub refused: Option<Timestamp>,
     /// Until when the program that it is for may come for it; `None` once somebody holds it.

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How long one refresh keeps the others off. Longer than a call to the provider may take, with the writes around it.
-const LEASE: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(45);
 
 /// How long a session is left alone after its provider gave no answer.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -194,6 +194,16 @@ impl Sessions {
         let now = inner.shared.clock.now();
         match oidc::refresh(&*provider, &record.tokens, &record.claims, now).await {
             Ok(refreshed) => {
+                if let Some(why) = &refreshed.lacks {
+                    let end = record.refused.unwrap_or(now) + inner.settings.recheck * REFUSALS;
+                    if end <= now {
+                        return self.end_refused(hash, &record, &lease, why).await;
+                    }
+                    tracing::warn!(
+                        session = %hash, issuer = %record.issuer, %why, %end,
+                        "userinfo does not tell of somebody any more, whose session ends unless it does before `end`"
+                    );
+                }
                 let apply = |record: &mut Record| refreshed.clone().apply(record, now, provider.client().asks_userinfo);
                 let is_there = self.settle(hash, &lease, apply).await?;
                 if !is_there && refreshed.refresh.is_some() {
@@ -306,27 +316,36 @@ impl Refreshed {
         if let Some(token) = self.id {
             record.tokens.id = Some(token);
         }
+        let is_anew = self.claims.is_some();
         if let Some(mut claims) = self.claims {
             for name in KEPT {
                 if let (false, Some(value)) = (claims.contains_key(name), record.claims.get(name)) {
                     claims.insert(name.to_owned(), value.clone());
                 }
             }
-            record.claims = Arc::new(claims);
-            record.told.clear();
+            let before = std::mem::replace(&mut record.claims, Arc::new(claims));
+            let names = std::mem::take(&mut record.told);
+            if asks_userinfo && self.told.is_none() {
+                let told = before.iter().filter(|(name, _)| names.contains(*name));
+                let told = told.map(|(name, value)| (name.clone(), value.clone())).collect();
+                userinfo::complete(Arc::make_mut(&mut record.claims), &mut record.told, &told);
+            }
         }
         if let Some(told) = self.told {
             let claims = Arc::make_mut(&mut record.claims);
-            match asks_userinfo {
-                true => userinfo::complete(claims, &mut record.told, &told),
-                false => userinfo::follow(claims, &mut record.told, &told),
+            if !is_anew {
+                userinfo::follow(claims, &mut record.told, &told);
+            }
+            if asks_userinfo {
+                userinfo::complete(claims, &mut record.told, &told);
             }
         }
         if let Some(scopes) = self.scopes {
             record.scopes = scopes;
         }
         if self.later.is_none() {
-            (record.checked, record.refused) = (now, None);
+            record.checked = now;
+            record.refused = self.lacks.map(|_| record.refused.unwrap_or(now));
         }
         record.lease = None;
     }

@@ -6,14 +6,38 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-/// Claims of an ID token that are about the token, or about the login, and not about the person.
-const PROTOCOL: [&str; 14] =
-    ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "auth_time", "nonce", "acr", "amr", "azp", "at_hash"];
+/// Claims that are about a token, or about the login, and not about the person.
+const PROTOCOL: [&str; 20] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "iat",
+    "nbf",
+    "jti",
+    "sid",
+    "auth_time",
+    "nonce",
+    "acr",
+    "amr",
+    "azp",
+    "at_hash",
+    "c_hash",
+    "s_hash",
+    "client_id",
+    "act",
+    "may_act",
+    "cnf",
+];
 
 /// Takes what the userinfo endpoint tells and the ID token does not, in place of what it told before.
 pub fn complete(claims: &mut Map<String, Value>, names: &mut BTreeSet<String>, told: &Map<String, Value>) {
     for name in std::mem::take(names) {
         claims.remove(&name);
+    }
+    if told.contains_key("email") && !claims.contains_key("email") {
+        // Whose address it is says whether it is verified.
+        claims.remove("email_verified");
     }
     let is_another_address = claims.get("email").is_some_and(|ours| Some(ours) != told.get("email"));
     for (name, value) in told {
@@ -57,6 +81,7 @@ mod tests {
             ("the same", json!({"email": "a@b.c"}), json!({"email": "a@b.c", "email_verified": true}), true),
             ("another", json!({"email": "a@b.c"}), json!({"email": "boss@b.c", "email_verified": true}), false),
             ("of no address", json!({"email": "a@b.c"}), json!({"email_verified": true}), false),
+            ("before it is told", json!({"email_verified": true}), json!({"email": "a@b.c"}), false),
         ] {
             let mut claims = ours.as_object().unwrap().clone();
             complete(&mut claims, &mut BTreeSet::new(), told.as_object().unwrap());

@@ -71,10 +71,16 @@ async fn each_problem_is_at_its_place() {
             Some((Warning, "token_types")),
         ),
         (
+            "ID tokens of a preset have the type of its access tokens",
+            json!({"login": {"client": client}, "audiences": ["d"], "preset": "auth0"}),
+            Some((Warning, "token_types")),
+        ),
+        (
             "a preset whose tokens say what they are",
             json!({"login": {"client": client}, "audiences": ["d"], "preset": "keycloak"}),
             None,
         ),
+        ("another one", json!({"login": {"client": client}, "audiences": ["d"], "preset": "entra"}), None),
         (
             "access tokens have a type",
             json!({"login": {"client": client, "kind": "human"}, "audiences": ["d"], "token_types": ["at+jwt"]}),

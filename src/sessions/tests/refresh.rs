@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{config::raw::ClientAuthMethod, issuers::ClientAuth, oidc::scripted::Script};
 
-const LEASE: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(45);
 
 /// A session of Alice with the refresh token `r-1`, at a provider that gives `r-2` and other groups for it.
 struct World {
@@ -533,18 +533,32 @@ async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
     let mut provider = provider().await;
     provider.client.asks_userinfo = true;
     let world = world_at(provider).await;
-    for (row, of_id_token, told, groups) in [
-        ("told", None, answers(200, json!({"groups": ["release"], "aud": "evil"})), &["release"][..]),
-        ("not told any more", None, answers(200, json!({})), &[]),
-        ("told of the ID token too", Some(json!(["dev"])), answers(200, json!({"groups": ["release"]})), &["dev"]),
-        ("told again", None, answers(200, json!({"groups": ["release"]})), &["release"]),
-        ("trouble there", None, answers(503, Value::Null), &["release"]),
-        ("nothing there", None, answers(404, Value::Null), &["release"]),
+    let dev_and_release = || Some(json!({"groups": ["dev"], "team": "a"}));
+    for (row, of_id_token, told, groups, team) in [
+        ("told", Some(json!({})), answers(200, json!({"groups": ["release"], "aud": "evil"})), &["release"][..], None),
+        ("not told any more", Some(json!({})), answers(200, json!({})), &[], None),
+        (
+            "told of the ID token too",
+            dev_and_release(),
+            answers(200, json!({"groups": ["release"]})),
+            &["dev"],
+            Some("a"),
+        ),
+        ("no ID token", None, answers(200, json!({"groups": ["release"], "team": "b"})), &["release"], Some("b")),
+        ("trouble there", Some(json!({"team": "c"})), answers(503, Value::Null), &["release"], Some("c")),
+        ("trouble without an ID token", None, answers(503, Value::Null), &["release"], Some("c")),
+        ("the ID token has it now", Some(json!({"groups": ["dev"]})), answers(503, Value::Null), &["dev"], None),
+        ("told again", Some(json!({})), answers(200, json!({"groups": ["release"]})), &["release"], None),
+        ("nothing there", Some(json!({"team": "d"})), answers(403, Value::Null), &["release"], Some("d")),
     ] {
         world.advance(301, |script| {
-            let claims = script.claims.as_mut().unwrap().as_object_mut().unwrap();
-            claims.remove("groups");
-            claims.extend(of_id_token.map(|groups| ("groups".to_owned(), groups)));
+            script.claims = of_id_token.map(|more| {
+                let mut claims = script.claims.take().unwrap();
+                let all = claims.as_object_mut().unwrap();
+                all.remove("groups");
+                all.extend(more.as_object().unwrap().clone());
+                claims
+            });
             script.user_info = told;
             if let Some(told) = script.user_info.1.as_object_mut() {
                 told.insert("sub".to_owned(), "alice".into());
@@ -552,10 +566,28 @@ async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
         });
         let session = world.get().await.unwrap();
         let found: Vec<&str> = session.principal.groups.iter().map(|group| &**group).collect();
-        assert_eq!((found, &session.record.claims["aud"]), (groups.to_vec(), &json!("doorward")), "{row}");
+        let claims = &session.record.claims;
+        assert_eq!(claims["aud"], "doorward", "{row}");
+        assert_eq!((found, claims.get("team").and_then(Value::as_str)), (groups.to_vec(), team), "{row}");
     }
     world.advance(301, |script| script.user_info = answers(200, json!({"sub": "bob"})));
     assert!(world.get().await.is_err(), "of another");
+}
+
+/// A scope that was taken from the client would leave people what userinfo told of them once, for as long as a session lasts.
+#[tokio::test]
+async fn a_session_ends_of_which_userinfo_tells_nothing_for_an_hour_though_it_answers() {
+    for (row, status, stays) in [("it answers", 403, false), ("it has trouble", 503, true)] {
+        let mut provider = provider().await;
+        provider.client.asks_userinfo = true;
+        let world = world_at(provider).await;
+        for _ in 0..12 {
+            world.advance(301, |script| script.user_info = answers(status, Value::Null));
+            world.get().await.unwrap_or_else(|error| panic!("{row}: {error:?}"));
+        }
+        world.advance(301, |script| script.user_info = answers(status, Value::Null));
+        assert_eq!(world.get().await.is_ok(), stays, "{row}");
+    }
 }
 
 /// The grant stands, and nothing was told of the groups: they stayed as they were at the login for as long as it did.
