@@ -21,7 +21,7 @@ use crate::{
     snapshot::fill_defaults,
 };
 
-/// Show what a change of the configuration does to settings, rights and recorded decisions.
+/// Show what a change of the configuration does to settings, rights and decisions.
 ///
 /// Shown are each setting with its defaults, and the RBAC objects that `doorward rbac` prints. With `--trail`, the requests recorded there are
 /// decided by both, each as one of the route that it took. The status is 0 if nothing does, else 1; 64 if one of them is refused.
