@@ -133,7 +133,9 @@ async fn no_code_verifier_token_cookie_or_handle_is_in_the_log_or_the_trail() {
     issuer.give_refresh_tokens();
     let cookie = world.log_in().await;
     let code = world.code().await;
-    let token_of = |answer: Answer| answer.json()["access_token"].as_str().expect(&answer.text()).to_owned();
+    let token_of = |answer: Answer| {
+        answer.json()["access_token"].as_str().unwrap_or_else(|| panic!("{}", answer.text())).to_owned()
+    };
     let handle = token_of(world.redeem(&code, VERIFIER).await);
     let device = world.device().await;
     world.let_in(&device).await;
