@@ -4,7 +4,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Authority, Nginx, OidcProvider, Raw, Upstream, browse, browse_until, free_port, until},
+    harness::{
+        Answered, Authority, Nginx, OidcProvider, Raw, Upstream, browse, browse_until, free_port, session, until,
+    },
     login_world::{Changes, LoginWorld, RULE, until_people_can_sign_in_over_tls},
 };
 
@@ -39,6 +41,22 @@ rules:
 
 async fn world() -> (LoginWorld, OidcProvider) {
     LoginWorld::certified(&json!({}), CHANGES).await
+}
+
+/// Of a scope's claims a provider may tell at userinfo alone (OpenID Connect Core 1.0 section 5.4).
+#[tokio::test]
+async fn groups_that_userinfo_alone_tells_let_a_person_in_where_it_is_asked() {
+    for (asks, status) in [(true, 200), (false, 403)] {
+        let further = json!({"userinfoAlone": true});
+        let (from, to) =
+            ("scopes: [offline_access]}", format!("scopes: [offline_access, profile], userinfo: {asks}}}"));
+        let changes = [CHANGES, &[(from, &to)]].concat();
+        let (world, provider) = LoginWorld::certified(&further, &changes).await;
+        let Answered { cookies, callback } = Answered::begin(&world.doorward, &world.host, &provider, "alice").await;
+        let back = world.get(&callback, &[&cookies]).await;
+        let cookie = session(&back).unwrap_or_else(|| panic!("{}{}", back.head, back.text()));
+        assert_eq!(world.status(&cookie).await, status, "asked: {asks}");
+    }
 }
 
 /// Whose provider, at this port, may not be there yet.

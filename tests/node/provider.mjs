@@ -149,8 +149,9 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
         grant_types: ['client_credentials', EXCHANGE],
       },
     ],
-    claims: { openid: ['sub', 'groups', 'email', 'email_verified'] },
-    conformIdTokenClaims: false,
+    // Claims of a scope other than `openid` are told at userinfo alone, unless it is told otherwise.
+    claims: options.userinfoAlone ? { profile: ['groups'] } : { openid: ['sub', 'groups', 'email', 'email_verified'] },
+    conformIdTokenClaims: options.userinfoAlone ?? false,
     findAccount: (_, sub) => ({
       accountId: sub,
       claims: () => ({ sub, groups: groups[sub] ?? [], email: `${sub}@doorward.test`, email_verified: true }),
