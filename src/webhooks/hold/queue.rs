@@ -418,15 +418,14 @@ impl Queue {
         Ok(self.write_lease(&mut lease, Expect::Absent, now + LEASE, now).await?.then_some(lease))
     }
 
-    /// Makes sure that a lease lasts for another try; false if it was lost. An error where no second server has it: one that took over
-    /// would lack what the next try binds and removes as well, and it would all be brought again.
+    /// Makes sure that a lease lasts for another try; false if it was lost.
     pub(super) async fn renew(&self, lease: &mut Lease, now: Timestamp) -> Result<bool, StoreError> {
-        let Some(version) = lease.version else { return Ok(true) };
-        if lease.until < now + LEAST && !self.write_lease(lease, Expect::Version(version), now + LEASE, now).await? {
-            return Ok(false);
+        match lease.version {
+            Some(version) if lease.until < now + LEAST => {
+                self.write_lease(lease, Expect::Version(version), now + LEASE, now).await
+            }
+            _ => Ok(true),
         }
-        self.store.replicated(Table::HeldLeases, vec![lease.key.to_vec()]).await?;
-        Ok(true)
     }
 
     /// Gives a lane back. What cannot be written lapses.

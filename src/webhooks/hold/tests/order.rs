@@ -86,26 +86,3 @@ async fn a_record_that_was_set_back_is_believed_where_it_is_looked_at() {
     fixture.queue.look(&id, NOW).await.unwrap();
     assert_eq!(waits(&fixture), 0);
 }
-
-/// Who takes over lacks what was bound and removed here, and brings it all once more.
-#[tokio::test]
-async fn nothing_more_is_brought_by_what_one_server_alone_knows() {
-    let store = MemoryStore::shared();
-    store.set_shared();
-    let script = store.clone();
-    let fixture = Fixture::new(&store, move |held| {
-        script.set_alone(&*held.delivery == "1");
-        Brought::Taken(None)
-    });
-    fixture.queue.set_doubt(None);
-    for delivery in ["1", "2"] {
-        fixture.keep("hub", "7", delivery).await.unwrap();
-    }
-    fixture.start();
-    let rests = NOW + Duration::from_secs(10);
-    fixture.until("rests", async || fixture.clock.now() > rests).await;
-    assert_eq!(fixture.seen(), ["1"]);
-    store.set_alone(false);
-    fixture.until("taken", async || fixture.held().await.is_empty()).await;
-    assert_eq!(fixture.seen(), ["1", "2"]);
-}
