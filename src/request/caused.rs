@@ -194,7 +194,7 @@ impl Worker {
                         tracing::error!(%event, %other, "a delivery was bound to an event that its EventListener does not know");
                     }
                     (Some(event), None) => {
-                        tracing::error!(%event, "several events were named for a delivery, and its EventListener did not tell its own; a next try may make a run twice, and without one a run may be missing");
+                        tracing::error!(%event, "several events were named for a delivery, and its EventListener did not tell its own; a next try may make a run twice, without one a run may be missing, and tasks of a run that was made get no tokens");
                     }
                 }
                 self.app.metrics.webhooks.rebound();

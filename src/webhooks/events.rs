@@ -101,7 +101,8 @@ pub enum Bound {
 /// The events of a delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// Those that Triggers are bound to, each once: they label its runs.
+    /// Those that Triggers are bound to, each once: they label its runs. None that is disputed, as any may be a stranger's, whose runs
+    /// the caller has not caused.
     pub bound: Vec<EventId>,
     /// One that was named in this try, by somebody who is not the EventListener. Where its answer was lost, any of several.
     pub false_one: Option<EventId>,
@@ -353,8 +354,8 @@ impl Replay {
 
 impl Events {
     fn add(&mut self, shard: Shard) {
-        for Binding { event, .. } in shard.into_values() {
-            if !self.bound.contains(&event) {
+        for Binding { event, disputed, .. } in shard.into_values() {
+            if !disputed && !self.bound.contains(&event) {
                 self.bound.push(event);
             }
         }

@@ -72,6 +72,11 @@ async fn attacks_z46_a_false_event_of_a_try_whose_answer_was_lost_costs_no_run()
         }
         let left = replay.leave_open(&delivery("d"), "1", NOW).await.unwrap();
         assert_eq!(left.false_one.is_some(), afterwards.is_empty(), "{row}: an alarm");
+        assert_eq!(
+            left.bound.is_empty(),
+            left.false_one.is_some(),
+            "{row}: nobody caused what a stranger may have named"
+        );
         for (trigger, text) in afterwards {
             assert_eq!(ask(trigger, text).await, Bound::Disputed(event("false")), "{row}");
         }
@@ -79,6 +84,19 @@ async fn attacks_z46_a_false_event_of_a_try_whose_answer_was_lost_costs_no_run()
         assert_eq!(replay.confirm_event(&delivery("d"), &named("next@2"), NOW).await.unwrap().false_one, None, "{row}");
         assert_eq!(ask("a", "third@3").await, Bound::Others(event("next")), "{row}");
     }
+}
+
+/// Its run may be there, and was the caller's beyond doubt.
+#[tokio::test]
+async fn attacks_z46_a_dispute_takes_nothing_from_the_event_of_an_earlier_try() {
+    let replay = Replay::new(MemoryStore::shared());
+    let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
+    assert_eq!(ask("a", "e1@1").await, Bound::Ours);
+    assert_eq!(replay.leave_open(&delivery("d"), "1", NOW).await.unwrap().bound, [event("e1")]);
+    ask("b", "false@2").await;
+    ask("b", "e2@2").await;
+    let left = replay.leave_open(&delivery("d"), "2", NOW).await.unwrap();
+    assert_eq!((left.false_one, left.bound), (Some(event("false")), vec![event("e1")]));
 }
 
 #[tokio::test]
