@@ -73,7 +73,7 @@ use crate::{
 };
 
 /// How long it may take to note what an EventListener said of a delivery, and how far the clocks of replicas differ meanwhile.
-const NOTING: Duration = Duration::from_secs(10);
+const NOTING: Duration = Duration::from_secs(20);
 
 /// A sender of webhooks, as an entry of `webhooks` configures it.
 #[derive(Debug)]
