@@ -331,7 +331,8 @@ impl Authenticator<'_> {
         let taking = match webhook.hold() {
             Some(settings) => webhooks::Taking::Held(delivery.replay, settings),
             None => {
-                let reserved = self.replay.reserve(&delivery.replay, webhook.lease(), now).await?;
+                // By now: proving a message of SNS takes as long as its certificate does.
+                let reserved = self.replay.reserve(&delivery.replay, webhook.lease(), self.clock.now()).await?;
                 webhooks::Taking::Reserved(reserved)
             }
         };

@@ -14,10 +14,11 @@ use serde_json::{Map, Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    sync::Notify,
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::harness::{Answer, Authority, Doorward, Reply, Upstream, unique};
+use crate::harness::{Answer, Authority, Doorward, Reply, Upstream, unique, until};
 
 const TOPIC: &str = "arn:aws:sns:us-east-1:123456789012:commits";
 
@@ -29,6 +30,8 @@ struct Amazon {
     expired: KeyPair,
     /// Paths that were asked for.
     asked: Arc<Mutex<Vec<String>>>,
+    /// When `/late.pem` is served.
+    late: Arc<Notify>,
 }
 
 impl Amazon {
@@ -50,7 +53,8 @@ impl Amazon {
         let over = authority.sign(&over, &expired);
         let stranger = authority.sign(&params, &key) + &Authority::new().pem();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = asked.clone();
+        let (log, late) = (asked.clone(), Arc::new(Notify::new()));
+        let served = late.clone();
         tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
@@ -59,20 +63,24 @@ impl Amazon {
                 while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
                 let path = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
                 let (status, body) = match path.as_str() {
-                    "/good.pem" | "/fresh.pem" => (200, good.as_str()),
+                    "/good.pem" | "/fresh.pem" | "/late.pem" => (200, good.as_str()),
                     "/expired.pem" => (200, over.as_str()),
                     "/stranger.pem" => (200, stranger.as_str()),
                     path if path.starts_with("/?Action=ConfirmSubscription") => (200, "<Confirmed/>"),
                     _ => (404, ""),
                 };
+                let is_late = path == "/late.pem";
                 log.lock().unwrap().push(path);
+                if is_late {
+                    served.notified().await;
+                }
                 let answer =
                     format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                 let _ = stream.write_all(answer.as_bytes()).await;
                 let _ = stream.shutdown().await;
             }
         });
-        Self { host, key, expired, asked }
+        Self { host, key, expired, asked, late }
     }
 
     fn take(&self) -> Vec<String> {
@@ -172,7 +180,7 @@ limits: {{drain_accept: 0}}
         upstream = upstream.url(),
         host = amazon.host,
     );
-    Doorward::start_in(dir, &yaml).await
+    Doorward::start_with_faults(dir, &yaml).await
 }
 
 #[tokio::test]
@@ -283,4 +291,29 @@ async fn webhooks_29_subscriptions_to_listed_topics_are_confirmed_and_sha_1_is_t
     old.insert("SignatureVersion".to_owned(), "1".into());
     let signature = sign_with_sha1(doorward.dir(), &amazon.key, &string_to_sign(&old));
     assert_eq!(send(&doorward, &with_signature(old, &signature)).await.status, 202, "webhooks:29 SHA-1");
+}
+
+/// Its time under way had begun before it was proven, so that its twin was forwarded beside it.
+#[tokio::test]
+async fn a_delivery_is_under_way_from_when_it_was_proven() {
+    let authority = Authority::new();
+    let (told, Reply::Bytes(taken)) = (Arc::new(Notify::new()), Reply::json(202, "{}")) else { panic!() };
+    let when = told.clone();
+    let mut upstream = Upstream::scripted(move |_| Reply::Later(when.clone(), taken.clone())).await;
+    let amazon = Amazon::start(&authority).await;
+    let doorward = start(&authority, &amazon, &upstream, "").await;
+    let mut message = amazon.message("Notification");
+    message.insert("SigningCertURL".to_owned(), format!("https://{}/late.pem", amazon.host).into());
+    let message = amazon.sign(message);
+    let twin = async {
+        until(async || amazon.take() == ["/late.pem"]).await;
+        doorward.set_clock_ahead(40);
+        amazon.late.notify_one();
+        upstream.wait_for(1).await;
+        let twin = send(&doorward, &message).await;
+        told.notify_one();
+        twin
+    };
+    let (taken, twin) = tokio::join!(send(&doorward, &message), twin);
+    assert_eq!((taken.status, twin.status, twin.reason().as_str()), (202, 503, "delivery_in_flight"));
 }
