@@ -305,7 +305,8 @@ async fn serve(
     if unfinished > 0 {
         tracing::warn!(
             unfinished,
-            "runs were being made, or who caused them kept, to the last: their tasks may get no tokens"
+            "runs were being made, or who caused them kept, or what became of deliveries stored, to the last: tasks of these runs may get no \
+             tokens, and these deliveries are new when they come again"
         );
     }
     tracing::info!(cut, "drained");
