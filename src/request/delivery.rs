@@ -194,7 +194,7 @@ async fn settle(app: &App, mut reservation: Reservation, is_taken: bool) {
         match reservation.settle_later(is_taken, &clock).await {
             Ok(()) => tracing::info!(is_taken, "what became of a delivery is stored now"),
             Err(error) => {
-                tracing::warn!(%error, is_taken, "what became of a delivery cannot be stored: it is new when it comes again");
+                tracing::warn!(%error, is_taken, "what became of a delivery cannot be stored: where replicas share the store, it is new when it comes again");
             }
         }
     });
