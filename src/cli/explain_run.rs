@@ -429,7 +429,8 @@ impl fmt::Display for FromTrail<'_> {
             Some(outcome) => {
                 write!(f, "recorded: {} by {}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;
             }
-            None => write!(f, "recorded: refused before any rule was asked, policy {policy}")?,
+            None if reason.is_some() => write!(f, "recorded: refused before any rule was asked, policy {policy}")?,
+            None => write!(f, "recorded: not refused, and no rule was asked, policy {policy}")?,
         }
         if let (Some(reason), Some(detail)) = (reason, detail) {
             write!(f, "\n  {reason}: {}", terminal::line(detail))?;

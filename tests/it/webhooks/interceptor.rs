@@ -248,6 +248,13 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
         let (code, said) = fixture.doorward.told(&["explain", "doorward.yaml", "--audit-id", id]).await;
         assert!(code == Some(1) && said.contains(&format!("`--audit-id {of_delivery}`")), "{said}");
     }
+    // What goes on reads as no stop.
+    let went_on = fixture
+        .doorward
+        .record(|record| record["unmapped"]["endpoint"] == "interceptor" && record["status_code"].is_null());
+    let id = went_on.await["http_request"]["uid"].as_str().unwrap().to_owned();
+    let (_, said) = fixture.doorward.told(&["explain", "doorward.yaml", "--audit-id", &id]).await;
+    assert!(said.starts_with("recorded: not refused, and no rule was asked"), "{said}");
     // Who comes with a token is let in by a rule that says nothing of Triggers.
     let token = bearer(&fixture.a.token("alice", &["dev"]));
     let lines = ["POST /github HTTP/1.1", "Host: hooks.test", "Content-Type: application/json", &token];
