@@ -30,7 +30,11 @@ use crate::{
     oidc::{Login, LoginRequest, backchannel, program},
     pages::{self, SessionTimes, WhoAmIView},
     request::{
-        FORWARD_AUTH, exchange::Exchange, respond::see_other, route::PROTECTED_RESOURCE, sanitize::CleanRequest,
+        FORWARD_AUTH,
+        exchange::Exchange,
+        respond::{self, see_other},
+        route::PROTECTED_RESOURCE,
+        sanitize::CleanRequest,
     },
     sessions::{Origin, Session},
     snapshot::Snapshot,
@@ -433,15 +437,8 @@ async fn protected_resource(Extension(context): Extension<Context>) -> AxumRespo
     (headers, Json(metadata)).into_response()
 }
 
-/// What a browser asks before a page of another origin reads the metadata with a header of its own, such as the version of MCP (Fetch
-/// section 4.8).
 async fn may_ask() -> AxumResponse {
-    let headers = [
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "*"),
-    ];
-    (StatusCode::NO_CONTENT, headers).into_response()
+    respond::may_ask().map(Body::from)
 }
 
 /// Of these issuers those that a client can ask for a token. Many clients take the first that is named, so that others are named only

@@ -189,6 +189,18 @@ pub fn see_other(location: &str) -> Response<Bytes> {
     response
 }
 
+/// What a browser asks before a page of another origin reads what everybody may with a header of its own, such as the version of MCP
+/// (Fetch section 4.8).
+pub fn may_ask() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+    response
+}
+
 /// Says which request an answer of ours is to.
 pub fn identify(response: &mut Response<Bytes>, id: Uuid) {
     response.headers_mut().insert(REQUEST_ID, id_line(id));

@@ -77,7 +77,7 @@ use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
     issuers::{Issuers, KeySource},
-    request::{exchange::Exchange, sanitize::CleanRequest},
+    request::{exchange::Exchange, respond::may_ask, sanitize::CleanRequest},
     snapshot::Snapshot,
     upstream::{
         Pools,
@@ -280,17 +280,6 @@ fn refused(refusal: &Refusal, exchange: &mut Exchange) {
         tracing::info!(request_id = %id, why, "the issuer of tokens refused");
     }
     exchange.record().refusal = Some(audit::Refusal { reason: refusal.reason(), detail: refusal.description().into() });
-}
-
-/// What a browser asks before a page of another origin reads what everybody may, with a header of its own (Fetch section 4.8).
-fn may_ask() -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
-    response
 }
 
 /// What everybody may read, clients within pages of other origins among them.
