@@ -425,22 +425,22 @@ async fn webhooks_16_a_body_that_is_shorter_than_it_says_is_400() {
 #[tokio::test]
 async fn no_secret_of_a_sender_is_in_the_log_or_the_trail() {
     let mut door = Door::with(false, |yaml| format!("{yaml}log: {{filter: trace}}\n")).await;
+    let mut secrets = Vec::new();
     for sender in SENDERS {
-        let answer = sender.delivery().send(&door, sender).await;
+        let delivery = sender.delivery();
+        let answer = delivery.send(&door, sender).await;
         assert!(answer.status < 300, "{}: {}", sender.name, answer.text());
+        secrets.extend([(sender.name, sender.secret.to_owned()), (sender.name, delivery.proof.1)]);
     }
     door.doorward.signal("TERM");
     door.doorward.ended().await;
     let trail = std::fs::read_to_string(door.doorward.audit_path()).unwrap();
     let log = door.doorward.log().iter().map(|line| format!("{line}\n")).collect::<String>();
     assert!(log.contains("\"TRACE\"") && trail.contains("/gitlab-token"), "both tell of it");
-    for sender in SENDERS {
-        let shown = sender.delivery().proof.1;
-        for secret in [sender.secret, &shown] {
-            for (what, text) in [("log", &log), ("trail", &trail)] {
-                let line = text.lines().find(|line| !secret.is_empty() && line.contains(secret));
-                assert_eq!(line, None, "that of {} is in the {what}", sender.name);
-            }
+    for (name, secret) in secrets.iter().filter(|(_, secret)| !secret.is_empty()) {
+        for (what, text) in [("log", &log), ("trail", &trail)] {
+            let line = text.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "that of {name} is in the {what}");
         }
     }
 }
