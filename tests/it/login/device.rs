@@ -97,13 +97,20 @@ async fn nobody_gets_in_while_that_cannot_be_recorded_and_whoever_is_in_may_sign
     let cookie = world.log_in().await;
     let (device, code) = (world.device().await, world.code().await);
     let away = world.get("/oauth2/start?rd=%2Fpage", &[]).await;
-    world.doorward.break_trail(true);
-    until(async || {
-        // Any record finds out.
-        world.get("/nowhere", &[]).await;
-        world.doorward.admin("/readyz").await.status == 503
-    })
-    .await;
+    let break_trail = async || {
+        world.doorward.break_trail(true);
+        until(async || {
+            // Any record finds out.
+            world.get("/nowhere", &[]).await;
+            world.doorward.admin("/readyz").await.status == 503
+        })
+        .await;
+    };
+    let mend_trail = async || {
+        world.doorward.break_trail(false);
+        world.doorward.until_ready().await;
+    };
+    break_trail().await;
     let typed = format!("code={}", device.user_code);
     for (row, answer) in [
         ("the callback", world.call_back(&away).await),
@@ -115,14 +122,20 @@ async fn nobody_gets_in_while_that_cannot_be_recorded_and_whoever_is_in_may_sign
         assert!(answer.header("set-cookie").is_none(), "{row}: {}", answer.head);
         assert!(answer.text().contains("cannot be recorded"), "{row}: {}", answer.text());
     }
+    mend_trail().await;
+    // Nothing was used up.
+    world.come_back(&away).await;
+    assert_eq!(world.press(TYPE, &typed).await.status, 200);
+    world.let_in(&device).await;
+    for given in [world.redeem(&code, VERIFIER).await, world.poll(&device.code, VERIFIER).await] {
+        assert_eq!(given.status, 200, "{}", given.text());
+    }
+
+    break_trail().await;
     let out = world.post("/oauth2/sign_out", &[&cookie, &format!("Origin: {}", world.origin())], "").await;
     assert_eq!(out.status, 303, "{}{}", out.head, out.text());
-
-    world.doorward.break_trail(false);
-    world.doorward.until_ready().await;
+    mend_trail().await;
     assert_eq!(world.status(&cookie).await, 401);
-    world.come_back(&away).await;
-    assert_eq!(world.press(TYPE, &typed).await.status, 200, "nothing was used up");
 }
 
 /// The log at its most talkative, after all in which a secret has a part: logins, refreshes and sign-outs, of browsers and programs.
