@@ -108,9 +108,6 @@ impl Endpoints {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Rejection> {
         exchange.record().endpoint = Some(name(request.path()));
-        if Login::lets_in(request.method(), request.path()) {
-            exchange.reserve(1)?;
-        }
         let bearer = match request.path() {
             WHO_AM_I => authenticator.of_token(&request, snapshot.routes.taking_tokens(request.host())).await?,
             _ => None,
@@ -121,6 +118,10 @@ impl Endpoints {
             program::TOKEN | program::DEVICE_REQUEST | program::DEVICE => read(body, program::MAX_BODY).await?,
             _ => Bytes::new(),
         };
+        // Once the body is there: who keeps it back must not keep others out.
+        if Login::lets_in(request.method(), request.path()) {
+            exchange.reserve(1)?;
+        }
         let mut inner = Request::new(Body::empty());
         *inner.method_mut() = request.method().clone();
         *inner.uri_mut() = request.path().parse().map_err(|_| not_found())?;

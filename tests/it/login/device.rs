@@ -180,6 +180,27 @@ async fn no_code_verifier_token_cookie_or_handle_is_in_the_log_or_the_trail() {
     }
 }
 
+/// Each would hold a place of the trail for half a minute, and nothing of somebody else could be recorded.
+#[tokio::test]
+async fn whoever_keeps_the_body_of_a_login_back_keeps_nobody_out() {
+    const QUEUE: usize = 8;
+    let queue = format!("audit: {{queue: {QUEUE}, ");
+    let (world, _issuer) = LoginWorld::scripted(&[("audit: {", &*queue)]).await;
+    let cookie = world.log_in().await;
+    let mut kept = Vec::new();
+    for path in ["/.doorward/login/token", TYPE].into_iter().cycle().take(QUEUE) {
+        let mut raw = world.doorward.raw().await;
+        let host = &world.host;
+        let kind = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9";
+        raw.send(format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{kind}\r\nExpect: 100-continue\r\n\r\n")).await;
+        // So it waits for the body.
+        let told = raw.some().await;
+        assert!(told.starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&told));
+        kept.push(raw);
+    }
+    assert_eq!(world.status(&cookie).await, 200);
+}
+
 #[tokio::test]
 async fn a_person_who_declines_ends_the_wait() {
     let (world, _issuer) = world().await;
