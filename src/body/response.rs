@@ -205,7 +205,7 @@ impl<E: OnEnd> Body for ResponseBody<E> {
                 Poll::Ready((!is_clean).then_some(Err(BodyError::Idle)))
             }
             Some(Err(error)) => {
-                // Of an answer whose end waited for the upload.
+                // Of an answer that ended with its upload.
                 let is_of_upload = matches!(error, BodyError::TooLarge(_));
                 this.end(if is_of_upload { EndedBy::ClientAborted } else { EndedBy::UpstreamAborted });
                 Poll::Ready(Some(Err(error)))

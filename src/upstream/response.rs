@@ -95,9 +95,14 @@ impl Body for UpstreamBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let is_expired = lease.progress().is_expired();
+                let error = match lease.progress().exceeded() {
+                    _ if lease.progress().is_expired() => BodyError::Idle,
+                    // The HTTP library ends the answer with the upload, and tells it as the upstream's doing.
+                    Some(limit) => BodyError::TooLarge(limit),
+                    None => BodyError::Upstream(error),
+                };
                 this.lease = None;
-                Poll::Ready(Some(Err(if is_expired { BodyError::Idle } else { BodyError::Upstream(error) })))
+                Poll::Ready(Some(Err(error)))
             }
             // hyper takes RST_STREAM with NO_ERROR for an end. It is one only of an answer that is whole (RFC 9113 section 8.1).
             Poll::Ready(None) if matches!(lease, Lease::Http2(_)) && !this.incoming.is_end_stream() => {

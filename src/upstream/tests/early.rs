@@ -128,6 +128,42 @@ async fn an_answer_that_ends_with_an_upload_that_is_too_large_is_not_blamed_on_t
     assert_eq!(ended.recv().await.unwrap().outcome, EndedBy::ClientAborted);
 }
 
+/// As of one that is whole: here the HTTP library ends it with the upload.
+#[tokio::test]
+async fn an_answer_under_way_that_ends_with_an_upload_that_is_too_large_is_not_blamed_on_the_upstream() {
+    let (half, _) = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok").await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let (of_http2, _) = scripted(|_, stream| async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let mut answers = Vec::new();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let mut answer = respond.send_response(Response::new(()), false).unwrap();
+            answer.send_data(Bytes::from_static(b"ok"), false).unwrap();
+            answers.push((request, answer));
+        }
+    })
+    .await;
+    let of_http2 = upstream_with(of_http2, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2));
+    for upstream in [upstream(half), of_http2] {
+        let (frames, source) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+        let upload = RequestBody::streaming(incoming(Frames(source)).await, Trailers::Drop).limited(10);
+        let mut request = request("POST", upload);
+        let response = pools().send(&upstream, &mut request, Lane::Short).await.unwrap();
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let hook = move |end: BodyEnd| ends.send(end).unwrap();
+        let mut body = ResponseBody::streaming(response.into_body(), Trailers::Drop).on_end(hook);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ok");
+        frames.send(Ok(Frame::data(Bytes::from_static(b"more than ten")))).unwrap();
+        let cut = body.frame().await;
+        assert!(matches!(cut, Some(Err(BodyError::TooLarge(10)))), "{cut:?}");
+        assert_eq!(ended.recv().await.unwrap().outcome, EndedBy::ClientAborted);
+    }
+}
+
 /// The client may keep its body for itself once it is answered (RFC 9110 section 10.1.1).
 #[tokio::test]
 async fn an_answer_waits_for_no_body_of_a_client_that_waits_for_the_answer() {
