@@ -86,8 +86,8 @@ impl<S: Serve> Opening<'_, S> {
         let peer = announced.unwrap_or(peer);
         // An ingress or a balancer speaks for many; its own limits hold for them. Whether its `X-Forwarded-*` are believed
         // is no matter of the connection: each request is judged by the generation that it begins with.
-        let speaks_for_many = contains(&self.settings.trusted_proxies, peer) || (from_balancer && announced.is_none());
-        if speaks_for_many {
+        let is_unnamed = from_balancer && announced.is_none();
+        if is_unnamed || contains(&self.settings.trusted_proxies, peer) {
             self.liveness.speaks_for_many();
         } else {
             self.registered.count_for(&self.door.name, peer.ip(), &self.settings.limits)?;
@@ -97,6 +97,7 @@ impl<S: Serve> Opening<'_, S> {
             listener: Arc::clone(&self.door.name),
             peer,
             peer_line: HeaderValue::try_from(peer.ip().to_string()).ok(),
+            is_unnamed,
             protocol: Protocol::Http1,
             tls: None,
             liveness: Arc::clone(self.liveness),

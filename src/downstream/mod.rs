@@ -109,6 +109,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Its address as the value of a header.
     pub peer_line: Option<HeaderValue>,
+    /// Whether the peer is a balancer whose PROXY header names no client.
+    pub is_unnamed: bool,
     pub protocol: Protocol,
     /// `None` in clear text.
     pub tls: Option<TlsInfo>,
@@ -116,11 +118,6 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Whether its peer brings the requests of many: a trusted proxy, or a balancer whose PROXY header names no client.
-    pub fn speaks_for_many(&self) -> bool {
-        self.liveness.is_for_many()
-    }
-
     /// Whether it was ended since its client flooded us.
     pub fn is_flooded(&self) -> bool {
         self.liveness.is_flooded()

@@ -212,7 +212,7 @@ impl Worker {
         let authenticator = self.authenticator(snapshot);
         let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await;
         let authenticated = authenticated.map_err(|rejection| match exchange.record().address {
-            Some(address) if route.schemes.contains(&Scheme::Session) && !is_of_many(connection, address) => {
+            Some(address) if route.schemes.contains(&Scheme::Session) && !is_of_many(connection, snapshot, address) => {
                 let most = snapshot.limits.refusals_per_address;
                 self.app.refusals.count(rejection, address, most, manner.is_program)
             }
@@ -480,8 +480,10 @@ pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) ->
 
 /// Whether an address is only that of who brings the requests of many, as nothing says whose this one is: for what one of them does
 /// again and again all others would have to wait.
-fn is_of_many(connection: &Connection, address: IpAddr) -> bool {
-    connection.speaks_for_many() && address == connection.peer.ip()
+fn is_of_many(connection: &Connection, snapshot: &Snapshot, address: IpAddr) -> bool {
+    let is_of_balancer = connection.is_unnamed && address == connection.peer.ip();
+    // Before a proxy may stand another, which is all that it names then.
+    is_of_balancer || snapshot.trusted_proxies(&connection.listener).iter().any(|net| net.contains(&address))
 }
 
 /// Whether nobody knows who asks, over HTTP/2. A trusted proxy brings many clients by one connection, of whom the others have done

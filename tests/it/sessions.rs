@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{HANDSHAKE, browse},
+    harness::{HANDSHAKE, Raw, browse},
     login_world::LoginWorld,
 };
 
@@ -269,15 +269,45 @@ async fn an_operator_lists_and_ends_sessions() {
 #[tokio::test]
 async fn refusals_behind_a_proxy_are_counted_for_the_client_that_it_names_and_for_nobody_else() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
-    let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32]}");
+    let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32, 10.0.0.0/8]}");
     let (world, _issuer) = LoginWorld::scripted(&[limits, proxy]).await;
     let ask = async |named: &[&str]| world.get("/page", &[&["Accept: application/json"], named].concat()).await.status;
     for round in 0..8 {
         let of_one = if round < 4 { 401 } else { 429 };
         assert_eq!(ask(&["X-Forwarded-For: 192.0.2.1"]).await, of_one, "{round}");
         assert_eq!(ask(&[]).await, 401, "{round}: nothing says whose it is");
+        assert_eq!(ask(&["X-Forwarded-For: 10.0.0.7"]).await, 401, "{round}: a proxy names the one before it alone");
     }
     assert_eq!(ask(&["X-Forwarded-For: 192.0.2.2"]).await, 401, "another client");
+}
+
+/// As whose word about addresses counts.
+#[tokio::test]
+async fn whose_refusals_count_follows_a_reload_on_connections_that_are_open() {
+    let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
+    let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [192.0.2.0/24]}");
+    let (mut world, _issuer) = LoginWorld::scripted(&[limits, proxy]).await;
+    let request = format!("GET /page HTTP/1.1\r\nHost: {}\r\nAccept: application/json\r\n\r\n", world.host);
+    let ask = async |raw: &mut Raw| {
+        raw.send(&request).await;
+        raw.answer().await.status
+    };
+    let mut of_client = world.doorward.raw().await;
+    assert_eq!(ask(&mut of_client).await, 401);
+    world.doorward.change("192.0.2.0/24", "127.0.0.0/8");
+    world.doorward.wait_for_generation(2).await;
+    let mut of_proxy = world.doorward.raw().await;
+    for round in 0..8 {
+        assert_eq!(ask(&mut of_client).await, 401, "{round}: of a proxy by now");
+        assert_eq!(ask(&mut of_proxy).await, 401, "{round}");
+    }
+    world.doorward.change("127.0.0.0/8", "192.0.2.0/24");
+    world.doorward.wait_for_generation(3).await;
+    let mut last = 0;
+    for _ in 0..5 {
+        last = ask(&mut of_proxy).await;
+    }
+    assert_eq!(last, 429, "of a client by now");
 }
 
 /// As a Dashboard's pages do that are left open when their session ends.
