@@ -214,10 +214,17 @@ impl From<UpstreamError> for Rejection {
         };
         let rejection = Self::new(reason, error.to_string());
         let rejection = match error.answered {
-            Some(status) => rejection.with_upstream_status(status).fix(format!(
-                "look first whether it did what was asked, as it had answered with status {}; else {fix}",
-                status.as_u16()
-            )),
+            Some(status) => {
+                // After 408 clients send it again by themselves (RFC 9110 section 15.5.9).
+                let rejection = match error.kind {
+                    UpstreamErrorKind::RequestBodyTimeout => rejection.with_status(StatusCode::BAD_REQUEST),
+                    _ => rejection,
+                };
+                rejection.with_upstream_status(status).fix(format!(
+                    "look first whether it did what was asked, as it had answered with status {}; else {fix}",
+                    status.as_u16()
+                ))
+            }
             None => rejection.fix(fix),
         };
         rejection.because(error)
