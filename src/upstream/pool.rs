@@ -193,11 +193,12 @@ impl Node {
         let idle = i64::try_from(state.idle.len()).unwrap_or(i64::MAX);
         self.counters.idle.inc_by(idle - state.reported_idle);
         state.reported_idle = idle;
-        // One may have been given back while the last of an upload was still written, of which nobody tells when that is done.
-        let is_missed = state.waiting > 0 && state.idle.iter().any(|connection| connection.sender.is_ready());
+        // Some may have been given back while the last of an upload was still written, of which nobody tells when that is done.
+        let waiting = usize::try_from(state.waiting).unwrap_or(usize::MAX);
+        let missed = state.idle.iter().filter(|connection| connection.sender.is_ready()).take(waiting).count();
         drop(state);
         drop((gone, gone_shared));
-        if is_missed {
+        for _ in 0..missed {
             self.free();
         }
     }

@@ -210,6 +210,42 @@ async fn who_waits_gets_a_connection_that_was_given_back_before_it_was_ready() {
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
+/// One of them each tenth of a second got one, and the others waited beside connections that nobody used.
+#[tokio::test]
+async fn all_who_wait_get_connections_that_became_ready_together() {
+    const COUNT: usize = 30;
+    let (address, accepted) = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stream.write_all(OK).await.unwrap();
+        // None of them is given back before the last one has waited in vain.
+        read_head(&mut stream).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stream.write_all(OK).await.unwrap();
+    })
+    .await;
+    let upstream = upstream_with(address, |entry| {
+        entry.max_connections = u32::try_from(COUNT).unwrap();
+        entry.connect_timeout = Span::from_secs(2);
+    });
+    let pools = pools();
+    let mut leases = Vec::new();
+    for _ in 0..COUNT {
+        leases.push(pools.node(&upstream).checkout(&upstream, Pick::Pooled).await.unwrap());
+    }
+    for mut lease in leases {
+        let Lease::Http1(http1) = &mut lease else { panic!("it speaks HTTP/1.1") };
+        let exchange = http1.sender().unwrap().try_send_request(get());
+        tokio::spawn(async move { exchange.await.ok().unwrap().into_body().collect().await.unwrap() });
+        lease.finish();
+    }
+    let asked = futures_util::future::join_all((0..COUNT).map(|_| fetch(&pools, &upstream, get())));
+    for answer in asked.await {
+        assert_eq!(answer.unwrap(), "ok");
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), COUNT);
+}
+
 /// One caller's watches took every connection, and everybody else got 503.
 #[tokio::test]
 async fn exchanges_that_last_leave_a_quarter_of_the_connections_to_others() {
