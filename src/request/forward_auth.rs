@@ -97,9 +97,10 @@ impl Worker {
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
         let answer = passed(permit.principal())?;
+        let announced = permit.is_announced();
         // With this answer the proxy sends it on.
-        exchange.reserve(if permit.is_announced() { 2 } else { 1 })?;
-        if permit.is_announced() {
+        exchange.reserve(if announced { 2 } else { 1 })?;
+        if announced {
             exchange.decided().await?;
         }
         Ok(own(answer, id))
