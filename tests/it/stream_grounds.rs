@@ -290,6 +290,9 @@ async fn a_stream_ends_when_the_key_of_its_token_leaves_the_set_of_its_issuer() 
     // What is fetched anew after a reload has another number and the same keys.
     fixture.doorward.change("    username: '{sub}'", "    keys: {max_stale: 2h}\n    username: '{sub}'");
     fixture.doorward.wait_for_generation(2).await;
+    // Of a set that is late nothing would show.
+    let fresh = bearer(&fixture.a.token("bea", &["dev"]));
+    until(async || fixture.doorward.get("/api/v1/pods", &["Host: api.test", &fresh]).await.status == 200).await;
     stays(&mut twin, &mut streams, "the same keys").await;
 
     // A set that cannot be fetched says nothing against a key.

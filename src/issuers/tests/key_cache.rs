@@ -80,6 +80,17 @@ async fn a_rotated_key_is_fetched_once_for_all_who_wait() {
     assert_eq!(bench.provider.hits("/jwks"), 2);
 }
 
+/// A provider that says nothing cannot hold a reload up for as long as a try may take.
+#[tokio::test]
+async fn keys_are_waited_for_no_longer_than_patience_lasts() {
+    let provider = Provider::with_keys(&[]).await;
+    provider.on("/jwks", Reply::Hang);
+    let (issuers, _) = resolve(&Bench::root(&provider, &json!({})), None, &context());
+    let waiting = issuers.start_and_wait(Duration::from_millis(50));
+    tokio::time::timeout(Duration::from_secs(3), waiting).await.expect("it waits for the try to end");
+    assert!(!issuers.get("main").unwrap().keys().status().usable);
+}
+
 /// However many issuers there are whose keys somebody makes up.
 #[tokio::test]
 async fn unknown_keys_cause_only_so_many_fetches_at_all_issuers_together() {
