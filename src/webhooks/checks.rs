@@ -105,9 +105,9 @@ pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolve
 fn check_repeated_bodies(raw: &raw::Webhook, at: &At, report: &mut Report) {
     let signature = raw.signature.as_ref();
     if sender(raw.sender).bodies == Bodies::Unique {
-        report
-            .error(at, "no two deliveries of this sender have the same body, or it signs their ids")
-            .help("take it away; the setting is for `generic`, `github`, `gitea`, `forgejo` and `bitbucket_cloud`");
+        report.error(at, "no two deliveries of this sender have the same body, or it signs their ids").help(
+            "take it away; the setting is for `generic`, `github`, `gitea`, `forgejo`, `gogs` and `bitbucket_cloud`",
+        );
     } else if signature.is_some_and(|signature| signature.plain) {
         report
             .error(at, "nothing is signed where `plain` is set, so that ids alone count")

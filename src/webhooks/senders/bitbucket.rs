@@ -20,7 +20,7 @@ pub(super) static CLOUD: Sender = Sender {
     never_retries: false,
     counts_refusals: false,
     // A push tells no time: a tag that is deleted and pushed again looks like the first time. Other bodies do.
-    bodies: Bodies::Repeat { events: &[("repo:push", &[])], of_tags: &[] },
+    bodies: Bodies::Repeat(&[("repo:push", &[])]),
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),

@@ -37,7 +37,7 @@ const GENERIC: Sender = Sender {
     answer_within: Span::from_secs(8),
     never_retries: false,
     counts_refusals: false,
-    bodies: Bodies::Unknown,
+    bodies: Bodies::Any,
     redelivers_anew: false,
     // The names of the headers were checked before.
     forms: |webhook| webhook.signature.iter().filter_map(form).collect(),

@@ -79,7 +79,6 @@ const REPOSITORY_OF_HOOK: [&[&str]; 3] = [
 /// <https://docs.gitea.com/usage/webhooks>
 pub(super) static GITEA: Sender = Sender {
     label: Some("gitea"),
-    bodies: REPEATED,
     forms: |_| vec![Form::hex_sha256("x-gitea-signature", "")],
     id_headers: &["x-gitea-delivery"],
     events: Events::Shapes {
@@ -94,7 +93,6 @@ pub(super) static GITEA: Sender = Sender {
 /// <https://forgejo.org/docs/latest/user/webhooks/>
 pub(super) static FORGEJO: Sender = Sender {
     label: Some("forgejo"),
-    bodies: REPEATED,
     forms: |_| vec![Form::hex_sha256("x-forgejo-signature", "")],
     id_headers: &["x-forgejo-delivery"],
     events: Events::Shapes {
@@ -120,11 +118,6 @@ pub(super) static GOGS: Sender = Sender {
     ..COMMON
 };
 
-/// The page of a wiki and the message that is made up for it, a release, and a tag that the host makes or deletes by itself, which
-/// leaves the repository's `updated_at` as it was, tell no time.
-const REPEATED: Bodies =
-    Bodies::Repeat { events: &[("wiki", &[]), ("release", &[])], of_tags: &["push", "create", "delete"] };
-
 const COMMON: Sender = Sender {
     label: None,
     media: JSON,
@@ -134,7 +127,7 @@ const COMMON: Sender = Sender {
     answer_within: Span::from_secs(4),
     never_retries: true,
     counts_refusals: false,
-    bodies: Bodies::Unique,
+    bodies: Bodies::Any,
     redelivers_anew: true,
     forms: |_| Vec::new(),
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),

@@ -19,7 +19,7 @@ pub(super) static GITHUB: Sender = Sender {
     never_retries: true,
     counts_refusals: false,
     // A push names its commits, a pull request its time.
-    bodies: Bodies::Repeat { events: REPEATED, of_tags: &[] },
+    bodies: Bodies::Repeat(REPEATED),
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature-256", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),

@@ -75,10 +75,10 @@ pub(super) struct Sender {
 pub(super) enum Bodies {
     /// None: each tells what changed or when, or its id is signed.
     Unique,
-    /// Those of these events: of these actions, or of all where there are none. And those of the others that are about a tag.
-    Repeat { events: &'static [(&'static str, &'static [&'static str])], of_tags: &'static [&'static str] },
-    /// Any: nobody knows what it sends.
-    Unknown,
+    /// Those of these events: of these actions, or of all where there are none.
+    Repeat(&'static [(&'static str, &'static [&'static str])]),
+    /// Any: nobody knows what it sends, or it tells times in whole seconds, in which something is done, undone and done again.
+    Any,
 }
 
 impl Bodies {
@@ -90,11 +90,8 @@ impl Bodies {
         };
         match self {
             Self::Unique => false,
-            Self::Repeat { events, of_tags } => {
-                let is_of_tag = |event| facts.tag.is_some() && of_tags.contains(&event);
-                events.iter().any(is_of) || facts.event.as_deref().is_some_and(is_of_tag)
-            }
-            Self::Unknown => true,
+            Self::Repeat(events) => events.iter().any(is_of),
+            Self::Any => true,
         }
     }
 }
