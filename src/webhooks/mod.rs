@@ -399,6 +399,10 @@ impl Webhook {
             }
         }
         match value.map(|value| value.to_str()) {
+            Some(Ok("")) => match self.sender.events.unnamed() {
+                Some(event) => Ok(Some(event.to_owned())),
+                None => Err(bad_request(format!("{name} is empty"))),
+            },
             Some(Ok(event)) if (1..=64).contains(&event.len()) => Ok(Some(event.to_owned())),
             Some(_) => Err(bad_request(format!("{name} is not 1 to 64 visible ASCII characters"))),
             None => Err(bad_request(format!("{name} is missing"))),

@@ -27,7 +27,7 @@ pub(super) static CLOUD: Sender = Sender {
     // Its own retries have the same.
     id_headers: &["x-request-uuid"],
     id_required: true,
-    events: Events::Shapes { header: "x-event-key", twins: &[], shapes: &[CLOUD_SHAPES] },
+    events: Events::Shapes { header: "x-event-key", twins: &[], shapes: &[CLOUD_SHAPES], unnamed: None },
     pings: &[],
     pushes: &[],
     builds: &[],

@@ -85,6 +85,7 @@ pub(super) static GITEA: Sender = Sender {
         header: "x-gitea-event",
         twins: &["x-gogs-event", "x-github-event"],
         shapes: &[SHAPES, LATER_SHAPES],
+        unnamed: None,
     },
     passes: &["x-gitea-event", "x-gitea-delivery", "x-gitea-signature", "x-hub-signature-256"],
     ..COMMON
@@ -99,6 +100,8 @@ pub(super) static FORGEJO: Sender = Sender {
         header: "x-forgejo-event",
         twins: &["x-gitea-event", "x-gogs-event", "x-github-event"],
         shapes: &[SHAPES, LATER_SHAPES, FORGEJO_SHAPES],
+        // `HookEventType.Event` has no name for it.
+        unnamed: Some("package"),
     },
     // It writes `refs/tags/v1` where the others write `v1`.
     facts: facts!(REPOSITORY_OF_HOOK, (Field::FullRef, &["/ref"])),
@@ -111,7 +114,7 @@ pub(super) static GOGS: Sender = Sender {
     label: Some("gogs"),
     forms: |_| vec![Form::hex_sha256("x-gogs-signature", "")],
     id_headers: &["x-gogs-delivery"],
-    events: Events::Shapes { header: "x-gogs-event", twins: &["x-github-event"], shapes: &[SHAPES] },
+    events: Events::Shapes { header: "x-gogs-event", twins: &["x-github-event"], shapes: &[SHAPES], unnamed: None },
     redelivers_anew: false,
     facts: facts!(REPOSITORY),
     passes: &["x-gogs-event", "x-gogs-delivery", "x-gogs-signature"],

@@ -25,7 +25,12 @@ pub(super) static GITHUB: Sender = Sender {
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     id_headers: &["x-github-delivery"],
     id_required: true,
-    events: Events::Shapes { header: "x-github-event", twins: &[], shapes: &[GITHUB_SHAPES, OTHER_SHAPES] },
+    events: Events::Shapes {
+        header: "x-github-event",
+        twins: &[],
+        shapes: &[GITHUB_SHAPES, OTHER_SHAPES],
+        unnamed: None,
+    },
     pings: &["ping"],
     pushes: &[],
     builds: &[],

@@ -194,8 +194,13 @@ pub(super) enum Field {
 #[derive(Debug)]
 pub(super) enum Events {
     /// A header names it and the members of the body prove it. `twins` are headers that say the same, as hosts send what those before
-    /// them did; interceptors of Tekton read them.
-    Shapes { header: &'static str, twins: &'static [&'static str], shapes: &'static [&'static [Shape]] },
+    /// them did; interceptors of Tekton read them. `unnamed` is the event whose header is empty.
+    Shapes {
+        header: &'static str,
+        twins: &'static [&'static str],
+        shapes: &'static [&'static [Shape]],
+        unnamed: Option<&'static str>,
+    },
     /// The body names it. What `names` has comes under these values of the header alone, of which one may stand for several, or under
     /// those that stand for `all`.
     Named { header: &'static str, names: &'static [(&'static str, &'static str)], all: &'static [&'static str] },
@@ -221,6 +226,14 @@ impl Events {
         match self {
             Self::Shapes { twins, .. } => twins,
             _ => &[],
+        }
+    }
+
+    /// The event that an empty header stands for.
+    pub(super) fn unnamed(&self) -> Option<&'static str> {
+        match self {
+            Self::Shapes { unnamed, .. } => *unnamed,
+            _ => None,
         }
     }
 
