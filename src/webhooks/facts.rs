@@ -412,7 +412,8 @@ impl<'a> Fields<'a> {
 
     /// A branch by its own name, or what a ref names. A ref is full (`refs/heads/main`) unless the body says beside it
     /// what it is; one that says neither is neither, since a branch may itself be called `refs/heads/main`. `is_full` says whether
-    /// one is full that has nothing beside it.
+    /// one may be full that has nothing beside it. It is not if it is no ref: the API of Gitea sends a push of whatever its caller
+    /// writes as the ref of a test, `main` or a commit.
     fn git_ref(&self, is_full: bool) -> Result<Option<GitRef>, NoFacts> {
         if let Some(branch) = self.text(Field::Branch)? {
             return Ok(Some(GitRef::Branch(branch)));
@@ -438,7 +439,7 @@ impl<'a> Fields<'a> {
             Some((Found::Text(kind), _)) if kind == "tag" => Some(GitRef::Tag(reference)),
             Some((Found::Text(kind), _)) if kind == "branch" => Some(GitRef::Branch(reference)),
             Some(_) => None,
-            None if !is_full => Some(GitRef::Either),
+            None if !is_full || !reference.starts_with("refs/") => Some(GitRef::Either),
             None => full(),
         })
     }
