@@ -168,9 +168,9 @@ const SHAPES: &[Shape] = &[
     shape("push", &["ref", "before", "after"], &["pull_request"]),
     shape("create", &["ref", "ref_type", "sha"], &["pusher_type"]),
     shape("delete", &["ref", "ref_type", "pusher_type"], &[]),
-    shape("pull_request", &["pull_request", "number", "action"], &["review", "comment", "workflow_run"]),
-    shape("issues", &["issue", "action"], &["comment", "pull_request"]),
-    shape("issue_comment", &["issue", "comment", "action"], &[]),
+    shape("pull_request", &["pull_request", "number", "action"], &["review", "comment", "workflow_run", "mentioned"]),
+    shape("issues", &["issue", "action"], &["comment", "pull_request", "mentioned"]),
+    shape("issue_comment", &["issue", "comment", "action"], &["mentioned"]),
     shape("release", &["release", "action"], &[]),
     shape("fork", &["forkee"], &[]),
 ];
@@ -189,10 +189,33 @@ const LATER_SHAPES: &[Shape] = &[
     shape("workflow_job", &["workflow_job", "action"], &[]),
 ];
 
-/// Their bodies are alike.
+/// News of a run of Forgejo's Actions. Their bodies are alike, and so are those of jobs.
+const fn run(event: &'static str) -> Shape {
+    shape(event, &["run", "action"], &["job"])
+}
+
+const fn job(event: &'static str) -> Shape {
+    shape(event, &["run", "job", "action"], &[])
+}
+
 const FORGEJO_SHAPES: &[Shape] = &[
-    shape("action_run_failure", &["run", "action"], &[]),
-    shape("action_run_recover", &["run", "action"], &[]),
-    shape("action_run_success", &["run", "action"], &[]),
-    shape("action_run_cancelled", &["run", "action"], &[]),
+    run("action_run_failure"),
+    run("action_run_recover"),
+    run("action_run_success"),
+    run("action_run_cancelled"),
+    run("workflow_run_blocked"),
+    run("workflow_run_cancelled"),
+    run("workflow_run_failure"),
+    run("workflow_run_running"),
+    run("workflow_run_skipped"),
+    run("workflow_run_success"),
+    run("workflow_run_waiting"),
+    job("workflow_job_blocked"),
+    job("workflow_job_cancelled"),
+    job("workflow_job_failure"),
+    job("workflow_job_running"),
+    job("workflow_job_skipped"),
+    job("workflow_job_success"),
+    job("workflow_job_waiting"),
+    shape("mention", &["mentioned", "action"], &[]),
 ];
