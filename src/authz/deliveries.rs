@@ -1,5 +1,7 @@
 //! What a rule asks of deliveries and no delivery can meet. It is no error, since a host may change what it sends.
 
+use std::collections::BTreeSet;
+
 use crate::{
     config::{
         raw,
@@ -14,6 +16,7 @@ pub(super) fn warn(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Rep
     if !senders.is_empty() {
         let at = at.key("on");
         warn_of_events(&rule.on.event, &senders, &at.key("event"), report);
+        warn_of_actions(&rule.on.action, &senders, &at.key("action"), report);
         warn_of_refs(&rule.on, &senders, &at, report);
     }
 }
@@ -63,6 +66,18 @@ fn warn_of_events(events: &[String], senders: &[&raw::Webhook], at: &At, report:
         report
             .warning(&at.index(i), format!("no delivery is known by its body as one of the event `{event}`"))
             .help(meant(event, &known));
+    }
+}
+
+/// Warns of an action that all these senders call otherwise.
+fn warn_of_actions(actions: &[String], senders: &[&raw::Webhook], at: &At, report: &mut Report) {
+    for (i, action) in actions.iter().enumerate() {
+        let own_action = |sender: &&raw::Webhook| webhooks::own_action(sender, action);
+        let Some(own) = senders.iter().map(own_action).collect::<Option<BTreeSet<_>>>() else { continue };
+        let own: Vec<_> = own.into_iter().map(|own| format!("`{own}`")).collect();
+        report
+            .warning(&at.index(i), format!("the host of these deliveries has another name for the action `{action}`"))
+            .help(format!("write {}", own.join(" and ")));
     }
 }
 
@@ -150,6 +165,7 @@ routes:
   - {name: gh, kind: webhook, hosts: [a], schemes: [webhook], webhook: gh, upstream: u, event_listener: {namespace: ci, name: build}}
   - {name: ci, kind: webhook, hosts: [b], schemes: [webhook], webhook: ci, upstream: u, event_listener: {namespace: x, name: other}}
   - {name: lab, kind: webhook, hosts: [c], schemes: [webhook], webhook: lab, upstream: u, event_listener: {namespace: y, name: third}}
+  - {name: tea, kind: webhook, hosts: [d], schemes: [webhook], webhook: tea, upstream: u, event_listener: {namespace: z, name: fourth}}
 ";
 
     fn warned(rule: &str) -> Vec<(String, String, String)> {
@@ -199,7 +215,7 @@ routes:
             "on: {event: [psuh]}, who: {webhooks: [gh, ci]}",
             "on: {event_listener: build, event: [push]}, who: {webhooks: [gh]}",
             // It has no route, so that nothing is known of it.
-            "on: {event: [psuh]}, who: {webhooks: [tea]}",
+            "on: {event: [psuh]}, who: {webhooks: [bb]}",
         ] {
             assert_eq!(warned(unknown), [], "{unknown}");
         }
@@ -210,6 +226,25 @@ routes:
         warns("on: {event_listener: build, branch: [main, refs/heads/main]}", "/on/branch/1", "a branch", "`main`");
         warns("on: {event_listener: third, tag: [refs/tags/v1*]}", "/on/tag/0", "a tag", "`v1*`");
         for good in ["on: {event_listener: other, branch: [refs/heads/main]}", "on: {branch: [refs/heads/main]}"] {
+            assert_eq!(warned(good), [], "{good}");
+        }
+    }
+
+    /// An allow never let a second push to a pull request of Gitea build, and a deny kept none out.
+    #[test]
+    fn an_action_that_the_host_calls_otherwise_is_warned_of() {
+        let at = "/on/action/1";
+        warns("on: {routes: [tea], action: [opened, synchronize]}", at, "`synchronize`", "write `synchronized`");
+        warns("on: {routes: [gh], action: [opened, synchronized]}", at, "`synchronized`", "write `synchronize`");
+        let both = "on: {routes: [tea, lab], action: [edited, synchronize]}";
+        warns(both, at, "`synchronize`", "write `synchronized` and `update`");
+        for good in [
+            "on: {routes: [gh], action: [opened, synchronize]}",
+            "on: {routes: [tea], action: [opened, synchronized]}",
+            // One of the two calls it so.
+            "on: {routes: [gh, tea], action: [synchronize, synchronized]}",
+            "on: {routes: [tea, ci], action: [synchronize]}",
+        ] {
             assert_eq!(warned(good), [], "{good}");
         }
     }

@@ -61,7 +61,7 @@ pub use self::{
     signature::github_signature,
     told::{
         answered_events, has_bare_names, has_known_ids, has_text_ids, known_events, numbers_people,
-        numbers_repositories,
+        numbers_repositories, own_action,
     },
 };
 use crate::{

@@ -23,6 +23,11 @@ pub fn answered_events(raw: &raw::Webhook) -> &'static [&'static str] {
     sender(raw.sender).pings
 }
 
+/// What this sender calls an action that others call so.
+pub fn own_action(raw: &raw::Webhook, action: &str) -> Option<&'static str> {
+    sender(raw.sender).own_actions.iter().find(|(others, _)| *others == action).map(|(_, own)| *own)
+}
+
 /// Whether deliveries tell the number of their repository.
 pub fn numbers_repositories(raw: &raw::Webhook) -> bool {
     // SNS tells it within the name.

@@ -49,7 +49,7 @@ pub struct On {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub tag: Vec<String>,
-    /// Webhook routes: what happened to the subject of the event (`opened`, `synchronize`).
+    /// Webhook routes: what happened to the subject of the event (`opened`, `synchronize` of GitHub, `synchronized` of Gitea).
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub action: Vec<String>,

@@ -429,7 +429,7 @@ pub struct KubernetesFacts {
 pub struct DeliveryFacts {
     /// `push`, `pull_request`.
     pub event: Option<String>,
-    /// `opened`, `synchronize`.
+    /// `opened`, `synchronize` of GitHub, `synchronized` of Gitea.
     pub action: Option<String>,
     /// `owner/name`.
     pub repository: Option<String>,

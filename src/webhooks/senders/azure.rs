@@ -67,6 +67,7 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
         (Field::PullRequest, &["/resource/pullRequestId", "/resource/pullRequest/pullRequestId"]),
         (Field::Draft, &["/resource/isDraft", "/resource/pullRequest/isDraft"]),
     ],
+    own_actions: &[],
     text_ids: true,
     takes: &[],
     passes: &[],

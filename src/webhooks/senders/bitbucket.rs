@@ -48,6 +48,7 @@ pub(super) static CLOUD: Sender = Sender {
         (Field::PullRequest, &["/pullrequest/id"]),
         (Field::Draft, &["/pullrequest/draft"]),
     ],
+    own_actions: &[],
     text_ids: true,
     takes: &[],
     passes: &["x-event-key", "x-hook-uuid", "x-request-uuid", "x-attempt-number", "x-hub-signature"],
@@ -131,6 +132,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
         (Field::PullRequest, &["/pullRequest/id"]),
         (Field::Draft, &["/pullRequest/draft"]),
     ],
+    own_actions: &[],
     text_ids: false,
     takes: &[Setting::UnsignedPings],
     // `x-request-id` is ours there.

@@ -55,6 +55,7 @@ const GENERIC: Sender = Sender {
     pushes: &[],
     builds: &[],
     facts: &[],
+    own_actions: &[],
     text_ids: true,
     takes: &[Setting::Signature, Setting::Facts],
     passes: &[],

@@ -141,6 +141,12 @@ const COMMON: Sender = Sender {
     pushes: &[],
     builds: &[],
     facts: facts!(REPOSITORY_OF_HOOK),
+    own_actions: &[
+        ("synchronize", "synchronized"),
+        ("labeled", "label_updated"),
+        ("unlabeled", "label_updated"),
+        ("submitted", "reviewed"),
+    ],
     text_ids: false,
     takes: &[],
     passes: &[],

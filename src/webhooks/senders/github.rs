@@ -77,6 +77,7 @@ pub(super) static GITHUB: Sender = Sender {
         (Field::PullRequestMark, &["/issue/pull_request"]),
         (Field::Draft, &["/pull_request/draft"]),
     ],
+    own_actions: &[("synchronized", "synchronize"), ("label_updated", "labeled"), ("label_cleared", "unlabeled")],
     text_ids: false,
     takes: &[],
     passes: &[

@@ -106,6 +106,14 @@ pub(super) static GITLAB: Sender = Sender {
         (Field::PullRequest, &["/merge_request/iid", "/object_attributes/iid"]),
         (Field::Draft, &["/object_attributes/draft", "/merge_request/draft"]),
     ],
+    own_actions: &[
+        ("opened", "open"),
+        ("synchronize", "update"),
+        ("synchronized", "update"),
+        ("closed", "close"),
+        ("reopened", "reopen"),
+        ("merged", "merge"),
+    ],
     text_ids: false,
     takes: &[Setting::RequireSignature],
     passes: &[

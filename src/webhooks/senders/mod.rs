@@ -59,6 +59,8 @@ pub(super) struct Sender {
     pub(super) builds: &'static [&'static str],
     /// Where facts stand in the body; the first pointer that is there counts.
     pub(super) facts: &'static [(Field, &'static [&'static str])],
+    /// What others call an action, and its own word for it.
+    pub(super) own_actions: &'static [(&'static str, &'static str)],
     /// Whether ids may be text.
     pub(super) text_ids: bool,
     /// The settings that only some senders have.

@@ -56,6 +56,7 @@ const COMMON: Sender = Sender {
     pushes: &[],
     builds: &[],
     facts: &[],
+    own_actions: &[],
     text_ids: false,
     takes: &[],
     passes: &[],

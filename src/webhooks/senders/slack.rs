@@ -56,6 +56,7 @@ pub(super) static SLACK: Sender = Sender {
         (Field::ActorId, &["/event/user/id", "/event/user", "/user_id", "/payload/user/id"]),
         (Field::Challenge, &["/challenge"]),
     ],
+    own_actions: &[],
     text_ids: true,
     takes: &[],
     passes: &["x-slack-request-timestamp", "x-slack-signature", "x-slack-retry-num", "x-slack-retry-reason"],

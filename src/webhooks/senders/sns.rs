@@ -34,6 +34,7 @@ pub(super) static AWS_SNS: Sender = Sender {
         (Field::Commit, &["/Records/*/codecommit/references/*/commit"]),
         (Field::Actor, &["/Records/*/userIdentityARN"]),
     ],
+    own_actions: &[],
     text_ids: true,
     takes: &[Setting::Facts],
     passes: &["x-amz-sns-message-type", "x-amz-sns-message-id", "x-amz-sns-topic-arn", "x-amz-sns-subscription-arn"],
