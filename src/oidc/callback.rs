@@ -23,7 +23,7 @@ use crate::{
     config::values::Span,
     error::{Reason, Rejection},
     issuers::{TokenError, login_facts},
-    sessions::{Ended, NewSession, Origin, Seen, Tokens, complete, cookie, keyring::Purpose},
+    sessions::{Ended, NewSession, Origin, Seen, Tokens, cookie, keyring::Purpose, userinfo},
     store::{Expect, Table, Written},
 };
 
@@ -241,7 +241,7 @@ impl Login {
         let mut told = BTreeSet::new();
         if provider.client().asks_userinfo {
             let userinfo = self.ask_userinfo(&*provider, &tokens.access, &claims).await?;
-            complete(Arc::make_mut(&mut claims), &mut told, &userinfo);
+            userinfo::complete(Arc::make_mut(&mut claims), &mut told, &userinfo);
         }
         self.check_needed(&*provider, &flow, &claims)?;
         // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).

@@ -31,7 +31,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
-mod userinfo;
+pub mod userinfo;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -61,7 +61,6 @@ pub use self::{
     seen::Seen,
     session::Session,
     settings::Settings,
-    userinfo::complete,
 };
 use crate::{
     audit::Trail,
