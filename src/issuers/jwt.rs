@@ -120,7 +120,8 @@ pub fn is_jwt_shaped(token: &str) -> bool {
     false
 }
 
-/// The algorithm of a name of RFC 7518, or of RFC 9864, which calls `EdDSA` with this curve `Ed25519`. HMAC has none here: a shared secret cannot tell issuers apart.
+/// The algorithm of a name of RFC 7518, or of RFC 9864, which calls `EdDSA` with this curve `Ed25519`.
+/// HMAC has none here: a shared secret cannot tell issuers apart.
 pub fn algorithm(name: &str) -> Option<Algorithm> {
     Some(match name {
         "RS256" => Algorithm::RS256,

@@ -147,7 +147,6 @@ impl Client {
         }
         if raw.userinfo && is_github {
             resolver
-                .report
                 .error(&at.key("userinfo"), "GitHub has no userinfo endpoint")
                 .help("take it away: who signs in is asked for there as it is");
             good = false;
