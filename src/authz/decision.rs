@@ -54,8 +54,20 @@ pub struct Denial {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Shadow {
     pub rule: Arc<str>,
-    /// `allow`, `deny`, `approve`, `step_up`, or `error`.
-    pub would: &'static str,
+    pub would: Would,
+}
+
+/// What would have come of a rule that hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Would {
+    Allow,
+    Deny,
+    Approve,
+    /// Its login would not have done.
+    StepUp,
+    /// Its expression had no value.
+    Error,
 }
 
 impl Outcome {

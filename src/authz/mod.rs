@@ -68,7 +68,7 @@ pub(crate) use self::{
     cases::check_cases,
     claims::claims_named,
     concerns::Concern,
-    decision::{Decision, Outcome, Shadow},
+    decision::{Decision, Outcome, Shadow, Would},
     explain::Explanation,
     permit::authorize,
     policy::{Policy, SAME_WITHOUT},

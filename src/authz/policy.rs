@@ -25,7 +25,7 @@ use crate::{
 use super::{
     RequestView,
     condition::{Met, Reading},
-    decision::{Decision, Denial, Outcome, Shadow},
+    decision::{Decision, Denial, Outcome, Shadow, Would},
     issuers::IssuerFacts,
     rule::{Action, Approval, Case, Hit, Rule},
     token::TOKEN_ENDPOINT,
@@ -356,9 +356,13 @@ impl<'p> Tally<'p> {
         if rule.shadow {
             let would = match hit {
                 Hit::Miss => return,
-                Hit::Yes => rule.action.kind().as_str(),
-                Hit::Unmet(_) => "step_up",
-                Hit::Error(_) => "error",
+                Hit::Yes => match rule.action {
+                    Action::Allow(_) => Would::Allow,
+                    Action::Deny => Would::Deny,
+                    Action::Approve(_) => Would::Approve,
+                },
+                Hit::Unmet(_) => Would::StepUp,
+                Hit::Error(_) => Would::Error,
             };
             return self.shadow.push(Shadow { rule: Arc::clone(&rule.id), would });
         }

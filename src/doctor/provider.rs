@@ -37,14 +37,14 @@ const NOBODY: [&str; 4] = ["login_required", "interaction_required", "consent_re
 
 pub(super) async fn examine(doctor: &Doctor<'_>, wants: impl Fn(Check) -> bool) -> Vec<Finding> {
     let origins = if wants(Check::Redirect) { doctor.origins() } else { Vec::new() };
-    let asks = wants(Check::Introspection);
+    let asks_introspection = wants(Check::Introspection);
     let issuers = doctor.resolved.issuers().iter().filter(|issuer| issuer.keys().settings().source != KeySource::Own);
     let several = doctor.resolved.clients().len() > 1;
     let looks = issuers.map(async |issuer: &Arc<Issuer>| {
         let client = doctor.resolved.clients().iter().find(|client| client.issuer == *issuer.name());
-        Look { issuer, clock: &doctor.clock, of: format!("issuer `{}`", issuer.name()), findings: Vec::new() }
-            .all(client, &origins, several, asks)
-            .await
+        let of = format!("issuer `{}`", issuer.name());
+        let look = Look { issuer, clock: &doctor.clock, asks_introspection, several, of, findings: Vec::new() };
+        look.all(client, &origins).await
     });
     join_all(looks).await.concat()
 }
@@ -53,19 +53,15 @@ pub(super) async fn examine(doctor: &Doctor<'_>, wants: impl Fn(Check) -> bool) 
 struct Look<'a> {
     issuer: &'a Issuer,
     clock: &'a Clock,
+    asks_introspection: bool,
+    /// People sign in at others, too.
+    several: bool,
     of: String,
     findings: Vec<Finding>,
 }
 
 impl Look<'_> {
-    /// `several`: people sign in at others, too. `asks`: introspection is looked at.
-    async fn all(
-        mut self,
-        client: Option<&LoginClient>,
-        origins: &[Origin],
-        several: bool,
-        asks: bool,
-    ) -> Vec<Finding> {
+    async fn all(mut self, client: Option<&LoginClient>, origins: &[Origin]) -> Vec<Finding> {
         let settings = self.issuer.keys().settings();
         let github = client.and_then(|known| match &known.client.protocol {
             Protocol::Github(github) => Some(github),
@@ -84,7 +80,7 @@ impl Look<'_> {
                 self.findings.push(Finding::skipped(Check::Algorithms, &self.of, said));
             }
         }
-        if asks {
+        if self.asks_introspection {
             self.introspection(metadata.as_ref()).await;
         }
         let asks_userinfo = client.is_some_and(|known| known.client.asks_userinfo);
@@ -98,11 +94,11 @@ impl Look<'_> {
             let of_github = github.map(|github| github.authorization_endpoint().clone());
             match metadata.and_then(|metadata| metadata.authorization_endpoint).or(of_github) {
                 Some(endpoint) => {
-                    let path = redirect::path(self.issuer.name(), redirect::is_own(client, names_itself, several));
+                    let path = redirect::path(self.issuer.name(), redirect::is_own(client, names_itself, self.several));
                     for origin in origins {
                         self.redirect(&endpoint, client, egress, &origin.url(&path)).await;
                     }
-                    if !origins.is_empty() && redirect::is_at_risk(client, names_itself, several) {
+                    if !origins.is_empty() && redirect::is_at_risk(client, names_itself, self.several) {
                         let said = "it shares its redirect address with other providers, and does not name itself in its \
                                     answers: codes of another one could be taken for its own";
                         let own = redirect::path(self.issuer.name(), true);

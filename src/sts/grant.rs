@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{MAX_LIFETIME, exchange::Exchanger, party::Party, refusal::Refusal};
 use crate::{
     authn::Principal,
-    authz::{Decision, Outcome, RequestView, Shadow, TOKEN_ENDPOINT, TokenRules, TokenView},
+    authz::{Decision, Outcome, RequestView, Shadow, TOKEN_ENDPOINT, TokenRules, TokenView, Would},
     clock::Timestamp,
     config::raw::RouteKind,
     issuers::Quoted,
@@ -284,7 +284,7 @@ fn join(first: &mut Option<Decision>, decision: Decision) {
 
 /// Of a scope that is left out, which rules in `mode: shadow` would give it: what others would have refused was not given anyway.
 fn would_give(decision: Decision) -> impl Iterator<Item = Shadow> {
-    decision.shadow.into_iter().filter(|shadow| shadow.would == "allow")
+    decision.shadow.into_iter().filter(|shadow| shadow.would == Would::Allow)
 }
 
 /// Who asks for themselves, with what a rule for a job of CI would have to name.

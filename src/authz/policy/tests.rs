@@ -551,8 +551,8 @@ rules:
     let scenario = Scenario::new(Some(&raw::PrincipalFacts::default()), &request, &root).unwrap();
     let decision = policy.decide(&scenario.principal, &scenario.request());
     assert!(decision.is_allow());
-    let shadow: Vec<(&str, &str)> = decision.shadow.iter().map(|shadow| (&*shadow.rule, shadow.would)).collect();
-    assert_eq!(shadow, [("b", "deny"), ("c", "error"), ("a", "step_up")]);
+    let shadow: Vec<(&str, Would)> = decision.shadow.iter().map(|shadow| (&*shadow.rule, shadow.would)).collect();
+    assert_eq!(shadow, [("b", Would::Deny), ("c", Would::Error), ("a", Would::StepUp)]);
 }
 
 #[test]
