@@ -135,6 +135,13 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         .iter()
         .enumerate()
         .filter_map(|(index, raw)| Upstream::resolve(raw, &root.limits, &at.key("upstreams").index(index), resolver))
+        .inspect(|upstream| {
+            let before =
+                previous.and_then(|known| known.upstreams.iter().find(|known| known.name() == upstream.name()));
+            if let Some(before) = before {
+                upstream.keep_token_of(before);
+            }
+        })
         .map(|upstream| (Arc::clone(upstream.name()), upstream))
         .collect();
     let now = context.clock().now();

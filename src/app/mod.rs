@@ -6,12 +6,14 @@
 //! | `reload` | a new generation: built beside the one in force, swapped in whole, or refused |
 //! | `tasks` | what goes on beside requests |
 //! | `stream_watch` | whether streams that are open may go on |
+//! | `account_tokens` | the tokens of service accounts by which Doorward is somebody at API servers |
 //! | `rights` | whether Kubernetes allows Doorward what its configuration needs |
 //! | `policies` | those that were in force, kept so that what they decided can be explained |
 //! | `rollout`, `heads` | what replicas tell each other: the policy each decides by, the last checkpoint of its trail |
 //! | `durability` | whether a shared store could lose what it has taken |
 //! | `operator` | the commands of operators, of which `revoke`, `sessions` and `hooks` hold some |
 
+pub mod account_tokens;
 mod durability;
 mod heads;
 mod hooks;

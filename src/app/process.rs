@@ -16,7 +16,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{App, Metrics, Operators, policies, reload, rollout::Outcome, tasks};
+use super::{App, Metrics, Operators, account_tokens, policies, reload, rollout::Outcome, tasks};
 use crate::{
     admin::{
         health::Health,
@@ -160,9 +160,12 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     };
 
     app.snapshot.load().issuers.start();
+    // Before anybody is answered that there is none.
+    runtime.block_on(account_tokens::obtain(&app.own_pools(), &app.snapshot.load().upstreams, &app.clock));
     let downstream = start_workers(bound, &app)?;
     let _entered = runtime.enter();
     tasks::start(&app);
+    tasks::renew_account_tokens(&app);
     let bringing = tasks::bring_held(&app);
     tasks::follow_runs(&app);
     tasks::keep_token_keys(&app);

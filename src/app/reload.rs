@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    App,
+    App, account_tokens,
     process::{problems, warn_of},
     rights,
 };
@@ -181,6 +181,7 @@ impl Reloader {
         let beside = Beside::of(&resolved);
         let next = resolved.into_snapshot(number, &self.app.shared, &self.app.clock);
         let next = next.ok_or_else(|| vec!["a part of the configuration is missing".to_owned()])?;
+        account_tokens::obtain(&self.own, &next.upstreams, &self.app.clock).await;
         let problems = rights::not_impersonable(&self.own, &current.raw, &next).await;
         if !problems.is_empty() {
             return Err(problems);
@@ -222,6 +223,7 @@ impl Reloader {
         let beside = Beside::of(&resolved);
         // It is the same configuration, and has the same number.
         let Some(next) = resolved.into_snapshot(current.number, &self.app.shared, &self.app.clock) else { return };
+        account_tokens::obtain(&self.own, &next.upstreams, &self.app.clock).await;
         next.issuers.start_and_wait(KEYS_PATIENCE).await;
         self.hand_out(beside, downstream);
         self.put_in_force(next);

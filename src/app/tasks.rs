@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{App, durability, heads, rights, rollout, stream_watch};
+use super::{App, account_tokens, durability, heads, rights, rollout, stream_watch};
 use crate::{
     admin::health::Gate,
     audit::export,
@@ -169,6 +169,15 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
 
 /// How often keys are looked at, lest a clock that was set is missed.
 const KEYS_TICK: Duration = Duration::from_secs(30);
+
+/// Renews the tokens of service accounts that upstreams are shown, over connections of its own.
+pub(super) fn renew_account_tokens(app: &Arc<App>) {
+    let own = app.own_pools();
+    spawn(app, TaskSpec::new("account-tokens").critical(), move |app| {
+        let own = own.clone();
+        async move { account_tokens::watch(&app, &own).await }
+    });
+}
 
 /// Looks whether Kubernetes allows what the configuration needs.
 pub(super) fn watch_rights(app: &Arc<App>) {

@@ -35,7 +35,8 @@ pub struct RbacArgs {
 /// Who Doorward is in the cluster.
 #[derive(Debug, Args)]
 pub(super) struct AccountArgs {
-    /// The service account whose token is the credential of the upstream.
+    /// The service account whose token is the credential of the upstream. Of an upstream with `credential.service_account` the
+    /// configuration says it, and this is the one that asks for its token.
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
     service_account: Account,
     /// That of `token_review.bearer` and of the upstreams of `runs`, `tokens.exchange` and `interceptor`, where none of these is that of a

@@ -30,7 +30,8 @@ pub use self::{
     public::Public,
 };
 use crate::{
-    clock::Clock, config::Loaded, config::raw, rbac::Account, sessions::Origin, snapshot::Resolved, upstream::Pools,
+    app::account_tokens, clock::Clock, config::Loaded, config::raw, rbac::Account, sessions::Origin,
+    snapshot::Resolved, upstream::Pools,
 };
 
 /// What is looked at.
@@ -142,6 +143,11 @@ impl Doctor<'_> {
     /// Looks at everything of `only`, or at everything if that is empty. In the order of [`Check`].
     pub async fn examine(&self, only: &[Check]) -> Vec<Finding> {
         let wants = |checks: &[Check]| only.is_empty() || checks.iter().any(|check| only.contains(check));
+        let without_token = if wants(&[Check::Upstreams, Check::Rights]) {
+            account_tokens::obtain(&self.pools, self.resolved.upstreams(), &self.clock).await
+        } else {
+            Vec::new()
+        };
         let provider = async {
             let checks = [
                 Check::Discovery,
@@ -164,6 +170,7 @@ impl Doctor<'_> {
         let (provider, upstreams, rights, public, store, receivers) =
             tokio::join!(provider, upstreams, rights, public, store, receivers);
         let mut findings = [provider, upstreams, rights, public, store, receivers].concat();
+        findings.extend(without_token.iter().map(|(name, error)| upstream::without_token(name, error)));
         if wants(&[Check::Certificates]) {
             findings.extend(certificates::of_files(self));
         }

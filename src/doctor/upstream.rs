@@ -33,7 +33,12 @@ impl What {
         let reviews = raw.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
         let clusters = raw.tokens.iter().flat_map(|tokens| &tokens.exchange);
         let clusters = clusters.filter_map(|from| from.kubernetes.as_deref());
-        let mut clusters = reviews.map(|review| &*review.upstream).chain(clusters).chain(of_dashboards);
+        let requested = raw.upstreams.iter().filter_map(|upstream| upstream.requested_account());
+        let requested = requested.map(|account| account.upstream.as_str());
+        let runs = raw.runs.iter().map(|runs| runs.kubernetes.as_str());
+        let interceptor = raw.interceptor.iter().filter_map(|interceptor| interceptor.kubernetes.as_deref());
+        let own = runs.chain(interceptor).chain(requested);
+        let mut clusters = reviews.map(|review| &*review.upstream).chain(clusters).chain(of_dashboards).chain(own);
         if is(RouteKind::Kubernetes) || clusters.any(|cluster| cluster == name) {
             Self::ApiServer
         } else if is(RouteKind::Dashboard) {
@@ -97,6 +102,12 @@ pub(super) async fn examine_rights(doctor: &Doctor<'_>) -> Vec<Finding> {
         }
     };
     answers.into_iter().map(finding).collect()
+}
+
+/// That Doorward gets no token of the service account that it is to be at an upstream.
+pub(super) fn without_token(name: &str, error: &Rejection) -> Finding {
+    let of = format!("API server `{name}`");
+    Finding::fault(Check::Rights, &of, error.detail(), "apply what `doorward rbac` prints for this configuration")
 }
 
 async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {

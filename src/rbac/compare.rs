@@ -78,6 +78,7 @@ pub fn compare(
     for object in objects(root, form, accounts) {
         needed.push(serde_json::from_value::<Object>(serde_json::to_value(object)?)?);
     }
+    let own = accounts.each(root);
     let mut differences = Vec::new();
     for need in &needed {
         match there.iter().find(|object| object.is(need)) {
@@ -92,7 +93,7 @@ pub fn compare(
         match &other.role_ref {
             _ if ours => differences.push(Difference::Stale(format!("{other}"))),
             Some(role) => {
-                for account in accounts.each() {
+                for account in &own {
                     foreign(other, role, account, &needed, &there, &mut differences);
                 }
             }

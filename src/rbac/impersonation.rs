@@ -26,7 +26,8 @@ pub(super) fn role(root: &raw::Root, form: Form) -> Bound<'static> {
     Bound::new("doorward-impersonator", None, rules)
 }
 
-/// What Doorward does as itself: it reviews tokens, reads Triggers, and watches runs and pods, where the configuration says so.
+/// What Doorward does as itself: it reviews tokens, reads Triggers, watches runs and pods, and asks for the tokens of accounts that
+/// impersonate, where the configuration says so.
 pub(super) fn readers(root: &raw::Root) -> Vec<Bound<'_>> {
     let mut rules = Vec::new();
     if root.issuers.iter().any(|issuer| issuer.token_review.is_some()) {
@@ -35,6 +36,7 @@ pub(super) fn readers(root: &raw::Root) -> Vec<Bound<'_>> {
     let further = trigger_reader(root).into_iter();
     let further = further.chain(root.runs.iter().flat_map(watchers_of_runs));
     let further = further.chain(exchanging(root).flat_map(lookers_up_of_tasks));
+    let further = further.chain(requesters(root).into_iter().map(|(_, requester)| requester));
     let mut in_namespaces: BTreeMap<&str, Vec<PolicyRule>> = BTreeMap::new();
     for reader in further {
         let of = reader.namespace.map_or(&mut rules, |namespace| in_namespaces.entry(namespace).or_default());
@@ -65,6 +67,18 @@ pub(super) fn trigger_reader(root: &raw::Root) -> Option<Bound<'_>> {
         |rule: &raw::Rule| rule.on.trigger.as_ref().is_some_and(|trigger| !trigger.service_accounts.is_empty());
     let rule = PolicyRule::new(&["triggers.tekton.dev"], &["triggers", "eventlisteners"], &["get"]);
     root.rules.iter().any(looks_at_accounts).then(|| reader(None, vec![rule]))
+}
+
+/// Where tokens of service accounts are asked for, each beside the upstream that is asked.
+pub(super) fn requesters(root: &raw::Root) -> Vec<(&str, Bound<'_>)> {
+    let accounts = root.upstreams.iter().filter_map(raw::Upstream::requested_account);
+    let requester = |account: &'_ raw::RequestedAccount| PolicyRule {
+        resource_names: vec![account.name.clone()],
+        ..PolicyRule::new(&[""], &["serviceaccounts/token"], &["create"])
+    };
+    accounts
+        .map(|account| (account.upstream.as_str(), reader(Some(&account.namespace), vec![requester(account)])))
+        .collect()
 }
 
 /// In each of the namespaces, or everywhere.

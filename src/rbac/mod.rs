@@ -61,16 +61,42 @@ pub struct Account {
 /// Who Doorward is at an API server, which may be one account.
 #[derive(Clone, Copy, Debug)]
 pub struct Accounts<'a> {
-    /// At the upstreams to which it sends requests of people.
+    /// At the upstreams to which it sends requests of people, but for those of which the configuration says it.
     pub impersonator: &'a Account,
     /// At those where it looks for itself: at runs, pods and Triggers.
     pub reader: &'a Account,
 }
 
-impl<'a> Accounts<'a> {
-    fn each(self) -> impl Iterator<Item = &'a Account> {
-        let Self { impersonator, reader } = self;
-        [impersonator].into_iter().chain((reader != impersonator).then_some(reader))
+impl Accounts<'_> {
+    /// All that impersonate, each once.
+    fn impersonators(self, root: &raw::Root) -> Vec<Account> {
+        let mut all = Vec::new();
+        for server in own::servers(root) {
+            let requested = root.upstreams.iter().find(|upstream| upstream.name == server);
+            let account = match requested.and_then(raw::Upstream::requested_account) {
+                Some(raw::RequestedAccount { namespace, name, .. }) => {
+                    Account { namespace: namespace.clone(), name: name.clone() }
+                }
+                None => self.impersonator.clone(),
+            };
+            if !all.contains(&account) {
+                all.push(account);
+            }
+        }
+        // The role is printed in any case.
+        if all.is_empty() {
+            all.push(self.impersonator.clone());
+        }
+        all
+    }
+
+    /// All of them, each once.
+    fn each(self, root: &raw::Root) -> Vec<Account> {
+        let mut all = self.impersonators(root);
+        if !all.contains(self.reader) {
+            all.push(self.reader.clone());
+        }
+        all
     }
 }
 
@@ -104,8 +130,10 @@ fn objects(root: &raw::Root, form: Form, accounts: Accounts<'_>) -> Vec<Object> 
     if form == Form::Constrained {
         bound.extend(actions::roles(root));
     }
-    let acting = bound.into_iter().flat_map(|bound| bound.objects(accounts.impersonator));
-    let reading = impersonation::readers(root).into_iter().flat_map(|bound| bound.objects(accounts.reader));
+    let impersonators = accounts.impersonators(root);
+    let acting = bound.into_iter().flat_map(|bound| bound.objects(&impersonators));
+    let reading = impersonation::readers(root).into_iter();
+    let reading = reading.flat_map(|bound| bound.objects(std::slice::from_ref(accounts.reader)));
     acting.chain(reading).chain(tekton::objects(root)).collect()
 }
 
@@ -169,11 +197,12 @@ impl<'a> Bound<'a> {
         Self { name, namespace, rules: right::without_repeats(rules) }
     }
 
-    /// The role, and what binds it to that account.
-    fn objects(self, account: &Account) -> [Object; 2] {
+    /// The role, and what binds it to those accounts.
+    fn objects(self, accounts: &[Account]) -> [Object; 2] {
         let Self { name, namespace, rules } = self;
         let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
-        [role(kind, name, namespace, rules), binding(kind, name, name, namespace, &[Subject::Account(account)])]
+        let subjects: Vec<Subject<'_>> = accounts.iter().map(Subject::Account).collect();
+        [role(kind, name, namespace, rules), binding(kind, name, name, namespace, &subjects)]
     }
 }
 

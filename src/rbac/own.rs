@@ -46,7 +46,7 @@ pub fn group_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
 }
 
 /// The API servers at which Doorward impersonates.
-fn servers(root: &raw::Root) -> BTreeSet<&str> {
+pub(super) fn servers(root: &raw::Root) -> BTreeSet<&str> {
     let reached = root.routes.iter().filter(|route| route.reaches_kubernetes());
     reached.map(|route| route.kubernetes.as_deref().unwrap_or(route.upstream.as_str())).collect()
 }
@@ -81,6 +81,7 @@ fn readers(root: &raw::Root) -> Vec<(&str, Bound<'_>)> {
         let server = exchanged.kubernetes.as_deref().unwrap_or_default();
         roles.extend(impersonation::lookers_up_of_tasks(exchanged).into_iter().map(|looker| (server, looker)));
     }
+    roles.extend(impersonation::requesters(root));
     if let Some(server) = root.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref()) {
         roles.extend(impersonation::trigger_reader(root).map(|reader| (server, reader)));
     }

@@ -105,12 +105,16 @@ struct Search<'a> {
     cluster: Cluster,
     others: Others,
     granted: BTreeSet<&'a str>,
-    account: &'a Account,
+    /// Doorward's own.
+    accounts: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Search<'a> {
     fn read(list: &[u8], root: &'a raw::Root, account: &'a Account) -> serde_json::Result<Self> {
-        Ok(Self { cluster: Cluster::read(list)?, others: Others::read(list, root)?, granted: groups(root), account })
+        let requested = root.upstreams.iter().filter_map(raw::Upstream::requested_account);
+        let accounts = requested.map(|account| (account.namespace.as_str(), account.name.as_str()));
+        let accounts = accounts.chain([(account.namespace.as_str(), account.name.as_str())]).collect();
+        Ok(Self { cluster: Cluster::read(list)?, others: Others::read(list, root)?, granted: groups(root), accounts })
     }
 
     fn within(&self, namespace: &str) -> Past {
@@ -123,7 +127,7 @@ impl<'a> Search<'a> {
         for ((right, Holder { subject, binding, role, .. }), may) in found(&self.cluster, namespace) {
             let of_group = |group: &str| subject.kind == "Group" && subject.name == group;
             let is_granted = self.granted.iter().any(|group| of_group(group));
-            let (expected, note) = self.others.judge(right, &subject, (&binding, &role), self.account);
+            let (expected, note) = self.others.judge(right, &subject, (&binding, &role), &self.accounts);
             let note = note.or_else(|| is_granted.then(|| GRANTED.to_owned()));
             let way = Way { expected, note, subject: subject.clone(), may: may.into_iter().collect(), binding, role };
             if right == Right::Create {
@@ -215,7 +219,7 @@ impl Others {
         right: Right,
         subject: &Named,
         (binding, role): (&Named, &Named),
-        doorward: &Account,
+        doorward: &[(&str, &str)],
     ) -> (Option<String>, Option<String>) {
         let expected = |why: &str| (Some(why.to_owned()), None);
         let noted = |what: &str| (None, Some(what.to_owned()));
@@ -240,7 +244,7 @@ impl Others {
             let is_asked_here = !matches!(right, Right::BeAccount | Right::BePerson);
             return if is_asked_here { noted(what) } else { (None, None) };
         };
-        if (namespace, name) == (doorward.namespace.as_str(), doorward.name.as_str()) {
+        if doorward.contains(&(namespace, name)) {
             return match right {
                 Right::BePerson => expected("Doorward itself, which acts as those whom it let in"),
                 _ => noted("Doorward itself, which needs no such right: see `doorward rbac --check`"),

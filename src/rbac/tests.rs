@@ -225,6 +225,53 @@ fn the_pattern_of_all_subresources_has_those_that_pods_and_namespaces_have() {
     assert!(!has("pipelineruns/finalize.") && has("pipelineruns/finalizers"));
 }
 
+/// The configuration says which account impersonates, and the one that asks for its token may do that and no more.
+#[test]
+fn the_account_that_impersonates_is_the_one_that_the_configuration_names() {
+    let server = "url: 'https://kubernetes.default.svc'";
+    let (from, to) = (
+        "upstreams: [{name: cluster,",
+        "upstreams: [{name: own, SERVER}, {name: cluster, credential: {service_account: {namespace: front, name: proxy, upstream: own}},",
+    );
+    assert!(CONFIGURATION.contains(from));
+    let root = root(&CONFIGURATION.replace(from, &to.replace("SERVER", server)));
+    let own = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
+    let accounts = Accounts { impersonator: &own, reader: &own };
+    let printed: Vec<serde_json::Value> =
+        objects(&root, Form::Classic, accounts).iter().map(|object| serde_json::to_value(object).unwrap()).collect();
+    let find = |kind: &str, name: &str| {
+        printed.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name).unwrap()
+    };
+    let proxy = serde_json::json!([{"kind": "ServiceAccount", "name": "proxy", "namespace": "front"}]);
+    assert_eq!(find("ClusterRoleBinding", "doorward-impersonator")["subjects"], proxy);
+    let own = serde_json::json!([{"kind": "ServiceAccount", "name": "doorward", "namespace": "doorward"}]);
+    let (role, binding) = (find("Role", "doorward-reader"), find("RoleBinding", "doorward-reader"));
+    assert_eq!((&role["metadata"]["namespace"], &binding["subjects"]), (&"front".into(), &own));
+    let rule = serde_json::json!([{"apiGroups": [""], "resources": ["serviceaccounts/token"],
+        "resourceNames": ["proxy"], "verbs": ["create"]}]);
+    assert_eq!(role["rules"], rule);
+
+    // Both are accounts of ours, of which nobody else's bindings are to give more.
+    let bound = |namespace: &str, name: &str| {
+        let extra = serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "oops"},
+            "roleRef": {"kind": "ClusterRole", "name": "edit"},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        });
+        let items = [printed.clone(), vec![extra]].concat();
+        let list = serde_json::json!({"items": items}).to_string();
+        compare(&root, Form::Classic, accounts, list.as_bytes()).unwrap().len()
+    };
+    assert_eq!([bound("front", "proxy"), bound("doorward", "doorward"), bound("front", "other")], [1, 1, 0]);
+
+    let rights: Vec<String> = own_rights(&root, Form::Classic)
+        .into_iter()
+        .filter(|right| right.upstream == "own")
+        .map(|right| right.access.to_string())
+        .collect();
+    assert_eq!(rights, ["create serviceaccounts/token proxy in front"]);
+}
+
 /// The account that may become anybody has no other right where another one looks.
 #[test]
 fn the_roles_to_read_are_those_of_the_account_that_reads() {

@@ -28,6 +28,8 @@ pub enum UpstreamErrorKind {
     Tls,
     /// All connections that it may have are in use.
     Exhausted,
+    /// There is no token of ours that it could be shown.
+    NoCredential,
     /// The request was sent, and no head of a response came in time.
     ResponseTimeout,
     /// It closed the connection, or ended the request, before it answered.
@@ -137,6 +139,7 @@ impl fmt::Display for UpstreamError {
             UpstreamErrorKind::ConnectTimeout => "did not take a connection in time",
             UpstreamErrorKind::Tls => "could not be verified by TLS",
             UpstreamErrorKind::Exhausted => "is busy: all connections to it are in use",
+            UpstreamErrorKind::NoCredential => "was not asked, as Doorward has no token for it",
             UpstreamErrorKind::ResponseTimeout => "did not answer in time",
             UpstreamErrorKind::Closed => "broke off before it answered",
             UpstreamErrorKind::NotTaken => "did not take the request",
@@ -191,6 +194,10 @@ impl From<UpstreamError> for Rejection {
                 (Reason::UpstreamUnreachable, "an operator should compare its certificate with `tls` of this upstream")
             }
             UpstreamErrorKind::Exhausted => (Reason::Overloaded, "try again in a moment"),
+            UpstreamErrorKind::NoCredential => (
+                Reason::UpstreamCredential,
+                "try again in a moment; if it lasts, an operator should look at `credential/` in `/readyz`",
+            ),
             UpstreamErrorKind::NotTaken => (Reason::Overloaded, "nothing was done: send it again in a moment"),
             UpstreamErrorKind::Closed | UpstreamErrorKind::Protocol => (
                 Reason::UpstreamProtocol,
@@ -256,6 +263,7 @@ mod tests {
             (Kind::ConnectTimeout, StatusCode::GATEWAY_TIMEOUT),
             (Kind::Tls, StatusCode::BAD_GATEWAY),
             (Kind::Exhausted, StatusCode::SERVICE_UNAVAILABLE),
+            (Kind::NoCredential, StatusCode::BAD_GATEWAY),
             (Kind::ResponseTimeout, StatusCode::GATEWAY_TIMEOUT),
             (Kind::Closed, StatusCode::BAD_GATEWAY),
             (Kind::NotTaken, StatusCode::SERVICE_UNAVAILABLE),

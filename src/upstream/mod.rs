@@ -10,6 +10,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `settings` | an upstream as the program runs on it |
+//! | `account_token` | the short token of a service account that Doorward is there, where it asks for one |
 //! | `pool`, `connect` | connections that wait for their next request, and new ones |
 //! | `forward`, `response` | the last step of a request, and the body that comes back |
 //! | `refusal` | which 403 of an API server is about our own account |
@@ -20,6 +21,7 @@
 //! | `streams` | what lasts, and ends with its credential or its permission |
 //! | `error`, `metrics` | why there is no answer, and what the pools count |
 
+mod account_token;
 pub mod buffered;
 mod connect;
 mod error;
@@ -52,6 +54,7 @@ use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 pub(crate) use self::{
+    account_token::AccountToken,
     connect::{USER_TIMEOUT, keep_alive},
     get::GetError,
     progress::{Progress, Ticks},
@@ -113,7 +116,7 @@ impl Pools {
         lane: Lane,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let node = self.node(upstream);
-        prepare(upstream, request);
+        prepare(upstream, request)?;
         let mut is_retry = false;
         loop {
             let checkout = match lane {
@@ -183,13 +186,13 @@ impl Pools {
 }
 
 /// Gives the request what every request to this upstream has.
-fn prepare(upstream: &Upstream, request: &mut Request<RequestBody>) {
+fn prepare(upstream: &Upstream, request: &mut Request<RequestBody>) -> Result<(), UpstreamError> {
     // RFC 9110 section 8.6: a method that anticipates content says that there is none.
     let says_empty = matches!(request.body(), RequestBody::Empty)
         && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     let headers = request.headers_mut();
-    if let Some(credential) = upstream.credential() {
-        headers.insert(header::AUTHORIZATION, credential.clone());
+    if let Some(authorization) = upstream.authorization()? {
+        headers.insert(header::AUTHORIZATION, authorization);
     }
     if !headers.contains_key(header::HOST) {
         headers.insert(header::HOST, upstream.authority.host.clone());
@@ -204,6 +207,7 @@ fn prepare(upstream: &Upstream, request: &mut Request<RequestBody>) {
     if request.uri().authority().is_some() {
         *request.uri_mut() = request.uri().path_and_query().map_or_else(Uri::default, |path| Uri::from(path.clone()));
     }
+    Ok(())
 }
 
 /// A second copy of a request.

@@ -10,12 +10,20 @@ use std::{fmt, hash, sync::Arc, time::Duration};
 use http::{HeaderValue, StatusCode};
 use url::Host;
 
+use self::access::Credential;
 pub(crate) use self::{
     access::Access,
     tls::{TlsClient, TlsIdentity},
 };
-pub(super) use self::{access::Authority, tls::Tls};
-use super::progress::{Pace, Ticks};
+pub(super) use self::{
+    access::{Authority, bearer_line},
+    tls::Tls,
+};
+use super::{
+    UpstreamError, UpstreamErrorKind,
+    account_token::AccountToken,
+    progress::{Pace, Ticks},
+};
 use crate::{
     config::{raw, report::At, resolver::Resolver, values::Span},
     error::{Reason, Rejection},
@@ -27,7 +35,7 @@ pub struct Upstream {
     pub(super) identity: Arc<Identity>,
     pub(super) tls: Option<Tls>,
     pub(super) authority: Authority,
-    credential: Option<HeaderValue>,
+    credential: Option<Credential>,
     default_service_account: Arc<str>,
     /// To connect, TLS included.
     pub(super) connect_timeout: Duration,
@@ -168,8 +176,32 @@ impl Upstream {
     }
 
     /// The value of `Authorization` that every request to it carries, if it has a credential of our own.
-    pub fn credential(&self) -> Option<&HeaderValue> {
-        self.credential.as_ref()
+    pub fn authorization(&self) -> Result<Option<HeaderValue>, UpstreamError> {
+        match &self.credential {
+            None => Ok(None),
+            Some(Credential::Written(line)) => Ok(Some(line.clone())),
+            Some(Credential::Requested(token)) => match token.authorization() {
+                Some(line) => Ok(Some(line)),
+                None => Err(UpstreamError::new(UpstreamErrorKind::NoCredential, &self.name)),
+            },
+        }
+    }
+
+    /// The token of a service account by which it knows us, where it is one that we ask for.
+    pub(crate) fn account_token(&self) -> Option<&AccountToken> {
+        match &self.credential {
+            Some(Credential::Requested(token)) => Some(token),
+            Some(Credential::Written(_)) | None => None,
+        }
+    }
+
+    /// Goes on with the token that the same upstream of the generation before holds, if that is still what it is to show.
+    pub(crate) fn keep_token_of(&self, before: &Self) {
+        if self.place() == before.place()
+            && let (Some(token), Some(held)) = (self.account_token(), before.account_token())
+        {
+            token.keep(held);
+        }
     }
 
     /// The service account of runs of Tekton there that name none.
@@ -185,6 +217,9 @@ impl Upstream {
     /// The refusal for a 401 of this upstream to our own credential: the caller's is not at fault, so that it must
     /// not see a 401 (and a client not throw its good token away).
     pub fn credential_refused(&self) -> Rejection {
+        if let Some(token) = self.account_token() {
+            token.refused();
+        }
         Rejection::new(
             Reason::UpstreamCredential,
             format!("the upstream `{}` did not accept Doorward's own credential", self.name),
@@ -326,7 +361,7 @@ mod tests {
         entry.credential = Some(raw::UpstreamCredential::Bearer(SecretSource::File("token".into())));
         std::fs::write(dir.path().join("token"), "abc.def-_~+/=\n").unwrap();
         let upstream = resolve(&entry, dir.path()).0.unwrap();
-        let credential = upstream.credential().unwrap();
+        let credential = upstream.authorization().unwrap().unwrap();
         assert_eq!(credential, "Bearer abc.def-_~+/=");
         assert!(credential.is_sensitive());
         assert!(!format!("{upstream:?}").contains("abc"));

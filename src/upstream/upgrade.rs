@@ -168,7 +168,7 @@ impl Pools {
     ) -> Result<UpgradeAnswer, UpstreamError> {
         let node = self.node(upstream);
         let mut request = request.map(|()| RequestBody::Empty);
-        prepare(upstream, &mut request);
+        prepare(upstream, &mut request)?;
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
         headers.remove(header::TE);

@@ -127,6 +127,14 @@ impl Upstream {
 }
 
 impl Upstream {
+    /// The service account whose token it is shown, where Doorward asks for one.
+    pub fn requested_account(&self) -> Option<&RequestedAccount> {
+        match &self.credential {
+            Some(UpstreamCredential::ServiceAccount(account)) => Some(account),
+            Some(UpstreamCredential::Bearer(_)) | None => None,
+        }
+    }
+
     /// The service account of runs of Tekton there that name none. It holds for all namespaces.
     pub fn default_service_account(&self) -> &str {
         self.default_service_account.as_deref().unwrap_or("default")
@@ -164,6 +172,23 @@ pub struct ClientTls {
 pub enum UpstreamCredential {
     /// A bearer token, read again when its file changes.
     Bearer(SecretSource),
+    /// The token of a service account, for upstreams of `kubernetes` routes: Doorward asks the API server for it (TokenRequest) and renews
+    /// it while it runs. It lasts ten minutes and is in memory alone. So what is sent for people comes by an account that can impersonate
+    /// and nothing else, and what Doorward reads for itself by another.
+    ServiceAccount(RequestedAccount),
+}
+
+/// A service account whose token Doorward asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestedAccount {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The upstream, by name, at which its token is asked for: the same API server, with the credential of another account. That one
+    /// must be allowed to `create` `serviceaccounts/token` of this one, as `doorward rbac` prints.
+    pub upstream: String,
 }
 
 /// The HTTP version towards an upstream.

@@ -26,7 +26,7 @@ pub(super) fn check(root: &raw::Root, mended: &BTreeSet<At>, policies_whole: boo
     let routes: Vec<&raw::Route> =
         root.routes.iter().enumerate().filter(|(index, _)| whole(index)).map(|(_, route)| route).collect();
     listeners::check(root, report);
-    upstreams::check(root, &routes, mended, report);
+    upstreams::check(root, &names, &routes, mended, report);
     routes::check(root, &names, report);
     operations::check(root, &names, policies_whole, report);
     if mended.is_empty() && !report.has_errors() {
@@ -39,11 +39,14 @@ fn unused(root: &raw::Root, report: &mut Report) {
     let routes = root.routes.iter();
     let reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
     let exchanges = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
+    let requested = root.upstreams.iter().filter_map(|upstream| upstream.requested_account());
+    let requested = requested.map(|account| account.upstream.as_str());
     let upstreams: BTreeSet<&str> = routes
         .flat_map(|route| std::iter::once(route.upstream.as_str()).chain(route.kubernetes.as_deref()))
         .chain(reviews.map(|review| review.upstream.as_str()))
         .chain(root.runs.iter().map(|runs| runs.kubernetes.as_str()))
         .chain(root.interceptor.iter().filter_map(|interceptor| interceptor.kubernetes.as_deref()))
+        .chain(requested)
         .chain(exchanges.flat_map(|from| from.kubernetes.iter().chain(&from.upstreams).map(String::as_str)))
         .collect();
     let webhooks: BTreeSet<&str> = root.routes.iter().filter_map(|route| route.webhook.as_deref()).collect();

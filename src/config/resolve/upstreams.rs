@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use url::{Host, Url};
 
-use super::{is_touched, item};
+use super::{Names, is_label, is_touched, item, reference};
 use crate::{
     config::{
         raw::{self, Route, RouteKind},
@@ -13,7 +13,13 @@ use crate::{
     tekton::dashboard::is_subdomain,
 };
 
-pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, report: &mut Report) {
+pub(super) fn check(
+    root: &raw::Root,
+    names: &Names<'_>,
+    routes: &[&Route],
+    mended: &BTreeSet<At>,
+    report: &mut Report,
+) {
     let (kubernetes, others) = uses(routes);
     for (index, upstream) in root.upstreams.iter().enumerate() {
         let at = item("upstreams", index);
@@ -29,6 +35,16 @@ pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, 
             report
                 .error(&at, format!("upstream `{name}` has no address"))
                 .help("set `url`, or `kubeconfig` for an API server");
+        }
+        if let Some(account) = upstream.requested_account() {
+            let at = at.key("credential").key("service_account");
+            if reference(&names.upstreams, "upstream", &account.upstream, &at.key("upstream"), report) {
+                requested(root, upstream, account, &at, report);
+            }
+            if others.contains(name) && !kubernetes.contains(name) {
+                let what = format!("upstream `{name}` is no Kubernetes API server, and would get the token of one");
+                report.error(&at, what).help("use it for `kubernetes` routes alone");
+            }
         }
         let authenticated = !whole
             || upstream.kubeconfig.is_some()
@@ -76,6 +92,54 @@ pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, 
             }
         }
     }
+}
+
+/// Checks who an upstream is shown that Doorward is, where that is a service account whose token it asks for.
+fn requested(
+    root: &raw::Root,
+    upstream: &raw::Upstream,
+    account: &raw::RequestedAccount,
+    at: &At,
+    report: &mut Report,
+) {
+    let namespace = ("namespace", &account.namespace, is_label(&account.namespace));
+    let name = ("name", &account.name, is_subdomain(&account.name));
+    for (key, text, _) in [namespace, name].into_iter().filter(|(.., is_one)| !is_one) {
+        let what = format!("`{text}` is no {key} of a service account");
+        report.error(&at.key(key), what).help("write it as `kubectl get serviceaccounts -A` shows it");
+    }
+    let Some(asked) = root.upstreams.iter().find(|other| other.name == account.upstream) else { return };
+    if asked.requested_account().is_some() {
+        report
+            .error(&at.key("upstream"), format!("upstream `{}` itself has a token that must be asked for", asked.name))
+            .help("name an upstream with a credential of its own, such as the token of Doorward's pod");
+    } else if asked.credential.is_none()
+        && asked.kubeconfig.is_none()
+        && asked.tls.as_ref().is_none_or(|tls| tls.certificate.is_none())
+    {
+        report
+            .error(&at.key("upstream"), format!("Doorward has no credential at upstream `{}`", asked.name))
+            .help("give it one, such as the token of Doorward's pod");
+    } else if asked.url.is_some() && upstream.url.is_some() && asked.url != upstream.url {
+        let what = "the token is asked for at another address than the one that it is for";
+        report
+            .warning(&at.key("upstream"), what)
+            .help("both must lead to the same API server, or the other learns the token");
+    }
+    if let Some((who, _)) = reads_by_itself(root).into_iter().find(|(_, server)| *server == upstream.name) {
+        report
+            .error(at, format!("`{who}` reads by this upstream for itself, and its account is to impersonate alone"))
+            .help(format!("have `{who}` name upstream `{}`, and that account may read", account.upstream));
+    }
+}
+
+/// What of a configuration has Doorward read at an API server for itself, and at which upstream.
+fn reads_by_itself(root: &raw::Root) -> Vec<(&'static str, &str)> {
+    let runs = root.runs.iter().map(|runs| ("runs", runs.kubernetes.as_str()));
+    let exchanges = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
+    let exchanges = exchanges.filter_map(|from| Some(("tokens.exchange", from.kubernetes.as_deref()?)));
+    let interceptor = root.interceptor.iter().filter_map(|it| Some(("interceptor", it.kubernetes.as_deref()?)));
+    runs.chain(exchanges).chain(interceptor).collect()
 }
 
 /// The upstreams that get requests with impersonation, and those that get requests without. A token review brings its
@@ -147,5 +211,62 @@ fn transport(upstream: &raw::Upstream, url: &Url, at: &At, report: &mut Report) 
         report
             .error(&at.key("url"), "Doorward's credential would cross the network in clear text")
             .help("use `https`, or drop `credential`");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTS: &str = "
+routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: api}]
+upstreams:
+  - {name: api, url: 'https://a', credential: {service_account: {namespace: doorward, name: proxy, upstream: own}}}
+  - {name: own, url: 'https://a', credential: {bearer: {file: token}}}
+";
+
+    #[test]
+    fn the_account_by_which_people_are_impersonated_is_asked_for_with_another_and_does_nothing_else() {
+        for (from, to, expected) in [
+            ("", "", &[][..]),
+            ("upstream: own}", "upstream: oun}", &["there is no upstream `oun`"]),
+            ("namespace: doorward", "namespace: a/b", &["`a/b` is no namespace of a service account"]),
+            ("name: proxy", "name: Proxy", &["`Proxy` is no name of a service account"]),
+            ("upstream: own}", "upstream: api}", &["upstream `api` itself has a token that must be asked for"]),
+            (", credential: {bearer: {file: token}}", "", &["Doorward has no credential at upstream `own`"]),
+            (
+                "own, url: 'https://a'",
+                "own, url: 'https://b'",
+                &["the token is asked for at another address than the one that it is for"],
+            ),
+            (
+                "kind: kubernetes",
+                "kind: http",
+                &["upstream `api` is no Kubernetes API server, and would get the token of one"],
+            ),
+            (
+                "upstreams:",
+                "runs: {kubernetes: api}\nupstreams:",
+                &["`runs` reads by this upstream for itself, and its account is to impersonate alone"],
+            ),
+            ("upstreams:", "runs: {kubernetes: own}\nupstreams:", &[]),
+            (
+                "upstreams:",
+                "interceptor: {host: a.svc, kubernetes: api}\nupstreams:",
+                &["`interceptor` reads by this upstream for itself, and its account is to impersonate alone"],
+            ),
+            (
+                "upstreams:",
+                "tokens: {exchange: [{issuer: a, kubernetes: api}]}\nupstreams:",
+                &["`tokens.exchange` reads by this upstream for itself, and its account is to impersonate alone"],
+            ),
+        ] {
+            let root: raw::Root = serde_saphyr::from_str(&PARTS.replace(from, to)).unwrap();
+            let mut report = Report::default();
+            let names = Names::collect(&root, &mut report);
+            check(&root, &names, &root.routes.iter().collect::<Vec<_>>(), &BTreeSet::new(), &mut report);
+            let said: Vec<&str> = report.problems().iter().map(|problem| problem.message.as_str()).collect();
+            assert_eq!(said, expected, "{to}");
+        }
     }
 }

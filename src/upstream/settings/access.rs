@@ -5,7 +5,7 @@ use std::fmt;
 use http::{HeaderValue, uri};
 use url::{Host, Url};
 
-use super::{kubeconfig, tls::Material};
+use super::{super::account_token::AccountToken, kubeconfig, tls::Material};
 use crate::config::{
     raw,
     report::At,
@@ -17,7 +17,14 @@ pub(crate) struct Access {
     pub(super) target: Target,
     /// `None`: in clear text.
     pub(super) tls: Option<Material>,
-    pub(super) credential: Option<HeaderValue>,
+    pub(super) credential: Option<Credential>,
+}
+
+/// Who we are there, unless by a certificate.
+pub(super) enum Credential {
+    /// What stands in the configuration, as the value of `Authorization`.
+    Written(HeaderValue),
+    Requested(AccountToken),
 }
 
 impl Access {
@@ -47,9 +54,12 @@ impl Access {
             problem.help("write `http://host:port` or `https://host:port`, without a path");
         });
         let target = target.ok();
-        let credential = raw.credential.as_ref().map(|raw::UpstreamCredential::Bearer(source)| {
-            let at = at.key("credential").key("bearer");
-            bearer(&resolver.secret(&at, source)?, source, &at, resolver)
+        let credential = raw.credential.as_ref().map(|credential| match credential {
+            raw::UpstreamCredential::Bearer(source) => {
+                let at = at.key("credential").key("bearer");
+                bearer(&resolver.secret(&at, source)?, source, &at, resolver).map(Credential::Written)
+            }
+            raw::UpstreamCredential::ServiceAccount(account) => Some(Credential::Requested(AccountToken::new(account))),
         });
         let secure = target.as_ref().is_none_or(Target::is_secure);
         if !secure && raw.tls.is_some() {
@@ -144,12 +154,19 @@ pub(super) fn bearer(
     at: &At,
     resolver: &mut Resolver,
 ) -> Option<HeaderValue> {
-    let token = token.expose();
-    // The token68 form of RFC 6750 section 2.1, which is what makes it one word on the wire.
-    if !token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte)) {
+    let line = bearer_line(token.expose());
+    if line.is_none() {
         resolver
             .error(at, format!("{named} holds characters that a bearer token cannot have"))
             .help("it must hold the token alone, on one line (RFC 6750 section 2.1)");
+    }
+    line
+}
+
+/// The same of a token; `None` if it has characters that none can have.
+pub(in crate::upstream) fn bearer_line(token: &[u8]) -> Option<HeaderValue> {
+    // The token68 form of RFC 6750 section 2.1, which is what makes it one word on the wire.
+    if token.is_empty() || !token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte)) {
         return None;
     }
     let mut value = zeroize::Zeroizing::new(b"Bearer ".to_vec());

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::{
-    access::{Access, Target, bearer},
+    access::{Access, Credential, Target, bearer},
     tls::{Material, Pem, server_name},
 };
 use crate::config::{
@@ -93,7 +93,7 @@ pub(super) fn read(raw: &raw::Kubeconfig, at: &At, resolver: &mut Resolver) -> O
     let server_name = target.as_ref().and_then(|target| reader.server_name(&cluster, target));
     let authorities = reader.pem(&cluster, "certificate-authority");
     let (chain, key) = (reader.pem(&user, "client-certificate"), reader.pem(&user, "client-key"));
-    let credential = reader.token(&user);
+    let credential = reader.token(&user).map(Credential::Written);
     let target = target.filter(|_| !reader.refused)?;
     if chain.is_some() != key.is_some() {
         let help = "write both `client-certificate` and `client-key`, or leave both out for a token";

@@ -42,6 +42,7 @@ mod token_replay;
 mod token_rows;
 mod tokens;
 mod trace;
+mod two_accounts;
 mod watches;
 mod who_can;
 mod world;

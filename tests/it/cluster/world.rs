@@ -255,7 +255,7 @@ pub fn printed_rights(form: &str, change: impl FnOnce(String) -> String) -> Vec<
 }
 
 /// What Doorward's own account may do: be others, and nothing else.
-fn impersonation() -> Value {
+pub fn impersonation() -> Value {
     json!([
         {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]},
         {"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"], "resourceNames": [GROUP]},

@@ -105,8 +105,8 @@ const CLUSTER_AT: &str = "/clusters/0/cluster";
 fn a_token_goes_to_the_server_of_the_current_context() {
     let bench = Bench::new();
     let upstream = bench.good();
-    assert_eq!(upstream.credential().unwrap(), &format!("Bearer {SECRET}"));
-    assert!(upstream.credential().unwrap().is_sensitive());
+    assert_eq!(upstream.authorization().unwrap().unwrap(), &format!("Bearer {SECRET}"));
+    assert!(upstream.authorization().unwrap().unwrap().is_sensitive());
     assert_eq!(upstream.origin(), "https://api.test:6443");
     assert_eq!(upstream.tls.as_ref().unwrap().server_name, "api.test".try_into().unwrap());
     assert!(upstream.knows_us());
@@ -133,11 +133,11 @@ fn the_context_that_is_named_is_taken_and_what_is_wrong_with_others_is_not_looke
 fn the_file_of_a_token_wins_and_stands_in_the_folder_of_the_kubeconfig() {
     let mut bench = Bench::new();
     bench.set("/users/0/user/tokenFile", json!("token")).write("token", "rotated\n");
-    assert_eq!(bench.good().credential().unwrap(), "Bearer rotated");
+    assert_eq!(bench.good().authorization().unwrap().unwrap(), "Bearer rotated");
     let elsewhere = tempfile::NamedTempFile::new().unwrap();
     fs::write(elsewhere.path(), "absolute").unwrap();
     bench.set("/users/0/user/tokenFile", json!(elsewhere.path()));
-    assert_eq!(bench.good().credential().unwrap(), "Bearer absolute");
+    assert_eq!(bench.good().authorization().unwrap().unwrap(), "Bearer absolute");
     // The token beside it is an old one.
     bench.set("/users/0/user/tokenFile", json!("gone"));
     let problems = bench.problems();
@@ -152,7 +152,7 @@ fn data_and_files_make_the_same_connection_and_another_certificate_another() {
     bench.set(CLUSTER_AT, json!({"server": "https://api.test:6443", "certificate-authority": "ca.pem"}));
     bench.set(USER_AT, json!({"client-certificate": "./a.pem", "client-key": "a.key"}));
     let by_files = bench.good();
-    assert!(by_files.knows_us() && by_files.credential().is_none());
+    assert!(by_files.knows_us() && by_files.authorization().unwrap().is_none());
     let (_, resolver) = bench.resolve();
     let expected = ["a.key", "./a.pem", "ca.pem", "config"].map(|name| bench.folder.path().join("kube").join(name));
     assert_eq!(resolver.files(), &BTreeSet::from(expected), "all are watched");
@@ -193,7 +193,7 @@ fn on_loopback_clear_text_is_taken() {
     let mut bench = Bench::new();
     bench.set(CLUSTER_AT, json!({"server": "http://127.0.0.1:8001"}));
     let upstream = bench.good();
-    assert!(upstream.tls.is_none() && upstream.credential().is_some());
+    assert!(upstream.tls.is_none() && upstream.authorization().unwrap().is_some());
 }
 
 #[test]

@@ -1,0 +1,95 @@
+//! Two accounts at one API server: that by which people are impersonated can do nothing else, and its token is asked for with that of
+//! the pod, which can impersonate nobody.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::world::{Setup, World, impersonation};
+use crate::{doctor::doctor, fixture::Change, harness::until};
+
+/// What the pod's own account may do.
+fn requests() -> Value {
+    json!([{"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"], "resourceNames": ["proxy"]}])
+}
+
+/// With an upstream of its own for what Doorward asks for itself.
+fn apart(yaml: &str) -> String {
+    let (before, rest) = yaml.split_once("upstreams:\n").unwrap();
+    let (upstream, after) = rest.split_once("routes:").unwrap();
+    let own = upstream.change("name: cluster", "name: own");
+    let requested = "{service_account: {namespace: '{ns}', name: proxy, upstream: own}}";
+    let cluster = upstream.change("{bearer: {file: token}}", requested);
+    format!("{before}upstreams:\n{own}{cluster}routes:{after}")
+}
+
+async fn proxy(world: &World) {
+    world.api.account(&world.namespace, "proxy").await;
+    let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "proxy"});
+    world.api.allow_everywhere(&format!("{}-proxy", world.namespace), &account, &impersonation()).await;
+}
+
+async fn looks(world: &World) -> u16 {
+    world.alice(&format!("GET /api/v1/namespaces/{}/pods", world.namespace), &[], b"").await.status
+}
+
+/// What the API server's audit log has of one of the accounts.
+fn seen(world: &World, account: &str) -> Vec<Value> {
+    world.api.audit(&format!("\"system:serviceaccount:{}:{account}\"", world.namespace))
+}
+
+fn as_somebody(events: &[Value]) -> Vec<&Value> {
+    events.iter().map(|event| &event["impersonatedUser"]["username"]).filter(|user| !user.is_null()).collect()
+}
+
+#[tokio::test]
+async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
+    let world = World::set_up(Setup { rights: requests(), ..Setup::default() }, |yaml| apart(&yaml)).await;
+    world.doorward.until_readyz_says("there is no such service account").await;
+    assert_eq!(world.doorward.admin("/readyz").await.status, 200, "it stops nobody else");
+    let line = format!("GET /api/v1/namespaces/{}/pods", world.namespace);
+    let refused = world.alice(&line, &[], b"").await;
+    assert_eq!(refused.status, 502);
+    assert!(refused.text().contains("was not asked, as Doorward has no token for it"), "{}", refused.text());
+
+    proxy(&world).await;
+    until(async || looks(&world).await == 200).await;
+    let (by_proxy, by_itself) = (seen(&world, "proxy"), seen(&world, "doorward"));
+    assert_eq!(as_somebody(&by_proxy), [&json!("alice")]);
+    assert!(as_somebody(&by_itself).is_empty(), "the pod's own account impersonates nobody");
+    let said = doctor(world.doorward.dir(), &["--only", "rights", "--only", "upstreams"]).await;
+    assert!(said.findings.iter().all(|finding| finding["state"] == "good"), "{:?}", said.findings);
+
+    // A generation goes on with the token of the one before.
+    let requested = |world: &World| {
+        seen(world, "doorward").iter().filter(|event| event["objectRef"]["subresource"] == "token").count()
+    };
+    let before = requested(&world);
+    let path = world.doorward.dir().join("doorward.yaml");
+    let yaml = fs::read_to_string(&path).unwrap();
+    fs::write(&path, yaml.change("{id: dev, on:", "{id: developers, on:")).unwrap();
+    world.doorward.wait_for_generation(2).await;
+    assert_eq!(looks(&world).await, 200);
+    assert_eq!(requested(&world), before);
+
+    // Made anew, the account has another uid, and its old tokens are worth nothing.
+    let account = format!("/api/v1/namespaces/{}/serviceaccounts/proxy", world.namespace);
+    assert_eq!(world.api.ask("DELETE", &account, None).await.status, 200);
+    world.api.account(&world.namespace, "proxy").await;
+    until(async || looks(&world).await == 502).await;
+    until(async || looks(&world).await == 200).await;
+}
+
+#[tokio::test]
+async fn a_reload_to_two_accounts_refuses_nobody() {
+    let rights = [requests().as_array().unwrap().clone(), impersonation().as_array().unwrap().clone()].concat();
+    let world = World::set_up(Setup { rights: json!(rights), ..Setup::default() }, |yaml| yaml).await;
+    proxy(&world).await;
+    assert_eq!(looks(&world).await, 200);
+    let path = world.doorward.dir().join("doorward.yaml");
+    let yaml = apart(&fs::read_to_string(&path).unwrap());
+    fs::write(&path, yaml.replace("{ns}", &world.namespace)).unwrap();
+    world.doorward.wait_for_generation(2).await;
+    assert_eq!(looks(&world).await, 200);
+    until(async || as_somebody(&seen(&world, "proxy")) == [&json!("alice")]).await;
+}
