@@ -76,6 +76,14 @@ impl Snapshot {
         let others: Vec<&str> = names.filter(|name| own.is_none_or(|(_, own)| own != *name)).collect();
         revocations.know_own(own, &others);
     }
+
+    /// Has tokens of ours checked with the keys of this generation. The set is the same object in all of them, so that only what
+    /// is in force, or is about to be, may say what is in it.
+    pub fn supply_token_keys(&self) {
+        if let Some(own_issuer) = &self.own_issuer {
+            own_issuer.supply(&self.issuers);
+        }
+    }
 }
 
 /// What a configuration resolves to, as far as that needs no running process. [`crate::config::load`] reports what is
@@ -258,9 +266,6 @@ impl Resolved {
         let assertions = Assertions::new(&self.root.assertions, self.root.external_host.as_deref(), assertion_keys);
         let sessions = Sessions::new(settings, keys, &providers, shared.sessions.clone());
         let own_issuer = self.tokens.map(|settings| OwnIssuer::new(settings, shared.token_keys.clone()));
-        if let Some(own_issuer) = &own_issuer {
-            own_issuer.supply(&self.issuers);
-        }
         let login = Login::new(providers, sessions.clone(), shared.logins.clone(), brand.clone());
         let root = self.root;
         let trusted = root

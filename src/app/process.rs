@@ -443,6 +443,7 @@ impl Parts<'_> {
         let control = runtime.handle();
         let sessions::Shared { store, revocations, trail, .. } = shared.sessions.clone();
         snapshot.name_own(&revocations);
+        snapshot.supply_token_keys();
         let health = Health::new(clock.clone());
         let supervisor = || Supervisor::new(control.clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
         App {

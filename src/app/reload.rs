@@ -192,7 +192,6 @@ impl Reloader {
             taken.map_err(|error| {
                 vec![format!("the configuration has no `tokens.keys`, and none can be made: {error}")]
             })?;
-            own_issuer.supply(&next.issuers);
         }
         next.issuers.start_and_wait(KEYS_PATIENCE).await;
         // First, so that all is in force once the log says so.
@@ -251,6 +250,8 @@ impl Reloader {
         next.keep_trust_of(&self.app.snapshot.load());
         next.name_own(&self.app.revocations);
         let upstreams = next.upstreams.clone();
+        // Not before: one that is refused must change nothing, and the one in force signs till now.
+        next.supply_token_keys();
         self.app.snapshot.store(Arc::new(next));
         for pools in lock(&self.app.pools).iter() {
             pools.retain(&upstreams);

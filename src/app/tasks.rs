@@ -139,12 +139,13 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
             let vault = app.vault(&snapshot);
             app.shared.token_keys.forget(now);
             let Some(period) = snapshot.own_issuer.as_ref().and_then(OwnIssuer::rotation) else {
-                if let Some(own_issuer) = &snapshot.own_issuer {
-                    if let Err(error) = app.shared.token_keys.retire(vault, now).await {
-                        tracing::warn!(%error, "the keys of tokens that were made before the configuration had any are not published");
-                    }
-                    own_issuer.supply(&snapshot.issuers);
+                if snapshot.own_issuer.is_some()
+                    && let Err(error) = app.shared.token_keys.retire(vault, now).await
+                {
+                    tracing::warn!(%error, "the keys of tokens that were made before the configuration had any are not published");
                 }
+                // Of the generation in force by now.
+                app.snapshot.load().supply_token_keys();
                 health.ok();
                 tokio::time::sleep(KEYS_TICK).await;
                 continue;
@@ -152,9 +153,7 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
             match app.shared.token_keys.renew_once(vault, period, now).await {
                 Ok(next) => {
                     health.ok();
-                    if let Some(own_issuer) = &snapshot.own_issuer {
-                        own_issuer.supply(&snapshot.issuers);
-                    }
+                    app.snapshot.load().supply_token_keys();
                     tokio::time::sleep(next.since(now).min(KEYS_TICK)).await;
                 }
                 Err(error) => {

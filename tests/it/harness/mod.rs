@@ -38,7 +38,7 @@ pub use self::{
     redis::RedisServer,
     reviews::{Reviews, Verdict},
     tls::{Authority, Pair, connect_tls},
-    upstream::{Recorded, Reply, Upstream, held_up},
+    upstream::{NOT_ALLOWED, Recorded, Reply, Upstream, held_up},
     wire::Wire,
 };
 

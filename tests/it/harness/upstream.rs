@@ -21,6 +21,9 @@ use tokio::{
 
 use super::client::values;
 
+/// A group that Doorward may not impersonate at any upstream like this.
+pub const NOT_ALLOWED: &str = "tekton:not-allowed";
+
 /// A request as it arrived.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
@@ -220,7 +223,10 @@ async fn serve(
         // What Doorward asks for itself in the background is no part of any test with an upstream like this.
         let asks = |what: &str| request.line().contains(what) && !request.has("impersonate-user");
         let said = match () {
-            () if asks("/selfsubjectaccessreviews ") => Some(r#"{"status":{"allowed":true}}"#),
+            () if asks("/selfsubjectaccessreviews ") => {
+                let is_allowed = !String::from_utf8_lossy(&request.body).contains(NOT_ALLOWED);
+                Some(if is_allowed { r#"{"status":{"allowed":true}}"# } else { r#"{"status":{"allowed":false}}"# })
+            }
             () if asks("/selfsubjectrulesreviews ") => Some(r#"{"status":{"resourceRules":[],"nonResourceRules":[]}}"#),
             () => None,
         };

@@ -15,7 +15,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{TARGET, World, part};
 use crate::{
     fixture::Change,
-    harness::{Answer, Doorward, EXCHANGE, Raw, RedisServer, exchange_form, found, now, request, until, within},
+    harness::{
+        Answer, Doorward, EXCHANGE, NOT_ALLOWED, Raw, RedisServer, exchange_form, found, now, request, until, within,
+    },
 };
 
 /// How many clients there are at a time.
@@ -383,6 +385,40 @@ async fn no_good_token_is_refused_where_made_keys_take_the_place_of_keys_from_fi
         let answer =
             client.ask(&["GET / HTTP/1.1", "Host: localhost", &format!("Authorization: Bearer {token}")], b"").await;
         assert_eq!(answer.status, 200, "{}: {}", kid(token), answer.text());
+    }
+}
+
+/// What it says may be right in itself: that a group may not be impersonated is found out when all of it has been read.
+#[tokio::test]
+async fn a_configuration_that_is_refused_leaves_the_keys_of_tokens_as_they_are() {
+    let [first, second] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap().serialize_pem());
+    let change = |yaml: String| {
+        let url = yaml.split("{name: web, url: '").nth(1).unwrap().split('\'').next().unwrap();
+        let cluster = format!("upstreams: [{{name: cluster, url: '{url}', credential: {{bearer: {{file: api}}}}}}, ");
+        let route = "routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], issuers: [people], \
+                     upstream: cluster}, ";
+        yaml.change("upstreams: [", &cluster)
+            .change("routes: [{", &format!("{route}{{"))
+            .change("\ntokens:\n", "\ntokens:\n  keys: [{file: first.pem}]\n")
+    };
+    let files = [("first.pem", first.as_str()), ("second.pem", &second), ("api", "token")];
+    let mut world = World::with_files(change, &files).await;
+    let (published, token) = (world.kids().await, Client::to(&world.doorward).await.exchange(&world).await.token());
+    let path = world.doorward.dir().join("doorward.yaml");
+    let refused = fs::read_to_string(&path).unwrap().change("first.pem", "second.pem").change(
+        "\nrules:\n",
+        &format!(
+            "\ngrants: [{{id: more, who: {{issuers: [people], groups: [more]}}, kubernetes_groups: ['{NOT_ALLOWED}']}}]\nrules:\n"
+        ),
+    );
+    fs::write(&path, refused).unwrap();
+    let refusal = world.doorward.wait_for_log_containing("the configuration was refused").await.to_string();
+    assert!(refusal.contains(NOT_ALLOWED), "{refusal}");
+    assert_eq!(world.kids().await, published);
+    let new = Client::to(&world.doorward).await.exchange(&world).await.token();
+    for token in [&token, &new] {
+        let answer = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {token}")]).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
     }
 }
 
