@@ -110,11 +110,13 @@ impl Follower {
             let known_by = |over: &Over| [workload_key(&over.cluster, &over.uid), over.uid.clone()];
             let known: Vec<(&Over, String)> =
                 over.iter().flat_map(|over| known_by(over).map(|key| (over, key))).collect();
-            let keys = self.app.snapshot.load().own_issuer.as_ref().and_then(|own| own.keys(self.app.clock.now()));
             let ended = self.end_own(&known).await;
             // After the revocation: a call that is under way looks for that once its token is held.
+            let snapshot = self.app.snapshot.load_full();
+            let own = snapshot.own_issuer.as_ref();
+            let keys = own.and_then(|own| own.keys(self.app.clock.now()));
             for (_, key) in &known {
-                self.app.onward.end(key, keys.as_ref());
+                self.app.onward.end(key, own.map(|own| &own.settings.onward), keys.as_ref());
             }
             ended?;
         }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{
-    Onward,
+    Onward, Onwards,
     answer::{Expected, Failure, Given},
     protocol::Sent,
 };
@@ -178,20 +178,26 @@ impl ProviderTokens {
         // The run may have ended in the meantime, when nothing was held for it yet.
         for uid in &gained.asked.lives_with {
             if inner.revocations.workload(uid).is_some() {
-                self.end(uid, Some(keys));
+                self.end(uid, None, Some(keys));
             }
         }
         Ok(gained)
     }
 
-    /// Forgets the tokens of a TaskRun or a pod that has ended, and has the providers end them. `keys` prove who asks for it.
-    pub fn end(&self, uid: &str, keys: Option<&SigningKeys>) {
+    /// Forgets the tokens of a TaskRun or a pod that has ended, and has the providers end them. `onwards` say who we are there by
+    /// now: a secret may have been replaced since. `keys` prove who asks for it.
+    pub fn end(&self, uid: &str, onwards: Option<&Onwards>, keys: Option<&SigningKeys>) {
         let ended = lock(&self.0.tokens).take(uid);
         for gained in ended.into_iter().filter(|gained| gained.asked.onward.revocation_url.is_some()) {
             let (inner, keys) = (Arc::clone(&self.0), keys.cloned());
+            let mut asked = gained.asked.clone();
+            let by_now = onwards.and_then(|onwards| onwards.get(&asked.onward.audience));
+            if let Some(onward) = by_now.filter(|onward| onward.ends_tokens_of(&asked.onward)) {
+                asked.onward = Arc::clone(onward);
+            }
             self.0.control.spawn(async move {
-                let audience = &gained.asked.onward.audience;
-                let outcome = gained.revoke(keys.as_ref(), &inner.clock).await;
+                let audience = &asked.onward.audience;
+                let outcome = asked.revoke(&gained.given.token, keys.as_ref(), &inner.clock).await;
                 inner.metrics.count(audience, if outcome.is_ok() { "revoked" } else { "not_revoked" });
                 match outcome {
                     Ok(()) => {
@@ -285,29 +291,6 @@ impl Gained {
         // Besides the token, what the assertion said is kept.
         self.given.token.len() + 2048
     }
-
-    /// Has the provider end it (RFC 7009).
-    async fn revoke(&self, keys: Option<&SigningKeys>, clock: &Clock) -> Result<(), String> {
-        let (now, onward) = (clock.now(), &self.asked.onward);
-        let Some(url) = &onward.revocation_url else { return Ok(()) };
-        let jti = Uuid::now_v7().to_string();
-        let sign = |subject: Option<&str>| {
-            let keys = keys.ok_or("there are no keys to sign an assertion with")?;
-            self.asked.sign(keys, &jti, subject, now, now + ASSERTION_LIFE)
-        };
-        let assertion = match (onward.protocol.is_client(), onward.protocol.wants_client_assertion()) {
-            (true, _) => Some(sign(None)?),
-            (_, true) => Some(sign(Some(&self.asked.client))?),
-            (false, false) => None,
-        };
-        let assertion = assertion.as_ref().map(|assertion| assertion.as_str());
-        let request = onward.protocol.revocation(url, &self.given.token, assertion, now)?;
-        let answer = onward.egress.send(request, onward.bounds).await.map_err(|error| error.to_string())?;
-        match answer.status().is_success() {
-            true => Ok(()),
-            false => Err(format!("it answers {}", answer.status().as_u16())),
-        }
-    }
 }
 
 impl TokenRequest {
@@ -339,6 +322,29 @@ impl TokenRequest {
         claims.insert("exp".to_owned(), ends.min(now + ASSERTION_LIFE).as_secs().into());
         let signed = keys.sign_assertion(self.onward.algorithm, &claims);
         signed.map(Zeroizing::new).ok_or_else(|| "the assertion cannot be signed".to_owned())
+    }
+
+    /// Has the provider end the token that it gave for this (RFC 7009).
+    async fn revoke(&self, token: &str, keys: Option<&SigningKeys>, clock: &Clock) -> Result<(), String> {
+        let (now, onward) = (clock.now(), &self.onward);
+        let Some(url) = &onward.revocation_url else { return Ok(()) };
+        let jti = Uuid::now_v7().to_string();
+        let sign = |subject: Option<&str>| {
+            let keys = keys.ok_or("there are no keys to sign an assertion with")?;
+            self.sign(keys, &jti, subject, now, now + ASSERTION_LIFE)
+        };
+        let assertion = match (onward.protocol.is_client(), onward.protocol.wants_client_assertion()) {
+            (true, _) => Some(sign(None)?),
+            (_, true) => Some(sign(Some(&self.client))?),
+            (false, false) => None,
+        };
+        let assertion = assertion.as_ref().map(|assertion| assertion.as_str());
+        let request = onward.protocol.revocation(url, token, assertion, now)?;
+        let answer = onward.egress.send(request, onward.bounds).await.map_err(|error| error.to_string())?;
+        match answer.status().is_success() {
+            true => Ok(()),
+            false => Err(format!("it answers {}", answer.status().as_u16())),
+        }
     }
 
     /// Asks the provider.

@@ -144,6 +144,14 @@ impl Onward {
         })
     }
 
+    /// Whether the provider takes us for the client that got the tokens of `former`, so that it ends them at our word. Another one must
+    /// not hear of them.
+    fn ends_tokens_of(&self, former: &Self) -> bool {
+        self.protocol.url == former.protocol.url
+            && self.revocation_url == former.revocation_url
+            && self.protocol.client_id() == former.protocol.client_id()
+    }
+
     /// What the provider calls these scopes, each once.
     fn named_there(&self, scopes: &[Arc<str>]) -> Vec<String> {
         let mut named: Vec<String> = Vec::with_capacity(scopes.len());

@@ -280,6 +280,18 @@ impl Protocol {
         self.kind == Kind::ClientCredentials
     }
 
+    /// As whom the provider knows us, where it is told.
+    pub fn client_id(&self) -> Option<&str> {
+        match &self.client {
+            Client::Known(client) => Some(client.client_id()),
+            Client::Assertion(id) => id.as_deref(),
+            Client::None => {
+                let fixed = self.fixed.iter().find(|(name, _)| *name == "client_id");
+                fixed.map(|(_, id)| id.as_str())
+            }
+        }
+    }
+
     /// The request for a token. The error says why it cannot be made.
     pub fn request(&self, sent: &Sent<'_>, now: Timestamp) -> Result<Request<Bytes>, String> {
         let mut form = Serializer::new(String::new());
@@ -307,8 +319,7 @@ impl Protocol {
         if self.is_client()
             && let Some(assertion) = client_assertion
         {
-            let id = self.fixed.iter().find(|(name, _)| *name == "client_id");
-            form.extend_pairs(id.map(|(name, value)| (*name, value)));
+            form.extend_pairs(self.client_id().map(|id| ("client_id", id)));
             form.append_pair("client_assertion_type", ASSERTION_TYPE).append_pair("client_assertion", assertion);
         }
         self.finish(url, form, client_assertion, now)

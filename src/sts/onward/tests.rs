@@ -243,13 +243,13 @@ async fn the_end_of_a_run_ends_its_tokens_there_and_here() {
     let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
     let others = world.obtain(world.wanted("alice", &["other", "other-pod"])).await;
     assert_eq!(world.asked(), ["/token", "/token"]);
-    world.held.end("nothing", Some(&world.keys));
-    world.held.end("pod", Some(&world.keys));
+    world.held.end("nothing", None, Some(&world.keys));
+    world.held.end("pod", None, Some(&world.keys));
     let (path, form) = world.calls.recv().await.unwrap();
     assert_eq!((path, form["token"].as_str()), ("/revoke", first.as_str()));
     let said = form.keys().map(String::as_str).collect::<Vec<_>>();
     assert_eq!(said, ["client_assertion", "client_assertion_type", "token", "token_type_hint"]);
-    world.held.end("run", Some(&world.keys));
+    world.held.end("run", None, Some(&world.keys));
     assert_eq!(
         world.obtain(world.wanted("alice", &["other", "other-pod"])).await,
         others,
@@ -268,7 +268,7 @@ async fn the_end_of_a_run_ends_a_token_that_has_a_successor_as_well() {
     let second = world.obtain(world.wanted("alice", &["run", "pod"])).await;
     assert_ne!(first, second);
     assert_eq!(world.asked(), ["/token", "/token"]);
-    world.held.end("run", Some(&world.keys));
+    world.held.end("run", None, Some(&world.keys));
     let mut ended = Vec::new();
     for _ in 0..2 {
         let (path, form) = world.calls.recv().await.unwrap();
@@ -279,6 +279,39 @@ async fn the_end_of_a_run_ends_a_token_that_has_a_successor_as_well() {
     let mut both = [first, second];
     both.sort_unstable();
     assert_eq!(ended, both);
+}
+
+#[tokio::test]
+async fn a_token_is_ended_with_the_secret_that_the_client_has_by_then() {
+    let mut world = World::start("").await;
+    let secret = world.folder.path().join("secret");
+    let (url, revocation_url) = (world.onward.protocol.url.clone(), world.onward.protocol.url.join("/revoke").unwrap());
+    let entry = format!(
+        "{{audience: v, provider: {{jwt_bearer: {{token_url: '{url}', client: {{id: door, method: post, \
+         secret: {{file: '{}'}}}}}}}}, assertion: {{audience: x}}, revocation_url: '{revocation_url}'}}",
+        secret.display()
+    );
+    let of = |entry: &str, text: &str| {
+        std::fs::write(&secret, text).unwrap();
+        let (onwards, problems) = resolve(entry, "}");
+        assert!(onwards.contains_key("v"), "{problems:?}");
+        onwards
+    };
+    let (before, after) = (of(&entry, "of then"), of(&entry, "of now"));
+    let elsewhere = of(&entry.replace("/revoke'", "/aws'"), "of another");
+    let another = of(&entry.replace("id: door", "id: gate"), "of another");
+    for (onwards, ended_with) in
+        [(Some(&after), "of now"), (Some(&elsewhere), "of then"), (Some(&another), "of then"), (None, "of then")]
+    {
+        let wanted = TokenRequest { onward: Arc::clone(&before["v"]), ..world.wanted("alice", &["run", "pod"]) };
+        let token = world.obtain(wanted.clone()).await;
+        assert_eq!(world.obtain(TokenRequest { onward: Arc::clone(&after["v"]), ..wanted }).await, token, "it is held");
+        assert_eq!(world.asked(), ["/token"]);
+        world.held.end("run", onwards, Some(&world.keys));
+        let (path, form) = world.calls.recv().await.unwrap();
+        assert_eq!((path, form["token"].as_str()), ("/revoke", token.as_str()));
+        assert_eq!(form["client_secret"], ended_with);
+    }
 }
 
 #[tokio::test]
