@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, header};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use self::principal::{arc, cluster, complete};
+use self::principal::{arc, check_exchanged, cluster, complete};
 use super::{RequestView, TOKEN_ENDPOINT, TaskView, TokenView, Trigger};
 use crate::{
     authn::{Principal, Scheme},
@@ -113,13 +113,17 @@ impl Scenario {
             None => None,
         };
         let sender = raw::PrincipalFacts::default();
+        let principal = match principal.or_else(|| comes_of_sender(request, &route).then_some(&sender)) {
+            Some(facts) => complete(facts, delivery.clone(), request.token.as_ref(), &route, root, now)?,
+            None => Principal::anonymous(),
+        };
+        if let Some(token) = &request.token {
+            check_exchanged(&principal.issuer, token, root)?;
+        }
         Ok(Self {
             held_against_run: document.as_ref().is_some_and(Document::is_held_against_run),
             run: document.map(|document| Arc::unwrap_or_clone(document.run)),
-            principal: match principal.or_else(|| comes_of_sender(request, &route).then_some(&sender)) {
-                Some(facts) => complete(facts, delivery.clone(), request.token.as_ref(), &route, root, now)?,
-                None => Principal::anonymous(),
-            },
+            principal,
             host,
             path: path.to_owned(),
             method,

@@ -292,10 +292,35 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
             .error(&at.key("service_accounts").index(index), format!("`{account}` names no namespace"))
             .help(format!("write `NAMESPACE/{account}`"));
     }
+    if is_for_tasks {
+        check_namespaces(token, at, root, report);
+    }
     for (index, scope) in token.scopes.iter().enumerate().filter(|(_, scope)| scope.contains(' ')) {
         report
             .error(&at.key("scopes").index(index), format!("`{scope}` has a blank, which no scope has"))
             .help("write one scope an entry");
+    }
+}
+
+/// Warns of accounts in namespaces whose tasks get no tokens.
+fn check_namespaces(token: &OnToken, at: &At, root: &raw::Root, report: &mut Report) {
+    let patterns: Vec<Prefix> = token.clusters.iter().filter_map(|cluster| Prefix::parse(cluster).ok()).collect();
+    let is_meant = |cluster: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(cluster));
+    let exchanged = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
+    let clusters: Vec<&raw::Exchanged> =
+        exchanged.filter(|of| of.kubernetes.is_some() && is_meant(&of.issuer)).collect();
+    for (index, account) in token.service_accounts.iter().enumerate() {
+        let Some((namespace, _)) = account.split_once('/') else { continue };
+        if !clusters.is_empty() && !clusters.iter().any(|cluster| cluster.gives_in(namespace)) {
+            report
+                .warning(
+                    &at.key("service_accounts").index(index),
+                    format!("no task in namespace `{namespace}` gets tokens, so that this gives it none"),
+                )
+                .help(
+                    "list the namespace in `namespaces` of the cluster in `tokens.exchange`, or take the account out",
+                );
+        }
     }
 }
 

@@ -197,7 +197,10 @@ fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Ans
         token: Some(TokenFacts { audience: audience.to_owned(), scope: None, task }),
         ..RequestFacts::default()
     };
-    let scenario = Scenario::new(written_principal(args)?.as_ref(), &request, &loaded.raw)?;
+    let scenario = match Scenario::new(written_principal(args)?.as_ref(), &request, &loaded.raw) {
+        Err(Unasked::Refused(rejection)) => return Ok(rejection.into()),
+        scenario => scenario?,
+    };
     let view = scenario.request();
     let asked = AskedToken {
         audience: audience.to_owned(),

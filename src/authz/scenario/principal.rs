@@ -8,6 +8,7 @@ use crate::{
     authn::{Actor, Kind, LoginFacts, Principal, Scheme, break_glass},
     clock::Timestamp,
     config::{raw, report::no_such},
+    error::{Reason, Rejection},
     issuers,
     webhooks::{self, Facts},
 };
@@ -142,6 +143,30 @@ fn check_cluster(task: &raw::TaskFacts, root: &raw::Root) -> Result<(), String> 
             Err(format!("tasks of several clusters get tokens; say of which: {}", known.join(", ")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Refuses who gets no token whatever rules say: `issuer` is that of who asks or, of a task, of who caused its run.
+pub(super) fn check_exchanged(issuer: &str, token: &raw::TokenFacts, root: &raw::Root) -> Result<(), Rejection> {
+    let mut exchanged = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
+    let Some(task) = &token.task else {
+        return match exchanged.any(|of| of.issuer == issuer) {
+            true => Ok(()),
+            false => Err(Rejection::new(
+                Reason::IssuerUnknown,
+                format!("tokens of the issuer `{issuer}` are not exchanged for others"),
+            )
+            .fix("list it in `tokens.exchange`, or write the task that asks on behalf of the principal")),
+        };
+    };
+    let cluster = cluster(task, root);
+    let of_cluster = exchanged.find(|of| Some(of.issuer.as_str()) == cluster);
+    match of_cluster.is_none_or(|of| of.gives_in(&task.namespace)) {
+        true => Ok(()),
+        false => {
+            Err(Rejection::new(Reason::TokenInvalid, format!("no task in namespace {} gets tokens", task.namespace))
+                .fix("list it in `namespaces` of the cluster in `tokens.exchange`"))
+        }
     }
 }
 

@@ -133,6 +133,34 @@ fn a_service_account_of_one_cluster_is_not_that_of_another() {
 }
 
 #[test]
+fn an_account_in_a_namespace_whose_tasks_get_no_tokens_is_warned_of() {
+    const BOTH: &str =
+        "[{issuer: east, kubernetes: e, namespaces: [ci]}, {issuer: west, kubernetes: w, namespaces: [dev]}]";
+    let (ci, all) = ("[{issuer: east, kubernetes: e, namespaces: [ci]}]", "[{issuer: east, kubernetes: e}]");
+    for (exchange, accounts, clusters, action, at) in [
+        (
+            ci,
+            "ci/builder, other/builder, 'other/*'",
+            "",
+            raw::Action::Allow,
+            &["/service_accounts/1", "/service_accounts/2"][..],
+        ),
+        (ci, "other/builder", "", raw::Action::Deny, &[]),
+        (all, "other/builder", "", raw::Action::Allow, &[]),
+        (BOTH, "ci/builder, dev/builder", ", clusters: [east]", raw::Action::Allow, &["/service_accounts/1"]),
+        (BOTH, "ci/builder, dev/builder", ", clusters: ['*']", raw::Action::Allow, &[]),
+    ] {
+        let token: OnToken =
+            serde_saphyr::from_str(&format!("{{audiences: [a], service_accounts: [{accounts}]{clusters}}}")).unwrap();
+        let (mut report, on) = (Report::default(), raw::On { token: Some(token.clone()), ..raw::On::default() });
+        compiled_among(exchange, &on, &token, &action, &mut report);
+        let told: Vec<&str> = report.problems().iter().map(|problem| problem.at.as_str()).collect();
+        assert_eq!(told, at, "{exchange} {accounts} {action:?}");
+        assert!(!report.has_errors());
+    }
+}
+
+#[test]
 fn a_rule_bounds_the_life_of_what_it_gives_within_that_of_all() {
     for (yaml, action, good) in [
         ("{audiences: [a], lifetime: 60s}", raw::Action::Allow, true),

@@ -113,6 +113,13 @@ pub struct Exchanged {
     pub namespaces: Vec<String>,
 }
 
+impl Exchanged {
+    /// Whether tasks of this cluster get tokens in a namespace.
+    pub fn gives_in(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.iter().any(|listed| listed == namespace)
+    }
+}
+
 /// A server for which tokens of Doorward's are, and which asks about them at `https://EXTERNAL_HOST/oauth2/introspect`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

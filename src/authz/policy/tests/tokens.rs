@@ -1,7 +1,7 @@
 //! Tokens of Doorward's own: which scopes of them are told, and who comes with one.
 
 use super::*;
-use crate::authz::AskedToken;
+use crate::authz::{AskedToken, Unasked};
 
 /// Who asks for one audience has no use for what rules say of another.
 #[test]
@@ -31,6 +31,31 @@ rules:
         let effect = if scopes == [None] { raw::Effect::Deny } else { raw::Effect::Allow };
         assert_eq!(explained.outcome, effect, "{audience}");
     }
+}
+
+/// The exchange asks no rule for them.
+#[test]
+fn who_gets_no_token_whatever_rules_say_is_refused_in_a_case_too() {
+    let policy = "
+tokens: {exchange: [{issuer: corp}, {issuer: cluster, kubernetes: api, namespaces: [ci]}]}
+rules:
+  - {id: all, on: {token: {audiences: [x], service_accounts: [ci/builder, other/builder]}}, do: allow}
+";
+    let root = root(GROUND, policy);
+    let told = |issuer: &str, task: &str| {
+        let facts = raw::PrincipalFacts { issuer: Some(issuer.to_owned()), ..raw::PrincipalFacts::default() };
+        let request: raw::RequestFacts = serde_saphyr::from_str(&format!("{{token: {{audience: x{task}}}}}")).unwrap();
+        match Scenario::new(Some(&facts), &request, &root) {
+            Ok(_) => None,
+            Err(Unasked::Refused(refused)) => Some(refused.detail().to_owned()),
+            Err(unasked) => panic!("{unasked}"),
+        }
+    };
+    let of = |namespace: &str| format!(", task: {{namespace: {namespace}, service_account: builder}}");
+    assert_eq!(told("corp", ""), None);
+    assert_eq!(told("partner", ""), Some("tokens of the issuer `partner` are not exchanged for others".to_owned()));
+    assert_eq!(told("partner", &of("ci")), None, "they caused the run");
+    assert_eq!(told("corp", &of("other")), Some("no task in namespace other gets tokens".to_owned()));
 }
 
 /// The token says `kind: human`, and the grant gave nothing without a word.
