@@ -1,6 +1,6 @@
 //! Which scopes rules give of those that are asked for, and why not others.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
 
@@ -16,8 +16,8 @@ pub struct TokenExplanation {
     pub asked: AskedToken,
     /// The scopes that would be in it.
     pub scopes: Vec<String>,
-    /// The decision on each scope that was asked for; where none was by name, on each that rules name, and on none of them where they
-    /// give none.
+    /// The decision on each scope that was asked for; where none was by name, on each that rules name, for a login also as a pattern, and
+    /// on none of them where they give none.
     pub decisions: Vec<ScopeExplanation>,
 }
 
@@ -49,18 +49,24 @@ impl Policy {
             let explanation = self.explain(principal, &RequestView { token, ..*request });
             ScopeExplanation { scope: scope.map(str::to_owned), explanation }
         };
-        let scopes: Vec<&str> = match &asked.scopes {
-            Some(scopes) => scopes.iter().map(String::as_str).collect(),
-            None => self.token_scopes(&asked.audience).into_iter().collect(),
+        let named = || self.token_scopes(&asked.audience).into_iter().map(str::to_owned);
+        let scopes: Vec<String> = match &asked.scopes {
+            _ if asked.is_login() => {
+                let token = Some(TokenView { audience: &asked.audience, scope: None, task: asked.task.as_ref() });
+                let rules = self.token_rules(principal, &RequestView { token, ..*request });
+                rules.scope_patterns().into_iter().chain(named()).collect::<BTreeSet<_>>().into_iter().collect()
+            }
+            Some(scopes) => scopes.clone(),
+            None => named().collect(),
         };
-        let mut decisions: Vec<ScopeExplanation> = scopes.into_iter().map(|scope| explain(Some(scope))).collect();
+        let mut decisions: Vec<ScopeExplanation> = scopes.iter().map(|scope| explain(Some(scope))).collect();
         let is_named = asked.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty());
         if !is_named && !decisions.iter().any(ScopeExplanation::is_allow) {
             decisions.push(explain(None));
         }
         let all = decisions.iter().all(ScopeExplanation::is_allow);
         let given = if is_named && !asked.partly { all } else { decisions.iter().any(ScopeExplanation::is_allow) };
-        let scopes = decisions.iter().filter(|decision| given && decision.is_allow());
+        let scopes = decisions.iter().filter(|decision| given && !asked.is_login() && decision.is_allow());
         TokenExplanation {
             outcome: if given { Effect::Allow } else { Effect::Deny },
             asked: asked.clone(),
@@ -71,9 +77,15 @@ impl Policy {
 }
 
 impl AskedToken {
+    /// Whether it is the login of a client of a registry, which is let in wherever it may get any scope at all, and gets none.
+    fn is_login(&self) -> bool {
+        self.partly && self.scopes.as_ref().is_some_and(Vec::is_empty)
+    }
+
     fn scopes_in_words(&self) -> String {
         match &self.scopes {
             None => "all scopes that rules give".to_owned(),
+            Some(_) if self.is_login() => "no scope, by the login of a client".to_owned(),
             Some(scopes) if scopes.is_empty() => "no scope".to_owned(),
             Some(scopes) => format!("scope {}", scopes.join(" ")),
         }
@@ -96,7 +108,8 @@ impl fmt::Display for TokenExplanation {
         let audience = terminal::line(&self.asked.audience);
         writeln!(f, "{}: a token for {audience}{}", self.outcome.as_str().to_uppercase(), terminal::line(&scopes))?;
         // Where nobody asked for a scope by name, those that are not given are many and of little interest.
-        let is_short = |decision: &ScopeExplanation| self.asked.scopes.is_none() && !decision.is_allow();
+        let is_open = self.asked.scopes.is_none() || self.asked.is_login();
+        let is_short = |decision: &ScopeExplanation| is_open && !decision.is_allow();
         for ScopeExplanation { scope, explanation } in self.decisions.iter().filter(|one| is_short(one)) {
             let scope = scope.as_deref().map_or_else(|| "without a scope".to_owned(), |scope| format!("scope {scope}"));
             writeln!(f, "  {} is not given: {}", terminal::line(&scope), terminal::line(&explanation.summary))?;

@@ -33,6 +33,36 @@ rules:
     }
 }
 
+/// A client of a registry that only looks whether its password is good asks for no scope, and is let in where it may get any.
+#[test]
+fn a_login_at_a_registry_is_explained_as_it_is_decided() {
+    const RULES: &str = "
+tokens: {exchange: [{issuer: corp}], registries: [{service: r}]}
+rules:
+  - {id: images, on: {token: {audiences: [r], scopes: ['pull:acme/*']}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: left, on: {token: {audiences: [r], scopes: ['*']}}, who: {issuers: [corp], groups: [left]}, do: deny}
+";
+    let root = root(GROUND, RULES);
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{token: {audience: r}}").unwrap();
+    let asked = |partly| AskedToken { audience: "r".to_owned(), scopes: Some(Vec::new()), partly, task: None };
+    for (groups, partly, outcome) in [
+        ("[dev]", true, raw::Effect::Allow),
+        ("[dev, left]", true, raw::Effect::Deny),
+        ("[guests]", true, raw::Effect::Deny),
+        ("[dev]", false, raw::Effect::Deny),
+    ] {
+        let facts: raw::PrincipalFacts =
+            serde_saphyr::from_str(&format!("{{issuer: corp, groups: {groups}}}")).unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        // A record has nothing of the token in its request.
+        let view = RequestView { token: None, ..scenario.request() };
+        let explained = policy.explain_token(&scenario.principal, &view, &asked(partly));
+        assert_eq!(explained.outcome, outcome, "{groups} {partly}: {explained}");
+        assert_eq!(explained.scopes, [""; 0], "a login gets none");
+    }
+}
+
 /// The exchange asks no rule for them.
 #[test]
 fn who_gets_no_token_whatever_rules_say_is_refused_in_a_case_too() {
