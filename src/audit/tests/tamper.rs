@@ -238,6 +238,21 @@ fn trails_from_standard_output_may_begin_again() {
     assert!(problems(&findings)[0].contains("lines were cut off the end"), "{:?}", problems(&findings));
 }
 
+/// As a platform for logs hands out the lines of a day, or those that it still keeps.
+#[test]
+fn a_part_of_what_was_collected_from_standard_output_may_begin_anywhere() {
+    let Written { lines, proof, .. } = written();
+    let later = lines[3..].concat();
+    for (restarts, part, intact) in [(true, true, true), (true, false, false), (false, true, false)] {
+        let findings = verify(&later, &Proof { restarts, part, ..proof.clone() });
+        assert_eq!(findings.is_intact(), intact, "{restarts} {part}: {:?}", problems(&findings));
+    }
+    let holed = [&lines[3], &lines[5]].map(Vec::as_slice).concat();
+    let findings = verify(&holed, &Proof { restarts: true, part: true, last_checkpoint: None, ..proof.clone() });
+    assert_eq!(problems(&findings).len(), 1, "{:?}", problems(&findings));
+    assert!(problems(&findings)[0].contains("is missing before this one"), "{:?}", problems(&findings));
+}
+
 /// Numbers begin anew with each start there, so that the copy of before is always ahead.
 #[test]
 fn a_restart_on_standard_output_is_no_cut() {
