@@ -98,11 +98,11 @@ impl Pseudonyms {
     }
 
     pub(super) fn hide(&mut self, record: &mut Record) {
-        if let Some(refusal) = &mut record.refusal
-            && let Some(principal) = record.principal.as_deref().filter(|principal| is_person(principal))
-        {
+        if let (Some(refusal), Some(principal)) = (&mut record.refusal, &record.principal) {
             let names = [&principal.subject, &principal.username].into_iter().chain(&principal.email);
-            for name in names {
+            let names = names.filter(|_| is_person(principal));
+            let actor = principal.actor.as_ref().filter(|actor| is_hidden(actor)).map(|actor| &actor.subject);
+            for name in names.chain(actor) {
                 refusal.detail = self.key.replaced(&refusal.detail, name).into_owned().into();
             }
         }
@@ -177,6 +177,11 @@ fn is_person(principal: &Principal) -> bool {
     is_human && !principal.is_anonymous() && *principal.issuer != *break_glass::ISSUER
 }
 
+/// An agent that has a client is known by that; of another than a task, nobody knows that it is no person.
+fn is_hidden(actor: &Actor) -> bool {
+    actor.client.is_none() && !actor.is_service_account()
+}
+
 /// Whether another than a task acts, or acted before. A task acts for a bot as well as for a person.
 fn has_other_actor(claims: &Map<String, Value>) -> bool {
     let actors = std::iter::successors(claims.get("act"), |act| act.get("act"));
@@ -201,12 +206,11 @@ impl PseudonymKey {
         hidden
     }
 
-    /// An agent that has a client is known by that; of another, nobody knows that it is no person.
     fn actor(&self, actor: &Actor) -> Actor {
-        if actor.client.is_some() || actor.is_service_account() {
-            return actor.clone();
+        match is_hidden(actor) {
+            true => Actor { subject: self.pseudonym(&actor.subject).into(), client: None },
+            false => actor.clone(),
         }
-        Actor { subject: self.pseudonym(&actor.subject).into(), client: None }
     }
 
     fn claims(&self, claims: &Map<String, Value>) -> Map<String, Value> {

@@ -138,6 +138,25 @@ fn workloads_bots_agents_and_break_glass_keep_their_names() {
     }
 }
 
+/// Beside their pseudonym the name would tell for ever whose that is.
+#[test]
+fn who_acts_for_somebody_has_no_name_in_a_refusal_either() {
+    let bob = Actor { subject: "bob".into(), client: None };
+    let agent = Actor { subject: "agent-7".into(), client: Some("agents".into()) };
+    for (actor, kind, said) in [
+        (&bob, Kind::Human, format!("{} for {}", key().pseudonym("bob"), key().pseudonym("corp:alice"))),
+        // The account of a program for which somebody acts.
+        (&bob, Kind::Agent, format!("{} for corp:alice", key().pseudonym("bob"))),
+        (&agent, Kind::Human, format!("agent-7 for {}", key().pseudonym("corp:alice"))),
+    ] {
+        let principal = Principal { kind, claims: Arc::default(), actor: Some(actor.clone()), ..principal() };
+        let mut record = Record { principal: Some(Arc::new(principal)), ..record(1) };
+        record.refuse(&Rejection::new(Reason::PolicyDenied, format!("{} for corp:alice", actor.subject)));
+        let [line] = &written([record])[..] else { panic!() };
+        assert_eq!(line["status_detail"], said, "{line}");
+    }
+}
+
 /// Their agent has a token of another issuer, and starts the run.
 #[test]
 fn a_person_behind_the_agent_that_caused_a_run_has_no_name_where_its_tasks_ask_for_tokens() {
