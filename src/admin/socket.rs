@@ -302,7 +302,7 @@ impl CommandSocket {
                 () = stop.cancelled() => return,
                 accepted = self.listener.accept() => accepted,
             };
-            let stream = match accepted {
+            let mut stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "operator socket cannot accept");
@@ -310,7 +310,13 @@ impl CommandSocket {
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                let error = CommandError::new(format!("{MAX_CONNECTIONS} operators are connected already"))
+                    .help("nothing was done; end what waits, such as `doorward rollout status`, and try again");
+                // Nothing was sent there before, so that there is room for a line and nobody waits for this one.
+                let _ = answer(&mut stream, &Answer::Error(error)).await;
+                continue;
+            };
             let peer = stream.peer_cred().map(|peer| Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() });
             let (commands, stop, users) = (Arc::clone(&commands), stop.clone(), self.users.clone());
             tokio::spawn(async move {
@@ -341,8 +347,18 @@ pub async fn send(path: &Path, command: &Command) -> io::Result<Answer> {
     // One who is refused may find the connection closed while it still writes; the answer says more.
     let _ = stream.write_all(&line).await;
     let mut answer = Vec::new();
-    BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer).await?;
-    Ok(serde_json::from_slice(&answer)?)
+    match BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer).await {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
+            Err(explain(path, "gives no answer that can be read", &error))
+        }
+        _ if answer.last() == Some(&b'\n') => Ok(serde_json::from_slice(&answer)?),
+        _ => {
+            let why =
+                "Doorward stops, or has ended; what was asked for may have been done, so look before you ask again";
+            let error = io::Error::new(io::ErrorKind::UnexpectedEof, why);
+            Err(explain(path, "was closed before the answer", &error))
+        }
+    }
 }
 
 async fn refuse(mut stream: impl AsyncWriteExt + Unpin, peer: Peer, commands: &dyn Commands) -> io::Result<()> {

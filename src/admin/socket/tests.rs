@@ -134,6 +134,40 @@ async fn somebody_who_was_taken_off_the_list_commands_no_more_over_an_open_conne
 }
 
 #[tokio::test]
+async fn one_operator_too_many_hears_that_nothing_was_done() {
+    let serving = Serving::start(Recorder::default(), false).await;
+    let mut others = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        others.push(UnixStream::connect(serving.path()).await.unwrap());
+    }
+    let Answer::Error(error) = serving.send(&command("status")).await else { panic!("there was room") };
+    assert_eq!(error.message, "16 operators are connected already");
+    assert!(error.help.unwrap().contains("nothing was done"));
+    assert!(serving.recorder.records().is_empty());
+}
+
+#[tokio::test]
+async fn who_is_cut_off_before_the_answer_hears_that_it_may_have_been_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let command = command("status");
+    for reads in [true, false] {
+        let (sent, ()) = tokio::join!(send(&path, &command), async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // What is closed unread is reset.
+            stream.readable().await.unwrap();
+            if reads {
+                stream.read_exact(&mut [0; 20]).await.unwrap();
+                while stream.try_read(&mut [0; 1024]).is_ok() {}
+            }
+        });
+        let error = sent.unwrap_err().to_string();
+        assert!(error.contains("was closed before the answer") && error.contains("may have been done"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_recorded_is_not_run() {
     let serving = Serving::start(Recorder { full: true, ..Recorder::default() }, false).await;
     assert_eq!(serving.send(&command("status")).await, Answer::Error(CommandError::new("audit is full")));
