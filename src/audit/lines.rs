@@ -1,6 +1,9 @@
 //! Reads a trail line by line in bounded memory.
 
-use std::io::{self, BufRead, Read};
+use std::{
+    io::{self, BufRead, Read},
+    path::Path,
+};
 
 use super::chain::MAX_LINE;
 
@@ -29,6 +32,11 @@ pub(super) enum Fault {
     Long,
     /// The file ends within it.
     Torn,
+}
+
+/// Has an error say of which file it is: those of the system do not, and a trail has several.
+pub fn of_file(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 impl<R: BufRead> Lines<R> {

@@ -60,6 +60,7 @@ pub use self::{
     caller::CLAIMS,
     heads::Head,
     keys::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE, ChainKey, CheckpointKey, CheckpointPublicKey, InvalidKey},
+    lines::of_file,
     note::{HeldDelivery, KeyChange, Linked, Note, Operator, TokensEnded},
     pseudonym::PseudonymKey,
     record::{Decision, Introspected, Issued, IssuedOnward, IssuedTask, Phase, Record, Refusal, Tls, Upstream},

@@ -12,7 +12,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    lines::{Fault, Lines},
+    lines::{Fault, Lines, of_file},
     note::code,
     replay::{ReplayError, ReplayInputs},
     traced_line::Line,
@@ -77,8 +77,9 @@ impl Files {
     /// Looks at the lines with these bytes near their beginning. `look` gives `None` for one that it cannot read.
     fn scan(&self, wanted: &str, mut look: impl FnMut(&[u8]) -> Option<ControlFlow<()>>) -> Result<(), ReplayError> {
         for (file, path) in self.paths.iter().enumerate() {
-            let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(path)?));
-            while let Some(line) = lines.next()? {
+            let opened = File::open(path).map_err(of_file(path))?;
+            let mut lines = Lines::new(BufReader::with_capacity(1 << 16, opened));
+            while let Some(line) = lines.next().map_err(of_file(path))? {
                 // The metadata stands near the beginning, before anything that a caller writes.
                 let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
                 if memchr::memmem::find(head, wanted.as_bytes()).is_none() {

@@ -14,13 +14,14 @@ use uuid::Uuid;
 
 use super::{
     Failure,
+    audit::files_of,
     explain::{Answer, ExplainArgs, explain},
     format::Format,
     load_policy, yaml,
 };
 use crate::{
     app::{self, StartError},
-    audit::{Files, ReplayInputs, trail_files},
+    audit::{Files, ReplayInputs},
     authn::{Principal, wanted},
     authz::{AskedToken, Policy, Scenario, Unasked},
     clock::{Clock, Timestamp},
@@ -331,7 +332,7 @@ fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write)
         );
     };
     let path = loaded.base().join(&file.path);
-    let inputs = record_of(&Files::new(trail_files(&path)?), id)?;
+    let inputs = record_of(&Files::new(files_of(&[path])?), id)?;
     let asked = inputs.principal.as_ref().zip(inputs.view());
     let recorded = inputs.policy.as_deref().filter(|digest| **digest != **current.digest());
     let recorded = recorded.map(|digest| kept_policy(&loaded, digest));

@@ -22,7 +22,7 @@ pub use self::configuration::{Access, Configured, ConfiguredSecret};
 use self::sections::{GRANTS, RULES, SECTIONS};
 use super::{
     chain::MAX_LINE,
-    lines::{Fault, Lines},
+    lines::{Fault, Lines, of_file},
 };
 use crate::clock::Timestamp;
 
@@ -92,9 +92,8 @@ impl Report {
         let (mut records, mut unreadable) = (0, 0);
         let read = readable();
         for path in &files {
-            let told = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-            let file = BufReader::with_capacity(1 << 16, File::open(path).map_err(told)?);
-            let (are, are_not) = count(file, from, to, &mut groups).map_err(told)?;
+            let file = BufReader::with_capacity(1 << 16, File::open(path).map_err(of_file(path))?);
+            let (are, are_not) = count(file, from, to, &mut groups).map_err(of_file(path))?;
             records += are;
             unreadable += are_not;
         }

@@ -17,7 +17,7 @@ use clap::Subcommand;
 
 use super::Failure;
 use crate::{
-    audit::{InvalidKey, trail_files},
+    audit::{InvalidKey, of_file, trail_files},
     clock::Timestamp,
 };
 
@@ -51,7 +51,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 pub(super) fn files_of(trails: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
     let (mut files, mut known) = (Vec::new(), HashSet::new());
     for trail in trails {
-        let of_trail = trail_files(trail)?.into_iter();
+        let of_trail = trail_files(trail).map_err(of_file(trail))?.into_iter();
         // One that is not there is told of where it is read.
         files.extend(of_trail.filter(|file| known.insert(file.canonicalize().unwrap_or_else(|_| file.clone()))));
     }
@@ -68,6 +68,7 @@ fn key<K>(path: &Path, parse: impl Fn(&[u8]) -> Result<K, InvalidKey>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::Files;
 
     #[test]
     fn a_file_of_a_trail_is_read_once_however_often_it_is_named() {
@@ -85,5 +86,21 @@ mod tests {
         assert_eq!(files_of(&[full, current]).unwrap(), both);
         let none = folder.path().join("none");
         assert_eq!(files_of(std::slice::from_ref(&none)).unwrap(), [none]);
+    }
+
+    #[test]
+    fn the_file_of_a_trail_that_cannot_be_read_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let [good, none, lost] = ["audit.jsonl", "adit.jsonl", "none/audit.jsonl"].map(|name| folder.path().join(name));
+        fs::write(&good, "").unwrap();
+        let said = |trail: &Path| {
+            let files = files_of(&[good.clone(), trail.to_owned()])?;
+            Files::new(files).requests(|_| {}).map_err(|error| io::Error::other(error.to_string()))
+        };
+        for trail in [&none, &lost] {
+            let error = said(trail).unwrap_err().to_string();
+            assert!(error.contains(&trail.display().to_string()), "{error}");
+        }
+        said(&good).unwrap();
     }
 }
