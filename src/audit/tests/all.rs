@@ -182,6 +182,22 @@ fn one_line_names_so_many_others_and_the_next_the_rest() {
     assert_eq!(problems(&verify(&sink.bytes(), &proof(&settings))), Vec::<String>::new());
 }
 
+/// Nobody else saw that chain, so that none would miss it.
+#[test]
+fn a_trail_whose_first_byte_was_edited_is_no_other_file() {
+    let replicas = Replicas { folder: tempfile::tempdir().unwrap(), settings: settings() };
+    NAMES.iter().for_each(|name| drop(replicas.run(name, None)));
+    let replicas = replicas.without_copies();
+    assert!(replicas.check().is_intact());
+    let path = replicas.folder("doorward-1").join("audit.jsonl");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[0] = b'[';
+    fs::write(&path, &bytes).unwrap();
+    let all = replicas.check();
+    assert_eq!((all.chains.len(), all.others.len()), (2, 0), "{all:?}");
+    assert!(all.chains[0].findings.is_intact() && !all.chains[1].findings.is_intact(), "{all:?}");
+}
+
 #[test]
 fn where_there_is_no_trail_nothing_is_said_to_be_intact() {
     let settings = settings();

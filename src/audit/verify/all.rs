@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -236,7 +236,7 @@ impl Found {
             Looks::Trail => _ = self.trails.insert(current(path)),
             Looks::Copy => _ = self.copies.insert(path.to_owned()),
             // Who names a file says what it is; if it is damaged from its first byte on, that is to be told.
-            Looks::Other if depth == 0 => _ = self.trails.insert(current(path)),
+            Looks::Other if depth == 0 || ends_as_trail(path)? => _ = self.trails.insert(current(path)),
             Looks::Other => self.others.push(path.to_owned()),
         }
         Ok(())
@@ -262,6 +262,22 @@ impl Looks {
         let is_copy = content.is_ok_and(|content| content.metadata.event_code == code::CHECKPOINT);
         Ok(if is_copy { Self::Copy } else { Self::Trail })
     }
+}
+
+/// Whether a file ends as a trail does, so that nobody has one passed over by an edit of its first line. Whole checkpoints alone are what
+/// a copy of them has.
+fn ends_as_trail(path: &Path) -> io::Result<bool> {
+    // A line that a crash cut off may come after the last whole one.
+    let length = 2 * MAX_LINE as u64;
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(length)))?;
+    let mut end = Vec::new();
+    file.take(length).read_to_end(&mut end)?;
+    let is_checkpoint = |line: &[u8]| {
+        serde_json::from_slice::<Content>(line).is_ok_and(|content| content.metadata.event_code == code::CHECKPOINT)
+    };
+    Ok(end.split(|byte| *byte == b'\n').any(|line| Sealed::parse(line).is_some() && !is_checkpoint(line)))
 }
 
 /// The name of the current file of the trail that a file is of: without the number that a full one has.
