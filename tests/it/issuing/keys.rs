@@ -411,7 +411,9 @@ async fn a_configuration_that_is_refused_leaves_the_keys_of_tokens_as_they_are()
             "\ngrants: [{{id: more, who: {{issuers: [people], groups: [more]}}, kubernetes_groups: ['{NOT_ALLOWED}']}}]\nrules:\n"
         ),
     );
-    fs::write(&path, refused).unwrap();
+    let draft = path.with_extension("draft");
+    fs::write(&draft, refused).unwrap();
+    fs::rename(draft, path).unwrap();
     let refusal = world.doorward.wait_for_log_containing("the configuration was refused").await.to_string();
     assert!(refusal.contains(NOT_ALLOWED), "{refusal}");
     assert_eq!(world.kids().await, published);
