@@ -247,7 +247,7 @@ impl On {
         match self {
             Self::Routes(names) => names.contains(&route.name),
             Self::Kubernetes(_) | Self::Run(_) => route.reaches_kubernetes(),
-            Self::Pages(true) => route.kind == RouteKind::Dashboard,
+            Self::Pages(_) => route.kind == RouteKind::Dashboard,
             Self::EventListener(_)
             | Self::Events(_)
             | Self::Branches(_)
@@ -306,8 +306,7 @@ impl On {
                 methods.contains(view.method)
                     || (reading == Reading::Wide && view.method == Method::HEAD && methods.contains(&Method::GET))
             }
-            // What goes to the API server has that kind, by whichever route it came.
-            Self::Pages(pages) => (view.kind == RouteKind::Dashboard) == *pages,
+            Self::Pages(pages) => is_page(view) == *pages,
             Self::EventListener(name) => view.event_listener.is_some_and(|listener| name.contains(&listener.name)),
             Self::Namespace(name) => {
                 view.event_listener.is_some_and(|listener| name.contains(&listener.namespace))
@@ -379,7 +378,7 @@ impl On {
             Self::Methods(methods) => {
                 Condition::new("on.methods", joined(methods.iter().map(ToString::to_string).collect()), view.method)
             }
-            Self::Pages(pages) => Condition::new("on.pages", pages, view.kind == RouteKind::Dashboard),
+            Self::Pages(pages) => Condition::new("on.pages", pages, is_page(view)),
             Self::EventListener(name) => Condition::new(
                 "on.event_listener",
                 name,
@@ -428,6 +427,12 @@ impl On {
             }
         }
     }
+}
+
+/// Whether it is for a page of a dashboard. What goes to the API server has that kind, by whichever route it came, and a log from
+/// outside of the cluster is decided as one from within.
+fn is_page(view: &RequestView<'_>) -> bool {
+    view.kind == RouteKind::Dashboard && view.kubernetes.is_none()
 }
 
 fn fact<'a>(view: &RequestView<'a>, of: impl Fn(&'a webhooks::Facts) -> &'a Option<Arc<str>>) -> Option<&'a str> {

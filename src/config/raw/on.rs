@@ -30,8 +30,8 @@ pub struct On {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub methods: Vec<String>,
-    /// Dashboard routes: whether the request is for the pages themselves, or for what they ask of the API server. An allow of
-    /// dashboard routes without it is of both.
+    /// Dashboard routes: whether the request is for the pages themselves, or for what they ask of the API server, as which logs from
+    /// outside of the cluster count too. An allow of dashboard routes without it is of both.
     pub pages: Option<bool>,
     /// Webhook routes: the name of the EventListener.
     pub event_listener: Option<String>,

@@ -392,6 +392,35 @@ routes:
     }
 }
 
+/// The rule for the pages, which is everybody's, let everybody read each log that the back end fetches.
+#[test]
+fn a_log_from_outside_is_no_page_and_pages_are_of_dashboards_alone() {
+    decide_all(
+        "
+issuers: [{name: corp, issuer: 'https://corp.example'}]
+routes:
+  - {name: board, kind: dashboard, hosts: [board.example], schemes: [session], upstream: board, kubernetes: api}
+  - {name: api, kind: kubernetes, hosts: [api.example], schemes: [bearer], upstream: api}
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}
+",
+        "
+rules:
+  - {id: page, on: {routes: [board], methods: [GET, HEAD], pages: true}, do: allow}
+  - {id: log, on: {pages: false, kubernetes: {verbs: [get], resources: [pods/log], namespaces: [ci]}}, do: allow}
+  - {id: asked, on: {pages: false}, who: {issuers: [corp], groups: [dev]}, do: allow}
+tests:
+  - {name: a file, principal: &ann {issuer: corp, groups: []}, request: {route: board, path: /main.js}, expect: {outcome: allow, rule: page}}
+  - {name: properties, principal: *ann, request: {route: board, path: /v1/properties}, expect: {outcome: allow, rule: page}}
+  - {name: a log from outside, principal: *ann, request: {route: board, path: /v1/logs-proxy/staging/p/c}, expect: {outcome: deny}}
+  - {name: one that a rule is for, principal: *ann, request: {route: board, path: /v1/logs-proxy/ci/p/c}, expect: {outcome: allow, rule: log}}
+  - {name: one of a pod, principal: *ann, request: {route: board, path: /api/v1/namespaces/ci/pods/p/log}, expect: {outcome: allow, rule: log}}
+  - {name: what pages ask, principal: &dev {issuer: corp, groups: [dev]}, request: {route: board, path: /api/v1/pods}, expect: {outcome: allow, rule: asked}}
+  - {name: of no dashboard, principal: *dev, request: {route: web}, expect: {outcome: deny}}
+  - {name: nor of its API server, principal: *dev, request: {route: api, path: /api/v1/pods}, expect: {outcome: deny}}
+",
+    );
+}
+
 /// Such a case was decided as if the request had come to the route that is written beside it.
 #[test]
 fn a_case_of_a_request_that_does_not_come_to_its_route_is_an_error() {
