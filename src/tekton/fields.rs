@@ -100,8 +100,14 @@ pub(super) fn check_spelling(object: &Map<String, Value>) -> Result<(), Unreadab
     Ok(())
 }
 
+/// A pointer of more tokens leads deeper than any run goes.
+const MAX_TOKENS: usize = 128;
+
 /// The same for the way to a place.
 pub(super) fn check_pointer(pointer: &str) -> Result<(), Unreadable> {
+    if pointer.split('/').skip(1).nth(MAX_TOKENS).is_some() {
+        return Err(Unreadable::Malformed("a pointer of the patch leads deeper than any run goes"));
+    }
     for token in pointer.split('/').skip(1) {
         if is_named_by_people(token) {
             break;
@@ -119,7 +125,7 @@ fn is_named_by_people(name: &str) -> bool {
 fn check_name(name: &str) -> Result<(), Unreadable> {
     if !FIELDS.contains(&name) {
         let folded = fold(name);
-        if let Some(known) = FIELDS.into_iter().find(|known| fold(known) == folded) {
+        if let Some(known) = FIELDS.into_iter().find(|known| known.eq_ignore_ascii_case(&folded)) {
             return Err(Unreadable::Case { came: name.to_owned(), known });
         }
     }

@@ -238,6 +238,17 @@ fn what_is_read_in_two_ways_is_refused() {
     }
 }
 
+/// Each token was compared with all names that are known: one patch of 3 MiB kept its worker for seconds.
+#[test]
+fn a_pointer_that_leads_deeper_than_any_run_is_refused() {
+    let patch = |tokens: usize| {
+        let body = json!([{"op": "test", "path": "/a".repeat(tokens), "value": 1}]).to_string();
+        read("patch", "application/json-patch+json", &body)
+    };
+    assert!(patch(128).is_ok());
+    assert!(matches!(patch(129), Err(Unreadable::Malformed(why)) if why.contains("deeper")));
+}
+
 proptest! {
     /// Whatever is taken says the same when it is read again from what is sent.
     #[test]
