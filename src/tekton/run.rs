@@ -96,8 +96,8 @@ pub struct Run {
     pub service_accounts: Vec<Arc<str>>,
     /// Whether it says how pods are made (`podTemplate`): volumes, node, security context.
     pub pod_template: bool,
-    /// Whether a workspace, or the code that the request brings, binds a Secret, a token of the service account or a volume of a
-    /// driver.
+    /// Whether a workspace, a pod template, or the code that the request brings, binds a Secret, a token of the service account or a
+    /// volume of a driver.
     pub binds_secrets: bool,
     /// The parameters of the run; lists and objects as JSON.
     pub params: BTreeMap<Arc<str>, Arc<str>>,
@@ -211,7 +211,13 @@ impl Run {
     /// As whom and in which pods something runs.
     fn identity(&mut self, part: &Map<String, Value>) {
         self.service_accounts.extend(accounts(part).map(Arc::from));
-        self.pod_template |= ["podTemplate", "taskPodTemplate"].iter().any(|name| is_set(part.get(*name)));
+        let templates = ["podTemplate", "taskPodTemplate"].into_iter().filter_map(|name| part.get(name));
+        for template in templates.filter(|template| !template.is_null()) {
+            self.pod_template = true;
+            let volumes = template.get("volumes").and_then(Value::as_array);
+            // Tekton gives each container what a template has under `env`.
+            self.binds_secrets |= reads_secret(template) || volumes.into_iter().flatten().any(binds_secret);
+        }
     }
 }
 
@@ -390,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_inline_code_are_bound() {
+    fn secrets_of_inline_code_and_of_pod_templates_are_bound() {
         let of_key = json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]});
         let whole = json!({"envFrom": [{"secretRef": {"name": "s"}}]});
         let token = json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}});
@@ -407,6 +413,20 @@ mod tests {
             (json!({"steps": "x", "volumes": null}), false),
         ] {
             assert_eq!(brought(&task).binds_secrets, expected, "{task}");
+        }
+        let mounted = json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]});
+        let unbound = json!({"env": plain["env"], "volumes": [{"name": "v", "emptyDir": {}}]});
+        for (template, expected) in [(of_key, true), (mounted, true), (unbound, false), (json!(null), false)] {
+            for spec in [
+                json!({"podTemplate": template}),
+                json!({"taskRunTemplate": {"podTemplate": template}}),
+                json!({"taskRunSpecs": [{"podTemplate": template}]}),
+                json!({"taskRunSpecs": [{"taskPodTemplate": template}]}),
+            ] {
+                let object = json!({"spec": spec});
+                let run = Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default");
+                assert_eq!(run.unwrap().binds_secrets, expected, "a pod template: {spec}");
+            }
         }
     }
 }

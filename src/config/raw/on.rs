@@ -200,7 +200,7 @@ pub struct OnRun {
     pub service_accounts: Vec<String>,
     /// Whether the request says how pods are made (`podTemplate`).
     pub pod_template: Option<bool>,
-    /// Whether workspaces, or steps and volumes that the request brings, bind Secrets, tokens or volumes of drivers.
+    /// Whether workspaces, pod templates, or steps and volumes that the request brings, bind Secrets, tokens or volumes of drivers.
     pub binds_secrets: Option<bool>,
     /// Parameters of the run, by name.
     #[schemars(extend("additionalProperties" = some_texts()))]
