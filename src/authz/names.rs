@@ -82,6 +82,14 @@ impl Prefix {
             Self::Starts(prefix) => text.starts_with(&**prefix),
         }
     }
+
+    /// Whether it matches some text that begins so.
+    pub(super) fn may_match(&self, beginning: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact.starts_with(beginning),
+            Self::Starts(prefix) => prefix.starts_with(beginning) || beginning.starts_with(&**prefix),
+        }
+    }
 }
 
 impl fmt::Display for Prefix {

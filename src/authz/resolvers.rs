@@ -1,10 +1,11 @@
-//! Patterns of references that leave to the caller where a resolver of Tekton fetches code from.
+//! References by which a resolver of Tekton fetches code: patterns that leave to the caller where from, and what they may become.
 
 use std::collections::BTreeSet;
 
 use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
+use super::names::Prefix;
 use crate::config::report::{At, Report};
 
 /// The resolvers that come with Tekton, and the parameters by which each knows where to fetch from (`pkg/resolution/resolver` in
@@ -65,9 +66,39 @@ fn names_repository(begun: &str) -> bool {
     !registry.is_empty() && last.find([':', '@']).is_some_and(|at| at > 0)
 }
 
+/// `$(` within the parameters of a resolver, which stand in a reference encoded as in a query.
+const PARAMETER: &str = "%24%28";
+
+/// Whether a reference may become one that matches, as Tekton fills in parameters later (`$(params.x)`). A name may become any; of a
+/// resolver all that stands before the first parameter stays.
+pub(super) fn may_become(reference: &str, patterns: &[Prefix]) -> bool {
+    let begins = |(beginning, _): (&str, &str)| patterns.iter().any(|pattern| pattern.may_match(beginning));
+    reference.contains("$(") || reference.split_once(PARAMETER).is_some_and(begins)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_parameter_of_a_resolver_that_is_filled_in_later_may_become_any() {
+        for (reference, pattern, expected) in [
+            ("bundles?bundle=%24%28params.b%29&kind=task", "bundles?bundle=old.registry%2F*", true),
+            ("bundles?bundle=old.%24%28params.b%29&kind=task", "bundles?bundle=old.registry%2F*", true),
+            ("bundles?bundle=new.%24%28params.b%29&kind=task", "bundles?bundle=old.registry%2F*", false),
+            ("git?revision=%24%28params.r%29&url=u", "git?revision=main&url=u", true),
+            ("git?revision=%24%28params.r%29&url=u", "git?*", true),
+            ("git?revision=%24%28params.r%29&url=u", "bundles?*", false),
+            ("git?revision=%24%28params.r%29&url=u", "release", false),
+            ("git?revision=main&url=u", "git?revision=main&url=u", false),
+            // What was written so stands there encoded once more.
+            ("git?revision=%2524%2528&url=u", "git?revision=main&url=u", false),
+            ("$(params.p)", "release", true),
+        ] {
+            let patterns = [Prefix::parse(pattern).unwrap()];
+            assert_eq!(may_become(reference, &patterns), expected, "{reference} {pattern}");
+        }
+    }
 
     #[test]
     fn a_prefix_that_leaves_open_where_code_comes_from_is_refused() {

@@ -113,7 +113,10 @@ impl RunCondition {
         let code = match reading {
             // What is brought along is none of what is named.
             Reading::Strict => !(run.inline && self.inline.is_none()) && all_among(&run.references, &self.code),
-            Reading::Wide => run.references.iter().any(|name| among(name, &self.code, reading)),
+            Reading::Wide => run
+                .references
+                .iter()
+                .any(|name| among(name, &self.code, reading) || resolvers::may_become(name, &self.code)),
         };
         let accounts = match reading {
             Reading::Strict => all_among(&run.service_accounts, &self.service_accounts),
@@ -241,6 +244,12 @@ mod tests {
         let git = created(&json!({"pipelineRef": git, "serviceAccountName": "deployer"}));
         assert_eq!(&*git.references[0], "git?url=https%3A%2F%2Fgit.example%2Fa%3Fb%26c");
         assert_eq!(both(&rule, &git), (true, true));
+        let filled_in = json!({"resolver": "git", "params": [{"name": "url", "value": "$(params.u)"}]});
+        let filled_in =
+            created(&json!({"pipelineRef": filled_in, "taskRunTemplate": {"serviceAccountName": "deployer"}}));
+        assert_eq!(both(&rule, &filled_in), (true, true), "all of git is allowed");
+        let one = json!({"code": ["git?url=https%3A%2F%2Fold.example"]});
+        assert_eq!(both(&one, &filled_in), (false, true), "it may become the one that is denied");
         let inline = created(
             &json!({"pipelineSpec": {"tasks": [{"taskRef": {"name": "deploy"}}]}, "serviceAccountName": "deployer"}),
         );

@@ -134,6 +134,10 @@ impl TokenCondition {
         let patterns = self.patterns(part);
         let fits = |text: &str| patterns.iter().any(|pattern| pattern.matches(text));
         let is_given = |text: Option<&str>| patterns.is_empty() || text.is_some_and(fits);
+        let is_code = |reference: Option<&str>| {
+            let may_be = |text| reading == Reading::Wide && resolvers::may_become(text, patterns);
+            is_given(reference) || reference.is_some_and(may_be)
+        };
         match (part, token.task) {
             (Part::Audiences, _) => is_given(Some(token.audience)),
             (Part::Scopes, _) => self.takes(token.scope, reading),
@@ -141,9 +145,9 @@ impl TokenCondition {
             (Part::ServiceAccounts, Some(_)) if patterns.is_empty() => reading == Reading::Wide,
             (Part::ServiceAccounts, Some(task)) => fits(&format!("{}/{}", task.namespace, task.service_account)),
             (Part::Clusters, Some(task)) => is_given(Some(&task.cluster)),
-            (Part::Pipelines, Some(task)) => is_given(task.pipeline.as_deref()),
+            (Part::Pipelines, Some(task)) => is_code(task.pipeline.as_deref()),
             (Part::PipelineTasks, Some(task)) => is_given(task.pipeline_task.as_deref()),
-            (Part::Tasks, Some(task)) => is_given(task.task.as_deref()),
+            (Part::Tasks, Some(task)) => is_code(task.task.as_deref()),
         }
     }
 

@@ -101,6 +101,21 @@ fn a_task_gets_what_its_service_account_pipeline_and_task_may_have() {
     assert!(!scoped.matches(&token("registry.example", None), Reading::Strict));
 }
 
+/// What the run has is told as it was written, before Tekton fills in parameters.
+#[test]
+fn a_deny_of_code_holds_where_a_parameter_of_a_resolver_may_become_it() {
+    let of = |pipeline: &str| TaskView { pipeline: Some(pipeline.to_owned()), ..task() };
+    let filled_in = of("bundles?bundle=%24%28params.b%29&kind=pipeline&name=release");
+    let other = of("bundles?bundle=new.example%2Fci%3A1&kind=pipeline&name=release");
+    let condition =
+        on("{audiences: [a], service_accounts: [ci/builder], pipelines: ['bundles?bundle=old.example%2Fci%3A*']}");
+    for (task, wide) in [(&filled_in, true), (&other, false)] {
+        let view = TokenView { audience: "a", scope: None, task: Some(task) };
+        assert!(!condition.matches(&view, Reading::Strict), "{:?}", task.pipeline);
+        assert_eq!(condition.matches(&view, Reading::Wide), wide, "{:?}", task.pipeline);
+    }
+}
+
 #[test]
 fn a_service_account_of_one_cluster_is_not_that_of_another() {
     let token: OnToken =
