@@ -300,7 +300,7 @@ impl On {
         match self {
             Self::Routes(names) => names.contains(view.route),
             Self::Hosts(hosts) => hosts.iter().any(|host| host.matches(view.host)),
-            Self::Paths(paths) => paths.iter().any(|path| path.matches(view.path)),
+            Self::Paths(paths) => paths.iter().any(|path| path.holds(view.path, reading)),
             // The answer to HEAD tells of what GET would give.
             Self::Methods(methods) => {
                 methods.contains(view.method)

@@ -20,7 +20,7 @@ pub enum NotCanonical {
     Escape,
     #[error("encodes a `/`, a `\\` or a control character")]
     EncodedDelimiter,
-    #[error("encodes a character that needs no encoding")]
+    #[error("encodes a letter, a digit or one of `-._~`, which need no encoding")]
     NeedlesslyEncoded,
     #[error("encodes with lower-case digits; RFC 3986 section 6.2.2.1 writes them in upper case")]
     LowerCaseEscape,
@@ -73,7 +73,8 @@ pub fn check_pattern(text: &str) -> Result<(), &'static str> {
     check_canonical(exact).map_err(NotCanonical::fix)
 }
 
-/// Refuses every path that normalising by RFC 3986 section 6.2.2, or decoding, would turn into another one.
+/// Refuses every path that normalising by RFC 3986 section 6.2.2 would turn into another one. What may come plainly and encoded alike,
+/// as `:` may, which `encodeURIComponent` encodes, stays as it came: see [`plainly`].
 pub fn check_canonical(path: &str) -> Result<(), NotCanonical> {
     let bytes = path.as_bytes();
     let Some((b'/', rest)) = bytes.split_first() else {
@@ -111,6 +112,22 @@ pub fn check_canonical(path: &str) -> Result<(), NotCanonical> {
     end_segment(segment_start, dots_only)
 }
 
+/// The bytes of a canonical path, with those decoded that may come plainly as well. Most servers take both for the same.
+pub fn plainly(path: &str) -> impl Iterator<Item = u8> {
+    let mut rest = path.as_bytes();
+    std::iter::from_fn(move || {
+        let (first, mut next) = rest.split_first()?;
+        let mut byte = *first;
+        if let [b'%', high, low, after @ ..] = rest
+            && let Some(plain) = decoded(*high, *low).filter(|byte| is_plain(*byte))
+        {
+            (byte, next) = (plain, after);
+        }
+        rest = next;
+        Some(byte)
+    })
+}
+
 fn end_segment(empty: bool, dots: usize) -> Result<(), NotCanonical> {
     if !empty && (dots == 1 || dots == 2) { Err(NotCanonical::DotSegment) } else { Ok(()) }
 }
@@ -125,15 +142,19 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
+fn decoded(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some(digit(high)? << 4 | digit(low)?)
+}
+
 fn check_escape(high: Option<u8>, low: Option<u8>) -> Result<(), NotCanonical> {
     let (Some(high), Some(low)) = (high, low) else {
         return Err(NotCanonical::Escape);
     };
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (Some(upper), Some(lower)) = (digit(high), digit(low)) else {
+    let Some(byte) = decoded(high, low) else {
         return Err(NotCanonical::Escape);
     };
-    match upper << 4 | lower {
+    match byte {
         b'/' | b'\\' | 0..=0x1f | 0x7f => Err(NotCanonical::EncodedDelimiter),
         byte if is_unreserved(byte) => Err(NotCanonical::NeedlesslyEncoded),
         _ if high.is_ascii_lowercase() || low.is_ascii_lowercase() => Err(NotCanonical::LowerCaseEscape),
