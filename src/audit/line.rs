@@ -333,6 +333,7 @@ fn attributes(attributes: &Attributes, budget: &mut Budget, object: &mut Object<
             object.text(name, budget.text(Field::Kubernetes, text));
         }
     }
+    object.some("apply", attributes.apply.then_some(true));
 }
 
 fn run(run: &Run, budget: &mut Budget, object: &mut Object<'_>) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header};
 use hyper::upgrade::OnUpgrade;
 
 use super::{Principal, Scheme};
@@ -58,7 +58,8 @@ impl Authenticated {
                 page.attributes(request.path()).map(Arc::new)
             }
             RouteKind::Kubernetes => {
-                let attributes = Attributes::parse(request.method(), request.path(), request.query())?;
+                let types = request.headers().get_all(header::CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
+                let attributes = Attributes::parse(request.method(), request.path(), request.query())?.sent_as(types);
                 if request.meta().upgrade.is_some() && !attributes.is_long_running() {
                     return Err(Rejection::new(
                         Reason::UpgradeRefused,

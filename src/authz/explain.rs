@@ -9,7 +9,7 @@ use crate::{authn::Principal, config::raw::Effect, terminal, webhooks::Facts};
 use super::{
     Decision, Outcome, Policy, RequestView, Shadow,
     condition::{Condition, listed},
-    policy::create_of,
+    policy::{create_of, is_refused_as_create},
     rule::{Case, Hit, Rule, RuleAction},
     who::WEBHOOKS,
 };
@@ -67,7 +67,7 @@ pub enum Verdict {
 }
 
 /// Said of server-side apply, which is decided as two requests.
-const APPLY: &str = "server-side apply may create the run as well as patch it, and must be allowed as both; the rules below are asked \
+const APPLY: &str = "server-side apply may create the object as well as patch it, and must be allowed as both; the rules below are asked \
                      about the {}";
 
 /// Said of a request that the policy refuses before its body is there.
@@ -77,9 +77,14 @@ const ANY_BODY: &str =
 impl Policy {
     /// Explains the decision on a request.
     pub fn explain(&self, principal: &Principal, request: &RequestView<'_>) -> Explanation {
-        let create = create_of(request);
+        let is_refused_unread =
+            |request: &RequestView<'_>| request.is_unread() && self.refuses_any_body(principal, request).is_some();
+        let create = create_of(request).filter(|_| !is_refused_unread(request));
         let as_create = create.as_ref().map(|create| RequestView { kubernetes: Some(create), ..*request });
-        let refused = as_create.as_ref().filter(|view| !self.decide_as_it_is(principal, view).is_allow());
+        let refused = as_create.as_ref().filter(|create| {
+            let patch = self.decide_as_it_is(principal, request);
+            is_refused_as_create(&patch, &self.decide_as_create(principal, create))
+        });
         let mut notes = Vec::new();
         if as_create.is_some() {
             notes.push(APPLY.replace("{}", if refused.is_some() { "create" } else { "patch" }));
@@ -89,7 +94,7 @@ impl Policy {
         let request = refused.unwrap_or(request);
         let case = Case::new(principal, self.issuer(principal), request);
         // Then a deny about bodies is in doubt, and is not what refuses.
-        let is_refused_unread = request.is_unread() && self.refuses_any_body(principal, request).is_some();
+        let is_refused_unread = is_refused_unread(request);
         if is_refused_unread {
             notes.push(ANY_BODY.to_owned());
         }

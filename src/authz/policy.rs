@@ -117,8 +117,7 @@ impl Policy {
 
     /// Decides a request. Does not allocate where it allows, unless a rule has an expression.
     ///
-    /// Server-side apply of a run is a patch that may be a create, and must be allowed as both; for that its attributes
-    /// are copied.
+    /// Server-side apply is a patch that may be a create, and must be allowed as both; for that its attributes are copied.
     ///
     /// One whose body nobody has read is decided as if it said the worst, unless it is refused whatever it says.
     pub fn decide(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
@@ -129,10 +128,17 @@ impl Policy {
         }
         let decision = self.decide_as_it_is(principal, request);
         let Some(create) = create_of(request) else { return decision };
-        let as_create = self.decide_as_it_is(principal, &RequestView { kubernetes: Some(&create), ..*request });
-        let (mut decision, other) = if as_create.is_allow() { (decision, as_create) } else { (as_create, decision) };
+        let as_create = self.decide_as_create(principal, &RequestView { kubernetes: Some(&create), ..*request });
+        let tells_create = is_refused_as_create(&decision, &as_create);
+        let (mut decision, other) = if tells_create { (as_create, decision) } else { (decision, as_create) };
         decision.add_shadow(other.shadow);
         decision
+    }
+
+    /// Decides about the create that an apply may be.
+    pub(super) fn decide_as_create(&self, principal: &Principal, create: &RequestView<'_>) -> Decision {
+        let refusal = if create.is_unread() { self.refuses_any_body(principal, create) } else { None };
+        refusal.unwrap_or_else(|| self.decide_as_it_is(principal, create))
     }
 
     pub(super) fn decide_as_it_is(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
@@ -316,10 +322,18 @@ impl Policy {
     }
 }
 
-/// The create that server-side apply of a run may be; none of any other request.
+/// The create that server-side apply may be; none of any other request.
 pub(super) fn create_of(request: &RequestView<'_>) -> Option<Attributes> {
-    request.run.filter(|run| run.intent == raw::RunIntent::Apply)?;
-    Some(Attributes { verb: "create".to_owned(), ..request.kubernetes?.clone() })
+    let asked = request.kubernetes?;
+    // Records of older versions tell it of runs alone.
+    let is_apply = asked.apply || request.run.is_some_and(|run| run.intent == raw::RunIntent::Apply);
+    is_apply.then(|| Attributes { verb: "create".to_owned(), ..asked.clone() })
+}
+
+/// Whether an apply is refused for the create that it may be. What is denied as a patch is said to be so, as it is where its body is
+/// not read.
+pub(super) fn is_refused_as_create(patch: &Decision, create: &Decision) -> bool {
+    !create.is_allow() && patch.outcome.effect() != raw::Effect::Deny
 }
 
 /// What the rules looked at so far say together.

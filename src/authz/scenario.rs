@@ -105,6 +105,7 @@ impl Scenario {
             Some(written) => Some(attributes(written, path)),
             None => attributes_of(&route, &method, path, query)?,
         };
+        let kubernetes = kubernetes.map(|asked| asked.sent_as(request.content_type.as_deref().map(str::as_bytes)));
         let document = match kubernetes.as_ref().and_then(|asked| Some((tekton::concerns(asked)?, asked))) {
             Some((kind, attributes)) => document(kind, attributes, request, default_account(&route, root))?,
             None if request.body.is_some() => {
@@ -370,6 +371,7 @@ fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {
         name: written.name.clone(),
         path: path.to_owned(),
         follow: false,
+        apply: false,
     }
 }
 

@@ -66,8 +66,9 @@ pub struct ExplainArgs {
     /// A file with the body of a request that makes or changes a run of Tekton, in JSON or YAML
     #[arg(long, value_name = "FILE", conflicts_with = "audit_id")]
     pub body: Option<PathBuf>,
-    /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`
-    #[arg(long, value_name = "TYPE", requires = "body")]
+    /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`. A patch of
+    /// `application/apply-patch+yaml` must be allowed as a create too
+    #[arg(long, value_name = "TYPE", conflicts_with = "audit_id")]
     pub content_type: Option<String>,
     /// The client's address
     #[arg(long, default_value = "192.0.2.1")]

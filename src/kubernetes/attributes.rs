@@ -36,6 +36,8 @@ pub struct Attributes {
     /// Whether the request asks for a log that goes on (`?follow`).
     #[serde(skip)]
     pub follow: bool,
+    /// Whether it is a patch that makes the object where it is not there: server-side apply.
+    pub apply: bool,
 }
 
 /// Why the attributes of a request cannot be told for certain.
@@ -133,7 +135,23 @@ impl Attributes {
             name: name.to_owned(),
             follow: query.follow,
             path: decoded,
+            apply: false,
         })
+    }
+
+    /// Notes by the types of the body whether it is server-side apply. Only a patch of a whole object makes one, which the API server
+    /// asks its authorizer about as of a create (`handlers/patch.go`).
+    #[must_use]
+    pub fn sent_as<'t>(self, types: impl IntoIterator<Item = &'t [u8]>) -> Self {
+        // In YAML or CBOR.
+        const APPLY: &[u8] = b"application/apply-patch";
+        let is_apply = |media: &[u8]| {
+            let begins = media.trim_ascii_start().get(..APPLY.len());
+            begins.is_some_and(|begins| begins.eq_ignore_ascii_case(APPLY))
+        };
+        let may_create = self.is_resource && self.verb == "patch" && self.subresource.is_empty();
+        let apply = may_create && types.into_iter().any(is_apply);
+        Self { apply, ..self }
     }
 
     /// Whether bytes flow to or from a container or a service: exec, attach, port-forward and proxy.

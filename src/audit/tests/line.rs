@@ -330,6 +330,7 @@ fn hostile(text: &str, many: usize) -> Record {
             subresource: text.into(),
             name: text.into(),
             path: text.into(),
+            apply: true,
         })),
         run: Some(Arc::new(Run {
             references: list.clone(),

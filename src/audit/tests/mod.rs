@@ -297,6 +297,7 @@ fn full_record() -> Record {
             subresource: String::new(),
             name: "deploy".into(),
             path: String::new(),
+            apply: true,
         })),
         run: Some(Arc::new(Run {
             intent: RunIntent::Create,

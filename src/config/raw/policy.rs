@@ -350,7 +350,8 @@ pub struct RequestFacts {
     /// The body of a request that makes or changes a run of Tekton.
     #[serde(default)]
     pub body: Option<serde_json::Value>,
-    /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`.
+    /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`. A patch of
+    /// `application/apply-patch+yaml` is server-side apply, which must be allowed as a create too.
     #[serde(default)]
     pub content_type: Option<String>,
 }

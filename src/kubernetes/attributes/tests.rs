@@ -196,6 +196,26 @@ fn tunnels_are_writes_and_last_whatever_the_method() {
     assert!(parse("POST", "/version").unwrap().is_write());
 }
 
+#[test]
+fn an_apply_is_told_from_other_patches_by_its_type() {
+    const POD: &str = "/api/v1/namespaces/a/pods/p";
+    for (method, target, types, expected) in [
+        ("PATCH", POD, &["application/apply-patch+yaml"][..], true),
+        ("PATCH", POD, &["application/apply-patch+cbor"], true),
+        ("PATCH", POD, &[" Application/Apply-Patch+YAML; charset=utf-8"], true),
+        ("PATCH", POD, &["application/merge-patch+json", "application/apply-patch+yaml"], true),
+        ("PATCH", POD, &["application/merge-patch+json"], false),
+        ("PATCH", POD, &[], false),
+        // It makes nothing.
+        ("PATCH", "/api/v1/namespaces/a/pods/p/status", &["application/apply-patch+yaml"], false),
+        ("PATCH", "/version", &["application/apply-patch+yaml"], false),
+        ("PUT", POD, &["application/apply-patch+yaml"], false),
+    ] {
+        let attributes = parse(method, target).unwrap().sent_as(types.iter().map(|media| media.as_bytes()));
+        assert_eq!(attributes.apply, expected, "{method} {target} {types:?}");
+    }
+}
+
 /// Go folds U+017F to `s`, so that the API server lists where Doorward saw a watch.
 #[test]
 fn a_watch_that_readers_take_in_two_ways_is_refused() {

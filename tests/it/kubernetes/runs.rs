@@ -95,6 +95,23 @@ async fn a_run_says_who_asked_for_it_and_nobody_says_so_for_themselves() {
 }
 
 #[tokio::test]
+async fn an_apply_of_what_is_no_run_is_decided_as_a_create_too_and_recorded_so() {
+    let deny = "rules:\n  - {id: no-pods, on: {kubernetes: {verbs: [create], resources: [pods]}}, do: deny}\n";
+    let fixture = Fixture::with(|yaml| yaml.change("rules:\n", deny), |_| Reply::json(200, "{}")).await;
+    let token = fixture.alice();
+    for (media, status) in [("apply-patch+yaml", 403), ("apply-patch+cbor", 403), ("merge-patch+json", 200)] {
+        let _ = fixture.upstream.take();
+        let line = "PATCH /api/v1/namespaces/ci/pods/mine?fieldManager=me HTTP/1.1";
+        let media = format!("Content-Type: application/{media}");
+        let answer = fixture.doorward.send(&[line, "Host: api.test", &token, &media], b"{}").await;
+        let sent = fixture.upstream.take().len();
+        assert_eq!((answer.status, sent), (status, usize::from(status == 200)), "{media}: {}", answer.text());
+    }
+    let record = fixture.doorward.record(|line| line["unmapped"]["kubernetes"]["apply"] == true).await;
+    assert_eq!(record["authorizations"][0]["policy"]["uid"], "no-pods", "{record}");
+}
+
+#[tokio::test]
 async fn who_applies_a_run_of_somebody_else_does_not_take_it_over() {
     let fixture = fixture().await;
     let yaml = "kind: PipelineRun\nmetadata: {name: there, annotations: {team: a, doorward.dev/rule: x}}\nspec: {pipelineRef: {name: x}}\n";

@@ -238,7 +238,7 @@ rules:
     for part in [
         "DENY",
         "to pass: `create` comes nearest to allowing it, and misses who.groups: needs ops, has dev",
-        "note: server-side apply may create the run as well as patch it, and must be allowed as both; the rules below are \
+        "note: server-side apply may create the object as well as patch it, and must be allowed as both; the rules below are \
          asked about the create",
         "  patch (allow): missed, on.kubernetes: needs verb patch, has create pipelineruns.tekton.dev",
     ] {
@@ -255,6 +255,29 @@ rules:
     // A patch that creates nothing.
     let merge = explained("[dev]", "dev", "application/merge-patch+json");
     assert_eq!((merge.outcome, merge.notes.len()), (raw::Effect::Allow, 0), "{merge}");
+}
+
+/// The API server asks its own authorizer for both, whatever is applied.
+#[test]
+fn an_apply_of_anything_must_be_allowed_as_the_create_that_it_may_be() {
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: write, on: {kubernetes: {verbs: [write]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: change, on: {kubernetes: {verbs: [read, patch]}}, who: {issuers: [corp], groups: [ops]}, do: allow}
+  - {id: no-pods, on: {kubernetes: {verbs: [create], resources: [pods]}}, who: {kind: agent}, do: deny}
+tests:
+  - {name: a pod, principal: &agent {issuer: corp, kind: agent, groups: [dev]}, request: {route: api, method: PATCH, path: /api/v1/namespaces/ci/pods/p, content_type: application/apply-patch+yaml}, expect: {outcome: deny, rule: no-pods}}
+  - {name: in CBOR, principal: *agent, request: {route: api, method: PATCH, path: /api/v1/namespaces/ci/pods/p, content_type: application/apply-patch+cbor}, expect: {outcome: deny, rule: no-pods}}
+  - {name: written out, principal: *agent, request: {route: api, kubernetes: {verb: patch, resource: pods, namespace: ci, name: p}, content_type: application/apply-patch+yaml}, expect: {outcome: deny, rule: no-pods}}
+  - {name: another patch of it, principal: *agent, request: {route: api, method: PATCH, path: /api/v1/namespaces/ci/pods/p}, expect: {outcome: allow, rule: write}}
+  - {name: a patch of its status, principal: *agent, request: {route: api, method: PATCH, path: /api/v1/namespaces/ci/pods/p/status, content_type: application/apply-patch+yaml}, expect: {outcome: allow, rule: write}}
+  - {name: by a person, principal: {issuer: corp, kind: human, groups: [dev]}, request: {route: api, method: PATCH, path: /api/v1/namespaces/ci/pods/p, content_type: application/apply-patch+yaml}, expect: {outcome: allow, rule: write}}
+  - {name: who may patch alone, principal: &ops {issuer: corp, groups: [ops]}, request: {route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/ci/tasks/t, content_type: application/apply-patch+yaml}, expect: {outcome: deny}}
+  - {name: does so, principal: *ops, request: {route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/ci/tasks/t, content_type: application/merge-patch+json}, expect: {outcome: allow, rule: change}}
+",
+    );
 }
 
 /// It is decided as two requests, and the record is one.
