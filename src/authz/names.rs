@@ -83,6 +83,12 @@ impl Prefix {
         }
     }
 
+    /// Whether it is of what a resolver fetches: no name has a `?`.
+    pub(super) fn is_of_resolver(&self) -> bool {
+        let (Self::Exact(text) | Self::Starts(text)) = self;
+        text.contains('?')
+    }
+
     /// Whether it matches some text that begins so.
     pub(super) fn may_match(&self, beginning: &str) -> bool {
         match self {

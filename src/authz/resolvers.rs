@@ -69,9 +69,37 @@ fn names_repository(begun: &str) -> bool {
 /// `$(` within the parameters of a resolver, which stand in a reference encoded as in a query.
 const PARAMETER: &str = "%24%28";
 
+/// Whether a reference may be to what matches, by another name or by what Tekton fills in later.
+pub(super) fn may_be(reference: &str, patterns: &[Prefix]) -> bool {
+    let matches = |name: String| match name.split_once("$(") {
+        Some((beginning, _)) => patterns.iter().any(|own| !own.is_of_resolver() && own.may_match(beginning)),
+        None => patterns.iter().any(|own| own.matches(&name)),
+    };
+    may_become(reference, patterns) || names_in_cluster(reference).is_some_and(|names| names.into_iter().any(matches))
+}
+
+/// The names by which the resolver `cluster` fetches what is run by name elsewhere.
+fn names_in_cluster(reference: &str) -> Option<Vec<String>> {
+    const STEP_ACTION: &str = "stepaction";
+    let params = reference.strip_prefix("cluster?")?;
+    let param = |wanted: &str| {
+        let named = form_urlencoded::parse(params.as_bytes()).find(|(name, _)| name == wanted);
+        named.map(|(_, value)| value.into_owned())
+    };
+    let (name, kind) = (param("name")?, param("kind").unwrap_or_default());
+    let mut names = Vec::new();
+    if kind == STEP_ACTION || kind.contains("$(") {
+        names.push(format!("tekton.dev/StepAction/{name}"));
+    }
+    if kind != STEP_ACTION {
+        names.push(name);
+    }
+    Some(names)
+}
+
 /// Whether a reference may become one that matches, as Tekton fills in parameters later (`$(params.x)`). A name may become any; of a
 /// resolver all that stands before the first parameter stays.
-pub(super) fn may_become(reference: &str, patterns: &[Prefix]) -> bool {
+fn may_become(reference: &str, patterns: &[Prefix]) -> bool {
     let begins = |(beginning, _): (&str, &str)| patterns.iter().any(|pattern| pattern.may_match(beginning));
     reference.contains("$(") || reference.split_once(PARAMETER).is_some_and(begins)
 }
@@ -97,6 +125,29 @@ mod tests {
         ] {
             let patterns = [Prefix::parse(pattern).unwrap()];
             assert_eq!(may_become(reference, &patterns), expected, "{reference} {pattern}");
+        }
+    }
+
+    #[test]
+    fn what_the_cluster_resolver_fetches_by_name_has_that_name_to_a_deny() {
+        const STEP: &str = "tekton.dev/StepAction/release";
+        for (reference, pattern, expected) in [
+            ("cluster?kind=pipeline&name=release&namespace=ci", "release", true),
+            ("cluster?name=release&namespace=ci", "rel*", true),
+            ("cluster?kind=pipeline&name=release2&namespace=ci", "release", false),
+            ("cluster?kind=pipeline&name=rel%24%28params.x%29&namespace=ci", "release", true),
+            ("cluster?kind=pipeline&name=rel%24%28params.x%29&namespace=ci", "test", false),
+            ("cluster?kind=pipeline&name=%24%28params.x%29&namespace=ci", "bundles?*", false),
+            ("cluster?kind=%24%28params.k%29&name=release", "release", true),
+            ("cluster?kind=%24%28params.k%29&name=release", STEP, true),
+            ("cluster?kind=stepaction&name=release&namespace=ci", STEP, true),
+            ("cluster?kind=stepaction&name=release&namespace=ci", "release", false),
+            ("cluster?kind=task&name=release&namespace=ci", STEP, false),
+            ("cluster?kind=task&namespace=ci", "release", false),
+            ("hub?kind=task&name=release", "release", false),
+        ] {
+            let patterns = [Prefix::parse(pattern).unwrap()];
+            assert_eq!(may_be(reference, &patterns), expected, "{reference} {pattern}");
         }
     }
 

@@ -116,7 +116,7 @@ impl RunCondition {
             Reading::Wide => run
                 .references
                 .iter()
-                .any(|name| among(name, &self.code, reading) || resolvers::may_become(name, &self.code)),
+                .any(|name| among(name, &self.code, reading) || resolvers::may_be(name, &self.code)),
         };
         let accounts = match reading {
             Reading::Strict => all_among(&run.service_accounts, &self.service_accounts),

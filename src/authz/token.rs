@@ -135,7 +135,7 @@ impl TokenCondition {
         let fits = |text: &str| patterns.iter().any(|pattern| pattern.matches(text));
         let is_given = |text: Option<&str>| patterns.is_empty() || text.is_some_and(fits);
         let is_code = |reference: Option<&str>| {
-            let may_be = |text| reading == Reading::Wide && resolvers::may_become(text, patterns);
+            let may_be = |text| reading == Reading::Wide && resolvers::may_be(text, patterns);
             is_given(reference) || reference.is_some_and(may_be)
         };
         match (part, token.task) {
