@@ -47,9 +47,11 @@ const READ: &[&str] = &["get", "list", "watch"];
 
 /// How somebody comes by the token of an account: whoever makes one, starts a pod with one, by itself or by what makes pods, or gets
 /// into such a pod, and whoever reads the Secret of one that does not end. What it is called, verbs, API group, resource.
-const TOKENS: [(&str, &[&str], &str, &str); 13] = [
+const TOKENS: [(&str, &[&str], &str, &str); 14] = [
     ("create", MAKE, "", "serviceaccounts/token"),
     ("create", MAKE, "", "pods"),
+    // Another image in a pod that runs.
+    ("change", &["update", "patch"], "", "pods"),
     // A WebSocket is a GET.
     ("use", USE, "", "pods/exec"),
     ("use", USE, "", "pods/attach"),
@@ -92,6 +94,13 @@ pub(super) fn found(cluster: &Cluster, namespace: &str) -> Found {
                     add(&mut found, Right::UseAccount, holder, may);
                 }
             }
+        }
+    }
+    if !accounts.is_empty() {
+        // The kubelet's own `exec`, in all pods of a node. Nodes are in no namespace.
+        for holder in USE.iter().flat_map(|verb| cluster.holders(&access(verb, "", "nodes/proxy", ""))) {
+            let may = limited("use nodes/proxy".to_owned(), &holder.names);
+            add(&mut found, Right::UseAccount, holder, may);
         }
     }
     for (resource, is_namespaced) in DEFINITIONS {

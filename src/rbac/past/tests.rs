@@ -101,6 +101,7 @@ fn who_is_expected_is_told_with_the_reason() {
         "change daemonsets",
         "change deployments",
         "change jobs",
+        "change pods",
         "change pods/ephemeralcontainers",
         "change replicasets",
         "change replicationcontrollers",
@@ -108,11 +109,14 @@ fn who_is_expected_is_told_with_the_reason() {
         "create pods",
         "create serviceaccounts/token",
         "read secrets",
+        "use nodes/proxy",
         "use pods/attach",
         "use pods/exec",
     ];
-    let tokens =
-        of_tokens.map(|what| ["ci", "doorward", "tekton-pipelines"].map(|of| format!("{what} of {of}")).join(", "));
+    let tokens = of_tokens.map(|what| match what {
+        "use nodes/proxy" => what.to_owned(),
+        _ => ["ci", "doorward", "tekton-pipelines"].map(|of| format!("{what} of {of}")).join(", "),
+    });
     let expected = [
         "+Group system:masters: bind clusterroles, bind roles, escalate clusterroles, escalate roles (administrators of the cluster, \
          whom no authorizer refuses anything)",
@@ -239,6 +243,13 @@ fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
     items.extend(bound("j", &rule("batch", &["jobs"], &["patch"], &[]), &[account("ci", "jobs")]));
     items.extend(bound("s", &rule("", &["secrets"], &["list"], &[]), &[account("ci", "vault")]));
     items.extend(bound("c", &rule("", &["pods"], &["create"], &[]), &[account("kube-system", "mallory")]));
+    items.extend(bound("i", &rule("", &["pods"], &["patch"], &[]), &[account("ci", "image")]));
+    items.extend(bound("n", &rule("", &["nodes/proxy"], &["get"], &[]), &[account("ci", "metrics")]));
+    // It is in no namespace, so that this one gives nothing.
+    items.push(
+        json!({"apiVersion": format!("{rbac}/v1"), "kind": "RoleBinding", "metadata": {"namespace": "ci", "name": "n"},
+        "roleRef": {"kind": "ClusterRole", "name": "n"}, "subjects": [account("ci", "node")]}),
+    );
     items.extend(bound(
         "d",
         &rule("triggers.tekton.dev", &["triggers", "clusterinterceptors"], &["patch"], &[]),
@@ -249,7 +260,9 @@ fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
         "ServiceAccount ci/build: create pipelineruns, create taskruns",
         "Group tekton:dev: create pods of ci (a group that grants give: through Doorward a rule must allow this too)",
         "ServiceAccount ci/cron: create pods of ci",
+        "ServiceAccount ci/image: change pods of ci",
         "ServiceAccount ci/jobs: change jobs of ci",
+        "ServiceAccount ci/metrics: use nodes/proxy",
         "ServiceAccount ci/vault: read secrets of ci",
         "+ServiceAccount kube-system/job-controller: create pods of ci (a part of Kubernetes, as it is installed)",
         "ServiceAccount kube-system/mallory: create pods of ci",
