@@ -119,7 +119,9 @@ pub(super) fn check_pointer(pointer: &str) -> Result<(), Unreadable> {
 
 /// What a person names, and not Tekton, stands in it.
 fn is_named_by_people(name: &str) -> bool {
-    matches!(name, "annotations" | "labels" | "value" | "default" | "matchLabels" | "nodeSelector")
+    const NAMED: [&str; 8] =
+        ["annotations", "labels", "value", "default", "matchLabels", "nodeSelector", "properties", "volumeAttributes"];
+    NAMED.contains(&name)
 }
 
 fn check_name(name: &str) -> Result<(), Unreadable> {

@@ -233,6 +233,8 @@ fn what_is_read_in_two_ways_is_refused() {
     for body in [
         r#"{"spec":{"params":[{"name":"a","value":{"Name":"1"}},{"name":"b","value":"2"}]}}"#,
         r#"{"metadata":{"labels":{"Spec":"x"},"annotations":null}}"#,
+        r#"{"spec":{"pipelineSpec":{"params":[{"name":"image","type":"object","properties":{"Name":{"type":"string"}}}]}}}"#,
+        r#"{"spec":{"taskSpec":{"volumes":[{"name":"v","csi":{"driver":"d","volumeAttributes":{"Secret":"x"}}}]}}}"#,
     ] {
         assert!(read("create", json, body).is_ok(), "{body}");
     }
