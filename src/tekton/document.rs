@@ -73,6 +73,10 @@ pub enum Unreadable {
     NamedTwice,
     #[error("the annotations that say who asked for a run cannot be changed")]
     Attribution,
+    #[error(
+        "what a `copy` or a `move` brings is not seen here, and may hold annotations and labels that say where a run came from"
+    )]
+    Copied,
     #[error("the label `{0}`, which says where a run came from, cannot be changed")]
     Label(String),
     #[error("the labels of a run cannot be taken away or replaced all at once, as some say where it came from")]
@@ -116,6 +120,9 @@ impl From<Unreadable> for Rejection {
                 Reason::PolicyDenied,
                 "Leave the annotations that begin with `doorward.dev/` out of the patch, and send only what is to change.",
             ),
+            Unreadable::Copied => {
+                (Reason::PolicyDenied, "Send a `remove`, and an `add` with the value; or a merge patch with the whole.")
+            }
             Unreadable::Label(_) => (Reason::PolicyDenied, "Leave that label out of the patch."),
             Unreadable::Labels => (
                 Reason::PolicyDenied,

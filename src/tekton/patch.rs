@@ -32,7 +32,7 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<(Intent, Vec<Intent>), 
             return Err(Unreadable::Attribution);
         }
         if matches!(op, "copy" | "move") && holds_metadata(path) {
-            return Err(Unreadable::Attribution);
+            return Err(Unreadable::Copied);
         }
         ownership::check_operation(op, path, operation.get("value"))?;
         pointers(operation).try_for_each(labels::check_pointer)?;
@@ -318,15 +318,22 @@ mod tests {
             json!({"op": "add", "path": "/spec/taskRunSpecs", "value": [{"metadata": {"annotations": {ours.clone(): "x"}}}]}),
             json!({"op": "add", "path": format!("/spec/taskRunSpecs/0{pointer}"), "value": "x"}),
             json!({"op": "copy", "from": format!("/spec/taskRunSpecs/0{pointer}"), "path": "/metadata/annotations/x"}),
-            json!({"op": "copy", "from": "/spec/params/0/value", "path": "/metadata/labels"}),
-            json!({"op": "move", "from": "/spec/params/0/value", "path": "/spec/taskRunSpecs/0/metadata/annotations"}),
-            json!({"op": "copy", "from": "/spec/params/0/value", "path": "/spec"}),
             json!({"op": "remove", "path": "/metadata"}),
             json!({"op": "replace", "path": "", "value": {}}),
         ] {
             assert!(
                 matches!(json_patch(std::slice::from_ref(&operation)), Err(Unreadable::Attribution)),
                 "{operation}"
+            );
+        }
+        for operation in [
+            json!({"op": "copy", "from": "/spec/params/0/value", "path": "/metadata/labels"}),
+            json!({"op": "move", "from": "/spec/params/0/value", "path": "/spec/taskRunSpecs/0/metadata/annotations"}),
+            json!({"op": "copy", "from": "/spec/params/0/value", "path": "/spec"}),
+        ] {
+            assert!(
+                matches!(json_patch(std::slice::from_ref(&operation)), Err(Unreadable::Copied)),
+                "none is named: {operation}"
             );
         }
         for patch in [

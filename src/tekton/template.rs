@@ -44,11 +44,14 @@ pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unrea
     let value = match media.as_str() {
         "application/json-patch+json" => {
             let operations = parse_operations(body)?;
+            if operations.iter().flat_map(pointers).any(points_at_ours) {
+                return Err(Unreadable::Attribution);
+            }
             // What is copied is in the object already, where a parameter may have any keys.
             let copies =
                 |operation: &Value| matches!(operation.get("op").and_then(Value::as_str), Some("copy" | "move"));
-            if operations.iter().flat_map(pointers).any(points_at_ours) || operations.iter().any(copies) {
-                return Err(Unreadable::Attribution);
+            if operations.iter().any(copies) {
+                return Err(Unreadable::Copied);
             }
             Value::Array(operations)
         }
@@ -190,6 +193,18 @@ mod tests {
             check("patch", "application/json-patch+json", &add("/metadata/labels/of", r#""$(tt.params.l)""#)).is_ok()
         );
         assert!(check("create", "application/json", r#"{"metadata":{"annotations":{"$(x)":"y"}}}"#).is_ok());
+    }
+
+    /// They were refused for annotations of which they say nothing.
+    #[test]
+    fn a_copy_and_a_move_are_refused_for_what_they_are() {
+        for op in ["copy", "move"] {
+            let body = format!(r#"[{{"op":"{op}","from":"/spec/tasks/1","path":"/spec/tasks/0"}}]"#);
+            let refused = check("patch", "application/json-patch+json", &body).unwrap_err();
+            assert!(matches!(refused, Unreadable::Copied), "{body}: {refused}");
+        }
+        let ours = r#"[{"op":"copy","from":"/metadata/annotations/doorward.dev~1kind","path":"/spec/description"}]"#;
+        assert!(matches!(check("patch", "application/json-patch+json", ours), Err(Unreadable::Attribution)));
     }
 
     #[test]
