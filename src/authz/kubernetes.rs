@@ -36,13 +36,15 @@ const VERBS: [&str; 15] = [
     "head",
 ];
 
-/// Resources that are in no namespace, of Tekton and of the groups that come with the API server. A list of these is about no
+/// Resources that are in no namespace, of Tekton, of the groups that come with the API server and of its metrics. A list of these is about no
 /// namespace; a list of any other without a namespace is about all of them.
-const CLUSTER_SCOPED: [(&str, &str); 35] = [
+const CLUSTER_SCOPED: [(&str, &str); 37] = [
     ("", "namespaces"),
     ("", "nodes"),
     ("", "persistentvolumes"),
     ("", "componentstatuses"),
+    // Older Dashboards list them as they start.
+    ("tekton.dev", "clustertasks"),
     ("triggers.tekton.dev", "clusterinterceptors"),
     ("triggers.tekton.dev", "clustertriggerbindings"),
     ("rbac.authorization.k8s.io", "clusterroles"),
@@ -74,6 +76,8 @@ const CLUSTER_SCOPED: [(&str, &str); 35] = [
     ("storagemigration.k8s.io", "storageversionmigrations"),
     ("apiextensions.k8s.io", "customresourcedefinitions"),
     ("apiregistration.k8s.io", "apiservices"),
+    // `kubectl top nodes`.
+    ("metrics.k8s.io", "nodes"),
 ];
 
 /// The attributes that a rule is about.
@@ -368,6 +372,9 @@ mod tests {
             ),
             ("", "{namespaces: [prod]}", "GET", "/apis/triggers.tekton.dev/v1beta1/triggerbindings", false, true),
             ("", "{namespaces: [prod]}", "GET", "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", false, false),
+            ("", "{namespaces: [prod]}", "GET", "/apis/tekton.dev/v1beta1/clustertasks", false, false),
+            ("", "{namespaces: [prod]}", "GET", "/apis/metrics.k8s.io/v1beta1/nodes", false, false),
+            ("", "{namespaces: [prod]}", "GET", "/apis/metrics.k8s.io/v1beta1/pods", false, true),
             ("", "{namespaces: [prod]}", "GET", "/apis/other.example/v1/clusterinterceptors", false, true),
             ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces/dev/secrets", false, false),
             ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces/prod", true, true),
