@@ -137,6 +137,16 @@ fn runs(verb: &'static str, namespace: Arc<str>) -> Access {
     Access { group: "tekton.dev".into(), resource: "pipelineruns".into(), ..Access::new(verb, namespace) }
 }
 
+/// Where the pages ask for it, which rules may look at.
+fn path_of(access: &Access) -> String {
+    let Access { group, resource, namespace, .. } = access;
+    let api = if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{group}/v1") };
+    match namespace.is_empty() {
+        true => format!("{api}/{resource}"),
+        false => format!("{api}/namespaces/{namespace}/{resource}"),
+    }
+}
+
 /// What is asked of the API server: what the policy may allow, as for all else its answer would change nothing.
 struct Questions(Vec<Access>);
 
@@ -153,10 +163,11 @@ impl Questions {
         }
         let view = permit.view(now);
         asked.retain(|access| {
-            let attributes = access.attributes();
+            let (attributes, path) = (access.attributes(), path_of(access));
             let method = if access.verb == "create" { Method::POST } else { Method::GET };
             let view = RequestView {
                 kind: RouteKind::Kubernetes,
+                path: &path,
                 method: &method,
                 kubernetes: Some(&attributes),
                 run: None,

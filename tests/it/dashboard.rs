@@ -75,6 +75,23 @@ async fn pages_offer_each_person_what_that_person_may_do() {
     assert_eq!((answer.json(), seen.len()), (expected, 1));
 }
 
+/// They were asked about the path of the properties.
+#[tokio::test]
+async fn pages_offer_what_rules_allow_by_path() {
+    let change = |yaml: String| {
+        let yaml = yaml.change("kubernetes: cluster}", "kubernetes: cluster, namespaces: [team-a]}");
+        let yaml = yaml.change("routes: [api, only-a, board, web]", "routes: [api, only-a, web]");
+        let who = "who: {issuers: [a], groups: [dev]}, do: allow}";
+        let page = format!("{{id: page, on: {{routes: [board], pages: true}}, {who}");
+        let asked = format!("{{id: asked, on: {{routes: [board], paths: ['/api/*', '/apis/*']}}, {who}");
+        yaml.change("rules:\n", &format!("rules:\n  - {page}\n  - {asked}\n"))
+    };
+    let fixture = Fixture::with(change, reviewed(&["list pipelineruns team-a", "create pipelineruns team-a"])).await;
+    let (answer, _) = get(&fixture, "/v1/properties", &[]).await;
+    let expected = json!({"dashboardVersion": "v0.60.0", "isReadOnly": false, "tenantNamespaces": ["team-a"]});
+    assert_eq!(answer.json(), expected);
+}
+
 #[tokio::test]
 async fn who_may_see_all_is_offered_all_and_who_may_start_nothing_is_offered_nothing_to_start() {
     let fixture = Fixture::answering(reviewed(&["list namespaces", "list pipelineruns"])).await;
