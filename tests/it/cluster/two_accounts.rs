@@ -44,7 +44,7 @@ fn as_somebody(events: &[Value]) -> Vec<&Value> {
 
 #[tokio::test]
 async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
-    let world = World::set_up(Setup { rights: requests(), ..Setup::default() }, |yaml| apart(&yaml)).await;
+    let mut world = World::set_up(Setup { rights: requests(), ..Setup::default() }, |yaml| apart(&yaml)).await;
     world.doorward.until_readyz_says("there is no such service account").await;
     assert_eq!(world.doorward.admin("/readyz").await.status, 200, "it stops nobody else");
     let line = format!("GET /api/v1/namespaces/{}/pods", world.namespace);
@@ -83,7 +83,7 @@ async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
 #[tokio::test]
 async fn a_reload_to_two_accounts_refuses_nobody() {
     let rights = [requests().as_array().unwrap().clone(), impersonation().as_array().unwrap().clone()].concat();
-    let world = World::set_up(Setup { rights: json!(rights), ..Setup::default() }, |yaml| yaml).await;
+    let mut world = World::set_up(Setup { rights: json!(rights), ..Setup::default() }, |yaml| yaml).await;
     proxy(&world).await;
     assert_eq!(looks(&world).await, 200);
     let path = world.doorward.dir().join("doorward.yaml");
