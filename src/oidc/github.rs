@@ -3,7 +3,7 @@
 //! The same is asked again at each recheck of a session, as GitHub tells nobody when somebody leaves.
 //!
 //! Sources: GitHub's REST API (`/user`, `/user/memberships/orgs`, `/user/teams`, `/user/emails`) and its documentation of
-//! "Authorizing OAuth apps".
+//! "Authorizing OAuth apps" and of "GitHub authentication discovery endpoints".
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -35,6 +35,8 @@ pub struct Github {
     /// The root of the API, with a slash at its end.
     api: Url,
     probe: Url,
+    /// What the server calls itself in the answers of its sign-in (RFC 9207). People know it by its address.
+    named: Url,
     pub(super) metadata: Arc<Metadata>,
 }
 
@@ -146,7 +148,18 @@ impl Github {
             revocation_endpoint: None,
             names_issuer_in_response: false,
         });
-        Some(Self { organisation: Organisation::parse(tenant), probe: api.join("meta").ok()?, api, metadata })
+        Some(Self {
+            organisation: Organisation::parse(tenant),
+            probe: api.join("meta").ok()?,
+            api,
+            named: server.join("/login/oauth").ok()?,
+            metadata,
+        })
+    }
+
+    /// Whether an answer of the sign-in that names this issuer is of this server.
+    pub fn is_named(&self, issuer: &str) -> bool {
+        issuer == self.named.as_str()
     }
 
     /// A page of the API that everybody may read, to see whether it can be reached.
@@ -294,4 +307,26 @@ fn refusal(path: &str, answer: &Response<Bytes>) -> GithubError {
 fn is_limit(headers: &HeaderMap, message: &str) -> bool {
     let used_up = headers.get("x-ratelimit-remaining").is_some_and(|left| left.as_bytes() == b"0");
     used_up || headers.contains_key(header::RETRY_AFTER) || message.contains("rate limit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn github_names_itself_in_answers_by_the_address_of_its_sign_in() {
+        for (server, named) in [
+            ("https://github.com", "https://github.com/login/oauth"),
+            ("https://acme.ghe.com", "https://acme.ghe.com/login/oauth"),
+            ("https://github.acme.example/", "https://github.acme.example/login/oauth"),
+        ] {
+            let github = Github::new(server, "acme").unwrap();
+            assert!(github.is_named(named), "{server}");
+            for other in ["https://evil.example/login/oauth", "https://github.com.evil.example/login/oauth"] {
+                assert!(!github.is_named(other), "{server}: {other}");
+            }
+            assert!(!github.is_named(&format!("{named}/")), "{server}");
+        }
+        assert!(!Github::new("https://github.com", "acme").unwrap().is_named("https://acme.ghe.com/login/oauth"));
+    }
 }

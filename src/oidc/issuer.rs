@@ -67,7 +67,8 @@ impl Provider for LoginIssuer {
     }
 
     fn is_named(&self, issuer: &str) -> bool {
-        self.issuer.is_named(issuer)
+        let is_github = matches!(&self.client.protocol, Protocol::Github(github) if github.is_named(issuer));
+        is_github || self.issuer.is_named(issuer)
     }
 
     fn client(&self) -> &Client {

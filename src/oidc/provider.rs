@@ -22,7 +22,8 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     /// Its issuer identifier, byte for byte.
     fn issuer(&self) -> &str;
 
-    /// Whether it calls itself so. One that stands for several tenants calls itself as each of them.
+    /// Whether it calls itself so. One that stands for several tenants calls itself as each of them, and GitHub goes by another
+    /// name in its answers.
     fn is_named(&self, issuer: &str) -> bool {
         issuer == self.issuer()
     }

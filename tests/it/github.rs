@@ -58,8 +58,8 @@ impl World {
         self.doorward.get(path, &[&[format!("Host: {}", self.host).as_str()], more].concat()).await
     }
 
-    /// Goes to GitHub, which lets the person in, and comes back.
-    async fn sign_in(&self) -> Answer {
+    /// Goes to GitHub, which lets the person in, and gives the way back, with the cookies for it.
+    async fn depart(&self) -> (String, String) {
         let away = self.get("/oauth2/start?rd=/page", &[]).await;
         let location = away.header("location").unwrap_or_else(|| panic!("{}", away.text())).to_owned();
         let path = location.strip_prefix(&self.github.url()).unwrap();
@@ -67,8 +67,12 @@ impl World {
         raw.send(format!("GET {path} HTTP/1.1\r\nHost: github\r\nConnection: close\r\n\r\n")).await;
         let back = raw.answer().await;
         let back = back.header("location").unwrap_or_else(|| panic!("{}", back.head)).to_owned();
-        let path = back.strip_prefix(&format!("http://{}", self.host)).unwrap();
-        self.get(path, &[&cookies(&away)]).await
+        (back.strip_prefix(&format!("http://{}", self.host)).unwrap().to_owned(), cookies(&away))
+    }
+
+    async fn sign_in(&self) -> Answer {
+        let (path, cookie) = self.depart().await;
+        self.get(&path, &[&cookie]).await
     }
 
     /// The `Cookie` line of somebody who signed in.
@@ -113,6 +117,21 @@ async fn a_member_is_their_number_with_the_teams_of_the_organisation_and_a_verif
     let out = world.doorward.send(&lines, b"").await;
     assert_eq!((out.status, out.header("location")), (303, Some("/oauth2/signed_out")), "{}", out.text());
     assert_eq!(world.get("/page", &[&cookie]).await.status, 401);
+}
+
+/// GitHub names itself in its answers (RFC 9207), by another name than its address.
+#[tokio::test]
+async fn an_answer_that_names_github_signs_in_and_one_that_names_another_does_not() {
+    let world = world().await;
+    let (path, cookie) = world.depart().await;
+    let (path, named) = path.split_once("&iss=").unwrap();
+    assert!(named.ends_with("%2Flogin%2Foauth"), "{named}");
+    let refused = world.get(&format!("{path}&iss=https%3A%2F%2Fevil.example%2Flogin%2Foauth"), &[&cookie]).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(!cookies(&refused).contains("__Host-doorward="), "{}", refused.head);
+
+    let signed_in = world.sign_in().await;
+    assert_eq!((signed_in.status, signed_in.header("location")), (303, Some("/page")), "{}", signed_in.text());
 }
 
 #[tokio::test]

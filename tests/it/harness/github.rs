@@ -1,6 +1,6 @@
 //! A GitHub server for logins: its sign-in, its tokens, and the part of its API that says who somebody is, with the ways of
 //! the real one: errors of the token endpoint come with 200, scopes are separated by commas, whoever sends no `User-Agent` is
-//! refused, lists come in pages, and there is no ID token.
+//! refused, lists come in pages, and there is no ID token. Answers of the sign-in name it as `/login/oauth`.
 
 use std::{
     collections::HashMap,
@@ -19,6 +19,7 @@ use axum::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use url::form_urlencoded;
 
 use super::unique;
 
@@ -158,7 +159,9 @@ async fn authorize(State(server): State<GithubServer>, Query(query): Query<HashM
         return StatusCode::NOT_FOUND.into_response();
     }
     let code = unique();
-    let to = format!("{}?code={code}&state={}", query["redirect_uri"], query["state"]);
+    let named = format!("{}/login/oauth", server.url());
+    let issuer: String = form_urlencoded::byte_serialize(named.as_bytes()).collect();
+    let to = format!("{}?code={code}&state={}&iss={issuer}", query["redirect_uri"], query["state"]);
     server.people().codes.insert(code, query);
     Redirect::to(&to).into_response()
 }
