@@ -59,6 +59,8 @@ pub struct AccessTokenChecks {
     pub client_is_audience: bool,
     /// Its access tokens are made as its ID tokens are, `at_hash` and all, but for the hash of a code (Dex).
     pub like_id_tokens: bool,
+    /// Its ID tokens are for all clients of a project and for the project itself, and only `azp` says to whom one was issued (Zitadel).
+    pub id_tokens_for_project: bool,
     /// Claims of which each access token of the issuer has one, and no ID token. Empty: nothing such is known.
     pub marks: &'static [&'static str],
 }
@@ -207,11 +209,12 @@ impl AccessTokenChecks {
         let verified = self.check_common(claims, now)?;
         let ours = [Box::from(client_id)];
         check_audience(&verified.audiences, &ours, claims.get("aud"))?;
-        if let Some(other) =
-            verified.audiences.iter().find(|audience| ***audience != *client_id && !self.audiences.contains(audience))
-        {
+        let untrusted =
+            verified.audiences.iter().find(|audience| ***audience != *client_id && !self.audiences.contains(audience));
+        if let Some(other) = untrusted.filter(|_| !self.id_tokens_for_project) {
             return Err(TokenError::Audience { came: Quoted::text(other), expected: vec![client_id.to_owned()] });
         }
+        // Whatever the audiences, one of several was issued to us only if it says so.
         match claims.get("azp") {
             None if verified.audiences.len() == 1 => {}
             Some(Value::String(azp)) if azp == client_id => {}

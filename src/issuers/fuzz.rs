@@ -57,6 +57,7 @@ static CHECKS: LazyLock<AccessTokenChecks> = LazyLock::new(|| AccessTokenChecks 
     other_issuer: None,
     client_is_audience: false,
     like_id_tokens: false,
+    id_tokens_for_project: false,
     marks: &[],
 });
 

@@ -178,6 +178,7 @@ impl Builder<'_> {
             tenants,
             client_is_audience: raw.preset == Some(Preset::Cognito),
             like_id_tokens: raw.preset == Some(Preset::Dex),
+            id_tokens_for_project: raw.preset == Some(Preset::Zitadel),
             marks: presets::marks_of_access_tokens(raw.preset),
         }
     }

@@ -241,6 +241,29 @@ async fn zitadel_writes_roles_as_the_names_of_members() {
     assert_eq!(reason(other.login(json!({"groups": roles})).await), Reason::TokenInvalid);
 }
 
+/// It names the project and all clients of it as audiences, which no setting there changes.
+#[tokio::test]
+async fn an_id_token_of_zitadel_for_the_whole_project_is_ours_if_it_was_issued_to_us() {
+    let at = Fixture::new(json!({"preset": "zitadel"})).await;
+    let project = json!(["other", CLIENT, "271828"]);
+    assert!(at.login(json!({"aud": project, "azp": CLIENT})).await.is_ok());
+    for (twin, claims, expected) in [
+        ("issued to another client", json!({"aud": project, "azp": "other"}), Reason::TokenInvalid),
+        ("issued to nobody", json!({"aud": project}), Reason::TokenInvalid),
+        ("of another project", json!({"aud": ["other", "271828"], "azp": CLIENT}), Reason::AudienceMismatch),
+        ("no texts", json!({"aud": [CLIENT, 5], "azp": CLIENT}), Reason::TokenInvalid),
+    ] {
+        assert_eq!(reason(at.login(claims).await), expected, "{twin}");
+    }
+    // It is no bearer token for that, and elsewhere a further audience is nobody whom we know.
+    assert_eq!(reason(at.bearer(Some("JWT"), json!({"aud": project, "azp": CLIENT})).await), Reason::AudienceMismatch);
+    for preset in ["keycloak", "okta"] {
+        let other = Fixture::new(json!({"preset": preset})).await;
+        let refused = other.login(json!({"aud": project, "azp": CLIENT})).await;
+        assert_eq!(reason(refused), Reason::AudienceMismatch, "{preset}");
+    }
+}
+
 #[tokio::test]
 async fn ping_changes_the_type_of_its_tokens() {
     let at = Fixture::new(json!({"preset": "ping", "login": login()})).await;
