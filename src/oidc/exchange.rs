@@ -16,6 +16,7 @@ use openidconnect::{
     },
 };
 use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
+use serde_json::json;
 
 use super::{Metadata, Provider, bounded};
 use crate::{
@@ -53,6 +54,9 @@ pub enum ExchangeError {
     Client(String),
 }
 
+/// What a token endpoint that refuses says (RFC 6749 section 5.2).
+type Refusal = StandardErrorResponse<CoreErrorResponseType>;
+
 type Client<TokenEndpoint = EndpointNotSet> = openidconnect::Client<
     EmptyAdditionalClaims,
     CoreAuthDisplay,
@@ -60,7 +64,7 @@ type Client<TokenEndpoint = EndpointNotSet> = openidconnect::Client<
     CoreJweContentEncryptionAlgorithm,
     CoreJsonWebKey,
     CoreAuthPrompt,
-    StandardErrorResponse<CoreErrorResponseType>,
+    Refusal,
     Answer,
     CoreTokenIntrospectionResponse,
     CoreRevocableToken,
@@ -155,6 +159,9 @@ fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync
             if is_error(&answer) {
                 *answer.status_mut() = StatusCode::BAD_REQUEST;
             }
+            if is_bare_refusal(&answer) {
+                *answer.body_mut() = json!({"error": answer.status().to_string()}).to_string().into_bytes();
+            }
             Ok(answer)
         })
     }
@@ -174,7 +181,16 @@ fn is_error(answer: &HttpResponse) -> bool {
             .is_ok_and(|said| said.error.is_some() && said.access_token.is_none())
 }
 
-fn refused(error: RequestTokenError<EgressError, StandardErrorResponse<CoreErrorResponseType>>) -> ExchangeError {
+/// A status that refuses, and no error of OAuth's that says why: the page of a portal, or the other form of errors that a provider
+/// has for organisations that are gone. The status is the error then.
+fn is_bare_refusal(answer: &HttpResponse) -> bool {
+    let status = answer.status();
+    let is_refusal =
+        status.is_client_error() && !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+    is_refusal && Refusal::deserialize(&mut serde_json::Deserializer::from_slice(answer.body())).is_err()
+}
+
+fn refused(error: RequestTokenError<EgressError, Refusal>) -> ExchangeError {
     match error {
         RequestTokenError::Request(error) => ExchangeError::Unreachable(error),
         RequestTokenError::ServerResponse(error) => {

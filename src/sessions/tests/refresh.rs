@@ -303,6 +303,32 @@ async fn a_provider_that_answers_without_vouching_ends_a_session_in_the_end_and_
     assert!(world.at.shared.revocations.end_of_session(&session.principal).is_some(), "streams and replicas know");
 }
 
+/// The page of a portal, or what a provider says of an organisation that is gone. It was tried again until the session was over by itself.
+#[tokio::test]
+async fn a_refusal_in_another_form_than_oauths_ends_a_session_in_the_end_too() {
+    for (row, status, answer, lives) in [
+        ("a page", 404, json!("<html>"), false),
+        ("another form of errors", 403, json!({"errorCode": "E0000012"}), false),
+        ("an error that is no text", 400, json!({"error": {"code": 400}}), false),
+        ("nothing", 401, Value::Null, false),
+        ("busy", 429, json!("<html>"), true),
+        ("too slow", 408, json!("<html>"), true),
+        ("trouble", 503, json!("<html>"), true),
+    ] {
+        let world = world().await;
+        let refuses = |script: &mut Script| {
+            (script.status, script.answer) = answers(status, answer.clone());
+            script.claims = None;
+        };
+        world.advance(301, refuses);
+        assert!(world.get().await.is_ok(), "{row}");
+        world.advance(3500, refuses);
+        assert!(world.get().await.is_ok(), "{row}: less than an hour");
+        world.advance(101, refuses);
+        assert_eq!(world.get().await.is_ok(), lives, "{row}");
+    }
+}
+
 /// While the keys rotate and cannot be fetched, new tokens come that nobody can check yet; and the refresh token before is
 /// used up.
 #[tokio::test]
