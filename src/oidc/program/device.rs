@@ -283,11 +283,12 @@ impl Login {
             waiting.decision = Decision::Declined(prepared.clone());
             let kept = self.keep(&code.key(), &waiting, waiting.until, Expect::Version(version)).await;
             if let Written::Done(_) = kept.map_err(|error| store_failed(&error))? {
+                // What nobody let in is kept as long as one that waits, and so is its place: anybody may decline what they began.
                 if let Some(session) = prepared {
                     let ended = self.0.sessions.end_named(&session, Ended::signed_out).await;
                     ended.map_err(|error| store_failed(&error))?;
+                    self.devices().free(&code.key());
                 }
-                self.devices().free(&code.key());
                 let why = "you declined; whoever runs it is told so, and nothing else";
                 let view = ProgramDoneView { outcome: Err(why) };
                 return Ok(pages::html(StatusCode::OK, &pages::program_done(&view), &self.0.brand));

@@ -284,6 +284,27 @@ async fn a_terminal_that_is_declined_while_somebody_lets_it_in_gets_nothing() {
     assert_eq!(browser.listed().await, [""; 0]);
 }
 
+/// Declining made room for another at once, while the record stayed: without end, for whoever does both.
+#[tokio::test]
+async fn nobody_fills_the_store_with_terminals_that_they_decline_themselves() {
+    let mut browser = Browser::new().await;
+    let form = format!("code_challenge={}&machine=build-7", program::challenge(VERIFIER));
+    for _ in 0..30 {
+        let device = browser.begin_device().await;
+        let typed = format!("code={}", device["user_code"].as_str().unwrap());
+        assert_eq!(browser.press(&format!("{}?decline", program::DEVICE), &typed).await.status(), StatusCode::OK);
+    }
+    let (status, told) = browser.program(program::DEVICE_REQUEST, &form).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{told}");
+    browser.fixture.shared.clock.advance(Duration::from_secs(600));
+    // Twin: one that somebody had let in makes room.
+    for _ in 0..31 {
+        let Brought::Device(device) = browser.allowed_device().await else { unreachable!() };
+        let typed = format!("code={}", device["user_code"].as_str().unwrap());
+        assert_eq!(browser.press(&format!("{}?decline", program::DEVICE), &typed).await.status(), StatusCode::OK);
+    }
+}
+
 #[tokio::test]
 async fn whoever_may_not_sign_in_is_told_so_in_the_browser_and_may_come_with_another_account() {
     let mut browser = Browser::new().await;
