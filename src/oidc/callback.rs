@@ -24,12 +24,15 @@ use crate::{
     error::{Reason, Rejection},
     issuers::{TokenError, login_facts},
     sessions::{Ended, NewSession, Origin, Seen, Tokens, cookie, keyring::Purpose, userinfo},
-    store::{Expect, Table, Written},
+    store::{Expect, StoreError, Table, Written},
 };
 
 /// What is left to do once the answer of the provider is known to belong to this browser's login.
 struct Accepted {
     provider: Arc<dyn Provider>,
+    state: State,
+    /// The version of the mark that it is used.
+    mark: u64,
     flow: Flow,
     code: String,
     origin: Origin,
@@ -88,7 +91,8 @@ impl Login {
                 // The provider knows the person now, and would send them back as it did.
                 failure.retry = failure.too_weak.then(|| choice::start_anew(&name, needed.as_ref(), &return_to).into());
                 failure.return_to = return_to;
-                failure.cookie = Some(Box::new(over));
+                // Who loads the page of the provider's refusal again reads the same: nothing else tells that they began it.
+                failure.cookie = (failure.outcome != Outcome::provider_error).then(|| Box::new(over));
                 // The session that there is leads to the rule that it does not do for.
                 failure.signed_in = needed.is_none() && self.is_signed_in(request).await;
                 Err(failure)
@@ -178,7 +182,7 @@ impl Login {
             let named = named.map_or_else(|| "none".to_owned(), bounded);
             return Err(elsewhere().detail(format!("expected {}, the answer names {named}", provider.issuer())));
         }
-        self.use_up(state, &flow).await?;
+        // Before anything is stored: anybody may send such an answer, as often as they like, and it does the same each time.
         if let Some(error) = parameters.get("error") {
             let description = parameters.get("error_description").map(|text| format!(": {}", bounded(text)));
             let text = match error {
@@ -192,8 +196,11 @@ impl Login {
                 description.unwrap_or_default()
             )));
         }
+        let mark = self.use_up(state).await?;
         Ok(Accepted {
             provider: Arc::clone(provider),
+            state: state.clone(),
+            mark,
             flow,
             code: parameters.get("code").unwrap_or_default().to_owned(),
             origin: request.origin.clone(),
@@ -203,18 +210,38 @@ impl Login {
         })
     }
 
-    /// Marks a state as used, with where its login led to. Of several answers with the same state, one gets past here.
-    async fn use_up(&self, state: &State, flow: &Flow) -> Result<(), Failure> {
-        let (shared, now) = (self.0.sessions.shared(), self.0.sessions.now());
-        // Kept until the state is over for every clock of ours.
-        let until = state.began + LIFETIME * 2;
-        let keys = self.0.sessions.keys();
-        let led_to = keys.seal(Purpose::Completed, state.as_str().as_bytes(), flow.return_to.as_bytes());
-        let store = &shared.store;
-        match store.put(Table::Logins, &state.hash(), led_to.unwrap_or_default(), until, Expect::Absent, now).await {
-            Ok(Written::Done(_)) => Ok(()),
+    /// Marks a state as used. Of several answers with the same state, one gets past here. The mark is empty: whoever answers is
+    /// nobody yet, and could fill the store with what they have chosen.
+    async fn use_up(&self, state: &State) -> Result<u64, Failure> {
+        match self.mark(state, Vec::new(), Expect::Absent).await {
+            Ok(Written::Done(version)) => Ok(version),
             Ok(Written::Conflict(_)) => Err(replayed()),
             Err(error) => Err(store_failed(&error)),
+        }
+    }
+
+    /// Notes where a login led to that gave a session, for the page of who comes back to its answer.
+    async fn note_where_it_led(&self, state: &State, mark: u64, return_to: &str) {
+        let keys = self.0.sessions.keys();
+        let Some(led_to) = keys.seal(Purpose::Completed, state.as_str().as_bytes(), return_to.as_bytes()) else {
+            return;
+        };
+        if let Err(error) = self.mark(state, led_to, Expect::Version(mark)).await {
+            tracing::debug!(%error, "where a login led to was not noted");
+        }
+    }
+
+    async fn mark(&self, state: &State, value: Vec<u8>, expect: Expect) -> Result<Written, StoreError> {
+        // Kept until the state is over for every clock of ours.
+        let until = state.began + LIFETIME * 2;
+        let store = &self.0.sessions.shared().store;
+        store.put(Table::Logins, &state.hash(), value, until, expect, self.0.sessions.now()).await
+    }
+
+    /// Takes the mark back: a code that is worth nothing is so however often it comes.
+    async fn unmark(&self, state: &State) {
+        if let Err(error) = self.0.sessions.shared().store.delete(Table::Logins, &state.hash()).await {
+            tracing::debug!(%error, "the mark of a code that was no good stays until its end");
         }
     }
 
@@ -234,8 +261,8 @@ impl Login {
     }
 
     async fn sign_in_with(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
-        let Accepted { provider, flow, code, origin, headers, address, whose } = accepted;
-        let Granted { access, refresh, id, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
+        let Accepted { provider, state, mark, flow, code, origin, headers, address, whose } = accepted;
+        let Granted { access, refresh, id, scopes } = self.exchange(&*provider, &state, &flow, code, &origin).await?;
         let tokens = Tokens { access, refresh, id };
         let mut claims = self.identify(&*provider, &flow, &tokens).await?;
         let mut told = BTreeSet::new();
@@ -251,7 +278,9 @@ impl Login {
         if let Some(program) = flow.program {
             let seen = Seen::default();
             let new = NewSession { origin: &origin, provider: &*provider, claims, told, scopes, tokens, seen };
-            return self.hand_over(program, new, &whose).await;
+            let response = self.hand_over(program, new, &whose).await?;
+            self.note_where_it_led(&state, mark, &flow.return_to).await;
+            return Ok(response);
         }
         let before = sessions.held_by(&headers, &origin).await?;
         let seen = Seen::of(&headers, address);
@@ -261,6 +290,7 @@ impl Login {
         if let Some(before) = before {
             sessions.end(&before, Ended::replaced).await.map_err(|error| store_failed(&error))?;
         }
+        self.note_where_it_led(&state, mark, &flow.return_to).await;
         tracing::info!(issuer = %provider.name(), subject = %session.principal.subject, "signed in");
         let mut response = redirect(&flow.return_to);
         let choice = (self.0.providers.len() > 1).then(|| choice::remember(provider.name()));
@@ -273,6 +303,7 @@ impl Login {
     async fn exchange(
         &self,
         provider: &dyn Provider,
+        state: &State,
         flow: &Flow,
         code: String,
         origin: &Origin,
@@ -282,15 +313,21 @@ impl Login {
         };
         let metadata = provider.metadata().ok_or_else(unreachable)?;
         let (now, verifier) = (self.0.sessions.now(), flow.verifier.clone());
-        exchange::exchange(provider, &metadata, code, verifier, origin.url(&flow.callback()), now).await.map_err(
-            |error| {
-                tracing::warn!(issuer = %provider.name(), %error, "a code gave no tokens");
-                match error {
-                    ExchangeError::Unreachable(_) => unreachable(),
-                    error => exchange_failed(error.to_string()),
-                }
-            },
-        )
+        let granted = exchange::exchange(provider, &metadata, code, verifier, origin.url(&flow.callback()), now).await;
+        let error = match granted {
+            Ok(granted) => return Ok(granted),
+            Err(error) => error,
+        };
+        tracing::warn!(issuer = %provider.name(), %error, "a code gave no tokens");
+        let is_worthless = matches!(error, ExchangeError::InvalidGrant(_));
+        let failure = match error {
+            ExchangeError::Unreachable(_) => unreachable(),
+            error => exchange_failed(error.to_string()),
+        };
+        if is_worthless {
+            self.unmark(state).await;
+        }
+        Err(failure)
     }
 
     /// The claims of who signed in.

@@ -1,6 +1,6 @@
 //! A login under way. All of it travels with the browser, sealed: the `state` parameter shows that we began it and
 //! when, the cookie of the same login holds the rest and binds it to the browser. Nothing is stored for somebody who
-//! is not logged in, so nobody can fill the store; only that a login was completed is, so that none is twice.
+//! is not logged in, so nobody can fill the store; only that a code came is, so that no login is completed twice.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

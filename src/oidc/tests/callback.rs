@@ -1,6 +1,10 @@
 //! Answers of a provider that must not sign anybody in.
 
 use super::*;
+use crate::{
+    sha256::sha256,
+    store::{Backend as _, Table},
+};
 
 /// Callbacks that differ from the good one in one thing. None reaches the token endpoint, none gives a session, none
 /// redirects.
@@ -193,6 +197,49 @@ async fn of_two_answers_at_once_one_counts() {
     statuses.sort();
     assert_eq!(statuses, [StatusCode::SEE_OTHER, StatusCode::BAD_REQUEST]);
     assert_eq!(browser.exchanges().len(), 1);
+}
+
+impl Browser {
+    /// Bytes that are kept of an answer.
+    async fn kept_of(&self, sent: &Sent) -> Option<usize> {
+        let (key, now) = (sha256(&[sent.state().as_bytes()]), self.fixture.shared.clock.now());
+        self.fixture.store.get(Table::Logins, &key, now).await.unwrap().map(|stored| stored.value.len())
+    }
+}
+
+/// Each was kept with the address that it was to lead to, which whoever began it had chosen, for twenty minutes.
+#[tokio::test]
+async fn an_answer_that_signs_nobody_in_does_not_fill_the_store() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/runs").await;
+    let refused = format!("/oauth2/callback?error=access_denied&state={}&iss={}", sent.state(), encode(&sent.issuer));
+    for row in ["at first", "loaded again"] {
+        let response = browser.get(&refused).await;
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{row}");
+        assert!(body(&response).contains("The provider did not sign you in"), "{row}: {}", body(&response));
+        assert!(body(&response).contains("/oauth2/start?rd=%2Fruns"), "{row}: {}", body(&response));
+        assert_eq!(browser.kept_of(&sent).await, None, "{row}");
+    }
+
+    let sent = browser.depart("/runs").await;
+    browser.script(|script| {
+        script.status = StatusCode::BAD_REQUEST;
+        script.answer = json!({"error": "invalid_grant"});
+    });
+    assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(browser.kept_of(&sent).await, None, "a code that the provider does not know");
+
+    // Perhaps the provider took the code: it must not be sent to it again.
+    let sent = browser.depart("/runs").await;
+    browser.script(|script| script.status = StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(browser.kept_of(&sent).await, Some(0), "the provider had trouble");
+
+    let sent = browser.depart("/runs").await;
+    assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
+    assert!(browser.kept_of(&sent).await.is_some_and(|bytes| bytes > 0), "twin: where a login led to is known");
+    let again = browser.get(&sent.good()).await;
+    assert!(body(&again).contains("href=\"/runs\""), "{}", body(&again));
 }
 
 /// What the provider gives for the code, with one thing wrong. The state is used up and there is no session.
