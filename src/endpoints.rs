@@ -14,7 +14,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
 use tower::ServiceExt;
@@ -38,6 +38,7 @@ use crate::{
     },
     sessions::{Origin, Session},
     snapshot::Snapshot,
+    upstream::buffered::{self, BufferLimits},
 };
 
 /// Where people and programs read what Doorward knows of them.
@@ -113,10 +114,14 @@ impl Endpoints {
             _ => None,
         };
         let (request, body) = request.take_body();
-        let body = match request.path() {
-            backchannel::PATH => read(body, backchannel::MAX_BODY).await?,
-            program::TOKEN | program::DEVICE_REQUEST | program::DEVICE => read(body, program::MAX_BODY).await?,
-            _ => Bytes::new(),
+        let max = match request.path() {
+            backchannel::PATH => Some(backchannel::MAX_BODY),
+            program::TOKEN | program::DEVICE_REQUEST | program::DEVICE => Some(program::MAX_BODY),
+            _ => None,
+        };
+        let body = match max.map(|max| BufferLimits::whole(authenticator.limits, max)) {
+            Some(limits) => buffered::read(body, limits, authenticator.budget).await?,
+            None => Bytes::new(),
         };
         // Once the body is there: who keeps it back must not keep others out.
         if Login::lets_in(request.method(), request.path()) {
@@ -161,17 +166,6 @@ impl Endpoints {
             .map_err(|error| Rejection::new(Reason::Internal, "the page could not be made").because(error))?;
         Ok(Response::from_parts(parts, body.to_bytes()))
     }
-}
-
-/// At most `max` bytes of a body.
-async fn read(body: Incoming, max: usize) -> Result<Bytes, Rejection> {
-    let whole = tokio::time::timeout(TIMEOUT, Limited::new(body, max).collect()).await;
-    let whole = whole.map_err(|_| Rejection::new(Reason::BodyTimeout, "the body took too long"))?;
-    let whole = whole.map_err(|error| {
-        Rejection::new(Reason::BodyTooLarge, format!("the body is longer than {max} bytes, or was cut short"))
-            .because(error)
-    })?;
-    Ok(whole.to_bytes())
 }
 
 fn name(path: &str) -> &'static str {

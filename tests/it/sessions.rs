@@ -161,6 +161,20 @@ async fn the_provider_ends_sessions_without_a_cookie() {
     assert_eq!(big.status, 413);
 }
 
+/// They were read beside it, by anybody, from as many connections at once as there may be.
+#[tokio::test]
+async fn forms_of_logins_and_logouts_are_read_within_the_memory_for_bodies() {
+    let (world, _issuer) = LoginWorld::scripted(&[("limits: {", "limits: {buffered_bytes: 2KiB, ")]).await;
+    for path in ["/oauth2/backchannel_logout", "/.doorward/login/token", "/.doorward/login/device", "/.doorward/device"]
+    {
+        let refused = world.submit(path, &[], &format!("code={}", "x".repeat(3000))).await;
+        assert_eq!(refused.status, 503, "{path}: {}", refused.text());
+        assert!(refused.text().contains("too many bodies are being read"), "{path}: {}", refused.text());
+        let read = world.submit(path, &[], "code=x").await;
+        assert!([400, 403].contains(&read.status), "{path}: {} {}", read.status, read.text());
+    }
+}
+
 /// It was 403 on every page until the session ended: nobody with such a session was led to a login that might bring the claim.
 #[tokio::test]
 async fn a_session_without_a_claim_that_is_required_since_leads_to_a_new_login() {
