@@ -302,8 +302,12 @@ impl Sessions {
     }
 }
 
-/// What a login found out and a refresh does not tell again (OpenID Connect Core 1.0 section 12.2).
-const KEPT: [&str; 5] = ["sid", "auth_time", "nonce", "acr", "amr"];
+/// What a login found out and a refresh need not tell again (OpenID Connect Core 1.0 section 12.2).
+const KEPT: [&str; 2] = ["sid", "nonce"];
+
+/// When and how the person authenticated for this session. A refresh changes nothing of it: Keycloak tells there of the last login of
+/// the person at any of its applications, so that a session, be it a stolen one, would look younger and stronger than it is.
+const OF_LOGIN: [&str; 3] = ["auth_time", "acr", "amr"];
 
 impl Refreshed {
     fn apply(self, record: &mut Record, now: Timestamp, asks_userinfo: bool) {
@@ -321,6 +325,12 @@ impl Refreshed {
             for name in KEPT {
                 if let (false, Some(value)) = (claims.contains_key(name), record.claims.get(name)) {
                     claims.insert(name.to_owned(), value.clone());
+                }
+            }
+            for name in OF_LOGIN {
+                match record.claims.get(name) {
+                    Some(value) => drop(claims.insert(name.to_owned(), value.clone())),
+                    None => drop(claims.remove(name)),
                 }
             }
             let before = std::mem::replace(&mut record.claims, Arc::new(claims));

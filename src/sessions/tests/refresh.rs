@@ -207,7 +207,7 @@ async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
 #[tokio::test]
 async fn a_session_whose_grant_is_gone_ends_everywhere() {
     type Change = fn(&mut Script);
-    let rows: [(&str, Change); 7] = [
+    let rows: [(&str, Change); 6] = [
         ("invalid_grant", |script| {
             script.status = StatusCode::BAD_REQUEST;
             script.answer = json!({"error": "invalid_grant", "error_description": "reuse"});
@@ -217,7 +217,6 @@ async fn a_session_whose_grant_is_gone_ends_everywhere() {
         ("another client", |script| script.claims.as_mut().unwrap()["aud"] = json!("other")),
         ("another issuer", |script| script.claims.as_mut().unwrap()["iss"] = json!("https://evil.example")),
         ("another login", |script| script.claims.as_mut().unwrap()["nonce"] = json!("n-2")),
-        ("logged in at another time", |script| script.claims.as_mut().unwrap()["auth_time"] = json!(2)),
         ("a forged signature", |script| script.forged = true),
     ];
     for (row, change) in rows {
@@ -232,6 +231,22 @@ async fn a_session_whose_grant_is_gone_ends_everywhere() {
         assert!(get(&world.replica(), &world.cookie, &dash()).await.is_err(), "{row}");
         assert!(world.at.sessions.entries_of(&session).await.is_empty(), "{row}");
     }
+}
+
+/// Keycloak has one time of the login for all applications of a realm: it ended all other sessions of the person.
+#[tokio::test]
+async fn a_login_of_the_person_elsewhere_ends_no_session_and_makes_none_younger_or_stronger() {
+    let world = world().await;
+    let before = world.get().await.unwrap().principal.login.clone();
+    world.advance(301, |script| {
+        let claims = script.claims.as_mut().unwrap();
+        (claims["auth_time"], claims["acr"], claims["amr"]) = (json!(1_700_000_300), json!("gold"), json!(["mfa"]));
+    });
+    let session = world.get().await.unwrap();
+    assert_eq!(session.principal.groups, [Arc::<str>::from("release")], "it was refreshed");
+    assert_eq!(session.record.claims["auth_time"], json!(1));
+    assert_eq!((session.record.claims.get("acr"), session.record.claims.get("amr")), (None, None));
+    assert_eq!(session.principal.login, before);
 }
 
 #[tokio::test]
