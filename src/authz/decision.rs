@@ -29,7 +29,12 @@ pub enum Outcome {
     /// Each of these must be given. There is no way to give one yet, so that the request is refused.
     Approve(Vec<Arc<Approval>>),
     /// An allow hit, and the login does not do.
-    StepUp(NeededLogin),
+    StepUp {
+        /// All that the rule needs, for the next login: one that was asked for the missing part alone may lose the rest.
+        need: NeededLogin,
+        /// What the login lacks of it.
+        missing: NeededLogin,
+    },
     NoMatch {
         /// A scope that would do, if a scope is all that is missing.
         missing_scope: Option<Arc<str>>,
@@ -77,7 +82,7 @@ impl Outcome {
             Self::Allow => Effect::Allow,
             Self::Deny(_) | Self::NoMatch { .. } => Effect::Deny,
             Self::Approve(_) => Effect::Approve,
-            Self::StepUp(_) => Effect::StepUp,
+            Self::StepUp { .. } => Effect::StepUp,
         }
     }
 }
@@ -129,10 +134,10 @@ impl Decision {
                 Rejection::new(Reason::ApprovalRequired, detail)
                     .fix("Doorward takes no approvals yet, so ask the owners of the policy for a rule that needs none.")
             }
-            Outcome::StepUp(unmet) => {
-                let detail = format!("The rule `{id}` would allow this request, but it needs {unmet}.");
+            Outcome::StepUp { need, missing } => {
+                let detail = format!("The rule `{id}` would allow this request, but it needs {missing}.");
                 let fix = "Sign in again, with what is needed.";
-                Rejection::new(Reason::NeedUnmet, detail).fix(fix).needs_login(unmet.clone())
+                Rejection::new(Reason::NeedUnmet, detail).fix(fix).needs_login(need.clone())
             }
             Outcome::NoMatch { missing_scope: Some(scope), kept_scopes } => {
                 let detail = format!("No rule allows this request. With the scope `{scope}` one would.");

@@ -345,7 +345,8 @@ pub(super) struct Tally<'p> {
     /// Approves that hit only if what is in doubt is taken to be so.
     doubtful: Vec<(&'p Rule, &'p Arc<Approval>)>,
     allow: Option<&'p Rule>,
-    step_up: Option<(&'p Rule, NeededLogin)>,
+    /// With what it needs, and what of that is missing.
+    step_up: Option<(&'p Rule, &'p NeededLogin, NeededLogin)>,
     shadow: Vec<Shadow>,
 }
 
@@ -387,7 +388,9 @@ impl<'p> Tally<'p> {
             (_, Action::Deny) => _ = self.deny.get_or_insert((rule, None)),
             (_, Action::Approve(approval)) => self.approve.push((rule, approval)),
             (Hit::Yes, Action::Allow(_)) => _ = self.allow.get_or_insert(rule),
-            (Hit::Unmet(unmet), Action::Allow(_)) => _ = self.step_up.get_or_insert_with(|| (rule, unmet.clone())),
+            (Hit::Unmet(missing), Action::Allow(need)) => {
+                _ = self.step_up.get_or_insert_with(|| (rule, need, missing.clone()));
+            }
         }
     }
 
@@ -407,7 +410,9 @@ impl<'p> Tally<'p> {
                         (Some(*rule), Outcome::Approve(approvals))
                     }
                     (None, Some(rule), _) => (Some(rule), Outcome::Allow),
-                    (None, None, Some((rule, unmet))) => (Some(rule), Outcome::StepUp(unmet)),
+                    (None, None, Some((rule, need, missing))) => {
+                        (Some(rule), Outcome::StepUp { need: need.clone(), missing })
+                    }
                     (None, None, None) => (None, no_match()),
                 }
             }

@@ -110,7 +110,7 @@ pub(super) struct Rule {
 pub(super) enum Hit {
     Miss,
     Yes,
-    /// An allow whose need is not met.
+    /// An allow whose need is not met: what the login lacks of it.
     Unmet(NeededLogin),
     /// All else holds and `when` has no value.
     Error(String),
@@ -354,7 +354,7 @@ impl Rule {
         }
         match &self.action {
             Action::Allow(need) => match need.missing(&case.caller.principal.login, case.request.now) {
-                Some(unmet) => Hit::Unmet(unmet),
+                Some(missing) => Hit::Unmet(missing),
                 None => Hit::Yes,
             },
             _ => Hit::Yes,

@@ -193,9 +193,9 @@ fn why(decision: &Decision, principal: &Principal) -> String {
             };
             format!("rule `{rule}` denies it. {said}{noted}")
         }
-        Outcome::StepUp(unmet) => {
+        Outcome::StepUp { missing, .. } => {
             format!(
-                "the login of who is behind it is too old, or too weak: rule `{rule}` would give it, but it needs {unmet}"
+                "the login of who is behind it is too old, or too weak: rule `{rule}` would give it, but it needs {missing}"
             )
         }
         Outcome::Approve(_) => "it waits for an approval, which no token does".to_owned(),
@@ -371,8 +371,9 @@ rules:
 
     #[test]
     fn a_login_that_does_not_do_hears_what_the_rule_needs() {
-        let unmet = NeededLogin { mfa: Some(std::time::Duration::from_secs(900)), ..NeededLogin::default() };
-        let decision = Decision { outcome: Outcome::StepUp(unmet), rule: Some("deploys".into()), shadow: Vec::new() };
+        let missing = NeededLogin { mfa: Some(std::time::Duration::from_secs(900)), ..NeededLogin::default() };
+        let outcome = Outcome::StepUp { need: missing.clone(), missing };
+        let decision = Decision { outcome, rule: Some("deploys".into()), shadow: Vec::new() };
         let told = why(&decision, &Principal::new(Scheme::Bearer, "corp", "1", "alice"));
         assert!(told.contains("rule `deploys` would give it"), "{told}");
         assert!(told.ends_with("needs a login with more than one factor in the last 15m"), "{told}");

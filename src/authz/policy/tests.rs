@@ -533,6 +533,27 @@ rules:
     );
 }
 
+/// A login for the missing part alone brought that and lost the rest: the person went to and fro, and their session was weaker after it.
+#[test]
+fn whose_login_lacks_a_part_reads_of_that_and_is_to_sign_in_with_all_that_the_rule_needs() {
+    let rule = "{id: all, who: {issuers: [corp]}, need: {acr: [gold], fresh_login: {max_age: 5m}}, do: allow}";
+    let root = root(ONE_ISSUER, &format!("rules: [{rule}]"));
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    for (facts, missing) in [
+        ("{issuer: corp, acr: gold, login_age: 6m}", "a login in the last 5m"),
+        ("{issuer: corp, acr: silver, login_age: 1m}", "a login of class gold"),
+    ] {
+        let facts: raw::PrincipalFacts = serde_saphyr::from_str(facts).unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let rejection = policy.decide(&scenario.principal, &scenario.request()).rejection().unwrap();
+        assert!(rejection.detail().ends_with(&format!("but it needs {missing}.")), "{}", rejection.detail());
+        assert_eq!(rejection.needed_login().unwrap().options(), " --max-age 5m --acr gold", "{missing}");
+        let explained = policy.explain(&scenario.principal, &scenario.request()).to_string();
+        assert!(explained.contains(&format!("would hit with {missing}\n")), "{explained}");
+    }
+}
+
 #[test]
 fn shadow_rules_are_recorded() {
     let root = root(
