@@ -214,7 +214,7 @@ impl Issuer {
         let signed_by = self.keys.check_signature(&token, now, check).await?;
         let mut checked = check()?;
         let mut claims = token.claims;
-        let mut good_until = Timestamp::MAX;
+        let (mut good_until, mut size) = (Timestamp::MAX, text.len());
         if let Some(introspection) = &self.introspection
             && introspection.mode() == IntrospectionMode::Always
         {
@@ -232,6 +232,7 @@ impl Issuer {
             }
             checked = Checked { expires: fresh.expires.min(checked.expires), ..fresh };
             good_until = answer.good_until;
+            size += answer.size;
         }
         if let Some(review) = &self.token_review {
             let answer = review.ask(text, key).await?.ok_or_else(|| self.inactive())?;
@@ -240,8 +241,9 @@ impl Issuer {
             }
             claims.insert(REVIEW_CLAIM.to_owned(), answer.claims.clone().into());
             good_until = good_until.min(answer.good_until);
+            size += answer.size;
         }
-        self.verified(claims, checked, signed, text.len(), Some(signed_by), good_until)
+        self.verified(claims, checked, signed, size, Some(signed_by), good_until)
     }
 
     /// An opaque token as bearer.
@@ -258,10 +260,12 @@ impl Issuer {
         let client = self.mapping.client(&answer.claims, Scheme::Bearer)?;
         let (is_listed, own) = (self.mapping.lists(client.as_deref()), self.mapping.own_subject(client.as_deref()));
         let checked = self.checks.check_answer(&answer.claims, is_listed, own, now)?;
-        self.verified(answer.claims.clone(), checked, text.as_bytes(), text.len(), None, answer.good_until)
+        let size = text.len() + answer.size;
+        self.verified(answer.claims.clone(), checked, text.as_bytes(), size, None, answer.good_until)
     }
 
-    /// `named_by` is what names a token that has no `jti`: the part of it that nobody but its issuer can write otherwise.
+    /// `named_by` is what names a token that has no `jti`: the part of it that nobody but its issuer can write otherwise. `size` is that
+    /// of all that the claims were read from.
     fn verified(
         self: &Arc<Self>,
         claims: Map<String, Value>,

@@ -47,6 +47,8 @@ pub struct Answer {
     pub claims: Map<String, Value>,
     /// Until when it may be used.
     pub good_until: Timestamp,
+    /// Bytes of JSON that it came in.
+    pub size: usize,
 }
 
 /// What a call told: the claims and the size of the answer, or that the token is not good.
@@ -67,7 +69,7 @@ struct State {
     issuer: Arc<str>,
     clock: Clock,
     positive_for: Duration,
-    positive: Cache<Key, (Arc<Answer>, u32)>,
+    positive: Cache<Key, Arc<Answer>>,
     negative: Cache<Key, Timestamp>,
     seen: Cache<Key, Timestamp>,
     breaker: Breaker,
@@ -96,7 +98,7 @@ impl Lookup {
             clock,
             positive_for,
             positive: Cache::builder()
-                .weigher(|_, (_, size): &(Arc<Answer>, u32)| size.saturating_add(256))
+                .weigher(|_, answer: &Arc<Answer>| u32::try_from(answer.size).unwrap_or(u32::MAX).saturating_add(256))
                 .max_capacity(POSITIVE_WEIGHT)
                 .time_to_live(positive_for.max(Duration::from_secs(1)) * 2)
                 .build(),
@@ -150,7 +152,7 @@ impl Lookup {
 impl State {
     /// What an earlier call told, if that may be used still. The inner `None`: that the token is not good.
     fn known(&self, key: &Key, now: Timestamp) -> Option<Option<Arc<Answer>>> {
-        if let Some((answer, _)) = self.positive.get(key).filter(|(answer, _)| now < answer.good_until) {
+        if let Some(answer) = self.positive.get(key).filter(|answer| now < answer.good_until) {
             return Some(Some(answer));
         }
         self.negative.get(key).is_some_and(|until| now < until).then_some(None)
@@ -196,8 +198,8 @@ impl State {
             Ok(Some((claims, size))) => {
                 breaker.succeeded();
                 self.count("active");
-                let answer = Arc::new(Answer { claims, good_until: now + self.positive_for });
-                self.positive.insert(key, (Arc::clone(&answer), u32::try_from(size).unwrap_or(u32::MAX)));
+                let answer = Arc::new(Answer { claims, good_until: now + self.positive_for, size });
+                self.positive.insert(key, Arc::clone(&answer));
                 self.seen.insert(key, now + SEEN);
                 Ok(Some(answer))
             }

@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use super::{Accepts, Issuer, single_flight::Key};
 use crate::{authn::Principal, clock::Timestamp};
 
-/// Room, in bytes of tokens and some overhead.
+/// Room, in bytes of tokens, of what was told about them, and some overhead.
 const WEIGHT: u64 = 64 << 20;
 
 /// A verified token.
@@ -24,6 +24,7 @@ pub struct Verified {
     /// Until when the facts may be used without asking the issuer again.
     pub good_until: Timestamp,
     pub audiences: Vec<Box<str>>,
+    /// Bytes of the token and of the answers that its claims are from.
     pub size: u32,
 }
 

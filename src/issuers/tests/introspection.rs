@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    super::{Accepts, Context, Issuers, discovery::Metadata, signed_answer::MEDIA_TYPE, testing::*},
+    super::{Accepts, Context, Issuers, discovery::Metadata, jwt::Unverified, signed_answer::MEDIA_TYPE, testing::*},
     key_cache::join_all,
 };
-use crate::{clock::Timestamp, error::Reason};
+use crate::{clock::Timestamp, error::Reason, sha256::sha256};
 
 struct Bench {
     provider: Provider,
@@ -126,6 +126,26 @@ async fn codes_and_refresh_tokens_that_are_active_are_no_access_tokens() {
         let outcome = bench.ask(&format!("opaque-{number}")).await;
         assert_eq!(outcome.is_err(), refused, "{what}: {outcome:?}");
     }
+}
+
+/// A short token weighed next to nothing, whatever was told of it, so that what is kept had no bound.
+#[tokio::test]
+async fn a_token_weighs_what_was_told_of_it_as_well() {
+    let groups: Vec<String> = (0..500).map(|number| format!("a-group-of-the-directory-{number}")).collect();
+    let told = groups.iter().map(String::len).sum::<usize>();
+    let bench = Bench::new(json!({})).await;
+    bench.answer(json!({"groups": groups}));
+    let (issuer, now) = (bench.issuers.get("main").unwrap(), Timestamp::from_secs(START));
+    let opaque = issuer.authenticate_opaque("opaque", sha256(&[b"opaque"]), now).await.unwrap();
+    assert!(opaque.size as usize > told, "{} bytes", opaque.size);
+
+    let bench = Bench::new(json!({"mode": "always"})).await;
+    bench.answer(json!({"groups": groups}));
+    let issuer = bench.issuers.get("main").unwrap();
+    let token = RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"at+jwt"}"#, &claims(&bench.provider.url, json!({})));
+    let parsed = Unverified::parse(&token).unwrap();
+    let jwt = issuer.authenticate_jwt(&token, parsed, sha256(&[token.as_bytes()]), now).await.unwrap();
+    assert!(jwt.size as usize > told + token.len(), "{} bytes", jwt.size);
 }
 
 #[tokio::test]
