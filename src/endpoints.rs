@@ -54,6 +54,8 @@ struct Context {
     request: Arc<CleanRequest<()>>,
     body: Bytes,
     origin: Option<Origin>,
+    /// Whether the address of the client is only that of a proxy.
+    is_of_many: bool,
     /// Whose the bearer token is, where who asks comes with one.
     bearer: Option<Arc<Principal>>,
     whose: Whose,
@@ -100,11 +102,13 @@ impl Default for Endpoints {
 }
 
 impl Endpoints {
-    /// Answers a request to one of our own paths. Its body is read where one is looked at, and nowhere else.
+    /// Answers a request to one of our own paths. Its body is read where one is looked at, and nowhere else. `is_of_many`: the address
+    /// of the client is only that of a proxy.
     pub async fn serve(
         &self,
         snapshot: &Arc<Snapshot>,
         request: CleanRequest<Incoming>,
+        is_of_many: bool,
         authenticator: Authenticator<'_>,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Rejection> {
@@ -136,6 +140,7 @@ impl Endpoints {
             request: Arc::new(request),
             body,
             origin,
+            is_of_many,
             bearer,
             whose: whose.clone(),
         });
@@ -208,6 +213,7 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         body: &context.body,
         request_id: &request_id,
         address: context.request.meta().client,
+        is_of_many: context.is_of_many,
         whose: &context.whose,
         left_out: &left_out,
     };

@@ -57,10 +57,19 @@ pub struct LoginRequest<'a> {
     pub request_id: &'a str,
     /// The address of the client.
     pub address: IpAddr,
+    /// Whether that is only the address of a proxy, as nothing says whose request it is.
+    pub is_of_many: bool,
     /// Where it is said whose it is, once that is known.
     pub whose: &'a Whose,
     /// The issuers whose logins no route of this host takes.
     pub left_out: &'a [Arc<str>],
+}
+
+impl LoginRequest<'_> {
+    /// The address that stands for one party, if any does: for what one client of a proxy does the others do not wait.
+    pub(super) fn party(&self) -> Option<IpAddr> {
+        (!self.is_of_many).then_some(self.address)
+    }
 }
 
 /// What a login has to be, beyond what the configuration asks for.

@@ -97,6 +97,7 @@ impl Browser {
             body: body.as_bytes(),
             request_id: "r-1",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            is_of_many: false,
             whose: &Whose::default(),
             left_out: &[],
         };
@@ -448,6 +449,7 @@ async fn other_paths_are_not_ours() {
             body: &[],
             request_id: "r",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            is_of_many: false,
             whose: &Whose::default(),
             left_out: &[],
         };

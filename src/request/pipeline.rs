@@ -480,7 +480,7 @@ pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) ->
 
 /// Whether an address is only that of who brings the requests of many, as nothing says whose this one is: for what one of them does
 /// again and again all others would have to wait.
-fn is_of_many(connection: &Connection, snapshot: &Snapshot, address: IpAddr) -> bool {
+pub(super) fn is_of_many(connection: &Connection, snapshot: &Snapshot, address: IpAddr) -> bool {
     let is_of_balancer = connection.is_unnamed && address == connection.peer.ip();
     // Before a proxy may stand another, which is all that it names then.
     is_of_balancer || snapshot.trusted_proxies(&connection.listener).iter().any(|net| net.contains(&address))

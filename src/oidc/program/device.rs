@@ -98,7 +98,7 @@ impl Login {
         from_program(request)?;
         let asker = Asker::parse(&form_of(request.body)?).map_err(Refusal::request)?;
         let now = self.0.sessions.now();
-        let place = self.devices().place(request.address, now).map_err(|full| {
+        let place = self.devices().place(request.party(), now).map_err(|full| {
             let (status, whose, wait) = match full {
                 Full::Network(wait) => (StatusCode::TOO_MANY_REQUESTS, " of your network", wait),
                 Full::House(wait) => (StatusCode::SERVICE_UNAVAILABLE, "", wait),
@@ -194,11 +194,11 @@ impl Login {
     /// while strangers have used up what there is for all.
     async fn may_guess(&self, request: LoginRequest<'_>) -> Result<Result<Taken<'_>, Full>, Failure> {
         let now = self.0.sessions.now();
-        match self.devices().guess(request.address, now, false) {
+        match self.devices().guess(request.party(), now, false) {
             Err(Full::House(wait)) => {
                 let held = self.0.sessions.held_by(request.headers, request.origin).await?;
                 Ok(match held {
-                    Some(_) => self.devices().guess(request.address, now, true),
+                    Some(_) => self.devices().guess(request.party(), now, true),
                     None => Err(Full::House(wait)),
                 })
             }

@@ -58,8 +58,8 @@ impl Default for Devices {
 }
 
 impl Devices {
-    /// A place for a program that will wait.
-    pub(in super::super) fn place(&self, address: IpAddr, now: Timestamp) -> Result<Taken<'_>, Full> {
+    /// A place for a program that will wait. Of whom nobody knows the address counts for the house alone.
+    pub(in super::super) fn place(&self, address: Option<IpAddr>, now: Timestamp) -> Result<Taken<'_>, Full> {
         self.0.waiting.take(address, now, false)
     }
 
@@ -78,7 +78,7 @@ impl Devices {
     /// Leave to type a code. It is kept by one that nobody waits for.
     pub(in super::super) fn guess(
         &self,
-        address: IpAddr,
+        address: Option<IpAddr>,
         now: Timestamp,
         is_known_here: bool,
     ) -> Result<Taken<'_>, Full> {
@@ -123,7 +123,7 @@ struct Recent {
 struct Within {
     next: u64,
     /// Tickets are given in the order of time.
-    taken: BTreeMap<u64, (Timestamp, IpAddr)>,
+    taken: BTreeMap<u64, (Timestamp, Option<IpAddr>)>,
     of: HashMap<Network, BTreeSet<u64>>,
 }
 
@@ -154,7 +154,7 @@ impl Recent {
     }
 
     /// Looked at and noted in one step, so that no two take the last place.
-    fn take(&self, address: IpAddr, now: Timestamp, is_known_here: bool) -> Result<Taken<'_>, Full> {
+    fn take(&self, address: Option<IpAddr>, now: Timestamp, is_known_here: bool) -> Result<Taken<'_>, Full> {
         let mut within = self.within();
         while let Some((ticket, _)) = within
             .taken
@@ -168,7 +168,7 @@ impl Recent {
             let at = ticket.and_then(|ticket| within.taken.get(ticket)).map_or(now, |(at, _)| *at);
             (at + LIFETIME).since(now)
         };
-        let too_many = networks(address).filter_map(|network| {
+        let too_many = address.into_iter().flat_map(networks).filter_map(|network| {
             let of = within.of.get(&network)?;
             let bound = if network.1 == SITE { self.bounds.site } else { self.bounds.network };
             (of.len() >= bound).then(|| wait(of.first()))
@@ -182,7 +182,7 @@ impl Recent {
         let ticket = within.next;
         within.next += 1;
         within.taken.insert(ticket, (now, address));
-        for network in networks(address) {
+        for network in address.into_iter().flat_map(networks) {
             within.of.entry(network).or_default().insert(ticket);
         }
         drop(within);
@@ -201,7 +201,7 @@ impl Recent {
 impl Within {
     fn remove(&mut self, ticket: u64) {
         let Some((_, address)) = self.taken.remove(&ticket) else { return };
-        for network in networks(address) {
+        for network in address.into_iter().flat_map(networks) {
             if let Some(of) = self.of.get_mut(&network) {
                 of.remove(&ticket);
                 if of.is_empty() {
@@ -236,8 +236,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn address(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
     }
 
     #[test]
@@ -271,6 +271,18 @@ mod tests {
         assert!(take("198.51.100.1", NOW + LIFETIME).is_ok());
     }
 
+    /// A trusted proxy that does not name its clients: one of them shut the others out.
+    #[test]
+    fn whose_network_nobody_knows_counts_for_the_house_alone() {
+        let recent = Recent::new(Bounds { network: 1, site: 1, house: 3 });
+        let take = || recent.take(None, NOW, false).map(Taken::keep);
+        let tickets: Vec<_> = (0..3).map(|_| take().unwrap()).collect();
+        assert_eq!(take(), Err(Full::House(LIFETIME)));
+        assert!(recent.take(None, NOW, true).is_ok());
+        recent.give_back(tickets[1]);
+        assert!(recent.take(address("192.0.2.1"), NOW, false).is_ok());
+    }
+
     #[test]
     fn a_place_that_is_not_kept_or_not_needed_any_more_is_free() {
         let devices = Devices::default();
@@ -293,7 +305,7 @@ mod tests {
     fn nobody_closes_the_door_to_others_from_fifty_networks() {
         let devices = Devices::default();
         for network in 0..50_u16 {
-            let address = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, 1));
+            let address = Some(IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, 1)));
             while devices.guess(address, NOW, false).map(Taken::keep).is_ok() {}
         }
         assert_eq!(devices.0.mistyped.within().taken.len(), MISTYPED.site, "a site is one party");

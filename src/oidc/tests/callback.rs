@@ -189,6 +189,7 @@ async fn of_two_answers_at_once_one_counts() {
         body: &[],
         request_id: "r",
         address: std::net::Ipv4Addr::LOCALHOST.into(),
+        is_of_many: false,
         whose: &Whose::default(),
         left_out: &[],
     };

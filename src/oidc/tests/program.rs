@@ -180,6 +180,7 @@ async fn of_two_who_bring_a_code_at_once_neither_keeps_what_it_gave() {
                 body: form.as_bytes(),
                 request_id: "r-1",
                 address: [127, 0, 0, 1].into(),
+                is_of_many: false,
                 whose: &Whose::default(),
                 left_out: &[],
             };
@@ -349,7 +350,7 @@ async fn where_strangers_fill_the_house_it_says_for_how_long_and_lets_in_who_has
     let form = format!("code={}", device["user_code"].as_str().unwrap());
     let (devices, now) = (browser.fixture.shared.devices.clone(), browser.fixture.shared.clock.now());
     for address in 0..2500_u32 {
-        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + address).into();
+        let address = Some(std::net::Ipv4Addr::from_bits(0x0a00_0000 + address).into());
         while devices.guess(address, now, false).is_ok_and(|guess| guess.keep() < u64::MAX) {}
         while devices.place(address, now).is_ok_and(|place| place.keep() < u64::MAX) {}
     }

@@ -410,6 +410,23 @@ async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other()
     assert!(!said.contains("doorward login on"), "{said}");
 }
 
+/// The address of the proxy was that of all, and all had to wait for one of them.
+#[tokio::test]
+async fn behind_a_proxy_that_names_nobody_one_client_shuts_no_other_out() {
+    let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32]}");
+    let (world, _issuer) = LoginWorld::scripted(&[proxy]).await;
+    let named = ["X-Forwarded-For: 192.0.2.1"];
+    let form = format!("code_challenge={CHALLENGE}&machine=build-7");
+    for number in 0..31 {
+        world.device().await;
+        let of_one = if number < 30 { 200 } else { 429 };
+        assert_eq!(world.submit("/.doorward/login/device", &named, &form).await.status, of_one, "{number}");
+    }
+    for number in 0..21 {
+        assert_eq!(world.press(TYPE, "code=BCDF-GHJK").await.status, 400, "{number}");
+    }
+}
+
 #[tokio::test]
 async fn whoever_let_a_terminal_in_may_think_better_of_it_until_it_came() {
     let (world, _issuer) = world().await;
