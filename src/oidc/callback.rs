@@ -88,8 +88,7 @@ impl Login {
                 Ok(response)
             }
             Err(mut failure) => {
-                // The provider knows the person now, and would send them back as it did.
-                failure.retry = failure.too_weak.then(|| choice::start_anew(&name, needed.as_ref(), &return_to).into());
+                failure.retry = failure.anew.then(|| choice::start_anew(&name, needed.as_ref(), &return_to).into());
                 failure.return_to = return_to;
                 // Who loads the page of the provider's refusal again reads the same: nothing else tells that they began it.
                 failure.cookie = (failure.outcome != Outcome::provider_error).then(|| Box::new(over));
@@ -190,11 +189,10 @@ impl Login {
                 "temporarily_unavailable" | "server_error" => "The provider has trouble. Try again in a moment.",
                 _ => "It gave the reason below. If it stays, tell whoever runs Doorward.",
             };
-            return Err(Failure::new(Outcome::provider_error, text).detail(format!(
-                "{}{}",
-                bounded(error),
-                description.unwrap_or_default()
-            )));
+            let detail = format!("{}{}", bounded(error), description.unwrap_or_default());
+            let mut failure = Failure::new(Outcome::provider_error, text).detail(detail);
+            failure.anew = error == "access_denied";
+            return Err(failure);
         }
         let mark = self.use_up(state).await?;
         Ok(Accepted {
@@ -464,7 +462,7 @@ impl Login {
 fn too_weak(failure: Failure) -> Failure {
     let mut failure = failure.titled(StatusCode::FORBIDDEN, "The provider did not authenticate you as it was asked to");
     failure.text = "Sign in again, there with what is asked for (such as a second factor).".into();
-    failure.too_weak = true;
+    failure.anew = true;
     failure
 }
 

@@ -25,8 +25,9 @@ pub(super) struct Failure {
     pub cause: Option<Rejection>,
     /// Where a new login leads; or the page of the program that it is for, where it begins.
     pub return_to: String,
-    /// Whether the provider let the person in without what was asked of it.
-    pub too_weak: bool,
+    /// Whether the next login has the person authenticate, or choose an account: the provider knows them, and would send them back as
+    /// it did.
+    pub anew: bool,
     /// Where the next try begins, if not as any login does.
     pub retry: Option<Box<str>>,
     /// Whether the same person can try nothing again here.
@@ -64,7 +65,7 @@ impl Failure {
             detail: None,
             cause: None,
             return_to: "/".to_owned(),
-            too_weak: false,
+            anew: outcome == Outcome::identity_refused,
             retry: None,
             is_final: false,
             signed_in: false,

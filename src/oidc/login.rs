@@ -223,7 +223,7 @@ impl Login {
             }),
             None => pages::sign_in(&SignInView {
                 host,
-                choices: &self.sign_in_choices(request, &return_to),
+                choices: &self.sign_in_choices(request, &return_to, false),
                 keeps_fragment: !is_elsewhere,
             }),
         };
@@ -325,7 +325,7 @@ impl Login {
         }
         let view = SignInView {
             host: request.origin.authority(),
-            choices: &self.sign_in_choices(request, &return_to),
+            choices: &self.sign_in_choices(request, &return_to, held),
             keeps_fragment: !is_elsewhere,
         };
         let mut response = pages::html(StatusCode::OK, &pages::sign_in(&view), &self.0.brand);
@@ -337,8 +337,12 @@ impl Login {
         Ok(response)
     }
 
-    fn sign_in_choices(&self, request: LoginRequest<'_>, return_to: &str) -> Vec<Choice> {
-        self.choices(request, |issuer| choice::start(issuer, None, return_to))
+    /// `anew`: for somebody else than whom the provider knows, and would send back without a question.
+    fn sign_in_choices(&self, request: LoginRequest<'_>, return_to: &str, anew: bool) -> Vec<Choice> {
+        self.choices(request, |issuer| match anew {
+            true => choice::start_anew(issuer, None, return_to),
+            false => choice::start(issuer, None, return_to),
+        })
     }
 
     pub(super) fn has_several_providers(&self) -> bool {

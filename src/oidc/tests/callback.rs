@@ -218,7 +218,7 @@ async fn an_answer_that_signs_nobody_in_does_not_fill_the_store() {
         let response = browser.get(&refused).await;
         assert_eq!(response.status(), StatusCode::FORBIDDEN, "{row}");
         assert!(body(&response).contains("The provider did not sign you in"), "{row}: {}", body(&response));
-        assert!(body(&response).contains("/oauth2/start?rd=%2Fruns"), "{row}: {}", body(&response));
+        assert!(body(&response).contains("&amp;rd=%2Fruns\""), "{row}: {}", body(&response));
         assert_eq!(browser.kept_of(&sent).await, None, "{row}");
     }
 
@@ -297,7 +297,12 @@ async fn tokens_that_are_not_good_give_no_session() {
         assert!(browser.session().await.is_none(), "{row}");
         assert!(browser.jar.is_empty(), "{row}: {:?}", browser.jar);
         assert!(!body(&response).contains("a-1"), "{row}: a token is shown");
-        assert!(body(&response).contains("/oauth2/start?rd=%2F"), "{row}: no way to go on");
+        let again = if *row == "identity" {
+            "/oauth2/start?prompt=login&amp;issuer=corp&amp;rd=%2F"
+        } else {
+            "/oauth2/start?rd=%2F"
+        };
+        assert!(body(&response).contains(again), "{row}: no way to go on");
     }
 }
 
@@ -313,6 +318,27 @@ async fn what_the_provider_says_is_shown_as_text_and_bounded() {
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
     assert!(text.contains("&lt;b&gt;: %s%n&lt;script&gt;"), "peers:D11 {text}");
     assert!(!text.contains("<script>") && !text.contains(&"x".repeat(201)), "{text}");
+}
+
+/// "Sign in with another account" led to the provider, which sent the same person back without a question.
+#[tokio::test]
+async fn whose_account_may_not_sign_in_is_led_to_where_they_can_choose_another() {
+    let anew = "class=\"button\" href=\"/oauth2/start?prompt=login&amp;issuer=corp&amp;rd=%2Fruns\"";
+    let plain = "class=\"button\" href=\"/oauth2/start?rd=%2Fruns\"";
+    for (error, button) in [("access_denied", anew), ("temporarily_unavailable", plain), ("invalid_request", plain)] {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/runs").await;
+        let answer = format!("/oauth2/callback?error={error}&state={}&iss={}", sent.state(), encode(&sent.issuer));
+        let response = browser.get(&answer).await;
+        assert!(body(&response).contains(button), "{error}: {}", body(&response));
+    }
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/runs").await;
+    browser.script(|script| script.claims.as_mut().unwrap()["sub"] = "system:masters".into());
+    let response = browser.get(&sent.good()).await;
+    assert!(body(&response).contains(anew), "{}", body(&response));
+    let again = browser.depart_from("/oauth2/start?prompt=login&issuer=corp&rd=%2Fruns").await;
+    assert_eq!(again.parameters["prompt"], "login");
 }
 
 /// It is a decision about the account, and no trouble with the provider.

@@ -137,8 +137,12 @@ async fn the_sign_in_page_ends_the_session_that_it_replaces() {
     }
     let looks = [("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
     let page = browser.ask(Method::GET, "/oauth2/sign_in", Some("rd=/runs"), &looks).await;
-    assert!(body(&page).contains("href=\"/oauth2/start?issuer=corp&amp;rd=%2Fruns\""), "{}", body(&page));
+    // The provider has its own session, and would send the same person back.
+    let anew = "href=\"/oauth2/start?prompt=login&amp;issuer=corp&amp;rd=%2Fruns\"";
+    assert!(body(&page).contains(anew), "{}", body(&page));
     assert!(browser.jar.is_empty(), "peers:T14");
+    let page = browser.ask(Method::GET, "/oauth2/sign_in", Some("rd=/runs"), &looks).await;
+    assert!(body(&page).contains("href=\"/oauth2/start?issuer=corp&amp;rd=%2Fruns\""), "{}", body(&page));
     browser.jar = old;
     assert!(browser.session().await.is_none(), "peers:T14");
 }
