@@ -22,6 +22,10 @@ use crate::{
 /// What taking back a grant may cost.
 const REVOCATION: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 64 << 10 };
 
+/// Bytes of an ID token that goes to the provider. It stands in a header of our answer, of which proxies in front take 8 KiB where they
+/// are told so, and in the line of a request, of which providers take no more. Without it the provider asks the person.
+const MAX_HINT: usize = 6 << 10;
+
 /// The scope of a grant that outlasts the session at the provider (OpenID Connect Core 1.0 section 11).
 const OFFLINE_ACCESS: &str = "offline_access";
 
@@ -90,7 +94,7 @@ impl Login {
             }
             (Logout::RpInitiated | Logout::Auth0, announced) => {
                 let mut url = announced?;
-                if let Some(token) = &session.tokens().id {
+                if let Some(token) = session.tokens().id.as_ref().filter(|token| token.len() <= MAX_HINT) {
                     url.query_pairs_mut().append_pair("id_token_hint", token);
                 }
                 url.query_pairs_mut().append_pair("post_logout_redirect_uri", &back);

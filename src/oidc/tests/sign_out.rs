@@ -43,6 +43,26 @@ async fn signing_out_ends_the_session_here_and_at_the_provider() {
     assert!(body(&response).contains("You are signed out"));
 }
 
+/// The proxy in front answered 502, and the person stayed signed in at the provider.
+#[tokio::test]
+async fn an_id_token_that_no_proxy_would_pass_on_is_left_out_of_the_way_to_the_provider() {
+    for (groups, is_hinted) in [(40, true), (400, false)] {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/").await;
+        let groups: Vec<String> = (0..groups).map(|number| format!("a-group-of-the-directory-{number}")).collect();
+        browser.script(|script| script.claims.as_mut().unwrap()["groups"] = json!(groups));
+        assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
+        let ours = [("origin", "https://dash.example.com")];
+        let response = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
+        let url = Url::parse(location(&response)).unwrap();
+        let parameters: HashMap<String, String> = url.query_pairs().into_owned().collect();
+        assert_eq!(parameters.contains_key("id_token_hint"), is_hinted, "{} bytes", url.as_str().len());
+        assert!(url.as_str().len() < 7 << 10, "{} bytes", url.as_str().len());
+        assert_eq!(parameters["client_id"], "doorward");
+        assert_eq!(parameters["post_logout_redirect_uri"], "https://dash.example.com/oauth2/signed_out");
+    }
+}
+
 /// Each sign-out left a grant at the provider with which somebody who had the token could go on.
 #[tokio::test]
 async fn signing_out_has_the_provider_take_back_a_grant_that_outlasts_its_session_and_no_other() {

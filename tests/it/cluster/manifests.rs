@@ -353,6 +353,7 @@ fn the_ingress_says_what_the_tested_nginx_does() {
             "proxy-http-version" => ("proxy_http_version", value.clone()),
             "proxy-buffering" => ("proxy_buffering", value.clone()),
             "proxy-request-buffering" => ("proxy_request_buffering", value.clone()),
+            "proxy-buffer-size" => ("proxy_buffer_size", value.clone()),
             "proxy-next-upstream" => ("proxy_next_upstream", value.clone()),
             // Such as one that rewrites paths.
             other => panic!("nginx.conf has nothing of {other}"),
