@@ -8,6 +8,7 @@ mod handover;
 mod hold;
 mod interceptor;
 pub mod kill;
+mod nine;
 mod rotation;
 mod senders;
 mod shared;

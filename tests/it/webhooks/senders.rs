@@ -1,22 +1,35 @@
 //! The senders as they are in the world: how each signs, written here once more and apart from the program.
 
+mod door;
+mod table;
+
 use aws_lc_rs::{hmac, signature::Ed25519KeyPair};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use doorward::config::raw;
+use serde_json::json;
 
-use crate::{
-    fixture::Change,
-    harness::{Answer, Doorward, Raw, Recorded, Reply, Upstream, now, unique, until},
+pub use self::{
+    door::{Door, MAX_BODY},
+    table::SENDERS,
 };
+use super::{nine::Attack, sns};
+use crate::harness::{Answer, Raw, now, unique};
 
 /// A sender of webhooks.
 #[derive(Clone, Copy)]
 pub struct Sender {
     /// The name of its entry, and the path of its route.
     pub name: &'static str,
-    /// Its entry besides name and secrets, in YAML flow style.
-    pub entry: &'static str,
+    pub kind: raw::Sender,
+    /// Its entry besides name, kind and secrets, in YAML flow style, each begun by a comma.
+    pub settings: &'static str,
+    /// Empty where the configuration has none.
     pub secret: &'static str,
-    /// The header lines that all its deliveries have, besides the content type.
+    /// It must come with a certificate of its own besides.
+    pub certificate: bool,
+    /// The header line.
+    pub content_type: &'static str,
+    /// The header lines that all its deliveries have besides.
     pub head: &'static [&'static str],
     /// The header with the id of the delivery; none where the body tells it, or stands for it.
     pub id_header: Option<&'static str>,
@@ -25,6 +38,15 @@ pub struct Sender {
     pub body: &'static str,
     /// The identity that a delivery gets.
     pub user: &'static str,
+    /// What it hears of attacks that are something else to it than to most.
+    pub unlike: &'static [Unlike],
+}
+
+/// What a sender hears of an attack, where that is not what [`Attack::status`] says.
+pub struct Unlike {
+    pub attack: Attack,
+    pub status: u16,
+    pub why: &'static str,
 }
 
 /// How it proves that it knows the secret.
@@ -44,6 +66,8 @@ pub enum Proof {
     Token { header: &'static str, value: fn(secret: &str) -> String },
     /// The secret itself in the address.
     Query { name: &'static str },
+    /// A member of the body, which signs the values of the others, as SNS does.
+    Member { name: &'static str },
 }
 
 #[derive(Clone, Copy)]
@@ -81,23 +105,53 @@ impl Signature {
 /// A delivery that can be spoiled before it is sent.
 #[derive(Clone)]
 pub struct Delivery {
+    pub id: String,
+    pub time: u64,
     pub lines: Vec<String>,
-    /// The name and the value, in a header or in the address; without a name there is none.
+    /// The name and the value, in a header, in the address or in the body; without a name there is none.
     pub proof: (String, String),
     /// Another value that stands before that of the proof.
     pub before: Option<String>,
+    /// Without the proof, where that is a member of it.
     pub body: Vec<u8>,
 }
 
 impl Sender {
+    /// The name of its kind in a configuration.
+    pub fn kind_name(&self) -> String {
+        serde_json::to_value(self.kind).unwrap().as_str().unwrap().to_owned()
+    }
+
+    /// What is heard of an attack on it.
+    pub fn hears(&self, attack: Attack) -> u16 {
+        let unlike = self.unlike.iter().find(|unlike| unlike.attack == attack);
+        unlike.map_or(attack.status(), |unlike| unlike.status)
+    }
+
+    /// Slack is answered by its EventListener.
+    pub fn can_be_held(&self) -> bool {
+        self.kind != raw::Sender::Slack
+    }
+
+    pub fn sends_forms(&self) -> bool {
+        self.content_type == FORM
+    }
+
+    /// What a delivery hears that proves nothing at all: of one whose proof is a member of the body, that it is no message.
+    pub fn unproven(&self) -> u16 {
+        if matches!(self.proof, Proof::Member { .. }) { 400 } else { 401 }
+    }
+
     pub fn signs_body(&self) -> bool {
         matches!(self.proof, Proof::Signed { .. })
     }
 
     /// What a genuine delivery hears that cannot be read: 200 where the sender would switch its hook off.
     pub fn unreadable(&self) -> u16 {
-        let counts = ["sender: gitlab", "sender: bitbucket_data_center", "sender: azure_devops"];
-        if counts.iter().any(|sender| self.entry.starts_with(sender)) { 200 } else { 400 }
+        match self.kind {
+            raw::Sender::Gitlab | raw::Sender::BitbucketDataCenter | raw::Sender::AzureDevops => 200,
+            _ => 400,
+        }
     }
 
     pub fn signs_id(&self) -> bool {
@@ -109,12 +163,24 @@ impl Sender {
     }
 
     pub fn new_body(&self) -> String {
-        self.body.replace("{nonce}", &unique())
+        let body = self.body.replace("{nonce}", &unique());
+        match self.proof {
+            Proof::Member { .. } => body.replace("{time}", &sns::rfc3339(now())).replace("{sns}", sns::host()),
+            _ => body,
+        }
     }
 
     /// The same sender with another secret.
     pub fn with_secret(&self, secret: &'static str) -> Self {
         Self { secret, ..*self }
+    }
+
+    /// The same sender with the secret of somebody else.
+    pub fn of_a_stranger(&self) -> Self {
+        self.with_secret(match self.secret.strip_prefix("whsec_") {
+            Some(_) => "whsec_HwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            None => "a-secret-that-somebody-else-made-up",
+        })
     }
 
     /// A genuine delivery of a body of its own.
@@ -128,6 +194,7 @@ impl Sender {
         let proof = match &self.proof {
             Proof::Token { header, value } => ((*header).to_owned(), value(self.secret)),
             Proof::Query { name } => ((*name).to_owned(), self.secret.to_owned()),
+            Proof::Member { name } => ((*name).to_owned(), STANDARD.encode(sns::tag(body, self.secret.is_empty()))),
             Proof::Signed { by, header, prefix, base64, before, time_header, .. } => {
                 lines.extend(time_header.map(|header| format!("{header}: {time}")));
                 let tag = by.tag(self.secret, &[before(id, time).as_bytes(), body].concat());
@@ -135,7 +202,7 @@ impl Sender {
                 ((*header).to_owned(), format!("{prefix}{text}"))
             }
         };
-        Delivery { lines, proof, before: None, body: body.to_vec() }
+        Delivery { id: id.to_owned(), time, lines, proof, before: None, body: body.to_vec() }
     }
 }
 
@@ -146,6 +213,7 @@ impl Delivery {
         let values = self.before.iter().chain([value]).filter(|_| !name.is_empty());
         let (query, proof): (Vec<String>, Vec<String>) = match sender.proof {
             Proof::Query { .. } => (values.map(|value| format!("{name}={value}")).collect(), Vec::new()),
+            Proof::Member { .. } => (Vec::new(), Vec::new()),
             _ => (Vec::new(), values.map(|value| format!("{name}: {value}")).collect()),
         };
         let path = format!("/{}?{}", sender.name, query.join("&"));
@@ -159,322 +227,47 @@ impl Delivery {
         lines.join("\r\n") + "\r\n\r\n"
     }
 
+    /// The body as it is sent.
+    pub fn content(&self, sender: &Sender) -> Vec<u8> {
+        let (name, value) = &self.proof;
+        let members = || -> String {
+            self.before.iter().chain([value]).map(|value| format!("{}:{},", json!(name), json!(value))).collect()
+        };
+        match (sender.proof, self.body.strip_prefix(b"{")) {
+            (Proof::Member { .. }, Some(rest)) if !name.is_empty() => [b"{", members().as_bytes(), rest].concat(),
+            _ => self.body.clone(),
+        }
+    }
+
+    /// All of it, with these further header lines.
+    pub fn bytes(&self, sender: &Sender, content_type: &str, more: &[&str]) -> Vec<u8> {
+        let content = self.content(sender);
+        let length = format!("Content-Length: {}", content.len());
+        let framing = [&[length.as_str()], more].concat();
+        [self.head(sender, content_type, &framing).as_bytes(), &content].concat()
+    }
+
     pub async fn open(&self, door: &Door, sender: &Sender, framing: &[&str]) -> Raw {
-        let mut raw = door.doorward.raw().await;
-        raw.send(self.head(sender, JSON, framing)).await;
+        let mut raw = door.raw(sender).await;
+        raw.send(self.head(sender, sender.content_type, framing)).await;
         raw
     }
 
     pub async fn send(&self, door: &Door, sender: &Sender) -> Answer {
-        self.send_as(door, sender, JSON, &[]).await
+        self.send_as(door, sender, sender.content_type, &[]).await
     }
 
     pub async fn send_as(&self, door: &Door, sender: &Sender, content_type: &str, more: &[&str]) -> Answer {
-        let length = format!("Content-Length: {}", self.body.len());
-        let mut framing = vec![length.as_str()];
-        framing.extend(more);
-        let mut raw = door.doorward.raw().await;
-        raw.send([self.head(sender, content_type, &framing).as_bytes(), &self.body].concat()).await;
+        let mut raw = door.raw(sender).await;
+        raw.send(self.bytes(sender, content_type, more)).await;
         raw.answer().await
     }
 }
 
 pub const JSON: &str = "Content-Type: application/json";
-
-/// Doorward with a route for each sender, in front of an EventListener.
-pub struct Door {
-    pub doorward: Doorward,
-    pub upstream: Upstream,
-}
-
-/// The largest body that the routes take.
-pub const MAX_BODY: usize = 64 << 10;
-
-impl Door {
-    /// Every delivery is forwarded while its sender waits.
-    pub async fn open() -> Self {
-        Self::with(false, |yaml| yaml).await
-    }
-
-    /// Every delivery is stored first.
-    pub async fn holding() -> Self {
-        Self::with(true, |yaml| yaml).await
-    }
-
-    /// With these entries of `limits` besides, each begun by a comma.
-    pub async fn with_limits(limits: &str) -> Self {
-        Self::with(false, |yaml| {
-            yaml.change("connections_per_address: 5000", &format!("connections_per_address: 5000{limits}"))
-        })
-        .await
-    }
-
-    /// Whose configuration is changed so, and where deliveries are stored first or not.
-    pub async fn with(hold: bool, change: impl FnOnce(String) -> String) -> Self {
-        let upstream = Upstream::scripted(|_| Reply::json(202, r#"{"eventListener":"el","eventID":"e-1"}"#)).await;
-        let dir = tempfile::tempdir().unwrap();
-        let (mut webhooks, mut routes) = (String::new(), String::new());
-        for sender in SENDERS {
-            let Sender { name, entry, secret, .. } = sender;
-            let hold = hold && *name != "slack";
-            std::fs::write(dir.path().join(name), secret).unwrap();
-            webhooks.push_str(&format!(
-                "  - {{name: {name}, {entry}, hold: {hold}, secrets: [{{secret: {{file: {name}}}}}], max_body: {MAX_BODY}}}\n"
-            ));
-            routes.push_str(&format!(
-                "  - {{name: {name}, kind: webhook, hosts: [hooks.test], paths: [/{name}], schemes: [webhook], \
-                 webhook: {name}, upstream: el}}\n"
-            ));
-        }
-        let names = SENDERS.iter().map(|sender| sender.name).collect::<Vec<_>>().join(", ");
-        let yaml = format!(
-            "
-listeners: [{{name: public, address: 127.0.0.1:0}}]
-upstreams: [{{name: el, url: '{}'}}]
-webhooks:
-{webhooks}
-routes:
-{routes}
-rules: [{{id: all, on: {{routes: [{names}]}}, who: {{webhooks: [{names}]}}, do: allow}}]
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-admin: {{address: 127.0.0.1:0}}
-limits: {{drain_accept: 0, connections_per_address: 5000}}
-",
-            upstream.url()
-        );
-        let doorward = Doorward::start_in(dir, &change(yaml)).await;
-        Self { doorward, upstream }
-    }
-
-    /// Waits until so many deliveries have arrived, and gives them.
-    pub async fn arrived(&self, count: usize) -> Vec<Recorded> {
-        until(async || self.upstream.requests().len() >= count).await;
-        self.upstream.take()
-    }
-}
+pub const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
 
 /// The sender of this name.
 pub fn sender(name: &str) -> &'static Sender {
     SENDERS.iter().find(|sender| sender.name == name).unwrap()
 }
-
-const GITHUB_BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"{nonce}","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
-const GITLAB_BODY: &str = r#"{"object_kind":"push","event_name":"push","ref":"refs/heads/main","checkout_sha":"{nonce}","user_id":4,"user_username":"tanuki","project_id":15,"project":{"id":15,"path_with_namespace":"group/app"}}"#;
-
-/// HMAC-SHA256 of the body in hex.
-const fn hex(header: &'static str, prefix: &'static str) -> Proof {
-    Proof::Signed {
-        by: Signature::Hmac(&hmac::HMAC_SHA256),
-        header,
-        prefix,
-        base64: false,
-        before: |_, _| String::new(),
-        time_header: None,
-        signs_id: false,
-    }
-}
-
-pub const SENDERS: &[Sender] = &[
-    Sender {
-        name: "github",
-        entry: "sender: github",
-        secret: "a secret of github in the tests",
-        head: &["X-GitHub-Event: push"],
-        id_header: Some("X-GitHub-Delivery"),
-        proof: hex("X-Hub-Signature-256", "sha256="),
-        body: GITHUB_BODY,
-        user: "webhook:github:repo:1234",
-    },
-    Sender {
-        name: "gitlab-signed",
-        entry: "sender: gitlab, require_signature: true",
-        secret: "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-        head: &["X-Gitlab-Event: Push Hook"],
-        id_header: Some("webhook-id"),
-        proof: Proof::Signed {
-            by: Signature::Hmac(&hmac::HMAC_SHA256),
-            header: "webhook-signature",
-            prefix: "v1,",
-            base64: true,
-            before: |id, time| format!("{id}.{time}."),
-            time_header: Some("webhook-timestamp"),
-            signs_id: true,
-        },
-        body: GITLAB_BODY,
-        user: "webhook:gitlab:repo:15",
-    },
-    Sender {
-        name: "gitlab-token",
-        entry: "sender: gitlab, identity: lab2",
-        secret: "a plain token of gitlab in the tests",
-        head: &["X-Gitlab-Event: Push Hook"],
-        id_header: Some("Idempotency-Key"),
-        proof: Proof::Token { header: "X-Gitlab-Token", value: str::to_owned },
-        body: GITLAB_BODY,
-        user: "webhook:lab2:repo:15",
-    },
-    Sender {
-        name: "gitea",
-        entry: "sender: gitea",
-        secret: "a secret of gitea in the tests",
-        head: &["X-Gitea-Event: push"],
-        id_header: Some("X-Gitea-Delivery"),
-        proof: hex("X-Gitea-Signature", ""),
-        body: GITHUB_BODY,
-        user: "webhook:gitea:repo:1234",
-    },
-    Sender {
-        name: "forgejo",
-        entry: "sender: forgejo",
-        secret: "a secret of forgejo in the tests",
-        head: &["X-Forgejo-Event: push"],
-        id_header: Some("X-Forgejo-Delivery"),
-        proof: hex("X-Forgejo-Signature", ""),
-        body: GITHUB_BODY,
-        user: "webhook:forgejo:repo:1234",
-    },
-    Sender {
-        name: "gogs",
-        entry: "sender: gogs",
-        secret: "a secret of gogs in the tests",
-        head: &["X-Gogs-Event: push"],
-        id_header: Some("X-Gogs-Delivery"),
-        proof: hex("X-Gogs-Signature", ""),
-        body: GITHUB_BODY,
-        user: "webhook:gogs:repo:1234",
-    },
-    Sender {
-        name: "bitbucket-cloud",
-        entry: "sender: bitbucket_cloud",
-        secret: "a secret of bitbucket in the tests",
-        head: &["X-Event-Key: repo:push"],
-        id_header: Some("X-Request-UUID"),
-        proof: hex("X-Hub-Signature", "sha256="),
-        body: r#"{"push":{"changes":[{"new":{"type":"branch","name":"main","target":{"hash":"{nonce}"}}}]},"repository":{"uuid":"{7}","full_name":"acme/app"}}"#,
-        user: "webhook:bitbucket:repo:{7}",
-    },
-    Sender {
-        name: "bitbucket-dc",
-        entry: "sender: bitbucket_data_center",
-        secret: "a secret of bitbucket DC in the tests",
-        head: &["X-Event-Key: repo:refs_changed"],
-        id_header: Some("X-Request-Id"),
-        proof: hex("X-Hub-Signature", "sha256="),
-        body: r#"{"eventKey":"repo:refs_changed","repository":{"id":84,"slug":"app","project":{"key":"ACME"}},"changes":[{"ref":{"id":"refs/heads/main"},"toHash":"{nonce}"}]}"#,
-        user: "webhook:bitbucket-dc:repo:84",
-    },
-    Sender {
-        name: "standard-webhooks",
-        entry: "sender: standard_webhooks, facts: {repository_id: /repo}",
-        secret: "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=",
-        head: &[],
-        id_header: Some("svix-id"),
-        proof: Proof::Signed {
-            by: Signature::Hmac(&hmac::HMAC_SHA256),
-            header: "svix-signature",
-            prefix: "v1,",
-            base64: true,
-            before: |id, time| format!("{id}.{time}."),
-            time_header: Some("svix-timestamp"),
-            signs_id: true,
-        },
-        body: r#"{"type":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
-        user: "webhook:standard-webhooks:repo:app-1",
-    },
-    Sender {
-        name: "standard-ed25519",
-        entry: "sender: standard_webhooks, facts: {repository_id: /repo}",
-        secret: PUBLIC,
-        head: &[],
-        id_header: Some("webhook-id"),
-        proof: Proof::Signed {
-            by: Signature::Ed25519,
-            header: "webhook-signature",
-            prefix: "v1a,",
-            base64: true,
-            before: |id, time| format!("{id}.{time}."),
-            time_header: Some("webhook-timestamp"),
-            signs_id: true,
-        },
-        body: r#"{"type":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
-        user: "webhook:standard-ed25519:repo:app-1",
-    },
-    Sender {
-        name: "plain",
-        entry: "sender: generic, signature: {header: X-Secret, plain: true, id_header: X-Id}, facts: {repository_id: /repo}",
-        secret: "a plain secret of something in the tests",
-        head: &[],
-        id_header: Some("X-Id"),
-        proof: Proof::Token { header: "X-Secret", value: str::to_owned },
-        body: r#"{"kind":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
-        user: "webhook:plain:repo:app-1",
-    },
-    Sender {
-        name: "generic",
-        entry: "sender: generic, signature: {header: X-Sign, prefix: 'v0:', algorithm: sha512, encoding: base64, \
-                id_header: X-Id, timestamp_header: X-Time}, facts: {event: /kind, repository_id: /repo}",
-        secret: "a secret of something in the tests",
-        head: &[],
-        id_header: Some("X-Id"),
-        proof: Proof::Signed {
-            by: Signature::Hmac(&hmac::HMAC_SHA512),
-            header: "X-Sign",
-            prefix: "v0:",
-            base64: true,
-            before: |_, time| format!("{time}."),
-            time_header: Some("X-Time"),
-            signs_id: false,
-        },
-        body: r#"{"kind":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
-        user: "webhook:generic:repo:app-1",
-    },
-    Sender {
-        name: "azure-devops",
-        entry: "sender: azure_devops",
-        secret: "doorward:a password of azure in the tests",
-        head: &[],
-        id_header: None,
-        proof: Proof::Token { header: "Authorization", value: |secret| format!("Basic {}", STANDARD.encode(secret)) },
-        body: r#"{"id":"{nonce}","eventType":"git.push","resource":{"refUpdates":[{"name":"refs/heads/main"}],"repository":{"id":"278d5cd2","name":"app"}}}"#,
-        user: "webhook:azure-devops:repo:278d5cd2",
-    },
-    Sender {
-        name: "slack",
-        entry: "sender: slack",
-        secret: "a secret of slack in the tests",
-        head: &[],
-        id_header: None,
-        proof: Proof::Signed {
-            by: Signature::Hmac(&hmac::HMAC_SHA256),
-            header: "X-Slack-Signature",
-            prefix: "v0=",
-            base64: false,
-            before: |_, time| format!("v0:{time}:"),
-            time_header: Some("X-Slack-Request-Timestamp"),
-            signs_id: false,
-        },
-        body: r#"{"type":"event_callback","event_id":"{nonce}","team_id":"T1","event":{"type":"app_mention","user":"U1"}}"#,
-        user: "webhook:slack:hook:slack",
-    },
-    Sender {
-        name: "harbor",
-        entry: "sender: harbor",
-        secret: "a secret of harbor in the tests",
-        head: &[],
-        id_header: None,
-        proof: Proof::Token { header: "Authorization", value: str::to_owned },
-        body: r#"{"type":"PUSH_ARTIFACT","nonce":"{nonce}","event_data":{"repository":{"repo_full_name":"acme/app","namespace":"acme"}}}"#,
-        user: "webhook:harbor:hook:harbor",
-    },
-    Sender {
-        name: "docker-hub",
-        entry: "sender: docker_hub",
-        secret: "a-secret-of-docker-hub-in-the-tests",
-        head: &[],
-        id_header: None,
-        proof: Proof::Query { name: "secret" },
-        body: r#"{"callback_url":"{nonce}","push_data":{"tag":"main"},"repository":{"repo_name":"acme/app","namespace":"acme"}}"#,
-        user: "webhook:docker-hub:hook:docker-hub",
-    },
-];

@@ -4,7 +4,7 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex, mpsc},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -124,15 +124,15 @@ fn with_signature(mut message: Map<String, Value>, signature: &[u8]) -> Value {
 }
 
 fn string_to_sign(message: &Map<String, Value>) -> String {
-    let names = match message["Type"].as_str().unwrap() {
-        "Notification" => &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"][..],
+    let names = match message.get("Type").and_then(Value::as_str) {
+        None | Some("Notification") => &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"][..],
         _ => &["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"],
     };
     let present = names.iter().filter_map(|name| Some((name, message.get(*name)?.as_str()?)));
     present.map(|(name, value)| format!("{name}\n{value}\n")).collect()
 }
 
-fn rfc3339(seconds: u64) -> String {
+pub(super) fn rfc3339(seconds: u64) -> String {
     doorward::clock::Timestamp::from_secs(i64::try_from(seconds).unwrap()).to_string()
 }
 
@@ -151,6 +151,38 @@ fn sign_with_sha1(folder: &Path, key: &KeyPair, text: &str) -> Vec<u8> {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
     output.stdout
+}
+
+/// The SNS of all [`Door`](super::senders::Door)s, on a thread of its own, since what a test spawns ends with it.
+static SHARED: LazyLock<(Authority, Amazon)> = LazyLock::new(|| {
+    let (told, shared) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let authority = Authority::new();
+            let amazon = Amazon::start(&authority).await;
+            told.send((authority, amazon)).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    shared.recv().unwrap()
+});
+
+/// Where it has its certificates.
+pub(super) fn host() -> &'static str {
+    &SHARED.1.host
+}
+
+/// Whom to trust for that.
+pub(super) fn authority() -> String {
+    SHARED.0.pem()
+}
+
+/// Its signature of a message, or that of somebody else under the name of its certificate.
+pub(super) fn tag(body: &[u8], is_genuine: bool) -> Vec<u8> {
+    let amazon = &SHARED.1;
+    let key = if is_genuine { &amazon.key } else { &amazon.expired };
+    key.sign(string_to_sign(&serde_json::from_slice(body).unwrap_or_default()).as_bytes()).unwrap()
 }
 
 async fn send(doorward: &Doorward, message: &Value) -> Answer {
