@@ -1,5 +1,6 @@
 mod again;
 mod broken;
+mod fair;
 mod order;
 mod parked;
 
@@ -430,21 +431,6 @@ async fn how_long_the_oldest_waits_is_measured_though_nothing_is_brought() {
         fixture.metrics().contains("webhook_held_oldest_seconds{webhook=\"hub\"} 9")
     };
     fixture.until("measured", measured).await;
-}
-
-#[tokio::test]
-async fn a_sender_with_many_repositories_that_hang_delays_no_other() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.webhook {
-        "hub" => failed(FailureKind::Passing),
-        _ => Brought::Taken(None),
-    });
-    for number in 0..200 {
-        fixture.keep("hub", &number.to_string(), &format!("hub-{number}")).await.unwrap();
-    }
-    fixture.keep("lab", "1", "lab").await.unwrap();
-    fixture.start();
-    fixture.until("taken", async || fixture.seen().iter().any(|delivery| delivery == "lab")).await;
-    assert!(fixture.seen().len() <= LANES + 1 + 200 / 4, "{:?}", fixture.seen());
 }
 
 #[tokio::test]

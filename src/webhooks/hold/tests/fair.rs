@@ -1,0 +1,43 @@
+//! A sender that floods, beside one that does not.
+
+use super::*;
+
+#[tokio::test]
+async fn a_sender_with_many_repositories_that_hang_delays_no_other() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.webhook {
+        "hub" => failed(FailureKind::Passing),
+        _ => Brought::Taken(None),
+    });
+    for number in 0..200 {
+        fixture.keep("hub", &number.to_string(), &format!("hub-{number}")).await.unwrap();
+    }
+    fixture.keep("lab", "1", "lab").await.unwrap();
+    fixture.start();
+    fixture.until("taken", async || fixture.seen().iter().any(|delivery| delivery == "lab")).await;
+    assert!(fixture.seen().len() <= LANES + 1 + 200 / 4, "{:?}", fixture.seen());
+}
+
+/// What 10,000 a minute come to in a minute in which nothing was brought. A few of them go before each of the other sender, and no more
+/// the more of them wait.
+#[tokio::test]
+async fn beside_ten_thousand_of_one_sender_those_of_another_are_brought_after_a_few_of_them() {
+    const FLOOD: usize = 10_000;
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let settings = Settings { max: FLOOD, max_bytes: u64::MAX, ..SETTINGS };
+    for number in 0..FLOOD {
+        let repository = (number % 50).to_string();
+        fixture.keep_within("hub", &repository, &format!("hub-{number}"), settings).await.unwrap();
+    }
+    fixture.start();
+    for number in 0..20 {
+        let before = fixture.seen().len();
+        fixture.until("under way", async || fixture.seen().len() > before).await;
+        let (before, delivery) = (fixture.seen().len(), format!("lab-{number}"));
+        fixture.keep("lab", "1", &delivery).await.unwrap();
+        fixture.until("brought", async || fixture.seen().contains(&delivery)).await;
+        let came = fixture.seen().iter().position(|seen| *seen == delivery).unwrap();
+        // What each lane of the other has under way ends, and may be followed by one more.
+        assert!(came - before <= 2 * LANES, "{delivery} came after {} of the others", came - before);
+    }
+    assert!(fixture.held().await.len() > FLOOD / 2, "the others still wait");
+}
