@@ -279,7 +279,7 @@ async fn wrong_of(door: &Door, cases: Vec<Case>) -> Vec<String> {
 
 async fn judge(door: &Door, case: &Case, bytes: &[u8], mut raw: Raw) -> Result<(), String> {
     let Case { sender, attack, way, genuine, .. } = case;
-    let (answer, expected) = (raw.answer().await, way.status.unwrap_or(sender.hears(*attack)));
+    let (answer, expected) = (raw.answer().await, way.status.unwrap_or_else(|| sender.hears(*attack)));
     if answer.status != expected {
         return Err(format!("{} in place of {expected}: {}", answer.status, answer.text()));
     }

@@ -125,7 +125,7 @@ impl Sender {
     /// What is heard of an attack on it.
     pub fn hears(&self, attack: Attack) -> u16 {
         let unlike = self.unlike.iter().find(|unlike| unlike.attack == attack);
-        unlike.map_or(attack.status(), |unlike| unlike.status)
+        unlike.map_or_else(|| attack.status(), |unlike| unlike.status)
     }
 
     /// Slack is answered by its EventListener.
