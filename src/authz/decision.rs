@@ -31,9 +31,9 @@ pub enum Outcome {
     /// An allow hit, and the login does not do.
     StepUp {
         /// All that the rule needs, for the next login: one that was asked for the missing part alone may lose the rest.
-        need: NeededLogin,
+        need: Box<NeededLogin>,
         /// What the login lacks of it.
-        missing: NeededLogin,
+        missing: Box<NeededLogin>,
     },
     NoMatch {
         /// A scope that would do, if a scope is all that is missing.
@@ -137,7 +137,7 @@ impl Decision {
             Outcome::StepUp { need, missing } => {
                 let detail = format!("The rule `{id}` would allow this request, but it needs {missing}.");
                 let fix = "Sign in again, with what is needed.";
-                Rejection::new(Reason::NeedUnmet, detail).fix(fix).needs_login(need.clone())
+                Rejection::new(Reason::NeedUnmet, detail).fix(fix).needs_login((**need).clone())
             }
             Outcome::NoMatch { missing_scope: Some(scope), kept_scopes } => {
                 let detail = format!("No rule allows this request. With the scope `{scope}` one would.");

@@ -411,7 +411,7 @@ impl<'p> Tally<'p> {
                     }
                     (None, Some(rule), _) => (Some(rule), Outcome::Allow),
                     (None, None, Some((rule, need, missing))) => {
-                        (Some(rule), Outcome::StepUp { need: need.clone(), missing })
+                        (Some(rule), Outcome::StepUp { need: Box::new(need.clone()), missing: Box::new(missing) })
                     }
                     (None, None, None) => (None, no_match()),
                 }

@@ -72,7 +72,7 @@ impl LoginClient {
 pub enum Protocol {
     /// By an ID token (OpenID Connect Core 1.0).
     OpenId,
-    Github(Github),
+    Github(Box<Github>),
 }
 
 impl Protocol {
@@ -160,7 +160,7 @@ impl Client {
         let authentication = ClientAuth::resolve(&raw.client, &issuer.issuer, &at.key("client"), resolver)?;
         // An address or a tenant that is none was reported with the issuer.
         let protocol = match is_github {
-            true => Protocol::Github(Github::new(&issuer.issuer, issuer.tenant.as_deref()?)?),
+            true => Protocol::Github(Github::new(&issuer.issuer, issuer.tenant.as_deref()?)?.into()),
             false => Protocol::OpenId,
         };
         good.then(|| Self {

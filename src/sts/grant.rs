@@ -371,7 +371,8 @@ rules:
 
     #[test]
     fn a_login_that_does_not_do_hears_what_the_rule_needs() {
-        let missing = NeededLogin { mfa: Some(std::time::Duration::from_secs(900)), ..NeededLogin::default() };
+        let needed = NeededLogin { mfa: Some(std::time::Duration::from_secs(900)), ..NeededLogin::default() };
+        let missing = Box::new(needed);
         let outcome = Outcome::StepUp { need: missing.clone(), missing };
         let decision = Decision { outcome, rule: Some("deploys".into()), shadow: Vec::new() };
         let told = why(&decision, &Principal::new(Scheme::Bearer, "corp", "1", "alice"));

@@ -1,6 +1,6 @@
 //! Opaque tokens: what an introspection answer must say, and how often it is asked for.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -406,8 +406,8 @@ async fn we_authenticate_as_a_client() {
     assert_eq!(bench.ask("token").await, Ok(()));
     let got = bench.provider.got().pop().unwrap();
     assert!(!got.headers.contains_key("authorization"));
-    let form: std::collections::HashMap<_, _> = url::form_urlencoded::parse(got.body.as_bytes()).into_owned().collect();
-    let assertion = super::super::jwt::Unverified::parse(&form["client_assertion"]).unwrap();
+    let form: HashMap<_, _> = url::form_urlencoded::parse(got.body.as_bytes()).into_owned().collect();
+    let assertion = Unverified::parse(&form["client_assertion"]).unwrap();
     assert_eq!(assertion.header.kid.as_deref(), Some("k1"));
     let claims = &assertion.claims;
     assert_eq!(

@@ -96,13 +96,15 @@ impl Attack {
     }
 }
 
+type Bytes = dyn Fn(&Delivery) -> Vec<u8>;
+
 /// A way to do one of them.
 struct Way {
     row: String,
     /// What is heard of it, where that is the same for all senders.
     status: Option<u16>,
     /// What is sent in place of a genuine delivery.
-    bytes: Box<dyn Fn(&Delivery) -> Vec<u8>>,
+    bytes: Box<Bytes>,
     /// The connection ends with it.
     ends: bool,
 }
