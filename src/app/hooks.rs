@@ -23,6 +23,9 @@ const LEAST_DIGITS: usize = 8;
 /// Deliveries that one list shows, or an answer names.
 const MOST: usize = 1000;
 
+/// What to do about one that cannot be read.
+const DROP: &str = "`doorward hooks drop ID` drops it, by its whole id";
+
 /// Deliveries that failed which an answer names.
 const MOST_NAMED: usize = 10;
 
@@ -46,7 +49,11 @@ pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     let held = wanted(app, webhook.as_deref(), parked).await?;
     let total = held.len();
     let shown: Vec<Value> = held.iter().take(MOST).map(|(id, held)| described(id, held)).collect();
-    Ok(json!({"total": total, "held": shown}))
+    // Of whom they are, nobody can tell.
+    let unreadable = app.held.unreadable().into_iter().take(MOST);
+    let unreadable: Vec<Value> =
+        unreadable.map(|(id, why)| json!({"id": id.to_string(), "why": why, "help": DROP})).collect();
+    Ok(json!({"total": total, "held": shown, "unreadable": unreadable}))
 }
 
 /// What a command names.
@@ -229,7 +236,6 @@ async fn drop_one(app: &App, command: &Command, one: &One) -> Result<Done, Comma
     let now = app.clock.now();
     let (id, held) = match listed(&app.held, one, LEAST_DIGITS, now).await? {
         Some((id, held)) => (id, Some(held)),
-        // What cannot be read is in no list, and the log has its whole id.
         None => (HeldId::parse(&one.id).ok_or_else(gone)?, None),
     };
     if !app.held.drop_one(&id, now).await.map_err(|error| unavailable(&error))? {
@@ -322,7 +328,7 @@ fn check_id(id: &str, least: usize) -> Result<(), CommandError> {
         .help(format!("write {least} digits of its id or more; `doorward hooks list` shows the ids")))
 }
 
-/// The one whose id begins so. One that cannot be read is in no list, and is told of where its whole id is written.
+/// The one whose id begins so. Of one that cannot be read is told why, where its whole id is written.
 async fn find(queue: &Queue, one: &One, least: usize, now: Timestamp) -> Result<(HeldId, Held), CommandError> {
     if let Some(listed) = listed(queue, one, least, now).await? {
         return Ok(listed);
@@ -367,8 +373,7 @@ fn gone() -> CommandError {
 
 fn unavailable(error: &StoreError) -> CommandError {
     if let StoreError::Corrupt(why) = error {
-        return CommandError::new(format!("the delivery cannot be read: {why}"))
-            .help("`doorward hooks drop ID` drops it, by its whole id");
+        return CommandError::new(format!("the delivery cannot be read: {why}")).help(DROP);
     }
     CommandError::store("what is held cannot be looked up", error)
 }

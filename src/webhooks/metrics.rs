@@ -22,6 +22,7 @@ pub struct WebhookMetrics {
     held: Family<HeldLabels, Gauge>,
     held_bytes: Family<Labels<Arc<str>>, Gauge>,
     held_oldest: Family<Labels<Arc<str>>, Gauge>,
+    unreadable: Gauge,
     delivered: Family<Labels<Arc<str>>, Counter>,
     failed: Family<Labels<Arc<str>>, Counter>,
     parked: Family<Labels<Arc<str>>, Counter>,
@@ -78,6 +79,11 @@ impl WebhookMetrics {
             Unit::Seconds,
             self.held_oldest.clone(),
         );
+        registry.register(
+            "webhook_held_unreadable",
+            "Held deliveries that cannot be read and are not tried, of all senders",
+            self.unreadable.clone(),
+        );
         registry.register("webhook_delivered", "Held deliveries that the EventListener took", self.delivered.clone());
         registry.register("webhook_try_failed", "Tries of held deliveries that failed", self.failed.clone());
         registry.register(
@@ -103,6 +109,11 @@ impl WebhookMetrics {
     pub(super) fn oldest_held(&self, webhook: &Arc<str>, age: Duration) {
         let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
         self.held_oldest.get_or_create(&sender(webhook)).set(seconds);
+    }
+
+    /// So many held deliveries cannot be read.
+    pub(super) fn unreadable(&self, count: usize) {
+        self.unreadable.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The EventListener took a held delivery.

@@ -57,7 +57,8 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, settle
                 // Others write too, and what was given up on here may be written yet.
                 let looked = async {
                     queue.refresh(clock.now()).await?;
-                    queue.look_at_parked(clock.now()).await
+                    queue.look_at_parked(clock.now()).await?;
+                    queue.look_at_unreadable(clock.now()).await
                 };
                 if let Err(error) = looked.await {
                     tracing::debug!(%error, "what was stored since cannot be read at the moment");

@@ -21,6 +21,10 @@ pub(super) struct Index {
     parked: BTreeSet<(Timestamp, HeldId)>,
     /// The last of those that were looked at.
     looked_at: Option<(Timestamp, HeldId)>,
+    /// What cannot be read, which is of no lane and no sender.
+    unreadable: BTreeMap<HeldId, Unreadable>,
+    /// The last of those that were looked at.
+    unreadable_looked_at: Option<HeldId>,
     /// The last version of the table that was read.
     pub(super) seen: u64,
     /// Counts lanes that were begun, so that the one that waited longest for its turn is next.
@@ -35,6 +39,12 @@ struct Entry {
     since: Instant,
     /// The EventListener has it, and only its removal is left to do.
     taken: bool,
+}
+
+#[derive(Debug)]
+struct Unreadable {
+    version: u64,
+    why: String,
 }
 
 /// The deliveries of a lane that are tried, by their place.
@@ -105,6 +115,32 @@ impl Index {
         }
     }
 
+    /// Takes out of its lane what cannot be read, as the store had it when it was asked for it, and `known` was known here. False if that is
+    /// known, or a later record came meanwhile.
+    pub(super) fn leave(&mut self, id: HeldId, version: u64, why: String, known: Option<u64>) -> bool {
+        let is_later = |there: u64| there > version && Some(there) != known;
+        let is_known = |left: &Unreadable| left.version == version && left.why == why;
+        if self.version(&id).is_some_and(is_later) || self.unreadable.get(&id).is_some_and(is_known) {
+            return false;
+        }
+        self.remove(&id);
+        self.unreadable.insert(id, Unreadable { version, why });
+        true
+    }
+
+    /// What cannot be read, with why.
+    pub(super) fn unreadable(&self) -> impl ExactSizeIterator<Item = (&HeldId, &str)> {
+        self.unreadable.iter().map(|(id, left)| (id, left.why.as_str()))
+    }
+
+    /// The next unreadable records to look at; after the last the first is next.
+    pub(super) fn unreadable_turn(&mut self, count: usize) -> Vec<HeldId> {
+        let after = self.unreadable_looked_at.map_or(Bound::Unbounded, Bound::Excluded);
+        let turn: Vec<_> = self.unreadable.range((after, Bound::Unbounded)).take(count).map(|(id, _)| *id).collect();
+        self.unreadable_looked_at = if turn.len() < count { None } else { turn.last().copied() };
+        turn
+    }
+
     pub(super) fn version(&self, id: &HeldId) -> Option<u64> {
         self.entries.get(id).map(|entry| entry.version)
     }
@@ -112,6 +148,7 @@ impl Index {
     /// Forgets what is known of a store that was set back. What an EventListener has is kept, as nobody else knows that.
     pub(super) fn begin_anew(&mut self) {
         self.seen = 0;
+        self.unreadable.clear();
         let known: Vec<HeldId> = self.entries.iter().filter(|(_, entry)| !entry.taken).map(|(id, _)| *id).collect();
         for id in known {
             self.remove(&id);
@@ -150,6 +187,7 @@ impl Index {
     }
 
     pub(super) fn remove(&mut self, id: &HeldId) {
+        self.unreadable.remove(id);
         let Some(Entry { held, version, since, .. }) = self.entries.remove(id) else { return };
         if let Some(since) = held.parked {
             self.parked.remove(&(since, *id));

@@ -27,6 +27,7 @@
 //! - **Memory.** A request is read once there is room for it. Without, its lane rests, which is no try.
 //! - **Parked** deliveries are dead letters: nothing is tried until an operator says `doorward hooks retry`, and later
 //!   ones of the lane go on. They end after [`PARKED_FOR`].
+//! - **Unreadable** records stay in the store and are of no lane, as that stands in them. One whose request alone cannot be read is parked.
 
 mod bring;
 mod index;

@@ -11,7 +11,7 @@ use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
     lock::lock,
-    store::{Expect, Put, Store, StoreError, Stored, Table, WrittenAll},
+    store::{Change, Expect, Put, Store, StoreError, Stored, Table, WrittenAll},
     upstream::buffered::Room,
     webhooks::{Replay, ReplayKeys, WebhookMetrics},
 };
@@ -22,12 +22,14 @@ const PAGE: usize = 256;
 /// Parked records looked at in one tick: Redis is asked for one after the other, and nothing is begun meanwhile.
 const PARKED_TURN: usize = 16;
 
+/// Unreadable records looked at in one tick.
+const UNREADABLE_TURN: usize = 16;
+
 /// When a sender whose queue is full may come again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// What the log says of a delivery that no list has, with its id.
-const UNREADABLE: &str =
-    "a held delivery cannot be read; it stays where it is until `doorward hooks drop` drops it by its whole id";
+/// What the log says of a delivery that is never tried, with its id and why.
+const UNREADABLE: &str = "a held delivery cannot be read; it stays where it is until it can, or `doorward hooks drop` drops it by its whole id";
 
 /// What is held. Clones share it.
 #[derive(Clone)]
@@ -156,6 +158,11 @@ impl Queue {
             let is_set_back = first.is_some_and(|first| first.stored.version <= after);
             after = last.map_or(after, |last| last.stored.version);
             let is_last = changes.len() < PAGE;
+            let read = changes.into_iter().map(|Change { key, stored }| {
+                let record = HeldId::of(&key).map(|id| (id, Held::decode(&stored.value)));
+                (key, stored.version, record)
+            });
+            let read: Vec<_> = read.collect();
             let mut index = self.index();
             if is_set_back {
                 tracing::warn!("the store was set back; what it holds is read again");
@@ -163,12 +170,12 @@ impl Queue {
             }
             // Several read at the same time.
             index.seen = index.seen.max(after);
-            for change in changes {
-                match (HeldId::of(&change.key), Held::decode(&change.stored.value)) {
-                    (Some(id), Ok(held)) => index.set(id, held, change.stored.version),
-                    (_, decoded) => {
-                        let held = HEXLOWER.encode(&change.key);
-                        tracing::error!(held, error = ?decoded.err(), "{UNREADABLE}");
+            for (key, version, record) in read {
+                match record {
+                    Some((id, Ok(held))) => index.set(id, held, version),
+                    Some((id, Err(error))) => leave(&mut index, id, version, &error, None),
+                    None => {
+                        tracing::error!(key = HEXLOWER.encode(&key), "a held delivery has no id, and cannot be brought")
                     }
                 }
             }
@@ -197,7 +204,18 @@ impl Queue {
         Ok(())
     }
 
-    /// The record of a delivery as it stands, which the index then knows as well.
+    /// Finds out which unreadable records can be read by now, and which are gone. Looks at a few of them each
+    /// time.
+    pub(super) async fn look_at_unreadable(&self, now: Timestamp) -> Result<(), StoreError> {
+        let turn = self.index().unreadable_turn(UNREADABLE_TURN);
+        for id in turn {
+            self.look_or_leave(&id, now).await?;
+        }
+        Ok(())
+    }
+
+    /// The record of a delivery as it stands, which the index then knows as well. One that cannot be read leaves its lane and stays in
+    /// the store, so that it stops no other.
     pub(super) async fn look(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
         let known = self.index().version(id);
         let Some(Stored { value, version, .. }) = self.store.get(Table::Held, id.once(), now).await? else {
@@ -205,20 +223,23 @@ impl Queue {
             self.measure();
             return Ok(None);
         };
-        let held = Held::decode(&value)?;
-        self.index().set_found(*id, held.clone(), version, known);
-        Ok(Some((held, version)))
+        match Held::decode(&value) {
+            Ok(held) => {
+                self.index().set_found(*id, held.clone(), version, known);
+                Ok(Some((held, version)))
+            }
+            Err(error) => {
+                leave(&mut self.index(), *id, version, &error, known);
+                self.measure();
+                Err(error)
+            }
+        }
     }
 
-    /// As [`Queue::look`]. One that cannot be read leaves its lane and stays in the store, so that it stops no other.
+    /// As [`Queue::look`]; `None` also if it cannot be read.
     pub(super) async fn look_or_leave(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
         match self.look(id, now).await {
-            Err(error @ StoreError::Corrupt(_)) => {
-                tracing::error!(held = %id, %error, "{UNREADABLE}");
-                self.index().remove(id);
-                self.measure();
-                Ok(None)
-            }
+            Err(StoreError::Corrupt(_)) => Ok(None),
             looked => looked,
         }
     }
@@ -301,6 +322,11 @@ impl Queue {
         Ok(all)
     }
 
+    /// What is held and cannot be read, with why.
+    pub fn unreadable(&self) -> Vec<(HeldId, String)> {
+        self.index().unreadable().map(|(id, why)| (*id, why.to_owned())).collect()
+    }
+
     /// Those whose key begins like this.
     pub async fn find(&self, prefix: &str, now: Timestamp) -> Result<Vec<(HeldId, Held)>, StoreError> {
         let mut all = self.list(None, now).await?;
@@ -344,6 +370,7 @@ impl Queue {
         for (webhook, usage) in index.usage() {
             self.metrics.held(webhook, usage);
         }
+        self.metrics.unreadable(index.unreadable().len());
     }
 
     /// Measures what grows with time alone.
@@ -352,6 +379,13 @@ impl Queue {
         for (webhook, age) in index.oldest(now) {
             self.metrics.oldest_held(webhook, age);
         }
+    }
+}
+
+/// Has an unreadable record leave its lane, which is told once.
+fn leave(index: &mut Index, id: HeldId, version: u64, error: &StoreError, known: Option<u64>) {
+    if index.leave(id, version, error.to_string(), known) {
+        tracing::error!(held = %id, %error, "{UNREADABLE}");
     }
 }
 

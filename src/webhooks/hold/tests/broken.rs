@@ -73,6 +73,26 @@ async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_
     assert!(store.get(Table::Held, id.once(), NOW).await.unwrap().is_none());
 }
 
+/// Another replica's operator may have dropped it.
+#[tokio::test]
+async fn what_cannot_be_read_is_told_until_it_is_gone() {
+    let store = MemoryStore::shared();
+    let fixture = Fixture::new(&store, |_| panic!("nothing is brought"));
+    for number in 0..40 {
+        spoil(&store, Table::Held, &HeldId::new([number; 32])).await;
+    }
+    fixture.queue.refresh(NOW).await.unwrap();
+    assert!(fixture.metrics().contains("webhook_held_unreadable 40\n"));
+    for number in 0..40 {
+        assert!(store.delete(Table::Held, &[number; 32]).await.unwrap());
+    }
+    // The third look is at the rest.
+    for left in [24, 8, 0] {
+        fixture.queue.look_at_unreadable(NOW).await.unwrap();
+        assert_eq!(fixture.queue.unreadable().len(), left);
+    }
+}
+
 /// Nobody would keep it later, as nothing is tried that is parked.
 #[tokio::test]
 async fn what_a_delivery_became_is_kept_before_it_is_parked() {
