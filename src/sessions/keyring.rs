@@ -17,6 +17,7 @@ pub const KEY_EXTENSION: &str = "session.key";
 
 const KEY_LEN: usize = 32;
 const KEY_ID_LEN: usize = 4;
+const TAG_LEN: usize = 16;
 
 /// What is sealed, so that one kind never passes for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,10 @@ pub enum Purpose {
     TokenKeys,
     /// Who caused a run; bound to the run.
     Cause,
+    /// What is known of a held delivery; bound to the delivery.
+    Held,
+    /// The request of a held delivery; bound to the delivery.
+    HeldRequest,
 }
 
 /// Why something sealed cannot be opened.
@@ -94,13 +99,23 @@ impl KeyRing {
 
     /// Seals with the first key. What is opened must name the same purpose and context.
     pub fn seal(&self, purpose: Purpose, context: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
+        self.seal_behind(&[], purpose, context, &[plain])
+    }
+
+    /// As [`KeyRing::seal`], of these parts as one and behind a mark in clear, without a copy in between.
+    pub fn seal_behind(&self, mark: &[u8], purpose: Purpose, context: &[u8], parts: &[&[u8]]) -> Option<Vec<u8>> {
         let key = self.0.first()?;
-        let mut bytes = plain.to_vec();
-        let nonce = key.key.seal_in_place_append_tag(Aad::from(bound(purpose, context)), &mut bytes).ok()?;
-        let mut sealed = Vec::with_capacity(KEY_ID_LEN + NONCE_LEN + bytes.len());
+        let begin = mark.len() + KEY_ID_LEN + NONCE_LEN;
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut sealed = Vec::with_capacity(begin + length + TAG_LEN);
+        sealed.extend_from_slice(mark);
         sealed.extend_from_slice(&key.id);
-        sealed.extend_from_slice(nonce.as_ref());
-        sealed.extend_from_slice(&bytes);
+        sealed.resize(begin, 0);
+        parts.iter().for_each(|part| sealed.extend_from_slice(part));
+        let bytes = sealed.get_mut(begin..)?;
+        let (nonce, tag) = key.key.seal_in_place_separate_tag(Aad::from(bound(purpose, context)), bytes).ok()?;
+        sealed.get_mut(begin - NONCE_LEN..begin)?.copy_from_slice(nonce.as_ref());
+        sealed.extend_from_slice(tag.as_ref());
         Some(sealed)
     }
 
@@ -118,8 +133,10 @@ impl KeyRing {
         for key in candidates {
             let mut bytes = bytes.to_vec();
             let nonce = Nonce::from(nonce);
-            if let Ok(plain) = key.key.open_in_place(nonce, Aad::from(bound(purpose, context)), &mut bytes) {
-                return Ok(plain.to_vec());
+            let opened = key.key.open_in_place(nonce, Aad::from(bound(purpose, context)), &mut bytes);
+            if let Ok(length) = opened.map(|plain| plain.len()) {
+                bytes.truncate(length);
+                return Ok(bytes);
             }
         }
         Err(OpenError::Broken)
@@ -165,6 +182,8 @@ fn bound(purpose: Purpose, context: &[u8]) -> Vec<u8> {
         Purpose::Code => b"doorward code\0",
         Purpose::TokenKeys => b"doorward token keys\0",
         Purpose::Cause => b"doorward cause\0",
+        Purpose::Held => b"doorward held\0",
+        Purpose::HeldRequest => b"doorward held request\0",
     };
     [name, context].concat()
 }
@@ -185,6 +204,15 @@ mod tests {
         let resealed = rotated.seal(Purpose::Session, b"k", b"secret").unwrap();
         assert_eq!(KeyRing::of(&[new]).open(Purpose::Session, b"k", &resealed).unwrap(), b"secret");
         assert_eq!(KeyRing::of(&[new]).open(Purpose::Session, b"k", &sealed), Err(OpenError::UnknownKey));
+    }
+
+    #[test]
+    fn parts_are_sealed_as_one_behind_their_mark() {
+        let ring = KeyRing::of(&[[1; 32]]);
+        let sealed = ring.seal_behind(b"mark", Purpose::HeldRequest, b"k", &[b"se", b"", b"cret"]).unwrap();
+        let sealed = sealed.strip_prefix(b"mark").unwrap();
+        assert_eq!(ring.open(Purpose::HeldRequest, b"k", sealed).unwrap(), b"secret");
+        assert_eq!(ring.open(Purpose::Held, b"k", sealed), Err(OpenError::Broken));
     }
 
     #[test]
