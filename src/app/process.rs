@@ -451,7 +451,7 @@ impl Parts<'_> {
             drain: Drain::default(),
             trail,
             replay: Replay::new(Arc::clone(&store)),
-            held: hold::Queue::new(Arc::clone(&store), metrics.webhooks.clone()),
+            held: hold::Queue::new(Arc::clone(&store), snapshot.sessions.keys(), metrics.webhooks.clone()),
             ends: Ends::default(),
             asking: Asking::default(),
             onward: onward::ProviderTokens::new(

@@ -208,7 +208,7 @@ impl Replay {
         };
         let in_store = leased.is_none() || !self.under_way.store_works();
         let claimed = match in_store {
-            true => self.claim(keys, now, |_, _| (RESERVED.to_vec(), now + lease), |_| Vec::new()).await?.0,
+            true => self.claim(keys, now, |_, _| (RESERVED.to_vec(), now + lease), |_| Ok(Vec::new())).await?.0,
             false => self.look(keys, now).await?,
         };
         if let Some(leased) = &mut leased {
@@ -259,7 +259,7 @@ impl Replay {
         &self,
         keys: &ReplayKeys,
         now: Timestamp,
-        more: impl Fn(&[u8; 32]) -> Vec<Put>,
+        more: impl Fn(&[u8; 32]) -> Result<Vec<Put>, StoreError>,
     ) -> Result<([u8; 32], Vec<u64>), Rejection> {
         // One that is forwarded by a request of this process, under another configuration, is known here alone.
         let leased = match self.store.is_shared() {
@@ -282,13 +282,13 @@ impl Replay {
         keys: &ReplayKeys,
         now: Timestamp,
         value: impl Fn(&[Claimed], &Claimed) -> (Vec<u8>, Timestamp),
-        more: impl Fn(&[Claimed]) -> Vec<Put>,
+        more: impl Fn(&[Claimed]) -> Result<Vec<Put>, StoreError>,
     ) -> Result<(Vec<Claimed>, Vec<u64>), Rejection> {
         let mut claimed: Vec<Claimed> =
             keys.keys.iter().map(|key| Claimed { key: *key, version: None, before: None }).collect();
         loop {
             let mut puts: Vec<Put> = claimed.iter().map(|one| one.put(value(&claimed, one))).collect();
-            puts.extend(more(&claimed));
+            puts.extend(more(&claimed).map_err(unavailable)?);
             match self.put_all(puts, now).await.map_err(unavailable)? {
                 WrittenAll::Done(mut versions) => {
                     let further = versions.split_off(claimed.len().min(versions.len()));

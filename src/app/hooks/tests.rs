@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
+    sessions::KeyRing,
     store::{Embedded, Expect, Store, Table},
     webhooks::WebhookMetrics,
 };
@@ -71,7 +72,7 @@ fn an_answer_about_many_names_some_and_the_trail_all() {
 async fn of_a_delivery_that_cannot_be_read_is_said_so_where_its_whole_id_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
-    let queue = Queue::new(Arc::clone(&store), WebhookMetrics::default());
+    let queue = Queue::new(Arc::clone(&store), &KeyRing::of(&[[1; 32]]), WebhookMetrics::default());
     let (id, now) = (HeldId::new([1; 32]), Timestamp::from_secs(1_700_000_000));
     let junk = b"junk".to_vec();
     store.put(Table::Held, id.once(), junk, Timestamp::MAX, Expect::Any, now).await.unwrap();

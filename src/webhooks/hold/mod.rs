@@ -27,11 +27,13 @@
 //! - **Memory.** A request is read once there is room for it. Without, its lane rests, which is no try.
 //! - **Parked** deliveries are dead letters: nothing is tried until an operator says `doorward hooks retry`, and later
 //!   ones of the lane go on. They end after [`PARKED_FOR`].
-//! - **Unreadable** records stay in the store and are of no lane, as that stands in them. One whose request alone cannot be read is parked.
+//! - **Unreadable** records, such as those whose key is gone, stay in the store and are of no lane, as that stands in them. They are looked
+//!   at again and again, in case the key comes back. One whose request alone cannot be read is parked.
 
 mod bring;
 mod index;
 mod queue;
+mod seal;
 #[cfg(test)]
 mod tests;
 
@@ -272,10 +274,6 @@ impl HeldRequest {
         let mut head = serde_json::to_vec(&self.head).map_err(|error| corrupt("written", &error))?;
         head.push(b'\n');
         Ok(head)
-    }
-
-    fn encode(&self) -> Result<Vec<u8>, StoreError> {
-        Ok([&*self.encode_head()?, &self.body].concat())
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, StoreError> {

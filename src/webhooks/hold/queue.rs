@@ -6,11 +6,12 @@ use arc_swap::ArcSwapOption;
 use data_encoding::HEXLOWER;
 use tokio::sync::{Notify, OnceCell};
 
-use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, TRY, index::Index};
+use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, TRY, index::Index, seal::Seal};
 use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
     lock::lock,
+    sessions::keyring::{KeyRing, Purpose},
     store::{Change, Expect, Put, Store, StoreError, Stored, Table, WrittenAll},
     upstream::buffered::Room,
     webhooks::{Replay, ReplayKeys, WebhookMetrics},
@@ -35,6 +36,7 @@ const UNREADABLE: &str = "a held delivery cannot be read; it stays where it is u
 #[derive(Clone)]
 pub struct Queue {
     pub(super) store: Store,
+    seal: Seal,
     index: Arc<Mutex<Index>>,
     /// Something may be due.
     pub(super) wake: Arc<Notify>,
@@ -52,16 +54,23 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    pub fn new(store: Store, metrics: WebhookMetrics) -> Self {
+    /// `keys` seal what is held in a shared store.
+    pub fn new(store: Store, keys: &KeyRing, metrics: WebhookMetrics) -> Self {
+        let seal = Seal::new(store.is_shared().then_some(keys));
         // A shared store is believed once somebody has looked.
         let doubt = store.is_shared().then(|| Arc::new("whether the store syncs what it is told is not known yet"));
         let doubt = Arc::new(ArcSwapOption::new(doubt));
-        Self { store, index: Arc::default(), wake: Arc::default(), metrics, doubt, known: Arc::default() }
+        Self { store, seal, index: Arc::default(), wake: Arc::default(), metrics, doubt, known: Arc::default() }
     }
 
     /// Takes no more deliveries, as the store could lose them, or takes them again.
     pub fn set_doubt(&self, doubt: Option<&'static str>) {
         self.doubt.store(doubt.map(Arc::new));
+    }
+
+    /// Seals with other keys from now on, and opens with them.
+    pub fn set_keys(&self, keys: &KeyRing) {
+        self.seal.set(keys);
     }
 
     /// Whether something is on its way.
@@ -102,8 +111,9 @@ impl Queue {
             expect: Expect::Absent,
         };
         let writes = |once: &[u8; 32]| {
-            let request = [&*head, &request.body].concat();
-            vec![put(Table::Held, once, record.clone()), put(Table::HeldRequests, once, request)]
+            let record = self.seal.seal(Purpose::Held, once, &[&record])?;
+            let request = self.seal.seal(Purpose::HeldRequest, once, &[&head, &request.body])?;
+            Ok(vec![put(Table::Held, once, record), put(Table::HeldRequests, once, request)])
         };
         let (once, versions) = match replay.take(keys, now, writes).await {
             Ok(taken) => taken,
@@ -159,7 +169,7 @@ impl Queue {
             after = last.map_or(after, |last| last.stored.version);
             let is_last = changes.len() < PAGE;
             let read = changes.into_iter().map(|Change { key, stored }| {
-                let record = HeldId::of(&key).map(|id| (id, Held::decode(&stored.value)));
+                let record = HeldId::of(&key).map(|id| (id, self.decode(&id, stored.value)));
                 (key, stored.version, record)
             });
             let read: Vec<_> = read.collect();
@@ -204,7 +214,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Finds out which unreadable records can be read by now, and which are gone. Looks at a few of them each
+    /// Finds out which unreadable records can be read by now, as their key came back, and which are gone. Looks at a few of them each
     /// time.
     pub(super) async fn look_at_unreadable(&self, now: Timestamp) -> Result<(), StoreError> {
         let turn = self.index().unreadable_turn(UNREADABLE_TURN);
@@ -223,7 +233,7 @@ impl Queue {
             self.measure();
             return Ok(None);
         };
-        match Held::decode(&value) {
+        match self.decode(id, value) {
             Ok(held) => {
                 self.index().set_found(*id, held.clone(), version, known);
                 Ok(Some((held, version)))
@@ -244,8 +254,17 @@ impl Queue {
         }
     }
 
+    fn decode(&self, id: &HeldId, stored: Vec<u8>) -> Result<Held, StoreError> {
+        Held::decode(&self.seal.open(Purpose::Held, id, stored)?)
+    }
+
     pub(super) async fn request(&self, id: &HeldId, now: Timestamp) -> Result<HeldRequest, StoreError> {
-        HeldRequest::decode(&self.stored_request(id, now).await?.ok_or_else(no_request)?.into())
+        HeldRequest::decode(&self.opened_request(id, now).await?.into())
+    }
+
+    async fn opened_request(&self, id: &HeldId, now: Timestamp) -> Result<Vec<u8>, StoreError> {
+        let stored = self.stored_request(id, now).await?.ok_or_else(no_request)?;
+        self.seal.open(Purpose::HeldRequest, id, stored)
     }
 
     /// As [`Queue::request`], in room that was taken for it; `None` if it takes more, and there is no more.
@@ -255,8 +274,8 @@ impl Queue {
         id: &HeldId,
         now: Timestamp,
     ) -> Result<Option<HeldRequest>, StoreError> {
-        let stored = self.stored_request(id, now).await?.ok_or_else(no_request)?;
-        room.fill(stored).map(|bytes| HeldRequest::decode(&bytes)).transpose()
+        let opened = self.opened_request(id, now).await?;
+        room.fill(opened).map(|bytes| HeldRequest::decode(&bytes)).transpose()
     }
 
     /// The request of a delivery as it is stored, which may be unreadable or missing.
@@ -278,7 +297,8 @@ impl Queue {
         held.place.get_or_insert(version);
         let expires = if held.parked.is_some() { now + PARKED_FOR } else { Timestamp::MAX };
         let put = |table, value, expect| Put { table, key: id.once().to_vec(), value, expires, expect };
-        let mut puts = vec![put(Table::Held, held.encode()?, Expect::Version(version))];
+        let record = self.seal.seal(Purpose::Held, id.once(), &[&held.encode()?])?;
+        let mut puts = vec![put(Table::Held, record, Expect::Version(version))];
         if let Some(request) = request {
             puts.push(put(Table::HeldRequests, request, Expect::Any));
         }
@@ -293,7 +313,8 @@ impl Queue {
                 Ok(false)
             }
             WrittenAll::Conflict { found: Some(found), .. } => {
-                self.index().set(*id, Held::decode(&found.value)?, found.version);
+                let held = self.decode(id, found.value)?;
+                self.index().set(*id, held, found.version);
                 Ok(false)
             }
         }
@@ -347,7 +368,14 @@ impl Queue {
     pub async fn retry(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
         loop {
             let Some((mut held, version)) = self.look(id, now).await? else { return Ok(false) };
-            let request = if held.parked.is_some() { Some(self.request(id, now).await?.encode()?) } else { None };
+            let request = match held.parked {
+                Some(_) => {
+                    let request = self.request(id, now).await?;
+                    let parts = [&*request.encode_head()?, &*request.body];
+                    Some(self.seal.seal(Purpose::HeldRequest, id.once(), &parts)?)
+                }
+                None => None,
+            };
             held.parked = None;
             (held.tries, held.refusals) = (0, 0);
             held.next = now;

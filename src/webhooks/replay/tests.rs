@@ -27,7 +27,7 @@ fn reason(result: Result<Reservation, Rejection>) -> Option<Reason> {
 async fn the_body_of_a_delivery_that_waits_is_not_it_under_another_id() {
     for replay in everywhere() {
         let (taken, later) = (keys(1, "a", Some(1)), NOW + REDELIVERY_GAP);
-        replay.take(&taken, NOW, |_| Vec::new()).await.unwrap();
+        replay.take(&taken, NOW, |_| Ok(Vec::new())).await.unwrap();
         let names =
             async |id, anew| replay.names(&keys(1, id, Some(1)).redeliveries(2, anew), later).await.unwrap().len();
         assert_eq!((names("a", false).await, names("b", false).await, names("b", true).await), (1, 0, 1));
@@ -176,7 +176,7 @@ async fn a_redelivery_under_an_id_of_its_own_is_taken_of_senders_that_make_them_
 #[tokio::test]
 async fn a_held_delivery_never_has_the_name_of_another() {
     for replay in everywhere() {
-        let (keys, none) = (keys(1, "a", None), |_: &[u8; 32]| Vec::new());
+        let (keys, none) = (keys(1, "a", None), |_: &[u8; 32]| Ok(Vec::new()));
         let (first, _) = replay.take(&keys, NOW, none).await.unwrap();
         assert_eq!(replay.take(&keys, NOW, none).await.unwrap_err().reason(), Reason::ReplayedDelivery);
         let (second, _) = replay.take(&keys, NOW + WINDOW, none).await.unwrap();

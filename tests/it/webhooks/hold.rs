@@ -55,7 +55,7 @@ pub(super) async fn deliver_to(doorward: &Doorward, id: &str, body: &str) -> Ans
     Push::of(body, id, WEBHOOK_SECRET).send(doorward, &[]).await
 }
 
-async fn hooks(doorward: &Doorward, arguments: &[&str]) -> Result<Value, String> {
+pub(super) async fn hooks(doorward: &Doorward, arguments: &[&str]) -> Result<Value, String> {
     let all: Vec<&str> = ["hooks"].iter().chain(arguments).copied().chain(["--why", "test"]).collect();
     match doorward.operator(&all).await {
         (Some(0), said) => Ok(serde_json::from_str(&said).unwrap()),

@@ -10,6 +10,7 @@ mod interceptor;
 pub mod kill;
 mod nine;
 mod rotation;
+mod sealed;
 mod senders;
 mod shared;
 mod sns;

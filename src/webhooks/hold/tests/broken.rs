@@ -65,7 +65,7 @@ async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_
     spoil(&store, Table::Held, &id).await;
     fixture.start();
     fixture.until("the next one is brought", async || fixture.seen() == ["b"]).await;
-    let queue = Queue::new(store.clone(), WebhookMetrics::default());
+    let queue = Queue::new(store.clone(), &KeyRing::of(&[[1; 32]]), WebhookMetrics::default());
     assert_eq!(queue.list(None, NOW).await.unwrap(), []);
     let written = id.to_string();
     assert_eq!(HeldId::parse(&written[..63]), None);
