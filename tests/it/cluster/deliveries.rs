@@ -15,7 +15,7 @@ use crate::{
     doctor::outside,
     fixture::{Change, WEBHOOK_SECRET},
     harness::{Answer, Doorward, Push, Raw, free_port, unique},
-    webhooks::kill::{self, Plan, Random, Senders, try_to_deliver, until_all_arrive},
+    webhooks::kill::{Kept, Plan, Random, Senders, try_to_deliver, until_all_arrive},
 };
 
 /// A push of a commit to a repository.
@@ -74,7 +74,7 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
 }
 
 /// A Doorward that holds deliveries, which is killed, beside the one that the EventListener asks, which is not.
-fn holding(listener: &EventListener, port: u16) -> tempfile::TempDir {
+fn holding(listener: &EventListener, port: u16, kept: &Kept) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut yaml = format!(
         "listeners: [{{name: public, address: 127.0.0.1:{port}}}]
@@ -83,11 +83,12 @@ upstreams:
 routes:
 rules:
 webhooks: [{{name: github, sender: github, secrets: [{{secret: {{file: secret}}}}]}}]
-store: {{path: doorward.redb}}
+{}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0}}
 limits: {{drain_accept: 0}}
-{ASSERTIONS}"
+{ASSERTIONS}",
+        kept.configuration(dir.path())
     );
     for (place, more) in HOOKS {
         yaml = yaml.change(place, more);
@@ -103,12 +104,12 @@ limits: {{drain_accept: 0}}
 
 /// Ends Doorward at chosen moments while deliveries come and the EventListener is away now and then. Counts the runs of
 /// each delivery once all have one. The EventListener is stopped and not ended, which would lose what it took.
-async fn runs_over_kills(listener: &EventListener) -> BTreeMap<String, usize> {
+async fn runs_over_kills(listener: &EventListener, kept: &Kept) -> BTreeMap<String, usize> {
     /// So many kills of ten come while the EventListener is away.
     const AWAY: u64 = 2;
     let plan = Plan::new(20, 8);
     let port = free_port();
-    let dir = holding(listener, port);
+    let dir = holding(listener, port, kept);
     let senders = Senders::start(port, plan.deliveries, push);
     let mut random = Random::new(plan.seed);
     let mut sink: Option<Program> = None;
@@ -124,9 +125,9 @@ async fn runs_over_kills(listener: &EventListener) -> BTreeMap<String, usize> {
             ..AWAY => ["write", "sync"][(number % 2) as usize],
             _ => ["send", "answer", "write", "sync"][(number % 4) as usize],
         };
-        let moment = plan.moment(&mut random, class);
-        let doorward = kill::doorward(dir.path(), Some(&moment), listener.address.port());
-        kill::ends_by_kill(doorward, &moment).await;
+        let moment = plan.moment(&mut random, kept.class(class));
+        let doorward = kept.doorward(dir.path(), Some(&moment), listener.address.port());
+        kept.ends_by_kill(doorward, &moment).await;
     }
     let last = Doorward::start_at(&dir.path().join("doorward.yaml")).await;
     let mut all: BTreeSet<String> = senders.finish().await.into_values().flatten().collect();
@@ -154,11 +155,17 @@ async fn runs_over_kills(listener: &EventListener) -> BTreeMap<String, usize> {
 
 #[tokio::test]
 async fn each_held_delivery_becomes_one_run_over_kills_at_any_moment() {
-    let counts = runs_over_kills(&EventListener::prepare(Asks::Doorward).await).await;
+    let counts = runs_over_kills(&EventListener::prepare(Asks::Doorward).await, &Kept::InAFile).await;
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+}
+
+#[tokio::test]
+async fn each_delivery_held_in_redis_becomes_one_run_over_kills_at_any_moment() {
+    let counts = runs_over_kills(&EventListener::prepare(Asks::Doorward).await, &Kept::in_redis()).await;
     assert!(counts.values().all(|count| *count == 1), "{counts:?}");
 }
 
 #[tokio::test]
 async fn each_held_delivery_becomes_a_run_over_kills_where_no_interceptor_is_asked() {
-    runs_over_kills(&EventListener::prepare(Asks::Nobody).await).await;
+    runs_over_kills(&EventListener::prepare(Asks::Nobody).await, &Kept::InAFile).await;
 }

@@ -6,7 +6,8 @@
    TEST_PROC_STATUS names exists, it is read in place of /proc/self/status.
 
    TEST_KILL, as CLASS:COUNT:WHEN, ends the process by SIGKILL before or after its COUNTth operation of a class: `write`
-   and `sync` of *.redb files, `send` to the port that TEST_KILL_PORT has, `answer` on any other connection. */
+   and `sync` of *.redb files, `send` to the port that TEST_KILL_PORT has, `ask` to that of TEST_KILL_STORE_PORT, `answer` on any other
+   connection. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -63,12 +64,13 @@ static int fault_of(int fd, const char *class) {
     return fault && ends_in(fd, ".jsonl") ? (int) fault : 0;
 }
 
-/* What happens on this socket: `send`, `answer`, or nothing that counts. */
+/* What happens on this socket: `send`, `ask`, `answer`, or nothing that counts. */
 static const char *class_of_socket(int fd) {
     struct sockaddr_in peer;
     socklen_t size = sizeof peer;
-    const char *port = getenv("TEST_KILL_PORT");
+    const char *port = getenv("TEST_KILL_PORT"), *store = getenv("TEST_KILL_STORE_PORT");
     if (!port || getpeername(fd, (struct sockaddr *) &peer, &size) || peer.sin_family != AF_INET) return "";
+    if (store && ntohs(peer.sin_port) == atoi(store)) return "ask";
     return ntohs(peer.sin_port) == atoi(port) ? "send" : "answer";
 }
 

@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// What a Doorward that uses Redis seals with.
+pub(super) const SESSION_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+
 const RULE: &str = "- {id: hooks, on: {routes: [hooks]}, who: {webhooks: [github]}, do: allow}";
 
 /// A Doorward that holds what GitHub sends to an EventListener at `address`.
@@ -317,17 +320,13 @@ async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
 }
 
 /// The same on every replica.
-static ASSERTION_KEY: LazyLock<String> =
+pub(super) static ASSERTION_KEY: LazyLock<String> =
     LazyLock::new(|| rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem());
 
 /// What a Doorward needs to hold in Redis, and its configuration there.
 pub(super) fn on_redis(redis: &RedisServer, el: SocketAddr) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [
-        ("secret", WEBHOOK_SECRET),
-        ("key", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="),
-        ("assertions", ASSERTION_KEY.as_str()),
-    ] {
+    for (name, text) in [("secret", WEBHOOK_SECRET), ("key", SESSION_KEY), ("assertions", ASSERTION_KEY.as_str())] {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     let more = format!(

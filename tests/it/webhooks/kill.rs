@@ -1,4 +1,4 @@
-//! Held deliveries over kill -9 at chosen moments: before and after writes and syncs of the store, sends to the
+//! Held deliveries over kill -9 at chosen moments: before and after writes and syncs of the store or questions to it, sends to the
 //! EventListener, and answers to the sender.
 //!
 //! A short run is a test; `scripts/kills` is a long one.
@@ -24,10 +24,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::{BODY, hold::configuration};
+use super::{
+    BODY,
+    hold::{ASSERTION_KEY, SESSION_KEY, configuration},
+};
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Push, Recorded, Reply, Upstream, faults, free_port},
+    harness::{Push, Recorded, RedisServer, Reply, Upstream, faults, free_port},
 };
 
 /// Repositories, each of which sends one delivery after the other.
@@ -57,7 +60,7 @@ impl Plan {
     pub fn moment(&self, random: &mut Random, class: &str) -> String {
         let when = ["before", "after"][random.below(2) as usize];
         // So that the deliveries are spread over the lives. A delivery takes several writes.
-        let a_life = (self.deliveries / self.kills).max(4) * if class == "write" { 6 } else { 1 };
+        let a_life = (self.deliveries / self.kills).max(4) * if matches!(class, "write" | "ask") { 6 } else { 1 };
         format!("{class}:{}:{when}", 1 + random.below(a_life))
     }
 }
@@ -79,20 +82,62 @@ impl Random {
     }
 }
 
-/// A Doorward that is killed at this moment: `CLASS:COUNT:before` or `after`. `upstream` is the port that it sends to.
-pub fn doorward(folder: &Path, kill: Option<&str>, upstream: u16) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
-    command.arg("serve").arg(folder.join("doorward.yaml")).envs(faults::environment(folder));
-    if let Some(kill) = kill {
-        command.env("TEST_KILL", kill).env("TEST_KILL_PORT", upstream.to_string());
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+/// Where a Doorward that is killed keeps what it holds.
+pub enum Kept {
+    InAFile,
+    InRedis(RedisServer),
 }
 
-/// Waits until it is killed at its moment.
-pub async fn ends_by_kill(mut doorward: Child, moment: &str) {
-    let status = timeout(Duration::from_secs(300), doorward.wait()).await;
-    assert!(status.expect(moment).unwrap().code().is_none(), "{moment} killed it");
+impl Kept {
+    /// A server that has each write on its disk before it answers, as `check` demands.
+    pub fn in_redis() -> Self {
+        Self::InRedis(RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]))
+    }
+
+    /// What the configuration says of it, with its files in the folder.
+    pub fn configuration(&self, folder: &Path) -> String {
+        match self {
+            Self::InAFile => "store: {path: doorward.redb}".to_owned(),
+            Self::InRedis(server) => {
+                std::fs::write(folder.join("key"), SESSION_KEY).unwrap();
+                let server = server.address();
+                format!(
+                    "store: {{path: doorward.redb, redis: {{server: '{server}'}}}}\nsessions: {{keys: [{{file: key}}]}}"
+                )
+            }
+        }
+    }
+
+    /// The class of moments that takes the place of one that the embedded store has.
+    pub fn class(&self, class: &'static str) -> &'static str {
+        match (self, class) {
+            (Self::InRedis(_), "write" | "sync") => "ask",
+            _ => class,
+        }
+    }
+
+    /// A Doorward that is killed at this moment: `CLASS:COUNT:before` or `after`. `upstream` is the port that it sends to.
+    pub fn doorward(&self, folder: &Path, kill: Option<&str>, upstream: u16) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.arg("serve").arg(folder.join("doorward.yaml")).envs(faults::environment(folder));
+        if let Some(kill) = kill {
+            command.env("TEST_KILL", kill).env("TEST_KILL_PORT", upstream.to_string());
+            if let Self::InRedis(server) = self {
+                command.env("TEST_KILL_STORE_PORT", server.port().to_string());
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+    }
+
+    /// Waits until it is killed at its moment. The leases of its lanes end as well, as if their minute had passed.
+    pub async fn ends_by_kill(&self, mut doorward: Child, moment: &str) {
+        let status = timeout(Duration::from_secs(300), doorward.wait()).await;
+        assert!(status.expect(moment).unwrap().code().is_none(), "{moment} killed it");
+        if let Self::InRedis(server) = self {
+            let of = |what| format!("doorward:{{deliveries}}:held_leases:{what}");
+            server.ask::<()>(&["DEL", &of("records"), &of("versions"), &of("ends")]).await;
+        }
+    }
 }
 
 /// What one try to deliver heard: the status, or nothing where Doorward went away.
@@ -180,6 +225,15 @@ fn once(request: &Recorded) -> String {
 
 #[tokio::test]
 async fn no_delivery_that_was_taken_is_lost_over_kills_at_any_moment() {
+    none_is_lost(&Kept::InAFile).await;
+}
+
+#[tokio::test]
+async fn no_delivery_that_was_taken_into_redis_is_lost_over_kills_at_any_moment() {
+    none_is_lost(&Kept::in_redis()).await;
+}
+
+async fn none_is_lost(kept: &Kept) {
     let plan = Plan::new(80, 8);
     let (kills, seed) = (plan.kills, plan.seed);
     let mut random = Random::new(seed);
@@ -192,19 +246,22 @@ async fn no_delivery_that_was_taken_is_lost_over_kills_at_any_moment() {
         _ => Reply::json(202, &format!(r#"{{"eventID":"event-{}"}}"#, request.one("x-github-delivery"))),
     };
     let answers: Arc<Mutex<Vec<(Recorded, bool)>>> = Arc::default();
-    let kept = answers.clone();
+    let noted = answers.clone();
     let upstream = Upstream::scripted(move |request| {
         let reply = script(request);
         let taken = matches!(&reply, Reply::Bytes(bytes) if bytes.starts_with(b"HTTP/1.1 202"));
-        kept.lock().unwrap().push((request.clone(), taken));
+        noted.lock().unwrap().push((request.clone(), taken));
         reply
     })
     .await;
 
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    for (name, text) in [("secret", WEBHOOK_SECRET), ("assertions", ASSERTION_KEY.as_str())] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
     let port = free_port();
-    let yaml = configuration(upstream.address, "store: {path: doorward.redb}")
+    let store = kept.configuration(dir.path());
+    let yaml = configuration(upstream.address, &format!("{store}\nassertions: {{keys: [{{file: assertions}}]}}"))
         .change("address: 127.0.0.1:0}]", &format!("address: 127.0.0.1:{port}}}]"));
     std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
 
@@ -213,12 +270,12 @@ async fn no_delivery_that_was_taken_is_lost_over_kills_at_any_moment() {
     });
     let mut ends = BTreeMap::<String, u64>::new();
     for kill in 0..kills {
-        let class = ["write", "sync", "send", "answer"][(kill % 4) as usize];
+        let class = kept.class(["write", "sync", "send", "answer"][(kill % 4) as usize]);
         let moment = plan.moment(&mut random, class);
-        ends_by_kill(doorward(dir.path(), Some(&moment), upstream.address.port()), &moment).await;
+        kept.ends_by_kill(kept.doorward(dir.path(), Some(&moment), upstream.address.port()), &moment).await;
         *ends.entry(format!("{} {class}", moment.rsplit(':').next().unwrap())).or_default() += 1;
     }
-    let _last = doorward(dir.path(), None, upstream.address.port());
+    let _last = kept.doorward(dir.path(), None, upstream.address.port());
     let taken = senders.finish().await;
     let all: BTreeSet<String> = taken.values().flatten().cloned().collect();
     let arrivals = || -> Vec<Recorded> {
