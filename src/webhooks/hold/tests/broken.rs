@@ -93,6 +93,21 @@ async fn what_cannot_be_read_is_told_until_it_is_gone() {
     }
 }
 
+/// Who read it before would take the later one out of its lane.
+#[tokio::test]
+async fn a_later_record_than_one_that_cannot_be_read_stays_in_its_lane() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("nothing is brought"));
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    let mut index = fixture.queue.index();
+    let version = index.version(&id).unwrap();
+    let mut leave = |known| index.leave(id, version - 1, "junk".to_owned(), known);
+    assert!(!leave(None), "a later one is known");
+    // Of a store that was set back to before the later one.
+    assert!(leave(Some(version)));
+    assert!(!leave(None), "it is told once");
+    assert!(index.version(&id).is_none());
+}
+
 /// Nobody would keep it later, as nothing is tried that is parked.
 #[tokio::test]
 async fn what_a_delivery_became_is_kept_before_it_is_parked() {
