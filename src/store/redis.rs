@@ -44,6 +44,8 @@ const SWEEP: usize = 16;
 #[derive(Clone)]
 pub struct Redis {
     link: Arc<Link>,
+    /// For waiting until a replica has something, as that holds up all that comes behind it on its connection.
+    waiting: Arc<Link>,
     prefix: Arc<str>,
     /// Writes that must not be lost wait for a second server.
     has_replica: Arc<AtomicBool>,
@@ -66,6 +68,7 @@ impl Redis {
     pub fn new(settings: Settings, control: Handle) -> Self {
         Self {
             prefix: settings.prefix.as_str().into(),
+            waiting: Arc::new(Link::new(settings.clone(), control.clone())),
             link: Arc::new(Link::new(settings, control)),
             has_replica: Arc::default(),
         }
@@ -73,6 +76,7 @@ impl Redis {
 
     /// Uses other addresses and credentials from now on. The prefix stays.
     pub fn set(&self, settings: Settings) {
+        self.waiting.set(settings.clone());
         self.link.set(settings);
     }
 
@@ -284,7 +288,7 @@ impl Backend for Redis {
             }
             commands.cmd("SET").arg(self.key(table, "mark")).arg("");
             commands.cmd("WAIT").arg(1).arg(REPLICA_PATIENCE.as_millis() as u64);
-            let answers: Vec<Value> = self.link.call(&Request::Pipeline(commands), Repeat::Harmless).await?;
+            let answers: Vec<Value> = self.waiting.call(&Request::Pipeline(commands), Repeat::Harmless).await?;
             if !answers.iter().take(keys.len()).any(|found| matches!(found, Value::BulkString(_))) {
                 let why =
                     "what was written is not there any more, as after a failover to a server that did not have it";

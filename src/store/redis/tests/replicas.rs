@@ -47,6 +47,31 @@ async fn what_another_connection_wrote_is_waited_for_as_well() {
     sleeps.abort();
 }
 
+/// Sessions and all else waited behind it, and lost the connection where several waited.
+#[tokio::test]
+async fn who_waits_for_a_replica_holds_up_nobody_else() {
+    let server = RedisServer::start(&[]);
+    let replica = replica_of(&server).await;
+    let store = store(&json!({"server": server.address(), "durable": true}));
+    store.durability().await.unwrap();
+    put(&store, "held", NOW + Duration::from_secs(60)).await.unwrap();
+    eventually("the replica", async || reaches_a_replica(&store, "held").await.ok()).await;
+    let sleeps = tokio::spawn(async move { replica.ask::<String>(&["DEBUG", "SLEEP", "30"]).await });
+    let is_waiting = async || server.ask::<String>(&["INFO", "clients"]).await.contains("blocked_clients:1");
+    // Once more where the machine was too busy to answer before the wait was over.
+    eventually("an answer meanwhile", async || {
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { reaches_a_replica(&store, "held").await }
+        });
+        eventually("the wait", async || (is_waiting().await || waiting.is_finished()).then_some(())).await;
+        let found = store.get(Table::Revocations, b"held", NOW).await.unwrap();
+        (found.is_some() && is_waiting().await).then_some(())
+    })
+    .await;
+    sleeps.abort();
+}
+
 /// A server that took over before it had a record answers for all that it has itself.
 #[tokio::test]
 async fn what_a_failover_has_lost_is_not_safe() {
