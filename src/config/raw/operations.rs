@@ -200,7 +200,7 @@ pub struct Sessions {
     pub recheck: Span,
     /// Sessions that one person may have, on all hosts together, 1 to 256. A further login ends the oldest.
     pub max_per_person: u16,
-    /// Keys that encrypt sessions at rest, 32 bytes each as base64; the first encrypts, all decrypt.
+    /// Keys that encrypt sessions at rest, and held deliveries on Redis, 32 bytes each as base64; the first encrypts, all decrypt.
     pub keys: Vec<SecretSource>,
 }
 
