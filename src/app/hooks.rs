@@ -14,7 +14,7 @@ use crate::{
     config::report::meant,
     sha256::sha256,
     store::StoreError,
-    webhooks::hold::{Held, HeldId, Queue},
+    webhooks::hold::{Held, HeldId, Queue, Usage},
 };
 
 /// What must be written of an id.
@@ -54,6 +54,26 @@ pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     let unreadable: Vec<Value> =
         unreadable.map(|(id, why)| json!({"id": id.to_string(), "why": why, "help": DROP})).collect();
     Ok(json!({"total": total, "held": shown, "unreadable": unreadable}))
+}
+
+/// Says of what senders deliveries are held that can never be brought, as no route takes theirs any more: under another name an entry of
+/// `webhooks` is another sender.
+pub fn warn_of_gone(app: &App) {
+    let snapshot = app.snapshot.load();
+    for (webhook, usage) in app.held.usage() {
+        let is_none = usage.waiting + usage.parked == 0;
+        if is_none || snapshot.routes.of_webhook(&webhook).is_some() {
+            continue;
+        }
+        let Usage { waiting, parked, .. } = usage;
+        tracing::warn!(
+            webhook = &*webhook,
+            waiting,
+            parked,
+            "held deliveries cannot be brought, as no route takes those of their sender any more; give its entry in `webhooks` its name \
+             back, or drop them with `doorward hooks drop --webhook`"
+        );
+    }
 }
 
 /// What a command names.

@@ -16,7 +16,7 @@
 pub mod account_tokens;
 mod durability;
 mod heads;
-mod hooks;
+pub mod hooks;
 mod operator;
 mod policies;
 mod process;

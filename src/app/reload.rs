@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    App, account_tokens,
+    App, account_tokens, hooks,
     process::{problems, warn_of},
     rights,
 };
@@ -289,6 +289,7 @@ impl Reloader {
             tracing::warn!(%error, "the log filter stays as it was");
         }
         warn_of(&loaded.warnings);
+        hooks::warn_of_gone(app);
         let ((started, files), raw) = (&self.started, &loaded.raw);
         let keys = changed_keys((started, files), (raw, &loaded.fingerprint), &self.folder);
         for change in fixed_changes(started, raw).into_iter().chain(keys) {

@@ -23,13 +23,12 @@ use super::{
     sanitize::{CleanRequest, Meta},
 };
 use crate::{
-    app::rollout,
+    app::{hooks, rollout},
     audit::Record,
     authn::{self, Authenticated},
     authz::{Permit, authorize},
     body::{BodyEnd, EndedBy, OnEnd, RequestBody},
     clock::Timestamp,
-    config::raw::RouteKind,
     error::{Reason, Rejection},
     logging::TraceContext,
     memory::Level,
@@ -117,6 +116,10 @@ impl Worker {
 }
 
 impl Carrier for Worker {
+    fn knows_all(&self) {
+        hooks::warn_of_gone(&self.app);
+    }
+
     fn room(&self, bytes: u64) -> Option<Room> {
         // Streams are refused as well from here on, and whoever waits in a store waits at no cost.
         let is_short = self.app.memory.level() >= Level::RefuseStreams;
@@ -126,12 +129,9 @@ impl Carrier for Worker {
     async fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> Brought {
         let epoch = self.app.streams.epoch();
         let snapshot = self.app.snapshot.load_full();
-        let route = snapshot.routes.by_name(&held.route).filter(|route| {
-            route.kind == RouteKind::Webhook
-                && route.webhook.as_ref().is_some_and(|webhook| *webhook.name() == held.webhook)
-        });
-        let Some(route) = route else {
-            let why = format!("there is no route `{}` with the webhook `{}` any more", held.route, held.webhook);
+        // By its sender, which has one route, whatever that is called by now.
+        let Some(route) = snapshot.routes.of_webhook(&held.webhook) else {
+            let why = format!("no route takes deliveries of the webhook `{}` any more", held.webhook);
             return Brought::Failed(Failure { kind: FailureKind::Passing, why });
         };
         let ledger = self.ledger(&route.metrics, epoch);

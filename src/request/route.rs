@@ -210,6 +210,12 @@ impl Routes {
         self.routes().find(|route| *route.name == *name)
     }
 
+    /// The route that takes the deliveries of an entry of `webhooks`, of which there is one at most.
+    pub fn of_webhook(&self, name: &str) -> Option<&Arc<Route>> {
+        let takes = |route: &Route| route.webhook.as_ref().is_some_and(|webhook| **webhook.name() == *name);
+        self.routes().find(|route| route.kind == RouteKind::Webhook && takes(route))
+    }
+
     fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.exact.values().chain(self.wildcard.values()).flat_map(Host::routes)
     }

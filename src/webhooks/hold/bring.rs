@@ -34,6 +34,7 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, settle
             () = stop.cancelled() => return,
         }
     }
+    carrier.knows_all();
     let mut lanes = JoinSet::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

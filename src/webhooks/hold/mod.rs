@@ -141,7 +141,7 @@ impl Lane {
 pub struct Held {
     /// The `webhooks` entry.
     pub webhook: Arc<str>,
-    /// The route that it came over, and goes on over.
+    /// What the route was called that it came over. It goes on over that of its sender by then.
     pub route: Arc<str>,
     /// The id that the sender gave it.
     pub delivery: Arc<str>,
@@ -318,6 +318,9 @@ pub enum FailureKind {
 
 /// Brings a delivery to its EventListener, once.
 pub trait Carrier: Send + Sync + 'static {
+    /// All that was held before this process began is known.
+    fn knows_all(&self) {}
+
     /// Room in memory for a request of so many bytes, asked for before it is read; none while memory is short.
     fn room(&self, bytes: u64) -> Option<Room>;
 

@@ -6,7 +6,11 @@ use arc_swap::ArcSwapOption;
 use data_encoding::HEXLOWER;
 use tokio::sync::{Notify, OnceCell};
 
-use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, TRY, index::Index, seal::Seal};
+use super::{
+    Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, TRY,
+    index::{Index, Usage},
+    seal::Seal,
+};
 use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
@@ -353,6 +357,11 @@ impl Queue {
         let mut all = self.list(None, now).await?;
         all.retain(|(id, _)| id.to_string().starts_with(prefix));
         Ok(all)
+    }
+
+    /// How much is held of each sender, as far as it is known here.
+    pub fn usage(&self) -> Vec<(Arc<str>, Usage)> {
+        self.index().usage().map(|(webhook, usage)| (Arc::clone(webhook), *usage)).collect()
     }
 
     /// A delivery with its request.

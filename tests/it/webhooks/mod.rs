@@ -9,6 +9,7 @@ mod hold;
 mod interceptor;
 pub mod kill;
 mod nine;
+mod renamed;
 mod rotation;
 mod sealed;
 mod senders;

@@ -1,0 +1,64 @@
+//! Entries of the configuration that get another name, and what is kept under the former.
+
+use std::net::SocketAddr;
+
+use super::hold::{configuration, deliver_to, held};
+use crate::{
+    fixture::{Change, WEBHOOK_SECRET},
+    harness::{Doorward, Push, Reply, Upstream, free_port, unique, until},
+};
+
+/// A Doorward that holds what GitHub sends, with a rule that names no route.
+async fn holding(address: SocketAddr) -> Doorward {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    Doorward::start_in(
+        dir,
+        &configuration(address, "store: {path: doorward.redb}").change("routes: [hooks]", "event: [push]"),
+    )
+    .await
+}
+
+fn body(repository: u32) -> String {
+    Push::body().replace("1234", &repository.to_string())
+}
+
+/// Has all that is called `former` be called `name`.
+fn rename(doorward: &Doorward, former: &str, name: &str) {
+    let path = doorward.dir().join("doorward.yaml");
+    let renamed = std::fs::read_to_string(&path).unwrap().replace(former, name);
+    std::fs::write(path.with_extension("draft"), renamed).unwrap();
+    std::fs::rename(path.with_extension("draft"), path).unwrap();
+}
+
+/// It was tried in vain for a day, and what came anew of its repository waited behind it.
+#[tokio::test]
+async fn what_is_held_is_brought_over_the_route_of_its_sender_whatever_that_is_called_by_then() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut doorward = holding(address).await;
+    let (before, after) = (unique(), unique());
+    assert_eq!(deliver_to(&doorward, &before, &body(1)).await.status, 202);
+    rename(&doorward, "name: hooks,", "name: renamed,");
+    doorward.wait_for_generation(2).await;
+    assert_eq!(deliver_to(&doorward, &after, &body(1)).await.status, 202);
+    let upstream = Upstream::scripted_at(address, |_| Reply::json(202, "{}")).await;
+    until(async || upstream.requests().len() == 2).await;
+    let ids: Vec<String> =
+        upstream.requests().iter().map(|request| request.one("x-github-delivery").to_owned()).collect();
+    assert_eq!(ids, [before, after]);
+    until(async || held(&doorward).await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_is_held_of_a_sender_that_has_another_name_is_told_at_a_reload_and_at_a_start() {
+    const SAID: &str = "held deliveries cannot be brought";
+    let mut doorward = holding(SocketAddr::from(([127, 0, 0, 1], free_port()))).await;
+    assert_eq!(deliver_to(&doorward, &unique(), &body(1)).await.status, 202);
+    rename(&doorward, "github", "forge");
+    rename(&doorward, "sender: forge", "sender: github");
+    doorward.wait_for_generation(2).await;
+    let line = doorward.wait_for_log_containing(SAID).await;
+    assert_eq!((&line["level"], &line["webhook"], &line["waiting"]), (&"WARN".into(), &"github".into(), &1.into()));
+    let mut doorward = doorward.kill_and_restart().await;
+    doorward.wait_for_log_containing(SAID).await;
+}
