@@ -19,7 +19,7 @@ use crate::{
     },
     assertions::{self, Assertions},
     audit,
-    authn::break_glass::BreakGlass,
+    authn::break_glass::{self, BreakGlass},
     authz::{Policy, check_cases, claims_named},
     clock::Clock,
     config::{
@@ -34,7 +34,7 @@ use crate::{
     pages::Brand,
     request::route::{self, Parts, Routes},
     sessions::{self, Sessions, keyring::KeyRing},
-    store::{self, Revocations},
+    store::{self, Named, Revocations},
     sts::{self, OwnIssuer},
     upstream::Upstream,
     webhooks,
@@ -69,12 +69,23 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Has revocations know tokens of ours by the name that they have in this generation.
-    pub fn name_own(&self, revocations: &Revocations) {
-        let own = self.own_issuer.as_ref().map(|own| (own.issuer(), own.name(&self.issuers)));
-        let names = self.issuers.iter().map(|issuer| &**issuer.name());
-        let others: Vec<&str> = names.filter(|name| own.is_none_or(|(_, own)| own != *name)).collect();
-        revocations.know_own(own, &others);
+    /// Has revocations know all issuers by the names that they have in this generation.
+    pub fn name_issuers(&self, revocations: &Revocations) {
+        let own = self.own_issuer.as_ref().map(|own| (own.name(&self.issuers), own.issuer()));
+        let mut named: Vec<Named> = Vec::new();
+        for issuer in self.issuers.iter() {
+            let own = own.filter(|(name, _)| **issuer.name() == **name).map(|(_, identifier)| identifier);
+            let identifier = Arc::clone(own.unwrap_or_else(|| issuer.identifier()));
+            named.push(Named { name: Arc::clone(issuer.name()), identifier });
+        }
+        if let Some((name, identifier)) = own.filter(|(name, _)| self.issuers.get(name).is_none()) {
+            named.push(Named { name: name.into(), identifier: Arc::clone(identifier) });
+        }
+        // Nothing but their name tells these.
+        let webhooks = self.raw.webhooks.iter().map(|webhook| webhooks::issuer(&webhook.name));
+        let others = webhooks.chain([break_glass::ISSUER.to_owned()]).map(Arc::<str>::from);
+        named.extend(others.map(|name| Named { identifier: Arc::clone(&name), name }));
+        revocations.know(&named);
     }
 
     /// Has tokens of ours checked with the keys of this generation. The set is the same object in all of them, so that only what

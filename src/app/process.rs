@@ -442,7 +442,7 @@ impl Parts<'_> {
         let Self { runtime, metrics, requests, clock, context } = self;
         let control = runtime.handle();
         let sessions::Shared { store, revocations, trail, .. } = shared.sessions.clone();
-        snapshot.name_own(&revocations);
+        snapshot.name_issuers(&revocations);
         snapshot.supply_token_keys();
         let health = Health::new(clock.clone());
         let supervisor = || Supervisor::new(control.clone(), health.clone(), metrics.tasks.clone(), Backoff::default());

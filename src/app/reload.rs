@@ -248,7 +248,7 @@ impl Reloader {
 
     fn put_in_force(&self, mut next: Snapshot) {
         next.keep_trust_of(&self.app.snapshot.load());
-        next.name_own(&self.app.revocations);
+        next.name_issuers(&self.app.revocations);
         // One without any is meant for another store, which takes a restart.
         if !next.raw.sessions.keys.is_empty() {
             self.app.held.set_keys(next.sessions.keys());

@@ -27,7 +27,7 @@ pub use self::{
     embedded::{Embedded, OpenError},
     metered::{Metered, StoreMetrics},
     redis::{Durability, Redis, clock_trouble},
-    revocations::{Revocations, Target},
+    revocations::{Named, Revocations, Target},
     settings::Settings,
 };
 use crate::clock::Timestamp;

@@ -3,6 +3,8 @@
 //! The store has the truth; each process keeps a copy in memory that follows it within a second, so that asking
 //! costs nothing. How old the copy is can be asked too: whoever can do without the store goes by that age.
 
+mod list;
+mod names;
 mod restore;
 
 use std::{
@@ -19,6 +21,8 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+pub use self::names::Named;
+use self::names::Names;
 use super::{Expect, Put, Store, StoreError, Table, WrittenAll};
 use crate::{
     authn::{CredentialId, KnownAs, Principal},
@@ -51,14 +55,14 @@ pub enum Target<'a> {
 }
 
 impl Target<'_> {
-    /// The same, of Doorward's own tokens by each of their names.
-    fn by_all_names<'a>(self, own: &'a [Arc<str>]) -> Vec<Target<'a>>
+    /// The same by each name of its issuer.
+    fn by_all_names<'a>(self, names: &'a Names) -> Vec<Target<'a>>
     where
         Self: 'a,
     {
-        let by_all = |issuer: &'a str, named: &dyn Fn(&'a str) -> Target<'a>| match is_among(own, issuer) {
-            true => own.iter().map(|name| named(name)).collect(),
-            false => vec![named(issuer)],
+        let by_all = |issuer: &'a str, named: &dyn Fn(&'a str) -> Target<'a>| match names.of(issuer) {
+            [] => vec![named(issuer)],
+            all => all.iter().map(|name| named(name)).collect(),
         };
         match self {
             Self::Token { issuer, id } => by_all(issuer, &|issuer| Target::Token { issuer, id }),
@@ -66,10 +70,6 @@ impl Target<'_> {
             Self::Session(_) | Self::Workload(_) => vec![self],
         }
     }
-}
-
-fn is_among(names: &[Arc<str>], name: &str) -> bool {
-    names.iter().any(|known| **known == *name)
 }
 
 /// A revocation in force.
@@ -80,25 +80,6 @@ pub struct Revocation {
     pub until: Timestamp,
 }
 
-/// A token or a principal that is revoked, for a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Revoked {
-    pub issuer: Arc<str>,
-    #[serde(flatten)]
-    pub what: RevokedWhat,
-    pub why: Arc<str>,
-    /// RFC 3339.
-    pub until: String,
-}
-
-/// What of an issuer is revoked.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RevokedWhat {
-    Subject(Arc<str>),
-    TokenId(Arc<str>),
-}
-
 /// The revocations: the store's, and the copy in memory.
 #[derive(Clone)]
 pub struct Revocations(Arc<Inner>);
@@ -107,8 +88,11 @@ struct Inner {
     store: Store,
     clock: Clock,
     mirror: ArcSwap<Mirror>,
-    /// By what names tokens of Doorward's own are known: first the identifier of their issuer.
-    own: ArcSwap<Vec<Arc<str>>>,
+    names: ArcSwap<Names>,
+    /// There is something that may not be kept under all names of its issuer.
+    may_lack_names: AtomicBool,
+    /// The names have changed since it was last told what meets nobody.
+    are_names_new: AtomicBool,
     /// Whether `mirror` holds nothing, which spares most processes the look-up.
     empty: AtomicBool,
     /// Workloads whose end this process has seen, maybe before the store could be told. Every run and pod of the cluster comes here,
@@ -180,7 +164,9 @@ impl Revocations {
             store,
             clock,
             mirror: ArcSwap::default(),
-            own: ArcSwap::default(),
+            names: ArcSwap::default(),
+            may_lack_names: AtomicBool::new(false),
+            are_names_new: AtomicBool::new(false),
             empty: AtomicBool::new(true),
             // The clock decides until when one counts. The oldest make room: the store has them long since.
             ended: Cache::builder()
@@ -196,20 +182,42 @@ impl Revocations {
         }))
     }
 
-    /// Has revocations of Doorward's own tokens hold whatever a configuration calls their issuer: they are kept under its identifier,
-    /// and under its names besides, by which alone older versions find them. The names before stay good, for open streams, unless one of
-    /// the `others` has it now, whose subjects it would bind. `own` is `None` where no tokens are issued any more.
-    pub fn know_own(&self, own: Option<(&Arc<str>, &str)>, others: &[&str]) {
-        let (identifier, name) = own.unzip();
-        let _guard = lock(&self.0.change);
-        let before = self.0.own.load();
-        let mut names: Vec<Arc<str>> = identifier.cloned().into_iter().collect();
-        for known in before.iter().map(|known| &**known).chain(name) {
-            if !is_among(&names, known) && !others.contains(&known) {
-                names.push(known.into());
-            }
+    /// Has revocations hold whatever a configuration calls the issuer: they are kept under its identifier, and under its names besides,
+    /// by which alone older versions find them.
+    pub fn know(&self, issuers: &[Named]) {
+        {
+            let _guard = lock(&self.0.change);
+            self.0.names.store(Arc::new(self.0.names.load().followed_by(issuers)));
         }
-        self.0.own.store(Arc::new(names));
+        self.0.may_lack_names.store(true, Ordering::Release);
+        self.0.are_names_new.store(true, Ordering::Release);
+    }
+
+    /// Keeps what is revoked under each name of its issuer: older versions kept it under one, by which nobody finds it once the issuer
+    /// is called otherwise. What is there stays.
+    async fn keep_by_all_names(&self) -> Result<(), StoreError> {
+        if !self.0.may_lack_names.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let missing = {
+            let (mirror, names) = (self.0.mirror.load(), self.0.names.load());
+            let of = |map: &ByIssuer| {
+                let mut missing = ByIssuer::new();
+                for (issuer, of_issuer) in map {
+                    for name in names.of(issuer) {
+                        let known = map.get(name);
+                        let lacks = |id: &Arc<str>| known.is_none_or(|known| !known.contains_key(id));
+                        let lacking = of_issuer.iter().filter(|(id, _)| lacks(id));
+                        let lacking = lacking.map(|(id, revocation)| (Arc::clone(id), revocation.clone()));
+                        missing.entry(Arc::clone(name)).or_default().extend(lacking);
+                    }
+                }
+                missing
+            };
+            Mirror { tokens: of(&mirror.tokens), principals: of(&mirror.principals), ..Mirror::default() }
+        };
+        let kept = restore::put_back(&self.0.store, &missing, self.0.clock.now()).await;
+        kept.map(|_| ()).inspect_err(|_| self.0.may_lack_names.store(true, Ordering::Release))
     }
 
     /// Revokes until `until`, in place of what was said of the same target before. This process knows at once, others
@@ -221,9 +229,9 @@ impl Revocations {
     /// The same of several targets, each with its reason and until when: the store is told once, and so is the copy, which each change
     /// copies as a whole.
     pub async fn revoke_all(&self, targets: &[(Target<'_>, &str, Timestamp)]) -> Result<(), StoreError> {
-        let own = self.0.own.load_full();
+        let names = self.0.names.load_full();
         let named = targets.iter().flat_map(|(target, reason, until)| {
-            let named = target.by_all_names(&own).into_iter();
+            let named = target.by_all_names(&names).into_iter();
             named.map(|target| (Record { what: What::from(target), reason: (*reason).into() }, *until))
         });
         let records: Vec<(Record, Timestamp)> = named.collect();
@@ -240,7 +248,7 @@ impl Revocations {
     /// Whether [`Self::revoke`] would change nothing: it is revoked by all its names, and as long.
     pub fn is_revoked_until(&self, target: Target<'_>, until: Timestamp) -> bool {
         let mirror = self.0.mirror.load();
-        let own = self.0.own.load();
+        let names = self.0.names.load();
         let known = |target: Target<'_>| {
             match target {
                 Target::Session(id) => mirror.sessions.get(id),
@@ -250,7 +258,7 @@ impl Revocations {
             }
             .map(|revocation| revocation.until)
         };
-        target.by_all_names(&own).into_iter().all(|target| known(target).is_some_and(|known| known >= until))
+        target.by_all_names(&names).into_iter().all(|target| known(target).is_some_and(|known| known >= until))
     }
 
     /// Whether the credential of a principal is revoked, or all of theirs, of a person's on whose behalf it is, or of an actor's.
@@ -302,8 +310,8 @@ impl Revocations {
         }
         let now = self.0.clock.now();
         let mirror = self.0.mirror.load();
-        let own = self.0.own.load();
-        let others: &[Arc<str>] = if is_among(&own, issuer) { &own } else { &[] };
+        let known = self.0.names.load();
+        let others = known.of(issuer);
         let in_force = |revocation: &&Revocation| revocation.until > now;
         let find = |map: &ByIssuer, name: &str| {
             let mut names = std::iter::once(issuer).chain(others.iter().map(|other| &**other));
@@ -323,33 +331,6 @@ impl Revocations {
         self.0.mirror.load().sessions.get(id).filter(|ended| ended.until > self.0.clock.now()).cloned()
     }
 
-    /// The tokens and principals that are revoked now, in order. Ended sessions are not among them.
-    pub fn list(&self) -> Vec<Revoked> {
-        let now = self.0.clock.now();
-        let mirror = self.0.mirror.load();
-        let own = self.0.own.load();
-        let of = |map: &ByIssuer, what: fn(Arc<str>) -> RevokedWhat| {
-            let all = map.iter().flat_map(|(issuer, of_issuer)| of_issuer.iter().map(move |entry| (issuer, entry)));
-            // What is kept under several names is listed once, by the first.
-            let first = own.first().filter(|_| own.len() > 1).and_then(|first| Some((first, map.get(first)?)));
-            let is_again = |issuer: &Arc<str>, id: &Arc<str>| {
-                first.is_some_and(|(first, known)| first != issuer && is_among(&own, issuer) && known.contains_key(id))
-            };
-            all.filter(|(issuer, (id, revocation))| revocation.until > now && !is_again(issuer, id))
-                .map(|(issuer, (id, revocation))| Revoked {
-                    issuer: Arc::clone(issuer),
-                    what: what(Arc::clone(id)),
-                    why: Arc::clone(&revocation.reason),
-                    until: revocation.until.to_string(),
-                })
-                .collect::<Vec<_>>()
-        };
-        let mut list = of(&mirror.principals, RevokedWhat::Subject);
-        list.extend(of(&mirror.tokens, RevokedWhat::TokenId));
-        list.sort_by(|a, b| (&a.issuer, &a.what).cmp(&(&b.issuer, &b.what)));
-        list
-    }
-
     /// How old the copy is; [`Duration::MAX`] before the first renewal.
     pub fn mirror_age(&self) -> Duration {
         match self.0.complete.load(Ordering::Acquire) {
@@ -367,6 +348,7 @@ impl Revocations {
         loop {
             let changes = self.0.store.changes(Table::Revocations, reached, PAGE, now).await?;
             let Some(last) = changes.last() else { break };
+            self.0.may_lack_names.store(true, Ordering::Release);
             let full = changes.len() == PAGE;
             reached = last.stored.version;
             self.learn(changes.into_iter().filter_map(|change| match serde_json::from_slice(&change.stored.value) {
@@ -401,7 +383,7 @@ impl Revocations {
 
     /// Keeps the copy fresh until cancelled.
     pub async fn follow(self, cancelled: CancellationToken) {
-        let mut failing = false;
+        let (mut failing, mut is_unkept) = (false, false);
         let mut every = tokio::time::interval(EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -415,11 +397,26 @@ impl Revocations {
                     tracing::info!("revocations are followed again");
                 }
                 Ok(()) => {}
-                Err(error) if failing => tracing::debug!(%error, "revocations still cannot be followed"),
+                Err(error) if failing => {
+                    tracing::debug!(%error, "revocations still cannot be followed");
+                    continue;
+                }
                 Err(error) => {
                     failing = true;
                     tracing::error!(%error, "revocations cannot be followed");
+                    continue;
                 }
+            }
+            match self.keep_by_all_names().await {
+                Ok(()) => is_unkept = false,
+                Err(error) if !is_unkept => {
+                    is_unkept = true;
+                    tracing::warn!(%error, "revocations cannot be kept under all names of their issuers yet, and would end with a name");
+                }
+                Err(error) => tracing::debug!(%error, "revocations still lack names of their issuers"),
+            }
+            if self.0.are_names_new.swap(false, Ordering::AcqRel) {
+                self.tell_what_meets_nobody();
             }
         }
     }

@@ -158,7 +158,7 @@ impl OwnIssuer {
     }
 
     /// By what name tokens of ours are known here: that of the entry of `issuers` which takes them. Revocations outlive it
-    /// ([`crate::store::Revocations::know_own`]).
+    /// ([`crate::store::Revocations::know`]).
     pub fn name<'a>(&'a self, issuers: &'a Issuers) -> &'a str {
         let own = issuers.iter().find(|issuer| issuer.keys().settings().source == KeySource::Own);
         own.map_or(&self.settings.issuer, |issuer| issuer.name())

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     fixture::{Fixture, bearer},
     harness::{
-        found,
+        Doorward, found,
         streams::{Streams, streaming},
         until,
     },
@@ -85,6 +85,26 @@ async fn a_revoked_subject_loses_every_token_until_the_time_is_over() {
     assert_eq!((get(&one).await, get(&two).await, get(&adam).await), (401, 401, 200));
     assert_eq!(get(&fixture.alice()).await, 401, "a new token is no way around it");
     until(async || get(&one).await == 200).await;
+}
+
+/// They got in again, as revocations were kept under the name of the entry alone.
+#[tokio::test]
+async fn who_is_revoked_stays_out_when_the_entry_of_their_issuer_has_another_name() {
+    let Fixture { mut doorward, a, upstream: _upstream, .. } = Fixture::answering(streaming).await;
+    let (alice, adam) = (bearer(&a.token("alice", &["dev"])), bearer(&a.token("adam", &["dev"])));
+    let revoke = ["revoke", "--issuer", "a", "--subject", "alice", "--why", "left"];
+    let (code, said) = doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    let path = doorward.dir().join("doorward.yaml");
+    let renamed = std::fs::read_to_string(&path).unwrap().replace("name: a\n", "name: sso\n").replace("[a]", "[sso]");
+    std::fs::write(path.with_extension("draft"), renamed).unwrap();
+    std::fs::rename(path.with_extension("draft"), path).unwrap();
+    doorward.wait_for_generation(2).await;
+    let get = async |doorward: &Doorward, token: &str| doorward.get(PATH, &["Host: api.test", token]).await.status;
+    assert_eq!((get(&doorward, &alice).await, get(&doorward, &adam).await), (401, 200));
+    let doorward = doorward.kill_and_restart().await;
+    doorward.wait_for_keys_at("api.test", &a).await;
+    assert_eq!((get(&doorward, &alice).await, get(&doorward, &adam).await), (401, 200), "after a restart");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-use super::*;
+use super::{list::RevokedWhat, *};
 use crate::store::Embedded;
 
 struct Fixture {
@@ -11,6 +11,10 @@ fn fixture() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
     Fixture { store, clock: Clock::manual(Timestamp::from_secs(1_700_000_000)), _folder: folder }
+}
+
+fn named(name: &str, identifier: &str) -> Named {
+    Named { name: name.into(), identifier: identifier.into() }
 }
 
 fn session(id: &str) -> CredentialId {
@@ -58,7 +62,7 @@ async fn what_is_revoked_by_all_its_names_and_as_long_need_not_be_revoked_again(
         assert!(!here.is_revoked_until(other, until), "{other:?}");
     }
     // Its issuer has one name more by now, by which older versions look for it.
-    here.know_own(Some((&"corp".into(), "own")), &[]);
+    here.know(&[named("own", "corp")]);
     assert!(!here.is_revoked_until(token, until));
     here.revoke(token, "leaked", until).await.unwrap();
     assert!(here.is_revoked_until(token, until));
@@ -137,6 +141,7 @@ async fn a_revocation_ends_at_its_time() {
 async fn a_later_word_of_the_same_target_replaces_the_earlier() {
     let at = fixture();
     let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    revocations.know(&[named("corp", "https://corp.test")]);
     let bob = Target::Principal { issuer: "corp", subject: "bob" };
     let hour = at.clock.now() + Duration::from_secs(3600);
     revocations.revoke(bob, "lost laptop", hour).await.unwrap();
@@ -208,15 +213,15 @@ async fn what_is_revoked_of_our_own_tokens_stays_so_whatever_their_issuer_is_cal
     // As a version kept it that knew them by the entry alone.
     old.revoke(Target::Token { issuer: "entry", id: "old" }, "leaked", until).await.unwrap();
     let identifier: Arc<str> = "https://door.test".into();
-    here.know_own(Some((&identifier, &identifier)), &[]);
+    here.know(&[named(&identifier, &identifier)]);
     here.revoke(Target::Token { issuer: &identifier, id: "before" }, "leaked", until).await.unwrap();
-    here.know_own(Some((&identifier, "entry")), &[]);
+    here.know(&[named("entry", &identifier)]);
     here.revoke(Target::Token { issuer: "entry", id: "with" }, "leaked", until).await.unwrap();
     here.revoke(Target::Principal { issuer: "entry", subject: "bob" }, "left", until).await.unwrap();
     here.refresh().await.unwrap();
     let restarted = new();
     restarted.refresh().await.unwrap();
-    restarted.know_own(Some((&identifier, "renamed")), &[]);
+    restarted.know(&[named("renamed", &identifier)]);
     let token = |id: &str| CredentialId::Token(id.into());
     for (credential, subject, lasts) in [
         (token("before"), "alice", true),
@@ -232,17 +237,16 @@ async fn what_is_revoked_of_our_own_tokens_stays_so_whatever_their_issuer_is_cal
     }
     assert!(here.find(&token("x"), "entry", "alice").is_none());
     // A stream that began before the reload is known by the name of then.
-    here.know_own(Some((&identifier, "renamed")), &[]);
+    here.know(&[named("renamed", &identifier)]);
     here.revoke(Target::Token { issuer: "renamed", id: "after" }, "leaked", until).await.unwrap();
     assert!(here.find(&token("after"), "entry", "alice").is_some());
     // An older version looks under the name of the entry alone.
     old.refresh().await.unwrap();
     assert!(old.find(&token("with"), "entry", "alice").is_some());
     let listed: Vec<_> = here.list().into_iter().map(|revoked| (revoked.issuer, revoked.what)).collect();
-    let by_id = |issuer: &str, id: &str| (Arc::from(issuer), RevokedWhat::TokenId(id.into()));
-    let bob = (Arc::clone(&identifier), RevokedWhat::Subject("bob".into()));
-    let ours = ["after", "before", "with"].map(|id| by_id(&identifier, id));
-    assert_eq!(listed, [vec![by_id("entry", "old"), bob], ours.to_vec()].concat());
+    let tokens = ["after", "before", "old", "with"].map(|id| RevokedWhat::TokenId(id.into()));
+    let all = [RevokedWhat::Subject("bob".into())].into_iter().chain(tokens);
+    assert_eq!(listed, all.map(|what| ("renamed".into(), what)).collect::<Vec<_>>());
     // A later word is of all names.
     let now = at.clock.now() + Duration::from_secs(1);
     here.revoke(Target::Principal { issuer: "renamed", subject: "bob" }, "back again", now).await.unwrap();
@@ -256,7 +260,7 @@ async fn a_former_name_of_our_own_issuer_that_another_has_binds_nobody_of_that()
     let at = fixture();
     let until = at.clock.now() + Duration::from_secs(60);
     let identifier: Arc<str> = "https://door.test".into();
-    let own = |name: &'static str| Some((&identifier, name));
+    let own = |name: &'static str| Some(named(name, &identifier));
     for (row, own, others, own_name, former_is_own) in [
         ("another has it", own("renamed"), &["corp", "entry"][..], "renamed", false),
         ("nobody has it", own("renamed"), &["corp"], "renamed", true),
@@ -264,8 +268,9 @@ async fn a_former_name_of_our_own_issuer_that_another_has_binds_nobody_of_that()
         ("nobody has it, and no tokens are issued", None, &["corp"], &*identifier, true),
     ] {
         let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
-        revocations.know_own(Some((&identifier, "entry")), &["corp"]);
-        revocations.know_own(own, others);
+        revocations.know(&[named("entry", &identifier), named("corp", "https://corp.test")]);
+        let others = others.iter().map(|name| named(name, &format!("https://{name}.test")));
+        revocations.know(&others.chain(own).collect::<Vec<_>>());
         let is_revoked = |issuer: &str, subject: &str| revocations.find(&CredentialId::None, issuer, subject).is_some();
         revocations.revoke(Target::Principal { issuer: own_name, subject: "ours" }, "left", until).await.unwrap();
         assert!(is_revoked(own_name, "ours") && is_revoked(&identifier, "ours"), "{row}");
@@ -277,4 +282,54 @@ async fn a_former_name_of_our_own_issuer_that_another_has_binds_nobody_of_that()
             revocations.list().iter().filter(|revoked| revoked.what == RevokedWhat::Subject("theirs".into())).count();
         assert_eq!(listed, 1, "{row}");
     }
+}
+
+/// Who was shut out got in again when the entry of their provider was called otherwise, also where an older version had shut them out.
+#[tokio::test]
+async fn what_is_revoked_of_any_issuer_stays_so_when_its_entry_has_another_name() {
+    let at = fixture();
+    let new = || Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    let of = |issuer, subject| Target::Principal { issuer, subject };
+    let identifier = "https://corp.test";
+    // It knew the issuer by its name alone.
+    new().revoke(of("corp", "bob"), "left", until).await.unwrap();
+    let before = new();
+    before.know(&[named("corp", identifier)]);
+    before.revoke(of("corp", "eve"), "left", until).await.unwrap();
+    before.refresh().await.unwrap();
+    before.keep_by_all_names().await.unwrap();
+    let after = new();
+    after.know(&[named("corp-sso", identifier), named("other", "https://other.test")]);
+    after.refresh().await.unwrap();
+    for subject in ["bob", "eve"] {
+        assert!(after.find(&CredentialId::None, "corp-sso", subject).is_some(), "{subject}");
+        assert!(after.find(&CredentialId::None, "other", subject).is_none(), "{subject}");
+    }
+    let listed: Vec<_> = after.list().into_iter().map(|revoked| (revoked.issuer, revoked.meets_nobody)).collect();
+    assert_eq!(listed, [("corp-sso".into(), false), ("corp-sso".into(), false)]);
+    // Taken back, it is so under all names.
+    after.revoke(of("corp-sso", "bob"), "back again", at.clock.now() + Duration::from_secs(1)).await.unwrap();
+    at.clock.advance(Duration::from_secs(1));
+    after.refresh().await.unwrap();
+    after.keep_by_all_names().await.unwrap();
+    assert!(after.find(&CredentialId::None, "corp-sso", "bob").is_none());
+}
+
+/// Nothing but its name tells a sender of webhooks.
+#[tokio::test]
+async fn what_is_revoked_of_a_sender_that_has_another_name_is_listed_as_meeting_nobody() {
+    let at = fixture();
+    let (revocations, until) =
+        (Revocations::new(Arc::clone(&at.store), at.clock.clone()), at.clock.now() + Duration::from_secs(60));
+    let sender = |name: &str| [named(name, name)];
+    let meets_nobody = || revocations.list().iter().map(|revoked| revoked.meets_nobody).collect::<Vec<_>>();
+    revocations.know(&sender("webhook:github"));
+    let target = Target::Principal { issuer: "webhook:github", subject: "webhook:github:repo:1" };
+    revocations.revoke(target, "abused", until).await.unwrap();
+    assert_eq!(meets_nobody(), [false]);
+    revocations.know(&sender("webhook:gh"));
+    assert_eq!(meets_nobody(), [true]);
+    revocations.know(&sender("webhook:github"));
+    assert_eq!(meets_nobody(), [false]);
 }

@@ -62,3 +62,22 @@ async fn what_is_held_of_a_sender_that_has_another_name_is_told_at_a_reload_and_
     let mut doorward = doorward.kill_and_restart().await;
     doorward.wait_for_log_containing(SAID).await;
 }
+
+#[tokio::test]
+async fn what_is_revoked_of_a_sender_that_has_another_name_is_told_at_a_reload_and_at_a_start() {
+    const SAID: &str = "revocations meet nobody";
+    let mut doorward = holding(SocketAddr::from(([127, 0, 0, 1], free_port()))).await;
+    let revoke = ["revoke", "--issuer", "webhook:github", "--subject", "webhook:github:repo:1", "--why", "test"];
+    let (code, said) = doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    rename(&doorward, "github", "forge");
+    rename(&doorward, "sender: forge", "sender: github");
+    doorward.wait_for_generation(2).await;
+    let line = doorward.wait_for_log_containing(SAID).await;
+    assert_eq!(
+        (&line["level"], &line["issuer"], &line["count"]),
+        (&"ERROR".into(), &"webhook:github".into(), &1.into())
+    );
+    let mut doorward = doorward.kill_and_restart().await;
+    doorward.wait_for_log_containing(SAID).await;
+}

@@ -1,0 +1,97 @@
+//! What is revoked, for operators.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use serde::Serialize;
+
+use super::{ByIssuer, Revocation, Revocations};
+use crate::clock::Timestamp;
+
+/// How many revocations of an issuer one line of the log names.
+const MOST_TOLD: usize = 20;
+
+/// A token or a principal that is revoked, for a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Revoked {
+    pub issuer: Arc<str>,
+    #[serde(flatten)]
+    pub what: RevokedWhat,
+    pub why: Arc<str>,
+    /// RFC 3339.
+    pub until: String,
+    /// No issuer of the configuration in force has this name: it was renamed or taken away.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub meets_nobody: bool,
+}
+
+/// What of an issuer is revoked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevokedWhat {
+    Subject(Arc<str>),
+    TokenId(Arc<str>),
+}
+
+impl Revocations {
+    /// The tokens and principals that are revoked now, in order, each once and under the name that its issuer has now. Ended sessions are
+    /// not among them.
+    pub fn list(&self) -> Vec<Revoked> {
+        let now = self.0.clock.now();
+        let mirror = self.0.mirror.load();
+        let names = self.0.names.load();
+        let of = |map: &ByIssuer, what: fn(Arc<str>) -> RevokedWhat| {
+            let all = map.iter().flat_map(|(issuer, of_issuer)| of_issuer.iter().map(move |entry| (issuer, entry)));
+            let mut list: BTreeMap<(&Arc<str>, &Arc<str>), &Revocation> = BTreeMap::new();
+            for (issuer, (id, revocation)) in all.filter(|(_, (_, revocation))| revocation.until > now) {
+                let shown = list.entry((names.of(issuer).first().unwrap_or(issuer), id)).or_insert(revocation);
+                if shown.until < revocation.until {
+                    *shown = revocation;
+                }
+            }
+            let is_in_use = |issuer: &str| names.get(issuer).is_some_and(|known| known.is_in_use);
+            // What an issuer had under a former name stays in the store, and holds under the others.
+            let mut held: HashMap<&Arc<str>, Timestamp> = HashMap::new();
+            for ((_, id), revocation) in list.iter().filter(|((issuer, _), _)| is_in_use(issuer)) {
+                let until = held.entry(id).or_insert(revocation.until);
+                *until = revocation.until.max(*until);
+            }
+            let holds = |id: &Arc<str>, until: Timestamp| held.get(id).is_some_and(|held| *held >= until);
+            list.iter()
+                .map(|((issuer, id), revocation)| (*issuer, *id, *revocation, !is_in_use(issuer)))
+                .filter(|(_, id, revocation, meets_nobody)| !meets_nobody || !holds(id, revocation.until))
+                .map(|(issuer, id, revocation, meets_nobody)| Revoked {
+                    issuer: Arc::clone(issuer),
+                    what: what(Arc::clone(id)),
+                    why: Arc::clone(&revocation.reason),
+                    until: revocation.until.to_string(),
+                    meets_nobody,
+                })
+                .collect::<Vec<_>>()
+        };
+        let mut list = of(&mirror.principals, RevokedWhat::Subject);
+        list.extend(of(&mirror.tokens, RevokedWhat::TokenId));
+        list.sort_by(|a, b| (&a.issuer, &a.what).cmp(&(&b.issuer, &b.what)));
+        list
+    }
+
+    /// Says what is revoked and meets nobody, which an operator may believe to hold.
+    pub(super) fn tell_what_meets_nobody(&self) {
+        let mut by_issuer: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
+        for Revoked { issuer, what, .. } in self.list().into_iter().filter(|revoked| revoked.meets_nobody) {
+            let (RevokedWhat::Subject(id) | RevokedWhat::TokenId(id)) = what;
+            by_issuer.entry(issuer).or_default().push(id);
+        }
+        for (issuer, ids) in by_issuer {
+            tracing::error!(
+                issuer = &*issuer,
+                count = ids.len(),
+                revoked = ?ids.iter().take(MOST_TOLD).collect::<Vec<_>>(),
+                "revocations meet nobody, as `issuers` and `webhooks` have no entry of this name any more; if it was renamed, revoke anew \
+                 under the name that it has now"
+            );
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! By what names an issuer is known. A revocation holds under all of them, whatever a configuration calls the issuer by now.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+/// An issuer of a configuration. What has no identifier of its own, such as a sender of webhooks, has its name for one.
+#[derive(Clone, Debug)]
+pub struct Named {
+    pub name: Arc<str>,
+    pub identifier: Arc<str>,
+}
+
+/// The issuers that are known, by each of their names.
+#[derive(Debug, Default)]
+pub(super) struct Names(HashMap<Arc<str>, Arc<Known>>);
+
+#[derive(Debug)]
+pub(super) struct Known {
+    identifier: Arc<str>,
+    /// The name of now, the identifier, then former names.
+    pub(super) names: Vec<Arc<str>>,
+    /// Whether the configuration in force has it.
+    pub(super) is_in_use: bool,
+}
+
+impl Names {
+    pub(super) fn get(&self, name: &str) -> Option<&Known> {
+        self.0.get(name).map(|known| &**known)
+    }
+
+    /// All names of the issuer that has this one.
+    pub(super) fn of(&self, name: &str) -> &[Arc<str>] {
+        self.get(name).map_or(&[], |known| &known.names)
+    }
+
+    /// Those of the next configuration. The names before stay good, for open streams, unless another issuer has one of them now, whose
+    /// subjects it would bind.
+    pub(super) fn followed_by(&self, issuers: &[Named]) -> Self {
+        let taken: HashSet<&str> = issuers.iter().flat_map(|issuer| [&*issuer.name, &*issuer.identifier]).collect();
+        let is_free = |name: &&Arc<str>| !taken.contains(&***name);
+        let mut next = Self::default();
+        for Named { name, identifier } in issuers {
+            let mut names = vec![Arc::clone(name)];
+            names.extend((name != identifier).then(|| Arc::clone(identifier)));
+            names.extend(self.of(identifier).iter().filter(is_free).cloned());
+            next.add(Known { identifier: Arc::clone(identifier), names, is_in_use: true });
+        }
+        let gone = self.0.iter().filter(|(name, known)| **name == known.identifier && !taken.contains(&***name));
+        for (_, known) in gone {
+            let names = known.names.iter().filter(is_free).cloned().collect();
+            next.add(Known { identifier: Arc::clone(&known.identifier), names, is_in_use: false });
+        }
+        next
+    }
+
+    fn add(&mut self, known: Known) {
+        let known = Arc::new(known);
+        for name in &known.names {
+            self.0.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(&known));
+        }
+    }
+}
