@@ -70,11 +70,13 @@ pub(super) static GITLAB: Sender = Sender {
         (Field::Branch, &["/object_attributes/target_branch", "/merge_request/target_branch"]),
         // Of a release; a job says there whether its ref is a tag.
         (Field::Tag, &["/tag"]),
-        (Field::Ref, &["/object_attributes/ref", "/ref"]),
+        // What a system hook tells of a push (`repository_update`) stands in a list. Of a merge request that is no list.
+        (Field::Changes, &["/changes"]),
+        (Field::Ref, &["/object_attributes/ref", "/ref", "/changes/*/ref"]),
         (Field::RefType, &["/object_attributes/tag", "/tag"]),
         // A pipeline of a merge request, and a job of one.
         (Field::Unmerged, &["/builds", "/merge_request"]),
-        (Field::UnmergedRef, &["/object_attributes/ref", "/ref"]),
+        (Field::UnmergedRef, &["/object_attributes/ref", "/ref", "/changes/*/ref"]),
         (
             Field::Commit,
             &[
@@ -87,6 +89,7 @@ pub(super) static GITLAB: Sender = Sender {
                 "/sha",
                 // Of a release, and of what a comment is about. A job has a number there.
                 "/commit/id",
+                "/changes/*/after",
             ],
         ),
         (Field::Actor, &["/user/username"]),
