@@ -202,17 +202,7 @@ impl Reader {
         let is_push = event.as_deref().is_some_and(|event| self.pushes.contains(&event));
         let tells_of_build = |event: &str| self.builds.iter().any(|begin| event.starts_with(begin));
         let is_of_no_ref = found.is_of_no_ref() || event.as_deref().is_some_and(tells_of_build);
-        let mut is_of_any_ref = false;
-        let (branch, tag) = match found.git_ref(is_push || self.pushes.is_empty())? {
-            _ if is_of_no_ref => (None, None),
-            Some(GitRef::Branch(branch)) => (Some(branch), None),
-            Some(GitRef::Tag(tag)) => (None, Some(tag)),
-            Some(GitRef::Either) => {
-                is_of_any_ref = true;
-                (None, None)
-            }
-            None => (None, None),
-        };
+        let GitRef { branch, tag, is_either } = found.git_ref(is_push || self.pushes.is_empty())?;
         let fork = found.fork();
         let is_made = event.as_deref().is_some_and(|event| event.ends_with("created"));
         // An issue and a pipeline have a number too, but not two repositories.
@@ -223,8 +213,8 @@ impl Reader {
             repository_id: found.id(Field::RepositoryId, "repository")?,
             owner,
             repository,
-            branch,
-            tag,
+            branch: branch.filter(|_| !is_of_no_ref),
+            tag: tag.filter(|_| !is_of_no_ref),
             // Git writes a commit that is not there, such as that of a deleted branch, as zeros.
             commit: found.text(Field::Commit)?.filter(|commit| commit.bytes().any(|byte| byte != b'0')),
             actor: match found.text(Field::Actor)? {
@@ -241,7 +231,7 @@ impl Reader {
             fork,
             draft: found.flag(Field::Draft),
             several: is_of_no_ref
-                || is_of_any_ref
+                || is_either
                 || found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..))),
             build: is_of_no_ref,
             ..Facts::default()
@@ -410,46 +400,57 @@ impl<'a> Fields<'a> {
         found.any(|found| !matches!(found, Found::Text(name) if !name.is_empty()))
     }
 
-    /// A branch by its own name, or what a ref names. A ref is full (`refs/heads/main`) unless the body says beside it
+    /// A branch and a tag by their own names, as builds of a tag have both, or what a ref names. A ref is full (`refs/heads/main`) unless the body says beside it
     /// what it is; one that says neither is neither, since a branch may itself be called `refs/heads/main`. `is_full` says whether
     /// one may be full that has nothing beside it. It is not if it is no ref: the API of Gitea sends a push of whatever its caller
     /// writes as the ref of a test, `main` or a commit.
-    fn git_ref(&self, is_full: bool) -> Result<Option<GitRef>, NoFacts> {
-        if let Some(branch) = self.text(Field::Branch)? {
-            return Ok(Some(GitRef::Branch(branch)));
-        }
-        // The same place may say only whether the ref is a tag.
+    fn git_ref(&self, is_full: bool) -> Result<GitRef, NoFacts> {
+        let branch = self.text(Field::Branch)?;
+        // The same place may say only whether the ref is a tag, or beside a branch whether there is one.
         let is_flag = matches!(self.all(Field::Tag).next(), Some((Found::Bool(_), at))
-            if self.places(Field::RefType).iter().any(|(_, other)| other == at));
-        if !is_flag && let Some(tag) = self.text(Field::Tag)? {
-            return Ok(Some(GitRef::Tag(tag)));
+            if branch.is_some() || self.places(Field::RefType).iter().any(|(_, other)| other == at));
+        let tag = if is_flag { None } else { self.text(Field::Tag)? };
+        if branch.is_some() || tag.is_some() {
+            return Ok(GitRef { branch, tag, is_either: false });
         }
-        let Some(reference) = self.text(Field::Ref)? else { return Ok(None) };
+        let Some(reference) = self.text(Field::Ref)? else { return Ok(GitRef::default()) };
         let stands_for = |prefix| reference.strip_prefix(prefix).filter(|name| !name.is_empty()).map(Arc::from);
         let full =
-            || stands_for("refs/heads/").map(GitRef::Branch).or_else(|| stands_for("refs/tags/").map(GitRef::Tag));
+            || stands_for("refs/heads/").map(GitRef::branch).or_else(|| stands_for("refs/tags/").map(GitRef::tag));
         if self.all(Field::FullRef).next().is_some()
             && let Some(full) = full()
         {
-            return Ok(Some(full));
+            return Ok(full);
         }
         Ok(match self.all(Field::RefType).next() {
-            Some((Found::Bool(is_tag), _)) if *is_tag => Some(GitRef::Tag(reference)),
-            Some((Found::Bool(_), _)) => Some(GitRef::Branch(reference)),
-            Some((Found::Text(kind), _)) if kind == "tag" => Some(GitRef::Tag(reference)),
-            Some((Found::Text(kind), _)) if kind == "branch" => Some(GitRef::Branch(reference)),
-            Some(_) => None,
-            None if !is_full || !reference.starts_with("refs/") => Some(GitRef::Either),
-            None => full(),
+            Some((Found::Bool(is_tag), _)) if *is_tag => GitRef::tag(reference),
+            Some((Found::Bool(_), _)) => GitRef::branch(reference),
+            Some((Found::Text(kind), _)) if kind == "tag" => GitRef::tag(reference),
+            Some((Found::Text(kind), _)) if kind == "branch" => GitRef::branch(reference),
+            Some(_) => GitRef::default(),
+            None if !is_full || !reference.starts_with("refs/") => GitRef { is_either: true, ..GitRef::default() },
+            None => full().unwrap_or_default(),
         })
     }
 }
 
-enum GitRef {
-    Branch(Arc<str>),
-    Tag(Arc<str>),
-    /// A short name that may be of either.
-    Either,
+/// What of Git a delivery is of.
+#[derive(Default)]
+struct GitRef {
+    branch: Option<Arc<str>>,
+    tag: Option<Arc<str>>,
+    /// A short name that may be of a branch or of a tag.
+    is_either: bool,
+}
+
+impl GitRef {
+    fn branch(name: Arc<str>) -> Self {
+        Self { branch: Some(name), ..Self::default() }
+    }
+
+    fn tag(name: Arc<str>) -> Self {
+        Self { tag: Some(name), ..Self::default() }
+    }
 }
 
 /// RFC 3339, or the same with an offset without its colon, as Java writes it.

@@ -148,16 +148,37 @@ fn a_header_that_cannot_be_is_told_of_once() {
 #[test]
 fn facts_are_pointed_at_by_the_names_that_rules_have_for_them() {
     for (login, number) in [("actor", "actor_id"), ("sender", "sender_id")] {
-        let entry = json!({"name": "ci", "sender": "generic", "facts": {login: "/who", number: "/by"},
-            "signature": {"header": "x-sig", "prefix": "sha256=", "id_header": "x-id"}});
-        let (webhook, resolver) = resolve(entry, &secrets(&[SECRET]));
-        let webhook = webhook.unwrap_or_else(|| panic!("{:?}", resolver.report.problems()));
-        let body = r#"{"who": "amy", "by": 7}"#;
-        let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
-        let headers = head(&[("content-type", "application/json"), ("x-sig", &signature), ("x-id", "1")]);
-        let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
-        let facts = webhook.verify(expected, &Bytes::from(body), NOW).unwrap().facts;
+        let facts = told(&json!({login: "/who", number: "/by"}), &json!({"who": "amy", "by": 7}));
         assert_eq!((facts.actor.as_deref(), facts.actor_id.as_deref()), (Some("amy"), Some("7")), "{login}");
+    }
+}
+
+/// What the body of a `generic` sender with these pointers tells.
+fn told(facts: &Value, body: &Value) -> Arc<Facts> {
+    let signature = json!({"header": "x-sig", "prefix": "sha256=", "id_header": "x-id"});
+    let entry = json!({"name": "ci", "sender": "generic", "facts": facts, "signature": signature});
+    let (webhook, resolver) = resolve(entry, &secrets(&[SECRET]));
+    let webhook = webhook.unwrap_or_else(|| panic!("{:?}", resolver.report.problems()));
+    let body = body.to_string();
+    let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
+    let headers = head(&[("content-type", "application/json"), ("x-sig", &signature), ("x-id", "1")]);
+    let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+    webhook.verify(expected, &Bytes::from(body), NOW).unwrap().facts
+}
+
+/// CI names both for a build of a tag: a deny of the tag kept nothing out, as only the branch was read.
+#[test]
+fn a_tag_that_is_pointed_at_is_told_though_something_stands_at_the_branch() {
+    let pointers = json!({"branch": "/build/branch", "tag": "/build/tag"});
+    for (build, branch, tag) in [
+        (json!({"branch": "v1.2", "tag": "v1.2"}), Some("v1.2"), Some("v1.2")),
+        (json!({"branch": "main", "tag": null}), Some("main"), None),
+        (json!({"branch": "main", "tag": false}), Some("main"), None),
+        (json!({"branch": "main"}), Some("main"), None),
+        (json!({"tag": "v1.2"}), None, Some("v1.2")),
+    ] {
+        let facts = told(&pointers, &json!({"build": build}));
+        assert_eq!((facts.branch.as_deref(), facts.tag.as_deref(), facts.several), (branch, tag, false), "{build}");
     }
 }
 
