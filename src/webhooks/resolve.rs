@@ -10,7 +10,7 @@ use super::{
     certificate::Certificates,
     checks::check_settings,
     hold, passes_from_nobody,
-    senders::{self, is_label, sender},
+    senders::{self, Field, is_label, sender},
     sns::{self, Sns},
 };
 use crate::{
@@ -182,6 +182,9 @@ impl Webhook {
         let configured_id = signature.and_then(|signature| signature.id_header.as_deref()?.parse().ok());
         let configured_facts = senders::configured(&raw.facts).map(|(field, _, at)| (field, vec![at]));
         let known_facts = sender.facts.iter().map(|(field, at)| (*field, at.to_vec()));
+        // A list in which a branch or a tag stands may have several of them.
+        let known_lists = sender.facts.iter().filter(|(field, _)| *field == Field::Changes).flat_map(|(_, at)| *at);
+        let lists: Vec<&str> = known_lists.copied().chain(senders::configured_lists(&raw.facts)).collect();
         let mut allowed_headers = COMMON_HEADERS.to_vec();
         allowed_headers.extend(names(sender.passes));
         allowed_headers.extend(names(sender.events.twins()));
@@ -210,7 +213,7 @@ impl Webhook {
             unsigned_pings: raw.unsigned_pings,
             certificates: None,
             sns: None,
-            facts: Reader::new(known_facts.chain(configured_facts), sender),
+            facts: Reader::new(known_facts.chain(configured_facts).chain([(Field::Changes, lists)]), sender),
         }
     }
 }

@@ -317,6 +317,15 @@ pub(super) fn configured(facts: &raw::FactPointers) -> impl Iterator<Item = (Fie
     .filter_map(|(field, key, pointer)| Some((field, key, pointer.as_deref()?)))
 }
 
+/// The lists in which an entry of the configuration has a branch or a tag.
+pub(super) fn configured_lists(facts: &raw::FactPointers) -> impl Iterator<Item = &str> {
+    let of_refs = configured(facts).filter(|(field, ..)| matches!(field, Field::Branch | Field::Tag | Field::Ref));
+    of_refs.flat_map(|(_, _, pointer)| {
+        let elements = pointer.match_indices("/*").map(|(at, _)| pointer.split_at(at));
+        elements.filter(|(_, rest)| *rest == "/*" || rest.starts_with("/*/")).map(|(list, _)| list)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

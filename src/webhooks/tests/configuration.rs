@@ -182,6 +182,29 @@ fn a_tag_that_is_pointed_at_is_told_though_something_stands_at_the_branch() {
     }
 }
 
+/// A second event beside that of a tag hid the tag from every deny.
+#[test]
+fn what_has_several_elements_where_a_branch_or_a_tag_is_pointed_at_is_several() {
+    let event = |tags: &[&str]| json!({"tags": tags.iter().map(|tag| json!({"name": tag})).collect::<Vec<_>>()});
+    let pointers = json!({"tag": "/events/*/tags/*/name", "actor": "/by/*/name"});
+    for (events, tag, several) in [
+        (json!([event(&["prod-1"])]), Some("prod-1"), false),
+        (json!([event(&["prod-1", "prod-2"])]), None, true),
+        (json!([event(&["prod-1"]), event(&[])]), None, true),
+        (json!([]), None, false),
+    ] {
+        let body = json!({"events": events, "by": [{"name": "amy"}, {"name": "bob"}]});
+        let facts = told(&pointers, &body);
+        assert_eq!((facts.tag.as_deref(), facts.several), (tag, several), "{events}");
+    }
+    let lists = |facts: Value| {
+        let facts: raw::FactPointers = serde_json::from_value(facts).unwrap();
+        senders::configured_lists(&facts).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(lists(json!({"ref": "/a/*/b/*/c", "event": "/d/*/e"})), ["/a", "/a/*/b"]);
+    assert_eq!(lists(json!({"branch": "/a/*b/*", "tag": "/a~1*"})), ["/a/*b"]);
+}
+
 #[test]
 fn a_sender_all_of_whose_secrets_have_ended_is_warned_of() {
     let secret = |until: Option<&str>| SecretText {
