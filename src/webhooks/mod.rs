@@ -421,10 +421,10 @@ impl Webhook {
     }
 
     /// The time that a signed body tells is within what is remembered of deliveries, so that none is new again once it is
-    /// forgotten.
+    /// forgotten: neither one whose time was ahead when it was taken, nor by the clock of another replica.
     fn check_date(&self, date: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
         let Some(date) = date else { return Ok(()) };
-        if now.since(date) > self.replay_window {
+        if now.since(date) > self.replay_window.saturating_sub(self.tolerance + NOTING) {
             return Err(unproven(Reason::SignatureInvalid, "the body is older than deliveries are remembered"));
         }
         match date.since(now) > self.tolerance {

@@ -271,6 +271,35 @@ fn webhooks_18_and_z16_replay_keys_belong_to_the_secret_and_the_signed_bytes() {
     assert_ne!(first, deliver(&staging, "push", "1", &format!("{PUSH} ")).unwrap().replay);
 }
 
+/// One whose host's clock is ahead was new again for as long, once it was forgotten.
+#[tokio::test]
+async fn a_delivery_with_a_date_ahead_is_not_good_any_more_when_it_is_forgotten() {
+    let entry = json!({"name": "dc", "sender": "bitbucket_data_center", "hold": false, "replay_window": "1h"});
+    let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+    let body =
+        r#"{"eventKey":"repo:refs_changed","date":"2023-11-14T22:18:19+0000","repository":{"id":84},"changes":[]}"#;
+    let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
+    let headers = head(&[
+        ("content-type", "application/json"),
+        ("x-event-key", "repo:refs_changed"),
+        ("x-request-id", "d-1"),
+        ("x-hub-signature", &signature),
+    ]);
+    let verify = |now| {
+        let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+        webhook.verify(expected, &Bytes::from_static(body.as_bytes()), now)
+    };
+    let replay = Replay::new(testing::MemoryStore::shared());
+    let keys = verify(NOW).unwrap().replay;
+    replay.take(&keys, NOW, |_| Vec::new()).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    assert!(verify(NOW + hour).is_err());
+    // By a clock that is behind, too.
+    assert!(verify(NOW + hour - Duration::from_secs(10)).is_err());
+    assert!(replay.take(&keys, NOW + hour, |_| Vec::new()).await.is_ok(), "it is forgotten then");
+    assert!(verify(NOW + hour / 2).is_ok());
+}
+
 /// To the interceptor, and to what is held, a try that is signed with the next secret is the same delivery.
 #[test]
 fn a_delivery_has_one_name_whichever_of_the_secrets_proved_it() {
