@@ -190,6 +190,11 @@ impl Webhook {
         self.answer_within + NOTING
     }
 
+    /// For how long a delivery is known when it comes again: while it is tried at least, as the EventListener would take both.
+    fn remembered_for(&self) -> Duration {
+        self.hold.map_or(self.replay_window, |settings| settings.span.max(self.replay_window))
+    }
+
     /// How deliveries are held, if they are.
     pub fn hold(&self) -> Option<hold::Settings> {
         self.hold
@@ -292,7 +297,7 @@ impl Webhook {
             facts: Arc::new(facts),
             secret_index,
             // Of all secrets, as a sender that signs with two, or anew with the next, sends the same delivery.
-            replay: ReplayKeys::new(&self.scopes, &id, signed.as_ref(), self.replay_window)
+            replay: ReplayKeys::new(&self.scopes, &id, signed.as_ref(), self.remembered_for())
                 .redeliveries(self.redeliveries, self.sender.redelivers_anew),
             body_sha256,
             expires: secret.not_after.unwrap_or(Timestamp::MAX),

@@ -312,7 +312,7 @@ impl Webhook {
             challenge: None,
             facts: Arc::new(facts),
             secret_index: 0,
-            replay: ReplayKeys::new(&[scope], &message.message_id, None, self.replay_window)
+            replay: ReplayKeys::new(&[scope], &message.message_id, None, self.remembered_for())
                 .redeliveries(self.redeliveries, self.sender.redelivers_anew),
             body_sha256: sha256(&[body]),
             expires: Timestamp::MAX,

@@ -300,6 +300,23 @@ async fn a_delivery_with_a_date_ahead_is_not_good_any_more_when_it_is_forgotten(
     assert!(verify(NOW + hour / 2).is_ok());
 }
 
+/// It was stored beside itself, and both were brought.
+#[tokio::test]
+async fn a_held_delivery_is_remembered_for_as_long_as_it_is_tried() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    for (held, days) in [(json!({"try_for": "7d"}), 7), (json!({"try_for": "1d"}), 3)] {
+        let entry = json!({"name": "hub", "sender": "github", "held": held});
+        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+        let keys = deliver(&webhook, "push", "1", PUSH).unwrap().replay;
+        let replay = Replay::new(testing::MemoryStore::shared());
+        let takes = async |at| replay.take(&keys, at, |_| Vec::new()).await.map_err(|refused| refused.reason());
+        assert!(takes(NOW).await.is_ok());
+        let end = NOW + DAY * days;
+        assert_eq!(takes(end - Duration::from_secs(1)).await.map(|_| ()), Err(Reason::ReplayedDelivery), "{days}");
+        assert!(takes(end).await.is_ok(), "{days}");
+    }
+}
+
 /// To the interceptor, and to what is held, a try that is signed with the next secret is the same delivery.
 #[test]
 fn a_delivery_has_one_name_whichever_of_the_secrets_proved_it() {
