@@ -49,6 +49,14 @@ pub fn run(args: &InterceptorArgs, out: &mut impl Write) -> io::Result<u8> {
         let what = format!("{} holds no certificate in PEM", args.ca.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
+    // All of the file goes into the object, which every EventListener's account may read.
+    if memchr::memmem::find(&pem, b"PRIVATE KEY").is_some() {
+        let what = format!(
+            "{} holds a private key, which everybody who may read ClusterInterceptors would read; name a file with certificates alone",
+            args.ca.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
     let object = json!({
         "apiVersion": "triggers.tekton.dev/v1alpha1",
         "kind": "ClusterInterceptor",
@@ -81,6 +89,18 @@ mod tests {
         let object: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(object["metadata"]["labels"]["server/type"], "https");
         assert_eq!(object["spec"]["clientConfig"]["caBundle"], STANDARD.encode(pem));
+    }
+
+    /// It went into the object with the certificates.
+    #[test]
+    fn a_private_key_beside_the_certificates_is_not_told_to_the_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("combined.pem");
+        let made = rcgen::generate_simple_self_signed(vec!["s.n.svc".to_owned()]).unwrap();
+        std::fs::write(&ca, made.cert.pem() + &made.signing_key.serialize_pem()).unwrap();
+        let (args, mut out) = (InterceptorArgs { service: "s".into(), namespace: "n".into(), port: 1, ca }, Vec::new());
+        let refused = run(&args, &mut out).unwrap_err().to_string();
+        assert!(refused.contains("holds a private key") && out.is_empty(), "{refused}");
     }
 
     #[test]
