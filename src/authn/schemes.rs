@@ -332,8 +332,8 @@ impl Authenticator<'_> {
             Some(settings) => webhooks::Taking::Held(delivery.replay, settings),
             None => {
                 // By now: proving a message of SNS takes as long as its certificate does.
-                let reserved = self.replay.reserve(&delivery.replay, webhook.lease(), self.clock.now()).await?;
-                webhooks::Taking::Reserved(reserved)
+                let reservation = self.replay.reserve(&delivery.replay, webhook.lease(), self.clock.now()).await?;
+                webhooks::Taking::Reserved { reservation, is_form: delivery.is_form }
             }
         };
         let mut request = request.with_body(RequestBody::Buffered(body));

@@ -65,8 +65,9 @@ impl Worker {
             Some(Taking::Held(keys, settings)) => {
                 Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await
             }
-            Some(Taking::Reserved(reservation)) => {
-                self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await
+            Some(Taking::Reserved { reservation, is_form }) => {
+                let delivered = self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await;
+                delivered.map(|ending| if is_form { plainly_taken(ending) } else { ending })
             }
             None => self.deliver(snapshot, authenticated, route, None, exchange).await,
         };
@@ -151,6 +152,21 @@ impl Worker {
             settle(&self.app, reservation, is_taken).await;
         }
         forwarded
+    }
+}
+
+/// What Slack hears of a form that an EventListener accepted: 200 and no body. Whoever pressed a button reads of its 202 that this
+/// failed, and presses again, and whoever gave a command would be shown its JSON.
+fn plainly_taken(ending: Ending) -> Ending {
+    match ending {
+        Ending::Response { response, by } if response.status() == StatusCode::ACCEPTED => {
+            let (mut parts, _) = response.into_parts();
+            parts.status = StatusCode::OK;
+            parts.headers.remove(header::CONTENT_LENGTH);
+            parts.headers.remove(header::CONTENT_TYPE);
+            Ending::Response { response: Response::from_parts(parts, ResponseBody::empty()), by }
+        }
+        other => other,
     }
 }
 

@@ -108,7 +108,11 @@ pub struct Webhook {
 #[derive(Debug)]
 pub enum Taking {
     /// It is forwarded while the sender waits.
-    Reserved(Reservation),
+    Reserved {
+        reservation: Reservation,
+        /// See [`Delivery::is_form`].
+        is_form: bool,
+    },
     /// It is stored first.
     Held(ReplayKeys, hold::Settings),
 }
@@ -145,6 +149,8 @@ pub struct Delivery {
     pub ping: bool,
     /// What the sender wants to read in the answer to its ping.
     pub challenge: Option<Arc<str>>,
+    /// Slack's, by which somebody waits: to it 200 alone says that it was taken, and what comes with that is shown to them.
+    pub is_form: bool,
     pub replay: ReplayKeys,
     /// SHA-256 of the body.
     pub body_sha256: [u8; 32],
@@ -294,6 +300,7 @@ impl Webhook {
         Ok(Delivery {
             ping: facts.event.as_deref().is_some_and(|event| self.sender.pings.contains(&event)),
             challenge: read.challenge,
+            is_form: expected.media == Media::Form,
             facts: Arc::new(facts),
             secret_index,
             // Of all secrets, as a sender that signs with two, or anew with the next, sends the same delivery.

@@ -310,6 +310,7 @@ impl Webhook {
         Ok(Delivery {
             ping: message.kind != Kind::Notification,
             challenge: None,
+            is_form: false,
             facts: Arc::new(facts),
             secret_index: 0,
             replay: ReplayKeys::new(&[scope], &message.message_id, None, self.remembered_for())

@@ -169,7 +169,7 @@ async fn webhooks_13_to_15_media_that_the_sender_does_not_sign_as_they_are_are_4
         // Slack's commands are forms, which it signs as they come.
         let of_forms = |status: u16| if sender.can_be_held() { 415 } else { status };
         for (row, delivery, kind, status) in [
-            ("webhooks:13", &form, "Content-Type: application/x-www-form-urlencoded", of_forms(202)),
+            ("webhooks:13", &form, "Content-Type: application/x-www-form-urlencoded", of_forms(200)),
             ("webhooks:13", &form, "Content-Type: application/x-www-form-urlencoded; charset=utf-8", of_forms(200)),
             ("webhooks:14", &twice, "Content-Type: application/x-www-form-urlencoded", of_forms(400)),
             ("webhooks:15", &parts, "Content-Type: multipart/form-data; boundary=x", 415),
@@ -179,7 +179,8 @@ async fn webhooks_13_to_15_media_that_the_sender_does_not_sign_as_they_are_are_4
         ] {
             let answer = delivery.send_as(&door, sender, kind, &[]).await;
             assert_eq!(answer.status, status, "{row} {} {kind}: {}", sender.name, answer.text());
-            assert_eq!(door.upstream.take().len(), usize::from(status == 202), "{row} {}", sender.name);
+            // A form that is taken is answered with 200 and nothing else.
+            assert_eq!(door.upstream.take().len(), usize::from(answer.text().is_empty()), "{row} {}", sender.name);
         }
         if !sender.name.starts_with("standard-") {
             let event = "Content-Type: application/cloudevents+json";

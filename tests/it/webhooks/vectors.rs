@@ -82,9 +82,14 @@ impl Case {
         raw.answer().await
     }
 
+    fn is_form(&self) -> bool {
+        self.headers.iter().any(|(_, value)| value.starts_with("application/x-www-form-urlencoded"))
+    }
+
     /// The status of what is expected.
     fn status(&self) -> u16 {
         match self.expect.as_str() {
+            "accepted" if self.is_form() => 200,
             "accepted" => 202,
             "ping" => 200,
             "bad_request" | "credential_ambiguous" => 400,
@@ -158,7 +163,9 @@ async fn the_vectors_of_each_sender_over_a_socket() {
             // Proven, and with the body or the id of another vector.
             let may_be_twin = case.expect == "accepted" && case.marks().iter().any(|mark| taken.contains(mark));
             let is_twin = may_be_twin && answer.status == 200 && answer.reason() == "replayed_delivery";
-            if answer.status == 202 {
+            // A form of Slack that is taken is answered with 200 and nothing else.
+            let is_taken = answer.status == 202 || answer.status == 200 && answer.text().is_empty();
+            if is_taken {
                 taken.extend(case.marks());
             }
             // A sender that would switch its hook off hears so of what is genuine and cannot be read.
@@ -166,7 +173,7 @@ async fn the_vectors_of_each_sender_over_a_socket() {
             let status = if counts && is_unreadable { 200 } else { case.status() };
             assert!(is_twin || answer.status == status, "{title}: {}{}", answer.head, answer.text());
             let arrived: Vec<_> = upstream.take().into_iter().map(|seen| seen.body).collect();
-            let expected = if answer.status == 202 { vec![case.body()] } else { Vec::new() };
+            let expected = if is_taken { vec![case.body()] } else { Vec::new() };
             assert_eq!(arrived, expected, "{title}");
             if answer.status == 401 {
                 assert!(answer.text().contains("the delivery is not signed as this address requires"), "{title}");
