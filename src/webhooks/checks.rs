@@ -106,7 +106,7 @@ fn check_repeated_bodies(raw: &raw::Webhook, at: &At, report: &mut Report) {
     let signature = raw.signature.as_ref();
     if sender(raw.sender).bodies == Bodies::Unique {
         report.error(at, "no two deliveries of this sender have the same body, or it signs their ids").help(
-            "take it away; the setting is for `generic`, `github`, `gitea`, `forgejo`, `gogs` and `bitbucket_cloud`",
+            "take it away; the setting is for `generic`, `github`, `gitea`, `forgejo`, `gogs`, `bitbucket_cloud` and `bitbucket_data_center`",
         );
     } else if signature.is_some_and(|signature| signature.plain) {
         report

@@ -48,8 +48,8 @@ pub struct Webhook {
     pub redeliveries: u8,
     /// Whether a delivery with the body of one that was taken is that one, under whatever id it comes. `false` lets a sender say the
     /// same thing twice, each time under an id of its own: of `generic` any delivery, of `github` those of events that tell no time,
-    /// such as `workflow_dispatch`, of `gitea`, `forgejo` and `gogs` any, of `bitbucket_cloud` those of `repo:push`, of others none.
-    /// The id is not signed, so whoever has seen such a delivery can send it again. Default: `true`.
+    /// such as `workflow_dispatch`, of `gitea`, `forgejo`, `gogs` and `bitbucket_data_center` any, of `bitbucket_cloud` those of
+    /// `repo:push`, of others none. The id is not signed, so whoever has seen such a delivery can send it again. Default: `true`.
     #[serde(default)]
     pub unique_bodies: Option<bool>,
     /// The largest body. Default: 26 MiB for GitHub and GitLab, 512 KiB for Bitbucket Cloud and Slack, 10 MiB for others.

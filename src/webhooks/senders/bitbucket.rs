@@ -102,7 +102,8 @@ pub(super) static DATA_CENTER: Sender = Sender {
     never_retries: true,
     // After five failures it skips what happens in the next seconds, minutes and hours.
     counts_refusals: true,
-    bodies: Bodies::Unique,
+    // Its `date` has whole seconds.
+    bodies: Bodies::Any,
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),

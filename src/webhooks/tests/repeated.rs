@@ -104,6 +104,30 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
     }
 }
 
+/// A branch that a program makes, deletes and makes again within a second has one body, and the last of it was lost.
+#[test]
+fn webhooks_18_what_bitbucket_data_center_says_twice_is_two_deliveries_where_ids_alone_count() {
+    let body = r#"{"eventKey":"repo:refs_changed","date":"2023-11-14T22:13:20+0000","repository":{"id":84},"changes":[{"ref":{"id":"refs/heads/a"},"type":"ADD"}]}"#;
+    for (unique, is_same) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let entry = json!({"name": "dc", "sender": "bitbucket_data_center", "unique_bodies": unique});
+        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+        let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
+        let keys = |id| {
+            let headers = head(&[
+                ("content-type", "application/json"),
+                ("x-event-key", "repo:refs_changed"),
+                ("x-request-id", id),
+                ("x-hub-signature", &signature),
+            ]);
+            let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+            webhook.verify(expected, &Bytes::from_static(body.as_bytes()), NOW).unwrap().replay.records()
+        };
+        let (first, second) = (keys("1"), keys("2"));
+        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{unique:?}");
+        assert_eq!(first, keys("1"), "its id counts");
+    }
+}
+
 /// A delivery of Gitea or one of its kin.
 fn gitea(webhook: &Webhook, sender: &str, event: &str, id: &str, body: &str) -> Delivery {
     let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
