@@ -52,6 +52,16 @@ impl MemoryStore {
         self.down.load(Ordering::SeqCst)
     }
 
+    /// What a standby has by now.
+    pub(super) fn copy(&self) -> Self {
+        Self { records: Mutex::new(self.records.lock().unwrap().clone()), ..Self::default() }
+    }
+
+    /// A standby takes its place.
+    pub(super) fn fail_over_to(&self, standby: Self) {
+        *self.records.lock().unwrap() = standby.records.into_inner().unwrap();
+    }
+
     /// Sets itself back to a backup in which the records of a table, all that it has by now, have the versions from one on.
     pub(super) fn set_back(&self, table: Table) {
         let mut records = self.records.lock().unwrap();

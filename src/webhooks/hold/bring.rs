@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, queue::Lease};
@@ -22,6 +22,10 @@ const REST: Duration = Duration::from_secs(1);
 /// How often the store is looked at for what is not known yet, and ages are measured.
 const TICK: Duration = Duration::from_millis(500);
 
+/// How often all of a shared store is read, bodies included: so that what a failover brought back is brought while the interceptor still
+/// knows it, and seldom enough for thousands of deliveries that wait.
+const ANEW: Duration = Duration::from_secs(3600);
+
 /// Brings what is held until `stop`, and then ends what is on its way. Nothing is brought before `settle` has passed; what is held is
 /// known and measured meanwhile.
 pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, settle: Duration, stop: CancellationToken) {
@@ -38,6 +42,7 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, settle
     let mut lanes = JoinSet::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut read_at = Instant::now();
     loop {
         let (due, next) = if has_settled { queue.index().begin_due(clock.now()) } else { (Vec::new(), None) };
         for lane in due {
@@ -57,7 +62,13 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, settle
                 queue.measure_age(clock.now());
                 // Others write too, and what was given up on here may be written yet.
                 let looked = async {
-                    queue.refresh(clock.now()).await?;
+                    match read_at.elapsed() >= ANEW {
+                        true => {
+                            read_at = Instant::now();
+                            queue.read_anew(clock.now()).await?;
+                        }
+                        false => queue.refresh(clock.now()).await?,
+                    }
                     queue.look_at_parked(clock.now()).await?;
                     queue.look_at_unreadable(clock.now()).await
                 };

@@ -165,7 +165,17 @@ impl Queue {
     /// Reads what was written since the last time, by whichever replica. Of a store that was set back all is read again: what is
     /// known of it is forgotten first, as what is written next may have any version.
     pub async fn refresh(&self, now: Timestamp) -> Result<(), StoreError> {
-        let mut after = self.index().seen;
+        let after = self.index().seen;
+        self.read_after(after, now).await
+    }
+
+    /// As [`Queue::refresh`], and of a shared store all: after a failover it may have what was brought and forgotten here, as the removal
+    /// was lost, with a version that was read long since.
+    pub(super) async fn read_anew(&self, now: Timestamp) -> Result<(), StoreError> {
+        if self.store.is_shared() { self.read_after(0, now).await } else { self.refresh(now).await }
+    }
+
+    async fn read_after(&self, mut after: u64, now: Timestamp) -> Result<(), StoreError> {
         loop {
             let changes = self.store.changes(Table::Held, after, PAGE, now).await?;
             let (first, last) = (changes.first(), changes.last());
@@ -183,11 +193,14 @@ impl Queue {
                 index.begin_anew();
             }
             // Several read at the same time.
-            index.seen = index.seen.max(after);
+            let known = index.seen;
+            index.seen = known.max(after);
             for (key, version, record) in read {
                 match record {
                     Some((id, Ok(held))) => index.set(id, held, version),
                     Some((id, Err(error))) => leave(&mut index, id, version, &error, None),
+                    // That was said when it was read first.
+                    None if version <= known => {}
                     None => {
                         tracing::error!(key = HEXLOWER.encode(&key), "a held delivery has no id, and cannot be brought")
                     }

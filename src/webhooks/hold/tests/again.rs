@@ -27,3 +27,21 @@ async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
     fixture.queue.forget(&id, later).await.unwrap();
     assert_eq!(waiting(2).await, None, "it is gone");
 }
+
+/// Nobody saw it, until a process that started weeks later brought it, when the interceptor had forgotten that its runs were made.
+#[tokio::test(start_paused = true)]
+async fn what_was_brought_and_comes_back_with_a_failover_is_brought_again_within_minutes() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.queue.set_doubt(None);
+    fixture.keep("hub", "1", "a").await.unwrap();
+    let standby = store.copy();
+    fixture.start();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((fixture.seen(), fixture.held().await), (vec!["a".to_owned()], vec![]));
+    store.fail_over_to(standby);
+    assert_eq!(fixture.held().await, [], "nothing tells of it");
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((fixture.seen(), fixture.held().await), (vec!["a".to_owned(), "a".to_owned()], vec![]));
+}
