@@ -263,9 +263,10 @@ impl Login {
         let Granted { access, refresh, id, scopes } = self.exchange(&*provider, &state, &flow, code, &origin).await?;
         let tokens = Tokens { access, refresh, id };
         let mut claims = self.identify(&*provider, &flow, &tokens).await?;
-        let mut told = BTreeSet::new();
+        let (mut told, mut named) = (BTreeSet::new(), BTreeSet::new());
         if provider.client().asks_userinfo {
             let userinfo = self.ask_userinfo(&*provider, &tokens.access, &claims).await?;
+            named = userinfo::known(&claims, &userinfo).cloned().collect();
             userinfo::complete(Arc::make_mut(&mut claims), &mut told, &userinfo);
         }
         self.check_needed(&*provider, &flow, &claims)?;
@@ -275,14 +276,14 @@ impl Login {
         let sessions = &self.0.sessions;
         if let Some(program) = flow.program {
             let seen = Seen::default();
-            let new = NewSession { origin: &origin, provider: &*provider, claims, told, scopes, tokens, seen };
+            let new = NewSession { origin: &origin, provider: &*provider, claims, told, named, scopes, tokens, seen };
             let response = self.hand_over(program, new, &whose).await?;
             self.note_where_it_led(&state, mark, &flow.return_to).await;
             return Ok(response);
         }
         let before = sessions.held_by(&headers, &origin).await?;
         let seen = Seen::of(&headers, address);
-        let new = NewSession { origin: &origin, provider: &*provider, claims, told, scopes, tokens, seen };
+        let new = NewSession { origin: &origin, provider: &*provider, claims, told, named, scopes, tokens, seen };
         let (line, session) = sessions.create(new).await?;
         whose.is(&session.principal);
         if let Some(before) = before {

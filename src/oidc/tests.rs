@@ -253,6 +253,22 @@ async fn granted_scopes_are_those_of_the_answer() {
     }
 }
 
+/// Some providers leave the claim out for who is in no group. No session was asked about before.
+#[tokio::test]
+async fn a_group_of_the_id_token_that_userinfo_named_at_the_login_and_names_no_more_is_gone_at_the_first_refresh() {
+    let authentication = ClientAuth::of_test("doorward", ClientAuthMethod::None, None);
+    let mut provider = ScriptedProvider::start("corp", authentication).await;
+    provider.client.asks_userinfo = true;
+    let mut browser = Browser::at(provider);
+    let sent = browser.depart("/").await;
+    browser.script(|script| script.user_info = (StatusCode::OK, json!({"sub": "alice", "groups": ["dev"]})));
+    browser.get(&sent.good()).await;
+    assert_eq!(browser.session().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
+    browser.script(|script| script.user_info = (StatusCode::OK, json!({"sub": "alice"})));
+    browser.fixture.shared.clock.advance(Duration::from_secs(301));
+    assert!(browser.session().await.unwrap().principal.groups.is_empty());
+}
+
 /// Some providers tell of groups at userinfo alone.
 #[tokio::test]
 async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {

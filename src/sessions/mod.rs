@@ -133,6 +133,8 @@ pub struct NewSession<'a> {
     pub claims: Arc<Map<String, Value>>,
     /// Names of those claims that the userinfo endpoint told.
     pub told: BTreeSet<String>,
+    /// Names of what both that and the ID token told.
+    pub named: BTreeSet<String>,
     /// The scopes that were granted.
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
@@ -252,6 +254,7 @@ impl Sessions {
             subject: subject.into(),
             claims: new.claims,
             told: new.told,
+            named: new.named,
             scopes: new.scopes,
             tokens: new.tokens,
             machine,

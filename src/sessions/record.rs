@@ -131,6 +131,10 @@ pub(super) struct Record {
     /// Names of claims that the userinfo endpoint has told: what it does not tell any more is gone.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub told: BTreeSet<String>,
+    /// Names of those that an ID token had when the userinfo endpoint told of them. Where it names one no more and there is no new ID
+    /// token, that one is gone too.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub named: BTreeSet<String>,
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
     /// The machine of the program that holds it; `None` for a browser's. What the one holds is worth nothing with the

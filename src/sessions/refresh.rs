@@ -8,12 +8,13 @@
 //! a lease into the record, longer than the provider may take, and writes what came of it only if the lease still stands.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::{
@@ -63,9 +64,20 @@ struct Flights {
     of: HashMap<SessionHash, Flight>,
     /// Those that are over are cleared away once there are so many.
     sweep_at: usize,
+    /// By issuer, when its userinfo endpoint last named a claim that the session in question had. The next who lost that claim was
+    /// asked about for the first time, perhaps, and would keep it.
+    named: HashMap<Arc<str>, HashMap<String, Timestamp>>,
 }
 
 impl Flights {
+    /// Notes what userinfo of the record's issuer told, and gives which claims it has named since the session began, of whomever. What
+    /// it named earlier counts for nothing: a provider may be set to name a claim in the ID token alone.
+    fn named_since(&mut self, record: &Record, told: &Map<String, Value>, now: Timestamp) -> BTreeSet<String> {
+        let named = self.named.entry(Arc::clone(&record.issuer)).or_default();
+        named.extend(userinfo::known(&record.claims, told).map(|name| (name.clone(), now)));
+        named.iter().filter(|(_, at)| **at >= record.created).map(|(name, _)| name.clone()).collect()
+    }
+
     fn begin(&mut self, session: SessionHash, over: watch::Receiver<()>, now: Timestamp) {
         if self.of.len() >= self.sweep_at.max(SWEEP_FROM) {
             self.of.retain(|_, flight| match flight {
@@ -204,7 +216,13 @@ impl Sessions {
                         "userinfo does not tell of somebody any more, whose session ends unless it does before `end`"
                     );
                 }
-                let apply = |record: &mut Record| refreshed.clone().apply(record, now, provider.client().asks_userinfo);
+                let named = refreshed
+                    .told
+                    .as_ref()
+                    .map(|told| lock(&inner.shared.refreshes.0).named_since(&record, told, now))
+                    .unwrap_or_default();
+                let asks_userinfo = provider.client().asks_userinfo;
+                let apply = |record: &mut Record| refreshed.clone().apply(record, &named, now, asks_userinfo);
                 let is_there = self.settle(hash, &lease, apply).await?;
                 if !is_there && refreshed.refresh.is_some() {
                     tracing::warn!(
@@ -310,7 +328,8 @@ const KEPT: [&str; 2] = ["sid", "nonce"];
 const OF_LOGIN: [&str; 3] = ["auth_time", "acr", "amr"];
 
 impl Refreshed {
-    fn apply(self, record: &mut Record, now: Timestamp, asks_userinfo: bool) {
+    /// `named` are claims that userinfo of this provider has named of others.
+    fn apply(self, record: &mut Record, named: &BTreeSet<String>, now: Timestamp, asks_userinfo: bool) {
         if let Some(access) = self.access {
             record.tokens.access = access;
         }
@@ -343,8 +362,11 @@ impl Refreshed {
         }
         if let Some(told) = self.told {
             let claims = Arc::make_mut(&mut record.claims);
-            if !is_anew {
-                userinfo::follow(claims, &mut record.told, &told);
+            if is_anew {
+                record.named.extend(userinfo::known(claims, &told).cloned());
+            } else {
+                let named: BTreeSet<String> = record.named.union(named).cloned().collect();
+                userinfo::follow(claims, &mut record.told, &named, &told);
             }
             if asks_userinfo {
                 userinfo::complete(claims, &mut record.told, &told);

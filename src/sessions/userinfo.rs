@@ -50,11 +50,22 @@ pub fn complete(claims: &mut Map<String, Value>, names: &mut BTreeSet<String>, t
     }
 }
 
+/// The names of what the userinfo endpoint tells and the claims have as well.
+pub fn known<'a>(claims: &Map<String, Value>, told: &'a Map<String, Value>) -> impl Iterator<Item = &'a String> {
+    told.keys().filter(|name| !PROTOCOL.contains(&name.as_str()) && claims.contains_key(*name))
+}
+
 /// Takes from what the userinfo endpoint tells only what the login knew as well: a claim from elsewhere never stands for one that policy
-/// was written for. What it told before and does not tell any more is gone; many tell only in the ID token what groups there are.
-pub(super) fn follow(claims: &mut Map<String, Value>, names: &mut BTreeSet<String>, told: &Map<String, Value>) {
-    let known = told.keys().filter(|name| !PROTOCOL.contains(&name.as_str()) && claims.contains_key(*name));
-    names.extend(known.cloned());
+/// was written for. What it told before, by `names` or as it has `named` it elsewhere, and does not tell any more is gone; many tell only
+/// in the ID token what groups there are.
+pub(super) fn follow(
+    claims: &mut Map<String, Value>,
+    names: &mut BTreeSet<String>,
+    named: &BTreeSet<String>,
+    told: &Map<String, Value>,
+) {
+    names.extend(known(claims, told).cloned());
+    names.extend(named.iter().filter(|name| claims.contains_key(*name)).cloned());
     let email = claims.get("email").cloned();
     for name in names.iter() {
         match told.get(name) {
@@ -87,6 +98,28 @@ mod tests {
             complete(&mut claims, &mut BTreeSet::new(), told.as_object().unwrap());
             assert_eq!(claims["email"], "a@b.c", "{row}");
             assert_eq!(claims.contains_key("email_verified"), verified, "{row}");
+        }
+    }
+
+    /// Both `groups` of the login and those of others were told; the session was not asked about in between.
+    #[test]
+    fn what_userinfo_has_named_and_names_no_more_is_gone_and_comes_back_when_it_is_named_again() {
+        let told = |told: Value| told.as_object().unwrap().clone();
+        let mut claims = told(json!({"groups": ["dev"], "team": "a"}));
+        let mut names = BTreeSet::new();
+        let named = BTreeSet::from(["groups".to_owned(), "nickname".to_owned()]);
+        for (row, tells, groups) in [
+            ("not any more", json!({}), None),
+            ("again", json!({"groups": ["release"], "nickname": "al"}), Some(json!(["release"]))),
+            ("nor later", json!({}), None),
+        ] {
+            follow(&mut claims, &mut names, &named, &told(tells));
+            assert_eq!(claims.get("groups"), groups.as_ref(), "{row}");
+            assert_eq!(
+                (&claims["team"], claims.get("nickname")),
+                (&json!("a"), None),
+                "{row}: of these it said nothing"
+            );
         }
     }
 

@@ -135,6 +135,7 @@ impl Fixture {
             provider: &*self.provider,
             claims: Arc::new(claims.as_object().unwrap().clone()),
             told: BTreeSet::new(),
+            named: BTreeSet::new(),
             scopes: vec!["openid".into()],
             tokens,
             seen: Seen::default(),

@@ -33,6 +33,7 @@ async fn world_at(provider: ScriptedProvider) -> World {
         provider: &*at.provider,
         claims: Arc::new(claims.as_object().unwrap().clone()),
         told: BTreeSet::new(),
+        named: BTreeSet::new(),
         scopes: vec!["openid".into()],
         tokens,
         seen: Seen::default(),
@@ -443,6 +444,7 @@ async fn without_refresh_token(change: impl FnOnce(&mut Script)) -> World {
         provider: &*world.at.provider,
         claims: Arc::new(claims.as_object().unwrap().clone()),
         told: BTreeSet::new(),
+        named: BTreeSet::new(),
         scopes: vec!["openid".into()],
         tokens,
         seen: Seen::default(),
@@ -566,6 +568,31 @@ async fn a_claim_that_userinfo_does_not_tell_any_more_is_gone_and_others_stay() 
         assert_eq!(found, groups, "{row}");
         assert_eq!(session.record.claims["email"], "a@b.c", "{row}");
     }
+}
+
+/// Who was taken out of the last group before the first refresh would have kept it until the session ends.
+#[tokio::test]
+async fn a_group_that_userinfo_names_for_others_alone_is_gone_at_the_first_refresh() {
+    let world = without_refresh_token(|script| {
+        script.user_info = answers(200, json!({"sub": "alice", "groups": ["dev"]}));
+    })
+    .await;
+    let create = async |subject: &str| {
+        let claims = json!({"sub": subject, "groups": ["dev"], "aud": "doorward"});
+        world.at.create_with(claims, &dash()).await
+    };
+    let removed = create("bob").await;
+    let groups = async |cookie: &HeaderMap| {
+        let session = get(&world.at.sessions, cookie, &dash()).await.unwrap();
+        session.principal.groups.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(groups(&world.cookie).await, ["dev"], "it is named for another");
+    world.advance(301, |script| script.user_info = answers(200, json!({"sub": "bob"})));
+    assert!(groups(&removed).await.is_empty());
+    // The provider has ceased to name groups there, for all that is known: what it named before a session says nothing of it.
+    let later = create("carol").await;
+    world.advance(301, |script| script.user_info = answers(200, json!({"sub": "carol"})));
+    assert_eq!(groups(&later).await, ["dev"]);
 }
 
 /// Some providers tell of groups at userinfo alone.
