@@ -53,17 +53,19 @@ impl Admission {
         floods.get(&address).is_some_and(|floods| floods.count >= most && floods.until > now)
     }
 
-    fn blame(&self, address: IpAddr, pause: Duration, now: Instant) {
+    /// Gives how many floods are remembered of the address by now.
+    fn blame(&self, address: IpAddr, pause: Duration, now: Instant) -> u32 {
         let mut floods = lock(&self.floods);
         if floods.len() >= MAX_BLAMED {
             floods.retain(|_, floods| floods.until > now);
         }
         if floods.len() >= MAX_BLAMED && !floods.contains_key(&address) {
-            return;
+            return 0;
         }
         let found = floods.entry(address).or_insert(Floods { count: 0, until: now });
         found.count = if found.until > now { found.count + 1 } else { 1 };
         found.until = now + pause;
+        found.count
     }
 }
 
@@ -93,10 +95,11 @@ impl Admitted {
     }
 
     /// The connection flooded us with resets: its address is remembered for it. One that speaks for many has none.
-    pub(super) fn blame(&self, pause: Duration, now: Instant) {
-        if let Some((_, address)) = self.counted {
-            self.admission.blame(address, pause, now);
-        }
+    /// Gives the address if it is turned away from now on.
+    pub(super) fn blame(&self, limits: &Limits, now: Instant) -> Option<IpAddr> {
+        let (_, address) = self.counted.as_ref()?;
+        let floods = self.admission.blame(*address, limits.flood_pause.get(), now);
+        (floods == limits.floods_per_address).then_some(*address)
     }
 }
 
@@ -125,6 +128,7 @@ pub(crate) fn whose(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::values::Span;
 
     #[test]
     fn both_limits_hold_and_are_given_back() {
@@ -155,14 +159,15 @@ mod tests {
         let [bad, good]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
         let now = Instant::now();
         let (pause, most) = (Duration::from_secs(7), 5);
-        let limits = Limits { floods_per_address: most, ..Limits::default() };
+        let limits = Limits { floods_per_address: most, flood_pause: Span::from_secs(7), ..Limits::default() };
         let main: Arc<str> = "main".into();
         let admit = |address, now| {
             let mut admitted = admission.admit(10).unwrap();
             admitted.count_for(&main, address, &limits, now).map(|()| admitted)
         };
-        for flood in 0..most {
-            admit(bad, now).unwrap_or_else(|_| panic!("flood {flood}")).blame(pause, now);
+        for flood in 1..=most {
+            let turned_away = admit(bad, now).unwrap_or_else(|_| panic!("flood {flood}")).blame(&limits, now);
+            assert_eq!(turned_away, (flood == most).then_some(bad), "it is told once, at the last: flood {flood}");
         }
         assert_eq!(admit(bad, now).unwrap_err(), Refused::Flood);
         assert!(admit(good, now).is_ok());
@@ -170,7 +175,7 @@ mod tests {
         assert!(admit(bad, now + pause).is_ok());
         // Floods that lie far apart do not add up.
         for flood in 1..10 {
-            admit(bad, now + pause * (2 * flood)).unwrap().blame(pause, now + pause * (2 * flood));
+            admit(bad, now + pause * (2 * flood)).unwrap().blame(&limits, now + pause * (2 * flood));
         }
         // Nor can so many addresses be made up that memory runs out.
         for number in 0..2 * MAX_BLAMED {

@@ -168,7 +168,8 @@ impl<S: Serve> Server<S> {
     ) -> impl Future<Output = Result<Response<Tracked<S::Body>>, Infallible>> + Send + use<S> {
         let protocol = self.connection.protocol;
         let scanned = self.liveness.begin_request();
-        let mut in_flight = InFlight { liveness: Arc::clone(&self.liveness), answered: false, withheld: false };
+        let since = self.liveness.swept();
+        let mut in_flight = InFlight { liveness: Arc::clone(&self.liveness), since, answered: false, withheld: false };
         let framing = (protocol == Protocol::Http1).then(|| Framing { scanned, defect: self.liveness.defect() });
         let mut close = head::is_last(protocol, request.headers());
         let request = match head::check(&request, &self.limits, framing) {
@@ -271,6 +272,8 @@ async fn linger(io: impl AsyncRead + Unpin) {
 #[derive(Debug)]
 struct InFlight {
     liveness: Arc<Liveness>,
+    /// When it began, by the sweeps.
+    since: u32,
     answered: bool,
     withheld: bool,
 }
@@ -290,7 +293,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.withheld(false);
-        self.liveness.end_request(self.answered);
+        self.liveness.end_request(self.answered, self.since);
     }
 }
 

@@ -73,6 +73,10 @@ pub(super) enum Command {
     Abort,
 }
 
+/// Until when a reset is one of those that cost their sender nothing, in milliseconds. Whoever waited longer had a stream open all
+/// that time, of which there are only so many; deadlines of gRPC pass so while an upstream is slow.
+const EARLY: u32 = 1000;
+
 /// How many times shorter unused connections are kept when memory is short.
 const HURRY: u32 = 10;
 
@@ -93,6 +97,8 @@ pub(super) struct Liveness {
     phase: AtomicU8,
     /// Milliseconds that the phase has lasted, or that nothing was taken in it.
     age: AtomicU32,
+    /// Milliseconds of all sweeps, by which streams are timed without a look at the clock.
+    swept: AtomicU32,
     /// Bytes were written since the last sweep.
     wrote: AtomicBool,
     /// The client takes nothing of what is written.
@@ -105,7 +111,7 @@ pub(super) struct Liveness {
     task: AtomicWaker,
     /// Requests under way.
     active: AtomicU32,
-    /// Requests of the current window that ended, and of those the ones that the client reset before an answer.
+    /// Requests of the current window that ended, and of those the ones that the client reset early and before an answer.
     ended: AtomicU32,
     reset: AtomicU32,
     flooded: AtomicBool,
@@ -187,16 +193,22 @@ impl Liveness {
         heads > 0
     }
 
-    /// A request ends; `answered` if the service gave a response. A client that resets most of its streams before
-    /// they are answered loses the connection, but not one that speaks for many.
-    pub(super) fn end_request(&self, answered: bool) {
+    /// The time of the sweeps, which a request notes when it begins.
+    pub(super) fn swept(&self) -> u32 {
+        self.swept.load(Relaxed)
+    }
+
+    /// A request that began at `since` ends; `answered` if the service gave a response. A client that resets most of its streams soon
+    /// and before they are answered loses the connection, but not one that speaks for many.
+    pub(super) fn end_request(&self, answered: bool, since: u32) {
         if self.active.fetch_sub(1, Relaxed) == 1 && self.phase() != Phase::Upgraded {
             self.enter(if self.within_head.load(Relaxed) { Phase::Head } else { Phase::Idle });
         }
         if self.is_for_many() {
             return;
         }
-        let reset = self.reset.load(Relaxed) + u32::from(!answered);
+        let early = self.swept().wrapping_sub(since) <= EARLY;
+        let reset = self.reset.load(Relaxed) + u32::from(!answered && early);
         let ended = self.ended.load(Relaxed) + 1;
         if ended < self.reset_window {
             self.reset.store(reset, Relaxed);
@@ -269,6 +281,7 @@ impl Liveness {
     /// Adds the step of a sweep, and closes the connection if it is beyond a limit.
     pub(super) fn sweep(&self, sweep: Sweep, limits: &Limits, protocol: Protocol) -> Option<Expired> {
         let http2 = protocol == Protocol::Http2;
+        self.swept.fetch_add(u32::try_from(sweep.step.as_millis()).unwrap_or(u32::MAX), Relaxed);
         let wrote = self.wrote.swap(false, Relaxed);
         let taken = self.taken.swap(false, Relaxed);
         let phase = self.phase();
@@ -389,10 +402,32 @@ mod tests {
             let liveness = Liveness::new(&Limits::default());
             let closed = (0..400).any(|stream| {
                 liveness.begin_request();
-                liveness.end_request(stream % 10 < answered_of_ten);
+                liveness.end_request(stream % 10 < answered_of_ten, liveness.swept());
                 liveness.is_flooded()
             });
             assert_eq!(closed, expected, "{answered_of_ten} of ten answered");
+        }
+    }
+
+    /// An upstream that grew slow had a whole office locked out, as the deadlines of its gRPC calls passed.
+    #[test]
+    fn who_waited_for_a_second_and_gave_up_does_not_flood_and_who_did_not_wait_does() {
+        for (seconds, expected) in [(0, true), (1, true), (2, false)] {
+            let liveness = Liveness::new(&Limits::default());
+            let closed = (0..20).any(|_| {
+                let begin = |_| {
+                    liveness.begin_request();
+                    liveness.swept()
+                };
+                let streams: Vec<_> = (0..20).map(begin).collect();
+                for _ in 0..seconds {
+                    let sweep = Sweep { step: Duration::from_secs(1), hurried: false };
+                    liveness.sweep(sweep, &Limits::default(), Protocol::Http2);
+                }
+                streams.into_iter().for_each(|since| liveness.end_request(false, since));
+                liveness.is_flooded()
+            });
+            assert_eq!(closed, expected, "after {seconds} sweeps of a second");
         }
     }
 
@@ -402,7 +437,7 @@ mod tests {
         liveness.speaks_for_many();
         for _ in 0..400 {
             liveness.begin_request();
-            liveness.end_request(false);
+            liveness.end_request(false, liveness.swept());
         }
         assert!(!liveness.is_flooded() && !liveness.is_told(Command::Abort));
         assert_eq!(liveness.phase(), Phase::Idle);
@@ -413,7 +448,7 @@ mod tests {
         let liveness = Liveness::new(&Limits { http2_reset_window: 10, ..Limits::default() });
         let closed_at = (1..=400).find(|_| {
             liveness.begin_request();
-            liveness.end_request(false);
+            liveness.end_request(false, liveness.swept());
             liveness.is_flooded()
         });
         assert_eq!(closed_at, Some(10));

@@ -109,7 +109,14 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let entry = self.registry.lock().remove(&self.id);
         if let Some(entry) = entry.filter(|entry| entry.liveness.is_flooded()) {
-            self.admitted.blame(entry.limits.flood_pause.get(), Instant::now());
+            let pause = entry.limits.flood_pause;
+            if let Some(address) = self.admitted.blame(&entry.limits, Instant::now()) {
+                tracing::warn!(
+                    %address, %pause,
+                    "an address is turned away for a while, as its connections flooded Doorward (see `limits.floods_per_address`); \
+                     if a proxy of yours has it, list it in `trusted_proxies`"
+                );
+            }
         }
         self.registry.metrics.active.dec();
         self.registry.drain.closed();

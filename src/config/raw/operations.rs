@@ -46,8 +46,8 @@ pub struct Limits {
     /// How long a connection of a client or to an upstream may be quiet until TCP asks whether the other side is still there. Shorter
     /// than what firewalls and balancers between forget connections by.
     pub tcp_keepalive: Span,
-    /// Streams of an HTTP/2 connection that are judged together: if the client reset half of them before it had an
-    /// answer, the connection is closed.
+    /// Streams of an HTTP/2 connection that are judged together: if the client reset half of them within a second or so and before it
+    /// had an answer, the connection is closed.
     pub http2_reset_window: u32,
     /// Streams of an HTTP/2 connection that the client has reset before they were looked at. Beyond, the connection is
     /// closed (CVE-2023-44487). Of a trusted proxy, and of a balancer whose PROXY header names
