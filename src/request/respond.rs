@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -26,6 +27,10 @@ use crate::{
     sts::printable,
     terminal,
 };
+
+/// What `grpc-message` encodes (gRPC over HTTP/2, "Percent-Encoded"), with all that is not ASCII. Of what is encoded beyond that grpc-js
+/// leaves a part as it came, such as `%2C`.
+const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// How somebody who is refused wants to be told, noted while the request is still whole.
 #[derive(Clone, Debug)]
@@ -339,8 +344,7 @@ fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
     let mut response = body("application/grpc", String::new());
     let headers = response.headers_mut();
     headers.insert("grpc-status", HeaderValue::from_static(code));
-    let message =
-        percent_encoding::utf8_percent_encode(rejection.detail(), percent_encoding::NON_ALPHANUMERIC).to_string();
+    let message = utf8_percent_encode(rejection.detail(), MESSAGE).to_string();
     insert(headers, HeaderName::from_static("grpc-message"), &message);
     response
 }
@@ -506,6 +510,16 @@ mod tests {
                 challenge.map(|more| format!("Bearer realm=\"doorward\"{more}")).into_iter().collect();
             assert_eq!(came, expected, "{rejection}");
         }
+    }
+
+    /// grpc-js showed `token%2C`.
+    #[test]
+    fn a_message_of_grpc_encodes_only_what_grpc_decodes_again() {
+        let rejection = Rejection::new(Reason::CredentialMissing, "a token, \"x-y\" (100 %) of Jos\u{e9}:\n/?#");
+        assert_eq!(
+            trailers_only(&rejection).headers()["grpc-message"],
+            "a token, \"x-y\" (100 %25) of Jos%C3%A9:%0A/?#"
+        );
     }
 
     /// Clients wait and try again by these words, and give up at a bad request.
