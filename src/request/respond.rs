@@ -69,9 +69,7 @@ impl Manner {
         Self {
             id,
             is_page: csrf::is_navigation(request.method(), headers) || csrf::is_submission(request.method(), headers),
-            is_grpc: headers
-                .get(header::CONTENT_TYPE)
-                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
+            is_grpc: headers.get(header::CONTENT_TYPE).is_some_and(is_grpc),
             is_read_raw: false,
             is_program: headers.contains_key(header::AUTHORIZATION),
             request: String::new(),
@@ -327,6 +325,12 @@ fn problem(rejection: &Rejection, asker: &Asker<'_>) -> Value {
     problem
 }
 
+/// gRPC over HTTP/2. Clients of gRPC-Web take no answer of that type, and read the status of HTTP.
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
 /// A gRPC answer that has no messages: the status goes in the only header block
 /// (gRPC over HTTP/2, "Trailers-Only").
 fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
@@ -520,6 +524,29 @@ mod tests {
             trailers_only(&rejection).headers()["grpc-message"],
             "a token, \"x-y\" (100 %25) of Jos%C3%A9:%0A/?#"
         );
+    }
+
+    #[test]
+    fn clients_of_grpc_web_are_refused_in_the_words_of_http() {
+        let brand = Brand::default();
+        for (content_type, is_grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/grpc-web-text", false),
+            ("application/json", false),
+        ] {
+            let request = Request::post("/").header("content-type", content_type).body(()).unwrap();
+            let manner = Manner::of(Uuid::nil(), &request);
+            let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes: &[] });
+            let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+            let answer = refuse(&Rejection::new(Reason::CredentialMissing, "no"), &asker);
+            let expected = if is_grpc { (200, "application/grpc") } else { (401, "application/problem+json") };
+            let found = (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap());
+            assert_eq!(found, expected, "{content_type}");
+        }
     }
 
     /// Clients wait and try again by these words, and give up at a bad request.
