@@ -12,7 +12,7 @@ use crate::{
     body::{RequestBody, collect},
     config::raw::{self, RouteKind},
     error::Rejection,
-    upstream::{Lane, Upstream},
+    upstream::{Lane, Upstream, UpstreamErrorKind},
 };
 
 const MAX_ANSWER: usize = 64 << 10;
@@ -118,8 +118,13 @@ async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
     let answer = match doctor.pools.send(upstream, &mut request, Lane::Short).await {
         Ok(answer) => answer,
         Err(error) => {
+            let cure = match error.kind() {
+                UpstreamErrorKind::NotHttp1 => {
+                    "look at its `url`; if it speaks HTTP/2 alone, as gRPC servers do, set `protocol: http2`"
+                }
+                _ => "look at its `url` and `tls`, and whether it can be reached from here",
+            };
             let said = Rejection::from(error).detail().to_owned();
-            let cure = "look at its `url` and `tls`, and whether it can be reached from here";
             return Finding::fault(Check::Upstreams, &of, said, cure);
         }
     };

@@ -38,6 +38,8 @@ pub enum UpstreamErrorKind {
     NotTaken,
     /// It answered what no HTTP peer may answer.
     Protocol,
+    /// What it answered over HTTP/1.1 is no head of an answer.
+    NotHttp1,
     /// The head of its answer is larger than is taken over HTTP/1.1.
     HeadTooLarge,
     /// It answered a request to switch protocols with a status that neither switches nor refuses.
@@ -115,7 +117,9 @@ impl UpstreamError {
             Some(BodyError::TooLarge(limit)) => UpstreamErrorKind::RequestBodyTooLarge(*limit),
             Some(error) => UpstreamErrorKind::of_body(error),
             None if error.is_parse_too_large() => UpstreamErrorKind::HeadTooLarge,
-            None if error.is_parse() || error.is_user() => UpstreamErrorKind::Protocol,
+            // Of HTTP/2 hyper parses nothing.
+            None if error.is_parse() => UpstreamErrorKind::NotHttp1,
+            None if error.is_user() => UpstreamErrorKind::Protocol,
             None => UpstreamErrorKind::Closed,
         };
         Self::new(kind, upstream).because(error)
@@ -144,6 +148,7 @@ impl fmt::Display for UpstreamError {
             UpstreamErrorKind::Closed => "broke off before it answered",
             UpstreamErrorKind::NotTaken => "did not take the request",
             UpstreamErrorKind::Protocol => "gave an answer that is not valid HTTP for this request",
+            UpstreamErrorKind::NotHttp1 => "gave an answer that is not valid HTTP/1.1",
             UpstreamErrorKind::HeadTooLarge => {
                 return write!(
                     f,
@@ -202,6 +207,11 @@ impl From<UpstreamError> for Rejection {
             UpstreamErrorKind::Closed | UpstreamErrorKind::Protocol => (
                 Reason::UpstreamProtocol,
                 "try again; if the request was to change something, look first whether it did",
+            ),
+            UpstreamErrorKind::NotHttp1 => (
+                Reason::UpstreamProtocol,
+                "an operator should set `protocol: http2` of this upstream if it speaks HTTP/2 alone, as gRPC servers do; if the request \
+                 was to change something, look first whether it did",
             ),
             UpstreamErrorKind::HeadTooLarge => (
                 Reason::UpstreamProtocol,
@@ -268,6 +278,7 @@ mod tests {
             (Kind::Closed, StatusCode::BAD_GATEWAY),
             (Kind::NotTaken, StatusCode::SERVICE_UNAVAILABLE),
             (Kind::Protocol, StatusCode::BAD_GATEWAY),
+            (Kind::NotHttp1, StatusCode::BAD_GATEWAY),
             (Kind::HeadTooLarge, StatusCode::BAD_GATEWAY),
             (Kind::NotSwitched(StatusCode::OK), StatusCode::BAD_GATEWAY),
             (Kind::RequestBody, StatusCode::BAD_REQUEST),

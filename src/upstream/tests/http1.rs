@@ -153,6 +153,21 @@ async fn attacks_z38_a_101_that_nobody_asked_for_is_refused_and_its_connection_c
     }
 }
 
+/// gRPC servers begin with the settings of HTTP/2, whatever they are asked.
+#[tokio::test]
+async fn of_a_peer_that_speaks_http2_alone_the_fix_says_which_setting_mends_it() {
+    let (address, _) = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        let settings = [0_u8, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        stream.write_all(&settings).await.unwrap();
+        read_head(&mut stream).await;
+    })
+    .await;
+    let error = fetch(&pools(), &upstream(address), get()).await.unwrap_err();
+    assert_eq!(error.kind(), UpstreamErrorKind::NotHttp1);
+    assert!(Rejection::from(error).fix_text().unwrap().contains("`protocol: http2`"));
+}
+
 #[tokio::test]
 async fn informational_responses_are_skipped() {
     let (address, _) = scripted(|_, mut stream| async move {
