@@ -50,7 +50,7 @@ macro_rules! facts {
             ),
             // It is empty where somebody pushed to `refs/for/BRANCH`, of the very repository, which takes no more than reading it.
             (Field::SourceBranch, &["/pull_request/head/label"]),
-            (Field::PullRequest, &["/number", "/pull_request/number"]),
+            (Field::PullRequest, &["/number", "/pull_request/number", "/issue/number"]),
             (Field::Draft, &["/pull_request/draft"]),
             $($more,)*
         ]
@@ -116,7 +116,8 @@ pub(super) static GOGS: Sender = Sender {
     id_headers: &["x-gogs-delivery"],
     events: Events::Shapes { header: "x-gogs-event", twins: &["x-github-event"], shapes: &[SHAPES], unnamed: None },
     redelivers_anew: false,
-    facts: facts!(REPOSITORY),
+    // Of a comment the others have the pull request itself.
+    facts: facts!(REPOSITORY, (Field::PullRequestMark, &["/issue/pull_request"])),
     passes: &["x-gogs-event", "x-gogs-delivery", "x-gogs-signature"],
     ..COMMON
 };
