@@ -16,6 +16,7 @@ pub(super) fn warn(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Rep
     if !senders.is_empty() {
         let at = at.key("on");
         warn_of_events(&rule.on.event, &senders, &at.key("event"), report);
+        warn_of_repeats(&rule.on.event, &senders, &at.key("event"), report);
         warn_of_actions(&rule.on.action, &senders, &at.key("action"), report);
         warn_of_refs(&rule.on, &senders, &at, report);
     }
@@ -66,6 +67,20 @@ fn warn_of_events(events: &[String], senders: &[&raw::Webhook], at: &At, report:
         report
             .warning(&at.index(i), format!("no delivery is known by its body as one of the event `{event}`"))
             .help(meant(event, &known));
+    }
+}
+
+/// Warns of an event whose later deliveries are taken for the first one.
+fn warn_of_repeats(events: &[String], senders: &[&raw::Webhook], at: &At, report: &mut Report) {
+    for (i, event) in events.iter().enumerate() {
+        let lost = senders.iter().find_map(|sender| Some((&sender.name, webhooks::loses(sender, event)?)));
+        let Some((sender, what)) = lost else { continue };
+        report
+            .warning(&at.index(i), format!("of `{sender}`, {what} is a duplicate, and no delivery: its body tells no time"))
+            .help(
+                "write `unique_bodies: false` in its entry of `webhooks`, so that ids alone count, which whoever has seen a delivery can \
+                 make up; or `true`, if the first is enough",
+            );
     }
 }
 
@@ -161,7 +176,11 @@ webhooks:
   - {name: harbor, sender: harbor, secrets: [{secret: {env: E}}]}
   - {name: azure, sender: azure_devops, secrets: [{secret: {env: F}}]}
   - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: G}}]}
+  - {name: gogs, sender: gogs, secrets: [{secret: {env: H}}]}
+  - {name: ids, sender: gogs, unique_bodies: false, secrets: [{secret: {env: I}}]}
 routes:
+  - {name: gogs, kind: webhook, hosts: [e], schemes: [webhook], webhook: gogs, upstream: u, event_listener: {namespace: v, name: fifth}}
+  - {name: ids, kind: webhook, hosts: [f], schemes: [webhook], webhook: ids, upstream: u, event_listener: {namespace: w, name: sixth}}
   - {name: gh, kind: webhook, hosts: [a], schemes: [webhook], webhook: gh, upstream: u, event_listener: {namespace: ci, name: build}}
   - {name: ci, kind: webhook, hosts: [b], schemes: [webhook], webhook: ci, upstream: u, event_listener: {namespace: x, name: other}}
   - {name: lab, kind: webhook, hosts: [c], schemes: [webhook], webhook: lab, upstream: u, event_listener: {namespace: y, name: third}}
@@ -218,6 +237,30 @@ routes:
             "on: {event: [psuh]}, who: {webhooks: [bb]}",
         ] {
             assert_eq!(warned(unknown), [], "{unknown}");
+        }
+    }
+
+    /// A preview was made, closed, opened again, and then there for ever.
+    #[test]
+    fn what_gogs_tells_in_the_same_words_again_is_warned_of() {
+        warns(
+            "on: {routes: [gogs], event: [push, pull_request]}",
+            "/on/event/1",
+            "of `gogs`, a pull request",
+            "`unique_bodies: false`",
+        );
+        warns(
+            "on: {routes: [gogs, tea], event: [issues]}",
+            "/on/event/0",
+            "of `gogs`, an issue",
+            "`unique_bodies: false`",
+        );
+        for good in [
+            "on: {routes: [gogs], event: [push, issue_comment]}",
+            "on: {routes: [tea], event: [pull_request, issues]}",
+            "on: {routes: [ids], event: [pull_request, issues]}",
+        ] {
+            assert_eq!(warned(good), [], "{good}");
         }
     }
 

@@ -60,7 +60,7 @@ pub use self::{
     resolve::{fill_defaults, identity, resolve_all},
     signature::github_signature,
     told::{
-        answered_events, has_bare_names, has_known_ids, has_text_ids, known_events, numbers_people,
+        answered_events, has_bare_names, has_known_ids, has_text_ids, known_events, loses, numbers_people,
         numbers_repositories, own_action,
     },
 };

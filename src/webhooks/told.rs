@@ -28,6 +28,21 @@ pub fn own_action(raw: &raw::Webhook, action: &str) -> Option<&'static str> {
     sender(raw.sender).own_actions.iter().find(|(others, _)| *others == action).map(|(_, own)| *own)
 }
 
+/// What of this event is told in the same words each time, however far apart, so that all but the first are lost where the entry does
+/// not say that bodies repeat. Bodies of Gogs have no time of a pull request and no commit, and a label moves no time of an issue.
+pub fn loses(raw: &raw::Webhook, event: &str) -> Option<&'static str> {
+    if raw.sender != raw::Sender::Gogs || raw.unique_bodies.is_some() {
+        return None;
+    }
+    match event {
+        "pull_request" => {
+            Some("a pull request that is closed, reopened, edited, assigned or labelled for the second time")
+        }
+        "issues" => Some("an issue that gets or loses a label for the second time"),
+        _ => None,
+    }
+}
+
 /// Whether deliveries tell the number of their repository.
 pub fn numbers_repositories(raw: &raw::Webhook) -> bool {
     // SNS tells it within the name.
