@@ -52,7 +52,7 @@ pub fn complete(claims: &mut Map<String, Value>, names: &mut BTreeSet<String>, t
 
 /// The names of what the userinfo endpoint tells and the claims have as well.
 pub fn known<'a>(claims: &Map<String, Value>, told: &'a Map<String, Value>) -> impl Iterator<Item = &'a String> {
-    told.keys().filter(|name| !PROTOCOL.contains(&name.as_str()) && claims.contains_key(*name))
+    told.keys().filter(move |name| !PROTOCOL.contains(&name.as_str()) && claims.contains_key(*name))
 }
 
 /// Takes from what the userinfo endpoint tells only what the login knew as well: a claim from elsewhere never stands for one that policy
