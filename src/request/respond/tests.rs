@@ -1,0 +1,169 @@
+use super::*;
+
+#[test]
+fn what_kubectl_reads_as_bytes_is_refused_in_plain_text() {
+    let brand = Brand::default();
+    for (path, is_text) in [
+        ("/api", true),
+        ("/apis", true),
+        ("/version", true),
+        ("/version/", true),
+        ("/openapi/v2", true),
+        ("/openapi/v3", true),
+        ("/openapi/v3/api/v1", true),
+        ("/api/v1", false),
+        ("/apis/tekton.dev/v1", false),
+        ("/apis/tekton.dev/v1/namespaces/ci/taskruns", false),
+        ("/versions", false),
+    ] {
+        let request = Request::get(path).body(()).unwrap();
+        let manner = Manner { is_read_raw: is_read_raw(path), ..Manner::of(Uuid::nil(), &request) };
+        let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[] });
+        let asker = manner.asker(None, None, Timestamp::default(), &brand);
+        let rejection = Rejection::new(Reason::PolicyDenied, "no rule allows this").fix("ask for one");
+        let answer = refuse(&rejection, &Asker { route, ..asker });
+        let kind = answer.headers()["content-type"].to_str().unwrap();
+        assert_eq!((answer.status(), kind.starts_with("text/plain")), (StatusCode::FORBIDDEN, is_text), "{path}");
+        let said = "doorward: no rule allows this. Ask for one (request 00000000-0000-0000-0000-000000000000)";
+        assert!(!answer.headers().contains_key("warning"), "{path}: its text is shown");
+        if is_text {
+            assert_eq!(answer.body(), said, "{path}");
+        } else {
+            let status: Value = serde_json::from_slice(answer.body()).unwrap();
+            assert_eq!(status["message"], said, "{path}");
+        }
+    }
+}
+
+/// kubectl shows nothing else of it.
+#[test]
+fn a_refusal_to_a_client_of_kubernetes_says_what_was_refused_and_which_request_it_was() {
+    let brand = Brand::default();
+    let path = "/api/v1/namespaces/ci/secrets";
+    let wanted = Some(Arc::new(Attributes::parse(&http::Method::GET, path, None).unwrap()));
+    let manner = Manner { wanted, ..Manner::of(Uuid::from_u128(7), &Request::get(path).body(()).unwrap()) };
+    let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[] });
+    let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+    for (reason, of) in [
+        (Reason::NoRuleMatched, "list secrets in namespace \"ci\"; "),
+        (Reason::PolicyDenied, "list secrets in namespace \"ci\"; "),
+        (Reason::UpstreamTimeout, ""),
+    ] {
+        let status: Value = serde_json::from_slice(refuse(&Rejection::new(reason, "no"), &asker).body()).unwrap();
+        assert_eq!(
+            status["message"],
+            format!("doorward: no ({of}request 00000000-0000-0000-0000-000000000007)"),
+            "{reason}"
+        );
+    }
+}
+
+/// client-go throws the text of a 401 away where it asks what is there, and prints each warning once.
+#[test]
+fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
+    let brand = Brand::default();
+    let warning = |path: &str, reason, detail: &'static str| {
+        let manner = Manner {
+            is_read_raw: is_read_raw(path),
+            ..Manner::of(Uuid::now_v7(), &Request::get(path).body(()).unwrap())
+        };
+        let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[Scheme::Bearer] });
+        let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+        let answer = refuse(&Rejection::new(reason, detail).fix("get a new one"), &asker);
+        answer.headers().get("warning").map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(
+        warning("/api", Reason::TokenExpired, "The \"token\" of Jos\u{e9} \\ has expired.").as_deref(),
+        Some("299 - \"doorward: The 'token' of Jos? / has expired. Get a new one\"")
+    );
+    assert_eq!(warning("/api", Reason::PolicyDenied, "no"), None);
+    assert_eq!(warning("/api/v1/pods", Reason::TokenExpired, "no"), None, "there the status is read");
+}
+
+/// By these a client asks for more scopes, or throws its token away (RFC 6750 section 3.1).
+#[test]
+fn a_bearer_challenge_tells_a_bad_token_and_too_few_scopes_from_no_token_at_all() {
+    let brand = Brand::default();
+    let manner = Manner::of(Uuid::nil(), &Request::get("/").body(()).unwrap());
+    let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes: &[Scheme::Bearer] });
+    let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+    let refused = |reason| Rejection::new(reason, "the \"token\" will not do");
+    let scopes = ["tekton:read", "tekton:run"].map(str::to_owned).to_vec();
+    let why = "error_description=\"the 'token' will not do\"";
+    for (rejection, challenge) in [
+        (refused(Reason::CredentialMissing), Some(String::new())),
+        (refused(Reason::SessionExpired), Some(String::new())),
+        (refused(Reason::TokenExpired), Some(format!(", error=\"invalid_token\", {why}"))),
+        (refused(Reason::TokenInvalid), Some(format!(", error=\"invalid_token\", {why}"))),
+        (
+            refused(Reason::NoRuleMatched).needs_scopes(scopes),
+            Some(format!(", error=\"insufficient_scope\", {why}, scope=\"tekton:read tekton:run\"")),
+        ),
+        (refused(Reason::NoRuleMatched), None),
+    ] {
+        let answer = refuse(&rejection, &asker);
+        let lines = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
+        let came: Vec<_> = lines.map(|line| line.to_str().unwrap()).collect();
+        let expected: Vec<_> = challenge.map(|more| format!("Bearer realm=\"doorward\"{more}")).into_iter().collect();
+        assert_eq!(came, expected, "{rejection}");
+    }
+}
+
+/// grpc-js showed `token%2C`.
+#[test]
+fn a_message_of_grpc_encodes_only_what_grpc_decodes_again() {
+    let rejection = Rejection::new(Reason::CredentialMissing, "a token, \"x-y\" (100 %) of Jos\u{e9}:\n/?#");
+    assert_eq!(trailers_only(&rejection).headers()["grpc-message"], "a token, \"x-y\" (100 %25) of Jos%C3%A9:%0A/?#");
+}
+
+#[test]
+fn clients_of_grpc_web_are_refused_in_the_words_of_http() {
+    let brand = Brand::default();
+    for (content_type, is_grpc) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/grpc; charset=utf-8", true),
+        ("application/grpc-web", false),
+        ("application/grpc-web+proto", false),
+        ("application/grpc-web-text", false),
+        ("application/json", false),
+    ] {
+        let request = Request::post("/").header("content-type", content_type).body(()).unwrap();
+        let manner = Manner::of(Uuid::nil(), &request);
+        let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes: &[] });
+        let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+        let answer = refuse(&Rejection::new(Reason::CredentialMissing, "no"), &asker);
+        let expected = if is_grpc { (200, "application/grpc") } else { (401, "application/problem+json") };
+        let found = (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap());
+        assert_eq!(found, expected, "{content_type}");
+    }
+}
+
+/// Clients wait and try again by these words, and give up at a bad request.
+#[test]
+fn each_client_is_told_what_to_make_of_a_refusal_in_its_own_words() {
+    let request = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
+    let manner = Manner::of(Uuid::nil(), &request);
+    let brand = Brand::default();
+    for (reason, kubernetes, grpc) in [
+        (Reason::CredentialMissing, "Unauthorized", "16"),
+        (Reason::PolicyDenied, "Forbidden", "7"),
+        (Reason::RouteNotFound, "NotFound", "12"),
+        (Reason::BadRequest, "BadRequest", "3"),
+        (Reason::BodyTimeout, "Timeout", "4"),
+        (Reason::BodyTooLarge, "RequestEntityTooLarge", "8"),
+        (Reason::TooManyRefusals, "TooManyRequests", "8"),
+        (Reason::Overloaded, "ServiceUnavailable", "14"),
+        (Reason::UpstreamTimeout, "Timeout", "14"),
+        (Reason::Internal, "InternalError", "13"),
+    ] {
+        let answer = |kind| {
+            let route = Some(RouteTerms { kind: Some(kind), schemes: &[] });
+            let asker = manner.asker(None, None, Timestamp::default(), &brand);
+            refuse(&Rejection::new(reason, "no"), &Asker { route, ..asker })
+        };
+        let status: Value = serde_json::from_slice(answer(RouteKind::Kubernetes).body()).unwrap();
+        assert_eq!(status["reason"], kubernetes, "{reason}");
+        assert_eq!(answer(RouteKind::Http).headers()["grpc-status"], grpc, "{reason}");
+    }
+}
