@@ -236,13 +236,6 @@ impl Login {
         store.put(Table::Logins, &state.hash(), value, until, expect, self.0.sessions.now()).await
     }
 
-    /// Takes the mark back: a code that is worth nothing is so however often it comes.
-    async fn unmark(&self, state: &State) {
-        if let Err(error) = self.0.sessions.shared().store.delete(Table::Logins, &state.hash()).await {
-            tracing::debug!(%error, "the mark of a code that was no good stays until its end");
-        }
-    }
-
     fn led_to(&self, state: &State, sealed: &[u8]) -> Option<String> {
         let plain = self.0.sessions.keys().open(Purpose::Completed, state.as_str().as_bytes(), sealed).ok()?;
         String::from_utf8(plain).ok()
@@ -260,7 +253,7 @@ impl Login {
 
     async fn sign_in_with(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
         let Accepted { provider, state, mark, flow, code, origin, headers, address, whose } = accepted;
-        let Granted { access, refresh, id, scopes } = self.exchange(&*provider, &state, &flow, code, &origin).await?;
+        let Granted { access, refresh, id, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
         let tokens = Tokens { access, refresh, id };
         let mut claims = self.identify(&*provider, &flow, &tokens).await?;
         let (mut told, mut named) = (BTreeSet::new(), BTreeSet::new());
@@ -302,7 +295,6 @@ impl Login {
     async fn exchange(
         &self,
         provider: &dyn Provider,
-        state: &State,
         flow: &Flow,
         code: String,
         origin: &Origin,
@@ -312,21 +304,15 @@ impl Login {
         };
         let metadata = provider.metadata().ok_or_else(unreachable)?;
         let (now, verifier) = (self.0.sessions.now(), flow.verifier.clone());
-        let granted = exchange::exchange(provider, &metadata, code, verifier, origin.url(&flow.callback()), now).await;
-        let error = match granted {
-            Ok(granted) => return Ok(granted),
-            Err(error) => error,
-        };
-        tracing::warn!(issuer = %provider.name(), %error, "a code gave no tokens");
-        let is_worthless = matches!(error, ExchangeError::InvalidGrant(_));
-        let failure = match error {
-            ExchangeError::Unreachable(_) => unreachable(),
-            error => exchange_failed(error.to_string()),
-        };
-        if is_worthless {
-            self.unmark(state).await;
-        }
-        Err(failure)
+        exchange::exchange(provider, &metadata, code, verifier, origin.url(&flow.callback()), now).await.map_err(
+            |error| {
+                tracing::warn!(issuer = %provider.name(), %error, "a code gave no tokens");
+                match error {
+                    ExchangeError::Unreachable(_) => unreachable(),
+                    error => exchange_failed(error.to_string()),
+                }
+            },
+        )
     }
 
     /// The claims of who signed in.
