@@ -259,7 +259,7 @@ async fn wrong_of(door: &Door, cases: Vec<Case>) -> Vec<String> {
     for case in cases {
         let Case { title, sender, way, genuine, .. } = &case;
         if case.attack == Attack::Replayed {
-            assert_eq!(genuine.send(door, sender).await.status, 202, "{title}");
+            assert_eq!(genuine.send(door, sender).await.status, sender.taken, "{title}");
             assert_eq!(door.arrived(1).await.len(), 1, "{title}");
         }
         let bytes = (way.bytes)(genuine);
@@ -304,7 +304,7 @@ async fn judge(door: &Door, case: &Case, bytes: &[u8], mut raw: Raw) -> Result<(
     let is_taken = expected == 202;
     let twin = if is_taken || *attack == Attack::Replayed { sender.delivery() } else { genuine.clone() };
     let answer = twin.send(door, sender).await;
-    if answer.status != 202 {
+    if answer.status != sender.taken {
         return Err(format!("its twin hears {}: {}", answer.status, answer.text()));
     }
     let mut bodies = vec![twin.content(sender)];

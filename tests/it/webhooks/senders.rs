@@ -38,6 +38,8 @@ pub struct Sender {
     pub body: &'static str,
     /// The identity that a delivery gets.
     pub user: &'static str,
+    /// What it hears of a delivery that is taken.
+    pub taken: u16,
     /// What it hears of attacks that are something else to it than to most.
     pub unlike: &'static [Unlike],
 }

@@ -57,6 +57,7 @@ const SOME: Sender = Sender {
     proof: hex("", ""),
     body: "",
     user: "",
+    taken: 202,
     unlike: &[],
 };
 
@@ -325,6 +326,7 @@ pub const SENDERS: &[Sender] = &[
         proof: SLACK,
         body: "trigger_id={nonce}&command=%2Fdeploy&team_id=T1&user_id=U1&text=to+production",
         user: "webhook:slack2:hook:slack-command",
+        taken: 200,
         ..SOME
     },
     Sender {
