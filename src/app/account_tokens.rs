@@ -3,12 +3,14 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use http::StatusCode;
 
 use super::App;
 use crate::{
     admin::health::{ComponentHandle, Gate},
     clock::Clock,
     error::Rejection,
+    snapshot::Snapshot,
     upstream::{AccountToken, Pools, Upstream},
 };
 
@@ -29,10 +31,12 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
         watched.retain(|name, _| find(&upstreams, name).is_some_and(|upstream| upstream.account_token().is_some()));
         let mut due = Vec::new();
         for (upstream, token) in shown(&upstreams) {
-            let watched =
-                watched.entry(Arc::clone(upstream.name())).or_insert_with(|| Watched::new(app, upstream, token));
+            let watched = watched.entry(Arc::clone(upstream.name())).or_insert_with(|| Watched::new(app, upstream));
             let now = app.clock.passed();
-            if token.is_due(&app.clock) && watched.tried.is_none_or(|tried| now.saturating_sub(tried) >= PAUSE) {
+            if !token.is_due(&app.clock) {
+                // Perhaps by what asked for it before this generation was in force.
+                watched.component.ok();
+            } else if watched.tried.is_none_or(|tried| now.saturating_sub(tried) >= PAUSE) {
                 watched.tried = Some(now);
                 due.push((upstream, token));
             }
@@ -65,11 +69,8 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(app: &App, upstream: &Upstream, token: &AccountToken) -> Self {
+    fn new(app: &App, upstream: &Upstream) -> Self {
         let component = app.health.component(format!("credential/{}", upstream.name()), Gate::Report);
-        if token.is_held(&app.clock) {
-            component.ok();
-        }
         Self { component, tried: None }
     }
 }
@@ -84,6 +85,20 @@ pub(crate) async fn obtain(pools: &Pools, upstreams: &[Arc<Upstream>], clock: &C
         Some((Arc::clone(upstream.name()), error))
     });
     join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// What is wrong with accounts that are new in a generation, where the API server itself says that it gives no token of one: to refuse
+/// the generation with, as it would take away what works. One that does not answer stops none.
+pub(super) async fn not_obtainable(pools: &Pools, current: &Snapshot, next: &Snapshot, clock: &Clock) -> Vec<String> {
+    let refused = obtain(pools, &next.upstreams, clock).await;
+    let is_new = |name: &str| {
+        let token = |upstreams| find(upstreams, name).and_then(|upstream| upstream.account_token());
+        !matches!((token(&current.upstreams), token(&next.upstreams)), (Some(ours), Some(next)) if ours.is_same(next))
+    };
+    let is_answer =
+        |error: &Rejection| matches!(error.upstream_status(), Some(StatusCode::FORBIDDEN | StatusCode::NOT_FOUND));
+    let refused = refused.into_iter().filter(|(name, error)| is_answer(error) && is_new(name));
+    refused.map(|(name, error)| format!("upstream `{name}`: {}", error.detail())).collect()
 }
 
 fn tell(upstream: &Upstream, error: &Rejection) {

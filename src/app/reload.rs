@@ -181,8 +181,8 @@ impl Reloader {
         let beside = Beside::of(&resolved);
         let next = resolved.into_snapshot(number, &self.app.shared, &self.app.clock);
         let next = next.ok_or_else(|| vec!["a part of the configuration is missing".to_owned()])?;
-        account_tokens::obtain(&self.own, &next.upstreams, &self.app.clock).await;
-        let problems = rights::not_impersonable(&self.own, &current.raw, &next).await;
+        let mut problems = account_tokens::not_obtainable(&self.own, current, &next, &self.app.clock).await;
+        problems.extend(rights::not_impersonable(&self.own, &current.raw, &next).await);
         if !problems.is_empty() {
             return Err(problems);
         }

@@ -36,7 +36,7 @@ pub struct RbacArgs {
 #[derive(Debug, Args)]
 pub(super) struct AccountArgs {
     /// The service account whose token is the credential of the upstream. Of an upstream with `credential.service_account` the
-    /// configuration says it, and this is the one that asks for its token.
+    /// configuration says it, and its token is asked for as the reader account.
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
     service_account: Account,
     /// That of `token_review.bearer` and of the upstreams of `runs`, `tokens.exchange` and `interceptor`, where none of these is that of a

@@ -159,8 +159,12 @@ impl Doctor<'_> {
             ];
             if wants(&checks) { provider::examine(self, |check| wants(&[check])).await } else { Vec::new() }
         };
-        let upstreams = async { if wants(&[Check::Upstreams]) { upstream::examine(self).await } else { Vec::new() } };
-        let rights = async { if wants(&[Check::Rights]) { upstream::examine_rights(self).await } else { Vec::new() } };
+        let upstreams = async {
+            if wants(&[Check::Upstreams]) { upstream::examine(self, &without_token).await } else { Vec::new() }
+        };
+        let rights = async {
+            if wants(&[Check::Rights]) { upstream::examine_rights(self, &without_token).await } else { Vec::new() }
+        };
         let public = async {
             let checks = [Check::Origin, Check::Upgrade, Check::Cookies, Check::Certificates];
             if wants(&checks) { public::examine(self.public.as_ref(), &self.clock).await } else { Vec::new() }
@@ -170,7 +174,8 @@ impl Doctor<'_> {
         let (provider, upstreams, rights, public, store, receivers) =
             tokio::join!(provider, upstreams, rights, public, store, receivers);
         let mut findings = [provider, upstreams, rights, public, store, receivers].concat();
-        findings.extend(without_token.iter().map(|(name, error)| upstream::without_token(name, error)));
+        let check = if wants(&[Check::Upstreams]) { Check::Upstreams } else { Check::Rights };
+        findings.extend(without_token.iter().map(|(name, error)| upstream::without_token(check, name, error)));
         if wants(&[Check::Certificates]) {
             findings.extend(certificates::of_files(self));
         }

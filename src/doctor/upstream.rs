@@ -70,13 +70,22 @@ impl What {
     }
 }
 
-pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
-    join_all(doctor.resolved.upstreams().iter().map(|upstream| one(doctor, upstream))).await
+/// Upstreams that are shown a token which there is none of, and why.
+pub(super) type WithoutToken = [(Arc<str>, Rejection)];
+
+pub(super) async fn examine(doctor: &Doctor<'_>, without: &WithoutToken) -> Vec<Finding> {
+    let upstreams = doctor.resolved.upstreams().iter().filter(|upstream| !lacks(without, upstream.name()));
+    join_all(upstreams.map(|upstream| one(doctor, upstream))).await
+}
+
+fn lacks(without: &WithoutToken, upstream: &str) -> bool {
+    without.iter().any(|(name, _)| **name == *upstream)
 }
 
 /// What of its rights Doorward lacks at each API server, and which it has beyond them.
-pub(super) async fn examine_rights(doctor: &Doctor<'_>) -> Vec<Finding> {
-    let answers = rights::examine(&doctor.pools, doctor.raw(), doctor.resolved).await;
+pub(super) async fn examine_rights(doctor: &Doctor<'_>, without: &WithoutToken) -> Vec<Finding> {
+    let mut answers = rights::examine(&doctor.pools, doctor.raw(), doctor.resolved).await;
+    answers.retain(|(name, _)| !lacks(without, name));
     let finding = |(name, answer): (Arc<str>, Result<Rights, Rejection>)| {
         let of = format!("API server `{name}`");
         match answer {
@@ -105,9 +114,10 @@ pub(super) async fn examine_rights(doctor: &Doctor<'_>) -> Vec<Finding> {
 }
 
 /// That Doorward gets no token of the service account that it is to be at an upstream.
-pub(super) fn without_token(name: &str, error: &Rejection) -> Finding {
-    let of = format!("API server `{name}`");
-    Finding::fault(Check::Rights, &of, error.detail(), "apply what `doorward rbac` prints for this configuration")
+pub(super) fn without_token(check: Check, name: &str, error: &Rejection) -> Finding {
+    let cure = "see that the account is there, that the upstream in its `credential` answers, and that what `doorward rbac` prints is \
+                applied";
+    Finding::fault(check, &format!("API server `{name}`"), error.detail(), cure)
 }
 
 async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {

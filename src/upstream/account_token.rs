@@ -81,9 +81,14 @@ impl AccountToken {
         self.is_refused.store(true, Ordering::Relaxed);
     }
 
+    /// Whether another is of the same account, and asked for at the same upstream.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (&self.namespace, &self.name, &self.asked_at) == (&other.namespace, &other.name, &other.asked_at)
+    }
+
     /// Goes on with what the generation before holds, where that is for the same account.
     pub(super) fn keep(&self, before: &Self) {
-        if (&self.namespace, &self.name, &self.asked_at) == (&before.namespace, &before.name, &before.asked_at) {
+        if self.is_same(before) {
             self.held.store(before.held.load_full());
             self.is_refused.store(before.is_refused.load(Ordering::Relaxed), Ordering::Relaxed);
         }
@@ -138,9 +143,11 @@ impl AccountToken {
                      what `doorward rbac` prints",
                     self.asked_at
                 );
-                return Err(self.failed(&why));
+                return Err(self.failed(&why).with_upstream_status(StatusCode::FORBIDDEN));
             }
-            StatusCode::NOT_FOUND => return Err(self.failed("there is no such service account")),
+            StatusCode::NOT_FOUND => {
+                return Err(self.failed("there is no such one").with_upstream_status(StatusCode::NOT_FOUND));
+            }
             status => return Err(self.failed(&format!("the API server answers {status}"))),
         }
         let body = collect(response.into_body(), MAX_ANSWER).await.unwrap_or_default();
@@ -275,7 +282,7 @@ mod tests {
         let token = target.account_token().unwrap();
         token.renew(&pools(), &upstream(server), &clock).await.unwrap();
         assert!(!token.is_due(&clock));
-        drop(target.credential_refused());
+        target.token_refused();
         assert!(token.is_due(&clock) && token.is_held(&clock));
         token.renew(&pools(), &upstream(server), &clock).await.unwrap();
         assert!(!token.is_due(&clock));
@@ -313,7 +320,7 @@ mod tests {
         let token = target.account_token().unwrap();
         for (given, told) in [
             (answer("403 Forbidden", "{}"), "apply what `doorward rbac` prints"),
-            (answer("404 Not Found", "{}"), "there is no such service account"),
+            (answer("404 Not Found", "{}"), "there is no such one"),
             (answer("401 Unauthorized", "{}"), "did not accept Doorward's own credential"),
             (answer("500 Oops", "{}"), "the API server answers 500"),
             (answer("201 Created", "{}"), "cannot be read"),

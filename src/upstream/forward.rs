@@ -18,7 +18,6 @@ use crate::{
     request::{
         headers::{REQUEST_ID, clean_response},
         outbound::{Lifetime, Outbound},
-        route::Route,
     },
     sessions::cookie,
 };
@@ -71,7 +70,7 @@ pub async fn forward<E: OnEnd>(
     let upstream = &outbound.permit.route().upstream;
     let response = pools.send(upstream, &mut outbound.request, lane).await?;
     let route = outbound.permit.route();
-    let response = accepted(response, route)?;
+    let response = accepted(response, &outbound.permit)?;
     let long = lane == Lane::Long || is_event_stream(response.headers());
     let kind = if long {
         Some(outbound.permit.stream_kind())
@@ -115,7 +114,7 @@ async fn upgrade<E: OnEnd>(
             Ok(Forwarded::Upgraded(Upgraded { response, splice }))
         }
         UpgradeAnswer::Refused(response) => {
-            let response = accepted(response, route)?;
+            let response = accepted(response, &outbound.permit)?;
             let mut response = passed(response, outbound, Trailers::Drop).await?;
             clean(&mut response, &outbound.permit);
             identify(response.headers_mut(), outbound);
@@ -139,8 +138,13 @@ async fn passed<E: OnEnd>(
 }
 
 /// A 401 to our own credential is our trouble, not the caller's: clients throw good tokens away for it.
-fn accepted(response: Response<UpstreamBody>, route: &Route) -> Result<Response<UpstreamBody>, Rejection> {
+fn accepted(response: Response<UpstreamBody>, permit: &Permit) -> Result<Response<UpstreamBody>, Rejection> {
+    let route = permit.route();
     if response.status() == StatusCode::UNAUTHORIZED && route.upstream.knows_us() {
+        // A server behind the API server says nothing of that token.
+        if !permit.is_proxied() {
+            route.upstream.token_refused();
+        }
         return Err(route.upstream.credential_refused());
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

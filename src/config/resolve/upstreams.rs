@@ -108,6 +108,11 @@ fn requested(
         let what = format!("`{text}` is no {key} of a service account");
         report.error(&at.key(key), what).help("write it as `kubectl get serviceaccounts -A` shows it");
     }
+    if upstream.tls.as_ref().is_some_and(|tls| tls.certificate.is_some()) {
+        report
+            .error(at, "the upstream is shown a client certificate as well, and an API server would go by that")
+            .help("leave `certificate` out of its `tls`");
+    }
     let Some(asked) = root.upstreams.iter().find(|other| other.name == account.upstream) else { return };
     if asked.requested_account().is_some() {
         report
@@ -238,6 +243,11 @@ upstreams:
                 "own, url: 'https://a'",
                 "own, url: 'https://b'",
                 &["the token is asked for at another address than the one that it is for"],
+            ),
+            (
+                "api, url: 'https://a'",
+                "api, url: 'https://a', tls: {certificate: {chain: a, key: b}}",
+                &["the upstream is shown a client certificate as well, and an API server would go by that"],
             ),
             (
                 "kind: kubernetes",

@@ -20,6 +20,7 @@ fn apart(yaml: &str) -> String {
     let own = upstream.change("name: cluster", "name: own");
     let requested = "{service_account: {namespace: '{ns}', name: proxy, upstream: own}}";
     let cluster = upstream.change("{bearer: {file: token}}", requested);
+    let cluster = cluster.change(", certificate: {chain: front-proxy.pem, key: front-proxy.key}", "");
     format!("{before}upstreams:\n{own}{cluster}routes:{after}")
 }
 
@@ -45,11 +46,13 @@ fn as_somebody(events: &[Value]) -> Vec<&Value> {
 #[tokio::test]
 async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
     let mut world = World::set_up(Setup { rights: requests(), ..Setup::default() }, |yaml| apart(&yaml)).await;
-    world.doorward.until_readyz_says("there is no such service account").await;
+    world.doorward.until_readyz_says("of the service account").await;
     assert_eq!(world.doorward.admin("/readyz").await.status, 200, "it stops nobody else");
     let line = format!("GET /api/v1/namespaces/{}/pods", world.namespace);
     let refused = world.alice(&line, &[], b"").await;
     assert_eq!(refused.status, 502);
+    let said = doctor(world.doorward.dir(), &["--only", "rights", "--only", "upstreams"]).await;
+    said.is("upstreams", "fault", &["there is no token of the service account", "is there"]);
     assert!(refused.text().contains("was not asked, as Doorward has no token for it"), "{}", refused.text());
 
     proxy(&world).await;
@@ -88,8 +91,13 @@ async fn a_reload_to_two_accounts_refuses_nobody() {
     proxy(&world).await;
     assert_eq!(looks(&world).await, 200);
     let path = world.doorward.dir().join("doorward.yaml");
-    let yaml = apart(&fs::read_to_string(&path).unwrap());
-    fs::write(&path, yaml.replace("{ns}", &world.namespace)).unwrap();
+    let yaml = apart(&fs::read_to_string(&path).unwrap()).replace("{ns}", &world.namespace);
+    // Of another account Doorward gets no token, and goes on as it was.
+    fs::write(&path, yaml.change("name: proxy,", "name: another,")).unwrap();
+    let refused = world.doorward.wait_for_log_containing("the configuration was refused").await.to_string();
+    assert!(refused.contains("there is no token of the service account"), "{refused}");
+    assert_eq!(looks(&world).await, 200);
+    fs::write(&path, yaml).unwrap();
     world.doorward.wait_for_generation(2).await;
     assert_eq!(looks(&world).await, 200);
     until(async || as_somebody(&seen(&world, "proxy")) == [&json!("alice")]).await;
