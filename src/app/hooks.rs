@@ -24,7 +24,7 @@ const LEAST_DIGITS: usize = 8;
 const MOST: usize = 1000;
 
 /// What to do about one that cannot be read.
-const DROP: &str = "`doorward hooks drop ID` drops it, by its whole id";
+const DROP: &str = "put the key back where it lacks one, and it is tried again; where it is lost, `doorward hooks drop ID` drops it, by its whole id";
 
 /// Deliveries that failed which an answer names.
 const MOST_NAMED: usize = 10;
@@ -228,8 +228,10 @@ impl Tally {
         let left = if left == 0 { String::new() } else { format!("; {left} were not tried") };
         let help = match (unreadable, failed.len() - unreadable) {
             (0, _) => SEE_TO_THE_STORE,
-            (_, 0) => "drop those that cannot be read (`doorward hooks drop ID`)",
-            _ => "drop those that cannot be read (`doorward hooks drop ID`); else see to the store and try again",
+            (_, 0) => "put the key back that they lack and try again; drop what is lost (`doorward hooks drop ID`)",
+            _ => {
+                "see to the store, put the key back that some lack, and try again; drop what is lost (`doorward hooks drop ID`)"
+            }
         };
         let what = format!(
             "{count} held deliveries {}; it failed for {}: {}{more}{left}",

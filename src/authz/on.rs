@@ -313,10 +313,10 @@ impl On {
                     || view.kubernetes.is_some_and(|attributes| kubernetes::namespaces(name, attributes, reading))
                     || view.token.and_then(|token| token.task).is_some_and(|task| name.contains(&task.namespace))
             }
-            Self::Events(names) => fact(view, |facts| &facts.event).is_some_and(|event| names.contains(event)),
+            Self::Events(names) => is_named(names, view, |facts| &facts.event, reading),
             Self::Branches(branches) => one_of(branches, view, |facts| &facts.branch, reading),
             Self::Tags(tags) => one_of(tags, view, |facts| &facts.tag, reading),
-            Self::Actions(names) => fact(view, |facts| &facts.action).is_some_and(|action| names.contains(action)),
+            Self::Actions(names) => is_named(names, view, |facts| &facts.action, reading),
             Self::Fork(fork) => view.delivery.is_some_and(|facts| match facts.fork {
                 Some(known) => known == *fork,
                 // News of a build may be of a fork's, so that a deny of those holds.
@@ -433,6 +433,20 @@ impl On {
 /// outside of the cluster is decided as one from within.
 fn is_page(view: &RequestView<'_>) -> bool {
     view.kind == RouteKind::Dashboard && view.kubernetes.is_none()
+}
+
+/// Whether a delivery tells one of these names. One with several elements of which not even the event is known may tell any of them, which
+/// a deny takes for granted.
+fn is_named<'a>(
+    names: &Names,
+    view: &RequestView<'a>,
+    of: impl Fn(&'a webhooks::Facts) -> &'a Option<Arc<str>>,
+    reading: Reading,
+) -> bool {
+    match fact(view, of) {
+        Some(name) => names.contains(name),
+        None => reading == Reading::Wide && view.delivery.is_some_and(|facts| facts.several && facts.event.is_none()),
+    }
 }
 
 fn fact<'a>(view: &RequestView<'a>, of: impl Fn(&'a webhooks::Facts) -> &'a Option<Arc<str>>) -> Option<&'a str> {

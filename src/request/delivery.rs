@@ -47,7 +47,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 const UNHURRIED: Duration = Duration::from_secs(30);
 
 /// The longest body of an answer that goes back to the sender. An EventListener's has some 150 bytes, and a sender that
-/// shows the body (Slack) takes no more.
+/// shows the body (Slack, of another answer than 202) takes no more.
 const MAX_ANSWER: usize = 64 << 10;
 
 impl Worker {

@@ -22,6 +22,7 @@ pub(super) struct MemoryStore {
     is_shared: AtomicBool,
     is_alone: AtomicBool,
     dies_once_parked: AtomicBool,
+    torn: Mutex<Option<Vec<u8>>>,
 }
 
 impl MemoryStore {
@@ -46,6 +47,11 @@ impl MemoryStore {
     /// Switches itself off with the write that parks a delivery, as if the process had died there.
     pub(super) fn set_dies_once_parked(&self) {
         self.dies_once_parked.store(true, Ordering::SeqCst);
+    }
+
+    /// Nothing can be read under this key any more.
+    pub(super) fn tear(&self, key: &[u8]) {
+        *self.torn.lock().unwrap() = Some(key.to_vec());
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -88,6 +94,9 @@ impl Backend for MemoryStore {
     fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
             self.check()?;
+            if self.torn.lock().unwrap().as_deref() == Some(key) {
+                return Err(StoreError::Corrupt("torn".to_owned()));
+            }
             let records = self.records.lock().unwrap();
             Ok(records.1.get(&(table, key.to_vec())).filter(|stored| stored.expires > now).cloned())
         })

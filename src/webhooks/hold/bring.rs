@@ -22,9 +22,9 @@ const REST: Duration = Duration::from_secs(1);
 /// How often the store is looked at for what is not known yet, and ages are measured.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How often all of a shared store is read, bodies included: so that what a failover brought back is brought while the interceptor still
-/// knows it, and seldom enough for thousands of deliveries that wait.
-const ANEW: Duration = Duration::from_secs(3600);
+/// How often all records of a shared store are read, without what they bring: so that what a failover brought back is brought soon. No lane
+/// begins meanwhile.
+const ANEW: Duration = Duration::from_secs(300);
 
 /// Brings what is held until `stop`, and then ends what is on its way. Nothing is brought before `settle` has passed; what is held is
 /// known and measured meanwhile.
@@ -64,8 +64,8 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, settle
                 let looked = async {
                     match read_at.elapsed() >= ANEW {
                         true => {
-                            read_at = Instant::now();
                             queue.read_anew(clock.now()).await?;
+                            read_at = Instant::now();
                         }
                         false => queue.refresh(clock.now()).await?,
                     }

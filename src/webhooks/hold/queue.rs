@@ -34,7 +34,7 @@ const UNREADABLE_TURN: usize = 16;
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What the log says of a delivery that is never tried, with its id and why.
-const UNREADABLE: &str = "a held delivery cannot be read; it stays where it is until it can, or `doorward hooks drop` drops it by its whole id";
+const UNREADABLE: &str = "a held delivery cannot be read; it stays where it is until it can, as when a key is put back; what is lost `doorward hooks drop` drops, by its whole id";
 
 /// What is held. Clones share it.
 #[derive(Clone)]
@@ -215,16 +215,24 @@ impl Queue {
         }
     }
 
-    /// Finds out which parked deliveries are there no more: another replica's operator dropped them or had them tried, which
-    /// leaves nothing that [`Queue::refresh`] could read. Looks at a few of them each time.
+    /// Finds out which parked deliveries are there no more, or as they were before: another replica's operator dropped them or had them
+    /// tried, or a failover lost the parking, which leaves nothing that [`Queue::refresh`] could read. Looks at a few of them each time.
     pub(super) async fn look_at_parked(&self, now: Timestamp) -> Result<(), StoreError> {
         let turn = if self.store.is_shared() { self.index().parked_turn(PARKED_TURN) } else { Vec::new() };
         if !turn.is_empty() {
             let keys = turn.iter().map(|(id, _)| id.once().to_vec()).collect();
             let found = self.store.get_all(Table::Held, keys, now).await?;
             let mut index = self.index();
-            for ((id, version), _) in turn.iter().zip(found).filter(|(_, found)| found.is_none()) {
-                index.remove_version(id, *version);
+            for ((id, version), found) in turn.iter().zip(found) {
+                match found {
+                    None => index.remove_version(id, *version),
+                    // A failover lost that it was parked.
+                    Some(stored) if stored.version != *version => match self.decode(id, stored.value) {
+                        Ok(held) => index.set_found(*id, held, stored.version, Some(*version)),
+                        Err(error) => _ = leave(&mut index, *id, stored.version, &error, Some(*version)),
+                    },
+                    Some(_) => {}
+                }
             }
         }
         self.measure();
@@ -245,7 +253,16 @@ impl Queue {
     /// the store, so that it stops no other.
     pub(super) async fn look(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
         let known = self.index().version(id);
-        let Some(Stored { value, version, .. }) = self.store.get(Table::Held, id.once(), now).await? else {
+        let found = match self.store.get(Table::Held, id.once(), now).await {
+            // What it stands in cannot be read either.
+            Err(error @ StoreError::Corrupt(_)) => {
+                leave(&mut self.index(), *id, known.unwrap_or_default(), &error, known);
+                self.measure();
+                return Err(error);
+            }
+            found => found?,
+        };
+        let Some(Stored { value, version, .. }) = found else {
             self.index().remove(id);
             self.measure();
             return Ok(None);

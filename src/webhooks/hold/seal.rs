@@ -1,5 +1,5 @@
 //! What is held is sealed before it leaves for a store that others keep, as sessions are. It is bound to the delivery, so that no record
-//! stands for another. In a file of our own, whose key would lie beside it, it stands in clear.
+//! stands for another. In a file of our own it stands in clear.
 
 use std::sync::Arc;
 

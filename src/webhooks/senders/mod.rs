@@ -317,10 +317,11 @@ pub(super) fn configured(facts: &raw::FactPointers) -> impl Iterator<Item = (Fie
     .filter_map(|(field, key, pointer)| Some((field, key, pointer.as_deref()?)))
 }
 
-/// The lists in which an entry of the configuration has a branch or a tag.
+/// The lists in which an entry of the configuration has what denies may name: a branch, a tag, an event or an action.
 pub(super) fn configured_lists(facts: &raw::FactPointers) -> impl Iterator<Item = &str> {
-    let of_refs = configured(facts).filter(|(field, ..)| matches!(field, Field::Branch | Field::Tag | Field::Ref));
-    of_refs.flat_map(|(_, _, pointer)| {
+    let named = configured(facts)
+        .filter(|(field, ..)| matches!(field, Field::Branch | Field::Tag | Field::Ref | Field::Event | Field::Action));
+    named.flat_map(|(_, _, pointer)| {
         let elements = pointer.match_indices("/*").map(|(at, _)| pointer.split_at(at));
         elements.filter(|(_, rest)| *rest == "/*" || rest.starts_with("/*/")).map(|(list, _)| list)
     })

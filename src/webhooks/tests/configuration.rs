@@ -191,11 +191,17 @@ fn what_has_several_elements_where_a_branch_or_a_tag_is_pointed_at_is_several() 
         let facts = told(&pointers, &body);
         assert_eq!((facts.tag.as_deref(), facts.several), (tag, several), "{events}");
     }
+    // A second one hid what the first does, too.
+    for (actions, action, several) in [(vec!["push"], Some("push"), false), (vec!["push", "delete"], None, true)] {
+        let events: Vec<Value> = actions.into_iter().map(|action| json!({"action": action})).collect();
+        let facts = told(&json!({"action": "/events/*/action"}), &json!({"events": events}));
+        assert_eq!((facts.action.as_deref(), facts.several), (action, several), "{events:?}");
+    }
     let lists = |facts: Value| {
         let facts: raw::FactPointers = serde_json::from_value(facts).unwrap();
         senders::configured_lists(&facts).map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(lists(json!({"ref": "/a/*/b/*/c", "event": "/d/*/e"})), ["/a", "/a/*/b"]);
+    assert_eq!(lists(json!({"ref": "/a/*/b/*/c", "event": "/d/*/e"})), ["/d", "/a", "/a/*/b"]);
     assert_eq!(lists(json!({"branch": "/a/*b/*", "tag": "/a~1*"})), ["/a/*b"]);
 }
 

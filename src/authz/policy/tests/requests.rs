@@ -87,6 +87,7 @@ tests:
   - {name: a merge queue of that branch, principal: {}, request: {route: hooks, delivery: {event: merge_group, branch: prod}}, expect: {outcome: deny, rule: prod}}
   - {name: a merge queue of another, principal: {}, request: {route: hooks, delivery: {event: merge_group, branch: main}}, expect: {outcome: allow}}
   - {name: a workflow, principal: {}, request: {route: hooks, delivery: {event: workflow_run, several: true}}, expect: {outcome: deny}}
+  - {name: several events, principal: {}, request: {route: hooks, delivery: {several: true}}, expect: {outcome: deny, rule: closed}}
   - {name: a build that says nothing of forks, principal: {}, request: {route: hooks, delivery: {event: pull_request, build: true, branch: main}}, expect: {outcome: deny, rule: fork}}
   - {name: by number, principal: {}, request: {route: hooks, delivery: {event: push, actor: x, actor_id: '7'}}, expect: {outcome: deny, rule: eve}}
   - {name: by name, principal: {}, request: {route: hooks, delivery: {event: push, actor: '7'}}, expect: {outcome: allow}}

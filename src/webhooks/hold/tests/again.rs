@@ -30,7 +30,7 @@ async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
 
 /// Nobody saw it, until a process that started weeks later brought it, when the interceptor had forgotten that its runs were made.
 #[tokio::test(start_paused = true)]
-async fn what_was_brought_and_comes_back_with_a_failover_is_brought_again_within_the_hour() {
+async fn what_was_brought_and_comes_back_with_a_failover_is_brought_again_within_minutes() {
     let store = MemoryStore::shared();
     store.set_shared();
     let fixture = Fixture::new(&store, |_| Brought::Taken(None));
@@ -42,6 +42,27 @@ async fn what_was_brought_and_comes_back_with_a_failover_is_brought_again_within
     assert_eq!((fixture.seen(), fixture.held().await), (vec!["a".to_owned()], vec![]));
     store.fail_over_to(standby);
     assert_eq!(fixture.held().await, [], "nothing tells of it");
-    tokio::time::sleep(Duration::from_secs(3605)).await;
+    tokio::time::sleep(Duration::from_secs(305)).await;
     assert_eq!((fixture.seen(), fixture.held().await), (vec!["a".to_owned(), "a".to_owned()], vec![]));
+}
+
+/// It was parked in memory alone, and tried by nobody until a start.
+#[tokio::test(start_paused = true)]
+async fn a_delivery_whose_parking_a_failover_lost_is_tried_again() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let is_allowed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let allowed = Arc::clone(&is_allowed);
+    let fixture = Fixture::new(&store, move |_| match allowed.load(std::sync::atomic::Ordering::SeqCst) {
+        true => Brought::Taken(None),
+        false => failed(FailureKind::Denied),
+    });
+    fixture.keep("hub", "1", "a").await.unwrap();
+    let standby = store.copy();
+    fixture.start();
+    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
+    is_allowed.store(true, std::sync::atomic::Ordering::SeqCst);
+    store.fail_over_to(standby);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    fixture.until("brought", async || fixture.held().await == []).await;
 }

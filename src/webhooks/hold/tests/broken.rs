@@ -73,6 +73,20 @@ async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_
     assert!(store.get(Table::Held, id.once(), NOW).await.unwrap().is_none());
 }
 
+/// Its lane had its turn again and again, and brought nothing.
+#[tokio::test]
+async fn a_record_that_the_store_itself_cannot_read_stops_no_other() {
+    let store = MemoryStore::shared();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.queue.set_doubt(None);
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.keep("hub", "1", "b").await.unwrap();
+    store.tear(id.once());
+    fixture.start();
+    fixture.until("the next one is brought", async || fixture.seen() == ["b"]).await;
+    assert!(matches!(&*fixture.queue.unreadable(), [(left, _)] if *left == id));
+}
+
 /// Another replica's operator may have dropped it.
 #[tokio::test]
 async fn what_cannot_be_read_is_told_until_it_is_gone() {
