@@ -160,7 +160,9 @@ fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync
                 *answer.status_mut() = StatusCode::BAD_REQUEST;
             }
             if is_bare_refusal(&answer) {
-                *answer.body_mut() = json!({"error": answer.status().to_string()}).to_string().into_bytes();
+                let error = format!("{} in another form than OAuth's", answer.status());
+                *answer.body_mut() = json!({"error": error}).to_string().into_bytes();
+                *answer.status_mut() = StatusCode::BAD_REQUEST;
             }
             Ok(answer)
         })
@@ -181,12 +183,16 @@ fn is_error(answer: &HttpResponse) -> bool {
             .is_ok_and(|said| said.error.is_some() && said.access_token.is_none())
 }
 
-/// A status that refuses, and no error of OAuth's that says why: the page of a portal, or the other form of errors that a provider
-/// has for organisations that are gone. The status is the error then.
+/// An answer that refuses, and no error of OAuth's that says why: the page of a portal, or the way to one, or the other form of errors
+/// that a provider has for organisations that are gone. The status is the error then.
 fn is_bare_refusal(answer: &HttpResponse) -> bool {
     let status = answer.status();
-    let is_refusal =
-        status.is_client_error() && !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+    if status.is_success() {
+        // An object with a fault is none: it may hold a token that has rotated.
+        return !answer.body().trim_ascii_start().starts_with(b"{");
+    }
+    let may_pass = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+    let is_refusal = status.is_redirection() || (status.is_client_error() && !may_pass);
     is_refusal && Refusal::deserialize(&mut serde_json::Deserializer::from_slice(answer.body())).is_err()
 }
 
