@@ -64,16 +64,27 @@ struct Flights {
     of: HashMap<SessionHash, Flight>,
     /// Those that are over are cleared away once there are so many.
     sweep_at: usize,
-    /// By issuer, when its userinfo endpoint last named a claim that the session in question had. The next who lost that claim was
-    /// asked about for the first time, perhaps, and would keep it.
-    named: HashMap<Arc<str>, HashMap<String, Timestamp>>,
+    /// When a userinfo endpoint last named a claim that the session in question had. The next who lost that claim was asked about for
+    /// the first time, perhaps, and would keep it.
+    named: HashMap<Grant, HashMap<String, Timestamp>>,
 }
 
+/// An issuer, and the scopes that it granted: of an access token with others its userinfo endpoint tells other claims.
+type Grant = (Arc<str>, BTreeSet<Arc<str>>);
+
 impl Flights {
-    /// Notes what userinfo of the record's issuer told, and gives which claims it has named since the session began, of whomever. What
-    /// it named earlier counts for nothing: a provider may be set to name a claim in the ID token alone.
-    fn named_since(&mut self, record: &Record, told: &Map<String, Value>, now: Timestamp) -> BTreeSet<String> {
-        let named = self.named.entry(Arc::clone(&record.issuer)).or_default();
+    /// Notes what userinfo of the record's issuer told of an access token with `scopes`, and gives which claims it has named for such
+    /// ones since the session began, of whomever. What it named earlier counts for nothing: a provider may be set to name a claim in the
+    /// ID token alone.
+    fn named_since(
+        &mut self,
+        record: &Record,
+        scopes: &[Arc<str>],
+        told: &Map<String, Value>,
+        now: Timestamp,
+    ) -> BTreeSet<String> {
+        let grant = (Arc::clone(&record.issuer), scopes.iter().cloned().collect());
+        let named = self.named.entry(grant).or_default();
         named.extend(userinfo::known(&record.claims, told).map(|name| (name.clone(), now)));
         named.iter().filter(|(_, at)| **at >= record.created).map(|(name, _)| name.clone()).collect()
     }
@@ -216,10 +227,11 @@ impl Sessions {
                         "userinfo does not tell of somebody any more, whose session ends unless it does before `end`"
                     );
                 }
+                let scopes = refreshed.scopes.as_deref().unwrap_or(&record.scopes);
                 let named = refreshed
                     .told
                     .as_ref()
-                    .map(|told| lock(&inner.shared.refreshes.0).named_since(&record, told, now))
+                    .map(|told| lock(&inner.shared.refreshes.0).named_since(&record, scopes, told, now))
                     .unwrap_or_default();
                 let asks_userinfo = provider.client().asks_userinfo;
                 let apply = |record: &mut Record| refreshed.clone().apply(record, &named, now, asks_userinfo);
@@ -328,7 +340,7 @@ const KEPT: [&str; 2] = ["sid", "nonce"];
 const OF_LOGIN: [&str; 3] = ["auth_time", "acr", "amr"];
 
 impl Refreshed {
-    /// `named` are claims that userinfo of this provider has named of others.
+    /// `named` are claims that userinfo of this provider has named of others with the same scopes.
     fn apply(self, record: &mut Record, named: &BTreeSet<String>, now: Timestamp, asks_userinfo: bool) {
         if let Some(access) = self.access {
             record.tokens.access = access;

@@ -585,6 +585,19 @@ async fn a_group_that_userinfo_names_for_others_alone_is_gone_at_the_first_refre
         world.at.create_with(claims, &dash()).await
     };
     let removed = create("bob").await;
+    let claims = json!({"sub": "dan", "groups": ["dev"], "aud": "doorward"});
+    let new = NewSession {
+        origin: &dash(),
+        provider: &*world.at.provider,
+        claims: Arc::new(claims.as_object().unwrap().clone()),
+        told: BTreeSet::new(),
+        named: BTreeSet::new(),
+        scopes: vec!["openid".into(), "email".into()],
+        tokens: Tokens { access: "a-1".to_owned(), refresh: None, id: Some("i-1".to_owned()) },
+        seen: Seen::default(),
+    };
+    let (line, _) = world.at.sessions.create(new).await.unwrap();
+    let of_other_scopes = sent_back(&line);
     let groups = async |cookie: &HeaderMap| {
         let session = get(&world.at.sessions, cookie, &dash()).await.unwrap();
         session.principal.groups.iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -592,6 +605,8 @@ async fn a_group_that_userinfo_names_for_others_alone_is_gone_at_the_first_refre
     assert_eq!(groups(&world.cookie).await, ["dev"], "it is named for another");
     world.advance(301, |script| script.user_info = answers(200, json!({"sub": "bob"})));
     assert!(groups(&removed).await.is_empty());
+    world.script(|script| script.user_info = answers(200, json!({"sub": "dan"})));
+    assert_eq!(groups(&of_other_scopes).await, ["dev"], "what is named for some scopes says nothing of others");
     // The provider has ceased to name groups there, for all that is known: what it named before a session says nothing of it.
     let later = create("carol").await;
     world.advance(301, |script| script.user_info = answers(200, json!({"sub": "carol"})));
