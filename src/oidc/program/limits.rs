@@ -28,7 +28,7 @@ const WAITING: Bounds = Bounds { network: 30, site: 60, house: 1000 };
 /// chance of 50 000 * 1000 / (2.6 * 10^10), or 0.2 percent, and only while as many programs wait as may; with ten that wait
 /// it is two in a hundred thousand. Whoever finds one may decline it, or sign somebody's terminal in as themselves, and gets
 /// nothing of anybody. To shut this door on others takes 2500 addresses of version 4, or 500 networks of 2^80 of version 6;
-/// and it stays open to browsers with a session.
+/// and browsers with a session may then type as many again, which doubles the chance.
 const MISTYPED: Bounds = Bounds { network: 20, site: 100, house: 50_000 };
 
 /// What keeps waiting programs few, and guesses. Cheap to clone.
@@ -176,7 +176,8 @@ impl Recent {
         if let Some(wait) = too_many.max() {
             return Err(Full::Network(wait));
         }
-        if within.taken.len() >= self.bounds.house && !is_known_here {
+        let house = if is_known_here { 2 * self.bounds.house } else { self.bounds.house };
+        if within.taken.len() >= house {
             return Err(Full::House(wait(within.taken.keys().next())));
         }
         let ticket = within.next;
@@ -278,7 +279,10 @@ mod tests {
         let take = || recent.take(None, NOW, false).map(Taken::keep);
         let tickets: Vec<_> = (0..3).map(|_| take().unwrap()).collect();
         assert_eq!(take(), Err(Full::House(LIFETIME)));
-        assert!(recent.take(None, NOW, true).is_ok());
+        let take_known = || recent.take(None, NOW, true).map(Taken::keep);
+        let of_known: Vec<_> = (0..3).map(|_| take_known().unwrap()).collect();
+        assert_eq!(take_known(), Err(Full::House(LIFETIME)), "who is known here finds an end too");
+        of_known.into_iter().for_each(|ticket| recent.give_back(ticket));
         recent.give_back(tickets[1]);
         assert!(recent.take(address("192.0.2.1"), NOW, false).is_ok());
     }
