@@ -229,9 +229,9 @@ impl Revocations {
     /// The same of several targets, each with its reason and until when: the store is told once, and so is the copy, which each change
     /// copies as a whole.
     pub async fn revoke_all(&self, targets: &[(Target<'_>, &str, Timestamp)]) -> Result<(), StoreError> {
-        let names = self.0.names.load_full();
+        let (mirror, names) = (self.0.mirror.load_full(), self.0.names.load_full());
         let named = targets.iter().flat_map(|(target, reason, until)| {
-            let named = target.by_all_names(&names).into_iter();
+            let named = target.by_all_names(&names).into_iter().chain(mirror.by_former_names(*target, &names));
             named.map(|target| (Record { what: What::from(target), reason: (*reason).into() }, *until))
         });
         let records: Vec<(Record, Timestamp)> = named.collect();

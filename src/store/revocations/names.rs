@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use super::{Mirror, Revocation, Target};
+
 /// An issuer of a configuration. What has no identifier of its own, such as a sender of webhooks, has its name for one.
 #[derive(Clone, Debug)]
 pub struct Named {
@@ -60,5 +62,34 @@ impl Names {
         for name in &known.names {
             self.0.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(&known));
         }
+    }
+}
+
+impl Mirror {
+    /// The target by each name that no issuer has any more and under which it is revoked as it is under a name of now: that is a copy,
+    /// and would hold again with its name.
+    pub(super) fn by_former_names<'a>(&'a self, target: Target<'a>, names: &Names) -> Vec<Target<'a>> {
+        let (map, own, id) = match target {
+            Target::Token { issuer, id } => (&self.tokens, issuer, id),
+            Target::Principal { issuer, subject } => (&self.principals, issuer, subject),
+            Target::Session(_) | Target::Workload(_) => return Vec::new(),
+        };
+        let known = names.of(own);
+        let of_now: Vec<&Revocation> = std::iter::once(own)
+            .chain(known.iter().map(|name| &**name))
+            .filter_map(|name| map.get(name).and_then(|of_issuer| of_issuer.get(id)))
+            .collect();
+        let is_former = |issuer: &Arc<str>| {
+            **issuer != *own && !known.contains(issuer) && names.get(issuer).is_none_or(|known| !known.is_in_use)
+        };
+        map.iter()
+            .filter(|(issuer, of_issuer)| {
+                is_former(issuer) && of_issuer.get(id).is_some_and(|revocation| of_now.contains(&revocation))
+            })
+            .map(|(issuer, _)| match target {
+                Target::Token { .. } => Target::Token { issuer, id },
+                _ => Target::Principal { issuer, subject: id },
+            })
+            .collect()
     }
 }

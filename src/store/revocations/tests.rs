@@ -310,6 +310,7 @@ async fn what_is_revoked_of_any_issuer_stays_so_when_its_entry_has_another_name(
     assert_eq!(listed, [("corp-sso".into(), false), ("corp-sso".into(), false)]);
     // Taken back, it is so under all names.
     after.revoke(of("corp-sso", "bob"), "back again", at.clock.now() + Duration::from_secs(1)).await.unwrap();
+    assert!(after.list().iter().all(|revoked| !revoked.meets_nobody), "not under the former name either");
     at.clock.advance(Duration::from_secs(1));
     after.refresh().await.unwrap();
     after.keep_by_all_names().await.unwrap();
