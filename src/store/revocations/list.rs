@@ -8,7 +8,6 @@ use std::{
 use serde::Serialize;
 
 use super::{ByIssuer, Revocation, Revocations};
-use crate::clock::Timestamp;
 
 /// How many revocations of an issuer one line of the log names.
 const MOST_TOLD: usize = 20;
@@ -52,16 +51,16 @@ impl Revocations {
                 }
             }
             let is_in_use = |issuer: &str| names.get(issuer).is_some_and(|known| known.is_in_use);
-            // What an issuer had under a former name stays in the store, and holds under the others.
-            let mut held: HashMap<&Arc<str>, Timestamp> = HashMap::new();
+            // What an issuer had under a former name stays in the store, and its copies hold under the others. Another issuer's of the
+            // same id is no copy.
+            let mut held: HashMap<&Arc<str>, Vec<&Revocation>> = HashMap::new();
             for ((_, id), revocation) in list.iter().filter(|((issuer, _), _)| is_in_use(issuer)) {
-                let until = held.entry(id).or_insert(revocation.until);
-                *until = revocation.until.max(*until);
+                held.entry(id).or_default().push(revocation);
             }
-            let holds = |id: &Arc<str>, until: Timestamp| held.get(id).is_some_and(|held| *held >= until);
+            let holds = |id: &Arc<str>, copy: &Revocation| held.get(id).is_some_and(|held| held.contains(&copy));
             list.iter()
                 .map(|((issuer, id), revocation)| (*issuer, *id, *revocation, !is_in_use(issuer)))
-                .filter(|(_, id, revocation, meets_nobody)| !meets_nobody || !holds(id, revocation.until))
+                .filter(|(_, id, revocation, meets_nobody)| !meets_nobody || !holds(id, revocation))
                 .map(|(issuer, id, revocation, meets_nobody)| Revoked {
                     issuer: Arc::clone(issuer),
                     what: what(Arc::clone(id)),

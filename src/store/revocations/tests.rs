@@ -334,3 +334,19 @@ async fn what_is_revoked_of_a_sender_that_has_another_name_is_listed_as_meeting_
     revocations.know(&sender("webhook:github"));
     assert_eq!(meets_nobody(), [false]);
 }
+
+/// A revocation of another issuer's that lasts longer hid it.
+#[tokio::test]
+async fn what_meets_nobody_is_listed_also_where_another_issuer_has_revoked_the_same_name() {
+    let at = fixture();
+    let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let (gone, stays) = (named("gone", "https://gone.test"), named("stays", "https://stays.test"));
+    revocations.know(&[gone, stays.clone()]);
+    for (issuer, seconds) in [("gone", 60), ("stays", 120)] {
+        let until = at.clock.now() + Duration::from_secs(seconds);
+        revocations.revoke(Target::Principal { issuer, subject: "builder" }, "leaked", until).await.unwrap();
+    }
+    revocations.know(&[stays]);
+    let listed: Vec<_> = revocations.list().into_iter().map(|revoked| (revoked.issuer, revoked.meets_nobody)).collect();
+    assert_eq!(listed, [("gone".into(), true), ("stays".into(), false)]);
+}
