@@ -42,13 +42,13 @@ struct Arguments {
 /// Revokes, and ends the streams that it meets. Gives until when, and how many streams were ended.
 pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandError> {
     let arguments: Arguments = command.arguments()?;
-    let issuer = known_issuer(&app.snapshot.load(), &arguments.issuer)?;
+    let issuer = known_issuer(&app.snapshot.load(), &arguments.issuer).or_else(|unknown| {
+        // What a former name still has can be taken back.
+        let former = arguments.target(&arguments.issuer).ok().filter(|target| app.revocations.meets_nobody(*target));
+        former.map(|_| Arc::from(&*arguments.issuer)).ok_or(unknown)
+    })?;
     let until = arguments.until(app.clock.now())?;
-    let target = match (&arguments.subject, &arguments.token_id) {
-        (Some(subject), None) => Target::Principal { issuer: &issuer, subject: named("subject", subject)? },
-        (None, Some(id)) => Target::Token { issuer: &issuer, id: named("token_id", id)? },
-        _ => return Err(CommandError::new("name either a `subject` or a `token_id`")),
-    };
+    let target = arguments.target(&issuer)?;
     let stored = app.revocations.revoke(target, &command.why, until).await;
     stored.map_err(|error| CommandError::store("nothing is revoked", &error))?;
     let ended = app.close_revoked_streams();
@@ -65,6 +65,14 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
 }
 
 impl Arguments {
+    fn target<'a>(&'a self, issuer: &'a str) -> Result<Target<'a>, CommandError> {
+        match (&self.subject, &self.token_id) {
+            (Some(subject), None) => Ok(Target::Principal { issuer, subject: named("subject", subject)? }),
+            (None, Some(id)) => Ok(Target::Token { issuer, id: named("token_id", id)? }),
+            _ => Err(CommandError::new("name either a `subject` or a `token_id`")),
+        }
+    }
+
     fn until(&self, now: Timestamp) -> Result<Timestamp, CommandError> {
         match (self.r#for, &self.until) {
             (None, None) => Ok(now + DEFAULT),

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{ByIssuer, Revocation, Revocations};
+use super::{ByIssuer, Revocation, Revocations, Target};
 
 /// How many revocations of an issuer one line of the log names.
 const MOST_TOLD: usize = 20;
@@ -74,6 +74,16 @@ impl Revocations {
         list.extend(of(&mirror.tokens, RevokedWhat::TokenId));
         list.sort_by(|a, b| (&a.issuer, &a.what).cmp(&(&b.issuer, &b.what)));
         list
+    }
+
+    /// Whether the target is in the list as one that meets nobody.
+    pub fn meets_nobody(&self, target: Target<'_>) -> bool {
+        let (of, what) = match target {
+            Target::Principal { issuer, subject } => (issuer, RevokedWhat::Subject(subject.into())),
+            Target::Token { issuer, id } => (issuer, RevokedWhat::TokenId(id.into())),
+            Target::Session(_) | Target::Workload(_) => return false,
+        };
+        self.list().iter().any(|revoked| revoked.meets_nobody && *revoked.issuer == *of && revoked.what == what)
     }
 
     /// Says what is revoked and meets nobody, which an operator may believe to hold.

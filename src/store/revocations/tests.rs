@@ -349,4 +349,8 @@ async fn what_meets_nobody_is_listed_also_where_another_issuer_has_revoked_the_s
     revocations.know(&[stays]);
     let listed: Vec<_> = revocations.list().into_iter().map(|revoked| (revoked.issuer, revoked.meets_nobody)).collect();
     assert_eq!(listed, [("gone".into(), true), ("stays".into(), false)]);
+    for (issuer, subject, is_told) in [("gone", "builder", true), ("gone", "other", false), ("stays", "builder", false)]
+    {
+        assert_eq!(revocations.meets_nobody(Target::Principal { issuer, subject }), is_told, "{issuer}: {subject}");
+    }
 }

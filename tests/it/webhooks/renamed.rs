@@ -80,4 +80,10 @@ async fn what_is_revoked_of_a_sender_that_has_another_name_is_told_at_a_reload_a
     );
     let mut doorward = doorward.kill_and_restart().await;
     doorward.wait_for_log_containing(SAID).await;
+    // By the former name it can be taken back, and nothing else can be revoked.
+    let (code, said) = doorward.operator(&[&revoke[..], &["--for", "1s"][..]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    let other = ["revoke", "--issuer", "webhook:github", "--subject", "webhook:github:repo:2", "--why", "test"];
+    let (code, said) = doorward.operator(&other).await;
+    assert_ne!(code, Some(0), "{said}");
 }
