@@ -229,7 +229,7 @@ impl Queue {
                     // A failover lost that it was parked.
                     Some(stored) if stored.version != *version => match self.decode(id, stored.value) {
                         Ok(held) => index.set_found(*id, held, stored.version, Some(*version)),
-                        Err(error) => _ = leave(&mut index, *id, stored.version, &error, Some(*version)),
+                        Err(error) => leave(&mut index, *id, stored.version, &error, Some(*version)),
                     },
                     Some(_) => {}
                 }

@@ -64,5 +64,5 @@ async fn a_delivery_whose_parking_a_failover_lost_is_tried_again() {
     is_allowed.store(true, std::sync::atomic::Ordering::SeqCst);
     store.fail_over_to(standby);
     tokio::time::advance(Duration::from_secs(1)).await;
-    fixture.until("brought", async || fixture.held().await == []).await;
+    fixture.until("brought", async || fixture.held().await.is_empty()).await;
 }
