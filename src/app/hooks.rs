@@ -228,7 +228,7 @@ impl Tally {
         let left = if left == 0 { String::new() } else { format!("; {left} were not tried") };
         let help = match (unreadable, failed.len() - unreadable) {
             (0, _) => SEE_TO_THE_STORE,
-            (_, 0) => "put the key back that they lack and try again; drop what is lost (`doorward hooks drop ID`)",
+            (_, 0) => "put the key back that they lack and try again, or drop what is lost (`doorward hooks drop ID`)",
             _ => {
                 "see to the store, put the key back that some lack, and try again; drop what is lost (`doorward hooks drop ID`)"
             }

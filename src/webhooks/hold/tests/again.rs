@@ -57,6 +57,7 @@ async fn a_delivery_whose_parking_a_failover_lost_is_tried_again() {
         true => Brought::Taken(None),
         false => failed(FailureKind::Denied),
     });
+    fixture.queue.set_doubt(None);
     fixture.keep("hub", "1", "a").await.unwrap();
     let standby = store.copy();
     fixture.start();
