@@ -52,7 +52,10 @@ async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
     let refused = world.alice(&line, &[], b"").await;
     assert_eq!(refused.status, 502);
     let said = doctor(world.doorward.dir(), &["--only", "rights", "--only", "upstreams"]).await;
-    said.is("upstreams", "fault", &["there is no token of the service account", "is there"]);
+    let of_cluster: Vec<&Value> =
+        said.findings.iter().filter(|finding| finding["of"] == "API server `cluster`").collect();
+    assert_eq!((of_cluster.len(), &of_cluster[0]["state"]), (1, &json!("fault")), "{:?}", said.findings);
+    assert!(of_cluster[0]["said"].as_str().unwrap().contains("there is no token of the service account"));
     assert!(refused.text().contains("was not asked, as Doorward has no token for it"), "{}", refused.text());
 
     proxy(&world).await;
