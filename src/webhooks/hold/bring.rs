@@ -6,7 +6,7 @@ use data_encoding::HEXLOWER;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, queue::Lease};
+use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, lease::Lease};
 use crate::{
     clock::{Clock, Timestamp},
     store::StoreError,

@@ -32,6 +32,7 @@
 
 mod bring;
 mod index;
+mod lease;
 mod queue;
 mod seal;
 #[cfg(test)]
