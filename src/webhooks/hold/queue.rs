@@ -428,7 +428,11 @@ impl Queue {
 
     /// Drops a delivery, also one that cannot be read: it is never sent, unless it is on its way at this moment. False if it is gone.
     pub async fn drop_one(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
-        let is_there = self.store.get(Table::Held, id.once(), now).await?.is_some();
+        let is_there = match self.store.get(Table::Held, id.once(), now).await {
+            // Something is, though the store itself cannot read it.
+            Err(StoreError::Corrupt(_)) => true,
+            found => found?.is_some(),
+        };
         self.forget(id, now).await.map(|()| is_there)
     }
 

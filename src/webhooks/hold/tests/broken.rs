@@ -85,6 +85,8 @@ async fn a_record_that_the_store_itself_cannot_read_stops_no_other() {
     fixture.start();
     fixture.until("the next one is brought", async || fixture.seen() == ["b"]).await;
     assert!(matches!(&*fixture.queue.unreadable(), [(left, _)] if *left == id));
+    assert!(fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
+    assert_eq!(fixture.queue.unreadable(), []);
 }
 
 /// Another replica's operator may have dropped it.
