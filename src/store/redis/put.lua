@@ -17,7 +17,8 @@ for index = 0, writes - 1 do
         version, finish = string.match(found, '^(%d+):(%-?%d+):')
         -- The caller judges other records by its own clock when it reads them, and must not be told otherwise here.
         local judged = ARGV[at + 5] == '1' and here or now
-        if tonumber(finish) <= judged then found = false end
+        -- One of another form has none, and stands there until it is written over.
+        if finish and tonumber(finish) <= judged then found = false end
     end
     local expect = ARGV[at + 4]
     local fits = true

@@ -591,3 +591,16 @@ fn records_of_another_form_are_an_error() {
     let stored = parse(b"7:-1:a:b").unwrap();
     assert_eq!((stored.version, stored.expires.as_millis(), stored.value.as_slice()), (7, -1, &b"a:b"[..]));
 }
+
+/// Nobody could drop it either.
+#[tokio::test]
+async fn a_record_of_another_form_can_be_written_over() {
+    let server = RedisServer::start(&[]);
+    let store = store(&json!({"server": server.address()}));
+    put(&store, "key", NOW + Duration::from_secs(60)).await.unwrap();
+    let _: u64 = server.ask(&["HSET", "doorward:{revocations}:records", "key", "junk"]).await;
+    let found = async || store.get(Table::Revocations, b"key", NOW).await;
+    assert!(matches!(found().await, Err(StoreError::Corrupt(_))));
+    put(&store, "key", NOW + Duration::from_secs(60)).await.unwrap();
+    assert_eq!(found().await.unwrap().unwrap().value, b"key");
+}
