@@ -1,6 +1,7 @@
 //! Bodies on their way through: what a client sends to an upstream, and what goes back to it. Neither is boxed, both
 //! are counted, and of each response somebody hears once how it ended.
 
+mod client;
 mod events;
 mod request;
 mod response;
@@ -9,9 +10,9 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
-pub use self::request::RequestBody;
 #[cfg(test)]
 pub(crate) use self::response::EndHook;
+pub use self::{client::ClientBody, request::RequestBody};
 pub(crate) use self::{
     events::Events,
     request::Received,
@@ -34,6 +35,8 @@ pub enum Trailers {
 pub enum BodyError {
     #[error("the client did not send the whole body: {0}")]
     Client(#[source] hyper::Error),
+    #[error("the client reset the stream before the body was whole")]
+    Reset,
     #[error("the upstream did not send the whole body: {0}")]
     Upstream(#[source] hyper::Error),
     #[error("the upstream ended its answer before it was whole")]

@@ -15,7 +15,6 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde_json::json;
 use tower::ServiceExt;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
@@ -24,6 +23,7 @@ use crate::{
     assertions,
     authn::{Authenticator, Principal, Whose},
     authz::Concern,
+    body::ClientBody,
     config::raw::Scheme,
     error::{Reason, Rejection},
     issuers::Issuer,
@@ -107,7 +107,7 @@ impl Endpoints {
     pub async fn serve(
         &self,
         snapshot: &Arc<Snapshot>,
-        request: CleanRequest<Incoming>,
+        request: CleanRequest<ClientBody>,
         is_of_many: bool,
         authenticator: Authenticator<'_>,
         exchange: &mut Exchange,

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use futures_util::FutureExt as _;
 use http::{HeaderValue, Method, Response, header};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -23,6 +22,7 @@ use crate::{
     assertions::Claims,
     audit,
     authz::Trigger,
+    body::ClientBody,
     clock::Timestamp,
     config::raw::Effect,
     error::{Reason, Rejection},
@@ -98,7 +98,7 @@ pub async fn answer(
     app: &App,
     pools: &Pools,
     snapshot: &Snapshot,
-    request: CleanRequest<Incoming>,
+    request: CleanRequest<ClientBody>,
     exchange: &mut Exchange,
 ) -> Result<Response<Bytes>, Rejection> {
     exchange.record().endpoint = Some("interceptor");

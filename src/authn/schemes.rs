@@ -5,7 +5,6 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, Method, Response, header};
-use hyper::body::Incoming;
 
 use super::{
     Authenticated, Presented, Principal, Scheme,
@@ -14,7 +13,7 @@ use super::{
 };
 use crate::{
     audit,
-    body::{RequestBody, Trailers},
+    body::{ClientBody, RequestBody, Trailers},
     clock::{Clock, Timestamp},
     config::{
         raw::{Limits, RouteKind},
@@ -62,7 +61,7 @@ impl Authenticator<'_> {
     /// Finds out who sends `request`. What it learns goes into `record` as it is learnt.
     pub async fn authenticate(
         &self,
-        mut request: CleanRequest<Incoming>,
+        mut request: CleanRequest<ClientBody>,
         route: &Arc<Route>,
         connection: &Connection,
         record: &mut audit::Record,
@@ -123,7 +122,7 @@ impl Authenticator<'_> {
     /// Who a token is of, and the token if its issuer is asked about it.
     async fn bearer(
         &self,
-        request: &mut CleanRequest<Incoming>,
+        request: &mut CleanRequest<ClientBody>,
         route: &Route,
     ) -> Result<Option<(Arc<Principal>, Option<Arc<Secret>>)>, Rejection> {
         let upgrade = request.meta().upgrade.is_some();
@@ -223,7 +222,7 @@ impl Authenticator<'_> {
         }
     }
 
-    async fn session(&self, request: &CleanRequest<Incoming>, route: &Route) -> Presented<Arc<Principal>> {
+    async fn session(&self, request: &CleanRequest<ClientBody>, route: &Route) -> Presented<Arc<Principal>> {
         if !request.headers().contains_key(header::COOKIE) {
             return Presented::Not;
         }
@@ -287,7 +286,7 @@ impl Authenticator<'_> {
 
     async fn webhook(
         &self,
-        request: CleanRequest<Incoming>,
+        request: CleanRequest<ClientBody>,
         route: &Arc<Route>,
         webhook: &Arc<Webhook>,
         connection: &Connection,
@@ -393,7 +392,7 @@ fn known(
 }
 
 /// The request with its body as it comes.
-fn streamed(request: CleanRequest<Incoming>, route: &Route) -> Result<CleanRequest<RequestBody>, Rejection> {
+fn streamed(request: CleanRequest<ClientBody>, route: &Route) -> Result<CleanRequest<RequestBody>, Rejection> {
     let trailers =
         if route.kind == RouteKind::Http && request.meta().accepts_trailers { Trailers::Pass } else { Trailers::Drop };
     let (request, body) = request.take_body();

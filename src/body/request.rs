@@ -11,9 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use super::{BodyError, Trailers, exactly};
+use super::{BodyError, ClientBody, Trailers, exactly};
 use crate::{
     request::{expect::Awaited, headers::clean_trailers},
     sha256::Sha256,
@@ -68,7 +67,7 @@ impl Received {
 /// A body that is passed on as it comes.
 #[derive(Debug)]
 pub struct RequestStream {
-    source: Incoming,
+    source: ClientBody,
     trailers: Trailers,
     received: Option<Arc<Received>>,
     hash: Option<Sha256>,
@@ -94,7 +93,7 @@ impl Drop for Exchange {
 
 impl RequestBody {
     /// The body of a client's request. One that is known to be empty is [`RequestBody::Empty`].
-    pub fn streaming(source: Incoming, trailers: Trailers) -> Self {
+    pub fn streaming(source: ClientBody, trailers: Trailers) -> Self {
         if source.is_end_stream() {
             return Self::Empty;
         }
@@ -266,7 +265,7 @@ impl RequestStream {
                 if let Some(exchange) = &self.exchange {
                     exchange.progress.client_failed();
                 }
-                Poll::Ready(Some(Err(BodyError::Client(error))))
+                Poll::Ready(Some(Err(error)))
             }
             None => {
                 self.ended();

@@ -33,7 +33,7 @@ use super::{
     metrics::ProtocolError,
     registry::Registered,
 };
-use crate::{abort::Abortable, config::raw::Limits};
+use crate::{abort::Abortable, body::ClientBody, config::raw::Limits};
 
 /// How much of a request that nobody reads is taken from the client, so that it sees the answer and not a reset: as much as
 /// a browser has cookies for one site, 180 of 4 KiB, which any host of that site can set.
@@ -172,6 +172,7 @@ impl<S: Serve> Server<S> {
         let mut in_flight = InFlight { liveness: Arc::clone(&self.liveness), since, answered: false, withheld: false };
         let framing = (protocol == Protocol::Http1).then(|| Framing { scanned, defect: self.liveness.defect() });
         let mut close = head::is_last(protocol, request.headers());
+        let request = request.map(|incoming| ClientBody::new(incoming, protocol));
         let request = match head::check(&request, &self.limits, framing) {
             Ok(()) => Ok(request),
             Err(fault) => {

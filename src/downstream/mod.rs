@@ -50,7 +50,6 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
 
 pub(crate) use self::admission::whose;
 use self::liveness::Liveness;
@@ -65,7 +64,7 @@ pub use self::{
     settings::Settings,
     tls::{ClientCertificate, TlsInfo, TlsVersion},
 };
-use crate::{error::Rejection, memory::Level};
+use crate::{body::ClientBody, error::Rejection, memory::Level};
 
 /// Answers requests. Made once for each worker, on its thread.
 ///
@@ -80,7 +79,7 @@ pub trait Serve: Sized + Send + Sync + 'static {
     fn serve(
         &self,
         connection: &Arc<Connection>,
-        request: Result<Request<Incoming>, Unfit>,
+        request: Result<Request<ClientBody>, Unfit>,
     ) -> impl Future<Output = Response<Self::Body>> + Send + Unpin + use<Self>;
 
     /// How short memory is: decides whether connections are taken, and how long unused ones are kept.
@@ -92,7 +91,7 @@ pub trait Serve: Sized + Send + Sync + 'static {
 /// A request that was parsed and must not be served.
 #[derive(Debug)]
 pub struct Unfit {
-    pub request: Request<Incoming>,
+    pub request: Request<ClientBody>,
     /// The answer it gets.
     pub rejection: Rejection,
 }

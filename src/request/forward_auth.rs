@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery,
 };
-use hyper::body::Incoming;
 
 use super::{
     exchange::{Exchange, Sent},
@@ -26,6 +25,7 @@ use super::{
 use crate::{
     authn::{self, Principal},
     authz::authorize,
+    body::ClientBody,
     config::raw::{ForwardAuth, RouteKind},
     downstream::Connection,
     error::{Reason, Rejection},
@@ -54,7 +54,7 @@ impl Worker {
         proxy: ForwardAuth,
         snapshot: &Arc<Snapshot>,
         connection: &Arc<Connection>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use hyper::body::Incoming;
 use uuid::Uuid;
 
 use super::{
@@ -15,7 +14,12 @@ use super::{
     sanitize::CleanRequest,
 };
 use crate::{
-    body::ResponseBody, downstream::Connection, endpoints, error::Rejection, interceptor, snapshot::Snapshot,
+    body::{ClientBody, ResponseBody},
+    downstream::Connection,
+    endpoints,
+    error::Rejection,
+    interceptor,
+    snapshot::Snapshot,
     sts::Issuing,
 };
 
@@ -26,7 +30,7 @@ impl Worker {
         asked: Own,
         snapshot: &Arc<Snapshot>,
         connection: &Connection,
-        request: CleanRequest<Incoming>,
+        request: CleanRequest<ClientBody>,
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {

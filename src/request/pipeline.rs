@@ -12,7 +12,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use uuid::Uuid;
 
 use super::{
@@ -34,7 +34,7 @@ use crate::{
     audit,
     authn::{self, Authenticator, Scheme},
     authz::{Permit, authorize},
-    body::ResponseBody,
+    body::{ClientBody, ResponseBody},
     clock::Timestamp,
     config::raw::RouteKind,
     downstream::{Connection, Protocol, Serve, Unfit},
@@ -97,7 +97,7 @@ impl Worker {
         }
     }
 
-    async fn answer(self, connection: Arc<Connection>, request: Result<Request<Incoming>, Unfit>) -> Answer {
+    async fn answer(self, connection: Arc<Connection>, request: Result<Request<ClientBody>, Unfit>) -> Answer {
         // Before the generation: a look at all streams after it would miss a stream that is not registered yet.
         let epoch = self.app.streams.epoch();
         let snapshot = self.app.snapshot.load_full();
@@ -184,7 +184,7 @@ impl Worker {
         &self,
         snapshot: &Arc<Snapshot>,
         connection: &Arc<Connection>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {
@@ -454,7 +454,7 @@ impl Serve for Worker {
     fn serve(
         &self,
         connection: &Arc<Connection>,
-        request: Result<Request<Incoming>, Unfit>,
+        request: Result<Request<ClientBody>, Unfit>,
     ) -> impl Future<Output = Answer> + Send + Unpin + use<> {
         Box::pin(self.clone().answer(Arc::clone(connection), request))
     }

@@ -52,7 +52,6 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use hyper::body::Incoming;
 
 #[cfg(test)]
 pub use self::bearer::OVER;
@@ -74,6 +73,7 @@ pub use self::{
 use crate::{
     app::App,
     audit,
+    body::ClientBody,
     clock::Timestamp,
     error::{Reason, Rejection},
     issuers::{Issuers, KeySource},
@@ -205,7 +205,7 @@ impl Issuing<'_> {
     pub async fn answer(
         self,
         endpoint: Endpoint,
-        request: CleanRequest<Incoming>,
+        request: CleanRequest<ClientBody>,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Rejection> {
         exchange.record().endpoint = Some(endpoint.name());
@@ -238,7 +238,7 @@ impl Issuing<'_> {
     async fn answer_form(
         self,
         form: FormEndpoint,
-        request: CleanRequest<Incoming>,
+        request: CleanRequest<ClientBody>,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
         if request.query().is_some() {

@@ -25,16 +25,19 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
 use super::{Bound, Connection, Downstream, Drain, Metrics, Serve, Settings, Unfit};
-use crate::config::{
-    raw::{Limits, Listener},
-    report::At,
-    resolver::Resolver,
+use crate::{
+    body::ClientBody,
+    config::{
+        raw::{Limits, Listener},
+        report::At,
+        resolver::Resolver,
+    },
 };
 
 /// Nothing here takes longer unless it fails.
@@ -54,7 +57,7 @@ impl Serve for Fixture {
     fn serve(
         &self,
         connection: &Arc<Connection>,
-        request: Result<Request<Incoming>, Unfit>,
+        request: Result<Request<ClientBody>, Unfit>,
     ) -> impl Future<Output = Response<Self::Body>> + Send + Unpin + use<> {
         let (this, connection) = (self.clone(), Arc::clone(connection));
         Box::pin(async move {
@@ -73,7 +76,7 @@ impl Fixture {
     async fn answer(
         &self,
         connection: &Connection,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
     ) -> Response<BoxBody<Bytes, io::Error>> {
         match request.uri().path() {
             "/slow" => {

@@ -33,8 +33,9 @@ use tokio::{
 
 use super::{Lane, Metrics, Pools, Upstream, UpstreamBody, UpstreamError};
 use crate::{
-    body::RequestBody,
+    body::{ClientBody, RequestBody},
     config::{raw, report::At, resolver::Resolver, values::Span},
+    downstream::Protocol,
 };
 
 pub(super) fn raw_upstream(url: String) -> raw::Upstream {
@@ -171,7 +172,7 @@ pub(super) const TRAILERS: [&str; 9] = [
 ];
 
 /// A request body as a server gets it from a client that sends `body` with `trailers` over HTTP/1.1.
-pub(super) async fn incoming<B>(body: B) -> Incoming
+pub(super) async fn incoming<B>(body: B) -> ClientBody
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -191,7 +192,7 @@ where
     let request =
         Request::post("/").header("host", "x").header("trailer", TRAILERS.join(", ")).header("te", "trailers");
     tokio::spawn(async move { sender.send_request(request.body(Box::pin(body)).unwrap()).await });
-    handed_over.await.unwrap()
+    ClientBody::new(handed_over.await.unwrap(), Protocol::Http1)
 }
 
 /// A body that is fed by a channel.
