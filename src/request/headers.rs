@@ -36,7 +36,7 @@ pub enum Class {
 /// for. From a client they are forgeries. Those of clouds and other proxies are known to upstreams that once stood behind these, and
 /// nobody takes them away where Doorward stands in their place. What is signed (`x-goog-iap-jwt-assertion`, `cf-access-jwt-assertion`,
 /// `x-amzn-oidc-data`, `x-pomerium-jwt-assertion`) proves itself to whoever checks it, and goes on.
-const FORGEABLE_PREFIXES: [&str; 20] = [
+const FORGEABLE_PREFIXES: [&str; 27] = [
     "x-remote-",
     "remote-",
     "x-forwarded-",
@@ -57,6 +57,13 @@ const FORGEABLE_PREFIXES: [&str; 20] = [
     "x-pomerium-claim-",
     "cf-access-authenticated-",
     "cf-client-cert-",
+    "tailscale-user-",
+    "x-anonymous-consumer",
+    "x-authenticated-",
+    "x-consumer-",
+    "x-credential-",
+    "x-userinfo",
+    "x-vouch-",
 ];
 
 /// Our id of a request, on what goes to an upstream and on every answer. An upstream's own of that name is replaced, as
@@ -64,13 +71,15 @@ const FORGEABLE_PREFIXES: [&str; 20] = [
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// `client-cert` and its chain are of RFC 9440.
-const DROPPED: [&str; 25] = [
+const DROPPED: [&str; 28] = [
     "audit-id",
+    "cf-connecting-ip",
     "client-cert",
     "client-cert-chain",
     "connection",
     "content-length",
     "expect",
+    "fastly-client-ip",
     "forwarded",
     "host",
     "http2-settings",
@@ -85,6 +94,7 @@ const DROPPED: [&str; 25] = [
     "tracestate",
     "upgrade",
     "x-client-ip",
+    "x-cluster-client-ip",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -289,6 +299,16 @@ mod tests {
             ("another proxy's word on the person", "Cf-Access-Authenticated-User-Email", Class::Dropped),
             ("another proxy's word on the person", "X-Authentik-Username", Class::Dropped),
             ("another proxy's word on the person", "X-Pomerium-Claim-Email", Class::Dropped),
+            ("another proxy's word on the person", "X-Consumer-Username", Class::Dropped),
+            ("another proxy's word on the person", "X-Credential-Identifier", Class::Dropped),
+            ("another proxy's word on the person", "X-Anonymous-Consumer", Class::Dropped),
+            ("another proxy's word on the person", "X-Authenticated-Userid", Class::Dropped),
+            ("another proxy's word on the person", "X-Userinfo", Class::Dropped),
+            ("another proxy's word on the person", "Tailscale-User-Login", Class::Dropped),
+            ("another proxy's word on the person", "X-Vouch-User", Class::Dropped),
+            ("another proxy's word on the address", "Cf-Connecting-Ip", Class::Dropped),
+            ("another proxy's word on the address", "Fastly-Client-Ip", Class::Dropped),
+            ("another proxy's word on the address", "X-Cluster-Client-Ip", Class::Dropped),
             ("twin, which is signed", "X-Amzn-Oidc-Data", Class::EndToEnd),
             ("twin, which is signed", "X-Goog-IAP-JWT-Assertion", Class::EndToEnd),
             ("twin, which is signed", "Cf-Access-Jwt-Assertion", Class::EndToEnd),
