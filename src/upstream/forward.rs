@@ -1,18 +1,18 @@
 //! Sends what may be sent and gives back what came, clean: the last step but the audit.
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
 use super::{
-    Lane, Pools, UpstreamBody, UpstreamError, UpstreamErrorKind, is_event_stream, refusal,
-    streams::{StreamHandle, StreamKind},
+    Lane, Pools, Upstream, UpstreamBody, UpstreamError, UpstreamErrorKind, is_event_stream, is_of_messages, refusal,
+    streams::{CutReason, StreamHandle, StreamKind},
     upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
 };
 use crate::{
     authz::Permit,
-    body::{CutStyle, Events, OnEnd, ResponseBody, Trailers},
+    body::{CutStyle, Events, OnEnd, RequestBody, ResponseBody, Trailers},
     config::raw::RouteKind,
     error::{Reason, Rejection},
     request::{
@@ -21,6 +21,9 @@ use crate::{
     },
     sessions::cookie,
 };
+
+/// Up to how many bytes an upload is over before it matters whether it still may go on, at the pace that is asked of it.
+const SOON: u64 = 64 << 10;
 
 /// What came of a request.
 #[derive(Debug)]
@@ -55,20 +58,24 @@ impl fmt::Debug for Upgraded {
     }
 }
 
-/// Forwards. `begin` registers the request as a stream, if it is or may become one. `outbound` is borrowed, as what an
-/// async function owns is moved and held once more at each level.
+/// Forwards. `begin` registers the request as a stream, if it is or may become one, and before that what the client sends, where that
+/// may last. `outbound` is borrowed, as what an async function owns is moved and held once more at each level.
 pub async fn forward<E: OnEnd>(
     pools: &Pools,
     outbound: &mut Outbound,
-    begin: impl FnOnce(&Outbound, StreamKind) -> StreamHandle,
+    begin: impl Fn(&Outbound, StreamKind) -> StreamHandle,
 ) -> Result<Forwarded<E>, Rejection> {
     let lane = match outbound.lifetime {
         Lifetime::Upgrade(protocol) => return Box::pin(upgrade(pools, outbound, protocol, begin)).await,
         Lifetime::Short => Lane::Short,
         Lifetime::Long => Lane::Long,
     };
+    let upload = may_last(&outbound.request, lane).then(|| begin(outbound, StreamKind::Upload));
     let upstream = &outbound.permit.route().upstream;
-    let response = pools.send(upstream, &mut outbound.request, lane).await?;
+    let response = match &upload {
+        Some(upload) => Box::pin(send_until_cut(pools, upstream, &mut outbound.request, lane, upload)).await?,
+        None => pools.send(upstream, &mut outbound.request, lane).await?,
+    };
     let route = outbound.permit.route();
     let response = accepted(response, &outbound.permit)?;
     let long = lane == Lane::Long || is_event_stream(response.headers());
@@ -86,10 +93,51 @@ pub async fn forward<E: OnEnd>(
     clean(&mut response, &outbound.permit);
     identify(response.headers_mut(), outbound);
     let response = response.map(|body| {
-        let Some(kind) = kind else { return body };
-        body.cut_by(begin(outbound, kind), style)
+        // An upload may go on beside an answer that is short.
+        match kind.map(|kind| begin(outbound, kind)).or(upload) {
+            Some(handle) => body.cut_by(handle, style),
+            None => body,
+        }
     });
     Ok(Forwarded::Response { response, long })
+}
+
+/// Whether what the client sends may go on for long: nobody says how much it is, or nobody asks how fast it comes.
+fn may_last(request: &Request<RequestBody>, lane: Lane) -> bool {
+    let body = request.body();
+    body.is_streaming()
+        && (lane == Lane::Long
+            || body.size_hint().exact().is_none_or(|bytes| bytes > SOON)
+            || is_of_messages(request.headers(), true))
+}
+
+/// Sends, for as long as the client may.
+async fn send_until_cut(
+    pools: &Pools,
+    upstream: &Arc<Upstream>,
+    request: &mut Request<RequestBody>,
+    lane: Lane,
+    upload: &StreamHandle,
+) -> Result<Response<UpstreamBody>, Rejection> {
+    tokio::select! {
+        biased;
+        reason = upload.cut() => Err(broken_off(reason)),
+        response = pools.send(upstream, request, lane) => Ok(response?),
+    }
+}
+
+/// The refusal of a request that was allowed when it began and is not any more.
+fn broken_off(reason: CutReason) -> Rejection {
+    let (reason, why) = match reason {
+        CutReason::Expired => (Reason::TokenExpired, "the time of its credential or of its route is over"),
+        CutReason::SignedOut => (Reason::SessionExpired, "its session has ended"),
+        CutReason::Revoked => (Reason::TokenRevoked, "its credential was revoked"),
+        CutReason::PermissionLost => (Reason::PolicyDenied, "the policy no longer allows it"),
+        CutReason::Draining => (Reason::Draining, "Doorward stops"),
+        CutReason::Idle => (Reason::BodyTimeout, "nothing moved for too long"),
+    };
+    Rejection::new(reason, format!("the request was broken off while its body was being sent, as {why}"))
+        .fix("look what was done of it before you send it again")
 }
 
 async fn upgrade<E: OnEnd>(

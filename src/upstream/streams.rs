@@ -1,6 +1,5 @@
-//! The streams that last: watches, followed logs, WebSockets, exec sessions, downloads, and answers that may last, as
-//! nobody said how long they are. Each is registered with who
-//! opened it and what was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and
+//! The streams that last: watches, followed logs, WebSockets, exec sessions, downloads, and uploads and answers that may last,
+//! as nobody said how long they are. Each is registered with who opened it and what was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and
 //! when a new policy no longer allows it. What is kept is owned: a stream never holds on to a configuration.
 
 mod kinds;
@@ -117,7 +116,7 @@ impl Stream {
 
     /// Whether it goes on until somebody ends it, as far as is known.
     fn lasts(&self) -> bool {
-        self.kind != StreamKind::Unsized
+        !matches!(self.kind, StreamKind::Upload | StreamKind::Unsized)
     }
 
     /// Whether its client begins another by itself where it ended, so that nothing is lost by its end.
@@ -288,7 +287,7 @@ impl Registry {
         self.close_matching(Stream::is_begun_again, CutReason::Draining)
     }
 
-    /// Ends all that lasts, as Doorward stops. Answers that are only without a length may end by themselves.
+    /// Ends all that lasts, as Doorward stops. Uploads and answers that are only without a length may end by themselves.
     pub fn end_lasting(&self) -> usize {
         self.close_matching(Stream::lasts, CutReason::Draining)
     }

@@ -226,6 +226,53 @@ async fn unsized_are(doorward: &Doorward, count: usize) {
     doorward.until_metrics_say(&line).await;
 }
 
+/// Nobody knew of them before the upstream had answered, and what their client sent went on.
+#[tokio::test]
+async fn uploads_end_with_their_credential_and_at_the_limit_of_their_route_before_anybody_has_answered() {
+    let limited = |yaml: String| {
+        let web = "hosts: [web.test], schemes: [bearer], upstream: web";
+        yaml.change(web, &format!("{web}, max_stream: 20m"))
+    };
+    let fixture = Fixture::with_faults(limited, without_a_length).await;
+    let token = |jti: &str| {
+        let mut claims = fixture.a.claims("alice", &["dev"]);
+        (claims["jti"], claims["exp"]) = (json!(jti), json!(now() + 7200));
+        bearer(&fixture.a.sign(&claims))
+    };
+    let begin = async |token: &str, length: &str| {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(format!("POST /upload HTTP/1.1\r\nHost: web.test\r\n{token}\r\n{length}\r\n\r\n2\r\nab\r\n")).await;
+        raw
+    };
+    let uploads_are = async |count: usize| {
+        let line = format!("doorward_streams_open{{kind=\"upload\"}} {count}\n");
+        fixture.doorward.until_metrics_say(&line).await;
+    };
+    let (leaked, other, chunked) = (token("leaked"), token("other"), "Transfer-Encoding: chunked");
+    let mut of_leaked = [begin(&leaked, chunked).await, begin(&leaked, "Content-Length: 100000").await];
+    let (mut late, mut whole) = (begin(&other, chunked).await, begin(&other, chunked).await);
+    uploads_are(4).await;
+
+    let revoke = ["revoke", "--issuer", "a", "--token-id", "leaked", "--why", "in a build log"];
+    let (code, said) = fixture.doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    for raw in &mut of_leaked {
+        let answer = raw.answer().await;
+        assert!(answer.status == 401 && answer.text().contains("was revoked"), "{}{}", answer.head, answer.text());
+    }
+    uploads_are(2).await;
+
+    // One that comes to its end is what it was.
+    whole.send("0\r\n\r\n").await;
+    assert_eq!(whole.answer().await.status, 200);
+    uploads_are(1).await;
+
+    fixture.doorward.set_clock_ahead(1800);
+    let answer = late.answer().await;
+    assert!(answer.status == 401 && answer.text().contains("is over"), "{}{}", answer.head, answer.text());
+    uploads_are(0).await;
+}
+
 #[tokio::test]
 async fn answers_without_a_length_end_with_their_credential_and_at_the_limit_of_their_route() {
     let limited = |yaml: String| {

@@ -255,8 +255,8 @@ pub struct Route {
     /// The largest request body. Default: by the sender on `webhook` routes, none on the others.
     #[serde(default)]
     pub max_body: Option<Size>,
-    /// How long a stream (watch, log, exec, WebSocket, an answer without a length on `http` and `dashboard` routes) may
-    /// last. Never beyond its credential.
+    /// How long a stream (watch, log, exec, WebSocket, a body that is being sent, an answer without a length on `http` and `dashboard`
+    /// routes) may last. Never beyond its credential.
     #[serde(default = "Route::max_stream")]
     pub max_stream: Span,
 }

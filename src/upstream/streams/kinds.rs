@@ -14,6 +14,8 @@ pub enum StreamKind {
     Download,
     WebSocket,
     Spdy,
+    /// What a client sends, for as long as it likes.
+    Upload,
     /// An answer without a length: mostly over at once, but it may be a gRPC stream or lines of JSON without end.
     Unsized,
 }
@@ -27,6 +29,7 @@ impl StreamKind {
             Self::Download => "download",
             Self::WebSocket => "websocket",
             Self::Spdy => "spdy",
+            Self::Upload => "upload",
             Self::Unsized => "unsized",
         }
     }
@@ -76,7 +79,11 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
-        registry.register("streams_open", "Streams, and answers without a length, which may last", self.open.clone());
+        registry.register(
+            "streams_open",
+            "Streams, and uploads and answers without a length, which may last",
+            self.open.clone(),
+        );
         registry.register("streams_cut", "Streams that Doorward ended", self.closed.clone());
     }
 
