@@ -44,6 +44,10 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// so there is an end, but one of the many who cancels in bursts must not cost all others their streams.
 const RESETS_OF_MANY: u32 = 1000;
 
+/// The least window of a connection by which the requests of many come: h2 ends one on which many small frames wait to be read, and
+/// counts as many as half of that window has room for. The windows of streams bound what waits all the same.
+const WINDOW_OF_MANY: u64 = 64 << 20;
+
 /// How many headers beyond a limit above a hundred are read, so that a client which has a few too many is told so.
 const HEADERS_BEYOND: usize = 28;
 
@@ -140,7 +144,7 @@ impl<S: Serve> Server<S> {
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.http2_streams)
             .initial_stream_window_size(window(self.limits.http2_stream_window.0))
-            .initial_connection_window_size(window(self.limits.http2_connection_window.0))
+            .initial_connection_window_size(window(connection_window(&self.limits, self.liveness.is_for_many())))
             .max_header_list_size(u32::try_from(largest_list(&self.limits)).unwrap_or(u32::MAX))
             .max_send_buf_size(self.limits.body_buffer.bytes())
             .max_pending_accept_reset_streams(pending_resets(&self.limits, self.liveness.is_for_many()) as usize)
@@ -241,6 +245,11 @@ fn pending_resets(limits: &Limits, of_many: bool) -> u32 {
     if of_many { own.max(RESETS_OF_MANY).max(limits.http2_streams.saturating_mul(10)) } else { own }
 }
 
+fn connection_window(limits: &Limits, of_many: bool) -> u64 {
+    let own = limits.http2_connection_window.0;
+    if of_many { own.max(WINDOW_OF_MANY) } else { own }
+}
+
 fn classify(error: &hyper::Error, protocol: Protocol) -> ProtocolError {
     if error.is_parse_too_large() {
         ProtocolError::HeadTooLarge
@@ -258,9 +267,13 @@ fn classify(error: &hyper::Error, protocol: Protocol) -> ProtocolError {
 }
 
 /// Whether h2 ended the connection for too much of what costs the client nothing: resets (CVE-2023-44487,
-/// CVE-2025-8671), or pieces of a head (CVE-2024-27316).
+/// CVE-2025-8671), or pieces of a head (CVE-2024-27316). Small pieces of bodies that wait to be read are none: gRPC clients send
+/// such, and wait for us or for an upstream that is slow.
 fn is_flood(error: &h2::Error) -> bool {
-    error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+    error.is_go_away()
+        && error.is_library()
+        && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+        && !error.to_string().contains("too_many_data_frames")
 }
 
 /// Reads what the client is still sending, to a bound: to close on unread bytes is a reset, which may overtake our answer.

@@ -219,6 +219,29 @@ fn resets_do_not_end_the_connection_of_a_trusted_proxy_with_the_streams_of_other
     }
 }
 
+/// They ended the connection with all that was under way on it, and were held against the address.
+#[test]
+fn small_pieces_of_a_body_that_wait_end_no_connection_of_many_and_are_no_flood() {
+    let trusted = vec!["127.0.0.0/8".parse().unwrap()];
+    for trusted_proxies in [trusted, Vec::new()] {
+        let of_many = !trusted_proxies.is_empty();
+        let server = Server::with(Listener { trusted_proxies, ..listener("main") }, &Limits::default());
+        let mut client = server.connect();
+        begin(&mut client);
+        // Nobody reads it.
+        client.send(frame(1, END_HEADERS, 1, &request(b"/slow", &[])));
+        for _ in 0..2100 {
+            let _ = client.0.write_all(&frame(0, 0, 1, b"x"));
+        }
+        let _ = client.0.write_all(&frame(1, END_STREAM | END_HEADERS, 3, &request(b"/", &[])));
+        let answered = std::iter::from_fn(|| next(&mut client)).any(|(kind, _, stream, _)| (kind, stream) == (1, 3));
+        assert_eq!(answered, of_many, "another stream of the same connection");
+        if !of_many {
+            server.await_metric("protocol_errors_total{kind=\"http2\"} 1");
+        }
+    }
+}
+
 #[test]
 fn a_preface_that_does_not_end_and_a_connection_without_request_have_deadlines() {
     let limits =

@@ -36,9 +36,11 @@ use crate::{
 const MAX_STREAMS: usize = 100;
 
 /// HTTP/2 windows. The connection's is larger than those of all its streams together: streams whose clients do not
-/// read can never block the others.
+/// read can never block the others. It is larger still since h2 ends a connection on which many small frames wait to be read,
+/// and counts as many as half of that window has room for, with what each takes besides. One byte a frame, four streams that
+/// nobody reads come so far, and then take some 80 MB.
 const STREAM_WINDOW: u32 = 128 << 10;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 256 << 20;
 
 /// How often a new HTTP/2 connection is asked whether the peer's settings have come.
 const SETTINGS_LOOK: Duration = Duration::from_millis(1);
