@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 
 use super::{BodyError, Events, Trailers, exactly};
@@ -57,13 +58,34 @@ pub enum CutStyle {
     End(Events),
     /// With an error, for logs and downloads, which must not look complete.
     Abort,
+    /// With a status in trailers, by which clients of gRPC learn why. Only of answers whose trailers pass.
+    Status,
 }
 
 impl CutStyle {
-    /// Whether a cut looks like an end, by what has passed so far.
-    fn is_clean(self) -> bool {
-        matches!(self, Self::End(events) if events.is_between())
+    /// What comes last of a body that is cut for this reason, by what has passed so far.
+    fn last(self, reason: CutReason, error: BodyError) -> Option<Result<Frame<Bytes>, BodyError>> {
+        match self {
+            Self::End(events) if events.is_between() => None,
+            Self::End(_) | Self::Abort => Some(Err(error)),
+            Self::Status => Some(Ok(Frame::trailers(status(reason)))),
+        }
     }
+}
+
+/// What clients of gRPC are told of a stream that was ended (gRPC, "Status codes"): who must prove anew who they are, who may not, and
+/// what may be tried again.
+fn status(reason: CutReason) -> HeaderMap {
+    let (code, message) = match reason {
+        CutReason::Expired => ("16", "the time of the credential, the session or the route is over"),
+        CutReason::SignedOut => ("16", "the session has ended"),
+        CutReason::Revoked => ("16", "the credential was revoked"),
+        CutReason::PermissionLost => ("7", "the policy no longer allows it"),
+        CutReason::Draining => ("14", "Doorward stops"),
+        CutReason::Idle => ("14", "nothing moved for too long"),
+    };
+    let lines = [("grpc-status", code), ("grpc-message", message)];
+    lines.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).into_iter().collect()
 }
 
 /// The body of a response to a client.
@@ -171,9 +193,8 @@ impl<E: OnEnd> Body for ResponseBody<E> {
             }
             Source::Streaming(_) => match this.poll_cut(cx) {
                 Some((reason, style)) => {
-                    let is_clean = style.is_clean();
                     this.end(EndedBy::Cut(reason));
-                    return Poll::Ready((!is_clean).then_some(Err(BodyError::Cut(reason))));
+                    return Poll::Ready(style.last(reason, BodyError::Cut(reason)));
                 }
                 None => match &mut this.source {
                     Source::Streaming(body) => body,
@@ -196,13 +217,12 @@ impl<E: OnEnd> Body for ResponseBody<E> {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(BodyError::Idle)) => {
-                let mut is_clean = false;
-                if let Some((handle, style)) = &this.cut {
+                let style = this.cut.as_ref().map_or(CutStyle::Abort, |(handle, style)| {
                     handle.end(CutReason::Idle);
-                    is_clean = style.is_clean();
-                }
+                    *style
+                });
                 this.end(EndedBy::Cut(CutReason::Idle));
-                Poll::Ready((!is_clean).then_some(Err(BodyError::Idle)))
+                Poll::Ready(style.last(CutReason::Idle, BodyError::Idle))
             }
             Some(Err(error)) => {
                 // Of an answer that ended with its upload.

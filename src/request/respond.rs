@@ -326,7 +326,7 @@ fn problem(rejection: &Rejection, asker: &Asker<'_>) -> Value {
 }
 
 /// gRPC over HTTP/2. Clients of gRPC-Web take no answer of that type, and read the status of HTTP.
-fn is_grpc(content_type: &HeaderValue) -> bool {
+pub(crate) fn is_grpc(content_type: &HeaderValue) -> bool {
     let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }

@@ -18,6 +18,7 @@ use crate::{
     request::{
         headers::{REQUEST_ID, clean_response},
         outbound::{Lifetime, Outbound},
+        respond::is_grpc,
     },
     sessions::cookie,
 };
@@ -84,11 +85,13 @@ pub async fn forward<E: OnEnd>(
     } else {
         is_unsized(response.body(), route.kind).then_some(StreamKind::Unsized)
     };
+    let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
+    let hears_status = trailers == Trailers::Pass && outbound.permit.meta().accepts_trailers;
     let style = match kind {
         Some(StreamKind::Watch) => CutStyle::End(Events::of(response.headers())),
+        _ if hears_status && response.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc) => CutStyle::Status,
         _ => CutStyle::Abort,
     };
-    let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
     let mut response = passed(response, outbound, trailers).await?;
     clean(&mut response, &outbound.permit);
     identify(response.headers_mut(), outbound);

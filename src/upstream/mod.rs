@@ -295,9 +295,14 @@ async fn exchange(
     let is_streaming = request.body().is_streaming();
     let is_http2 = matches!(lease, Lease::Http2(_));
     let waits_for_answer = request.extensions().get::<WaitsForAnswer>().is_some();
+    let is_of_messages = is_of_messages(request.headers(), is_http2);
     // While the client still sends, it is the client that must not stall.
-    progress.begin(if is_streaming { upstream.stream_idle_timeout } else { upstream.response_timeout });
-    if is_streaming && lane == Lane::Short && !is_of_messages(request.headers(), is_http2) {
+    progress.begin(match is_streaming {
+        true if is_of_messages => upstream.long_idle_timeout,
+        true => upstream.stream_idle_timeout,
+        false => upstream.response_timeout,
+    });
+    if is_streaming && lane == Lane::Short && !is_of_messages {
         progress.keep_pace(upstream.body_pace);
     }
     request.body_mut().begin(&progress, is_streaming.then_some(upstream.response_timeout), is_http2);
@@ -341,9 +346,9 @@ async fn exchange(
         // What of others is still to come must not run into the next one.
         lease.reusable = holds;
     }
-    // Silence says as little about a stream of events as about a watch.
+    // Silence says as little about a stream of events or messages as about a watch.
     let limit = match lane {
-        Lane::Short if !is_event_stream(response.headers()) => upstream.stream_idle_timeout,
+        Lane::Short if !is_of_messages && !is_event_stream(response.headers()) => upstream.stream_idle_timeout,
         Lane::Short | Lane::Long => upstream.long_idle_timeout,
     };
     progress.answered(limit);

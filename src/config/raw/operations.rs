@@ -33,7 +33,7 @@ pub struct Limits {
     pub idle_timeout: Span,
     /// How long any other streamed body may make no progress.
     pub stream_idle_timeout: Span,
-    /// How long an upgraded connection, a watch or a stream of server-sent events may make no progress.
+    /// How long an upgraded connection, a watch, a gRPC call or a stream of server-sent events may make no progress.
     pub upgrade_idle_timeout: Span,
     /// Concurrent HTTP/2 streams of a connection.
     pub http2_streams: u32,

@@ -107,6 +107,25 @@ async fn kubernetes_t1_a_watch_ends_cleanly_and_a_log_never_looks_complete() {
     }
 }
 
+/// They took the reset for a fault of the server (INTERNAL), which many do not try again.
+#[tokio::test]
+async fn clients_of_grpc_hear_why_their_stream_was_ended() {
+    for (reason, status) in [(CutReason::Revoked, "16"), (CutReason::PermissionLost, "7"), (CutReason::Draining, "14")]
+    {
+        let (upstream, _closed) = upstream_that_sends(EVENT).await;
+        let (registry, clock) = streams::registry();
+        let handle = registry.register(streams::watch("alice", Timestamp::MAX, clock.now()));
+        let response = pools().send(&upstream, &mut get(), Lane::Long).await.unwrap();
+        let mut body =
+            ResponseBody::<EndHook>::streaming(response.into_body(), Trailers::Pass).cut_by(handle, CutStyle::Status);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "{}\n");
+        assert_eq!(registry.close_matching(|_| true, reason), 1);
+        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(trailers["grpc-status"], status);
+        assert!(trailers.contains_key("grpc-message") && body.frame().await.is_none());
+    }
+}
+
 #[tokio::test]
 async fn the_hook_hears_of_each_end_once() {
     const WHOLE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole";

@@ -462,7 +462,11 @@ async fn messages_may_come_at_any_time_and_another_body_keeps_its_pace() {
     .await;
     let mut entry = raw_upstream(format!("http://{address}"));
     entry.protocol = Some(raw::UpstreamProtocol::Http2);
-    let limits = raw::Limits { body_timeout: Span::from_millis(300), ..raw::Limits::default() };
+    let limits = raw::Limits {
+        body_timeout: Span::from_millis(300),
+        stream_idle_timeout: Span::from_secs(1),
+        ..raw::Limits::default()
+    };
     let (pools, upstream) = (pools(), resolve(&entry, &limits, Path::new("/")));
     for (kind, expected) in
         [("application/grpc", Ok("whole".to_owned())), ("text/plain", Err(StatusCode::REQUEST_TIMEOUT))]
