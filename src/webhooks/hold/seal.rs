@@ -11,7 +11,7 @@ use crate::{
     store::StoreError,
 };
 
-/// What a sealed record begins with. One in clear, as earlier versions wrote it, is JSON and begins with a brace.
+/// What a sealed record begins with. One in clear is JSON and begins with a brace.
 const MARK: &[u8] = &[1];
 
 /// The keys, where records are sealed at all. Clones share them.
@@ -39,9 +39,16 @@ impl Seal {
 
     /// What [`Seal::seal`] was given.
     pub fn open(&self, purpose: Purpose, id: &HeldId, stored: Vec<u8>) -> Result<Vec<u8>, StoreError> {
-        let Some(sealed) = stored.strip_prefix(MARK) else { return Ok(stored) };
-        let keys = self.0.as_ref().ok_or(OpenError::UnknownKey);
-        keys.and_then(|keys| keys.load().open(purpose, id.once(), sealed)).map_err(|error| {
+        let opened = match (&self.0, stored.strip_prefix(MARK)) {
+            (None, None) => return Ok(stored),
+            // Whoever may write into the store could have made it.
+            (Some(_), None) => {
+                return Err(StoreError::Corrupt("it is not sealed, as all is that Doorward holds there".to_owned()));
+            }
+            (None, Some(_)) => Err(OpenError::UnknownKey),
+            (Some(keys), Some(sealed)) => keys.load().open(purpose, id.once(), sealed),
+        };
+        opened.map_err(|error| {
             StoreError::Corrupt(match error {
                 OpenError::UnknownKey => format!("{error}: put that back into `sessions.keys`"),
                 OpenError::Broken => error.to_string(),

@@ -49,22 +49,21 @@ async fn nothing_of_a_delivery_stands_in_clear_in_a_shared_store() {
     }
 }
 
+/// Whoever may write into the store could make a delivery of any repository.
 #[tokio::test]
-async fn what_an_earlier_version_held_in_clear_is_brought() {
+async fn what_stands_in_clear_in_a_shared_store_is_not_brought() {
     let store = MemoryStore::shared();
-    let earlier = Fixture::new(&store, |_| panic!("nothing is brought"));
-    let id = earlier.keep("hub", "1", "a").await.unwrap();
-    assert!(stored(&store, Table::Held, &id).await.starts_with(b"{"));
+    let elsewhere = Fixture::new(&store, |_| panic!("nothing is brought"));
+    let forged = elsewhere.keep("hub", "1", "forged").await.unwrap();
+    assert!(stored(&store, Table::Held, &forged).await.starts_with(b"{"));
     store.set_shared();
-    let fixture = Fixture::new(&store, |held| match held.tries {
-        0 => failed(FailureKind::Denied),
-        _ => Brought::Taken(None),
-    });
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.queue.set_doubt(None);
+    fixture.keep("hub", "1", "genuine").await.unwrap();
     fixture.start();
-    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
-    let retried = fixture.queue.retry(&id, fixture.clock.now()).await.unwrap();
-    assert!(retried);
-    fixture.until("taken", async || fixture.seen() == ["a", "a"]).await;
+    fixture.until("the genuine one is brought", async || fixture.seen() == ["genuine"]).await;
+    let unreadable = fixture.queue.unreadable();
+    assert!(matches!(&*unreadable, [(left, why)] if *left == forged && why.contains("not sealed")), "{unreadable:?}");
 }
 
 #[tokio::test(start_paused = true)]
