@@ -131,7 +131,9 @@ impl Reloader {
         let (sources, app) = (self.sources.clone(), Arc::clone(&self.app));
         let previous = self.app.snapshot.load_full();
         let (number, current) = (previous.number + 1, Arc::clone(&previous));
-        // Reading files may block.
+        // Before anything is read, so that no change meanwhile is missed. Reading files may block.
+        let in_force = self.files.clone();
+        let seen = tokio::task::spawn_blocking(move || in_force.now()).await.unwrap_or_default();
         let loading = tokio::task::spawn_blocking(move || {
             config::load(&sources, |root, resolver| snapshot::resolve(root, resolver, &app.context, Some(&previous)))
         });
@@ -164,6 +166,9 @@ impl Reloader {
         self.app.trail.note(Note::PolicyRefused { digest: None, cause: cause.as_str(), problems });
         tracing::error!(?cause, "the configuration was refused, and the old one is kept\n{diagnosis}");
         self.renew(&current, downstream).await;
+        // What the refused one did not come to read: as it stood there, and not as the one in force has it, which would be a change for ever.
+        files.add(&seen);
+        // What only the renewal came to read.
         files.add(&self.files);
         self.watcher.follow(files);
     }
@@ -214,7 +219,10 @@ impl Reloader {
         if resolver.fingerprint().is_part_of(&self.files) {
             return;
         }
-        self.files = resolver.fingerprint().clone();
+        let mut files = resolver.fingerprint().clone();
+        // The main file and those of the policy are not read here.
+        files.add(&self.files);
+        self.files = files;
         if resolver.report.has_errors() {
             tracing::warn!("files of the configuration in force cannot be used any more, and what they held before is");
             return;

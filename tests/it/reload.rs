@@ -49,9 +49,13 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// Swaps the configuration file in whole, as an editor and a ConfigMap do.
+/// Swaps the main file in whole, as an editor and a ConfigMap do.
 fn swap(doorward: &Doorward, yaml: &str) {
-    let path = doorward.dir().join("doorward.yaml");
+    swap_file(doorward, "doorward.yaml", yaml);
+}
+
+fn swap_file(doorward: &Doorward, name: &str, yaml: &str) {
+    let path = doorward.dir().join(name);
     let draft = path.with_extension("draft");
     std::fs::write(&draft, yaml).unwrap();
     std::fs::rename(draft, path).unwrap();
@@ -222,6 +226,47 @@ async fn a_lost_file_of_denies_widens_nothing() {
     swap(&doorward, &good);
     doorward.wait_for_generation(2).await;
     assert_eq!(doorward.get("/api/v1/configmaps", &[&token]).await.status, 200, "attacks:Z40: the twin");
+}
+
+/// A file and what becomes of it: none, and it goes away.
+type FileChange<'a> = (&'a str, Option<&'a str>);
+
+/// It was held against files as the configuration in force has them, and so loaded and refused without end.
+#[tokio::test]
+async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_in_force() {
+    const DENIES: &str = "rules: [{id: closed, on: {paths: ['/api/v1/configmaps']}, do: deny}]";
+    const OTHERS: &str = "rules: [{id: closed, on: {paths: ['/api/v1/secrets']}, do: deny}]";
+    let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
+    let good = format!("policies: [denies.yaml]{}", configuration(&upstream, &issuer, "'tekton:dev'", ALLOW));
+    let renamed = good.change("denies.yaml", "others.yaml").change("groups: [dev]", "group: [dev]");
+    let no_yaml = "listeners: [";
+    // Each change by itself is refused.
+    let rows: [(&str, [FileChange<'_>; 2]); 4] = [
+        ("a policy beside a broken main file", [("doorward.yaml", Some(no_yaml)), ("denies.yaml", Some(OTHERS))]),
+        ("both broken", [("denies.yaml", Some("rules: [{")), ("doorward.yaml", Some(no_yaml))]),
+        ("a policy renamed beside a mistake", [("doorward.yaml", Some(renamed.as_str())), ("denies.yaml", None)]),
+        ("all gone", [("doorward.yaml", None), ("denies.yaml", None)]),
+    ];
+    let is_refusal = |record: &serde_json::Value| record["metadata"]["event_code"] == "policy.refused";
+    for (what, changes) in rows {
+        let dir = folder();
+        for (name, policy) in [("denies.yaml", DENIES), ("others.yaml", OTHERS)] {
+            std::fs::write(dir.path().join(name), policy).unwrap();
+        }
+        let doorward = Doorward::start_in(dir, &good).await;
+        for (refusals, (name, content)) in (1..).zip(changes) {
+            match content {
+                Some(yaml) => swap_file(&doorward, name, yaml),
+                None => std::fs::remove_file(doorward.dir().join(name)).unwrap(),
+            }
+            doorward.records(refusals, is_refusal).await;
+        }
+        // Heard only where no file is another than the one that was looked at last.
+        doorward.signal("HUP");
+        let refused = doorward.records(3, is_refusal).await;
+        let causes: Vec<_> = refused.iter().map(|record| record["unmapped"]["cause"].as_str().unwrap()).collect();
+        assert_eq!(causes, ["files", "files", "signal"], "{what}");
+    }
 }
 
 /// Whose word about the client's address counts is asked of the generation that decides the request, and not of the one in
