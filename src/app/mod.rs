@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `process` | from the start of the process to its end |
 //! | `reload` | a new generation: built beside the one in force, swapped in whole, or refused |
+//! | `signals` | what asks the process to end, and when that is heard |
 //! | `tasks` | what goes on beside requests |
 //! | `stream_watch` | whether streams that are open may go on |
 //! | `account_tokens` | the tokens of service accounts by which Doorward is somebody at API servers |
@@ -25,6 +26,7 @@ mod revoke;
 pub mod rights;
 pub mod rollout;
 mod sessions;
+mod signals;
 mod stream_watch;
 mod tasks;
 #[cfg(test)]

@@ -11,12 +11,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::runtime::Runtime;
 
-use super::{App, Metrics, Operators, account_tokens, policies, reload, rollout::Outcome, tasks};
+use super::{App, Metrics, Operators, account_tokens, policies, reload, rollout::Outcome, signals::Signals, tasks};
 use crate::{
     admin::{
         health::Health,
@@ -131,6 +128,8 @@ fn context(runtime: &Runtime, clock: Clock, metrics: &Metrics, requests: &Reques
 /// Runs Doorward until SIGTERM or SIGINT. `started` is called once it takes connections.
 pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> {
     let runtime = control().map_err(StartError::io("the control runtime cannot be started"))?;
+    let signals = runtime.block_on(Signals::of_start());
+    let (signals, starting) = signals.map_err(StartError::io("signals cannot be received"))?;
     let metrics = Metrics::default();
     let requests = RequestMetrics::default();
     let clock = Clock::default();
@@ -162,6 +161,8 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     app.snapshot.load().issuers.start();
     // Before anybody is answered that there is none.
     runtime.block_on(account_tokens::obtain(&app.own_pools(), &app.snapshot.load().upstreams, &app.clock));
+    // From here on there are connections, and the end is a drain.
+    starting.abort();
     let downstream = start_workers(bound, &app)?;
     let _entered = runtime.enter();
     tasks::start(&app);
@@ -195,7 +196,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     break_glass::tell_closed(app.snapshot.load().break_glass.as_ref(), app.clock.now());
     started();
     tracing::info!(generation = 1, policy = &**app.snapshot.load().policy.digest(), "started");
-    let logging = runtime.block_on(serve(reloader, &downstream, &app, &bringing))?;
+    let logging = runtime.block_on(serve(reloader, &downstream, &app, &bringing, signals));
     stop(&runtime, downstream, &app);
     drop(logging);
     Ok(())
@@ -253,10 +254,8 @@ async fn serve(
     downstream: &Downstream,
     app: &Arc<App>,
     bringing: &TaskHandle,
-) -> Result<Logging, StartError> {
-    let cannot = || StartError::io("signals cannot be received");
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot())?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot())?;
+    mut signals: Signals,
+) -> Logging {
     let reloads = async {
         loop {
             let cause = reloader.changed().await;
@@ -266,8 +265,7 @@ async fn serve(
     // A reload that waits for somebody is given up: a generation is in force as a whole or not at all.
     let by_hand = tokio::select! {
         () = reloads => false,
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => true,
+        by_hand = signals.asked() => by_hand,
     };
     app.health.drain();
     // While connections are still accepted: an EventListener asks about what it has just got.
@@ -282,8 +280,7 @@ async fn serve(
     let pause = if by_hand && connections == 0 && !app.held.is_bringing() { Duration::ZERO } else { accept };
     let hurried = tokio::select! {
         () = tokio::time::sleep(pause) => by_hand,
-        _ = terminate.recv() => true,
-        _ = interrupt.recv() => true,
+        _ = signals.asked() => true,
     };
     app.streams.drain();
     downstream.drain().close();
@@ -298,8 +295,7 @@ async fn serve(
         tokio::select! {
             () = downstream.drain().until_empty(rest - last_words) => {}
             () = recheck => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = signals.asked() => {}
         }
     }
     app.streams.end_lasting();
@@ -313,7 +309,7 @@ async fn serve(
         );
     }
     tracing::info!(cut, "drained");
-    Ok(reloader.into_logging())
+    reloader.into_logging()
 }
 
 fn stop(runtime: &Runtime, downstream: Downstream, app: &Arc<App>) {

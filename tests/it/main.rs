@@ -55,6 +55,7 @@ mod route_issuers;
 mod rows;
 mod sessions;
 mod sockets;
+mod start;
 mod step_up;
 mod store;
 mod stream_grounds;

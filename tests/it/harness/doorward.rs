@@ -58,13 +58,24 @@ impl Doorward {
         Self::run(Arc::new(dir), Path::new("doorward.yaml"), &[]).await
     }
 
+    /// Begins a start as [`Doorward::start_in`] does, and does not wait for its end; see [`Doorward::has_started`].
+    pub fn begin_in(dir: TempDir, yaml: &str) -> Self {
+        let config = configured(&dir, yaml);
+        Self::begin(Arc::new(dir), &config, &[])
+    }
+
     async fn spawn(dir: Arc<TempDir>, yaml: &str, environment: &[(&str, PathBuf)]) -> Self {
-        let config = dir.path().join("doorward.yaml");
-        std::fs::write(&config, yaml.replace("{dir}", &dir.path().display().to_string())).unwrap();
+        let config = configured(&dir, yaml);
         Self::run(dir, &config, environment).await
     }
 
     async fn run(dir: Arc<TempDir>, config: &Path, environment: &[(&str, PathBuf)]) -> Self {
+        let mut doorward = Self::begin(dir, config, environment);
+        doorward.has_started().await;
+        doorward
+    }
+
+    fn begin(dir: Arc<TempDir>, config: &Path, environment: &[(&str, PathBuf)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
             .arg("serve")
             .arg(config)
@@ -87,15 +98,18 @@ impl Doorward {
                 counter.send_modify(|count| *count += 1);
             }
         });
-        let mut doorward = Self { child, dir, addresses: HashMap::new(), log, lines };
-        doorward.wait_for_log("started").await;
-        for line in doorward.log() {
+        Self { child, dir, addresses: HashMap::new(), log, lines }
+    }
+
+    /// Waits until it listens.
+    pub async fn has_started(&mut self) {
+        self.wait_for_log("started").await;
+        for line in self.log() {
             if line["message"] == "listening" {
                 let name = line["listener"].as_str().unwrap().to_owned();
-                doorward.addresses.insert(name, line["address"].as_str().unwrap().parse().unwrap());
+                self.addresses.insert(name, line["address"].as_str().unwrap().parse().unwrap());
             }
         }
-        doorward
     }
 
     /// Kills it without warning and starts it again with the same folder and configuration.
@@ -341,6 +355,13 @@ impl Doorward {
         let peak = self.peak_memory().expect("it runs");
         assert!(peak < ceiling, "{attack}: {peak} MiB were resident, of at most {ceiling}");
     }
+}
+
+/// Writes the configuration of a folder; `{dir}` in it is that folder.
+fn configured(dir: &TempDir, yaml: &str) -> PathBuf {
+    let config = dir.path().join("doorward.yaml");
+    std::fs::write(&config, yaml.replace("{dir}", &dir.path().display().to_string())).unwrap();
+    config
 }
 
 /// What `doorward` says when it is called so in a folder: its exit status, its output, and its errors behind that.
