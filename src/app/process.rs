@@ -358,8 +358,7 @@ impl Parts<'_> {
             .map_err(StartError::io(format!("the folder of the store, {}, cannot be made", home.display())))?;
         let (store, redis) = self.open_store(resolved.store.take().ok_or_else(missing)?, &store_path)?;
         let audit = resolved.audit.take().ok_or_else(missing)?;
-        let instance = audit.instance.clone().unwrap_or_else(host_name);
-        let trail = Trail::open(&audit, home, &instance, self.clock.clone())?;
+        let trail = Trail::open(&audit, home, &audit.instance, self.clock.clone())?;
         let shared = self.share(store, trail.clone(), &store_path)?;
         self.read_token_keys(&resolved, &shared);
         let downstream = resolved.downstream.take().ok_or_else(missing)?;
@@ -495,11 +494,6 @@ fn missing() -> StartError {
 pub(super) fn problems(diagnosis: &Diagnosis, severity: Severity) -> Vec<String> {
     let findings = diagnosis.findings().iter().filter(|finding| finding.severity == severity);
     findings.map(|finding| format!("{}: {}", finding.at, finding.message)).collect()
-}
-
-/// What tells this replica's audit chain from another's if it has no name: the host's, which is the pod's in Kubernetes.
-fn host_name() -> String {
-    std::fs::read_to_string("/etc/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
 fn start_workers(bound: Bound, app: &Arc<App>) -> Result<Downstream, StartError> {

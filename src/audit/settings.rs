@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use rustix::system::uname;
+
 use super::{
     export,
     keys::{ChainKey, CheckpointKey, InvalidKey},
@@ -21,6 +23,8 @@ use crate::{
 const MIN_FILE: u64 = 64 << 10;
 /// The longest name of a replica, as for a host (RFC 1035 section 2.3.4).
 const MAX_INSTANCE: usize = 253;
+/// What the kernel says of a host that nobody has named.
+const NAMELESS: &str = "(none)";
 /// The shortest time for which lines may be kept.
 const MIN_RETAIN: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -30,8 +34,8 @@ pub const DEFAULT_FILE: Size = Size::mib(100);
 /// Resolved settings of the trail. They hold from start to end of the process.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The name of this replica; none: that of the host.
-    pub instance: Option<String>,
+    /// The name of this replica.
+    pub instance: String,
     pub destination: Destination,
     /// None: made and kept.
     pub chain_key: Option<ChainKey>,
@@ -104,14 +108,8 @@ impl Settings {
                 )
                 .help("have the platform's log collector send standard output, or set `sink: {file: {path: ...}}`");
         }
-        let is_name = |name: &String| {
-            (1..=MAX_INSTANCE).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
-        };
-        if !raw.instance.as_ref().is_none_or(is_name) {
-            resolver
-                .error(&at.key("instance"), "`instance` is no name for a replica")
-                .help(format!("give 1 to {MAX_INSTANCE} visible characters of ASCII, such as `doorward-0`"));
-        }
+        let host = uname().nodename().to_string_lossy().into_owned();
+        let instance = instance(raw.instance.as_deref(), &host, resolver, &at.key("instance"));
         let positive = [
             ("checkpoint_records", raw.checkpoint_records > 0),
             ("checkpoint_interval", !raw.checkpoint_interval.get().is_zero()),
@@ -124,7 +122,7 @@ impl Settings {
             return None;
         }
         Some(Self {
-            instance: raw.instance.clone(),
+            instance,
             destination,
             chain_key,
             checkpoint_key,
@@ -137,6 +135,23 @@ impl Settings {
             exports,
         })
     }
+}
+
+/// The name that this replica was given, or that of its host.
+fn instance(given: Option<&str>, host: &str, resolver: &mut Resolver, at: &At) -> String {
+    let name = given.unwrap_or(host);
+    let fits = (1..=MAX_INSTANCE).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
+    let wrong = match given {
+        Some(_) => (!fits).then_some("`instance` is no name for a replica"),
+        None if resolver.is_elsewhere() => None,
+        None => (!fits || name == NAMELESS).then_some("the host has no name that could be the replica's"),
+    };
+    if let Some(wrong) = wrong {
+        resolver
+            .error(at, wrong)
+            .help(format!("write in `instance` 1 to {MAX_INSTANCE} visible characters of ASCII, such as `doorward-0`"));
+    }
+    name.to_owned()
 }
 
 /// A key of the trail from where the configuration says that it is.
@@ -193,7 +208,32 @@ mod tests {
         let mut resolver = Resolver::new(Path::new("/etc/doorward"));
         let settings = Settings::resolve(&Audit::default(), &egress(), &mut resolver, &at()).unwrap();
         assert_eq!(settings.destination, Destination::Stdout);
+        assert_eq!(settings.instance, fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim());
         assert!(resolver.report.problems().is_empty());
+    }
+
+    /// Replicas on hosts without `/etc/hostname` all had the empty name, and passed for one.
+    #[test]
+    fn a_replica_has_the_name_of_its_host_unless_it_was_given_one_and_always_some_name() {
+        for (given, host, expected) in [
+            (None, "doorward-0", Some("doorward-0")),
+            (Some("doorward-1"), "doorward-0", Some("doorward-1")),
+            (Some("doorward-1"), "", Some("doorward-1")),
+            (Some(""), "doorward-0", None),
+            (None, "", None),
+            (None, "(none)", None),
+            (None, "two words", None),
+        ] {
+            let mut resolver = Resolver::default();
+            let name = instance(given, host, &mut resolver, &at());
+            let name = Some(name.as_str()).filter(|_| !resolver.report.has_errors());
+            assert_eq!(name, expected, "{given:?} on `{host}`");
+            // Another host has a name of its own.
+            let mut resolver = Resolver::default();
+            resolver.elsewhere();
+            instance(given, host, &mut resolver, &at());
+            assert_eq!(resolver.report.has_errors(), given == Some(""), "{given:?} on `{host}`");
+        }
     }
 
     #[test]

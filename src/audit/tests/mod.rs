@@ -157,7 +157,7 @@ fn kind(line: &Value) -> &str {
 
 fn settings() -> Settings {
     Settings {
-        instance: None,
+        instance: "replica-0".to_owned(),
         destination: Destination::Stdout,
         chain_key: Some(ChainKey::new(&[7; 32]).unwrap()),
         checkpoint_key: Some(CheckpointKey::generate().unwrap()),
