@@ -76,8 +76,7 @@ impl Shape<'_> {
             Value::Object(entries) if types.contains(&"object") => {
                 let before = self.report.problems().len();
                 self.object(schema, entries, at);
-                let is_empty =
-                    is_fewer(entries.values().filter(|value| !value.is_null()).count(), schema, "minProperties");
+                let is_empty = is_fewer(entries.len(), schema, "minProperties");
                 if is_empty && self.report.problems().len() == before {
                     let (message, help) = raw::EMPTY_NEED;
                     self.report.error(at, message).help(help);
@@ -110,6 +109,10 @@ impl Shape<'_> {
 
         for (name, mut value) in std::mem::take(entries) {
             let here = at.key(&name);
+            if value.is_null() {
+                // Of a value that is left empty there is nothing to show.
+                self.locations.show_key(&here);
+            }
             let rest = schema.get("additionalProperties").filter(|rest| **rest != Value::Bool(false));
             match (properties.get(&name), rest) {
                 (Some(property), _) => {

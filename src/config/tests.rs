@@ -134,6 +134,35 @@ fn a_scheme_that_would_never_be_looked_for_is_an_error() {
     }
 }
 
+/// It would be none, and an allow wider than it looks: as of a template with a value that is not set, or of lines that are commented out.
+#[test]
+fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
+    const RULE: &str = "    who: {groups: [developers]}\n";
+    let schema = super::schema();
+    let line = GOOD[..GOOD.find(RULE).unwrap()].lines().count() + 1;
+    for (part, condition) in [
+        ("On", "on: {KEY: }"),
+        ("OnKubernetes", "on: {kubernetes: {KEY: }}"),
+        ("OnRun", "on: {run: {KEY: }}"),
+        ("OnToken", "on: {token: {KEY: }}"),
+        ("OnTrigger", "on: {trigger: {KEY: }}"),
+        ("TimeWindow", "on: {time: {KEY: }}"),
+        ("Who", "who: {KEY: }"),
+        ("OnBehalfOf", "who: {on_behalf_of: {KEY: }}"),
+        ("Need", "need: {KEY: }"),
+        ("MaxAge", "need: {mfa: {KEY: }}"),
+        ("Rule", "KEY:"),
+    ] {
+        let known = schema["$defs"][part]["properties"].as_object().unwrap().keys().map(String::as_str);
+        for key in known.filter(|key| part != "Rule" || ["on", "who", "need", "when", "mode"].contains(key)) {
+            let written = condition.replace("KEY", key);
+            let printed = with(RULE, &format!("    {written}\n")).printed();
+            let place = format!("doorward.yaml:{line}:{}\n", 5 + condition.find("KEY").unwrap());
+            assert!(printed.contains("found nothing") && printed.contains(&place), "{written}: {place}: {printed}");
+        }
+    }
+}
+
 /// The reader of JSON refused it in words of its own, and nobody knew where.
 #[test]
 fn a_fact_of_an_unknown_name_is_told_of_where_it_stands() {

@@ -53,7 +53,7 @@ rules:
     who: {kind: human}
     do: allow
   - id: deploy
-    on: {kubernetes: {verbs: [create], resources: [pods]}, run: {does: [create]}, time: {from: '08:00', to: '18:00'}}
+    on: {kubernetes: {verbs: [create], resources: [pods]}, run: {does: [create]}, time: {days: mon-fri, from: '08:00', to: '18:00'}}
     who: {claims: {tenant: [a]}, kind: agent, on_behalf_of: {groups: [admins]}}
     need: {mfa: {max_age: 15m}}
     do: {approve: {by: {groups: [managers]}}}
@@ -221,6 +221,24 @@ fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
     assert_eq!(printed["webhooks"][1]["unique_bodies"], true);
     // Everybody's audience takes listed clients alone.
     assert_eq!(printed["issuers"][0]["listed_clients_only"], true);
+}
+
+/// A null there is refused, as a condition that was left empty.
+#[test]
+fn conditions_that_are_not_set_are_not_shown() {
+    let printed = print(
+        "
+listeners: [{name: main, address: '127.0.0.1:8080'}]
+rules:
+  - {id: all, do: deny}
+  - {id: none, on: {kubernetes: {}, run: {}, token: {}, trigger: {}}, who: {on_behalf_of: {}}, do: deny}
+  - {id: some, on: {fork: true, time: {from: '08:00', to: '18:00'}}, who: {kind: agent}, need: {fresh_login: {max_age: 5m}}, do: allow}
+",
+    );
+    let rules = Node::parse(&printed, 0).unwrap().to_json()["rules"].to_string();
+    assert!(!rules.contains("null"), "{printed}");
+    let values = |text: &str| Node::parse(text, 0).unwrap().to_json();
+    assert_eq!(values(&print(&printed)), values(&printed));
 }
 
 #[test]

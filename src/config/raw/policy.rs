@@ -1,4 +1,5 @@
 //! `grants`, `rules` and `tests`: who may do what, who gets which Kubernetes groups, and cases that must be decided so.
+//! As in `on`, no condition may be null.
 
 use std::collections::BTreeMap;
 
@@ -98,7 +99,8 @@ pub struct Rule {
     #[serde(default, deserialize_with = "needed", skip_serializing_if = "Need::is_empty")]
     pub need: Need,
     /// A CEL expression that must be true as well.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub when: Option<String>,
     /// What happens.
     #[serde(rename = "do")]
@@ -179,6 +181,8 @@ pub struct Who {
     #[schemars(length(min = 1))]
     pub clients: Vec<String>,
     /// What the principal is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Kind")]
     pub kind: Option<Kind>,
     /// Claims with any of these exact values, or a list that holds one, by name or JSON pointer.
     pub claims: BTreeMap<String, Vec<serde_json::Value>>,
@@ -200,6 +204,8 @@ pub struct Who {
     pub webhooks: Vec<String>,
     /// The person on whose behalf an agent acts. A rule with `kind: human` that does not ask for it never matches an
     /// agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OnBehalfOf")]
     pub on_behalf_of: Option<OnBehalfOf>,
 }
 
@@ -223,12 +229,16 @@ pub struct OnBehalfOf {
 #[schemars(extend("minProperties" = 1))]
 pub struct Need {
     /// More than one factor (`amr`), not longer ago than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "MaxAge")]
     pub mfa: Option<MaxAge>,
     /// One of these authentication context classes (`acr`).
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub acr: Vec<String>,
     /// A login not longer ago than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "MaxAge")]
     pub fresh_login: Option<MaxAge>,
 }
 
