@@ -77,6 +77,17 @@ pub(super) fn check(
                         "requests would run as Doorward itself; use it for `kubernetes` routes, or set `url` instead",
                     );
             }
+            // One with an account that is asked for is refused above.
+            (false, true) if upstream.requested_account().is_none() => {
+                if let Some(who) = acts_as_itself(root, name, authenticated) {
+                    let what =
+                        format!("upstream `{name}` is the API server of `{who}`, and used without impersonation");
+                    report.error(&at.key("name"), what).help(
+                        "requests would run as Doorward itself; use it for `kubernetes` routes, or another upstream for routes \
+                         of other kinds",
+                    );
+                }
+            }
             _ => {}
         }
         if let Some(account) = &upstream.default_service_account {
@@ -145,6 +156,17 @@ fn reads_by_itself(root: &raw::Root) -> Vec<(&'static str, &str)> {
     let exchanges = exchanges.filter_map(|from| Some(("tokens.exchange", from.kubernetes.as_deref()?)));
     let interceptor = root.interceptor.iter().filter_map(|it| Some(("interceptor", it.kubernetes.as_deref()?)));
     runs.chain(exchanges).chain(interceptor).collect()
+}
+
+/// Which setting beside routes has Doorward be known to an upstream as itself, as only API servers are asked what it asks. A token
+/// review brings its own token, so that it counts only where the upstream has a credential.
+fn acts_as_itself(root: &raw::Root, name: &str, authenticated: bool) -> Option<&'static str> {
+    let asked = root.upstreams.iter().filter_map(raw::Upstream::requested_account);
+    let asked = asked.map(|account| ("credential.service_account", account.upstream.as_str()));
+    let reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref()).filter(|_| authenticated);
+    let reviews = reviews.map(|review| ("token_review", review.upstream.as_str()));
+    let mut all = reads_by_itself(root).into_iter().chain(asked).chain(reviews);
+    all.find(|(_, server)| *server == name).map(|(who, _)| who)
 }
 
 /// The upstreams that get requests with impersonation, and those that get requests without. A token review brings its
@@ -271,12 +293,43 @@ upstreams:
                 &["`tokens.exchange` reads by this upstream for itself, and its account is to impersonate alone"],
             ),
         ] {
-            let root: raw::Root = serde_saphyr::from_str(&PARTS.replace(from, to)).unwrap();
-            let mut report = Report::default();
-            let names = Names::collect(&root, &mut report);
-            check(&root, &names, &root.routes.iter().collect::<Vec<_>>(), &BTreeSet::new(), &mut report);
-            let said: Vec<&str> = report.problems().iter().map(|problem| problem.message.as_str()).collect();
-            assert_eq!(said, expected, "{to}");
+            assert_eq!(said(&PARTS.replace(from, to)), expected, "{to}");
         }
+    }
+
+    /// Whoever a rule lets onto the route would have all that Doorward may: of the account that is asked for others' tokens, to
+    /// impersonate anybody.
+    #[test]
+    fn an_api_server_where_doorward_acts_as_itself_is_behind_no_route_of_another_kind() {
+        const ROUTE: &str = "{name: k, kind: http, hosts: [k.test], schemes: [bearer], upstream: own}";
+        let refused =
+            |who: &str| vec![format!("upstream `own` is the API server of `{who}`, and used without impersonation")];
+        let beside = PARTS.replace("routes: [", &format!("routes: [{ROUTE}, "));
+        assert_eq!(said(&beside), refused("credential.service_account"));
+
+        let (bearer, nobody) = (", credential: {bearer: {file: token}}", "");
+        let review = "issuers: [{name: a, issuer: 'https://i', token_review: {upstream: own, bearer: {file: b}}}]";
+        for (credential, setting, who) in [
+            (bearer, "runs: {kubernetes: own}", Some("runs")),
+            (nobody, "runs: {kubernetes: own}", Some("runs")),
+            (bearer, "interceptor: {host: a.svc, kubernetes: own}", Some("interceptor")),
+            (bearer, "tokens: {exchange: [{issuer: a, kubernetes: own}]}", Some("tokens.exchange")),
+            (bearer, "tokens: {exchange: [{issuer: a, upstreams: [own]}]}", None),
+            (bearer, review, Some("token_review")),
+            (nobody, review, None),
+            (bearer, "runs: {kubernetes: other}", None),
+        ] {
+            let yaml =
+                format!("routes: [{ROUTE}]\nupstreams: [{{name: own, url: 'https://a'{credential}}}]\n{setting}\n");
+            assert_eq!(said(&yaml), who.map(refused).unwrap_or_default(), "{yaml}");
+        }
+    }
+
+    fn said(yaml: &str) -> Vec<String> {
+        let root: raw::Root = serde_saphyr::from_str(yaml).unwrap();
+        let mut report = Report::default();
+        let names = Names::collect(&root, &mut report);
+        check(&root, &names, &root.routes.iter().collect::<Vec<_>>(), &BTreeSet::new(), &mut report);
+        report.problems().iter().map(|problem| problem.message.clone()).collect()
     }
 }
