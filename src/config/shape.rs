@@ -211,6 +211,12 @@ impl Shape<'_> {
                     .help("write an IP address and a port, such as `0.0.0.0:8443` or `[::]:8443`");
                 false
             }
+            Some("ip") if value.parse::<std::net::IpAddr>().is_err() => {
+                self.report
+                    .error(at, format!("`{value}` is not an IP address"))
+                    .help("write one address without a port or a prefix length, such as `192.0.2.1` or `2001:db8::1`");
+                false
+            }
             _ => true,
         }
     }
@@ -411,6 +417,7 @@ impl Shape<'_> {
             Some(&"string") => match text(schema, "format") {
                 Some("cidr") => "127.0.0.1/32".into(),
                 Some("socket-address") => "127.0.0.1:0".into(),
+                Some("ip") => "127.0.0.1".into(),
                 _ => "".into(),
             },
             Some(&"array") => Value::Array(Vec::new()),
@@ -516,3 +523,6 @@ fn kind(value: &Value) -> &'static str {
 fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,6 +163,17 @@ fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
     }
 }
 
+/// It was refused by the reader of the whole, without a place, and nothing else was told.
+#[test]
+fn a_wrong_address_in_a_test_of_the_policy_is_told_where_it_stands_beside_other_problems() {
+    for address in ["10.0.0.300", "10.0.0.0/8", "localhost"] {
+        let test = format!("{{name: a, request: {{route: api, address: {address}}}, expect: {{outcome: deny}}}}");
+        let printed = with("sessions:\n", &format!("tests: [{test}]\nworkers: many\nsessions:\n")).printed();
+        let told = format!("error: `{address}` is not an IP address\n  --> doorward.yaml:");
+        assert!(printed.contains(&told) && printed.contains("expected a whole number"), "{printed}");
+    }
+}
+
 /// The reader of JSON refused it in words of its own, and nobody knew where.
 #[test]
 fn a_fact_of_an_unknown_name_is_told_of_where_it_stands() {

@@ -1,0 +1,35 @@
+use super::*;
+
+/// What has a `format` and a type: texts and numbers that whoever reads them insists on.
+fn formatted<'a>(schema: &'a Value, found: &mut Vec<&'a Map<String, Value>>) {
+    match schema {
+        Value::Object(entries) => {
+            if text(entries, "format").is_some() && entries.contains_key("type") {
+                found.push(entries);
+            }
+            entries.values().for_each(|inner| formatted(inner, found));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| formatted(inner, found)),
+        _ => {}
+    }
+}
+
+/// One that is let through is refused by the reader of the whole, without its place, and hides all other problems.
+#[test]
+fn every_format_that_the_schema_names_is_checked() {
+    let root = schema();
+    let mut found = Vec::new();
+    formatted(&root, &mut found);
+    assert!(found.len() > 10, "{found:?}");
+    let (mut report, mut locations) = (Report::default(), Locations::default());
+    let mut shape = Shape { root: &root, report: &mut report, locations: &mut locations, mended: BTreeSet::new() };
+    for schema in found {
+        if types(schema).contains(&"string") {
+            assert!(!shape.string(schema, "x", &At::root()), "{schema:?}");
+            let placeholder = shape.placeholder(&Value::Object(schema.clone()));
+            assert!(shape.string(schema, placeholder.as_str().unwrap(), &At::root()), "{schema:?}");
+        } else {
+            assert!(text(schema, "format").and_then(largest).is_some(), "{schema:?}");
+        }
+    }
+}
