@@ -161,7 +161,7 @@ fn drain(environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> O
 /// Shortens the time for connections that still come to what a short drain has for them, where nothing says it.
 fn shorten_accept(root: &mut serde_json::Value) {
     let Some(limits) = root.get_mut("limits").and_then(serde_json::Value::as_object_mut) else { return };
-    let drain = limits.get("drain").and_then(|drain| drain.as_str()?.parse().ok());
+    let drain = limits.get("drain").and_then(|drain| serde_json::from_value::<Span>(drain.clone()).ok());
     let Some(drain) = drain.filter(|_| !limits.contains_key("drain_accept")) else { return };
     let whole = Limits { drain, ..Limits::default() };
     let (accept, _) = whole.drain_times();
@@ -347,6 +347,11 @@ mod tests {
         assert_eq!(accept("limits: {drain: 8s}", &[("DOORWARD_LIMITS__DRAIN_ACCEPT", "5s")], &[]), some("5s"));
         assert_eq!(accept("{}", &[], &[("limits", "{drain: 8s}")]), some("4s"));
         assert_eq!(accept("limits: {drain: soon}", &[], &[]), None);
+        // The one duration that may be a number.
+        assert_eq!(accept("limits: {drain: 0}", &[], &[]), some("0s"));
+        assert_eq!(accept("{}", &[("DOORWARD_LIMITS__DRAIN", "0")], &[]), some("0s"));
+        assert_eq!(accept("{}", &[], &[("limits.drain", "0")]), some("0s"));
+        assert_eq!(accept("limits: {drain: 8}", &[], &[]), None);
     }
 
     #[test]

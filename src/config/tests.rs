@@ -163,6 +163,13 @@ fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
     }
 }
 
+#[test]
+fn a_drain_of_zero_is_taken_however_it_is_written() {
+    for zero in ["0", "'0'", "0s"] {
+        assert_eq!(with("sessions:\n", &format!("limits: {{drain: {zero}}}\nsessions:\n")).printed(), "no errors\n");
+    }
+}
+
 /// It was refused by the reader of the whole, without a place, and nothing else was told.
 #[test]
 fn a_wrong_address_in_a_test_of_the_policy_is_told_where_it_stands_beside_other_problems() {
