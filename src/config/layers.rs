@@ -79,7 +79,7 @@ impl Sources {
 pub(super) struct Setting {
     giver: Giver,
     path: Vec<String>,
-    value: Node,
+    pub(super) value: Node,
 }
 
 /// Reads the flags and those variables that are settings, variables first.

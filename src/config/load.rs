@@ -130,7 +130,10 @@ fn load_once<T>(
     let main = draft.add_policies(main, &settings, &mut resolver);
     let policies_whole = draft.findings.len() == before;
     if folder {
-        draft.note_unlisted(base, &path, &resolver);
+        let written = || std::iter::once(&main).chain(settings.iter().map(|setting| &setting.value));
+        draft.note_unlisted(base, &path, &resolver, |file| {
+            written().any(|node| node.has_text(&|text: &str| base.join(text) == file))
+        });
     }
     let (mut raw, mended) = match draft.assemble(&main, &settings) {
         Ok(assembled) => assembled,
@@ -281,13 +284,15 @@ impl Draft {
         }
     }
 
-    /// Warns of files in the folder that look like parts of the configuration and are none.
-    fn note_unlisted(&mut self, base: &Path, main: &Path, resolver: &Resolver) {
+    /// Warns of files in the folder that look like parts of the configuration and are none, nor what a setting names, such as a kubeconfig,
+    /// which is read later or not at all.
+    fn note_unlisted(&mut self, base: &Path, main: &Path, resolver: &Resolver, is_named: impl Fn(&Path) -> bool) {
         let Ok(folder) = std::fs::read_dir(base) else { return };
         let mut unlisted: Vec<PathBuf> = folder
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"))
             .filter(|path| path.is_file() && path != main && !resolver.files().contains(path))
+            .filter(|path| !is_named(path))
             .collect();
         unlisted.sort();
         for path in unlisted {

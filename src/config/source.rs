@@ -110,6 +110,16 @@ impl Node {
         entries.iter().rev().find(|(key, _)| key.name == name).map(|(key, value)| (key, value))
     }
 
+    /// Whether it is a text that is wanted, or any value within it is.
+    pub(super) fn has_text(&self, is_wanted: &impl Fn(&str) -> bool) -> bool {
+        match &self.data {
+            Data::Text(text) => is_wanted(text),
+            Data::List(items) => items.iter().any(|item| item.has_text(is_wanted)),
+            Data::Map(entries) => entries.iter().any(|(_, value)| value.has_text(is_wanted)),
+            _ => false,
+        }
+    }
+
     /// Keys that stand in a map more than once: each repetition.
     pub(super) fn repeated_keys(&self) -> Vec<Repeated<'_>> {
         let mut found = Vec::new();

@@ -163,6 +163,20 @@ fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
     }
 }
 
+/// Who did as the warning says was refused: a kubeconfig is no policy file.
+#[test]
+fn a_file_in_the_folder_that_a_setting_names_is_not_called_unused() {
+    const API: &str = "    url: https://kubernetes.default.svc\n    credential: {bearer: {file: token}}\n";
+    let case =
+        || with(API, "    kubeconfig: {file: ./prod.yaml}\n").file("prod.yaml", "").file("keys.yaml", "").folder();
+    assert_eq!(case().set("sessions.keys", "[{file: keys.yaml}]").printed(), "no errors\n");
+    let printed = case().printed();
+    assert!(
+        printed.contains("keys.yaml is in the folder, but not used") && !printed.contains("prod.yaml"),
+        "{printed}"
+    );
+}
+
 #[test]
 fn a_drain_of_zero_is_taken_however_it_is_written() {
     for zero in ["0", "'0'", "0s"] {
