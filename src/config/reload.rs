@@ -330,6 +330,21 @@ mod tests {
         }
     }
 
+    /// Who reads there that all else follows a reload believes that a listener is closed to the interceptor's questions, which is not.
+    #[test]
+    fn what_takes_a_restart_stands_in_the_list_of_the_operators() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"));
+        let list = page.split_once("takes effect only after a restart").unwrap().1.split_once("\n\nSIGTERM").unwrap().0;
+        assert!(list.contains("of `audit` all but `when_full`"), "{list}");
+        for setting in FIXED.iter().filter(|setting| !setting.starts_with("/audit/")) {
+            let name = setting.trim_start_matches('/').replace('/', ".");
+            assert!(
+                list.contains(&format!("`{name}`")) || list.contains(&format!("`{name}.")),
+                "{name} is not in {list}"
+            );
+        }
+    }
+
     #[test]
     fn a_change_says_what_stays_and_what_takes_a_restart() {
         let changes = fixed_changes(&root("workers: 2"), &root(""));
