@@ -9,10 +9,9 @@ use super::names::Prefix;
 use crate::config::report::{At, Report};
 
 /// The resolvers that come with Tekton, and the parameters by which each knows where to fetch from (`pkg/resolution/resolver` in
-/// tektoncd/pipeline). `bundle` is how references of v1beta1 are written. The resolver of the hub writes `version` into a path as it is, so
-/// that one with `../` in it leads to another catalog.
-const SOURCES: [(&str, &[&str]); 6] = [
-    ("bundle", &["bundle"]),
+/// tektoncd/pipeline). The resolver of the hub writes `version` into a path as it is, so that one with `../` in it leads to another
+/// catalog.
+const SOURCES: [(&str, &[&str]); 5] = [
     ("bundles", &["bundle"]),
     ("cluster", &["namespace"]),
     ("git", &["configKey", "org", "repo", "scmType", "serverURL", "url"]),
@@ -78,9 +77,13 @@ pub(super) fn may_be(reference: &str, patterns: &[Prefix]) -> bool {
     may_become(reference, patterns) || names_in_cluster(reference).is_some_and(|names| names.into_iter().any(matches))
 }
 
-/// The names by which the resolver `cluster` fetches what is run by name elsewhere.
+/// Other names of what runs: of what the resolver `cluster` fetches, those by which it is run elsewhere, and of a ClusterTask, as which
+/// a run that is there may name a task of its namespace, the task's.
 fn names_in_cluster(reference: &str) -> Option<Vec<String>> {
     const STEP_ACTION: &str = "stepaction";
+    if let Some(name) = reference.strip_prefix("tekton.dev/ClusterTask/") {
+        return Some(vec![name.to_owned()]);
+    }
     let params = reference.strip_prefix("cluster?")?;
     let param = |wanted: &str| {
         let named = form_urlencoded::parse(params.as_bytes()).find(|(name, _)| name == wanted);
@@ -151,6 +154,20 @@ mod tests {
         }
     }
 
+    /// A run that was made past Doorward may call a task of its namespace so.
+    #[test]
+    fn what_says_that_it_is_a_cluster_task_has_the_name_of_the_task_to_a_deny() {
+        for (reference, pattern, expected) in [
+            ("tekton.dev/ClusterTask/release", "release", true),
+            ("tekton.dev/ClusterTask/release", "rel*", true),
+            ("tekton.dev/ClusterTask/release", "other", false),
+            ("tekton.dev/StepAction/release", "release", false),
+        ] {
+            let patterns = [Prefix::parse(pattern).unwrap()];
+            assert_eq!(may_be(reference, &patterns), expected, "{reference} {pattern}");
+        }
+    }
+
     #[test]
     fn a_prefix_that_leaves_open_where_code_comes_from_is_refused() {
         for (pattern, expected) in [
@@ -172,7 +189,7 @@ mod tests {
             ("cluster?kind=task&name=build&namespace=ci*", &["namespace"]),
             ("cluster?kind=task&*", &["namespace"]),
             ("bundles?bundle=registry.example%2Fci*", &["bundle"]),
-            ("bundle?b*", &["bundle"]),
+            ("bundles?b*", &["bundle"]),
             ("bundles?bundle=registry.example%2Fci%2Fbuild*", &["bundle"]),
             ("bundles?bundle=registry.example%2Fci%2F*", &["bundle"]),
             ("bundles?bundle=registry.example%3A5000*", &["bundle"]),
@@ -184,7 +201,7 @@ mod tests {
             // Any tag or digest of one repository.
             ("bundles?bundle=registry.example%2Fci%2Fbuild%3A*", &[]),
             ("bundles?bundle=registry.example%3A5000%2Fci%3Av1*", &[]),
-            ("bundle?bundle=registry.example%2Fci%2Fbuild%40sha256%3A*", &[]),
+            ("bundles?bundle=registry.example%2Fci%2Fbuild%40sha256%3A*", &[]),
             ("http?*", &[]),
             ("http?http-username=a&*", &["url"]),
             ("http?url=https%3A%2F%2Fgit.example%2F*", &["url"]),
@@ -197,7 +214,7 @@ mod tests {
             ("cluster?kind=task&namespace=ci&*", &[]),
             ("cluster?kind=task&name=build&namespace=ci&*", &[]),
             ("bundles?bundle=registry.example%2Fci%3A1&kind=task&name=*", &[]),
-            ("bundle?bundle=registry.example%2Fci%3A1&*", &[]),
+            ("bundles?bundle=registry.example%2Fci%3A1&*", &[]),
         ] {
             assert_eq!(open(pattern).unwrap().1, expected, "{pattern}");
         }

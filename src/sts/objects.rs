@@ -12,7 +12,7 @@ use crate::{
     clock::Timestamp,
     kubernetes::ObjectRef,
     runs::EVENT_ID,
-    tekton::{REQUEST_ID, dashboard::is_subdomain, is_of_runs, run::describe},
+    tekton::{REQUEST_ID, dashboard::is_subdomain, is_of_runs, reference::describe},
 };
 
 /// The label that Tekton writes on all pods that it makes, by which they are watched.
@@ -274,6 +274,19 @@ mod tests {
         let inline =
             Run::read(Kind::PipelineRun, object(&json!({}), &json!({"taskRef": {"name": "release"}}), &status));
         assert_eq!(inline.reference, None, "what it brings along has no name");
+    }
+
+    /// A deny by its name was passed by what stood beside it.
+    #[test]
+    fn a_task_is_named_by_what_tekton_runs_whatever_else_its_reference_says() {
+        for reference in [
+            json!({"name": "release", "kind": "X"}),
+            json!({"name": "release", "apiVersion": "example.com/v1", "kind": "Wait"}),
+            json!({"name": "release", "bundle": "registry.example/ok"}),
+        ] {
+            let run = Run::read(Kind::TaskRun, object(&json!({}), &json!({"taskRef": reference}), &json!({})));
+            assert_eq!(run.reference.as_deref(), Some("release"), "{reference}");
+        }
     }
 
     #[test]

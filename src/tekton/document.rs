@@ -71,6 +71,12 @@ pub enum Unreadable {
          a `resolver` as well"
     )]
     NamedTwice,
+    #[error("a reference has the `{field}` `{came}`, and Tekton takes it for one to a {kind} all the same")]
+    Ignored { field: &'static str, came: String, kind: &'static str },
+    #[error(
+        "a reference has a `bundle`, of which Tekton takes no notice: it runs what is called `name` in the namespace"
+    )]
+    Bundle,
     #[error("the annotations that say who asked for a run cannot be changed")]
     Attribution,
     #[error(
@@ -147,6 +153,15 @@ impl From<Unreadable> for Rejection {
             Unreadable::NamedTwice => (
                 Reason::BadRequest,
                 "Leave `resolver` out; or write in `params` alone what the resolver is asked for, such as `url`.",
+            ),
+            Unreadable::Ignored { .. } => (
+                Reason::BadRequest,
+                "Leave it out. What a custom controller runs is a task of a pipeline or a CustomRun, whose reference has both `apiVersion` and \
+                 `kind`.",
+            ),
+            Unreadable::Bundle => (
+                Reason::BadRequest,
+                "Leave `bundle` and `name` out, and write `resolver: bundles` with the `params` `bundle`, `name` and `kind`.",
             ),
             Unreadable::Unnamed => {
                 (Reason::BadRequest, "Write its `name`, or the `resolver` that Tekton would take where none is named.")

@@ -5,6 +5,7 @@
 //! | `document` | the body of such a request, read strictly, once |
 //! | `fields` | how the fields that count are spelt, and where they stand |
 //! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
+//! | `reference` | what Tekton runs by a reference |
 //! | `patch` | what a patch does |
 //! | `ownership` | that no run says another has made it |
 //! | `labels` | that no run says it came of another event, or is a part of another run |
@@ -27,6 +28,7 @@ mod fields;
 mod labels;
 mod ownership;
 mod patch;
+pub(crate) mod reference;
 pub(crate) mod run;
 pub mod standing;
 pub mod template;

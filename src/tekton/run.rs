@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Map, Value};
-use url::form_urlencoded;
 
-use super::{document::Unreadable, is_of_runs, patch};
+use super::{
+    document::Unreadable,
+    patch,
+    reference::{self, Place},
+};
 use crate::kubernetes::Attributes;
 
 pub use crate::config::raw::RunIntent as Intent;
@@ -87,8 +90,8 @@ pub struct Run {
     pub statuses: Vec<Intent>,
     /// Everything that is run by reference: the name of a pipeline or task of the namespace, `RESOLVER?name=value&…` with
     /// the parameters of a resolver sorted by name and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom
-    /// controllers run, `tekton.dev/StepAction/NAME` of the steps that the request brings, or `managedBy/NAME` where another
-    /// controller than Tekton's is to run it.
+    /// controllers run, `tekton.dev/StepAction/NAME` of the steps that the request brings, `tekton.dev/ClusterTask/NAME` beside the
+    /// name itself of what says that it is one, or `managedBy/NAME` where another controller than Tekton's is to run it.
     pub references: Vec<Arc<str>>,
     /// Whether the request brings the code itself (`pipelineSpec`, `taskSpec`, `customSpec`).
     pub inline: bool,
@@ -141,16 +144,16 @@ impl Run {
         }
         match kind {
             RunKind::PipelineRun => {
-                run.code(spec, "pipelineRef", "pipelineSpec", false)?;
+                run.code(spec, ("pipelineRef", Place::Pipeline), "pipelineSpec")?;
                 for part in spec.get("taskRunSpecs").and_then(Value::as_array).into_iter().flatten() {
                     let Some(part) = part.as_object() else { continue };
                     run.identity(part);
                 }
             }
-            RunKind::TaskRun => run.code(spec, "taskRef", "taskSpec", false)?,
+            RunKind::TaskRun => run.code(spec, ("taskRef", Place::Task), "taskSpec")?,
             RunKind::CustomRun => {
-                run.code(spec, "customRef", "customSpec", true)?;
-                run.code(spec, "ref", "spec", true)?;
+                run.code(spec, ("customRef", Place::TaskOrCustom), "customSpec")?;
+                run.code(spec, ("ref", Place::TaskOrCustom), "spec")?;
             }
         }
         for part in wholes(kind, spec) {
@@ -178,30 +181,26 @@ impl Run {
         spec.is_none_or(|spec| wholes(kind, spec).all(|part| accounts(part).next().is_none()))
     }
 
-    /// What is run: by reference, or brought along. What is brought along refers to more. Some references may be to what a custom
-    /// controller runs, which may need no name.
+    /// What is run: by reference, or brought along. What is brought along refers to more.
     fn code(
         &mut self,
         spec: &Map<String, Value>,
-        reference: &str,
+        (field, place): (&str, Place),
         inline: &str,
-        may_be_custom: bool,
     ) -> Result<(), Unreadable> {
-        if let Some(reference) = spec.get(reference).filter(|reference| !reference.is_null()) {
-            check(reference, may_be_custom)?;
-            self.references.push(describe(reference));
+        if let Some(reference) = spec.get(field).filter(|reference| !reference.is_null()) {
+            self.references.extend(reference::read(reference, place)?);
         }
         let Some(code) = spec.get(inline).filter(|code| !code.is_null()) else { return Ok(()) };
         self.inline = true;
         let lists = ["tasks", "finally"].into_iter().filter_map(|list| code.get(list)?.as_array()).flatten();
         for task in lists.filter_map(Value::as_object) {
-            self.code(task, "taskRef", "taskSpec", true)?;
-            self.code(task, "pipelineRef", "pipelineSpec", false)?;
+            self.code(task, ("taskRef", Place::TaskOrCustom), "taskSpec")?;
+            self.code(task, ("pipelineRef", Place::Pipeline), "pipelineSpec")?;
         }
         let list = |name: &str| code.get(name).and_then(Value::as_array).into_iter().flatten();
         for action in list("steps").filter_map(|step| step.get("ref")).filter(|action| !action.is_null()) {
-            check(action, false)?;
-            self.references.push(describe_action(action));
+            self.references.extend(reference::read(action, Place::Step)?);
         }
         let mut containers = list("steps").chain(list("sidecars")).chain(code.get("stepTemplate"));
         self.binds_secrets |= list("volumes").any(binds_secret) || containers.any(reads_secret);
@@ -251,61 +250,8 @@ fn reads_secret(container: &Value) -> bool {
         || list("envFrom").any(|source| is_set(source.get("secretRef")))
 }
 
-/// Refuses a reference that says neither what it is to nor how that is found: Tekton finds it by the resolver that its own setting
-/// `default-resolver-type` names (`pipelinerun_defaults.go`), which no rule would know of. So it does one that says both: the resolver is
-/// given the name as an address (`enable-concise-resolver-syntax`), or a custom controller takes no notice of it.
-fn check(reference: &Value, may_be_custom: bool) -> Result<(), Unreadable> {
-    let has = |name: &str| reference.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-    let says_what = has("name") || (may_be_custom && is_custom(reference));
-    match (says_what, has("resolver")) {
-        (true, true) => Err(Unreadable::NamedTwice),
-        (false, false) => Err(Unreadable::Unnamed),
-        _ => Ok(()),
-    }
-}
-
-/// Whether a reference is to what a custom controller runs.
-fn is_custom(reference: &Value) -> bool {
-    let text = |name: &str| reference.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    text("apiVersion").is_some_and(|version| !is_of_runs(version)) && text("kind").is_some()
-}
-
-/// A reference of a step, which is to a StepAction where it names no resolver.
-fn describe_action(reference: &Value) -> Arc<str> {
-    let described = describe(reference);
-    match reference.get("resolver").and_then(Value::as_str) {
-        Some(resolver) if !resolver.is_empty() => described,
-        _ => format!("tekton.dev/StepAction/{described}").into(),
-    }
-}
-
-/// A reference as text that no two references share. A name beside a resolver, which a run that Doorward did not see may have, stands
-/// first, so that it is none of what a prefix says of parameters.
-pub(crate) fn describe(reference: &Value) -> Arc<str> {
-    let text = |name: &str| reference.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let query = |kind: &str, pairs: &BTreeMap<Arc<str>, Arc<str>>| {
-        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-        Arc::from(format!("{kind}?{query}"))
-    };
-    let name = text("name").unwrap_or_default();
-    if let Some(resolver) = text("resolver") {
-        // No parameter begins with `#`, which is encoded in it.
-        let name = (!name.is_empty()).then(|| form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>());
-        let asked = name.map_or_else(|| resolver.to_owned(), |name| format!("{resolver}?#{name}"));
-        return query(&asked, &named(reference.get("params")));
-    }
-    if let Some(bundle) = text("bundle") {
-        return query("bundle", &[("bundle".into(), bundle.into()), ("name".into(), name.into())].into());
-    }
-    let (version, kind) = (text("apiVersion"), text("kind"));
-    match (version.filter(|version| !is_of_runs(version)), kind) {
-        (None, None | Some("Task" | "Pipeline")) => name.into(),
-        (version, kind) => [version.unwrap_or("tekton.dev"), kind.unwrap_or_default(), name].join("/").into(),
-    }
-}
-
 /// A list of `{name, value}`, by name. No name stands there twice: such a body is refused.
-fn named(list: Option<&Value>) -> BTreeMap<Arc<str>, Arc<str>> {
+pub(super) fn named(list: Option<&Value>) -> BTreeMap<Arc<str>, Arc<str>> {
     let entries = list.and_then(Value::as_array).into_iter().flatten();
     let pairs = entries.filter_map(|entry| Some((entry.get("name")?.as_str()?, text(entry.get("value")?))));
     pairs.map(|(name, value)| (name.into(), value)).collect()
@@ -349,7 +295,7 @@ mod tests {
             (json!({"apiVersion": "example.com/v1"}), false),
             (json!({"apiVersion": "tekton.dev/v1", "kind": "Task"}), false),
             (json!({"bundle": "b"}), false),
-            (json!({"bundle": "b", "name": "n"}), true),
+            (json!({"bundle": "b", "name": "n"}), false),
             (json!({"name": "n"}), true),
             (json!({"resolver": "git"}), true),
             (json!({"resolver": "mine", "name": "https://anything"}), false),
@@ -376,16 +322,6 @@ mod tests {
         assert!(is_read(RunKind::CustomRun, &json!({"customRef": custom})));
         let resolved = json!({"apiVersion": "example.com/v1", "kind": "Wait", "resolver": "git"});
         assert!(!is_read(RunKind::CustomRun, &json!({"customRef": resolved})), "the controller runs what it will");
-    }
-
-    #[test]
-    fn a_name_beside_a_resolver_is_told_and_is_none_of_its_parameters() {
-        let reference = |name: &str| json!({"resolver": "mine", "name": name, "params": [{"name": "a", "value": "b"}]});
-        assert_eq!(&*describe(&reference("https://x")), "mine?#https%3A%2F%2Fx?a=b");
-        assert_eq!(&*describe(&reference("")), "mine?a=b");
-        let object = json!({"spec": {"pipelineRef": reference("https://x")}});
-        let read = Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default");
-        assert!(matches!(read, Err(Unreadable::NamedTwice)), "{read:?}");
     }
 
     #[test]

@@ -1,0 +1,271 @@
+//! References to code, by what Tekton runs for them. That is not all that they say: of what stands beside a name it takes no notice in
+//! most places, and the API server drops what its version of the API does not have.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use url::form_urlencoded;
+
+use super::{document::Unreadable, is_of_runs, run::named};
+
+/// Where a reference stands, by which Tekton knows what it is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// `taskRef` of a TaskRun.
+    Task,
+    /// That of a task of a pipeline, and of a CustomRun. Both may be to what a custom controller runs: what has an `apiVersion` and a
+    /// `kind` (`IsCustomTask` in `taskref_types.go`).
+    TaskOrCustom,
+    /// `pipelineRef`, of a run and of a task of a pipeline.
+    Pipeline,
+    /// `ref` of a step.
+    Step,
+}
+
+impl Place {
+    /// What a reference there is to, whatever it says.
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Task | Self::TaskOrCustom => "Task",
+            Self::Pipeline => "Pipeline",
+            Self::Step => "StepAction",
+        }
+    }
+}
+
+/// A kind that Tekton had before Pipelines 1.0 (tektoncd/pipeline#8601), which run the task of that name in the namespace.
+const CLUSTER_TASK: &str = "ClusterTask";
+
+/// What a request refers to: all that Tekton may run for it.
+pub(super) fn read(reference: &Value, place: Place) -> Result<impl Iterator<Item = Arc<str>>, Unreadable> {
+    check(reference, place)?;
+    let described = match place {
+        Place::Step => describe_action(reference),
+        Place::TaskOrCustom => describe_custom(reference).unwrap_or_else(|| describe(reference)),
+        Place::Task | Place::Pipeline => describe(reference),
+    };
+    let is_cluster_task = filled(reference, "kind") == Some(CLUSTER_TASK);
+    let task: Option<Arc<str>> = filled(reference, "name").filter(|_| is_cluster_task).map(Arc::from);
+    Ok([described].into_iter().chain(task))
+}
+
+/// A member of a reference, if it says something.
+fn filled<'v>(reference: &'v Value, name: &str) -> Option<&'v str> {
+    reference.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+/// Refuses a reference of which Tekton may make something else than a reader does.
+///
+/// One that says neither what it is to nor how that is found is found by the resolver that Tekton's own setting
+/// `default-resolver-type` names (`pipelinerun_defaults.go`), which no rule would know of. One that says both is: the resolver is
+/// given the name as an address (`enable-concise-resolver-syntax`), or a custom controller takes no notice of it. And one to some
+/// other kind, or to a bundle, is to the task, the pipeline or the StepAction of that name (`taskref.go`, `pipelineref.go`).
+fn check(reference: &Value, place: Place) -> Result<(), Unreadable> {
+    let text = |name: &str| filled(reference, name);
+    let (name, kind, version) = (text("name"), text("kind"), text("apiVersion"));
+    let is_of_tekton = version.is_none_or(is_of_runs);
+    let is_custom = place == Place::TaskOrCustom && version.is_some() && kind.is_some();
+    // Other controllers than Tekton's may need no name.
+    let says_what = name.is_some() || (is_custom && !is_of_tekton);
+    match (says_what, text("resolver").is_some()) {
+        (true, true) => return Err(Unreadable::NamedTwice),
+        (false, false) => return Err(Unreadable::Unnamed),
+        _ => {}
+    }
+    let own = place.kind();
+    let is_taken = |kind: &str| kind == own || (says_what && (is_custom || (kind == CLUSTER_TASK && own == "Task")));
+    let other_kind = kind.filter(|&kind| !is_taken(kind)).map(|kind| ("kind", kind));
+    let other_group = version.filter(|_| !is_of_tekton && !is_custom).map(|version| ("apiVersion", version));
+    match other_kind.or(other_group) {
+        Some((field, came)) => Err(Unreadable::Ignored { field, came: came.to_owned(), kind: own }),
+        None if text("bundle").is_some() => Err(Unreadable::Bundle),
+        None => Ok(()),
+    }
+}
+
+/// A reference of a step, which is to a StepAction where it names no resolver.
+fn describe_action(reference: &Value) -> Arc<str> {
+    let described = describe(reference);
+    match filled(reference, "resolver") {
+        Some(_) => described,
+        None => format!("tekton.dev/StepAction/{described}").into(),
+    }
+}
+
+/// A reference to what a custom controller runs.
+fn describe_custom(reference: &Value) -> Option<Arc<str>> {
+    let text = |name: &str| filled(reference, name);
+    let (version, kind, name) = (text("apiVersion")?, text("kind")?, text("name").unwrap_or_default());
+    match (is_of_runs(version), kind) {
+        // There are controllers that run pipelines within pipelines.
+        (true, "Task" | "Pipeline") => None,
+        (true, _) => Some(format!("tekton.dev/{kind}/{name}").into()),
+        (false, _) => Some(format!("{version}/{kind}/{name}").into()),
+    }
+}
+
+/// The reference of a TaskRun or a PipelineRun as text that no two references share. A run that Doorward did not see may have one that it
+/// refuses: by a name Tekton runs what is called so, whatever stands beside it. A name beside a resolver stands first, so that it is none of
+/// what a prefix says of parameters.
+pub(crate) fn describe(reference: &Value) -> Arc<str> {
+    let name = filled(reference, "name").unwrap_or_default();
+    if let Some(resolver) = filled(reference, "resolver") {
+        // No parameter begins with `#`, which is encoded in it.
+        let name = (!name.is_empty()).then(|| form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>());
+        let asked = name.map_or_else(|| resolver.to_owned(), |name| format!("{resolver}?#{name}"));
+        let params = named(reference.get("params"));
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(&params).finish();
+        return format!("{asked}?{query}").into();
+    }
+    match filled(reference, "kind") {
+        Some(CLUSTER_TASK) => format!("tekton.dev/{CLUSTER_TASK}/{name}").into(),
+        _ => name.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::run::{Intent, Run, RunKind},
+        *,
+    };
+
+    fn texts(reference: &Value, place: Place) -> Vec<String> {
+        let read = read(reference, place).unwrap_or_else(|error| panic!("{reference} {place:?}: {error}"));
+        read.map(|text| text.to_string()).collect()
+    }
+
+    /// A deny of `deploy`, and an allow of what the reference says, were passed by each of them.
+    #[test]
+    fn what_tekton_takes_no_notice_of_beside_a_name_is_refused() {
+        const TASKS: [Place; 2] = [Place::Task, Place::TaskOrCustom];
+        const ALL: [Place; 4] = [Place::Task, Place::TaskOrCustom, Place::Pipeline, Place::Step];
+        for (reference, places) in [
+            (json!({"name": "deploy", "kind": "X"}), &ALL[..]),
+            (json!({"name": "deploy", "kind": "task"}), &ALL),
+            (json!({"name": "deploy", "kind": "StepAction"}), &TASKS),
+            (json!({"name": "deploy", "kind": "Pipeline"}), &TASKS),
+            (json!({"name": "deploy", "kind": "Task"}), &[Place::Pipeline, Place::Step]),
+            (json!({"name": "deploy", "kind": "ClusterTask"}), &[Place::Pipeline, Place::Step]),
+            (json!({"name": "deploy", "apiVersion": "tekton.dev/v1", "kind": "X"}), &[Place::Task, Place::Pipeline]),
+            (json!({"name": "deploy", "apiVersion": "example.com/v1"}), &ALL),
+            (
+                json!({"name": "deploy", "apiVersion": "example.com/v1", "kind": "Wait"}),
+                &[Place::Task, Place::Pipeline, Place::Step],
+            ),
+            (json!({"name": "deploy", "apiVersion": "tekton.dev.example.com/v1", "kind": "Task"}), &[Place::Task]),
+            (json!({"resolver": "git", "kind": "X"}), &ALL),
+            (json!({"resolver": "git", "kind": "ClusterTask"}), &ALL),
+            (json!({"resolver": "git", "apiVersion": "example.com/v1"}), &ALL),
+        ] {
+            for place in places {
+                let refused = read(&reference, *place).map(|_| ());
+                assert!(matches!(refused, Err(Unreadable::Ignored { .. })), "{reference} {place:?}: {refused:?}");
+            }
+        }
+        for place in ALL {
+            for reference in [
+                json!({"name": "deploy", "bundle": "registry.example/ok"}),
+                json!({"resolver": "git", "bundle": "registry.example/ok"}),
+            ] {
+                let refused = read(&reference, place).map(|_| ());
+                assert!(matches!(refused, Err(Unreadable::Bundle)), "{reference} {place:?}: {refused:?}");
+            }
+        }
+    }
+
+    /// As `tkn`, the Dashboard and the API server itself write them, which says `kind: Task` of what says nothing.
+    #[test]
+    fn a_reference_is_told_by_what_runs_for_it() {
+        let custom = json!({"apiVersion": "example.com/v1", "kind": "Wait", "name": "x"});
+        for (reference, place, expected) in [
+            (json!({"name": "deploy"}), Place::Task, "deploy"),
+            (json!({"name": "deploy", "kind": "Task"}), Place::Task, "deploy"),
+            (json!({"name": "deploy", "kind": "Task", "apiVersion": "tekton.dev/v1"}), Place::Task, "deploy"),
+            (json!({"name": "deploy", "kind": "", "apiVersion": "", "bundle": ""}), Place::Task, "deploy"),
+            (json!({"name": "deploy", "kind": null, "bundle": null, "resolver": null}), Place::Task, "deploy"),
+            (json!({"resolver": "git", "kind": "Task"}), Place::Task, "git?"),
+            (json!({"name": "deploy", "kind": "Task"}), Place::TaskOrCustom, "deploy"),
+            (json!({"name": "deploy", "apiVersion": "tekton.dev/v1beta1"}), Place::TaskOrCustom, "deploy"),
+            (json!({"resolver": "git", "kind": "Task", "apiVersion": "tekton.dev/v1"}), Place::TaskOrCustom, "git?"),
+            (
+                json!({"name": "deploy", "kind": "Pipeline", "apiVersion": "tekton.dev/v1beta1"}),
+                Place::TaskOrCustom,
+                "deploy",
+            ),
+            (
+                json!({"name": "x", "kind": "Loop", "apiVersion": "tekton.dev/v1"}),
+                Place::TaskOrCustom,
+                "tekton.dev/Loop/x",
+            ),
+            (custom, Place::TaskOrCustom, "example.com/v1/Wait/x"),
+            (json!({"apiVersion": "example.com/v1", "kind": "Wait"}), Place::TaskOrCustom, "example.com/v1/Wait/"),
+            (json!({"name": "release"}), Place::Pipeline, "release"),
+            (json!({"name": "release", "kind": "Pipeline", "apiVersion": "tekton.dev/v1"}), Place::Pipeline, "release"),
+            (json!({"name": "sign"}), Place::Step, "tekton.dev/StepAction/sign"),
+            (json!({"name": "sign", "kind": "StepAction"}), Place::Step, "tekton.dev/StepAction/sign"),
+            (json!({"resolver": "git"}), Place::Step, "git?"),
+        ] {
+            assert_eq!(texts(&reference, place), [expected], "{reference} {place:?}");
+        }
+    }
+
+    #[test]
+    fn what_says_that_it_is_a_cluster_task_is_the_task_of_that_name_too() {
+        let reference = json!({"name": "deploy", "kind": "ClusterTask"});
+        for place in [Place::Task, Place::TaskOrCustom] {
+            assert_eq!(texts(&reference, place), ["tekton.dev/ClusterTask/deploy", "deploy"], "{place:?}");
+        }
+        let object = json!({"spec": {"taskRef": reference}});
+        let run = Run::read(RunKind::TaskRun, Intent::Create, object.as_object().unwrap(), "default").unwrap();
+        assert_eq!(run.references, ["deploy", "tekton.dev/ClusterTask/deploy"].map(Arc::from));
+    }
+
+    #[test]
+    fn references_within_pipelines_and_steps_are_held_to_the_same() {
+        let is_read = |kind: RunKind, spec: Value| {
+            let object = json!({"spec": spec});
+            Run::read(kind, Intent::Create, object.as_object().unwrap(), "default").is_ok()
+        };
+        let other = json!({"name": "deploy", "kind": "X"});
+        let custom = json!({"name": "x", "apiVersion": "example.com/v1", "kind": "Wait"});
+        let inline = |task: Value| json!({"pipelineSpec": {"tasks": [{"pipelineSpec": {"finally": [task]}}]}});
+        let step = |reference: &Value| json!({"taskSpec": {"steps": [{"ref": reference}]}});
+        for (reference, is_good) in [(&other, false), (&custom, true)] {
+            let matrix = json!({"taskRef": reference, "matrix": {"params": [{"name": "a", "value": ["b"]}]}});
+            assert_eq!(is_read(RunKind::PipelineRun, inline(matrix)), is_good, "{reference}");
+            assert_eq!(is_read(RunKind::CustomRun, json!({"customRef": reference})), is_good, "{reference}");
+            assert_eq!(is_read(RunKind::CustomRun, json!({"ref": reference})), is_good, "{reference}");
+            assert!(!is_read(RunKind::PipelineRun, inline(json!({"pipelineRef": reference}))), "{reference}");
+            assert!(!is_read(RunKind::PipelineRun, inline(step(reference))), "{reference}");
+            assert!(!is_read(RunKind::PipelineRun, json!({"pipelineRef": reference})), "{reference}");
+            assert!(!is_read(RunKind::TaskRun, json!({"taskRef": reference})), "{reference}");
+            assert!(!is_read(RunKind::TaskRun, step(reference)), "{reference}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_told_by_the_name_that_tekton_runs() {
+        for (reference, expected) in [
+            (json!({"name": "deploy", "kind": "X"}), "deploy"),
+            (json!({"name": "deploy", "kind": "Wait", "apiVersion": "example.com/v1"}), "deploy"),
+            (json!({"name": "deploy", "bundle": "registry.example/ok"}), "deploy"),
+            (json!({"name": "deploy", "kind": "ClusterTask"}), "tekton.dev/ClusterTask/deploy"),
+            (json!({"resolver": "git", "kind": "X"}), "git?"),
+        ] {
+            assert_eq!(&*describe(&reference), expected, "{reference}");
+        }
+    }
+
+    #[test]
+    fn a_name_beside_a_resolver_is_told_and_is_none_of_its_parameters() {
+        let reference = |name: &str| json!({"resolver": "mine", "name": name, "params": [{"name": "a", "value": "b"}]});
+        assert_eq!(&*describe(&reference("https://x")), "mine?#https%3A%2F%2Fx?a=b");
+        assert_eq!(&*describe(&reference("")), "mine?a=b");
+        let object = json!({"spec": {"pipelineRef": reference("https://x")}});
+        let read = Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default");
+        assert!(matches!(read, Err(Unreadable::NamedTwice)), "{read:?}");
+    }
+}
