@@ -53,6 +53,8 @@ pub enum InvalidAttributes {
     Ambiguous(&'static str),
     #[error("the query gives `{0}` a value that is not ASCII, which readers take in different ways")]
     NotAscii(&'static str),
+    #[error("the query has more than {0} parts, of which the API server reads none")]
+    TooManyParts(usize),
     #[error("a POST to the path of an object makes the one that its body names, whatever name stands in the path")]
     NamedCreate,
 }

@@ -20,6 +20,10 @@ pub(super) struct Query {
 /// that reads it.
 const IDENTIFYING: [&str; 7] = ["fieldSelector", "labelSelector", "namespace", "name", "resource", "follow", "watch"];
 
+/// Of a query of more parts, empty ones among them, Go reads none at all from 1.24.12 and 1.25.6 on (CVE-2025-61726): neither
+/// what is asked for nor that it is a dry run.
+const MAX_PARTS: usize = 10_000;
+
 /// Parameters that are true but for a few words. Go folds more than the letters of ASCII: `fal\u{17f}e` is false to it at one place,
 /// and true at another.
 const BOOLEANS: [&str; 2] = ["watch", "follow"];
@@ -28,6 +32,9 @@ impl Query {
     pub(super) fn parse(query: &str) -> Result<Self, InvalidAttributes> {
         if query.is_empty() {
             return Ok(Self::default());
+        }
+        if query.split('&').nth(MAX_PARTS).is_some() {
+            return Err(InvalidAttributes::TooManyParts(MAX_PARTS));
         }
         let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = query.split('&').filter_map(pair).collect();
         for known in IDENTIFYING {

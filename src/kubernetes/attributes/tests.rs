@@ -229,3 +229,17 @@ fn a_watch_that_readers_take_in_two_ways_is_refused() {
         assert_eq!(parse("GET", target).err(), refused.map(InvalidAttributes::NotAscii), "{target}");
     }
 }
+
+/// The API server would list all where Doorward saw one name, and make what Doorward saw as a dry run.
+#[test]
+fn a_query_of_which_the_api_server_reads_nothing_is_refused() {
+    for (method, target) in [
+        ("GET", "/api/v1/namespaces/a/configmaps?fieldSelector=metadata.name=public"),
+        ("GET", "/api/v1/pods?watch=1"),
+        ("POST", "/apis/tekton.dev/v1/namespaces/a/pipelineruns?dryRun=All"),
+    ] {
+        let with_parts = |parts: usize| parse(method, &format!("{target}{}", "&".repeat(parts - 1)));
+        assert_eq!(with_parts(10_000), parse(method, target), "{target}");
+        assert!(matches!(with_parts(10_001), Err(InvalidAttributes::TooManyParts(_))), "{target}");
+    }
+}
