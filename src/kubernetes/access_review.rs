@@ -151,7 +151,6 @@ impl AccessReviewer {
         let response = self.pools.send(&self.server, &mut request, Lane::Short).await?;
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED {
-            self.server.token_refused();
             return Err(self.server.credential_refused());
         }
         if status != StatusCode::CREATED {

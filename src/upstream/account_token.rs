@@ -274,15 +274,18 @@ mod tests {
         assert!(asked.lock().unwrap().iter().all(|head| head.starts_with(line)));
     }
 
+    /// Where an apply is looked for first, the refusal had nothing replaced.
     #[tokio::test]
-    async fn a_token_that_is_not_taken_is_replaced() {
+    async fn a_token_that_is_not_taken_is_replaced_wherever_that_is_answered() {
         let clock = Clock::manual(Timestamp::from_secs(1_000_000));
         let (server, _) = answering(vec![made("first", 600), made("second", 600)]).await;
         let target = upstream_with("127.0.0.1:1".parse().unwrap(), account);
         let token = target.account_token().unwrap();
         token.renew(&pools(), &upstream(server), &clock).await.unwrap();
         assert!(!token.is_due(&clock));
-        target.token_refused();
+        assert_eq!(target.unauthorized().reason(), Reason::UpstreamCredential);
+        assert!(!token.is_due(&clock), "a server behind the API server says nothing of it");
+        assert_eq!(target.credential_refused().reason(), Reason::UpstreamCredential);
         assert!(token.is_due(&clock) && token.is_held(&clock));
         token.renew(&pools(), &upstream(server), &clock).await.unwrap();
         assert!(!token.is_due(&clock));

@@ -192,11 +192,11 @@ async fn passed<E: OnEnd>(
 fn accepted(response: Response<UpstreamBody>, permit: &Permit) -> Result<Response<UpstreamBody>, Rejection> {
     let route = permit.route();
     if response.status() == StatusCode::UNAUTHORIZED && route.upstream.knows_us() {
-        // A server behind the API server says nothing of that token.
-        if !permit.is_proxied() {
-            route.upstream.token_refused();
-        }
-        return Err(route.upstream.credential_refused());
+        return Err(match permit.is_proxied() {
+            // A server behind the API server says nothing of that token.
+            true => route.upstream.unauthorized(),
+            false => route.upstream.credential_refused(),
+        });
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let error = UpstreamError::new(UpstreamErrorKind::Protocol, route.upstream.name());

@@ -214,16 +214,17 @@ impl Upstream {
         self.credential.is_some() || self.identity.tls.as_ref().is_some_and(TlsIdentity::has_certificate)
     }
 
-    /// Notes that it did not take the token that it was shown, where another can be asked for.
-    pub fn token_refused(&self) {
+    /// The refusal for a 401 of this upstream to our own credential, which another token takes the place of where one can be asked for.
+    pub fn credential_refused(&self) -> Rejection {
         if let Some(token) = self.account_token() {
             token.refused();
         }
+        self.unauthorized()
     }
 
-    /// The refusal for a 401 of this upstream to our own credential: the caller's is not at fault, so that it must
+    /// The refusal for a 401 to our own credential, from wherever it came: the caller's is not at fault, so that it must
     /// not see a 401 (and a client not throw its good token away).
-    pub fn credential_refused(&self) -> Rejection {
+    pub(super) fn unauthorized(&self) -> Rejection {
         Rejection::new(
             Reason::UpstreamCredential,
             format!("the upstream `{}` did not accept Doorward's own credential", self.name),
