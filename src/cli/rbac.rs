@@ -20,9 +20,10 @@ use crate::{
 pub struct RbacArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// How impersonation is allowed. Constrained needs Kubernetes 1.36; bind one of both, never the two.
-    #[arg(long, value_enum, default_value_t = Form::Classic)]
-    form: Form,
+    /// How impersonation is allowed. Constrained needs Kubernetes 1.36; bind one of both, never the two. Default: classic; with `--check`
+    /// that of the cluster.
+    #[arg(long, value_enum)]
+    form: Option<Form>,
     #[command(flatten)]
     accounts: AccountArgs,
     /// Print nothing, and say what of it a cluster lacks, what it has of an earlier configuration, and what allows too much; the
@@ -72,11 +73,13 @@ pub fn run(args: &RbacArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let root: &config::raw::Root = &loaded.raw;
     let accounts = args.accounts.of(root)?;
     let Some(cluster) = &args.check else {
-        out.write_all(rbac::manifest(root, args.form, accounts)?.as_bytes())?;
+        out.write_all(rbac::manifest(root, args.form.unwrap_or(Form::Classic), accounts)?.as_bytes())?;
         return Ok(0);
     };
     let list = read(cluster)?;
-    let differences = rbac::compare(root, args.form, accounts, &list)
+    let form = args.form.map_or_else(|| Form::in_list(&list), Ok);
+    let differences = form
+        .and_then(|form| rbac::compare(root, form, accounts, &list))
         .map_err(|error| format!("{} is no list of Kubernetes objects in JSON: {error}", cluster.display()))?;
     if differences.is_empty() {
         writeln!(out, "the cluster has what the configuration needs, and no more")?;
@@ -104,4 +107,68 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         return Err(format!("{} has more than {} MiB", path.display(), MAX_LIST >> 20).into());
     }
     Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: RbacArgs,
+    }
+
+    const CONFIGURATION: &str = "
+listeners: [{name: main, address: '127.0.0.1:8080'}]
+upstreams: [{name: cluster, url: 'https://kubernetes.default.svc', credential: {bearer: {file: token}}}]
+issuers: [{name: a, issuer: 'https://id.test', audiences: [doorward]}]
+routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}]
+grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['tekton:dev']}]
+rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: allow}]
+";
+
+    /// Checking what the constrained form prints by the classic one called a bounded cluster too wide, and so led to undoing the bound.
+    #[test]
+    fn a_cluster_is_checked_by_the_form_that_it_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("doorward.yaml"), CONFIGURATION).unwrap();
+        let rbac = |more: &[&str]| {
+            let config = path("doorward.yaml");
+            let arguments = ["rbac", &config].into_iter().chain(more.iter().copied());
+            let mut out = Vec::new();
+            let status = run(&Command::parse_from(arguments).args, &mut out).unwrap();
+            (status, String::from_utf8(out).unwrap())
+        };
+        let objects = |form: &str| -> Vec<Value> {
+            let (_, printed) = rbac(&["--form", form]);
+            let each = printed.split("---\n").filter(|yaml| !yaml.is_empty());
+            each.map(|yaml| serde_saphyr::from_str(yaml).unwrap()).collect()
+        };
+        let check = |items: &[Value], more: &[&str]| {
+            let list = path("list.json");
+            std::fs::write(&list, json!({"items": items}).to_string()).unwrap();
+            rbac(&[&["--check", &*list][..], more].concat())
+        };
+        let (classic, constrained) = (objects("classic"), objects("constrained"));
+        for items in [&classic, &constrained] {
+            let (status, told) = check(items, &[]);
+            assert_eq!(status, 0, "{told}");
+        }
+        let (status, told) = check(&constrained, &["--form", "classic"]);
+        assert_eq!(status, 1, "{told}");
+
+        // As `kubectl apply` of the classic form leaves it.
+        let is_classic =
+            |object: &Value| classic.iter().any(|other| other["metadata"]["name"] == object["metadata"]["name"]);
+        let others: Vec<Value> = constrained.iter().filter(|object| !is_classic(object)).cloned().collect();
+        let (status, told) = check(&[classic.clone(), others].concat(), &[]);
+        assert_eq!(status, 1, "{told}");
+        assert!(told.contains("too wide  ClusterRole doorward-impersonator: impersonate users\n"), "{told}");
+        assert!(!told.contains("doorward-impersonated-actions"), "{told}");
+    }
 }

@@ -35,6 +35,9 @@ const DISCOVERY: [&str; 11] = [
 const READ_URLS: [&str; 3] = ["get", "head", "options"];
 const WRITE_URLS: [&str; 4] = ["post", "put", "patch", "delete"];
 
+/// What the roles are called. One of them is of the whole cluster.
+pub(super) const NAME: &str = "doorward-impersonated-actions";
+
 pub(super) fn roles(root: &raw::Root) -> Vec<Bound<'_>> {
     let mut by_namespace: BTreeMap<Option<&str>, BTreeSet<PolicyRule>> = BTreeMap::new();
     let everywhere = by_namespace.entry(None).or_default();
@@ -68,9 +71,7 @@ pub(super) fn roles(root: &raw::Root) -> Vec<Bound<'_>> {
             }
         }
     }
-    let role = |(namespace, rules): (_, BTreeSet<PolicyRule>)| {
-        Bound::new("doorward-impersonated-actions", namespace, rules.into_iter().collect())
-    };
+    let role = |(namespace, rules): (_, BTreeSet<PolicyRule>)| Bound::new(NAME, namespace, rules.into_iter().collect());
     by_namespace.into_iter().map(role).collect()
 }
 

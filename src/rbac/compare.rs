@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use super::{
-    Account, Accounts, Form,
+    Account, Accounts, Form, actions,
     listed::{Object, RoleRef, is_account, is_of_everybody},
     objects,
     right::Right,
@@ -63,6 +63,17 @@ pub fn changes(
         }
     }
     Ok(changes)
+}
+
+impl Form {
+    /// The form that a cluster has, from a list as [`compare`] takes. Where the classic one was applied over the constrained one, which
+    /// undoes it, a role is left that the classic one does not have: it is still the constrained one that is meant.
+    pub fn in_list(list: &[u8]) -> Result<Self, serde_json::Error> {
+        let List::<Object> { items: there } = serde_json::from_slice(list)?;
+        let acts =
+            |object: &Object| object.is_rbac() && object.kind == "ClusterRole" && object.metadata.name == actions::NAME;
+        Ok(if there.iter().any(acts) { Self::Constrained } else { Self::Classic })
+    }
 }
 
 /// Compares with the roles and bindings of a cluster: a `v1` `List` in JSON, as `kubectl get` writes it. Objects of other kinds
