@@ -16,7 +16,7 @@ use crate::{
     config,
     config::{Loaded, Sources},
     doctor::{Address, Check, Doctor, Finding, Public, State, examine_outside},
-    rbac::Account,
+    rbac::{Account, Installed},
     runtime::control,
     snapshot::Resolved,
     terminal,
@@ -64,10 +64,14 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
     service_account: Account,
 
+    /// For `past`: the namespace of Tekton's controllers, which may start runs. Its resolvers may be in that one with `-resolvers` added.
+    #[arg(long, value_name = "NAMESPACE", default_value = "tekton-pipelines")]
+    tekton_namespace: String,
+
     /// Look from elsewhere instead, such as a pod of another namespace: an EventListener, a Dashboard or another upstream at one of
     /// these addresses that can be reached from there, past Doorward, is a fault. An address is `http://HOST:PORT`, `https://` likewise,
     /// or `HOST:PORT`.
-    #[arg(long, value_name = "ADDRESS", num_args = 1.., value_parser = Address::parse, conflicts_with_all = ["only", "public", "ca", "cluster", "service_account", "settings"])]
+    #[arg(long, value_name = "ADDRESS", num_args = 1.., value_parser = Address::parse, conflicts_with_all = ["only", "public", "ca", "cluster", "service_account", "tekton_namespace", "settings"])]
     outside: Vec<Address>,
 
     /// How the findings are printed.
@@ -113,7 +117,7 @@ fn from_here(
     let doctor = Doctor {
         public: public.map(|address| Public::parse(address, args.ca.clone())).transpose()?,
         cluster: args.cluster.as_deref().zip(list.as_deref()),
-        account: &args.service_account,
+        installed: Installed { doorward: &args.service_account, tekton: &args.tekton_namespace },
         loaded,
         resolved,
         clock: Clock::default(),

@@ -31,7 +31,7 @@ pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
         return vec![Finding::skipped(Check::Past, "cluster", UNKNOWN)];
     };
     let of = path.display().to_string();
-    let Strays { ways, lacks, namespaces } = match rbac::strays(list, doctor.raw(), doctor.account) {
+    let Strays { ways, lacks, namespaces } = match rbac::strays(list, doctor.raw(), doctor.installed) {
         Ok(strays) => strays,
         Err(error) => return vec![no_list(Check::Past, &of, &error)],
     };

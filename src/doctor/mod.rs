@@ -30,7 +30,7 @@ pub use self::{
     public::Public,
 };
 use crate::{
-    app::account_tokens, clock::Clock, config::Loaded, config::raw, rbac::Account, sessions::Origin,
+    app::account_tokens, clock::Clock, config::Loaded, config::raw, rbac::Installed, sessions::Origin,
     snapshot::Resolved, upstream::Pools,
 };
 
@@ -135,8 +135,8 @@ pub struct Doctor<'a> {
     pub public: Option<Public>,
     /// What `kubectl get ... -o json` wrote of the cluster, and the name of the file.
     pub cluster: Option<(&'a Path, &'a [u8])>,
-    /// The service account that Doorward is in the cluster.
-    pub account: &'a Account,
+    /// Who in the cluster is expected to start runs.
+    pub installed: Installed<'a>,
 }
 
 impl Doctor<'_> {

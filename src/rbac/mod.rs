@@ -38,7 +38,7 @@ pub use self::{
     beyond::{beyond, far_reaching, namespaces},
     compare::{Changes, changes, compare},
     own::{OwnRight, group_rights, own_rights, shared_upstream},
-    past::{Past, Strays, Way, strays, ways},
+    past::{Installed, Past, Strays, Way, strays, ways},
 };
 use crate::{config::raw, kubernetes::PolicyRule};
 

@@ -52,10 +52,19 @@ const GRANTED: &str = "a group that grants give: through Doorward a rule must al
 /// Everybody who is not anonymous. Whom Doorward impersonates is among them.
 const AUTHENTICATED: &str = "system:authenticated";
 
+/// Who in a cluster has to start runs whatever the configuration says.
+#[derive(Clone, Copy, Debug)]
+pub struct Installed<'a> {
+    /// The service account that Doorward is there.
+    pub doorward: &'a Account,
+    /// The namespace of Tekton's controllers.
+    pub tekton: &'a str,
+}
+
 /// Looks for them in a list of `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json`. With ServiceAccounts,
-/// EventListeners and Triggers in it, it tells what accounts are for, and which are not there. `account` is Doorward's own.
-pub fn ways(list: &[u8], root: &raw::Root, account: &Account, namespace: &str) -> serde_json::Result<Past> {
-    Ok(Search::read(list, root, account)?.within(namespace))
+/// EventListeners and Triggers in it, it tells what accounts are for, and which are not there.
+pub fn ways(list: &[u8], root: &raw::Root, installed: Installed<'_>, namespace: &str) -> serde_json::Result<Past> {
+    Ok(Search::read(list, root, installed)?.within(namespace))
 }
 
 /// Who may start runs and is not expected to, and in which of the namespaces where the list has something of Tekton's or the
@@ -70,8 +79,8 @@ pub struct Strays {
 }
 
 /// [`ways`] for all namespaces that count.
-pub fn strays(list: &[u8], root: &raw::Root, account: &Account) -> serde_json::Result<Strays> {
-    let search = Search::read(list, root, account)?;
+pub fn strays(list: &[u8], root: &raw::Root, installed: Installed<'_>) -> serde_json::Result<Strays> {
+    let search = Search::read(list, root, installed)?;
     let mut strays: Vec<(Way, Vec<String>)> = Vec::new();
     let namespaces = namespaces_of(list, root)?;
     let count = namespaces.len();
@@ -107,14 +116,18 @@ struct Search<'a> {
     granted: BTreeSet<&'a str>,
     /// Doorward's own.
     accounts: Vec<(&'a str, &'a str)>,
+    /// The namespace of Tekton's.
+    tekton: &'a str,
 }
 
 impl<'a> Search<'a> {
-    fn read(list: &[u8], root: &'a raw::Root, account: &'a Account) -> serde_json::Result<Self> {
+    fn read(list: &[u8], root: &'a raw::Root, installed: Installed<'a>) -> serde_json::Result<Self> {
+        let Installed { doorward: Account { namespace, name }, tekton } = installed;
         let requested = root.upstreams.iter().filter_map(raw::Upstream::requested_account);
         let accounts = requested.map(|account| (account.namespace.as_str(), account.name.as_str()));
-        let accounts = accounts.chain([(account.namespace.as_str(), account.name.as_str())]).collect();
-        Ok(Self { cluster: Cluster::read(list)?, others: Others::read(list, root)?, granted: groups(root), accounts })
+        let accounts = accounts.chain([(namespace.as_str(), name.as_str())]).collect();
+        let (cluster, others) = (Cluster::read(list)?, Others::read(list, root)?);
+        Ok(Self { cluster, others, granted: groups(root), accounts, tekton })
     }
 
     fn within(&self, namespace: &str) -> Past {
@@ -127,7 +140,7 @@ impl<'a> Search<'a> {
         for ((right, Holder { subject, binding, role, .. }), may) in found(&self.cluster, namespace) {
             let of_group = |group: &str| subject.kind == "Group" && subject.name == group;
             let is_granted = self.granted.iter().any(|group| of_group(group));
-            let (expected, note) = self.others.judge(right, &subject, (&binding, &role), &self.accounts);
+            let (expected, note) = self.others.judge(right, &subject, (&binding, &role), &self.accounts, self.tekton);
             let note = note.or_else(|| is_granted.then(|| GRANTED.to_owned()));
             let way = Way { expected, note, subject: subject.clone(), may: may.into_iter().collect(), binding, role };
             if right == Right::Create {
@@ -220,6 +233,7 @@ impl Others {
         subject: &Named,
         (binding, role): (&Named, &Named),
         doorward: &[(&str, &str)],
+        tekton: &str,
     ) -> (Option<String>, Option<String>) {
         let expected = |why: &str| (Some(why.to_owned()), None);
         let noted = |what: &str| (None, Some(what.to_owned()));
@@ -250,7 +264,7 @@ impl Others {
                 _ => noted("Doorward itself, which needs no such right: see `doorward rbac --check`"),
             };
         }
-        if let Some(why) = of_tekton((namespace, name), right, (binding, role)) {
+        if let Some(why) = of_tekton(tekton, (namespace, name), right, (binding, role)) {
             return expected(why);
         }
         let account = (namespace.to_owned(), name.to_owned());
@@ -277,62 +291,50 @@ impl Others {
     }
 }
 
-const SYSTEM: &str = "tekton-pipelines";
-
 /// The service accounts of Tekton as it is installed, with what each is bound to and why.
-const TEKTON: [(&str, &str, Right, &str); 10] = [
+const TEKTON: [(&str, Right, &str); 10] = [
+    ("tekton-pipelines-controller", Right::Create, "Tekton's own controller, which makes the runs of pipelines"),
+    ("tekton-pipelines-controller", Right::UseAccount, "Tekton's own controller, which makes the pods of runs"),
+    ("tekton-pipelines-webhook", Right::UseAccount, "Tekton's own webhook, whose certificate is in a Secret"),
     (
-        SYSTEM,
-        "tekton-pipelines-controller",
-        Right::Create,
-        "Tekton's own controller, which makes the runs of pipelines",
-    ),
-    (SYSTEM, "tekton-pipelines-controller", Right::UseAccount, "Tekton's own controller, which makes the pods of runs"),
-    (SYSTEM, "tekton-pipelines-webhook", Right::UseAccount, "Tekton's own webhook, whose certificate is in a Secret"),
-    (
-        SYSTEM,
         "tekton-triggers-controller",
         Right::UseAccount,
         "Tekton's own controller of Triggers, which makes the pods of EventListeners",
     ),
-    (SYSTEM, "tekton-triggers-controller", Right::Define, "Tekton's own controller of Triggers"),
+    ("tekton-triggers-controller", Right::Define, "Tekton's own controller of Triggers"),
     (
-        SYSTEM,
         "tekton-triggers-webhook",
         Right::UseAccount,
         "Tekton's own webhook of Triggers, with the role of their controller",
     ),
+    ("tekton-triggers-webhook", Right::Define, "Tekton's own webhook of Triggers, with the role of their controller"),
     (
-        SYSTEM,
-        "tekton-triggers-webhook",
-        Right::Define,
-        "Tekton's own webhook of Triggers, with the role of their controller",
-    ),
-    (
-        SYSTEM,
         "tekton-triggers-core-interceptors",
         Right::UseAccount,
         "Tekton's own interceptors, which read the secrets of webhooks",
     ),
     (
-        SYSTEM,
         "tekton-triggers-core-interceptors",
         Right::Define,
         "Tekton's own interceptors, which tell their authority in their ClusterInterceptors",
     ),
-    (
-        "tekton-pipelines-resolvers",
-        "tekton-pipelines-resolvers",
-        Right::UseAccount,
-        "Tekton's own resolvers, which read the secrets of where tasks and pipelines are",
-    ),
+    (RESOLVERS, Right::UseAccount, "Tekton's own resolvers, which read the secrets of where tasks and pipelines are"),
 ];
 
+const RESOLVERS: &str = "tekton-pipelines-resolvers";
+
 /// Why an account of Tekton's has a right by this binding. What somebody gave it besides is by a binding or a role of another name.
-fn of_tekton(account: (&str, &str), right: Right, (binding, role): (&Named, &Named)) -> Option<&'static str> {
-    let is_its_own = [binding, role].iter().all(|named| named.name.starts_with("tekton-"));
+fn of_tekton(
+    tekton: &str,
+    (namespace, name): (&str, &str),
+    right: Right,
+    (binding, role): (&Named, &Named),
+) -> Option<&'static str> {
+    // A release of Tekton has its resolvers in a namespace beside that of the others, and Tekton's operator puts all into one.
+    let is_there = namespace == tekton || (name == RESOLVERS && namespace.strip_suffix("-resolvers") == Some(tekton));
+    let is_its_own = is_there && [binding, role].iter().all(|named| named.name.starts_with("tekton-"));
     let mut known = TEKTON.iter().filter(|_| is_its_own);
-    known.find(|(namespace, name, of, _)| (*namespace, *name) == account && *of == right).map(|(.., why)| *why)
+    known.find(|(known, of, _)| *known == name && *of == right).map(|(.., why)| *why)
 }
 
 /// Whether it is one of the users and accounts that Kubernetes binds by itself to its own roles.

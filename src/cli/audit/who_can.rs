@@ -22,7 +22,7 @@ use crate::{
         Sources,
         raw::{self, EventListener, TektonRole},
     },
-    rbac::{self, Account, Past, Way},
+    rbac::{self, Account, Installed, Past, Way},
     tekton::dashboard::is_subdomain,
     terminal,
 };
@@ -47,6 +47,9 @@ pub struct WhoCanArgs {
     /// The service account that Doorward is in the cluster.
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
     service_account: Account,
+    /// The namespace of Tekton's controllers, which may start runs. Its resolvers may be in that one with `-resolvers` added.
+    #[arg(long, value_name = "NAMESPACE", default_value = "tekton-pipelines")]
+    tekton_namespace: String,
     /// How the answer is printed.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -72,7 +75,8 @@ pub fn run(args: &WhoCanArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let root = &loaded.raw;
     let past = args.cluster.as_ref().map(|path| -> Result<Past, Failure> {
         let list = read(path)?;
-        let past = rbac::ways(&list, root, &args.service_account, &args.namespace)
+        let installed = Installed { doorward: &args.service_account, tekton: &args.tekton_namespace };
+        let past = rbac::ways(&list, root, installed, &args.namespace)
             .map_err(|error| format!("{} is no list of Kubernetes objects in JSON: {error}", path.display()))?;
         if !past.lacks.is_empty() {
             return Err(format!(

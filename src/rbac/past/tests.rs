@@ -39,9 +39,14 @@ fn runs(more: &Value) -> Value {
 }
 
 fn past(items: &[Value]) -> Past {
+    past_beside("tekton-pipelines", items)
+}
+
+fn past_beside(tekton: &str, items: &[Value]) -> Past {
     let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
     let doorward = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
-    ways(json!({"items": items}).to_string().as_bytes(), &root, &doorward, "ci").unwrap()
+    let installed = Installed { doorward: &doorward, tekton };
+    ways(json!({"items": items}).to_string().as_bytes(), &root, installed, "ci").unwrap()
 }
 
 /// `SUBJECT: MAY`, with `+` where it is expected, and the note.
@@ -315,6 +320,28 @@ fn what_tekton_binds_to_its_own_accounts_is_expected_and_no_more() {
     }
 }
 
+/// To take the rights of those away stops all runs of the cluster.
+#[test]
+fn tektons_own_accounts_are_expected_in_the_namespace_that_it_has() {
+    let secrets = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]);
+    let strays = |tekton: &str, (namespace, resolvers): (&str, &str)| {
+        let mut items: Vec<Value> = Vec::new();
+        let controller = account(namespace, "tekton-pipelines-controller");
+        items.extend(bound("tekton-pipelines-controller", &runs(&json!({})), &[controller]));
+        let accounts =
+            [account(namespace, "tekton-pipelines-webhook"), account(resolvers, "tekton-pipelines-resolvers")];
+        items.extend(bound("tekton-pipelines-webhook", &secrets, &accounts));
+        let ways = past_beside(tekton, &items).past;
+        ways.iter().filter(|way| way.expected.is_none()).count()
+    };
+    const OPENSHIFT: &str = "openshift-pipelines";
+    assert_eq!(strays(OPENSHIFT, (OPENSHIFT, OPENSHIFT)), 0);
+    assert_eq!(strays(OPENSHIFT, (OPENSHIFT, "openshift-pipelines-resolvers")), 0);
+    assert_eq!(strays(OPENSHIFT, (OPENSHIFT, "tekton-pipelines-resolvers")), 1);
+    assert_eq!(strays(OPENSHIFT, ("tekton-pipelines", "tekton-pipelines-resolvers")), 3);
+    assert_eq!(strays("tekton-pipelines", (OPENSHIFT, OPENSHIFT)), 3);
+}
+
 #[test]
 fn strays_are_told_once_with_their_namespaces() {
     let mut items: Vec<Value> = bound("r", &runs(&json!({})), &[account("ci", "cron"), group("system:masters")]).into();
@@ -323,7 +350,8 @@ fn strays_are_told_once_with_their_namespaces() {
     items.push(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "other", "name": "s"}}));
     let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
     let doorward = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
-    let strays = strays(json!({"items": items}).to_string().as_bytes(), &root, &doorward).unwrap();
+    let installed = Installed { doorward: &doorward, tekton: "tekton-pipelines" };
+    let strays = strays(json!({"items": items}).to_string().as_bytes(), &root, installed).unwrap();
     assert_eq!(strays.lacks, ["Role", "RoleBinding"]);
     let [(way, namespaces)] = &strays.ways[..] else { panic!("{strays:?}") };
     assert_eq!(
