@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_ok};
 use tokio::{
     net::{TcpStream, lookup_host},
     time::timeout,
@@ -86,23 +86,52 @@ async fn one(Address { text: address, host, port }: &Address) -> Finding {
             return Finding::skipped(Check::Isolation, address, format!("its name is not known here: {why}"));
         }
     };
-    let not = |why: String| Finding::good(Check::Isolation, address, format!("it cannot be reached from here: {why}"));
-    match timeout(PATIENCE, TcpStream::connect(&*known)).await {
-        Ok(Ok(_)) => Finding::fault(
+    match reachable(&known).await {
+        Ok(at) => Finding::fault(
             Check::Isolation,
             address,
-            "it can be reached from here, past Doorward",
+            format!("it can be reached from here, past Doorward, at {at}"),
             "let a NetworkPolicy keep all but Doorward from it, with a network plug-in that heeds it. Of an EventListener, until then \
              only Triggers that ask Doorward's interceptor are safe",
         ),
-        Ok(Err(error)) => not(error.to_string()),
-        Err(_) => not(format!("no answer within {} s", PATIENCE.as_secs())),
+        Err(why) => Finding::good(Check::Isolation, address, format!("it cannot be reached from here: {why}")),
+    }
+}
+
+/// The first of the addresses of a name that takes a connection, or why none does. All are tried at once: one that drops what comes
+/// would take the time of those after it.
+async fn reachable(known: &[SocketAddr]) -> Result<SocketAddr, String> {
+    if known.is_empty() {
+        return Err("its name has no address".to_owned());
+    }
+    let tried = known.iter().map(|at| Box::pin(async move { TcpStream::connect(*at).await.map(|_| *at) }));
+    match timeout(PATIENCE, select_ok(tried)).await {
+        Ok(Ok((at, _))) => Ok(at),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
     use super::*;
+
+    /// What does not come through to the first address was taken for the whole name being out of reach.
+    #[tokio::test]
+    async fn an_address_that_drops_what_comes_hides_none_that_answers() {
+        // A queue that is full: its length and one more.
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let full = full.listen(1).unwrap();
+        let dropping = full.local_addr().unwrap();
+        let waiting = [TcpStream::connect(dropping).await.unwrap(), TcpStream::connect(dropping).await.unwrap()];
+        let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let answering = open.local_addr().unwrap();
+        assert_eq!(reachable(&[dropping, answering]).await, Ok(answering));
+        drop(waiting);
+    }
 
     #[test]
     fn an_address_without_a_scheme_is_one_of_a_host_and_a_port() {
