@@ -52,8 +52,8 @@ pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
         // A right may hold elsewhere than where it leads to runs.
         let runs = namespaces.join(", ");
         let said = format!("{subject}{note} may {may} by {binding} and {role}, and so start runs in {runs}");
-        let cure = "take the right away, or have the cluster refuse runs that are made past Doorward; \
-                    `doorward audit who-can start-run NAMESPACE` tells more";
+        let cure = "take the right away, or have the cluster refuse runs that are made past Doorward, and EventListeners ask its \
+                    interceptor; `doorward audit who-can start-run NAMESPACE` tells more";
         Finding::warning(Check::Past, &of, said, cure)
     };
     ways.iter().map(finding).collect()

@@ -137,7 +137,9 @@ impl<'a> Search<'a> {
             lacks: self.cluster.lacks(),
             ..Past::default()
         };
-        for ((right, Holder { subject, binding, role, .. }), may) in found(&self.cluster, namespace) {
+        for ((right, Holder { subject, binding, role, .. }), may) in
+            found(&self.cluster, namespace, &self.others.listening)
+        {
             let of_group = |group: &str| subject.kind == "Group" && subject.name == group;
             let is_granted = self.granted.iter().any(|group| of_group(group));
             let (expected, note) = self.others.judge(right, &subject, (&binding, &role), &self.accounts, self.tekton);
@@ -166,6 +168,8 @@ struct Others {
     accounts: BTreeSet<(String, String)>,
     /// What an account makes runs for.
     uses: BTreeMap<(String, String), BTreeSet<Use>>,
+    /// The namespaces that have EventListeners.
+    listening: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,6 +205,7 @@ impl Others {
                 "EventListener" => {
                     let route = route_to(root, &namespace, &name);
                     is_behind_route.push(route.is_some());
+                    others.listening.insert(namespace.clone());
                     let of = Use {
                         of: Named { kind, namespace: Some(namespace.clone()), name },
                         through: route.map(|route| format!("behind the route {route}")),

@@ -15,6 +15,8 @@ pub(super) enum Right {
     UseAccount,
     /// As one of our people, with their groups, by impersonation.
     BePerson,
+    /// By an event of one's own, past the route to an EventListener.
+    SendEvent,
     /// By what an event makes.
     Define,
     /// By a role that gives more than its giver has.
@@ -44,6 +46,8 @@ const MAKE: &[&str] = &["create"];
 const USE: &[&str] = &["get", "create"];
 const CHANGE: &[&str] = &["create", "update", "patch"];
 const READ: &[&str] = &["get", "list", "watch"];
+/// What is proxied is authorized by its method.
+const PROXY: &[&str] = &["get", "create", "update", "patch", "delete"];
 
 /// How somebody comes by the token of an account: whoever makes one, starts a pod with one, by itself or by what makes pods, or gets
 /// into such a pod, and whoever reads the Secret of one that does not end. What it is called, verbs, API group, resource.
@@ -66,7 +70,12 @@ const TOKENS: [(&str, &[&str], &str, &str); 14] = [
     ("change", CHANGE, "batch", "jobs"),
 ];
 
-pub(super) fn found(cluster: &Cluster, namespace: &str) -> Found {
+/// How somebody gets to the pods of EventListeners past Doorward: none of them looks at the method of a request. A port-forward comes by
+/// the kubelet, so that no NetworkPolicy stops it.
+const REACH: [(&[&str], &str); 3] = [(USE, "pods/portforward"), (PROXY, "pods/proxy"), (PROXY, "services/proxy")];
+
+/// Everybody whom the roles let come by a run there. `listening` are the namespaces that have EventListeners.
+pub(super) fn found(cluster: &Cluster, namespace: &str, listening: &BTreeSet<String>) -> Found {
     let mut found = Found::new();
     let accounts = creators(cluster, namespace, &mut found);
     for resource in ["users", "groups"] {
@@ -93,6 +102,15 @@ pub(super) fn found(cluster: &Cluster, namespace: &str) -> Found {
                     let may = limited(format!("{what} {resource} of {of}"), &named);
                     add(&mut found, Right::UseAccount, holder, may);
                 }
+            }
+        }
+    }
+    // The account of an EventListener is one of its namespace.
+    for of in accounts.keys().filter(|of| listening.contains(*of)) {
+        for (verbs, resource) in REACH {
+            for holder in verbs.iter().flat_map(|verb| cluster.holders(&access(verb, "", resource, of))) {
+                let may = limited(format!("reach EventListeners by {resource} of {of}"), &holder.names);
+                add(&mut found, Right::SendEvent, holder, may);
             }
         }
     }

@@ -132,6 +132,8 @@ fn who_is_expected_is_told_with_the_reason() {
             tokens.join(", ")
         ),
         "+Group system:masters: create pipelineruns, create taskruns (administrators of the cluster, whom no authorizer refuses anything)",
+        "+Group system:masters: reach EventListeners by pods/portforward of ci, reach EventListeners by pods/proxy of ci, \
+         reach EventListeners by services/proxy of ci (administrators of the cluster, whom no authorizer refuses anything)",
         "ServiceAccount ci/deploy: create taskruns",
         "ServiceAccount ci/gone: create taskruns (there is no such service account: whoever may make one of that name has the right)",
         "+ServiceAccount ci/build: create taskruns (it makes the runs of EventListener ci/build, behind the route hooks)",
@@ -177,6 +179,31 @@ fn who_is_expected_is_told_with_the_reason() {
     ] {
         assert!(stray.contains(line), "{line}{stray}");
     }
+}
+
+/// An EventListener makes runs for whoever reaches it, and of these rights alone nobody was told.
+#[test]
+fn who_reaches_an_event_listener_past_its_route_is_told() {
+    let reach = |resource: &str, verb: &str| json!([{"apiGroups": [""], "resources": [resource], "verbs": [verb]}]);
+    let listener = json!({"kind": "EventListener", "metadata": {"namespace": "ci", "name": "build"}, "spec": {"serviceAccountName": "build"}});
+    let mut items: Vec<Value> =
+        bound("run", &runs(&json!({})), &[account("ci", "build"), account("other", "cron")]).into();
+    items.extend(bound("forward", &reach("pods/portforward", "create"), &[user("ann")]));
+    items.extend(bound("proxy", &reach("services/proxy", "update"), &[group("tekton:dev")]));
+    items.extend(bound("look", &reach("services", "get"), &[user("bob")]));
+    let reaching = |items: &[Value]| {
+        let told = told(&past(items).past);
+        told.into_iter().filter(|line| line.contains("reach EventListeners")).collect::<Vec<_>>()
+    };
+    assert_eq!(reaching(&items), [""; 0], "there is none");
+    items.push(listener);
+    let expected = [
+        "Group tekton:dev: reach EventListeners by services/proxy of ci (a group that grants give: through Doorward a rule must allow this \
+         too)",
+        "User ann: reach EventListeners by pods/portforward of ci (whoever has this name at the API server; who gets it through Doorward \
+         needs a rule too)",
+    ];
+    assert_eq!(reaching(&items), expected);
 }
 
 /// What makes the pod has the account, and not what the EventListener says besides.
