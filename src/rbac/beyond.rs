@@ -30,6 +30,10 @@ const FAR_REACHING: [(&str, &str, &str, &str); 14] = [
     ("escalate", "rbac.authorization.k8s.io", "clusterroles", ""),
 ];
 
+/// In place of rights that nothing needs because of the classic form, as taking these away would leave the wide half.
+const UNDONE: &str = "act by roles of the constrained form, which the classic one undoes (apply what `doorward rbac --form constrained` prints, \
+                      or delete these roles to stay with the classic form)";
+
 /// What reaches far and is not needed at the upstream `server`, to be asked for everywhere at once.
 pub fn far_reaching(root: &raw::Root, server: &str, form: Form) -> Vec<Access> {
     let needed = needed(root, server, form);
@@ -59,13 +63,16 @@ pub fn beyond(
     let needed = needed(root, server, form);
     let everywhere = Rights::of(&needed.everywhere);
     let mut at: BTreeMap<Right, Vec<&str>> = BTreeMap::new();
+    let mut is_undone = false;
     for (namespace, rules) in rules {
         let given: BTreeSet<Right> = rules.iter().flat_map(Right::of).collect();
         let all_given = Rights::of(&given);
         let here = Rights::of(needed.within.get(namespace.as_str()).into_iter().flatten());
         let is_needed = |given: &Right| given.is_everybodys() || everywhere.include(given) || here.include(given);
         for right in given.iter().filter(|given| !is_needed(given)) {
-            if !all_given.include_more_than(right) {
+            if form == Form::Classic && right.is_acting() {
+                is_undone = true;
+            } else if !all_given.include_more_than(right) {
                 at.entry(right.clone()).or_default().push(namespace);
             }
         }
@@ -80,7 +87,8 @@ pub fn beyond(
         at.keys().any(|right| right.covers(&far) && everywhere(right))
     };
     let further = far_reaching.iter().filter(|far| !is_listed(far)).map(|far| Right::from(far).to_string());
-    listed.chain(further).collect()
+    let undone = is_undone.then(|| UNDONE.to_owned());
+    undone.into_iter().chain(listed).chain(further).collect()
 }
 
 /// The namespaces in which it is worth to look for rights: those where Doorward needs some, and one that stands for all others.
@@ -197,6 +205,18 @@ runs: {kubernetes: cluster, namespaces: [ci]}
     fn the_classic_role_beside_the_constrained_one_is_beyond() {
         let told = told(Form::Constrained, &[("ci", classic()), ("default", classic())], &[]);
         assert_eq!(told, ["impersonate groups named tekton:dev", "impersonate users"]);
+    }
+
+    /// It was told to take away what bounds Doorward, each right for itself.
+    #[test]
+    fn the_constrained_role_beside_the_classic_one_is_told_as_undone() {
+        let act = json!([
+            {"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["impersonate-on:user-info:get"]},
+            {"nonResourceURLs": ["/version"], "verbs": ["impersonate-on:user-info:get"]},
+            {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]},
+        ]);
+        let listed = [("ci", and(classic(), act.clone())), ("default", and(classic(), act))];
+        assert_eq!(told(Form::Classic, &listed, &[]), [UNDONE, "list secrets"]);
     }
 
     #[test]

@@ -64,6 +64,12 @@ impl Right {
         }
     }
 
+    /// Whether it says what may be done while impersonating, which the constrained form alone asks for.
+    pub(super) fn is_acting(&self) -> bool {
+        let (Self::Resource { verb, .. } | Self::Url { verb, .. }) = self;
+        verb.starts_with("impersonate-on:")
+    }
+
     /// Whether what this allows includes the other.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let or_all = |ours: &str, theirs: &str| ours == "*" || ours == theirs;
