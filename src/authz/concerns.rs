@@ -28,10 +28,7 @@ impl Policy {
     /// `need`, is told in words and left open. In the order in which the policy decides: denies first.
     pub fn concerns<'a>(&'a self, principal: &Principal, scheme: Scheme, root: &'a raw::Root) -> Vec<Concern<'a>> {
         let caller = Caller { principal, issuer: self.issuer(principal) };
-        let takes = |route: &&raw::Route| {
-            let is_named = || route.issuers.iter().any(|issuer| **issuer == *principal.issuer);
-            route.schemes.contains(&scheme) && (route.issuers.is_empty() || is_named())
-        };
+        let takes = |route: &&raw::Route| route.schemes.contains(&scheme) && route.takes_issuer(&principal.issuer);
         // Each route is walked once, not for each rule.
         let mut routes = vec![Vec::new(); self.rules.len()];
         for route in root.routes.iter().filter(takes) {

@@ -90,9 +90,7 @@ fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> b
     // A deny is read widely: of a fact that is withheld it holds too.
     let is_deny = matches!(rule.action, raw::Action::Deny);
     let named = |issuer: &str| who.issuers.is_empty() || who.issuers.iter().any(|named| named == issuer);
-    let taken = |issuer: &&raw::Issuer| {
-        named(&issuer.name) && (route.issuers.is_empty() || route.issuers.contains(&issuer.name))
-    };
+    let taken = |issuer: &&raw::Issuer| named(&issuer.name) && route.takes_issuer(&issuer.name);
     let is_login = |client: &str| is_deny || who.clients.is_empty() || who.clients.iter().any(|named| named == client);
     let by_login = || who.service_accounts.is_empty() && (is_deny || who.on_behalf_of.is_none());
     route.schemes.iter().any(|scheme| match scheme {

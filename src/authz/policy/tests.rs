@@ -179,7 +179,7 @@ tests:
     );
     // With one issuer its name need not be written, and still only it is meant.
     decide_all(
-        ONE_ISSUER,
+        &ONE_ISSUER.replace("anonymous", "break_glass"),
         "
 break_glass: {until: '2024-01-01T00:00:00Z', certificates: []}
 rules: [{id: dev, who: {groups: [dev]}, do: allow}]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::Unasked;
 use crate::{
-    authn::{Actor, Kind, LoginFacts, Principal, Scheme, break_glass},
+    authn::{Actor, Kind, LoginFacts, Principal, Scheme, break_glass, wanted},
     clock::Timestamp,
     config::{raw, report::no_such},
     error::{Reason, Rejection},
@@ -13,7 +14,8 @@ use crate::{
     webhooks::{self, Facts},
 };
 
-/// Completes what is written from the configuration and from what comes with the request; the error says what cannot be.
+/// Completes what is written from the configuration and from what comes with the request; the error says what cannot be, or why
+/// nobody like that is let as far as the rules.
 pub(super) fn complete(
     facts: &raw::PrincipalFacts,
     delivery: Option<Arc<Facts>>,
@@ -21,7 +23,7 @@ pub(super) fn complete(
     route: &raw::Route,
     root: &raw::Root,
     now: Timestamp,
-) -> Result<Principal, String> {
+) -> Result<Principal, Unasked> {
     let task = token.and_then(|token| token.task.as_ref());
     task.map_or(Ok(()), |task| check_cluster(task, root))?;
     let is_one_of_several = root.tokens.iter().flat_map(raw::Tokens::clusters).nth(1).is_some();
@@ -29,11 +31,19 @@ pub(super) fn complete(
         (Some(issuer), ..) => issuer.clone(),
         (None, Some(facts), _) => webhooks::issuer(&facts.webhook),
         (None, None, [only]) => only.name.clone(),
-        (None, None, _) => return Err("several issuers are defined; say which gave the principal".to_owned()),
+        (None, None, _) => return Err("several issuers are defined; say which gave the principal".to_owned().into()),
     };
     let configured = root.issuers.iter().find(|known| known.name == issuer);
     if configured.is_none() && webhooks::of_issuer(&issuer).is_none() && issuer != break_glass::ISSUER {
-        return Err(no_such("issuer", &issuer, root.issuers.iter().map(|issuer| issuer.name.as_str())));
+        return Err(no_such("issuer", &issuer, root.issuers.iter().map(|issuer| issuer.name.as_str())).into());
+    }
+    let scheme = match token {
+        None => scheme_of(&issuer, configured, route)?,
+        Some(_) if delivery.is_some() => Scheme::Webhook,
+        Some(_) => Scheme::Bearer,
+    };
+    if scheme == Scheme::Anonymous {
+        return Ok(Principal::anonymous());
     }
     let mut claims: Map<String, Value> = facts.claims.clone().into_iter().collect();
     let paths = configured.map(|issuer| issuer.claims.clone()).unwrap_or_default();
@@ -59,7 +69,6 @@ pub(super) fn complete(
         // Its sender is known, and not what it sent.
         (None, None, None) => or_any_name(Err("no delivery is written".to_owned()), root)?,
     };
-    let scheme = if delivery.is_some() { Scheme::Webhook } else { *route.schemes.first().unwrap_or(&Scheme::Bearer) };
     Ok(Principal {
         kind: facts.kind.unwrap_or(Kind::Agent),
         groups: arcs(facts.groups.as_deref().unwrap_or_default()),
@@ -86,6 +95,35 @@ pub(super) fn complete(
         email: arc(&facts.email),
         ..Principal::new(scheme, issuer, subject, username)
     })
+}
+
+/// By which credential somebody of this issuer comes to a route, as the proxy decides before any rule: as a stranger, where it takes these
+/// and looks at nothing that they can have.
+fn scheme_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route) -> Result<Scheme, Rejection> {
+    let can_have = |scheme: &Scheme| match scheme {
+        // People log in at GitHub, which signs no tokens of theirs.
+        Scheme::Bearer => configured.is_some_and(|issuer| issuer.preset != Some(raw::Preset::GithubOauth)),
+        Scheme::Session => configured.is_some_and(|issuer| issuer.login.is_some()),
+        Scheme::Webhook => webhooks::of_issuer(issuer).is_some_and(|name| route.webhook.as_deref() == Some(name)),
+        Scheme::BreakGlass => issuer == break_glass::ISSUER,
+        Scheme::Anonymous => true,
+    };
+    let Some(scheme) = route.schemes.iter().copied().find(can_have) else {
+        let why = format!("this route takes {}, and nobody of `{issuer}` has one for it", wanted(&route.schemes));
+        let fix = "add the scheme by which they come to `schemes` of the route, or write somebody who can come to it";
+        return Err(Rejection::new(Reason::CredentialMissing, why).fix(fix));
+    };
+    let reason = match scheme {
+        Scheme::Bearer => Reason::IssuerUnknown,
+        Scheme::Session => Reason::IdentityRefused,
+        Scheme::Webhook | Scheme::BreakGlass | Scheme::Anonymous => return Ok(scheme),
+    };
+    if route.takes_issuer(issuer) {
+        return Ok(scheme);
+    }
+    let why = format!("this route takes nobody of the issuer `{issuer}`");
+    Err(Rejection::new(reason, why)
+        .fix("list it in `issuers` of the route, or write somebody of an issuer that is listed there"))
 }
 
 /// The user name; where it cannot be told and nothing in the policy looks at user names, any will do.
@@ -176,4 +214,72 @@ fn arcs(list: &[String]) -> Vec<Arc<str>> {
 
 pub(super) fn arc(text: &Option<String>) -> Option<Arc<str>> {
     text.as_deref().map(Arc::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::Scenario;
+
+    /// Such a principal was decided by the rules, which the proxy does not ask: access that nobody has read as allowed.
+    #[test]
+    fn somebody_comes_by_a_credential_of_their_issuer_that_the_route_takes_or_not_at_all() {
+        const LOGIN: &str = "login: {client: {id: door, secret: {env: SECRET}}}";
+        let root: raw::Root = serde_saphyr::from_str(&format!(
+            "
+issuers:
+  - {{name: company, issuer: 'https://company.example', {LOGIN}}}
+  - {{name: partner, issuer: 'https://partner.example', {LOGIN}}}
+  - {{name: hub, issuer: 'https://github.com', preset: github_oauth, {LOGIN}}}
+  - {{name: cluster, issuer: 'https://cluster.example', preset: kubernetes}}
+webhooks:
+  - {{name: gh, sender: github, secrets: [{{secret: {{env: GH}}}}]}}
+  - {{name: gl, sender: gitlab, secrets: [{{secret: {{env: GL}}}}]}}
+routes:
+  - {{name: prod, kind: http, hosts: [prod.example], schemes: [bearer, session], issuers: [company], upstream: web}}
+  - {{name: tokens, kind: http, hosts: [tokens.example], schemes: [bearer], upstream: web}}
+  - {{name: board, kind: http, hosts: [board.example], schemes: [session], upstream: web}}
+  - {{name: both, kind: http, hosts: [both.example], schemes: [session, bearer], upstream: web}}
+  - {{name: glass, kind: http, hosts: [glass.example], schemes: [break_glass], issuers: [company], upstream: web}}
+  - {{name: open, kind: http, hosts: [open.example], schemes: [bearer, anonymous], issuers: [company], upstream: web}}
+  - {{name: hooks, kind: webhook, hosts: [hooks.example], schemes: [webhook], webhook: gh, upstream: web}}
+"
+        ))
+        .unwrap();
+        let missing = Err(Reason::CredentialMissing);
+        for (route, issuer, expected) in [
+            ("prod", "company", Ok(Scheme::Bearer)),
+            ("prod", "partner", Err(Reason::IssuerUnknown)),
+            ("prod", "cluster", Err(Reason::IssuerUnknown)),
+            ("prod", "hub", Err(Reason::IdentityRefused)),
+            ("prod", "break-glass", missing),
+            ("tokens", "partner", Ok(Scheme::Bearer)),
+            ("tokens", "cluster", Ok(Scheme::Bearer)),
+            ("tokens", "hub", missing),
+            ("tokens", "webhook:gh", missing),
+            ("board", "partner", Ok(Scheme::Session)),
+            ("board", "hub", Ok(Scheme::Session)),
+            ("board", "cluster", missing),
+            ("both", "company", Ok(Scheme::Session)),
+            ("both", "cluster", Ok(Scheme::Bearer)),
+            ("glass", "break-glass", Ok(Scheme::BreakGlass)),
+            ("glass", "company", missing),
+            ("open", "company", Ok(Scheme::Bearer)),
+            ("open", "partner", Err(Reason::IssuerUnknown)),
+            // The certificate is not looked at.
+            ("open", "break-glass", Ok(Scheme::Anonymous)),
+            ("hooks", "webhook:gh", Ok(Scheme::Webhook)),
+            ("hooks", "webhook:gl", missing),
+            ("hooks", "company", missing),
+        ] {
+            let facts = raw::PrincipalFacts { issuer: Some(issuer.to_owned()), ..raw::PrincipalFacts::default() };
+            let request = raw::RequestFacts { route: route.to_owned(), ..raw::RequestFacts::default() };
+            let came = match Scenario::new(Some(&facts), &request, &root) {
+                Ok(scenario) => Ok(scenario.principal.scheme),
+                Err(Unasked::Refused(refused)) => Err(refused.reason()),
+                Err(unasked) => panic!("{issuer} at {route}: {unasked}"),
+            };
+            assert_eq!(came, expected, "{issuer} at {route}");
+        }
+    }
 }

@@ -268,6 +268,11 @@ impl Route {
         self.kind == RouteKind::Kubernetes || (self.kind == RouteKind::Dashboard && self.kubernetes.is_some())
     }
 
+    /// Whether it takes tokens and sessions of this issuer.
+    pub fn takes_issuer(&self, name: &str) -> bool {
+        self.issuers.is_empty() || self.issuers.iter().any(|issuer| issuer == name)
+    }
+
     const fn max_stream() -> Span {
         Span::from_secs(8 * 3600)
     }

@@ -110,7 +110,7 @@ impl OwnPaths {
 
 /// A token is for one of these, beside one of its issuer's audiences. Those of Doorward's own tokens are what rules open one by one.
 fn audiences(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
-    let taken = |issuer: &&raw::Issuer| route.issuers.is_empty() || route.issuers.contains(&issuer.name);
+    let taken = |issuer: &&raw::Issuer| route.takes_issuer(&issuer.name);
     let taken: Vec<&raw::Issuer> = root.issuers.iter().filter(taken).collect();
     for (index, audience) in route.audiences.iter().enumerate() {
         let at = at.key("audiences").index(index);
@@ -196,7 +196,7 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             report.error(&at, "this scheme is listed twice");
             continue;
         }
-        let taken = |issuer: &&raw::Issuer| route.issuers.is_empty() || route.issuers.contains(&issuer.name);
+        let taken = |issuer: &&raw::Issuer| route.takes_issuer(&issuer.name);
         match scheme {
             Scheme::Session if !root.issuers.iter().filter(taken).any(|issuer| issuer.login.is_some()) => {
                 report

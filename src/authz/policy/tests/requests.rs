@@ -373,7 +373,7 @@ issuers:
 webhooks:
   - {{name: gh, sender: github, secrets: [{{secret: {{env: SECRET}}}}]}}
 routes:
-  - {{name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}}
+  - {{name: web, kind: http, hosts: [web.example], schemes: [bearer, break_glass], upstream: web}}
   - {{name: hooks, kind: webhook, hosts: [hooks.example], schemes: [webhook], webhook: gh, upstream: web}}
 "
     );
@@ -421,7 +421,7 @@ routes:
 fn a_log_from_outside_is_no_page_and_pages_are_of_dashboards_alone() {
     decide_all(
         "
-issuers: [{name: corp, issuer: 'https://corp.example'}]
+issuers: [{name: corp, issuer: 'https://corp.example', login: {client: {id: door, secret: {env: SECRET}}}}]
 routes:
   - {name: board, kind: dashboard, hosts: [board.example], schemes: [session], upstream: board, kubernetes: api}
   - {name: api, kind: kubernetes, hosts: [api.example], schemes: [bearer], upstream: api}
