@@ -47,22 +47,7 @@ const STEP: (Duration, i64) = (Duration::from_secs(1), 1 << 20);
 /// that its last lines go out too.
 pub async fn run(export: Export, clock: Clock, component: ComponentHandle, stop: CancellationToken) -> TaskResult {
     let end = export.end();
-    let settled = export.goes_back();
-    // After a panic: what was under way is sent again.
-    export.set_sent(&settled);
-    let mut task = Task {
-        clock,
-        component,
-        cursor: settled,
-        connection: None,
-        in_flight: VecDeque::new(),
-        unproven: false,
-        pause: FIRST_PAUSE,
-        most: BATCH_LINES,
-        unsaved: false,
-        saved: Instant::now(),
-        export,
-    };
+    let mut task = Task::new(export, clock, component);
     let too_late = async {
         stop.cancelled().await;
         sleep(FINISH).await;
@@ -110,17 +95,43 @@ struct Sent {
 struct Failure {
     cause: &'static str,
     why: String,
-    /// Until the next try; none: as always after a failure.
-    pause: Option<Duration>,
+    retry: Retry,
+}
+
+/// When the next try is.
+enum Retry {
+    /// At once, as it sends less.
+    AtOnce,
+    /// After the pause of this failure, which grows from one to the next, and after this time at least.
+    After(Duration),
 }
 
 impl Failure {
     fn new(cause: &'static str, why: impl Into<String>) -> Self {
-        Self { cause, why: why.into(), pause: None }
+        Self { cause, why: why.into(), retry: Retry::After(Duration::ZERO) }
     }
 }
 
 impl Task {
+    fn new(export: Export, clock: Clock, component: ComponentHandle) -> Self {
+        let settled = export.goes_back();
+        // After a panic: what was under way is sent again.
+        export.set_sent(&settled);
+        Self {
+            clock,
+            component,
+            cursor: settled,
+            connection: None,
+            in_flight: VecDeque::new(),
+            unproven: false,
+            pause: FIRST_PAUSE,
+            most: BATCH_LINES,
+            unsaved: false,
+            saved: Instant::now(),
+            export,
+        }
+    }
+
     async fn work(&mut self, mut end: watch::Receiver<End>, stop: &CancellationToken) {
         loop {
             self.settle();
@@ -224,12 +235,17 @@ impl Task {
 
     fn refused(&mut self, refused: Refused, count: usize) -> Failure {
         match refused {
-            Refused::Later { cause, why, after } => Failure { cause, why, pause: after },
+            // A receiver that means less than a second says 0, and so does a date by a clock that is behind ours.
+            Refused::Later { cause, why, after } => {
+                Failure { cause, why, retry: Retry::After(after.unwrap_or_default()) }
+            }
             Refused::TooLarge(why) if count > 1 => {
                 self.most = count / 2;
-                Failure { cause: "too_large", why, pause: Some(Duration::ZERO) }
+                Failure { cause: "too_large", why, retry: Retry::AtOnce }
             }
-            Refused::TooLarge(why) | Refused::Never(why) => Failure { cause: "refused", why, pause: Some(SLOW) },
+            Refused::TooLarge(why) | Refused::Never(why) => {
+                Failure { cause: "refused", why, retry: Retry::After(SLOW) }
+            }
         }
     }
 
@@ -270,7 +286,7 @@ impl Task {
     }
 
     /// Goes back to what the receiver has for certain; how long to wait before the next try, if at all.
-    fn fail(&mut self, Failure { cause, why, pause }: Failure) -> Option<Duration> {
+    fn fail(&mut self, Failure { cause, why, retry }: Failure) -> Option<Duration> {
         self.export.metrics().failed(cause);
         self.component.degraded(format!("the audit trail cannot be sent: {why}"));
         if self.connection.take().is_some_and(|(connection, _)| connection.since().elapsed() >= STEADY) {
@@ -280,12 +296,10 @@ impl Task {
         self.unproven = false;
         self.cursor = self.export.goes_back();
         self.export.set_sent(&self.cursor);
-        if pause.is_some() {
-            return pause.filter(|pause| !pause.is_zero());
-        }
+        let Retry::After(least) = retry else { return None };
         let spread = self.pause.mul_f64(0.5 + jitter() / 2.0);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Some(spread)
+        Some(spread.max(least))
     }
 
     /// Something is on its way that nobody acknowledges.
@@ -341,5 +355,40 @@ impl Task {
             let export = &**self.export.name();
             tracing::error!(export, %error, "how far the audit trail was sent cannot be kept; after a restart lines are sent again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::health::{Gate, Health},
+        audit::export::tests::{Written, limit, open},
+        config::raw::WhenBehind,
+    };
+
+    /// After `Retry-After: 0`, or a date that had passed, it was asked again in a loop without any pause.
+    #[test]
+    fn a_receiver_that_is_busy_is_asked_after_a_pause_that_grows_though_it_asks_for_none() {
+        let trail = Written::new(&[2]);
+        let (_backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
+        let clock = Clock::default();
+        let component = Health::new(clock.clone()).component("export", Gate::Report);
+        let mut task = Task::new(export, clock, component);
+        let busy = |task: &mut Task, after: Option<Duration>| {
+            let failure = task.refused(Refused::Later { cause: "busy", why: String::new(), after }, 2);
+            task.fail(failure).unwrap()
+        };
+        // The rest is drawn.
+        let mut least = FIRST_PAUSE / 2;
+        for after in [Some(Duration::ZERO), None].repeat(5) {
+            let pause = busy(&mut task, after);
+            assert!(pause >= least && pause <= least * 2, "{after:?}: {pause:?} and not {least:?}");
+            least = (least * 2).min(LONGEST_PAUSE / 2);
+        }
+        assert_eq!(busy(&mut task, Some(Duration::from_secs(120))), Duration::from_secs(120));
+        // Half as many lines are another call.
+        let failure = task.refused(Refused::TooLarge(String::new()), 2);
+        assert_eq!(task.fail(failure), None);
     }
 }

@@ -26,14 +26,14 @@ use crate::{
 };
 
 /// A trail of which each file has some lines; the last file is the current one.
-struct Written {
+pub(super) struct Written {
     folder: tempfile::TempDir,
     lines: Vec<String>,
     end: Place,
 }
 
 impl Written {
-    fn new(files: &[usize]) -> Self {
+    pub(super) fn new(files: &[usize]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut chain = Chain::new(ChainKey::new(&[7; 32]).unwrap(), Link::NONE);
         let (mut lines, mut end) = (Vec::new(), Place::default());
@@ -147,11 +147,11 @@ fn a_position_that_the_trail_does_not_have_begins_with_its_first_line() {
     }
 }
 
-fn limit(max_behind: Option<u64>, when_behind: WhenBehind) -> Limit {
+pub(super) fn limit(max_behind: Option<u64>, when_behind: WhenBehind) -> Limit {
     Limit { max_behind, when_behind }
 }
 
-fn open(trail: &Written, limit: Limit) -> (Backlog, Export) {
+pub(super) fn open(trail: &Written, limit: Limit) -> (Backlog, Export) {
     let raw = raw::SyslogExport { address: "127.0.0.1:1".to_owned(), tls: None };
     let server = super::syslog::Server::resolve(&raw, &At::root(), &mut Resolver::default()).unwrap();
     let settings = Settings { name: "siem".into(), target: Target::Syslog(server), limit };
