@@ -316,7 +316,7 @@ impl fmt::Display for Cause {
             }
         }
         if let Some(facts) = &request.delivery {
-            write!(f, "  delivery   {} of {}", facts.delivery, facts.webhook)?;
+            write!(f, "  delivery   {} of {}", facts.delivery.escape_debug(), facts.webhook)?;
             let told = [
                 ("", &facts.event),
                 ("repository ", &facts.repository),

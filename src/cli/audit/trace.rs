@@ -16,6 +16,7 @@ use crate::{
         namespaced,
     },
     tekton::RunKind,
+    terminal,
 };
 
 /// Follow a delivery or a click to the run that it caused, to the tokens that the tasks of the run got and to each use of these,
@@ -88,7 +89,11 @@ pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
         tracer.found.push(Found::Unreadable { lines: 1 + unreadable.len(), file, line });
     }
     match args.format {
-        Format::Human => tracer.found.iter().try_for_each(|found| write!(out, "{found}"))?,
+        // Names, ids and paths of strangers stand in all of it.
+        Format::Human => {
+            let mut found = tracer.found.iter();
+            found.try_for_each(|found| write!(out, "{}", terminal::block(&found.to_string())))?;
+        }
         Format::Json => print_json(&tracer.found, out)?,
     }
     Ok(u8::from(tracer.found.iter().any(Found::is_unknown)))

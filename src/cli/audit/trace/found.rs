@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     audit::{Answers, Cause, ReplayInputs, TracedToken, request_json},
     clock::Timestamp,
+    terminal,
 };
 
 /// One thing that a trace comes upon.
@@ -84,7 +85,8 @@ impl fmt::Display for Found {
                 let FoundRequest { request: ReplayInputs { id, time, method, host, path, principal, .. }, answers } =
                     &**found;
                 let whose = principal.as_ref().map_or("nobody", |principal| &*principal.username);
-                writeln!(f, "request {id} at {time}, of {whose}: {method} {host}{path}")?;
+                let asked = terminal::line(&format!("{method} {host}{path}"));
+                writeln!(f, "request {id} at {time}, of {}: {asked}", terminal::line(whose))?;
                 answers.fmt(f)
             }
             Self::Run(run) => run.fmt(f),

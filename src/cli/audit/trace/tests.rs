@@ -284,3 +284,16 @@ fn a_watch_that_was_ended_tells_when_and_why() {
         assert!(said.contains("  answered   200 at") && !said.contains("  ended "), "{said}");
     }
 }
+
+/// They came out as they are, and wiped or turned round what stands beside them.
+#[test]
+fn what_a_stranger_asked_for_is_text_on_a_terminal() {
+    // attacks:Z19
+    let id = Uuid::from_u128(9);
+    let mut line: Value = serde_json::from_str(&request(id, "bob\u{202e}", &json!({}))).unwrap();
+    line["http_request"]["url"] = json!({"hostname": "h\u{9b}", "path": "/\u{9b}2J\u{202e}"});
+    let (code, said) = told(Kind::Request, &id.to_string(), &[line.to_string()]);
+    assert_eq!(code, 0, "{said:?}");
+    assert!(said.contains(r"of bob\u202e: POST h\u009b/\u009b2J\u202e"), "{said:?}");
+    assert!(!said.chars().any(|char| (char.is_control() && char != '\n') || char == '\u{202e}'), "{said:?}");
+}
