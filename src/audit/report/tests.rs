@@ -145,6 +145,30 @@ fn the_authorities_of_client_certificates_are_told_of() {
     assert_eq!(told, [("listeners[0].tls.client_ca", true)]);
 }
 
+/// Claims and bodies of cases have members of any name, and their texts stood there as secrets.
+#[test]
+fn what_only_has_the_name_of_a_setting_is_no_secret() {
+    let yaml = "
+issuers: [{name: corp, issuer: 'https://corp.example', required_claims: {x: [{file: a}]}}]
+tokens:
+  keys: [{file: key.pem}]
+  exchange: [{issuer: corp}]
+  onward:
+    - {audience: x, provider: {jwt_bearer: {token_url: 'https://a.test'}}, scopes: {file: a, env: b}}
+rules: [{id: a, on: {run: {params: {env: [prod]}}}, who: {claims: {env: [prod]}}, do: allow}]
+tests:
+  - name: a
+    principal: {claims: {env: prod, key: k}}
+    request: {route: api, body: {spec: {workspaces: [{name: w, secret: {items: [{key: token, path: t}]}}]}}}
+    expect: {outcome: allow}
+";
+    let root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let held = Configured::of(&root, "doorward.yaml".into(), folder.path()).unwrap();
+    let places: Vec<&str> = held.secrets.iter().map(|secret| secret.place.as_str()).collect();
+    assert_eq!(places, ["tokens.keys[0].file"]);
+}
+
 #[test]
 fn each_setting_that_names_a_file_is_told_of_or_holds_neither_a_secret_nor_a_certificate() {
     const OTHERS: [&str; 7] = ["checkpoint_copy", "keep_in", "logo", "path", "policies", "session_policy", "socket"];
