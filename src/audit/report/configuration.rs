@@ -17,7 +17,7 @@ use crate::{
     audit::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE},
     authz::SAME_WITHOUT,
     config::{
-        raw::{Root, Upstream},
+        raw::{Action, Mode, Root, RouteKind, Rule, Upstream},
         report::At,
         resolver::Resolver,
     },
@@ -36,7 +36,7 @@ pub struct Configured {
     /// The command for a shell that tells rules and grants, and the places of secrets.
     pub command: String,
     pub access: Vec<Access>,
-    /// Gives those of `access` that are not `used`, as `query` of a section gives its rows.
+    /// Gives those of `access` of which `used` is false, as `query` of a section gives its rows.
     pub unused_query: String,
     pub secrets: Vec<ConfiguredSecret>,
     /// The commands for a shell that tell when files were written, or mounted, and until when certificates are valid.
@@ -54,8 +54,8 @@ pub struct Access {
     /// What a rule is about and what it does, or what a grant gives.
     pub gives: Value,
     pub why: Option<String>,
-    /// Whether a record of the period names it.
-    pub used: bool,
+    /// Whether a record of the period names it; none if none does, and no record need name it where it has a say.
+    pub used: Option<bool>,
 }
 
 /// A key, a certificate or a secret. Never what it holds.
@@ -77,7 +77,8 @@ impl Configured {
     pub fn of(root: &Root, path: PathBuf, folder: &Path) -> serde_json::Result<Self> {
         let mut access = Vec::new();
         for rule in &root.rules {
-            access.push(one("rule", rule.id.clone(), rule.why.clone(), serde_json::to_value(rule)?));
+            let written = one("rule", rule.id.clone(), rule.why.clone(), serde_json::to_value(rule)?);
+            access.push(Access { used: is_recorded(rule, root).then_some(false), ..written });
         }
         for grant in &root.grants {
             access.push(one("grant", grant.id.clone(), grant.why.clone(), serde_json::to_value(grant)?));
@@ -103,15 +104,31 @@ impl Configured {
     pub(super) fn used(mut self, rules: &BTreeSet<String>, grants: &BTreeSet<String>, from: i64, to: i64) -> Self {
         for access in &mut self.access {
             let seen = if access.kind == "rule" { rules } else { grants };
-            access.used = seen.contains(&access.id);
+            if seen.contains(&access.id) {
+                access.used = Some(true);
+            }
         }
         self.unused_query = unused(&self.ids("rule"), &self.ids("grant"), from, to);
         self
     }
 
     fn ids(&self, kind: &str) -> Value {
-        self.access.iter().filter(|one| one.kind == kind).map(|one| one.id.as_str()).collect()
+        let counted = self.access.iter().filter(|one| one.kind == kind && one.used.is_some());
+        counted.map(|one| one.id.as_str()).collect()
     }
+}
+
+/// Whether records name a rule wherever it has a say. Which Triggers a delivery sets off is decided after its record, which names one
+/// allow: others may let it set off more, and a deny that stops some decides nothing there. Nor does a rule in shadow.
+fn is_recorded(rule: &Rule, root: &Root) -> bool {
+    let narrows = |rule: &Rule| rule.on.trigger.is_some() && rule.mode == Mode::Enforce;
+    let mut hooks = root.routes.iter().filter(|route| route.kind == RouteKind::Webhook);
+    let who = &rule.who;
+    let is_of_senders = [&who.webhooks, &who.repositories, &who.senders].iter().any(|list| !list.is_empty());
+    let is_beside_another = rule.action == Action::Allow
+        && (rule.on.is_of_deliveries() || is_of_senders || hooks.any(|route| rule.on.routes.contains(&route.name)))
+        && root.rules.iter().any(|other| other.action == Action::Allow && narrows(other));
+    rule.mode == Mode::Enforce && rule.on.trigger.is_none() && !is_beside_another
 }
 
 /// The same without the parts whose members have whatever names somebody gave them, such as claims and bodies of cases. No file is named there.
@@ -152,7 +169,7 @@ fn one(kind: &'static str, id: String, why: Option<String>, written: Value) -> A
             members.remove(told);
         }
     }
-    Access { kind, id, who, gives, why, used: false }
+    Access { kind, id, who, gives, why, used: Some(false) }
 }
 
 /// Without what is not set.

@@ -106,7 +106,7 @@ fn configuration(held: &Configured, to: i64) -> maud::Markup {
                 @for Access { kind, id, who, gives, why, used } in &held.access {
                     tr {
                         td { (kind) " " (id) } td { (who) } td { (gives) } td { (why.as_deref().unwrap_or("")) }
-                        td { (if *used { "used" } else { "UNUSED" }) }
+                        td { (match used { Some(true) => "used", Some(false) => "UNUSED", None => "not known" }) }
                     }
                 }
             }
@@ -139,7 +139,11 @@ impl fmt::Display for Report {
         if let Some(held) = &self.configuration {
             writeln!(f, "\nWho has access, by rule and grant (CC6.1, CC6.3; A.5.15, A.5.18)")?;
             for Access { kind, id, who, gives, used, .. } in &held.access {
-                let used = if *used { "used" } else { "UNUSED in the period" };
+                let used = match used {
+                    Some(true) => "used",
+                    Some(false) => "UNUSED in the period",
+                    None => "not known whether it was used",
+                };
                 writeln!(f, "  {kind} {}, {used}\n    who   {who}\n    what  {gives}", terminal::line(id))?;
             }
             writeln!(f, "  $ {}\n  $ {}", held.command, command(&held.unused_query))?;

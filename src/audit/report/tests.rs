@@ -120,14 +120,68 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
     assert!(secrets[0].written.is_some() && secrets[0].not_after.is_none());
     assert!(secrets[1].not_before < secrets[1].not_after && secrets[1].not_before.is_some());
     assert!(secrets[2].written.is_none());
-    let access =
-        |id: &str| Access { kind: "rule", id: id.to_owned(), who: json!({}), gives: json!({}), why: None, used: false };
+    let access = |id: &str| Access {
+        kind: "rule",
+        id: id.to_owned(),
+        who: json!({}),
+        gives: json!({}),
+        why: None,
+        used: Some(false),
+    };
     let held = Configured::new("doorward.yaml".into(), vec![access("no-secrets"), access("idle")], secrets);
     let report = report(&[denied(1, "a")], 0, 2).with(held);
-    let used: Vec<bool> = report.configuration.as_ref().unwrap().access.iter().map(|access| access.used).collect();
-    assert_eq!(used, [true, false]);
+    let used: Vec<Option<bool>> =
+        report.configuration.as_ref().unwrap().access.iter().map(|access| access.used).collect();
+    assert_eq!(used, [Some(true), Some(false)]);
     let text = report.to_string();
     assert!(text.contains("rule idle, UNUSED in the period") && !text.contains("the-secret-text"), "{text}");
+}
+
+/// They were said to be unused while they stopped deliveries, or let them set off Triggers, every day.
+#[test]
+fn of_rules_that_no_record_need_name_it_is_not_said_that_they_are_unused() {
+    let yaml = "
+routes: [{name: hooks, kind: webhook, hosts: [a], schemes: [webhook], webhook: gh, upstream: el}]
+rules:
+  - {id: build, on: {trigger: {names: [build]}}, who: {webhooks: [gh]}, do: allow}
+  - {id: push, on: {event: [push]}, who: {webhooks: [gh]}, do: allow}
+  - {id: any, on: {routes: [hooks]}, do: allow}
+  - {id: prod, on: {trigger: {names: [prod]}}, do: deny}
+  - {id: closed, on: {action: [closed]}, do: deny}
+  - {id: people, who: {groups: [dev]}, do: allow}
+  - {id: tried, do: deny, mode: shadow}
+";
+    let folder = tempfile::tempdir().unwrap();
+    let report_of = |yaml: &str| {
+        let root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
+        let held = Configured::of(&root, "doorward.yaml".into(), folder.path()).unwrap();
+        let mut line = denied(1, "a");
+        line["authorizations"][0]["policy"]["uid"] = "build".into();
+        report(&[line], 0, 2).with(held)
+    };
+    let used = |report: &Report| -> Vec<(String, Option<bool>)> {
+        let access = &report.configuration.as_ref().unwrap().access;
+        access.iter().map(|access| (access.id.clone(), access.used)).collect()
+    };
+    let expected = [
+        ("build", Some(true)),
+        ("push", None),
+        ("any", None),
+        ("prod", None),
+        ("closed", Some(false)),
+        ("people", Some(false)),
+        ("tried", None),
+    ];
+    let told = report_of(yaml);
+    assert_eq!(used(&told), expected.map(|(id, used)| (id.to_owned(), used)));
+    assert!(told.to_string().contains("rule prod, not known whether it was used"), "{told}");
+    assert!(told.to_html().contains("not known"));
+    let query = &told.configuration.as_ref().unwrap().unused_query;
+    assert!(query.contains("\"closed\"") && !query.contains("\"prod\"") && !query.contains("\"push\""), "{query}");
+    // Where no allow speaks of Triggers, the record of a delivery names the allow that let it in.
+    let (without, _) = yaml.split_once("  - {id: prod").unwrap();
+    let without = without.replace("on: {trigger: {names: [build]}}", "on: {event: [push]}");
+    assert_eq!(used(&report_of(&without))[1], ("push".to_owned(), Some(false)));
 }
 
 /// The authority of client certificates decides who gets in by `break_glass`, and ends as all do.
