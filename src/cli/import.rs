@@ -2,6 +2,7 @@
 //! with what could not be converted. Secrets that stand in the file are named, and never printed.
 
 mod options;
+mod rule;
 
 use std::{
     io::{self, Write},
@@ -11,7 +12,10 @@ use std::{
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use self::options::{Options, REWRITTEN, may_say_who};
+use self::{
+    options::{Options, REWRITTEN},
+    rule::{RULE, missing, rule, verifies},
+};
 use crate::terminal;
 
 /// Convert the configuration of another proxy, such as oauth2-proxy.
@@ -32,9 +36,6 @@ pub struct ImportArgs {
     #[arg(long)]
     host: Option<String>,
 }
-
-/// The rule that lets people in.
-const RULE: &str = "signed-in";
 
 /// Where a secret is expected that stood in the file itself.
 const CLIENT_SECRET: &str = "/etc/doorward/secrets/oidc-client-secret";
@@ -105,18 +106,6 @@ const INSTEAD: [(&str, &str); 31] = [
     ("keycloak_group", "write these groups into `who` of the rule, as the claim `groups` has them"),
 ];
 
-/// Settings without a counterpart that say who may sign in: without them everybody of the provider could.
-const WHO: [&str; 8] = [
-    "allowed_role",
-    "azure_tenant",
-    "entra_id_allowed_tenant",
-    "github_repo",
-    "gitlab_group",
-    "gitlab_project",
-    "google_group",
-    "keycloak_group",
-];
-
 /// A configuration, and what could not be converted.
 #[derive(Debug)]
 struct Imported {
@@ -158,9 +147,11 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
         .map(str::to_owned)
         .or(named)
         .ok_or("no `redirect_url` names the host that browsers use: say it by `--host`")?;
-    let emails = options.take_all("email_domain");
+    let provider = options.take("provider").unwrap_or_else(|| "google".to_owned());
+    let mut emails = options.take_all("email_domain");
+    emails.retain(|domain| !domain.is_empty());
     let organisation = options.take("github_org");
-    let issuer = issuer(&mut options, &emails, organisation.as_deref(), &mut notes)?;
+    let issuer = issuer(&mut options, &provider, &emails, organisation.as_deref(), &mut notes)?;
     let Places { upstreams, routes, left_out, asked } = places(&mut options, &host, &mut notes);
     if routes.is_empty() {
         return Err("there is no upstream with an http address, so there is nothing to stand in front of".to_owned());
@@ -173,7 +164,14 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
         }
     }
     let listener = listener(&mut options, &mut notes);
-    let mut rule = rule(&mut options, &emails, organisation.as_deref());
+    let mut rule = rule(&mut options, &provider, &emails, organisation.as_deref());
+    if !verifies(&provider, &issuer) && !emails.is_empty() && !emails.iter().any(|domain| domain == "*") {
+        notes.push(
+            "`email_domain`: the rule takes an address only if the provider says that it has verified it (`email_verified`), and this \
+             provider never says so, so that nobody gets in yet: name these people by `groups` or `claims` in `who`, and take `when` away"
+                .to_owned(),
+        );
+    }
     if let Some(missing) = missing(&options, &emails, &mut notes) {
         rule.insert("mode".to_owned(), "shadow".into());
         rule.insert("why".to_owned(), "oauth2-proxy let some of these people do everything".into());
@@ -219,12 +217,12 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
 
 fn issuer(
     options: &mut Options,
+    provider: &str,
     emails: &[String],
     organisation: Option<&str>,
     notes: &mut Vec<String>,
 ) -> Result<Value, String> {
-    let provider = options.take("provider").unwrap_or_else(|| "google".to_owned());
-    let preset = match provider.as_str() {
+    let preset = match provider {
         "oidc" | "adfs" | "cidaas" | "login.gov" | "gitlab" => None,
         "google" => Some("google"),
         "entra-id" | "azure" => Some("entra"),
@@ -240,7 +238,9 @@ fn issuer(
         entry.insert("preset".to_owned(), preset.into());
     }
     match (options.take("oidc_issuer_url"), preset) {
-        (Some(url), _) if preset != Some("google") => drop(entry.insert("issuer".to_owned(), url.into())),
+        (Some(url), _) if !matches!(preset, Some("google" | "github_oauth")) => {
+            drop(entry.insert("issuer".to_owned(), url.into()))
+        }
         (_, Some("google")) => match emails {
             [domain] if domain != "*" => drop(entry.insert("tenant".to_owned(), domain.trim_start_matches('.').into())),
             _ => notes.push(
@@ -424,53 +424,6 @@ fn refusable(path: &str) -> Option<String> {
     (!start.is_empty()).then(|| format!("{start}/*"))
 }
 
-/// Who got in, as a rule: everybody whom both the groups and the addresses let in.
-fn rule(options: &mut Options, emails: &[String], organisation: Option<&str>) -> Map<String, Value> {
-    let mut groups = options.take_all("allowed_group");
-    // Teams of one organisation are separated by commas there.
-    let teams = options.take_all("github_team");
-    let teams = teams.iter().flat_map(|teams| teams.split(',')).map(str::trim).filter(|team| !team.is_empty());
-    groups.extend(teams.filter_map(|team| Some(format!("{}:{team}", organisation?))));
-    let mut who = Map::new();
-    who.insert("issuers".to_owned(), json!(["main"]));
-    if !groups.is_empty() {
-        who.insert("groups".to_owned(), groups.into());
-    }
-    let mut rule = Map::new();
-    for (name, text) in [("id", RULE), ("why", "oauth2-proxy let these people do everything"), ("do", "allow")] {
-        rule.insert(name.to_owned(), text.into());
-    }
-    rule.insert("who".to_owned(), who.into());
-    if !emails.is_empty() && !emails.iter().any(|domain| domain == "*") {
-        // A leading dot stands for subdomains, as does `*.`.
-        let ends = emails.iter().map(|domain| match domain.trim_start_matches('*') {
-            below if below.starts_with('.') => format!("principal.email.endsWith({})", quoted(below)),
-            domain => format!("principal.email.endsWith({})", quoted(&format!("@{domain}"))),
-        });
-        rule.insert("when".to_owned(), ends.collect::<Vec<_>>().join(" || ").into());
-    }
-    rule
-}
-
-/// What says who may sign in, and is in no rule.
-fn missing(options: &Options, emails: &[String], notes: &mut Vec<String>) -> Option<String> {
-    let mut missing: Vec<&str> =
-        options.left().filter(|name| may_say_who(name) || (WHO.contains(name) && options.says(name))).collect();
-    if emails.is_empty() {
-        // oauth2-proxy asks for one of both. Beside a domain, the file lets in others besides.
-        if options.says("authenticated_emails_file") {
-            missing.push("authenticated_emails_file");
-        } else {
-            missing.push("email_domain");
-            notes.push(
-                "`email_domain`: nothing says whose addresses may sign in; give the file that does as well".to_owned(),
-            );
-        }
-    }
-    let named: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
-    (!named.is_empty()).then(|| named.join(", "))
-}
-
 /// A duration as Go writes it: `168h0m0s`. Less than a second does not count.
 fn seconds(text: &str) -> Option<u64> {
     let mut total: u64 = 0;
@@ -488,11 +441,6 @@ fn seconds(text: &str) -> Option<u64> {
         rest = after;
     }
     Some(total)
-}
-
-/// A text of CEL.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
 }
 
 #[cfg(test)]

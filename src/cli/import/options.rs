@@ -143,6 +143,12 @@ impl Options {
     pub fn says(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|values| values.iter().any(|value| !value.is_empty()))
     }
+
+    /// Whether one that nobody took is switched on.
+    pub fn is_on(&self, name: &str) -> bool {
+        let last = self.0.get(name).and_then(|values| values.last());
+        last.is_some_and(|value| ["1", "t", "true"].iter().any(|on| on.eq_ignore_ascii_case(value)))
+    }
 }
 
 /// Whether a name of [`Options::left`] is one that a provider in the alpha YAML has for what nobody here knows, and that may say who

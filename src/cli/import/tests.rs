@@ -1,5 +1,7 @@
 use super::*;
 
+mod who;
+
 const CFG: &str = r#"
 # As in many guides.
 http_address = "0.0.0.0:4180"
@@ -55,7 +57,7 @@ fn a_cfg_becomes_a_configuration_and_what_did_not_is_named() {
     assert_eq!(root["routes"][0]["hosts"], json!(["tekton.example.com"]));
     let rule = &root["rules"][0];
     assert_eq!(rule["who"], json!({"issuers": ["main"], "groups": ["/dev", "/ops"]}));
-    let when = r#"principal.email.endsWith("@example.com") || principal.email.endsWith(".example.org")"#;
+    let when = r#"has(principal.email) && (principal.email.lowerAscii().endsWith("@example.com") || principal.email.lowerAscii().endsWith(".example.org"))"#;
     assert_eq!(rule["when"], when);
     assert_eq!(root["sessions"]["absolute"], "43200s");
     assert_eq!(
@@ -89,7 +91,7 @@ fn flags_and_the_arguments_of_a_container_say_the_same() {
     assert_eq!(parsed(&line), parsed(&list));
     let root = parsed(&line);
     assert_eq!(root["issuers"][0]["login"]["client"], json!({"id": "door", "secret": {"file": "/s"}}));
-    assert!(root["rules"][0].get("when").is_none(), "everybody who signs in");
+    assert_eq!(root["rules"][0]["when"], ANYBODY);
     assert_eq!(noted(&line), ["reverse_proxy"]);
 }
 
@@ -108,8 +110,8 @@ fn a_command_on_one_line_is_read_as_flags() {
 
 #[test]
 fn lists_between_commas_are_lists() {
-    let both = r#"principal.email.endsWith("@example.com") || principal.email.endsWith("@a.test")"#;
-    let one = r#"principal.email.endsWith("@example.com")"#;
+    let both = r#"has(principal.email) && (principal.email.lowerAscii().endsWith("@example.com") || principal.email.lowerAscii().endsWith("@a.test"))"#;
+    let one = OF_EXAMPLE;
     for (more, when, groups) in [
         ("  - --email-domain=a.test\n", both, json!(null)),
         ("  - --allowed-group=dev,ops\n", one, json!(["dev", "ops"])),
@@ -127,8 +129,13 @@ fn lists_between_commas_are_lists() {
     assert_eq!(flags["rules"][0]["when"], both);
     // Everybody, as oauth2-proxy read it.
     let cfg = CFG.replace("email_domains = [\"example.com\", \".example.org\"]", "email_domains = \"example.com,*\"");
-    assert!(parsed(&imported(&[&cfg], Some("a.example.com")).unwrap())["rules"][0].get("when").is_none());
+    assert_eq!(parsed(&imported(&[&cfg], Some("a.example.com")).unwrap())["rules"][0]["when"], ANYBODY);
 }
+
+/// Everybody who signs in, but for whose address the provider says that it is not verified.
+const ANYBODY: &str = "!has(principal.claims.email_verified) || principal.claims.email_verified == true";
+/// Those of one domain.
+const OF_EXAMPLE: &str = r#"has(principal.email) && principal.email.lowerAscii().endsWith("@example.com")"#;
 
 const FLAGS: &str = "args:\n  - --provider=oidc\n  - --oidc-issuer-url=https://id.example.com\n  - --client-id=door\n  \
     - --client-secret-file=/s\n  - --upstream=http://a:1\n  - --email-domain=example.com\n";
@@ -136,7 +143,7 @@ const FLAGS: &str = "args:\n  - --provider=oidc\n  - --oidc-issuer-url=https://i
 /// What was taken out of use by a `#` let everybody in again.
 #[test]
 fn what_a_comment_says_of_who_gets_in_is_left_out() {
-    let when = r#"principal.email.endsWith("@example.com")"#;
+    let when = OF_EXAMPLE;
     for (row, more, groups) in [
         ("a domain", "  # - --email-domain=*\n", json!(null)),
         ("a domain, at once", "  #- --email-domain=*\n", json!(null)),

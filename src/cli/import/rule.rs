@@ -1,0 +1,107 @@
+//! The rule that lets in whom oauth2-proxy let in.
+
+use serde_json::{Map, Value, json};
+
+use super::options::{Options, may_say_who};
+
+/// Its name.
+pub(super) const RULE: &str = "signed-in";
+
+/// Settings without a counterpart that say who may sign in: without them everybody of the provider could.
+const WHO: [&str; 8] = [
+    "allowed_role",
+    "azure_tenant",
+    "entra_id_allowed_tenant",
+    "github_repo",
+    "gitlab_group",
+    "gitlab_project",
+    "google_group",
+    "keycloak_group",
+];
+
+/// Who got in, as a rule: everybody whom both the groups and the addresses let in.
+pub(super) fn rule(
+    options: &mut Options,
+    provider: &str,
+    emails: &[String],
+    organisation: Option<&str>,
+) -> Map<String, Value> {
+    let mut groups = options.take_all("allowed_group");
+    // Teams of one organisation are separated by commas there.
+    let teams = options.take_all("github_team");
+    let teams = teams.iter().flat_map(|teams| teams.split(',')).map(str::trim).filter(|team| !team.is_empty());
+    groups.extend(teams.filter_map(|team| Some(format!("{}:{team}", organisation?))));
+    let mut who = Map::new();
+    who.insert("issuers".to_owned(), json!(["main"]));
+    if !groups.is_empty() {
+        who.insert("groups".to_owned(), groups.into());
+    }
+    let mut rule = Map::new();
+    for (name, text) in [("id", RULE), ("why", "oauth2-proxy let these people do everything"), ("do", "allow")] {
+        rule.insert(name.to_owned(), text.into());
+    }
+    rule.insert("who".to_owned(), who.into());
+    if let Some(when) = when(options, provider, emails) {
+        rule.insert("when".to_owned(), when.into());
+    }
+    rule
+}
+
+/// Whom their address lets in, as an expression. None if nobody's is asked for.
+fn when(options: &Options, provider: &str, emails: &[String]) -> Option<String> {
+    if emails.iter().any(|domain| domain == "*") {
+        // Of everybody oauth2-proxy still refuses whose address is not verified.
+        return match provider {
+            "github" | "google" => Some("has(principal.email)".to_owned()),
+            _ if options.is_on("insecure_oidc_allow_unverified_email") => None,
+            "gitlab" => Some("has(principal.email)".to_owned()),
+            // Where the provider does not say whether it is, it counts as verified.
+            _ => Some("!has(principal.claims.email_verified) || principal.claims.email_verified == true".to_owned()),
+        };
+    }
+    let ends = emails.iter().map(|domain| {
+        let domain = domain.to_lowercase();
+        // A leading dot stands for subdomains, as does `*.`.
+        let end = match domain.strip_prefix('*').unwrap_or(&domain) {
+            below if below.starts_with('.') => below.to_owned(),
+            _ => format!("@{domain}"),
+        };
+        format!("principal.email.lowerAscii().endsWith({})", quoted(&end))
+    });
+    let ends = ends.collect::<Vec<_>>().join(" || ");
+    match emails {
+        [] => None,
+        [_] => Some(format!("has(principal.email) && {ends}")),
+        _ => Some(format!("has(principal.email) && ({ends})")),
+    }
+}
+
+/// Whether the provider may say of an address that it has verified it: Entra ID and AD FS have no `email_verified`.
+pub(super) fn verifies(provider: &str, issuer: &Value) -> bool {
+    let address = issuer.get("issuer").and_then(Value::as_str).unwrap_or_default();
+    !matches!(provider, "adfs" | "azure" | "entra-id") && !address.starts_with("https://login.microsoftonline.com/")
+}
+
+/// What says who may sign in, and is in no rule.
+pub(super) fn missing(options: &Options, emails: &[String], notes: &mut Vec<String>) -> Option<String> {
+    let mut missing: Vec<&str> =
+        options.left().filter(|name| may_say_who(name) || (WHO.contains(name) && options.says(name))).collect();
+    if emails.is_empty() {
+        // oauth2-proxy asks for one of both. Beside a domain, the file lets in others besides.
+        if options.says("authenticated_emails_file") {
+            missing.push("authenticated_emails_file");
+        } else {
+            missing.push("email_domain");
+            notes.push(
+                "`email_domain`: nothing says whose addresses may sign in; give the file that does as well".to_owned(),
+            );
+        }
+    }
+    let named: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
+    (!named.is_empty()).then(|| named.join(", "))
+}
+
+/// A text of CEL.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}

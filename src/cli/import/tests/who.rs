@@ -1,0 +1,92 @@
+//! Whom the rule lets in.
+
+use std::path::Path;
+
+use super::*;
+use crate::{
+    authz::Policy,
+    cli::test,
+    config::{raw::Root, resolver::Resolver},
+};
+
+/// What most of them share, beside provider and addresses.
+const BASE: &str = "oidc_issuer_url = \"https://id.example.com\"\nclient_id = \"a\"\nclient_secret_file = \"/s\"\n\
+    upstreams = [\"http://a:1\"]\n";
+
+fn of(provider: &str, more: &str) -> Imported {
+    imported(&[&format!("{BASE}provider = \"{provider}\"\n{more}\n")], Some("a.example.com")).unwrap()
+}
+
+/// Decides for each of these principals whether the rules let them in.
+fn decide(imported: &Imported, cases: &[(&str, bool)]) {
+    let mut root: Root = serde_saphyr::from_str(&imported.yaml).unwrap();
+    for (index, (principal, allowed)) in cases.iter().enumerate() {
+        let outcome = if *allowed { "allow" } else { "deny" };
+        let case = format!(
+            "{{name: '{index}', principal: {principal}, request: {{route: upstream-1}}, expect: {{outcome: {outcome}}}}}"
+        );
+        root.tests.push(serde_saphyr::from_str(&case).unwrap());
+    }
+    let policy = Policy::compile(&root, &mut Resolver::new(Path::new("/"))).unwrap();
+    let results = test::run(&policy, &root, &[], None);
+    assert!(results.passed(), "{}\n{results}", imported.yaml);
+}
+
+/// oauth2-proxy refuses a login whose `email_verified` is false, whatever the domains.
+#[test]
+fn an_address_that_is_not_verified_lets_nobody_in_where_every_domain_does() {
+    let any = "email_domains = [\"*\"]";
+    let verified = ("{claims: {email: a@b.example, email_verified: true}}", true);
+    let unsaid = ("{claims: {email: a@b.example}}", true);
+    let unverified = "{claims: {email: a@b.example, email_verified: false}}";
+    for provider in ["oidc", "keycloak-oidc", "entra-id", "adfs"] {
+        let imported = of(provider, any);
+        assert_eq!(parsed(&imported)["rules"][0]["when"], ANYBODY, "{provider}");
+        decide(&imported, &[verified, unsaid, (unverified, false)]);
+        let insecure = of(provider, &format!("{any}\ninsecure_oidc_allow_unverified_email = true"));
+        decide(&insecure, &[verified, unsaid, (unverified, true)]);
+        let off = of(provider, &format!("{any}\ninsecure_oidc_allow_unverified_email = false"));
+        decide(&off, &[(unverified, false)]);
+    }
+    // These must say that it is.
+    decide(&of("gitlab", any), &[("{email: a@b.example}", true), (unsaid.0, false), (unverified, false)]);
+    let github = of("github", &format!("{any}\ngithub_org = \"acme\"\ninsecure_oidc_allow_unverified_email = true"));
+    decide(&github, &[("{email: a@b.example}", true), ("{}", false)]);
+}
+
+#[test]
+fn domains_are_compared_in_any_case_and_by_their_whole_name() {
+    let domain = of("oidc", "email_domains = [\"Example.com\"]");
+    assert_eq!(parsed(&domain)["rules"][0]["when"], OF_EXAMPLE);
+    assert_eq!(noted(&domain), [""; 0]);
+    let several = of("oidc", "email_domains = [\"Example.com\", \"*.Sub.example\", \"*lost.example\"]");
+    for imported in [&domain, &several] {
+        let mut cases = vec![
+            ("{email: a@EXAMPLE.com}", true),
+            ("{email: a@example.com}", true),
+            ("{email: a@evil-example.com}", false),
+            ("{email: a@example.com.evil}", false),
+            ("{claims: {email: a@example.com}}", false),
+            ("{}", false),
+            ("{email: a@lost.example}", false),
+        ];
+        if std::ptr::eq(imported, &several) {
+            cases.extend([("{email: a@B.sub.example}", true), ("{email: a@sub.example}", false)]);
+        }
+        decide(imported, &cases);
+    }
+}
+
+/// `email_verified` is never among the claims there, and without it an address is none.
+#[test]
+fn a_domain_at_a_provider_that_verifies_no_address_is_noted() {
+    let domain = "email_domains = [\"example.com\"]";
+    let (own, entra) = ("https://id.example.com", "https://login.microsoftonline.com/8f1c/v2.0");
+    for (provider, issuer) in [("entra-id", own), ("azure", own), ("adfs", own), ("oidc", entra)] {
+        let text = format!("{}provider = \"{provider}\"\n{domain}\n", BASE.replace(own, issuer));
+        let imported = imported(&[&text], Some("a.example.com")).unwrap();
+        assert_eq!(noted(&imported), ["email_domain"], "{provider}: {:?}", imported.notes);
+    }
+    assert_eq!(noted(&of("entra-id", "email_domains = [\"*\"]")), [""; 0], "twin: everybody");
+    assert_eq!(noted(&of("keycloak-oidc", domain)), [""; 0], "twin: it tells");
+}
