@@ -2,6 +2,7 @@
 //! with what could not be converted. Secrets that stand in the file are named, and never printed.
 
 mod options;
+mod places;
 mod rule;
 
 use std::{
@@ -13,7 +14,8 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use self::{
-    options::{Options, REWRITTEN},
+    options::Options,
+    places::{Places, places},
     rule::{RULE, missing, rule, verifies},
 };
 use crate::terminal;
@@ -336,92 +338,6 @@ fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
         listener.insert("trusted_proxies".to_owned(), nets.collect());
     }
     listener.into()
-}
-
-/// What stands behind.
-struct Places {
-    upstreams: Vec<Value>,
-    routes: Vec<Value>,
-    /// Rules that refuse what would go to another upstream now.
-    left_out: Vec<Value>,
-    /// Whether nothing does, as an ingress asks about each request and forwards it by itself.
-    asked: bool,
-}
-
-/// Upstreams, and for each the route that leads there: the path of its address, as oauth2-proxy reads it.
-fn places(options: &mut Options, host: &str, notes: &mut Vec<String>) -> Places {
-    let (mut upstreams, mut routes) = (Vec::new(), Vec::new());
-    let mut written = options.take_all("upstream");
-    let asked = !written.is_empty() && written.iter().all(|upstream| upstream.starts_with("static://2"));
-    if asked {
-        notes.push(
-            "`upstream`: it answers an ingress that asks (`auth_request` of nginx is assumed: write `traefik` or `envoy` under \
-             `forward_auth` if it is another), and forwards nothing. `upstream-1` is in the place of what stands behind the \
-             ingress and is never used; add each further host of the ingress to `hosts` of the route"
-                .to_owned(),
-        );
-        written = vec!["http://127.0.0.1:9/".to_owned()];
-    }
-    for written in written {
-        let url = Url::parse(&written).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        let Some(mut url) = url else {
-            notes.push(format!("`upstream`: `{written}` is no http address"));
-            continue;
-        };
-        let prefix = url.path().trim_end_matches('/').to_owned();
-        url.set_path("");
-        url.set_query(None);
-        url.set_fragment(None);
-        let name = format!("upstream-{}", upstreams.len() + 1);
-        upstreams.push(json!({"name": name, "url": url.as_str().trim_end_matches('/')}));
-        routes.push(json!({
-            "name": name,
-            "kind": "http",
-            "hosts": [host],
-            "paths": [format!("{prefix}/*")],
-            "schemes": ["session"],
-            "upstream": name,
-        }));
-    }
-    let mut left_out = Vec::new();
-    for pair in options.take_all(REWRITTEN).chunks(2) {
-        let [path, uri] = pair else { continue };
-        let mut note =
-            format!("`{REWRITTEN}`: the upstream `{uri}` at the path `{path}` is left out, as paths go on as they are");
-        match refusable(path) {
-            None => note.push_str("; its requests go to other routes that have the path"),
-            Some(paths) => {
-                let id = format!("left-out-{}", left_out.len() + 1);
-                note.push_str(&format!(
-                    "; the rule `{id}` refuses all at `{paths}`, which would go to another route now"
-                ));
-                left_out.push(json!({
-                    "id": id,
-                    "why": format!("oauth2-proxy sent these requests to {uri}"),
-                    "on": {"paths": [paths]},
-                    "do": "deny",
-                }));
-            }
-        }
-        notes.push(note);
-    }
-    Places { upstreams, routes, left_out, asked }
-}
-
-/// What a path, or an expression for paths, stands for as a rule can name it: one path, or all below the segments that it begins with.
-/// None of an expression with choices, or that begins with something else.
-fn refusable(path: &str) -> Option<String> {
-    let path = path.strip_prefix('^').unwrap_or(path);
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_');
-    if path.contains('|') {
-        return None;
-    }
-    if let Some(exact) = path.strip_suffix('$').filter(|exact| exact.starts_with('/') && exact.chars().all(is_plain)) {
-        return Some(exact.to_owned());
-    }
-    let plain = path.find(|c| !is_plain(c)).and_then(|end| path.get(..end)?.rsplit_once('/')).map(|(start, _)| start);
-    let start = plain.unwrap_or(path).trim_end_matches('/');
-    (!start.is_empty()).then(|| format!("{start}/*"))
 }
 
 /// A duration as Go writes it: `168h0m0s`. Less than a second does not count.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use url::Url;
+
+use super::places::{Upstream, is_expression};
 
 /// Names with a plural in the `.cfg`, as flags are repeated instead.
 const PLURAL: [(&str, &str); 16] = [
@@ -90,11 +91,11 @@ const HOW: [&str; 9] = [
     "useSystemTrustStore",
 ];
 
-/// Under which upstreams stand whose requests get another path there, or are chosen by an expression: each by path and address.
-pub(super) const REWRITTEN: &str = "upstreamConfig.rewriteTarget";
-
 #[derive(Debug, Default)]
-pub(super) struct Options(BTreeMap<String, Vec<String>>);
+pub(super) struct Options {
+    named: Found,
+    pub upstreams: Vec<Upstream>,
+}
 
 impl Options {
     /// Adds what a file says. What it names replaces what was named before.
@@ -103,6 +104,7 @@ impl Options {
         let is_flags = lines().any(|line| {
             line.contains("--") && (line.trim_start_matches(['-', ' ', '"', '\'']) != line || names_program(line))
         });
+        let mut upstreams = Vec::new();
         let found = if is_flags {
             flags(text)?
         } else if let Ok(table) = toml::from_str::<BTreeMap<String, Value>>(text) {
@@ -116,17 +118,23 @@ impl Options {
             }
             found
         } else {
-            alpha(text)?
+            alpha(text, &mut upstreams)?
         };
         for (name, values) in found {
             let name = PLURAL.iter().find(|(plural, _)| *plural == name).map_or(name.as_str(), |(_, single)| *single);
-            self.0.insert(name.to_owned(), values);
+            match name {
+                "upstream" => upstreams.extend(values.iter().map(|address| Upstream::of_address(address))),
+                _ => drop(self.named.insert(name.to_owned(), values)),
+            }
+        }
+        if !upstreams.is_empty() {
+            self.upstreams = upstreams;
         }
         Ok(())
     }
 
     pub fn take_all(&mut self, name: &str) -> Vec<String> {
-        self.0.remove(name).unwrap_or_default()
+        self.named.remove(name).unwrap_or_default()
     }
 
     /// The last value.
@@ -136,17 +144,17 @@ impl Options {
 
     /// What nobody took.
     pub fn left(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.named.keys().map(String::as_str)
     }
 
     /// Whether an option that nobody took says something.
     pub fn says(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|values| values.iter().any(|value| !value.is_empty()))
+        self.named.get(name).is_some_and(|values| values.iter().any(|value| !value.is_empty()))
     }
 
     /// Whether one that nobody took is switched on.
     pub fn is_on(&self, name: &str) -> bool {
-        let last = self.0.get(name).and_then(|values| values.last());
+        let last = self.named.get(name).and_then(|values| values.last());
         last.is_some_and(|value| ["1", "t", "true"].iter().any(|on| on.eq_ignore_ascii_case(value)))
     }
 }
@@ -259,7 +267,7 @@ fn shell_words(line: &str) -> Vec<String> {
     words
 }
 
-fn alpha(text: &str) -> Result<Found, String> {
+fn alpha(text: &str, upstreams: &mut Vec<Upstream>) -> Result<Found, String> {
     const NEITHER: &str = "it is neither flags, nor a `.cfg` (TOML), nor alpha YAML";
     // A piece of the text may hold a secret.
     let root: Value =
@@ -282,7 +290,11 @@ fn alpha(text: &str) -> Result<Found, String> {
             "upstreamconfig" => {
                 for (member, value) in value.as_object().into_iter().flatten() {
                     match value.as_array().filter(|_| member.eq_ignore_ascii_case("upstreams")) {
-                        Some(all) => all.iter().try_for_each(|one| upstream(one, &mut found))?,
+                        Some(all) => {
+                            for one in all {
+                                upstreams.push(upstream(one, &mut found)?);
+                            }
+                        }
                         None => leaves(&format!("upstreamConfig.{member}"), value, &mut found)?,
                     }
                 }
@@ -293,34 +305,25 @@ fn alpha(text: &str) -> Result<Found, String> {
     Ok(found)
 }
 
-fn upstream(upstream: &Value, found: &mut Found) -> Result<(), String> {
+fn upstream(upstream: &Value, found: &mut Found) -> Result<Upstream, String> {
     let members = || upstream.as_object().into_iter().flatten();
     let member = |name: &str| members().find(|(written, _)| written.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-    let text = |name: &str| member(name).and_then(Value::as_str).unwrap_or_default();
-    let (uri, path) = (text("uri"), text("path"));
-    if member("static") == Some(&Value::Bool(true)) {
-        let code = member("staticCode").and_then(Value::as_u64).unwrap_or(200);
-        found.entry("upstreams".to_owned()).or_default().push(format!("static://{code}"));
-    } else if path.starts_with('^') || member("rewriteTarget").is_some() {
-        found.entry(REWRITTEN.to_owned()).or_default().extend([path, uri].map(str::to_owned));
-    } else {
-        // Its requests keep their path, whatever path the address has.
-        let served = match Url::parse(uri) {
-            Ok(mut url) if url.has_host() => {
-                url.set_path(path);
-                url.to_string()
-            }
-            _ => format!("{uri}{path}"),
-        };
-        found.entry("upstreams".to_owned()).or_default().push(served);
-    }
+    let text = |name: &str| member(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let path = text("path");
+    let address = match member("static") {
+        Some(Value::Bool(true)) => {
+            format!("static://{}", member("staticCode").and_then(Value::as_u64).unwrap_or(200))
+        }
+        _ => text("uri"),
+    };
+    let has_target = member("rewriteTarget").is_some_and(|target| !target.is_null() && target != "");
     for (name, value) in members() {
         let known = ["id", "path", "uri", "static", "staticCode", "rewriteTarget"];
         if !known.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             leaves(&format!("upstreamConfig.upstreams[].{name}"), value, found)?;
         }
     }
-    Ok(())
+    Ok(Upstream { is_rewritten: has_target || is_expression(&path), path, address })
 }
 
 /// Everything that is said at a place of the alpha YAML and within: under the name of its option, or where there is none under its

@@ -1,5 +1,6 @@
 use super::*;
 
+mod places;
 mod who;
 
 const CFG: &str = r#"
@@ -330,32 +331,6 @@ server: {BindAddress: '0.0.0.0:4180'}
     assert_eq!(root["upstreams"], json!([{"name": "upstream-1", "url": "http://a:1"}]));
     assert_eq!(root["issuers"][0]["issuer"], "https://id.example.com");
     assert_eq!(noted(&imported), ["upstreamConfig.rewriteTarget", "injectRequestHeaders"]);
-}
-
-#[test]
-fn an_upstream_of_alpha_yaml_is_served_at_its_path_or_left_out_by_name() {
-    let alpha = "
-upstreamConfig:
-  upstreams:
-    - {id: a, path: /, uri: 'http://a:80/'}
-    - {id: b, path: '^/b/v[0-9]/(.*)$', rewriteTarget: '/$1', uri: 'http://b:80'}
-    - {id: c, path: /c/, uri: 'http://c:80', rewriteTarget: /x}
-    - {id: d, path: /d, uri: 'http://d:80/deep'}
-    - {id: e, path: '^/(x)$', uri: 'http://e:80'}
-providers:
-  - {id: p, provider: oidc, clientID: door, clientSecretFile: /s, oidcConfig: {issuerURL: 'https://id.example.com'}}
-";
-    let imported = imported(&["email_domains = [\"*\"]\n", alpha], Some("a.example.com")).unwrap();
-    let root = parsed(&imported);
-    let at = |list: &str, key: &str| -> Vec<Value> {
-        root[list].as_array().unwrap().iter().map(|entry| entry[key].clone()).collect()
-    };
-    assert_eq!(at("upstreams", "url"), ["http://a", "http://d"]);
-    assert_eq!(at("routes", "paths"), [json!(["/*"]), json!(["/d/*"])]);
-    assert_eq!(at("rules", "on")[1..], [json!({"paths": ["/b/*"]}), json!({"paths": ["/c/*"]})]);
-    for left_out in ["`http://b:80` at the path `^/b/v[0-9]/(.*)$`", "`http://c:80` at", "`http://e:80` at"] {
-        assert!(imported.notes.iter().any(|note| note.contains(left_out)), "{left_out}: {:?}", imported.notes);
-    }
 }
 
 #[test]

@@ -1,0 +1,152 @@
+//! Upstreams of oauth2-proxy, and the routes that lead to them here.
+
+use serde_json::{Value, json};
+use url::Url;
+
+use super::options::Options;
+
+/// Under which upstreams are noted whose requests get another path there, or are chosen by an expression.
+const REWRITTEN: &str = "upstreamConfig.rewriteTarget";
+
+/// An upstream of oauth2-proxy, which takes the requests of one path, or of all that begin with it if it ends with a slash. Of
+/// several the longest wins.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub path: String,
+    /// Of a server, of files, or `static://` and a status.
+    pub address: String,
+    /// Whether the path is an expression, or is another one at the upstream.
+    pub is_rewritten: bool,
+}
+
+impl Upstream {
+    /// As flags and the `.cfg` name it: by an address, with the path that it takes.
+    pub fn of_address(address: &str) -> Self {
+        let url = Url::parse(address).ok();
+        let path = url.as_ref().and_then(|url| match url.scheme() {
+            "http" | "https" => Some(url.path()),
+            "file" => Some(url.fragment().filter(|path| !path.is_empty()).unwrap_or_else(|| url.path())),
+            _ => None,
+        });
+        let path = path.unwrap_or("/").to_owned();
+        Self { is_rewritten: is_expression(address), path, address: address.to_owned() }
+    }
+
+    /// The address of its server. None if requests cannot be sent there as they are.
+    fn server(&self) -> Option<Url> {
+        let url = Url::parse(&self.address).ok().filter(|_| !self.is_rewritten)?;
+        let mut server = Some(url).filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;
+        server.set_path("");
+        server.set_query(None);
+        server.set_fragment(None);
+        Some(server)
+    }
+
+    /// The path as routes and rules name it. None if none of theirs is as narrow.
+    fn pattern(&self) -> Option<String> {
+        if self.is_rewritten {
+            return refusable(&self.path);
+        }
+        Some(match self.path.strip_suffix('/') {
+            Some(prefix) => format!("{prefix}/*"),
+            None if self.path.is_empty() => "/*".to_owned(),
+            None => self.path.clone(),
+        })
+    }
+}
+
+/// Whether a path stands for others than those that begin with it, as one with variables does.
+pub(super) fn is_expression(path: &str) -> bool {
+    path.starts_with('^') || path.contains(['{', '*'])
+}
+
+/// What stands behind.
+pub(super) struct Places {
+    pub upstreams: Vec<Value>,
+    pub routes: Vec<Value>,
+    /// Rules that refuse what would go to another upstream now.
+    pub left_out: Vec<Value>,
+    /// Whether nothing does, as an ingress asks about each request and forwards it by itself.
+    pub asked: bool,
+}
+
+/// Upstreams, and for each the route that leads there: the path of its address, as oauth2-proxy reads it.
+pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>) -> Places {
+    let mut all = std::mem::take(&mut options.upstreams);
+    let asked = !all.is_empty() && all.iter().all(|upstream| upstream.address.starts_with("static://2"));
+    if asked {
+        notes.push(
+            "`upstream`: it answers an ingress that asks (`auth_request` of nginx is assumed: write `traefik` or `envoy` under \
+             `forward_auth` if it is another), and forwards nothing. `upstream-1` is in the place of what stands behind the \
+             ingress and is never used; add each further host of the ingress to `hosts` of the route"
+                .to_owned(),
+        );
+        all = vec![Upstream::of_address("http://127.0.0.1:9/")];
+    }
+    let mut places = Places { upstreams: Vec::new(), routes: Vec::new(), left_out: Vec::new(), asked };
+    let (mut served, mut others) = (Vec::new(), Vec::new());
+    for upstream in &all {
+        let (Some(server), Some(pattern)) = (upstream.server(), upstream.pattern()) else {
+            others.push(upstream);
+            continue;
+        };
+        let name = format!("upstream-{}", places.upstreams.len() + 1);
+        places.upstreams.push(json!({"name": name, "url": server.as_str().trim_end_matches('/')}));
+        places.routes.push(json!({
+            "name": name,
+            "kind": "http",
+            "hosts": [host],
+            "paths": [pattern],
+            "schemes": ["session"],
+            "upstream": name,
+        }));
+        served.push((upstream.path.as_str(), name));
+    }
+    for upstream in others {
+        let Upstream { path, address, is_rewritten } = upstream;
+        let (setting, why) = match is_rewritten {
+            true => (REWRITTEN, "paths go on as they are"),
+            false => ("upstream", "it is no http address"),
+        };
+        let mut note = format!("`{setting}`: the upstream `{address}` at the path `{path}` is left out, as {why}");
+        match upstream.pattern().filter(|pattern| pattern != "/*") {
+            None if *is_rewritten => note.push_str("; its requests go to other routes that have the path"),
+            // What no longer path takes has no route.
+            None => {}
+            Some(pattern) => {
+                let id = format!("left-out-{}", places.left_out.len() + 1);
+                note.push_str(&format!(
+                    "; the rule `{id}` refuses all at `{pattern}`, which would go to another route now"
+                ));
+                let is_below = |path: &str| pattern.strip_suffix('*').is_some_and(|start| path.starts_with(start));
+                for (_, name) in served.iter().filter(|(path, _)| is_below(path)) {
+                    note.push_str(&format!(", and with it the route `{name}`: narrow the rule"));
+                }
+                places.left_out.push(json!({
+                    "id": id,
+                    "why": format!("oauth2-proxy sent these requests to {address}"),
+                    "on": {"paths": [pattern]},
+                    "do": "deny",
+                }));
+            }
+        }
+        notes.push(note);
+    }
+    places
+}
+
+/// What an expression for paths stands for as a rule can name it: one path, or all below the segments that it begins with.
+/// None of an expression with choices, or that begins with something else.
+fn refusable(path: &str) -> Option<String> {
+    let path = path.strip_prefix('^').unwrap_or(path);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_');
+    if path.contains('|') {
+        return None;
+    }
+    if let Some(exact) = path.strip_suffix('$').filter(|exact| exact.starts_with('/') && exact.chars().all(is_plain)) {
+        return Some(exact.to_owned());
+    }
+    let plain = path.find(|c| !is_plain(c)).and_then(|end| path.get(..end)?.rsplit_once('/')).map(|(start, _)| start);
+    let start = plain.unwrap_or(path).trim_end_matches('/');
+    (!start.is_empty()).then(|| format!("{start}/*"))
+}

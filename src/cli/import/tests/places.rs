@@ -1,0 +1,86 @@
+//! Which paths lead where.
+
+use super::*;
+
+/// With these upstreams in the alpha YAML.
+fn alpha(upstreams: &str) -> Imported {
+    let alpha = format!(
+        "upstreamConfig:\n  upstreams:{upstreams}providers:\n  - {{id: p, provider: oidc, clientID: door, clientSecretFile: /s, \
+         oidcConfig: {{issuerURL: 'https://id.example.com'}}}}\n"
+    );
+    imported(&["email_domains = [\"*\"]\n", &alpha], Some("a.example.com")).unwrap()
+}
+
+fn cfg(upstreams: &str) -> Imported {
+    let text = format!(
+        "provider = \"oidc\"\noidc_issuer_url = \"https://id.example.com\"\nclient_id = \"a\"\nclient_secret_file = \"/s\"\n\
+         email_domains = [\"*\"]\nupstreams = [{upstreams}]\n"
+    );
+    imported(&[&text], Some("a.example.com")).unwrap()
+}
+
+/// What each entry of a list says.
+fn all(root: &Value, list: &str, key: &str) -> Vec<Value> {
+    root[list].as_array().unwrap().iter().map(|entry| entry[key].clone()).collect()
+}
+
+#[test]
+fn an_upstream_of_alpha_yaml_is_served_at_its_path_or_left_out_by_name() {
+    let imported = alpha(
+        "
+    - {id: a, path: /, uri: 'http://a:80/'}
+    - {id: b, path: '^/b/v[0-9]/(.*)$', rewriteTarget: '/$1', uri: 'http://b:80'}
+    - {id: c, path: /c/, uri: 'http://c:80', rewriteTarget: /x}
+    - {id: d, path: /d, uri: 'http://d:80/deep'}
+    - {id: e, path: '^/(x)$', uri: 'http://e:80'}
+",
+    );
+    let root = parsed(&imported);
+    assert_eq!(all(&root, "upstreams", "url"), ["http://a", "http://d"]);
+    assert_eq!(all(&root, "routes", "paths"), [json!(["/*"]), json!(["/d"])]);
+    assert_eq!(all(&root, "rules", "on")[1..], [json!({"paths": ["/b/*"]}), json!({"paths": ["/c/*"]})]);
+    for left_out in ["`http://b:80` at the path `^/b/v[0-9]/(.*)$`", "`http://c:80` at", "`http://e:80` at"] {
+        assert!(imported.notes.iter().any(|note| note.contains(left_out)), "{left_out}: {:?}", imported.notes);
+    }
+}
+
+/// It answered them itself, and the route of the shorter path would send them to the app now.
+#[test]
+fn a_path_that_was_answered_without_a_server_stays_shut() {
+    let imported = alpha(
+        "
+    - {id: app, path: /, uri: 'http://app:8080'}
+    - {id: shut, path: /metrics, static: true, staticCode: 403}
+    - {id: files, path: /files/, uri: 'file:///var/www'}
+    - {id: variable, path: '/users/{id}', uri: 'http://users:80'}
+    - {id: longer, path: /files/api/, uri: 'http://api:80'}
+",
+    );
+    let root = parsed(&imported);
+    assert_eq!(all(&root, "routes", "paths"), [json!(["/*"]), json!(["/files/api/*"])]);
+    let denied = ["/metrics", "/files/*", "/users/*"];
+    assert_eq!(all(&root, "rules", "on")[1..], denied.map(|path| json!({"paths": [path]})));
+    assert!(all(&root, "rules", "do")[1..].iter().all(|action| action == "deny"));
+    let of = |text: &str| imported.notes.iter().find(|note| note.contains(text)).unwrap();
+    assert!(of("`static://403` at the path `/metrics`").contains("`left-out-1` refuses all at `/metrics`"));
+    assert!(of("`file:///var/www` at the path `/files/`").contains("the route `upstream-2`"));
+    assert!(!of("`http://users:80` at").contains("the route"));
+    let imported = cfg("\"http://app/\", \"file:///var/www#/files/\", \"unix:///run/a.sock\"");
+    assert_eq!(all(&parsed(&imported), "rules", "on")[1..], [json!({"paths": ["/files/*"]})]);
+    assert_eq!(noted(&imported), ["upstream", "upstream"]);
+}
+
+#[test]
+fn a_path_without_a_slash_at_its_end_is_that_path_alone() {
+    for (upstream, path) in [
+        ("http://admin:9000/status", "/status"),
+        ("http://admin:9000/status/", "/status/*"),
+        ("http://admin:9000/status/x", "/status/x"),
+    ] {
+        let imported = cfg(&format!("\"http://app\", \"{upstream}\""));
+        let root = parsed(&imported);
+        assert_eq!(all(&root, "routes", "paths"), [json!(["/*"]), json!([path])], "{upstream}");
+        assert_eq!(all(&root, "upstreams", "url"), ["http://app", "http://admin:9000"]);
+        assert_eq!(noted(&imported), [""; 0], "{upstream}");
+    }
+}
