@@ -306,21 +306,42 @@ fn issuer(
 }
 
 fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
-    let tls = options.take("tls_cert_file").zip(options.take("tls_key_file"));
-    let (clear, secure) = (options.take("http_address"), options.take("https_address"));
-    let written = if tls.is_some() { secure.or(clear) } else { clear };
-    let written = written.unwrap_or_else(|| "127.0.0.1:4180".to_owned());
-    let address = written.trim_start_matches("http://").trim_start_matches("https://");
-    let address = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
+    let mut text = |name: &str| options.take(name).filter(|value| !value.is_empty());
+    let (chain, key) = (text("tls_cert_file"), text("tls_key_file"));
+    let (clear, secure) = (text("http_address"), text("https_address"));
+    // A key that stands in the file has no option.
+    let is_inline = options.left().any(|name| name.to_ascii_lowercase().starts_with("server.tls."));
+    let is_tls = chain.is_some() || key.is_some() || is_inline;
+    let (setting, written) = match is_tls {
+        true => ("https_address", secure.unwrap_or_else(|| ":443".to_owned())),
+        false => ("http_address", clear.unwrap_or_else(|| "127.0.0.1:4180".to_owned())),
+    };
+    let address = written.split_once("://").map_or(&*written, |(_, address)| address);
+    let address = match address.split_once(':') {
+        Some(("", port)) => format!("0.0.0.0:{port}"),
+        Some((host, port)) if host.eq_ignore_ascii_case("localhost") => format!("127.0.0.1:{port}"),
+        _ => address.to_owned(),
+    };
     let mut listener = Map::new();
     listener.insert("name".to_owned(), "public".into());
     if address.parse::<std::net::SocketAddr>().is_ok() {
         listener.insert("address".to_owned(), address.into());
     } else {
-        notes.push(format!("`http_address`: `{written}` is no address and port; 0.0.0.0:4180 stands in its place"));
-        listener.insert("address".to_owned(), "0.0.0.0:4180".into());
+        notes.push(format!(
+            "`{setting}`: `{written}` is no address and port; 127.0.0.1:4180 stands in its place, which the same machine alone \
+             reaches"
+        ));
+        listener.insert("address".to_owned(), "127.0.0.1:4180".into());
     }
-    if let Some((chain, key)) = tls {
+    if is_tls {
+        let mut file = |setting: &str, named: Option<String>, place: &str| {
+            named.unwrap_or_else(|| {
+                notes.push(format!("`{setting}`: no file is named; write it to {place}"));
+                place.to_owned()
+            })
+        };
+        let chain = file("tls_cert_file", chain, "/etc/doorward/secrets/tls.crt");
+        let key = file("tls_key_file", key, "/etc/doorward/secrets/tls.key");
         listener.insert("tls".to_owned(), json!({"certificates": [{"chain": chain, "key": key}]}));
     }
     let trusted = options.take_all("trusted_proxy_ip");

@@ -262,6 +262,7 @@ server: {SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {value: not-to-be-printed
     assert_eq!(
         noted(&imported),
         [
+            "tls_key_file",
             "providers[0].loginURLParameters",
             "providers[0].oidcConfig.emailClaim",
             "providers[0].oidcConfig.insecureSkipIssuerVerification",
@@ -274,6 +275,11 @@ server: {SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {value: not-to-be-printed
         ]
     );
     assert!(parsed(&imported)["rules"][0].get("mode").is_none(), "none of it says who may sign in");
+    let listener = &parsed(&imported)["listeners"][0];
+    assert_eq!(
+        (&listener["address"], &listener["tls"]["certificates"][0]["chain"]),
+        (&json!("0.0.0.0:4443"), &json!("/c"))
+    );
     assert!(!imported.yaml.contains("not-to-be-printed"));
 }
 
@@ -295,6 +301,31 @@ server: {BindAddress: '', SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {fromFil
     let listener = &parsed(&imported)["listeners"][0];
     assert_eq!(listener["address"], "0.0.0.0:4443");
     assert_eq!(listener["tls"]["certificates"], json!([{"chain": "/c", "key": "/k"}]));
+}
+
+/// With TLS it listens at `https_address` alone, and without it at `http_address` alone.
+#[test]
+fn the_listener_is_at_the_address_that_was_listened_at() {
+    let tls = "  - --tls-cert-file=/c\n  - --tls-key-file=/k\n";
+    for (more, tls, address, setting) in [
+        ("", "", "127.0.0.1:4180", None),
+        ("  - --https-address=:8443\n", "", "127.0.0.1:4180", None),
+        ("  - --http-address=:8080\n", "", "0.0.0.0:8080", None),
+        ("  - --http-address=HTTP://10.0.0.1:80\n", "", "10.0.0.1:80", None),
+        ("  - --http-address=localhost:8080\n", "", "127.0.0.1:8080", None),
+        ("  - --http-address=[::]:8080\n", "", "[::]:8080", None),
+        ("  - --http-address=unix:///run/a.sock\n", "", "127.0.0.1:4180", Some("http_address")),
+        ("", tls, "0.0.0.0:443", None),
+        ("  - --http-address=127.0.0.1:4180\n", tls, "0.0.0.0:443", None),
+        ("  - --https-address=10.0.0.1:8443\n", tls, "10.0.0.1:8443", None),
+        ("  - --tls-cert-file=/c\n", "", "0.0.0.0:443", Some("tls_key_file")),
+    ] {
+        let imported = imported(&[&format!("{FLAGS}{more}{tls}")], Some("a.example.com")).unwrap();
+        let listener = &parsed(&imported)["listeners"][0];
+        assert_eq!(listener["address"], address, "{more}{tls}");
+        assert_eq!(listener.get("tls").is_some(), address.ends_with("443"), "{more}{tls}");
+        assert_eq!(noted(&imported), setting.as_slice(), "{more}{tls}");
+    }
 }
 
 #[test]
