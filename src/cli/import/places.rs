@@ -1,5 +1,7 @@
 //! Upstreams of oauth2-proxy, and the routes that lead to them here.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 use url::Url;
 
@@ -29,7 +31,9 @@ impl Upstream {
             _ => None,
         });
         let path = path.unwrap_or("/").to_owned();
-        Self { is_rewritten: is_expression(address), path, address: address.to_owned() }
+        // A brace comes encoded.
+        let is_rewritten = is_expression(&path) || path.contains("%7B");
+        Self { path, address: address.to_owned(), is_rewritten }
     }
 
     /// The address of its server. None if requests cannot be sent there as they are.
@@ -37,9 +41,25 @@ impl Upstream {
         let url = Url::parse(&self.address).ok().filter(|_| !self.is_rewritten)?;
         let mut server = Some(url).filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;
         server.set_path("");
-        server.set_query(None);
-        server.set_fragment(None);
+        without_secrets(&mut server);
         Some(server)
+    }
+
+    /// The address as it may be printed.
+    fn shown(&self) -> Cow<'_, str> {
+        if !self.address.contains(['@', '?']) {
+            return self.address.as_str().into();
+        }
+        // What cannot be read has its user and password somewhere.
+        let Some(mut url) = Url::parse(&self.address).ok().filter(Url::has_host) else {
+            return "(an address that cannot be read)".into();
+        };
+        without_secrets(&mut url);
+        String::from(url).into()
+    }
+
+    fn has_user(&self) -> bool {
+        Url::parse(&self.address).is_ok_and(|url| !url.username().is_empty() || url.password().is_some())
     }
 
     /// The path as routes and rules name it. None if none of theirs is as narrow.
@@ -53,6 +73,15 @@ impl Upstream {
             None => self.path.clone(),
         })
     }
+}
+
+/// oauth2-proxy sends nothing of these.
+fn without_secrets(url: &mut Url) {
+    // Only an address without a host takes neither, and has neither.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
 }
 
 /// Whether a path stands for others than those that begin with it, as one with variables does.
@@ -91,6 +120,11 @@ pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>)
             continue;
         };
         let name = format!("upstream-{}", places.upstreams.len() + 1);
+        if upstream.has_user() {
+            notes.push(format!(
+                "`upstream`: user and password in the address of `{name}` are left out; they were never sent"
+            ));
+        }
         places.upstreams.push(json!({"name": name, "url": server.as_str().trim_end_matches('/')}));
         places.routes.push(json!({
             "name": name,
@@ -103,7 +137,8 @@ pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>)
         served.push((upstream.path.as_str(), name));
     }
     for upstream in others {
-        let Upstream { path, address, is_rewritten } = upstream;
+        let Upstream { path, is_rewritten, .. } = upstream;
+        let address = upstream.shown();
         let (setting, why) = match is_rewritten {
             true => (REWRITTEN, "paths go on as they are"),
             false => ("upstream", "it is no http address"),

@@ -84,3 +84,27 @@ fn a_path_without_a_slash_at_its_end_is_that_path_alone() {
         assert_eq!(noted(&imported), [""; 0], "{upstream}");
     }
 }
+
+#[test]
+fn a_password_in_an_address_is_not_printed() {
+    let served = cfg("\"http://user:hunter2@app/?key=hunter2\"");
+    assert_eq!(all(&parsed(&served), "upstreams", "url"), ["http://app"]);
+    assert_eq!(noted(&served), ["upstream"], "it is told of");
+    let left_out = alpha(
+        "
+    - {id: app, path: /, uri: 'http://app'}
+    - {id: b, path: /b/, uri: 'http://user:hunter2@b/', rewriteTarget: /}
+    - {id: c, path: /c/, uri: 'ftp://user:hunter2@c/'}
+    - {id: d, path: /d/, uri: 'user:hunter2@d:80/'}
+    - {id: e, path: /e/, uri: 'http://user:hunter2@/'}
+",
+    );
+    assert_eq!(all(&parsed(&left_out), "rules", "id").len(), 5);
+    for imported in [served, left_out] {
+        assert!(
+            !imported.yaml.contains("hunter2") && !imported.notes.concat().contains("hunter2"),
+            "{}",
+            imported.yaml
+        );
+    }
+}
