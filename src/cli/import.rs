@@ -282,7 +282,16 @@ fn issuer(
     if let Some(label) = options.take("provider_display_name") {
         login.insert("label".to_owned(), label.into());
     }
-    if let Some(scope) = options.take("scope") {
+    let usual = match provider {
+        // The preset asks for as much.
+        _ if preset.is_some() => "",
+        "cidaas" => "openid email profile roles groups",
+        "gitlab" | "login.gov" => "openid email",
+        _ if options.says("allowed_group") => "openid email profile groups",
+        _ => "openid email profile",
+    };
+    let scope = options.take("scope").filter(|scope| !scope.is_empty()).unwrap_or_else(|| usual.to_owned());
+    if !scope.is_empty() {
         login.insert("scopes".to_owned(), scope.split_ascii_whitespace().collect());
     }
     match options.take("prompt").as_deref() {

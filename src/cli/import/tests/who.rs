@@ -90,3 +90,20 @@ fn a_domain_at_a_provider_that_verifies_no_address_is_noted() {
     assert_eq!(noted(&of("entra-id", "email_domains = [\"*\"]")), [""; 0], "twin: everybody");
     assert_eq!(noted(&of("keycloak-oidc", domain)), [""; 0], "twin: it tells");
 }
+
+/// Without a preset a login asks for `openid` alone, and an ID token has neither an address nor groups then.
+#[test]
+fn a_login_asks_for_what_the_rule_looks_at() {
+    for (provider, more, scopes) in [
+        ("oidc", "", json!(["openid", "email", "profile"])),
+        ("oidc", "allowed_groups = [\"dev\"]", json!(["openid", "email", "profile", "groups"])),
+        ("oidc", "allowed_groups = [\"dev\"]\nscope = \"openid email\"", json!(["openid", "email"])),
+        ("adfs", "", json!(["openid", "email", "profile"])),
+        ("gitlab", "allowed_groups = [\"dev\"]", json!(["openid", "email"])),
+        ("keycloak-oidc", "allowed_groups = [\"dev\"]", json!(null)),
+        ("keycloak-oidc", "scope = \"openid email groups\"", json!(["openid", "email", "groups"])),
+    ] {
+        let imported = of(provider, &format!("email_domains = [\"*\"]\n{more}"));
+        assert_eq!(parsed(&imported)["issuers"][0]["login"]["scopes"], scopes, "{provider} {more}");
+    }
+}
