@@ -306,6 +306,9 @@ fn issuer(
     }
     entry.insert("login".to_owned(), login.into());
     if let Some(claim) = options.take("oidc_groups_claim").filter(|claim| claim != "groups") {
+        // Its dots lead into objects, but for those of an address such as `https://example.com/groups`.
+        let is_path = claim.contains('.') && !claim.contains([':', '/']);
+        let claim = if is_path { format!("/{}", claim.replace('.', "/")) } else { claim };
         entry.insert("claims".to_owned(), json!({ "groups": claim }));
     }
     if let Some(ca) = options.take("provider_ca_file") {

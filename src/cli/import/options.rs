@@ -142,6 +142,11 @@ impl Options {
         self.take_all(name).pop()
     }
 
+    /// Puts back what is of another option.
+    pub fn add(&mut self, name: &str, values: Vec<String>) {
+        self.named.entry(name.to_owned()).or_default().extend(values);
+    }
+
     /// What nobody took.
     pub fn left(&self) -> impl Iterator<Item = &str> {
         self.named.keys().map(String::as_str)

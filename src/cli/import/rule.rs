@@ -8,7 +8,8 @@ use super::options::{Options, may_say_who};
 pub(super) const RULE: &str = "signed-in";
 
 /// Settings without a counterpart that say who may sign in: without them everybody of the provider could.
-const WHO: [&str; 8] = [
+const WHO: [&str; 9] = [
+    "allowed_group",
     "allowed_role",
     "azure_tenant",
     "entra_id_allowed_tenant",
@@ -26,7 +27,14 @@ pub(super) fn rule(
     emails: &[String],
     organisation: Option<&str>,
 ) -> Map<String, Value> {
-    let mut groups = options.take_all("allowed_group");
+    // Each is a role of a group there, which no claim tells as one text.
+    let mut groups = if provider == "cidaas" { Vec::new() } else { options.take_all("allowed_group") };
+    if provider == "keycloak-oidc" {
+        // Roles are among the groups there, and not here.
+        let (roles, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.starts_with("role:"));
+        options.add("allowed_role", roles);
+        groups = others;
+    }
     // Teams of one organisation are separated by commas there.
     let teams = options.take_all("github_team");
     let teams = teams.iter().flat_map(|teams| teams.split(',')).map(str::trim).filter(|team| !team.is_empty());

@@ -107,3 +107,35 @@ fn a_login_asks_for_what_the_rule_looks_at() {
         assert_eq!(parsed(&imported)["issuers"][0]["login"]["scopes"], scopes, "{provider} {more}");
     }
 }
+
+/// Among the groups of oauth2-proxy are the roles of Keycloak and cidaas, which no claim of groups has.
+#[test]
+fn a_role_among_the_groups_lets_nobody_in_until_it_is_said_by_its_claim() {
+    for (provider, groups, noticed, left) in [
+        ("keycloak-oidc", "\"role:admin\"", &["signed-in", "allowed_role"][..], json!(null)),
+        ("keycloak-oidc", "\"/dev\", \"role:admin\"", &["signed-in", "allowed_role"], json!(["/dev"])),
+        ("cidaas", "\"dev:admin\"", &["signed-in", "allowed_group"], json!(null)),
+        ("keycloak-oidc", "\"/dev\"", &[], json!(["/dev"])),
+        ("oidc", "\"role:admin\"", &[], json!(["role:admin"])),
+    ] {
+        let imported = of(provider, &format!("email_domains = [\"*\"]\nallowed_groups = [{groups}]"));
+        let rule = &parsed(&imported)["rules"][0];
+        assert_eq!(noted(&imported), noticed, "{provider} {groups}");
+        assert_eq!(rule["who"]["groups"], left, "{provider} {groups}");
+        assert_eq!(rule["mode"] == "shadow", !noticed.is_empty(), "{provider} {groups}");
+    }
+}
+
+#[test]
+fn dots_in_the_claim_of_groups_lead_into_objects() {
+    for (written, claim) in [
+        ("realm_access.roles", json!("/realm_access/roles")),
+        ("https://example.com/groups", json!("https://example.com/groups")),
+        ("cognito:groups", json!("cognito:groups")),
+        ("roles", json!("roles")),
+        ("groups", json!(null)),
+    ] {
+        let imported = of("oidc", &format!("email_domains = [\"*\"]\noidc_groups_claim = \"{written}\""));
+        assert_eq!(parsed(&imported)["issuers"][0]["claims"]["groups"], claim, "{written}");
+    }
+}
