@@ -244,7 +244,10 @@ fn issuer(
             drop(entry.insert("issuer".to_owned(), url.into()))
         }
         (_, Some("google")) => match emails {
-            [domain] if domain != "*" => drop(entry.insert("tenant".to_owned(), domain.trim_start_matches('.').into())),
+            // A leading dot stands for domains below, which have other tenants.
+            [domain] if !domain.starts_with(['*', '.']) => {
+                entry.insert("tenant".to_owned(), domain.to_lowercase().into());
+            }
             _ => notes.push(
                 "`email_domain`: name the one Workspace domain by `tenant` of the issuer, or people by \
                  `required_claims: {sub: […]}`; until then `doorward check` refuses it"

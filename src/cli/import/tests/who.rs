@@ -139,3 +139,18 @@ fn dots_in_the_claim_of_groups_lead_into_objects() {
         assert_eq!(parsed(&imported)["issuers"][0]["claims"]["groups"], claim, "{written}");
     }
 }
+
+#[test]
+fn the_workspace_of_google_is_that_of_one_whole_domain() {
+    for (domains, tenant, noticed) in [
+        ("\"Example.com\"", json!("example.com"), &[""; 0][..]),
+        ("\".example.com\"", json!(null), &["email_domain"]),
+        ("\"*.example.com\"", json!(null), &["email_domain"]),
+        ("\"*\"", json!(null), &["email_domain"]),
+        ("\"a.example\", \"b.example\"", json!(null), &["email_domain"]),
+    ] {
+        let imported = of("google", &format!("email_domains = [{domains}]"));
+        assert_eq!(parsed(&imported)["issuers"][0]["tenant"], tenant, "{domains}");
+        assert_eq!(noted(&imported), noticed, "{domains}");
+    }
+}
