@@ -62,7 +62,7 @@ const ALWAYS: [&str; 15] = [
 ];
 
 /// Settings without a counterpart, and what to do instead.
-const INSTEAD: [(&str, &str); 31] = [
+const INSTEAD: [(&str, &str); 33] = [
     (
         "cookie_domain",
         "a session belongs to one host here; each further host has a login of its own, which goes to the \
@@ -80,6 +80,16 @@ const INSTEAD: [(&str, &str); 31] = [
     ("pass_access_token", "tokens of the provider never leave Doorward"),
     ("pass_authorization_header", "tokens of the provider never leave Doorward"),
     ("set_authorization_header", "tokens of the provider never leave Doorward"),
+    (
+        "proxy_prefix",
+        "logins are under `/oauth2` here: register `/oauth2/callback` at the provider, and have the ingress send `/oauth2` and \
+         `/.doorward` here",
+    ),
+    (
+        "oidc_email_claim",
+        "an address is the claim `email`, if the provider says that it is verified; of another claim write \
+         `principal.claims.CLAIM.lowerAscii().endsWith(\"@DOMAIN\")` into `when` of the rule",
+    ),
     ("pass_basic_auth", "the user goes on in `X-Forwarded-User`"),
     ("htpasswd_file", "no passwords are kept; `break_glass` takes client certificates"),
     ("authenticated_emails_file", "write these people into `who` of a rule"),
@@ -149,6 +159,15 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
         .map(str::to_owned)
         .or(named)
         .ok_or("no `redirect_url` names the host that browsers use: say it by `--host`")?;
+    let is_ours = |url: &Url| {
+        let is_secure = url.scheme() == "https" || url.host_str() == Some("localhost");
+        is_secure && ["/", "/oauth2/callback"].contains(&url.path())
+    };
+    if redirect.is_some_and(|url| !is_ours(&url)) {
+        notes.push(format!(
+            "`redirect_url`: people come back to `/oauth2/callback` here; register `https://{host}/oauth2/callback` at the provider"
+        ));
+    }
     let provider = options.take("provider").unwrap_or_else(|| "google".to_owned());
     let mut emails = options.take_all("email_domain");
     emails.retain(|domain| !domain.is_empty());

@@ -27,7 +27,7 @@ const PLURAL: [(&str, &str); 16] = [
 ];
 
 /// Where the alpha YAML says what an option says. Upper and lower case are the same there.
-const ALPHA: [(&str, &str); 34] = [
+const ALPHA: [(&str, &str); 35] = [
     ("providers[0].provider", "provider"),
     ("providers[0].clientID", "client_id"),
     ("providers[0].clientSecret", "client_secret"),
@@ -39,6 +39,7 @@ const ALPHA: [(&str, &str); 34] = [
     ("providers[0].code_challenge_method", "code_challenge_method"),
     ("providers[0].oidcConfig.issuerURL", "oidc_issuer_url"),
     ("providers[0].oidcConfig.groupsClaim", "oidc_groups_claim"),
+    ("providers[0].oidcConfig.emailClaim", "oidc_email_claim"),
     ("providers[0].oidcConfig.userIDClaim", "user_id_claim"),
     ("providers[0].oidcConfig.insecureSkipNonce", "insecure_oidc_skip_nonce"),
     ("providers[0].oidcConfig.insecureAllowUnverifiedEmail", "insecure_oidc_allow_unverified_email"),

@@ -263,8 +263,8 @@ server: {SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {value: not-to-be-printed
         noted(&imported),
         [
             "tls_key_file",
+            "oidc_email_claim",
             "providers[0].loginURLParameters",
-            "providers[0].oidcConfig.emailClaim",
             "providers[0].oidcConfig.insecureSkipIssuerVerification",
             "server.TLS.Key.value",
             "server.TLS.MinVersion",
@@ -301,6 +301,23 @@ server: {BindAddress: '', SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {fromFil
     let listener = &parsed(&imported)["listeners"][0];
     assert_eq!(listener["address"], "0.0.0.0:4443");
     assert_eq!(listener["tls"]["certificates"], json!([{"chain": "/c", "key": "/k"}]));
+}
+
+#[test]
+fn another_address_of_the_way_back_is_noted() {
+    for (more, noticed) in [
+        ("  - --redirect-url=https://a.example.com/oauth2/callback\n", &[""; 0][..]),
+        ("  - --redirect-url=https://a.example.com\n", &[]),
+        ("  - --redirect-url=http://localhost:4180/oauth2/callback\n", &[]),
+        ("  - --redirect-url=http://a.example.com/oauth2/callback\n", &["redirect_url"]),
+        (
+            "  - --redirect-url=https://a.example.com/sso/callback\n  - --proxy-prefix=/sso\n",
+            &["redirect_url", "proxy_prefix"],
+        ),
+    ] {
+        let imported = imported(&[&format!("{FLAGS}{more}")], None).unwrap();
+        assert_eq!(noted(&imported), noticed, "{more}");
+    }
 }
 
 /// With TLS it listens at `https_address` alone, and without it at `http_address` alone.
