@@ -379,13 +379,20 @@ fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
         listener.insert("tls".to_owned(), json!({"certificates": [{"chain": chain, "key": key}]}));
     }
     let trusted = options.take_all("trusted_proxy_ip");
-    if options.take("reverse_proxy").is_some_and(|value| value != "false") && trusted.is_empty() {
+    let is_behind = options.take("reverse_proxy").is_some_and(|value| value != "false");
+    if is_behind && trusted.is_empty() {
         notes.push(
             "`reverse_proxy`: list the ingress in `trusted_proxies` of the listener; oauth2-proxy believed everybody"
                 .to_owned(),
         );
     }
-    if !trusted.is_empty() {
+    if !is_behind && !trusted.is_empty() {
+        notes.push(
+            "`trusted_proxy_ip`: without `reverse_proxy` oauth2-proxy believed nobody; list the ingress in `trusted_proxies` of the \
+             listener if there is one"
+                .to_owned(),
+        );
+    } else if !trusted.is_empty() {
         let nets = trusted.iter().map(|net| match net.parse::<std::net::IpAddr>() {
             Ok(address) => ipnet::IpNet::from(address).to_string(),
             Err(_) => net.clone(),

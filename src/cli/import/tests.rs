@@ -320,6 +320,21 @@ fn another_address_of_the_way_back_is_noted() {
     }
 }
 
+/// Without `reverse_proxy` it believes no header of anybody's.
+#[test]
+fn proxies_are_trusted_only_behind_one() {
+    for (behind, trusted, noticed) in [
+        ("  - --reverse-proxy=true\n", json!(["10.0.0.1/32"]), &[""; 0][..]),
+        ("  - --reverse-proxy=false\n", json!(null), &["trusted_proxy_ip"]),
+        ("", json!(null), &["trusted_proxy_ip"]),
+    ] {
+        let flags = format!("{FLAGS}{behind}  - --trusted-proxy-ip=10.0.0.1\n");
+        let imported = imported(&[&flags], Some("a.example.com")).unwrap();
+        assert_eq!(parsed(&imported)["listeners"][0]["trusted_proxies"], trusted, "{behind}");
+        assert_eq!(noted(&imported), noticed, "{behind}");
+    }
+}
+
 /// With TLS it listens at `https_address` alone, and without it at `http_address` alone.
 #[test]
 fn the_listener_is_at_the_address_that_was_listened_at() {
