@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery,
 };
+use url::form_urlencoded;
 
 use super::{
     exchange::{Exchange, Sent},
@@ -152,9 +153,20 @@ fn passed(principal: &Principal) -> Result<Response<Bytes>, Rejection> {
     Ok(response)
 }
 
+/// By what oauth2-proxy lets fewer people pass, where it stands in the address at which a proxy asks.
+const NARROWER: [&str; 3] = ["allowed_groups", "allowed_emails", "allowed_email_domains"];
+
 /// The request that the proxy asks about.
 fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Rejection> {
     let (mut parts, body) = request.into_parts();
+    // The query of Envoy's question is that of the original request.
+    let query = parts.uri.query().filter(|_| proxy != ForwardAuth::Envoy).unwrap_or_default();
+    if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| NARROWER.contains(&&**name)) {
+        let why = format!("the proxy asks with `{name}`, by which nobody is refused here");
+        return Err(Rejection::new(Reason::PolicyDenied, why).fix(
+            "write a rule of who may pass, by `hosts` and `paths`, and take it off the address at which it asks",
+        ));
+    }
     let sent_to = match parts.uri.authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => only(&parts.headers, &header::HOST)?.cloned(),
@@ -321,6 +333,16 @@ mod tests {
             ("Traefik, no method", Traefik, PATH, &[forwarded_host, forwarded_uri], None),
             ("Traefik, host twice", Traefik, PATH, &[forwarded_host, forwarded[0], forwarded[1], forwarded[2]], None),
             ("Envoy", Envoy, "/oauth2/auth/a?b=c", &forwarded, Some("PUT a.example /a?b=c")),
+            ("groups in the question", Nginx, "/oauth2/auth?allowed_groups=dev", &[own_method, own_uri], None),
+            ("domains in Traefik's", Traefik, "/oauth2/auth?a=b&allowed_email_domains=b.example", &forwarded, None),
+            ("something else", Nginx, "/oauth2/auth?a=b", &[own_method, own_uri], Some("POST a.example /a?b=c")),
+            (
+                "the query of the original",
+                Envoy,
+                "/oauth2/auth/a?allowed_groups=dev",
+                &forwarded,
+                Some("PUT a.example /a?allowed_groups=dev"),
+            ),
         ];
         for (row, proxy, uri, headers, expected) in rows {
             let mut request = Request::builder().method("PUT").uri(*uri).header("host", "a.example");
