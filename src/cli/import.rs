@@ -165,7 +165,8 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     };
     if redirect.is_some_and(|url| !is_ours(&url)) {
         notes.push(format!(
-            "`redirect_url`: people come back to `/oauth2/callback` here; register `https://{host}/oauth2/callback` at the provider"
+            "`redirect_url`: people come back to `/oauth2/callback` here; register `https://{host}/oauth2/callback` at the \
+             provider"
         ));
     }
     let provider = options.take("provider").unwrap_or_else(|| "google".to_owned());
@@ -333,8 +334,11 @@ fn issuer(
         let claim = if is_path { format!("/{}", claim.replace('.', "/")) } else { claim };
         entry.insert("claims".to_owned(), json!({ "groups": claim }));
     }
-    if let Some(ca) = options.take("provider_ca_file") {
-        entry.insert("ca".to_owned(), ca.into());
+    if let [ca, others @ ..] = options.take_all("provider_ca_file").as_slice() {
+        entry.insert("ca".to_owned(), ca.as_str().into());
+        if !others.is_empty() {
+            notes.push(format!("`provider_ca_file`: one file is read; add to {ca} what is in {}", others.join(", ")));
+        }
     }
     Ok(entry.into())
 }

@@ -304,6 +304,16 @@ server: {BindAddress: '', SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {fromFil
 }
 
 #[test]
+fn one_file_of_authorities_is_read_and_the_others_are_noted() {
+    let one = imported(&[CFG, "provider_ca_files = [\"/a\"]\n"], None).unwrap();
+    let two = imported(&[CFG, "provider_ca_files = [\"/a\", \"/b\"]\n"], None).unwrap();
+    for (imported, is_noted) in [(one, false), (two, true)] {
+        assert_eq!(parsed(&imported)["issuers"][0]["ca"], "/a");
+        assert_eq!(noted(&imported).contains(&"provider_ca_file"), is_noted, "{:?}", imported.notes);
+    }
+}
+
+#[test]
 fn another_address_of_the_way_back_is_noted() {
     for (more, noticed) in [
         ("  - --redirect-url=https://a.example.com/oauth2/callback\n", &[""; 0][..]),
