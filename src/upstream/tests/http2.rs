@@ -405,6 +405,51 @@ async fn a_stream_without_an_answer_ends_alone() {
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
+/// A frame of RFC 9113 section 4.1.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// They ended the connection with all streams on it, though the window of theirs had room. A library would mix the frames of streams:
+/// here all small ones are there before the second answer.
+#[tokio::test]
+async fn small_pieces_of_an_answer_that_nobody_reads_end_no_stream_beside_it() {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    // The indexed `:status: 200`.
+    const OK: &[u8] = &[0x88];
+    const PIECES: usize = 40_000;
+    let (address, accepted) = scripted(|_, mut stream| async move {
+        let _preface = stream.read_exact(&mut [0; 24]).await;
+        let _ = stream.write_all(&frame(SETTINGS, 0, 0, &[])).await;
+        let mut head = [0; 9];
+        while stream.read_exact(&mut head).await.is_ok() {
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            let _ = stream.read_exact(&mut payload).await;
+            if head[3] != HEADERS {
+                continue;
+            }
+            let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            let mut answer = frame(HEADERS, END_HEADERS, id, OK);
+            if id == 1 {
+                answer.extend(frame(DATA, 0, id, b"x").repeat(PIECES));
+            }
+            answer.extend(frame(DATA, END_STREAM, id, b"ok"));
+            let _ = stream.write_all(&answer).await;
+        }
+    })
+    .await;
+    let (pools, upstream) = (pools(), http2_upstream(address));
+    let unread = pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
+    assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
+    assert_eq!(text(unread).await.len(), PIECES + 2);
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
 #[tokio::test]
 async fn attacks_z37_trailers_pass_only_where_they_are_allowed() {
     let seen = Arc::new(Mutex::new(None));
