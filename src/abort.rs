@@ -15,7 +15,7 @@ use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 
 thread_local! {
-    /// That of the work that is polled. Made only for the few exchanges that ask for it.
+    /// That of the work that is polled. Made only where it is asked for.
     static CURRENT: RefCell<Option<Abort>> = const { RefCell::new(None) };
 }
 

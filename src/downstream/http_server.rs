@@ -7,12 +7,11 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
     rt::Executor,
@@ -20,12 +19,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
 use super::{
     Connection, Protocol, Serve, Unfit,
     accept::Shared,
+    answer::{InFlight, Tracked},
     framing::Scanner,
     head::{self, Framing},
     io::{Io, Prefix},
@@ -172,8 +171,7 @@ impl<S: Serve> Server<S> {
     ) -> impl Future<Output = Result<Response<Tracked<S::Body>>, Infallible>> + Send + use<S> {
         let protocol = self.connection.protocol;
         let scanned = self.liveness.begin_request();
-        let since = self.liveness.swept();
-        let mut in_flight = InFlight { liveness: Arc::clone(&self.liveness), since, answered: false, withheld: false };
+        let in_flight = InFlight::new(Arc::clone(&self.liveness));
         let framing = (protocol == Protocol::Http1).then(|| Framing { scanned, defect: self.liveness.defect() });
         let mut close = head::is_last(protocol, request.headers());
         let request = request.map(|incoming| ClientBody::new(incoming, protocol));
@@ -189,16 +187,14 @@ impl<S: Serve> Server<S> {
         let drain = self.shared.drain.clone();
         async move {
             let mut response = answered.await;
-            in_flight.answered = true;
+            let liveness = in_flight.liveness();
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                in_flight.liveness.enter(Phase::Upgraded);
+                liveness.enter(Phase::Upgraded);
             } else {
-                close |= drain.is_announced() || in_flight.liveness.is_told(Command::Finish);
-                end_connection(&mut response, protocol, close, &in_flight.liveness);
+                close |= drain.is_announced() || liveness.is_told(Command::Finish);
+                end_connection(&mut response, protocol, close, liveness);
             }
-            let http2 = protocol == Protocol::Http2;
-            in_flight.withheld(http2);
-            Ok(response.map(|inner| Tracked { inner, in_flight, http2 }))
+            Ok(response.map(|inner| Tracked::new(inner, in_flight, protocol)))
         }
     }
 
@@ -280,75 +276,6 @@ fn is_flood(error: &h2::Error) -> bool {
 async fn linger(io: impl AsyncRead + Unpin) {
     let (mut unread, mut nowhere) = (io.take(LINGER_BYTES), tokio::io::sink());
     let _ = tokio::time::timeout(LINGER_TIME, tokio::io::copy(&mut unread, &mut nowhere)).await;
-}
-
-/// A request under way; ends when its response has been handed over, or when it is dropped before.
-#[derive(Debug)]
-struct InFlight {
-    liveness: Arc<Liveness>,
-    /// When it began, by the sweeps.
-    since: u32,
-    answered: bool,
-    withheld: bool,
-}
-
-impl InFlight {
-    /// Notes whether the body has more for the client than it takes.
-    fn withheld(&mut self, withheld: bool) {
-        match (self.withheld, withheld) {
-            (false, true) => self.liveness.withhold(),
-            (true, false) => self.liveness.release(),
-            _ => {}
-        }
-        self.withheld = withheld;
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.withheld(false);
-        self.liveness.end_request(self.answered, self.since);
-    }
-}
-
-pin_project! {
-    /// A response body that tells when it is done with.
-    #[derive(Debug)]
-    pub(super) struct Tracked<B> {
-        #[pin]
-        inner: B,
-        in_flight: InFlight,
-        http2: bool,
-    }
-}
-
-impl<B: Body> Body for Tracked<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.project();
-        // hyper asks for the next frame of an HTTP/2 body only when the client has room for it.
-        if *this.http2 {
-            this.in_flight.withheld(false);
-        }
-        let polled = this.inner.poll_frame(context);
-        if *this.http2 {
-            this.in_flight.withheld(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }
 
 #[cfg(test)]

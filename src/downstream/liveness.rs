@@ -12,7 +12,7 @@
 //! |---|---|---|---|
 //! | `Opening` | accept | `handshake_timeout`, `header_timeout` (timers of their own, once a connection) | closed |
 //! | `Head` | the connection is open, or the first byte of a further head | `header_timeout` in all, however the bytes drip | closed |
-//! | `Busy` | a request is being served | `stream_idle_timeout` while the client takes nothing of what there is for it | closed |
+//! | `Busy` | a request is being served | `stream_idle_timeout` while the client takes nothing of what there is for it | closed; on HTTP/2 its stream is reset if others are under way |
 //! | `Idle` | the last response has been handed over | `idle_timeout` | closed gracefully |
 //! | `Upgraded` | a 101 | none here: the registry of streams has its own | |
 //!
@@ -23,7 +23,7 @@
 use std::{
     future::poll_fn,
     sync::{
-        OnceLock,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -34,10 +34,11 @@ use futures_util::task::AtomicWaker;
 
 use super::{
     Protocol,
+    answer::Answer,
     framing::{Defect, Scanner},
     metrics::Expired,
 };
-use crate::config::raw::Limits;
+use crate::{config::raw::Limits, lock::lock};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,10 +104,10 @@ pub(super) struct Liveness {
     wrote: AtomicBool,
     /// The client takes nothing of what is written.
     blocked: AtomicBool,
-    /// HTTP/2: response bodies that have more for the client than it takes, and whether any was taken from since the
-    /// last sweep. Writes do not tell: answers to pings are writes too.
-    withheld: AtomicU32,
-    taken: AtomicBool,
+    /// HTTP/2: the answers on their way, and by the sweeps when the client last took from one that had more than it took. Writes do
+    /// not tell: answers to pings are writes too.
+    answers: Mutex<Vec<Weak<Answer>>>,
+    taken: AtomicU32,
     command: AtomicU8,
     task: AtomicWaker,
     /// Requests under way.
@@ -267,15 +268,34 @@ impl Liveness {
         self.blocked.store(true, Relaxed);
     }
 
-    /// A response body waits for the client to take more.
-    pub(super) fn withhold(&self) {
-        self.withheld.fetch_add(1, Relaxed);
+    /// An answer of HTTP/2 is on its way.
+    pub(super) fn begin_answer(&self, answer: &Arc<Answer>) {
+        lock(&self.answers).push(Arc::downgrade(answer));
     }
 
-    /// The client has taken what there was, or the body is gone.
-    pub(super) fn release(&self) {
-        self.withheld.fetch_sub(1, Relaxed);
-        self.taken.store(true, Relaxed);
+    /// Of those that are gone nothing is kept.
+    pub(super) fn forget_answers(&self) {
+        lock(&self.answers).retain(|answer| answer.strong_count() > 0);
+    }
+
+    /// The client has taken from an answer that had more for it than it took.
+    pub(super) fn note_taken(&self) {
+        self.taken.store(self.swept(), Relaxed);
+    }
+
+    /// Cuts the answers that the client takes nothing from, nor from another that waits for it, for longer than `limit`. `true` if
+    /// nothing else is under way, so that the connection is to end with them.
+    fn cut_unread(&self, limit: Duration) -> bool {
+        let (now, taken) = (self.swept(), self.taken.load(Relaxed));
+        let lasts = |since| Duration::from_millis(now.wrapping_sub(since).into());
+        let is_unread = |since| lasts(since).min(lasts(taken)) > limit;
+        let mut unread: Vec<_> = lock(&self.answers).iter().filter_map(Weak::upgrade).collect();
+        unread.retain(|answer| answer.withheld_since().is_some_and(is_unread));
+        let others = (self.active.load(Relaxed) as usize).saturating_sub(unread.len());
+        if others > 0 {
+            unread.iter().for_each(|answer| answer.cut());
+        }
+        others == 0 && !unread.is_empty()
     }
 
     /// Adds the step of a sweep, and closes the connection if it is beyond a limit.
@@ -283,15 +303,14 @@ impl Liveness {
         let http2 = protocol == Protocol::Http2;
         self.swept.fetch_add(u32::try_from(sweep.step.as_millis()).unwrap_or(u32::MAX), Relaxed);
         let wrote = self.wrote.swap(false, Relaxed);
-        let taken = self.taken.swap(false, Relaxed);
         let phase = self.phase();
         let counts = match phase {
             Phase::Opening | Phase::Upgraded => return None,
             Phase::Head => true,
-            Phase::Busy => {
-                let withheld = http2 && self.withheld.load(Relaxed) > 0;
-                (self.blocked.load(Relaxed) && !wrote) || (withheld && !taken)
+            Phase::Busy if http2 && self.cut_unread(limits.stream_idle_timeout.get()) => {
+                return self.expire(Command::Abort, Expired::Stalled);
             }
+            Phase::Busy => self.blocked.load(Relaxed) && !wrote,
             Phase::Idle => http2 || !wrote,
         };
         if !counts {
@@ -329,6 +348,7 @@ pub(super) fn step(limits: &Limits) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::downstream::answer::InFlight;
 
     /// Sweeps with steps of a second until the connection is told something, at most two hours.
     fn lasts(liveness: &Liveness, protocol: Protocol, mut each: impl FnMut(&Liveness)) -> Option<(u32, Command)> {
@@ -380,20 +400,38 @@ mod tests {
         assert_eq!(lasts(&head, Protocol::Http1, Liveness::note_write), Some((11, Command::Abort)));
     }
 
+    /// A request whose answer has more for the client than it takes.
+    fn unread(liveness: &Arc<Liveness>) -> Arc<Answer> {
+        liveness.begin_request();
+        Answer::begin(InFlight::new(Arc::clone(liveness)))
+    }
+
     #[test]
     fn a_stream_that_the_client_does_not_take_from_ends_its_connection() {
-        let busy = || {
-            let liveness = Liveness::new(&Limits::default());
-            liveness.enter(Phase::Busy);
-            liveness.withhold();
-            liveness
+        let liveness = Arc::new(Liveness::new(&Limits::default()));
+        let _answer = unread(&liveness);
+        assert_eq!(lasts(&liveness, Protocol::Http2, Liveness::note_write), Some((301, Command::Abort)));
+
+        let liveness = Arc::new(Liveness::new(&Limits::default()));
+        let answer = unread(&liveness);
+        let moves = |_: &Liveness| {
+            answer.release();
+            answer.withhold();
         };
-        assert_eq!(lasts(&busy(), Protocol::Http2, Liveness::note_write), Some((301, Command::Abort)));
-        let moves = |liveness: &Liveness| {
-            liveness.release();
-            liveness.withhold();
-        };
-        assert_eq!(lasts(&busy(), Protocol::Http2, moves), None);
+        assert_eq!(lasts(&liveness, Protocol::Http2, moves), None);
+    }
+
+    #[test]
+    fn it_ends_no_connection_on_which_another_is_quiet_until_that_waits_too() {
+        let liveness = Arc::new(Liveness::new(&Limits::default()));
+        let (_unread, quiet) = (unread(&liveness), unread(&liveness));
+        quiet.release();
+        assert_eq!(lasts(&liveness, Protocol::Http2, |_| ()), None);
+        // It has all its time, however long the other has waited.
+        quiet.withhold();
+        assert_eq!(lasts(&liveness, Protocol::Http2, |_| ()), Some((301, Command::Abort)));
+        drop(quiet);
+        assert_eq!(lock(&liveness.answers).len(), 1);
     }
 
     #[test]

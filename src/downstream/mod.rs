@@ -14,7 +14,7 @@
 //! | `admission` | how many connections there may be |
 //! | `connection` | the beginning of one, up to which HTTP it speaks |
 //! | `proxy_protocol`, `tls` | whom a load balancer brings, and TLS |
-//! | `http_server`, `head`, `framing` | HTTP on a connection, and what is not fit to serve |
+//! | `http_server`, `answer`, `head`, `framing` | HTTP on a connection, an answer on its way, and what is not fit to serve |
 //! | `io`, `liveness`, `registry` | the bytes of a connection, when what it does has lasted too long, and all that are open |
 //! | `drain` | ending without losing a request |
 //! | `metrics` | what the listeners count |
@@ -29,6 +29,7 @@
 
 mod accept;
 mod admission;
+mod answer;
 mod connection;
 mod drain;
 mod framing;

@@ -6,6 +6,7 @@ use super::*;
 use crate::config::values::Span;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -278,6 +279,22 @@ fn a_stream_that_the_client_does_not_take_from_ends_its_connection() {
         std::thread::sleep(Duration::from_millis(5));
     }
     server.await_metric("connections_expired_total{phase=\"stalled\"} 1");
+}
+
+/// It ended the connection, and with it what others wait for on theirs.
+#[test]
+fn a_stream_that_nobody_reads_ends_alone_beside_one_on_which_nothing_comes() {
+    let server = Server::with_limits(&Limits { stream_idle_timeout: Span::from_millis(200), ..Limits::default() });
+    let mut client = server.connect();
+    begin(&mut client);
+    // The connection has room.
+    client.send(frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 20).to_be_bytes()));
+    client.send(frame(1, END_STREAM | END_HEADERS, 1, &request(b"/parts", &[])));
+    client.send(frame(1, END_STREAM | END_HEADERS, 3, &request(b"/endless", &[])));
+    let mut frames = std::iter::from_fn(|| next(&mut client));
+    assert!(frames.any(|(kind, _, stream, _)| (kind, stream) == (3, 3)), "it is reset");
+    server.fixture.gate.add_permits(1);
+    assert!(frames.any(|(kind, _, stream, payload)| (kind, stream) == (0, 1) && payload == b"rest"), "the other one");
 }
 
 async fn connect(server: &Server) -> (SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<hyper::Result<()>>) {
