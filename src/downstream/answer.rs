@@ -1,4 +1,4 @@
-//! An answer on its way to the client, and its end where the client does not take it.
+//! An answer on its way to the client: until when its request is under way, and its end where the client does not take it.
 
 use std::{
     pin::Pin,
@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -41,7 +42,8 @@ impl Drop for InFlight {
     }
 }
 
-/// The answer on a stream of HTTP/2.
+/// The answer on a stream of HTTP/2, which is under way until the last piece of it has been written: h2 takes a piece as soon as
+/// there is room for one byte of it, and keeps the rest.
 #[derive(Debug)]
 pub(super) struct Answer {
     in_flight: InFlight,
@@ -94,8 +96,31 @@ impl Drop for Answer {
 /// What ends the request when it is dropped.
 #[derive(Debug)]
 enum UnderWay {
-    Http1 { _in_flight: InFlight },
-    Http2(Arc<Answer>),
+    /// With the body.
+    Body { _in_flight: InFlight },
+    /// With the last of its pieces.
+    Pieces(Arc<Answer>),
+}
+
+/// A piece of a response body.
+#[derive(Debug)]
+pub(super) struct Piece {
+    bytes: Bytes,
+    _answer: Option<Arc<Answer>>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
 }
 
 pin_project! {
@@ -108,20 +133,20 @@ pin_project! {
     }
 }
 
-impl<B> Tracked<B> {
+impl<B: Body> Tracked<B> {
     /// To be called within the work that hands it over.
     pub(super) fn new(inner: B, mut in_flight: InFlight, protocol: Protocol) -> Self {
         in_flight.answered = true;
         let under_way = match protocol {
-            Protocol::Http1 => UnderWay::Http1 { _in_flight: in_flight },
-            Protocol::Http2 => UnderWay::Http2(Answer::begin(in_flight)),
+            Protocol::Http2 if !inner.is_end_stream() => UnderWay::Pieces(Answer::begin(in_flight)),
+            Protocol::Http1 | Protocol::Http2 => UnderWay::Body { _in_flight: in_flight },
         };
         Self { inner, under_way }
     }
 }
 
-impl<B: Body> Body for Tracked<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes>> Body for Tracked<B> {
+    type Data = Piece;
     type Error = B::Error;
 
     fn poll_frame(
@@ -129,14 +154,22 @@ impl<B: Body> Body for Tracked<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
-        let UnderWay::Http2(answer) = &*this.under_way else { return this.inner.poll_frame(context) };
+        let answer = match &*this.under_way {
+            UnderWay::Body { .. } => None,
+            UnderWay::Pieces(answer) => Some(answer),
+        };
         // hyper asks for the next piece of an HTTP/2 body when h2 has taken the one before.
-        answer.release();
+        if let Some(answer) = answer {
+            answer.release();
+        }
         let polled = this.inner.poll_frame(context);
-        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+        // The end waits too, behind what h2 keeps.
+        if let Some(answer) = answer
+            && polled.is_ready()
+        {
             answer.withhold();
         }
-        polled
+        polled.map_ok(|frame| frame.map_data(|bytes| Piece { bytes, _answer: answer.cloned() }))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -145,5 +178,35 @@ impl<B: Body> Body for Tracked<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::{config::raw::Limits, downstream::liveness::Phase};
+
+    /// The connection was idle as soon as h2 had the last piece, and was closed while the client still took it.
+    #[test]
+    fn a_request_is_under_way_until_the_last_piece_of_its_answer_is_written() {
+        for (protocol, kept) in [(Protocol::Http2, Phase::Busy), (Protocol::Http1, Phase::Idle)] {
+            let liveness = Arc::new(Liveness::new(&Limits::default()));
+            liveness.begin_request();
+            let in_flight = InFlight::new(Arc::clone(&liveness));
+            let mut body = Tracked::new(Full::new(Bytes::from_static(b"last")), in_flight, protocol);
+            let Poll::Ready(Some(Ok(piece))) = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()))
+            else {
+                panic!("there is a piece")
+            };
+            assert_eq!(liveness.phase(), Phase::Busy, "{protocol:?}");
+            drop(body);
+            assert_eq!(liveness.phase(), kept, "{protocol:?}");
+            drop(piece);
+            assert_eq!(liveness.phase(), Phase::Idle, "{protocol:?}");
+        }
     }
 }

@@ -297,6 +297,37 @@ fn a_stream_that_nobody_reads_ends_alone_beside_one_on_which_nothing_comes() {
     assert!(frames.any(|(kind, _, stream, payload)| (kind, stream) == (0, 1) && payload == b"rest"), "the other one");
 }
 
+/// It was cut, as nothing was under way by our count when the HTTP library had all of it.
+#[test]
+fn the_end_of_an_answer_that_a_slow_client_still_takes_is_not_cut() {
+    let idle = Span::from_millis(200);
+    let server = Server::with_limits(&Limits { idle_timeout: idle, header_timeout: idle, ..Limits::default() });
+    let mut client = server.connect();
+    begin(&mut client);
+    client.send(frame(1, END_STREAM | END_HEADERS, 1, &request(b"/whole", &[])));
+    // Longer than an idle connection is left open.
+    let start = Instant::now();
+    while start.elapsed() < idle.get() * 5 {
+        client.send(frame(6, 0, 0, &[0; 8]));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for stream in [0, 1] {
+        client.send(frame(WINDOW_UPDATE, 0, stream, &(1_u32 << 20).to_be_bytes()));
+    }
+    let mut length = 0;
+    while let Some((kind, flags, _, payload)) = next(&mut client) {
+        if kind == 0 {
+            length += payload.len();
+            if flags & END_STREAM != 0 {
+                break;
+            }
+        }
+    }
+    assert_eq!(length, WHOLE);
+    // With the last of it the connection is idle.
+    server.await_metric("connections_expired_total{phase=\"idle\"} 1");
+}
+
 async fn connect(server: &Server) -> (SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<hyper::Result<()>>) {
     let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let (sender, connection) =

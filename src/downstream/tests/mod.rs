@@ -43,8 +43,11 @@ use crate::{
 /// Nothing here takes longer unless it fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Answers by path; `/slow` waits for a permit of `gate`, and `/parts` for one with its body. `/largest` tells how much of a body came
-/// at once.
+/// As much as hyper reads at once of an upstream, and more than the first window of a stream.
+const WHOLE: usize = 400 << 10;
+
+/// Answers by path; `/slow` waits for a permit of `gate`, and `/parts` for one with its body, `/whole` has one of `WHOLE` bytes in one
+/// piece. `/largest` tells how much of a body came at once.
 #[derive(Clone)]
 struct Fixture {
     hits: Arc<AtomicUsize>,
@@ -98,6 +101,7 @@ impl Fixture {
             }
             "/panic" => panic!("as asked"),
             "/endless" => Response::new(Endless.boxed()),
+            "/whole" => response(StatusCode::OK, &"x".repeat(WHOLE)),
             "/parts" => {
                 let gate = Arc::clone(&self.gate);
                 let rest = async move {
