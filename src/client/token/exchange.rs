@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
@@ -23,6 +24,9 @@ use crate::{
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(15), max_body: 64 << 10 };
 
+/// How long a token that is on its way at the end is waited for.
+const LAST: Duration = Duration::from_secs(5);
+
 /// The largest token of a pod that is sent.
 const MAX_SUBJECT: u64 = 32 << 10;
 
@@ -34,6 +38,12 @@ pub struct Swap {
     subject: PathBuf,
     audience: String,
     scope: Option<String>,
+}
+
+/// Swaps, one after the other. One whose answer nobody waits for any more is not broken off, since its token could not be ended then.
+pub struct Swaps<'a> {
+    swap: &'a Swap,
+    under_way: Option<LocalBoxFuture<'a, Result<Issued, NoToken>>>,
 }
 
 /// A token that was issued.
@@ -208,6 +218,35 @@ impl Swap {
         match error == "invalid_grant" || error == "invalid_request" && tells_the_end(&description) {
             true => NoToken::Over(said),
             false => NoToken::Refused(said),
+        }
+    }
+}
+
+impl<'a> Swaps<'a> {
+    pub fn new(swap: &'a Swap) -> Self {
+        Self { swap, under_way: None }
+    }
+
+    /// Asks for a token. Dropped before the answer has come, it leaves the swap to [`last`](Self::last).
+    pub async fn token(&mut self) -> Result<Issued, NoToken> {
+        let swap = self.swap;
+        let answer = self.under_way.get_or_insert_with(|| swap.token().boxed_local()).await;
+        self.under_way = None;
+        answer
+    }
+
+    /// The token of a swap that is still under way, if it comes soon.
+    pub async fn last(self) -> Option<Issued> {
+        match tokio::time::timeout(LAST, self.under_way?).await {
+            Ok(answer) => answer.ok(),
+            Err(_) => {
+                eprintln!(
+                    "doorward: a token was still asked for at the end, and {} did not answer within {LAST:?}; if it gives one, that ends by \
+                     itself",
+                    self.swap.server
+                );
+                None
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     Delivery, FIRST_PAUSE, Failure, MAX_PAUSE,
-    exchange::{Issued, NoToken, now},
+    exchange::{Issued, NoToken, Swaps, now},
 };
 use crate::{
     client::login::{MODE, not_a_file},
@@ -58,19 +58,20 @@ pub fn remove(file: &Path) {
 /// Keeps `file` fresh until `end`, and takes the file and the token away then.
 pub async fn keep(delivery: &Delivery, file: &Path, end: impl Future<Output = ()>) -> Result<(), Failure> {
     let mut end = std::pin::pin!(end);
-    let mut issued = tokio::select! {
-        () = &mut end => return Ok(()),
-        issued = delivery.first() => vec![issued?],
-    };
+    let (mut issued, mut swaps) = (Vec::new(), Swaps::new(&delivery.swap));
     let kept = tokio::select! {
         () = &mut end => Ok(()),
         failed = async {
+            issued.push(delivery.first(&mut swaps).await?);
             write_last(delivery, file, &issued)?;
-            refresh(delivery, file, &mut issued).await
+            refresh(delivery, file, &mut issued, &mut swaps).await
         } => failed,
     };
-    delivery.remove(file);
-    finish(delivery, &issued).await;
+    // Without a token nothing was written there.
+    if !issued.is_empty() {
+        delivery.remove(file);
+    }
+    finish(delivery, issued, swaps).await;
     kept
 }
 
@@ -90,10 +91,11 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
     if delivery.shape.is_of_docker() && file.file_name().is_none_or(|name| name != "config.json") {
         return Err("docker looks for `config.json` in a folder; give `--out` that name".into());
     }
-    let mut issued = vec![delivery.first().await?];
-    let done = attend(delivery, &file, &mut issued, program, arguments).await;
+    let mut swaps = Swaps::new(&delivery.swap);
+    let mut issued = vec![delivery.first(&mut swaps).await?];
+    let done = attend(delivery, &file, &mut issued, &mut swaps, program, arguments).await;
     delivery.remove(&file);
-    finish(delivery, &issued).await;
+    finish(delivery, issued, swaps).await;
     done
 }
 
@@ -102,6 +104,7 @@ async fn attend(
     delivery: &Delivery,
     file: &Path,
     issued: &mut Vec<Issued>,
+    swaps: &mut Swaps<'_>,
     program: &str,
     arguments: &[String],
 ) -> Result<u8, Failure> {
@@ -125,7 +128,7 @@ async fn attend(
         tokio::select! {
             status = &mut work => status,
             // The command goes on without a token; what it asks for then is refused, and it says so itself.
-            failed = refresh(delivery, file, issued) => {
+            failed = refresh(delivery, file, issued, swaps) => {
                 if let Err(error) = failed {
                     eprintln!("doorward: {error}");
                 }
@@ -186,14 +189,19 @@ fn code(status: ExitStatus) -> u8 {
 
 /// Swaps again and again, each time before the token ends. Returns where no further one is to be had: the run has ended, or the
 /// token has and another is refused.
-async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Vec<Issued>) -> Result<(), Failure> {
+async fn refresh(
+    delivery: &Delivery,
+    file: &Path,
+    issued: &mut Vec<Issued>,
+    swaps: &mut Swaps<'_>,
+) -> Result<(), Failure> {
     while let Some(Issued { lasts, ends, .. }) = issued.last() {
         let ends = *ends;
         tokio::time::sleep(until_refresh(*lasts)).await;
         let mut pause = FIRST_PAUSE;
         let mut taken = false;
         let next = loop {
-            let failed = match delivery.swap.token().await {
+            let failed = match swaps.token().await {
                 Ok(next) => break next,
                 Err(failed) => failed,
             };
@@ -242,8 +250,9 @@ fn until_refresh(lasts: Duration) -> Duration {
     lasts.mul_f64(0.6 + 0.1 * jitter())
 }
 
-/// What nobody needs any more is nobody's to find: all that have not ended by themselves.
-async fn finish(delivery: &Delivery, issued: &[Issued]) {
+/// What nobody needs any more is nobody's to find: all that have not ended by themselves, and the one that is on its way.
+async fn finish(delivery: &Delivery, mut issued: Vec<Issued>, swaps: Swaps<'_>) {
+    issued.extend(swaps.last().await);
     for issued in issued.iter().filter(|issued| now() < issued.ends) {
         if let Err(error) = delivery.swap.revoke(&issued.token).await {
             eprintln!("doorward: a token could not be ended, and ends by itself: {error}");
@@ -264,7 +273,91 @@ pub fn until_told() -> io::Result<impl Future<Output = ()>> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::sync::Notify;
+
     use super::*;
+    use crate::client::token::{Shape, Wanted};
+
+    /// Gives `token-0` and so on.
+    #[derive(Default)]
+    struct Issuer {
+        swaps: AtomicUsize,
+        is_held: Notify,
+        ended: Notify,
+        revoked: Mutex<Vec<String>>,
+    }
+
+    impl Issuer {
+        /// The swap that is `held` is answered after the end, and its token alone lasts.
+        async fn answer(&self, request: Request<Incoming>, held: usize) -> String {
+            let is_revocation = request.uri().path() == "/oauth2/revoke";
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            if is_revocation {
+                self.revoked.lock().unwrap().push(String::from_utf8(body.to_vec()).unwrap());
+                return "{}".to_owned();
+            }
+            let number = self.swaps.fetch_add(1, Ordering::SeqCst);
+            let lasts = if number == held { 600 } else { 1 };
+            if number == held {
+                self.is_held.notify_one();
+                self.ended.notified().await;
+            }
+            format!(r#"{{"access_token": "token-{number}", "expires_in": {lasts}}}"#)
+        }
+    }
+
+    /// Nobody had it, and it was good for all its life.
+    #[tokio::test]
+    async fn a_token_that_is_on_its_way_at_the_end_is_ended_too() {
+        for held in [0, 1] {
+            let issuer = Arc::new(Issuer::default());
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+            let serving = Arc::clone(&issuer);
+            let serving = tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let issuer = Arc::clone(&serving);
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let issuer = Arc::clone(&issuer);
+                        async move {
+                            let answer = issuer.answer(request, held).await;
+                            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answer))))
+                        }
+                    });
+                    tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                }
+            });
+            let folder = tempfile::tempdir().unwrap();
+            let [subject, file] = ["subject", "token"].map(|name| folder.path().join(name));
+            fs::write(&subject, "the.pods.token").unwrap();
+            let (ca, scope, out, cluster, registry) = (None, None, None, None, None);
+            let (audience, shape) = ("a".to_owned(), Shape::Token);
+            let wanted = Wanted { server, ca, subject, audience, scope, shape, out, cluster, registry };
+            let (delivery, _) = Delivery::new(wanted).unwrap();
+            let end = async {
+                issuer.is_held.notified().await;
+                issuer.ended.notify_one();
+            };
+            keep(&delivery, &file, end).await.unwrap();
+            let revoked = issuer.revoked.lock().unwrap().clone();
+            assert!(revoked.contains(&format!("token=token-{held}")), "{held}: {revoked:?}");
+            assert!(!file.exists(), "{held}");
+            serving.abort();
+        }
+    }
 
     #[test]
     fn a_file_is_written_whole_and_for_its_owner_alone() {

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 pub use self::shape::Shape;
 use self::{
-    exchange::{Issued, NoToken, Swap},
+    exchange::{Issued, NoToken, Swap, Swaps},
     shape::Target,
 };
 use super::{
@@ -137,11 +137,11 @@ impl Delivery {
     }
 
     /// The first token. Trouble that may pass is waited for: a pod runs before its controller has written that down.
-    async fn first(&self) -> Result<Issued, Failure> {
+    async fn first(&self, swaps: &mut Swaps<'_>) -> Result<Issued, Failure> {
         let start = tokio::time::Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let failed = match self.swap.token().await {
+            let failed = match swaps.token().await {
                 Ok(issued) => {
                     self.warn(&issued);
                     return Ok(issued);
@@ -167,7 +167,7 @@ impl Delivery {
 /// Swaps once, and writes the token to `out`, or to its file.
 pub async fn once(wanted: Wanted, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (delivery, file) = Delivery::new(wanted)?;
-    let issued = delivery.first().await?;
+    let issued = delivery.first(&mut Swaps::new(&delivery.swap)).await?;
     match file {
         Some(file) => delivery.write(&file, &issued)?,
         None => out.write_all(delivery.text(&issued)?.as_bytes())?,
