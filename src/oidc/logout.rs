@@ -32,7 +32,7 @@ const OFFLINE_ACCESS: &str = "offline_access";
 impl Login {
     /// The page that asks, as a link or an image must not sign anybody out.
     pub(super) async fn confirm_sign_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
-        let session = self.0.sessions.held_by(request.headers, request.origin).await?;
+        let session = self.0.sessions.held_to_sign_out(request.headers, request.origin).await?;
         let who = session.as_ref().map(|session| display_name(session));
         let page = pages::confirm_sign_out(&ConfirmSignOutView { who: who.as_deref() });
         Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
@@ -54,7 +54,7 @@ impl Login {
             };
             failure.final_here()
         })?;
-        let session = self.0.sessions.held_by(request.headers, request.origin).await?;
+        let session = self.0.sessions.held_to_sign_out(request.headers, request.origin).await?;
         let mut location = SIGNED_OUT.to_owned();
         if let Some(session) = session {
             // First here: whatever the provider does, this session is over.

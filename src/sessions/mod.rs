@@ -308,17 +308,28 @@ impl Sessions {
         origin: &Origin,
         address: Option<IpAddr>,
     ) -> Result<Arc<Session>, Rejection> {
-        let now = self.0.shared.clock.now();
-        let cached = self.0.cache.get(&hash).filter(|session| now.since(session.read) < FRESH && session.read <= now);
-        let session = match cached {
-            Some(session) => {
-                self.check_record(&session.record, (holder, origin), now)?;
-                session
-            }
-            None => self.load(hash, (holder, origin), address, now).await?,
-        };
+        let session = self.look_up(hash, holder, origin, address).await?;
         self.check_revoked(&session.principal)?;
         Ok(session)
+    }
+
+    /// As [`Self::find`], revoked or not.
+    async fn look_up(
+        &self,
+        hash: SessionHash,
+        holder: Holder,
+        origin: &Origin,
+        address: Option<IpAddr>,
+    ) -> Result<Arc<Session>, Rejection> {
+        let now = self.0.shared.clock.now();
+        let cached = self.0.cache.get(&hash).filter(|session| now.since(session.read) < FRESH && session.read <= now);
+        match cached {
+            Some(session) => {
+                self.check_record(&session.record, (holder, origin), now)?;
+                Ok(session)
+            }
+            None => self.load(hash, (holder, origin), address, now).await,
+        }
     }
 
     /// Whether a session, or all of whom it is of, was revoked.

@@ -1,18 +1,20 @@
 //! The sessions of one person: listed and ended by their own word, an operator's or their provider's.
 
-use std::{iter, net::IpAddr};
+use std::{iter, net::IpAddr, sync::Arc};
 
+use http::HeaderMap;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Ended, Session, Sessions,
+    Ended, Origin, Session, Sessions, if_good,
     index::{Entry, Index},
-    record::SessionHash,
+    record::{Holder, SessionHash, SessionId},
     seen,
 };
 use crate::{
     audit::Note,
     clock::Timestamp,
+    error::Rejection,
     store::{StoreError, Table, Target},
 };
 
@@ -122,6 +124,24 @@ impl Sessions {
         Ok(true)
     }
 
+    /// As [`Sessions::held_by`], and a session that was signed out whose record is still there: the store failed in between, and the
+    /// browser comes again to end it at the provider too.
+    pub async fn held_to_sign_out(
+        &self,
+        headers: &HeaderMap,
+        origin: &Origin,
+    ) -> Result<Option<Arc<Session>>, Rejection> {
+        let Some(id) = SessionId::of_browser(headers) else { return Ok(None) };
+        let found = self.look_up(id.hash(), Holder::Browser, origin, None).await;
+        if_good(found.and_then(|session| {
+            let ended = self.0.shared.revocations.end_of_session(&session.principal);
+            if ended.is_none_or(|ended| *ended.reason != *Ended::signed_out.as_str()) {
+                self.check_revoked(&session.principal)?;
+            }
+            Ok(session)
+        }))
+    }
+
     /// Ends one session, here at once and everywhere within a second; its streams end with it.
     pub async fn end(&self, session: &Session, reason: Ended) -> Result<(), StoreError> {
         self.end_all(&self.index(&session.record), &[(session.hash, session.end)], reason).await.map(drop)
@@ -134,35 +154,41 @@ impl Sessions {
         let mut others = index.entries(self.now()).await?;
         others.retain(|entry| entry.same_login(&session.record) && entry.hash() != Some(session.hash));
         let others = others.iter().filter_map(Entry::session);
-        let all: Vec<_> = iter::once((session.hash, session.end)).chain(others).collect();
+        // The asking one last, as whoever tries again is found by its record.
+        let all: Vec<_> = others.chain(iter::once((session.hash, session.end))).collect();
         self.end_all(&index, &all, reason).await
     }
 
-    /// Ends these sessions of one person, each with the end that it has, and gives how many. Out of the index last, where one that
-    /// could not be ended is found again.
+    /// Ends these sessions of one person, each with the end that it has, and gives how many. All are revoked in one write, so that
+    /// none goes on that another attempt would not find. Out of the index last, where one that could not be ended is found again.
     pub(super) async fn end_all(
         &self,
         index: &Index<'_>,
         sessions: &[(SessionHash, Timestamp)],
         reason: Ended,
     ) -> Result<usize, StoreError> {
-        for (hash, ends) in sessions {
-            self.end_one(*hash, *ends, reason).await?;
+        if sessions.is_empty() {
+            return Ok(0);
         }
-        let ended: Vec<SessionHash> = sessions.iter().map(|(hash, _)| *hash).collect();
-        index.remove(&ended, self.now()).await?;
-        Ok(ended.len())
-    }
-
-    async fn end_one(&self, hash: SessionHash, ends: Timestamp, reason: Ended) -> Result<(), StoreError> {
         let shared = &self.0.shared;
-        // The revocation first: it is what streams and other processes look at.
-        shared.revocations.revoke(Target::Session(&hash.to_string()), reason.as_str(), ends).await?;
-        shared.store.delete(Table::Sessions, hash.as_bytes()).await?;
-        self.0.cache.invalidate(&hash);
-        shared.metrics.ended(&hash, reason);
-        shared.trail.note(Note::SessionEnded { session: hash.to_string(), why: reason.as_str() });
-        Ok(())
+        let (ended, names): (Vec<SessionHash>, Vec<String>) =
+            sessions.iter().map(|(hash, _)| (*hash, hash.to_string())).unzip();
+        let with_ends = names.iter().zip(sessions);
+        let targets: Vec<_> =
+            with_ends.map(|(name, (_, ends))| (Target::Session(name), reason.as_str(), *ends)).collect();
+        // The revocations first: they are what streams and other processes look at.
+        shared.revocations.revoke_all(&targets).await?;
+        for (hash, name) in ended.iter().zip(&names) {
+            shared.store.delete(Table::Sessions, hash.as_bytes()).await?;
+            self.0.cache.invalidate(hash);
+            shared.metrics.ended(hash, reason);
+            shared.trail.note(Note::SessionEnded { session: name.clone(), why: reason.as_str() });
+        }
+        // They have ended by now, and what only lists them makes room when it is needed.
+        if let Err(error) = index.remove(&ended, self.now()).await {
+            tracing::warn!(%error, "sessions that have ended stay listed until others need their room");
+        }
+        Ok(ended.len())
     }
 
     /// Ends what a provider says has ended: its session `sid`, or all of the person `subject`. Gives how many were ended.

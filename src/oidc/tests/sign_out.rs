@@ -1,7 +1,7 @@
 //! How sessions end.
 
 use super::*;
-use crate::issuers::presets::Logout;
+use crate::{issuers::presets::Logout, store::Table};
 
 #[tokio::test]
 async fn signing_out_ends_the_session_here_and_at_the_provider() {
@@ -119,6 +119,42 @@ async fn nobody_waits_for_a_grant_to_be_taken_back() {
     let response = tokio::time::timeout(Duration::from_secs(5), ask).await.expect("it waits");
     assert_eq!(response.status(), StatusCode::SEE_OTHER);
     tokio::time::timeout(Duration::from_secs(5), silent.accept()).await.expect("the provider is told").unwrap();
+}
+
+/// Whoever tried again was told that they are signed out, while their sessions on other hosts and the one at the provider went on.
+#[tokio::test]
+async fn whoever_signs_out_again_after_the_store_failed_half_way_is_out_everywhere() {
+    let ours = [("origin", "https://dash.example.com")];
+    for (row, full, spare, unheard) in [
+        ("nothing was written", Some(Table::Revocations), 0, None),
+        ("one write was taken", Some(Table::Revocations), 1, None),
+        ("what was written was not heard of", None, 0, Some(Table::Revocations)),
+        ("nor what was removed", None, 0, Some(Table::Sessions)),
+        ("the index was not written", Some(Table::SessionIndex), 0, None),
+    ] {
+        let mut browser = Browser::new().await;
+        let k8s = Origin::https("k8s.example.com").unwrap();
+        let dash = std::mem::replace(&mut browser.origin, k8s.clone());
+        browser.sign_in().await;
+        assert!(browser.session().await.is_some(), "{row}");
+        let elsewhere = std::mem::take(&mut browser.jar);
+        browser.origin = dash;
+        browser.sign_in().await;
+        let store = Arc::clone(&browser.fixture.store);
+        store.spare.store(spare, std::sync::atomic::Ordering::SeqCst);
+        (*store.full.lock().unwrap(), *store.unheard.lock().unwrap()) = (full, unheard);
+        let mut answer = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
+        *store.full.lock().unwrap() = None;
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+            // What nobody heard of is known here a moment later.
+            browser.fixture.shared.revocations.refresh().await.unwrap();
+            answer = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
+        }
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{row}");
+        assert!(location(&answer).contains("/logout?"), "{row}: the session at the provider goes on");
+        (browser.origin, browser.jar) = (k8s, elsewhere);
+        assert!(browser.session().await.is_none(), "{row}");
+    }
 }
 
 /// Browsers send no cookie with a form of another site: nothing was there to be kept, and nothing to do anew.

@@ -23,6 +23,8 @@ pub(crate) struct Switched {
     pub full: std::sync::Mutex<Option<Table>>,
     /// But for so many writes.
     pub spare: std::sync::atomic::AtomicUsize,
+    /// A table of which the next write or removal happens, and its answer does not come.
+    pub unheard: std::sync::Mutex<Option<Table>>,
     /// How often something was written.
     pub(super) puts: std::sync::atomic::AtomicUsize,
 }
@@ -33,6 +35,18 @@ impl Switched {
             return Box::pin(async { Err(StoreError::Timeout) });
         }
         call
+    }
+
+    /// The call, or what comes of it where nobody hears its answer.
+    fn write<'a, T: Send + 'a>(&self, call: StoreFuture<'a, T>, table: impl Fn(Table) -> bool) -> StoreFuture<'a, T> {
+        let call = self.call(call);
+        if self.unheard.lock().unwrap().take_if(|unheard| table(*unheard)).is_none() {
+            return call;
+        }
+        Box::pin(async move {
+            call.await?;
+            Err(StoreError::Timeout)
+        })
     }
 
     pub fn switch(&self, away: bool) {
@@ -51,10 +65,11 @@ impl Backend for Switched {
         if puts.iter().any(|put| Some(put.table) == full) && self.spare.fetch_update(SeqCst, SeqCst, spare).is_err() {
             return Box::pin(async { Err(StoreError::Timeout) });
         }
-        self.call(self.inner.put_all(puts, now))
+        let tables: Vec<Table> = puts.iter().map(|put| put.table).collect();
+        self.write(self.inner.put_all(puts, now), |table| tables.contains(&table))
     }
     fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
-        self.call(self.inner.delete(table, key))
+        self.write(self.inner.delete(table, key), |unheard| unheard == table)
     }
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
         self.call(self.inner.changes(table, after, limit, now))
@@ -88,6 +103,7 @@ impl Fixture {
             away: false.into(),
             full: None.into(),
             spare: 0.into(),
+            unheard: None.into(),
             puts: 0.into(),
         });
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
