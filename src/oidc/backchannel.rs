@@ -9,7 +9,7 @@ use url::form_urlencoded;
 use super::{Login, LoginRequest, bounded, parameters};
 use crate::{
     issuers::{LogoutToken, Unverified},
-    store::{Expect, StoreError, Table, Written},
+    store::{Expect, StoreError, Table},
 };
 
 /// Where providers send logout tokens.
@@ -92,18 +92,13 @@ impl Login {
             &aws_lc_rs::digest::SHA256,
             format!("logout token\0{}\0{id}", provider.issuer()).as_bytes(),
         );
+        if store.get(Table::Logins, seen.as_ref(), now).await?.is_some() {
+            return Err(invalid("it was used before (`jti`)"));
+        }
+        let ended = sessions.end_by_provider(provider.issuer(), subject.as_deref(), session.as_deref()).await?;
+        // Noted only now: until all has ended the provider may send it again, whatever the store took of the first.
         let until = expires + super::id_token::SKEW;
-        match store.put(Table::Logins, seen.as_ref(), Vec::new(), until, Expect::Absent, now).await? {
-            Written::Done(_) => {}
-            Written::Conflict(_) => return Err(invalid("it was used before (`jti`)")),
-        }
-        match sessions.end_by_provider(provider.issuer(), subject.as_deref(), session.as_deref()).await {
-            Ok(ended) => Ok(ended),
-            Err(error) => {
-                // So that the provider can send it again; if that fails too it sends another.
-                let _ = store.delete(Table::Logins, seen.as_ref()).await;
-                Err(error.into())
-            }
-        }
+        store.put(Table::Logins, seen.as_ref(), Vec::new(), until, Expect::Any, now).await?;
+        Ok(ended)
     }
 }

@@ -1,7 +1,7 @@
 //! How sessions end.
 
 use super::*;
-use crate::{issuers::presets::Logout, store::Table};
+use crate::{issuers::presets::Logout, oidc::backchannel, store::Table};
 
 #[tokio::test]
 async fn signing_out_ends_the_session_here_and_at_the_provider() {
@@ -154,6 +154,32 @@ async fn whoever_signs_out_again_after_the_store_failed_half_way_is_out_everywhe
         assert!(location(&answer).contains("/logout?"), "{row}: the session at the provider goes on");
         (browser.origin, browser.jar) = (k8s, elsewhere);
         assert!(browser.session().await.is_none(), "{row}");
+    }
+}
+
+/// The token counted as used before anything had ended, so that the provider, which was asked to send it again, was refused.
+#[tokio::test]
+async fn a_logout_by_the_provider_that_failed_half_way_has_ended_the_session_once_it_was_sent_again() {
+    let kind = [("content-type", "application/x-www-form-urlencoded")];
+    for (unheard, status) in [
+        (Table::Revocations, StatusCode::OK),
+        (Table::Sessions, StatusCode::OK),
+        // All was done, and it is good once.
+        (Table::Logins, StatusCode::BAD_REQUEST),
+    ] {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/").await;
+        browser.script(|script| script.claims.as_mut().unwrap()["jti"] = json!("j-1"));
+        browser.get(&sent.good()).await;
+        // The scripted provider looks at nothing but its signature.
+        let logout_token = browser.session().await.unwrap().tokens().id.clone().unwrap();
+        let form = format!("logout_token={logout_token}");
+        *browser.fixture.store.unheard.lock().unwrap() = Some(unheard);
+        let first = browser.send(Method::POST, backchannel::PATH, None, &kind, &form).await;
+        assert_eq!(first.status(), StatusCode::SERVICE_UNAVAILABLE, "{unheard:?}: {}", body(&first));
+        let again = browser.send(Method::POST, backchannel::PATH, None, &kind, &form).await;
+        assert_eq!(again.status(), status, "{unheard:?}: {}", body(&again));
+        assert!(browser.session().await.is_none(), "{unheard:?}");
     }
 }
 
