@@ -390,8 +390,7 @@ impl Parts<'_> {
     /// What all generations have in common, with the keys that are kept beside the store.
     fn share(&self, store: Store, trail: Trail, store_path: &Path) -> Result<Shared, StartError> {
         let revocations = Revocations::new(Arc::clone(&store), self.clock.clone());
-        // Before the first request: nobody who is revoked gets in while the copy is still empty. Without the store,
-        // routes that ask it answer 503 until it is there.
+        // Before the first request. Without the store, all who may be revoked are answered 503 until the copy is there.
         if let Err(error) = self.runtime.block_on(revocations.refresh()) {
             tracing::error!(%error, "the revocations cannot be read yet");
         }

@@ -99,7 +99,7 @@ impl Authenticator<'_> {
                 Presented::Bad(rejection) => return Err(rejection),
             };
             self.check_login(&principal, route, record)?;
-            self.check_revoked(&principal)?;
+            check_revoked(self.revocations, &principal)?;
             return known(streamed(request, route)?, route, principal, None, record);
         }
         if schemes.contains(&Scheme::Session) && csrf::is_form_of_another_host(request.method(), request.headers()) {
@@ -212,14 +212,6 @@ impl Authenticator<'_> {
         matches!(route.kind, RouteKind::Kubernetes | RouteKind::Dashboard)
             && self.may_hold_handle(request, route)
             && !matches!(bearer::presented(request.headers(), None, request.meta().upgrade.is_some()), Presented::Not)
-    }
-
-    /// For schemes that have not looked themselves.
-    fn check_revoked(&self, principal: &Principal) -> Result<(), Rejection> {
-        match self.revocations.is_revoked(principal) {
-            None => Ok(()),
-            Some(_) => Err(access_revoked()),
-        }
     }
 
     async fn session(&self, request: &CleanRequest<ClientBody>, route: &Route) -> Presented<Arc<Principal>> {
@@ -372,8 +364,21 @@ pub(crate) fn stored_delivery(
     Authenticated::new(request, Arc::clone(route), principal)
 }
 
+/// For schemes that have not looked themselves. Of those, a certificate alone goes by the copy however old it is: the day for which it
+/// is may be one without the store.
+fn check_revoked(revocations: &Revocations, principal: &Principal) -> Result<(), Rejection> {
+    if principal.scheme != Scheme::Anonymous {
+        revocations.check_read()?;
+    }
+    match revocations.is_revoked(principal) {
+        None => Ok(()),
+        Some(_) => Err(access_revoked()),
+    }
+}
+
 /// Whether an operator has ended what comes of a repository.
 fn check_deliveries(revocations: &Revocations, principal: &Principal) -> Result<(), Rejection> {
+    revocations.check_read()?;
     match revocations.is_revoked(principal) {
         None => Ok(()),
         Some(_) => Err(Rejection::new(Reason::TokenRevoked, "the deliveries of this repository were revoked")),
@@ -421,4 +426,31 @@ pub fn wanted(schemes: &[Scheme]) -> String {
         Scheme::Anonymous => None,
     });
     words.collect::<Vec<_>>().join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Embedded, Store};
+
+    /// A start without the store, or the first moments after it, let in whoever was revoked before.
+    #[tokio::test]
+    async fn nobody_who_may_be_revoked_gets_in_before_that_was_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let revocations = Revocations::new(store, Clock::default());
+        let of = |scheme| Principal::new(scheme, "issuer", "subject", "username");
+        let outcomes = || {
+            let reason = |checked: Result<(), Rejection>| checked.err().map(|rejection| rejection.reason());
+            [
+                reason(check_revoked(&revocations, &of(Scheme::BreakGlass))),
+                reason(check_deliveries(&revocations, &of(Scheme::Webhook))),
+                reason(check_revoked(&revocations, &of(Scheme::Anonymous))),
+            ]
+        };
+        let unknown = Some(Reason::StoreUnavailable);
+        assert_eq!(outcomes(), [unknown, unknown, None]);
+        revocations.refresh().await.unwrap();
+        assert_eq!(outcomes(), [None, None, None]);
+    }
 }

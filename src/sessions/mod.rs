@@ -335,6 +335,7 @@ impl Sessions {
     /// Whether a session, or all of whom it is of, was revoked.
     fn check_revoked(&self, principal: &Principal) -> Result<(), Rejection> {
         let revocations = &self.0.shared.revocations;
+        revocations.check_read()?;
         if revocations.is_revoked(principal).is_none() {
             return Ok(());
         }

@@ -332,6 +332,24 @@ async fn a_person_who_is_revoked_is_out_and_cannot_come_in() {
     assert!(at.try_create(json!({"sub": "bob"}), &dash()).await.is_ok());
 }
 
+/// From when the store was back until its revocations were read, a replica that had started without it let in who was revoked.
+#[tokio::test]
+async fn no_session_is_good_before_it_was_read_who_is_revoked() {
+    let at = Fixture::offline();
+    let (alice, bob) = (at.create("alice", &dash()).await, at.create("bob", &dash()).await);
+    let target = Target::Principal { issuer: "corp", subject: "alice" };
+    at.shared.revocations.revoke(target, "left the company", at.shared.clock.now() + HOUR).await.unwrap();
+    let revocations = Revocations::new(Arc::clone(&at.store) as Store, at.shared.clock.clone());
+    let shared = Shared { revocations: revocations.clone(), ..at.shared.clone() };
+    let started = Fixture::generation(&at.provider, &shared, settings(), &[[1; 32]]);
+    for cookie in [&alice, &bob] {
+        assert_eq!(get(&started, cookie, &dash()).await.unwrap_err(), Reason::StoreUnavailable);
+    }
+    revocations.refresh().await.unwrap();
+    assert_eq!(get(&started, &alice, &dash()).await.unwrap_err(), Reason::TokenRevoked);
+    assert!(get(&started, &bob, &dash()).await.is_ok());
+}
+
 #[tokio::test]
 async fn nothing_of_a_session_can_be_read_from_the_store() {
     let at = Fixture::offline();

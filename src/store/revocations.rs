@@ -27,6 +27,7 @@ use super::{Expect, Put, Store, StoreError, Table, WrittenAll};
 use crate::{
     authn::{CredentialId, KnownAs, Principal},
     clock::{Clock, Timestamp},
+    error::{Reason, Rejection},
     issuers::RevocationCheck,
     lock::lock,
     sha256::sha256,
@@ -337,6 +338,15 @@ impl Revocations {
             NEVER => Duration::MAX,
             complete => self.0.clock.passed().saturating_sub(Duration::from_millis(complete)),
         }
+    }
+
+    /// Refuses until the copy was read for the first time: an empty one does not tell that nobody is revoked.
+    pub fn check_read(&self) -> Result<(), Rejection> {
+        if self.mirror_age() < Duration::MAX {
+            return Ok(());
+        }
+        let why = "who is revoked has not been read from the store since the start";
+        Err(Rejection::new(Reason::StoreUnavailable, why).fix("try again in a moment"))
     }
 
     /// Renews the copy once.

@@ -117,6 +117,13 @@ impl Fixture {
             devices: Default::default(),
             trail: trail(folder.path()),
         };
+        // As at a start. A runtime cannot wait for another on its own thread.
+        let revocations = shared.revocations.clone();
+        let read = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(revocations.refresh())
+        });
+        read.join().unwrap().unwrap();
         let provider = Arc::new(provider);
         let sessions = Self::generation(&provider, &shared, settings(), &[[1; 32]]);
         Self { sessions, provider, store, shared, folder }
