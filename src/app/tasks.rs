@@ -9,6 +9,7 @@ use crate::{
     config::raw,
     request::pipeline::Worker,
     runs,
+    store::StoreError,
     sts::{OwnIssuer, ends},
     supervisor::{TaskHandle, TaskSpec},
     webhooks::hold,
@@ -208,6 +209,20 @@ fn store_gate(age_of_copy: Option<Duration>, max_age: Duration) -> Gate {
     }
 }
 
+/// Why the store is of no use, if so. One of several servers, or one record, may keep who is revoked from being read, while all else
+/// of it answers.
+fn store_trouble(ping: &Result<(), StoreError>, age_of_copy: Duration, max_age: Duration) -> Option<String> {
+    match ping {
+        Err(error) => Some(error.to_string()),
+        Ok(()) if age_of_copy > max_age => {
+            let why = "it answers, and who is revoked cannot be read from it, so that bearer tokens are refused; the log says \
+                       why";
+            Some(why.to_owned())
+        }
+        Ok(()) => None,
+    }
+}
+
 /// How often components are looked at.
 const HEALTH_TICK: Duration = Duration::from_millis(500);
 
@@ -233,13 +248,15 @@ async fn watch_health(app: &App) {
     loop {
         tick.tick().await;
         let snapshot = app.snapshot.load_full();
-        match app.store.ping().await {
-            Ok(()) => store.ok(),
-            Err(error) => {
-                let age = app.store.is_shared().then(|| app.revocations.mirror_age());
+        let ping = app.store.ping().await;
+        let (age, max_age) = (app.revocations.mirror_age(), snapshot.max_mirror_age);
+        match store_trouble(&ping, age, max_age) {
+            None => store.ok(),
+            Some(why) => {
+                let gate = store_gate(app.store.is_shared().then_some(age), max_age);
                 // First, so that a failure that stops nobody is no reason to send requests elsewhere, not for a moment.
-                app.health.component("store", store_gate(age, snapshot.max_mirror_age));
-                store.failed(error.to_string());
+                app.health.component("store", gate);
+                store.failed(why);
             }
         }
         match app.trail.failure() {
@@ -284,6 +301,21 @@ async fn watch_health(app: &App) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The store was well, and the replica ready, while each bearer token was refused.
+    #[test]
+    fn a_store_that_does_not_tell_who_is_revoked_has_failed_though_it_answers() {
+        let [fresh, limit, old] = [59, 60, 61].map(Duration::from_secs);
+        for (ping, age, fails) in [
+            (Ok(()), fresh, false),
+            (Ok(()), limit, false),
+            (Ok(()), old, true),
+            (Ok(()), Duration::MAX, true),
+            (Err(StoreError::Timeout), fresh, true),
+        ] {
+            assert_eq!(store_trouble(&ping, age, limit).is_some(), fails, "{ping:?} {age:?}");
+        }
+    }
 
     #[test]
     fn a_shared_store_that_is_away_takes_no_replica_out_while_bearer_tokens_are_answered() {
