@@ -3,7 +3,7 @@
 //! Each table is four keys: a hash of the records, two sorted sets over them by version and by end, and the last
 //! version given out. Scripts change all four at once, and those of several tables of a group, so they lie in one slot
 //! of a cluster (the braces in their names), and none has an expiry of its own: a server that is told to evict keys with an expiry keeps all of ours.
-//! What has ended is swept by the writes of its table.
+//! What has ended is swept by the writes of its table, also by those that a full server refuses.
 
 mod link;
 #[cfg(test)]

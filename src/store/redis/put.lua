@@ -9,6 +9,20 @@ local now, writes = tonumber(ARGV[1]), #KEYS / 5
 local time = redis.call('TIME')
 local here = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
+-- Each write clears away more than it adds, so that nothing grows for ever: what has ended by both clocks, so that no replica
+-- whose clock is ahead takes from the others what they still go by.
+local function sweep(index)
+    local records, versions, ends = KEYS[index * 5 + 1], KEYS[index * 5 + 2], KEYS[index * 5 + 3]
+    local over = ARGV[index * 5 + 7] == '1' and here or math.min(now, here)
+    local ended = redis.call('ZRANGEBYSCORE', ends, '-inf', string.format('%.0f', over), 'LIMIT', 0, ARGV[2])
+    for _, gone in ipairs(ended) do
+        redis.call('HDEL', records, gone)
+        redis.call('ZREM', versions, gone)
+        redis.call('ZREM', ends, gone)
+    end
+end
+
+local removes = true
 for index = 0, writes - 1 do
     local at = index * 5 + 2
     local found = redis.call('HGET', KEYS[index * 5 + 1], ARGV[at + 1])
@@ -28,7 +42,12 @@ for index = 0, writes - 1 do
         fits = found and version == expect
     end
     if not fits then return {'0', tostring(index), found} end
+    if tonumber(ARGV[at + 3]) > now then removes = false end
 end
+
+-- A server without memory refuses the first command that could take some, and none after one that cannot. So what only removes begins
+-- with a removal, which is done again below: nothing else would ever make room.
+if removes then redis.call('HDEL', KEYS[1], ARGV[3]) end
 
 -- The server's clock as the floor: a replica that takes over without the last writes gives out no version twice.
 local floor = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -42,9 +61,14 @@ for index = 0, writes - 1 do
     local given = tonumber(before or '0') + 1
     if given < floor then given = floor end
     given = string.format('%.0f', given)
+    local set = redis.pcall('SET', last, given)
+    if set.err then
+        -- The first has found no room, and nothing is written. What has ended goes all the same, so that the next may find some.
+        for each = 0, writes - 1 do sweep(each) end
+        return set
+    end
     -- Whoever has followed a version before this one has followed what is here no more.
     if not before then redis.call('SET', KEYS[index * 5 + 5], given) end
-    redis.call('SET', last, given)
     answer[index + 2] = given
 
     if tonumber(finish) <= now then
@@ -57,15 +81,6 @@ for index = 0, writes - 1 do
         redis.call('ZADD', versions, given, key)
         redis.call('ZADD', ends, finish, key)
     end
-
-    -- Each write clears away more than it adds, so that nothing grows for ever: what has ended by both clocks, so that no replica
-    -- whose clock is ahead takes from the others what they still go by.
-    local over = is_by_here and here or math.min(now, here)
-    local ended = redis.call('ZRANGEBYSCORE', ends, '-inf', string.format('%.0f', over), 'LIMIT', 0, ARGV[2])
-    for _, gone in ipairs(ended) do
-        redis.call('HDEL', records, gone)
-        redis.call('ZREM', versions, gone)
-        redis.call('ZREM', ends, gone)
-    end
+    sweep(index)
 end
 return answer

@@ -2,6 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value as Json, json};
 
+mod full;
 mod replicas;
 
 use super::{server::RedisServer, *};
@@ -448,29 +449,6 @@ async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_th
     here.refresh().await.unwrap();
     there.refresh().await.unwrap();
     assert_eq!(last().await, before);
-}
-
-#[tokio::test]
-async fn a_full_server_says_so_to_whoever_asks_whether_it_is_well() {
-    let server = RedisServer::start(&[]);
-    let store = store(&json!({"server": server.address()}));
-    store.ping().await.unwrap();
-    let _: String = server.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let error = store.ping().await.unwrap_err();
-    assert!(matches!(error, StoreError::Full(_)), "{error}");
-    assert!(store.warnings().await.unwrap().iter().any(|warning| warning.contains("maxmemory")));
-    let _: String = server.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    store.ping().await.unwrap();
-    assert_eq!(server.ask::<Vec<String>>(&["KEYS", "*"]).await, Vec::<String>::new(), "it leaves nothing there");
-}
-
-#[tokio::test]
-async fn a_full_server_says_so() {
-    let server = RedisServer::start(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]);
-    let store = store(&json!({"server": server.address()}));
-    let end = NOW + Duration::from_secs(60);
-    let error = store.put(Table::Sessions, b"big", vec![0; 2 << 20], end, Expect::Any, NOW).await.unwrap_err();
-    assert!(matches!(error, StoreError::Full(_)), "{error}");
 }
 
 #[test]
