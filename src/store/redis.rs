@@ -93,7 +93,7 @@ impl Redis {
         Ok(warnings(&info))
     }
 
-    /// Looks whether the server syncs each write to its disk, and whether it has a replica to wait for.
+    /// Looks whether the server that has what is held syncs each write to its disk, and whether it has a replica to wait for.
     pub async fn durability(&self) -> Result<Durability, StoreError> {
         let settings = self.link.settings();
         let mut info = Cmd::new();
@@ -106,7 +106,8 @@ impl Redis {
         }
         let mut config = Cmd::new();
         config.arg("CONFIG").arg("GET").arg("*append*");
-        let answer: Value = match self.link.call(&Request::Command(config), Repeat::Harmless).await {
+        // The client itself would ask any node of a cluster.
+        let answer: Value = match self.link.call(&self.at_deliveries(config), Repeat::Harmless).await {
             Ok(answer) => answer,
             // The user lacks the right, or the service has taken the command away.
             Err(StoreError::Unavailable(why)) if why.contains("NoPerm") || why.contains("unknown command") => {
@@ -366,21 +367,20 @@ fn collect_words(value: &Value, words: &mut Vec<String>) {
     }
 }
 
-/// What names and values of the configuration say, of all nodes.
+/// What names and values of the configuration of a server say.
 fn durability(words: &[String]) -> Durability {
-    let all = |name: &str, wanted: &str| {
-        let mut values = words.windows(2).filter(|pair| pair.first().is_some_and(|word| word == name)).peekable();
-        values.peek().is_some() && values.all(|pair| pair.get(1).is_some_and(|value| value == wanted))
+    let has = |name: &str, wanted: &str| {
+        words.windows(2).any(|pair| matches!(pair, [found, value] if found == name && value == wanted))
     };
-    if !all("appendonly", "yes") {
+    if !has("appendonly", "yes") {
         return Durability::Lossy("Redis does not write each change to disk: set `appendonly yes`");
     }
-    if !all("appendfsync", "always") {
+    if !has("appendfsync", "always") {
         return Durability::Lossy(
             "Redis answers a write before it is synced to disk, so that a delivery that got 202 could be lost: set `appendfsync always`",
         );
     }
-    if !all("no-appendfsync-on-rewrite", "no") {
+    if !has("no-appendfsync-on-rewrite", "no") {
         return Durability::Lossy(
             "Redis syncs nothing while it writes its file anew, so that a delivery that got 202 could be lost: set \
              `no-appendfsync-on-rewrite no`",

@@ -72,6 +72,67 @@ async fn who_waits_for_a_replica_holds_up_nobody_else() {
     sleeps.abort();
 }
 
+/// Of the server that has what is held: another has nothing to wait for, and may sync what it likes.
+#[tokio::test]
+async fn what_is_held_in_a_cluster_is_synced_by_the_server_that_has_it_and_has_reached_a_replica() {
+    let options = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-config-file",
+        "nodes.conf",
+        "--cluster-port",
+        "{bus}",
+        "--appendonly",
+        "yes",
+    ];
+    let [holder, other, mut replica] = [(); 3].map(|()| RedisServer::start(&options));
+    let slot: u16 = holder.ask(&["CLUSTER", "KEYSLOT", "{deliveries}"]).await;
+    for (server, first, last) in [(&holder, 0, slot), (&other, slot + 1, slot + 1), (&holder, slot + 2, 16_383)] {
+        let _: String = server.ask(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await;
+    }
+    let id: String = holder.ask(&["CLUSTER", "MYID"]).await;
+    for node in [&other, &replica] {
+        let bus: String = node.ask(&["CLUSTER", "NODES"]).await;
+        let bus = bus.split(['@', ' ', ',']).nth(2).unwrap().to_owned();
+        let _: String = holder.ask(&["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string(), &bus]).await;
+    }
+    eventually("the cluster", async || {
+        let nodes: String = replica.ask(&["CLUSTER", "NODES"]).await;
+        (nodes.contains(&id) && nodes.lines().count() == 3).then_some(())
+    })
+    .await;
+    let _: String = replica.ask(&["CLUSTER", "REPLICATE", &id]).await;
+    eventually("the replica", async || {
+        let (info, state): (String, String) =
+            (holder.ask(&["INFO", "replication"]).await, other.ask(&["CLUSTER", "INFO"]).await);
+        (info.contains("state=online") && state.contains("cluster_state:ok")).then_some(())
+    })
+    .await;
+    let asked = store(&json!({"cluster": [other.address()]}));
+    for (at_holder, at_other) in [("everysec", "always"), ("always", "everysec")] {
+        for (server, sync) in [(&holder, at_holder), (&other, at_other)] {
+            let _: String = server.ask(&["CONFIG", "SET", "appendfsync", sync]).await;
+        }
+        // Often, as whoever asks any of them is right now and then.
+        for _ in 0..20 {
+            let durability = asked.durability().await.unwrap();
+            assert_eq!(durability == Durability::Synced, at_holder == "always", "{durability:?}");
+        }
+    }
+    let store = store(&json!({"cluster": [other.address()], "durable": true}));
+    let hold = async || {
+        store.put(Table::Held, b"key", b"held".into(), Timestamp::MAX, Expect::Any, NOW).await.unwrap();
+        store.replicated(Table::Held, vec![b"key".to_vec()]).await
+    };
+    store.durability().await.unwrap();
+    hold().await.unwrap();
+    replica.kill();
+    eventually("the loss", async || {
+        hold().await.err().map(|error| assert!(matches!(error, StoreError::Timeout), "{error}"))
+    })
+    .await;
+}
+
 /// A server that took over before it had a record answers for all that it has itself.
 #[tokio::test]
 async fn what_a_failover_has_lost_is_not_safe() {
