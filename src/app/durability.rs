@@ -63,10 +63,12 @@ pub(super) async fn watch_clock(app: &App, redis: &Redis) {
 /// Has no deliveries held in a store that could lose them. Until the store was asked once, none can be, so a replica is
 /// not ready before; from then on the component gates nothing, since callers other than webhooks do not depend on it.
 pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle) {
+    let mut is_known = false;
     loop {
         let durability = redis.durability().await;
         if durability.is_ok() {
             app.health.component(COMPONENT, Gate::Report);
+            is_known = true;
         }
         let pause = match durability {
             Ok(Durability::Synced) => {
@@ -85,8 +87,12 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
                 TICK
             }
             // What was known of it stands; without it nothing is written anyway.
-            Err(error) => {
+            Err(error) if is_known => {
                 tracing::debug!(%error, "the store does not tell whether it keeps what it is told");
+                RETRY
+            }
+            Err(error) => {
+                component.failed(format!("the store does not tell whether it keeps what it is told: {error}"));
                 RETRY
             }
         };

@@ -95,31 +95,39 @@ impl Redis {
 
     /// Looks whether the server that has what is held syncs each write to its disk, and whether it has a replica to wait for.
     pub async fn durability(&self) -> Result<Durability, StoreError> {
-        let settings = self.link.settings();
-        let mut info = Cmd::new();
-        info.arg("INFO").arg("replication");
+        let Some(info) = self.ask_holder(&["INFO", "replication"]).await? else {
+            return Ok(Durability::Lossy(
+                "Redis does not tell whether it has a replica, which a delivery must reach before it gets 202: give the ACL user `+info`",
+            ));
+        };
         let mut text = String::new();
-        collect_text(&self.link.call(&self.at_deliveries(info), Repeat::Harmless).await?, &mut text);
+        collect_text(&info, &mut text);
         self.has_replica.store(has_replica(&text), Ordering::Relaxed);
-        if settings.durable {
+        if self.link.settings().durable {
             return Ok(Durability::Synced);
         }
-        let mut config = Cmd::new();
-        config.arg("CONFIG").arg("GET").arg("*append*");
-        // The client itself would ask any node of a cluster.
-        let answer: Value = match self.link.call(&self.at_deliveries(config), Repeat::Harmless).await {
-            Ok(answer) => answer,
-            // The user lacks the right, or the service has taken the command away.
-            Err(StoreError::Unavailable(why)) if why.contains("NoPerm") || why.contains("unknown command") => {
-                return Ok(Durability::Lossy(
-                    "Redis does not tell whether it syncs each write: give the ACL user `+config|get`, or set `store.redis.durable` if it does",
-                ));
-            }
-            Err(error) => return Err(error),
+        let Some(config) = self.ask_holder(&["CONFIG", "GET", "*append*"]).await? else {
+            return Ok(Durability::Lossy(
+                "Redis does not tell whether it syncs each write: give the ACL user `+config|get`, or set `store.redis.durable` if it does",
+            ));
         };
         let mut words = Vec::new();
-        collect_words(&answer, &mut words);
+        collect_words(&config, &mut words);
         Ok(durability(&words))
+    }
+
+    /// What the server that has what is held tells of itself, where the client would ask any node of a cluster. None if our user may not
+    /// ask, or the service has taken the command away.
+    async fn ask_holder(&self, words: &[&str]) -> Result<Option<Value>, StoreError> {
+        let mut command = Cmd::new();
+        for word in words {
+            command.arg(*word);
+        }
+        match self.link.call(&self.at_deliveries(command), Repeat::Harmless).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(StoreError::Unavailable(why)) if why.contains("NoPerm") || why.contains("unknown command") => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether a server that has what is held has a replica that follows it, as it was when [`Self::durability`] looked.

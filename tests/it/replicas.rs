@@ -71,6 +71,20 @@ async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_
     answers(&there, &lines, 401).await;
 }
 
+/// It was `starting` for ever, and nothing said why.
+#[tokio::test]
+async fn a_replica_says_that_it_waits_for_redis_and_is_ready_though_it_may_not_ask_what_that_keeps() {
+    let issuer = Issuer::start().await;
+    let mut redis = RedisServer::start(&["--user", "default", "on", "nopass", "~*", "&*", "+@all", "-info", "-config"]);
+    redis.kill();
+    let store = on_redis(&format!("server: '{}'", redis.address()));
+    let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
+    let world = LoginWorld::start(issuer.url(), 0, upstream, dir, &[(STORE, &store)]).await;
+    world.doorward.until_readyz_says("the store does not tell whether it keeps what it is told").await;
+    redis.restart();
+    world.doorward.until_ready().await;
+}
+
 /// Each replica has a chain of its own, and no chain can be taken away whole: the others say where they saw it.
 #[tokio::test]
 async fn an_auditor_misses_the_trail_of_a_replica_that_another_has_seen() {

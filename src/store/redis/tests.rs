@@ -494,6 +494,12 @@ async fn what_a_server_says_of_its_disk_and_its_replicas_is_found_out() {
     assert!(matches!(asked.durability().await.unwrap(), Durability::Lossy(why) if why.contains("store.redis.durable")));
     let told = store(&json!({"server": server.address(), "durable": true}));
     assert_eq!(told.durability().await.unwrap(), Durability::Synced);
+    // It was an error, by which no replica became ready.
+    let _: String = server.ask(&["ACL", "SETUSER", "default", "-info"]).await;
+    for user in [&asked, &told] {
+        assert!(matches!(user.durability().await.unwrap(), Durability::Lossy(why) if why.contains("`+info`")));
+    }
+    let _: String = server.ask(&["ACL", "SETUSER", "default", "+info"]).await;
 
     let port = server.port().to_string();
     let mut replica = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {port}")]);
