@@ -1,4 +1,4 @@
-//! Whether a shared store could lose what it has taken: held deliveries must not be given to one that could.
+//! Whether a shared store keeps what it takes: held deliveries must not be given to one that could lose them, nor take its last room.
 
 use std::time::Duration;
 
@@ -60,29 +60,22 @@ pub(super) async fn watch_clock(app: &App, redis: &Redis) {
     }
 }
 
-/// Has no deliveries held in a store that could lose them. Until the store was asked once, none can be, so a replica is
-/// not ready before; from then on the component gates nothing, since callers other than webhooks do not depend on it.
+/// Has no deliveries held in a store that could lose them, or has little room left. Until the store was asked once, none can be, so a
+/// replica is not ready before; from then on the component gates nothing, since callers other than webhooks do not depend on it.
 pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle) {
     let mut is_known = false;
     loop {
-        let durability = redis.durability().await;
-        if durability.is_ok() {
-            app.health.component(COMPONENT, Gate::Report);
-            is_known = true;
-        }
-        let pause = match durability {
-            Ok(Durability::Synced) => {
-                app.held.set_doubt(None);
-                component.ok();
-                TICK
-            }
-            Ok(Durability::Lossy(why)) => {
-                app.held.set_doubt(Some(why));
-                if app.snapshot.load().routes.hold() {
-                    tracing::error!(why, "deliveries that are to be held are refused");
-                    component.failed(why);
-                } else {
-                    component.ok();
+        let pause = match redis.doubt().await {
+            Ok(doubt) => {
+                is_known = true;
+                app.health.component(COMPONENT, Gate::Report);
+                app.held.set_doubt(doubt);
+                match doubt.filter(|_| app.snapshot.load().routes.hold()) {
+                    Some(why) => {
+                        tracing::error!(why, "deliveries that are to be held are refused");
+                        component.failed(why);
+                    }
+                    None => component.ok(),
                 }
                 TICK
             }

@@ -11,7 +11,7 @@
 //! | `rights` | whether Kubernetes allows Doorward what its configuration needs |
 //! | `policies` | those that were in force, kept so that what they decided can be explained |
 //! | `rollout`, `heads` | what replicas tell each other: the policy each decides by, the last checkpoint of its trail |
-//! | `durability` | whether a shared store could lose what it has taken |
+//! | `durability` | whether a shared store could lose what it has taken, or has no room for more |
 //! | `operator` | the commands of operators, of which `revoke`, `sessions` and `hooks` hold some |
 
 pub mod account_tokens;

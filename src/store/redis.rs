@@ -116,6 +116,21 @@ impl Redis {
         Ok(durability(&words))
     }
 
+    /// Why no more can be held there at the moment, with what to do about it; none if it can.
+    pub async fn doubt(&self) -> Result<Option<&'static str>, StoreError> {
+        if let Durability::Lossy(why) = self.durability().await? {
+            return Ok(Some(why));
+        }
+        let mut info = String::new();
+        if let Some(memory) = self.ask_holder(&["INFO", "memory"]).await? {
+            collect_text(&memory, &mut info);
+        }
+        Ok(is_nearly_full(&info).then_some(
+            "more than nine tenths of the memory that Redis may use (`maxmemory`) are used, and the rest is kept for bringing what is held: give \
+             it more, or drop what is parked (`doorward hooks drop`)",
+        ))
+    }
+
     /// What the server that has what is held tells of itself, where the client would ask any node of a cluster. None if our user may not
     /// ask, or the service has taken the command away.
     async fn ask_holder(&self, words: &[&str]) -> Result<Option<Value>, StoreError> {

@@ -45,7 +45,7 @@ pub struct Queue {
     /// Something may be due.
     pub(super) wake: Arc<Notify>,
     pub(super) metrics: WebhookMetrics,
-    /// Why the store could lose what it says that it has.
+    /// Why nothing is taken at the moment: the store could lose what it says that it has, or has no room to spare.
     doubt: Arc<ArcSwapOption<&'static str>>,
     /// Set once the index knows all that was held before this process began.
     known: Arc<OnceCell<()>>,
@@ -67,7 +67,7 @@ impl Queue {
         Self { store, seal, index: Arc::default(), wake: Arc::default(), metrics, doubt, known: Arc::default() }
     }
 
-    /// Takes no more deliveries, as the store could lose them, or takes them again.
+    /// Takes no more deliveries, for this reason of the store's, or takes them again.
     pub fn set_doubt(&self, doubt: Option<&'static str>) {
         self.doubt.store(doubt.map(Arc::new));
     }

@@ -29,6 +29,22 @@ async fn set_memory(server: &RedisServer, most: &str) {
     let _: String = server.ask(&["CONFIG", "SET", "maxmemory", most]).await;
 }
 
+/// What is brought takes room for its events and causes before it gives any back. Where none was left nothing was brought any more, and
+/// so nothing went.
+#[tokio::test]
+async fn nothing_more_is_held_once_nine_tenths_of_the_memory_are_used() {
+    let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let store = store(&json!({"server": server.address()}));
+    for (most, is_in_doubt) in [("0", false), ("1gb", false), ("1", true), ("0", false)] {
+        set_memory(&server, most).await;
+        let doubt = store.doubt().await.unwrap();
+        assert_eq!(doubt.map(|why| why.contains("`maxmemory`")), is_in_doubt.then_some(true), "{most}");
+    }
+    let _: String = server.ask(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
+    let doubt = store.doubt().await.unwrap();
+    assert!(doubt.is_some_and(|why| why.contains("`appendfsync always`")), "{doubt:?}");
+}
+
 /// It was refused as all that is new, so that what had been brought was brought once more after a restart, and nobody could drop anything.
 #[tokio::test]
 async fn what_is_there_can_be_removed_from_a_full_server() {
