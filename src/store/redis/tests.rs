@@ -208,7 +208,7 @@ async fn a_server_that_went_away_is_used_again_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_failover_is_followed_by_way_of_the_sentinel() {
+async fn a_failover_is_followed_by_way_of_the_sentinel_for_a_user_with_few_rights_there() {
     let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
     let port = master.port().to_string();
     let replica = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {port}")]);
@@ -218,13 +218,23 @@ async fn a_failover_is_followed_by_way_of_the_sentinel() {
     })
     .await;
     let sentinel = RedisServer::sentinel(master.port());
-    let settings = json!({"sentinel": {"servers": ["127.0.0.1:1", sentinel.address()], "master": "doorward"}});
-    let store = store(&settings);
+    // All that it needs there.
+    let rights = ["ACL", "SETUSER", "doorward", "on", ">s3cret", "-@all", "+sentinel", "+role"];
+    let _: String = sentinel.ask(&rights).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("password"), "s3cret").unwrap();
+    let settings = json!({"sentinel": {
+        "servers": ["127.0.0.1:1", sentinel.address()],
+        "master": "doorward",
+        "username": "doorward",
+        "password": {"file": "password"},
+    }});
+    let store = store_in(&settings, folder.path());
     suite::run(Arc::new(store.clone())).await;
     let clock = Clock::manual(NOW);
     let (here, there) = (
         Revocations::new(Arc::new(store.clone()), clock.clone()),
-        Revocations::new(Arc::new(tests::store(&settings)), clock),
+        Revocations::new(Arc::new(store_in(&settings, folder.path())), clock),
     );
     there.refresh().await.unwrap();
     let end = NOW + Duration::from_secs(60);
