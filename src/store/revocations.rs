@@ -5,6 +5,7 @@
 
 mod list;
 mod names;
+mod record;
 mod restore;
 
 use std::{
@@ -18,19 +19,20 @@ use std::{
 
 use arc_swap::ArcSwap;
 use moka::{policy::EvictionPolicy, sync::Cache};
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use self::names::Named;
-use self::names::Names;
-use super::{Expect, Put, Store, StoreError, Table, WrittenAll};
+use self::{
+    names::Names,
+    record::{Record, What},
+};
+use super::{Expect, Store, StoreError, Table, WrittenAll};
 use crate::{
     authn::{CredentialId, KnownAs, Principal},
     clock::{Clock, Timestamp},
     error::{Reason, Rejection},
     issuers::RevocationCheck,
     lock::lock,
-    sha256::sha256,
 };
 
 /// How often the copy is renewed. Two renewals fit into the second that is promised.
@@ -38,6 +40,10 @@ const EVERY: Duration = Duration::from_millis(400);
 
 /// Changes asked for at once.
 const PAGE: usize = 1000;
+
+/// How long what is said of a token or a principal is kept at least, however soon it ends: a replica that looks late or whose clock is
+/// ahead has to read the word that takes a revocation back, or goes on by the one before.
+const KEPT: Duration = Duration::from_secs(3600);
 
 /// No time at all.
 const NEVER: u64 = u64::MAX;
@@ -73,12 +79,15 @@ impl Target<'_> {
     }
 }
 
-/// A revocation in force.
+/// A revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
     /// Why, for operators. It is never told to whom it meets.
     pub reason: Arc<str>,
+    /// How long it is in force.
     pub until: Timestamp,
+    /// How long it is kept, so that it stands in the place of a longer one.
+    kept: Timestamp,
 }
 
 /// The revocations: the store's, and the copy in memory.
@@ -119,45 +128,21 @@ struct Mirror {
     workloads: HashMap<Arc<str>, Revocation>,
 }
 
+impl Mirror {
+    fn get(&self, target: Target<'_>) -> Option<&Revocation> {
+        match target {
+            Target::Session(id) => self.sessions.get(id),
+            Target::Token { issuer, id } => self.tokens.get(issuer)?.get(id),
+            Target::Principal { issuer, subject } => self.principals.get(issuer)?.get(subject),
+            Target::Workload(uid) => self.workloads.get(uid),
+        }
+    }
+}
+
 /// Workloads whose end is remembered here at most.
 const MAX_ENDED: u64 = 100_000;
 
 type ByIssuer = HashMap<Arc<str>, HashMap<Arc<str>, Revocation>>;
-
-#[derive(Serialize, Deserialize)]
-struct Record {
-    #[serde(flatten)]
-    what: What,
-    reason: Arc<str>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum What {
-    Session { id: Arc<str> },
-    Token { issuer: Arc<str>, id: Arc<str> },
-    Principal { issuer: Arc<str>, subject: Arc<str> },
-    Workload { uid: Arc<str> },
-}
-
-impl Record {
-    fn put(&self, until: Timestamp, expect: Expect) -> Result<Put, StoreError> {
-        let key = sha256(&[&serde_json::to_vec(&self.what).unwrap_or_default()]).to_vec();
-        let value = serde_json::to_vec(self).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-        Ok(Put { table: Table::Revocations, key, value, expires: until, expect })
-    }
-}
-
-impl From<Target<'_>> for What {
-    fn from(target: Target<'_>) -> Self {
-        match target {
-            Target::Session(id) => Self::Session { id: id.into() },
-            Target::Token { issuer, id } => Self::Token { issuer: issuer.into(), id: id.into() },
-            Target::Principal { issuer, subject } => Self::Principal { issuer: issuer.into(), subject: subject.into() },
-            Target::Workload(uid) => Self::Workload { uid: uid.into() },
-        }
-    }
-}
 
 impl Revocations {
     pub fn new(store: Store, clock: Clock) -> Self {
@@ -230,15 +215,24 @@ impl Revocations {
     /// The same of several targets, each with its reason and until when: the store is told once, and so is the copy, which each change
     /// copies as a whole.
     pub async fn revoke_all(&self, targets: &[(Target<'_>, &str, Timestamp)]) -> Result<(), StoreError> {
-        let (mirror, names) = (self.0.mirror.load_full(), self.0.names.load_full());
+        let (mirror, names, now) = (self.0.mirror.load_full(), self.0.names.load_full(), self.0.clock.now());
         let named = targets.iter().flat_map(|(target, reason, until)| {
-            let named = target.by_all_names(&names).into_iter().chain(mirror.by_former_names(*target, &names));
-            named.map(|target| (Record { what: What::from(target), reason: (*reason).into() }, *until))
+            let former = mirror.by_former_names(*target, &names);
+            let named: Vec<Target<'_>> = target.by_all_names(&names).into_iter().chain(former).collect();
+            let least = match target {
+                Target::Token { .. } | Target::Principal { .. } => now + KEPT,
+                // Nobody takes back their end.
+                Target::Session(_) | Target::Workload(_) => *until,
+            };
+            let replaced = named.iter().filter_map(|target| mirror.get(*target)).map(|known| known.kept);
+            let kept = replaced.fold(least.max(*until), Timestamp::max);
+            let revocation = Revocation { reason: (*reason).into(), until: *until, kept };
+            named.into_iter().map(move |target| Record::of(What::from(target), revocation.clone()))
         });
         let records: Vec<(Record, Timestamp)> = named.collect();
-        let puts = records.iter().map(|(record, until)| record.put(*until, Expect::Any));
+        let puts = records.iter().map(|(record, kept)| record.put(*kept, Expect::Any));
         let puts = puts.collect::<Result<_, StoreError>>()?;
-        if let WrittenAll::Done(versions) = self.0.store.put_all(puts, self.0.clock.now()).await? {
+        if let WrittenAll::Done(versions) = self.0.store.put_all(puts, now).await? {
             let last = versions.into_iter().max().unwrap_or_default();
             self.0.written.fetch_max(last, Ordering::AcqRel);
         }
@@ -250,16 +244,8 @@ impl Revocations {
     pub fn is_revoked_until(&self, target: Target<'_>, until: Timestamp) -> bool {
         let mirror = self.0.mirror.load();
         let names = self.0.names.load();
-        let known = |target: Target<'_>| {
-            match target {
-                Target::Session(id) => mirror.sessions.get(id),
-                Target::Token { issuer, id } => mirror.tokens.get(issuer)?.get(id),
-                Target::Principal { issuer, subject } => mirror.principals.get(issuer)?.get(subject),
-                Target::Workload(uid) => mirror.workloads.get(uid),
-            }
-            .map(|revocation| revocation.until)
-        };
-        target.by_all_names(&names).into_iter().all(|target| known(target).is_some_and(|known| known >= until))
+        let mut named = target.by_all_names(&names).into_iter();
+        named.all(|target| mirror.get(target).is_some_and(|known| known.until >= until))
     }
 
     /// Whether the credential of a principal is revoked, or all of theirs, of a person's on whose behalf it is, or of an actor's.
@@ -296,7 +282,7 @@ impl Revocations {
         let mut any = false;
         for (uid, why) in ended {
             if self.workload(&uid).is_none() {
-                self.0.ended.insert(uid.into(), Revocation { reason: why.into(), until });
+                self.0.ended.insert(uid.into(), Revocation { reason: why.into(), until, kept: until });
                 any = true;
             }
         }
@@ -433,8 +419,9 @@ impl Revocations {
 
     fn learn(&self, records: impl IntoIterator<Item = (Record, Timestamp)>) {
         self.change(|mirror| {
-            for (record, until) in records {
-                let revocation = Revocation { reason: record.reason, until };
+            for (record, kept) in records {
+                let until = record.until.unwrap_or(kept);
+                let revocation = Revocation { reason: record.reason, until, kept };
                 match record.what {
                     What::Session { id } => mirror.sessions.insert(id, revocation),
                     What::Token { issuer, id } => mirror.tokens.entry(issuer).or_default().insert(id, revocation),
@@ -449,7 +436,7 @@ impl Revocations {
 
     fn forget(&self, now: Timestamp) {
         let mirror = self.0.mirror.load();
-        let ended = |revocation: &Revocation| revocation.until <= now;
+        let ended = |revocation: &Revocation| revocation.kept <= now;
         let any_of = |map: &ByIssuer| map.values().flat_map(HashMap::values).any(ended);
         let any_alone = mirror.sessions.values().chain(mirror.workloads.values()).any(ended);
         if any_alone || any_of(&mirror.tokens) || any_of(&mirror.principals) {

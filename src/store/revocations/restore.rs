@@ -51,6 +51,6 @@ fn puts(mirror: &Mirror, now: Timestamp) -> Result<Vec<Put>, StoreError> {
     all.extend(mirror.sessions.iter().map(|(id, found)| (What::Session { id: Arc::clone(id) }, found.clone())));
     all.extend(mirror.workloads.iter().map(|(uid, found)| (What::Workload { uid: Arc::clone(uid) }, found.clone())));
     let in_force = all.into_iter().filter(|(_, revocation)| revocation.until > now);
-    let put = |(what, Revocation { reason, until })| Record { what, reason }.put(until, Expect::Absent);
-    in_force.map(put).collect()
+    let records = in_force.map(|(what, revocation)| Record::of(what, revocation));
+    records.map(|(record, kept)| record.put(kept, Expect::Absent)).collect()
 }

@@ -78,8 +78,9 @@ async fn what_is_revoked_together_has_its_own_reason_and_end() {
     here.revoke_all(&[(of("a"), "it has ended", until), (of("b"), "it was deleted", later)]).await.unwrap();
     elsewhere.refresh().await.unwrap();
     for known in [&here, &elsewhere] {
-        assert_eq!(known.workload("a"), Some(Revocation { reason: "it has ended".into(), until }));
-        assert_eq!(known.workload("b"), Some(Revocation { reason: "it was deleted".into(), until: later }));
+        assert_eq!(known.workload("a"), Some(Revocation { reason: "it has ended".into(), until, kept: until }));
+        let deleted = Revocation { reason: "it was deleted".into(), until: later, kept: later };
+        assert_eq!(known.workload("b"), Some(deleted));
     }
 }
 
@@ -155,6 +156,50 @@ async fn a_later_word_of_the_same_target_replaces_the_earlier() {
     at.clock.advance(Duration::from_secs(1));
     assert_eq!(listed(&revocations), serde_json::json!([token]));
     assert!(revocations.find(&CredentialId::None, "corp", "bob").is_none());
+}
+
+/// The record of the later word had ended by the time that such a replica looked, so that it went by the one before for a month.
+#[tokio::test]
+async fn what_is_taken_back_is_so_at_a_replica_whose_clock_is_ahead_or_that_looks_late() {
+    let seconds = Duration::from_secs;
+    for (row, span, ahead, late) in [
+        ("its clock is ahead", 1, 5, 0),
+        ("it looks late", 1, 0, 60),
+        ("it looks later than anything is kept that replaces nothing", 1, 0, 7200),
+        ("the later word ends at once", 0, 0, 0),
+    ] {
+        let at = fixture();
+        let there = Clock::manual(at.clock.now() + seconds(ahead));
+        let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        let elsewhere = Revocations::new(Arc::clone(&at.store), there.clone());
+        let bob = Target::Principal { issuer: "corp", subject: "bob" };
+        let token = Target::Token { issuer: "corp", id: "t-1" };
+        let is_revoked = |of: &Revocations, id: &str, subject: &str| {
+            of.find(&CredentialId::Token(id.into()), "corp", subject).is_some()
+        };
+        let month = at.clock.now() + seconds(30 * 86_400);
+        here.revoke_all(&[(bob, "left", month), (token, "leaked", month)]).await.unwrap();
+        elsewhere.refresh().await.unwrap();
+        assert!(is_revoked(&elsewhere, "x", "bob") && is_revoked(&elsewhere, "t-1", "alice"), "{row}");
+        // Said twice, as the second word replaces the one that replaced.
+        for _ in 0..2 {
+            let until = at.clock.now() + seconds(span);
+            here.revoke_all(&[(bob, "back again", until), (token, "a mistake", until)]).await.unwrap();
+        }
+        at.clock.advance(seconds(late + 1));
+        there.advance(seconds(late + 1));
+        elsewhere.refresh().await.unwrap();
+        for of in [&here, &elsewhere] {
+            assert!(!is_revoked(of, "x", "bob") && !is_revoked(of, "t-1", "alice"), "{row}");
+            assert_eq!(of.list(), [], "{row}");
+        }
+        // It stays no longer than what it replaces.
+        for (of, clock) in [(&here, &at.clock), (&elsewhere, &there)] {
+            clock.set(month);
+            of.refresh().await.unwrap();
+            assert!(of.0.empty.load(Ordering::Acquire), "{row}");
+        }
+    }
 }
 
 #[tokio::test]
