@@ -112,12 +112,20 @@ struct Inner {
     /// When the copy was last known to be complete, in milliseconds of [`Clock::passed`]: a clock that is set back must not keep it
     /// young. Before that, [`NEVER`].
     complete: AtomicU64,
-    /// The version up to which the copy has followed; locked while it is renewed.
-    followed: tokio::sync::Mutex<u64>,
+    /// How far the copy has followed; locked while it is renewed.
+    followed: tokio::sync::Mutex<Followed>,
     /// The last version that this process wrote. A failover may lose it before it is followed.
     written: AtomicU64,
     /// Guards changes of `mirror`, which two renewals and a write may make at once.
     change: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Followed {
+    /// Up to which version.
+    version: u64,
+    /// The latest time by which it left out what had ended.
+    ended_by: Timestamp,
 }
 
 #[derive(Clone, Default)]
@@ -162,7 +170,7 @@ impl Revocations {
                 .build(),
             any_ended: AtomicBool::new(false),
             complete: AtomicU64::new(NEVER),
-            followed: tokio::sync::Mutex::new(0),
+            followed: tokio::sync::Mutex::default(),
             written: AtomicU64::new(0),
             change: Mutex::new(()),
         }))
@@ -340,7 +348,10 @@ impl Revocations {
         let mut followed = self.0.followed.lock().await;
         // What is written while the store answers may be missing from the answer, so its age counts from here.
         let (now, begun) = (self.0.clock.now(), self.0.clock.passed());
-        let (before, written, mut reached) = (*followed, self.0.written.load(Ordering::Acquire), *followed);
+        let (before, written) = (followed.version, self.0.written.load(Ordering::Acquire));
+        // What a clock that was ahead took for ended may be in force by the one that was set right: all is read again.
+        let mut reached = if now < followed.ended_by { 0 } else { before };
+        followed.ended_by = followed.ended_by.max(now);
         loop {
             let changes = self.0.store.changes(Table::Revocations, reached, PAGE, now).await?;
             let Some(last) = changes.last() else { break };
@@ -372,7 +383,7 @@ impl Revocations {
             reached = 0;
             let _ = self.0.written.compare_exchange(written, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
-        *followed = reached;
+        *followed = Followed { version: reached, ended_by: now };
         self.0.complete.store(u64::try_from(begun.as_millis()).unwrap_or(NEVER - 1), Ordering::Release);
         Ok(())
     }

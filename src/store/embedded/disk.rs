@@ -21,7 +21,7 @@ use super::{
     layout::{self, FORMAT},
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     group_commit::{self, GroupCommit},
     lock::lock,
 };
@@ -32,9 +32,9 @@ const CACHE_BYTES: usize = 4 << 20;
 /// Writes in one commit.
 const GROUP: usize = 256;
 
-/// How often the writer looks for records that have ended, by the time that writes carry: without writes nothing
-/// grows, so nothing needs to be swept.
-const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// For how long the clock must have shown a time, or later ones, before what had ended by then is removed: one that is ahead when a
+/// machine starts, until it is set, must take nothing away that is good.
+pub(super) const SWEEP_AFTER: Duration = Duration::from_secs(600);
 
 /// Ended records removed from each table beside one commit.
 const SWEEP_LIMIT: usize = 512;
@@ -72,21 +72,29 @@ pub(super) struct Disk {
     path: PathBuf,
     opener: Opener,
     database: Mutex<Option<Arc<Database>>>,
+    clock: Clock,
 }
 
 impl Disk {
     pub(super) fn file(path: &Path) -> Result<Self, OpenError> {
         let at = path.to_owned();
-        Self::open(path, Box::new(move |opening| create(FileBackend::new(owner_only(&at, opening)?)?)))
+        Self::open(
+            path,
+            Box::new(move |opening| create(FileBackend::new(owner_only(&at, opening)?)?)),
+            Clock::default(),
+        )
     }
 
     /// On any storage of redb. `make` is called again after an error.
     #[cfg(test)]
-    pub(super) fn storage<S: StorageBackend>(make: impl Fn() -> S + Send + Sync + 'static) -> Result<Self, OpenError> {
-        Self::open(Path::new("memory"), Box::new(move |_| create(make())))
+    pub(super) fn storage<S: StorageBackend>(
+        make: impl Fn() -> S + Send + Sync + 'static,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        Self::open(Path::new("memory"), Box::new(move |_| create(make())), clock)
     }
 
-    fn open(path: &Path, opener: Opener) -> Result<Self, OpenError> {
+    fn open(path: &Path, opener: Opener, clock: Clock) -> Result<Self, OpenError> {
         let io_error = |why| OpenError::Io { path: path.to_owned(), why };
         let database = opener(Opening::First).map_err(|error| not_opened(path, error))?;
         let transaction = database.begin_write().map_err(|error| io_error(io::Error::other(error)))?;
@@ -96,7 +104,7 @@ impl Disk {
             return Err(OpenError::Format { path: path.to_owned(), found: format });
         }
         transaction.commit().map_err(|error| io_error(io::Error::other(error)))?;
-        Ok(Self { path: path.to_owned(), opener, database: Mutex::new(Some(Arc::new(database))) })
+        Ok(Self { path: path.to_owned(), opener, database: Mutex::new(Some(Arc::new(database))), clock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -152,7 +160,7 @@ impl Disk {
     }
 
     pub(super) fn serve_writes(&self, mut queue: mpsc::Receiver<Write>) {
-        let mut swept = Timestamp::default();
+        let mut sweeps = Sweeps::default();
         let mut group = Vec::with_capacity(GROUP);
         let mut commit = GroupCommit::new(group_commit::WINDOW);
         while queue.blocking_recv_many(&mut group, GROUP) > 0 {
@@ -162,15 +170,14 @@ impl Disk {
             commit.shared(group.len());
             // Those who gave up while they waited are not served: a late write would surprise them.
             group.retain(|write| !write.abandoned());
-            let now = group.iter().filter_map(Write::now).max();
-            let sweep = now.filter(|now| now.since(swept) >= SWEEP_EVERY);
+            // By the time that writes carry: without writes nothing grows, so nothing needs to be swept.
+            let now = group.iter().filter_map(Write::now).min();
+            let sweep = now.and_then(|now| sweeps.due(now, self.clock.passed()));
             match self.commit(&group, sweep) {
                 Ok((done, removed)) => {
-                    if let Some((sweep, removed)) = sweep.zip(removed) {
-                        // A full sweep leaves more to do; the next group goes on.
-                        if removed < SWEEP_LIMIT {
-                            swept = sweep;
-                        }
+                    // A full sweep leaves more to do; the next group goes on.
+                    if removed.is_some_and(|removed| removed < SWEEP_LIMIT) {
+                        sweeps = Sweeps::default();
                     }
                     group.drain(..).zip(done).for_each(|(write, done)| write.succeed(done));
                 }
@@ -199,6 +206,23 @@ impl Disk {
         drop(tables);
         transaction.commit()?;
         Ok((done, removed))
+    }
+}
+
+/// By what time records are swept next: the one that the clock showed at some moment, and [`Clock::passed`] then.
+#[derive(Default)]
+struct Sweeps(Option<(Timestamp, Duration)>);
+
+impl Sweeps {
+    /// The time to sweep by beside a write at `now`, if the clock has shown it, or later ones, for long enough.
+    fn due(&mut self, now: Timestamp, passed: Duration) -> Option<Timestamp> {
+        match self.0 {
+            Some((shown, since)) if shown <= now => (passed.saturating_sub(since) >= SWEEP_AFTER).then_some(shown),
+            _ => {
+                self.0 = Some((now, passed));
+                None
+            }
+        }
     }
 }
 

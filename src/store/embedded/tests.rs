@@ -9,7 +9,10 @@ use std::{
 use redb::{StorageBackend, backends::InMemoryBackend};
 
 use super::*;
-use crate::store::{Expect, Written, suite};
+use crate::{
+    clock::Clock,
+    store::{Expect, Written, suite},
+};
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -48,8 +51,12 @@ impl StorageBackend for SmallDisk {
 }
 
 fn in_memory() -> Embedded {
+    on_clock(&Clock::default())
+}
+
+fn on_clock(clock: &Clock) -> Embedded {
     let disk = SmallDisk::new(u64::MAX);
-    Embedded::start(Disk::storage(move || disk.clone()).unwrap()).unwrap()
+    Embedded::start(Disk::storage(move || disk.clone(), clock.clone()).unwrap()).unwrap()
 }
 
 #[tokio::test]
@@ -122,7 +129,7 @@ fn a_folder_that_is_not_there_is_named() {
 async fn a_full_disk_is_said_and_passes_once_there_is_room() {
     let disk = SmallDisk::new(u64::MAX);
     let handle = disk.clone();
-    let store = Embedded::start(Disk::storage(move || handle.clone()).unwrap()).unwrap();
+    let store = Embedded::start(Disk::storage(move || handle.clone(), Clock::default()).unwrap()).unwrap();
     let end = NOW + Duration::from_secs(60);
     store.put(Table::Sessions, b"kept", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
     disk.room.store(disk.len().unwrap(), Ordering::SeqCst);
@@ -137,9 +144,8 @@ async fn a_full_disk_is_said_and_passes_once_there_is_room() {
 
 #[tokio::test]
 async fn ended_records_are_swept_beside_later_writes() {
-    let disk = SmallDisk::new(u64::MAX);
-    let handle = disk.clone();
-    let store = Embedded::start(Disk::storage(move || handle.clone()).unwrap()).unwrap();
+    let clock = Clock::manual(NOW);
+    let store = on_clock(&clock);
     for record in 0..600u32 {
         let key = record.to_be_bytes();
         let end = NOW + Duration::from_secs(60);
@@ -147,12 +153,36 @@ async fn ended_records_are_swept_beside_later_writes() {
     }
     let later = NOW + Duration::from_secs(120);
     let end = later + Duration::from_secs(60);
-    for _ in 0..2 {
+    // One sweep by the time of the first writes, which finds nothing, then one moment to count from, and two sweeps.
+    for _ in 0..4 {
+        clock.advance(disk::SWEEP_AFTER);
         store.put(Table::Logins, b"k", b"v".to_vec(), end, Expect::Any, later).await.unwrap();
     }
     // Seen with the eyes of the time when they were live: none is left.
     assert_eq!(store.changes(Table::Deliveries, 0, 1000, NOW).await.unwrap(), []);
     assert!(store.get(Table::Logins, b"k", later).await.unwrap().is_some());
+}
+
+/// The first write after a start swept by the time of a clock that was not set yet, and what was revoked was good again.
+#[tokio::test]
+async fn a_clock_that_is_ahead_until_it_is_set_removes_nothing_that_has_not_ended() {
+    let clock = Clock::manual(NOW);
+    let store = on_clock(&clock);
+    let (day, ahead) = (NOW + Duration::from_secs(86_400), NOW + Duration::from_secs(2 * 86_400));
+    store.put(Table::Revocations, b"good", b"v".to_vec(), day, Expect::Any, NOW).await.unwrap();
+    // It is set right when what had ended by it would be next.
+    for now in [ahead, ahead, ahead, ahead, ahead, NOW, NOW, NOW] {
+        let end = now + Duration::from_secs(60);
+        store.put(Table::Logins, b"k", b"v".to_vec(), end, Expect::Any, now).await.unwrap();
+        clock.advance(disk::SWEEP_AFTER / 2);
+    }
+    assert!(store.get(Table::Revocations, b"good", NOW).await.unwrap().is_some());
+    // The twin: a clock that goes on to show so is believed.
+    for _ in 0..2 {
+        clock.advance(disk::SWEEP_AFTER);
+        store.put(Table::Logins, b"k", b"v".to_vec(), Timestamp::MAX, Expect::Any, ahead).await.unwrap();
+    }
+    assert_eq!(store.get(Table::Revocations, b"good", NOW).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -229,6 +229,31 @@ async fn the_copy_grows_old_though_the_clock_is_set_back() {
     assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
 }
 
+/// A clock that was ahead for one look had it forgotten, and nothing read it again.
+#[tokio::test]
+async fn what_a_clock_that_is_ahead_takes_for_ended_is_in_force_again_once_the_clock_is_right() {
+    let at = fixture();
+    let right = at.clock.now();
+    let until = right + Duration::from_secs(86_400);
+    let bob = Target::Principal { issuer: "corp", subject: "bob" };
+    let known = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    known.revoke(bob, "left", until).await.unwrap();
+    known.refresh().await.unwrap();
+    let new = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    at.clock.set(until + Duration::from_secs(86_400));
+    for revocations in [&known, &new] {
+        revocations.refresh().await.unwrap();
+        assert!(revocations.0.empty.load(Ordering::Acquire));
+    }
+    // What is written meanwhile must not take it out of the store either.
+    known.revoke(Target::Session("s"), "signed out", Timestamp::MAX).await.unwrap();
+    at.clock.set(right);
+    for revocations in [&known, &new] {
+        revocations.refresh().await.unwrap();
+        assert!(revocations.find(&CredentialId::None, "corp", "bob").is_some());
+    }
+}
+
 #[tokio::test]
 async fn more_than_a_page_of_revocations_is_followed() {
     let at = fixture();
