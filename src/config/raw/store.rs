@@ -17,7 +17,7 @@ pub struct Store {
     pub path: PathBuf,
     /// Redis or Valkey, for several replicas. Without it the embedded store is used.
     pub redis: Option<Redis>,
-    /// How long bearer routes go on with their copy of the revocations while the store is away.
+    /// How long bearer routes go on with their copy of the revocations while the store is away. At least 2s.
     pub max_mirror_age: Span,
 }
 
