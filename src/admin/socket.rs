@@ -155,7 +155,7 @@ impl CommandError {
         Self { message: message.into(), help: None, deliveries: None }
     }
 
-    /// The store failed it: `what` says what did not happen.
+    /// The store failed it: `what` says what did not happen, or that it is not known, as of a write, which may have happened nonetheless.
     pub fn store(what: &str, error: &StoreError) -> Self {
         Self::new(format!("{what}: {error}")).help(SEE_TO_THE_STORE)
     }

@@ -9,7 +9,6 @@ use super::App;
 use crate::{
     admin::socket::{Command, CommandError},
     sessions::Ended,
-    store::StoreError,
 };
 
 #[derive(Debug, Deserialize)]
@@ -27,7 +26,10 @@ struct Arguments {
 pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     let (issuer, arguments) = read(app, command)?;
     let sessions = app.snapshot.load().sessions.clone();
-    let list = sessions.list(&issuer, &arguments.subject).await.map_err(|error| unavailable(&error))?;
+    let list = sessions
+        .list(&issuer, &arguments.subject)
+        .await
+        .map_err(|error| CommandError::store("the sessions cannot be looked up", &error))?;
     Ok(json!({"sessions": list}))
 }
 
@@ -38,7 +40,7 @@ pub async fn end(app: &App, command: &Command) -> Result<Value, CommandError> {
     let ended = sessions
         .end_of(&issuer, &arguments.subject, arguments.session.as_deref(), Ended::revoked)
         .await
-        .map_err(|error| unavailable(&error))?;
+        .map_err(|error| CommandError::store("it is not known which sessions have ended", &error))?;
     if ended == 0 && arguments.session.is_some() {
         return Err(CommandError::new("this person has no such session").help("`doorward sessions list` shows them"));
     }
@@ -57,8 +59,4 @@ fn read(app: &App, command: &Command) -> Result<(Arc<str>, Arguments), CommandEr
         CommandError::new(format!("there is no issuer `{asked}`")).help(format!("known: {}", known.join(", ")))
     })?;
     Ok((identifier, arguments))
-}
-
-fn unavailable(error: &StoreError) -> CommandError {
-    CommandError::store("the sessions cannot be looked up", error)
 }

@@ -43,6 +43,15 @@ routes:
     assert_eq!(by_token().await.status, 200, "the copy of the revocations is fresh");
     // What was read a moment ago is still believed.
     until(async || by_cookie().await.status != 200).await;
+    // An operator must not believe that nothing came of what may have been written.
+    for (command, said) in [
+        (&["revoke"][..], "it is not known whether it is revoked"),
+        (&["sessions", "end"], "it is not known which sessions have ended"),
+    ] {
+        let of_bob = ["--issuer", issuer.url(), "--subject", "bob", "--why", "left"];
+        let (code, told) = doorward.operator(&[command, &of_bob[..]].concat()).await;
+        assert!(code == Some(1) && told.contains(said) && told.contains("try again"), "{told}");
+    }
     // Doorward's own pages say so as all others do: to people on a page, to programs as a problem.
     for path in ["/.doorward/whoami", "/.doorward/sessions"] {
         for (accept, kind) in [
