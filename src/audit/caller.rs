@@ -173,7 +173,11 @@ fn credential(id: &CredentialId) -> (&'static str, &str) {
 /// What kind of caller it is, by what it came, and who acts for it.
 fn write_identity(principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
     let (credential, _) = credential(&principal.credential);
-    object.field("kind", principal.kind).field("scheme", principal.scheme).text("credential", credential);
+    object
+        .field("kind", principal.kind)
+        .some("subject_kind", principal.subject_kind)
+        .field("scheme", principal.scheme)
+        .text("credential", credential);
     if let Some(actor) = &principal.actor {
         object.object("actor", |object| {
             object

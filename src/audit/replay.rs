@@ -210,6 +210,9 @@ struct Details {
 #[derive(Deserialize)]
 struct PrincipalLine {
     kind: Kind,
+    /// Of somebody for whom another acts, where they are of another kind.
+    #[serde(default)]
+    subject_kind: Option<Kind>,
     scheme: Scheme,
     #[serde(default)]
     credential: Option<String>,
@@ -356,6 +359,7 @@ impl PrincipalLine {
             acting: Box::default(),
             lives_with: Box::default(),
             kind: self.kind,
+            subject_kind: self.subject_kind,
             scheme: self.scheme,
             says_groups: self.groups.is_some(),
             groups: self.groups.unwrap_or_default(),

@@ -22,6 +22,8 @@ pub struct Principal {
     /// The Kubernetes user name, by the issuer's template. Never begins with `system:`, never blank at its ends.
     pub username: Arc<str>,
     pub kind: Kind,
+    /// What the subject is, where somebody acts for them and the whole is something else ([`Self::kinds`]).
+    pub subject_kind: Option<Kind>,
     /// How it was authenticated.
     pub scheme: Scheme,
     /// Groups as the issuer gave them, not yet mapped.
@@ -142,6 +144,7 @@ impl Principal {
             subject: subject.into(),
             username: username.into(),
             kind: Kind::Agent,
+            subject_kind: None,
             scheme,
             groups: Vec::new(),
             says_groups: false,
@@ -194,11 +197,18 @@ impl Principal {
         actor.client.as_ref().or(by_name)
     }
 
-    /// What the subject is, whoever acts for them: who comes with a token of Doorward's own is an agent where somebody does, and the
-    /// token says what they are themselves.
+    /// What comes with a token of such a subject, by which somebody else may act, and what the subject is where that is another: who
+    /// acts for a person is none.
+    pub fn kinds(subject: Kind, is_acted_for: bool) -> (Kind, Option<Kind>) {
+        match is_acted_for && subject == Kind::Human {
+            true => (Kind::Agent, Some(subject)),
+            false => (subject, None),
+        }
+    }
+
+    /// What the subject is, whoever acts for them.
     pub fn kind_of_subject(&self) -> Kind {
-        let told = || Kind::deserialize(self.claims.get(KIND_CLAIM)?).ok();
-        self.on_behalf_of.as_ref().and_then(|_| told()).unwrap_or(self.kind)
+        self.subject_kind.unwrap_or(self.kind)
     }
 
     /// Whoever comes without a credential, on a route that lets them.

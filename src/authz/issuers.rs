@@ -20,6 +20,8 @@ pub(super) struct IssuerFacts {
     pub repositories: Option<(&'static str, &'static str)>,
     /// Whether its subjects are Kubernetes service accounts.
     pub service_accounts: bool,
+    /// Whether it is Doorward, whose rules say who gets which scope.
+    pub gives_scopes_by_rules: bool,
 }
 
 impl IssuerFacts {
@@ -44,6 +46,7 @@ impl IssuerFacts {
                 _ => None,
             },
             service_accounts: issuer.preset == Some(raw::Preset::Kubernetes),
+            gives_scopes_by_rules: issuer.preset == Some(raw::Preset::Doorward),
         }
     }
 

@@ -51,8 +51,8 @@ pub(super) enum Who {
         names: Names,
     },
     Scopes(Names),
-    /// The implied condition of a scope that nothing else backs: it is not for people (what a client asks for is no
-    /// right of the person).
+    /// The implied condition of a scope that nothing else backs: it is not for people, nor for who acts for one (what a
+    /// client asks for is no right of the person). What rules gave, in a token of Doorward's own, is for whoever has it.
     NoPerson,
     Subjects {
         key: &'static str,
@@ -100,14 +100,17 @@ impl Who {
             Self::Authenticated { everybody } => (!is_anonymous(principal) || (wide && *everybody)).into(),
             Self::Issuers { names, implied } => (names.contains(&principal.issuer) || (wide && *implied)).into(),
             Self::Kind { kind, behalf } => {
-                let own = principal.kind == *kind && (wide || *behalf || actor.is_none());
+                let own = principal.kind_of_subject() == *kind && (wide || *behalf || actor.is_none());
                 (own || (*kind == Kind::Agent && actor.is_some())).into()
             }
             Self::Groups { names, .. } => {
                 or_withheld(names.contains_any(&principal.groups), IssuerFacts::withholds_groups)
             }
             Self::Scopes(names) => or_withheld(names.contains_any(&principal.scopes), IssuerFacts::withholds_scopes),
-            Self::NoPerson => (wide || principal.kind != Kind::Human).into(),
+            Self::NoPerson => {
+                let is_given = caller.issuer.is_some_and(|issuer| issuer.gives_scopes_by_rules);
+                (wide || is_given || principal.kind_of_subject() != Kind::Human).into()
+            }
             Self::Subjects { names, of, .. } => {
                 let own = *of == Party::Principal && names.contains(&principal.subject);
                 let theirs = (wide || *of == Party::Actor) && actor.is_some_and(|actor| names.contains(&actor.subject));
@@ -179,7 +182,7 @@ impl Who {
             Self::Issuers { names, .. } => Condition::new("who.issuers", names, &principal.issuer),
             Self::Kind { kind, .. } => {
                 let through = if actor.is_some() { ", through an actor" } else { "" };
-                Condition::new("who.kind", kind.as_str(), format!("{}{through}", principal.kind.as_str()))
+                Condition::new("who.kind", kind.as_str(), format!("{}{through}", principal.kind_of_subject().as_str()))
             }
             Self::Groups { key, names } => Condition::new(key, names, listed(&principal.groups)),
             Self::Scopes(names) => Condition::new("who.scopes", names, listed(&principal.scopes)),

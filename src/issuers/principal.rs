@@ -14,7 +14,7 @@ use super::{
 use crate::{
     authn::{
         Actor, CredentialId, Kind, KnownAs, LoginFacts, Principal, Scheme,
-        principal::{InvalidName, WorkloadIdentity, check_name, workload_key},
+        principal::{InvalidName, KIND_CLAIM, WorkloadIdentity, check_name, workload_key},
     },
     clock::Timestamp,
     config::raw::Preset,
@@ -102,6 +102,8 @@ impl Mapping {
         let template = self.template(&claims).ok_or_else(|| no_username(NoUsername::Missing))?;
         let username = template.render(&subject, service_account, &claims).map_err(no_username)?;
         let actor = self.actor(&claims)?;
+        let (kind, subject_kind) =
+            Principal::kinds(self.kind(&subject, client.as_deref(), scheme, &claims), actor.is_some());
         let own = Some(&claims).filter(|_| self.preset == Some(Preset::Doorward));
         let scopes = match scopes {
             Some(scopes) => scopes,
@@ -109,7 +111,8 @@ impl Mapping {
         };
         Ok(Principal {
             issuer: Arc::clone(&self.name),
-            kind: self.kind(&subject, client.as_deref(), actor.is_some(), scheme, &claims),
+            kind,
+            subject_kind,
             username: username.into(),
             scheme,
             groups: self.groups(&claims)?,
@@ -202,26 +205,18 @@ impl Mapping {
         })
     }
 
-    /// Client settings, then those of the login for who came by it, then issuer settings; whose kind nothing tells is an
-    /// agent, however they came in. A token with an actor is an agent's, and so is one whose subject is its own client
-    /// (client credentials, RFC 9068 section 2.2), whatever kind the client's settings say: neither is ever human.
-    fn kind(
-        &self,
-        subject: &str,
-        client: Option<&str>,
-        acting: bool,
-        scheme: Scheme,
-        claims: &Map<String, Value>,
-    ) -> Kind {
+    /// What the subject is, whoever acts for them. Client settings, then those of the login for who came by it, then issuer
+    /// settings; whose kind nothing tells is an agent, however they came in. A token whose subject is its own client (client
+    /// credentials, RFC 9068 section 2.2) is an agent's, whatever kind the client's settings say: never human.
+    fn kind(&self, subject: &str, client: Option<&str>, scheme: Scheme, claims: &Map<String, Value>) -> Kind {
         // Doorward's own tokens say it.
         if self.preset == Some(Preset::Doorward) {
-            let own = claims.get("kind").and_then(|kind| Kind::deserialize(kind).ok()).unwrap_or(Kind::Agent);
-            return if acting && own == Kind::Human { Kind::Agent } else { own };
+            return claims.get(KIND_CLAIM).and_then(|kind| Kind::deserialize(kind).ok()).unwrap_or(Kind::Agent);
         }
         let of_client = client.and_then(|client| self.clients.get(client)?.kind);
         let of_login = self.kind_of_logins.filter(|_| scheme == Scheme::Session);
         let kind = of_client.or(of_login).or(self.kind).unwrap_or(Kind::Agent);
-        let machine = acting || client.is_some_and(|client| client == subject || self.is_client(client, subject));
+        let machine = client.is_some_and(|client| client == subject || self.is_client(client, subject));
         if machine && kind == Kind::Human { Kind::Agent } else { kind }
     }
 
@@ -463,6 +458,30 @@ mod tests {
         let nothing = nothing.as_object().unwrap();
         assert!(mapping.groups(nothing).unwrap().is_empty() && mapping.scopes(nothing).unwrap().is_empty());
         assert_eq!(mapping.client(nothing, Scheme::Bearer).unwrap(), None);
+    }
+
+    #[test]
+    fn our_own_tokens_say_what_their_subject_is_and_not_who_acts() {
+        for (of_subject, act, expected) in [
+            ("human", None, Kind::Human),
+            ("human", Some("planner"), Kind::Agent),
+            ("workload", Some("planner"), Kind::Workload),
+        ] {
+            let mut claims = json!({"kind": of_subject});
+            if let Some(actor) = act {
+                claims["act"] = json!({"sub": actor});
+            }
+            let facts = Facts {
+                claims: claims.as_object().unwrap().clone(),
+                subject: "bob".into(),
+                expires: Timestamp::from_secs(1),
+                scheme: Scheme::Bearer,
+                scopes: None,
+                credential: CredentialId::None,
+            };
+            let principal = mapping(Some(Preset::Doorward)).principal(facts).unwrap();
+            assert_eq!((principal.kind, principal.kind_of_subject().as_str()), (expected, of_subject));
+        }
     }
 
     #[test]

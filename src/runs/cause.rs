@@ -73,6 +73,9 @@ pub struct Cause {
     subject: Arc<str>,
     username: Arc<str>,
     kind: Kind,
+    /// What the subject is, where that is something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject_kind: Option<Kind>,
     /// `None` if the issuer said nothing of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     groups: Option<Vec<Arc<str>>>,
@@ -138,7 +141,7 @@ impl Cause {
     ) -> Self {
         let kept = |name: &str| Some((name.to_owned(), principal.claims.get(name)?.clone()));
         let said = |is_said: bool, list: &[Arc<str>]| (is_said || !list.is_empty()).then(|| list.to_vec());
-        // A token of ours says by it what they are on whose behalf it is.
+        // By this the audit trail tells of a token of ours whether it is on behalf of a person.
         let own = principal.on_behalf_of.as_ref().map(|_| Arc::from(KIND_CLAIM));
         let looked_for: Vec<Arc<str>> =
             CLAIMS.into_iter().map(Arc::from).chain(claims.iter().cloned()).chain(own).collect();
@@ -149,6 +152,7 @@ impl Cause {
             subject: Arc::clone(&principal.subject),
             username: Arc::clone(&principal.username),
             kind: principal.kind,
+            subject_kind: principal.subject_kind,
             groups: said(principal.says_groups, &principal.groups),
             scopes: said(principal.says_scopes, &principal.scopes),
             client: principal.client.clone(),
@@ -174,6 +178,7 @@ impl Cause {
         }
         Principal {
             kind: self.kind,
+            subject_kind: self.subject_kind,
             says_groups: self.groups.is_some(),
             groups: self.groups.clone().unwrap_or_default(),
             says_scopes: self.scopes.is_some(),
@@ -424,25 +429,28 @@ mod tests {
 
     #[test]
     fn what_somebody_is_is_known_of_a_run_that_their_task_made() {
-        for kind in ["human", "agent", "workload"] {
-            let claims = serde_json::json!({"kind": kind, "scope": "x"});
-            let own = Principal {
-                on_behalf_of: Some(Box::new(KnownAs { issuer: "corp".into(), subject: "7".into() })),
-                claims: Arc::new(claims.as_object().unwrap().clone()),
+        let own = Some(Box::new(KnownAs { issuer: "corp".into(), subject: "7".into() }));
+        for (of_subject, on_behalf_of, claims) in [
+            (Kind::Human, own.clone(), 1),
+            (Kind::Agent, own.clone(), 1),
+            (Kind::Workload, own, 1),
+            // What another's token says by that name is not kept.
+            (Kind::Human, None, 0),
+        ] {
+            let (kind, subject_kind) = Principal::kinds(of_subject, true);
+            let said = serde_json::json!({"kind": of_subject, "scope": "x"});
+            let principal = Principal {
+                kind,
+                subject_kind,
+                on_behalf_of,
+                claims: Arc::new(said.as_object().unwrap().clone()),
                 ..alice()
             };
-            let own = Principal { kind: Kind::Agent, ..own };
-            let again = Cause::new(&own, None, Uuid::from_u128(1), NOW, &[]).principal();
-            assert_eq!(serde_json::to_value(again.kind_of_subject()).unwrap(), kind);
-            assert_eq!(again.kind, Kind::Agent, "they do not act themselves");
-            assert_eq!(again.claims.len(), 1);
+            let kept = serde_json::to_vec(&Cause::new(&principal, None, Uuid::from_u128(1), NOW, &[])).unwrap();
+            let again = serde_json::from_slice::<Cause>(&kept).unwrap().principal();
+            assert_eq!((again.kind, again.kind_of_subject(), again.claims.len()), (kind, of_subject, claims));
+            assert_ne!(again.kind, Kind::Human, "they do not act themselves");
         }
-        let other = Principal {
-            claims: Arc::new(serde_json::json!({"kind": "human"}).as_object().unwrap().clone()),
-            ..alice()
-        };
-        let again = Cause::new(&other, None, Uuid::from_u128(1), NOW, &[]).principal();
-        assert!(again.claims.is_empty() && again.kind_of_subject() == Kind::Human);
     }
 
     #[tokio::test]

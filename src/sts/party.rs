@@ -155,7 +155,7 @@ impl Exchanger<'_> {
         let is_of_people = self.snapshot.issuers.get(&subject.issuer).is_some_and(|issuer| issuer.is_of_people());
         // Never the other way: of a person whose client says so nothing is taken.
         match subject.kind == Kind::Agent && is_of_people && !self.is_itself(&subject) {
-            true => Arc::new(Principal { kind: Kind::Human, ..(*subject).clone() }),
+            true => Arc::new(Principal { kind: Kind::Human, subject_kind: None, ..(*subject).clone() }),
             false => subject,
         }
     }

@@ -137,6 +137,18 @@ fn a_word_of_no_groups_can_be_told_from_no_word() {
     }
 }
 
+/// Else a decision about an agent that acts for a person is another when it is made again.
+#[test]
+fn the_kind_of_whom_somebody_acts_for_can_be_read_back() {
+    for subject in [Kind::Human, Kind::Agent] {
+        let (kind, subject_kind) = Principal::kinds(subject, true);
+        let principal = Principal { kind, subject_kind, ..principal() };
+        let line = written(&Record { principal: Some(Arc::new(principal)), ..full_record() });
+        let read = ReplayInputs::parse(&line).unwrap().principal.unwrap();
+        assert_eq!((read.kind, read.kind_of_subject()), (Kind::Agent, subject));
+    }
+}
+
 #[test]
 fn a_token_that_was_asked_for_can_be_read_back() {
     let task = TaskView {

@@ -234,6 +234,7 @@ fn principal() -> Principal {
         subject: "00u1".into(),
         username: "corp:alice".into(),
         kind: Kind::Human,
+        subject_kind: None,
         scheme: Scheme::Bearer,
         groups: vec!["devs".into(), "release-admins".into()],
         says_groups: true,

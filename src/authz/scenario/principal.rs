@@ -69,8 +69,12 @@ pub(super) fn complete(
         // Its sender is known, and not what it sent.
         (None, None, None) => or_any_name(Err("no delivery is written".to_owned()), root)?,
     };
+    // At the token endpoint who acts may prove it by a token of their own, beside that of a person.
+    let is_acted_for = facts.actor.is_some() && token.is_none();
+    let (kind, subject_kind) = Principal::kinds(facts.kind.unwrap_or(Kind::Agent), is_acted_for);
     Ok(Principal {
-        kind: facts.kind.unwrap_or(Kind::Agent),
+        kind,
+        subject_kind,
         groups: arcs(facts.groups.as_deref().unwrap_or_default()),
         scopes: arcs(facts.scopes.as_deref().unwrap_or_default()),
         client: arc(&facts.client),

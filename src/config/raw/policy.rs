@@ -202,8 +202,8 @@ pub struct Who {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub webhooks: Vec<String>,
-    /// The person on whose behalf an agent acts. A rule with `kind: human` that does not ask for it never matches an
-    /// agent.
+    /// The person on whose behalf an agent acts. An allow with `kind: human` that does not ask for it is for no agent of a
+    /// person; a deny is.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OnBehalfOf")]
     pub on_behalf_of: Option<OnBehalfOf>,
@@ -290,7 +290,7 @@ pub struct PrincipalFacts {
     /// The Kubernetes user name. Default: what the issuer's `username` makes of subject and claims; of a delivery, that of its
     /// repository.
     pub username: Option<String>,
-    /// What it is. Default: an agent.
+    /// What it is, whoever acts for it. Default: an agent.
     pub kind: Option<Kind>,
     /// Groups that the issuer gave. Left out, the issuer gave none, not even an empty list.
     pub groups: Option<Vec<String>>,

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::super::{Accepts, Context, Issuers, testing::*};
 use crate::{
     authn::{Kind, Principal},
+    authz::{Policy, Scenario},
+    config::{raw, resolver::Resolver},
     error::{Reason, Rejection},
 };
 
@@ -182,6 +184,46 @@ async fn kinds() {
     ] {
         let bench = Bench::new(settings).await;
         assert_eq!(bench.principal(changes).await.unwrap().kind, expected, "{row}");
+    }
+}
+
+/// To rules the person was an agent themselves: a scope alone let them in, a deny of people missed them, and a rule for who acts for
+/// people was met by nobody.
+#[tokio::test]
+async fn a_person_for_whom_somebody_acts_stays_one_to_the_policy() {
+    const POLICY: &str = "
+issuers: [{name: main, issuer: 'https://main.example'}]
+routes: [{name: web, kind: http, hosts: [web.example], schemes: [bearer, anonymous], upstream: web}]
+rules:
+  - {id: by-scope, on: {paths: [/scope]}, who: {kind: agent, scopes: ['tekton:run']}, do: allow}
+  - {id: agents, on: {paths: [/agent]}, who: {kind: agent}, do: allow}
+  - {id: people, on: {paths: [/human]}, who: {kind: human}, do: allow}
+  - {id: for-people, on: {paths: [/behalf]}, who: {kind: human, on_behalf_of: {}}, do: allow}
+  - {id: all, on: {paths: [/no-people]}, do: allow}
+  - {id: no-people, on: {paths: [/no-people]}, who: {kind: human}, do: deny}
+";
+    let root: raw::Root = serde_saphyr::from_str(POLICY).unwrap();
+    let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
+    let act = json!({"act": {"sub": "bot"}});
+    for (kind, changes, allowed) in [
+        ("human", json!({}), ["/human"].as_slice()),
+        ("human", act.clone(), &["/agent", "/behalf"]),
+        ("agent", json!({}), &["/scope", "/agent", "/no-people"]),
+        ("agent", act, &["/scope", "/agent", "/no-people"]),
+    ] {
+        let bench = Bench::new(json!({"kind": kind})).await;
+        let principal = bench.principal(changes.clone()).await.unwrap();
+        assert_eq!(principal.kind == Kind::Human, allowed == ["/human"]);
+        for path in ["/scope", "/agent", "/human", "/behalf", "/no-people"] {
+            let request = raw::RequestFacts {
+                route: "web".to_owned(),
+                path: Some(path.to_owned()),
+                ..raw::RequestFacts::default()
+            };
+            let scenario = Scenario::new(None, &request, &root).unwrap();
+            let decision = policy.decide(&principal, &scenario.request());
+            assert_eq!(decision.is_allow(), allowed.contains(&path), "{kind} {changes} at {path}: {decision:?}");
+        }
     }
 }
 

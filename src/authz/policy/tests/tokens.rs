@@ -122,3 +122,43 @@ issuers:
         }
     }
 }
+
+/// What a client asks its provider for is no right of the person; what is in a token of Doorward's own, rules have given.
+#[test]
+fn a_scope_that_rules_gave_is_for_who_acts_for_a_person_and_one_of_a_provider_is_not() {
+    const OWN: &str = "
+issuers:
+  - {name: corp, issuer: 'https://corp.example', kind: human}
+  - {name: own, preset: doorward, issuer: 'https://door.example', audiences: [a]}
+routes:
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}
+";
+    let mut cases = String::new();
+    for (issuer, kind, actor, path, outcome) in [
+        ("own", "human", true, "/alone", "allow"),
+        ("own", "human", true, "/behalf", "allow"),
+        ("own", "human", false, "/alone", "deny"),
+        ("own", "agent", true, "/alone", "allow"),
+        ("corp", "human", true, "/alone", "deny"),
+        ("corp", "human", true, "/behalf", "deny"),
+        ("corp", "agent", true, "/alone", "allow"),
+        ("corp", "agent", false, "/alone", "allow"),
+    ] {
+        let acting = if actor { ", actor: {subject: bot}" } else { "" };
+        cases.push_str(&format!(
+            "  - {{name: \"{issuer} {kind} {actor} at {path}\", principal: {{issuer: {issuer}, kind: {kind}, scopes: [run]{acting}}}, \
+             request: {{route: web, path: {path}}}, expect: {{outcome: {outcome}}}}}\n"
+        ));
+    }
+    decide_all(
+        OWN,
+        &format!(
+            "
+rules:
+  - {{id: alone, on: {{paths: [/alone]}}, who: {{issuers: [own, corp], kind: agent, scopes: [run]}}, do: allow}}
+  - {{id: behalf, on: {{paths: [/behalf]}}, who: {{issuers: [own, corp], kind: agent, scopes: [run], on_behalf_of: {{}}}}, do: allow}}
+tests:
+{cases}"
+        ),
+    );
+}
