@@ -33,8 +33,17 @@ impl RunCondition {
         if *raw == raw::OnRun::default() {
             report.error(at, "it asks for nothing of a run").help("say what the request `does`, or what it may bring");
         }
-        if !matches!(action, raw::Action::Deny) {
-            resolvers::check(&raw.code, &at.key("code"), report);
+        match action {
+            raw::Action::Deny if !raw.params.is_empty() && raw.code.is_empty() => {
+                report
+                    .warning(
+                        &at.key("params"),
+                        "it denies every run that leaves these out, of whatever pipeline: its default may be such a value",
+                    )
+                    .help("name in `code` what has these parameters");
+            }
+            raw::Action::Deny => {}
+            raw::Action::Allow | raw::Action::Approve(_) => resolvers::check(&raw.code, &at.key("code"), report),
         }
         let mut patterns = |texts: &[String], at: &At| -> Box<[Prefix]> {
             let parsed = texts.iter().enumerate().filter_map(|(i, text)| {
@@ -107,9 +116,12 @@ impl RunCondition {
         if !run.intent.makes_a_run() {
             return reading == Reading::Wide && !run.intent.is_status();
         }
-        let values = |wanted: &Named, given: &BTreeMap<Arc<str>, Arc<str>>| {
-            wanted.iter().all(|(name, patterns)| given.get(name).is_some_and(|value| among(value, patterns, reading)))
+        let values = |wanted: &Named, given: &BTreeMap<Arc<str>, Arc<str>>, left_out: bool| {
+            let is_such = |patterns: &[Prefix], value: &Arc<str>| among(value, patterns, reading);
+            wanted.iter().all(|(name, patterns)| given.get(name).map_or(left_out, |value| is_such(patterns, value)))
         };
+        // A parameter that is left out has the default of what runs, which nobody has read. Nothing fills in a label.
+        let has_default = reading == Reading::Wide;
         let code = match reading {
             // What is brought along is none of what is named.
             Reading::Strict => !(run.inline && self.inline.is_none()) && all_among(&run.references, &self.code),
@@ -127,8 +139,8 @@ impl RunCondition {
             && self.inline.is_none_or(|inline| inline == run.inline)
             && self.pod_template.is_none_or(|template| template == run.pod_template)
             && self.binds_secrets.is_none_or(|binds| binds == run.binds_secrets)
-            && values(&self.params, &run.params)
-            && values(&self.labels, &run.labels)
+            && values(&self.params, &run.params, has_default)
+            && values(&self.labels, &run.labels, false)
     }
 
     /// Names of the parameters and labels that it looks at.
@@ -272,10 +284,44 @@ mod tests {
             (json!({"params": {"env": ["staging", "test"]}}), (true, true)),
             (json!({"params": {"env": ["prod"]}}), (false, false)),
             (json!({"params": {"list": ["[\"a\"]"]}}), (true, true)),
-            (json!({"params": {"other": ["*"]}}), (false, false)),
             (json!({"labels": {"team": ["a"]}}), (true, true)),
         ] {
             assert_eq!(both(&rule, &run), expected, "{rule}");
+        }
+    }
+
+    /// A deny of `env: prod` was passed by leaving it to a pipeline that has this for its default.
+    #[test]
+    fn a_parameter_that_is_left_to_its_default_may_have_what_is_denied() {
+        let run = created(&json!({"pipelineRef": {"name": "deploy"}, "params": [{"name": "env", "value": "staging"}]}));
+        for (rule, expected) in [
+            (json!({"code": ["deploy"], "params": {"zone": ["a"]}}), (false, true)),
+            (json!({"params": {"zone": ["*"]}}), (false, true)),
+            (json!({"code": ["deploy"], "params": {"zone": ["a"], "env": ["prod"]}}), (false, false)),
+            (json!({"code": ["other"], "params": {"zone": ["a"]}}), (false, false)),
+            (json!({"code": ["deploy"], "labels": {"zone": ["a"]}}), (false, false)),
+        ] {
+            assert_eq!(both(&rule, &run), expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_deny_of_parameters_that_names_no_code_is_told_to_hit_all_that_leaves_them_out() {
+        for (code, action, expected) in [
+            (vec![], raw::Action::Deny, 1),
+            (vec!["deploy".to_owned()], raw::Action::Deny, 0),
+            (vec![], raw::Action::Allow, 0),
+        ] {
+            let raw = raw::OnRun {
+                code: code.clone(),
+                params: BTreeMap::from([("env".to_owned(), vec!["prod".to_owned()])]),
+                ..raw::OnRun::default()
+            };
+            let mut report = Report::default();
+            RunCondition::compile(&raw, &action, &At::root(), &mut report);
+            assert!(!report.has_errors());
+            let told = report.problems().iter().filter(|problem| problem.at.as_str() == "/params");
+            assert_eq!(told.count(), expected, "{code:?} {action:?}");
         }
     }
 

@@ -232,7 +232,7 @@ pub struct OnRun {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub binds_secrets: Option<bool>,
-    /// Parameters of the run, by name.
+    /// Parameters of the run, by name. One that the run leaves out may have any value to a deny.
     #[schemars(extend("additionalProperties" = some_texts()))]
     pub params: BTreeMap<String, Vec<String>>,
     /// Labels of the run, by name.
