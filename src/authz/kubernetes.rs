@@ -254,7 +254,9 @@ impl Kubernetes {
         }
         // Who deletes a collection deletes each of it.
         let deletes = a.verb == "deletecollection" && verbs.contains("delete");
-        if reading == Reading::Wide && (deletes || verbs.contains(&a.verb)) {
+        // Of a path that is no resource the verb is the method, and HEAD tells what there is to get.
+        let looks = a.verb == "head" && verbs.contains("get");
+        if reading == Reading::Wide && (deletes || looks || verbs.contains(&a.verb)) {
             return true;
         }
         // A tunnel that a GET opens is authorised as `create` by the API server too, from 1.35 on.
@@ -386,6 +388,10 @@ mod tests {
             ("", "{non_resource_urls: [/version]}", "GET", POD, false, false),
             ("", "{non_resource_urls: [/version], resources: [pods]}", "GET", POD, true, true),
             ("", "{verbs: [read]}", "GET", "/version", true, true),
+            // A deny of `get` was passed by HEAD.
+            ("", "{verbs: [get], non_resource_urls: [/version]}", "HEAD", "/version", false, true),
+            ("", "{verbs: [update], non_resource_urls: [/version]}", "HEAD", "/version", false, false),
+            ("", "{verbs: [get], resources: [pods]}", "HEAD", POD, true, true),
         ] {
             assert_eq!(matches(yaml, method, target, Reading::Strict), strict, "{row} strict {yaml} {method} {target}");
             assert_eq!(matches(yaml, method, target, Reading::Wide), wide, "{row} wide {yaml} {method} {target}");
