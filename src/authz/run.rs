@@ -43,7 +43,15 @@ impl RunCondition {
                     .help("name in `code` what has these parameters");
             }
             raw::Action::Deny => {}
-            raw::Action::Allow | raw::Action::Approve(_) => resolvers::check(&raw.code, &at.key("code"), report),
+            raw::Action::Allow | raw::Action::Approve(_) => {
+                resolvers::check(&raw.code, &at.key("code"), report);
+                if !raw.code.is_empty() && raw.service_accounts.is_empty() {
+                    report.warning(at, "whoever starts this code chooses the service account that it runs as").help(
+                        "write those that they may choose into `service_accounts`, and `pod_template: false` and \
+                             `binds_secrets: false` where they are not to choose these",
+                    );
+                }
+            }
         }
         let mut patterns = |texts: &[String], at: &At| -> Box<[Prefix]> {
             let parsed = texts.iter().enumerate().filter_map(|(i, text)| {
@@ -219,7 +227,7 @@ mod tests {
         let raw: raw::OnRun = serde_json::from_value(rule).unwrap();
         let mut report = Report::default();
         let condition = RunCondition::compile(&raw, &raw::Action::Allow, &At::root(), &mut report);
-        assert!(report.problems().is_empty(), "{:?}", report.problems());
+        assert!(!report.has_errors(), "{:?}", report.problems());
         condition
     }
 
@@ -323,6 +331,29 @@ mod tests {
             let told = report.problems().iter().filter(|problem| problem.at.as_str() == "/params");
             assert_eq!(told.count(), expected, "{code:?} {action:?}");
         }
+    }
+
+    /// It read as if the account had to be listed, and a run of the code could be of any.
+    #[test]
+    fn an_allow_of_code_that_leaves_the_service_account_open_is_told() {
+        for (rule, action, expected) in [
+            (json!({"does": ["create"], "code": ["deploy"]}), raw::Action::Allow, 1),
+            (json!({"code": ["deploy"], "service_accounts": ["deployer"]}), raw::Action::Allow, 0),
+            (json!({"does": ["cancel"]}), raw::Action::Allow, 0),
+            (json!({"code": ["deploy"]}), raw::Action::Deny, 0),
+        ] {
+            let raw: raw::OnRun = serde_json::from_value(rule.clone()).unwrap();
+            let mut report = Report::default();
+            RunCondition::compile(&raw, &action, &At::root(), &mut report);
+            assert!(!report.has_errors(), "it is no error");
+            assert_eq!(report.problems().len(), expected, "{rule} {action:?}");
+        }
+        let anything = created(&json!({
+            "pipelineRef": {"name": "deploy"},
+            "taskRunTemplate": {"serviceAccountName": "admin", "podTemplate": {}},
+            "params": [{"name": "image", "value": "x"}],
+        }));
+        assert_eq!(both(&json!({"does": ["create"], "code": ["deploy"]}), &anything), (true, true));
     }
 
     #[test]

@@ -199,8 +199,9 @@ pub struct OnToken {
     pub lifetime: Option<Span>,
 }
 
-/// What a request does to a PipelineRun, TaskRun or CustomRun, as its body says. An allow holds only if everything that the
-/// body brings is among what is listed, a deny if anything is. Patterns are exact, or a prefix with a `*` at the end.
+/// What a request does to a PipelineRun, TaskRun or CustomRun, as its body says. Of each key that is written, an allow
+/// holds only if everything that the body brings is among what is listed, a deny if anything is; what is not written is free.
+/// Patterns are exact, or a prefix with a `*` at the end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OnRun {
