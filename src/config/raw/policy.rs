@@ -175,8 +175,8 @@ pub struct Who {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub users: Vec<String>,
-    /// Clients (applications), by id. Where somebody acts for the principal, the client of who acts; a deny is met by that of
-    /// the principal's own token too.
+    /// Clients (applications), by id. Where somebody acts for the principal, the client of who acts; an allow without
+    /// `on_behalf_of` asks that the principal's own token was issued to one of them too, and a deny is met by either.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub clients: Vec<String>,
