@@ -162,7 +162,8 @@ pub struct Who {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub groups: Vec<String>,
-    /// Scopes that were granted. For people a scope narrows only, and a grant by scope alone needs `clients`.
+    /// Scopes that were granted. For people a scope narrows only: an allow needs beside it what tells them apart (`clients`,
+    /// `groups`, …), or `kind: agent` or `kind: workload`.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub scopes: Vec<String>,
