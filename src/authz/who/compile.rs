@@ -189,6 +189,7 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
             .help("name `clients`, or a group, or say `kind: agent` or `kind: workload`");
     }
     warn_of_kind(raw, purpose, at, root, report);
+    warn_of_scope(raw, purpose, at, root, report);
     if raw.on_behalf_of.is_some() {
         if !raw.groups.is_empty() {
             report
@@ -226,6 +227,23 @@ fn warn_of_kind(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, rep
             format!("a task acts by each token of this issuer, and meets `kind: {kind}` only beside `on_behalf_of`"),
         )
         .help("write `kind: agent`, or add `on_behalf_of: {}` where it is the person's kind that counts");
+}
+
+/// Warns of a scope that gives nothing to those for whom it is written: only in tokens of Doorward's own is it worth anything to who acts
+/// for a person.
+fn warn_of_scope(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &mut Report) {
+    if purpose.reading() != Reading::Strict || raw.on_behalf_of.is_none() || !is_scope_alone(raw) {
+        return;
+    }
+    let mut meant = root.issuers.iter().filter(|issuer| raw.issuers.is_empty() || raw.issuers.contains(&issuer.name));
+    if meant.any(|issuer| issuer.preset != Some(raw::Preset::Doorward)) {
+        report
+            .warning(
+                &at.key("scopes"),
+                "a scope alone gives nothing to who acts for a person, but in a token of Doorward's own: any client can ask for it",
+            )
+            .help("name `clients`, or the groups or subjects of the person in `on_behalf_of`");
+    }
 }
 
 fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, report: &mut Report) {

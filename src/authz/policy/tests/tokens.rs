@@ -162,3 +162,28 @@ tests:
         ),
     );
 }
+
+#[test]
+fn a_scope_that_is_written_for_who_acts_for_a_person_and_gives_them_nothing_is_told() {
+    const OWN: &str = "
+issuers:
+  - {name: corp, issuer: 'https://corp.example', kind: human}
+  - {name: own, preset: doorward, issuer: 'https://door.example', audiences: [a]}
+";
+    for (who, is_told) in [
+        ("{issuers: [corp], kind: agent, scopes: [x], on_behalf_of: {}}", true),
+        ("{issuers: [corp, own], kind: agent, scopes: [x], on_behalf_of: {}}", true),
+        ("{issuers: [own], kind: agent, scopes: [x], on_behalf_of: {}}", false),
+        ("{issuers: [corp], kind: agent, scopes: [x], on_behalf_of: {groups: [dev]}}", false),
+        ("{issuers: [corp], kind: agent, clients: [planner], scopes: [x], on_behalf_of: {}}", false),
+        ("{issuers: [corp], kind: agent, scopes: [x]}", false),
+    ] {
+        for action in ["allow", "deny"] {
+            let root = root(OWN, &format!("rules: [{{id: a, who: {who}, do: {action}}}]"));
+            let mut resolver = Resolver::new(Path::new("/"));
+            assert!(Policy::compile(&root, &mut resolver).is_some(), "{who}: {:?}", resolver.report.problems());
+            let told = resolver.report.problems().iter().any(|found| found.at.as_str() == "/rules/0/who/scopes");
+            assert_eq!(told, is_told && action == "allow", "{who} {action}");
+        }
+    }
+}
