@@ -20,8 +20,13 @@ enum Word {
     /// The person `sub` may be signed in; what else is told of them.
     Yes(Map<String, Value>),
     No(&'static str),
-    /// It is none that could tell, whenever it is asked; why.
+    /// Neither; why. So does a page in front of the provider, and a provider that does not know us any more.
     Nothing(String),
+}
+
+/// Whether the provider announces anything that could tell of an access token.
+pub(super) const fn can_tell(metadata: &Metadata) -> bool {
+    metadata.userinfo_endpoint.is_some() || metadata.introspection_endpoint.is_some()
 }
 
 /// That the provider vouches for the person `subject`, for whom it issued `access`; and what its userinfo endpoint tells of them, if
@@ -33,21 +38,27 @@ pub(super) async fn vouch(
     subject: Option<&str>,
     now: Timestamp,
 ) -> Result<Option<Map<String, Value>>, RefreshError> {
-    let mut word = Word::Nothing(String::new());
-    if let Some(endpoint) = &metadata.userinfo_endpoint {
-        word = user_info(provider, endpoint, access).await?;
+    if !can_tell(metadata) {
+        return Err(RefreshError::Gone(
+            "there is no refresh token, and it announces neither a userinfo nor an introspection endpoint".to_owned(),
+        ));
     }
+    let mut word = match &metadata.userinfo_endpoint {
+        Some(endpoint) => user_info(provider, endpoint, access).await?,
+        None => Word::Nothing("it announces no userinfo endpoint".to_owned()),
+    };
     let tells = matches!(word, Word::Yes(_));
-    if let (Word::Nothing(_), Some(endpoint)) = (&word, &metadata.introspection_endpoint) {
-        word = introspect(provider, endpoint, access, now).await?;
+    if let (Word::Nothing(why), Some(endpoint)) = (&word, &metadata.introspection_endpoint) {
+        word = match introspect(provider, endpoint, access, now).await? {
+            Word::Nothing(more) => Word::Nothing(format!("{why}, and {more}")),
+            said => said,
+        };
     }
     match word {
         Word::Yes(claims) if is_of(&claims, subject) => Ok(tells.then_some(claims)),
         Word::Yes(_) => Err(of_another()),
         Word::No(why) => Err(RefreshError::Gone(why.to_owned())),
-        Word::Nothing(_) => Err(RefreshError::Gone(
-            "there is no refresh token, and neither a userinfo nor an introspection endpoint tells us more".to_owned(),
-        )),
+        Word::Nothing(why) => Err(RefreshError::Refused(why)),
     }
 }
 
@@ -141,7 +152,10 @@ async fn introspect(
         // Its other members are about the token, not about the person.
         Some(Value::Bool(true)) => Word::Yes(said.into_iter().flatten().filter(|(name, _)| name == "sub").collect()),
         Some(Value::Bool(false)) => Word::No("its access token is not active any more"),
-        _ => Word::Nothing("its introspection endpoint does not say whether a token is active".to_owned()),
+        _ => Word::Nothing(format!(
+            "its introspection endpoint answers {}, and not whether a token is active",
+            answer.status()
+        )),
     })
 }
 
@@ -149,8 +163,9 @@ async fn introspect(
 async fn send(provider: &dyn Provider, request: Request<Bytes>) -> Result<Response<Bytes>, RefreshError> {
     let answer = provider.egress().send(request, BOUNDS).await;
     let answer = answer.map_err(|error| RefreshError::Later(error.to_string()))?;
-    if answer.status().is_server_error() || answer.status() == StatusCode::TOO_MANY_REQUESTS {
-        return Err(RefreshError::Later(format!("the provider answers {}", answer.status())));
+    let status = answer.status();
+    if status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) {
+        return Err(RefreshError::Later(format!("the provider answers {status}")));
     }
     Ok(answer)
 }

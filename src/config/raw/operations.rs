@@ -194,9 +194,8 @@ pub struct Sessions {
     pub absolute: Span,
     /// How long somebody who was shut out at the provider can go on at most, whatever the lifetime of tokens: the
     /// provider is asked before, with the refresh token, which most give for the scope `offline_access`, or without one
-    /// with the access token, at its userinfo or introspection endpoint. A session of a provider that tells nothing in
-    /// any of these ways ends then; one of a provider that answers with an error which may be its own trouble, such as Dex's for
-    /// somebody who is gone, after twelve times as long.
+    /// with the access token, at its userinfo or introspection endpoint. Where it has neither, a session ends then; where
+    /// it answers with what may be its own trouble, such as Dex's error for somebody who is gone, after twelve times as long.
     pub recheck: Span,
     /// Sessions that one person may have, on all hosts together, 1 to 256. A further login ends the oldest.
     pub max_per_person: u16,

@@ -469,15 +469,15 @@ async fn without_a_refresh_token_the_access_token_is_asked_about() {
     let rows: Vec<Row> = vec![
         ("userinfo knows them", answers(200, json!({"sub": "alice"})), nothing(), true),
         ("userinfo is of another", answers(200, json!({"sub": "bob"})), nothing(), false),
-        ("userinfo names nobody", answers(200, json!({"groups": ["dev"]})), nothing(), false),
+        ("userinfo names nobody", answers(200, json!({"groups": ["dev"]})), nothing(), true),
         ("userinfo does not take the token", answers(401, Value::Null), answers(200, json!({"active": true})), false),
         ("the token is active", nothing(), answers(200, json!({"active": true})), true),
         ("the token is active, and theirs", nothing(), answers(200, json!({"active": true, "sub": "alice"})), true),
         ("the token is another's", nothing(), answers(200, json!({"active": true, "sub": "bob"})), false),
         ("the token is not active", nothing(), answers(200, json!({"active": false})), false),
-        ("active is no boolean", nothing(), answers(200, json!({"active": "true"})), false),
-        ("we may not introspect", answers(403, Value::Null), answers(401, Value::Null), false),
-        ("nothing tells", nothing(), nothing(), false),
+        ("active is no boolean", nothing(), answers(200, json!({"active": "true"})), true),
+        ("we may not introspect", answers(403, Value::Null), answers(401, Value::Null), true),
+        ("nothing tells", nothing(), nothing(), true),
         ("the provider has trouble", answers(503, Value::Null), nothing(), true),
         ("we ask too often", answers(429, Value::Null), nothing(), true),
         ("introspection has trouble", nothing(), answers(500, Value::Null), true),
@@ -495,6 +495,31 @@ async fn without_a_refresh_token_the_access_token_is_asked_about() {
         for introspected in asked.iter().filter(|asked| !asked.form.is_empty()) {
             assert_eq!((&*introspected.form["token"], &*introspected.form["client_id"]), ("a-1", "doorward"), "{row}");
         }
+    }
+}
+
+/// The page of a portal in front of the provider, or a client secret that was changed there, ended all such sessions at once.
+#[tokio::test]
+async fn an_answer_that_tells_nothing_of_an_access_token_ends_a_session_in_the_end_and_not_at_once() {
+    let nothing = || answers(404, Value::Null);
+    for (row, user_info, introspection, lives) in [
+        ("nothing is there", nothing(), nothing(), false),
+        ("our secret was changed", nothing(), answers(401, json!({"error": "invalid_client"})), false),
+        ("a page", answers(403, json!("<html>")), answers(403, json!("<html>")), false),
+        ("the way to a page", answers(302, json!("<html>")), answers(302, json!("<html>")), false),
+        ("a page as a success", answers(200, json!("<html>")), answers(200, json!("<html>")), false),
+        ("too slow", answers(408, Value::Null), nothing(), true),
+        ("introspection is too slow", nothing(), answers(408, Value::Null), true),
+    ] {
+        let says = |script: &mut Script| {
+            (script.user_info, script.introspection) = (user_info.clone(), introspection.clone());
+        };
+        let world = without_refresh_token(says).await;
+        assert!(world.get().await.is_ok(), "{row}");
+        world.advance(3500, says);
+        assert!(world.get().await.is_ok(), "{row}: less than an hour");
+        world.advance(101, says);
+        assert_eq!(world.get().await.is_ok(), lives, "{row}");
     }
 }
 
