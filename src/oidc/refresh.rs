@@ -9,7 +9,7 @@ use super::{
     Metadata, Protocol, Provider,
     exchange::{self, ExchangeError, Granted},
     github::{Github, GithubError},
-    id_token::{self, Expected, Nonce},
+    id_token::{self, Expected, Mismatch, Nonce},
     vouch::{require_told, tell, vouch},
 };
 use crate::{clock::Timestamp, error::Reason, sessions::Tokens};
@@ -26,8 +26,8 @@ pub struct Refreshed {
     /// What the userinfo endpoint tells of the person, where there are no such claims or they lack what it tells.
     pub told: Option<Map<String, Value>>,
     pub scopes: Option<Vec<Arc<str>>>,
-    /// Why nobody has vouched for the person, though there are new tokens; it may be tried again.
-    pub later: Option<String>,
+    /// Why nobody has vouched for the person, though there may be new tokens.
+    pub unvouched: Option<RefreshError>,
     /// Why userinfo, which is to tell what the ID token does not, told nothing, though it answered.
     pub lacks: Option<String>,
 }
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Refreshed {
 }
 
 /// Why there is nothing new. None carries a secret.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum RefreshError {
     /// The provider does not vouch for the person any more.
     #[error("{0}")]
@@ -80,8 +80,8 @@ pub async fn refresh(
         None => None,
         Some(token) => match check(provider, token, &access, claims, now).await {
             Ok(claims) => Some(claims),
-            Err(RefreshError::Later(why)) => return Ok(unvouched(access, refresh, why)),
-            Err(error) => return Err(error),
+            Err(error @ RefreshError::Gone(_)) => return Err(error),
+            Err(error) => return Ok(unvouched(access, refresh, error)),
         },
     };
     // An answer without an ID token, which is in order (OpenID Connect Core 1.0 section 12.2), tells nothing of groups.
@@ -100,12 +100,12 @@ pub async fn refresh(
         Err(RefreshError::Refused(why)) => (None, Some(why)),
         Err(error) => return Err(error),
     };
-    Ok(Refreshed { access: Some(access), refresh, id, claims, told, scopes, later: None, lacks })
+    Ok(Refreshed { access: Some(access), refresh, id, claims, told, scopes, unvouched: None, lacks })
 }
 
 /// New tokens of a person for whom nobody has vouched yet. They are kept: those before may be worth nothing.
-fn unvouched(access: String, refresh: Option<String>, why: String) -> Refreshed {
-    Refreshed { access: Some(access), refresh, later: Some(why), ..Refreshed::default() }
+fn unvouched(access: String, refresh: Option<String>, why: RefreshError) -> Refreshed {
+    Refreshed { access: Some(access), refresh, unvouched: Some(why), ..Refreshed::default() }
 }
 
 async fn renew(
@@ -141,9 +141,10 @@ async fn ask_github(
     let claims = match person {
         Ok(claims) => claims,
         Err(error @ GithubError::Unanswered(_)) => {
+            let later = RefreshError::Later(error.to_string());
             return match access {
-                Some(access) => Ok(unvouched(access, refresh, error.to_string())),
-                None => Err(RefreshError::Later(error.to_string())),
+                Some(access) => Ok(unvouched(access, refresh, later)),
+                None => Err(later),
             };
         }
         Err(error) => return Err(RefreshError::Gone(error.to_string())),
@@ -154,7 +155,8 @@ async fn ask_github(
     Ok(Refreshed { access, refresh, claims: Some(claims), ..Refreshed::default() })
 }
 
-/// The claims of a new ID token. One of somebody else ends the session: whose it is cannot be told any more.
+/// The claims of a new ID token. One of somebody else ends the session: whose it is cannot be told any more. One of another time
+/// than it is here is no word about the person, and is not believed either: clocks that differ do so for everybody.
 async fn check(
     provider: &dyn Provider,
     token: &str,
@@ -164,9 +166,18 @@ async fn check(
 ) -> Result<Map<String, Value>, RefreshError> {
     let verified = provider.verify_id_token(token).await.map_err(|rejection| {
         let why = format!("its ID token: {}", rejection.detail());
-        // A key that is not known yet is no word about the person: it may be new, and its set could not be fetched.
-        let unknown = rejection.reason() == Reason::KeyUnknown;
-        if unknown || rejection.status().is_server_error() { RefreshError::Later(why) } else { RefreshError::Gone(why) }
+        match rejection.reason() {
+            // No word about the person: it may be new, and its set could not be fetched.
+            Reason::KeyUnknown => RefreshError::Later(why),
+            Reason::TokenExpired | Reason::TokenNotYetValid => {
+                let why = rejection.causes().unwrap_or_else(|| rejection.detail().to_owned());
+                RefreshError::Refused(format!(
+                    "the clocks of the provider and of Doorward differ, by its ID token: {why}"
+                ))
+            }
+            _ if rejection.status().is_server_error() => RefreshError::Later(why),
+            _ => RefreshError::Gone(why),
+        }
     })?;
     let text = |name: &str| before.get(name).and_then(Value::as_str);
     let expected = Expected {
@@ -178,10 +189,16 @@ async fn check(
         acr_values: &[],
         now,
     };
-    id_token::check(&verified, expected).map_err(|mismatch| RefreshError::Gone(format!("its ID token: {mismatch}")))?;
     let claims = &verified.claims;
     if claims.get("sub").and_then(Value::as_str) != text("sub") {
         return Err(RefreshError::Gone("its ID token is of another person".to_owned()));
     }
+    id_token::check(&verified, expected).map_err(|mismatch| {
+        let why = format!("its ID token: {mismatch}");
+        match mismatch {
+            Mismatch::IssuedAt | Mismatch::Expired => RefreshError::Refused(why),
+            _ => RefreshError::Gone(why),
+        }
+    })?;
     Ok(Map::clone(claims))
 }

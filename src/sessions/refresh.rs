@@ -215,57 +215,44 @@ impl Sessions {
         };
         let Some(provider) = self.provider_of(&record).map(Arc::clone) else { return Ok(Done::Later) };
         let now = inner.shared.clock.now();
-        match oidc::refresh(&*provider, &record.tokens, &record.claims, now).await {
-            Ok(refreshed) => {
-                if let Some(why) = &refreshed.lacks {
-                    let end = record.refused.unwrap_or(now) + inner.settings.recheck * REFUSALS;
-                    if end <= now {
-                        return self.end_refused(hash, &record, &lease, why).await;
-                    }
-                    tracing::warn!(
-                        session = %hash, issuer = %record.issuer, %why, %end,
-                        "userinfo does not tell of somebody any more, whose session ends unless it does before `end`"
-                    );
-                }
-                let scopes = refreshed.scopes.as_deref().unwrap_or(&record.scopes);
-                let named = refreshed
-                    .told
-                    .as_ref()
-                    .map(|told| lock(&inner.shared.refreshes.0).named_since(&record, scopes, told, now))
-                    .unwrap_or_default();
-                let asks_userinfo = provider.client().asks_userinfo;
-                let apply = |record: &mut Record| refreshed.clone().apply(record, &named, now, asks_userinfo);
-                let is_there = self.settle(hash, &lease, apply).await?;
-                if !is_there && refreshed.refresh.is_some() {
-                    tracing::warn!(
-                        session = %hash, issuer = %record.issuer,
-                        "a session ended while it was refreshed: its new refresh token stays good at the provider"
-                    );
-                }
-                let Some(why) = &refreshed.later else { return Ok(Done::Settled) };
-                tracing::warn!(session = %hash, issuer = %record.issuer, why, "nobody vouched for a session yet");
-                Ok(Done::Later)
+        let refreshed = oidc::refresh(&*provider, &record.tokens, &record.claims, now)
+            .await
+            .unwrap_or_else(|error| Refreshed { unvouched: Some(error), ..Refreshed::default() });
+        let refusal = match (&refreshed.unvouched, &refreshed.lacks) {
+            (Some(RefreshError::Gone(why)), _) => return self.end_refused(hash, &record, &lease, why).await,
+            (Some(RefreshError::Later(why)), _) => {
+                tracing::warn!(session = %hash, issuer = %record.issuer, %why, "nobody vouched for a session yet");
+                None
             }
-            Err(RefreshError::Gone(why)) => self.end_refused(hash, &record, &lease, &why).await,
-            Err(RefreshError::Refused(why)) => {
-                let since = record.refused.unwrap_or(now);
-                let end = since + inner.settings.recheck * REFUSALS;
-                if end <= now {
-                    return self.end_refused(hash, &record, &lease, &why).await;
-                }
-                tracing::warn!(
-                    session = %hash, issuer = %record.issuer, %why, %end,
-                    "the provider does not vouch for a session, which ends unless it does before `end`"
-                );
-                self.settle(hash, &lease, |record| (record.lease, record.refused) = (None, Some(since))).await?;
-                Ok(Done::Later)
+            (Some(RefreshError::Refused(why)), _) | (None, Some(why)) => Some(why),
+            (None, None) => None,
+        };
+        if let Some(why) = refusal {
+            let end = record.refused.unwrap_or(now) + inner.settings.recheck * REFUSALS;
+            if end <= now {
+                return self.end_refused(hash, &record, &lease, why).await;
             }
-            Err(RefreshError::Later(why)) => {
-                tracing::warn!(session = %hash, issuer = %record.issuer, %why, "a session could not be refreshed");
-                self.settle(hash, &lease, |record| record.lease = None).await?;
-                Ok(Done::Later)
-            }
+            tracing::warn!(
+                session = %hash, issuer = %record.issuer, %why, %end,
+                "the provider does not vouch for a session, or tells nothing of its person, and it ends unless that is over before `end`"
+            );
         }
+        let scopes = refreshed.scopes.as_deref().unwrap_or(&record.scopes);
+        let named = refreshed
+            .told
+            .as_ref()
+            .map(|told| lock(&inner.shared.refreshes.0).named_since(&record, scopes, told, now))
+            .unwrap_or_default();
+        let asks_userinfo = provider.client().asks_userinfo;
+        let apply = |record: &mut Record| refreshed.clone().apply(record, &named, now, asks_userinfo);
+        let is_there = self.settle(hash, &lease, apply).await?;
+        if !is_there && refreshed.refresh.is_some() {
+            tracing::warn!(
+                session = %hash, issuer = %record.issuer,
+                "a session ended while it was refreshed: its new refresh token stays good at the provider"
+            );
+        }
+        Ok(if refreshed.unvouched.is_none() { Done::Settled } else { Done::Later })
     }
 
     /// Ends a session for which its provider does not vouch any more.
@@ -387,9 +374,13 @@ impl Refreshed {
         if let Some(scopes) = self.scopes {
             record.scopes = scopes;
         }
-        if self.later.is_none() {
+        record.refused = match &self.unvouched {
+            Some(RefreshError::Later(_)) => record.refused,
+            None if self.lacks.is_none() => None,
+            _ => Some(record.refused.unwrap_or(now)),
+        };
+        if self.unvouched.is_none() {
             record.checked = now;
-            record.refused = self.lacks.map(|_| record.refused.unwrap_or(now));
         }
         record.lease = None;
     }

@@ -378,6 +378,41 @@ async fn a_key_that_cannot_be_fetched_costs_neither_the_session_nor_the_token_th
     }
 }
 
+/// A clock that was wrong for a moment signed everybody out, as if the provider had.
+#[tokio::test]
+async fn clocks_that_differ_cost_neither_the_session_nor_the_token_that_rotated_unless_they_do_so_for_long() {
+    type Change = fn(&mut Script);
+    let rows: [(&str, Change); 5] = [
+        ("not valid yet", |script| script.unverifiable = Some(Reason::TokenNotYetValid)),
+        ("not valid any more", |script| script.unverifiable = Some(Reason::TokenExpired)),
+        ("issued later", |script| script.claims.as_mut().unwrap()["iat"] = json!(4_000_000_000_i64)),
+        ("issued long ago", |script| script.claims.as_mut().unwrap()["iat"] = json!(1)),
+        ("expired", |script| script.claims.as_mut().unwrap()["exp"] = json!(1)),
+    ];
+    for (row, differ) in rows {
+        let world = world().await;
+        world.advance(301, differ);
+        let session = world.get().await.unwrap_or_else(|error| panic!("{row}: {error:?}"));
+        assert_eq!(session.principal.groups, [Arc::<str>::from("dev")], "{row}: what it says counts for nothing");
+        assert_eq!(session.tokens().refresh.as_deref(), Some("r-2"), "{row}");
+        world.advance(31, |_| {});
+        assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")], "{row}");
+        assert_eq!(world.used(), ["r-1", "r-2"], "{row}");
+        world.advance(301, differ);
+        assert!(world.get().await.is_ok(), "{row}: again");
+        world.advance(3500, differ);
+        assert!(world.get().await.is_ok(), "{row}: less than an hour");
+        world.advance(101, differ);
+        assert!(world.get().await.is_err(), "{row}: somebody who is gone must not stay for it");
+    }
+    let world = world().await;
+    world.advance(301, |script| {
+        let claims = script.claims.as_mut().unwrap();
+        (claims["iat"], claims["sub"]) = (json!(1), json!("bob"));
+    });
+    assert!(world.get().await.is_err(), "of another, whatever the clocks");
+}
+
 /// What it gave could not be verified, and a token that rotates is good once.
 #[tokio::test]
 async fn a_refresh_token_is_not_used_up_while_the_keys_of_its_provider_are_away() {
