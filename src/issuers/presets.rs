@@ -170,6 +170,13 @@ pub(super) fn audience_is_client(preset: Option<Preset>) -> bool {
 /// What stands for all tenants of Entra ID.
 pub const ENTRA_ORGANIZATIONS: &str = "https://login.microsoftonline.com/organizations/v2.0";
 
+/// Hosts of the issuers of version 1.0 of Entra ID's tokens, in its clouds.
+const ENTRA_V1: [&str; 3] = ["sts.windows.net", "sts.chinacloudapi.cn", "sts.microsoftonline.us"];
+
+/// Hosts of those of version 2.0.
+const ENTRA_V2: [&str; 3] =
+    ["login.microsoftonline.com", "login.partner.microsoftonline.cn", "login.microsoftonline.us"];
+
 /// The issuer of an entry that names a preset and a tenant, or a preset alone.
 pub fn identifier(preset: Preset, tenant: Option<&str>) -> Option<String> {
     match (preset, tenant) {
@@ -207,9 +214,11 @@ pub(super) fn misfit(
                 "write `tenants` with the directory ids of those whose people may sign in",
             ))
         }
-        Preset::Entra if host == "login.microsoftonline.com" && !path.ends_with("/v2.0") => Some((
+        // User names begin with the issuer: whoever changed to version 2.0 later would lose what is given by name.
+        Preset::Entra if ENTRA_V1.contains(&host) || (ENTRA_V2.contains(&host) && !path.ends_with("/v2.0")) => Some((
             "it is not the issuer of a v2.0 endpoint".to_owned(),
-            "write `tenant`, or `https://login.microsoftonline.com/TENANT/v2.0`",
+            "write `tenant`, or `https://login.microsoftonline.com/TENANT/v2.0` (with the host of your cloud); for access \
+             tokens of that version, `requestedAccessTokenVersion` in the manifest of their application is 2",
         )),
         Preset::Auth0 if !path.ends_with('/') => {
             Some(("the issuer of an Auth0 tenant ends with a slash".to_owned(), "add the slash, or write `tenant`"))
@@ -280,6 +289,10 @@ mod tests {
             (Preset::Entra, "https://login.microsoftonline.com/common/v2.0", true, false),
             (Preset::Entra, "https://login.microsoftonline.com/organizations/v2.0", false, false),
             (Preset::Entra, "https://login.microsoftonline.com/8f1c", false, false),
+            (Preset::Entra, "https://login.microsoftonline.us/8f1c/v2.0", true, true),
+            (Preset::Entra, "https://login.microsoftonline.us/8f1c/", true, false),
+            (Preset::Entra, "https://sts.windows.net/8f1c/", true, false),
+            (Preset::Entra, "https://sts.chinacloudapi.cn/8f1c/", false, false),
             (Preset::Auth0, "https://acme.auth0.com/", true, true),
             (Preset::Auth0, "https://acme.auth0.com/login", true, false),
             (Preset::Okta, "https://acme.okta.com", false, true),
