@@ -63,7 +63,7 @@ pub use self::{
     login::{Login, LoginRequest, redirect as redirect_to},
     metrics::{LoginMetrics, Outcome},
     provider::{Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken},
-    refresh::{RefreshError, Refreshed, refresh},
+    refresh::{RefreshError, Refreshed, can_ask, refresh},
     unsent::page_of_form,
 };
 use crate::terminal::bounded;

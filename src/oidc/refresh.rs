@@ -10,7 +10,7 @@ use super::{
     exchange::{self, ExchangeError, Granted},
     github::{Github, GithubError},
     id_token::{self, Expected, Mismatch, Nonce},
-    vouch::{require_told, tell, vouch},
+    vouch::{can_tell, require_told, tell, vouch},
 };
 use crate::{clock::Timestamp, error::Reason, sessions::Tokens};
 
@@ -50,6 +50,13 @@ pub enum RefreshError {
     /// Nobody knows; it may be tried again.
     #[error("{0}")]
     Later(String),
+}
+
+/// Whether anything can be asked about a login with these tokens, as far as the provider was reached. If not, [`refresh`] finds it gone.
+pub fn can_ask(provider: &dyn Provider, tokens: &Tokens) -> bool {
+    tokens.refresh.is_some()
+        || matches!(provider.client().protocol, Protocol::Github(_))
+        || provider.metadata().is_none_or(|metadata| can_tell(&metadata))
 }
 
 /// Uses the tokens of a login whose ID token had `claims`. A new ID token must be of the same person, for us, and of the

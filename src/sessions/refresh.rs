@@ -153,8 +153,12 @@ impl Sessions {
         Ok(Some(session.principal))
     }
 
-    fn is_due(&self, session: &Session, now: Timestamp) -> bool {
-        now.since(session.record.checked) >= self.0.settings.recheck / 4 * 3
+    /// Early enough that nobody waits for an answer; where nothing can be asked, the session has all its time.
+    pub(super) fn is_due(&self, session: &Session, now: Timestamp) -> bool {
+        let (record, recheck) = (&session.record, self.0.settings.recheck);
+        let age = now.since(record.checked);
+        let can_ask = || self.provider_of(record).is_some_and(|provider| oidc::can_ask(&**provider, &record.tokens));
+        age >= recheck || (age >= recheck / 4 * 3 && can_ask())
     }
 
     /// Begins a refresh, or joins the one that runs; `None` while the session is left alone.

@@ -6,7 +6,11 @@ use super::{
     super::{record::SessionHash, refresh::Lease},
     *,
 };
-use crate::{config::raw::ClientAuthMethod, issuers::ClientAuth, oidc::scripted::Script};
+use crate::{
+    config::raw::ClientAuthMethod,
+    issuers::ClientAuth,
+    oidc::{Github, Protocol, scripted::Script},
+};
 
 const LEASE: Duration = Duration::from_secs(45);
 
@@ -566,6 +570,33 @@ async fn a_provider_that_can_tell_nothing_has_short_sessions() {
     });
     assert!(world.get().await.is_err());
     assert!(world.at.provider.exchanges.lock().unwrap().is_empty());
+}
+
+/// It was over after three quarters of that where it was used: the refresh that could ask nothing began as early as any.
+#[tokio::test]
+async fn a_session_about_which_nothing_can_be_asked_lasts_as_long_as_the_recheck() {
+    async fn due(at: &Fixture, cookie: &HeaderMap) -> Option<u64> {
+        let session = get(&at.sessions, cookie, &dash()).await.unwrap();
+        let is_due = |age: &u64| at.sessions.is_due(&session, session.record.checked + Duration::from_secs(*age));
+        (0..=300).find(is_due)
+    }
+    let announce_neither = |provider: &ScriptedProvider| {
+        provider.change_metadata(|metadata| {
+            (metadata.userinfo_endpoint, metadata.introspection_endpoint) = (None, None);
+        });
+    };
+    let World { at, cookie: with_refresh_token } = world().await;
+    let without = at.create("alice", &dash()).await;
+    assert_eq!(due(&at, &without).await, Some(225), "there is an endpoint to ask");
+    announce_neither(&at.provider);
+    assert_eq!(due(&at, &without).await, Some(300));
+    assert_eq!(due(&at, &with_refresh_token).await, Some(225), "the token can be used");
+    let mut github = provider().await;
+    github.client.protocol = Protocol::Github(Github::new("https://github.com", "acme").unwrap().into());
+    announce_neither(&github);
+    let at = Fixture::new(github);
+    let cookie = at.create("alice", &dash()).await;
+    assert_eq!(due(&at, &cookie).await, Some(225), "GitHub is asked by its API");
 }
 
 #[tokio::test]
