@@ -16,7 +16,7 @@ use crate::{
     webhooks,
 };
 
-/// Longer than any token should live.
+/// Longer than most tokens live; the pages and the help of `doorward revoke` say so.
 const DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Bytes of a subject or of the id of a token.
@@ -61,6 +61,7 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
         "token_id": arguments.token_id,
         "until": until.to_string(),
         "streams_ended": ended,
+        "then": "what it meets is good again from `until` on, unless it has ended by itself: disable whoever is to stay out at the provider",
     }))
 }
 

@@ -30,7 +30,8 @@ pub struct OperatorArgs {
 
 /// Revoke a token, or everything of a person or a machine, open streams included.
 ///
-/// It holds at once and on every route.
+/// It holds at once and on every route, for 30 days unless `--for` or `--until` says otherwise. What it meets is good again after that:
+/// disable whoever is to stay out where they sign in, too.
 ///
 /// A later word on the same token or subject replaces the earlier one: `--for 1s` takes a revocation back.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,7 +47,7 @@ pub struct RevokeArgs {
     /// One token, by its `jti`; the audit trail shows it, and what stands for it where a token has none.
     #[arg(long, value_name = "JTI", group = "target", allow_hyphen_values = true)]
     pub token_id: Option<String>,
-    /// How long.
+    /// How long. What is revoked is good again after that, unless it has ended by itself.
     #[arg(long = "for", value_name = "DURATION", default_value = "30d", conflicts_with = "until")]
     pub span: Span,
     /// Until when, such as 2026-01-31T18:00:00Z.
@@ -70,7 +71,8 @@ pub fn revoke(args: &RevokeArgs, out: &mut impl Write) -> io::Result<u8> {
 pub enum SessionsCommand {
     /// List them: where and when they began, when they were last used, when they end.
     List(PersonArgs),
-    /// End them everywhere, open streams included. The person may sign in again; `doorward revoke` shuts them out.
+    /// End them everywhere, open streams included. The person may sign in again; `doorward revoke` shuts them out for a
+    /// time.
     End {
         #[command(flatten)]
         person: PersonArgs,
@@ -208,6 +210,37 @@ pub(super) fn ask(name: CommandName, arguments: Value, args: &OperatorArgs) -> i
                 writeln!(io::stderr(), "  {help}")?;
             }
             Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use crate::cli::Cli;
+
+    /// Only the help had it, so that somebody who was shut out got in again after a month.
+    #[test]
+    fn each_page_that_says_how_somebody_is_shut_out_says_for_how_long() {
+        let mut command = Cli::command();
+        let revoke = command.find_subcommand_mut("revoke").unwrap();
+        let span = revoke.get_arguments().find(|argument| argument.get_id() == "span").unwrap();
+        assert_eq!(span.get_default_values(), ["30d"], "the pages say 30 days");
+        let help = revoke.render_long_help().to_string();
+        assert!(help.contains("for 30 days unless"), "{help}");
+        for (page, said) in [
+            (include_str!("../../README.md"), "in a running Doorward, for 30 days unless"),
+            (
+                include_str!("../../docs/operations.md"),
+                "A revocation\nends after 30 days, or as `--for` or `--until` says",
+            ),
+            (include_str!("../../docs/people.md"), "`doorward revoke` shuts somebody out for 30 days"),
+            (include_str!("../../docs/people.md"), "which holds for 30 days unless"),
+            (include_str!("../../docs/store.md"), "30 days unless it is told otherwise"),
+            (include_str!("../../docs/workload-identity.md"), "gives them no others\n[for 30 days]"),
+        ] {
+            assert!(page.contains(said), "{said}");
         }
     }
 }
