@@ -1,6 +1,11 @@
 //! Revoking by an operator: at once, everywhere, across a restart, and on the record.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -97,9 +102,9 @@ async fn who_is_revoked_stays_out_when_the_entry_of_their_issuer_has_another_nam
     let (code, said) = doorward.operator(&revoke).await;
     assert_eq!(code, Some(0), "{said}");
     let path = doorward.dir().join("doorward.yaml");
-    let renamed = std::fs::read_to_string(&path).unwrap().replace("name: a\n", "name: sso\n").replace("[a]", "[sso]");
-    std::fs::write(path.with_extension("draft"), renamed).unwrap();
-    std::fs::rename(path.with_extension("draft"), path).unwrap();
+    let renamed = fs::read_to_string(&path).unwrap().replace("name: a\n", "name: sso\n").replace("[a]", "[sso]");
+    fs::write(path.with_extension("draft"), renamed).unwrap();
+    fs::rename(path.with_extension("draft"), path).unwrap();
     doorward.wait_for_generation(2).await;
     let get = async |doorward: &Doorward, token: &str| doorward.get(PATH, &["Host: api.test", token]).await.status;
     assert_eq!((get(&doorward, &alice).await, get(&doorward, &adam).await), (401, 200));
@@ -129,4 +134,47 @@ async fn a_revocation_that_would_do_nothing_is_refused() {
     assert_eq!(fixture.doorward.get(PATH, &["Host: api.test", &fixture.alice()]).await.status, 200);
     let refused = fixture.doorward.audit().into_iter().filter(|record| record.to_string().contains("no issuer `corp`"));
     assert_eq!(refused.count(), 1, "a command that did not happen is on the record too");
+}
+
+/// One line that was cut, where a replica died, hid all that came after it, and those of the other replicas were not asked for.
+#[tokio::test]
+async fn what_is_to_be_revoked_again_after_a_restore_is_found_in_the_trails_of_all_replicas_past_lines_that_are_cut() {
+    let mut fixture = Fixture::start().await;
+    for subject in ["alice", "bob", "carol"] {
+        let revoke = ["revoke", "--issuer", "a", "--subject", subject, "--why", "has left"];
+        let (code, said) = fixture.doorward.operator(&revoke).await;
+        assert_eq!(code, Some(0), "{said}");
+    }
+    fixture.doorward.signal("TERM");
+    fixture.doorward.ended().await;
+    let trail = fs::read_to_string(fixture.doorward.audit_path()).unwrap();
+    // Each command has a line before it is run, and one after it.
+    let of = |subject: &str| {
+        let mut lines = trail.lines();
+        lines
+            .rfind(|line| line.contains("\"operator\"") && line.contains(subject) && !line.contains("(begun)"))
+            .unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (cut, _) = of("carol").split_at(of("carol").len() / 2);
+    for (replica, file, lines) in [
+        ("doorward-0", "audit.jsonl", format!("{}\n{cut}", of("carol")).into_bytes()),
+        ("doorward-0", "audit.jsonl.000001", [&b"\xff\0{\n7\n"[..], of("alice").as_bytes(), b"\n"].concat()),
+        ("doorward-1", "audit.jsonl", format!("{}\n", of("bob")).into_bytes()),
+    ] {
+        fs::create_dir_all(folder.path().join(replica)).unwrap();
+        fs::write(folder.path().join(replica).join(file), lines).unwrap();
+    }
+
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/upkeep.md")).unwrap();
+    let (_, rest) = page.split_once("\n- Revocations since are gone").unwrap();
+    let (command, _) = rest.split_once("```sh\n").unwrap().1.split_once("```").unwrap();
+    // `scripts/test` installs jq.
+    let output = Command::new("sh").args(["-c", command]).current_dir(folder.path()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let listed: Vec<&str> = said.lines().collect();
+    assert_eq!(listed.len(), 3, "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for (line, subject) in listed.into_iter().zip(["alice", "bob", "carol"]) {
+        assert!(line.contains("revoke {") && line.contains(subject) && line.ends_with(" has left"), "{line}");
+    }
 }
