@@ -1,13 +1,14 @@
 //! What whoever runs Doorward relies on: mounted ConfigMaps, providers that are away, metrics, traces.
 
 use std::{
+    io::Write as _,
     os::unix::fs::symlink,
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
@@ -368,8 +369,32 @@ async fn the_log_for_people_has_the_level_and_what_belongs_to_a_line() {
         }
     })
     .await;
-    assert!(serde_json::from_str::<serde_json::Value>(&line).is_err(), "{line}");
+    assert!(serde_json::from_str::<Value>(&line).is_err(), "{line}");
     for part in [" INFO ", "listener=public", "address=127.0.0.1:"] {
         assert!(line.contains(part), "{part}: {line}");
     }
+}
+
+/// `kubectl apply` notes what it applied in an annotation, the values of Secrets too, which reached the pod by that.
+#[test]
+fn the_list_that_the_guide_has_the_pod_read_has_nothing_that_secrets_hold() {
+    let page = include_str!("../../docs/operations.md");
+    let (program, _) = page.split_once("jq -c '").unwrap().1.split_once('\'').unwrap();
+    let applied = "kubectl.kubernetes.io/last-applied-configuration";
+    let list = json!({"items": [
+        {"kind": "Secret", "data": {"password": "hunter2"}, "metadata": {"name": "plain"}},
+        {"kind": "Secret", "stringData": {"password": "hunter2"}, "metadata": {"name": "applied", "annotations": {
+            applied: r#"{"stringData":{"password":"hunter2"}}"#, "tekton.dev/git-0": "https://git.test",
+        }, "managedFields": [{"fieldsV1": {"f:hunter2": {}}}]}},
+    ]});
+    // `scripts/test` installs jq.
+    let mut jq = Command::new("jq");
+    let mut jq = jq.args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    jq.stdin.take().unwrap().write_all(list.to_string().as_bytes()).unwrap();
+    let given: Value = serde_json::from_slice(&jq.wait_with_output().unwrap().stdout).unwrap();
+    let kept = json!({"items": [
+        {"kind": "Secret", "metadata": {"name": "plain"}},
+        {"kind": "Secret", "metadata": {"name": "applied", "annotations": {"tekton.dev/git-0": "https://git.test"}}},
+    ]});
+    assert_eq!(given, kept);
 }
