@@ -76,7 +76,8 @@ pub struct TokenArgs {
     pub command: Vec<String>,
 }
 
-/// A variable that is empty is as good as none: a StepAction sets those of its parameters that a step leaves out.
+/// A variable that is empty is as good as none: a StepAction sets those of its parameters that a step leaves out. So are `--cluster` and
+/// `--registry`, which have no variables.
 fn without_empty(argument: clap::Arg) -> clap::Arg {
     let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     if is_empty { argument.env(None::<&'static str>) } else { argument }
@@ -98,7 +99,7 @@ pub fn run(args: TokenArgs) -> Result<u8, Failure> {
         command,
     } = args;
     let scope = Some(scope.join(" ")).filter(|scope| !scope.trim().is_empty());
-    let registry = registry.filter(|registry| !registry.is_empty());
+    let [cluster, registry] = [cluster, registry].map(|given| given.filter(|given| !given.is_empty()));
     let wanted = Wanted { server, ca, subject: subject_token_file, audience, scope, shape, out, cluster, registry };
     let runtime = runtime()?;
     let mut stdout = io::stdout();
@@ -117,4 +118,32 @@ pub fn run(args: TokenArgs) -> Result<u8, Failure> {
     }
     stdout.flush()?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Args;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// It had no `--cluster`, so that the kubeconfig that it writes led to a host that takes no tokens.
+    #[test]
+    fn the_step_that_is_shipped_passes_on_each_option_that_says_what_is_written() {
+        let action: Value = serde_saphyr::from_str(include_str!("../../deploy/tekton/step-action.yaml")).unwrap();
+        let texts = |list: &Value, of: fn(&Value) -> &Value| -> Vec<String> {
+            list.as_array().unwrap().iter().filter_map(|member| of(member).as_str().map(str::to_owned)).collect()
+        };
+        let arguments = texts(&action["spec"]["args"], |argument| argument);
+        let variables = texts(&action["spec"]["env"], |variable| &variable["name"]);
+        let command = TokenArgs::augment_args(clap::Command::new("token"));
+        for argument in command.get_arguments() {
+            // A step action is one step, which ends.
+            let Some(long) = argument.get_long().filter(|long| *long != "keep") else { continue };
+            let variable = argument.get_env().and_then(|name| name.to_str());
+            let is_passed = arguments.iter().any(|given| given.starts_with(&format!("--{long}=$(params.")))
+                || variables.iter().any(|name| Some(name.as_str()) == variable);
+            assert!(is_passed, "--{long}");
+        }
+    }
 }

@@ -403,6 +403,10 @@ async fn a_parameter_that_a_step_leaves_out_counts_as_left_out() {
     let output = within(step.command(&arguments).env("DOORWARD_CA_FILE", "").output()).await.unwrap();
     assert_eq!(text(&output.stdout), "token-1", "{}", text(&output.stderr));
     assert!(text(&server.only().body).ends_with("&audience=a"));
+    let output = step.run(&["--audience", "a", "--as", "kubeconfig", "--cluster", ""]).await;
+    let config: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let cluster = config["clusters"][0]["cluster"]["server"].as_str().unwrap();
+    assert_eq!(cluster.trim_end_matches('/'), server.url().trim_end_matches('/'));
     // Of what is needed it says what is missing.
     let output = within(step.command(&["--audience", "a"]).env("DOORWARD_SERVER", "").output()).await.unwrap();
     assert!(text(&output.stderr).contains("--server <URL>") && !output.status.success(), "{}", text(&output.stderr));

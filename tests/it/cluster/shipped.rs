@@ -389,8 +389,7 @@ async fn a_task_can_refer_to_the_step_that_is_shipped() {
     let step = &pod["spec"]["containers"][0];
     let arguments: Vec<&str> = step["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let (_, command) = arguments.split_at(arguments.iter().position(|argument| *argument == "--").unwrap() + 1);
-    let expected =
-        "token --audience=https://api.example.com --scope=deploy --as=token --registry= --out=/tekton/home/token";
+    let expected = "token --audience=https://api.example.com --scope=deploy --as=token --registry= --cluster= --out=/tekton/home/token";
     assert_eq!(command.join(" "), expected);
     let env = step["env"].as_array().unwrap();
     assert!(env.contains(&param("DOORWARD_SERVER", "https://tekton.example.com")), "{env:?}");
