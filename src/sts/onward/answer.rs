@@ -82,6 +82,13 @@ impl Expected<'_> {
             Some(Value::String(kind)) if kind.eq_ignore_ascii_case("bearer") => {}
             other => return Err(unfit(format!("its `token_type` is {}, where `Bearer` is expected", told(other)))),
         }
+        // One that is bound to a certificate has the type `Bearer` all the same (RFC 8705 section 3).
+        if jwt(&token).is_some_and(|claims| claims.contains_key("cnf")) {
+            return Err(unfit(
+                "the token is bound to a key or a certificate (`cnf`), without which it is worth nothing to a task; switch that off for \
+                 Doorward's client at the provider",
+            ));
+        }
         match body.get("issued_token_type") {
             None if !exchanged => {}
             Some(Value::String(kind)) if [ACCESS_TOKEN, JWT].contains(&kind.as_str()) => {}

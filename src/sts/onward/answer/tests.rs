@@ -92,6 +92,11 @@ fn what_was_not_asked_for_is_not_passed_on() {
         ("no number", json!({"expires_in": "soon"}), "no number of seconds"),
         ("a fraction", json!({"expires_in": 1.5}), "no number of seconds"),
         ("bound to a key", json!({"token_type": "DPoP"}), "is `DPoP`, where `Bearer` is expected"),
+        (
+            "bound to a certificate",
+            json!({"access_token": jwt_of(&json!({"exp": NOW + 9, "cnf": {"x5t#S256": "bwcK"}}))}),
+            "bound to a key or a certificate (`cnf`)",
+        ),
         ("no type", json!({"token_type": null}), "its `token_type` is missing, where `Bearer` is expected"),
         (
             "a refresh token",
