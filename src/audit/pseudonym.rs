@@ -228,7 +228,20 @@ impl PseudonymKey {
 
     fn facts(&self, facts: &Facts) -> Arc<Facts> {
         let hide = |name: &Option<Arc<str>>| name.as_deref().map(|name| self.pseudonym(name).into());
-        Arc::new(Facts { actor: hide(&facts.actor), actor_id: hide(&facts.actor_id), ..facts.clone() })
+        let mut hidden = Facts { actor: hide(&facts.actor), actor_id: hide(&facts.actor_id), ..facts.clone() };
+        // Beside their pseudonym the name of a repository of their own would tell for ever whose that is.
+        if let (Some(actor), Some(pseudonym)) = (&facts.actor, &hidden.actor) {
+            let is_own = |owner: &str| owner.eq_ignore_ascii_case(actor);
+            if facts.owner.as_deref().is_some_and(is_own) {
+                hidden.owner = Some(Arc::clone(pseudonym));
+            }
+            if let Some((owner, name)) = facts.repository.as_deref().and_then(|name| name.split_once('/'))
+                && is_own(owner)
+            {
+                hidden.repository = Some(format!("{pseudonym}/{name}").into());
+            }
+        }
+        Arc::new(hidden)
     }
 
     /// A subject of whom it is not known what they are: service accounts alone keep their names.

@@ -340,9 +340,12 @@ impl TryFrom<Line> for ReplayInputs {
 }
 
 impl ReplayInputs {
-    /// Whether the caller's name is a pseudonym, by which rules that name people tell nobody.
+    /// Whether the name of the caller, or of who caused the delivery, is a pseudonym, by which rules that name people or their repositories
+    /// tell nobody.
     pub fn is_pseudonymous(&self) -> bool {
-        self.principal.as_ref().is_some_and(|principal| is_pseudonym(&principal.subject))
+        let caller = self.principal.as_ref().map(|principal| &*principal.subject);
+        let behind = self.delivery.as_ref().and_then(|facts| facts.actor.as_deref());
+        caller.into_iter().chain(behind).any(is_pseudonym)
     }
 }
 

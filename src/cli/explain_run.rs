@@ -387,7 +387,7 @@ struct FromTrail<'a> {
     /// The request whose delivery an EventListener asked about: rules were asked of that one.
     #[serde(skip_serializing_if = "Option::is_none")]
     about: Option<Uuid>,
-    /// Whether the caller stands in the record under a pseudonym, so that rules that name people may decide otherwise.
+    /// Whether a person stands in the record under a pseudonym, so that rules that name people may decide otherwise.
     pseudonymous: bool,
 }
 
@@ -447,7 +447,7 @@ impl fmt::Display for FromTrail<'_> {
         if self.pseudonymous {
             writeln!(
                 f,
-                "the caller has a pseudonym in the record: by rules that name people it may come out otherwise"
+                "a person has a pseudonym in the record: by rules that name people, or repositories of theirs, it may come out otherwise"
             )?;
         }
         if !self.policy_is_kept {

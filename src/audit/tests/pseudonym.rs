@@ -72,6 +72,34 @@ fn no_name_of_a_person_reaches_a_line_and_all_else_does() {
     assert_eq!(first["status_detail"], said);
 }
 
+/// The pair of both told whose the pseudonym is, in every other line too.
+#[test]
+fn who_pushes_to_a_repository_of_their_own_is_not_named_by_it() {
+    for (actor, owner, repository, hidden) in [
+        ("octoalice", "octoalice", "octoalice/app", true),
+        ("octoalice", "OctoAlice", "OctoAlice/app", true),
+        ("octoalice", "octoalice-inc", "octoalice-inc/app", false),
+    ] {
+        let facts = Facts {
+            actor: Some(actor.into()),
+            owner: Some(owner.into()),
+            repository: Some(repository.into()),
+            ..full_record().delivery.as_deref().unwrap().clone()
+        };
+        let sender = Principal { kind: Kind::Workload, ..principal() };
+        let record = Record { principal: Some(Arc::new(sender)), delivery: Some(Arc::new(facts)), ..full_record() };
+        let [line] = &written([record])[..] else { panic!() };
+        let webhook = &line["unmapped"]["webhook"];
+        let pseudonym = key().pseudonym(actor);
+        let (shown, name) =
+            if hidden { (&*pseudonym, format!("{pseudonym}/app")) } else { (owner, repository.to_owned()) };
+        assert_eq!((&webhook["owner"], &webhook["repository"]), (&json!(shown), &json!(name)), "{line}");
+        assert_eq!((&webhook["actor"], &webhook["repository_id"]), (&json!(pseudonym), &json!("42")), "{line}");
+        // By what rules say of repositories and of who pushed it may be decided otherwise.
+        assert!(ReplayInputs::parse(line.to_string().as_bytes()).unwrap().is_pseudonymous(), "{line}");
+    }
+}
+
 /// A task as an actor.
 const TASK: &str = "serviceaccount:ci:builder";
 
