@@ -324,7 +324,7 @@ pub struct Admin {
     pub token: Option<SecretSource>,
     /// The Unix socket for operator commands. Fixed until restart.
     pub socket: Option<PathBuf>,
-    /// User ids that may use the socket, besides Doorward's own.
+    /// User ids that may use the socket, besides Doorward's own and root.
     pub socket_users: Vec<u32>,
 }
 
