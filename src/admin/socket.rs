@@ -65,6 +65,7 @@ impl Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandName {
     DropHook,
+    DropTokenKeys,
     EndSessions,
     Hooks,
     Reload,
@@ -78,8 +79,9 @@ pub enum CommandName {
 }
 
 impl CommandName {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DropHook,
+        Self::DropTokenKeys,
         Self::EndSessions,
         Self::Hooks,
         Self::Reload,
@@ -96,6 +98,7 @@ impl CommandName {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DropHook => "drop-hook",
+            Self::DropTokenKeys => "drop-token-keys",
             Self::EndSessions => "end-sessions",
             Self::Hooks => "hooks",
             Self::Reload => "reload",

@@ -12,7 +12,7 @@
 //! | `policies` | those that were in force, kept so that what they decided can be explained |
 //! | `rollout`, `heads` | what replicas tell each other: the policy each decides by, the last checkpoint of its trail |
 //! | `durability` | whether a shared store could lose what it has taken, or has no room for more |
-//! | `operator` | the commands of operators, of which `revoke`, `sessions` and `hooks` hold some |
+//! | `operator` | the commands of operators, of which `revoke`, `sessions`, `hooks` and `token_keys` hold some |
 
 pub mod account_tokens;
 mod durability;
@@ -31,6 +31,7 @@ mod stream_watch;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod token_keys;
 
 use std::{
     path::PathBuf,

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{App, hooks, revoke, rollout, sessions};
+use super::{App, hooks, revoke, rollout, sessions, token_keys};
 use crate::{
     admin::socket::{Command, CommandError, CommandFuture, CommandName, Commands, Done, Peer, Record},
     audit::{HeldDelivery, Note, Operator},
@@ -131,6 +131,7 @@ impl Commands for Operators {
             let answer = match command.command.parse()? {
                 CommandName::DropHook => return hooks::drop_held(app, command).await,
                 CommandName::RetryHook => return hooks::retry(app, command).await,
+                CommandName::DropTokenKeys => token_keys::drop_unusable(app, command).await?,
                 CommandName::EndSessions => sessions::end(app, command).await?,
                 CommandName::Hooks => hooks::list(app, command).await?,
                 CommandName::Reload => self.reload().await?,

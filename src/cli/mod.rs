@@ -108,6 +108,9 @@ enum Command {
     Hooks(operator::HooksCommand),
     /// List the tokens and subjects that are revoked in a running Doorward.
     Revocations(operator::OperatorArgs),
+    /// Drop keys of tokens in the store that cannot be opened any more.
+    #[command(subcommand)]
+    TokenKeys(operator::TokenKeysCommand),
 }
 
 /// The commands as `doorward --help` shows them, since clap knows one heading for all of them.
@@ -115,7 +118,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("Run", &["serve", "demo"]),
     ("Configuration", &["check", "test", "explain", "print-config", "diff", "schema", "import"]),
     ("Cluster", &["rbac", "interceptor", "doctor", "rollout"]),
-    ("Operate", &["status", "reload", "revoke", "revocations", "sessions", "hooks"]),
+    ("Operate", &["status", "reload", "revoke", "revocations", "sessions", "hooks", "token-keys"]),
     ("Audit", &["audit"]),
     ("For people and steps", &["login", "whoami", "logout", "credential", "token"]),
 ];
@@ -262,6 +265,9 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Sessions(asked) => Ok(operator::sessions(&asked, &mut out)?),
         Command::Hooks(asked) => Ok(operator::hooks(&asked, &mut out)?),
         Command::Revocations(args) => Ok(operator::run(CommandName::Revocations, &args, &mut out)?),
+        Command::TokenKeys(operator::TokenKeysCommand::Drop(args)) => {
+            Ok(operator::run(CommandName::DropTokenKeys, &args, &mut out)?)
+        }
     }
 }
 

@@ -166,6 +166,14 @@ pub struct HookArgs {
     pub operator: OperatorArgs,
 }
 
+/// The keys that Doorward makes itself to sign tokens.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum TokenKeysCommand {
+    /// Drop those in the store that cannot be opened any more, as the key of `sessions.keys` that sealed them is gone for good. Others are
+    /// made at once; tokens that the dropped ones signed are refused. Keys that can be used stay.
+    Drop(OperatorArgs),
+}
+
 /// Lists, shows, retries or drops held deliveries. Gives the exit status as [`run`].
 pub fn hooks(asked: &HooksCommand, out: &mut impl Write) -> io::Result<u8> {
     let (name, arguments, operator) = match asked {

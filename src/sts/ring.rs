@@ -63,10 +63,11 @@ pub enum RingError {
     #[error("the keys of tokens cannot be kept: {0}")]
     Store(#[from] StoreError),
     #[error(
-        "the keys of tokens in the store cannot be opened: they were sealed with a key that `sessions.keys` no longer has"
+        "the keys of tokens in the store cannot be opened: they were sealed with a key that `sessions.keys` no longer has; put it \
+         back behind the others, or give these keys up with `doorward token-keys drop`"
     )]
     Sealed,
-    #[error("the keys of tokens in the store cannot be read")]
+    #[error("the keys of tokens in the store cannot be read; `doorward token-keys drop` gives them up")]
     Unreadable,
     #[error("the system has no random bytes")]
     Random,
@@ -157,13 +158,13 @@ impl Kept {
     }
 
     /// Keeps what was made published where the configuration has keys now, until the last token that it signed has ended. After that
-    /// the store forgets it by itself.
+    /// the store forgets it by itself, also what cannot be opened.
     pub async fn retire(&self, Vault { store, seal, .. }: Vault<'_>, now: Timestamp) -> Result<(), RingError> {
         let Some(stored) = store.get(Table::TokenKeys, RECORD, now).await? else {
             self.0.made.store(None);
             return Ok(());
         };
-        let keys = Ring::open(seal, &stored.value)?.keys(now)?;
+        let keys = Ring::open(seal, &stored.value).and_then(|ring| ring.keys(now));
         if stored.expires > now + AFTERGLOW {
             let expect = Expect::Version(stored.version);
             let written = store.put(Table::TokenKeys, RECORD, stored.value, now + AFTERGLOW, expect, now).await?;
@@ -171,8 +172,25 @@ impl Kept {
                 return Err(RingError::Contended);
             }
         }
-        self.0.made.store(Some(Arc::new(keys)));
+        self.0.made.store(Some(Arc::new(keys?)));
         Ok(())
+    }
+}
+
+impl Vault<'_> {
+    /// Removes keys that cannot be opened or read, so that [`Kept::renew_once`] makes others. Tells whether there were such; keys that can
+    /// be used stay.
+    pub async fn drop_unusable(self, now: Timestamp) -> Result<bool, RingError> {
+        let Some(stored) = self.store.get(Table::TokenKeys, RECORD, now).await? else { return Ok(false) };
+        if Ring::open(self.seal, &stored.value).and_then(|ring| ring.keys(now)).is_ok() {
+            return Ok(false);
+        }
+        // Its time has come, which removes it.
+        let expect = Expect::Version(stored.version);
+        match self.store.put(Table::TokenKeys, RECORD, Vec::new(), now, expect, now).await? {
+            Written::Done(_) => Ok(true),
+            Written::Conflict(_) => Err(RingError::Contended),
+        }
     }
 }
 
@@ -440,5 +458,36 @@ mod tests {
         kept.renew_once(place.vault(&KeyRing::of(&[[8; 32], [7; 32]])), PERIOD, START).await.unwrap();
         kept.renew_once(place.vault(&KeyRing::of(&[[8; 32]])), PERIOD, START).await.unwrap();
         assert_eq!(ids(&kept.get().unwrap()), before);
+    }
+
+    /// They stayed for ten years, in which no token could be issued.
+    #[tokio::test]
+    async fn keys_that_nobody_can_open_go_on_an_operators_word_and_others_are_made() {
+        let place = place();
+        let (lost, seal) = (KeyRing::of(&[[7; 32]]), KeyRing::of(&[[8; 32]]));
+        let kept = Kept::default();
+        assert!(!place.vault(&seal).drop_unusable(START).await.unwrap(), "there are none");
+        kept.renew_once(place.vault(&lost), PERIOD, START).await.unwrap();
+        let before = ids(&kept.get().unwrap());
+        assert!(!place.vault(&lost).drop_unusable(START).await.unwrap(), "they can be used");
+        assert!(place.vault(&seal).drop_unusable(START).await.unwrap());
+        kept.renew_once(place.vault(&seal), PERIOD, START).await.unwrap();
+        let after = ids(&kept.get().unwrap());
+        assert!(after.len() == 2 && !after.iter().any(|id| before.contains(id)), "{before:?} {after:?}");
+        // What is no ring is as useless.
+        let garbage = seal.seal(Purpose::TokenKeys, RECORD, b"nothing").unwrap();
+        place.store.put(Table::TokenKeys, RECORD, garbage, START + KEPT, Expect::Any, START).await.unwrap();
+        assert!(place.vault(&seal).drop_unusable(START).await.unwrap());
+    }
+
+    /// They stayed for ten years behind those of the configuration, and were in the way of others once that had none any more.
+    #[tokio::test]
+    async fn keys_that_nobody_can_open_go_by_themselves_where_the_configuration_has_keys() {
+        let place = place();
+        let (lost, seal) = (KeyRing::of(&[[7; 32]]), KeyRing::of(&[[8; 32]]));
+        let kept = Kept::default();
+        kept.renew_once(place.vault(&lost), PERIOD, START).await.unwrap();
+        assert!(matches!(kept.retire(place.vault(&seal), START).await, Err(RingError::Sealed)));
+        kept.renew_once(place.vault(&seal), PERIOD, START + AFTERGLOW).await.unwrap();
     }
 }

@@ -93,7 +93,7 @@ fn a_command_is_known_by_its_name_alone() {
         assert_eq!(name.as_str().parse(), Ok(name));
     }
     let unknown = CommandError::new("there is no command `explain`").help(
-        "known: drop-hook, end-sessions, hooks, reload, retry-hook, revocations, revoke, rollout, sessions, show-hook, status",
+        "known: drop-hook, drop-token-keys, end-sessions, hooks, reload, retry-hook, revocations, revoke, rollout, sessions, show-hook, status",
     );
     assert_eq!("explain".parse::<CommandName>(), Err(unknown));
 }

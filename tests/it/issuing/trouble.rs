@@ -3,7 +3,7 @@
 use std::fs;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{TARGET, World, secret};
 use crate::{
@@ -125,4 +125,31 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     fs::write(&path, seal(7)).unwrap();
     until(async || world.exchange(&job, "deploy").await.status == 200).await;
     assert_eq!(world.kids().await, kids);
+}
+
+/// Nothing but moving the whole store away, with its revocations, had keys made again.
+#[tokio::test]
+async fn keys_whose_seal_is_given_up_are_dropped_on_an_operators_word_and_others_are_made() {
+    let seal = |byte: u8| BASE64_STANDARD.encode([byte; 32]);
+    let change = |yaml: String| yaml.change("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n");
+    let mut world = World::with_files(change, &[("seal", &seal(7))]).await;
+    let (job, before) = (world.job(&json!({})), world.kids().await);
+    let drop = ["token-keys", "drop", "--why", "the old seal is given up"];
+    let (code, said) = world.doorward.operator(&drop).await;
+    assert!(code == Some(1) && said.contains("nothing was dropped"), "of keys that can be used: {code:?} {said}");
+    fs::write(world.doorward.dir().join("seal"), seal(8)).unwrap();
+    world.doorward = world.doorward.kill_and_restart().await;
+    assert_eq!(world.exchange(&job, "deploy").await.status, 503);
+    let (code, said) = world.doorward.operator(&drop).await;
+    assert_eq!(code, Some(0), "{said}");
+    until(async || world.exchange(&job, "deploy").await.status == 200).await;
+    let after = world.kids().await;
+    assert!(!after.iter().any(|kid| before.contains(kid)), "{before:?} {after:?}");
+    let commands = |record: &Value| record["unmapped"]["command"] == "drop-token-keys" && record["status_id"] == 1;
+    assert_eq!(world.doorward.records(1, commands).await[0]["unmapped"]["why"], "the old seal is given up");
+    let made = |record: &Value| {
+        let id = record["unmapped"]["key"]["id"].as_str();
+        record["metadata"]["event_code"] == "key.made" && id.is_some_and(|id| after.iter().any(|kid| kid == id))
+    };
+    assert_eq!(world.doorward.records(after.len(), made).await.len(), after.len());
 }

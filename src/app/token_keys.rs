@@ -1,0 +1,26 @@
+//! The keys of tokens that Doorward makes itself, on an operator's word.
+
+use serde_json::{Value, json};
+
+use super::App;
+use crate::{
+    admin::socket::{Command, CommandError},
+    sts::RingError,
+};
+
+/// Drops keys that cannot be opened any more. The task of the keys makes others, where the configuration has none, and each that it
+/// makes stands in the trail.
+pub async fn drop_unusable(app: &App, command: &Command) -> Result<Value, CommandError> {
+    let snapshot = app.snapshot.load_full();
+    let dropped = app.vault(&snapshot).drop_unusable(app.clock.now()).await.map_err(|error| match error {
+        RingError::Store(error) => {
+            CommandError::store("it is not known whether the keys of tokens were dropped", &error)
+        }
+        error => CommandError::new(format!("nothing was dropped: {error}")).help("try again"),
+    })?;
+    if !dropped {
+        return Err(CommandError::new("nothing was dropped: the store has no keys of tokens that cannot be used"));
+    }
+    tracing::warn!(who = command.who, why = command.why, "keys of tokens that could not be used were dropped");
+    Ok(json!({"dropped": true}))
+}
