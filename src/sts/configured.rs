@@ -57,7 +57,19 @@ pub fn signing_keys(
             .warning(&at, "the time of no key has come: until then the one that begins first signs")
             .help("leave `from` of the key out that signs now");
     }
-    if keys.len() == raw.keys.len() { SigningKeys::dated(keys) } else { None }
+    if keys.len() < raw.keys.len() {
+        return None;
+    }
+    // The first key signs as tokens are signed in any case.
+    for (index, (key, from)) in keys.iter().enumerate().skip(1) {
+        let is_alone = keys.iter().filter(|(other, _)| other.algorithm() == key.algorithm()).count() == 1;
+        if is_alone && *from != Timestamp::default() {
+            resolver
+                .warning(&at.index(index).key("from"), "it says nothing here, as it chooses among keys of one algorithm")
+                .help("access tokens are signed as the first key of the list does; to change the algorithm, move this one to the front");
+        }
+    }
+    SigningKeys::dated(keys)
 }
 
 /// From when on a key signs. `None` if that is no time, which is then reported.

@@ -100,10 +100,11 @@ impl SigningKey {
         Some(Self { id: id.into(), header, assertion_header, public, pair })
     }
 
-    fn signs(&self, algorithm: SigningAlgorithm) -> bool {
+    /// How it signs.
+    pub fn algorithm(&self) -> SigningAlgorithm {
         match self.pair {
-            Pair::Ec(_) => algorithm == SigningAlgorithm::Es256,
-            Pair::Rsa(_) => algorithm == SigningAlgorithm::Rs256,
+            Pair::Ec(_) => SigningAlgorithm::Es256,
+            Pair::Rsa(_) => SigningAlgorithm::Rs256,
         }
     }
 }
@@ -163,7 +164,8 @@ impl SigningKeys {
         Self::dated(keys.into_iter().map(|key| (key, Timestamp::default())).collect())
     }
 
-    /// The newest key signs whose time has come ([`Self::at`]), and of several the first. `keys` must not be empty.
+    /// Of those of one algorithm the newest key signs whose time has come ([`Self::at`]), and of several the first. `keys` must not be
+    /// empty.
     pub fn dated(keys: Vec<Dated>) -> Option<Self> {
         keys.first()?;
         let public: Vec<_> = keys.iter().map(|(key, _)| &key.public).collect();
@@ -185,9 +187,11 @@ impl SigningKeys {
         Self::dated(all.collect()).unwrap_or_else(|| self.clone()).at(self.now)
     }
 
-    /// The key that signs, of those that fit. Before the time of any of them, it is the one that begins first.
-    fn signer(&self, fits: impl Fn(&SigningKey) -> bool) -> Option<&SigningKey> {
-        let all = || self.published.keys.iter().filter(|(key, _)| fits(key));
+    /// The key that signs so, and where nobody asks how, as the first key of all does: who checks tokens may take nothing else, whenever
+    /// the time of a key of another algorithm comes. Before the time of any of them, it is the one that begins first.
+    fn signer(&self, algorithm: Option<SigningAlgorithm>) -> Option<&SigningKey> {
+        let algorithm = algorithm.or_else(|| self.published.keys.first().map(|(key, _)| key.algorithm()))?;
+        let all = || self.published.keys.iter().filter(|(key, _)| key.algorithm() == algorithm);
         // Of equal ones the last is the maximum.
         let begun = all().rev().filter(|(_, from)| *from <= self.now).max_by_key(|(_, from)| *from);
         begun.or_else(|| all().min_by_key(|(_, from)| *from)).map(|(key, _)| &**key)
@@ -195,7 +199,7 @@ impl SigningKeys {
 
     /// The names of all that are published, and whether each is the one that signs access tokens.
     pub fn names(&self) -> impl Iterator<Item = (&str, bool)> {
-        let signer = self.signer(|_| true).map(SigningKey::id);
+        let signer = self.signer(None).map(SigningKey::id);
         self.published.keys.iter().map(move |(key, _)| (key.id(), signer == Some(key.id())))
     }
 
@@ -220,14 +224,14 @@ impl SigningKeys {
     /// An access token: a JWS in its compact form (RFC 7515 section 7.1). `None`: the system has no random bytes, or `claims` are
     /// no JSON.
     pub fn sign<T: Serialize>(&self, claims: &T) -> Option<String> {
-        let key = self.signer(|_| true)?;
+        let key = self.signer(None)?;
         key.sign(&key.header, claims)
     }
 
-    /// Signs claims for another provider, which make no access token of ours, by the key of those that sign so; by that of all where
-    /// that does not matter.
+    /// Signs claims for another provider, which make no access token of ours, by the key of those that sign so; by that of access tokens
+    /// where that does not matter.
     pub fn sign_assertion<T: Serialize>(&self, algorithm: Option<SigningAlgorithm>, claims: &T) -> Option<String> {
-        let key = self.signer(|key| algorithm.is_none_or(|algorithm| key.signs(algorithm)))?;
+        let key = self.signer(algorithm)?;
         key.sign(&key.assertion_header, claims)
     }
 
@@ -239,7 +243,7 @@ impl SigningKeys {
 
     /// Whether one of them signs so.
     pub fn can_sign(&self, algorithm: SigningAlgorithm) -> bool {
-        self.published.keys.iter().any(|(key, _)| key.signs(algorithm))
+        self.published.keys.iter().any(|(key, _)| key.algorithm() == algorithm)
     }
 }
 
@@ -348,27 +352,47 @@ mod tests {
     fn of_keys_with_a_time_the_newest_signs_whose_time_has_come_and_all_are_published() {
         let at = Timestamp::from_secs;
         let (first, second, third) = (key(), key(), key());
-        let rsa = Arc::new(rsa(KeySize::Rsa2048).unwrap());
         let dated = |keys: &[(&Arc<SigningKey>, i64)]| {
             SigningKeys::dated(keys.iter().map(|(key, from)| (Arc::clone(key), at(*from))).collect()).unwrap()
         };
-        let signer = |keys: &SigningKeys, now| keys.clone().at(at(now)).signer(|_| true).unwrap().id.clone();
-        let keys = dated(&[(&first, 0), (&third, 200), (&second, 100), (&rsa, 150)]);
-        for (now, key) in [(50, &first), (100, &second), (149, &second), (150, &rsa), (200, &third), (900, &third)] {
+        let signer = |keys: &SigningKeys, now| keys.clone().at(at(now)).signer(None).unwrap().id.clone();
+        let keys = dated(&[(&first, 0), (&third, 200), (&second, 100)]);
+        for (now, key) in [(50, &first), (100, &second), (199, &second), (200, &third), (900, &third)] {
             assert_eq!(signer(&keys, now), key.id, "{now}");
             let token = keys.clone().at(at(now)).sign(&json!({"sub": "alice"})).unwrap();
             assert!(keys.verify(&token).is_some(), "{now}: as any replica whose clock differs");
-        }
-        // Who takes RS256 alone gets that of the RSA key, also before its time.
-        for now in [50, 900] {
-            let assertion = keys.clone().at(at(now)).sign_assertion(Some(SigningAlgorithm::Rs256), &json!({})).unwrap();
-            assert!(read(keys.set(), &assertion, Algorithm::RS256, "JWT").is_some(), "{now}");
         }
         assert_eq!(signer(&dated(&[(&second, 200), (&first, 100)]), 50), first.id, "before the time of any");
         assert_eq!(signer(&dated(&[(&second, 100), (&first, 100)]), 100), second.id, "of two at a time the first");
         // What was made before the configuration had keys signs nothing.
         let made = SigningKeys::new(vec![key()]).unwrap();
         assert_eq!(signer(&dated(&[(&first, 100)]).followed_by(&made), 50), first.id);
+    }
+
+    /// From the time of a new RSA key on it signed all access tokens, which registries and others that take ES256 alone refused.
+    #[test]
+    fn the_time_of_a_key_of_another_algorithm_changes_nothing_for_who_checks_access_tokens() {
+        let at = Timestamp::from_secs;
+        let (first, second) = (key(), key());
+        let [old, new] = [(); 2].map(|()| Arc::new(rsa(KeySize::Rsa2048).unwrap()));
+        let all = [(&first, 0), (&old, 0), (&new, 100), (&second, 200)].map(|(key, from)| (Arc::clone(key), at(from)));
+        let keys = SigningKeys::dated(Vec::from(all)).unwrap();
+        for (now, tokens, assertions) in [(99, &first, &old), (100, &first, &new), (200, &second, &new)] {
+            let keys = keys.clone().at(at(now));
+            let names: Vec<_> = keys.names().filter(|(_, signs)| *signs).map(|(id, _)| id.to_owned()).collect();
+            assert_eq!(names, [tokens.id()], "{now}");
+            for (asked, key) in
+                [(None, tokens), (Some(SigningAlgorithm::Es256), tokens), (Some(SigningAlgorithm::Rs256), assertions)]
+            {
+                assert_eq!(keys.signer(asked).unwrap().id(), key.id(), "{now} {asked:?}");
+            }
+            let token = keys.sign(&json!({"sub": "alice"})).unwrap();
+            assert!(read_ours(keys.set(), &token).is_some(), "{now}");
+        }
+        // Also before its time, where there is no other.
+        let keys = SigningKeys::dated(vec![(first, at(0)), (new, at(100))]).unwrap().at(at(50));
+        let assertion = keys.sign_assertion(Some(SigningAlgorithm::Rs256), &json!({})).unwrap();
+        assert!(read(keys.set(), &assertion, Algorithm::RS256, "JWT").is_some());
     }
 
     #[test]

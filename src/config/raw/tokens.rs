@@ -13,9 +13,9 @@ use crate::config::values::{SecretSource, Span};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
-    /// Keys that sign, P-256 or RSA in PEM (PKCS #8): the first signs until the time of another has come (`from`), all are published.
-    /// Default: P-256 keys that are made, kept sealed in the store and replaced every `rotate`; several replicas need the same, from
-    /// files.
+    /// Keys that sign, P-256 or RSA in PEM (PKCS #8): the first signs until the time of another of its algorithm has come (`from`), all
+    /// are published. Default: P-256 keys that are made, kept sealed in the store and replaced every `rotate`; several replicas need the
+    /// same, from files.
     #[serde(default)]
     pub keys: Vec<TokenKey>,
     /// How long a key that Doorward made itself signs. Its successor is published for as long before. Default: 7 d.
@@ -63,8 +63,9 @@ pub struct TokenKey {
     /// The name of an environment variable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<String>,
-    /// From when on it signs, in place of those before: a day in UTC (`2026-01-31`), or a time of RFC 3339. It is published at once, and
-    /// should be for an hour before, which is how long many keep the set. Without it a key signs until the time of another has come.
+    /// From when on it signs, in place of those of its algorithm before: a day in UTC (`2026-01-31`), or a time of RFC 3339. It is
+    /// published at once, and should be for an hour before, which is how long many keep the set. Without it a key signs until the time of
+    /// another has come.
     pub from: Option<String>,
 }
 

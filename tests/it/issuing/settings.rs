@@ -101,6 +101,11 @@ async fn check(yaml: &str) -> (bool, String) {
     ] {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
+    // Takes a moment to make.
+    if yaml.contains("rsa.pem") {
+        let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        std::fs::write(dir.path().join("rsa.pem"), rsa.serialize_pem()).unwrap();
+    }
     let (code, said) = told(dir.path(), &["check", "doorward.yaml"]).await;
     (code == Some(0), said)
 }
@@ -108,21 +113,27 @@ async fn check(yaml: &str) -> (bool, String) {
 #[tokio::test]
 async fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
     let (early, none) = ("it signs in less than an hour", "the time of no key has come");
+    let idle = "it says nothing here, as it chooses among keys of one algorithm";
     let from = |ahead: i64| {
         let at = OffsetDateTime::from_unix_timestamp(now().cast_signed() + ahead).unwrap();
         format!("{{file: key.pem, from: '{}'}}", at.format(&Rfc3339).unwrap())
     };
     for (what, keys, warnings) in [
-        ("past", from(-60), [false, false]),
-        ("a day of the past", "{file: key.pem, from: '2026-01-31'}".to_owned(), [false, false]),
-        ("in half an hour, alone", from(1800), [true, true]),
-        ("tomorrow, alone", from(86_400), [false, true]),
-        ("tomorrow, after another", format!("{{file: other.pem}}, {}", from(86_400)), [false, false]),
-        ("in half an hour, after another", format!("{{file: other.pem}}, {}", from(1800)), [true, false]),
+        ("past", from(-60), [false, false, false]),
+        ("a day of the past", "{file: key.pem, from: '2026-01-31'}".to_owned(), [false, false, false]),
+        ("in half an hour, alone", from(1800), [true, true, false]),
+        ("tomorrow, alone", from(86_400), [false, true, false]),
+        ("tomorrow, after another", format!("{{file: other.pem}}, {}", from(86_400)), [false, false, false]),
+        (
+            "tomorrow, after one of another algorithm",
+            format!("{{file: rsa.pem}}, {}", from(86_400)),
+            [false, false, true],
+        ),
+        ("in half an hour, after another", format!("{{file: other.pem}}, {}", from(1800)), [true, false, false]),
     ] {
         let (good, told) = check(&GOOD.change("{file: key.pem}", &keys)).await;
         assert!(good, "{what}: {told}");
-        assert_eq!([early, none].map(|warning| told.contains(warning)), warnings, "{what}: {told}");
+        assert_eq!([early, none, idle].map(|warning| told.contains(warning)), warnings, "{what}: {told}");
     }
 }
 
