@@ -10,7 +10,7 @@
 //! | `account_tokens` | the tokens of service accounts by which Doorward is somebody at API servers |
 //! | `rights` | whether Kubernetes allows Doorward what its configuration needs |
 //! | `policies` | those that were in force, kept so that what they decided can be explained |
-//! | `rollout`, `heads` | what replicas tell each other: the policy each decides by, the last checkpoint of its trail |
+//! | `rollout`, `heads` | what replicas tell each other: the configuration and the policy of each, the last checkpoint of its trail |
 //! | `durability` | whether a shared store could lose what it has taken, or has no room for more |
 //! | `operator` | the commands of operators, of which `revoke`, `sessions`, `hooks` and `token_keys` hold some |
 

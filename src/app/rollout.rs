@@ -1,5 +1,5 @@
-//! Which policy each replica decides by. Replicas tell each other through the store, so that any of them can say when a policy is in
-//! force everywhere.
+//! Which configuration each replica has, and which policy it decides by. Replicas tell each other through the store, so that any of
+//! them can say when one is in force everywhere.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -39,9 +39,20 @@ pub struct Replica {
     pub instance: Arc<str>,
     /// The policy that it decides by, by digest.
     pub policy: Arc<str>,
+    /// The whole configuration that it has taken, by digest ([`crate::config::Loaded::digest`]). Versions that told none have none that
+    /// is asked for.
+    #[serde(default)]
+    pub configuration: Arc<str>,
     pub generation: u64,
     /// Why it did not take the configuration that it saw last; `None` if it did.
     pub refused: Option<Refused>,
+}
+
+impl Replica {
+    /// Whether it has what is named by this digest: the configuration, or the policy.
+    pub fn has(&self, digest: &str) -> bool {
+        *self.policy == *digest || *self.configuration == *digest
+    }
 }
 
 /// A configuration that a replica did not take.
@@ -59,6 +70,8 @@ pub(super) struct Outcome(watch::Sender<Loads>);
 #[derive(Debug, Default)]
 struct Loads {
     refused: Option<Refused>,
+    /// The configuration that was taken last, by digest.
+    taken: Arc<str>,
     /// Numbers of the load that began last, and of the one that ended last.
     begun: u64,
     ended: u64,
@@ -79,8 +92,9 @@ impl Outcome {
         });
     }
 
-    pub(super) fn taken(&self) {
-        self.end(None);
+    /// `configuration`: by digest.
+    pub(super) fn taken(&self, configuration: Arc<str>) {
+        self.end(Ok(configuration));
     }
 
     pub(super) fn refused(&self, at: Timestamp, problems: &[String]) {
@@ -88,12 +102,15 @@ impl Outcome {
         if let Some(more) = problems.len().checked_sub(MAX_PROBLEMS).filter(|more| *more > 0) {
             told.push(format!("and {more} more; the log and the audit trail have all of them"));
         }
-        self.end(Some(Refused { at: at.as_millis(), problems: told }));
+        self.end(Err(Refused { at: at.as_millis(), problems: told }));
     }
 
-    fn end(&self, refused: Option<Refused>) {
+    fn end(&self, outcome: Result<Arc<str>, Refused>) {
         self.0.send_modify(|loads| {
-            loads.refused = refused;
+            match outcome {
+                Ok(configuration) => (loads.taken, loads.refused) = (configuration, None),
+                Err(refused) => loads.refused = Some(refused),
+            }
             loads.ended = loads.begun;
         });
     }
@@ -129,12 +146,13 @@ pub(super) async fn tell(app: &App) {
 }
 
 fn own(app: &App) -> Replica {
-    let snapshot = app.snapshot.load();
+    let (snapshot, loads) = (app.snapshot.load(), app.outcome.0.borrow());
     Replica {
         instance: app.trail.instance().into(),
         policy: Arc::clone(snapshot.policy.digest()),
+        configuration: Arc::clone(&loads.taken),
         generation: snapshot.number,
-        refused: app.outcome.0.borrow().refused.clone(),
+        refused: loads.refused.clone(),
     }
 }
 
@@ -170,7 +188,8 @@ struct Arguments {
     timeout: Span,
 }
 
-/// Waits until every replica decides by a policy, one refuses a configuration, or the time is out; tells of each replica.
+/// Waits until every replica has a configuration or decides by a policy, one refuses a configuration, or the time is out; tells of each
+/// replica.
 pub(super) async fn status(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Arguments { digest, timeout } = command.arguments()?;
     let until = app.clock.now() + timeout.get().min(MAX_WAIT);
@@ -187,7 +206,7 @@ pub(super) async fn status(app: &App, command: &Command) -> Result<Value, Comman
     }
 }
 
-/// How far a policy is.
+/// How far a configuration or a policy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -212,7 +231,7 @@ impl Seen {
 
 impl State {
     fn of(replicas: &[Replica], digest: &str, seen: &mut Seen) -> Self {
-        let is_behind = |replica: &Replica| *replica.policy != *digest;
+        let is_behind = |replica: &Replica| !replica.has(digest);
         // Of all of them, so that each is known from the first look on.
         let refuses = replicas.iter().filter(|replica| seen.refuses_since(replica)).any(is_behind);
         match () {
@@ -245,7 +264,7 @@ mod tests {
         let load = async || {
             tokio::task::yield_now().await;
             // One that was under way already.
-            outcome.taken();
+            outcome.taken("one".into());
             outcome.begun();
             outcome.refused(Timestamp::from_secs(1), &["wrong".to_owned()]);
         };
@@ -253,7 +272,7 @@ mod tests {
         assert_eq!(told, Some(Err(Refused { at: 1000, problems: vec!["wrong".to_owned()] })));
         let asked = || {
             outcome.begun();
-            outcome.taken();
+            outcome.taken("two".into());
         };
         assert_eq!(outcome.of_next(second, asked).await, Some(Ok(())));
         assert_eq!(outcome.of_next(second, || ()).await, None, "nothing came");
@@ -264,6 +283,7 @@ mod tests {
         let replica = |instance: &str, policy: &str, refused: Option<i64>| Replica {
             instance: instance.into(),
             policy: policy.into(),
+            configuration: Arc::default(),
             generation: 1,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
         };
@@ -294,5 +314,32 @@ mod tests {
             let found = looks.iter().map(|replicas| State::of(replicas, "new", &mut seen)).last();
             assert_eq!(found, Some(state), "{looks:?}");
         }
+    }
+
+    /// It was told of rules and grants alone, so that a new route or key was in force everywhere before anybody had it.
+    #[test]
+    fn a_configuration_is_in_force_once_each_replica_has_taken_it_though_the_policy_is_the_same() {
+        let replica = |instance: &str, configuration: &str, refused: Option<i64>| Replica {
+            instance: instance.into(),
+            policy: "policy".into(),
+            configuration: configuration.into(),
+            generation: 1,
+            refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
+        };
+        let (old, new) = (|refused| replica("b", "old", refused), |instance| replica(instance, "new", None));
+        for (asked, looks, state) in [
+            ("new", vec![vec![new("a"), old(None)]], State::Waits),
+            ("new", vec![vec![new("a"), old(None)], vec![new("a"), old(Some(1))]], State::Refused),
+            ("new", vec![vec![new("a"), old(None)], vec![new("a"), new("b")]], State::InForce),
+            ("policy", vec![vec![new("a"), old(Some(1))]], State::InForce),
+        ] {
+            let mut seen = Seen::default();
+            let found = looks.iter().map(|replicas| State::of(replicas, asked, &mut seen)).last();
+            assert_eq!(found, Some(state), "{asked}: {looks:?}");
+        }
+        // One of an older version has the policy at most.
+        let told = r#"{"instance": "c", "policy": "policy", "generation": 3, "refused": null}"#;
+        let older: Replica = serde_json::from_str(told).unwrap();
+        assert!(older.has("policy") && !older.has("new"));
     }
 }

@@ -1,6 +1,9 @@
-//! `doorward rollout`: whether a policy has come into force.
+//! `doorward rollout`: whether a configuration or a policy has come into force.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -17,15 +20,22 @@ use crate::{
     terminal,
 };
 
-/// Wait until every replica decides by a policy.
+/// Wait until every replica has a configuration, or decides by a policy.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum RolloutCommand {
-    /// Print the digest of the policy of a configuration, by which the audit trail and the replicas name it.
-    Digest(ConfigArgs),
-    /// Wait until every replica decides by a policy, and end with 0. If a replica refuses a configuration meanwhile, or the time is
-    /// out, say which replica has which policy and what was refused, and end with 1.
+    /// Print the digest of the policy of a configuration, its rules and grants, by which the audit trail and the replicas name it.
+    Digest {
+        /// That of all that is written in the main file and the files of the policy, with routes, issuers and the names of keys, by which the
+        /// replicas alone name it. What other files hold, such as secrets, is not in it, nor what flags and the environment set.
+        #[arg(long)]
+        configuration: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Wait until every replica has a configuration, or decides by a policy, and end with 0. If a replica refuses a configuration
+    /// meanwhile, or the time is out, say which replica has what, and what was refused, and end with 1.
     Status {
-        /// The policy: what `doorward rollout digest` prints.
+        /// What `doorward rollout digest` prints: with `--configuration` of all, and without of rules and grants alone.
         #[arg(value_name = "DIGEST", value_parser = digest)]
         digest: String,
         /// How long to wait. A kubelet takes a minute or two to write a changed ConfigMap.
@@ -55,9 +65,10 @@ struct Told {
 /// Gives the exit status.
 pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> {
     let (digest, timeout, operator) = match asked {
-        RolloutCommand::Digest(config) => {
-            let (_, policy) = super::load_policy(&config.sources())?;
-            writeln!(out, "{}", policy.digest())?;
+        RolloutCommand::Digest { configuration, config } => {
+            let (loaded, policy) = super::load_policy(&config.sources())?;
+            let digest = if *configuration { loaded.digest() } else { Arc::clone(policy.digest()) };
+            writeln!(out, "{digest}")?;
             return Ok(0);
         }
         RolloutCommand::Status { digest, timeout, operator } => (digest, timeout, operator),
@@ -71,11 +82,13 @@ pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> 
 
 fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
     for replica in &told.replicas {
-        let Replica { instance, policy, generation, refused } = replica;
-        let is_it = if **policy == *digest { ", as asked for" } else { "" };
-        let line = format!("{instance}: generation {generation}, policy {policy}{is_it}");
+        let Replica { instance, policy, configuration, generation, refused } = replica;
+        let is_it = if replica.has(digest) { ", as asked for" } else { "" };
+        // A version that tells none may be among them.
+        let whole = if configuration.is_empty() { "not told" } else { &**configuration };
+        let line = format!("{instance}: generation {generation}, policy {policy}, configuration {whole}{is_it}");
         writeln!(out, "{}", terminal::line(&line))?;
-        for refused in refused.iter().filter(|_| **policy != *digest) {
+        if let Some(refused) = refused {
             for problem in &refused.problems {
                 let line = format!("  refused at {}: {problem}", Timestamp::from_millis(refused.at));
                 writeln!(out, "{}", terminal::line(&line))?;
@@ -84,7 +97,7 @@ fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
     }
     match told.state {
         State::InForce => writeln!(out, "in force on every replica"),
-        State::Refused => writeln!(out, "refused; the policy before it is kept"),
+        State::Refused => writeln!(out, "refused; what was in force before is kept"),
         State::Waits => writeln!(out, "not in force on every replica yet"),
     }
 }

@@ -8,8 +8,10 @@ use std::{
     collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 use super::{
@@ -24,6 +26,7 @@ use super::{
     schema, shape,
     source::{Data, Node, Repeated, SourceFile},
 };
+use crate::sha256::Sha256;
 
 /// The main file of a folder that is given as the configuration.
 pub const MAIN_FILE: &str = "doorward.yaml";
@@ -51,6 +54,18 @@ impl Loaded {
     /// Where its paths begin: the folder of the main file, empty where that is named without one.
     pub fn base(&self) -> &Path {
         base_of(&self.path)
+    }
+
+    /// The digest of what is written in the main file and the files of the policy, wherever these lie: the same at a checkout and in each
+    /// replica. Nothing that is secret goes into it, neither from other files nor, as that of URLs is masked, from these.
+    pub fn digest(&self) -> Arc<str> {
+        let mut digest = Sha256::new();
+        for SourceFile { text, .. } in self.locations.files() {
+            // So that no file goes over into the next.
+            digest.update(&(text.len() as u64).to_be_bytes());
+            digest.update(text.as_bytes());
+        }
+        HEXLOWER.encode(&digest.finish()).into()
     }
 }
 

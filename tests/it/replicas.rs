@@ -162,8 +162,9 @@ async fn rollout(arguments: &[&str]) -> std::process::Output {
 }
 
 /// What `rollout digest` prints for the configuration beside a replica.
-async fn digest(doorward: &Doorward) -> String {
-    let output = rollout(&["digest", &doorward.dir().join("doorward.yaml").display().to_string()]).await;
+async fn digest(doorward: &Doorward, more: &[&str]) -> String {
+    let path = doorward.dir().join("doorward.yaml").display().to_string();
+    let output = rollout(&[&["digest", path.as_str()][..], more].concat()).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
@@ -175,7 +176,7 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
     let settings = format!("server: '{}'", redis.address());
     let here = replica("here", &issuer, &settings).await;
     let there = replica("there", &issuer, &settings).await;
-    let old = digest(&here).await;
+    let old = digest(&here, &[]).await;
     let status = async |digest: &str, timeout: &str| {
         let socket = here.dir().join("operator.sock").display().to_string();
         let output = rollout(&["status", digest, "--timeout", timeout, "--why", "release", "--socket", &socket]).await;
@@ -189,11 +190,13 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
     .await;
     assert_eq!(everywhere.0, Some(0), "{}", everywhere.1);
     assert!(everywhere.1.ends_with("in force on every replica\n"), "{}", everywhere.1);
-    assert!(everywhere.1.contains(&format!("here: generation 1, policy {old}, as asked for")), "{}", everywhere.1);
+    let line =
+        everywhere.1.lines().find(|line| line.starts_with(&format!("here: generation 1, policy {old}, "))).unwrap();
+    assert!(line.ends_with(", as asked for"), "{line}");
 
     // One has the new policy, the other not yet.
     here.change("users: [alice]", "users: [alice, bob]");
-    let new = digest(&here).await;
+    let new = digest(&here, &[]).await;
     assert_ne!(old, new);
     let (code, told) = found(async || {
         let (code, told) = status(&new, "1s").await;
@@ -222,6 +225,36 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
     there.change("users: [alice]", "users: [alice, bob]");
     let (code, told) = status(&new, "30s").await;
     assert_eq!(code, Some(0), "{told}");
+}
+
+/// Of a change of anything but rules and grants it said so at once, also where the change was refused.
+#[tokio::test]
+async fn a_change_beside_the_policy_is_in_force_once_it_was_taken_and_never_where_it_was_refused() {
+    let (world, _issuer) = LoginWorld::scripted(&[]).await;
+    let mut doorward = world.doorward;
+    let socket = doorward.dir().join("operator.sock").display().to_string();
+    let status = async |digest: &str, timeout: &str| {
+        let output = rollout(&["status", digest, "--timeout", timeout, "--why", "release", "--socket", &socket]).await;
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (policy, before) = (digest(&doorward, &[]).await, digest(&doorward, &["--configuration"]).await);
+    assert_eq!(status(&before, "30s").await.0, Some(0));
+
+    doorward.change("drain_accept: 0", "drain_accept: 1ms");
+    let taken = digest(&doorward, &["--configuration"]).await;
+    assert!(digest(&doorward, &[]).await == policy && taken != before);
+    let (code, told) = status(&taken, "1m").await;
+    assert!(code == Some(0) && told.contains(&format!("configuration {taken}, as asked for")), "{told}");
+    assert_eq!(status(&before, "1s").await.0, Some(1), "that is no longer in force");
+
+    // What is wrong with it is seen where its files are.
+    doorward.change("file: client", "file: lost");
+    let refused = digest(&doorward, &["--configuration"]).await;
+    doorward.wait_for_log_containing("the configuration was refused").await;
+    for (asked, expected) in [(&refused, 1), (&policy, 0)] {
+        let (code, told) = status(asked, "1s").await;
+        assert!(code == Some(expected) && told.contains("refused at ") && told.contains("lost"), "{told}");
+    }
 }
 
 /// What stands before replicas in a cluster: it sends nothing more to one that is not ready, once it has noticed.
