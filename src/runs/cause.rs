@@ -23,8 +23,9 @@ use crate::{
     webhooks::Facts,
 };
 
-/// How long the cause of a run is kept, which is the longest that a run can have tokens.
-const KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// How long the cause of a run is kept, which is the longest that a run can have tokens. It is not prolonged while a run goes on: rules
+/// decide by the groups and claims of then, which may be others by now.
+pub const KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// How long after a delivery an EventListener may make runs of it.
 pub const EVENT_WINDOW: Duration = Duration::from_secs(120);

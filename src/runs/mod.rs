@@ -16,7 +16,7 @@ use kube::core::{ObjectMeta, PartialObjectMeta};
 use uuid::Uuid;
 
 pub use self::{
-    cause::{AskedRun, Cause, CauseError, Causes, EVENT_WINDOW, Mark, SKEW},
+    cause::{AskedRun, Cause, CauseError, Causes, EVENT_WINDOW, KEPT as CAUSE_KEPT, Mark, SKEW},
     follow::follow,
 };
 pub(crate) use self::{

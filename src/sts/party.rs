@@ -1,6 +1,6 @@
 //! For whom a token is, and on whose behalf: of a task, who caused its run; of an agent, whom it acts for.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use crate::{
     clock::Timestamp,
     error::Reason,
     kubernetes::ObjectRef,
-    runs::{AskedRun, Cause, CauseError, Causes},
+    runs::{AskedRun, CAUSE_KEPT, Cause, CauseError, Causes},
     webhooks,
 };
 
@@ -131,18 +131,7 @@ impl Exchanger<'_> {
             let parent = task.pipeline_run().map_or("", |run| &run.name);
             return Err(made_by_somebody("run", &run.name, parent));
         }
-        known.cause.ok_or_else(|| {
-            let name = &task.pipeline_run().unwrap_or(&task.task_run).name;
-            // Doorward may still be about to note it.
-            if root.created.is_some_and(|created| now < created + SETTLING) {
-                let text = format!("nobody is known who caused run {name} yet; try again in a moment");
-                return Refusal::unavailable(Reason::Overloaded, text);
-            }
-            Refusal::subject(format!(
-                "nobody is known who caused run {name}: it was made past Doorward, by an upstream that `tokens.exchange` does not know as \
-                 one of its cluster, or more than a week ago; start it through Doorward, or by a delivery to it"
-            ))
-        })
+        known.cause.ok_or_else(|| nobody(&task.pipeline_run().unwrap_or(&task.task_run).name, root.created, now))
     }
 
     /// The identifier of an issuer.
@@ -322,6 +311,26 @@ fn check_known(principal: &Principal, is_configured: impl Fn(&str) -> bool) -> R
     }
 }
 
+/// What a task hears where nobody is known who caused its run, which was made then.
+fn nobody(run: &str, created: Option<Timestamp>, now: Timestamp) -> Refusal {
+    let is_over = |time: Duration| created.is_some_and(|created| created + time <= now);
+    // Doorward may still be about to note it.
+    if created.is_some() && !is_over(SETTLING) {
+        let text = format!("nobody is known who caused run {run} yet; try again in a moment");
+        return Refusal::unavailable(Reason::Overloaded, text);
+    }
+    let why = match is_over(CAUSE_KEPT) {
+        true => {
+            "it was made more than a week ago, and no run gets tokens for longer, however long it waited or goes on; start it anew"
+        }
+        false => {
+            "it was made past Doorward, or by an upstream that `tokens.exchange` does not know as one of its cluster; start it through \
+             Doorward, or by a delivery to it"
+        }
+    };
+    Refusal::subject(format!("nobody is known who caused run {run}: {why}"))
+}
+
 /// What a task hears where it cannot be told who caused its run. What cannot be opened now never can be.
 fn unknown(error: &CauseError) -> Refusal {
     match error {
@@ -395,6 +404,24 @@ mod tests {
             let refusal = caused_by(&cause, |_| true).unwrap_err();
             assert_eq!(refusal.reason(), Reason::TokenInvalid, "{issuer}");
             assert!(refusal.description().contains(why), "{issuer}: {}", refusal.description());
+        }
+    }
+
+    /// It was told that it had perhaps been made past Doorward, though it went on for longer than who caused it is kept.
+    #[test]
+    fn a_run_that_is_too_old_for_tokens_is_told_so_and_to_be_started_anew() {
+        let (made, second) = (Timestamp::from_secs(1_700_000_000), Duration::from_secs(1));
+        let old = "more than a week ago";
+        for (created, now, status, why) in [
+            (Some(made), made + SETTLING - second, 503, "yet; try again"),
+            (Some(made), made + SETTLING, 400, "made past Doorward"),
+            (Some(made), made + CAUSE_KEPT - second, 400, "made past Doorward"),
+            (Some(made), made + CAUSE_KEPT, 400, old),
+            (None, made, 400, "made past Doorward"),
+        ] {
+            let refusal = nobody("build", created, now);
+            assert_eq!(refusal.status().as_u16(), status, "{now}");
+            assert!(refusal.description().contains(why), "{now}: {}", refusal.description());
         }
     }
 
