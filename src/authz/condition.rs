@@ -15,7 +15,7 @@ pub(super) enum Met {
     Yes,
     No,
     /// Read wide, it counts as met: it asks for a claim that the issuer is configured to give and did not give, or of which nothing was
-    /// kept.
+    /// kept, or for a number that a delivery could have told and did not tell.
     Withheld,
 }
 

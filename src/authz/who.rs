@@ -136,16 +136,8 @@ impl Who {
                 None if wide && caller.issuer.is_some_and(|issuer| issuer.withholds(path, principal)) => Met::Withheld,
                 None => Met::No,
             },
-            Self::Repositories(repositories) => repository(caller)
-                .is_some_and(|(kind, number)| {
-                    repositories.iter().any(|(own_kind, own)| **own_kind == *kind && is_number(number, own))
-                })
-                .into(),
-            Self::Senders(senders) => sender(principal)
-                .is_some_and(|(kind, number)| {
-                    senders.iter().any(|(own_kind, own)| **own_kind == *kind && **own == *number)
-                })
-                .into(),
+            Self::Repositories(named) => repository(caller).map_or(Met::No, |of| of.met(named, reading)),
+            Self::Senders(named) => sender(principal).map_or(Met::No, |of| of.met(named, reading)),
             Self::ServiceAccounts(accounts) => (caller.issuer.is_some_and(|issuer| issuer.service_accounts)
                 && accounts.iter().any(|account| match account.ends_with(':') {
                     true => principal.subject.starts_with(&**account),
@@ -216,12 +208,12 @@ impl Who {
             }
             Self::Repositories(repositories) => {
                 let needs: Vec<String> = repositories.iter().map(|(kind, number)| format!("{kind}:{number}")).collect();
-                let found = repository(caller).map(|(kind, number)| format!("{kind}:{}", number_text(number)));
+                let found = repository(caller).and_then(|of| of.text());
                 Condition::new("who.repositories", listed(&needs), or_none(found.as_deref()))
             }
             Self::Senders(senders) => {
                 let needs: Vec<String> = senders.iter().map(|(kind, number)| format!("{kind}:{number}")).collect();
-                let found = sender(principal).map(|(kind, number)| format!("{kind}:{number}"));
+                let found = sender(principal).and_then(|of| of.text());
                 Condition::new("who.senders", listed(&needs), or_none(found.as_deref()))
             }
             Self::ServiceAccounts(accounts) => {
@@ -241,27 +233,55 @@ pub(super) fn is_anonymous(principal: &Principal) -> bool {
     principal.scheme == Scheme::Anonymous || &*principal.issuer == ANONYMOUS
 }
 
-/// The number of a repository, from a delivery or a claim.
+/// What a principal stands for by a number, such as a repository.
+struct Numbered<'a> {
+    kind: &'a str,
+    /// Of a delivery or a claim, where it was told.
+    number: Option<Number<'a>>,
+}
+
 #[derive(Clone, Copy)]
 enum Number<'a> {
     Text(&'a str),
     Json(&'a Value),
 }
 
-/// The kind and the number of the repository that a principal stands for.
-fn repository<'a>(caller: &Caller<'a>) -> Option<(&'a str, Number<'a>)> {
-    let principal = caller.principal;
-    if let Some(facts) = &principal.delivery {
-        return Some((&*facts.sender_kind, Number::Text(facts.repository_id.as_deref()?)));
+impl Numbered<'_> {
+    /// Whether it is one of those named. Read wide, what was not told may be each of its kind.
+    fn met(&self, named: &[(Arc<str>, Arc<str>)], reading: Reading) -> Met {
+        let mut of_kind = named.iter().filter(|(kind, _)| **kind == *self.kind);
+        match self.number {
+            Some(number) => of_kind.any(|(_, own)| is_number(number, own)).into(),
+            None if reading == Reading::Wide && of_kind.next().is_some() => Met::Withheld,
+            None => Met::No,
+        }
     }
-    let (kind, claim) = caller.issuer?.repositories?;
-    Some((kind, Number::Json(principal.claims.get(claim)?)))
+
+    fn text(&self) -> Option<String> {
+        let kind = self.kind;
+        Some(match self.number? {
+            Number::Text(text) => format!("{kind}:{text}"),
+            Number::Json(Value::String(text)) => format!("{kind}:{text}"),
+            Number::Json(value) => format!("{kind}:{value}"),
+        })
+    }
 }
 
-/// The kind and the number of who caused the delivery that a principal stands for.
-fn sender(principal: &Principal) -> Option<(&str, &str)> {
+/// The repository that a principal stands for.
+fn repository<'a>(caller: &Caller<'a>) -> Option<Numbered<'a>> {
+    let principal = caller.principal;
+    if let Some(facts) = &principal.delivery {
+        return Some(Numbered { kind: &facts.sender_kind, number: facts.repository_id.as_deref().map(Number::Text) });
+    }
+    let (kind, claim) = caller.issuer?.repositories?;
+    let told = principal.claims.get(claim).filter(|told| told.is_string() || told.is_number());
+    Some(Numbered { kind, number: told.map(Number::Json) })
+}
+
+/// Who caused the delivery that a principal stands for.
+fn sender(principal: &Principal) -> Option<Numbered<'_>> {
     let facts = principal.delivery.as_deref()?;
-    Some((&facts.sender_kind, facts.actor_id.as_deref()?))
+    Some(Numbered { kind: &facts.sender_kind, number: facts.actor_id.as_deref().map(Number::Text) })
 }
 
 fn is_number(number: Number<'_>, own: &str) -> bool {
@@ -270,14 +290,6 @@ fn is_number(number: Number<'_>, own: &str) -> bool {
         Number::Json(Value::String(text)) => text == own,
         Number::Json(Value::Number(number)) => number.as_u64().is_some_and(|number| own.parse() == Ok(number)),
         Number::Json(_) => false,
-    }
-}
-
-fn number_text(number: Number<'_>) -> String {
-    match number {
-        Number::Text(text) => text.to_owned(),
-        Number::Json(Value::String(text)) => text.clone(),
-        Number::Json(value) => value.to_string(),
     }
 }
 

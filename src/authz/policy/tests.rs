@@ -5,6 +5,7 @@ use crate::{authn::Scheme, authz::Scenario, cli::test};
 
 mod caused;
 mod concerns;
+mod deliveries;
 mod load;
 mod nearest;
 mod properties;

@@ -101,6 +101,34 @@ async fn webhooks_28_who_caused_it_is_known_by_number_and_only_from_the_body() {
     assert_eq!(fixture.upstream.requests().len(), 2);
 }
 
+/// Azure DevOps does not tell who pushed to the branch of a pull request.
+#[tokio::test]
+async fn webhooks_28_whoever_is_denied_gets_nothing_by_an_event_that_does_not_tell_who_caused_it() {
+    const CREATED: &str = r#""pullRequestId":12,"targetRefName":"refs/heads/main","createdBy":{"id":"a-5"}"#;
+    let door = Door::with(false, |yaml| {
+        yaml.change("rules: [", "rules: [{id: blocked, who: {senders: ['azure-devops:a-6']}, do: deny}, ")
+    });
+    let door = door.await;
+    let azure = sender("azure-devops");
+    for (event, resource, taken) in [
+        ("git.push", r#""refUpdates":[{"name":"refs/heads/main"}],"pushedBy":{"id":"a-5"}"#, true),
+        ("git.push", r#""refUpdates":[{"name":"refs/heads/main"}],"pushedBy":{"id":"a-6"}"#, false),
+        ("git.pullrequest.created", CREATED, true),
+        ("git.pullrequest.updated", CREATED, false),
+        ("git.pullrequest.merged", CREATED, false),
+    ] {
+        let body = format!(
+            r#"{{"id":"{}","eventType":"{event}","resource":{{{resource},"repository":{{"id":"278d5cd2","name":"app"}}}}}}"#,
+            unique()
+        );
+        let answer = azure.delivery_of(body.as_bytes(), &unique(), now()).send(&door, azure).await;
+        // It switches hooks off that are refused.
+        let expected = if taken { 202 } else { 200 };
+        assert_eq!(answer.status, expected, "webhooks:28 {event} {resource}: {}", answer.text());
+        assert_eq!(door.upstream.take().len(), usize::from(taken), "webhooks:28 {event} {resource}");
+    }
+}
+
 #[tokio::test]
 async fn webhooks_30_the_metric_tells_which_secret_of_a_rotation_is_in_use() {
     const OLD: &str = "introspection-secret";

@@ -13,8 +13,10 @@ issuers:
     issuer: https://corp.example
     claims: {groups: groups, scopes: scope}
     required_claims: {team: [a, b]}
+webhooks: [{name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}]
 routes:
   - {name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}
+  - {name: hooks, kind: webhook, hosts: [hooks.example], schemes: [webhook], webhook: gh, upstream: web}
 ";
 
 fn names(all: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
@@ -45,6 +47,29 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn who_delivers()(
+        senders in names(&["github:7", "github:8"]),
+        repositories in names(&["github:1", "github:2"]),
+    ) -> raw::Who {
+        raw::Who { senders, repositories, ..raw::Who::default() }
+    }
+}
+
+prop_compose! {
+    fn delivery()(
+        actor in prop::option::of(prop_oneof![Just("7"), Just("8")]),
+        repository in prop::option::of(prop_oneof![Just("1"), Just("2")]),
+    ) -> raw::DeliveryFacts {
+        raw::DeliveryFacts {
+            event: Some("push".to_owned()),
+            actor_id: actor.map(str::to_owned),
+            repository_id: repository.map(str::to_owned),
+            ..raw::DeliveryFacts::default()
+        }
+    }
+}
+
 const HOUR: raw::MaxAge = raw::MaxAge { max_age: Span::from_secs(3600) };
 
 fn action() -> impl Strategy<Value = raw::Action> {
@@ -53,9 +78,9 @@ fn action() -> impl Strategy<Value = raw::Action> {
     prop_oneof![3 => Just(raw::Action::Allow), 2 => Just(raw::Action::Deny), 1 => Just(raw::Action::Approve(Box::new(approve)))]
 }
 
-fn rules() -> impl Strategy<Value = Vec<raw::Rule>> {
+fn rules(who: impl Strategy<Value = raw::Who>) -> impl Strategy<Value = Vec<raw::Rule>> {
     let needed = || prop::bool::weighted(0.3);
-    let rule = (who(), action(), prop::bool::weighted(0.1), (needed(), needed(), needed())).prop_map(
+    let rule = (who, action(), prop::bool::weighted(0.1), (needed(), needed(), needed())).prop_map(
         |(who, action, shadow, (acr, mfa, fresh))| raw::Rule {
             id: String::new(),
             why: None,
@@ -129,8 +154,21 @@ fn without_one(facts: &raw::PrincipalFacts) -> Vec<raw::PrincipalFacts> {
 }
 
 fn decide(policy: &Policy, root: &raw::Root, facts: &raw::PrincipalFacts) -> Decision {
-    let request: raw::RequestFacts = serde_json::from_value(json!({"route": "web"})).unwrap();
-    let scenario = Scenario::new(Some(facts), &request, root).unwrap();
+    decide_on(policy, root, Some(facts), &raw::RequestFacts { route: "web".to_owned(), ..raw::RequestFacts::default() })
+}
+
+fn decide_delivery(policy: &Policy, root: &raw::Root, delivery: raw::DeliveryFacts) -> Decision {
+    let (route, delivery) = ("hooks".to_owned(), Some(delivery));
+    decide_on(policy, root, None, &raw::RequestFacts { route, delivery, ..raw::RequestFacts::default() })
+}
+
+fn decide_on(
+    policy: &Policy,
+    root: &raw::Root,
+    principal: Option<&raw::PrincipalFacts>,
+    request: &raw::RequestFacts,
+) -> Decision {
+    let scenario = Scenario::new(principal, request, root).unwrap();
     policy.decide(&scenario.principal, &scenario.request())
 }
 
@@ -147,7 +185,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn taking_a_claim_away_never_turns_a_denial_into_an_allow(rules in rules(), facts in principal()) {
+    fn taking_a_claim_away_never_turns_a_denial_into_an_allow(rules in rules(who()), facts in principal()) {
         let (root, policy) = compile_good(rules);
         if !decide(&policy, &root, &facts).is_allow() {
             for less in without_one(&facts) {
@@ -157,9 +195,27 @@ proptest! {
         }
     }
 
+    /// Of a delivery it is what its event does not tell.
+    #[test]
+    fn a_number_that_a_delivery_does_not_tell_never_turns_a_denial_into_an_allow(
+        rules in rules(who_delivers()),
+        told in delivery(),
+    ) {
+        let (root, policy) = compile_good(rules);
+        if !decide_delivery(&policy, &root, told.clone()).is_allow() {
+            for less in [
+                raw::DeliveryFacts { actor_id: None, ..told.clone() },
+                raw::DeliveryFacts { repository_id: None, ..told.clone() },
+            ] {
+                let decision = decide_delivery(&policy, &root, less.clone());
+                prop_assert!(!decision.is_allow(), "{less:?} {decision:?}");
+            }
+        }
+    }
+
     /// What no rule gives to agents is for nobody who acts for another: `act` alone never turns a denial into an allow.
     #[test]
-    fn who_acts_for_another_gets_nothing_by_it_that_no_rule_gives_to_agents(rules in rules(), facts in principal()) {
+    fn who_acts_for_another_gets_nothing_by_it_that_no_rule_gives_to_agents(rules in rules(who()), facts in principal()) {
         let of_others = rules.into_iter().filter(|rule| rule.action == raw::Action::Deny || !speaks_of_agents(rule));
         let (root, policy) = compile_good(of_others.collect());
         if !decide(&policy, &root, &without_actor(&facts)).is_allow() {
@@ -171,7 +227,7 @@ proptest! {
 
     /// Whoever acts for another does not escape a rule that denies by leaving `act` out, unless the rule is about just that.
     #[test]
-    fn taking_the_actor_away_takes_no_denial_away(rules in rules(), facts in principal()) {
+    fn taking_the_actor_away_takes_no_denial_away(rules in rules(who()), facts in principal()) {
         let (root, policy) = compile_good(rules);
         let decision = decide(&policy, &root, &facts);
         let by = root.rules.iter().find(|rule| decision.rule.as_deref() == Some(&rule.id));
@@ -183,7 +239,7 @@ proptest! {
     }
 
     #[test]
-    fn without_denies_less_is_never_more(rules in rules(), facts in principal(), group in 0_usize..2) {
+    fn without_denies_less_is_never_more(rules in rules(who()), facts in principal(), group in 0_usize..2) {
         // Single groups and scopes too: where only allows speak, each fact only ever helps.
         let allows = rules.into_iter().filter(|rule| rule.action == raw::Action::Allow).collect();
         let (root, policy) = compile_good(allows);
@@ -200,7 +256,7 @@ proptest! {
 
     #[test]
     fn the_order_of_rules_means_nothing(
-        (rules, shuffled) in rules().prop_flat_map(|rules| (Just(rules.clone()), Just(rules).prop_shuffle())),
+        (rules, shuffled) in rules(who()).prop_flat_map(|rules| (Just(rules.clone()), Just(rules).prop_shuffle())),
         facts in principal(),
     ) {
         let (root, policy) = compile_good(rules);

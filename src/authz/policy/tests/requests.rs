@@ -1,4 +1,4 @@
-//! What a request asks for decides: of Kubernetes, of a webhook, of a path.
+//! What a request asks for decides: of Kubernetes, of a path.
 
 use super::*;
 use crate::{authz::Unasked, error::Reason};
@@ -62,55 +62,6 @@ tests:
 }
 
 #[test]
-fn deliveries_are_told_apart_by_what_their_bodies_tell() {
-    decide_all(
-        &GROUND.replace("webhooks:\n", "webhooks:\n  - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: OTHER}}]}\n"),
-        "
-rules:
-  - {id: all, who: {webhooks: [gh]}, do: allow}
-  - {id: uuid, who: {webhooks: [gh], repositories: ['bitbucket:{7-a}']}, do: allow}
-  - {id: fork, on: {event: [pull_request], fork: true}, do: deny}
-  - {id: draft, on: {draft: true}, who: {webhooks: [gh]}, do: deny}
-  - {id: closed, on: {action: [closed, deleted]}, do: deny}
-  - {id: tags, on: {tag: ['v1*']}, do: deny}
-  - {id: prod, on: {branch: [prod]}, do: deny}
-  - {id: eve, who: {senders: ['github:7']}, do: deny}
-tests:
-  - {name: a push, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, actor_id: '70'}}, expect: {outcome: allow}}
-  - {name: a pull request, principal: {}, request: {route: hooks, delivery: {event: pull_request, fork: false, draft: false, action: opened}}, expect: {outcome: allow}}
-  - {name: one from a fork, principal: {}, request: {route: hooks, delivery: {event: pull_request, fork: true}}, expect: {outcome: deny, rule: fork}}
-  - {name: a draft, principal: {}, request: {route: hooks, delivery: {event: pull_request, draft: true}}, expect: {outcome: deny, rule: draft}}
-  - {name: a closed one, principal: {}, request: {route: hooks, delivery: {event: pull_request, action: closed}}, expect: {outcome: deny, rule: closed}}
-  - {name: a tag, principal: {}, request: {route: hooks, delivery: {event: push, tag: v1.2}}, expect: {outcome: deny, rule: tags}}
-  - {name: another tag, principal: {}, request: {route: hooks, delivery: {event: push, tag: v2}}, expect: {outcome: allow}}
-  - {name: several branches, principal: {}, request: {route: hooks, delivery: {event: push, several: true}}, expect: {outcome: deny}}
-  - {name: a merge queue of that branch, principal: {}, request: {route: hooks, delivery: {event: merge_group, branch: prod}}, expect: {outcome: deny, rule: prod}}
-  - {name: a merge queue of another, principal: {}, request: {route: hooks, delivery: {event: merge_group, branch: main}}, expect: {outcome: allow}}
-  - {name: a workflow, principal: {}, request: {route: hooks, delivery: {event: workflow_run, several: true}}, expect: {outcome: deny}}
-  - {name: several events, principal: {}, request: {route: hooks, delivery: {several: true}}, expect: {outcome: deny, rule: closed}}
-  - {name: a build that says nothing of forks, principal: {}, request: {route: hooks, delivery: {event: pull_request, build: true, branch: main}}, expect: {outcome: deny, rule: fork}}
-  - {name: by number, principal: {}, request: {route: hooks, delivery: {event: push, actor: x, actor_id: '7'}}, expect: {outcome: deny, rule: eve}}
-  - {name: by name, principal: {}, request: {route: hooks, delivery: {event: push, actor: '7'}}, expect: {outcome: allow}}
-",
-    );
-}
-
-/// As docs/webhooks.md says it.
-#[test]
-fn a_push_that_deletes_is_kept_out_by_the_commit_that_it_lacks() {
-    decide_all(
-        GROUND,
-        "
-rules:
-  - {id: push, on: {event_listener: deploy, event: [push], branch: [main]}, who: {repositories: ['github:1234']}, when: has(delivery.commit), do: allow}
-tests:
-  - {name: a push, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, commit: abc, repository_id: '1234'}}, expect: {outcome: allow}}
-  - {name: a deletion, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, repository_id: '1234'}}, expect: {outcome: deny}}
-",
-    );
-}
-
-#[test]
 fn requests_are_told_apart_by_path_method_host_time_and_address() {
     decide_all(
         &ONE_ISSUER.replace("[web.example]", "[web.example, a.web.example]"),
@@ -132,32 +83,6 @@ tests:
   - {name: at day, principal: {}, request: {route: web, at: '2024-01-02T06:00:00Z'}, expect: {outcome: allow}}
 ",
     );
-}
-
-/// As nobody's it came out as denied, whatever the rules say, and a case that expects a deny passed.
-#[test]
-fn a_delivery_of_which_nobody_says_whose_it_is_is_its_senders() {
-    decide_all(
-        &format!("{GROUND}interceptor: {{host: door.svc, kubernetes: api}}\n"),
-        "
-rules:
-  - {id: push, on: {event_listener: deploy, event: [push]}, who: {webhooks: [gh], repositories: ['github:1234']}, do: allow}
-  - {id: only-ci, on: {trigger: {names: ['prod/other']}}, do: deny}
-tests:
-  - {name: taken, request: {route: hooks, delivery: {event: push, repository_id: '1234'}}, expect: {outcome: allow, rule: push}}
-  - {name: of another repository, request: {route: hooks, delivery: {event: push, repository_id: '1'}}, expect: {outcome: deny}}
-  - {name: a Trigger, request: {route: hooks, delivery: {event: push, repository_id: '1234'}, trigger: {namespace: prod, name: build, service_account: build}}, expect: {outcome: allow, rule: push}}
-  - {name: another Trigger, request: {route: hooks, delivery: {event: push, repository_id: '1234'}, trigger: {namespace: prod, name: other, service_account: build}}, expect: {outcome: deny, rule: only-ci}}
-",
-    );
-    let root = root(GROUND, "");
-    let of = |request: &str| {
-        let request: raw::RequestFacts = serde_saphyr::from_str(request).unwrap();
-        Scenario::new(None, &request, &root).unwrap().principal
-    };
-    assert_eq!(&*of("{route: hooks, delivery: {event: push}}").issuer, "webhook:gh");
-    assert!(of("{route: hooks}").is_anonymous(), "nothing is delivered");
-    assert!(of("{route: web}").is_anonymous());
 }
 
 /// Such a case was decided by the rules, which the proxy does not ask.
