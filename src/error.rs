@@ -1,7 +1,7 @@
 //! The one way in which a request is refused. Every refusal says what happened, why, and what to do next; what only
 //! an operator may know travels beside it and goes to the log.
 
-use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use http::StatusCode;
 
@@ -161,6 +161,19 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Whom a verified credential names that gives no identity which can be used, for the audit trail only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresentedIdentity {
+    /// The name of the issuer in the configuration.
+    pub issuer: Arc<str>,
+    /// Who it is to the issuer.
+    pub subject: Arc<str>,
+    /// What the user name would be made of, where that was refused and is not the subject.
+    pub user: Option<Box<str>>,
+    /// The group that was refused.
+    pub group: Option<Box<str>>,
+}
+
 /// A refusal. `request::respond` alone turns it into a response.
 #[derive(Debug)]
 pub struct Rejection(Box<Inner>);
@@ -174,7 +187,8 @@ struct Inner {
     allow: Option<Cow<'static, str>>,
     status: Option<StatusCode>,
     upstream_status: Option<StatusCode>,
-    rule: Option<std::sync::Arc<str>>,
+    rule: Option<Arc<str>>,
+    presented: Option<PresentedIdentity>,
     needed_scopes: Vec<String>,
     needed_login: Option<NeededLogin>,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -193,6 +207,7 @@ impl Rejection {
             status: None,
             upstream_status: None,
             rule: None,
+            presented: None,
             needed_scopes: Vec::new(),
             needed_login: None,
             source: None,
@@ -246,8 +261,15 @@ impl Rejection {
 
     /// The rule that decided.
     #[must_use]
-    pub fn with_rule(mut self, id: std::sync::Arc<str>) -> Self {
+    pub fn with_rule(mut self, id: Arc<str>) -> Self {
         self.0.rule = Some(id);
+        self
+    }
+
+    /// Whom the credential names, which was verified.
+    #[must_use]
+    pub fn with_presented(mut self, presented: PresentedIdentity) -> Self {
+        self.0.presented = Some(presented);
         self
     }
 
@@ -311,8 +333,13 @@ impl Rejection {
         self.0.allow.as_deref()
     }
 
-    pub fn rule(&self) -> Option<&std::sync::Arc<str>> {
+    pub fn rule(&self) -> Option<&Arc<str>> {
         self.0.rule.as_ref()
+    }
+
+    /// Whom the credential names, where it was verified and gives no identity that can be used.
+    pub fn presented(&self) -> Option<&PresentedIdentity> {
+        self.0.presented.as_ref()
     }
 
     /// What [`Self::because`] said, and what was behind that, in one line; `None` where nothing was.

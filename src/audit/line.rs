@@ -190,6 +190,15 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
     if let Some(caller) = caller {
         object.object("principal", |object| caller.write_principal(record, budget, object));
     }
+    if let Some(presented) = record.presented.as_deref() {
+        object.object("presented", |object| {
+            object
+                .text("issuer", budget.text(Field::Names, &presented.issuer))
+                .text("subject", budget.text(Field::Names, &presented.subject))
+                .some_text("user", budget.optional(Field::Names, presented.user.as_deref()))
+                .some_text("group", budget.optional(Field::Names, presented.group.as_deref()));
+        });
+    }
     if let Some(Decision { shadow, grants, .. }) = &record.decision {
         object.list("shadow", budget.list(Field::Shadow, shadow)).list("grants", budget.list(Field::Grants, grants));
     }

@@ -109,6 +109,10 @@ impl Pseudonyms {
         if let Some(principal) = record.principal.take() {
             record.principal = Some(self.principal(principal));
         }
+        if let Some(presented) = record.presented.as_deref_mut() {
+            presented.subject = self.key.party(&presented.subject).into();
+            presented.user = presented.user.as_deref().map(|user| self.key.pseudonym(user).into());
+        }
         if let Some(facts) = record.delivery.take() {
             record.delivery = Some(self.key.facts(&facts));
         }

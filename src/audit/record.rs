@@ -10,7 +10,7 @@ use crate::{
     authz::AskedToken,
     clock::Timestamp,
     config::raw::{Effect, EventListener, RouteKind},
-    error::{Reason, Rejection},
+    error::{PresentedIdentity, Reason, Rejection},
     kubernetes::{Attributes, ObjectRef},
     tekton::Run,
     webhooks::Facts,
@@ -53,6 +53,8 @@ pub struct Record {
     pub claims: Option<Arc<[Arc<str>]>>,
     pub decision: Option<Decision>,
     pub refusal: Option<Refusal>,
+    /// Whom a verified credential names that was refused all the same, and who is no principal therefore.
+    pub presented: Option<Box<PresentedIdentity>>,
     /// What the request asks of Kubernetes.
     pub kubernetes: Option<Arc<Attributes>>,
     /// What it does to a run of Tekton.
@@ -103,12 +105,17 @@ impl Record {
     pub(super) fn weight(&self) -> usize {
         let texts = [Some(&*self.host), Some(&*self.path), self.user_agent.as_deref()];
         let detail = self.refusal.as_ref().map_or(0, |refusal| refusal.detail.len());
-        size_of::<Self>() + detail + texts.into_iter().flatten().map(str::len).sum::<usize>()
+        let presented = self.presented.as_deref().map_or(0, |presented| {
+            let names = [&presented.user, &presented.group].into_iter().flatten();
+            presented.subject.len() + names.map(|name| name.len()).sum::<usize>()
+        });
+        size_of::<Self>() + detail + presented + texts.into_iter().flatten().map(str::len).sum::<usize>()
     }
 
-    /// Notes a refusal: its reason, what the caller was told, and its status.
+    /// Notes a refusal: its reason, what the caller was told, its status, and whom the credential named.
     pub fn refuse(&mut self, rejection: &Rejection) {
         self.refusal = Some(Refusal { reason: rejection.reason(), detail: rejection.detail().into() });
+        self.presented = rejection.presented().cloned().map(Box::new);
         self.status = Some(rejection.status());
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     },
     clock::Timestamp,
     config::raw::Preset,
-    error::{Reason, Rejection},
+    error::{PresentedIdentity, Reason, Rejection},
 };
 
 /// The claim of Doorward's own tokens with the run of Tekton that asked for them.
@@ -88,6 +88,13 @@ impl Mapping {
     /// The principal. 401 where a claim cannot be understood, 403 where it is understood and gives no identity that
     /// may be used.
     pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
+        let (issuer, subject) = (Arc::clone(&self.name), Arc::clone(&facts.subject));
+        let mut presented = PresentedIdentity { issuer, subject, user: None, group: None };
+        self.identity(facts, &mut presented).map_err(|refused| refused.with_presented(presented))
+    }
+
+    /// The principal; what of the names is refused is noted in `presented`.
+    fn identity(&self, facts: Facts, presented: &mut PresentedIdentity) -> Result<Principal, Rejection> {
         let Facts { claims, subject, expires, scheme, scopes, credential } = facts;
         let client = self.client(&claims, scheme)?;
         // What a login brings was issued to our own client, which need not stand among those whose tokens are accepted.
@@ -100,7 +107,10 @@ impl Mapping {
             _ => None,
         };
         let template = self.template(&claims).ok_or_else(|| no_username(NoUsername::Missing))?;
-        let username = template.render(&subject, service_account, &claims).map_err(no_username)?;
+        let username = template.render(&subject, service_account, &claims).map_err(|why| {
+            presented.user = template.claimed(&claims).map(Into::into);
+            no_username(why)
+        })?;
         let actor = self.actor(&claims)?;
         let (kind, subject_kind) =
             Principal::kinds(self.kind(&subject, client.as_deref(), scheme, &claims), actor.is_some());
@@ -115,7 +125,7 @@ impl Mapping {
             subject_kind,
             username: username.into(),
             scheme,
-            groups: self.groups(&claims)?,
+            groups: self.groups(&claims, presented)?,
             says_groups: first(&self.groups, &claims).is_some(),
             scopes,
             says_scopes: first(&self.scopes, &claims).is_some(),
@@ -220,7 +230,11 @@ impl Mapping {
         if machine && kind == Kind::Human { Kind::Agent } else { kind }
     }
 
-    fn groups(&self, claims: &Map<String, Value>) -> Result<Vec<Arc<str>>, Rejection> {
+    fn groups(
+        &self,
+        claims: &Map<String, Value>,
+        presented: &mut PresentedIdentity,
+    ) -> Result<Vec<Arc<str>>, Rejection> {
         let overage = claims.get("_claim_names").is_some_and(|names| {
             !names.is_object() || self.groups.iter().any(|path| names.get(path.claim()).is_some())
         });
@@ -259,6 +273,7 @@ impl Mapping {
                 Ok(()) => names.push(name.into()),
                 Err(InvalidName::Empty) => {}
                 Err(why) => {
+                    presented.group = Some(name.into());
                     return Err(Rejection::new(
                         Reason::IdentityRefused,
                         format!("A group of the token cannot be used: it {why}."),

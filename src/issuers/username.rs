@@ -127,6 +127,14 @@ impl UsernameTemplate {
         if prefixes && suffixes { Overlap::Possible } else { Overlap::None }
     }
 
+    /// The claim that the names are made of, as it stands there; none where that is the subject.
+    pub fn claimed<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c str> {
+        match &self.variable {
+            Variable::Claim(path) => path.find(claims)?.as_str(),
+            Variable::Subject | Variable::ServiceAccount | Variable::Given => None,
+        }
+    }
+
     pub fn render(
         &self,
         subject: &str,

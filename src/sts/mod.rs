@@ -279,7 +279,9 @@ fn refused(refusal: &Refusal, exchange: &mut Exchange) {
     } else {
         tracing::info!(request_id = %id, why, "the issuer of tokens refused");
     }
-    exchange.record().refusal = Some(audit::Refusal { reason: refusal.reason(), detail: refusal.description().into() });
+    let record = exchange.record();
+    record.refusal = Some(audit::Refusal { reason: refusal.reason(), detail: refusal.description().into() });
+    record.presented = refusal.presented().cloned().map(Box::new);
 }
 
 /// What everybody may read, clients within pages of other origins among them.

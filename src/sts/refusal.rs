@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{
-    error::{Reason, Rejection},
+    error::{PresentedIdentity, Reason, Rejection},
     issuers::TokenError,
     store::StoreError,
 };
@@ -24,13 +24,16 @@ pub struct Refusal {
     description: String,
     /// For the audit trail and metrics.
     reason: Reason,
+    /// For the audit trail.
+    presented: Option<Box<PresentedIdentity>>,
     /// The methods that are taken, where that of the request is not.
     allow: Option<HeaderValue>,
 }
 
 impl Refusal {
     fn new(error: &'static str, reason: Reason, description: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), reason, allow: None }
+        let description = description.into();
+        Self { status: StatusCode::BAD_REQUEST, error, description, reason, presented: None, allow: None }
     }
 
     /// The request cannot be understood.
@@ -94,6 +97,11 @@ impl Refusal {
         self.reason
     }
 
+    /// Whom the token names, where it was verified and gives no identity that can be used.
+    pub fn presented(&self) -> Option<&PresentedIdentity> {
+        self.presented.as_deref()
+    }
+
     pub fn description(&self) -> &str {
         &self.description
     }
@@ -123,7 +131,8 @@ impl Refusal {
             return Self::unavailable(reason, format!("{}{fix}", rejection.detail()));
         }
         let description = precise.map_or_else(|| format!("{}{fix}", rejection.detail()), described);
-        Self { reason, ..Self::subject(format!("{parameter}: {description}")) }
+        let presented = rejection.presented().cloned().map(Box::new);
+        Self { reason, presented, ..Self::subject(format!("{parameter}: {description}")) }
     }
 }
 

@@ -308,7 +308,7 @@ fn refused(of: Part) -> Cow<'static, str> {
     let all = Reason::ALL.iter().filter(|reason| part(**reason) == Some(of));
     let all: Vec<String> = all.map(|reason| format!("\"{reason}\"")).collect();
     format!(
-        r#"select(.status_code | IN({})) | "\(.status_code): \((.actor.user.name)? // "nobody") at \((.unmapped.route)? // "no route")""#,
+        r#"select(.status_code | IN({})) | "\(.status_code): \((.actor.user.name)? // (.unmapped.presented.subject)? // "nobody") at \((.unmapped.route)? // "no route")""#,
         all.join(", ")
     )
     .into()
@@ -317,7 +317,8 @@ fn refused(of: Part) -> Cow<'static, str> {
 fn refusal(line: &Value, of: Part) -> Option<String> {
     let reason = line.get("status_code")?.as_str()?;
     let known = Reason::ALL.iter().find(|known| known.as_str() == reason)?;
-    let (name, route) = (text_or(line, "/actor/user/name", "nobody"), text_or(line, "/unmapped/route", "no route"));
+    let nobody = text_or(line, "/unmapped/presented/subject", "nobody");
+    let (name, route) = (text_or(line, "/actor/user/name", nobody), text_or(line, "/unmapped/route", "no route"));
     (part(*known) == Some(of)).then(|| format!("{reason}: {name} at {route}"))
 }
 
@@ -349,7 +350,7 @@ fn text<'a>(line: &'a Value, pointer: &str) -> Option<Cow<'a, str>> {
 }
 
 /// The same with `(...)? // otherwise`, which passes over errors.
-fn text_or<'a>(line: &'a Value, pointer: &str, otherwise: &'static str) -> Cow<'a, str> {
+fn text_or<'a>(line: &'a Value, pointer: &str, otherwise: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
     match at(line, pointer).flatten().filter(is_true) {
         None => otherwise.into(),
         Some(Value::String(text)) => text.as_str().into(),

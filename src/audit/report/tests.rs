@@ -303,6 +303,14 @@ fn each_reason_of_a_refusal_counts_in_its_part_alone() {
     }
 }
 
+/// A group such as `system:masters` in a good token makes no principal.
+#[test]
+fn who_was_refused_before_there_was_a_principal_is_named_in_the_denials() {
+    let line = json!({"time": 1, "status_code": "identity_refused", "unmapped": {"route": "api", "presented": {"issuer": "b", "subject": "bea"}}});
+    let report = report(&[line], 0, 2);
+    assert_eq!(rows(&report, "denials")[0].what, "identity_refused: bea at api");
+}
+
 #[test]
 fn a_key_that_was_made_before_the_period_is_told_with_its_age() {
     let made = |time: i64, id: &str| json!({"time": time, "metadata": {"event_code": "key.made"}, "unmapped": {"key": {"of": "tokens", "id": id}}});

@@ -8,7 +8,7 @@ use crate::{
         line::{write_note, write_record},
     },
     authz::{AskedToken, TOKEN_ENDPOINT, TaskView, claims_named},
-    error::{Reason, Rejection},
+    error::{PresentedIdentity, Reason, Rejection},
 };
 
 /// The line of a record as it is written, less the seal.
@@ -73,6 +73,26 @@ fn a_refusal_is_told_with_its_reason() {
     assert_eq!(line["status_code"], "token_expired");
     assert_eq!(line["status_detail"], "the token ended an hour ago");
     assert_eq!(line["http_response"]["code"], 401);
+}
+
+/// Whoever tried it stood there as nobody.
+#[test]
+fn a_refused_identity_is_told_with_whom_the_credential_named() {
+    let mut record = record(1);
+    let names = PresentedIdentity {
+        issuer: "corp".into(),
+        subject: "00u1\r\ninjected".into(),
+        user: None,
+        group: Some("g".repeat(10_000).into()),
+    };
+    record.refuse(&Rejection::new(Reason::IdentityRefused, "a group cannot be used").with_presented(names));
+    let text = written(&record);
+    assert!(!text.contains(&b'\n') && !text.contains(&b'\r'));
+    let line: Value = serde_json::from_slice(&text).unwrap();
+    let presented = &line["unmapped"]["presented"];
+    assert_eq!((&presented["issuer"], &presented["subject"]), (&json!("corp"), &json!("00u1\r\ninjected")));
+    assert!(presented["group"].as_str().unwrap().len() < 1_000, "{presented}");
+    assert_eq!((presented.get("user"), line.get("actor")), (None, None));
 }
 
 #[test]

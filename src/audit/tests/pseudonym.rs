@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     audit::PseudonymKey,
     authn::{Actor, KnownAs},
-    error::{Reason, Rejection},
+    error::{PresentedIdentity, Reason, Rejection},
     runs::Cause,
 };
 
@@ -98,6 +98,26 @@ fn who_pushes_to_a_repository_of_their_own_is_not_named_by_it() {
         // By what rules say of repositories and of who pushed it may be decided otherwise.
         assert!(ReplayInputs::parse(line.to_string().as_bytes()).unwrap().is_pseudonymous(), "{line}");
     }
+}
+
+#[test]
+fn who_is_refused_before_there_is_a_principal_has_no_name_either() {
+    let named = |subject: &str| {
+        let mut record = record(1);
+        let presented = PresentedIdentity {
+            issuer: "corp".into(),
+            subject: subject.into(),
+            user: Some("alice@corp.example\t".into()),
+            group: Some("system:masters".into()),
+        };
+        record.refuse(&Rejection::new(Reason::IdentityRefused, "no name").with_presented(presented));
+        let [line] = &written([record])[..] else { panic!() };
+        line["unmapped"]["presented"].clone()
+    };
+    let [subject, user] = ["00u1", "alice@corp.example\t"].map(|name| key().pseudonym(name));
+    let expected = json!({"issuer": "corp", "subject": subject, "user": user, "group": "system:masters"});
+    assert_eq!(named("00u1"), expected);
+    assert_eq!(named(TASK)["subject"], TASK, "no person");
 }
 
 /// A task as an actor.

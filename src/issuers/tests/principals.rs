@@ -136,6 +136,25 @@ async fn user_names() {
     }
 }
 
+/// kubernetes:S1, E1: the trail is to tell who tried it.
+#[tokio::test]
+async fn a_refusal_of_a_verified_token_says_whom_it_names() {
+    let bench = Bench::new(json!({"username": "{claim:/name}"})).await;
+    for (changes, user, group) in [
+        (json!({"name": "system:admin"}), Some("system:admin"), None),
+        (json!({"name": "alice", "groups": ["dev", "system:masters"]}), None, Some("system:masters")),
+        (json!({"name": 5}), None, None),
+        (json!({"name": "alice", "groups": "dev"}), None, None),
+    ] {
+        let refused = bench.principal(changes.clone()).await.unwrap_err();
+        let presented = refused.presented().unwrap();
+        assert_eq!((&*presented.issuer, &*presented.subject), ("main", "alice"), "{changes}");
+        assert_eq!((presented.user.as_deref(), presented.group.as_deref()), (user, group), "{changes}");
+    }
+    let elsewhere = bench.principal(json!({"name": "system:admin", "aud": "another"})).await.unwrap_err();
+    assert_eq!(elsewhere.presented(), None, "it was not for us");
+}
+
 /// attacks:Z5: what nothing tells is an agent.
 #[tokio::test]
 async fn kinds() {

@@ -115,41 +115,76 @@ async fn routes_without_a_caller_lose_forged_identities_too() {
     }
 }
 
+/// And stands in the trail with whom the token named, where it names somebody who cannot be a principal.
 #[tokio::test]
 async fn a_user_that_is_not_certain_is_refused() {
     let fixture = fixture().await;
+    let bea = |more: Value| {
+        let mut presented = json!({"issuer": "b", "subject": "bea"});
+        presented.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Some(presented)
+    };
     let named = |more: Value| {
         let mut claims = fixture.b.claims("bea", &["dev"]);
         claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         bearer(&fixture.b.sign(&claims))
     };
     let cases = [
-        ("kubernetes:E1", named(json!({})), 403),
-        ("kubernetes:E1", named(json!({"name": ""})), 403),
-        ("kubernetes:E1", named(json!({"name": " "})), 403),
-        ("kubernetes:E1", named(json!({"name": 5})), 403),
-        ("kubernetes:E1", named(json!({"name": "bea", "groups": []})), 403),
-        ("kubernetes:E1", named(json!({"name": "bea", "groups": [""]})), 403),
-        ("kubernetes:S1", named(json!({"name": "system:serviceaccount:kube-system:x"})), 403),
-        ("kubernetes:S1", named(json!({"name": "system:authenticated"})), 403),
-        ("kubernetes:S1", named(json!({"name": "bea", "groups": ["dev", "system:masters"]})), 403),
-        ("kubernetes:S2", named(json!({"name": "bea", "groups": ["system:authenticated", "dev"]})), 200),
-        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "systemx:y"]})), 200),
+        ("kubernetes:E1", named(json!({})), 403, bea(json!({}))),
+        ("kubernetes:E1", named(json!({"name": ""})), 403, bea(json!({"user": ""}))),
+        ("kubernetes:E1", named(json!({"name": " "})), 403, bea(json!({"user": " "}))),
+        ("kubernetes:E1", named(json!({"name": 5})), 403, bea(json!({}))),
+        ("kubernetes:E1", named(json!({"name": "bea", "groups": []})), 403, None),
+        ("kubernetes:E1", named(json!({"name": "bea", "groups": [""]})), 403, None),
+        (
+            "kubernetes:S1",
+            named(json!({"name": "system:serviceaccount:kube-system:x"})),
+            403,
+            bea(json!({"user": "system:serviceaccount:kube-system:x"})),
+        ),
+        (
+            "kubernetes:S1",
+            named(json!({"name": "system:authenticated"})),
+            403,
+            bea(json!({"user": "system:authenticated"})),
+        ),
+        (
+            "kubernetes:S1",
+            named(json!({"name": "bea", "groups": ["dev", "system:masters"]})),
+            403,
+            bea(json!({"group": "system:masters"})),
+        ),
+        ("kubernetes:S2", named(json!({"name": "bea", "groups": ["system:authenticated", "dev"]})), 200, None),
+        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "systemx:y"]})), 200, None),
         // Stricter than the API server, to which this is a plain group: other programs fold case.
-        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "System:masters"]})), 403),
-        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "\u{455}ystem:masters"]})), 200),
-        ("kubernetes:S3", named(json!({"name": "bea\t"})), 403),
-        ("kubernetes:S3", named(json!({"name": "bea\u{7}"})), 403),
-        ("kubernetes:S3", named(json!({"name": " bea"})), 403),
-        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "system:masters\t"]})), 403),
+        (
+            "kubernetes:S3",
+            named(json!({"name": "bea", "groups": ["dev", "System:masters"]})),
+            403,
+            bea(json!({"group": "System:masters"})),
+        ),
+        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "\u{455}ystem:masters"]})), 200, None),
+        ("kubernetes:S3", named(json!({"name": "bea\t"})), 403, bea(json!({"user": "bea\t"}))),
+        ("kubernetes:S3", named(json!({"name": "bea\u{7}"})), 403, bea(json!({"user": "bea\u{7}"}))),
+        ("kubernetes:S3", named(json!({"name": " bea"})), 403, bea(json!({"user": " bea"}))),
+        (
+            "kubernetes:S3",
+            named(json!({"name": "bea", "groups": ["dev", "system:masters\t"]})),
+            403,
+            bea(json!({"group": "system:masters\t"})),
+        ),
         // A right that comes by the group alone.
-        ("kubernetes:N8", named(json!({"name": "bea", "groups": ["dev"]})), 200),
-        ("kubernetes:N8", named(json!({"name": "bea", "groups": ["other"]})), 403),
+        ("kubernetes:N8", named(json!({"name": "bea", "groups": ["dev"]})), 200, None),
+        ("kubernetes:N8", named(json!({"name": "bea", "groups": ["other"]})), 403, None),
     ];
-    for (row, token, status) in &cases {
-        let (answer, seen) = fixture.api(TASKRUNS, &[token]).await;
+    for (number, (row, token, status, presented)) in cases.iter().enumerate() {
+        let path = format!("{TASKRUNS}/case-{number}");
+        let (answer, seen) = fixture.api(&path, &[token]).await;
         assert_eq!(answer.status, *status, "{row}: {}", answer.text());
         assert_eq!(seen.len(), usize::from(*status == 200), "{row}");
+        let record = fixture.doorward.record(|record| record["http_request"]["url"]["path"] == path).await;
+        assert_eq!(record["unmapped"].get("presented"), presented.as_ref(), "{row}: {record}");
+        assert_eq!(record.get("actor").is_some(), presented.is_none(), "{row}: {record}");
         if let [seen] = &seen[..] {
             assert_clean(row, seen, "bea");
         }
