@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Fault, Reply, until},
+    harness::{
+        Doorward, Fault, HANDSHAKE, Issuer, Reply, Upstream, now,
+        streams::{EXEC, streaming},
+        unique, until,
+    },
 };
 
 const AUDIENCE: &str = "https://doorward.test";
@@ -227,9 +231,9 @@ async fn an_issuer_that_misbehaves_stops_nobody_else_and_costs_no_memory() {
     for fault in
         [Fault::Hang, Fault::Garbage, Fault::Huge, Fault::Error, Fault::Redirect, Fault::Empty, Fault::OtherIssuer]
     {
-        let (a, b) = (crate::harness::Issuer::start().await, crate::harness::Issuer::start().await);
+        let (a, b) = (Issuer::start().await, Issuer::start().await);
         b.set_fault(fault);
-        let upstream = crate::harness::Upstream::start().await;
+        let upstream = Upstream::start().await;
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
         let yaml = format!(
@@ -250,7 +254,7 @@ limits: {{drain_accept: 0}}
             b.url(),
             upstream.url()
         );
-        let doorward = crate::harness::Doorward::start_in(dir, &yaml).await;
+        let doorward = Doorward::start_in(dir, &yaml).await;
         doorward.wait_for_keys(&a).await;
         assert_eq!(doorward.get(PATH, &[&bearer(&a.token("alice", &["dev"]))]).await.status, 200, "{fault:?}");
         let refused = doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await;
@@ -274,7 +278,7 @@ limits: {{drain_accept: 0}}
 #[tokio::test]
 async fn opaque_tokens_are_asked_about_once_and_answers_are_read_strictly() {
     let fixture = Fixture::start().await;
-    let now = crate::harness::now();
+    let now = now();
     let good = json!({"active": true, "sub": "alice", "client_id": "tests", "aud": "https://doorward.test",
         "iss": fixture.a.url(), "exp": now + 600, "groups": ["dev"], "scope": "x"});
     let with = |name: &str, value: Value| {
@@ -292,18 +296,87 @@ async fn opaque_tokens_are_asked_about_once_and_answers_are_read_strictly() {
         ("a refresh token", with("token_type", json!("refresh_token"))),
         ("bound to a key", with("cnf", json!({"jkt": "x"}))),
     ] {
-        let token = crate::harness::unique();
+        let token = unique();
         fixture.a.opaque(&token, answer);
         let (answer, seen) = fixture.api(PATH, &[&bearer(&token)]).await;
         assert!(matches!(answer.status, 401 | 503), "{what}: {}", answer.text());
         assert!(seen.is_empty(), "{what}");
     }
-    let token = crate::harness::unique();
+    let token = unique();
     fixture.a.opaque(&token, good.clone());
     let before = fixture.a.introspections();
     for _ in 0..20 {
         assert_eq!(fixture.api(PATH, &[&bearer(&token)]).await.0.status, 200);
     }
     assert!(fixture.a.introspections() - before <= 2, "good answers are used for a second");
-    assert_eq!(fixture.b.introspections(), 0, "attacks:Z35");
+}
+
+/// attacks:Z35: each of two issuers is asked about opaque tokens, and of none that comes to a route of the other.
+#[tokio::test]
+async fn an_opaque_token_is_shown_to_no_issuer_but_that_of_its_route() {
+    let (a, b) = (Issuer::start().await, Issuer::start().await);
+    let upstream = Upstream::scripted(streaming).await;
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["token", "client"] {
+        std::fs::write(dir.path().join(name), "a-secret-of-the-tests").unwrap();
+    }
+    let (mut issuers, mut routes) = (String::new(), String::new());
+    for (name, issuer) in [("a", &a), ("b", &b)] {
+        issuers.push_str(&format!(
+            "  - {{name: {name}, issuer: '{}', audiences: ['{AUDIENCE}'], username: '{name}:{{sub}}', kind: human, \
+             introspection: {{mode: opaque, cache: 1s, client: {{id: doorward, secret: {{file: client}}}}}}}}\n",
+            issuer.url()
+        ));
+        routes.push_str(&format!(
+            "  - {{name: {name}, kind: kubernetes, hosts: [{name}.test], schemes: [bearer], issuers: [{name}], upstream: cluster}}\n"
+        ));
+    }
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+issuers:
+{issuers}
+upstreams: [{{name: cluster, url: '{}', credential: {{bearer: {{file: token}}}}}}]
+routes:
+{routes}
+rules: [{{id: dev, on: {{routes: [a, b]}}, who: {{issuers: [a, b], groups: [dev]}}, do: allow}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0}}
+",
+        upstream.url()
+    );
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    doorward.wait_for_keys_at("a.test", &a).await;
+    doorward.wait_for_keys_at("b.test", &b).await;
+    let (at_a, at_b) = (("Host: a.test", &a), ("Host: b.test", &b));
+    for ((own_host, own), (other_host, other)) in [(at_a, at_b), (at_b, at_a)] {
+        for (path, reaches) in [(PATH, 1), ("/.doorward/whoami", 0), (EXEC, 1)] {
+            let token = unique();
+            own.opaque(
+                &token,
+                json!({"active": true, "sub": "alice", "iss": own.url(), "aud": AUDIENCE, "client_id": "tests",
+                    "groups": ["dev"], "exp": now() + 600}),
+            );
+            let protocols = format!(
+                "Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.{}, v5.channel.k8s.io",
+                BASE64URL.encode(&token)
+            );
+            let header = bearer(&token);
+            let (lines, good) = match path {
+                EXEC => ([&[&*protocols], &HANDSHAKE[..]].concat(), 101),
+                _ => (vec![&*header], 200),
+            };
+            let asked = || (own.introspections(), other.introspections());
+            let (by_own, by_other) = asked();
+            let _ = upstream.take();
+            let answer = doorward.get(path, &[&[own_host], &lines[..]].concat()).await;
+            assert_eq!((answer.status, upstream.take().len()), (good, reaches), "attacks:Z35 {path}: {}", answer.head);
+            assert_eq!(asked(), (by_own + 1, by_other), "attacks:Z35 {path} at {own_host}");
+            let answer = doorward.get(path, &[&[other_host], &lines[..]].concat()).await;
+            assert_eq!((answer.status, upstream.take().len()), (401, 0), "attacks:Z35 {path}: {}", answer.head);
+            assert_eq!(asked(), (by_own + 1, by_other + 1), "attacks:Z35 {path} at {other_host}");
+        }
+    }
 }
