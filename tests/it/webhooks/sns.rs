@@ -243,6 +243,13 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
         message[name] = value;
         message
     };
+    // The version is not signed.
+    let by_sha1 = |version: &str| {
+        let message = change("SignatureVersion", version.into());
+        let signature = sign_with_sha1(doorward.dir(), &amazon.key, &string_to_sign(&message));
+        with_signature(message, &signature)
+    };
+    let old = by_sha1("1");
     let url = |path: &str| Value::from(format!("https://{}{path}", amazon.host));
     let mut without_subject = amazon.sign(with_subject);
     without_subject.as_object_mut().unwrap().remove("Subject");
@@ -273,7 +280,11 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
         ("a query", 401, amazon.sign(change("SigningCertURL", url("/good.pem?a=b")))),
         ("another file", 401, amazon.sign(change("SigningCertURL", url("/good.txt")))),
         ("another topic", 401, amazon.sign(change("TopicArn", "arn:aws:sns:us-east-1:123456789012:other".into()))),
-        ("SHA-1", 401, amazon.sign(change("SignatureVersion", "1".into()))),
+        ("SHA-1", 401, old.clone()),
+        ("SHA-1 by the name of SHA-256", 401, by_sha1("2")),
+        ("SHA-256 by the name of SHA-1", 401, amazon.sign(change("SignatureVersion", "1".into()))),
+        ("no version", 401, amazon.sign(change("SignatureVersion", "".into()))),
+        ("an unknown version", 401, amazon.sign(change("SignatureVersion", "3".into()))),
         ("an hour ago", 401, amazon.sign(change("Timestamp", at(-3660)))),
         ("in the future", 401, amazon.sign(change("Timestamp", at(360)))),
         ("an expired certificate", 401, by_expired),
@@ -297,6 +308,8 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
     let lines = ["POST /sns HTTP/1.1", "Host: hooks.test", "Content-Type: text/plain; charset=UTF-8"];
     assert_eq!(doorward.send(&lines, twice.as_bytes()).await.status, 400, "webhooks:25");
     assert_eq!(upstream.requests().len(), 3);
+    let lenient = start(&authority, &amazon, &upstream, ", allow_sha1: true").await;
+    assert_eq!(send(&lenient, &old).await.status, 202, "webhooks:29 SHA-1 twin");
 }
 
 #[tokio::test]
@@ -319,10 +332,13 @@ async fn webhooks_29_subscriptions_to_listed_topics_are_confirmed_and_sha_1_is_t
     assert_eq!(send(&doorward, &amazon.sign(amazon.message("UnsubscribeConfirmation"))).await.status, 200);
     assert!(amazon.take().is_empty() && upstream.requests().is_empty());
 
-    let mut old = amazon.message("Notification");
-    old.insert("SignatureVersion".to_owned(), "1".into());
-    let signature = sign_with_sha1(doorward.dir(), &amazon.key, &string_to_sign(&old));
-    assert_eq!(send(&doorward, &with_signature(old, &signature)).await.status, 202, "webhooks:29 SHA-1");
+    for (version, status) in [("2", 401), ("1", 202)] {
+        let mut old = amazon.message("Notification");
+        old.insert("SignatureVersion".to_owned(), version.into());
+        let signature = sign_with_sha1(doorward.dir(), &amazon.key, &string_to_sign(&old));
+        let answer = send(&doorward, &with_signature(old, &signature)).await;
+        assert_eq!(answer.status, status, "webhooks:29 SHA-1 as version {version}: {}", answer.text());
+    }
 }
 
 /// Its time under way had begun before it was proven, so that its twin was forwarded beside it.
