@@ -34,6 +34,7 @@ mod issuing;
 mod kubernetes;
 mod limits;
 mod listeners;
+mod log_lines;
 mod login;
 mod login_world;
 mod matrix;

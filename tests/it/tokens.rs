@@ -198,6 +198,13 @@ async fn unknown_keys_make_a_bounded_number_of_fetches() {
         assert_eq!(fixture.api(PATH, &[&bearer(&token)]).await.0.status, 401, "peers:D7");
     }
     assert!(fixture.a.key_fetches() - before <= 1, "{} fetches", fixture.a.key_fetches() - before);
+    // oauth:6: whoever made the ids up makes no series of them.
+    let metrics = fixture.doorward.metrics().await;
+    let series: Vec<&str> =
+        metrics.lines().filter(|line| line.starts_with("doorward_issuer_unknown_kids_total")).collect();
+    // One for each issuer.
+    assert!(series.len() <= 2 && series.iter().any(|line| line.contains("issuer=\"a\"")), "oauth:6: {series:?}");
+    assert!(!metrics.contains("unknown-"), "oauth:6: {metrics}");
     fixture.doorward.stays_below(90, "peers:D7 keys that nobody has");
 }
 

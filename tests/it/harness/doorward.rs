@@ -101,13 +101,23 @@ impl Doorward {
         Self { child, dir, addresses: HashMap::new(), log, lines }
     }
 
-    /// Waits until it listens.
+    /// Waits until it listens, whatever the form of its log.
     pub async fn has_started(&mut self) {
-        self.wait_for_log("started").await;
+        let has_started = |line: &Value| {
+            line["message"] == "started" || line.as_str().is_some_and(|line| line.contains(": started generation="))
+        };
+        self.log_line("started", has_started).await;
         for line in self.log() {
-            if line["message"] == "listening" {
-                let name = line["listener"].as_str().unwrap().to_owned();
-                self.addresses.insert(name, line["address"].as_str().unwrap().parse().unwrap());
+            let listening = match &line {
+                Value::String(line) => line
+                    .split_once(": listening listener=")
+                    .and_then(|(_, fields)| fields.split_once(" address="))
+                    .map(|(name, address)| (name.trim_matches('"'), address)),
+                line if line["message"] == "listening" => line["listener"].as_str().zip(line["address"].as_str()),
+                _ => None,
+            };
+            if let Some((name, address)) = listening {
+                self.addresses.insert(name.to_owned(), address.parse().unwrap());
             }
         }
     }

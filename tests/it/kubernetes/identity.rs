@@ -382,7 +382,6 @@ async fn tells_no_secret(filter: &str) {
     let garbled = format!("Authorization: Bearer {token} {secret}");
     fixture.doorward.get(&path, &["Host: api.test", &garbled]).await;
     fixture.doorward.get(&format!("{TASKRUNS}?access_token={token}"), &["Host: api.test"]).await;
-    fixture.doorward.get("/a%0d%0ainjected: line", &["Host: api.test", &bearer(&token)]).await;
     fixture
         .api("/oauth2/callback?code=code-secret&state=x", &[&bearer(&token), "Cookie: __Host-doorward=cookie-secret"])
         .await;
@@ -401,7 +400,6 @@ async fn tells_no_secret(filter: &str) {
             "cookie-secret",
             "introspection-secret",
             "upstream-token",
-            "\ninjected",
         ] {
             assert!(
                 !text.contains(forbidden),
