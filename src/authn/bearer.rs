@@ -168,8 +168,8 @@ mod tests {
             ("padding within", &[b"Bearer a=b"], Err(401)),
             ("not ASCII", &[b"Bearer \xc3\xa9"], Err(401)),
             ("oauth:13 JSON serialisation", &[br#"Bearer {"payload":"e30"}"#], Err(401)),
-            ("oauth:3 Basic", &[b"Basic YTpi"], Err(401)),
-            ("oauth:9 DPoP", &[b"DPoP x"], Err(401)),
+            ("oauth-section:3 Basic", &[b"Basic YTpi"], Err(401)),
+            ("oauth-section:9 DPoP", &[b"DPoP x"], Err(401)),
             ("two headers", &[b"Bearer x", b"Bearer x"], Err(400)),
         ] {
             let pairs: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();

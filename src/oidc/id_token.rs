@@ -181,20 +181,20 @@ mod tests {
     fn what_was_asked_of_the_authentication_is_looked_at() {
         let hour = Some(Duration::from_secs(3600));
         for (row, auth_time, expected) in [
-            ("oauth:2.10 recent", json!(NOW - 3660), Ok(())),
-            ("oauth:2.10 long ago", json!(NOW - 3661), Err(Mismatch::AuthenticatedAt)),
-            ("oauth:2.10 not told", json!(null), Err(Mismatch::AuthenticatedAt)),
-            ("oauth:2.10 text", json!("now"), Err(Mismatch::AuthenticatedAt)),
+            ("oauth-section:2.10 recent", json!(NOW - 3660), Ok(())),
+            ("oauth-section:2.10 long ago", json!(NOW - 3661), Err(Mismatch::AuthenticatedAt)),
+            ("oauth-section:2.10 not told", json!(null), Err(Mismatch::AuthenticatedAt)),
+            ("oauth-section:2.10 text", json!("now"), Err(Mismatch::AuthenticatedAt)),
         ] {
             assert_eq!(asking(&json!({"auth_time": auth_time}), hour, &[]), expected, "{row}");
             assert_eq!(asking(&json!({"auth_time": auth_time}), None, &[]), Ok(()), "{row}, not asked");
         }
         let asked = ["gold".to_owned(), "silver".to_owned()];
         for (row, acr, expected) in [
-            ("oauth:2.11 one of them", json!("silver"), Ok(())),
-            ("oauth:2.11 another", json!("bronze"), Err(Mismatch::AuthenticationContext)),
-            ("oauth:2.11 none", json!(null), Err(Mismatch::AuthenticationContext)),
-            ("oauth:2.11 a list", json!(["gold"]), Err(Mismatch::AuthenticationContext)),
+            ("oauth-section:2.11 one of them", json!("silver"), Ok(())),
+            ("oauth-section:2.11 another", json!("bronze"), Err(Mismatch::AuthenticationContext)),
+            ("oauth-section:2.11 none", json!(null), Err(Mismatch::AuthenticationContext)),
+            ("oauth-section:2.11 a list", json!(["gold"]), Err(Mismatch::AuthenticationContext)),
         ] {
             assert_eq!(asking(&json!({"acr": acr}), None, &asked), expected, "{row}");
         }
@@ -205,30 +205,38 @@ mod tests {
     fn a_token_of_another_login_is_refused() {
         let rows = [
             ("good", json!({}), Ok(())),
-            ("oauth:2.4 other issuer", json!({"iss": "https://idp.example/"}), Err(Mismatch::Issuer)),
-            ("oauth:2.4 array", json!({"iss": ["https://idp.example"]}), Err(Mismatch::Issuer)),
-            ("oauth:2.5 other client", json!({"aud": "other"}), Err(Mismatch::Audience)),
-            ("oauth:2.5 none", json!({"aud": null}), Err(Mismatch::Audience)),
-            ("oauth:2.5 list of one", json!({"aud": ["doorward"]}), Ok(())),
-            ("oauth:2.6 several, no azp", json!({"aud": ["doorward", "x"]}), Err(Mismatch::AuthorizedPartyMissing)),
-            ("oauth:2.6 several, our azp", json!({"aud": ["doorward", "x"], "azp": "doorward"}), Ok(())),
-            ("oauth:2.6 other azp", json!({"azp": "x"}), Err(Mismatch::AuthorizedParty)),
-            ("oauth:2.6 azp a list", json!({"azp": ["doorward"]}), Err(Mismatch::AuthorizedParty)),
-            ("oauth:2.7 just within the skew", json!({"exp": NOW - 59}), Ok(())),
-            ("oauth:2.7 expired", json!({"exp": NOW - 60}), Err(Mismatch::Expired)),
-            ("oauth:2.7 no end", json!({"exp": null}), Err(Mismatch::Expired)),
-            ("oauth:2.8 no iat", json!({"iat": null}), Err(Mismatch::IssuedAtMissing)),
-            ("oauth:2.8 text", json!({"iat": NOW.to_string()}), Err(Mismatch::IssuedAtMissing)),
-            ("oauth:2.8 ahead within the skew", json!({"iat": NOW + 60}), Ok(())),
-            ("oauth:2.8 ahead", json!({"iat": NOW + 61}), Err(Mismatch::IssuedAt)),
-            ("oauth:2.8 old within bounds", json!({"iat": NOW - 660}), Ok(())),
-            ("oauth:2.8 old", json!({"iat": NOW - 661}), Err(Mismatch::IssuedAt)),
-            ("oauth:2.9 other nonce", json!({"nonce": "n-2"}), Err(Mismatch::Nonce)),
-            ("oauth:2.9 none", json!({"nonce": null}), Err(Mismatch::Nonce)),
-            ("oauth:2.9 prefix", json!({"nonce": "n-"}), Err(Mismatch::Nonce)),
-            ("oauth:2.12 none", json!({"at_hash": null}), Ok(())),
-            ("oauth:2.12 other token", json!({"at_hash": "77QmUPtjPfzWtF2AnpK9RA"}), Err(Mismatch::AccessToken)),
-            ("oauth:2.12 not text", json!({"at_hash": 1}), Err(Mismatch::AccessToken)),
+            ("oauth-section:2.4 other issuer", json!({"iss": "https://idp.example/"}), Err(Mismatch::Issuer)),
+            ("oauth-section:2.4 array", json!({"iss": ["https://idp.example"]}), Err(Mismatch::Issuer)),
+            ("oauth-section:2.5 other client", json!({"aud": "other"}), Err(Mismatch::Audience)),
+            ("oauth-section:2.5 none", json!({"aud": null}), Err(Mismatch::Audience)),
+            ("oauth-section:2.5 list of one", json!({"aud": ["doorward"]}), Ok(())),
+            (
+                "oauth-section:2.6 several, no azp",
+                json!({"aud": ["doorward", "x"]}),
+                Err(Mismatch::AuthorizedPartyMissing),
+            ),
+            ("oauth-section:2.6 several, our azp", json!({"aud": ["doorward", "x"], "azp": "doorward"}), Ok(())),
+            ("oauth-section:2.6 other azp", json!({"azp": "x"}), Err(Mismatch::AuthorizedParty)),
+            ("oauth-section:2.6 azp a list", json!({"azp": ["doorward"]}), Err(Mismatch::AuthorizedParty)),
+            ("oauth-section:2.7 just within the skew", json!({"exp": NOW - 59}), Ok(())),
+            ("oauth-section:2.7 expired", json!({"exp": NOW - 60}), Err(Mismatch::Expired)),
+            ("oauth-section:2.7 no end", json!({"exp": null}), Err(Mismatch::Expired)),
+            ("oauth-section:2.8 no iat", json!({"iat": null}), Err(Mismatch::IssuedAtMissing)),
+            ("oauth-section:2.8 text", json!({"iat": NOW.to_string()}), Err(Mismatch::IssuedAtMissing)),
+            ("oauth-section:2.8 ahead within the skew", json!({"iat": NOW + 60}), Ok(())),
+            ("oauth-section:2.8 ahead", json!({"iat": NOW + 61}), Err(Mismatch::IssuedAt)),
+            ("oauth-section:2.8 old within bounds", json!({"iat": NOW - 660}), Ok(())),
+            ("oauth-section:2.8 old", json!({"iat": NOW - 661}), Err(Mismatch::IssuedAt)),
+            ("oauth-section:2.9 other nonce", json!({"nonce": "n-2"}), Err(Mismatch::Nonce)),
+            ("oauth-section:2.9 none", json!({"nonce": null}), Err(Mismatch::Nonce)),
+            ("oauth-section:2.9 prefix", json!({"nonce": "n-"}), Err(Mismatch::Nonce)),
+            ("oauth-section:2.12 none", json!({"at_hash": null}), Ok(())),
+            (
+                "oauth-section:2.12 other token",
+                json!({"at_hash": "77QmUPtjPfzWtF2AnpK9RA"}),
+                Err(Mismatch::AccessToken),
+            ),
+            ("oauth-section:2.12 not text", json!({"at_hash": 1}), Err(Mismatch::AccessToken)),
         ];
         for (row, patch, expected) in rows {
             assert_eq!(result(&patch), expected, "{row}");

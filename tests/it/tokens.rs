@@ -178,9 +178,9 @@ async fn an_identity_that_kubernetes_would_misread_is_403() {
 #[tokio::test]
 async fn what_one_issuer_says_counts_for_that_issuer_only() {
     let fixture = Fixture::start().await;
-    // attacks:Z1, peers:D9: the same group and subject of another issuer.
+    // The same group and subject of another issuer.
     let (answer, seen) = fixture.api(PATH, &[&bearer(&fixture.b.token("alice", &["dev"]))]).await;
-    assert_eq!((answer.status, seen.len()), (403, 0), "{}", answer.text());
+    assert_eq!((answer.status, seen.len()), (403, 0), "attacks:Z1 peers:D9: {}", answer.text());
     // attacks:Z33: a token that was verified and cached on one route is looked at again on another.
     let token = bearer(&fixture.b.token("bob", &["dev"]));
     assert_eq!(fixture.doorward.get(PATH, &["Host: api.test", &token]).await.status, 403);

@@ -352,11 +352,11 @@ impl Bench {
             row("oauth:20 payload array", RSA.token(HEADER, "[]"), CredentialMalformed),
             row("oauth:20 payload text", RSA.token(HEADER, "\"x\""), CredentialMalformed),
             claim(
-                "oauth:9.cnf jkt",
+                "oauth-section:9 cnf jkt",
                 json!({"cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}),
                 TokenInvalid,
             ),
-            claim("oauth:9.cnf unknown", json!({"cnf": {"osc": {}}}), TokenInvalid),
+            claim("oauth-section:9 cnf unknown", json!({"cnf": {"osc": {}}}), TokenInvalid),
             text(
                 "oauth:24 deep",
                 "\"tid\":",
