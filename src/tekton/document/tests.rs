@@ -30,6 +30,25 @@ fn yaml_is_sent_as_the_json_that_was_read() {
     );
 }
 
+/// attacks:Z23: an alias is what it stands for, and what two readers could read in two ways is refused.
+#[test]
+fn an_alias_is_read_as_its_anchor_and_merge_keys_tags_and_second_documents_are_refused() {
+    let run = |name: &str, spec: &str| format!("kind: PipelineRun\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+    let aliased = run("&n builder", "{pipelineRef: {name: deploy}, taskRunTemplate: {serviceAccountName: *n}}");
+    let document = read("create", "application/yaml", &aliased).unwrap();
+    assert_eq!(document.run.service_accounts, [Arc::<str>::from("builder")]);
+    assert_eq!(sent(document)["spec"]["taskRunTemplate"], json!({"serviceAccountName": "builder"}));
+    let account = "taskRunTemplate: {serviceAccountName: builder}";
+    for body in [
+        run("a", &format!("{{pipelineRef: &p {{name: deploy}}, taskRef: {{<<: *p}}, {account}}}")),
+        run("a", &format!("{{pipelineRef: &p {{name: deploy}}, taskRef: {{<<: *p, name: other}}, {account}}}")),
+        run("a", "{pipelineRef: {name: deploy}, taskRunTemplate: {serviceAccountName: !own builder}}"),
+        format!("{}---\n{}", run("a", &format!("{{{account}}}")), run("a", "{}")),
+    ] {
+        assert!(matches!(read("create", "application/yaml", &body), Err(Unreadable::Yaml(_))), "{body}");
+    }
+}
+
 /// What is wrong with it was told as of YAML, and as of another type.
 #[test]
 fn malformed_json_is_told_as_such_and_repeats_nothing_of_the_body() {

@@ -70,8 +70,22 @@ async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
     let post = format!("POST {runs}");
     let apply = |name: &str| format!("PATCH {runs}/{name}?fieldManager=tests");
     let none = || json!({});
-    let aliased = "apiVersion: tekton.dev/v1\nkind: PipelineRun\nmetadata: {name: &n admin}\nspec: {pipelineRef: {name: deploy}, \
-                   taskRunTemplate: {serviceAccountName: *n}}\n";
+    let yaml = |name: &str, pipeline: &str, account: &str| {
+        format!(
+            "apiVersion: tekton.dev/v1\nkind: PipelineRun\nmetadata: {{name: {name}}}\nspec: {{pipelineRef: {pipeline}, \
+             taskRunTemplate: {{serviceAccountName: {account}}}}}\n"
+        )
+    };
+    let merged = yaml("y, annotations: &p {name: deploy}", "{<<: *p}", "builder");
+    let two = format!("{}---\n{}", yaml("y", "{name: deploy}", "builder"), yaml("y", "{name: deploy}", "admin"));
+    let bomb: String = ["ab", "bc", "cd", "de", "ef", "fg"]
+        .iter()
+        .map(|pair| {
+            let (before, at) = pair.split_at(1);
+            format!("{at}: &{at} [{}]\n", vec![format!("*{before}"); 10].join(", "))
+        })
+        .collect();
+    let bomb = format!("a: &a [x]\n{bomb}{}", yaml("y", "{name: deploy}", "builder"));
     let twice = "apiVersion: tekton.dev/v1\nkind: PipelineRun\nmetadata: {name: y}\nspec: {pipelineRef: {name: deploy}}\n\
                  spec: {pipelineRef: {name: other}}\n";
     // The self-described tag of CBOR (RFC 8949 section 3.4.6), and an empty map.
@@ -89,7 +103,16 @@ async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
             "kind": "PipelineRun", "metadata": {"name": "new"}, "spec": {"pipelineRef": {"name": "deploy"}}})),
             403,
         ),
-        ("attacks:Z23 an alias for the account", post.clone(), "application/yaml", aliased.into(), 403),
+        (
+            "attacks:Z23 an alias for the account",
+            post.clone(),
+            "application/yaml",
+            yaml("&n admin", "{name: deploy}", "*n").into(),
+            403,
+        ),
+        ("attacks:Z23 a merge key", post.clone(), "application/yaml", merged.into(), 400),
+        ("attacks:Z23 two documents", post.clone(), "application/yaml", two.into(), 400),
+        ("attacks:Z23 aliases of aliases", post.clone(), "application/yaml", bomb.into(), 400),
         ("attacks:Z23 a key twice", post.clone(), "application/yaml", twice.into(), 400),
         ("attacks:Z23 CBOR", post.clone(), "application/cbor", cbor.to_vec(), 415),
         ("attacks:Z26 another address", post.clone(), JSON, text(&run("git", "builder", &git)), 403),
@@ -179,6 +202,16 @@ async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
     assert_eq!(made.status, 201, "{}", made.text());
     let applied = ask(&world, "alice", &apply("two"), APPLY, &text(&run("two", "builder", &none()))).await;
     assert_eq!(applied.status, 201, "{}", applied.text());
+    for (name, written, account) in [("plain", "plain", "builder"), ("builder", "&n builder", "*n")] {
+        let body = yaml(written, "{name: deploy}", account);
+        let made = ask(&world, "alice", &post, "application/yaml", body.as_bytes()).await;
+        assert_eq!(made.status, 201, "attacks:Z23 {written}: {}", made.text());
+        let stored = world.api.read(&format!("{runs}/{name}")).await;
+        assert_eq!(
+            stored["spec"]["taskRunTemplate"]["serviceAccountName"], "builder",
+            "attacks:Z23 {written}: {stored}"
+        );
+    }
 }
 
 #[tokio::test]
