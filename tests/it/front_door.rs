@@ -38,6 +38,42 @@ async fn a_path_is_open_by_its_own_bytes_alone() {
     }
 }
 
+/// Those headers are what a proxy that asks about a request says of it, and nothing in a request that it passes on.
+#[tokio::test]
+async fn a_trusted_proxy_puts_no_path_method_or_host_in_the_place_of_the_real_one() {
+    const NO: &[u16] = &[401, 403];
+    for more in ["", "\nforward_auth: traefik"] {
+        let change = |yaml: String| {
+            let trusted = format!("address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}}]{more}");
+            yaml.change("address: 127.0.0.1:0}]", &trusted)
+                .change("on: {routes: [open]}", "on: {routes: [open], methods: [GET], paths: ['/public/*']}")
+        };
+        let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+        let cases: &[(&str, &str, &[&str], &[u16])] = &[
+            ("GET /private", "open.test", &["X-Forwarded-Uri: /public/x"], NO),
+            ("GET /private", "open.test", &["X-Original-Url: /public/x"], NO),
+            ("GET /private", "open.test", &["X-Original-URI: /public/x", "X-Envoy-Original-Path: /public/x"], NO),
+            ("POST /public/x", "open.test", &["X-Forwarded-Method: GET"], NO),
+            ("POST /public/x", "open.test", &["X-Original-Method: GET"], NO),
+            ("GET /public/x", "web.test", &["X-Forwarded-Host: open.test"], NO),
+            ("GET /public/x", "elsewhere.test", &["X-Forwarded-Host: open.test"], &[421]),
+            ("GET /public/x", "open.test", &["X-Forwarded-Uri: /private", "X-Forwarded-Host: web.test"], &[200]),
+        ];
+        for (line, host, headers, statuses) in cases {
+            let _ = fixture.upstream.take();
+            let (line, host_line) = (format!("{line} HTTP/1.1"), format!("Host: {host}"));
+            let answer = fixture.doorward.send(&[&[&*line, &host_line], *headers].concat(), b"").await;
+            let case = format!("peers:T11 {line} {host} {headers:?}{more}");
+            assert!(statuses.contains(&answer.status), "{case}: {}{}", answer.head, answer.text());
+            let seen = fixture.upstream.take();
+            assert_eq!(seen.len(), usize::from(answer.status == 200), "{case}");
+            if let [seen] = &seen[..] {
+                assert_eq!((seen.line(), seen.one("x-forwarded-host")), (&*line, *host), "{case}: {}", seen.head);
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_host_that_is_decided_is_the_host_that_is_forwarded() {
     let fixture = Fixture::start().await;
