@@ -466,12 +466,15 @@ mod tests {
             "groups": null, "realm_access": {"roles": ["contractor"]}, "scope": null, "scp": ["read"], "client_id": null, "azp": "cli",
         });
         let claims = claims.as_object().unwrap();
-        assert_eq!(mapping.groups(claims).unwrap(), [Arc::<str>::from("contractor")]);
+        let mut presented =
+            PresentedIdentity { issuer: "issuer".into(), subject: "subject".into(), user: None, group: None };
+        let mut groups = |claims| mapping.groups(claims, &mut presented).unwrap();
+        assert_eq!(groups(claims), [Arc::<str>::from("contractor")]);
         assert_eq!(mapping.scopes(claims).unwrap(), [Arc::<str>::from("read")]);
         assert_eq!(mapping.client(claims, Scheme::Bearer).unwrap().as_deref(), Some("cli"));
         let nothing = json!({"groups": null, "scp": null, "azp": null});
         let nothing = nothing.as_object().unwrap();
-        assert!(mapping.groups(nothing).unwrap().is_empty() && mapping.scopes(nothing).unwrap().is_empty());
+        assert!(groups(nothing).is_empty() && mapping.scopes(nothing).unwrap().is_empty());
         assert_eq!(mapping.client(nothing, Scheme::Bearer).unwrap(), None);
     }
 

@@ -205,7 +205,7 @@ proptest! {
         if !decide_delivery(&policy, &root, told.clone()).is_allow() {
             for less in [
                 raw::DeliveryFacts { actor_id: None, ..told.clone() },
-                raw::DeliveryFacts { repository_id: None, ..told.clone() },
+                raw::DeliveryFacts { repository_id: None, ..told },
             ] {
                 let decision = decide_delivery(&policy, &root, less.clone());
                 prop_assert!(!decision.is_allow(), "{less:?} {decision:?}");

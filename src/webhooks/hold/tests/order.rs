@@ -1,7 +1,7 @@
 //! The order of a lane that several replicas store for.
 
 use super::*;
-use crate::store::{Backend as _, Expect, Table};
+use crate::store::{Backend as _, Table};
 
 /// While it brings the first, the next comes to another replica and the one after it to this one.
 struct Meanwhile {
@@ -78,10 +78,10 @@ async fn a_record_that_was_set_back_is_believed_where_it_is_looked_at() {
     let waits = |fixture: &Fixture| fixture.queue.index().usage().map(|(_, usage)| usage.waiting).sum::<usize>();
     assert_eq!(waits(&fixture), 1);
     // To when it was parked.
-    let (mut held, version) = fixture.queue.look(&id, NOW).await.unwrap().unwrap();
+    let elsewhere = Fixture::new(&store, |_| panic!("nothing is brought"));
+    let (mut held, version) = elsewhere.queue.look(&id, NOW).await.unwrap().unwrap();
     held.parked = Some(NOW);
-    let parked = held.encode().unwrap();
-    store.put(Table::Held, id.once(), parked, Timestamp::MAX, Expect::Version(version), NOW).await.unwrap();
+    assert!(elsewhere.queue.rewrite(&id, held, version, None, NOW).await.unwrap());
     store.set_back(Table::Held);
     fixture.queue.look(&id, NOW).await.unwrap();
     assert_eq!(waits(&fixture), 0);
