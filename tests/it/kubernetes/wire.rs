@@ -17,18 +17,19 @@ async fn framing_that_can_be_read_in_two_ways_is_400_and_closes() {
     let fixture = fixture().await;
     let token = fixture.alice();
     let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: api.test\r\n\r\n";
+    // Of the last one, nothing is wrong with the head, which may be there before the body is read.
     let cases = [
-        ("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", "0\r\n\r\n"),
-        ("Transfer-Encoding: xchunked\r\n\r\n", "0\r\n\r\n"),
-        ("Transfer-Encoding: chunked, identity\r\n\r\n", "0\r\n\r\n"),
-        ("Content-Length: 4\r\nContent-Length: 5\r\n\r\n", "abcd"),
-        ("Content-Length: +4\r\n\r\n", "abcd"),
-        ("Content-Length : 4\r\n\r\n", "abcd"),
-        ("X-Folded: a\r\n b\r\n\r\n", ""),
-        ("Name : v\r\n\r\n", ""),
-        ("Transfer-Encoding: chunked\r\n\r\n", "2\na\n0\r\n\r\n"),
+        ("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", "0\r\n\r\n", false),
+        ("Transfer-Encoding: xchunked\r\n\r\n", "0\r\n\r\n", false),
+        ("Transfer-Encoding: chunked, identity\r\n\r\n", "0\r\n\r\n", false),
+        ("Content-Length: 4\r\nContent-Length: 5\r\n\r\n", "abcd", false),
+        ("Content-Length: +4\r\n\r\n", "abcd", false),
+        ("Content-Length : 4\r\n\r\n", "abcd", false),
+        ("X-Folded: a\r\n b\r\n\r\n", "", false),
+        ("Name : v\r\n\r\n", "", false),
+        ("Transfer-Encoding: chunked\r\n\r\n", "2\na\n0\r\n\r\n", true),
     ];
-    for (headers, body) in cases {
+    for (headers, body, may_arrive) in cases {
         let _ = fixture.upstream.take();
         let mut raw = fixture.doorward.raw().await;
         let head =
@@ -39,7 +40,7 @@ async fn framing_that_can_be_read_in_two_ways_is_400_and_closes() {
         assert_eq!(rest.matches("HTTP/1.1 ").count(), 1, "kubernetes:R1 {headers:?}: {rest}");
         let seen = fixture.upstream.take();
         assert!(seen.iter().all(|seen| !seen.head.contains("secrets")), "kubernetes:R1 {headers:?}: {seen:#?}");
-        assert!(seen.is_empty() || headers.contains("chunked\r\n\r\n"), "kubernetes:R1 {headers:?}: {seen:#?}");
+        assert!(seen.is_empty() || may_arrive, "kubernetes:R1 {headers:?}: {seen:#?}");
     }
     // Two hosts are refused too; where such a request ends is certain, so the connection may stay.
     alice(&fixture, "kubernetes:R2", &format!("GET {TASKRUNS}"), &["Host: api.test"], Refused(&[400])).await;
