@@ -2,10 +2,14 @@
 //! and passes. The bytes are made by hand.
 
 use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
     hmac,
     signature::{self, KeyPair},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use serde_json::{Value, json};
 
 use super::super::{Issuers, testing::*, weak_rsa};
@@ -125,14 +129,18 @@ impl Bench {
         use Reason::*;
         let row = |row, token, reason| Attack { row, token, reason, twin: Twin::Standard };
         let unsigned = |alg: &str| format!("{}.{}.", b64(header(json!({"alg": alg}))), b64(self.payload(json!({}))));
-        let mac = |key: &[u8]| {
-            let signed = format!("{}.{}", b64(header(json!({"alg": "HS256"}))), b64(self.payload(json!({}))));
+        let mac_of = |kid: &str, key: &[u8]| {
+            let header = header(json!({"alg": "HS256", "kid": kid}));
+            let signed = format!("{}.{}", b64(header), b64(self.payload(json!({}))));
             let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), signed.as_bytes());
             format!("{signed}.{}", b64(tag))
         };
+        let mac = |key: &[u8]| mac_of("rsa", key);
         let TestKey::Rsa(pair) = &*RSA else { unreachable!() };
         let modulus = pair.public_key().modulus().big_endian_without_leading_zero().to_vec();
         let der = pair.public_key().as_ref().to_vec();
+        let spki: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+        let pem = pem(spki.as_ref());
         let resigned = |alg: &str, encoding| {
             let signed = format!("{}.{}", b64(header(json!({"alg": alg}))), b64(self.payload(json!({}))));
             format!("{signed}.{}", b64(RSA.sign_rsa(encoding, signed.as_bytes())))
@@ -156,6 +164,9 @@ impl Bench {
             row("oauth:1 array", self.with_header(json!({"alg": ["RS256"]})), TokenInvalid),
             row("oauth:1 unknown", self.with_header(json!({"alg": "RS257"})), TokenInvalid),
             row("oauth:2 HMAC with DER", mac(&der), TokenInvalid),
+            row("oauth:2 HMAC with DER of SPKI", mac(spki.as_ref()), TokenInvalid),
+            row("oauth:2 HMAC with PEM", mac(pem.as_bytes()), TokenInvalid),
+            row("oauth:2 HMAC with PEM without the last line end", mac(pem.trim_end().as_bytes()), TokenInvalid),
             row("oauth:2 HMAC with modulus", mac(&modulus), TokenInvalid),
             row("oauth:2 HMAC with JWK", mac(RSA.jwk("rsa", json!({})).to_string().as_bytes()), TokenInvalid),
             row("oauth:2 HMAC with nothing", mac(b""), TokenInvalid),
@@ -189,6 +200,7 @@ impl Bench {
                 KeyUnknown,
             ),
             row("oauth:7 oct", self.with_header(json!({"kid": "oct"})), KeyUnknown),
+            row("oauth:7 oct as what it is", mac_of("oct", b"secret"), TokenInvalid),
             row(
                 "oauth:7 another alg",
                 OTHER_RSA.token(&header(json!({"kid": "ps"})), &self.payload(json!({}))),
@@ -217,7 +229,6 @@ impl Bench {
                 format!("{}.a.b.c.d", b64(r#"{"alg":"PBES2-HS256+A128KW","p2c":2147483648}"#)),
                 CredentialMalformed,
             ),
-            row("oauth:13 JSON", format!(r#"{{"payload":"{}"}}"#, b64(self.payload(json!({})))), CredentialMalformed),
             row("oauth:14 logout+jwt", self.with_header(json!({"typ": "logout+jwt"})), TokenInvalid),
             row("oauth:14 dpop+jwt", self.with_header(json!({"typ": "dpop+jwt"})), TokenInvalid),
             row("oauth:14 introspection", self.with_header(json!({"typ": "token-introspection+jwt"})), TokenInvalid),
@@ -384,6 +395,14 @@ impl Bench {
         let last = signature.chars().last().unwrap();
         let next = char::from_u32(last as u32 + 1).unwrap();
         vec![
+            row(
+                "oauth:13 flattened",
+                json!({"protected": head, "payload": payload, "signature": signature}).to_string(),
+            ),
+            row(
+                "oauth:13 general",
+                json!({"payload": payload, "signatures": [{"protected": head, "signature": signature}]}).to_string(),
+            ),
             row("oauth:20 padding", format!("{signed}.{signature}==")),
             row(
                 "oauth:20 standard alphabet",
@@ -404,6 +423,13 @@ impl Bench {
             row("oauth:24 just too long", format!("{good}{}", "A".repeat(super::super::jwt::MAX_TOKEN))),
         ]
     }
+}
+
+/// A public key in the form of most of the attacks with one (RFC 7468).
+fn pem(spki: &[u8]) -> String {
+    let text = STANDARD.encode(spki);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
 }
 
 fn forged(header: &str, payload: &str, signature: &[u8]) -> String {

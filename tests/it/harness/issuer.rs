@@ -147,6 +147,11 @@ impl Issuer {
         self.0.keys.lock().unwrap().push(Key::new(id));
     }
 
+    /// The key that signs, as it is published.
+    pub fn public_key(&self) -> Value {
+        self.signer(Key::jwk)
+    }
+
     /// Takes a key out of the set.
     pub fn withdraw(&self, id: &str) {
         self.0.keys.lock().unwrap().retain(|key| key.id != id);
