@@ -16,10 +16,13 @@ async fn world(forward_auth: &str) -> LoginWorld {
         ("rules:\n", "  - {name: board, kind: dashboard, hosts: [localhost], paths: ['/v1/*'], schemes: [session], upstream: web, kubernetes: api}
   - {name: kube, kind: kubernetes, hosts: [kube.test], schemes: [bearer], upstream: api}
   - {name: open, kind: http, hosts: [open.localhost], schemes: [session, anonymous], upstream: web}
+  - {name: public, kind: http, hosts: [public.localhost], schemes: [session, anonymous], upstream: web}
 rules:
 "),
         (RULE, "{id: read, on: {routes: [web, board], methods: [GET]}, who: {users: [alice]}, do: allow}
   - {id: open, on: {routes: [open]}, who: {anonymous: true}, do: allow}
+  - {id: public, on: {routes: [public], paths: ['/public/*']}, who: {anonymous: true}, do: allow}
+  - {id: public-to-users, on: {routes: [public], paths: ['/public/*']}, who: {users: [alice]}, do: allow}
   - {id: open-to-users, on: {routes: [open]}, who: {users: [alice]}, do: allow}
   - {id: save, on: {routes: [web], methods: [POST], paths: [/save]}, who: {users: [alice]}, do: allow}"),
     ];
@@ -281,8 +284,8 @@ async fn envoy_sends_the_request_itself_below_a_path() {
     assert_eq!(world.ask("GET /oauth2/auth HTTP/1.1", &lines).await.status, 403, "about nothing");
 }
 
-/// What Traefik and Envoy ask in the shapes in which they ask it: each passes on the client's headers, without those of the
-/// connection. `asked` is a method, a host and a path.
+/// What proxies ask in the shapes in which they ask it: each passes on the client's headers, without those of the connection.
+/// `asked` is a method, a host and a path.
 fn question(proxy: &str, asked: &str, more: &[&str]) -> Vec<String> {
     let [method, host, uri] = asked.split(' ').collect::<Vec<_>>()[..] else { panic!("{asked}") };
     let mut lines = match proxy {
@@ -293,6 +296,18 @@ fn question(proxy: &str, asked: &str, more: &[&str]) -> Vec<String> {
             format!("X-Forwarded-Host: {host}"),
             format!("X-Forwarded-Uri: {uri}"),
         ],
+        "nginx" => vec![
+            "GET /oauth2/auth HTTP/1.1".to_owned(),
+            format!("Host: {host}"),
+            format!("X-Original-Method: {method}"),
+            format!("X-Original-URI: {uri}"),
+        ],
+        "ingress-nginx" => vec![
+            "GET /oauth2/auth HTTP/1.1".to_owned(),
+            "Host: doorward.doorward.svc".to_owned(),
+            format!("X-Original-Method: {method}"),
+            format!("X-Original-URL: http://{host}{uri}"),
+        ],
         _ => vec![
             format!("{method} /oauth2/auth{uri} HTTP/1.1"),
             format!("Host: {host}"),
@@ -302,6 +317,60 @@ fn question(proxy: &str, asked: &str, more: &[&str]) -> Vec<String> {
     lines.push("X-Forwarded-Proto: http".to_owned());
     lines.extend(more.iter().map(|line| (*line).to_owned()));
     lines
+}
+
+/// In each of them another program finds `/public/`.
+#[tokio::test]
+async fn a_path_is_open_by_its_own_bytes_alone_whichever_proxy_asks() {
+    let attacks = [
+        ("peers:T8", "/page?path=/public/x"),
+        ("peers:T12", "/page%23/public/x"),
+        ("peers:T12", "/page#/public/x"),
+        ("peers:D4", "/public/%2e%2e/page"),
+        ("peers:D4", "/public/..%2fpage"),
+        ("peers:D4", "/public%2f..%2fpage"),
+        ("peers:D4", "/public/;/../page"),
+        ("peers:D4", "/public%00"),
+        ("peers:D5", "//page/public/x"),
+        ("peers:D5", "http://localhost/public/x"),
+        ("peers:D5", "http://public.localhost/public/x"),
+        ("peers:D5", "/public/%zz"),
+        ("peers:D5", "page"),
+        ("peers:D5", ""),
+    ];
+    for (setting, proxies) in
+        [("nginx", &["nginx", "ingress-nginx"][..]), ("traefik", &["traefik"]), ("envoy", &["envoy"])]
+    {
+        let world = world(&format!("forward_auth: {setting}")).await;
+        let cookie = log_in(&world.doorward, "public.localhost", "/oauth2/start?rd=%2Fpublic%2Fx").await;
+        // nginx knows no other refusals.
+        let refused: &[u16] = if setting == "nginx" { &[401, 403] } else { &[400, 401, 403] };
+        for proxy in proxies {
+            let credentials: [&[&str]; 2] = [&[], &[&cookie]];
+            for more in credentials {
+                let ask = async |uri: &str| {
+                    let lines = question(proxy, &format!("GET public.localhost {uri}"), more);
+                    world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), b"").await
+                };
+                for (row, uri) in attacks {
+                    // Envoy writes it behind a path, where it is no question.
+                    if *proxy == "envoy" && !uri.starts_with('/') {
+                        continue;
+                    }
+                    let answer = ask(uri).await;
+                    assert!(
+                        refused.contains(&answer.status),
+                        "{row} {proxy} {uri:?}: {}{}",
+                        answer.head,
+                        answer.text()
+                    );
+                }
+                let answer = ask("/public/x").await;
+                assert_eq!(answer.status, 202, "{proxy}: the twin: {}{}", answer.head, answer.text());
+            }
+        }
+        assert!(world.upstream.take().is_empty(), "{setting}");
+    }
 }
 
 /// An upstream that signs in whoever the header names had a user `anonymous` for everybody who came without a credential.
