@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{HANDSHAKE, Raw, browse},
-    login_world::LoginWorld,
+    harness::{HANDSHAKE, Raw, browse, log_in, settled},
+    login_world::{LoginWorld, ROUTE, STORE},
 };
 
 /// To somebody who is signed in it said "Please sign in", as their browser sends no cookie with it; and who sent a form of a page of
@@ -44,6 +44,49 @@ async fn a_form_of_another_host_is_told_as_one_and_a_form_of_this_host_goes_thro
     // It met an ended session, and is told so after the login.
     let unsent = form(same, &["Origin: null"]).await;
     assert!(unsent.header("location").is_some_and(|to| to.contains("unsent")), "{}{}", unsent.head, unsent.text());
+}
+
+/// As the Dashboard asks for a log that it follows. A redirect would lead its script to the provider. What it gets is a `Status`, as of
+/// all that is asked of the API, with words for people in it.
+#[tokio::test]
+async fn peers_d17_a_log_that_is_followed_when_the_session_has_ended_is_401_in_words_and_no_redirect() {
+    let store = format!("sessions: {{absolute: 2h, idle: 2h}}\n{STORE}");
+    let changes = [
+        (
+            "  - {name: web, url: '{upstream}'}\n",
+            "  - {name: web, url: '{upstream}'}\n  - {name: cluster, url: '{upstream}', credential: {bearer: {file: token}}}\n",
+        ),
+        (
+            ROUTE,
+            "{name: board, kind: dashboard, hosts: [localhost], schemes: [session], upstream: web, kubernetes: cluster}",
+        ),
+        ("on: {routes: [web]}", "on: {routes: [board]}"),
+        (STORE, &*store),
+    ];
+    let (world, _issuer) = LoginWorld::scripted(&changes).await;
+    let cookie = log_in(&world.doorward, &world.host, "/").await;
+    let ask = async |more: &[&str]| {
+        let lines = [&[&*cookie, "Accept: text/plain,*/*"], more].concat();
+        settled(async || world.get("/api/v1/namespaces/ci/pods/p/log?container=c&follow=true", &lines).await).await
+    };
+    let sent = || world.upstream.requests().iter().filter(|request| request.line().contains("/log?")).count();
+    let fetches: [&[&str]; 2] = [&[], &["Sec-Fetch-Mode: cors", "Sec-Fetch-Dest: empty"]];
+    for more in fetches {
+        let answer = ask(more).await;
+        assert_eq!(answer.status, 200, "peers:D17 the twin: {}", answer.text());
+    }
+    assert_eq!(sent(), 2);
+    world.doorward.set_clock_ahead(7300);
+    for more in fetches {
+        let answer = ask(more).await;
+        let text = answer.text();
+        assert_eq!((answer.status, answer.header("location")), (401, None), "peers:D17 {more:?}: {text}");
+        assert_eq!(answer.reason(), "session_expired", "peers:D17 {more:?}: {text}");
+        assert!(text.contains("ign in again"), "peers:D17 {more:?}: {text}");
+    }
+    assert_eq!(sent(), 2, "peers:D17");
+    let page = ["Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document", &cookie];
+    assert_eq!(world.get("/", &page).await.status, 303, "peers:D17 who looks at a page is led to the login");
 }
 
 /// Each in a browser that is new, through the whole login, to where Chromium ends up.
