@@ -297,14 +297,52 @@ async fn webhooks_32_only_posts_are_deliveries() {
     for sender in SENDERS {
         let delivery = sender.delivery();
         let content = delivery.content(sender);
-        let head = delivery.head(sender, sender.content_type, &[&format!("Content-Length: {}", content.len())]);
-        for method in ["GET", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        // What answers HEAD says how long a body would be that does not come.
+        let length = format!("Content-Length: {}", content.len());
+        let head = delivery.head(sender, sender.content_type, &[&length, "Connection: close"]);
+        for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"] {
             let mut raw = door.raw(sender).await;
             raw.send([head.replacen("POST", method, 1).as_bytes(), &content].concat()).await;
             assert_eq!(raw.answer().await.status, 405, "webhooks:32 {} {method}", sender.name);
         }
     }
     assert!(door.upstream.take().is_empty());
+}
+
+#[tokio::test]
+async fn webhooks_32_a_delivery_to_another_spelling_of_its_path_arrives_nowhere_and_is_taken_at_the_path_itself() {
+    for door in doors().await {
+        for sender in SENDERS {
+            let (name, delivery) = (sender.name, sender.delivery());
+            let bytes = delivery.bytes(sender, sender.content_type, &["Connection: close"]);
+            let rest = bytes.strip_prefix(format!("POST /{name}").as_bytes()).unwrap();
+            for path in [
+                format!("/%{:02X}{}", name.as_bytes()[0], &name[1..]),
+                format!("//{name}"),
+                format!("/./{name}"),
+                format!("/x/../{name}"),
+                format!("/{name}/"),
+                format!("/{name};x"),
+                format!("/{name}%2f"),
+                format!("/{}", name.to_uppercase()),
+                format!("http://elsewhere.test/{name}"),
+            ] {
+                let mut raw = door.raw(sender).await;
+                raw.send([format!("POST {path}").as_bytes(), rest].concat()).await;
+                let answer = raw.answer().await;
+                assert!(
+                    matches!(answer.status, 400 | 404 | 421),
+                    "webhooks:32 {path}: {}{}",
+                    answer.head,
+                    answer.text()
+                );
+            }
+            assert_eq!(delivery.send(&door, sender).await.status, sender.taken, "webhooks:32 {name}: the twin");
+            // Held ones are brought in order.
+            let arrived = door.arrived(1).await;
+            assert!(arrived.iter().map(|seen| &seen.body).eq([&delivery.content(sender)]), "webhooks:32 {name}");
+        }
+    }
 }
 
 #[tokio::test]
