@@ -2,7 +2,7 @@
 
 use crate::{
     fixture::{Change, Fixture},
-    harness::{Raw, Recorded, Reply},
+    harness::{HANDSHAKE, Push, Raw, Recorded, Reply},
 };
 
 #[tokio::test]
@@ -125,6 +125,73 @@ async fn the_pages_of_doorward_itself_refuse_whoever_asks_to_be_somebody_else() 
     }
     let twin = fixture.doorward.get("/.doorward/whoami", &["Host: web.test", &alice]).await;
     assert_ne!(twin.reason(), "impersonation_refused", "the twin: {}", twin.text());
+}
+
+/// Of a caller, of a delivery, and where there is nobody; of plain requests and of those that change the protocol.
+#[tokio::test]
+async fn every_kind_of_route_says_who_calls_in_our_words_alone() {
+    let fixture = Fixture::answering(|request| match request.has("upgrade") {
+        true => Reply::Echo,
+        false => Reply::json(200, "{}"),
+    })
+    .await;
+    let alice = fixture.alice();
+    let ask = async |host: &str, path: &str, upgrades: bool, more: &[&str]| {
+        let _ = fixture.upstream.take();
+        let answer = match host {
+            "hooks.test" => Push::new().send(&fixture.doorward, more).await,
+            host => {
+                let host_line = format!("Host: {host}");
+                let mut lines = vec![&*host_line];
+                lines.extend((host != "open.test").then_some(&*alice));
+                lines.extend(HANDSHAKE.iter().filter(|_| upgrades));
+                lines.extend(more);
+                fixture.doorward.get(path, &lines).await
+            }
+        };
+        (answer, fixture.upstream.take())
+    };
+    let forged: [&[&str]; 7] = [
+        &["X_Forwarded_User: forged"],
+        &["x-forwarded_user: forged"],
+        &["X-Forwarded-User: forged", "X-Forwarded-User: forged too"],
+        &["X-Auth_Request_User: forged"],
+        &["X-Forwarded-Groups: forged"],
+        &["Authorization: Bearer forged"],
+        // The twin.
+        &[],
+    ];
+    let nobody: &[&str] = &[];
+    for (host, path, upgrades) in [
+        ("api.test", "/apis/tekton.dev/v1/namespaces/ci/taskruns", false),
+        ("api.test", "/api/v1/namespaces/ci/pods/p/exec?command=sh", true),
+        ("board.test", "/", false),
+        ("web.test", "/x", false),
+        ("web.test", "/x", true),
+        ("open.test", "/x", false),
+        ("open.test", "/x", true),
+        ("hooks.test", "/github", false),
+    ] {
+        let row = format!("peers:T9 peers:D2 kubernetes:A5 kubernetes:X2 {host}{path}, upgrades: {upgrades}");
+        for line in ["Impersonate_User: forged", "impersonate-group: forged"] {
+            let (answer, seen) = ask(host, path, upgrades, &[line]).await;
+            let refused = (answer.status, answer.reason());
+            assert_eq!((refused, seen.len()), ((403, "impersonation_refused".to_owned()), 0), "{row} {line}");
+        }
+        let (users, takes_tokens) = match host {
+            "api.test" => (nobody, true),
+            "board.test" | "web.test" => (&["alice"][..], true),
+            "open.test" => (nobody, false),
+            _ => (&["webhook:github:repo:1234"][..], false),
+        };
+        for lines in forged.into_iter().filter(|lines| !takes_tokens || !lines.concat().contains("Bearer")) {
+            let (answer, seen) = ask(host, path, upgrades, lines).await;
+            let status = if upgrades { 101 } else { 200 };
+            assert_eq!((answer.status, seen.len()), (status, 1), "{row} {lines:?}: {}", answer.text());
+            assert_eq!(seen[0].all("x-forwarded-user"), users, "{row} {lines:?}: {}", seen[0].head);
+            assert!(!seen[0].head.contains("forged"), "{row} {lines:?}: {}", seen[0].head);
+        }
+    }
 }
 
 #[tokio::test]
