@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     fixture::{Change, Fixture, bearer},
     harness::{
-        Doorward, Fault, HANDSHAKE, Issuer, Reply, Upstream, now,
+        Doorward, Fault, HANDSHAKE, Issuer, Reply, Upstream, found, now, settled,
         streams::{EXEC, streaming},
         unique, until,
     },
@@ -313,17 +313,24 @@ async fn a_clock_of_an_issuer_that_is_off_is_forgiven_for_half_a_minute() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_misbehaves_stops_nobody_else_and_costs_no_memory() {
-    for fault in
-        [Fault::Hang, Fault::Garbage, Fault::Huge, Fault::Error, Fault::Redirect, Fault::Empty, Fault::OtherIssuer]
-    {
-        let (a, b) = (Issuer::start().await, Issuer::start().await);
-        b.set_fault(fault);
-        let upstream = Upstream::start().await;
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
-        let yaml = format!(
-            "
+async fn an_issuer_that_misbehaves_stops_nobody_else_and_costs_no_memory_and_is_used_once_it_mends() {
+    // Whoever does not answer is waited for.
+    let others = async {
+        for fault in [Fault::Garbage, Fault::Huge, Fault::Error, Fault::Redirect, Fault::Empty, Fault::OtherIssuer] {
+            misbehaves_from_the_start(fault).await;
+        }
+    };
+    tokio::join!(misbehaves_from_the_start(Fault::Hang), others);
+}
+
+async fn misbehaves_from_the_start(fault: Fault) {
+    let (a, b) = (Issuer::start().await, Issuer::start().await);
+    b.set_fault(fault);
+    let upstream = Upstream::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
+    let yaml = format!(
+        "
 listeners: [{{name: public, address: 127.0.0.1:0}}]
 issuers:
   - {{name: a, issuer: '{}', audiences: ['https://doorward.test'], username: 'a:{{sub}}', kind: human}}
@@ -336,29 +343,91 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0}}
 limits: {{drain_accept: 0}}
 ",
-            a.url(),
-            b.url(),
-            upstream.url()
-        );
-        let doorward = Doorward::start_in(dir, &yaml).await;
-        doorward.wait_for_keys(&a).await;
-        assert_eq!(doorward.get(PATH, &[&bearer(&a.token("alice", &["dev"]))]).await.status, 200, "{fault:?}");
-        let refused = doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await;
-        assert_eq!(refused.status, 503, "{fault:?}: our trouble, not the caller's");
-        assert!(refused.header("retry-after").is_some());
-        // Components tell their state soon after the start.
-        until(async || {
-            let ready = doorward.admin("/readyz").await;
-            ready.status == 200 && ready.text().contains("issuer/b")
+        a.url(),
+        b.url(),
+        upstream.url()
+    );
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    doorward.wait_for_keys(&a).await;
+    assert_eq!(doorward.get(PATH, &[&bearer(&a.token("alice", &["dev"]))]).await.status, 200, "{fault:?}");
+    let refused = doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await;
+    assert_eq!(refused.status, 503, "{fault:?}: our trouble, not the caller's");
+    assert!(refused.header("retry-after").is_some());
+    // Components tell their state soon after the start.
+    until(async || {
+        let ready = doorward.admin("/readyz").await;
+        ready.status == 200 && ready.text().contains("issuer/b")
+    })
+    .await;
+    doorward.stays_below(90, "an issuer that misbehaves");
+    // The twin: the issuer mends itself, and nobody restarts anything.
+    b.set_fault(Fault::None);
+    until(async || doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await.status == 200).await;
+}
+
+/// A set that is good is not given up for an answer that is none, and one that is too old is our trouble.
+#[tokio::test]
+async fn keys_that_were_fetched_outlive_the_trouble_of_their_issuer_until_they_are_too_old() {
+    let keys = |yaml: String| yaml.change("    kind: human\n", "    kind: human\n    keys: {max_stale: 2h}\n");
+    let fixture = Fixture::with_faults(keys, |_| Reply::json(200, "{}")).await;
+    let mut ahead = 0;
+    let mut wait = |seconds: u64| {
+        ahead += seconds;
+        fixture.doorward.set_clock_ahead(ahead);
+        for issuer in [&fixture.a, &fixture.b] {
+            issuer.set_clock_ahead(i64::try_from(ahead).unwrap());
+        }
+    };
+    let of_b = || bearer(&fixture.b.token("bob", &["dev"]));
+    for fault in [Fault::Garbage, Fault::Error, Fault::Redirect, Fault::Empty] {
+        fixture.a.set_fault(fault);
+        // After ten minutes a set is old whose answer did not say for how long it is good.
+        wait(600);
+        let answer = settled(async || fixture.api(PATH, &[&fixture.alice()]).await.0).await;
+        assert_eq!(answer.status, 200, "{fault:?}: {}", answer.text());
+        fixture.doorward.until_readyz_says("issuer/a degraded").await;
+        assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200, "{fault:?}");
+        wait(7200);
+        let answer = found(async || {
+            let answer = fixture.api(PATH, &[&fixture.alice()]).await.0;
+            (answer.status != 200 && answer.reason() != "store_unavailable").then_some(answer)
         })
         .await;
-        doorward.stays_below(90, "an issuer that misbehaves");
-        // The twin: the issuer mends itself, and nobody restarts anything.
-        b.set_fault(Fault::None);
-        if fault != Fault::Hang {
-            until(async || doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await.status == 200).await;
-        }
+        assert_eq!((answer.status, answer.reason().as_str()), (503, "issuer_unavailable"), "{fault:?}");
+        assert!(answer.header("retry-after").is_some(), "{fault:?}: {}", answer.head);
+        assert_eq!(fixture.api(PATH, &[&of_b()]).await.0.status, 403, "{fault:?}: another issuer's");
+        fixture.a.set_fault(Fault::None);
+        wait(60);
+        until(async || fixture.api(PATH, &[&fixture.alice()]).await.0.status == 200).await;
     }
+}
+
+/// An issuer may put another key in the place of one and not say so by its name.
+#[tokio::test]
+async fn another_key_of_the_same_name_counts_after_the_refresh_and_the_old_one_no_longer() {
+    let fixture = Fixture::with_faults(|yaml| yaml, |_| Reply::json(200, "{}")).await;
+    for issuer in [&fixture.a, &fixture.b] {
+        issuer.set_lifetime(3600);
+    }
+    let (old, of_b) = (fixture.alice(), bearer(&fixture.b.token("bob", &["dev"])));
+    let ask = async |token: &str| settled(async || fixture.api(PATH, &[token]).await.0).await.status;
+    assert_eq!((ask(&old).await, ask(&of_b).await), (200, 403));
+    fixture.a.rotate("key-1");
+    let (new, fetches) = (fixture.alice(), fixture.a.key_fetches());
+    for _ in 0..20 {
+        assert_eq!((ask(&old).await, ask(&new).await), (200, 401), "until the set is fetched anew");
+        assert_eq!(ask(&fixture.alice()).await, 401, "whichever token");
+    }
+    assert_eq!(fixture.a.key_fetches(), fetches, "a signature that is not good has nothing fetched");
+    fixture.doorward.set_clock_ahead(600);
+    until(async || ask(&new).await == 200).await;
+    let fetches = fixture.a.key_fetches();
+    for _ in 0..20 {
+        let (answer, seen) = fixture.api(PATH, &[&old]).await;
+        assert_eq!((answer.status, seen.len()), (401, 0), "what was verified before is dead too: {}", answer.text());
+    }
+    assert_eq!((ask(&new).await, ask(&of_b).await), (200, 403));
+    assert!(fixture.a.key_fetches() <= fetches + 1, "a key that is lost is looked for once more");
 }
 
 #[tokio::test]
