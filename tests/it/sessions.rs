@@ -46,6 +46,49 @@ async fn a_form_of_another_host_is_told_as_one_and_a_form_of_this_host_goes_thro
     assert!(unsent.header("location").is_some_and(|to| to.contains("unsent")), "{}{}", unsent.head, unsent.text());
 }
 
+/// As a page of a sibling host does it, whose form needs no preflight and with which browsers send the cookie; and a browser that says
+/// nothing of where it comes from.
+#[tokio::test]
+async fn attacks_z39_a_form_in_plain_text_that_does_not_say_whose_it_is_changes_nothing_on_any_kind_of_route() {
+    let changes = [
+        ("upstreams:\n", "upstreams:\n  - {name: cluster, url: '{upstream}', credential: {bearer: {file: token}}}\n"),
+        (
+            "routes:\n",
+            "routes:
+  - {name: kube, kind: kubernetes, hosts: [localhost], paths: ['/api/*'], schemes: [session], upstream: cluster}
+  - {name: board, kind: dashboard, hosts: [board.localhost], schemes: [session], upstream: web, kubernetes: cluster}
+",
+        ),
+        ("on: {routes: [web]}", "on: {routes: [web, kube, board]}"),
+    ];
+    let (world, _issuer) = LoginWorld::scripted(&changes).await;
+    let board = world.host.replace("localhost", "board.localhost");
+    let config_maps = "/api/v1/namespaces/ci/configmaps";
+    for (host, path) in [(&world.host, "/page"), (&world.host, config_maps), (&board, config_maps)] {
+        let cookie = log_in(&world.doorward, host, "/").await;
+        let (line, host_line, origin) =
+            (format!("POST {path} HTTP/1.1"), format!("Host: {host}"), format!("Origin: http://{host}"));
+        let send = async |more: &[&str]| {
+            let _ = world.upstream.take();
+            let lines = [&[&*line, &host_line, &cookie, "Content-Type: text/plain"], more].concat();
+            let answer = world.doorward.send(&lines, b"{}").await;
+            (answer, world.upstream.take().len())
+        };
+        let forged: [&[&str]; 2] = [&["Sec-Fetch-Site: same-site"], &[]];
+        for more in forged {
+            let (answer, arrived) = send(more).await;
+            let refused = (answer.status, answer.reason());
+            assert_eq!(
+                (refused, arrived),
+                ((403, "origin_refused".to_owned()), 0),
+                "attacks:Z39 {host}{path} {more:?}"
+            );
+        }
+        let (answer, arrived) = send(&[&origin, "Sec-Fetch-Site: same-origin"]).await;
+        assert_eq!((answer.status, arrived), (200, 1), "attacks:Z39 {host}{path}: the twin: {}", answer.text());
+    }
+}
+
 /// As the Dashboard asks for a log that it follows. A redirect would lead its script to the provider. What it gets is a `Status`, as of
 /// all that is asked of the API, with words for people in it.
 #[tokio::test]

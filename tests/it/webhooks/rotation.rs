@@ -3,7 +3,7 @@
 use super::{BODY, deliver, hold::configuration};
 use crate::{
     fixture::{Change, Fixture, WEBHOOK_SECRET},
-    harness::{Doorward, Push, Reply, Upstream, now, unique},
+    harness::{Doorward, Push, Reply, Upstream, now, unique, until},
 };
 
 const NEXT: &str = "the secret that comes next";
@@ -24,6 +24,57 @@ async fn a_secret_that_is_written_anew_is_used_without_a_restart_and_the_old_one
     assert_eq!(signed_by(&fixture, WEBHOOK_SECRET).await, 401);
     assert_eq!(deliver(&fixture, &unique(), BODY, &[]).await.status, 401, "nor by the answers of before");
     assert_eq!(fixture.upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn webhooks_7_a_secret_that_is_emptied_or_lost_while_doorward_runs_lets_nobody_in() {
+    for is_lost in [false, true] {
+        let mut fixture = Fixture::answering(|_| Reply::json(202, "{}")).await;
+        let file = fixture.doorward.dir().join("secret");
+        if is_lost { std::fs::remove_file(&file) } else { std::fs::write(&file, "") }.unwrap();
+        fixture.doorward.wait_for_log_containing("the configuration was refused").await;
+        assert_eq!(signed_by(&fixture, "").await, 401, "webhooks:7 lost: {is_lost}");
+        assert_eq!(signed_by(&fixture, WEBHOOK_SECRET).await, 202, "webhooks:7 lost: {is_lost}: the one in force");
+        std::fs::write(&file, NEXT).unwrap();
+        fixture.doorward.wait_for_generation(2).await;
+        for (secret, status) in [("", 401), (WEBHOOK_SECRET, 401), (NEXT, 202)] {
+            assert_eq!(signed_by(&fixture, secret).await, status, "webhooks:7 lost: {is_lost}, {secret:?}");
+        }
+        assert_eq!(fixture.upstream.requests().len(), 2, "webhooks:7 lost: {is_lost}");
+    }
+}
+
+#[tokio::test]
+async fn webhooks_7_a_sender_of_whose_secrets_all_have_ended_is_heard_by_nobody() {
+    for hold in [false, true] {
+        let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+        let yaml = configuration(upstream.address, "store: {path: doorward.redb}").change(
+            "sender: github, secrets: [{secret: {file: secret}}]",
+            &format!(
+                "sender: github, hold: {hold}, secrets: [{{secret: {{file: secret}}, not_after: '2020-01-01T00:00:00Z'}}]"
+            ),
+        );
+        let mut doorward = Doorward::start_in(dir, &yaml).await;
+        let mut unsigned = Push::new();
+        unsigned.lines.retain(|line| !line.starts_with("X-Hub-Signature"));
+        let push = Push::new();
+        for (what, attack) in [
+            ("the former one", push.clone()),
+            ("none", unsigned),
+            ("the empty one", Push::of(&Push::body(), &unique(), "")),
+        ] {
+            let answer = attack.send(&doorward, &[]).await;
+            assert_eq!(answer.status, 401, "webhooks:7 held: {hold}, {what}: {}", answer.text());
+        }
+        // The twin: the very same, once its secret is good again. Of held ones, those before it would come first.
+        doorward.change("2020-01-01", "2099-01-01");
+        doorward.wait_for_generation(2).await;
+        assert_eq!(push.send(&doorward, &[]).await.status, 202, "webhooks:7 held: {hold}");
+        until(async || !upstream.requests().is_empty()).await;
+        assert_eq!(upstream.only().body, push.body.as_bytes(), "webhooks:7 held: {hold}");
+    }
 }
 
 #[tokio::test]
