@@ -1,7 +1,7 @@
 //! Attacks and slips that the other tables miss (`attacks.md`), and what belongs to the edges of the program.
 
 use crate::{
-    fixture::{Change, Fixture},
+    fixture::{Change, Fixture, bearer},
     harness::{HANDSHAKE, Push, Raw, Recorded, Reply},
 };
 
@@ -190,6 +190,52 @@ async fn every_kind_of_route_says_who_calls_in_our_words_alone() {
             assert_eq!((answer.status, seen.len()), (status, 1), "{row} {lines:?}: {}", answer.text());
             assert_eq!(seen[0].all("x-forwarded-user"), users, "{row} {lines:?}: {}", seen[0].head);
             assert!(!seen[0].head.contains("forged"), "{row} {lines:?}: {}", seen[0].head);
+        }
+    }
+}
+
+/// In rules as people write them, as an import of oauth2-proxy does, and turned round in a deny.
+#[tokio::test]
+async fn peers_t13_an_address_of_two_domains_is_of_neither() {
+    let change = |yaml: String| {
+        let route = |name: &str| {
+            format!("  - {{name: {name}, kind: http, hosts: [{name}.test], schemes: [bearer], upstream: web}}\n")
+        };
+        let routes = ["plain", "imported", "denied"].map(route).concat();
+        let rules = r#"rules:
+  - {id: plain, on: {routes: [plain]}, who: {issuers: [a]}, when: "has(principal.email) && principal.email.endsWith('@company.com')", do: allow}
+  - id: imported
+    on: {routes: [imported]}
+    who: {issuers: [a]}
+    when: 'has(principal.email) && (principal.email.lowerAscii().endsWith("@company.com") || principal.email.lowerAscii().endsWith(".company.com"))'
+    do: allow
+  - {id: denied, on: {routes: [denied]}, who: {issuers: [a]}, when: "!principal.email.endsWith('@company.com')", do: deny}
+  - {id: others, on: {routes: [denied]}, who: {issuers: [a]}, do: allow}
+"#;
+        yaml.change("routes:\n", &format!("routes:\n{routes}")).change("rules:\n", rules)
+    };
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    for (email, plain, imported) in [
+        ("a@company.com", 200, 200),
+        ("a@COMPANY.com", 403, 200),
+        ("a@sub.company.com", 403, 200),
+        ("attacker@evil.com@company.com", 403, 403),
+        ("attacker@evil.com@sub.company.com", 403, 403),
+        ("attacker@company.com@evil.com", 403, 403),
+        ("a@company.com.evil.com", 403, 403),
+        ("a@evilcompany.com", 403, 403),
+        ("", 403, 403),
+    ] {
+        let mut claims = fixture.a.claims("alice", &[]);
+        claims["email"] = email.into();
+        claims["email_verified"] = true.into();
+        let token = bearer(&fixture.a.sign(&claims));
+        for (host, status) in [("plain.test", plain), ("imported.test", imported), ("denied.test", plain)] {
+            let _ = fixture.upstream.take();
+            let answer = fixture.doorward.get("/x", &[&format!("Host: {host}"), &token]).await;
+            let arrived = fixture.upstream.take().len();
+            let expected = (status, usize::from(status == 200));
+            assert_eq!((answer.status, arrived), expected, "peers:T13 {host} {email}: {}", answer.text());
         }
     }
 }
