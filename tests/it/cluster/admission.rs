@@ -257,6 +257,34 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     }
     let said = past.fails("mallory", &["label", "pipelinerun/through", "doorward.dev/rule=x"]).await;
     assert!(said.contains("as if Doorward had written them"), "attacks:Z25 {said}");
+    // Nor by a PUT of the whole, which kubectl gives the version of the moment.
+    let run = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/through", world.namespace);
+    let mut run = world.api.read(&run).await;
+    run["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    for (name, value) in [
+        ("doorward.dev/requested-by", Some("carol")),
+        ("doorward.dev/approved-by", Some("carol")),
+        ("doorward.dev/rule", None),
+        ("team", Some("c")),
+    ] {
+        let mut replaced = run.clone();
+        let annotations = replaced["metadata"]["annotations"].as_object_mut().unwrap();
+        match value {
+            Some(value) => annotations.insert(name.to_owned(), json!(value)),
+            None => annotations.remove(name),
+        };
+        for kubectl in [&past.0, &bob] {
+            kubectl.write("replaced.json", &replaced.to_string());
+        }
+        let replace = ["replace", "-f", "replaced.json"];
+        assert!(bob.fails(&replace).await.contains("Forbidden"), "attacks:Z25 {name}");
+        if name == "team" {
+            past.run("mallory", &replace).await;
+        } else {
+            let said = past.fails("mallory", &replace).await;
+            assert!(said.contains("only Doorward writes them"), "attacks:Z25 {name}: {said}");
+        }
+    }
     // Not even who may impersonate our extra, and vouches for what it writes.
     let vouched =
         json!({"metadata": {"annotations": {"doorward.dev/requested-by": "carol", "doorward.dev/request-id": "1"}}})
