@@ -1,6 +1,12 @@
 //! The same delivery once more: a replay, a twin, or one that somebody asked the sender for.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+};
 
 use super::{
     BODY,
@@ -9,7 +15,7 @@ use super::{
 };
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Doorward, Push, RedisServer, Reply, Upstream, now, unique, until},
+    harness::{Doorward, Push, Recorded, RedisServer, Reply, Upstream, now, unique, until},
 };
 
 async fn upstream() -> Upstream {
@@ -93,6 +99,46 @@ async fn of_fifty_twins_at_once_one_is_held() {
     until_arrived(&upstream, 2).await;
     let bodies: Vec<_> = upstream.requests().into_iter().map(|request| request.body).collect();
     assert_eq!(bodies, [BODY.as_bytes(), last.as_bytes()], "webhooks:17");
+}
+
+/// By one sender for each way to prove who sends. To say that it was taken before the EventListener took it would lose it.
+#[tokio::test]
+async fn webhooks_17_a_twin_of_what_is_under_way_is_to_come_again_and_is_taken_where_the_first_was_not() {
+    let (told, status) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicU16::new(0)));
+    let (when, what) = (told.clone(), status.clone());
+    let script = move |_: &Recorded| match Reply::json(what.load(Ordering::SeqCst), "{}") {
+        Reply::Bytes(bytes) => Reply::Later(when.clone(), bytes),
+        other => other,
+    };
+    let door = Door::before(Upstream::scripted(script).await, false, |yaml| yaml).await;
+    for name in ["github", "gitlab-token", "docker-hub", "sns"] {
+        let sender = sender(name);
+        let delivery = sender.delivery();
+        // Where the body is signed and the id is not, whoever heard it can send it under another id.
+        let renamed = sender.delivery_of(&delivery.body, &unique(), delivery.time);
+        let twins = if name == "github" { vec![&delivery, &renamed] } else { vec![&delivery] };
+        for (round, answer, hears) in [(1, 500, 503), (2, 202, sender.taken)] {
+            status.store(answer, Ordering::SeqCst);
+            let meanwhile = async {
+                until(async || door.upstream.requests().len() == round).await;
+                for twin in twins.iter().cycle().take(4) {
+                    let heard = twin.send(&door, sender).await;
+                    let what = format!("webhooks:17 {name}, round {round}: {}", heard.text());
+                    assert_eq!((heard.status, heard.reason().as_str()), (503, "delivery_in_flight"), "{what}");
+                    let after: u32 = heard.header("retry-after").expect(&what).parse().unwrap();
+                    assert!((1..=60).contains(&after), "{what}");
+                }
+                told.notify_one();
+            };
+            let (first, ()) = tokio::join!(delivery.send(&door, sender), meanwhile);
+            assert_eq!(first.status, hears, "webhooks:17 {name}, round {round}: {}", first.text());
+        }
+        for twin in &twins {
+            let heard = twin.send(&door, sender).await;
+            assert_eq!((heard.status, heard.reason().as_str()), (200, "replayed_delivery"), "webhooks:17 {name}");
+        }
+        assert_eq!(door.upstream.take().len(), 2, "webhooks:17 {name}");
+    }
 }
 
 #[tokio::test]

@@ -39,7 +39,12 @@ impl Door {
 
     /// Whose configuration is changed so, and where deliveries are stored first or not.
     pub async fn with(hold: bool, change: impl FnOnce(String) -> String) -> Self {
-        let upstream = Upstream::scripted(|_| Reply::json(202, r#"{"eventListener":"el","eventID":"e-1"}"#)).await;
+        let taken = |_: &Recorded| Reply::json(202, r#"{"eventListener":"el","eventID":"e-1"}"#);
+        Self::before(Upstream::scripted(taken).await, hold, change).await
+    }
+
+    /// The same in front of this EventListener.
+    pub async fn before(upstream: Upstream, hold: bool, change: impl FnOnce(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new();
         authority.issue(&["hooks.test"]).write(dir.path(), "server");
