@@ -213,6 +213,17 @@ mod tests {
     }
 
     #[test]
+    fn the_corpus_has_addresses_in_both_versions() {
+        let inputs = crate::fuzz::corpus("proxy_protocol");
+        let versions: [&[u8]; 2] = [V1_SIGNATURE, V2_SIGNATURE];
+        for version in versions {
+            let mut of_version = inputs.iter().filter(|bytes| bytes.starts_with(version));
+            let tells = |bytes: &Vec<u8>| matches!(parse(bytes), Ok(Some(found)) if found.source.is_some());
+            assert!(of_version.any(tells), "{version:?}");
+        }
+    }
+
+    #[test]
     fn headers_that_are_not() {
         let cases: [(&str, Vec<u8>); 11] = [
             ("a request", b"POST / HTTP/1.1\r\n".to_vec()),

@@ -18,6 +18,9 @@ use crate::{
     sessions::cookie,
 };
 
+/// How the request comes: by which version, and whether by a proxy that is believed.
+const ARRIVALS: [(Version, bool); 3] = [(Version::HTTP_11, false), (Version::HTTP_11, true), (Version::HTTP_2, false)];
+
 const KINDS: [RouteKind; 4] = [RouteKind::Webhook, RouteKind::Dashboard, RouteKind::Kubernetes, RouteKind::Http];
 
 /// What belongs to one connection (RFC 9110 section 7.6.1), and what says who somebody is or where they come from.
@@ -51,23 +54,8 @@ const IMPERSONATED_CLIENT: &str = "impersonate-extra-doorward.dev%2fclient";
 /// - An upstream's answer loses what belongs to its connection, and every cookie of ours.
 pub fn headers(bytes: &[u8]) {
     let (sent, _) = fields(bytes);
-    for (version, trusted) in [(Version::HTTP_11, false), (Version::HTTP_11, true), (Version::HTTP_2, false)] {
-        let mut request = Request::builder().version(version).uri("/a?b").body(()).unwrap();
-        *request.headers_mut() = sent.clone();
-        if version == Version::HTTP_2 {
-            *request.uri_mut() = "http://a.test/a?b".parse().unwrap();
-        }
-        let proxies: [IpNet; 1] = ["192.0.2.0/24".parse().unwrap()];
-        let arrival = Arrival {
-            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
-            peer_line: None,
-            trusted,
-            trusted_proxies: if trusted { &proxies } else { &[] },
-            tls: false,
-            server_name: None,
-        };
-        let id = Uuid::from_u128(7);
-        let Ok(clean) = sanitize(request, arrival, id, |host| Some(host.into())) else { continue };
+    for (version, trusted) in ARRIVALS {
+        let Some(clean) = cleaned(&sent, version, trusted) else { continue };
         check_clean(&sent, &clean, trusted);
         for kind in KINDS {
             check_outbound(kind, &sent, &clean);
@@ -75,6 +63,24 @@ pub fn headers(bytes: &[u8]) {
     }
     check_trailers(&sent);
     check_response(sent);
+}
+
+fn cleaned(sent: &HeaderMap, version: Version, trusted: bool) -> Option<CleanRequest<()>> {
+    let mut request = Request::builder().version(version).uri("/a?b").body(()).unwrap();
+    *request.headers_mut() = sent.clone();
+    if version == Version::HTTP_2 {
+        *request.uri_mut() = "http://a.test/a?b".parse().unwrap();
+    }
+    let proxies: [IpNet; 1] = ["192.0.2.0/24".parse().unwrap()];
+    let arrival = Arrival {
+        peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+        peer_line: None,
+        trusted,
+        trusted_proxies: if trusted { &proxies } else { &[] },
+        tls: false,
+        server_name: None,
+    };
+    sanitize(request, arrival, Uuid::from_u128(7), |host| Some(host.into())).ok()
 }
 
 fn check_trailers(sent: &HeaderMap) {
@@ -200,5 +206,24 @@ fn check_response(mut headers: HeaderMap) {
         let text = String::from_utf8_lossy(value.as_bytes());
         let text = text.trim_start_matches(['=', ' ', '\t']);
         assert!(!text.starts_with(cookie::PREFIX), "an upstream set our cookie");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::corpus;
+
+    #[test]
+    fn requests_of_the_corpus_come_in_however_they_arrive_and_have_headers_of_each_class() {
+        let sent: Vec<HeaderMap> = corpus("headers").iter().map(|bytes| fields(bytes).0).collect();
+        for (version, trusted) in ARRIVALS {
+            let count = sent.iter().filter(|sent| cleaned(sent, version, trusted).is_some()).count();
+            assert!(count >= 5, "{version:?}, trusted: {trusted}: {count}");
+        }
+        let classes: Vec<Class> = sent.iter().flat_map(|sent| sent.keys()).map(classify).collect();
+        for class in [Class::EndToEnd, Class::Dropped, Class::Impersonation, Class::Credential, Class::Ambiguous] {
+            assert!(classes.contains(&class), "{class:?}");
+        }
     }
 }

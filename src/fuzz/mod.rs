@@ -71,6 +71,13 @@ pub(crate) fn fields(bytes: &[u8]) -> (http::HeaderMap, &[u8]) {
     (headers, rest)
 }
 
+/// The inputs of a target, for tests that something is stated of them: a body that refuses all of them holds as well.
+#[cfg(test)]
+pub(crate) fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+    std::fs::read_dir(folder).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, fs, panic, path::Path};

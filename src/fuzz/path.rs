@@ -56,3 +56,27 @@ pub fn path(bytes: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::corpus;
+
+    #[test]
+    fn paths_of_the_corpus_come_in_with_queries_and_with_names_of_resources() {
+        let (mut accepted, mut with_query, mut with_name) = (0, 0, 0);
+        for bytes in corpus("path") {
+            let Ok(request) = Request::builder().uri(&*bytes).header("host", "a.test").body(()) else { continue };
+            let (path, query) = (request.uri().path().to_owned(), request.uri().query().map(str::to_owned));
+            if sanitize(request, Arrival::of_tests(), Uuid::nil(), |host| Some(host.into())).is_err() {
+                continue;
+            }
+            accepted += 1;
+            with_query += u32::from(query.is_some());
+            let attributes = Attributes::parse(&Method::GET, &path, query.as_deref());
+            with_name +=
+                u32::from(attributes.is_ok_and(|attributes| attributes.is_resource && !attributes.name.is_empty()));
+        }
+        assert!(accepted >= 5 && with_query > 0 && with_name > 0, "{accepted}, {with_query}, {with_name}");
+    }
+}
