@@ -1,8 +1,9 @@
 //! What whoever runs Doorward relies on: mounted ConfigMaps, providers that are away, metrics, traces.
 
 use std::{
+    fs::Permissions,
     io::Write as _,
-    os::unix::fs::symlink,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -341,6 +342,44 @@ async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_wai
     outcomes.sort();
     let once = |outcome: &str| (outcome.to_owned(), "1".to_owned());
     assert_eq!(outcomes, [once("abandoned"), once("forwarded")]);
+}
+
+/// Another user can open the socket where its group may, which it may where somebody is listed.
+#[tokio::test]
+async fn attacks_z13_a_user_who_is_not_listed_commands_nothing_and_is_in_the_trail() {
+    // Nobody else can become another user.
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let listed = |yaml: String| yaml.change("socket: operator.sock", "socket: operator.sock, socket_users: [1]");
+    let fixture = Fixture::with(listed, |_| Reply::json(200, "{}")).await;
+    let folder = fixture.doorward.dir();
+    std::fs::set_permissions(folder, Permissions::from_mode(0o711)).unwrap();
+    // Where it was built may be closed to others.
+    let (built, program) = (env!("CARGO_BIN_EXE_doorward"), folder.join("doorward"));
+    std::fs::hard_link(built, &program).or_else(|_| std::fs::copy(built, &program).map(drop)).unwrap();
+    let command = async |uid: &str| {
+        let mut command = tokio::process::Command::new("setpriv");
+        command.args(["--reuid", uid, "--regid", "0", "--clear-groups"]).arg(&program).args(["status", "--socket"]);
+        command.arg(folder.join("operator.sock")).args(["--who", "olga", "--why", "a drill"]).current_dir("/");
+        let output = within(command.kill_on_drop(true).output()).await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let records = async |count: usize, uid: &str| {
+        let is_of =
+            |record: &Value| record["metadata"]["event_code"] == "operator" && record["actor"]["user"]["uid"] == *uid;
+        fixture.doorward.records(count, is_of).await
+    };
+    let (code, said) = command("65534").await;
+    assert_ne!(code, Some(0), "attacks:Z13 {said}");
+    assert!(said.contains("user id 65534 may not command"), "attacks:Z13 {said}");
+    let refused = records(1, "65534").await;
+    assert_eq!((refused.len(), &refused[0]["status_id"]), (1, &json!(2)), "attacks:Z13 {refused:#?}");
+    let (code, said) = command("1").await;
+    assert_eq!(code, Some(0), "attacks:Z13 the twin: {said}");
+    let done = records(2, "1").await;
+    let told = |record: &Value| record.to_string().contains("olga") && record.to_string().contains("a drill");
+    assert!(done.len() == 2 && done.iter().all(told), "attacks:Z13 begun and ended: {done:#?}");
 }
 
 #[tokio::test]
