@@ -2,7 +2,7 @@
 //! close frame that says why, SPDY cut, a watch cleanly, so that its client begins another, and a log broken off, so that
 //! it never looks complete.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -45,6 +45,32 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
     std::fs::write(&path, narrowed).unwrap();
     beas.have_ended(1008, "permission_lost").await;
     assert!(ends(&fixture.doorward, 12).await.iter().all(|why| why == "permission_lost"));
+}
+
+/// Plain answers that stand still are broken off meanwhile, one after the other.
+#[tokio::test]
+async fn kubernetes_t4_what_lasts_may_be_silent_for_longer_than_a_plain_answer() {
+    let limits = |yaml: String| {
+        yaml.change("body_timeout: 1s", "body_timeout: 300ms, stream_idle_timeout: 300ms")
+            .change("response_timeout: 5s", "response_timeout: 2s")
+    };
+    let script = |request: &Recorded| match request.line() {
+        line if line.contains("/half") => Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf".to_vec()),
+        _ => streaming(request),
+    };
+    let fixture = Fixture::with(limits, script).await;
+    let alice = fixture.alice();
+    let mut streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
+    let opened = Instant::now();
+    while opened.elapsed() < Duration::from_millis(2500) {
+        let half = fixture.doorward.get("/half", &["Host: web.test", &alice]).await;
+        assert_eq!((half.status, half.text().as_str()), (200, "half"), "it stands still: {}", half.head);
+    }
+    streams.are_open().await;
+    // All of them end by this, and none has ended before.
+    fixture.doorward.change("on: {routes: [api, only-a, board, web]}", "on: {routes: [web]}");
+    streams.have_ended(1008, "permission_lost").await;
+    fixture.doorward.records(6, |record| record["unmapped"]["ended"] == "permission_lost").await;
 }
 
 /// The rules stay as they are. Who may come is narrowed at the issuer or at the route, one thing at a time.
