@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     fixture::Change,
-    harness::{Doorward, RedisServer, Reply, Upstream, Wire, exchange_form, now, settled, until, within},
+    harness::{Doorward, Raw, RedisServer, Reply, Upstream, Wire, exchange_form, now, settled, until, within},
     issuing::part,
 };
 
@@ -211,7 +211,17 @@ async fn a_run_that_ended_while_nobody_watched_has_no_tokens_after_the_restart()
 async fn an_open_watch_ends_with_the_run_whose_token_opened_it() {
     let tasks = Tasks::start().await;
     let (task, own) = with_token(&tasks, "watching").await;
+    let (other, others) = with_token(&tasks, "going-on").await;
     let mut watch = tasks.watch(&tasks.world.doorward, &own).await;
+    let mut twin = tasks.watch(&tasks.world.doorward, &others).await;
+    let note = async |text: &str| {
+        let noted = json!({"metadata": {"annotations": {"note": text}}});
+        assert_eq!(tasks.world.api.ask("PATCH", &tasks.task_run(&other), Some(&noted)).await.status, 200);
+    };
+    note("while-both-run").await;
+    for watch in [&mut watch, &mut twin] {
+        tells(watch, "while-both-run").await;
+    }
     tasks.cancel(&task).await;
     tasks.until_ended(&task).await;
     let ended = Instant::now();
@@ -219,6 +229,18 @@ async fn an_open_watch_ends_with_the_run_whose_token_opened_it() {
     let after = ended.elapsed();
     assert!(after < Duration::from_secs(2), "kubernetes:6.4 open watch closed: after {after:?}");
     tasks.is_dead(&own).await;
+    note("after-one-has-ended").await;
+    tells(&mut twin, "after-one-has-ended").await;
+}
+
+/// Waits until an open watch has told of something.
+async fn tells(watch: &mut Raw, what: &str) {
+    let mut told = Vec::new();
+    while !String::from_utf8_lossy(&told).contains(what) {
+        let more = watch.some().await;
+        assert!(!more.is_empty(), "the watch has ended without {what}");
+        told.extend(more);
+    }
 }
 
 #[tokio::test]

@@ -189,7 +189,8 @@ async fn a_pod_that_is_made_anew_under_the_same_name_is_another() {
     assert_eq!(made["metadata"]["name"], metadata["name"]);
     let why = ["is not active", "under the same name", "revoked", "does not exist any more"];
     tasks.is_refused("kubernetes:6.4 pod uid under a name used again", &pod_token, &why).await;
-    // One that says it is the old one, and is signed well.
+    // The API server says no to both; what is held against the pod itself is tested beside the code. This one says it is the old one,
+    // and is signed well.
     let forged = tasks.pod_token(&made, DOOR).await;
     let forged =
         tasks.world.api.resign(&forged, |claims| claims["kubernetes.io"]["pod"]["uid"] = metadata["uid"].clone());
