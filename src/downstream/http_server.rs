@@ -200,7 +200,10 @@ impl<S: Serve> Server<S> {
 
     fn count(&self, result: &hyper::Result<()>) {
         let Err(error) = result else { return };
-        let kind = classify(error, self.connection.protocol);
+        let kind = match classify(error, self.connection.protocol) {
+            ProtocolError::Flood if self.liveness.is_of_small_pieces() => ProtocolError::Http2,
+            kind => kind,
+        };
         if kind == ProtocolError::Flood {
             self.liveness.mark_flooded();
         }
@@ -263,13 +266,9 @@ fn classify(error: &hyper::Error, protocol: Protocol) -> ProtocolError {
 }
 
 /// Whether h2 ended the connection for too much of what costs the client nothing: resets (CVE-2023-44487,
-/// CVE-2025-8671), or pieces of a head (CVE-2024-27316). Small pieces of bodies that wait to be read are none: gRPC clients send
-/// such, and wait for us or for an upstream that is slow.
+/// CVE-2025-8671), or pieces of a head (CVE-2024-27316).
 fn is_flood(error: &h2::Error) -> bool {
-    error.is_go_away()
-        && error.is_library()
-        && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
-        && !error.to_string().contains("too_many_data_frames")
+    error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
 }
 
 /// Reads what the client is still sending, to a bound: to close on unread bytes is a reset, which may overtake our answer.

@@ -37,6 +37,10 @@ impl Prefix {
     }
 }
 
+/// What h2 says last, in GOAWAY, where it ends a connection for small pieces of bodies that wait to be read. hyper hands on that there was
+/// too much of something, and not of what.
+const SMALL_PIECES: &[u8] = b"too_many_data_frames";
+
 #[derive(Debug)]
 pub(super) struct Io<T> {
     inner: T,
@@ -68,6 +72,13 @@ impl<T> Io<T> {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the connection is closed by shutdown"));
         }
         Ok(())
+    }
+
+    fn note_last_words(&self, bytes: &[u8]) {
+        let is_http2 = self.scanner.is_none();
+        if is_http2 && bytes.ends_with(SMALL_PIECES) {
+            self.liveness.note_small_pieces();
+        }
     }
 
     fn written(&self, result: &Poll<io::Result<usize>>) {
@@ -118,6 +129,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check_upgraded(context)?;
+        this.note_last_words(bytes);
         let result = Pin::new(&mut this.inner).poll_write(context, bytes);
         this.written(&result);
         result
@@ -130,6 +142,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check_upgraded(context)?;
+        if let Some(last) = slices.last() {
+            this.note_last_words(last);
+        }
         let result = Pin::new(&mut this.inner).poll_write_vectored(context, slices);
         this.written(&result);
         result

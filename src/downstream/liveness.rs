@@ -116,6 +116,8 @@ pub(super) struct Liveness {
     ended: AtomicU32,
     reset: AtomicU32,
     flooded: AtomicBool,
+    /// Whether HTTP/2 ended it for small pieces of bodies that waited to be read.
+    small_pieces: AtomicBool,
     /// How many requests make a window (CVE-2023-44487).
     reset_window: u32,
     /// The peer brings the requests of many, who do not answer for one another's resets.
@@ -227,6 +229,15 @@ impl Liveness {
     /// The client resets streams faster than HTTP/2 itself allows.
     pub(super) fn mark_flooded(&self) {
         self.flooded.store(true, Relaxed);
+    }
+
+    /// The connection ends for small pieces of bodies that waited to be read, which clients of gRPC send in good faith.
+    pub(super) fn note_small_pieces(&self) {
+        self.small_pieces.store(true, Relaxed);
+    }
+
+    pub(super) fn is_of_small_pieces(&self) -> bool {
+        self.small_pieces.load(Relaxed)
     }
 
     /// Whether the connection was closed for its resets.

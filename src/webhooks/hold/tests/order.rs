@@ -1,7 +1,7 @@
 //! The order of a lane that several replicas store for.
 
 use super::*;
-use crate::store::{Backend as _, Table};
+use crate::store::Table;
 
 /// While it brings the first, the next comes to another replica and the one after it to this one.
 struct Meanwhile {
