@@ -25,9 +25,10 @@ use super::{
     Connection, Protocol, Serve, Unfit,
     accept::Shared,
     answer::{InFlight, Tracked},
+    frames::Frames,
     framing::Scanner,
     head::{self, Framing},
-    io::{Io, Prefix},
+    io::{Follower, Io, Prefix},
     liveness::{Command, Liveness, Phase},
     metrics::ProtocolError,
     registry::Registered,
@@ -83,12 +84,12 @@ impl<S: Serve> Server<S> {
         liveness.enter(Phase::Head);
         match self.connection.protocol {
             Protocol::Http1 => {
-                let io = Io::new(stream, prefix, Some(Scanner::default()), liveness, registered);
+                let io = Io::new(stream, prefix, Follower::Http1(Scanner::default()), liveness, registered);
                 Box::pin(Abortable::new(self.http1(TokioIo::new(io))))
             }
             Protocol::Http2 => {
                 registered.speaks_http2();
-                let io = Io::new(stream, prefix, None, liveness, registered);
+                let io = Io::new(stream, prefix, Follower::Http2(Frames::default()), liveness, registered);
                 Box::pin(self.http2(TokioIo::new(io)))
             }
         }
@@ -266,7 +267,7 @@ fn classify(error: &hyper::Error, protocol: Protocol) -> ProtocolError {
 }
 
 /// Whether h2 ended the connection for too much of what costs the client nothing: resets (CVE-2023-44487,
-/// CVE-2025-8671), or pieces of a head (CVE-2024-27316).
+/// CVE-2025-8671), pieces of a head (CVE-2024-27316), or of bodies (CVE-2019-9518).
 fn is_flood(error: &h2::Error) -> bool {
     error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
 }

@@ -11,6 +11,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    frames::Frames,
     framing::Scanner,
     liveness::{Command, Liveness, Phase},
     registry::Registered,
@@ -37,16 +38,18 @@ impl Prefix {
     }
 }
 
-/// What h2 says last, in GOAWAY, where it ends a connection for small pieces of bodies that wait to be read. hyper hands on that there was
-/// too much of something, and not of what.
-const SMALL_PIECES: &[u8] = b"too_many_data_frames";
+/// What follows the bytes of a connection.
+#[derive(Debug)]
+pub(super) enum Follower {
+    Http1(Scanner),
+    Http2(Frames),
+}
 
 #[derive(Debug)]
 pub(super) struct Io<T> {
     inner: T,
     prefix: Prefix,
-    /// HTTP/1.1 only.
-    scanner: Option<Scanner>,
+    follower: Follower,
     liveness: Arc<Liveness>,
     _counted: Registered,
 }
@@ -55,11 +58,11 @@ impl<T> Io<T> {
     pub(super) fn new(
         inner: T,
         prefix: Prefix,
-        scanner: Option<Scanner>,
+        follower: Follower,
         liveness: Arc<Liveness>,
         counted: Registered,
     ) -> Self {
-        Self { inner, prefix, scanner, liveness, _counted: counted }
+        Self { inner, prefix, follower, liveness, _counted: counted }
     }
 
     /// Hooks into every poll of an upgraded stream, whose task is not ours to stop.
@@ -74,23 +77,31 @@ impl<T> Io<T> {
         Ok(())
     }
 
-    fn note_last_words(&self, bytes: &[u8]) {
-        let is_http2 = self.scanner.is_none();
-        if is_http2 && bytes.ends_with(SMALL_PIECES) {
-            self.liveness.note_small_pieces();
-        }
-    }
-
-    fn written(&self, result: &Poll<io::Result<usize>>) {
+    /// What came of a write of `slices`.
+    fn written<'a>(&mut self, result: &Poll<io::Result<usize>>, slices: impl IntoIterator<Item = &'a [u8]>) {
         match result {
-            Poll::Ready(Ok(count)) if *count > 0 => self.liveness.note_write(),
+            Poll::Ready(Ok(count)) if *count > 0 => {
+                self.liveness.note_write();
+                if let Follower::Http2(frames) = &mut self.follower {
+                    let mut left = *count;
+                    for slice in slices {
+                        let here = slice.len().min(left);
+                        frames.sent(slice.get(..here).unwrap_or_default());
+                        left -= here;
+                    }
+                    self.liveness.note_small_pieces(frames.ended_for_small_pieces());
+                }
+            }
             Poll::Ready(_) => {}
             Poll::Pending => self.liveness.note_blocked(),
         }
     }
 
     fn arrived(&mut self, bytes: &[u8]) {
-        let Some(scanner) = &mut self.scanner else { return };
+        let scanner = match &mut self.follower {
+            Follower::Http1(scanner) => scanner,
+            Follower::Http2(frames) => return frames.received(bytes),
+        };
         match self.liveness.phase() {
             Phase::Upgraded => return,
             Phase::Idle => self.liveness.enter(Phase::Head),
@@ -129,9 +140,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check_upgraded(context)?;
-        this.note_last_words(bytes);
         let result = Pin::new(&mut this.inner).poll_write(context, bytes);
-        this.written(&result);
+        this.written(&result, [bytes]);
         result
     }
 
@@ -142,11 +152,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check_upgraded(context)?;
-        if let Some(last) = slices.last() {
-            this.note_last_words(last);
-        }
         let result = Pin::new(&mut this.inner).poll_write_vectored(context, slices);
-        this.written(&result);
+        this.written(&result, slices.iter().map(|slice| &**slice));
         result
     }
 
@@ -181,7 +188,7 @@ mod tests {
         let admitted = Arc::new(Admission::default()).admit(1).unwrap();
         let counted = registry.register(1, Arc::clone(&liveness), Arc::new(Limits::default()), admitted);
         let (ours, theirs) = tokio::io::duplex(256);
-        (Io::new(ours, Prefix::default(), Some(Scanner::default()), liveness, counted), theirs)
+        (Io::new(ours, Prefix::default(), Follower::Http1(Scanner::default()), liveness, counted), theirs)
     }
 
     /// Tells the task that pumps an upgraded stream to stop, whichever way it looks next.

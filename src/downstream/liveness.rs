@@ -231,9 +231,10 @@ impl Liveness {
         self.flooded.store(true, Relaxed);
     }
 
-    /// The connection ends for small pieces of bodies that waited to be read, which clients of gRPC send in good faith.
-    pub(super) fn note_small_pieces(&self) {
-        self.small_pieces.store(true, Relaxed);
+    /// Whether what was written last ends the connection for small pieces of bodies that waited to be read, which clients of gRPC send
+    /// in good faith.
+    pub(super) fn note_small_pieces(&self, ends: bool) {
+        self.small_pieces.store(ends, Relaxed);
     }
 
     pub(super) fn is_of_small_pieces(&self) -> bool {

@@ -15,6 +15,7 @@
 //! | `connection` | the beginning of one, up to which HTTP it speaks |
 //! | `proxy_protocol`, `tls` | whom a load balancer brings, and TLS |
 //! | `http_server`, `answer`, `head`, `framing` | HTTP on a connection, an answer on its way, and what is not fit to serve |
+//! | `frames` | for what HTTP/2 ended a connection |
 //! | `io`, `liveness`, `registry` | the bytes of a connection, when what it does has lasted too long, and all that are open |
 //! | `drain` | ending without losing a request |
 //! | `metrics` | what the listeners count |
@@ -32,6 +33,7 @@ mod admission;
 mod answer;
 mod connection;
 mod drain;
+mod frames;
 mod framing;
 mod head;
 mod http_server;

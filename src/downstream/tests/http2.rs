@@ -243,6 +243,20 @@ fn small_pieces_of_a_body_that_wait_end_no_connection_of_many_and_are_no_flood()
     }
 }
 
+/// They passed for small pieces that wait, so that whoever sent them again and again was never turned away.
+#[test]
+fn empty_pieces_of_a_body_are_a_flood() {
+    let server = Server::start();
+    for (number, empty) in [(1, frame(0, 0, 1, &[])), (2, frame(0, 8, 1, &[0]))] {
+        let mut client = server.connect();
+        begin(&mut client);
+        client.send(frame(1, END_HEADERS, 1, &request(b"/slow", &[])));
+        let _ = client.0.write_all(&empty.repeat(101));
+        assert!(matches!(outcome(&mut client), Outcome::GoAway | Outcome::Closed));
+        server.await_metric(&format!("protocol_errors_total{{kind=\"flood\"}} {number}"));
+    }
+}
+
 #[test]
 fn a_preface_that_does_not_end_and_a_connection_without_request_have_deadlines() {
     let limits =

@@ -1,0 +1,175 @@
+//! Why h2 ends a connection for pieces of bodies: hyper tells that there was too much of something, and not of what.
+//!
+//! h2 says `too_many_data_frames` of two: empty pieces that end nothing, of which it takes [`MOST_EMPTY`] on a connection
+//! (CVE-2019-9518), and small pieces that wait to be read, which clients of gRPC send in good faith to an upstream that is
+//! slow. The first are counted here as they come, by the headers of the frames. It says so in GOAWAY, which is the last that
+//! it writes, so that what was written last tells this end from others, and from an answer that holds the same words.
+
+/// As h2 has it (`MAX_RECV_EMPTY_DATA_FRAMES`).
+const MOST_EMPTY: u32 = 100;
+
+/// What a client sends first (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+
+/// RFC 9113 sections 4.1 and 6.1.
+const HEADER: usize = 9;
+const DATA: u8 = 0;
+const END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
+
+/// The frame without the number of the last stream: its header, ENHANCE_YOUR_CALM, and why.
+const GOAWAY: (&[u8], &[u8]) = (b"\0\0\x1c\x07\0\0\0\0\0", b"\0\0\0\x0btoo_many_data_frames");
+const STREAM: usize = 4;
+const LAST: usize = GOAWAY.0.len() + STREAM + GOAWAY.1.len();
+
+/// Follows the bytes of one HTTP/2 connection.
+#[derive(Debug)]
+pub(super) struct Frames {
+    header: [u8; HEADER],
+    /// How much of the next header is here.
+    here: usize,
+    /// Bytes of the payload of a padded piece, whose first byte says how much of it is padding and has not come.
+    padded: Option<usize>,
+    /// Bytes before that of which nothing is asked.
+    skip: usize,
+    empty: u32,
+    /// What was written last.
+    last: [u8; LAST],
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self { header: [0; HEADER], here: 0, padded: None, skip: PREFACE, empty: 0, last: [0; LAST] }
+    }
+}
+
+impl Frames {
+    /// Looks at bytes of the client as they come.
+    pub(super) fn received(&mut self, mut bytes: &[u8]) {
+        loop {
+            let passed = self.skip.min(bytes.len());
+            self.skip -= passed;
+            let Some((byte, rest)) = bytes.get(passed..).and_then(<[u8]>::split_first) else { return };
+            bytes = rest;
+            if let Some(payload) = self.padded.take() {
+                // The byte itself is no padding, and no data either.
+                self.empty += u32::from(usize::from(*byte) + 1 == payload);
+                self.skip = payload - 1;
+            } else if let Some(next) = self.header.get_mut(self.here) {
+                *next = *byte;
+                self.here += 1;
+                if self.here == HEADER {
+                    self.here = 0;
+                    self.begin();
+                }
+            }
+        }
+    }
+
+    /// A header is whole.
+    fn begin(&mut self) {
+        let [high, middle, low, kind, flags, ..] = self.header;
+        let payload = u32::from_be_bytes([0, high, middle, low]) as usize;
+        match kind == DATA && flags & END_STREAM == 0 {
+            true if payload == 0 => self.empty += 1,
+            true if flags & PADDED != 0 => self.padded = Some(payload),
+            _ => self.skip = payload,
+        }
+    }
+
+    /// Looks at bytes that were written.
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        let new = bytes.get(bytes.len().saturating_sub(LAST)..).unwrap_or_default();
+        self.last.rotate_left(new.len());
+        if let Some(end) = self.last.get_mut(LAST - new.len()..) {
+            end.copy_from_slice(new);
+        }
+    }
+
+    /// Whether h2 has ended the connection for small pieces that waited to be read.
+    pub(super) fn ended_for_small_pieces(&self) -> bool {
+        let (header, why) = GOAWAY;
+        self.empty <= MOST_EMPTY && self.last.starts_with(header) && self.last.ends_with(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &1_u32.to_be_bytes(), payload].concat()
+    }
+
+    fn goaway(why: &[u8]) -> Vec<u8> {
+        let payload = [&7_u32.to_be_bytes()[..], &11_u32.to_be_bytes(), why].concat();
+        let mut frame = frame(7, 0, &payload);
+        frame[5..9].fill(0);
+        frame
+    }
+
+    fn preface() -> Vec<u8> {
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()
+    }
+
+    #[test]
+    fn empty_pieces_are_counted_as_h2_counts_them_wherever_reads_cut_them() {
+        let bytes = [
+            preface(),
+            frame(4, 0, &[]),
+            frame(1, 4, &[0; 40]),
+            frame(DATA, 0, &[]),
+            frame(DATA, PADDED, &[0]),
+            frame(DATA, PADDED, &[3, 0, 0, 0]),
+            // None of these: one with data, one that ends its stream, and what only looks like one within a piece.
+            frame(DATA, PADDED, &[1, b'x', 0]),
+            frame(DATA, 0, b"x"),
+            frame(DATA, END_STREAM, &[]),
+            frame(DATA, END_STREAM | PADDED, &[0]),
+            frame(DATA, 0, &frame(DATA, 0, &[]).repeat(9)),
+            frame(DATA, 0, &[0; 70_000]),
+            frame(6, 1, &[0; 8]),
+            frame(DATA, 0, &[]),
+        ]
+        .concat();
+        for size in [1, 2, 7, 10, 4096, bytes.len()] {
+            let mut frames = Frames::default();
+            bytes.chunks(size).for_each(|read| frames.received(read));
+            assert_eq!((frames.empty, frames.here, frames.skip), (4, 0, 0), "in reads of {size}");
+        }
+    }
+
+    #[test]
+    fn an_end_for_small_pieces_is_told_from_one_for_empty_pieces() {
+        for (empty, expected) in [(0, true), (MOST_EMPTY as usize, true), (MOST_EMPTY as usize + 1, false)] {
+            let mut frames = Frames::default();
+            frames.received(&preface());
+            frames.received(&frame(DATA, 0, &[]).repeat(empty));
+            frames.sent(&goaway(b"too_many_data_frames"));
+            assert_eq!(frames.ended_for_small_pieces(), expected, "after {empty} empty pieces");
+        }
+    }
+
+    /// An answer that ended in the words had every later flood of its connection blamed on nobody.
+    #[test]
+    fn only_what_is_written_last_tells_and_however_it_is_cut() {
+        let ours = goaway(b"too_many_data_frames");
+        let data = |text: &[u8]| frame(DATA, 0, text);
+        for (written, expected) in [
+            (ours.clone(), true),
+            ([data(b"before"), ours.clone()].concat(), true),
+            (data(b"too_many_data_frames"), false),
+            ([data(&ours), goaway(b"too_many_resets")].concat(), false),
+            ([data(&ours), goaway(b"")].concat(), false),
+            (goaway(b"too_many_continuations"), false),
+            (goaway(b""), false),
+        ] {
+            for size in [1, 5, 20, 36, 37, 4096] {
+                let mut frames = Frames::default();
+                written.chunks(size).for_each(|bytes| frames.sent(bytes));
+                assert_eq!(frames.ended_for_small_pieces(), expected, "{written:?} in writes of {size}");
+            }
+        }
+    }
+}
