@@ -16,7 +16,7 @@ use super::{BodyError, ClientBody, Trailers, exactly};
 use crate::{
     request::{expect::Awaited, headers::clean_trailers},
     sha256::Sha256,
-    upstream::{Progress, Ticks},
+    upstream::{Progress, Ticks, streams::StreamHandle},
 };
 
 /// The body of a request to an upstream.
@@ -75,6 +75,8 @@ pub struct RequestStream {
     limit: u64,
     room: u64,
     exchange: Option<Exchange>,
+    /// As what it is registered, until it has ended: it may outlive its answer.
+    cut: Option<Arc<StreamHandle>>,
 }
 
 /// What sending the body has to report to.
@@ -106,6 +108,7 @@ impl RequestBody {
             limit,
             room: limit,
             exchange: None,
+            cut: None,
         }))
     }
 
@@ -116,6 +119,13 @@ impl RequestBody {
             (stream.limit, stream.room) = (max, max);
         }
         self
+    }
+
+    /// Breaks off a body that is passed on as it comes when the registry says so.
+    pub(crate) fn cut_by(&mut self, handle: &Arc<StreamHandle>) {
+        if let Self::Streaming(stream) = self {
+            stream.cut = Some(Arc::clone(handle));
+        }
     }
 
     /// Tells `received` how many bytes come of a body that is passed on as it comes, and what their digest is if it is to be
@@ -165,6 +175,7 @@ impl RequestBody {
 
 impl RequestStream {
     fn ended(&mut self) {
+        self.cut = None;
         if let Some(received) = &self.received {
             // Nothing more is waited for, however little came.
             received.waited.store(false, Ordering::Relaxed);
@@ -218,7 +229,10 @@ impl Body for RequestBody {
 
 impl RequestStream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.source).poll_frame(cx);
+        let polled = match self.cut.as_ref().map(|handle| handle.poll_sender_cut(cx)) {
+            Some(Poll::Ready(reason)) => Poll::Ready(Some(Err(BodyError::Cut(reason)))),
+            Some(Poll::Pending) | None => Pin::new(&mut self.source).poll_frame(cx),
+        };
         if let Some(received) = &self.received
             && polled.is_pending()
         {

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -92,7 +93,7 @@ fn status(reason: CutReason) -> HeaderMap {
 pub struct ResponseBody<E: OnEnd = EndHook> {
     source: Source,
     trailers: Trailers,
-    cut: Option<(StreamHandle, CutStyle)>,
+    cut: Option<(Arc<StreamHandle>, CutStyle)>,
     bytes: u64,
     on_end: Option<E>,
 }
@@ -135,7 +136,8 @@ impl<E: OnEnd> ResponseBody<E> {
 
     /// Ends the body when the registry says so, in the way that `style` tells.
     #[must_use]
-    pub fn cut_by(mut self, handle: StreamHandle, style: CutStyle) -> Self {
+    pub fn cut_by(mut self, handle: impl Into<Arc<StreamHandle>>, style: CutStyle) -> Self {
+        let handle = handle.into();
         // While its client takes nothing, a body is not asked for more, and would never notice that it is cut.
         handle.ends_this_work();
         self.cut = Some((handle, style));

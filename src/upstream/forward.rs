@@ -71,7 +71,10 @@ pub async fn forward<E: OnEnd>(
         Lifetime::Short => Lane::Short,
         Lifetime::Long => Lane::Long,
     };
-    let upload = may_last(&outbound.request, lane).then(|| begin(outbound, StreamKind::Upload));
+    let upload = may_last(&outbound.request, lane).then(|| Arc::new(begin(outbound, StreamKind::Upload)));
+    if let Some(upload) = &upload {
+        outbound.request.body_mut().cut_by(upload);
+    }
     let upstream = &outbound.permit.route().upstream;
     let response = match &upload {
         Some(upload) => Box::pin(send_until_cut(pools, upstream, &mut outbound.request, lane, upload)).await?,
@@ -96,10 +99,12 @@ pub async fn forward<E: OnEnd>(
     clean(&mut response, &outbound.permit);
     identify(response.headers_mut(), outbound);
     let response = response.map(|body| {
-        // An upload may go on beside an answer that is short.
-        match kind.map(|kind| begin(outbound, kind)).or(upload) {
-            Some(handle) => body.cut_by(handle, style),
-            None => body,
+        // An upload may go on beside its answer, and after it.
+        match (kind.map(|kind| begin(outbound, kind)), upload) {
+            (Some(answer), Some(upload)) => body.cut_by(answer.joined(&upload), style),
+            (Some(answer), None) => body.cut_by(answer, style),
+            (None, Some(upload)) => body.cut_by(upload, style),
+            (None, None) => body,
         }
     });
     Ok(Forwarded::Response { response, long })

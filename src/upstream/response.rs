@@ -14,7 +14,8 @@ use super::{UpstreamErrorKind, pool::Lease};
 use crate::body::BodyError;
 
 /// What an upstream sends. When it has ended, its connection is free for the next request; when it is dropped before,
-/// its connection is closed (HTTP/1.1) or its stream reset (HTTP/2). Trailers come from HTTP/2 only.
+/// its connection is closed (HTTP/1.1) or its stream reset (HTTP/2), once the body of the request has ended too: hyper goes
+/// on to send that. Trailers come from HTTP/2 only.
 #[derive(Debug)]
 pub struct UpstreamBody {
     incoming: Incoming,

@@ -185,6 +185,8 @@ struct Entry {
 struct Cut {
     reason: OnceLock<CutReason>,
     waker: AtomicWaker,
+    /// Of the task that sends what the client still sends.
+    sender: AtomicWaker,
     /// Ends the work on the exchange, where that does not ask whether it is to end while it waits for its client.
     abort: OnceLock<Abort>,
 }
@@ -195,6 +197,7 @@ impl Cut {
         let first = self.reason.set(reason).is_ok();
         if first {
             self.waker.wake();
+            self.sender.wake();
         }
         first
     }
@@ -203,11 +206,11 @@ impl Cut {
         self.reason.get().copied()
     }
 
-    fn poll(&self, cx: &Context<'_>) -> Poll<CutReason> {
+    fn poll(&self, waker: &AtomicWaker, cx: &Context<'_>) -> Poll<CutReason> {
         if let Some(reason) = self.get() {
             return Poll::Ready(reason);
         }
-        self.waker.register(cx.waker());
+        waker.register(cx.waker());
         // Again, for a cut that came before it was registered.
         self.get().map_or(Poll::Pending, Poll::Ready)
     }
@@ -224,7 +227,23 @@ pub struct StreamHandle {
 impl StreamHandle {
     /// Ready when the stream must end.
     pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<CutReason> {
-        self.entry.cut.poll(cx)
+        self.entry.cut.poll(&self.entry.cut.waker, cx)
+    }
+
+    /// The same for the task that sends what the client still sends, which is another.
+    pub(crate) fn poll_sender_cut(&self, cx: &Context<'_>) -> Poll<CutReason> {
+        self.entry.cut.poll(&self.entry.cut.sender, cx)
+    }
+
+    /// Has both end at once and for one reason: what a client sends, which is `other`, and its answer.
+    #[must_use]
+    pub(crate) fn joined(mut self, other: &Self) -> Self {
+        let own = std::mem::replace(&mut self.entry.cut, Arc::clone(&other.entry.cut));
+        self.shared.open().streams.insert(self.entry.id, self.entry.clone());
+        if let Some(reason) = own.get() {
+            self.end(reason);
+        }
+        self
     }
 
     /// Waits until the stream must end.

@@ -126,6 +126,58 @@ async fn clients_of_grpc_hear_why_their_stream_was_ended() {
     }
 }
 
+/// Whoever was told of the end of a call in trailers, or had the whole of an answer, went on to send to the upstream under a
+/// credential that was revoked.
+#[tokio::test]
+async fn what_a_client_sends_over_http2_ends_with_the_cut_beside_its_answer_and_after_it() {
+    type Sending = mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>;
+    for answer_is_over in [false, true] {
+        let (hand_over, mut handed_over) = mpsc::unbounded_channel::<(Incoming, Sending)>();
+        let (address, _) = scripted(move |_, stream| {
+            let hand_over = hand_over.clone();
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                let (answer, frames) = mpsc::unbounded_channel();
+                hand_over.send((request.into_body(), answer)).unwrap();
+                async move { Ok::<_, Infallible>(Response::new(Frames(frames))) }
+            });
+            async move {
+                let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            }
+        })
+        .await;
+        let upstream = upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2));
+        let (registry, clock) = streams::registry();
+        let register = || registry.register(streams::watch("alice", Timestamp::MAX, clock.now()));
+        let upload = Arc::new(register());
+        let (feed, fed): (Sending, _) = mpsc::unbounded_channel();
+        feed.send(Ok(Frame::data(Bytes::from_static(b"first")))).unwrap();
+        let mut sent = RequestBody::streaming(incoming(Frames(fed)).await, Trailers::Pass);
+        sent.cut_by(&upload);
+        let pools = pools();
+        let response = pools.send(&upstream, &mut request("POST", sent), Lane::Short).await.unwrap();
+        let mut body = ResponseBody::<EndHook>::streaming(response.into_body(), Trailers::Pass)
+            .cut_by(register().joined(&upload), CutStyle::Status);
+        drop(upload);
+        let (mut received, answer) = handed_over.recv().await.unwrap();
+        assert_eq!(received.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+        if answer_is_over {
+            drop(answer);
+            assert!(body.frame().await.is_none());
+            assert_eq!(registry.len(), 1, "what is sent is registered still");
+        }
+        assert_eq!(registry.close_matching(|_| true, CutReason::Revoked), 1, "both are one");
+        let end = received.frame().await;
+        assert!(matches!(end, Some(Err(_))), "answer is over: {answer_is_over}: {end:?}");
+        if !answer_is_over {
+            let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+            assert_eq!(trailers["grpc-status"], "16");
+        }
+        until(|| registry.is_empty()).await;
+    }
+}
+
 #[tokio::test]
 async fn the_hook_hears_of_each_end_once() {
     const WHOLE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole";
