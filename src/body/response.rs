@@ -78,10 +78,11 @@ impl CutStyle {
 /// what may be tried again.
 fn status(reason: CutReason) -> HeaderMap {
     let (code, message) = match reason {
-        CutReason::Expired => ("16", "the time of the credential, the session or the route is over"),
+        CutReason::Expired => ("16", "the time of the credential or of the session is over"),
+        CutReason::Overlong => ("4", "the time that the route allows is over (`max_stream`)"),
         CutReason::SignedOut => ("16", "the session has ended"),
         CutReason::Revoked => ("16", "the credential was revoked"),
-        CutReason::PermissionLost => ("7", "the policy no longer allows it"),
+        CutReason::PermissionLost => ("7", "the policy no longer allows it, or its route leads elsewhere"),
         CutReason::Draining => ("14", "Doorward stops"),
         CutReason::Idle => ("14", "nothing moved for too long"),
     };

@@ -137,10 +137,14 @@ async fn send_until_cut(
 /// The refusal of a request that was allowed when it began and is not any more.
 fn broken_off(reason: CutReason) -> Rejection {
     let (reason, why) = match reason {
-        CutReason::Expired => (Reason::TokenExpired, "the time of its credential or of its route is over"),
+        CutReason::Expired => (Reason::TokenExpired, "the time of its credential is over"),
+        // Not 401, for which clients throw a good token away and send all of it again with another.
+        CutReason::Overlong => (Reason::BodyTimeout, "the time that its route allows is over (`max_stream`)"),
         CutReason::SignedOut => (Reason::SessionExpired, "its session has ended"),
         CutReason::Revoked => (Reason::TokenRevoked, "its credential was revoked"),
-        CutReason::PermissionLost => (Reason::PolicyDenied, "the policy no longer allows it"),
+        CutReason::PermissionLost => {
+            (Reason::PolicyDenied, "the policy no longer allows it, or its route leads elsewhere by now")
+        }
         CutReason::Draining => (Reason::Draining, "Doorward stops"),
         CutReason::Idle => (Reason::BodyTimeout, "nothing moved for too long"),
     };

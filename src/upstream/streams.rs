@@ -333,8 +333,9 @@ impl Registry {
         if draining && entry.stream.lasts() {
             self.shared.cut(&entry, CutReason::Draining);
         }
-        if deadline <= self.shared.clock.now() {
-            self.shared.cut(&entry, CutReason::Expired);
+        let now = self.shared.clock.now();
+        if deadline <= now {
+            self.shared.expire(&entry, now);
         }
         StreamHandle { epoch, entry, shared: Arc::clone(&self.shared) }
     }
@@ -410,7 +411,7 @@ impl Registry {
             }
             over
         };
-        over.iter().filter(|entry| self.shared.cut(entry, CutReason::Expired)).count()
+        over.iter().filter(|entry| self.shared.expire(entry, now)).count()
     }
 
     /// Ends the work on exchanges whose streams were cut a while ago and have not ended, since their client takes nothing. Tells
@@ -488,6 +489,12 @@ impl Shared {
         if latest < entry.stream.deadline {
             self.open().deadlines.insert((latest, entry.id));
         }
+    }
+
+    /// Ends one whose deadline is over.
+    fn expire(&self, entry: &Entry, now: Timestamp) -> bool {
+        let is_good = entry.stream.principal.ends() > now;
+        self.cut(entry, if is_good { CutReason::Overlong } else { CutReason::Expired })
     }
 
     fn cut(&self, entry: &Entry, reason: CutReason) -> bool {

@@ -85,7 +85,11 @@ fn payload_length(header: &[u8]) -> Option<u64> {
 pub(super) fn close_frame(reason: CutReason) -> Vec<u8> {
     let code: u16 = match reason {
         CutReason::Idle => 1001,
-        CutReason::Expired | CutReason::SignedOut | CutReason::Revoked | CutReason::PermissionLost => 1008,
+        CutReason::Expired
+        | CutReason::Overlong
+        | CutReason::SignedOut
+        | CutReason::Revoked
+        | CutReason::PermissionLost => 1008,
         // Registered with IANA: the service restarts, come again.
         CutReason::Draining => 1012,
     };

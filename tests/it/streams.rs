@@ -295,7 +295,7 @@ async fn uploads_end_with_their_credential_and_at_the_limit_of_their_route_befor
 
     fixture.doorward.set_clock_ahead(1800);
     let answer = late.answer().await;
-    assert!(answer.status == 401 && answer.text().contains("is over"), "{}{}", answer.head, answer.text());
+    assert!(answer.status == 408 && answer.text().contains("max_stream"), "{}{}", answer.head, answer.text());
     uploads_are(0).await;
 }
 

@@ -38,8 +38,10 @@ impl StreamKind {
 /// Why a stream was ended by us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CutReason {
-    /// Its credential, its session or the time that its route allows is over.
+    /// Its credential or its session is over.
     Expired,
+    /// The time that its route allows is over, and its credential is good still.
+    Overlong,
     SignedOut,
     Revoked,
     /// The policy no longer allows what was asked.
@@ -54,7 +56,8 @@ impl CutReason {
     /// The label, snake case.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Expired => "expired",
+            // The trail and the metrics tell what is over by the times that they have of both.
+            Self::Expired | Self::Overlong => "expired",
             Self::SignedOut => "signed_out",
             Self::Revoked => "revoked",
             Self::PermissionLost => "permission_lost",

@@ -83,6 +83,26 @@ async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
     assert_eq!((handle.cut().await, other.reason()), (CutReason::Expired, None));
 }
 
+/// Clients were told of a good token that it is worth nothing any more, and went for another.
+#[test]
+fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
+    let (registry, clock) = registry();
+    let now = clock.now();
+    let of = |expires| {
+        let request = watch("alice", expires, now).request;
+        Stream::new(StreamKind::Upload, principal("alice", expires), Arc::default(), request, seconds(60), now)
+    };
+    let [good, over, both] =
+        [now + seconds(61), now + seconds(59), now + seconds(60)].map(|at| registry.register(of(at)));
+    clock.advance(seconds(60));
+    registry.cut_expired();
+    assert_eq!(good.reason(), Some(CutReason::Overlong));
+    assert_eq!((over.reason(), both.reason()), (Some(CutReason::Expired), Some(CutReason::Expired)));
+    let late = registry.register(of(now + seconds(61)));
+    assert_eq!(late.reason(), Some(CutReason::Overlong), "it is over when it begins");
+    assert_eq!(good.reason().map(CutReason::as_str), Some("expired"));
+}
+
 /// A reload may leave a route less time, and never gives a stream more than it began with.
 #[test]
 fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
@@ -94,9 +114,9 @@ fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
     registry.end_by(by(60));
     second.end_by(now + seconds(30));
     clock.advance(seconds(30));
-    assert_eq!((registry.cut_expired(), first.reason(), second.reason()), (1, None, Some(CutReason::Expired)));
+    assert_eq!((registry.cut_expired(), first.reason(), second.reason()), (1, None, Some(CutReason::Overlong)));
     clock.advance(seconds(30));
-    assert_eq!((registry.cut_expired(), first.reason()), (1, Some(CutReason::Expired)));
+    assert_eq!((registry.cut_expired(), first.reason()), (1, Some(CutReason::Overlong)));
     // What is left over of one that ended is of nobody.
     drop((first, second));
     clock.advance(seconds(7200));
