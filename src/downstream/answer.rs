@@ -75,6 +75,12 @@ impl Answer {
         }
     }
 
+    /// The client has taken a part of what there is: h2 keeps a piece until the last byte of it is written.
+    fn note_moved(&self) {
+        self.since.store(self.in_flight.liveness.swept(), Relaxed);
+        self.in_flight.liveness.note_taken();
+    }
+
     /// Since when, by the sweeps, it waits for the client.
     pub(super) fn withheld_since(&self) -> Option<u32> {
         self.withheld.load(Relaxed).then(|| self.since.load(Relaxed))
@@ -106,7 +112,7 @@ enum UnderWay {
 #[derive(Debug)]
 pub(super) struct Piece {
     bytes: Bytes,
-    _answer: Option<Arc<Answer>>,
+    answer: Option<Arc<Answer>>,
 }
 
 impl Buf for Piece {
@@ -120,6 +126,9 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
+        if let Some(answer) = &self.answer {
+            answer.note_moved();
+        }
     }
 }
 
@@ -169,7 +178,7 @@ impl<B: Body<Data = Bytes>> Body for Tracked<B> {
         {
             answer.withhold();
         }
-        polled.map_ok(|frame| frame.map_data(|bytes| Piece { bytes, _answer: answer.cloned() }))
+        polled.map_ok(|frame| frame.map_data(|bytes| Piece { bytes, answer: answer.cloned() }))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -183,12 +192,15 @@ impl<B: Body<Data = Bytes>> Body for Tracked<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{task::Waker, time::Duration};
 
     use http_body_util::Full;
 
     use super::*;
-    use crate::{config::raw::Limits, downstream::liveness::Phase};
+    use crate::{
+        config::raw::Limits,
+        downstream::liveness::{Phase, Sweep},
+    };
 
     /// The connection was idle as soon as h2 had the last piece, and was closed while the client still took it.
     #[test]
@@ -207,6 +219,31 @@ mod tests {
             assert_eq!(liveness.phase(), kept, "{protocol:?}");
             drop(piece);
             assert_eq!(liveness.phase(), Phase::Idle, "{protocol:?}");
+        }
+    }
+
+    /// A piece had to be taken whole, however large it was, within the time that a client may take nothing.
+    #[test]
+    fn a_client_that_takes_a_piece_byte_by_byte_is_not_one_that_takes_nothing() {
+        let limits = Limits::default();
+        for takes in [true, false] {
+            let liveness = Arc::new(Liveness::new(&limits));
+            liveness.begin_request();
+            let in_flight = InFlight::new(Arc::clone(&liveness));
+            let mut body = Tracked::new(Full::new(Bytes::from(vec![0; 1000])), in_flight, Protocol::Http2);
+            let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()))
+            else {
+                panic!("there is a piece")
+            };
+            let mut piece = frame.into_data().unwrap();
+            let is_cut = (0..900).any(|_| {
+                if takes {
+                    piece.advance(1);
+                }
+                let sweep = Sweep { step: Duration::from_secs(1), hurried: false };
+                liveness.sweep(sweep, &limits, Protocol::Http2).is_some()
+            });
+            assert_eq!(is_cut, !takes, "takes: {takes}");
         }
     }
 }
