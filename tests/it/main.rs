@@ -27,6 +27,7 @@ mod floods;
 mod forward_auth;
 mod front_door;
 mod github;
+mod grpc;
 mod harness;
 mod import;
 mod injection;
