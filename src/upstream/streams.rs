@@ -1,5 +1,5 @@
-//! The streams that last: watches, followed logs, WebSockets, exec sessions, downloads, and uploads and answers that may last,
-//! as nobody said how long they are. Each is registered with who opened it and what was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and
+//! The streams that last: watches, followed logs, WebSockets, exec sessions, downloads, and uploads and answers that may last:
+//! those of which nobody said how long they are, and uploads that are not small. Each is registered with who opened it and what was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and
 //! when a new policy no longer allows it. What is kept is owned: a stream never holds on to a configuration.
 
 mod kinds;

@@ -39,7 +39,8 @@ pub struct Limits {
     pub http2_streams: u32,
     /// HTTP/2 flow-control window of a stream.
     pub http2_stream_window: Size,
-    /// HTTP/2 flow-control window of a connection.
+    /// HTTP/2 flow-control window of a connection. Of a trusted proxy, and of a balancer whose PROXY header names no client, at
+    /// least 64 MiB.
     pub http2_connection_window: Size,
     /// How often an HTTP/2 client is asked whether it is still there. It has two thirds of that time to answer.
     pub http2_ping_interval: Span,

@@ -82,11 +82,7 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
-        registry.register(
-            "streams_open",
-            "Streams, and uploads and answers without a length, which may last",
-            self.open.clone(),
-        );
+        registry.register("streams_open", "Streams, and uploads and answers that may last", self.open.clone());
         registry.register("streams_cut", "Streams that Doorward ended", self.closed.clone());
     }
 
