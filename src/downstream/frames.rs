@@ -1,6 +1,6 @@
 //! Why h2 ends a connection for pieces of bodies: hyper tells that there was too much of something, and not of what.
 //!
-//! h2 says `too_many_data_frames` of two: empty pieces that end nothing, of which it takes [`MOST_EMPTY`] on a connection
+//! h2 says `too_many_data_frames` of two: empty pieces that end nothing, of which it takes a hundred on a connection
 //! (CVE-2019-9518), and small pieces that wait to be read, which clients of gRPC send in good faith to an upstream that is
 //! slow. The first are counted here as they come, by the headers of the frames. It says so in GOAWAY, which is the last that
 //! it writes, so that what was written last tells this end from others, and from an answer that holds the same words.

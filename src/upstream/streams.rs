@@ -1,6 +1,7 @@
 //! The streams that last: watches, followed logs, WebSockets, exec sessions, downloads, and uploads and answers that may last:
-//! those of which nobody said how long they are, and uploads that are not small. Each is registered with who opened it and what was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and
-//! when a new policy no longer allows it. What is kept is owned: a stream never holds on to a configuration.
+//! those of which nobody said how long they are, and uploads that are not small. Each is registered with who opened it and what
+//! was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and when a new policy no longer
+//! allows it. What is kept is owned: a stream never holds on to a configuration.
 
 mod kinds;
 
@@ -187,6 +188,9 @@ struct Cut {
     waker: AtomicWaker,
     /// Of the task that sends what the client still sends.
     sender: AtomicWaker,
+    /// The stream of the answer, where that was joined to what the client still sends: of the two it is what a client may leave where
+    /// it is.
+    answer: OnceLock<u64>,
     /// Ends the work on the exchange, where that does not ask whether it is to end while it waits for its client.
     abort: OnceLock<Abort>,
 }
@@ -239,7 +243,14 @@ impl StreamHandle {
     #[must_use]
     pub(crate) fn joined(mut self, other: &Self) -> Self {
         let own = std::mem::replace(&mut self.entry.cut, Arc::clone(&other.entry.cut));
-        self.shared.open().streams.insert(self.entry.id, self.entry.clone());
+        // Joined once.
+        let _ = self.entry.cut.answer.set(self.entry.id);
+        let mut open = self.shared.open();
+        open.streams.insert(self.entry.id, self.entry.clone());
+        if self.reason().is_some() {
+            open.ending.push_back((Instant::now(), self.entry.id));
+        }
+        drop(open);
         if let Some(reason) = own.get() {
             self.end(reason);
         }
@@ -500,7 +511,11 @@ impl Shared {
     fn cut(&self, entry: &Entry, reason: CutReason) -> bool {
         let first = entry.cut.set(reason);
         if first {
-            self.open().ending.push_back((Instant::now(), entry.id));
+            let mut open = self.open();
+            // Under the lock, as joining is.
+            let id = entry.cut.answer.get().copied().unwrap_or(entry.id);
+            open.ending.push_back((Instant::now(), id));
+            drop(open);
             self.metrics.cut(entry.stream.kind, reason);
         }
         first

@@ -103,6 +103,43 @@ fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
     assert_eq!(good.reason().map(CutReason::as_str), Some("expired"));
 }
 
+/// Of the two it is the answer that a client may leave where it is, so that is looked for whichever was cut first.
+#[test]
+fn what_is_sent_and_its_answer_end_for_one_reason_whether_it_came_before_they_were_joined_or_after() {
+    let (registry, clock) = registry();
+    let register = || registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let joins_and_ends: [fn(&StreamHandle, StreamHandle) -> StreamHandle; 4] = [
+        |upload, answer| {
+            let answer = answer.joined(upload);
+            upload.end(CutReason::Revoked);
+            answer
+        },
+        |upload, answer| {
+            let answer = answer.joined(upload);
+            answer.end(CutReason::Revoked);
+            answer
+        },
+        |upload, answer| {
+            upload.end(CutReason::Revoked);
+            answer.joined(upload)
+        },
+        |upload, answer| {
+            answer.end(CutReason::Revoked);
+            answer.joined(upload)
+        },
+    ];
+    for (number, join_and_end) in joins_and_ends.into_iter().enumerate() {
+        let upload = register();
+        let answer = join_and_end(&upload, register());
+        let revoked = Some(CutReason::Revoked);
+        assert_eq!((upload.reason(), answer.reason()), (revoked, revoked), "{number}");
+        let id = answer.entry.id;
+        assert!(registry.shared.open().ending.iter().any(|(_, ending)| *ending == id), "{number}");
+        drop((upload, answer));
+        assert!(registry.is_empty(), "{number}");
+    }
+}
+
 /// A reload may leave a route less time, and never gives a stream more than it began with.
 #[test]
 fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
