@@ -156,6 +156,12 @@ fn passed(principal: &Principal) -> Result<Response<Bytes>, Rejection> {
 /// By what oauth2-proxy lets fewer people pass, where it stands in the address at which a proxy asks.
 const NARROWER: [&str; 3] = ["allowed_groups", "allowed_emails", "allowed_email_domains"];
 
+/// Whether this query of a question is that of the original request too, which Caddy keeps where the address has no `?`.
+fn is_of_original(headers: &HeaderMap, query: &str) -> bool {
+    let uri = headers.get(&FORWARDED_URI).and_then(|uri| uri.to_str().ok());
+    uri.and_then(|uri| uri.split_once('?')).is_some_and(|(_, original)| original == query)
+}
+
 /// The request that the proxy asks about.
 fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Rejection> {
     let (mut parts, body) = request.into_parts();
@@ -163,9 +169,17 @@ fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Re
     let query = parts.uri.query().filter(|_| proxy != ForwardAuth::Envoy).unwrap_or_default();
     if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| NARROWER.contains(&&**name)) {
         let why = format!("the proxy asks with `{name}`, by which nobody is refused here");
-        return Err(Rejection::new(Reason::PolicyDenied, why).fix(
-            "write a rule of who may pass, by `hosts` and `paths`, and take it off the address at which it asks",
-        ));
+        // It is refused all the same: a client can make its own query what stands in the address.
+        let fix = match is_of_original(&parts.headers, query) && proxy == ForwardAuth::Traefik {
+            true => {
+                "end the address at which it asks with a `?` (`uri /oauth2/auth?` in Caddy), which would have the query of the original \
+                 request otherwise; if it stands in that address, write a rule of who may pass in its place"
+            }
+            false => {
+                "write a rule of who may pass, by `hosts` and `paths`, and take it off the address at which it asks"
+            }
+        };
+        return Err(Rejection::new(Reason::PolicyDenied, why).fix(fix));
     }
     let sent_to = match parts.uri.authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
@@ -355,6 +369,29 @@ mod tests {
             });
             assert_eq!(found.as_deref(), *expected, "{row}");
         }
+    }
+
+    /// Caddy hands on the query of the original request where the address at which it asks has none.
+    #[test]
+    fn a_refusal_for_what_narrows_nothing_says_where_it_comes_from() {
+        for (proxy, original_uri, fix) in [
+            (ForwardAuth::Traefik, "/search?allowed_groups=dev", "`uri /oauth2/auth?`"),
+            (ForwardAuth::Traefik, "/search?a=b", "take it off the address"),
+            (ForwardAuth::Traefik, "/search", "take it off the address"),
+            (ForwardAuth::Nginx, "/search?allowed_groups=dev", "take it off the address"),
+        ] {
+            let request = Request::builder()
+                .uri("/oauth2/auth?allowed_groups=dev")
+                .header("x-forwarded-method", "GET")
+                .header("x-forwarded-host", "a.example")
+                .header("x-forwarded-uri", original_uri);
+            let refused = original(request.body(()).unwrap(), proxy).unwrap_err();
+            assert!(refused.fix_text().unwrap().contains(fix), "{proxy:?} {original_uri}: {refused:?}");
+        }
+        let guide = include_str!("../../docs/migrate-from-oauth2-proxy.md");
+        let (_, recipe) = guide.split_once("```caddyfile\n").unwrap();
+        let recipe = recipe.split("```").next().unwrap();
+        assert!(recipe.contains("uri /oauth2/auth?\n"), "{recipe}");
     }
 
     #[test]
