@@ -14,9 +14,9 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use self::{
-    options::Options,
+    options::{Options, is_off},
     places::{Places, places},
-    rule::{RULE, missing, rule, verifies},
+    rule::{RULE, lets_in_any, missing, rule, verifies},
 };
 use crate::terminal;
 
@@ -187,7 +187,7 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     }
     let listener = listener(&mut options, &mut notes);
     let mut rule = rule(&mut options, &provider, &emails, organisation.as_deref());
-    if !verifies(&provider, &issuer) && !emails.is_empty() && !emails.iter().any(|domain| domain == "*") {
+    if !verifies(&provider, &issuer) && !emails.is_empty() && !lets_in_any(&emails) {
         notes.push(
             "`email_domain`: the rule takes an address only if the provider says that it has verified it (`email_verified`), and this \
              provider never says so, so that nobody gets in yet: name these people by `groups` or `claims` in `who`, and take `when` away"
@@ -218,7 +218,7 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
         root.insert("forward_auth".to_owned(), "nginx".into());
     }
     for (name, instead) in INSTEAD {
-        if !options.take_all(name).is_empty() {
+        if options.take_all(name).iter().any(|value| !is_off(value)) {
             notes.push(format!("`{name}`: {instead}"));
         }
     }
@@ -298,8 +298,8 @@ fn issuer(
     let mut login = Map::new();
     login.insert("kind".to_owned(), "human".into());
     login.insert("client".to_owned(), json!({"id": id, "secret": {"file": file}}));
-    if provider == "gitlab" {
-        // It tells of groups at userinfo alone.
+    if matches!(provider, "gitlab" | "login.gov") {
+        // The one tells of groups at userinfo alone, and the other was asked there for the address.
         login.insert("userinfo".to_owned(), true.into());
     }
     if let Some(label) = options.take("provider_display_name") {
@@ -383,7 +383,8 @@ fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
         listener.insert("tls".to_owned(), json!({"certificates": [{"chain": chain, "key": key}]}));
     }
     let trusted = options.take_all("trusted_proxy_ip");
-    let is_behind = options.take("reverse_proxy").is_some_and(|value| value != "false");
+    let is_behind = options.is_on("reverse_proxy");
+    options.take("reverse_proxy");
     if is_behind && trusted.is_empty() {
         notes.push(
             "`reverse_proxy`: list the ingress in `trusted_proxies` of the listener; oauth2-proxy believed everybody"

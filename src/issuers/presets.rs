@@ -177,6 +177,11 @@ const ENTRA_V1: [&str; 3] = ["sts.windows.net", "sts.chinacloudapi.cn", "sts.mic
 const ENTRA_V2: [&str; 3] =
     ["login.microsoftonline.com", "login.partner.microsoftonline.cn", "login.microsoftonline.us"];
 
+/// Whether an issuer is one of Entra ID, in whichever of its clouds.
+pub fn is_entra(issuer: &Url) -> bool {
+    issuer.host_str().is_some_and(|host| ENTRA_V1.contains(&host) || ENTRA_V2.contains(&host))
+}
+
 /// The issuer of an entry that names a preset and a tenant, or a preset alone.
 pub fn identifier(preset: Preset, tenant: Option<&str>) -> Option<String> {
     match (preset, tenant) {

@@ -67,16 +67,22 @@ const ALPHA: [(&str, &str); 35] = [
 
 /// What the alpha YAML says where nothing was chosen, as its converter writes it. `false` is such a value too, except where it
 /// stands here otherwise.
-const DEFAULTS: [(&str, &str); 9] = [
-    ("providers[0].azureConfig.tenant", "common"),
+const DEFAULTS: [(&str, &str); 6] = [
     ("providers[0].oidcConfig.audienceClaims", "aud"),
-    ("providers[0].oidcConfig.emailClaim", "email"),
-    ("providers[0].oidcConfig.userIDClaim", "email"),
     ("server.TLS.MinVersion", "TLS1.2"),
     ("upstreamConfig.upstreams[].flushInterval", "1s"),
     ("upstreamConfig.upstreams[].passHostHeader", "true"),
     ("upstreamConfig.upstreams[].proxyWebSockets", "true"),
     ("upstreamConfig.upstreams[].timeout", "30s"),
+];
+
+/// The same of options, in whichever way they are written.
+const USUAL: [(&str, &str); 5] = [
+    ("azure_tenant", "common"),
+    ("oidc_email_claim", "email"),
+    ("proxy_prefix", "/oauth2"),
+    ("session_store_type", "cookie"),
+    ("user_id_claim", "email"),
 ];
 
 /// Members of a provider that say nothing of who may sign in: how it is asked, and what its tokens are checked for besides.
@@ -125,6 +131,9 @@ impl Options {
             let name = PLURAL.iter().find(|(plural, _)| *plural == name).map_or(name.as_str(), |(_, single)| *single);
             match name {
                 "upstream" => upstreams.extend(values.iter().map(|address| Upstream::of_address(address))),
+                _ if USUAL.iter().any(|(usual, value)| *usual == name && values.iter().all(|said| said == value)) => {
+                    drop(self.named.remove(name));
+                }
                 _ => drop(self.named.insert(name.to_owned(), values)),
             }
         }
@@ -163,6 +172,11 @@ impl Options {
         let last = self.named.get(name).and_then(|values| values.last());
         last.is_some_and(|value| ["1", "t", "true"].iter().any(|on| on.eq_ignore_ascii_case(value)))
     }
+}
+
+/// Whether a value is how an option is switched off.
+pub(super) fn is_off(value: &str) -> bool {
+    ["", "0", "f", "false"].iter().any(|off| off.eq_ignore_ascii_case(value))
 }
 
 /// Whether a name of [`Options::left`] is one that a provider in the alpha YAML has for what nobody here knows, and that may say who

@@ -1,11 +1,16 @@
 //! The rule that lets in whom oauth2-proxy let in.
 
 use serde_json::{Map, Value, json};
+use url::Url;
 
 use super::options::{Options, may_say_who};
+use crate::issuers::presets::is_entra;
 
 /// Its name.
 pub(super) const RULE: &str = "signed-in";
+
+/// Lets in whose address the provider calls unverified.
+const UNVERIFIED: &str = "insecure_oidc_allow_unverified_email";
 
 /// Settings without a counterpart that say who may sign in: without them everybody of the provider could.
 const WHO: [&str; 9] = [
@@ -52,16 +57,25 @@ pub(super) fn rule(
     if let Some(when) = when(options, provider, emails) {
         rule.insert("when".to_owned(), when.into());
     }
+    if lets_in_any(emails) {
+        // The rule says it, or the provider is not asked.
+        options.take_all(UNVERIFIED);
+    }
     rule
+}
+
+/// Whether every address does.
+pub(super) fn lets_in_any(emails: &[String]) -> bool {
+    emails.iter().any(|domain| domain == "*")
 }
 
 /// Whom their address lets in, as an expression. None if nobody's is asked for.
 fn when(options: &Options, provider: &str, emails: &[String]) -> Option<String> {
-    if emails.iter().any(|domain| domain == "*") {
+    if lets_in_any(emails) {
         // Of everybody oauth2-proxy still refuses whose address is not verified.
         return match provider {
-            "github" | "google" => Some("has(principal.email)".to_owned()),
-            _ if options.is_on("insecure_oidc_allow_unverified_email") => None,
+            "github" | "google" | "login.gov" => Some("has(principal.email)".to_owned()),
+            _ if options.is_on(UNVERIFIED) => None,
             "gitlab" => Some("has(principal.email)".to_owned()),
             // Where the provider does not say whether it is, it counts as verified.
             _ => Some("!has(principal.claims.email_verified) || principal.claims.email_verified == true".to_owned()),
@@ -86,8 +100,8 @@ fn when(options: &Options, provider: &str, emails: &[String]) -> Option<String> 
 
 /// Whether the provider may say of an address that it has verified it: Entra ID and AD FS have no `email_verified`.
 pub(super) fn verifies(provider: &str, issuer: &Value) -> bool {
-    let address = issuer.get("issuer").and_then(Value::as_str).unwrap_or_default();
-    !matches!(provider, "adfs" | "azure" | "entra-id") && !address.starts_with("https://login.microsoftonline.com/")
+    let address = issuer.get("issuer").and_then(Value::as_str).and_then(|text| Url::parse(text).ok());
+    !matches!(provider, "adfs" | "azure" | "entra-id") && !address.is_some_and(|url| is_entra(&url))
 }
 
 /// What says who may sign in, and is in no rule.

@@ -304,6 +304,30 @@ server: {BindAddress: '', SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {fromFil
 }
 
 #[test]
+fn defaults_that_are_written_out_are_not_named() {
+    for (name, usual, other) in [
+        ("azure-tenant", "common", "8f1c"),
+        ("oidc-email-claim", "email", "upn"),
+        ("proxy-prefix", "/oauth2", "/sso"),
+        ("session-store-type", "cookie", "redis"),
+        ("skip-jwt-bearer-tokens", "false", "true"),
+        ("user-id-claim", "email", "upn"),
+    ] {
+        let option = name.replace('-', "_");
+        let flags = |value: &str| format!("{FLAGS}  - --{name}={value}\n");
+        for (texts, is_noted) in [
+            (vec![flags(usual)], false),
+            (vec![flags(other)], true),
+            (vec![flags(other), format!("{option} = \"{usual}\"\n")], false),
+        ] {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let imported = imported(&texts, Some("a.example.com")).unwrap();
+            assert_eq!(noted(&imported).contains(&&*option), is_noted, "{texts:?}: {:?}", imported.notes);
+        }
+    }
+}
+
+#[test]
 fn one_file_of_authorities_is_read_and_the_others_are_noted() {
     let one = imported(&[CFG, "provider_ca_files = [\"/a\"]\n"], None).unwrap();
     let two = imported(&[CFG, "provider_ca_files = [\"/a\", \"/b\"]\n"], None).unwrap();
@@ -335,7 +359,11 @@ fn another_address_of_the_way_back_is_noted() {
 fn proxies_are_trusted_only_behind_one() {
     for (behind, trusted, noticed) in [
         ("  - --reverse-proxy=true\n", json!(["10.0.0.1/32"]), &[""; 0][..]),
+        ("  - --reverse-proxy=T\n", json!(["10.0.0.1/32"]), &[]),
         ("  - --reverse-proxy=false\n", json!(null), &["trusted_proxy_ip"]),
+        ("  - --reverse-proxy=False\n", json!(null), &["trusted_proxy_ip"]),
+        ("  - --reverse-proxy=f\n", json!(null), &["trusted_proxy_ip"]),
+        ("  - --reverse-proxy=0\n", json!(null), &["trusted_proxy_ip"]),
         ("", json!(null), &["trusted_proxy_ip"]),
     ] {
         let flags = format!("{FLAGS}{behind}  - --trusted-proxy-ip=10.0.0.1\n");

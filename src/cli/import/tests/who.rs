@@ -45,11 +45,23 @@ fn an_address_that_is_not_verified_lets_nobody_in_where_every_domain_does() {
         decide(&imported, &[verified, unsaid, (unverified, false)]);
         let insecure = of(provider, &format!("{any}\ninsecure_oidc_allow_unverified_email = true"));
         decide(&insecure, &[verified, unsaid, (unverified, true)]);
+        assert_eq!(noted(&insecure), [""; 0], "{provider}: it is in the rule");
         let off = of(provider, &format!("{any}\ninsecure_oidc_allow_unverified_email = false"));
         decide(&off, &[(unverified, false)]);
     }
     // These must say that it is.
-    decide(&of("gitlab", any), &[("{email: a@b.example}", true), (unsaid.0, false), (unverified, false)]);
+    for provider in ["gitlab", "login.gov"] {
+        decide(&of(provider, any), &[("{email: a@b.example}", true), (unsaid.0, false), (unverified, false)]);
+    }
+    let login_gov = of("login.gov", &format!("{any}\ninsecure_oidc_allow_unverified_email = true"));
+    decide(&login_gov, &[(unverified, false)]);
+    assert_eq!(parsed(&login_gov)["issuers"][0]["login"]["userinfo"], true, "where it tells of an address");
+    let domain = of("oidc", "email_domains = [\"b.example\"]\ninsecure_oidc_allow_unverified_email = true");
+    assert_eq!(
+        noted(&domain),
+        ["insecure_oidc_allow_unverified_email"],
+        "twin: an address that is not verified is none"
+    );
     let github = of("github", &format!("{any}\ngithub_org = \"acme\"\ninsecure_oidc_allow_unverified_email = true"));
     decide(&github, &[("{email: a@b.example}", true), ("{}", false)]);
 }
@@ -81,11 +93,19 @@ fn domains_are_compared_in_any_case_and_by_their_whole_name() {
 #[test]
 fn a_domain_at_a_provider_that_verifies_no_address_is_noted() {
     let domain = "email_domains = [\"example.com\"]";
-    let (own, entra) = ("https://id.example.com", "https://login.microsoftonline.com/8f1c/v2.0");
-    for (provider, issuer) in [("entra-id", own), ("azure", own), ("adfs", own), ("oidc", entra)] {
+    let own = "https://id.example.com";
+    for (provider, issuer) in [
+        ("entra-id", own),
+        ("azure", own),
+        ("adfs", own),
+        ("oidc", "https://login.microsoftonline.com/8f1c/v2.0"),
+        ("oidc", "https://login.microsoftonline.us/8f1c/v2.0"),
+        ("oidc", "https://login.partner.microsoftonline.cn/8f1c/v2.0"),
+        ("oidc", "https://sts.windows.net/8f1c/"),
+    ] {
         let text = format!("{}provider = \"{provider}\"\n{domain}\n", BASE.replace(own, issuer));
         let imported = imported(&[&text], Some("a.example.com")).unwrap();
-        assert_eq!(noted(&imported), ["email_domain"], "{provider}: {:?}", imported.notes);
+        assert_eq!(noted(&imported), ["email_domain"], "{provider} {issuer}: {:?}", imported.notes);
     }
     assert_eq!(noted(&of("entra-id", "email_domains = [\"*\"]")), [""; 0], "twin: everybody");
     assert_eq!(noted(&of("keycloak-oidc", domain)), [""; 0], "twin: it tells");
