@@ -16,7 +16,7 @@ use crate::{
     error::Rejection,
     issuers::{Issuers, TokenReview},
     kubernetes::access_review::{Access, AccessReviewer},
-    rbac::{Form, OwnRight, beyond, far_reaching, group_rights, namespaces, own_rights},
+    rbac::{Form, OwnRight, PRINTS, beyond, far_reaching, group_rights, namespaces, own_rights},
     snapshot::{Resolved, Snapshot},
     upstream::{Pools, Upstream},
 };
@@ -55,16 +55,13 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
                 .or_insert_with(|| (app.health.component(format!("rights/{name}"), Gate::Report), String::new()));
             let told = match server.rights(pools, &snapshot.raw).await {
                 Ok(Rights { lacks, .. }) if !lacks.is_empty() => {
-                    let why = format!(
-                        "Doorward may not {}; `doorward rbac` prints the roles that it needs",
-                        lacks.join(", ")
-                    );
+                    let why = format!("Doorward may not {}; {PRINTS} the roles that it needs", lacks.join(", "));
                     component.failed(why.clone());
                     why
                 }
                 Ok(Rights { beyond, .. }) if !beyond.is_empty() => {
                     let why = format!(
-                        "Doorward may {}, which nothing here needs; bind it to what `doorward rbac` prints alone",
+                        "Doorward may {}, which nothing here needs; bind it to what {PRINTS} alone",
                         beyond.join(", ")
                     );
                     component.degraded(why.clone());
@@ -123,17 +120,19 @@ async fn groups_missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Acces
             return Vec::new();
         }
     };
-    let problem = |access: &Access| {
-        format!(
-            "grants give the group {group}, which Doorward may not impersonate at upstream `{name}`: its role lacks \
-             {{apiGroups: [\"{api_group}\"], resources: [groups], verbs: [\"{verb}\"], resourceNames: [\"{group}\"]}}; apply what \
-             `doorward rbac` prints for this configuration, then reload",
-            group = access.name,
-            api_group = access.group,
-            verb = access.verb,
-        )
-    };
-    missing.iter().map(problem).collect()
+    missing.iter().map(|access| not_given(name, access)).collect()
+}
+
+/// That an API server does not let Doorward impersonate a group, and what to do about it.
+fn not_given(upstream: &str, access: &Access) -> String {
+    format!(
+        "grants give the group {group}, which Doorward may not impersonate at upstream `{upstream}`: its role lacks \
+         {{apiGroups: [\"{api_group}\"], resources: [groups], verbs: [\"{verb}\"], resourceNames: [\"{group}\"]}}; apply what \
+         {PRINTS} for this configuration, then reload",
+        group = access.name,
+        api_group = access.group,
+        verb = access.verb,
+    )
 }
 
 /// How what Doorward may do differs from what it needs to, each right as people say it.
@@ -272,6 +271,14 @@ async fn missing(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Applied with others, the classic form takes the place of the constrained one.
+    #[test]
+    fn who_is_to_apply_roles_again_is_told_to_give_the_same_options() {
+        let group = Access { resource: "groups".into(), name: "ops".into(), ..Access::new("impersonate", "".into()) };
+        let told = not_given("cluster", &group);
+        assert!(told.contains("with the same options as before (`--form` too)"), "{told}");
+    }
 
     #[test]
     fn a_long_list_ends_with_how_many_there_are_more() {

@@ -12,6 +12,7 @@ use crate::{
     body::{RequestBody, collect},
     config::raw::{self, RouteKind},
     error::Rejection,
+    rbac::PRINTS,
     upstream::{Lane, Upstream, UpstreamErrorKind},
 };
 
@@ -93,13 +94,13 @@ pub(super) async fn examine_rights(doctor: &Doctor<'_>, without: &WithoutToken) 
                 Check::Rights,
                 &of,
                 format!("Doorward may not {}", lacks.join(", ")),
-                "apply what `doorward rbac` prints for this configuration",
+                format!("apply what {PRINTS} for this configuration"),
             ),
             Ok(Rights { beyond, .. }) if !beyond.is_empty() => Finding::warning(
                 Check::Rights,
                 &of,
                 format!("it allows what the configuration needs, and more: Doorward may {}", beyond.join(", ")),
-                "bind Doorward's account to what `doorward rbac` prints for this configuration alone",
+                format!("bind Doorward's account to what {PRINTS} for this configuration alone"),
             ),
             Ok(_) => Finding::good(Check::Rights, &of, "it allows what the configuration needs"),
             Err(error) => Finding::fault(
@@ -115,8 +116,9 @@ pub(super) async fn examine_rights(doctor: &Doctor<'_>, without: &WithoutToken) 
 
 /// That Doorward gets no token of the service account that it is to be at an upstream.
 pub(super) fn without_token(check: Check, name: &str, error: &Rejection) -> Finding {
-    let cure = "see that the account is there, that the upstream in its `credential` answers, and that what `doorward rbac` prints is \
-                applied";
+    let cure = format!(
+        "see that the account is there, that the upstream in its `credential` answers, and that what {PRINTS} is applied"
+    );
     Finding::fault(check, &format!("API server `{name}`"), error.detail(), cure)
 }
 

@@ -42,6 +42,10 @@ pub use self::{
 };
 use crate::{config::raw, kubernetes::PolicyRule};
 
+/// How messages name what is to be applied. Without its options the command prints the classic form, which undoes the constrained one
+/// where that is applied, and for the account `doorward/doorward`.
+pub const PRINTS: &str = "`doorward rbac`, with the same options as before (`--form` too), prints";
+
 /// How impersonation is allowed. Never both: the classic right is what an API server falls back to, and undoes the constraint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {

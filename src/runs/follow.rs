@@ -33,6 +33,7 @@ use crate::{
     body::{RequestBody, collect},
     config::raw,
     lock::lock,
+    rbac::PRINTS,
     snapshot::Snapshot,
     store::{Expect, Store, StoreError, Table},
     upstream::{Lane, Pools},
@@ -191,7 +192,7 @@ impl States {
             true => tracing::warn!(
                 why,
                 "runs are not linked to their causes at the moment; the credential of `runs.kubernetes` must be allowed to list and \
-                 watch pipelineruns and taskruns (`doorward rbac` prints the role)"
+                 watch pipelineruns and taskruns ({PRINTS} the role)"
             ),
             false => tracing::warn!(why, "runs are not linked to their causes at the moment; it is tried again"),
         }

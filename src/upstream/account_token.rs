@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     config::raw,
     error::{Reason, Rejection},
+    rbac::PRINTS,
 };
 
 /// The shortest that an API server gives.
@@ -140,7 +141,7 @@ impl AccountToken {
             StatusCode::FORBIDDEN => {
                 let why = format!(
                     "the credential of upstream `{}` may not `create` `serviceaccounts/token` of it, or it does not exist; apply \
-                     what `doorward rbac` prints",
+                     what {PRINTS}",
                     self.asked_at
                 );
                 return Err(self.failed(&why).with_upstream_status(StatusCode::FORBIDDEN));
@@ -322,7 +323,10 @@ mod tests {
         let target = upstream_with("127.0.0.1:1".parse().unwrap(), account);
         let token = target.account_token().unwrap();
         for (given, told) in [
-            (answer("403 Forbidden", "{}"), "apply what `doorward rbac` prints"),
+            (
+                answer("403 Forbidden", "{}"),
+                "apply what `doorward rbac`, with the same options as before (`--form` too), prints",
+            ),
             (answer("404 Not Found", "{}"), "there is no such one"),
             (answer("401 Unauthorized", "{}"), "did not accept Doorward's own credential"),
             (answer("500 Oops", "{}"), "the API server answers 500"),

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     config::{raw, report::At, resolver::Resolver, values::Span},
     error::{Reason, Rejection},
+    rbac::PRINTS,
 };
 
 /// Where requests go, and how.
@@ -240,9 +241,7 @@ impl Upstream {
             Reason::UpstreamCredential,
             format!("the upstream `{}` does not let Doorward's own account make this request for you", self.name),
         )
-        .fix(
-            "an operator should see what `doorward rbac --check` says, and apply the roles that `doorward rbac` prints",
-        )
+        .fix(format!("an operator should see what `doorward rbac --check` says, and apply the roles that {PRINTS}"))
         .with_upstream_status(StatusCode::FORBIDDEN)
         .because(said)
     }
