@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use http_body_util::BodyExt;
 use tokio::io::AsyncReadExt;
 
@@ -248,12 +249,13 @@ async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_
         ("all gone", [("doorward.yaml", None), ("denies.yaml", None)]),
     ];
     let is_refusal = |record: &serde_json::Value| record["metadata"]["event_code"] == "policy.refused";
-    for (what, changes) in rows {
+    let good = &good;
+    let rows = rows.map(|(what, changes)| async move {
         let dir = folder();
         for (name, policy) in [("denies.yaml", DENIES), ("others.yaml", OTHERS)] {
             std::fs::write(dir.path().join(name), policy).unwrap();
         }
-        let doorward = Doorward::start_in(dir, &good).await;
+        let doorward = Doorward::start_in(dir, good).await;
         for (refusals, (name, content)) in (1..).zip(changes) {
             match content {
                 Some(yaml) => swap_file(&doorward, name, yaml),
@@ -266,7 +268,8 @@ async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_
         let refused = doorward.records(3, is_refusal).await;
         let causes: Vec<_> = refused.iter().map(|record| record["unmapped"]["cause"].as_str().unwrap()).collect();
         assert_eq!(causes, ["files", "files", "signal"], "{what}");
-    }
+    });
+    join_all(rows).await;
 }
 
 /// Whose word about the client's address counts is asked of the generation that decides the request, and not of the one in

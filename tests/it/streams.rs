@@ -52,7 +52,7 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
 async fn kubernetes_t4_what_lasts_may_be_silent_for_longer_than_a_plain_answer() {
     let limits = |yaml: String| {
         yaml.change("body_timeout: 1s", "body_timeout: 300ms, stream_idle_timeout: 300ms")
-            .change("response_timeout: 5s", "response_timeout: 2s")
+            .change("response_timeout: 5s", "response_timeout: 1s")
     };
     let script = |request: &Recorded| match request.line() {
         line if line.contains("/half") => Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf".to_vec()),
@@ -62,7 +62,7 @@ async fn kubernetes_t4_what_lasts_may_be_silent_for_longer_than_a_plain_answer()
     let alice = fixture.alice();
     let mut streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
     let opened = Instant::now();
-    while opened.elapsed() < Duration::from_millis(2500) {
+    while opened.elapsed() < Duration::from_millis(1300) {
         let half = fixture.doorward.get("/half", &["Host: web.test", &alice]).await;
         assert_eq!((half.status, half.text().as_str()), (200, "half"), "it stands still: {}", half.head);
     }

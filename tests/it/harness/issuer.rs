@@ -23,13 +23,14 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// How the issuer misbehaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
     #[default]
     None,
-    /// Takes the request and never answers.
+    /// Takes the request and does not answer as long as this lasts.
     Hang,
     /// 200 with something that is not JSON.
     Garbage,
@@ -68,7 +69,7 @@ impl Key {
 struct Inner {
     address: SocketAddr,
     issuer: String,
-    fault: Mutex<Fault>,
+    fault: watch::Sender<Fault>,
     /// The last one signs.
     keys: Mutex<Vec<Key>>,
     opaque: Mutex<std::collections::HashMap<String, Value>>,
@@ -101,7 +102,7 @@ impl Issuer {
         let issuer = Self(Arc::new(Inner {
             address,
             issuer: identifier.map_or_else(|| format!("http://{address}"), str::to_owned),
-            fault: Mutex::default(),
+            fault: watch::Sender::default(),
             keys: Mutex::new(vec![Key::new("key-1")]),
             opaque: Mutex::default(),
             key_fetches: AtomicUsize::new(0),
@@ -134,7 +135,7 @@ impl Issuer {
     }
 
     pub fn set_fault(&self, fault: Fault) {
-        *self.0.fault.lock().unwrap() = fault;
+        self.0.fault.send_replace(fault);
     }
 
     /// From now on a new key signs; the old one is gone from the set.
@@ -264,10 +265,9 @@ impl Issuer {
 
     /// The answer of a misbehaving issuer, if it misbehaves.
     async fn misbehave(&self) -> Option<Response> {
-        let fault = *self.0.fault.lock().unwrap();
+        let fault = *self.0.fault.subscribe().wait_for(|fault| *fault != Fault::Hang).await.unwrap();
         Some(match fault {
-            Fault::None | Fault::Empty | Fault::OtherIssuer => return None,
-            Fault::Hang => std::future::pending().await,
+            Fault::None | Fault::Hang | Fault::Empty | Fault::OtherIssuer => return None,
             Fault::Garbage => "<html>not JSON".into_response(),
             Fault::Huge => {
                 let chunk = Bytes::from(vec![b' '; 1 << 20]);
@@ -300,7 +300,7 @@ async fn discovery(State(issuer): State<Issuer>) -> Response {
         return response;
     }
     let url = issuer.url();
-    let other = *issuer.0.fault.lock().unwrap() == Fault::OtherIssuer;
+    let other = *issuer.0.fault.borrow() == Fault::OtherIssuer;
     Json(json!({
         "issuer": if other { "https://other.example" } else { url },
         "authorization_endpoint": format!("{url}/authorize"),
@@ -320,7 +320,7 @@ async fn keys(State(issuer): State<Issuer>) -> Response {
     if let Some(response) = issuer.misbehave().await {
         return response;
     }
-    let empty = *issuer.0.fault.lock().unwrap() == Fault::Empty;
+    let empty = *issuer.0.fault.borrow() == Fault::Empty;
     let keys: Vec<Value> = issuer.0.keys.lock().unwrap().iter().filter(|_| !empty).map(Key::jwk).collect();
     Json(json!({"keys": keys})).into_response()
 }
