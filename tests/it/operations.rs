@@ -347,8 +347,8 @@ async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_wai
 /// Another user can open the socket where its group may, which it may where somebody is listed.
 #[tokio::test]
 async fn attacks_z13_a_user_who_is_not_listed_commands_nothing_and_is_in_the_trail() {
-    // Nobody else can become another user.
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        assert!(std::env::var_os("CI").is_none(), "attacks:Z13 was not tried: root alone can become another user");
         return;
     }
     let listed = |yaml: String| yaml.change("socket: operator.sock", "socket: operator.sock, socket_users: [1]");
