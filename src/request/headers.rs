@@ -36,7 +36,7 @@ pub enum Class {
 /// for. From a client they are forgeries. Those of clouds and other proxies are known to upstreams that once stood behind these, and
 /// nobody takes them away where Doorward stands in their place. What is signed (`x-goog-iap-jwt-assertion`, `cf-access-jwt-assertion`,
 /// `x-amzn-oidc-data`, `x-pomerium-jwt-assertion`) proves itself to whoever checks it, and goes on.
-const FORGEABLE_PREFIXES: [&str; 27] = [
+const FORGEABLE_PREFIXES: [&str; 29] = [
     "x-remote-",
     "remote-",
     "x-forwarded-",
@@ -50,6 +50,7 @@ const FORGEABLE_PREFIXES: [&str; 27] = [
     "ssl-client-",
     "x-amzn-mtls-",
     "x-amzn-oidc-identity",
+    "x-appengine-user-",
     "x-arr-clientcert",
     "x-authentik-",
     "x-goog-authenticated-user-",
@@ -57,6 +58,7 @@ const FORGEABLE_PREFIXES: [&str; 27] = [
     "x-pomerium-claim-",
     "cf-access-authenticated-",
     "cf-client-cert-",
+    "cf-connecting-",
     "tailscale-user-",
     "x-anonymous-consumer",
     "x-authenticated-",
@@ -71,15 +73,17 @@ const FORGEABLE_PREFIXES: [&str; 27] = [
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// `client-cert` and its chain are of RFC 9440.
-const DROPPED: [&str; 28] = [
+const DROPPED: [&str; 33] = [
     "audit-id",
-    "cf-connecting-ip",
+    "cf-pseudo-ipv4",
     "client-cert",
     "client-cert-chain",
     "connection",
     "content-length",
+    "do-connecting-ip",
     "expect",
     "fastly-client-ip",
+    "fly-client-ip",
     "forwarded",
     "host",
     "http2-settings",
@@ -93,8 +97,11 @@ const DROPPED: [&str; 28] = [
     "traceparent",
     "tracestate",
     "upgrade",
+    "x-azure-clientip",
+    "x-azure-socketip",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-envoy-external-address",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -306,8 +313,17 @@ mod tests {
             ("another proxy's word on the person", "X-Userinfo", Class::Dropped),
             ("another proxy's word on the person", "Tailscale-User-Login", Class::Dropped),
             ("another proxy's word on the person", "X-Vouch-User", Class::Dropped),
+            ("another proxy's word on the person", "X-AppEngine-User-Email", Class::Dropped),
             ("another proxy's word on the address", "Cf-Connecting-Ip", Class::Dropped),
+            ("another proxy's word on the address", "Cf-Connecting-IPv6", Class::Dropped),
+            ("another proxy's word on the address", "Cf-Pseudo-IPv4", Class::Dropped),
+            ("another proxy's word on the address", "DO-Connecting-IP", Class::Dropped),
             ("another proxy's word on the address", "Fastly-Client-Ip", Class::Dropped),
+            ("another proxy's word on the address", "Fly-Client-IP", Class::Dropped),
+            ("another proxy's word on the address", "X-AppEngine-User-IP", Class::Dropped),
+            ("another proxy's word on the address", "X-Azure-ClientIP", Class::Dropped),
+            ("another proxy's word on the address", "X-Azure-SocketIP", Class::Dropped),
+            ("another proxy's word on the address", "X-Envoy-External-Address", Class::Dropped),
             ("another proxy's word on the address", "X-Cluster-Client-Ip", Class::Dropped),
             ("twin, which is signed", "X-Amzn-Oidc-Data", Class::EndToEnd),
             ("twin, which is signed", "X-Goog-IAP-JWT-Assertion", Class::EndToEnd),
@@ -315,6 +331,8 @@ mod tests {
             ("twin, which is signed", "X-Pomerium-Jwt-Assertion", Class::EndToEnd),
             ("twin", "X-Amzn-Trace-Id", Class::EndToEnd),
             ("twin", "Cf-Ray", Class::EndToEnd),
+            ("twin", "X-Azure-Ref", Class::EndToEnd),
+            ("twin", "X-Envoy-Attempt-Count", Class::EndToEnd),
             ("twin", "X-Client-Version", Class::EndToEnd),
             ("limits", "X_Anything", Class::Ambiguous),
             ("twin", "X-Anything", Class::EndToEnd),
