@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use tokio::{io::AsyncWriteExt as _, process::Command, sync::Notify};
 
 use crate::harness::{Recorded, Reply, Upstream, until, within};
 
@@ -225,6 +225,30 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     let output = step.run(&["--audience", "a", "--", "sh", "-c", script]).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(revoked(&server), ["token=token-1", "token=token-2"]);
+}
+
+/// It ended at once, or, as process 1 of a container, did not hear of it, and the token was good for all its life.
+#[tokio::test]
+async fn who_is_told_to_end_before_there_is_a_token_for_the_command_ends_the_one_that_comes() {
+    let told = Arc::new(Notify::new());
+    let Reply::Bytes(answer) = issued("token-1", 600) else { panic!("an answer is bytes") };
+    let mut server = Upstream::scripted({
+        let told = Arc::clone(&told);
+        move |request: &Recorded| match request.line().contains("/oauth2/token") {
+            true => Reply::Later(Arc::clone(&told), answer.clone()),
+            false => Reply::json(200, "{}"),
+        }
+    })
+    .await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let mut child = step.command(&["--audience", "a", "--", "sleep", "1000"]).spawn().unwrap();
+    server.wait_for(1).await;
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    told.notify_one();
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(143), "as in a shell");
+    assert_eq!(revoked(&server), ["token=token-1"]);
+    assert_eq!(fs::read_dir(step.dir.path()).unwrap().count(), 1, "no file of it is left");
 }
 
 #[tokio::test]

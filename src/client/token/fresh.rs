@@ -91,10 +91,25 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
     if delivery.shape.is_of_docker() && file.file_name().is_none_or(|name| name != "config.json") {
         return Err("docker looks for `config.json` in a folder; give `--out` that name".into());
     }
-    let mut swaps = Swaps::new(&delivery.swap);
-    let mut issued = vec![delivery.first(&mut swaps).await?];
-    let done = attend(delivery, &file, &mut issued, &mut swaps, program, arguments).await;
-    delivery.remove(&file);
+    // Before a token is on its way, and before there is a command that would not hear of them.
+    let mut signals = Signals::take()?;
+    let (mut issued, mut swaps) = (Vec::new(), Swaps::new(&delivery.swap));
+    let first = tokio::select! {
+        first = delivery.first(&mut swaps) => Ok(first?),
+        kind = signals.next() => Err(kind),
+    };
+    let done = match first {
+        Ok(first) => {
+            issued.push(first);
+            let done = attend(delivery, &file, &mut issued, &mut swaps, signals, program, arguments).await;
+            delivery.remove(&file);
+            done
+        }
+        Err(kind) => {
+            eprintln!("doorward: it was told to end before it had a token, and `{program}` was not run");
+            Ok(ended_by(kind.as_raw_value()))
+        }
+    };
     finish(delivery, issued, swaps).await;
     done
 }
@@ -105,14 +120,13 @@ async fn attend(
     file: &Path,
     issued: &mut Vec<Issued>,
     swaps: &mut Swaps<'_>,
+    signals: Signals,
     program: &str,
     arguments: &[String],
 ) -> Result<u8, Failure> {
     write_last(delivery, file, issued)?;
     let (variable, is_folder) = delivery.shape.variable();
     let value = if is_folder { file.parent().unwrap_or(file) } else { file };
-    // Before there is a command that would not hear of them.
-    let signals = Signals::take()?;
     let child = Command::new(program).args(arguments).env(variable, value).spawn();
     let mut child = match child {
         Ok(child) => child,
@@ -183,8 +197,15 @@ fn not_run(error: &io::Error) -> u8 {
 
 /// What a shell says of an end.
 fn code(status: ExitStatus) -> u8 {
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    u8::try_from(code).unwrap_or(1)
+    match status.code() {
+        Some(code) => u8::try_from(code).unwrap_or(1),
+        None => ended_by(status.signal().unwrap_or(0)),
+    }
+}
+
+/// What a shell says of an end by a signal.
+fn ended_by(signal: i32) -> u8 {
+    u8::try_from(signal).map_or(1, |signal| signal.saturating_add(128))
 }
 
 /// Swaps again and again, each time before the token ends. Returns where no further one is to be had: the run has ended, or the
