@@ -74,7 +74,7 @@ pub struct Cause {
     subject: Arc<str>,
     username: Arc<str>,
     kind: Kind,
-    /// What the subject is, where that is something else.
+    /// What the subject is, where somebody acted for them. Earlier versions kept none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subject_kind: Option<Kind>,
     /// `None` if the issuer said nothing of them.
@@ -153,7 +153,7 @@ impl Cause {
             subject: Arc::clone(&principal.subject),
             username: Arc::clone(&principal.username),
             kind: principal.kind,
-            subject_kind: principal.subject_kind,
+            subject_kind: principal.actor.as_ref().map(|_| principal.kind_of_subject()),
             groups: said(principal.says_groups, &principal.groups),
             scopes: said(principal.says_scopes, &principal.scopes),
             client: principal.client.clone(),
@@ -179,7 +179,7 @@ impl Cause {
         }
         Principal {
             kind: self.kind,
-            subject_kind: self.subject_kind,
+            subject_kind: self.kind_of_subject().filter(|kind| *kind != self.kind),
             says_groups: self.groups.is_some(),
             groups: self.groups.clone().unwrap_or_default(),
             says_scopes: self.scopes.is_some(),
@@ -216,9 +216,18 @@ impl Cause {
         self.act.as_ref()
     }
 
-    /// Whether it was kept by a version that noted of an actor neither who they are to their issuer nor on whose behalf they acted.
+    /// Whether it was kept by a version that noted of an actor neither who they are to their issuer nor on whose behalf they acted, or
+    /// not whether it was for a person.
     pub fn lacks_actors(&self) -> bool {
-        self.actor.is_some() && self.act.is_none()
+        (self.actor.is_some() && self.act.is_none()) || self.kind_of_subject().is_none()
+    }
+
+    /// What the subject is, unless an earlier version kept of somebody for whom another acted that it was an agent who came. It kept what
+    /// a token of ours says of that.
+    fn kind_of_subject(&self) -> Option<Kind> {
+        let own = || Kind::deserialize(self.claims.get(KIND_CLAIM).filter(|_| self.on_behalf_of.is_some())?).ok();
+        let is_of_subject = self.actor.is_none() || self.kind != Kind::Agent;
+        self.subject_kind.or_else(own).or_else(|| is_of_subject.then_some(self.kind))
     }
 
     /// Whether a run that was made then can have come of the delivery.
@@ -451,6 +460,43 @@ mod tests {
             let again = serde_json::from_slice::<Cause>(&kept).unwrap().principal();
             assert_eq!((again.kind, again.kind_of_subject(), again.claims.len()), (kind, of_subject, claims));
             assert_ne!(again.kind, Kind::Human, "they do not act themselves");
+        }
+    }
+
+    /// As kept by a version that had no `subject_kind`: the person became an agent, whom a deny of people missed.
+    #[test]
+    fn what_somebody_is_is_known_of_records_that_say_it_by_the_claim_of_our_token_alone() {
+        let kept = |kind: &str, more: Value| -> Cause {
+            let mut kept = serde_json::json!({
+                "request": Uuid::nil(), "at": 0, "issuer": "doorward", "subject": "alice", "username": "alice", "kind": kind,
+            });
+            kept.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value(kept).unwrap()
+        };
+        let acted_for = |more: Value| {
+            let mut acted_for = serde_json::json!({"actor": ["serviceaccount:ci:builder", null], "act": {"sub": "serviceaccount:ci:builder"}});
+            acted_for.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            acted_for
+        };
+        let own = |claims: Value| {
+            acted_for(serde_json::json!({"on_behalf_of": {"issuer": "corp", "sub": "7"}, "claims": claims}))
+        };
+        for (kind, more, of_subject) in [
+            ("agent", own(serde_json::json!({"kind": "human"})), Some(Kind::Human)),
+            ("agent", own(serde_json::json!({"kind": "agent"})), Some(Kind::Agent)),
+            ("workload", own(serde_json::json!({"kind": "workload"})), Some(Kind::Workload)),
+            ("agent", own(serde_json::json!({})), None),
+            // Of another's token only the whole was kept, and what it says by that name means nothing.
+            ("agent", acted_for(serde_json::json!({"claims": {"kind": "human"}})), None),
+            ("workload", acted_for(serde_json::json!({})), Some(Kind::Workload)),
+            ("human", serde_json::json!({}), Some(Kind::Human)),
+            ("agent", serde_json::json!({}), Some(Kind::Agent)),
+        ] {
+            let cause = kept(kind, more.clone());
+            assert_eq!(cause.lacks_actors(), of_subject.is_none(), "{kind} {more}");
+            let Some(of_subject) = of_subject else { continue };
+            let again = cause.principal();
+            assert_eq!((again.kind.as_str(), again.kind_of_subject()), (kind, of_subject), "{kind} {more}");
         }
     }
 
