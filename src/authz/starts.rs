@@ -94,7 +94,10 @@ fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> b
     let is_login = |client: &str| is_deny || who.clients.is_empty() || who.clients.iter().any(|named| named == client);
     let by_login = || who.service_accounts.is_empty() && (is_deny || who.on_behalf_of.is_none());
     route.schemes.iter().any(|scheme| match scheme {
-        raw::Scheme::Bearer => who.webhooks.is_empty() && root.issuers.iter().any(|issuer| taken(&issuer)),
+        raw::Scheme::Bearer => {
+            let mut signing = root.issuers.iter().filter(taken);
+            who.webhooks.is_empty() && signing.any(|issuer| route.fits_tokens_of(issuer))
+        }
         raw::Scheme::Session => {
             let mut logins = root.issuers.iter().filter(taken).filter_map(|issuer| issuer.login.as_ref());
             who.webhooks.is_empty() && by_login() && logins.any(|login| is_login(&login.client.id))
@@ -221,8 +224,8 @@ mod tests {
 
     const GROUND: &str = "
 issuers:
-  - {name: corp, issuer: 'https://corp.example', kind: human, login: {client: {id: door, secret: {env: SECRET}}}}
-  - {name: partner, issuer: 'https://partner.example', kind: human, login: {client: {id: door, secret: {env: SECRET}}}}
+  - {name: corp, issuer: 'https://corp.example', kind: human, audiences: [door], login: {client: {id: door, secret: {env: SECRET}}}}
+  - {name: partner, issuer: 'https://partner.example', kind: human, audiences: [door], login: {client: {id: door, secret: {env: SECRET}}}}
 webhooks:
   - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
 interceptor: {host: interceptor.example, kubernetes: api}
@@ -340,7 +343,7 @@ routes:
     fn a_route_on_which_a_rule_can_hit_nobody_is_not_told() {
         const DOORS: &str = "
 issuers:
-  - {name: corp, issuer: 'https://corp.example', kind: human, login: {client: {id: door, secret: {env: SECRET}}}}
+  - {name: corp, issuer: 'https://corp.example', kind: human, audiences: [door], login: {client: {id: door, secret: {env: SECRET}}}}
   - {name: pods, issuer: 'https://pods.example', preset: kubernetes}
 webhooks:
   - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
@@ -372,6 +375,8 @@ routes:
         }
         let one = DOORS.replace("  - {name: pods, issuer: 'https://pods.example', preset: kubernetes}\n", "");
         assert_eq!(starts_on(&one, "do: allow, who: {groups: [sre]}"), "allow board,api", "of the one issuer");
+        let login_alone = DOORS.replace("audiences: [door], ", "");
+        assert_eq!(starts_on(&login_alone, "do: allow, who: {issuers: [corp]}"), "allow board", "of no token");
         let (head, tail) = DOORS.split_once("break_glass: ").unwrap();
         let closed = format!("{head}{}", tail.split_once('\n').unwrap().1);
         assert_eq!(

@@ -105,8 +105,7 @@ pub(super) fn complete(
 /// and looks at nothing that they can have.
 fn scheme_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route) -> Result<Scheme, Rejection> {
     let can_have = |scheme: &Scheme| match scheme {
-        // People log in at GitHub, which signs no tokens of theirs.
-        Scheme::Bearer => configured.is_some_and(|issuer| issuer.preset != Some(raw::Preset::GithubOauth)),
+        Scheme::Bearer => configured.is_some_and(|issuer| route.fits_tokens_of(issuer)),
         Scheme::Session => configured.is_some_and(|issuer| issuer.login.is_some()),
         Scheme::Webhook => webhooks::of_issuer(issuer).is_some_and(|name| route.webhook.as_deref() == Some(name)),
         Scheme::BreakGlass => issuer == break_glass::ISSUER,
@@ -233,7 +232,9 @@ mod tests {
             "
 issuers:
   - {{name: company, issuer: 'https://company.example', {LOGIN}}}
-  - {{name: partner, issuer: 'https://partner.example', {LOGIN}}}
+  - {{name: partner, issuer: 'https://partner.example', audiences: [door], {LOGIN}}}
+  - {{name: opaque, issuer: 'https://opaque.example', clients: [{{id: robot}}], {LOGIN},
+      introspection: {{mode: opaque, client: {{id: door, secret: {{env: SECRET}}}}}}}}
   - {{name: hub, issuer: 'https://github.com', preset: github_oauth, {LOGIN}}}
   - {{name: cluster, issuer: 'https://cluster.example', preset: kubernetes}}
 webhooks:
@@ -242,6 +243,7 @@ webhooks:
 routes:
   - {{name: prod, kind: http, hosts: [prod.example], schemes: [bearer, session], issuers: [company], upstream: web}}
   - {{name: tokens, kind: http, hosts: [tokens.example], schemes: [bearer], upstream: web}}
+  - {{name: narrow, kind: http, hosts: [narrow.example], schemes: [bearer], audiences: [other], upstream: web}}
   - {{name: board, kind: http, hosts: [board.example], schemes: [session], upstream: web}}
   - {{name: both, kind: http, hosts: [both.example], schemes: [session, bearer], upstream: web}}
   - {{name: glass, kind: http, hosts: [glass.example], schemes: [break_glass], issuers: [company], upstream: web}}
@@ -252,12 +254,18 @@ routes:
         .unwrap();
         let missing = Err(Reason::CredentialMissing);
         for (route, issuer, expected) in [
-            ("prod", "company", Ok(Scheme::Bearer)),
+            // It has no audiences, so that none of its tokens is for us.
+            ("prod", "company", Ok(Scheme::Session)),
             ("prod", "partner", Err(Reason::IssuerUnknown)),
             ("prod", "cluster", Err(Reason::IssuerUnknown)),
             ("prod", "hub", Err(Reason::IdentityRefused)),
             ("prod", "break-glass", missing),
+            ("tokens", "company", missing),
             ("tokens", "partner", Ok(Scheme::Bearer)),
+            // Introspection vouches for tokens of listed clients.
+            ("tokens", "opaque", Ok(Scheme::Bearer)),
+            ("narrow", "partner", missing),
+            ("narrow", "opaque", missing),
             ("tokens", "cluster", Ok(Scheme::Bearer)),
             ("tokens", "hub", missing),
             ("tokens", "webhook:gh", missing),
@@ -268,7 +276,7 @@ routes:
             ("both", "cluster", Ok(Scheme::Bearer)),
             ("glass", "break-glass", Ok(Scheme::BreakGlass)),
             ("glass", "company", missing),
-            ("open", "company", Ok(Scheme::Bearer)),
+            ("open", "company", Ok(Scheme::Anonymous)),
             ("open", "partner", Err(Reason::IssuerUnknown)),
             // The certificate is not looked at.
             ("open", "break-glass", Ok(Scheme::Anonymous)),

@@ -169,6 +169,17 @@ pub enum Kind {
     Workload,
 }
 
+impl Issuer {
+    /// Whether people log in here, and no bearer token is taken: one that is for us would have to be so by what introspection says of
+    /// it and of its client, as there are no `audiences`.
+    pub fn only_logs_in(&self) -> bool {
+        let introspects = self.introspection.as_ref().is_some_and(|asked| asked.mode != IntrospectionMode::Never);
+        let is_for_us_by_client = introspects && !self.clients.is_empty();
+        let signs_nothing = self.preset == Some(Preset::GithubOauth);
+        signs_nothing || (self.login.is_some() && self.audiences.is_empty() && !is_for_us_by_client)
+    }
+}
+
 impl Kind {
     /// The word for it, as it is written.
     pub const fn as_str(self) -> &'static str {

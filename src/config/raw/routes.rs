@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Issuer;
 use crate::config::values::{Cidr, SecretSource, Size, SocketAddress, Span};
 
 /// An address that Doorward listens on.
@@ -271,6 +272,12 @@ impl Route {
     /// Whether it takes tokens and sessions of this issuer.
     pub fn takes_issuer(&self, name: &str) -> bool {
         self.issuers.is_empty() || self.issuers.iter().any(|issuer| issuer == name)
+    }
+
+    /// Whether a bearer token of this issuer can be for it, if it takes the issuer.
+    pub fn fits_tokens_of(&self, issuer: &Issuer) -> bool {
+        let is_for_it = |audience: &String| self.audiences.contains(audience);
+        !issuer.only_logs_in() && (self.audiences.is_empty() || issuer.audiences.iter().any(is_for_it))
     }
 
     const fn max_stream() -> Span {

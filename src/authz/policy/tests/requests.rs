@@ -346,7 +346,7 @@ routes:
 fn a_log_from_outside_is_no_page_and_pages_are_of_dashboards_alone() {
     decide_all(
         "
-issuers: [{name: corp, issuer: 'https://corp.example', login: {client: {id: door, secret: {env: SECRET}}}}]
+issuers: [{name: corp, issuer: 'https://corp.example', audiences: [door], login: {client: {id: door, secret: {env: SECRET}}}}]
 routes:
   - {name: board, kind: dashboard, hosts: [board.example], schemes: [session], upstream: board, kubernetes: api}
   - {name: api, kind: kubernetes, hosts: [api.example], schemes: [bearer], upstream: api}
