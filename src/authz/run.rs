@@ -34,13 +34,20 @@ impl RunCondition {
             report.error(at, "it asks for nothing of a run").help("say what the request `does`, or what it may bring");
         }
         match action {
-            raw::Action::Deny if !raw.params.is_empty() && raw.code.is_empty() => {
-                report
-                    .warning(
-                        &at.key("params"),
-                        "it denies every run that leaves these out, of whatever pipeline: its default may be such a value",
-                    )
-                    .help("name in `code` what has these parameters");
+            raw::Action::Deny if raw.code.is_empty() => {
+                for (key, values, why) in [
+                    ("params", &raw.params, "its default may be such a value"),
+                    ("labels", &raw.labels, "the run gets the labels of that"),
+                ] {
+                    if !values.is_empty() {
+                        report
+                            .warning(
+                                &at.key(key),
+                                format!("it denies every run that leaves these out, of whatever pipeline: {why}"),
+                            )
+                            .help(format!("name in `code` what has these {key}"));
+                    }
+                }
             }
             raw::Action::Deny => {}
             raw::Action::Allow | raw::Action::Approve(_) => {
@@ -128,8 +135,10 @@ impl RunCondition {
             let is_such = |patterns: &[Prefix], value: &Arc<str>| among(value, patterns, reading);
             wanted.iter().all(|(name, patterns)| given.get(name).map_or(left_out, |value| is_such(patterns, value)))
         };
-        // A parameter that is left out has the default of what runs, which nobody has read. Nothing fills in a label.
+        // Nobody has read what runs. A parameter that is left out has the default of that, and so has a label, since Tekton copies those of
+        // a pipeline or a task to its run (`storePipelineSpecAndMergeMeta`), but not of code that the run itself brings.
         let has_default = reading == Reading::Wide;
+        let may_get_labels = has_default && !run.references.is_empty();
         let code = match reading {
             // What is brought along is none of what is named.
             Reading::Strict => !(run.inline && self.inline.is_none()) && all_among(&run.references, &self.code),
@@ -148,7 +157,7 @@ impl RunCondition {
             && self.pod_template.is_none_or(|template| template == run.pod_template)
             && self.binds_secrets.is_none_or(|binds| binds == run.binds_secrets)
             && values(&self.params, &run.params, has_default)
-            && values(&self.labels, &run.labels, false)
+            && values(&self.labels, &run.labels, may_get_labels)
     }
 
     /// Names of the parameters and labels that it looks at.
@@ -307,29 +316,47 @@ mod tests {
             (json!({"params": {"zone": ["*"]}}), (false, true)),
             (json!({"code": ["deploy"], "params": {"zone": ["a"], "env": ["prod"]}}), (false, false)),
             (json!({"code": ["other"], "params": {"zone": ["a"]}}), (false, false)),
-            (json!({"code": ["deploy"], "labels": {"zone": ["a"]}}), (false, false)),
         ] {
             assert_eq!(both(&rule, &run), expected, "{rule}");
         }
     }
 
+    /// A deny of `tier: prod` was passed by leaving it to a pipeline that has this label.
     #[test]
-    fn a_deny_of_parameters_that_names_no_code_is_told_to_hit_all_that_leaves_them_out() {
-        for (code, action, expected) in [
-            (vec![], raw::Action::Deny, 1),
-            (vec!["deploy".to_owned()], raw::Action::Deny, 0),
-            (vec![], raw::Action::Allow, 0),
+    fn a_label_that_is_left_out_may_be_that_of_the_pipeline_which_is_denied() {
+        let run = created(&json!({"pipelineRef": {"name": "deploy"}}));
+        let inline = created(&json!({"pipelineSpec": {"tasks": []}}));
+        for (rule, run, expected) in [
+            (json!({"code": ["deploy"], "labels": {"tier": ["prod"]}}), &run, (false, true)),
+            (json!({"labels": {"tier": ["*"]}}), &run, (false, true)),
+            (json!({"labels": {"tier": ["prod"], "team": ["b"]}}), &run, (false, false)),
+            (json!({"code": ["other"], "labels": {"tier": ["prod"]}}), &run, (false, false)),
+            // It has those that it says.
+            (json!({"labels": {"tier": ["prod"]}}), &inline, (false, false)),
         ] {
-            let raw = raw::OnRun {
-                code: code.clone(),
-                params: BTreeMap::from([("env".to_owned(), vec!["prod".to_owned()])]),
-                ..raw::OnRun::default()
-            };
+            assert_eq!(both(&rule, run), expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_deny_of_parameters_or_labels_that_names_no_code_is_told_to_hit_all_that_leaves_them_out() {
+        for (rule, action, expected) in [
+            (json!({"params": {"env": ["prod"]}}), raw::Action::Deny, &["/params"][..]),
+            (json!({"labels": {"env": ["prod"]}}), raw::Action::Deny, &["/labels"]),
+            (
+                json!({"params": {"env": ["prod"]}, "labels": {"env": ["prod"]}}),
+                raw::Action::Deny,
+                &["/params", "/labels"],
+            ),
+            (json!({"code": ["deploy"], "params": {"env": ["prod"]}, "labels": {"a": ["b"]}}), raw::Action::Deny, &[]),
+            (json!({"params": {"env": ["prod"]}, "labels": {"env": ["prod"]}}), raw::Action::Allow, &[]),
+        ] {
+            let raw: raw::OnRun = serde_json::from_value(rule.clone()).unwrap();
             let mut report = Report::default();
             RunCondition::compile(&raw, &action, &At::root(), &mut report);
             assert!(!report.has_errors());
-            let told = report.problems().iter().filter(|problem| problem.at.as_str() == "/params");
-            assert_eq!(told.count(), expected, "{code:?} {action:?}");
+            let told: Vec<&str> = report.problems().iter().map(|problem| problem.at.as_str()).collect();
+            assert_eq!(told, expected, "{rule} {action:?}");
         }
     }
 

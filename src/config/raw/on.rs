@@ -236,7 +236,7 @@ pub struct OnRun {
     /// Parameters of the run, by name. One that the run leaves out may have any value to a deny.
     #[schemars(extend("additionalProperties" = some_texts()))]
     pub params: BTreeMap<String, Vec<String>>,
-    /// Labels of the run, by name.
+    /// Labels of the run, by name. One that the run leaves out may be that of what it refers to, to a deny.
     #[schemars(extend("additionalProperties" = some_texts()))]
     pub labels: BTreeMap<String, Vec<String>>,
 }
