@@ -41,6 +41,7 @@ const ROOTS: [(&str, Type); 4] = [
             ("subject", Scalar),
             ("username", Scalar),
             ("kind", Scalar),
+            ("subject_kind", Scalar),
             ("groups", List),
             ("scopes", List),
             ("client", Scalar),

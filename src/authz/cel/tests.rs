@@ -5,6 +5,7 @@ use cel::{
 use serde_json::json;
 
 use super::*;
+use crate::authn::Kind;
 
 fn principal() -> Principal {
     let claims = json!({
@@ -152,6 +153,25 @@ fn a_claim_and_a_list_are_made_values_once_in_an_evaluation() {
             assert_eq!(get(field), get(field), "{field:?}");
         }
     });
+}
+
+/// By `kind` alone a deny of people missed whoever came for one.
+#[test]
+fn a_person_for_whom_somebody_acts_is_one_to_an_expression() {
+    const PERSON: &str = "principal.subject_kind == 'human'";
+    for (subject, is_acted_for, expected) in [
+        (Kind::Human, false, [true, true]),
+        (Kind::Human, true, [false, true]),
+        (Kind::Agent, true, [false, false]),
+        (Kind::Workload, false, [false, false]),
+    ] {
+        let (kind, subject_kind) = Principal::kinds(subject, is_acted_for);
+        let principal = Principal { kind, subject_kind, ..principal() };
+        let told = ["principal.kind == 'human'", PERSON].map(|source| evaluate_for(source, &principal));
+        assert_eq!(told, expected.map(Ok), "{subject:?} {is_acted_for}");
+    }
+    // Where tokens are exchanged, the person stays one beside who acts.
+    assert_eq!(evaluate_for(PERSON, &Principal { kind: Kind::Human, ..principal() }), Ok(true));
 }
 
 #[test]

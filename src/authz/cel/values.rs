@@ -157,6 +157,7 @@ impl<'a> Person<'a> {
             "subject" => text(&principal.subject),
             "username" => text(&principal.username),
             "kind" => text(principal.kind.as_str()),
+            "subject_kind" => text(principal.kind_of_subject().as_str()),
             "groups" => Some(CowVal::Borrowed(&self.groups)),
             "scopes" => Some(CowVal::Borrowed(&self.scopes)),
             "client" => text(principal.client.as_deref()?),
