@@ -52,7 +52,17 @@ impl RunCondition {
             raw::Action::Deny => {}
             raw::Action::Allow | raw::Action::Approve(_) => {
                 resolvers::check(&raw.code, &at.key("code"), report);
-                if !raw.code.is_empty() && raw.service_accounts.is_empty() {
+                let makes_runs = raw.does.is_empty() || raw.does.iter().any(|intent| intent.makes_a_run());
+                let only_does = *raw == raw::OnRun { does: raw.does.clone(), ..raw::OnRun::default() };
+                let is_code_meant = !raw.code.is_empty() || raw.inline == Some(true);
+                if !makes_runs && !only_does {
+                    report
+                        .warning(
+                            at,
+                            "no request meets it: of one that does this to a run it is not asked what it brings",
+                        )
+                        .help("leave all but `does` out, or name `create` or `apply` there");
+                } else if is_code_meant && raw.service_accounts.is_empty() {
                     report.warning(at, "whoever starts this code chooses the service account that it runs as").help(
                         "write those that they may choose into `service_accounts`, and `pod_template: false` and \
                              `binds_secrets: false` where they are not to choose these",
@@ -366,6 +376,9 @@ mod tests {
         for (rule, action, expected) in [
             (json!({"does": ["create"], "code": ["deploy"]}), raw::Action::Allow, 1),
             (json!({"code": ["deploy"], "service_accounts": ["deployer"]}), raw::Action::Allow, 0),
+            (json!({"does": ["apply"], "inline": true}), raw::Action::Allow, 1),
+            (json!({"inline": true, "service_accounts": ["deployer"]}), raw::Action::Allow, 0),
+            (json!({"does": ["create"], "inline": false}), raw::Action::Allow, 0),
             (json!({"does": ["cancel"]}), raw::Action::Allow, 0),
             (json!({"code": ["deploy"]}), raw::Action::Deny, 0),
         ] {
@@ -381,6 +394,25 @@ mod tests {
             "params": [{"name": "image", "value": "x"}],
         }));
         assert_eq!(both(&json!({"does": ["create"], "code": ["deploy"]}), &anything), (true, true));
+    }
+
+    #[test]
+    fn an_allow_of_what_is_brought_that_is_of_statuses_and_changes_alone_is_told_to_be_met_by_nothing() {
+        for (rule, action, expected) in [
+            (json!({"does": ["cancel"], "code": ["deploy"]}), raw::Action::Allow, true),
+            (json!({"does": ["change", "start"], "params": {"env": ["prod"]}}), raw::Action::Allow, true),
+            (json!({"does": ["cancel"], "pod_template": false}), raw::Action::Allow, true),
+            (json!({"does": ["cancel", "create"], "code": ["deploy"]}), raw::Action::Allow, false),
+            (json!({"code": ["deploy"]}), raw::Action::Allow, false),
+            // It holds of a change, which may bring anything.
+            (json!({"does": ["change"], "code": ["deploy"]}), raw::Action::Deny, false),
+        ] {
+            let raw: raw::OnRun = serde_json::from_value(rule.clone()).unwrap();
+            let mut report = Report::default();
+            RunCondition::compile(&raw, &action, &At::root(), &mut report);
+            let told = report.problems().iter().any(|problem| problem.message.starts_with("no request meets it"));
+            assert_eq!(told, expected, "{rule} {action:?}");
+        }
     }
 
     #[test]
