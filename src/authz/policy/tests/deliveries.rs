@@ -72,7 +72,10 @@ rules:
   - {id: people, on: {routes: [web]}, who: {issuers: [corp]}, do: allow}
   - {id: other, who: {repositories: ['bitbucket:{7-a}']}, do: deny}
   - {id: eve, who: {senders: ['bitbucket:{7-b}']}, do: deny}
+  - {id: jobs, on: {routes: [web]}, who: {issuers: [actions]}, do: allow}
+  - {id: mallory, on: {routes: [web]}, who: {senders: ['github:7']}, do: deny}
 tests:
+  - {name: a job is no delivery, principal: {issuer: actions, claims: {repository_id: '2', actor_id: '7'}}, request: {route: web}, expect: {outcome: allow, rule: jobs}}
   - {name: of another kind, principal: {}, request: {route: hooks, delivery: {event: push}}, expect: {outcome: allow}}
   - {name: of no delivery, principal: {issuer: corp}, request: {route: web}, expect: {outcome: allow}}
 ",
