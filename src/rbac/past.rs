@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Account, groups,
-    start::{MASTERS, Right, account_of, found},
+    start::{Listening, MASTERS, Right, account_of, found},
     who::{Cluster, Dangling, Holder},
 };
 use crate::{
@@ -168,8 +168,7 @@ struct Others {
     accounts: BTreeSet<(String, String)>,
     /// What an account makes runs for.
     uses: BTreeMap<(String, String), BTreeSet<Use>>,
-    /// The namespaces that have EventListeners.
-    listening: BTreeSet<String>,
+    listening: Listening,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -205,7 +204,10 @@ impl Others {
                 "EventListener" => {
                     let route = route_to(root, &namespace, &name);
                     is_behind_route.push(route.is_some());
-                    others.listening.insert(namespace.clone());
+                    others.listening.namespaces.insert(namespace.clone());
+                    let selected = spec.pointer("/namespaceSelector/matchNames").and_then(Value::as_array);
+                    let selected = selected.into_iter().flatten().filter_map(Value::as_str);
+                    others.listening.selected.extend(selected.map(|of| (namespace.clone(), of.to_owned())));
                     let of = Use {
                         of: Named { kind, namespace: Some(namespace.clone()), name },
                         through: route.map(|route| format!("behind the route {route}")),
@@ -216,6 +218,7 @@ impl Others {
                 }
                 "Trigger" => {
                     let account = account_in(&spec).map(|account| (namespace.clone(), account));
+                    others.listening.of_triggers.extend(account.clone());
                     let of = Named { kind, namespace: Some(namespace), name };
                     of_triggers.extend(account.map(|account| (account, of)));
                 }

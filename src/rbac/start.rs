@@ -74,8 +74,31 @@ const TOKENS: [(&str, &[&str], &str, &str); 14] = [
 /// the kubelet, so that no NetworkPolicy stops it.
 const REACH: [(&[&str], &str); 3] = [(USE, "pods/portforward"), (PROXY, "pods/proxy"), (PROXY, "services/proxy")];
 
-/// Everybody whom the roles let come by a run there. `listening` are the namespaces that have EventListeners.
-pub(super) fn found(cluster: &Cluster, namespace: &str, listening: &BTreeSet<String>) -> Found {
+/// EventListeners, and what makes their runs.
+#[derive(Debug, Default)]
+pub(super) struct Listening {
+    /// The namespaces that have some.
+    pub namespaces: BTreeSet<String>,
+    /// The namespace of one, and another of which it sets off Triggers too, or `*` (`namespaceSelector`).
+    pub selected: BTreeSet<(String, String)>,
+    /// The accounts that Triggers name, each of the namespace of its Trigger.
+    pub of_triggers: BTreeSet<(String, String)>,
+}
+
+impl Listening {
+    /// The namespaces whose EventListeners may make runs with one of these accounts: one of their own, or of a Trigger elsewhere.
+    fn makers<'a>(&'a self, accounts: &'a BTreeMap<String, BTreeSet<String>>) -> BTreeSet<&'a str> {
+        let own = accounts.keys().filter(|of| self.namespaces.contains(*of));
+        let makes = |of: &String, name: &String| accounts.get(of).is_some_and(|names| names.contains(name));
+        let makers: BTreeSet<_> =
+            self.of_triggers.iter().filter(|(of, name)| makes(of, name)).map(|(of, _)| of).collect();
+        let others = self.selected.iter().filter(|(_, of)| makers.contains(of) || (of == "*" && !makers.is_empty()));
+        own.chain(others.map(|(namespace, _)| namespace)).map(String::as_str).collect()
+    }
+}
+
+/// Everybody whom the roles let come by a run there.
+pub(super) fn found(cluster: &Cluster, namespace: &str, listening: &Listening) -> Found {
     let mut found = Found::new();
     let accounts = creators(cluster, namespace, &mut found);
     for resource in ["users", "groups"] {
@@ -105,8 +128,7 @@ pub(super) fn found(cluster: &Cluster, namespace: &str, listening: &BTreeSet<Str
             }
         }
     }
-    // The account of an EventListener is one of its namespace.
-    for of in accounts.keys().filter(|of| listening.contains(*of)) {
+    for of in listening.makers(&accounts) {
         for (verbs, resource) in REACH {
             for holder in verbs.iter().flat_map(|verb| cluster.holders(&access(verb, "", resource, of))) {
                 let may = limited(format!("reach EventListeners by {resource} of {of}"), &holder.names);

@@ -206,6 +206,34 @@ fn who_reaches_an_event_listener_past_its_route_is_told() {
     assert_eq!(reaching(&items), expected);
 }
 
+/// Its own account may make none, and that of the Trigger is of another namespace.
+#[test]
+fn who_reaches_an_event_listener_that_sets_off_triggers_of_another_namespace_is_told() {
+    let forward = json!([{"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create"]}]);
+    let object = |kind: &str, namespace: &str, spec: &Value| json!({"kind": kind, "metadata": {"namespace": namespace, "name": "x"}, "spec": spec});
+    let build = json!({"serviceAccountName": "build"});
+    for (what, selector, trigger, is_told) in [
+        ("by name", json!({"matchNames": ["other", "ci"]}), ("ci", &build), true),
+        ("all", json!({"matchNames": ["*"]}), ("ci", &build), true),
+        ("none", json!({}), ("ci", &build), false),
+        ("another namespace", json!({"matchNames": ["other"]}), ("ci", &build), false),
+        ("an account that makes no runs", json!({"matchNames": ["*"]}), ("other", &build), false),
+        ("the account of the EventListener", json!({"matchNames": ["*"]}), ("ci", &json!({})), false),
+    ] {
+        let mut items: Vec<Value> = bound("run", &runs(&json!({})), &[account("ci", "build")]).into();
+        items.extend(bound("forward", &forward, &[user("ann")]));
+        items.push(object(
+            "EventListener",
+            "hooks",
+            &json!({"serviceAccountName": "hooks", "namespaceSelector": selector}),
+        ));
+        items.push(object("Trigger", trigger.0, trigger.1));
+        let told = told(&past(&items).past);
+        let reaching = "User ann: reach EventListeners by pods/portforward of hooks (";
+        assert_eq!(told.iter().any(|line| line.starts_with(reaching)), is_told, "{what}: {told:?}");
+    }
+}
+
 /// What makes the pod has the account, and not what the EventListener says besides.
 #[test]
 fn an_event_listener_makes_runs_with_the_account_of_its_pod_where_that_is_known() {
