@@ -6,7 +6,10 @@ use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
 use super::names::Prefix;
-use crate::config::report::{At, Report};
+use crate::config::{
+    raw,
+    report::{At, Report},
+};
 
 /// The resolvers that come with Tekton, and the parameters by which each knows where to fetch from (`pkg/resolution/resolver` in
 /// tektoncd/pipeline). The resolver of the hub writes `version` into a path as it is, so that one with `../` in it leads to another
@@ -19,14 +22,22 @@ const SOURCES: [(&str, &[&str]); 5] = [
     ("hub", &["catalog", "type", "url", "version"]),
 ];
 
-/// Reports the patterns of an allow that name more than a resolver, and not all of where it fetches from.
-pub(super) fn check(patterns: &[String], at: &At, report: &mut Report) {
+/// Reports the patterns of an allow that name more than a resolver, and not all of where it fetches from, and all of references by the
+/// field `bundle`, which are refused.
+pub(super) fn check(patterns: &[String], action: &raw::Action, at: &At, report: &mut Report) {
+    let is_deny = matches!(action, raw::Action::Deny);
     for (index, text) in patterns.iter().enumerate() {
-        let Some((resolver, open)) = open(text).filter(|(_, open)| !open.is_empty()) else { continue };
+        let at = at.index(index);
+        if text.starts_with("bundle?") {
+            report
+                .warning(&at, format!("`{text}` is met by nothing, unless a resolver of your own is called `bundle`"))
+                .help("the resolver of Tekton is called `bundles`: write `bundles?bundle=…`");
+        }
+        let Some((resolver, open)) = open(text).filter(|(_, open)| !is_deny && !open.is_empty()) else { continue };
         let open = open.join("`, `");
         report
             .error(
-                &at.index(index),
+                &at,
                 format!("`{text}` leaves to the caller where the resolver `{resolver}` fetches from: `{open}`"),
             )
             .help(format!(
@@ -110,6 +121,25 @@ fn may_become(reference: &str, patterns: &[Prefix]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It read as if it did something, in a deny too.
+    #[test]
+    fn a_pattern_of_bundles_by_their_field_is_told_to_be_met_by_nothing() {
+        for (pattern, expected) in [
+            ("bundle?bundle=registry.example%2Fci%3A*", 1),
+            ("bundle?*", 1),
+            ("bundles?*", 0),
+            ("bundle", 0),
+            ("bundle-all*", 0),
+        ] {
+            for action in [raw::Action::Allow, raw::Action::Deny] {
+                let mut report = Report::default();
+                check(&["git?*".to_owned(), pattern.to_owned()], &action, &At::root(), &mut report);
+                let told = report.problems().iter().filter(|problem| problem.at.as_str() == "/1").count();
+                assert_eq!((told, report.has_errors()), (expected, false), "{pattern} {action:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_parameter_of_a_resolver_that_is_filled_in_later_may_become_any() {

@@ -33,6 +33,7 @@ impl RunCondition {
         if *raw == raw::OnRun::default() {
             report.error(at, "it asks for nothing of a run").help("say what the request `does`, or what it may bring");
         }
+        resolvers::check(&raw.code, action, &at.key("code"), report);
         match action {
             raw::Action::Deny if raw.code.is_empty() => {
                 for (key, values, why) in [
@@ -51,7 +52,6 @@ impl RunCondition {
             }
             raw::Action::Deny => {}
             raw::Action::Allow | raw::Action::Approve(_) => {
-                resolvers::check(&raw.code, &at.key("code"), report);
                 let makes_runs = raw.does.is_empty() || raw.does.iter().any(|intent| intent.makes_a_run());
                 let only_does = *raw == raw::OnRun { does: raw.does.clone(), ..raw::OnRun::default() };
                 let is_code_meant = !raw.code.is_empty() || raw.inline == Some(true);

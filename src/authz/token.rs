@@ -93,10 +93,8 @@ impl TokenCondition {
         report: &mut Report,
     ) -> Self {
         check(raw, token, action, at, root, report);
-        if !matches!(action, raw::Action::Deny) {
-            resolvers::check(&token.pipelines, &at.key("pipelines"), report);
-            resolvers::check(&token.tasks, &at.key("tasks"), report);
-        }
+        resolvers::check(&token.pipelines, action, &at.key("pipelines"), report);
+        resolvers::check(&token.tasks, action, &at.key("tasks"), report);
         let mut parsed = |key: &str, patterns: &[String]| parse_all(patterns, &at.key(key), report, Prefix::parse);
         Self {
             audiences: parsed("audiences", &token.audiences),
