@@ -220,11 +220,20 @@ pub(super) fn misfit(
             ))
         }
         // User names begin with the issuer: whoever changed to version 2.0 later would lose what is given by name.
-        Preset::Entra if ENTRA_V1.contains(&host) || (ENTRA_V2.contains(&host) && !path.ends_with("/v2.0")) => Some((
-            "it is not the issuer of a v2.0 endpoint".to_owned(),
-            "write `tenant`, or `https://login.microsoftonline.com/TENANT/v2.0` (with the host of your cloud); for access \
-             tokens of that version, `requestedAccessTokenVersion` in the manifest of their application is 2",
-        )),
+        Preset::Entra if ENTRA_V1.contains(&host) || (ENTRA_V2.contains(&host) && !path.ends_with("/v2.0")) => {
+            // A `tenant` alone is one of the global cloud.
+            let help = match host.rsplit('.').next() {
+                Some("cn") => "write `https://login.partner.microsoftonline.cn/TENANT/v2.0`",
+                Some("us") => "write `https://login.microsoftonline.us/TENANT/v2.0`",
+                _ => "write `tenant`, or `https://login.microsoftonline.com/TENANT/v2.0` (with the host of your cloud)",
+            };
+            Some((
+                "it is not the issuer of a v2.0 endpoint, which access tokens have if `requestedAccessTokenVersion` in the manifest of \
+                 their application is 2"
+                    .to_owned(),
+                help,
+            ))
+        }
         Preset::Auth0 if !path.ends_with('/') => {
             Some(("the issuer of an Auth0 tenant ends with a slash".to_owned(), "add the slash, or write `tenant`"))
         }
@@ -307,6 +316,24 @@ mod tests {
         ] {
             let found = misfit(preset, &Url::parse(issuer).unwrap(), audiences, false);
             assert_eq!(found.is_none(), fits, "{preset:?} {issuer}: {found:?}");
+        }
+    }
+
+    /// Who wrote `tenant` for one of a national cloud had the issuer of the global one, whose tokens are of nobody there.
+    #[test]
+    fn the_issuer_of_another_version_is_answered_with_that_of_its_own_cloud() {
+        for (host, names_tenant, address) in [
+            ("sts.windows.net", true, "login.microsoftonline.com"),
+            ("login.microsoftonline.com", true, "login.microsoftonline.com"),
+            ("sts.chinacloudapi.cn", false, "login.partner.microsoftonline.cn"),
+            ("login.partner.microsoftonline.cn", false, "login.partner.microsoftonline.cn"),
+            ("sts.microsoftonline.us", false, "login.microsoftonline.us"),
+            ("login.microsoftonline.us", false, "login.microsoftonline.us"),
+        ] {
+            let issuer = Url::parse(&format!("https://{host}/8f1c/")).unwrap();
+            let (_, help) = misfit(Preset::Entra, &issuer, true, false).unwrap();
+            assert_eq!(help.contains("`tenant`"), names_tenant, "{host}: {help}");
+            assert!(help.contains(&format!("`https://{address}/TENANT/v2.0`")), "{host}: {help}");
         }
     }
 }
