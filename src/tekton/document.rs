@@ -74,7 +74,8 @@ pub enum Unreadable {
     #[error("a reference has the `{field}` `{came}`, and Tekton takes it for one to a {kind} all the same")]
     Ignored { field: &'static str, came: String, kind: &'static str },
     #[error(
-        "a reference has a `bundle`, of which Tekton takes no notice: it runs what is called `name` in the namespace"
+        "a reference has a `bundle`, of which Tekton takes no notice, or which it turns into a resolver, by its version: what is called \
+         `name` in the namespace would run, or what the bundle holds"
     )]
     Bundle,
     #[error("the annotations that say who asked for a run cannot be changed")]

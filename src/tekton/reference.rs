@@ -59,7 +59,8 @@ fn filled<'v>(reference: &'v Value, name: &str) -> Option<&'v str> {
 /// One that says neither what it is to nor how that is found is found by the resolver that Tekton's own setting
 /// `default-resolver-type` names (`pipelinerun_defaults.go`), which no rule would know of. One that says both is: the resolver is
 /// given the name as an address (`enable-concise-resolver-syntax`), or a custom controller takes no notice of it. And one to some
-/// other kind, or to a bundle, is to the task, the pipeline or the StepAction of that name (`taskref.go`, `pipelineref.go`).
+/// other kind is to the task, the pipeline or the StepAction of that name (`taskref.go`, `pipelineref.go`), and so is one to a bundle,
+/// but to versions that make one to the resolver `bundles` of it (`convertBundleToResolver`).
 fn check(reference: &Value, place: Place) -> Result<(), Unreadable> {
     let text = |name: &str| filled(reference, name);
     let (name, kind, version) = (text("name"), text("kind"), text("apiVersion"));
@@ -174,6 +175,8 @@ mod tests {
                 assert!(matches!(refused, Err(Unreadable::Bundle)), "{reference} {place:?}: {refused:?}");
             }
         }
+        let said = Unreadable::Bundle.to_string();
+        assert!(said.contains("by its version"), "some versions make a resolver of it: {said}");
     }
 
     /// As `tkn`, the Dashboard and the API server itself write them, which says `kind: Task` of what says nothing.
