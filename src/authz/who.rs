@@ -274,7 +274,7 @@ fn repository<'a>(caller: &Caller<'a>) -> Option<Numbered<'a>> {
         return Some(Numbered { kind: &facts.sender_kind, number: facts.repository_id.as_deref().map(Number::Text) });
     }
     let (kind, claim) = caller.issuer?.repositories?;
-    let told = principal.claims.get(claim).filter(|told| told.is_string() || told.is_number());
+    let told = principal.claims.get(claim).filter(|told| told.is_string() || told.is_u64());
     Some(Numbered { kind, number: told.map(Number::Json) })
 }
 

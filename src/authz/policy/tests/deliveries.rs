@@ -59,6 +59,9 @@ tests:
   - {name: of that repository, principal: {issuer: actions, claims: {repository_id: '1'}}, request: {route: web}, expect: {outcome: deny, rule: closed}}
   - {name: of none, principal: {issuer: actions}, request: {route: web}, expect: {outcome: deny, rule: closed}}
   - {name: of a list, principal: {issuer: actions, claims: {repository_id: ['2']}}, request: {route: web}, expect: {outcome: deny, rule: closed}}
+  - {name: by a number in JSON, principal: {issuer: actions, claims: {repository_id: 2}}, request: {route: web}, expect: {outcome: allow}}
+  - {name: of no whole number, principal: {issuer: actions, claims: {repository_id: 1.5}}, request: {route: web}, expect: {outcome: deny, rule: closed}}
+  - {name: of one below zero, principal: {issuer: actions, claims: {repository_id: -1}}, request: {route: web}, expect: {outcome: deny, rule: closed}}
 ",
     );
     decide_all(
