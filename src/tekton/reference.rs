@@ -78,6 +78,8 @@ fn check(reference: &Value, place: Place) -> Result<(), Unreadable> {
     let other_kind = kind.filter(|&kind| !is_taken(kind)).map(|kind| ("kind", kind));
     let other_group = version.filter(|_| !is_of_tekton && !is_custom).map(|version| ("apiVersion", version));
     match other_kind.or(other_group) {
+        // It would be of a custom controller, which takes no notice of the resolver.
+        Some(_) if is_custom => Err(Unreadable::NamedTwice),
         Some((field, came)) => Err(Unreadable::Ignored { field, came: came.to_owned(), kind: own }),
         None if text("bundle").is_some() => Err(Unreadable::Bundle),
         None => Ok(()),
@@ -259,6 +261,18 @@ mod tests {
             (json!({"resolver": "git", "kind": "X"}), "git?"),
         ] {
             assert_eq!(&*describe(&reference), expected, "{reference}");
+        }
+    }
+
+    /// It was said that Tekton takes it for a task, and it makes a CustomRun.
+    #[test]
+    fn what_a_custom_controller_runs_has_no_resolver_besides() {
+        for version in ["tekton.dev/v1", "example.com/v1"] {
+            let reference = json!({"resolver": "git", "apiVersion": version, "kind": "Loop"});
+            let refused = read(&reference, Place::TaskOrCustom).map(|_| ());
+            assert!(matches!(refused, Err(Unreadable::NamedTwice)), "{reference}: {refused:?}");
+            let refused = read(&reference, Place::Task).map(|_| ());
+            assert!(matches!(refused, Err(Unreadable::Ignored { .. })), "{reference}: {refused:?}");
         }
     }
 
