@@ -6,9 +6,11 @@ use crate::{authn::Scheme, authz::Scenario, cli::test};
 mod caused;
 mod concerns;
 mod deliveries;
+mod digest;
 mod load;
 mod nearest;
 mod properties;
+mod refusals;
 mod requests;
 mod tokens;
 
@@ -441,121 +443,6 @@ tests:
 }
 
 #[test]
-fn refusals_name_the_rule_and_what_to_do() {
-    let root = root(
-        ONE_ISSUER,
-        "
-rules:
-  - {id: closed, on: {paths: [/closed]}, why: The store moved., fix: Use the new one., do: deny}
-  - {id: eyes, on: {paths: [/eyes]}, do: {approve: {by: {groups: [leads]}, count: 2}}}
-  - {id: mfa, on: {paths: [/mfa]}, need: {mfa: {max_age: 15m}, acr: [gold]}, do: allow}
-  - {id: scope, on: {paths: [/scope]}, who: {groups: [dev], scopes: [tekton:run]}, do: allow}
-  - {id: error, on: {paths: [/error]}, when: 'principal.claims.x', do: allow}
-",
-    );
-    let policy = compile(&root).unwrap();
-    for (path, reason, detail, fix, scopes) in [
-        (
-            "/closed",
-            "policy_denied",
-            "The rule `closed` denies this request: The store moved.",
-            Some("Use the new one."),
-            0,
-        ),
-        (
-            "/eyes",
-            "approval_required",
-            "only with the approval of 2 people",
-            Some("Doorward takes no approvals yet, so ask the owners of the policy for a rule that needs none."),
-            0,
-        ),
-        ("/mfa", "need_unmet", "more than one factor in the last 15m, and a login of class gold", None, 0),
-        ("/scope", "no_rule_matched", "With the scope `tekton:run` one would.", None, 1),
-        ("/error", "policy_denied", "could not be evaluated", None, 0),
-        ("/other", "no_rule_matched", "No rule allows this request.", None, 0),
-    ] {
-        let facts = raw::PrincipalFacts { groups: Some(vec!["dev".into()]), ..Default::default() };
-        let request: raw::RequestFacts = serde_saphyr::from_str(&format!("{{route: web, path: {path}}}")).unwrap();
-        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
-        let rejection = policy.decide(&scenario.principal, &scenario.request()).rejection().unwrap();
-        assert_eq!(rejection.reason().as_str(), reason, "{path}");
-        assert!(rejection.detail().contains(detail), "{path}: {}", rejection.detail());
-        assert_eq!(rejection.needed_scopes().len(), scopes, "{path}");
-        if let Some(fix) = fix {
-            assert_eq!(rejection.fix_text(), Some(fix), "{path}");
-        }
-    }
-}
-
-/// A client asks for what it is told and for no more (RFC 6750 section 3.1: what is necessary to access the resource).
-#[test]
-fn whoever_lacks_a_scope_is_told_to_keep_those_that_the_route_asks_for_too() {
-    let root = root(
-        GROUND,
-        "
-rules:
-  - {id: read, on: {routes: [web], methods: [GET]}, who: {issuers: [corp], groups: [dev], scopes: [door:read]}, do: allow}
-  - {id: write, on: {routes: [web], methods: [POST]}, who: {issuers: [corp], groups: [dev], scopes: [door:write]}, do: allow}
-  - {id: theirs, on: {routes: [web]}, who: {issuers: [partner], groups: [dev], scopes: [partner:use]}, do: allow}
-  - {id: elsewhere, on: {routes: [api]}, who: {issuers: [corp], groups: [dev], scopes: [kube]}, do: allow}
-",
-    );
-    let policy = compile(&root).unwrap();
-    let needed = |scopes: &str, method: &str| {
-        let facts = format!("{{issuer: corp, groups: [dev], scopes: [{scopes}]}}");
-        let facts: raw::PrincipalFacts = serde_saphyr::from_str(&facts).unwrap();
-        let request: raw::RequestFacts =
-            serde_saphyr::from_str(&format!("{{route: web, path: /, method: {method}}}")).unwrap();
-        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
-        let rejection = policy.decide(&scenario.principal, &scenario.request()).rejection().unwrap();
-        rejection.needed_scopes().join(" ")
-    };
-    assert_eq!(needed("'door:read', openid", "POST"), "door:write door:read");
-    assert_eq!(needed("'door:write', kube, 'partner:use'", "GET"), "door:read door:write");
-    assert_eq!(needed("", "GET"), "door:read");
-    // None would do.
-    assert_eq!(needed("'door:read', 'door:write'", "PUT"), "");
-}
-
-/// A server refuses who asks it for a scope of another's.
-#[test]
-fn the_scopes_of_a_route_are_those_of_rules_for_the_issuers_that_are_asked_about() {
-    let rules = "
-rules:
-  - {id: all, on: {routes: [web]}, who: {issuers: [cluster, corp], kind: agent, scopes: [b, a]}, do: allow}
-  - {id: corp, on: {routes: [web]}, who: {issuers: [corp, partner], kind: agent, scopes: [c]}, do: allow}
-  - {id: own, on: {routes: [web]}, who: {issuers: [cluster], kind: agent, scopes: [d]}, do: allow}
-";
-    let policy = compile(&root(GROUND, rules)).unwrap();
-    let of = |issuers: &[&str]| policy.scopes_on("web", |name| issuers.contains(&name)).into_iter().collect::<String>();
-    assert_eq!(
-        (of(&["corp"]), of(&["cluster"]), of(&["corp", "cluster"])),
-        ("abc".into(), "abd".into(), "abcd".into())
-    );
-}
-
-/// A login for the missing part alone brought that and lost the rest: the person went to and fro, and their session was weaker after it.
-#[test]
-fn whose_login_lacks_a_part_reads_of_that_and_is_to_sign_in_with_all_that_the_rule_needs() {
-    let rule = "{id: all, who: {issuers: [corp]}, need: {acr: [gold], fresh_login: {max_age: 5m}}, do: allow}";
-    let root = root(ONE_ISSUER, &format!("rules: [{rule}]"));
-    let policy = compile(&root).unwrap();
-    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
-    for (facts, missing) in [
-        ("{issuer: corp, acr: gold, login_age: 6m}", "a login in the last 5m"),
-        ("{issuer: corp, acr: silver, login_age: 1m}", "a login of class gold"),
-    ] {
-        let facts: raw::PrincipalFacts = serde_saphyr::from_str(facts).unwrap();
-        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
-        let rejection = policy.decide(&scenario.principal, &scenario.request()).rejection().unwrap();
-        assert!(rejection.detail().ends_with(&format!("but it needs {missing}.")), "{}", rejection.detail());
-        assert_eq!(rejection.needed_login().unwrap().options(), " --max-age 5m --acr gold", "{missing}");
-        let explained = policy.explain(&scenario.principal, &scenario.request()).to_string();
-        assert!(explained.contains(&format!("would hit with {missing}\n")), "{explained}");
-    }
-}
-
-#[test]
 fn shadow_rules_are_recorded() {
     let root = root(
         ONE_ISSUER,
@@ -586,96 +473,4 @@ fn a_policy_unknown_of_a_route_denies() {
     assert!(policy.decide(&scenario.principal, &scenario.request()).is_allow());
     let elsewhere = RequestView { route: "elsewhere", ..scenario.request() };
     assert!(!policy.decide(&scenario.principal, &elsewhere).is_allow());
-}
-
-#[test]
-fn the_digest_is_of_what_the_policy_means() {
-    let one = root(GROUND, "rules: [{id: a, on: {}, do: allow}, {id: b, who: {users: [x]}, do: deny, why: null}]");
-    let two = root(GROUND, "rules: [{do: deny, who: {users: [x], anonymous: false}, id: b}, {id: a, do: allow}]");
-    let other = root(GROUND, "rules: [{id: a, do: allow}, {id: b, who: {users: [y]}, do: deny}]");
-    let digest = |root: &raw::Root| compile(root).unwrap().digest().to_string();
-    assert_eq!(digest(&one), digest(&two));
-    assert_ne!(digest(&one), digest(&other));
-    assert_eq!(digest(&one).len(), 64);
-
-    let policy = compile(&one).unwrap();
-    let read: raw::PolicyFile = serde_json::from_str(policy.source()).unwrap();
-    let again = raw::Root { rules: read.rules, grants: read.grants, ..root(GROUND, "") };
-    assert_eq!(compile(&again).unwrap().digest(), policy.digest());
-}
-
-/// A policy that is kept by its digest is decided by again, and must not have become wider.
-#[test]
-fn what_is_asked_for_by_a_no_is_part_of_the_policy() {
-    for asked in ["fork: false", "run: {inline: false}", "run: {does: [create], pod_template: false}"] {
-        let written = root(GROUND, &format!("rules: [{{id: a, on: {{{asked}}}, do: allow}}]"));
-        let policy = compile(&written).unwrap();
-        let read: raw::PolicyFile = serde_json::from_str(policy.source()).unwrap();
-        assert_eq!(read.rules, written.rules, "{asked}");
-    }
-}
-
-/// `kubernetes: {}` asks for a request of Kubernetes, and without it a rule is of every request.
-#[test]
-fn an_empty_condition_is_part_of_the_policy() {
-    // Of those that a configuration may not have, too: what is kept is read by versions to come.
-    let kept = |rule: &str| {
-        let written = root(GROUND, &format!("rules: [{{id: a, {rule}, do: allow}}]"));
-        let source = canonical(&written);
-        let read: raw::PolicyFile = serde_json::from_str(&source).unwrap();
-        (source, read.rules == written.rules)
-    };
-    for (with, without) in [
-        ("on: {kubernetes: {}}", "on: {}"),
-        ("on: {run: {}}", "on: {}"),
-        ("on: {trigger: {}}", "on: {}"),
-        ("on: {token: {}}", "on: {}"),
-        ("who: {kind: agent, on_behalf_of: {}}", "who: {kind: agent}"),
-    ] {
-        let (source, reads_back) = kept(with);
-        assert!(reads_back, "{with}");
-        assert_ne!(source, kept(without).0, "{with}");
-    }
-    let empty = "on: {run: {params: {}, labels: {}}}, who: {claims: {}}";
-    assert_eq!(kept(empty).0, kept("on: {run: {}}").0, "what asks for nothing is no part of it");
-    let digest = |rule: &str| {
-        let policy = compile(&root(GROUND, &format!("rules: [{{id: a, on: {rule}, do: allow}}]"))).unwrap();
-        policy.digest().to_string()
-    };
-    assert_ne!(digest("{kubernetes: {}}"), digest("{}"));
-}
-
-#[test]
-fn an_explanation_tells_what_hits_what_misses_and_what_would_pass() {
-    let root = root(
-        ONE_ISSUER,
-        "
-rules:
-  - {id: near, on: {methods: [POST]}, who: {groups: [dev]}, do: allow}
-  - {id: here, on: {paths: [/]}, who: {groups: [ops]}, do: allow}
-  - {id: far, on: {methods: [POST], paths: [/x]}, who: {groups: [ops]}, do: allow}
-  - {id: never, on: {paths: [/]}, who: {kind: agent}, fix: Ask a person., do: deny}
-",
-    );
-    let policy = compile(&root).unwrap();
-    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
-    let facts: raw::PrincipalFacts = serde_saphyr::from_str("{groups: [dev], subject: \"a\\u001b[2J\"}").unwrap();
-    let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
-    let explanation = policy.explain(&scenario.principal, &scenario.request());
-    let text = explanation.to_string();
-    for part in [
-        "DENY: The rule `never` denies this request.",
-        "to pass: `never` must not hit: Ask a person.",
-        "to pass: `here` comes nearest to allowing it, and misses who.groups: needs ops, has dev",
-        "- never (deny): hits",
-        "  far (allow): missed, on.methods: needs POST, has GET",
-    ] {
-        assert!(text.contains(part), "{part}\n---\n{text}");
-    }
-    // attacks:Z19
-    assert!(!text.contains('\u{1b}'));
-    let json = serde_json::to_value(&explanation).unwrap();
-    assert_eq!(json["outcome"], "deny");
-    assert_eq!(json["rules"][0]["verdict"], "hit");
-    assert_eq!(json["rules"][1]["misses"].as_array().map(Vec::len), Some(3));
 }
