@@ -60,13 +60,16 @@ pub fn signing_keys(
     if keys.len() < raw.keys.len() {
         return None;
     }
-    // The first key signs as tokens are signed in any case.
-    for (index, (key, from)) in keys.iter().enumerate().skip(1) {
-        let is_alone = keys.iter().filter(|(other, _)| other.algorithm() == key.algorithm()).count() == 1;
-        if is_alone && *from != Timestamp::default() {
-            resolver
-                .warning(&at.index(index).key("from"), "it says nothing here, as it chooses among keys of one algorithm")
-                .help("access tokens are signed as the first key of the list does; to change the algorithm, move this one to the front");
+    let first = keys.first().map(|(key, _)| key.algorithm());
+    if keys.iter().any(|(key, from)| Some(key.algorithm()) == first && *from <= now) {
+        for (index, (key, from)) in keys.iter().enumerate() {
+            let mut same = keys.iter().filter(|(other, _)| other.algorithm() == key.algorithm());
+            let replaces_none = Some(key.algorithm()) != first && same.all(|(_, other)| other >= from);
+            if replaces_none && *from != Timestamp::default() {
+                resolver
+                    .warning(&at.index(index).key("from"), "it says nothing here, as it chooses among keys of one algorithm")
+                    .help("access tokens are signed as the first key of the list does; to change the algorithm, move this one to the front, with a `from` that is to come");
+            }
         }
     }
     SigningKeys::dated(keys)

@@ -187,11 +187,17 @@ impl SigningKeys {
         Self::dated(all.collect()).unwrap_or_else(|| self.clone()).at(self.now)
     }
 
-    /// The key that signs so, and where nobody asks how, as the first key of all does: who checks tokens may take nothing else, whenever
-    /// the time of a key of another algorithm comes. Before the time of any of them, it is the one that begins first.
+    /// The key that signs so, and where nobody asks how, as the first key of all does whose algorithm has begun: who checks tokens may
+    /// take nothing else, whenever the time of a key further behind comes. Before the time of any of them, it is the one that begins
+    /// first.
     fn signer(&self, algorithm: Option<SigningAlgorithm>) -> Option<&SigningKey> {
-        let algorithm = algorithm.or_else(|| self.published.keys.first().map(|(key, _)| key.algorithm()))?;
-        let all = || self.published.keys.iter().filter(|(key, _)| key.algorithm() == algorithm);
+        let keys = &self.published.keys;
+        let has_begun = |algorithm: &SigningAlgorithm| {
+            keys.iter().any(|(key, from)| key.algorithm() == *algorithm && *from <= self.now)
+        };
+        let in_order = || keys.iter().map(|(key, _)| key.algorithm());
+        let algorithm = algorithm.or_else(|| in_order().find(has_begun)).or_else(|| in_order().next())?;
+        let all = || keys.iter().filter(|(key, _)| key.algorithm() == algorithm);
         // Of equal ones the last is the maximum.
         let begun = all().rev().filter(|(_, from)| *from <= self.now).max_by_key(|(_, from)| *from);
         begun.or_else(|| all().min_by_key(|(_, from)| *from)).map(|(key, _)| &**key)
@@ -393,6 +399,30 @@ mod tests {
         let keys = SigningKeys::dated(vec![(first, at(0)), (new, at(100))]).unwrap().at(at(50));
         let assertion = keys.sign_assertion(Some(SigningAlgorithm::Rs256), &json!({})).unwrap();
         assert!(read(keys.set(), &assertion, Algorithm::RS256, "JWT").is_some());
+    }
+
+    /// It signed from the moment on at which it stood in front, before those who check tokens had read the set with it.
+    #[test]
+    fn a_first_key_of_another_algorithm_signs_nothing_before_its_time() {
+        let at = Timestamp::from_secs;
+        let (one, other) = (key(), key());
+        let rsa = Arc::new(rsa(KeySize::Rsa2048).unwrap());
+        let to_change = [(&rsa, 100), (&one, 0)];
+        let begun_behind = [(&other, 200), (&rsa, 0), (&one, 0)];
+        let behind = [(&one, 0), (&rsa, 100)];
+        for (keys, signers) in [
+            (&to_change[..], [(99, &one), (100, &rsa), (900, &rsa)]),
+            (&begun_behind[..], [(0, &one), (199, &one), (200, &other)]),
+            (&behind[..], [(99, &one), (100, &one), (900, &one)]),
+            // None has begun yet.
+            (&[(&rsa, 200), (&one, 100)][..], [(99, &rsa), (100, &one), (200, &rsa)]),
+        ] {
+            let keys =
+                SigningKeys::dated(keys.iter().map(|(key, from)| (Arc::clone(key), at(*from))).collect()).unwrap();
+            for (now, signer) in signers {
+                assert_eq!(keys.clone().at(at(now)).signer(None).unwrap().id, signer.id, "{keys:?} {now}");
+            }
+        }
     }
 
     #[test]

@@ -63,9 +63,9 @@ pub struct TokenKey {
     /// The name of an environment variable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<String>,
-    /// From when on it signs, in place of those of its algorithm before: a day in UTC (`2026-01-31`), or a time of RFC 3339. It is
-    /// published at once, and should be for an hour before, which is how long many keep the set. Without it a key signs until the time of
-    /// another has come.
+    /// From when on it signs, in place of those of its algorithm before, and of all where it is the first: a day in UTC (`2026-01-31`),
+    /// or a time of RFC 3339. It is published at once, and should be for an hour before, which is how long many keep the set. Without it
+    /// a key signs until the time of another has come.
     pub from: Option<String>,
 }
 

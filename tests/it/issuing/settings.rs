@@ -130,6 +130,21 @@ async fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
             [false, false, true],
         ),
         ("in half an hour, after another", format!("{{file: other.pem}}, {}", from(1800)), [true, false, false]),
+        (
+            "tomorrow, before one of another algorithm",
+            format!("{}, {{file: rsa.pem}}", from(86_400)),
+            [false, false, false],
+        ),
+        (
+            "tomorrow, before one of another algorithm that has begun",
+            format!("{}, {{file: rsa.pem, from: '2026-01-31'}}", from(86_400)),
+            [false, false, false],
+        ),
+        (
+            "tomorrow, after two of which one is of another algorithm and begins first",
+            format!("{{file: rsa.pem}}, {{file: other.pem, from: '2026-01-31'}}, {}", from(86_400)),
+            [false, false, true],
+        ),
     ] {
         let (good, told) = check(&GOOD.change("{file: key.pem}", &keys)).await;
         assert!(good, "{what}: {told}");
