@@ -288,9 +288,12 @@ impl Sessions {
                 return Err(unavailable(error));
             }
         }
-        if !surplus.is_empty() {
-            let surplus: Vec<_> = surplus.iter().filter_map(Entry::session).collect();
-            self.end_all(&index, &surplus, Ended::surplus).await.map_err(unavailable)?;
+        let surplus: Vec<_> = surplus.iter().filter_map(Entry::session).collect();
+        if let Err(error) = self.end_all(&index, &surplus, Ended::surplus).await {
+            // Nobody gets its id.
+            drop(store.delete(Table::Sessions, hash.as_bytes()).await);
+            drop(index.remove(&[hash], now).await);
+            return Err(unavailable(error));
         }
         shared.metrics.created();
         shared.metrics.seen(hash);

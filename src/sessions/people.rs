@@ -64,9 +64,14 @@ impl Sessions {
         let mut list = Vec::new();
         for entry in self.index_of(issuer, subject).entries(self.now()).await? {
             let Some(hash) = entry.hash() else { continue };
+            let session = hash.to_string();
+            // One that was ended, and whose record the store did not take away.
+            if self.0.shared.revocations.end_of(&session).is_some() {
+                continue;
+            }
             let Some((record, _)) = self.read(hash).await? else { continue };
             list.push(Listed {
-                session: hash.to_string(),
+                session,
                 browser: match &record.machine {
                     Some(machine) if record.uncollected.is_some() => {
                         format!("doorward login on {machine}, which has not collected it yet")
@@ -124,8 +129,8 @@ impl Sessions {
         Ok(true)
     }
 
-    /// As [`Sessions::held_by`], and a session that was signed out whose record is still there: the store failed in between, and the
-    /// browser comes again to end it at the provider too.
+    /// As [`Sessions::held_by`], and a session that was signed out whose record is still there: nobody heard that the store had taken
+    /// it, and the browser comes again to end it at the provider too.
     pub async fn held_to_sign_out(
         &self,
         headers: &HeaderMap,
@@ -144,7 +149,7 @@ impl Sessions {
 
     /// Ends one session, here at once and everywhere within a second; its streams end with it.
     pub async fn end(&self, session: &Session, reason: Ended) -> Result<(), StoreError> {
-        self.end_all(&self.index(&session.record), &[(session.hash, session.end)], reason).await.map(drop)
+        self.end_all(&self.index(&session.record), &[(session.hash, session.record.ends)], reason).await.map(drop)
     }
 
     /// Ends all sessions of the same login, on every host: those of the same session at the provider, or, where it
@@ -154,13 +159,12 @@ impl Sessions {
         let mut others = index.entries(self.now()).await?;
         others.retain(|entry| entry.same_login(&session.record) && entry.hash() != Some(session.hash));
         let others = others.iter().filter_map(Entry::session);
-        // The asking one last, as whoever tries again is found by its record.
-        let all: Vec<_> = others.chain(iter::once((session.hash, session.end))).collect();
+        let all: Vec<_> = others.chain(iter::once((session.hash, session.record.ends))).collect();
         self.end_all(&index, &all, reason).await
     }
 
-    /// Ends these sessions of one person, each with the end that it has, and gives how many. All are revoked in one write, so that
-    /// none goes on that another attempt would not find. Out of the index last, where one that could not be ended is found again.
+    /// Ends these sessions of one person, each with the end of its record, and gives how many. All are revoked in one write, and with
+    /// it they have ended: what fails after it would have whoever tries again find nothing to end, at their provider neither.
     pub(super) async fn end_all(
         &self,
         index: &Index<'_>,
@@ -178,13 +182,18 @@ impl Sessions {
             with_ends.map(|(name, (_, ends))| (Target::Session(name), reason.as_str(), *ends)).collect();
         // The revocations first: they are what streams and other processes look at.
         shared.revocations.revoke_all(&targets).await?;
-        for (hash, name) in ended.iter().zip(&names) {
-            shared.store.delete(Table::Sessions, hash.as_bytes()).await?;
+        for (hash, name) in ended.iter().zip(names) {
             self.0.cache.invalidate(hash);
             shared.metrics.ended(hash, reason);
-            shared.trail.note(Note::SessionEnded { session: name.clone(), why: reason.as_str() });
+            shared.trail.note(Note::SessionEnded { session: name, why: reason.as_str() });
         }
-        // They have ended by now, and what only lists them makes room when it is needed.
+        for hash in &ended {
+            if let Err(error) = shared.store.delete(Table::Sessions, hash.as_bytes()).await {
+                tracing::warn!(%error, "sessions that have ended stay in the store until their time, revoked until then");
+                break;
+            }
+        }
+        // What only lists them makes room when it is needed.
         if let Err(error) = index.remove(&ended, self.now()).await {
             tracing::warn!(%error, "sessions that have ended stay listed until others need their room");
         }

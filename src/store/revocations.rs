@@ -323,7 +323,12 @@ impl Revocations {
     /// What ended the session of a principal, if it was ended, with the word for why.
     pub fn end_of_session(&self, principal: &Principal) -> Option<Revocation> {
         let CredentialId::Session(id) = &principal.credential else { return None };
-        self.0.mirror.load().sessions.get(id).filter(|ended| ended.until > self.0.clock.now()).cloned()
+        self.end_of(id)
+    }
+
+    /// What ended this session, if it was ended, with the word for why.
+    pub fn end_of(&self, session: &str) -> Option<Revocation> {
+        self.0.mirror.load().sessions.get(session).filter(|ended| ended.until > self.0.clock.now()).cloned()
     }
 
     /// How old the copy is; [`Duration::MAX`] before the first renewal.

@@ -25,6 +25,8 @@ pub(crate) struct Switched {
     pub spare: std::sync::atomic::AtomicUsize,
     /// A table of which the next write or removal happens, and its answer does not come.
     pub unheard: std::sync::Mutex<Option<Table>>,
+    /// A table from which nothing is removed.
+    pub(super) stays: std::sync::Mutex<Option<Table>>,
     /// How often something was written.
     pub(super) puts: std::sync::atomic::AtomicUsize,
 }
@@ -69,6 +71,9 @@ impl Backend for Switched {
         self.write(self.inner.put_all(puts, now), |table| tables.contains(&table))
     }
     fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
+        if *self.stays.lock().unwrap() == Some(table) {
+            return Box::pin(async { Err(StoreError::Timeout) });
+        }
         self.write(self.inner.delete(table, key), |unheard| unheard == table)
     }
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
@@ -104,6 +109,7 @@ impl Fixture {
             full: None.into(),
             spare: 0.into(),
             unheard: None.into(),
+            stays: None.into(),
             puts: 0.into(),
         });
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));

@@ -75,6 +75,45 @@ async fn a_login_that_cannot_be_kept_leaves_the_other_sessions_where_they_can_be
     assert!(get(&at.sessions, &oldest, &dash()).await.is_err());
 }
 
+/// It was in use by nobody, and counted against those that are.
+#[tokio::test]
+async fn a_login_that_cannot_end_the_surplus_leaves_no_session_behind() {
+    let at = Fixture::offline();
+    let mut latest = HeaderMap::new();
+    for _ in 0..settings().max_per_person {
+        latest = at.create("alice", &dash()).await;
+    }
+    *at.store.full.lock().unwrap() = Some(Table::Revocations);
+    assert_eq!(at.try_create(json!({"sub": "alice"}), &dash()).await.unwrap_err(), Reason::StoreUnavailable);
+    let session = get(&at.sessions, &latest, &dash()).await.unwrap();
+    assert_eq!(at.sessions.list_own(&session).await.unwrap().len(), settings().max_per_person);
+    assert_eq!(at.sessions.entries_of(&session).await.len(), settings().max_per_person);
+}
+
+/// The trail never told of them, and those whose record stayed were listed as good ones.
+#[tokio::test]
+async fn sessions_whose_records_stay_have_ended_with_the_write_that_revokes_them() {
+    let at = Fixture::offline();
+    let (here, there) = (at.create("alice", &dash()).await, at.create("alice", &dash()).await);
+    // A shorter lifetime of the moment is no end of what a longer one brings back.
+    let short = Settings { absolute: HOUR, ..settings() };
+    let shorter = Fixture::generation(&at.provider, &at.shared, short, &[[1; 32]]);
+    let session = get(&shorter, &here, &dash()).await.unwrap();
+    let other = get(&shorter, &there, &dash()).await.unwrap();
+    *at.store.stays.lock().unwrap() = Some(Table::Sessions);
+    *at.store.full.lock().unwrap() = Some(Table::SessionIndex);
+    assert_eq!(shorter.end_login(&session, Ended::signed_out).await.unwrap(), 2);
+    assert_eq!(at.sessions.entries_of(&session).await.len(), 2, "it is still known which there were");
+    assert!(at.sessions.list_own(&session).await.unwrap().is_empty());
+    let revocations = &at.shared.revocations;
+    at.shared.clock.advance(HOUR * 24 - Duration::from_millis(1));
+    assert!([&session, &other].iter().all(|session| revocations.end_of(&session.name()).is_some()));
+    at.shared.trail.shutdown();
+    let lines = std::fs::read_to_string(at.folder.path().join("audit.jsonl")).unwrap();
+    let ended = lines.lines().filter(|line| line.contains("\"session_ended\""));
+    assert_eq!(ended.count(), 2);
+}
+
 #[tokio::test]
 async fn a_person_sees_where_they_are_signed_in_and_ends_what_they_want() {
     let at = Fixture::offline();
