@@ -7,7 +7,7 @@ use aws_lc_rs::{
     digest::{SHA256, SHA384, SHA512, digest},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::VerifiedIdToken;
 use crate::{clock::Timestamp, config::raw::Algorithm};
@@ -78,22 +78,7 @@ pub fn check(token: &VerifiedIdToken, expected: Expected<'_>) -> Result<(), Mism
     if text("iss") != Some(expected.issuer) {
         return Err(Mismatch::Issuer);
     }
-    let (ours, several) = match claims.get("aud") {
-        Some(Value::String(audience)) => (audience == expected.client, false),
-        Some(Value::Array(audiences)) => {
-            (audiences.iter().any(|audience| audience.as_str() == Some(expected.client)), audiences.len() > 1)
-        }
-        _ => (false, false),
-    };
-    if !ours {
-        return Err(Mismatch::Audience);
-    }
-    match claims.get("azp") {
-        Some(party) if party.as_str() == Some(expected.client) => {}
-        Some(_) => return Err(Mismatch::AuthorizedParty),
-        None if several => return Err(Mismatch::AuthorizedPartyMissing),
-        None => {}
-    }
+    check_client(claims, expected.client)?;
     let nonce = match (expected.nonce, claims.contains_key("nonce")) {
         (Nonce::IfPresent(_), false) => None,
         (Nonce::Required(nonce), _) | (Nonce::IfPresent(Some(nonce)), true) => Some(nonce),
@@ -123,6 +108,26 @@ pub fn check(token: &VerifiedIdToken, expected: Expected<'_>) -> Result<(), Mism
         None => Ok(()),
         Some(hash) if hash.as_str() == Some(&half_hash(token.algorithm, expected.access_token)) => Ok(()),
         Some(_) => Err(Mismatch::AccessToken),
+    }
+}
+
+/// Whether it was issued to this client (OpenID Connect Core 1.0 section 3.1.3.7, steps 3 to 5).
+pub fn check_client(claims: &Map<String, Value>, client: &str) -> Result<(), Mismatch> {
+    let (ours, several) = match claims.get("aud") {
+        Some(Value::String(audience)) => (audience == client, false),
+        Some(Value::Array(audiences)) => {
+            (audiences.iter().any(|audience| audience.as_str() == Some(client)), audiences.len() > 1)
+        }
+        _ => (false, false),
+    };
+    if !ours {
+        return Err(Mismatch::Audience);
+    }
+    match claims.get("azp") {
+        Some(party) if party.as_str() == Some(client) => Ok(()),
+        Some(_) => Err(Mismatch::AuthorizedParty),
+        None if several => Err(Mismatch::AuthorizedPartyMissing),
+        None => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     id_token::{self, Expected, Mismatch, Nonce},
     vouch::{can_tell, require_told, tell, vouch},
 };
-use crate::{clock::Timestamp, error::Reason, sessions::Tokens};
+use crate::{clock::Timestamp, error::Reason, issuers::Unverified, sessions::Tokens};
 
 /// What a refresh gave. What is `None` stays as it was.
 #[derive(Clone, Default)]
@@ -178,9 +178,12 @@ async fn check(
             Reason::KeyUnknown => RefreshError::Later(why),
             Reason::TokenExpired | Reason::TokenNotYetValid => {
                 let why = rejection.causes().unwrap_or_else(|| rejection.detail().to_owned());
-                RefreshError::Refused(format!(
+                let differ = RefreshError::Refused(format!(
                     "the clocks of the provider and of Doorward differ, by its ID token: {why}"
-                ))
+                ));
+                // Its times were looked at before whose it is. What it says of that unverified can end the session, and no more.
+                let read = Unverified::parse(token).ok();
+                read.and_then(|read| check_whose(&read.claims, before, provider).err()).unwrap_or(differ)
             }
             _ if rejection.status().is_server_error() => RefreshError::Later(why),
             _ => RefreshError::Gone(why),
@@ -197,9 +200,7 @@ async fn check(
         now,
     };
     let claims = &verified.claims;
-    if claims.get("sub").and_then(Value::as_str) != text("sub") {
-        return Err(RefreshError::Gone("its ID token is of another person".to_owned()));
-    }
+    check_whose(claims, before, provider)?;
     id_token::check(&verified, expected).map_err(|mismatch| {
         let why = format!("its ID token: {mismatch}");
         match mismatch {
@@ -208,4 +209,18 @@ async fn check(
         }
     })?;
     Ok(Map::clone(claims))
+}
+
+/// Whether an ID token with these claims is of the person who had those before, and for us.
+fn check_whose(
+    claims: &Map<String, Value>,
+    before: &Map<String, Value>,
+    provider: &dyn Provider,
+) -> Result<(), RefreshError> {
+    let [came, expected] = [claims, before].map(|claims| claims.get("sub").and_then(Value::as_str));
+    if came != expected {
+        return Err(RefreshError::Gone("its ID token is of another person".to_owned()));
+    }
+    id_token::check_client(claims, provider.client().id())
+        .map_err(|mismatch| RefreshError::Gone(format!("its ID token: {mismatch}")))
 }

@@ -409,12 +409,27 @@ async fn clocks_that_differ_cost_neither_the_session_nor_the_token_that_rotated_
         world.advance(101, differ);
         assert!(world.get().await.is_err(), "{row}: somebody who is gone must not stay for it");
     }
-    let world = world().await;
-    world.advance(301, |script| {
-        let claims = script.claims.as_mut().unwrap();
-        (claims["iat"], claims["sub"]) = (json!(1), json!("bob"));
-    });
-    assert!(world.get().await.is_err(), "of another, whatever the clocks");
+}
+
+/// Their access and refresh token were kept in the session, as its times were all that was looked at of the ID token.
+#[tokio::test]
+async fn tokens_of_another_end_a_session_whatever_the_clocks() {
+    for (name, value) in [
+        ("sub", json!("bob")),
+        ("sub", Value::Null),
+        ("aud", json!("another-client")),
+        ("azp", json!("another-client")),
+    ] {
+        for unverifiable in [None, Some(Reason::TokenExpired), Some(Reason::TokenNotYetValid)] {
+            let world = world().await;
+            world.advance(301, |script| {
+                script.unverifiable = unverifiable;
+                let claims = script.claims.as_mut().unwrap();
+                (claims["iat"], claims[name]) = (json!(1), value.clone());
+            });
+            assert!(world.get().await.is_err(), "{name} {value} {unverifiable:?}");
+        }
+    }
 }
 
 /// What it gave could not be verified, and a token that rotates is good once.
