@@ -35,8 +35,11 @@ pub fn check_held(runtime: &Runtime, resolved: &Resolved, resolver: &mut Resolve
     }
 }
 
-/// How often a shared store is asked whether it keeps what it is told.
+/// How often a shared store is asked for its clock, and whether it keeps what it is told by now.
 const TICK: Duration = Duration::from_secs(30);
+
+/// How often it is asked that while deliveries are held: what comes in between may take its last room.
+const WHILE_HELD: Duration = Duration::from_secs(5);
 
 /// The pause after it gave no answer.
 const RETRY: Duration = Duration::from_millis(500);
@@ -77,7 +80,7 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
                     }
                     None => component.ok(),
                 }
-                TICK
+                pause_after(doubt)
             }
             // What was known of it stands; without it nothing is written anyway.
             Err(error) if is_known => {
@@ -90,5 +93,21 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
             }
         };
         tokio::time::sleep(pause).await;
+    }
+}
+
+fn pause_after(doubt: Option<&str>) -> Duration {
+    if doubt.is_some() { TICK } else { WHILE_HELD }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some large deliveries within half a minute took the room in which what is held is brought.
+    #[test]
+    fn a_store_in_which_deliveries_are_held_is_looked_at_more_often_than_one_that_refuses_them() {
+        assert!(pause_after(None) <= Duration::from_secs(5));
+        assert!(pause_after(Some("it is full")) > pause_after(None));
     }
 }
