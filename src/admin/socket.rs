@@ -158,9 +158,16 @@ impl CommandError {
         Self { message: message.into(), help: None, deliveries: None }
     }
 
-    /// The store failed it: `what` says what did not happen, or that it is not known, as of a write, which may have happened nonetheless.
+    /// The store failed what only reads: `what` says what did not happen.
     pub fn store(what: &str, error: &StoreError) -> Self {
         Self::new(format!("{what}: {error}")).help(SEE_TO_THE_STORE)
+    }
+
+    /// The store failed a write: `unknown` says that it may have happened nonetheless, and `undone` that it has not, as a server without
+    /// memory takes nothing. A file may have what found no room when it was synced.
+    pub fn write(undone: &str, unknown: &str, error: &StoreError, is_shared: bool) -> Self {
+        let is_undone = is_shared && matches!(error, StoreError::Full(_));
+        Self::store(if is_undone { undone } else { unknown }, error)
     }
 
     #[must_use]

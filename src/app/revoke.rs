@@ -50,7 +50,10 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
     let until = arguments.until(app.clock.now())?;
     let target = arguments.target(&issuer)?;
     let stored = app.revocations.revoke(target, &command.why, until).await;
-    stored.map_err(|error| CommandError::store("it is not known whether it is revoked", &error))?;
+    stored.map_err(|error| {
+        let unknown = "it is not known whether it is revoked";
+        CommandError::write("nothing was revoked", unknown, &error, app.store.is_shared())
+    })?;
     let ended = app.close_revoked_streams();
     let (subject, token_id) = (arguments.subject.as_deref(), arguments.token_id.as_deref());
     let (who, why) = (&*command.who, &*command.why);

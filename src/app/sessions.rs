@@ -40,7 +40,10 @@ pub async fn end(app: &App, command: &Command) -> Result<Value, CommandError> {
     let ended = sessions
         .end_of(&issuer, &arguments.subject, arguments.session.as_deref(), Ended::revoked)
         .await
-        .map_err(|error| CommandError::store("it is not known which sessions have ended", &error))?;
+        .map_err(|error| {
+            let unknown = "it is not known which sessions have ended";
+            CommandError::write("no session was ended", unknown, &error, app.store.is_shared())
+        })?;
     if ended == 0 && arguments.session.is_some() {
         return Err(CommandError::new("this person has no such session").help("`doorward sessions list` shows them"));
     }

@@ -14,7 +14,8 @@ pub async fn drop_unusable(app: &App, command: &Command) -> Result<Value, Comman
     let snapshot = app.snapshot.load_full();
     let dropped = app.vault(&snapshot).drop_unusable(app.clock.now()).await.map_err(|error| match error {
         RingError::Store(error) => {
-            CommandError::store("it is not known whether the keys of tokens were dropped", &error)
+            let unknown = "it is not known whether the keys of tokens were dropped";
+            CommandError::write("nothing was dropped", unknown, &error, app.store.is_shared())
         }
         error => CommandError::new(format!("nothing was dropped: {error}")).help("try again"),
     })?;

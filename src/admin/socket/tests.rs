@@ -98,6 +98,21 @@ fn a_command_is_known_by_its_name_alone() {
     assert_eq!("explain".parse::<CommandName>(), Err(unknown));
 }
 
+/// Whoever had to shut somebody out was told that nobody knew, where the store had said that it took nothing.
+#[test]
+fn a_command_that_a_full_server_refused_is_said_to_have_done_nothing_and_others_to_be_unknown() {
+    let full = StoreError::Full("OOM".to_owned());
+    for (error, is_shared, said) in [
+        (&full, true, "nothing was revoked: the store is full: OOM"),
+        (&full, false, "it is not known: the store is full: OOM"),
+        (&StoreError::Timeout, true, "it is not known: the store did not answer in time"),
+        (&StoreError::Unavailable("away".to_owned()), true, "it is not known: the store is not reachable: away"),
+    ] {
+        let told = CommandError::write("nothing was revoked", "it is not known", error, is_shared);
+        assert_eq!((&*told.message, told.help.as_deref()), (said, Some(SEE_TO_THE_STORE)));
+    }
+}
+
 #[tokio::test]
 async fn attacks_z13_commands_are_recorded_and_strangers_refused() {
     let serving = Serving::start(Recorder::default(), false).await;
