@@ -169,8 +169,9 @@ pub struct HookArgs {
 /// The keys that Doorward makes itself to sign tokens.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum TokenKeysCommand {
-    /// Drop those in the store that cannot be opened any more, as the key of `sessions.keys` that sealed them is gone for good. Others are
-    /// made at once; tokens that the dropped ones signed are refused. Keys that can be used stay.
+    /// Drop for good those in the store that the process which is asked cannot open, as it lacks the key of `sessions.keys` that sealed
+    /// them: look first whether that key can be put back, or is only not mounted yet. Others are made at once; tokens that the dropped
+    /// ones signed are refused. Keys that can be used stay.
     Drop(OperatorArgs),
 }
 

@@ -64,7 +64,7 @@ pub enum RingError {
     Store(#[from] StoreError),
     #[error(
         "the keys of tokens in the store cannot be opened: they were sealed with a key that `sessions.keys` no longer has; put it \
-         back behind the others, or give these keys up with `doorward token-keys drop`"
+         back behind the others, or, if it is lost, drop these keys for good with `doorward token-keys drop`"
     )]
     Sealed,
     #[error("the keys of tokens in the store cannot be read; `doorward token-keys drop` gives them up")]
