@@ -222,16 +222,14 @@ impl Sessions {
         let refreshed = oidc::refresh(&*provider, &record.tokens, &record.claims, now)
             .await
             .unwrap_or_else(|error| Refreshed { unvouched: Some(error), ..Refreshed::default() });
-        let refusal = match (&refreshed.unvouched, &refreshed.lacks) {
-            (Some(RefreshError::Gone(why)), _) => return self.end_refused(hash, &record, &lease, why).await,
-            (Some(RefreshError::Later(why)), _) => {
+        match &refreshed.unvouched {
+            Some(RefreshError::Gone(why)) => return self.end_refused(hash, &record, &lease, why).await,
+            Some(RefreshError::Later(why)) => {
                 tracing::warn!(session = %hash, issuer = %record.issuer, %why, "nobody vouched for a session yet");
-                None
             }
-            (Some(RefreshError::Refused(why)), _) | (None, Some(why)) => Some(why),
-            (None, None) => None,
-        };
-        if let Some(why) = refusal {
+            Some(RefreshError::Refused(_)) | None => {}
+        }
+        if let Some(why) = refreshed.refusal() {
             let end = record.refused.unwrap_or(now) + inner.settings.recheck * REFUSALS;
             if end <= now {
                 return self.end_refused(hash, &record, &lease, why).await;
@@ -331,8 +329,17 @@ const KEPT: [&str; 2] = ["sid", "nonce"];
 const OF_LOGIN: [&str; 3] = ["auth_time", "acr", "amr"];
 
 impl Refreshed {
+    /// Why the session ends if that goes on: the provider answers, and does not vouch for the person, or tells nothing of them.
+    fn refusal(&self) -> Option<&str> {
+        match (&self.unvouched, &self.lacks) {
+            (Some(RefreshError::Refused(why)), _) | (None, Some(why)) => Some(why),
+            (Some(RefreshError::Gone(_) | RefreshError::Later(_)), _) | (None, None) => None,
+        }
+    }
+
     /// `named` are claims that userinfo of this provider has named of others with the same scopes.
     fn apply(self, record: &mut Record, named: &BTreeSet<String>, now: Timestamp, asks_userinfo: bool) {
+        let is_refused = self.refusal().is_some();
         if let Some(access) = self.access {
             record.tokens.access = access;
         }
@@ -378,11 +385,11 @@ impl Refreshed {
         if let Some(scopes) = self.scopes {
             record.scopes = scopes;
         }
-        record.refused = match &self.unvouched {
-            Some(RefreshError::Later(_)) => record.refused,
-            None if self.lacks.is_none() => None,
-            _ => Some(record.refused.unwrap_or(now)),
-        };
+        if is_refused {
+            record.refused = record.refused.or(Some(now));
+        } else if self.unvouched.is_none() {
+            record.refused = None;
+        }
         if self.unvouched.is_none() {
             record.checked = now;
         }

@@ -1,0 +1,164 @@
+//! Providers that do not vouch for a person, for now or for good.
+
+use super::*;
+
+/// What Dex says of somebody who is gone from its directory, and of all while that cannot be asked.
+fn refuses(script: &mut Script) {
+    script.status = StatusCode::INTERNAL_SERVER_ERROR;
+    script.answer = json!({"error": "invalid_request"});
+    script.claims = None;
+}
+
+/// It went on for as long as any session, for who was shut out there.
+#[tokio::test]
+async fn a_provider_that_answers_without_vouching_ends_a_session_in_the_end_and_not_in_a_short_outage() {
+    let world = world().await;
+    let session = world.get().await.unwrap();
+    // Unused until then: the outage counts from when the provider was asked.
+    world.advance(5 * 3600, refuses);
+    assert!(world.get().await.is_ok());
+    world.advance(3500, refuses);
+    assert!(world.get().await.is_ok(), "an outage of less than an hour");
+    world.advance(31, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")], "it is over");
+    world.advance(301, refuses);
+    assert!(world.get().await.is_ok(), "another one");
+    world.advance(3500, refuses);
+    assert!(world.get().await.is_ok(), "which counts for itself");
+    world.advance(100, refuses);
+    assert!(world.get().await.is_err());
+    assert!(world.at.shared.revocations.end_of_session(&session.principal).is_some(), "streams and replicas know");
+}
+
+/// The page of a portal, or what a provider says of an organisation that is gone. It was tried again until the session was over by itself.
+#[tokio::test]
+async fn a_refusal_in_another_form_than_oauths_ends_a_session_in_the_end_too() {
+    for (row, status, answer, lives) in [
+        ("a page", 404, json!("<html>"), false),
+        ("another form of errors", 403, json!({"errorCode": "E0000012"}), false),
+        ("an error that is no text", 400, json!({"error": {"code": 400}}), false),
+        ("nothing", 401, Value::Null, false),
+        ("the way to a page", 302, json!("<html>"), false),
+        ("a page as a success", 200, json!("<html>"), false),
+        ("an object with a fault", 200, json!({"access_token": 1}), true),
+        ("busy", 429, json!("<html>"), true),
+        ("too slow", 408, json!("<html>"), true),
+        ("trouble", 503, json!("<html>"), true),
+    ] {
+        let world = world().await;
+        let refuses = |script: &mut Script| {
+            (script.status, script.answer) = answers(status, answer.clone());
+            script.claims = None;
+        };
+        world.advance(301, refuses);
+        assert!(world.get().await.is_ok(), "{row}");
+        world.advance(3500, refuses);
+        assert!(world.get().await.is_ok(), "{row}: less than an hour");
+        world.advance(101, refuses);
+        assert_eq!(world.get().await.is_ok(), lives, "{row}");
+    }
+}
+
+/// While the keys rotate and cannot be fetched, new tokens come that nobody can check yet; and the refresh token before is
+/// used up.
+#[tokio::test]
+async fn a_key_that_cannot_be_fetched_costs_neither_the_session_nor_the_token_that_rotated() {
+    for (reason, lives) in [
+        (Reason::KeyUnknown, true),
+        (Reason::IssuerUnavailable, true),
+        (Reason::SignatureInvalid, false),
+        (Reason::TokenInvalid, false),
+    ] {
+        let world = world().await;
+        world.advance(301, |script| script.unverifiable = Some(reason));
+        let found = world.get().await;
+        assert_eq!(found.is_ok(), lives, "{reason}");
+        if !lives {
+            continue;
+        }
+        let session = found.unwrap();
+        assert_eq!(
+            session.principal.groups,
+            [Arc::<str>::from("dev")],
+            "{reason}: what cannot be checked counts for nothing"
+        );
+        assert_eq!(session.tokens().refresh.as_deref(), Some("r-2"), "{reason}");
+        world.advance(31, |_| {});
+        assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")], "{reason}");
+        assert_eq!(world.used(), ["r-1", "r-2"], "{reason}");
+    }
+}
+
+/// A clock that was wrong for a moment signed everybody out, as if the provider had.
+#[tokio::test]
+async fn clocks_that_differ_cost_neither_the_session_nor_the_token_that_rotated_unless_they_do_so_for_long() {
+    type Change = fn(&mut Script);
+    let rows: [(&str, Change); 5] = [
+        ("not valid yet", |script| script.unverifiable = Some(Reason::TokenNotYetValid)),
+        ("not valid any more", |script| script.unverifiable = Some(Reason::TokenExpired)),
+        ("issued later", |script| script.claims.as_mut().unwrap()["iat"] = json!(4_000_000_000_i64)),
+        ("issued long ago", |script| script.claims.as_mut().unwrap()["iat"] = json!(1)),
+        ("expired", |script| script.claims.as_mut().unwrap()["exp"] = json!(1)),
+    ];
+    for (row, differ) in rows {
+        let world = world().await;
+        world.advance(301, differ);
+        let session = world.get().await.unwrap_or_else(|error| panic!("{row}: {error:?}"));
+        assert_eq!(session.principal.groups, [Arc::<str>::from("dev")], "{row}: what it says counts for nothing");
+        assert_eq!(session.tokens().refresh.as_deref(), Some("r-2"), "{row}");
+        world.advance(31, |_| {});
+        assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")], "{row}");
+        assert_eq!(world.used(), ["r-1", "r-2"], "{row}");
+        world.advance(301, differ);
+        assert!(world.get().await.is_ok(), "{row}: again");
+        world.advance(3500, differ);
+        assert!(world.get().await.is_ok(), "{row}: less than an hour");
+        world.advance(101, differ);
+        assert!(world.get().await.is_err(), "{row}: somebody who is gone must not stay for it");
+    }
+}
+
+/// Their access and refresh token were kept in the session, as its times were all that was looked at of the ID token.
+#[tokio::test]
+async fn tokens_of_another_end_a_session_whatever_the_clocks() {
+    for (name, value) in [
+        ("sub", json!("bob")),
+        ("sub", Value::Null),
+        ("aud", json!("another-client")),
+        ("azp", json!("another-client")),
+    ] {
+        for unverifiable in [None, Some(Reason::TokenExpired), Some(Reason::TokenNotYetValid)] {
+            let world = world().await;
+            world.advance(301, |script| {
+                script.unverifiable = unverifiable;
+                let claims = script.claims.as_mut().unwrap();
+                (claims["iat"], claims[name]) = (json!(1), value.clone());
+            });
+            assert!(world.get().await.is_err(), "{name} {value} {unverifiable:?}");
+        }
+    }
+}
+
+/// What it gave could not be verified, and a token that rotates is good once.
+#[tokio::test]
+async fn a_refresh_token_is_not_used_up_while_the_keys_of_its_provider_are_away() {
+    let world = world().await;
+    world.at.provider.has_keys.store(false, Ordering::SeqCst);
+    world.advance(301, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
+    assert_eq!(world.used(), [""; 0]);
+    world.at.provider.has_keys.store(true, Ordering::SeqCst);
+    world.advance(31, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")]);
+    assert_eq!(world.used(), ["r-1"]);
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_reached_costs_nobody_the_session() {
+    let world = world().await;
+    world.at.provider.change_metadata(|metadata| metadata.token_endpoint.set_port(Some(1)).unwrap());
+    for _ in 0..4 {
+        world.advance(3600, |_| {});
+        assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
+    }
+}
