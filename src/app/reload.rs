@@ -292,7 +292,7 @@ impl Reloader {
         let ended = self.end_refused_streams().await;
         app.requests.reload_applied(number, app.clock.now());
         self.health.ok();
-        app.outcome.taken(loaded.digest());
+        app.outcome.taken(Arc::clone(&loaded.digest));
         if let Err(error) = self.logging.apply(&loaded.raw.log) {
             tracing::warn!(%error, "the log filter stays as it was");
         }

@@ -26,7 +26,7 @@ pub enum RolloutCommand {
     /// Print the digest of the policy of a configuration, its rules and grants, by which the audit trail and the replicas name it.
     Digest {
         /// That of all that is written in the main file and the files of the policy, with routes, issuers and the names of keys, by which the
-        /// replicas alone name it. What other files hold, such as secrets, is not in it, nor what flags and the environment set.
+        /// replicas alone name it. What other files hold, such as secrets, is not in it, nor comments, nor what flags and the environment set.
         #[arg(long)]
         configuration: bool,
         #[command(flatten)]
@@ -67,7 +67,7 @@ pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> 
     let (digest, timeout, operator) = match asked {
         RolloutCommand::Digest { configuration, config } => {
             let (loaded, policy) = super::load_policy(&config.sources())?;
-            let digest = if *configuration { loaded.digest() } else { Arc::clone(policy.digest()) };
+            let digest = if *configuration { Arc::clone(&loaded.digest) } else { Arc::clone(policy.digest()) };
             writeln!(out, "{digest}")?;
             return Ok(0);
         }

@@ -18,7 +18,7 @@ use super::{
     diagnosis::{self, Diagnosis, Finding, Lines},
     fingerprint::Fingerprint,
     layers::{self, Setting, Sources},
-    locations::{Locations, Place},
+    locations::{Locations, Place, has_user},
     raw,
     report::{At, Report, Severity, nearest},
     resolve,
@@ -26,7 +26,7 @@ use super::{
     schema, shape,
     source::{Data, Node, Repeated, SourceFile},
 };
-use crate::sha256::Sha256;
+use crate::sha256::sha256;
 
 /// The main file of a folder that is given as the configuration.
 pub const MAIN_FILE: &str = "doorward.yaml";
@@ -48,6 +48,9 @@ pub struct Loaded {
     pub volume: Volume,
     /// The main file.
     pub path: PathBuf,
+    /// The digest of what the main file and the files of the policy say, wherever these lie and whatever variables and flags set: the same
+    /// at a checkout and in each replica. What is secret stands in other files, and is not in it.
+    pub digest: Arc<str>,
 }
 
 impl Loaded {
@@ -55,17 +58,21 @@ impl Loaded {
     pub fn base(&self) -> &Path {
         base_of(&self.path)
     }
+}
 
-    /// The digest of what is written in the main file and the files of the policy, wherever these lie: the same at a checkout and in each
-    /// replica. Nothing that is secret goes into it, neither from other files nor, as that of URLs is masked, from these.
-    pub fn digest(&self) -> Arc<str> {
-        let mut digest = Sha256::new();
-        for SourceFile { text, .. } in self.locations.files() {
-            // So that no file goes over into the next.
-            digest.update(&(text.len() as u64).to_be_bytes());
-            digest.update(text.as_bytes());
+/// What is written, without a password in an address: whoever knows the rest could try passwords until the digest is the one that is told.
+/// Such an address is refused, unless a variable or a flag overlays it.
+fn without_passwords(node: &Node, at: &At, locations: &Locations) -> Value {
+    match &node.data {
+        Data::Text(text) if has_user(text) && matches!(locations.place(at), Some(Place::Given(_))) => Value::Null,
+        Data::List(items) => {
+            items.iter().enumerate().map(|(index, item)| without_passwords(item, &at.index(index), locations)).collect()
         }
-        HEXLOWER.encode(&digest.finish()).into()
+        Data::Map(entries) => entries
+            .iter()
+            .map(|(key, value)| (key.name.clone(), without_passwords(value, &at.key(&key.name), locations)))
+            .collect(),
+        _ => node.to_json(),
     }
 }
 
@@ -171,6 +178,9 @@ fn load_once<T>(
     if diagnosis.errors() > 0 || !mended.is_empty() || resolver.report.has_errors() {
         return Err(Box::new(Refused { diagnosis, fingerprint }));
     }
+    // Maps of serde_json are sorted by key.
+    let text = without_passwords(&main, &At::root(), &draft.locations).to_string();
+    let digest = HEXLOWER.encode(&sha256(&[text.as_bytes()])).into();
     Ok((
         Loaded {
             raw,
@@ -179,6 +189,7 @@ fn load_once<T>(
             fingerprint,
             volume: resolver.volume().clone(),
             path,
+            digest,
         },
         result,
     ))

@@ -177,7 +177,7 @@ impl Locations {
 }
 
 /// Whether a text is an address with a user, and perhaps a password (RFC 3986 section 3.2.1).
-fn has_user(text: &str) -> bool {
+pub(super) fn has_user(text: &str) -> bool {
     let (rest, scheme) = text.split_once("://").map_or((text, None), |(scheme, rest)| (rest, Some(scheme)));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // Without a scheme, or with a password that an address cannot carry, only the form tells: `USER:PASSWORD@HOST`. An

@@ -7,6 +7,8 @@ use super::{
     raw::{self, WhenFull},
 };
 
+mod digest;
+
 /// A configuration in a folder of its own.
 struct Case {
     folder: tempfile::TempDir,
@@ -741,26 +743,4 @@ fn the_examples_keep_to_the_volumes_of_the_shipped_pod() {
             assert!(is_there, "{} names {named}", path.display());
         }
     }
-}
-
-#[test]
-fn a_configuration_is_named_by_what_is_written_and_not_by_where_or_with_which_secrets() {
-    let case = |more: &str, policy: &str| {
-        Case::new(&format!("policies: [rules.yaml]\n{GOOD}{more}")).file("rules.yaml", policy)
-    };
-    let digest = |case: Case| case.load().unwrap().digest();
-    let plain = digest(case("#\n", "#\ngrants: []\n"));
-    assert_eq!(plain, digest(case("#\n", "#\ngrants: []\n")), "in another folder");
-    assert_eq!(plain, digest(case("#\n", "#\ngrants: []\n").env("DOORWARD_WORKERS", "3").set("workers", "2")));
-    for (what, more, policy) in [
-        ("a setting that is no policy", "#\nlimits: {drain_accept: 0}\n", "#\ngrants: []\n"),
-        ("a file of the policy", "#\n", "#\nrules: []\n"),
-        ("what is in the main file and no more in the next", "#\n#\n", "grants: []\n"),
-    ] {
-        assert_ne!(plain, digest(case(more, policy)), "{what}");
-    }
-    // Whoever knows the rest could try passwords until the digest is the one that was told.
-    let secret =
-        |password: &str| digest(case("", &format!("rules: [{{id: extra, why: 'user:{password}@host', do: deny}}]\n")));
-    assert_eq!(secret("one"), secret("two"));
 }

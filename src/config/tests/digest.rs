@@ -1,0 +1,56 @@
+//! By which digest a configuration is named.
+
+use std::sync::Arc;
+
+use super::{Case, GOOD};
+
+fn case(main: &str, policy: &str) -> Case {
+    Case::new(&format!("policies: [rules.yaml]\n{main}")).file("rules.yaml", policy)
+}
+
+fn digest(case: &Case) -> Arc<str> {
+    case.load().unwrap().digest
+}
+
+#[test]
+fn a_configuration_is_named_by_what_it_says_and_not_by_where_or_by_what_is_set_beside_it() {
+    let main = format!("{GOOD}workers: 1\n");
+    let plain = digest(&case(&main, "grants: []\n"));
+    assert_eq!(plain, digest(&case(&main, "# Nobody\ngrants: []\n")), "in another folder, with a comment");
+    assert_eq!(plain, digest(&case(&main, "grants: []\n").env("DOORWARD_WORKERS", "3").set("workers", "2")));
+    let more = format!("{main}limits: {{drain_accept: 0}}\n");
+    assert_ne!(plain, digest(&case(&more, "grants: []\n")), "a setting that is no policy");
+    assert_ne!(plain, digest(&case(&main, "grants: []\nrules: [{id: extra, do: deny}]\n")), "a file of the policy");
+}
+
+/// What looks like an address with a password was left out, so that a change of who gets in was in force at once, also where it was refused.
+#[test]
+fn people_and_conditions_that_look_like_a_user_with_a_password_are_told_apart_in_the_digest() {
+    let of_rule = |rule: &str| digest(&case(GOOD, &format!("rules: [{{id: extra, {rule}, do: allow}}]\n")));
+    for (one, other) in [
+        ("who: {users: ['corp:alice@example.com']}", "who: {users: ['corp:carol@example.com']}"),
+        ("when: \"principal.email=='a:b@example.com'\"", "when: \"principal.email=='a:c@example.com'\""),
+    ] {
+        assert_ne!(of_rule(one), of_rule(other), "{one}");
+    }
+    let of_template = |username: &str| {
+        let audiences = "audiences: [doorward]";
+        digest(&case(&GOOD.replace(audiences, &format!("{audiences}\n    username: '{username}'")), "grants: []\n"))
+    };
+    assert_ne!(of_template("corp:{sub}@a"), of_template("corp:{sub}@b"));
+}
+
+/// Whoever knows the rest could try passwords until the digest is the one that was told.
+#[test]
+fn a_password_that_something_overlays_or_a_comment_holds_is_not_in_the_digest() {
+    for written in
+        ["store: {redis: {server: 'rediss://d:PASSWORD@valkey:6379'}}\n", "# redis://d:PASSWORD@valkey:6379\n"]
+    {
+        let with = |password: &str| case(&format!("{GOOD}{}", written.replace("PASSWORD", password)), "grants: []\n");
+        let variable = |password: &str| digest(&with(password).env("DOORWARD_STORE__REDIS__SERVER", "valkey:6379"));
+        assert_eq!(variable("one"), variable("two"), "{written}");
+        let flag = |password: &str| digest(&with(password).set("store.redis", "{server: 'valkey:6379'}"));
+        assert_eq!(flag("one"), flag("two"), "{written}");
+        assert_eq!(variable("one"), flag("two"), "{written}");
+    }
+}
