@@ -371,7 +371,7 @@ impl Parts<'_> {
             problems: problems(&loaded.warnings, Severity::Warning),
         });
         let app = Arc::new(self.assemble(snapshot, shared, redis, policies::beside(&store_path)));
-        app.outcome.taken(Arc::clone(&loaded.digest));
+        app.outcome.taken(Arc::clone(&loaded.digest), Vec::new());
         app.keep_policy(&app.snapshot.load().policy)
             .map_err(StartError::io("the policy cannot be kept beside the store"))?;
         Ok(Prepared { app, downstream, admin })

@@ -292,15 +292,16 @@ impl Reloader {
         let ended = self.end_refused_streams().await;
         app.requests.reload_applied(number, app.clock.now());
         self.health.ok();
-        app.outcome.taken(Arc::clone(&loaded.digest));
+        let ((started, files), raw) = (&self.started, &loaded.raw);
+        let fixed: Vec<String> = fixed_changes(started, raw).iter().map(ToString::to_string).collect();
+        app.outcome.taken(Arc::clone(&loaded.digest), fixed.clone());
         if let Err(error) = self.logging.apply(&loaded.raw.log) {
             tracing::warn!(%error, "the log filter stays as it was");
         }
         warn_of(&loaded.warnings);
         hooks::warn_of_gone(app);
-        let ((started, files), raw) = (&self.started, &loaded.raw);
         let keys = changed_keys((started, files), (raw, &loaded.fingerprint), &self.folder);
-        for change in fixed_changes(started, raw).into_iter().chain(keys) {
+        for change in fixed.into_iter().chain(keys.iter().map(ToString::to_string)) {
             tracing::warn!("{change}");
         }
         tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration taken");

@@ -43,6 +43,9 @@ pub struct Replica {
     /// is asked for.
     #[serde(default)]
     pub configuration: Arc<str>,
+    /// What of that is in force after a restart alone, in sentences.
+    #[serde(default)]
+    pub after_restart: Vec<String>,
     pub generation: u64,
     /// Why it did not take the configuration that it saw last; `None` if it did.
     pub refused: Option<Refused>,
@@ -52,6 +55,11 @@ impl Replica {
     /// Whether it has what is named by this digest: the configuration, or the policy.
     pub fn has(&self, digest: &str) -> bool {
         *self.policy == *digest || *self.configuration == *digest
+    }
+
+    /// Whether it has the configuration that is named by this digest, but for what takes a restart. No part of a policy does.
+    fn has_in_part(&self, digest: &str) -> bool {
+        *self.configuration == *digest && !self.after_restart.is_empty()
     }
 }
 
@@ -70,8 +78,8 @@ pub(super) struct Outcome(watch::Sender<Loads>);
 #[derive(Debug, Default)]
 struct Loads {
     refused: Option<Refused>,
-    /// The configuration that was taken last, by digest.
-    taken: Arc<str>,
+    /// The configuration that was taken last, by digest, and what of it takes a restart.
+    taken: (Arc<str>, Vec<String>),
     /// Numbers of the load that began last, and of the one that ended last.
     begun: u64,
     ended: u64,
@@ -92,9 +100,9 @@ impl Outcome {
         });
     }
 
-    /// `configuration`: by digest.
-    pub(super) fn taken(&self, configuration: Arc<str>) {
-        self.end(Ok(configuration));
+    /// `configuration`: by digest. `after_restart`: what of it takes a restart.
+    pub(super) fn taken(&self, configuration: Arc<str>, after_restart: Vec<String>) {
+        self.end(Ok((configuration, after_restart)));
     }
 
     pub(super) fn refused(&self, at: Timestamp, problems: &[String]) {
@@ -105,10 +113,10 @@ impl Outcome {
         self.end(Err(Refused { at: at.as_millis(), problems: told }));
     }
 
-    fn end(&self, outcome: Result<Arc<str>, Refused>) {
+    fn end(&self, outcome: Result<(Arc<str>, Vec<String>), Refused>) {
         self.0.send_modify(|loads| {
             match outcome {
-                Ok(configuration) => (loads.taken, loads.refused) = (configuration, None),
+                Ok(taken) => (loads.taken, loads.refused) = (taken, None),
                 Err(refused) => loads.refused = Some(refused),
             }
             loads.ended = loads.begun;
@@ -147,10 +155,12 @@ pub(super) async fn tell(app: &App) {
 
 fn own(app: &App) -> Replica {
     let (snapshot, loads) = (app.snapshot.load(), app.outcome.0.borrow());
+    let (configuration, after_restart) = loads.taken.clone();
     Replica {
         instance: app.trail.instance().into(),
         policy: Arc::clone(snapshot.policy.digest()),
-        configuration: Arc::clone(&loads.taken),
+        configuration,
+        after_restart,
         generation: snapshot.number,
         refused: loads.refused.clone(),
     }
@@ -211,6 +221,8 @@ pub(super) async fn status(app: &App, command: &Command) -> Result<Value, Comman
 #[serde(rename_all = "snake_case")]
 pub enum State {
     InForce,
+    /// Every replica has it, and some of it takes a restart.
+    NeedsRestart,
     /// A replica has refused a configuration since it was asked.
     Refused,
     Waits,
@@ -234,8 +246,10 @@ impl State {
         let is_behind = |replica: &Replica| !replica.has(digest);
         // Of all of them, so that each is known from the first look on.
         let refuses = replicas.iter().filter(|replica| seen.refuses_since(replica)).any(is_behind);
+        let all_have_it = !replicas.is_empty() && !replicas.iter().any(is_behind);
         match () {
-            () if !replicas.is_empty() && !replicas.iter().any(is_behind) => Self::InForce,
+            () if all_have_it && replicas.iter().any(|replica| replica.has_in_part(digest)) => Self::NeedsRestart,
+            () if all_have_it => Self::InForce,
             () if refuses => Self::Refused,
             () => Self::Waits,
         }
@@ -264,7 +278,7 @@ mod tests {
         let load = async || {
             tokio::task::yield_now().await;
             // One that was under way already.
-            outcome.taken("one".into());
+            outcome.taken("one".into(), Vec::new());
             outcome.begun();
             outcome.refused(Timestamp::from_secs(1), &["wrong".to_owned()]);
         };
@@ -272,7 +286,7 @@ mod tests {
         assert_eq!(told, Some(Err(Refused { at: 1000, problems: vec!["wrong".to_owned()] })));
         let asked = || {
             outcome.begun();
-            outcome.taken("two".into());
+            outcome.taken("two".into(), Vec::new());
         };
         assert_eq!(outcome.of_next(second, asked).await, Some(Ok(())));
         assert_eq!(outcome.of_next(second, || ()).await, None, "nothing came");
@@ -284,6 +298,7 @@ mod tests {
             instance: instance.into(),
             policy: policy.into(),
             configuration: Arc::default(),
+            after_restart: Vec::new(),
             generation: 1,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
         };
@@ -323,6 +338,7 @@ mod tests {
             instance: instance.into(),
             policy: "policy".into(),
             configuration: configuration.into(),
+            after_restart: Vec::new(),
             generation: 1,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
         };
@@ -341,5 +357,31 @@ mod tests {
         let told = r#"{"instance": "c", "policy": "policy", "generation": 3, "refused": null}"#;
         let older: Replica = serde_json::from_str(told).unwrap();
         assert!(older.has("policy") && !older.has("new"));
+    }
+
+    /// A listener went on answering the questions of EventListeners, and it was said that its new setting is in force.
+    #[test]
+    fn a_configuration_of_which_some_takes_a_restart_is_not_in_force_and_its_policy_is() {
+        let replica = |instance: &str, configuration: &str, after_restart: &[&str]| Replica {
+            instance: instance.into(),
+            policy: "policy".into(),
+            configuration: configuration.into(),
+            after_restart: after_restart.iter().map(|change| (*change).to_owned()).collect(),
+            generation: 1,
+            refused: None,
+        };
+        let (whole, part) = (replica("a", "new", &[]), replica("b", "new", &["/workers stays 1"]));
+        let old = replica("b", "old", &["/workers stays 1"]);
+        for (asked, replicas, state) in [
+            ("new", vec![whole.clone(), part.clone()], State::NeedsRestart),
+            ("new", vec![whole.clone(), old], State::Waits),
+            ("policy", vec![whole, part.clone()], State::InForce),
+        ] {
+            assert_eq!(State::of(&replicas, asked, &mut Seen::default()), state, "{asked}: {replicas:?}");
+        }
+        let outcome = Outcome::default();
+        outcome.taken("new".into(), part.after_restart.clone());
+        let taken: (Arc<str>, Vec<String>) = ("new".into(), part.after_restart);
+        assert_eq!(outcome.0.borrow().taken, taken);
     }
 }

@@ -33,7 +33,8 @@ pub enum RolloutCommand {
         config: ConfigArgs,
     },
     /// Wait until every replica has a configuration, or decides by a policy, and end with 0. If a replica refuses a configuration
-    /// meanwhile, or the time is out, say which replica has what, and what was refused, and end with 1.
+    /// meanwhile, some of the configuration takes a restart, or the time is out, say which replica has what, what takes a restart, and
+    /// what was refused, and end with 1.
     Status {
         /// What `doorward rollout digest` prints: with `--configuration` of all, and without of rules and grants alone.
         #[arg(value_name = "DIGEST", value_parser = digest)]
@@ -82,12 +83,15 @@ pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> 
 
 fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
     for replica in &told.replicas {
-        let Replica { instance, policy, configuration, generation, refused } = replica;
+        let Replica { instance, policy, configuration, after_restart, generation, refused } = replica;
         let is_it = if replica.has(digest) { ", as asked for" } else { "" };
         // A version that tells none may be among them.
         let whole = if configuration.is_empty() { "not told" } else { &**configuration };
         let line = format!("{instance}: generation {generation}, policy {policy}, configuration {whole}{is_it}");
         writeln!(out, "{}", terminal::line(&line))?;
+        for change in after_restart {
+            writeln!(out, "{}", terminal::line(&format!("  {change}")))?;
+        }
         if let Some(refused) = refused {
             for problem in &refused.problems {
                 let line = format!("  refused at {}: {problem}", Timestamp::from_millis(refused.at));
@@ -97,6 +101,9 @@ fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
     }
     match told.state {
         State::InForce => writeln!(out, "in force on every replica"),
+        State::NeedsRestart => {
+            writeln!(out, "in force on every replica but for what takes a restart; restart those named, and ask again")
+        }
         State::Refused => writeln!(out, "refused; what was in force before is kept"),
         State::Waits => writeln!(out, "not in force on every replica yet"),
     }
