@@ -74,7 +74,7 @@ pub(crate) use self::{
     policy::{Policy, SAME_WITHOUT},
     rule::RuleAction,
     scenario::{Scenario, Unasked},
-    starts::{StartRoute, StartRule, Through},
+    starts::{StartRoute, StartRule, Through, may_be_of_deliveries},
     token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView},
     token_explain::TokenExplanation,
     token_rules::TokenRules,

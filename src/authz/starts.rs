@@ -81,6 +81,23 @@ impl Policy {
     }
 }
 
+/// Whether deliveries may meet a rule, as far as its routes, its hosts and its people tell.
+pub fn may_be_of_deliveries(rule: &raw::Rule, root: &raw::Root) -> bool {
+    let on = &rule.on;
+    let is_of_others = on.kubernetes.is_some() || on.run.is_some() || on.token.is_some() || on.pages.is_some();
+    let own = patterns(&on.hosts, HostPattern::parse);
+    let is_there = |route: &raw::Route| {
+        let hosts = patterns(&route.hosts, HostPattern::parse);
+        own.is_empty() || own.iter().any(|own| hosts.iter().any(|host| own.meets(host)))
+    };
+    let mut hooks = root.routes.iter().filter(|route| route.kind == RouteKind::Webhook);
+    !is_of_others
+        && hooks.any(|route| {
+            let is_named = on.routes.is_empty() || on.routes.contains(&route.name);
+            is_named && is_there(route) && fits_credentials(rule, route, root)
+        })
+}
+
 /// Whether anybody whom a route lets in can be one of these, as far as the kind of credential and its issuer tell.
 fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> bool {
     let who = &rule.who;

@@ -15,9 +15,9 @@ use super::{quoted, unused};
 use crate::{
     assertions,
     audit::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE},
-    authz::SAME_WITHOUT,
+    authz::{SAME_WITHOUT, may_be_of_deliveries},
     config::{
-        raw::{Action, Mode, Root, RouteKind, Rule, Upstream},
+        raw::{Action, Mode, Root, Rule, Upstream},
         report::At,
         resolver::Resolver,
     },
@@ -119,16 +119,20 @@ impl Configured {
 }
 
 /// Whether records name a rule wherever it has a say. Which Triggers a delivery sets off is decided after its record, which names one
-/// allow: others may let it set off more, and a deny that stops some decides nothing there. Nor does a rule in shadow.
+/// allow: others may let it set off more, and a deny that stops some decides nothing there. That of a server-side apply names the allow
+/// of the patch, and not that of the create that it may be. A rule in shadow decides nothing.
 fn is_recorded(rule: &Rule, root: &Root) -> bool {
-    let narrows = |rule: &Rule| rule.on.trigger.is_some() && rule.mode == Mode::Enforce;
-    let mut hooks = root.routes.iter().filter(|route| route.kind == RouteKind::Webhook);
-    let who = &rule.who;
-    let is_of_senders = [&who.webhooks, &who.repositories, &who.senders].iter().any(|list| !list.is_empty());
-    let is_beside_another = rule.action == Action::Allow
-        && (rule.on.is_of_deliveries() || is_of_senders || hooks.any(|route| rule.on.routes.contains(&route.name)))
-        && root.rules.iter().any(|other| other.action == Action::Allow && narrows(other));
-    rule.mode == Mode::Enforce && rule.on.trigger.is_none() && !is_beside_another
+    let allows = |rule: &&Rule| rule.action == Action::Allow && rule.mode == Mode::Enforce;
+    let is_beside = |other: fn(&Rule) -> bool| root.rules.iter().filter(allows).any(other);
+    let is_beside_another = (may_be_of_deliveries(rule, root) && is_beside(|other: &Rule| other.on.trigger.is_some()))
+        || (has_verb(rule, "create") && !has_verb(rule, "patch") && is_beside(|other: &Rule| has_verb(other, "patch")));
+    rule.mode == Mode::Enforce && rule.on.trigger.is_none() && !(allows(&rule) && is_beside_another)
+}
+
+/// Whether a rule may be of requests of Kubernetes with this verb, of those that write.
+fn has_verb(rule: &Rule, verb: &str) -> bool {
+    let Some(on) = &rule.on.kubernetes else { return true };
+    on.verbs.is_empty() || on.verbs.iter().any(|named| [verb, "write", "*"].contains(&named.as_str()))
 }
 
 /// The same without the parts whose members have whatever names somebody gave them, such as claims and bodies of cases. No file is named there.

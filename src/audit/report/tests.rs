@@ -163,6 +163,20 @@ rules:
         let access = &report.configuration.as_ref().unwrap().access;
         access.iter().map(|access| (access.id.clone(), access.used)).collect()
     };
+    let told = |rule: &str| {
+        let yaml = yaml.replace("on: {routes: [hooks]}", rule);
+        used(&report_of(&yaml)).into_iter().find(|(id, _)| id == "any").unwrap().1
+    };
+    for rule in
+        ["on: {hosts: [a]}", "on: {paths: ['/x']}", "on: {namespace: ci}", "who: {users: ['webhook:x']}", "fix: a"]
+    {
+        assert_eq!(told(rule), None, "{rule}");
+    }
+    for rule in ["on: {routes: [web]}", "on: {hosts: [b]}", "on: {kubernetes: {verbs: [get]}}", "who: {kind: human}"] {
+        assert_eq!(told(rule), Some(false), "{rule}");
+    }
+    // An apply is a patch that may be a create, and its record names the allow of the patch.
+    assert_eq!(told("on: {kubernetes: {verbs: [create]}}"), None);
     let expected = [
         ("build", Some(true)),
         ("push", None),
