@@ -165,6 +165,23 @@ fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
     }
 }
 
+/// A former secret of which the end is left empty would be good for ever.
+#[test]
+fn what_narrows_a_credential_and_is_left_empty_is_an_error() {
+    const SECRET: &str = "secret: {file: github-secret}";
+    for (there, empty) in [
+        (SECRET, "secret: {file: github-secret}, not_before: "),
+        (SECRET, "secret: {file: github-secret}, not_after: "),
+        ("    sender: github", "    sender: github\n    client_certificate:"),
+        ("    sender: github", "    sender: generic\n    signature: {header: x, timestamp_header: }"),
+        ("login: {kind: human", "login: {kind: human, max_age: null"),
+        ("address: 127.0.0.1:8080", "address: 127.0.0.1:8080\n    tls: {certificates: [], client_ca: }"),
+    ] {
+        let printed = with(there, empty).printed();
+        assert!(printed.contains("found nothing"), "{empty}: {printed}");
+    }
+}
+
 /// Who did as the warning says was refused: a kubeconfig is no policy file.
 #[test]
 fn a_file_in_the_folder_that_a_setting_names_is_not_called_unused() {
