@@ -79,7 +79,7 @@ pub(super) fn check(
             }
             // One with an account that is asked for is refused above.
             (false, true) if upstream.requested_account().is_none() => {
-                if let Some(who) = acts_as_itself(root, name, authenticated) {
+                if let Some(who) = acts_as_itself(root, upstream, authenticated) {
                     let what =
                         format!("upstream `{name}` is the API server of `{who}`, and used without impersonation");
                     report.error(&at.key("name"), what).help(
@@ -159,14 +159,22 @@ fn reads_by_itself(root: &raw::Root) -> Vec<(&'static str, &str)> {
 }
 
 /// Which setting beside routes has Doorward be known to an upstream as itself, as only API servers are asked what it asks. A token
-/// review brings its own token, so that it counts only where the upstream has a credential.
-fn acts_as_itself(root: &raw::Root, name: &str, authenticated: bool) -> Option<&'static str> {
+/// review brings its own token, so that it counts only where the upstream has a credential. What has the same address and credential under
+/// another name is the same account there.
+fn acts_as_itself(root: &raw::Root, upstream: &raw::Upstream, authenticated: bool) -> Option<&'static str> {
     let asked = root.upstreams.iter().filter_map(raw::Upstream::requested_account);
     let asked = asked.map(|account| ("credential.service_account", account.upstream.as_str()));
     let reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref()).filter(|_| authenticated);
     let reviews = reviews.map(|review| ("token_review", review.upstream.as_str()));
     let mut all = reads_by_itself(root).into_iter().chain(asked).chain(reviews);
-    all.find(|(_, server)| *server == name).map(|(who, _)| who)
+    let account = |of: &raw::Upstream| {
+        let certificate = of.tls.as_ref().and_then(|tls| tls.certificate.clone());
+        Some((Url::parse(of.url.as_deref()?).ok()?, of.credential.clone(), certificate))
+    };
+    let own = account(upstream).filter(|_| authenticated);
+    let is_same = |server: &&raw::Upstream| server.name == upstream.name || (own.is_some() && account(server) == own);
+    let same: BTreeSet<&str> = root.upstreams.iter().filter(is_same).map(|server| server.name.as_str()).collect();
+    all.find(|(_, server)| same.contains(server)).map(|(who, _)| who)
 }
 
 /// The upstreams that get requests with impersonation, and those that get requests without. A token review brings its
@@ -318,9 +326,13 @@ upstreams:
             (bearer, review, Some("token_review")),
             (nobody, review, None),
             (bearer, "runs: {kubernetes: other}", None),
+            (bearer, "runs: {kubernetes: twin}", Some("runs")),
+            (nobody, "runs: {kubernetes: twin}", None),
         ] {
-            let yaml =
-                format!("routes: [{ROUTE}]\nupstreams: [{{name: own, url: 'https://a'{credential}}}]\n{setting}\n");
+            let own = format!("{{name: own, url: 'https://a'{credential}}}");
+            let yaml = format!(
+                "routes: [{ROUTE}]\nupstreams: [{own}, {{name: twin, url: 'https://a/'{bearer}}}]\n{setting}\n"
+            );
             assert_eq!(said(&yaml), who.map(refused).unwrap_or_default(), "{yaml}");
         }
     }
