@@ -159,16 +159,7 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
         .map(str::to_owned)
         .or(named)
         .ok_or("no `redirect_url` names the host that browsers use: say it by `--host`")?;
-    let is_ours = |url: &Url| {
-        let is_secure = url.scheme() == "https" || url.host_str() == Some("localhost");
-        is_secure && ["/", "/oauth2/callback"].contains(&url.path())
-    };
-    if redirect.is_some_and(|url| !is_ours(&url)) {
-        notes.push(format!(
-            "`redirect_url`: people come back to `/oauth2/callback` here; register `https://{host}/oauth2/callback` at the \
-             provider"
-        ));
-    }
+    notes.extend(redirect.and_then(|url| elsewhere(&url, &host)));
     let provider = options.take("provider").unwrap_or_else(|| "google".to_owned());
     let mut emails = options.take_all("email_domain");
     emails.retain(|domain| !domain.is_empty());
@@ -187,12 +178,8 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     }
     let listener = listener(&mut options, &mut notes);
     let mut rule = rule(&mut options, &provider, &emails, organisation.as_deref());
-    if !verifies(&provider, &issuer) && !emails.is_empty() && !lets_in_any(&emails) {
-        notes.push(
-            "`email_domain`: the rule takes an address only if the provider says that it has verified it (`email_verified`), and this \
-             provider never says so, so that nobody gets in yet: name these people by `groups` or `claims` in `who`, and take `when` away"
-                .to_owned(),
-        );
+    if !verifies(&provider, &issuer) {
+        notes.extend(unverified(&emails));
     }
     if let Some(missing) = missing(&options, &emails, &mut notes) {
         rule.insert("mode".to_owned(), "shadow".into());
@@ -235,6 +222,27 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     }
     yaml.push_str(&body);
     Ok(Imported { yaml, notes })
+}
+
+/// What to do where people came back to another place than they do here.
+fn elsewhere(redirect: &Url, host: &str) -> Option<String> {
+    let is_secure = redirect.scheme() == "https" || redirect.host_str() == Some("localhost");
+    let is_ours = is_secure && ["/", "/oauth2/callback"].contains(&redirect.path());
+    (!is_ours).then(|| {
+        format!(
+            "`redirect_url`: people come back to `/oauth2/callback` here; register `https://{host}/oauth2/callback` at the provider"
+        )
+    })
+}
+
+/// What becomes of people who were known by the domain of their address, at a provider that does not say whether it has verified one.
+fn unverified(emails: &[String]) -> Option<String> {
+    let are_some = !emails.is_empty() && !lets_in_any(emails);
+    are_some.then(|| {
+        "`email_domain`: the rule takes an address only if the provider says that it has verified it (`email_verified`), and this \
+         provider never says so, so that nobody gets in yet: name these people by `groups` or `claims` in `who`, and take `when` away"
+            .to_owned()
+    })
 }
 
 fn issuer(
