@@ -1,13 +1,14 @@
 //! Whole configurations: what is printed of bad ones, and that good ones load.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use super::{
-    Diagnosis, Loaded, Refused, Sources, load,
-    raw::{self, WhenFull},
-};
+use super::{Diagnosis, Loaded, Refused, Sources, load, raw};
 
 mod digest;
+mod empty;
+mod examples;
+mod layers;
+mod secrets;
 
 /// A configuration in a folder of its own.
 struct Case {
@@ -133,52 +134,6 @@ fn a_scheme_that_would_never_be_looked_for_is_an_error() {
     }
     for schemes in ["schemes: [session, webhook]", "schemes: [webhook, bearer]", "schemes: [bearer, webhook]"] {
         assert!(!printed(schemes).contains("never be looked for"), "{schemes}: {}", printed(schemes));
-    }
-}
-
-/// It would be none, and an allow wider than it looks: as of a template with a value that is not set, or of lines that are commented out.
-#[test]
-fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
-    const RULE: &str = "    who: {groups: [developers]}\n";
-    let schema = super::schema();
-    let line = GOOD[..GOOD.find(RULE).unwrap()].lines().count() + 1;
-    for (part, condition) in [
-        ("On", "on: {KEY: }"),
-        ("OnKubernetes", "on: {kubernetes: {KEY: }}"),
-        ("OnRun", "on: {run: {KEY: }}"),
-        ("OnToken", "on: {token: {KEY: }}"),
-        ("OnTrigger", "on: {trigger: {KEY: }}"),
-        ("TimeWindow", "on: {time: {KEY: }}"),
-        ("Who", "who: {KEY: }"),
-        ("OnBehalfOf", "who: {on_behalf_of: {KEY: }}"),
-        ("Need", "need: {KEY: }"),
-        ("MaxAge", "need: {mfa: {KEY: }}"),
-        ("Rule", "KEY:"),
-    ] {
-        let known = schema["$defs"][part]["properties"].as_object().unwrap().keys().map(String::as_str);
-        for key in known.filter(|key| part != "Rule" || ["on", "who", "need", "when", "mode"].contains(key)) {
-            let written = condition.replace("KEY", key);
-            let printed = with(RULE, &format!("    {written}\n")).printed();
-            let place = format!("doorward.yaml:{line}:{}\n", 5 + condition.find("KEY").unwrap());
-            assert!(printed.contains("found nothing") && printed.contains(&place), "{written}: {place}: {printed}");
-        }
-    }
-}
-
-/// A former secret of which the end is left empty would be good for ever.
-#[test]
-fn what_narrows_a_credential_and_is_left_empty_is_an_error() {
-    const SECRET: &str = "secret: {file: github-secret}";
-    for (there, empty) in [
-        (SECRET, "secret: {file: github-secret}, not_before: "),
-        (SECRET, "secret: {file: github-secret}, not_after: "),
-        ("    sender: github", "    sender: github\n    client_certificate:"),
-        ("    sender: github", "    sender: generic\n    signature: {header: x, timestamp_header: }"),
-        ("login: {kind: human", "login: {kind: human, max_age: null"),
-        ("address: 127.0.0.1:8080", "address: 127.0.0.1:8080\n    tls: {certificates: [], client_ca: }"),
-    ] {
-        let printed = with(there, empty).printed();
-        assert!(printed.contains("found nothing"), "{empty}: {printed}");
     }
 }
 
@@ -486,142 +441,6 @@ fn a_problem_within_an_expression_is_shown_at_its_byte() {
 }
 
 #[test]
-fn no_secret_is_ever_printed() {
-    let case = with(
-        "{id: doorward, secret: {file: client-secret}}",
-        "{id: doorward, secret: hunter2, password: {is: [hunter2]}, key: {file: x, value: hunter2}}",
-    )
-    .env("DOORWARD_ADMIN__TOKEN", "hunter2")
-    .env("DOORWARD_WHATEVER", "hunter2")
-    .set("sessions.keys", "hunter2");
-    let main = case.folder.path().join("doorward.yaml");
-    let text = fs::read_to_string(&main).unwrap();
-    fs::write(main, text.replace("http://el-build", "http://x:hunter2@el-build")).unwrap();
-    let refused = case.load().unwrap_err();
-    assert!(refused.diagnosis.errors() >= 6);
-    assert!(!refused.to_string().contains("hunter2"), "{refused}");
-    assert!(!refused.diagnosis.to_json().to_string().contains("hunter2"));
-}
-
-/// What a reload tells of such an address would stand in the audit trail, too.
-#[test]
-fn no_password_in_an_address_is_ever_printed() {
-    let main = "
-external_host: door.example.com
-listeners: [{name: main, address: '127.0.0.1:0'}]
-issuers:
-  - {name: own, issuer: 'https://x:hunter2@id.example.com', audiences: [a], kind: human}
-  - {name: keys, issuer: 'https://k.example.com', audiences: [a], kind: human, keys: {url: 'https://x:hunter2@k.example.com'}}
-store: {redis: {SERVER}}
-audit:
-  export:
-    - {name: lines, syslog: {address: 'x:hunter2@syslog.example.com:6514'}}
-    - {name: logs, otlp: {endpoint: 'https://x:hunter2@logs.example.com'}}
-tokens:
-  exchange: [{issuer: keys}]
-  onward:
-    - audience: sts
-      provider: {token_exchange: {token_url: 'https://x:hunter2@sts.example.com'}}
-      assertion: {audience: sts}
-";
-    let runtime = crate::runtime::control().unwrap();
-    for (server, at) in [
-        ("server: 'doorward:hunter2@r:6379'", "/store/redis/server"),
-        ("server: 'redis://doorward:hunter2@r:6379'", "/store/redis/server"),
-        ("cluster: ['x:hunter2@r:6379']", "/store/redis/cluster/0"),
-    ] {
-        let case = Case::new(&main.replace("SERVER", server));
-        let refused = load(&case.sources, crate::app::check(&runtime).unwrap()).unwrap_err();
-        let findings = refused.diagnosis.findings();
-        for at in [
-            at,
-            "/issuers/0/issuer",
-            "/issuers/1/keys/url",
-            "/audit/export/0/syslog/address",
-            "/audit/export/1/otlp/endpoint",
-            "/tokens/onward/0/provider/token_exchange/token_url",
-        ] {
-            assert!(findings.iter().any(|finding| finding.at.to_string() == at), "{at}: {refused}");
-        }
-        assert!(!refused.to_string().contains("hunter2"), "{refused}");
-        assert!(!refused.diagnosis.to_json().to_string().contains("hunter2"));
-    }
-}
-
-#[test]
-fn the_environment_and_flags_win_over_the_file() {
-    let loaded = Case::new(GOOD)
-        .env("DOORWARD_AUDIT__WHEN_FULL", "continue")
-        .env("DOORWARD_WORKERS", "3")
-        .env("DOORWARD_SERVICE_HOST", "10.0.0.1")
-        .set("workers", "4")
-        .set("listeners", "[{name: other, address: '127.0.0.1:1'}]")
-        .load()
-        .unwrap();
-    assert_eq!(loaded.raw.audit.when_full, WhenFull::Continue);
-    assert_eq!(loaded.raw.workers, Some(4));
-    assert_eq!(loaded.raw.listeners[0].name, "other");
-    // Neighbours keep their values, and what nobody sets has its default.
-    assert_eq!(loaded.raw.audit.queue, raw::Audit::default().queue);
-    assert_eq!(loaded.raw.sessions.keys.len(), 1);
-}
-
-#[test]
-fn rules_of_policy_files_stand_behind_those_of_the_main_file() {
-    let case = Case::new(&format!("policies: [a.yaml, b.yaml]\n{GOOD}"))
-        .file("a.yaml", "rules: [{id: a, do: deny}]\ngrants: [{id: g, who: {}, kubernetes_groups: [x]}]")
-        .file("b.yaml", "rules: [{id: b, do: allow}]")
-        .folder();
-    let loaded = case.load().unwrap();
-    let ids: Vec<&str> = loaded.raw.rules.iter().map(|rule| rule.id.as_str()).collect();
-    assert_eq!(ids, ["developers", "a", "b"]);
-    assert_eq!(loaded.raw.grants.len(), 1);
-    assert_eq!(loaded.warnings.findings(), []);
-    let files: Vec<&Path> = loaded.fingerprint.files().collect();
-    assert_eq!(files, ["a.yaml", "b.yaml", "doorward.yaml"].map(|name| case.folder.path().join(name)));
-}
-
-#[test]
-fn files_that_change_while_they_are_read_are_read_again() {
-    let case = Case::new(GOOD).file("extra", "old");
-    let mut calls = 0;
-    let (loaded, read) = load(&case.sources, |_, resolver| {
-        calls += 1;
-        let read = resolver.read(&super::report::At::root(), Path::new("extra"));
-        if calls == 1 {
-            fs::write(case.folder.path().join("extra"), "new").unwrap();
-        }
-        read
-    })
-    .unwrap();
-    assert_eq!((calls, read.as_deref()), (2, Some(&b"new"[..])));
-    assert!(loaded.fingerprint.is_current());
-
-    let refused = load(&case.sources, |_, resolver| {
-        calls += 1;
-        _ = resolver.read(&super::report::At::root(), Path::new("extra"));
-        fs::write(case.folder.path().join("extra"), calls.to_string()).unwrap();
-    })
-    .unwrap_err();
-    assert!(refused.to_string().contains("changed again and again"), "{refused}");
-}
-
-#[test]
-fn a_problem_that_a_component_reports_refuses_the_whole() {
-    let case = Case::new(GOOD);
-    assert!(load(&case.sources, |_, _| 7).is_ok_and(|(_, result)| result == 7));
-    let refused = load(&case.sources, |_, resolver| {
-        resolver.error(&super::report::At::root().key("issuers").index(0).key("issuer"), "no");
-    })
-    .unwrap_err();
-    assert_eq!(refused.diagnosis.errors(), 1);
-    let json = refused.diagnosis.to_json();
-    assert_eq!(json["findings"][0]["line"], 7);
-    assert_eq!(json["findings"][0]["column"], 13);
-    assert_eq!(json["findings"][0]["at"], "/issuers/0/issuer");
-}
-
-#[test]
 fn very_many_or_very_long_problems_stay_small() {
     let many = format!("routes: [{}]\nlog: {{filter: {}}}", "1,".repeat(10_000), "x".repeat(100_000));
     let refused = Case::new(&many).load().unwrap_err();
@@ -662,35 +481,6 @@ proptest::proptest! {
 }
 
 #[test]
-fn no_secret_is_printed_wherever_it_stands() {
-    for written in [
-        "secrets: hunter2",
-        "secrets: [hunter2]",
-        "secrets: [[hunter2]]",
-        "secrets: [{secret: hunter2}]",
-        "secrets: [{secrt: hunter2}]",
-    ] {
-        let printed = with("secrets: [{secret: {file: github-secret}}]", written).printed();
-        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
-    }
-    for written in [
-        "kubeconfig: {apiVersion: v1, users: [{name: u, user: {token: hunter2}}]}",
-        "kubeconfig: {file: {token: hunter2}}",
-        "kubeconfig: [{token: hunter2}]",
-        "kubeconfig: hunter2",
-        "kubeconfg: {users: [{user: {token: hunter2}}]}",
-        "kubeconfig: |\n      users: [{user: {token: hunter2}}]",
-    ] {
-        let printed = with("credential: {bearer: {file: token}}", written).printed();
-        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
-    }
-    for written in ["hunter2", "[hunter2]", "{bearer: hunter2}", "{baerer: hunter2}", "{bearer: {flie: hunter2}}"] {
-        let printed = with("{bearer: {file: token}}", written).printed();
-        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
-    }
-}
-
-#[test]
 fn a_folder_to_write_in_that_is_not_there_is_told() {
     let main = "audit: {sink: {file: {path: logs/audit.jsonl}}, checkpoint_copy: copy/checkpoints}\n\
                 store: {path: state/doorward.redb}\nadmin: {socket: run/doorward.sock}\n";
@@ -705,59 +495,4 @@ fn a_folder_to_write_in_that_is_not_there_is_told() {
         fs::create_dir(case.folder.path().join(folder)).unwrap();
     }
     assert!(load(&case.sources, crate::app::check(&runtime).unwrap()).is_ok());
-}
-
-/// Every shipped example; `policies/` holds parts of one of them.
-#[test]
-fn every_example_loads_without_a_word() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
-    let mut examples: Vec<_> = fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
-        .collect();
-    examples.sort();
-    assert!(examples.len() >= 6, "{examples:?}");
-    let mut read = std::collections::BTreeSet::new();
-    for path in examples {
-        let sources = Sources { path: path.clone(), ..Sources::default() };
-        let (loaded, ()) = load(&sources, |_, _| ()).unwrap_or_else(|refused| panic!("{refused}"));
-        assert_eq!(loaded.warnings.to_string(), "no errors\n", "{}", path.display());
-        assert!(!loaded.raw.rules.is_empty(), "{}", path.display());
-        read.extend(loaded.fingerprint.files().map(Path::to_owned));
-    }
-    for entry in fs::read_dir(folder.join("policies")).unwrap() {
-        let path = entry.unwrap().path();
-        assert!(read.contains(&path), "no example uses {}", path.display());
-    }
-}
-
-/// Else a pod that starts while the provider is away refuses all of its tokens.
-#[test]
-fn the_shipped_configuration_keeps_the_keys_of_its_providers() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/config");
-    let (loaded, ()) = load(&Sources { path, ..Sources::default() }, |_, _| ()).unwrap();
-    let kept = loaded.raw.issuers.iter().map(|issuer| issuer.keys.keep_in.as_deref()).collect::<Vec<_>>();
-    assert_eq!(kept, [Some(Path::new("/var/lib/doorward/keys"))]);
-}
-
-/// Who begins with one of them in that pod finds what it names, and may write where it writes.
-#[test]
-fn the_examples_keep_to_the_volumes_of_the_shipped_pod() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let pod = fs::read_to_string(root.join("deploy/base/stateful-set.yaml")).unwrap();
-    let mounted: Vec<&str> =
-        pod.split("mountPath: ").skip(1).filter_map(|rest| rest.split([',', '}', '\n']).next()).collect();
-    assert!(mounted.contains(&"/var/lib/doorward"), "{mounted:?}");
-    for entry in fs::read_dir(root.join("config/examples")).unwrap() {
-        let path = entry.unwrap().path();
-        let Ok(text) = fs::read_to_string(&path) else { continue };
-        let named =
-            text.split([' ', ',', '}', '\n']).filter(|word| word.starts_with("/var/") || word.starts_with("/run/"));
-        for named in named {
-            let is_there =
-                mounted.iter().any(|mount| named.strip_prefix(mount).is_some_and(|rest| rest.starts_with('/')));
-            assert!(is_there, "{} names {named}", path.display());
-        }
-    }
 }

@@ -1,0 +1,82 @@
+//! What a configuration is made of, and when it is read again.
+
+use std::{fs, path::Path};
+
+use super::{Case, GOOD, load};
+use crate::config::{
+    raw::{self, WhenFull},
+    report::At,
+};
+
+#[test]
+fn the_environment_and_flags_win_over_the_file() {
+    let loaded = Case::new(GOOD)
+        .env("DOORWARD_AUDIT__WHEN_FULL", "continue")
+        .env("DOORWARD_WORKERS", "3")
+        .env("DOORWARD_SERVICE_HOST", "10.0.0.1")
+        .set("workers", "4")
+        .set("listeners", "[{name: other, address: '127.0.0.1:1'}]")
+        .load()
+        .unwrap();
+    assert_eq!(loaded.raw.audit.when_full, WhenFull::Continue);
+    assert_eq!(loaded.raw.workers, Some(4));
+    assert_eq!(loaded.raw.listeners[0].name, "other");
+    // Neighbours keep their values, and what nobody sets has its default.
+    assert_eq!(loaded.raw.audit.queue, raw::Audit::default().queue);
+    assert_eq!(loaded.raw.sessions.keys.len(), 1);
+}
+
+#[test]
+fn rules_of_policy_files_stand_behind_those_of_the_main_file() {
+    let case = Case::new(&format!("policies: [a.yaml, b.yaml]\n{GOOD}"))
+        .file("a.yaml", "rules: [{id: a, do: deny}]\ngrants: [{id: g, who: {}, kubernetes_groups: [x]}]")
+        .file("b.yaml", "rules: [{id: b, do: allow}]")
+        .folder();
+    let loaded = case.load().unwrap();
+    let ids: Vec<&str> = loaded.raw.rules.iter().map(|rule| rule.id.as_str()).collect();
+    assert_eq!(ids, ["developers", "a", "b"]);
+    assert_eq!(loaded.raw.grants.len(), 1);
+    assert_eq!(loaded.warnings.findings(), []);
+    let files: Vec<&Path> = loaded.fingerprint.files().collect();
+    assert_eq!(files, ["a.yaml", "b.yaml", "doorward.yaml"].map(|name| case.folder.path().join(name)));
+}
+
+#[test]
+fn files_that_change_while_they_are_read_are_read_again() {
+    let case = Case::new(GOOD).file("extra", "old");
+    let mut calls = 0;
+    let (loaded, read) = load(&case.sources, |_, resolver| {
+        calls += 1;
+        let read = resolver.read(&At::root(), Path::new("extra"));
+        if calls == 1 {
+            fs::write(case.folder.path().join("extra"), "new").unwrap();
+        }
+        read
+    })
+    .unwrap();
+    assert_eq!((calls, read.as_deref()), (2, Some(&b"new"[..])));
+    assert!(loaded.fingerprint.is_current());
+
+    let refused = load(&case.sources, |_, resolver| {
+        calls += 1;
+        _ = resolver.read(&At::root(), Path::new("extra"));
+        fs::write(case.folder.path().join("extra"), calls.to_string()).unwrap();
+    })
+    .unwrap_err();
+    assert!(refused.to_string().contains("changed again and again"), "{refused}");
+}
+
+#[test]
+fn a_problem_that_a_component_reports_refuses_the_whole() {
+    let case = Case::new(GOOD);
+    assert!(load(&case.sources, |_, _| 7).is_ok_and(|(_, result)| result == 7));
+    let refused = load(&case.sources, |_, resolver| {
+        resolver.error(&At::root().key("issuers").index(0).key("issuer"), "no");
+    })
+    .unwrap_err();
+    assert_eq!(refused.diagnosis.errors(), 1);
+    let json = refused.diagnosis.to_json();
+    assert_eq!(json["findings"][0]["line"], 7);
+    assert_eq!(json["findings"][0]["column"], 13);
+    assert_eq!(json["findings"][0]["at"], "/issuers/0/issuer");
+}

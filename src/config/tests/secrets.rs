@@ -1,0 +1,97 @@
+//! No secret is printed.
+
+use std::fs;
+
+use super::{Case, load, with};
+
+#[test]
+fn no_secret_is_ever_printed() {
+    let case = with(
+        "{id: doorward, secret: {file: client-secret}}",
+        "{id: doorward, secret: hunter2, password: {is: [hunter2]}, key: {file: x, value: hunter2}}",
+    )
+    .env("DOORWARD_ADMIN__TOKEN", "hunter2")
+    .env("DOORWARD_WHATEVER", "hunter2")
+    .set("sessions.keys", "hunter2");
+    let main = case.folder.path().join("doorward.yaml");
+    let text = fs::read_to_string(&main).unwrap();
+    fs::write(main, text.replace("http://el-build", "http://x:hunter2@el-build")).unwrap();
+    let refused = case.load().unwrap_err();
+    assert!(refused.diagnosis.errors() >= 6);
+    assert!(!refused.to_string().contains("hunter2"), "{refused}");
+    assert!(!refused.diagnosis.to_json().to_string().contains("hunter2"));
+}
+
+/// What a reload tells of such an address would stand in the audit trail, too.
+#[test]
+fn no_password_in_an_address_is_ever_printed() {
+    let main = "
+external_host: door.example.com
+listeners: [{name: main, address: '127.0.0.1:0'}]
+issuers:
+  - {name: own, issuer: 'https://x:hunter2@id.example.com', audiences: [a], kind: human}
+  - {name: keys, issuer: 'https://k.example.com', audiences: [a], kind: human, keys: {url: 'https://x:hunter2@k.example.com'}}
+store: {redis: {SERVER}}
+audit:
+  export:
+    - {name: lines, syslog: {address: 'x:hunter2@syslog.example.com:6514'}}
+    - {name: logs, otlp: {endpoint: 'https://x:hunter2@logs.example.com'}}
+tokens:
+  exchange: [{issuer: keys}]
+  onward:
+    - audience: sts
+      provider: {token_exchange: {token_url: 'https://x:hunter2@sts.example.com'}}
+      assertion: {audience: sts}
+";
+    let runtime = crate::runtime::control().unwrap();
+    for (server, at) in [
+        ("server: 'doorward:hunter2@r:6379'", "/store/redis/server"),
+        ("server: 'redis://doorward:hunter2@r:6379'", "/store/redis/server"),
+        ("cluster: ['x:hunter2@r:6379']", "/store/redis/cluster/0"),
+    ] {
+        let case = Case::new(&main.replace("SERVER", server));
+        let refused = load(&case.sources, crate::app::check(&runtime).unwrap()).unwrap_err();
+        let findings = refused.diagnosis.findings();
+        for at in [
+            at,
+            "/issuers/0/issuer",
+            "/issuers/1/keys/url",
+            "/audit/export/0/syslog/address",
+            "/audit/export/1/otlp/endpoint",
+            "/tokens/onward/0/provider/token_exchange/token_url",
+        ] {
+            assert!(findings.iter().any(|finding| finding.at.to_string() == at), "{at}: {refused}");
+        }
+        assert!(!refused.to_string().contains("hunter2"), "{refused}");
+        assert!(!refused.diagnosis.to_json().to_string().contains("hunter2"));
+    }
+}
+
+#[test]
+fn no_secret_is_printed_wherever_it_stands() {
+    for written in [
+        "secrets: hunter2",
+        "secrets: [hunter2]",
+        "secrets: [[hunter2]]",
+        "secrets: [{secret: hunter2}]",
+        "secrets: [{secrt: hunter2}]",
+    ] {
+        let printed = with("secrets: [{secret: {file: github-secret}}]", written).printed();
+        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
+    }
+    for written in [
+        "kubeconfig: {apiVersion: v1, users: [{name: u, user: {token: hunter2}}]}",
+        "kubeconfig: {file: {token: hunter2}}",
+        "kubeconfig: [{token: hunter2}]",
+        "kubeconfig: hunter2",
+        "kubeconfg: {users: [{user: {token: hunter2}}]}",
+        "kubeconfig: |\n      users: [{user: {token: hunter2}}]",
+    ] {
+        let printed = with("credential: {bearer: {file: token}}", written).printed();
+        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
+    }
+    for written in ["hunter2", "[hunter2]", "{bearer: hunter2}", "{baerer: hunter2}", "{bearer: {flie: hunter2}}"] {
+        let printed = with("{bearer: {file: token}}", written).printed();
+        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
+    }
+}
