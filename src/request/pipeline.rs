@@ -59,7 +59,6 @@ pub struct Worker {
 type Answer = Response<ResponseBody<Exchange>>;
 
 /// What a request leads to.
-#[expect(clippy::large_enum_variant, reason = "nearly all are responses, each of which a box would cost an allocation")]
 pub(super) enum Ending {
     /// A response whose body ends the exchange.
     Response { response: Answer, by: AnswerBy },

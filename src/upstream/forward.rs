@@ -28,7 +28,6 @@ const SOON: u64 = 64 << 10;
 
 /// What came of a request.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are responses, each of which a box would cost an allocation")]
 pub enum Forwarded<E: OnEnd> {
     Response {
         response: Response<ResponseBody<E>>,
