@@ -173,19 +173,22 @@ async fn check(
 ) -> Result<Map<String, Value>, RefreshError> {
     let verified = provider.verify_id_token(token).await.map_err(|rejection| {
         let why = format!("its ID token: {}", rejection.detail());
+        // It was not looked at yet whose it is. What it says of that unverified can end the session, and no more.
+        let of_another = || {
+            let read = Unverified::parse(token).ok()?;
+            check_whose(&read.claims, before, provider).err()
+        };
         match rejection.reason() {
             // No word about the person: it may be new, and its set could not be fetched.
-            Reason::KeyUnknown => RefreshError::Later(why),
+            Reason::KeyUnknown => of_another().unwrap_or(RefreshError::Later(why)),
             Reason::TokenExpired | Reason::TokenNotYetValid => {
                 let why = rejection.causes().unwrap_or_else(|| rejection.detail().to_owned());
                 let differ = RefreshError::Refused(format!(
                     "the clocks of the provider and of Doorward differ, by its ID token: {why}"
                 ));
-                // Its times were looked at before whose it is. What it says of that unverified can end the session, and no more.
-                let read = Unverified::parse(token).ok();
-                read.and_then(|read| check_whose(&read.claims, before, provider).err()).unwrap_or(differ)
+                of_another().unwrap_or(differ)
             }
-            _ if rejection.status().is_server_error() => RefreshError::Later(why),
+            _ if rejection.status().is_server_error() => of_another().unwrap_or(RefreshError::Later(why)),
             _ => RefreshError::Gone(why),
         }
     })?;

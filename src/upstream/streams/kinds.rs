@@ -56,7 +56,7 @@ impl CutReason {
     /// The label, snake case.
     pub const fn as_str(self) -> &'static str {
         match self {
-            // The trail and the metrics tell what is over by the times that they have of both.
+            // One word in the trail, the metrics and a WebSocket for all whose time is over.
             Self::Expired | Self::Overlong => "expired",
             Self::SignedOut => "signed_out",
             Self::Revoked => "revoked",
