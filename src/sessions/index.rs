@@ -104,17 +104,17 @@ impl<'a> Index<'a> {
     }
 
     /// Adds a session. Gives those that must end so that there are at most `max`, the oldest first; they stay listed until
-    /// they have ended.
+    /// they have ended. `has_ended` tells it of one whose record the store did not take away.
     pub async fn add(
         &self,
-        hash: &SessionHash,
-        record: &Record,
+        (hash, record): (&SessionHash, &Record),
         max: usize,
+        has_ended: impl Fn(&SessionHash) -> bool,
         now: Timestamp,
     ) -> Result<Vec<Entry>, StoreError> {
         let entry = Entry::of(hash, record);
         self.note_sid(record, now).await?;
-        self.forget_gone(max, now).await?;
+        self.forget_gone(max, has_ended, now).await?;
         self.change(now, |entries| {
             entries.push(entry.clone());
             let surplus = entries.len().saturating_sub(max);
@@ -123,17 +123,23 @@ impl<'a> Index<'a> {
         .await
     }
 
-    /// Where there is no room for another of `max`, takes out those that ended since they were not used: nobody else does, and
-    /// they would push out one that is in use.
-    async fn forget_gone(&self, max: usize, now: Timestamp) -> Result<(), StoreError> {
+    /// Where there is no room for another of `max`, takes out those that ended since they were not used, or when the store failed:
+    /// nobody else does, and they would push out one that is in use.
+    async fn forget_gone(
+        &self,
+        max: usize,
+        has_ended: impl Fn(&SessionHash) -> bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let entries = self.entries(now).await?;
         if entries.len() < max {
             return Ok(());
         }
         let mut gone = Vec::new();
-        for entry in entries.iter().filter(|entry| entry.began + BEGINNING <= now) {
+        for entry in &entries {
             let Some(hash) = entry.hash() else { continue };
-            if self.store.get(Table::Sessions, hash.as_bytes(), now).await?.is_none() {
+            let has_begun = entry.began + BEGINNING <= now;
+            if has_ended(&hash) || has_begun && self.store.get(Table::Sessions, hash.as_bytes(), now).await?.is_none() {
                 gone.push(hash);
             }
         }

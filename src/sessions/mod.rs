@@ -274,7 +274,8 @@ impl Sessions {
         let index = self.index(&session.record);
         // Into the index first: a session that is in the store but not in the index could not be ended with others.
         let max = inner.settings.max_per_person;
-        let surplus = index.add(&hash, &session.record, max, now).await.map_err(unavailable)?;
+        let has_ended = |hash: &SessionHash| self.0.shared.revocations.end_of(&hash.to_string()).is_some();
+        let surplus = index.add((&hash, &session.record), max, has_ended, now).await.map_err(unavailable)?;
         let expires = session.record.expires(&inner.settings);
         let store = &shared.store;
         match store.put(Table::Sessions, hash.as_bytes(), sealed, expires, Expect::Absent, now).await {

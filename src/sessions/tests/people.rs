@@ -46,10 +46,10 @@ async fn a_session_that_is_just_being_made_stays_listed_where_there_is_no_room()
         let at = Fixture::offline();
         let kept = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
         let (index, begun) = (at.sessions.index(&kept.record), SessionId::new().hash());
-        index.add(&begun, &kept.record, 2, at.shared.clock.now()).await.unwrap();
+        index.add((&begun, &kept.record), 2, |_| false, at.shared.clock.now()).await.unwrap();
         at.shared.clock.advance(Duration::from_secs(seconds));
         let now = at.shared.clock.now();
-        let ended = index.add(&SessionId::new().hash(), &kept.record, 2, now).await.unwrap();
+        let ended = index.add((&SessionId::new().hash(), &kept.record), 2, |_| false, now).await.unwrap();
         assert_eq!(ended.len(), surplus, "after {seconds} s");
         let entries = index.entries(now).await.unwrap();
         assert_eq!(entries.len(), listed, "after {seconds} s");
@@ -105,6 +105,12 @@ async fn sessions_whose_records_stay_have_ended_with_the_write_that_revokes_them
     assert_eq!(shorter.end_login(&session, Ended::signed_out).await.unwrap(), 2);
     assert_eq!(at.sessions.entries_of(&session).await.len(), 2, "it is still known which there were");
     assert!(at.sessions.list_own(&session).await.unwrap().is_empty());
+    // They push out nobody who signs in, and end no second time.
+    *at.store.full.lock().unwrap() = None;
+    for _ in 0..4 {
+        at.create("alice", &dash()).await;
+    }
+    assert_eq!(at.sessions.entries_of(&session).await.len(), 4);
     let revocations = &at.shared.revocations;
     at.shared.clock.advance(HOUR * 24 - Duration::from_millis(1));
     assert!([&session, &other].iter().all(|session| revocations.end_of(&session.name()).is_some()));
