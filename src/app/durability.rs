@@ -38,7 +38,7 @@ pub fn check_held(runtime: &Runtime, resolved: &Resolved, resolver: &mut Resolve
 /// How often a shared store is asked for its clock, and whether it keeps what it is told by now.
 const TICK: Duration = Duration::from_secs(30);
 
-/// How often it is asked that while deliveries are held: what comes in between may take its last room.
+/// How often it is asked that while deliveries may be held: what comes in between may take its last room.
 const WHILE_HELD: Duration = Duration::from_secs(5);
 
 /// The pause after it gave no answer.
@@ -73,14 +73,15 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
                 is_known = true;
                 app.health.component(COMPONENT, Gate::Report);
                 app.held.set_doubt(doubt);
-                match doubt.filter(|_| app.snapshot.load().routes.hold()) {
+                let holds = app.snapshot.load().routes.hold();
+                match doubt.filter(|_| holds) {
                     Some(why) => {
                         tracing::error!(why, "deliveries that are to be held are refused");
                         component.failed(why);
                     }
                     None => component.ok(),
                 }
-                pause_after(doubt)
+                pause_after(doubt, holds)
             }
             // What was known of it stands; without it nothing is written anyway.
             Err(error) if is_known => {
@@ -96,8 +97,9 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
     }
 }
 
-fn pause_after(doubt: Option<&str>) -> Duration {
-    if doubt.is_some() { TICK } else { WHILE_HELD }
+/// `holds`: some route holds deliveries, unless there is a `doubt`.
+fn pause_after(doubt: Option<&str>, holds: bool) -> Duration {
+    if holds && doubt.is_none() { WHILE_HELD } else { TICK }
 }
 
 #[cfg(test)]
@@ -106,8 +108,14 @@ mod tests {
 
     /// Some large deliveries within half a minute took the room in which what is held is brought.
     #[test]
-    fn a_store_in_which_deliveries_are_held_is_looked_at_more_often_than_one_that_refuses_them() {
-        assert!(pause_after(None) <= Duration::from_secs(5));
-        assert!(pause_after(Some("it is full")) > pause_after(None));
+    fn a_store_is_looked_at_more_often_only_while_deliveries_may_be_held_there() {
+        for (doubt, holds, often) in [
+            (None, true, true),
+            (None, false, false),
+            (Some("it is full"), true, false),
+            (Some("it is full"), false, false),
+        ] {
+            assert_eq!(pause_after(doubt, holds) <= Duration::from_secs(5), often, "{doubt:?} {holds}");
+        }
     }
 }

@@ -246,6 +246,22 @@ fn without_a_length(request: &Recorded) -> Reply {
     Reply::Bytes(format!("HTTP/1.1 200 OK\r\n{rest}").into_bytes())
 }
 
+/// A route whose streams may last for 20 minutes, before an upstream that answers without a length.
+async fn limited() -> Fixture {
+    let limited = |yaml: String| {
+        let web = "hosts: [web.test], schemes: [bearer], upstream: web";
+        yaml.change(web, &format!("{web}, max_stream: 20m"))
+    };
+    Fixture::with_faults(limited, without_a_length).await
+}
+
+/// A token with this id that outlives the streams of [`limited`].
+fn lasting(fixture: &Fixture, jti: &str) -> String {
+    let mut claims = fixture.a.claims("alice", &["dev"]);
+    (claims["jti"], claims["exp"]) = (json!(jti), json!(now() + 7200));
+    bearer(&fixture.a.sign(&claims))
+}
+
 /// Waits until so many answers without a length are open.
 async fn unsized_are(doorward: &Doorward, count: usize) {
     let line = format!("doorward_streams_open{{kind=\"unsized\"}} {count}\n");
@@ -255,16 +271,8 @@ async fn unsized_are(doorward: &Doorward, count: usize) {
 /// Nobody knew of them before the upstream had answered, and what their client sent went on.
 #[tokio::test]
 async fn uploads_end_with_their_credential_and_at_the_limit_of_their_route_before_anybody_has_answered() {
-    let limited = |yaml: String| {
-        let web = "hosts: [web.test], schemes: [bearer], upstream: web";
-        yaml.change(web, &format!("{web}, max_stream: 20m"))
-    };
-    let fixture = Fixture::with_faults(limited, without_a_length).await;
-    let token = |jti: &str| {
-        let mut claims = fixture.a.claims("alice", &["dev"]);
-        (claims["jti"], claims["exp"]) = (json!(jti), json!(now() + 7200));
-        bearer(&fixture.a.sign(&claims))
-    };
+    let fixture = limited().await;
+    let token = |jti: &str| lasting(&fixture, jti);
     let begin = async |token: &str, length: &str| {
         let mut raw = fixture.doorward.raw().await;
         raw.send(format!("POST /upload HTTP/1.1\r\nHost: web.test\r\n{token}\r\n{length}\r\n\r\n2\r\nab\r\n")).await;
@@ -301,16 +309,8 @@ async fn uploads_end_with_their_credential_and_at_the_limit_of_their_route_befor
 
 #[tokio::test]
 async fn answers_without_a_length_end_with_their_credential_and_at_the_limit_of_their_route() {
-    let limited = |yaml: String| {
-        let web = "hosts: [web.test], schemes: [bearer], upstream: web";
-        yaml.change(web, &format!("{web}, max_stream: 20m"))
-    };
-    let fixture = Fixture::with_faults(limited, without_a_length).await;
-    let token = |jti: &str| {
-        let mut claims = fixture.a.claims("alice", &["dev"]);
-        (claims["jti"], claims["exp"]) = (json!(jti), json!(now() + 7200));
-        bearer(&fixture.a.sign(&claims))
-    };
+    let fixture = limited().await;
+    let token = |jti: &str| lasting(&fixture, jti);
     let open = async |token: &str| {
         let mut opened = Vec::new();
         for path in ["/grpc", "/lines", "/file"] {
