@@ -17,7 +17,7 @@ use crate::{
     audit::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE},
     authz::{SAME_WITHOUT, may_be_of_deliveries},
     config::{
-        raw::{Action, Mode, Root, Rule, Upstream},
+        raw::{Action, Mode, Root, RouteKind, Rule, Upstream},
         report::At,
         resolver::Resolver,
     },
@@ -123,16 +123,24 @@ impl Configured {
 /// of the patch, and not that of the create that it may be. A rule in shadow decides nothing.
 fn is_recorded(rule: &Rule, root: &Root) -> bool {
     let allows = |rule: &&Rule| rule.action == Action::Allow && rule.mode == Mode::Enforce;
-    let is_beside = |other: fn(&Rule) -> bool| root.rules.iter().filter(allows).any(other);
-    let is_beside_another = (may_be_of_deliveries(rule, root) && is_beside(|other: &Rule| other.on.trigger.is_some()))
-        || (has_verb(rule, "create") && !has_verb(rule, "patch") && is_beside(|other: &Rule| has_verb(other, "patch")));
+    let mut allowing = root.rules.iter().filter(allows);
+    let creates_alone = may_write(rule, "create", root) && !may_write(rule, "patch", root);
+    let is_beside_another = (may_be_of_deliveries(rule, root)
+        && allowing.clone().any(|other| other.on.trigger.is_some()))
+        || (creates_alone && allowing.any(|other| may_write(other, "patch", root)));
     rule.mode == Mode::Enforce && rule.on.trigger.is_none() && !(allows(&rule) && is_beside_another)
 }
 
 /// Whether a rule may be of requests of Kubernetes with this verb, of those that write.
-fn has_verb(rule: &Rule, verb: &str) -> bool {
-    let Some(on) = &rule.on.kubernetes else { return true };
-    on.verbs.is_empty() || on.verbs.iter().any(|named| [verb, "write", "*"].contains(&named.as_str()))
+fn may_write(rule: &Rule, verb: &str, root: &Root) -> bool {
+    let on = &rule.on;
+    let is_of_others = on.trigger.is_some() || on.token.is_some() || on.pages.is_some() || !on.event.is_empty();
+    let has_verb = on.kubernetes.as_ref().is_none_or(|of| {
+        of.verbs.is_empty() || of.verbs.iter().any(|named| [verb, "write", "*"].contains(&named.as_str()))
+    });
+    let mut servers =
+        root.routes.iter().filter(|route| matches!(route.kind, RouteKind::Kubernetes | RouteKind::Dashboard));
+    !is_of_others && has_verb && servers.any(|route| on.routes.is_empty() || on.routes.contains(&route.name))
 }
 
 /// The same without the parts whose members have whatever names somebody gave them, such as claims and bodies of cases. No file is named there.

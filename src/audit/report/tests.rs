@@ -141,7 +141,9 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
 #[test]
 fn of_rules_that_no_record_need_name_it_is_not_said_that_they_are_unused() {
     let yaml = "
-routes: [{name: hooks, kind: webhook, hosts: [a], schemes: [webhook], webhook: gh, upstream: el}]
+routes:
+  - {name: hooks, kind: webhook, hosts: [a], schemes: [webhook], webhook: gh, upstream: el}
+  - {name: api, kind: kubernetes, hosts: [api], schemes: [bearer], upstream: cluster}
 rules:
   - {id: build, on: {trigger: {names: [build]}}, who: {webhooks: [gh]}, do: allow}
   - {id: push, on: {event: [push]}, who: {webhooks: [gh]}, do: allow}
@@ -163,10 +165,11 @@ rules:
         let access = &report.configuration.as_ref().unwrap().access;
         access.iter().map(|access| (access.id.clone(), access.used)).collect()
     };
-    let told = |rule: &str| {
-        let yaml = yaml.replace("on: {routes: [hooks]}", rule);
+    let told_beside = |people: &str, rule: &str| {
+        let yaml = yaml.replace("who: {groups: [dev]}", people).replace("on: {routes: [hooks]}", rule);
         used(&report_of(&yaml)).into_iter().find(|(id, _)| id == "any").unwrap().1
     };
+    let told = |rule: &str| told_beside("who: {groups: [dev]}", rule);
     for rule in
         ["on: {hosts: [a]}", "on: {paths: ['/x']}", "on: {namespace: ci}", "who: {users: ['webhook:x']}", "fix: a"]
     {
@@ -176,7 +179,16 @@ rules:
         assert_eq!(told(rule), Some(false), "{rule}");
     }
     // An apply is a patch that may be a create, and its record names the allow of the patch.
-    assert_eq!(told("on: {kubernetes: {verbs: [create]}}"), None);
+    let create = "on: {kubernetes: {verbs: [create]}}";
+    assert_eq!(told(create), None);
+    for (people, expected) in [
+        ("on: {kubernetes: {verbs: [patch]}}", None),
+        ("on: {kubernetes: {verbs: [get]}}", Some(false)),
+        ("on: {routes: [hooks]}, who: {webhooks: [gh]}", Some(false)),
+        ("on: {pages: true}", Some(false)),
+    ] {
+        assert_eq!(told_beside(people, create), expected, "beside {people}");
+    }
     let expected = [
         ("build", Some(true)),
         ("push", None),
