@@ -18,6 +18,10 @@ use crate::keepalive::set_keepalive;
 /// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
+/// How long all addresses may keep us waiting before one is tried anew beside. The kernel repeats what nobody answered after one second,
+/// then two, then four, which is long where a network is there again; and behind one address there may be several peers.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Sent data that nobody acknowledges for this long means a dead peer (RFC 5482).
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -43,7 +47,7 @@ pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>
         UpstreamError::new(UpstreamErrorKind::Unreachable, upstream.name()).because(error).nothing_sent()
     };
     let addresses = addresses(&upstream.identity).await.map_err(unreachable)?;
-    let stream = dial(addresses).await.map_err(unreachable)?;
+    let stream = dial(addresses, TcpStream::connect).await.map_err(unreachable)?;
     keep_alive(&stream, upstream.tcp_keepalive).map_err(unreachable)?;
     let (Some(settings), Some(config)) = (&upstream.tls, tls) else {
         return Ok(Transport::Clear(stream));
@@ -94,23 +98,35 @@ fn interleave(first: Vec<SocketAddr>, second: Vec<SocketAddr>) -> Vec<SocketAddr
     }
 }
 
-async fn dial(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    if let [address] = *addresses {
-        return TcpStream::connect(address).await;
-    }
-    let mut waiting = addresses.into_iter();
+/// The first of these that answers, each asked with `connect`. The caller bounds the time.
+async fn dial<T, F>(addresses: Vec<SocketAddr>, connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = io::Result<T>> + Send + 'static,
+{
+    let mut once = addresses.clone().into_iter();
+    let mut anew = addresses.into_iter().cycle();
     let mut attempts = JoinSet::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     loop {
-        if let Some(address) = waiting.next() {
-            attempts.spawn(TcpStream::connect(address));
-        }
-        match timeout(STAGGER, attempts.join_next()).await {
+        let patience = match once.next() {
+            Some(address) => {
+                attempts.spawn(connect(address));
+                STAGGER
+            }
+            None => PATIENCE,
+        };
+        match timeout(patience, attempts.join_next()).await {
             Ok(None) => return Err(last),
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
             Ok(Some(Ok(Err(error)))) => last = error,
             Ok(Some(Err(error))) => last = io::Error::other(error),
-            Err(_) => {}
+            Err(_) if once.len() > 0 => {}
+            Err(_) => {
+                if let Some(address) = anew.next() {
+                    attempts.spawn(connect(address));
+                }
+            }
         }
     }
 }
@@ -128,7 +144,12 @@ pub(crate) fn keep_alive(stream: &TcpStream, quiet: Duration) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{
+        path::Path,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::time::Instant;
 
     use super::{
         super::tests::{raw_upstream, resolve},
@@ -141,10 +162,33 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let good = listener.local_addr().unwrap();
-        let stream = dial(vec![closed, closed, good]).await.unwrap();
+        let stream = dial(vec![closed, closed, good], TcpStream::connect).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
-        assert_eq!(dial(vec![closed, closed]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        assert_eq!(dial(Vec::new()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        let refused = dial(vec![closed, closed], TcpStream::connect).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(dial(Vec::new(), TcpStream::connect).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// Nothing was tried beside the only address, so that a network that was there again was noticed when the kernel asked again.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_keeps_us_waiting_is_tried_anew_beside() {
+        let began = Instant::now();
+        let tries = Arc::new(AtomicUsize::new(0));
+        let answered_at = |number: usize| {
+            let tries = Arc::clone(&tries);
+            move |_| {
+                let is_answered = tries.fetch_add(1, Ordering::SeqCst) + 1 == number;
+                async move { if is_answered { Ok(number) } else { std::future::pending().await } }
+            }
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert_eq!(dial(vec![address], answered_at(4)).await.unwrap(), 4);
+        assert_eq!(began.elapsed(), PATIENCE * 3);
+        // Each of several first.
+        tries.store(0, Ordering::SeqCst);
+        let began = Instant::now();
+        assert_eq!(dial(vec![address; 2], answered_at(3)).await.unwrap(), 3);
+        assert_eq!(began.elapsed(), STAGGER + PATIENCE);
     }
 
     #[tokio::test]
