@@ -59,7 +59,7 @@ use crate::{
     store::{Redis, Revocations, Store, StoreMetrics},
     sts::{Asking, Vault, ends::Ends, onward},
     supervisor::{Supervisor, TaskMetrics},
-    upstream::{self, Pools, buffered::ByteBudget, streams},
+    upstream::{self, Pings, Pools, buffered::ByteBudget, streams},
     webhooks::{Replay, WebhookMetrics, hold},
 };
 
@@ -158,7 +158,11 @@ impl App {
 
     /// Pools for somebody's own connections, which follow reloads as all others do.
     fn own_pools(&self) -> Pools {
-        let own = Pools::new(self.metrics.upstream.clone());
+        self.own_pools_with(Pings::NORMAL)
+    }
+
+    fn own_pools_with(&self, pings: Pings) -> Pools {
+        let own = Pools::new(self.metrics.upstream.clone(), pings);
         lock(&self.pools).push(own.clone());
         own
     }

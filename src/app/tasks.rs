@@ -12,6 +12,7 @@ use crate::{
     store::StoreError,
     sts::{OwnIssuer, ends},
     supervisor::{TaskHandle, TaskSpec},
+    upstream::{Lane, Pings},
     webhooks::hold,
 };
 
@@ -108,11 +109,12 @@ pub(super) fn follow_runs(app: &Arc<App>) {
 pub(super) fn end_tokens(app: &Arc<App>) {
     let Some(tokens) = app.snapshot.load().raw.tokens.clone() else { return };
     for exchanged in tokens.exchange.into_iter().filter(|exchanged| exchanged.kubernetes.is_some()) {
-        let own = app.own_pools();
+        let own = app.own_pools_with(Pings::EAGER);
         let issuer = exchanged.issuer.clone();
         let client = runs::client(
             Arc::clone(app),
-            own.clone(),
+            // Side by side with others, where that is HTTP/2: over HTTP/1.1 nobody can ask whether the other side is there.
+            (own.clone(), Lane::Short),
             move |root: &raw::Root| {
                 let exchanged = root.tokens.as_ref()?.exchange.iter().find(|exchanged| exchanged.issuer == issuer);
                 exchanged?.kubernetes.as_ref()

@@ -20,7 +20,7 @@ use crate::{
     runtime::control,
     snapshot::Resolved,
     terminal,
-    upstream::Pools,
+    upstream::{Pings, Pools},
 };
 
 /// What of a cluster is looked at, as `kubectl get` takes it: a blank would end it.
@@ -121,7 +121,7 @@ fn from_here(
         loaded,
         resolved,
         clock: Clock::default(),
-        pools: Pools::new(Default::default()),
+        pools: Pools::new(Default::default(), Pings::NORMAL),
     };
     Ok(runtime.block_on(doctor.examine(&args.only)))
 }

@@ -95,7 +95,8 @@ pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: Cancella
             let states = states.clone();
             move || states.opened(i)
         };
-        let client = client(Arc::clone(&app), pools.clone(), |root| Some(&root.runs.as_ref()?.kubernetes), opened);
+        let client =
+            client(Arc::clone(&app), (pools.clone(), Lane::Long), |root| Some(&root.runs.as_ref()?.kubernetes), opened);
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("tekton.dev", "v1", kind));
         let api: Api<Metadata> = match namespace {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
@@ -213,12 +214,12 @@ impl States {
     }
 }
 
-/// Asks an API server over our own pools, as the upstream of the generation in force says. `named` gives its name. `opened` is
+/// Asks an API server over our own pools, as the upstream of the generation in force says; watches travel in `lane`. `named` gives its name. `opened` is
 /// called with each watch that is open: the watcher does not tell, one that goes on where it was cut off says nothing before the
 /// next event, which may be days away.
 pub(crate) fn client(
     app: Arc<App>,
-    pools: Pools,
+    (pools, lane): (Pools, Lane),
     named: impl Fn(&raw::Root) -> Option<&String> + Clone + Send + Sync + 'static,
     opened: impl Fn() + Clone + Send + Sync + 'static,
 ) -> Client {
@@ -226,7 +227,8 @@ pub(crate) fn client(
         let (app, pools, named, opened) = (Arc::clone(&app), pools.clone(), named.clone(), opened.clone());
         async move {
             let is_watch = is_watch(&request);
-            let answer = send(&app, &pools, named, request).await?;
+            let lane = if is_watch { lane } else { Lane::Short };
+            let answer = send(&app, &pools, lane, named, request).await?;
             if is_watch && answer.status().is_success() {
                 opened();
             }
@@ -239,6 +241,7 @@ pub(crate) fn client(
 async fn send(
     app: &App,
     pools: &Pools,
+    lane: Lane,
     named: impl Fn(&raw::Root) -> Option<&String>,
     request: Request<Body>,
 ) -> Result<Response<AnswerBody>, BoxError> {
@@ -246,7 +249,6 @@ async fn send(
     let name = named(&snapshot.raw).map(String::as_str);
     let server = snapshot.upstreams.iter().find(|upstream| Some(&**upstream.name()) == name);
     let server = server.ok_or("the configuration has no such upstream any more")?;
-    let lane = if is_watch(&request) { Lane::Long } else { Lane::Short };
     let (parts, body) = request.into_parts();
     let body = collect(body, MAX_REQUEST).await.ok_or("a request to watch has a long body")?;
     let body = if body.is_empty() { RequestBody::Empty } else { RequestBody::Buffered(body) };

@@ -235,7 +235,7 @@ mod tests {
     use crate::{
         clock::Clock,
         config::{raw, report::At, resolver::Resolver},
-        upstream::{Metrics, Pools, Upstream},
+        upstream::{Metrics, Pings, Pools, Upstream},
     };
 
     const MADE: Timestamp = Timestamp::from_secs(1_767_225_600);
@@ -272,7 +272,7 @@ mod tests {
             asking: &Asking::default(),
             clock: &Clock::manual(now),
             cluster: &"c".into(),
-            pools: &Pools::new(Metrics::default()),
+            pools: &Pools::new(Metrics::default(), Pings::NORMAL),
             server: &server.unwrap(),
         };
         Task::found(&token.unwrap(), lookup, Place::Watched, now).await

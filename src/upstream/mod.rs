@@ -47,6 +47,7 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard},
     task::Poll,
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
@@ -82,6 +83,23 @@ pub enum Lane {
     Long,
 }
 
+/// How a quiet connection of HTTP/2 that has streams is asked whether its peer is there (RFC 9113 section 6.7).
+#[derive(Clone, Copy, Debug)]
+pub struct Pings {
+    /// After so long without a frame.
+    quiet: Duration,
+    /// How long the answer may take, before all streams of the connection fail.
+    within: Duration,
+}
+
+impl Pings {
+    /// For requests.
+    pub const NORMAL: Self = Self { quiet: Duration::from_secs(20), within: Duration::from_secs(10) };
+
+    /// For watches by which tokens end: one that is cut without a word must be noticed, and all be listed anew, within two seconds.
+    pub const EAGER: Self = Self { quiet: Duration::from_millis(300), within: Duration::from_millis(700) };
+}
+
 /// The connections of one worker. Made once a worker and used from its runtime.
 #[derive(Clone, Debug)]
 pub struct Pools {
@@ -93,11 +111,12 @@ struct Shared {
     nodes: Mutex<HashMap<Arc<Identity>, Arc<Node>>>,
     sweep: Arc<Sweep>,
     metrics: Metrics,
+    pings: Pings,
 }
 
 impl Pools {
-    pub fn new(metrics: Metrics) -> Self {
-        let shared = Shared { nodes: Mutex::default(), sweep: Sweep::new(), metrics };
+    pub fn new(metrics: Metrics, pings: Pings) -> Self {
+        let shared = Shared { nodes: Mutex::default(), sweep: Sweep::new(), metrics, pings };
         Self { shared: Arc::new(shared) }
     }
 
@@ -175,7 +194,7 @@ impl Pools {
         if let Some(node) = nodes.get(&upstream.identity) {
             return Arc::clone(node);
         }
-        let node = Node::new(self.shared.metrics.of(upstream.name()), &self.shared.sweep);
+        let node = Node::new(self.shared.metrics.of(upstream.name()), &self.shared.sweep, self.shared.pings);
         nodes.insert(Arc::clone(&upstream.identity), Arc::clone(&node));
         node
     }

@@ -19,7 +19,7 @@ use tokio::{
 use self::connection::{Http1, Http2};
 pub(super) use self::lease::{Http1Lease, Http2Lease, Lease};
 use super::{
-    Lane,
+    Lane, Pings,
     error::{UpstreamError, UpstreamErrorKind},
     metrics::Counters,
     progress::{Sweep, Ticks},
@@ -48,6 +48,7 @@ pub(super) struct Node {
     opening: tokio::sync::Mutex<()>,
     pub(super) counters: Counters,
     pub(super) sweep: Arc<Sweep>,
+    pings: Pings,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +73,7 @@ struct State {
 }
 
 impl Node {
-    pub(super) fn new(counters: Counters, sweep: &Arc<Sweep>) -> Arc<Self> {
+    pub(super) fn new(counters: Counters, sweep: &Arc<Sweep>, pings: Pings) -> Arc<Self> {
         let node = Arc::new(Self {
             state: Mutex::default(),
             freed: Notify::new(),
@@ -80,6 +81,7 @@ impl Node {
             opening: tokio::sync::Mutex::new(()),
             counters,
             sweep: Arc::clone(sweep),
+            pings,
         });
         sweep.add_node(&node);
         node

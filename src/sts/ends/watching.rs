@@ -22,13 +22,14 @@ use crate::{
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 
 /// The longest that it waits: once the API server is there again, what has ended meanwhile must be dead in two seconds.
-pub(super) const MAX_RETRY: Duration = Duration::from_secs(1);
+pub(super) const MAX_RETRY: Duration = Duration::from_millis(500);
 
 /// How long the API server is to let one watch last, in seconds. It says how far it has come two seconds before, and the end says
 /// it too, so that what is told does not grow older than [`BLIND`](super::BLIND) while all is well.
 const WATCH: u32 = 4;
 
-/// One that says nothing for so long after that, or before it begins, is cut without a word.
+/// One that says nothing for so long after that, or before it begins, is cut without a word. Over HTTP/2 a [ping](crate::upstream::Pings)
+/// tells sooner, unless something between answers it.
 const SILENT: Duration = Duration::from_secs(4);
 
 /// How long a page of a list may take.

@@ -45,10 +45,6 @@ const CONNECTION_WINDOW: u32 = 256 << 20;
 /// How often a new HTTP/2 connection is asked whether the peer's settings have come.
 const SETTINGS_LOOK: Duration = Duration::from_millis(1);
 
-/// HTTP/2 PING: after this long without a frame, and how long the answer may take.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// An HTTP/1.1 connection.
 #[derive(Debug)]
 pub(in crate::upstream) struct Http1 {
@@ -181,8 +177,8 @@ impl Node {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_RESPONSE_HEAD)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_interval(self.pings.quiet)
+            .keep_alive_timeout(self.pings.within)
             .handshake(io)
             .await
             .map_err(|error| UpstreamError::from_hyper(upstream.name(), error).nothing_sent())?;

@@ -108,7 +108,7 @@ async fn attacks_z10_bytes_behind_a_response_never_reach_the_next_request() {
         })
         .await;
         let metrics = Metrics::default();
-        let (pools, upstream) = (Pools::new(metrics.clone()), upstream(address));
+        let (pools, upstream) = (Pools::new(metrics.clone(), Pings::NORMAL), upstream(address));
         assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
         until(|| metrics.of(upstream.name()).open.get() == 0).await;
         for _ in 0..3 {
@@ -245,7 +245,7 @@ async fn a_retry_is_made_once() {
 async fn an_upstream_that_is_not_there_is_a_502() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let metrics = Metrics::default();
-    let pools = Pools::new(metrics.clone());
+    let pools = Pools::new(metrics.clone(), Pings::NORMAL);
     let upstream = upstream(address);
     let error = fetch(&pools, &upstream, get()).await.unwrap_err();
     assert_eq!(error.kind(), UpstreamErrorKind::Unreachable);

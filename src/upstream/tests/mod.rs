@@ -31,7 +31,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{Lane, Metrics, Pools, Upstream, UpstreamBody, UpstreamError};
+use super::{Lane, Metrics, Pings, Pools, Upstream, UpstreamBody, UpstreamError};
 use crate::{
     body::{ClientBody, RequestBody},
     config::{raw, report::At, resolver::Resolver, values::Span},
@@ -64,7 +64,7 @@ pub(super) fn upstream(address: SocketAddr) -> Arc<Upstream> {
 }
 
 pub(super) fn pools() -> Pools {
-    Pools::new(Metrics::default())
+    Pools::new(Metrics::default(), Pings::NORMAL)
 }
 
 pub(super) fn request(method: &str, body: RequestBody) -> Request<RequestBody> {

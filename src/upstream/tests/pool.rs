@@ -16,7 +16,7 @@ use crate::{
 async fn requests_share_a_connection_one_after_the_other() {
     let (address, accepted) = scripted(answer_all).await;
     let metrics = Metrics::default();
-    let (pools, upstream) = (Pools::new(metrics.clone()), upstream(address));
+    let (pools, upstream) = (Pools::new(metrics.clone(), Pings::NORMAL), upstream(address));
     for _ in 0..5 {
         assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
     }
@@ -33,7 +33,7 @@ async fn a_connection_that_was_closed_while_idle_is_not_used() {
     })
     .await;
     let metrics = Metrics::default();
-    let (pools, upstream) = (Pools::new(metrics.clone()), upstream(address));
+    let (pools, upstream) = (Pools::new(metrics.clone(), Pings::NORMAL), upstream(address));
     for expected in 1..4 {
         assert_eq!(fetch(&pools, &upstream, request("POST", RequestBody::Empty)).await.unwrap(), "ok");
         assert_eq!(accepted.load(Ordering::SeqCst), expected);
