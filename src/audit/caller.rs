@@ -32,12 +32,18 @@ pub const CLAIMS: [&str; 11] = [
     "repository_owner_id",
 ];
 
-/// How many callers are kept. A person's browser, or a bot, asks often within a moment.
-const KEPT: usize = 128;
+/// How much text is kept of callers in each of the two halves: of a thousand and more.
+const ROOM: usize = 1 << 20;
 
-/// The callers that were written about lately.
+/// The callers that were written about lately, by the addresses of their principals. When one half is full it becomes the older one, from which
+/// whoever comes again is taken over, and whoever does not is forgotten: a thousand bots in turn must not push each other out.
 #[derive(Debug, Default)]
-pub(super) struct Callers(HashMap<usize, Kept>);
+pub(super) struct Callers {
+    recent: HashMap<usize, Kept>,
+    older: HashMap<usize, Kept>,
+    /// Bytes of text in `recent`.
+    size: usize,
+}
 
 /// A caller, and what was written about it within the full budget.
 #[derive(Debug)]
@@ -79,17 +85,32 @@ impl Callers {
         let is_current = |kept: &Kept| {
             Arc::ptr_eq(&kept.principal, principal) && kept.claims.as_ref().map(Arc::as_ptr) == claims.map(Arc::as_ptr)
         };
-        if !self.0.get(&address).is_some_and(is_current) {
-            if self.0.len() >= KEPT {
-                self.0.clear();
-            }
-            self.0.insert(address, Kept::new(principal, claims));
+        if !self.recent.get(&address).is_some_and(is_current) {
+            let known = self.older.remove(&address).filter(is_current);
+            self.keep(address, known.unwrap_or_else(|| Kept::new(principal, claims)));
         }
-        self.0.get(&address)
+        self.recent.get(&address)
+    }
+
+    fn keep(&mut self, address: usize, kept: Kept) {
+        let size = kept.size();
+        if self.size + size > ROOM {
+            self.older = std::mem::take(&mut self.recent);
+            self.size = 0;
+        }
+        self.size += size;
+        // Of another policy, which names other claims.
+        if let Some(before) = self.recent.insert(address, kept) {
+            self.size -= before.size();
+        }
     }
 }
 
 impl Kept {
+    fn size(&self) -> usize {
+        self.actor.json.len() + self.details.json.len()
+    }
+
     fn new(principal: &Arc<Principal>, claims: Option<&Arc<[Arc<str>]>>) -> Self {
         let names = claims.map(|names| &**names).unwrap_or_default();
         Self {
@@ -219,5 +240,37 @@ struct Members<'a>(Vec<(&'a str, &'a Value)>);
 impl Serialize for Members<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::Scheme;
+
+    /// A hundred and more were forgotten all at once, so that none of them was known when it came again.
+    #[test]
+    fn callers_who_come_in_turn_stay_known_and_what_is_kept_of_them_has_a_bound() {
+        let caller = |number: usize| Arc::new(Principal::new(Scheme::Bearer, "corp", format!("bot-{number}"), "bot"));
+        let bots: Vec<Arc<Principal>> = (0..1000).map(caller).collect();
+        // Somebody else keeps them too, or nothing is kept.
+        let (cache, mut callers) = (bots.clone(), Callers::default());
+        let mut written = |callers: &mut Callers| -> Vec<usize> {
+            bots.iter().map(|bot| callers.kept(bot, None).unwrap().details.json.as_ptr().addr()).collect()
+        };
+        let first = written(&mut callers);
+        assert!(written(&mut callers) == first, "what was written at first is there still");
+
+        let many: Vec<Arc<Principal>> = (0..30_000).map(caller).collect();
+        let others = many.clone();
+        for (at, other) in others.iter().enumerate() {
+            callers.kept(other, None).unwrap();
+            // Who comes again and again stays.
+            callers.kept(&cache[0], None).unwrap();
+            let held = callers.recent.values().chain(callers.older.values()).map(Kept::size).sum::<usize>();
+            assert!(at % 1000 > 0 || held <= 2 * ROOM && callers.size <= ROOM, "{held}");
+        }
+        assert_eq!(callers.kept(&cache[0], None).unwrap().details.json.as_ptr().addr(), first[0]);
+        assert!(callers.recent.len() + callers.older.len() < others.len());
     }
 }
