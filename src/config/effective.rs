@@ -1,6 +1,6 @@
 //! The configuration in force as YAML, each value that somebody set with a comment that tells who.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -40,6 +40,7 @@ impl Loaded {
             yaml: Lines::new(&yaml),
             notes: BTreeMap::new(),
             unset: BTreeMap::new(),
+            emptied: BTreeSet::new(),
         };
         notes.collect(&tree, &At::root(), Some(&root));
 
@@ -59,6 +60,9 @@ impl Loaded {
                     text.push_str(&format!("{indent}# {key} is not set. {note}"));
                 }
                 None => text.push_str(line),
+            }
+            if notes.emptied.contains(&number) {
+                text.push_str(" {}");
             }
             if let Some(note) = notes.notes.get(&number) {
                 text.push_str("  # ");
@@ -81,27 +85,32 @@ struct Notes<'a> {
     notes: BTreeMap<usize, String>,
     /// Lines of values that are null, with what holds then.
     unset: BTreeMap<usize, Option<String>>,
+    /// Lines of the keys of sections in which nothing is set: a key with nothing behind it could not be read again.
+    emptied: BTreeSet<usize>,
 }
 
 impl Notes<'_> {
     fn collect(&mut self, node: &Node, at: &At, schema: Option<&Value>) {
         match &node.data {
             Data::Map(entries) => {
-                let empty = entries.iter().all(|(_, value)| value.data == Data::Null);
                 for (key, value) in entries {
                     let line = self.yaml.number(key.span.start);
                     let at = at.key(&key.name);
-                    let schema = schema.and_then(|schema| schema::property(self.schema, schema, &key.name));
+                    let schema = setting(self.schema, schema, key);
                     // What a table test leaves out is its own affair.
                     let default = schema.filter(|_| !at.is_within(&At::root().key("tests")));
                     let default = default.and_then(schema::default_told);
                     if at == At::root().key("policies") && !self.loaded.raw.policies.is_empty() {
                         self.unset.insert(line, None);
-                    } else if value.data == Data::Null && !empty && self.is_alone(key) {
+                    } else if value.data == Data::Null && schema.is_some() && self.is_alone(key) {
                         self.unset.insert(line, default);
                     } else if is_leaf(value) {
                         self.note(line, &at, value, default);
                     } else {
+                        if self.is_unset(value, schema) {
+                            self.emptied.insert(line);
+                            self.note(line, &at, value, None);
+                        }
                         self.collect(value, &at, schema);
                     }
                 }
@@ -131,6 +140,12 @@ impl Notes<'_> {
         }
     }
 
+    /// Whether none of the settings of a section is set.
+    fn is_unset(&self, section: &Node, schema: Option<&Value>) -> bool {
+        let Data::Map(entries) = &section.data else { return false };
+        entries.iter().all(|(key, value)| value.data == Data::Null && setting(self.schema, schema, key).is_some())
+    }
+
     /// Whether nothing but indentation stands before a key, no dash of a list.
     fn is_alone(&self, key: &Key) -> bool {
         self.yaml.before(key.span.start).chars().all(|c| c == ' ')
@@ -146,6 +161,11 @@ impl Notes<'_> {
             Place::File { file, span } => format!("{}:{}", path(file)?, self.files.get(file)?.number(span.start)),
         })
     }
+}
+
+/// The schema of what stands at a key, if that is a setting: in a claim or a body null is a value.
+fn setting<'s>(root: &'s Value, schema: Option<&'s Value>, key: &Key) -> Option<&'s Value> {
+    schema::property(root, schema?, &key.name)
 }
 
 /// A value that one comment is enough for: a scalar, or a list of scalars.

@@ -69,15 +69,10 @@ impl<'s> Reference<'s> {
             let name = name(reference);
             return format!("[{name}](#{})", name.to_lowercase());
         }
-        if let [first, ..] = list(schema, "anyOf") {
-            return self.kind(first);
-        }
         if let Some(items) = schema.get("items") {
             return format!("list of {}", self.kind(items));
         }
-        let types = schema.get("type");
-        let first = types.and_then(|types| types.get(0)).or(types).and_then(Value::as_str);
-        match first {
+        match schema.get("type").and_then(Value::as_str) {
             Some("string") => "text".to_owned(),
             Some("boolean") => "`true`, `false`".to_owned(),
             Some("integer" | "number") => match (schema.get("minimum"), schema.get("maximum")) {

@@ -1,14 +1,15 @@
 //! The JSON Schema of the configuration, derived from [`raw::Root`](super::raw::Root). Editors read it, and the shape
 //! of a configuration is checked against it.
 
-use schemars::generate::SchemaSettings;
+use schemars::{Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde_json::{Value, json};
 
 use super::raw;
 
 /// The JSON Schema (draft 2020-12) of the main file.
 pub fn schema() -> Value {
-    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<raw::Root>();
+    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(without_null));
+    let mut schema = settings.into_generator().into_root_schema_for::<raw::Root>();
     schema.insert("title".to_owned(), "Doorward".into());
     schema.insert(
         "examples".to_owned(),
@@ -26,6 +27,30 @@ pub fn schema() -> Value {
     schema.to_value()
 }
 
+/// Takes null from what may be left out. A setting that is left empty, as in a template whose value is not set or above lines that are
+/// commented out, would count as left out, and much of what may be left out protects: a condition, a CA, TLS itself.
+fn without_null(schema: &mut Schema) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    let types = schema.get("type").and_then(Value::as_array);
+    if let Some(other) = types.and_then(|types| types.iter().find(|name| *name != "null")).cloned() {
+        schema.insert("type".to_owned(), other);
+    }
+    let inner = schema.get("anyOf").and_then(Value::as_array).and_then(|forms| match forms.as_slice() {
+        [form, null] if null.get("type") == Some(&"null".into()) => form.as_object().cloned(),
+        _ => None,
+    });
+    if let Some(inner) = inner {
+        schema.remove("anyOf");
+        schema.extend(inner);
+    }
+    if schema.get("default").is_some_and(Value::is_null) {
+        schema.remove("default");
+    }
+    if let Some(Value::Object(defaults)) = schema.get_mut("default") {
+        defaults.retain(|_, value| !value.is_null());
+    }
+}
+
 /// What may stand in a policy file: a list each, put behind that of the main file.
 pub(super) fn policy_parts() -> Vec<String> {
     let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<raw::PolicyFile>();
@@ -38,8 +63,7 @@ pub(super) fn definition<'a>(root: &'a Value, reference: &str) -> Option<&'a Val
     root.pointer(reference.strip_prefix('#')?)
 }
 
-/// The schema of a part of what `schema` describes: through references and what may be left out, and of a choice the
-/// alternative that has the key.
+/// The schema of a part of what `schema` describes: through references, and of a choice the alternative that has the key.
 pub(super) fn property<'a>(root: &'a Value, schema: &'a Value, key: &str) -> Option<&'a Value> {
     alternatives(root, schema).into_iter().find_map(|schema| {
         let properties = schema.get("properties").and_then(|properties| properties.get(key));
@@ -78,20 +102,16 @@ pub(super) fn settings() -> Vec<Vec<String>> {
 }
 
 fn collect(root: &Value, schema: &Value, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
-    let alternatives = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
-    let schemas = std::iter::once(schema).chain(alternatives);
-    for schema in schemas {
-        let target = schema.get("$ref").and_then(Value::as_str).and_then(|target| definition(root, target));
-        let properties = target.unwrap_or(schema).get("properties").and_then(Value::as_object);
-        for (name, property) in properties.into_iter().flatten() {
-            path.push(name.clone());
-            found.push(path.clone());
-            // The shape has no recursion outside of lists; the bound keeps it so.
-            if path.len() < 6 {
-                collect(root, property, path, found);
-            }
-            path.pop();
+    let target = schema.get("$ref").and_then(Value::as_str).and_then(|target| definition(root, target));
+    let properties = target.unwrap_or(schema).get("properties").and_then(Value::as_object);
+    for (name, property) in properties.into_iter().flatten() {
+        path.push(name.clone());
+        found.push(path.clone());
+        // The shape has no recursion outside of lists; the bound keeps it so.
+        if path.len() < 6 {
+            collect(root, property, path, found);
         }
+        path.pop();
     }
 }
 

@@ -53,27 +53,15 @@ impl Shape<'_> {
                 _ => self.check(target, value, at),
             };
         }
-        if let Some(alternatives) = schema.get("anyOf").and_then(Value::as_array) {
-            // The form of what may be left out: the value, or null.
-            if value.is_null() {
-                return true;
-            }
-            let Some(inner) = alternatives.iter().find(|inner| inner.get("type") != Some(&"null".into())) else {
-                return true;
-            };
-            return self.check(inner, value, at);
-        }
         if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
             return self.variant(variants, value, at);
         }
         if schema.contains_key("enum") || schema.contains_key("const") {
             return self.variant(&[Value::Object(schema.clone())], value, at);
         }
-        let types = types(schema);
+        let Some(expected) = text(schema, "type") else { return true };
         match value {
-            _ if types.is_empty() => true,
-            Value::Null if types.contains(&"null") => true,
-            Value::Object(entries) if types.contains(&"object") => {
+            Value::Object(entries) if expected == "object" => {
                 let before = self.report.problems().len();
                 self.object(schema, entries, at);
                 let is_empty = is_fewer(entries.len(), schema, "minProperties");
@@ -83,20 +71,20 @@ impl Shape<'_> {
                 }
                 !is_empty
             }
-            Value::Array(items) if types.contains(&"array") && is_fewer(items.len(), schema, "minItems") => {
+            Value::Array(items) if expected == "array" && is_fewer(items.len(), schema, "minItems") => {
                 let (message, help) = raw::EMPTY_LIST;
                 self.report.error(at, message).help(help);
                 false
             }
-            Value::Array(items) if types.contains(&"array") => {
+            Value::Array(items) if expected == "array" => {
                 self.list(schema, items, at);
                 true
             }
-            Value::String(text) if types.contains(&"string") => self.string(schema, text, at),
-            Value::Bool(_) if types.contains(&"boolean") => true,
-            Value::Number(number) if types.contains(&"integer") && !number.is_f64() => self.integer(schema, value, at),
-            Value::Number(_) if types.contains(&"number") => true,
-            _ => self.wrong_type(schema, value, at),
+            Value::String(text) if expected == "string" => self.string(schema, text, at),
+            Value::Bool(_) if expected == "boolean" => true,
+            Value::Number(number) if expected == "integer" && !number.is_f64() => self.integer(schema, value, at),
+            Value::Number(_) if expected == "number" => true,
+            _ => self.wrong_type(schema, expected, value, at),
         }
     }
 
@@ -248,7 +236,7 @@ impl Shape<'_> {
         let names = || words.iter().copied().chain(maps.iter().map(|(name, _)| *name));
         let secret = maps.iter().any(|(_, inner)| holds_secret(self.root, inner));
         let known = |entries: &Map<String, Value>| entries.keys().all(|key| maps.iter().any(|(name, _)| name == key));
-        if secret && !value.as_object().is_some_and(known) {
+        if secret && !value.is_null() && !value.as_object().is_some_and(known) {
             // Whatever stands where a secret is named may be that secret.
             self.locations.mask(at);
         }
@@ -331,16 +319,19 @@ impl Shape<'_> {
             }
             return self.check(schema, value, at);
         }
-        self.locations.mask(at);
-        self.report
-            .error(at, "a secret cannot stand here itself")
-            .help("write where it comes from: `{file: PATH}` or `{env: NAME}`");
+        let message = if value.is_null() {
+            "expected the source of a secret, found nothing"
+        } else {
+            self.locations.mask(at);
+            "a secret cannot stand here itself"
+        };
+        self.report.error(at, message).help("write where it comes from: `{file: PATH}` or `{env: NAME}`");
         false
     }
 
     fn kubeconfig(&mut self, schema: &Value, value: &mut Value, at: &At) -> bool {
         let named = |(key, value): (&String, &Value)| matches!(key.as_str(), "file" | "context") && value.is_string();
-        if !value.as_object().is_some_and(|entries| entries.iter().all(named)) {
+        if !value.is_null() && !value.as_object().is_some_and(|entries| entries.iter().all(named)) {
             // It may be the content of one, which has tokens and keys.
             self.locations.mask(at);
         }
@@ -351,10 +342,8 @@ impl Shape<'_> {
         self.check(schema, value, at)
     }
 
-    fn wrong_type(&mut self, schema: &Map<String, Value>, value: &Value, at: &At) -> bool {
-        let types = types(schema);
-        let expected = types.iter().copied().find(|name| *name != "null").unwrap_or("nothing");
-        if holds_secret(self.root, &Value::Object(schema.clone())) {
+    fn wrong_type(&mut self, schema: &Map<String, Value>, expected: &str, value: &Value, at: &At) -> bool {
+        if !value.is_null() && holds_secret(self.root, &Value::Object(schema.clone())) {
             self.locations.mask(at);
         }
         let named = match expected {
@@ -402,9 +391,6 @@ impl Shape<'_> {
                 _ => schema::definition(self.root, reference).map_or(Value::Null, |target| self.placeholder(target)),
             };
         }
-        if schema.contains_key("anyOf") {
-            return Value::Null;
-        }
         let one_of = schema.get("oneOf").and_then(Value::as_array).and_then(|variants| variants.first());
         if let Some(first) = one_of {
             return self.placeholder(first);
@@ -413,17 +399,17 @@ impl Shape<'_> {
         if let Some(word) = words(&whole).first() {
             return (*word).into();
         }
-        match types(schema).first() {
-            Some(&"string") => match text(schema, "format") {
+        match text(schema, "type") {
+            Some("string") => match text(schema, "format") {
                 Some("cidr") => "127.0.0.1/32".into(),
                 Some("socket-address") => "127.0.0.1:0".into(),
                 Some("ip") => "127.0.0.1".into(),
                 _ => "".into(),
             },
-            Some(&"array") => Value::Array(Vec::new()),
-            Some(&"boolean") => false.into(),
-            Some(&"integer") => schema.get("minimum").cloned().unwrap_or_else(|| 0.into()),
-            Some(&"object") => {
+            Some("array") => Value::Array(Vec::new()),
+            Some("boolean") => false.into(),
+            Some("integer") => schema.get("minimum").cloned().unwrap_or_else(|| 0.into()),
+            Some("object") => {
                 let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
                 required
                     .filter_map(Value::as_str)
@@ -454,14 +440,6 @@ fn text<'a>(schema: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     schema.get(name).and_then(Value::as_str)
 }
 
-fn types(schema: &Map<String, Value>) -> Vec<&str> {
-    match schema.get("type") {
-        Some(Value::String(one)) => vec![one],
-        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
-        _ => Vec::new(),
-    }
-}
-
 /// Whether there are fewer than the schema wants, which is one where it says so: an empty condition could mean "nothing" or "all".
 fn is_fewer(count: usize, schema: &Map<String, Value>, bound: &str) -> bool {
     schema.get(bound).and_then(Value::as_u64).is_some_and(|least| (count as u64) < least)
@@ -477,7 +455,7 @@ fn holds_secret(root: &Value, schema: &Value) -> bool {
                 || reference.ends_with("/TokenKey")
                 || (fields && schema::definition(root, reference).is_some_and(|target| within(root, target, fields)));
         }
-        let variants = ["anyOf", "oneOf"].iter().filter_map(|name| schema.get(*name)?.as_array()).flatten();
+        let variants = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
         let properties = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::values);
         variants.chain(schema.get("items")).any(|inner| within(root, inner, fields))
             || (fields && properties.into_iter().any(|inner| within(root, inner, false)))

@@ -88,15 +88,26 @@ fn print(yaml: &str) -> String {
 
 /// The values of what is printed; a comment that tells what holds for a setting counts as its value.
 fn read(printed: &str) -> Value {
+    let indent = |line: &str| line.len() - line.trim_start().len();
     let told = |line: &str| {
-        if let Some((key, _)) = line.split_once(": null  # Default: ") {
-            return Some(format!("{key}: told"));
-        }
-        let indent = line.len() - line.trim_start().len();
         let key = line.trim_start().strip_prefix("# ")?.split_once(" is not set. ")?.0;
-        Some(format!("{}{key}: told", &line[..indent]))
+        Some(format!("{}{key}: told", &line[..indent(line)]))
     };
-    let lines: Vec<String> = printed.lines().map(|line| told(line).unwrap_or_else(|| line.to_owned())).collect();
+    let mut lines: Vec<String> = Vec::new();
+    for line in printed.lines() {
+        let Some(told) = told(line) else {
+            lines.push(line.to_owned());
+            continue;
+        };
+        // Of a section in which nothing is set.
+        if let Some(section) = lines.last_mut()
+            && indent(section) < indent(&told)
+            && let Some((key, _)) = section.split_once(": {}")
+        {
+            *section = format!("{key}:");
+        }
+        lines.push(told);
+    }
     Node::parse(&lines.join("\n"), 0).unwrap().to_json()
 }
 
@@ -223,7 +234,6 @@ fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
     assert_eq!(printed["issuers"][0]["listed_clients_only"], true);
 }
 
-/// A null there is refused, as a condition that was left empty.
 #[test]
 fn conditions_that_are_not_set_are_not_shown() {
     let printed = print(
@@ -241,9 +251,11 @@ rules:
     assert_eq!(values(&print(&printed)), values(&printed));
 }
 
+/// A null is refused, as what is left empty.
 #[test]
 fn what_is_shown_is_a_configuration_that_means_the_same() {
     let first = print(WHOLE);
+    assert!(!first.contains(": null"), "{first}");
     let values = |text: &str| Node::parse(text, 0).unwrap().to_json();
     assert_eq!(values(&print(&first)), values(&first));
 }
@@ -275,4 +287,14 @@ fn what_policy_files_say_is_printed_once_and_can_be_read_again() {
     assert!(printed.contains("#   \"more.yaml\"\n") && !printed.contains("\npolicies:"), "{printed}");
     std::fs::write(&path, printed).unwrap();
     assert_eq!(load(path).raw.rules, first.raw.rules);
+}
+
+/// It was left out, so that what was printed tested another case.
+#[test]
+fn a_null_in_the_body_or_the_claims_of_a_case_is_a_value() {
+    let case = "{name: a, principal: {claims: {none: null}}, request: {route: api, body: {spec: {status: null}}}, expect: {outcome: deny}}";
+    let printed = print(&format!("listeners: [{{name: main, address: '127.0.0.1:8080'}}]\ntests: [{case}]\n"));
+    let case = &Node::parse(&printed, 0).unwrap().to_json()["tests"][0];
+    assert_eq!(case["principal"]["claims"], serde_json::json!({"none": null}), "{printed}");
+    assert_eq!(case["request"]["body"], serde_json::json!({"spec": {"status": null}}), "{printed}");
 }

@@ -326,8 +326,7 @@ pub struct Login {
     #[serde(default)]
     pub mfa_acr_values: Vec<String>,
     /// How long ago the person may have authenticated at the provider. A login that is older is refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Span")]
+    #[serde(default)]
     pub max_age: Option<Span>,
     /// Whether the userinfo endpoint is asked, at each login and refresh, for claims that the ID token does not have: some providers
     /// tell of groups and addresses there alone. A login for which it tells nothing is refused. Default: false.

@@ -1,7 +1,6 @@
 //! On which requests a rule is.
 //!
-//! The schema takes no null for a condition, so that a file does not either: one that is left empty would be none, and the rule wider
-//! than it looks. Nothing that is not set is written out, or what is printed could not be read again.
+//! Conditions that are not set are not written out, as most of them are not.
 
 use std::collections::BTreeMap;
 
@@ -36,15 +35,12 @@ pub struct On {
     /// Dashboard routes: whether the request is for the pages themselves, or for what they ask of the API server, as which logs from
     /// outside of the cluster count too. An allow of dashboard routes without it is of both.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "bool")]
     pub pages: Option<bool>,
     /// Webhook routes: the name of the EventListener.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     pub event_listener: Option<String>,
     /// The namespace: of the EventListener, or of a Kubernetes request.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     pub namespace: Option<String>,
     /// Webhook routes: the event (`push`, `pull_request`).
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
@@ -64,31 +60,24 @@ pub struct On {
     pub action: Vec<String>,
     /// Webhook routes: whether a pull request comes from a fork. A deny of `true` holds for news of builds that do not say.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "bool")]
     pub fork: Option<bool>,
     /// Webhook routes: whether a pull request is a draft.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "bool")]
     pub draft: Option<bool>,
     /// Webhook routes: the Triggers that the delivery may set off. The interceptor holds the EventListener to it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "OnTrigger")]
     pub trigger: Option<OnTrigger>,
     /// Kubernetes requests, by their attributes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "OnKubernetes")]
     pub kubernetes: Option<OnKubernetes>,
     /// Requests that make, end or change runs of Tekton, by their body.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "OnRun")]
     pub run: Option<OnRun>,
     /// Tokens that Doorward gives in exchange for others. An allow without it gives none, and one with it nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "OnToken")]
     pub token: Option<OnToken>,
     /// When.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "TimeWindow")]
     pub time: Option<TimeWindow>,
     /// Client addresses.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
@@ -195,7 +184,6 @@ pub struct OnToken {
     /// How long a token that an allow gives may last, 1 m to `tokens.lifetime`. Where several rules give of one token, the shortest
     /// counts. Default: as long as all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Span")]
     pub lifetime: Option<Span>,
 }
 
@@ -218,7 +206,6 @@ pub struct OnRun {
     pub code: Vec<String>,
     /// Whether the request brings code itself (`pipelineSpec`, `taskSpec`, `customSpec`). An allow with `code` says no.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "bool")]
     pub inline: Option<bool>,
     /// Service accounts that the run or a part of it uses. Where it names none it is `default`, or what the upstream has as
     /// `default_service_account`; that is then written into it.
@@ -227,11 +214,9 @@ pub struct OnRun {
     pub service_accounts: Vec<String>,
     /// Whether the request says how pods are made (`podTemplate`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "bool")]
     pub pod_template: Option<bool>,
     /// Whether workspaces, pod templates, or steps and volumes that the request brings, bind Secrets, tokens or volumes of drivers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "bool")]
     pub binds_secrets: Option<bool>,
     /// Parameters of the run, by name. One that the run leaves out may have any value to a deny.
     #[schemars(extend("additionalProperties" = some_texts()))]
@@ -295,7 +280,6 @@ impl RunIntent {
 pub struct TimeWindow {
     /// Days: `mon-fri`, or a list with commas. Default: every day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     pub days: Option<String>,
     /// From this time of day on (`08:00`).
     pub from: String,
@@ -303,6 +287,5 @@ pub struct TimeWindow {
     pub to: String,
     /// The offset from UTC: `UTC`, or `+02:00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     pub zone: Option<String>,
 }

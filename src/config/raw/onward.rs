@@ -166,8 +166,7 @@ pub struct OnwardAws {
     /// The role: `arn:aws:iam::ACCOUNT:role/NAME`. `max_lifetime` is the length of the session, 15 m or more.
     pub role: String,
     /// A file with a policy that narrows the session, JSON of 2048 characters at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PathBuf")]
+    #[serde(default)]
     pub session_policy: Option<PathBuf>,
     /// The regional endpoint is better where there is one: `https://sts.REGION.amazonaws.com/`. It must answer in JSON when it is asked to, as
     /// AWS does and servers like it may not. Default: `https://sts.amazonaws.com/`.

@@ -1,5 +1,5 @@
 //! `grants`, `rules` and `tests`: who may do what, who gets which Kubernetes groups, and cases that must be decided so.
-//! As in `on`, no condition may be null.
+//! As in `on`, conditions that are not set are not written out.
 
 use std::collections::BTreeMap;
 
@@ -100,7 +100,6 @@ pub struct Rule {
     pub need: Need,
     /// A CEL expression that must be true as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     pub when: Option<String>,
     /// What happens.
     #[serde(rename = "do")]
@@ -183,7 +182,6 @@ pub struct Who {
     pub clients: Vec<String>,
     /// What the principal is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Kind")]
     pub kind: Option<Kind>,
     /// Claims with any of these exact values, or a list that holds one, by name or JSON pointer.
     pub claims: BTreeMap<String, Vec<serde_json::Value>>,
@@ -206,7 +204,6 @@ pub struct Who {
     /// The person on whose behalf an agent acts. An allow with `kind: human` that does not ask for it is for no agent of a
     /// person; a deny is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "OnBehalfOf")]
     pub on_behalf_of: Option<OnBehalfOf>,
 }
 
@@ -231,7 +228,6 @@ pub struct OnBehalfOf {
 pub struct Need {
     /// More than one factor (`amr`), not longer ago than this.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "MaxAge")]
     pub mfa: Option<MaxAge>,
     /// One of these authentication context classes (`acr`).
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
@@ -239,7 +235,6 @@ pub struct Need {
     pub acr: Vec<String>,
     /// A login not longer ago than this.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "MaxAge")]
     pub fresh_login: Option<MaxAge>,
 }
 

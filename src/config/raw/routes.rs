@@ -43,8 +43,7 @@ pub struct ServerTls {
     /// Certificates, the first that fits the name the client asks for is used, else the first.
     pub certificates: Vec<CertificateFiles>,
     /// Authorities of client certificates, needed by `break_glass`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PathBuf")]
+    #[serde(default)]
     pub client_ca: Option<PathBuf>,
 }
 

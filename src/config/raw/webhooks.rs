@@ -27,8 +27,7 @@ pub struct Webhook {
     pub unsigned_pings: bool,
     /// The certificate that deliveries must come with besides what proves them, on a listener with `client_ca`. Not
     /// through a proxy that ends TLS.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "SenderCertificate")]
+    #[serde(default)]
     pub client_certificate: Option<SenderCertificate>,
     /// `aws_sns` only: whose messages are taken.
     #[serde(default)]
@@ -183,12 +182,10 @@ pub struct WebhookSecret {
     /// The secret itself.
     pub secret: SecretSource,
     /// Accepted only from this time on (RFC 3339).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
+    #[serde(default)]
     pub not_before: Option<String>,
     /// Accepted only until this time (RFC 3339).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
+    #[serde(default)]
     pub not_after: Option<String>,
 }
 
@@ -214,8 +211,7 @@ pub struct GenericSignature {
     #[serde(default)]
     pub id_header: Option<String>,
     /// The header with the time of signing in Unix seconds. The signed bytes are then `TIME.BODY`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
+    #[serde(default)]
     pub timestamp_header: Option<String>,
     /// How far that time may be off. Default: 5 m.
     #[serde(default)]

@@ -24,7 +24,7 @@ fn every_format_that_the_schema_names_is_checked() {
     let (mut report, mut locations) = (Report::default(), Locations::default());
     let mut shape = Shape { root: &root, report: &mut report, locations: &mut locations, mended: BTreeSet::new() };
     for schema in found {
-        if types(schema).contains(&"string") {
+        if text(schema, "type") == Some("string") {
             assert!(!shape.string(schema, "x", &At::root()), "{schema:?}");
             let placeholder = shape.placeholder(&Value::Object(schema.clone()));
             assert!(shape.string(schema, placeholder.as_str().unwrap(), &At::root()), "{schema:?}");

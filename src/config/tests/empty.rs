@@ -31,9 +31,15 @@ fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
     }
 }
 
-/// A former secret of which the end is left empty would be good for ever.
+/// Whatever it is, it would count as left out, and much of what may be left out protects.
 #[test]
-fn what_narrows_a_credential_and_is_left_empty_is_an_error() {
+fn the_schema_lets_no_setting_be_empty() {
+    assert!(!crate::config::schema().to_string().contains("\"null\""));
+}
+
+/// A former secret of which the end is left empty would be good for ever, and a revoked token to its own without introspection.
+#[test]
+fn what_protects_and_is_left_empty_is_an_error() {
     const SECRET: &str = "secret: {file: github-secret}";
     for (there, empty) in [
         (SECRET, "secret: {file: github-secret}, not_before: "),
@@ -42,8 +48,24 @@ fn what_narrows_a_credential_and_is_left_empty_is_an_error() {
         ("    sender: github", "    sender: generic\n    signature: {header: x, timestamp_header: }"),
         ("login: {kind: human", "login: {kind: human, max_age: null"),
         ("address: 127.0.0.1:8080", "address: 127.0.0.1:8080\n    tls: {certificates: [], client_ca: }"),
+        ("address: 127.0.0.1:8080", "address: 127.0.0.1:8080\n    tls:"),
+        ("    audiences: [doorward]", "    audiences: [doorward]\n    introspection:\n    # mode: always"),
+        ("    audiences: [doorward]", "    audiences: [doorward]\n    token_review:"),
+        ("    audiences: [doorward]", "    audiences: [doorward]\n    ca:"),
+        ("    sender: github", "    sender: aws_sns\n    sns: {topics: [], ca: }"),
+        ("url: https://kubernetes.default.svc", "url: https://kubernetes.default.svc\n    tls:"),
+        ("url: https://kubernetes.default.svc", "url: https://kubernetes.default.svc\n    tls: {ca: }"),
+        ("url: https://kubernetes.default.svc", "url: https://kubernetes.default.svc\n    tls: {certificate: }"),
+        ("sessions:\n", "audit: {pseudonym_key: }\nsessions:\n"),
+        ("sessions:\n", "tokens: {exchange: [], keys: [{file: key, from: }]}\nsessions:\n"),
+        (
+            "sessions:\n",
+            "tokens: {exchange: [], onward: [{audience: a, provider: {aws: {role: r, session_policy: }}}]}\nsessions:\n",
+        ),
     ] {
         let printed = with(there, empty).printed();
         assert!(printed.contains("found nothing"), "{empty}: {printed}");
+        // What stands there is no secret, to be sure.
+        assert!(!printed.contains("cannot stand here itself"), "{empty}: {printed}");
     }
 }
