@@ -125,8 +125,7 @@ impl Sessions {
     pub(crate) async fn end_named(&self, name: &str, reason: Ended) -> Result<bool, StoreError> {
         let Some(hash) = SessionHash::parse(name) else { return Ok(false) };
         let Some((record, _)) = self.read(hash).await? else { return Ok(false) };
-        self.end_all(&self.index(&record), &[(hash, record.ends)], reason).await?;
-        Ok(true)
+        Ok(self.end_all(&self.index(&record), &[(hash, record.ends)], reason).await? > 0)
     }
 
     /// As [`Sessions::held_by`], and a session that was signed out whose record is still there: nobody heard that the store had taken
@@ -165,6 +164,9 @@ impl Sessions {
 
     /// Ends these sessions of one person, each with the end of its record, and gives how many. All are revoked in one write, and with
     /// it they have ended: what fails after it would have whoever tries again find nothing to end, at their provider neither.
+    ///
+    /// One that has ended, and whose record the store did not take away, ends for no other reason: it would stand twice in the trail. For
+    /// the same it does, as whoever tries again may not have heard that the store took the first, of which the trail does not tell.
     pub(super) async fn end_all(
         &self,
         index: &Index<'_>,
@@ -175,29 +177,37 @@ impl Sessions {
             return Ok(0);
         }
         let shared = &self.0.shared;
-        let (ended, names): (Vec<SessionHash>, Vec<String>) =
-            sessions.iter().map(|(hash, _)| (*hash, hash.to_string())).unzip();
-        let with_ends = names.iter().zip(sessions);
-        let targets: Vec<_> =
-            with_ends.map(|(name, (_, ends))| (Target::Session(name), reason.as_str(), *ends)).collect();
-        // The revocations first: they are what streams and other processes look at.
-        shared.revocations.revoke_all(&targets).await?;
-        for (hash, name) in ended.iter().zip(names) {
+        let named = sessions.iter().map(|(hash, ends)| (hash, hash.to_string(), *ends));
+        let ending: Vec<_> = named
+            .filter(|(_, name, ends)| {
+                let ended = shared.revocations.end_of(name);
+                ended.is_none_or(|ended| ended.until < *ends || *ended.reason == *reason.as_str())
+            })
+            .collect();
+        let count = ending.len();
+        if count > 0 {
+            let targets: Vec<_> =
+                ending.iter().map(|(_, name, ends)| (Target::Session(name), reason.as_str(), *ends)).collect();
+            // The revocations first: they are what streams and other processes look at.
+            shared.revocations.revoke_all(&targets).await?;
+        }
+        for (hash, name, _) in ending {
             self.0.cache.invalidate(hash);
             shared.metrics.ended(hash, reason);
             shared.trail.note(Note::SessionEnded { session: name, why: reason.as_str() });
         }
-        for hash in &ended {
+        let all: Vec<SessionHash> = sessions.iter().map(|(hash, _)| *hash).collect();
+        for hash in &all {
             if let Err(error) = shared.store.delete(Table::Sessions, hash.as_bytes()).await {
                 tracing::warn!(%error, "sessions that have ended stay in the store until their time, revoked until then");
                 break;
             }
         }
         // What only lists them makes room when it is needed.
-        if let Err(error) = index.remove(&ended, self.now()).await {
+        if let Err(error) = index.remove(&all, self.now()).await {
             tracing::warn!(%error, "sessions that have ended stay listed until others need their room");
         }
-        Ok(ended.len())
+        Ok(count)
     }
 
     /// Ends what a provider says has ended: its session `sid`, or all of the person `subject`. Gives how many were ended.

@@ -120,6 +120,27 @@ async fn sessions_whose_records_stay_have_ended_with_the_write_that_revokes_them
     assert_eq!(ended.count(), 2);
 }
 
+/// An operator was told of sessions that ended which their list does not have, and the trail of two ends of one.
+#[tokio::test]
+async fn a_session_that_ended_while_the_store_failed_ends_no_second_time_for_another_reason() {
+    let at = Fixture::offline();
+    let session = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
+    *at.store.stays.lock().unwrap() = Some(Table::Sessions);
+    *at.store.full.lock().unwrap() = Some(Table::SessionIndex);
+    at.sessions.end(&session, Ended::signed_out).await.unwrap();
+    assert_eq!(at.sessions.entries_of(&session).await.len(), 1);
+    assert_eq!(at.sessions.end_of(&at.provider.issuer, "alice", None, Ended::revoked).await.unwrap(), 0);
+    assert!(!at.sessions.end_named(&session.name(), Ended::revoked).await.unwrap());
+    assert_eq!(&*at.shared.revocations.end_of(&session.name()).unwrap().reason, "signed_out");
+    // Twin: whoever tries again may not have heard of the first end.
+    assert_eq!(at.sessions.end_login(&session, Ended::signed_out).await.unwrap(), 1);
+    at.shared.trail.shutdown();
+    let lines = std::fs::read_to_string(at.folder.path().join("audit.jsonl")).unwrap();
+    let ended: Vec<_> = lines.lines().filter(|line| line.contains("\"session_ended\"")).collect();
+    assert_eq!(ended.len(), 2);
+    assert!(ended.iter().all(|line| line.contains("signed_out")), "{ended:?}");
+}
+
 #[tokio::test]
 async fn a_person_sees_where_they_are_signed_in_and_ends_what_they_want() {
     let at = Fixture::offline();
