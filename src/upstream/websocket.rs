@@ -168,6 +168,7 @@ mod tests {
         for (reason, code) in [
             (CutReason::Idle, 1001u16),
             (CutReason::Expired, 1008),
+            (CutReason::Overlong, 1008),
             (CutReason::SignedOut, 1008),
             (CutReason::Revoked, 1008),
             (CutReason::PermissionLost, 1008),
@@ -176,6 +177,7 @@ mod tests {
             let frame = close_frame(reason);
             assert_eq!(frame[0], 0x88);
             assert_eq!(frame[2..4], code.to_be_bytes());
+            assert_eq!(&frame[4..], reason.as_str().as_bytes());
             assert_eq!(usize::from(frame[1]) + 2, frame.len());
             let mut tracker = FrameTracker::default();
             tracker.advance(&frame);

@@ -162,7 +162,8 @@ async fn a_stream_ends_by_the_shorter_time_that_a_reload_gives_its_route() {
     fixture.doorward.set_clock_ahead(1300);
     has_ended(lost, "its time is over").await;
     is_open(&mut twin, "another route").await;
-    assert_eq!(ends(&fixture.doorward, 1).await, ["expired"]);
+    assert_eq!(ends(&fixture.doorward, 1).await, ["max_stream"], "its token is good still");
+    fixture.doorward.until_metrics_say("doorward_streams_cut_total{kind=\"watch\",reason=\"max_stream\"} 1\n").await;
 }
 
 /// The files of what is in force are taken by themselves while the configuration beside them is refused.

@@ -340,11 +340,11 @@ async fn answers_without_a_length_end_with_their_credential_and_at_the_limit_of_
     unsized_are(&fixture.doorward, 3).await;
 
     fixture.doorward.set_clock_ahead(1800);
-    break_off(of_other, "expired").await;
+    break_off(of_other, "max_stream").await;
     // What changes nothing and is not known to last has one record, at its end.
     let mut ended = ends_in(&fixture.doorward, "request", 6).await;
     ended.sort_unstable();
-    assert_eq!(ended, ["expired", "expired", "expired", "revoked", "revoked", "revoked"]);
+    assert_eq!(ended, ["max_stream", "max_stream", "max_stream", "revoked", "revoked", "revoked"]);
     let trail = fixture.doorward.audit();
     let small: Vec<_> = trail.iter().filter(|record| record.to_string().contains("/small")).collect();
     assert_eq!(small.len(), 1, "{small:#?}");

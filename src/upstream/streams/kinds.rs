@@ -56,8 +56,9 @@ impl CutReason {
     /// The label, snake case.
     pub const fn as_str(self) -> &'static str {
         match self {
-            // One word in the trail, the metrics and a WebSocket for all whose time is over.
-            Self::Expired | Self::Overlong => "expired",
+            Self::Expired => "expired",
+            // What sets it, and no word about a credential: who hears it over a WebSocket comes again with the same one.
+            Self::Overlong => "max_stream",
             Self::SignedOut => "signed_out",
             Self::Revoked => "revoked",
             Self::PermissionLost => "permission_lost",

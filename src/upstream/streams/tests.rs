@@ -100,7 +100,7 @@ fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
     assert_eq!((over.reason(), both.reason()), (Some(CutReason::Expired), Some(CutReason::Expired)));
     let late = registry.register(of(now + seconds(61)));
     assert_eq!(late.reason(), Some(CutReason::Overlong), "it is over when it begins");
-    assert_eq!(good.reason().map(CutReason::as_str), Some("expired"));
+    assert_eq!(good.reason().map(CutReason::as_str), Some("max_stream"));
 }
 
 /// Of the two it is the answer that a client may leave where it is, so that is looked for whichever was cut first.
