@@ -205,9 +205,8 @@ impl Others {
                     let route = route_to(root, &namespace, &name);
                     is_behind_route.push(route.is_some());
                     others.listening.namespaces.insert(namespace.clone());
-                    let selected = spec.pointer("/namespaceSelector/matchNames").and_then(Value::as_array);
-                    let selected = selected.into_iter().flatten().filter_map(Value::as_str);
-                    others.listening.selected.extend(selected.map(|of| (namespace.clone(), of.to_owned())));
+                    let selected = selected(&spec).map(|of| (namespace.clone(), of.to_owned()));
+                    others.listening.selected.extend(selected);
                     let of = Use {
                         of: Named { kind, namespace: Some(namespace.clone()), name },
                         through: route.map(|route| format!("behind the route {route}")),
@@ -352,6 +351,15 @@ fn is_kubernetes(subject: &Named, binding: &Named, role: &Named) -> bool {
         None => subject.kind == "User" && subject.name.starts_with("system:kube-"),
     };
     of_its_own && [binding, role].iter().all(|named| named.name.starts_with("system:"))
+}
+
+/// The namespaces of whose Triggers an EventListener takes some: by its own selector, and by that of each of its groups.
+fn selected(spec: &Value) -> impl Iterator<Item = &str> {
+    let groups = spec.get("triggerGroups").and_then(Value::as_array).into_iter().flatten();
+    let of_groups = groups.filter_map(|group| group.pointer("/triggerSelector/namespaceSelector"));
+    let selectors = spec.get("namespaceSelector").into_iter().chain(of_groups);
+    let names = selectors.filter_map(|selector| selector.get("matchNames")?.as_array()).flatten();
+    names.filter_map(Value::as_str)
 }
 
 fn account_in(spec: &Value) -> Option<String> {

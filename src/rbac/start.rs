@@ -79,7 +79,7 @@ const REACH: [(&[&str], &str); 3] = [(USE, "pods/portforward"), (PROXY, "pods/pr
 pub(super) struct Listening {
     /// The namespaces that have some.
     pub namespaces: BTreeSet<String>,
-    /// The namespace of one, and another of which it sets off Triggers too, or `*` (`namespaceSelector`).
+    /// The namespace of one, and another of which it sets off Triggers too, or `*` (a `namespaceSelector`).
     pub selected: BTreeSet<(String, String)>,
     /// The accounts that Triggers name, each of the namespace of its Trigger.
     pub of_triggers: BTreeSet<(String, String)>,

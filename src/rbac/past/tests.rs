@@ -212,21 +212,24 @@ fn who_reaches_an_event_listener_that_sets_off_triggers_of_another_namespace_is_
     let forward = json!([{"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create"]}]);
     let object = |kind: &str, namespace: &str, spec: &Value| json!({"kind": kind, "metadata": {"namespace": namespace, "name": "x"}, "spec": spec});
     let build = json!({"serviceAccountName": "build"});
-    for (what, selector, trigger, is_told) in [
-        ("by name", json!({"matchNames": ["other", "ci"]}), ("ci", &build), true),
-        ("all", json!({"matchNames": ["*"]}), ("ci", &build), true),
-        ("none", json!({}), ("ci", &build), false),
-        ("another namespace", json!({"matchNames": ["other"]}), ("ci", &build), false),
-        ("an account that makes no runs", json!({"matchNames": ["*"]}), ("other", &build), false),
-        ("the account of the EventListener", json!({"matchNames": ["*"]}), ("ci", &json!({})), false),
+    let own = |names: &[&str]| json!({"serviceAccountName": "hooks", "namespaceSelector": {"matchNames": names}});
+    // Selectors of groups were not read, so that nobody was told who reaches an EventListener with such.
+    let group = |names: &[&str]| json!({"name": "g", "triggerSelector": {"namespaceSelector": {"matchNames": names}}});
+    let groups = |groups: &[Value]| json!({"serviceAccountName": "hooks", "triggerGroups": groups});
+    for (what, listener, trigger, is_told) in [
+        ("by name", own(&["other", "ci"]), ("ci", &build), true),
+        ("all", own(&["*"]), ("ci", &build), true),
+        ("none", own(&[]), ("ci", &build), false),
+        ("another namespace", own(&["other"]), ("ci", &build), false),
+        ("an account that makes no runs", own(&["*"]), ("other", &build), false),
+        ("the account of the EventListener", own(&["*"]), ("ci", &json!({})), false),
+        ("by a group", groups(&[json!({"name": "f"}), group(&["other"]), group(&["ci"])]), ("ci", &build), true),
+        ("all by a group", groups(&[group(&["*"])]), ("ci", &build), true),
+        ("another namespace by a group", groups(&[group(&["other"])]), ("ci", &build), false),
     ] {
         let mut items: Vec<Value> = bound("run", &runs(&json!({})), &[account("ci", "build")]).into();
         items.extend(bound("forward", &forward, &[user("ann")]));
-        items.push(object(
-            "EventListener",
-            "hooks",
-            &json!({"serviceAccountName": "hooks", "namespaceSelector": selector}),
-        ));
+        items.push(object("EventListener", "hooks", &listener));
         items.push(object("Trigger", trigger.0, trigger.1));
         let told = told(&past(&items).past);
         let reaching = "User ann: reach EventListeners by pods/portforward of hooks (";
