@@ -394,6 +394,10 @@ routes:
         assert_eq!(starts_on(&one, "do: allow, who: {groups: [sre]}"), "allow board,api", "of the one issuer");
         let login_alone = DOORS.replace("audiences: [door], ", "");
         assert_eq!(starts_on(&login_alone, "do: allow, who: {issuers: [corp]}"), "allow board", "of no token");
+        // Such a route was left out: its audience may stand beside that of the issuer in one token.
+        let narrow = DOORS.replace("schemes: [bearer], upstream", "schemes: [bearer], audiences: [other], upstream");
+        assert_eq!(starts_on(&narrow, "do: allow, who: {issuers: [corp]}"), "allow board,api", "of two audiences");
+        assert_eq!(starts_on(&narrow, "do: allow, who: {issuers: [pods]}"), "", "of an issuer without audiences");
         let (head, tail) = DOORS.split_once("break_glass: ").unwrap();
         let closed = format!("{head}{}", tail.split_once('\n').unwrap().1);
         assert_eq!(

@@ -264,7 +264,8 @@ routes:
             ("tokens", "partner", Ok(Scheme::Bearer)),
             // Introspection vouches for tokens of listed clients.
             ("tokens", "opaque", Ok(Scheme::Bearer)),
-            ("narrow", "partner", missing),
+            // A token can have the audience of the route beside that of its issuer, unless that has none.
+            ("narrow", "partner", Ok(Scheme::Bearer)),
             ("narrow", "opaque", missing),
             ("tokens", "cluster", Ok(Scheme::Bearer)),
             ("tokens", "hub", missing),
