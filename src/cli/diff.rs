@@ -17,7 +17,7 @@ use crate::{
     audit::Files,
     authz::Policy,
     config::{self, Change, Loaded, Sources},
-    rbac::{self, Form},
+    rbac::{self, Form, PRINTS},
     snapshot::fill_defaults,
 };
 
@@ -104,7 +104,7 @@ fn print(
         writeln!(out, "{change}")?;
     }
     if !roles.is_empty() {
-        writeln!(out, "Kubernetes roles (`doorward rbac` prints them; apply them before the configuration)")?;
+        writeln!(out, "Kubernetes roles ({PRINTS} them; apply them before the configuration)")?;
     }
     for (sign, list) in [("+", &roles.added), ("-", &roles.removed)] {
         for right in list {
@@ -156,7 +156,8 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
         let lines: Vec<&str> = told.lines().collect();
         assert!(lines[0].starts_with("policy ") && lines[0].contains(" -> "), "{told}");
         assert_eq!(lines[1], "~ /grants/dev/kubernetes_groups +tekton:ops");
-        assert!(lines[2].starts_with("Kubernetes roles"), "{told}");
+        // By their old options: others bind another account, or undo the constrained form.
+        assert!(lines[2].starts_with("Kubernetes roles") && lines[2].contains(PRINTS), "{told}");
         assert_eq!(lines[3..], ["+ ClusterRole doorward-impersonator: impersonate groups named tekton:ops"]);
 
         let (status, told) = diff(&after, &["--format", "json"]);

@@ -31,8 +31,8 @@ const FAR_REACHING: [(&str, &str, &str, &str); 14] = [
 ];
 
 /// In place of rights that nothing needs because of the classic form, as taking these away would leave the wide half.
-const UNDONE: &str = "act by roles of the constrained form, which the classic one undoes (apply what `doorward rbac --form constrained` prints, \
-                      or delete these roles to stay with the classic form)";
+const UNDONE: &str = "act by roles of the constrained form, which the classic one undoes (apply what `doorward rbac --form constrained`, \
+                      with its other options as before, prints, or delete these roles to stay with the classic form)";
 
 /// What reaches far and is not needed at the upstream `server`, to be asked for everywhere at once.
 pub fn far_reaching(root: &raw::Root, server: &str, form: Form) -> Vec<Access> {

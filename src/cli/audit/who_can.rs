@@ -22,7 +22,7 @@ use crate::{
         Sources,
         raw::{self, EventListener, TektonRole},
     },
-    rbac::{self, Account, Installed, Past, Way},
+    rbac::{self, Account, Installed, PRINTS, Past, Way},
     tekton::dashboard::is_subdomain,
     terminal,
 };
@@ -202,8 +202,9 @@ impl Answer {
                 match self.cluster.as_ref().and_then(|past| past.by_group.get(group)) {
                     Some(ways) if ways.is_empty() => {
                         let what = match grant.has_role {
-                            true => "the grant gives it the role, but the cluster does not bind it (`doorward rbac`)"
-                                .to_owned(),
+                            true => format!(
+                                "the grant gives it the role, but the cluster does not bind it (apply what {PRINTS})"
+                            ),
                             false => format!("may create no runs in {namespace}"),
                         };
                         writeln!(
@@ -220,7 +221,7 @@ impl Answer {
                     None if grant.has_role => {
                         writeln!(
                             f,
-                            "    {group_told}: may create runs by a role of the grant, once `doorward rbac` is applied"
+                            "    {group_told}: may create runs by a role of the grant, once what {PRINTS} is applied"
                         )?;
                     }
                     None => writeln!(
@@ -333,9 +334,15 @@ mod tests {
     use super::*;
     use crate::config::resolver::Resolver;
 
+    fn told(yaml: &str, cluster: Option<Past>) -> String {
+        let root: raw::Root = serde_saphyr::from_str(yaml).unwrap();
+        let policy = Policy::compile(&root, &mut Resolver::new(Path::new("/"))).unwrap();
+        Answer::of(&root, &policy, "ci", cluster).unwrap().to_string()
+    }
+
     #[test]
     fn a_rule_that_waits_for_an_approval_lets_nobody_start_a_run_yet() {
-        let told = |action: &str| {
+        let by = |action: &str| {
             let yaml = format!(
                 "
 issuers: [{{name: corp, issuer: 'https://corp.example'}}]
@@ -346,11 +353,9 @@ rules:
   - {{id: leavers, who: {{groups: [leaving]}}, do: deny}}
 "
             );
-            let root: raw::Root = serde_saphyr::from_str(&yaml).unwrap();
-            let policy = Policy::compile(&root, &mut Resolver::new(Path::new("/"))).unwrap();
-            Answer::of(&root, &policy, "ci", None).unwrap().to_string()
+            told(&yaml, None)
         };
-        let (waits, allows) = (told("{approve: {by: {groups: [leads]}}}"), told("allow"));
+        let (waits, allows) = (by("{approve: {by: {groups: [leads]}}}"), by("allow"));
         assert!(
             waits.contains("No rule allows it: nobody does through Doorward.\n  rule start would allow it after"),
             "{waits}"
@@ -359,5 +364,22 @@ rules:
         assert!(allows.contains("if one of these rules holds:\n  rule start allows it"), "{allows}");
         assert!(allows.contains("\nand none of these:\n  rule leavers denies it"), "{allows}");
         assert!(waits.contains("\nIt is denied besides by:\n  rule leavers denies it"), "{waits}");
+    }
+
+    /// Without its options, `doorward rbac` prints the classic form, and for one account.
+    #[test]
+    fn a_role_that_the_cluster_lacks_is_to_be_applied_with_the_same_options_as_before() {
+        const YAML: &str = "
+issuers: [{name: corp, issuer: 'https://corp.example'}]
+upstreams: [{name: api, url: 'https://kubernetes.default.svc', credential: {bearer: {file: token}}}]
+routes: [{name: k8s, kind: kubernetes, hosts: [k8s.example], schemes: [bearer], upstream: api}]
+grants: [{id: dev, who: {groups: [dev]}, kubernetes_groups: ['tekton:dev'], tekton_roles: [{role: run, namespaces: [ci]}]}]
+rules: [{id: start, on: {kubernetes: {verbs: [create], resources: [pipelineruns]}}, who: {groups: [dev]}, do: allow}]
+";
+        let unbound = Past { by_group: [("tekton:dev".to_owned(), Vec::new())].into(), ..Past::default() };
+        for (cluster, expected) in [(None, "once what "), (Some(unbound), "does not bind it (apply what ")] {
+            let told = told(YAML, cluster);
+            assert!(told.contains(&format!("{expected}{PRINTS}")), "{told}");
+        }
     }
 }
