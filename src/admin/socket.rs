@@ -163,11 +163,9 @@ impl CommandError {
         Self::new(format!("{what}: {error}")).help(SEE_TO_THE_STORE)
     }
 
-    /// The store failed a write: `unknown` says that it may have happened nonetheless, and `undone` that it has not, as a server without
-    /// memory takes nothing. A file may have what found no room when it was synced.
+    /// The store failed a write: `unknown` says that it may have happened nonetheless, and `undone` that it has not.
     pub fn write(undone: &str, unknown: &str, error: &StoreError, is_shared: bool) -> Self {
-        let is_undone = is_shared && matches!(error, StoreError::Full(_));
-        Self::store(if is_undone { undone } else { unknown }, error)
+        Self::store(if error.is_undone(is_shared) { undone } else { unknown }, error)
     }
 
     #[must_use]

@@ -158,7 +158,7 @@ impl Act {
 /// Does it to each of them, as far as the store answers.
 async fn each(app: &App, chosen: &[(HeldId, Held)], act: Act) -> Tally {
     let now = app.clock.now();
-    let mut tally = Tally::of(chosen.len());
+    let mut tally = Tally::of(chosen.len(), app.store.is_shared());
     for (id, held) in chosen {
         let came = match act {
             Act::Retry => app.held.retry(id, now).await,
@@ -174,6 +174,8 @@ async fn each(app: &App, chosen: &[(HeldId, Held)], act: Act) -> Tally {
 /// What came of something that is done to many.
 #[derive(Default)]
 struct Tally {
+    /// Whether the store is a server.
+    is_shared: bool,
     /// How many were not tried yet.
     left: usize,
     /// What was done, as the audit trail names it, and as much of it as the answer names.
@@ -185,8 +187,8 @@ struct Tally {
 }
 
 impl Tally {
-    fn of(count: usize) -> Self {
-        Self { left: count, ..Self::default() }
+    fn of(count: usize, is_shared: bool) -> Self {
+        Self { is_shared, left: count, ..Self::default() }
     }
 
     /// Counts one. It goes no further where the others would fail as well: one that cannot be read stops none of them, a store that is
@@ -203,19 +205,21 @@ impl Tally {
             }
             // Gone meanwhile.
             Ok(false) => ControlFlow::Continue(()),
-            Err(error) => {
+            Err(error @ StoreError::Corrupt(_)) => {
                 self.failed.push(format!("{id}: {error}"));
-                if !matches!(error, StoreError::Corrupt(_)) {
-                    return ControlFlow::Break(());
-                }
                 self.unreadable += 1;
                 ControlFlow::Continue(())
+            }
+            Err(error) => {
+                let unknown = if error.is_undone(self.is_shared) { "" } else { " (it may have happened nonetheless)" };
+                self.failed.push(format!("{id}: {error}{unknown}"));
+                ControlFlow::Break(())
             }
         }
     }
 
     fn answer(self, act: Act) -> Result<Done, CommandError> {
-        let Self { left, deliveries, named, failed, unreadable } = self;
+        let Self { left, deliveries, named, failed, unreadable, .. } = self;
         let count = deliveries.len();
         if failed.is_empty() {
             return Ok(Done {
@@ -260,7 +264,7 @@ async fn drop_one(app: &App, command: &Command, one: &One) -> Result<Done, Comma
         Some((id, held)) => (id, Some(held)),
         None => (HeldId::parse(&one.id).ok_or_else(gone)?, None),
     };
-    if !app.held.drop_one(&id, now).await.map_err(|error| unavailable(&error))? {
+    if !app.held.drop_one(&id, now).await.map_err(|error| undropped(&error, app.store.is_shared()))? {
         return Err(gone());
     }
     tracing::warn!(held = %id, who = command.who, why = command.why, "a held delivery was dropped");
@@ -398,6 +402,11 @@ fn unavailable(error: &StoreError) -> CommandError {
         return CommandError::new(format!("the delivery cannot be read: {why}")).help(DROP);
     }
     CommandError::store("what is held cannot be looked up", error)
+}
+
+/// The store failed to drop one.
+fn undropped(error: &StoreError, is_shared: bool) -> CommandError {
+    CommandError::write("nothing was dropped", "it is not known whether the delivery was dropped", error, is_shared)
 }
 
 #[cfg(test)]

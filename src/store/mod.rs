@@ -184,6 +184,14 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+impl StoreError {
+    /// Whether a write that failed so has surely not happened: a server without memory takes nothing. A file may have what found no room
+    /// when it was synced.
+    pub fn is_undone(&self, is_shared: bool) -> bool {
+        is_shared && matches!(self, Self::Full(_))
+    }
+}
+
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// A place that keeps records. All methods are atomic. A write that returned is as safe as the backend can

@@ -16,7 +16,7 @@ fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
     }))
     .unwrap();
     let corrupt = || Err(StoreError::Corrupt("junk".to_owned()));
-    let mut all = Tally::of(1);
+    let mut all = Tally::of(1, true);
     assert!(all.count((&id(1), &held), Ok(true)).is_continue());
     let one = all.answer(Act::Retry).unwrap();
     let named = json!({"id": id(1).to_string(), "request": uuid::Uuid::nil(), "delivery": "d-1"});
@@ -25,7 +25,7 @@ fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
         Done { answer: json!({"retried": 1, "deliveries": [named]}), deliveries: Some(vec![recorded(&held)]) }
     );
 
-    let mut all = Tally::of(8);
+    let mut all = Tally::of(8, true);
     assert!(all.count((&id(1), &held), Ok(true)).is_continue());
     assert!(all.count((&id(2), &held), corrupt()).is_continue());
     assert!(all.count((&id(3), &held), Ok(false)).is_continue(), "gone meanwhile");
@@ -41,12 +41,38 @@ fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
     assert_eq!(error.deliveries.unwrap(), [recorded(&held), recorded(&held)], "the trail names what was done");
 
     for (came, helps) in [(corrupt(), "hooks drop"), (Err(StoreError::Timeout), "see to the store")] {
-        let mut all = Tally::of(1);
+        let mut all = Tally::of(1, true);
         let _ = all.count((&id(1), &held), came);
         let error = all.answer(Act::Retry).unwrap_err();
         assert!(!error.message.contains("not tried"), "{error}");
         let help = error.help.unwrap();
         assert!(help.contains(helps) && !help.contains(';'), "{help}");
+    }
+}
+
+/// Whoever makes room in a store that is full, or answers late, was told that what is held cannot be looked up, or that it failed.
+#[test]
+fn of_a_delivery_that_may_have_been_dropped_is_said_so() {
+    let held: Held = serde_json::from_value(json!({
+        "webhook": "hub", "route": "hub", "delivery": "d-1", "request": uuid::Uuid::nil(), "size": 1, "received": 0,
+        "span": 1, "until": 1, "next": 0,
+    }))
+    .unwrap();
+    let full = StoreError::Full("OOM".to_owned());
+    for (error, is_shared, is_known) in [
+        (StoreError::Timeout, true, false),
+        (StoreError::Unavailable("away".to_owned()), true, false),
+        (full.clone(), false, false),
+        (full, true, true),
+    ] {
+        let one = undropped(&error, is_shared);
+        let expected =
+            if is_known { "nothing was dropped: " } else { "it is not known whether the delivery was dropped: " };
+        assert!(one.message.starts_with(expected), "{one}");
+        let mut all = Tally::of(1, is_shared);
+        assert!(all.count((&HeldId::new([1; 32]), &held), Err(error)).is_break());
+        let many = all.answer(Act::Drop).unwrap_err();
+        assert_ne!(many.message.ends_with("(it may have happened nonetheless)"), is_known, "{many}");
     }
 }
 
@@ -57,7 +83,7 @@ fn an_answer_about_many_names_some_and_the_trail_all() {
         "span": 1, "until": 1, "next": 0,
     }))
     .unwrap();
-    let mut all = Tally::of(MOST + 1);
+    let mut all = Tally::of(MOST + 1, true);
     for _ in 0..=MOST {
         assert!(all.count((&HeldId::new([1; 32]), &held), Ok(true)).is_continue());
     }
