@@ -268,6 +268,7 @@ async fn serve(
         by_hand = signals.asked() => by_hand,
     };
     app.health.drain();
+    app.outcome.stopping();
     // While connections are still accepted: an EventListener asks about what it has just got.
     bringing.stop();
     let limits = Arc::clone(&app.snapshot.load().limits);

@@ -26,6 +26,9 @@ const KEPT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(500);
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
+/// For how long a restart that is needed may take to begin: whoever orders one asks at once how far it is.
+const BEGINS: Duration = Duration::from_secs(10);
+
 /// Problems of a configuration that are told to other replicas: the record is written again and again.
 const MAX_PROBLEMS: usize = 20;
 
@@ -47,6 +50,9 @@ pub struct Replica {
     #[serde(default)]
     pub after_restart: Vec<String>,
     pub generation: u64,
+    /// It goes away. Whether another takes its place it does not know.
+    #[serde(default)]
+    pub stopping: bool,
     /// Why it did not take the configuration that it saw last; `None` if it did.
     pub refused: Option<Refused>,
 }
@@ -83,6 +89,7 @@ struct Loads {
     /// Numbers of the load that began last, and of the one that ended last.
     begun: u64,
     ended: u64,
+    stopping: bool,
 }
 
 impl Default for Outcome {
@@ -111,6 +118,11 @@ impl Outcome {
             told.push(format!("and {more} more; the log and the audit trail have all of them"));
         }
         self.end(Err(Refused { at: at.as_millis(), problems: told }));
+    }
+
+    /// This replica has begun to stop.
+    pub(super) fn stopping(&self) {
+        self.0.send_modify(|loads| loads.stopping = true);
     }
 
     fn end(&self, outcome: Result<(Arc<str>, Vec<String>), Refused>) {
@@ -162,6 +174,7 @@ fn own(app: &App) -> Replica {
         configuration,
         after_restart,
         generation: snapshot.number,
+        stopping: loads.stopping,
         refused: loads.refused.clone(),
     }
 }
@@ -198,18 +211,21 @@ struct Arguments {
     timeout: Span,
 }
 
-/// Waits until every replica has a configuration or decides by a policy, one refuses a configuration, or the time is out; tells of each
-/// replica.
+/// Waits until every replica has a configuration or decides by a policy, one refuses a configuration, all of them take a restart that
+/// nobody begins, or the time is out; tells of each replica.
 pub(super) async fn status(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Arguments { digest, timeout } = command.arguments()?;
     let until = app.clock.now() + timeout.get().min(MAX_WAIT);
-    let mut seen = Seen::default();
+    // Without others, whoever waits is gone with the restart.
+    let begins = if app.store.is_shared() { BEGINS } else { Duration::ZERO };
+    let mut seen = Seen { begins, ..Seen::default() };
     loop {
         let replicas = replicas(app).await;
         let replicas =
             replicas.map_err(|error| CommandError::store("the other replicas cannot be looked up", &error))?;
         let state = State::of(&replicas, &digest, &mut seen);
-        if state != State::Waits || app.clock.now() >= until {
+        let now = app.clock.now();
+        if !seen.goes_on(state, now) || now >= until {
             return Ok(json!({"state": state, "replicas": replicas}));
         }
         tokio::time::sleep(LOOK).await;
@@ -228,21 +244,46 @@ pub enum State {
     Waits,
 }
 
-/// What each replica had refused when it was seen first: that may have been another policy. Compared with what it told first and not
-/// with a time, as it tells times by its own clock.
+/// What was seen of replicas since somebody asked.
 #[derive(Debug, Default)]
-struct Seen(HashMap<Arc<str>, Option<Refused>>);
+struct Seen {
+    /// What each replica had refused when it was seen first: that may have been another policy. Compared with what it told first and not
+    /// with a time, as it tells times by its own clock.
+    refused: HashMap<Arc<str>, Option<Refused>>,
+    /// Replicas are restarted: one stops, or some have all of it and others only what takes no restart.
+    restarts: bool,
+    /// When a restart alone was lacking first, and how long after that it may begin.
+    lacking: Option<Timestamp>,
+    begins: Duration,
+}
 
 impl Seen {
     /// Whether a replica has refused something since it was seen first.
     fn refuses_since(&mut self, replica: &Replica) -> bool {
-        let before = self.0.entry(Arc::clone(&replica.instance)).or_insert_with(|| replica.refused.clone());
+        let before = self.refused.entry(Arc::clone(&replica.instance)).or_insert_with(|| replica.refused.clone());
         replica.refused.is_some() && replica.refused != *before
+    }
+
+    fn look_for_restarts(&mut self, replicas: &[Replica], digest: &str) {
+        let stops = replicas.iter().any(|replica| replica.stopping);
+        let in_part = replicas.iter().any(|replica| replica.has_in_part(digest));
+        let whole = replicas.iter().any(|replica| replica.has(digest) && !replica.has_in_part(digest));
+        self.restarts |= stops || (in_part && whole);
+    }
+
+    /// Whether the state may become another by itself.
+    fn goes_on(&mut self, state: State, now: Timestamp) -> bool {
+        match state {
+            State::InForce | State::Refused => false,
+            State::Waits => true,
+            State::NeedsRestart => self.restarts || now < *self.lacking.get_or_insert(now) + self.begins,
+        }
     }
 }
 
 impl State {
     fn of(replicas: &[Replica], digest: &str, seen: &mut Seen) -> Self {
+        seen.look_for_restarts(replicas, digest);
         let is_behind = |replica: &Replica| !replica.has(digest);
         // Of all of them, so that each is known from the first look on.
         let refuses = replicas.iter().filter(|replica| seen.refuses_since(replica)).any(is_behind);
@@ -300,6 +341,7 @@ mod tests {
             configuration: Arc::default(),
             after_restart: Vec::new(),
             generation: 1,
+            stopping: false,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
         };
         let all = [replica("own", "new", None), replica("b", "old", None)];
@@ -340,6 +382,7 @@ mod tests {
             configuration: configuration.into(),
             after_restart: Vec::new(),
             generation: 1,
+            stopping: false,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
         };
         let (old, new) = (|refused| replica("b", "old", refused), |instance| replica(instance, "new", None));
@@ -368,6 +411,7 @@ mod tests {
             configuration: configuration.into(),
             after_restart: after_restart.iter().map(|change| (*change).to_owned()).collect(),
             generation: 1,
+            stopping: false,
             refused: None,
         };
         let (whole, part) = (replica("a", "new", &[]), replica("b", "new", &["/workers stays 1"]));
@@ -383,5 +427,52 @@ mod tests {
         outcome.taken("new".into(), part.after_restart.clone());
         let taken: (Arc<str>, Vec<String>) = ("new".into(), part.after_restart);
         assert_eq!(outcome.0.borrow().taken, taken);
+    }
+
+    /// It was over at once while pods were restarted, and named those that were gone.
+    #[test]
+    fn a_restart_is_waited_for_once_it_is_under_way_and_not_for_long_before() {
+        let replica = |instance: &str, after_restart: &[&str], stopping: bool| Replica {
+            instance: instance.into(),
+            policy: "policy".into(),
+            configuration: "new".into(),
+            after_restart: after_restart.iter().map(|change| (*change).to_owned()).collect(),
+            generation: 1,
+            stopping,
+            refused: None,
+        };
+        let whole = |instance| replica(instance, &[], false);
+        let part = |instance| replica(instance, &["/workers stays 1"], false);
+        let stops = |instance| replica(instance, &["/workers stays 1"], true);
+        let old = |instance| Replica { configuration: "old".into(), ..stops(instance) };
+        let both = || vec![part("a"), part("b")];
+        for (looks, expected) in [
+            (vec![(0, both())], (State::NeedsRestart, true)),
+            (vec![(0, both()), (9, both())], (State::NeedsRestart, true)),
+            (vec![(0, both()), (10, both())], (State::NeedsRestart, false)),
+            (vec![(0, both()), (10, vec![part("a"), stops("b")])], (State::NeedsRestart, true)),
+            // It is gone, and what takes its place is not there yet.
+            (vec![(0, vec![part("a"), stops("b")]), (60, vec![part("a")])], (State::NeedsRestart, true)),
+            (vec![(0, vec![part("a"), old("b")]), (60, vec![part("a")])], (State::NeedsRestart, true)),
+            (vec![(0, both()), (60, vec![part("a"), whole("b")])], (State::NeedsRestart, true)),
+            (vec![(0, both()), (60, vec![whole("a"), whole("b")])], (State::InForce, false)),
+            (vec![(0, vec![whole("a"), old("b")])], (State::Waits, true)),
+        ] {
+            let mut seen = Seen { begins: Duration::from_secs(10), ..Seen::default() };
+            let look = |(at, replicas): &(i64, Vec<Replica>)| {
+                let state = State::of(replicas, "new", &mut seen);
+                (state, seen.goes_on(state, Timestamp::from_secs(*at)))
+            };
+            let found = looks.iter().map(look).last();
+            assert_eq!(found, Some(expected), "{looks:?}");
+        }
+        let mut alone = Seen::default();
+        let state = State::of(&[part("a")], "new", &mut alone);
+        assert!(!alone.goes_on(state, Timestamp::from_secs(0)), "whoever restarts it ends the wait with it");
+
+        let outcome = Outcome::default();
+        assert!(!outcome.0.borrow().stopping);
+        outcome.stopping();
+        assert!(outcome.0.borrow().stopping);
     }
 }

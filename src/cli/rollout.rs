@@ -33,8 +33,8 @@ pub enum RolloutCommand {
         config: ConfigArgs,
     },
     /// Wait until every replica has a configuration, or decides by a policy, and end with 0. If a replica refuses a configuration
-    /// meanwhile, some of the configuration takes a restart, or the time is out, say which replica has what, what takes a restart, and
-    /// what was refused, and end with 1.
+    /// meanwhile, some of the configuration takes a restart that nobody begins, or the time is out, say which replica has what, what
+    /// takes a restart, and what was refused, and end with 1.
     Status {
         /// What `doorward rollout digest` prints: with `--configuration` of all, and without of rules and grants alone.
         #[arg(value_name = "DIGEST", value_parser = digest)]
@@ -83,11 +83,12 @@ pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> 
 
 fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
     for replica in &told.replicas {
-        let Replica { instance, policy, configuration, after_restart, generation, refused } = replica;
+        let Replica { instance, policy, configuration, after_restart, generation, stopping, refused } = replica;
         let is_it = if replica.has(digest) { ", as asked for" } else { "" };
         // A version that tells none may be among them.
         let whole = if configuration.is_empty() { "not told" } else { &**configuration };
-        let line = format!("{instance}: generation {generation}, policy {policy}, configuration {whole}{is_it}");
+        let stops = if *stopping { ", stopping" } else { "" };
+        let line = format!("{instance}: generation {generation}, policy {policy}, configuration {whole}{is_it}{stops}");
         writeln!(out, "{}", terminal::line(&line))?;
         for change in after_restart {
             writeln!(out, "{}", terminal::line(&format!("  {change}")))?;
