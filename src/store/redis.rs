@@ -6,6 +6,7 @@
 //! What has ended is swept by the writes of its table, also by those that a full server refuses.
 
 mod link;
+mod replication;
 #[cfg(test)]
 #[path = "../../tests/it/harness/redis.rs"]
 mod server;
@@ -24,17 +25,17 @@ use std::{
 use redis::{Cmd, Script, Value};
 use tokio::runtime::Handle;
 
-use self::link::{Link, Repeat, Request};
 pub use self::settings::Settings;
+use self::{
+    link::{Link, Repeat, Request},
+    replication::{Names, Replication},
+};
 use super::{Backend, Change, Expect, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
 use crate::clock::{Clock, Timestamp};
 
 static PUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/put.lua")));
 static DELETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/delete.lua")));
 static CHANGES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/changes.lua")));
-
-/// How long a write waits for a replica, less than a call may take.
-const REPLICA_PATIENCE: std::time::Duration = std::time::Duration::from_millis(1000);
 
 /// Ended records that each write clears away.
 const SWEEP: usize = 16;
@@ -46,6 +47,7 @@ pub struct Redis {
     link: Arc<Link>,
     /// For waiting until a replica has something, as that holds up all that comes behind it on its connection.
     waiting: Arc<Link>,
+    replication: Replication,
     prefix: Arc<str>,
     /// Writes that must not be lost wait for a second server.
     has_replica: Arc<AtomicBool>,
@@ -66,9 +68,11 @@ pub enum Durability {
 impl Redis {
     /// Connections live on `control`.
     pub fn new(settings: Settings, control: Handle) -> Self {
+        let waiting = Arc::new(Link::new(settings.clone(), control.clone()));
         Self {
             prefix: settings.prefix.as_str().into(),
-            waiting: Arc::new(Link::new(settings.clone(), control.clone())),
+            replication: Replication::new(Arc::clone(&waiting), &control),
+            waiting,
             link: Arc::new(Link::new(settings, control)),
             has_replica: Arc::default(),
         }
@@ -302,26 +306,8 @@ impl Backend for Redis {
             if !self.has_replica.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            // A connection waits for what was written on it last, and for nothing where nothing was. So this writes something after
-            // what is there, over the same one: that of the write may be gone, or another replica's. A server that took over without
-            // the records does not have them.
-            let records = self.key(table, "records");
-            let mut commands = redis::pipe();
-            for key in &keys {
-                commands.cmd("HGET").arg(&records).arg(key);
-            }
-            commands.cmd("SET").arg(self.key(table, "mark")).arg("");
-            commands.cmd("WAIT").arg(1).arg(REPLICA_PATIENCE.as_millis() as u64);
-            let answers: Vec<Value> = self.waiting.call(&Request::Pipeline(commands), Repeat::Harmless).await?;
-            if !answers.iter().take(keys.len()).any(|found| matches!(found, Value::BulkString(_))) {
-                let why =
-                    "what was written is not there any more, as after a failover to a server that did not have it";
-                return Err(StoreError::Unavailable(why.to_owned()));
-            }
-            match answers.last() {
-                Some(Value::Int(1..)) => Ok(()),
-                _ => Err(StoreError::Timeout),
-            }
+            let names = Names { records: self.key(table, "records"), mark: self.key(table, "mark") };
+            self.replication.has(names, keys).await
         })
     }
 

@@ -35,7 +35,7 @@ pub(super) const CONNECT: Duration = Duration::from_secs(1);
 pub(super) const RESPONSE: Duration = Duration::from_millis(1500);
 
 /// How long a call may take with everything that it waits for. A write that timed out may still happen.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long nobody connects after a failure.
 const PAUSE: Duration = Duration::from_millis(200);

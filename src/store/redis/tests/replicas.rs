@@ -72,6 +72,30 @@ async fn who_waits_for_a_replica_holds_up_nobody_else() {
     sleeps.abort();
 }
 
+/// Each waited for all before it, so that the last of some that came together were refused with a slow replica.
+#[tokio::test]
+async fn all_who_wait_for_a_replica_at_once_share_one_wait_and_hear_of_their_own_records() {
+    let server = RedisServer::start(&[]);
+    let _replica = replica_of(&server).await;
+    let store = store(&json!({"server": server.address(), "durable": true}));
+    store.durability().await.unwrap();
+    put(&store, "held", NOW + Duration::from_secs(60)).await.unwrap();
+    eventually("the replica", async || reaches_a_replica(&store, "held").await.ok()).await;
+    let waits = async || -> u32 {
+        let stats: String = server.ask(&["INFO", "commandstats"]).await;
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_wait:calls=")?.split(',').next());
+        calls.unwrap().parse().unwrap()
+    };
+    let before = waits().await;
+    // Each asks before anything of this thread waits.
+    let all = ["held", "lost", "held", "held"].map(|key| reaches_a_replica(&store, key));
+    let told = futures_util::future::join_all(all).await;
+    assert_eq!(waits().await, before + 1);
+    let [first, lost, third, fourth] = <[_; 4]>::try_from(told).unwrap();
+    assert!([first, third, fourth].iter().all(Result::is_ok));
+    assert!(lost.unwrap_err().to_string().contains("not there any more"));
+}
+
 /// Of the server that has what is held: another has nothing to wait for, and may sync what it likes.
 #[tokio::test]
 async fn what_is_held_in_a_cluster_is_synced_by_the_server_that_has_it_and_has_reached_a_replica() {
