@@ -1,5 +1,5 @@
-//! Ending the work on an exchange from outside. A connection of HTTP/1.1, or a stream of HTTP/2, that has more for its client
-//! than that takes waits for the client alone, and asks nobody whether to go on.
+//! Ending the work on an exchange from outside. A connection of HTTP/1.1, or a stream of HTTP/2, that has more for its peer, be it a
+//! client or an upstream, than that takes waits for the peer alone, and asks nobody whether to go on.
 
 use std::{
     cell::RefCell,
@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
 thread_local! {
@@ -76,6 +77,16 @@ impl<F: Future<Output = ()>> Future for Abortable<F> {
             }
         }
         polled
+    }
+}
+
+/// Runs what hyper does beside a connection of HTTP/2, such as each stream, as tasks of their own, which can be ended without it.
+#[derive(Clone, Debug)]
+pub struct AbortableTasks;
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AbortableTasks {
+    fn execute(&self, work: F) {
+        tokio::spawn(Abortable::new(work));
     }
 }
 

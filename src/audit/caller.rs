@@ -255,7 +255,7 @@ mod tests {
         let bots: Vec<Arc<Principal>> = (0..1000).map(caller).collect();
         // Somebody else keeps them too, or nothing is kept.
         let (cache, mut callers) = (bots.clone(), Callers::default());
-        let mut written = |callers: &mut Callers| -> Vec<usize> {
+        let written = |callers: &mut Callers| -> Vec<usize> {
             bots.iter().map(|bot| callers.kept(bot, None).unwrap().details.json.as_ptr().addr()).collect()
         };
         let first = written(&mut callers);
@@ -271,6 +271,6 @@ mod tests {
             assert!(at % 1000 > 0 || held <= 2 * ROOM && callers.size <= ROOM, "{held}");
         }
         assert_eq!(callers.kept(&cache[0], None).unwrap().details.json.as_ptr().addr(), first[0]);
-        assert!(callers.recent.len() + callers.older.len() < others.len());
+        assert!(callers.recent.len() + callers.older.len() < many.len());
     }
 }

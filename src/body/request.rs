@@ -77,6 +77,18 @@ pub struct RequestStream {
     exchange: Option<Exchange>,
     /// As what it is registered, until it has ended: it may outlive its answer.
     cut: Option<Arc<StreamHandle>>,
+    sender: Sender,
+}
+
+/// What sends a body, as far as it can be ended while its upstream takes nothing, when nobody asks for more of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    /// The connection, which ends with the exchange (HTTP/1.1).
+    Connection,
+    /// A task of its own, once the connection has looked at the body (HTTP/2).
+    TaskToBe,
+    /// That task.
+    Task,
 }
 
 /// What sending the body has to report to.
@@ -109,6 +121,7 @@ impl RequestBody {
             room: limit,
             exchange: None,
             cut: None,
+            sender: Sender::Connection,
         }))
     }
 
@@ -154,7 +167,7 @@ impl RequestBody {
 
     /// Ties the body to its exchange on a connection: `progress` hears when it moves and when it was handed over.
     /// `response_timeout` is the limit from then on, if the exchange keeps one.
-    pub(crate) fn begin(&mut self, progress: &Arc<Progress>, response_timeout: Option<Ticks>, trailers: bool) {
+    pub(crate) fn begin(&mut self, progress: &Arc<Progress>, response_timeout: Option<Ticks>, is_http2: bool) {
         match self {
             Self::Empty => {}
             Self::Buffered(bytes) => {
@@ -164,9 +177,11 @@ impl RequestBody {
             }
             Self::Streaming(stream) => {
                 progress.open_request();
-                if !trailers {
+                if !is_http2 {
                     stream.trailers = Trailers::Drop;
                 }
+                let is_of_task = is_http2 && stream.cut.is_some();
+                stream.sender = if is_of_task { Sender::TaskToBe } else { Sender::Connection };
                 stream.exchange = Some(Exchange { progress: Arc::clone(progress), response_timeout });
             }
         }
@@ -229,6 +244,17 @@ impl Body for RequestBody {
 
 impl RequestStream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match (self.sender, &self.cut) {
+            (Sender::TaskToBe, _) => {
+                // hyper sends as much as it can before it makes the task. What it took there and cannot send would be that of a
+                // task that never asks for more, and so would not be known here.
+                self.sender = Sender::Task;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            (Sender::Task, Some(handle)) => handle.sent_by_this_work(),
+            (Sender::Task, None) | (Sender::Connection, _) => {}
+        }
         let polled = match self.cut.as_ref().map(|handle| handle.poll_sender_cut(cx)) {
             Some(Poll::Ready(reason)) => Poll::Ready(Some(Err(BodyError::Cut(reason)))),
             Some(Poll::Pending) | None => Pin::new(&mut self.source).poll_frame(cx),

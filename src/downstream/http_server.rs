@@ -14,7 +14,6 @@ use std::{
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::Incoming,
-    rt::Executor,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -33,7 +32,11 @@ use super::{
     metrics::ProtocolError,
     registry::Registered,
 };
-use crate::{abort::Abortable, body::ClientBody, config::raw::Limits};
+use crate::{
+    abort::{Abortable, AbortableTasks},
+    body::ClientBody,
+    config::raw::Limits,
+};
 
 /// How much of a request that nobody reads is taken from the client, so that it sees the answer and not a reset: as much as
 /// a browser has cookies for one site, 180 of 4 KiB, which any host of that site can set.
@@ -50,16 +53,6 @@ const WINDOW_OF_MANY: u64 = 64 << 20;
 
 /// How many headers beyond a limit above a hundred are read, so that a client which has a few too many is told so.
 const HEADERS_BEYOND: usize = 28;
-
-/// Runs each stream of HTTP/2 as a task of its own, which can be ended without its connection.
-#[derive(Clone, Debug)]
-struct Exchanges;
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Exchanges {
-    fn execute(&self, exchange: F) {
-        tokio::spawn(Abortable::new(exchange));
-    }
-}
 
 /// One connection that speaks HTTP.
 pub(super) struct Server<S> {
@@ -139,7 +132,7 @@ impl<S: Serve> Server<S> {
     {
         let window = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
         let ping = self.limits.http2_ping_interval.get();
-        let mut builder = http2::Builder::new(Exchanges);
+        let mut builder = http2::Builder::new(AbortableTasks);
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.http2_streams)

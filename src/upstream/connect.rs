@@ -109,13 +109,10 @@ where
     let mut attempts = JoinSet::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     loop {
-        let patience = match once.next() {
-            Some(address) => {
-                attempts.spawn(connect(address));
-                STAGGER
-            }
-            None => PATIENCE,
-        };
+        if let Some(address) = once.next() {
+            attempts.spawn(connect(address));
+        }
+        let patience = if once.len() > 0 { STAGGER } else { PATIENCE };
         match timeout(patience, attempts.join_next()).await {
             Ok(None) => return Err(last),
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),

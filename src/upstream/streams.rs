@@ -169,7 +169,7 @@ struct Open {
     streams: HashMap<u64, Entry>,
     deadlines: BTreeSet<(Timestamp, u64)>,
     /// Those that were cut and may not have ended yet, the first first.
-    ending: VecDeque<(Instant, u64)>,
+    ending: VecDeque<(Instant, u64, Arc<Cut>)>,
     /// Doorward stops: nothing that lasts begins any more.
     draining: bool,
 }
@@ -193,6 +193,8 @@ struct Cut {
     answer: OnceLock<u64>,
     /// Ends the work on the exchange, where that does not ask whether it is to end while it waits for its client.
     abort: OnceLock<Abort>,
+    /// The same of what the client still sends, and of the upstream.
+    sending: OnceLock<Abort>,
 }
 
 impl Cut {
@@ -248,7 +250,7 @@ impl StreamHandle {
         let mut open = self.shared.open();
         open.streams.insert(self.entry.id, self.entry.clone());
         if self.reason().is_some() {
-            open.ending.push_back((Instant::now(), self.entry.id));
+            open.ending.push_back((Instant::now(), self.entry.id, Arc::clone(&self.entry.cut)));
         }
         drop(open);
         if let Some(reason) = own.get() {
@@ -280,6 +282,11 @@ impl StreamHandle {
     /// Has the work within which this is called ended, if it has not a moment after the stream was cut.
     pub(crate) fn ends_this_work(&self) {
         let _ = self.entry.cut.abort.set(Abort::of_this_work());
+    }
+
+    /// The same of the work that sends what the client still sends, which is a task of its own.
+    pub(crate) fn sent_by_this_work(&self) {
+        let _ = self.entry.cut.sending.get_or_init(Abort::of_this_work);
     }
 
     /// Has it end by `latest`, if that is before its deadline.
@@ -425,21 +432,25 @@ impl Registry {
         over.iter().filter(|entry| self.shared.expire(entry, now)).count()
     }
 
-    /// Ends the work on exchanges whose streams were cut a while ago and have not ended, since their client takes nothing. Tells
-    /// how many.
+    /// Ends the work on exchanges whose streams were cut a while ago and may not have ended, since their client, or the upstream of
+    /// what that sends, takes nothing. Tells how much work it told to end.
     pub fn abort_stuck(&self) -> usize {
-        let stuck: Vec<Entry> = {
+        // What is left of them is dropped without the lock, as it may hold others.
+        let stuck: Vec<(Arc<Cut>, bool)> = {
             let mut open = self.shared.open();
             let mut stuck = Vec::new();
-            while let Some((cut, id)) = open.ending.front().copied()
-                && cut.elapsed() >= GRACE
+            while open.ending.front().is_some_and(|(cut, ..)| cut.elapsed() >= GRACE)
+                && let Some((_, id, cut)) = open.ending.pop_front()
             {
-                open.ending.pop_front();
-                stuck.extend(open.streams.get(&id).cloned());
+                stuck.push((cut, open.streams.contains_key(&id)));
             }
             stuck
         };
-        stuck.iter().filter_map(|entry| entry.cut.abort.get()).map(Abort::abort).count()
+        let told = stuck.iter().flat_map(|(cut, is_there)| {
+            // The work of an answer that has ended may be on the next exchange of its connection.
+            cut.sending.get().into_iter().chain(cut.abort.get().filter(|_| *is_there))
+        });
+        told.map(Abort::abort).count()
     }
 
     /// Ends streams at their deadlines, and those that do not end, for ever. One task of the control runtime runs it.
@@ -514,7 +525,7 @@ impl Shared {
             let mut open = self.open();
             // Under the lock, as joining is.
             let id = entry.cut.answer.get().copied().unwrap_or(entry.id);
-            open.ending.push_back((Instant::now(), id));
+            open.ending.push_back((Instant::now(), id, Arc::clone(&entry.cut)));
             drop(open);
             self.metrics.cut(entry.stream.kind, reason);
         }

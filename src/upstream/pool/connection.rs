@@ -14,7 +14,7 @@ use hyper::{
     client::conn::{http1, http2},
     rt::{Read, Write},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{Node, Slot, read_on::ReadOn};
 use crate::{
+    abort::AbortableTasks,
     body::RequestBody,
     lock::lock,
     upstream::{
@@ -171,7 +172,7 @@ impl Node {
     where
         T: Read + Write + Unpin + Send + 'static,
     {
-        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = http2::Builder::new(AbortableTasks)
             .timer(TokioTimer::new())
             .initial_max_send_streams(0)
             .initial_stream_window_size(STREAM_WINDOW)

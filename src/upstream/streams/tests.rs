@@ -134,7 +134,7 @@ fn what_is_sent_and_its_answer_end_for_one_reason_whether_it_came_before_they_we
         let revoked = Some(CutReason::Revoked);
         assert_eq!((upload.reason(), answer.reason()), (revoked, revoked), "{number}");
         let id = answer.entry.id;
-        assert!(registry.shared.open().ending.iter().any(|(_, ending)| *ending == id), "{number}");
+        assert!(registry.shared.open().ending.iter().any(|(_, ending, _)| *ending == id), "{number}");
         drop((upload, answer));
         assert!(registry.is_empty(), "{number}");
     }

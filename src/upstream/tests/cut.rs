@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    body::{BodyEnd, CutStyle, EndHook, EndedBy, Events, ResponseBody, Trailers},
+    body::{BodyEnd, CutStyle, EndHook, EndedBy, Events, Received, ResponseBody, Trailers},
     clock::{Clock, Timestamp},
     upstream::streams::{CutReason, Registry, tests as streams},
 };
@@ -126,28 +126,35 @@ async fn clients_of_grpc_hear_why_their_stream_was_ended() {
     }
 }
 
+type Sending = mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>;
+
+/// An upstream of HTTP/2 that takes no more than `window` at once, and hands over what it is sent, with what feeds its answer.
+async fn http2_upstream(window: u32) -> (Arc<Upstream>, mpsc::UnboundedReceiver<(Incoming, Sending)>) {
+    let (hand_over, handed_over) = mpsc::unbounded_channel::<(Incoming, Sending)>();
+    let (address, _) = scripted(move |_, stream| {
+        let hand_over = hand_over.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let (answer, frames) = mpsc::unbounded_channel();
+            hand_over.send((request.into_body(), answer)).unwrap();
+            async move { Ok::<_, Infallible>(Response::new(Frames(frames))) }
+        });
+        async move {
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .initial_stream_window_size(window)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await;
+    (upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2)), handed_over)
+}
+
 /// Whoever was told of the end of a call in trailers, or had the whole of an answer, went on to send to the upstream under a
 /// credential that was revoked.
 #[tokio::test]
 async fn what_a_client_sends_over_http2_ends_with_the_cut_beside_its_answer_and_after_it() {
-    type Sending = mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>;
     for answer_is_over in [false, true] {
-        let (hand_over, mut handed_over) = mpsc::unbounded_channel::<(Incoming, Sending)>();
-        let (address, _) = scripted(move |_, stream| {
-            let hand_over = hand_over.clone();
-            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let (answer, frames) = mpsc::unbounded_channel();
-                hand_over.send((request.into_body(), answer)).unwrap();
-                async move { Ok::<_, Infallible>(Response::new(Frames(frames))) }
-            });
-            async move {
-                let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-            }
-        })
-        .await;
-        let upstream = upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2));
+        let (upstream, mut handed_over) = http2_upstream(1 << 16).await;
         let (registry, clock) = streams::registry();
         let register = || registry.register(streams::watch("alice", Timestamp::MAX, clock.now()));
         let upload = Arc::new(register());
@@ -175,6 +182,51 @@ async fn what_a_client_sends_over_http2_ends_with_the_cut_beside_its_answer_and_
             assert_eq!(trailers["grpc-status"], "16");
         }
         until(|| registry.is_empty()).await;
+    }
+}
+
+/// With something in hand for which the upstream gave no room, nobody asked for more, and so whether it was cut.
+#[tokio::test]
+async fn what_a_client_sends_over_http2_ends_after_the_cut_though_its_upstream_takes_nothing() {
+    let (upstream, mut handed_over) = http2_upstream(1).await;
+    let (registry, clock) = streams::registry();
+    let register = || registry.register(streams::watch("alice", Timestamp::MAX, clock.now()));
+    let pools = pools();
+    let mut uploads = Vec::new();
+    for answer_is_over in [false, true] {
+        let upload = Arc::new(register());
+        let (feed, fed): (Sending, _) = mpsc::unbounded_channel();
+        feed.send(Ok(Frame::data(Bytes::from_static(b"first")))).unwrap();
+        let received = Arc::<Received>::default();
+        let mut sent = RequestBody::streaming(incoming(Frames(fed)).await, Trailers::Pass).noted(&received, false);
+        sent.cut_by(&upload);
+        let response = pools.send(&upstream, &mut request("POST", sent), Lane::Short).await.unwrap();
+        let mut body = ResponseBody::<EndHook>::streaming(response.into_body(), Trailers::Pass)
+            .cut_by(register().joined(&upload), CutStyle::Status);
+        drop(upload);
+        let (unread, answer) = handed_over.recv().await.unwrap();
+        // The connection has the first, of which it may send a byte; the second is in hand.
+        until(|| received.bytes() == 5).await;
+        feed.send(Ok(Frame::data(Bytes::from_static(b"second")))).unwrap();
+        until(|| received.bytes() == 11).await;
+        let answer = (!answer_is_over).then_some(answer);
+        if answer_is_over {
+            assert!((&mut body).collect().await.unwrap().to_bytes().is_empty());
+        }
+        uploads.push((unread, body, answer, feed));
+    }
+    assert_eq!(registry.close_matching(|_| true, CutReason::Revoked), 2);
+    let trailers = uploads[0].1.frame().await.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(trailers["grpc-status"], "16");
+    assert_eq!(registry.len(), 2, "what is sent cannot end by itself");
+    until(|| {
+        registry.abort_stuck();
+        registry.is_empty()
+    })
+    .await;
+    for (unread, ..) in uploads {
+        let read = tokio::time::timeout(Duration::from_secs(10), unread.collect()).await.unwrap();
+        assert!(read.is_err(), "it is reset, and not whole");
     }
 }
 
