@@ -129,7 +129,7 @@ impl Endpoints {
         };
         // Once the body is there: who keeps it back must not keep others out.
         if Login::lets_in(request.method(), request.path()) {
-            exchange.reserve(1)?;
+            exchange.reserve(1).await?;
         }
         let mut inner = Request::new(Body::empty());
         *inner.method_mut() = request.method().clone();

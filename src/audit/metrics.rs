@@ -3,11 +3,12 @@
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
-use super::export;
+use super::{export, unavailable::AuditUnavailable};
+use crate::admin::metrics::Labels;
 
 /// Counters and gauges of the trail.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,10 @@ pub struct Metrics {
     pub checkpoint_copy_errors: Counter,
     /// Records that wait, and room that is reserved for more.
     pub queued: Gauge,
+    /// Requests that found no room.
+    pub waits: Counter,
+    pub wait_time: Counter<f64, AtomicU64>,
+    refusals: Family<Labels<&'static str>, Counter>,
     /// Unix time of the last checkpoint, or of the start where there is none yet; its age is an alarm.
     pub last_checkpoint: Gauge,
     pub syncs: Counter,
@@ -27,6 +32,16 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Counts a request that is refused.
+    pub(super) fn refused(&self, why: AuditUnavailable) {
+        self.refusals(why).inc();
+    }
+
+    /// How often requests were refused for this reason.
+    pub(super) fn refusals(&self, why: AuditUnavailable) -> Counter {
+        self.refusals.get_or_create_owned(&[("reason", why.as_str())])
+    }
+
     pub fn register(&self, registry: &mut Registry) {
         let audit = registry.sub_registry_with_prefix("audit");
         audit.register("records_written", "Lines handed to the sink", self.written.clone());
@@ -39,6 +54,14 @@ impl Metrics {
             self.checkpoint_copy_errors.clone(),
         );
         audit.register("queue", "Records that wait for the sink, and room reserved", self.queued.clone());
+        audit.register("waits", "Requests that waited for room in the queue", self.waits.clone());
+        audit.register_with_unit(
+            "wait",
+            "Time that requests waited for room in the queue",
+            Unit::Seconds,
+            self.wait_time.clone(),
+        );
+        audit.register("refusals", "Requests that could not be recorded, by reason", self.refusals.clone());
         audit.register_with_unit(
             "last_checkpoint_timestamp",
             "Unix time of the last checkpoint, at first of the start",
@@ -61,6 +84,7 @@ mod tests {
         let mut registry = Registry::with_prefix("doorward");
         metrics.register(&mut registry);
         metrics.lost.inc();
+        metrics.refused(AuditUnavailable::Full);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
@@ -69,6 +93,9 @@ mod tests {
             "doorward_audit_written_bytes_total 0",
             "doorward_audit_last_checkpoint_timestamp_seconds 0",
             "doorward_audit_sync_seconds_total 0.0",
+            "doorward_audit_waits_total 0",
+            "doorward_audit_wait_seconds_total 0.0",
+            "doorward_audit_refusals_total{reason=\"full\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -1,7 +1,8 @@
 //! The audit trail: who did what, as whom, by which rule, and proof that nobody edited the answer.
 //!
 //! A request's [`Record`] is opened before anything else and filled along the way. [`Trail::reserve`] takes room for it
-//! before the request is forwarded, so that what cannot be recorded does not happen. Records go through a bounded queue
+//! before the request is forwarded, so that what cannot be recorded does not happen. Where there is none the request waits for a
+//! moment, as a disk may stand still. Records go through a bounded queue
 //! to a thread of their own, which writes one JSON line each (`line`), links it to the line before with a keyed code
 //! (`chain`), and signs a checkpoint now and then. [`verify_files`] finds what was deleted, edited, inserted, moved or
 //! cut; [`ReplayInputs`] reads back what a decision was made on, [`trace`] what caused a run, and
@@ -17,6 +18,7 @@
 //! | `settings` | what the configuration says about the trail |
 //! | `record`, `note` | what happened: of a request, and else |
 //! | `trail`, `writer` | the handle by which records are queued, and the thread that writes them |
+//! | `room`, `unavailable` | how many records may wait, who waits for that, and why a record cannot be had |
 //! | `line`, `json`, `budget`, `caller` | a record as JSON, member by member, within its length, and what it says of the caller |
 //! | `pseudonym` | people under other names |
 //! | `chain`, `keys` | what makes each line vouch for those before it, and the keys for that |
@@ -46,6 +48,7 @@ mod pseudonym;
 mod record;
 mod replay;
 mod report;
+mod room;
 mod settings;
 mod sink;
 mod token_trace;
@@ -53,6 +56,7 @@ mod trace;
 mod traced_files;
 mod traced_line;
 mod trail;
+mod unavailable;
 mod verify;
 mod writer;
 
@@ -75,7 +79,8 @@ pub use self::{
     },
     traced_files::Files,
     traced_line::TaskLine,
-    trail::{AuditUnavailable, OpenError, Reservation, Trail},
+    trail::{OpenError, Reservation, Trail},
+    unavailable::AuditUnavailable,
     verify::{AllFindings, CannotVerify, Chain, Checkpoint, Findings, Proof, verify_all, verify_files},
 };
 #[cfg(test)]

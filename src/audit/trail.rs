@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout},
+};
 
 use super::{
     chain::Link,
@@ -24,19 +27,17 @@ use super::{
     metrics::Metrics,
     note::Note,
     record::Record,
+    room::{Held, Room},
     settings::{Destination, Settings},
     sink::{Found, RotatingFile, Sink, Stdout},
+    unavailable::AuditUnavailable,
     writer::{END_TIMEOUT, Writer},
 };
-use crate::{
-    clock::Clock,
-    config::raw::WhenFull,
-    error::{Reason, Rejection},
-    lock::lock,
-};
+use crate::{clock::Clock, config::raw::WhenFull, lock::lock};
 
-/// How long a durable write may take. A disk that hangs is as good as a full one.
-const DURABLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request waits for the trail: for room in the queue, and again for a durable write. A disk may stand still for a moment,
+/// as may who reads standard output; one that hangs is as good as a full one.
+pub(super) const MAX_STALL: Duration = Duration::from_secs(10);
 
 /// Bytes that may wait for the thread, besides records of requests that were let through under `when_full: refuse`.
 pub(super) const MAX_WAITING: usize = 16 << 20;
@@ -92,8 +93,7 @@ impl Trail {
         let second_place = second_place.map(Arc::new);
         let shared = Arc::new(Shared {
             instance: instance.into(),
-            used: AtomicUsize::new(0),
-            capacity: settings.queue,
+            room: Room::new(settings.queue),
             waiting: AtomicUsize::new(0),
             refuses: AtomicBool::new(settings.when_full == WhenFull::Refuse),
             lost: AtomicU64::new(0),
@@ -120,18 +120,29 @@ impl Trail {
         Ok(Self(Arc::new(handle)))
     }
 
-    /// Takes room for `records` records of one request, before it is forwarded. Under `when_full: continue` it fails only
-    /// once the trail is closed, or while a receiver is further behind than it may be.
-    pub fn reserve(&self, records: usize) -> Result<Reservation, AuditUnavailable> {
-        self.take_room(records, false)
+    /// Takes room for `records` records of one request, before it is forwarded. Where there is none it waits, for so long as a disk
+    /// may stand still. Under `when_full: continue` it does not wait, and fails only once the trail is closed, or while a receiver is
+    /// further behind than it may be.
+    pub async fn reserve(&self, records: u32) -> Result<Reservation, AuditUnavailable> {
+        self.take_or_wait(records, false).await
     }
 
     /// The same for what must not happen unrecorded, whatever `when_full` says.
-    pub fn reserve_strictly(&self, records: usize) -> Result<Reservation, AuditUnavailable> {
-        self.take_room(records, true)
+    pub async fn reserve_strictly(&self, records: u32) -> Result<Reservation, AuditUnavailable> {
+        self.take_or_wait(records, true).await
     }
 
-    fn take_room(&self, records: usize, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
+    async fn take_or_wait(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
+        let taken = match self.take_room(records, is_strict) {
+            // Boxed, as it is rare and large.
+            Err(AuditUnavailable::Full) => Box::pin(self.wait_for_room(records, is_strict)).await,
+            taken => taken,
+        };
+        taken.inspect_err(|why| self.metrics().refused(*why))
+    }
+
+    /// Takes room if there is some that nobody waits for.
+    pub(super) fn take_room(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
         let shared = &self.0.shared;
         if shared.closed.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Closed);
@@ -143,13 +154,48 @@ impl Trail {
         if refuse && shared.failing.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Failing);
         }
-        let fits = shared.take(records, shared.capacity);
+        let fits = shared.room.take(records);
         if !fits && refuse {
             self.0.wake();
             return Err(AuditUnavailable::Full);
         }
         let room = if fits { records } else { 0 };
         Ok(Reservation { handle: Arc::clone(&self.0), room, is_promised: refuse, is_strict })
+    }
+
+    /// Waits for room behind those that wait already.
+    async fn wait_for_room(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
+        let shared = &self.0.shared;
+        if !shared.room.suffices_for(records) {
+            return Err(AuditUnavailable::Full);
+        }
+        shared.metrics.waits.inc();
+        shared.show_queue();
+        let begun = Instant::now();
+        let wait = async {
+            loop {
+                // Made before the look, so that no change is missed.
+                let changed = shared.room.changed.notified();
+                match self.take_room(records, is_strict) {
+                    Err(AuditUnavailable::Full) => {}
+                    taken => return taken,
+                }
+                tokio::select! {
+                    biased;
+                    is_taken = shared.room.wait(records) => {
+                        if !is_taken {
+                            return Err(AuditUnavailable::Closed);
+                        }
+                        let handle = Arc::clone(&self.0);
+                        return Ok(Reservation { handle, room: records, is_promised: true, is_strict });
+                    }
+                    () = changed => {}
+                }
+            }
+        };
+        let taken = timeout(MAX_STALL, wait).await.unwrap_or(Err(AuditUnavailable::Full));
+        shared.metrics.wait_time.inc_by(begun.elapsed().as_secs_f64());
+        taken
     }
 
     /// Writes a record after the fact, when refusing is no longer possible: the end of a long stream, which does not hold
@@ -216,6 +262,7 @@ impl Trail {
     pub fn follow(&self, settings: &Settings) {
         self.0.shared.refuses.store(settings.when_full == WhenFull::Refuse, Ordering::Relaxed);
         self.0.shared.backlog.set(&settings.exports);
+        self.0.shared.room.changed.notify_waiters();
     }
 
     /// Writes what waits and a last checkpoint, and ends the thread. Blocks, for some seconds at most if the sink fails or hangs.
@@ -224,12 +271,12 @@ impl Trail {
     }
 
     pub(super) fn shutdown_within(&self, patience: Duration) {
-        self.0.shared.closed.store(true, Ordering::Release);
+        self.0.shared.close();
         self.0.writer.unpark();
         let thread = lock(&self.0.thread).take();
         let Some((thread, ended)) = thread else { return };
         if ended.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let records = self.0.shared.used.load(Ordering::Relaxed);
+            let records = self.0.shared.room.used();
             tracing::error!(
                 records,
                 "the audit trail did not end in time: its sink takes a write or a sync and does not return; its last records may be missing"
@@ -246,7 +293,7 @@ impl Trail {
 #[derive(Debug)]
 pub struct Reservation {
     handle: Arc<Handle>,
-    room: usize,
+    room: u32,
     /// The request was let through under `when_full: refuse`, whatever a reload has said since.
     is_promised: bool,
     /// It must not happen unrecorded, whatever `when_full` says.
@@ -270,13 +317,14 @@ impl Reservation {
         let (handle, is_strict) = (Arc::clone(&self.handle), self.is_strict);
         async move {
             let written = handle.durable(answer).await;
-            if is_strict { written } else { handle.as_configured(written) }
+            let written = if is_strict { written } else { handle.as_configured(written) };
+            written.inspect_err(|why| handle.shared.metrics.refused(*why))
         }
     }
 
     /// Whether so much room is taken that none should be held for long.
     pub fn is_crowded(&self) -> bool {
-        self.handle.shared.is_crowded()
+        self.handle.shared.room.is_crowded()
     }
 
     fn push(&mut self, record: Box<Record>, reply: Option<Reply>) {
@@ -284,39 +332,13 @@ impl Reservation {
             return self.handle.push_after_the_fact(Entry::Record(record), reply);
         }
         self.room -= 1;
-        self.handle.push(Entry::Record(record), reply, self.is_promised);
+        self.handle.push(Entry::Record(record), reply, Held::reserved(1), self.is_promised);
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.handle.shared.give_back(self.room);
-    }
-}
-
-/// The trail takes no record, so what was to be recorded must not happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuditUnavailable {
-    #[error("the audit trail is behind: its queue is full")]
-    Full,
-    #[error("the audit trail cannot be written")]
-    Failing,
-    #[error("the audit trail did not confirm the record in time")]
-    Slow,
-    #[error("a receiver of the audit trail is further behind than `max_behind` allows")]
-    Behind,
-    #[error("the audit trail is closed")]
-    Closed,
-}
-
-impl From<AuditUnavailable> for Rejection {
-    fn from(error: AuditUnavailable) -> Self {
-        Self::new(
-            Reason::AuditUnavailable,
-            "the request cannot be recorded in the audit trail at the moment, so it was not done",
-        )
-        .fix("try again; if it lasts, an operator should look at the audit sink, whose disk may be full, or a receiver of it away")
-        .because(error)
+        self.handle.shared.room.give_back(Held::reserved(self.room));
     }
 }
 
@@ -345,12 +367,14 @@ pub(super) struct Keys {
 
 pub(super) type Reply = oneshot::Sender<Result<(), AuditUnavailable>>;
 
-/// What waits for the thread. Each holds room for one record.
+/// What waits for the thread.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) entry: Entry,
     /// Bytes of memory that it takes, about.
     pub(super) weight: usize,
+    /// The place that it holds.
+    pub(super) held: Held,
     /// A request was let through as there was room for it, so that it must not be lost.
     pub(super) is_promised: bool,
     /// Whom to tell when it is on stable storage.
@@ -367,9 +391,8 @@ pub(super) enum Entry {
 pub(super) struct Shared {
     /// The name of this replica.
     pub(super) instance: Arc<str>,
-    /// Room that is taken, in records. Given back when the sink took the line.
-    pub(super) used: AtomicUsize,
-    pub(super) capacity: usize,
+    /// Given back when the sink took the line.
+    pub(super) room: Room,
     /// Bytes that wait in the queue, about.
     pub(super) waiting: AtomicUsize,
     /// What happens when the sink takes no more: whether requests are refused. Follows a reload, as it is wanted in an
@@ -400,22 +423,21 @@ impl Entry {
 }
 
 impl Shared {
-    /// Takes room, or says that there is none.
-    fn take(&self, records: usize, limit: usize) -> bool {
-        let before = self.used.fetch_add(records, Ordering::Relaxed);
-        let fits = before + records <= limit;
-        if !fits {
-            self.give_back(records);
-        }
-        fits
+    /// Takes nothing more, and turns away whoever waits for room.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.room.close();
     }
 
-    fn is_crowded(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.capacity / 2
+    /// Refuses from here on, also those that wait for room.
+    pub(super) fn fail(&self, why: String) {
+        *lock(&self.failure) = Some(why);
+        self.failing.store(true, Ordering::Relaxed);
+        self.room.changed.notify_waiters();
     }
 
-    pub(super) fn give_back(&self, records: usize) {
-        self.used.fetch_sub(records, Ordering::Relaxed);
+    pub(super) fn show_queue(&self) {
+        self.metrics.queued.set(i64::try_from(self.room.used()).unwrap_or(i64::MAX));
     }
 
     pub(super) fn lose(&self, records: u64) {
@@ -426,7 +448,7 @@ impl Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("used", &self.used).field("capacity", &self.capacity).finish_non_exhaustive()
+        f.debug_struct("Shared").field("room", &self.room).finish_non_exhaustive()
     }
 }
 
@@ -442,18 +464,18 @@ struct Handle {
 
 impl Handle {
     /// Room must have been taken.
-    fn push(&self, entry: Entry, reply: Option<Reply>, is_promised: bool) {
+    fn push(&self, entry: Entry, reply: Option<Reply>, held: Held, is_promised: bool) {
         let weight = entry.weight();
         let waiting = self.shared.waiting.fetch_add(weight, Ordering::Relaxed);
         if waiting + weight > MAX_WAITING && !is_promised {
             self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
-            self.shared.give_back(1);
+            self.shared.room.give_back(held);
             return self.lose(reply);
         }
-        let urgent = reply.is_some() || self.shared.is_crowded();
-        if self.sender.send(Item { entry, weight, is_promised, reply }).is_err() {
+        let urgent = reply.is_some() || self.shared.room.is_filling();
+        if self.sender.send(Item { entry, weight, held, is_promised, reply }).is_err() {
             self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
-            self.shared.give_back(1);
+            self.shared.room.give_back(held);
             self.shared.lose(1);
             return;
         }
@@ -465,9 +487,8 @@ impl Handle {
     }
 
     fn push_after_the_fact(&self, entry: Entry, reply: Option<Reply>) {
-        let shared = &self.shared;
-        if shared.take(1, shared.capacity.saturating_mul(2)) {
-            return self.push(entry, reply, false);
+        if self.shared.room.take_besides() {
+            return self.push(entry, reply, Held::BESIDES, false);
         }
         self.lose(reply);
     }
@@ -486,7 +507,7 @@ impl Handle {
     }
 
     async fn durable(&self, answer: oneshot::Receiver<Result<(), AuditUnavailable>>) -> Result<(), AuditUnavailable> {
-        match tokio::time::timeout(DURABLE_TIMEOUT, answer).await {
+        match timeout(MAX_STALL, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(AuditUnavailable::Closed),
             Err(_) => Err(AuditUnavailable::Slow),
@@ -501,7 +522,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::Release);
+        self.shared.close();
         self.writer.unpark();
     }
 }

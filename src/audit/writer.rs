@@ -23,9 +23,11 @@ use super::{
     line,
     note::Event,
     pseudonym::Pseudonyms,
+    room::Held,
     settings::Settings,
     sink::{Found, Sink},
-    trail::{AuditUnavailable, Entry, Item, Keys, MAX_WAITING, Opened, Reply, Shared},
+    trail::{Entry, Item, Keys, MAX_WAITING, Opened, Reply, Shared},
+    unavailable::AuditUnavailable,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -66,7 +68,7 @@ pub(super) struct Writer {
     /// Sealed lines that the sink has not taken. May begin within a line.
     pending: Vec<u8>,
     /// Room that the lines in `pending` hold.
-    held: usize,
+    held: Held,
     waiting: Vec<Reply>,
     group: GroupCommit,
     synced: bool,
@@ -109,7 +111,7 @@ impl Writer {
             callers: Callers::default(),
             pseudonyms: settings.pseudonym_key.clone().map(Pseudonyms::new),
             pending: Vec::new(),
-            held: 0,
+            held: Held::default(),
             waiting: Vec::new(),
             group: GroupCommit::new(group_commit::WINDOW),
             synced: true,
@@ -202,10 +204,10 @@ impl Writer {
         self.group.shared(self.waiting.len());
     }
 
-    fn take(&mut self, Item { mut entry, weight, is_promised, reply }: Item) {
+    fn take(&mut self, Item { mut entry, weight, held, is_promised, reply }: Item) {
         self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
         if self.pending.len() > MAX_WAITING && !is_promised {
-            self.shared.give_back(1);
+            self.shared.room.give_back(held);
             self.shared.lose(1);
             if let Some(reply) = reply {
                 // Nobody waits any more if this fails.
@@ -227,7 +229,7 @@ impl Writer {
         }
         self.chain.seal(&mut self.pending, start, None);
         self.count();
-        self.held += 1;
+        self.held += held;
         self.waiting.extend(reply);
     }
 
@@ -264,7 +266,7 @@ impl Writer {
             self.copy_checkpoint();
             let lost = self.shared.lost.swap(0, Ordering::Relaxed);
             let outage = self.outage.take();
-            self.shared.metrics.queued.set(i64::try_from(self.shared.used.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+            self.shared.show_queue();
             if outage.is_none() && lost == 0 {
                 break;
             }
@@ -302,7 +304,7 @@ impl Writer {
             self.pending.drain(..taken);
         }
         if self.pending.is_empty() {
-            self.shared.give_back(std::mem::take(&mut self.held));
+            self.shared.room.give_back(std::mem::take(&mut self.held));
             self.pending.shrink_to(GROUP);
         }
         result
@@ -363,8 +365,7 @@ impl Writer {
         let why = format!("{}: {error}", self.sink.told());
         tracing::error!(error = why, "the audit trail cannot be written");
         self.outage = Some(Outage { since: self.clock.now(), retry });
-        *lock(&self.shared.failure) = Some(why);
-        self.shared.failing.store(true, Ordering::Relaxed);
+        self.shared.fail(why);
     }
 
     fn answer(&mut self, result: Result<(), AuditUnavailable>) {
@@ -442,7 +443,7 @@ impl Writer {
             thread::park_timeout(RETRY);
             self.commit();
         }
-        let lost = self.held + self.queue.try_iter().count();
+        let lost = self.held.records() + self.queue.try_iter().count();
         if lost > 0 {
             self.shared.lose(lost as u64);
             tracing::error!(records = lost, "the audit trail ended with records that were not written");
@@ -456,7 +457,7 @@ impl Writer {
 impl Drop for Writer {
     /// Without its thread the trail takes nothing, whatever ended the thread.
     fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::Release);
+        self.shared.close();
     }
 }
 

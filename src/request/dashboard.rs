@@ -72,7 +72,7 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
         let page = authenticated.page().cloned().unwrap_or(Page::File);
-        let mut cleared = self.decide(snapshot, authenticated, None, exchange)?;
+        let mut cleared = self.decide(snapshot, authenticated, None, exchange).await?;
         let route = Arc::clone(cleared.outbound.permit.route());
         let Some(dashboard) = &route.dashboard else { return self.forward(snapshot, cleared, exchange).await };
         match page {

@@ -124,7 +124,7 @@ impl Worker {
         };
         let is_sent = AtomicBool::new(false);
         let forward = async {
-            let cleared = self.decide(snapshot, authenticated, Some(once), exchange)?;
+            let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await?;
             is_sent.store(true, Ordering::Relaxed);
             let ending = self.forward(snapshot, cleared, exchange).await?;
             if let Ending::Response { response, .. } = &ending {

@@ -181,14 +181,14 @@ impl Exchange {
         self.0.to_answer = Some(self.elapsed());
     }
 
-    /// Takes room for the records of what is about to be done; refuses with 503 if there is none. What comes through break-glass
-    /// is done on no other terms, whatever is configured.
-    pub fn reserve(&mut self, records: usize) -> Result<(), Rejection> {
+    /// Takes room for the records of what is about to be done; refuses with 503 if there is none for too long. What comes through
+    /// break-glass is done on no other terms, whatever is configured.
+    pub async fn reserve(&mut self, records: u32) -> Result<(), Rejection> {
         let scheme = self.record().principal.as_ref().map(|principal| principal.scheme);
         let trail = &self.0.trail;
         self.0.reservation = Some(match scheme {
-            Some(Scheme::BreakGlass) => trail.reserve_strictly(records)?,
-            _ => trail.reserve(records)?,
+            Some(Scheme::BreakGlass) => trail.reserve_strictly(records).await?,
+            _ => trail.reserve(records).await?,
         });
         Ok(())
     }

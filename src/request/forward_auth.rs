@@ -100,7 +100,7 @@ impl Worker {
         let answer = passed(permit.principal())?;
         let announced = permit.is_announced();
         // With this answer the proxy sends it on.
-        exchange.reserve(if announced { 2 } else { 1 })?;
+        exchange.reserve(if announced { 2 } else { 1 }).await?;
         if announced {
             exchange.decided().await?;
         }

@@ -55,7 +55,7 @@ impl Worker {
         let decided = authorize(&snapshot.policy, authenticated, now);
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
-        exchange.reserve(1)?;
+        exchange.reserve(1).await?;
         let record = exchange.record();
         let request_id = record.id;
         let (held, request) = keep(permit, request_id, settings, Arc::clone(snapshot.policy.digest()), now)?;
@@ -96,7 +96,7 @@ impl Worker {
         let deadline = Instant::now() + TRY;
         let is_sent = AtomicBool::new(false);
         let send = async {
-            let cleared = self.decide(snapshot, authenticated, Some(once), exchange)?;
+            let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await?;
             is_sent.store(true, Ordering::Relaxed);
             let ending = self.forward(snapshot, cleared, exchange).await?;
             let Ending::Response { response, .. } = ending else {

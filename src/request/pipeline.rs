@@ -225,7 +225,10 @@ impl Worker {
         match route.kind {
             RouteKind::Webhook => Box::pin(self.take_delivery(snapshot, authenticated, &route, taking, exchange)).await,
             RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
-            _ => self.forward(snapshot, self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
+            _ => {
+                let cleared = self.decide(snapshot, authenticated, None, exchange).await?;
+                self.forward(snapshot, cleared, exchange).await
+            }
         }
     }
 
@@ -284,9 +287,25 @@ impl Worker {
         Box::pin(authenticated.read_call(limits, budget, exchange.record())).await
     }
 
-    /// From a known caller to a request that may be sent, with the identity that it is sent under. `once` names what goes to an
-    /// EventListener, and nothing else.
-    pub(super) fn decide(
+    /// From a known caller to a request that may be sent, with the identity that it is sent under and room for its records. `once`
+    /// names what goes to an EventListener, and nothing else.
+    pub(super) fn decide<'e>(
+        &self,
+        snapshot: &Snapshot,
+        authenticated: authn::Authenticated,
+        once: Option<webhooks::Once>,
+        exchange: &'e mut Exchange,
+    ) -> impl Future<Output = Result<Box<Cleared>, Rejection>> + Send + use<'e> {
+        // Before the future, which need not hold the request then.
+        let cleared = self.clear(snapshot, authenticated, once, exchange);
+        async move {
+            let cleared = cleared?;
+            exchange.reserve(if cleared.announced { 2 } else { 1 }).await?;
+            Ok(cleared)
+        }
+    }
+
+    fn clear(
         &self,
         snapshot: &Snapshot,
         authenticated: authn::Authenticated,
@@ -326,7 +345,6 @@ impl Worker {
         let record = exchange.record();
         record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then(|| Arc::clone(&given.groups));
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
-        exchange.reserve(if announced { 2 } else { 1 })?;
         outbound.note_body(announced, || Arc::clone(exchange.received()));
         Ok(Box::new(Cleared { outbound, groups: given.groups, fit, announced, epoch: exchange.epoch(), now }))
     }

@@ -148,7 +148,7 @@ impl Exchanger<'_> {
             // Routes take it a little longer, for clocks that differ.
             && Timestamp::from_secs(expires) + AFTER > now
         {
-            exchange.reserve(2)?;
+            exchange.reserve(2).await?;
             let until = Timestamp::from_secs(expires) + AFTER;
             let target = Target::Token { issuer: self.own_issuer.name(&self.snapshot.issuers), id: jti };
             // Said again, it ends nothing more: neither the store nor the streams need to hear of it.

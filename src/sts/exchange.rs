@@ -73,7 +73,7 @@ impl<'a> Exchanger<'a> {
             partly: false,
             task: None,
         }));
-        exchange.reserve(2)?;
+        exchange.reserve(2).await?;
         let now = self.app.clock.now();
         let subject = self.authenticate("subject_token", &asked.subject_token).await?;
         let subject = if asked.actor_token.is_some() { self.as_themselves(subject) } else { subject };

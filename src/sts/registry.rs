@@ -223,7 +223,7 @@ impl Exchanger<'_> {
         let password = password(request.headers()).ok_or_else(|| {
             Refusal::subject("a registry's token is given for a password; `docker login` with a token")
         })?;
-        exchange.reserve(2)?;
+        exchange.reserve(2).await?;
         let now = self.app.clock.now();
         if let Some(claims) = self.keys.verify(&password) {
             return self.hand_back(&password, asked, &claims, now, exchange);

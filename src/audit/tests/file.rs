@@ -271,7 +271,7 @@ fn a_second_place_that_is_away_stops_nothing() {
     let settings = Settings { checkpoint_copy: Some(copy.clone()), checkpoint_records: 1, ..file_settings(&path) };
     let trail = open(&settings, directory.path());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let mut reservation = trail.reserve(2).unwrap();
+    let mut reservation = trail.take_room(2, false).unwrap();
     runtime.block_on(reservation.write_durable(record(1))).unwrap();
     // The answer does not wait for the copy.
     let began = std::time::Instant::now();
@@ -298,7 +298,7 @@ fn a_second_place_that_hangs_stops_nothing() {
     let settings = Settings { checkpoint_copy: Some(copy.clone()), checkpoint_records: 1, ..file_settings(&path) };
     let trail = open(&settings, directory.path());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let mut reservation = trail.reserve(3).unwrap();
+    let mut reservation = trail.take_room(3, false).unwrap();
     runtime.block_on(reservation.write_durable(record(1))).unwrap();
     while Checkpoint::last_of(
         &*fs::read(&copy).unwrap_or_default(),

@@ -5,6 +5,7 @@ mod file;
 mod line;
 mod pseudonym;
 mod retention;
+mod room;
 mod tamper;
 mod trail;
 

@@ -20,7 +20,7 @@ fn paths(lines: &[Value]) -> Vec<&str> {
 fn a_reservation_has_room_for_each_record_it_was_made_for() {
     let sink = Memory::default();
     let trail = start(&settings(), &sink, &clock());
-    let mut reservation = trail.reserve(2).unwrap();
+    let mut reservation = trail.take_room(2, false).unwrap();
     for phase in [Phase::Decided, Phase::Completed] {
         reservation.write(Record { phase, ..record(1) });
     }
@@ -38,7 +38,7 @@ fn kubernetes_t3_a_long_stream_leaves_records_at_its_start_and_its_end() {
     let sink = Memory::default();
     let trail = start(&settings, &sink, &clock());
     let stream = |phase| Record { phase, upgrade: true, ..record(1) };
-    let mut reservation = trail.reserve(2).unwrap();
+    let mut reservation = trail.take_room(2, false).unwrap();
     runtime().block_on(reservation.write_durable(stream(Phase::Decided))).unwrap();
     runtime().block_on(reservation.write_durable(stream(Phase::Started))).unwrap();
     assert_eq!(
@@ -47,7 +47,7 @@ fn kubernetes_t3_a_long_stream_leaves_records_at_its_start_and_its_end() {
     );
     drop(reservation);
     // The stream holds no room, so others go on; and its end is written though they have taken all room.
-    let others = trail.reserve(2).unwrap();
+    let others = trail.take_room(2, false).unwrap();
     trail.write(Record { ended: Some("revoked".into()), ..stream(Phase::Completed) });
     drop(others);
     trail.shutdown();
@@ -61,11 +61,11 @@ fn a_sync_that_fails_is_no_success() {
     let trail = start(&settings(), &sink, &clock());
     runtime().block_on(async {
         sink.set(|disk| disk.fail_syncs = true);
-        let result = trail.reserve(1).unwrap().write_durable(record(1)).await;
+        let result = trail.take_room(1, false).unwrap().write_durable(record(1)).await;
         assert_eq!(result, Err(AuditUnavailable::Failing));
         sink.set(|disk| disk.fail_syncs = false);
         wait_until_recovered(&trail);
-        trail.reserve(1).unwrap().write_durable(record(2)).await.unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(2)).await.unwrap();
     });
 }
 
@@ -76,12 +76,12 @@ fn what_a_failed_sync_has_lost_is_written_again_before_the_next_counts() {
     let settings = settings();
     let trail = start(&settings, &sink, &clock());
     runtime().block_on(async {
-        trail.reserve(1).unwrap().write_durable(record(1)).await.unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(1)).await.unwrap();
         sink.set(|disk| disk.lose_unsynced = true);
-        let result = trail.reserve(1).unwrap().write_durable(record(2)).await;
+        let result = trail.take_room(1, false).unwrap().write_durable(record(2)).await;
         assert_eq!(result, Err(AuditUnavailable::Failing));
         wait_until_recovered(&trail);
-        trail.reserve(1).unwrap().write_durable(record(3)).await.unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(3)).await.unwrap();
     });
     trail.shutdown();
     assert_eq!(problems(&verify(&sink.bytes(), &proof(&settings))), [""; 0]);
@@ -138,23 +138,23 @@ fn a_sink_that_hangs_does_not_keep_the_process_from_its_end() {
 #[test]
 fn a_full_queue_refuses_until_there_is_room() {
     let trail = start(&Settings { queue: 4, ..settings() }, &Memory::default(), &clock());
-    let first = trail.reserve(2).unwrap();
-    let second = trail.reserve(2).unwrap();
-    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Full);
+    let first = trail.take_room(2, false).unwrap();
+    let second = trail.take_room(2, false).unwrap();
+    assert_eq!(trail.take_room(1, false).unwrap_err(), AuditUnavailable::Full);
     drop(first);
-    let third = trail.reserve(2).unwrap();
-    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Full);
+    let third = trail.take_room(2, false).unwrap();
+    assert_eq!(trail.take_room(1, false).unwrap_err(), AuditUnavailable::Full);
     drop((second, third));
-    assert!(trail.reserve(4).is_ok());
+    assert!(trail.take_room(4, false).is_ok());
 }
 
 #[test]
 fn a_closed_trail_refuses() {
     let sink = Memory::default();
     let trail = start(&settings(), &sink, &clock());
-    assert!(trail.reserve(1).is_ok());
+    assert!(trail.take_room(1, false).is_ok());
     trail.shutdown();
-    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Closed);
+    assert_eq!(trail.take_room(1, false).unwrap_err(), AuditUnavailable::Closed);
     let rejection = Rejection::from(AuditUnavailable::Closed);
     assert_eq!((rejection.reason(), rejection.status()), (Reason::AuditUnavailable, StatusCode::SERVICE_UNAVAILABLE));
 }
@@ -163,7 +163,7 @@ fn a_closed_trail_refuses() {
 fn a_durable_record_is_synced_before_the_request_goes_on() {
     let sink = Memory::default();
     let trail = start(&settings(), &sink, &clock());
-    let mut reservation = trail.reserve(2).unwrap();
+    let mut reservation = trail.take_room(2, false).unwrap();
     runtime().block_on(reservation.write_durable(record(7))).unwrap();
     let syncs = sink.set(|disk| disk.syncs);
     assert!(syncs > 0);
@@ -175,12 +175,13 @@ fn durable_records_share_a_sync() {
     let sink = Memory::default();
     let trail = start(&settings(), &sink, &clock());
     runtime().block_on(async {
-        trail.reserve(1).unwrap().write_durable(record(0)).await.unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(0)).await.unwrap();
         sink.set(|disk| disk.hold_syncs = true);
-        let first = trail.reserve(1).unwrap().write_durable(record(1));
+        let first = trail.take_room(1, false).unwrap().write_durable(record(1));
         sink.wait_for(|disk| disk.syncing);
         let before = sink.set(|disk| disk.syncs);
-        let more: Vec<_> = (2..40).map(|number| trail.reserve(1).unwrap().write_durable(record(number))).collect();
+        let more: Vec<_> =
+            (2..40).map(|number| trail.take_room(1, false).unwrap().write_durable(record(number))).collect();
         sink.set(|disk| disk.hold_syncs = false);
         first.await.unwrap();
         for written in more {
@@ -197,20 +198,20 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     let clock = clock();
     let trail = start(&settings, &sink, &clock);
     runtime().block_on(async {
-        trail.reserve(1).unwrap().write_durable(record(0)).await.unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(0)).await.unwrap();
         // The disk takes the beginning of a line and no more.
         sink.set(|disk| disk.room = Some(100));
-        let mut before = trail.reserve(2).unwrap();
+        let mut before = trail.take_room(2, false).unwrap();
         let result = before.write_durable(record(1)).await;
         assert_eq!(result, Err(AuditUnavailable::Failing));
-        assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Failing);
+        assert_eq!(trail.take_room(1, false).unwrap_err(), AuditUnavailable::Failing);
         assert!(trail.failure().is_some());
         // A request that went on before the disk was full is not lost.
         before.write(record(2));
         clock.advance(Duration::from_secs(600));
         sink.set(|disk| disk.room = None);
         wait_until_recovered(&trail);
-        assert!(trail.reserve(1).is_ok());
+        assert!(trail.take_room(1, false).is_ok());
         assert_eq!(trail.failure(), None);
     });
     trail.shutdown();
@@ -232,10 +233,10 @@ fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
     let sink = Memory::default();
     let trail = start(&settings, &sink, &clock());
     runtime().block_on(async {
-        trail.reserve(1).unwrap().write_durable(record(100)).await.unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(100)).await.unwrap();
         sink.set(|disk| disk.room = Some(0));
         for number in 0..30 {
-            trail.reserve(2).unwrap().write_durable(record(number)).await.unwrap();
+            trail.take_room(1, false).unwrap().write_durable(record(number)).await.unwrap();
         }
         // Twice the queue is kept: its room, and as much again for records after the fact.
         assert_eq!(trail.metrics().lost.get(), 22);
@@ -259,16 +260,16 @@ fn what_must_not_happen_unrecorded_is_refused_under_continue_too() {
     let sink = Memory::default();
     let trail = start(&settings, &sink, &clock());
     runtime().block_on(async {
-        let others = trail.reserve(4).unwrap();
-        assert_eq!(trail.reserve_strictly(1).unwrap_err(), AuditUnavailable::Full);
-        assert!(trail.reserve(1).is_ok(), "the twin");
+        let others = trail.take_room(4, false).unwrap();
+        assert_eq!(trail.take_room(1, true).unwrap_err(), AuditUnavailable::Full);
+        assert!(trail.take_room(1, false).is_ok(), "the twin");
         drop(others);
-        trail.reserve_strictly(1).unwrap().write_durable(record(0)).await.unwrap();
+        trail.take_room(1, true).unwrap().write_durable(record(0)).await.unwrap();
         sink.set(|disk| disk.room = Some(0));
-        let result = trail.reserve_strictly(1).unwrap().write_durable(record(1)).await;
+        let result = trail.take_room(1, true).unwrap().write_durable(record(1)).await;
         assert_eq!(result, Err(AuditUnavailable::Failing));
-        assert_eq!(trail.reserve_strictly(1).unwrap_err(), AuditUnavailable::Failing);
-        trail.reserve(1).unwrap().write_durable(record(2)).await.expect("the twin");
+        assert_eq!(trail.take_room(1, true).unwrap_err(), AuditUnavailable::Failing);
+        trail.take_room(1, false).unwrap().write_durable(record(2)).await.expect("the twin");
     });
 }
 
@@ -277,12 +278,12 @@ fn what_must_not_happen_unrecorded_is_refused_under_continue_too() {
 fn what_happens_when_it_is_full_follows_a_reload() {
     let settings = Settings { queue: 1, ..settings() };
     let trail = start(&settings, &Memory::default(), &clock());
-    let _room = trail.reserve(1).unwrap();
-    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Full);
+    let _room = trail.take_room(1, false).unwrap();
+    assert_eq!(trail.take_room(1, false).unwrap_err(), AuditUnavailable::Full);
     trail.follow(&Settings { when_full: WhenFull::Continue, ..settings.clone() });
-    drop(trail.reserve(1).unwrap());
+    drop(trail.take_room(1, false).unwrap());
     trail.follow(&settings);
-    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Full);
+    assert_eq!(trail.take_room(1, false).unwrap_err(), AuditUnavailable::Full);
 }
 
 /// A line may be a hundred times as long as most are, and who is refused decides how long.
@@ -303,8 +304,8 @@ fn outage_after_a_promise(since: WhenFull) {
     let sink = Memory::default();
     let trail = start(&settings, &sink, &clock());
     runtime().block_on(async {
-        trail.reserve(1).unwrap().write_durable(record(1)).await.unwrap();
-        let mut promised = trail.reserve(2).unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(1)).await.unwrap();
+        let mut promised = trail.take_room(2, false).unwrap();
         trail.follow(&Settings { when_full: since, ..settings.clone() });
         sink.set(|disk| disk.room = Some(0));
         promised.write(record(2));
@@ -370,7 +371,7 @@ fn a_note_for_which_there_is_no_room_in_an_outage_is_not_answered_as_written() {
     let alarm = || Note::Alarm { what: "test", detail: String::new() };
     let sink = Memory::default();
     let trail = start(&Settings { queue: 2, ..settings() }, &sink, &clock());
-    let _others = trail.reserve(2).unwrap();
+    let _others = trail.take_room(2, false).unwrap();
     sink.set(|disk| disk.room = Some(0));
     let answers = [(); 3].map(|()| runtime().block_on(trail.note_durable(alarm())));
     let [failing, full] = [AuditUnavailable::Failing, AuditUnavailable::Full].map(Err);
@@ -386,17 +387,17 @@ fn checkpoints_come_by_count_and_by_time() {
     let trail = start(&settings, &sink, &clock);
     let checkpoints = || sink.lines().iter().filter(|line| kind(line) == "trail.checkpoint").count();
     runtime().block_on(async {
-        trail.reserve(1).unwrap().write_durable(record(1)).await.unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(1)).await.unwrap();
         assert_eq!(checkpoints(), 0);
         for number in 2..6 {
-            trail.reserve(1).unwrap().write_durable(record(number)).await.unwrap();
+            trail.take_room(1, false).unwrap().write_durable(record(number)).await.unwrap();
         }
         assert_eq!(checkpoints(), 1);
         clock.advance(Duration::from_secs(61));
-        trail.reserve(1).unwrap().write_durable(record(6)).await.unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(6)).await.unwrap();
         assert_eq!(checkpoints(), 2);
         // The gauge follows the answer to the record, and the answer to the next one follows the gauge.
-        trail.reserve(1).unwrap().write_durable(record(7)).await.unwrap();
+        trail.take_room(1, false).unwrap().write_durable(record(7)).await.unwrap();
     });
     assert_eq!(trail.metrics().last_checkpoint.get(), clock.now().as_secs());
 }
@@ -407,7 +408,7 @@ fn a_checkpoint_comes_soon_after_the_clock_was_set_back() {
     let (sink, clock) = (Memory::default(), clock());
     let trail = start(&settings(), &sink, &clock);
     clock.set(clock.now() - Duration::from_secs(3600));
-    runtime().block_on(trail.reserve(1).unwrap().write_durable(record(1))).unwrap();
+    runtime().block_on(trail.take_room(1, false).unwrap().write_durable(record(1))).unwrap();
     assert!(sink.lines().iter().any(|line| kind(line) == "trail.checkpoint"));
 }
 

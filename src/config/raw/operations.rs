@@ -252,7 +252,7 @@ pub struct Audit {
     pub checkpoint_interval: Span,
     /// What happens when the sink takes no more.
     pub when_full: WhenFull,
-    /// Records that wait for the sink before `when_full` applies.
+    /// Records that wait for the sink before `when_full` applies; with `refuse` requests wait up to 10 s before that.
     pub queue: u32,
     /// Where the lines of the file are sent besides. With standard output the platform collects them.
     pub export: Vec<AuditExport>,

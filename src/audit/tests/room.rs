@@ -1,0 +1,156 @@
+//! Who waits for room in the trail, for how long, and what ends it.
+
+use std::pin::Pin;
+
+use super::*;
+use crate::audit::trail::MAX_STALL;
+
+fn queue(queue: usize) -> Settings {
+    Settings { queue, ..settings() }
+}
+
+/// Returns once a request waits for room.
+async fn somebody_waits(trail: &Trail) {
+    while trail.metrics().waits.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A record that is on its way to the disk.
+type Written = Pin<Box<dyn Future<Output = Result<(), AuditUnavailable>>>>;
+
+/// Has the writer stand still in a sync, with nothing in the queue.
+async fn stall(trail: &Trail, sink: &Memory) -> Written {
+    trail.reserve(1).await.unwrap().write_durable(record(0)).await.unwrap();
+    sink.set(|disk| disk.hold_syncs = true);
+    let written = trail.reserve(1).await.unwrap().write_durable(record(1));
+    sink.wait_for(|disk| disk.syncing);
+    Box::pin(written)
+}
+
+/// A sync of half a second filled the queue, and requests got 503 though nothing was wrong with the disk.
+#[tokio::test]
+async fn requests_wait_for_room_while_the_disk_stands_still() {
+    let sink = Memory::default();
+    let trail = start(&queue(4), &sink, &clock());
+    let stalled = stall(&trail, &sink).await;
+    for number in 2..6 {
+        trail.reserve(1).await.unwrap().write(record(number));
+    }
+    assert_eq!(trail.take_room(1, false).unwrap_err(), AuditUnavailable::Full);
+    let (reserved, ()) = tokio::join!(trail.reserve(2), async {
+        somebody_waits(&trail).await;
+        assert_eq!(trail.metrics().queued.get(), 4, "it shows while nothing is written");
+        sink.set(|disk| disk.hold_syncs = false);
+    });
+    reserved.unwrap().write(record(6));
+    stalled.await.unwrap();
+    trail.shutdown();
+    assert_eq!(sink.lines().iter().filter(|line| kind(line) == "request").count(), 7);
+    let metrics = trail.metrics();
+    assert_eq!((metrics.lost.get(), metrics.waits.get()), (0, 1));
+    assert_eq!(metrics.refusals(AuditUnavailable::Full).get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_room_in_vain_is_refused_in_the_end_and_counted() {
+    let trail = start(&queue(2), &Memory::default(), &clock());
+    let _others = trail.reserve(2).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(trail.reserve(1).await.unwrap_err(), AuditUnavailable::Full);
+    assert_eq!(begun.elapsed().as_secs(), MAX_STALL.as_secs());
+    let metrics = trail.metrics();
+    assert_eq!((metrics.waits.get(), metrics.refusals(AuditUnavailable::Full).get()), (1, 1));
+    assert!(metrics.wait_time.get() >= MAX_STALL.as_secs_f64());
+}
+
+/// It would have kept all others waiting behind it.
+#[tokio::test(start_paused = true)]
+async fn who_needs_more_than_there_can_ever_be_does_not_wait() {
+    let trail = start(&queue(1), &Memory::default(), &clock());
+    assert_eq!(trail.reserve(2).await.unwrap_err(), AuditUnavailable::Full);
+    assert_eq!(trail.metrics().waits.get(), 0);
+    assert!(trail.reserve(1).await.is_ok(), "the twin");
+}
+
+/// Else who needs room for two records waits for as long as others come who need it for one.
+#[tokio::test]
+async fn nobody_overtakes_those_who_wait_for_room() {
+    let trail = start(&queue(2), &Memory::default(), &clock());
+    let (first, second) = (trail.reserve(1).await.unwrap(), trail.reserve(1).await.unwrap());
+    let (reserved, ()) = tokio::join!(trail.reserve(2), async {
+        somebody_waits(&trail).await;
+        drop(first);
+        assert_eq!(trail.take_room(1, false).unwrap_err(), AuditUnavailable::Full);
+        drop(second);
+    });
+    assert!(reserved.is_ok());
+}
+
+/// A client that leaves must not take its place with it.
+#[tokio::test]
+async fn who_leaves_while_it_waits_holds_no_room() {
+    let trail = start(&queue(2), &Memory::default(), &clock());
+    let (first, second) = (trail.reserve(1).await.unwrap(), trail.reserve(1).await.unwrap());
+    tokio::select! {
+        _ = trail.reserve(2) => panic!("there is no room for it"),
+        () = async {
+            somebody_waits(&trail).await;
+            drop(first);
+        } => {}
+    }
+    drop(second);
+    assert!(trail.take_room(2, false).is_ok());
+}
+
+#[tokio::test]
+async fn who_waits_for_room_is_refused_as_soon_as_the_trail_fails() {
+    let sink = Memory::default();
+    let trail = start(&queue(2), &sink, &clock());
+    let mut others = trail.reserve(2).await.unwrap();
+    let (refused, ()) = tokio::join!(trail.reserve(1), async {
+        somebody_waits(&trail).await;
+        sink.set(|disk| disk.room = Some(0));
+        others.write(record(1));
+    });
+    assert_eq!(refused.unwrap_err(), AuditUnavailable::Failing);
+    assert_eq!(trail.metrics().refusals(AuditUnavailable::Failing).get(), 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_is_refused_when_the_trail_closes() {
+    let trail = start(&queue(1), &Memory::default(), &clock());
+    let _others = trail.reserve(1).await.unwrap();
+    let (refused, ()) = tokio::join!(trail.reserve(1), async {
+        somebody_waits(&trail).await;
+        trail.shutdown();
+    });
+    assert_eq!(refused.unwrap_err(), AuditUnavailable::Closed);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_goes_on_when_a_reload_says_so() {
+    let settings = queue(1);
+    let trail = start(&settings, &Memory::default(), &clock());
+    let _others = trail.reserve(1).await.unwrap();
+    let (reserved, ()) = tokio::join!(trail.reserve(1), async {
+        somebody_waits(&trail).await;
+        trail.follow(&Settings { when_full: WhenFull::Continue, ..settings.clone() });
+    });
+    assert!(reserved.is_ok());
+}
+
+/// Their records took all room, and who may pass was refused.
+#[tokio::test]
+async fn a_flood_of_refusals_keeps_no_request_waiting() {
+    let sink = Memory::default();
+    let trail = start(&queue(4), &sink, &clock());
+    let stalled = stall(&trail, &sink).await;
+    for number in 0..20 {
+        trail.write(record(100 + number));
+    }
+    assert_eq!(trail.metrics().lost.get(), 16);
+    assert!(trail.take_room(4, false).is_ok());
+    sink.set(|disk| disk.hold_syncs = false);
+    stalled.await.unwrap();
+}
