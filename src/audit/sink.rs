@@ -3,11 +3,18 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::retry_on_intr,
+};
 use serde::Deserialize;
 
 use super::{
@@ -100,11 +107,11 @@ pub(super) struct Stdout;
 
 impl Sink for Stdout {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        io::stdout().lock().write(lines)
+        when_ready(&mut io::stdout().lock(), |out| out.write(lines))
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        io::stdout().lock().flush()
+        when_ready(&mut io::stdout().lock(), |out| out.flush())
     }
 
     fn goes_on(&self) -> bool {
@@ -113,6 +120,19 @@ impl Sink for Stdout {
 
     fn name(&self) -> Arc<str> {
         "stdout".into()
+    }
+}
+
+/// Waits for as long as `out` takes nothing. Another process that has the same standard output may have told it not to block, and a
+/// reader that is slow for a moment is no failure.
+fn when_ready<W: AsFd, T>(out: &mut W, mut attempt: impl FnMut(&mut W) -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt(out) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                retry_on_intr(|| poll(&mut [PollFd::new(&*out, PollFlags::OUT)], None))?;
+            }
+            done => return done,
+        }
     }
 }
 
@@ -452,4 +472,46 @@ fn foreign() -> io::Error {
         io::ErrorKind::InvalidData,
         "the last line is not one of an audit trail, so it cannot be gone on with; move the file away",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixStream, thread};
+
+    use super::*;
+
+    /// It counted as a full disk, and requests were refused.
+    #[test]
+    fn a_slow_reader_of_an_output_that_does_not_block_is_waited_for() {
+        let (mut out, reader) = UnixStream::pair().unwrap();
+        out.set_nonblocking(true).unwrap();
+        let mut filled = 0;
+        while let Ok(written) = out.write(&[b'x'; 4096]) {
+            filled += written;
+        }
+        let (mut reader, mut reading) = (Some(reader), None);
+        let written = when_ready(&mut out, |out| {
+            let written = out.write(b"line\n");
+            // Begins to read once it was found full.
+            if let Some(mut reader) = reader.take() {
+                reading = Some(thread::spawn(move || {
+                    let mut read = vec![0; filled + 5];
+                    reader.read_exact(&mut read).unwrap();
+                    read
+                }));
+            }
+            written
+        });
+        assert_eq!(written.unwrap(), 5);
+        assert!(reading.unwrap().join().unwrap().ends_with(b"line\n"));
+    }
+
+    #[test]
+    fn an_output_whose_reader_is_gone_is_a_failure() {
+        let (mut out, reader) = UnixStream::pair().unwrap();
+        out.set_nonblocking(true).unwrap();
+        while out.write(&[b'x'; 4096]).is_ok() {}
+        drop(reader);
+        assert!(when_ready(&mut out, |out| out.write(b"line\n")).is_err());
+    }
 }
