@@ -17,7 +17,7 @@
 //! |---|---|
 //! | `settings` | what the configuration says about the trail |
 //! | `record`, `note` | what happened: of a request, and else |
-//! | `trail`, `writer` | the handle by which records are queued, and the thread that writes them |
+//! | `trail`, `item`, `writer` | the handle by which records are queued, what is queued, and the thread that writes it |
 //! | `room`, `unavailable` | how many records may wait, who waits for that, and why a record cannot be had |
 //! | `line`, `json`, `budget`, `caller` | a record as JSON, member by member, within its length, and what it says of the caller |
 //! | `pseudonym` | people under other names |
@@ -38,6 +38,7 @@ mod chain;
 mod checkpoints;
 pub mod export;
 mod heads;
+mod item;
 mod json;
 mod keys;
 mod line;

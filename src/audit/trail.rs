@@ -23,6 +23,7 @@ use super::{
     checkpoints::SecondPlace,
     export::{Backlog, Export},
     heads::{Head, Heads},
+    item::{Entry, Item, Reply},
     keys,
     metrics::Metrics,
     note::Note,
@@ -38,6 +39,9 @@ use crate::{clock::Clock, config::raw::WhenFull, lock::lock};
 /// How long a request waits for the trail: for room in the queue, and again for a durable write. A disk may stand still for a moment,
 /// as may who reads standard output; one that hangs is as good as a full one.
 pub(super) const MAX_STALL: Duration = Duration::from_secs(10);
+
+/// Why requests cannot be recorded once one has waited for so long.
+const STALLED: &str = "its disk, or who reads standard output, has not taken a record within 10 s";
 
 /// Bytes that may wait for the thread, besides records of requests that were let through under `when_full: refuse`.
 pub(super) const MAX_WAITING: usize = 16 << 20;
@@ -102,6 +106,8 @@ impl Trail {
             failure: Mutex::new(None),
             second_place,
             failing: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
             metrics,
             backlog: Arc::clone(&opened.backlog),
             heads: Heads::default(),
@@ -166,12 +172,12 @@ impl Trail {
     /// Waits for room behind those that wait already.
     async fn wait_for_room(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
         let shared = &self.0.shared;
-        if !shared.room.suffices_for(records) {
+        if !shared.room.suffices_for(records) || shared.stalled.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Full);
         }
         shared.metrics.waits.inc();
         shared.show_queue();
-        let begun = Instant::now();
+        let (begun, commits) = (Instant::now(), shared.commits());
         let wait = async {
             loop {
                 // Made before the look, so that no change is missed.
@@ -193,7 +199,10 @@ impl Trail {
                 }
             }
         };
-        let taken = timeout(MAX_STALL, wait).await.unwrap_or(Err(AuditUnavailable::Full));
+        let taken = timeout(MAX_STALL, wait).await.unwrap_or_else(|_| {
+            self.0.stands_still_since(commits);
+            Err(AuditUnavailable::Full)
+        });
         shared.metrics.wait_time.inc_by(begun.elapsed().as_secs_f64());
         taken
     }
@@ -239,7 +248,8 @@ impl Trail {
     /// Why requests cannot be recorded at the moment, for readiness; none if they can.
     pub fn failure(&self) -> Option<String> {
         let shared = &self.0.shared;
-        lock(&shared.failure).clone().or_else(|| shared.backlog.why())
+        let stalled = || shared.stalled.load(Ordering::Relaxed).then(|| STALLED.to_owned());
+        lock(&shared.failure).clone().or_else(stalled).or_else(|| shared.backlog.why())
     }
 
     /// Whether requests are refused while they cannot be recorded.
@@ -365,28 +375,6 @@ pub(super) struct Keys {
     pub(super) checkpoint: super::CheckpointKey,
 }
 
-pub(super) type Reply = oneshot::Sender<Result<(), AuditUnavailable>>;
-
-/// What waits for the thread.
-#[derive(Debug)]
-pub(super) struct Item {
-    pub(super) entry: Entry,
-    /// Bytes of memory that it takes, about.
-    pub(super) weight: usize,
-    /// The place that it holds.
-    pub(super) held: Held,
-    /// A request was let through as there was room for it, so that it must not be lost.
-    pub(super) is_promised: bool,
-    /// Whom to tell when it is on stable storage.
-    pub(super) reply: Option<Reply>,
-}
-
-#[derive(Debug)]
-pub(super) enum Entry {
-    Record(Box<Record>),
-    Note(Box<Note>),
-}
-
 /// What the handle and the thread share.
 pub(super) struct Shared {
     /// The name of this replica.
@@ -404,22 +392,16 @@ pub(super) struct Shared {
     pub(super) asleep: AtomicBool,
     pub(super) closed: AtomicBool,
     pub(super) failing: AtomicBool,
+    /// How often the thread was through with the sink.
+    commits: AtomicU64,
+    /// A request has waited in vain, and the thread was not since.
+    stalled: AtomicBool,
     pub(super) failure: Mutex<Option<String>>,
     /// Where checkpoints are copied to.
     pub(super) second_place: Option<Arc<SecondPlace>>,
     pub(super) metrics: Metrics,
     pub(super) backlog: Arc<Backlog>,
     pub(super) heads: Heads,
-}
-
-impl Entry {
-    /// Bytes of memory that it takes, about, as far as somebody outside decides how many.
-    fn weight(&self) -> usize {
-        match self {
-            Self::Record(record) => record.weight(),
-            Self::Note(_) => size_of::<Note>(),
-        }
-    }
 }
 
 impl Shared {
@@ -434,6 +416,18 @@ impl Shared {
         *lock(&self.failure) = Some(why);
         self.failing.store(true, Ordering::Relaxed);
         self.room.changed.notify_waiters();
+    }
+
+    fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// The sink has taken what there was.
+    pub(super) fn committed(&self) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        if self.stalled.load(Ordering::Relaxed) && self.stalled.swap(false, Ordering::Relaxed) {
+            tracing::info!("the audit trail goes on");
+        }
     }
 
     pub(super) fn show_queue(&self) {
@@ -502,15 +496,32 @@ impl Handle {
         }
     }
 
+    /// Somebody waited in vain since then. Where the sink took nothing meanwhile, others need not until it does; else it is requests
+    /// that hold the room.
+    fn stands_still_since(&self, commits: u64) {
+        if self.shared.commits() != commits {
+            return;
+        }
+        if !self.shared.stalled.swap(true, Ordering::Relaxed) {
+            tracing::error!(error = STALLED, "the audit trail stands still");
+        }
+        // It may have gone on just now, with nothing more to do.
+        self.wake();
+    }
+
     fn wake(&self) {
         self.writer.unpark();
     }
 
     async fn durable(&self, answer: oneshot::Receiver<Result<(), AuditUnavailable>>) -> Result<(), AuditUnavailable> {
+        let commits = self.shared.commits();
         match timeout(MAX_STALL, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(AuditUnavailable::Closed),
-            Err(_) => Err(AuditUnavailable::Slow),
+            Err(_) => {
+                self.stands_still_since(commits);
+                Err(AuditUnavailable::Slow)
+            }
         }
     }
 

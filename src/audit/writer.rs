@@ -20,13 +20,14 @@ use super::{
     checkpoints::{Checkpoints, SecondPlace},
     export::End,
     heads::Head,
+    item::{Entry, Item, Reply},
     line,
     note::Event,
     pseudonym::Pseudonyms,
     room::Held,
     settings::Settings,
     sink::{Found, Sink},
-    trail::{Entry, Item, Keys, MAX_WAITING, Opened, Reply, Shared},
+    trail::{Keys, MAX_WAITING, Opened, Shared},
     unavailable::AuditUnavailable,
 };
 use crate::{
@@ -262,6 +263,7 @@ impl Writer {
                 self.fail(&error);
                 return self.answer(Err(AuditUnavailable::Failing));
             }
+            self.shared.committed();
             self.answer(Ok(()));
             self.copy_checkpoint();
             let lost = self.shared.lost.swap(0, Ordering::Relaxed);

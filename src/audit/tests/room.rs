@@ -52,6 +52,42 @@ async fn requests_wait_for_room_while_the_disk_stands_still() {
     assert_eq!(metrics.refusals(AuditUnavailable::Full).get(), 0);
 }
 
+/// Each would have waited as long, at a disk that hangs, and the replica counted as ready.
+#[tokio::test]
+async fn once_somebody_has_waited_in_vain_others_do_not_until_the_disk_takes_lines() {
+    let sink = Memory::default();
+    let trail = start(&queue(4), &sink, &clock());
+    let stalled = stall(&trail, &sink).await;
+    let others = trail.reserve(4).await.unwrap();
+    tokio::time::pause();
+    assert_eq!(trail.failure(), None);
+    assert_eq!(trail.reserve(1).await.unwrap_err(), AuditUnavailable::Full);
+    assert!(trail.failure().is_some());
+    let begun = tokio::time::Instant::now();
+    assert_eq!(trail.reserve(1).await.unwrap_err(), AuditUnavailable::Full);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!((trail.metrics().waits.get(), trail.metrics().refusals(AuditUnavailable::Full).get()), (1, 2));
+    tokio::time::resume();
+    sink.set(|disk| disk.hold_syncs = false);
+    stalled.await.unwrap();
+    assert_eq!(trail.failure(), None);
+    let (reserved, ()) = tokio::join!(trail.reserve(1), async { drop(others) });
+    assert!(reserved.is_ok());
+}
+
+#[tokio::test]
+async fn a_record_that_is_not_on_the_disk_in_time_refuses_its_request_and_is_told() {
+    let sink = Memory::default();
+    let trail = start(&queue(4), &sink, &clock());
+    let stalled = stall(&trail, &sink).await;
+    tokio::time::pause();
+    assert_eq!(stalled.await, Err(AuditUnavailable::Slow));
+    assert!(trail.failure().is_some());
+    assert_eq!(trail.metrics().refusals(AuditUnavailable::Slow).get(), 1);
+    assert!(trail.reserve(1).await.is_ok(), "there is room for those who need not wait");
+    sink.set(|disk| disk.hold_syncs = false);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_room_in_vain_is_refused_in_the_end_and_counted() {
     let trail = start(&queue(2), &Memory::default(), &clock());
