@@ -22,6 +22,9 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 
 const TICKS_A_SECOND: u64 = 1000 / TICK.as_millis() as u64;
 
+/// A sweep that is so many ticks late did not run, and nothing else of its worker either.
+const STOOD_STILL: u32 = 10;
+
 /// A limit that no body can go beyond.
 const NOT_EXCEEDED: u64 = u64::MAX;
 
@@ -269,6 +272,15 @@ impl Progress {
         }
     }
 
+    /// Takes so many ticks before `now` off what it has stood still for. Nothing where it has moved since.
+    fn excuse(&self, ticks: u32, now: u32) {
+        let last = self.last.load(Ordering::Relaxed);
+        if now.wrapping_sub(last) > ticks {
+            // If that fails, it has just moved.
+            let _ = self.last.compare_exchange(last, last.wrapping_add(ticks), Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
     fn check(&self, now: u32) {
         let limit = self.limit.load(Ordering::Acquire);
         if limit == 0 {
@@ -370,12 +382,19 @@ impl Sweep {
 
     /// Looks at everything once; false when there is nothing left to look at.
     fn turn(&self) -> bool {
+        let before = self.clock.now();
         let now = self.clock.read();
+        // What came meanwhile is still to be read, and what begins before this look began by the time of the last.
+        let missed = now.wrapping_sub(before).saturating_sub(1);
+        let excused = (missed >= STOOD_STILL).then_some(missed);
         let mut nodes = Vec::new();
         let more = {
             let mut watched = self.watched();
             watched.exchanges.retain(|exchange| match exchange.upgrade() {
                 Some(exchange) => {
+                    if let Some(missed) = excused {
+                        exchange.excuse(missed, now);
+                    }
                     exchange.check(now);
                     true
                 }
@@ -454,5 +473,38 @@ mod tests {
         progress.begin(Ticks(1_000_000));
         progress.client_stalls(true);
         assert_eq!(looks(&sweep, &progress), None, "the next exchange of the connection has no such limit");
+    }
+
+    /// All exchanges of a worker that had stood still for longer than they may take were given up when it went on, also those that
+    /// began only then.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_for_which_a_worker_stood_still_counts_for_no_exchange() {
+        let sweep = Sweep::new();
+        // It looks when this test says so.
+        sweep.watched().running = true;
+        let begin = || {
+            let progress = sweep.watch();
+            progress.begin(Ticks(300));
+            progress
+        };
+        let before = begin();
+        for _ in 0..100 {
+            tokio::time::advance(TICK).await;
+            sweep.turn();
+        }
+        tokio::time::advance(TICK * 600).await;
+        let after = begin();
+        sweep.turn();
+        let mut looks = [0; 2];
+        for look in 1..=400 {
+            tokio::time::advance(TICK).await;
+            sweep.turn();
+            for (looks, progress) in looks.iter_mut().zip([&before, &after]) {
+                if *looks == 0 && progress.is_expired() {
+                    *looks = look;
+                }
+            }
+        }
+        assert_eq!(looks, [200, 300]);
     }
 }
