@@ -41,6 +41,33 @@ async fn a_connection_that_was_closed_while_idle_is_not_used() {
     }
 }
 
+/// As nginx announces it after `keepalive_requests`: no request meets the moment of the close, whatever its method.
+#[tokio::test]
+async fn a_connection_whose_end_was_announced_takes_no_further_request() {
+    let (closed, mut was_closed) = mpsc::unbounded_channel();
+    let (address, accepted) = scripted(move |_, mut stream| {
+        let closed = closed.clone();
+        async move {
+            read_head(&mut stream).await;
+            stream.write_all(OK).await.unwrap();
+            read_head(&mut stream).await;
+            let last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+            stream.write_all(last).await.unwrap();
+            closed.send(is_closed_silently(&mut stream).await).unwrap();
+        }
+    })
+    .await;
+    let (pools, upstream) = (pools(), upstream(address));
+    for number in 0..8 {
+        let method = if number < 4 { "POST" } else { "GET" };
+        assert_eq!(fetch(&pools, &upstream, request(method, RequestBody::Empty)).await.unwrap(), "ok");
+        assert_eq!(accepted.load(Ordering::SeqCst), number / 2 + 1);
+    }
+    for _ in 0..4 {
+        assert!(was_closed.recv().await.unwrap());
+    }
+}
+
 #[tokio::test]
 async fn a_response_that_nobody_reads_to_its_end_closes_its_connection() {
     let (closed, mut was_closed) = mpsc::unbounded_channel();
