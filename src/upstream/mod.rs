@@ -348,7 +348,8 @@ async fn exchange(
         }
     };
     let mut response = sent?;
-    let is_persistent = in_our_version(&mut response) >= Version::HTTP_11 && !closes(response.headers());
+    let is_last = closes(response.headers());
+    let is_persistent = in_our_version(&mut response) >= Version::HTTP_11 && !is_last;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked. What follows on this connection is not HTTP.
         return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
@@ -356,14 +357,16 @@ async fn exchange(
             .into());
     }
     let mut holds = false;
-    if let Lease::Http1(lease) = &mut lease
-        && progress.is_request_open()
-    {
-        // Answered before the end of the request. With the end of an answer the rest of an upload is lost, so that of one that
-        // takes it waits for it.
-        holds = lane == Lane::Short && is_persistent && response.status().is_success() && !waits_for_answer;
-        // What of others is still to come must not run into the next one.
-        lease.reusable = holds;
+    if let Lease::Http1(lease) = &mut lease {
+        // It would hold its place among the open ones until the peer has closed it.
+        lease.reusable &= !is_last;
+        if progress.is_request_open() {
+            // Answered before the end of the request. With the end of an answer the rest of an upload is lost, so that of one that
+            // takes it waits for it.
+            holds = lane == Lane::Short && is_persistent && response.status().is_success() && !waits_for_answer;
+            // What of others is still to come must not run into the next one.
+            lease.reusable = holds;
+        }
     }
     // Silence says as little about a stream of events or messages as about a watch.
     let limit = match lane {

@@ -60,6 +60,9 @@ struct State {
     /// How many of the open connections belong to exchanges that last.
     long: u32,
     waiting: u32,
+    /// Those of them that take a pooled connection as well as a new one. What becomes free is theirs: if whoever comes next could
+    /// have it, they would wait in vain under load.
+    waiting_for_any: u32,
     /// No longer wanted: nothing is kept.
     drained: bool,
     /// TLS negotiated HTTP/1.1 the last time.
@@ -89,7 +92,7 @@ impl Node {
 
     /// A connection for one short exchange.
     pub(super) async fn checkout(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Result<Lease, UpstreamError> {
-        match self.reuse(upstream, pick) {
+        match self.reuse(upstream, pick, false) {
             Some(lease) => Ok(lease),
             // Boxed, as it is rare and by far the largest part of a request's future.
             None => Box::pin(self.connect(upstream, pick)).await,
@@ -101,7 +104,7 @@ impl Node {
         let late = |_| UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
         let _opening = if self.may_share(upstream) {
             let guard = timeout_at(deadline, self.opening.lock()).await.map_err(late)?;
-            if let Some(lease) = self.reuse(upstream, pick) {
+            if let Some(lease) = self.reuse(upstream, pick, false) {
                 return Ok(lease);
             }
             // Whoever held it may have found that there is nothing to share.
@@ -217,13 +220,14 @@ impl Node {
         }
     }
 
-    fn reuse(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Option<Lease> {
+    /// Who `has_waited` is next; others leave what those that wait are to have.
+    fn reuse(self: &Arc<Self>, upstream: &Upstream, pick: Pick, has_waited: bool) -> Option<Lease> {
         let now = self.sweep.now();
         let mut state = self.state();
         state.idle_timeout = upstream.idle_timeout;
         state.max_age = upstream.max_age;
         if pick == Pick::Pooled
-            && let Some(connection) = state.take_idle(now)
+            && let Some(connection) = state.take_idle(now, has_waited)
         {
             state.reused += 1;
             drop(state);
@@ -277,13 +281,14 @@ impl Node {
 
     /// Waits for room for another connection, or for one that became free meanwhile.
     async fn slot(self: &Arc<Self>, upstream: &Upstream, pick: Pick, deadline: Instant) -> Result<Room, UpstreamError> {
-        let waiting = Waiting::new(self);
+        let (waiting, mut ahead) = Waiting::new(self, upstream, pick);
         loop {
-            if let Some(slot) = self.try_slot(upstream, Lane::Short, pick) {
+            if let Some(slot) = self.try_slot(upstream, Lane::Short, pick, ahead) {
                 return Ok(Room::Slot(slot));
             }
-            waiting.until(&self.freed, upstream, deadline).await?;
-            if let Some(lease) = self.reuse(upstream, pick) {
+            waiting.until(&self.freed, deadline).await?;
+            ahead = 0;
+            if let Some(lease) = self.reuse(upstream, pick, true) {
                 return Ok(Room::Lease(lease));
             }
         }
@@ -291,24 +296,24 @@ impl Node {
 
     /// Waits for room for a connection that one exchange keeps for itself.
     async fn exclusive_slot(self: &Arc<Self>, upstream: &Upstream, deadline: Instant) -> Result<Slot, UpstreamError> {
-        let waiting = Waiting::new(self);
+        let (waiting, _) = Waiting::new(self, upstream, Pick::Fresh);
         loop {
-            if let Some(slot) = self.try_slot(upstream, Lane::Long, Pick::Fresh) {
+            if let Some(slot) = self.try_slot(upstream, Lane::Long, Pick::Fresh, 0) {
                 return Ok(slot);
             }
-            waiting.until(&self.freed_for_long, upstream, deadline).await?;
+            waiting.until(&self.freed_for_long, deadline).await?;
         }
     }
 
     /// For a fresh one, a connection that nobody uses is closed where there is no room otherwise. Those of exchanges that last leave room for
-    /// others: one caller's watches must not keep everybody from the upstream.
-    fn try_slot(self: &Arc<Self>, upstream: &Upstream, lane: Lane, pick: Pick) -> Option<Slot> {
+    /// others: one caller's watches must not keep everybody from the upstream. Room for those `ahead` is left, too.
+    fn try_slot(self: &Arc<Self>, upstream: &Upstream, lane: Lane, pick: Pick, ahead: u32) -> Option<Slot> {
         let is_long = lane == Lane::Long;
         let mut state = self.state();
         if is_long && state.long >= most_long(upstream.max_connections) {
             return None;
         }
-        if state.open < upstream.max_connections {
+        if state.open.saturating_add(ahead) < upstream.max_connections {
             state.open += 1;
             state.long += u32::from(is_long);
             drop(state);
@@ -341,12 +346,15 @@ impl State {
         (None, unused.map(|at| self.shared.remove(at)))
     }
 
-    fn take_idle(&mut self, now: u32) -> Option<Http1> {
+    fn take_idle(&mut self, now: u32, has_waited: bool) -> Option<Http1> {
         let max_age = self.max_age;
-        let at = self.idle.iter().rposition(|connection| {
-            // One that is not ready still winds up its last exchange; it is left where it is.
-            connection.sender.is_ready() && !max_age.is_over(connection.born, now)
-        })?;
+        // One that is not ready still winds up its last exchange; it is left where it is.
+        let is_good = |connection: &Http1| connection.sender.is_ready() && !max_age.is_over(connection.born, now);
+        if !has_waited && self.waiting_for_any > 0 {
+            let ahead = usize::try_from(self.waiting_for_any).unwrap_or(usize::MAX);
+            self.idle.iter().filter(|&connection| is_good(connection)).nth(ahead)?;
+        }
+        let at = self.idle.iter().rposition(is_good)?;
         Some(self.idle.remove(at))
     }
 }
@@ -375,23 +383,43 @@ impl Drop for Slot {
 }
 
 /// Somebody who waits for room. Made before the first look, so that what is freed after it is not missed.
-struct Waiting<'a>(&'a Node);
+struct Waiting<'a> {
+    node: &'a Node,
+    upstream: &'a Upstream,
+    for_any: bool,
+}
 
 impl<'a> Waiting<'a> {
-    fn new(node: &'a Node) -> Self {
-        node.state().waiting += 1;
-        Self(node)
+    /// With how many are ahead of it.
+    fn new(node: &'a Node, upstream: &'a Upstream, pick: Pick) -> (Self, u32) {
+        let for_any = pick == Pick::Pooled;
+        let mut state = node.state();
+        let ahead = if for_any { state.waiting_for_any } else { 0 };
+        state.waiting += 1;
+        state.waiting_for_any += u32::from(for_any);
+        drop(state);
+        (Self { node, upstream, for_any }, ahead)
     }
 
-    async fn until(&self, freed: &Notify, upstream: &Upstream, deadline: Instant) -> Result<(), UpstreamError> {
+    async fn until(&self, freed: &Notify, deadline: Instant) -> Result<(), UpstreamError> {
         timeout_at(deadline, freed.notified())
             .await
-            .map_err(|_| UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name()))
+            .map_err(|_| UpstreamError::new(UpstreamErrorKind::Exhausted, self.upstream.name()))
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.state().waiting -= 1;
+        let mut state = self.node.state();
+        state.waiting -= 1;
+        state.waiting_for_any -= u32::from(self.for_any);
+        // Others left it what is still there.
+        let is_left = state.waiting_for_any > 0
+            && (state.open < self.upstream.max_connections
+                || state.idle.iter().any(|connection| connection.sender.is_ready()));
+        drop(state);
+        if is_left {
+            self.node.freed.notify_one();
+        }
     }
 }

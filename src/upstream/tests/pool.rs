@@ -213,6 +213,47 @@ async fn no_more_connections_are_opened_than_allowed() {
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
+/// Under load what became free went to whoever came next, and those that waited for it got 503 in the end.
+#[tokio::test]
+async fn who_waits_for_a_connection_is_not_overtaken() {
+    const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
+        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
+    }
+    // What becomes free is a connection, or room for a new one.
+    for answer in [OK, LAST] {
+        let (address, accepted) = scripted(move |_, mut stream| async move {
+            while read_head(&mut stream).await.is_some() {
+                stream.write_all(answer).await.unwrap();
+            }
+        })
+        .await;
+        let upstream = upstream_with(address, |entry| entry.max_connections = 1);
+        let metrics = Metrics::default();
+        let pools = Pools::new(metrics.clone());
+        let node = pools.node(&upstream);
+        if answer == OK {
+            // The sweep has just looked, which may wake one of them too many.
+            fetch(&pools, &upstream, get()).await.unwrap();
+            until(|| metrics.of(upstream.name()).idle.get() == 1).await;
+        }
+        let held = pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
+        let mut first = Box::pin(node.checkout(&upstream, Pick::Pooled));
+        assert!(is_pending(&mut first).await);
+        assert_eq!(text(held).await, "ok");
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        let mut second = Box::pin(node.checkout(&upstream, Pick::Pooled));
+        assert!(is_pending(&mut second).await, "it came later");
+        let lease = first.await.unwrap();
+        assert!(is_pending(&mut second).await);
+        lease.finish();
+        assert!(second.await.is_ok());
+        assert_eq!(accepted.load(Ordering::SeqCst), if answer == OK { 1 } else { 2 });
+    }
+}
+
 /// As after an answer that came before the last of its upload was written.
 #[tokio::test]
 async fn who_waits_gets_a_connection_that_was_given_back_before_it_was_ready() {
