@@ -6,6 +6,7 @@
 
 mod ending;
 mod follow;
+mod unwatched;
 mod watching;
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 
-pub use self::follow::follow;
+pub use self::{follow::follow, unwatched::end_unwatched};
 use super::objects::{Identity, Pod, Run};
 use crate::{clock::Timestamp, lock::lock};
 

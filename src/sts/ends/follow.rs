@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ends, Kind, State, Watch,
-    ending::{GONE, Over, SKEW},
+    ending::{GONE, Over, SKEW, end, end_all},
     watching::{MAX_RETRY, Told, WatchError, watch},
 };
 use crate::{
@@ -35,7 +35,7 @@ const BATCH: usize = 64;
 const BACKLOG: usize = 10_000;
 
 /// How often is looked for tokens of a cluster that is not configured any more, once they have ended.
-const END_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const END_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why the watches begin anew.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +184,8 @@ impl Follower {
     /// Ends the tokens of a cluster that a reload has taken away, and waits until another brings it back. Nothing is to be seen there
     /// meanwhile, and so nothing fails.
     async fn until_configured(&self, cluster: &Arc<str>) {
-        let end_all = || self.end_all(cluster);
+        let app = &*self.app;
+        let end_all = || end_all(app, move |bearer| bearer.cluster == *cluster);
         let told = |ended: &Result<(), EndsError>| match ended {
             Ok(()) => {
                 tracing::info!(
@@ -353,7 +354,7 @@ impl Follower {
                 Work::UpTo(..) => {}
             }
         }
-        self.end(over).await
+        end(&self.app, over).await
     }
 
     /// Ends the tokens of what has ended in this process, before the store is asked, which may be away: until it is there again no

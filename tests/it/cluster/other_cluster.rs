@@ -176,6 +176,26 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
     tasks.exchange(&pod_token, &ASKED).await.token();
 }
 
+/// They were good until their own end, as a restart leaves no watch that would have ended them.
+#[tokio::test]
+async fn the_tokens_of_a_cluster_or_a_namespace_that_a_restart_takes_away_end() {
+    for without in ["{issuer: a}", "{issuer: cluster, kubernetes: cluster, namespaces: [elsewhere]}"] {
+        let mut tasks = Tasks::start().await;
+        let (task, own) = with_token(&tasks, "left-behind").await;
+        let entry = format!("{{issuer: cluster, kubernetes: cluster, namespaces: ['{}']}}", tasks.world.namespace);
+        // Before anything reads it again.
+        tasks.world.doorward.signal("STOP");
+        tasks.world.doorward.change(&entry, without);
+        tasks.world.doorward = tasks.world.doorward.kill_and_restart().await;
+        tasks.world.doorward.wait_for_keys_at("localhost", &tasks.world.issuer).await;
+        tasks.is_dead(&own).await;
+        let uid = &task.pod["metadata"]["uid"];
+        let ended = tasks.world.doorward.record(|line| line["unmapped"]["tokens_ended"]["uid"] == *uid).await;
+        let why = ended["unmapped"]["tokens_ended"]["why"].as_str().unwrap();
+        assert!(why.contains("not configured to have tokens any more"), "{without}: {why}");
+    }
+}
+
 /// Behind a route of its own, and with no tokens for its tasks.
 #[tokio::test]
 async fn an_api_server_that_answers_with_the_uid_of_another_clusters_run_gives_that_run_no_cause() {
