@@ -12,7 +12,7 @@ use crate::{
     clock::Timestamp,
     kubernetes::ObjectRef,
     runs::EVENT_ID,
-    tekton::{REQUEST_ID, dashboard::is_subdomain, is_of_runs, reference::describe},
+    tekton::{MADE_BY, REQUEST_ID, dashboard::is_subdomain, is_of_runs, reference::describe},
 };
 
 /// The label that Tekton writes on all pods that it makes, by which they are watched.
@@ -39,6 +39,8 @@ pub struct Identity {
     pub event: Option<String>,
     /// The request of ours that it says it was made by. Of what is made through Doorward it says the truth.
     pub request: Option<String>,
+    /// Whether it says that a PipelineRun has made it, as Tekton writes on whatever one makes.
+    pub is_part: bool,
 }
 
 #[derive(Debug)]
@@ -79,14 +81,16 @@ impl Identity {
         let owner = owner.filter(|owner| is_of_runs(&owner.api_version) && is_subdomain(&owner.name));
         let owner =
             owner.map(|owner| Owner { kind: owner.kind, object: ObjectRef { name: owner.name, uid: owner.uid } });
+        let mut labels = metadata.labels.unwrap_or_default();
         Self {
             namespace: metadata.namespace.unwrap_or_default(),
             name: metadata.name.unwrap_or_default(),
             uid: metadata.uid.unwrap_or_default(),
             owner,
             created: metadata.creation_timestamp.map(|time| Timestamp::from_millis(time.0.as_millisecond())),
-            event: metadata.labels.and_then(|mut labels| labels.remove(EVENT_ID)),
+            event: labels.remove(EVENT_ID),
             request: metadata.annotations.and_then(|mut annotations| annotations.remove(REQUEST_ID)),
+            is_part: labels.contains_key(MADE_BY),
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     pod_token::PodToken,
     refusal::Refusal,
 };
-use crate::{authz::TaskView, clock::Timestamp, error::Reason, kubernetes::ObjectRef};
+use crate::{authz::TaskView, clock::Timestamp, error::Reason, kubernetes::ObjectRef, tekton::MADE_BY};
 
 /// Runs within runs that are followed.
 const MAX_DEPTH: usize = 4;
@@ -133,7 +133,10 @@ impl Task {
         let mut child = run;
         loop {
             let kind = if task.pipeline_runs.is_empty() { Kind::TaskRun } else { Kind::PipelineRun };
-            let Some(owner) = child.identity.owner_of_kind(Kind::PipelineRun) else { return Ok(task) };
+            let Some(owner) = child.identity.owner_of_kind(Kind::PipelineRun) else {
+                child.identity.check_whole(kind)?;
+                return Ok(task);
+            };
             if task.pipeline_runs.len() == MAX_DEPTH {
                 return Err(Refusal::subject(format!("the run is within more than {MAX_DEPTH} others")));
             }
@@ -200,6 +203,21 @@ impl Identity {
         Root { uid: self.uid.clone(), event, created: self.created }
     }
 
+    /// Refuses what an event made as a part of a PipelineRun that does not control it any more, as where that was deleted without it: it
+    /// would get tokens as a run by itself, past each rule about the pipeline. Whoever makes a run through Doorward can copy the label,
+    /// and theirs is known by its uid alone.
+    fn check_whole(&self, kind: Kind) -> Result<(), Refusal> {
+        match self.is_part && self.request.is_none() {
+            true => Err(Refusal::subject(format!(
+                "{} {} is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it: that has ended, or was deleted \
+                 without it, so start the whole anew; a run that is to stand by itself is made without the label",
+                kind.name(),
+                self.name
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// Refuses a run that says it came of another request, or event, than the run that lists it: the controller copies both to what
     /// it makes.
     fn check_maker(&self, kind: Kind, parent: &Self) -> Result<(), Refusal> {
@@ -235,6 +253,8 @@ mod tests {
     use crate::{
         clock::Clock,
         config::{raw, report::At, resolver::Resolver},
+        runs::EVENT_ID,
+        tekton::REQUEST_ID,
         upstream::{Metrics, Pings, Pools, Upstream},
     };
 
@@ -334,6 +354,37 @@ mod tests {
         }
     }
 
+    /// The garbage collector takes the owner off what is left of a PipelineRun that is deleted alone. Of a delivery, its task got tokens
+    /// as one of no pipeline, which a deny of that pipeline does not meet.
+    #[tokio::test]
+    async fn what_is_left_of_a_pipeline_run_of_a_delivery_gets_no_tokens_as_a_run_by_itself() {
+        let run = |owner, labels: Value, annotations: Value| {
+            let mut run = object("build", MADE, owner, &json!({"status": {"podName": "build-pod"}}));
+            run["metadata"]["labels"] = labels;
+            run["metadata"]["annotations"] = annotations;
+            (Kind::TaskRun, run)
+        };
+        let left = || json!({EVENT_ID: "e", MADE_BY: "release"});
+        let refused = |task: Result<Task, Refusal>, what: &str| {
+            let why = task.unwrap_err().description().to_owned();
+            assert!(why.starts_with(what) && why.contains("none controls it: that has ended"), "{why}");
+        };
+        let alone = found(MADE, vec![run(None, json!({EVENT_ID: "e"}), json!({}))]).await.unwrap();
+        assert_eq!(alone.root.event.as_deref(), Some("e"));
+        refused(found(MADE, vec![run(None, left(), json!({}))]).await, "TaskRun build ");
+
+        // So it is of a run within another.
+        let made = json!({"kind": "TaskRun", "name": "build", "pipelineTaskName": "t"});
+        let mut inner = object("inner", MADE, None, &json!({"status": {"childReferences": [made]}}));
+        inner["metadata"]["labels"] = left();
+        let task = run(Some(("PipelineRun", "inner")), json!({EVENT_ID: "e", MADE_BY: "inner"}), json!({}));
+        refused(found(MADE, vec![task, (Kind::PipelineRun, inner)]).await, "PipelineRun inner ");
+
+        // One that somebody copied and made through Doorward is theirs.
+        let copied = found(MADE, vec![run(None, left(), json!({REQUEST_ID: "r"}))]).await.unwrap();
+        assert_eq!(copied.root.event, None);
+    }
+
     #[test]
     fn a_run_of_a_request_is_of_no_event_and_its_children_are_of_the_same() {
         let identity = |request: Option<&str>, event: Option<&str>| Identity {
@@ -344,6 +395,7 @@ mod tests {
             created: None,
             event: event.map(Into::into),
             request: request.map(Into::into),
+            is_part: false,
         };
         assert_eq!(identity(None, Some("e")).root().event.as_deref(), Some("e"));
         assert_eq!(identity(Some("r"), Some("e")).root().event, None, "who makes a run can copy the label");

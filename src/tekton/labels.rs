@@ -11,7 +11,7 @@ use super::{
 use crate::runs::EVENT_ID;
 
 /// The label that names the run which has made one.
-pub(super) const MADE_BY: &str = "tekton.dev/pipelineRun";
+pub(crate) const MADE_BY: &str = "tekton.dev/pipelineRun";
 
 const GUARDED: [&str; 2] = [EVENT_ID, MADE_BY];
 

@@ -39,6 +39,7 @@ pub(crate) fn is_of_runs(version: &str) -> bool {
     version.starts_with("tekton.dev/")
 }
 
+pub(crate) use self::labels::MADE_BY;
 pub use self::{
     attribution::{Attribution, REQUEST_ID},
     document::{Document, MAX_BODY, concerns},

@@ -345,6 +345,11 @@ async fn only_the_controller_makes_runs_that_another_run_owns() {
     past.run("mallory", &["annotate", "taskrun/posing", "team=b"]).await;
     let none = json!({"metadata": {"ownerReferences": null}}).to_string();
     past.run("mallory", &["patch", "taskrun/posing", "--type=merge", "-p", &none]).await;
+    // But not that it was a part of the run, without which it would stand by itself.
+    for change in ["tekton.dev/pipelineRun-", "tekton.dev/pipelineRun=other"] {
+        let said = past.fails("mallory", &["label", "--overwrite", "taskrun/posing", change]).await;
+        assert!(said.contains("says of which run another is a part"), "{change}: {said}");
+    }
 
     // Nor does one that another object owns get the label that makes it a part of the run.
     other["metadata"]["labels"] = json!({});
