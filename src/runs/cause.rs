@@ -230,6 +230,11 @@ impl Cause {
         self.subject_kind.or_else(own).or_else(|| is_of_subject.then_some(self.kind))
     }
 
+    /// From when on it counts no more.
+    fn ends(&self) -> Timestamp {
+        Timestamp::from_millis(self.at) + KEPT
+    }
+
     /// Whether a run that was made then can have come of the delivery.
     fn explains(&self, created: Timestamp) -> bool {
         let at = Timestamp::from_millis(self.at);
@@ -260,7 +265,7 @@ impl Causes<'_> {
         let key = mark.key();
         let plain = serde_json::to_vec(cause).map_err(|_| CauseError::Unreadable)?;
         let sealed = self.keys.seal(Purpose::Cause, &key, &plain).ok_or(CauseError::Unreadable)?;
-        self.store.put(Table::Causes, &key, sealed, now + KEPT, Expect::Absent, now).await?;
+        self.store.put(Table::Causes, &key, sealed, cause.ends(), Expect::Absent, now).await?;
         Ok(())
     }
 
@@ -277,7 +282,10 @@ impl Causes<'_> {
         let keys = marks.flat_map(|mark| [mark.key(), mark.old_key()]).chain([run.key()]).collect();
         // In one go, since each costs a way to the store.
         let mut found = self.store.get_all(Table::Causes, keys, now).await?;
-        let cause = found.pop().flatten().map(|stored| self.open(&run.key(), &stored.value)).transpose()?;
+        let cause = match found.pop().flatten() {
+            Some(stored) => self.open(&run.key(), &stored.value, now)?,
+            None => None,
+        };
         let made = found.iter().position(Option::is_some).map(|place| place / 2);
         if made.is_some() || cause.is_some() {
             return Ok(Known { cause, made });
@@ -302,15 +310,17 @@ impl Causes<'_> {
     ) -> Result<Option<Cause>, CauseError> {
         for key in keys {
             if let Some(stored) = self.store.get(Table::Causes, &key, now).await? {
-                return self.open(&key, &stored.value).map(Some);
+                return self.open(&key, &stored.value, now);
             }
         }
         Ok(None)
     }
 
-    fn open(&self, key: &[u8], sealed: &[u8]) -> Result<Cause, CauseError> {
+    /// What was sealed, if it still counts: earlier versions kept the cause of a delivery's run anew when that first asked.
+    fn open(&self, key: &[u8], sealed: &[u8], now: Timestamp) -> Result<Option<Cause>, CauseError> {
         let plain = self.keys.open(Purpose::Cause, key, sealed)?;
-        serde_json::from_slice(&plain).map_err(|_| CauseError::Unreadable)
+        let cause: Cause = serde_json::from_slice(&plain).map_err(|_| CauseError::Unreadable)?;
+        Ok(Some(cause).filter(|cause| now < cause.ends()))
     }
 }
 
@@ -399,6 +409,25 @@ mod tests {
         }
         // What was found is kept for the run.
         assert!(at.causes().of(asked("a", None), None, NOW).await.unwrap().cause.is_some());
+    }
+
+    /// It was kept anew when its run first asked, so that one that had waited had tokens for up to two weeks.
+    #[tokio::test]
+    async fn the_cause_of_a_delivery_is_kept_for_seven_days_of_it_whenever_its_run_first_asks() {
+        let at = Fixture::new();
+        at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
+        let day = Duration::from_secs(86_400);
+        // As a version kept it that counted from the first question.
+        let plain = serde_json::to_vec(&cause()).unwrap();
+        let sealed = at.keys.seal(Purpose::Cause, b"run:c/old", &plain).unwrap();
+        at.store.put(Table::Causes, b"run:c/old", sealed, NOW + day * 13, Expect::Any, NOW).await.unwrap();
+        for (days, is_known) in [(6_u32, true), (8, false)] {
+            for uid in ["u", "old"] {
+                let now = NOW + day * days;
+                let known = at.causes().of(asked(uid, Some("e")), Some(NOW), now).await.unwrap();
+                assert_eq!(known.cause.is_some(), is_known, "{uid} after {days} days");
+            }
+        }
     }
 
     #[tokio::test]
