@@ -49,6 +49,10 @@ pub struct TracedToken {
     /// When it was ended before its time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<End>,
+    /// From when on no other was given, and why, where it is another provider's: it goes on until its own end, unless the provider ended
+    /// it, which the trail does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_others_since: Option<End>,
     /// In order.
     pub uses: Vec<Use>,
     /// Further uses, by the request.
@@ -97,8 +101,9 @@ fn count<S: Serializer>(more: &HashSet<Uuid>, serializer: S) -> Result<S::Ok, S:
 impl TracedToken {
     /// Notes an end. The files of several replicas are not in the order of time, and the first end counts.
     fn end(&mut self, time: Timestamp, why: impl FnOnce() -> String) {
-        if self.ended.as_ref().is_none_or(|before| time < before.time) {
-            self.ended = Some(End { time, why: why() });
+        let end = if self.issued.onward.is_some() { &mut self.no_others_since } else { &mut self.ended };
+        if end.as_ref().is_none_or(|before| time < before.time) {
+            *end = Some(End { time, why: why() });
         }
     }
 }
@@ -137,7 +142,8 @@ impl Revocation {
 
     fn meets(&self, token: &TracedToken) -> bool {
         if let Some(id) = &self.token_id {
-            return *id == token.issued.token && token.issued.is_by(&self.issuer);
+            // By its id a token of ours is refused: nobody asks here about one of a provider.
+            return *id == token.issued.token && token.issued.is_by(&self.issuer) && token.issued.onward.is_none();
         }
         let Some(subject) = &self.subject else { return false };
         match token.issued.parties.as_slice() {
@@ -222,6 +228,7 @@ impl Found {
             uses: Vec::new(),
             more: HashSet::new(),
             ended: None,
+            no_others_since: None,
             issued,
         };
         self.0.entry(token.issued.token.clone()).or_insert(token);
@@ -334,6 +341,12 @@ impl fmt::Display for TracedToken {
         )?;
         if let Some(End { time, why }) = &self.ended {
             writeln!(f, "    ended    {time}: {why}")?;
+        }
+        if let Some(End { time, why }) = &self.no_others_since {
+            writeln!(
+                f,
+                "    no more  from {time} on: {why}; this one lasts until {until}, unless the provider ended it, as the log tells by its SHA-256"
+            )?;
         }
         for used in &self.uses {
             if let Some(AtServer { server, active, .. }) = &used.at_server {

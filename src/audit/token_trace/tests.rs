@@ -65,16 +65,43 @@ fn a_use_beyond_those_that_are_kept_counts_once() {
     assert!(token.to_string().ends_with("    used     3 times more\n"), "{token}");
 }
 
+/// The record of the end of a run or a pod.
+fn ended(time: i64, uid: &str, why: &str) -> String {
+    let ended = json!({"cluster": "c", "uid": uid, "why": why});
+    json!({"time": time, "metadata": {"event_code": "tokens.ended"}, "unmapped": {"tokens_ended": ended}}).to_string()
+}
+
+/// The task of a token, as its record has it.
+fn task() -> Value {
+    json!({
+        "cluster": "c", "namespace": "ci", "task_run": {"name": "t", "uid": "t"}, "pod": {"name": "p", "uid": "p"}, "root": "r",
+    })
+}
+
+/// Whoever follows one that leaked was told that it was dead, while it opened a cloud for an hour.
+#[test]
+fn a_token_of_another_provider_has_not_ended_with_its_run_or_by_a_revocation() {
+    let onward = json!({"provider": "aws at x", "assertion": "a", "sha256": "b"});
+    let revocation = revoke(40, &json!({"issuer": "own", "subject": "alice"}));
+    for (what, end, since) in [
+        ("the run", ended(30, "t", "it has ended"), (30, "it has ended")),
+        ("an operator", revocation, (40, "an operator revoked it: stolen")),
+    ] {
+        let given = issued(&json!({"task": task(), "onward": onward, "parties": [["own", "alice"]]}));
+        let token = traced(&[given, end], Tokens::Id("same")).pop().unwrap();
+        let since = End { time: Timestamp::from_millis(since.0), why: since.1.to_owned() };
+        assert_eq!((&token.ended, &token.no_others_since), (&None, &Some(since)), "{what}");
+        let said = token.to_string();
+        assert!(!said.contains("    ended    ") && said.contains("this one lasts until 1970-01-01T02:30:00"), "{said}");
+    }
+    // Nobody asks Doorward about it by its id.
+    let by_id = revoke(5, &json!({"issuer": "own", "token_id": "same"}));
+    let token = traced(&[issued(&json!({"onward": onward})), by_id], Tokens::Id("same")).pop().unwrap();
+    assert_eq!((&token.ended, &token.no_others_since), (&None, &None));
+}
+
 #[test]
 fn the_first_end_counts_whichever_file_it_stands_in() {
-    let ended = |time: i64, uid: &str, why: &str| {
-        let ended = json!({"cluster": "c", "uid": uid, "why": why});
-        json!({"time": time, "metadata": {"event_code": "tokens.ended"}, "unmapped": {"tokens_ended": ended}})
-            .to_string()
-    };
-    let task = json!({
-        "cluster": "c", "namespace": "ci", "task_run": {"name": "t", "uid": "t"}, "pod": {"name": "p", "uid": "p"}, "root": "r",
-    });
     let given_up = |time| of(9, time, "own", &json!({"revoked": "same"}));
     for (what, lines, first) in [
         (
@@ -85,7 +112,7 @@ fn the_first_end_counts_whichever_file_it_stands_in() {
         ("its holder, later", vec![given_up(40), ended(30, "t", "it has ended")], (30, "it has ended")),
         ("its holder, before", vec![ended(30, "t", "it has ended"), given_up(20)], (20, "its holder had done with it")),
     ] {
-        let lines = [vec![issued(&json!({"task": task}))], lines].concat();
+        let lines = [vec![issued(&json!({"task": task()}))], lines].concat();
         let token = traced(&lines, Tokens::Id("same")).pop().unwrap();
         let expected = End { time: Timestamp::from_millis(first.0), why: first.1.to_owned() };
         assert_eq!(token.ended, Some(expected), "{what}");
