@@ -58,6 +58,9 @@ impl Exchanger<'_> {
     ) -> Result<Party, Refusal> {
         let Some(Cluster { namespaces, .. }) = self.own_issuer.settings.clusters.get(&subject.issuer) else {
             let act = subject.act(self.identifier(&subject.issuer));
+            if let Some(act) = &act {
+                check_depth("subject_token", act)?;
+            }
             return Ok(Party { ends: subject.expires, parameter, principal: subject, act, of: None });
         };
         let pod = PodToken::read(&subject.claims)?;

@@ -237,6 +237,11 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     let four = world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(3)}));
     let act = part(&ask(&four, &agent).await.token(), 1)["act"].clone();
     assert_eq!(act["act"]["act"]["act"], json!({"iss": people, "sub": "actor-1"}), "each with its issuer: {act:#}");
+    // So it is of those of whom the provider says it, where no other comes to them.
+    for (count, is_too_many) in [(4, false), (5, true)] {
+        let answer = world.exchange(&world.person("alice", &json!({"act": actors(count)})), "plan").await;
+        assert_eq!(answer.text().contains("more than 4 would have acted"), is_too_many, "{count}: {}", answer.text());
+    }
     for (what, named) in [
         ("sub", json!({"act": {"sub": "system:serviceaccount:ci:builder"}})),
         ("sub within", json!({"act": {"sub": "x", "act": {"sub": "serviceaccount:ci:builder"}}})),
