@@ -23,7 +23,7 @@ pub struct Metrics {
     /// Requests that found no room.
     pub waits: Counter,
     pub wait_time: Counter<f64, AtomicU64>,
-    refusals: Family<Labels<&'static str>, Counter>,
+    pub(super) refusals: Family<Labels<&'static str>, Counter>,
     /// Unix time of the last checkpoint, or of the start where there is none yet; its age is an alarm.
     pub last_checkpoint: Gauge,
     pub syncs: Counter,

@@ -230,7 +230,7 @@ async fn who_waits_for_a_connection_is_not_overtaken() {
         .await;
         let upstream = upstream_with(address, |entry| entry.max_connections = 1);
         let metrics = Metrics::default();
-        let pools = Pools::new(metrics.clone());
+        let pools = Pools::new(metrics.clone(), Pings::NORMAL);
         let node = pools.node(&upstream);
         if answer == OK {
             // The sweep has just looked, which may wake one of them too many.
