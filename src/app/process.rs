@@ -305,8 +305,9 @@ async fn serve(
     if unfinished > 0 {
         tracing::warn!(
             unfinished,
-            "runs were being made, or who caused them kept, or what became of deliveries stored, to the last: tasks of these runs may get no \
-             tokens, and these deliveries are new when they come again"
+            "work was under way to the last, of which something may be lost: tasks of runs that were being made may get no tokens, deliveries \
+             may be new when they come again, and people whose sessions were being refreshed may have to sign in again; where that goes on, \
+             raise `limits.drain`"
         );
     }
     tracing::info!(cut, "drained");
@@ -405,6 +406,7 @@ impl Parts<'_> {
             revocations,
             clock: self.clock.clone(),
             control: self.runtime.handle().clone(),
+            drain: Drain::default(),
             metrics: self.metrics.sessions.clone(),
             refreshes: sessions::Refreshes::default(),
             devices: crate::oidc::program::Devices::default(),
@@ -437,14 +439,14 @@ impl Parts<'_> {
     fn assemble(self, snapshot: Snapshot, shared: Shared, redis: Option<Redis>, policies: PathBuf) -> App {
         let Self { runtime, metrics, requests, clock, context } = self;
         let control = runtime.handle();
-        let sessions::Shared { store, revocations, trail, .. } = shared.sessions.clone();
+        let sessions::Shared { store, revocations, drain, trail, .. } = shared.sessions.clone();
         snapshot.name_issuers(&revocations);
         snapshot.supply_token_keys();
         let health = Health::new(clock.clone());
         let supervisor = || Supervisor::new(control.clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
         App {
             control: control.clone(),
-            drain: Drain::default(),
+            drain,
             trail,
             replay: Replay::new(Arc::clone(&store)),
             held: hold::Queue::new(Arc::clone(&store), snapshot.sessions.keys(), metrics.webhooks.clone()),

@@ -107,6 +107,15 @@ impl Drain {
         Unfinished(self.clone())
     }
 
+    /// The same for what can wait for another process: `None` once the door is closed, as what begins then may be cut.
+    #[must_use]
+    pub fn begin_task_unless_closing(&self) -> Option<Unfinished> {
+        // Counted before the phase is looked at, so that whoever closes the door in between waits for it.
+        let unfinished = self.begin_task();
+        let is_closing = *self.0.phase.borrow() >= Phase::Closing;
+        (!is_closing).then_some(unfinished)
+    }
+
     /// How much of that has not ended.
     pub fn unfinished(&self) -> usize {
         self.0.unfinished.load(Ordering::Relaxed)
@@ -183,5 +192,17 @@ mod tests {
             assert_eq!((begun.elapsed().as_secs(), drain.unfinished()), (waited, left));
             assert_eq!(drain.phase(), Phase::Cut);
         }
+    }
+
+    #[tokio::test]
+    async fn what_another_process_can_do_does_not_begin_once_the_door_is_closed() {
+        let drain = Drain::default();
+        drain.begin();
+        let begun = drain.begin_task_unless_closing();
+        assert!(begun.is_some() && drain.unfinished() == 1);
+        drop(begun);
+        drain.close();
+        assert!(drain.begin_task_unless_closing().is_none());
+        assert_eq!(drain.unfinished(), 0);
     }
 }

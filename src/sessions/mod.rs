@@ -66,6 +66,7 @@ use crate::{
     audit::Trail,
     authn::{CredentialId, Presented, Principal},
     clock::{Clock, Timestamp},
+    downstream::Drain,
     error::{Reason, Rejection},
     oidc::{Identity, Provider, program::Devices},
     store::{Expect, Revocations, Store, StoreError, Table, Written},
@@ -95,8 +96,10 @@ pub struct Shared {
     pub store: Store,
     pub revocations: Revocations,
     pub clock: Clock,
-    /// Where the store is told that a session is in use.
+    /// Where all is done that nobody need wait for.
     pub control: Handle,
+    /// The end of the process.
+    pub drain: Drain,
     pub metrics: SessionMetrics,
     pub refreshes: Refreshes,
     /// The programs that wait for a person.

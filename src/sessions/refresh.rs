@@ -197,7 +197,7 @@ impl Sessions {
     async fn recheck(&self, hash: SessionHash, seen: Timestamp) -> Result<Done, StoreError> {
         let inner = &*self.0;
         let give_up = inner.shared.clock.now() + LEASE;
-        let (record, lease) = loop {
+        let (record, lease, _unfinished) = loop {
             let Some((record, version)) = self.read(hash).await? else { return Ok(Done::Settled) };
             if record.checked > seen {
                 return Ok(Done::Settled);
@@ -213,8 +213,11 @@ impl Sessions {
             // From now on: the wait for another's was long, perhaps, and the call is not.
             let lease = Lease { id: random(), until: now + LEASE };
             let leased = Record { lease: Some(lease.clone()), ..record };
+            // The end of the process waits from here on, as a token that was used and whose successor was not kept is lost. What begins when
+            // nobody waits any more is left to others.
+            let Some(unfinished) = inner.shared.drain.begin_task_unless_closing() else { return Ok(Done::Later) };
             if self.write(hash, &leased, version).await? {
-                break (leased, lease);
+                break (leased, lease, unfinished);
             }
         };
         let Some(provider) = self.provider_of(&record).map(Arc::clone) else { return Ok(Done::Later) };

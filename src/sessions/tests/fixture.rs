@@ -118,6 +118,7 @@ impl Fixture {
             revocations: Revocations::new(Arc::clone(&store) as Store, clock.clone()),
             clock,
             control: Handle::current(),
+            drain: Drain::default(),
             metrics: SessionMetrics::default(),
             refreshes: Refreshes::default(),
             devices: Default::default(),

@@ -6,6 +6,8 @@ mod userinfo;
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use axum::http::StatusCode;
+use futures_util::FutureExt as _;
+use tokio::sync::Notify;
 
 use super::{
     super::{record::SessionHash, refresh::Lease},
@@ -211,6 +213,49 @@ async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
     assert!(world.at.shared.revocations.end_of_session(&session.principal).is_none());
     let (record, _) = world.at.sessions.read(hash).await.unwrap().unwrap();
     assert_eq!(record.lease.map(|lease| lease.id), Some([7; 16]), "it goes on with whoever has it");
+}
+
+/// The process ended between the answer of the provider and the write of it: the token that had rotated was lost, and the next refresh
+/// ended the session.
+#[tokio::test]
+async fn the_end_of_the_process_waits_for_a_refresh_under_way_and_none_begins_once_the_door_is_closed() {
+    let world = world().await;
+    let (asked, goes_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let token = {
+        let (asked, goes_on) = (Arc::clone(&asked), Arc::clone(&goes_on));
+        move || {
+            let (asked, goes_on) = (Arc::clone(&asked), Arc::clone(&goes_on));
+            async move {
+                asked.notify_one();
+                goes_on.notified().await;
+                axum::Json(json!({"access_token": "a-2", "token_type": "Bearer", "refresh_token": "r-2"}))
+            }
+        }
+    };
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let router = axum::Router::new().route("/token", axum::routing::post(token));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    world.at.provider.change_metadata(|metadata| metadata.token_endpoint.set_port(Some(port)).unwrap());
+
+    let drain = world.at.shared.drain.clone();
+    let patience = Duration::from_secs(10);
+    world.advance(240, |_| {});
+    let hash = world.get().await.unwrap().hash;
+    tokio::time::timeout(patience, asked.notified()).await.unwrap();
+    drain.close();
+    assert_eq!(drain.unfinished(), 1);
+    // It ends once the provider has answered and the store has it.
+    goes_on.notify_one();
+    drain.wait(patience).await;
+    assert_eq!(drain.unfinished(), 0);
+    let (record, _) = world.at.sessions.read(hash).await.unwrap().unwrap();
+    assert_eq!((record.tokens.refresh.as_deref(), record.lease), (Some("r-2"), None));
+
+    // One that is due after that is left to another process; meanwhile the session goes on.
+    world.advance(301, |_| {});
+    assert!(world.get().await.is_ok());
+    assert!(asked.notified().now_or_never().is_none(), "the provider was asked");
 }
 
 /// What a provider answers that does not vouch for the person any more.
