@@ -1,6 +1,8 @@
 //! Ending without losing a request: announce, close the door, wait, cut.
 
 use std::{
+    future::pending,
+    panic::resume_unwind,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -8,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::{JoinError, JoinHandle},
+};
 
 /// How far the end has come; only ever goes forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +122,20 @@ impl Drain {
         (!is_closing).then_some(unfinished)
     }
 
+    /// Brings `work` to its end on `runtime`, whether or not whoever asked for it still waits ([`finished`]); the end of the process
+    /// waits for it as for a connection.
+    pub fn finish_on<F>(&self, runtime: &Handle, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let unfinished = self.begin_task();
+        runtime.spawn(async move {
+            let _unfinished = unfinished;
+            work.await
+        })
+    }
+
     /// How much of that has not ended.
     pub fn unfinished(&self) -> usize {
         self.0.unfinished.load(Ordering::Relaxed)
@@ -171,6 +191,16 @@ impl Drain {
     }
 }
 
+/// What came of work that goes on by itself ([`Drain::finish_on`]). If it panics, so does who waits for it.
+pub async fn finished<T>(work: JoinHandle<T>) -> T {
+    match work.await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => resume_unwind(panic),
+        // Its runtime ends, and with it whoever waits.
+        Err(Err(_)) => pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
@@ -192,6 +222,26 @@ mod tests {
             assert_eq!((begun.elapsed().as_secs(), drain.unfinished()), (waited, left));
             assert_eq!(drain.phase(), Phase::Cut);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_any_more_is_brought_to_its_end_before_the_process_ends() {
+        let drain = Drain::default();
+        let (told, done) = watch::channel(false);
+        let begin = || {
+            let told = told.clone();
+            drain.finish_on(&Handle::current(), async move {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                told.send_replace(true);
+                "done"
+            })
+        };
+        // Whoever asked is gone before it is done.
+        let left = tokio::time::timeout(Duration::from_secs(1), finished(begin())).await;
+        assert!(left.is_err() && drain.unfinished() == 1);
+        drain.wait(Duration::from_secs(20)).await;
+        assert!(*done.borrow() && drain.unfinished() == 0);
+        assert_eq!(finished(begin()).await, "done", "the twin: who stays has what came of it");
     }
 
     #[tokio::test]

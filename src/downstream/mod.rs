@@ -60,7 +60,7 @@ use self::liveness::Liveness;
 pub(crate) use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{
     accept::Downstream,
-    drain::{Drain, Unfinished},
+    drain::{Drain, Unfinished, finished},
     listener::owner_of,
     listener::{BindError, Bound},
     metrics::Metrics,

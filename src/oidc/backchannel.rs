@@ -1,6 +1,8 @@
 //! The provider says that it ended a session (OpenID Connect Back-Channel Logout 1.0 sections 2.5 to 2.8). It comes without
 //! a cookie, and what it may do is decided by its token alone.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
@@ -8,6 +10,7 @@ use url::form_urlencoded;
 
 use super::{Login, LoginRequest, bounded, parameters};
 use crate::{
+    downstream::finished,
     issuers::{LogoutToken, Unverified},
     store::{Expect, StoreError, Table},
 };
@@ -95,10 +98,15 @@ impl Login {
         if store.get(Table::Logins, seen.as_ref(), now).await?.is_some() {
             return Err(invalid("it was used before (`jti`)"));
         }
-        let ended = sessions.end_by_provider(provider.issuer(), subject.as_deref(), session.as_deref()).await?;
-        // Noted only now: until all has ended the provider may send it again, whatever the store took of the first.
-        let until = expires + super::id_token::SKEW;
-        store.put(Table::Logins, seen.as_ref(), Vec::new(), until, Expect::Any, now).await?;
-        Ok(ended)
+        let (provider, of) = (Arc::clone(provider), sessions.clone());
+        // A provider that does not wait must not leave a token good that has ended what it is about.
+        let ended = sessions.shared().finish(async move {
+            let ended = of.end_by_provider(provider.issuer(), subject.as_deref(), session.as_deref()).await?;
+            // Noted only now: until all has ended the provider may send it again, whatever the store took of the first.
+            let until = expires + super::id_token::SKEW;
+            of.shared().store.put(Table::Logins, seen.as_ref(), Vec::new(), until, Expect::Any, now).await?;
+            Ok::<_, Refusal>(ended)
+        });
+        finished(ended).await
     }
 }

@@ -244,7 +244,7 @@ impl Login {
     /// The rest runs on the control runtime: a browser that goes away must not leave a code used and no session.
     async fn finish(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
         let login = self.clone();
-        let task = self.0.sessions.shared().control.spawn(async move { login.sign_in_with(accepted).await });
+        let task = self.0.sessions.shared().finish(async move { login.sign_in_with(accepted).await });
         task.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a login ended early");
             Err(Failure::new(Outcome::internal, "The sign-in could not be completed. Try again."))

@@ -13,10 +13,12 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    downstream::finished,
     egress::Bounds,
     issuers::presets::Logout,
     pages::{self, ConfirmSignOutView},
     sessions::{Ended, Session, cookie, csrf},
+    store::StoreError,
 };
 
 /// What taking back a grant may cost.
@@ -57,10 +59,16 @@ impl Login {
         let session = self.0.sessions.held_to_sign_out(request.headers, request.origin).await?;
         let mut location = SIGNED_OUT.to_owned();
         if let Some(session) = session {
-            // First here: whatever the provider does, this session is over.
-            self.0.sessions.end_login(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
             location = self.end_at_provider(&session, request).unwrap_or(location);
-            self.take_back_grant(session);
+            let login = self.clone();
+            // A browser that goes away must not leave a session ended and its grant good.
+            let signed_out = self.0.sessions.shared().finish(async move {
+                // First here: whatever the provider does, this session is over.
+                login.0.sessions.end_login(&session, Ended::signed_out).await?;
+                login.take_back_grant(session);
+                Ok::<_, StoreError>(())
+            });
+            finished(signed_out).await.map_err(|error| store_failed(&error))?;
         }
         let mut response = redirect(&location);
         for line in [cookie::delete(cookie::SESSION), attempts::forget()] {
@@ -123,7 +131,7 @@ impl Login {
             return;
         }
         let now = self.0.sessions.now();
-        self.0.sessions.shared().control.spawn(async move {
+        self.0.sessions.shared().finish(async move {
             let Some(token) = session.tokens().refresh.as_deref() else { return };
             if let Err(why) = revoke(&*provider, &endpoint, token, now).await {
                 let issuer = provider.name();

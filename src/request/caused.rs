@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use data_encoding::HEXLOWER;
 use http::{StatusCode, header};
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
 use super::{
@@ -17,7 +17,6 @@ use crate::{
     audit::Record,
     authn::Principal,
     body::{ResponseBody, collect},
-    downstream::Unfinished,
     error::{Reason, Rejection},
     runs::{Cause, CauseError, Causes, Mark},
     snapshot::Snapshot,
@@ -98,10 +97,8 @@ impl Worker {
     ) -> Result<Forwarded<Exchange>, Rejection> {
         let (worker, snapshot, by) = (self.clone(), Arc::clone(snapshot), Causing::of(exchange.record()));
         // Nobody else knows who caused the run, so that the process does not end before, as long as it waits for requests.
-        let unfinished = self.app.drain.begin_task();
         // Here and not on the control runtime: the connections to the upstream are this worker's.
-        let made = tokio::spawn(async move {
-            let _unfinished = unfinished;
+        let made = self.app.drain.finish_on(&Handle::current(), async move {
             let forwarded = worker.send(&mut cleared).await?;
             Ok(worker.note_made(&snapshot, forwarded, &by).await)
         });
@@ -230,7 +227,7 @@ impl Worker {
                 Ok(()) => {}
                 Err(CauseError::Store(error)) => {
                     tracing::warn!(request_id = %id, %error, "who caused a run cannot be kept yet; it is tried again");
-                    tokio::spawn(keeping.until_kept(self.app.drain.begin_task()));
+                    self.app.drain.finish_on(&Handle::current(), keeping.until_kept());
                 }
                 Err(error) => keeping.gave_up(&error),
             }
@@ -282,7 +279,7 @@ impl Keeping {
     }
 
     /// Tries until it is kept, or has been tried for so long that who asks for a token was told that nobody is known.
-    async fn until_kept(self, _unfinished: Unfinished) {
+    async fn until_kept(self) {
         let until = Instant::now() + LATER;
         let mut pause = RETRY.0;
         loop {

@@ -7,8 +7,6 @@
 
 use std::{
     borrow::Cow,
-    future::pending,
-    panic::resume_unwind,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +17,7 @@ use std::{
 use http::{Response, StatusCode, header};
 use serde::Deserialize;
 use tokio::{
-    task::JoinError,
+    runtime::Handle,
     time::{Instant, timeout_at},
 };
 
@@ -32,6 +30,7 @@ use crate::{
     app::App,
     authn::Authenticated,
     body::{OnEnd, ResponseBody, collect},
+    downstream::finished,
     error::{Reason, Rejection},
     sha256::sha256,
     snapshot::Snapshot,
@@ -89,22 +88,15 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
         let (worker, snapshot, route) = (self.clone(), Arc::clone(snapshot), Arc::clone(route));
-        let (unfinished, mut lent) = (self.app.drain.begin_task(), exchange.lend());
+        let mut lent = exchange.lend();
         // Here and not on the control runtime: the connections to the upstream are this worker's.
-        let delivered = tokio::spawn(async move {
-            let _unfinished = unfinished;
+        let delivered = self.app.drain.finish_on(&Handle::current(), async move {
             let delivered = worker.deliver_once(&snapshot, authenticated, &route, reservation, &mut lent).await;
             (delivered, lent)
         });
-        match delivered.await.map_err(JoinError::try_into_panic) {
-            Ok((delivered, back)) => {
-                *exchange = back;
-                delivered
-            }
-            Err(Ok(panic)) => resume_unwind(panic),
-            // The worker ends, and this with it.
-            Err(Err(_)) => pending().await,
-        }
+        let (delivered, back) = finished(delivered).await;
+        *exchange = back;
+        delivered
     }
 
     async fn deliver_once(
@@ -204,9 +196,8 @@ async fn answer_by<T>(
 async fn settle(app: &App, mut reservation: Reservation, is_taken: bool) {
     let Err(error) = reservation.settle(is_taken, app.clock.now()).await else { return };
     tracing::warn!(%error, is_taken, "what became of a delivery cannot be stored yet; it is tried again");
-    let (clock, unfinished) = (app.clock.clone(), app.drain.begin_task());
-    tokio::spawn(async move {
-        let _unfinished = unfinished;
+    let clock = app.clock.clone();
+    app.drain.finish_on(&Handle::current(), async move {
         match reservation.settle_later(is_taken, &clock).await {
             Ok(()) => tracing::info!(is_taken, "what became of a delivery is stored now"),
             Err(error) => {
@@ -263,6 +254,8 @@ fn event_id(body: &[u8]) -> Option<EventId> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use super::*;
 
     #[test]

@@ -44,7 +44,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method};
 use moka::sync::Cache;
 use serde_json::{Map, Value};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::JoinHandle};
 
 use self::{
     index::{Entry, Index},
@@ -106,6 +106,17 @@ pub struct Shared {
     pub devices: Devices,
     /// Where the end of a session is noted.
     pub trail: Trail,
+}
+
+impl Shared {
+    /// As [`Drain::finish_on`]: what a client asked for and what must not stay half done when they leave, or the process is to end.
+    pub(crate) fn finish<F>(&self, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.drain.finish_on(&self.control, work)
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -292,8 +303,9 @@ impl Sessions {
                 return Err(unavailable(error));
             }
         }
-        let surplus: Vec<_> = surplus.iter().filter_map(Entry::session).collect();
-        if let Err(error) = self.end_all(&index, &surplus, Ended::surplus).await {
+        let surplus = surplus.iter().filter_map(Entry::session).collect();
+        let Record { issuer_url, subject, .. } = &session.record;
+        if let Err(error) = self.end_all(issuer_url, subject, surplus, Ended::surplus).await {
             // Nobody gets its id.
             drop(store.delete(Table::Sessions, hash.as_bytes()).await);
             drop(index.remove(&[hash], now).await);

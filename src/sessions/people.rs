@@ -14,6 +14,7 @@ use super::{
 use crate::{
     audit::Note,
     clock::Timestamp,
+    downstream::finished,
     error::Rejection,
     store::{StoreError, Table, Target},
 };
@@ -125,7 +126,7 @@ impl Sessions {
     pub(crate) async fn end_named(&self, name: &str, reason: Ended) -> Result<bool, StoreError> {
         let Some(hash) = SessionHash::parse(name) else { return Ok(false) };
         let Some((record, _)) = self.read(hash).await? else { return Ok(false) };
-        Ok(self.end_all(&self.index(&record), &[(hash, record.ends)], reason).await? > 0)
+        Ok(self.end_all(&record.issuer_url, &record.subject, vec![(hash, record.ends)], reason).await? > 0)
     }
 
     /// As [`Sessions::held_by`], and a session that was signed out whose record is still there: nobody heard that the store had taken
@@ -148,34 +149,48 @@ impl Sessions {
 
     /// Ends one session, here at once and everywhere within a second; its streams end with it.
     pub async fn end(&self, session: &Session, reason: Ended) -> Result<(), StoreError> {
-        self.end_all(&self.index(&session.record), &[(session.hash, session.record.ends)], reason).await.map(drop)
+        let Session { hash, record, .. } = session;
+        self.end_all(&record.issuer_url, &record.subject, vec![(*hash, record.ends)], reason).await.map(drop)
     }
 
     /// Ends all sessions of the same login, on every host: those of the same session at the provider, or, where it
     /// names none, all of the person's. Gives how many were ended.
     pub async fn end_login(&self, session: &Session, reason: Ended) -> Result<usize, StoreError> {
-        let index = self.index(&session.record);
-        let mut others = index.entries(self.now()).await?;
-        others.retain(|entry| entry.same_login(&session.record) && entry.hash() != Some(session.hash));
+        let Session { hash, record, .. } = session;
+        let mut others = self.index(record).entries(self.now()).await?;
+        others.retain(|entry| entry.same_login(record) && entry.hash() != Some(*hash));
         let others = others.iter().filter_map(Entry::session);
-        let all: Vec<_> = others.chain(iter::once((session.hash, session.record.ends))).collect();
-        self.end_all(&index, &all, reason).await
+        let all = others.chain(iter::once((*hash, record.ends))).collect();
+        self.end_all(&record.issuer_url, &record.subject, all, reason).await
     }
 
     /// Ends these sessions of one person, each with the end of its record, and gives how many. All are revoked in one write, and with
-    /// it they have ended: what fails after it would have whoever tries again find nothing to end, at their provider neither.
+    /// it they have ended: what fails after it would have whoever tries again find nothing to end, at their provider neither. All is done
+    /// also where whoever asked for it leaves.
     ///
     /// One that has ended, and whose record the store did not take away, ends for no other reason: it would stand twice in the trail. For
     /// the same it does, as whoever tries again may not have heard that the store took the first, of which the trail does not tell.
     pub(super) async fn end_all(
         &self,
+        issuer: &str,
+        subject: &str,
+        all: Vec<(SessionHash, Timestamp)>,
+        reason: Ended,
+    ) -> Result<usize, StoreError> {
+        if all.is_empty() {
+            return Ok(0);
+        }
+        let (sessions, issuer, subject) = (self.clone(), issuer.to_owned(), subject.to_owned());
+        let ending = async move { sessions.end_each(&sessions.index_of(&issuer, &subject), &all, reason).await };
+        finished(self.0.shared.finish(ending)).await
+    }
+
+    async fn end_each(
+        &self,
         index: &Index<'_>,
         sessions: &[(SessionHash, Timestamp)],
         reason: Ended,
     ) -> Result<usize, StoreError> {
-        if sessions.is_empty() {
-            return Ok(0);
-        }
         let shared = &self.0.shared;
         let named = sessions.iter().map(|(hash, ends)| (hash, hash.to_string(), *ends));
         let ending: Vec<_> = named
@@ -237,10 +252,9 @@ impl Sessions {
         reason: Ended,
         wanted: impl Fn(&Entry) -> bool,
     ) -> Result<usize, StoreError> {
-        let index = self.index_of(issuer, subject);
-        let entries = index.entries(self.now()).await?;
-        let sessions: Vec<_> = entries.iter().filter(|entry| wanted(entry)).filter_map(Entry::session).collect();
-        self.end_all(&index, &sessions, reason).await
+        let entries = self.index_of(issuer, subject).entries(self.now()).await?;
+        let sessions = entries.iter().filter(|entry| wanted(entry)).filter_map(Entry::session).collect();
+        self.end_all(issuer, subject, sessions, reason).await
     }
 
     fn index_of(&self, issuer: &str, subject: &str) -> Index<'_> {

@@ -275,7 +275,7 @@ impl Sessions {
             return Ok(Done::Settled);
         }
         tracing::info!(session = %hash, issuer = %record.issuer, %why, "the provider ended a session");
-        self.end_all(&self.index(record), &[(hash, record.ends)], Ended::provider).await?;
+        self.end_all(&record.issuer_url, &record.subject, vec![(hash, record.ends)], Ended::provider).await?;
         Ok(Done::Settled)
     }
 

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     authn::principal::workload_key,
     clock::Timestamp,
+    downstream::finished,
     error::Reason,
     request::{exchange::Exchange, sanitize::CleanRequest},
     store::{Expect, Put, Store, StoreError, Table, Target, WrittenAll},
@@ -150,14 +151,26 @@ impl Exchanger<'_> {
         {
             exchange.reserve(2).await?;
             let until = Timestamp::from_secs(expires) + AFTER;
-            let target = Target::Token { issuer: self.own_issuer.name(&self.snapshot.issuers), id: jti };
+            let (issuer, id) = (self.own_issuer.name(&self.snapshot.issuers).to_owned(), jti.to_owned());
             // Said again, it ends nothing more: neither the store nor the streams need to hear of it.
-            let is_new = !self.app.revocations.is_revoked_until(target, until);
-            if is_new {
-                self.app.revocations.revoke(target, "its holder has done with it", until).await?;
-            }
-            exchange.record().revoked = Some(jti.to_owned());
-            exchange.decided().await?;
+            let is_new = !self.app.revocations.is_revoked_until(Target::Token { issuer: &issuer, id: &id }, until);
+            let (revocations, mut lent) = (self.app.revocations.clone(), exchange.lend());
+            // A holder who leaves has ended it all the same, and the trail is to say who did.
+            let ended = self.app.drain.finish_on(&self.app.control, async move {
+                let ending = async {
+                    if is_new {
+                        let target = Target::Token { issuer: &issuer, id: &id };
+                        revocations.revoke(target, "its holder has done with it", until).await?;
+                    }
+                    lent.record().revoked = Some(id.clone());
+                    lent.decided().await?;
+                    Ok::<_, Refusal>(())
+                };
+                (ending.await, lent)
+            });
+            let (ended, back) = finished(ended).await;
+            *exchange = back;
+            ended?;
             if is_new {
                 self.app.close_revoked_streams();
             }

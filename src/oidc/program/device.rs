@@ -32,9 +32,10 @@ use super::{
 };
 use crate::{
     clock::{Timestamp, millis},
+    downstream::finished,
     pages::{self, DeviceDoneView, DeviceView, LetInView, ProgramDoneView, TypeCodeView},
     sessions::{
-        Ended, NewSession, Seen, Session,
+        Ended, NewSession, Origin, Seen, Session,
         keyring::{Purpose, random},
     },
     sha256::sha256,
@@ -159,7 +160,7 @@ impl Login {
             Ok(guess) => guess,
             Err(full) => return Ok(self.no_more_guesses(request, full)),
         };
-        let Some((waiting, version)) = self.waiting_for(&code, request).await? else {
+        let Some((waiting, version)) = self.waiting_for(&code, request.origin).await? else {
             guess.keep();
             let why = "No terminal waits for this code here. Compare it with your terminal; after ten minutes, or at the \
                        address of another host, it is not good.";
@@ -168,7 +169,10 @@ impl Login {
         drop(guess);
         let parameters = parse(request)?;
         if parameters.get("decline").is_some() {
-            return self.decline(request, &code, waiting, version).await;
+            let (login, origin) = (self.clone(), request.origin.clone());
+            // A browser that goes away must not leave a session that was declined.
+            let declining = async move { login.decline(&origin, &code, waiting, version).await };
+            return finished(self.0.sessions.shared().finish(declining)).await;
         }
         match &waiting.decision {
             Decision::Open => {}
@@ -267,7 +271,7 @@ impl Login {
     /// Until the program has come for its session, whoever let it in may think better of it.
     async fn decline(
         &self,
-        request: LoginRequest<'_>,
+        origin: &Origin,
         code: &UserCode,
         mut waiting: Waiting,
         mut version: u64,
@@ -294,15 +298,15 @@ impl Login {
                 return Ok(pages::html(StatusCode::OK, &pages::program_done(&view), &self.0.brand));
             }
             // Somebody decided in this moment, or the program came.
-            (waiting, version) = self.waiting_for(code, request).await?.ok_or_else(gone)?;
+            (waiting, version) = self.waiting_for(code, origin).await?.ok_or_else(gone)?;
         }
         Err(Failure::new(Outcome::internal, "Others decided in the same moment. Try again."))
     }
 
     /// The program that this code is of, at this host, whatever was decided.
-    async fn waiting_for(&self, code: &UserCode, request: LoginRequest<'_>) -> Result<Option<(Waiting, u64)>, Failure> {
+    async fn waiting_for(&self, code: &UserCode, origin: &Origin) -> Result<Option<(Waiting, u64)>, Failure> {
         let kept = self.kept::<Waiting>(&code.key()).await.map_err(|error| store_failed(&error))?;
-        Ok(kept.filter(|(waiting, _)| waiting.origin == request.origin.as_str()))
+        Ok(kept.filter(|(waiting, _)| waiting.origin == origin.as_str()))
     }
 
     /// Begins the session of the program that waits. Gives the page that tells the person to go back to it. Where they may not

@@ -112,7 +112,7 @@ impl Login {
         };
         let (login, origin, address) = (self.clone(), request.origin.clone(), request.address);
         // A program that goes away must not leave a code used and a session that nobody has.
-        let task = self.0.sessions.shared().control.spawn(async move {
+        let task = self.0.sessions.shared().finish(async move {
             let bearer = Bearer { origin: &origin, address };
             match form.brought {
                 Brought::Code(code) => login.redeem_code(&code, &form.verifier, bearer).await,

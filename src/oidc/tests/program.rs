@@ -308,6 +308,20 @@ async fn nobody_fills_the_store_with_terminals_that_they_decline_themselves() {
     }
 }
 
+/// The session was of no use to anybody, and stood among those of the person.
+#[tokio::test]
+async fn a_terminal_is_declined_with_its_session_though_the_browser_leaves() {
+    let mut browser = Browser::new().await;
+    let Brought::Device(device) = browser.allowed_device().await else { unreachable!() };
+    let typed = format!("code={}", device["user_code"].as_str().unwrap());
+    let store = Arc::clone(&browser.fixture.store);
+    let decline = format!("{}?decline", program::DEVICE);
+    store.leave_at(Table::Logins, browser.press(&decline, &typed)).await;
+    browser.fixture.shared.drain.wait(Duration::from_secs(10)).await;
+    assert_eq!(browser.listed().await, [""; 0]);
+    refused(&browser.bring(&Brought::Device(device)).await, "access_denied", "the person declined");
+}
+
 /// The place was free again at once, while the store kept what it had been asked to: without end, for whoever leaves early.
 #[tokio::test]
 async fn nobody_fills_the_store_with_programs_that_leave_before_they_have_a_code_or_that_it_does_not_answer() {

@@ -161,6 +161,45 @@ async fn whoever_signs_out_again_after_the_store_failed_half_way_is_out_everywhe
     }
 }
 
+/// The session had ended, and the grant stayed good at the provider for as long as it lasts there.
+#[tokio::test]
+async fn a_browser_that_leaves_while_it_signs_out_is_signed_out_at_the_provider_too() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    browser.script(|script| {
+        (script.answer["refresh_token"], script.answer["scope"]) = (json!("r-1"), json!("openid offline_access"));
+    });
+    browser.get(&sent.good()).await;
+    let (store, jar) = (Arc::clone(&browser.fixture.store), browser.jar.clone());
+    let ours = [("origin", "https://dash.example.com")];
+    store.leave_at(Table::Revocations, browser.ask(Method::POST, "/oauth2/sign_out", None, &ours)).await;
+    // As the end of the process does.
+    browser.fixture.shared.drain.wait(Duration::from_secs(10)).await;
+    assert_eq!(browser.jar, jar, "it has no answer");
+    assert!(browser.session().await.is_none());
+    let revoked = browser.exchanges().into_iter().filter_map(|asked| asked.form.get("token").cloned());
+    assert_eq!(revoked.collect::<Vec<_>>(), ["r-1"]);
+}
+
+/// The token was good again, for whoever had seen it.
+#[tokio::test]
+async fn a_logout_by_a_provider_that_does_not_wait_for_the_answer_ends_the_session_and_is_good_once() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    browser.script(|script| script.claims.as_mut().unwrap()["jti"] = json!("j-1"));
+    browser.get(&sent.good()).await;
+    let logout_token = browser.session().await.unwrap().tokens().id.clone().unwrap();
+    let (kind, form) =
+        ([("content-type", "application/x-www-form-urlencoded")], format!("logout_token={logout_token}"));
+    let store = Arc::clone(&browser.fixture.store);
+    let told = browser.send(Method::POST, backchannel::PATH, None, &kind, &form);
+    store.leave_at(Table::Revocations, told).await;
+    browser.fixture.shared.drain.wait(Duration::from_secs(10)).await;
+    assert!(browser.session().await.is_none());
+    let again = browser.send(Method::POST, backchannel::PATH, None, &kind, &form).await;
+    assert_eq!(again.status(), StatusCode::BAD_REQUEST, "{}", body(&again));
+}
+
 /// The token counted as used before anything had ended, so that the provider, which was asked to send it again, was refused.
 #[tokio::test]
 async fn a_logout_by_the_provider_that_failed_half_way_has_ended_the_session_once_it_was_sent_again() {

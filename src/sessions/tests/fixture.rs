@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, path::Path, sync::atomic::Ordering::SeqCst};
 
 use tempfile::TempDir;
+use tokio::sync::Barrier;
 
 use super::*;
 
@@ -25,6 +26,8 @@ pub(crate) struct Switched {
     pub spare: std::sync::atomic::AtomicUsize,
     /// A table of which the next write or removal happens, and its answer does not come.
     pub unheard: std::sync::Mutex<Option<Table>>,
+    /// A table of which the next write or removal happens, and its answer comes when two have met a second time.
+    pub late: std::sync::Mutex<Option<(Table, Arc<Barrier>)>>,
     /// A table from which nothing is removed.
     pub(super) stays: std::sync::Mutex<Option<Table>>,
     /// How often something was written.
@@ -39,16 +42,34 @@ impl Switched {
         call
     }
 
-    /// The call, or what comes of it where nobody hears its answer.
+    /// The call, or what comes of it where its answer is late, or nobody hears it.
     fn write<'a, T: Send + 'a>(&self, call: StoreFuture<'a, T>, table: impl Fn(Table) -> bool) -> StoreFuture<'a, T> {
         let call = self.call(call);
-        if self.unheard.lock().unwrap().take_if(|unheard| table(*unheard)).is_none() {
+        let late = self.late.lock().unwrap().take_if(|(late, _)| table(*late));
+        let is_unheard = self.unheard.lock().unwrap().take_if(|unheard| table(*unheard)).is_some();
+        if late.is_none() && !is_unheard {
             return call;
         }
         Box::pin(async move {
-            call.await?;
-            Err(StoreError::Timeout)
+            let answer = call.await?;
+            if let Some((_, met)) = late {
+                met.wait().await;
+                met.wait().await;
+            }
+            if is_unheard { Err(StoreError::Timeout) } else { Ok(answer) }
         })
+    }
+
+    /// Leaves what does the next write of this table, or its next removal, once that has happened; then lets its answer come.
+    pub async fn leave_at<T>(&self, at: Table, asked: impl Future<Output = T>) {
+        let met = Arc::new(Barrier::new(2));
+        *self.late.lock().unwrap() = Some((at, Arc::clone(&met)));
+        tokio::select! {
+            _ = asked => panic!("nothing was written"),
+            _ = met.wait() => {}
+        }
+        let answered = tokio::time::timeout(Duration::from_secs(10), met.wait()).await;
+        answered.expect("it ends with whoever asked for it");
     }
 
     pub fn switch(&self, away: bool) {
@@ -109,6 +130,7 @@ impl Fixture {
             full: None.into(),
             spare: 0.into(),
             unheard: None.into(),
+            late: None.into(),
             stays: None.into(),
             puts: 0.into(),
         });

@@ -141,6 +141,20 @@ async fn a_session_that_ended_while_the_store_failed_ends_no_second_time_for_ano
     assert!(ended.iter().all(|line| line.contains("signed_out")), "{ended:?}");
 }
 
+/// The trail never told of it, and what was kept of the session stayed.
+#[tokio::test]
+async fn an_end_is_brought_to_its_end_though_whoever_asked_for_it_leaves() {
+    let at = Fixture::offline();
+    let session = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
+    at.store.leave_at(Table::Revocations, at.sessions.end(&session, Ended::signed_out)).await;
+    at.shared.drain.wait(Duration::from_secs(10)).await;
+    assert!(at.sessions.read(session.hash).await.unwrap().is_none());
+    assert!(at.sessions.entries_of(&session).await.is_empty());
+    at.shared.trail.shutdown();
+    let lines = std::fs::read_to_string(at.folder.path().join("audit.jsonl")).unwrap();
+    assert_eq!(lines.lines().filter(|line| line.contains("\"session_ended\"")).count(), 1);
+}
+
 #[tokio::test]
 async fn a_person_sees_where_they_are_signed_in_and_ends_what_they_want() {
     let at = Fixture::offline();
