@@ -85,10 +85,11 @@ pub(super) fn bring_held(app: &Arc<App>) -> TaskHandle {
     let carrier = Arc::new(Worker::new(Arc::clone(app), app.own_pools()));
     let app = Arc::clone(app);
     app.supervisor.clone().spawn(TaskSpec::new("held-deliveries"), move |stop| {
-        let (queue, carrier, clock) = (app.held.clone(), Arc::clone(&carrier), app.clock.clone());
+        let (queue, carrier) = (app.held.clone(), Arc::clone(&carrier));
+        let (clock, drain) = (app.clock.clone(), app.drain.clone());
         let settle = app.snapshot.load().raw.interceptor.as_ref().map(|interceptor| interceptor.settle.get());
         async move {
-            hold::run(queue, carrier, clock, settle.unwrap_or_default(), stop).await;
+            hold::run(queue, carrier, clock, drain, settle.unwrap_or_default(), stop).await;
             Ok(())
         }
     })

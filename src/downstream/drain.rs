@@ -122,6 +122,13 @@ impl Drain {
         (!is_closing).then_some(unfinished)
     }
 
+    /// Waits until the door is closed.
+    pub async fn until_closing(&self) {
+        let mut phases = self.subscribe();
+        // It is told for as long as this is here.
+        drop(phases.wait_for(|phase| *phase >= Phase::Closing).await);
+    }
+
     /// Brings `work` to its end on `runtime`, whether or not whoever asked for it still waits ([`finished`]); the end of the process
     /// waits for it as for a connection.
     pub fn finish_on<F>(&self, runtime: &Handle, work: F) -> JoinHandle<F::Output>

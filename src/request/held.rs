@@ -1,9 +1,12 @@
 //! Deliveries that are stored before their sender gets an answer, and what is done with them afterwards: the same steps
 //! from the decision on, with what is in force by then.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -106,12 +109,26 @@ impl Worker {
             delivery::check(status)?;
             Ok((status, delivery::read(response, deadline).await.1))
         };
-        let sent = end_by(deadline, send).await;
+        let sent = tokio::select! {
+            sent = end_by(deadline, send) => sent,
+            stops = self.stops_asking(snapshot) => Err(stops),
+        };
         let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());
         if is_sent.load(Ordering::Relaxed) {
             self.note_events(snapshot, once, event, exchange).await;
         }
         sent
+    }
+
+    /// Once the door is closed, an EventListener has nobody here to ask before it makes a run, and makes none of what it answers from
+    /// then on. That is as an answer that never came: the delivery is brought again, and the interceptor lets one of them pass.
+    async fn stops_asking(&self, snapshot: &Snapshot) -> Rejection {
+        if snapshot.raw.interceptor.is_none() {
+            return pending().await;
+        }
+        self.app.drain.until_closing().await;
+        let why = "the EventListener did not answer before this process, which it asks before it makes a run, stopped";
+        Rejection::new(Reason::UpstreamTimeout, why)
     }
 }
 
@@ -273,8 +290,6 @@ fn is_of_policy(rejection: &Rejection) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
-
     use http::{HeaderMap, HeaderName};
     use serde::Deserialize as _;
     use serde_json::Value;

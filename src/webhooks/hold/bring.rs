@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, lease::Lease};
 use crate::{
     clock::{Clock, Timestamp},
+    downstream::{Drain, Unfinished},
     store::StoreError,
     webhooks::Replay,
 };
@@ -26,9 +27,16 @@ const TICK: Duration = Duration::from_millis(500);
 /// begins meanwhile.
 const ANEW: Duration = Duration::from_secs(300);
 
-/// Brings what is held until `stop`, and then ends what is on its way. Nothing is brought before `settle` has passed; what is held is
-/// known and measured meanwhile.
-pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, settle: Duration, stop: CancellationToken) {
+/// Brings what is held until `stop`, and then ends what is on its way, for which `drain` waits. Nothing is brought before `settle` has
+/// passed; what is held is known and measured meanwhile.
+pub async fn run<C: Carrier>(
+    queue: Queue,
+    carrier: Arc<C>,
+    clock: Clock,
+    drain: Drain,
+    settle: Duration,
+    stop: CancellationToken,
+) {
     let (settling, mut has_settled) = (tokio::time::sleep(settle), settle.is_zero());
     tokio::pin!(settling);
     while let Err(error) = queue.read_once(clock.now()).await {
@@ -46,7 +54,8 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, settle
     loop {
         let (due, next) = if has_settled { queue.index().begin_due(clock.now()) } else { (Vec::new(), None) };
         for lane in due {
-            let busy = Busy { queue: queue.clone(), lane: lane.clone(), paused: clock.now() + REST };
+            let (paused, unfinished) = (clock.now() + REST, drain.begin_task());
+            let busy = Busy { queue: queue.clone(), lane: lane.clone(), paused, _unfinished: unfinished };
             let turn = Turn { queue: queue.clone(), carrier: Arc::clone(&carrier), clock: clock.clone(), lane };
             let stop = stop.clone();
             lanes.spawn(async move { turn.run(busy, &stop).await });
@@ -87,6 +96,8 @@ struct Busy {
     lane: Lane,
     /// It gets no other turn before.
     paused: Timestamp,
+    /// What an EventListener has taken and is still stored comes to it again.
+    _unfinished: Unfinished,
 }
 
 impl Drop for Busy {

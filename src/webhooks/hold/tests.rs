@@ -4,6 +4,7 @@ mod fair;
 mod order;
 mod parked;
 mod sealed;
+mod stop;
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     clock::Clock,
+    downstream::Drain,
     error::Reason,
     sessions::KeyRing,
     upstream::buffered::ByteBudget,
@@ -99,7 +101,7 @@ impl Fixture {
     fn start_after(&self, settle: Duration) {
         self.queue.set_doubt(None);
         let (queue, carrier, clock) = (self.queue.clone(), Arc::clone(&self.carrier), self.clock.clone());
-        tokio::spawn(run(queue, carrier, clock, settle, self.stop.clone()));
+        tokio::spawn(run(queue, carrier, clock, Drain::default(), settle, self.stop.clone()));
     }
 
     async fn keep(&self, webhook: &str, repository: &str, delivery: &str) -> Result<HeldId, crate::error::Rejection> {

@@ -86,3 +86,25 @@ async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_un
     until_waiting(&doorward, 0).await;
     assert_eq!(upstream.requests().len(), 1);
 }
+
+/// An EventListener that answers after that has nobody to ask, and makes no run; and the try was cut without a word of it.
+#[tokio::test]
+async fn what_is_not_answered_when_the_door_closes_is_tried_again_where_event_listeners_ask() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let upstream = Upstream::scripted_at(address, |_| Reply::Hang).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let at_once = settled(address, "0s").change("limits: {drain_accept: 6s}", "limits: {drain_accept: 0}");
+    let mut doorward = Doorward::start_in(dir, &at_once).await;
+    assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);
+    until(async || upstream.requests().len() == 1).await;
+    doorward.signal("TERM");
+    doorward.wait_for_log("stopped").await;
+    // The next start brings nothing.
+    std::fs::write(doorward.dir().join("doorward.yaml"), settled(address, "10m")).unwrap();
+    let doorward = doorward.kill_and_restart().await;
+    until_waiting(&doorward, 1).await;
+    let listed = held(&doorward).await;
+    assert_eq!(listed[0]["tries"], 1, "{listed:?}");
+    assert!(listed[0]["last_error"].as_str().unwrap().contains("before this process"), "{listed:?}");
+}

@@ -37,7 +37,8 @@ async fn what_another_replica_stored_before_is_not_overtaken() {
         queue.set_doubt(None);
     }
     here.keep("hub", "7", "1").await.unwrap();
-    tokio::spawn(run(here.queue.clone(), Arc::clone(&carrier), here.clock.clone(), Duration::ZERO, here.stop.clone()));
+    let (queue, clock, stop) = (here.queue.clone(), here.clock.clone(), here.stop.clone());
+    tokio::spawn(run(queue, Arc::clone(&carrier), clock, Drain::default(), Duration::ZERO, stop));
     here.until("brought", async || carrier.seen.lock().unwrap().len() == 3).await;
     assert_eq!(*carrier.seen.lock().unwrap(), ["1", "2", "3"]);
 }

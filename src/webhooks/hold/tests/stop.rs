@@ -1,0 +1,46 @@
+//! The end of the process while a delivery is on its way.
+
+use tokio::sync::Notify;
+
+use super::*;
+
+/// Has an EventListener that answers when it is told to.
+struct Slow {
+    budget: ByteBudget,
+    sent: Notify,
+    answers: Notify,
+}
+
+impl Carrier for Slow {
+    fn room(&self, bytes: u64) -> Option<Room> {
+        self.budget.room(usize::try_from(bytes).unwrap())
+    }
+
+    async fn bring(&self, _: HeldId, _: &Held, _: HeldRequest) -> Brought {
+        self.sent.notify_one();
+        self.answers.notified().await;
+        Brought::Taken(None)
+    }
+}
+
+/// It was cut some seconds after the door had closed, and made its run once more after the next start.
+#[tokio::test]
+async fn the_end_of_the_process_waits_until_what_is_on_its_way_is_taken_and_forgotten() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("another brings"));
+    fixture.queue.set_doubt(None);
+    let budget = ByteBudget::new(1 << 20);
+    let (carrier, drain) = (Arc::new(Slow { budget, sent: Notify::new(), answers: Notify::new() }), Drain::default());
+    for delivery in ["a", "b"] {
+        fixture.keep("hub", "1", delivery).await.unwrap();
+    }
+    let (queue, clock, stop) = (fixture.queue.clone(), fixture.clock.clone(), fixture.stop.clone());
+    tokio::spawn(run(queue, Arc::clone(&carrier), clock, drain.clone(), Duration::ZERO, stop));
+    let patience = Duration::from_secs(10);
+    tokio::time::timeout(patience, carrier.sent.notified()).await.unwrap();
+    fixture.stop.cancel();
+    assert_eq!(drain.unfinished(), 1);
+    carrier.answers.notify_one();
+    drain.wait(patience).await;
+    assert_eq!(drain.unfinished(), 0, "nothing else is begun");
+    assert_eq!(fixture.held().await, [("b".to_owned(), false)]);
+}
