@@ -4,12 +4,13 @@
 //! costs nothing. How old the copy is can be asked too: whoever can do without the store goes by that age.
 
 mod list;
+mod mirror;
 mod names;
+mod persistent;
 mod record;
 mod restore;
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::names::Named;
 use self::{
+    mirror::{ByIssuer, Mirror},
     names::Names,
     record::{Record, What},
 };
@@ -106,7 +108,7 @@ struct Inner {
     /// Whether `mirror` holds nothing, which spares most processes the look-up.
     empty: AtomicBool,
     /// Workloads whose end this process has seen, maybe before the store could be told. Every run and pod of the cluster comes here,
-    /// so it is no part of `mirror`, which is copied to be changed.
+    /// of which the oldest make room, as nothing of `mirror` may.
     ended: Cache<Arc<str>, Revocation>,
     any_ended: AtomicBool,
     /// When the copy was last known to be complete, in milliseconds of [`Clock::passed`]: a clock that is set back must not keep it
@@ -128,29 +130,8 @@ struct Followed {
     ended_by: Timestamp,
 }
 
-#[derive(Clone, Default)]
-struct Mirror {
-    sessions: HashMap<Arc<str>, Revocation>,
-    tokens: ByIssuer,
-    principals: ByIssuer,
-    workloads: HashMap<Arc<str>, Revocation>,
-}
-
-impl Mirror {
-    fn get(&self, target: Target<'_>) -> Option<&Revocation> {
-        match target {
-            Target::Session(id) => self.sessions.get(id),
-            Target::Token { issuer, id } => self.tokens.get(issuer)?.get(id),
-            Target::Principal { issuer, subject } => self.principals.get(issuer)?.get(subject),
-            Target::Workload(uid) => self.workloads.get(uid),
-        }
-    }
-}
-
 /// Workloads whose end is remembered here at most.
 const MAX_ENDED: u64 = 100_000;
-
-type ByIssuer = HashMap<Arc<str>, HashMap<Arc<str>, Revocation>>;
 
 impl Revocations {
     pub fn new(store: Store, clock: Clock) -> Self {
@@ -200,10 +181,11 @@ impl Revocations {
                 for (issuer, of_issuer) in map {
                     for name in names.of(issuer) {
                         let known = map.get(name);
-                        let lacks = |id: &Arc<str>| known.is_none_or(|known| !known.contains_key(id));
-                        let lacking = of_issuer.iter().filter(|(id, _)| lacks(id));
-                        let lacking = lacking.map(|(id, revocation)| (Arc::clone(id), revocation.clone()));
-                        missing.entry(Arc::clone(name)).or_default().extend(lacking);
+                        let lacks = |id: &str| known.and_then(|known| known.get(id)).is_none();
+                        let missing = missing.entry(Arc::clone(name)).or_default();
+                        for (id, revocation) in of_issuer.iter().filter(|(id, _)| lacks(id)) {
+                            missing.insert(Arc::clone(id), revocation.clone());
+                        }
                     }
                 }
                 missing
@@ -220,8 +202,7 @@ impl Revocations {
         self.revoke_all(&[(target, reason, until)]).await
     }
 
-    /// The same of several targets, each with its reason and until when: the store is told once, and so is the copy, which each change
-    /// copies as a whole.
+    /// The same of several targets, each with its reason and until when: the store is told once.
     pub async fn revoke_all(&self, targets: &[(Target<'_>, &str, Timestamp)]) -> Result<(), StoreError> {
         let (mirror, names, now) = (self.0.mirror.load_full(), self.0.names.load_full(), self.0.clock.now());
         let named = targets.iter().flat_map(|(target, reason, until)| {
@@ -374,7 +355,7 @@ impl Revocations {
                 break;
             }
         }
-        self.forget(now);
+        self.change(|mirror| mirror.forget(now));
         // Once what it has by now was read, which stays as it is. What this process wrote a moment ago may be what was lost.
         let before = before.max(written);
         if before > 0 && self.0.store.was_set_back(Table::Revocations, before).await? {
@@ -434,47 +415,14 @@ impl Revocations {
     }
 
     fn learn(&self, records: impl IntoIterator<Item = (Record, Timestamp)>) {
-        self.change(|mirror| {
-            for (record, kept) in records {
-                let until = record.until.unwrap_or(kept);
-                let revocation = Revocation { reason: record.reason, until, kept };
-                match record.what {
-                    What::Session { id } => mirror.sessions.insert(id, revocation),
-                    What::Token { issuer, id } => mirror.tokens.entry(issuer).or_default().insert(id, revocation),
-                    What::Principal { issuer, subject } => {
-                        mirror.principals.entry(issuer).or_default().insert(subject, revocation)
-                    }
-                    What::Workload { uid } => mirror.workloads.insert(uid, revocation),
-                };
-            }
-        });
-    }
-
-    fn forget(&self, now: Timestamp) {
-        let mirror = self.0.mirror.load();
-        let ended = |revocation: &Revocation| revocation.kept <= now;
-        let any_of = |map: &ByIssuer| map.values().flat_map(HashMap::values).any(ended);
-        let any_alone = mirror.sessions.values().chain(mirror.workloads.values()).any(ended);
-        if any_alone || any_of(&mirror.tokens) || any_of(&mirror.principals) {
-            self.change(|mirror| {
-                mirror.sessions.retain(|_, revocation| !ended(revocation));
-                mirror.workloads.retain(|_, revocation| !ended(revocation));
-                for map in [&mut mirror.tokens, &mut mirror.principals] {
-                    map.values_mut().for_each(|of_issuer| of_issuer.retain(|_, revocation| !ended(revocation)));
-                    map.retain(|_, of_issuer| !of_issuer.is_empty());
-                }
-            });
-        }
+        self.change(|mirror| records.into_iter().for_each(|(record, kept)| mirror.learn(record, kept)));
     }
 
     fn change(&self, change: impl FnOnce(&mut Mirror)) {
         let _guard = lock(&self.0.change);
         let mut mirror = Mirror::clone(&self.0.mirror.load());
         change(&mut mirror);
-        let empty = mirror.sessions.is_empty()
-            && mirror.tokens.is_empty()
-            && mirror.principals.is_empty()
-            && mirror.workloads.is_empty();
+        let empty = mirror.is_empty();
         self.0.mirror.store(Arc::new(mirror));
         self.0.empty.store(empty, Ordering::Release);
     }

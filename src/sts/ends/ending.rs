@@ -101,7 +101,7 @@ impl Follower {
     }
 }
 
-/// Revokes the tokens of objects that have any. Those of many are revoked at once, as each time costs a copy of all revocations and a
+/// Revokes the tokens of objects that have any. Those of many are revoked at once, as each time costs a write to the store and a
 /// look at all streams.
 pub(super) async fn end(app: &App, mut over: Vec<Over>) -> Result<(), EndsError> {
     // What has ended is told of several times in a row, and may be known by both of its names: it is ended once.
