@@ -57,7 +57,7 @@ use crate::{
     sessions::SessionMetrics,
     snapshot::{Context, Shared, Snapshot},
     store::{Redis, Revocations, Store, StoreMetrics},
-    sts::{Asking, Vault, ends::Ends, onward},
+    sts::{Asking, HandedBack, Vault, ends::Ends, onward},
     supervisor::{Supervisor, TaskMetrics},
     upstream::{self, Pings, Pools, buffered::ByteBudget, streams},
     webhooks::{Replay, WebhookMetrics, hold},
@@ -88,6 +88,8 @@ pub struct App {
     pub ends: Ends,
     /// Look-ups of runs and pods under way.
     pub asking: Asking,
+    /// What holders of tokens have ended.
+    pub handed_back: HandedBack,
     /// Tokens of other providers.
     pub onward: onward::ProviderTokens,
     pub streams: streams::Registry,

@@ -41,7 +41,7 @@ use crate::{
     },
     snapshot::{self, Context, Resolved, Shared, Snapshot},
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
-    sts::{self, Asking, KeyMetric, ends::Ends, onward},
+    sts::{self, Asking, HandedBack, KeyMetric, ends::Ends, onward},
     supervisor::{Backoff, Supervisor, TaskHandle, TaskSpec},
     upstream::{buffered::ByteBudget, streams},
     webhooks::{Replay, hold},
@@ -452,6 +452,7 @@ impl Parts<'_> {
             held: hold::Queue::new(Arc::clone(&store), snapshot.sessions.keys(), metrics.webhooks.clone()),
             ends: Ends::default(),
             asking: Asking::default(),
+            handed_back: HandedBack::default(),
             onward: onward::ProviderTokens::new(
                 clock.clone(),
                 control.clone(),

@@ -43,8 +43,8 @@ const EVERY: Duration = Duration::from_millis(400);
 /// Changes asked for at once.
 const PAGE: usize = 1000;
 
-/// How long what is said of a token or a principal is kept at least, however soon it ends: a replica that looks late or whose clock is
-/// ahead has to read the word that takes a revocation back, or goes on by the one before.
+/// How long what an operator says of a token or a principal is kept at least, however soon it ends: a replica that looks late or whose
+/// clock is ahead has to read the word that takes a revocation back, or goes on by the one before.
 const KEPT: Duration = Duration::from_secs(3600);
 
 /// No time at all.
@@ -204,12 +204,23 @@ impl Revocations {
 
     /// The same of several targets, each with its reason and until when: the store is told once.
     pub async fn revoke_all(&self, targets: &[(Target<'_>, &str, Timestamp)]) -> Result<(), StoreError> {
+        self.write(targets, KEPT).await
+    }
+
+    /// Revokes a token whose holder has done with it, and which has ended by itself by `until`. It is kept no longer, as it takes back no
+    /// earlier word, and holders decide how many there are.
+    pub async fn hand_back(&self, token: Target<'_>, reason: &str, until: Timestamp) -> Result<(), StoreError> {
+        self.write(&[(token, reason, until)], Duration::ZERO).await
+    }
+
+    /// What is said of tokens and principals is kept for so long at least.
+    async fn write(&self, targets: &[(Target<'_>, &str, Timestamp)], at_least: Duration) -> Result<(), StoreError> {
         let (mirror, names, now) = (self.0.mirror.load_full(), self.0.names.load_full(), self.0.clock.now());
         let named = targets.iter().flat_map(|(target, reason, until)| {
             let former = mirror.by_former_names(*target, &names);
             let named: Vec<Target<'_>> = target.by_all_names(&names).into_iter().chain(former).collect();
             let least = match target {
-                Target::Token { .. } | Target::Principal { .. } => now + KEPT,
+                Target::Token { .. } | Target::Principal { .. } => now + at_least,
                 // Nobody takes back their end.
                 Target::Session(_) | Target::Workload(_) => *until,
             };

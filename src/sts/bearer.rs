@@ -1,13 +1,21 @@
 //! Who has tokens, so that the end of a run ends them, and the end of one at the word of who has it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
+    MAX_LIFETIME,
     ends::Kind,
     exchange::Exchanger,
     form::Form,
@@ -20,6 +28,7 @@ use crate::{
     clock::Timestamp,
     downstream::finished,
     error::Reason,
+    issuers::RUN_CLAIM,
     request::{exchange::Exchange, sanitize::CleanRequest},
     store::{Expect, Put, Store, StoreError, Table, Target, WrittenAll},
 };
@@ -36,6 +45,36 @@ pub const OVER: &str = "the run has ended, or its tokens were ended: it gets no 
 
 /// How often a record is written that others write at the same time.
 const TRIES: usize = 20;
+
+/// Tokens that one holder may end before they end by themselves.
+const MOST_HANDED_BACK: u32 = 1000;
+
+/// Holders that are counted at once. With more, those of whom least was heard are forgotten.
+const MAX_HOLDERS: u64 = 10_000;
+
+/// How many tokens each holder has ended. Until it would have ended by itself each takes room in the store and in the memory of every
+/// replica, and nothing else bounds how many one gets in exchange for one's own.
+#[derive(Debug)]
+pub struct HandedBack(Cache<String, Arc<AtomicU32>>);
+
+impl Default for HandedBack {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(MAX_HOLDERS).time_to_live(MAX_LIFETIME + AFTER).build())
+    }
+}
+
+impl HandedBack {
+    /// Whether the holder of the token with these claims may end one more.
+    fn takes(&self, claims: &Map<String, Value>) -> bool {
+        self.0.get_with(holder(claims), Arc::default).fetch_add(1, Ordering::Relaxed) < MOST_HANDED_BACK
+    }
+}
+
+/// Who has a token: the pod of a task, or a client on behalf of somebody.
+fn holder(claims: &Map<String, Value>) -> String {
+    let pod = claims.get(RUN_CLAIM).and_then(|run| run.get("pod")?.get("uid"));
+    json!([pod, claims.get("client_id"), claims.get("sub")]).to_string()
+}
 
 /// What the store has of a run or a pod that has tokens, by its cluster and uid ([`workload_key`]): enough to find it again there.
 /// Older versions have it by the uid alone.
@@ -154,13 +193,21 @@ impl Exchanger<'_> {
             let (issuer, id) = (self.own_issuer.name(&self.snapshot.issuers).to_owned(), jti.to_owned());
             // Said again, it ends nothing more: neither the store nor the streams need to hear of it.
             let is_new = !self.app.revocations.is_revoked_until(Target::Token { issuer: &issuer, id: &id }, until);
+            if is_new && !self.app.handed_back.takes(&claims) {
+                let detail = format!(
+                    "whoever has it has ended {MOST_HANDED_BACK} tokens within some minutes, and more are not taken; it ends by itself \
+                     within {} minutes",
+                    MAX_LIFETIME.as_secs() / 60
+                );
+                return Err(Refusal::unavailable(Reason::Overloaded, detail));
+            }
             let (revocations, mut lent) = (self.app.revocations.clone(), exchange.lend());
             // A holder who leaves has ended it all the same, and the trail is to say who did.
             let ended = self.app.drain.finish_on(&self.app.control, async move {
                 let ending = async {
                     if is_new {
                         let target = Target::Token { issuer: &issuer, id: &id };
-                        revocations.revoke(target, "its holder has done with it", until).await?;
+                        revocations.hand_back(target, "its holder has done with it", until).await?;
                     }
                     lent.record().revoked = Some(id.clone());
                     lent.decided().await?;
@@ -182,10 +229,7 @@ impl Exchanger<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        issuers::{RUN_CLAIM, lives_with},
-        store::Embedded,
-    };
+    use crate::{issuers::lives_with, store::Embedded};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -223,6 +267,23 @@ mod tests {
         assert_eq!(run(late).await.value, told);
     }
 
+    /// One step could fill the memory of every replica with what it got and ended.
+    #[test]
+    fn one_holder_ends_so_many_tokens_and_keeps_no_other_from_it() {
+        let handed_back = HandedBack::default();
+        let claims = |pod: Option<&str>, client: &str| {
+            let run = pod.map(|uid| json!({"pod": {"name": "build", "uid": uid}}));
+            let mut claims = json!({"sub": "alice", "client_id": client, "jti": "7"}).as_object().unwrap().clone();
+            claims.extend(run.map(|run| (RUN_CLAIM.to_owned(), run)));
+            claims
+        };
+        for (pod, client) in [(Some("a"), "builder"), (Some("b"), "builder"), (None, "builder"), (None, "web")] {
+            let claims = claims(pod, client);
+            assert!((0..MOST_HANDED_BACK).all(|_| handed_back.takes(&claims)), "{claims:?}");
+            assert!(!handed_back.takes(&claims), "{claims:?}");
+        }
+    }
+
     #[test]
     fn records_of_an_older_version_are_read_and_that_reads_none_of_ours() {
         let old = json!({"cluster": "east", "kind": "Pod", "namespace": "ci", "name": "push-pod"});
@@ -243,6 +304,6 @@ mod tests {
         };
         assert_eq!(lives(json!({"cluster": "east"})), "east/t east/p east/r east/w");
         assert_eq!(lives(json!({})), "t p r w", "as an older version ends it");
-        assert!(lives_with(&serde_json::Map::new()).is_empty());
+        assert!(lives_with(&Map::new()).is_empty());
     }
 }

@@ -56,19 +56,20 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 #[cfg(test)]
 pub use self::bearer::OVER;
 pub(crate) use self::refusal::printable;
-use self::{
-    exchange::Exchanger,
-    form::MAX_BODY,
-    metadata::{Endpoint, FormEndpoint},
-    refusal::Refusal,
-};
 pub use self::{
+    bearer::HandedBack,
     key_metric::KeyMetric,
     keys::SigningKeys,
     look_up::Asking,
     objects::ENDS,
     ring::{Kept, RingError, Vault},
     settings::Settings,
+};
+use self::{
+    exchange::Exchanger,
+    form::MAX_BODY,
+    metadata::{Endpoint, FormEndpoint},
+    refusal::Refusal,
 };
 use crate::{
     app::App,

@@ -90,6 +90,32 @@ async fn a_revocation_copies_few_of_those_that_are_known_however_many_there_are(
     assert!(copied <= persistent::MAX_LEAF, "{copied}");
 }
 
+/// It was kept an hour, while its holder got further ones to end every few minutes.
+#[tokio::test]
+async fn what_its_holder_has_handed_back_is_kept_until_it_would_have_ended_and_can_be_taken_back() {
+    let at = fixture();
+    let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(600);
+    let token = |id| Target::Token { issuer: "corp", id };
+    here.hand_back(token("over"), "its holder has done with it", until).await.unwrap();
+    here.hand_back(token("mistaken"), "its holder has done with it", until).await.unwrap();
+    elsewhere.refresh().await.unwrap();
+    assert!(elsewhere.is_revoked_until(token("over"), until) && elsewhere.is_revoked_until(token("mistaken"), until));
+    let is_known = |of: &Revocations, id| of.0.mirror.load().get(token(id)).is_some();
+    // A word that takes it back is read by who looks late.
+    here.revoke(token("mistaken"), "it is needed", at.clock.now() + Duration::from_secs(1)).await.unwrap();
+    at.clock.advance(Duration::from_secs(2));
+    elsewhere.refresh().await.unwrap();
+    let mistaken = CredentialId::Token("mistaken".into());
+    assert!(elsewhere.find(&mistaken, "corp", "alice").is_none() && is_known(&elsewhere, "mistaken"));
+    at.clock.set(until);
+    for of in [&here, &elsewhere] {
+        of.refresh().await.unwrap();
+        assert!(!is_known(of, "over") && is_known(of, "mistaken"));
+    }
+}
+
 #[tokio::test]
 async fn what_is_revoked_together_has_its_own_reason_and_end() {
     let at = fixture();
