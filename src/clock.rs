@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
 /// Milliseconds since the Unix epoch. Ordered, and arithmetic saturates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -210,6 +212,14 @@ pub(crate) mod span_millis {
     }
 }
 
+/// The ticks of what is done again and again, the first at once. Those that were missed, as while a store hung, are not made up for: it
+/// would be met by all of them in the moment in which it is back.
+pub fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +249,20 @@ mod tests {
         assert_eq!(clock.now(), Timestamp::from_secs(50));
         clock.advance(Duration::from_secs(5));
         assert_eq!((clock.now(), clock.passed() - began), (Timestamp::from_secs(55), Duration::from_secs(10)));
+    }
+
+    /// The watches of sessions, tokens and health ran a round for each that they had missed, one after the other.
+    #[tokio::test(start_paused = true)]
+    async fn ticks_that_were_missed_are_not_made_up_for() {
+        let period = Duration::from_secs(5);
+        let mut ticks = every(period);
+        ticks.tick().await;
+        tokio::time::advance(100 * period).await;
+        // The one that is due.
+        ticks.tick().await;
+        let from = tokio::time::Instant::now();
+        ticks.tick().await;
+        assert!(from.elapsed() >= period);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::App;
 use crate::{
     admin::health::{ComponentHandle, Gate},
-    clock::Clock,
+    clock::{Clock, every},
     error::Rejection,
     snapshot::Snapshot,
     upstream::{AccountToken, Pools, Upstream},
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Renews them before they end, and tells as `credential/UPSTREAM` whether there is one. It stops nobody else: without one the
 /// upstream is not asked.
 pub(super) async fn watch(app: &App, pools: &Pools) {
-    let mut tick = tokio::time::interval(TICK);
+    let mut tick = every(TICK);
     let mut watched: HashMap<Arc<str>, Watched> = HashMap::new();
     loop {
         tick.tick().await;

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use super::App;
 use crate::{
     admin::health::{ComponentHandle, Gate},
+    clock::every,
     config::raw,
     error::Rejection,
     issuers::{Issuers, TokenReview},
@@ -32,7 +33,7 @@ const AGAIN: u32 = 300;
 
 /// Tells what is missing as `rights/UPSTREAM`. It stops nobody: what is not allowed is refused by Kubernetes itself.
 pub(super) async fn watch(app: &App, pools: &Pools) {
-    let mut tick = tokio::time::interval(TICK);
+    let mut tick = every(TICK);
     let mut components: HashMap<Arc<str>, (ComponentHandle, String)> = HashMap::new();
     let (mut looked_at, mut ticks) = (None, 0);
     loop {

@@ -8,12 +8,12 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::App;
 use crate::{
     authn::{CredentialId, Principal, Scheme},
-    clock::Timestamp,
+    clock::{Timestamp, every},
     error::Reason,
     lock::lock,
     request::route::{Route, Target},
@@ -103,7 +103,7 @@ const CLOCK_TICK: Duration = Duration::from_secs(5);
 
 /// Ends streams whose credential was revoked or signed with a key that its issuer took back.
 pub(super) async fn watch_streams(app: &App) {
-    let mut tick = tokio::time::interval(STREAM_TICK);
+    let mut tick = every(STREAM_TICK);
     loop {
         tick.tick().await;
         if !app.streams.is_empty() {
@@ -115,8 +115,7 @@ pub(super) async fn watch_streams(app: &App) {
 /// Ends streams that a rule no longer allows as time goes by: its hours are over, a login has grown too old for it, or its expression
 /// looks at the time. To decide about all takes long, for which nothing that is revoked waits.
 pub(super) async fn watch_decisions(app: &App) {
-    let mut tick = tokio::time::interval(STREAM_TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = every(STREAM_TICK);
     let mut looked = app.clock.now();
     let mut decided = Instant::now();
     loop {
@@ -156,7 +155,7 @@ const UNASKED: Duration = Duration::from_secs(300);
 
 /// Ends streams whose token has ended at its issuer, where that is asked about tokens: by introspection, or by TokenReview.
 pub(super) async fn watch_tokens(app: &Arc<App>) {
-    let mut tick = tokio::time::interval(TOKEN_TICK);
+    let mut tick = every(TOKEN_TICK);
     loop {
         tick.tick().await;
         let look = async |asked: Asked| {
@@ -209,7 +208,7 @@ const SESSIONS_AT_ONCE: usize = 16;
 /// Keeps the sessions of open streams true, and ends the streams of those that have ended or whose person may no longer
 /// do what was asked.
 pub(super) async fn watch_sessions(app: &App) {
-    let mut tick = tokio::time::interval(SESSION_TICK);
+    let mut tick = every(SESSION_TICK);
     // Who each was of when it was looked up last.
     let known: Mutex<HashMap<Arc<str>, Arc<Principal>>> = Mutex::default();
     loop {

@@ -6,6 +6,7 @@ use super::{App, account_tokens, durability, heads, rights, rollout, stream_watc
 use crate::{
     admin::health::Gate,
     audit::export,
+    clock::every,
     config::raw,
     request::pipeline::Worker,
     runs,
@@ -238,7 +239,7 @@ const HEALTH_TICK: Duration = Duration::from_millis(500);
 /// Looks at the memory, and tells its state. It waits for nobody: while the store hangs, more than ever is kept waiting.
 async fn watch_memory(app: &App) {
     let memory = app.health.component("memory", Gate::Readiness);
-    let mut tick = tokio::time::interval(HEALTH_TICK);
+    let mut tick = every(HEALTH_TICK);
     loop {
         tick.tick().await;
         app.memory.look(&app.snapshot.load().limits, &memory);
@@ -251,7 +252,7 @@ async fn watch_health(app: &App) {
     let audit = app.health.component("audit", Gate::Readiness);
     let copy = app.trail.checkpoint_copy().map(|_| app.health.component("audit-checkpoint-copy", Gate::Report));
     let break_glass = app.health.component("break-glass", Gate::Report);
-    let mut tick = tokio::time::interval(HEALTH_TICK);
+    let mut tick = every(HEALTH_TICK);
     // A component is forgotten with its last handle, so those of a round are kept until the next.
     let mut issuers = Vec::new();
     loop {

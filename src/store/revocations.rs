@@ -31,7 +31,7 @@ use self::{
 use super::{Expect, Store, StoreError, Table, WrittenAll};
 use crate::{
     authn::{CredentialId, KnownAs, Principal},
-    clock::{Clock, Timestamp},
+    clock::{Clock, Timestamp, every},
     error::{Reason, Rejection},
     issuers::RevocationCheck,
     lock::lock,
@@ -388,12 +388,11 @@ impl Revocations {
     /// Keeps the copy fresh until cancelled.
     pub async fn follow(self, cancelled: CancellationToken) {
         let (mut failing, mut is_unkept) = (false, false);
-        let mut every = tokio::time::interval(EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = every(EVERY);
         loop {
             tokio::select! {
                 () = cancelled.cancelled() => return,
-                _ = every.tick() => {}
+                _ = tick.tick() => {}
             }
             match self.refresh().await {
                 Ok(()) if failing => {

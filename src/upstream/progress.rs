@@ -15,7 +15,7 @@ use futures_util::task::AtomicWaker;
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{UpstreamErrorKind, pool::Node};
-use crate::lock::lock;
+use crate::{clock::every, lock::lock};
 
 /// How often the sweep looks.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -418,10 +418,9 @@ impl Sweep {
 }
 
 async fn run(sweep: Weak<Sweep>) {
-    let mut interval = tokio::time::interval(TICK);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = every(TICK);
     loop {
-        interval.tick().await;
+        tick.tick().await;
         match sweep.upgrade() {
             Some(sweep) if sweep.turn() => {}
             _ => return,

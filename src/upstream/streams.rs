@@ -21,7 +21,7 @@ use crate::{
     abort::Abort,
     authn::{CredentialId, Principal},
     authz::RequestView,
-    clock::{Clock, Timestamp},
+    clock::{Clock, Timestamp, every},
     config::{
         raw::{EventListener, RouteKind},
         resolver::Secret,
@@ -455,10 +455,9 @@ impl Registry {
 
     /// Ends streams at their deadlines, and those that do not end, for ever. One task of the control runtime runs it.
     pub async fn enforce_deadlines(self) {
-        let mut interval = tokio::time::interval(DEADLINE_TICK);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = every(DEADLINE_TICK);
         loop {
-            interval.tick().await;
+            tick.tick().await;
             self.cut_expired();
             self.abort_stuck();
         }

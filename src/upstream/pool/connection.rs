@@ -24,6 +24,7 @@ use super::{Node, Slot, read_on::ReadOn};
 use crate::{
     abort::AbortableTasks,
     body::RequestBody,
+    clock::every,
     lock::lock,
     upstream::{
         connect::{Transport, connect},
@@ -185,7 +186,7 @@ impl Node {
             .map_err(|error| UpstreamError::from_hyper(upstream.name(), error).nothing_sent())?;
         let (publish, mut limit) = watch::channel(0);
         // hyper reads the settings in a task of its own and tells nobody, so until they are there we look often.
-        let mut look = Some(tokio::time::interval(SETTINGS_LOOK));
+        let mut look = Some(every(SETTINGS_LOOK));
         let connection = poll_fn(move |cx| {
             let polled = Pin::new(&mut connection).poll(cx);
             let now = connection.current_max_send_streams();

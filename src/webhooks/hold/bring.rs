@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, lease::Lease};
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, Timestamp, every},
     downstream::{Drain, Unfinished},
     store::StoreError,
     webhooks::Replay,
@@ -48,8 +48,7 @@ pub async fn run<C: Carrier>(
     }
     carrier.knows_all();
     let mut lanes = JoinSet::new();
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = every(TICK);
     let mut read_at = Instant::now();
     loop {
         let (due, next) = if has_settled { queue.index().begin_due(clock.now()) } else { (Vec::new(), None) };
