@@ -23,7 +23,7 @@ use crate::config::{
     resolver::Resolver,
 };
 
-/// The log, set up. Dropping it writes what is queued.
+/// The log, set up. Dropping it writes what is queued, within a second.
 #[derive(Debug)]
 pub struct Logging {
     filter: reload::Handle<EnvFilter, Subscribers>,

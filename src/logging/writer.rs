@@ -2,8 +2,9 @@
 
 use std::{
     io::{self, Write},
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    thread::JoinHandle,
+    sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel},
+    thread::{Builder, JoinHandle},
+    time::Duration,
 };
 
 use prometheus_client::metrics::counter::Counter;
@@ -17,7 +18,10 @@ const QUEUE: usize = 4096;
 /// Bytes of a line that are kept. With the queue: 64 MiB at the very most.
 const MAX_LINE: usize = 16 << 10;
 
-/// The queue and its thread. Dropping it writes what is queued.
+/// How long the end waits for what is queued to be written: whoever reads the log may stand still for good.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The queue and its thread. Dropping it writes what is queued, as far as that takes no longer than a second.
 #[derive(Debug)]
 pub(super) struct Lines {
     sender: Option<SyncSender<Item>>,
@@ -34,7 +38,7 @@ enum Item {
 impl Lines {
     pub(super) fn new(sink: impl Write + Send + 'static) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&receiver, sink))?;
+        let thread = Builder::new().name("log".to_owned()).spawn(move || write_lines(&receiver, sink))?;
         Ok(Self { sender: Some(sender), dropped: Counter::default(), thread: Some(thread) })
     }
 
@@ -49,12 +53,17 @@ impl Lines {
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        // The global subscriber keeps its sender for ever, so the end is said, not seen.
-        if let Some(sender) = self.sender.take() {
+        let (Some(sender), Some(thread)) = (self.sender.take(), self.thread.take()) else { return };
+        let (done, is_done) = channel::<()>();
+        // Both wait for the reader.
+        let end = move || {
+            // The global subscriber keeps its sender for ever, so the end is said, not seen.
             let _ = sender.send(Item::End);
-        }
-        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+            drop(done);
+        };
+        if Builder::new().name("log-end".to_owned()).spawn(end).is_ok() {
+            let _ = is_done.recv_timeout(PATIENCE);
         }
     }
 }
@@ -178,5 +187,26 @@ mod tests {
         drop(still);
         drop(lines);
         assert!(sink.lock().len() >= QUEUE * "line\n".len());
+    }
+
+    /// The process stayed for ever, and its store with it.
+    #[test]
+    fn a_reader_who_stands_still_keeps_nobody_from_the_end() {
+        for (row, queued) in [("the thread waits for the reader", 1), ("and the queue is full", QUEUE + 10)] {
+            let sink = Sink::default();
+            let still = sink.0.lock().unwrap();
+            let lines = Lines::new(sink.clone()).unwrap();
+            let writer = lines.writer();
+            for _ in 0..queued {
+                writer.make_writer().write_all(b"line\n").unwrap();
+            }
+            let (ended, has_ended) = channel();
+            std::thread::spawn(move || {
+                drop(lines);
+                ended.send(())
+            });
+            assert!(has_ended.recv_timeout(10 * PATIENCE).is_ok(), "{row}");
+            drop(still);
+        }
     }
 }
