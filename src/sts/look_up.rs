@@ -173,8 +173,9 @@ impl Asker {
 impl Drop for Asker {
     fn drop(&mut self) {
         let mut turns = self.asking.turns();
-        // The map has one, and who is here the other.
-        if Arc::strong_count(&self.turn) <= 2 {
+        // Under the lock, so that of two who end at the same moment one sees that nobody is left but the map.
+        drop(std::mem::take(&mut self.turn));
+        if turns.get(&self.key).is_some_and(|turn| Arc::strong_count(turn) == 1) {
             turns.remove(&self.key);
         }
     }
@@ -202,7 +203,7 @@ pub(super) fn still_is(found: &Identity, end: Option<&str>, kind: &str, meant: &
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::{Barrier, atomic::AtomicUsize};
 
     use serde_json::json;
     use tokio::sync::Semaphore;
@@ -246,5 +247,27 @@ mod tests {
         assert_eq!(uid(ask("pod").await), "2", "nothing is kept");
         assert_eq!(uid(ask("run").await), "3");
         assert!(asking.turns().is_empty());
+    }
+
+    /// Each took the other for one who still asks, and what was found of the object stayed for ever.
+    #[test]
+    fn nothing_is_kept_where_the_last_two_end_at_the_same_moment() {
+        let (asking, cluster) = (Asking::default(), Arc::from("c"));
+        let (together, kept) = (Barrier::new(2), AtomicUsize::new(0));
+        let ask_again_and_again = || {
+            for _ in 0..10_000 {
+                let asker = asking.turn(&cluster, "pod");
+                together.wait();
+                drop(asker);
+                together.wait();
+                kept.fetch_add(asking.turns().len(), Ordering::SeqCst);
+                together.wait();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(ask_again_and_again);
+            ask_again_and_again();
+        });
+        assert_eq!(kept.into_inner(), 0);
     }
 }
