@@ -72,7 +72,7 @@ pub struct Sns {
     egress: Egress,
     /// Certificates by their address.
     known: Mutex<HashMap<String, Certificate>>,
-    /// One fetch of a certificate at a time: they are few, and an address proves nothing yet. Which failed, and when.
+    /// One fetch of a certificate at a time: they are few, and an address proves nothing yet. Which gave none, and when.
     fetching: tokio::sync::Mutex<HashMap<String, Instant>>,
 }
 
@@ -232,14 +232,17 @@ impl Sns {
         }
         failed.retain(|_, at| at.elapsed() < PAUSE);
         if failed.len() >= MAX_FAILED || failed.contains_key(address) {
-            return Err(unavailable("the last fetch failed a moment ago".to_owned()));
+            return Err(unavailable("the last fetch failed or was given up a moment ago".to_owned()));
         }
+        // Before it is known: whoever asked may leave, and this ends with them.
+        failed.insert(address.to_owned(), Instant::now());
         let fetched = self.fetch(&url).await;
         let read = fetched.and_then(|pem| Certificate::read(&pem, &self.hosts));
         let certificate = read.map_err(|why| {
             failed.insert(address.to_owned(), Instant::now());
             unavailable(why)
         })?;
+        failed.remove(address);
         let mut known = self.known();
         if known.len() >= MAX_CERTIFICATES {
             known.clear();

@@ -1,5 +1,18 @@
+use std::task::Poll;
+
 use super::*;
 use crate::webhooks::{Reader, senders};
+
+fn with_hosts(hosts: &[&str]) -> Sns {
+    Sns {
+        topics: Vec::new(),
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        allows_sha1: false,
+        egress: Egress::of_nobody().unwrap(),
+        known: Mutex::default(),
+        fetching: tokio::sync::Mutex::default(),
+    }
+}
 
 #[test]
 fn only_topics_have_hosts() {
@@ -20,14 +33,7 @@ fn only_topics_have_hosts() {
 
 #[test]
 fn webhooks_29_certificates_come_from_listed_hosts_alone() {
-    let sns = Sns {
-        topics: Vec::new(),
-        hosts: vec!["sns.us-east-1.amazonaws.com".to_owned(), "localhost:4566".to_owned()],
-        allows_sha1: false,
-        egress: Egress::new(crate::egress::Proxy::default()).unwrap(),
-        known: Mutex::default(),
-        fetching: tokio::sync::Mutex::default(),
-    };
+    let sns = with_hosts(&["sns.us-east-1.amazonaws.com", "localhost:4566"]);
     for (url, good) in [
         ("https://sns.us-east-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem", true),
         ("https://localhost:4566/a.pem", true),
@@ -53,6 +59,26 @@ fn webhooks_29_certificates_come_from_listed_hosts_alone() {
         let is_good = Url::parse(url).is_ok_and(|url| sns.is_listed(&url) && is_certificate(&url));
         assert_eq!(is_good, good, "{url}");
     }
+}
+
+/// AWS was asked for as many addresses as somebody named and did not wait for, and genuine messages stood behind all of them.
+#[tokio::test(start_paused = true)]
+async fn a_fetch_whose_client_has_left_counts_as_one_that_failed() {
+    // It never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = silent.local_addr().unwrap().to_string();
+    let sns = with_hosts(&[&host]);
+    for number in 0..MAX_FAILED {
+        let address = format!("https://{host}/{number}.pem");
+        assert!(futures_util::poll!(Box::pin(sns.certificate(&address))).is_pending(), "{address}");
+    }
+    let another = format!("https://{host}/another.pem");
+    match futures_util::poll!(Box::pin(sns.certificate(&another))) {
+        Poll::Ready(Err(rejection)) => assert_eq!(rejection.reason(), Reason::IssuerUnavailable),
+        other => panic!("{other:?}"),
+    }
+    tokio::time::advance(PAUSE).await;
+    assert!(futures_util::poll!(Box::pin(sns.certificate(&another))).is_pending(), "they are forgotten after a moment");
 }
 
 #[test]
