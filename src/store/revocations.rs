@@ -118,6 +118,9 @@ struct Inner {
     followed: tokio::sync::Mutex<Followed>,
     /// The last version that this process wrote. A failover may lose it before it is followed.
     written: AtomicU64,
+    /// From which version on the store is to be read again: a later word of another process may have been read before what this one
+    /// wrote was taken into the copy.
+    read_again: AtomicU64,
     /// Guards changes of `mirror`, which two renewals and a write may make at once.
     change: Mutex<()>,
 }
@@ -153,6 +156,7 @@ impl Revocations {
             complete: AtomicU64::new(NEVER),
             followed: tokio::sync::Mutex::default(),
             written: AtomicU64::new(0),
+            read_again: AtomicU64::new(u64::MAX),
             change: Mutex::new(()),
         }))
     }
@@ -232,12 +236,19 @@ impl Revocations {
         let records: Vec<(Record, Timestamp)> = named.collect();
         let puts = records.iter().map(|(record, kept)| record.put(*kept, Expect::Any));
         let puts = puts.collect::<Result<_, StoreError>>()?;
-        if let WrittenAll::Done(versions) = self.0.store.put_all(puts, now).await? {
-            let last = versions.into_iter().max().unwrap_or_default();
-            self.0.written.fetch_max(last, Ordering::AcqRel);
+        match self.0.store.put_all(puts, now).await? {
+            WrittenAll::Done(versions) => self.learn_own(records, &versions),
+            // Nothing was expected.
+            WrittenAll::Conflict { .. } => self.learn(records),
         }
-        self.learn(records);
         Ok(())
+    }
+
+    /// Takes what this process has written into the copy.
+    fn learn_own(&self, records: Vec<(Record, Timestamp)>, versions: &[u64]) {
+        self.0.written.fetch_max(versions.iter().copied().max().unwrap_or_default(), Ordering::AcqRel);
+        self.learn(records);
+        self.0.read_again.fetch_min(versions.iter().copied().min().unwrap_or(u64::MAX), Ordering::AcqRel);
     }
 
     /// Whether [`Self::revoke`] would change nothing: it is revoked by all its names, and as long.
@@ -345,9 +356,11 @@ impl Revocations {
         let mut followed = self.0.followed.lock().await;
         // What is written while the store answers may be missing from the answer, so its age counts from here.
         let (now, begun) = (self.0.clock.now(), self.0.clock.passed());
-        let (before, written) = (followed.version, self.0.written.load(Ordering::Acquire));
+        let (seen, written) = (followed.version, self.0.written.load(Ordering::Acquire));
+        let again = self.0.read_again.swap(u64::MAX, Ordering::AcqRel);
+        followed.version = followed.version.min(again.saturating_sub(1));
         // What a clock that was ahead took for ended may be in force by the one that was set right: all is read again.
-        let mut reached = if now < followed.ended_by { 0 } else { before };
+        let mut reached = if now < followed.ended_by { 0 } else { followed.version };
         followed.ended_by = followed.ended_by.max(now);
         loop {
             let changes = self.0.store.changes(Table::Revocations, reached, PAGE, now).await?;
@@ -368,7 +381,7 @@ impl Revocations {
         }
         self.change(|mirror| mirror.forget(now));
         // Once what it has by now was read, which stays as it is. What this process wrote a moment ago may be what was lost.
-        let before = before.max(written);
+        let before = seen.max(written);
         if before > 0 && self.0.store.was_set_back(Table::Revocations, before).await? {
             let put_back = restore::put_back(&self.0.store, &self.0.mirror.load_full(), now).await?;
             tracing::error!(

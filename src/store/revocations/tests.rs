@@ -206,6 +206,25 @@ async fn a_later_word_of_the_same_target_replaces_the_earlier() {
     assert!(revocations.find(&CredentialId::None, "corp", "bob").is_none());
 }
 
+/// It went by its own until it was started anew, and took back what another replica had revoked since.
+#[tokio::test]
+async fn a_later_word_of_another_replica_counts_though_it_was_read_before_an_own_one_was_taken_in() {
+    let at = fixture();
+    let new = || Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let (here, elsewhere) = (new(), new());
+    let bob = Target::Principal { issuer: "corp", subject: "bob" };
+    let until = at.clock.now() + Duration::from_secs(60);
+    // What `here` writes, whose answer is on its way.
+    new().revoke(bob, "found again", until).await.unwrap();
+    let written = at.store.changes(Table::Revocations, 0, PAGE, at.clock.now()).await.unwrap().remove(0).stored;
+    elsewhere.revoke(bob, "left", until).await.unwrap();
+    here.refresh().await.unwrap();
+    let own = (serde_json::from_slice(&written.value).unwrap(), written.expires);
+    here.learn_own(vec![own], &[written.version]);
+    here.refresh().await.unwrap();
+    assert_eq!(&*here.find(&CredentialId::None, "corp", "bob").unwrap().reason, "left");
+}
+
 /// The record of the later word had ended by the time that such a replica looked, so that it went by the one before for a month.
 #[tokio::test]
 async fn what_is_taken_back_is_so_at_a_replica_whose_clock_is_ahead_or_that_looks_late() {
