@@ -254,7 +254,9 @@ impl Trail {
 
     /// Whether requests are refused while they cannot be recorded.
     pub fn refuses(&self) -> bool {
-        self.0.shared.refuses.load(Ordering::Relaxed) || self.0.shared.backlog.refuses()
+        let shared = &self.0.shared;
+        let is_closed = shared.closed.load(Ordering::Relaxed);
+        is_closed || shared.refuses.load(Ordering::Relaxed) || shared.backlog.refuses()
     }
 
     /// Whether the second place takes checkpoints, and why not; none where there is no such place.

@@ -460,6 +460,11 @@ impl Drop for Writer {
     /// Without its thread the trail takes nothing, whatever ended the thread.
     fn drop(&mut self) {
         self.shared.close();
+        if thread::panicking() {
+            self.shared.metrics.errors.inc();
+            let why = "its thread ended by a panic, which standard error tells of; start Doorward anew";
+            *lock(&self.shared.failure) = Some(why.to_owned());
+        }
     }
 }
 

@@ -59,6 +59,8 @@ struct Disk {
     is_full: bool,
     /// How many bytes were not synced when one began.
     at_risk_when_full: Option<usize>,
+    /// Whether the next write ends the thread.
+    panics: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -87,6 +89,7 @@ impl Memory {
 
 impl Sink for Memory {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        assert!(!self.set(|disk| disk.panics), "as it was told");
         self.set(|disk| {
             let taken = disk.room.unwrap_or(usize::MAX).min(lines.len());
             if taken == 0 {

@@ -135,6 +135,21 @@ fn a_sink_that_hangs_does_not_keep_the_process_from_its_end() {
     sink.set(|disk| disk.hold_syncs = false);
 }
 
+/// Each request was refused, and health told of nothing.
+#[test]
+fn a_panic_of_the_thread_is_a_failure_that_refuses_whatever_else_would_go_on() {
+    let sink = Memory::default();
+    let trail = start(&Settings { when_full: WhenFull::Continue, ..settings() }, &sink, &clock());
+    assert!(trail.failure().is_none() && !trail.refuses());
+    sink.set(|disk| disk.panics = true);
+    trail.write(record(1));
+    while trail.failure().is_none() {
+        std::thread::yield_now();
+    }
+    assert!(trail.refuses());
+    assert_eq!(trail.take_room(1, false).err(), Some(AuditUnavailable::Closed));
+}
+
 #[test]
 fn a_full_queue_refuses_until_there_is_room() {
     let trail = start(&Settings { queue: 4, ..settings() }, &Memory::default(), &clock());
