@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::{config::raw, kubernetes::Attributes};
+use crate::{config::raw, kubernetes::Attributes, tekton};
 
 use super::{RequestView, condition::Reading, kubernetes::Resource, names::Names};
 
@@ -26,6 +26,10 @@ const RESOURCES: [(&str, &str); 7] = [
     ("rbac.authorization.k8s.io", "clusterroles"),
     ("rbac.authorization.k8s.io", "clusterrolebindings"),
 ];
+
+/// Guarded on every route against whoever writes it, beside sub-resources of runs: Tekton takes a request of the name that it would have
+/// given for its own, whoever made it and whatever it asks for, and runs what it holds (`CRDRequester.Submit`).
+const FETCHED: (&str, &str) = ("resolution.tekton.dev", "resolutionrequests");
 
 /// The implied condition of each rule: that it names what is guarded.
 #[derive(Debug)]
@@ -81,10 +85,11 @@ fn guarded(a: &Attributes, browsed: impl Fn() -> bool) -> Option<Guarded<'_>> {
     }
     let subresource = if a.is_proxy() { "proxy" } else { &a.subresource };
     let is = |(resource, sub): &(&str, &str)| (*resource == "*" || *resource == a.resource) && *sub == subresource;
-    if SUBRESOURCES.iter().any(is) || (BROWSED.contains(&subresource) && browsed()) {
+    if SUBRESOURCES.iter().any(is) || (BROWSED.contains(&subresource) && browsed()) || tekton::writes_part(a) {
         return Some(Guarded { resource: &a.resource, subresource });
     }
-    let is = RESOURCES.contains(&(&a.api_group, &a.resource));
+    let asked: (&str, &str) = (&a.api_group, &a.resource);
+    let is = RESOURCES.contains(&asked) || (asked == FETCHED && a.brings_object());
     is.then_some(Guarded { resource: &a.resource, subresource: "" })
 }
 
@@ -105,6 +110,8 @@ mod tests {
     #[test]
     fn what_is_guarded_must_be_named() {
         const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+        const TEKTON: &str = "/apis/tekton.dev/v1/namespaces/a";
+        const FETCHED: &str = "/apis/resolution.tekton.dev/v1beta1/namespaces/a/resolutionrequests";
         for (row, method, target, names, passing) in [
             ("kubernetes:P6", "GET", "/api/v1/namespaces/a/services/x:80/proxy/y", "services/proxy", "services"),
             ("kubernetes:P6", "GET", "/api/v1/namespaces/a/services/x:80/proxy/y", "'*/proxy'", "'*'"),
@@ -136,6 +143,14 @@ mod tests {
                 "podcertificaterequests",
                 "'*'",
             ),
+            // Tekton runs what stands there, whatever the run refers to.
+            ("", "PATCH", &format!("{TEKTON}/pipelineruns/r/status"), "pipelineruns/status", "pipelineruns"),
+            ("", "PUT", &format!("{TEKTON}/pipelineruns/r/status"), "'*/status'", "'pipelineruns/*'"),
+            ("", "PATCH", &format!("{TEKTON}/taskruns/t/status"), "taskruns/status", "'*'"),
+            ("", "PATCH", &format!("{TEKTON}/customruns/c/status"), "customruns/status", "'*'"),
+            ("", "POST", FETCHED, "resolutionrequests", "'*'"),
+            ("", "PUT", &format!("{FETCHED}/r"), "resolutionrequests", "'resolutionrequests/*'"),
+            ("", "PATCH", &format!("{FETCHED}/r/status"), "resolutionrequests", "'*/status'"),
             ("", "POST", &format!("{RBAC}/clusterrolebindings"), "clusterrolebindings", "clusterroles"),
             ("", "POST", &format!("{RBAC}/namespaces/a/rolebindings"), "rolebindings", "'*'"),
             ("", "DELETE", &format!("{RBAC}/namespaces/a/roles"), "roles", "rolebindings"),
@@ -150,6 +165,11 @@ mod tests {
             ("GET", "/apis/example.com/v1/namespaces/a/secrets/s"),
             ("GET", "/api/v1/namespaces/a/serviceaccounts/s"),
             ("GET", "/version"),
+            ("GET", &format!("{TEKTON}/pipelineruns/r/status")),
+            ("PATCH", &format!("{TEKTON}/pipelineruns/r")),
+            ("PATCH", &format!("{TEKTON}/pipelines/p/status")),
+            ("GET", FETCHED),
+            ("DELETE", &format!("{FETCHED}/r")),
         ] {
             assert_eq!(missed(method, target, "'*'", "api"), None, "{target}");
         }

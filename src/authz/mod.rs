@@ -118,4 +118,9 @@ impl RequestView<'_> {
     pub fn is_unread(&self) -> bool {
         self.run.is_none() && self.kubernetes.is_some_and(|asked| tekton::concerns(asked).is_some())
     }
+
+    /// Whether it writes a sub-resource of a run, of which nobody reads the body.
+    pub fn writes_part_of_run(&self) -> bool {
+        self.kubernetes.is_some_and(tekton::writes_part)
+    }
 }

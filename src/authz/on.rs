@@ -12,6 +12,7 @@ use crate::{
     },
     kubernetes::Attributes,
     request::method::KNOWN,
+    tekton::Run,
     webhooks,
 };
 
@@ -335,7 +336,13 @@ impl On {
             Self::Run(condition) => match view.run {
                 Some(run) => condition.holds(run, reading),
                 // Of one whose body nobody has read anything may be true.
-                None => reading == Reading::Wide && view.is_unread(),
+                None if view.is_unread() => reading == Reading::Wide,
+                // A part of one is a change, of which no allow is met.
+                None => {
+                    reading == Reading::Wide
+                        && view.writes_part_of_run()
+                        && condition.holds(&Run::only(raw::RunIntent::Change), reading)
+                }
             },
             Self::Guard(guard) => guard.missed(view, reading).is_none(),
             Self::Time(window) => window.contains(view.now),
@@ -413,7 +420,12 @@ impl On {
             Self::Token(_) => Condition::new("on.token", "a token", or_none(view.token.map(|token| token.audience))),
             Self::Kubernetes(condition) => Condition::new("on.kubernetes", condition.needs(), kubernetes()),
             Self::Run(condition) => {
-                let found = if view.is_unread() { Some("no body".to_owned()) } else { view.run.map(run::found) };
+                let found = match view.run {
+                    Some(run) => Some(run::found(run)),
+                    None if view.is_unread() => Some("no body".to_owned()),
+                    None if view.writes_part_of_run() => Some("a sub-resource, whose body is not read".to_owned()),
+                    None => None,
+                };
                 Condition::new("on.run", condition.needs(), or_none(found.as_deref()))
             }
             Self::Guard(guard) => {

@@ -175,6 +175,11 @@ impl Attributes {
         !reads || self.is_tunnel()
     }
 
+    /// Whether it brings an object, or a part of one. What is deleted is not brought.
+    pub fn brings_object(&self) -> bool {
+        matches!(self.verb.as_str(), "create" | "update" | "patch")
+    }
+
     /// Whether the response lasts: watches, followed logs and tunnels.
     pub fn is_long_running(&self) -> bool {
         self.is_resource && (self.verb == "watch" || self.is_tunnel() || (self.subresource == "log" && self.follow))

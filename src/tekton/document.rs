@@ -183,8 +183,13 @@ pub(super) const PATCHES: [&str; 4] = [
 
 /// Which run a request is about, if it is one whose body must be read.
 pub fn concerns(attributes: &Attributes) -> Option<RunKind> {
-    let changes = matches!(attributes.verb.as_str(), "create" | "update" | "patch");
-    RunKind::of(attributes).filter(|_| changes)
+    RunKind::of(attributes).filter(|_| attributes.brings_object() && attributes.subresource.is_empty())
+}
+
+/// Whether a request writes a sub-resource of a run, whose body nobody reads. In `status` it may bring other code than the run refers to:
+/// what Tekton finds there, it takes for what it has fetched (`GetPipelineFunc`, `GetTaskFuncFromTaskRun`).
+pub fn writes_part(attributes: &Attributes) -> bool {
+    RunKind::of(attributes).is_some() && attributes.brings_object() && !attributes.subresource.is_empty()
 }
 
 impl Document {

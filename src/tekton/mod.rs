@@ -42,7 +42,7 @@ pub(crate) fn is_of_runs(version: &str) -> bool {
 pub(crate) use self::labels::MADE_BY;
 pub use self::{
     attribution::{Attribution, REQUEST_ID},
-    document::{Document, MAX_BODY, concerns},
+    document::{Document, MAX_BODY, concerns, writes_part},
     existing::{Fit, Unknown},
     run::{Run, RunKind, RunType},
     trigger::{TriggerReader, listener_accounts},

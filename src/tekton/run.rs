@@ -59,9 +59,9 @@ impl RunKind {
         }
     }
 
-    /// By the resource of a request; none for other resources, and for sub-resources.
+    /// By the resource of a request, or by that of which it names a sub-resource; none for other resources.
     pub fn of(attributes: &Attributes) -> Option<Self> {
-        if attributes.api_group != "tekton.dev" || !attributes.subresource.is_empty() {
+        if attributes.api_group != "tekton.dev" {
             return None;
         }
         match attributes.resource.as_str() {

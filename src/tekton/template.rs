@@ -23,9 +23,7 @@ pub fn is_template(attributes: &Attributes) -> bool {
         "triggers.tekton.dev" => &TRIGGERS,
         _ => return false,
     };
-    matches!(attributes.verb.as_str(), "create" | "update" | "patch")
-        && attributes.subresource.is_empty()
-        && resources.contains(&attributes.resource.as_str())
+    attributes.brings_object() && attributes.subresource.is_empty() && resources.contains(&attributes.resource.as_str())
 }
 
 /// Refuses by the head alone what no body could make good.

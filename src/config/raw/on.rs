@@ -109,8 +109,9 @@ pub struct OnKubernetes {
     pub api_groups: Vec<String>,
     /// Resources, with their sub-resource after a slash: `pods`, `pods/log`, `pipelineruns`, `*/status`. An `allow` must
     /// name `secrets`, roles and their bindings, `certificatesigningrequests`, `podcertificaterequests`, and the sub-resources
-    /// `proxy`, `serviceaccounts/token` and `pods/ephemeralcontainers`; on `dashboard` routes, and on those that take sessions,
-    /// `exec`, `attach` and `portforward` too. No `*` reaches these.
+    /// `proxy`, `serviceaccounts/token` and `pods/ephemeralcontainers`; to write them, `resolutionrequests` and the `status` of
+    /// `pipelineruns`, `taskruns` and `customruns`; on `dashboard` routes, and on those that take sessions, `exec`, `attach` and
+    /// `portforward` too. No `*` reaches these.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub resources: Vec<String>,

@@ -33,6 +33,27 @@ tests:
     );
 }
 
+/// A run that was allowed for what it refers to could be given other code there, and no deny about runs was met.
+#[test]
+fn a_deny_about_runs_holds_for_a_write_of_their_status() {
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: tekton, on: {kubernetes: {api_groups: [tekton.dev], resources: ['*', pipelineruns/status]}}, who: {issuers: [corp], groups: [dev, ops]}, do: allow}
+  - {id: changes, on: {kubernetes: {resources: [pipelineruns/status]}, run: {does: [change]}}, who: {issuers: [corp], groups: [trial]}, do: allow}
+  - {id: brought, on: {run: {inline: true}}, who: {issuers: [corp], groups: [dev]}, do: deny}
+  - {id: ended, on: {run: {does: [cancel]}}, who: {issuers: [corp], groups: [ops]}, do: deny}
+tests:
+  - {name: what is brought, principal: {issuer: corp, groups: [dev]}, request: &write {route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/ci/pipelineruns/r/status}, expect: {outcome: deny, rule: brought}}
+  - {name: it is a change, principal: &ops {issuer: corp, groups: [ops]}, request: *write, expect: {outcome: allow, rule: tekton}}
+  - {name: nobody has read that it is no other, principal: {issuer: corp, groups: [trial]}, request: *write, expect: {outcome: deny}}
+  - {name: it is named, principal: *ops, request: {route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/ci/taskruns/t/status}, expect: {outcome: deny}}
+  - {name: a look, principal: {issuer: corp, groups: [dev]}, request: {route: api, path: /apis/tekton.dev/v1/namespaces/ci/pipelineruns/r/status}, expect: {outcome: allow, rule: tekton}}
+",
+    );
+}
+
 #[test]
 fn webhooks_and_workloads_are_told_apart_by_numbers_and_accounts() {
     decide_all(
