@@ -36,7 +36,7 @@ pub(super) fn check_places(of: RunType<'_>, object: &Map<String, Value>) -> Resu
 }
 
 /// The fields that select code or identity, or hold such fields.
-const FIELDS: [&str; 45] = [
+const FIELDS: [&str; 48] = [
     "annotations",
     "apiVersion",
     "bundle",
@@ -46,6 +46,8 @@ const FIELDS: [&str; 45] = [
     "env",
     "envFrom",
     "finally",
+    "flexVolume",
+    "imagePullSecrets",
     "kind",
     "labels",
     "managedBy",
@@ -55,6 +57,7 @@ const FIELDS: [&str; 45] = [
     "params",
     "pipelineRef",
     "pipelineSpec",
+    "podCertificate",
     "podTemplate",
     "projected",
     "ref",

@@ -49,6 +49,25 @@ pub(super) fn read(reference: &Value, place: Place) -> Result<impl Iterator<Item
     Ok([described].into_iter().chain(task))
 }
 
+/// The parameters that name a Secret to a resolver which comes with Tekton (`pkg/resolution/resolver` in tektoncd/pipeline). It uses that
+/// of the run's namespace, whoever asks, and shows it to whatever address the parameters beside it name.
+const SECRETS: [(&str, &[&str]); 3] =
+    [("bundles", &["secret"]), ("git", &["gitToken", "token"]), ("http", &["http-password-secret"])];
+
+/// Whether a reference names a Secret to its resolver.
+pub(super) fn names_secret(reference: &Value) -> bool {
+    let Some(resolver) = filled(reference, "resolver") else { return false };
+    let params = named(reference.get("params"));
+    let mut names = SECRETS.into_iter().filter(|(known, _)| *known == resolver).flat_map(|(_, names)| names);
+    names.any(|name| params.get(*name).is_some_and(|value| !value.is_empty()))
+}
+
+/// The service account with whose Secrets a bundle is pulled, if the reference names one.
+pub(super) fn account(reference: &Value) -> Option<Arc<str>> {
+    filled(reference, "resolver").filter(|resolver| *resolver == "bundles")?;
+    named(reference.get("params")).remove("serviceAccount").filter(|name| !name.is_empty())
+}
+
 /// A member of a reference, if it says something.
 fn filled<'v>(reference: &'v Value, name: &str) -> Option<&'v str> {
     reference.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())

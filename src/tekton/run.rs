@@ -95,12 +95,13 @@ pub struct Run {
     pub references: Vec<Arc<str>>,
     /// Whether the request brings the code itself (`pipelineSpec`, `taskSpec`, `customSpec`).
     pub inline: bool,
-    /// All service accounts that the run or a part of it uses. That which Tekton gives where none is named is among them.
+    /// All service accounts that the run or a part of it uses, or a resolver for it. That which Tekton gives where none is named is among
+    /// them.
     pub service_accounts: Vec<Arc<str>>,
     /// Whether it says how pods are made (`podTemplate`): volumes, node, security context.
     pub pod_template: bool,
-    /// Whether a workspace, a pod template, or the code that the request brings, binds a Secret, a token of the service account or a
-    /// volume of a driver.
+    /// Whether a workspace, a pod template, or the code that the request brings, binds a Secret, a credential of the service account or a
+    /// volume of a driver, or a reference names a Secret to its resolver.
     pub binds_secrets: bool,
     /// The parameters of the run; lists and objects as JSON.
     pub params: BTreeMap<Arc<str>, Arc<str>>,
@@ -189,7 +190,7 @@ impl Run {
         inline: &str,
     ) -> Result<(), Unreadable> {
         if let Some(reference) = spec.get(field).filter(|reference| !reference.is_null()) {
-            self.references.extend(reference::read(reference, place)?);
+            self.refer(reference, place)?;
         }
         let Some(code) = spec.get(inline).filter(|code| !code.is_null()) else { return Ok(()) };
         self.inline = true;
@@ -200,10 +201,18 @@ impl Run {
         }
         let list = |name: &str| code.get(name).and_then(Value::as_array).into_iter().flatten();
         for action in list("steps").filter_map(|step| step.get("ref")).filter(|action| !action.is_null()) {
-            self.references.extend(reference::read(action, Place::Step)?);
+            self.refer(action, Place::Step)?;
         }
         let mut containers = list("steps").chain(list("sidecars")).chain(code.get("stepTemplate"));
         self.binds_secrets |= list("volumes").any(binds_secret) || containers.any(reads_secret);
+        Ok(())
+    }
+
+    /// What runs by a reference, and by what it is fetched.
+    fn refer(&mut self, reference: &Value, place: Place) -> Result<(), Unreadable> {
+        self.references.extend(reference::read(reference, place)?);
+        self.binds_secrets |= reference::names_secret(reference);
+        self.service_accounts.extend(reference::account(reference));
         Ok(())
     }
 
@@ -216,6 +225,8 @@ impl Run {
             let volumes = template.get("volumes").and_then(Value::as_array);
             // Tekton gives each container what a template has under `env`.
             self.binds_secrets |= reads_secret(template) || volumes.into_iter().flatten().any(binds_secret);
+            let pulls_with = template.get("imagePullSecrets").and_then(Value::as_array);
+            self.binds_secrets |= pulls_with.is_some_and(|names| !names.is_empty());
         }
     }
 }
@@ -232,11 +243,16 @@ fn accounts(part: &Map<String, Value>) -> impl Iterator<Item = &str> {
     named.filter(|name| !name.is_empty())
 }
 
-/// Whether a workspace or a volume binds a Secret, a token or a volume of a driver.
-fn binds_secret(workspace: &Value) -> bool {
-    let sources = workspace.get("projected").and_then(|projected| projected.get("sources")?.as_array());
-    let projects = |source: &Value| is_set(source.get("secret")) || is_set(source.get("serviceAccountToken"));
-    is_set(workspace.get("secret")) || is_set(workspace.get("csi")) || sources.into_iter().flatten().any(projects)
+/// Whether a workspace or a volume binds a Secret, a credential of the service account or a volume of a driver.
+fn binds_secret(volume: &Value) -> bool {
+    let has = |value: &Value, names: &[&str]| names.iter().any(|name| is_set(value.get(name)));
+    let sources = volume.get("projected").and_then(|projected| projected.get("sources")?.as_array());
+    let projects = |source: &Value| has(source, &["secret", "serviceAccountToken", "podCertificate"]);
+    // Volumes of many kinds are mounted with a Secret, such as `azureFile`, `iscsi` and `cephfs`.
+    let mut kinds = volume.as_object().into_iter().flat_map(Map::values);
+    has(volume, &["secret", "csi", "flexVolume"])
+        || sources.into_iter().flatten().any(projects)
+        || kinds.any(|kind| has(kind, &["secretRef", "secretName"]))
 }
 
 fn is_set(value: Option<&Value>) -> bool {
@@ -336,6 +352,7 @@ mod tests {
         let of_key = json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]});
         let whole = json!({"envFrom": [{"secretRef": {"name": "s"}}]});
         let token = json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}});
+        let certificate = json!({"name": "v", "projected": {"sources": [{"podCertificate": {"signerName": "s"}}]}});
         let plain = json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}}],
             "envFrom": [{"configMapRef": {"name": "s"}}]});
         for (task, expected) in [
@@ -345,6 +362,11 @@ mod tests {
             (json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}), true),
             (json!({"volumes": [{"name": "v", "csi": {"driver": "d"}}]}), true),
             (json!({"volumes": [token]}), true),
+            (json!({"volumes": [certificate]}), true),
+            (json!({"volumes": [{"name": "v", "flexVolume": {"driver": "d"}}]}), true),
+            (json!({"volumes": [{"name": "v", "azureFile": {"shareName": "a", "secretName": "s"}}]}), true),
+            (json!({"volumes": [{"name": "v", "iscsi": {"iqn": "i", "secretRef": {"name": "s"}}}]}), true),
+            (json!({"volumes": [{"name": "v", "configMap": {"name": "c"}}, {"name": "w", "iscsi": {}}]}), false),
             (json!({"steps": [plain], "volumes": [{"name": "v", "emptyDir": {}}]}), false),
             (json!({"steps": "x", "volumes": null}), false),
         ] {
@@ -352,7 +374,16 @@ mod tests {
         }
         let mounted = json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]});
         let unbound = json!({"env": plain["env"], "volumes": [{"name": "v", "emptyDir": {}}]});
-        for (template, expected) in [(of_key, true), (mounted, true), (unbound, false), (json!(null), false)] {
+        let pulled = |names: Value| json!({"imagePullSecrets": names});
+        for (template, expected) in [
+            (of_key, true),
+            (mounted, true),
+            (json!({"volumes": [certificate]}), true),
+            (pulled(json!([{"name": "s"}])), true),
+            (pulled(json!([])), false),
+            (unbound, false),
+            (json!(null), false),
+        ] {
             for spec in [
                 json!({"podTemplate": template}),
                 json!({"taskRunTemplate": {"podTemplate": template}}),
@@ -364,5 +395,43 @@ mod tests {
                 assert_eq!(run.unwrap().binds_secrets, expected, "a pod template: {spec}");
             }
         }
+        let workspace = json!({"spec": {"workspaces": [certificate]}});
+        let run = Run::read(RunKind::TaskRun, Intent::Create, workspace.as_object().unwrap(), "default").unwrap();
+        assert!(run.binds_secrets, "a workspace");
+    }
+
+    /// The resolver sends the Secret to the address of the same reference, before anything is fetched.
+    #[test]
+    fn a_reference_that_names_a_secret_to_its_resolver_binds_it() {
+        let by = |resolver: &str, name: &str, value: &str| json!({"resolver": resolver, "params": [{"name": "url", "value": "u"}, {"name": name, "value": value}]});
+        for (reference, expected) in [
+            (by("git", "token", "s"), true),
+            (by("git", "gitToken", "s"), true),
+            (by("http", "http-password-secret", "s"), true),
+            (by("bundles", "secret", "s"), true),
+            (by("git", "token", "$(params.s)"), true),
+            (by("git", "token", ""), false),
+            (by("git", "revision", "main"), false),
+            (by("mine", "token", "s"), false),
+            (json!({"name": "token", "params": [{"name": "token", "value": "s"}]}), false),
+        ] {
+            let object = json!({"spec": {"pipelineRef": reference}});
+            let run = Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default").unwrap();
+            assert_eq!(run.binds_secrets, expected, "{reference}");
+            let step = json!({"steps": [{"ref": reference}]});
+            assert_eq!(brought(&step).binds_secrets, expected, "a step: {reference}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_pulled_with_the_secrets_of_the_account_that_its_reference_names() {
+        let by = |resolver: &str, account: &str| {
+            let params = json!([{"name": "serviceAccount", "value": account}]);
+            let object =
+                json!({"spec": {"serviceAccountName": "own", "taskRef": {"resolver": resolver, "params": params}}});
+            let run = Run::read(RunKind::TaskRun, Intent::Create, object.as_object().unwrap(), "default").unwrap();
+            run.service_accounts.join(" ")
+        };
+        assert_eq!([by("bundles", "puller"), by("bundles", ""), by("mine", "puller")], ["own puller", "own", "own"]);
     }
 }

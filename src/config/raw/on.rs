@@ -208,15 +208,16 @@ pub struct OnRun {
     /// Whether the request brings code itself (`pipelineSpec`, `taskSpec`, `customSpec`). An allow with `code` says no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inline: Option<bool>,
-    /// Service accounts that the run or a part of it uses. Where it names none it is `default`, or what the upstream has as
-    /// `default_service_account`; that is then written into it.
+    /// Service accounts that the run or a part of it uses, or that a reference names to the resolver `bundles`. Where the run names none it
+    /// is `default`, or what the upstream has as `default_service_account`; that is then written into it.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub service_accounts: Vec<String>,
     /// Whether the request says how pods are made (`podTemplate`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<bool>,
-    /// Whether workspaces, pod templates, or steps and volumes that the request brings, bind Secrets, tokens or volumes of drivers.
+    /// Whether workspaces, pod templates, or steps and volumes that the request brings, bind Secrets, credentials of the service
+    /// account or volumes of drivers, or a reference names a Secret to its resolver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binds_secrets: Option<bool>,
     /// Parameters of the run, by name. One that the run leaves out may have any value to a deny.
