@@ -1,4 +1,5 @@
-//! The fields of a run that select code or identity: that each is spelt in one way, and stands where its version of the API has it.
+//! The fields of a run that select code or identity: that each is spelt in one way, and stands where its version of the API has it. And
+//! those of a template that hold what it makes, and who owns that.
 
 use serde_json::{Map, Value};
 
@@ -94,7 +95,7 @@ pub(super) fn check_spelling(object: &Map<String, Value>) -> Result<(), Unreadab
         if is_named_by_people(name) {
             continue;
         }
-        check_name(name)?;
+        check_name(name, &FIELDS)?;
         if name == "params" {
             check_names(value)?;
         }
@@ -103,21 +104,45 @@ pub(super) fn check_spelling(object: &Map<String, Value>) -> Result<(), Unreadab
     Ok(())
 }
 
-/// A pointer of more tokens leads deeper than any run goes.
+/// A pointer of more tokens leads deeper than any run or template goes.
 const MAX_TOKENS: usize = 128;
 
 /// The same for the way to a place.
 pub(super) fn check_pointer(pointer: &str) -> Result<(), Unreadable> {
+    check_tokens(pointer, &FIELDS)
+}
+
+fn check_tokens(pointer: &str, fields: &[&'static str]) -> Result<(), Unreadable> {
     if pointer.split('/').skip(1).nth(MAX_TOKENS).is_some() {
-        return Err(Unreadable::Malformed("a pointer of the patch leads deeper than any run goes"));
+        return Err(Unreadable::Malformed("a pointer of the patch leads deeper than any run or template goes"));
     }
-    for token in pointer.split('/').skip(1) {
-        if is_named_by_people(token) {
-            break;
+    let mut named = pointer.split('/').skip(1).take_while(|token| !is_named_by_people(token));
+    named.try_for_each(|token| check_name(token, fields))
+}
+
+/// The fields of a template, of whatever kind, by which is seen what it makes.
+const OF_TEMPLATES: [&str; 7] =
+    ["annotations", "labels", "metadata", "ownerReferences", "resourcetemplates", "spec", "template"];
+
+/// Refuses other spellings of them: the API server keeps what it does not know of some kinds, and the webhook of Tekton Triggers, which
+/// takes `resourceTemplates` for `resourcetemplates`, then writes it so.
+pub(super) fn check_template(value: &Value) -> Result<(), Unreadable> {
+    match value {
+        Value::Object(object) => {
+            let mut members = object.iter().filter(|(name, _)| !is_named_by_people(name));
+            members.try_for_each(|(name, value)| {
+                check_name(name, &OF_TEMPLATES)?;
+                check_template(value)
+            })
         }
-        check_name(token)?;
+        Value::Array(values) => values.iter().try_for_each(check_template),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The same for the way to a place in a template.
+pub(super) fn check_template_pointer(pointer: &str) -> Result<(), Unreadable> {
+    check_tokens(pointer, &OF_TEMPLATES)
 }
 
 /// What a person names, and not Tekton, stands in it.
@@ -127,10 +152,10 @@ fn is_named_by_people(name: &str) -> bool {
     NAMED.contains(&name)
 }
 
-fn check_name(name: &str) -> Result<(), Unreadable> {
-    if !FIELDS.contains(&name) {
+fn check_name(name: &str, fields: &[&'static str]) -> Result<(), Unreadable> {
+    if !fields.contains(&name) {
         let folded = fold(name);
-        if let Some(known) = FIELDS.into_iter().find(|known| known.eq_ignore_ascii_case(&folded)) {
+        if let Some(known) = fields.iter().copied().find(|known| known.eq_ignore_ascii_case(&folded)) {
             return Err(Unreadable::Case { came: name.to_owned(), known });
         }
     }

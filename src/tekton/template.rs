@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     attribution::{mentions_ours, points_at_ours},
     document::{CREATES, PATCHES, Unreadable, check_encoding, check_text, essence, parse, parse_operations},
+    fields::{check_template, check_template_pointer},
     ownership,
     patch::pointers,
 };
@@ -58,8 +59,18 @@ pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unrea
     if mentions_ours(&value) {
         return Err(Unreadable::Attribution);
     }
+    match &value {
+        Value::Array(operations) => operations.iter().try_for_each(check_operation)?,
+        object => check_template(object)?,
+    }
     ownership::check_templates(&value)?;
     Ok(serde_json::to_vec(&value).unwrap_or_default().into())
+}
+
+/// The spelling of what an operation of a JSON Patch names and brings.
+fn check_operation(operation: &Value) -> Result<(), Unreadable> {
+    pointers(operation).try_for_each(check_template_pointer)?;
+    operation.get("value").map_or(Ok(()), check_template)
 }
 
 #[cfg(test)]
@@ -191,6 +202,46 @@ mod tests {
             check("patch", "application/json-patch+json", &add("/metadata/labels/of", r#""$(tt.params.l)""#)).is_ok()
         );
         assert!(check("create", "application/json", r#"{"metadata":{"annotations":{"$(x)":"y"}}}"#).is_ok());
+    }
+
+    /// The webhook of Tekton Triggers folds names, so that a template by another spelling is in force, and nothing looked into it.
+    #[test]
+    fn attacks_z51_what_a_template_makes_is_spelt_in_one_way() {
+        const MERGE: &str = "application/merge-patch+json";
+        const JSON_PATCH: &str = "application/json-patch+json";
+        const OWNED: &str = r#"{"metadata":{"ownerReferences":[{"apiVersion":"tekton.dev/v1","uid":"u"}]}}"#;
+        for (verb, media, body) in [
+            ("create", "application/json", format!(r#"{{"spec":{{"resourceTemplates":[{OWNED}]}}}}"#)),
+            ("update", "application/yaml", format!("spec: {{re\u{17f}ourcetemplates: [{OWNED}]}}")),
+            ("create", "application/json", format!(r#"{{"Spec":{{"resourcetemplates":[{OWNED}]}}}}"#)),
+            ("create", "application/json", r#"{"spec":{"resourcetemplates":[{"Metadata":{}}]}}"#.to_owned()),
+            (
+                "create",
+                "application/json",
+                r#"{"spec":{"resourcetemplates":[{"metadata":{"ownerreferences":[]}}]}}"#.to_owned(),
+            ),
+            ("create", "application/json", format!(r#"{{"spec":{{"Template":{{"spec":{OWNED}}}}}}}"#)),
+            ("patch", MERGE, format!(r#"{{"spec":{{"resourcetemplates":null,"ResourceTemplates":[{OWNED}]}}}}"#)),
+            ("patch", JSON_PATCH, format!(r#"[{{"op":"add","path":"/spec/ResourceTemplates","value":[{OWNED}]}}]"#)),
+            (
+                "patch",
+                JSON_PATCH,
+                format!(r#"[{{"op":"replace","path":"/spec","value":{{"resourceTemplates":[{OWNED}]}}}}]"#),
+            ),
+        ] {
+            let refused = check(verb, media, &body).unwrap_err();
+            assert!(matches!(refused, Unreadable::Case { .. }), "attacks:Z51 {body}: {refused}");
+        }
+        let deep = format!(r#"[{{"op":"test","path":"{}","value":1}}]"#, "/a".repeat(129));
+        assert!(matches!(check("patch", JSON_PATCH, &deep), Err(Unreadable::Malformed(_))), "each token is compared");
+        // The twins: what people name is spelt as they like.
+        for (verb, media, body) in [
+            ("create", "application/json", r#"{"metadata":{"labels":{"Spec":"a"},"annotations":{"Labels":"b"}}}"#),
+            ("create", "application/json", r#"{"spec":{"params":[{"name":"Template","default":{"Metadata":"x"}}]}}"#),
+            ("patch", JSON_PATCH, r#"[{"op":"add","path":"/metadata/labels/Spec","value":"a"}]"#),
+        ] {
+            assert!(check(verb, media, body).is_ok(), "attacks:Z51 {body}");
+        }
     }
 
     /// They were refused for annotations of which they say nothing.
