@@ -9,10 +9,11 @@ use crate::{config::raw, kubernetes::PolicyRule};
 const READ: [&str; 3] = ["get", "list", "watch"];
 const WRITE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
-/// Sub-resources of pods that a rule on `pods/*` means; RBAC has no such pattern.
+/// Sub-resources that a rule on `pods/*` and its like means; RBAC has no such pattern.
 const OF_PODS: [&str; 10] =
     ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "resize", "status"];
 const OF_NAMESPACES: [&str; 2] = ["finalize", "status"];
+const OF_SIGNING_REQUESTS: [&str; 2] = ["approval", "status"];
 const OF_OTHERS: [&str; 3] = ["finalizers", "scale", "status"];
 
 /// Discovery, which every client asks for, and the questions of `kubectl auth`.
@@ -214,6 +215,7 @@ fn resources(named: &[String]) -> Vec<String> {
             let subs = match resource {
                 "pods" => &OF_PODS[..],
                 "namespaces" => &OF_NAMESPACES,
+                "certificatesigningrequests" => &OF_SIGNING_REQUESTS,
                 _ => &OF_OTHERS,
             };
             subs.iter().map(|sub| format!("{resource}/{sub}")).collect()

@@ -225,6 +225,20 @@ fn the_pattern_of_all_subresources_has_those_that_pods_and_namespaces_have() {
     assert!(!has("pipelineruns/finalize.") && has("pipelineruns/finalizers"));
 }
 
+/// `kubectl certificate approve` was 502, though the rule allowed it and all rights were said to be there.
+#[test]
+fn the_pattern_of_all_subresources_of_signing_requests_has_their_approval() {
+    let rules = "rules: [{id: a, on: {kubernetes: {verbs: [update], resources: [certificatesigningrequests, \
+                 'certificatesigningrequests/*']}}, who: {issuers: [a]}, do: allow}]\n";
+    let yaml = format!("{}{rules}", CONFIGURATION.split_once("rules:").unwrap().0);
+    let rights = own_rights(&root(&yaml), Form::Constrained);
+    let acting: Vec<String> = rights.iter().map(|right| right.access.to_string()).collect();
+    for sub in ["approval", "status"] {
+        let needed = format!("impersonate-on:user-info:update certificatesigningrequests/{sub}");
+        assert!(acting.iter().any(|right| right.starts_with(&needed)), "{needed}: {acting:#?}");
+    }
+}
+
 /// The configuration says which account impersonates, and the one that asks for its token may do that and no more.
 #[test]
 fn the_account_that_impersonates_is_the_one_that_the_configuration_names() {
