@@ -11,7 +11,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use query::Query;
+use query::{BOOLEANS, IDENTIFYING, Query};
 
 use crate::error::{Reason, Rejection};
 
@@ -85,12 +85,13 @@ impl Attributes {
             "" => Vec::new(),
             trimmed => trimmed.split('/').collect(),
         };
-        let query = Query::parse(query.unwrap_or_default())?;
+        let query = |telling: &[&'static str]| Query::parse(query.unwrap_or_default(), telling);
 
         let (api_group, api_version, rest) = match segments.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
             ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
             _ => {
+                query(&[])?;
                 return Ok(Self { verb: method.as_str().to_ascii_lowercase(), path: decoded, ..Self::default() });
             }
         };
@@ -111,6 +112,12 @@ impl Attributes {
         let resource = rest.first().copied().unwrap_or_default();
         let mut name = rest.get(1).copied().unwrap_or_default();
         let subresource = if verb == "proxy" { "" } else { rest.get(2).copied().unwrap_or_default() };
+        // What is passed on has the query of whoever it is passed on to, in which the API server reads nothing.
+        let query = match (verb == "proxy" || subresource == "proxy", name.is_empty()) {
+            (true, _) => query(&[]),
+            (false, true) => query(&IDENTIFYING),
+            (false, false) => query(&BOOLEANS),
+        }?;
 
         if name.is_empty() {
             match verb {

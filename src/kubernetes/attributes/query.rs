@@ -15,21 +15,23 @@ pub(super) struct Query {
     pub name: Option<String>,
 }
 
-/// Parameters that say which objects a request is about. Given twice with different values, or in two spellings,
+/// Parameters that say what a request is, where its path names no object. Given twice with different values, or in two spellings,
 /// another reader may take the other one (CVE-2022-2385). Of `watch` the API server takes the first, at each place
 /// that reads it.
-const IDENTIFYING: [&str; 7] = ["fieldSelector", "labelSelector", "namespace", "name", "resource", "follow", "watch"];
+pub(super) const IDENTIFYING: [&str; 7] =
+    ["fieldSelector", "labelSelector", "namespace", "name", "resource", "follow", "watch"];
 
 /// Of a query of more parts, empty ones among them, Go reads none at all from 1.24.12 and 1.25.6 on (CVE-2025-61726): neither
 /// what is asked for nor that it is a dry run.
 const MAX_PARTS: usize = 10_000;
 
-/// Parameters that are true but for a few words. Go folds more than the letters of ASCII: `fal\u{17f}e` is false to it at one place,
-/// and true at another.
-const BOOLEANS: [&str; 2] = ["watch", "follow"];
+/// Those of them that say something where it names one, too. They are true but for a few words. Go folds more than the letters of ASCII:
+/// `fal\u{17f}e` is false to it at one place, and true at another.
+pub(super) const BOOLEANS: [&str; 2] = ["watch", "follow"];
 
 impl Query {
-    pub(super) fn parse(query: &str) -> Result<Self, InvalidAttributes> {
+    /// `telling` are the parameters that say something of this request, which must be given in one way.
+    pub(super) fn parse(query: &str, telling: &[&'static str]) -> Result<Self, InvalidAttributes> {
         if query.is_empty() {
             return Ok(Self::default());
         }
@@ -37,7 +39,7 @@ impl Query {
             return Err(InvalidAttributes::TooManyParts(MAX_PARTS));
         }
         let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = query.split('&').filter_map(pair).collect();
-        for known in IDENTIFYING {
+        for &known in telling {
             let mut given = pairs.iter().filter(|(key, _)| key.eq_ignore_ascii_case(known));
             if let Some((key, value)) = given.next()
                 && given.any(|(other, another)| other != key || (known != "watch" && another != value))
@@ -45,7 +47,7 @@ impl Query {
                 return Err(InvalidAttributes::Ambiguous(known));
             }
         }
-        for known in BOOLEANS {
+        for known in BOOLEANS.into_iter().filter(|known| telling.contains(known)) {
             if pairs.iter().any(|(key, value)| key == known && !value.is_ascii()) {
                 return Err(InvalidAttributes::NotAscii(known));
             }

@@ -144,6 +144,33 @@ fn what_two_readers_could_read_differently_is_refused() {
     assert!(parse("GET", "/api/v1/namespaces/a%20b/pods").is_ok_and(|a| a.namespace == "a b"));
 }
 
+/// HTML forms and many APIs write a list by one name several times.
+#[test]
+fn a_query_is_read_only_where_the_api_server_reads_it() {
+    let ambiguous = |name: &'static str| Some(InvalidAttributes::Ambiguous(name));
+    for (target, expected) in [
+        ("/api/v1/namespaces/a/services/s/proxy/x?name=a&name=b", None),
+        ("/api/v1/namespaces/a/services/s:80/proxy/x?Namespace=a&namespace=b&watch=1&Watch=0&follow=fal%C5%BFe", None),
+        ("/api/v1/nodes/n/proxy/x?resource=a&resource=b", None),
+        ("/api/v1/proxy/namespaces/a/services/s?name=a&name=b&follow=a&follow=b", None),
+        ("/openapi/v3?name=a&name=b", None),
+        ("/api/v1/namespaces/a/pods/p?name=a&name=b&fieldSelector=a=b&fieldSelector=c=d", None),
+        ("/api/v1/namespaces/a/pods/p/log?container=a&container=b", None),
+        ("/api/v1/namespaces/a/pods/p/log?follow=1&follow=0", ambiguous("follow")),
+        ("/api/v1/namespaces/a/pods/p?watch=1&Watch=0", ambiguous("watch")),
+        ("/api/v1/namespaces/a/pods?name=a&name=b", ambiguous("name")),
+        ("/api/v1/namespaces/a/services?labelSelector=a&labelSelector=b", ambiguous("labelSelector")),
+        // `proxy` is the name of one here.
+        ("/api/v1/namespaces/a/services/proxy?follow=1&follow=0", ambiguous("follow")),
+        // A pod of a namespace `proxy`.
+        ("/api/v1/namespaces/proxy/pods?name=a&name=b", ambiguous("name")),
+    ] {
+        assert_eq!(parse("GET", target).err(), expected, "{target}");
+    }
+    let proxied = parse("GET", "/api/v1/namespaces/a/services/s/proxy/x?name=a&name=b").unwrap();
+    assert_eq!(line(&proxied), "get -/v1 a services/proxy s");
+}
+
 /// The API server would make the object of the body, and rules with `names` be asked about another.
 #[test]
 fn a_create_names_no_object_in_its_path() {
