@@ -5,6 +5,9 @@ use http::{HeaderMap, header};
 /// What the API server calls a watch in protobuf, beside the parameter `stream`.
 const PROTOBUF: &[u8] = b"application/vnd.kubernetes.protobuf";
 
+/// What it calls one of lines of JSON, beside parameters.
+const JSON: &[u8] = b"application/json";
+
 /// How many bytes say how long a frame is, the highest first.
 const LENGTH: u8 = 4;
 
@@ -16,22 +19,31 @@ pub enum Events {
     /// Each is a frame of a length and as many bytes: `read` of those of the length have come, and what is `left` is that much of it as
     /// is known, then what is still to come.
     Frames { read: u8, left: usize },
+    /// Nobody knows where one ends, as in CBOR, but before the first byte.
+    Unknown { has_begun: bool },
 }
 
 impl Events {
     pub const LINES: Self = Self::Lines { is_at_end: true };
     pub const FRAMES: Self = Self::Frames { read: 0, left: 0 };
+    pub const UNKNOWN: Self = Self::Unknown { has_begun: false };
 
-    /// How an answer with these headers writes them: as lines, unless it says that it is protobuf.
+    /// How an answer with these headers writes them.
     pub fn of(headers: &HeaderMap) -> Self {
         let kind = headers.get(header::CONTENT_TYPE).map_or(&[][..], |kind| kind.as_bytes());
         let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        let is_protobuf = essence.eq_ignore_ascii_case(PROTOBUF) && !headers.contains_key(header::CONTENT_ENCODING);
-        if is_protobuf { Self::FRAMES } else { Self::LINES }
+        match headers.contains_key(header::CONTENT_ENCODING) {
+            false if essence.eq_ignore_ascii_case(JSON) => Self::LINES,
+            false if essence.eq_ignore_ascii_case(PROTOBUF) => Self::FRAMES,
+            _ => Self::UNKNOWN,
+        }
     }
 
     pub fn is_between(self) -> bool {
-        matches!(self, Self::Lines { is_at_end: true } | Self::Frames { read: 0, .. })
+        matches!(
+            self,
+            Self::Lines { is_at_end: true } | Self::Frames { read: 0, .. } | Self::Unknown { has_begun: false }
+        )
     }
 
     pub(super) fn pass(&mut self, mut data: &[u8]) {
@@ -41,6 +53,7 @@ impl Events {
                     *is_at_end = *last == b'\n';
                 }
             }
+            Self::Unknown { has_begun } => *has_begun |= !data.is_empty(),
             Self::Frames { read, left } => {
                 while let Some((first, rest)) = data.split_first() {
                     if *read < LENGTH {
@@ -73,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_in_protobuf_is_told_from_all_others() {
+    fn a_watch_is_told_by_its_type_and_is_unknown_in_any_other() {
         use header::{CONTENT_ENCODING, CONTENT_TYPE};
         for kind in [
             "application/vnd.kubernetes.protobuf;stream=watch",
@@ -81,12 +94,28 @@ mod tests {
             "application/vnd.kubernetes.protobuf",
         ] {
             assert_eq!(of(&[(CONTENT_TYPE, kind)]), Events::FRAMES, "{kind}");
-            assert_eq!(of(&[(CONTENT_TYPE, kind), (CONTENT_ENCODING, "gzip")]), Events::LINES, "{kind}");
+            assert_eq!(of(&[(CONTENT_TYPE, kind), (CONTENT_ENCODING, "gzip")]), Events::UNKNOWN, "{kind}");
         }
-        for kind in ["application/json", "application/json;stream=watch", "application/vnd.kubernetes.protobuf2", ""] {
+        for kind in ["application/json", "application/json;stream=watch", "Application/JSON ; as=Table"] {
             assert_eq!(of(&[(CONTENT_TYPE, kind)]), Events::LINES, "{kind}");
+            assert_eq!(of(&[(CONTENT_TYPE, kind), (CONTENT_ENCODING, "gzip")]), Events::UNKNOWN, "{kind}");
         }
-        assert_eq!(of(&[]), Events::LINES);
+        for kind in ["application/cbor-seq", "application/vnd.kubernetes.protobuf2", "application/json2", ""] {
+            assert_eq!(of(&[(CONTENT_TYPE, kind)]), Events::UNKNOWN, "{kind}");
+        }
+        assert_eq!(of(&[]), Events::UNKNOWN);
+    }
+
+    /// In CBOR a newline is a number, a length or a part of a text: an event was taken for whole within it, and for cut where it was whole.
+    #[test]
+    fn a_watch_whose_events_nobody_can_tell_is_never_between_two() {
+        let mut events = of(&[(header::CONTENT_TYPE, "application/cbor-seq")]);
+        events.pass(b"");
+        assert!(events.is_between(), "nothing has come");
+        for sent in [&b"\xa2dtype\n"[..], b"\xf6", b""] {
+            events.pass(sent);
+            assert!(!events.is_between(), "{sent:?}");
+        }
     }
 
     /// A frame of protobuf may end in a newline, or hold one, and be whole or not.
