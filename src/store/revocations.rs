@@ -6,7 +6,6 @@
 mod list;
 mod mirror;
 mod names;
-mod persistent;
 mod record;
 mod restore;
 
@@ -188,7 +187,7 @@ impl Revocations {
                         let lacks = |id: &str| known.and_then(|known| known.get(id)).is_none();
                         let missing = missing.entry(Arc::clone(name)).or_default();
                         for (id, revocation) in of_issuer.iter().filter(|(id, _)| lacks(id)) {
-                            missing.insert(Arc::clone(id), revocation.clone());
+                            missing.insert_mut(Arc::clone(id), revocation.clone());
                         }
                     }
                 }

@@ -87,7 +87,7 @@ async fn a_revocation_copies_few_of_those_that_are_known_however_many_there_are(
         std::ptr::eq(before, after)
     };
     let copied = ids.len() - tokens().filter(is_shared).count();
-    assert!(copied <= persistent::MAX_LEAF, "{copied}");
+    assert!(copied <= 64, "{copied}");
 }
 
 /// It was kept an hour, while its holder got further ones to end every few minutes.
