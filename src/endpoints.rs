@@ -54,8 +54,6 @@ struct Context {
     request: Arc<CleanRequest<()>>,
     body: Bytes,
     origin: Option<Origin>,
-    /// Whether the address of the client is only that of a proxy.
-    is_of_many: bool,
     /// Whose the bearer token is, where who asks comes with one.
     bearer: Option<Arc<Principal>>,
     whose: Whose,
@@ -102,13 +100,11 @@ impl Default for Endpoints {
 }
 
 impl Endpoints {
-    /// Answers a request to one of our own paths. Its body is read where one is looked at, and nowhere else. `is_of_many`: the address
-    /// of the client is only that of a proxy.
+    /// Answers a request to one of our own paths. Its body is read where one is looked at, and nowhere else.
     pub async fn serve(
         &self,
         snapshot: &Arc<Snapshot>,
         request: CleanRequest<ClientBody>,
-        is_of_many: bool,
         authenticator: Authenticator<'_>,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Rejection> {
@@ -117,6 +113,7 @@ impl Endpoints {
             WHO_AM_I => authenticator.of_token(&request, snapshot.routes.taking_tokens(request.host())).await?,
             _ => None,
         };
+        let share = request.meta().unproven();
         let (request, body) = request.take_body();
         let max = match request.path() {
             backchannel::PATH => Some(backchannel::MAX_BODY),
@@ -124,7 +121,7 @@ impl Endpoints {
             _ => None,
         };
         let body = match max.map(|max| BufferLimits::whole(authenticator.limits, max)) {
-            Some(limits) => buffered::read(body, limits, authenticator.budget).await?,
+            Some(limits) => buffered::read(body, limits, authenticator.budget, share).await?,
             None => Bytes::new(),
         };
         // Once the body is there: who keeps it back must not keep others out.
@@ -140,7 +137,6 @@ impl Endpoints {
             request: Arc::new(request),
             body,
             origin,
-            is_of_many,
             bearer,
             whose: whose.clone(),
         });
@@ -213,7 +209,7 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         body: &context.body,
         request_id: &request_id,
         address: context.request.meta().client,
-        is_of_many: context.is_of_many,
+        is_of_many: context.request.meta().is_of_many,
         whose: &context.whose,
         left_out: &left_out,
     };

@@ -32,7 +32,7 @@ use crate::{
     tekton::TriggerReader,
     upstream::{
         Pools,
-        buffered::{self, BufferLimits},
+        buffered::{self, BufferLimits, Share},
     },
     webhooks::{Bound, EventId, Named, TriedEvent},
 };
@@ -106,7 +106,8 @@ pub async fn answer(
         return Err(Rejection::method_not_allowed("POST", "an interceptor is asked by POST"));
     }
     let (_, body) = request.take_body();
-    let body = buffered::read(body, BufferLimits::whole(&snapshot.limits, MAX_QUESTION), &app.budget).await?;
+    let limits = BufferLimits::whole(&snapshot.limits, MAX_QUESTION);
+    let body = buffered::read(body, limits, &app.budget, Share::Question).await?;
     let question = Question::read(&body).map_err(|error| {
         Rejection::new(Reason::BadRequest, format!("this is no question of an EventListener: {error}"))
     })?;

@@ -21,7 +21,7 @@ use crate::{
     sha256::sha256,
     tekton::{Document, MAX_BODY, Run, RunKind, RunType, dashboard::Page, template},
     upstream::{
-        buffered::{self, BufferLimits, ByteBudget},
+        buffered::{self, BufferLimits, ByteBudget, Share},
         streams::StreamRequest,
     },
     webhooks,
@@ -120,8 +120,9 @@ impl Authenticated {
         let (verb, version) = asked.unwrap_or_default();
         let of = RunType { kind, version };
         Document::check_head(verb, self.request.headers())?;
+        let share = self.share();
         let (request, body) = self.request.take_body();
-        let body = buffered::read(body, BufferLimits::new(limits, largest(&self.route)), budget).await?;
+        let body = buffered::read(body, BufferLimits::new(limits, largest(&self.route)), budget, share).await?;
         note_body(&body, record);
         let account = self.route.upstream.default_service_account();
         let mut document = Document::read(of, verb, request.headers(), &body, account)?;
@@ -142,8 +143,9 @@ impl Authenticated {
     ) -> Result<Self, Rejection> {
         let verb = self.kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
         template::check_head(verb, self.request.headers())?;
+        let share = self.share();
         let (request, body) = self.request.take_body();
-        let body = buffered::read(body, BufferLimits::new(limits, largest(&self.route)), budget).await?;
+        let body = buffered::read(body, BufferLimits::new(limits, largest(&self.route)), budget, share).await?;
         note_body(&body, record);
         let sent = template::read(verb, request.headers(), &body)?;
         let sent = budget.hold(sent).ok_or_else(Rejection::short_of_memory)?;
@@ -166,11 +168,20 @@ impl Authenticated {
     ) -> Result<Self, Rejection> {
         webhooks::check_json(self.request.headers())?;
         let max = self.route.max_in_memory().unwrap_or(MAX_CALL);
+        let share = self.share();
         let (request, body) = self.request.take_body();
-        let body = buffered::read(body, BufferLimits::new(limits, max), budget).await?;
+        let body = buffered::read(body, BufferLimits::new(limits, max), budget, share).await?;
         note_body(&body, record);
         let request = request.with_body(RequestBody::Buffered(body));
         Ok(Self { request, ..self })
+    }
+
+    /// Whose its body is.
+    fn share(&self) -> Share {
+        match self.principal.scheme {
+            Scheme::Anonymous => self.request.meta().unproven(),
+            _ => Share::Known,
+        }
     }
 
     /// What the request does to a run of Tekton.

@@ -296,12 +296,14 @@ impl Authenticator<'_> {
         let expected =
             webhook.precheck(request.method(), request.headers(), request.query(), length).map_err(counted)?;
         let max = route.max_in_memory().map_or(expected.max_body, |max| max.min(expected.max_body));
+        let share = request.meta().unproven();
         let (request, body) = request.take_body();
-        let body = buffered::read(body, BufferLimits::whole(self.limits, max), self.budget).await.map_err(counted)?;
-        record.bytes_in = body.len() as u64;
+        let limits = BufferLimits::whole(self.limits, max);
+        let body = buffered::read_unproven(body, limits, self.budget, share).await.map_err(counted)?;
+        record.bytes_in = body.bytes().len() as u64;
         // By now: a secret may have ended while the body came.
         let now = self.clock.now();
-        let delivery = webhook.prove(expected, &body, now).await.map_err(|refused| {
+        let delivery = webhook.prove(expected, body.bytes(), now).await.map_err(|refused| {
             // One that is genuine leaves a trace of whose it was.
             if let Some(webhooks::Genuine { facts, body_sha256 }) = refused.genuine {
                 record.body_digest = Some(body_sha256);
@@ -309,6 +311,7 @@ impl Authenticator<'_> {
             }
             counted(refused.rejection)
         })?;
+        let body = body.proven();
         record.body_digest = Some(delivery.body_sha256);
         record.delivery = Some(Arc::clone(&delivery.facts));
         self.webhooks.genuine(webhook, &delivery);

@@ -37,7 +37,7 @@ use crate::{
     memory::Level,
     sha256::sha256,
     snapshot::Snapshot,
-    upstream::buffered::Room,
+    upstream::buffered::{Room, Share},
     webhooks::{
         EventId, Once, ReplayKeys,
         hold::{Brought, Carrier, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings, TRY},
@@ -137,10 +137,11 @@ impl Carrier for Worker {
         hooks::warn_of_gone(&self.app);
     }
 
-    fn room(&self, bytes: u64) -> Option<Room> {
+    fn room(&self, held: &Held) -> Option<Room> {
         // Streams are refused as well from here on, and whoever waits in a store waits at no cost.
         let is_short = self.app.memory.level() >= Level::RefuseStreams;
-        self.app.budget.room(usize::try_from(bytes).ok()?).filter(|_| !is_short)
+        let share = Share::Held(Arc::clone(&held.webhook));
+        self.app.budget.room(share, usize::try_from(held.size).ok()?).filter(|_| !is_short)
     }
 
     async fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> Brought {
@@ -251,6 +252,7 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
         id_line: headers::id_line(id),
         proxied: false,
         client: head.client,
+        is_of_many: false,
         client_line: line(head.client.to_string()),
         secure: head.secure,
         impersonation: None,

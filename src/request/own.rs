@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     exchange::{AnswerBy, Exchange},
-    pipeline::{Ending, Worker, is_of_many, refuse_impersonation},
+    pipeline::{Ending, Worker, refuse_impersonation},
     respond::{self, Manner},
     route::{Miss, Own},
     sanitize::CleanRequest,
@@ -41,8 +41,7 @@ impl Worker {
                 let of_tokens =
                     asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
                 let authenticator = self.authenticator(snapshot);
-                let is_of_many = is_of_many(connection, snapshot, request.meta().client);
-                let answer = self.app.endpoints.serve(snapshot, request, is_of_many, authenticator, exchange).await;
+                let answer = self.app.endpoints.serve(snapshot, request, authenticator, exchange).await;
                 manner.taken_of = of_tokens;
                 answer
             }

@@ -8,7 +8,7 @@
 //! - **Epoch**: the last look at all open streams before the generation was taken that decides; a stream that begins after a
 //!   later one was missed by it, and is looked at by itself.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -208,10 +208,11 @@ impl Worker {
         note_route(&route, snapshot, exchange, manner);
         refuse_impersonation(&request)?;
 
+        let is_of_many = request.meta().is_of_many;
         let authenticator = self.authenticator(snapshot);
         let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await;
         let authenticated = authenticated.map_err(|rejection| match exchange.record().address {
-            Some(address) if route.schemes.contains(&Scheme::Session) && !is_of_many(connection, snapshot, address) => {
+            Some(address) if route.schemes.contains(&Scheme::Session) && !is_of_many => {
                 let most = snapshot.limits.refusals_per_address;
                 self.app.refusals.count(rejection, address, most, manner.is_program)
             }
@@ -487,20 +488,13 @@ pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) ->
     Arrival {
         peer: connection.peer,
         peer_line: connection.peer_line.as_ref(),
+        is_unnamed: connection.is_unnamed,
         // By now, whatever it was when it connected.
         trusted: trusted_proxies.iter().any(|net| net.contains(&peer)),
         trusted_proxies,
         tls: connection.tls.is_some(),
         server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
     }
-}
-
-/// Whether an address is only that of who brings the requests of many, as nothing says whose this one is: for what one of them does
-/// again and again all others would have to wait.
-pub(super) fn is_of_many(connection: &Connection, snapshot: &Snapshot, address: IpAddr) -> bool {
-    let is_of_balancer = connection.is_unnamed && address == connection.peer.ip();
-    // Before a proxy may stand another, which is all that it names then.
-    is_of_balancer || snapshot.trusted_proxies(&connection.listener).iter().any(|net| net.contains(&address))
 }
 
 /// Whether nobody knows who asks, over HTTP/2. A trusted proxy brings many clients by one connection, of whom the others have done

@@ -19,10 +19,14 @@ use super::{
     path::{NotCanonical, check_canonical},
 };
 use crate::{
+    downstream::whose,
     error::{Reason, Rejection},
     logging::TraceContext,
     sessions::Origin,
-    upstream::upgrade::{self, UpgradeProtocol},
+    upstream::{
+        buffered::Share,
+        upgrade::{self, UpgradeProtocol},
+    },
 };
 
 /// A request that is safe to route, with what was taken from its headers.
@@ -54,6 +58,9 @@ pub struct Meta {
     pub proxied: bool,
     /// The client as far as trusted proxies tell.
     pub client: IpAddr,
+    /// Whether that is only the address of who brings the requests of many, as nothing says whose this one is: for what one of them
+    /// does again and again all others would have to wait.
+    pub is_of_many: bool,
     /// `client` as a header value.
     pub client_line: Option<HeaderValue>,
     /// Whether the client itself came over TLS.
@@ -77,6 +84,11 @@ impl Meta {
     pub fn trace_id(&self) -> Option<[u8; 16]> {
         self.trace.as_ref().map(TraceContext::trace_bytes)
     }
+
+    /// Whose a body is that does not prove yet who sends it.
+    pub fn unproven(&self) -> Share {
+        Share::Unproven((!self.is_of_many).then(|| whose(self.client)))
+    }
 }
 
 /// What a client asked for with `Impersonate-*` (`kubectl --as`). Only names are kept: values never reach a log.
@@ -91,6 +103,8 @@ pub struct Arrival<'a> {
     pub peer: SocketAddr,
     /// The peer's address as a header value.
     pub peer_line: Option<&'a HeaderValue>,
+    /// The peer is a balancer whose PROXY header names no client.
+    pub is_unnamed: bool,
     /// The peer is a proxy whose `X-Forwarded-*` count.
     pub trusted: bool,
     /// All proxies that are trusted, to walk `X-Forwarded-For` from the right.
@@ -108,6 +122,7 @@ impl Arrival<'_> {
         Self {
             peer: SocketAddr::from(([192, 0, 2, 1], 1)),
             peer_line: None,
+            is_unnamed: false,
             trusted: false,
             trusted_proxies: &[],
             tls: false,
@@ -147,6 +162,9 @@ pub fn sanitize<B>(
         id_line: id_line(id),
         proxied: arrival.trusted,
         client,
+        // Before a proxy may stand another, which is all that it names then.
+        is_of_many: (arrival.is_unnamed && client == arrival.peer.ip())
+            || arrival.trusted_proxies.iter().any(|net| net.contains(&client)),
         client_line: match arrival.peer_line {
             Some(line) if client == arrival.peer.ip() => Some(line.clone()),
             _ => HeaderValue::try_from(client.to_string()).ok(),

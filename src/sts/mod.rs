@@ -245,9 +245,10 @@ impl Issuing<'_> {
         if request.query().is_some() {
             return Err(Refusal::malformed("parameters belong into the form, not into the address"));
         }
+        let share = request.meta().unproven();
         let (request, body) = request.take_body();
         let limits = BufferLimits::new(&self.snapshot.limits, MAX_BODY);
-        let body = buffered::read(body, limits, &self.app.budget).await?;
+        let body = buffered::read(body, limits, &self.app.budget, share).await?;
         let keys = self.keys()?;
         let exchanger = Exchanger::new(self, &keys);
         match form {

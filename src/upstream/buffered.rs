@@ -1,13 +1,12 @@
 //! Request bodies that are read whole before anything is decided about them: within a size, a time and a memory that
 //! all of them share.
 
+mod budget;
+
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     task::Poll,
     time::Duration,
 };
@@ -16,124 +15,18 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, sleep_until};
 
+pub use self::budget::{ByteBudget, Room, Share};
+use self::budget::{Reservation, counted};
 use super::error::find;
 use crate::{
     body::BodyError,
     config::raw,
     error::{Reason, Rejection},
+    lock::lock,
 };
 
 /// The first room that is made for a body whose length nobody tells.
 const FIRST_ROOM: usize = 8 << 10;
-
-/// Memory for buffered bodies, of the whole process. Clones share it.
-#[derive(Clone, Debug)]
-pub struct ByteBudget {
-    shared: Arc<Budget>,
-}
-
-#[derive(Debug)]
-struct Budget {
-    limit: AtomicUsize,
-    used: AtomicUsize,
-}
-
-impl ByteBudget {
-    /// `limit` in bytes.
-    pub fn new(limit: usize) -> Self {
-        Self { shared: Arc::new(Budget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) }) }
-    }
-
-    /// Another limit, from the next reservation on.
-    pub fn set_limit(&self, limit: usize) {
-        self.shared.limit.store(limit, Ordering::Relaxed);
-    }
-
-    /// Bytes in use.
-    #[cfg(test)]
-    pub fn used(&self) -> usize {
-        self.shared.used.load(Ordering::Relaxed)
-    }
-
-    /// Counts a body that was read from elsewhere, as long as anybody has it; `None` if there is no room.
-    pub fn hold(&self, body: Bytes) -> Option<Bytes> {
-        self.room(0)?.fill(body)
-    }
-
-    /// Takes room for `bytes` that are about to be read from elsewhere; `None` if there is none.
-    pub fn room(&self, bytes: usize) -> Option<Room> {
-        let mut reservation = self.reservation();
-        reservation.grow_to(bytes).then_some(Room(reservation))
-    }
-
-    fn reservation(&self) -> Reservation {
-        Reservation { budget: Arc::clone(&self.shared), bytes: 0 }
-    }
-}
-
-/// Room for bytes that are about to be read. Given back when it is dropped, or nobody has the bytes any more.
-#[derive(Debug)]
-pub struct Room(Reservation);
-
-impl Room {
-    /// Counts the bytes that were read, as long as anybody has them; `None` if there are more than room was taken for, and the
-    /// budget has no more.
-    pub fn fill<B: AsRef<[u8]> + Send + 'static>(mut self, bytes: B) -> Option<Bytes> {
-        let length = bytes.as_ref().len();
-        if !self.0.grow_to(length) {
-            return None;
-        }
-        self.0.shrink_to(length);
-        Some(Bytes::from_owner(Held { bytes, _reservation: self.0 }))
-    }
-}
-
-/// A part of the budget, given back when dropped.
-#[derive(Debug)]
-struct Reservation {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Reservation {
-    /// Makes it `bytes` large; false if the budget has no room.
-    fn grow_to(&mut self, bytes: usize) -> bool {
-        let more = bytes.saturating_sub(self.bytes);
-        let limit = self.budget.limit.load(Ordering::Relaxed);
-        let fits = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(more).filter(|used| *used <= limit)
-        });
-        if fits.is_ok() {
-            self.bytes += more;
-        }
-        fits.is_ok()
-    }
-
-    /// Gives back what is beyond `bytes`.
-    fn shrink_to(&mut self, bytes: usize) {
-        let less = self.bytes.saturating_sub(bytes);
-        self.budget.used.fetch_sub(less, Ordering::Relaxed);
-        self.bytes -= less;
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// Bytes and their part of the budget, which lives as long as anybody has them.
-struct Held<B> {
-    bytes: B,
-    _reservation: Reservation,
-}
-
-impl<B: AsRef<[u8]>> AsRef<[u8]> for Held<B> {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.as_ref()
-    }
-}
 
 /// What a buffered body may cost.
 #[derive(Clone, Copy, Debug)]
@@ -168,8 +61,56 @@ impl BufferLimits {
 /// sends nothing until then. Trailers are dropped.
 ///
 /// Fails with 413 beyond the limit (at once where the length is declared), 408 when it comes too slowly, 503 when the
-/// budget has no room, 400 when the client breaks off.
-pub async fn read<B>(body: B, limits: BufferLimits, budget: &ByteBudget) -> Result<Bytes, Rejection>
+/// budget has no room for this share, 400 when the client breaks off.
+pub async fn read<B>(body: B, limits: BufferLimits, budget: &ByteBudget, share: Share) -> Result<Bytes, Rejection>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (bytes, reservation) = read_into(body, limits, budget.reservation(share)).await?;
+    Ok(counted(bytes, reservation))
+}
+
+/// As [`read`], of a body that is to prove who sends it.
+pub async fn read_unproven<B>(
+    body: B,
+    limits: BufferLimits,
+    budget: &ByteBudget,
+    share: Share,
+) -> Result<Unproven, Rejection>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (bytes, reservation) = read_into(body, limits, budget.reservation(share)).await?;
+    let reservation = Arc::new(Mutex::new(reservation));
+    Ok(Unproven { bytes: counted(bytes, Arc::clone(&reservation)), reservation })
+}
+
+/// A body that does not prove yet who sent it.
+#[derive(Debug)]
+pub struct Unproven {
+    bytes: Bytes,
+    reservation: Arc<Mutex<Reservation>>,
+}
+
+impl Unproven {
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The body of somebody who is known by now, as which it is counted from here on.
+    pub fn proven(self) -> Bytes {
+        lock(&self.reservation).prove();
+        self.bytes
+    }
+}
+
+async fn read_into<B>(
+    body: B,
+    limits: BufferLimits,
+    mut reservation: Reservation,
+) -> Result<(Vec<u8>, Reservation), Rejection>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -181,7 +122,6 @@ where
     }
     let mut body = body;
     let mut bytes = Vec::new();
-    let mut reservation = budget.reservation();
     let start = Instant::now();
     let mut last = start;
     while let Some(frame) =
@@ -195,10 +135,7 @@ where
         make_room(&mut bytes, data.len(), declared, limits.max, &mut reservation)?;
         bytes.extend_from_slice(&data);
     }
-    if bytes.is_empty() {
-        return Ok(Bytes::new());
-    }
-    Ok(Bytes::from_owner(Held { bytes, _reservation: reservation }))
+    Ok((bytes, reservation))
 }
 
 async fn next_frame<B>(body: &mut B, deadline: Instant) -> Result<Option<Frame<Bytes>>, Rejection>
@@ -312,11 +249,11 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_read_whole_up_to_its_limit_and_not_a_byte_further() {
         let budget = ByteBudget::new(1 << 20);
-        let bytes = read(&mut script(vec![60_000, 40_000]), LIMITS, &budget).await.unwrap();
+        let bytes = read(&mut script(vec![60_000, 40_000]), LIMITS, &budget, Share::Known).await.unwrap();
         assert_eq!(bytes.len(), 100_000);
-        let error = read(&mut script(vec![60_000, 40_001]), LIMITS, &budget).await.unwrap_err();
+        let error = read(&mut script(vec![60_000, 40_001]), LIMITS, &budget, Share::Known).await.unwrap_err();
         assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
-        assert!(read(&mut script(vec![]), LIMITS, &budget).await.unwrap().is_empty());
+        assert!(read(&mut script(vec![]), LIMITS, &budget, Share::Known).await.unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -324,7 +261,7 @@ mod tests {
         let budget = ByteBudget::new(1 << 20);
         let mut body = script(vec![10]);
         body.declared = Some(100_001);
-        let error = read(&mut body, LIMITS, &budget).await.unwrap_err();
+        let error = read(&mut body, LIMITS, &budget, Share::Known).await.unwrap_err();
         assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
         assert!(!body.polled);
         assert_eq!(budget.used(), 0);
@@ -333,24 +270,44 @@ mod tests {
     #[tokio::test]
     async fn the_budget_is_given_back_with_the_last_copy_of_the_bytes() {
         let budget = ByteBudget::new(100_000);
-        let first = read(&mut script(vec![60_000]), LIMITS, &budget).await.unwrap();
+        let first = read(&mut script(vec![60_000]), LIMITS, &budget, Share::Known).await.unwrap();
         assert!(budget.used() >= 60_000);
-        let error = read(&mut script(vec![60_000]), LIMITS, &budget).await.unwrap_err();
+        let error = read(&mut script(vec![60_000]), LIMITS, &budget, Share::Known).await.unwrap_err();
         assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
         let copy = first.slice(10..20);
         drop(first);
         assert!(budget.used() >= 60_000);
         drop(copy);
         assert_eq!(budget.used(), 0);
-        assert!(read(&mut script(vec![60_000]), LIMITS, &budget).await.is_ok());
+        assert!(read(&mut script(vec![60_000]), LIMITS, &budget, Share::Known).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_counts_for_its_address_until_it_proves_who_sent_it() {
+        let budget = ByteBudget::new(800_000);
+        let stranger = Share::Unproven(Some([192, 0, 2, 1].into()));
+        let read = async |length: usize| {
+            read_unproven(&mut script(vec![length]), LIMITS, &budget, stranger.clone())
+                .await
+                .map_err(|error| error.status())
+        };
+        let first = read(60_000).await.unwrap();
+        assert_eq!(read(60_000).await.map(drop), Err(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(first.bytes().len(), 60_000);
+        let first = first.proven();
+        let second = read(60_000).await.unwrap();
+        assert_eq!((first.len(), budget.used()), (60_000, 120_000));
+        drop((first, second));
+        assert_eq!(budget.used(), 0);
     }
 
     /// Found by a ceiling that was passed: for a moment a body that grows is there twice.
     #[tokio::test]
     async fn a_body_that_grows_takes_both_rooms_of_the_budget() {
-        for (budget, refused) in [(119_999, Some(StatusCode::SERVICE_UNAVAILABLE)), (120_000, None)] {
+        // Of which three eighths are kept for others.
+        for (budget, refused) in [(191_992, Some(StatusCode::SERVICE_UNAVAILABLE)), (192_000, None)] {
             let budget = ByteBudget::new(budget);
-            let outcome = read(&mut script(vec![40_000, 40_000]), LIMITS, &budget).await;
+            let outcome = read(&mut script(vec![40_000, 40_000]), LIMITS, &budget, Share::Known).await;
             assert_eq!(budget.used(), if refused.is_some() { 0 } else { 80_000 });
             assert_eq!(outcome.err().map(|error| error.status()), refused);
         }
@@ -365,7 +322,7 @@ mod tests {
         let limits = LIMITS;
         let reader = {
             let budget = budget.clone();
-            tokio::spawn(async move { read(&mut body, limits, &budget).await.map(drop) })
+            tokio::spawn(async move { read(&mut body, limits, &budget, Share::Known).await.map(drop) })
         };
         tokio::task::yield_now().await;
         assert!(budget.used() <= FIRST_ROOM);
@@ -379,10 +336,10 @@ mod tests {
         // 40 s for 40 KiB: 1 KiB a second, and 30 s besides.
         let mut enough = script(vec![1024; 40]);
         enough.pause = Duration::from_secs(1);
-        assert_eq!(read(&mut enough, LIMITS, &budget).await.unwrap().len(), 40 << 10);
+        assert_eq!(read(&mut enough, LIMITS, &budget, Share::Known).await.unwrap().len(), 40 << 10);
         let mut too_slow = script(vec![1; 40]);
         too_slow.pause = Duration::from_secs(1);
-        let error = read(&mut too_slow, LIMITS, &budget).await.unwrap_err();
+        let error = read(&mut too_slow, LIMITS, &budget, Share::Known).await.unwrap_err();
         assert_eq!(error.status(), StatusCode::REQUEST_TIMEOUT);
     }
 
@@ -393,7 +350,10 @@ mod tests {
         let mut body = script(vec![90_000]);
         body.hangs = true;
         let start = Instant::now();
-        assert_eq!(read(&mut body, LIMITS, &budget).await.unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(
+            read(&mut body, LIMITS, &budget, Share::Known).await.unwrap_err().status(),
+            StatusCode::REQUEST_TIMEOUT
+        );
         assert_eq!(start.elapsed().as_secs(), LIMITS.timeout.as_secs());
         assert_eq!(budget.used(), 0);
     }

@@ -10,9 +10,9 @@ use tokio::{task::JoinSet, time::timeout};
 use crate::{
     fixture::{Change, Fixture, bearer},
     harness::{
-        Fault, Raw, Reply, h2,
+        Fault, Push, Raw, Reply, h2,
         streams::{WATCH, streaming},
-        unique,
+        unique, until,
     },
 };
 
@@ -164,6 +164,40 @@ async fn deliveries_that_are_read_whole_share_a_budget() {
     assert!(fixture.upstream.take().is_empty());
     // Besides the budget itself the allocator keeps what a body that grows leaves behind.
     survives(&fixture, 180, "40 deliveries of 8 MiB that nobody signed").await;
+}
+
+/// Ten connections of a stranger closed the door for the deliveries of everybody, which most hosts send once.
+#[tokio::test]
+async fn bodies_that_one_address_never_ends_keep_out_no_delivery_of_another() {
+    let change = |yaml: String| {
+        yaml.change("limits: {", "limits: {buffered_bytes: 64KiB, ").change("body_timeout: 1s", "body_timeout: 1m")
+    };
+    let fixture = Fixture::with(change, |_| Reply::json(200, r#"{"ok":true}"#)).await;
+    let unsigned = |length: usize| {
+        format!(
+            "POST /github HTTP/1.1\r\nHost: hooks.test\r\nContent-Type: application/json\r\nX-GitHub-Event: push\r\n\
+             X-GitHub-Delivery: {}\r\nX-Hub-Signature-256: sha256={}\r\nContent-Length: {length}\r\n\r\n",
+            unique(),
+            "0".repeat(64),
+        )
+    };
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(unsigned(8192) + &" ".repeat(8191)).await;
+        idle.push(raw);
+    }
+    // Once what they sent is read, there is no room for a body of their address.
+    until(async || {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(unsigned(2) + "{}").await;
+        raw.answer().await.status == 503
+    })
+    .await;
+    let mut raw = Raw::connect_from([127, 0, 0, 2].into(), fixture.doorward.address("public")).await;
+    raw.send(Push::new().request(&[])).await;
+    let answer = raw.answer().await;
+    assert_eq!((answer.status, fixture.upstream.take().len()), (200, 1), "{}", answer.text());
 }
 
 #[tokio::test]

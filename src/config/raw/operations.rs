@@ -70,7 +70,9 @@ pub struct Limits {
     /// Refusals within a minute of requests of one address that come without a session to where people sign in, but for navigations,
     /// which lead to the login. Beyond: 429. None are counted where a trusted proxy or a balancer does not say whose they are.
     pub refusals_per_address: u32,
-    /// Memory for request bodies that are buffered, over all requests. Beyond: 503.
+    /// Memory for request bodies that are buffered, over all requests. Beyond: 503. Of this an eighth each is kept for deliveries and
+    /// forms that prove nothing yet, for known callers, for held deliveries on their way, and for questions to the interceptor. One
+    /// address whose bodies prove nothing yet gets no more than an eighth, or one body, and so does each sender of held deliveries.
     pub buffered_bytes: Size,
     /// Memory that the process may use, which the settings below are shares of. Default: the limit of the cgroup.
     pub memory: Option<Size>,

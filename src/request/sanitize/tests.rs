@@ -4,6 +4,7 @@ fn arrival(trusted: &[IpNet]) -> Arrival<'_> {
     Arrival {
         peer: "10.0.0.9:4711".parse().unwrap(),
         peer_line: None,
+        is_unnamed: false,
         trusted: !trusted.is_empty(),
         trusted_proxies: trusted,
         tls: false,
@@ -105,6 +106,21 @@ fn a_port_beside_a_forwarded_address_hides_nobody() {
         let request = clean_from(arrival(&trusted), &[("x-forwarded-for", line)]).unwrap();
         assert_eq!(request.meta().client.to_string(), client, "{line}");
     }
+}
+
+/// What one of them takes, all others would lack.
+#[test]
+fn bodies_are_counted_by_address_where_it_is_that_of_one_client() {
+    fn of(arrival: Arrival<'_>, lines: &[(&str, &str)]) -> Share {
+        clean_from(arrival, lines).unwrap().meta().unproven()
+    }
+    let one = |address: &str| Share::Unproven(Some(address.parse().unwrap()));
+    let (trusted, many): (Vec<IpNet>, _) = (vec!["10.0.0.0/8".parse().unwrap()], Share::Unproven(None));
+    assert_eq!(of(arrival(&[]), &[]), one("10.0.0.9"));
+    assert_eq!(of(arrival(&trusted), &[]), many);
+    assert_eq!(of(arrival(&trusted), &[("x-forwarded-for", "203.0.113.9")]), one("203.0.113.9"));
+    assert_eq!(of(arrival(&trusted), &[("x-forwarded-for", "2001:db8::1:2:3:4")]), one("2001:db8::"));
+    assert_eq!(of(Arrival { is_unnamed: true, ..arrival(&[]) }, &[]), many);
 }
 
 #[test]

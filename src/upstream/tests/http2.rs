@@ -10,7 +10,7 @@ use crate::{
     error::Rejection,
     upstream::{
         UpstreamErrorKind,
-        buffered::{self, BufferLimits, ByteBudget},
+        buffered::{self, BufferLimits, ByteBudget, Share},
         is_of_messages,
     },
 };
@@ -366,7 +366,7 @@ async fn a_body_beyond_what_its_route_takes_is_too_large_however_it_travels() {
     // Whichever of the two is reached first is named.
     for (buffered, least) in [(1000, 8), (4, 4)] {
         let limits = BufferLimits::new(&raw::Limits::default(), buffered);
-        let refused = buffered::read(large().await, limits, &ByteBudget::new(1 << 20)).await.unwrap_err();
+        let refused = buffered::read(large().await, limits, &ByteBudget::new(1 << 20), Share::Known).await.unwrap_err();
         assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(refused.detail(), format!("the body is larger than {least} bytes"));
     }

@@ -202,7 +202,7 @@ impl<C: Carrier> Turn<C> {
             return Ok(Next::Rest);
         }
         // Before it is read: all lanes of all senders may have their turn at once, and what they read nobody could refuse any more.
-        let Some(room) = self.carrier.room(held.size) else { return self.has_no_room(id, held, version).await };
+        let Some(room) = self.carrier.room(&held) else { return self.has_no_room(id, held, version).await };
         let request = match self.queue.request_in(room, id, now).await {
             Ok(Some(request)) => request,
             Ok(None) => return self.has_no_room(id, held, version).await,

@@ -22,8 +22,8 @@
 //!   the store was read as far.
 //! - **At least once.** A process that dies between the EventListener's answer and the removal sends again, under the same
 //!   `once`, and so does a replica whose lease ended while it was stopped. The interceptor lets one of them pass.
-//! - **Fairness.** Each sender has [`LANES`] lanes under way at most and a bound of its own on what may wait, so that
-//!   none takes another's place.
+//! - **Fairness.** Each sender has [`LANES`] lanes under way at most, a bound of its own on what may wait, and its part of the memory
+//!   for what is brought, so that none takes another's place.
 //! - **Memory.** A request is read once there is room for it. Without, its lane rests, which is no try.
 //! - **Parked** deliveries are dead letters: nothing is tried until an operator says `doorward hooks retry`, and later
 //!   ones of the lane go on. They end after [`PARKED_FOR`].
@@ -322,8 +322,8 @@ pub trait Carrier: Send + Sync + 'static {
     /// All that was held before this process began is known.
     fn knows_all(&self) {}
 
-    /// Room in memory for a request of so many bytes, asked for before it is read; none while memory is short.
-    fn room(&self, bytes: u64) -> Option<Room>;
+    /// Room in memory for its request, asked for before that is read; none while memory is short.
+    fn room(&self, held: &Held) -> Option<Room>;
 
     fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> impl Future<Output = Brought> + Send;
 }

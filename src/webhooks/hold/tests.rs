@@ -16,7 +16,7 @@ use crate::{
     downstream::Drain,
     error::Reason,
     sessions::KeyRing,
-    upstream::buffered::ByteBudget,
+    upstream::buffered::{ByteBudget, Share},
     webhooks::{Named, Replay, ReplayKeys, TriedEvent, WebhookMetrics, testing::MemoryStore},
 };
 
@@ -41,8 +41,8 @@ struct Scripted {
 }
 
 impl Carrier for Scripted {
-    fn room(&self, bytes: u64) -> Option<Room> {
-        self.budget.room(usize::try_from(bytes).unwrap())
+    fn room(&self, held: &Held) -> Option<Room> {
+        self.budget.room(Share::Held(Arc::clone(&held.webhook)), usize::try_from(held.size).unwrap())
     }
 
     async fn bring(&self, _: HeldId, held: &Held, request: HeldRequest) -> Brought {
@@ -318,8 +318,10 @@ async fn without_room_in_memory_a_lane_rests_and_nothing_is_tried() {
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let (held, request) = fixture.queue.show(&id, NOW).await.unwrap().unwrap();
     let budget = &fixture.carrier.budget;
-    budget.set_limit(usize::try_from(held.size).unwrap());
-    let other = budget.room(1).unwrap();
+    // Three eighths are kept for what is not held.
+    let size = usize::try_from(held.size).unwrap();
+    budget.set_limit(size * 2);
+    let other = budget.room(Share::Held("lab".into()), size).unwrap();
     fixture.start();
     let rests = NOW + Duration::from_secs(10);
     fixture.until("rests", async || fixture.clock.now() > rests).await;

@@ -11,8 +11,8 @@ struct Meanwhile {
 }
 
 impl Carrier for Meanwhile {
-    fn room(&self, bytes: u64) -> Option<Room> {
-        self.here.carrier.room(bytes)
+    fn room(&self, held: &Held) -> Option<Room> {
+        self.here.carrier.room(held)
     }
 
     async fn bring(&self, _: HeldId, held: &Held, _: HeldRequest) -> Brought {
