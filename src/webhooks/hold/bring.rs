@@ -6,7 +6,10 @@ use data_encoding::HEXLOWER;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, lease::Lease};
+use super::{
+    Brought, Carrier, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, lease::Lease,
+    presence::Presence,
+};
 use crate::{
     clock::{Clock, Timestamp, every},
     downstream::{Drain, Unfinished},
@@ -39,6 +42,7 @@ pub async fn run<C: Carrier>(
 ) {
     let (settling, mut has_settled) = (tokio::time::sleep(settle), settle.is_zero());
     tokio::pin!(settling);
+    let presence = Arc::new(Presence::begin(clock.clone()));
     while let Err(error) = queue.read_once(clock.now()).await {
         tracing::warn!(%error, "what is held cannot be read yet");
         tokio::select! {
@@ -51,11 +55,18 @@ pub async fn run<C: Carrier>(
     let mut tick = every(TICK);
     let mut read_at = Instant::now();
     loop {
+        presence.look();
         let (due, next) = if has_settled { queue.index().begin_due(clock.now()) } else { (Vec::new(), None) };
         for lane in due {
             let (paused, unfinished) = (clock.now() + REST, drain.begin_task());
             let busy = Busy { queue: queue.clone(), lane: lane.clone(), paused, _unfinished: unfinished };
-            let turn = Turn { queue: queue.clone(), carrier: Arc::clone(&carrier), clock: clock.clone(), lane };
+            let turn = Turn {
+                queue: queue.clone(),
+                carrier: Arc::clone(&carrier),
+                clock: clock.clone(),
+                presence: Arc::clone(&presence),
+                lane,
+            };
             let stop = stop.clone();
             lanes.spawn(async move { turn.run(busy, &stop).await });
         }
@@ -110,6 +121,7 @@ struct Turn<C> {
     queue: Queue,
     carrier: Arc<C>,
     clock: Clock,
+    presence: Arc<Presence>,
     lane: Lane,
 }
 
@@ -227,7 +239,7 @@ impl<C: Carrier> Turn<C> {
     /// Waits for memory, which is no try, and no longer than deliveries are tried at all: for one that is larger than all there may be
     /// room never comes.
     async fn has_no_room(&self, id: &HeldId, held: Held, version: u64) -> Result<Next, StoreError> {
-        if self.clock.now() >= held.until {
+        if self.presence.is_over(&held) {
             let why = "there was no room for it in memory (`limits.buffered_bytes`)".to_owned();
             return self.failed(id, held, version, &Failure { kind: FailureKind::Passing, why }).await;
         }
@@ -237,7 +249,8 @@ impl<C: Carrier> Turn<C> {
 
     async fn failed(&self, id: &HeldId, mut held: Held, version: u64, failure: &Failure) -> Result<Next, StoreError> {
         let now = self.clock.now();
-        let is_last = held.failed(failure, now);
+        let is_over = self.presence.is_over(&held);
+        let is_last = held.failed(failure, now, is_over);
         self.queue.metrics.try_failed(&held.webhook);
         if is_last {
             held.parked = Some(now);

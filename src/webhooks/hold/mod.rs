@@ -16,6 +16,8 @@
 //!                                      else: tried until `held.try_for` is over, then parked
 //! ```
 //!
+//! - **Time.** That of a delivery goes on while no process is there to try it. Who finds it over after a start, or after the clock has
+//!   jumped, tries for some minutes more.
 //! - **Order.** A lane is a sender and a repository. Only the oldest waiting delivery of a lane is tried, and who tries
 //!   holds the lane: in memory with the embedded store, by a lease in `held_leases` on a shared one, which ends by itself
 //!   when a replica dies. The order is that of the store's own versions, whichever replica took a delivery: none is brought before
@@ -33,6 +35,7 @@
 mod bring;
 mod index;
 mod lease;
+mod presence;
 mod queue;
 mod seal;
 #[cfg(test)]
@@ -203,13 +206,16 @@ impl Held {
         serde_json::from_slice(bytes).map_err(|error| corrupt("read", &error))
     }
 
-    /// Notes a try that failed. Tells whether it was the last: no other is left but the one at the end of its time.
-    fn failed(&mut self, failure: &Failure, now: Timestamp) -> bool {
+    /// Notes a try that failed. Tells whether it was the last: no other is left but the one at the end of its time, which `is_over` by
+    /// now.
+    fn failed(&mut self, failure: &Failure, now: Timestamp, is_over: bool) -> bool {
         self.tries = self.tries.saturating_add(1);
         self.last_error = Some(failure.why.clone());
         let pause = Duration::from_secs(1 << self.tries.saturating_sub(1).min(5)).min(LONGEST_PAUSE);
-        let is_over = now >= self.until;
-        self.next = (now + pause).min(self.until);
+        self.next = now + pause;
+        if now < self.until {
+            self.next = self.next.min(self.until);
+        }
         match failure.kind {
             FailureKind::Passing => is_over,
             FailureKind::Refused => {

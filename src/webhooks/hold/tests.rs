@@ -1,3 +1,4 @@
+mod absence;
 mod again;
 mod broken;
 mod fair;
@@ -217,11 +218,11 @@ async fn pauses_between_tries_double_up_to_a_bound() {
     let failure = Failure { kind: FailureKind::Passing, why: "down".to_owned() };
     let mut pauses = Vec::new();
     for _ in 0..7 {
-        assert!(!held.failed(&failure, NOW));
+        assert!(!held.failed(&failure, NOW, false));
         pauses.push(held.next.since(NOW).as_secs());
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-    assert!(held.failed(&failure, NOW + SETTINGS.span), "its time is over");
+    assert!(held.failed(&failure, NOW + SETTINGS.span, true), "its time is over");
 }
 
 #[tokio::test]
@@ -231,7 +232,7 @@ async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
     let id = fixture.keep_within("hub", "1", "a", minute).await.unwrap();
     let mut held = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0;
     let (mut now, mut tries) = (NOW, Vec::new());
-    while !held.failed(&Failure { kind: FailureKind::Passing, why: "down".to_owned() }, now) {
+    while !held.failed(&Failure { kind: FailureKind::Passing, why: "down".to_owned() }, now, now >= held.until) {
         tries.push(now.since(NOW).as_secs());
         now = held.next;
     }
