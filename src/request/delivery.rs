@@ -37,6 +37,9 @@ use crate::{
     webhooks::{EventId, Once, Reservation, Taking},
 };
 
+/// What storing a delivery leaves of its sender's time to the last try.
+const STORING: Duration = Duration::from_secs(1);
+
 /// The upstream has so much time even if the sender used up its own.
 const LEAST: Duration = Duration::from_secs(1);
 
@@ -62,7 +65,9 @@ impl Worker {
         let sender = route.webhook.as_ref().filter(|_| taking.is_some());
         let taken = match taking {
             Some(Taking::Held(keys, settings)) => {
-                Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await
+                let budget = sender.map_or(Duration::ZERO, |sender| sender.answer_within().saturating_sub(STORING));
+                let deadline = Instant::now() + budget.saturating_sub(exchange.elapsed());
+                Box::pin(self.hold(snapshot, authenticated, &keys, settings, deadline, exchange)).await
             }
             Some(Taking::Reserved { reservation, is_form }) => {
                 let delivered = self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await;

@@ -40,18 +40,19 @@ use crate::{
     upstream::buffered::{Room, Share},
     webhooks::{
         EventId, Once, ReplayKeys,
-        hold::{Brought, Carrier, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings, TRY},
+        hold::{Brought, Carrier, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings, TRY, patiently},
     },
 };
 
 impl Worker {
-    /// Stores a delivery that the policy allows and answers its sender.
+    /// Stores a delivery that the policy allows and answers its sender. A store that stalls is asked again until `deadline`.
     pub(super) async fn hold(
         &self,
         snapshot: &Snapshot,
         authenticated: Authenticated,
         keys: &ReplayKeys,
         settings: Settings,
+        deadline: Instant,
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
         let now = self.app.clock.now();
@@ -63,12 +64,14 @@ impl Worker {
         let request_id = record.id;
         let (held, request) = keep(permit, request_id, settings, Arc::clone(snapshot.policy.digest()), now)?;
         let delivery = Arc::clone(&held.delivery);
-        let id = match self.app.held.waiting(&self.app.replay, keys, now).await? {
+        let waiting = || self.app.held.waiting(&self.app.replay, keys, now);
+        let id = match patiently(deadline, waiting).await? {
             // It is not sent by this request.
             Some(id) => id,
             None => {
                 record.held = Some(request_id);
-                self.app.held.keep(&self.app.replay, keys, held, &request, &settings, now).await?
+                let keep = || self.app.held.keep(&self.app.replay, keys, held.clone(), &request, &settings, now);
+                patiently(deadline, keep).await?
             }
         };
         let body = json!({"delivery": &*delivery, "held": id.to_string()});

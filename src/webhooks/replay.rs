@@ -252,6 +252,15 @@ impl Replay {
         Ok(names)
     }
 
+    /// The names under which a delivery was stored, as far as it is remembered.
+    pub(super) async fn stored_names(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<[u8; 32]>, StoreError> {
+        let found = self.store.get_all(Table::Deliveries, keys.records(), now).await?;
+        let name = |stored: &Stored| Committed::decode(&stored.value)?.name;
+        let mut names: Vec<_> = found.iter().flatten().filter_map(name).collect();
+        names.dedup();
+        Ok(names)
+    }
+
     /// Commits the delivery together with the writes that `more` makes of what is the same for every try of it, and never of
     /// another: one that comes when it is forgotten differs in its time. Gives that, and the versions of these writes.
     /// Refuses as [`Replay::reserve`] does.

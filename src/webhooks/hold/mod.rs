@@ -35,6 +35,7 @@
 mod bring;
 mod index;
 mod lease;
+mod patience;
 mod presence;
 mod queue;
 mod seal;
@@ -49,7 +50,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::{bring::run, index::Usage, queue::Queue};
+pub use self::{bring::run, index::Usage, patience::patiently, queue::Queue};
 use super::{EventId, Facts};
 use crate::{
     clock::{Timestamp, millis, optional_millis, span_millis},

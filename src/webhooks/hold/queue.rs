@@ -87,8 +87,8 @@ impl Queue {
     }
 
     /// Stores a delivery that is decided, together with its replay ids. Once this has returned it will be tried, whatever
-    /// happens to the process. Refuses with 503 where the sender's queue is full or the store is not to be had, and as
-    /// [`Replay::reserve`] does.
+    /// happens to the process. Refuses with 503 where the sender's queue is full or the store is not to be had, after which the same
+    /// request may try again, and as [`Replay::reserve`] does.
     pub async fn keep(
         &self,
         replay: &Replay,
@@ -99,7 +99,7 @@ impl Queue {
         now: Timestamp,
     ) -> Result<HeldId, Rejection> {
         if let Some(doubt) = &*self.doubt.load() {
-            return Err(unwritable(StoreError::Unavailable((**doubt).to_owned())));
+            return Err(unwritable(**doubt));
         }
         // A sender's bound is on what the processes before this one left as well.
         self.read_once(now).await.map_err(unwritable)?;
@@ -124,7 +124,8 @@ impl Queue {
             Err(rejection) if rejection.reason() == Reason::ReplayedDelivery => {
                 // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
                 self.store.replicated(Table::Deliveries, keys.records()).await.map_err(unwritable)?;
-                return Err(rejection);
+                let own = self.stored_by(held.request, replay, keys, now).await.map_err(unwritable)?;
+                return own.ok_or(rejection);
             }
             Err(rejection) => return Err(rejection),
         };
@@ -464,10 +465,10 @@ fn no_request() -> StoreError {
     StoreError::Corrupt("a held delivery has no request".to_owned())
 }
 
-fn unwritable(error: StoreError) -> Rejection {
+fn unwritable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Rejection {
     Rejection::new(Reason::StoreUnavailable, "the delivery cannot be stored at the moment")
         .fix("send it again later")
-        .because(error)
+        .because(cause)
 }
 
 /// A place in a sender's queue, given back when dropped.

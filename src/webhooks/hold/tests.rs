@@ -5,6 +5,7 @@ mod fair;
 mod order;
 mod parked;
 mod sealed;
+mod stalls;
 mod stop;
 
 use std::{collections::BTreeMap, sync::Mutex};
@@ -116,13 +117,25 @@ impl Fixture {
         delivery: &str,
         settings: Settings,
     ) -> Result<HeldId, crate::error::Rejection> {
+        self.keep_as(Uuid::new_v4(), webhook, repository, delivery, settings).await
+    }
+
+    /// As what came by this request.
+    async fn keep_as(
+        &self,
+        request: Uuid,
+        webhook: &str,
+        repository: &str,
+        delivery: &str,
+        settings: Settings,
+    ) -> Result<HeldId, crate::error::Rejection> {
         let now = self.clock.now();
         let keys = ReplayKeys::new(&[[7; 32]], delivery, None, Duration::from_secs(86_400));
         let held = Held {
             webhook: webhook.into(),
             route: "hooks".into(),
             delivery: delivery.into(),
-            request: Uuid::nil(),
+            request,
             event: None,
             repository: None,
             repository_id: Some(repository.into()),

@@ -302,7 +302,11 @@ async fn what_is_held_of_a_repository_that_is_revoked_is_parked_at_once() {
 #[tokio::test]
 async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
     let upstream = Upstream::scripted(takes).await;
-    let doorward = holding(upstream.address, "store: {path: doorward.redb}").await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let yaml = configuration(upstream.address, "store: {path: doorward.redb}");
+    let yaml = yaml.change("sender: github,", "sender: github, answer_within: 1s,");
+    let doorward = Doorward::start_with_faults(dir, &yaml).await;
     // What was written and not synced is lost with the power.
     for (repository, break_it) in [(1, Doorward::break_disk as fn(&Doorward, bool)), (2, Doorward::break_syncs)] {
         let (id, body) = (unique(), body(repository));
@@ -317,6 +321,23 @@ async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
         assert_eq!(upstream.only().one("x-github-delivery"), id);
         upstream.take();
     }
+}
+
+/// It heard 503 at once, though its sender waits for ten seconds and never sends it again.
+#[tokio::test]
+async fn a_delivery_that_comes_while_the_disk_stalls_is_held_once_it_works() {
+    let upstream = Upstream::scripted(takes).await;
+    let doorward = holding(upstream.address, "store: {path: doorward.redb}").await;
+    let (id, body) = (unique(), body(1));
+    doorward.break_syncs(true);
+    let mends = async {
+        doorward.until_metrics_say("doorward_store_errors_total{operation=\"put").await;
+        doorward.break_syncs(false);
+    };
+    let (answer, ()) = tokio::join!(deliver_to(&doorward, &id, &body), mends);
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    until_it_holds(&doorward, 0, 0).await;
+    assert_eq!(upstream.only().one("x-github-delivery"), id);
 }
 
 /// The same on every replica.

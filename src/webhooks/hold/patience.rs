@@ -1,0 +1,62 @@
+//! Waiting for a store that stalls, for as long as the sender of a delivery waits.
+
+use std::{error::Error as _, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::{HeldId, Queue};
+use crate::{
+    clock::Timestamp,
+    error::Rejection,
+    store::StoreError,
+    webhooks::{Replay, ReplayKeys},
+};
+
+/// The pause before the store is asked again, which doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Asks again where the store has trouble that may pass, and begins no other try after `deadline`: most senders of what is held send it
+/// once, and wait longer than one call to the store may take.
+pub async fn patiently<T, F>(deadline: Instant, ask: impl Fn() -> F) -> Result<T, Rejection>
+where
+    F: Future<Output = Result<T, Rejection>>,
+{
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let answer = ask().await;
+        let next = Instant::now() + pause;
+        if !answer.as_ref().is_err_and(may_pass) || next >= deadline {
+            return answer;
+        }
+        sleep_until(next).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn may_pass(rejection: &Rejection) -> bool {
+    let cause = rejection.source().and_then(|cause| cause.downcast_ref::<StoreError>());
+    matches!(cause, Some(StoreError::Timeout | StoreError::Unavailable(_)))
+}
+
+impl Queue {
+    /// The delivery, where this request has stored it already: a write of which the store does not tell in time may be done all the
+    /// same.
+    pub(super) async fn stored_by(
+        &self,
+        request: Uuid,
+        replay: &Replay,
+        keys: &ReplayKeys,
+        now: Timestamp,
+    ) -> Result<Option<HeldId>, StoreError> {
+        for name in replay.stored_names(keys, now).await? {
+            let id = HeldId::new(name);
+            if self.look_or_leave(&id, now).await?.is_some_and(|(held, _)| held.request == request) {
+                self.wake.notify_one();
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+}
