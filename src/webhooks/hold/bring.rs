@@ -254,15 +254,7 @@ impl<C: Carrier> Turn<C> {
         self.queue.metrics.try_failed(&held.webhook);
         if is_last {
             held.parked = Some(now);
-            self.queue.metrics.parked(&held.webhook);
-            tracing::error!(
-                held = %id,
-                webhook = &*held.webhook,
-                delivery = &*held.delivery,
-                why = failure.why,
-                until = %(now + PARKED_FOR),
-                "a held delivery is parked; `doorward hooks retry` tries it again"
-            );
+            self.queue.index().set_parking(*id);
         }
         // First, as a process that dies after it was parked would never do it.
         let span = if is_last { PARKED_FOR } else { Duration::ZERO };

@@ -1,7 +1,7 @@
 //! What is held, in memory: which lane has what, whose turn it is, and how much each sender has.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Bound,
     sync::Arc,
     time::Duration,
@@ -21,6 +21,10 @@ pub(super) struct Index {
     parked: BTreeSet<(Timestamp, HeldId)>,
     /// The last of those that were looked at.
     looked_at: Option<(Timestamp, HeldId)>,
+    /// What this process is about to park.
+    parking: HashSet<HeldId>,
+    /// What it has parked, and not told yet.
+    parked_here: Vec<HeldId>,
     /// What cannot be read, which is of no lane and no sender.
     unreadable: BTreeMap<HeldId, Unreadable>,
     /// The last of those that were looked at.
@@ -158,7 +162,9 @@ impl Index {
     fn replace(&mut self, id: HeldId, held: Held, version: u64) {
         let known = self.entries.get(&id).map(|known| (known.taken, known.since));
         let (taken, since) = known.unwrap_or_else(|| (false, Instant::now()));
+        let is_parked_here = held.parked.is_some() && self.parking.contains(&id);
         self.remove(&id);
+        self.parked_here.extend(is_parked_here.then_some(id));
         let sender = self.senders.entry(Arc::clone(&held.webhook)).or_default();
         sender.usage.bytes += held.size;
         let lane = held.parked.is_none().then(|| held.lane());
@@ -188,6 +194,7 @@ impl Index {
 
     pub(super) fn remove(&mut self, id: &HeldId) {
         self.unreadable.remove(id);
+        self.parking.remove(id);
         let Some(Entry { held, version, since, .. }) = self.entries.remove(id) else { return };
         if let Some(since) = held.parked {
             self.parked.remove(&(since, *id));
@@ -248,6 +255,18 @@ impl Index {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.taken = true;
         }
+    }
+
+    /// This process is about to park a delivery. Whether it has is known once the record says so, as the store may have been away, or
+    /// somebody else was there first.
+    pub(super) fn set_parking(&mut self, id: HeldId) {
+        self.parking.insert(id);
+    }
+
+    /// What this process has parked since it was asked last.
+    pub(super) fn take_parked_here(&mut self) -> Vec<(HeldId, Held)> {
+        let parked = std::mem::take(&mut self.parked_here);
+        parked.into_iter().filter_map(|id| Some((id, self.entries.get(&id)?.held.clone()))).collect()
     }
 
     /// Takes out parked deliveries whose records have ended.

@@ -437,8 +437,20 @@ impl Queue {
         self.forget(id, now).await.map(|()| is_there)
     }
 
+    /// Has metrics and the log say what there is by now.
     fn measure(&self) {
-        let index = self.index();
+        let mut index = self.index();
+        for (id, held) in index.take_parked_here() {
+            self.metrics.parked(&held.webhook);
+            tracing::error!(
+                held = %id,
+                webhook = &*held.webhook,
+                delivery = &*held.delivery,
+                why = held.last_error,
+                until = %(held.parked.unwrap_or_default() + PARKED_FOR),
+                "a held delivery is parked; `doorward hooks retry` tries it again"
+            );
+        }
         for (webhook, usage) in index.usage() {
             self.metrics.held(webhook, usage);
         }

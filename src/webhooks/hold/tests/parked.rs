@@ -1,5 +1,7 @@
 //! Deliveries that are tried no more, until an operator says so or their time ends.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 #[tokio::test]
@@ -152,4 +154,74 @@ async fn a_parked_delivery_takes_no_room_once_its_record_has_ended() {
             }
         })
         .await;
+}
+
+/// The alarm rang and the log said so with every try, while nothing was parked.
+#[tokio::test]
+async fn a_delivery_counts_as_parked_once_the_store_has_it_so() {
+    let store = MemoryStore::shared();
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let (script, broken) = (store.clone(), Arc::clone(&is_broken));
+    let fixture = Fixture::new(&store, move |_| {
+        script.set_down(broken.load(Ordering::SeqCst));
+        failed(FailureKind::Denied)
+    });
+    fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.start();
+    for tries in 1..=2 {
+        store.set_down(false);
+        fixture.until("tried", async || fixture.seen().len() == tries && !fixture.queue.is_bringing()).await;
+    }
+    assert!(!fixture.metrics().contains("webhook_parked_total{"), "{}", fixture.metrics());
+    is_broken.store(false, Ordering::SeqCst);
+    store.set_down(false);
+    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
+    assert!(fixture.metrics().contains("webhook_parked_total{webhook=\"hub\"} 1\n"), "{}", fixture.metrics());
+}
+
+/// Nobody else tells of it.
+#[tokio::test]
+async fn a_parking_of_which_the_store_did_not_tell_counts_once_it_is_seen() {
+    let store = MemoryStore::shared();
+    let nothing = || Fixture::new(&store, |_| panic!("nothing is brought"));
+    let (here, elsewhere) = (nothing(), nothing());
+    let id = here.keep("hub", "1", "a").await.unwrap();
+    here.queue.index().set_parking(id);
+    let (mut held, version) = elsewhere.queue.look(&id, NOW).await.unwrap().unwrap();
+    held.parked = Some(NOW);
+    assert!(elsewhere.queue.rewrite(&id, held, version, None, NOW).await.unwrap());
+    for _ in 0..2 {
+        here.queue.refresh(NOW).await.unwrap();
+    }
+    assert!(here.metrics().contains("webhook_parked_total{webhook=\"hub\"} 1\n"), "{}", here.metrics());
+    assert!(!elsewhere.metrics().contains("webhook_parked_total{"), "{}", elsewhere.metrics());
+}
+
+/// While it is tried for the last time, somebody drops it.
+struct Dropping(Fixture);
+
+impl Carrier for Dropping {
+    fn room(&self, held: &Held) -> Option<Room> {
+        self.0.carrier.room(held)
+    }
+
+    async fn bring(&self, id: HeldId, _: &Held, _: HeldRequest) -> Brought {
+        assert!(self.0.queue.drop_one(&id, NOW).await.unwrap());
+        failed(FailureKind::Denied)
+    }
+}
+
+#[tokio::test]
+async fn one_that_was_dropped_during_its_last_try_is_not_parked() {
+    let store = MemoryStore::shared();
+    let nothing = || Fixture::new(&store, |_| panic!("another brings"));
+    let (here, mut same) = (nothing(), nothing());
+    same.queue = here.queue.clone();
+    here.keep("hub", "1", "a").await.unwrap();
+    let carrier = Arc::new(Dropping(same));
+    tokio::spawn(run(here.queue.clone(), carrier, here.clock.clone(), Duration::ZERO, here.stop.clone()));
+    let is_tried = || here.metrics().contains("webhook_try_failed_total{webhook=\"hub\"} 1\n");
+    here.until("tried", async || is_tried() && !here.queue.is_bringing()).await;
+    assert_eq!(here.held().await, []);
+    assert!(!here.metrics().contains("webhook_parked_total{"), "{}", here.metrics());
 }
