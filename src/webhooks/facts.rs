@@ -133,6 +133,7 @@ enum CompiledEvents {
 struct CompiledShape {
     event: &'static str,
     has: Vec<Place>,
+    or_null: Vec<Place>,
     lacks: Vec<Place>,
     says: Option<(Place, &'static str)>,
     always: bool,
@@ -141,9 +142,9 @@ struct CompiledShape {
 impl CompiledShape {
     fn new(shape: &'static Shape, wanted: &mut Wanted) -> Self {
         let mut places = |names: &[&str]| names.iter().map(|name| wanted.add(&format!("/{name}"))).collect();
-        let (has, lacks) = (places(shape.has), places(shape.lacks));
+        let (has, or_null, lacks) = (places(shape.has), places(shape.or_null), places(shape.lacks));
         let says = shape.says.map(|(pointer, text)| (wanted.add(pointer), text));
-        Self { event: shape.event, has, lacks, says, always: shape.always }
+        Self { event: shape.event, has, or_null, lacks, says, always: shape.always }
     }
 
     fn fits(&self, values: &Values) -> bool {
@@ -151,7 +152,10 @@ impl CompiledShape {
         let has = |place: &Place| values.get(*place).is_some_and(|found| !matches!(found, Found::Null));
         let says =
             |(place, text): &(Place, &str)| matches!(values.get(*place), Some(Found::Text(found)) if found == text);
-        self.has.iter().all(has) && !self.lacks.iter().any(has) && self.says.as_ref().is_none_or(says)
+        self.has.iter().all(has)
+            && self.or_null.iter().all(|place| values.get(*place).is_some())
+            && !self.lacks.iter().any(has)
+            && self.says.as_ref().is_none_or(says)
     }
 }
 

@@ -57,11 +57,8 @@ pub(super) static CLOUD: Sender = Sender {
 /// A pull request in a state, without what other events add to it.
 const fn pull_request(event: &'static str, state: &'static str) -> Shape {
     Shape {
-        event,
-        has: &["pullrequest", "repository", "actor"],
-        lacks: &["comment", "approval", "changes_request"],
         says: Some(("/pullrequest/state", state)),
-        always: true,
+        ..shape(event, &["pullrequest", "repository", "actor"], &["comment", "approval", "changes_request"])
     }
 }
 

@@ -45,7 +45,20 @@ pub(super) static GITHUB: Sender = Sender {
         (Field::Ref, &["/ref", "/merge_group/base_ref"]),
         (Field::RefType, &["/ref_type"]),
         // A status tells its `context`.
-        (Field::NoRef, &["/check_run", "/check_suite", "/workflow_run", "/workflow_job", "/deployment", "/context"]),
+        (
+            Field::NoRef,
+            &[
+                "/check_run",
+                "/check_suite",
+                "/workflow_run",
+                "/workflow_job",
+                "/deployment",
+                // A protection rule may leave the deployment out, and the run of a review may be null.
+                "/deployment_callback_url",
+                "/since",
+                "/context",
+            ],
+        ),
         (
             Field::Commit,
             &[
@@ -130,7 +143,10 @@ const GITHUB_SHAPES: &[Shape] = &[
     shape("release", &["release", "action"], &[]),
     shape("check_run", &["check_run", "action"], &["deployment"]),
     shape("check_suite", &["check_suite", "action"], &[]),
-    shape("workflow_run", &["workflow_run", "workflow", "action"], &["deployment", "approver", "since"]),
+    Shape {
+        or_null: &["workflow"],
+        ..shape("workflow_run", &["workflow_run", "action"], &["deployment", "approver", "since"])
+    },
     shape("workflow_job", &["workflow_job", "action"], &[]),
     // Its `inputs` are null where nobody gave any.
     shape("workflow_dispatch", &["ref", "workflow"], &["before", "action", "ref_type"]),
@@ -142,17 +158,18 @@ const GITHUB_SHAPES: &[Shape] = &[
         // A job has the deployment that it makes.
         &["deployment_status", "approver", "deployment_callback_url", "workflow_job"],
     ),
-    shape("deployment_protection_rule", &["deployment", "deployment_callback_url"], &[]),
-    shape("deployment_review", &["workflow_run", "since"], &[]),
+    shape("deployment_protection_rule", &["deployment_callback_url"], &[]),
+    Shape { or_null: &["workflow_run"], ..shape("deployment_review", &["since"], &[]) },
     shape("deployment_status", &["deployment", "deployment_status"], &[]),
     shape("merge_group", &["merge_group", "action"], &[]),
     shape("status", &["sha", "state", "context"], &[]),
     shape("fork", &["forkee"], &[]),
     shape("gollum", &["pages"], &[]),
-    shape("org_block", &["blocked_user", "action"], &[]),
-    shape("membership", &["member", "team", "action"], &[]),
-    shape("member", &["member", "action"], &["team"]),
-    shape("team", &["team", "action"], &["member"]),
+    Shape { or_null: &["blocked_user"], ..shape("org_block", &["action"], &[]) },
+    Shape { or_null: &["member"], ..shape("membership", &["team", "action"], &[]) },
+    Shape { or_null: &["member"], ..shape("member", &["action"], &["team"]) },
+    // A membership tells its scope, and may have no member.
+    shape("team", &["team", "action"], &["member", "scope"]),
     shape("team_add", &["team", "repository"], &["action"]),
     shape("installation_repositories", &["repositories_added", "repositories_removed", "action"], &[]),
 ];

@@ -255,6 +255,8 @@ impl Events {
 pub(super) struct Shape {
     pub(super) event: &'static str,
     pub(super) has: &'static [&'static str],
+    /// Members that it has as well, which may be null.
+    pub(super) or_null: &'static [&'static str],
     pub(super) lacks: &'static [&'static str],
     /// A pointer and what stands there.
     pub(super) says: Option<(&'static str, &'static str)>,
@@ -263,7 +265,7 @@ pub(super) struct Shape {
 }
 
 const fn shape(event: &'static str, has: &'static [&'static str], lacks: &'static [&'static str]) -> Shape {
-    Shape { event, has, lacks, says: None, always: true }
+    Shape { event, has, or_null: &[], lacks, says: None, always: true }
 }
 
 /// One that some bodies of the event have, or all as far as is known.
