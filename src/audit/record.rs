@@ -68,7 +68,8 @@ pub struct Record {
     /// The id of the request that brought a delivery which was stored: this one itself, or the one whose delivery is
     /// sent now.
     pub held: Option<Uuid>,
-    /// Of a question of an EventListener: the id of the request whose assertion it shows, once that is proved.
+    /// The id of another request that it is about. Of a question of an EventListener: the one whose assertion it shows, once that is
+    /// proved. Of a delivery that comes again while it waits: the one that brought it.
     pub about: Option<Uuid>,
     pub upstream: Option<Upstream>,
     /// The status that the caller got.

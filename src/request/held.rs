@@ -66,14 +66,20 @@ impl Worker {
         let delivery = Arc::clone(&held.delivery);
         let waiting = || self.app.held.waiting(&self.app.replay, keys, now);
         let id = match patiently(deadline, waiting).await? {
-            // It is not sent by this request.
-            Some(id) => id,
+            Some((id, held_by)) => {
+                // It is not sent by this request, nor is this one of its tries.
+                record.about = Some(held_by);
+                id
+            }
             None => {
-                record.held = Some(request_id);
                 let keep = || self.app.held.keep(&self.app.replay, keys, held.clone(), &request, &settings, now);
-                patiently(deadline, keep).await?
+                let id = patiently(deadline, keep).await?;
+                record.held = Some(request_id);
+                id
             }
         };
+        // It is brought in any case; its sender hears 202 only of what a failover cannot lose.
+        patiently(deadline, || self.app.held.replicated(keys)).await?;
         let body = json!({"delivery": &*delivery, "held": id.to_string()});
         let mut response = Response::new(Bytes::from(format!("{body}\n")));
         *response.status_mut() = StatusCode::ACCEPTED;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arc_swap::ArcSwapOption;
 use data_encoding::HEXLOWER;
 use tokio::sync::{Notify, OnceCell};
+use uuid::Uuid;
 
 use super::{
     Held, HeldId, HeldRequest, PARKED_FOR, Settings,
@@ -87,8 +88,8 @@ impl Queue {
     }
 
     /// Stores a delivery that is decided, together with its replay ids. Once this has returned it will be tried, whatever
-    /// happens to the process. Refuses with 503 where the sender's queue is full or the store is not to be had, after which the same
-    /// request may try again, and as [`Replay::reserve`] does.
+    /// happens to the process; what a failover cannot lose either, [`Queue::replicated`] tells. Refuses with 503 where the
+    /// sender's queue is full or the store is not to be had, after which the same request may try again, and as [`Replay::reserve`] does.
     pub async fn keep(
         &self,
         replay: &Replay,
@@ -123,7 +124,7 @@ impl Queue {
             Ok(taken) => taken,
             Err(rejection) if rejection.reason() == Reason::ReplayedDelivery => {
                 // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
-                self.store.replicated(Table::Deliveries, keys.records()).await.map_err(unwritable)?;
+                self.replicated(keys).await?;
                 let own = self.stored_by(held.request, replay, keys, now).await.map_err(unwritable)?;
                 return own.ok_or(rejection);
             }
@@ -134,25 +135,27 @@ impl Queue {
         self.index().set(id, held, versions.first().copied().unwrap_or_default());
         self.measure();
         self.wake.notify_one();
-        // It is brought in any case; the sender hears 202 only of what a failover cannot lose.
-        self.store.replicated(Table::Deliveries, keys.records()).await.map_err(unwritable)?;
         Ok(id)
     }
 
-    /// The delivery itself, where it came before and still waits to be brought. One that is sent again meanwhile is no further one: the
-    /// EventListener would take both.
+    /// Waits until no failover loses what is stored under these keys; 503 if that takes too long.
+    pub async fn replicated(&self, keys: &ReplayKeys) -> Result<(), Rejection> {
+        self.store.replicated(Table::Deliveries, keys.records()).await.map_err(unwritable)
+    }
+
+    /// The delivery itself, where it came before and still waits to be brought, and the request that brought it. One that is sent again
+    /// meanwhile is no further one: the EventListener would take both.
     pub async fn waiting(
         &self,
         replay: &Replay,
         keys: &ReplayKeys,
         now: Timestamp,
-    ) -> Result<Option<HeldId>, Rejection> {
+    ) -> Result<Option<(HeldId, Uuid)>, Rejection> {
         for name in replay.names(keys, now).await.map_err(unwritable)? {
             let id = HeldId::new(name);
             let found = self.look_or_leave(&id, now).await.map_err(unwritable)?;
-            if found.is_some_and(|(held, _)| held.parked.is_none()) {
-                self.store.replicated(Table::Deliveries, keys.records()).await.map_err(unwritable)?;
-                return Ok(Some(id));
+            if let Some((held, _)) = found.filter(|(held, _)| held.parked.is_none()) {
+                return Ok(Some((id, held.request)));
             }
         }
         Ok(None)

@@ -162,7 +162,9 @@ impl Fixture {
             facts: Facts::default(),
         };
         let request = HeldRequest { head, body: format!("body of {delivery}").into() };
-        self.queue.keep(&self.replay, &keys, held, &request, &settings, now).await
+        let id = self.queue.keep(&self.replay, &keys, held, &request, &settings, now).await?;
+        self.queue.replicated(&keys).await?;
+        Ok(id)
     }
 
     fn metrics(&self) -> String {

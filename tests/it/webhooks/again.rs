@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use serde_json::Value;
+
 use super::{
     BODY,
     hold::{configuration, deliver_to, on_redis},
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Doorward, Push, Recorded, RedisServer, Reply, Upstream, now, unique, until},
+    harness::{Doorward, Push, Recorded, RedisServer, Reply, Upstream, free_port, now, unique, until},
 };
 
 async fn upstream() -> Upstream {
@@ -51,6 +53,36 @@ async fn a_redelivery_is_forwarded_as_often_as_the_configuration_says() {
     }
 }
 
+/// Each repetition and what was turned away said that it is held, and no event ever came of them.
+#[tokio::test]
+async fn the_trail_says_held_of_what_is_stored_alone_and_a_redelivery_names_the_one_that_waits() {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let doorward = start(nobody, true, "redeliveries: 1, held: {max: 1}, ").await;
+    let (id, other, other_body) = (unique(), unique(), Push::body());
+    for (ahead, id, body, status) in
+        [(0, &id, BODY, 202), (0, &id, BODY, 200), (0, &other, other_body.as_str(), 503), (120, &id, BODY, 202)]
+    {
+        doorward.set_clock_ahead(ahead);
+        let answer = deliver_to(&doorward, id, body).await;
+        assert_eq!(answer.status, status, "{ahead} s later: {}", answer.text());
+    }
+    let records = async |count, id: &str, status: u16| {
+        let is_it = |record: &Value| {
+            record["unmapped"]["webhook"]["delivery"] == id && record["http_response"]["code"] == status
+        };
+        doorward.records(count, is_it).await
+    };
+    let taken = records(2, &id, 202).await;
+    let first = &taken[0]["http_request"]["uid"];
+    let joins = |record: &Value| (record["unmapped"]["held"].clone(), record["unmapped"]["about"].clone());
+    assert_eq!(joins(&taken[0]), (first.clone(), Value::Null));
+    assert_eq!(joins(&taken[1]), (Value::Null, first.clone()));
+    for (id, status) in [(&id, 200), (&other, 503)] {
+        let record = records(1, id, status).await.remove(0);
+        assert_eq!(joins(&record), (Value::Null, Value::Null), "{status}: {record}");
+    }
+}
+
 /// The EventListener makes a run of it all the same: nobody would know of whom, and the retry would make another.
 #[tokio::test]
 async fn a_delivery_whose_sender_leaves_before_the_answer_is_taken_once_and_its_event_is_recorded() {
@@ -69,9 +101,8 @@ async fn a_delivery_whose_sender_leaves_before_the_answer_is_taken_once_and_its_
     drop(client);
     doorward.until_metrics_say("doorward_downstream_connections 0").await;
     answers.notify_one();
-    let ended = |record: &serde_json::Value| {
-        record["unmapped"]["event_id"] == "event-1" && record["unmapped"]["ended"] == "client_gone"
-    };
+    let ended =
+        |record: &Value| record["unmapped"]["event_id"] == "event-1" && record["unmapped"]["ended"] == "client_gone";
     doorward.record(ended).await;
     let retry = deliver_to(&doorward, &id, BODY).await;
     assert_eq!((retry.status, retry.reason().as_str()), (200, "replayed_delivery"), "{}", retry.text());
