@@ -168,12 +168,18 @@ async fn decide(
             app.metrics.webhooks.unnoted();
             Ok(claims)
         }
-        Bound::Others(bound) | Bound::Disputed(bound) => {
-            let message =
-                format!("this delivery is event {bound} already; it came twice, or was sent again past Doorward");
-            Err(Denial(Reason::ReplayedDelivery, message).into())
+        Bound::Others(bound) => Err(is_event_already(&bound).into()),
+        Bound::Disputed(bound) => {
+            tracing::error!(%trigger, event = %named.event, other = %bound, "several events were named for a delivery in one try, and nobody told in time which is its EventListener's, so that its run may be missing; a Doorward tells that to those alone with which it shares a store");
+            app.metrics.webhooks.disputed();
+            Err(is_event_already(&bound).into())
         }
     }
+}
+
+fn is_event_already(bound: &EventId) -> Denial {
+    let message = format!("this delivery is event {bound} already; it came twice, or was sent again past Doorward");
+    Denial(Reason::ReplayedDelivery, message)
 }
 
 /// Trouble of the store or the API server is waited out for [`DISPUTE`] in all: an EventListener itself asks once, and a Trigger that is

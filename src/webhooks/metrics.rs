@@ -18,6 +18,7 @@ pub struct WebhookMetrics {
     refused: Family<RefusedLabels, Counter>,
     stopped: Counter,
     rebound: Counter,
+    disputed: Counter,
     unnoted: Counter,
     held: Family<HeldLabels, Gauge>,
     held_bytes: Family<Labels<Arc<str>>, Gauge>,
@@ -60,6 +61,11 @@ impl WebhookMetrics {
             "interceptor_rebound",
             "Deliveries for which more events than the EventListener's own were named: somebody else asked in its stead",
             self.rebound.clone(),
+        );
+        registry.register(
+            "interceptor_disputed",
+            "Triggers that were stopped as several events were named for a delivery, and nobody told in time which is the EventListener's",
+            self.disputed.clone(),
         );
         registry.register(
             "interceptor_unnoted",
@@ -145,6 +151,11 @@ impl WebhookMetrics {
     /// A delivery was bound to an event that was not the EventListener's.
     pub fn rebound(&self) {
         self.rebound.inc();
+    }
+
+    /// A Trigger was stopped, though the event may have been the EventListener's own.
+    pub fn disputed(&self) {
+        self.disputed.inc();
     }
 
     /// A Trigger went on without a note of it.

@@ -8,7 +8,11 @@ use std::sync::{
 use tokio::sync::Notify;
 
 use super::*;
-use crate::harness::{found, until};
+use crate::{
+    fixture::WEBHOOK_SECRET,
+    harness::{Doorward, Upstream, found, until},
+    webhooks::hold::{ASSERTION_KEY, configuration, deliver_to},
+};
 
 /// How something comes to an EventListener.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,6 +97,36 @@ async fn decides(way: Way) {
     assert!(!goes_on(&fixture, &other).await.0, "{way:?}: nor for another Trigger");
     fixture.doorward.wait_for_log("a delivery was bound to an event that its EventListener does not know").await;
     assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 1"));
+}
+
+/// The one that is asked never hears what the EventListener answered the other, and stopped its own event without a word.
+#[tokio::test]
+async fn attacks_z46_a_false_event_raises_an_alarm_where_the_interceptor_has_another_store_than_the_door() {
+    let upstream = Upstream::scripted(|_| Reply::json(202, ANSWER)).await;
+    let start = async || {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("secret", WEBHOOK_SECRET), ("assertions", ASSERTION_KEY.as_str())] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let more = "store: {path: doorward.redb}\ninterceptor: {host: door.door.svc}\n\
+                    assertions: {keys: [{file: assertions}]}";
+        let yaml = configuration(upstream.address, more)
+            .change("sender: github,", "sender: github, hold: false,")
+            .change("upstream: el}", "upstream: el, event_listener: {namespace: ci, name: build}}");
+        Doorward::start_in(dir, &yaml).await
+    };
+    let (door, asked) = (start().await, start().await);
+    let body = Push::body();
+    assert_eq!(deliver_to(&door, &unique(), &body).await.status, 202);
+    let assertion = upstream.only().one("doorward-assertion").to_owned();
+    for (doorward, event, go, disputed) in
+        [(&asked, "false-event", true, 0), (&asked, "event-1", false, 1), (&door, "event-1", true, 0)]
+    {
+        let answer = doorward.send(&ASKED, question(&assertion, &body, event).to_string().as_bytes()).await;
+        assert_eq!(answer.json()["continue"], go, "{event}: {}", answer.text());
+        let line = format!("doorward_interceptor_disputed_total {disputed}\n");
+        assert!(doorward.metrics().await.contains(&line), "{event}");
+    }
 }
 
 /// Somebody who asks for Triggers that nobody has must not do so unseen.
