@@ -19,7 +19,7 @@ use aws_lc_rs::signature::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::Request;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use tokio::time::Instant;
 use url::Url;
 
@@ -27,7 +27,7 @@ use self::certificate::Certificate;
 use super::{
     Delivery, Expected, Refused, ReplayKeys, Webhook,
     document::Wanted,
-    facts::{Facts, NoFacts, is_delivery_id},
+    facts::{Facts, NoFacts, Reader, is_delivery_id},
     senders::Media,
     signature::{malformed, unproven},
 };
@@ -291,22 +291,12 @@ impl Webhook {
                 tracing::warn!(webhook = &*self.name, topic, "a subscription to a topic of SNS ended");
             }
         }
-        let is_document = message.kind == Kind::Notification && message.message.trim_start().starts_with('{');
-        let told = match is_document {
-            true => {
-                let unreadable =
-                    |error: NoFacts| self.unreadable(&error, Some(Arc::clone(&message.message_id)), sha256(&[body]));
-                let values = self.facts.values(Media::Json, message.message.as_bytes()).map_err(unreadable)?;
-                self.facts.read(Media::Json, &values, None).map_err(unreadable)?.facts
-            }
-            false => Facts::default(),
-        };
+        let unreadable =
+            |error: NoFacts| self.unreadable(&error, Some(Arc::clone(&message.message_id)), sha256(&[body]));
         let facts = Facts {
             webhook: Arc::clone(&self.name),
             sender_kind: Arc::clone(&self.identity),
-            delivery: Arc::clone(&message.message_id),
-            event: told.event.clone().or_else(|| Some(message.kind.as_str().into())),
-            ..with_repository(told)
+            ..message.facts(&self.facts).map_err(unreadable)?
         };
         // Its topic is to a message what the secret is to other deliveries.
         let scope = sha256(&[b"sns\0", message.topic_arn.as_bytes()]);
@@ -383,6 +373,28 @@ impl Message {
         }
         members.extend([("TopicArn", &*self.topic_arn), ("Type", self.kind.as_str())]);
         Some(members.iter().fold(String::new(), |text, (name, value)| text + name + "\n" + value + "\n"))
+    }
+
+    /// What its text tells, where that is a document.
+    fn facts(&self, reader: &Reader) -> Result<Facts, NoFacts> {
+        // Text of people may begin as one, and nobody takes it for one. What is JSON must have one meaning alone.
+        let is_document = self.kind == Kind::Notification
+            && self.message.trim_start().starts_with('{')
+            && serde_json::from_str::<IgnoredAny>(&self.message).is_ok();
+        let told = match is_document {
+            true => {
+                let values = reader.values(Media::Json, self.message.as_bytes())?;
+                reader.read(Media::Json, &values, None)?.facts
+            }
+            false => Facts::default(),
+        };
+        // Each of several records has an event of its own, of which a deny may be.
+        let of_kind = (!told.several).then(|| self.kind.as_str().into());
+        Ok(Facts {
+            delivery: Arc::clone(&self.message_id),
+            event: told.event.clone().or(of_kind),
+            ..with_repository(told)
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 use std::task::Poll;
 
 use super::*;
-use crate::webhooks::{Reader, senders};
+use crate::webhooks::senders;
 
 fn with_hosts(hosts: &[&str]) -> Sns {
     Sns {
@@ -112,14 +112,39 @@ fn a_repository_is_identified_by_its_arn() {
     assert_eq!(of("acme/app").repository_id, None);
 }
 
-#[test]
-fn a_message_of_several_records_is_of_no_one_ref() {
+fn facts_of(text: &str) -> Result<Facts, NoFacts> {
     let sender = senders::sender(raw::Sender::AwsSns);
     let reader = Reader::new(sender.facts.iter().map(|(field, at)| (*field, at.to_vec())), sender);
-    let record = r#"{"codecommit":{"references":[{"ref":"refs/heads/main","commit":"2222"}]}}"#;
-    for (records, branch) in [(record.to_owned(), Some("main")), (format!("{record},{record}"), None)] {
-        let values = reader.values(Media::Json, format!(r#"{{"Records":[{records}]}}"#).as_bytes()).unwrap();
-        let read = reader.read(Media::Json, &values, None).unwrap();
-        assert_eq!((read.facts.branch.as_deref(), read.facts.several), (branch, branch.is_none()));
+    let message = serde_json::json!({
+        "Type": "Notification", "MessageId": "m", "TopicArn": "t", "Message": text, "Timestamp": "", "SignatureVersion": "2",
+        "Signature": "", "SigningCertURL": "",
+    });
+    serde_json::from_value::<Message>(message).unwrap().facts(&reader)
+}
+
+/// The message had the event of its kind, so that no deny of the event of either record held.
+#[test]
+fn a_message_of_several_records_is_of_no_one_ref_and_no_one_event() {
+    let record =
+        r#"{"eventName":"ReferenceChanges","codecommit":{"references":[{"ref":"refs/heads/main","commit":"2222"}]}}"#;
+    for (records, branch, event) in
+        [(record.to_owned(), Some("main"), Some("ReferenceChanges")), (format!("{record},{record}"), None, None)]
+    {
+        let facts = facts_of(&format!(r#"{{"Records":[{records}]}}"#)).unwrap();
+        assert_eq!((facts.branch.as_deref(), facts.event.as_deref()), (branch, event));
+        assert_eq!(facts.several, branch.is_none());
+    }
+}
+
+/// It was 400, after which SNS gives a message up.
+#[test]
+fn text_that_begins_as_a_document_is_taken_for_what_it_is() {
+    let of_text = Facts { delivery: "m".into(), event: Some("Notification".into()), ..Facts::default() };
+    for text in ["disk full", "{disk} full on app-1", " {", "{}}", "{'a': 1}", r#"{"a": NaN}"#, r#"{"a": 1,}"#] {
+        assert_eq!(facts_of(text).unwrap(), of_text, "{text}");
+    }
+    let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(1000), "]".repeat(1000));
+    for document in [r#"{"a": 1, "a": 2}"#, r#"{"a": "\ud800"}"#, r#"{"a": 1e999}"#, &deep] {
+        assert!(facts_of(document).is_err(), "{document}");
     }
 }
