@@ -52,7 +52,8 @@ pub struct Webhook {
     /// `repo:push`, of others none. The id is not signed, so whoever has seen such a delivery can send it again. Default: `true`.
     #[serde(default)]
     pub unique_bodies: Option<bool>,
-    /// The largest body. Default: 26 MiB for GitHub and GitLab, 512 KiB for Bitbucket Cloud and Slack, 10 MiB for others.
+    /// The largest body.
+    /// Default: 26 MiB for GitHub and GitLab, 512 KiB for Bitbucket Cloud, Slack and Amazon SNS, 10 MiB for others.
     #[serde(default)]
     pub max_body: Option<Size>,
     /// How long an answer may take, from the arrival of the delivery; then the sender gets 503, while it still waits.

@@ -1,6 +1,7 @@
 //! What resolving refuses, and what holds where the configuration says nothing.
 
 use super::*;
+use crate::config::values::Size;
 
 #[test]
 fn configurations_that_would_let_somebody_in_are_refused() {
@@ -339,4 +340,28 @@ fn webhooks_33_an_answer_may_take_as_long_as_is_told_of_its_sender() {
         };
         assert_eq!(senders::sender(kind).answer_within.get(), told, "{kind:?}");
     }
+}
+
+/// Of Amazon SNS it was that of the others.
+#[test]
+fn the_largest_body_of_each_sender_is_what_the_reference_says() {
+    let name = |kind| match kind {
+        raw::Sender::Github => "GitHub",
+        raw::Sender::Gitlab => "GitLab",
+        raw::Sender::BitbucketCloud => "Bitbucket Cloud",
+        raw::Sender::Slack => "Slack",
+        raw::Sender::AwsSns => "Amazon SNS",
+        other => panic!("{other:?} is one of the others"),
+    };
+    let named = |size: Size| {
+        let kinds = raw::Sender::ALL.into_iter().filter(|kind| senders::sender(*kind).max_body == size);
+        let names: Vec<&str> = kinds.map(name).collect();
+        let (last, others) = names.split_last().unwrap();
+        format!("{} and {last}", others.join(", "))
+    };
+    let (large, small, usual) = (Size::mib(26), Size::kib(512), Size::mib(10));
+    let said = format!("Default: 26 MiB for {}, 512 KiB for {}, 10 MiB for others.", named(large), named(small));
+    assert!(include_str!("../../../docs/configuration.md").contains(&said), "{said}");
+    let all = raw::Sender::ALL.map(|kind| senders::sender(kind).max_body);
+    assert!(all.iter().all(|size| [large, small, usual].contains(size)));
 }
