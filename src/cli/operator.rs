@@ -159,7 +159,7 @@ pub enum HooksCommand {
 /// Which held delivery.
 #[derive(Clone, Debug, clap::Args)]
 pub struct HookArgs {
-    /// Its id as `list` shows it, or what that begins with, 8 digits or more.
+    /// Its id as `list` shows it, or what that begins with.
     #[arg(value_name = "ID")]
     pub id: String,
     #[command(flatten)]
@@ -228,6 +228,19 @@ mod tests {
     use clap::CommandFactory;
 
     use crate::cli::Cli;
+
+    /// The help asked for digits that nobody needs to look.
+    #[test]
+    fn the_help_asks_for_eight_digits_where_a_delivery_is_changed_alone() {
+        let command = Cli::command();
+        let hooks = command.find_subcommand("hooks").unwrap();
+        for (name, asks) in [("show", false), ("retry", true), ("drop", true)] {
+            let hook = hooks.find_subcommand(name).unwrap();
+            let id = hook.get_arguments().find(|argument| argument.get_id() == "id").unwrap();
+            let help = id.get_help().unwrap().to_string();
+            assert_eq!(help.contains("8 digits or more"), asks, "{name}: {help}");
+        }
+    }
 
     /// Only the help had it, so that somebody who was shut out got in again after a month.
     #[test]
