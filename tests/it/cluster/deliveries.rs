@@ -14,8 +14,11 @@ use super::{
 use crate::{
     doctor::outside,
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Answer, Doorward, Push, Raw, free_port, unique},
-    webhooks::kill::{Kept, Plan, Random, Senders, try_to_deliver, until_all_arrive},
+    harness::{Answer, Doorward, Push, Raw, free_port, now, unique},
+    webhooks::{
+        kill::{Kept, Plan, Random, Senders, try_to_deliver, until_all_arrive},
+        senders::sender,
+    },
 };
 
 /// A push of a commit to a repository.
@@ -69,6 +72,52 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
     assert_eq!(stopped["trigger"], format!("namespaces/{}/triggers/push", listener.world.namespace));
 
     assert_eq!(deliver(&listener.world.doorward, &unique(), "last").await.status, 202);
+    listener.run("last").await;
+    assert_eq!(listener.commits().await, ["first", "last"]);
+}
+
+/// The EventListener answers a whole CloudEvent by other code, with an event of its own.
+#[tokio::test]
+async fn attacks_z30_a_signed_cloud_event_becomes_a_run_and_one_past_doorward_does_not() {
+    let cdevents = sender("standard-cdevents");
+    let (name, kind, settings) = (cdevents.name, cdevents.kind_name(), cdevents.settings);
+    let change = |yaml: String| {
+        let route = format!(
+            "  - {{name: cdevents, kind: webhook, hosts: [hooks.test], paths: [/{name}], schemes: [webhook], webhook: {name}, \
+             upstream: sink, event_listener: {{namespace: '{{ns}}', name: build}}}}\n"
+        );
+        let rule =
+            format!("  - {{id: cdevents, on: {{routes: [cdevents]}}, who: {{webhooks: [{name}]}}, do: allow}}\n");
+        let entry = format!("{{name: {name}, sender: {kind}{settings}, secrets: [{{secret: {{file: {name}}}}}]}}");
+        yaml.change("routes:\n", &format!("routes:\n{route}"))
+            .change("rules:\n", &format!("rules:\n{rule}"))
+            .change("webhooks: [{name: github,", &format!("webhooks: [{entry}, {{name: github,"))
+    };
+    let mut listener = EventListener::prepare_changed(Asks::Doorward, change, &[(name, cdevents.secret)]).await;
+    let _sink = listener.start().await;
+    let signed = |commit: &str| {
+        // An attribute of the event that is no standard one, which the TriggerBinding reads.
+        let body = cdevents.new_body().replacen('{', &format!("{{\"after\":\"{commit}\","), 1);
+        cdevents.delivery_of(body.as_bytes(), &unique(), now()).bytes(cdevents, cdevents.content_type, &[])
+    };
+    let to = async |mut raw: Raw, delivery: Vec<u8>| {
+        raw.send(delivery).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        answer
+    };
+    let taken = to(listener.world.doorward.raw().await, signed("first")).await;
+    let event = taken.json()["eventID"].as_str().unwrap().to_owned();
+    let run = listener.run("first").await;
+    assert_eq!(run["metadata"]["labels"]["triggers.tekton.dev/triggers-eventid"], event);
+    assert_eq!(run["metadata"]["annotations"]["test/user"], cdevents.user);
+    assert_eq!(run["metadata"]["annotations"]["test/repository"], "app-1");
+    listener.world.doorward.record(|record| record["unmapped"]["event_id"] == event).await;
+
+    to(Raw::connect(listener.address).await, signed("past")).await;
+    let stopped = listener.world.doorward.wait_for_log("a trigger was stopped").await;
+    assert!(stopped["why"].as_str().unwrap().contains("past Doorward"), "{stopped}");
+    to(listener.world.doorward.raw().await, signed("last")).await;
     listener.run("last").await;
     assert_eq!(listener.commits().await, ["first", "last"]);
 }

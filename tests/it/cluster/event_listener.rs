@@ -72,22 +72,29 @@ impl EventListener {
 
     /// With more of Doorward's configuration.
     pub async fn prepare_with(asks: Asks, more: &str) -> Self {
+        Self::prepare_changed(asks, |yaml| yaml + more, &[]).await
+    }
+
+    /// Whose Doorward's configuration is changed, and needs these files besides.
+    pub async fn prepare_changed(asks: Asks, change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
         Tekton::get().await;
         let held = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
         let port = held.local_addr().unwrap().port();
         let assertion_key = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
-        let change = |yaml: String| {
+        let configure = |yaml: String| {
             // The interceptor has the name that the certificate is for.
             let mut yaml = yaml.change("hosts: [localhost]", "hosts: [api.test]");
             for (place, more) in HOOKS {
                 yaml = yaml.change(place, &more.replace("{port}", &port.to_string()));
             }
-            yaml + "webhooks: [{name: github, sender: github, hold: false, secrets: [{secret: {file: secret}}]}]\n"
-                + "interceptor: {host: localhost}\n"
-                + ASSERTIONS
-                + more
+            change(
+                yaml + "webhooks: [{name: github, sender: github, hold: false, secrets: [{secret: {file: secret}}]}]\n"
+                    + "interceptor: {host: localhost}\n"
+                    + ASSERTIONS,
+            )
         };
-        let world = World::with_files(change, &[("secret", WEBHOOK_SECRET), ("assertions", &assertion_key)]).await;
+        let files = [&[("secret", WEBHOOK_SECRET), ("assertions", assertion_key.as_str())], files].concat();
+        let world = World::with_files(configure, &files).await;
         let mut run = pipeline_run("", &json!({}));
         // They are counted, not run.
         run["spec"]["status"] = json!("PipelineRunPending");

@@ -12,7 +12,7 @@ mod nine;
 mod renamed;
 mod rotation;
 mod sealed;
-mod senders;
+pub mod senders;
 mod shared;
 mod sns;
 mod unwanted;

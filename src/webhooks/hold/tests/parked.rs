@@ -219,7 +219,14 @@ async fn one_that_was_dropped_during_its_last_try_is_not_parked() {
     same.queue = here.queue.clone();
     here.keep("hub", "1", "a").await.unwrap();
     let carrier = Arc::new(Dropping(same));
-    tokio::spawn(run(here.queue.clone(), carrier, here.clock.clone(), Duration::ZERO, here.stop.clone()));
+    tokio::spawn(run(
+        here.queue.clone(),
+        carrier,
+        here.clock.clone(),
+        Drain::default(),
+        Duration::ZERO,
+        here.stop.clone(),
+    ));
     let is_tried = || here.metrics().contains("webhook_try_failed_total{webhook=\"hub\"} 1\n");
     here.until("tried", async || is_tried() && !here.queue.is_bringing()).await;
     assert_eq!(here.held().await, []);

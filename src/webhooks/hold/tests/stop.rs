@@ -12,8 +12,8 @@ struct Slow {
 }
 
 impl Carrier for Slow {
-    fn room(&self, bytes: u64) -> Option<Room> {
-        self.budget.room(usize::try_from(bytes).unwrap())
+    fn room(&self, held: &Held) -> Option<Room> {
+        self.budget.room(Share::Held(Arc::clone(&held.webhook)), usize::try_from(held.size).unwrap())
     }
 
     async fn bring(&self, _: HeldId, _: &Held, _: HeldRequest) -> Brought {
