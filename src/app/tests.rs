@@ -97,6 +97,9 @@ fn each_row_of_what_to_watch_has_a_rule_for_prometheus() {
         let expression = rule["expr"].as_str().unwrap();
         assert_eq!(named(row), named(expression), "{}", rule["alert"]);
     }
+    for metric in ["doorward_webhook_held_oldest_seconds", "doorward_webhook_queue_full_total"] {
+        assert!(rows.iter().any(|row| named(row).contains(metric)), "nobody hears of deliveries that wait: {metric}");
+    }
     for row in to_watch("docs/audit-export.md") {
         assert!(rows.iter().any(|watched| named(watched) == named(&row)), "{row}");
     }

@@ -23,6 +23,7 @@ pub struct WebhookMetrics {
     held: Family<HeldLabels, Gauge>,
     held_bytes: Family<Labels<Arc<str>>, Gauge>,
     held_oldest: Family<Labels<Arc<str>>, Gauge>,
+    queue_full: Family<Labels<Arc<str>>, Counter>,
     unreadable: Gauge,
     delivered: Family<Labels<Arc<str>>, Counter>,
     failed: Family<Labels<Arc<str>>, Counter>,
@@ -86,6 +87,11 @@ impl WebhookMetrics {
             self.held_oldest.clone(),
         );
         registry.register(
+            "webhook_queue_full",
+            "Deliveries that were refused as too many of their sender are held",
+            self.queue_full.clone(),
+        );
+        registry.register(
             "webhook_held_unreadable",
             "Held deliveries that cannot be read and are not tried, of all senders",
             self.unreadable.clone(),
@@ -115,6 +121,11 @@ impl WebhookMetrics {
     pub(super) fn oldest_held(&self, webhook: &Arc<str>, age: Duration) {
         let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
         self.held_oldest.get_or_create(&sender(webhook)).set(seconds);
+    }
+
+    /// A delivery was refused, as its sender has as many held as it may. Senders that send once have lost it.
+    pub(super) fn queue_full(&self, webhook: &Arc<str>) {
+        self.queue_full.get_or_create(&sender(webhook)).inc();
     }
 
     /// So many held deliveries cannot be read.

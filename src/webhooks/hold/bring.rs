@@ -227,7 +227,14 @@ impl<C: Carrier> Turn<C> {
         match self.carrier.bring(*id, &held, request).await {
             Brought::Taken(event) => {
                 self.queue.metrics.delivered(&held.webhook);
-                tracing::debug!(delivery = &*held.delivery, event = ?event, tries = held.tries + 1, "a held delivery was taken");
+                let (webhook, delivery, tries) = (&*held.webhook, &*held.delivery, held.tries + 1);
+                // That a try failed is in the log, so that its end is too.
+                match held.tries {
+                    0 => tracing::debug!(webhook, delivery, event = ?event, "a held delivery was taken"),
+                    _ => {
+                        tracing::info!(webhook, delivery, event = ?event, tries, "a held delivery was taken after all")
+                    }
+                }
                 self.queue.index().set_taken(id);
                 self.queue.forget(id, self.clock.now()).await?;
                 Ok(Next::GoOn)
@@ -255,6 +262,16 @@ impl<C: Carrier> Turn<C> {
         if is_last {
             held.parked = Some(now);
             self.queue.index().set_parking(*id);
+        } else if held.tries == 1 {
+            // Once for each, as its sender had 202 and nobody else learns that no run is made.
+            tracing::warn!(
+                held = %id,
+                webhook = &*held.webhook,
+                delivery = &*held.delivery,
+                why = failure.why,
+                until = %held.until,
+                "a held delivery was not taken, and is tried again; later ones of its repository wait for it"
+            );
         }
         // First, as a process that dies after it was parked would never do it.
         let span = if is_last { PARKED_FOR } else { Duration::ZERO };

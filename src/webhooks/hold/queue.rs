@@ -499,6 +499,7 @@ impl<'a> Place<'a> {
         if queue.index().reserve(&webhook, size, settings) {
             return Ok(Self { queue, webhook, size });
         }
+        queue.metrics.queue_full(&webhook);
         Err(Rejection::new(Reason::Overloaded, "too many deliveries of this sender wait for their EventListener")
             .fix("send it again later")
             .with_retry_after(RETRY_AFTER))

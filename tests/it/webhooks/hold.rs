@@ -257,6 +257,33 @@ async fn a_404_in_front_of_the_event_listener_parks_nothing() {
     assert!(upstream.requests().len() >= 7, "{}", upstream.requests().len());
 }
 
+/// For a day nobody heard of it: the sender had 202, and the log only what was given up.
+#[tokio::test]
+async fn the_log_has_the_first_try_that_failed_and_the_one_that_did_not() {
+    let failures = Arc::new(AtomicU16::new(2));
+    let script = failures.clone();
+    let count_down = |left: u16| left.checked_sub(1);
+    let upstream =
+        Upstream::scripted(move |request| match script.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count_down) {
+            Ok(_) => Reply::json(404, "{}"),
+            Err(_) => takes(request),
+        })
+        .await;
+    let mut doorward = holding(upstream.address, "store: {path: doorward.redb}").await;
+    let id = unique();
+    assert_eq!(deliver_to(&doorward, &id, &body(1)).await.status, 202);
+    let taken = doorward.wait_for_log("a held delivery was taken after all").await;
+    assert_eq!((&taken["level"], &taken["delivery"], &taken["tries"]), (&"INFO".into(), &id.into(), &3.into()));
+    let mut failed = doorward.log();
+    failed.retain(|line| line["message"].as_str().is_some_and(|said| said.contains("a held delivery was not taken")));
+    let [failed] = &failed[..] else { panic!("{failed:#?}") };
+    assert_eq!(
+        (&failed["level"], &failed["delivery"], &failed["webhook"]),
+        (&"WARN".into(), &taken["delivery"], &"github".into())
+    );
+    assert!(failed["why"].as_str().unwrap().contains("404"), "{failed}");
+}
+
 #[tokio::test]
 async fn a_held_delivery_is_decided_again_when_it_is_sent() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));

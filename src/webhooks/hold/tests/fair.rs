@@ -41,3 +41,18 @@ async fn beside_ten_thousand_of_one_sender_those_of_another_are_brought_after_a_
     }
     assert!(fixture.held().await.len() > FLOOD / 2, "the others still wait");
 }
+
+/// A Git host that sends once has lost it, and a twentieth of all requests, which is the alarm of those that fail, it need not be.
+#[tokio::test]
+async fn a_delivery_that_finds_the_queue_of_its_sender_full_is_counted() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let one = Settings { max: 1, ..SETTINGS };
+    fixture.keep_within("hub", "1", "a", one).await.unwrap();
+    for delivery in ["b", "c"] {
+        fixture.keep_within("hub", "1", delivery, one).await.unwrap_err();
+    }
+    fixture.keep_within("lab", "1", "d", one).await.unwrap();
+    let metrics = fixture.metrics();
+    let counted: Vec<_> = metrics.lines().filter(|line| line.starts_with("webhook_queue_full_total{")).collect();
+    assert_eq!(counted, ["webhook_queue_full_total{webhook=\"hub\"} 2"]);
+}
