@@ -57,7 +57,7 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the file, or makes it, readable by its owner only.
+    /// Opens the file, or makes it, readable by its owner only. One of another owner stays as it is.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         Self::start(Disk::file(path)?)
     }

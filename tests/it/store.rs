@@ -1,8 +1,20 @@
-//! The store away: nobody is logged out, nobody gets in, and what can do without it goes on for a while.
+//! The store away: nobody is logged out, nobody gets in, and what can do without it goes on for a while. And its file as another user's.
+
+use std::{
+    fs::Permissions,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    process::Stdio,
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 use crate::{
     fixture::{WEBHOOK_SECRET, bearer},
-    harness::{Issuer, Push, Upstream, until},
+    harness::{Issuer, Push, Upstream, until, within},
     login_world::{LoginWorld, RULE, STORE},
 };
 
@@ -91,4 +103,56 @@ routes:
     assert!(!store.exists());
     std::fs::rename(&away, &store).unwrap();
     until(async || by_cookie().await.status == 200).await;
+}
+
+/// On OpenShift a volume that came from another namespace has files of that one's user, of which Kubernetes changes the group alone.
+#[tokio::test]
+async fn a_file_of_another_user_is_opened_where_the_group_may_write_it_and_refused_where_everybody_may() {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        assert!(std::env::var_os("CI").is_none(), "it was not tried: root alone can become another user");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let allow = |name: &str, mode| std::fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
+    allow("", 0o770);
+    // Where it was built may be closed to others.
+    let built = env!("CARGO_BIN_EXE_doorward");
+    std::fs::hard_link(built, path("doorward")).or_else(|_| std::fs::copy(built, path("doorward")).map(drop)).unwrap();
+    let yaml = "
+listeners: [{name: public, address: 127.0.0.1:0}]
+upstreams: [{name: web, url: 'http://127.0.0.1:9'}]
+routes: [{name: web, kind: http, hosts: [tekton.test], schemes: [anonymous], upstream: web}]
+rules: [{id: all, who: {anonymous: true}, do: allow}]
+store: {path: doorward.redb}
+audit: {sink: {file: {path: audit.jsonl}}}
+";
+    std::fs::write(path("doorward.yaml"), yaml).unwrap();
+    std::fs::write(path("doorward.redb"), "").unwrap();
+    // What a start says until it has started, or ended.
+    let start = async || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "0", "--clear-groups"]).arg(path("doorward")).arg("serve");
+        command.arg(path("doorward.yaml")).current_dir(folder.path()).kill_on_drop(true);
+        let mut doorward = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(doorward.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
+        while let Some(line) = within(lines.next_line()).await.unwrap() {
+            let has_started = serde_json::from_str::<Value>(&line).is_ok_and(|line| line["message"] == "started");
+            said.push(line);
+            if has_started {
+                doorward.kill().await.unwrap();
+                return (true, said.concat());
+            }
+        }
+        (false, said.concat())
+    };
+    allow("doorward.redb", 0o666);
+    let (has_started, said) = start().await;
+    assert!(!has_started && said.contains("everybody may read or write it (mode 666)"), "{said}");
+    allow("doorward.redb", 0o660);
+    let (has_started, said) = start().await;
+    assert!(has_started && said.contains("belongs to another user"), "{said}");
+    let found = std::fs::metadata(path("doorward.redb")).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o660));
 }

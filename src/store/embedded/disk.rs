@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -13,6 +13,7 @@ use redb::{
     Builder, CommitError, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableError,
     TransactionError, backends::FileBackend,
 };
+use rustix::process::geteuid;
 use tokio::sync::mpsc;
 
 use super::{
@@ -295,7 +296,8 @@ fn create(storage: impl StorageBackend) -> Result<Database, DatabaseError> {
     Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage)
 }
 
-/// The file, readable and writable by its owner only.
+/// The file, readable and writable by its owner only; of another owner, who alone may change that, as it is, unless everybody may read or
+/// write it.
 fn owner_only(path: &Path, opening: Opening) -> Result<File, DatabaseError> {
     let first = opening == Opening::First;
     let file = OpenOptions::new().read(true).write(true).create(first).truncate(false).mode(0o600).open(path)?;
@@ -303,8 +305,28 @@ fn owner_only(path: &Path, opening: Opening) -> Result<File, DatabaseError> {
     if !first && metadata.len() == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file of the store was emptied").into());
     }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(0o600))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0
+        && let Err(error) = file.set_permissions(Permissions::from_mode(0o600))
+    {
+        let owner = metadata.uid();
+        if error.kind() != io::ErrorKind::PermissionDenied || owner == geteuid().as_raw() {
+            return Err(error.into());
+        }
+        // A volume of which Kubernetes has changed the group, as where it came from another namespace of OpenShift.
+        if mode & 0o007 != 0 {
+            let why = format!(
+                "it belongs to the user {owner}, and everybody may read or write it (mode {mode:o}); give it to the user of Doorward, or \
+                 `chmod o=` it"
+            );
+            return Err(io::Error::new(error.kind(), why).into());
+        }
+        tracing::warn!(
+            path = %path.display(),
+            owner,
+            group = metadata.gid(),
+            "the file of the store belongs to another user, so that its mode stays as it is: that user, and the group, may read it too"
+        );
     }
     Ok(file)
 }
