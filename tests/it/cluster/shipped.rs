@@ -92,18 +92,23 @@ fn within_pod(text: &str, root: &Path) -> String {
     places.iter().fold(text.to_owned(), |text, place| text.replace(place, &format!("{}{place}", root.display())))
 }
 
-/// What docs/install.md says to make the certificate of Valkey with, for the address that it has here.
-fn certificate_by_the_guide(folder: &Path) {
+/// What docs/install.md says to make the certificate of a part with, for the name or address by which it is asked here.
+fn certificate_by_the_guide(folder: &Path, part: &str, asked_as: &str) {
     let guide = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
-    let is_it = |line: &&str| line.starts_with("openssl req ") && line.contains("doorward-valkey");
+    let subject = format!("-subj /CN=doorward-{part} ");
+    let is_it = |line: &&str| line.starts_with("openssl req ") && line.contains(&subject);
     let mut goes_on = true;
     let lines = guide.lines().skip_while(|line| !is_it(line));
     let lines = lines.take_while(|line| std::mem::replace(&mut goes_on, line.ends_with('\\')));
     let lines: String = lines.map(|line| format!("{line}\n")).collect();
-    assert!(lines.contains("DNS:doorward-valkey.doorward.svc"), "{lines}");
-    let lines = lines.replace("DNS:doorward-valkey.doorward.svc", "IP:127.0.0.1");
+    let name = format!("DNS:doorward-{part}.doorward.svc");
+    assert!(lines.contains(&name), "{lines}");
+    let lines = lines.replace(&name, asked_as);
     let output = Command::new("sh").args(["-euc", &lines]).current_dir(folder).output().unwrap();
     assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+    for (made, mounted) in [("key", "tls.key"), ("crt", "tls.crt")] {
+        fs::rename(folder.join(format!("{part}.{made}")), folder.join(mounted)).unwrap();
+    }
 }
 
 /// A server with the shipped settings, the rights that docs/store.md names and the certificate of the guide.
@@ -112,9 +117,7 @@ fn valkey(objects: &[Value], root: &Path) -> RedisServer {
     for folder in ["tls", "secrets", "data"] {
         fs::create_dir_all(at(folder)).unwrap();
     }
-    certificate_by_the_guide(&at("tls"));
-    fs::rename(at("tls/valkey.key"), at("tls/tls.key")).unwrap();
-    fs::rename(at("tls/valkey.crt"), at("tls/tls.crt")).unwrap();
+    certificate_by_the_guide(&at("tls"), "valkey", "IP:127.0.0.1");
     for copy in [at("tls/ca.crt"), root.join("etc/doorward/valkey-tls/ca.crt")] {
         fs::copy(at("tls/tls.crt"), copy).unwrap();
     }
@@ -222,6 +225,22 @@ fn the_providers_of_the_installation_guide_fit_into_the_shipped_configuration() 
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && !said.contains("warning"), "{provider}: {said}");
     }
+}
+
+/// It was one of an authority, of which the doctor warns, and moving over ends once the doctor finds nothing.
+#[test]
+fn the_doctor_finds_nothing_in_the_certificate_of_the_interceptor_by_the_guide() {
+    let objects = objects(&built("single"));
+    let root = pod(&objects);
+    let folder = root.path().join("etc/doorward/interceptor-tls");
+    certificate_by_the_guide(&folder, "interceptor", "DNS:doorward-interceptor.doorward.svc");
+    // Nothing is there, and nobody outside is asked.
+    let asked = ["--only", "certificates", "--public", "https://localhost:1", "--format", "json"];
+    let output = doorward(&["doctor"]).arg(root.path().join("etc/doorward/config")).args(asked).output().unwrap();
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let is_of_it = |finding: &&Value| finding["of"].as_str().unwrap().contains("interceptor-tls/tls.crt");
+    let states: Vec<&Value> = findings.iter().filter(is_of_it).map(|finding| &finding["state"]).collect();
+    assert_eq!(states, ["good"], "{findings:#?}");
 }
 
 #[test]
