@@ -109,8 +109,10 @@ fn doorward_goes_where_its_configuration_leads_and_nowhere_else() {
         assert!(selects(&policy["podSelector"], labels(&objects, "doorward")), "{overlay}");
         assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]), "{overlay}");
         let at = |namespace: &str| json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+        // Cloud DNS of GKE, which Autopilot always has, and a cache on each node are no pods: no name could be looked up.
+        let on_node = |address: &str| json!({"ipBlock": {"cidr": format!("{address}/32")}});
         let dns = json!({"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
-            "to": [{"namespaceSelector": at("kube-system")}]});
+            "to": [{"namespaceSelector": at("kube-system")}, on_node("169.254.169.254"), on_node("169.254.20.10")]});
         let itself = json!({"ports": [{"port": 8443}],
             "to": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "doorward"}}}]});
         let mut expected = vec![dns, json!({"ports": [{"port": 443}, {"port": 6443}]}), itself];
