@@ -283,7 +283,7 @@ fn on_openshift_no_pod_names_its_user_and_all_else_stays() {
 
 #[test]
 fn the_overlay_of_the_guide_replaces_the_configuration_under_the_name_that_pods_mount() {
-    let guide = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
+    let guide = guide();
     let (_, overlay) = guide.split_once("```yaml\n# kustomization.yaml of your overlay\n").unwrap();
     let (overlay, _) = overlay.split_once("```").unwrap();
     let files = ["config/doorward.yaml", "config/grants.yaml", "config/rules.yaml"].map(|file| (file, "# ours"));
@@ -307,6 +307,36 @@ fn the_load_balancer_of_the_examples_keeps_the_address_of_clients() {
         (&service["spec"]["selector"], &service["spec"]["ports"]),
         (&of_shipped["selector"], &of_shipped["ports"])
     );
+}
+
+/// An NLB of AWS with a readiness gate and the router of OpenShift connect by themselves, so that all people had one address's connections.
+#[test]
+fn the_guide_says_which_load_balancers_lose_the_addresses_of_clients_and_what_keeps_them() {
+    let guide = guide();
+    let section = |heading: &str| {
+        let (_, rest) = guide.split_once(&format!("\n{heading}\n")).unwrap();
+        rest.split("\n##").next().unwrap()
+    };
+    let (way_in, rollouts) = (section("## 8. A way in"), section("### Rollouts behind a load balancer"));
+    for said in ["preserve_client_ip.enabled=true", "proxy_protocol_from", "scheme: internet-facing", "passthrough"] {
+        assert!(way_in.contains(said), "{said}");
+    }
+    assert!(rollouts.contains("pod-readiness-gate-inject") && rollouts.contains("preserve_client_ip"), "{rollouts}");
+    for (row, said) in
+        [("| EKS |", "keep the addresses of clients"), ("| OpenShift |", "loses the addresses of clients")]
+    {
+        let row = guide.lines().find(|line| line.starts_with(row)).unwrap();
+        assert!(row.contains(said), "{row}");
+    }
+    let example = example("load-balancer.yaml");
+    let prefix = "service.beta.kubernetes.io/aws-load-balancer-";
+    for annotation in ["scheme: internet-facing", "target-group-attributes: preserve_client_ip.enabled=true"] {
+        assert!(example.contains(&format!("{prefix}{annotation}\n")), "{annotation}");
+    }
+}
+
+fn guide() -> String {
+    fs::read_to_string(deploy().join("../docs/install.md")).unwrap()
 }
 
 fn example(name: &str) -> String {
