@@ -335,6 +335,41 @@ fn the_guide_says_which_load_balancers_lose_the_addresses_of_clients_and_what_ke
     }
 }
 
+/// Its addresses are those of all pods, so that a step of a run could say who it is where nothing else kept it out.
+#[test]
+fn an_ingress_in_the_cluster_is_trusted_by_the_guide_at_a_listener_that_lets_in_nobody_else() {
+    let guide = guide();
+    let block = |first: &str| {
+        let (_, rest) = guide.split_once(&format!("```yaml\n{first}\n")).unwrap();
+        rest.split("```").next().unwrap()
+    };
+    let listener: Value = serde_saphyr::from_str(block("# doorward.yaml, among `listeners`")).unwrap();
+    let [listener] = list(&listener) else { panic!("{listener}") };
+    assert!(listener["tls"].is_object() && !list(&listener["trusted_proxies"]).is_empty(), "{listener}");
+    let overlay = block("# the overlay, for a proxy in the cluster");
+    let objects = built_beside(&format!("resources: [DEPLOY/overlays/single]\n{overlay}"), &[]);
+    let shipped = find(&objects, "ConfigMap", "doorward")["data"]["doorward.yaml"].as_str().unwrap();
+    let shipped: Value = serde_saphyr::from_str(shipped).unwrap();
+    let trusting = |listener: &&Value| !list(&listener["trusted_proxies"]).is_empty();
+    assert_eq!(list(&shipped["listeners"]).iter().find(trusting), None, "everybody gets to these");
+
+    let pod = pods(&objects, "doorward");
+    let ports = list(&pod["spec"]["containers"][0]["ports"]);
+    let port = ports.iter().find(|port| port["name"] == listener["name"]).unwrap();
+    let (_, bound) = listener["address"].as_str().unwrap().rsplit_once(':').unwrap();
+    assert_eq!(port["containerPort"].to_string(), bound);
+    let services = list(&find(&objects, "Service", "doorward")["spec"]["ports"]);
+    assert!(services.iter().any(|service| service["targetPort"] == port["name"]), "{services:?}");
+    let policy = &find(&objects, "NetworkPolicy", "doorward")["spec"];
+    let lets_in = |rule: &&Value| list(&rule["ports"]).iter().any(|of| of["port"] == port["name"]);
+    let rules: Vec<&Value> = list(&policy["ingress"]).iter().filter(lets_in).collect();
+    let [rule] = rules[..] else { panic!("{policy:#}") };
+    let [peer] = list(&rule["from"]) else { panic!("{rule}") };
+    for selector in ["namespaceSelector", "podSelector"] {
+        assert!(!peer[selector]["matchLabels"].as_object().unwrap().is_empty(), "{rule}");
+    }
+}
+
 fn guide() -> String {
     fs::read_to_string(deploy().join("../docs/install.md")).unwrap()
 }
