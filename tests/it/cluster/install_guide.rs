@@ -1,4 +1,4 @@
-//! Lines of `docs/install.md`, run as they stand there.
+//! Lines of `docs/install.md` and `docs/upkeep.md`, run as they stand there.
 
 use std::{
     fs,
@@ -11,8 +11,9 @@ use tokio::process::Command;
 
 use super::{
     api_server::ApiServer,
+    manifests::built_beside,
     programs,
-    shipped::{administrator, deploy},
+    shipped::{administrator, deploy, find},
 };
 use crate::{fixture::Change, harness::Authority};
 
@@ -116,4 +117,30 @@ async fn the_proxies_of_the_examples_find_the_authority_of_the_certificate() {
     let found = async |object: &str| kubectl.run(&["get", object, "-o", "jsonpath={.data.ca\\.crt}"]).await;
     assert_eq!(BASE64.decode(found("secret/doorward-ca").await).unwrap(), authority.pem().as_bytes());
     assert_eq!(found("configmap/doorward-ca").await, authority.pem());
+}
+
+/// Who was told to change it by a patch had all of an upgrade but its image.
+#[tokio::test]
+async fn the_size_of_a_volume_is_changed_in_no_stateful_set_that_is_there_and_the_page_says_what_does_it() {
+    let page = fs::read_to_string(deploy().join("../docs/upkeep.md")).unwrap();
+    let (_, part) = page.split_once("\n## When a volume is too small\n").unwrap();
+    let (overlay, rest) = part.split_once("```yaml\n# the overlay\n").unwrap().1.split_once("```").unwrap();
+    let api = ApiServer::get().await;
+    let kubectl = administrator(api, &api.namespace().await);
+    let write = |name: &str, patches: &str| {
+        let objects = built_beside(&format!("resources: [DEPLOY/overlays/single]\n{patches}"), &[]);
+        let mut set = find(&objects, "StatefulSet", "doorward").clone();
+        set["metadata"].as_object_mut().unwrap().remove("namespace");
+        kubectl.write(name, &set.to_string());
+    };
+    write("shipped.json", "");
+    write("larger.json", overlay);
+    kubectl.run(&["apply", "-f", "shipped.json"]).await;
+    let said = kubectl.fails(&["apply", "-f", "larger.json"]).await;
+    assert!(said.contains("updates to statefulset spec"), "{said}");
+    let (commands, _) = rest.split_once("```sh\n").unwrap().1.split_once("```").unwrap();
+    assert!(commands.contains("delete statefulset doorward --cascade=orphan"), "{commands}");
+    // Nobody here would take the pods off it, of which there are none.
+    kubectl.run(&["delete", "statefulset", "doorward"]).await;
+    kubectl.run(&["apply", "-f", "larger.json"]).await;
 }

@@ -251,7 +251,7 @@ fn replicas_are_spread_and_not_all_taken_away_at_once() {
 }
 
 /// What an overlay of somebody's own builds from these lines and files; `DEPLOY` is ours, as kustomize takes relative paths alone.
-fn built_beside(kustomization: &str, files: &[(&str, &str)]) -> Vec<Value> {
+pub(super) fn built_beside(kustomization: &str, files: &[(&str, &str)]) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path().canonicalize().unwrap();
     let ours = deploy().canonicalize().unwrap();
