@@ -136,6 +136,44 @@ async fn a_revocation_that_would_do_nothing_is_refused() {
     assert_eq!(refused.count(), 1, "a command that did not happen is on the record too");
 }
 
+/// Unpacked over the volume, it took the newest lines of the trail away, and their numbers were given to others.
+#[test]
+fn a_restore_from_a_tar_brings_the_store_back_and_leaves_the_trail_as_it_is() {
+    let page = include_str!("../../docs/upkeep.md");
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // What the page does in the pod.
+    let run = |commands: &str| {
+        let mut commands = commands.replace(" -i state ", " state ").replace("kubectl -n doorward exec state -- ", "");
+        for (there, here) in [("/state", "state"), ("/restored", "restored"), ("FILE", "FILE")] {
+            commands = commands.replace(there, &at(here).display().to_string());
+        }
+        let output = Command::new("sh").args(["-euc", &commands]).output().unwrap();
+        assert!(output.status.success(), "{commands}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let in_text = |words: &str| page.split('`').find(|part| part.contains(words)).unwrap();
+    let (_, rest) = page.split_once("\n3. Copy the store").unwrap();
+    let (copy, _) = rest.split_once("```sh\n").unwrap().1.split_once("```").unwrap();
+
+    fs::create_dir_all(at("state/doorward.policies")).unwrap();
+    fs::create_dir(at("restored")).unwrap();
+    let keys = ["audit-chain.key", "audit-checkpoint.pem", "audit-checkpoint.pub.pem"];
+    for name in ["doorward.redb", "doorward.session.key", "doorward.policies/p", "audit.jsonl"].iter().chain(&keys) {
+        fs::write(at("state").join(name), "old").unwrap();
+    }
+    run(in_text("tar -c -C /state"));
+    for name in ["doorward.redb", "audit.jsonl", "audit-chain.key"] {
+        fs::write(at("state").join(name), "newer").unwrap();
+    }
+    fs::remove_file(at("state/audit-checkpoint.pem")).unwrap();
+    run(in_text("tar -x -C /restored"));
+    run(copy);
+    let now = |name: &str| fs::read_to_string(at("state").join(name)).unwrap();
+    assert_eq!(now("doorward.redb"), "old");
+    assert_eq!((now("audit.jsonl"), now("audit-chain.key")), ("newer".to_owned(), "newer".to_owned()));
+    assert_eq!(now("audit-checkpoint.pem"), "old", "it was gone");
+}
+
 /// One line that was cut, where a replica died, hid all that came after it, and those of the other replicas were not asked for.
 #[tokio::test]
 async fn what_is_to_be_revoked_again_after_a_restore_is_found_in_the_trails_of_all_replicas_past_lines_that_are_cut() {
