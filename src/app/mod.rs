@@ -15,6 +15,7 @@
 //! | `operator` | the commands of operators, of which `revoke`, `sessions`, `hooks` and `token_keys` hold some |
 
 pub mod account_tokens;
+mod certificates;
 mod durability;
 mod heads;
 pub mod hooks;
@@ -42,6 +43,7 @@ use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
+use self::certificates::CertificateMetrics;
 use crate::{
     admin::{health::Health, metrics::RequestMetrics},
     audit::Trail,
@@ -122,6 +124,7 @@ pub struct App {
 /// What all components count.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
+    certificates: CertificateMetrics,
     pub downstream: downstream::Metrics,
     pub issuers: issuers::Metrics,
     pub sessions: SessionMetrics,
@@ -138,6 +141,7 @@ pub struct Metrics {
 
 impl Metrics {
     fn register(&self, registry: &mut Registry) {
+        self.certificates.register(registry);
         self.downstream.register(registry);
         self.issuers.register(registry);
         self.sessions.register(registry);

@@ -262,6 +262,10 @@ impl Reloader {
             self.app.held.set_keys(next.sessions.keys());
         }
         let upstreams = next.upstreams.clone();
+        // Elsewhere, as it reads files.
+        let (certificates, raw) = (self.app.metrics.certificates.clone(), Arc::clone(&next.raw));
+        let folder = self.folder.clone();
+        tokio::task::spawn_blocking(move || certificates.follow(&raw, &folder));
         // Not before: one that is refused must change nothing, and the one in force signs till now.
         next.supply_token_keys();
         self.app.snapshot.store(Arc::new(next));

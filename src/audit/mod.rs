@@ -70,7 +70,7 @@ pub use self::{
     pseudonym::PseudonymKey,
     record::{Decision, Introspected, Issued, IssuedOnward, IssuedTask, Phase, Record, Refusal, Tls, Upstream},
     replay::ReplayInputs,
-    report::{Configured, Report},
+    report::{Configured, Report, ends_of_certificates},
     settings::{DEFAULT_FILE, Settings},
     sink::trail_files,
     token_trace::{Tokens, TracedToken, introspected_in, trace_tokens},

@@ -344,6 +344,37 @@ async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_wai
     assert_eq!(outcomes, [once("abandoned"), once("forwarded")]);
 }
 
+/// That which the guide makes for Valkey ended without a word, and with it what people and Git hosts had from Doorward.
+#[tokio::test]
+async fn the_ends_of_certificates_that_no_listener_has_are_told_and_follow_their_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_owned();
+    let ends = |year: i32| {
+        let mut params = rcgen::CertificateParams::new(["web.test".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+        std::fs::write(folder.join("new.pem"), pem).unwrap();
+        std::fs::rename(folder.join("new.pem"), folder.join("ca.pem")).unwrap();
+        let ends = params.not_after.unix_timestamp();
+        format!("doorward_certificate_file_not_after_timestamp_seconds{{place=\"upstreams[0].tls.ca\"}} {ends}\n")
+    };
+    let first = ends(2040);
+    let yaml = "
+listeners: [{name: public, address: 127.0.0.1:0}]
+upstreams: [{name: web, url: 'https://localhost:1', tls: {ca: ca.pem}}]
+routes: [{name: web, kind: http, hosts: [tekton.test], schemes: [anonymous], upstream: web}]
+rules: [{id: all, who: {anonymous: true}, do: allow}]
+store: {path: doorward.redb}
+audit: {sink: {file: {path: audit.jsonl}}}
+admin: {address: 127.0.0.1:0}
+limits: {drain_accept: 0}
+";
+    let doorward = Doorward::start_in(dir, yaml).await;
+    assert!(doorward.metrics().await.contains(&first), "{first}: {}", doorward.metrics().await);
+    doorward.until_metrics_say(&ends(2050)).await;
+}
+
 /// Another user can open the socket where its group may, which it may where somebody is listed.
 #[tokio::test]
 async fn attacks_z13_a_user_who_is_not_listed_commands_nothing_and_is_in_the_trail() {

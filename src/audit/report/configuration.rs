@@ -28,6 +28,9 @@ use crate::{
 pub(super) const FILES: [&str; 8] =
     ["ca", "chain", "chain_key", "checkpoint_key", "client_ca", "file", "key", "pseudonym_key"];
 
+/// Those of them that name certificates.
+const CERTIFICATES: [&str; 3] = ["ca", "chain", "client_ca"];
+
 /// What a configuration says.
 #[derive(Clone, Debug, Serialize)]
 pub struct Configured {
@@ -84,12 +87,8 @@ impl Configured {
             access.push(one("grant", grant.id.clone(), grant.why.clone(), serde_json::to_value(grant)?));
         }
         let mut secrets = Vec::new();
-        find(&serde_json::to_value(without_texts(root))?, "", folder, &mut secrets);
-        for (index, upstream) in root.upstreams.iter().enumerate() {
-            if let Some(kubeconfig) = &upstream.kubeconfig {
-                find_named(upstream, &folder.join(&kubeconfig.file), index, folder, &mut secrets);
-            }
-        }
+        find(&serde_json::to_value(without_texts(root))?, "", folder, &FILES, &mut secrets);
+        find_named(root, folder, &mut secrets);
         find_made(&folder.join(&root.store.path), &mut secrets);
         Ok(Self::new(path, access, secrets))
     }
@@ -116,6 +115,19 @@ impl Configured {
         let counted = self.access.iter().filter(|one| one.kind == kind && one.used.is_some());
         counted.map(|one| one.id.as_str()).collect()
     }
+}
+
+/// Where certificates stand that a configuration names, but for those of listeners, and when they end, in seconds since 1970. Their files are
+/// read, and what kubeconfigs name.
+pub fn ends_of_certificates(root: &Root, folder: &Path) -> impl Iterator<Item = (String, i64)> {
+    let mut root = without_texts(root);
+    for tls in root.listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
+        tls.certificates.clear();
+    }
+    let mut found = Vec::new();
+    find(&serde_json::to_value(&root).unwrap_or_default(), "", folder, &CERTIFICATES, &mut found);
+    find_named(&root, folder, &mut found);
+    found.into_iter().filter_map(|held| Some((held.place, held.not_after? / 1000)))
 }
 
 /// Whether records name a rule wherever it has a say. Which Triggers a delivery sets off is decided after its record, which names one
@@ -206,13 +218,14 @@ fn is_unset(name: &str, value: &Value) -> bool {
     }
 }
 
-pub(super) fn find(value: &Value, place: &str, folder: &Path, found: &mut Vec<ConfiguredSecret>) {
+/// What members of these names have for a file, and variables.
+pub(super) fn find(value: &Value, place: &str, folder: &Path, names: &[&str], found: &mut Vec<ConfiguredSecret>) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {
                 let at = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
                 match value {
-                    Value::String(text) if FILES.contains(&name.as_str()) => found.push(file(at, &folder.join(text))),
+                    Value::String(text) if names.contains(&name.as_str()) => found.push(file(at, &folder.join(text))),
                     Value::String(text) if name == "env" => found.push(ConfiguredSecret {
                         place: at,
                         source: text.clone(),
@@ -220,21 +233,29 @@ pub(super) fn find(value: &Value, place: &str, folder: &Path, found: &mut Vec<Co
                         not_before: None,
                         not_after: None,
                     }),
-                    _ => find(value, &at, folder, found),
+                    _ => find(value, &at, folder, names, found),
                 }
             }
         }
         Value::Array(all) => {
             for (index, value) in all.iter().enumerate() {
-                find(value, &format!("{place}[{index}]"), folder, found);
+                find(value, &format!("{place}[{index}]"), folder, names, found);
             }
         }
         _ => {}
     }
 }
 
-/// What a kubeconfig holds and names.
-fn find_named(upstream: &Upstream, kubeconfig: &Path, index: usize, folder: &Path, found: &mut Vec<ConfiguredSecret>) {
+/// What kubeconfigs hold and name.
+fn find_named(root: &Root, folder: &Path, found: &mut Vec<ConfiguredSecret>) {
+    for (index, upstream) in root.upstreams.iter().enumerate() {
+        if let Some(kubeconfig) = &upstream.kubeconfig {
+            find_in(upstream, &folder.join(&kubeconfig.file), index, folder, found);
+        }
+    }
+}
+
+fn find_in(upstream: &Upstream, kubeconfig: &Path, index: usize, folder: &Path, found: &mut Vec<ConfiguredSecret>) {
     let place = format!("upstreams[{index}].kubeconfig");
     let mut resolver = Resolver::new(folder);
     let access = crate::upstream::Access::resolve(upstream, &At::root(), &mut resolver);

@@ -18,7 +18,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-pub use self::configuration::{Access, Configured, ConfiguredSecret};
+pub use self::configuration::{Access, Configured, ConfiguredSecret, ends_of_certificates};
 use self::sections::{GRANTS, RULES, SECTIONS};
 use super::{
     chain::MAX_LINE,

@@ -114,7 +114,7 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
     let mut secrets = Vec::new();
     let configuration =
         json!({"audit": {"chain_key": {"file": "chain"}}, "tls": [{"chain": "cert.pem"}], "x": {"env": "X"}});
-    configuration::find(&configuration, "", dir.path(), &mut secrets);
+    configuration::find(&configuration, "", dir.path(), &configuration::FILES, &mut secrets);
     let places: Vec<&str> = secrets.iter().map(|secret| secret.place.as_str()).collect();
     assert_eq!(places, ["audit.chain_key.file", "tls[0].chain", "x.env"]);
     assert!(secrets[0].written.is_some() && secrets[0].not_after.is_none());
