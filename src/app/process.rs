@@ -50,6 +50,12 @@ use crate::{
 /// What the streams that last have of the end, at most: to tell their clients, before connections are cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How long tasks may take to end after the drain.
+pub(super) const TASKS_END: Duration = Duration::from_secs(5);
+
+/// How long the exports of the trail may take to send its end, once that is written.
+pub(super) const EXPORTS_END: Duration = Duration::from_secs(5);
+
 /// Why Doorward did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -316,13 +322,13 @@ async fn serve(
 
 fn stop(runtime: &Runtime, downstream: Downstream, app: &Arc<App>) {
     downstream.join();
-    let late = runtime.block_on(app.supervisor.shutdown(Duration::from_secs(5)));
+    let late = runtime.block_on(app.supervisor.shutdown(TASKS_END));
     if !late.is_empty() {
         tracing::warn!(tasks = ?late, "tasks did not end in time");
     }
     app.trail.shutdown();
     // Last, so that the end of the trail goes out too.
-    let late = runtime.block_on(app.exports.shutdown(Duration::from_secs(5)));
+    let late = runtime.block_on(app.exports.shutdown(EXPORTS_END));
     if !late.is_empty() {
         tracing::warn!(tasks = ?late, "exports did not end in time");
     }

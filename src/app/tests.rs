@@ -4,16 +4,21 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::Value;
 
-use super::Metrics;
+use super::{
+    Metrics,
+    process::{EXPORTS_END, TASKS_END},
+};
 use crate::{
     admin::{health::Health, health_metric::HealthMetric, metrics::RequestMetrics},
     audit,
     clock::Clock,
+    config::raw::Limits,
     logging::LogMetrics,
     sts::KeyMetric,
 };
@@ -103,4 +108,25 @@ fn each_row_of_what_to_watch_has_a_rule_for_prometheus() {
     for row in to_watch("docs/audit-export.md") {
         assert!(rows.iter().any(|watched| named(watched) == named(&row)), "{row}");
     }
+}
+
+/// A pod that is killed before has not sent the end of its trail.
+#[test]
+fn the_grace_period_of_the_pod_has_room_for_all_of_the_end_and_the_pages_say_how_much() {
+    let after_drain = Duration::from_secs(25);
+    assert!(TASKS_END + audit::END_TIMEOUT + EXPORTS_END <= after_drain);
+    let drain = Limits::default().drain.get();
+    let set = read("deploy/base/stateful-set.yaml");
+    let grace = format!("terminationGracePeriodSeconds: {}\n", (drain + after_drain).as_secs());
+    assert!(set.contains(&grace), "{grace}");
+    let told = format!("{} s more than `limits.drain`", after_drain.as_secs());
+    for page in ["docs/operations.md", "docs/install.md", "docs/audit-export.md"] {
+        let words = read(page).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&told), "{page}: {told}");
+    }
+    let guide = read("docs/install.md");
+    let (_, example) = guide.split_once("limits: {drain: ").unwrap();
+    let (seconds, rest) = example.split_once("s, ").unwrap();
+    let grace = seconds.parse::<u64>().unwrap() + after_drain.as_secs();
+    assert!(rest.contains(&format!("terminationGracePeriodSeconds\n        value: {grace}\n")), "{grace}");
 }

@@ -92,6 +92,7 @@ pub use self::{
     replay::ReplayError,
     settings::{Destination, Retention},
     verify::{Summary, Verifier},
+    writer::END_TIMEOUT,
 };
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How long a failing sink is tried at the end, and then as long the place of copies.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the end of the thread is waited for: what hangs in the sink may never return.
-pub(super) const END_TIMEOUT: Duration = Duration::from_secs(12);
+pub const END_TIMEOUT: Duration = Duration::from_secs(12);
 
 pub(super) struct Writer {
     chain: Chain,
