@@ -4,6 +4,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::Path,
+    process::Command,
 };
 
 use serde_json::{Value, json};
@@ -263,6 +265,41 @@ pub(super) fn built_beside(kustomization: &str, files: &[(&str, &str)]) -> Vec<V
         fs::write(here.join(name), text).unwrap();
     }
     objects(&built(here.to_str().unwrap()))
+}
+
+/// Gives the objects of all files below a folder another namespace, as the guide lists it.
+fn move_objects(folder: &Path, namespace: &str) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            move_objects(&path, namespace);
+        } else {
+            let text = fs::read_to_string(&path).unwrap();
+            let is_it = |line: &str| line.trim() == "namespace: doorward";
+            let lines = text.lines().map(|line| match is_it(line) {
+                true => line.replace("doorward", namespace) + "\n",
+                false => format!("{line}\n"),
+            });
+            fs::write(&path, lines.collect::<String>()).unwrap();
+        }
+    }
+}
+
+/// kustomize says nothing of a patch that fits no object.
+#[test]
+fn in_another_namespace_doorward_reaches_its_valkey_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(deploy()).arg(folder.path().join("deploy")).status().unwrap();
+    assert!(copied.success());
+    let deploy = folder.path().join("deploy");
+    move_objects(&deploy, "elsewhere");
+    let objects = objects(&built(deploy.join("overlays/replicas").to_str().unwrap()));
+    let policy = find(&objects, "NetworkPolicy", "doorward");
+    assert_eq!(policy["metadata"]["namespace"], "elsewhere");
+    let at_valkey = |rule: &Value| rule["ports"] == json!([{"port": 6379}]);
+    assert!(list(&policy["spec"]["egress"]).iter().any(at_valkey), "{policy:#}");
+    let container = &pods(&objects, "doorward")["spec"]["containers"][0];
+    assert!(list(&container["env"]).iter().any(|variable| variable["name"] == "DOORWARD_STORE__REDIS"), "{container}");
 }
 
 /// OpenShift refuses pods that name a user or a group of their own.
