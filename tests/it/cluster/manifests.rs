@@ -495,6 +495,10 @@ fn the_route_of_a_gateway_ends_no_stream_and_rewrites_nothing() {
     let parts: Vec<&String> = rule.as_object().unwrap().keys().collect();
     assert_eq!(parts, ["backendRefs", "timeouts"], "neither filters nor matches nor retries");
     assert_eq!(rule["timeouts"], json!({"request": "0s", "backendRequest": "0s"}));
+    // Which a controller need not heed.
+    for feature in ["HTTPRouteRequestTimeout", "HTTPRouteBackendTimeout"] {
+        assert!(example("http-route.yaml").contains(feature), "{feature}");
+    }
     assert_eq!(rule["backendRefs"], json!([{"name": "doorward", "port": 443}]));
     let (_, shipped) = overlays().swap_remove(0);
     let service = find(&shipped, "Service", "doorward");
