@@ -181,8 +181,8 @@ impl Look<'_> {
 
     /// Notes that the discovery document, or what stands for it, cannot be read.
     fn unreadable(&mut self, why: String) {
-        let cure =
-            "open that address from where Doorward runs: look at `issuer`, `ca`, the proxy and the network between";
+        let cure = "open that address from where Doorward runs: look at `issuer`, `ca`, the proxy and the network between, where in a \
+                    cluster the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where Doorward may go\")";
         self.findings.push(Finding::fault(Check::Discovery, &self.of, why, cure));
     }
 
@@ -204,7 +204,8 @@ impl Look<'_> {
         let answer = match self.get(url, settings.url.is_some() || own, MAX_KEY_SET).await {
             Ok(answer) => answer,
             Err(why) => {
-                let cure = "open that address from where Doorward runs; look at `keys`, `ca` and the network between";
+                let cure = "open that address from where Doorward runs; look at `keys`, `ca` and the network between, where in a cluster \
+                            the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where Doorward may go\")";
                 self.findings.push(Finding::fault(Check::Algorithms, &self.of, why, cure));
                 return;
             }

@@ -165,7 +165,9 @@ pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Findi
     let plain = match public.probe(&[]).await {
         Ok(plain) => plain,
         Err(why) => {
-            let cure = "look whether Doorward runs, whether the name leads there, and at the certificate; `--ca` names its authorities";
+            let cure = "look whether Doorward runs, whether the name leads there, and at the certificate; `--ca` names its authorities. In a \
+                        cluster, where others do reach it, the NetworkPolicy `doorward` lacks an entry for the ingress (docs/install.md, \
+                        \"Where Doorward may go\")";
             let mut findings = vec![Finding::fault(Check::Origin, of, why, cure)];
             let others = [Check::Upgrade, Check::Cookies, Check::Certificates];
             findings.extend(others.map(|check| Finding::skipped(check, of, "it cannot be reached")));

@@ -135,7 +135,7 @@ async fn a_provider_that_fits_is_good() {
 async fn a_provider_that_cannot_be_reached_is_told() {
     let dir = folder(&configuration(&somewhere(), &somewhere(), "http://localhost:1"));
     let said = doctor(dir.path(), &PROVIDER).await;
-    said.is("discovery", "fault", &["the connection failed", "look at `issuer`, `ca`"]);
+    said.is("discovery", "fault", &["the connection failed", "look at `issuer`, `ca`", "the NetworkPolicy `doorward`"]);
     said.is("algorithms", "skipped", &[]);
     said.is("redirect", "skipped", &[]);
     assert_eq!(said.code, Some(1));
@@ -416,7 +416,7 @@ async fn what_gets_lost_at_the_proxy_in_front_is_told() {
     }
     let nowhere = somewhere();
     let said = doctor(dir.path(), &["--only", "origin", "--only", "upgrade", "--public", &nowhere]).await;
-    said.is("origin", "fault", &["look whether Doorward runs"]);
+    said.is("origin", "fault", &["look whether Doorward runs", "the NetworkPolicy `doorward`"]);
     said.is("upgrade", "skipped", &[]);
     let said =
         doctor(dir.path(), &["--only", "origin", "--public", &upstream.url().replace("127.0.0.1", "localhost")]).await;

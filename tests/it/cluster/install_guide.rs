@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde_json::Value;
 use tokio::process::Command;
 
 use super::{
@@ -143,4 +144,17 @@ async fn the_size_of_a_volume_is_changed_in_no_stateful_set_that_is_there_and_th
     // Nobody here would take the pods off it, of which there are none.
     kubectl.run(&["delete", "statefulset", "doorward"]).await;
     kubectl.run(&["apply", "-f", "larger.json"]).await;
+}
+
+/// What is behind an ingress of the cluster is asked at the pods of that, by whichever name: the entry for a provider's own pods let nothing
+/// through.
+#[test]
+fn the_guide_has_an_entry_of_the_network_policy_for_the_pods_of_an_ingress() {
+    let guide = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
+    let is_it = |line: &&str| line.starts_with("| a provider in the same cluster by its public name");
+    let row = guide.lines().find(is_it).unwrap();
+    let entry = row.split('`').find(|part| part.starts_with("- {ports: ")).unwrap();
+    let entries: Value = serde_saphyr::from_str(entry).unwrap();
+    let peer = &entries[0]["to"][0];
+    assert!(peer["namespaceSelector"].is_object() && peer["podSelector"].is_object(), "{entries}");
 }
