@@ -43,7 +43,7 @@ use crate::{
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
     sts::{self, Asking, HandedBack, KeyMetric, ends::Ends, onward},
     supervisor::{Backoff, Supervisor, TaskHandle, TaskSpec},
-    upstream::{buffered::ByteBudget, streams},
+    upstream::{SEARCH_LIST_CURE, buffered::ByteBudget, search_list_trouble, streams},
     webhooks::{Replay, hold},
 };
 
@@ -144,6 +144,9 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
         .map_err(StartError::Configuration)?;
     let logging = Logging::init(&loaded.raw.log)?;
     warn_of(&loaded.warnings);
+    if let Some(why) = search_list_trouble() {
+        tracing::error!(fix = SEARCH_LIST_CURE, "{why}");
+    }
     let proxy = context.issuers.egress.proxy();
     if proxy.is_set() {
         tracing::info!(%proxy, "issuers are called by a proxy");

@@ -13,7 +13,7 @@ use crate::{
     config::raw::{self, RouteKind},
     error::Rejection,
     rbac::PRINTS,
-    upstream::{Lane, Upstream, UpstreamErrorKind},
+    upstream::{Lane, SEARCH_LIST_CURE, Upstream, UpstreamErrorKind, search_list_trouble},
 };
 
 const MAX_ANSWER: usize = 64 << 10;
@@ -76,7 +76,10 @@ pub(super) type WithoutToken = [(Arc<str>, Rejection)];
 
 pub(super) async fn examine(doctor: &Doctor<'_>, without: &WithoutToken) -> Vec<Finding> {
     let upstreams = doctor.resolved.upstreams().iter().filter(|upstream| !lacks(without, upstream.name()));
-    join_all(upstreams.map(|upstream| one(doctor, upstream))).await
+    let mut findings = join_all(upstreams.map(|upstream| one(doctor, upstream))).await;
+    let unread = search_list_trouble();
+    findings.extend(unread.map(|why| Finding::fault(Check::Upstreams, "names", why, SEARCH_LIST_CURE)));
+    findings
 }
 
 fn lacks(without: &WithoutToken, upstream: &str) -> bool {

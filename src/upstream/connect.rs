@@ -25,6 +25,30 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Sent data that nobody acknowledges for this long means a dead peer (RFC 5482).
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What musl, the libc of a static program, reads of a line of `/etc/resolv.conf`, without its end. Of longer ones it takes no notice.
+const RESOLVER_LINE: usize = 254;
+
+/// What to do about [`search_list_trouble`].
+pub(crate) const SEARCH_LIST_CURE: &str = "give the pod the domains of the cluster alone, by `dnsPolicy: None` and `dnsConfig` \
+                                           (docs/install.md, \"Where clusters differ\")";
+
+/// Why names are not found that need the domains of `search`, where that is so for this program: those of a cluster, which others find.
+pub(crate) fn search_list_trouble() -> Option<String> {
+    if !cfg!(target_env = "musl") {
+        return None;
+    }
+    unread_search_list(&std::fs::read_to_string("/etc/resolv.conf").ok()?)
+}
+
+fn unread_search_list(resolver: &str) -> Option<String> {
+    let unread = resolver.lines().find(|line| line.starts_with("search") && line.len() > RESOLVER_LINE)?;
+    Some(format!(
+        "the `search` line of /etc/resolv.conf has {} bytes, and of one with more than {RESOLVER_LINE} this program takes no notice: \
+         names such as `kubernetes.default.svc` are not found",
+        unread.len()
+    ))
+}
+
 /// An open connection.
 pub(super) enum Transport {
     Clear(TcpStream),
@@ -202,6 +226,17 @@ mod tests {
             #[cfg(target_os = "linux")]
             assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
         }
+    }
+
+    /// All names of the shipped configuration need it, and other programs on the same node find them.
+    #[test]
+    fn a_search_list_that_is_too_long_for_a_static_program_is_told() {
+        let of = |length: usize| {
+            format!("nameserver 10.96.0.10\n{:x<length$}\noptions ndots:5\n", "search ci.svc.cluster.local ")
+        };
+        assert_eq!(unread_search_list(&of(RESOLVER_LINE)), None);
+        let told = unread_search_list(&of(RESOLVER_LINE + 1)).unwrap();
+        assert!(told.contains("has 255 bytes"), "{told}");
     }
 
     #[test]

@@ -56,7 +56,7 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 
 pub(crate) use self::{
     account_token::AccountToken,
-    connect::{USER_TIMEOUT, keep_alive},
+    connect::{SEARCH_LIST_CURE, USER_TIMEOUT, keep_alive, search_list_trouble},
     get::GetError,
     progress::{Progress, Ticks},
     settings::{Access, TlsClient, TlsIdentity},
