@@ -13,9 +13,14 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt as _, process::Command, sync::Notify};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, Command},
+    sync::Notify,
+};
 
 use crate::harness::{Recorded, Reply, Upstream, until, within};
 
@@ -58,6 +63,10 @@ impl Step {
     pub async fn run(&self, arguments: &[&str]) -> Output {
         within(self.command(arguments).output()).await.unwrap()
     }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().unwrap().cast_signed()).unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -166,8 +175,7 @@ async fn a_file_is_kept_fresh_with_the_pods_newest_token_and_gone_in_the_end() {
     server.wait_for(3).await;
     has(3).await;
     assert!(text(&server.requests().pop().unwrap().body).contains("subject_token=the.kubelets.next"));
-    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    kill_process(pid(&child), Signal::TERM).unwrap();
     assert!(within(child.wait()).await.unwrap().success());
     assert!(!step.path("token").exists());
     assert!(revoked(&server).last().unwrap().starts_with("token=token-"));
@@ -195,13 +203,12 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     // What ends us ends the command first, in its own way.
     let script = "trap 'echo told; exit 3' TERM; echo ready; count=0; while [ $count -lt 9000 ]; do sleep 0.01; count=$((count + 1)); done";
     let mut child = step.command(&["--audience", "a", "--", "sh", "-c", script]).spawn().unwrap();
-    let mut output = tokio::io::BufReader::new(child.stdout.take().unwrap());
+    let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    within(tokio::io::AsyncBufReadExt::read_line(&mut output, &mut line)).await.unwrap();
-    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    within(output.read_line(&mut line)).await.unwrap();
+    kill_process(pid(&child), Signal::TERM).unwrap();
     line.clear();
-    within(tokio::io::AsyncBufReadExt::read_line(&mut output, &mut line)).await.unwrap();
+    within(output.read_line(&mut line)).await.unwrap();
     assert_eq!((line.as_str(), within(child.wait()).await.unwrap().code()), ("told\n", Some(3)));
     // Told from an end of the command itself, as a shell does.
     for (command, code) in [("no-such-command", 127), ("/etc/passwd", 126)] {
@@ -227,6 +234,50 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     assert_eq!(revoked(&server), ["token=token-1", "token=token-2"]);
 }
 
+/// Tekton's entrypoint sends what comes to the whole group of what it started. Of SIGTERM the command heard from both, and some take a
+/// second one for an order to drop what is under way.
+#[tokio::test]
+async fn a_command_hears_once_of_a_signal_that_is_sent_to_the_group_of_its_step() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let script = "ulimit -c 0; heard=0; trap 'heard=$((heard + 1)); echo told' TERM; trap 'echo $heard' WINCH; trap 'exit 3' QUIT; \
+                  echo $$; count=0; while [ $count -lt 9000 ]; do sleep 0.01; count=$((count + 1)); done";
+    let mut child = step.command(&["--audience", "a", "--", "sh", "-c", script]).process_group(0).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = async || within(lines.next_line()).await.unwrap().unwrap();
+    let (doorward, command) = (pid(&child), Pid::from_raw(next().await.parse().unwrap()).unwrap());
+    // While it stands still, the command hears of what is sent to the group if it is in that.
+    kill_process(doorward, Signal::STOP).unwrap();
+    let state = format!("/proc/{}/stat", doorward.as_raw_nonzero());
+    until(async || fs::read_to_string(&state).unwrap().contains(") T ")).await;
+    kill_process_group(doorward, Signal::TERM).unwrap();
+    // Of two that wait, a shell looks at this one last.
+    kill_process(command, Signal::WINCH).unwrap();
+    assert_eq!(next().await, "0", "it was told by somebody else");
+    kill_process(doorward, Signal::CONT).unwrap();
+    assert_eq!(next().await, "told");
+    kill_process(command, Signal::WINCH).unwrap();
+    assert_eq!(next().await, "1");
+    kill_process_group(doorward, Signal::QUIT).unwrap();
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(3), "of this one too");
+    assert_eq!(revoked(&server), ["token=token-1"]);
+}
+
+/// Of all but two it ended at once.
+#[tokio::test]
+async fn a_kept_file_is_gone_whichever_signal_ends_it() {
+    for signal in [Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2] {
+        let server = counting(600).await;
+        let step = Step::new(&server.url(), SUBJECT);
+        let mut child = step.command(&["--audience", "a", "--out", "token", "--keep"]).spawn().unwrap();
+        until(async || step.path("token").exists()).await;
+        kill_process(pid(&child), signal).unwrap();
+        assert!(within(child.wait()).await.unwrap().success(), "{signal:?}");
+        assert!(!step.path("token").exists(), "{signal:?}");
+        assert_eq!(revoked(&server), ["token=token-1"], "{signal:?}");
+    }
+}
+
 /// It ended at once, or, as process 1 of a container, did not hear of it, and the token was good for all its life.
 #[tokio::test]
 async fn who_is_told_to_end_before_there_is_a_token_for_the_command_ends_the_one_that_comes() {
@@ -243,8 +294,7 @@ async fn who_is_told_to_end_before_there_is_a_token_for_the_command_ends_the_one
     let step = Step::new(&server.url(), SUBJECT);
     let mut child = step.command(&["--audience", "a", "--", "sleep", "1000"]).spawn().unwrap();
     server.wait_for(1).await;
-    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    kill_process(pid(&child), Signal::TERM).unwrap();
     told.notify_one();
     assert_eq!(within(child.wait()).await.unwrap().code(), Some(143), "as in a shell");
     assert_eq!(revoked(&server), ["token=token-1"]);
@@ -271,7 +321,7 @@ async fn a_token_that_is_not_renewed_is_taken_away_when_it_has_ended() {
 }
 
 /// Says what comes on standard error, line by line, until one has `said` in it.
-async fn hear(lines: &mut tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStderr>>, said: &str) -> String {
+async fn hear(lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStderr>>, said: &str) -> String {
     within(async {
         loop {
             let line = lines.next_line().await.unwrap().expect("it goes on");
@@ -297,7 +347,7 @@ async fn a_refusal_of_the_next_token_does_not_take_away_one_that_is_good() {
     .await;
     let step = Step::new(&server.url(), SUBJECT);
     let mut child = step.command(&["--audience", "a", "--out", "token", "--keep"]).spawn().unwrap();
-    let mut told = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stderr.take().unwrap()));
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
     let line = hear(&mut told, "no rule gives it").await;
     assert!(line.contains("the one before it is good until"), "{line}");
     assert_eq!(fs::read_to_string(step.path("token")).unwrap(), "first");
@@ -361,7 +411,7 @@ async fn a_mistyped_file_of_the_pods_token_is_told_at_once() {
 
     // One that another container writes a moment later is found.
     let mut child = step.command(&["--audience", "a", "--subject-token-file", "late"]).spawn().unwrap();
-    let mut told = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stderr.take().unwrap()));
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
     hear(&mut told, "trying again").await;
     fs::write(step.path("late.draft"), SUBJECT).unwrap();
     fs::rename(step.path("late.draft"), step.path("late")).unwrap();

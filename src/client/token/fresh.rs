@@ -2,14 +2,14 @@
 
 use std::{
     fs::{self, Permissions},
-    io,
+    io::{self, IsTerminal as _},
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::ExitStatus,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::Builder;
 use tokio::{
     process::{Child, Command},
@@ -127,8 +127,15 @@ async fn attend(
     write_last(delivery, file, issued)?;
     let (variable, is_folder) = delivery.shape.variable();
     let value = if is_folder { file.parent().unwrap_or(file) } else { file };
-    let child = Command::new(program).args(arguments).env(variable, value).spawn();
-    let mut child = match child {
+    let mut command = Command::new(program);
+    command.args(arguments).env(variable, value);
+    // Who stops a step may send the signal to the whole group of this process, as Tekton's entrypoint does. In another group the
+    // command hears of it once, from here. At a terminal it stays, as that lets no other group read.
+    let is_apart = !(io::stdin().is_terminal() || io::stderr().is_terminal());
+    if is_apart {
+        command.process_group(0);
+    }
+    let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
             eprintln!(
@@ -138,7 +145,7 @@ async fn attend(
         }
     };
     let status = {
-        let mut work = std::pin::pin!(signals.pass_on(&mut child));
+        let mut work = std::pin::pin!(signals.pass_on(&mut child, is_apart));
         tokio::select! {
             status = &mut work => status,
             // The command goes on without a token; what it asks for then is refused, and it says so itself.
@@ -153,13 +160,20 @@ async fn attend(
     Ok(code(status?))
 }
 
-/// Signals that a command is to hear of.
+/// Signals that end a process which does nothing about them: a command is to hear of them, and no token to be left behind.
 struct Signals(Vec<(SignalKind, tokio::signal::unix::Signal)>);
 
 impl Signals {
     fn take() -> io::Result<Self> {
-        let kinds =
-            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined1()];
+        let kinds = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+            SignalKind::alarm(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+        ];
         kinds.into_iter().map(|kind| Ok((kind, signal(kind)?))).collect::<io::Result<_>>().map(Self)
     }
 
@@ -174,8 +188,8 @@ impl Signals {
         futures_util::future::select_all(each).await.0
     }
 
-    /// Waits for the command, which hears of those that come here.
-    async fn pass_on(mut self, child: &mut Child) -> io::Result<ExitStatus> {
+    /// Waits for the command, which hears of those that come here, as does what it started where it has a group of its own.
+    async fn pass_on(mut self, child: &mut Child, is_apart: bool) -> io::Result<ExitStatus> {
         loop {
             let kind = tokio::select! {
                 status = child.wait() => return status,
@@ -184,7 +198,12 @@ impl Signals {
             let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
             if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(kind.as_raw_value())) {
                 // One that has ended meanwhile hears nothing.
-                let _ = kill_process(pid, signal);
+                let _ = match is_apart {
+                    true => kill_process_group(pid, signal),
+                    // The terminal has told it of what was typed there.
+                    false if [Signal::INT, Signal::QUIT].contains(&signal) => Ok(()),
+                    false => kill_process(pid, signal),
+                };
             }
         }
     }
@@ -281,14 +300,11 @@ async fn finish(delivery: &Delivery, mut issued: Vec<Issued>, swaps: Swaps<'_>) 
     }
 }
 
-/// Resolves with SIGTERM or SIGINT.
+/// Resolves with a signal that is to end this process.
 pub fn until_told() -> io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::take()?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.next().await;
     })
 }
 

@@ -189,7 +189,7 @@ pub async fn answer_git(wanted: Wanted, operation: &str, out: &mut (dyn Write + 
     once(Wanted { out: None, ..wanted }, out).await
 }
 
-/// Keeps the file fresh until SIGTERM or SIGINT.
+/// Keeps the file fresh until a signal ends it, such as SIGTERM.
 pub async fn keep(wanted: Wanted) -> Result<(), Failure> {
     let (delivery, file) = Delivery::new(wanted)?;
     let file = file.ok_or("name the file that is kept fresh with `--out`")?;
