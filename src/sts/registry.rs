@@ -38,6 +38,8 @@ const LIFETIME: Duration = Duration::from_secs(300);
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 /// What one client may ask for at once: the actions on all repositories of an image with its base images.
 const MAX_SCOPES: usize = 32;
+/// What can be done with a repository (distribution's token scope, `action`).
+const ACTIONS: [&str; 3] = ["delete", "pull", "push"];
 /// The longest name of a repository.
 const MAX_NAME: usize = 255;
 const MAX_QUERY: usize = 8 << 10;
@@ -121,8 +123,9 @@ fn action_on(scope: &str) -> Option<(&str, &str)> {
     scope.split_once(':').filter(|(action, name)| is_action(action) && is_name(name))
 }
 
+/// All of them at once (`*`) is none that a token has: a deny that names one of them would not be met.
 fn is_action(action: &str) -> bool {
-    action == "*" || (!action.is_empty() && action.bytes().all(|byte| byte.is_ascii_lowercase()))
+    !action.is_empty() && action.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
 /// A repository, perhaps behind a host with its port (distribution's token scope, `resourcename`).
@@ -186,11 +189,13 @@ impl Asked {
     }
 }
 
-/// The scopes of `repository:acme/app:pull,push`; none if it is of another kind, or malformed.
+/// The scopes of `repository:acme/app:pull,push`; none if it is of another kind, or malformed. Who deletes may ask for `*` (skopeo).
 fn actions(resource: &str) -> Option<Vec<String>> {
     let (name, actions) = resource.strip_prefix("repository:")?.rsplit_once(':')?;
-    (is_name(name) && actions.split(',').all(is_action))
-        .then(|| actions.split(',').map(|action| format!("{action}:{name}")).collect())
+    let actions = actions.split(',').flat_map(|action| if action == "*" { ACTIONS.to_vec() } else { vec![action] });
+    let actions: Vec<&str> = actions.collect();
+    (is_name(name) && actions.iter().all(|action| is_action(action)))
+        .then(|| actions.iter().map(|action| format!("{action}:{name}")).collect())
 }
 
 impl Issuing<'_> {
@@ -342,7 +347,8 @@ mod tests {
             ("service=r&scope=repository:a:pull+repository:b:pull", &["pull:a", "pull:b"]),
             ("service=r&scope=repository:a:pull&scope=repository:a:pull", &["pull:a"]),
             ("service=r&scope=repository:reg:5000/a:pull", &["pull:reg:5000/a"]),
-            ("service=r&scope=repository:a:*", &["*:a"]),
+            ("service=r&scope=repository:a:*", &["delete:a", "pull:a", "push:a"]),
+            ("service=r&scope=repository:a:pull,*", &["delete:a", "pull:a", "push:a"]),
             ("service=r&scope=registry:catalog:*&scope=repository:a:pull", &["pull:a"]),
             ("service=r", &[]),
         ] {
@@ -364,6 +370,7 @@ mod tests {
             ("service=r&scope=repository:a:PULL", "is nothing that is given here"),
             ("service=r&scope=repository:a:", "is nothing that is given here"),
             ("service=r&scope=repository:a:pull,", "is nothing that is given here"),
+            ("service=r&scope=repository:a:pu*", "is nothing that is given here"),
         ] {
             let why = asked(query).unwrap_err();
             assert!(why.contains(said), "{query}: {why}");
@@ -386,11 +393,12 @@ mod tests {
 
     #[test]
     fn no_token_names_what_a_registry_would_be_refused_whatever_pattern_it_meets() {
-        for good in ["pull:acme/app", "*:acme/app", "pull:reg:5000/acme/app", "pull:a"] {
+        for good in ["pull:acme/app", "pull:reg:5000/acme/app", "pull:a"] {
             assert!(check_scopes(&[good.to_owned()]).is_ok(), "{good}");
             assert_eq!(access(&[good.into()]).len(), 1, "{good}");
         }
         for bad in [
+            "*:acme/app",
             "pull:acme/../x",
             "pull:acme/",
             "pull:acme/x*",

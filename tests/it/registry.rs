@@ -78,6 +78,8 @@ async fn a_client_gets_of_what_it_asks_for_what_rules_give() {
     for (query, expected) in [
         ("scope=repository:acme/app:pull,push", json!([repository("acme/app", &["pull", "push"])])),
         ("scope=repository:acme/base:pull,push", json!([repository("acme/base", &["pull"])])),
+        // As skopeo asks that deletes.
+        ("scope=repository:acme/app:*", json!([repository("acme/app", &["pull", "push"])])),
         (
             "scope=repository:acme/app:push&scope=repository:acme/base:pull&scope=repository:evil/x:pull",
             json!([repository("acme/base", &["pull"]), repository("acme/app", &["push"])]),
@@ -102,6 +104,7 @@ async fn a_refusal_says_what_clients_of_registries_show() {
     let login = format!("service={SERVICE}&account=x");
     let push = format!("service={SERVICE}&scope=repository:acme/base:push");
     let pull = format!("service={SERVICE}&scope=repository:acme/app:pull");
+    let all = format!("service={SERVICE}&scope=repository:evil/x:*");
     let catalog = format!("service={SERVICE}&scope=registry:catalog:*");
     for (what, query, password, status, code, said) in [
         ("nothing", &*pull, None, 401, "UNAUTHORIZED", "given for a password"),
@@ -115,6 +118,7 @@ async fn a_refusal_says_what_clients_of_registries_show() {
             "DENIED",
             "scope `push:acme/base` for `registry.test`: no rule gives it",
         ),
+        ("no rule for any action", &all, Some(&*alice), 403, "DENIED", "scope `delete:evil/x` for `registry.test`"),
         ("a deny", &pull, Some(&*mallory), 403, "DENIED", "Mallory has left"),
         ("a deny, and no scope", &login, Some(&*mallory), 403, "DENIED", ""),
         ("no rule, and no scope", &login, Some(&*bob), 403, "DENIED", "no rule gives it"),
@@ -154,7 +158,7 @@ async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
         world.ask(&[("subject_token", &alice), ("audience", audience), ("scope", scope)]).await.token()
     };
     // What the address for registries refuses is not to be had by way of the other.
-    for scope in ["pull:acme/../x", "pull:acme/", "pull:acme/app:latest", "deploy"] {
+    for scope in ["pull:acme/../x", "pull:acme/", "pull:acme/app:latest", "*:acme/app", "deploy"] {
         let refused = world.ask(&[("subject_token", &alice), ("audience", SERVICE), ("scope", scope)]).await;
         assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_scope")), "{}", refused.text());
         assert!(refused.text().contains("is no action on a repository"), "{}", refused.text());
