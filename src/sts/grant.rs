@@ -150,8 +150,6 @@ impl Exchanger<'_> {
         scope: Option<&str>,
         decision: &Decision,
     ) -> Refusal {
-        let audience = audience(view);
-        let why = why(decision, &party.principal);
         let whom = match party.task() {
             Some(task) => {
                 let none = || "none".to_owned();
@@ -170,13 +168,23 @@ impl Exchanger<'_> {
             }
             None => caller(&party.principal),
         };
-        let is_given = |scope: Option<&str>| rules.decide(scope).is_allow();
-        match scope {
-            Some(scope) if is_given(None) || self.scopes(view).into_iter().any(|open| is_given(Some(open))) => {
-                Refusal::scope(format!("scope `{scope}` for `{audience}`: {why} ({whom})"))
-            }
-            _ => Refusal::target(format!("a token for `{audience}`: {why} ({whom})")),
+        refusal(rules, audience(view), scope, &why(decision, &party.principal), &whom)
+    }
+}
+
+/// Of the audience that it cannot be had is said only where nothing is given for it.
+fn refusal(rules: &TokenRules<'_>, audience: &str, scope: Option<&str>, why: &str, whom: &str) -> Refusal {
+    let is_given = |scope: Option<&str>| rules.decide(scope).is_allow();
+    let open = rules.scope_patterns().into_iter().find(|pattern| is_given(Some(pattern)));
+    match (scope, open) {
+        (Some(scope), open) if open.is_some() || is_given(None) => {
+            Refusal::scope(format!("scope `{scope}` for `{audience}`: {why} ({whom})"))
         }
+        (None, Some(open)) => Refusal::scope(format!(
+            "a token without a scope for `{audience}`: {why} ({whom}). Rules give scopes there, such as `{open}`: name those that you \
+             want (`scope`)"
+        )),
+        _ => Refusal::target(format!("a token for `{audience}`: {why} ({whom})")),
     }
 }
 
@@ -391,6 +399,33 @@ rules:
         assert_eq!(caller(&agent(None)), "agent planner without a client of issuer bots, on behalf of alice");
         assert_eq!(caller(&agent(Some("planner"))), "agent planner of issuer bots, on behalf of alice");
         assert_eq!(caller(&agent(Some("p-7"))), "agent planner with client p-7 of issuer bots, on behalf of alice");
+    }
+
+    /// It heard that no rule gives anything for the audience, and looked for one to write.
+    #[test]
+    fn who_names_no_scope_hears_of_those_that_rules_give_by_a_pattern() {
+        let repos = "{id: repos, on: {token: {audiences: [y], scopes: ['repo:*']}}, who: {issuers: [corp]}, do: allow}";
+        let root: raw::Root = serde_saphyr::from_str(&format!("{POLICY}  - {repos}\n")).unwrap();
+        let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
+        let principal = Arc::new(Principal::new(Scheme::Bearer, "corp", "1", "alice"));
+        let party = Party { principal, ends: Timestamp::MAX, parameter: "subject_token", act: None, of: None };
+        let request = asked();
+        for (audience, scope, said) in [
+            (
+                "y",
+                None,
+                "a token without a scope for `y`: no rule gives it (alice). Rules give scopes there, such as `repo:*`: name those that \
+                 you want (`scope`)",
+            ),
+            ("y", Some("sign"), "scope `sign` for `y`: no rule gives it (alice)"),
+            ("z", None, "a token for `z`: no rule gives it (alice)"),
+            ("z", Some("sign"), "a token for `z`: no rule gives it (alice)"),
+        ] {
+            let view = party.view(&request, audience, NOW);
+            let rules = policy.token_rules(&party.principal, &view);
+            let refusal = refusal(&rules, audience, scope, "no rule gives it", "alice");
+            assert_eq!(refusal.description(), said, "{audience} {scope:?}");
+        }
     }
 
     /// Else an allow that looks at it gives nothing, and to explain that finds another decision.
