@@ -82,9 +82,9 @@ fn issued(token: &str, expires_in: u64) -> Reply {
 /// Gives `token-1`, `token-2` and so on, each for so many seconds.
 async fn counting(expires_in: u64) -> Upstream {
     let count = AtomicUsize::new(0);
-    Upstream::scripted(move |request: &Recorded| match request.line().contains("/oauth2/token") {
-        true => issued(&format!("token-{}", count.fetch_add(1, Ordering::SeqCst) + 1), expires_in),
-        false => Reply::json(200, "{}"),
+    Upstream::scripted(move |request: &Recorded| match request.line().contains("/oauth2/revoke") {
+        true => Reply::json(200, "{}"),
+        false => issued(&format!("token-{}", count.fetch_add(1, Ordering::SeqCst) + 1), expires_in),
     })
     .await
 }
@@ -232,6 +232,30 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     let output = step.run(&["--audience", "a", "--", "sh", "-c", script]).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(revoked(&server), ["token=token-1", "token=token-2"]);
+}
+
+/// It asked for a token without a scope, which is given to nobody by rules that name scopes by a pattern.
+#[tokio::test]
+async fn the_form_docker_login_asks_as_clients_of_registries_do_and_hears_what_they_hear() {
+    let server = counting(600).await;
+    let arguments = ["--audience", "registry.example", "--scope", "push:a", "--as", "docker-login"];
+    let output = Step::new(&server.url(), SUBJECT).run(&arguments).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let request = server.only();
+    assert_eq!(request.line(), "GET /oauth2/registry?service=registry.example HTTP/1.1");
+    assert_eq!(request.one("authorization"), "Basic ZG9vcndhcmQ6dGhlLnBvZHMudG9rZW4=");
+    for (status, code, message, is_over) in [
+        (403, "DENIED", "a token for `registry.example`: no rule gives it", false),
+        (401, "UNAUTHORIZED", "TaskRun build: it has ended", true),
+    ] {
+        let refusal = json!({"errors": [{"code": code, "message": message, "detail": null}]}).to_string();
+        let server = Upstream::scripted(move |_| Reply::json(status, &refusal)).await;
+        let output = Step::new(&server.url(), SUBJECT).run(&arguments).await;
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains(message) && !told.contains(SUBJECT), "{told}");
+        assert_eq!(told.contains("its tokens were ended"), is_over, "{told}");
+    }
 }
 
 /// Tekton's entrypoint sends what comes to the whole group of what it started. Of SIGTERM the command heard from both, and some take a

@@ -9,12 +9,13 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::LocalBoxFuture};
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request};
 use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
+use super::shape::password;
 use crate::{
     client::{self, CertificateFault, RENEW, login::Address},
     clock::Timestamp,
@@ -37,7 +38,16 @@ pub struct Swap {
     egress: Egress,
     subject: PathBuf,
     audience: String,
-    scope: Option<String>,
+    wish: Wish,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub enum Wish {
+    /// A token with these scopes, or with all that rules give by name.
+    Token(Option<String>),
+    /// Whether a registry's clients get anything for the pod's token. They name the scopes, some of which rules may give by a pattern.
+    Login,
 }
 
 /// Swaps, one after the other. One whose answer nobody waits for any more is not broken off, since its token could not be ended then.
@@ -93,9 +103,9 @@ impl Swap {
         ca: Option<&Path>,
         subject: PathBuf,
         audience: String,
-        scope: Option<String>,
+        wish: Wish,
     ) -> Result<Self, String> {
-        Ok(Self { egress: client::egress(&server, ca)?, server, subject, audience, scope })
+        Ok(Self { egress: client::egress(&server, ca)?, server, subject, audience, wish })
     }
 
     pub fn audience(&self) -> &str {
@@ -105,16 +115,11 @@ impl Swap {
     /// Asks for a token. The pod's is read each time, since the kubelet replaces it.
     pub async fn token(&self) -> Result<Issued, NoToken> {
         let subject = self.read_subject()?;
-        let mut form = Serializer::new(String::new());
-        form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
-        form.append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt");
-        form.append_pair("subject_token", subject.trim());
-        form.append_pair("audience", &self.audience);
-        if let Some(scope) = &self.scope {
-            form.append_pair("scope", scope);
-        }
         let now = now();
-        let answer = self.post("/oauth2/token", form.finish()).await?;
+        let answer = match &self.wish {
+            Wish::Token(scope) => self.swap(subject.trim(), scope.as_deref()).await?,
+            Wish::Login => self.log_in(subject.trim()).await?,
+        };
         if answer.status() != StatusCode::OK {
             return Err(self.refused(&answer));
         }
@@ -128,6 +133,28 @@ impl Swap {
         }
         let lasts = Duration::from_secs(answer.expires_in.min(86_400));
         Ok(Issued { token: Zeroizing::new(answer.access_token), ends: now + lasts, lasts, scope: answer.scope })
+    }
+
+    async fn swap(&self, subject: &str, scope: Option<&str>) -> Result<Response<Bytes>, NoToken> {
+        let mut form = Serializer::new(String::new());
+        form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
+        form.append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt");
+        form.append_pair("subject_token", subject);
+        form.append_pair("audience", &self.audience);
+        if let Some(scope) = scope {
+            form.append_pair("scope", scope);
+        }
+        self.post("/oauth2/token", form.finish()).await
+    }
+
+    /// As `docker login` does.
+    async fn log_in(&self, subject: &str) -> Result<Response<Bytes>, NoToken> {
+        let query = Serializer::new(String::new()).append_pair("service", &self.audience).finish();
+        let basic = HeaderValue::try_from(format!("Basic {}", password(subject)));
+        let mut basic = basic.map_err(|error| NoToken::Refused(error.to_string()))?;
+        basic.set_sensitive(true);
+        let request = Request::get(format!("{}/oauth2/registry?{query}", self.server));
+        self.send(request.header(header::AUTHORIZATION, basic), Bytes::new()).await
     }
 
     /// Ends a token that nobody needs any more.
@@ -173,11 +200,13 @@ impl Swap {
     }
 
     async fn post(&self, path: &str, form: String) -> Result<Response<Bytes>, NoToken> {
-        let request = Request::post(format!("{}{path}", self.server))
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(header::ACCEPT, "application/json")
-            .body(Bytes::from(form))
-            .map_err(|error| NoToken::Refused(error.to_string()))?;
+        let request = Request::post(format!("{}{path}", self.server));
+        self.send(request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded"), form.into()).await
+    }
+
+    async fn send(&self, request: request::Builder, body: Bytes) -> Result<Response<Bytes>, NoToken> {
+        let request = request.header(header::ACCEPT, "application/json").body(body);
+        let request = request.map_err(|error| NoToken::Refused(error.to_string()))?;
         self.egress.send(request, BOUNDS).await.map_err(|error| {
             let said = format!("{}: {error}", self.server);
             match untrusted(&error) {
@@ -190,10 +219,13 @@ impl Swap {
     fn refused(&self, answer: &Response<Bytes>) -> NoToken {
         let status = answer.status();
         let told: Option<Value> = serde_json::from_slice(answer.body()).ok();
-        let text = |name: &str| {
-            let text = told.as_ref()?.get(name)?.as_str()?.chars();
+        let text = |pointer: &str| {
+            let text = told.as_ref()?.pointer(pointer)?.as_str()?.chars();
             Some(text.filter(|character| !character.is_control()).take(600).collect::<String>())
         };
+        // In the form of OAuth, or in that of registries.
+        let error = text("/error").or_else(|| text("/errors/0/code"));
+        let description = text("/error_description").or_else(|| text("/errors/0/message"));
         // In place of the token endpoint a route of Doorward's may have answered, or none.
         let elsewhere = match status {
             StatusCode::UNAUTHORIZED
@@ -205,7 +237,7 @@ impl Swap {
             }
             _ => "",
         };
-        let said = match (text("error"), text("error_description").or_else(|| text("detail"))) {
+        let said = match (&error, description.clone().or_else(|| text("/detail"))) {
             (Some(error), Some(description)) => format!("{error}: {description}"),
             (None, Some(detail)) => format!("{} answered with {status}: {detail}{elsewhere}", self.server),
             _ => format!("{} answered with {status}: is it a Doorward?{elsewhere}", self.server),
@@ -213,12 +245,12 @@ impl Swap {
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return NoToken::Passing(said, retry_after(answer.headers()));
         }
-        let error = text("error").unwrap_or_default();
-        let description = text("error_description").unwrap_or_default();
-        match error == "invalid_grant" || error == "invalid_request" && tells_the_end(&description) {
-            true => NoToken::Over(said),
-            false => NoToken::Refused(said),
-        }
+        let is_over = match error.as_deref() {
+            Some("invalid_grant") => true,
+            Some("invalid_request" | "UNAUTHORIZED") => description.is_some_and(|said| tells_the_end(&said)),
+            _ => false,
+        };
+        if is_over { NoToken::Over(said) } else { NoToken::Refused(said) }
     }
 }
 
@@ -291,7 +323,7 @@ mod tests {
     #[test]
     fn another_host_than_the_external_one_is_told_from_a_refusal() {
         let server = "https://door.test".parse().unwrap();
-        let swap = Swap::new(server, None, PathBuf::new(), "a".to_owned(), None).unwrap();
+        let swap = Swap::new(server, None, PathBuf::new(), "a".to_owned(), Wish::Login).unwrap();
         let said = |status: u16, body: &'static str| {
             let answer = Response::builder().status(status).body(Bytes::from_static(body.as_bytes())).unwrap();
             swap.refused(&answer).to_string()
@@ -345,7 +377,8 @@ mod tests {
             });
             let file = folder.path().join("ca.pem");
             std::fs::write(&file, trusted).unwrap();
-            let swap = Swap::new(address.parse().unwrap(), Some(&file), PathBuf::new(), "a".to_owned(), None).unwrap();
+            let address = address.parse().unwrap();
+            let swap = Swap::new(address, Some(&file), PathBuf::new(), "a".to_owned(), Wish::Login).unwrap();
             match swap.revoke("token").await {
                 Err(NoToken::Untrusted(said)) => assert!(said.contains(fix), "{row}: {said}"),
                 other => panic!("{row}: {other:?}"),

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 pub use self::shape::Shape;
 use self::{
-    exchange::{Issued, NoToken, Swap, Swaps},
+    exchange::{Issued, NoToken, Swap, Swaps, Wish},
     shape::Target,
 };
 use super::{
@@ -88,7 +88,8 @@ impl Delivery {
             _ => None,
         };
         let cluster = cluster.unwrap_or_else(|| server.to_string());
-        let swap = Swap::new(server, ca.as_deref(), subject, audience, scope)?;
+        let wish = if shape == Shape::DockerLogin { Wish::Login } else { Wish::Token(scope) };
+        let swap = Swap::new(server, ca.as_deref(), subject, audience, wish)?;
         Ok((Self { swap, shape, cluster, registry, authorities }, out))
     }
 

@@ -118,7 +118,7 @@ pub fn pushes_alone(scope: &str) -> Vec<&str> {
 }
 
 /// Name and password as docker keeps them. The name says nothing.
-fn password(token: &str) -> String {
+pub fn password(token: &str) -> String {
     BASE64_STANDARD.encode(format!("doorward:{token}"))
 }
 

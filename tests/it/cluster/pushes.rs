@@ -93,7 +93,7 @@ async fn crane_pushes_with_what_the_command_gives_it_and_with_the_token_as_a_pas
     let service = format!("localhost:{}", free_port());
     let change = |yaml: String| {
         let registries = format!("tokens: {{registries: [{{service: '{service}'}}], ");
-        let rule = RULE.replace("registry.test", &format!("'{service}'"));
+        let rule = RULE.replace("registry.test", &format!("'{service}'")).replace("push:acme/app", "push:acme/ap*");
         named(HOST)(yaml).change("rules:\n", &rule).change("tokens: {", &registries)
     };
     let tasks = Tasks::with(change, &[]).await;
@@ -113,18 +113,21 @@ async fn crane_pushes_with_what_the_command_gives_it_and_with_the_token_as_a_pas
     let step = Step::new(&door, &pod_token);
     let program = programs::crane();
     let (program, tar) = (program.to_str().unwrap(), home.join("image.tar"));
-    let push = async |image: &str| {
-        let asked = ["--as", "docker", "--audience", &service, "--scope", "push:acme/app pull:acme/app", "--"];
-        let mut command = step.command(&[&asked[..], &[program, "push", tar.to_str().unwrap(), image]].concat());
+    let run = async |form: &[&str], image: &str| {
+        let pushing = ["--audience", &service, "--", program, "push", tar.to_str().unwrap(), image];
+        let mut command = step.command(&[form, &pushing].concat());
         command.env("DOORWARD_CA_FILE", &ca).env("SSL_CERT_FILE", &ca).env("HOME", home);
         within(command.output()).await.unwrap()
     };
+    let push = async |image: &str| run(&["--as", "docker", "--scope", "push:acme/app pull:acme/app"], image).await;
     let pushed = push(&image).await;
     assert!(pushed.status.success(), "{}\n{}", said(&pushed), registry.log());
     let refused = push(&format!("{service}/acme/base:1")).await;
     assert!(!refused.status.success() && said(&refused).contains("401 Unauthorized"), "{}", said(&refused));
 
-    // The pod's own token as a password, for which crane itself asks Doorward.
+    // The pod's own token as a password, for which crane itself asks Doorward, and names what it needs.
+    let by_itself = run(&["--as", "docker-login"], &image).await;
+    assert!(by_itself.status.success(), "{}\n{}", said(&by_itself), registry.log());
     let login = crane(home, &ca, &["auth", "login", "-u", "doorward", "-p", &pod_token, &service]).await;
     assert!(login.status.success(), "{}", said(&login));
     let digest = crane(home, &ca, &["digest", &image]).await;
