@@ -118,6 +118,9 @@ impl Context {
     }
 }
 
+/// What is said of a token that was revoked, or whose holder was.
+pub const REVOKED: &str = "The token was revoked.";
+
 /// Tells whether a credential was revoked. Asked on each request, cached token or not.
 pub trait RevocationCheck: Send + Sync {
     fn is_revoked(&self, principal: &Principal) -> bool;
@@ -241,7 +244,7 @@ impl Issuers {
             }
         };
         if revocations.is_revoked(&verified.principal) {
-            return Err(Rejection::new(Reason::TokenRevoked, "The token was revoked.").fix("Get a new token."));
+            return Err(Rejection::new(Reason::TokenRevoked, REVOKED).fix("Get a new token."));
         }
         Ok(Arc::clone(&verified.principal))
     }

@@ -41,7 +41,13 @@ const FURTHER: Duration = Duration::from_secs(1800);
 
 /// The run itself may go on: a reload takes away its cluster, or an operator revokes who caused it. It begins as `doorward token` knows
 /// the end of a run, of which images of steps have older versions.
-pub const OVER: &str = "the run has ended, or its tokens were ended: it gets no others, and is to be started anew";
+pub const OVER: &str = "the run has ended, or its tokens were ended";
+const NO_OTHERS: &str = "it gets no others, and is to be started anew";
+
+/// The refusal of a task whose tokens have ended for good.
+pub(super) fn over(why: &str) -> Refusal {
+    Refusal::subject(format!("{OVER}: {why}"))
+}
 
 /// How often a record is written that others write at the same time.
 const TRIES: usize = 20;
@@ -154,12 +160,12 @@ impl Exchanger<'_> {
             (workload_key(&of.cluster, &object.uid), bearer)
         });
         if let Noted::Ended = note(self.app.store(), bearers.collect(), expires, now).await? {
-            return Err(Refusal::subject(OVER));
+            return Err(over(NO_OTHERS));
         }
         // Whoever looks for ends may not have found this one's until now.
         task.still_runs(self.lookup(&of.cluster)?).await?;
         match self.app.revocations.is_revoked(&party.principal) {
-            Some(_) => Err(Refusal::subject(OVER)),
+            Some(_) => Err(over(NO_OTHERS)),
             None => Ok(()),
         }
     }

@@ -12,7 +12,7 @@ use kube::{Resource, api::DynamicObject};
 
 use super::{
     ends::{Ends, Kind, Object},
-    objects::{Identity, Pod, Run},
+    objects::{GONE, Identity, Pod, REPLACED, Run},
     refusal::Refusal,
 };
 use crate::{
@@ -187,7 +187,7 @@ fn called(kind: Kind) -> &'static str {
 }
 
 fn gone(kind: &str, name: &str) -> Refusal {
-    Refusal::subject(format!("{kind} {name} does not exist any more"))
+    Refusal::subject(format!("{kind} {name}: {GONE}"))
 }
 
 /// Refuses what is another object, or has ended.
@@ -195,7 +195,7 @@ pub(super) fn still_is(found: &Identity, end: Option<&str>, kind: &str, meant: &
     let ObjectRef { name, uid } = meant;
     let refuse = |why: &str| Err(Refusal::subject(format!("{kind} {name}: {why}")));
     match end {
-        _ if found.uid != *uid || found.name != *name => refuse("it is another one than is meant, under the same name"),
+        _ if found.uid != *uid || found.name != *name => refuse(REPLACED),
         Some(end) => refuse(end),
         None => Ok(()),
     }

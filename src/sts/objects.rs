@@ -160,9 +160,11 @@ fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
 const DELETED: &str = "it is being deleted";
 const ENDED: &str = "it has ended";
 const CANCELLED: &str = "it is cancelled";
+pub const GONE: &str = "it does not exist any more";
+pub const REPLACED: &str = "it is another one than is meant, under the same name";
 
 /// Why a run, or a pod, has no tokens any more, in the words of refusals.
-pub const ENDS: [&str; 3] = [DELETED, ENDED, CANCELLED];
+pub const ENDS: [&str; 5] = [DELETED, ENDED, CANCELLED, GONE, REPLACED];
 
 fn reference(value: &Value) -> Option<String> {
     value.is_object().then(|| describe(value).to_string()).filter(|reference| !reference.is_empty())

@@ -6,6 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
+    bearer::over,
     claims::{self, Origin},
     cluster::Cluster,
     ends,
@@ -20,6 +21,7 @@ use crate::{
     error::Reason,
     kubernetes::ObjectRef,
     runs::{AskedRun, CAUSE_KEPT, Cause, CauseError, Causes},
+    tekton::MADE_BY,
     webhooks,
 };
 
@@ -134,7 +136,8 @@ impl Exchanger<'_> {
             let parent = task.pipeline_run().map_or("", |run| &run.name);
             return Err(made_by_somebody("run", &run.name, parent));
         }
-        known.cause.ok_or_else(|| nobody(&task.pipeline_run().unwrap_or(&task.task_run).name, root.created, now))
+        let run = &task.pipeline_run().unwrap_or(&task.task_run).name;
+        known.cause.ok_or_else(|| nobody(run, root.created, root.is_part, now))
     }
 
     /// The identifier of an issuer.
@@ -253,7 +256,7 @@ impl Exchanger<'_> {
                 || webhooks::of_issuer(issuer).is_some_and(|name| webhooks.iter().any(|webhook| webhook.name == name))
         })?;
         if self.app.revocations.is_revoked(&principal).is_some() {
-            return Err(Refusal::subject("who caused the run, or acted for them, has been revoked"));
+            return Err(over("who caused it, or acted for them, has been revoked"));
         }
         Ok(principal)
     }
@@ -315,12 +318,19 @@ fn check_known(principal: &Principal, is_configured: impl Fn(&str) -> bool) -> R
 }
 
 /// What a task hears where nobody is known who caused its run, which was made then.
-fn nobody(run: &str, created: Option<Timestamp>, now: Timestamp) -> Refusal {
+fn nobody(run: &str, created: Option<Timestamp>, is_part: bool, now: Timestamp) -> Refusal {
     let is_over = |time: Duration| created.is_some_and(|created| created + time <= now);
     // Doorward may still be about to note it.
     if created.is_some() && !is_over(SETTLING) {
         let text = format!("nobody is known who caused run {run} yet; try again in a moment");
         return Refusal::unavailable(Reason::Overloaded, text);
+    }
+    // A PipelineRun that a request made is known by its uid, and what is left once it was deleted by none.
+    if is_part && !is_over(CAUSE_KEPT) {
+        return over(&format!(
+            "nobody is known who caused run {run}, which is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it; start \
+             the whole anew"
+        ));
     }
     let why = match is_over(CAUSE_KEPT) {
         true => {
@@ -362,7 +372,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{authn::Scheme, sessions::keyring::OpenError, store::StoreError};
+    use crate::{authn::Scheme, sessions::keyring::OpenError, store::StoreError, sts::OVER};
 
     /// A run that a task of another made is of whoever caused that one: when their issuer goes, both are refused.
     #[test]
@@ -422,10 +432,19 @@ mod tests {
             (Some(made), made + CAUSE_KEPT, 400, old),
             (None, made, 400, "made past Doorward"),
         ] {
-            let refusal = nobody("build", created, now);
+            let refusal = nobody("build", created, false, now);
             assert_eq!(refusal.status().as_u16(), status, "{now}");
             assert!(refusal.description().contains(why), "{now}: {}", refusal.description());
         }
+    }
+
+    /// It was told that it was made past Doorward, of which `doorward token` does not know that its tokens have ended.
+    #[test]
+    fn what_is_left_of_a_pipeline_run_that_a_request_made_is_told_that_its_tokens_have_ended() {
+        let made = Timestamp::from_secs(1_700_000_000);
+        let refusal = nobody("build", Some(made), true, made + SETTLING);
+        assert!(refusal.description().starts_with(OVER), "{}", refusal.description());
+        assert_eq!(nobody("build", Some(made), true, made).status().as_u16(), 503, "it may be noted yet");
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Root {
     /// The event that it says it came of.
     pub event: Option<String>,
     pub created: Option<Timestamp>,
+    /// Whether it has the label of what a PipelineRun made.
+    pub is_part: bool,
 }
 
 impl Task {
@@ -200,7 +202,7 @@ impl Identity {
     fn root(&self) -> Root {
         // Whoever makes a run through Doorward can copy the label of an event.
         let event = self.event.clone().filter(|_| self.request.is_none());
-        Root { uid: self.uid.clone(), event, created: self.created }
+        Root { uid: self.uid.clone(), event, created: self.created, is_part: self.is_part }
     }
 
     /// Refuses what an event made as a part of a PipelineRun that does not control it any more, as where that was deleted without it: it

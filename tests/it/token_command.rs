@@ -389,7 +389,12 @@ async fn a_refusal_of_the_next_token_does_not_take_away_one_that_is_good() {
 
 #[tokio::test]
 async fn the_end_of_the_run_is_final_and_takes_the_token_away() {
-    for (error, description) in [("invalid_request", "TaskRun build has ended"), ("invalid_grant", "it was revoked")] {
+    for (error, description) in [
+        ("invalid_request", "TaskRun build has ended"),
+        ("invalid_request", "TaskRun build: it does not exist any more"),
+        ("invalid_request", "subject_token: The token was revoked. Get a new token."),
+        ("invalid_grant", "it was revoked"),
+    ] {
         let asked = AtomicUsize::new(0);
         let refusal = json!({"error": error, "error_description": description}).to_string();
         let server = Upstream::scripted(move |request: &Recorded| match asked.fetch_add(1, Ordering::SeqCst) {
@@ -407,6 +412,27 @@ async fn the_end_of_the_run_is_final_and_takes_the_token_away() {
         assert!(told.contains("the run has ended") && told.contains(description), "{error}: {told}");
         assert!(!told.contains("trying again") && !step.path("token").exists(), "{error}: {told}");
     }
+}
+
+/// It was said to be good until its end, though whatever is wrong with the pod's token may be with it too.
+#[tokio::test]
+async fn a_refusal_of_the_pods_token_says_nothing_good_of_the_one_before() {
+    let asked = AtomicUsize::new(0);
+    let description = "subject_token: the token expired 3 s ago";
+    let refusal = json!({"error": "invalid_request", "error_description": description}).to_string();
+    let server = Upstream::scripted(move |request: &Recorded| match asked.fetch_add(1, Ordering::SeqCst) {
+        _ if request.line().contains("revoke") => Reply::json(200, "{}"),
+        0 => issued("first", 2),
+        _ => Reply::json(400, &refusal),
+    })
+    .await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let output = step.run(&["--audience", "a", "--out", "token", "--keep"]).await;
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(description) && told.contains("trying again"), "{told}");
+    assert!(told.contains("may have ended too") && !told.contains("is good until"), "{told}");
+    assert!(!step.path("token").exists());
 }
 
 #[tokio::test]

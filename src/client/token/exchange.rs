@@ -20,6 +20,7 @@ use crate::{
     client::{self, CertificateFault, RENEW, login::Address},
     clock::Timestamp,
     egress::{Bounds, Egress, EgressError, NO_SERVERS},
+    issuers::REVOKED,
     sts,
 };
 
@@ -83,6 +84,9 @@ pub enum NoToken {
     /// What was asked for is not given. Asking again changes nothing, unless somebody changes rules or configuration.
     #[error("{0}")]
     Refused(String),
+    /// The pod's token is worth nothing there. Those that were given for it may have ended too.
+    #[error("{0}")]
+    BadSubject(String),
     /// There will be no token any more, and those that were given are good for nothing: the run has ended, or they were ended.
     #[error("the run has ended, or its tokens were ended: {0}")]
     Over(String),
@@ -245,12 +249,14 @@ impl Swap {
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return NoToken::Passing(said, retry_after(answer.headers()));
         }
-        let is_over = match error.as_deref() {
-            Some("invalid_grant") => true,
-            Some("invalid_request" | "UNAUTHORIZED") => description.is_some_and(|said| tells_the_end(&said)),
-            _ => false,
-        };
-        if is_over { NoToken::Over(said) } else { NoToken::Refused(said) }
+        match error.as_deref() {
+            Some("invalid_grant") => NoToken::Over(said),
+            Some("invalid_request" | "UNAUTHORIZED") => match description.as_deref().is_some_and(tells_the_end) {
+                true => NoToken::Over(said),
+                false => NoToken::BadSubject(said),
+            },
+            _ => NoToken::Refused(said),
+        }
     }
 }
 
@@ -296,11 +302,12 @@ fn untrusted(error: &EgressError) -> Option<&'static str> {
 }
 
 /// Whether what is wrong with the subject token (`invalid_request`, RFC 8693 section 2.2.2) is that its run has ended, in the words
-/// of [`sts`](crate::sts). The standard has no code for it.
+/// of [`sts`](crate::sts), or that it was revoked. The standard has no code for either.
 fn tells_the_end(description: &str) -> bool {
     let of = ["the run ", "pod ", "TaskRun ", "PipelineRun "];
     let said = |end: &&str| description.contains(end.trim_start_matches("it "));
-    of.iter().any(|of| description.starts_with(of)) && sts::ENDS.iter().any(said)
+    let has_ended = of.iter().any(|of| description.starts_with(of)) && sts::ENDS.iter().any(said);
+    has_ended || description.contains(REVOKED)
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -389,12 +396,16 @@ mod tests {
 
     #[test]
     fn the_end_of_the_run_is_told_from_what_may_be_put_right() {
+        let revoked = format!("{}: who caused it, or acted for them, has been revoked", sts::OVER);
         for (description, ended) in [
             ("pod build-pod: it is being deleted", true),
             ("TaskRun build: it has ended", true),
             ("PipelineRun release: it is cancelled", true),
+            ("TaskRun build: it does not exist any more", true),
+            ("pod build-pod: it is another one than is meant, under the same name", true),
+            ("subject_token: The token was revoked. Get a new token.", true),
             ("the run has ended", true),
-            (sts::OVER, true),
+            (&*revoked, true),
             ("TaskRun build runs in pod a, not in b", false),
             ("subject_token: the token has ended", false),
             ("nobody is known who caused run build", false),

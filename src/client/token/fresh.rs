@@ -248,15 +248,19 @@ async fn refresh(
             let after = match &failed {
                 NoToken::Passing(_, after) => *after,
                 NoToken::NoSubject(_) | NoToken::Untrusted(_) => None,
-                // A rule may come back, and what stands in the file is good until its own end.
-                NoToken::Refused(_) if !taken => None,
-                NoToken::Refused(_) | NoToken::Over(_) => {
+                // A rule may come back, and so may another token of the pod.
+                NoToken::Refused(_) | NoToken::BadSubject(_) if !taken => None,
+                NoToken::Refused(_) | NoToken::BadSubject(_) | NoToken::Over(_) => {
                     delivery.remove(file);
                     return Err(format!("the token is not renewed: {failed}").into());
                 }
             };
-            let until = if taken { String::new() } else { format!("; the one before it is good until {ends}") };
-            eprintln!("doorward: the token could not be renewed: {failed}{until}; trying again");
+            let before = match &failed {
+                _ if taken => String::new(),
+                NoToken::BadSubject(_) => "; the one before it may have ended too".to_owned(),
+                _ => format!("; the one before it is good until {ends}"),
+            };
+            eprintln!("doorward: the token could not be renewed: {failed}{before}; trying again");
             let wait = after.unwrap_or(pause).max(FIRST_PAUSE);
             pause = (pause * 2).min(MAX_PAUSE);
             // Not beyond the end of what stands in the file.

@@ -152,7 +152,9 @@ impl Delivery {
             let (patience, after) = match &failed {
                 NoToken::Passing(_, after) => (PATIENCE, *after),
                 NoToken::NoSubject(_) => (PATIENCE_FOR_SUBJECT, None),
-                NoToken::Untrusted(_) | NoToken::Refused(_) | NoToken::Over(_) => return Err(failed.into()),
+                NoToken::Untrusted(_) | NoToken::Refused(_) | NoToken::BadSubject(_) | NoToken::Over(_) => {
+                    return Err(failed.into());
+                }
             };
             let next = tokio::time::Instant::now() + after.unwrap_or(pause).max(FIRST_PAUSE);
             if next > start + patience {
