@@ -493,6 +493,28 @@ async fn kubectl_reads_the_token_that_is_kept_fresh_beside_the_kubeconfig() {
     assert!(!step.path("config").exists() && !step.path("config.token").exists(), "nothing of it is left");
 }
 
+/// Who asks takes no other, and heard one whatever it asked by.
+#[tokio::test]
+async fn kubectl_is_answered_in_the_version_in_which_it_asks() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let asked = async |api: &str| {
+        let mut command = step.command(&["--audience", "a", "--as", "exec-credential"]);
+        let info = json!({"apiVersion": api, "kind": "ExecCredential", "spec": {"interactive": false}});
+        within(command.env("KUBERNETES_EXEC_INFO", info.to_string()).output()).await.unwrap()
+    };
+    for api in ["client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"] {
+        let output = asked(api).await;
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let credential: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&credential["apiVersion"], &credential["kind"]), (&json!(api), &json!("ExecCredential")));
+    }
+    let output = asked("client.authentication.k8s.io/v1alpha1").await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("v1alpha1`; write `apiVersion: "), "{}", text(&output.stderr));
+    assert_eq!(server.requests().len(), 2, "no token is asked for that nobody would take");
+}
+
 #[tokio::test]
 async fn git_hears_a_token_for_its_own_host_and_no_other() {
     let server = counting(600).await;

@@ -45,7 +45,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The API of kubectl's exec plugins (client-go credential plugins).
-const EXEC_API: &str = "client.authentication.k8s.io/v1";
+pub(super) const EXEC_API: &str = "client.authentication.k8s.io/v1";
 
 /// The one before, in which the answer is the same. Who asks takes none but its own.
 const EARLIER_EXEC_API: &str = "client.authentication.k8s.io/v1beta1";
@@ -212,8 +212,7 @@ pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
 /// What kubectl asks its exec plugin for. It is told why where the session is over, as kubectl itself says no more than that
 /// one must sign in.
 pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Failure> {
-    let info = env::var("KUBERNETES_EXEC_INFO").ok();
-    let api = exec_api(info.as_deref())?;
+    let api = exec_api()?;
     let (_, entry) = kept(Some(address))?;
     let is_over = entry.ends() <= Timestamp::from(SystemTime::now());
     if is_over || server(address, &entry)?.has_ended(&entry.handle).await {
@@ -230,8 +229,13 @@ pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Fa
     Ok(())
 }
 
-/// The version to answer in, by what the program says that asks. Some say nothing.
-fn exec_api(info: Option<&str>) -> Result<&'static str, Failure> {
+/// The version in which an exec plugin is to answer who asks it.
+pub(super) fn exec_api() -> Result<&'static str, Failure> {
+    exec_api_of(env::var("KUBERNETES_EXEC_INFO").ok().as_deref())
+}
+
+/// The same, by what the program says that asks. Some say nothing.
+fn exec_api_of(info: Option<&str>) -> Result<&'static str, Failure> {
     let Some(info) = info else { return Ok(EXEC_API) };
     let info: Value = serde_json::from_str(info).map_err(|error| format!("`KUBERNETES_EXEC_INFO`: {error}"))?;
     let asked = info.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
@@ -373,11 +377,11 @@ mod tests {
     fn a_program_is_answered_in_the_version_that_it_asks_by() {
         let asks = |api: &str| json!({"apiVersion": api, "kind": "ExecCredential"}).to_string();
         for api in [EXEC_API, EARLIER_EXEC_API] {
-            assert_eq!(exec_api(Some(&asks(api))).unwrap(), api);
+            assert_eq!(exec_api_of(Some(&asks(api))).unwrap(), api);
         }
-        assert_eq!(exec_api(None).unwrap(), EXEC_API);
+        assert_eq!(exec_api_of(None).unwrap(), EXEC_API);
         for info in [&*asks("client.authentication.k8s.io/v1alpha1"), "{}", "{"] {
-            let refused = exec_api(Some(info)).unwrap_err().to_string();
+            let refused = exec_api_of(Some(info)).unwrap_err().to_string();
             assert!(!refused.contains("kubectl"), "others ask too: {refused}");
         }
     }

@@ -21,7 +21,7 @@ use self::{
 };
 use super::{
     Failure,
-    login::{Address, MODE},
+    login::{Address, EXEC_API, MODE, exec_api},
 };
 use crate::kept::could_replace;
 
@@ -66,6 +66,8 @@ struct Delivery {
     registry: Option<String>,
     /// The authorities of the cluster, for a kubeconfig.
     authorities: Option<String>,
+    /// The version in which kubectl asks its exec plugin.
+    exec_api: &'static str,
 }
 
 impl Delivery {
@@ -87,10 +89,11 @@ impl Delivery {
             }
             _ => None,
         };
+        let exec_api = if shape == Shape::ExecCredential { exec_api()? } else { EXEC_API };
         let cluster = cluster.unwrap_or_else(|| server.to_string());
         let wish = if shape == Shape::DockerLogin { Wish::Login } else { Wish::Token(scope) };
         let swap = Swap::new(server, ca.as_deref(), subject, audience, wish)?;
-        Ok((Self { swap, shape, cluster, registry, authorities }, out))
+        Ok((Self { swap, shape, cluster, registry, authorities, exec_api }, out))
     }
 
     fn text(&self, issued: &Issued) -> Result<String, Failure> {
@@ -104,6 +107,7 @@ impl Delivery {
             registry: self.registry.as_deref(),
             server: &self.cluster,
             ca: self.authorities.as_deref(),
+            exec_api: self.exec_api,
         };
         self.shape.write(issued, to)
     }

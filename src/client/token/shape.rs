@@ -41,6 +41,8 @@ pub struct Target<'a> {
     pub ca: Option<&'a str>,
     /// The pod's own token.
     pub subject: &'a str,
+    /// The version in which kubectl asks its exec plugin.
+    pub exec_api: &'a str,
 }
 
 impl Target<'_> {
@@ -97,7 +99,7 @@ impl Shape {
             Self::DockerLogin => pretty(&json!({"auths": {(to.registry()?): {"auth": password(to.subject)}}})),
             Self::Kubeconfig => pretty(&kubeconfig(&json!({"token": token}), server, ca)),
             Self::ExecCredential => pretty(&json!({
-                "apiVersion": "client.authentication.k8s.io/v1",
+                "apiVersion": to.exec_api,
                 "kind": "ExecCredential",
                 "status": {"token": token, "expirationTimestamp": issued.ends.to_string()},
             })),
@@ -191,7 +193,14 @@ mod tests {
     }
 
     fn target(audience: &str) -> Target<'_> {
-        Target { audience, registry: None, server: "https://k8s.example", ca: Some("PEM"), subject: "p.o.d" }
+        Target {
+            audience,
+            registry: None,
+            server: "https://k8s.example",
+            ca: Some("PEM"),
+            subject: "p.o.d",
+            exec_api: "client.authentication.k8s.io/v1",
+        }
     }
 
     #[test]

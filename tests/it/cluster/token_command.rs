@@ -113,8 +113,7 @@ async fn kubectl_takes_what_the_command_writes_until_the_run_has_ended() {
     // A kubeconfig of the step's own, which asks the command each time.
     let exec = step.command(&["--as", "exec-credential"]);
     let variables = exec.as_std().get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
-    let plugin = json!({
-        "apiVersion": "client.authentication.k8s.io/v1",
+    let mut plugin = json!({
         "command": env!("CARGO_BIN_EXE_doorward"),
         "args": exec.as_std().get_args().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>(),
         "env": variables.map(|(name, value)| json!({"name": name, "value": value})).collect::<Vec<_>>(),
@@ -124,9 +123,12 @@ async fn kubectl_takes_what_the_command_writes_until_the_run_has_ended() {
     let own = Kubectl::new(&format!("https://{HOST}:{port}"), &tasks.world.authority.pem(), "", &namespace);
     let mut config: Value =
         serde_json::from_slice(&fs::read(own.write("seen", "").with_file_name("config")).unwrap()).unwrap();
-    config["users"][0]["user"] = json!({"exec": plugin});
-    own.write("config", &config.to_string());
-    assert_bob(&own.output(&["auth", "whoami", "-o", "json"]).await, &tasks);
+    for api in ["client.authentication.k8s.io/v1beta1", "client.authentication.k8s.io/v1"] {
+        plugin["apiVersion"] = json!(api);
+        config["users"][0]["user"] = json!({"exec": plugin});
+        own.write("config", &config.to_string());
+        assert_bob(&own.output(&["auth", "whoami", "-o", "json"]).await, &tasks);
+    }
     assert!(own.run(&["get", "taskruns", "-o", "name"]).await.contains("taskrun.tekton.dev/"));
 
     // RBAC of the API server holds for Bob: what he may not do, the step may not do for him.
