@@ -1,6 +1,9 @@
 //! What lines say of callers. Most callers come again and again, so what was written about one is kept and copied.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -48,8 +51,8 @@ pub(super) struct Callers {
 /// A caller, and what was written about it within the full budget.
 #[derive(Debug)]
 struct Kept {
-    /// Held, so that its address is its own.
-    principal: Arc<Principal>,
+    /// Keeps the address from others, and nothing of what the principal holds.
+    principal: Weak<Principal>,
     claims: Option<Arc<[Arc<str>]>>,
     actor: Text,
     details: Text,
@@ -83,7 +86,8 @@ impl Callers {
         }
         let address = Arc::as_ptr(principal).addr();
         let is_current = |kept: &Kept| {
-            Arc::ptr_eq(&kept.principal, principal) && kept.claims.as_ref().map(Arc::as_ptr) == claims.map(Arc::as_ptr)
+            Weak::as_ptr(&kept.principal) == Arc::as_ptr(principal)
+                && kept.claims.as_ref().map(Arc::as_ptr) == claims.map(Arc::as_ptr)
         };
         if !self.recent.get(&address).is_some_and(is_current) {
             let known = self.older.remove(&address).filter(is_current);
@@ -114,7 +118,7 @@ impl Kept {
     fn new(principal: &Arc<Principal>, claims: Option<&Arc<[Arc<str>]>>) -> Self {
         let names = claims.map(|names| &**names).unwrap_or_default();
         Self {
-            principal: Arc::clone(principal),
+            principal: Arc::downgrade(principal),
             claims: claims.cloned(),
             actor: Text::written(|budget, object| write_actor(principal, budget, object)),
             details: Text::written(|budget, object| {
@@ -261,16 +265,19 @@ mod tests {
         let first = written(&mut callers);
         assert!(written(&mut callers) == first, "what was written at first is there still");
 
-        let many: Vec<Arc<Principal>> = (0..30_000).map(caller).collect();
-        let others = many.clone();
-        for (at, other) in others.iter().enumerate() {
-            callers.kept(other, None).unwrap();
+        let first_of_all = Arc::downgrade(&cache[1]);
+        for number in 0..30_000 {
+            let other = caller(number);
+            let _elsewhere = Arc::clone(&other);
+            callers.kept(&other, None).unwrap();
             // Who comes again and again stays.
             callers.kept(&cache[0], None).unwrap();
-            let held = callers.recent.values().chain(callers.older.values()).map(Kept::size).sum::<usize>();
-            assert!(at % 1000 > 0 || held <= 2 * ROOM && callers.size <= ROOM, "{held}");
+            let held = || callers.recent.values().chain(callers.older.values()).map(Kept::size).sum::<usize>();
+            assert!(number % 1000 > 0 || held() <= 2 * ROOM && callers.size <= ROOM, "{}", held());
         }
         assert_eq!(callers.kept(&cache[0], None).unwrap().details.json.as_ptr().addr(), first[0]);
-        assert!(callers.recent.len() + callers.older.len() < many.len());
+        assert!(callers.recent.len() + callers.older.len() < 30_000);
+        drop((bots, cache));
+        assert!(first_of_all.upgrade().is_none(), "what a principal holds goes with whoever else has it");
     }
 }

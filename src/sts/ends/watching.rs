@@ -62,6 +62,14 @@ pub(super) enum WatchError {
     Silent,
 }
 
+impl WatchError {
+    /// Whether only the connection failed: what was told before is still so.
+    fn is_cut(&self) -> bool {
+        use kube::Error::{HyperError, ReadEvents, Service};
+        matches!(self, Self::Silent | Self::Server(HyperError(_) | Service(_) | ReadEvents(_)))
+    }
+}
+
 enum State {
     New,
     /// A list that was asked for then.
@@ -73,6 +81,16 @@ enum State {
     /// All is told up to this version.
     At(String),
     Watching(Watching),
+}
+
+impl State {
+    /// Up to where all is told.
+    fn version(&self) -> Option<&str> {
+        match self {
+            Self::At(version) | Self::Watching(Watching { version, .. }) => Some(version),
+            Self::New | Self::Listing { .. } => None,
+        }
+    }
 }
 
 /// What comes after the objects of a page.
@@ -89,18 +107,25 @@ struct Watching {
     events: BoxStream<'static, kube::Result<WatchEvent<DynamicObject>>>,
 }
 
-/// What the watch of a kind of objects tells. After an error it begins anew with all that there is.
+/// What the watch of a kind of objects tells. After an error it goes on where it was, and where the API server knows that place no more, or
+/// says anything else, it begins anew with all that there is.
 pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStream<'static, Result<Told, WatchError>> {
     let watcher = Watcher { api, kind, clock };
     stream::unfold((watcher, State::New, Duration::ZERO, FIRST_RETRY), async |(watcher, state, wait, next)| {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+        let place = state.version().map(str::to_owned);
         let (told, state) = match watcher.next(state).await {
             Ok((told, state)) => (Ok(told), state),
-            Err(error) => (Err(error), State::New),
+            Err(error) => {
+                let place = place.filter(|_| error.is_cut());
+                (Err(error), place.map_or(State::New, State::At))
+            }
         };
         let (wait, next) = match &told {
+            // All is asked for instead.
+            Err(WatchError::Server(kube::Error::Api(status))) if status.code == 410 => (Duration::ZERO, next),
             Err(_) => (next, (next * 2).min(MAX_RETRY)),
             // A list that is told says nothing of the watch that follows.
             Ok(Told::UpTo(_) | Told::Changed(_) | Told::Gone(_)) => (Duration::ZERO, FIRST_RETRY),
@@ -228,6 +253,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::upstream::Pings;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -326,9 +352,18 @@ mod tests {
         let mut world = world(vec![cut, (vec![], None), (vec![], None)]);
         let all = told(&mut world, 12).await;
         assert_eq!(all[..5], ["begins", "present a", "all at 0", "changed a", "gone b"], "{all:?}");
-        assert_eq!(all[5..], ["error: the API server says nothing", "begins", "present a", "all at 6"], "{all:?}");
+        assert_eq!(all[5..], ["error: the API server says nothing"], "{all:?}");
+        // It goes on where it was, so that an API server that answers late does not have to list all again and again.
         let asked = world.asked.lock().unwrap();
-        assert_eq!(asked.iter().filter(|query| query.contains("resourceVersion=9")).count(), 1, "{asked:?}");
+        assert_eq!(asked.iter().filter(|query| query.contains("resourceVersion=9")).count(), 2, "{asked:?}");
+        assert_eq!(asked.iter().filter(|query| !query.contains("watch=true")).count(), 1, "{asked:?}");
+    }
+
+    /// What ended while a connection was cut is to be told within two seconds, whatever the network, TLS and the API server take of them.
+    #[test]
+    fn a_cut_takes_most_of_a_second_less_than_is_promised() {
+        let longest = Pings::EAGER.notice() + MAX_RETRY;
+        assert!(longest <= Duration::from_millis(1750), "{longest:?}");
     }
 
     #[tokio::test(start_paused = true)]

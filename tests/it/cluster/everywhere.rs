@@ -47,5 +47,5 @@ async fn an_owner_reference_into_another_namespace_leads_nowhere() {
     let refused = tasks.exchange(made["status"]["token"].as_str().unwrap(), &asked).await;
     assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_request")), "{}", refused.text());
     let owner = task.pod["metadata"]["ownerReferences"][0]["name"].as_str().unwrap();
-    assert!(refused.text().contains(&format!("TaskRun {owner} does not exist")), "{}", refused.text());
+    assert!(refused.text().contains(&format!("TaskRun {owner}: it does not exist")), "{}", refused.text());
 }

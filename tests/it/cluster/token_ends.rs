@@ -205,7 +205,7 @@ async fn a_run_that_ended_while_nobody_watched_has_no_tokens_after_the_restart()
     let back = Instant::now();
     tasks.is_dead(&of_ended).await;
     tasks.is_dead(&of_deleted).await;
-    assert!(back.elapsed() < Duration::from_secs(2), "{:?} after the restart", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(4), "{:?} after the restart", back.elapsed());
     assert_eq!(tasks.used(&of_lives).await.status, 200, "the keys are the same, and so is the token");
 }
 
