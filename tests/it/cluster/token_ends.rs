@@ -251,8 +251,10 @@ async fn whoever_has_done_with_a_token_can_end_it() {
     let (_task, own) = with_token(&tasks, "tidy").await;
     let revoke =
         async |token: &str| tasks.world.doorward.submit("/oauth2/revoke", &[], &format!("token={token}")).await.status;
+    // One in 256 ends so itself, and would be ended as it should.
+    let other = if own.ends_with("AA") { "Ag" } else { "AA" };
     let mut forged = own.clone();
-    forged.replace_range(forged.len() - 2.., "AA");
+    forged.replace_range(forged.len() - 2.., other);
     for none in ["", "x", "a.b.c", &forged] {
         assert_eq!(revoke(none).await, if none.is_empty() { 400 } else { 200 }, "{none}");
     }
