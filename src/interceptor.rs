@@ -105,9 +105,11 @@ pub async fn answer(
     if request.method() != Method::POST {
         return Err(Rejection::method_not_allowed("POST", "an interceptor is asked by POST"));
     }
+    // Whoever reaches the address may ask, and what shows that they are an EventListener stands in the body.
+    let share = Share::Question(request.meta().whose());
     let (_, body) = request.take_body();
     let limits = BufferLimits::whole(&snapshot.limits, MAX_QUESTION);
-    let body = buffered::read(body, limits, &app.budget, Share::Question).await?;
+    let body = buffered::read(body, limits, &app.budget, share).await?;
     let question = Question::read(&body).map_err(|error| {
         Rejection::new(Reason::BadRequest, format!("this is no question of an EventListener: {error}"))
     })?;

@@ -87,7 +87,12 @@ impl Meta {
 
     /// Whose a body is that does not prove yet who sends it.
     pub fn unproven(&self) -> Share {
-        Share::Unproven((!self.is_of_many).then(|| whose(self.client)))
+        Share::Unproven(self.whose())
+    }
+
+    /// The client by its address, where that is of one client alone.
+    pub fn whose(&self) -> Option<IpAddr> {
+        (!self.is_of_many).then(|| whose(self.client))
     }
 }
 

@@ -182,14 +182,13 @@ fn make_room(
     let ceiling = if declared > 0 { declared } else { max };
     let capacity = needed.max((bytes.capacity() * 2).max(FIRST_ROOM).min(ceiling));
     // Both are there until the bytes have moved.
-    let has_room = reservation.grow_to(bytes.capacity() + capacity);
-    if !has_room {
+    let moving = if reservation.grow_to(capacity) { reservation.beside(bytes.capacity()) } else { None };
+    let Some(_moving) = moving else {
         return Err(
             Rejection::new(Reason::Overloaded, "too many bodies are being read at once").fix("try again in a moment")
         );
-    }
+    };
     bytes.reserve_exact(capacity - bytes.len());
-    reservation.shrink_to(capacity);
     Ok(())
 }
 
@@ -292,13 +291,29 @@ mod tests {
                 .map_err(|error| error.status())
         };
         let first = read(60_000).await.unwrap();
+        let second = read(60_000).await.unwrap();
         assert_eq!(read(60_000).await.map(drop), Err(StatusCode::SERVICE_UNAVAILABLE));
         assert_eq!(first.bytes().len(), 60_000);
         let first = first.proven();
-        let second = read(60_000).await.unwrap();
-        assert_eq!((first.len(), budget.used()), (60_000, 120_000));
-        drop((first, second));
+        let third = read(60_000).await.unwrap();
+        assert_eq!((first.len(), budget.used()), (60_000, 180_000));
+        drop((first, second, third));
         assert_eq!(budget.used(), 0);
+    }
+
+    /// It was 503 though there was room for it, as it had grown while another of its address was under way.
+    #[tokio::test(start_paused = true)]
+    async fn a_large_body_is_read_while_a_small_one_of_its_address_is_under_way() {
+        let budget = ByteBudget::new(500_000);
+        let share = Share::Unproven(Some([192, 0, 2, 1].into()));
+        let mut large = script(vec![40_000, 40_000]);
+        large.pause = Duration::from_secs(2);
+        let mut small = script(vec![10]);
+        small.hangs = true;
+        let (large, small) =
+            tokio::join!(read(&mut large, LIMITS, &budget, share.clone()), read(&mut small, LIMITS, &budget, share),);
+        assert_eq!(large.unwrap().len(), 80_000);
+        assert_eq!(small.unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
     }
 
     /// Found by a ceiling that was passed: for a moment a body that grows is there twice.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::deliver;
 use crate::{
     fixture::{Change, Fixture, bearer},
-    harness::{Answer, Push, Raw, Recorded, Reply, hex, request, unique},
+    harness::{Answer, Push, Raw, Recorded, Reply, hex, request, unique, until},
 };
 
 const ANSWER: &str = r#"{"eventListener":"build","namespace":"ci","eventID":"event-1"}"#;
@@ -384,6 +384,34 @@ async fn it_is_asked_on_the_listener_that_the_configuration_names_and_on_no_othe
     assert_eq!(ask(&fixture, &question).await.status, 404);
     let mut raw = Raw::connect(fixture.doorward.address("inner")).await;
     raw.send(request(&ASKED, question.to_string().as_bytes())).await;
+    let answer = raw.answer().await;
+    assert!(answer.status == 200 && answer.text().contains("\"continue\":true"), "{}", answer.text());
+}
+
+/// An EventListener asks once, so that the 503 which it heard was a run that nobody made.
+#[tokio::test]
+async fn questions_that_one_address_never_ends_keep_out_none_of_another() {
+    let change = |yaml: String| {
+        yaml.change("limits: {", "limits: {buffered_bytes: 64KiB, ").change("body_timeout: 1s", "body_timeout: 1m")
+    };
+    let fixture = fixture_with(change, |_| Reply::json(202, ANSWER)).await;
+    let (assertion, body) = asserted(&fixture).await;
+    let lines = ASKED.join("\r\n");
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(format!("{lines}\r\nContent-Length: 8192\r\n\r\n{}", " ".repeat(8191))).await;
+        idle.push(raw);
+    }
+    // Once what they sent is read, there is no room for a question of their address.
+    until(async || {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(request(&ASKED, b"{}")).await;
+        raw.answer().await.status == 503
+    })
+    .await;
+    let mut raw = Raw::connect_from([127, 0, 0, 2].into(), fixture.doorward.address("public")).await;
+    raw.send(request(&ASKED, question(&assertion, &body, "event-1").to_string().as_bytes())).await;
     let answer = raw.answer().await;
     assert!(answer.status == 200 && answer.text().contains("\"continue\":true"), "{}", answer.text());
 }
