@@ -5,6 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, Method, Response, header};
+use tokio::runtime::Handle;
 
 use super::{
     Authenticated, Presented, Principal, Scheme,
@@ -47,6 +48,8 @@ pub struct Authenticator<'a> {
     pub limits: &'a Limits,
     pub budget: &'a ByteBudget,
     pub clock: &'a Clock,
+    /// The control runtime, for what several requests wait for.
+    pub control: &'a Handle,
 }
 
 /// What authentication leads to.
@@ -303,7 +306,7 @@ impl Authenticator<'_> {
         record.bytes_in = body.bytes().len() as u64;
         // By now: a secret may have ended while the body came.
         let now = self.clock.now();
-        let delivery = webhook.prove(expected, body.bytes(), now).await.map_err(|refused| {
+        let delivery = webhook.prove(expected, body.bytes(), self.control, now).await.map_err(|refused| {
             // One that is genuine leaves a trace of whose it was.
             if let Some(webhooks::Genuine { facts, body_sha256 }) = refused.genuine {
                 record.body_digest = Some(body_sha256);

@@ -428,6 +428,7 @@ impl Worker {
             limits: &snapshot.limits,
             budget: &self.app.budget,
             clock: &self.app.clock,
+            control: &self.app.control,
         }
     }
 }

@@ -42,6 +42,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
+use tokio::runtime::Handle;
 
 use self::{
     certificate::Certificates,
@@ -258,11 +259,17 @@ impl Webhook {
         })
     }
 
-    /// [`Webhook::verify`], or for SNS what takes its place and may have to ask others, whose trouble is 503.
-    pub async fn prove(&self, expected: Expected, body: &Bytes, now: Timestamp) -> Result<Delivery, Refused> {
+    /// [`Webhook::verify`], or for SNS what takes its place and may have to ask others on `control`, whose trouble is 503.
+    pub async fn prove(
+        &self,
+        expected: Expected,
+        body: &Bytes,
+        control: &Handle,
+        now: Timestamp,
+    ) -> Result<Delivery, Refused> {
         match &self.sns {
             None => self.verify(expected, body, now),
-            Some(sns) => Box::pin(self.verify_message(sns, expected, body, now)).await,
+            Some(sns) => Box::pin(self.verify_message(sns, expected, body, control, now)).await,
         }
     }
 

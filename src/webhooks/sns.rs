@@ -9,7 +9,7 @@ mod certificate;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::Request;
 use serde::{Deserialize, de::IgnoredAny};
-use tokio::time::Instant;
+use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use url::Url;
 
 use self::certificate::Certificate;
@@ -36,6 +36,7 @@ use crate::{
     config::{raw, report::At, resolver::Resolver},
     egress::{Bounds, Egress},
     error::{Reason, Rejection},
+    issuers::SingleFlight,
     lock::lock,
     sha256::sha256,
 };
@@ -59,21 +60,32 @@ const MAX_CERTIFICATES: usize = 32;
 /// that lead nowhere must not keep others from a genuine one, as long as they are few.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Fetches that may fail within a pause. Whoever names more addresses keeps others waiting, and AWS from being asked.
-const MAX_FAILED: usize = 10;
+/// Fetches at once, and such that may fail within a pause. Whoever names more addresses keeps others waiting, and AWS from being
+/// asked.
+const MAX_FETCHES: usize = 10;
 
 /// The topics of a sender, and what is needed to tell that a message comes from one of them.
 #[derive(Debug)]
 pub struct Sns {
     topics: Vec<Arc<str>>,
+    allows_sha1: bool,
+    source: Arc<Source>,
+    /// One for each address, which goes on when whoever asked first leaves: an address is nobody's proof, and those who name that of
+    /// the genuine certificate and leave would keep all others from it.
+    fetches: SingleFlight<Result<Certificate, String>>,
+    slots: Arc<Semaphore>,
+}
+
+/// Where certificates are fetched and subscriptions confirmed.
+#[derive(Debug)]
+struct Source {
     /// `host` or `host:port`.
     hosts: Vec<String>,
-    allows_sha1: bool,
     egress: Egress,
     /// Certificates by their address.
     known: Mutex<HashMap<String, Certificate>>,
-    /// One fetch of a certificate at a time: they are few, and an address proves nothing yet. Which gave none, and when.
-    fetching: tokio::sync::Mutex<HashMap<String, Instant>>,
+    /// Addresses that gave none, and when.
+    failed: Mutex<HashMap<String, Instant>>,
 }
 
 /// A message that SNS signed.
@@ -141,19 +153,28 @@ impl Sns {
             }
         }
         let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver)?;
-        (!resolver.report.has_errors_since(mark)).then(|| Self {
-            topics: raw.topics.iter().map(|topic| topic.as_str().into()).collect(),
-            hosts: if raw.hosts.is_empty() { hosts(&raw.topics) } else { raw.hosts.clone() },
-            allows_sha1: raw.allow_sha1,
-            egress,
-            known: Mutex::default(),
-            fetching: tokio::sync::Mutex::default(),
+        (!resolver.report.has_errors_since(mark)).then(|| {
+            let topics = raw.topics.iter().map(|topic| topic.as_str().into()).collect();
+            let hosts = if raw.hosts.is_empty() { hosts(&raw.topics) } else { raw.hosts.clone() };
+            Self::new(topics, hosts, raw.allow_sha1, egress)
         })
+    }
+
+    fn new(topics: Vec<Arc<str>>, hosts: Vec<String>, allows_sha1: bool, egress: Egress) -> Self {
+        let source = Source { hosts, egress, known: Mutex::default(), failed: Mutex::default() };
+        let slots = Arc::new(Semaphore::new(MAX_FETCHES));
+        Self { topics, allows_sha1, source: Arc::new(source), fetches: SingleFlight::default(), slots }
     }
 
     /// Reads a message and makes sure that SNS signed it for a listed topic. `kind` is the header of that name, which no
     /// one has signed.
-    pub(super) async fn verify(&self, body: &[u8], kind: Option<&str>, now: Timestamp) -> Result<Message, Rejection> {
+    async fn verify(
+        &self,
+        body: &[u8],
+        kind: Option<&str>,
+        control: &Handle,
+        now: Timestamp,
+    ) -> Result<Message, Rejection> {
         let unreadable =
             |error: String| Rejection::new(Reason::BadRequest, format!("the body is no message of SNS: {error}"));
         // What two parsers could read in two ways proves nothing.
@@ -172,7 +193,7 @@ impl Sns {
         };
         let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
         let signed = message.signed().ok_or_else(|| malformed("a signed member is missing, or cannot be one"))?;
-        let certificate = self.certificate(&message.signing_cert_url).await?;
+        let certificate = self.certificate(&message.signing_cert_url, control).await?;
         if !certificate.is_valid(now) {
             return Err(unproven(Reason::SignatureInvalid, "the certificate of the signature is not valid now"));
         }
@@ -197,7 +218,7 @@ impl Sns {
                 let mut values = url.query_pairs().filter(|(key, _)| key == name);
                 values.next().is_some_and(|(_, is)| is == value) && values.next().is_none()
             };
-            self.is_listed(url) && says("Action", "ConfirmSubscription") && says("TopicArn", &message.topic_arn)
+            self.source.is_listed(url) && says("Action", "ConfirmSubscription") && says("TopicArn", &message.topic_arn)
         };
         let Some(url) = url.filter(is_ours) else {
             return Err(unproven(Reason::SignatureInvalid, "the subscription is not confirmed at a listed host"));
@@ -207,52 +228,82 @@ impl Sns {
                 .with_status(http::StatusCode::SERVICE_UNAVAILABLE)
                 .because(why)
         };
-        self.fetch(&url).await.map_err(unavailable)?;
+        self.source.fetch(&url).await.map_err(unavailable)?;
         tracing::info!(topic = &*message.topic_arn, "a subscription to a topic of SNS is confirmed");
         Ok(())
     }
 
     /// The certificate at an address, fetched if it is not known. One that is known waits for no fetch, whatever
     /// addresses others name.
-    async fn certificate(&self, address: &str) -> Result<Certificate, Rejection> {
-        let url = Url::parse(address).ok().filter(|url| self.is_listed(url) && is_certificate(url));
+    async fn certificate(&self, address: &str, control: &Handle) -> Result<Certificate, Rejection> {
+        let url = Url::parse(address).ok().filter(|url| self.source.is_listed(url) && is_certificate(url));
         let Some(url) = url else {
             return Err(unproven(Reason::SignatureInvalid, "the certificate is not at a listed host"));
         };
-        if let Some(known) = self.known().get(address) {
-            return Ok(known.clone());
+        if let Some(known) = self.source.known(address) {
+            return Ok(known);
         }
-        let unavailable = |why: String| {
+        let begin = || -> Result<_, Result<Certificate, String>> {
+            // Another fetch may have ended since it was looked.
+            if let Some(known) = self.source.known(address) {
+                return Err(Ok(known));
+            }
+            if let Err(why) = self.source.check_failed(address) {
+                return Err(Err(why));
+            }
+            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+                return Err(Err("too many certificates are fetched at once".to_owned()));
+            };
+            let (source, address) = (Arc::clone(&self.source), address.to_owned());
+            Ok(async move {
+                let fetched = source.obtain(address, &url).await;
+                drop(slot);
+                fetched
+            })
+        };
+        let fetched = match self.fetches.join(sha256(&[address.as_bytes()]), control, begin).await {
+            Err(at_once) => at_once,
+            Ok(fetched) => fetched.unwrap_or_else(|| Err("the fetch was given up".to_owned())),
+        };
+        fetched.map_err(|why| {
             Rejection::new(Reason::IssuerUnavailable, "the certificate of the signature cannot be had at the moment")
                 .because(why)
-        };
-        let mut failed = self.fetching.lock().await;
-        if let Some(known) = self.known().get(address) {
-            return Ok(known.clone());
-        }
-        failed.retain(|_, at| at.elapsed() < PAUSE);
-        if failed.len() >= MAX_FAILED || failed.contains_key(address) {
-            return Err(unavailable("the last fetch failed or was given up a moment ago".to_owned()));
-        }
-        // Before it is known: whoever asked may leave, and this ends with them.
-        failed.insert(address.to_owned(), Instant::now());
-        let fetched = self.fetch(&url).await;
-        let read = fetched.and_then(|pem| Certificate::read(&pem, &self.hosts));
-        let certificate = read.map_err(|why| {
-            failed.insert(address.to_owned(), Instant::now());
-            unavailable(why)
-        })?;
-        failed.remove(address);
-        let mut known = self.known();
-        if known.len() >= MAX_CERTIFICATES {
-            known.clear();
-        }
-        known.insert(address.to_owned(), certificate.clone());
-        Ok(certificate)
+        })
+    }
+}
+
+impl Source {
+    fn known(&self, address: &str) -> Option<Certificate> {
+        lock(&self.known).get(address).cloned()
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Certificate>> {
-        lock(&self.known)
+    /// Refuses what is to wait for a moment.
+    fn check_failed(&self, address: &str) -> Result<(), String> {
+        let mut failed = lock(&self.failed);
+        failed.retain(|_, at| at.elapsed() < PAUSE);
+        match failed.len() >= MAX_FETCHES || failed.contains_key(address) {
+            true => Err("the last fetch failed a moment ago".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    /// Fetches a certificate, and keeps it or that there is none.
+    async fn obtain(&self, address: String, url: &Url) -> Result<Certificate, String> {
+        let fetched = self.fetch(url).await;
+        match fetched.and_then(|pem| Certificate::read(&pem, &self.hosts)) {
+            Ok(certificate) => {
+                let mut known = lock(&self.known);
+                if known.len() >= MAX_CERTIFICATES {
+                    known.clear();
+                }
+                known.insert(address, certificate.clone());
+                Ok(certificate)
+            }
+            Err(why) => {
+                lock(&self.failed).insert(address, Instant::now());
+                Err(why)
+            }
+        }
     }
 
     async fn fetch(&self, url: &Url) -> Result<Bytes, String> {
@@ -277,12 +328,13 @@ impl Webhook {
         sns: &Sns,
         expected: Expected,
         body: &Bytes,
+        control: &Handle,
         now: Timestamp,
     ) -> Result<Delivery, Refused> {
         if body.len() > self.max_body {
             return Err(self.too_large().into());
         }
-        let message = sns.verify(body, expected.event.as_deref(), now).await?;
+        let message = sns.verify(body, expected.event.as_deref(), control, now).await?;
         match message.kind {
             Kind::Notification => {}
             Kind::SubscriptionConfirmation => sns.confirm(&message).await?,

@@ -4,14 +4,8 @@ use super::*;
 use crate::webhooks::senders;
 
 fn with_hosts(hosts: &[&str]) -> Sns {
-    Sns {
-        topics: Vec::new(),
-        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-        allows_sha1: false,
-        egress: Egress::of_nobody().unwrap(),
-        known: Mutex::default(),
-        fetching: tokio::sync::Mutex::default(),
-    }
+    let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+    Sns::new(Vec::new(), hosts, false, Egress::of_nobody().unwrap())
 }
 
 #[test]
@@ -56,29 +50,61 @@ fn webhooks_29_certificates_come_from_listed_hosts_alone() {
         ("file:///etc/passwd.pem", false),
         ("", false),
     ] {
-        let is_good = Url::parse(url).is_ok_and(|url| sns.is_listed(&url) && is_certificate(&url));
+        let is_good = Url::parse(url).is_ok_and(|url| sns.source.is_listed(&url) && is_certificate(&url));
         assert_eq!(is_good, good, "{url}");
     }
 }
 
 /// AWS was asked for as many addresses as somebody named and did not wait for, and genuine messages stood behind all of them.
-#[tokio::test(start_paused = true)]
-async fn a_fetch_whose_client_has_left_counts_as_one_that_failed() {
+#[tokio::test]
+async fn so_many_certificates_are_fetched_at_once_and_no_more() {
     // It never says a word.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = silent.local_addr().unwrap().to_string();
-    let sns = with_hosts(&[&host]);
-    for number in 0..MAX_FAILED {
+    let (sns, control) = (with_hosts(&[&host]), Handle::current());
+    for number in 0..MAX_FETCHES {
         let address = format!("https://{host}/{number}.pem");
-        assert!(futures_util::poll!(Box::pin(sns.certificate(&address))).is_pending(), "{address}");
+        assert!(futures_util::poll!(Box::pin(sns.certificate(&address, &control))).is_pending(), "{address}");
     }
     let another = format!("https://{host}/another.pem");
-    match futures_util::poll!(Box::pin(sns.certificate(&another))) {
+    match futures_util::poll!(Box::pin(sns.certificate(&another, &control))) {
         Poll::Ready(Err(rejection)) => assert_eq!(rejection.reason(), Reason::IssuerUnavailable),
         other => panic!("{other:?}"),
     }
+    let first = format!("https://{host}/0.pem");
+    assert!(futures_util::poll!(Box::pin(sns.certificate(&first, &control))).is_pending(), "it is under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_failed_is_made_again_after_a_moment() {
+    let source = &with_hosts(&["localhost"]).source;
+    assert!(source.check_failed("a").is_ok());
+    for number in 0..MAX_FETCHES {
+        assert!(source.check_failed("b").is_ok(), "{number}: others wait for none");
+        lock(&source.failed).insert(number.to_string(), Instant::now());
+        assert!(source.check_failed(&number.to_string()).is_err());
+    }
+    assert!(source.check_failed("b").is_err(), "they are too many");
     tokio::time::advance(PAUSE).await;
-    assert!(futures_util::poll!(Box::pin(sns.certificate(&another))).is_pending(), "they are forgotten after a moment");
+    assert!(source.check_failed("b").is_ok() && source.check_failed("0").is_ok());
+}
+
+/// Whoever named the genuine certificate and left, again and again, kept it from being fetched at all.
+#[tokio::test]
+async fn a_fetch_goes_on_for_others_when_who_asked_first_has_left() {
+    // The connection that a fetch makes is the one that its leaving would have closed.
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = server.local_addr().unwrap().to_string();
+    let (sns, control) = (with_hosts(&[&host]), Handle::current());
+    let address = format!("https://{host}/genuine.pem");
+    assert!(futures_util::poll!(Box::pin(sns.certificate(&address, &control))).is_pending());
+    let mut second = Box::pin(sns.certificate(&address, &control));
+    assert!(futures_util::poll!(&mut second).is_pending(), "it waits for the fetch of the first");
+    let (connection, _) = server.accept().await.unwrap();
+    // Which is no server of TLS, so that the fetch fails, and that is heard by whoever waits.
+    drop((connection, server));
+    assert_eq!(second.await.unwrap_err().reason(), Reason::IssuerUnavailable);
+    assert!(sns.source.check_failed(&address).is_err(), "what truly failed counts");
 }
 
 #[test]

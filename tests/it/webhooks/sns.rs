@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::harness::{Answer, Authority, Doorward, Reply, Upstream, unique, until};
+use crate::harness::{Answer, Authority, Doorward, Raw, Reply, Upstream, request, unique, until};
 
 const TOPIC: &str = "arn:aws:sns:us-east-1:123456789012:commits";
 
@@ -186,9 +186,17 @@ pub(super) fn tag(body: &[u8], is_genuine: bool) -> Vec<u8> {
 }
 
 async fn send(doorward: &Doorward, message: &Value) -> Answer {
+    let mut raw = begin(doorward, message).await;
+    raw.answer().await
+}
+
+/// Sends it, and waits for no answer.
+async fn begin(doorward: &Doorward, message: &Value) -> Raw {
     let kind = format!("X-Amz-Sns-Message-Type: {}", message["Type"].as_str().unwrap());
     let lines = ["POST /sns HTTP/1.1", "Host: hooks.test", "Content-Type: text/plain; charset=UTF-8", &kind];
-    doorward.send(&lines, message.to_string().as_bytes()).await
+    let mut raw = doorward.raw().await;
+    raw.send(request(&lines, message.to_string().as_bytes())).await;
+    raw
 }
 
 async fn start(authority: &Authority, amazon: &Amazon, upstream: &Upstream, more: &str) -> Doorward {
@@ -364,4 +372,24 @@ async fn a_delivery_is_under_way_from_when_it_was_proven() {
     };
     let (taken, twin) = tokio::join!(send(&doorward, &message), twin);
     assert_eq!((taken.status, twin.status, twin.reason().as_str()), (202, 503, "delivery_in_flight"));
+}
+
+/// Whoever named it and left, again and again, kept it from being fetched at all.
+#[tokio::test]
+async fn a_certificate_is_had_by_others_when_who_named_it_first_has_left() {
+    let authority = Authority::new();
+    let (amazon, upstream) = (Amazon::start(&authority).await, Upstream::scripted(|_| Reply::json(202, "{}")).await);
+    let doorward = start(&authority, &amazon, &upstream, "").await;
+    let mut message = amazon.message("Notification");
+    message.insert("SigningCertURL".to_owned(), format!("https://{}/late.pem", amazon.host).into());
+    let unsigned = with_signature(message.clone(), b"");
+    let leaves = begin(&doorward, &unsigned).await;
+    until(async || amazon.take() == ["/late.pem"]).await;
+    drop(leaves);
+    doorward.until_metrics_say("doorward_downstream_connections 0").await;
+    let mut genuine = begin(&doorward, &amazon.sign(message)).await;
+    amazon.late.notify_one();
+    let answer = genuine.answer().await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    assert!(amazon.take().is_empty(), "it is fetched once");
 }
