@@ -261,7 +261,7 @@ impl<C: Carrier> Turn<C> {
         self.queue.metrics.try_failed(&held.webhook);
         if is_last {
             held.parked = Some(now);
-            self.queue.index().set_parking(*id);
+            self.queue.index().set_parking(*id, now);
         } else if held.tries == 1 {
             // Once for each, as its sender had 202 and nobody else learns that no run is made.
             tracing::warn!(

@@ -1,7 +1,7 @@
 //! What is held, in memory: which lane has what, whose turn it is, and how much each sender has.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::Arc,
     time::Duration,
@@ -21,8 +21,8 @@ pub(super) struct Index {
     parked: BTreeSet<(Timestamp, HeldId)>,
     /// The last of those that were looked at.
     looked_at: Option<(Timestamp, HeldId)>,
-    /// What this process is about to park.
-    parking: HashSet<HeldId>,
+    /// What this process is about to park, and when it says so.
+    parking: HashMap<HeldId, Timestamp>,
     /// What it has parked, and not told yet.
     parked_here: Vec<HeldId>,
     /// What cannot be read, which is of no lane and no sender.
@@ -162,7 +162,7 @@ impl Index {
     fn replace(&mut self, id: HeldId, held: Held, version: u64) {
         let known = self.entries.get(&id).map(|known| (known.taken, known.since));
         let (taken, since) = known.unwrap_or_else(|| (false, Instant::now()));
-        let is_parked_here = held.parked.is_some() && self.parking.contains(&id);
+        let is_parked_here = held.parked.is_some_and(|parked| self.parking.get(&id) == Some(&parked));
         self.remove(&id);
         self.parked_here.extend(is_parked_here.then_some(id));
         let sender = self.senders.entry(Arc::clone(&held.webhook)).or_default();
@@ -257,10 +257,10 @@ impl Index {
         }
     }
 
-    /// This process is about to park a delivery. Whether it has is known once the record says so, as the store may have been away, or
-    /// somebody else was there first.
-    pub(super) fn set_parking(&mut self, id: HeldId) {
-        self.parking.insert(id);
+    /// This process is about to park a delivery as of `parked`. Whether it has is known once the record has this very time, as the store
+    /// may have been away, or somebody else was there first.
+    pub(super) fn set_parking(&mut self, id: HeldId, parked: Timestamp) {
+        self.parking.insert(id, parked);
     }
 
     /// What this process has parked since it was asked last.

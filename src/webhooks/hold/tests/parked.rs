@@ -179,22 +179,27 @@ async fn a_delivery_counts_as_parked_once_the_store_has_it_so() {
     assert!(fixture.metrics().contains("webhook_parked_total{webhook=\"hub\"} 1\n"), "{}", fixture.metrics());
 }
 
-/// Nobody else tells of it.
+/// Nobody else tells of it; and where another replica parked it, both told.
 #[tokio::test]
-async fn a_parking_of_which_the_store_did_not_tell_counts_once_it_is_seen() {
-    let store = MemoryStore::shared();
-    let nothing = || Fixture::new(&store, |_| panic!("nothing is brought"));
-    let (here, elsewhere) = (nothing(), nothing());
-    let id = here.keep("hub", "1", "a").await.unwrap();
-    here.queue.index().set_parking(id);
-    let (mut held, version) = elsewhere.queue.look(&id, NOW).await.unwrap().unwrap();
-    held.parked = Some(NOW);
-    assert!(elsewhere.queue.rewrite(&id, held, version, None, NOW).await.unwrap());
-    for _ in 0..2 {
-        here.queue.refresh(NOW).await.unwrap();
+async fn a_parking_of_which_the_store_did_not_tell_counts_once_it_is_seen_and_that_of_another_replica_does_not() {
+    for (written, is_ours) in [(NOW, true), (NOW + Duration::from_secs(1), false)] {
+        let store = MemoryStore::shared();
+        let nothing = || Fixture::new(&store, |_| panic!("nothing is brought"));
+        let (here, elsewhere) = (nothing(), nothing());
+        let id = here.keep("hub", "1", "a").await.unwrap();
+        here.queue.index().set_parking(id, NOW);
+        let (mut held, version) = elsewhere.queue.look(&id, NOW).await.unwrap().unwrap();
+        held.parked = Some(written);
+        assert!(elsewhere.queue.rewrite(&id, held, version, None, NOW).await.unwrap());
+        for _ in 0..2 {
+            here.queue.refresh(NOW).await.unwrap();
+        }
+        assert_eq!(here.held().await, [("a".to_owned(), true)]);
+        let metrics = here.metrics();
+        assert_eq!(metrics.contains("webhook_parked_total{webhook=\"hub\"} 1\n"), is_ours, "{metrics}");
+        assert_eq!(metrics.contains("webhook_parked_total{"), is_ours, "{metrics}");
+        assert!(!elsewhere.metrics().contains("webhook_parked_total{"), "{}", elsewhere.metrics());
     }
-    assert!(here.metrics().contains("webhook_parked_total{webhook=\"hub\"} 1\n"), "{}", here.metrics());
-    assert!(!elsewhere.metrics().contains("webhook_parked_total{"), "{}", elsewhere.metrics());
 }
 
 /// While it is tried for the last time, somebody drops it.
