@@ -64,7 +64,7 @@ impl Worker {
         let request_id = record.id;
         let (held, request) = keep(permit, request_id, settings, Arc::clone(snapshot.policy.digest()), now)?;
         let delivery = Arc::clone(&held.delivery);
-        let waiting = || self.app.held.waiting(&self.app.replay, keys, now);
+        let waiting = |_| self.app.held.waiting(&self.app.replay, keys, now);
         let id = match patiently(deadline, waiting).await? {
             Some((id, held_by)) => {
                 // It is not sent by this request, nor is this one of its tries.
@@ -72,14 +72,20 @@ impl Worker {
                 id
             }
             None => {
-                let keep = || self.app.held.keep(&self.app.replay, keys, held.clone(), &request, &settings, now);
+                let (app, held, request, settings) = (&self.app, &held, &request, &settings);
+                let keep = |is_again: bool| async move {
+                    match is_again {
+                        true => app.held.keep_again(&app.replay, keys, held.clone(), request, settings, now).await,
+                        false => app.held.keep(&app.replay, keys, held.clone(), request, settings, now).await,
+                    }
+                };
                 let id = patiently(deadline, keep).await?;
                 record.held = Some(request_id);
                 id
             }
         };
         // It is brought in any case; its sender hears 202 only of what a failover cannot lose.
-        patiently(deadline, || self.app.held.replicated(keys)).await?;
+        patiently(deadline, |_| self.app.held.replicated(keys)).await?;
         let body = json!({"delivery": &*delivery, "held": id.to_string()});
         let mut response = Response::new(Bytes::from(format!("{body}\n")));
         *response.status_mut() = StatusCode::ACCEPTED;

@@ -5,7 +5,7 @@ use std::{error::Error as _, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::{HeldId, Queue};
+use super::{Held, HeldId, HeldRequest, Queue, Settings, queue::unwritable};
 use crate::{
     clock::Timestamp,
     error::Rejection,
@@ -18,20 +18,20 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Asks again where the store has trouble that may pass, and begins no other try after `deadline`: most senders of what is held send it
-/// once, and wait longer than one call to the store may take.
-pub async fn patiently<T, F>(deadline: Instant, ask: impl Fn() -> F) -> Result<T, Rejection>
+/// once, and wait longer than one call to the store may take. `ask` is told whether it was asked before.
+pub async fn patiently<T, F>(deadline: Instant, ask: impl Fn(bool) -> F) -> Result<T, Rejection>
 where
     F: Future<Output = Result<T, Rejection>>,
 {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut is_again) = (FIRST_PAUSE, false);
     loop {
-        let answer = ask().await;
+        let answer = ask(is_again).await;
         let next = Instant::now() + pause;
         if !answer.as_ref().is_err_and(may_pass) || next >= deadline {
             return answer;
         }
         sleep_until(next).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        (pause, is_again) = ((pause * 2).min(LONGEST_PAUSE), true);
     }
 }
 
@@ -41,6 +41,23 @@ fn may_pass(rejection: &Rejection) -> bool {
 }
 
 impl Queue {
+    /// As [`Queue::keep`], after a try of the same request whose answer may have been lost: what that has stored takes no further place,
+    /// and is in no doubt.
+    pub async fn keep_again(
+        &self,
+        replay: &Replay,
+        keys: &ReplayKeys,
+        held: Held,
+        request: &HeldRequest,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<HeldId, Rejection> {
+        match self.stored_by(held.request, replay, keys, now).await.map_err(unwritable)? {
+            Some(id) => Ok(id),
+            None => self.keep(replay, keys, held, request, settings, now).await,
+        }
+    }
+
     /// The delivery, where this request has stored it already: a write of which the store does not tell in time may be done all the
     /// same.
     pub(super) async fn stored_by(

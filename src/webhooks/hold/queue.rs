@@ -480,7 +480,7 @@ fn no_request() -> StoreError {
     StoreError::Corrupt("a held delivery has no request".to_owned())
 }
 
-fn unwritable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Rejection {
+pub(super) fn unwritable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Rejection {
     Rejection::new(Reason::StoreUnavailable, "the delivery cannot be stored at the moment")
         .fix("send it again later")
         .because(cause)

@@ -117,13 +117,13 @@ impl Fixture {
         delivery: &str,
         settings: Settings,
     ) -> Result<HeldId, crate::error::Rejection> {
-        self.keep_as(Uuid::new_v4(), webhook, repository, delivery, settings).await
+        self.keep_as((Uuid::new_v4(), false), webhook, repository, delivery, settings).await
     }
 
-    /// As what came by this request.
+    /// As what came by this request, of which there was a try before or not.
     async fn keep_as(
         &self,
-        request: Uuid,
+        (request, is_again): (Uuid, bool),
         webhook: &str,
         repository: &str,
         delivery: &str,
@@ -162,7 +162,10 @@ impl Fixture {
             facts: Facts::default(),
         };
         let request = HeldRequest { head, body: format!("body of {delivery}").into() };
-        let id = self.queue.keep(&self.replay, &keys, held, &request, &settings, now).await?;
+        let id = match is_again {
+            true => self.queue.keep_again(&self.replay, &keys, held, &request, &settings, now).await?,
+            false => self.queue.keep(&self.replay, &keys, held, &request, &settings, now).await?,
+        };
         self.queue.replicated(&keys).await?;
         Ok(id)
     }

@@ -15,7 +15,7 @@ async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
     let waiting = async |again| waiting_at(again, later).await;
     assert_eq!(waiting(2).await, None);
     let request = Uuid::new_v4();
-    let id = fixture.keep_as(request, "hub", "1", "a", SETTINGS).await.unwrap();
+    let id = fixture.keep_as((request, false), "hub", "1", "a", SETTINGS).await.unwrap();
     assert_eq!(waiting(2).await, Some((id, request)));
     assert_eq!(waiting_at(2, NOW).await, None, "it is a retry of the sender, and a repetition");
     assert_eq!(waiting(0).await, None, "it is taken once, and is a repetition");

@@ -17,39 +17,55 @@ async fn what_comes_while_the_store_stalls_is_kept_once_it_answers() {
         sleep(Duration::from_secs(3)).await;
         store.set_down(false);
     };
-    let (kept, ()) = tokio::join!(patiently(Instant::now() + PATIENCE, || fixture.keep("hub", "1", "a")), mends);
+    let (kept, ()) = tokio::join!(patiently(Instant::now() + PATIENCE, |_| fixture.keep("hub", "1", "a")), mends);
     kept.unwrap();
     assert_eq!(fixture.held().await, [("a".to_owned(), false)]);
 
     store.set_down(true);
     let begun = Instant::now();
-    let lost = patiently(begun + PATIENCE, || fixture.keep("hub", "1", "b")).await.unwrap_err();
+    let lost = patiently(begun + PATIENCE, |_| fixture.keep("hub", "1", "b")).await.unwrap_err();
     assert_eq!(lost.reason(), Reason::StoreUnavailable);
     assert!((5..7).contains(&begun.elapsed().as_secs()), "its sender still waits: {:?}", begun.elapsed());
     fixture.queue.set_doubt(Some("it does not sync"));
     let begun = Instant::now();
-    assert!(patiently(begun + PATIENCE, || fixture.keep("hub", "1", "b")).await.is_err());
+    assert!(patiently(begun + PATIENCE, |_| fixture.keep("hub", "1", "b")).await.is_err());
     assert_eq!(begun.elapsed(), Duration::ZERO, "what does not pass is not waited for");
 }
 
-/// It looked like a repetition of itself.
+/// It looked like a repetition of itself, or was refused as what it was stored in had no place for another.
 #[tokio::test(start_paused = true)]
 async fn what_was_stored_by_a_try_whose_answer_was_lost_is_kept() {
-    let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
-    store.set_alone(true);
-    let mends = async {
-        sleep(Duration::from_secs(3)).await;
-        store.set_alone(false);
-    };
+    let full = Settings { max: 1, ..SETTINGS };
+    for (settings, doubt) in [(SETTINGS, None), (full, None), (SETTINGS, Some("it does not sync"))] {
+        let store = MemoryStore::shared();
+        let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+        store.set_alone(true);
+        let mends = async {
+            sleep(Duration::from_millis(50)).await;
+            fixture.queue.set_doubt(doubt);
+            sleep(Duration::from_secs(3)).await;
+            store.set_alone(false);
+        };
+        let request = Uuid::new_v4();
+        let keep = |is_again| fixture.keep_as((request, is_again), "hub", "1", "a", settings);
+        let (kept, ()) = tokio::join!(patiently(Instant::now() + PATIENCE, keep), mends);
+        let (held, _) = fixture.queue.show(&kept.unwrap(), NOW).await.unwrap().unwrap();
+        assert_eq!((held.request, fixture.held().await), (request, vec![("a".to_owned(), false)]));
+        fixture.queue.set_doubt(None);
+        assert_eq!(
+            fixture.keep("hub", "1", "a").await.unwrap_err().reason(),
+            Reason::ReplayedDelivery,
+            "of another request"
+        );
+        assert!(!fixture.metrics().contains("queue_full_total{"), "{}", fixture.metrics());
+    }
+}
+
+/// A write of which the store does not tell in time may be done just before the next try makes it.
+#[tokio::test]
+async fn what_is_stored_between_the_look_and_the_write_of_another_try_is_kept() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
     let request = Uuid::new_v4();
-    let keep = || fixture.keep_as(request, "hub", "1", "a", SETTINGS);
-    let (kept, ()) = tokio::join!(patiently(Instant::now() + PATIENCE, keep), mends);
-    let (held, _) = fixture.queue.show(&kept.unwrap(), NOW).await.unwrap().unwrap();
-    assert_eq!((held.request, fixture.held().await), (request, vec![("a".to_owned(), false)]));
-    assert_eq!(
-        fixture.keep("hub", "1", "a").await.unwrap_err().reason(),
-        Reason::ReplayedDelivery,
-        "of another request"
-    );
+    let kept = fixture.keep_as((request, false), "hub", "1", "a", SETTINGS).await.unwrap();
+    assert_eq!(fixture.keep_as((request, false), "hub", "1", "a", SETTINGS).await.unwrap(), kept);
 }
