@@ -153,7 +153,8 @@ pub fn trace_request(files: &Files, id: Uuid) -> Result<Vec<TracedRun>, ReplayEr
     })
 }
 
-/// The requests that brought a delivery, in order: more than one where its sender tried again, or somebody repeated it.
+/// The requests that brought a delivery, in order: more than one where its sender tried again, or somebody repeated it. One in which it
+/// came again while it waited brought nothing further.
 pub fn arrivals(files: &Files, known_by: Arrival<'_>) -> Result<Vec<Uuid>, ReplayError> {
     let mut arrivals = Vec::new();
     files.each(code::REQUEST, |line| {
@@ -166,7 +167,7 @@ pub fn arrivals(files: &Files, known_by: Arrival<'_>) -> Result<Vec<Uuid>, Repla
             Arrival::Delivery(id) => unmapped.webhook.is_some_and(|webhook| webhook.delivery.as_deref() == Some(id)),
             Arrival::Event(id) => unmapped.event_id.as_deref() == Some(id),
         };
-        let request = unmapped.held.unwrap_or(request);
+        let request = unmapped.held.or(unmapped.about).unwrap_or(request);
         if is_it && !arrivals.contains(&request) {
             arrivals.push(request);
         }

@@ -87,6 +87,7 @@ pub(super) struct Unmapped {
     pub linked: Option<Link>,
     pub event_id: Option<String>,
     pub held: Option<Uuid>,
+    pub about: Option<Uuid>,
     pub upstream: Response,
     pub webhook: Option<Webhook>,
     /// Where a token was asked for.

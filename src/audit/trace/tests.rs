@@ -144,6 +144,8 @@ fn a_delivery_is_found_by_the_id_of_its_sender_and_by_its_event() {
         request(REQUEST, "request.decided", &json!({"held": ARRIVAL, "webhook": facts})),
         request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "event_id": "e"})),
         request(again, "request", &json!({"webhook": facts})),
+        // It came again while it waited.
+        request(Uuid::from_u128(6), "request", &json!({"webhook": facts, "about": ARRIVAL})),
         request(Uuid::from_u128(4), "request", &json!({"webhook": {"webhook": "github", "delivery": "other"}})),
         // A task of its run asks for a token.
         request(Uuid::from_u128(5), "request", &json!({"webhook": facts, "asked": {"audience": "x"}})),
