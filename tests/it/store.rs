@@ -150,9 +150,12 @@ audit: {sink: {file: {path: audit.jsonl}}}
     allow("doorward.redb", 0o666);
     let (has_started, said) = start().await;
     assert!(!has_started && said.contains("everybody may read or write it (mode 666)"), "{said}");
-    allow("doorward.redb", 0o660);
-    let (has_started, said) = start().await;
-    assert!(has_started && said.contains("belongs to another user"), "{said}");
-    let found = std::fs::metadata(path("doorward.redb")).unwrap();
-    assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o660));
+    // Who may execute it alone neither reads nor writes it.
+    for mode in [0o660, 0o661] {
+        allow("doorward.redb", mode);
+        let (has_started, said) = start().await;
+        assert!(has_started && said.contains("belongs to another user"), "{mode:o}: {said}");
+        let found = std::fs::metadata(path("doorward.redb")).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o777), (0, mode));
+    }
 }

@@ -314,19 +314,22 @@ fn owner_only(path: &Path, opening: Opening) -> Result<File, DatabaseError> {
             return Err(error.into());
         }
         // A volume of which Kubernetes has changed the group, as where it came from another namespace of OpenShift.
-        if mode & 0o007 != 0 {
+        if mode & 0o006 != 0 {
             let why = format!(
                 "it belongs to the user {owner}, and everybody may read or write it (mode {mode:o}); give it to the user of Doorward, or \
                  `chmod o=` it"
             );
             return Err(io::Error::new(error.kind(), why).into());
         }
-        tracing::warn!(
-            path = %path.display(),
-            owner,
-            group = metadata.gid(),
-            "the file of the store belongs to another user, so that its mode stays as it is: that user, and the group, may read it too"
-        );
+        // It is opened again after each error of the disk.
+        if first {
+            tracing::warn!(
+                path = %path.display(),
+                owner,
+                group = metadata.gid(),
+                "the file of the store belongs to another user, so that its mode stays as it is: that user, and the group, may read it too"
+            );
+        }
     }
     Ok(file)
 }
