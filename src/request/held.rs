@@ -126,7 +126,7 @@ impl Worker {
         };
         let sent = tokio::select! {
             sent = end_by(deadline, send) => sent,
-            stops = self.stops_asking(snapshot) => Err(stops),
+            () = self.stops_asking(snapshot) => Err(cut(is_sent.load(Ordering::Relaxed))),
         };
         let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());
         if is_sent.load(Ordering::Relaxed) {
@@ -137,13 +137,11 @@ impl Worker {
 
     /// Once the door is closed, an EventListener has nobody here to ask before it makes a run, and makes none of what it answers from
     /// then on. That is as an answer that never came: the delivery is brought again, and the interceptor lets one of them pass.
-    async fn stops_asking(&self, snapshot: &Snapshot) -> Rejection {
+    async fn stops_asking(&self, snapshot: &Snapshot) {
         if snapshot.raw.interceptor.is_none() {
             return pending().await;
         }
         self.app.drain.until_closing().await;
-        let why = "the EventListener did not answer before this process, which it asks before it makes a run, stopped";
-        Rejection::new(Reason::UpstreamTimeout, why)
     }
 }
 
@@ -281,6 +279,18 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
     Ok(CleanRequest::restored(Method::POST, Arc::clone(&head.host), target, headers, meta, body))
 }
 
+/// What became of a try that was not over when the door closed.
+fn cut(is_sent: bool) -> Rejection {
+    match is_sent {
+        true => {
+            let why =
+                "the EventListener did not answer before this process, which it asks before it makes a run, stopped";
+            Rejection::new(Reason::UpstreamTimeout, why)
+        }
+        false => Rejection::new(Reason::Draining, "this process stopped before it sent the delivery on"),
+    }
+}
+
 /// A try that is not over by then has failed.
 async fn end_by<T>(deadline: Instant, send: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
     timeout_at(deadline, send).await.unwrap_or_else(|_| {
@@ -347,6 +357,16 @@ mod tests {
             (Reason::Internal, FailureKind::Passing),
         ] {
             assert_eq!(failure(&Rejection::new(reason, "")).kind, kind, "{reason:?}");
+        }
+    }
+
+    /// It was told that an EventListener did not answer which had not been asked.
+    #[test]
+    fn a_try_that_the_end_of_the_process_cuts_is_of_the_event_listener_only_if_it_was_sent() {
+        for (is_sent, reason) in [(true, Reason::UpstreamTimeout), (false, Reason::Draining)] {
+            let cut = cut(is_sent);
+            assert_eq!((cut.reason(), failure(&cut).kind), (reason, FailureKind::Passing));
+            assert!(cut.to_string().contains("this process"), "{cut}");
         }
     }
 
