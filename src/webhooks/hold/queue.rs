@@ -123,10 +123,12 @@ impl Queue {
         let (once, versions) = match replay.take(keys, now, writes).await {
             Ok(taken) => taken,
             Err(rejection) if rejection.reason() == Reason::ReplayedDelivery => {
+                if let Some(own) = self.stored_by(held.request, replay, keys, now).await.map_err(unwritable)? {
+                    return Ok(own);
+                }
                 // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
                 self.replicated(keys).await?;
-                let own = self.stored_by(held.request, replay, keys, now).await.map_err(unwritable)?;
-                return own.ok_or(rejection);
+                return Err(rejection);
             }
             Err(rejection) => return Err(rejection),
         };
