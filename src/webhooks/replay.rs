@@ -217,6 +217,11 @@ impl Replay {
         Ok(Reservation { replay: self.clone(), claimed, window: keys.window, in_store, leased })
     }
 
+    /// Refuses a delivery that must not be taken again as [`Replay::reserve`] does, and takes none.
+    pub(super) async fn check(&self, keys: &ReplayKeys, now: Timestamp) -> Result<(), Rejection> {
+        self.look(keys, now).await.map(drop)
+    }
+
     /// What a delivery was before, unless it must not be taken again.
     async fn look(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<Claimed>, Rejection> {
         let found = self.store.get_all(Table::Deliveries, keys.records(), now).await.map_err(unavailable)?;

@@ -36,6 +36,7 @@ mod bring;
 mod index;
 mod lease;
 mod patience;
+mod place;
 mod presence;
 mod queue;
 mod seal;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     Held, HeldId, HeldRequest, PARKED_FOR, Settings,
     index::{Index, Usage},
+    place::{Place, full},
     seal::Seal,
 };
 use crate::{
@@ -30,9 +31,6 @@ const PARKED_TURN: usize = 16;
 
 /// Unreadable records looked at in one tick.
 const UNREADABLE_TURN: usize = 16;
-
-/// When a sender whose queue is full may come again.
-const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What the log says of a delivery that is never tried, with its id and why.
 const UNREADABLE: &str = "a held delivery cannot be read; it stays where it is until it can, as when a key is put back; what is lost `doorward hooks drop` drops, by its whole id";
@@ -106,7 +104,11 @@ impl Queue {
         self.read_once(now).await.map_err(unwritable)?;
         let head = request.encode_head().map_err(unwritable)?;
         held.size = (head.len() + request.body.len()) as u64;
-        let place = Place::take(self, &held, settings)?;
+        let Some(place) = Place::take(self, &held, settings) else {
+            // One that is there already is no further one, and is not lost.
+            replay.check(keys, now).await?;
+            return Err(full(self, &held.webhook));
+        };
         let record = held.encode().map_err(unwritable)?;
         let put = |table, once: &[u8; 32], value| Put {
             table,
@@ -486,30 +488,4 @@ pub(super) fn unwritable(cause: impl Into<Box<dyn std::error::Error + Send + Syn
     Rejection::new(Reason::StoreUnavailable, "the delivery cannot be stored at the moment")
         .fix("send it again later")
         .because(cause)
-}
-
-/// A place in a sender's queue, given back when dropped.
-struct Place<'a> {
-    queue: &'a Queue,
-    webhook: Arc<str>,
-    size: u64,
-}
-
-impl<'a> Place<'a> {
-    fn take(queue: &'a Queue, held: &Held, settings: &Settings) -> Result<Self, Rejection> {
-        let (webhook, size) = (Arc::clone(&held.webhook), held.size);
-        if queue.index().reserve(&webhook, size, settings) {
-            return Ok(Self { queue, webhook, size });
-        }
-        queue.metrics.queue_full(&webhook);
-        Err(Rejection::new(Reason::Overloaded, "too many deliveries of this sender wait for their EventListener")
-            .fix("send it again later")
-            .with_retry_after(RETRY_AFTER))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.queue.index().release(&self.webhook, self.size);
-    }
 }
