@@ -16,6 +16,7 @@ use crate::{
     clock::Timestamp,
     config::values::Span,
     store::{Expect, StoreError, Table},
+    sts::ends::Gives,
 };
 
 /// How often a replica tells of itself, and for how long it is believed.
@@ -55,6 +56,9 @@ pub struct Replica {
     pub stopping: bool,
     /// Why it did not take the configuration that it saw last; `None` if it did.
     pub refused: Option<Refused>,
+    /// Whose tasks it gives tokens, and sees the ends of them. Older versions do not tell.
+    #[serde(default)]
+    pub gives: Option<Vec<Gives>>,
 }
 
 impl Replica {
@@ -176,11 +180,12 @@ fn own(app: &App) -> Replica {
         generation: snapshot.number,
         stopping: loads.stopping,
         refused: loads.refused.clone(),
+        gives: Some(Gives::all(&snapshot.raw)),
     }
 }
 
 /// All replicas that are there, this one as it is now.
-async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
+pub async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
     let own = own(app);
     let mut all = Vec::new();
     if app.store.is_shared() {
@@ -343,6 +348,7 @@ mod tests {
             generation: 1,
             stopping: false,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
+            gives: None,
         };
         let all = [replica("own", "new", None), replica("b", "old", None)];
         assert!(another_decides_by(&all, "own", "old"));
@@ -384,6 +390,7 @@ mod tests {
             generation: 1,
             stopping: false,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
+            gives: None,
         };
         let (old, new) = (|refused| replica("b", "old", refused), |instance| replica(instance, "new", None));
         for (asked, looks, state) in [
@@ -413,6 +420,7 @@ mod tests {
             generation: 1,
             stopping: false,
             refused: None,
+            gives: None,
         };
         let (whole, part) = (replica("a", "new", &[]), replica("b", "new", &["/workers stays 1"]));
         let old = replica("b", "old", &["/workers stays 1"]);
@@ -440,6 +448,7 @@ mod tests {
             generation: 1,
             stopping,
             refused: None,
+            gives: None,
         };
         let whole = |instance| replica(instance, &[], false);
         let part = |instance| replica(instance, &["/workers stays 1"], false);

@@ -110,13 +110,8 @@ pub(super) fn follow_runs(app: &Arc<App>) {
 /// Ends the tokens of runs with them, over connections of its own.
 pub(super) fn end_tokens(app: &Arc<App>) {
     let Some(tokens) = app.snapshot.load().raw.tokens.clone() else { return };
-    let watched: Arc<[_]> = tokens.exchange.into_iter().filter(|exchanged| exchanged.kubernetes.is_some()).collect();
-    let configured = Arc::clone(&watched);
-    spawn(app, TaskSpec::new("unwatched-tokens"), move |app| {
-        let configured = Arc::clone(&configured);
-        async move { ends::end_unwatched(&app, &configured).await }
-    });
-    for exchanged in watched.iter().cloned() {
+    spawn(app, TaskSpec::new("unwatched-tokens"), |app| async move { ends::end_unwatched(&app).await });
+    for exchanged in tokens.exchange.into_iter().filter(|exchanged| exchanged.kubernetes.is_some()) {
         let own = app.own_pools_with(Pings::EAGER);
         let issuer = exchanged.issuer.clone();
         let client = runs::client(

@@ -88,6 +88,9 @@ fn holder(claims: &Map<String, Value>) -> String {
 pub struct Bearer {
     /// The name of the cluster's issuer.
     pub cluster: Arc<str>,
+    /// The issuer of its tokens, by which it is known which Doorward gave them. Older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<Arc<str>>,
     pub kind: Kind,
     pub namespace: String,
     /// Under another name than older versions have, which would look for the key as for an uid.
@@ -155,8 +158,9 @@ impl Exchanger<'_> {
     ) -> Result<(), Refusal> {
         let task = &of.task;
         let bearers = task.lives_with().map(|(kind, object)| {
-            let (cluster, name) = (Arc::clone(&of.cluster), object.name.clone());
-            let bearer = Bearer { cluster, kind, namespace: task.view.namespace.clone(), name, is_told: false };
+            let (cluster, issuer) = (Arc::clone(&of.cluster), Some(Arc::clone(self.own_issuer.issuer())));
+            let (namespace, name) = (task.view.namespace.clone(), object.name.clone());
+            let bearer = Bearer { cluster, issuer, kind, namespace, name, is_told: false };
             (workload_key(&of.cluster, &object.uid), bearer)
         });
         if let Noted::Ended = note(self.app.store(), bearers.collect(), expires, now).await? {
@@ -242,7 +246,8 @@ mod tests {
     fn bearers(pod: &str) -> Vec<(String, Bearer)> {
         let of = |kind, name: &str| {
             let (cluster, namespace) = ("east".into(), "ci".to_owned());
-            (name.to_owned(), Bearer { cluster, kind, namespace, name: name.to_owned(), is_told: false })
+            let (issuer, name) = (Some("https://door.example".into()), name.to_owned());
+            (name.clone(), Bearer { cluster, issuer, kind, namespace, name, is_told: false })
         };
         vec![of(Kind::Pod, pod), of(Kind::PipelineRun, "run")]
     }
