@@ -105,8 +105,8 @@ impl Login {
                 Full::House(wait) => (StatusCode::SERVICE_UNAVAILABLE, "", wait),
             };
             let description = format!(
-                "too many programs{whose} wait for somebody to type their code; try again in {}, or run `doorward login` where \
-                 there is a browser",
+                "too many programs{whose} have asked for a code that somebody is to type; try again in {}, or run `doorward login` \
+                 where there is a browser",
                 minutes(wait)
             );
             let (error, retry_after) = ("temporarily_unavailable", Some(wait));
@@ -122,7 +122,15 @@ impl Login {
             decision: Decision::Open,
         };
         let code = UserCode::new();
-        if let Written::Conflict(_) = self.keep(&code.key(), &kept, kept.until, Expect::Absent).await? {
+        let written = self.keep(&code.key(), &kept, kept.until, Expect::Absent).await;
+        let is_undone = match &written {
+            Ok(written) => matches!(written, Written::Conflict(_)),
+            Err(error) => error.is_undone(self.0.sessions.shared().store.is_shared()),
+        };
+        if is_undone {
+            self.devices().give_back(place);
+        }
+        if let Written::Conflict(_) = written? {
             return Err(StoreError::Unavailable("a code was drawn twice".to_owned()).into());
         }
         self.devices().settle(code.key(), place);

@@ -64,6 +64,11 @@ impl Devices {
         self.0.waiting.take(address, now, false).map(Taken::keep)
     }
 
+    /// Nothing is kept for the program that was to wait in that place, so another may.
+    pub(super) fn give_back(&self, place: u64) {
+        self.0.waiting.give_back(place);
+    }
+
     /// The program with this code waits in that place from now on.
     pub(super) fn settle(&self, code: [u8; 32], place: u64) {
         self.0.places.insert(code, place);

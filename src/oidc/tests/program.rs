@@ -344,6 +344,20 @@ async fn nobody_fills_the_store_with_programs_that_leave_before_they_have_a_code
     }
 }
 
+/// Whoever tried again while the store was full took all the places of their network, and was shut out for ten minutes more.
+#[tokio::test]
+async fn a_store_that_was_full_leaves_no_place_taken() {
+    let mut browser = Browser::new().await;
+    browser.fixture.store.is_shared.store(true, std::sync::atomic::Ordering::SeqCst);
+    browser.fill(Some(Table::Logins));
+    let form = format!("code_challenge={}&machine=build-7", program::challenge(VERIFIER));
+    for _ in 0..30 {
+        assert_eq!(browser.program(program::DEVICE_REQUEST, &form).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    browser.fill(None);
+    browser.begin_device().await;
+}
+
 #[tokio::test]
 async fn whoever_may_not_sign_in_is_told_so_in_the_browser_and_may_come_with_another_account() {
     let mut browser = Browser::new().await;

@@ -20,6 +20,8 @@ pub(crate) struct Fixture {
 pub(crate) struct Switched {
     inner: Embedded,
     pub away: std::sync::atomic::AtomicBool,
+    /// Whether it is one that replicas share, which says that it is full.
+    pub is_shared: std::sync::atomic::AtomicBool,
     /// A table that takes nothing.
     pub full: std::sync::Mutex<Option<Table>>,
     /// But for so many writes.
@@ -86,7 +88,11 @@ impl Backend for Switched {
         let full = *self.full.lock().unwrap();
         let spare = |spare: usize| spare.checked_sub(1);
         if puts.iter().any(|put| Some(put.table) == full) && self.spare.fetch_update(SeqCst, SeqCst, spare).is_err() {
-            return Box::pin(async { Err(StoreError::Timeout) });
+            let error = match self.is_shared() {
+                true => StoreError::Full("it takes nothing".to_owned()),
+                false => StoreError::Timeout,
+            };
+            return Box::pin(async { Err(error) });
         }
         let tables: Vec<Table> = puts.iter().map(|put| put.table).collect();
         self.write(self.inner.put_all(puts, now), |table| tables.contains(&table))
@@ -101,7 +107,7 @@ impl Backend for Switched {
         self.call(self.inner.changes(table, after, limit, now))
     }
     fn is_shared(&self) -> bool {
-        self.inner.is_shared()
+        self.is_shared.load(SeqCst)
     }
     fn ping(&self) -> StoreFuture<'_, ()> {
         self.call(self.inner.ping())
@@ -127,6 +133,7 @@ impl Fixture {
         let store = Arc::new(Switched {
             inner: Embedded::open(&folder.path().join("store.redb")).unwrap(),
             away: false.into(),
+            is_shared: false.into(),
             full: None.into(),
             spare: 0.into(),
             unheard: None.into(),
