@@ -2,14 +2,14 @@
 
 use std::{
     fs::{self, Permissions},
-    io::{self, IsTerminal as _},
+    io,
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::ExitStatus,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
 use tempfile::Builder;
 use tokio::{
     process::{Child, Command},
@@ -129,13 +129,8 @@ async fn attend(
     let value = if is_folder { file.parent().unwrap_or(file) } else { file };
     let mut command = Command::new(program);
     command.args(arguments).env(variable, value);
-    // Who stops a step may send the signal to the whole group of this process, as Tekton's entrypoint does. In another group the
-    // command hears of it once, from here. At a terminal it stays, as that lets no other group read.
-    let is_apart = !(io::stdin().is_terminal() || io::stderr().is_terminal());
-    if is_apart {
-        command.process_group(0);
-    }
-    let mut child = match command.spawn() {
+    let group = Group::find();
+    let mut child = match group.spawn(&mut command) {
         Ok(child) => child,
         Err(error) => {
             eprintln!(
@@ -145,7 +140,7 @@ async fn attend(
         }
     };
     let status = {
-        let mut work = std::pin::pin!(signals.pass_on(&mut child, is_apart));
+        let mut work = std::pin::pin!(signals.pass_on(&mut child, group));
         tokio::select! {
             status = &mut work => status,
             // The command goes on without a token; what it asks for then is refused, and it says so itself.
@@ -158,6 +153,44 @@ async fn attend(
         }
     };
     Ok(code(status?))
+}
+
+/// The process group of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    /// Its own. Who stops a step may send the signal to the whole group that they started, as Tekton's entrypoint does; in another one
+    /// the command hears of it once, from here.
+    Own,
+    /// The one of this process, at a terminal, which lets no other read, and tells all of this one what is typed.
+    Terminal,
+    /// The one of this process: who kills that means all of it.
+    Shared,
+}
+
+impl Group {
+    fn find() -> Self {
+        // It can be asked, as for a passphrase, whatever the descriptors are.
+        if fs::File::open("/dev/tty").is_ok() {
+            return Self::Terminal;
+        }
+        let leader = fs::read_to_string(format!("/proc/{}/stat", getpgrp().as_raw_nonzero()));
+        leader.map_or(Self::Shared, |leader| Self::below(&leader))
+    }
+
+    /// By what `/proc/PID/stat` says of the leader of this group. Where process 1 started it, all ends with that: the command does not
+    /// outlive a step that is killed.
+    fn below(leader: &str) -> Self {
+        // A name may have brackets and spaces in it; after that come the state and the parent.
+        let parent = leader.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        if parent == Some("1") { Self::Own } else { Self::Shared }
+    }
+
+    fn spawn(self, command: &mut Command) -> io::Result<Child> {
+        if self == Self::Own {
+            command.process_group(0);
+        }
+        command.spawn()
+    }
 }
 
 /// Signals that end a process which does nothing about them: a command is to hear of them, and no token to be left behind.
@@ -189,7 +222,7 @@ impl Signals {
     }
 
     /// Waits for the command, which hears of those that come here, as does what it started where it has a group of its own.
-    async fn pass_on(mut self, child: &mut Child, is_apart: bool) -> io::Result<ExitStatus> {
+    async fn pass_on(mut self, child: &mut Child, group: Group) -> io::Result<ExitStatus> {
         loop {
             let kind = tokio::select! {
                 status = child.wait() => return status,
@@ -198,11 +231,10 @@ impl Signals {
             let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
             if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(kind.as_raw_value())) {
                 // One that has ended meanwhile hears nothing.
-                let _ = match is_apart {
-                    true => kill_process_group(pid, signal),
-                    // The terminal has told it of what was typed there.
-                    false if [Signal::INT, Signal::QUIT].contains(&signal) => Ok(()),
-                    false => kill_process(pid, signal),
+                let _ = match group {
+                    Group::Own => kill_process_group(pid, signal),
+                    Group::Terminal if [Signal::INT, Signal::QUIT].contains(&signal) => Ok(()),
+                    Group::Terminal | Group::Shared => kill_process(pid, signal),
                 };
             }
         }
@@ -316,6 +348,7 @@ pub fn until_told() -> io::Result<impl Future<Output = ()>> {
 mod tests {
     use std::{
         convert::Infallible,
+        process::Stdio,
         sync::{
             Arc, Mutex,
             atomic::{AtomicUsize, Ordering},
@@ -327,7 +360,11 @@ mod tests {
     use http_body_util::{BodyExt as _, Full};
     use hyper::{body::Incoming, server::conn::http1, service::service_fn};
     use hyper_util::rt::TokioIo;
-    use tokio::sync::Notify;
+    use rustix::process::{getpgid, getpid};
+    use tokio::{
+        io::{AsyncBufReadExt as _, BufReader},
+        sync::Notify,
+    };
 
     use super::*;
     use crate::client::token::{Shape, Wanted};
@@ -398,6 +435,39 @@ mod tests {
             assert!(!file.exists(), "{held}");
             serving.abort();
         }
+    }
+
+    /// The command outlived whoever killed the group that it had been started in, wherever that was.
+    #[test]
+    fn a_command_has_a_group_of_its_own_where_process_1_started_this_one_alone() {
+        for (leader, group) in [
+            ("17 (sh) S 1 17 1 0 -1", Group::Own),
+            ("17 (a) b) (c) S 1 17 1 0 -1", Group::Own),
+            ("17 (timeout) S 12 17 1 0 -1", Group::Shared),
+            ("1 (sh) S 0 1 1 0 -1", Group::Shared),
+            ("17 (sh)", Group::Shared),
+            ("", Group::Shared),
+        ] {
+            assert_eq!(Group::below(leader), group, "{leader}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_with_a_group_of_its_own_hears_there_of_a_signal() {
+        let kind = SignalKind::alarm();
+        let signals = Signals(vec![(kind, signal(kind).unwrap())]);
+        let mut command = Command::new("sh");
+        let script = "trap 'echo told; exit 3' ALRM; echo ready; while :; do sleep 0.01; done";
+        command.args(["-c", script]).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = Group::Own.spawn(&mut command).unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+        assert_eq!(getpgid(Some(pid)).unwrap(), pid);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ready"));
+        // Nothing else here waits for this one.
+        kill_process(getpid(), Signal::ALARM).unwrap();
+        assert_eq!(code(signals.pass_on(&mut child, Group::Own).await.unwrap()), 3);
+        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("told"));
     }
 
     #[test]
