@@ -378,7 +378,7 @@ impl Revocations {
                 break;
             }
         }
-        self.change(|mirror| mirror.forget(now));
+        self.forget(now);
         // Once what it has by now was read, which stays as it is. What this process wrote a moment ago may be what was lost.
         let before = seen.max(written);
         if before > 0 && self.0.store.was_set_back(Table::Revocations, before).await? {
@@ -438,6 +438,16 @@ impl Revocations {
 
     fn learn(&self, records: impl IntoIterator<Item = (Record, Timestamp)>) {
         self.change(|mirror| records.into_iter().for_each(|(record, kept)| mirror.learn(record, kept)));
+    }
+
+    /// Takes out what is not kept any more. Looked for in a copy, as a revocation on a worker must not wait for a look at all.
+    fn forget(&self, now: Timestamp) {
+        let mirror = self.0.mirror.load_full();
+        let over = mirror.all().filter(|(_, revocation)| revocation.kept <= now);
+        let over: Vec<Target<'_>> = over.map(|(target, _)| target).collect();
+        if !over.is_empty() {
+            self.change(|mirror| over.iter().for_each(|target| mirror.forget(*target, now)));
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Mirror)) {

@@ -54,23 +54,74 @@ impl Mirror {
         }
     }
 
-    /// Takes out what is not kept any more.
-    pub(super) fn forget(&mut self, now: Timestamp) {
-        forget(&mut self.sessions, now);
-        forget(&mut self.workloads, now);
-        for map in [&mut self.tokens, &mut self.principals] {
-            map.retain(|_, of_issuer| {
-                forget(of_issuer, now);
-                !of_issuer.is_empty()
-            });
+    /// All that is revoked.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Target<'_>, &Revocation)> {
+        let principals =
+            by_issuer(&self.principals).map(|(issuer, subject, found)| (Target::Principal { issuer, subject }, found));
+        let tokens = by_issuer(&self.tokens).map(|(issuer, id, found)| (Target::Token { issuer, id }, found));
+        let sessions = self.sessions.iter().map(|(id, found)| (Target::Session(id), found));
+        let workloads = self.workloads.iter().map(|(uid, found)| (Target::Workload(uid), found));
+        principals.chain(tokens).chain(sessions).chain(workloads)
+    }
+
+    /// Takes something out, unless it is kept for longer.
+    pub(super) fn forget(&mut self, target: Target<'_>, now: Timestamp) {
+        if self.get(target).is_none_or(|known| known.kept > now) {
+            return;
+        }
+        match target {
+            Target::Session(id) => {
+                self.sessions.remove_mut(id);
+            }
+            Target::Token { issuer, id } => remove(&mut self.tokens, issuer, id),
+            Target::Principal { issuer, subject } => remove(&mut self.principals, issuer, subject),
+            Target::Workload(uid) => {
+                self.workloads.remove_mut(uid);
+            }
         }
     }
 }
 
-fn forget(map: &mut ByName, now: Timestamp) {
-    let over = map.iter().filter(|(_, revocation)| revocation.kept <= now);
-    let over: Vec<Arc<str>> = over.map(|(name, _)| Arc::clone(name)).collect();
-    for name in over {
-        map.remove_mut(&name);
+fn by_issuer(map: &ByIssuer) -> impl Iterator<Item = (&str, &str, &Revocation)> {
+    map.iter().flat_map(|(issuer, of_issuer)| of_issuer.iter().map(move |(name, found)| (&**issuer, &**name, found)))
+}
+
+fn remove(map: &mut ByIssuer, issuer: &str, name: &str) {
+    let Some(of_issuer) = map.get_mut(issuer) else { return };
+    of_issuer.remove_mut(name);
+    if of_issuer.is_empty() {
+        map.remove(issuer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_any_more_is_forgotten_unless_there_is_a_later_word() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let learn = |mirror: &mut Mirror, target: Target<'_>, kept: Timestamp| {
+            let revocation = Revocation { reason: "left".into(), until: kept, kept };
+            let (record, kept) = Record::of(What::from(target), revocation);
+            mirror.learn(record, kept);
+        };
+        let (issuer, later) = ("corp", now + Duration::from_secs(1));
+        let (bob, token) = (Target::Principal { issuer, subject: "bob" }, Target::Token { issuer, id: "t" });
+        let mut mirror = Mirror::default();
+        for target in [bob, token, Target::Session("s"), Target::Workload("w")] {
+            learn(&mut mirror, target, now);
+        }
+        let before = mirror.clone();
+        let over: Vec<Target<'_>> = before.all().map(|(target, _)| target).collect();
+        assert_eq!(over.len(), 4);
+        // Since somebody looked for what was over.
+        learn(&mut mirror, bob, later);
+        over.iter().for_each(|target| mirror.forget(*target, now));
+        assert_eq!(mirror.all().map(|(target, _)| target).collect::<Vec<_>>(), [bob]);
+        mirror.forget(bob, later);
+        assert!(mirror.is_empty());
     }
 }

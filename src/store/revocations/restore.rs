@@ -1,8 +1,6 @@
 //! What is done about a store that lost revocations: each replica puts back what its copy has.
 
-use std::sync::Arc;
-
-use super::{ByIssuer, Mirror, Record, Revocation, What};
+use super::{Mirror, Record, What};
 use crate::{
     clock::Timestamp,
     store::{Expect, Put, Store, StoreError, Table, WrittenAll},
@@ -40,17 +38,7 @@ async fn put_some(store: &Store, puts: &[Put], now: Timestamp) -> Result<usize, 
 }
 
 fn puts(mirror: &Mirror, now: Timestamp) -> Result<Vec<Put>, StoreError> {
-    type Named = fn(Arc<str>, Arc<str>) -> What;
-    let of = |map: &ByIssuer, named: Named| {
-        let all = map.iter().flat_map(|(issuer, of_issuer)| of_issuer.iter().map(move |entry| (issuer, entry)));
-        all.map(|(issuer, (name, revocation))| (named(Arc::clone(issuer), Arc::clone(name)), revocation.clone()))
-            .collect::<Vec<(What, Revocation)>>()
-    };
-    let mut all = of(&mirror.principals, |issuer, subject| What::Principal { issuer, subject });
-    all.extend(of(&mirror.tokens, |issuer, id| What::Token { issuer, id }));
-    all.extend(mirror.sessions.iter().map(|(id, found)| (What::Session { id: Arc::clone(id) }, found.clone())));
-    all.extend(mirror.workloads.iter().map(|(uid, found)| (What::Workload { uid: Arc::clone(uid) }, found.clone())));
-    let in_force = all.into_iter().filter(|(_, revocation)| revocation.until > now);
-    let records = in_force.map(|(what, revocation)| Record::of(what, revocation));
+    let in_force = mirror.all().filter(|(_, revocation)| revocation.until > now);
+    let records = in_force.map(|(target, revocation)| Record::of(What::from(target), revocation.clone()));
     records.map(|(record, kept)| record.put(kept, Expect::Absent)).collect()
 }

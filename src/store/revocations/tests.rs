@@ -90,6 +90,22 @@ async fn a_revocation_copies_few_of_those_that_are_known_however_many_there_are(
     assert!(copied <= 64, "{copied}");
 }
 
+/// Each look took the lock and walked through all of it, while revocations on workers waited.
+#[tokio::test]
+async fn a_look_that_finds_nothing_new_and_nothing_over_leaves_the_copy_as_it_is() {
+    let at = fixture();
+    let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    here.revoke(Target::Session("s"), "signed out", until).await.unwrap();
+    here.refresh().await.unwrap();
+    let before = here.0.mirror.load_full();
+    here.refresh().await.unwrap();
+    assert!(Arc::ptr_eq(&before, &here.0.mirror.load_full()));
+    at.clock.set(until);
+    here.refresh().await.unwrap();
+    assert!(here.0.empty.load(Ordering::Acquire));
+}
+
 /// It was kept an hour, while its holder got further ones to end every few minutes.
 #[tokio::test]
 async fn what_its_holder_has_handed_back_is_kept_until_it_would_have_ended_and_can_be_taken_back() {
