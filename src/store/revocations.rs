@@ -128,6 +128,8 @@ struct Inner {
 struct Followed {
     /// Up to which version.
     version: u64,
+    /// Up to which version the store was followed, though it may have to be read again from an earlier one on.
+    seen: u64,
     /// The latest time by which it left out what had ended.
     ended_by: Timestamp,
 }
@@ -355,7 +357,7 @@ impl Revocations {
         let mut followed = self.0.followed.lock().await;
         // What is written while the store answers may be missing from the answer, so its age counts from here.
         let (now, begun) = (self.0.clock.now(), self.0.clock.passed());
-        let (seen, written) = (followed.version, self.0.written.load(Ordering::Acquire));
+        let written = self.0.written.load(Ordering::Acquire);
         let again = self.0.read_again.swap(u64::MAX, Ordering::AcqRel);
         followed.version = followed.version.min(again.saturating_sub(1));
         // What a clock that was ahead took for ended may be in force by the one that was set right: all is read again.
@@ -380,7 +382,8 @@ impl Revocations {
         }
         self.forget(now);
         // Once what it has by now was read, which stays as it is. What this process wrote a moment ago may be what was lost.
-        let before = seen.max(written);
+        let before = followed.seen.max(written);
+        let mut seen = followed.seen.max(reached);
         if before > 0 && self.0.store.was_set_back(Table::Revocations, before).await? {
             let put_back = restore::put_back(&self.0.store, &self.0.mirror.load_full(), now).await?;
             tracing::error!(
@@ -389,10 +392,10 @@ impl Revocations {
                  and whatever else it lost are gone"
             );
             // All is read again.
-            reached = 0;
+            (reached, seen) = (0, 0);
             let _ = self.0.written.compare_exchange(written, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
-        *followed = Followed { version: reached, ended_by: now };
+        *followed = Followed { version: reached, seen, ended_by: now };
         self.0.complete.store(u64::try_from(begun.as_millis()).unwrap_or(NEVER - 1), Ordering::Release);
         Ok(())
     }
