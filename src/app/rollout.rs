@@ -255,7 +255,9 @@ struct Seen {
     /// What each replica had refused when it was seen first: that may have been another policy. Compared with what it told first and not
     /// with a time, as it tells times by its own clock.
     refused: HashMap<Arc<str>, Option<Refused>>,
-    /// Replicas are restarted: one stops, or some have all of it and others only what takes no restart.
+    /// Each replica, and whether something of what it had took a restart.
+    known: HashMap<Arc<str>, bool>,
+    /// Replicas are restarted: one stops, or one that was has all of it now, and others only what takes no restart.
     restarts: bool,
     /// When a restart alone was lacking first, and how long after that it may begin.
     lacking: Option<Timestamp>,
@@ -272,8 +274,17 @@ impl Seen {
     fn look_for_restarts(&mut self, replicas: &[Replica], digest: &str) {
         let stops = replicas.iter().any(|replica| replica.stopping);
         let in_part = replicas.iter().any(|replica| replica.has_in_part(digest));
-        let whole = replicas.iter().any(|replica| replica.has(digest) && !replica.has_in_part(digest));
-        self.restarts |= stops || (in_part && whole);
+        // One that had all of it without a restart since then tells nothing of the others.
+        let was_restarted = |replica: &Replica| match self.known.get(&replica.instance) {
+            Some(lacked) => *lacked,
+            None => !self.known.is_empty(),
+        };
+        let whole = |replica: &Replica| replica.has(digest) && !replica.has_in_part(digest);
+        let begun = replicas.iter().any(|replica| whole(replica) && was_restarted(replica));
+        self.restarts |= stops || (in_part && begun);
+        for replica in replicas {
+            *self.known.entry(Arc::clone(&replica.instance)).or_default() |= !replica.after_restart.is_empty();
+        }
     }
 
     /// Whether the state may become another by itself.
@@ -454,7 +465,9 @@ mod tests {
         let part = |instance| replica(instance, &["/workers stays 1"], false);
         let stops = |instance| replica(instance, &["/workers stays 1"], true);
         let old = |instance| Replica { configuration: "old".into(), ..stops(instance) };
+        let before = |instance| Replica { configuration: "old".into(), ..whole(instance) };
         let both = || vec![part("a"), part("b")];
+        let alone = || vec![part("a"), whole("b")];
         for (looks, expected) in [
             (vec![(0, both())], (State::NeedsRestart, true)),
             (vec![(0, both()), (9, both())], (State::NeedsRestart, true)),
@@ -464,7 +477,12 @@ mod tests {
             (vec![(0, vec![part("a"), stops("b")]), (60, vec![part("a")])], (State::NeedsRestart, true)),
             (vec![(0, vec![part("a"), old("b")]), (60, vec![part("a")])], (State::NeedsRestart, true)),
             (vec![(0, both()), (60, vec![part("a"), whole("b")])], (State::NeedsRestart, true)),
+            // As what took the place of another one.
+            (vec![(0, both()), (60, vec![part("a"), whole("c")])], (State::NeedsRestart, true)),
             (vec![(0, both()), (60, vec![whole("a"), whole("b")])], (State::InForce, false)),
+            // One that was started anew by itself before anybody asked, or for which nothing took a restart.
+            (vec![(0, alone()), (10, alone())], (State::NeedsRestart, false)),
+            (vec![(0, vec![part("a"), before("b")]), (1, alone()), (11, alone())], (State::NeedsRestart, false)),
             (vec![(0, vec![whole("a"), old("b")])], (State::Waits, true)),
         ] {
             let mut seen = Seen { begins: Duration::from_secs(10), ..Seen::default() };
