@@ -88,8 +88,16 @@ pub enum NoToken {
     #[error("{0}")]
     BadSubject(String),
     /// There will be no token any more, and those that were given are good for nothing: the run has ended, or they were ended.
-    #[error("the run has ended, or its tokens were ended: {0}")]
+    #[error("{}", over(.0))]
     Over(String),
+}
+
+/// That it is over, unless that was `said`.
+fn over(said: &str) -> String {
+    match said.contains(sts::OVER) {
+        true => said.to_owned(),
+        false => format!("{}: {said}", sts::OVER),
+    }
 }
 
 #[derive(Deserialize)]
@@ -391,6 +399,17 @@ mod tests {
                 other => panic!("{row}: {other:?}"),
             }
             accept.await.unwrap();
+        }
+    }
+
+    #[test]
+    fn that_the_run_has_ended_is_said_once() {
+        for said in [
+            "invalid_grant: the run has ended, or its tokens were ended: it has a successor",
+            "TaskRun build: it is gone",
+        ] {
+            let told = NoToken::Over(said.to_owned()).to_string();
+            assert!(told.matches(sts::OVER).count() == 1 && told.ends_with(said), "{told}");
         }
     }
 
