@@ -20,7 +20,7 @@ use crate::{
     clock::Timestamp,
     error::Reason,
     kubernetes::ObjectRef,
-    runs::{AskedRun, CAUSE_KEPT, Cause, CauseError, Causes},
+    runs::{AskedRun, CAUSE_KEPT, Cause, CauseError, Causes, EVENT_WINDOW, SKEW},
     tekton::MADE_BY,
     webhooks,
 };
@@ -326,15 +326,17 @@ fn nobody(run: &str, created: Option<Timestamp>, is_part: bool, now: Timestamp) 
         return Refusal::unavailable(Reason::Overloaded, text);
     }
     // A PipelineRun that a request made is known by its uid, and what is left once it was deleted by none.
-    if is_part && !is_over(CAUSE_KEPT) {
+    // Of a delivery's run it is kept from the delivery on, which may have come so long before the run.
+    let is_old = is_over(CAUSE_KEPT - EVENT_WINDOW - SKEW);
+    if is_part && !is_old {
         return over(&format!(
             "nobody is known who caused run {run}, which is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it; start \
              the whole anew"
         ));
     }
-    let why = match is_over(CAUSE_KEPT) {
+    let why = match is_old {
         true => {
-            "it was made more than a week ago, and no run gets tokens for longer, however long it waited or goes on; start it anew"
+            "it was made about a week ago or earlier, and no run gets tokens for longer, however long it waited or goes on; start it anew"
         }
         false => {
             "it was made past Doorward, or by an upstream that `tokens.exchange` does not know as one of its cluster; start it through \
@@ -424,11 +426,14 @@ mod tests {
     #[test]
     fn a_run_that_is_too_old_for_tokens_is_told_so_and_to_be_started_anew() {
         let (made, second) = (Timestamp::from_secs(1_700_000_000), Duration::from_secs(1));
-        let old = "more than a week ago";
+        let old = "about a week ago or earlier";
+        // Who caused a delivery's run is kept from the delivery on.
+        let since_delivery = CAUSE_KEPT - EVENT_WINDOW - SKEW;
         for (created, now, status, why) in [
             (Some(made), made + SETTLING - second, 503, "yet; try again"),
             (Some(made), made + SETTLING, 400, "made past Doorward"),
-            (Some(made), made + CAUSE_KEPT - second, 400, "made past Doorward"),
+            (Some(made), made + since_delivery - second, 400, "made past Doorward"),
+            (Some(made), made + since_delivery, 400, old),
             (Some(made), made + CAUSE_KEPT, 400, old),
             (None, made, 400, "made past Doorward"),
         ] {
