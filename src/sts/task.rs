@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::{
     ends::Kind,
     look_up::{Lookup, Place},
-    objects::{Identity, Pod, TASK_RUN},
+    objects::{Identity, Owner, Pod, TASK_RUN},
     pod_token::PodToken,
     refusal::Refusal,
 };
@@ -209,15 +209,22 @@ impl Identity {
     /// would get tokens as a run by itself, past each rule about the pipeline. Whoever makes a run through Doorward can copy the label,
     /// and theirs is known by its uid alone.
     fn check_whole(&self, kind: Kind) -> Result<(), Refusal> {
-        match self.is_part && self.request.is_none() {
-            true => Err(Refusal::subject(format!(
-                "{} {} is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it: that has ended, or was deleted \
-                 without it, so start the whole anew; a run that is to stand by itself is made without the label",
-                kind.name(),
-                self.name
-            ))),
-            false => Ok(()),
+        if !self.is_part || self.request.is_some() {
+            return Ok(());
         }
+        let (kind, name) = (kind.name(), &self.name);
+        Err(Refusal::subject(match &self.owner {
+            // The PipelineRun may go on: these are not to be the words for an end.
+            Some(Owner { kind: of, object }) => format!(
+                "{kind} {name} is a part of a PipelineRun by its label `{MADE_BY}`, and {of} {} controls it: tasks of what a {of} makes get \
+                 no tokens, as no rule about the pipeline would meet them; have the pipeline itself run the task",
+                object.name
+            ),
+            None => format!(
+                "{kind} {name} is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it: that has ended, or was deleted \
+                 without it, so start the whole anew; a run that is to stand by itself is made without the label"
+            ),
+        }))
     }
 
     /// Refuses a run that says it came of another request, or event, than the run that lists it: the controller copies both to what
@@ -248,6 +255,7 @@ mod tests {
         super::{
             ends::Ends,
             look_up::{Asking, still_is},
+            objects::ENDS,
             pod_token::tests::claims,
         },
         *,
@@ -385,6 +393,17 @@ mod tests {
         // One that somebody copied and made through Doorward is theirs.
         let copied = found(MADE, vec![run(None, left(), json!({REQUEST_ID: "r"}))]).await.unwrap();
         assert_eq!(copied.root.event, None);
+    }
+
+    /// It was told that its PipelineRun had ended, which `doorward token` took for the end of a run that goes on.
+    #[tokio::test]
+    async fn what_a_custom_run_of_a_delivery_makes_gets_no_tokens_and_is_not_told_that_anything_has_ended() {
+        let mut run = object("build", MADE, Some(("CustomRun", "loop")), &json!({"status": {"podName": "build-pod"}}));
+        run["metadata"]["labels"] = json!({EVENT_ID: "e", MADE_BY: "release"});
+        let refusal = found(MADE, vec![(Kind::TaskRun, run)]).await.unwrap_err();
+        let why = refusal.description();
+        assert!(why.contains("and CustomRun loop controls it"), "{why}");
+        assert!(!ENDS.iter().any(|end| why.contains(end.trim_start_matches("it "))), "{why}");
     }
 
     #[test]
