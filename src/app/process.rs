@@ -376,7 +376,7 @@ impl Parts<'_> {
         let admin = resolved.admin.clone();
         let snapshot = resolved.into_snapshot(1, &shared, &self.clock).ok_or_else(missing)?;
         self.requests.reload_applied(1, self.clock.now());
-        self.metrics.certificates.follow(&snapshot.raw, base);
+        self.metrics.certificates.follow(self.metrics.certificates.turn(), &snapshot.raw, base);
         trail.note(Note::PolicyLoaded {
             digest: Arc::clone(snapshot.policy.digest()),
             cause: "start",

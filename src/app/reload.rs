@@ -265,7 +265,8 @@ impl Reloader {
         // Elsewhere, as it reads files.
         let (certificates, raw) = (self.app.metrics.certificates.clone(), Arc::clone(&next.raw));
         let folder = self.folder.clone();
-        tokio::task::spawn_blocking(move || certificates.follow(&raw, &folder));
+        let turn = certificates.turn();
+        tokio::task::spawn_blocking(move || certificates.follow(turn, &raw, &folder));
         // Not before: one that is refused must change nothing, and the one in force signs till now.
         next.supply_token_keys();
         self.app.snapshot.store(Arc::new(next));
