@@ -346,29 +346,19 @@ fn the_load_balancer_of_the_examples_keeps_the_address_of_clients() {
     );
 }
 
-/// An NLB of AWS with a readiness gate and the router of OpenShift connect by themselves, so that all people had one address's connections.
+/// An NLB of AWS whose targets are pods connects by itself, so that all people had one address's connections.
 #[test]
-fn the_guide_says_which_load_balancers_lose_the_addresses_of_clients_and_what_keeps_them() {
-    let guide = guide();
-    let section = |heading: &str| {
-        let (_, rest) = guide.split_once(&format!("\n{heading}\n")).unwrap();
-        rest.split("\n##").next().unwrap()
-    };
-    let (way_in, rollouts) = (section("## 8. A way in"), section("### Rollouts behind a load balancer"));
-    for said in ["preserve_client_ip.enabled=true", "proxy_protocol_from", "scheme: internet-facing", "passthrough"] {
-        assert!(way_in.contains(said), "{said}");
-    }
-    assert!(rollouts.contains("pod-readiness-gate-inject") && rollouts.contains("preserve_client_ip"), "{rollouts}");
-    for (row, said) in
-        [("| EKS |", "keep the addresses of clients"), ("| OpenShift |", "loses the addresses of clients")]
-    {
-        let row = guide.lines().find(|line| line.starts_with(row)).unwrap();
-        assert!(row.contains(said), "{row}");
-    }
+fn the_load_balancer_of_the_examples_keeps_the_address_of_clients_on_aws_too() {
     let example = example("load-balancer.yaml");
-    let prefix = "service.beta.kubernetes.io/aws-load-balancer-";
-    for annotation in ["scheme: internet-facing", "target-group-attributes: preserve_client_ip.enabled=true"] {
-        assert!(example.contains(&format!("{prefix}{annotation}\n")), "{annotation}");
+    let on_aws = example.replace("  # annotations:\n", "  annotations:\n").replace("  #   service.", "    service.");
+    let service: Value = serde_saphyr::from_str(&on_aws).unwrap();
+    for (name, value) in [
+        ("scheme", "internet-facing"),
+        ("nlb-target-type", "ip"),
+        ("target-group-attributes", "preserve_client_ip.enabled=true"),
+    ] {
+        let name = format!("service.beta.kubernetes.io/aws-load-balancer-{name}");
+        assert_eq!(service["metadata"]["annotations"][&name], value, "{name}");
     }
 }
 
