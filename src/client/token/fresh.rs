@@ -9,16 +9,13 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
 use tempfile::Builder;
-use tokio::{
-    process::{Child, Command},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::process::Command;
 
 use super::{
     Delivery, FIRST_PAUSE, Failure, MAX_PAUSE,
     exchange::{Issued, NoToken, Swaps, now},
+    signals::{Group, Signals},
 };
 use crate::{
     client::login::{MODE, not_a_file},
@@ -155,92 +152,6 @@ async fn attend(
     Ok(code(status?))
 }
 
-/// The process group of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Group {
-    /// Its own. Who stops a step may send the signal to the whole group that they started, as Tekton's entrypoint does; in another one
-    /// the command hears of it once, from here.
-    Own,
-    /// The one of this process, at a terminal, which lets no other read, and tells all of this one what is typed.
-    Terminal,
-    /// The one of this process: who kills that means all of it.
-    Shared,
-}
-
-impl Group {
-    fn find() -> Self {
-        // It can be asked, as for a passphrase, whatever the descriptors are.
-        if fs::File::open("/dev/tty").is_ok() {
-            return Self::Terminal;
-        }
-        let leader = fs::read_to_string(format!("/proc/{}/stat", getpgrp().as_raw_nonzero()));
-        leader.map_or(Self::Shared, |leader| Self::below(&leader))
-    }
-
-    /// By what `/proc/PID/stat` says of the leader of this group. Where process 1 started it, all ends with that: the command does not
-    /// outlive a step that is killed.
-    fn below(leader: &str) -> Self {
-        // A name may have brackets and spaces in it; after that come the state and the parent.
-        let parent = leader.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
-        if parent == Some("1") { Self::Own } else { Self::Shared }
-    }
-
-    fn spawn(self, command: &mut Command) -> io::Result<Child> {
-        if self == Self::Own {
-            command.process_group(0);
-        }
-        command.spawn()
-    }
-}
-
-/// Signals that end a process which does nothing about them: a command is to hear of them, and no token to be left behind.
-struct Signals(Vec<(SignalKind, tokio::signal::unix::Signal)>);
-
-impl Signals {
-    fn take() -> io::Result<Self> {
-        let kinds = [
-            SignalKind::terminate(),
-            SignalKind::interrupt(),
-            SignalKind::hangup(),
-            SignalKind::quit(),
-            SignalKind::alarm(),
-            SignalKind::user_defined1(),
-            SignalKind::user_defined2(),
-        ];
-        kinds.into_iter().map(|kind| Ok((kind, signal(kind)?))).collect::<io::Result<_>>().map(Self)
-    }
-
-    /// The next that comes.
-    async fn next(&mut self) -> SignalKind {
-        let each = self.0.iter_mut().map(|(kind, signal)| {
-            Box::pin(async move {
-                signal.recv().await;
-                *kind
-            })
-        });
-        futures_util::future::select_all(each).await.0
-    }
-
-    /// Waits for the command, which hears of those that come here, as does what it started where it has a group of its own.
-    async fn pass_on(mut self, child: &mut Child, group: Group) -> io::Result<ExitStatus> {
-        loop {
-            let kind = tokio::select! {
-                status = child.wait() => return status,
-                kind = self.next() => kind,
-            };
-            let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-            if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(kind.as_raw_value())) {
-                // One that has ended meanwhile hears nothing.
-                let _ = match group {
-                    Group::Own => kill_process_group(pid, signal),
-                    Group::Terminal if [Signal::INT, Signal::QUIT].contains(&signal) => Ok(()),
-                    Group::Terminal | Group::Shared => kill_process(pid, signal),
-                };
-            }
-        }
-    }
-}
-
 /// What a shell says where there was nothing to run, or nothing that can be.
 fn not_run(error: &io::Error) -> u8 {
     if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
@@ -336,19 +247,10 @@ async fn finish(delivery: &Delivery, mut issued: Vec<Issued>, swaps: Swaps<'_>) 
     }
 }
 
-/// Resolves with a signal that is to end this process.
-pub fn until_told() -> io::Result<impl Future<Output = ()>> {
-    let mut signals = Signals::take()?;
-    Ok(async move {
-        signals.next().await;
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
         convert::Infallible,
-        process::Stdio,
         sync::{
             Arc, Mutex,
             atomic::{AtomicUsize, Ordering},
@@ -360,11 +262,7 @@ mod tests {
     use http_body_util::{BodyExt as _, Full};
     use hyper::{body::Incoming, server::conn::http1, service::service_fn};
     use hyper_util::rt::TokioIo;
-    use rustix::process::{getpgid, getpid};
-    use tokio::{
-        io::{AsyncBufReadExt as _, BufReader},
-        sync::Notify,
-    };
+    use tokio::sync::Notify;
 
     use super::*;
     use crate::client::token::{Shape, Wanted};
@@ -435,39 +333,6 @@ mod tests {
             assert!(!file.exists(), "{held}");
             serving.abort();
         }
-    }
-
-    /// The command outlived whoever killed the group that it had been started in, wherever that was.
-    #[test]
-    fn a_command_has_a_group_of_its_own_where_process_1_started_this_one_alone() {
-        for (leader, group) in [
-            ("17 (sh) S 1 17 1 0 -1", Group::Own),
-            ("17 (a) b) (c) S 1 17 1 0 -1", Group::Own),
-            ("17 (timeout) S 12 17 1 0 -1", Group::Shared),
-            ("1 (sh) S 0 1 1 0 -1", Group::Shared),
-            ("17 (sh)", Group::Shared),
-            ("", Group::Shared),
-        ] {
-            assert_eq!(Group::below(leader), group, "{leader}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_command_with_a_group_of_its_own_hears_there_of_a_signal() {
-        let kind = SignalKind::alarm();
-        let signals = Signals(vec![(kind, signal(kind).unwrap())]);
-        let mut command = Command::new("sh");
-        let script = "trap 'echo told; exit 3' ALRM; echo ready; while :; do sleep 0.01; done";
-        command.args(["-c", script]).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = Group::Own.spawn(&mut command).unwrap();
-        let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
-        assert_eq!(getpgid(Some(pid)).unwrap(), pid);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ready"));
-        // Nothing else here waits for this one.
-        kill_process(getpid(), Signal::ALARM).unwrap();
-        assert_eq!(code(signals.pass_on(&mut child, Group::Own).await.unwrap()), 3);
-        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("told"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod exchange;
 mod fresh;
 mod shape;
+mod signals;
 
 use std::{
     io::{Read, Write},
@@ -200,7 +201,7 @@ pub async fn answer_git(wanted: Wanted, operation: &str, out: &mut (dyn Write + 
 pub async fn keep(wanted: Wanted) -> Result<(), Failure> {
     let (delivery, file) = Delivery::new(wanted)?;
     let file = file.ok_or("name the file that is kept fresh with `--out`")?;
-    fresh::keep(&delivery, &file, fresh::until_told()?).await
+    fresh::keep(&delivery, &file, signals::until_told()?).await
 }
 
 /// Runs a command with a fresh token at hand, and gives its exit status.
