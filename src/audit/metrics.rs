@@ -6,6 +6,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
+use tokio::time::Instant;
 
 use super::{export, unavailable::AuditUnavailable};
 use crate::admin::metrics::Labels;
@@ -31,7 +32,26 @@ pub struct Metrics {
     pub export: export::Metrics,
 }
 
+/// A wait for room, which is counted for as long as it lasted, also where who waited has left.
+#[derive(Debug)]
+pub(super) struct Wait<'a> {
+    time: &'a Counter<f64, AtomicU64>,
+    begun: Instant,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.time.inc_by(self.begun.elapsed().as_secs_f64());
+    }
+}
+
 impl Metrics {
+    /// Counts a request that waits for room from here on.
+    pub(super) fn begin_wait(&self) -> Wait<'_> {
+        self.waits.inc();
+        Wait { time: &self.wait_time, begun: Instant::now() }
+    }
+
     /// Counts a request that is refused.
     pub(super) fn refused(&self, why: AuditUnavailable) {
         self.refusals(why).inc();

@@ -59,6 +59,7 @@ mod traced_line;
 mod trail;
 mod unavailable;
 mod verify;
+mod watchdog;
 mod writer;
 
 pub use self::{

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{
     sync::{oneshot, watch},
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 use super::{
@@ -32,16 +32,10 @@ use super::{
     settings::{Destination, Settings},
     sink::{Found, RotatingFile, Sink, Stdout},
     unavailable::AuditUnavailable,
+    watchdog::{MAX_STALL, STALLED, Watchdog},
     writer::{END_TIMEOUT, Writer},
 };
 use crate::{clock::Clock, config::raw::WhenFull, lock::lock};
-
-/// How long a request waits for the trail: for room in the queue, and again for a durable write. A disk may stand still for a moment,
-/// as may who reads standard output; one that hangs is as good as a full one.
-pub(super) const MAX_STALL: Duration = Duration::from_secs(10);
-
-/// Why requests cannot be recorded once one has waited for so long.
-const STALLED: &str = "its disk, or who reads standard output, has not taken a record within 10 s";
 
 /// Bytes that may wait for the thread, besides records of requests that were let through under `when_full: refuse`.
 pub(super) const MAX_WAITING: usize = 16 << 20;
@@ -106,8 +100,7 @@ impl Trail {
             failure: Mutex::new(None),
             second_place,
             failing: AtomicBool::new(false),
-            commits: AtomicU64::new(0),
-            stalled: AtomicBool::new(false),
+            watchdog: Watchdog::default(),
             metrics,
             backlog: Arc::clone(&opened.backlog),
             heads: Heads::default(),
@@ -149,6 +142,18 @@ impl Trail {
 
     /// Takes room if there is some that nobody waits for.
     pub(super) fn take_room(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
+        let is_promised = self.may_begin(records, is_strict)?;
+        let fits = self.0.shared.room.take(records);
+        if !fits && is_promised {
+            self.0.wake();
+            return Err(AuditUnavailable::Full);
+        }
+        let room = if fits { records } else { 0 };
+        Ok(Reservation { handle: Arc::clone(&self.0), room, is_promised, is_strict })
+    }
+
+    /// Whether a request may begin, as far as room has no part in it, and whether it may on the promise of a record alone.
+    fn may_begin(&self, records: u32, is_strict: bool) -> Result<bool, AuditUnavailable> {
         let shared = &self.0.shared;
         if shared.closed.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Closed);
@@ -156,28 +161,25 @@ impl Trail {
         if shared.backlog.refuses() {
             return Err(AuditUnavailable::Behind);
         }
-        let refuse = is_strict || shared.refuses.load(Ordering::Relaxed);
-        if refuse && shared.failing.load(Ordering::Relaxed) {
+        let is_promised = is_strict || shared.refuses.load(Ordering::Relaxed);
+        if is_promised && shared.failing.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Failing);
         }
-        let fits = shared.room.take(records);
-        if !fits && refuse {
-            self.0.wake();
-            return Err(AuditUnavailable::Full);
+        // Of several records the first is to be on stable storage before anything is done, and would not be in time.
+        if is_promised && records > 1 && shared.watchdog.has_stalled() {
+            return Err(AuditUnavailable::Slow);
         }
-        let room = if fits { records } else { 0 };
-        Ok(Reservation { handle: Arc::clone(&self.0), room, is_promised: refuse, is_strict })
+        Ok(is_promised)
     }
 
     /// Waits for room behind those that wait already.
     async fn wait_for_room(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
         let shared = &self.0.shared;
-        if !shared.room.suffices_for(records) || shared.stalled.load(Ordering::Relaxed) {
+        if !shared.room.suffices_for(records) || shared.watchdog.has_stalled() {
             return Err(AuditUnavailable::Full);
         }
-        shared.metrics.waits.inc();
+        let _counted = shared.metrics.begin_wait();
         shared.show_queue();
-        let (begun, commits) = (Instant::now(), shared.commits());
         let wait = async {
             loop {
                 // Made before the look, so that no change is missed.
@@ -199,12 +201,7 @@ impl Trail {
                 }
             }
         };
-        let taken = timeout(MAX_STALL, wait).await.unwrap_or_else(|_| {
-            self.0.stands_still_since(commits);
-            Err(AuditUnavailable::Full)
-        });
-        shared.metrics.wait_time.inc_by(begun.elapsed().as_secs_f64());
-        taken
+        timeout(MAX_STALL, wait).await.unwrap_or(Err(AuditUnavailable::Full))
     }
 
     /// Writes a record after the fact, when refusing is no longer possible: the end of a long stream, which does not hold
@@ -248,7 +245,7 @@ impl Trail {
     /// Why requests cannot be recorded at the moment, for readiness; none if they can.
     pub fn failure(&self) -> Option<String> {
         let shared = &self.0.shared;
-        let stalled = || shared.stalled.load(Ordering::Relaxed).then(|| STALLED.to_owned());
+        let stalled = || shared.watchdog.has_stalled().then(|| STALLED.to_owned());
         lock(&shared.failure).clone().or_else(stalled).or_else(|| shared.backlog.why())
     }
 
@@ -394,10 +391,8 @@ pub(super) struct Shared {
     pub(super) asleep: AtomicBool,
     pub(super) closed: AtomicBool,
     pub(super) failing: AtomicBool,
-    /// How often the thread was through with the sink.
-    commits: AtomicU64,
-    /// A request has waited in vain, and the thread was not since.
-    stalled: AtomicBool,
+    /// For how long the sink has been at it.
+    pub(super) watchdog: Watchdog,
     pub(super) failure: Mutex<Option<String>>,
     /// Where checkpoints are copied to.
     pub(super) second_place: Option<Arc<SecondPlace>>,
@@ -418,18 +413,6 @@ impl Shared {
         *lock(&self.failure) = Some(why);
         self.failing.store(true, Ordering::Relaxed);
         self.room.changed.notify_waiters();
-    }
-
-    fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
-    }
-
-    /// The sink has taken what there was.
-    pub(super) fn committed(&self) {
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        if self.stalled.load(Ordering::Relaxed) && self.stalled.swap(false, Ordering::Relaxed) {
-            tracing::info!("the audit trail goes on");
-        }
     }
 
     pub(super) fn show_queue(&self) {
@@ -498,32 +481,18 @@ impl Handle {
         }
     }
 
-    /// Somebody waited in vain since then. Where the sink took nothing meanwhile, others need not until it does; else it is requests
-    /// that hold the room.
-    fn stands_still_since(&self, commits: u64) {
-        if self.shared.commits() != commits {
-            return;
-        }
-        if !self.shared.stalled.swap(true, Ordering::Relaxed) {
-            tracing::error!(error = STALLED, "the audit trail stands still");
-        }
-        // It may have gone on just now, with nothing more to do.
-        self.wake();
-    }
-
     fn wake(&self) {
         self.writer.unpark();
     }
 
     async fn durable(&self, answer: oneshot::Receiver<Result<(), AuditUnavailable>>) -> Result<(), AuditUnavailable> {
-        let commits = self.shared.commits();
+        if self.shared.watchdog.has_stalled() {
+            return Err(AuditUnavailable::Slow);
+        }
         match timeout(MAX_STALL, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(AuditUnavailable::Closed),
-            Err(_) => {
-                self.stands_still_since(commits);
-                Err(AuditUnavailable::Slow)
-            }
+            Err(_) => Err(AuditUnavailable::Slow),
         }
     }
 

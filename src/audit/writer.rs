@@ -263,7 +263,6 @@ impl Writer {
                 self.fail(&error);
                 return self.answer(Err(AuditUnavailable::Failing));
             }
-            self.shared.committed();
             self.answer(Ok(()));
             self.copy_checkpoint();
             let lost = self.shared.lost.swap(0, Ordering::Relaxed);
@@ -291,7 +290,7 @@ impl Writer {
             if rest.is_empty() {
                 break Ok(());
             }
-            match self.sink.write(rest) {
+            match self.shared.watchdog.watch(|| self.sink.write(rest)) {
                 Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => taken += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -315,7 +314,7 @@ impl Writer {
     fn sync(&mut self) -> io::Result<()> {
         if !self.synced || self.outage.is_some() {
             let begun = Instant::now();
-            self.sink.sync().inspect_err(|_| self.in_doubt = true)?;
+            self.shared.watchdog.watch(|| self.sink.sync()).inspect_err(|_| self.in_doubt = true)?;
             self.has_synced(begun);
         }
         self.last_sync = Instant::now();
@@ -326,7 +325,7 @@ impl Writer {
     fn resync(&mut self) -> io::Result<()> {
         if self.in_doubt {
             let begun = Instant::now();
-            self.sink.sync_again(&self.unsynced)?;
+            self.shared.watchdog.watch(|| self.sink.sync_again(&self.unsynced))?;
             self.in_doubt = false;
             self.has_synced(begun);
         }

@@ -192,6 +192,13 @@ fn start(settings: &Settings, sink: &Memory, clock: &Clock) -> Trail {
     Trail::start(settings, keys, opened, "replica-0", clock.clone()).unwrap()
 }
 
+/// Returns when the sink takes lines again.
+fn wait_until_recovered(trail: &Trail) {
+    while trail.failure().is_some() {
+        std::thread::yield_now();
+    }
+}
+
 fn clock() -> Clock {
     Clock::manual(NOW)
 }

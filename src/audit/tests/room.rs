@@ -2,8 +2,10 @@
 
 use std::pin::Pin;
 
+use tokio::time::timeout;
+
 use super::*;
-use crate::audit::trail::MAX_STALL;
+use crate::audit::watchdog::MAX_STALL;
 
 fn queue(queue: usize) -> Settings {
     Settings { queue, ..settings() }
@@ -69,8 +71,8 @@ async fn once_somebody_has_waited_in_vain_others_do_not_until_the_disk_takes_lin
     assert_eq!((trail.metrics().waits.get(), trail.metrics().refusals(AuditUnavailable::Full).get()), (1, 2));
     tokio::time::resume();
     sink.set(|disk| disk.hold_syncs = false);
+    wait_until_recovered(&trail);
     stalled.await.unwrap();
-    assert_eq!(trail.failure(), None);
     let (reserved, ()) = tokio::join!(trail.reserve(1), async { drop(others) });
     assert!(reserved.is_ok());
 }
@@ -86,6 +88,54 @@ async fn a_record_that_is_not_on_the_disk_in_time_refuses_its_request_and_is_tol
     assert_eq!(trail.metrics().refusals(AuditUnavailable::Slow).get(), 1);
     assert!(trail.reserve(1).await.is_ok(), "there is room for those who need not wait");
     sink.set(|disk| disk.hold_syncs = false);
+}
+
+/// While there was room, each waited as long for its own record as the first.
+#[tokio::test]
+async fn once_the_disk_hangs_nobody_waits_for_a_record_to_be_on_it() {
+    let sink = Memory::default();
+    let settings = queue(64);
+    let trail = start(&settings, &sink, &clock());
+    let stalled = stall(&trail, &sink).await;
+    let mut others = trail.reserve(2).await.unwrap();
+    tokio::time::pause();
+    assert_eq!(stalled.await, Err(AuditUnavailable::Slow));
+    let begun = tokio::time::Instant::now();
+    assert_eq!(others.write_durable(record(2)).await, Err(AuditUnavailable::Slow));
+    // What would be written before it is done is neither decided nor queued.
+    assert_eq!(trail.reserve(2).await.unwrap_err(), AuditUnavailable::Slow);
+    assert_eq!(trail.metrics().refusals(AuditUnavailable::Slow).get(), 3);
+    trail.follow(&Settings { when_full: WhenFull::Continue, ..settings });
+    trail.reserve(2).await.unwrap().write_durable(record(3)).await.expect("it goes on, and at once");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    sink.set(|disk| disk.hold_syncs = false);
+}
+
+/// Deliveries, whose senders wait for less, left each time before anybody noticed, and the replica counted as ready for as long as the
+/// disk hung.
+#[tokio::test]
+async fn a_disk_that_hangs_is_told_though_nobody_waits_for_as_long() {
+    let sink = Memory::default();
+    let trail = start(&queue(64), &sink, &clock());
+    let _stalled = stall(&trail, &sink).await;
+    tokio::time::pause();
+    for number in 2..4 {
+        let mut reservation = trail.reserve(2).await.unwrap();
+        assert!(timeout(MAX_STALL * 3 / 5, reservation.write_durable(record(number))).await.is_err());
+    }
+    assert!(trail.failure().is_some());
+    assert_eq!(trail.reserve(2).await.unwrap_err(), AuditUnavailable::Slow);
+    sink.set(|disk| disk.hold_syncs = false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_of_who_left_is_counted() {
+    let trail = start(&queue(2), &Memory::default(), &clock());
+    let _others = trail.reserve(2).await.unwrap();
+    assert!(timeout(MAX_STALL / 2, trail.reserve(1)).await.is_err());
+    let metrics = trail.metrics();
+    assert_eq!(metrics.waits.get(), 1);
+    assert!(metrics.wait_time.get() >= (MAX_STALL / 2).as_secs_f64());
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,13 +5,6 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
-/// Returns when the sink takes lines again.
-fn wait_until_recovered(trail: &Trail) {
-    while trail.failure().is_some() {
-        std::thread::yield_now();
-    }
-}
-
 fn paths(lines: &[Value]) -> Vec<&str> {
     lines.iter().filter_map(|line| line.pointer("/http_request/url/path")?.as_str()).collect()
 }
