@@ -195,7 +195,10 @@ impl Trail {
                             return Err(AuditUnavailable::Closed);
                         }
                         let handle = Arc::clone(&self.0);
-                        return Ok(Reservation { handle, room: records, is_promised: true, is_strict });
+                        let mut taken = Reservation { handle, room: records, is_promised: true, is_strict };
+                        // Of what has come to be meanwhile, not all is told to those that wait.
+                        taken.is_promised = self.may_begin(records, is_strict)?;
+                        return Ok(taken);
                     }
                     () = changed => {}
                 }

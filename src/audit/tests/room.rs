@@ -203,6 +203,25 @@ async fn who_waits_for_room_is_refused_as_soon_as_the_trail_fails() {
     assert_eq!(trail.metrics().refusals(AuditUnavailable::Failing).get(), 1);
 }
 
+/// It got the place of another that came free in the same moment.
+#[tokio::test]
+async fn who_waits_for_room_is_refused_though_some_is_free_by_when_the_trail_fails() {
+    let sink = Memory::default();
+    let trail = start(&queue(2), &sink, &clock());
+    let mut others = trail.reserve(2).await.unwrap();
+    let (refused, ()) = tokio::join!(trail.reserve(1), async {
+        somebody_waits(&trail).await;
+        sink.set(|disk| disk.room = Some(0));
+        others.write(record(1));
+        // Without a turn for who waits.
+        while trail.take_room(1, false).err() != Some(AuditUnavailable::Failing) {
+            std::thread::yield_now();
+        }
+        drop(others);
+    });
+    assert_eq!(refused.unwrap_err(), AuditUnavailable::Failing);
+}
+
 #[tokio::test]
 async fn who_waits_for_room_is_refused_when_the_trail_closes() {
     let trail = start(&queue(1), &Memory::default(), &clock());
