@@ -207,6 +207,12 @@ impl Trail {
         timeout(MAX_STALL, wait).await.unwrap_or(Err(AuditUnavailable::Full))
     }
 
+    /// Why a request cannot be recorded whose own time was over while it waited for the trail, which counts it.
+    pub fn out_of_time(&self) -> AuditUnavailable {
+        self.metrics().refused(AuditUnavailable::Slow);
+        AuditUnavailable::Slow
+    }
+
     /// Writes a record after the fact, when refusing is no longer possible: the end of a long stream, which does not hold
     /// a reservation for hours. It may take as much room again as requests have; beyond it the record is lost and counted.
     pub fn write(&self, record: impl Into<Box<Record>>) {

@@ -13,7 +13,9 @@ pub enum AuditUnavailable {
     Slow,
     #[error("a receiver of the audit trail is further behind than `max_behind` allows")]
     Behind,
-    #[error("the audit trail is closed: Doorward stops, or the thread of the trail ended by a fault and takes a restart")]
+    #[error(
+        "the audit trail is closed: Doorward stops, or the thread of the trail ended by a fault and takes a restart"
+    )]
     Closed,
 }
 

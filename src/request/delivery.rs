@@ -5,14 +5,7 @@
 //! try again do so after 503. So everything that is not the upstream's yes or no is 503 with `Retry-After`, also what a gateway in
 //! front of it says while it is rolled out.
 
-use std::{
-    borrow::Cow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{Response, StatusCode, header};
 use serde::Deserialize;
@@ -28,6 +21,7 @@ use super::{
 };
 use crate::{
     app::App,
+    audit::Trail,
     authn::Authenticated,
     body::{OnEnd, ResponseBody, collect},
     downstream::finished,
@@ -119,11 +113,11 @@ impl Worker {
             Some(reservation) => reservation.once(),
             None => Once { id: sha256(&[exchange.record().id.as_bytes()]), window: None },
         };
-        let is_sent = AtomicBool::new(false);
+        let cleared = self.decide(snapshot, authenticated, Some(once), exchange);
+        let cleared = recorded_by(deadline, &self.app.trail, cleared).await;
+        let is_sent = cleared.is_ok();
         let forward = async {
-            let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await?;
-            is_sent.store(true, Ordering::Relaxed);
-            let ending = self.forward(snapshot, cleared, exchange).await?;
+            let ending = self.forward(snapshot, cleared?, exchange).await?;
             if let Ending::Response { response, .. } = &ending {
                 check(response.status())?;
             }
@@ -137,7 +131,7 @@ impl Worker {
                 Ok(Ending::Response { response, by })
             }
             other => {
-                if is_sent.load(Ordering::Relaxed) {
+                if is_sent {
                     self.note_events(snapshot, once, None, exchange).await;
                 }
                 other
@@ -175,6 +169,19 @@ fn deadline(budget: Duration, elapsed: Duration) -> Instant {
 /// Until when an answer is read where the sender sets no bound.
 fn unhurried() -> Instant {
     Instant::now() + UNHURRIED
+}
+
+/// Waits until `deadline` for what the audit trail is waited for. A sender that does not wait any longer is told of the trail, which
+/// has kept its delivery.
+pub(super) async fn recorded_by<T>(
+    deadline: Option<Instant>,
+    trail: &Trail,
+    recorded: impl Future<Output = Result<T, Rejection>>,
+) -> Result<T, Rejection> {
+    match deadline {
+        None => recorded.await,
+        Some(deadline) => timeout_at(deadline, recorded).await.unwrap_or_else(|_| Err(trail.out_of_time().into())),
+    }
 }
 
 /// Waits for `forward` until `deadline`. What failed by then is 503.
@@ -262,6 +269,7 @@ mod tests {
     use std::future::pending;
 
     use super::*;
+    use crate::sessions::tests::trail;
 
     #[test]
     fn an_event_id_is_taken_only_where_it_could_label_a_run() {
@@ -290,6 +298,18 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_millis(2500));
         assert_eq!((late.status(), late.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamTimeout));
         assert!(late.retry_after().is_some());
+    }
+
+    /// It was told that the EventListener had not answered, which nobody had asked.
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_whose_time_is_over_while_the_trail_keeps_its_delivery_hears_of_the_trail() {
+        let folder = tempfile::tempdir().unwrap();
+        let (trail, start) = (trail(folder.path()), Instant::now());
+        let deadline = deadline(Duration::from_secs(8), Duration::ZERO);
+        let late = recorded_by(Some(deadline), &trail, pending::<Result<(), Rejection>>()).await.unwrap_err();
+        assert_eq!(start.elapsed(), Duration::from_secs(8));
+        assert_eq!((late.status(), late.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::AuditUnavailable));
+        assert!(recorded_by(Some(deadline), &trail, async { Ok(()) }).await.is_ok(), "the twin");
     }
 
     #[tokio::test]

@@ -45,7 +45,8 @@ use crate::{
 };
 
 impl Worker {
-    /// Stores a delivery that the policy allows and answers its sender. A store that stalls is asked again until `deadline`.
+    /// Stores a delivery that the policy allows and answers its sender. Until `deadline` the audit trail is waited for, and a store that
+    /// stalls is asked again.
     pub(super) async fn hold(
         &self,
         snapshot: &Snapshot,
@@ -59,7 +60,7 @@ impl Worker {
         let decided = authorize(&snapshot.policy, authenticated, now);
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
-        exchange.reserve(1).await?;
+        delivery::recorded_by(Some(deadline), &self.app.trail, exchange.reserve(1)).await?;
         let record = exchange.record();
         let request_id = record.id;
         let (held, request) = keep(permit, request_id, settings, Arc::clone(snapshot.policy.digest()), now)?;

@@ -288,8 +288,8 @@ impl Worker {
         Box::pin(authenticated.read_call(limits, budget, exchange.record())).await
     }
 
-    /// From a known caller to a request that may be sent, with the identity that it is sent under and room for its records. `once`
-    /// names what goes to an EventListener, and nothing else.
+    /// From a known caller to a request that may be sent, with the identity that it is sent under, recorded as far as it must be and
+    /// with room for its last record. `once` names what goes to an EventListener, and nothing else.
     pub(super) fn decide<'e>(
         &self,
         snapshot: &Snapshot,
@@ -302,6 +302,9 @@ impl Worker {
         async move {
             let cleared = cleared?;
             exchange.reserve(if cleared.announced { 2 } else { 1 }).await?;
+            if cleared.announced {
+                Box::pin(exchange.decided()).await?;
+            }
             Ok(cleared)
         }
     }
@@ -357,9 +360,6 @@ impl Worker {
         mut cleared: Box<Cleared>,
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
-        if cleared.announced {
-            Box::pin(exchange.decided()).await?;
-        }
         let prepared = match cleared.fit.take() {
             Some(fit) => Box::pin(self.fit_to_existing_run(fit, &mut cleared.outbound)).await,
             None => Ok(()),

@@ -125,6 +125,9 @@ async fn a_disk_that_hangs_is_told_though_nobody_waits_for_as_long() {
     }
     assert!(trail.failure().is_some());
     assert_eq!(trail.reserve(2).await.unwrap_err(), AuditUnavailable::Slow);
+    // As of one that was still waiting when its sender's time was over.
+    assert_eq!(trail.out_of_time(), AuditUnavailable::Slow);
+    assert_eq!(trail.metrics().refusals(AuditUnavailable::Slow).get(), 2);
     sink.set(|disk| disk.hold_syncs = false);
 }
 
