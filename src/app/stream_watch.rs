@@ -66,7 +66,7 @@ impl App {
 
     /// Why the credential of a caller is worth nothing any more, if somebody took it back: them, an operator, or their issuer together
     /// with the key that signed it.
-    fn took_back(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
+    pub fn took_back(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
         if let Some(end) = self.revocations.end_of_session(principal) {
             let is_revoked = &*end.reason == Ended::revoked.as_str();
             return Some(if is_revoked { CutReason::Revoked } else { CutReason::SignedOut });

@@ -104,6 +104,7 @@ impl Worker {
         if announced {
             exchange.decided().await?;
         }
+        self.recheck(snapshot, &permit, now, exchange)?;
         Ok(own(answer, id))
     }
 }

@@ -61,6 +61,7 @@ impl Worker {
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
         delivery::recorded_by(Some(deadline), &self.app.trail, exchange.reserve(1)).await?;
+        self.recheck(snapshot, &permit, now, exchange)?;
         let record = exchange.record();
         let request_id = record.id;
         let (held, request) = keep(permit, request_id, settings, Arc::clone(snapshot.policy.digest()), now)?;

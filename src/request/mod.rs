@@ -9,6 +9,7 @@
 //! | `expect` | clients that wait for `100 Continue` where they cannot get it |
 //! | `outbound` | a request that may be sent, made from a permit alone |
 //! | `respond`, `step_up`, `refusal_limit` | how a caller is told no, the way to what it lacks, and too many of both from one address |
+//! | `recheck` | a second look at what the trail kept waiting |
 //! | `own` | answers where Doorward itself is asked |
 //! | `forward_auth` | the same steps for a proxy that only asks |
 //! | `dashboard` | what goes to the back end of the Dashboard: files, pages and logs |
@@ -31,6 +32,7 @@ pub mod outbound;
 mod own;
 pub(crate) mod path;
 pub(crate) mod pipeline;
+mod recheck;
 pub(crate) mod refusal_limit;
 pub(crate) mod respond;
 pub(crate) mod route;

@@ -291,8 +291,8 @@ impl Worker {
     /// From a known caller to a request that may be sent, with the identity that it is sent under, recorded as far as it must be and
     /// with room for its last record. `once` names what goes to an EventListener, and nothing else.
     pub(super) fn decide<'e>(
-        &self,
-        snapshot: &Snapshot,
+        &'e self,
+        snapshot: &'e Snapshot,
         authenticated: authn::Authenticated,
         once: Option<webhooks::Once>,
         exchange: &'e mut Exchange,
@@ -305,6 +305,7 @@ impl Worker {
             if cleared.announced {
                 Box::pin(exchange.decided()).await?;
             }
+            self.recheck(snapshot, &cleared.outbound.permit, cleared.now, exchange)?;
             Ok(cleared)
         }
     }

@@ -4,15 +4,17 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::{
-    fixture::{Fixture, bearer},
+    fixture::{Change, Fixture, bearer},
     harness::{
-        Doorward, found,
+        Doorward, Reply, found,
         streams::{Streams, streaming},
         until,
     },
@@ -76,6 +78,44 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     let listed = &said["revocations"][0];
     assert_eq!((&listed["token_id"], &listed["why"]), (&claims["jti"], &"it was in a build log".into()), "{said}");
     assert_eq!(said["revocations"].as_array().unwrap().len(), 1, "{said}");
+}
+
+/// It was sent on by what had been decided before, as much as ten seconds later.
+#[tokio::test]
+async fn who_is_revoked_while_their_request_waits_for_the_trail_is_refused() {
+    let told = Arc::new(Notify::new());
+    let waits_for = Arc::clone(&told);
+    let mut fixture = Fixture::with(
+        |yaml| yaml.change("audit: {", "audit: {queue: 2, "),
+        move |request| match request.line().contains("/held") {
+            true => Reply::Later(Arc::clone(&waits_for), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()),
+            false => Reply::json(200, "{}"),
+        },
+    )
+    .await;
+    // Both places are taken.
+    let mut others = Vec::new();
+    for path in ["/held/1", "/held/2"] {
+        let mut other = fixture.doorward.raw().await;
+        other.send(format!("GET {path} HTTP/1.1\r\nHost: open.test\r\n\r\n")).await;
+        fixture.upstream.wait_for_path(path).await;
+        others.push(other);
+    }
+    let waits = async || {
+        let metrics = fixture.doorward.metrics().await;
+        metrics.lines().find(|line| line.starts_with("doorward_audit_waits_total")).unwrap().to_owned()
+    };
+    let before = waits().await;
+    let mut revoked = fixture.doorward.raw().await;
+    revoked.send(format!("GET {PATH} HTTP/1.1\r\nHost: api.test\r\n{}\r\n\r\n", fixture.alice())).await;
+    until(async || waits().await != before).await;
+    let (code, said) =
+        fixture.doorward.operator(&["revoke", "--issuer", "a", "--subject", "alice", "--why", "left"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    told.notify_one();
+    let refused = revoked.answer().await;
+    assert_eq!((refused.status, refused.reason().as_str()), (401, "token_revoked"), "{}", refused.text());
+    assert!(fixture.upstream.requests().iter().all(|request| !request.line().contains(PATH)));
 }
 
 #[tokio::test]
