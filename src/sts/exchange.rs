@@ -73,8 +73,6 @@ impl<'a> Exchanger<'a> {
             partly: false,
             task: None,
         }));
-        exchange.reserve(2).await?;
-        let now = self.app.clock.now();
         let subject = self.authenticate("subject_token", &asked.subject_token).await?;
         let subject = if asked.actor_token.is_some() { self.as_themselves(subject) } else { subject };
         exchange.record().principal = Some(Arc::clone(&subject));
@@ -82,9 +80,17 @@ impl<'a> Exchanger<'a> {
         if self.own_issuer.settings.registries.get(&asked.audience).is_some() {
             registry::check_scopes(asked.scopes.as_deref().unwrap_or_default())?;
         }
-        let party = match &asked.actor_token {
+        let actor = match &asked.actor_token {
+            None => None,
+            Some(actor) => Some(self.authenticate("actor_token", actor).await?),
+        };
+        // Behind the proof of who asks, as keys may be waited for, so that strangers hold no room that requests need; and before the time
+        // is looked at.
+        exchange.reserve(2).await?;
+        let now = self.app.clock.now();
+        let party = match actor {
             None => self.party("subject_token", subject, now).await?,
-            Some(actor) => self.delegated(&subject, &*self.authenticate("actor_token", actor).await?)?,
+            Some(actor) => self.delegated(&subject, &actor)?,
         };
         let view = party.view(request, &asked.audience, now);
         let judged = self.decide(&party, &view, asked.scopes.as_deref());

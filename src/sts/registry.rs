@@ -228,14 +228,16 @@ impl Exchanger<'_> {
         let password = password(request.headers()).ok_or_else(|| {
             Refusal::subject("a registry's token is given for a password; `docker login` with a token")
         })?;
-        exchange.reserve(2).await?;
-        let now = self.app.clock.now();
         if let Some(claims) = self.keys.verify(&password) {
-            return self.hand_back(&password, asked, &claims, now, exchange);
+            exchange.reserve(1).await?;
+            return self.hand_back(&password, asked, &claims, self.app.clock.now(), exchange);
         }
         let subject = self.authenticate("password", &password).await?;
         exchange.record().principal = Some(Arc::clone(&subject));
         let asked = asked?;
+        // Behind the proof of who asks, as in an exchange.
+        exchange.reserve(2).await?;
+        let now = self.app.clock.now();
         let party = self.party("password", subject, now).await?;
         let view = party.view(request, &asked.service, now);
         // `docker login` asks for no scope, to see whether the password is good: it is for whom a rule gives something there.

@@ -1,14 +1,15 @@
 //! What the endpoints of tokens say while the trouble is ours: that it is, and when to come again.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{TARGET, World, secret};
 use crate::{
-    fixture::Change,
-    harness::{Answer, Fault, Issuer, found, until},
+    fixture::{Change, bearer},
+    harness::{Answer, EXCHANGE, Fault, Issuer, exchange_form, found, request, until},
 };
 
 /// It may work later, and not at once.
@@ -152,4 +153,22 @@ async fn keys_whose_seal_is_given_up_are_dropped_on_an_operators_word_and_others
         record["metadata"]["event_code"] == "key.made" && id.is_some_and(|id| after.iter().any(|kid| kid == id))
     };
     assert_eq!(world.doorward.records(after.len(), made).await.len(), after.len());
+}
+
+/// Each held two places in the trail while the keys of their issuer were asked for, and requests with good tokens waited behind them.
+#[tokio::test]
+async fn whose_token_may_be_anybodys_keeps_no_request_waiting_for_the_trail() {
+    let world = World::with(|yaml| yaml.change("audit: {", "audit: {queue: 2, ")).await;
+    let alice = bearer(&world.person("alice", &json!({})));
+    let get = async || world.doorward.get("/", &["Host: localhost", &alice]).await;
+    assert_eq!(get().await.status, 200);
+    world.people.set_fault(Fault::Hang);
+    let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": "of-nobody"});
+    let forged = world.people.sign_with(&header, &world.people.claims("alice", &["dev"]));
+    let form = exchange_form(&[("subject_token", &forged), ("audience", TARGET), ("scope", "plan")]);
+    let mut stranger = world.doorward.raw().await;
+    stranger.send(request(&EXCHANGE, form.as_bytes())).await;
+    world.doorward.until_metrics_say("doorward_issuer_unknown_kids_total{issuer=\"people\"} 1").await;
+    assert_eq!(get().await.status, 200);
+    assert!(timeout(Duration::ZERO, stranger.some()).await.is_err(), "its key is still asked for");
 }
