@@ -124,9 +124,9 @@ impl Endpoints {
             Some(limits) => buffered::read(body, limits, authenticator.budget, share).await?,
             None => Bytes::new(),
         };
-        // Once the body is there: who keeps it back must not keep others out.
+        // So that nothing is used up in vain. Room is taken once it is proved who comes: strangers must not keep others out.
         if Login::lets_in(request.method(), request.path()) {
-            exchange.reserve(1).await?;
+            exchange.check_trail()?;
         }
         let mut inner = Request::new(Body::empty());
         *inner.method_mut() = request.method().clone();
@@ -145,6 +145,9 @@ impl Endpoints {
             Err(never) => match never {},
         };
         exchange.record().principal = whose.known();
+        if let Some(place) = whose.take_place() {
+            exchange.hold(place);
+        }
         let refused = response.extensions_mut().remove::<Refused>();
         if let Some(rejection) = refused.and_then(|Refused(rejection)| Arc::into_inner(rejection)) {
             return Err(rejection);

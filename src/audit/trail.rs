@@ -131,6 +131,11 @@ impl Trail {
         self.take_or_wait(records, true).await
     }
 
+    /// Whether records are taken at all, for what would be in vain otherwise. Takes no room, which comes behind the proof of who asks.
+    pub fn check(&self) -> Result<(), AuditUnavailable> {
+        self.may_begin(1, false).map(|_| ()).inspect_err(|why| self.metrics().refused(*why))
+    }
+
     async fn take_or_wait(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
         let taken = match self.take_room(records, is_strict) {
             // Boxed, as it is rare and large.

@@ -263,6 +263,7 @@ impl Login {
             userinfo::complete(Arc::make_mut(&mut claims), &mut told, &userinfo);
         }
         self.check_needed(&*provider, &flow, &claims)?;
+        self.reserve(&whose).await?;
         // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).
         let client = provider.client();
         let scopes = scopes.map_or_else(|| client.scopes.clone(), |scopes| client.protocol.split_scopes(scopes));

@@ -156,7 +156,7 @@ impl From<Rejection> for Failure {
             tracing::error!(reason = %rejection.reason(), cause, "a login or a logout failed");
         }
         let outcome = match rejection.reason() {
-            Reason::StoreUnavailable => Outcome::store_unavailable,
+            Reason::StoreUnavailable | Reason::AuditUnavailable => Outcome::store_unavailable,
             Reason::IssuerUnavailable => Outcome::provider_unavailable,
             Reason::IdentityRefused | Reason::TokenRevoked => Outcome::identity_refused,
             Reason::Internal => Outcome::internal,

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     authn::{NeededLogin, Whose},
     config::raw::Prompt,
+    error::Rejection,
     pages::{self, Brand, Choice, GoingView, SignInView},
     request::respond::see_other,
     sessions::{Ended, Origin, Sessions, cookie, csrf},
@@ -148,6 +149,12 @@ impl Login {
     /// Whether somebody may get in by this, or let a program in.
     pub fn lets_in(method: &Method, path: &str) -> bool {
         address::leads_back(path) || path == program::TOKEN || (path == program::DEVICE && *method == Method::POST)
+    }
+
+    /// Takes room for the record of somebody who is let in. Behind all proofs, so that strangers hold none which requests need.
+    pub(super) async fn reserve(&self, whose: &Whose) -> Result<(), Rejection> {
+        whose.holds(self.0.sessions.shared().trail.reserve(1).await?);
+        Ok(())
     }
 
     /// Answers one of the paths of the login; `None` if it is no such path. Every answer is final and uncached.

@@ -193,6 +193,16 @@ impl Exchange {
         Ok(())
     }
 
+    /// Refuses with 503 where nothing can be recorded.
+    pub fn check_trail(&self) -> Result<(), Rejection> {
+        Ok(self.0.trail.check()?)
+    }
+
+    /// Has its last record written in a place that was taken for it.
+    pub fn hold(&mut self, place: Reservation) {
+        self.0.reservation = Some(place);
+    }
+
     /// Writes the record as it stands, before the request is forwarded, and returns when it is on stable storage.
     pub async fn decided(&mut self) -> Result<(), Rejection> {
         let open = &mut *self.0;

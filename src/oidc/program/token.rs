@@ -15,6 +15,7 @@ use super::{
     DEVICE_GRANT, Grant,
 };
 use crate::{
+    authn::Whose,
     error::{Reason, Rejection},
     sessions::{Collected, Ended, Origin, Session},
     store::StoreError,
@@ -28,6 +29,7 @@ const SOON: Duration = Duration::from_secs(5);
 pub(super) struct Bearer<'a> {
     pub origin: &'a Origin,
     pub address: IpAddr,
+    pub whose: &'a Whose,
 }
 
 /// Why a program gets no session, in the words of RFC 6749 section 5.2.
@@ -111,9 +113,10 @@ impl Login {
             Err(refusal) => return refusal.answer(),
         };
         let (login, origin, address) = (self.clone(), request.origin.clone(), request.address);
+        let whose = request.whose.clone();
         // A program that goes away must not leave a code used and a session that nobody has.
         let task = self.0.sessions.shared().finish(async move {
-            let bearer = Bearer { origin: &origin, address };
+            let bearer = Bearer { origin: &origin, address, whose: &whose };
             match form.brought {
                 Brought::Code(code) => login.redeem_code(&code, &form.verifier, bearer).await,
                 Brought::DeviceCode(code) => login.redeem_device(&code, &form.verifier, bearer).await,
@@ -149,6 +152,7 @@ impl Login {
     /// The session that waits for its program. Of several that come for it one gets it, and only until another comes: one
     /// of the two stole what it brought (RFC 6749 section 4.1.2). An error leaves it waiting.
     pub(super) async fn collect(&self, grant: &Grant, bearer: Bearer<'_>) -> Result<Arc<Session>, Refusal> {
+        self.reserve(bearer.whose).await?;
         match self.0.sessions.collect(&grant.handle, bearer.origin, bearer.address).await? {
             Collected::Now(session) => {
                 let (issuer, subject) = (session.issuer(), &session.principal.subject);

@@ -1,6 +1,7 @@
 //! `doorward login --device`: a terminal whose machine has no browser, and what others try with it.
 
 use super::*;
+use crate::harness::Reply;
 
 const TYPE: &str = "/.doorward/device";
 
@@ -199,6 +200,30 @@ async fn whoever_keeps_the_body_of_a_login_back_keeps_nobody_out() {
         kept.push(raw);
     }
     assert_eq!(world.status(&cookie).await, 200);
+}
+
+/// Each held a place of the trail until its refusal was written, and waited for one before those who may pass.
+#[tokio::test]
+async fn whoever_brings_what_is_worth_nothing_needs_no_place_in_the_trail() {
+    let upstream = Upstream::scripted(|request| match request.line().contains("/held") {
+        true => Reply::Hang,
+        false => Reply::json(200, "{}"),
+    })
+    .await;
+    let (mut world, _issuer) = LoginWorld::scripted_with(upstream, &[("audit: {", "audit: {queue: 1, ")]).await;
+    let cookie = world.log_in().await;
+    // The only place is taken.
+    let mut holder = world.doorward.raw().await;
+    holder.send(format!("GET /held HTTP/1.1\r\nHost: {}\r\n{cookie}\r\n\r\n", world.host)).await;
+    world.upstream.wait_for_path("/held").await;
+    for (row, answer) in [
+        ("a code", world.redeem("of-nobody", VERIFIER).await),
+        ("the code of a terminal", world.poll("BCDFGHJK.of-nobody", VERIFIER).await),
+        ("one that is typed", world.press(TYPE, "code=BCDFGHJK").await),
+        ("the answer of a provider", world.get("/oauth2/callback?code=x&state=y", &[]).await),
+    ] {
+        assert_eq!(answer.status, 400, "{row}: {}{}", answer.head, answer.text());
+    }
 }
 
 #[tokio::test]
