@@ -53,11 +53,9 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
-#[cfg(test)]
-pub use self::bearer::OVER;
 pub(crate) use self::refusal::printable;
 pub use self::{
-    bearer::HandedBack,
+    bearer::{HandedBack, OVER},
     key_metric::KeyMetric,
     keys::SigningKeys,
     look_up::Asking,

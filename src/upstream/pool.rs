@@ -7,17 +7,18 @@
 
 mod connection;
 mod lease;
+mod queue;
 mod read_on;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
+use tokio::time::Instant;
 
-use self::connection::{Http1, Http2};
 pub(super) use self::lease::{Http1Lease, Http2Lease, Lease};
+use self::{
+    connection::{Http1, Http2},
+    queue::{Queues, Ticket, Waiting},
+};
 use super::{
     Lane, Pings,
     error::{UpstreamError, UpstreamErrorKind},
@@ -40,12 +41,6 @@ pub(super) enum Pick {
 #[derive(Debug)]
 pub(super) struct Node {
     state: Mutex<State>,
-    /// A connection or a stream became free. Those that wait for one to keep it are woken apart from the others: they may
-    /// have all that they may have, and what is free is for the others.
-    freed: Notify,
-    freed_for_long: Notify,
-    /// Held while a connection is opened that others could share, so that a burst opens one and not many.
-    opening: tokio::sync::Mutex<()>,
     pub(super) counters: Counters,
     pub(super) sweep: Arc<Sweep>,
     pings: Pings,
@@ -59,10 +54,9 @@ struct State {
     open: u32,
     /// How many of the open connections belong to exchanges that last.
     long: u32,
-    waiting: u32,
-    /// Those of them that take a pooled connection as well as a new one. What becomes free is theirs: if whoever comes next could
-    /// have it, they would wait in vain under load.
-    waiting_for_any: u32,
+    waiting: Queues,
+    /// A connection is being opened that others could share, so that a burst opens one and not many.
+    opening: bool,
     /// No longer wanted: nothing is kept.
     drained: bool,
     /// TLS negotiated HTTP/1.1 the last time.
@@ -77,22 +71,14 @@ struct State {
 
 impl Node {
     pub(super) fn new(counters: Counters, sweep: &Arc<Sweep>, pings: Pings) -> Arc<Self> {
-        let node = Arc::new(Self {
-            state: Mutex::default(),
-            freed: Notify::new(),
-            freed_for_long: Notify::new(),
-            opening: tokio::sync::Mutex::new(()),
-            counters,
-            sweep: Arc::clone(sweep),
-            pings,
-        });
+        let node = Arc::new(Self { state: Mutex::default(), counters, sweep: Arc::clone(sweep), pings });
         sweep.add_node(&node);
         node
     }
 
     /// A connection for one short exchange.
     pub(super) async fn checkout(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Result<Lease, UpstreamError> {
-        match self.reuse(upstream, pick, false) {
+        match self.reuse(upstream, pick, Ticket::LAST) {
             Some(lease) => Ok(lease),
             // Boxed, as it is rare and by far the largest part of a request's future.
             None => Box::pin(self.connect(upstream, pick)).await,
@@ -101,19 +87,8 @@ impl Node {
 
     async fn connect(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Result<Lease, UpstreamError> {
         let deadline = Instant::now() + upstream.connect_timeout;
-        let late = |_| UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
-        let _opening = if self.may_share(upstream) {
-            let guard = timeout_at(deadline, self.opening.lock()).await.map_err(late)?;
-            if let Some(lease) = self.reuse(upstream, pick, false) {
-                return Ok(lease);
-            }
-            // Whoever held it may have found that there is nothing to share.
-            self.may_share(upstream).then_some(guard)
-        } else {
-            None
-        };
-        let slot = match self.slot(upstream, pick, deadline).await? {
-            Room::Slot(slot) => slot,
+        let (slot, _opening) = match self.room(upstream, pick, deadline).await? {
+            Room::Slot(slot, opening) => (slot, opening),
             Room::Lease(lease) => return Ok(lease),
         };
         let tls = upstream.tls.as_ref().map(|tls| &tls.shared);
@@ -133,7 +108,7 @@ impl Node {
                 state.shared.push(connection);
             }
             drop(state);
-            self.freed.notify_waiters();
+            self.free();
             return Ok(Lease::Http2(lease));
         }
         let connection = self.http1(upstream, transport, slot).await?;
@@ -199,11 +174,10 @@ impl Node {
         self.counters.idle.inc_by(idle - state.reported_idle);
         state.reported_idle = idle;
         // Some may have been given back while the last of an upload was still written, of which nobody tells when that is done.
-        let waiting = usize::try_from(state.waiting).unwrap_or(usize::MAX);
-        let missed = state.idle.iter().filter(|connection| connection.sender.is_ready()).take(waiting).count();
+        let wake = !state.waiting.is_empty() && state.idle.iter().any(|connection| connection.sender.is_ready());
         drop(state);
         drop((gone, gone_shared));
-        for _ in 0..missed {
+        if wake {
             self.free();
         }
     }
@@ -212,26 +186,22 @@ impl Node {
         lock(&self.state)
     }
 
-    fn may_share(&self, upstream: &Upstream) -> bool {
-        match upstream.identity.protocol {
-            Protocol::Http1 => false,
-            Protocol::Http2 => true,
-            Protocol::Negotiated => upstream.tls.is_some() && !self.state().negotiated_http1,
-        }
-    }
-
-    /// Who `has_waited` is next; others leave what those that wait are to have.
-    fn reuse(self: &Arc<Self>, upstream: &Upstream, pick: Pick, has_waited: bool) -> Option<Lease> {
+    /// A connection or a stream that is free, and that nobody who came before `ticket` is to have.
+    fn reuse(self: &Arc<Self>, upstream: &Upstream, pick: Pick, ticket: Ticket) -> Option<Lease> {
         let now = self.sweep.now();
         let mut state = self.state();
         state.idle_timeout = upstream.idle_timeout;
         state.max_age = upstream.max_age;
         if pick == Pick::Pooled
-            && let Some(connection) = state.take_idle(now, has_waited)
+            && !state.is_for_others(upstream, Lane::Short, ticket)
+            && let Some(connection) = state.take_idle(now)
         {
             state.reused += 1;
             drop(state);
             return Some(Lease::Http1(Http1Lease::reused(self, connection)));
+        }
+        if state.waiting.has_before(Lane::Short, ticket) {
+            return None;
         }
         let max_age = state.max_age;
         let shared = state
@@ -265,7 +235,7 @@ impl Node {
         } else {
             Some(connection)
         };
-        let wake = state.waiting > 0;
+        let wake = !state.waiting.is_empty();
         drop(state);
         drop(unwanted);
         if wake {
@@ -273,52 +243,65 @@ impl Node {
         }
     }
 
-    /// Wakes one of each kind of those that wait: which of them can use what is free shows when they look.
+    /// Wakes the first of each lane: which of them can use what is free shows when they look.
     fn free(&self) {
-        self.freed.notify_one();
-        self.freed_for_long.notify_one();
+        let first = self.state().waiting.first_ones();
+        for woken in first.into_iter().flatten() {
+            woken.notify_one();
+        }
     }
 
     /// Waits for room for another connection, or for one that became free meanwhile.
-    async fn slot(self: &Arc<Self>, upstream: &Upstream, pick: Pick, deadline: Instant) -> Result<Room, UpstreamError> {
-        let (waiting, mut ahead) = Waiting::new(self, upstream, pick);
+    async fn room(self: &Arc<Self>, upstream: &Upstream, pick: Pick, deadline: Instant) -> Result<Room, UpstreamError> {
+        let waiting = Waiting::new(self, Lane::Short);
         loop {
-            if let Some(slot) = self.try_slot(upstream, Lane::Short, pick, ahead) {
-                return Ok(Room::Slot(slot));
-            }
-            waiting.until(&self.freed, deadline).await?;
-            ahead = 0;
-            if let Some(lease) = self.reuse(upstream, pick, true) {
+            if let Some(lease) = self.reuse(upstream, pick, waiting.ticket()) {
                 return Ok(Room::Lease(lease));
             }
+            if let Some((slot, opening)) = self.try_slot(upstream, Lane::Short, pick, waiting.ticket()) {
+                return Ok(Room::Slot(slot, opening));
+            }
+            waiting.woken(upstream, deadline).await?;
         }
     }
 
     /// Waits for room for a connection that one exchange keeps for itself.
     async fn exclusive_slot(self: &Arc<Self>, upstream: &Upstream, deadline: Instant) -> Result<Slot, UpstreamError> {
-        let (waiting, _) = Waiting::new(self, upstream, Pick::Fresh);
+        let waiting = Waiting::new(self, Lane::Long);
         loop {
-            if let Some(slot) = self.try_slot(upstream, Lane::Long, Pick::Fresh, 0) {
+            if let Some((slot, _)) = self.try_slot(upstream, Lane::Long, Pick::Fresh, waiting.ticket()) {
                 return Ok(slot);
             }
-            waiting.until(&self.freed_for_long, deadline).await?;
+            waiting.woken(upstream, deadline).await?;
         }
     }
 
     /// For a fresh one, a connection that nobody uses is closed where there is no room otherwise. Those of exchanges that last leave room for
-    /// others: one caller's watches must not keep everybody from the upstream. Room for those `ahead` is left, too.
-    fn try_slot(self: &Arc<Self>, upstream: &Upstream, lane: Lane, pick: Pick, ahead: u32) -> Option<Slot> {
+    /// others: one caller's watches must not keep everybody from the upstream.
+    fn try_slot(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        lane: Lane,
+        pick: Pick,
+        ticket: Ticket,
+    ) -> Option<(Slot, Option<Opening>)> {
         let is_long = lane == Lane::Long;
         let mut state = self.state();
-        if is_long && state.long >= most_long(upstream.max_connections) {
+        let may_share = !is_long && state.may_share(upstream);
+        if (is_long && state.long >= most_long(upstream.max_connections))
+            || (may_share && state.opening)
+            || state.is_for_others(upstream, lane, ticket)
+        {
             return None;
         }
-        if state.open.saturating_add(ahead) < upstream.max_connections {
+        if state.open < upstream.max_connections {
             state.open += 1;
             state.long += u32::from(is_long);
+            state.opening |= may_share;
             drop(state);
             self.counters.open.inc();
-            return Some(Slot { node: Arc::clone(self), is_long });
+            let slot = Slot { node: Arc::clone(self), is_long };
+            return Some((slot, may_share.then(|| Opening(Arc::clone(self)))));
         }
         let (evicted, evicted_shared) = match pick {
             Pick::Pooled => (None, None),
@@ -336,6 +319,23 @@ fn most_long(connections: u32) -> u32 {
 }
 
 impl State {
+    fn may_share(&self, upstream: &Upstream) -> bool {
+        match upstream.identity.protocol {
+            Protocol::Http1 => false,
+            Protocol::Http2 => true,
+            Protocol::Negotiated => upstream.tls.is_some() && !self.negotiated_http1,
+        }
+    }
+
+    /// Whether somebody waits for longer than who has `ticket`, in any lane, who could take a connection or room for one.
+    fn is_for_others(&self, upstream: &Upstream, lane: Lane, ticket: Ticket) -> bool {
+        let (other, could_take) = match lane {
+            Lane::Short => (Lane::Long, self.long < most_long(upstream.max_connections)),
+            Lane::Long => (Lane::Short, !self.opening),
+        };
+        self.waiting.has_before(lane, ticket) || (could_take && self.waiting.has_before(other, ticket))
+    }
+
     /// A connection that can be closed for another. Of those that are shared the last, as requests
     /// take the first that has room: it is the least likely to be needed soon.
     fn take_unused(&mut self) -> (Option<Http1>, Option<Arc<Http2>>) {
@@ -346,21 +346,18 @@ impl State {
         (None, unused.map(|at| self.shared.remove(at)))
     }
 
-    fn take_idle(&mut self, now: u32, has_waited: bool) -> Option<Http1> {
+    fn take_idle(&mut self, now: u32) -> Option<Http1> {
         let max_age = self.max_age;
-        // One that is not ready still winds up its last exchange; it is left where it is.
-        let is_good = |connection: &Http1| connection.sender.is_ready() && !max_age.is_over(connection.born, now);
-        if !has_waited && self.waiting_for_any > 0 {
-            let ahead = usize::try_from(self.waiting_for_any).unwrap_or(usize::MAX);
-            self.idle.iter().filter(|&connection| is_good(connection)).nth(ahead)?;
-        }
-        let at = self.idle.iter().rposition(is_good)?;
+        let at = self.idle.iter().rposition(|connection| {
+            // One that is not ready still winds up its last exchange; it is left where it is.
+            connection.sender.is_ready() && !max_age.is_over(connection.born, now)
+        })?;
         Some(self.idle.remove(at))
     }
 }
 
 enum Room {
-    Slot(Slot),
+    Slot(Slot, Option<Opening>),
     Lease(Lease),
 }
 
@@ -382,44 +379,12 @@ impl Drop for Slot {
     }
 }
 
-/// Somebody who waits for room. Made before the first look, so that what is freed after it is not missed.
-struct Waiting<'a> {
-    node: &'a Node,
-    upstream: &'a Upstream,
-    for_any: bool,
-}
+/// Held while a connection is opened that others could share.
+struct Opening(Arc<Node>);
 
-impl<'a> Waiting<'a> {
-    /// With how many are ahead of it.
-    fn new(node: &'a Node, upstream: &'a Upstream, pick: Pick) -> (Self, u32) {
-        let for_any = pick == Pick::Pooled;
-        let mut state = node.state();
-        let ahead = if for_any { state.waiting_for_any } else { 0 };
-        state.waiting += 1;
-        state.waiting_for_any += u32::from(for_any);
-        drop(state);
-        (Self { node, upstream, for_any }, ahead)
-    }
-
-    async fn until(&self, freed: &Notify, deadline: Instant) -> Result<(), UpstreamError> {
-        timeout_at(deadline, freed.notified())
-            .await
-            .map_err(|_| UpstreamError::new(UpstreamErrorKind::Exhausted, self.upstream.name()))
-    }
-}
-
-impl Drop for Waiting<'_> {
+impl Drop for Opening {
     fn drop(&mut self) {
-        let mut state = self.node.state();
-        state.waiting -= 1;
-        state.waiting_for_any -= u32::from(self.for_any);
-        // Others left it what is still there.
-        let is_left = state.waiting_for_any > 0
-            && (state.open < self.upstream.max_connections
-                || state.idle.iter().any(|connection| connection.sender.is_ready()));
-        drop(state);
-        if is_left {
-            self.node.freed.notify_one();
-        }
+        self.0.state().opening = false;
+        self.0.free();
     }
 }

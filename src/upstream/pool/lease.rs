@@ -114,7 +114,7 @@ impl Drop for Http2Lease {
             self.connection.spare().push(Arc::clone(&self.progress));
         }
         self.connection.end_stream(self.node.sweep.now());
-        if self.node.state().waiting > 0 {
+        if !self.node.state().waiting.is_empty() {
             self.node.free();
         }
     }

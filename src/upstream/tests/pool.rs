@@ -8,7 +8,7 @@ use crate::{
     error::Rejection,
     upstream::{
         UpstreamErrorKind,
-        pool::{Lease, Pick},
+        pool::{Lease, Node, Pick},
     },
 };
 
@@ -213,13 +213,14 @@ async fn no_more_connections_are_opened_than_allowed() {
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
+async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
+}
+
 /// Under load what became free went to whoever came next, and those that waited for it got 503 in the end.
 #[tokio::test]
 async fn who_waits_for_a_connection_is_not_overtaken() {
     const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
-    async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
-        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
-    }
     // What becomes free is a connection, or room for a new one.
     for answer in [OK, LAST] {
         let (address, accepted) = scripted(move |_, mut stream| async move {
@@ -229,14 +230,8 @@ async fn who_waits_for_a_connection_is_not_overtaken() {
         })
         .await;
         let upstream = upstream_with(address, |entry| entry.max_connections = 1);
-        let metrics = Metrics::default();
-        let pools = Pools::new(metrics.clone(), Pings::NORMAL);
+        let pools = pools();
         let node = pools.node(&upstream);
-        if answer == OK {
-            // The sweep has just looked, which may wake one of them too many.
-            fetch(&pools, &upstream, get()).await.unwrap();
-            until(|| metrics.of(upstream.name()).idle.get() == 1).await;
-        }
         let held = pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
         let mut first = Box::pin(node.checkout(&upstream, Pick::Pooled));
         assert!(is_pending(&mut first).await);
@@ -252,6 +247,109 @@ async fn who_waits_for_a_connection_is_not_overtaken() {
         assert!(second.await.is_ok());
         assert_eq!(accepted.load(Ordering::SeqCst), if answer == OK { 1 } else { 2 });
     }
+}
+
+/// A new watch took the place that became free for one that waited, or for a short request, and a second attempt that of all.
+#[tokio::test]
+async fn nobody_is_overtaken_whatever_they_wait_for() {
+    async fn take(node: &Arc<Node>, upstream: &Upstream, lane: Lane, pick: Pick) -> Result<Lease, UpstreamError> {
+        match lane {
+            Lane::Short => node.checkout(upstream, pick).await,
+            Lane::Long => node.own(upstream).await,
+        }
+    }
+    let kinds = [(Lane::Short, Pick::Pooled), (Lane::Short, Pick::Fresh), (Lane::Long, Pick::Fresh)];
+    for (first, second) in kinds.into_iter().flat_map(|first| kinds.map(|second| (first, second))) {
+        let (address, _) = scripted(answer_all).await;
+        let upstream = upstream_with(address, |entry| entry.max_connections = 1);
+        let metrics = Metrics::default();
+        let pools = Pools::new(metrics.clone(), Pings::NORMAL);
+        let node = pools.node(&upstream);
+        let held = node.own(&upstream).await.unwrap();
+        let mut gives_up = Box::pin(take(&node, &upstream, first.0, first.1));
+        assert!(is_pending(&mut gives_up).await);
+        let mut earlier = Box::pin(take(&node, &upstream, first.0, first.1));
+        assert!(is_pending(&mut earlier).await);
+        drop(held);
+        until(|| metrics.of(upstream.name()).open.get() == 0).await;
+        // It was woken for what is free, which others are to hear of now.
+        drop(gives_up);
+        let mut later = Box::pin(take(&node, &upstream, second.0, second.1));
+        assert!(is_pending(&mut later).await, "{second:?} came after {first:?}");
+        let lease = earlier.await.unwrap();
+        assert!(is_pending(&mut later).await, "{second:?}: all is taken");
+        lease.finish();
+        assert!(later.await.is_ok(), "{second:?} after {first:?}");
+    }
+}
+
+/// A peer of HTTP/2 that takes one stream a connection, and says nothing on the second.
+async fn of_one_stream() -> (SocketAddr, Arc<AtomicUsize>) {
+    let service = hyper::service::service_fn(|_: Request<Incoming>| async {
+        Ok::<_, Infallible>(Response::<Full<Bytes>>::new(Full::from("ok")))
+    });
+    scripted(move |number, mut stream| async move {
+        if number == 1 {
+            is_closed_silently(&mut stream).await;
+            return;
+        }
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .max_concurrent_streams(1)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    })
+    .await
+}
+
+/// Those behind the first of them heard of no stream that became free, and whoever came next took it.
+#[tokio::test]
+async fn who_waits_for_a_stream_is_not_overtaken() {
+    let (address, accepted) = of_one_stream().await;
+    let upstream = upstream_with(address, |entry| {
+        entry.protocol = Some(raw::UpstreamProtocol::Http2);
+        entry.max_connections = 1;
+    });
+    let pools = pools();
+    let node = pools.node(&upstream);
+    let held = node.checkout(&upstream, Pick::Pooled).await.unwrap();
+    let mut first = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    let mut second = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    assert!(is_pending(&mut first).await && is_pending(&mut second).await);
+    held.finish();
+    let mut third = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    assert!(is_pending(&mut third).await, "it came last");
+    let lease = first.await.unwrap();
+    assert!(is_pending(&mut second).await && is_pending(&mut third).await);
+    lease.finish();
+    assert!(is_pending(&mut third).await, "it came last");
+    second.await.unwrap().finish();
+    third.await.unwrap().finish();
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+/// All waited for a new connection that did not come about, beside streams that nobody used.
+#[tokio::test]
+async fn who_waits_for_a_connection_that_another_opens_gets_a_stream_that_became_free() {
+    let (address, accepted) = of_one_stream().await;
+    let upstream = upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2));
+    let pools = pools();
+    let node = pools.node(&upstream);
+    let held = node.checkout(&upstream, Pick::Pooled).await.unwrap();
+    let mut opens = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    let mut waits = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    assert!(is_pending(&mut opens).await && is_pending(&mut waits).await);
+    held.finish();
+    let _held = waits.await.unwrap();
+    // Where whoever opens one gives up, the next does.
+    tokio::select! {
+        _ = &mut opens => panic!("it hears nothing of its peer"),
+        () = until(|| accepted.load(Ordering::SeqCst) == 2) => {}
+    }
+    let mut next = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    assert!(is_pending(&mut next).await);
+    drop(opens);
+    assert!(next.await.is_ok());
+    assert_eq!(accepted.load(Ordering::SeqCst), 3);
 }
 
 /// As after an answer that came before the last of its upload was written.

@@ -1,0 +1,126 @@
+//! Those that wait for a connection, in the order in which they came. What becomes free is theirs: if whoever comes next could
+//! have it, they would wait in vain under load.
+//!
+//! Only the first of a lane is woken, and whoever leaves wakes the next: what one did not take, or gave up, is looked at by
+//! those behind it.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+
+use super::Node;
+use crate::upstream::{
+    Lane,
+    error::{UpstreamError, UpstreamErrorKind},
+    settings::Upstream,
+};
+
+/// The place in the order of all that wait, whatever their lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+impl Ticket {
+    /// Of somebody who has only just come.
+    pub(super) const LAST: Self = Self(u64::MAX);
+}
+
+/// A queue for each lane: those that last may have all that they may have, while there is room for others.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    short: VecDeque<Waiter>,
+    long: VecDeque<Waiter>,
+    issued: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Waiter {
+    ticket: Ticket,
+    woken: Arc<Notify>,
+}
+
+impl Queues {
+    pub(super) fn is_empty(&self) -> bool {
+        self.short.is_empty() && self.long.is_empty()
+    }
+
+    /// Whether somebody waits in this lane for longer than who has `ticket`.
+    pub(super) fn has_before(&self, lane: Lane, ticket: Ticket) -> bool {
+        let queue = match lane {
+            Lane::Short => &self.short,
+            Lane::Long => &self.long,
+        };
+        queue.front().is_some_and(|first| first.ticket < ticket)
+    }
+
+    /// What wakes the first of each lane.
+    pub(super) fn first_ones(&self) -> [Option<Arc<Notify>>; 2] {
+        [&self.short, &self.long].map(|queue| queue.front().map(|first| Arc::clone(&first.woken)))
+    }
+
+    fn enter(&mut self, lane: Lane) -> Waiter {
+        self.issued += 1;
+        let waiter = Waiter { ticket: Ticket(self.issued), woken: Arc::default() };
+        self.of_mut(lane).push_back(waiter.clone());
+        waiter
+    }
+
+    fn leave(&mut self, lane: Lane, ticket: Ticket) {
+        let queue = self.of_mut(lane);
+        if let Ok(at) = queue.binary_search_by_key(&ticket, |waiter| waiter.ticket) {
+            queue.remove(at);
+        }
+    }
+
+    fn of_mut(&mut self, lane: Lane) -> &mut VecDeque<Waiter> {
+        match lane {
+            Lane::Short => &mut self.short,
+            Lane::Long => &mut self.long,
+        }
+    }
+}
+
+/// Somebody in the queue of a lane. Made before the first look, so that what is freed after it is not missed.
+#[derive(Debug)]
+pub(super) struct Waiting<'a> {
+    node: &'a Node,
+    lane: Lane,
+    waiter: Waiter,
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(node: &'a Node, lane: Lane) -> Self {
+        let waiter = node.state().waiting.enter(lane);
+        Self { node, lane, waiter }
+    }
+
+    pub(super) fn ticket(&self) -> Ticket {
+        self.waiter.ticket
+    }
+
+    /// Until there may be something for it.
+    pub(super) async fn woken(&self, upstream: &Upstream, deadline: Instant) -> Result<(), UpstreamError> {
+        timeout_at(deadline, self.waiter.woken.notified()).await.map_err(|_| {
+            let state = self.node.state();
+            // Not for want of room, but for a connection that another opens to be shared.
+            if self.lane == Lane::Short && (state.opening || state.open < upstream.max_connections) {
+                return UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
+            }
+            UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name())
+        })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.node.state();
+        state.waiting.leave(self.lane, self.waiter.ticket);
+        let wake = !state.waiting.is_empty();
+        drop(state);
+        if wake {
+            self.node.free();
+        }
+    }
+}
