@@ -1,5 +1,5 @@
 //! The end of tokens: watches TaskRuns, their pods and the PipelineRuns around them, and revokes what was given to them as soon as they have ended, however
-//! they did. Whatever ended while nobody watched is told when the watch goes on where it was, or found when it begins anew with all that there are.
+//! they did. Whatever ended while nobody watched is found when the watch begins anew, since it tells of all that there are.
 //!
 //! What has not ended is kept in memory, so that an exchange finds it there. An object is taken
 //! out before its tokens are ended: who has noted a token and still finds its run here can be sure that its end is to come.
@@ -17,10 +17,7 @@ use std::{
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 
-pub use self::{
-    follow::follow,
-    unwatched::{Gives, end_unwatched},
-};
+pub use self::{follow::follow, unwatched::end_unwatched};
 use super::objects::{Identity, Pod, Run};
 use crate::{clock::Timestamp, lock::lock};
 
@@ -133,6 +130,7 @@ impl Ends {
     fn lose(&self, watch: &Watch, now: Timestamp) {
         self.set(watch, State::LostAt(now));
         if let Some(watched) = self.all().get_mut(watch) {
+            watched.live.clear();
             watched.losses += 1;
         }
     }
@@ -310,6 +308,10 @@ mod tests {
         ends.set(&pods, State::ToldAt(now));
         ends.tell(&pods, &pod("Succeeded"));
         assert!(!is_known());
+        let lose = |ends: &Ends, watch: &Watch| {
+            ends.lose(watch, now);
+            ends.set(watch, State::ToldAt(now));
+        };
         for forget in [Ends::forget_all as fn(&Ends, &Watch), |ends, watch| ends.forget(watch, "u")] {
             ends.tell(&pods, &pod("Pending"));
             assert!(is_known());
@@ -317,13 +319,17 @@ mod tests {
             assert!(!is_known());
         }
         ends.tell(&pods, &pod("Pending"));
+        lose(&ends, &pods);
+        assert!(!is_known(), "what was lost is told anew");
+        ends.tell(&pods, &pod("Pending"));
         let losses = ends.losses(&pods);
         ends.lose(&pods, now);
-        assert!(!is_known(), "it may have ended meanwhile");
+        ends.tell(&pods, &pod("Pending"));
         ends.see(&pods, losses, now);
         assert!(!is_known(), "what it told before it was lost says nothing any more");
         ends.see(&pods, losses + 1, now);
-        assert!(is_known(), "it went on where it was");
+        assert!(is_known());
+        lose(&ends, &pods);
 
         // Where all namespaces are watched, an owner reference that names the uid of another's run leads nowhere.
         ends.set(&everywhere, State::ToldAt(now));

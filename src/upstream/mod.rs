@@ -96,7 +96,7 @@ impl Pings {
     /// For requests.
     pub const NORMAL: Self = Self { quiet: Duration::from_secs(20), within: Duration::from_secs(10) };
 
-    /// For watches by which tokens end: one that is cut without a word must be noticed, and go on elsewhere, within two seconds.
+    /// For watches by which tokens end: one that is cut without a word must be noticed, and all be listed anew, within two seconds.
     pub const EAGER: Self = Self { quiet: Duration::from_millis(300), within: Duration::from_millis(900) };
 
     /// When it is noticed at the latest that the peer is gone.

@@ -24,6 +24,11 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// The longest that it waits: once the API server is there again, what has ended meanwhile must be dead in two seconds.
 pub(super) const MAX_RETRY: Duration = Duration::from_millis(500);
 
+/// How long it waits where all was listed so often and no watch of it lasted: the API server is there and answers late, and lists are what
+/// it can do without.
+const LATE_RETRY: Duration = Duration::from_secs(5);
+const LATE: u32 = 3;
+
 /// How long the API server is to let one watch last, in seconds. It says how far it has come two seconds before, and the end says
 /// it too, so that what is told does not grow older than [`BLIND`](super::BLIND) while all is well.
 const WATCH: u32 = 4;
@@ -62,14 +67,6 @@ pub(super) enum WatchError {
     Silent,
 }
 
-impl WatchError {
-    /// Whether only the connection failed: what was told before is still so.
-    fn is_cut(&self) -> bool {
-        use kube::Error::{HyperError, ReadEvents, Service};
-        matches!(self, Self::Silent | Self::Server(HyperError(_) | Service(_) | ReadEvents(_)))
-    }
-}
-
 enum State {
     New,
     /// A list that was asked for then.
@@ -81,16 +78,6 @@ enum State {
     /// All is told up to this version.
     At(String),
     Watching(Watching),
-}
-
-impl State {
-    /// Up to where all is told.
-    fn version(&self) -> Option<&str> {
-        match self {
-            Self::At(version) | Self::Watching(Watching { version, .. }) => Some(version),
-            Self::New | Self::Listing { .. } => None,
-        }
-    }
 }
 
 /// What comes after the objects of a page.
@@ -107,31 +94,27 @@ struct Watching {
     events: BoxStream<'static, kube::Result<WatchEvent<DynamicObject>>>,
 }
 
-/// What the watch of a kind of objects tells. After an error it goes on where it was, and where the API server knows that place no more, or
-/// says anything else, it begins anew with all that there is.
+/// What the watch of a kind of objects tells. After an error it begins anew with all that there is.
 pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStream<'static, Result<Told, WatchError>> {
     let watcher = Watcher { api, kind, clock };
-    stream::unfold((watcher, State::New, Duration::ZERO, FIRST_RETRY), async |(watcher, state, wait, next)| {
+    let begin = (watcher, State::New, Duration::ZERO, FIRST_RETRY, 0);
+    stream::unfold(begin, async |(watcher, state, wait, next, lists)| {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        let place = state.version().map(str::to_owned);
         let (told, state) = match watcher.next(state).await {
             Ok((told, state)) => (Ok(told), state),
-            Err(error) => {
-                let place = place.filter(|_| error.is_cut());
-                (Err(error), place.map_or(State::New, State::At))
-            }
+            Err(error) => (Err(error), State::New),
         };
-        let (wait, next) = match &told {
-            // All is asked for instead.
-            Err(WatchError::Server(kube::Error::Api(status))) if status.code == 410 => (Duration::ZERO, next),
-            Err(_) => (next, (next * 2).min(MAX_RETRY)),
+        let (wait, next, lists) = match &told {
+            Err(_) if lists >= LATE => (LATE_RETRY, next, lists),
+            Err(_) => (next, (next * 2).min(MAX_RETRY), lists),
             // A list that is told says nothing of the watch that follows.
-            Ok(Told::UpTo(_) | Told::Changed(_) | Told::Gone(_)) => (Duration::ZERO, FIRST_RETRY),
-            Ok(_) => (Duration::ZERO, next),
+            Ok(Told::UpTo(_) | Told::Changed(_) | Told::Gone(_)) => (Duration::ZERO, FIRST_RETRY, 0),
+            Ok(Told::All(_)) => (Duration::ZERO, next, lists + 1),
+            Ok(_) => (Duration::ZERO, next, lists),
         };
-        Some((told, (watcher, state, wait, next)))
+        Some((told, (watcher, state, wait, next, lists)))
     })
     .boxed()
 }
@@ -352,18 +335,30 @@ mod tests {
         let mut world = world(vec![cut, (vec![], None), (vec![], None)]);
         let all = told(&mut world, 12).await;
         assert_eq!(all[..5], ["begins", "present a", "all at 0", "changed a", "gone b"], "{all:?}");
-        assert_eq!(all[5..], ["error: the API server says nothing"], "{all:?}");
-        // It goes on where it was, so that an API server that answers late does not have to list all again and again.
+        assert_eq!(all[5..], ["error: the API server says nothing", "begins", "present a", "all at 6"], "{all:?}");
         let asked = world.asked.lock().unwrap();
-        assert_eq!(asked.iter().filter(|query| query.contains("resourceVersion=9")).count(), 2, "{asked:?}");
-        assert_eq!(asked.iter().filter(|query| !query.contains("watch=true")).count(), 1, "{asked:?}");
+        assert_eq!(asked.iter().filter(|query| query.contains("resourceVersion=9")).count(), 1, "{asked:?}");
     }
 
-    /// What ended while a connection was cut is to be told within two seconds, whatever the network, TLS and the API server take of them.
+    /// The network, TLS and the API server take their part of it too.
     #[test]
-    fn a_cut_takes_most_of_a_second_less_than_is_promised() {
+    fn a_cut_is_noticed_and_the_next_try_begun_in_less_than_the_two_seconds_that_are_promised() {
         let longest = Pings::EAGER.notice() + MAX_RETRY;
         assert!(longest <= Duration::from_millis(1750), "{longest:?}");
+    }
+
+    /// Each was listed anew every second, for as long as the API server answered late.
+    #[tokio::test(start_paused = true)]
+    async fn where_no_watch_lasts_after_a_list_the_next_lists_wait() {
+        let refused = || {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 500,
+                "status": "Failure", "reason": "InternalError", "message": "late"});
+            (vec![json!({"type": "ERROR", "object": status})], Some(0))
+        };
+        let mut world = world((0..20).map(|_| refused()).collect());
+        let told = told(&mut world, 20).await;
+        let lists = told.iter().filter(|told| told.starts_with("all at")).count();
+        assert!((4..=8).contains(&lists), "{told:?}");
     }
 
     #[tokio::test(start_paused = true)]
