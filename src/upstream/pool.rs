@@ -174,12 +174,18 @@ impl Node {
         self.counters.idle.inc_by(idle - state.reported_idle);
         state.reported_idle = idle;
         // Some may have been given back while the last of an upload was still written, of which nobody tells when that is done.
-        let wake = !state.waiting.is_empty() && state.idle.iter().any(|connection| connection.sender.is_ready());
+        let wake = !state.waiting.is_empty() && state.has_ready();
         drop(state);
         drop((gone, gone_shared));
         if wake {
             self.free();
         }
+    }
+
+    /// Whether a connection is idle that can take a request.
+    #[cfg(test)]
+    pub(super) fn has_ready(&self) -> bool {
+        self.state().has_ready()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -344,6 +350,10 @@ impl State {
         }
         let unused = self.shared.iter().rposition(|connection| connection.unused_since().is_some());
         (None, unused.map(|at| self.shared.remove(at)))
+    }
+
+    fn has_ready(&self) -> bool {
+        self.idle.iter().any(|connection| connection.sender.is_ready())
     }
 
     fn take_idle(&mut self, now: u32) -> Option<Http1> {

@@ -5,6 +5,7 @@ mod early;
 mod http1;
 mod http2;
 mod pool;
+mod queue;
 mod tls;
 mod upgrade;
 

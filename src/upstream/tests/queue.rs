@@ -1,0 +1,206 @@
+//! Those that wait for a connection: in which order they get one, and what they hear where they do not.
+
+use super::*;
+use crate::upstream::pool::{Lease, Node, Pick};
+
+async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
+}
+
+/// The kinds of those that wait.
+const KINDS: [(Lane, Pick); 3] = [(Lane::Short, Pick::Pooled), (Lane::Short, Pick::Fresh), (Lane::Long, Pick::Fresh)];
+
+async fn take(node: &Arc<Node>, upstream: &Upstream, (lane, pick): (Lane, Pick)) -> Result<Lease, UpstreamError> {
+    match lane {
+        Lane::Short => node.checkout(upstream, pick).await,
+        Lane::Long => node.own(upstream).await,
+    }
+}
+
+/// Under load what became free went to whoever came next, and those that waited for it got 503 in the end.
+#[tokio::test]
+async fn who_waits_for_a_connection_is_not_overtaken() {
+    const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    // What becomes free is a connection, or room for a new one.
+    for answer in [OK, LAST] {
+        let (address, accepted) = scripted(move |_, mut stream| async move {
+            while read_head(&mut stream).await.is_some() {
+                stream.write_all(answer).await.unwrap();
+            }
+        })
+        .await;
+        let upstream = upstream_with(address, |entry| entry.max_connections = 1);
+        let metrics = Metrics::default();
+        let pools = Pools::new(metrics.clone(), Pings::NORMAL);
+        let node = pools.node(&upstream);
+        let held = pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
+        let mut first = Box::pin(node.checkout(&upstream, Pick::Pooled));
+        assert!(is_pending(&mut first).await);
+        assert_eq!(text(held).await, "ok");
+        let counted = metrics.of(upstream.name());
+        until(|| node.has_ready() || counted.open.get() == 0).await;
+        let mut second = Box::pin(node.checkout(&upstream, Pick::Pooled));
+        assert!(is_pending(&mut second).await, "it came later");
+        let lease = first.await.unwrap();
+        assert!(is_pending(&mut second).await);
+        lease.finish();
+        assert!(second.await.is_ok());
+        assert_eq!(accepted.load(Ordering::SeqCst), if answer == OK { 1 } else { 2 });
+    }
+}
+
+/// A new watch took the place that became free for one that waited, or for a short request, and a second attempt that of all.
+#[tokio::test]
+async fn nobody_is_overtaken_whatever_they_wait_for() {
+    for (first, second) in KINDS.into_iter().flat_map(|first| KINDS.map(|second| (first, second))) {
+        let (address, _) = scripted(answer_all).await;
+        let upstream = upstream_with(address, |entry| entry.max_connections = 1);
+        let metrics = Metrics::default();
+        let pools = Pools::new(metrics.clone(), Pings::NORMAL);
+        let node = pools.node(&upstream);
+        let held = node.own(&upstream).await.unwrap();
+        let mut gives_up = Box::pin(take(&node, &upstream, first));
+        assert!(is_pending(&mut gives_up).await);
+        let mut earlier = Box::pin(take(&node, &upstream, first));
+        assert!(is_pending(&mut earlier).await);
+        drop(held);
+        until(|| metrics.of(upstream.name()).open.get() == 0).await;
+        // It was woken for what is free, which others are to hear of now.
+        drop(gives_up);
+        let mut later = Box::pin(take(&node, &upstream, second));
+        assert!(is_pending(&mut later).await, "{second:?} came after {first:?}");
+        let lease = earlier.await.unwrap();
+        assert!(is_pending(&mut later).await, "{second:?}: all is taken");
+        lease.finish();
+        assert!(later.await.is_ok(), "{second:?} after {first:?}");
+    }
+}
+
+/// A peer of HTTP/2 that takes one stream a connection, and says nothing on the second.
+async fn of_one_stream() -> (SocketAddr, Arc<AtomicUsize>) {
+    let service = hyper::service::service_fn(|_: Request<Incoming>| async {
+        Ok::<_, Infallible>(Response::<Full<Bytes>>::new(Full::from("ok")))
+    });
+    scripted(move |number, mut stream| async move {
+        if number == 1 {
+            is_closed_silently(&mut stream).await;
+            return;
+        }
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .max_concurrent_streams(1)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    })
+    .await
+}
+
+/// Those behind the first of them heard of no stream that became free, and whoever came next took it.
+#[tokio::test]
+async fn who_waits_for_a_stream_is_not_overtaken() {
+    let (address, accepted) = of_one_stream().await;
+    let upstream = upstream_with(address, |entry| {
+        entry.protocol = Some(raw::UpstreamProtocol::Http2);
+        entry.max_connections = 1;
+    });
+    let pools = pools();
+    let node = pools.node(&upstream);
+    let held = node.checkout(&upstream, Pick::Pooled).await.unwrap();
+    let mut first = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    let mut second = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    assert!(is_pending(&mut first).await && is_pending(&mut second).await);
+    held.finish();
+    let mut third = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    assert!(is_pending(&mut third).await, "it came last");
+    let lease = first.await.unwrap();
+    assert!(is_pending(&mut second).await && is_pending(&mut third).await);
+    lease.finish();
+    assert!(is_pending(&mut third).await, "it came last");
+    second.await.unwrap().finish();
+    third.await.unwrap().finish();
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+/// All waited for a new connection that did not come about, beside streams that nobody used.
+#[tokio::test]
+async fn who_waits_for_a_connection_that_another_opens_gets_a_stream_that_became_free() {
+    let (address, accepted) = of_one_stream().await;
+    let upstream = upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2));
+    let pools = pools();
+    let node = pools.node(&upstream);
+    let held = node.checkout(&upstream, Pick::Pooled).await.unwrap();
+    let mut opens = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    let mut waits = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    assert!(is_pending(&mut opens).await && is_pending(&mut waits).await);
+    held.finish();
+    let _held = waits.await.unwrap();
+    // Where whoever opens one gives up, the next does.
+    tokio::select! {
+        _ = &mut opens => panic!("it hears nothing of its peer"),
+        () = until(|| accepted.load(Ordering::SeqCst) == 2) => {}
+    }
+    let mut next = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    assert!(is_pending(&mut next).await);
+    drop(opens);
+    assert!(next.await.is_ok());
+    assert_eq!(accepted.load(Ordering::SeqCst), 3);
+}
+
+/// As after an answer that came before the last of its upload was written.
+#[tokio::test]
+async fn who_waits_gets_a_connection_that_was_given_back_before_it_was_ready() {
+    let (address, accepted) = scripted(|_, mut stream| async move {
+        while read_head(&mut stream).await.is_some() {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stream.write_all(OK).await.unwrap();
+        }
+    })
+    .await;
+    let upstream = upstream_with(address, |entry| {
+        entry.max_connections = 1;
+        entry.connect_timeout = Span::from_secs(5);
+    });
+    let pools = pools();
+    let mut lease = pools.node(&upstream).checkout(&upstream, Pick::Pooled).await.unwrap();
+    let Lease::Http1(http1) = &mut lease else { panic!("it speaks HTTP/1.1") };
+    let exchange = http1.sender().unwrap().try_send_request(get());
+    tokio::spawn(async move { exchange.await.ok().unwrap().into_body().collect().await.unwrap() });
+    lease.finish();
+    assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+/// One of them each tenth of a second got one, and the others waited beside connections that nobody used.
+#[tokio::test]
+async fn all_who_wait_get_connections_that_became_ready_together() {
+    const COUNT: usize = 30;
+    let (address, accepted) = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stream.write_all(OK).await.unwrap();
+        // None of them is given back before the last one has waited in vain.
+        read_head(&mut stream).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stream.write_all(OK).await.unwrap();
+    })
+    .await;
+    let upstream = upstream_with(address, |entry| {
+        entry.max_connections = u32::try_from(COUNT).unwrap();
+        entry.connect_timeout = Span::from_secs(2);
+    });
+    let pools = pools();
+    let mut leases = Vec::new();
+    for _ in 0..COUNT {
+        leases.push(pools.node(&upstream).checkout(&upstream, Pick::Pooled).await.unwrap());
+    }
+    for mut lease in leases {
+        let Lease::Http1(http1) = &mut lease else { panic!("it speaks HTTP/1.1") };
+        let exchange = http1.sender().unwrap().try_send_request(get());
+        tokio::spawn(async move { exchange.await.ok().unwrap().into_body().collect().await.unwrap() });
+        lease.finish();
+    }
+    let asked = futures_util::future::join_all((0..COUNT).map(|_| fetch(&pools, &upstream, get())));
+    for answer in asked.await {
+        assert_eq!(answer.unwrap(), "ok");
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), COUNT);
+}
