@@ -52,6 +52,9 @@ struct State {
     idle: Vec<Http1>,
     shared: Vec<Arc<Http2>>,
     open: u32,
+    /// How many may be open. One number for all, that of the configuration of who last came to wait: could each go by its own, one
+    /// that has no room by its own would hold back all those behind.
+    max_connections: u32,
     /// How many of the open connections belong to exchanges that last.
     long: u32,
     waiting: Queues,
@@ -199,7 +202,7 @@ impl Node {
         state.idle_timeout = upstream.idle_timeout;
         state.max_age = upstream.max_age;
         if pick == Pick::Pooled
-            && !state.is_for_others(upstream, Lane::Short, ticket)
+            && !state.is_for_others(Lane::Short, ticket)
             && let Some(connection) = state.take_idle(now)
         {
             state.reused += 1;
@@ -259,7 +262,7 @@ impl Node {
 
     /// Waits for room for another connection, or for one that became free meanwhile.
     async fn room(self: &Arc<Self>, upstream: &Upstream, pick: Pick, deadline: Instant) -> Result<Room, UpstreamError> {
-        let waiting = Waiting::new(self, Lane::Short);
+        let waiting = Waiting::new(self, upstream, Lane::Short);
         loop {
             if let Some(lease) = self.reuse(upstream, pick, waiting.ticket()) {
                 return Ok(Room::Lease(lease));
@@ -273,7 +276,7 @@ impl Node {
 
     /// Waits for room for a connection that one exchange keeps for itself.
     async fn exclusive_slot(self: &Arc<Self>, upstream: &Upstream, deadline: Instant) -> Result<Slot, UpstreamError> {
-        let waiting = Waiting::new(self, Lane::Long);
+        let waiting = Waiting::new(self, upstream, Lane::Long);
         loop {
             if let Some((slot, _)) = self.try_slot(upstream, Lane::Long, Pick::Fresh, waiting.ticket()) {
                 return Ok(slot);
@@ -294,13 +297,13 @@ impl Node {
         let is_long = lane == Lane::Long;
         let mut state = self.state();
         let may_share = !is_long && state.may_share(upstream);
-        if (is_long && state.long >= most_long(upstream.max_connections))
+        if (is_long && state.long >= most_long(state.max_connections))
             || (may_share && state.opening)
-            || state.is_for_others(upstream, lane, ticket)
+            || state.is_for_others(lane, ticket)
         {
             return None;
         }
-        if state.open < upstream.max_connections {
+        if state.open < state.max_connections {
             state.open += 1;
             state.long += u32::from(is_long);
             state.opening |= may_share;
@@ -334,9 +337,9 @@ impl State {
     }
 
     /// Whether somebody waits for longer than who has `ticket`, in any lane, who could take a connection or room for one.
-    fn is_for_others(&self, upstream: &Upstream, lane: Lane, ticket: Ticket) -> bool {
+    fn is_for_others(&self, lane: Lane, ticket: Ticket) -> bool {
         let (other, could_take) = match lane {
-            Lane::Short => (Lane::Long, self.long < most_long(upstream.max_connections)),
+            Lane::Short => (Lane::Long, self.long < most_long(self.max_connections)),
             Lane::Long => (Lane::Short, !self.opening),
         };
         self.waiting.has_before(lane, ticket) || (could_take && self.waiting.has_before(other, ticket))

@@ -91,8 +91,16 @@ pub(super) struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    pub(super) fn new(node: &'a Node, lane: Lane) -> Self {
-        let waiter = node.state().waiting.enter(lane);
+    pub(super) fn new(node: &'a Node, upstream: &Upstream, lane: Lane) -> Self {
+        let mut state = node.state();
+        let limit = upstream.max_connections;
+        let has_changed = std::mem::replace(&mut state.max_connections, limit) != limit;
+        let wake = has_changed && !state.waiting.is_empty();
+        let waiter = state.waiting.enter(lane);
+        drop(state);
+        if wake {
+            node.free();
+        }
         Self { node, lane, waiter }
     }
 
@@ -105,7 +113,7 @@ impl<'a> Waiting<'a> {
         timeout_at(deadline, self.waiter.woken.notified()).await.map_err(|_| {
             let state = self.node.state();
             // Not for want of room, but for a connection that another opens to be shared.
-            if self.lane == Lane::Short && (state.opening || state.open < upstream.max_connections) {
+            if self.lane == Lane::Short && (state.opening || state.open < state.max_connections) {
                 return UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
             }
             UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name())

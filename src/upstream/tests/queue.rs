@@ -204,3 +204,21 @@ async fn all_who_wait_get_connections_that_became_ready_together() {
     }
     assert_eq!(accepted.load(Ordering::SeqCst), COUNT);
 }
+
+/// One that could not go by the limit of its own configuration held back all those behind, which could by theirs, until it gave up.
+#[tokio::test]
+async fn who_waits_goes_by_the_limit_of_the_configuration_that_came_last() {
+    for kind in KINDS {
+        let (address, _) = scripted(answer_all).await;
+        let of = |limit| upstream_with(address, |entry| entry.max_connections = limit);
+        let (narrow, wide) = (of(1), of(4));
+        let pools = pools();
+        let node = pools.node(&narrow);
+        assert!(Arc::ptr_eq(&node, &pools.node(&wide)));
+        let _held = node.own(&narrow).await.unwrap();
+        let mut waits = Box::pin(take(&node, &narrow, kind));
+        assert!(is_pending(&mut waits).await);
+        let (earlier, later) = tokio::join!(waits, node.checkout(&wide, Pick::Pooled));
+        assert!(earlier.is_ok() && later.is_ok(), "{kind:?}");
+    }
+}
