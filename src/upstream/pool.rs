@@ -176,6 +176,11 @@ impl Node {
         let idle = i64::try_from(state.idle.len()).unwrap_or(i64::MAX);
         self.counters.idle.inc_by(idle - state.reported_idle);
         state.reported_idle = idle;
+        if !state.waiting.is_empty() {
+            for connection in &state.shared {
+                connection.look_at_settings();
+            }
+        }
         // Some may have been given back while the last of an upload was still written, of which nobody tells when that is done.
         let wake = !state.waiting.is_empty() && state.has_ready();
         drop(state);

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use hyper::{
     client::conn::{http1, http2},
     rt::{Read, Write},
@@ -63,6 +64,8 @@ pub(in crate::upstream) struct Http2 {
     streams: AtomicUsize,
     /// Streams that the peer takes at once.
     limit: watch::Receiver<usize>,
+    /// Has the peer's settings looked at again.
+    look: Arc<AtomicWaker>,
     /// The peer sends it away, or it failed.
     retired: AtomicBool,
     pub(super) born: u32,
@@ -185,16 +188,23 @@ impl Node {
             .await
             .map_err(|error| UpstreamError::from_hyper(upstream.name(), error).nothing_sent())?;
         let (publish, mut limit) = watch::channel(0);
+        let look = Arc::<AtomicWaker>::default();
+        let (looks, node) = (Arc::clone(&look), Arc::clone(&slot.node));
         // hyper reads the settings in a task of its own and tells nobody, so until they are there we look often.
-        let mut look = Some(every(SETTINGS_LOOK));
+        let mut often = Some(every(SETTINGS_LOOK));
         let connection = poll_fn(move |cx| {
+            looks.register(cx.waker());
             let polled = Pin::new(&mut connection).poll(cx);
             let now = connection.current_max_send_streams();
+            let before = *publish.borrow();
             publish.send_if_modified(|limit| std::mem::replace(limit, now) != now);
+            if (1..now).contains(&before) {
+                node.free();
+            }
             if now > 0 {
-                look = None;
-            } else if let Some(look) = &mut look {
-                while look.poll_tick(cx).is_ready() {}
+                often = None;
+            } else if let Some(often) = &mut often {
+                while often.poll_tick(cx).is_ready() {}
             }
             polled
         });
@@ -215,6 +225,7 @@ impl Node {
             sender,
             streams: AtomicUsize::new(0),
             limit,
+            look,
             retired: AtomicBool::new(false),
             born,
             unused_since: AtomicU32::new(born),
@@ -250,6 +261,11 @@ impl Http2 {
     pub(super) fn has_room(&self) -> bool {
         let limit = (*self.limit.borrow()).min(MAX_STREAMS);
         self.is_open() && self.streams.load(Ordering::Relaxed) < limit
+    }
+
+    /// Has those who wait told where the peer takes more streams than it did.
+    pub(super) fn look_at_settings(&self) {
+        self.look.wake();
     }
 
     pub(super) fn spare(&self) -> MutexGuard<'_, Vec<Arc<Progress>>> {

@@ -1,5 +1,7 @@
 //! Those that wait for a connection: in which order they get one, and what they hear where they do not.
 
+use tokio::sync::Notify;
+
 use super::*;
 use crate::upstream::pool::{Lease, Node, Pick};
 
@@ -221,4 +223,39 @@ async fn who_waits_goes_by_the_limit_of_the_configuration_that_came_last() {
         let (earlier, later) = tokio::join!(waits, node.checkout(&wide, Pick::Pooled));
         assert!(earlier.is_ok() && later.is_ok(), "{kind:?}");
     }
+}
+
+/// Nobody told them, nor looked, as long as no stream ended.
+#[tokio::test]
+async fn who_waits_gets_a_stream_once_the_peer_takes_more() {
+    /// SETTINGS with SETTINGS_MAX_CONCURRENT_STREAMS.
+    fn settings(streams: u8) -> [u8; 15] {
+        [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, streams]
+    }
+    let more = Arc::new(Notify::new());
+    let told = Arc::clone(&more);
+    let (address, accepted) = scripted(move |_, mut stream| {
+        let told = Arc::clone(&told);
+        async move {
+            stream.write_all(&settings(1)).await.unwrap();
+            told.notified().await;
+            stream.write_all(&settings(100)).await.unwrap();
+            is_closed_silently(&mut stream).await;
+        }
+    })
+    .await;
+    let upstream = upstream_with(address, |entry| {
+        entry.protocol = Some(raw::UpstreamProtocol::Http2);
+        entry.max_connections = 1;
+    });
+    let pools = pools();
+    let node = pools.node(&upstream);
+    let _held = node.checkout(&upstream, Pick::Pooled).await.unwrap();
+    let mut first = Box::pin(node.checkout(&upstream, Pick::Pooled));
+    let mut second = Box::pin(node.checkout(&upstream, Pick::Fresh));
+    assert!(is_pending(&mut first).await && is_pending(&mut second).await);
+    more.notify_one();
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
