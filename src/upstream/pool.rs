@@ -89,11 +89,11 @@ impl Node {
     }
 
     async fn connect(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Result<Lease, UpstreamError> {
-        let deadline = Instant::now() + upstream.connect_timeout;
-        let (slot, _opening) = match self.room(upstream, pick, deadline).await? {
+        let (slot, _opening) = match self.room(upstream, pick).await? {
             Room::Slot(slot, opening) => (slot, opening),
             Room::Lease(lease) => return Ok(lease),
         };
+        let deadline = Instant::now() + upstream.connect_timeout;
         let tls = upstream.tls.as_ref().map(|tls| &tls.shared);
         let transport = self.open(upstream, tls, deadline).await?;
         let is_http2 = transport.is_http2() || (tls.is_none() && upstream.identity.protocol == Protocol::Http2);
@@ -121,8 +121,8 @@ impl Node {
     /// A connection that nobody shares and that is closed afterwards: HTTP/1.1, unless the upstream speaks HTTP/2
     /// only.
     pub(super) async fn own(self: &Arc<Self>, upstream: &Upstream) -> Result<Lease, UpstreamError> {
+        let slot = self.exclusive_slot(upstream).await?;
         let deadline = Instant::now() + upstream.connect_timeout;
-        let slot = self.exclusive_slot(upstream, deadline).await?;
         if upstream.identity.protocol == Protocol::Http2 {
             let transport = self.open(upstream, upstream.tls.as_ref().map(|tls| &tls.shared), deadline).await?;
             let connection = Arc::new(self.http2(upstream, transport, slot, deadline).await?);
@@ -135,8 +135,8 @@ impl Node {
 
     /// A connection of its own for a request that asks for another protocol.
     pub(super) async fn upgradable(self: &Arc<Self>, upstream: &Upstream) -> Result<Http1Lease, UpstreamError> {
+        let slot = self.exclusive_slot(upstream).await?;
         let deadline = Instant::now() + upstream.connect_timeout;
-        let slot = self.exclusive_slot(upstream, deadline).await?;
         let transport = self.open(upstream, upstream.tls.as_ref().map(|tls| &tls.http1), deadline).await?;
         let connection = self.upgradable_http1(upstream, transport).await?;
         let mut lease = Http1Lease::exclusive(self, connection);
@@ -265,9 +265,11 @@ impl Node {
         }
     }
 
-    /// Waits for room for another connection, or for one that became free meanwhile.
-    async fn room(self: &Arc<Self>, upstream: &Upstream, pick: Pick, deadline: Instant) -> Result<Room, UpstreamError> {
+    /// Waits for room for another connection, or for one that became free meanwhile. As long as it may take to connect, which has a
+    /// time of its own: the rest of this would be too short for those that waited longest, and all that they were given lost on them.
+    async fn room(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Result<Room, UpstreamError> {
         let waiting = Waiting::new(self, upstream, Lane::Short);
+        let mut is_over = false;
         loop {
             if let Some(lease) = self.reuse(upstream, pick, waiting.ticket()) {
                 return Ok(Room::Lease(lease));
@@ -275,18 +277,25 @@ impl Node {
             if let Some((slot, opening)) = self.try_slot(upstream, Lane::Short, pick, waiting.ticket()) {
                 return Ok(Room::Slot(slot, opening));
             }
-            waiting.woken(upstream, deadline).await?;
+            if is_over {
+                return Err(waiting.in_vain(upstream));
+            }
+            is_over = !waiting.woken().await;
         }
     }
 
     /// Waits for room for a connection that one exchange keeps for itself.
-    async fn exclusive_slot(self: &Arc<Self>, upstream: &Upstream, deadline: Instant) -> Result<Slot, UpstreamError> {
+    async fn exclusive_slot(self: &Arc<Self>, upstream: &Upstream) -> Result<Slot, UpstreamError> {
         let waiting = Waiting::new(self, upstream, Lane::Long);
+        let mut is_over = false;
         loop {
             if let Some((slot, _)) = self.try_slot(upstream, Lane::Long, Pick::Fresh, waiting.ticket()) {
                 return Ok(slot);
             }
-            waiting.woken(upstream, deadline).await?;
+            if is_over {
+                return Err(waiting.in_vain(upstream));
+            }
+            is_over = !waiting.woken().await;
         }
     }
 

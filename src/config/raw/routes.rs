@@ -79,7 +79,7 @@ pub struct Upstream {
     /// The protocol. Default: HTTP/2 where TLS negotiates it, else HTTP/1.1.
     #[serde(default)]
     pub protocol: Option<UpstreamProtocol>,
-    /// Time to connect, TLS included.
+    /// Time to connect, TLS included. Where all connections are in use, a request waits as long for one before.
     #[serde(default = "Upstream::connect_timeout")]
     pub connect_timeout: Span,
     /// Time from the end of the request to the head of the response.

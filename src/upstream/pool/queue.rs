@@ -88,6 +88,7 @@ pub(super) struct Waiting<'a> {
     node: &'a Node,
     lane: Lane,
     waiter: Waiter,
+    deadline: Instant,
 }
 
 impl<'a> Waiting<'a> {
@@ -101,23 +102,26 @@ impl<'a> Waiting<'a> {
         if wake {
             node.free();
         }
-        Self { node, lane, waiter }
+        Self { node, lane, waiter, deadline: Instant::now() + upstream.connect_timeout }
     }
 
     pub(super) fn ticket(&self) -> Ticket {
         self.waiter.ticket
     }
 
-    /// Until there may be something for it.
-    pub(super) async fn woken(&self, upstream: &Upstream, deadline: Instant) -> Result<(), UpstreamError> {
-        timeout_at(deadline, self.waiter.woken.notified()).await.map_err(|_| {
-            let state = self.node.state();
-            // Not for want of room, but for a connection that another opens to be shared.
-            if self.lane == Lane::Short && (state.opening || state.open < state.max_connections) {
-                return UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
-            }
-            UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name())
-        })
+    /// Until there may be something for it; false once its time is over. It is to look then too: not of all is told at once.
+    pub(super) async fn woken(&self) -> bool {
+        timeout_at(self.deadline, self.waiter.woken.notified()).await.is_ok()
+    }
+
+    /// Why it got nothing.
+    pub(super) fn in_vain(&self, upstream: &Upstream) -> UpstreamError {
+        let state = self.node.state();
+        // Not for want of room, but for a connection that another opens to be shared.
+        if self.lane == Lane::Short && (state.opening || state.open < state.max_connections) {
+            return UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
+        }
+        UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name())
     }
 }
 

@@ -259,3 +259,74 @@ async fn who_waits_gets_a_stream_once_the_peer_takes_more() {
     assert!(first.is_ok() && second.is_ok());
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
+
+/// Of a connection that becomes ready after it was given back nobody tells at once, and those whose time ended before heard that all are
+/// in use.
+#[tokio::test]
+async fn who_waits_looks_once_more_at_the_end() {
+    let answer = Arc::new(Notify::new());
+    let told = Arc::clone(&answer);
+    let (address, accepted) = scripted(move |_, mut stream| {
+        let told = Arc::clone(&told);
+        async move {
+            read_head(&mut stream).await;
+            told.notified().await;
+            stream.write_all(OK).await.unwrap();
+            is_closed_silently(&mut stream).await;
+        }
+    })
+    .await;
+    let within = |connect_timeout| {
+        upstream_with(address, |entry| {
+            entry.max_connections = 1;
+            entry.connect_timeout = connect_timeout;
+        })
+    };
+    // Less than a tick of the sweep, which tells.
+    let (patient, hasty) = (within(Span::from_secs(3600)), within(Span::from_millis(50)));
+    let pools = pools();
+    let node = pools.node(&patient);
+    let mut lease = node.checkout(&patient, Pick::Pooled).await.unwrap();
+    tokio::time::pause();
+    let Lease::Http1(http1) = &mut lease else { panic!("it speaks HTTP/1.1") };
+    let exchange = http1.sender().unwrap().try_send_request(get());
+    tokio::spawn(async move { exchange.await.ok().unwrap().into_body().collect().await.unwrap() });
+    lease.finish();
+    let mut waits = Box::pin(node.checkout(&hasty, Pick::Pooled));
+    assert!(is_pending(&mut waits).await);
+    answer.notify_one();
+    // No time passes so.
+    while !node.has_ready() {
+        tokio::task::yield_now().await;
+    }
+    assert!(is_pending(&mut waits).await, "nobody has told it");
+    assert!(waits.await.is_ok());
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+/// Those that had waited longest had next to no time to connect, and lost the place that they were given.
+#[tokio::test(start_paused = true)]
+async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let (address, _) = scripted(|_, mut stream| async move {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        stream.write_all(SETTINGS).await.unwrap();
+        is_closed_silently(&mut stream).await;
+    })
+    .await;
+    let upstream = upstream_with(address, |entry| {
+        entry.protocol = Some(raw::UpstreamProtocol::Http2);
+        entry.max_connections = 1;
+        entry.connect_timeout = Span::from_millis(200);
+    });
+    let pools = pools();
+    let node = pools.node(&upstream);
+    for kind in KINDS {
+        let held = node.own(&upstream).await.unwrap();
+        let mut waits = Box::pin(take(&node, &upstream, kind));
+        assert!(is_pending(&mut waits).await);
+        tokio::time::advance(Duration::from_millis(100)).await;
+        drop(held);
+        assert!(waits.await.is_ok(), "{kind:?}");
+    }
+}
