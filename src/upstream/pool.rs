@@ -359,13 +359,14 @@ impl State {
         self.waiting.has_before(lane, ticket) || (could_take && self.waiting.has_before(other, ticket))
     }
 
-    /// A connection that can be closed for another. Of those that are shared the last, as requests
-    /// take the first that has room: it is the least likely to be needed soon.
+    /// A connection that can be closed for another, which one that is closed already makes no room for. Of those that are shared
+    /// the last, as requests take the first that has room: it is the least likely to be needed soon.
     fn take_unused(&mut self) -> (Option<Http1>, Option<Arc<Http2>>) {
-        if !self.idle.is_empty() {
-            return (Some(self.idle.remove(0)), None);
+        if let Some(at) = self.idle.iter().position(|connection| !connection.sender.is_closed()) {
+            return (Some(self.idle.remove(at)), None);
         }
-        let unused = self.shared.iter().rposition(|connection| connection.unused_since().is_some());
+        let is_unused = |connection: &Arc<Http2>| !connection.sender.is_closed() && connection.unused_since().is_some();
+        let unused = self.shared.iter().rposition(is_unused);
         (None, unused.map(|at| self.shared.remove(at)))
     }
 

@@ -330,3 +330,45 @@ async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
         assert!(waits.await.is_ok(), "{kind:?}");
     }
 }
+
+/// It closed one that was closed already, which made no room, and nobody told it to look again.
+#[tokio::test(start_paused = true)]
+async fn who_needs_a_place_closes_a_connection_that_has_one() {
+    let close = Arc::new(Notify::new());
+    let told = Arc::clone(&close);
+    let service = hyper::service::service_fn(|_: Request<Incoming>| async {
+        Ok::<_, Infallible>(Response::<Full<Bytes>>::new(Full::default()))
+    });
+    let (address, accepted) = scripted(move |number, stream| {
+        let told = Arc::clone(&told);
+        async move {
+            let serves = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(1)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                _ = serves => {}
+                () = told.notified(), if number == 1 => {}
+            }
+        }
+    })
+    .await;
+    let upstream = upstream_with(address, |entry| {
+        entry.protocol = Some(raw::UpstreamProtocol::Http2);
+        entry.max_connections = 2;
+    });
+    let metrics = Metrics::default();
+    let pools = Pools::new(metrics.clone(), Pings::NORMAL);
+    let node = pools.node(&upstream);
+    let unused = node.checkout(&upstream, Pick::Pooled).await.unwrap();
+    let closed = node.checkout(&upstream, Pick::Pooled).await.unwrap();
+    close.notify_one();
+    // No time passes so, and the sweep takes it out at its next tick.
+    while metrics.of(upstream.name()).open.get() == 2 {
+        tokio::task::yield_now().await;
+    }
+    closed.finish();
+    let _used = node.checkout(&upstream, Pick::Pooled).await.unwrap();
+    unused.finish();
+    assert!(node.own(&upstream).await.is_ok());
+    assert_eq!(accepted.load(Ordering::SeqCst), 4);
+}
