@@ -17,7 +17,10 @@ use std::{
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 
-pub use self::{follow::follow, unwatched::end_unwatched};
+pub use self::{
+    follow::follow,
+    unwatched::{Gives, end_unwatched},
+};
 use super::objects::{Identity, Pod, Run};
 use crate::{clock::Timestamp, lock::lock};
 

@@ -118,7 +118,7 @@ impl<'a> Waiting<'a> {
     pub(super) fn in_vain(&self, upstream: &Upstream) -> UpstreamError {
         let state = self.node.state();
         // Not for want of room, but for a connection that another opens to be shared.
-        if self.lane == Lane::Short && (state.opening || state.open < state.max_connections) {
+        if self.lane == Lane::Short && state.opening && state.may_share(upstream) {
             return UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
         }
         UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name())

@@ -3,7 +3,10 @@
 use tokio::sync::Notify;
 
 use super::*;
-use crate::upstream::pool::{Lease, Node, Pick};
+use crate::upstream::{
+    UpstreamErrorKind,
+    pool::{Lease, Node, Pick},
+};
 
 async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
     std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
@@ -25,9 +28,18 @@ async fn who_waits_for_a_connection_is_not_overtaken() {
     const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
     // What becomes free is a connection, or room for a new one.
     for answer in [OK, LAST] {
-        let (address, accepted) = scripted(move |_, mut stream| async move {
-            while read_head(&mut stream).await.is_some() {
-                stream.write_all(answer).await.unwrap();
+        let body_follows = Arc::new(Notify::new());
+        let follows = Arc::clone(&body_follows);
+        let (address, accepted) = scripted(move |_, mut stream| {
+            let follows = Arc::clone(&follows);
+            async move {
+                while read_head(&mut stream).await.is_some() {
+                    // The end of the answer alone gives back what it holds.
+                    let (head, body) = answer.split_at(answer.len() - 2);
+                    stream.write_all(head).await.unwrap();
+                    follows.notified().await;
+                    stream.write_all(body).await.unwrap();
+                }
             }
         })
         .await;
@@ -38,6 +50,7 @@ async fn who_waits_for_a_connection_is_not_overtaken() {
         let held = pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
         let mut first = Box::pin(node.checkout(&upstream, Pick::Pooled));
         assert!(is_pending(&mut first).await);
+        body_follows.notify_one();
         assert_eq!(text(held).await, "ok");
         let counted = metrics.of(upstream.name());
         until(|| node.has_ready() || counted.open.get() == 0).await;
@@ -371,4 +384,59 @@ async fn who_needs_a_place_closes_a_connection_that_has_one() {
     unused.finish();
     assert!(node.own(&upstream).await.is_ok());
     assert_eq!(accepted.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_for_a_stream_hears_whether_the_upstream_is_full_or_silent() {
+    let of = |address, connect_timeout| {
+        upstream_with(address, |entry| {
+            entry.protocol = Some(raw::UpstreamProtocol::Http2);
+            entry.max_connections = 1;
+            entry.connect_timeout = connect_timeout;
+        })
+    };
+    let (patience, haste) = (Span::from_secs(60), Span::from_millis(100));
+    let kind = |result: Result<Lease, UpstreamError>| result.unwrap_err().kind();
+
+    let (full, _) = of_one_stream().await;
+    let (pools, upstream) = (pools(), of(full, haste));
+    let node = pools.node(&upstream);
+    let _held = node.checkout(&of(full, patience), Pick::Pooled).await.unwrap();
+    let wait = || node.checkout(&upstream, Pick::Pooled);
+    let (first, second) = tokio::join!(wait(), wait());
+    assert_eq!([kind(first), kind(second)], [UpstreamErrorKind::Exhausted; 2]);
+
+    let (silent, _) = scripted(|_, mut stream| async move {
+        is_closed_silently(&mut stream).await;
+    })
+    .await;
+    let (patient, hasty) = (of(silent, patience), of(silent, haste));
+    let node = pools.node(&patient);
+    let mut opens = Box::pin(node.checkout(&patient, Pick::Pooled));
+    assert!(is_pending(&mut opens).await);
+    assert_eq!(kind(node.checkout(&hasty, Pick::Pooled).await), UpstreamErrorKind::ConnectTimeout);
+}
+
+/// A place that became free at the last moment, and was another's by then, made it a 504.
+#[tokio::test]
+async fn who_waits_in_vain_for_a_place_hears_that_the_upstream_is_full() {
+    let (address, _) = scripted(answer_all).await;
+    let within = |connect_timeout| {
+        upstream_with(address, |entry| {
+            entry.max_connections = 1;
+            entry.connect_timeout = connect_timeout;
+        })
+    };
+    let (patient, hasty) = (within(Span::from_secs(60)), within(Span::from_millis(100)));
+    let metrics = Metrics::default();
+    let pools = Pools::new(metrics.clone(), Pings::NORMAL);
+    let node = pools.node(&patient);
+    let held = node.own(&patient).await.unwrap();
+    let mut earlier = Box::pin(node.checkout(&patient, Pick::Pooled));
+    let mut later = Box::pin(node.checkout(&hasty, Pick::Pooled));
+    assert!(is_pending(&mut earlier).await && is_pending(&mut later).await);
+    drop(held);
+    until(|| metrics.of(patient.name()).open.get() == 0).await;
+    assert_eq!(later.await.unwrap_err().kind(), UpstreamErrorKind::Exhausted);
+    assert!(earlier.await.is_ok());
 }
