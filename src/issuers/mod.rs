@@ -121,6 +121,11 @@ impl Context {
 /// What is said of a token that was revoked, or whose holder was.
 pub const REVOKED: &str = "The token was revoked.";
 
+/// The refusal of such a token.
+pub fn revoked() -> Rejection {
+    Rejection::new(Reason::TokenRevoked, REVOKED).fix("Get a new token.")
+}
+
 /// Tells whether a credential was revoked. Asked on each request, cached token or not.
 pub trait RevocationCheck: Send + Sync {
     fn is_revoked(&self, principal: &Principal) -> bool;
@@ -244,7 +249,7 @@ impl Issuers {
             }
         };
         if revocations.is_revoked(&verified.principal) {
-            return Err(Rejection::new(Reason::TokenRevoked, REVOKED).fix("Get a new token."));
+            return Err(revoked());
         }
         Ok(Arc::clone(&verified.principal))
     }

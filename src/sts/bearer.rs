@@ -42,7 +42,7 @@ const FURTHER: Duration = Duration::from_secs(1800);
 /// The run itself may go on: a reload takes away its cluster, or an operator revokes who caused it. It begins as `doorward token` knows
 /// the end of a run, of which images of steps have older versions.
 pub const OVER: &str = "the run has ended, or its tokens were ended";
-const NO_OTHERS: &str = "it gets no others, and is to be started anew";
+pub(super) const NO_OTHERS: &str = "it gets no others, and is to be started anew";
 
 /// The refusal of a task whose tokens have ended for good.
 pub(super) fn over(why: &str) -> Refusal {

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Issuing, OwnIssuer,
+    bearer::{NO_OTHERS, over},
     claims::{self, AccessToken},
     form::{ACCESS_TOKEN, ExchangeRequest, Form},
     grant::{Granted, Judged, audience},
@@ -26,7 +27,7 @@ use crate::{
     authz::{AskedToken, RequestView},
     clock::Timestamp,
     error::Reason,
-    issuers::TokenError,
+    issuers::{self, TokenError},
     request::{exchange::Exchange, notes::recorded, sanitize::CleanRequest},
     snapshot::Snapshot,
     upstream::Pools,
@@ -92,6 +93,7 @@ impl<'a> Exchanger<'a> {
             None => self.party("subject_token", subject, now).await?,
             Some(actor) => self.delegated(&subject, &actor)?,
         };
+        self.recheck(&party)?;
         let view = party.view(request, &asked.audience, now);
         let judged = self.decide(&party, &view, asked.scopes.as_deref());
         let granted = self.record(&party, judged, exchange)?;
@@ -186,8 +188,41 @@ impl<'a> Exchanger<'a> {
         let token = self.keys.sign(&claims);
         let token =
             Zeroizing::new(token.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the token cannot be signed"))?);
-        give(issued, exchange).await?;
+        self.give(party, issued, exchange).await?;
         Ok(Given::Ours { token, expires, scope })
+    }
+
+    /// Writes down that a token was issued, before it is out of the house. One that cannot be written down is not given, nor is one to
+    /// whoever was revoked meanwhile.
+    pub(super) async fn give(
+        &self,
+        party: &Party,
+        issued: audit::Issued,
+        exchange: &mut Exchange,
+    ) -> Result<(), Refusal> {
+        exchange.record().issued = Some(Box::new(issued));
+        let written = exchange.decided().await.map_err(Refusal::from);
+        let given = written.and_then(|()| self.recheck(party));
+        if given.is_err() {
+            exchange.record().issued = None;
+        }
+        given
+    }
+
+    /// Refuses whoever was revoked since they proved who they are: the audit trail keeps waiting while its disk stands still, and a
+    /// token that was given all the same would outlast what it was given for.
+    pub(super) fn recheck(&self, party: &Party) -> Result<(), Refusal> {
+        self.check_revocations()?;
+        let snapshot = self.app.snapshot.load();
+        let is_out = |principal: &Principal| self.app.took_back(principal, &snapshot).is_some();
+        if let Some(&(parameter, _)) = party.shown.iter().find(|(_, principal)| is_out(principal)) {
+            return Err(Refusal::of_token(parameter, &issuers::revoked()));
+        }
+        // Of a task, who caused it and what it lives with. All others have shown who they are.
+        match is_out(&party.principal) {
+            true => Err(over(NO_OTHERS)),
+            false => Ok(()),
+        }
     }
 
     /// Refuses while what is known of revocations is too old.
@@ -252,16 +287,6 @@ fn client(principal: &Principal) -> Result<Arc<str>, Refusal> {
     })
 }
 
-/// Writes down that a token was issued, before it is out of the house. One that cannot be written down is not given.
-pub(super) async fn give(issued: audit::Issued, exchange: &mut Exchange) -> Result<(), Refusal> {
-    exchange.record().issued = Some(Box::new(issued));
-    let written = exchange.decided().await;
-    if written.is_err() {
-        exchange.record().issued = None;
-    }
-    Ok(written?)
-}
-
 /// A task as the audit trail knows it.
 fn issued_to(task: &Task) -> audit::IssuedTask {
     audit::IssuedTask {
@@ -305,7 +330,7 @@ mod tests {
         let seconds = std::time::Duration::from_secs;
         let told = |parameter, ends| {
             let principal = Arc::new(Principal::new(Scheme::Bearer, "corp", "7", "alice"));
-            out_of_time(&Party { principal, ends, parameter, act: None, of: None }, now)
+            out_of_time(&Party { principal, ends, parameter, act: None, of: None, shown: Vec::new() }, now)
         };
         for (parameter, ends, why) in [
             ("subject_token", now, "subject_token: the token expired 0 s ago, at "),

@@ -408,7 +408,8 @@ rules:
         let root: raw::Root = serde_saphyr::from_str(&format!("{POLICY}  - {repos}\n")).unwrap();
         let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
         let principal = Arc::new(Principal::new(Scheme::Bearer, "corp", "1", "alice"));
-        let party = Party { principal, ends: Timestamp::MAX, parameter: "subject_token", act: None, of: None };
+        let (ends, parameter) = (Timestamp::MAX, "subject_token");
+        let party = Party { principal, ends, parameter, act: None, of: None, shown: Vec::new() };
         let request = asked();
         for (audience, scope, said) in [
             (
@@ -445,6 +446,7 @@ rules:
                 parameter: "subject_token",
                 act: None,
                 of: None,
+                shown: Vec::new(),
             };
             let request = asked();
             let decision = policy.decide(&party.principal, &party.view(&request, "x", NOW));

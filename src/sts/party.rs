@@ -39,6 +39,8 @@ pub(super) struct Party {
     /// Who acts, and within it whoever acted before.
     pub(super) act: Option<Value>,
     pub(super) of: Option<OfTask>,
+    /// Whom the tokens are of that were shown, each with the parameter in which it came.
+    pub(super) shown: Vec<(&'static str, Arc<Principal>)>,
 }
 
 /// The task that asks.
@@ -63,7 +65,8 @@ impl Exchanger<'_> {
             if let Some(act) = &act {
                 check_depth("subject_token", act)?;
             }
-            return Ok(Party { ends: subject.expires, parameter, principal: subject, act, of: None });
+            let shown = vec![(parameter, Arc::clone(&subject))];
+            return Ok(Party { ends: subject.expires, parameter, principal: subject, act, of: None, shown });
         };
         let pod = PodToken::read(&subject.claims)?;
         if !namespaces.is_empty() && !namespaces.contains(&pod.namespace) {
@@ -98,7 +101,8 @@ impl Exchanger<'_> {
             ..behind
         };
         let of = OfTask { task, cluster: Arc::clone(&subject.issuer), cause: cause.request };
-        Ok(Party { principal: Arc::new(principal), ends: subject.expires, parameter, act: Some(act), of: Some(of) })
+        let (ends, shown) = (subject.expires, vec![(parameter, subject)]);
+        Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), of: Some(of), shown })
     }
 
     /// Refuses where the end of what is of these kinds would not be seen.
@@ -157,7 +161,7 @@ impl Exchanger<'_> {
 
     /// An agent that acts for somebody, who has said so: by `may_act` in their token (RFC 8693 section 4.4), or by having had it
     /// issued to that agent. It proves itself by a token of its own: one that it has of a person shows that person.
-    pub(super) fn delegated(&self, subject: &Principal, actor: &Principal) -> Result<Party, Refusal> {
+    pub(super) fn delegated(&self, subject: &Arc<Principal>, actor: &Arc<Principal>) -> Result<Party, Refusal> {
         let is_pod = |principal: &Principal| self.own_issuer.settings.clusters.get(&principal.issuer).is_some();
         if is_pod(subject) || is_pod(actor) {
             return Err(Refusal::malformed("a task acts for who caused its run; leave `actor_token` out"));
@@ -217,13 +221,14 @@ impl Exchanger<'_> {
         let principal = Principal {
             actor: Some(Actor { subject: Arc::clone(&actor.subject), client: actor.client.clone() }),
             acting: std::iter::once(acting).chain(subject.acting.iter().cloned()).collect(),
-            ..subject.clone()
+            ..(**subject).clone()
         };
         let (ends, parameter) = match actor.expires < subject.expires {
             true => (actor.expires, "actor_token"),
             false => (subject.expires, "subject_token"),
         };
-        Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), of: None })
+        let shown = vec![("subject_token", Arc::clone(subject)), ("actor_token", Arc::clone(actor))];
+        Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), of: None, shown })
     }
 
     /// Whether a token is its client's own, and stands for nobody else.

@@ -21,6 +21,7 @@ use super::{
     refusal::{RETRY_AFTER, Refusal, printable},
 };
 use crate::{
+    authn::Principal,
     authz::AskedToken,
     clock::Timestamp,
     config::{
@@ -229,6 +230,8 @@ impl Exchanger<'_> {
             Refusal::subject("a registry's token is given for a password; `docker login` with a token")
         })?;
         if let Some(claims) = self.keys.verify(&password) {
+            // One that has ended proves nothing. It is looked at once more when there is room in the trail.
+            self.held(&claims)?;
             exchange.reserve(1).await?;
             return self.hand_back(&password, asked, &claims, self.app.clock.now(), exchange);
         }
@@ -239,6 +242,7 @@ impl Exchanger<'_> {
         exchange.reserve(2).await?;
         let now = self.app.clock.now();
         let party = self.party("password", subject, now).await?;
+        self.recheck(&party)?;
         let view = party.view(request, &asked.service, now);
         // `docker login` asks for no scope, to see whether the password is good: it is for whom a rule gives something there.
         let judged = match asked.scopes.as_slice() {
@@ -263,6 +267,14 @@ impl Exchanger<'_> {
         }
     }
 
+    /// Who has a token of ours that came as a password.
+    fn held(&self, claims: &serde_json::Map<String, serde_json::Value>) -> Result<Principal, Refusal> {
+        self.check_revocations()?;
+        self.holder(claims).ok_or_else(|| {
+            Refusal::subject("password: the token has ended, with its time, with its run, or because it was revoked")
+        })
+    }
+
     /// A token of ours for this registry is what would be given for it: rules were asked when it was issued.
     fn hand_back(
         &self,
@@ -272,10 +284,7 @@ impl Exchanger<'_> {
         now: Timestamp,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
-        self.check_revocations()?;
-        let holder = self.holder(claims).ok_or_else(|| {
-            Refusal::subject("password: the token has ended, with its time, with its run, or because it was revoked")
-        })?;
+        let holder = self.held(claims)?;
         let audience = claims.get("aud").and_then(serde_json::Value::as_str).unwrap_or_default();
         let expires = holder.expires;
         exchange.record().principal = Some(Arc::new(holder));

@@ -21,7 +21,7 @@ use crate::{
     request::exchange::Exchange,
     sts::{
         claims::{self, AccessToken},
-        exchange::{Exchanger, give},
+        exchange::Exchanger,
         form::ACCESS_TOKEN,
         metadata,
         party::Party,
@@ -111,7 +111,7 @@ impl Exchanger<'_> {
             }),
             ..issued
         };
-        give(issued, exchange).await?;
+        self.give(party, issued, exchange).await?;
         let (issued_token_type, token_type) = match given.form {
             GivenForm::Bearer => (ACCESS_TOKEN, "Bearer"),
             GivenForm::AwsCredentials => (AWS_CREDENTIALS, "N_A"),
