@@ -16,7 +16,6 @@ use crate::{
     clock::Timestamp,
     config::values::Span,
     store::{Expect, StoreError, Table},
-    sts::ends::Gives,
 };
 
 /// How often a replica tells of itself, and for how long it is believed.
@@ -56,9 +55,6 @@ pub struct Replica {
     pub stopping: bool,
     /// Why it did not take the configuration that it saw last; `None` if it did.
     pub refused: Option<Refused>,
-    /// Whose tasks it gives tokens, and sees the ends of them. Older versions do not tell.
-    #[serde(default)]
-    pub gives: Option<Vec<Gives>>,
 }
 
 impl Replica {
@@ -180,12 +176,11 @@ fn own(app: &App) -> Replica {
         generation: snapshot.number,
         stopping: loads.stopping,
         refused: loads.refused.clone(),
-        gives: Some(Gives::all(&snapshot.raw)),
     }
 }
 
 /// All replicas that are there, this one as it is now.
-pub async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
+async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
     let own = own(app);
     let mut all = Vec::new();
     if app.store.is_shared() {
@@ -359,7 +354,6 @@ mod tests {
             generation: 1,
             stopping: false,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
-            gives: None,
         };
         let all = [replica("own", "new", None), replica("b", "old", None)];
         assert!(another_decides_by(&all, "own", "old"));
@@ -401,7 +395,6 @@ mod tests {
             generation: 1,
             stopping: false,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
-            gives: None,
         };
         let (old, new) = (|refused| replica("b", "old", refused), |instance| replica(instance, "new", None));
         for (asked, looks, state) in [
@@ -431,7 +424,6 @@ mod tests {
             generation: 1,
             stopping: false,
             refused: None,
-            gives: None,
         };
         let (whole, part) = (replica("a", "new", &[]), replica("b", "new", &["/workers stays 1"]));
         let old = replica("b", "old", &["/workers stays 1"]);
@@ -459,7 +451,6 @@ mod tests {
             generation: 1,
             stopping,
             refused: None,
-            gives: None,
         };
         let whole = |instance| replica(instance, &[], false);
         let part = |instance| replica(instance, &["/workers stays 1"], false);

@@ -64,15 +64,16 @@ impl App {
         route_of(&self.snapshot.load(), stream).map(|route| stream.began + route.max_stream)
     }
 
-    /// Why the credential of a caller is worth nothing any more, if somebody took it back: them, an operator, or their issuer together
-    /// with the key that signed it.
+    /// Why the credential of a caller is worth nothing any more, if somebody took it back: them, an operator, their issuer together
+    /// with the key that signed it, or a reload that took away the cluster of its run.
     pub fn took_back(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
         if let Some(end) = self.revocations.end_of_session(principal) {
             let is_revoked = &*end.reason == Ended::revoked.as_str();
             return Some(if is_revoked { CutReason::Revoked } else { CutReason::SignedOut });
         }
-        let is_revoked =
-            self.revocations.is_revoked(principal).is_some() || snapshot.issuers.have_lost_key_of(principal);
+        let is_revoked = self.revocations.is_revoked(principal).is_some()
+            || snapshot.issuers.have_lost_key_of(principal)
+            || snapshot.issuers.have_lost_run_of(principal);
         is_revoked.then_some(CutReason::Revoked)
     }
 

@@ -110,7 +110,6 @@ pub(super) fn follow_runs(app: &Arc<App>) {
 /// Ends the tokens of runs with them, over connections of its own.
 pub(super) fn end_tokens(app: &Arc<App>) {
     let Some(tokens) = app.snapshot.load().raw.tokens.clone() else { return };
-    spawn(app, TaskSpec::new("unwatched-tokens"), |app| async move { ends::end_unwatched(&app).await });
     for exchanged in tokens.exchange.into_iter().filter(|exchanged| exchanged.kubernetes.is_some()) {
         let own = app.own_pools_with(Pings::EAGER);
         let issuer = exchanged.issuer.clone();

@@ -83,8 +83,7 @@ pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> 
 
 fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
     for replica in &told.replicas {
-        let Replica { instance, policy, configuration, after_restart, generation, stopping, refused, gives: _ } =
-            replica;
+        let Replica { instance, policy, configuration, after_restart, generation, stopping, refused } = replica;
         let is_it = if replica.has(digest) { ", as asked for" } else { "" };
         // A version that tells none may be among them.
         let whole = if configuration.is_empty() { "not told" } else { &**configuration };

@@ -63,6 +63,7 @@ mod weak_rsa;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
 use self::verified::{Verified, VerifiedTokens};
@@ -87,7 +88,7 @@ pub use self::{
 use crate::{
     authn::Principal,
     clock::Clock,
-    config::{report::At, resolver::Resolver},
+    config::{raw, report::At, resolver::Resolver},
     egress::Egress,
     error::{Reason, Rejection},
     sessions,
@@ -121,7 +122,11 @@ impl Context {
 /// What is said of a token that was revoked, or whose holder was.
 pub const REVOKED: &str = "The token was revoked.";
 
-/// The refusal of such a token.
+/// What is said of a token for a run whose end nobody sees.
+const UNSEEN: &str =
+    "The token ended as `tokens.exchange` does not name the cluster of its run, or the namespace there, any more.";
+
+/// The refusal of a token that was revoked.
 pub fn revoked() -> Rejection {
     Rejection::new(Reason::TokenRevoked, REVOKED).fix("Get a new token.")
 }
@@ -144,6 +149,8 @@ pub struct Issuers {
     by_name: HashMap<Arc<str>, Arc<Issuer>>,
     verified: VerifiedTokens,
     context: Context,
+    /// The clusters whose tasks get tokens of Doorward's own.
+    clusters: Vec<raw::Exchanged>,
 }
 
 /// What one route accepts.
@@ -195,6 +202,22 @@ impl Issuers {
     /// Whether the key that signed the token of a caller has left the set of its issuer.
     pub fn have_lost_key_of(&self, known: &Principal) -> bool {
         self.get(&known.issuer).is_some_and(|issuer| issuer.has_lost_key_of(known))
+    }
+
+    /// Whether somebody here sees the end of the run that a token of Doorward's own is for: `tokens.exchange` names its cluster, with its
+    /// namespace there. True of what is for no run.
+    pub fn see_run_in(&self, claims: &Map<String, Value>) -> bool {
+        let text = |name: &str| claims.get(RUN_CLAIM)?.get(name)?.as_str();
+        // Older versions name no cluster.
+        let Some(cluster) = text("cluster") else { return true };
+        let namespace = text("namespace").unwrap_or_default();
+        self.clusters.iter().any(|of| of.issuer == cluster && of.gives_in(namespace))
+    }
+
+    /// Whether a caller has a token of Doorward's own for a run whose end nobody here sees.
+    pub fn have_lost_run_of(&self, known: &Principal) -> bool {
+        let is_own = |issuer: &Arc<Issuer>| issuer.keys.settings().source == KeySource::Own;
+        !self.see_run_in(&known.claims) && self.get(&known.issuer).is_some_and(is_own)
     }
 
     /// What a route accepts that names these issuers; none named means all. Problems are reported at `at`.
@@ -250,6 +273,9 @@ impl Issuers {
         };
         if revocations.is_revoked(&verified.principal) {
             return Err(revoked());
+        }
+        if self.have_lost_run_of(&verified.principal) {
+            return Err(Rejection::new(Reason::TokenRevoked, UNSEEN).fix("Get a new token once it is named again."));
         }
         Ok(Arc::clone(&verified.principal))
     }

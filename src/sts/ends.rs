@@ -6,7 +6,6 @@
 
 mod ending;
 mod follow;
-mod unwatched;
 mod watching;
 
 use std::{
@@ -17,10 +16,7 @@ use std::{
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 
-pub use self::{
-    follow::follow,
-    unwatched::{Gives, end_unwatched},
-};
+pub use self::follow::follow;
 use super::objects::{Identity, Pod, Run};
 use crate::{clock::Timestamp, lock::lock};
 

@@ -120,7 +120,8 @@ impl Exchanger<'_> {
             ..Principal::new(Scheme::Bearer, self.own_issuer.name(&self.snapshot.issuers), subject, subject)
         };
         let is_ours = text("iss") == Some(self.own_issuer.issuer()) && self.app.clock.now() < expires;
-        (is_ours && self.app.revocations.is_revoked(&principal).is_none()).then_some(principal)
+        let is_seen = self.snapshot.issuers.see_run_in(claims);
+        (is_ours && is_seen && self.app.revocations.is_revoked(&principal).is_none()).then_some(principal)
     }
 }
 

@@ -1,12 +1,12 @@
 //! What a principal is made of.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::super::{Accepts, Context, Issuers, testing::*};
+use super::super::{Accepts, Context, Issuers, RUN_CLAIM, testing::*};
 use crate::{
-    authn::{Kind, Principal},
+    authn::{Kind, Principal, Scheme},
     authz::{Policy, Scenario},
     config::{raw, resolver::Resolver},
     error::{Reason, Rejection},
@@ -36,12 +36,12 @@ impl Bench {
         RSA.token(header, &claims(&self.provider.url, changes))
     }
 
-    async fn principal(&self, changes: Value) -> Result<std::sync::Arc<Principal>, Rejection> {
+    async fn principal(&self, changes: Value) -> Result<Arc<Principal>, Rejection> {
         self.issuers.authenticate(&self.token(changes), &self.accepts, &nothing).await
     }
 }
 
-fn texts(list: &[std::sync::Arc<str>]) -> Vec<&str> {
+fn texts(list: &[Arc<str>]) -> Vec<&str> {
     list.iter().map(|text| &**text).collect()
 }
 
@@ -388,10 +388,38 @@ async fn a_cached_token_expires_and_is_one_principal() {
     let first = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await.unwrap();
     bench.context.clock.advance(Duration::from_secs(629));
     let again = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await.unwrap();
-    assert!(std::sync::Arc::ptr_eq(&first, &again));
+    assert!(Arc::ptr_eq(&first, &again));
     assert_eq!(bench.context.metrics.cache_hits.get(), 1);
     bench.context.clock.advance(Duration::from_secs(1));
     let rejection = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await.unwrap_err();
     assert_eq!(rejection.reason(), Reason::TokenExpired);
     assert!(precise(&rejection).contains("expired 30 s ago"), "{}", precise(&rejection));
+}
+
+/// Where a restart had taken the cluster away, or the namespace, no watch was left that would have ended them with their run.
+#[tokio::test]
+async fn a_token_of_our_own_for_a_run_is_worth_nothing_where_nobody_sees_its_end() {
+    let own = json!({"name": "own", "issuer": "https://door.example", "preset": "doorward", "audiences": ["doorward"]});
+    let exchange = json!([
+        {"issuer": "east", "kubernetes": "api", "namespaces": ["ci"]},
+        {"issuer": "west", "kubernetes": "api"},
+        {"issuer": "corp"},
+    ]);
+    let (issuers, _) = resolve(&json!({"issuers": [own], "tokens": {"exchange": exchange}}), None, &context());
+    for (issuer, cluster, namespace, is_lost) in [
+        ("own", "east", "ci", false),
+        ("own", "east", "staging", true),
+        ("own", "west", "staging", false),
+        ("own", "renamed", "ci", true),
+        ("own", "corp", "ci", true),
+        ("elsewhere", "renamed", "ci", false),
+    ] {
+        let claims = json!({RUN_CLAIM: {"cluster": cluster, "namespace": namespace}});
+        let principal = Principal {
+            claims: Arc::new(claims.as_object().unwrap().clone()),
+            ..Principal::new(Scheme::Bearer, issuer, "7", "alice")
+        };
+        assert_eq!(issuers.have_lost_run_of(&principal), is_lost, "{issuer} {cluster} {namespace}");
+    }
+    assert!(!issuers.have_lost_run_of(&Principal::new(Scheme::Bearer, "own", "7", "alice")), "for no run");
 }

@@ -30,7 +30,7 @@ const BATCH: usize = 64;
 pub(super) const GONE: &str = "it was deleted";
 
 /// Why tokens end whose run nobody watches any more.
-const NOT_CONFIGURED: &str = "its cluster, or its namespace there, is not configured to have tokens any more";
+const NOT_CONFIGURED: &str = "its cluster is not configured to have tokens any more";
 
 /// An object whose tokens are to end.
 #[derive(Clone)]
@@ -192,8 +192,8 @@ async fn note_told(
     Ok(())
 }
 
-/// Ends the tokens of all that `is_meant` by what is noted of it, as nobody watches it any more.
-pub(super) async fn end_all(app: &App, is_meant: impl Fn(&Bearer) -> bool) -> Result<(), EndsError> {
+/// Ends the tokens of all tasks of a cluster that the configuration does not name any more.
+pub(super) async fn end_all(app: &App, cluster: &Arc<str>) -> Result<(), EndsError> {
     let mut after = 0;
     loop {
         let page = app.store().changes(Table::Tokens, after, PAGE, app.clock.now()).await?;
@@ -201,7 +201,7 @@ pub(super) async fn end_all(app: &App, is_meant: impl Fn(&Bearer) -> bool) -> Re
         let mut over = Vec::new();
         for change in page {
             let Some((bearer, uid)) = bearer_of(&change) else { continue };
-            if is_meant(&bearer) && !bearer.is_told {
+            if bearer.cluster == *cluster && !bearer.is_told {
                 over.push(Over { cluster: bearer.cluster, kind: bearer.kind, uid, why: NOT_CONFIGURED });
             }
         }

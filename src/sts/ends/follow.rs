@@ -35,7 +35,7 @@ const BATCH: usize = 64;
 const BACKLOG: usize = 10_000;
 
 /// How often is looked for tokens of a cluster that is not configured any more, once they have ended.
-pub(super) const END_AGAIN: Duration = Duration::from_secs(30);
+const END_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why the watches begin anew.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +184,7 @@ impl Follower {
     /// meanwhile, and so nothing fails.
     async fn until_configured(&self, cluster: &Arc<str>) {
         let app = &*self.app;
-        let end_all = || end_all(app, move |bearer| bearer.cluster == *cluster);
+        let end_all = || end_all(app, cluster);
         let told = |ended: &Result<(), EndsError>| match ended {
             Ok(()) => {
                 tracing::info!(

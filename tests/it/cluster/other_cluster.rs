@@ -11,6 +11,7 @@ use super::{
     api_server::ApiServer,
     tasks::{DOOR, TARGET, Task, Tasks, claims},
     token_ends::with_token,
+    token_reach::{SECRET, is_active},
 };
 use crate::{
     fixture::Change,
@@ -178,10 +179,13 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
 
 /// They were good until their own end, as a restart leaves no watch that would have ended them.
 #[tokio::test]
-async fn the_tokens_of_a_cluster_or_a_namespace_that_a_restart_takes_away_end() {
+async fn the_tokens_of_a_cluster_or_a_namespace_that_a_restart_takes_away_are_refused() {
+    let servers = "resource_servers: [{id: target, secret: {file: target}, audiences: ['https://target.test']}]";
     for without in ["{issuer: a}", "{issuer: cluster, kubernetes: cluster, namespaces: [elsewhere]}"] {
-        let mut tasks = Tasks::start().await;
-        let (task, own) = with_token(&tasks, "left-behind").await;
+        let change = |yaml: String| yaml.change("tokens: {", &format!("tokens: {{{servers}, "));
+        let mut tasks = Tasks::with(change, &[("target", SECRET)]).await;
+        let (_task, own) = with_token(&tasks, "left-behind").await;
+        assert_eq!(is_active(&tasks, &own).await, true);
         let entry = format!("{{issuer: cluster, kubernetes: cluster, namespaces: ['{}']}}", tasks.world.namespace);
         // Before anything reads it again.
         tasks.world.doorward.signal("STOP");
@@ -189,10 +193,13 @@ async fn the_tokens_of_a_cluster_or_a_namespace_that_a_restart_takes_away_end() 
         tasks.world.doorward = tasks.world.doorward.kill_and_restart().await;
         tasks.world.doorward.wait_for_keys_at("localhost", &tasks.world.issuer).await;
         tasks.is_dead(&own).await;
-        let uid = &task.pod["metadata"]["uid"];
-        let ended = tasks.world.doorward.record(|line| line["unmapped"]["tokens_ended"]["uid"] == *uid).await;
-        let why = ended["unmapped"]["tokens_ended"]["why"].as_str().unwrap();
-        assert!(why.contains("not configured to have tokens any more"), "{without}: {why}");
+        let refused = tasks.used(&own).await;
+        assert!(
+            refused.text().contains("`tokens.exchange` does not name the cluster"),
+            "{without}: {}",
+            refused.text()
+        );
+        assert_eq!(is_active(&tasks, &own).await, false, "{without}");
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     harness::{Answer, Upstream, until, within},
 };
 
-const SECRET: &str = "a-secret-of-a-resource-server";
+pub(super) const SECRET: &str = "a-secret-of-a-resource-server";
 
 /// Routes of every kind that take tokens of ours, and a server that asks about them.
 async fn everywhere(upstream: &Upstream) -> Tasks {
@@ -40,7 +40,7 @@ async fn everywhere(upstream: &Upstream) -> Tasks {
     Tasks::with(change, &[("target", SECRET)]).await
 }
 
-async fn is_active(tasks: &Tasks, token: &str) -> Value {
+pub(super) async fn is_active(tasks: &Tasks, token: &str) -> Value {
     let who = format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("target:{SECRET}")));
     let answer = tasks.world.doorward.submit("/oauth2/introspect", &[&who], &format!("token={token}")).await;
     answer.json()["active"].clone()
