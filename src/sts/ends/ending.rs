@@ -60,7 +60,10 @@ impl Follower {
             let (full, last) = (page.len() == PAGE, page.last().map(|change| change.stored.version));
             for change in page {
                 let Some((bearer, uid)) = bearer_of(&change) else { continue };
-                if bearer.kind != watch.kind || !watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace) {
+                let is_watched = bearer.kind == watch.kind
+                    && watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace)
+                    && !is_of_another(&self.app, &bearer);
+                if !is_watched {
                     continue;
                 }
                 match present.get(&uid) {
@@ -201,13 +204,25 @@ pub(super) async fn end_all(app: &App, cluster: &Arc<str>) -> Result<(), EndsErr
         let mut over = Vec::new();
         for change in page {
             let Some((bearer, uid)) = bearer_of(&change) else { continue };
-            if bearer.cluster == *cluster && !bearer.is_told {
+            if bearer.cluster == *cluster && !bearer.is_told && !is_of_another(app, &bearer) {
                 over.push(Over { cluster: bearer.cluster, kind: bearer.kind, uid, why: NOT_CONFIGURED });
             }
         }
         end(app, over).await?;
         after = last;
     }
+}
+
+/// Whether another Doorward on the same store gave the tokens. Its cluster is another one, though it may be called the same.
+fn is_of_another(app: &App, bearer: &Bearer) -> bool {
+    let snapshot = app.snapshot.load();
+    let own = snapshot.own_issuer.as_ref().map(|own| &**own.issuer());
+    was_given_by_another(own, bearer.issuer.as_deref())
+}
+
+/// Versions that note no issuer are taken for our own, and so are all where the configuration has none.
+fn was_given_by_another(own: Option<&str>, noted: Option<&str>) -> bool {
+    own.zip(noted).is_some_and(|(own, noted)| own != noted)
 }
 
 /// Whether what was found is what has tokens, has not ended, and would be seen to end: a pod whose label was taken off is watched no more.
@@ -229,6 +244,17 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    /// Each list, and a reload that took a cluster away, ended all tokens of another Doorward's cluster that was called the same.
+    #[test]
+    fn tokens_of_another_doorward_on_the_same_store_are_left() {
+        let (own, other) = (Some("https://east.example"), Some("https://west.example"));
+        for (own, noted, expected) in
+            [(own, other, true), (own, own, false), (own, None, false), (None, other, false), (None, None, false)]
+        {
+            assert_eq!(was_given_by_another(own, noted), expected, "{own:?} {noted:?}");
+        }
+    }
 
     /// Of what the list of a watch that begins anew does not name.
     #[test]
