@@ -43,7 +43,7 @@ pub struct Identity {
     pub is_part: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Owner {
     pub kind: String,
     pub object: ObjectRef,

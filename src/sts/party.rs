@@ -13,7 +13,7 @@ use super::{
     exchange::Exchanger,
     pod_token::PodToken,
     refusal::Refusal,
-    task::{SETTLING, Task, made_by_somebody},
+    task::{Root, SETTLING, Task, controlled, made_by_somebody},
 };
 use crate::{
     authn::{Actor, Kind, KnownAs, Principal, break_glass, principal::workload_key},
@@ -141,7 +141,7 @@ impl Exchanger<'_> {
             return Err(made_by_somebody("run", &run.name, parent));
         }
         let run = &task.pipeline_run().unwrap_or(&task.task_run).name;
-        known.cause.ok_or_else(|| nobody(run, root.created, root.is_part, now))
+        known.cause.ok_or_else(|| nobody(run, root, now))
     }
 
     /// The identifier of an issuer.
@@ -323,7 +323,7 @@ fn check_known(principal: &Principal, is_configured: impl Fn(&str) -> bool) -> R
 }
 
 /// What a task hears where nobody is known who caused its run, which was made then.
-fn nobody(run: &str, created: Option<Timestamp>, is_part: bool, now: Timestamp) -> Refusal {
+fn nobody(run: &str, Root { created, is_part, owner, .. }: &Root, now: Timestamp) -> Refusal {
     let is_over = |time: Duration| created.is_some_and(|created| created + time <= now);
     // Doorward may still be about to note it.
     if created.is_some() && !is_over(SETTLING) {
@@ -333,11 +333,15 @@ fn nobody(run: &str, created: Option<Timestamp>, is_part: bool, now: Timestamp) 
     // A PipelineRun that a request made is known by its uid, and what is left once it was deleted by none.
     // Of a delivery's run it is kept from the delivery on, which may have come so long before the run.
     let is_old = is_over(CAUSE_KEPT - EVENT_WINDOW - SKEW);
-    if is_part && !is_old {
-        return over(&format!(
-            "nobody is known who caused run {run}, which is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it; start \
-             the whole anew"
-        ));
+    if *is_part && !is_old {
+        return match owner {
+            // Its controller copies the annotation of a request too.
+            Some(owner) => controlled(&format!("run {run}"), owner),
+            None => over(&format!(
+                "nobody is known who caused run {run}, which is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it; \
+                 start the whole anew"
+            )),
+        };
     }
     let why = match is_old {
         true => {
@@ -379,7 +383,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{authn::Scheme, sessions::keyring::OpenError, store::StoreError, sts::OVER};
+    use crate::{
+        authn::Scheme,
+        sessions::keyring::OpenError,
+        store::StoreError,
+        sts::{OVER, objects::Owner},
+    };
+
+    fn root(created: Option<Timestamp>, is_part: bool) -> Root {
+        Root { uid: "u".to_owned(), event: None, created, is_part, owner: None }
+    }
 
     /// A run that a task of another made is of whoever caused that one: when their issuer goes, both are refused.
     #[test]
@@ -442,7 +455,7 @@ mod tests {
             (Some(made), made + CAUSE_KEPT, 400, old),
             (None, made, 400, "made past Doorward"),
         ] {
-            let refusal = nobody("build", created, false, now);
+            let refusal = nobody("build", &root(created, false), now);
             assert_eq!(refusal.status().as_u16(), status, "{now}");
             assert!(refusal.description().contains(why), "{now}: {}", refusal.description());
         }
@@ -452,9 +465,21 @@ mod tests {
     #[test]
     fn what_is_left_of_a_pipeline_run_that_a_request_made_is_told_that_its_tokens_have_ended() {
         let made = Timestamp::from_secs(1_700_000_000);
-        let refusal = nobody("build", Some(made), true, made + SETTLING);
+        let part = root(Some(made), true);
+        let refusal = nobody("build", &part, made + SETTLING);
         assert!(refusal.description().starts_with(OVER), "{}", refusal.description());
-        assert_eq!(nobody("build", Some(made), true, made).status().as_u16(), 503, "it may be noted yet");
+        assert_eq!(nobody("build", &part, made).status().as_u16(), 503, "it may be noted yet");
+    }
+
+    /// The PipelineRun goes on, and `doorward token` in the task took the end for told.
+    #[test]
+    fn what_a_custom_run_made_in_a_requested_pipeline_is_not_told_that_its_tokens_have_ended() {
+        let made = Timestamp::from_secs(1_700_000_000);
+        let object = ObjectRef { name: "loop".to_owned(), uid: "l".to_owned() };
+        let part = Root { owner: Some(Owner { kind: "CustomRun".to_owned(), object }), ..root(Some(made), true) };
+        let refusal = nobody("build", &part, made + SETTLING);
+        let why = refusal.description();
+        assert!(why.contains("and CustomRun loop controls it") && !why.contains(OVER), "{why}");
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Root {
     pub created: Option<Timestamp>,
     /// Whether it has the label of what a PipelineRun made.
     pub is_part: bool,
+    /// What controls it, which is no PipelineRun.
+    pub owner: Option<Owner>,
 }
 
 impl Task {
@@ -168,6 +170,16 @@ pub(super) fn made_by_somebody(kind: &str, name: &str, parent: &str) -> Refusal 
     ))
 }
 
+/// The refusal of a part of a PipelineRun that something else controls. The PipelineRun may go on: these are not to be the words for
+/// an end.
+pub(super) fn controlled(what: &str, Owner { kind, object }: &Owner) -> Refusal {
+    Refusal::subject(format!(
+        "{what} is a part of a PipelineRun by its label `{MADE_BY}`, and {kind} {} controls it: tasks of what a {kind} makes get no tokens, \
+         as no rule about the pipeline would meet them; have the pipeline itself run the task",
+        object.name
+    ))
+}
+
 fn check_pod(pod: &Pod, token: &PodToken) -> Result<(), Refusal> {
     let name = &token.pod.name;
     let refuse = |why: String| Err(Refusal::subject(format!("pod {}/{name} {why}", token.namespace)));
@@ -202,7 +214,8 @@ impl Identity {
     fn root(&self) -> Root {
         // Whoever makes a run through Doorward can copy the label of an event.
         let event = self.event.clone().filter(|_| self.request.is_none());
-        Root { uid: self.uid.clone(), event, created: self.created, is_part: self.is_part }
+        let (uid, owner) = (self.uid.clone(), self.owner.clone());
+        Root { uid, event, created: self.created, is_part: self.is_part, owner }
     }
 
     /// Refuses what an event made as a part of a PipelineRun that does not control it any more, as where that was deleted without it: it
@@ -212,19 +225,14 @@ impl Identity {
         if !self.is_part || self.request.is_some() {
             return Ok(());
         }
-        let (kind, name) = (kind.name(), &self.name);
-        Err(Refusal::subject(match &self.owner {
-            // The PipelineRun may go on: these are not to be the words for an end.
-            Some(Owner { kind: of, object }) => format!(
-                "{kind} {name} is a part of a PipelineRun by its label `{MADE_BY}`, and {of} {} controls it: tasks of what a {of} makes get \
-                 no tokens, as no rule about the pipeline would meet them; have the pipeline itself run the task",
-                object.name
-            ),
-            None => format!(
-                "{kind} {name} is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it: that has ended, or was deleted \
-                 without it, so start the whole anew; a run that is to stand by itself is made without the label"
-            ),
-        }))
+        let what = format!("{} {}", kind.name(), self.name);
+        Err(match &self.owner {
+            Some(owner) => controlled(&what, owner),
+            None => Refusal::subject(format!(
+                "{what} is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it: that has ended, or was deleted without \
+                 it, so start the whole anew; a run that is to stand by itself is made without the label"
+            )),
+        })
     }
 
     /// Refuses a run that says it came of another request, or event, than the run that lists it: the controller copies both to what
