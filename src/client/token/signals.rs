@@ -8,6 +8,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+/// What Tekton runs each step by.
+const ENTRYPOINT: &[u8] = b"/tekton/bin/entrypoint";
+
 /// The process group of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Group {
@@ -26,16 +29,18 @@ impl Group {
         if fs::File::open("/dev/tty").is_ok() {
             return Self::Terminal;
         }
-        let leader = fs::read_to_string(format!("/proc/{}/stat", getpgrp().as_raw_nonzero()));
-        leader.map_or(Self::Shared, |leader| Self::below(&leader))
+        let leader = fs::read_to_string(format!("/proc/{}/stat", getpgrp().as_raw_nonzero())).ok();
+        let parent = leader.as_deref().and_then(parent);
+        let above = parent.and_then(|parent| fs::read(format!("/proc/{parent}/cmdline")).ok());
+        Self::below(&above.unwrap_or_default())
     }
 
-    /// By what `/proc/PID/stat` says of the leader of this group. Where process 1 started it, all ends with that: the command does not
-    /// outlive a step that is killed.
-    fn below(leader: &str) -> Self {
-        // A name may have brackets and spaces in it; after that come the state and the parent.
-        let parent = leader.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
-        if parent == Some("1") { Self::Own } else { Self::Shared }
+    /// By the command line (`/proc/PID/cmdline`) of what started the leader of this group. Where that is Tekton's entrypoint, the
+    /// container ends with it, and the command does not outlive a step that is killed. Below anything else that may have ended, or go on
+    /// for long, process 1 among them, whoever kills the group is to reach the command.
+    fn below(command_line: &[u8]) -> Self {
+        let program = command_line.split(|byte| *byte == 0).next();
+        if program == Some(ENTRYPOINT) { Self::Own } else { Self::Shared }
     }
 
     pub(super) fn spawn(self, command: &mut Command) -> io::Result<Child> {
@@ -97,6 +102,12 @@ impl Signals {
     }
 }
 
+/// The parent of a process, by what `/proc/PID/stat` says of it.
+fn parent(stat: &str) -> Option<&str> {
+    // A name may have brackets and spaces in it; after that come the state and the parent.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)
+}
+
 /// The signals that a process ignores, a bit for each, by `/proc/PID/status`.
 fn ignored(status: &str) -> u64 {
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -140,18 +151,28 @@ mod tests {
         }
     }
 
-    /// The command outlived whoever killed the group that it had been started in, wherever that was.
+    /// The command outlived whoever killed the group that it had been started in: anywhere, and later where process 1 had taken over what
+    /// was left behind.
     #[test]
-    fn a_command_has_a_group_of_its_own_where_process_1_started_this_one_alone() {
-        for (leader, group) in [
-            ("17 (sh) S 1 17 1 0 -1", Group::Own),
-            ("17 (a) b) (c) S 1 17 1 0 -1", Group::Own),
-            ("17 (timeout) S 12 17 1 0 -1", Group::Shared),
-            ("1 (sh) S 0 1 1 0 -1", Group::Shared),
-            ("17 (sh)", Group::Shared),
-            ("", Group::Shared),
+    fn a_command_has_a_group_of_its_own_below_the_entrypoint_of_tekton_alone() {
+        for (above, group) in [
+            (&b"/tekton/bin/entrypoint\0-wait_file\0/tekton/downward/ready\0"[..], Group::Own),
+            (b"/tekton/bin/entrypoint\0", Group::Own),
+            (b"/sbin/init\0", Group::Shared),
+            (b"/pause\0", Group::Shared),
+            (b"sh\0/tekton/bin/entrypoint\0", Group::Shared),
+            (b"/tekton/bin/entrypoint-of-another\0", Group::Shared),
+            (b"", Group::Shared),
         ] {
-            assert_eq!(Group::below(leader), group, "{leader}");
+            assert_eq!(Group::below(above), group, "{}", above.escape_ascii());
+        }
+        for (stat, expected) in [
+            ("17 (sh) S 1 17 1 0 -1", Some("1")),
+            ("17 (a) b) (c) S 12 17 1 0 -1", Some("12")),
+            ("17 (sh)", None),
+            ("", None),
+        ] {
+            assert_eq!(parent(stat), expected, "{stat}");
         }
     }
 
