@@ -250,7 +250,7 @@ struct Seen {
     /// What each replica had refused when it was seen first: that may have been another policy. Compared with what it told first and not
     /// with a time, as it tells times by its own clock.
     refused: HashMap<Arc<str>, Option<Refused>>,
-    /// Each replica, and whether something of what it had took a restart.
+    /// Each replica, and whether something of what it had last took a restart.
     known: HashMap<Arc<str>, bool>,
     /// Replicas are restarted: one stops, or one that was has all of it now, and others only what takes no restart.
     restarts: bool,
@@ -278,7 +278,7 @@ impl Seen {
         let begun = replicas.iter().any(|replica| whole(replica) && was_restarted(replica));
         self.restarts |= stops || (in_part && begun);
         for replica in replicas {
-            *self.known.entry(Arc::clone(&replica.instance)).or_default() |= !replica.after_restart.is_empty();
+            self.known.insert(Arc::clone(&replica.instance), !replica.after_restart.is_empty());
         }
     }
 
@@ -457,6 +457,7 @@ mod tests {
         let stops = |instance| replica(instance, &["/workers stays 1"], true);
         let old = |instance| Replica { configuration: "old".into(), ..stops(instance) };
         let before = |instance| Replica { configuration: "old".into(), ..whole(instance) };
+        let lacks = |instance| Replica { configuration: "old".into(), ..part(instance) };
         let both = || vec![part("a"), part("b")];
         let alone = || vec![part("a"), whole("b")];
         for (looks, expected) in [
@@ -474,6 +475,11 @@ mod tests {
             // One that was started anew by itself before anybody asked, or for which nothing took a restart.
             (vec![(0, alone()), (10, alone())], (State::NeedsRestart, false)),
             (vec![(0, vec![part("a"), before("b")]), (1, alone()), (11, alone())], (State::NeedsRestart, false)),
+            // One that took back what it lacked.
+            (
+                vec![(0, vec![part("a"), lacks("b")]), (1, vec![part("a"), before("b")]), (2, alone()), (12, alone())],
+                (State::NeedsRestart, false),
+            ),
             (vec![(0, vec![whole("a"), old("b")])], (State::Waits, true)),
         ] {
             let mut seen = Seen { begins: Duration::from_secs(10), ..Seen::default() };
