@@ -282,7 +282,7 @@ fn ignored(process: &str) -> u64 {
 /// A hang-up took away what was kept, though whoever started it meant it to go on.
 #[tokio::test]
 async fn a_kept_file_outlasts_a_hang_up_that_is_ignored_from_the_start() {
-    let server = counting(600).await;
+    let server = counting(5).await;
     let step = Step::new(&server.url(), SUBJECT);
     let mut nohup = Command::new("sh");
     nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).kill_on_drop(true).current_dir(step.dir.path());
@@ -293,6 +293,10 @@ async fn a_kept_file_outlasts_a_hang_up_that_is_ignored_from_the_start() {
     let mut child = nohup.spawn().unwrap();
     until(async || step.path("token").exists()).await;
     assert_eq!(ignored(&child.id().unwrap().to_string()) & 1, 1, "it hears of a hang-up");
+    let kept = || fs::read_to_string(step.path("token")).unwrap();
+    let before = kept();
+    kill_process(pid(&child), Signal::HUP).unwrap();
+    until(async || kept() != before).await;
     kill_process(pid(&child), Signal::TERM).unwrap();
     assert!(within(child.wait()).await.unwrap().success());
     assert!(!step.path("token").exists());
