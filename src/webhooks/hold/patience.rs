@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Held, HeldId, HeldRequest, Queue, Settings, queue::unwritable};
 use crate::{
     clock::Timestamp,
-    error::Rejection,
+    error::{Reason, Rejection},
     store::StoreError,
     webhooks::{Replay, ReplayKeys},
 };
@@ -58,9 +58,29 @@ impl Queue {
         }
     }
 
+    /// What becomes of a delivery that is not to be taken again, which is none where this request has stored it itself.
+    pub(super) async fn not_again(
+        &self,
+        rejection: Rejection,
+        request: Uuid,
+        replay: &Replay,
+        keys: &ReplayKeys,
+        now: Timestamp,
+    ) -> Result<HeldId, Rejection> {
+        if rejection.reason() != Reason::ReplayedDelivery {
+            return Err(rejection);
+        }
+        if let Some(own) = self.stored_by(request, replay, keys, now).await.map_err(unwritable)? {
+            return Ok(own);
+        }
+        // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
+        self.replicated(keys).await?;
+        Err(rejection)
+    }
+
     /// The delivery, where this request has stored it already: a write of which the store does not tell in time may be done all the
     /// same.
-    pub(super) async fn stored_by(
+    async fn stored_by(
         &self,
         request: Uuid,
         replay: &Replay,

@@ -106,8 +106,10 @@ impl Queue {
         held.size = (head.len() + request.body.len()) as u64;
         let Some(place) = Place::take(self, &held, settings) else {
             // One that is there already is no further one, and is not lost.
-            replay.check(keys, now).await?;
-            return Err(full(self, &held.webhook));
+            return match replay.check(keys, now).await {
+                Ok(()) => Err(full(self, &held.webhook)),
+                Err(rejection) => self.not_again(rejection, held.request, replay, keys, now).await,
+            };
         };
         let record = held.encode().map_err(unwritable)?;
         let put = |table, once: &[u8; 32], value| Put {
@@ -124,15 +126,7 @@ impl Queue {
         };
         let (once, versions) = match replay.take(keys, now, writes).await {
             Ok(taken) => taken,
-            Err(rejection) if rejection.reason() == Reason::ReplayedDelivery => {
-                if let Some(own) = self.stored_by(held.request, replay, keys, now).await.map_err(unwritable)? {
-                    return Ok(own);
-                }
-                // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
-                self.replicated(keys).await?;
-                return Err(rejection);
-            }
-            Err(rejection) => return Err(rejection),
+            Err(rejection) => return self.not_again(rejection, held.request, replay, keys, now).await,
         };
         drop(place);
         let id = HeldId::new(once);

@@ -61,6 +61,25 @@ async fn what_was_stored_by_a_try_whose_answer_was_lost_is_kept() {
     }
 }
 
+/// Where its sender's queue was full it heard 200 though no other server had it yet, and was lost with the one that had.
+#[tokio::test]
+async fn what_comes_again_is_called_taken_only_once_no_failover_loses_it() {
+    for settings in [SETTINGS, Settings { max: 1, ..SETTINGS }] {
+        let store = MemoryStore::shared();
+        let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+        let reason = async |delivery| fixture.keep_within("hub", "1", delivery, settings).await.unwrap_err().reason();
+        store.set_alone(true);
+        assert_eq!(reason("a").await, Reason::StoreUnavailable);
+        assert_eq!(fixture.held().await, [("a".to_owned(), false)]);
+        assert_eq!(reason("a").await, Reason::StoreUnavailable, "{} at most", settings.max);
+        store.set_alone(false);
+        assert_eq!(reason("a").await, Reason::ReplayedDelivery, "{} at most", settings.max);
+        if settings.max == 1 {
+            assert_eq!(reason("b").await, Reason::Overloaded, "the twin");
+        }
+    }
+}
+
 /// A write of which the store does not tell in time may be done just before the next try makes it.
 #[tokio::test]
 async fn what_is_stored_between_the_look_and_the_write_of_another_try_is_kept() {
