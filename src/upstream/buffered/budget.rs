@@ -118,16 +118,6 @@ impl Used {
         }
     }
 
-    /// What one client or sender may have of the memory.
-    fn part_of_one(&self, share: &Share) -> usize {
-        let part = self.limit / PART;
-        match share {
-            // An EventListener asks of all its Triggers at once, with the whole body each time: half of what its kind may have.
-            Share::Question(_) => (self.limit - part * (self.by_kind().len() - 1)) / 2,
-            _ => part,
-        }
-    }
-
     /// Whether there is room for `more` bytes of this kind.
     fn fits(&mut self, share: &Share, more: usize) -> bool {
         let part = self.limit / PART;
@@ -144,8 +134,10 @@ impl Used {
         let mut left = 0;
         if share.is_of_one() {
             of_one.bytes = of_one.bytes.saturating_add(more);
-            // A part may be smaller than the largest body that is taken, so one of them may be beyond it.
-            if of_one.bytes > self.part_of_one(share) && *of_one.beyond.get_or_insert(body) != body {
+            // A part may be smaller than the largest body that is taken, so one of them may be beyond it. An EventListener asks of all its
+            // Triggers at once, with the whole body each time.
+            let is_bound = !matches!(share, Share::Question(_));
+            if is_bound && of_one.bytes > part && *of_one.beyond.get_or_insert(body) != body {
                 return false;
             }
             // Beyond the part of the kind itself whoever has much leaves room for those who have less: else some few addresses keep all
@@ -167,7 +159,7 @@ impl Used {
     /// Gives back `bytes` of a body, which grows no more.
     fn subtract(&mut self, share: &Share, body: u64, bytes: usize) {
         *self.of_kind(share) -= bytes;
-        let part = self.part_of_one(share);
+        let part = self.limit / PART;
         if let Some(of_one) = self.by_one.get_mut(share) {
             of_one.bytes -= bytes;
             if of_one.bytes <= part || of_one.beyond == Some(body) {
@@ -302,12 +294,11 @@ mod tests {
     /// Ten connections of a stranger closed the door for the deliveries of everybody, and for the questions of EventListeners.
     #[test]
     fn what_one_client_or_sender_has_leaves_room_for_others() {
-        // A question has half of what its kind may have.
-        for (one, other, part) in [(at(1), at(2), 100), (of("hub"), of("lab"), 100), (asks(1), asks(2), 250)] {
+        for (one, other) in [(at(1), at(2)), (of("hub"), of("lab"))] {
             let budget = ByteBudget::new(800);
             let filled = fill(&budget, &one);
             // One body is beyond the part.
-            assert_eq!((filled.len(), budget.used()), (part / 10 + 1, part + 10), "{one:?}");
+            assert_eq!((filled.len(), budget.used()), (11, 110), "{one:?}");
             assert!(budget.room(other.clone(), 100).is_some(), "{one:?}");
             drop(filled);
             assert_eq!(budget.used(), 0);
@@ -318,6 +309,17 @@ mod tests {
             drop(large);
             assert!(lock(&budget.shared).by_one.is_empty(), "{one:?}");
         }
+    }
+
+    /// The third of an EventListener's Triggers made no run of a large delivery, as it asked from the address of the first two.
+    #[test]
+    fn an_event_listener_asks_of_as_many_triggers_as_leave_room_for_others() {
+        let budget = ByteBudget::new(800);
+        let asked: Vec<Room> = std::iter::from_fn(|| budget.room(asks(1), 100)).collect();
+        assert_eq!(asked.len(), 4);
+        assert!(budget.room(asks(2), 10).is_some(), "of another");
+        drop(asked);
+        assert!(lock(&budget.shared).by_one.is_empty());
     }
 
     /// Six addresses closed the door with a large body each, and then with several.

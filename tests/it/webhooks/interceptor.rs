@@ -392,13 +392,14 @@ async fn it_is_asked_on_the_listener_that_the_configuration_names_and_on_no_othe
 #[tokio::test]
 async fn questions_that_one_address_never_ends_keep_out_none_of_another() {
     let change = |yaml: String| {
-        yaml.change("limits: {", "limits: {buffered_bytes: 64KiB, ").change("body_timeout: 1s", "body_timeout: 1m")
+        yaml.change("limits: {", "limits: {buffered_bytes: 512KiB, ").change("body_timeout: 1s", "body_timeout: 1m")
     };
     let fixture = fixture_with(change, |_| Reply::json(202, ANSWER)).await;
     let (assertion, body) = asserted(&fixture).await;
     let lines = ASKED.join("\r\n");
     let mut idle = Vec::new();
-    for _ in 0..8 {
+    // Half of the memory is theirs.
+    for _ in 0..40 {
         let mut raw = fixture.doorward.raw().await;
         raw.send(format!("{lines}\r\nContent-Length: 8192\r\n\r\n{}", " ".repeat(8191))).await;
         idle.push(raw);
