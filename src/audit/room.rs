@@ -68,6 +68,11 @@ impl Room {
         records as usize <= self.capacity
     }
 
+    /// Whether there is any for requests beyond what others wait for.
+    pub(super) fn has_any(&self) -> bool {
+        self.free.available_permits() > 0
+    }
+
     /// Takes room for a request, or says that there is none beyond what others wait for.
     pub(super) fn take(&self, records: u32) -> bool {
         self.free.try_acquire_many(records).map(SemaphorePermit::forget).is_ok()

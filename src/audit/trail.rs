@@ -133,7 +133,13 @@ impl Trail {
 
     /// Whether records are taken at all, for what would be in vain otherwise. Takes no room, which comes behind the proof of who asks.
     pub fn check(&self) -> Result<(), AuditUnavailable> {
-        self.may_begin(1, false).map(|_| ()).inspect_err(|why| self.metrics().refused(*why))
+        let shared = &self.0.shared;
+        let begins = match self.may_begin(1, false) {
+            // Whoever came for room then would not wait for it.
+            Ok(true) if !shared.room.has_any() && shared.watchdog.has_stalled() => Err(AuditUnavailable::Full),
+            begins => begins.map(|_| ()),
+        };
+        begins.inspect_err(|why| self.metrics().refused(*why))
     }
 
     async fn take_or_wait(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {

@@ -77,6 +77,23 @@ async fn once_somebody_has_waited_in_vain_others_do_not_until_the_disk_takes_lin
     assert!(reserved.is_ok());
 }
 
+/// What came back from the provider was used up, and only then it was heard that there is no room.
+#[tokio::test]
+async fn what_would_be_in_vain_does_not_begin_where_no_room_comes_free() {
+    let sink = Memory::default();
+    let trail = start(&queue(4), &sink, &clock());
+    let _stalled = stall(&trail, &sink).await;
+    let others = trail.reserve(4).await.unwrap();
+    tokio::time::pause();
+    assert_eq!(trail.check(), Ok(()), "it waits for room");
+    tokio::time::advance(MAX_STALL).await;
+    assert_eq!(trail.check(), Err(AuditUnavailable::Full));
+    assert_eq!(trail.metrics().refusals(AuditUnavailable::Full).get(), 1);
+    drop(others);
+    assert_eq!(trail.check(), Ok(()));
+    sink.set(|disk| disk.hold_syncs = false);
+}
+
 #[tokio::test]
 async fn a_record_that_is_not_on_the_disk_in_time_refuses_its_request_and_is_told() {
     let sink = Memory::default();
