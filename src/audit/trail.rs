@@ -243,6 +243,21 @@ impl Trail {
         self.0.as_configured(written)
     }
 
+    /// As [`Trail::note_durable`], for what is noted again until that succeeds: while the sink fails or hangs none is queued, as there
+    /// would be one for each try.
+    pub async fn note_once(&self, note: Note) -> Result<(), AuditUnavailable> {
+        let shared = &self.0.shared;
+        if shared.refuses.load(Ordering::Relaxed) {
+            if shared.failing.load(Ordering::Relaxed) {
+                return Err(AuditUnavailable::Failing);
+            }
+            if shared.watchdog.has_stalled() {
+                return Err(AuditUnavailable::Slow);
+            }
+        }
+        self.note_durable(note).await
+    }
+
     /// The name of this replica.
     pub fn instance(&self) -> &str {
         &self.0.shared.instance

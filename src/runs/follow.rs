@@ -145,7 +145,7 @@ async fn note(app: &App, run: Linked) -> Result<(), FollowError> {
         return Ok(());
     }
     let cluster = cluster(&app.snapshot.load());
-    app.trail.note_durable(Note::Run(Linked { cluster, ..run })).await?;
+    app.trail.note_once(Note::Run(Linked { cluster, ..run })).await?;
     store.put(Table::Runs, &key, Vec::new(), now + KEPT, Expect::Any, now).await?;
     Ok(())
 }

@@ -128,6 +128,32 @@ async fn once_the_disk_hangs_nobody_waits_for_a_record_to_be_on_it() {
     sink.set(|disk| disk.hold_syncs = false);
 }
 
+/// The end of a run that had tokens was queued with each try, twice a second for as long as the disk hung.
+#[tokio::test]
+async fn what_is_noted_until_it_is_there_is_not_queued_by_each_try() {
+    let alarm = || Note::Alarm { what: "test", detail: String::new() };
+    let notes = |sink: &Memory| sink.lines().iter().filter(|line| line["unmapped"]["detail"].is_string()).count();
+    let sink = Memory::default();
+    let trail = start(&queue(64), &sink, &clock());
+    sink.set(|disk| disk.room = Some(0));
+    trail.reserve(1).await.unwrap().write_durable(record(0)).await.unwrap_err();
+    for _ in 0..3 {
+        assert_eq!(trail.note_once(alarm()).await, Err(AuditUnavailable::Failing));
+    }
+    sink.set(|disk| disk.room = None);
+    wait_until_recovered(&trail);
+    trail.note_once(alarm()).await.unwrap();
+    let stalled = stall(&trail, &sink).await;
+    tokio::time::pause();
+    assert_eq!(stalled.await, Err(AuditUnavailable::Slow));
+    for _ in 0..3 {
+        assert_eq!(trail.note_once(alarm()).await, Err(AuditUnavailable::Slow));
+    }
+    sink.set(|disk| disk.hold_syncs = false);
+    trail.shutdown();
+    assert_eq!(notes(&sink), 1);
+}
+
 /// Deliveries, whose senders wait for less, left each time before anybody noticed, and the replica counted as ready for as long as the
 /// disk hung.
 #[tokio::test]

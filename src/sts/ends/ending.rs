@@ -170,7 +170,7 @@ async fn tell(app: &App, Ending { over, key, stored, bearer, until }: Ending<'_>
         uid: uid.clone(),
         why,
     };
-    app.trail.note_durable(Note::TokensEnded(ended)).await?;
+    app.trail.note_once(Note::TokensEnded(ended)).await?;
     note_told(app, key, (stored, bearer), until).await
 }
 
