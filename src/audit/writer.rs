@@ -164,6 +164,7 @@ impl Writer {
         let mut naps = 0;
         loop {
             let closing = self.shared.closed.load(Ordering::Acquire);
+            self.shared.watchdog.enter();
             let drained = self.drain();
             if closing && drained == 0 {
                 return self.end();
@@ -253,6 +254,7 @@ impl Writer {
             return self.answer(Err(AuditUnavailable::Failing));
         }
         loop {
+            self.shared.watchdog.enter();
             let due = !self.waiting.is_empty()
                 || !self.checkpoints.unsaved.is_empty()
                 || self.outage.is_some()
@@ -290,7 +292,7 @@ impl Writer {
             if rest.is_empty() {
                 break Ok(());
             }
-            match self.shared.watchdog.watch(|| self.sink.write(rest)) {
+            match self.sink.write(rest) {
                 Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => taken += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -314,7 +316,7 @@ impl Writer {
     fn sync(&mut self) -> io::Result<()> {
         if !self.synced || self.outage.is_some() {
             let begun = Instant::now();
-            self.shared.watchdog.watch(|| self.sink.sync()).inspect_err(|_| self.in_doubt = true)?;
+            self.sink.sync().inspect_err(|_| self.in_doubt = true)?;
             self.has_synced(begun);
         }
         self.last_sync = Instant::now();
@@ -325,7 +327,7 @@ impl Writer {
     fn resync(&mut self) -> io::Result<()> {
         if self.in_doubt {
             let begun = Instant::now();
-            self.shared.watchdog.watch(|| self.sink.sync_again(&self.unsynced))?;
+            self.sink.sync_again(&self.unsynced)?;
             self.in_doubt = false;
             self.has_synced(begun);
         }
@@ -370,6 +372,7 @@ impl Writer {
     }
 
     fn answer(&mut self, result: Result<(), AuditUnavailable>) {
+        self.shared.watchdog.leave(result.is_ok());
         for reply in self.waiting.drain(..) {
             // Who gave up waiting needs no answer.
             let _ = reply.send(result);
@@ -418,7 +421,10 @@ impl Writer {
             return thread::park_timeout(NAP);
         }
         if !self.synced {
-            if let Err(error) = self.sync() {
+            self.shared.watchdog.enter();
+            let synced = self.sync();
+            self.shared.watchdog.leave(synced.is_ok());
+            if let Err(error) = synced {
                 self.fail(&error);
             }
             return;

@@ -131,7 +131,7 @@ async fn once_the_disk_hangs_nobody_waits_for_a_record_to_be_on_it() {
 /// The end of a run that had tokens was queued with each try, twice a second for as long as the disk hung.
 #[tokio::test]
 async fn what_is_noted_until_it_is_there_is_not_queued_by_each_try() {
-    let alarm = || Note::Alarm { what: "test", detail: String::new() };
+    let alarm = || Note::Alarm { what: "test", detail: "again".to_owned() };
     let notes = |sink: &Memory| sink.lines().iter().filter(|line| line["unmapped"]["detail"].is_string()).count();
     let sink = Memory::default();
     let trail = start(&queue(64), &sink, &clock());

@@ -17,7 +17,7 @@ impl Writer {
     fn rotate(&mut self) {
         let now = self.clock.now();
         let emptied = self.flush().and_then(|()| self.sync());
-        match emptied.and_then(|()| self.shared.watchdog.watch(|| self.sink.rotate(now))) {
+        match emptied.and_then(|()| self.sink.rotate(now)) {
             Ok(previous) => self.event(&Event::File { previous }),
             Err(error) => return self.fail(&error),
         }
@@ -36,7 +36,7 @@ impl Writer {
     /// Removes files that are not to be kept any more, once the trail tells of it for good.
     fn retire(&mut self) {
         let now = self.clock.now();
-        let surplus = match self.shared.watchdog.watch(|| self.sink.surplus(now)) {
+        let surplus = match self.sink.surplus(now) {
             Ok(Some(surplus)) => surplus,
             Ok(None) => return,
             Err(error) => {
@@ -47,7 +47,7 @@ impl Writer {
         self.event(&Event::Cut { files: surplus.files(), from: surplus.from, last: surplus.last });
         match self.flush().and_then(|()| self.sync()) {
             Ok(()) => {
-                self.shared.watchdog.watch(|| surplus.remove());
+                surplus.remove();
                 self.shared.backlog.removed(surplus.from, surplus.last.seq);
             }
             Err(error) => self.fail(&error),
