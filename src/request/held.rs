@@ -116,18 +116,22 @@ impl Worker {
         let deadline = Instant::now() + TRY;
         let is_sent = AtomicBool::new(false);
         let send = async {
-            let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await?;
+            let cleared = self.decide(snapshot, authenticated, Some(once), exchange);
+            let cleared = delivery::recorded_by(Some(deadline), &self.app.trail, cleared).await?;
             is_sent.store(true, Ordering::Relaxed);
-            let ending = self.forward(snapshot, cleared, exchange).await?;
-            let Ending::Response { response, .. } = ending else {
-                return Err(Rejection::new(Reason::UpstreamProtocol, "the EventListener switched protocols"));
+            let forward = async {
+                let ending = self.forward(snapshot, cleared, exchange).await?;
+                let Ending::Response { response, .. } = ending else {
+                    return Err(Rejection::new(Reason::UpstreamProtocol, "the EventListener switched protocols"));
+                };
+                let status = response.status();
+                delivery::check(status)?;
+                Ok((status, delivery::read(response, deadline).await.1))
             };
-            let status = response.status();
-            delivery::check(status)?;
-            Ok((status, delivery::read(response, deadline).await.1))
+            end_by(deadline, forward).await
         };
         let sent = tokio::select! {
-            sent = end_by(deadline, send) => sent,
+            sent = send => sent,
             () = self.stops_asking(snapshot) => Err(cut(is_sent.load(Ordering::Relaxed))),
         };
         let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());
@@ -285,8 +289,8 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
 fn cut(is_sent: bool) -> Rejection {
     match is_sent {
         true => {
-            let why =
-                "the EventListener did not answer before this process, which it asks before it makes a run, stopped";
+            let why = "this process, which an EventListener asks before it makes a run, stopped before there was an answer, if the \
+                       EventListener was asked at all";
             Rejection::new(Reason::UpstreamTimeout, why)
         }
         false => Rejection::new(Reason::Draining, "this process stopped before it sent the delivery on"),
@@ -296,7 +300,8 @@ fn cut(is_sent: bool) -> Rejection {
 /// A try that is not over by then has failed.
 async fn end_by<T>(deadline: Instant, send: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
     timeout_at(deadline, send).await.unwrap_or_else(|_| {
-        Err(Rejection::new(Reason::UpstreamTimeout, format!("the EventListener did not answer within {TRY:?}")))
+        let why = format!("there was no answer of the EventListener within {TRY:?}, if it was asked by then");
+        Err(Rejection::new(Reason::UpstreamTimeout, why))
     })
 }
 
@@ -369,6 +374,8 @@ mod tests {
             let cut = cut(is_sent);
             assert_eq!((cut.reason(), failure(&cut).kind), (reason, FailureKind::Passing));
             assert!(cut.to_string().contains("this process"), "{cut}");
+            // It may have waited for a connection.
+            assert_eq!(cut.to_string().contains("if the EventListener was asked at all"), is_sent, "{cut}");
         }
     }
 
