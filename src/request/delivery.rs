@@ -34,7 +34,7 @@ use crate::{
 /// What storing a delivery leaves of its sender's time to the last try.
 const STORING: Duration = Duration::from_secs(1);
 
-/// The upstream has so much time even if the sender used up its own.
+/// The upstream, and what stores a delivery, has so much time even if the sender used up its own.
 const LEAST: Duration = Duration::from_secs(1);
 
 const RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ impl Worker {
         let taken = match taking {
             Some(Taking::Held(keys, settings)) => {
                 let budget = sender.map_or(Duration::ZERO, |sender| sender.answer_within().saturating_sub(STORING));
-                let deadline = Instant::now() + budget.saturating_sub(exchange.elapsed());
+                let deadline = deadline(budget, exchange.elapsed());
                 Box::pin(self.hold(snapshot, authenticated, &keys, settings, deadline, exchange)).await
             }
             Some(Taking::Reserved { reservation, is_form }) => {
