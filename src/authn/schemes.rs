@@ -299,14 +299,14 @@ impl Authenticator<'_> {
         let expected =
             webhook.precheck(request.method(), request.headers(), request.query(), length).map_err(counted)?;
         let max = route.max_in_memory().map_or(expected.max_body, |max| max.min(expected.max_body));
-        let share = request.meta().unproven();
+        let (share, client) = (request.meta().unproven(), request.meta().whose());
         let (request, body) = request.take_body();
         let limits = BufferLimits::whole(self.limits, max);
         let body = buffered::read_unproven(body, limits, self.budget, share).await.map_err(counted)?;
         record.bytes_in = body.bytes().len() as u64;
         // By now: a secret may have ended while the body came.
         let now = self.clock.now();
-        let delivery = webhook.prove(expected, body.bytes(), self.control, now).await.map_err(|refused| {
+        let delivery = webhook.prove(expected, body.bytes(), client, self.control, now).await.map_err(|refused| {
             // One that is genuine leaves a trace of whose it was.
             if let Some(webhooks::Genuine { facts, body_sha256 }) = refused.genuine {
                 record.body_digest = Some(body_sha256);

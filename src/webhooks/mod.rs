@@ -38,7 +38,7 @@ mod testing;
 mod tests;
 mod told;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
@@ -259,17 +259,19 @@ impl Webhook {
         })
     }
 
-    /// [`Webhook::verify`], or for SNS what takes its place and may have to ask others on `control`, whose trouble is 503.
+    /// [`Webhook::verify`], or for SNS what takes its place and may have to ask others on `control`, whose trouble is 503. `client` is who
+    /// brings the delivery, where that is one client alone.
     pub async fn prove(
         &self,
         expected: Expected,
         body: &Bytes,
+        client: Option<IpAddr>,
         control: &Handle,
         now: Timestamp,
     ) -> Result<Delivery, Refused> {
         match &self.sns {
             None => self.verify(expected, body, now),
-            Some(sns) => Box::pin(self.verify_message(sns, expected, body, control, now)).await,
+            Some(sns) => Box::pin(self.verify_message(sns, expected, body, client, control, now)).await,
         }
     }
 

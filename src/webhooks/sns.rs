@@ -9,6 +9,7 @@ mod certificate;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::IpAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -20,7 +21,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::Request;
 use serde::{Deserialize, de::IgnoredAny};
-use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
+use tokio::{runtime::Handle, time::Instant};
 use url::Url;
 
 use self::certificate::Certificate;
@@ -56,13 +57,15 @@ const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 <<
 /// Certificates that are kept. A region has one or two.
 const MAX_CERTIFICATES: usize = 32;
 
-/// After a fetch that failed, the next of the same address waits. Another does not: an address is nobody's proof, and who names some
-/// that lead nowhere must not keep others from a genuine one, as long as they are few.
+/// After a fetch that failed, the next of the same address waits.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Fetches at once, and such that may fail within a pause. Whoever names more addresses keeps others waiting, and AWS from being
-/// asked.
+/// Fetches at once.
 const MAX_FETCHES: usize = 10;
+
+/// Fetches of one client at once, with those that failed within a pause. An address is nobody's proof, and who names some that lead
+/// nowhere must not keep others from a genuine one, nor have AWS asked without end.
+const MAX_OF_ONE: usize = 5;
 
 /// The topics of a sender, and what is needed to tell that a message comes from one of them.
 #[derive(Debug)]
@@ -73,7 +76,6 @@ pub struct Sns {
     /// One for each address, which goes on when whoever asked first leaves: an address is nobody's proof, and those who name that of
     /// the genuine certificate and leave would keep all others from it.
     fetches: SingleFlight<Result<Certificate, String>>,
-    slots: Arc<Semaphore>,
 }
 
 /// Where certificates are fetched and subscriptions confirmed.
@@ -84,8 +86,31 @@ struct Source {
     egress: Egress,
     /// Certificates by their address.
     known: Mutex<HashMap<String, Certificate>>,
-    /// Addresses that gave none, and when.
-    failed: Mutex<HashMap<String, Instant>>,
+    /// Addresses that are asked, or gave none.
+    asked: Mutex<HashMap<String, Asked>>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    /// The client that named it first, where that is known.
+    by: Option<IpAddr>,
+    /// When it gave none.
+    failed: Option<Instant>,
+}
+
+/// A fetch that is under way, and has failed when it is dropped, unless a certificate is known then.
+#[derive(Debug)]
+struct Fetch {
+    source: Arc<Source>,
+    address: String,
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        if let Some(asked) = lock(&self.source.asked).get_mut(&self.address) {
+            asked.failed = Some(Instant::now());
+        }
+    }
 }
 
 /// A message that SNS signed.
@@ -161,9 +186,8 @@ impl Sns {
     }
 
     fn new(topics: Vec<Arc<str>>, hosts: Vec<String>, allows_sha1: bool, egress: Egress) -> Self {
-        let source = Source { hosts, egress, known: Mutex::default(), failed: Mutex::default() };
-        let slots = Arc::new(Semaphore::new(MAX_FETCHES));
-        Self { topics, allows_sha1, source: Arc::new(source), fetches: SingleFlight::default(), slots }
+        let source = Source { hosts, egress, known: Mutex::default(), asked: Mutex::default() };
+        Self { topics, allows_sha1, source: Arc::new(source), fetches: SingleFlight::default() }
     }
 
     /// Reads a message and makes sure that SNS signed it for a listed topic. `kind` is the header of that name, which no
@@ -172,6 +196,7 @@ impl Sns {
         &self,
         body: &[u8],
         kind: Option<&str>,
+        client: Option<IpAddr>,
         control: &Handle,
         now: Timestamp,
     ) -> Result<Message, Rejection> {
@@ -193,7 +218,7 @@ impl Sns {
         };
         let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
         let signed = message.signed().ok_or_else(|| malformed("a signed member is missing, or cannot be one"))?;
-        let certificate = self.certificate(&message.signing_cert_url, control).await?;
+        let certificate = self.certificate(&message.signing_cert_url, client, control).await?;
         if !certificate.is_valid(now) {
             return Err(unproven(Reason::SignatureInvalid, "the certificate of the signature is not valid now"));
         }
@@ -233,9 +258,14 @@ impl Sns {
         Ok(())
     }
 
-    /// The certificate at an address, fetched if it is not known. One that is known waits for no fetch, whatever
-    /// addresses others name.
-    async fn certificate(&self, address: &str, control: &Handle) -> Result<Certificate, Rejection> {
+    /// The certificate at an address that this client names, fetched if it is not known. One that is known waits for no fetch,
+    /// whatever addresses others name.
+    async fn certificate(
+        &self,
+        address: &str,
+        client: Option<IpAddr>,
+        control: &Handle,
+    ) -> Result<Certificate, Rejection> {
         let url = Url::parse(address).ok().filter(|url| self.source.is_listed(url) && is_certificate(url));
         let Some(url) = url else {
             return Err(unproven(Reason::SignatureInvalid, "the certificate is not at a listed host"));
@@ -248,18 +278,8 @@ impl Sns {
             if let Some(known) = self.source.known(address) {
                 return Err(Ok(known));
             }
-            if let Err(why) = self.source.check_failed(address) {
-                return Err(Err(why));
-            }
-            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-                return Err(Err("too many certificates are fetched at once".to_owned()));
-            };
-            let (source, address) = (Arc::clone(&self.source), address.to_owned());
-            Ok(async move {
-                let fetched = source.obtain(address, &url).await;
-                drop(slot);
-                fetched
-            })
+            let fetch = self.source.begin(address, client).map_err(Err)?;
+            Ok(async move { fetch.obtain(&url).await })
         };
         let fetched = match self.fetches.join(sha256(&[address.as_bytes()]), control, begin).await {
             Err(at_once) => at_once,
@@ -277,33 +297,21 @@ impl Source {
         lock(&self.known).get(address).cloned()
     }
 
-    /// Refuses what is to wait for a moment.
-    fn check_failed(&self, address: &str) -> Result<(), String> {
-        let mut failed = lock(&self.failed);
-        failed.retain(|_, at| at.elapsed() < PAUSE);
-        match failed.len() >= MAX_FETCHES || failed.contains_key(address) {
-            true => Err("the last fetch failed a moment ago".to_owned()),
-            false => Ok(()),
+    /// Begins a fetch for a client, unless it is to wait for a moment.
+    fn begin(self: &Arc<Self>, address: &str, by: Option<IpAddr>) -> Result<Fetch, String> {
+        let mut asked = lock(&self.asked);
+        asked.retain(|_, asked| asked.failed.is_none_or(|at| at.elapsed() < PAUSE));
+        if asked.contains_key(address) {
+            return Err("the last fetch failed a moment ago".to_owned());
         }
-    }
-
-    /// Fetches a certificate, and keeps it or that there is none.
-    async fn obtain(&self, address: String, url: &Url) -> Result<Certificate, String> {
-        let fetched = self.fetch(url).await;
-        match fetched.and_then(|pem| Certificate::read(&pem, &self.hosts)) {
-            Ok(certificate) => {
-                let mut known = lock(&self.known);
-                if known.len() >= MAX_CERTIFICATES {
-                    known.clear();
-                }
-                known.insert(address, certificate.clone());
-                Ok(certificate)
-            }
-            Err(why) => {
-                lock(&self.failed).insert(address, Instant::now());
-                Err(why)
-            }
+        if asked.values().filter(|asked| asked.by == by).count() >= MAX_OF_ONE {
+            return Err("this client names too many certificates that cannot be had".to_owned());
         }
+        if asked.values().filter(|asked| asked.failed.is_none()).count() >= MAX_FETCHES {
+            return Err("too many certificates are fetched at once".to_owned());
+        }
+        asked.insert(address.to_owned(), Asked { by, failed: None });
+        Ok(Fetch { source: Arc::clone(self), address: address.to_owned() })
     }
 
     async fn fetch(&self, url: &Url) -> Result<Bytes, String> {
@@ -320,6 +328,22 @@ impl Source {
     }
 }
 
+impl Fetch {
+    /// Fetches the certificate, and keeps it.
+    async fn obtain(self, url: &Url) -> Result<Certificate, String> {
+        let Source { hosts, known, asked, .. } = &*self.source;
+        let pem = self.source.fetch(url).await?;
+        let certificate = Certificate::read(&pem, hosts)?;
+        let mut known = lock(known);
+        if known.len() >= MAX_CERTIFICATES {
+            known.clear();
+        }
+        known.insert(self.address.clone(), certificate.clone());
+        lock(asked).remove(&self.address);
+        Ok(certificate)
+    }
+}
+
 impl Webhook {
     /// Verifies a message of SNS, whose certificate may have to be fetched, and confirms the subscription that it may
     /// offer. Refuses as [`Webhook::verify`] does, and with 503.
@@ -328,13 +352,14 @@ impl Webhook {
         sns: &Sns,
         expected: Expected,
         body: &Bytes,
+        client: Option<IpAddr>,
         control: &Handle,
         now: Timestamp,
     ) -> Result<Delivery, Refused> {
         if body.len() > self.max_body {
             return Err(self.too_large().into());
         }
-        let message = sns.verify(body, expected.event.as_deref(), control, now).await?;
+        let message = sns.verify(body, expected.event.as_deref(), client, control, now).await?;
         match message.kind {
             Kind::Notification => {}
             Kind::SubscriptionConfirmation => sns.confirm(&message).await?,

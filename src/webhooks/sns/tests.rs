@@ -8,6 +8,10 @@ fn with_hosts(hosts: &[&str]) -> Sns {
     Sns::new(Vec::new(), hosts, false, Egress::of_nobody().unwrap())
 }
 
+fn client(last: u8) -> Option<IpAddr> {
+    Some([192, 0, 2, last].into())
+}
+
 #[test]
 fn only_topics_have_hosts() {
     for (topic, host) in [
@@ -62,31 +66,44 @@ async fn so_many_certificates_are_fetched_at_once_and_no_more() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = silent.local_addr().unwrap().to_string();
     let (sns, control) = (with_hosts(&[&host]), Handle::current());
-    for number in 0..MAX_FETCHES {
+    for number in 0..u8::try_from(MAX_FETCHES).unwrap() {
         let address = format!("https://{host}/{number}.pem");
-        assert!(futures_util::poll!(Box::pin(sns.certificate(&address, &control))).is_pending(), "{address}");
+        let asked = Box::pin(sns.certificate(&address, client(number), &control));
+        assert!(futures_util::poll!(asked).is_pending(), "{address}");
     }
     let another = format!("https://{host}/another.pem");
-    match futures_util::poll!(Box::pin(sns.certificate(&another, &control))) {
+    match futures_util::poll!(Box::pin(sns.certificate(&another, client(10), &control))) {
         Poll::Ready(Err(rejection)) => assert_eq!(rejection.reason(), Reason::IssuerUnavailable),
         other => panic!("{other:?}"),
     }
     let first = format!("https://{host}/0.pem");
-    assert!(futures_util::poll!(Box::pin(sns.certificate(&first, &control))).is_pending(), "it is under way");
+    assert!(
+        futures_util::poll!(Box::pin(sns.certificate(&first, client(10), &control))).is_pending(),
+        "it is under way"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_fetch_that_failed_is_made_again_after_a_moment() {
     let source = &with_hosts(&["localhost"]).source;
-    assert!(source.check_failed("a").is_ok());
-    for number in 0..MAX_FETCHES {
-        assert!(source.check_failed("b").is_ok(), "{number}: others wait for none");
-        lock(&source.failed).insert(number.to_string(), Instant::now());
-        assert!(source.check_failed(&number.to_string()).is_err());
-    }
-    assert!(source.check_failed("b").is_err(), "they are too many");
+    drop(source.begin("a", client(1)).unwrap());
+    assert!(source.begin("a", client(2)).is_err());
     tokio::time::advance(PAUSE).await;
-    assert!(source.check_failed("b").is_ok() && source.check_failed("0").is_ok());
+    assert!(source.begin("a", client(2)).is_ok());
+}
+
+/// Ten addresses a second that led nowhere kept the genuine one from being asked, for as long as somebody named such.
+#[tokio::test(start_paused = true)]
+async fn who_names_addresses_that_lead_nowhere_keeps_no_other_from_a_certificate() {
+    let source = &with_hosts(&["localhost"]).source;
+    for number in 0..2 * MAX_FETCHES {
+        let begun = source.begin(&number.to_string(), client(1)).map(drop);
+        assert_eq!(begun.is_ok(), number < MAX_OF_ONE, "{number}");
+    }
+    let genuine = source.begin("genuine", client(2));
+    assert!(genuine.is_ok());
+    tokio::time::advance(PAUSE).await;
+    assert!(source.begin("again", client(1)).is_ok());
 }
 
 /// Whoever named the genuine certificate and left, again and again, kept it from being fetched at all.
@@ -97,14 +114,14 @@ async fn a_fetch_goes_on_for_others_when_who_asked_first_has_left() {
     let host = server.local_addr().unwrap().to_string();
     let (sns, control) = (with_hosts(&[&host]), Handle::current());
     let address = format!("https://{host}/genuine.pem");
-    assert!(futures_util::poll!(Box::pin(sns.certificate(&address, &control))).is_pending());
-    let mut second = Box::pin(sns.certificate(&address, &control));
+    assert!(futures_util::poll!(Box::pin(sns.certificate(&address, client(1), &control))).is_pending());
+    let mut second = Box::pin(sns.certificate(&address, client(2), &control));
     assert!(futures_util::poll!(&mut second).is_pending(), "it waits for the fetch of the first");
     let (connection, _) = server.accept().await.unwrap();
     // Which is no server of TLS, so that the fetch fails, and that is heard by whoever waits.
     drop((connection, server));
     assert_eq!(second.await.unwrap_err().reason(), Reason::IssuerUnavailable);
-    assert!(sns.source.check_failed(&address).is_err(), "what truly failed counts");
+    assert!(sns.source.begin(&address, client(2)).is_err(), "what truly failed counts");
 }
 
 #[test]
