@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use super::{exchange::Exchange, notes::recorded, pipeline::Worker};
 use crate::{
+    authn::Scheme,
     authz::{Permit, RequestView},
     clock::Timestamp,
     error::{Reason, Rejection},
     snapshot::Snapshot,
+    upstream::streams::CutReason,
 };
 
 /// How old a decision may be, as far as nobody was revoked since.
@@ -30,9 +32,8 @@ impl Worker {
             return Ok(());
         }
         let principal = permit.principal();
-        if self.app.took_back(principal, &self.app.snapshot.load()).is_some() {
-            let detail = "your access was revoked while the request waited to be recorded";
-            return Err(Rejection::new(Reason::TokenRevoked, detail).fix("sign in again, or get a new token"));
+        if let Some(why) = self.app.took_back(principal, &self.app.snapshot.load()) {
+            return Err(taken_back(why, principal.scheme));
         }
         // The body that says what becomes of a run is with the request that is sent by now.
         let run = exchange.record().run.clone();
@@ -40,5 +41,43 @@ impl Worker {
         let Some(rejection) = decision.rejection() else { return Ok(()) };
         exchange.record().decision = Some(recorded(&decision));
         Err(rejection)
+    }
+}
+
+/// What somebody hears who was let through and would not be by now.
+fn taken_back(why: CutReason, scheme: Scheme) -> Rejection {
+    match (scheme, why) {
+        (Scheme::Webhook, _) => {
+            let detail = "the deliveries of this repository were revoked while this one waited to be recorded";
+            Rejection::new(Reason::TokenRevoked, detail)
+        }
+        (_, CutReason::SignedOut) => {
+            let detail = "the session ended while the request waited to be recorded";
+            Rejection::new(Reason::SessionExpired, detail).fix("sign in again")
+        }
+        _ => {
+            let detail = "your access was revoked while the request waited to be recorded";
+            Rejection::new(Reason::TokenRevoked, detail).fix("sign in again, or get a new token")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who had signed out in another tab heard that they were revoked, and a Git host that it should sign in.
+    #[test]
+    fn who_waited_to_be_recorded_hears_why_they_are_refused_after_all() {
+        for (scheme, why, reason, told) in [
+            (Scheme::Bearer, CutReason::Revoked, Reason::TokenRevoked, "your access was revoked"),
+            (Scheme::Session, CutReason::Revoked, Reason::TokenRevoked, "your access was revoked"),
+            (Scheme::Session, CutReason::SignedOut, Reason::SessionExpired, "the session ended"),
+            (Scheme::Webhook, CutReason::Revoked, Reason::TokenRevoked, "deliveries of this repository"),
+        ] {
+            let refused = taken_back(why, scheme);
+            assert_eq!(refused.reason(), reason, "{scheme:?} {why:?}");
+            assert!(refused.to_string().contains(told), "{refused}");
+        }
     }
 }
