@@ -53,7 +53,9 @@ impl Failure {
                 (StatusCode::BAD_GATEWAY, "The answer of the provider is not good")
             }
             Outcome::identity_refused => (StatusCode::FORBIDDEN, "You cannot sign in with this account"),
-            Outcome::store_unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Signing in is not possible right now"),
+            Outcome::store_unavailable | Outcome::audit_unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Signing in is not possible right now")
+            }
             Outcome::looping => (StatusCode::LOOP_DETECTED, "Signing in does not last"),
             Outcome::success | Outcome::internal => (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong here"),
         };
@@ -156,7 +158,8 @@ impl From<Rejection> for Failure {
             tracing::error!(reason = %rejection.reason(), cause, "a login or a logout failed");
         }
         let outcome = match rejection.reason() {
-            Reason::StoreUnavailable | Reason::AuditUnavailable => Outcome::store_unavailable,
+            Reason::StoreUnavailable => Outcome::store_unavailable,
+            Reason::AuditUnavailable => Outcome::audit_unavailable,
             Reason::IssuerUnavailable => Outcome::provider_unavailable,
             Reason::IdentityRefused | Reason::TokenRevoked => Outcome::identity_refused,
             Reason::Internal => Outcome::internal,
@@ -182,6 +185,18 @@ fn sentence(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::issuers::Quoted;
+
+    /// It counted as one of the store's, which was well.
+    #[test]
+    fn a_login_that_cannot_be_recorded_counts_as_one() {
+        for (reason, outcome) in [
+            (Reason::AuditUnavailable, Outcome::audit_unavailable),
+            (Reason::StoreUnavailable, Outcome::store_unavailable),
+        ] {
+            let failure = Failure::from(Rejection::new(reason, "it is away"));
+            assert_eq!((failure.outcome, failure.status), (outcome, StatusCode::SERVICE_UNAVAILABLE));
+        }
+    }
 
     /// It said to request an access token, and nobody learned what was wrong with the ID token.
     #[test]

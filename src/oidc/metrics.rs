@@ -34,6 +34,8 @@ pub enum Outcome {
     /// The claims name nobody who could use Kubernetes, or somebody who is revoked.
     identity_refused,
     store_unavailable,
+    /// It could not be recorded.
+    audit_unavailable,
     /// It was not begun, as the browser came back from one after the other.
     looping,
     internal,
