@@ -92,7 +92,7 @@ struct Used {
     questions: usize,
     /// Of each client and each sender that has any.
     by_one: HashMap<Share, OfOne>,
-    /// How many bodies there were.
+    /// How many bodies of one among many there were.
     bodies: u64,
 }
 
@@ -194,17 +194,21 @@ impl Room {
 pub(super) struct Reservation {
     budget: Arc<Mutex<Used>>,
     share: Share,
-    /// Which body it is of.
+    /// Which body it is of, where it is of one among many.
     body: u64,
     bytes: usize,
 }
 
 impl Reservation {
     fn new(budget: Arc<Mutex<Used>>, share: Share) -> Self {
-        let body = {
-            let mut used = lock(&budget);
-            used.bodies += 1;
-            used.bodies
+        // That of nobody in particular is never told from another.
+        let body = match share.is_of_one() {
+            true => {
+                let mut used = lock(&budget);
+                used.bodies += 1;
+                used.bodies
+            }
+            false => 0,
         };
         Self { budget, share, body, bytes: 0 }
     }
@@ -219,7 +223,8 @@ impl Reservation {
         has_room
     }
 
-    /// Room of this kind for `bytes` that are there for a moment besides, and take nothing of what its client may have.
+    /// Room of this kind for `bytes` that are there for a moment besides, and take nothing of what a client may have that is counted by its
+    /// address.
     pub(super) fn beside(&self, bytes: usize) -> Option<Self> {
         let mut beside = Self::new(Arc::clone(&self.budget), self.share.of_nobody());
         beside.grow_to(bytes).then_some(beside)
