@@ -8,6 +8,7 @@
 //! | `tasks` | what goes on beside requests |
 //! | `stream_watch` | whether streams that are open may go on |
 //! | `account_tokens` | the tokens of service accounts by which Doorward is somebody at API servers |
+//! | `certificates` | until when those are valid that the configuration names |
 //! | `rights` | whether Kubernetes allows Doorward what its configuration needs |
 //! | `policies` | those that were in force, kept so that what they decided can be explained |
 //! | `rollout`, `heads` | what replicas tell each other: the configuration and the policy of each, the last checkpoint of its trail |

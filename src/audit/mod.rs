@@ -19,6 +19,7 @@
 //! | `record`, `note` | what happened: of a request, and else |
 //! | `trail`, `item`, `writer` | the handle by which records are queued, what is queued, and the thread that writes it |
 //! | `room`, `unavailable` | how many records may wait, who waits for that, and why a record cannot be had |
+//! | `watchdog` | whether the disk has been at one thing for too long |
 //! | `line`, `json`, `budget`, `caller` | a record as JSON, member by member, within its length, and what it says of the caller |
 //! | `pseudonym` | people under other names |
 //! | `chain`, `keys` | what makes each line vouch for those before it, and the keys for that |
