@@ -123,17 +123,20 @@ async fn note(
         let mut puts = Vec::new();
         for ((key, bearer), stored) in bearers.iter().zip(found) {
             let known = stored.as_ref().and_then(|stored| serde_json::from_slice::<Bearer>(&stored.value).ok());
-            if known.is_some_and(|known| known.is_told) {
+            if known.as_ref().is_some_and(|known| known.is_told) {
                 return Ok(Noted::Ended);
             }
-            if stored.as_ref().is_some_and(|stored| stored.expires >= expires + AFTER) {
+            // One that another issuer of ours has noted, before it had another host, would be left out where ends are looked for.
+            let is_ours = known.is_some_and(|known| known.issuer == bearer.issuer);
+            let lasts = stored.as_ref().map(|stored| stored.expires);
+            if is_ours && lasts.is_some_and(|lasts| lasts >= expires + AFTER) {
                 continue;
             }
             puts.push(Put {
                 table: Table::Tokens,
                 key: key.clone().into_bytes(),
                 value: serde_json::to_vec(bearer).unwrap_or_default(),
-                expires: expires + AFTER + FURTHER,
+                expires: lasts.unwrap_or_default().max(expires + AFTER + FURTHER),
                 expect: stored.map_or(Expect::Absent, |stored| Expect::Version(stored.version)),
             });
         }

@@ -220,9 +220,10 @@ fn is_of_another(app: &App, bearer: &Bearer) -> bool {
     was_given_by_another(own, bearer.issuer.as_deref())
 }
 
-/// Versions that note no issuer are taken for our own, and so are all where the configuration has none.
+/// Versions that note no issuer are taken for our own. Where a reload has taken `tokens` away as a whole nobody here takes our own, which are
+/// not told from those of others any more.
 fn was_given_by_another(own: Option<&str>, noted: Option<&str>) -> bool {
-    own.zip(noted).is_some_and(|(own, noted)| own != noted)
+    noted.is_some() && own != noted
 }
 
 /// Whether what was found is what has tokens, has not ended, and would be seen to end: a pod whose label was taken off is watched no more.
@@ -250,7 +251,7 @@ mod tests {
     fn tokens_of_another_doorward_on_the_same_store_are_left() {
         let (own, other) = (Some("https://east.example"), Some("https://west.example"));
         for (own, noted, expected) in
-            [(own, other, true), (own, own, false), (own, None, false), (None, other, false), (None, None, false)]
+            [(own, other, true), (own, own, false), (own, None, false), (None, other, true), (None, None, false)]
         {
             assert_eq!(was_given_by_another(own, noted), expected, "{own:?} {noted:?}");
         }

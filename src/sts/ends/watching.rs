@@ -102,13 +102,15 @@ pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStr
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+        let lists_now = matches!(state, State::New | State::Listing { .. });
         let (told, state) = match watcher.next(state).await {
             Ok((told, state)) => (Ok(told), state),
             Err(error) => (Err(error), State::New),
         };
         let (wait, next, lists) = match &told {
-            Err(_) if lists >= LATE => (LATE_RETRY, next, lists),
-            Err(_) => (next, (next * 2).min(MAX_RETRY), lists),
+            Err(_) if lists >= LATE && !lists_now => (LATE_RETRY, next, lists),
+            // One that does not list either is not late but away.
+            Err(_) => (next, (next * 2).min(MAX_RETRY), if lists_now { 0 } else { lists }),
             // A list that is told says nothing of the watch that follows.
             Ok(Told::UpTo(_) | Told::Changed(_) | Told::Gone(_)) => (Duration::ZERO, FIRST_RETRY, 0),
             Ok(Told::All(_)) => (Duration::ZERO, next, lists + 1),
@@ -229,7 +231,10 @@ fn version(object: &DynamicObject) -> Result<String, WatchError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    };
 
     use http::{Request, Response};
     use kube::{Client, client::Body};
@@ -247,6 +252,8 @@ mod tests {
         clock: Clock,
         asked: Arc<Mutex<Vec<String>>>,
         told: BoxStream<'static, Result<Told, WatchError>>,
+        /// Whether it lists nothing at the moment.
+        is_away: Arc<AtomicBool>,
     }
 
     fn pod(name: &str, version: &str) -> serde_json::Value {
@@ -258,15 +265,23 @@ mod tests {
         json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "Pod", "metadata": {"resourceVersion": version}}})
     }
 
+    fn refused() -> serde_json::Value {
+        json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 500,
+            "status": "Failure", "reason": "InternalError", "message": "late"}})
+    }
+
     fn world(scripts: Vec<Script>) -> World {
         let (asked, clock) = (Arc::new(Mutex::new(Vec::new())), Clock::manual(NOW));
         let scripts = Arc::new(Mutex::new(VecDeque::from(scripts)));
+        let is_away = Arc::new(AtomicBool::new(false));
+        let away = Arc::clone(&is_away);
         let log = Arc::clone(&asked);
         let service = tower::service_fn(move |request: Request<Body>| {
             let query = request.uri().query().unwrap_or_default().to_owned();
             log.lock().unwrap().push(query.clone());
             let (lines, lasts) = match query.contains("watch=true") {
                 true => scripts.lock().unwrap().pop_front().unwrap_or_default(),
+                false if away.load(Ordering::Relaxed) => (vec![], Some(0)),
                 false => {
                     let list = json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "7"},
                         "items": [pod("a", "5")]});
@@ -286,7 +301,7 @@ mod tests {
             async { Ok::<_, std::convert::Infallible>(Response::new(http_body_util::StreamBody::new(frames.boxed()))) }
         });
         let api = Api::namespaced_with(Client::new(service, "ci"), "ci", &Kind::Pod.resource());
-        World { told: watch(api, Kind::Pod, clock.clone()), clock, asked }
+        World { told: watch(api, Kind::Pod, clock.clone()), clock, asked, is_away }
     }
 
     /// What is told, until there is an error or nothing within some seconds.
@@ -350,15 +365,22 @@ mod tests {
     /// Each was listed anew every second, for as long as the API server answered late.
     #[tokio::test(start_paused = true)]
     async fn where_no_watch_lasts_after_a_list_the_next_lists_wait() {
-        let refused = || {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 500,
-                "status": "Failure", "reason": "InternalError", "message": "late"});
-            (vec![json!({"type": "ERROR", "object": status})], Some(0))
-        };
-        let mut world = world((0..20).map(|_| refused()).collect());
+        let mut world = world((0..20).map(|_| (vec![refused()], Some(0))).collect());
         let told = told(&mut world, 20).await;
         let lists = told.iter().filter(|told| told.starts_with("all at")).count();
         assert!((4..=8).contains(&lists), "{told:?}");
+    }
+
+    /// One that was away after it had been late was asked every five seconds as well.
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_lists_nothing_is_asked_soon_again() {
+        let mut world = world((0..20).map(|_| (vec![refused()], Some(0))).collect());
+        assert_eq!(told(&mut world, 1).await.iter().filter(|told| told.starts_with("all at")).count(), 3);
+        world.is_away.store(true, Ordering::Relaxed);
+        told(&mut world, 7).await;
+        world.is_away.store(false, Ordering::Relaxed);
+        let back = told(&mut world, 1).await;
+        assert!(back.iter().any(|told| told.starts_with("all at")), "{back:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -198,7 +198,8 @@ impl Node {
             let now = connection.current_max_send_streams();
             let before = *publish.borrow();
             publish.send_if_modified(|limit| std::mem::replace(limit, now) != now);
-            if (1..now).contains(&before) {
+            // Of the first settings whoever opens it tells.
+            if often.is_none() && now > before {
                 node.free();
             }
             if now > 0 {

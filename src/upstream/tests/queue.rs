@@ -322,7 +322,7 @@ async fn who_waits_looks_once_more_at_the_end() {
 async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     let (address, _) = scripted(|_, mut stream| async move {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
         stream.write_all(SETTINGS).await.unwrap();
         is_closed_silently(&mut stream).await;
     })
@@ -330,7 +330,7 @@ async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
     let upstream = upstream_with(address, |entry| {
         entry.protocol = Some(raw::UpstreamProtocol::Http2);
         entry.max_connections = 1;
-        entry.connect_timeout = Span::from_millis(200);
+        entry.connect_timeout = Span::from_secs(2);
     });
     let pools = pools();
     let node = pools.node(&upstream);
@@ -338,7 +338,7 @@ async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
         let held = node.own(&upstream).await.unwrap();
         let mut waits = Box::pin(take(&node, &upstream, kind));
         assert!(is_pending(&mut waits).await);
-        tokio::time::advance(Duration::from_millis(100)).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
         drop(held);
         assert!(waits.await.is_ok(), "{kind:?}");
     }
