@@ -164,7 +164,6 @@ impl Writer {
         let mut naps = 0;
         loop {
             let closing = self.shared.closed.load(Ordering::Acquire);
-            self.shared.watchdog.enter();
             let drained = self.drain();
             if closing && drained == 0 {
                 return self.end();
@@ -208,6 +207,8 @@ impl Writer {
 
     fn take(&mut self, Item { mut entry, weight, held, is_promised, reply }: Item) {
         self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
+        // Ended by the commit that follows. A thread that has nothing to write is not at it.
+        self.shared.watchdog.enter();
         if self.pending.len() > MAX_WAITING && !is_promised {
             self.shared.room.give_back(held);
             self.shared.lose(1);
@@ -254,12 +255,14 @@ impl Writer {
             return self.answer(Err(AuditUnavailable::Failing));
         }
         loop {
-            self.shared.watchdog.enter();
             let due = !self.waiting.is_empty()
                 || !self.checkpoints.unsaved.is_empty()
                 || self.outage.is_some()
                 || self.unsynced.len() >= UNSYNCED
                 || self.last_sync.elapsed() >= SYNC_INTERVAL;
+            if !self.pending.is_empty() || self.in_doubt || (due && (!self.synced || self.outage.is_some())) {
+                self.shared.watchdog.enter();
+            }
             let flushed = self.resync().and_then(|()| self.flush());
             if let Err(error) = flushed.and_then(|()| if due { self.sync() } else { Ok(()) }) {
                 self.fail(&error);
@@ -387,6 +390,7 @@ impl Writer {
         if self.outage.is_some() || (since < every && is_soon) {
             return;
         }
+        self.shared.watchdog.enter();
         self.tidy(now);
         if self.outage.is_none() {
             self.checkpoint();
