@@ -64,7 +64,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const MAX_FETCHES: usize = 10;
 
 /// Fetches of one client at once, with those that failed within a pause. An address is nobody's proof, and who names some that lead
-/// nowhere must not keep others from a genuine one, nor have AWS asked without end.
+/// nowhere must not keep others from a genuine one, nor have AWS asked without end. Clients that nobody tells apart have
+/// the bound of all.
 const MAX_OF_ONE: usize = 5;
 
 /// The topics of a sender, and what is needed to tell that a message comes from one of them.
@@ -304,10 +305,11 @@ impl Source {
         if asked.contains_key(address) {
             return Err("the last fetch failed a moment ago".to_owned());
         }
-        if asked.values().filter(|asked| asked.by == by).count() >= MAX_OF_ONE {
+        if by.is_some() && asked.values().filter(|asked| asked.by == by).count() >= MAX_OF_ONE {
             return Err("this client names too many certificates that cannot be had".to_owned());
         }
-        if asked.values().filter(|asked| asked.failed.is_none()).count() >= MAX_FETCHES {
+        let counts = |asked: &&Asked| asked.failed.is_none() || (by.is_none() && asked.by.is_none());
+        if asked.values().filter(counts).count() >= MAX_FETCHES {
             return Err("too many certificates are fetched at once".to_owned());
         }
         asked.insert(address.to_owned(), Asked { by, failed: None });

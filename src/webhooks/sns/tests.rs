@@ -92,6 +92,17 @@ async fn a_fetch_that_failed_is_made_again_after_a_moment() {
     assert!(source.begin("a", client(2)).is_ok());
 }
 
+/// Five messages of whoever is behind the same balancer kept all others from theirs.
+#[tokio::test(start_paused = true)]
+async fn clients_that_nobody_tells_apart_do_not_share_the_bound_of_one() {
+    let source = &with_hosts(&["localhost"]).source;
+    for number in 0..2 * MAX_FETCHES {
+        let begun = source.begin(&number.to_string(), None).map(drop);
+        assert_eq!(begun.is_ok(), number < MAX_FETCHES, "{number}");
+    }
+    assert!(source.begin("genuine", client(1)).is_ok(), "the twin");
+}
+
 /// Ten addresses a second that led nowhere kept the genuine one from being asked, for as long as somebody named such.
 #[tokio::test(start_paused = true)]
 async fn who_names_addresses_that_lead_nowhere_keeps_no_other_from_a_certificate() {
