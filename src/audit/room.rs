@@ -91,6 +91,11 @@ impl Room {
         taken.is_ok()
     }
 
+    /// Whether [`Room::take_besides`] would take some now.
+    pub(super) fn has_besides(&self) -> bool {
+        self.besides.load(Ordering::Relaxed) < self.capacity
+    }
+
     pub(super) fn give_back(&self, Held { reserved, besides }: Held) {
         if reserved > 0 {
             self.free.add_permits(reserved);

@@ -243,8 +243,9 @@ impl Trail {
         self.0.as_configured(written)
     }
 
-    /// As [`Trail::note_durable`], for what is noted again until that succeeds: while the sink fails or hangs none is queued, as there
-    /// would be one for each try.
+    /// As [`Trail::note_durable`], for what is noted again until that succeeds: while the sink fails or is known to hang none is queued,
+    /// as there would be one for each try, and where there is no place none counts as lost. What is tried as it begins to hang may be
+    /// there twice.
     pub async fn note_once(&self, note: Note) -> Result<(), AuditUnavailable> {
         let shared = &self.0.shared;
         if shared.refuses.load(Ordering::Relaxed) {
@@ -253,6 +254,10 @@ impl Trail {
             }
             if shared.watchdog.has_stalled() {
                 return Err(AuditUnavailable::Slow);
+            }
+            if !shared.room.has_besides() {
+                self.0.wake();
+                return Err(AuditUnavailable::Full);
             }
         }
         self.note_durable(note).await

@@ -154,6 +154,25 @@ async fn what_is_noted_until_it_is_there_is_not_queued_by_each_try() {
     assert_eq!(notes(&sink), 1);
 }
 
+/// Each try counted as a record that was lost, though it stood in the trail in the end.
+#[tokio::test]
+async fn what_is_noted_until_it_is_there_is_not_lost_where_there_is_no_place_for_it() {
+    let alarm = || Note::Alarm { what: "test", detail: "again".to_owned() };
+    let sink = Memory::default();
+    let trail = start(&queue(4), &sink, &clock());
+    let stalled = stall(&trail, &sink).await;
+    for number in 2..6 {
+        trail.write(record(number));
+    }
+    for _ in 0..3 {
+        assert_eq!(trail.note_once(alarm()).await, Err(AuditUnavailable::Full));
+    }
+    assert_eq!(trail.metrics().lost.get(), 0);
+    sink.set(|disk| disk.hold_syncs = false);
+    stalled.await.unwrap();
+    trail.shutdown();
+}
+
 /// Deliveries, whose senders wait for less, left each time before anybody noticed, and the replica counted as ready for as long as the
 /// disk hung.
 #[tokio::test]
