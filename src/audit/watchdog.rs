@@ -12,7 +12,8 @@ use tokio::time::Instant;
 pub(super) const MAX_STALL: Duration = Duration::from_secs(10);
 
 /// Why requests cannot be recorded once it does.
-pub(super) const STALLED: &str = "its disk, or who reads standard output, has not taken a record within 10 s";
+pub(super) const STALLED: &str =
+    "its disk, or who reads standard output, has not taken what is written together within 10 s";
 
 /// Knows since when the thread of the trail is at what it writes next, however many calls of the sink that takes: who waits for it
 /// waits for all of them.
