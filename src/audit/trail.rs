@@ -371,6 +371,13 @@ impl Reservation {
         }
     }
 
+    /// What a durable write comes to whose caller does not wait any longer, which is counted if it refuses.
+    pub fn out_of_time(&self) -> Result<(), AuditUnavailable> {
+        let late = Err(AuditUnavailable::Slow);
+        let written = if self.is_strict { late } else { self.handle.as_configured(late) };
+        written.inspect_err(|why| self.handle.shared.metrics.refused(*why))
+    }
+
     /// Whether so much room is taken that none should be held for long.
     pub fn is_crowded(&self) -> bool {
         self.handle.shared.room.is_crowded()

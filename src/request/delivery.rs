@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     app::App,
-    audit::Trail,
     authn::Authenticated,
     body::{OnEnd, ResponseBody, collect},
     downstream::finished,
@@ -34,8 +33,8 @@ use crate::{
 /// What storing a delivery leaves of its sender's time to the last try.
 const STORING: Duration = Duration::from_secs(1);
 
-/// The upstream, and what stores a delivery, has so much time even if the sender used up its own.
-const LEAST: Duration = Duration::from_secs(1);
+/// The upstream, and what stores a delivery, has so much time even if the sender, or the audit trail, used up its own.
+pub(super) const LEAST: Duration = Duration::from_secs(1);
 
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
@@ -60,8 +59,7 @@ impl Worker {
         let taken = match taking {
             Some(Taking::Held(keys, settings)) => {
                 let budget = sender.map_or(Duration::ZERO, |sender| sender.answer_within().saturating_sub(STORING));
-                let deadline = deadline(budget, exchange.elapsed());
-                Box::pin(self.hold(snapshot, authenticated, &keys, settings, deadline, exchange)).await
+                Box::pin(self.hold(snapshot, authenticated, &keys, settings, budget, exchange)).await
             }
             Some(Taking::Reserved { reservation, is_form }) => {
                 let delivered = self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await;
@@ -107,15 +105,18 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
         let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
-        let deadline = sender.map(|sender| deadline(sender.answer_within(), exchange.elapsed()));
+        let budget = sender.map(|sender| sender.answer_within());
+        let patience = budget.map(|budget| deadline(budget, exchange.elapsed()));
+        exchange.set_patience(patience);
         // Whoever comes without a delivery sends each request once.
         let once = match &reservation {
             Some(reservation) => reservation.once(),
             None => Once { id: sha256(&[exchange.record().id.as_bytes()]), window: None },
         };
-        let cleared = self.decide(snapshot, authenticated, Some(once), exchange);
-        let cleared = recorded_by(deadline, &self.app.trail, cleared).await;
+        let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await;
         let is_sent = cleared.is_ok();
+        // Anew, as the trail may have used it up.
+        let deadline = budget.map(|budget| deadline(budget, exchange.elapsed()));
         let forward = async {
             let ending = self.forward(snapshot, cleared?, exchange).await?;
             if let Ending::Response { response, .. } = &ending {
@@ -162,26 +163,13 @@ fn plainly_taken(ending: Ending) -> Ending {
 }
 
 /// When the sender must have its answer: `budget` after the arrival of the delivery, which was `elapsed` ago.
-fn deadline(budget: Duration, elapsed: Duration) -> Instant {
+pub(super) fn deadline(budget: Duration, elapsed: Duration) -> Instant {
     Instant::now() + budget.saturating_sub(elapsed).max(LEAST.min(budget))
 }
 
 /// Until when an answer is read where the sender sets no bound.
 fn unhurried() -> Instant {
     Instant::now() + UNHURRIED
-}
-
-/// Waits until `deadline` for what the audit trail is waited for. A sender that does not wait any longer is told of the trail, which
-/// has kept its delivery.
-pub(super) async fn recorded_by<T>(
-    deadline: Option<Instant>,
-    trail: &Trail,
-    recorded: impl Future<Output = Result<T, Rejection>>,
-) -> Result<T, Rejection> {
-    match deadline {
-        None => recorded.await,
-        Some(deadline) => timeout_at(deadline, recorded).await.unwrap_or_else(|_| Err(trail.out_of_time().into())),
-    }
 }
 
 /// Waits for `forward` until `deadline`. What failed by then is 503.
@@ -269,7 +257,6 @@ mod tests {
     use std::future::pending;
 
     use super::*;
-    use crate::sessions::tests::trail;
 
     #[test]
     fn an_event_id_is_taken_only_where_it_could_label_a_run() {
@@ -298,18 +285,6 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_millis(2500));
         assert_eq!((late.status(), late.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamTimeout));
         assert!(late.retry_after().is_some());
-    }
-
-    /// It was told that the EventListener had not answered, which nobody had asked.
-    #[tokio::test(start_paused = true)]
-    async fn a_sender_whose_time_is_over_while_the_trail_keeps_its_delivery_hears_of_the_trail() {
-        let folder = tempfile::tempdir().unwrap();
-        let (trail, start) = (trail(folder.path()), Instant::now());
-        let deadline = deadline(Duration::from_secs(8), Duration::ZERO);
-        let late = recorded_by(Some(deadline), &trail, pending::<Result<(), Rejection>>()).await.unwrap_err();
-        assert_eq!(start.elapsed(), Duration::from_secs(8));
-        assert_eq!((late.status(), late.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::AuditUnavailable));
-        assert!(recorded_by(Some(deadline), &trail, async { Ok(()) }).await.is_ok(), "the twin");
     }
 
     #[tokio::test]

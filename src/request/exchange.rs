@@ -10,12 +10,13 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::host::normalise;
 use crate::{
     admin::metrics::{InFlight, Outcome, RouteMetrics},
-    audit::{self, Phase, Record, Reservation, Trail},
+    audit::{self, AuditUnavailable, Phase, Record, Reservation, Trail},
     authn::Scheme,
     body::{BodyEnd, EndedBy, OnEnd, Received},
     clock::Timestamp,
@@ -37,6 +38,8 @@ struct Open {
     /// None of what was held, or was lent.
     connection: Option<Arc<Connection>>,
     reservation: Option<Reservation>,
+    /// Until when its sender waits for the trail, where that is known.
+    patience: Option<tokio::time::Instant>,
     metrics: Arc<RouteMetrics>,
     outcome: Outcome,
     /// How long it took until the head of its answer was there.
@@ -116,6 +119,7 @@ impl Exchange {
             trail: ledger.trail,
             connection: None,
             reservation: None,
+            patience: None,
             metrics: ledger.metrics,
             outcome: Outcome::Abandoned,
             to_answer: None,
@@ -136,6 +140,7 @@ impl Exchange {
             trail: open.trail.clone(),
             connection: None,
             reservation: None,
+            patience: None,
             metrics: Arc::clone(&open.metrics),
             outcome: Outcome::Abandoned,
             to_answer: None,
@@ -186,11 +191,21 @@ impl Exchange {
     pub async fn reserve(&mut self, records: u32) -> Result<(), Rejection> {
         let scheme = self.record().principal.as_ref().map(|principal| principal.scheme);
         let trail = &self.0.trail;
-        self.0.reservation = Some(match scheme {
-            Some(Scheme::BreakGlass) => trail.reserve_strictly(records).await?,
-            _ => trail.reserve(records).await?,
-        });
+        let taken = async {
+            match scheme {
+                Some(Scheme::BreakGlass) => trail.reserve_strictly(records).await,
+                _ => trail.reserve(records).await,
+            }
+        };
+        let reservation = recorded_by(self.0.patience, taken, || Err(trail.out_of_time())).await?;
+        self.0.reservation = Some(reservation);
         Ok(())
+    }
+
+    /// Has its sender wait for the trail no longer than until then. Whoever does not wait longer is told of the trail, which has kept
+    /// its delivery.
+    pub fn set_patience(&mut self, until: Option<tokio::time::Instant>) {
+        self.0.patience = until;
     }
 
     /// Refuses with 503 where nothing can be recorded.
@@ -206,11 +221,12 @@ impl Exchange {
     /// Writes the record as it stands, before the request is forwarded, and returns when it is on stable storage.
     pub async fn decided(&mut self) -> Result<(), Rejection> {
         let open = &mut *self.0;
+        let until = open.patience;
         let (Some(reservation), Some(record)) = (&mut open.reservation, &mut open.record) else { return Ok(()) };
         record.phase = Phase::Decided;
         let written = reservation.write_durable(record.clone());
         record.phase = Phase::Completed;
-        Ok(written.await?)
+        Ok(recorded_by(until, written, || reservation.out_of_time()).await?)
     }
 
     /// Writes that a stream has begun. Its end is written after the fact, so that it holds no room for hours.
@@ -296,6 +312,18 @@ impl Drop for Exchange {
     }
 }
 
+/// Waits for the trail until `patience` is over. What is `late` is what it comes to then.
+async fn recorded_by<T>(
+    patience: Option<tokio::time::Instant>,
+    recorded: impl Future<Output = Result<T, AuditUnavailable>>,
+    late: impl FnOnce() -> Result<T, AuditUnavailable>,
+) -> Result<T, AuditUnavailable> {
+    match patience {
+        None => recorded.await,
+        Some(until) => timeout_at(until, recorded).await.unwrap_or_else(|_| late()),
+    }
+}
+
 /// A prefix that tells one program from another; the rest is noise that anybody can write.
 fn user_agent(headers: &HeaderMap) -> Option<Box<str>> {
     const MAX: usize = 256;
@@ -314,4 +342,26 @@ fn recorded_tls(tls: &TlsInfo) -> Arc<audit::Tls> {
         certificate: certificate.map(|certificate| certificate.sha256),
         subject: certificate.and_then(|certificate| certificate.subject.clone()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::{error::Reason, sessions::tests::trail};
+
+    /// It was told that the EventListener had not answered, which nobody had asked.
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_whose_time_is_over_while_the_trail_keeps_its_delivery_hears_of_the_trail() {
+        let folder = tempfile::tempdir().unwrap();
+        let (trail, start) = (trail(folder.path()), tokio::time::Instant::now());
+        let until = start + Duration::from_secs(8);
+        let out_of_time = || Err(trail.out_of_time());
+        let late = recorded_by::<()>(Some(until), pending(), out_of_time).await;
+        let late = Rejection::from(late.unwrap_err());
+        assert_eq!(start.elapsed(), Duration::from_secs(8));
+        assert_eq!((late.status(), late.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::AuditUnavailable));
+        assert!(recorded_by(Some(until), async { Ok(()) }, out_of_time).await.is_ok(), "the twin");
+    }
 }

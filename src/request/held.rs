@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
-    delivery,
+    delivery::{self, LEAST},
     exchange::{AnswerBy, Exchange},
     headers,
     notes::{note_target, recorded},
@@ -45,22 +46,25 @@ use crate::{
 };
 
 impl Worker {
-    /// Stores a delivery that the policy allows and answers its sender. Until `deadline` the audit trail is waited for, and a store that
-    /// stalls is asked again.
+    /// Stores a delivery that the policy allows and answers its sender. Until `budget` is over the audit trail is waited for, and a store
+    /// that stalls is asked again.
     pub(super) async fn hold(
         &self,
         snapshot: &Snapshot,
         authenticated: Authenticated,
         keys: &ReplayKeys,
         settings: Settings,
-        deadline: Instant,
+        budget: Duration,
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
         let now = self.app.clock.now();
         let decided = authorize(&snapshot.policy, authenticated, now);
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
-        delivery::recorded_by(Some(deadline), &self.app.trail, exchange.reserve(1)).await?;
+        let patience = delivery::deadline(budget, exchange.elapsed());
+        exchange.set_patience(Some(patience));
+        exchange.reserve(1).await?;
+        let deadline = delivery::deadline(budget, exchange.elapsed());
         self.recheck(snapshot, &permit, now, exchange)?;
         let record = exchange.record();
         let request_id = record.id;
@@ -113,11 +117,12 @@ impl Worker {
         record.trace = request.meta().trace_id();
         let authenticated = authn::stored_delivery(request, route, &facts, &self.app.revocations, record)?;
         let once = Once { id: *id.once(), window: None };
-        let deadline = Instant::now() + TRY;
+        let begun = Instant::now();
+        let deadline = begun + TRY;
+        exchange.set_patience(Some(begun + TRY.saturating_sub(LEAST)));
         let is_sent = AtomicBool::new(false);
         let send = async {
-            let cleared = self.decide(snapshot, authenticated, Some(once), exchange);
-            let cleared = delivery::recorded_by(Some(deadline), &self.app.trail, cleared).await?;
+            let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await?;
             is_sent.store(true, Ordering::Relaxed);
             let forward = async {
                 let ending = self.forward(snapshot, cleared, exchange).await?;

@@ -193,6 +193,19 @@ async fn a_disk_that_hangs_is_told_though_nobody_waits_for_as_long() {
     sink.set(|disk| disk.hold_syncs = false);
 }
 
+/// Deliveries, whose senders wait for less than a disk may stand still, were refused under `continue`, and those that are sent once lost.
+#[tokio::test]
+async fn who_waits_no_longer_for_the_disk_goes_on_under_continue_unless_it_must_be_recorded() {
+    let continuing = Settings { when_full: WhenFull::Continue, ..settings() };
+    let trail = start(&continuing, &Memory::default(), &clock());
+    assert_eq!(trail.reserve(2).await.unwrap().out_of_time(), Ok(()));
+    assert_eq!(trail.metrics().refusals(AuditUnavailable::Slow).get(), 0);
+    assert_eq!(trail.reserve_strictly(2).await.unwrap().out_of_time(), Err(AuditUnavailable::Slow));
+    trail.follow(&settings());
+    assert_eq!(trail.reserve(2).await.unwrap().out_of_time(), Err(AuditUnavailable::Slow));
+    assert_eq!(trail.metrics().refusals(AuditUnavailable::Slow).get(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_wait_of_who_left_is_counted() {
     let trail = start(&queue(2), &Memory::default(), &clock());
