@@ -387,7 +387,9 @@ fn check_deliveries(revocations: &Revocations, principal: &Principal) -> Result<
     revocations.check_read()?;
     match revocations.is_revoked(principal) {
         None => Ok(()),
-        Some(_) => Err(Rejection::new(Reason::TokenRevoked, "the deliveries of this repository were revoked")),
+        Some(_) => {
+            Err(Rejection::new(Reason::TokenRevoked, "the deliveries of this sender or repository were revoked"))
+        }
     }
 }
 

@@ -48,7 +48,8 @@ impl Worker {
 fn taken_back(why: CutReason, scheme: Scheme) -> Rejection {
     match (scheme, why) {
         (Scheme::Webhook, _) => {
-            let detail = "the deliveries of this repository were revoked while this one waited to be recorded";
+            let detail =
+                "the deliveries of this sender or repository were revoked while this one waited to be recorded";
             Rejection::new(Reason::TokenRevoked, detail)
         }
         (_, CutReason::SignedOut) => {

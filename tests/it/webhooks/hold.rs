@@ -320,7 +320,7 @@ async fn what_is_held_of_a_repository_that_is_revoked_is_parked_at_once() {
     // 401 would say that it was not proven.
     let refused = deliver_to(&doorward, &unique(), &body(1)).await;
     assert_eq!((refused.status, refused.reason().as_str()), (403, "token_revoked"));
-    assert!(refused.text().contains("the deliveries of this repository were revoked"), "{}", refused.text());
+    assert!(refused.text().contains("the deliveries of this sender or repository were revoked"), "{}", refused.text());
     let upstream = Upstream::scripted_at(address, takes).await;
     until_it_holds(&doorward, 0, 1).await;
     assert_eq!(upstream.only().one("x-github-delivery"), other);
