@@ -73,8 +73,9 @@ pub struct Limits {
     /// Memory for request bodies that are buffered, over all requests. Beyond: 503. Of this an eighth each is kept for deliveries and
     /// forms that prove nothing yet, for known callers, for held deliveries on their way, and for questions to the interceptor. One
     /// address whose bodies prove nothing yet gets no more than an eighth and one body beyond it; so does each sender of held
-    /// deliveries. Once its kind has an eighth, each of them, and each address that asks the interceptor, leaves as much as eight
-    /// times what it has, but no more than an eighth, to others.
+    /// deliveries. Once its kind has an eighth, each of them, and each address that asks the interceptor, gets more only where eight
+    /// times what it has then, but no more than an eighth, stays free. So beside one that has all that it gets there is room for small
+    /// bodies of others: for those of the next about a seventieth.
     pub buffered_bytes: Size,
     /// Memory that the process may use, which the settings below are shares of. Default: the limit of the cgroup.
     pub memory: Option<Size>,
