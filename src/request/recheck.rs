@@ -74,7 +74,7 @@ mod tests {
             (Scheme::Bearer, CutReason::Revoked, Reason::TokenRevoked, "your access was revoked"),
             (Scheme::Session, CutReason::Revoked, Reason::TokenRevoked, "your access was revoked"),
             (Scheme::Session, CutReason::SignedOut, Reason::SessionExpired, "the session ended"),
-            (Scheme::Webhook, CutReason::Revoked, Reason::TokenRevoked, "deliveries of this repository"),
+            (Scheme::Webhook, CutReason::Revoked, Reason::TokenRevoked, "deliveries of this sender"),
         ] {
             let refused = taken_back(why, scheme);
             assert_eq!(refused.reason(), reason, "{scheme:?} {why:?}");

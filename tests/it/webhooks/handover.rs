@@ -106,5 +106,5 @@ async fn what_is_not_answered_when_the_door_closes_is_tried_again_where_event_li
     until_waiting(&doorward, 1).await;
     let listed = held(&doorward).await;
     assert_eq!(listed[0]["tries"], 1, "{listed:?}");
-    assert!(listed[0]["last_error"].as_str().unwrap().contains("before this process"), "{listed:?}");
+    assert!(listed[0]["last_error"].as_str().unwrap().contains("stopped before there was an answer"), "{listed:?}");
 }
