@@ -123,8 +123,7 @@ impl Context {
 pub const REVOKED: &str = "The token was revoked.";
 
 /// What is said of a token for a run whose end nobody sees.
-const UNSEEN: &str =
-    "The token ended as `tokens.exchange` does not name the cluster of its run, or the namespace there, any more.";
+const UNSEEN: &str = "The token is worth nothing here, as `tokens.exchange` does not name the cluster of its run, or the namespace there.";
 
 /// The refusal of a token that was revoked.
 pub fn revoked() -> Rejection {
@@ -275,7 +274,7 @@ impl Issuers {
             return Err(revoked());
         }
         if self.have_lost_run_of(&verified.principal) {
-            return Err(Rejection::new(Reason::TokenRevoked, UNSEEN).fix("Get a new token once it is named again."));
+            return Err(Rejection::new(Reason::TokenRevoked, UNSEEN).fix("Have it named, and get a new token."));
         }
         Ok(Arc::clone(&verified.principal))
     }
