@@ -16,8 +16,7 @@ impl Writer {
 
     fn rotate(&mut self) {
         let now = self.clock.now();
-        let emptied = self.flush().and_then(|()| self.sync());
-        match emptied.and_then(|()| self.sink.rotate(now)) {
+        match self.flush().and_then(|()| self.sync()).and_then(|()| self.sink.rotate(now)) {
             Ok(previous) => self.event(&Event::File { previous }),
             Err(error) => return self.fail(&error),
         }
@@ -35,8 +34,7 @@ impl Writer {
 
     /// Removes files that are not to be kept any more, once the trail tells of it for good.
     fn retire(&mut self) {
-        let now = self.clock.now();
-        let surplus = match self.sink.surplus(now) {
+        let surplus = match self.sink.surplus(self.clock.now()) {
             Ok(Some(surplus)) => surplus,
             Ok(None) => return,
             Err(error) => {
