@@ -18,7 +18,7 @@
 //! | `settings` | what the configuration says about the trail |
 //! | `record`, `note` | what happened: of a request, and else |
 //! | `trail`, `item`, `writer` | the handle by which records are queued, what is queued, and the thread that writes it |
-//! | `room`, `unavailable` | how many records may wait, who waits for that, and why a record cannot be had |
+//! | `reservation`, `room`, `unavailable` | what a request holds of it, how many records may wait, who waits for that, and why a record cannot be had |
 //! | `watchdog` | whether the disk has been at one thing for too long |
 //! | `line`, `json`, `budget`, `caller` | a record as JSON, member by member, within its length, and what it says of the caller |
 //! | `pseudonym` | people under other names |
@@ -50,6 +50,7 @@ mod pseudonym;
 mod record;
 mod replay;
 mod report;
+mod reservation;
 mod room;
 mod settings;
 mod sink;
@@ -73,6 +74,7 @@ pub use self::{
     record::{Decision, Introspected, Issued, IssuedOnward, IssuedTask, Phase, Record, Refusal, Tls, Upstream},
     replay::ReplayInputs,
     report::{Configured, Report, ends_of_certificates},
+    reservation::Reservation,
     settings::{DEFAULT_FILE, Settings},
     sink::trail_files,
     token_trace::{Tokens, TracedToken, introspected_in, trace_tokens},
@@ -82,7 +84,7 @@ pub use self::{
     },
     traced_files::Files,
     traced_line::TaskLine,
-    trail::{OpenError, Reservation, Trail},
+    trail::{OpenError, Trail},
     unavailable::AuditUnavailable,
     verify::{AllFindings, CannotVerify, Chain, Checkpoint, Findings, Proof, verify_all, verify_files},
 };

@@ -28,6 +28,7 @@ use super::{
     metrics::Metrics,
     note::Note,
     record::Record,
+    reservation::Reservation,
     room::{Held, Room},
     settings::{Destination, Settings},
     sink::{Found, RotatingFile, Sink, Stdout},
@@ -338,66 +339,6 @@ impl Trail {
     }
 }
 
-/// Room in the trail that a request holds. What is not used is given back when it is dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    handle: Arc<Handle>,
-    room: u32,
-    /// The request was let through under `when_full: refuse`, whatever a reload has said since.
-    is_promised: bool,
-    /// It must not happen unrecorded, whatever `when_full` says.
-    is_strict: bool,
-}
-
-impl Reservation {
-    /// Writes a record. A record more than was reserved goes the way of [`Trail::write`].
-    pub fn write(&mut self, record: impl Into<Box<Record>>) {
-        self.push(record.into(), None);
-    }
-
-    /// As [`Reservation::write`], and returns when the record is on stable storage. The record is queued by the call, so
-    /// that dropping the future loses nothing. Under `when_full: continue` it waits but never fails, unless it was reserved strictly.
-    pub fn write_durable<R: Into<Box<Record>>>(
-        &mut self,
-        record: R,
-    ) -> impl Future<Output = Result<(), AuditUnavailable>> + Send + use<R> {
-        let (reply, answer) = oneshot::channel();
-        self.push(record.into(), Some(reply));
-        let (handle, is_strict) = (Arc::clone(&self.handle), self.is_strict);
-        async move {
-            let written = handle.durable(answer).await;
-            let written = if is_strict { written } else { handle.as_configured(written) };
-            written.inspect_err(|why| handle.shared.metrics.refused(*why))
-        }
-    }
-
-    /// What a durable write comes to whose caller does not wait any longer, which is counted if it refuses.
-    pub fn out_of_time(&self) -> Result<(), AuditUnavailable> {
-        let late = Err(AuditUnavailable::Slow);
-        let written = if self.is_strict { late } else { self.handle.as_configured(late) };
-        written.inspect_err(|why| self.handle.shared.metrics.refused(*why))
-    }
-
-    /// Whether so much room is taken that none should be held for long.
-    pub fn is_crowded(&self) -> bool {
-        self.handle.shared.room.is_crowded()
-    }
-
-    fn push(&mut self, record: Box<Record>, reply: Option<Reply>) {
-        if self.room == 0 {
-            return self.handle.push_after_the_fact(Entry::Record(record), reply);
-        }
-        self.room -= 1;
-        self.handle.push(Entry::Record(record), reply, Held::reserved(1), self.is_promised);
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.handle.shared.room.give_back(Held::reserved(self.room));
-    }
-}
-
 /// The trail could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -480,9 +421,9 @@ impl fmt::Debug for Shared {
 
 /// The sending end. The thread ends when the last one is dropped.
 #[derive(Debug)]
-struct Handle {
+pub(super) struct Handle {
     sender: mpsc::Sender<Item>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     writer: Thread,
     /// With what tells that it has ended.
     thread: Mutex<Option<(JoinHandle<()>, mpsc::Receiver<()>)>>,
@@ -490,7 +431,7 @@ struct Handle {
 
 impl Handle {
     /// Room must have been taken.
-    fn push(&self, entry: Entry, reply: Option<Reply>, held: Held, is_promised: bool) {
+    pub(super) fn push(&self, entry: Entry, reply: Option<Reply>, held: Held, is_promised: bool) {
         let weight = entry.weight();
         let waiting = self.shared.waiting.fetch_add(weight, Ordering::Relaxed);
         if waiting + weight > MAX_WAITING && !is_promised {
@@ -512,7 +453,7 @@ impl Handle {
         }
     }
 
-    fn push_after_the_fact(&self, entry: Entry, reply: Option<Reply>) {
+    pub(super) fn push_after_the_fact(&self, entry: Entry, reply: Option<Reply>) {
         if self.shared.room.take_besides() {
             return self.push(entry, reply, Held::BESIDES, false);
         }
@@ -532,7 +473,10 @@ impl Handle {
         self.writer.unpark();
     }
 
-    async fn durable(&self, answer: oneshot::Receiver<Result<(), AuditUnavailable>>) -> Result<(), AuditUnavailable> {
+    pub(super) async fn durable(
+        &self,
+        answer: oneshot::Receiver<Result<(), AuditUnavailable>>,
+    ) -> Result<(), AuditUnavailable> {
         if self.shared.watchdog.has_stalled() {
             return Err(AuditUnavailable::Slow);
         }
@@ -544,7 +488,7 @@ impl Handle {
     }
 
     /// What a write came to, where `when_full: continue` lets things happen all the same.
-    fn as_configured(&self, written: Result<(), AuditUnavailable>) -> Result<(), AuditUnavailable> {
+    pub(super) fn as_configured(&self, written: Result<(), AuditUnavailable>) -> Result<(), AuditUnavailable> {
         if self.shared.refuses.load(Ordering::Relaxed) { written } else { Ok(()) }
     }
 }

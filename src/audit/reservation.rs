@@ -1,0 +1,73 @@
+//! What a request holds of the trail from before it is forwarded until its last record is written.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{
+    item::{Entry, Reply},
+    record::Record,
+    room::Held,
+    trail::Handle,
+    unavailable::AuditUnavailable,
+};
+
+/// Room in the trail that a request holds. What is not used is given back when it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    pub(super) handle: Arc<Handle>,
+    pub(super) room: u32,
+    /// The request was let through under `when_full: refuse`, whatever a reload has said since.
+    pub(super) is_promised: bool,
+    /// It must not happen unrecorded, whatever `when_full` says.
+    pub(super) is_strict: bool,
+}
+
+impl Reservation {
+    /// Writes a record. A record more than was reserved goes the way of [`Trail::write`](super::Trail::write).
+    pub fn write(&mut self, record: impl Into<Box<Record>>) {
+        self.push(record.into(), None);
+    }
+
+    /// As [`Reservation::write`], and returns when the record is on stable storage. The record is queued by the call, so
+    /// that dropping the future loses nothing. Under `when_full: continue` it waits but never fails, unless it was reserved strictly.
+    pub fn write_durable<R: Into<Box<Record>>>(
+        &mut self,
+        record: R,
+    ) -> impl Future<Output = Result<(), AuditUnavailable>> + Send + use<R> {
+        let (reply, answer) = oneshot::channel();
+        self.push(record.into(), Some(reply));
+        let (handle, is_strict) = (Arc::clone(&self.handle), self.is_strict);
+        async move {
+            let written = handle.durable(answer).await;
+            let written = if is_strict { written } else { handle.as_configured(written) };
+            written.inspect_err(|why| handle.shared.metrics.refused(*why))
+        }
+    }
+
+    /// What a durable write comes to whose caller does not wait any longer, which is counted if it refuses.
+    pub fn out_of_time(&self) -> Result<(), AuditUnavailable> {
+        let late = Err(AuditUnavailable::Slow);
+        let written = if self.is_strict { late } else { self.handle.as_configured(late) };
+        written.inspect_err(|why| self.handle.shared.metrics.refused(*why))
+    }
+
+    /// Whether so much room is taken that none should be held for long.
+    pub fn is_crowded(&self) -> bool {
+        self.handle.shared.room.is_crowded()
+    }
+
+    fn push(&mut self, record: Box<Record>, reply: Option<Reply>) {
+        if self.room == 0 {
+            return self.handle.push_after_the_fact(Entry::Record(record), reply);
+        }
+        self.room -= 1;
+        self.handle.push(Entry::Record(record), reply, Held::reserved(1), self.is_promised);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.handle.shared.room.give_back(Held::reserved(self.room));
+    }
+}
