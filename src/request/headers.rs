@@ -36,36 +36,38 @@ pub enum Class {
 /// for. From a client they are forgeries. Those of clouds and other proxies are known to upstreams that once stood behind these, and
 /// nobody takes them away where Doorward stands in their place. What is signed (`x-goog-iap-jwt-assertion`, `cf-access-jwt-assertion`,
 /// `x-amzn-oidc-data`, `x-pomerium-jwt-assertion`) proves itself to whoever checks it, and goes on.
+///
+/// In order and none the beginning of another, as they are searched for each header.
 const FORGEABLE_PREFIXES: [&str; 29] = [
-    "x-remote-",
-    "remote-",
-    "x-forwarded-",
-    "x-auth-request-",
-    "x-webauth-",
-    "x-original-",
-    "x-rewrite-",
-    "doorward-",
-    "x-client-cert",
-    "x-ssl-client-",
-    "ssl-client-",
-    "x-amzn-mtls-",
-    "x-amzn-oidc-identity",
-    "x-appengine-user-",
-    "x-arr-clientcert",
-    "x-authentik-",
-    "x-goog-authenticated-user-",
-    "x-ms-client-principal",
-    "x-pomerium-claim-",
     "cf-access-authenticated-",
     "cf-client-cert-",
     "cf-connecting-",
+    "doorward-",
+    "remote-",
+    "ssl-client-",
     "tailscale-user-",
+    "x-amzn-mtls-",
+    "x-amzn-oidc-identity",
     "x-anonymous-consumer",
+    "x-appengine-user-",
+    "x-arr-clientcert",
+    "x-auth-request-",
     "x-authenticated-",
+    "x-authentik-",
+    "x-client-cert",
     "x-consumer-",
     "x-credential-",
+    "x-forwarded-",
+    "x-goog-authenticated-user-",
+    "x-ms-client-principal",
+    "x-original-",
+    "x-pomerium-claim-",
+    "x-remote-",
+    "x-rewrite-",
+    "x-ssl-client-",
     "x-userinfo",
     "x-vouch-",
+    "x-webauth-",
 ];
 
 /// Our id of a request, on what goes to an upstream and on every answer. An upstream's own of that name is replaced, as
@@ -120,13 +122,19 @@ pub fn classify(name: &HeaderName) -> Class {
     if read.starts_with("impersonate") {
         return Class::Impersonation;
     }
-    if DROPPED.contains(&&*read) || FORGEABLE_PREFIXES.iter().any(|prefix| read.starts_with(prefix)) {
+    if DROPPED.contains(&&*read) || is_forgeable(&read) {
         return Class::Dropped;
     }
     match read {
         Cow::Borrowed(_) => Class::EndToEnd,
         Cow::Owned(_) => Class::Ambiguous,
     }
+}
+
+/// Whether a name begins with a forgeable prefix, which is then the last that does not stand after it.
+fn is_forgeable(name: &str) -> bool {
+    let after = FORGEABLE_PREFIXES.partition_point(|prefix| *prefix <= name);
+    after.checked_sub(1).and_then(|last| FORGEABLE_PREFIXES.get(last)).is_some_and(|prefix| name.starts_with(prefix))
 }
 
 /// Why a configuration cannot let a header go on besides those of the kind of route; `None` if it can.
@@ -218,8 +226,9 @@ pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
-    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        for name in nominated(headers).iter().chain(&HOP_BY_HOP) {
+    let of_the_connection: Vec<_> = headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    if !of_the_connection.is_empty() {
+        for name in nominated(headers).iter().chain(&of_the_connection) {
             headers.remove(name);
         }
     }
@@ -268,6 +277,21 @@ mod tests {
 
     fn class(name: &str) -> Class {
         classify(&HeaderName::from_bytes(name.as_bytes()).unwrap())
+    }
+
+    /// What the search for a name relies on.
+    #[test]
+    fn forgeable_prefixes_stand_in_order_and_none_begins_with_another() {
+        assert!(FORGEABLE_PREFIXES.is_sorted());
+        let pairs = FORGEABLE_PREFIXES.iter().flat_map(|one| FORGEABLE_PREFIXES.iter().map(move |other| (one, other)));
+        assert_eq!(pairs.filter(|(one, other)| one != other && one.starts_with(**other)).collect::<Vec<_>>(), []);
+        for prefix in FORGEABLE_PREFIXES {
+            for name in [prefix.to_owned(), format!("{prefix}!"), format!("{prefix}~")] {
+                assert!(is_forgeable(&name), "{name}");
+            }
+            let shorter = prefix.get(..prefix.len() - 1).unwrap();
+            assert!(!is_forgeable(shorter) && !is_forgeable(&format!("y{prefix}")), "{shorter}");
+        }
     }
 
     #[test]
