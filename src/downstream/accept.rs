@@ -124,12 +124,13 @@ impl Bound {
     ) -> io::Result<Downstream> {
         let Self { listeners, settings } = self;
         let connections = settings.limits.connections;
-        let possible = most_connections(connections, descriptors());
+        let possible = most_connections(&settings.limits, descriptors());
         if possible < connections {
             tracing::warn!(
                 connections,
                 possible,
-                "fewer connections are possible than configured: raise the limit of open files (RLIMIT_NOFILE)"
+                "fewer connections are possible than configured: raise the limit of open files (RLIMIT_NOFILE), or \
+                 `limits.connections_file_share`"
             );
         }
         let doors: Vec<Arc<Door>> = settings
@@ -369,7 +370,7 @@ fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream,
         return shared.metrics.refused(Refused::Memory);
     }
     let settings = door.settings.load_full();
-    let most = most_connections(settings.limits.connections, descriptors());
+    let most = most_connections(&settings.limits, descriptors());
     let Some(admitted) = shared.admission.admit(most) else {
         return shared.metrics.refused(Refused::Total);
     };

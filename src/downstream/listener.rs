@@ -12,7 +12,10 @@ use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::settings::{ListenerSettings, Settings};
-use crate::{config::values::Span, keepalive::set_keepalive};
+use crate::{
+    config::{raw::Limits, values::Span},
+    keepalive::set_keepalive,
+};
 
 /// Connections that wait to be accepted, for each worker. The kernel lowers it to `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
@@ -207,11 +210,12 @@ pub(super) fn descriptors() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// How many connections there may be: as many as are `configured`, and at most one for two descriptors, as each request may need one
-/// more towards an upstream.
-pub(super) fn most_connections(configured: u32, descriptors: Option<u64>) -> u32 {
-    let possible = descriptors.and_then(|descriptors| u32::try_from(descriptors / 2).ok());
-    possible.map_or(configured, |possible| possible.min(configured))
+/// How many connections there may be: as many as are configured, and at most their share of the descriptors, as each request may need
+/// one more towards an upstream.
+pub(super) fn most_connections(limits: &Limits, descriptors: Option<u64>) -> u32 {
+    let share = |descriptors: u64| u128::from(descriptors) * u128::from(limits.connections_file_share) / 100;
+    let possible = descriptors.and_then(|descriptors| u32::try_from(share(descriptors)).ok());
+    possible.map_or(limits.connections, |possible| possible.min(limits.connections))
 }
 
 #[cfg(test)]
@@ -219,7 +223,6 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
-    use crate::config::raw::Limits;
 
     fn settings(addresses: &[SocketAddr]) -> Settings {
         let listeners = addresses
@@ -311,17 +314,22 @@ mod tests {
 
     /// Else descriptors run out at `accept` and on the way to every upstream.
     #[test]
-    fn connections_take_half_of_the_descriptors_at_most() {
+    fn connections_take_their_share_of_the_descriptors_at_most() {
         assert!(descriptors().unwrap() > 0);
-        for (configured, descriptors, most) in [
-            (10_000, None, 10_000),
-            (10_000, Some(1_024), 512),
-            (10_000, Some(20_000), 10_000),
-            (10_000, Some(19_999), 9_999),
-            (100, Some(1_024), 100),
-            (u32::MAX, Some(u64::MAX), u32::MAX),
+        let half = Limits::default().connections_file_share;
+        for (connections, connections_file_share, descriptors, most) in [
+            (10_000, half, None, 10_000),
+            (10_000, half, Some(1_024), 512),
+            (10_000, half, Some(20_000), 10_000),
+            (10_000, half, Some(19_999), 9_999),
+            (100, half, Some(1_024), 100),
+            (u32::MAX, half, Some(u64::MAX), u32::MAX),
+            (10_000, 90, Some(1_000), 900),
+            (10_000, 10, Some(1_000), 100),
         ] {
-            assert_eq!(most_connections(configured, descriptors), most, "{configured} of {descriptors:?}");
+            let limits = Limits { connections, connections_file_share, ..Limits::default() };
+            let told = format!("{connections} of {connections_file_share} % of {descriptors:?}");
+            assert_eq!(most_connections(&limits, descriptors), most, "{told}");
         }
     }
 }

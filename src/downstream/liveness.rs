@@ -118,8 +118,9 @@ pub(super) struct Liveness {
     flooded: AtomicBool,
     /// Whether HTTP/2 ended it for small pieces of bodies that waited to be read.
     small_pieces: AtomicBool,
-    /// How many requests make a window (CVE-2023-44487).
+    /// How many requests make a window (CVE-2023-44487), and how many resets among them a flood.
     reset_window: u32,
+    resets: u32,
     /// The peer brings the requests of many, who do not answer for one another's resets.
     speaks_for_many: AtomicBool,
     /// HTTP/1.1: scanned heads whose requests have not come yet, part of one has come, and what is wrong with them.
@@ -135,6 +136,7 @@ impl Liveness {
             phase: AtomicU8::new(Phase::Opening as u8),
             command: AtomicU8::new(Command::Run as u8),
             reset_window: limits.http2_reset_window,
+            resets: share_of(limits.http2_reset_window, limits.http2_reset_share),
             ..Self::default()
         }
     }
@@ -220,7 +222,7 @@ impl Liveness {
         }
         self.reset.store(0, Relaxed);
         self.ended.store(0, Relaxed);
-        if reset >= self.reset_window.div_ceil(2) {
+        if reset >= self.resets {
             self.flooded.store(true, Relaxed);
             self.command(Command::Abort);
         }
@@ -351,6 +353,11 @@ impl Liveness {
     }
 }
 
+/// So many percent of a number, rounded up.
+fn share_of(number: u32, percent: u8) -> u32 {
+    u32::try_from((u64::from(number) * u64::from(percent)).div_ceil(100)).unwrap_or(u32::MAX)
+}
+
 /// The step of the sweep for these limits.
 pub(super) fn step(limits: &Limits) -> Duration {
     let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.stream_idle_timeout).get();
@@ -448,14 +455,17 @@ mod tests {
 
     #[test]
     fn resets_are_judged_by_their_share() {
-        for (answered_of_ten, expected) in [(4, true), (6, false)] {
-            let liveness = Liveness::new(&Limits::default());
+        let share = Limits::default().http2_reset_share;
+        for (http2_reset_share, answered_of_ten, expected) in
+            [(share, 4, true), (share, 6, false), (70, 4, false), (70, 2, true), (30, 6, true)]
+        {
+            let liveness = Liveness::new(&Limits { http2_reset_share, ..Limits::default() });
             let closed = (0..400).any(|stream| {
                 liveness.begin_request();
                 liveness.end_request(stream % 10 < answered_of_ten, liveness.swept());
                 liveness.is_flooded()
             });
-            assert_eq!(closed, expected, "{answered_of_ten} of ten answered");
+            assert_eq!(closed, expected, "{answered_of_ten} of ten answered, {http2_reset_share} %");
         }
     }
 

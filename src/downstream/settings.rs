@@ -132,11 +132,14 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     within("http2_stream_window", limits.http2_stream_window.0, 16 << 10, MAX_WINDOW, " bytes");
     within("http2_connection_window", limits.http2_connection_window.0, 65_535, MAX_WINDOW, " bytes");
     within("http2_reset_window", limits.http2_reset_window.into(), 10, 100_000, "");
+    within("http2_reset_share", limits.http2_reset_share.into(), 1, 100, " percent");
     within("http2_pending_resets", limits.http2_pending_resets.into(), 1, 10_000, "");
     within("http2_local_resets", limits.http2_local_resets.into(), 1, 100_000, "");
     within("floods_per_address", limits.floods_per_address.into(), 1, 1000, "");
     within("body_buffer", limits.body_buffer.0, 8 << 10, 16 << 20, " bytes");
     within("connections", limits.connections.into(), 1, u32::MAX.into(), "");
+    // Beyond, nothing is left to reach an upstream with, nor for logs, the trail and the store.
+    within("connections_file_share", limits.connections_file_share.into(), 1, 90, " percent");
     within("connections_per_address", limits.connections_per_address.into(), 1, u32::MAX.into(), "");
     within("refusals_per_address", limits.refusals_per_address.into(), 1, u32::MAX.into(), "");
     // Below, there is nothing to shed: an idle Doorward would turn everybody away.

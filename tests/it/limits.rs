@@ -40,12 +40,14 @@ const LIMITS: &[(&str, &str, &str)] = &[
     ("/limits/http2_ping_interval", "30s", "20s"),
     ("/limits/tcp_keepalive", "30s", "20s"),
     ("/limits/http2_reset_window", "200", "100"),
+    ("/limits/http2_reset_share", "50", "60"),
     ("/limits/http2_pending_resets", "20", "21"),
     ("/limits/http2_local_resets", "1024", "1025"),
     ("/limits/floods_per_address", "3", "4"),
     ("/limits/flood_pause", "1m", "2m"),
     ("/limits/body_buffer", "64KiB", "32KiB"),
     ("/limits/connections", "10000", "10001"),
+    ("/limits/connections_file_share", "50", "60"),
     ("/limits/connections_per_address", "200", "201"),
     ("/limits/refusals_per_address", "600", "500"),
     ("/limits/buffered_bytes", "256MiB", "128MiB"),
@@ -125,6 +127,8 @@ async fn checked(more: &str) -> (Option<i32>, String) {
 #[tokio::test]
 async fn limits_out_of_their_bounds_are_refused() {
     for (limits, told) in [
+        ("http2_reset_share: 0", "`http2_reset_share` must be between 1 and 100 percent"),
+        ("connections_file_share: 91", "`connections_file_share` must be between 1 and 90 percent"),
         ("http2_pending_resets: 0", "`http2_pending_resets` must be between 1 and 10000"),
         ("http2_local_resets: 0", "`http2_local_resets` must be between 1 and 100000"),
         ("memory_close_idle: 9", "`memory_close_idle` must be between 10 and 100 percent"),

@@ -47,15 +47,18 @@ pub struct Limits {
     /// How long a connection of a client or to an upstream may be quiet until TCP asks whether the other side is still there. Shorter
     /// than what firewalls and balancers between forget connections by.
     pub tcp_keepalive: Span,
-    /// Streams of an HTTP/2 connection that are judged together: if the client reset half of them within a second or so and before it
-    /// had an answer, the connection is closed.
+    /// Streams of an HTTP/2 connection that are judged together: if the client reset `http2_reset_share` of them within a second or so
+    /// and before it had an answer, the connection is closed.
     pub http2_reset_window: u32,
+    /// The share, in percent, of the streams that are judged together from which on their resets are a flood.
+    pub http2_reset_share: u8,
     /// Streams of an HTTP/2 connection that the client has reset before they were looked at. Beyond, the connection is
     /// closed (CVE-2023-44487). Of a trusted proxy, and of a balancer whose PROXY header names
     /// no client, at least 1000, or ten times `http2_streams`.
     pub http2_pending_resets: u32,
     /// Errors of the client on an HTTP/2 connection that were answered with a reset. Beyond, the connection is closed
-    /// (CVE-2025-8671).
+    /// (CVE-2025-8671). No settings are two further bounds, which the HTTP/2 library keeps: a hundred empty pieces of bodies, and the
+    /// frames of a head, as many as one of `header_bytes` may need.
     pub http2_local_resets: u32,
     /// Connections of one address that may flood us with resets, before the address is turned away.
     pub floods_per_address: u32,
@@ -65,6 +68,9 @@ pub struct Limits {
     pub body_buffer: Size,
     /// Connections at once, over all listeners.
     pub connections: u32,
+    /// The share, in percent, of the files that the process may have open (RLIMIT_NOFILE) which connections may take, however many
+    /// `connections` are. A request may need one more towards its upstream, so more than half suits upstreams that speak HTTP/2.
+    pub connections_file_share: u8,
     /// Connections at once to one listener from one address that is not a trusted proxy.
     pub connections_per_address: u32,
     /// Refusals within a minute of requests of one address that come without a session to where people sign in, but for navigations,
@@ -114,12 +120,14 @@ impl Default for Limits {
             http2_ping_interval: Span::from_secs(30),
             tcp_keepalive: Span::from_secs(30),
             http2_reset_window: 200,
+            http2_reset_share: 50,
             http2_pending_resets: 20,
             http2_local_resets: 1024,
             floods_per_address: 3,
             flood_pause: Span::from_secs(60),
             body_buffer: Size::kib(64),
             connections: 10_000,
+            connections_file_share: 50,
             connections_per_address: 200,
             refusals_per_address: 600,
             buffered_bytes: Size::mib(256),
