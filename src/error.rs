@@ -191,6 +191,7 @@ struct Inner {
     presented: Option<PresentedIdentity>,
     needed_scopes: Vec<String>,
     needed_login: Option<NeededLogin>,
+    misuses_bearer: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -210,6 +211,7 @@ impl Rejection {
             presented: None,
             needed_scopes: Vec::new(),
             needed_login: None,
+            misuses_bearer: false,
             source: None,
         }))
     }
@@ -287,6 +289,13 @@ impl Rejection {
         self
     }
 
+    /// The request carries a bearer token in a way or as often as none may, for the `invalid_request` challenge (RFC 6750 section 3.1).
+    #[must_use]
+    pub fn misuses_bearer(mut self) -> Self {
+        self.0.misuses_bearer = true;
+        self
+    }
+
     /// The cause, for the log only.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -356,6 +365,11 @@ impl Rejection {
 
     pub fn needed_scopes(&self) -> &[String] {
         &self.0.needed_scopes
+    }
+
+    /// Whether it is for the way in which the request carries a bearer token.
+    pub fn is_for_misuse_of_bearer(&self) -> bool {
+        self.0.misuses_bearer
     }
 
     pub fn needed_login(&self) -> Option<&NeededLogin> {

@@ -34,7 +34,8 @@ pub fn presented<'h>(headers: &'h HeaderMap, query: Option<&str>, upgrade: bool)
     if query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token")) {
         return Presented::Bad(
             Rejection::new(Reason::BadRequest, "A token in the query of an address is not accepted.")
-                .fix("Send it in the header `Authorization: Bearer …`, and consider the token known to others."),
+                .fix("Send it in the header `Authorization: Bearer …`, and consider the token known to others.")
+                .misuses_bearer(),
         );
     }
     let in_header = in_authorization(headers);
@@ -44,10 +45,13 @@ pub fn presented<'h>(headers: &'h HeaderMap, query: Option<&str>, upgrade: bool)
     match (in_header, among_protocols(headers)) {
         (Presented::Not, protocols) => protocols,
         (header, Presented::Not) => header,
-        _ => Presented::Bad(Rejection::new(
-            Reason::CredentialAmbiguous,
-            "The request carries a token in `Authorization` and another among its WebSocket subprotocols.",
-        )),
+        _ => Presented::Bad(
+            Rejection::new(
+                Reason::CredentialAmbiguous,
+                "The request carries a token in `Authorization` and another among its WebSocket subprotocols.",
+            )
+            .misuses_bearer(),
+        ),
     }
 }
 
@@ -57,10 +61,10 @@ fn in_authorization(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
         (None, _) => return Presented::Not,
         (Some(value), None) => value.as_bytes(),
         (Some(_), Some(_)) => {
-            return Presented::Bad(Rejection::new(
-                Reason::CredentialAmbiguous,
-                "The request has more than one `Authorization` header.",
-            ));
+            return Presented::Bad(
+                Rejection::new(Reason::CredentialAmbiguous, "The request has more than one `Authorization` header.")
+                    .misuses_bearer(),
+            );
         }
     };
     let (scheme, token) = match value.iter().position(|byte| *byte == b' ') {
@@ -145,7 +149,11 @@ mod tests {
         match presented(headers, query, upgrade) {
             Presented::Not => Ok(None),
             Presented::Good(found) => Ok(Some(found.token.into_owned())),
-            Presented::Bad(rejection) => Err(rejection.status().as_u16()),
+            Presented::Bad(rejection) => {
+                let status = rejection.status().as_u16();
+                assert_eq!(rejection.is_for_misuse_of_bearer(), status == 400, "{rejection}");
+                Err(status)
+            }
         }
     }
 

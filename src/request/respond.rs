@@ -358,7 +358,9 @@ fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
 fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
     let Some(route) = asker.route else { return Vec::new() };
     let insufficient = rejection.status() == StatusCode::FORBIDDEN && !rejection.needed_scopes().is_empty();
-    if rejection.status() != StatusCode::UNAUTHORIZED && !insufficient {
+    // RFC 6750 has a challenge with this 400 too, and no other kind of credential does.
+    let misused = rejection.status() == StatusCode::BAD_REQUEST && rejection.is_for_misuse_of_bearer();
+    if rejection.status() != StatusCode::UNAUTHORIZED && !insufficient && !misused {
         return Vec::new();
     }
     let mut challenges = Vec::new();
@@ -369,6 +371,7 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
                 let error = match rejection.reason() {
                     Reason::CredentialMissing | Reason::SessionExpired => None,
                     _ if insufficient => Some("insufficient_scope"),
+                    _ if misused => Some("invalid_request"),
                     Reason::NeedUnmet => Some("insufficient_user_authentication"),
                     _ => Some("invalid_token"),
                 };
@@ -393,6 +396,7 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
                 }
                 challenges.push(challenge);
             }
+            Scheme::Webhook | Scheme::Session if misused => {}
             // No registered scheme fits; HTTP wants a challenge with every 401 (RFC 9110 section 15.5.2).
             Scheme::Webhook => challenges.push("Signature realm=\"doorward\"".to_owned()),
             Scheme::Session => challenges.push("Cookie realm=\"doorward\"".to_owned()),

@@ -80,9 +80,10 @@ fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
     assert_eq!(warning("/api/v1/pods", Reason::TokenExpired, "no"), None, "there the status is read");
 }
 
-/// By these a client asks for more scopes, or throws its token away (RFC 6750 section 3.1).
+/// By these a client asks for more scopes, throws its token away, or sends it in another way (RFC 6750 section 3.1). Of the last there
+/// was no challenge.
 #[test]
-fn a_bearer_challenge_tells_a_bad_token_and_too_few_scopes_from_no_token_at_all() {
+fn a_bearer_challenge_tells_a_bad_token_and_too_few_scopes_and_a_token_in_two_ways_from_no_token_at_all() {
     let brand = Brand::default();
     let manner = Manner::of(Uuid::nil(), &Request::get("/").body(()).unwrap());
     let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes: &[Scheme::Bearer] });
@@ -100,6 +101,10 @@ fn a_bearer_challenge_tells_a_bad_token_and_too_few_scopes_from_no_token_at_all(
             Some(format!(", error=\"insufficient_scope\", {why}, scope=\"tekton:read tekton:run\"")),
         ),
         (refused(Reason::NoRuleMatched), None),
+        (refused(Reason::CredentialAmbiguous).misuses_bearer(), Some(format!(", error=\"invalid_request\", {why}"))),
+        (refused(Reason::BadRequest).misuses_bearer(), Some(format!(", error=\"invalid_request\", {why}"))),
+        (refused(Reason::CredentialAmbiguous), None),
+        (refused(Reason::BadRequest), None),
     ] {
         let answer = refuse(&rejection, &asker);
         let lines = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
