@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc};
 use unicode_normalization::UnicodeNormalization as _;
 
 use super::condition::Reading;
-use crate::request::path::{check_pattern, plainly};
+use crate::request::{
+    host::ipv6_host,
+    path::{check_pattern, plainly},
+};
 
 /// Names that are compared exactly.
 #[derive(Clone, Debug, Default)]
@@ -177,6 +180,9 @@ pub(super) enum HostPattern {
 
 impl HostPattern {
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        if let Some(address) = ipv6_host(text) {
+            return Ok(Self::Exact(address.into()));
+        }
         let (host, pattern): (&str, fn(Arc<str>) -> Self) = match text.strip_prefix("*.") {
             Some(domain) => (domain, Self::OneBelow),
             None => (text, Self::Exact),
@@ -184,8 +190,7 @@ impl HostPattern {
         let label = |label: &str| {
             !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         };
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        if !bracketed && !host.split('.').all(label) {
+        if !host.split('.').all(label) {
             return Err(
                 "is not a host name; write it without scheme, port and trailing dot, a `*` as first label only",
             );
@@ -359,7 +364,11 @@ mod tests {
             let other = HostPattern::parse(other).unwrap();
             assert_eq!((pattern.meets(&other), other.meets(&pattern)), (meets, meets), "{other}");
         }
-        for bad in ["https://a", "a:80", "a.", "*.*.a", "a*.b", ""] {
+        // One that matched another spelling than requests are routed by would let them past a deny.
+        for spelling in ["[::1]", "[0:0:0:0:0:0:0:1]", "[::0001]"] {
+            assert!(HostPattern::parse(spelling).unwrap().matches("[::1]"), "{spelling}");
+        }
+        for bad in ["https://a", "a:80", "a.", "*.*.a", "a*.b", "", "::1", "[::1]:80", "*.[::1]", "[a]"] {
             assert!(HostPattern::parse(bad).is_err(), "{bad}");
         }
     }

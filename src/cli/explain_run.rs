@@ -32,7 +32,7 @@ use crate::{
     },
     error::Rejection,
     issuers::{KeySource, Unverified},
-    request::{method::check_spelling, path::check_canonical, route, sanitize::misdirected},
+    request::{host::normalise, method::check_spelling, path::check_canonical, route, sanitize::misdirected},
     runtime::control,
     sessions,
     snapshot::Resolved,
@@ -248,12 +248,12 @@ fn request_facts(
     let url: Url = url.parse().map_err(|error| {
         format!("`{url}` is no address ({error}); write it whole, as `https://tekton.example.com/`")
     })?;
-    let host = url.host_str().ok_or_else(|| "the address names no host".to_owned())?;
+    let host = url.host_str().and_then(normalise).ok_or_else(|| "the address names no host".to_owned())?;
     let method = args.method.parse().map_err(|_| format!("`{}` is no method", args.method))?;
-    if resolved.routes().host(host).is_none() {
+    if resolved.routes().host(&host).is_none() {
         return Err(misdirected().into());
     }
-    let route = match resolved.routes().find(host, target.path, &method) {
+    let route = match resolved.routes().find(&host, target.path, &method) {
         Ok(route::Target::Upstream(route)) => route,
         Ok(route::Target::Own(_)) => {
             return Err("this is one of Doorward's own pages, which no rule decides".to_owned().into());
@@ -266,7 +266,7 @@ fn request_facts(
     };
     Ok(RequestFacts {
         route: route.name.to_string(),
-        host: Some(host.to_owned()),
+        host: Some(host.into_owned()),
         path: Some(path),
         method: Some(args.method.clone()),
         address: Some(args.address),

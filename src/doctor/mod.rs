@@ -206,7 +206,7 @@ impl Doctor<'_> {
         let hosts = signs_in.flat_map(|route| &route.hosts).filter(|host| !host.starts_with('*'));
         let mut origins: Vec<Origin> = Vec::new();
         for host in hosts {
-            let public = self.public.as_ref().filter(|public| public.host() == host);
+            let public = self.public.as_ref().filter(|public| public.host() == host.trim_matches(['[', ']']));
             let origin = public.map(|public| public.origin().clone());
             let origin = origin.or_else(|| self.on_this_machine(host)).or_else(|| Origin::https(host));
             origins.extend(origin.filter(|origin| !origins.contains(origin)));

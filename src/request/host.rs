@@ -1,6 +1,6 @@
 //! Which host a request is for: one name, in one form, or a refusal.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::Ipv6Addr};
 
 use http::{HeaderMap, HeaderValue, Uri, Version, header};
 
@@ -71,31 +71,31 @@ fn refused(what: &'static str) -> Rejection {
     Rejection::new(Reason::BadRequest, format!("the request {what}"))
 }
 
-/// Lower case, without port and trailing dot; `None` if it is no host name or address.
+/// An IPv6 address as a host, in brackets and in the one form of RFC 5952, whatever the spelling in which it is written.
+pub fn ipv6_host(literal: &str) -> Option<String> {
+    let address: Ipv6Addr = literal.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
+    Some(format!("[{address}]"))
+}
+
+/// Lower case, without port and trailing dot, an IPv6 address in its one form; `None` if it is no host name or address.
 pub fn normalise(named: &str) -> Option<Cow<'_, str>> {
-    let host = match named.strip_prefix('[') {
-        Some(rest) => {
-            let end = rest.find(']')?;
-            let (address, tail) = rest.split_at_checked(end)?;
-            address.parse::<std::net::Ipv6Addr>().ok()?;
-            check_port(tail.strip_prefix(']')?)?;
-            named.get(..end + 2)?
-        }
-        None => {
-            let (host, port) = named.find(':').map_or((named, ""), |colon| named.split_at(colon));
-            check_port(port)?;
-            let host = host.strip_suffix('.').unwrap_or(host);
-            let label = |label: &str| {
-                !label.is_empty()
-                    && label.len() <= 63
-                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-            };
-            if host.len() > 253 || !host.split('.').all(label) {
-                return None;
-            }
-            host
-        }
+    if named.starts_with('[') {
+        let (literal, port) = named.split_at_checked(named.find(']')? + 1)?;
+        check_port(port)?;
+        let canonical = ipv6_host(literal)?;
+        return Some(if canonical == literal { Cow::Borrowed(literal) } else { Cow::Owned(canonical) });
+    }
+    let (host, port) = named.find(':').map_or((named, ""), |colon| named.split_at(colon));
+    check_port(port)?;
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
+    if host.len() > 253 || !host.split('.').all(label) {
+        return None;
+    }
     Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())
     } else {
@@ -157,7 +157,15 @@ mod tests {
         {
             assert_eq!(of(Version::HTTP_11, "/", &[spelling]).unwrap(), "tekton.example", "{spelling}");
         }
-        assert_eq!(of(Version::HTTP_11, "/", &["[::1]:8080"]).unwrap(), "[::1]");
+        for spelling in ["[::1]:8080", "[::1]", "[0:0:0:0:0:0:0:1]:8080", "[0::0001]", "[::0.0.0.1]"] {
+            assert_eq!(of(Version::HTTP_11, "/", &[spelling]).unwrap(), "[::1]", "{spelling}");
+        }
+        for spelling in ["[2001:db8::a:0:0:1]", "[2001:DB8:0:0:A::1]:443", "[2001:0db8::000a:0:0:1]"] {
+            assert_eq!(of(Version::HTTP_11, "/", &[spelling]).unwrap(), "[2001:db8::a:0:0:1]", "{spelling}");
+        }
+        for spelling in ["[::ffff:192.0.2.1]", "[::FFFF:c000:201]"] {
+            assert_eq!(of(Version::HTTP_11, "/", &[spelling]).unwrap(), "[::ffff:192.0.2.1]", "{spelling}");
+        }
         assert_eq!(of(Version::HTTP_11, "http://a.example/x", &["b.example"]).unwrap(), "a.example");
         assert_eq!(of(Version::HTTP_2, "https://a.example/", &["a.example"]).unwrap(), "a.example");
     }
@@ -179,6 +187,8 @@ mod tests {
             ("ipv6 and more", Version::HTTP_11, "/", &["[::1]x"]),
             ("ipv6 port", Version::HTTP_11, "/", &["[::1]:99999"]),
             ("long label", Version::HTTP_11, "/", &[&format!("{}.example", "a".repeat(64))]),
+            ("ipv6 without brackets", Version::HTTP_11, "/", &["::1"]),
+            ("ipv4 in brackets", Version::HTTP_11, "/", &["[127.0.0.1]"]),
             ("ipv6 zone", Version::HTTP_11, "/", &["[fe80::1%25eth0]"]),
         ] {
             assert!(of(version, uri, hosts).is_err(), "{row}");

@@ -216,7 +216,7 @@ pub struct Route {
     pub name: String,
     /// What stands behind it; decides which headers pass, how a request is read and what an error looks like.
     pub kind: RouteKind,
-    /// Host names, without port. `*.example.com` matches one label.
+    /// Host names or addresses, without port, IPv6 in brackets (`[::1]`). `*.example.com` matches one label.
     pub hosts: Vec<String>,
     /// Paths: exact (`/hooks/github`), or a prefix of whole segments (`/hooks/*`). Default: all (`/*`).
     #[serde(default)]

@@ -1,11 +1,11 @@
 //! The form of names: of parts of the configuration, hosts, paths, methods, headers.
 
-use std::{collections::BTreeSet, net::Ipv6Addr};
+use std::collections::BTreeSet;
 
 use super::item;
 use crate::{
     config::report::{At, Report},
-    request::path::check_pattern,
+    request::{host::ipv6_host, path::check_pattern},
 };
 
 /// Checks that the names of a list's entries are usable and differ.
@@ -29,16 +29,21 @@ fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-/// Checks a host name: lower case, no port, and a wildcard only for one whole first label.
+/// Checks a host: a name in lower case or an address, IPv6 in brackets and in the form that requests are matched in, no port, and a
+/// wildcard only for one whole first label.
 pub(super) fn host(host: &str, at: &At, report: &mut Report) {
     let problem = |help: &str, report: &mut Report| {
         report.error(at, format!("`{host}` is not a host name")).help(help);
     };
     let name = host.strip_prefix("*.").unwrap_or(host);
+    if let Some(address) = ipv6_host(&format!("[{}]", host.trim_matches(['[', ']']))) {
+        if address != host {
+            problem(&format!("write `{address}`"), report);
+        }
+        return;
+    }
     if host.contains("://") || host.contains('/') {
         problem("write the name alone, without scheme and path", report);
-    } else if host.trim_matches(['[', ']']).parse::<Ipv6Addr>().is_ok() {
-        problem("an IPv6 address cannot be one; write a name that leads there, or an IPv4 address", report);
     } else if host.contains(':') {
         problem("write the name without the port", report);
     } else if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -105,7 +110,15 @@ mod tests {
 
     #[test]
     fn hosts_are_lower_case_names_with_at_most_one_wildcard_label() {
-        for good in ["a.example.com", "localhost", "*.example.com", "127.0.0.1", "xn--bcher-kva.example"] {
+        for good in [
+            "a.example.com",
+            "localhost",
+            "*.example.com",
+            "127.0.0.1",
+            "xn--bcher-kva.example",
+            "[::1]",
+            "[2001:db8::1]",
+        ] {
             assert_eq!(problems(|at, report| host(good, at, report)), 0, "{good}");
         }
         for bad in [
@@ -124,15 +137,25 @@ mod tests {
             "*.*.example.com",
             "a*.example.com",
             "bücher.example",
-            "[::1]",
+            "::1",
+            "*.[::1]",
+            "[::1",
+            "[fe80::1%25eth0]",
         ] {
             assert_eq!(problems(|at, report| host(bad, at, report)), 1, "{bad}");
         }
     }
 
     #[test]
-    fn an_ipv6_address_is_not_taken_for_a_name_with_a_port() {
-        for (text, word) in [("[::1]", "IPv6"), ("::1", "IPv6"), ("2001:db8::8443", "IPv6"), ("[::1]:8443", "port")] {
+    fn an_ipv6_address_is_not_taken_for_a_name_with_a_port_and_has_one_spelling() {
+        for (text, word) in [
+            ("::1", "write `[::1]`"),
+            ("[0:0::1]", "write `[::1]`"),
+            ("2001:db8::8443", "write `[2001:db8::8443]`"),
+            ("[2001:DB8::1]", "write `[2001:db8::1]`"),
+            ("[::ffff:7f00:1]", "write `[::ffff:127.0.0.1]`"),
+            ("[::1]:8443", "port"),
+        ] {
             let mut report = Report::default();
             host(text, &At::root(), &mut report);
             let problem = format!("{:?}", report.problems());
