@@ -37,7 +37,7 @@ pub(super) enum Pick {
     Fresh,
 }
 
-/// The connections of one worker to one peer.
+/// The connections of one worker to one upstream.
 #[derive(Debug)]
 pub(super) struct Node {
     state: Mutex<State>,
@@ -52,8 +52,8 @@ struct State {
     idle: Vec<Http1>,
     shared: Vec<Arc<Http2>>,
     open: u32,
-    /// How many may be open. One number for all, that of the configuration of who last came to wait: could each go by its own, one
-    /// that has no room by its own would hold back all those behind.
+    /// How many may be open. One number for all, that of the generation of who last came to wait: could each go by its own, one that has
+    /// no room by its own would hold back all those behind.
     max_connections: u32,
     /// How many of the open connections belong to exchanges that last.
     long: u32,
@@ -64,7 +64,7 @@ struct State {
     drained: bool,
     /// TLS negotiated HTTP/1.1 the last time.
     negotiated_http1: bool,
-    /// This and `max_age` are those of the configuration whose request came last.
+    /// This and `max_age` are those of the generation whose request came last.
     idle_timeout: Ticks,
     max_age: Ticks,
     /// Counted here and added to the shared counters by the sweep.

@@ -60,12 +60,13 @@ pub struct Upstream {
     pub(super) tcp_keepalive: Duration,
 }
 
-/// What makes two connections interchangeable: the same peer, seen by it as the same client, verified in the same
-/// way. Connections are pooled by it, so that a connection that was opened with one client certificate never carries
-/// a request that is to go with another.
+/// What makes two connections interchangeable: the same entry of the configuration, whose bounds they keep, and the same peer, seen by
+/// it as the same client, verified in the same way. Connections are pooled by it, so that a connection that was opened with one client
+/// certificate never carries a request that is to go with another.
 #[derive(Debug)]
 pub(super) struct Identity {
     hash: u64,
+    name: Arc<str>,
     pub(super) host: Host<String>,
     pub(super) port: u16,
     pub(super) protocol: Protocol,
@@ -133,9 +134,10 @@ impl Upstream {
         let valid = max_connections > 0
             && [connect_timeout, response_timeout, idle_timeout, max_age].iter().all(|span| !span.is_zero());
         valid.then(|| {
+            let name: Arc<str> = raw.name.as_str().into();
             Arc::new(Self {
-                name: raw.name.as_str().into(),
-                identity: Arc::new(Identity::new(target.host, target.port, protocol, tls_identity)),
+                identity: Arc::new(Identity::new(&name, target.host, target.port, protocol, tls_identity)),
+                name,
                 tls,
                 authority: target.authority,
                 credential,
@@ -254,14 +256,14 @@ impl fmt::Debug for Upstream {
 }
 
 impl Identity {
-    fn new(host: Host<String>, port: u16, protocol: Protocol, tls: Option<TlsIdentity>) -> Self {
+    fn new(name: &Arc<str>, host: Host<String>, port: u16, protocol: Protocol, tls: Option<TlsIdentity>) -> Self {
         let hash = {
             use hash::{Hash, Hasher};
             let mut hasher = hash::DefaultHasher::new();
-            (&host, port, protocol, &tls).hash(&mut hasher);
+            (name, &host, port, protocol, &tls).hash(&mut hasher);
             hasher.finish()
         };
-        Self { hash, host, port, protocol, tls }
+        Self { hash, name: Arc::clone(name), host, port, protocol, tls }
     }
 }
 
@@ -275,6 +277,7 @@ impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
             || (self.hash == other.hash
+                && self.name == other.name
                 && self.port == other.port
                 && self.protocol == other.protocol
                 && self.host == other.host
@@ -394,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_key_tells_addresses_names_authorities_and_client_certificates_apart() {
+    fn the_pool_key_tells_entries_addresses_names_authorities_and_client_certificates_apart() {
         let dir = tempfile::tempdir().unwrap();
         let alice = identity_files(dir.path(), "alice");
         let bob = identity_files(dir.path(), "bob");
@@ -405,10 +408,10 @@ mod tests {
             Arc::clone(&resolve(&entry, dir.path()).0.unwrap().identity)
         };
         let base = with(&|_| {});
-        assert_eq!(base, with(&|entry| entry.name = "other".to_owned()));
         assert_eq!(base, with(&|entry| entry.response_timeout = Span::from_secs(1)));
         let tls = |change: &dyn Fn(&mut raw::ClientTls)| with(&|entry| change(entry.tls.as_mut().unwrap()));
         for (what, other) in [
+            ("entry", with(&|entry| entry.name = "other".to_owned())),
             ("host", with(&|entry| entry.url = Some("https://other:6443".to_owned()))),
             ("port", with(&|entry| entry.url = Some("https://host:6444".to_owned()))),
             ("scheme", with(&|entry| (entry.url, entry.tls) = (Some("http://host:6443".to_owned()), None))),

@@ -207,6 +207,28 @@ async fn no_more_connections_are_opened_than_allowed() {
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
+/// The limit of both was that of whose request came last.
+#[tokio::test]
+async fn entries_with_one_address_have_a_limit_of_connections_each() {
+    let (address, accepted) = scripted(answer_all).await;
+    let named = |name: &str, max_connections| {
+        upstream_with(address, |entry| {
+            entry.name = name.to_owned();
+            entry.max_connections = max_connections;
+            entry.connect_timeout = Span::from_millis(100);
+        })
+    };
+    let (narrow, wide) = (named("narrow", 1), named("wide", 2));
+    let pools = pools();
+    let sent = async |upstream: &Arc<Upstream>| pools.send(upstream, &mut get(), Lane::Short).await;
+    let _narrow = sent(&narrow).await.unwrap();
+    let _wide = (sent(&wide).await.unwrap(), sent(&wide).await.unwrap());
+    assert_eq!(accepted.load(Ordering::SeqCst), 3);
+    for full in [&narrow, &wide] {
+        assert_eq!(sent(full).await.unwrap_err().kind(), UpstreamErrorKind::Exhausted, "{}", full.name());
+    }
+}
+
 /// One caller's watches took every connection, and everybody else got 503.
 #[tokio::test]
 async fn exchanges_that_last_leave_a_quarter_of_the_connections_to_others() {
@@ -254,7 +276,7 @@ async fn connections_survive_a_reload_that_leaves_their_settings_alone() {
     .await;
     let pools = pools();
     fetch(&pools, &upstream(address), get()).await.unwrap();
-    let same = upstream_with(address, |entry| entry.name = "renamed".to_owned());
+    let same = upstream_with(address, |entry| entry.response_timeout = Span::from_secs(20));
     pools.retain(std::slice::from_ref(&same));
     fetch(&pools, &same, get()).await.unwrap();
     assert_eq!(accepted.load(Ordering::SeqCst), 1);

@@ -158,7 +158,7 @@ fn data_and_files_make_the_same_connection_and_another_certificate_another() {
     assert_eq!(resolver.files(), &BTreeSet::from(expected), "all are watched");
 
     let written: raw::Upstream = serde_json::from_value(json!({
-        "name": "c", "url": "https://api.test:6443",
+        "name": "cluster", "url": "https://api.test:6443",
         "tls": {"ca": "kube/ca.pem", "certificate": {"chain": "kube/a.pem", "key": "kube/a.key"}},
     }))
     .unwrap();
