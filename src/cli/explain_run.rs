@@ -178,7 +178,7 @@ fn time(args: &ExplainArgs) -> Result<Timestamp, Failure> {
 }
 
 fn written_principal(args: &ExplainArgs) -> Result<Option<PrincipalFacts>, Failure> {
-    Ok(args.principal.as_deref().map(yaml).transpose()?)
+    Ok(args.principal.as_deref().map(config::read).transpose()?)
 }
 
 /// Which scopes somebody would get in a token.

@@ -5,11 +5,11 @@ use std::{fmt, io::Write, path::PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, format::Format, load_policy, yaml};
+use super::{Failure, format::Format, load_policy};
 use crate::{
     authz::{Policy, Scenario},
     config::{
-        Sources,
+        self, Sources,
         raw::{PolicyTest, Root, TestFile},
         report::no_such,
     },
@@ -33,7 +33,7 @@ pub struct TestArgs {
 pub fn decide(sources: &Sources, args: &TestArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let mut further = Vec::new();
     for path in &args.files {
-        further.extend(yaml::<TestFile>(path)?.tests);
+        further.extend(config::read::<TestFile>(path)?.tests);
     }
     let (loaded, policy) = load_policy(sources)?;
     let results = run(&policy, &loaded.raw, &further, args.only.as_deref());

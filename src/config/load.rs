@@ -12,6 +12,8 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
@@ -126,6 +128,27 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+/// Reads a file that holds a part of what a configuration can say, such as cases of tests, as strictly as the configuration itself: what is
+/// left empty there would count as left out. The error tells all that is wrong, each at its place.
+pub fn read<T: JsonSchema + DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let mut draft = Draft::default();
+    let node = match std::fs::read(path) {
+        Ok(bytes) => draft.parse(path, bytes),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
+    let shaped = node.map(|node| draft.shaped(&node, &[], &schema::of::<T>()));
+    let (part, mended) = match shaped {
+        Some(Ok((part, mended))) => (Some(part), mended),
+        Some(Err(message)) => return Err(format!("{}: {message}", path.display())),
+        None => (None, BTreeSet::new()),
+    };
+    let diagnosis = draft.diagnosis();
+    match part {
+        Some(part) if diagnosis.errors() == 0 && mended.is_empty() => Ok(part),
+        _ => Err(format!("{} cannot be used:\n{}", path.display(), diagnosis.render(false).trim_end())),
+    }
+}
 
 fn load_once<T>(
     sources: &Sources,
@@ -336,21 +359,33 @@ impl Draft {
 
     /// Merges the layers and gives them their shape, with the parts that had to be mended.
     fn assemble(&mut self, main: &Node, settings: &[Setting]) -> Result<(raw::Root, BTreeSet<At>), String> {
+        self.shaped(main, settings, &schema::schema())
+    }
+
+    fn shaped<T: DeserializeOwned>(
+        &mut self,
+        main: &Node,
+        settings: &[Setting],
+        schema: &Value,
+    ) -> Result<(T, BTreeSet<At>), String> {
         self.locations = Locations::new(self.files.clone());
         let mut document = layers::merge(main, settings, &mut self.locations).map_err(|error| error.to_string())?;
         let mut report = Report::default();
-        let mended = shape::check(&mut document, &mut report, &mut self.locations);
+        let mended = shape::check(schema, &mut document, &mut report, &mut self.locations);
         self.findings.extend(diagnosis::findings(&report, &self.locations, &BTreeSet::new()));
-        let raw = serde_json::from_value(document).map_err(|error| format!("cannot be read: {error}"))?;
-        Ok((raw, mended))
+        let whole = serde_json::from_value(document).map_err(|error| format!("cannot be read: {error}"))?;
+        Ok((whole, mended))
     }
 
     fn refuse(self, resolver: &Resolver) -> Box<Refused> {
+        Box::new(Refused { diagnosis: self.diagnosis(), fingerprint: resolver.fingerprint().clone() })
+    }
+
+    fn diagnosis(self) -> Diagnosis {
         // Once there are locations, their texts are those with secrets masked.
         let masked = self.locations.files();
         let files = if masked.is_empty() { self.files } else { masked.to_vec() };
-        let diagnosis = Diagnosis::new(files, self.findings);
-        Box::new(Refused { diagnosis, fingerprint: resolver.fingerprint().clone() })
+        Diagnosis::new(files, self.findings)
     }
 }
 

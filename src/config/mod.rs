@@ -53,7 +53,7 @@ pub(crate) use self::{
     changes::{Change, changes},
     diagnosis::Diagnosis,
     layers::Sources,
-    load::{Loaded, Refused, load},
+    load::{Loaded, Refused, load, read},
     reference::reference,
     schema::schema,
     source::parse_yaml,

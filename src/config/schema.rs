@@ -1,15 +1,14 @@
 //! The JSON Schema of the configuration, derived from [`raw::Root`](super::raw::Root). Editors read it, and the shape
 //! of a configuration is checked against it.
 
-use schemars::{Schema, generate::SchemaSettings, transform::RecursiveTransform};
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, transform::RecursiveTransform};
 use serde_json::{Value, json};
 
 use super::raw;
 
 /// The JSON Schema (draft 2020-12) of the main file.
 pub fn schema() -> Value {
-    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(without_null));
-    let mut schema = settings.into_generator().into_root_schema_for::<raw::Root>();
+    let mut schema = generator().into_root_schema_for::<raw::Root>();
     schema.insert("title".to_owned(), "Doorward".into());
     schema.insert(
         "examples".to_owned(),
@@ -25,6 +24,15 @@ pub fn schema() -> Value {
         }]),
     );
     schema.to_value()
+}
+
+/// The JSON Schema of a part that stands in a file by itself.
+pub(super) fn of<T: JsonSchema>() -> Value {
+    generator().into_root_schema_for::<T>().to_value()
+}
+
+fn generator() -> SchemaGenerator {
+    SchemaSettings::draft2020_12().with_transform(RecursiveTransform(without_null)).into_generator()
 }
 
 /// Takes null from what may be left out. A setting that is left empty, as in a template whose value is not set or above lines that are

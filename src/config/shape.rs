@@ -11,15 +11,19 @@ use super::{
     locations::Locations,
     raw,
     report::{At, Report, nearest},
-    schema::{self, schema},
+    schema,
     values::{Size, Span},
 };
 
-/// Checks and mends a document. What later checks find at the parts returned is nothing that a person wrote.
-pub(super) fn check(document: &mut Value, report: &mut Report, locations: &mut Locations) -> BTreeSet<At> {
-    let root = schema();
-    let mut shape = Shape { root: &root, report, locations, mended: BTreeSet::new() };
-    if !shape.check(&root, document, &At::root()) {
+/// Checks a document by its schema, and mends it. What later checks find at the parts returned is nothing that a person wrote.
+pub(super) fn check(
+    root: &Value,
+    document: &mut Value,
+    report: &mut Report,
+    locations: &mut Locations,
+) -> BTreeSet<At> {
+    let mut shape = Shape { root, report, locations, mended: BTreeSet::new() };
+    if !shape.check(root, document, &At::root()) {
         *document = Value::Object(Map::new());
     }
     shape.mended

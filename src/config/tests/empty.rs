@@ -1,6 +1,10 @@
 //! What is written down and left empty.
 
 use super::{GOOD, with};
+use crate::config::{
+    raw::{PrincipalFacts, TestFile},
+    read,
+};
 
 /// It would be none, and an allow wider than it looks: as of a template with a value that is not set, or of lines that are commented out.
 #[test]
@@ -35,6 +39,39 @@ fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
 #[test]
 fn the_schema_lets_no_setting_be_empty() {
     assert!(!crate::config::schema().to_string().contains("\"null\""));
+}
+
+/// A case expected whichever rule decided, and somebody was explained who has no groups.
+#[test]
+fn what_is_left_empty_in_a_file_of_tests_or_of_a_principal_is_an_error_there_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part.yaml");
+    let case = |more: &str| {
+        std::fs::write(&path, format!("tests:\n- {{name: a, {more}}}\n")).unwrap();
+        read::<TestFile>(&path).map(|file| file.tests.len())
+    };
+    assert_eq!(case("request: {route: web}, expect: {outcome: allow, rule: dev}").unwrap(), 1);
+    for (empty, place) in [
+        ("request: {route: web}, expect: {outcome: allow, rule: }", "part.yaml:2:"),
+        ("request: {route: web}, expect: {outcome: allow, kubernetes_groups: }", "part.yaml:2:"),
+        ("request: {route: web, path: }, expect: {outcome: allow}", "part.yaml:2:"),
+        ("request: {route: web}, principal: {groups: null}, expect: {outcome: allow}", "part.yaml:2:"),
+    ] {
+        let told = case(empty).unwrap_err();
+        assert!(told.contains("found nothing") && told.contains(place), "{empty}: {told}");
+    }
+    let twice = case("request: {route: web}, expect: {outcome: allow, outcome: deny}").unwrap_err();
+    assert!(twice.contains("a second time"), "{twice}");
+
+    let principal = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        read::<PrincipalFacts>(&path)
+    };
+    assert_eq!(principal("groups: [dev]\nclaims: {team: null}\n").unwrap().groups.unwrap(), ["dev"]);
+    let told = principal("subject: alice\ngroups:\n").unwrap_err();
+    assert!(told.contains("found nothing") && told.contains("part.yaml:2:"), "{told}");
+    let told = principal("subjct: alice\n").unwrap_err();
+    assert!(told.contains("did you mean `subject`?"), "{told}");
 }
 
 /// A former secret of which the end is left empty would be good for ever, and a revoked token to its own without introspection.
