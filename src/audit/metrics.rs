@@ -29,6 +29,7 @@ pub struct Metrics {
     pub last_checkpoint: Gauge,
     pub syncs: Counter,
     pub sync_time: Counter<f64, AtomicU64>,
+    pub slow_commits: Counter,
     pub export: export::Metrics,
 }
 
@@ -90,6 +91,11 @@ impl Metrics {
         );
         audit.register("syncs", "Syncs of the sink to stable storage", self.syncs.clone());
         audit.register_with_unit("sync", "Time that syncs took", Unit::Seconds, self.sync_time.clone());
+        audit.register(
+            "slow_commits",
+            "Times that the sink took 5 s or longer for what is written together",
+            self.slow_commits.clone(),
+        );
         self.export.register(audit);
     }
 }
@@ -114,6 +120,7 @@ mod tests {
             "doorward_audit_last_checkpoint_timestamp_seconds 0",
             "doorward_audit_sync_seconds_total 0.0",
             "doorward_audit_waits_total 0",
+            "doorward_audit_slow_commits_total 0",
             "doorward_audit_wait_seconds_total 0.0",
             "doorward_audit_refusals_total{reason=\"full\"} 1",
         ] {

@@ -19,7 +19,7 @@
 //! | `record`, `note` | what happened: of a request, and else |
 //! | `trail`, `item`, `writer` | the handle by which records are queued, what is queued, and the thread that writes it |
 //! | `reservation`, `room`, `unavailable` | what a request holds of it, how many records may wait, who waits for that, and why a record cannot be had |
-//! | `watchdog` | whether the disk has been at one thing for too long |
+//! | `watchdog` | whether the disk has been at one thing for too long, or is slow again and again |
 //! | `line`, `json`, `budget`, `caller` | a record as JSON, member by member, within its length, and what it says of the caller |
 //! | `pseudonym` | people under other names |
 //! | `chain`, `keys` | what makes each line vouch for those before it, and the keys for that |

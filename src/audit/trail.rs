@@ -101,7 +101,7 @@ impl Trail {
             failure: Mutex::new(None),
             second_place,
             failing: AtomicBool::new(false),
-            watchdog: Watchdog::default(),
+            watchdog: Watchdog::new(metrics.slow_commits.clone()),
             metrics,
             backlog: Arc::clone(&opened.backlog),
             heads: Heads::default(),

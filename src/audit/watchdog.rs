@@ -1,11 +1,18 @@
-//! Whether the sink hangs. Whoever asks finds out by the clock, so that it shows however short those are patient who wait for it.
+//! Whether the sink hangs. Whoever asks finds out by the clock, so that it shows however short those are patient who wait for it. And
+//! whether it is slow again and again, which no single wait shows.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// How long a request waits for the trail: for room in the queue, and again for a durable write. A disk may stand still for a moment,
 /// as may who reads standard output; one that hangs for so long is as good as a full one.
@@ -14,6 +21,13 @@ pub(super) const MAX_STALL: Duration = Duration::from_secs(10);
 /// Why requests cannot be recorded once it does.
 pub(super) const STALLED: &str =
     "its disk, or who reads standard output, has not taken what is written together within 10 s";
+
+/// A commit that takes as long is slow: no request is refused for one, and all that may change something wait for it.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// How many slow commits are told of, each within a minute of the one before: a disk may stand still once.
+const IN_A_ROW: u32 = 3;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Knows since when the thread of the trail is at what it writes next, however many calls of the sink that takes: who waits for it
 /// waits for all of them.
@@ -24,15 +38,30 @@ pub(super) struct Watchdog {
     entered: AtomicU64,
     /// Whether the log has been told that it does not come back.
     is_told: AtomicBool,
+    slow: Mutex<Slow>,
+    slow_commits: Counter,
 }
 
-impl Default for Watchdog {
-    fn default() -> Self {
-        Self { began: Instant::now(), entered: AtomicU64::new(0), is_told: AtomicBool::new(false) }
-    }
+/// The commits that were slow one after the other.
+#[derive(Debug, Default)]
+struct Slow {
+    row: u32,
+    /// When the last of them ended, in milliseconds as above.
+    last: u64,
 }
 
 impl Watchdog {
+    /// One that counts slow commits there.
+    pub(super) fn new(slow_commits: Counter) -> Self {
+        Self {
+            began: Instant::now(),
+            entered: AtomicU64::new(0),
+            is_told: AtomicBool::new(false),
+            slow: Mutex::default(),
+            slow_commits,
+        }
+    }
+
     /// The thread begins, unless it is at it.
     pub(super) fn enter(&self) {
         if self.entered.load(Ordering::Relaxed) == 0 {
@@ -42,10 +71,37 @@ impl Watchdog {
 
     /// It is written, or is not for now.
     pub(super) fn leave(&self, is_written: bool) {
-        self.entered.store(0, Ordering::Relaxed);
+        let entered = self.entered.swap(0, Ordering::Relaxed);
+        if is_written && entered != 0 {
+            self.judge(entered);
+        }
         let was_told = self.is_told.load(Ordering::Relaxed) && self.is_told.swap(false, Ordering::Relaxed);
         if was_told && is_written {
             tracing::info!("the audit trail goes on");
+        }
+    }
+
+    /// Tells of a sink that is slow again and again, and of its end. Commits in between may be quick: not each syncs.
+    fn judge(&self, entered: u64) {
+        let now = self.millis();
+        let mut slow = lock(&self.slow);
+        let goes_on = Duration::from_millis(now.saturating_sub(slow.last)) < MINUTE;
+        if Duration::from_millis(now.saturating_sub(entered)) >= SLOW {
+            self.slow_commits.inc();
+            slow.row = if goes_on { slow.row.saturating_add(1) } else { 1 };
+            slow.last = now;
+            if slow.row == IN_A_ROW {
+                tracing::warn!(
+                    fix = "see whether the disk has too much else to do, or give the trail one of its own",
+                    "the audit trail is slow: its disk, or who reads standard output, took 5 s or longer for what is written \
+                     together, {IN_A_ROW} times in a row, and requests wait for it"
+                );
+            }
+        } else if !goes_on {
+            if slow.row >= IN_A_ROW {
+                tracing::info!("the audit trail is no longer slow");
+            }
+            slow.row = 0;
         }
     }
 
@@ -75,7 +131,7 @@ mod tests {
     /// Who waited for a write of six seconds and a sync of as many heard 503, while the replica counted as ready.
     #[tokio::test(start_paused = true)]
     async fn a_sink_hangs_though_no_call_of_it_lasts_for_as_long() {
-        let watchdog = Watchdog::default();
+        let watchdog = Watchdog::new(Counter::default());
         for _ in 0..2 {
             watchdog.enter();
             assert!(!watchdog.has_stalled());
@@ -87,5 +143,31 @@ mod tests {
         watchdog.enter();
         advance(MAX_STALL * 3 / 5).await;
         assert!(!watchdog.has_stalled(), "it is at the next");
+    }
+
+    /// Nobody heard of it: each commit ended before it counted as hung.
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_is_slow_again_and_again_is_told_of_though_it_never_hangs() {
+        let slow_commits: Counter = Counter::default();
+        let watchdog = Watchdog::new(slow_commits.clone());
+        let is_slow_after = async |took: Duration| {
+            watchdog.enter();
+            advance(took).await;
+            assert!(!watchdog.has_stalled());
+            watchdog.leave(true);
+            lock(&watchdog.slow).row >= IN_A_ROW
+        };
+        let (long, short) = (MAX_STALL * 3 / 5, Duration::from_millis(1));
+        for (took, is_slow) in [(long, false), (short, false), (long, false), (long, true), (short, true), (long, true)]
+        {
+            assert_eq!(is_slow_after(took).await, is_slow);
+        }
+        advance(MINUTE).await;
+        assert!(!is_slow_after(short).await, "it has recovered");
+        for _ in 0..IN_A_ROW {
+            assert!(!is_slow_after(long).await, "now and then");
+            advance(MINUTE).await;
+        }
+        assert_eq!(slow_commits.get(), 7);
     }
 }
