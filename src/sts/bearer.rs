@@ -84,13 +84,16 @@ fn holder(claims: &Map<String, Value>) -> String {
 
 /// What the store has of a run or a pod that has tokens, by its cluster and uid ([`workload_key`]): enough to find it again there.
 /// Older versions have it by the uid alone.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bearer {
     /// The name of the cluster's issuer.
     pub cluster: Arc<str>,
-    /// The issuer of its tokens, by which it is known which Doorward gave them. Older versions have none.
+    /// The issuer of its last token, by which it is known which Doorward gave it. Older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<Arc<str>>,
+    /// Those of its other tokens: several Doorwards on one store may stand before one cluster, and one may have had another host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Arc<str>>,
     pub kind: Kind,
     pub namespace: String,
     /// Under another name than older versions have, which would look for the key as for an uid.
@@ -99,6 +102,24 @@ pub struct Bearer {
     /// Whether the end of its tokens is in the audit trail.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_told: bool,
+}
+
+impl Bearer {
+    /// Whether it has tokens of this issuer.
+    pub(super) fn has_of(&self, issuer: &str) -> bool {
+        self.issuers().any(|noted| **noted == *issuer)
+    }
+
+    fn issuers(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.issuer.iter().chain(&self.others)
+    }
+
+    /// This one, with all whose tokens it had before.
+    fn beside(mut self, known: Option<&Self>) -> Self {
+        let before = known.into_iter().flat_map(Self::issuers);
+        self.others = before.filter(|noted| Some(*noted) != self.issuer.as_ref()).cloned().collect();
+        self
+    }
 }
 
 /// Whether a token was noted.
@@ -126,8 +147,9 @@ async fn note(
             if known.as_ref().is_some_and(|known| known.is_told) {
                 return Ok(Noted::Ended);
             }
-            // One that another issuer of ours has noted, before it had another host, would be left out where ends are looked for.
-            let is_ours = known.is_some_and(|known| known.issuer == bearer.issuer);
+            // One that others alone have noted would be left out where ends are looked for.
+            let own = bearer.issuer.as_deref();
+            let is_ours = own.zip(known.as_ref()).is_some_and(|(own, known)| known.has_of(own));
             let lasts = stored.as_ref().map(|stored| stored.expires);
             if is_ours && lasts.is_some_and(|lasts| lasts >= expires + AFTER) {
                 continue;
@@ -135,7 +157,7 @@ async fn note(
             puts.push(Put {
                 table: Table::Tokens,
                 key: key.clone().into_bytes(),
-                value: serde_json::to_vec(bearer).unwrap_or_default(),
+                value: serde_json::to_vec(&bearer.clone().beside(known.as_ref())).unwrap_or_default(),
                 expires: lasts.unwrap_or_default().max(expires + AFTER + FURTHER),
                 expect: stored.map_or(Expect::Absent, |stored| Expect::Version(stored.version)),
             });
@@ -163,7 +185,7 @@ impl Exchanger<'_> {
         let bearers = task.lives_with().map(|(kind, object)| {
             let (cluster, issuer) = (Arc::clone(&of.cluster), Some(Arc::clone(self.own_issuer.issuer())));
             let (namespace, name) = (task.view.namespace.clone(), object.name.clone());
-            let bearer = Bearer { cluster, issuer, kind, namespace, name, is_told: false };
+            let bearer = Bearer { cluster, issuer, kind, namespace, name, others: Vec::new(), is_told: false };
             (workload_key(&of.cluster, &object.uid), bearer)
         });
         if let Noted::Ended = note(self.app.store(), bearers.collect(), expires, now).await? {
@@ -250,7 +272,7 @@ mod tests {
         let of = |kind, name: &str| {
             let (cluster, namespace) = ("east".into(), "ci".to_owned());
             let (issuer, name) = (Some("https://door.example".into()), name.to_owned());
-            (name.clone(), Bearer { cluster, issuer, kind, namespace, name, is_told: false })
+            (name.clone(), Bearer { cluster, issuer, kind, namespace, name, others: Vec::new(), is_told: false })
         };
         vec![of(Kind::Pod, pod), of(Kind::PipelineRun, "run")]
     }
@@ -279,6 +301,30 @@ mod tests {
         store.put(Table::Tokens, b"run", told.clone(), late + seconds(700), Expect::Any, late).await.unwrap();
         assert_eq!(noted("c", late, 600).await, Noted::Ended);
         assert_eq!(run(late).await.value, told);
+    }
+
+    /// Each took the place of the other in the record of a run, and the one that had noted last alone found that it had ended in a gap of
+    /// the watch.
+    #[tokio::test]
+    async fn a_run_with_tokens_of_two_doorwards_before_one_cluster_is_noted_as_of_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let note_of = async |issuer: &str, lasts| {
+            let (key, bearer) = bearers("a").remove(0);
+            let bearer = Bearer { issuer: Some(issuer.into()), ..bearer };
+            let noted = note(&store, vec![(key, bearer)], NOW + Duration::from_secs(lasts), NOW).await;
+            assert_eq!(noted.unwrap(), Noted::Done);
+            store.get(Table::Tokens, b"a", NOW).await.unwrap().unwrap()
+        };
+        let (one, other) = ("https://one.example", "https://other.example");
+        note_of(one, 600).await;
+        let both = note_of(other, 600).await;
+        let bearer: Bearer = serde_json::from_slice(&both.value).unwrap();
+        assert!([one, other].iter().all(|issuer| bearer.has_of(issuer)), "{bearer:?}");
+        assert!(!bearer.has_of("https://third.example"));
+        assert_eq!(note_of(one, 600).await, both, "the record is good for each of them");
+        let longer: Bearer = serde_json::from_slice(&note_of(one, 6000).await.value).unwrap();
+        assert!(longer.has_of(other) && longer.others.len() == 1, "{longer:?}");
     }
 
     /// One step could fill the memory of every replica with what it got and ended.

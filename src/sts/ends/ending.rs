@@ -62,7 +62,7 @@ impl Follower {
                 let Some((bearer, uid)) = bearer_of(&change) else { continue };
                 let is_watched = bearer.kind == watch.kind
                     && watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace)
-                    && !is_of_another(&self.app, &bearer);
+                    && !is_of_others(&self.app, &bearer);
                 if !is_watched {
                     continue;
                 }
@@ -204,7 +204,7 @@ pub(super) async fn end_all(app: &App, cluster: &Arc<str>) -> Result<(), EndsErr
         let mut over = Vec::new();
         for change in page {
             let Some((bearer, uid)) = bearer_of(&change) else { continue };
-            if bearer.cluster == *cluster && !bearer.is_told && !is_of_another(app, &bearer) {
+            if bearer.cluster == *cluster && !bearer.is_told && !is_of_others(app, &bearer) {
                 over.push(Over { cluster: bearer.cluster, kind: bearer.kind, uid, why: NOT_CONFIGURED });
             }
         }
@@ -213,17 +213,17 @@ pub(super) async fn end_all(app: &App, cluster: &Arc<str>) -> Result<(), EndsErr
     }
 }
 
-/// Whether another Doorward on the same store gave the tokens. Its cluster is another one, though it may be called the same.
-fn is_of_another(app: &App, bearer: &Bearer) -> bool {
+/// Whether other Doorwards on the same store alone gave the tokens. Their cluster is another one, though it may be called the same.
+fn is_of_others(app: &App, bearer: &Bearer) -> bool {
     let snapshot = app.snapshot.load();
     let own = snapshot.own_issuer.as_ref().map(|own| &**own.issuer());
-    was_given_by_another(own, bearer.issuer.as_deref())
+    was_given_by_others(own, bearer)
 }
 
 /// Versions that note no issuer are taken for our own. Where a reload has taken `tokens` away as a whole nobody here takes our own, which are
 /// not told from those of others any more.
-fn was_given_by_another(own: Option<&str>, noted: Option<&str>) -> bool {
-    noted.is_some() && own != noted
+fn was_given_by_others(own: Option<&str>, bearer: &Bearer) -> bool {
+    bearer.issuer.is_some() && own.is_none_or(|own| !bearer.has_of(own))
 }
 
 /// Whether what was found is what has tokens, has not ended, and would be seen to end: a pod whose label was taken off is watched no more.
@@ -250,10 +250,24 @@ mod tests {
     #[test]
     fn tokens_of_another_doorward_on_the_same_store_are_left() {
         let (own, other) = (Some("https://east.example"), Some("https://west.example"));
-        for (own, noted, expected) in
-            [(own, other, true), (own, own, false), (own, None, false), (None, other, true), (None, None, false)]
-        {
-            assert_eq!(was_given_by_another(own, noted), expected, "{own:?} {noted:?}");
+        for (own, noted, beside, expected) in [
+            (own, other, None, true),
+            (own, own, None, false),
+            (own, other, own, false),
+            (own, None, None, false),
+            (None, other, None, true),
+            (None, None, None, false),
+        ] {
+            let bearer = Bearer {
+                cluster: "east".into(),
+                issuer: noted.map(Into::into),
+                others: beside.into_iter().map(Into::into).collect(),
+                kind: Kind::Pod,
+                namespace: "ci".to_owned(),
+                name: "build-pod".to_owned(),
+                is_told: false,
+            };
+            assert_eq!(was_given_by_others(own, &bearer), expected, "{own:?} {bearer:?}");
         }
     }
 
