@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use super::{
     App, account_tokens, hooks,
     process::{problems, warn_of},
-    rights,
+    rights, tasks,
 };
 use crate::{
     admin::{
@@ -291,6 +291,7 @@ impl Reloader {
         break_glass::tell_closed(next.break_glass.as_ref(), app.clock.now());
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
         self.put_in_force(next);
+        tasks::end_tokens(app);
         // At once: whoever has Doorward stop while streams are looked at leaves a generation in force all the same.
         let problems = problems(&loaded.warnings, Severity::Warning);
         app.trail.note(Note::PolicyLoaded { digest: Arc::clone(&digest), cause: cause.as_str(), problems });

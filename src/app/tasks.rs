@@ -107,12 +107,14 @@ pub(super) fn follow_runs(app: &Arc<App>) {
     });
 }
 
-/// Ends the tokens of runs with them, over connections of its own.
+/// Ends the tokens of runs with them, over connections of its own: of the clusters that came with the generation in force, as those of
+/// earlier ones are followed already.
 pub(super) fn end_tokens(app: &Arc<App>) {
-    let Some(tokens) = app.snapshot.load().raw.tokens.clone() else { return };
-    for exchanged in tokens.exchange.into_iter().filter(|exchanged| exchanged.kubernetes.is_some()) {
+    let configuration = Arc::clone(&app.snapshot.load().raw);
+    let clusters = configuration.tokens.iter().flat_map(raw::Tokens::clusters);
+    for issuer in clusters.filter(|cluster| app.ends.is_new(cluster)) {
         let own = app.own_pools_with(Pings::EAGER);
-        let issuer = exchanged.issuer.clone();
+        let (cluster, issuer): (Arc<str>, String) = (issuer.into(), issuer.to_owned());
         let client = runs::client(
             Arc::clone(app),
             // Side by side with others, where that is HTTP/2: over HTTP/1.1 nobody can ask whether the other side is there.
@@ -125,7 +127,7 @@ pub(super) fn end_tokens(app: &Arc<App>) {
         );
         let app = Arc::clone(app);
         app.supervisor.clone().spawn(TaskSpec::new("ends-of-runs"), move |stop| {
-            let follow = ends::follow(Arc::clone(&app), (client.clone(), own.clone()), exchanged.clone(), stop);
+            let follow = ends::follow(Arc::clone(&app), (client.clone(), own.clone()), Arc::clone(&cluster), stop);
             async move {
                 follow.await;
                 Ok(())

@@ -36,7 +36,6 @@ pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
         ),
         (root.key("interceptor").key("listener"), asked_on(started), asked_on(new)),
         (root.key("runs").key("namespaces"), namespaces(started), namespaces(new)),
-        (root.key("tokens").key("exchange"), clusters(started), clusters(new)),
         (
             root.key("log").key("format"),
             format!("{:?}", started.log.format).to_lowercase(),
@@ -135,17 +134,6 @@ fn exports(audit: &raw::Audit) -> String {
     format!("[{}]", names.join(", "))
 }
 
-/// Where the ends of tasks are watched.
-fn clusters(root: &raw::Root) -> String {
-    let exchanged = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
-    let clusters = exchanged.filter(|exchanged| exchanged.kubernetes.is_some());
-    let texts = clusters.map(|exchanged| match exchanged.namespaces.as_slice() {
-        [] => format!("{} in all namespaces", exchanged.issuer),
-        listed => format!("{} in {}", exchanged.issuer, listed.join(", ")),
-    });
-    format!("[{}]", texts.collect::<Vec<_>>().join("; "))
-}
-
 fn show(value: Option<&impl ToString>) -> String {
     value.map_or_else(|| "unset".to_owned(), ToString::to_string)
 }
@@ -213,7 +201,7 @@ mod tests {
             (
                 "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nruns: {kubernetes: a, namespaces: [ci]}\n\
                  tokens: {exchange: [{issuer: cluster, kubernetes: a, namespaces: [ci]}]}\n",
-                vec!["/runs/namespaces", "/tokens/exchange"],
+                vec!["/runs/namespaces"],
             ),
         ] {
             let changes = fixed_changes(&root(old), &root(new));
@@ -275,7 +263,6 @@ mod tests {
         "/interceptor/listener",
         "/interceptor/settle",
         "/runs/namespaces",
-        "/tokens/exchange",
         "/log/format",
     ];
 
@@ -296,6 +283,7 @@ mod tests {
         "/interceptor/host",
         "/interceptor/kubernetes",
         "/runs/kubernetes",
+        "/tokens/exchange",
         "/tokens/keys",
         "/tokens/rotate",
         "/tokens/lifetime",

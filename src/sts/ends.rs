@@ -6,10 +6,11 @@
 
 mod ending;
 mod follow;
+mod left;
 mod watching;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -26,7 +27,11 @@ const BLIND: Duration = Duration::from_secs(10);
 
 /// What the watches tell: whether the ends of runs are seen, and what has not ended. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Ends(Arc<Mutex<HashMap<Watch, Watched>>>);
+pub struct Ends {
+    watches: Arc<Mutex<HashMap<Watch, Watched>>>,
+    /// The clusters that somebody [follows](follow).
+    followed: Arc<Mutex<HashSet<String>>>,
+}
 
 /// One watch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +77,11 @@ pub enum Kind {
 }
 
 impl Ends {
+    /// Whether nobody follows a cluster yet, which is said once: whoever hears it does from then on.
+    pub fn is_new(&self, cluster: &str) -> bool {
+        lock(&self.followed).insert(cluster.to_owned())
+    }
+
     /// Whether the end of what is of these kinds in this namespace would be seen.
     pub fn are_seen(&self, cluster: &str, namespace: &str, kinds: &[Kind], now: Timestamp) -> bool {
         let all = self.all();
@@ -118,6 +128,11 @@ impl Ends {
             ends.tell(&watch, &Object::read(kind, serde_json::from_value(object).unwrap()));
         }
         ends
+    }
+
+    /// Forgets the watches of a cluster but for these: with those that a reload took away nobody goes on.
+    fn keep(&self, cluster: &str, watches: &[Watch]) {
+        self.all().retain(|watch, _| *watch.cluster != *cluster || watches.contains(watch));
     }
 
     /// A watch that has still to tell what there is. One that told before is lost since then.
@@ -178,7 +193,7 @@ impl Ends {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<Watch, Watched>> {
-        lock(&self.0)
+        lock(&self.watches)
     }
 }
 
@@ -266,7 +281,35 @@ mod tests {
         assert!(ends.are_seen("c", "ci", &BOTH, clock.now()));
     }
 
-    /// A reload may let another namespace have tokens, and watches begin with the process.
+    /// A watch that is lost for good would have been asked in place of the one that tells.
+    #[test]
+    fn of_watches_that_a_reload_took_away_nothing_is_left() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let ends = Ends::default();
+        let watch = |cluster: &str, namespace: Option<&str>| Watch {
+            cluster: cluster.into(),
+            kind: Kind::Pod,
+            namespace: namespace.map(Into::into),
+        };
+        let (all, one, other) = (watch("c", None), watch("c", Some("ci")), watch("d", None));
+        for watch in [&all, &one, &other] {
+            ends.set(watch, State::ToldAt(now));
+        }
+        ends.lose(&all, now);
+        assert!(!ends.all_tell("c"));
+        ends.keep("c", std::slice::from_ref(&one));
+        assert!(ends.all_tell("c"));
+        let seen = |cluster, namespace| ends.are_seen(cluster, namespace, &[Kind::Pod], now);
+        assert_eq!([seen("c", "ci"), seen("c", "staging"), seen("d", "staging")], [true, false, true]);
+    }
+
+    #[test]
+    fn a_cluster_is_new_once() {
+        let ends = Ends::default();
+        let same = ends.clone();
+        assert_eq!([ends.is_new("c"), same.is_new("c"), same.is_new("d")], [true, false, true]);
+    }
+
     #[test]
     fn ends_are_seen_only_where_somebody_watches() {
         let now = Timestamp::from_secs(1_700_000_000);

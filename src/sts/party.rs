@@ -111,8 +111,7 @@ impl Exchanger<'_> {
             return Ok(());
         }
         let detail = format!(
-            "the ends of runs in namespace {namespace} cannot be seen at the moment, so no task there gets a token; try again. Where \
-             the configuration names the namespace only since a reload, Doorward must be started anew"
+            "the ends of runs in namespace {namespace} cannot be seen at the moment, so no task there gets a token; try again"
         );
         Err(Refusal::unavailable(Reason::UpstreamFailed, detail))
     }

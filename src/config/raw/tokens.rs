@@ -107,9 +107,8 @@ pub struct Exchanged {
     /// server of another cluster, its EventListeners. Who makes a run by way of one has caused a run of this cluster.
     #[serde(default)]
     pub upstreams: Vec<String>,
-    /// For a cluster: in which namespaces tasks get tokens. Default: in all. Ends of runs are watched in those of the start, so that
-    /// one which a reload adds gets no tokens before a restart, and so does a cluster. Where a reload takes a cluster away, the tokens of
-    /// its tasks end; where it names another upstream, that is asked from then on.
+    /// For a cluster: in which namespaces tasks get tokens. Default: in all. Where a reload takes a cluster or a namespace away, the tokens
+    /// of its tasks end; where it names another upstream, that is asked from then on.
     #[serde(default)]
     pub namespaces: Vec<String>,
 }

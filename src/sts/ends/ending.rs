@@ -7,9 +7,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     Kind, Object, Watch,
     follow::{EndsError, Follower, Present, api},
+    left::Left,
 };
 use crate::{
-    app::App,
     audit::{Note, TokensEnded},
     authn::principal::workload_key,
     clock::Timestamp,
@@ -30,7 +30,7 @@ const BATCH: usize = 64;
 pub(super) const GONE: &str = "it was deleted";
 
 /// Why tokens end whose run nobody watches any more.
-const NOT_CONFIGURED: &str = "its cluster is not configured to have tokens any more";
+const NOT_CONFIGURED: &str = "its cluster, or its namespace there, is not configured to have tokens any more";
 
 /// An object whose tokens are to end.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ impl Follower {
                 let Some((bearer, uid)) = bearer_of(&change) else { continue };
                 let is_watched = bearer.kind == watch.kind
                     && watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace)
-                    && !is_of_others(&self.app, &bearer);
+                    && !self.is_of_others(&bearer);
                 if !is_watched {
                     continue;
                 }
@@ -102,122 +102,125 @@ impl Follower {
         let found = api(&self.client, bearer.kind, Some(&bearer.namespace)).get_opt(&bearer.name).await?;
         Ok(found.is_some_and(|object| goes_on(&Object::read(bearer.kind, object), uid)))
     }
-}
 
-/// Revokes the tokens of objects that have any. Those of many are revoked at once, as each time costs a write to the store and a
-/// look at all streams.
-pub(super) async fn end(app: &App, mut over: Vec<Over>) -> Result<(), EndsError> {
-    // What has ended is told of several times in a row, and may be known by both of its names: it is ended once.
-    let mut ending = HashSet::new();
-    over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
-    for over in over.chunks(BATCH) {
-        // Older versions know it by the uid alone.
-        let known_by = |over: &Over| [workload_key(&over.cluster, &over.uid), over.uid.clone()];
-        let known: Vec<(&Over, String)> = over.iter().flat_map(|over| known_by(over).map(|key| (over, key))).collect();
-        let ended = end_own(app, &known).await;
-        // After the revocation: a call that is under way looks for that once its token is held.
-        let snapshot = app.snapshot.load_full();
-        let own = snapshot.own_issuer.as_ref();
-        let keys = own.and_then(|own| own.keys(app.clock.now()));
-        for (_, key) in &known {
-            app.onward.end(key, own.map(|own| &own.settings.onward), keys.as_ref());
+    /// Revokes the tokens of objects that have any. Those of many are revoked at once, as each time costs a write to the store and a
+    /// look at all streams.
+    pub(super) async fn end(&self, mut over: Vec<Over>) -> Result<(), EndsError> {
+        // What has ended is told of several times in a row, and may be known by both of its names: it is ended once.
+        let mut ending = HashSet::new();
+        over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
+        for over in over.chunks(BATCH) {
+            // Older versions know it by the uid alone.
+            let known_by = |over: &Over| [workload_key(&over.cluster, &over.uid), over.uid.clone()];
+            let known: Vec<(&Over, String)> =
+                over.iter().flat_map(|over| known_by(over).map(|key| (over, key))).collect();
+            let ended = self.end_own(&known).await;
+            // After the revocation: a call that is under way looks for that once its token is held.
+            let snapshot = self.app.snapshot.load_full();
+            let own = snapshot.own_issuer.as_ref();
+            let keys = own.and_then(|own| own.keys(self.app.clock.now()));
+            for (_, key) in &known {
+                self.app.onward.end(key, own.map(|own| &own.settings.onward), keys.as_ref());
+            }
+            ended?;
         }
-        ended?;
+        Ok(())
     }
-    Ok(())
-}
 
-async fn end_own(app: &App, known: &[(&Over, String)]) -> Result<(), EndsError> {
-    let now = app.clock.now();
-    let keys = known.iter().map(|(_, key)| key.clone().into_bytes()).collect();
-    let found = app.store().get_all(Table::Tokens, keys, now).await?;
-    let ending = known.iter().zip(found).filter_map(|((over, key), stored)| {
-        let stored = stored?;
-        let bearer = serde_json::from_slice::<Bearer>(&stored.value).ok()?;
-        // As long as there is a record to find, so that it is ended once.
-        let until = stored.expires.max(now + MAX_LIFETIME + SKEW);
-        (bearer.cluster == over.cluster).then_some(Ending { over, key, stored, bearer, until })
-    });
-    let ending: Vec<Ending<'_>> = ending.collect();
-    let new: Vec<&Ending<'_>> = ending.iter().filter(|ending| !app.revocations.has_stored(ending.key)).collect();
-    if !new.is_empty() {
-        let targets: Vec<_> =
-            new.iter().map(|ending| (Target::Workload(ending.key), ending.over.why, ending.until)).collect();
-        app.revocations.revoke_all(&targets).await?;
-        let streams = app.close_revoked_streams();
-        for Ending { over: Over { cluster, kind, why, .. }, bearer: Bearer { namespace, name, .. }, .. } in &new {
-            let (cluster, kind) = (&**cluster, kind.name());
-            tracing::info!(cluster, kind, namespace, name, why, "tokens have ended");
-        }
-        if streams > 0 {
-            tracing::info!(streams, "streams have ended with their tokens");
-        }
-    }
-    stream::iter(ending.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |ending| tell(app, ending)).await
-}
-
-/// Writes the end down, unless that was done: whoever was to do it may not have come to it.
-async fn tell(app: &App, Ending { over, key, stored, bearer, until }: Ending<'_>) -> Result<(), EndsError> {
-    if bearer.is_told {
-        return Ok(());
-    }
-    let Over { cluster, kind, uid, why } = over;
-    let ended = TokensEnded {
-        cluster: Arc::clone(cluster),
-        kind: kind.name(),
-        namespace: bearer.namespace.clone(),
-        name: bearer.name.clone(),
-        uid: uid.clone(),
-        why,
-    };
-    app.trail.note_once(Note::TokensEnded(ended)).await?;
-    note_told(app, key, (stored, bearer), until).await
-}
-
-/// Notes that the end is in the trail. Whoever writes the record at the same time may keep it for longer.
-async fn note_told(
-    app: &App,
-    key: &str,
-    (mut stored, mut bearer): (Stored, Bearer),
-    mut until: Timestamp,
-) -> Result<(), EndsError> {
-    while !bearer.is_told {
-        bearer.is_told = true;
-        let told = serde_json::to_vec(&bearer).unwrap_or_default();
-        let (expect, now) = (Expect::Version(stored.version), app.clock.now());
-        match app.store().put(Table::Tokens, key.as_bytes(), told, until, expect, now).await? {
-            Written::Done(_) | Written::Conflict(None) => return Ok(()),
-            Written::Conflict(Some(found)) => stored = found,
-        }
-        let Ok(found) = serde_json::from_slice(&stored.value) else { return Ok(()) };
-        (bearer, until) = (found, until.max(stored.expires));
-    }
-    Ok(())
-}
-
-/// Ends the tokens of all tasks of a cluster that the configuration does not name any more.
-pub(super) async fn end_all(app: &App, cluster: &Arc<str>) -> Result<(), EndsError> {
-    let mut after = 0;
-    loop {
-        let page = app.store().changes(Table::Tokens, after, PAGE, app.clock.now()).await?;
-        let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(()) };
-        let mut over = Vec::new();
-        for change in page {
-            let Some((bearer, uid)) = bearer_of(&change) else { continue };
-            if bearer.cluster == *cluster && !bearer.is_told && !is_of_others(app, &bearer) {
-                over.push(Over { cluster: bearer.cluster, kind: bearer.kind, uid, why: NOT_CONFIGURED });
+    async fn end_own(&self, known: &[(&Over, String)]) -> Result<(), EndsError> {
+        let now = self.app.clock.now();
+        let keys = known.iter().map(|(_, key)| key.clone().into_bytes()).collect();
+        let found = self.app.store().get_all(Table::Tokens, keys, now).await?;
+        let ending = known.iter().zip(found).filter_map(|((over, key), stored)| {
+            let stored = stored?;
+            let bearer = serde_json::from_slice::<Bearer>(&stored.value).ok()?;
+            // As long as there is a record to find, so that it is ended once.
+            let until = stored.expires.max(now + MAX_LIFETIME + SKEW);
+            (bearer.cluster == over.cluster).then_some(Ending { over, key, stored, bearer, until })
+        });
+        let ending: Vec<Ending<'_>> = ending.collect();
+        let new: Vec<&Ending<'_>> =
+            ending.iter().filter(|ending| !self.app.revocations.has_stored(ending.key)).collect();
+        if !new.is_empty() {
+            let targets: Vec<_> =
+                new.iter().map(|ending| (Target::Workload(ending.key), ending.over.why, ending.until)).collect();
+            self.app.revocations.revoke_all(&targets).await?;
+            let streams = self.app.close_revoked_streams();
+            for Ending { over: Over { cluster, kind, why, .. }, bearer: Bearer { namespace, name, .. }, .. } in &new {
+                let (cluster, kind) = (&**cluster, kind.name());
+                tracing::info!(cluster, kind, namespace, name, why, "tokens have ended");
+            }
+            if streams > 0 {
+                tracing::info!(streams, "streams have ended with their tokens");
             }
         }
-        end(app, over).await?;
-        after = last;
+        stream::iter(ending.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |ending| self.tell(ending)).await
     }
-}
 
-/// Whether other Doorwards on the same store alone gave the tokens. Their cluster is another one, though it may be called the same.
-fn is_of_others(app: &App, bearer: &Bearer) -> bool {
-    let snapshot = app.snapshot.load();
-    let own = snapshot.own_issuer.as_ref().map(|own| &**own.issuer());
-    was_given_by_others(own, bearer)
+    /// Writes the end down, unless that was done: whoever was to do it may not have come to it.
+    async fn tell(&self, Ending { over, key, stored, bearer, until }: Ending<'_>) -> Result<(), EndsError> {
+        if bearer.is_told {
+            return Ok(());
+        }
+        let Over { cluster, kind, uid, why } = over;
+        let ended = TokensEnded {
+            cluster: Arc::clone(cluster),
+            kind: kind.name(),
+            namespace: bearer.namespace.clone(),
+            name: bearer.name.clone(),
+            uid: uid.clone(),
+            why,
+        };
+        self.app.trail.note_once(Note::TokensEnded(ended)).await?;
+        self.note_told(key, (stored, bearer), until).await
+    }
+
+    /// Notes that the end is in the trail. Whoever writes the record at the same time may keep it for longer.
+    async fn note_told(
+        &self,
+        key: &str,
+        (mut stored, mut bearer): (Stored, Bearer),
+        mut until: Timestamp,
+    ) -> Result<(), EndsError> {
+        while !bearer.is_told {
+            bearer.is_told = true;
+            let told = serde_json::to_vec(&bearer).unwrap_or_default();
+            let (expect, now) = (Expect::Version(stored.version), self.app.clock.now());
+            match self.app.store().put(Table::Tokens, key.as_bytes(), told, until, expect, now).await? {
+                Written::Done(_) | Written::Conflict(None) => return Ok(()),
+                Written::Conflict(Some(found)) => stored = found,
+            }
+            let Ok(found) = serde_json::from_slice(&stored.value) else { return Ok(()) };
+            (bearer, until) = (found, until.max(stored.expires));
+        }
+        Ok(())
+    }
+
+    /// Ends the tokens of tasks where they get none any more.
+    pub(super) async fn end_left(&self, left: &Left<'_>) -> Result<(), EndsError> {
+        let mut after = 0;
+        loop {
+            let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
+            let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(()) };
+            let mut over = Vec::new();
+            for change in page {
+                let Some((bearer, uid)) = bearer_of(&change) else { continue };
+                let is_left = bearer.cluster == self.cluster && left.is_in(&bearer.namespace);
+                if is_left && !bearer.is_told && !self.is_of_others(&bearer) {
+                    over.push(Over { cluster: bearer.cluster, kind: bearer.kind, uid, why: NOT_CONFIGURED });
+                }
+            }
+            self.end(over).await?;
+            after = last;
+        }
+    }
+
+    /// Whether other Doorwards on the same store alone gave the tokens. Their cluster is another one, though it may be called the same.
+    fn is_of_others(&self, bearer: &Bearer) -> bool {
+        let snapshot = self.app.snapshot.load();
+        let own = snapshot.own_issuer.as_ref().map(|own| &**own.issuer());
+        was_given_by_others(own, bearer)
+    }
 }
 
 /// Versions that note no issuer are taken for our own. Where a reload has taken `tokens` away as a whole nobody here takes our own, which are

@@ -3,7 +3,7 @@
 //! What they tell is read at once, whatever the store does: this process refuses the tokens of a run as soon as it has ended. What is
 //! to be done in the store and the trail besides waits in a queue, in the order in which it was told, and is tried until it is done.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::pending, pin::pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt, stream};
 use kube::{Api, Client, api::DynamicObject};
@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ends, Kind, State, Watch,
-    ending::{GONE, Over, SKEW, end, end_all},
+    ending::{GONE, Over, SKEW},
+    left::{Left, end_until, until},
     watching::{MAX_RETRY, Told, WatchError, watch},
 };
 use crate::{
@@ -34,9 +35,6 @@ const BATCH: usize = 64;
 /// What may be left to do in the store and the trail while they are away, before all is listed anew.
 const BACKLOG: usize = 10_000;
 
-/// How often is looked for tokens of a cluster that is not configured any more, once they have ended.
-const END_AGAIN: Duration = Duration::from_secs(30);
-
 /// Why the watches begin anew.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EndsError {
@@ -50,65 +48,18 @@ pub(super) enum EndsError {
     Ended,
     #[error("more runs have ended than could be noted while the store or the audit trail is away")]
     Behind,
-    #[error("the configuration does not name the cluster in `tokens.exchange` any more")]
-    NotConfigured,
+    #[error("the configuration has changed in `tokens.exchange`")]
+    Changed,
 }
 
-/// Watches the runs of one cluster until `stop`. The pools are those of the client, and of nobody else.
-pub async fn follow(
-    app: Arc<App>,
-    (client, pools): (Client, Pools),
-    exchanged: raw::Exchanged,
-    stop: CancellationToken,
-) {
-    let health = app.health.component(format!("ends/{}", exchanged.issuer), Gate::Report);
-    let follower = Follower { app, client, pools, health };
-    let cluster: Arc<str> = exchanged.issuer.as_str().into();
-    loop {
-        let error = tokio::select! {
-            error = follower.watch(&exchanged) => error,
-            () = stop.cancelled() => return,
-        };
-        if !is_configured(&follower.app, &cluster) {
-            tokio::select! {
-                () = follower.until_configured(&cluster) => continue,
-                () = stop.cancelled() => return,
-            }
-        }
-        tracing::warn!(%error, cluster = exchanged.issuer, "the ends of runs are not seen, so tasks get no tokens; it is tried again");
-        follower.health.failed(error.to_string());
-        tokio::select! {
-            () = tokio::time::sleep(MAX_RETRY) => {}
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
-/// Whether tasks of a cluster get tokens by the configuration in force.
-fn is_configured(app: &App, cluster: &str) -> bool {
-    app.snapshot.load().raw.tokens.as_ref().is_some_and(|tokens| tokens.clusters().any(|known| known == cluster))
-}
-
-/// Ends all again and again until the cluster `is_back`. What comes of it is `told` once, until something else does.
-async fn end_until<F: Future<Output = Result<(), EndsError>>>(
-    is_back: impl Fn() -> bool,
-    end_all: impl Fn() -> F,
-    told: impl Fn(&Result<(), EndsError>),
-) {
-    let mut before = None;
-    while !is_back() {
-        let ended = end_all().await;
-        if before.replace(ended.is_ok()) != Some(ended.is_ok()) {
-            told(&ended);
-        }
-        // An exchange that began before, here or at another replica, may still note a token.
-        let again = if ended.is_ok() { END_AGAIN } else { MAX_RETRY };
-        let waits = async {
-            while !is_back() {
-                tokio::time::sleep(MAX_RETRY).await;
-            }
-        };
-        _ = tokio::time::timeout(again, waits).await;
+/// Watches the runs of one cluster until `stop`, wherever the configuration in force has its tasks get tokens. The pools are those of the
+/// client, and of nobody else.
+pub async fn follow(app: Arc<App>, (client, pools): (Client, Pools), cluster: Arc<str>, stop: CancellationToken) {
+    let health = app.health.component(format!("ends/{cluster}"), Gate::Report);
+    let follower = Follower { app, client, pools, health, cluster };
+    tokio::select! {
+        () = follower.run() => {}
+        () = stop.cancelled() => {}
     }
 }
 
@@ -140,6 +91,8 @@ pub(super) struct Follower {
     pub(super) client: Client,
     pools: Pools,
     health: ComponentHandle,
+    /// The name of its issuer.
+    pub(super) cluster: Arc<str>,
 }
 
 /// What a watch has told since it began anew: by uid, and why it has ended if it has.
@@ -180,43 +133,101 @@ fn line_up(queue: &mpsc::Sender<Work>, work: Work) -> Result<(), EndsError> {
 }
 
 impl Follower {
-    /// Ends the tokens of a cluster that a reload has taken away, and waits until another brings it back. Nothing is to be seen there
-    /// meanwhile, and so nothing fails.
-    async fn until_configured(&self, cluster: &Arc<str>) {
-        let app = &*self.app;
-        let end_all = || end_all(app, cluster);
-        let told = |ended: &Result<(), EndsError>| match ended {
-            Ok(()) => {
-                tracing::info!(
-                    cluster = &**cluster,
-                    "the tokens of tasks of a cluster that is not configured any more have ended"
-                );
+    /// Watches where the configuration in force has tasks get tokens, and ends those that they have where it has them get none any more.
+    async fn run(&self) {
+        let mut before: Vec<raw::Exchanged> = Vec::new();
+        loop {
+            let given = self.given();
+            let left = Left::new(&before, given.as_ref());
+            let is_over = || self.given() != given;
+            let watches = async {
+                match &given {
+                    Some(exchanged) => self.watch_until(&is_over, exchanged).await,
+                    // Nothing is to be seen there meanwhile, and so nothing fails.
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = watches => {}
+                () = self.end_left_until(&is_over, &left) => {}
+            }
+            if let Some(given) = given
+                && !before.contains(&given)
+            {
+                before.push(given);
+            }
+        }
+    }
+
+    /// Where tasks of the cluster get tokens by the configuration in force.
+    fn given(&self) -> Option<raw::Exchanged> {
+        let snapshot = self.app.snapshot.load();
+        let exchange = &snapshot.raw.tokens.as_ref()?.exchange;
+        exchange.iter().find(|of| of.kubernetes.is_some() && *of.issuer == *self.cluster).cloned()
+    }
+
+    /// Ends the tokens of tasks where they get none any more, until a reload changes where that is.
+    async fn end_left_until(&self, is_over: &impl Fn() -> bool, left: &Left<'_>) {
+        if left.is_empty() {
+            return until(is_over).await;
+        }
+        let cluster = &*self.cluster;
+        let told = |ended: &Result<(), EndsError>| match (ended, left.given) {
+            (Ok(()), None) => {
+                tracing::info!(cluster, "the tokens of tasks of a cluster that is not configured any more have ended");
                 self.health.ok();
             }
-            Err(error) => {
-                tracing::warn!(%error, cluster = &**cluster, "tokens of tasks of a cluster that is not configured any more have not ended yet");
-                self.health.failed(error.to_string());
+            (Ok(()), Some(_)) => {
+                tracing::info!(
+                    cluster,
+                    "the tokens of tasks in namespaces that are not configured any more have ended"
+                );
+            }
+            (Err(error), given) => {
+                tracing::warn!(
+                    %error,
+                    cluster,
+                    "tokens of tasks whose cluster, or namespace there, is not configured any more have not ended yet; it is tried again"
+                );
+                // Of one that is watched this tells how the watches are.
+                if given.is_none() {
+                    self.health.failed(error.to_string());
+                }
             }
         };
-        end_until(|| is_configured(&self.app, cluster), end_all, told).await;
+        end_until(is_over, || self.end_left(left), told).await;
+    }
+
+    /// Watches again and again, until a reload changes where that is to be.
+    async fn watch_until(&self, is_over: &impl Fn() -> bool, exchanged: &raw::Exchanged) {
+        loop {
+            let error = self.watch(is_over, exchanged).await;
+            if is_over() {
+                return;
+            }
+            let cluster = &*self.cluster;
+            tracing::warn!(%error, cluster, "the ends of runs are not seen, so tasks get no tokens; it is tried again");
+            self.health.failed(error.to_string());
+            tokio::time::sleep(MAX_RETRY).await;
+        }
     }
 
     /// Watches until something fails.
-    async fn watch(&self, exchanged: &raw::Exchanged) -> EndsError {
-        let cluster: Arc<str> = exchanged.issuer.as_str().into();
+    async fn watch(&self, is_over: &impl Fn() -> bool, exchanged: &raw::Exchanged) -> EndsError {
         let namespaces: Vec<Option<String>> = match exchanged.namespaces.as_slice() {
             [] => vec![None],
             listed => listed.iter().cloned().map(Some).collect(),
         };
         let watches = namespaces.iter().flat_map(|namespace| {
             [Kind::TaskRun, Kind::Pod, Kind::PipelineRun].map(|kind| Watch {
-                cluster: Arc::clone(&cluster),
+                cluster: Arc::clone(&self.cluster),
                 kind,
                 namespace: namespace.clone(),
             })
         });
         let watching =
             Watching { ends: self.app.ends.clone(), clock: self.app.clock.clone(), watches: watches.collect() };
+        self.app.ends.keep(&self.cluster, &watching.watches);
         let streams = watching.watches.iter().cloned().map(|of| {
             self.app.ends.begin(&of);
             let api = api(&self.client, of.kind, of.namespace.as_deref());
@@ -225,7 +236,7 @@ impl Follower {
         let events = stream::select_all(streams.collect::<Vec<_>>());
         let (queue, work) = mpsc::channel(BACKLOG);
         tokio::select! {
-            error = self.read(&cluster, events, queue) => error,
+            error = self.read(is_over, events, queue) => error,
             error = self.work(&watching.watches, work) => error,
         }
     }
@@ -233,15 +244,16 @@ impl Follower {
     /// Reads what watches tell, in its order, and waits for nothing else.
     async fn read(
         &self,
-        cluster: &Arc<str>,
+        is_over: &impl Fn() -> bool,
         events: impl Stream<Item = (Watch, Result<Told, WatchError>)>,
         queue: mpsc::Sender<Work>,
     ) -> EndsError {
         let mut events = pin!(events.ready_chunks(BATCH));
         let mut progress = Progress::default();
         while let Some(batch) = events.next().await {
-            if !is_configured(&self.app, cluster) {
-                return EndsError::NotConfigured;
+            // First, as what is not configured any more cannot be watched either.
+            if is_over() {
+                return EndsError::Changed;
             }
             self.end_here(&batch);
             for (watch, told) in batch {
@@ -353,7 +365,7 @@ impl Follower {
                 Work::UpTo(..) => {}
             }
         }
-        end(&self.app, over).await
+        self.end(over).await
     }
 
     /// Ends the tokens of what has ended in this process, before the store is asked, which may be away: until it is there again no
@@ -406,8 +418,6 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
-
     use super::*;
 
     /// In an outage of the store that lasts, what watches say every few seconds must not take the room of what they say once.
@@ -428,35 +438,5 @@ mod tests {
         }
         assert!(matches!(line_up(&queue, end()), Err(EndsError::Behind)));
         line_up(&queue, up_to()).expect("it is left out");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_token_that_an_exchange_notes_after_its_cluster_is_gone_ends_too() {
-        let (left, fails, is_back) = (Cell::new(1), Cell::new(false), Cell::new(false));
-        let told = RefCell::new(Vec::new());
-        let end_all = || async {
-            if fails.get() {
-                return Err(EndsError::Ended);
-            }
-            left.set(0);
-            Ok(())
-        };
-        let ends = end_until(|| is_back.get(), end_all, |ended| told.borrow_mut().push(ended.is_ok()));
-        let late = async {
-            let soon = Duration::from_secs(1);
-            tokio::time::sleep(soon).await;
-            assert_eq!(left.replace(1), 0, "what there was has ended at once");
-            tokio::time::sleep(END_AGAIN).await;
-            assert_eq!(left.replace(1), 0, "what came later ends with the next round");
-            fails.set(true);
-            tokio::time::sleep(END_AGAIN).await;
-            fails.set(false);
-            tokio::time::sleep(MAX_RETRY + soon).await;
-            assert_eq!(left.get(), 0, "what could not be ended is tried again soon");
-            is_back.set(true);
-        };
-        tokio::time::timeout(5 * END_AGAIN, async { tokio::join!(ends, late) }).await.expect("it ends with the reload");
-        let told = told.into_inner();
-        assert_eq!(told, [true, false, true], "each is told once");
     }
 }

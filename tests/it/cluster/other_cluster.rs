@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     fixture::Change,
-    harness::{Reply, Upstream, found},
+    harness::{Reply, Upstream, found, until},
 };
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
@@ -175,6 +175,37 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
     let task = tasks.bobs(&Tasks::release("back-again")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     tasks.exchange(&pod_token, &ASKED).await.token();
+}
+
+/// Watches were those of the start: tasks there got no tokens until a restart, and of those that another replica gave nobody here saw the end.
+#[tokio::test]
+async fn a_namespace_that_a_reload_brings_is_watched_and_the_tokens_in_one_that_it_takes_away_end() {
+    let (elsewhere, listed) = ("namespaces: [elsewhere]}]}", "namespaces: ['{ns}']}]}");
+    let mut tasks = Tasks::with(|yaml| yaml.change(listed, elsewhere), &[]).await;
+    let listed = listed.replace("{ns}", &tasks.world.namespace);
+    let task = tasks.bobs(&Tasks::release("brought")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    is_refused(&tasks, "not listed", &pod_token, "no task in namespace").await;
+
+    tasks.world.doorward.change(elsewhere, &listed);
+    tasks.world.doorward.signal("HUP");
+    let given = found(async || {
+        let answer = tasks.exchange(&pod_token, &ASKED).await;
+        (answer.status == 200).then_some(answer)
+    });
+    let own = given.await.token();
+
+    tasks.world.doorward.change(&listed, elsewhere);
+    tasks.world.doorward.signal("HUP");
+    let ended = "the tokens of tasks in namespaces that are not configured any more have ended";
+    tasks.world.doorward.wait_for_log(ended).await;
+    tasks.is_dead(&own).await;
+
+    tasks.world.doorward.change(elsewhere, &listed);
+    tasks.world.doorward.signal("HUP");
+    let over = "the run has ended, or its tokens were ended";
+    until(async || tasks.exchange(&pod_token, &ASKED).await.text().contains(over)).await;
+    tasks.is_dead(&own).await;
 }
 
 /// They were good until their own end, as a restart leaves no watch that would have ended them.
