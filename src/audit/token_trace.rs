@@ -43,6 +43,9 @@ pub struct TracedToken {
     pub at: Timestamp,
     /// The request that asked for it.
     pub request: Uuid,
+    /// Why it was given to nobody, where its request was refused after it had been written down: who asked was revoked meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
     /// Of whom `whose` tells, as their issuer knows them.
     #[serde(skip)]
     old_parties: OldParties,
@@ -225,6 +228,7 @@ impl Found {
                 subject: line.actor.user.uid,
             },
             actor: line.unmapped.principal.actor,
+            withheld: None,
             uses: Vec::new(),
             more: HashSet::new(),
             ended: None,
@@ -235,6 +239,11 @@ impl Found {
     }
 
     fn used(&mut self, line: Line) {
+        // The record of the end of a request that gave a token has it as well.
+        if let Some(why) = line.status_code.as_ref().filter(|_| line.unmapped.issued.is_none()) {
+            let asked = self.0.values_mut().filter(|token| line.metadata.correlation_uid == Some(token.request));
+            asked.for_each(|token| token.withheld = Some(why.clone()));
+        }
         let at = Timestamp::from_millis(line.time);
         if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| self.0.get_mut(id)) {
             token.end(at, || DONE.to_owned());
@@ -333,12 +342,15 @@ impl fmt::Display for TracedToken {
             writeln!(f, "    of       {provider}, for assertion {assertion}, SHA-256 {sha256}")?;
         }
         let (from, until) = (self.at, Timestamp::from_millis(issued.expires));
-        writeln!(
-            f,
-            "    issued   {from} until {until}, by request {} and rule {}",
-            self.request,
-            issued.rules.join(", ")
-        )?;
+        match &self.withheld {
+            Some(why) => writeln!(f, "    withheld {from}: {why}, by request {}; nobody was given it", self.request)?,
+            None => writeln!(
+                f,
+                "    issued   {from} until {until}, by request {} and rule {}",
+                self.request,
+                issued.rules.join(", ")
+            )?,
+        }
         if let Some(End { time, why }) = &self.ended {
             writeln!(f, "    ended    {time}: {why}")?;
         }

@@ -53,6 +53,25 @@ fn a_token_of_another_issuer_with_the_same_id_is_no_use_of_ours_and_not_ended_wi
     assert!(told(&older).0.contains(&Uuid::from_u128(2)));
 }
 
+/// Whoever was revoked while their token was being written down got none, and it was told as issued.
+#[test]
+fn a_token_whose_request_was_refused_once_it_was_written_down_was_given_to_nobody() {
+    let answered = |more: &Value, refusal: Option<&str>| {
+        let mut line: Value = serde_json::from_str(&of(1, 1, "corp", more)).unwrap();
+        line["status_code"] = refusal.into();
+        let issued = issued(&json!({}));
+        traced(&[issued, line.to_string()], Tokens::Id("same")).pop().unwrap()
+    };
+    let withheld = answered(&json!({}), Some("token_revoked"));
+    assert_eq!(withheld.withheld.as_deref(), Some("token_revoked"));
+    let told = withheld.to_string();
+    assert!(told.contains("    withheld 1970-01-01T00:00:00.001Z: token_revoked, by request "), "{told}");
+    assert!(!told.contains("    issued   "), "{told}");
+    assert_eq!(answered(&json!({}), None).withheld, None, "its end is not told yet");
+    let given = json!({"issued": {"token": "same", "audience": "x", "expires": 9_000_000}});
+    assert_eq!(answered(&given, Some("upstream_failed")).withheld, None);
+}
+
 /// Each has a record before it is forwarded, and one with its answer.
 #[test]
 fn a_use_beyond_those_that_are_kept_counts_once() {
