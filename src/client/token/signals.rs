@@ -1,6 +1,6 @@
 //! Signals for a command that runs with a token, and for a file that is kept fresh.
 
-use std::{fs, io, process::ExitStatus};
+use std::{fs, io, path::Path, process::ExitStatus};
 
 use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
 use tokio::{
@@ -26,12 +26,18 @@ pub(super) enum Group {
 impl Group {
     pub(super) fn find() -> Self {
         // It can be asked, as for a passphrase, whatever the descriptors are.
-        if fs::File::open("/dev/tty").is_ok() {
-            return Self::Terminal;
+        match fs::File::open("/dev/tty") {
+            Ok(_) => Self::Terminal,
+            Err(_) => Self::led_by(getpgrp(), Path::new("/proc")),
         }
-        let leader = fs::read_to_string(format!("/proc/{}/stat", getpgrp().as_raw_nonzero())).ok();
-        let parent = leader.as_deref().and_then(parent);
-        let above = parent.and_then(|parent| fs::read(format!("/proc/{parent}/cmdline")).ok());
+    }
+
+    /// By what started the leader of this group: a shell may have started this process within it.
+    fn led_by(leader: Pid, processes: &Path) -> Self {
+        let told = |pid: &str, what: &str| fs::read(processes.join(pid).join(what)).ok();
+        let stat = told(&leader.as_raw_nonzero().to_string(), "stat").unwrap_or_default();
+        let stat = String::from_utf8_lossy(&stat);
+        let above = parent(&stat).and_then(|parent| told(parent, "cmdline"));
         Self::below(&above.unwrap_or_default())
     }
 
@@ -174,6 +180,26 @@ mod tests {
         ] {
             assert_eq!(parent(stat), expected, "{stat}");
         }
+    }
+
+    #[test]
+    fn the_group_of_a_command_is_by_what_started_the_leader_of_this_one() {
+        let processes = tempfile::tempdir().unwrap();
+        let process = |pid: i32, parent: i32, command_line: &str| {
+            let of = processes.path().join(pid.to_string());
+            fs::create_dir(&of).unwrap();
+            fs::write(of.join("stat"), format!("{pid} (a) b) S {parent} {pid} 1 0 -1")).unwrap();
+            fs::write(of.join("cmdline"), command_line).unwrap();
+        };
+        process(1, 0, "/tekton/bin/entrypoint\0-wait_file\0");
+        process(7, 1, "sh\0");
+        process(8, 7, "sh\0");
+        process(9, 66, "sh\0");
+        let led_by = |pid| Group::led_by(Pid::from_raw(pid).unwrap(), processes.path());
+        assert_eq!(led_by(7), Group::Own);
+        assert_eq!(led_by(8), Group::Shared, "below a shell");
+        assert_eq!(led_by(9), Group::Shared, "what started it is gone");
+        assert_eq!(led_by(10), Group::Shared, "it is gone itself");
     }
 
     #[tokio::test]
