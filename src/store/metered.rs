@@ -111,8 +111,8 @@ impl<B: Backend> Backend for Metered<B> {
         self.measure("was_set_back", self.inner.was_set_back(table, after))
     }
 
-    fn replicated(&self, table: Table, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
-        self.measure("replicate", self.inner.replicated(table, keys))
+    fn replicated(&self, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
+        self.measure("replicate", self.inner.replicated(keys))
     }
 
     fn is_shared(&self) -> bool {

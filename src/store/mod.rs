@@ -247,9 +247,9 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(false) })
     }
 
-    /// Returns once one of these records, whoever has written it, has reached a second server, where there is one. An error if none
+    /// Returns once one of these deliveries, whoever has written it, has reached a second server, where there is one. An error if none
     /// of them is there.
-    fn replicated(&self, _table: Table, _keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
+    fn replicated(&self, _keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 

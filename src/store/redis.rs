@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 pub use self::settings::Settings;
 use self::{
     link::{Link, Repeat, Request},
-    replication::{Names, Replication},
+    replication::Replication,
 };
 use super::{Backend, Change, Expect, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
 use crate::clock::{Clock, Timestamp};
@@ -69,9 +69,11 @@ impl Redis {
     /// Connections live on `control`.
     pub fn new(settings: Settings, control: Handle) -> Self {
         let waiting = Arc::new(Link::new(settings.clone(), control.clone()));
+        let prefix: Arc<str> = settings.prefix.as_str().into();
+        let name = |what| name_in(&prefix, Table::Deliveries, what);
         Self {
-            prefix: settings.prefix.as_str().into(),
-            replication: Replication::new(Arc::clone(&waiting), &control),
+            replication: Replication::new(Arc::clone(&waiting), &control, name("records"), name("mark")),
+            prefix,
             waiting,
             link: Arc::new(Link::new(settings, control)),
             has_replica: Arc::default(),
@@ -172,11 +174,7 @@ impl Redis {
     }
 
     fn key(&self, table: Table, what: &str) -> String {
-        let group = table.group();
-        match table == group {
-            true => format!("{}:{{{}}}:{what}", self.prefix, table.as_str()),
-            false => format!("{}:{{{}}}:{}:{what}", self.prefix, group.as_str(), table.as_str()),
-        }
+        name_in(&self.prefix, table, what)
     }
 
     fn script(&self, script: &'static Script, table: Table, keys: &[&str]) -> redis::ScriptInvocation<'static> {
@@ -301,13 +299,12 @@ impl Backend for Redis {
         })
     }
 
-    fn replicated(&self, table: Table, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
+    fn replicated(&self, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             if !self.has_replica.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let names = Names { records: self.key(table, "records"), mark: self.key(table, "mark") };
-            self.replication.has(names, keys).await
+            self.replication.has(keys).await
         })
     }
 
@@ -323,6 +320,14 @@ impl Backend for Redis {
             command.arg("SET").arg(self.key(Table::Logins, "ping")).arg("").arg("XX");
             self.link.call::<Value>(&Request::Command(command), Repeat::Harmless).await.map(drop)
         })
+    }
+}
+
+fn name_in(prefix: &str, table: Table, what: &str) -> String {
+    let group = table.group();
+    match table == group {
+        true => format!("{prefix}:{{{}}}:{what}", table.as_str()),
+        false => format!("{prefix}:{{{}}}:{}:{what}", group.as_str(), table.as_str()),
     }
 }
 

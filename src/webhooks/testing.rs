@@ -164,12 +164,12 @@ impl Backend for MemoryStore {
         })
     }
 
-    fn replicated(&self, table: Table, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
+    fn replicated(&self, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             let records = self.records.lock().unwrap();
             match self.is_alone.load(Ordering::SeqCst) {
                 true => Err(StoreError::Timeout),
-                false if keys.into_iter().any(|key| records.1.contains_key(&(table, key))) => Ok(()),
+                false if keys.into_iter().any(|key| records.1.contains_key(&(Table::Deliveries, key))) => Ok(()),
                 false => Err(StoreError::Unavailable("none of them is there".to_owned())),
             }
         })

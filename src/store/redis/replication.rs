@@ -1,8 +1,8 @@
-//! Waiting until a replica has what was written. A wait holds up its connection until one has told how far it is, so that there is one at
-//! a time, and all who come meanwhile share the next: with one for each, the last of them would wait for a slow replica once for each
-//! before it.
+//! Waiting until a replica has a delivery that was written. A wait holds up its connection until one has told how far it is, so that there
+//! is one at a time, and all who come meanwhile share the next: with one for each, the last of them would wait for a slow replica once for
+//! each before it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use redis::Value;
 use tokio::{
@@ -25,33 +25,30 @@ const AT_ONCE: usize = 1000;
 #[derive(Clone)]
 pub(super) struct Replication(mpsc::UnboundedSender<Asked>);
 
-/// The names of a table.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Names {
-    /// The hash of its records.
-    pub records: String,
-    /// What a wait writes. It lies in the same slot.
-    pub mark: String,
-}
-
 struct Asked {
-    names: Names,
     keys: Vec<Vec<u8>>,
     told: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl Replication {
-    pub fn new(link: Arc<Link>, control: &Handle) -> Self {
-        let (asks, asked) = mpsc::unbounded_channel();
-        control.spawn(serve(link, asked));
+    /// `records` is the name of the hash in which deliveries are, and `mark` of what a wait writes, which lies in the same slot.
+    pub fn new(link: Arc<Link>, control: &Handle, records: String, mark: String) -> Self {
+        let (asks, mut asked) = mpsc::unbounded_channel::<Asked>();
+        control.spawn(async move {
+            let mut all: Vec<Asked> = Vec::new();
+            while asked.recv_many(&mut all, AT_ONCE).await > 0 {
+                all.retain(|one| !one.told.is_closed());
+                wait(&link, &records, &mark, std::mem::take(&mut all)).await;
+            }
+        });
         Self(asks)
     }
 
     /// Waits until a replica has all that was written before, which is under at least one of these keys.
-    pub async fn has(&self, names: Names, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
+    pub async fn has(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
         let (told, hears) = oneshot::channel();
         let given_up = || StoreError::Unavailable("waiting for a replica was given up".to_owned());
-        self.0.send(Asked { names, keys, told }).map_err(|_| given_up())?;
+        self.0.send(Asked { keys, told }).map_err(|_| given_up())?;
         match tokio::time::timeout(PATIENCE, hears).await {
             Ok(told) => told.unwrap_or_else(|_| Err(given_up())),
             Err(_) => Err(StoreError::Timeout),
@@ -59,33 +56,22 @@ impl Replication {
     }
 }
 
-async fn serve(link: Arc<Link>, mut asked: mpsc::UnboundedReceiver<Asked>) {
-    let mut all = Vec::new();
-    while asked.recv_many(&mut all, AT_ONCE).await > 0 {
-        // Servers of a cluster have replicas of their own.
-        let mut of_tables: BTreeMap<Names, Vec<Asked>> = BTreeMap::new();
-        for one in all.drain(..).filter(|one| !one.told.is_closed()) {
-            of_tables.entry(one.names.clone()).or_default().push(one);
-        }
-        for (names, asked) in of_tables {
-            wait(&link, &names, asked).await;
-        }
+async fn wait(link: &Link, records: &str, mark: &str, asked: Vec<Asked>) {
+    if asked.is_empty() {
+        return;
     }
-}
-
-async fn wait(link: &Link, names: &Names, asked: Vec<Asked>) {
     // A connection waits for what was written on it last, and for nothing where nothing was. So this writes something after
     // what is there, over the same one: that of the write may be gone, or another replica's. A server that took over without
     // the records does not have them.
     let mut commands = redis::pipe();
     for key in asked.iter().flat_map(|one| &one.keys) {
-        commands.cmd("HGET").arg(&names.records).arg(key);
+        commands.cmd("HGET").arg(records).arg(key);
     }
-    commands.cmd("SET").arg(&names.mark).arg("");
+    commands.cmd("SET").arg(mark).arg("");
     commands.cmd("WAIT").arg(1).arg(REPLICA_PATIENCE.as_millis() as u64);
     let answers = link.call::<Vec<Value>>(&Request::Pipeline(commands), Repeat::Harmless).await;
     let mut found = answers.as_deref().unwrap_or_default();
-    for Asked { keys, told, .. } in asked {
+    for Asked { keys, told } in asked {
         let (own, others) = found.split_at(keys.len().min(found.len()));
         found = others;
         let is_there = own.iter().any(|found| matches!(found, Value::BulkString(_)));

@@ -52,6 +52,12 @@ async fn put(store: &Redis, key: &str, expires: Timestamp) -> Result<Written, St
     store.put(Table::Revocations, key.as_bytes(), key.into(), expires, Expect::Any, NOW).await
 }
 
+/// A delivery, for a minute.
+async fn deliver(store: &Redis, key: &str) {
+    let end = NOW + Duration::from_secs(60);
+    store.put(Table::Deliveries, key.as_bytes(), key.into(), end, Expect::Any, NOW).await.unwrap();
+}
+
 #[tokio::test]
 async fn one_server_does_what_every_backend_does_for_a_user_with_few_rights() {
     let server = RedisServer::start(&[]);

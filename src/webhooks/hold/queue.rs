@@ -138,7 +138,7 @@ impl Queue {
 
     /// Waits until no failover loses what is stored under these keys; 503 if that takes too long.
     pub async fn replicated(&self, keys: &ReplayKeys) -> Result<(), Rejection> {
-        self.store.replicated(Table::Deliveries, keys.records()).await.map_err(unwritable)
+        self.store.replicated(keys.records()).await.map_err(unwritable)
     }
 
     /// The delivery itself, where it came before and still waits to be brought, and the request that brought it. One that is sent again

@@ -45,7 +45,7 @@ async fn what_a_server_says_of_its_disk_and_its_replicas_is_found_out() {
     assert!(matches!(asked.durability().await.unwrap(), Durability::Lossy(why) if why.contains("appendfsync always")));
     let _: String = server.ask(&["CONFIG", "SET", "appendfsync", "always"]).await;
     assert_eq!(asked.durability().await.unwrap(), Durability::Synced);
-    asked.replicated(Table::Revocations, vec![b"key".to_vec()]).await.expect("there is none to wait for");
+    asked.replicated(vec![b"key".to_vec()]).await.expect("there is none to wait for");
 
     let _: String = server.ask(&["ACL", "SETUSER", "default", "-config"]).await;
     assert!(matches!(asked.durability().await.unwrap(), Durability::Lossy(why) if why.contains("store.redis.durable")));
@@ -67,13 +67,13 @@ async fn what_a_server_says_of_its_disk_and_its_replicas_is_found_out() {
     })
     .await;
     told.durability().await.unwrap();
-    put(&told, "key", NOW + Duration::from_secs(60)).await.unwrap();
-    told.replicated(Table::Revocations, vec![b"key".to_vec()]).await.unwrap();
+    deliver(&told, "key").await;
+    told.replicated(vec![b"key".to_vec()]).await.unwrap();
     replica.kill();
     // Whichever is noticed first: that it does not answer, or that it is gone.
     eventually("the loss", async || {
-        put(&told, "key", NOW + Duration::from_secs(60)).await.unwrap();
-        let reached = told.replicated(Table::Revocations, vec![b"key".to_vec()]).await;
+        deliver(&told, "key").await;
+        let reached = told.replicated(vec![b"key".to_vec()]).await;
         reached.err().map(|error| assert!(matches!(error, StoreError::Timeout), "{error}"))
     })
     .await;

@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// Who waits, and for which record.
+/// Who waits, and for which delivery.
 async fn reaches_a_replica(store: &Redis, key: &str) -> Result<(), StoreError> {
-    store.replicated(Table::Revocations, vec![b"another".to_vec(), key.into()]).await
+    store.replicated(vec![b"another".to_vec(), key.into()]).await
 }
 
 async fn replica_of(server: &RedisServer) -> Arc<RedisServer> {
@@ -25,8 +25,7 @@ async fn what_another_connection_wrote_is_waited_for_as_well() {
     let replica = replica_of(&server).await;
     let settings = json!({"server": server.address(), "durable": true});
     let [here, there] = [(); 2].map(|()| store(&settings));
-    let end = NOW + Duration::from_secs(60);
-    put(&here, "before", end).await.unwrap();
+    deliver(&here, "before").await;
     for store in [&here, &there] {
         store.durability().await.unwrap();
         eventually("the first", async || reaches_a_replica(store, "before").await.ok()).await;
@@ -38,7 +37,7 @@ async fn what_another_connection_wrote_is_waited_for_as_well() {
     // It hears nothing, and is still known as one that follows.
     let sleeps = tokio::spawn(async move { asleep.ask::<String>(&["DEBUG", "SLEEP", "6"]).await });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    put(&here, "held", end).await.unwrap();
+    deliver(&here, "held").await;
     for (who, store) in [("the other replica of ours", &there), ("a new connection", &fresh), ("who wrote it", &here)] {
         let error = reaches_a_replica(store, "held").await.unwrap_err();
         assert!(matches!(error, StoreError::Timeout), "{who}: {error}");
@@ -54,7 +53,7 @@ async fn who_waits_for_a_replica_holds_up_nobody_else() {
     let replica = replica_of(&server).await;
     let store = store(&json!({"server": server.address(), "durable": true}));
     store.durability().await.unwrap();
-    put(&store, "held", NOW + Duration::from_secs(60)).await.unwrap();
+    deliver(&store, "held").await;
     eventually("the replica", async || reaches_a_replica(&store, "held").await.ok()).await;
     let sleeps = tokio::spawn(async move { replica.ask::<String>(&["DEBUG", "SLEEP", "30"]).await });
     let is_waiting = async || server.ask::<String>(&["INFO", "clients"]).await.contains("blocked_clients:1");
@@ -65,7 +64,7 @@ async fn who_waits_for_a_replica_holds_up_nobody_else() {
             async move { reaches_a_replica(&store, "held").await }
         });
         eventually("the wait", async || (is_waiting().await || waiting.is_finished()).then_some(())).await;
-        let found = store.get(Table::Revocations, b"held", NOW).await.unwrap();
+        let found = store.get(Table::Deliveries, b"held", NOW).await.unwrap();
         (found.is_some() && is_waiting().await).then_some(())
     })
     .await;
@@ -79,7 +78,7 @@ async fn all_who_wait_for_a_replica_at_once_share_one_wait_and_hear_of_their_own
     let _replica = replica_of(&server).await;
     let store = store(&json!({"server": server.address(), "durable": true}));
     store.durability().await.unwrap();
-    put(&store, "held", NOW + Duration::from_secs(60)).await.unwrap();
+    deliver(&store, "held").await;
     eventually("the replica", async || reaches_a_replica(&store, "held").await.ok()).await;
     let waits = async || -> u32 {
         let stats: String = server.ask(&["INFO", "commandstats"]).await;
@@ -145,8 +144,8 @@ async fn what_is_held_in_a_cluster_is_synced_by_the_server_that_has_it_and_has_r
     }
     let store = store(&json!({"cluster": [other.address()], "durable": true}));
     let hold = async || {
-        store.put(Table::Held, b"key", b"held".into(), Timestamp::MAX, Expect::Any, NOW).await.unwrap();
-        store.replicated(Table::Held, vec![b"key".to_vec()]).await
+        deliver(&store, "key").await;
+        store.replicated(vec![b"key".to_vec()]).await
     };
     store.durability().await.unwrap();
     hold().await.unwrap();
@@ -164,9 +163,9 @@ async fn what_a_failover_has_lost_is_not_safe() {
     let _replica = replica_of(&server).await;
     let store = store(&json!({"server": server.address(), "durable": true}));
     store.durability().await.unwrap();
-    put(&store, "held", NOW + Duration::from_secs(60)).await.unwrap();
+    deliver(&store, "held").await;
     eventually("the replica", async || reaches_a_replica(&store, "held").await.ok()).await;
-    let _: u32 = server.ask(&["DEL", "doorward:{revocations}:records"]).await;
+    let _: u32 = server.ask(&["DEL", "doorward:{deliveries}:records"]).await;
     let error = reaches_a_replica(&store, "held").await.unwrap_err().to_string();
     assert!(error.contains("not there any more"), "{error}");
 }
