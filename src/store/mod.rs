@@ -12,7 +12,10 @@
 //! | `revocations` | what is revoked before its time, and what is done about a store that lost some |
 //! | `metered` | counts and times what is asked of either |
 //! | `suite` | what every store must do, as one function for the tests of each |
+//! | `disturbed` | a store to which other processes do what a test says |
 
+#[cfg(test)]
+pub mod disturbed;
 pub mod embedded;
 pub mod metered;
 pub mod redis;

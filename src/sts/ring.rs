@@ -264,14 +264,14 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    use std::sync::atomic::Ordering::SeqCst;
 
     use serde_json::Value;
 
     use super::*;
     use crate::{
         sessions::tests::trail,
-        store::{Backend, Change, Embedded, Put, StoreFuture, WrittenAll},
+        store::{Embedded, disturbed::Disturbed},
     };
 
     const START: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -295,47 +295,14 @@ mod tests {
         }
     }
 
-    /// A store at which so many writes come too late, since another replica has written.
-    #[derive(Debug)]
-    struct Contended(Store, AtomicU32);
-
-    impl Backend for Contended {
-        fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
-            self.0.get(table, key, now)
-        }
-        fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
-            let left = self.1.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
-            match left {
-                Ok(_) => Box::pin(async { Ok(WrittenAll::Conflict { index: 0, found: None }) }),
-                Err(_) => self.0.put_all(puts, now),
-            }
-        }
-        fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
-            self.0.delete(table, key)
-        }
-        fn changes<'a>(
-            &'a self,
-            table: Table,
-            after: u64,
-            limit: usize,
-            now: Timestamp,
-        ) -> StoreFuture<'a, Vec<Change>> {
-            self.0.changes(table, after, limit, now)
-        }
-        fn is_shared(&self) -> bool {
-            true
-        }
-        fn ping(&self) -> StoreFuture<'_, ()> {
-            self.0.ping()
-        }
-    }
-
     /// All replicas take a new configuration at about the same time, and each needs keys then.
     #[tokio::test]
     async fn keys_that_another_replica_makes_at_the_same_time_are_tried_for_again_and_not_for_ever() {
         let (place, seal) = (place(), KeyRing::of(&[[7; 32]]));
         for (late, is_made) in [(1, true), (TRIES, true), (TRIES + 1, false)] {
-            let (kept, store) = (Kept::default(), Arc::new(Contended(Arc::clone(&place.store), late.into())) as Store);
+            let (kept, disturbed) = (Kept::default(), Disturbed::new(Arc::clone(&place.store)));
+            disturbed.late.store(late, SeqCst);
+            let store: Store = Arc::new(disturbed);
             store.delete(Table::TokenKeys, RECORD).await.unwrap();
             let made = kept.renew(Vault { store: &store, ..place.vault(&seal) }, PERIOD, START).await;
             assert_eq!((made.is_ok(), kept.get().is_some()), (is_made, is_made), "{late}");

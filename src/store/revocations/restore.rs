@@ -46,68 +46,23 @@ fn puts(mirror: &Mirror, now: Timestamp) -> Result<Vec<Put>, StoreError> {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicBool, AtomicU64, Ordering},
-        },
+        sync::{Arc, atomic::Ordering::SeqCst},
         time::Duration,
     };
 
     use super::{super::Revocations, *};
     use crate::{
         clock::Clock,
-        store::{Backend, Change, Embedded, StoreFuture, Stored, Target},
+        store::{Change, Embedded, Target, disturbed::Disturbed},
     };
-
-    /// A store that other processes use too, which fails to tell what has changed, or is set back to a version.
-    #[derive(Debug)]
-    struct SetBack {
-        inner: Embedded,
-        fails: AtomicBool,
-        last: AtomicU64,
-    }
-
-    impl Backend for SetBack {
-        fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
-            self.inner.get(table, key, now)
-        }
-        fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
-            self.inner.put_all(puts, now)
-        }
-        fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
-            self.inner.delete(table, key)
-        }
-        fn changes<'a>(
-            &'a self,
-            table: Table,
-            after: u64,
-            limit: usize,
-            now: Timestamp,
-        ) -> StoreFuture<'a, Vec<Change>> {
-            match self.fails.load(Ordering::SeqCst) {
-                true => Box::pin(async { Err(StoreError::Timeout) }),
-                false => self.inner.changes(table, after, limit, now),
-            }
-        }
-        fn was_set_back(&self, _table: Table, after: u64) -> StoreFuture<'_, bool> {
-            let last = self.last.load(Ordering::SeqCst);
-            Box::pin(async move { Ok(last < after) })
-        }
-        fn is_shared(&self) -> bool {
-            true
-        }
-        fn ping(&self) -> StoreFuture<'_, ()> {
-            self.inner.ping()
-        }
-    }
 
     /// The look that failed had begun at an earlier version, as an own word was to be read again, and the next one went by that.
     #[tokio::test]
     async fn what_a_store_lost_while_a_look_failed_is_put_back() {
         let folder = tempfile::tempdir().unwrap();
         let inner = Embedded::open(&folder.path().join("store.redb")).unwrap();
-        let switched = Arc::new(SetBack { inner, fails: false.into(), last: u64::MAX.into() });
-        let store = Arc::clone(&switched) as Store;
+        let disturbed = Arc::new(Disturbed::new(Arc::new(inner)));
+        let store = Arc::clone(&disturbed) as Store;
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
         let (now, new) = (clock.now(), || Revocations::new(Arc::clone(&store), clock.clone()));
         let until = now + Duration::from_secs(60);
@@ -120,12 +75,12 @@ mod tests {
         here.refresh().await.unwrap();
         let (record, version) = (serde_json::from_slice(&own.stored.value).unwrap(), own.stored.version);
         here.learn_own(vec![(record, own.stored.expires)], &[version]);
-        switched.fails.store(true, Ordering::SeqCst);
+        disturbed.fails.store(true, SeqCst);
         here.refresh().await.unwrap_err();
-        switched.fails.store(false, Ordering::SeqCst);
+        disturbed.fails.store(false, SeqCst);
         // Another server takes its place, which has not heard of the last word.
         assert!(store.delete(Table::Revocations, &other.key).await.unwrap());
-        switched.last.store(version, Ordering::SeqCst);
+        disturbed.last.store(version, SeqCst);
         here.refresh().await.unwrap();
         let kept = changes().await;
         assert!(kept.iter().any(|change| change.key == other.key), "{kept:?}");
