@@ -291,7 +291,7 @@ mod tests {
             (with("alice", digest().replace(|c: char| c.is_ascii_digit(), "g"), "sre"), "not a SHA-256"),
             (with("system:admin", digest(), "sre"), "reserved prefix"),
             (with("alice\n", digest(), "sre"), "control character"),
-            (with(&"a".repeat(250), digest(), "sre"), "longer than"),
+            (with(&"a".repeat(510), digest(), "sre"), "longer than"),
             (with("", digest(), "sre"), "is empty"),
             (with("alice", digest(), "system:masters"), "reserved prefix"),
             (twice, "twice"),

@@ -17,6 +17,9 @@ use crate::{clock::Timestamp, config::raw::Algorithm};
 /// tells nothing of this: it may stand in both, or in neither.
 const OF_ACCESS_TOKENS: [&str; 5] = ["client_id", "cid", "appid", "scope", "scp"];
 
+/// Bytes of a subject as most issuers have it (OpenID Connect Core 1.0 section 2).
+pub(super) const MAX_SUBJECT: usize = 255;
+
 /// More audiences than this are not looked at.
 const MAX_AUDIENCES: usize = 64;
 
@@ -63,6 +66,8 @@ pub struct AccessTokenChecks {
     pub id_tokens_for_project: bool,
     /// Claims of which each access token of the issuer has one, and no ID token. Empty: nothing such is known.
     pub marks: &'static [&'static str],
+    /// Bytes of a subject. Service accounts of clusters, and the user names in Doorward's own tokens, may be longer than others.
+    pub longest_subject: usize,
 }
 
 impl AccessTokenChecks {
@@ -164,7 +169,7 @@ impl AccessTokenChecks {
             check_says_bearer(claims)?;
         }
         self.check_required(claims)?;
-        Ok(Checked { subject: subject_or(own_subject, claims)?, audiences, not_before, expires })
+        Ok(Checked { subject: self.subject_or(own_subject, claims)?, audiences, not_before, expires })
     }
 
     /// Whether claims that were verified before are still those of a token for us, by settings that have changed since:
@@ -249,8 +254,47 @@ impl AccessTokenChecks {
 
     fn check_common(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Checked, TokenError> {
         let Registered { audiences, not_before, expires } = self.check_registered(claims, now)?;
-        let subject = subject(claims)?.ok_or_else(|| wrong("sub", None, "a text of 1 to 255 bytes"))?;
+        let subject = self.subject(claims)?.ok_or_else(|| wrong("sub", None, self.expected_subject()))?;
         Ok(Checked { subject, audiences, not_before, expires })
+    }
+
+    /// Whose token it is of which an answer may name no `sub`. It is the client's own only where the settings say so and nobody is behind
+    /// it: some providers tell no more of the tokens of people.
+    pub(super) fn subject_or(
+        &self,
+        own_subject: Option<&str>,
+        claims: &Map<String, Value>,
+    ) -> Result<Arc<str>, TokenError> {
+        if let Some(subject) = self.subject(claims)? {
+            return Ok(subject);
+        }
+        let of_somebody = claims.get("username").is_some_and(|name| !name.is_null());
+        match own_subject {
+            Some(subject) if !of_somebody => Ok(subject.into()),
+            Some(_) => {
+                Err(wrong("sub", None, "there beside `username`: the token is somebody's, and not the client's own"))
+            }
+            None => Err(wrong("sub", None, "a text of 1 to 255 bytes, or the `subject` of its client in `clients`")),
+        }
+    }
+
+    /// `sub`: a text without control characters.
+    pub(super) fn subject(&self, claims: &Map<String, Value>) -> Result<Option<Arc<str>>, TokenError> {
+        match claims.get("sub") {
+            None => Ok(None),
+            Some(Value::String(subject))
+                if !subject.trim().is_empty()
+                    && subject.len() <= self.longest_subject
+                    && !subject.chars().any(char::is_control) =>
+            {
+                Ok(Some(subject.as_str().into()))
+            }
+            other => Err(wrong("sub", other, self.expected_subject())),
+        }
+    }
+
+    fn expected_subject(&self) -> &'static str {
+        if self.longest_subject == MAX_SUBJECT { "a text of 1 to 255 bytes" } else { "a text of 1 to 512 bytes" }
     }
 
     /// Whether `iss` is one of the issuer's names; `tid` is the tenant that the same token says it is of.
@@ -351,22 +395,6 @@ fn check_says_bearer(claims: &Map<String, Value>) -> Result<(), TokenError> {
     Err(wrong("token_type", came, expected))
 }
 
-/// Whose token it is of which an answer may name no `sub`. It is the client's own only where the settings say so and nobody is behind it:
-/// some providers tell no more of the tokens of people.
-pub(super) fn subject_or(own_subject: Option<&str>, claims: &Map<String, Value>) -> Result<Arc<str>, TokenError> {
-    if let Some(subject) = subject(claims)? {
-        return Ok(subject);
-    }
-    let of_somebody = claims.get("username").is_some_and(|name| !name.is_null());
-    match own_subject {
-        Some(subject) if !of_somebody => Ok(subject.into()),
-        Some(_) => {
-            Err(wrong("sub", None, "there beside `username`: the token is somebody's, and not the client's own"))
-        }
-        None => Err(wrong("sub", None, "a text of 1 to 255 bytes, or the `subject` of its client in `clients`")),
-    }
-}
-
 /// Whether a token is current; `starts` are the claims before which it is not.
 pub fn check_times(
     now: Timestamp,
@@ -411,19 +439,6 @@ pub fn audiences(claims: &Map<String, Value>) -> Result<Option<Vec<Box<str>>>, T
             .map(Some)
             .ok_or_else(|| malformed(value)),
         Some(value) => Err(malformed(value)),
-    }
-}
-
-/// `sub`: a text of 1 to 255 bytes (OpenID Connect Core 1.0 section 2) without control characters.
-pub fn subject(claims: &Map<String, Value>) -> Result<Option<Arc<str>>, TokenError> {
-    match claims.get("sub") {
-        None => Ok(None),
-        Some(Value::String(subject))
-            if !subject.trim().is_empty() && subject.len() <= 255 && !subject.chars().any(char::is_control) =>
-        {
-            Ok(Some(subject.as_str().into()))
-        }
-        other => Err(wrong("sub", other, "a text of 1 to 255 bytes")),
     }
 }
 

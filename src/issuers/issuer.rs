@@ -6,7 +6,7 @@ use data_encoding::HEXLOWER;
 use serde_json::{Map, Value};
 
 use super::{
-    checks::{AccessTokenChecks, Checked, subject_or},
+    checks::{AccessTokenChecks, Checked},
     discovery::Metadata,
     introspection::Introspection,
     jwt::{Unverified, is_jwt_shaped},
@@ -184,7 +184,7 @@ impl Issuer {
         let audiences = self.checks.check_again(&known.claims, is_listed)?;
         let mut principal = self.mapping.principal(Facts {
             claims: (*known.claims).clone(),
-            subject: subject_or(self.mapping.own_subject(client.as_deref()), &known.claims)?,
+            subject: self.checks.subject_or(self.mapping.own_subject(client.as_deref()), &known.claims)?,
             expires: known.expires,
             scheme: known.scheme,
             scopes: None,

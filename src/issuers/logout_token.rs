@@ -60,7 +60,7 @@ impl AccessTokenChecks {
             Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_ID => Ok(Some(Box::from(text.as_str()))),
             Some(_) => Err(wrong(name, "a text of 1 to 255 bytes")),
         };
-        let subject = checks::subject(claims)?;
+        let subject = self.subject(claims)?;
         let session = text("sid")?;
         if subject.is_none() && session.is_none() {
             return Err(wrong("sub", "there, or `sid` is"));

@@ -11,7 +11,7 @@ use url::Url;
 use self::names::share_a_name;
 use super::{
     Context, Issuer, Issuers,
-    checks::AccessTokenChecks,
+    checks::{AccessTokenChecks, MAX_SUBJECT},
     claim_path::ClaimPath,
     client_auth::ClientAuth,
     defaults::{self, Defaults},
@@ -182,6 +182,10 @@ impl Builder<'_> {
             like_id_tokens: raw.preset == Some(Preset::Dex),
             id_tokens_for_project: raw.preset == Some(Preset::Zitadel),
             marks: presets::marks_of_access_tokens(raw.preset),
+            longest_subject: match raw.preset {
+                Some(Preset::Kubernetes | Preset::Doorward) => principal::MAX_NAME,
+                _ => MAX_SUBJECT,
+            },
         }
     }
 

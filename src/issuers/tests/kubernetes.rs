@@ -80,6 +80,19 @@ async fn service_accounts_are_workloads_with_a_name_of_their_own() {
     }
 }
 
+/// Kubernetes lets a service account have 253 bytes and a namespace 63, and with more than 232 together the token was refused.
+#[tokio::test]
+async fn the_longest_name_that_a_service_account_can_have_is_taken() {
+    let bench = Bench::new("kubernetes", false).await;
+    let (namespace, account) = ("n".repeat(63), "a".repeat(253));
+    let sub = format!("system:serviceaccount:{namespace}:{account}");
+    let principal = bench.pod(json!({"sub": sub})).await.unwrap();
+    assert_eq!(principal.service_account(), Some((&*namespace, &*account)));
+    assert_eq!(*principal.username, format!("{}#{namespace}/{account}", bench.provider.url));
+    let longer = bench.pod(json!({"sub": format!("{sub}a")})).await.unwrap_err();
+    assert_eq!(longer.reason(), Reason::TokenInvalid, "it is none that a cluster could have");
+}
+
 #[tokio::test]
 async fn only_presets_vouch_for_workloads() {
     let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
