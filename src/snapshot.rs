@@ -165,6 +165,12 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         .collect();
     let now = context.clock().now();
     let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), egress, now, resolver);
+    for webhook in webhooks.values() {
+        let before = previous.and_then(|known| known.routes.of_webhook(webhook.name())?.webhook.as_deref());
+        if let Some(before) = before {
+            webhook.keep_fetched_of(before);
+        }
+    }
     let tokens = sts::Settings::resolve(root, &issuers, &upstreams, egress, now, resolver);
     let parts = Parts { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
     let routes = route::resolve(root, parts, resolver);

@@ -202,6 +202,13 @@ impl Webhook {
         self.hold.map_or(self.replay_window, |settings| settings.span.max(self.replay_window))
     }
 
+    /// Takes over what the same entry of the generation before has fetched.
+    pub fn keep_fetched_of(&self, before: &Self) {
+        if let (Some(sns), Some(before)) = (&self.sns, &before.sns) {
+            sns.keep_certificates_of(before);
+        }
+    }
+
     /// How deliveries are held, if they are.
     pub fn hold(&self) -> Option<hold::Settings> {
         self.hold

@@ -6,25 +6,20 @@
 //! is trusted. Nothing else that a message says is ever fetched, but the confirmation of a subscription to a listed topic, from the same hosts.
 
 mod certificate;
+mod source;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use aws_lc_rs::signature::{
     RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, RsaParameters, UnparsedPublicKey,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::Request;
 use serde::{Deserialize, de::IgnoredAny};
-use tokio::{runtime::Handle, time::Instant};
+use tokio::runtime::Handle;
 use url::Url;
 
-use self::certificate::Certificate;
+use self::source::{Source, authority};
 use super::{
     Delivery, Expected, Refused, ReplayKeys, Webhook,
     document::Wanted,
@@ -35,10 +30,8 @@ use super::{
 use crate::{
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
-    egress::{Bounds, Egress},
+    egress::Egress,
     error::{Reason, Rejection},
-    issuers::SingleFlight,
-    lock::lock,
     sha256::sha256,
 };
 
@@ -51,67 +44,12 @@ const MAX_AHEAD: Duration = Duration::from_secs(300);
 /// From its time on and before it.
 pub(super) const GOOD_FOR: Duration = Duration::from_secs(3600 + 300);
 
-/// What a fetch may cost. SNS waits 15 s for an answer.
-const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 << 10 };
-
-/// Certificates that are kept. A region has one or two.
-const MAX_CERTIFICATES: usize = 32;
-
-/// After a fetch that failed, the next of the same address waits.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// Fetches at once.
-const MAX_FETCHES: usize = 10;
-
-/// Fetches of one client at once, with those that failed within a pause. An address is nobody's proof, and who names some that lead
-/// nowhere must not keep others from a genuine one, nor have AWS asked without end. Clients that nobody tells apart have
-/// the bound of all.
-const MAX_OF_ONE: usize = 5;
-
 /// The topics of a sender, and what is needed to tell that a message comes from one of them.
 #[derive(Debug)]
 pub struct Sns {
     topics: Vec<Arc<str>>,
     allows_sha1: bool,
     source: Arc<Source>,
-    /// One for each address, which goes on when whoever asked first leaves: an address is nobody's proof, and those who name that of
-    /// the genuine certificate and leave would keep all others from it.
-    fetches: SingleFlight<Result<Certificate, String>>,
-}
-
-/// Where certificates are fetched and subscriptions confirmed.
-#[derive(Debug)]
-struct Source {
-    /// `host` or `host:port`.
-    hosts: Vec<String>,
-    egress: Egress,
-    /// Certificates by their address.
-    known: Mutex<HashMap<String, Certificate>>,
-    /// Addresses that are asked, or gave none.
-    asked: Mutex<HashMap<String, Asked>>,
-}
-
-#[derive(Debug)]
-struct Asked {
-    /// The client that named it first, where that is known.
-    by: Option<IpAddr>,
-    /// When it gave none.
-    failed: Option<Instant>,
-}
-
-/// A fetch that is under way, and has failed when it is dropped, unless a certificate is known then.
-#[derive(Debug)]
-struct Fetch {
-    source: Arc<Source>,
-    address: String,
-}
-
-impl Drop for Fetch {
-    fn drop(&mut self) {
-        if let Some(asked) = lock(&self.source.asked).get_mut(&self.address) {
-            asked.failed = Some(Instant::now());
-        }
-    }
 }
 
 /// A message that SNS signed.
@@ -178,17 +116,22 @@ impl Sns {
                 resolver.error(&at.key("hosts").index(index), format!("`{host}` is no host, nor `host:port`"));
             }
         }
+        let authorities = match raw.ca.as_deref() {
+            Some(ca) => Some(sha256(&[resolver.read(&at.key("ca"), ca)?.as_slice()])),
+            None => None,
+        };
         let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver)?;
         (!resolver.report.has_errors_since(mark)).then(|| {
             let topics = raw.topics.iter().map(|topic| topic.as_str().into()).collect();
             let hosts = if raw.hosts.is_empty() { hosts(&raw.topics) } else { raw.hosts.clone() };
-            Self::new(topics, hosts, raw.allow_sha1, egress)
+            let source = Source::new(hosts, egress, authorities);
+            Self { topics, allows_sha1: raw.allow_sha1, source: Arc::new(source) }
         })
     }
 
-    fn new(topics: Vec<Arc<str>>, hosts: Vec<String>, allows_sha1: bool, egress: Egress) -> Self {
-        let source = Source { hosts, egress, known: Mutex::default(), asked: Mutex::default() };
-        Self { topics, allows_sha1, source: Arc::new(source), fetches: SingleFlight::default() }
+    /// Takes over the certificates that the same entry of the generation before has.
+    pub(super) fn keep_certificates_of(&self, before: &Self) {
+        self.source.keep_those_of(&before.source);
     }
 
     /// Reads a message and makes sure that SNS signed it for a listed topic. `kind` is the header of that name, which no
@@ -219,13 +162,14 @@ impl Sns {
         };
         let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
         let signed = message.signed().ok_or_else(|| malformed("a signed member is missing, or cannot be one"))?;
-        let certificate = self.certificate(&message.signing_cert_url, client, control).await?;
+        let certificate = self.source.certificate(&message.signing_cert_url, client, control).await?;
         if !certificate.is_valid(now) {
             return Err(unproven(Reason::SignatureInvalid, "the certificate of the signature is not valid now"));
         }
         UnparsedPublicKey::new(algorithm, certificate.key())
             .verify(signed.as_bytes(), &signature)
             .map_err(|_| unproven(Reason::SignatureInvalid, "the certificate's key did not make the signature"))?;
+        self.source.note_proof(&message.signing_cert_url);
         let time = Timestamp::from_rfc3339(&message.timestamp).ok_or_else(|| malformed("the time is none"))?;
         if now.since(time) > MAX_AGE {
             return Err(unproven(Reason::SignatureInvalid, "the message is older than SNS would send it"));
@@ -257,92 +201,6 @@ impl Sns {
         self.source.fetch(&url).await.map_err(unavailable)?;
         tracing::info!(topic = &*message.topic_arn, "a subscription to a topic of SNS is confirmed");
         Ok(())
-    }
-
-    /// The certificate at an address that this client names, fetched if it is not known. One that is known waits for no fetch,
-    /// whatever addresses others name.
-    async fn certificate(
-        &self,
-        address: &str,
-        client: Option<IpAddr>,
-        control: &Handle,
-    ) -> Result<Certificate, Rejection> {
-        let url = Url::parse(address).ok().filter(|url| self.source.is_listed(url) && is_certificate(url));
-        let Some(url) = url else {
-            return Err(unproven(Reason::SignatureInvalid, "the certificate is not at a listed host"));
-        };
-        if let Some(known) = self.source.known(address) {
-            return Ok(known);
-        }
-        let begin = || -> Result<_, Result<Certificate, String>> {
-            // Another fetch may have ended since it was looked.
-            if let Some(known) = self.source.known(address) {
-                return Err(Ok(known));
-            }
-            let fetch = self.source.begin(address, client).map_err(Err)?;
-            Ok(async move { fetch.obtain(&url).await })
-        };
-        let fetched = match self.fetches.join(sha256(&[address.as_bytes()]), control, begin).await {
-            Err(at_once) => at_once,
-            Ok(fetched) => fetched.unwrap_or_else(|| Err("the fetch was given up".to_owned())),
-        };
-        fetched.map_err(|why| {
-            Rejection::new(Reason::IssuerUnavailable, "the certificate of the signature cannot be had at the moment")
-                .because(why)
-        })
-    }
-}
-
-impl Source {
-    fn known(&self, address: &str) -> Option<Certificate> {
-        lock(&self.known).get(address).cloned()
-    }
-
-    /// Begins a fetch for a client, unless it is to wait for a moment.
-    fn begin(self: &Arc<Self>, address: &str, by: Option<IpAddr>) -> Result<Fetch, String> {
-        let mut asked = lock(&self.asked);
-        asked.retain(|_, asked| asked.failed.is_none_or(|at| at.elapsed() < PAUSE));
-        if asked.contains_key(address) {
-            return Err("the last fetch failed a moment ago".to_owned());
-        }
-        if by.is_some() && asked.values().filter(|asked| asked.by == by).count() >= MAX_OF_ONE {
-            return Err("this client names too many certificates that cannot be had".to_owned());
-        }
-        let counts = |asked: &&Asked| asked.failed.is_none() || (by.is_none() && asked.by.is_none());
-        if asked.values().filter(counts).count() >= MAX_FETCHES {
-            return Err("too many certificates are fetched at once".to_owned());
-        }
-        asked.insert(address.to_owned(), Asked { by, failed: None });
-        Ok(Fetch { source: Arc::clone(self), address: address.to_owned() })
-    }
-
-    async fn fetch(&self, url: &Url) -> Result<Bytes, String> {
-        let request = Request::get(url.as_str()).body(Bytes::new()).map_err(|error| error.to_string())?;
-        let answer = self.egress.send(request, BOUNDS).await.map_err(|error| error.to_string())?;
-        match answer.status().is_success() {
-            true => Ok(answer.into_body()),
-            false => Err(format!("{} answered {}", url.host_str().unwrap_or_default(), answer.status())),
-        }
-    }
-
-    fn is_listed(&self, url: &Url) -> bool {
-        authority(url).is_some_and(|authority| self.hosts.contains(&authority))
-    }
-}
-
-impl Fetch {
-    /// Fetches the certificate, and keeps it.
-    async fn obtain(self, url: &Url) -> Result<Certificate, String> {
-        let Source { hosts, known, asked, .. } = &*self.source;
-        let pem = self.source.fetch(url).await?;
-        let certificate = Certificate::read(&pem, hosts)?;
-        let mut known = lock(known);
-        if known.len() >= MAX_CERTIFICATES {
-            known.clear();
-        }
-        known.insert(self.address.clone(), certificate.clone());
-        lock(asked).remove(&self.address);
-        Ok(certificate)
     }
 }
 
@@ -391,20 +249,6 @@ impl Webhook {
             expires: Timestamp::MAX,
         })
     }
-}
-
-/// `host`, or `host:port` where that is not 443, of an address over TLS without a user.
-fn authority(url: &Url) -> Option<String> {
-    let plain = url.scheme() == "https" && url.username().is_empty() && url.password().is_none();
-    let host = url.host_str().filter(|_| plain)?;
-    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
-}
-
-/// Whether an address can be that of a certificate: a file of that kind, and nothing that could make it another.
-fn is_certificate(url: &Url) -> bool {
-    let name = url.path().strip_prefix('/').and_then(|path| path.strip_suffix(".pem")).unwrap_or_default();
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    (1..=128).contains(&name.len()) && plain && url.query().is_none() && url.fragment().is_none()
 }
 
 /// The hosts of SNS in the regions of these topics.

@@ -1,11 +1,24 @@
 use std::task::Poll;
 
-use super::*;
+use super::{
+    certificate::Certificate,
+    source::{MAX_CERTIFICATES, MAX_FETCHES, MAX_OF_NOBODY, MAX_OF_ONE, PAUSE, is_certificate},
+    *,
+};
 use crate::webhooks::senders;
 
-fn with_hosts(hosts: &[&str]) -> Sns {
+fn with_hosts(hosts: &[&str]) -> Arc<Source> {
+    trusting(hosts, None)
+}
+
+fn trusting(hosts: &[&str], authorities: Option<[u8; 32]>) -> Arc<Source> {
     let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-    Sns::new(Vec::new(), hosts, false, Egress::of_nobody().unwrap())
+    Arc::new(Source::new(hosts, Egress::of_nobody().unwrap(), authorities))
+}
+
+fn certificate() -> Certificate {
+    let pem = rcgen::generate_simple_self_signed(vec!["sns.amazonaws.com".to_owned()]).unwrap().cert.pem();
+    Certificate::read(pem.as_bytes(), &[]).unwrap()
 }
 
 fn client(last: u8) -> Option<IpAddr> {
@@ -31,7 +44,7 @@ fn only_topics_have_hosts() {
 
 #[test]
 fn webhooks_29_certificates_come_from_listed_hosts_alone() {
-    let sns = with_hosts(&["sns.us-east-1.amazonaws.com", "localhost:4566"]);
+    let source = with_hosts(&["sns.us-east-1.amazonaws.com", "localhost:4566"]);
     for (url, good) in [
         ("https://sns.us-east-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem", true),
         ("https://localhost:4566/a.pem", true),
@@ -54,7 +67,7 @@ fn webhooks_29_certificates_come_from_listed_hosts_alone() {
         ("file:///etc/passwd.pem", false),
         ("", false),
     ] {
-        let is_good = Url::parse(url).is_ok_and(|url| sns.source.is_listed(&url) && is_certificate(&url));
+        let is_good = Url::parse(url).is_ok_and(|url| source.is_listed(&url) && is_certificate(&url));
         assert_eq!(is_good, good, "{url}");
     }
 }
@@ -65,48 +78,52 @@ async fn so_many_certificates_are_fetched_at_once_and_no_more() {
     // It never says a word.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = silent.local_addr().unwrap().to_string();
-    let (sns, control) = (with_hosts(&[&host]), Handle::current());
+    let (source, control) = (with_hosts(&[&host]), Handle::current());
     for number in 0..u8::try_from(MAX_FETCHES).unwrap() {
         let address = format!("https://{host}/{number}.pem");
-        let asked = Box::pin(sns.certificate(&address, client(number), &control));
+        let asked = Box::pin(source.certificate(&address, client(number), &control));
         assert!(futures_util::poll!(asked).is_pending(), "{address}");
     }
     let another = format!("https://{host}/another.pem");
-    match futures_util::poll!(Box::pin(sns.certificate(&another, client(10), &control))) {
+    match futures_util::poll!(Box::pin(source.certificate(&another, client(10), &control))) {
         Poll::Ready(Err(rejection)) => assert_eq!(rejection.reason(), Reason::IssuerUnavailable),
         other => panic!("{other:?}"),
     }
     let first = format!("https://{host}/0.pem");
     assert!(
-        futures_util::poll!(Box::pin(sns.certificate(&first, client(10), &control))).is_pending(),
+        futures_util::poll!(Box::pin(source.certificate(&first, client(10), &control))).is_pending(),
         "it is under way"
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_fetch_that_failed_is_made_again_after_a_moment() {
-    let source = &with_hosts(&["localhost"]).source;
+    let source = with_hosts(&["localhost"]);
     drop(source.begin("a", client(1)).unwrap());
     assert!(source.begin("a", client(2)).is_err());
     tokio::time::advance(PAUSE).await;
     assert!(source.begin("a", client(2)).is_ok());
 }
 
-/// Five messages of whoever is behind the same balancer kept all others from theirs.
+/// Ten wrong certificates a second of whoever is behind the same balancer kept all others from theirs.
 #[tokio::test(start_paused = true)]
-async fn clients_that_nobody_tells_apart_do_not_share_the_bound_of_one() {
-    let source = &with_hosts(&["localhost"]).source;
-    for number in 0..2 * MAX_FETCHES {
+async fn clients_that_nobody_tells_apart_have_more_than_a_stranger_among_them_takes_by_the_way() {
+    let source = with_hosts(&["localhost"]);
+    for number in 0..2 * MAX_OF_NOBODY {
         let begun = source.begin(&number.to_string(), None).map(drop);
-        assert_eq!(begun.is_ok(), number < MAX_FETCHES, "{number}");
+        assert_eq!(begun.is_ok(), number < MAX_OF_NOBODY, "{number}");
     }
     assert!(source.begin("genuine", client(1)).is_ok(), "the twin");
+    tokio::time::advance(PAUSE).await;
+    let under_way: Vec<_> = (0..MAX_FETCHES).map(|number| source.begin(&number.to_string(), None)).collect();
+    assert!(under_way.iter().all(Result::is_ok));
+    assert!(source.begin("another", None).is_err(), "no more at once than of others");
 }
 
 /// Ten addresses a second that led nowhere kept the genuine one from being asked, for as long as somebody named such.
 #[tokio::test(start_paused = true)]
 async fn who_names_addresses_that_lead_nowhere_keeps_no_other_from_a_certificate() {
-    let source = &with_hosts(&["localhost"]).source;
+    let source = with_hosts(&["localhost"]);
     for number in 0..2 * MAX_FETCHES {
         let begun = source.begin(&number.to_string(), client(1)).map(drop);
         assert_eq!(begun.is_ok(), number < MAX_OF_ONE, "{number}");
@@ -117,22 +134,60 @@ async fn who_names_addresses_that_lead_nowhere_keeps_no_other_from_a_certificate
     assert!(source.begin("again", client(1)).is_ok());
 }
 
+/// All were forgotten at once, and had to be fetched beside whatever strangers named meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_proves_messages_is_kept_whatever_others_are_fetched() {
+    let (source, certificate) = (with_hosts(&["localhost"]), certificate());
+    source.keep("genuine".to_owned(), certificate.clone());
+    source.note_proof("genuine");
+    for number in 0..2 * MAX_CERTIFICATES {
+        source.keep(number.to_string(), certificate.clone());
+    }
+    let known = |address: &str| source.known(address).is_some();
+    assert!(known("genuine"));
+    assert_eq!((0..2 * MAX_CERTIFICATES).filter(|number| known(&number.to_string())).count(), MAX_CERTIFICATES - 1);
+    // The longest ago goes first.
+    for number in 0..MAX_CERTIFICATES {
+        tokio::time::advance(PAUSE).await;
+        source.keep(format!("later-{number}"), certificate.clone());
+        source.note_proof(&format!("later-{number}"));
+    }
+    assert!(!known("genuine"));
+}
+
+/// A reload forgot them all, and whoever could keep them from being fetched had to wait for one.
+#[test]
+fn certificates_outlive_a_reload_unless_they_would_be_fetched_otherwise() {
+    let before = trusting(&["localhost"], Some([1; 32]));
+    before.keep("genuine".to_owned(), certificate());
+    for (hosts, authorities, is_kept) in [
+        (["localhost"], Some([1; 32]), true),
+        (["localhost"], Some([2; 32]), false),
+        (["localhost"], None, false),
+        (["localhost:8443"], Some([1; 32]), false),
+    ] {
+        let after = trusting(&hosts, authorities);
+        after.keep_those_of(&before);
+        assert_eq!(after.known("genuine").is_some(), is_kept, "{hosts:?} {authorities:?}");
+    }
+}
+
 /// Whoever named the genuine certificate and left, again and again, kept it from being fetched at all.
 #[tokio::test]
 async fn a_fetch_goes_on_for_others_when_who_asked_first_has_left() {
     // The connection that a fetch makes is the one that its leaving would have closed.
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = server.local_addr().unwrap().to_string();
-    let (sns, control) = (with_hosts(&[&host]), Handle::current());
+    let (source, control) = (with_hosts(&[&host]), Handle::current());
     let address = format!("https://{host}/genuine.pem");
-    assert!(futures_util::poll!(Box::pin(sns.certificate(&address, client(1), &control))).is_pending());
-    let mut second = Box::pin(sns.certificate(&address, client(2), &control));
+    assert!(futures_util::poll!(Box::pin(source.certificate(&address, client(1), &control))).is_pending());
+    let mut second = Box::pin(source.certificate(&address, client(2), &control));
     assert!(futures_util::poll!(&mut second).is_pending(), "it waits for the fetch of the first");
     let (connection, _) = server.accept().await.unwrap();
     // Which is no server of TLS, so that the fetch fails, and that is heard by whoever waits.
     drop((connection, server));
     assert_eq!(second.await.unwrap_err().reason(), Reason::IssuerUnavailable);
-    assert!(sns.source.begin(&address, client(2)).is_err(), "what truly failed counts");
+    assert!(source.begin(&address, client(2)).is_err(), "what truly failed counts");
 }
 
 #[test]

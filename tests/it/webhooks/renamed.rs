@@ -24,7 +24,7 @@ fn body(repository: u32) -> String {
 }
 
 /// Has all that is called `former` be called `name`.
-fn rename(doorward: &Doorward, former: &str, name: &str) {
+pub(super) fn rename(doorward: &Doorward, former: &str, name: &str) {
     let path = doorward.dir().join("doorward.yaml");
     let renamed = std::fs::read_to_string(&path).unwrap().replace(former, name);
     std::fs::write(path.with_extension("draft"), renamed).unwrap();

@@ -18,6 +18,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use super::renamed::rename;
 use crate::harness::{Answer, Authority, Doorward, Raw, Reply, Upstream, request, unique, until};
 
 const TOPIC: &str = "arn:aws:sns:us-east-1:123456789012:commits";
@@ -392,4 +393,23 @@ async fn a_certificate_is_had_by_others_when_who_named_it_first_has_left() {
     let answer = genuine.answer().await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     assert!(amazon.take().is_empty(), "it is fetched once");
+}
+
+/// Each reload had it fetched anew, beside whatever strangers named meanwhile.
+#[tokio::test]
+async fn a_certificate_outlives_a_reload_unless_other_authorities_are_trusted() {
+    let authority = Authority::new();
+    let (amazon, upstream) = (Amazon::start(&authority).await, Upstream::scripted(|_| Reply::json(202, "{}")).await);
+    let mut doorward = start(&authority, &amazon, &upstream, "").await;
+    let message = || amazon.sign(amazon.message("Notification"));
+    assert_eq!(send(&doorward, &message()).await.status, 202);
+    assert_eq!(amazon.take(), ["/good.pem"]);
+    rename(&doorward, "id: sns,", "id: messages,");
+    doorward.wait_for_generation(2).await;
+    assert_eq!(send(&doorward, &message()).await.status, 202);
+    assert!(amazon.take().is_empty(), "it is known");
+    std::fs::write(doorward.dir().join("ca.pem"), authority.pem() + &Authority::new().pem()).unwrap();
+    doorward.wait_for_generation(3).await;
+    assert_eq!(send(&doorward, &message()).await.status, 202);
+    assert_eq!(amazon.take(), ["/good.pem"]);
 }
