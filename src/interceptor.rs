@@ -7,7 +7,7 @@
 
 mod question;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -67,11 +67,6 @@ impl Denial {
             _ => UNAUTHENTICATED,
         }
     }
-
-    /// Whether rules said so, and not the proof.
-    fn is_of_rules(&self) -> bool {
-        self.code() == PERMISSION_DENIED
-    }
 }
 
 /// Why a question is not answered with yes.
@@ -127,12 +122,7 @@ pub async fn answer(
                 "a trigger was stopped"
             );
             app.metrics.webhooks.stopped();
-            let record = exchange.record();
-            if denial.is_of_rules() {
-                record.decision =
-                    Some(audit::Decision { outcome: Effect::Deny, rule: None, shadow: Vec::new(), grants: Vec::new() });
-            }
-            record.refuse(&Rejection::new(denial.0, why));
+            exchange.record().refuse(&Rejection::new(denial.0, why));
             json!({"continue": false, "status": {"code": denial.code(), "message": denial.1}})
         }
     };
@@ -151,7 +141,7 @@ async fn decide(
     let claims = check(snapshot, question, app, record)?;
     let patience = Patience::begin();
     let trigger = &question.context.trigger_id;
-    check_trigger(pools, snapshot, &claims, trigger, &patience).await?;
+    check_trigger(pools, snapshot, &claims, trigger, &patience, record).await?;
     if trigger.len() > MAX_NAME || !trigger.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Denial(Reason::BadRequest, "the trigger id names no Trigger".to_owned()).into());
     }
@@ -290,23 +280,28 @@ fn check_audience(claims: &Claims, question: &Question<'_>) -> Result<(), Denial
     }
 }
 
-/// Whether the rules that let the delivery in let it set off this Trigger.
+/// Whether the rules that let the delivery in let it set off this Trigger. What they say is noted.
 async fn check_trigger(
     pools: &Pools,
     snapshot: &Snapshot,
     claims: &Claims,
     id: &str,
     patience: &Patience,
+    record: &mut audit::Record,
 ) -> Result<(), Stop> {
     let Some(limits) = &claims.triggers else { return Ok(()) };
-    let denied = |reason: Reason, message: String| Err(Denial(reason, message).into());
+    record.policy.clone_from(&limits.policy);
+    let denied = |record: &mut audit::Record, reason: Reason, rule: Option<Arc<str>>, message: String| {
+        record.decision = Some(audit::Decision { outcome: Effect::Deny, rule, shadow: Vec::new(), grants: Vec::new() });
+        Err(Denial(reason, message).into())
+    };
     let named = id.strip_prefix("namespaces/").and_then(|rest| rest.split_once("/triggers/"));
     let Some((namespace, name)) = named.filter(|(_, name)| !name.is_empty()) else {
         let message = format!(
             "rules say which Triggers this delivery may set off, and `{id}` names none: give the Trigger a name, and name the \
              interceptor in the Trigger itself and not in its group"
         );
-        return denied(Reason::NoRuleMatched, message);
+        return denied(record, Reason::NoRuleMatched, None, message);
     };
     let listener = claims.aud.split_once('/').unwrap_or_default();
     let server = snapshot.raw.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref());
@@ -325,8 +320,9 @@ async fn check_trigger(
         true => (Reason::PolicyDenied, "a rule denies this delivery to set off the Trigger"),
         false => (Reason::NoRuleMatched, "no rule lets this delivery set off the Trigger"),
     };
+    let rule = limits.denied_by(&trigger).cloned();
     let account = account.map(|account| format!(" with service account {account}")).unwrap_or_default();
-    denied(reason, format!("{why} {namespace}/{name}{account}"))
+    denied(record, reason, rule, format!("{why} {namespace}/{name}{account}"))
 }
 
 /// What TriggerBindings read.

@@ -205,13 +205,16 @@ impl Policy {
             return None;
         }
         let case = Case::new(principal, self.issuer(principal), request);
-        let mut limits = TriggerLimits::default();
+        let mut limits = TriggerLimits { policy: Some(Arc::clone(&self.digest)), ..TriggerLimits::default() };
         for rule in self.enforced(request.route).filter(|rule| rule.may_hit(&case)) {
             match (&rule.action, rule.trigger()) {
                 (Action::Allow(need), trigger) if need.missing(&principal.login, request.now).is_none() => {
                     limits.allow.push(trigger.cloned().unwrap_or_default());
                 }
-                (Action::Deny, Some(trigger)) => limits.deny.push(trigger.clone()),
+                (Action::Deny, Some(trigger)) => {
+                    limits.deny.push(trigger.clone());
+                    limits.deny_rules.push(Arc::clone(&rule.id));
+                }
                 _ => {}
             }
         }

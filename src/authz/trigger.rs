@@ -2,6 +2,8 @@
 //! after it has the delivery. So what rules say of them goes with the delivery, signed, and the interceptor holds the
 //! EventListener to it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
@@ -28,6 +30,12 @@ pub struct TriggerLimits {
     pub allow: Vec<OnTrigger>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<OnTrigger>,
+    /// The rules that `deny` is of, in its order, for the trail. Beside it, as replicas of before refuse what they do not know in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_rules: Vec<Arc<str>>,
+    /// The digest of the policy that says so, for the trail too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Arc<str>>,
 }
 
 impl TriggerLimits {
@@ -38,6 +46,12 @@ impl TriggerLimits {
     /// Whether a deny takes it away.
     pub fn denies(&self, trigger: &Trigger<'_>) -> bool {
         self.deny.iter().any(|deny| matches(deny, trigger, Reading::Wide))
+    }
+
+    /// The rule whose deny takes it away, as far as that is known.
+    pub fn denied_by(&self, trigger: &Trigger<'_>) -> Option<&Arc<str>> {
+        let mut denies = self.deny.iter().zip(&self.deny_rules);
+        denies.find(|(deny, _)| matches(deny, trigger, Reading::Wide)).map(|(_, rule)| rule)
     }
 
     /// Whether anything depends on the service account of a Trigger.
@@ -161,6 +175,11 @@ mod tests {
             assert_eq!(some.permits(&trigger(namespace, name, None)), may, "{namespace}/{name}");
             assert_eq!(some.denies(&trigger(namespace, name, None)), name == "test-prod", "{namespace}/{name}");
         }
+        let named = limits("{allow: [{}], deny: [{names: [a]}, {names: [b]}], deny_rules: [no-a, no-b]}");
+        for (name, rule) in [("a", Some("no-a")), ("b", Some("no-b")), ("c", None)] {
+            assert_eq!(named.denied_by(&trigger("ci", name, None)).map(|rule| &**rule), rule, "{name}");
+        }
+        assert_eq!(some.denied_by(&trigger("ci", "test-prod", None)), None, "by a replica that names none");
         assert!(limits("{allow: [{}]}").permits(&trigger("ci", "any", None)));
         assert!(!limits("{allow: []}").permits(&trigger("ci", "any", None)));
     }

@@ -428,7 +428,8 @@ impl fmt::Display for FromTrail<'_> {
         }
         match outcome {
             Some(outcome) if self.about.is_some() => {
-                write!(f, "recorded: {} by rules on the delivery", outcome.as_str())?;
+                let rule = rule.unwrap_or("no rule");
+                write!(f, "recorded: {} by {rule}, asked about the delivery, policy {policy}", outcome.as_str())?;
             }
             Some(outcome) => {
                 write!(f, "recorded: {} by {}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;

@@ -235,13 +235,18 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
     }
     assert!(fixture.upstream.take().is_empty(), "no rule looks at service accounts");
     // Each stop is in the trail as the denial that it is, with the request whose delivery it was.
-    for (name, reason) in [("deploy-prod", "policy_denied"), ("release", "no_rule_matched")] {
+    for (name, reason, rule) in
+        [("deploy-prod", "policy_denied", json!("never")), ("release", "no_rule_matched", Value::Null)]
+    {
         let stopped = fixture.doorward.record(|record| record["status_detail"].to_string().contains(name)).await;
         assert_eq!(
             (&stopped["unmapped"]["endpoint"], &stopped["status_code"]),
             (&json!("interceptor"), &json!(reason))
         );
         assert_eq!((&stopped["authorizations"][0]["decision"], &stopped["action_id"]), (&json!("deny"), &json!(2)));
+        let (by, of) = (&stopped["authorizations"][0]["policy"], &delivered["authorizations"][0]["policy"]);
+        assert_eq!((&by["uid"], &by["version"]), (&rule, &of["version"]), "{stopped}");
+        assert!(of["version"].is_string(), "{delivered}");
         let of_delivery = delivered["http_request"]["uid"].as_str().unwrap();
         assert_eq!(stopped["unmapped"]["about"], of_delivery, "{stopped}");
         let id = stopped["http_request"]["uid"].as_str().unwrap();
