@@ -67,6 +67,27 @@ async fn one_that_is_not_taken_in_its_time_is_parked_until_its_end() {
     assert!(fixture.queue.show(&id, parked + PARKED_FOR).await.unwrap().is_none());
 }
 
+/// It was parked at its one try, which may be the one in which its EventListener comes up.
+#[tokio::test]
+async fn what_stood_behind_another_until_its_time_was_over_is_tried_five_times() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match (&*held.delivery, held.tries) {
+        ("b", 4) => Brought::Taken(None),
+        _ => failed(FailureKind::Passing),
+    });
+    for delivery in ["a", "b", "c"] {
+        fixture
+            .keep_within("hub", "1", delivery, Settings { span: Duration::from_secs(60), ..SETTINGS })
+            .await
+            .unwrap();
+    }
+    fixture.start();
+    let parked = [("a".to_owned(), true), ("c".to_owned(), true)];
+    fixture.until("parked", async || fixture.held().await == parked).await;
+    let tries = |delivery: &str| fixture.seen().iter().filter(|seen| *seen == delivery).count();
+    assert_eq!((tries("b"), tries("c")), (5, 5));
+    assert!(tries("a") > 5, "{:?}", fixture.seen());
+}
+
 /// They would count against what the sender may hold, for nobody's look heals that.
 #[tokio::test(start_paused = true)]
 async fn parked_deliveries_that_another_replica_dropped_or_brought_take_no_room() {
