@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `senders` | the table of senders, one file a maker |
 //! | `resolve`, `checks` | from the configuration to senders that verify, and which settings do not go together |
+//! | `precheck` | the head, before the body is polled |
 //! | `signature`, `certificate`, `sns` | proof of who sent it: a secret, a client certificate, Amazon SNS |
 //! | `media`, `document`, `facts` | the body: its type, read once and strictly, and what it tells about its cause |
 //! | `replay` | each delivery is forwarded once |
@@ -27,6 +28,7 @@ pub(crate) mod fuzz;
 pub mod hold;
 mod media;
 mod metrics;
+mod precheck;
 pub mod replay;
 mod resolve;
 mod senders;
@@ -41,15 +43,14 @@ mod told;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderName, StatusCode};
 use tokio::runtime::Handle;
 
 use self::{
     certificate::Certificates,
     facts::Reader,
-    media::media,
     senders::{Media, Sender},
-    signature::{Form, Key, Presented, single, unproven},
+    signature::{Form, Key, Presented, unproven},
     sns::Sns,
 };
 pub use self::{
@@ -230,42 +231,6 @@ impl Webhook {
         }
     }
 
-    /// Whether this is the test of a sender that does not sign it, which is answered and nothing else.
-    pub fn is_unsigned_ping(&self, method: &Method, headers: &HeaderMap) -> bool {
-        let event = self.event_header.as_ref().and_then(|name| single(headers, name).ok()?);
-        let is_ping =
-            event.and_then(|event| event.to_str().ok()).is_some_and(|event| self.sender.pings.contains(&event));
-        let is_signed = self.forms.iter().filter_map(Form::header).any(|header| headers.contains_key(header));
-        self.unsigned_pings && method == Method::POST && is_ping && !is_signed
-    }
-
-    /// Reads the head of a delivery before its body is polled, so that only plausible callers are asked for one.
-    /// Refuses with 405, 415, 413, 400 or 401.
-    pub fn precheck(
-        &self,
-        method: &Method,
-        headers: &HeaderMap,
-        query: Option<&str>,
-        content_length: Option<u64>,
-    ) -> Result<Expected, Rejection> {
-        if method != Method::POST {
-            return Err(Rejection::method_not_allowed("POST", "webhooks are delivered by POST"));
-        }
-        let media = media(headers, self.sender.media, self.sender.media_fix)?;
-        if content_length.is_some_and(|length| length > self.max_body as u64) {
-            return Err(self.too_large());
-        }
-        let (form, presented) = self.presented(headers, query)?;
-        Ok(Expected {
-            max_body: self.max_body,
-            signs_body: form.signs_body(),
-            id: self.delivery_id(headers, &presented)?,
-            presented,
-            media,
-            event: self.event(headers)?,
-        })
-    }
-
     /// [`Webhook::verify`], or for SNS what takes its place and may have to ask others on `control`, whose trouble is 503. `client` is who
     /// brings the delivery, where that is one client alone.
     pub async fn prove(
@@ -383,60 +348,6 @@ impl Webhook {
         self.scopes.iter().any(|scope| other.scopes.contains(scope))
     }
 
-    /// The strongest form that the delivery uses. A weaker one beside it is not looked at, but still read, so that it
-    /// stands there once.
-    fn presented(&self, headers: &HeaderMap, query: Option<&str>) -> Result<(&Form, Presented), Rejection> {
-        for header in self.forms.iter().filter_map(Form::header) {
-            single(headers, header)?;
-        }
-        for form in &self.forms {
-            if let Some(presented) = form.read(headers, query)? {
-                return Ok((form, presented));
-            }
-        }
-        Err(unproven(Reason::CredentialMissing, "nothing that proves anything"))
-    }
-
-    fn delivery_id(&self, headers: &HeaderMap, presented: &Presented) -> Result<Option<Arc<str>>, Rejection> {
-        if let Some(id) = &presented.signed_id {
-            return Ok(Some(id.as_str().into()));
-        }
-        for name in &self.id_headers {
-            single(headers, name)?;
-        }
-        for name in &self.id_headers {
-            let Some(value) = single(headers, name)? else { continue };
-            return match value.to_str() {
-                Ok(id) if facts::is_delivery_id(id) => Ok(Some(id.into())),
-                _ => Err(bad_request(format!("{name} is not 1 to 255 visible ASCII characters"))),
-            };
-        }
-        match self.id_headers.first() {
-            Some(name) if self.sender.id_required => Err(bad_request(format!("{name} is missing"))),
-            _ => Ok(None),
-        }
-    }
-
-    fn event(&self, headers: &HeaderMap) -> Result<Option<String>, Rejection> {
-        let Some(name) = &self.event_header else { return Ok(None) };
-        let value = single(headers, name)?;
-        for twin in &self.event_twins {
-            // Nobody signs it, and an interceptor may go by it.
-            if single(headers, twin)?.is_some_and(|other| Some(other) != value) {
-                return Err(bad_request(format!("{twin} names another event than {name}")));
-            }
-        }
-        match value.map(|value| value.to_str()) {
-            Some(Ok("")) => match self.sender.events.unnamed() {
-                Some(event) => Ok(Some(event.to_owned())),
-                None => Err(bad_request(format!("{name} is empty"))),
-            },
-            Some(Ok(event)) if (1..=64).contains(&event.len()) => Ok(Some(event.to_owned())),
-            Some(_) => Err(bad_request(format!("{name} is not 1 to 64 visible ASCII characters"))),
-            None => Err(bad_request(format!("{name} is missing"))),
-        }
-    }
-
     /// In whole seconds: a signature as old as the tolerance is the last that is good. Who sends an old one again does not hear from its
     /// reason that the secret is still good.
     fn check_time(&self, signed_at: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
@@ -520,8 +431,4 @@ impl Secret {
     fn has_ended(&self, now: Timestamp) -> bool {
         self.not_after.is_some_and(|until| until <= now)
     }
-}
-
-fn bad_request(detail: String) -> Rejection {
-    Rejection::new(Reason::BadRequest, detail)
 }
