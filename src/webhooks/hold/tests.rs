@@ -4,6 +4,7 @@ mod broken;
 mod fair;
 mod order;
 mod parked;
+mod pauses;
 mod sealed;
 mod stalls;
 mod stop;
@@ -26,13 +27,6 @@ const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 const SETTINGS: Settings = Settings { span: Duration::from_secs(3600), max: 1000, max_bytes: 1 << 20 };
 
 type Script = Box<dyn Fn(&Held) -> Brought + Send + Sync>;
-
-#[test]
-fn clocks_of_replicas_may_differ_by_less_than_a_pause() {
-    for (ahead, due) in [(0, true), (1, false), (30, false), (45, false), (61, true), (3600, true)] {
-        assert_eq!(is_due(NOW + Duration::from_secs(ahead), NOW), due, "{ahead} s");
-    }
-}
 
 /// Brings to nowhere, as it is told, and writes down what it was given.
 struct Scripted {
@@ -224,95 +218,6 @@ async fn deliveries_of_a_repository_arrive_in_order_and_others_do_not_wait_for_t
         ["a1", "a1", "a1", "a1", "a1", "a2", "a3"]
     );
     assert!(seen.iter().position(|delivery| delivery == "b1") < Some(2), "{seen:?}");
-}
-
-#[tokio::test]
-async fn pauses_between_tries_double_up_to_a_bound() {
-    let mut held = {
-        let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
-        let id = fixture.keep("hub", "1", "a").await.unwrap();
-        fixture.queue.show(&id, NOW).await.unwrap().unwrap().0
-    };
-    let failure = Failure { kind: FailureKind::Passing, why: "down".to_owned() };
-    let mut pauses = Vec::new();
-    for _ in 0..7 {
-        assert!(!held.failed(&failure, NOW, false));
-        pauses.push(held.next.since(NOW).as_secs());
-    }
-    assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-    assert!(held.failed(&failure, NOW + SETTINGS.span, true), "its time is over");
-}
-
-#[tokio::test]
-async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
-    let minute = Settings { span: Duration::from_secs(60), ..SETTINGS };
-    let id = fixture.keep_within("hub", "1", "a", minute).await.unwrap();
-    let mut held = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0;
-    let (mut now, mut tries) = (NOW, Vec::new());
-    while !held.failed(&Failure { kind: FailureKind::Passing, why: "down".to_owned() }, now, now >= held.until) {
-        tries.push(now.since(NOW).as_secs());
-        now = held.next;
-    }
-    assert_eq!((tries.as_slice(), now), (&[0, 1, 3, 7, 15, 31][..], NOW + minute.span));
-}
-
-/// What was tried before would have waited as long as the clock went back, and all of its repository with it.
-#[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_back_stops_nothing() {
-    let hour = Duration::from_secs(3600);
-    let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.received > NOW - Duration::from_secs(1) {
-        true if held.tries < 3 => failed(FailureKind::Passing),
-        _ => Brought::Taken(None),
-    });
-    fixture.keep("hub", "1", "before").await.unwrap();
-    fixture.start();
-    fixture.until("tried", async || fixture.seen().len() == 2).await;
-    tokio::time::advance(Duration::from_secs(100)).await;
-    fixture.clock.set(fixture.clock.now() - hour);
-    let set_back = fixture.clock.now();
-    let age = |webhook: &str| {
-        let index = fixture.queue.index();
-        index.oldest(set_back).find(|(of, _)| &***of == webhook).map(|(_, age)| age.as_secs())
-    };
-    assert_eq!(age("hub"), Some(100), "by a clock that nobody sets");
-    fixture.keep("hub", "1", "after").await.unwrap();
-    fixture.until("taken", async || fixture.held().await.is_empty()).await;
-    assert_eq!(fixture.seen(), ["before", "before", "before", "before", "after"]);
-    assert!(fixture.clock.now() < set_back + Duration::from_secs(60), "{} {set_back}", fixture.clock.now());
-    assert_eq!(age("hub"), Some(0));
-}
-
-#[tokio::test]
-async fn a_lane_that_rests_while_the_clock_is_set_back_goes_on() {
-    let store = MemoryStore::shared();
-    let (script, breaks) = (store.clone(), Mutex::new(true));
-    let fixture = Fixture::new(&store, move |_| {
-        script.set_down(std::mem::take(&mut *breaks.lock().unwrap()));
-        failed(FailureKind::Passing)
-    });
-    fixture.keep("hub", "1", "a").await.unwrap();
-    fixture.start();
-    fixture.until("rests", async || fixture.seen().len() == 1 && !fixture.queue.is_bringing()).await;
-    fixture.clock.set(fixture.clock.now() - Duration::from_secs(3600));
-    let set_back = fixture.clock.now();
-    store.set_down(false);
-    fixture.until("tried", async || fixture.seen().len() == 2).await;
-    assert!(fixture.clock.now() < set_back + Duration::from_secs(60), "{} {set_back}", fixture.clock.now());
-}
-
-/// One 404 of a gateway that comes up parked what had waited for it.
-#[tokio::test]
-async fn a_refusal_after_an_outage_is_the_first() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.tries {
-        0..6 => failed(FailureKind::Passing),
-        6..10 => failed(FailureKind::Refused),
-        _ => Brought::Taken(None),
-    });
-    fixture.keep("hub", "1", "a").await.unwrap();
-    fixture.start();
-    fixture.until("taken", async || fixture.held().await.is_empty()).await;
-    assert_eq!(fixture.seen().len(), 11);
 }
 
 /// A write that is given up on, as it takes too long or its sender has gone, may be done all the same.
