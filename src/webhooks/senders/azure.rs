@@ -1,34 +1,21 @@
 //! Azure DevOps.
 
-use super::{Bodies, Events, Field, JSON, SET_JSON, Sender};
-use crate::{
-    config::values::{Size, Span},
-    webhooks::signature::{Form, Key},
-};
+use super::{Bodies, DEFAULTS, Field, Sender};
+use crate::webhooks::signature::{Form, Key};
 
 /// <https://learn.microsoft.com/azure/devops/service-hooks/events>. It signs nothing: a user name and a password stand
 /// in `Authorization`, and the secret is written `USER:PASSWORD`.
 pub(super) static AZURE_DEVOPS: Sender = Sender {
     label: Some("azure-devops"),
-    media: JSON,
-    media_fix: SET_JSON,
-    max_body: Size::mib(10),
-    answer_within: Span::from_secs(8),
-    never_retries: false,
     // It puts the subscription on probation, and then switches it off.
     counts_refusals: true,
     bodies: Bodies::Unique,
-    redelivers_anew: false,
     forms: |_| vec![Form::Basic],
     key: |_, secret| match secret.contains(&b':') {
         true => Ok(Key::token(secret)),
         false => Err("is not written `USER:PASSWORD`"),
     },
-    id_headers: &[],
     id_required: false,
-    events: Events::Body,
-    pings: &[],
-    pushes: &[],
     builds: &["build.", "ms.vss-release.", "ms.vss-pipelines.", "ms.vss-pipelinechecks-events."],
     facts: &[
         (Field::Delivery, &["/id"]),
@@ -67,8 +54,6 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
         (Field::PullRequest, &["/resource/pullRequestId", "/resource/pullRequest/pullRequestId"]),
         (Field::Draft, &["/resource/isDraft", "/resource/pullRequest/isDraft"]),
     ],
-    own_actions: &[],
     text_ids: true,
-    takes: &[],
-    passes: &[],
+    ..DEFAULTS
 };

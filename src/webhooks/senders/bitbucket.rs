@@ -1,36 +1,21 @@
 //! Bitbucket. Its `X-Hub-Signature` is HMAC-SHA256, unlike the header of the same name that GitHub once sent.
 
-use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Setting, Shape, shape};
-use crate::{
-    config::{
-        raw::HmacAlgorithm,
-        values::{Size, Span},
-    },
-    webhooks::signature::{Form, Key},
-};
+use super::{Bodies, DEFAULTS, Events, Field, Sender, Setting, Shape, shape};
+use crate::{config::values::Size, webhooks::signature::Form};
 
 /// <https://support.atlassian.com/bitbucket-cloud/docs/event-payloads/>
 pub(super) static CLOUD: Sender = Sender {
     label: Some("bitbucket"),
-    media: JSON,
-    media_fix: SET_JSON,
     // It sends 256 kB at most.
     max_body: Size::kib(512),
-    answer_within: Span::from_secs(8),
-    never_retries: false,
     counts_refusals: false,
     // A push tells no time: a tag that is deleted and pushed again looks like the first time. Other bodies do.
     bodies: Bodies::Repeat(&[("repo:push", &[])]),
-    redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
-    key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     // Its own retries have the same.
     id_headers: &["x-request-uuid"],
     id_required: true,
     events: Events::Shapes { header: "x-event-key", twins: &[], shapes: &[CLOUD_SHAPES], unnamed: None },
-    pings: &[],
-    pushes: &[],
-    builds: &[],
     facts: &[
         (Field::Repository, &["/repository/full_name"]),
         (Field::RepositoryId, &["/repository/uuid"]),
@@ -48,10 +33,9 @@ pub(super) static CLOUD: Sender = Sender {
         (Field::PullRequest, &["/pullrequest/id"]),
         (Field::Draft, &["/pullrequest/draft"]),
     ],
-    own_actions: &[],
     text_ids: true,
-    takes: &[],
     passes: &["x-event-key", "x-hook-uuid", "x-request-uuid", "x-attempt-number", "x-hub-signature"],
+    ..DEFAULTS
 };
 
 /// A pull request in a state, without what other events add to it.
@@ -92,18 +76,12 @@ const CLOUD_SHAPES: &[Shape] = &[
 /// <https://confluence.atlassian.com/bitbucketserver/event-payload-938025882.html>
 pub(super) static DATA_CENTER: Sender = Sender {
     label: Some("bitbucket-dc"),
-    media: JSON,
-    media_fix: SET_JSON,
-    max_body: Size::mib(10),
-    answer_within: Span::from_secs(8),
     never_retries: true,
     // After five failures it skips what happens in the next seconds, minutes and hours.
     counts_refusals: true,
     // Its `date` has whole seconds.
     bodies: Bodies::Any,
-    redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
-    key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     id_headers: &["x-request-id"],
     id_required: true,
     events: Events::Same {
@@ -111,8 +89,6 @@ pub(super) static DATA_CENTER: Sender = Sender {
         unnamed: &shape("diagnostics:ping", &["test"], &["eventKey", "actor"]),
     },
     pings: &["diagnostics:ping"],
-    pushes: &[],
-    builds: &[],
     facts: &[
         (Field::Date, &["/date"]),
         (Field::Event, &["/eventKey"]),
@@ -130,9 +106,9 @@ pub(super) static DATA_CENTER: Sender = Sender {
         (Field::PullRequest, &["/pullRequest/id"]),
         (Field::Draft, &["/pullRequest/draft"]),
     ],
-    own_actions: &[],
     text_ids: false,
     takes: &[Setting::UnsignedPings],
     // `x-request-id` is ours there.
     passes: &["x-event-key", "x-hub-signature"],
+    ..DEFAULTS
 };

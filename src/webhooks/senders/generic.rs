@@ -1,11 +1,8 @@
 //! Senders that are told by how they sign, not by who made them. Each entry of the configuration is one of its own.
 
-use super::{Bodies, Events, Field, Media, SET_JSON, Sender, Setting};
+use super::{Bodies, DEFAULTS, Field, Media, Sender, Setting};
 use crate::{
-    config::{
-        raw,
-        values::{Size, Span},
-    },
+    config::raw,
     webhooks::signature::{Form, Key, SVIX, Timed, WEBHOOK},
 };
 
@@ -30,15 +27,9 @@ pub(super) static STANDARD_WEBHOOKS: Sender = Sender {
 pub(super) static ANY: Sender = GENERIC;
 
 const GENERIC: Sender = Sender {
-    label: None,
     media: &[Media::Json, Media::OtherJson],
-    media_fix: SET_JSON,
-    max_body: Size::mib(10),
-    answer_within: Span::from_secs(8),
-    never_retries: false,
     counts_refusals: false,
     bodies: Bodies::Any,
-    redelivers_anew: false,
     // The names of the headers were checked before.
     forms: |webhook| webhook.signature.iter().filter_map(form).collect(),
     key: |webhook, secret| match &webhook.signature {
@@ -48,17 +39,10 @@ const GENERIC: Sender = Sender {
             Ok(Key::mac(algorithm.unwrap_or_default(), secret))
         }
     },
-    id_headers: &[],
     id_required: true,
-    events: Events::Body,
-    pings: &[],
-    pushes: &[],
-    builds: &[],
-    facts: &[],
-    own_actions: &[],
     text_ids: true,
     takes: &[Setting::Signature, Setting::Facts],
-    passes: &[],
+    ..DEFAULTS
 };
 
 fn form(signature: &raw::GenericSignature) -> Option<Form> {

@@ -1,14 +1,8 @@
 //! Gitea and those that come of it or before it: the bodies look much like GitHub's, the signature is bare hex. Without
 //! a secret they send empty signatures, and forms are signed as something else than what comes, so only JSON is taken.
 
-use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Shape, shape, some};
-use crate::{
-    config::{
-        raw::HmacAlgorithm,
-        values::{Size, Span},
-    },
-    webhooks::signature::{Form, Key},
-};
+use super::{Bodies, DEFAULTS, Events, Field, Sender, Shape, shape, some};
+use crate::{config::values::Span, webhooks::signature::Form};
 
 /// Where facts stand: the name, the number and the owner of the repository as given, and the rest, which all have.
 macro_rules! facts {
@@ -123,24 +117,13 @@ pub(super) static GOGS: Sender = Sender {
 };
 
 const COMMON: Sender = Sender {
-    label: None,
-    media: JSON,
-    media_fix: SET_JSON,
-    max_body: Size::mib(10),
     // They wait 5 s.
     answer_within: Span::from_secs(4),
     never_retries: true,
     counts_refusals: false,
     bodies: Bodies::Any,
     redelivers_anew: true,
-    forms: |_| Vec::new(),
-    key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
-    id_headers: &[],
     id_required: true,
-    events: Events::Body,
-    pings: &[],
-    pushes: &[],
-    builds: &[],
     facts: facts!(REPOSITORY_OF_HOOK),
     own_actions: &[
         ("synchronize", "synchronized"),
@@ -149,8 +132,7 @@ const COMMON: Sender = Sender {
         ("submitted", "reviewed"),
     ],
     text_ids: false,
-    takes: &[],
-    passes: &[],
+    ..DEFAULTS
 };
 
 /// A review, whose kind is in the body too.

@@ -1,28 +1,17 @@
 //! GitHub.
 
-use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Shape, shape, some};
-use crate::{
-    config::{
-        raw::HmacAlgorithm,
-        values::{Size, Span},
-    },
-    webhooks::signature::{Form, Key},
-};
+use super::{Bodies, DEFAULTS, Events, Field, Sender, Shape, shape, some};
+use crate::{config::values::Size, webhooks::signature::Form};
 
 /// <https://docs.github.com/webhooks/webhook-events-and-payloads>
 pub(super) static GITHUB: Sender = Sender {
     label: Some("github"),
-    media: JSON,
-    media_fix: SET_JSON,
     max_body: Size::mib(26),
-    answer_within: Span::from_secs(8),
     never_retries: true,
     counts_refusals: false,
     // A push names its commits, a pull request its time.
     bodies: Bodies::Repeat(REPEATED),
-    redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature-256", "sha256=")],
-    key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     id_headers: &["x-github-delivery"],
     id_required: true,
     events: Events::Shapes {
@@ -32,8 +21,6 @@ pub(super) static GITHUB: Sender = Sender {
         unnamed: None,
     },
     pings: &["ping"],
-    pushes: &[],
-    builds: &[],
     facts: &[
         (Field::Action, &["/action"]),
         (Field::Repository, &["/repository/full_name"]),
@@ -92,7 +79,6 @@ pub(super) static GITHUB: Sender = Sender {
     ],
     own_actions: &[("synchronized", "synchronize"), ("label_updated", "labeled"), ("label_cleared", "unlabeled")],
     text_ids: false,
-    takes: &[],
     passes: &[
         "x-github-event",
         "x-github-delivery",
@@ -101,6 +87,7 @@ pub(super) static GITHUB: Sender = Sender {
         "x-github-hook-installation-target-id",
         "x-hub-signature-256",
     ],
+    ..DEFAULTS
 };
 
 /// Two dispatches with the same inputs look alike, and so does what somebody asks for, switches or takes back again.

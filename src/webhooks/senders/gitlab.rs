@@ -1,24 +1,20 @@
 //! GitLab.
 
-use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Setting};
+use super::{Bodies, DEFAULTS, Events, Field, Sender, Setting};
 use crate::{
-    config::values::{Size, Span},
+    config::values::Size,
     webhooks::signature::{Form, Key, WEBHOOK},
 };
 
 /// <https://docs.gitlab.com/user/project/integrations/webhook_events/>
 pub(super) static GITLAB: Sender = Sender {
     label: Some("gitlab"),
-    media: JSON,
-    media_fix: SET_JSON,
     max_body: Size::mib(26),
-    answer_within: Span::from_secs(8),
     // It logs what failed, an answer of 5xx and no answer alike, and its worker counts that as done.
     never_retries: true,
     // After four failures in a row it pauses the hook, after forty for good.
     counts_refusals: true,
     bodies: Bodies::Unique,
-    redelivers_anew: false,
     forms: |webhook| {
         let mut forms = vec![Form::StandardWebhooks(&WEBHOOK)];
         if !webhook.require_signature {
@@ -57,9 +53,7 @@ pub(super) static GITLAB: Sender = Sender {
         ],
         all: &["System Hook", "Service Hook"],
     },
-    pings: &[],
     pushes: &["push", "tag_push", "repository_update"],
-    builds: &[],
     facts: &[
         (Field::Event, &["/object_kind", "/event_name"]),
         // Of a release or a milestone at the top.
@@ -128,4 +122,5 @@ pub(super) static GITLAB: Sender = Sender {
         "webhook-timestamp",
         "webhook-signature",
     ],
+    ..DEFAULTS
 };

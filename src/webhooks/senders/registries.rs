@@ -1,10 +1,7 @@
 //! Registries of images. They sign nothing: whoever knows the secret can send anything.
 
-use super::{Bodies, Events, Field, JSON, NOTHING_ELSE, Sender};
-use crate::{
-    config::values::{Size, Span},
-    webhooks::signature::{Form, Key},
-};
+use super::{Bodies, DEFAULTS, Field, NOTHING_ELSE, Sender};
+use crate::webhooks::signature::{Form, Key};
 
 /// The configured secret is what stands in `Authorization`, word by word:
 /// <https://goharbor.io/docs/main/working-with-projects/project-configuration/configure-webhooks/>.
@@ -38,26 +35,11 @@ pub(super) static DOCKER_HUB: Sender = Sender {
 };
 
 const COMMON: Sender = Sender {
-    label: None,
-    media: JSON,
     media_fix: NOTHING_ELSE,
-    max_body: Size::mib(10),
-    answer_within: Span::from_secs(8),
-    never_retries: false,
     counts_refusals: false,
     bodies: Bodies::Unique,
-    redelivers_anew: false,
-    forms: |_| Vec::new(),
     key: |_, secret| Ok(Key::token(secret)),
-    id_headers: &[],
     id_required: false,
-    events: Events::Body,
-    pings: &[],
-    pushes: &[],
-    builds: &[],
-    facts: &[],
-    own_actions: &[],
     text_ids: false,
-    takes: &[],
-    passes: &[],
+    ..DEFAULTS
 };

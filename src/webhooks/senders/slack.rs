@@ -1,12 +1,12 @@
 //! Slack.
 
-use super::{Bodies, Events, Field, Media, NOTHING_ELSE, Sender};
+use super::{Bodies, DEFAULTS, Field, Media, NOTHING_ELSE, Sender};
 use crate::{
     config::{
         raw::{HmacAlgorithm, SignatureEncoding},
         values::{Size, Span},
     },
-    webhooks::signature::{Form, Key, Timed},
+    webhooks::signature::{Form, Timed},
 };
 
 /// Slash commands and what people do with buttons and dialogs, which are forms, and the Events API: <https://docs.slack.dev/authentication/verifying-requests-from-slack>.
@@ -17,10 +17,8 @@ pub(super) static SLACK: Sender = Sender {
     max_body: Size::kib(512),
     // It waits 3 s.
     answer_within: Span::from_millis(2500),
-    never_retries: false,
     counts_refusals: false,
     bodies: Bodies::Unique,
-    redelivers_anew: false,
     forms: |_| {
         vec![Form::Body {
             header: http::HeaderName::from_static("x-slack-signature"),
@@ -34,13 +32,8 @@ pub(super) static SLACK: Sender = Sender {
             }),
         }]
     },
-    key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
-    id_headers: &[],
     id_required: false,
-    events: Events::Body,
     pings: &["url_verification", "ssl_check"],
-    pushes: &[],
-    builds: &[],
     facts: &[
         // A retry is signed anew, with the same id in its body.
         (Field::Delivery, &["/event_id", "/trigger_id", "/payload/trigger_id"]),
@@ -56,8 +49,7 @@ pub(super) static SLACK: Sender = Sender {
         (Field::ActorId, &["/event/user/id", "/event/user", "/user_id", "/payload/user/id"]),
         (Field::Challenge, &["/challenge"]),
     ],
-    own_actions: &[],
     text_ids: true,
-    takes: &[],
     passes: &["x-slack-request-timestamp", "x-slack-signature", "x-slack-retry-num", "x-slack-retry-reason"],
+    ..DEFAULTS
 };

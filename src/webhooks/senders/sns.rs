@@ -1,10 +1,7 @@
 //! Amazon SNS, by which CodeCommit and others tell what happened.
 
-use super::{Bodies, Events, Field, Media, Sender, Setting};
-use crate::{
-    config::values::{Size, Span},
-    webhooks::signature::Form,
-};
+use super::{Bodies, DEFAULTS, Events, Field, Media, Sender, Setting};
+use crate::{config::values::Size, webhooks::signature::Form};
 
 /// <https://docs.aws.amazon.com/sns/latest/dg/http-subscription-confirmation-json.html>. What proves a message stands in
 /// it; there is no secret. The facts are those of its `Message`, as CodeCommit writes them.
@@ -13,19 +10,12 @@ pub(super) static AWS_SNS: Sender = Sender {
     media: &[Media::Text, Media::Json],
     media_fix: "take `headerContentType` out of the delivery policy of the topic and the subscription, or set it to application/json",
     max_body: Size::kib(512),
-    answer_within: Span::from_secs(8),
-    never_retries: false,
     counts_refusals: false,
     bodies: Bodies::Unique,
-    redelivers_anew: false,
     forms: |_| vec![Form::Message],
     key: |_, _| Err("is of no use: SNS signs with a certificate"),
-    id_headers: &[],
     id_required: false,
     events: Events::Within { header: "x-amz-sns-message-type" },
-    pings: &[],
-    pushes: &[],
-    builds: &[],
     facts: &[
         (Field::Repository, &["/Records/*/eventSourceARN"]),
         (Field::Event, &["/Records/*/eventName"]),
@@ -34,8 +24,8 @@ pub(super) static AWS_SNS: Sender = Sender {
         (Field::Commit, &["/Records/*/codecommit/references/*/commit"]),
         (Field::Actor, &["/Records/*/userIdentityARN"]),
     ],
-    own_actions: &[],
     text_ids: true,
     takes: &[Setting::Facts],
     passes: &["x-amz-sns-message-type", "x-amz-sns-message-id", "x-amz-sns-topic-arn", "x-amz-sns-subscription-arn"],
+    ..DEFAULTS
 };
