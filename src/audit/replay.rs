@@ -1,6 +1,6 @@
 //! Reads a request's line back into what the policy looked at, so that the decision can be made again.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc};
 
 use http::Method;
 use serde::Deserialize;
@@ -189,9 +189,8 @@ struct Policy {
     version: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 struct Details {
     route: Option<String>,
     kind: Option<RouteKind>,
@@ -274,67 +273,47 @@ impl TryFrom<Line> for ReplayInputs {
     type Error = ReplayError;
 
     fn try_from(line: Line) -> Result<Self, ReplayError> {
-        let Line {
-            time,
-            metadata,
-            status_code,
-            status_detail,
-            actor,
-            src_endpoint,
-            http_request,
-            authorizations,
-            unmapped,
-            truncated,
-        } = line;
-        let Details {
-            route,
-            kind,
-            upgrade,
-            principal,
-            shadow,
-            grants,
-            kubernetes,
-            run,
-            event_listener,
-            webhook,
-            asked,
-            about,
-        } = unmapped;
-        let holds_inputs = [code::REQUEST, code::DECIDED, code::STARTED].contains(&metadata.event_code.as_str());
-        let (true, Some(HttpRequest { uid, http_method, url })) = (holds_inputs, http_request) else {
-            return Err(ReplayError::Kind(metadata.event_code));
+        let holds_inputs = [code::REQUEST, code::DECIDED, code::STARTED].contains(&line.metadata.event_code.as_str());
+        let (true, Some(HttpRequest { uid, http_method, url })) = (holds_inputs, line.http_request) else {
+            return Err(ReplayError::Kind(line.metadata.event_code));
         };
-        let delivery = webhook.map(Arc::new);
-        let principal = actor.zip(principal).map(|(actor, line)| line.with(actor, delivery.clone()));
-        let Authorization { decision, policy } = authorizations.into_iter().next().unwrap_or_default();
+        let details = line.unmapped;
+        let delivery = details.webhook.map(Arc::new);
+        let principal = line.actor.zip(details.principal).map(|(actor, known)| known.with(actor, delivery.clone()));
+        let Authorization { decision, policy } = line.authorizations.into_iter().next().unwrap_or_default();
         let outcome = Effect::ALL.into_iter().find(|outcome| decision.as_deref() == Some(outcome.as_str()));
         // `follow` is not in the trail: it tells only how long the answer lasts, which no decision asks.
-        let kubernetes = kubernetes.map(|attributes| Attributes {
+        let kubernetes = details.kubernetes.map(|attributes| Attributes {
             path: if attributes.is_resource { String::new() } else { url.path.clone() },
             ..attributes
         });
         Ok(Self {
             id: uid.parse().unwrap_or_default(),
-            time: Timestamp::from_millis(time),
-            route,
-            kind,
+            time: Timestamp::from_millis(line.time),
+            route: details.route,
+            kind: details.kind,
             host: url.hostname,
             path: url.path,
             method: http_method.parse().map_err(|_| ReplayError::Method(http_method))?,
-            upgrade,
-            address: src_endpoint.map(|endpoint| endpoint.ip),
-            event_listener,
+            upgrade: details.upgrade,
+            address: line.src_endpoint.map(|endpoint| endpoint.ip),
+            event_listener: details.event_listener,
             kubernetes,
-            run: run.map(RunLine::into_run),
+            run: details.run.map(RunLine::into_run),
             delivery,
-            asked,
-            about,
+            asked: details.asked,
+            about: details.about,
             principal,
-            decision: outcome.map(|outcome| Decision { outcome, rule: policy.uid, shadow, grants }),
+            decision: outcome.map(|outcome| Decision {
+                outcome,
+                rule: policy.uid,
+                shadow: details.shadow,
+                grants: details.grants,
+            }),
             policy: policy.version,
-            reason: status_code,
-            detail: status_detail,
-            truncated,
+            reason: line.status_code,
+            detail: line.status_detail,
+            truncated: line.truncated,
         })
     }
 }
@@ -354,16 +333,8 @@ impl PrincipalLine {
         let id = actor.session.uid;
         let email = Principal::verified_email(&self.claims);
         Principal {
-            issuer: actor.idp.name,
-            subject: actor.user.uid,
-            username: actor.user.name,
-            workload: None,
-            on_behalf_of: None,
-            acting: Box::default(),
-            lives_with: Box::default(),
             kind: self.kind,
             subject_kind: self.subject_kind,
-            scheme: self.scheme,
             says_groups: self.groups.is_some(),
             groups: self.groups.unwrap_or_default(),
             says_scopes: self.scopes.is_some(),
@@ -372,7 +343,6 @@ impl PrincipalLine {
             actor: self.actor,
             login: LoginFacts { auth_time: self.auth_time.map(Timestamp::from_millis), acr: self.acr, amr: self.amr },
             claims: Arc::new(self.claims),
-            kept_claims: None,
             credential: match self.credential.or(actor.session.credential).as_deref() {
                 Some("token") => CredentialId::Token(id),
                 Some("session") => CredentialId::Session(id),
@@ -380,11 +350,10 @@ impl PrincipalLine {
                 Some("certificate") => CredentialId::Certificate(id),
                 _ => CredentialId::None,
             },
-            signed_by: None,
             expires: actor.session.expiration_time.map_or(Timestamp::MAX, Timestamp::from_millis),
-            skew: Duration::ZERO,
             delivery,
             email,
+            ..Principal::new(self.scheme, actor.idp.name, actor.user.uid, actor.user.name)
         }
     }
 }
