@@ -2,10 +2,12 @@
 //! than [`MAX_LINE`](super::MAX_LINE) is written again with one field more on its least budget, in the order of [`Field`];
 //! the least budgets together fit, so this ends.
 
+use serde::Serialize;
 use serde_json::Value;
 
-/// What can be cut, the first to be cut first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What can be cut, the first to be cut first. `truncated` of a line names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Field {
     UserAgent,
     Claims,
@@ -45,27 +47,6 @@ impl Field {
         Self::Run,
         Self::Names,
     ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::UserAgent => "user_agent",
-            Self::Claims => "claims",
-            Self::Detail => "detail",
-            Self::Shadow => "shadow",
-            Self::Grants => "grants",
-            Self::Webhook => "webhook",
-            Self::Extras => "extras",
-            Self::Scopes => "scopes",
-            Self::KubernetesGroups => "kubernetes_groups",
-            Self::Groups => "groups",
-            Self::Path => "path",
-            Self::Problems => "problems",
-            Self::Deliveries => "deliveries",
-            Self::Kubernetes => "kubernetes",
-            Self::Run => "run",
-            Self::Names => "names",
-        }
-    }
 
     /// Bytes of JSON: of each text for single texts, of all entries together for lists.
     const fn full(self) -> usize {
@@ -180,9 +161,9 @@ impl Budget {
         }
     }
 
-    /// The names of the fields that were cut.
-    pub(super) fn truncated(&self) -> impl Iterator<Item = &'static str> {
-        Field::ALL.into_iter().filter(|field| self.cut.0 & (1 << *field as u32) != 0).map(Field::name)
+    /// The fields that were cut.
+    pub(super) fn truncated(&self) -> impl Iterator<Item = Field> {
+        Field::ALL.into_iter().filter(|field| self.cut.0 & (1 << *field as u32) != 0)
     }
 
     fn take(&mut self, field: Field, sizes: impl Iterator<Item = usize>) -> usize {
@@ -277,6 +258,6 @@ mod tests {
         let text = "🚪".repeat(100);
         assert_eq!(budget.text(Field::Names, &text).len(), 160);
         assert_eq!(budget.text(Field::Webhook, "\u{1}\u{1}").len(), 2);
-        assert_eq!(budget.truncated().collect::<Vec<_>>(), ["names"]);
+        assert_eq!(budget.truncated().collect::<Vec<_>>(), [Field::Names]);
     }
 }

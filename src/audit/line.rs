@@ -57,7 +57,7 @@ fn write_within(out: &mut Vec<u8>, write: impl Fn(&mut Budget, &mut Object<'_>))
         let mut budget = Budget::new(level);
         let mut line = Object::begin(out);
         write(&mut budget, &mut line);
-        let truncated: Vec<&str> = budget.truncated().collect();
+        let truncated: Vec<Field> = budget.truncated().collect();
         line.some("truncated", (!truncated.is_empty()).then_some(truncated));
         if out.len() - start + SEAL <= MAX_LINE {
             break;
