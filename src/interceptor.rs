@@ -121,7 +121,7 @@ pub async fn answer(
                 why,
                 "a trigger was stopped"
             );
-            app.metrics.webhooks.stopped();
+            app.metrics.webhooks.stopped.inc();
             exchange.record().refuse(&Rejection::new(denial.0, why));
             json!({"continue": false, "status": {"code": denial.code(), "message": denial.1}})
         }
@@ -157,13 +157,13 @@ async fn decide(
         Bound::Ours => Ok(claims),
         Bound::Unnoted => {
             tracing::error!(%trigger, event = %named.event, "a delivery was asked about for too many Triggers; any number of runs of this one may be made, under other events and in other tries");
-            app.metrics.webhooks.unnoted();
+            app.metrics.webhooks.unnoted.inc();
             Ok(claims)
         }
         Bound::Others(bound) => Err(is_event_already(&bound).into()),
         Bound::Disputed(bound) => {
             tracing::error!(%trigger, event = %named.event, other = %bound, "several events were named for a delivery in one try, and nobody told in time which is its EventListener's, so that its run may be missing; a Doorward tells that to those alone with which it shares a store");
-            app.metrics.webhooks.disputed();
+            app.metrics.webhooks.disputed.inc();
             Err(is_event_already(&bound).into())
         }
     }

@@ -194,7 +194,7 @@ impl Worker {
                         tracing::error!(%event, "several events were named for a delivery, and its EventListener did not tell its own; a next try may make a run twice, without one a run may be missing, and tasks of a run that was made get no tokens");
                     }
                 }
-                self.app.metrics.webhooks.rebound();
+                self.app.metrics.webhooks.rebound.inc();
                 bound
             }
             Err(error) => {

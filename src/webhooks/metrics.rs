@@ -16,10 +16,14 @@ use crate::{admin::metrics::Labels, error::Reason};
 pub struct WebhookMetrics {
     genuine: Family<SecretLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
-    stopped: Counter,
-    rebound: Counter,
-    disputed: Counter,
-    unnoted: Counter,
+    /// Triggers that the interceptor stopped.
+    pub stopped: Counter,
+    /// Deliveries that were bound to an event that was not the EventListener's.
+    pub rebound: Counter,
+    /// Triggers that were stopped, though the event may have been the EventListener's own.
+    pub disputed: Counter,
+    /// Triggers that went on without a note of it.
+    pub unnoted: Counter,
     held: Family<HeldLabels, Gauge>,
     held_bytes: Family<Labels<Arc<str>>, Gauge>,
     held_oldest: Family<Labels<Arc<str>>, Gauge>,
@@ -152,26 +156,6 @@ impl WebhookMetrics {
     pub fn genuine(&self, webhook: &Webhook, delivery: &Delivery) {
         let labels = SecretLabels { webhook: Arc::clone(&webhook.name), secret: delivery.secret_index as u64 };
         self.genuine.get_or_create(&labels).inc();
-    }
-
-    /// The interceptor stopped a trigger.
-    pub fn stopped(&self) {
-        self.stopped.inc();
-    }
-
-    /// A delivery was bound to an event that was not the EventListener's.
-    pub fn rebound(&self) {
-        self.rebound.inc();
-    }
-
-    /// A Trigger was stopped, though the event may have been the EventListener's own.
-    pub fn disputed(&self) {
-        self.disputed.inc();
-    }
-
-    /// A Trigger went on without a note of it.
-    pub fn unnoted(&self) {
-        self.unnoted.inc();
     }
 
     /// A delivery was refused. The first 401 of a sender that was healthy means a lost secret.
