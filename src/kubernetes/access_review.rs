@@ -4,10 +4,10 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::task::JoinSet;
 
 use super::{
     Attributes, PolicyRule,
@@ -92,7 +92,7 @@ impl fmt::Display for Access {
 }
 
 /// Asks an API server as one principal, or as Doorward itself.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct AccessReviewer {
     pools: Pools,
     server: Arc<Upstream>,
@@ -162,27 +162,8 @@ impl AccessReviewer {
 
     /// Asks about several, at once. The answers are in the order of the questions.
     pub async fn may_each(&self, accesses: Vec<Access>) -> Result<Vec<bool>, Rejection> {
-        let mut answers = vec![false; accesses.len()];
-        let mut waiting = accesses.into_iter().enumerate();
-        let mut asking = JoinSet::new();
-        let ask = |(index, access): (usize, Access)| {
-            let reviewer = self.clone();
-            async move { (index, reviewer.may(&access).await) }
-        };
-        for question in waiting.by_ref().take(AT_ONCE) {
-            asking.spawn(ask(question));
-        }
-        while let Some(answered) = asking.join_next().await {
-            let (index, may) =
-                answered.map_err(|error| Rejection::new(Reason::Internal, "a review was not made").because(error))?;
-            if let Some(answer) = answers.get_mut(index) {
-                *answer = may?;
-            }
-            if let Some(question) = waiting.next() {
-                asking.spawn(ask(question));
-            }
-        }
-        Ok(answers)
+        let answers = stream::iter(accesses).map(|access| async move { self.may(&access).await });
+        answers.buffered(AT_ONCE).try_collect().await
     }
 }
 
