@@ -1,10 +1,11 @@
 //! OpenTelemetry logs: OTLP/HTTP in its JSON encoding (OTLP 1.x, `POST /v1/logs`).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value, json};
 use url::Url;
 
 use super::{
@@ -178,7 +179,7 @@ struct Answer {
 #[serde(default, rename_all = "camelCase")]
 struct PartialSuccess {
     /// A number of 64 bits, which JSON of protobuf writes as text.
-    rejected_log_records: serde_json::Value,
+    rejected_log_records: Value,
     error_message: String,
 }
 
@@ -191,126 +192,54 @@ impl PartialSuccess {
 
 /// The body of a call.
 pub(super) fn encode<'a>(lines: impl Iterator<Item = &'a [u8]>, instance: &str, now: Timestamp) -> Vec<u8> {
-    let log_records = lines.map(|line| LogRecord::of(line, now)).collect();
+    let records: Vec<Value> = lines.map(|line| log_record(line, now)).collect();
     let version = env!("CARGO_PKG_VERSION");
-    let logs = Logs {
-        resource_logs: [ResourceLogs {
-            resource: Resource {
-                attributes: [
-                    Attribute::text("service.name", "doorward"),
-                    Attribute::text("service.version", version),
-                    Attribute::text("service.instance.id", instance),
-                ],
-            },
-            scope_logs: [ScopeLogs { scope: Scope { name: "doorward.audit", version }, log_records }],
-        }],
+    let logs = json!({"resourceLogs": [{
+        "resource": {"attributes": [
+            attribute("service.name", "doorward"),
+            attribute("service.version", version),
+            attribute("service.instance.id", instance),
+        ]},
+        "scopeLogs": [{"scope": {"name": "doorward.audit", "version": version}, "logRecords": records}],
+    }]});
+    logs.to_string().into_bytes()
+}
+
+fn log_record(line: &[u8], now: Timestamp) -> Value {
+    let facts = Facts::of(line);
+    // By the mapping of syslog's severities in the data model of OpenTelemetry logs.
+    let (severity_number, severity_text) = match facts.severity() {
+        Severity::Informational => (9, "INFO"),
+        Severity::Notice => (10, "NOTICE"),
+        Severity::Warning => (13, "WARN"),
+        Severity::Error => (17, "ERROR"),
+        Severity::Critical => (18, "CRITICAL"),
     };
-    // Only a map with keys that are no text could fail.
-    serde_json::to_vec(&logs).unwrap_or_default()
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Logs<'a> {
-    resource_logs: [ResourceLogs<'a>; 1],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ResourceLogs<'a> {
-    resource: Resource<'a>,
-    scope_logs: [ScopeLogs<'a>; 1],
-}
-
-#[derive(Serialize)]
-struct Resource<'a> {
-    attributes: [Attribute<'a>; 3],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ScopeLogs<'a> {
-    scope: Scope,
-    log_records: Vec<LogRecord<'a>>,
-}
-
-#[derive(Serialize)]
-struct Scope {
-    name: &'static str,
-    version: &'static str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct LogRecord<'a> {
-    time_unix_nano: String,
-    observed_time_unix_nano: String,
-    severity_number: u8,
-    severity_text: &'static str,
-    body: Text<'a>,
-    attributes: Vec<Attribute<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<Arc<str>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Text<'a> {
-    string_value: std::borrow::Cow<'a, str>,
-}
-
-#[derive(Serialize)]
-struct Attribute<'a> {
-    key: &'static str,
-    value: Value<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Value<'a> {
-    Text(Text<'a>),
-    #[serde(rename_all = "camelCase")]
-    Number {
-        int_value: String,
-    },
-}
-
-impl<'a> Attribute<'a> {
-    fn text(key: &'static str, value: impl Into<std::borrow::Cow<'a, str>>) -> Self {
-        Self { key, value: Value::Text(Text { string_value: value.into() }) }
+    let mut attributes = Vec::new();
+    if facts.seq > 0 {
+        attributes.push(json!({"key": "doorward.seq", "value": {"intValue": facts.seq.to_string()}}));
     }
+    attributes.extend(facts.metadata.event_code.map(|code| attribute("doorward.event_code", &code)));
+    attributes.extend(facts.metadata.correlation_uid.map(|id| attribute("doorward.request_id", &id)));
+    let mut record = json!({
+        "timeUnixNano": nanos(facts.time),
+        "observedTimeUnixNano": nanos(now.as_millis()),
+        "severityNumber": severity_number,
+        "severityText": severity_text,
+        // Lines are UTF-8; one that was damaged so that it is not cannot be sent as it stands.
+        "body": {"stringValue": String::from_utf8_lossy(line)},
+        "attributes": attributes,
+    });
+    let is_id = |id: &str| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let trace_id = facts.unmapped.trace_id.filter(|id| is_id(id));
+    if let Some((record, id)) = record.as_object_mut().zip(trace_id) {
+        record.insert("traceId".to_owned(), id.into());
+    }
+    record
 }
 
-impl<'a> LogRecord<'a> {
-    fn of(line: &'a [u8], now: Timestamp) -> Self {
-        let facts = Facts::of(line);
-        // By the mapping of syslog's severities in the data model of OpenTelemetry logs.
-        let (severity_number, severity_text) = match facts.severity() {
-            Severity::Informational => (9, "INFO"),
-            Severity::Notice => (10, "NOTICE"),
-            Severity::Warning => (13, "WARN"),
-            Severity::Error => (17, "ERROR"),
-            Severity::Critical => (18, "CRITICAL"),
-        };
-        let mut attributes = Vec::new();
-        if facts.seq > 0 {
-            attributes
-                .push(Attribute { key: "doorward.seq", value: Value::Number { int_value: facts.seq.to_string() } });
-        }
-        attributes.extend(facts.metadata.event_code.map(|code| Attribute::text("doorward.event_code", code)));
-        attributes.extend(facts.metadata.correlation_uid.map(|id| Attribute::text("doorward.request_id", id)));
-        let hex = |id: &str| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        Self {
-            time_unix_nano: nanos(facts.time),
-            observed_time_unix_nano: nanos(now.as_millis()),
-            severity_number,
-            severity_text,
-            // Lines are UTF-8; one that was damaged so that it is not cannot be sent as it stands.
-            body: Text { string_value: String::from_utf8_lossy(line) },
-            attributes,
-            trace_id: facts.unmapped.trace_id.as_deref().filter(|id| hex(id)).map(Into::into),
-        }
-    }
+fn attribute(key: &str, text: &str) -> Value {
+    json!({"key": key, "value": {"stringValue": text}})
 }
 
 /// A number of 64 bits is text in JSON of protobuf.
@@ -340,7 +269,7 @@ mod tests {
             b"{\"torn \xff",
         ];
         let body = encode(lines.into_iter(), "doorward-0", NOW);
-        let mut value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let mut value: Value = serde_json::from_slice(&body).unwrap();
         let scope = "/resourceLogs/0/scopeLogs/0/scope/version";
         *value.pointer_mut(scope).unwrap() = "VERSION".into();
         *value.pointer_mut("/resourceLogs/0/resource/attributes/1/value/stringValue").unwrap() = "VERSION".into();
