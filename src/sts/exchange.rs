@@ -78,7 +78,7 @@ impl<'a> Exchanger<'a> {
         let subject = if asked.actor_token.is_some() { self.as_themselves(subject) } else { subject };
         exchange.record().principal = Some(Arc::clone(&subject));
         // What is a registry is for who has a credential.
-        if self.own_issuer.settings.registries.get(&asked.audience).is_some() {
+        if self.own_issuer.settings.registries.contains_key(&asked.audience) {
             registry::check_scopes(asked.scopes.as_deref().unwrap_or_default())?;
         }
         let actor = match &asked.actor_token {
@@ -135,8 +135,8 @@ impl<'a> Exchanger<'a> {
     ) -> Result<Given, Refusal> {
         let (task, now) = (party.task(), view.now);
         let audience = audience(view);
-        let registry = self.own_issuer.settings.registries.get(audience);
-        let lifetime = registry.map_or(self.own_issuer.settings.lifetime, |registry| registry.lifetime);
+        let at_registry = self.own_issuer.settings.registries.get(audience).copied();
+        let lifetime = at_registry.unwrap_or(self.own_issuer.settings.lifetime);
         let given_until = self.given_until(party, view, &granted);
         let expires = claims::expires(now, lifetime, party.ends, task).min(given_until);
         // What lasts no second is of no use to anybody.
@@ -160,7 +160,7 @@ impl<'a> Exchanger<'a> {
             kind: party.principal.kind_of_subject(),
             origin: party.origin(),
             scope: &scope,
-            access: registry.map(|_| registry::access(&granted.scopes)),
+            access: at_registry.map(|_| registry::access(&granted.scopes)),
             act: party.act.clone(),
             acting: &party.principal.acting,
             run: task.map(claims::run).unwrap_or_default(),

@@ -45,41 +45,29 @@ const ACTIONS: [&str; 3] = ["delete", "pull", "push"];
 const MAX_NAME: usize = 255;
 const MAX_QUERY: usize = 8 << 10;
 
-/// The registries that trust Doorward's tokens, by `service`.
-#[derive(Debug, Default)]
-pub struct Registries(BTreeMap<String, Registry>);
+/// The registries that trust Doorward's tokens, by `service`, and how long a token for each lasts.
+pub type Registries = BTreeMap<String, Duration>;
 
-#[derive(Debug)]
-pub struct Registry {
-    pub lifetime: Duration,
-}
-
-impl Registries {
-    /// `longest` is how long any token lasts at most.
-    pub fn resolve(raw: &[raw::Registry], longest: Duration, at: &At, report: &mut Report) -> Self {
-        let mut registries = BTreeMap::new();
-        for (index, raw) in raw.iter().enumerate() {
-            let at = at.index(index);
-            let lifetime = raw.lifetime.map_or_else(|| LIFETIME.min(longest), Span::get);
-            if !(MIN_LIFETIME..=longest).contains(&lifetime) {
-                report
-                    .error(&at.key("lifetime"), "`lifetime` is not between 1m and that of all tokens")
-                    .help("see `tokens.lifetime`");
-            }
-            if !is_audience(&raw.service) {
-                report
-                    .error(&at.key("service"), "`service` is empty, too long, or has control characters")
-                    .help("write what the registry has as `auth.token.service`");
-            } else if registries.insert(raw.service.clone(), Registry { lifetime }).is_some() {
-                report.error(&at.key("service"), format!("`{}` is there twice", raw.service));
-            }
+/// `longest` is how long any token lasts at most.
+pub fn resolve(raw: &[raw::Registry], longest: Duration, at: &At, report: &mut Report) -> Registries {
+    let mut registries = Registries::new();
+    for (index, raw) in raw.iter().enumerate() {
+        let at = at.index(index);
+        let lifetime = raw.lifetime.map_or_else(|| LIFETIME.min(longest), Span::get);
+        if !(MIN_LIFETIME..=longest).contains(&lifetime) {
+            report
+                .error(&at.key("lifetime"), "`lifetime` is not between 1m and that of all tokens")
+                .help("see `tokens.lifetime`");
         }
-        Self(registries)
+        if !is_audience(&raw.service) {
+            report
+                .error(&at.key("service"), "`service` is empty, too long, or has control characters")
+                .help("write what the registry has as `auth.token.service`");
+        } else if registries.insert(raw.service.clone(), lifetime).is_some() {
+            report.error(&at.key("service"), format!("`{}` is there twice", raw.service));
+        }
     }
-
-    pub fn get(&self, service: &str) -> Option<&Registry> {
-        self.0.get(service)
-    }
+    registries
 }
 
 /// What a token opens at a registry, as that reads it.
@@ -258,13 +246,13 @@ impl Exchanger<'_> {
 
     /// What is asked for, at a registry that is known.
     fn known(&self, asked: Asked) -> Result<Asked, Refusal> {
-        match self.own_issuer.settings.registries.get(&asked.service) {
-            Some(_) => Ok(asked),
-            None => Err(Refusal::bad_target(
-                "no registry with this `service` is among `tokens.registries`; it must be what the registry has as \
-                 `auth.token.service`",
-            )),
+        if self.own_issuer.settings.registries.contains_key(&asked.service) {
+            return Ok(asked);
         }
+        Err(Refusal::bad_target(
+            "no registry with this `service` is among `tokens.registries`; it must be what the registry has as \
+             `auth.token.service`",
+        ))
     }
 
     /// Who has a token of ours that came as a password.

@@ -9,7 +9,7 @@ use super::{
     introspect::ResourceServer,
     keys::SigningKeys,
     onward::{Onward, Onwards},
-    registry::Registries,
+    registry::{self, Registries},
 };
 use crate::{
     clock::Timestamp,
@@ -74,7 +74,7 @@ impl Settings {
         }
         let resource_servers =
             ResourceServer::resolve_all(&raw.resource_servers, &at.key("resource_servers"), resolver);
-        let registries = Registries::resolve(&raw.registries, lifetime, &at.key("registries"), &mut resolver.report);
+        let registries = registry::resolve(&raw.registries, lifetime, &at.key("registries"), &mut resolver.report);
         let onward = Onward::resolve_all(root, (&issuer, keys.as_ref()), egress, &at.key("onward"), resolver);
         let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
         let mut clusters = Clusters::default();
