@@ -19,9 +19,14 @@ pub(super) fn is_ours(name: &str) -> bool {
 
 /// Whether a patch says anything under our names, in whatever part of a run.
 pub(super) fn mentions_ours(value: &Value) -> bool {
+    has_name(value, &is_ours)
+}
+
+/// Whether any member of a value is named so, in whatever part of it.
+pub(super) fn has_name(value: &Value, is: &dyn Fn(&str) -> bool) -> bool {
     match value {
-        Value::Object(object) => object.iter().any(|(name, value)| is_ours(name) || mentions_ours(value)),
-        Value::Array(values) => values.iter().any(mentions_ours),
+        Value::Object(object) => object.iter().any(|(name, value)| is(name) || has_name(value, is)),
+        Value::Array(values) => values.iter().any(|value| has_name(value, is)),
         _ => false,
     }
 }

@@ -3,7 +3,12 @@
 
 use serde_json::{Map, Value};
 
-use super::{attribution::unescape, document::Unreadable, is_of_runs, labels::MADE_BY};
+use super::{
+    attribution::{has_name, unescape},
+    document::Unreadable,
+    is_of_runs,
+    labels::MADE_BY,
+};
 
 /// Refuses the object of a run that says another run owns it.
 pub(super) fn check_object(object: &Map<String, Value>) -> Result<(), Unreadable> {
@@ -83,11 +88,7 @@ fn has_parameter(text: &str) -> bool {
 
 /// Whether a member within is named by a parameter.
 fn names_by_parameter(value: &Value) -> bool {
-    match value {
-        Value::Object(object) => object.iter().any(|(name, value)| has_parameter(name) || names_by_parameter(value)),
-        Value::Array(values) => values.iter().any(names_by_parameter),
-        _ => false,
-    }
+    has_name(value, &has_parameter)
 }
 
 /// Refuses an operation of a JSON Patch that names any owner.

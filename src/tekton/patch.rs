@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    attribution::{mentions_ours, pass_over_removals, points_at_ours, unescape},
+    attribution::{has_name, mentions_ours, pass_over_removals, points_at_ours, unescape},
     document::Unreadable,
     labels, ownership,
     run::Intent,
@@ -133,7 +133,8 @@ pub(super) fn keep_what_apply_takes_away(patch: &mut Map<String, Value>) -> bool
 
 /// What a merge patch (RFC 7386) does to a run, or a strategic one, which differs by its directives.
 pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<(Intent, Vec<Intent>), Unreadable> {
-    if has_directive(patch) {
+    let is_directive = |name: &str| name.starts_with('$');
+    if patch.iter().any(|(name, value)| is_directive(name) || has_name(value, &is_directive)) {
         return Err(Unreadable::Malformed("the patch has directives (`$patch` and the like), which runs do not take"));
     }
     let removes = match patch.get("metadata") {
@@ -166,18 +167,6 @@ fn status_alone(patch: &Map<String, Value>) -> Option<&Value> {
     });
     let spec = patch.get("spec")?.as_object()?;
     spec.get("status").filter(|_| about && spec.len() == 1)
-}
-
-fn has_directive(object: &Map<String, Value>) -> bool {
-    object.iter().any(|(name, value)| name.starts_with('$') || in_value(value))
-}
-
-fn in_value(value: &Value) -> bool {
-    match value {
-        Value::Object(object) => has_directive(object),
-        Value::Array(values) => values.iter().any(in_value),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
