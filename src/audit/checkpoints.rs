@@ -2,7 +2,7 @@
 //! a mount does whose server is gone: it has a thread of its own, for which nothing else waits.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
@@ -15,6 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::{
     chain::{Link, MAX_LINE, Sealed},
+    lines::end_of,
     settings::Settings,
 };
 use crate::{clock::Timestamp, lock::lock};
@@ -192,11 +193,7 @@ impl SecondPlace {
 
     /// The number of the last checkpoint that is there.
     fn copied(&self) -> Option<u64> {
-        let mut file = File::open(&self.path).ok()?;
-        let size = file.metadata().ok()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(2 * MAX_LINE as u64))).ok()?;
-        let mut end = Vec::new();
-        file.take(2 * MAX_LINE as u64).read_to_end(&mut end).ok()?;
+        let end = end_of(&self.path, 2 * MAX_LINE as u64).ok()?;
         let mut lines = end.rsplit(|byte| *byte == b'\n');
         lines.find_map(|line| Sealed::parse(line).map(|sealed| sealed.link.seq))
     }

@@ -1,7 +1,8 @@
 //! Reads a trail line by line in bounded memory.
 
 use std::{
-    io::{self, BufRead, Read},
+    fs::File,
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     path::Path,
 };
 
@@ -37,6 +38,22 @@ pub(super) enum Fault {
 /// Has an error say of which file it is: those of the system do not, and a trail has several.
 pub fn of_file(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// The last bytes of a file: so many, or all.
+pub(super) fn end_of(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(most)))?;
+    let mut end = Vec::new();
+    file.take(most).read_to_end(&mut end)?;
+    Ok(end)
+}
+
+impl Lines<BufReader<File>> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self::new(BufReader::with_capacity(1 << 16, File::open(path)?)))
+    }
 }
 
 impl<R: BufRead> Lines<R> {

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use super::{
     chain::{Link, MAX_LINE, Sealed},
     export::{Backlog, Place},
-    lines::Lines,
+    lines::{Lines, of_file},
     settings::Retention,
 };
 use crate::{clock::Timestamp, config::resolver::folder_of};
@@ -316,7 +316,7 @@ impl Sink for RotatingFile {
             if self.backlog.holds(number) {
                 break;
             }
-            let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            let named = |error: io::Error| of_file(&path)(error);
             let mut file = File::open(&path).map_err(named)?;
             let last = End::of(&mut file).map_err(named)?.last.ok_or_else(|| named(foreign()))?;
             if at >= beyond && retain.is_none_or(|retain| now.since(last.time) < retain) {

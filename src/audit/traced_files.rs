@@ -3,8 +3,6 @@
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashSet},
-    fs::File,
-    io::BufReader,
     ops::ControlFlow,
     path::PathBuf,
 };
@@ -77,8 +75,7 @@ impl Files {
     /// Looks at the lines with these bytes near their beginning. `look` gives `None` for one that it cannot read.
     fn scan(&self, wanted: &str, mut look: impl FnMut(&[u8]) -> Option<ControlFlow<()>>) -> Result<(), ReplayError> {
         for (file, path) in self.paths.iter().enumerate() {
-            let opened = File::open(path).map_err(of_file(path))?;
-            let mut lines = Lines::new(BufReader::with_capacity(1 << 16, opened));
+            let mut lines = Lines::open(path).map_err(of_file(path))?;
             while let Some(line) = lines.next().map_err(of_file(path))? {
                 // The metadata stands near the beginning, before anything that a caller writes.
                 let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufReader, Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -197,7 +197,7 @@ fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Resu
         before = Some((*number, path));
     }
     let Some((number, path)) = before else { return Ok(None) };
-    let mut lines = Lines::new(BufReader::new(File::open(path)?));
+    let mut lines = Lines::open(path)?;
     let mut offset = 0;
     while let Some(line) = lines.next()? {
         offset += line.bytes.len() as u64 + 1;
@@ -224,7 +224,7 @@ pub(super) fn first_number(path: &Path) -> io::Result<u64> {
 
 /// The first line of a file, and what it links to.
 fn first_line(path: &Path) -> io::Result<Option<(Link, Mac)>> {
-    let mut lines = Lines::new(BufReader::new(File::open(path)?));
+    let mut lines = Lines::open(path)?;
     let line = lines.next()?;
     Ok(line.and_then(|line| Sealed::parse(line.bytes)).map(|sealed| (sealed.link, sealed.prev)))
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::File,
-    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,7 +14,7 @@ use super::{
     super::{
         chain::{Link, MAX_LINE, Sealed},
         heads::Head,
-        lines::Lines,
+        lines::{Lines, end_of},
         note::code,
         sink::{BEGINNING, trail_files},
     },
@@ -268,12 +268,7 @@ impl Looks {
 /// a copy of them has.
 fn ends_as_trail(path: &Path) -> io::Result<bool> {
     // A line that a crash cut off may come after the last whole one.
-    let length = 2 * MAX_LINE as u64;
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(length)))?;
-    let mut end = Vec::new();
-    file.take(length).read_to_end(&mut end)?;
+    let end = end_of(path, 2 * MAX_LINE as u64)?;
     let is_checkpoint = |line: &[u8]| {
         serde_json::from_slice::<Content>(line).is_ok_and(|content| content.metadata.event_code == code::CHECKPOINT)
     };
