@@ -1,7 +1,7 @@
 //! How far a receiver has the trail for certain, in a small file that is replaced as a whole.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -41,11 +41,7 @@ pub(super) fn file_of(folder: &Path, export: &str) -> PathBuf {
 /// Reads a position. None if there is none, or if what stands there is none: then the whole trail is sent again, which
 /// costs time and loses nothing.
 pub(super) fn load(path: &Path) -> io::Result<Option<Position>> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(text) = kept::read(path)? else { return Ok(None) };
     let written: Option<Written> = serde_json::from_slice(&text).ok();
     let position = written.and_then(|written| {
         Some(Position {
@@ -72,6 +68,8 @@ pub(super) fn save(path: &Path, position: &Position) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
