@@ -18,7 +18,7 @@ use super::{
         note::code,
         sink::{BEGINNING, trail_files},
     },
-    CannotVerify, Content, Details, Findings, Proof, Verifier, is_signed, open,
+    CannotVerify, Content, Details, Findings, Proof, Verifier, is_genuine, open,
 };
 use crate::clock::Timestamp;
 
@@ -106,7 +106,8 @@ impl Collected {
         let by = path.display().to_string();
         let mut lines = Lines::new(open(path)?);
         while let Some(line) = lines.next().map_err(failed)? {
-            let Some(sealed) = Sealed::parse(line.bytes).filter(|sealed| is_genuine(sealed, proof)) else { continue };
+            let is_genuine = |sealed: &Sealed<'_>| is_genuine(sealed, &proof.keys, &proof.checkpoint_keys);
+            let Some(sealed) = Sealed::parse(line.bytes).filter(is_genuine) else { continue };
             let Ok(Content { time, unmapped, .. }) = serde_json::from_slice(line.bytes) else { continue };
             let Some(instance) = unmapped.instance else { continue };
             self.saw(&Head::new(&instance.into(), sealed.link), &by, Timestamp::from_millis(time));
@@ -199,12 +200,6 @@ fn compare(
 /// The first 64 bits of a code. Without the key nobody makes a line that has the same.
 fn brief(mac: &str) -> u64 {
     mac.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
-}
-
-fn is_genuine(sealed: &Sealed<'_>, proof: &Proof) -> bool {
-    let is_signed =
-        sealed.signature.is_some_and(|(signed, signature)| is_signed(&proof.checkpoint_keys, signed, &signature));
-    is_signed && proof.keys.iter().any(|key| key.mac(sealed.covered) == sealed.link.mac)
 }
 
 /// What is in the places given.

@@ -66,11 +66,9 @@ impl Checkpoint {
             }
         }
         let last = last.ok_or(CannotVerify::NoCheckpoint)?;
-        let sealed = Sealed::parse(&last).ok_or(CannotVerify::NoCheckpoint)?;
-        let (signed, signature) = sealed.signature.ok_or(CannotVerify::NoCheckpoint)?;
-        let genuine = keys.iter().any(|key| key.mac(sealed.covered) == sealed.link.mac)
-            && is_signed(checkpoint_keys, signed, &signature);
-        genuine.then_some(Self(sealed.link)).ok_or(CannotVerify::ForgedCheckpoint)
+        let sealed = Sealed::parse(&last).filter(|sealed| sealed.signature.is_some());
+        let sealed = sealed.ok_or(CannotVerify::NoCheckpoint)?;
+        is_genuine(&sealed, keys, checkpoint_keys).then_some(Self(sealed.link)).ok_or(CannotVerify::ForgedCheckpoint)
     }
 }
 
@@ -396,7 +394,7 @@ impl<'a> Verifier<'a> {
 
     /// Files were removed because their time was over.
     fn cut(&mut self, number: Option<u64>, cut: Option<&Cut>, sealed: &Sealed<'_>) {
-        let Some(cut) = cut.filter(|_| self.is_signed(sealed)) else {
+        let Some(cut) = cut.filter(|_| is_signed(sealed, &self.proof.checkpoint_keys)) else {
             return self.problem(number, "the line tells of removed files, and its signature does not fit".to_owned());
         };
         let told = self.findings.summary.cut.replace(cut.through);
@@ -409,12 +407,8 @@ impl<'a> Verifier<'a> {
         self.explained |= self.before.is_some_and(|before| before.seq == cut.through && before.mac.as_str() == cut.mac);
     }
 
-    fn is_signed(&self, sealed: &Sealed<'_>) -> bool {
-        sealed.signature.is_some_and(|(signed, signature)| is_signed(&self.proof.checkpoint_keys, signed, &signature))
-    }
-
     fn checkpoint(&mut self, number: Option<u64>, time: Timestamp, sealed: &Sealed<'_>) {
-        if !self.is_signed(sealed) {
+        if !is_signed(sealed, &self.proof.checkpoint_keys) {
             self.problem(number, "the signature of the checkpoint does not fit".to_owned());
         }
         self.check_late(number, time);
@@ -461,9 +455,16 @@ impl<'a> Verifier<'a> {
     }
 }
 
-/// Whether one of the keys made a signature; any is taken if there are no keys to check it with.
-fn is_signed(keys: &[CheckpointPublicKey], signed: &[u8], signature: &[u8; 64]) -> bool {
-    keys.is_empty() || keys.iter().any(|key| key.verifies(signed, signature))
+/// Whether a line has a signature that one of the keys made; any is taken if there are no keys to check it with.
+fn is_signed(sealed: &Sealed<'_>, keys: &[CheckpointPublicKey]) -> bool {
+    sealed
+        .signature
+        .is_some_and(|(signed, signature)| keys.is_empty() || keys.iter().any(|key| key.verifies(signed, &signature)))
+}
+
+/// Whether a line is signed so, and sealed with one of the keys of the chain.
+fn is_genuine(sealed: &Sealed<'_>, keys: &[ChainKey], checkpoint_keys: &[CheckpointPublicKey]) -> bool {
+    is_signed(sealed, checkpoint_keys) && keys.iter().any(|key| key.mac(sealed.covered) == sealed.link.mac)
 }
 
 #[derive(Deserialize)]
