@@ -369,7 +369,7 @@ impl Parts<'_> {
             .map_err(StartError::io(format!("the folder of the store, {}, cannot be made", home.display())))?;
         let (store, redis) = self.open_store(resolved.store.take().ok_or_else(missing)?, &store_path)?;
         let audit = resolved.audit.take().ok_or_else(missing)?;
-        let trail = Trail::open(&audit, home, &audit.instance, self.clock.clone())?;
+        let trail = Trail::open(&audit, home, self.clock.clone())?;
         let shared = self.share(store, trail.clone(), &store_path)?;
         self.read_token_keys(&resolved, &shared);
         let downstream = resolved.downstream.take().ok_or_else(missing)?;

@@ -47,8 +47,8 @@ pub struct Trail(Arc<Handle>);
 
 impl Trail {
     /// Opens the trail and starts its thread. Keys that are not configured are read from `key_directory`, or made there.
-    /// `instance` names this replica; each has a chain of its own.
-    pub fn open(settings: &Settings, key_directory: &Path, instance: &str, clock: Clock) -> Result<Self, OpenError> {
+    /// Each replica has a chain of its own.
+    pub fn open(settings: &Settings, key_directory: &Path, clock: Clock) -> Result<Self, OpenError> {
         let keys_failed = |source| OpenError::File { path: key_directory.to_owned(), source };
         let chain_key = match &settings.chain_key {
             Some(key) => key.clone(),
@@ -67,7 +67,8 @@ impl Trail {
                 if !settings.exports.is_empty() {
                     let failed = |source| OpenError::File { path: path.clone(), source };
                     sink.sync().map_err(failed)?;
-                    let opened = Backlog::open(path, &settings.exports, key_directory, instance, sink.place());
+                    let opened =
+                        Backlog::open(path, &settings.exports, key_directory, &settings.instance, sink.place());
                     backlog = Arc::new(opened.map_err(failed)?);
                     sink.keep_for(Arc::clone(&backlog));
                 }
@@ -75,23 +76,17 @@ impl Trail {
             }
         };
         let keys = Keys { chain: chain_key, checkpoint: checkpoint_key };
-        Self::start(settings, keys, Opened { sink, found, backlog }, instance, clock)
+        Self::start(settings, keys, Opened { sink, found, backlog }, clock)
     }
 
     /// Starts the thread over an open sink.
-    pub(super) fn start(
-        settings: &Settings,
-        keys: Keys,
-        opened: Opened,
-        instance: &str,
-        clock: Clock,
-    ) -> Result<Self, OpenError> {
+    pub(super) fn start(settings: &Settings, keys: Keys, opened: Opened, clock: Clock) -> Result<Self, OpenError> {
         let metrics = Metrics { export: opened.backlog.metrics().clone(), ..Metrics::default() };
         let second_place = settings.checkpoint_copy.clone();
         let second_place = second_place.map(|path| SecondPlace::new(path, metrics.checkpoint_copy_errors.clone()));
         let second_place = second_place.map(Arc::new);
         let shared = Arc::new(Shared {
-            instance: instance.into(),
+            instance: settings.instance.as_str().into(),
             room: Room::new(settings.queue),
             waiting: AtomicUsize::new(0),
             refuses: AtomicBool::new(settings.when_full == WhenFull::Refuse),

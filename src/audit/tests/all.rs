@@ -32,11 +32,12 @@ impl Replicas {
         let folder = self.folder(name);
         fs::create_dir_all(&folder).unwrap();
         let settings = Settings {
+            instance: name.to_owned(),
             destination: file_settings(&folder.join("audit.jsonl")).destination,
             checkpoint_copy: Some(self.folder.path().join(format!("{name}.checkpoints"))),
             ..self.settings.clone()
         };
-        let trail = Trail::open(&settings, &folder, name, clock()).unwrap();
+        let trail = Trail::open(&settings, &folder, clock()).unwrap();
         trail.witness(seen);
         trail.write(record(1));
         let head = trail.head();

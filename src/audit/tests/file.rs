@@ -9,7 +9,7 @@ use super::*;
 use crate::audit::sink::RotatingFile;
 
 fn open(settings: &Settings, directory: &Path) -> Trail {
-    Trail::open(settings, directory, "replica-0", clock()).unwrap()
+    Trail::open(settings, directory, clock()).unwrap()
 }
 
 fn checked(path: &Path, proof: &Proof) -> Findings {
@@ -154,7 +154,7 @@ fn a_file_that_is_no_trail_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
         fs::write(&path, content).unwrap();
-        let error = Trail::open(&file_settings(&path), directory.path(), "replica-0", clock()).unwrap_err();
+        let error = Trail::open(&file_settings(&path), directory.path(), clock()).unwrap_err();
         assert!(error.to_string().contains("not one of an audit trail"), "{error}");
     }
 }
@@ -164,7 +164,7 @@ fn a_refused_file_keeps_its_content() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     fs::write(&path, "{}\n{\"class_uid\":40").unwrap();
-    Trail::open(&file_settings(&path), directory.path(), "replica-0", clock()).unwrap_err();
+    Trail::open(&file_settings(&path), directory.path(), clock()).unwrap_err();
     assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n{\"class_uid\":40");
 }
 
@@ -173,7 +173,8 @@ fn two_instances_cannot_write_the_same_file() {
     let directory = tempfile::tempdir().unwrap();
     let settings = file_settings(&directory.path().join("audit.jsonl"));
     let first = open(&settings, directory.path());
-    let error = Trail::open(&settings, directory.path(), "replica-1", clock()).unwrap_err();
+    let other = Settings { instance: "replica-1".to_owned(), ..settings.clone() };
+    let error = Trail::open(&other, directory.path(), clock()).unwrap_err();
     assert!(error.to_string().contains("another process"), "{error}");
     first.shutdown();
     open(&settings, directory.path()).shutdown();

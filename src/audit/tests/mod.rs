@@ -189,7 +189,7 @@ fn start(settings: &Settings, sink: &Memory, clock: &Clock) -> Trail {
     let found = Found { last: Link::NONE, empty: false, repaired: 0 };
     let backlog = Arc::new(export::Backlog::none());
     let opened = Opened { sink: Box::new(sink.clone()), found, backlog };
-    Trail::start(settings, keys, opened, "replica-0", clock.clone()).unwrap()
+    Trail::start(settings, keys, opened, clock.clone()).unwrap()
 }
 
 /// Returns when the sink takes lines again.

@@ -26,7 +26,7 @@ impl Kept {
 
     /// A process that writes so many records.
     fn run(&self, records: u128) {
-        let trail = Trail::open(&self.settings, self.directory.path(), "replica-0", self.clock.clone()).unwrap();
+        let trail = Trail::open(&self.settings, self.directory.path(), self.clock.clone()).unwrap();
         for number in 0..records {
             trail.write(record(number));
         }

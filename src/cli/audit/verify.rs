@@ -186,11 +186,12 @@ mod tests {
         let egress = crate::egress::Egress::direct(None, None).unwrap();
         let settings = Settings::resolve(&raw::Audit::default(), &egress, &mut resolver, &At::root()).unwrap();
         let settings = Settings {
+            instance: "replica-0".to_owned(),
             destination: Destination::File { path: path.clone(), max_size: 1 << 20, retention: Retention::default() },
             checkpoint_copy: Some(directory.join("checkpoints.jsonl")),
             ..settings
         };
-        Trail::open(&settings, directory, "replica-0", Clock::default()).unwrap().shutdown();
+        Trail::open(&settings, directory, Clock::default()).unwrap().shutdown();
         path
     }
 

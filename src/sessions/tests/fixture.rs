@@ -124,7 +124,8 @@ pub(crate) fn trail(folder: &Path) -> Trail {
     let settings = audit::Settings::resolve(&raw::Audit::default(), &egress, &mut resolver, &At::root()).unwrap();
     let path = folder.join("audit.jsonl");
     let destination = audit::Destination::File { path, max_size: 1 << 20, retention: audit::Retention::default() };
-    Trail::open(&audit::Settings { destination, ..settings }, folder, "replica-0", Clock::default()).unwrap()
+    let settings = audit::Settings { instance: "replica-0".to_owned(), destination, ..settings };
+    Trail::open(&settings, folder, Clock::default()).unwrap()
 }
 
 impl Fixture {
