@@ -169,7 +169,8 @@ fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
     Ok(scopes.into_iter().map(str::to_owned).collect())
 }
 
-fn short(text: &str) -> String {
+/// The beginning of a text that somebody sent, to name it in a refusal.
+pub fn short(text: &str) -> String {
     text.chars().take(64).collect()
 }
 

@@ -9,14 +9,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::{
     Issuing,
     exchange::{Exchanger, Given},
-    form::{basic, is_audience},
+    form::{basic, is_audience, short},
     metadata,
     refusal::{RETRY_AFTER, Refusal, printable},
 };
@@ -96,13 +96,11 @@ pub fn access(scopes: &[Arc<str>]) -> Vec<Access> {
 /// Refuses what no registry knows, though a pattern of a rule be met by it: `pull:acme/*` by `pull:acme/../x`.
 pub fn check_scopes(scopes: &[String]) -> Result<(), Refusal> {
     match scopes.iter().find(|scope| action_on(scope).is_none()) {
-        Some(scope) => {
-            let shown: String = scope.chars().take(64).collect();
-            Err(Refusal::bad_scope(format!(
-                "`{shown}` is no action on a repository, which is all that a registry knows; ask for one action, a colon and a name in \
-                 lower case without a tag, such as `pull:acme/app`, and for each action by a scope of its own"
-            )))
-        }
+        Some(scope) => Err(Refusal::bad_scope(format!(
+            "`{}` is no action on a repository, which is all that a registry knows; ask for one action, a colon and a name in lower \
+             case without a tag, such as `pull:acme/app`, and for each action by a scope of its own",
+            short(scope)
+        ))),
         None => Ok(()),
     }
 }
@@ -154,7 +152,7 @@ impl Asked {
                     for resource in value.split(' ').filter(|resource| !resource.is_empty()) {
                         match actions(resource) {
                             Some(actions) => scopes.extend(actions),
-                            None => _ = unknown.get_or_insert_with(|| resource.chars().take(64).collect::<String>()),
+                            None => _ = unknown.get_or_insert_with(|| short(resource)),
                         }
                     }
                 }
@@ -256,7 +254,7 @@ impl Exchanger<'_> {
     }
 
     /// Who has a token of ours that came as a password.
-    fn held(&self, claims: &serde_json::Map<String, serde_json::Value>) -> Result<Principal, Refusal> {
+    fn held(&self, claims: &Map<String, Value>) -> Result<Principal, Refusal> {
         self.check_revocations()?;
         self.holder(claims).ok_or_else(|| {
             Refusal::subject("password: the token has ended, with its time, with its run, or because it was revoked")
@@ -268,12 +266,12 @@ impl Exchanger<'_> {
         &self,
         token: &str,
         asked: Result<Asked, Refusal>,
-        claims: &serde_json::Map<String, serde_json::Value>,
+        claims: &Map<String, Value>,
         now: Timestamp,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
         let holder = self.held(claims)?;
-        let audience = claims.get("aud").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let audience = claims.get("aud").and_then(Value::as_str).unwrap_or_default();
         let expires = holder.expires;
         exchange.record().principal = Some(Arc::new(holder));
         let Asked { service, .. } = asked?;
