@@ -51,7 +51,7 @@ mod task;
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, header};
 
 pub(crate) use self::refusal::printable;
 pub use self::{
@@ -287,7 +287,6 @@ fn refused(refusal: &Refusal, exchange: &mut Exchange) {
 /// What everybody may read, clients within pages of other origins among them.
 fn public(body: Bytes, media: &'static str) -> Response<Bytes> {
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
