@@ -76,8 +76,9 @@ impl Clusters {
         self.of.insert(exchanged.issuer.as_str().into(), cluster);
     }
 
-    /// Warns of routes where runs are made, or may be, that are of no cluster. To be called once all are added.
-    pub(super) fn check_routes(&mut self, root: &raw::Root, resolver: &mut Resolver) {
+    /// Finds out whether there are other API servers than those of the clusters, by which an event alone does not tell its cluster, and
+    /// warns of routes to them where runs are made, or may be. To be called once all are added.
+    pub(super) fn find_others(&mut self, root: &raw::Root, resolver: &mut Resolver) {
         if self.of.is_empty() {
             return;
         }
@@ -165,7 +166,7 @@ tokens: {{exchange: [{exchange}]}}"
         for exchanged in &root.tokens.as_ref().unwrap().exchange {
             clusters.add(exchanged, &root, &upstreams, &At::root(), &mut resolver);
         }
-        clusters.check_routes(&root, &mut resolver);
+        clusters.find_others(&root, &mut resolver);
         clusters
     }
 

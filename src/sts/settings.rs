@@ -93,7 +93,7 @@ impl Settings {
             }
             clusters.add(exchanged, root, upstreams, &at, resolver);
         }
-        clusters.check_routes(root, resolver);
+        clusters.find_others(root, resolver);
         // What is unknown was told above.
         let known: Vec<String> = names.into_iter().filter(|name| issuers.get(name).is_some()).collect();
         if known.is_empty() {
