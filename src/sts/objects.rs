@@ -12,7 +12,7 @@ use crate::{
     clock::Timestamp,
     kubernetes::ObjectRef,
     runs::EVENT_ID,
-    tekton::{MADE_BY, REQUEST_ID, dashboard::is_subdomain, is_of_runs, reference::describe},
+    tekton::{MADE_BY, REQUEST_ID, dashboard::is_subdomain, is_of_tekton, reference::describe},
 };
 
 /// The label that Tekton writes on all pods that it makes, by which they are watched.
@@ -78,7 +78,7 @@ pub struct Run {
 impl Identity {
     fn new(metadata: ObjectMeta) -> Self {
         let owner = metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
-        let owner = owner.filter(|owner| is_of_runs(&owner.api_version) && is_subdomain(&owner.name));
+        let owner = owner.filter(|owner| is_of_tekton(&owner.api_version) && is_subdomain(&owner.name));
         let owner =
             owner.map(|owner| Owner { kind: owner.kind, object: ObjectRef { name: owner.name, uid: owner.uid } });
         let mut labels = metadata.labels.unwrap_or_default();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use super::{document::Unreadable, is_of_runs, run::named};
+use super::{document::Unreadable, is_of_tekton, run::named};
 
 /// Where a reference stands, by which Tekton knows what it is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,10 +83,10 @@ fn filled<'v>(reference: &'v Value, name: &str) -> Option<&'v str> {
 fn check(reference: &Value, place: Place) -> Result<(), Unreadable> {
     let text = |name: &str| filled(reference, name);
     let (name, kind, version) = (text("name"), text("kind"), text("apiVersion"));
-    let is_of_tekton = version.is_none_or(is_of_runs);
+    let of_tekton = version.is_none_or(is_of_tekton);
     let is_custom = place == Place::TaskOrCustom && version.is_some() && kind.is_some();
     // Other controllers than Tekton's may need no name.
-    let says_what = name.is_some() || (is_custom && !is_of_tekton);
+    let says_what = name.is_some() || (is_custom && !of_tekton);
     match (says_what, text("resolver").is_some()) {
         (true, true) => return Err(Unreadable::NamedTwice),
         (false, false) => return Err(Unreadable::Unnamed),
@@ -95,7 +95,7 @@ fn check(reference: &Value, place: Place) -> Result<(), Unreadable> {
     let own = place.kind();
     let is_taken = |kind: &str| kind == own || (says_what && (is_custom || (kind == CLUSTER_TASK && own == "Task")));
     let other_kind = kind.filter(|&kind| !is_taken(kind)).map(|kind| ("kind", kind));
-    let other_group = version.filter(|_| !is_of_tekton && !is_custom).map(|version| ("apiVersion", version));
+    let other_group = version.filter(|_| !of_tekton && !is_custom).map(|version| ("apiVersion", version));
     match other_kind.or(other_group) {
         // It would be of a custom controller, which takes no notice of the resolver.
         Some(_) if is_custom => Err(Unreadable::NamedTwice),
@@ -118,7 +118,7 @@ fn describe_action(reference: &Value) -> Arc<str> {
 fn describe_custom(reference: &Value) -> Option<Arc<str>> {
     let text = |name: &str| filled(reference, name);
     let (version, kind, name) = (text("apiVersion")?, text("kind")?, text("name").unwrap_or_default());
-    match (is_of_runs(version), kind) {
+    match (is_of_tekton(version), kind) {
         // There are controllers that run pipelines within pipelines.
         (true, "Task" | "Pipeline") => None,
         (true, _) => Some(format!("tekton.dev/{kind}/{name}").into()),
