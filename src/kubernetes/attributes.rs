@@ -30,7 +30,7 @@ pub struct Attributes {
     pub resource: String,
     pub subresource: String,
     pub name: String,
-    /// The path, for what is no resource.
+    /// The path. Nobody reads that of a resource.
     #[serde(skip)]
     pub path: String,
     /// Whether the request asks for a log that goes on (`?follow`).
