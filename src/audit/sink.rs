@@ -182,7 +182,7 @@ impl RotatingFile {
             backlog: Arc::new(Backlog::none()),
         };
         let file = sink.current()?;
-        let end = End::of(file)?;
+        let end = FileEnd::of(file)?;
         let repaired = end.size - end.whole;
         if repaired > 0 {
             file.set_len(end.whole)?;
@@ -193,7 +193,7 @@ impl RotatingFile {
         sink.size = end.whole;
         let last = match (end.last, numbered.last()) {
             (Some(last), _) => Some(last.link),
-            (None, Some((_, previous))) => End::of(&mut File::open(previous)?)?.last.map(|last| last.link),
+            (None, Some((_, previous))) => FileEnd::of(&mut File::open(previous)?)?.last.map(|last| last.link),
             (None, None) => None,
         };
         Ok((sink, Found { last: last.unwrap_or(Link::NONE), empty: end.whole == 0, repaired }))
@@ -318,7 +318,7 @@ impl Sink for RotatingFile {
             }
             let named = |error: io::Error| of_file(&path)(error);
             let mut file = File::open(&path).map_err(named)?;
-            let last = End::of(&mut file).map_err(named)?.last.ok_or_else(|| named(foreign()))?;
+            let last = FileEnd::of(&mut file).map_err(named)?.last.ok_or_else(|| named(foreign()))?;
             if at >= beyond && retain.is_none_or(|retain| now.since(last.time) < retain) {
                 break;
             }
@@ -389,7 +389,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// The end of a file of lines.
-struct End {
+struct FileEnd {
     size: u64,
     /// Bytes up to and with the last line end.
     whole: u64,
@@ -428,7 +428,7 @@ const LOOK_BACK: u64 = 64 << 20;
 /// How every line begins.
 pub(super) const BEGINNING: &[u8] = b"{\"class_uid\":";
 
-impl End {
+impl FileEnd {
     fn of(file: &mut File) -> io::Result<Self> {
         let size = file.metadata()?.len();
         let Some(whole) = last_line_end(file, size)? else {
