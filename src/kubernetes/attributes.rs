@@ -231,14 +231,17 @@ fn decode(path: &str) -> Result<String, InvalidAttributes> {
     if !path.contains('%') {
         return Ok(path.to_owned());
     }
-    let well_formed = path.split('%').skip(1).all(|after| {
-        matches!(after.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
-            && !["2f", "2F", "00"].iter().any(|hidden| after.starts_with(hidden))
-    });
+    let is_hidden = |after: &str| ["2f", "2F", "00"].iter().any(|hidden| after.starts_with(hidden));
+    let well_formed = path.split('%').skip(1).all(|after| is_escape(after) && !is_hidden(after));
     match percent_decode_str(path).decode_utf8() {
         Ok(decoded) if well_formed => Ok(decoded.into_owned()),
         _ => Err(InvalidAttributes::Encoding),
     }
+}
+
+/// Whether a percent sign and what comes after it encode a byte.
+fn is_escape(after: &str) -> bool {
+    matches!(after.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use super::InvalidAttributes;
+use super::{InvalidAttributes, is_escape};
 
 /// What a query says about the attributes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -80,10 +80,7 @@ fn unescape(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains(['%', '+']) {
         return Some(Cow::Borrowed(text));
     }
-    let well_formed = text
-        .split('%')
-        .skip(1)
-        .all(|after| matches!(after.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()));
+    let well_formed = text.split('%').skip(1).all(is_escape);
     let spaced = text.replace('+', " ");
     well_formed.then(|| Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned()))
 }
