@@ -170,6 +170,19 @@ impl Tasks {
         run
     }
 
+    /// A run of a task that is of no pipeline, which holds its pod as well.
+    pub fn alone() -> Value {
+        json!({
+            "apiVersion": "tekton.dev/v1",
+            "kind": "TaskRun",
+            "metadata": {"name": "alone", "annotations": {"hold": "yes"}},
+            "spec": {
+                "serviceAccountName": "builder",
+                "taskSpec": {"steps": [{"name": "run", "image": "images.test/step", "command": ["true"]}]},
+            },
+        })
+    }
+
     /// Has Bob make it through Doorward, and waits for its pod to run.
     pub async fn bobs(&self, run: &Value) -> Task {
         let answer = self.made_by("bob", run, &[]).await;

@@ -56,16 +56,7 @@ async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwh
 #[tokio::test]
 async fn where_the_ends_of_a_kind_cannot_be_seen_no_task_that_ends_with_it_gets_a_token() {
     let tasks = Tasks::with_rights(&rights(&["get"], &["get"])).await;
-    let alone = json!({
-        "apiVersion": "tekton.dev/v1",
-        "kind": "TaskRun",
-        "metadata": {"name": "alone", "annotations": {"hold": "yes"}},
-        "spec": {
-            "serviceAccountName": "builder",
-            "taskSpec": {"steps": [{"name": "run", "image": "images.test/step", "command": ["true"]}]},
-        },
-    });
-    let of_alone = tasks.pod_token(&tasks.bobs(&alone).await.pod, DOOR).await;
+    let of_alone = tasks.pod_token(&tasks.bobs(&Tasks::alone()).await.pod, DOOR).await;
     let of_release = tasks.pod_token(&tasks.bobs(&Tasks::release("unseen")).await.pod, DOOR).await;
     // What it is answered once that is for no trouble which passes by itself.
     let ask = async |pod_token: &str| {

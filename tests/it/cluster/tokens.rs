@@ -80,16 +80,7 @@ async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
 #[tokio::test]
 async fn a_task_without_a_pipeline_gets_what_its_account_may_have() {
     let tasks = Tasks::start().await;
-    let run = json!({
-        "apiVersion": "tekton.dev/v1",
-        "kind": "TaskRun",
-        "metadata": {"name": "alone", "annotations": {"hold": "yes"}},
-        "spec": {
-            "serviceAccountName": "builder",
-            "taskSpec": {"steps": [{"name": "run", "image": "images.test/step", "command": ["true"]}]},
-        },
-    });
-    let task = tasks.bobs(&run).await;
+    let task = tasks.bobs(&Tasks::alone()).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "alone")]).await.token();
     assert_eq!(claims(&own)["sub"], "bob");
