@@ -80,9 +80,13 @@ pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolve
         report.error(&at.key("max_body"), "`max_body` is zero, so that every delivery would be refused");
     }
     check_hold(raw, at, resolver);
-    let Some(signature) = &raw.signature else { return };
-    let report = &mut resolver.report;
-    let at = at.key("signature");
+    if let Some(signature) = &raw.signature {
+        check_signature(signature, &at.key("signature"), &mut resolver.report);
+    }
+}
+
+/// What a sender that is told by how it signs cannot be set to.
+fn check_signature(signature: &raw::GenericSignature, at: &At, report: &mut Report) {
     if signature.tolerance.is_some() && signature.timestamp_header.is_none() {
         report.error(&at.key("tolerance"), "`tolerance` needs `timestamp_header`");
     }
