@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Onward,
     answer::{Failure, GivenForm},
-    cache::TokenRequest,
+    cache::{Gained, TokenRequest},
     protocol::{Kind, session_name},
 };
 use crate::{
@@ -44,40 +44,14 @@ impl Exchanger<'_> {
         gives_until: impl Fn(Timestamp) -> Timestamp,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
-        let (principal, task) = (&party.principal, party.task());
-        let scopes = onward.named_there(&issued.scopes);
-        if onward.protocol.kind == Kind::Aws && !scopes.is_empty() {
-            return Err(Refusal::scope(format!(
-                "AWS knows no scopes, so none can be had for `{}`; ask for none, by a rule without `scopes`",
-                onward.audience
-            )));
-        }
-        let subject = match &onward.subject {
-            OnwardSubject::Caller => claims.sub,
-            OnwardSubject::Client => claims.client_id,
-            OnwardSubject::Text(text) => text,
-        };
-        let session = match task {
-            Some(task) => session_name(&format!("{}.{}", task.view.namespace, task.task_run.name)),
-            None => session_name(&format!("{}.{}", claims.origin.issuer, claims.origin.sub)),
-        };
-        let wanted = TokenRequest {
-            onward: Arc::clone(onward),
-            claims: assertion(claims, &onward.assertion_audience, subject)?,
-            client: claims.client_id.into(),
-            scopes,
-            session,
-            lives_with: principal.lives_with.clone(),
-        };
-        let obtained = self.app.onward.obtain(wanted, self.keys, claims.jti, issued.expires).await;
-        let gained = obtained.map_err(|failure| self.refusal(onward, subject, failure))?;
+        let gained = self.gain(onward, claims, party, &issued).await?;
         let given = &gained.given;
         // It may last longer than the assertion for which the run was noted, and ends with the run all the same.
         if let Some(of) = &party.of {
             self.note_bearer(party, of, given.expires, self.app.clock.now()).await?;
         }
         // Whoever has waited may have lost meanwhile what was decided before.
-        if self.app.revocations.is_revoked(principal).is_some() {
+        if self.app.revocations.is_revoked(&party.principal).is_some() {
             return Err(Refusal::subject("the run has ended, or who asks was revoked, while the provider was asked"));
         }
         let by_rules = gives_until(given.expires);
@@ -124,6 +98,42 @@ impl Exchanger<'_> {
             "scope": scope,
         });
         Ok(answer(StatusCode::OK, &body))
+    }
+
+    /// What the provider gives for an assertion of what was decided.
+    async fn gain(
+        &self,
+        onward: &Arc<Onward>,
+        claims: &AccessToken<'_>,
+        party: &Party,
+        issued: &audit::Issued,
+    ) -> Result<Arc<Gained>, Refusal> {
+        let scopes = onward.named_there(&issued.scopes);
+        if onward.protocol.kind == Kind::Aws && !scopes.is_empty() {
+            return Err(Refusal::scope(format!(
+                "AWS knows no scopes, so none can be had for `{}`; ask for none, by a rule without `scopes`",
+                onward.audience
+            )));
+        }
+        let subject = match &onward.subject {
+            OnwardSubject::Caller => claims.sub,
+            OnwardSubject::Client => claims.client_id,
+            OnwardSubject::Text(text) => text,
+        };
+        let session = match party.task() {
+            Some(task) => session_name(&format!("{}.{}", task.view.namespace, task.task_run.name)),
+            None => session_name(&format!("{}.{}", claims.origin.issuer, claims.origin.sub)),
+        };
+        let wanted = TokenRequest {
+            onward: Arc::clone(onward),
+            claims: assertion(claims, &onward.assertion_audience, subject)?,
+            client: claims.client_id.into(),
+            scopes,
+            session,
+            lives_with: party.principal.lives_with.clone(),
+        };
+        let obtained = self.app.onward.obtain(wanted, self.keys, claims.jti, issued.expires).await;
+        obtained.map_err(|failure| self.refusal(onward, subject, failure))
     }
 
     fn refusal(&self, onward: &Onward, subject: &str, failure: Failure) -> Refusal {
