@@ -27,15 +27,11 @@ const MAX_NAME: usize = 1024;
 struct Arguments {
     /// The issuer's name in the configuration, or its identifier.
     issuer: String,
-    #[serde(default)]
     subject: Option<String>,
-    #[serde(default)]
     token_id: Option<String>,
     /// A duration.
-    #[serde(default)]
     r#for: Option<Span>,
     /// RFC 3339.
-    #[serde(default)]
     until: Option<String>,
 }
 

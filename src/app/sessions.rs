@@ -18,7 +18,6 @@ struct Arguments {
     issuer: String,
     subject: String,
     /// One of their sessions, as it is listed.
-    #[serde(default)]
     session: Option<String>,
 }
 

@@ -103,15 +103,10 @@ pub enum ReplayError {
 struct Line {
     time: i64,
     metadata: Metadata,
-    #[serde(default)]
     status_code: Option<String>,
-    #[serde(default)]
     status_detail: Option<String>,
-    #[serde(default)]
     actor: Option<ActorLine>,
-    #[serde(default)]
     src_endpoint: Option<Endpoint>,
-    #[serde(default)]
     http_request: Option<HttpRequest>,
     #[serde(default)]
     authorizations: Vec<Authorization>,
@@ -130,7 +125,6 @@ struct ActorLine {
     user: User,
     idp: Named,
     session: Session,
-    #[serde(default)]
     app_uid: Option<Arc<str>>,
 }
 
@@ -149,9 +143,7 @@ struct Named {
 struct Session {
     uid: Arc<str>,
     /// Here lines of earlier versions have it.
-    #[serde(default)]
     credential: Option<String>,
-    #[serde(default)]
     expiration_time: Option<i64>,
 }
 
@@ -175,7 +167,6 @@ struct Url {
 
 #[derive(Default, Deserialize)]
 struct Authorization {
-    #[serde(default)]
     decision: Option<String>,
     #[serde(default)]
     policy: Policy,
@@ -183,9 +174,7 @@ struct Authorization {
 
 #[derive(Default, Deserialize)]
 struct Policy {
-    #[serde(default)]
     uid: Option<Arc<str>>,
-    #[serde(default)]
     version: Option<String>,
 }
 
@@ -210,21 +199,14 @@ struct Details {
 struct PrincipalLine {
     kind: Kind,
     /// Of somebody for whom another acts, where they are of another kind.
-    #[serde(default)]
     subject_kind: Option<Kind>,
     scheme: Scheme,
-    #[serde(default)]
     credential: Option<String>,
     /// None if the issuer said nothing of them.
-    #[serde(default)]
     groups: Option<Vec<Arc<str>>>,
-    #[serde(default)]
     scopes: Option<Vec<Arc<str>>>,
-    #[serde(default)]
     actor: Option<Actor>,
-    #[serde(default)]
     auth_time: Option<i64>,
-    #[serde(default)]
     acr: Option<Arc<str>>,
     #[serde(default)]
     amr: Vec<Arc<str>>,

@@ -131,9 +131,7 @@ pub enum Tokens<'a> {
 struct Revocation {
     /// By its name.
     issuer: String,
-    #[serde(default)]
     subject: Option<String>,
-    #[serde(default)]
     token_id: Option<String>,
 }
 

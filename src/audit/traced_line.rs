@@ -14,7 +14,6 @@ pub(super) struct Line {
     /// 1 is success.
     #[serde(default)]
     pub status_id: u8,
-    #[serde(default)]
     pub status_code: Option<String>,
     pub metadata: Metadata,
     #[serde(default)]
@@ -28,13 +27,11 @@ pub(super) struct Line {
     #[serde(default)]
     pub unmapped: Unmapped,
     /// How long a request lasted, in milliseconds.
-    #[serde(default)]
     pub duration: Option<i64>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct Metadata {
-    #[serde(default)]
     pub correlation_uid: Option<Uuid>,
 }
 
@@ -107,23 +104,18 @@ pub(super) struct Unmapped {
 /// A line about a run.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Link {
-    #[serde(default)]
     pub cluster: Option<String>,
     pub kind: String,
     pub namespace: String,
     pub name: String,
     pub uid: String,
-    #[serde(default)]
     pub created: Option<i64>,
-    #[serde(default)]
     pub request: Option<Uuid>,
-    #[serde(default)]
     pub event_id: Option<String>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct Webhook {
-    #[serde(default)]
     pub delivery: Option<String>,
 }
 

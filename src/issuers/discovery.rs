@@ -25,19 +25,12 @@ pub struct Metadata {
 #[derive(Deserialize)]
 struct Document {
     issuer: String,
-    #[serde(default)]
     jwks_uri: Option<String>,
-    #[serde(default)]
     authorization_endpoint: Option<String>,
-    #[serde(default)]
     token_endpoint: Option<String>,
-    #[serde(default)]
     introspection_endpoint: Option<String>,
-    #[serde(default)]
     end_session_endpoint: Option<String>,
-    #[serde(default)]
     userinfo_endpoint: Option<String>,
-    #[serde(default)]
     revocation_endpoint: Option<String>,
     #[serde(default)]
     authorization_response_iss_parameter_supported: bool,

@@ -14,11 +14,9 @@ pub struct List<T> {
 #[derive(Debug, Deserialize)]
 pub struct Metadata {
     pub name: String,
-    #[serde(default)]
     pub namespace: Option<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// By name alone: `kubectl apply` leaves all of a Secret in one of them.
-    #[serde(default)]
     pub annotations: Option<BTreeMap<String, IgnoredAny>>,
 }

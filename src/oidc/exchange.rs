@@ -173,9 +173,7 @@ fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync
 fn is_error(answer: &HttpResponse) -> bool {
     #[derive(Deserialize)]
     struct Said {
-        #[serde(default)]
         error: Option<IgnoredAny>,
-        #[serde(default)]
         access_token: Option<IgnoredAny>,
     }
     answer.status() == StatusCode::OK
@@ -229,11 +227,9 @@ struct Answer {
     access_token: AccessToken,
     #[serde(deserialize_with = "any_case")]
     token_type: CoreTokenType,
-    #[serde(default)]
     refresh_token: Option<RefreshToken>,
     #[serde(default, deserialize_with = "separated")]
     scope: Option<Vec<Scope>>,
-    #[serde(default)]
     id_token: Option<CoreIdToken>,
 }
 

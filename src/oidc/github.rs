@@ -72,7 +72,6 @@ struct User {
     login: String,
     #[serde(rename = "type")]
     kind: String,
-    #[serde(default)]
     name: Option<String>,
 }
 

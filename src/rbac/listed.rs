@@ -16,11 +16,8 @@ pub(super) struct Object {
     #[serde(default)]
     pub kind: String,
     pub metadata: Metadata,
-    #[serde(default)]
     pub rules: Option<Vec<PolicyRule>>,
-    #[serde(default)]
     pub role_ref: Option<RoleRef>,
-    #[serde(default)]
     pub subjects: Option<Vec<Named>>,
 }
 
