@@ -4,7 +4,7 @@
 //! A listed peer must begin each connection with a header and nobody else may: a header that is optional lets every
 //! client choose its own address.
 
-use std::{fmt, io, net::SocketAddr};
+use std::{io, net::SocketAddr};
 
 use ppp::{v1, v2};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
@@ -35,37 +35,21 @@ pub struct Announced {
 }
 
 /// Why a header is not accepted.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// The connection does not begin with a header.
+    #[error("the connection does not begin with a PROXY protocol header")]
     Missing,
-    /// The header is longer than we read.
+    /// It is longer than we read.
+    #[error("the PROXY protocol header is too long")]
     TooLong,
     /// It begins like a header and is none.
+    #[error("the PROXY protocol header is malformed: {0}")]
     Malformed(String),
     /// The transport is not TCP over IPv4 or IPv6.
+    #[error("the PROXY protocol header names a transport other than TCP")]
     Transport,
-    Io(io::Error),
-}
-
-impl fmt::Display for HeaderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing => f.write_str("the connection does not begin with a PROXY protocol header"),
-            Self::TooLong => f.write_str("the PROXY protocol header is too long"),
-            Self::Malformed(why) => write!(f, "the PROXY protocol header is malformed: {why}"),
-            Self::Transport => f.write_str("the PROXY protocol header names a transport other than TCP"),
-            Self::Io(error) => write!(f, "the PROXY protocol header could not be read: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for HeaderError {}
-
-impl From<io::Error> for HeaderError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
+    #[error("the PROXY protocol header could not be read: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// Reads the header and not one byte more, so that what follows is untouched for TLS. The caller bounds the time.
