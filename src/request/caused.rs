@@ -48,21 +48,12 @@ pub(super) struct Causing {
 }
 
 /// What somebody caused.
-#[derive(Clone, Copy, Debug)]
-enum Caused<T> {
+#[derive(Clone, Debug)]
+enum Caused {
     /// A run, by its uid.
-    Run(T),
+    Run(String),
     /// The runs of an event.
-    Event(T),
-}
-
-impl Caused<&str> {
-    fn to_owned(self) -> Caused<String> {
-        match self {
-            Self::Run(uid) => Caused::Run(uid.to_owned()),
-            Self::Event(event) => Caused::Event(event.to_owned()),
-        }
-    }
+    Event(String),
 }
 
 #[derive(Deserialize)]
@@ -134,7 +125,7 @@ impl Worker {
             return Forwarded::Response { response, long };
         };
         match serde_json::from_slice::<Made>(&bytes) {
-            Ok(made) => self.note_cause(snapshot, Caused::Run(&made.metadata.uid), by).await,
+            Ok(made) => self.note_cause(snapshot, &Caused::Run(made.metadata.uid), by).await,
             Err(error) => {
                 tracing::warn!(request_id = %by.id, %error, "the answer to a request that made a run names no object: its tasks get no tokens");
             }
@@ -166,7 +157,7 @@ impl Worker {
         // Runs of an earlier try are of the same cause.
         let by = Causing::of(exchange.record());
         for event in &events {
-            self.note_cause(snapshot, Caused::Event(event.as_str()), &by).await;
+            self.note_cause(snapshot, &Caused::Event(event.as_str().to_owned()), &by).await;
         }
         exchange.record().event_id = answered.or_else(|| events.into_iter().next()).map(EventId::into_inner);
     }
@@ -206,7 +197,7 @@ impl Worker {
 
     /// Notes what the principal of a request caused. Where the store is away for a moment it is tried again while nobody waits; where
     /// it cannot be kept at all, its tasks get no tokens: a run that names a request of ours is not looked for by its event.
-    async fn note_cause(&self, snapshot: &Arc<Snapshot>, caused: Caused<&str>, by: &Causing) {
+    async fn note_cause(&self, snapshot: &Arc<Snapshot>, caused: &Caused, by: &Causing) {
         let Causing { id, principal, upstream, route } = by;
         let (Some(own_issuer), Some(principal)) = (&snapshot.own_issuer, principal) else { return };
         let route = snapshot.raw.routes.iter().find(|known| route.as_deref() == Some(&*known.name));
@@ -221,8 +212,7 @@ impl Worker {
         };
         for cluster in clusters {
             is_kept = true;
-            let mark = Marked { cluster: Arc::clone(cluster), caused: caused.to_owned() };
-            let keeping = self.keeping(snapshot, mark, principal, *id);
+            let keeping = self.keeping(snapshot, cluster, caused, principal, *id);
             match keeping.once().await {
                 Ok(()) => {}
                 Err(CauseError::Store(error)) => {
@@ -241,27 +231,29 @@ impl Worker {
         }
     }
 
-    fn keeping(&self, snapshot: &Arc<Snapshot>, mark: Marked, principal: &Arc<Principal>, request: Uuid) -> Keeping {
+    fn keeping(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        cluster: &Arc<str>,
+        caused: &Caused,
+        principal: &Principal,
+        request: Uuid,
+    ) -> Keeping {
         let claims = snapshot.claims.as_deref().unwrap_or_default();
         let issuer = snapshot.issuers.get(&principal.issuer);
         let identifier = issuer.map(|issuer| &**issuer.identifier());
         let cause = Cause::new(principal, identifier, request, self.app.clock.now(), claims);
-        Keeping { worker: self.clone(), snapshot: Arc::clone(snapshot), mark, cause, request }
+        let (snapshot, cluster, caused) = (Arc::clone(snapshot), Arc::clone(cluster), caused.clone());
+        Keeping { worker: self.clone(), snapshot, cluster, caused, cause, request }
     }
 }
 
-/// What somebody caused, in a cluster.
-#[derive(Debug)]
-struct Marked {
-    cluster: Arc<str>,
-    caused: Caused<String>,
-}
-
-/// A cause that is to be kept.
+/// A cause that is to be kept, of what was caused in a cluster.
 struct Keeping {
     worker: Worker,
     snapshot: Arc<Snapshot>,
-    mark: Marked,
+    cluster: Arc<str>,
+    caused: Caused,
     cause: Cause,
     request: Uuid,
 }
@@ -270,8 +262,8 @@ impl Keeping {
     async fn once(&self) -> Result<(), CauseError> {
         let app = &self.worker.app;
         let causes = Causes { store: app.store(), keys: self.snapshot.sessions.keys() };
-        let cluster = &self.mark.cluster;
-        let mark = match &self.mark.caused {
+        let cluster = &self.cluster;
+        let mark = match &self.caused {
             Caused::Run(uid) => Mark::Uid { cluster, uid },
             Caused::Event(event) => Mark::Event { cluster, event },
         };
