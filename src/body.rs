@@ -10,8 +10,6 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
-#[cfg(test)]
-pub(crate) use self::response::EndHook;
 pub use self::{client::ClientBody, request::RequestBody};
 pub(crate) use self::{
     events::Events,

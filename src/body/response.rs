@@ -42,15 +42,6 @@ pub trait OnEnd: Send + Unpin {
     fn on_end(self, end: BodyEnd);
 }
 
-impl<F: FnOnce(BodyEnd) + Send + Unpin> OnEnd for F {
-    fn on_end(self, end: BodyEnd) {
-        self(end);
-    }
-}
-
-/// A hook of any kind.
-pub type EndHook = Box<dyn FnOnce(BodyEnd) + Send>;
-
 /// How a body ends when it is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CutStyle {
@@ -91,7 +82,7 @@ fn status(reason: CutReason) -> HeaderMap {
 }
 
 /// The body of a response to a client.
-pub struct ResponseBody<E: OnEnd = EndHook> {
+pub struct ResponseBody<E: OnEnd> {
     source: Source,
     trailers: Trailers,
     cut: Option<(Arc<StreamHandle>, CutStyle)>,
@@ -101,17 +92,16 @@ pub struct ResponseBody<E: OnEnd = EndHook> {
 
 #[derive(Debug)]
 enum Source {
-    Empty,
+    /// Nothing comes, or nothing any more.
+    Nothing,
     Full(Bytes),
     Streaming(UpstreamBody),
-    /// Nothing comes any more, after an end that [`OnEnd`] has heard of.
-    Ended,
 }
 
 impl<E: OnEnd> ResponseBody<E> {
     /// Also for answers to `HEAD`, of which no body is sent.
     pub fn empty() -> Self {
-        Self::new(Source::Empty, Trailers::Drop)
+        Self::new(Source::Nothing, Trailers::Drop)
     }
 
     pub fn full(bytes: impl Into<Bytes>) -> Self {
@@ -131,7 +121,7 @@ impl<E: OnEnd> ResponseBody<E> {
     pub fn take_whole(&mut self) -> Option<Bytes> {
         let Source::Full(bytes) = &mut self.source else { return None };
         let bytes = std::mem::take(bytes);
-        self.source = Source::Empty;
+        self.source = Source::Nothing;
         Some(bytes)
     }
 
@@ -153,7 +143,7 @@ impl<E: OnEnd> ResponseBody<E> {
     }
 
     fn end(&mut self, outcome: EndedBy) {
-        self.source = Source::Ended;
+        self.source = Source::Nothing;
         self.cut = None;
         if let Some(hook) = self.on_end.take() {
             hook.on_end(BodyEnd { outcome, bytes: self.bytes });
@@ -183,8 +173,7 @@ impl<E: OnEnd> Body for ResponseBody<E> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let body = match &mut this.source {
-            Source::Ended => return Poll::Ready(None),
-            Source::Empty => {
+            Source::Nothing => {
                 this.end(EndedBy::Complete);
                 return Poll::Ready(None);
             }
@@ -242,7 +231,7 @@ impl<E: OnEnd> Body for ResponseBody<E> {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Empty | Source::Ended => true,
+            Source::Nothing => true,
             Source::Full(bytes) => bytes.is_empty(),
             Source::Streaming(body) => body.is_end_stream(),
         }
@@ -250,7 +239,7 @@ impl<E: OnEnd> Body for ResponseBody<E> {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Empty | Source::Ended => SizeHint::with_exact(0),
+            Source::Nothing => SizeHint::with_exact(0),
             Source::Full(bytes) => exactly(bytes),
             Source::Streaming(body) => body.size_hint(),
         }

@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    body::{BodyEnd, CutStyle, EndHook, EndedBy, Events, Received, ResponseBody, Trailers},
+    body::{CutStyle, EndedBy, Events, Received, ResponseBody, Trailers},
     clock::{Clock, Timestamp},
     upstream::streams::{CutReason, Registry, tests as streams},
 };

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    body::{BodyEnd, BodyError, EndedBy, Received, ResponseBody, Trailers},
+    body::{BodyError, EndedBy, Received, ResponseBody, Trailers},
     error::Rejection,
     request::expect::Awaited,
     upstream::WaitsForAnswer,

@@ -34,10 +34,19 @@ use tokio::{
 
 use super::{Lane, Metrics, Pings, Pools, Upstream, UpstreamBody, UpstreamError};
 use crate::{
-    body::{ClientBody, RequestBody},
+    body::{BodyEnd, ClientBody, OnEnd, RequestBody},
     config::{raw, report::At, resolver::Resolver, values::Span},
     downstream::Protocol,
 };
+
+/// A hook of any kind.
+type EndHook = Box<dyn FnOnce(BodyEnd) + Send>;
+
+impl<F: FnOnce(BodyEnd) + Send + Unpin> OnEnd for F {
+    fn on_end(self, end: BodyEnd) {
+        self(end);
+    }
+}
 
 pub(super) fn raw_upstream(url: String) -> raw::Upstream {
     raw::Upstream {
