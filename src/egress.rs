@@ -7,7 +7,7 @@ mod proxy;
 use std::{error::Error, io, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -21,6 +21,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use rustls_platform_verifier::BuilderVerifierExt;
+use zeroize::Zeroizing;
 
 use crate::config::{report::At, resolver::Resolver};
 
@@ -181,6 +182,15 @@ impl Egress {
             false => EgressError::Exchange(error.into()),
         })
     }
+}
+
+/// The value of `Authorization` with this token, which is not printed; `None` if it has characters that no header may have.
+pub fn bearer(token: &[u8]) -> Option<HeaderValue> {
+    let mut value = Zeroizing::new(b"Bearer ".to_vec());
+    value.extend_from_slice(token);
+    let mut value = HeaderValue::from_bytes(&value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn tls() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {

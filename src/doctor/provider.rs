@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Check, Doctor, Finding};
 use crate::{
     clock::{Clock, Timestamp},
-    egress::{Bounds, Egress},
+    egress::{self, Bounds, Egress},
     issuers::{
         Issuer, KEY_SET_TYPES, KeySource, Keys, MAX_KEY_SET, MAX_METADATA, Metadata, Quoted, discovery_location,
     },
@@ -344,7 +344,7 @@ impl Look<'_> {
     /// Presents the bearer of the keys only where it is meant to go.
     async fn get(&self, url: &Url, trusted: bool, max: usize) -> Result<Response<Bytes>, String> {
         let bearer = self.issuer.keys_bearer().filter(|_| trusted);
-        let bearer = bearer.and_then(|secret| HeaderValue::from_bytes(&[b"Bearer ", secret.expose()].concat()).ok());
+        let bearer = bearer.and_then(|secret| egress::bearer(secret.expose()));
         let answer = send(self.issuer.keys().egress(), url, KEY_SET_TYPES, bearer, max).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(format!("{url} answers with {}", answer.status())) }
     }
@@ -373,8 +373,7 @@ async fn send(
         .header(header::ACCEPT, types)
         // GitHub refuses who sends none.
         .header(header::USER_AGENT, "doorward");
-    if let Some(mut bearer) = bearer {
-        bearer.set_sensitive(true);
+    if let Some(bearer) = bearer {
         request = request.header(header::AUTHORIZATION, bearer);
     }
     let request = request.body(Bytes::new()).map_err(|error| error.to_string())?;

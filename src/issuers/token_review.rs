@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, header};
+use http::{Request, header};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::resolver::Secret,
-    egress::{Bounds, Egress},
+    egress::{self, Bounds, Egress},
     kubernetes::access_review::{self, Access},
 };
 
@@ -103,9 +103,8 @@ async fn review(settings: Arc<TokenReviewSettings>, egress: Egress, token: Strin
 }
 
 async fn post(settings: &TokenReviewSettings, egress: &Egress, path: &str, body: Bytes) -> Result<Bytes, String> {
-    let mut bearer = HeaderValue::from_bytes(&[b"Bearer ", settings.bearer.expose()].concat())
-        .map_err(|_| "the token in `token_review.bearer` has characters that no header may have")?;
-    bearer.set_sensitive(true);
+    let bearer = egress::bearer(settings.bearer.expose())
+        .ok_or("the token in `token_review.bearer` has characters that no header may have")?;
     let address = settings.server.join(path).map_err(|error| error.to_string())?;
     let request = Request::post(address.as_str())
         .header(header::ACCEPT, "application/json")

@@ -8,13 +8,16 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{Metadata, Provider, bounded};
-use crate::{egress::Bounds, error::Rejection};
+use crate::{
+    egress::{self, Bounds},
+    error::Rejection,
+};
 
 /// What one question may cost.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 2 << 20 };
@@ -272,10 +275,7 @@ impl Ask<'_> {
     async fn send(self, path: &str) -> Result<Response<Bytes>, GithubError> {
         let unanswered = |why: String| GithubError::Unanswered(why);
         let url = self.api.join(path).map_err(|error| unanswered(error.to_string()))?;
-        let Ok(mut bearer) = HeaderValue::try_from(format!("Bearer {}", self.access)) else {
-            return Err(GithubError::TokenRefused);
-        };
-        bearer.set_sensitive(true);
+        let bearer = egress::bearer(self.access.as_bytes()).ok_or(GithubError::TokenRefused)?;
         let request = Request::get(url.as_str())
             .header(header::AUTHORIZATION, bearer)
             .header(header::ACCEPT, "application/vnd.github+json")

@@ -5,12 +5,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
 
 use super::{Metadata, Provider, RefreshError};
-use crate::{clock::Timestamp, egress::Bounds};
+use crate::{
+    clock::Timestamp,
+    egress::{self, Bounds},
+};
 
 /// What one question may cost.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 << 10 };
@@ -106,10 +109,9 @@ fn of_another() -> RefreshError {
 
 /// OpenID Connect Core 1.0 section 5.3. An answer that is no JSON (section 5.3.2 allows a JWT) tells nothing.
 async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Result<Word, RefreshError> {
-    let Ok(mut bearer) = HeaderValue::try_from(format!("Bearer {access}")) else {
+    let Some(bearer) = egress::bearer(access.as_bytes()) else {
         return Ok(Word::Nothing("its access token is none that a header can hold".to_owned()));
     };
-    bearer.set_sensitive(true);
     let request = Request::get(endpoint.as_str())
         .header(header::AUTHORIZATION, bearer)
         .header(header::ACCEPT, "application/json")

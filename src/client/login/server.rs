@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
 
@@ -15,7 +15,7 @@ use crate::{
     authn::NeededLogin,
     client::{self, CertificateFault, RENEW},
     clock::Timestamp,
-    egress::{Bounds, Egress, EgressError, NO_SERVERS},
+    egress::{self, Bounds, Egress, EgressError, NO_SERVERS},
     endpoints::WHO_AM_I,
     oidc::program::{self, UserCode},
     terminal,
@@ -176,9 +176,8 @@ impl Server {
     }
 
     async fn call(&self, method: Method, path: &str, handle: &str, bounds: Bounds) -> Result<Value, Refused> {
-        let mut bearer = HeaderValue::try_from(format!("Bearer {handle}"))
-            .map_err(|_| Refused::Other("the handle that was kept is damaged".to_owned()))?;
-        bearer.set_sensitive(true);
+        let bearer = egress::bearer(handle.as_bytes())
+            .ok_or_else(|| Refused::Other("the handle that was kept is damaged".to_owned()))?;
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.address))

@@ -1,10 +1,9 @@
 //! What is sent to a provider: one table of parameters a kind, and what is read from the answer.
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, header};
+use http::{Request, header};
 use serde_json::json;
 use url::{Url, form_urlencoded::Serializer};
-use zeroize::Zeroizing;
 
 use crate::{
     clock::Timestamp,
@@ -13,6 +12,7 @@ use crate::{
         report::At,
         resolver::Resolver,
     },
+    egress,
     issuers::{ASSERTION_TYPE, ClientAuth, secure_url},
     sts::form::{ACCESS_TOKEN, GRANT, JWT},
 };
@@ -355,9 +355,8 @@ impl Protocol {
 impl ServiceAccount {
     /// The request for its token, with that of the pool. The error says why it cannot be made.
     pub fn request(&self, pool_token: &str, scopes: &[String], lasts: u64) -> Result<Request<Bytes>, String> {
-        let bearer = Zeroizing::new(format!("Bearer {pool_token}"));
-        let mut bearer = HeaderValue::from_str(&bearer).map_err(|error| error.to_string())?;
-        bearer.set_sensitive(true);
+        let bearer =
+            egress::bearer(pool_token.as_bytes()).ok_or("the pool's token has characters that no header may have")?;
         let body = json!({"scope": scopes, "lifetime": format!("{lasts}s")}).to_string();
         Request::post(self.url.as_str())
             .header(header::AUTHORIZATION, bearer)

@@ -169,9 +169,5 @@ pub(in crate::upstream) fn bearer_line(token: &[u8]) -> Option<HeaderValue> {
     if token.is_empty() || !token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte)) {
         return None;
     }
-    let mut value = zeroize::Zeroizing::new(b"Bearer ".to_vec());
-    value.extend_from_slice(token);
-    let mut value = HeaderValue::from_bytes(&value).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+    crate::egress::bearer(token)
 }
