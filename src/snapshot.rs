@@ -148,7 +148,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     let shared = root.store.redis.is_some() && asserts;
     let assertion_keys = assertions::Keys::resolve(&root.assertions, shared, resolver, &at.key("assertions"));
     let issuers = Issuers::resolve(root, resolver, previous.map(|snapshot| &snapshot.issuers), &context.issuers);
-    let clients = LoginClient::resolve_all(&root.issuers, &at.key("issuers"), egress, resolver);
+    let clients = LoginClient::resolve_all(&root.issuers, &at.key("issuers"), resolver);
     let upstreams: BTreeMap<Arc<str>, Arc<Upstream>> = root
         .upstreams
         .iter()
@@ -273,9 +273,9 @@ impl Resolved {
         let providers: Vec<Arc<dyn Provider>> = self
             .clients
             .into_iter()
-            .filter_map(|LoginClient { issuer, client, egress }| {
+            .filter_map(|LoginClient { issuer, client }| {
                 let issuer = Arc::clone(self.issuers.get(&issuer)?);
-                Some(Arc::new(LoginIssuer::new(issuer, client, egress, clock.clone())) as Arc<dyn Provider>)
+                Some(Arc::new(LoginIssuer::new(issuer, client, clock.clone())) as Arc<dyn Provider>)
             })
             .collect();
         let keys = settings.keys.clone().unwrap_or_else(|| shared.keys.clone());

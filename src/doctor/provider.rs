@@ -89,14 +89,14 @@ impl Look<'_> {
             let cure = "take `userinfo` away: until then nobody signs in there";
             self.findings.push(Finding::fault(Check::Discovery, &self.of, said, cure));
         }
-        if let Some(LoginClient { client, egress, .. }) = client {
+        if let Some(LoginClient { client, .. }) = client {
             let names_itself = metadata.as_ref().is_some_and(|metadata| metadata.iss_parameter_supported);
             let of_github = github.map(|github| github.authorization_endpoint().clone());
             match metadata.and_then(|metadata| metadata.authorization_endpoint).or(of_github) {
                 Some(endpoint) => {
                     let path = redirect::path(self.issuer.name(), redirect::is_own(client, names_itself, self.several));
                     for origin in origins {
-                        self.redirect(&endpoint, client, egress, &origin.url(&path)).await;
+                        self.redirect(&endpoint, client, &origin.url(&path)).await;
                     }
                     if !origins.is_empty() && redirect::is_at_risk(client, names_itself, self.several) {
                         let said = "it shares its redirect address with other providers, and does not name itself in its \
@@ -281,7 +281,7 @@ impl Look<'_> {
     }
 
     /// Asks to sign in without a question (`prompt=none`): who knows client and address sends the browser back there, with an error.
-    async fn redirect(&mut self, endpoint: &Url, client: &Client, egress: &Egress, back: &str) {
+    async fn redirect(&mut self, endpoint: &Url, client: &Client, back: &str) {
         let mut url = endpoint.clone();
         let any = Uuid::new_v4().simple().to_string();
         url.query_pairs_mut()
@@ -296,7 +296,7 @@ impl Look<'_> {
             // Of no verifier: no code is ever redeemed.
             .append_pair("code_challenge", "doorward-doctor-doorward-doctor-doorward-do")
             .append_pair("code_challenge_method", "S256");
-        let finding = match send(egress, &url, PAGE_TYPES, None, MAX_PAGE).await {
+        let finding = match send(self.issuer.keys().egress(), &url, PAGE_TYPES, None, MAX_PAGE).await {
             Ok(answer) => self.judge(&answer, &url, back, client.id()),
             Err(why) => {
                 let cure = "open that address from where Doorward runs; look at `ca` and the network between";

@@ -9,7 +9,6 @@ use crate::{
         report::At,
         resolver::Resolver,
     },
-    egress::Egress,
     issuers::{
         ClientAuth,
         presets::{LoginQuirks, Logout},
@@ -41,27 +40,18 @@ pub struct LoginClient {
     /// The name of the issuer.
     pub issuer: Arc<str>,
     pub client: Client,
-    pub egress: Egress,
 }
 
 impl LoginClient {
     /// Those of all issuers, in their order. Reports every problem at its place.
-    pub fn resolve_all(raw: &[raw::Issuer], at: &At, egress: &Egress, resolver: &mut Resolver) -> Vec<Self> {
+    pub fn resolve_all(raw: &[raw::Issuer], at: &At, resolver: &mut Resolver) -> Vec<Self> {
         redirect::check(raw, at, resolver);
         let mut clients = Vec::new();
         for (index, issuer) in raw.iter().enumerate() {
             let at = at.index(index);
             let Some(login) = &issuer.login else { continue };
             let Some(client) = Client::resolve(login, issuer, resolver, &at.key("login")) else { continue };
-            let egress = match &issuer.ca {
-                None => egress.clone(),
-                Some(path) => match egress.trusting(&resolver.path(path)) {
-                    Ok(egress) => egress,
-                    // The issuer itself has reported the file.
-                    Err(_) => continue,
-                },
-            };
-            clients.push(Self { issuer: issuer.name.as_str().into(), client, egress });
+            clients.push(Self { issuer: issuer.name.as_str().into(), client });
         }
         clients
     }

@@ -31,15 +31,14 @@ const BELIEVED_AWAY: Duration = Duration::from_secs(1);
 pub struct LoginIssuer {
     issuer: Arc<Issuer>,
     client: Client,
-    egress: Egress,
     clock: Clock,
     /// Whether it answered, and until when that is believed.
     answered: Mutex<Option<(bool, Instant)>>,
 }
 
 impl LoginIssuer {
-    pub fn new(issuer: Arc<Issuer>, client: Client, egress: Egress, clock: Clock) -> Self {
-        Self { issuer, client, egress, clock, answered: Mutex::default() }
+    pub fn new(issuer: Arc<Issuer>, client: Client, clock: Clock) -> Self {
+        Self { issuer, client, clock, answered: Mutex::default() }
     }
 
     /// Asks for what everybody may read there.
@@ -49,7 +48,7 @@ impl LoginIssuer {
             Protocol::OpenId => discovery_location(self.issuer.identifier()),
         };
         let request = Request::get(&place).header(header::USER_AGENT, "doorward").body(Bytes::new());
-        let answer = self.egress.send(request.map_err(|error| error.to_string())?, PROBE).await;
+        let answer = self.egress().send(request.map_err(|error| error.to_string())?, PROBE).await;
         match answer.map_err(|error| error.to_string())?.status() {
             status if status.is_server_error() => Err(format!("{place} answers {status}")),
             _ => Ok(()),
@@ -119,7 +118,7 @@ impl Provider for LoginIssuer {
     }
 
     fn egress(&self) -> &Egress {
-        &self.egress
+        self.issuer.keys().egress()
     }
 
     fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>> {
