@@ -100,29 +100,24 @@ impl Egress {
         Self::build(tls()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth(), None, Proxy::default())
     }
 
-    /// One that goes by the same proxy and trusts the authorities in the PEM file `ca` and no others.
-    pub fn trusting(&self, ca: &Path) -> Result<Self, String> {
-        Self::build(trust(Some(ca))?, None, self.proxy.clone())
+    /// One that goes by the same proxy and trusts the authorities in this PEM text and no others.
+    pub fn trusting(&self, authorities: &[u8]) -> Result<Self, String> {
+        Self::build(trust(Some(authorities))?, None, self.proxy.clone())
     }
 
     /// One that trusts as the setting `ca` at `at` says, or as this one where it is left out. What is wrong with the file is reported.
     pub fn resolve(&self, ca: Option<&Path>, at: &At, resolver: &mut Resolver) -> Option<Self> {
         let Some(path) = ca else { return Some(self.clone()) };
-        // Read here as well, so that a change of the file is a new generation.
-        resolver.read(at, path)?;
+        let authorities = resolver.read(at, path)?;
         let path = resolver.path(path);
         let why = |why| _ = resolver.error(at, format!("{}: {why}", path.display()));
-        self.trusting(&path).map_err(why).ok()
+        self.trusting(&authorities).map_err(why).ok()
     }
 
     /// One that goes by no proxy, to an upstream. It trusts the authorities in this PEM text, else those of the system, for
     /// this name, else for the host that is called.
     pub fn direct(authorities: Option<&[u8]>, name: Option<ServerName<'static>>) -> Result<Self, String> {
-        let trusting = match authorities {
-            None => trust(None)?,
-            Some(pem) => tls()?.with_root_certificates(roots(pem)?).with_no_client_auth(),
-        };
-        Self::build(trusting, name, Proxy::default())
+        Self::build(trust(authorities)?, name, Proxy::default())
     }
 
     /// The proxy that calls go by.
@@ -200,14 +195,11 @@ fn tls() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
     builder.map_err(|error| error.to_string())
 }
 
-/// The TLS client, without ALPN, that trusts the authorities in the PEM file `ca` or, without one, those of the system.
-pub fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
-    let trusting = match ca {
+/// The TLS client, without ALPN, that trusts the authorities in this PEM text or, without one, those of the system.
+pub fn trust(authorities: Option<&[u8]>) -> Result<ClientConfig, String> {
+    let trusting = match authorities {
         None => tls()?.with_platform_verifier().map_err(|error| error.to_string())?,
-        Some(path) => {
-            let pem = std::fs::read(path).map_err(|error| error.to_string())?;
-            tls()?.with_root_certificates(roots(&pem)?)
-        }
+        Some(pem) => tls()?.with_root_certificates(roots(pem)?),
     };
     Ok(trusting.with_no_client_auth())
 }

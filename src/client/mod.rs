@@ -18,7 +18,11 @@ fn egress(server: &Address, ca: Option<&Path>) -> Result<Egress, String> {
     let egress = Egress::new(proxy)?;
     match ca {
         None => Ok(egress),
-        Some(ca) => egress.trusting(ca).map_err(|error| format!("{}: {error}", ca.display())),
+        Some(ca) => {
+            let authorities = std::fs::read(ca).map_err(|error| error.to_string());
+            let trusting = authorities.and_then(|authorities| egress.trusting(&authorities));
+            trusting.map_err(|error| format!("{}: {error}", ca.display()))
+        }
     }
 }
 

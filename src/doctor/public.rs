@@ -82,7 +82,8 @@ impl Public {
                 let (status, body) = self.send(stream, headers).await?;
                 return Ok(Probed { certificate: None, status, body });
             }
-            let mut config = egress::trust(self.ca.as_deref())?;
+            let authorities = self.ca.as_ref().map(std::fs::read).transpose().map_err(|error| error.to_string())?;
+            let mut config = egress::trust(authorities.as_deref())?;
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             let name = match self.host.parse::<IpAddr>() {
                 Ok(address) => ServerName::from(address),

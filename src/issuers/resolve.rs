@@ -319,11 +319,7 @@ impl Builder<'_> {
             return Some(previous.keys.egress().clone());
         }
         let path = self.resolver.path(path);
-        self.context
-            .egress
-            .trusting(&path)
-            .map_err(|why| _ = self.error("ca", format!("{}: {why}", path.display())))
-            .ok()
+        self.context.egress.trusting(ca).map_err(|why| _ = self.error("ca", format!("{}: {why}", path.display()))).ok()
     }
 
     fn keys(
