@@ -11,7 +11,7 @@ use std::{fmt, sync::Arc};
 
 use data_encoding::HEXLOWER;
 use rustls::{
-    ProtocolVersion, RootCertStore, ServerConfig,
+    ProtocolVersion, ServerConfig,
     client::verify_server_name,
     crypto::{CryptoProvider, aws_lc_rs},
     server::{
@@ -30,6 +30,7 @@ use crate::{
         resolver::Resolver,
         values::SecretSource,
     },
+    egress,
     sha256::sha256,
 };
 
@@ -125,7 +126,7 @@ pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Opti
         Some(path) => {
             let at = at.key("client_ca");
             let pem = resolver.read(&at, path)?;
-            let built = authorities(&pem).and_then(|roots| {
+            let built = egress::roots(&pem).and_then(|roots| {
                 WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
                     .allow_unauthenticated()
                     .build()
@@ -231,14 +232,6 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
             Err(error) => Err(format!("holds a certificate that cannot be read: {error}")),
         },
     }
-}
-
-fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem)? {
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    Ok(roots)
 }
 
 /// Chooses the certificate: the first that is valid for the name that the client asks for, else the first.

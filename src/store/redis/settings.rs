@@ -8,18 +8,18 @@ use redis::{
     cluster::{ClusterClient, ClusterClientBuilder},
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use url::{Host, Url};
 
 use super::link::{CONNECT, RESPONSE};
-use crate::config::{
-    raw,
-    report::At,
-    resolver::{Resolver, Secret},
-    values::SecretSource,
+use crate::{
+    config::{
+        raw,
+        report::At,
+        resolver::{Resolver, Secret},
+        values::SecretSource,
+    },
+    egress,
 };
 
 /// Where Redis is, and who we are there.
@@ -277,13 +277,8 @@ fn tls(raw: &raw::RedisTls, resolver: &mut Resolver, at: &At) -> Option<TlsCerti
         Some(path) => {
             let at = at.key("ca");
             let pem = resolver.read(&at, path)?;
-            let mut roots = RootCertStore::empty();
-            let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect();
-            let usable = certificates.into_iter().all(|found| found.is_ok_and(|found| roots.add(found).is_ok()));
-            if !usable || roots.is_empty() {
-                resolver
-                    .error(&at, format!("{} holds no usable certificates", path.display()))
-                    .help("PEM: `-----BEGIN CERTIFICATE-----`");
+            if let Err(why) = egress::roots(&pem) {
+                resolver.error(&at, format!("{} {why}", path.display())).help("it must hold certificates in PEM form");
                 return None;
             }
             Some(pem)

@@ -16,6 +16,7 @@ use crate::{
         report::At,
         resolver::{Resolver, Secret},
     },
+    egress,
     sha256::Sha256,
 };
 
@@ -216,21 +217,13 @@ impl Tls {
 
 fn roots(pem: &Pem, resolver: &mut Resolver) -> Option<(RootCertStore, [u8; 32])> {
     let text = pem.read(resolver)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(text.expose()) {
-        let added = certificate
-            .map_err(|error| error.to_string())
-            .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
-        if let Err(why) = added {
-            resolver.error(&pem.at, format!("{pem} holds a certificate that cannot be read: {why}"));
-            return None;
+    match egress::roots(text.expose()) {
+        Ok(roots) => Some((roots, digest(&[text.expose()]))),
+        Err(why) => {
+            resolver.error(&pem.at, format!("{pem} {why}")).help("it must hold certificates in PEM form");
+            None
         }
     }
-    if roots.is_empty() {
-        resolver.error(&pem.at, format!("{pem} holds no certificate")).help("it must hold certificates in PEM form");
-        return None;
-    }
-    Some((roots, digest(&[text.expose()])))
 }
 
 type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, [u8; 32]);
