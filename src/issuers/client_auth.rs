@@ -4,10 +4,11 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderValue, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, header};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
-use url::form_urlencoded;
+use url::{Url, form_urlencoded};
 
 use super::federated::{FederatedAssertion, Unfit};
 use crate::{
@@ -158,6 +159,26 @@ impl ClientAuth {
             Credential::Federated(assertion) => Proof::Assertion(assertion.present(now)?.into()),
             Credential::None => Proof::Public,
         })
+    }
+
+    /// A form with these `pairs` and what proves the client at `now`. The error says why it cannot be made.
+    pub fn post(
+        &self,
+        now: Timestamp,
+        endpoint: &Url,
+        accept: &'static str,
+        pairs: &[(&str, &str)],
+    ) -> Result<Request<Bytes>, String> {
+        let mut request = Request::post(endpoint.as_str())
+            .header(header::ACCEPT, accept)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Bytes::new())
+            .map_err(|error| error.to_string())?;
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs(pairs);
+        self.apply(now, &mut form, request.headers_mut())?;
+        *request.body_mut() = form.finish().into();
+        Ok(request)
     }
 
     /// Adds what proves the client to a form request.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use serde_json::{Map, Value};
-use url::{Url, form_urlencoded};
+use url::Url;
 use uuid::Uuid;
 
 use super::{
@@ -156,16 +156,8 @@ impl Asker {
     }
 
     fn request(&self, endpoint: &Url, token: &str) -> Result<Request<Bytes>, String> {
-        let mut request = Request::post(endpoint.as_str())
-            .header(header::ACCEPT, self.media_type())
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Bytes::new())
-            .map_err(|error| error.to_string())?;
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("token", token).append_pair("token_type_hint", "access_token");
-        self.client.apply(self.clock.now(), &mut form, request.headers_mut())?;
-        *request.body_mut() = form.finish().into();
-        Ok(request)
+        let asked = [("token", token), ("token_type_hint", "access_token")];
+        self.client.post(self.clock.now(), endpoint, self.media_type(), &asked)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use url::{Url, form_urlencoded};
+use http::{Response, StatusCode, header};
+use url::Url;
 
 use super::{
     Login, LoginRequest, Outcome, Provider, attempts,
@@ -143,16 +143,8 @@ impl Login {
 
 /// RFC 7009. A token that is not good any more is no error (section 2.2).
 async fn revoke(provider: &dyn Provider, endpoint: &Url, token: &str, now: Timestamp) -> Result<(), String> {
-    let mut request = Request::post(endpoint.as_str())
-        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(Bytes::new())
-        .map_err(|error| error.to_string())?;
-    *request.body_mut() = {
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("token", token).append_pair("token_type_hint", "refresh_token");
-        provider.client().authentication.apply(now, &mut form, request.headers_mut())?;
-        form.finish().into()
-    };
+    let revoked = [("token", token), ("token_type_hint", "refresh_token")];
+    let request = provider.client().authentication.post(now, endpoint, "application/json", &revoked)?;
     let answer = provider.egress().send(request, REVOCATION).await.map_err(|error| error.to_string())?;
     if answer.status().is_success() { Ok(()) } else { Err(format!("it answers {}", answer.status())) }
 }

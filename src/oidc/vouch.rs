@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use serde_json::{Map, Value};
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use super::{Metadata, Provider, RefreshError};
 use crate::{
@@ -136,19 +136,9 @@ async fn introspect(
     access: &str,
     now: Timestamp,
 ) -> Result<Word, RefreshError> {
-    let mut request = Request::post(endpoint.as_str())
-        .header(header::ACCEPT, "application/json")
-        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(Bytes::new())
-        .map_err(|error| RefreshError::Later(error.to_string()))?;
-    *request.body_mut() = {
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("token", access).append_pair("token_type_hint", "access_token");
-        let us = &provider.client().authentication;
-        us.apply(now, &mut form, request.headers_mut()).map_err(RefreshError::Later)?;
-        form.finish().into()
-    };
-    let answer = send(provider, request).await?;
+    let asked = [("token", access), ("token_type_hint", "access_token")];
+    let request = provider.client().authentication.post(now, endpoint, "application/json", &asked);
+    let answer = send(provider, request.map_err(RefreshError::Later)?).await?;
     let said = object(&answer).filter(|_| answer.status() == StatusCode::OK);
     Ok(match said.as_ref().and_then(|said| said.get("active")) {
         // Its other members are about the token, not about the person.
