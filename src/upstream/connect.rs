@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use socket2::SockRef;
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
 use url::Host;
 
 use super::{
@@ -49,19 +50,14 @@ fn unread_search_list(resolver: &str) -> Option<String> {
     ))
 }
 
-/// An open connection.
-pub(super) enum Transport {
-    Clear(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// An open connection, in clear text or by TLS.
+pub(super) type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-impl Transport {
-    /// Whether TLS negotiated HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
-        match self {
-            Self::Clear(_) => false,
-            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
-        }
+/// Whether TLS negotiated HTTP/2.
+pub(super) fn is_http2(transport: &Transport) -> bool {
+    match transport {
+        Transport::Left(_) => false,
+        Transport::Right(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
     }
 }
 
@@ -74,11 +70,11 @@ pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>
     let stream = dial(addresses, TcpStream::connect).await.map_err(unreachable)?;
     keep_alive(&stream, upstream.tcp_keepalive).map_err(unreachable)?;
     let (Some(settings), Some(config)) = (&upstream.tls, tls) else {
-        return Ok(Transport::Clear(stream));
+        return Ok(Transport::Left(stream));
     };
     let handshake = TlsConnector::from(Arc::clone(config)).connect(settings.server_name.clone(), stream);
     match handshake.await {
-        Ok(stream) => Ok(Transport::Tls(Box::new(stream))),
+        Ok(stream) => Ok(Transport::Right(Box::new(stream))),
         Err(error) if is_of_tls(&error) => {
             Err(UpstreamError::new(UpstreamErrorKind::Tls, upstream.name()).because(error))
         }
@@ -219,7 +215,7 @@ mod tests {
         for seconds in [45, 60] {
             let limits = raw::Limits { tcp_keepalive: Span::from_secs(seconds), ..raw::Limits::default() };
             let upstream = resolve(&entry, &limits, Path::new("/"));
-            let Transport::Clear(stream) = connect(&upstream, None).await.unwrap() else { panic!("clear text") };
+            let Transport::Left(stream) = connect(&upstream, None).await.unwrap() else { panic!("clear text") };
             let socket = SockRef::from(&stream);
             assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(seconds));
             // Else what was sent is tried again for a quarter of an hour.

@@ -21,6 +21,7 @@ use self::{
 };
 use super::{
     Lane, Pings,
+    connect::is_http2,
     error::{UpstreamError, UpstreamErrorKind},
     metrics::Counters,
     progress::{Sweep, Ticks},
@@ -96,7 +97,7 @@ impl Node {
         let deadline = Instant::now() + upstream.connect_timeout;
         let tls = upstream.tls.as_ref().map(|tls| &tls.shared);
         let transport = self.open(upstream, tls, deadline).await?;
-        let is_http2 = transport.is_http2() || (tls.is_none() && upstream.identity.protocol == Protocol::Http2);
+        let is_http2 = is_http2(&transport) || (tls.is_none() && upstream.identity.protocol == Protocol::Http2);
         if !is_http2 && upstream.identity.protocol == Protocol::Http2 {
             return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
                 .because("TLS did not negotiate HTTP/2, which `protocol: http2` asks for")

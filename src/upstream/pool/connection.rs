@@ -11,10 +11,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use hyper::{
-    client::conn::{http1, http2},
-    rt::{Read, Write},
-};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     sync::watch,
@@ -103,18 +100,10 @@ impl Node {
         transport: Transport,
         slot: Slot,
     ) -> Result<Http1, UpstreamError> {
-        match transport {
-            Transport::Clear(stream) => self.http1_on(upstream, TokioIo::new(ReadOn::new(stream)), slot).await,
-            Transport::Tls(stream) => self.http1_on(upstream, TokioIo::new(ReadOn::new(*stream)), slot).await,
-        }
-    }
-
-    async fn http1_on<T>(&self, upstream: &Upstream, io: T, slot: Slot) -> Result<Http1, UpstreamError>
-    where
-        T: Read + Write + Unpin + Send + 'static,
-    {
-        let (sender, connection) =
-            builder().handshake(io).await.map_err(|error| UpstreamError::from_hyper(upstream.name(), error))?;
+        let (sender, connection) = builder()
+            .handshake(TokioIo::new(ReadOn::new(transport)))
+            .await
+            .map_err(|error| UpstreamError::from_hyper(upstream.name(), error))?;
         Ok(self.run_http1(sender, connection, Some(slot)))
     }
 
@@ -125,18 +114,10 @@ impl Node {
         upstream: &Upstream,
         transport: Transport,
     ) -> Result<Http1, UpstreamError> {
-        match transport {
-            Transport::Clear(stream) => self.upgradable_on(upstream, TokioIo::new(stream)).await,
-            Transport::Tls(stream) => self.upgradable_on(upstream, TokioIo::new(*stream)).await,
-        }
-    }
-
-    async fn upgradable_on<T>(&self, upstream: &Upstream, io: T) -> Result<Http1, UpstreamError>
-    where
-        T: Read + Write + Unpin + Send + 'static,
-    {
-        let (sender, connection) =
-            builder().handshake(io).await.map_err(|error| UpstreamError::from_hyper(upstream.name(), error))?;
+        let (sender, connection) = builder()
+            .handshake(TokioIo::new(transport))
+            .await
+            .map_err(|error| UpstreamError::from_hyper(upstream.name(), error))?;
         Ok(self.run_http1(sender, connection.with_upgrades(), None))
     }
 
@@ -152,6 +133,7 @@ impl Node {
         Http1 { sender, progress, born, unused_since: born }
     }
 
+    /// Waits for the peer's settings too: they tell how many streams it takes, and that it speaks HTTP/2 at all.
     pub(super) async fn http2(
         &self,
         upstream: &Upstream,
@@ -159,23 +141,6 @@ impl Node {
         slot: Slot,
         deadline: Instant,
     ) -> Result<Http2, UpstreamError> {
-        match transport {
-            Transport::Clear(stream) => self.http2_on(upstream, TokioIo::new(stream), slot, deadline).await,
-            Transport::Tls(stream) => self.http2_on(upstream, TokioIo::new(*stream), slot, deadline).await,
-        }
-    }
-
-    /// Waits for the peer's settings too: they tell how many streams it takes, and that it speaks HTTP/2 at all.
-    async fn http2_on<T>(
-        &self,
-        upstream: &Upstream,
-        io: T,
-        slot: Slot,
-        deadline: Instant,
-    ) -> Result<Http2, UpstreamError>
-    where
-        T: Read + Write + Unpin + Send + 'static,
-    {
         let (sender, mut connection) = http2::Builder::new(AbortableTasks)
             .timer(TokioTimer::new())
             .initial_max_send_streams(0)
@@ -184,7 +149,7 @@ impl Node {
             .max_header_list_size(MAX_RESPONSE_HEAD)
             .keep_alive_interval(self.pings.quiet)
             .keep_alive_timeout(self.pings.within)
-            .handshake(io)
+            .handshake(TokioIo::new(transport))
             .await
             .map_err(|error| UpstreamError::from_hyper(upstream.name(), error).nothing_sent())?;
         let (publish, mut limit) = watch::channel(0);
