@@ -235,25 +235,19 @@ fn bind_admin(
     bound.map(Some).map_err(StartError::io(format!("the admin listener cannot bind {address}")))
 }
 
-fn serve_admin(app: &App, server: AdminServer) {
+fn serve_admin(app: &Arc<App>, server: AdminServer) {
     let server = Arc::new(server);
-    app.supervisor.spawn(TaskSpec::new("admin"), move |stop| {
+    tasks::spawn_until(app, TaskSpec::new("admin"), move |_, stop| {
         let server = Arc::clone(&server);
-        async move {
-            server.serve(stop).await;
-            Ok(())
-        }
+        async move { server.serve(stop).await }
     });
 }
 
-fn serve_operators(app: &App, socket: CommandSocket, operators: Operators) {
+fn serve_operators(app: &Arc<App>, socket: CommandSocket, operators: Operators) {
     let (socket, operators) = (Arc::new(socket), Arc::new(operators));
-    app.supervisor.spawn(TaskSpec::new("operator-socket"), move |stop| {
+    tasks::spawn_until(app, TaskSpec::new("operator-socket"), move |_, stop| {
         let (socket, operators) = (Arc::clone(&socket), Arc::clone(&operators));
-        async move {
-            socket.serve(operators, stop).await;
-            Ok(())
-        }
+        async move { socket.serve(operators, stop).await }
     });
 }
 

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{App, account_tokens, durability, heads, rights, rollout, stream_watch};
 use crate::{
     admin::health::Gate,
@@ -19,15 +21,8 @@ use crate::{
 
 /// Starts all that goes on until the end.
 pub(super) fn start(app: &Arc<App>) {
-    let revocations = app.revocations.clone();
-    app.supervisor.spawn(TaskSpec::new("revocations").critical(), move |stop| {
-        let revocations = revocations.clone();
-        async move {
-            revocations.follow(stop).await;
-            Ok(())
-        }
-    });
     let critical = |name: &'static str| TaskSpec::new(name).critical();
+    spawn_until(app, critical("revocations"), |app, stop| app.revocations.clone().follow(stop));
     spawn(app, critical("stream-deadlines"), |app| app.streams.clone().enforce_deadlines());
     spawn(app, critical("streams"), |app| async move { stream_watch::watch_streams(&app).await });
     spawn(app, critical("stream-decisions"), |app| async move { stream_watch::watch_decisions(&app).await });
@@ -67,32 +62,42 @@ where
     F: Fn(Arc<App>) -> T + Send + 'static,
     T: Future<Output = ()> + Send + 'static,
 {
-    let shared = Arc::clone(app);
-    app.supervisor.spawn(spec, move |stop| {
-        let work = task(Arc::clone(&shared));
+    spawn_until(app, spec, move |app, stop| {
+        let work = task(app);
         async move {
             tokio::select! {
                 () = work => {}
                 () = stop.cancelled() => {}
             }
-            Ok(())
         }
     });
+}
+
+/// Starts a task that goes on until it is told to stop.
+pub(super) fn spawn_until<F, T>(app: &Arc<App>, spec: TaskSpec, task: F) -> TaskHandle
+where
+    F: Fn(Arc<App>, CancellationToken) -> T + Send + 'static,
+    T: Future<Output = ()> + Send + 'static,
+{
+    let shared = Arc::clone(app);
+    app.supervisor.spawn(spec, move |stop| {
+        let work = task(Arc::clone(&shared), stop);
+        async move {
+            work.await;
+            Ok(())
+        }
+    })
 }
 
 /// Brings deliveries that are held, over connections of its own. Where this process answers the interceptor, it waits until
 /// EventListeners reach it: they ask once, and make no run of a question that went nowhere.
 pub(super) fn bring_held(app: &Arc<App>) -> TaskHandle {
     let carrier = Arc::new(Worker::new(Arc::clone(app), app.own_pools()));
-    let app = Arc::clone(app);
-    app.supervisor.clone().spawn(TaskSpec::new("held-deliveries"), move |stop| {
+    spawn_until(app, TaskSpec::new("held-deliveries"), move |app, stop| {
         let (queue, carrier) = (app.held.clone(), Arc::clone(&carrier));
         let (clock, drain) = (app.clock.clone(), app.drain.clone());
         let settle = app.snapshot.load().raw.interceptor.as_ref().map(|interceptor| interceptor.settle.get());
-        async move {
-            hold::run(queue, carrier, clock, drain, settle.unwrap_or_default(), stop).await;
-            Ok(())
-        }
+        hold::run(queue, carrier, clock, drain, settle.unwrap_or_default(), stop)
     })
 }
 
