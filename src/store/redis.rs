@@ -89,14 +89,14 @@ impl Redis {
     /// What of the server's own configuration would lose records, each with what to do about it. A server that does
     /// not tell, or may not be asked, gives none.
     pub async fn warnings(&self) -> Result<Vec<&'static str>, StoreError> {
-        let mut info = String::new();
+        let mut info: Vec<String> = Vec::new();
         for section in ["memory", "persistence"] {
             let mut command = Cmd::new();
             command.arg("INFO").arg(section);
             let answer: Value = self.link.call(&Request::Command(command), Repeat::Harmless).await?;
-            collect_text(&answer, &mut info);
+            info.extend(words(&answer));
         }
-        Ok(warnings(&info))
+        Ok(warnings(&info.join("\n")))
     }
 
     /// Looks whether the server that has what is held syncs each write to its disk, and whether it has a replica to wait for.
@@ -106,9 +106,7 @@ impl Redis {
                 "Redis does not tell whether it has a replica, which a delivery must reach before it gets 202: give the ACL user `+info`",
             ));
         };
-        let mut text = String::new();
-        collect_text(&info, &mut text);
-        self.has_replica.store(has_replica(&text), Ordering::Relaxed);
+        self.has_replica.store(has_replica(&words(&info).join("\n")), Ordering::Relaxed);
         if self.link.settings().durable {
             return Ok(Durability::Synced);
         }
@@ -117,9 +115,7 @@ impl Redis {
                 "Redis does not tell whether it syncs each write: give the ACL user `+config|get`, or set `store.redis.durable` if it does",
             ));
         };
-        let mut words = Vec::new();
-        collect_words(&config, &mut words);
-        Ok(durability(&words))
+        Ok(durability(&words(&config)))
     }
 
     /// Why no more can be held there at the moment, with what to do about it; none if it can.
@@ -127,11 +123,9 @@ impl Redis {
         if let Durability::Lossy(why) = self.durability().await? {
             return Ok(Some(why));
         }
-        let mut info = String::new();
-        if let Some(memory) = self.ask_holder(&["INFO", "memory"]).await? {
-            collect_text(&memory, &mut info);
-        }
-        Ok(is_nearly_full(&info).then_some(
+        let memory = self.ask_holder(&["INFO", "memory"]).await?;
+        let is_full = memory.is_some_and(|memory| is_nearly_full(&words(&memory).join("\n")));
+        Ok(is_full.then_some(
             "more than nine tenths of the memory that Redis may use (`maxmemory`) are used, and the rest is kept for bringing what is held: give \
              it more, or drop what is parked (`doorward hooks drop`)",
         ))
@@ -356,28 +350,14 @@ fn has_replica(info: &str) -> bool {
     replicas.any(|(_, fields)| fields.split(',').any(|field| field == "state=online"))
 }
 
-/// All text of an answer: a cluster gives that of each node.
-fn collect_text(value: &Value, text: &mut String) {
+/// All words of an answer, in order: a cluster gives those of each node, by its address.
+fn words(value: &Value) -> Vec<String> {
     match value {
-        Value::BulkString(bytes) => text.push_str(&String::from_utf8_lossy(bytes)),
-        Value::SimpleString(part) | Value::VerbatimString { text: part, .. } => text.push_str(part),
-        Value::Array(values) => values.iter().for_each(|value| collect_text(value, text)),
-        Value::Map(entries) => entries.iter().for_each(|(_, value)| collect_text(value, text)),
-        _ => {}
-    }
-}
-
-/// All words of an answer, in order.
-fn collect_words(value: &Value, words: &mut Vec<String>) {
-    match value {
-        Value::BulkString(bytes) => words.push(String::from_utf8_lossy(bytes).into_owned()),
-        Value::SimpleString(word) | Value::VerbatimString { text: word, .. } => words.push(word.clone()),
-        Value::Array(values) => values.iter().for_each(|value| collect_words(value, words)),
-        Value::Map(entries) => entries.iter().for_each(|(name, value)| {
-            collect_words(name, words);
-            collect_words(value, words);
-        }),
-        _ => {}
+        Value::BulkString(bytes) => vec![String::from_utf8_lossy(bytes).into_owned()],
+        Value::SimpleString(word) | Value::VerbatimString { text: word, .. } => vec![word.clone()],
+        Value::Array(values) => values.iter().flat_map(words).collect(),
+        Value::Map(entries) => entries.iter().flat_map(|(name, value)| [name, value]).flat_map(words).collect(),
+        _ => Vec::new(),
     }
 }
 
