@@ -279,7 +279,7 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
         is_of_many: false,
         client_line: line(head.client.to_string()),
         secure: head.secure,
-        impersonation: None,
+        impersonation: Vec::new(),
         upgrade: None,
         on_upgrade: None,
         accepts_trailers: false,

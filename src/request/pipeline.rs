@@ -460,8 +460,11 @@ fn asserted(
 
 /// What a client asks to be is never passed on and never ignored.
 pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), Rejection> {
-    let Some(asked) = &request.meta().impersonation else { return Ok(()) };
-    let names: Vec<&str> = asked.headers.iter().map(http::HeaderName::as_str).collect();
+    let asked = &request.meta().impersonation;
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = asked.iter().map(http::HeaderName::as_str).collect();
     let detail =
         format!("the request asks to be somebody else ({}), and Doorward lets nobody impersonate", names.join(", "));
     Err(Rejection::new(Reason::ImpersonationRefused, detail)

@@ -65,8 +65,9 @@ pub struct Meta {
     pub client_line: Option<HeaderValue>,
     /// Whether the client itself came over TLS.
     pub secure: bool,
-    /// What the client asked to be. Never ignored: refused, or checked.
-    pub impersonation: Option<RequestedImpersonation>,
+    /// The headers with `Impersonate-*` by which the client asked to be somebody (`kubectl --as`), which are refused. Only names are
+    /// kept: values never reach a log.
+    pub impersonation: Vec<HeaderName>,
     pub upgrade: Option<UpgradeProtocol>,
     pub on_upgrade: Option<OnUpgrade>,
     /// `te: trailers` over HTTP/2.
@@ -94,12 +95,6 @@ impl Meta {
     pub fn whose(&self) -> Option<IpAddr> {
         (!self.is_of_many).then(|| whose(self.client))
     }
-}
-
-/// What a client asked for with `Impersonate-*` (`kubectl --as`). Only names are kept: values never reach a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestedImpersonation {
-    pub headers: Vec<HeaderName>,
 }
 
 /// What sanitizing needs to know of the connection that a request came by.
@@ -175,7 +170,7 @@ pub fn sanitize<B>(
             _ => HeaderValue::try_from(client.to_string()).ok(),
         },
         secure,
-        impersonation: None,
+        impersonation: Vec::new(),
         upgrade,
         on_upgrade: if upgrade.is_some() { parts.extensions.remove::<OnUpgrade>() } else { None },
         accepts_trailers,
@@ -195,9 +190,8 @@ pub fn sanitize<B>(
         let Some(name) = &current else { continue };
         match classify(name) {
             Class::Impersonation => {
-                let asked = meta.impersonation.get_or_insert_with(|| RequestedImpersonation { headers: Vec::new() });
-                if !asked.headers.contains(name) {
-                    asked.headers.push(name.clone());
+                if !meta.impersonation.contains(name) {
+                    meta.impersonation.push(name.clone());
                 }
             }
             Class::Ambiguous => {
