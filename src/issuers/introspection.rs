@@ -45,18 +45,15 @@ pub struct IntrospectionSettings {
 /// Introspection at one issuer.
 #[derive(Debug)]
 pub struct Introspection {
-    settings: IntrospectionSettings,
     lookup: Lookup,
     asker: Arc<Asker>,
 }
 
 #[derive(Debug)]
 struct Asker {
-    client: ClientAuth,
+    settings: IntrospectionSettings,
     egress: Egress,
     clock: Clock,
-    timeout: Duration,
-    tries: u8,
     /// Where answers must be signed.
     signed: Option<SignedAnswers>,
 }
@@ -70,9 +67,7 @@ impl Introspection {
         lookup: Lookup,
         signed: Option<SignedAnswers>,
     ) -> Self {
-        let IntrospectionSettings { ref client, timeout, tries, .. } = settings;
-        let asker = Arc::new(Asker { client: client.clone(), egress, clock, timeout, tries, signed });
-        Self { settings, lookup, asker }
+        Self { lookup, asker: Arc::new(Asker { settings, egress, clock, signed }) }
     }
 
     /// The keys that answers are checked with, where they must be signed.
@@ -81,16 +76,16 @@ impl Introspection {
     }
 
     pub fn settings(&self) -> &IntrospectionSettings {
-        &self.settings
+        &self.asker.settings
     }
 
     pub fn mode(&self) -> IntrospectionMode {
-        self.settings.raw.mode
+        self.settings().raw.mode
     }
 
     /// Why nothing can be asked of an issuer that tells this of itself, whatever the token.
     pub fn trouble(&self, discovered: &Metadata) -> Option<&'static str> {
-        let is_known = self.settings.endpoint.is_some() || discovered.introspection_endpoint.is_some();
+        let is_known = self.settings().endpoint.is_some() || discovered.introspection_endpoint.is_some();
         (!is_known).then_some(
             "its discovery document names no introspection endpoint; write where it is into `introspection.endpoint`",
         )
@@ -98,7 +93,7 @@ impl Introspection {
 
     fn endpoint(&self, discovered: Option<&Metadata>) -> Option<Url> {
         let named = || discovered?.introspection_endpoint.as_ref();
-        self.settings.endpoint.as_ref().or_else(named).cloned()
+        self.settings().endpoint.as_ref().or_else(named).cloned()
     }
 
     /// Asks about a token that nobody has issued, once and past what is remembered. Gives whether it is called active; `None` where
@@ -119,7 +114,7 @@ impl Introspection {
         let Some(endpoint) = self.endpoint(discovered) else {
             let not_yet = "its discovery document, which names its introspection endpoint, could not be read yet";
             return Err(TokenError::Unavailable {
-                issuer: Arc::clone(&self.settings.issuer),
+                issuer: Arc::clone(&self.settings().issuer),
                 why: discovered.and_then(|discovered| self.trouble(discovered)).unwrap_or(not_yet).to_owned(),
             });
         };
@@ -130,9 +125,9 @@ impl Introspection {
 
 impl Asker {
     async fn ask(self: Arc<Self>, endpoint: Url, token: String) -> Result<Told, String> {
-        let bounds = Bounds { timeout: self.timeout, max_body: MAX_ANSWER };
+        let bounds = Bounds { timeout: self.settings.timeout, max_body: MAX_ANSWER };
         let mut trouble = String::new();
-        for _ in 0..self.tries {
+        for _ in 0..self.settings.tries {
             match self.egress.send(self.request(&endpoint, &token)?, bounds).await {
                 Ok(answer) if answer.status().is_server_error() => {
                     trouble = format!("the answer is {}{}", answer.status(), self.cause(&answer, &token))
@@ -146,7 +141,7 @@ impl Asker {
 
     async fn probe(&self, endpoint: Url) -> Result<Option<bool>, String> {
         let token = format!("doorward-doctor-{}", Uuid::new_v4().simple());
-        let bounds = Bounds { timeout: self.timeout, max_body: MAX_ANSWER };
+        let bounds = Bounds { timeout: self.settings.timeout, max_body: MAX_ANSWER };
         let answer = self.egress.send(self.request(&endpoint, &token)?, bounds).await;
         let body = self.body(&answer.map_err(|error| error.to_string())?, &token)?;
         match self.signed {
@@ -157,7 +152,7 @@ impl Asker {
 
     fn request(&self, endpoint: &Url, token: &str) -> Result<Request<Bytes>, String> {
         let asked = [("token", token), ("token_type_hint", "access_token")];
-        self.client.post(self.clock.now(), endpoint, self.media_type(), &asked)
+        self.settings.client.post(self.clock.now(), endpoint, self.media_type(), &asked)
     }
 }
 
@@ -169,7 +164,7 @@ impl Asker {
     /// What a refusal says of its cause (RFC 6749 section 5.2), for the log. It may repeat what was sent.
     fn cause(&self, answer: &Response<Bytes>, token: &str) -> String {
         let said = strict_json::object(answer.body()).unwrap_or_default();
-        let secret = match self.client.proof(self.clock.now()) {
+        let secret = match self.settings.client.proof(self.clock.now()) {
             Ok(Proof::Basic(secret) | Proof::Post(secret)) => secret.expose_str().unwrap_or_default().to_owned(),
             Ok(Proof::Assertion(assertion)) => assertion.into_owned(),
             Ok(Proof::Public) | Err(_) => String::new(),
