@@ -5,7 +5,7 @@ mod refresh;
 use http::header;
 use serde_json::json;
 
-pub(crate) use self::fixture::{Fixture, sent_back, settings, trail};
+pub(crate) use self::fixture::{Fixture, settings, trail};
 use super::*;
 use crate::{
     audit,

@@ -190,13 +190,23 @@ impl Fixture {
 
     pub(super) async fn try_create(&self, claims: Value, origin: &Origin) -> Result<HeaderMap, Reason> {
         let tokens = Tokens { access: "access".to_owned(), refresh: None, id: Some("id".to_owned()) };
+        self.create_of(claims, &["openid"], tokens, origin).await
+    }
+
+    pub(super) async fn create_of(
+        &self,
+        claims: Value,
+        scopes: &[&str],
+        tokens: Tokens,
+        origin: &Origin,
+    ) -> Result<HeaderMap, Reason> {
         let new = NewSession {
             origin,
             provider: &*self.provider,
             claims: Arc::new(claims.as_object().unwrap().clone()),
             told: BTreeSet::new(),
             named: BTreeSet::new(),
-            scopes: vec!["openid".into()],
+            scopes: scopes.iter().map(|scope| Arc::from(*scope)).collect(),
             tokens,
             seen: Seen::default(),
         };
@@ -206,7 +216,7 @@ impl Fixture {
 }
 
 /// The cookie that a browser sends after this line.
-pub(crate) fn sent_back(line: &HeaderValue) -> HeaderMap {
+fn sent_back(line: &HeaderValue) -> HeaderMap {
     let pair = line.to_str().unwrap().split(';').next().unwrap();
     HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(pair).unwrap())])
 }

@@ -3,7 +3,7 @@
 mod unvouched;
 mod userinfo;
 
-use std::{collections::BTreeSet, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use axum::http::StatusCode;
 use futures_util::FutureExt as _;
@@ -35,18 +35,7 @@ async fn world_at(provider: ScriptedProvider) -> World {
     let at = Fixture::new(provider);
     let tokens = Tokens { access: "a-1".to_owned(), refresh: Some("r-1".to_owned()), id: Some("i-1".to_owned()) };
     let claims = json!({"sub": "alice", "groups": ["dev"], "sid": "s-1", "nonce": "n-1", "auth_time": 1});
-    let new = NewSession {
-        origin: &dash(),
-        provider: &*at.provider,
-        claims: Arc::new(claims.as_object().unwrap().clone()),
-        told: BTreeSet::new(),
-        named: BTreeSet::new(),
-        scopes: vec!["openid".into()],
-        tokens,
-        seen: Seen::default(),
-    };
-    let (line, _) = at.sessions.create(new).await.unwrap();
-    let cookie = sent_back(&line);
+    let cookie = at.create_of(claims, &["openid"], tokens, &dash()).await.unwrap();
     let world = World { at, cookie };
     world.script(|_| {});
     world

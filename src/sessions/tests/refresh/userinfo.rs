@@ -9,18 +9,8 @@ async fn without_refresh_token(change: impl FnOnce(&mut Script)) -> World {
     let tokens = Tokens { access: "a-1".to_owned(), refresh: None, id: Some("i-1".to_owned()) };
     let claims =
         json!({"sub": "alice", "groups": ["dev"], "aud": "doorward", "email": "a@b.c", "email_verified": true});
-    let new = NewSession {
-        origin: &dash(),
-        provider: &*world.at.provider,
-        claims: Arc::new(claims.as_object().unwrap().clone()),
-        told: BTreeSet::new(),
-        named: BTreeSet::new(),
-        scopes: vec!["openid".into()],
-        tokens,
-        seen: Seen::default(),
-    };
-    let (line, _) = world.at.sessions.create(new).await.unwrap();
-    let world = World { cookie: sent_back(&line), ..world };
+    let cookie = world.at.create_of(claims, &["openid"], tokens, &dash()).await.unwrap();
+    let world = World { cookie, ..world };
     world.advance(301, change);
     world
 }
@@ -201,18 +191,8 @@ async fn a_group_that_userinfo_names_for_others_alone_is_gone_at_the_first_refre
     };
     let removed = create("bob").await;
     let claims = json!({"sub": "dan", "groups": ["dev"], "aud": "doorward"});
-    let new = NewSession {
-        origin: &dash(),
-        provider: &*world.at.provider,
-        claims: Arc::new(claims.as_object().unwrap().clone()),
-        told: BTreeSet::new(),
-        named: BTreeSet::new(),
-        scopes: vec!["openid".into(), "email".into()],
-        tokens: Tokens { access: "a-1".to_owned(), refresh: None, id: Some("i-1".to_owned()) },
-        seen: Seen::default(),
-    };
-    let (line, _) = world.at.sessions.create(new).await.unwrap();
-    let of_other_scopes = sent_back(&line);
+    let tokens = Tokens { access: "a-1".to_owned(), refresh: None, id: Some("i-1".to_owned()) };
+    let of_other_scopes = world.at.create_of(claims, &["openid", "email"], tokens, &dash()).await.unwrap();
     let groups = async |cookie: &HeaderMap| {
         let session = get(&world.at.sessions, cookie, &dash()).await.unwrap();
         session.principal.groups.iter().map(ToString::to_string).collect::<Vec<_>>()
