@@ -168,13 +168,19 @@ impl ScriptedProvider {
     }
 }
 
+impl Endpoint {
+    fn note(&self, headers: &HeaderMap, form: HashMap<String, String>) {
+        let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        self.exchanges.lock().unwrap().push(Exchange { form, authorization });
+    }
+}
+
 async fn token(
     State(endpoint): State<Endpoint>,
     headers: HeaderMap,
     Form(form): Form<HashMap<String, String>>,
 ) -> impl IntoResponse {
-    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-    endpoint.exchanges.lock().unwrap().push(Exchange { form, authorization });
+    endpoint.note(&headers, form);
     let script = endpoint.script.lock().unwrap().clone();
     let mut answer = script.answer;
     if let Some(claims) = script.claims {
@@ -186,8 +192,7 @@ async fn token(
 
 /// What arrived counts as an exchange too.
 async fn user_info(State(endpoint): State<Endpoint>, headers: HeaderMap) -> impl IntoResponse {
-    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-    endpoint.exchanges.lock().unwrap().push(Exchange { form: HashMap::new(), authorization });
+    endpoint.note(&headers, HashMap::new());
     let (status, answer) = endpoint.script.lock().unwrap().user_info.clone();
     (status, Json(answer))
 }
@@ -197,15 +202,13 @@ async fn introspect(
     headers: HeaderMap,
     Form(form): Form<HashMap<String, String>>,
 ) -> impl IntoResponse {
-    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-    endpoint.exchanges.lock().unwrap().push(Exchange { form, authorization });
+    endpoint.note(&headers, form);
     let (status, answer) = endpoint.script.lock().unwrap().introspection.clone();
     (status, Json(answer))
 }
 
 async fn revoke(State(endpoint): State<Endpoint>, headers: HeaderMap, Form(form): Form<HashMap<String, String>>) {
-    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-    endpoint.exchanges.lock().unwrap().push(Exchange { form, authorization });
+    endpoint.note(&headers, form);
 }
 
 impl Provider for ScriptedProvider {
