@@ -405,16 +405,7 @@ async fn wait(
     .await;
     match result {
         Some(Ok(response)) => Ok(response),
-        // The sweep closes the connection and wakes us; which of the two shows first is a matter of chance.
-        _ if progress.is_expired() => {
-            let kind = if progress.is_stalled_by_client() {
-                UpstreamErrorKind::RequestBodyTimeout
-            } else {
-                UpstreamErrorKind::ResponseTimeout
-            };
-            Err(UpstreamError::new(kind, upstream.name()).into())
-        }
-        Some(Err(mut failed)) => {
+        Some(Err(mut failed)) if !progress.is_expired() => {
             let unsent = failed.take_message().map(Box::new);
             let cause = failed.into_error();
             if let Some(kind) = fault_of_client(progress, &cause) {
@@ -427,7 +418,15 @@ async fn wait(
             }
             Err(Failure { error, unsent })
         }
-        None => Err(UpstreamError::new(UpstreamErrorKind::ResponseTimeout, upstream.name()).into()),
+        // The sweep closes the connection and wakes us; which of the two shows first is a matter of chance.
+        _ => {
+            let kind = if progress.is_stalled_by_client() {
+                UpstreamErrorKind::RequestBodyTimeout
+            } else {
+                UpstreamErrorKind::ResponseTimeout
+            };
+            Err(UpstreamError::new(kind, upstream.name()).into())
+        }
     }
 }
 
