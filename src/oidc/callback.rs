@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     Login, LoginRequest, Outcome, Protocol, Provider, VerifiedIdToken, attempts, bounded, choice,
     exchange::{self, ExchangeError, Granted},
-    failure::Failure,
+    failure::{Failure, token_error},
     flow::{Flow, LIFETIME, MAX_TABS, State},
     github::{Github, GithubError},
     id_token::{self, Expected, Mismatch, Nonce, SKEW},
@@ -455,8 +455,7 @@ fn too_weak(failure: Failure) -> Failure {
 }
 
 fn lacks_required_claim(rejection: &Rejection) -> bool {
-    let cause = rejection.source().and_then(|cause| cause.downcast_ref());
-    matches!(cause, Some(TokenError::RequiredClaim { .. }))
+    matches!(token_error(rejection), Some(TokenError::RequiredClaim { .. }))
 }
 
 /// What to do about a browser that keeps none of our cookies, if that is what it may be: it would be led round without end, as the

@@ -171,7 +171,7 @@ impl From<Rejection> for Failure {
     }
 }
 
-fn token_error(rejection: &Rejection) -> Option<&TokenError> {
+pub(super) fn token_error(rejection: &Rejection) -> Option<&TokenError> {
     rejection.source().and_then(|cause| cause.downcast_ref())
 }
 
