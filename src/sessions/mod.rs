@@ -459,15 +459,12 @@ impl Sessions {
         let (hash, version, current) = (session.hash, session.version, session.current_key);
         let sessions = self.clone();
         self.0.shared.control.spawn(async move {
-            let inner = &*sessions.0;
-            let Some(sealed) = record.seal(&inner.keys, &hash) else { return };
-            let (store, expires) = (&inner.shared.store, record.expires(&inner.settings));
-            // On a conflict somebody else has just written, or the session has ended.
-            match store.put(Table::Sessions, hash.as_bytes(), sealed, expires, Expect::Version(version), now).await {
-                Ok(written) => {
-                    inner.cache.invalidate(&hash);
+            // Where it is not written, somebody else has just written, or the session has ended.
+            match sessions.write(hash, &record, version).await {
+                Ok(is_written) => {
+                    sessions.0.cache.invalidate(&hash);
                     // The index goes over to the new key with its sessions, or it would be lost with the old key.
-                    if !current && matches!(written, Written::Done(_)) {
+                    if !current && is_written {
                         let kept = sessions.index(&record).keep(&hash, &record, now).await;
                         kept.unwrap_or_else(|error| tracing::warn!(%error, "an index of sessions keeps its old key"));
                     }
