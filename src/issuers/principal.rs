@@ -25,7 +25,7 @@ use crate::{
 pub const RUN_CLAIM: &str = "doorward.dev/run";
 
 /// The claim of Doorward's own tokens with those who act, by the names of their issuers in the configuration.
-pub const ACTING_CLAIM: &str = "acting";
+const ACTING_CLAIM: &str = "acting";
 
 /// A principal with more groups or scopes is refused: neither can be meant.
 const MAX_ENTRIES: usize = 1_000;

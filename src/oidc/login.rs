@@ -113,7 +113,7 @@ impl Login {
     }
 
     /// Whether anybody can sign in here.
-    pub fn is_possible(&self) -> bool {
+    fn is_possible(&self) -> bool {
         !self.0.providers.is_empty()
     }
 

@@ -244,7 +244,7 @@ pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
 
 /// A cookie as it comes back in `Cookie`. Browsers take `=name=value` for a cookie without a name and send `name=value`,
 /// which reads as one with it.
-pub fn cookie_text(value: &HeaderValue) -> &[u8] {
+fn cookie_text(value: &HeaderValue) -> &[u8] {
     let text = value.as_bytes();
     let end = text.iter().position(|byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or(text.len());
     text.get(end..).unwrap_or_default()
