@@ -171,7 +171,7 @@ impl Login {
             let detail = format!("it was to come at {}, and came at {}", flow.callback(), bounded(request.path));
             return Err(elsewhere().detail(detail));
         }
-        let names_itself = provider.metadata().is_some_and(|metadata| metadata.names_issuer_in_response);
+        let names_itself = provider.metadata().is_some_and(|metadata| metadata.iss_parameter_supported);
         // RFC 9207 section 2.4. One that is not announced must fit all the same; and without it, it must be certain by
         // the address who answers, unless the configuration says otherwise.
         let named = parameters.get("iss");

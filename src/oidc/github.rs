@@ -148,7 +148,7 @@ impl Github {
             userinfo_endpoint: None,
             introspection_endpoint: None,
             revocation_endpoint: None,
-            names_issuer_in_response: false,
+            iss_parameter_supported: false,
         });
         Some(Self {
             organisation: Organisation::parse(tenant),

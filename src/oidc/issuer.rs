@@ -86,7 +86,7 @@ impl Provider for LoginIssuer {
             userinfo_endpoint: discovered.userinfo_endpoint.clone(),
             introspection_endpoint: discovered.introspection_endpoint.clone(),
             revocation_endpoint: discovered.revocation_endpoint.clone(),
-            names_issuer_in_response: discovered.iss_parameter_supported,
+            iss_parameter_supported: discovered.iss_parameter_supported,
         }))
     }
 

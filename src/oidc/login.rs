@@ -273,7 +273,7 @@ impl Login {
         let state = State::new(keys, now).ok_or_else(internal)?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let own_address =
-            address::is_own(provider.client(), metadata.names_issuer_in_response, self.has_several_providers());
+            address::is_own(provider.client(), metadata.iss_parameter_supported, self.has_several_providers());
         let flow = Flow {
             origin: request.origin.as_str().to_owned(),
             issuer: provider.name().to_string(),

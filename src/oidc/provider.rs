@@ -83,7 +83,7 @@ pub struct Metadata {
     /// RFC 7009.
     pub revocation_endpoint: Option<Url>,
     /// Whether each answer names its issuer (RFC 9207 section 3).
-    pub names_issuer_in_response: bool,
+    pub iss_parameter_supported: bool,
 }
 
 /// The claims of an ID token whose signature and registered claims are good.

@@ -155,7 +155,7 @@ impl ScriptedProvider {
             userinfo_endpoint: Some(Url::parse(&format!("{base}/userinfo")).unwrap()),
             introspection_endpoint: Some(Url::parse(&format!("{base}/introspect")).unwrap()),
             revocation_endpoint: Some(Url::parse(&format!("{base}/revoke")).unwrap()),
-            names_issuer_in_response: true,
+            iss_parameter_supported: true,
         })));
         provider
     }

@@ -17,10 +17,10 @@ async fn between_two(Setup { evil, honest }: Setup) -> Browser {
     let secret = || ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
     let mut first = ScriptedProvider::start("corp", secret()).await;
     first.client.redirect = evil.1;
-    first.change_metadata(|metadata| metadata.names_issuer_in_response = evil.0);
+    first.change_metadata(|metadata| metadata.iss_parameter_supported = evil.0);
     let mut second = ScriptedProvider::start("honest", secret()).await;
     second.client.redirect = honest.1;
-    second.change_metadata(|metadata| metadata.names_issuer_in_response = honest.0);
+    second.change_metadata(|metadata| metadata.iss_parameter_supported = honest.0);
     let mut browser = Browser::at(first);
     let providers = vec![Arc::clone(&browser.fixture.provider) as Arc<dyn Provider>, Arc::new(second)];
     browser.login = Login::new(providers, browser.fixture.sessions.clone(), browser.metrics.clone(), Brand::default());
@@ -94,7 +94,7 @@ async fn each_provider_has_the_address_that_tells_its_answers_apart() {
 async fn a_provider_that_stops_to_name_itself_begins_anew_at_its_own_address() {
     let mut browser = between_two(Setup { evil: (true, None), honest: (true, None) }).await;
     let sent = browser.depart_from("/oauth2/start?issuer=corp&rd=/").await;
-    browser.fixture.provider.change_metadata(|metadata| metadata.names_issuer_in_response = false);
+    browser.fixture.provider.change_metadata(|metadata| metadata.iss_parameter_supported = false);
     let response = browser.get(&format!("/oauth2/callback?code=c-1&state={}", sent.state())).await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     assert!(browser.exchanges().is_empty());
