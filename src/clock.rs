@@ -96,6 +96,98 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// A moment for what is in the memory of this process: how old that is, and how long it counts. It is told by two clocks, and the one
+/// by which more time is over decides: the wall clock may be set back, and the other stands still while the machine is suspended. What
+/// others know as well, such as `exp` or what is in the store, goes by [`Timestamp`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// By the wall clock.
+    shown: Timestamp,
+    /// By [`Clock::passed`], on a scale that begins with the process.
+    passed: Timestamp,
+}
+
+impl Moment {
+    /// Before all others.
+    pub const MIN: Self = Self::at(i64::MIN, i64::MIN);
+    /// After all others.
+    pub const MAX: Self = Self::at(i64::MAX, i64::MAX);
+
+    const fn at(shown: i64, passed: i64) -> Self {
+        Self { shown: Timestamp(shown), passed: Timestamp(passed) }
+    }
+
+    /// What the wall clock said, for people and for others.
+    pub const fn shown(self) -> Timestamp {
+        self.shown
+    }
+
+    /// The time from `earlier` to this one.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.shown.since(earlier.shown).max(self.passed.since(earlier.passed))
+    }
+
+    /// The time that is left until `end`, zero once it has come.
+    pub fn until(self, end: Self) -> Duration {
+        end.shown.since(self.shown).min(end.passed.since(self.passed))
+    }
+
+    /// Whether `end` has not come yet.
+    pub fn is_before(self, end: Self) -> bool {
+        !self.until(end).is_zero()
+    }
+
+    /// The end that comes first.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self { shown: self.shown.min(other.shown), passed: self.passed.min(other.passed) }
+    }
+
+    /// The later of both.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { shown: self.shown.max(other.shown), passed: self.passed.max(other.passed) }
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        Self { shown: self.shown + span, passed: self.passed + span }
+    }
+}
+
+impl Sub<Duration> for Moment {
+    type Output = Self;
+
+    fn sub(self, span: Duration) -> Self {
+        Self { shown: self.shown - span, passed: self.passed - span }
+    }
+}
+
+/// A [`Moment`] that threads share. Whoever reads it while another is stored may have that by one clock and the one before by the other.
+#[derive(Debug)]
+pub struct AtomicMoment {
+    shown: AtomicI64,
+    passed: AtomicI64,
+}
+
+impl AtomicMoment {
+    pub const fn new(moment: Moment) -> Self {
+        Self { shown: AtomicI64::new(moment.shown.0), passed: AtomicI64::new(moment.passed.0) }
+    }
+
+    pub fn load(&self) -> Moment {
+        Moment::at(self.shown.load(Ordering::Acquire), self.passed.load(Ordering::Acquire))
+    }
+
+    pub fn store(&self, moment: Moment) {
+        self.shown.store(moment.shown.0, Ordering::Release);
+        self.passed.store(moment.passed.0, Ordering::Release);
+    }
+}
+
 /// Tells the time: the system's, or one that a test sets.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Source);
@@ -133,12 +225,17 @@ impl Clock {
     }
 
     /// The time that has passed since some moment, whatever the clock was set to meanwhile: for ages of what is in memory. The system's
-    /// does not count while the machine is suspended.
+    /// does not count while the machine is suspended, which a [`Moment`] does.
     pub fn passed(&self) -> Duration {
         match &self.0 {
             Source::System => BEGAN.elapsed(),
             Source::Manual(manual) => Timestamp(manual.passed.load(Ordering::SeqCst)).since(Timestamp(0)),
         }
+    }
+
+    /// Now, for what is in memory.
+    pub fn moment(&self) -> Moment {
+        Moment { shown: self.now(), passed: Timestamp::default() + self.passed() }
     }
 
     /// Moves a manual clock forward; the system's clock stays as it is.
@@ -249,6 +346,41 @@ mod tests {
         assert_eq!(clock.now(), Timestamp::from_secs(50));
         clock.advance(Duration::from_secs(5));
         assert_eq!((clock.now(), clock.passed() - began), (Timestamp::from_secs(55), Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_moment_comes_though_a_clock_is_set_back_and_though_the_machine_sleeps() {
+        let (clock, minute) = (Clock::manual(Timestamp::from_secs(10_000)), Duration::from_secs(60));
+        let began = clock.moment();
+        let end = began + minute;
+        clock.set(Timestamp::from_secs(5_000));
+        clock.advance(minute - Duration::from_millis(1));
+        assert!(clock.moment().is_before(end));
+        clock.advance(Duration::from_millis(1));
+        assert!(!clock.moment().is_before(end), "the clock was set back");
+        assert_eq!((clock.moment().since(began), clock.moment().until(end)), (minute, Duration::ZERO));
+
+        let slept = clock.moment();
+        clock.set(clock.now() + minute / 2);
+        assert_eq!((clock.moment().since(slept), clock.moment().until(slept + minute)), (minute / 2, minute / 2));
+        clock.set(clock.now() + minute / 2);
+        assert!(!clock.moment().is_before(slept + minute), "the machine slept");
+    }
+
+    #[test]
+    fn of_two_moments_the_sooner_and_the_later_are_so_by_both_clocks() {
+        let clock = Clock::manual(Timestamp::from_secs(10_000));
+        let before = clock.moment();
+        clock.advance(Duration::from_secs(1));
+        clock.set(Timestamp::from_secs(5_000));
+        let after = clock.moment();
+        assert_eq!(before.min(after), Moment::at(5_000_000, 0));
+        assert_eq!(before.max(after), Moment::at(10_000_000, 1_000));
+        assert!(after.is_before(Moment::MAX) && !after.is_before(Moment::MIN));
+        let shared = AtomicMoment::new(Moment::MIN);
+        shared.store(after);
+        assert_eq!(shared.load(), after);
+        assert_eq!((before - Duration::from_secs(1)).shown(), Timestamp::from_secs(9_999));
     }
 
     /// The watches of sessions, tokens and health ran a round for each that they had missed, one after the other.

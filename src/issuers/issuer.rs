@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     authn::{CredentialId, Kind, Principal, Scheme},
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     config::{
         raw::{Algorithm, IntrospectionMode, Preset},
         resolver::Secret,
@@ -147,7 +147,7 @@ impl Issuer {
         let token = Unverified::parse(token)?;
         self.checks.check_id_token_header(&token)?;
         let check = || self.checks.check_id_token(&token, client_id, now);
-        self.keys.check_signature(&token, now, check).await?;
+        self.keys.check_signature(&token, check).await?;
         check()?;
         Ok((token.claims, token.header.algorithm))
     }
@@ -162,7 +162,7 @@ impl Issuer {
         let token = Unverified::parse(token)?;
         self.checks.check_logout_token_header(&token)?;
         let check = || self.checks.check_logout_token(&token.claims, client_id, now);
-        self.keys.check_signature(&token, now, check).await?;
+        self.keys.check_signature(&token, check).await?;
         check()
     }
 
@@ -211,10 +211,10 @@ impl Issuer {
         let signed = token.signed();
         self.checks.check_header(&token)?;
         let check = || self.checks.check_claims(&token, now);
-        let signed_by = self.keys.check_signature(&token, now, check).await?;
+        let signed_by = self.keys.check_signature(&token, check).await?;
         let mut checked = check()?;
         let mut claims = token.claims;
-        let (mut good_until, mut size) = (Timestamp::MAX, text.len());
+        let (mut good_until, mut size) = (Moment::MAX, text.len());
         if let Some(introspection) = &self.introspection
             && introspection.mode() == IntrospectionMode::Always
         {
@@ -273,7 +273,7 @@ impl Issuer {
         named_by: &[u8],
         size: usize,
         signed: Option<Signed>,
-        good_until: Timestamp,
+        good_until: Moment,
     ) -> Result<Verified, Rejection> {
         let credential = match claims.get("jti").and_then(Value::as_str) {
             Some(jti) if !jti.is_empty() && jti.len() <= 256 => CredentialId::Token(jti.into()),

@@ -20,7 +20,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -42,7 +42,7 @@ use super::{
 use crate::{
     admin::metrics::Labels,
     authn::KeyId,
-    clock::{Clock, Timestamp},
+    clock::{AtomicMoment, Clock, Moment},
     config::{raw::Algorithm, resolver::Secret},
     egress::Egress,
     lock::lock,
@@ -129,12 +129,12 @@ struct Shared {
     keys: ArcSwapOption<Generation>,
     /// The number of `keys`, 0 without any; read on each request.
     number: AtomicU64,
-    /// When a set came last that lacked a key of the one before, in milliseconds.
-    thinned: AtomicI64,
-    /// When `keys` stop being usable, in milliseconds.
-    usable_until: AtomicI64,
-    /// When the next fetch is due, in milliseconds.
-    due: AtomicI64,
+    /// When a set came last that lacked a key of the one before.
+    thinned: AtomicMoment,
+    /// When `keys` stop being usable.
+    usable_until: AtomicMoment,
+    /// When the next fetch is due.
+    due: AtomicMoment,
     metadata: ArcSwapOption<Metadata>,
     wake: Notify,
     demand: Mutex<Demand>,
@@ -142,7 +142,7 @@ struct Shared {
     /// Whether there is a set, or the first try to fetch one is over.
     tried: watch::Sender<bool>,
     /// Keys that a fetch did not bring, until when.
-    unknown: Cache<Box<str>, Timestamp>,
+    unknown: Cache<Box<str>, Moment>,
     progress: Mutex<Progress>,
     known: Mutex<Known>,
 }
@@ -159,13 +159,13 @@ struct Known {
 /// The budget for fetches that unknown keys cause. The periodic ones have their own clock.
 #[derive(Debug, Default)]
 struct Demand {
-    last: Option<Timestamp>,
+    last: Option<Moment>,
     pending: bool,
 }
 
 #[derive(Debug, Default)]
 struct Progress {
-    fetched: Option<Timestamp>,
+    fetched: Option<Moment>,
     failures: u32,
     /// Whether the age of the set was told as an alarm.
     alarmed: bool,
@@ -184,9 +184,9 @@ impl KeyCache {
             bearer: ArcSwapOption::empty(),
             keys: ArcSwapOption::empty(),
             number: AtomicU64::new(0),
-            thinned: AtomicI64::new(i64::MIN),
-            usable_until: AtomicI64::new(i64::MIN),
-            due: AtomicI64::new(i64::MIN),
+            thinned: AtomicMoment::new(Moment::MIN),
+            usable_until: AtomicMoment::new(Moment::MIN),
+            due: AtomicMoment::new(Moment::MIN),
             metadata: ArcSwapOption::empty(),
             wake: Notify::new(),
             demand: Mutex::default(),
@@ -223,8 +223,8 @@ impl KeyCache {
                 self.shared.install(keys);
                 // Nobody can have given an odd answer.
                 self.shared.confirm();
-                self.shared.usable_until.store(i64::MAX, Ordering::Release);
-                self.shared.due.store(i64::MAX, Ordering::Release);
+                self.shared.usable_until.store(Moment::MAX);
+                self.shared.due.store(Moment::MAX);
             }
             Err(error) => {
                 tracing::error!(issuer = %self.shared.settings.name, %error, "Doorward's own keys cannot be used")
@@ -242,18 +242,18 @@ impl KeyCache {
     }
 
     /// The number of the usable key set; `None` while there is none. Never waits.
-    pub fn generation_number(&self, now: Timestamp) -> Option<u64> {
+    pub fn generation_number(&self, now: Moment) -> Option<u64> {
         let shared = &*self.shared;
-        if now.as_millis() >= shared.due.load(Ordering::Acquire) {
+        if !now.is_before(shared.due.load()) {
             shared.wake.notify_one();
         }
-        let usable = now.as_millis() < shared.usable_until.load(Ordering::Acquire);
+        let usable = now.is_before(shared.usable_until.load());
         usable.then(|| shared.number.load(Ordering::Acquire)).filter(|number| *number != 0)
     }
 
     /// The usable key set; an error says why there is none. Never waits.
-    pub fn current(&self, now: Timestamp) -> Result<Arc<Generation>, String> {
-        match self.generation_number(now) {
+    pub fn current(&self) -> Result<Arc<Generation>, String> {
+        match self.generation_number(self.shared.clock.moment()) {
             Some(_) => self.shared.keys.load_full().ok_or_else(|| self.trouble()),
             None => Err(self.trouble()),
         }
@@ -282,8 +282,8 @@ impl KeyCache {
             return false;
         }
         shared.metrics.unknown_kids.get_or_create(&shared.label()).inc();
-        let now = shared.clock.now();
-        if kid.is_some_and(|kid| shared.unknown.get(kid).is_some_and(|until| now < until)) {
+        let now = shared.clock.moment();
+        if kid.is_some_and(|kid| shared.unknown.get(kid).is_some_and(|until| now.is_before(until))) {
             return false;
         }
         let mut answered = shared.answered.subscribe();
@@ -291,7 +291,7 @@ impl KeyCache {
             let mut demand = lock(&shared.demand);
             let joined = demand.pending;
             if !joined {
-                if demand.last.is_some_and(|last| now < last + COOL_DOWN) {
+                if demand.last.is_some_and(|last| now.since(last) < COOL_DOWN) {
                     return false;
                 }
                 if !shared.refetches.take(now) {
@@ -313,12 +313,12 @@ impl KeyCache {
     pub fn note_unknown(&self, kid: &str) {
         let failed = lock(&self.shared.progress).error.is_some();
         if !failed {
-            self.shared.unknown.insert(kid.into(), self.shared.clock.now() + UNKNOWN_KID);
+            self.shared.unknown.insert(kid.into(), self.shared.clock.moment() + UNKNOWN_KID);
         }
     }
 
     pub fn status(&self) -> KeyStatus {
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.moment();
         let progress = lock(&self.shared.progress);
         KeyStatus {
             usable: self.generation_number(now).is_some(),
@@ -332,7 +332,9 @@ impl KeyCache {
         let progress = lock(&self.shared.progress);
         match (&progress.error, progress.fetched) {
             (Some(error), None) => format!("its keys could not be fetched yet: {error}"),
-            (Some(error), Some(fetched)) => format!("its keys were last fetched at {fetched}, too long ago: {error}"),
+            (Some(error), Some(fetched)) => {
+                format!("its keys were last fetched at {}, too long ago: {error}", fetched.shown())
+            }
             (None, _) => "its keys are being fetched".to_owned(),
         }
     }
@@ -361,7 +363,7 @@ impl Shared {
                 if !self.awaits_second_answer() {
                     before = Some(Arc::clone(&current.keys));
                 }
-                self.thinned.store(self.clock.now().as_millis(), Ordering::Release);
+                self.thinned.store(self.clock.moment());
             }
             tracing::info!(issuer = %self.settings.name, keys = count, generation = number, "new key set");
             self.metrics.keys.get_or_create(&self.label()).set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -372,11 +374,10 @@ impl Shared {
     }
 
     /// The set is that of the issuer as of `fetched`.
-    fn succeeded(&self, fetched: Timestamp, life: Duration) {
+    fn succeeded(&self, fetched: Moment, life: Duration) {
         lock(&self.progress).fetched = Some(fetched);
-        self.metrics.keys_fetched_at.get_or_create(&self.label()).set(fetched.as_secs());
-        let usable_until = fetched + life.max(self.settings.max_stale);
-        self.usable_until.store(usable_until.as_millis(), Ordering::Release);
+        self.metrics.keys_fetched_at.get_or_create(&self.label()).set(fetched.shown().as_secs());
+        self.usable_until.store(fetched + life.max(self.settings.max_stale));
         if !self.awaits_second_answer() {
             self.confirm();
         }
@@ -392,8 +393,7 @@ impl Shared {
 
     /// Whether a set lacked a key so lately that another answer says no more than the same one.
     fn awaits_second_answer(&self) -> bool {
-        let (thinned, now) = (Timestamp::from_millis(self.thinned.load(Ordering::Acquire)), self.clock.now());
-        thinned <= now && now < thinned + COOL_DOWN
+        self.clock.moment().since(self.thinned.load()) < COOL_DOWN
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -20,7 +20,7 @@ use super::{
     single_flight::{Key, SingleFlight},
     token_error::TokenError,
 };
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 
 /// Calls at once to one issuer.
 const SLOTS: usize = 64;
@@ -46,7 +46,7 @@ const SEEN: Duration = Duration::from_secs(3_600);
 pub struct Answer {
     pub claims: Map<String, Value>,
     /// Until when it may be used.
-    pub good_until: Timestamp,
+    pub good_until: Moment,
     /// Bytes of JSON that it came in.
     pub size: usize,
 }
@@ -70,8 +70,8 @@ struct State {
     clock: Clock,
     positive_for: Duration,
     positive: Cache<Key, Arc<Answer>>,
-    negative: Cache<Key, Timestamp>,
-    seen: Cache<Key, Timestamp>,
+    negative: Cache<Key, Moment>,
+    seen: Cache<Key, Moment>,
     breaker: Breaker,
     /// That of tokens never seen: an issuer may answer some text that is no token with an error.
     stranger_breaker: Breaker,
@@ -94,7 +94,7 @@ impl Lookup {
         let entries = || Cache::builder().max_capacity(ENTRIES).time_to_live(SEEN).build();
         let state = State {
             issuer,
-            bucket: Bucket::new(STRANGERS.0, STRANGERS.1, clock.now()),
+            bucket: Bucket::new(STRANGERS.0, STRANGERS.1, clock.moment()),
             clock,
             positive_for,
             positive: Cache::builder()
@@ -120,7 +120,7 @@ impl Lookup {
     where
         F: Future<Output = Result<Told, String>> + Send + 'static,
     {
-        let now = self.state.clock.now();
+        let now = self.state.clock.moment();
         if let Some(known) = self.state.known(&key, now) {
             return Ok(known);
         }
@@ -135,7 +135,7 @@ impl Lookup {
                 let slot = if vouched { state.wait_for_slot().await? } else { state.slot()? };
                 // Last, as the one probe of a half-open circuit must be made once it is admitted.
                 let breaker = if strange.is_some() { &state.stranger_breaker } else { &state.breaker };
-                if !breaker.admit(state.clock.now()) {
+                if !breaker.admit(state.clock.moment()) {
                     state.count("refused");
                     return Err(state.unavailable("its last calls failed, and it is given a pause"));
                 }
@@ -151,11 +151,11 @@ impl Lookup {
 
 impl State {
     /// What an earlier call told, if that may be used still. The inner `None`: that the token is not good.
-    fn known(&self, key: &Key, now: Timestamp) -> Option<Option<Arc<Answer>>> {
-        if let Some(answer) = self.positive.get(key).filter(|answer| now < answer.good_until) {
+    fn known(&self, key: &Key, now: Moment) -> Option<Option<Arc<Answer>>> {
+        if let Some(answer) = self.positive.get(key).filter(|answer| now.is_before(answer.good_until)) {
             return Some(Some(answer));
         }
-        self.negative.get(key).is_some_and(|until| now < until).then_some(None)
+        self.negative.get(key).is_some_and(|until| now.is_before(until)).then_some(None)
     }
 
     /// The slot of a token never seen, which the call holds besides its own.
@@ -163,9 +163,9 @@ impl State {
         &self,
         key: &Key,
         vouched: bool,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Option<OwnedSemaphorePermit>, TokenError> {
-        if vouched || self.seen.get(key).is_some_and(|until| now < until) {
+        if vouched || self.seen.get(key).is_some_and(|until| now.is_before(until)) {
             return Ok(None);
         }
         let slot = Arc::clone(&self.stranger_slots).try_acquire_owned().map_err(|_| self.overloaded())?;
@@ -193,7 +193,7 @@ impl State {
     }
 
     fn remember(&self, key: Key, told: Result<Told, String>, breaker: &Breaker) -> Outcome {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         match told {
             Ok(Some((claims, size))) => {
                 breaker.succeeded();
@@ -234,7 +234,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::sha256::sha256;
+    use crate::{clock::Timestamp, sha256::sha256};
 
     /// The call that told ended between the look at what is known and the look at which calls are under way.
     #[tokio::test]

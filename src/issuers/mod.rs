@@ -115,7 +115,7 @@ const REFETCHES: (u32, u32) = (1, 10);
 impl Context {
     /// The budget for such fetches of a whole process.
     pub fn refetches(clock: &Clock) -> Arc<Bucket> {
-        Arc::new(Bucket::new(REFETCHES.0, REFETCHES.1, clock.now()))
+        Arc::new(Bucket::new(REFETCHES.0, REFETCHES.1, clock.moment()))
     }
 }
 
@@ -257,7 +257,7 @@ impl Issuers {
         revocations: &dyn RevocationCheck,
     ) -> Result<Arc<Principal>, Rejection> {
         let key = token_key(token);
-        let verified = match self.verified.get(&key, accepts, self.context.clock.now()) {
+        let verified = match self.verified.get(&key, accepts, self.context.clock.moment()) {
             Some(verified) => {
                 self.context.metrics.cache_hits.inc();
                 verified

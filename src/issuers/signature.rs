@@ -8,7 +8,7 @@ use super::{
     keys::{Found, PublicKey},
     token_error::{Quoted, TokenError},
 };
-use crate::{authn::KeyId, clock::Timestamp};
+use crate::authn::KeyId;
 
 /// By what a signature is good.
 #[derive(Clone, Copy, Debug)]
@@ -23,18 +23,17 @@ impl KeyCache {
     pub(super) async fn check_signature<T>(
         &self,
         token: &Unverified<'_>,
-        now: Timestamp,
         check: impl Fn() -> Result<T, TokenError>,
     ) -> Result<Signed, TokenError> {
         let name = &self.settings().name;
         let unavailable = |why| TokenError::Unavailable { issuer: Arc::clone(name), why };
-        let mut generation = self.current(now).map_err(unavailable)?;
+        let mut generation = self.current().map_err(unavailable)?;
         let kid = token.header.kid.as_deref();
         let mut fetched = false;
         if matches!(generation.keys.find(kid, token.header.algorithm), Found::None) {
             check()?;
             fetched = self.refetch(kid).await;
-            generation = self.current(now).map_err(unavailable)?;
+            generation = self.current().map_err(unavailable)?;
         }
         let may_sign = |key: &PublicKey| {
             self.settings().tenants.as_ref().is_none_or(|tenants| tenants.may_sign(key.issuer(), token.issuer()))

@@ -48,7 +48,7 @@ impl SignedAnswers {
         check_algorithm(answer.header.algorithm, &self.algorithms)?;
         let now = self.clock.now();
         let check = || self.check(&answer.claims, now);
-        self.keys.check_signature(&answer, now, check).await?;
+        self.keys.check_signature(&answer, check).await?;
         check()?;
         match answer.claims.remove("token_introspection") {
             Some(Value::Object(told)) => Ok(told),

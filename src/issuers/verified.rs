@@ -8,7 +8,10 @@ use std::{sync::Arc, time::Duration};
 use moka::sync::Cache;
 
 use super::{Accepts, Issuer, single_flight::Key};
-use crate::{authn::Principal, clock::Timestamp};
+use crate::{
+    authn::Principal,
+    clock::{Moment, Timestamp},
+};
 
 /// Room, in bytes of tokens, of what was told about them, and some overhead.
 const WEIGHT: u64 = 64 << 20;
@@ -22,7 +25,7 @@ pub struct Verified {
     pub generation: Option<u64>,
     pub not_before: Option<Timestamp>,
     /// Until when the facts may be used without asking the issuer again.
-    pub good_until: Timestamp,
+    pub good_until: Moment,
     pub audiences: Vec<Box<str>>,
     /// Bytes of the token and of the answers that its claims are from.
     pub size: u32,
@@ -49,16 +52,16 @@ impl VerifiedTokens {
 
     /// The token, if everything that was true of it still is; otherwise it is to be verified anew, which also finds the
     /// precise reason.
-    pub fn get(&self, key: &Key, accepts: &Accepts, now: Timestamp) -> Option<Arc<Verified>> {
+    pub fn get(&self, key: &Key, accepts: &Accepts, now: Moment) -> Option<Arc<Verified>> {
         self.0.get(key).filter(|verified| verified.holds(accepts, now))
     }
 }
 
 impl Verified {
-    fn holds(&self, accepts: &Accepts, now: Timestamp) -> bool {
-        now < self.principal.ends()
-            && now < self.good_until
-            && self.not_before.is_none_or(|start| start <= now + self.issuer.skew())
+    fn holds(&self, accepts: &Accepts, now: Moment) -> bool {
+        now.shown() < self.principal.ends()
+            && now.is_before(self.good_until)
+            && self.not_before.is_none_or(|start| start <= now.shown() + self.issuer.skew())
             && accepts.accepts(&self.issuer, &self.audiences)
             && self.generation.is_none_or(|number| self.issuer.keys().generation_number(now) == Some(number))
     }

@@ -91,7 +91,7 @@ impl Provider for LoginIssuer {
     }
 
     fn can_verify(&self) -> bool {
-        !self.issuer.signs() || self.issuer.keys().generation_number(self.clock.now()).is_some()
+        !self.issuer.signs() || self.issuer.keys().generation_number(self.clock.moment()).is_some()
     }
 
     fn answers(&self) -> ProviderFuture<'_, bool> {

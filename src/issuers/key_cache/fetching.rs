@@ -1,11 +1,7 @@
 //! The task of a key cache: when it fetches, what it makes of answers, and what it keeps on disk for a start during an
 //! outage.
 
-use std::{
-    ops::RangeInclusive,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -22,7 +18,7 @@ use super::{
     COOL_DOWN, Shared,
 };
 use crate::{
-    clock::{Timestamp, jitter},
+    clock::{Moment, Timestamp, jitter},
     egress::Bounds,
     lock::lock,
 };
@@ -87,9 +83,8 @@ impl Shared {
         }
         loop {
             let demanded = lock(&self.demand).pending;
-            let now = self.clock.now();
-            let due = Timestamp::from_millis(self.due.load(Ordering::Acquire));
-            if let Some(cause) = Cause::of(demanded, now >= due) {
+            let is_due = !self.clock.moment().is_before(self.due.load());
+            if let Some(cause) = Cause::of(demanded, is_due) {
                 self.fetch(cause).await;
                 self.tried.send_replace(true);
             }
@@ -98,9 +93,9 @@ impl Shared {
                 self.answered.send_modify(|count| *count += 1);
             }
             self.watch_age();
-            let due = Timestamp::from_millis(self.due.load(Ordering::Acquire));
-            // Not longer than half a minute, so that a clock that was set or a machine that slept is noticed.
-            let pause = due.since(self.clock.now()).clamp(Duration::from_millis(10), Duration::from_secs(30));
+            // Not longer than half a minute, so that a clock that was set ahead or a machine that slept is noticed.
+            let until_due = self.clock.moment().until(self.due.load());
+            let pause = until_due.clamp(Duration::from_millis(10), Duration::from_secs(30));
             let _ = tokio::time::timeout(pause, self.wake.notified()).await;
         }
     }
@@ -108,7 +103,7 @@ impl Shared {
     /// One try, with its effect on everything that requests see. Whoever makes up keys can have it fetched earlier, and puts
     /// nothing off by that.
     async fn fetch(&self, cause: Cause) {
-        let started = self.clock.now();
+        let started = self.clock.moment();
         let (outcome, pause) = match self.try_fetch(started, cause).await {
             Ok(life) => {
                 let mut progress = lock(&self.progress);
@@ -128,20 +123,19 @@ impl Shared {
         };
         let labels = FetchLabels { issuer: Arc::clone(&self.settings.name), cause: cause.label(), outcome };
         self.metrics.key_fetches.get_or_create(&labels).inc();
-        let next = (self.clock.now() + pause).as_millis();
-        self.due
-            .store(if cause.is_due() { next } else { next.min(self.due.load(Ordering::Acquire)) }, Ordering::Release);
+        let next = self.clock.moment() + pause;
+        self.due.store(if cause.is_due() { next } else { next.min(self.due.load()) });
     }
 
     /// Tells once when the set is older than it should ever be, and once when it no longer is.
     fn watch_age(&self) {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let mut progress = lock(&self.progress);
         let Some(fetched) = progress.fetched else { return };
         let alarmed = now.since(fetched) > ALARM;
         if alarmed && !progress.alarmed {
             let error = progress.error.as_deref().unwrap_or("unknown");
-            let until = Timestamp::from_millis(self.usable_until.load(Ordering::Acquire));
+            let (fetched, until) = (fetched.shown(), self.usable_until.load().shown());
             tracing::error!(issuer = %self.settings.name, %fetched, %until, error, "the key set is stale; from `until` on its tokens are refused with 503");
         } else if !alarmed && progress.alarmed {
             tracing::info!(issuer = %self.settings.name, "the key set is fresh again");
@@ -151,7 +145,7 @@ impl Shared {
     }
 
     /// How long the fetched set is fresh.
-    async fn try_fetch(&self, started: Timestamp, cause: Cause) -> Result<Duration, String> {
+    async fn try_fetch(&self, started: Moment, cause: Cause) -> Result<Duration, String> {
         let mut trouble = None;
         let mut discovery = None;
         if self.settings.discover && (cause.is_due() || self.metadata.load().is_none()) {
@@ -191,7 +185,7 @@ impl Shared {
                 (life, Some(answer.into_body()))
             }
         };
-        self.keep(started, jwks, discovery).await;
+        self.keep(started.shown(), jwks, discovery).await;
         match trouble {
             // The keys are fresh, but endpoints that others wait for are not known.
             Some(error) if self.metadata.load().is_none() => Err(error),
@@ -282,15 +276,16 @@ impl Shared {
             _ => return false,
         };
         // A set from the future cannot be told fresh from stale.
-        let age = self.clock.now().since(kept.fetched());
-        if kept.fetched() > self.clock.now() || age >= self.settings.max_stale {
+        let now = self.clock.moment();
+        let age = now.shown().since(kept.fetched());
+        if kept.fetched() > now.shown() || age >= self.settings.max_stale {
             return false;
         }
         let keys = Keys::parse(kept.jwks(), &self.settings.algorithms);
         let is_usable = keys.is_ok();
         if let Ok(keys) = keys {
             self.install(keys);
-            self.succeeded(kept.fetched(), Duration::ZERO);
+            self.succeeded(now - age, Duration::ZERO);
         }
         if self.settings.discover
             && let Some(Ok(metadata)) =

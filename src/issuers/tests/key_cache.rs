@@ -54,7 +54,7 @@ impl Bench {
     }
 
     fn number(&self) -> Option<u64> {
-        self.issuers.get("main").unwrap().keys().generation_number(self.context.clock.now())
+        self.issuers.get("main").unwrap().keys().generation_number(self.context.clock.moment())
     }
 
     /// Moves the clock so that a refresh is due, and waits until it is done.
@@ -97,7 +97,7 @@ async fn unknown_keys_cause_only_so_many_fetches_at_all_issuers_together() {
     for (rate, fetches) in [(0, 2), (1, 3)] {
         let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
         let mut context = context();
-        context.refetches = Arc::new(Bucket::new(rate, 1, context.clock.now()));
+        context.refetches = Arc::new(Bucket::new(rate, 1, context.clock.moment()));
         let (issuers, accepts) = ready(&Bench::root(&provider, &json!({})), &context).await;
         let bench = Bench { provider, context, issuers, accepts };
         for kid in ["made-up", "another"] {
@@ -190,7 +190,7 @@ async fn made_up_keys_put_off_no_renewal() {
     until("the new place of the keys", || bench.provider.hits("/jwks2") > 0).await;
     assert_eq!(bench.provider.hits(DISCOVERY), 2);
     until("the new keys", || {
-        bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.now()) == Some(2)
+        bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.moment()) == Some(2)
     })
     .await;
     assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Ok(()));
@@ -311,7 +311,7 @@ async fn the_same_kid_with_a_new_key_counts_after_the_refresh() {
 #[tokio::test]
 async fn the_generation_changes_with_the_usable_keys_only() {
     let bench = Bench::new(json!({})).await;
-    let number = || bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.now());
+    let number = || bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.moment());
     assert_eq!(number(), Some(1));
     let unusable = json!({"kty": "AKP", "alg": "ML-DSA-65", "kid": "pq", "pub": "AA"});
     bench.provider.on("/jwks", Reply::keys(&[unusable, RSA.jwk("a", json!({"x5t": "zz"}))]));
@@ -378,7 +378,7 @@ async fn a_set_that_has_not_changed_is_not_sent_again() {
     let tag = |tag: &str| Some(tag.to_owned());
     assert_eq!(bench.conditions("/jwks"), [None, None, tag("\"1\""), tag("\"1\""), tag("\"1\"")]);
     assert_eq!(bench.conditions("/.well-known/openid-configuration").last(), Some(&tag("\"d\"")));
-    let number = bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.now());
+    let number = bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.moment());
     assert_eq!(number, Some(1));
 
     // For an unknown key the whole set is asked for.

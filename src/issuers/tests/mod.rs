@@ -3,6 +3,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "`json!` arguments read better without a borrow")]
 
 mod attacks;
+mod clock;
 mod configuration;
 mod id_tokens;
 mod introspection;

@@ -144,14 +144,14 @@ impl ProviderTokens {
         let audience = Arc::clone(&wanted.onward.audience);
         let now = inner.clock.now();
         let breaker = inner.breaker(&wanted.onward);
-        if !breaker.admit(now) {
+        if !breaker.admit(inner.clock.moment()) {
             inner.metrics.count(&audience, "away");
             let why = "it has failed several times in a row, so that it is left alone for some seconds";
             return Err(Failure::Away(why.to_owned()));
         }
         let outcome = wanted.call(keys, &jti, ends, &inner.clock).await;
         match &outcome {
-            Err(Failure::Away(_)) => breaker.failed(inner.clock.now()),
+            Err(Failure::Away(_)) => breaker.failed(inner.clock.moment()),
             _ => breaker.succeeded(),
         }
         inner.metrics.count(
