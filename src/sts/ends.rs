@@ -19,7 +19,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 
 pub use self::follow::follow;
 use super::objects::{Identity, Pod, Run};
-use crate::{clock::Timestamp, lock::lock};
+use crate::{clock::Moment, lock::lock};
 
 /// How long tasks still get tokens after their ends can no longer be seen, and how long what was told is believed while nothing
 /// more is told. Tokens that they have end by themselves.
@@ -60,9 +60,9 @@ pub(super) enum Object {
 #[derive(Clone, Copy, Debug, Default)]
 enum State {
     /// All that happened until then is told.
-    ToldAt(Timestamp),
+    ToldAt(Moment),
     /// Since then it tells nothing.
-    LostAt(Timestamp),
+    LostAt(Moment),
     /// It has never told anything.
     #[default]
     Never,
@@ -83,14 +83,14 @@ impl Ends {
     }
 
     /// Whether the end of what is of these kinds in this namespace would be seen.
-    pub fn are_seen(&self, cluster: &str, namespace: &str, kinds: &[Kind], now: Timestamp) -> bool {
+    pub fn are_seen(&self, cluster: &str, namespace: &str, kinds: &[Kind], now: Moment) -> bool {
         let all = self.all();
         kinds.iter().all(|&kind| {
             all.iter().any(|(watch, watched)| {
                 watch.covers(cluster, kind, namespace)
                     && match watched.state {
                         State::ToldAt(_) => true,
-                        State::LostAt(at) => now < at + BLIND,
+                        State::LostAt(at) => now.since(at) < BLIND,
                         State::Never => false,
                     }
             })
@@ -98,11 +98,11 @@ impl Ends {
     }
 
     /// An object that has not ended, as far as was told in the last moments. `None` if it has, or nothing was told.
-    pub(super) fn find(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str, now: Timestamp) -> Option<Object> {
+    pub(super) fn find(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str, now: Moment) -> Option<Object> {
         let all = self.all();
         let (_, watched) = all.iter().find(|(watch, _)| watch.covers(cluster, kind, namespace))?;
         // A connection that is cut without a word is one of which nothing is heard.
-        let is_told = matches!(watched.state, State::ToldAt(at) if now < at + BLIND);
+        let is_told = matches!(watched.state, State::ToldAt(at) if now.since(at) < BLIND);
         // An owner reference can name the uid of an object of another namespace.
         watched.live.get(uid).filter(|object| is_told && object.identity().namespace == namespace).cloned()
     }
@@ -116,11 +116,7 @@ impl Ends {
 
     /// Those of a cluster in which all watches have just told of these.
     #[cfg(test)]
-    pub(super) fn told(
-        cluster: &str,
-        objects: impl Iterator<Item = (Kind, serde_json::Value)>,
-        now: Timestamp,
-    ) -> Self {
+    pub(super) fn told(cluster: &str, objects: impl Iterator<Item = (Kind, serde_json::Value)>, now: Moment) -> Self {
         let ends = Self::default();
         for (kind, object) in objects {
             let watch = Watch { cluster: cluster.into(), kind, namespace: None };
@@ -141,7 +137,7 @@ impl Ends {
     }
 
     /// Nothing is told any more.
-    fn lose(&self, watch: &Watch, now: Timestamp) {
+    fn lose(&self, watch: &Watch, now: Moment) {
         self.set(watch, State::LostAt(now));
         if let Some(watched) = self.all().get_mut(watch) {
             watched.live.clear();
@@ -154,7 +150,7 @@ impl Ends {
     }
 
     /// All that happened until then is told, if the watch was lost no more often than so when it said that.
-    fn see(&self, watch: &Watch, losses: u64, at: Timestamp) {
+    fn see(&self, watch: &Watch, losses: u64, at: Moment) {
         if let Some(watched) = self.all().get_mut(watch).filter(|watched| watched.losses == losses) {
             watched.state = State::ToldAt(at);
         }
@@ -251,7 +247,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::clock::Clock;
+    use crate::clock::{Clock, Timestamp};
 
     const BOTH: [Kind; 2] = [Kind::TaskRun, Kind::Pod];
 
@@ -261,24 +257,48 @@ mod tests {
         let ends = Ends::default();
         let watch = |kind| Watch { cluster: "c".into(), kind, namespace: None };
         let (runs, pods) = (watch(Kind::TaskRun), watch(Kind::Pod));
-        assert!(!ends.are_seen("c", "ci", &BOTH, clock.now()), "nobody watches");
+        assert!(!ends.are_seen("c", "ci", &BOTH, clock.moment()), "nobody watches");
         ends.begin(&runs);
         ends.begin(&pods);
-        ends.set(&runs, State::ToldAt(clock.now()));
-        ends.set(&pods, State::LostAt(clock.now()));
-        assert!(!ends.are_seen("c", "ci", &BOTH, clock.now()), "one has never told anything");
-        ends.set(&pods, State::ToldAt(clock.now()));
-        assert!(ends.are_seen("c", "ci", &BOTH, clock.now()));
-        assert!(!ends.are_seen("d", "ci", &BOTH, clock.now()));
-        ends.set(&pods, State::LostAt(clock.now()));
+        ends.set(&runs, State::ToldAt(clock.moment()));
+        ends.set(&pods, State::LostAt(clock.moment()));
+        assert!(!ends.are_seen("c", "ci", &BOTH, clock.moment()), "one has never told anything");
+        ends.set(&pods, State::ToldAt(clock.moment()));
+        assert!(ends.are_seen("c", "ci", &BOTH, clock.moment()));
+        assert!(!ends.are_seen("d", "ci", &BOTH, clock.moment()));
+        ends.set(&pods, State::LostAt(clock.moment()));
         ends.begin(&pods);
-        assert!(ends.are_seen("c", "ci", &BOTH, clock.now()), "for a moment");
+        assert!(ends.are_seen("c", "ci", &BOTH, clock.moment()), "for a moment");
         clock.advance(Duration::from_secs(9));
-        ends.set(&pods, State::LostAt(clock.now()));
+        ends.set(&pods, State::LostAt(clock.moment()));
         clock.advance(Duration::from_secs(1));
-        assert!(!ends.are_seen("c", "ci", &BOTH, clock.now()), "each try does not begin the moment anew");
-        ends.set(&pods, State::ToldAt(clock.now()));
-        assert!(ends.are_seen("c", "ci", &BOTH, clock.now()));
+        assert!(!ends.are_seen("c", "ci", &BOTH, clock.moment()), "each try does not begin the moment anew");
+        ends.set(&pods, State::ToldAt(clock.moment()));
+        assert!(ends.are_seen("c", "ci", &BOTH, clock.moment()));
+    }
+
+    /// Tasks got tokens whose end nobody would see, until the clock had caught up.
+    #[test]
+    fn ends_are_not_seen_for_longer_though_the_clock_is_set_back() {
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let ends = Ends::default();
+        let watch = Watch { cluster: "c".into(), kind: Kind::Pod, namespace: None };
+        let pod = json!({"metadata": {"name": "a", "namespace": "ci", "uid": "u"}, "status": {"phase": "Running"}});
+        ends.set(&watch, State::ToldAt(clock.moment()));
+        ends.tell(&watch, &Object::read(Kind::Pod, serde_json::from_value(pod).unwrap()));
+        let is_known = || ends.find("c", Kind::Pod, "ci", "u", clock.moment()).is_some();
+        let are_seen = || ends.are_seen("c", "ci", &[Kind::Pod], clock.moment());
+        clock.set(Timestamp::from_secs(1_600_000_000));
+        clock.advance(Duration::from_secs(9));
+        assert!(is_known());
+        clock.advance(Duration::from_secs(1));
+        assert!(!is_known(), "nothing was heard for too long");
+        ends.set(&watch, State::LostAt(clock.moment()));
+        clock.set(Timestamp::from_secs(1_500_000_000));
+        clock.advance(Duration::from_secs(9));
+        assert!(are_seen(), "for a moment");
+        clock.advance(Duration::from_secs(1));
+        assert!(!are_seen());
     }
 
     /// A watch that is lost for good would have been asked in place of the one that tells.
@@ -312,7 +332,7 @@ mod tests {
 
     #[test]
     fn ends_are_seen_only_where_somebody_watches() {
-        let now = Timestamp::from_secs(1_700_000_000);
+        let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
         let ends = Ends::default();
         for kind in [Kind::TaskRun, Kind::Pod] {
             let watch = Watch { cluster: "c".into(), kind, namespace: Some("ci".to_owned()) };
@@ -325,7 +345,7 @@ mod tests {
 
     #[test]
     fn what_has_not_ended_is_known_while_the_watch_tells() {
-        let now = Timestamp::from_secs(1_700_000_000);
+        let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
         let ends = Ends::default();
         let watch =
             |kind, namespace: Option<&str>| Watch { cluster: "c".into(), kind, namespace: namespace.map(Into::into) };

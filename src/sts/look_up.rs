@@ -74,7 +74,7 @@ impl Lookup<'_> {
     ) -> Result<Object, Refusal> {
         let ObjectRef { name, uid } = meant;
         let object = match place {
-            Place::Watched => self.ends.find(self.cluster, kind, namespace, uid, self.clock.now()),
+            Place::Watched => self.ends.find(self.cluster, kind, namespace, uid, self.clock.moment()),
             Place::Server => {
                 let all = DynamicObject::url_path(&kind.resource(), Some(namespace));
                 self.get(kind, format!("{all}/{name}")).await?

@@ -72,7 +72,7 @@ impl Exchanger<'_> {
         if !namespaces.is_empty() && !namespaces.contains(&pod.namespace) {
             return Err(Refusal::subject(format!("no task in namespace {} gets tokens", pod.namespace)));
         }
-        let seen = |kinds: &[ends::Kind]| self.seen(&subject.issuer, &pod.namespace, kinds, now);
+        let seen = |kinds: &[ends::Kind]| self.seen(&subject.issuer, &pod.namespace, kinds);
         seen(&[ends::Kind::TaskRun, ends::Kind::Pod])?;
         let task = Box::new(Task::of(&pod, self.lookup(&subject.issuer)?, now).await?);
         if task.pipeline_run().is_some() {
@@ -106,8 +106,8 @@ impl Exchanger<'_> {
     }
 
     /// Refuses where the end of what is of these kinds would not be seen.
-    fn seen(&self, cluster: &str, namespace: &str, kinds: &[ends::Kind], now: Timestamp) -> Result<(), Refusal> {
-        if self.app.ends.are_seen(cluster, namespace, kinds, now) {
+    fn seen(&self, cluster: &str, namespace: &str, kinds: &[ends::Kind]) -> Result<(), Refusal> {
+        if self.app.ends.are_seen(cluster, namespace, kinds, self.app.clock.moment()) {
             return Ok(());
         }
         let detail = format!(

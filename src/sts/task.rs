@@ -302,13 +302,14 @@ mod tests {
         let status =
             json!({"spec": {"serviceAccountName": "builder", "nodeName": "n"}, "status": {"phase": "Running"}});
         let pod = (Kind::Pod, object("build-pod", MADE, Some(("TaskRun", "build")), &status));
-        let ends = Ends::told("c", runs.into_iter().chain([pod]), now);
+        let clock = Clock::manual(now);
+        let ends = Ends::told("c", runs.into_iter().chain([pod]), clock.moment());
         let server: raw::Upstream = serde_saphyr::from_str("{name: api, url: 'https://10.0.0.1'}").unwrap();
         let server = Upstream::resolve(&server, &raw::Limits::default(), &At::root(), &mut Resolver::default());
         let lookup = Lookup {
             ends: &ends,
             asking: &Asking::default(),
-            clock: &Clock::manual(now),
+            clock: &clock,
             cluster: &"c".into(),
             pools: &Pools::new(Metrics::default(), Pings::NORMAL),
             server: &server.unwrap(),

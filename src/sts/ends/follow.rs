@@ -21,7 +21,7 @@ use crate::{
     app::App,
     audit::AuditUnavailable,
     authn::principal::workload_key,
-    clock::{Clock, Timestamp},
+    clock::{Clock, Moment},
     config::raw,
     runs::{is_of_credential, root_cause},
     store::StoreError,
@@ -73,7 +73,7 @@ struct Watching {
 impl Drop for Watching {
     fn drop(&mut self) {
         for watch in &self.watches {
-            self.ends.lose(watch, self.clock.now());
+            self.ends.lose(watch, self.clock.moment());
         }
     }
 }
@@ -119,7 +119,7 @@ enum Work {
 /// Up to when a watch has told all, and how often it was lost before.
 #[derive(Clone, Copy)]
 struct Mark {
-    at: Timestamp,
+    at: Moment,
     losses: u64,
 }
 
@@ -307,7 +307,7 @@ impl Follower {
                 Some(end(watch, uid, GONE))
             }
             Err(error) => {
-                ends.lose(&watch, self.app.clock.now());
+                ends.lose(&watch, self.app.clock.moment());
                 // Connections for lists that are kept may be cut as silently, and the next list would wait for an answer on one.
                 if matches!(error, WatchError::Silent) {
                     self.pools.retain(&[]);
@@ -331,7 +331,7 @@ impl Follower {
             while let Err(error) = self.do_all(&batch).await {
                 is_late = true;
                 for watch in watches {
-                    self.app.ends.set(watch, State::LostAt(self.app.clock.now()));
+                    self.app.ends.set(watch, State::LostAt(self.app.clock.moment()));
                 }
                 tracing::warn!(
                     error = root_cause(&error),
@@ -426,7 +426,7 @@ mod tests {
         let (queue, _work) = mpsc::channel(BACKLOG);
         let up_to = || {
             let watch = Watch { cluster: "c".into(), kind: Kind::Pod, namespace: None };
-            Work::UpTo(watch, Mark { at: Timestamp::default(), losses: 0 })
+            Work::UpTo(watch, Mark { at: Moment::MIN, losses: 0 })
         };
         let end = || Work::End(Over { cluster: "c".into(), kind: Kind::Pod, uid: "u".to_owned(), why: GONE });
         for _ in 0..2 * BACKLOG {

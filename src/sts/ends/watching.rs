@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{Kind, Object};
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, Moment},
     sts::objects::TASK_RUN,
 };
 
@@ -50,11 +50,11 @@ pub(super) enum Told {
     Begins,
     Present(Object),
     /// That was all, as of this moment.
-    All(Timestamp),
+    All(Moment),
     Changed(Object),
     Gone(Object),
     /// All that happened until then is told.
-    UpTo(Timestamp),
+    UpTo(Moment),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ enum State {
     New,
     /// A list that was asked for then.
     Listing {
-        asked: Timestamp,
+        asked: Moment,
         rest: VecDeque<DynamicObject>,
         next: Next,
     },
@@ -89,7 +89,7 @@ enum Next {
 struct Watching {
     version: String,
     /// When it was asked for. What had happened by then comes first, so whatever marks a place further on says that it is told.
-    asked: Timestamp,
+    asked: Moment,
     began: Instant,
     events: BoxStream<'static, kube::Result<WatchEvent<DynamicObject>>>,
 }
@@ -132,7 +132,7 @@ impl Watcher {
         loop {
             state = match state {
                 State::New => {
-                    let (asked, next) = (self.clock.now(), Next::Page(None));
+                    let (asked, next) = (self.clock.moment(), Next::Page(None));
                     return Ok((Told::Begins, State::Listing { asked, rest: VecDeque::new(), next }));
                 }
                 State::Listing { asked, mut rest, next } => match (rest.pop_front(), next) {
@@ -146,7 +146,7 @@ impl Watcher {
                     (None, Next::Version(version)) => return Ok((Told::All(asked), State::At(version))),
                 },
                 State::At(version) => {
-                    let (asked, began) = (self.clock.now(), Instant::now());
+                    let (asked, began) = (self.clock.moment(), Instant::now());
                     let watch = self.watch();
                     let events = tokio::time::timeout(SILENT, self.api.watch(&watch, &version)).await;
                     let events = events.map_err(|_| WatchError::Silent)??.boxed();
@@ -241,7 +241,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::upstream::Pings;
+    use crate::{clock::Timestamp, upstream::Pings};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -312,10 +312,10 @@ mod tests {
             all.push(match told {
                 Ok(Told::Begins) => "begins".to_owned(),
                 Ok(Told::Present(object)) => format!("present {}", object.identity().name),
-                Ok(Told::All(at)) => format!("all at {}", at.as_secs() - NOW.as_secs()),
+                Ok(Told::All(at)) => format!("all at {}", at.shown().as_secs() - NOW.as_secs()),
                 Ok(Told::Changed(object)) => format!("changed {}", object.identity().name),
                 Ok(Told::Gone(object)) => format!("gone {}", object.identity().name),
-                Ok(Told::UpTo(at)) => format!("up to {}", at.as_secs() - NOW.as_secs()),
+                Ok(Told::UpTo(at)) => format!("up to {}", at.shown().as_secs() - NOW.as_secs()),
                 Err(error) => format!("error: {error}"),
             });
             // As the clock of who watches goes on with time.
