@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     authn::Principal,
-    clock::{Timestamp, millis},
+    clock::{Moment, Timestamp, millis},
     lock::lock,
     oidc::{self, RefreshError, Refreshed},
     store::{Expect, StoreError, Table, Written},
@@ -40,6 +40,10 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// For how many times `sessions.recheck` a provider may answer without vouching for a session: an hour by the defaults. Dex tells of
 /// somebody who is gone with the same words as of a directory that is away.
 const REFUSALS: u32 = 12;
+
+/// How much later than now a session may have been checked, by the clock of another replica. One that is further ahead than that was set
+/// back since.
+const AHEAD: Duration = Duration::from_secs(30);
 
 /// How often is looked whether another replica is done.
 const POLL: Duration = Duration::from_millis(100);
@@ -89,11 +93,11 @@ impl Flights {
         named.iter().filter(|(_, at)| **at >= record.created).map(|(name, _)| name.clone()).collect()
     }
 
-    fn begin(&mut self, session: SessionHash, over: watch::Receiver<()>, now: Timestamp) {
+    fn begin(&mut self, session: SessionHash, over: watch::Receiver<()>, now: Moment) {
         if self.of.len() >= self.sweep_at.max(SWEEP_FROM) {
             self.of.retain(|_, flight| match flight {
                 Flight::Running(over) => over.has_changed().is_ok(),
-                Flight::Paused(until) => *until > now,
+                Flight::Paused(until) => now.is_before(*until),
             });
             self.sweep_at = self.of.len() * 2;
         }
@@ -105,7 +109,7 @@ impl Flights {
 enum Flight {
     /// Closed when it is over.
     Running(watch::Receiver<()>),
-    Paused(Timestamp),
+    Paused(Moment),
 }
 
 /// What a refresh came to.
@@ -124,8 +128,8 @@ impl Sessions {
         if !self.is_due(&session, now) {
             return Some(session);
         }
-        let over = self.refresh(&session, now);
-        if now.since(session.record.checked) < self.0.settings.recheck {
+        let over = self.refresh(&session);
+        if age(&session.record, now) < self.0.settings.recheck {
             return Some(session);
         }
         if let Some(mut over) = over {
@@ -148,7 +152,7 @@ impl Sessions {
             return Ok(None);
         }
         if self.is_due(&session, now) {
-            self.refresh(&session, now);
+            self.refresh(&session);
         }
         Ok(Some(session.principal))
     }
@@ -156,18 +160,19 @@ impl Sessions {
     /// Early enough that nobody waits for an answer; where nothing can be asked, the session has all its time.
     pub(super) fn is_due(&self, session: &Session, now: Timestamp) -> bool {
         let (record, recheck) = (&session.record, self.0.settings.recheck);
-        let age = now.since(record.checked);
+        let age = age(record, now);
         let can_ask = || self.provider_of(record).is_some_and(|provider| oidc::can_ask(&**provider, &record.tokens));
         age >= recheck || (age >= recheck / 4 * 3 && can_ask())
     }
 
     /// Begins a refresh, or joins the one that runs; `None` while the session is left alone.
-    fn refresh(&self, session: &Session, now: Timestamp) -> Option<watch::Receiver<()>> {
+    fn refresh(&self, session: &Session) -> Option<watch::Receiver<()>> {
         let shared = &self.0.shared;
+        let now = shared.clock.moment();
         let mut flights = lock(&shared.refreshes.0);
         match flights.of.get(&session.hash) {
             Some(Flight::Running(over)) if over.has_changed().is_ok() => return Some(over.clone()),
-            Some(Flight::Paused(until)) if *until > now => return None,
+            Some(Flight::Paused(until)) if now.is_before(*until) => return None,
             _ => {}
         }
         let (running, over) = watch::channel(());
@@ -184,7 +189,7 @@ impl Sessions {
             let mut flights = lock(&shared.refreshes.0);
             match done {
                 Done::Settled => drop(flights.of.remove(&hash)),
-                Done::Later => drop(flights.of.insert(hash, Flight::Paused(shared.clock.now() + PAUSE))),
+                Done::Later => drop(flights.of.insert(hash, Flight::Paused(shared.clock.moment() + PAUSE))),
             }
             drop(flights);
             // Last, so that whoever waited finds what came of it.
@@ -196,15 +201,15 @@ impl Sessions {
     /// Refreshes unless somebody has done so since `seen`.
     async fn recheck(&self, hash: SessionHash, seen: Timestamp) -> Result<Done, StoreError> {
         let inner = &*self.0;
-        let give_up = inner.shared.clock.now() + LEASE;
+        let give_up = inner.shared.clock.moment() + LEASE;
         let (record, lease, _unfinished) = loop {
             let Some((record, version)) = self.read(hash).await? else { return Ok(Done::Settled) };
-            if record.checked > seen {
+            if record.checked != seen {
                 return Ok(Done::Settled);
             }
             let now = inner.shared.clock.now();
             if record.lease.as_ref().is_some_and(|other| other.until > now) {
-                if now > give_up {
+                if !inner.shared.clock.moment().is_before(give_up) {
                     return Ok(Done::Later);
                 }
                 tokio::time::sleep(POLL).await;
@@ -233,7 +238,7 @@ impl Sessions {
             Some(RefreshError::Refused(_)) | None => {}
         }
         if let Some(why) = refreshed.refusal() {
-            let end = record.refused.unwrap_or(now) + inner.settings.recheck * REFUSALS;
+            let end = since_refused(&record, now) + inner.settings.recheck * REFUSALS;
             if end <= now {
                 return self.end_refused(hash, &record, &lease, why).await;
             }
@@ -324,6 +329,18 @@ impl Sessions {
     }
 }
 
+/// How old at `now` is what is known of a session. Of what was found out at a time that is still to come nobody can tell: the clock was
+/// set back since.
+fn age(record: &Record, now: Timestamp) -> Duration {
+    if record.checked > now + AHEAD { Duration::MAX } else { now.since(record.checked) }
+}
+
+/// Since when the provider has not vouched for a session for which it does not at `now`.
+fn since_refused(record: &Record, now: Timestamp) -> Timestamp {
+    // Where that is still to come, the clock was set back, and the time that such a session has begins anew.
+    record.refused.map_or(now, |since| since.min(now))
+}
+
 /// What a login found out and a refresh need not tell again (OpenID Connect Core 1.0 section 12.2).
 const KEPT: [&str; 2] = ["sid", "nonce"];
 
@@ -389,7 +406,7 @@ impl Refreshed {
             record.scopes = scopes;
         }
         if is_refused {
-            record.refused = record.refused.or(Some(now));
+            record.refused = Some(since_refused(record, now));
         } else if self.unvouched.is_none() {
             record.refused = None;
         }
@@ -405,6 +422,7 @@ mod tests {
     use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 
     use super::*;
+    use crate::clock::Clock;
 
     #[test]
     fn flights_that_are_over_are_cleared_away_once_there_are_twice_as_many_and_not_at_each_that_begins() {
@@ -413,7 +431,7 @@ mod tests {
             hash[..8].copy_from_slice(&number.to_be_bytes());
             SessionHash::parse(&BASE64_URL_SAFE_NO_PAD.encode(hash)).unwrap()
         };
-        let now = Timestamp::from_secs(1_700_000_000);
+        let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
         let mut flights = Flights::default();
         let begin = |flights: &mut Flights, number: usize| {
             let (running, over) = watch::channel(());

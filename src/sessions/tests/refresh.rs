@@ -136,6 +136,40 @@ async fn whoever_asks_and_wherever_a_refresh_token_is_used_once() {
     assert_eq!(world.used(), ["r-1"], "peers:D15");
 }
 
+/// Who was shut out at the provider stayed in until the clock had caught up.
+#[tokio::test]
+async fn a_session_is_refreshed_though_the_clock_is_set_back() {
+    let world = world().await;
+    let clock = &world.at.shared.clock;
+    clock.set(clock.now() - Duration::from_secs(30));
+    world.script(|_| {});
+    world.get().await.unwrap();
+    assert!(world.used().is_empty(), "the clocks of replicas differ by as much");
+    clock.set(clock.now() - HOUR);
+    world.script(|_| {});
+    for _ in 0..2 {
+        let session = world.get().await.unwrap();
+        assert_eq!(session.principal.groups, [Arc::<str>::from("release")], "what is of any age is not used");
+    }
+    assert_eq!(world.used(), ["r-1"]);
+}
+
+/// It was not asked again until the clock had caught up.
+#[tokio::test]
+async fn a_provider_that_gave_no_answer_is_asked_after_the_pause_though_the_clock_is_set_back() {
+    let world = world().await;
+    let is_away = |script: &mut Script| script.status = StatusCode::SERVICE_UNAVAILABLE;
+    world.advance(301, is_away);
+    assert!(world.get().await.is_ok());
+    let asked = world.used().len();
+    world.at.shared.clock.set(world.at.shared.clock.now() - HOUR);
+    world.advance(29, is_away);
+    assert!(world.get().await.is_ok());
+    assert_eq!(world.used().len(), asked, "the pause");
+    world.advance(1, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")]);
+}
+
 /// A replica that stopped in a refresh left its lease behind. Who waits for that has one of its own from when it begins.
 #[tokio::test]
 async fn a_refresh_that_waited_for_anothers_lease_keeps_others_off_for_as_long_as_any() {

@@ -30,6 +30,22 @@ async fn a_provider_that_answers_without_vouching_ends_a_session_in_the_end_and_
     assert!(world.at.shared.revocations.end_of_session(&session.principal).is_some(), "streams and replicas know");
 }
 
+/// It went on until an hour after the clock had caught up.
+#[tokio::test]
+async fn a_session_for_which_nobody_vouches_ends_within_the_hour_though_the_clock_is_set_back() {
+    let world = world().await;
+    world.advance(301, refuses);
+    assert!(world.get().await.is_ok());
+    let clock = &world.at.shared.clock;
+    clock.set(clock.now() - 5 * HOUR);
+    world.advance(31, refuses);
+    assert!(world.get().await.is_ok());
+    world.advance(3500, refuses);
+    assert!(world.get().await.is_ok(), "less than an hour");
+    world.advance(100, refuses);
+    assert!(world.get().await.is_err());
+}
+
 /// The page of a portal, or what a provider says of an organisation that is gone. It was tried again until the session was over by itself.
 #[tokio::test]
 async fn a_refusal_in_another_form_than_oauths_ends_a_session_in_the_end_too() {
