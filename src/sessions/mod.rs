@@ -65,7 +65,7 @@ pub use self::{
 use crate::{
     audit::Trail,
     authn::{CredentialId, Presented, Principal},
-    clock::{Clock, Timestamp},
+    clock::{Clock, Moment, Timestamp},
     downstream::Drain,
     error::{Reason, Rejection},
     oidc::{Identity, Provider, program::Devices},
@@ -179,6 +179,10 @@ impl Sessions {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.0.shared.clock.now()
+    }
+
+    pub(crate) fn moment(&self) -> Moment {
+        self.0.shared.clock.moment()
     }
 
     /// Whose session the cookie of a request is.

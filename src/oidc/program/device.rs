@@ -98,7 +98,7 @@ impl Login {
     async fn wait_for_person(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Refusal> {
         from_program(request)?;
         let asker = Asker::parse(&form_of(request.body)?).map_err(Refusal::request)?;
-        let now = self.0.sessions.now();
+        let now = self.0.sessions.moment();
         let place = self.devices().place(request.party(), now).map_err(|full| {
             let (status, whose, wait) = match full {
                 Full::Network(wait) => (StatusCode::TOO_MANY_REQUESTS, " of your network", wait),
@@ -118,7 +118,7 @@ impl Login {
             secret: sha256(&[secret.as_bytes()]),
             origin: request.origin.as_str().to_owned(),
             address: request.address,
-            until: now + LIFETIME,
+            until: now.shown() + LIFETIME,
             decision: Decision::Open,
         };
         let code = UserCode::new();
@@ -205,7 +205,7 @@ impl Login {
     /// Noted before the code is looked up, so that of many at once no more get through. A browser with a session may type one
     /// while strangers have used up what there is for all.
     async fn may_guess(&self, request: LoginRequest<'_>) -> Result<Result<Taken<'_>, Full>, Failure> {
-        let now = self.0.sessions.now();
+        let now = self.0.sessions.moment();
         match self.devices().guess(request.party(), now, false) {
             Err(Full::House(wait)) => {
                 let held = self.0.sessions.held_by(request.headers, request.origin).await?;
@@ -378,7 +378,7 @@ impl Login {
         if waiting.origin != bearer.origin.as_str() {
             return Err(Refusal::grant("the code is for another host"));
         }
-        if self.devices().asks_too_soon(key, self.0.sessions.now()) {
+        if self.devices().asks_too_soon(key, self.0.sessions.moment()) {
             return Err(Refusal::wait("slow_down", "the program asks too often"));
         }
         let declined = || Refusal::denied("the person declined");

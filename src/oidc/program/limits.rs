@@ -14,7 +14,7 @@ use moka::{
 };
 
 use super::super::flow::LIFETIME;
-use crate::{clock::Timestamp, lock::lock};
+use crate::{clock::Moment, lock::lock};
 
 /// Sooner than that a program is told to slow down.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ struct Inner {
     places: Cache<[u8; 32], u64>,
     mistyped: Recent,
     /// When a program asked last, by the key of its code.
-    asked: Cache<[u8; 32], Timestamp>,
+    asked: Cache<[u8; 32], Moment>,
 }
 
 impl Default for Devices {
@@ -60,7 +60,7 @@ impl Default for Devices {
 impl Devices {
     /// A place for a program that will wait, taken for as long as it may: what the store was asked to keep for it may be kept though
     /// its answer does not come, or nobody waits for that. Of whom nobody knows the address counts for the house alone.
-    pub(in super::super) fn place(&self, address: Option<IpAddr>, now: Timestamp) -> Result<u64, Full> {
+    pub(in super::super) fn place(&self, address: Option<IpAddr>, now: Moment) -> Result<u64, Full> {
         self.0.waiting.take(address, now, false).map(Taken::keep)
     }
 
@@ -85,14 +85,14 @@ impl Devices {
     pub(in super::super) fn guess(
         &self,
         address: Option<IpAddr>,
-        now: Timestamp,
+        now: Moment,
         is_known_here: bool,
     ) -> Result<Taken<'_>, Full> {
         self.0.mistyped.take(address, now, is_known_here)
     }
 
     /// Whether a program that asks now is to wait; one that is not told so is noted.
-    pub(super) fn asks_too_soon(&self, code: [u8; 32], now: Timestamp) -> bool {
+    pub(super) fn asks_too_soon(&self, code: [u8; 32], now: Moment) -> bool {
         let noted = self.0.asked.entry(code).and_compute_with(|before| match before {
             Some(before) if now.since(*before.value()) < MIN_INTERVAL => Op::Nop,
             _ => Op::Put(now),
@@ -129,7 +129,7 @@ struct Recent {
 struct Within {
     next: u64,
     /// Tickets are given in the order of time.
-    taken: BTreeMap<u64, (Timestamp, Option<IpAddr>)>,
+    taken: BTreeMap<u64, (Moment, Option<IpAddr>)>,
     of: HashMap<Network, BTreeSet<u64>>,
 }
 
@@ -160,19 +160,19 @@ impl Recent {
     }
 
     /// Looked at and noted in one step, so that no two take the last place.
-    fn take(&self, address: Option<IpAddr>, now: Timestamp, is_known_here: bool) -> Result<Taken<'_>, Full> {
+    fn take(&self, address: Option<IpAddr>, now: Moment, is_known_here: bool) -> Result<Taken<'_>, Full> {
         let mut within = self.within();
         while let Some((ticket, _)) = within
             .taken
             .first_key_value()
-            .filter(|(_, (at, _))| *at + LIFETIME <= now)
+            .filter(|(_, (at, _))| now.since(*at) >= LIFETIME)
             .map(|(ticket, of)| (*ticket, *of))
         {
             within.remove(ticket);
         }
         let wait = |ticket: Option<&u64>| {
             let at = ticket.and_then(|ticket| within.taken.get(ticket)).map_or(now, |(at, _)| *at);
-            (at + LIFETIME).since(now)
+            now.until(at + LIFETIME)
         };
         let too_many = address.into_iter().flat_map(networks).filter_map(|network| {
             let of = within.of.get(&network)?;
@@ -240,8 +240,15 @@ fn networks(address: IpAddr) -> impl Iterator<Item = Network> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock, Timestamp};
 
-    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+    fn clock() -> Clock {
+        Clock::manual(Timestamp::from_secs(1_700_000_000))
+    }
+
+    fn now() -> Moment {
+        clock().moment()
+    }
 
     fn address(text: &str) -> Option<IpAddr> {
         Some(text.parse().unwrap())
@@ -250,19 +257,34 @@ mod tests {
     #[test]
     fn a_program_that_asks_too_soon_is_to_wait() {
         let devices = Devices::default();
-        assert!(!devices.asks_too_soon([1; 32], NOW));
-        assert!(devices.asks_too_soon([1; 32], NOW + MIN_INTERVAL / 2));
-        assert!(!devices.asks_too_soon([2; 32], NOW));
+        assert!(!devices.asks_too_soon([1; 32], now()));
+        assert!(devices.asks_too_soon([1; 32], now() + MIN_INTERVAL / 2));
+        assert!(!devices.asks_too_soon([2; 32], now()));
         // It need not be silent to be heard again.
-        assert!(!devices.asks_too_soon([1; 32], NOW + MIN_INTERVAL));
+        assert!(!devices.asks_too_soon([1; 32], now() + MIN_INTERVAL));
+    }
+
+    /// Programs were told to slow down, and networks were full, until the clock had caught up.
+    #[test]
+    fn neither_a_pause_nor_a_limit_is_longer_where_the_clock_is_set_back() {
+        let (devices, clock, here) = (Devices::default(), clock(), address("192.0.2.1"));
+        assert!(!devices.asks_too_soon([1; 32], clock.moment()));
+        while devices.guess(here, clock.moment(), false).map(Taken::keep).is_ok() {}
+        clock.set(Timestamp::from_secs(1_600_000_000));
+        assert!(devices.asks_too_soon([1; 32], clock.moment()));
+        assert_eq!(devices.guess(here, clock.moment(), false).map(Taken::keep), Err(Full::Network(LIFETIME)));
+        clock.advance(MIN_INTERVAL);
+        assert!(!devices.asks_too_soon([1; 32], clock.moment()));
+        clock.advance(LIFETIME - MIN_INTERVAL);
+        assert!(devices.guess(here, clock.moment(), false).is_ok());
     }
 
     #[test]
     fn a_limit_is_for_one_network_for_a_site_and_for_all_and_passes() {
         let recent = Recent::new(Bounds { network: 2, site: 3, house: 5 });
         let take = |text: &str, now| recent.take(address(text), now, false).map(Taken::keep);
-        let later = NOW + Duration::from_secs(60);
-        assert!(take("2001:db8::1", NOW).is_ok() && take("2001:db8:0:0:ffff::1", later).is_ok());
+        let later = now() + Duration::from_secs(60);
+        assert!(take("2001:db8::1", now()).is_ok() && take("2001:db8:0:0:ffff::1", later).is_ok());
         assert_eq!(take("2001:db8::2", later), Err(Full::Network(LIFETIME - Duration::from_secs(60))));
         assert!(take("2001:db8:0:1::1", later).is_ok(), "another network of the site");
         assert!(matches!(take("2001:db8:0:2::1", later), Err(Full::Network(_))), "the site has enough of them");
@@ -274,23 +296,23 @@ mod tests {
             "for who is known here the house is not full"
         );
         // The wait that was told is the wait that it takes.
-        assert!(take("198.51.100.1", NOW + LIFETIME - Duration::from_millis(1)).is_err());
-        assert!(take("198.51.100.1", NOW + LIFETIME).is_ok());
+        assert!(take("198.51.100.1", now() + LIFETIME - Duration::from_millis(1)).is_err());
+        assert!(take("198.51.100.1", now() + LIFETIME).is_ok());
     }
 
     /// A trusted proxy that does not name its clients: one of them shut the others out.
     #[test]
     fn whose_network_nobody_knows_counts_for_the_house_alone() {
         let recent = Recent::new(Bounds { network: 1, site: 1, house: 3 });
-        let take = || recent.take(None, NOW, false).map(Taken::keep);
+        let take = || recent.take(None, now(), false).map(Taken::keep);
         let tickets: Vec<_> = (0..3).map(|_| take().unwrap()).collect();
         assert_eq!(take(), Err(Full::House(LIFETIME)));
-        let take_known = || recent.take(None, NOW, true).map(Taken::keep);
+        let take_known = || recent.take(None, now(), true).map(Taken::keep);
         let of_known: Vec<_> = (0..3).map(|_| take_known().unwrap()).collect();
         assert_eq!(take_known(), Err(Full::House(LIFETIME)), "who is known here finds an end too");
         of_known.into_iter().for_each(|ticket| recent.give_back(ticket));
         recent.give_back(tickets[1]);
-        assert!(recent.take(address("192.0.2.1"), NOW, false).is_ok());
+        assert!(recent.take(address("192.0.2.1"), now(), false).is_ok());
     }
 
     #[test]
@@ -298,14 +320,14 @@ mod tests {
         let devices = Devices::default();
         let here = address("192.0.2.1");
         for number in 0..WAITING.network {
-            devices.settle([u8::try_from(number).unwrap(); 32], devices.place(here, NOW).unwrap());
+            devices.settle([u8::try_from(number).unwrap(); 32], devices.place(here, now()).unwrap());
         }
-        assert!(devices.place(here, NOW).is_err());
+        assert!(devices.place(here, now()).is_err());
         devices.free(&[0; 32]);
         // A code that is done with twice frees one place.
         devices.free(&[0; 32]);
-        devices.settle([200; 32], devices.place(here, NOW).unwrap());
-        assert!(devices.place(here, NOW).is_err());
+        devices.settle([200; 32], devices.place(here, now()).unwrap());
+        assert!(devices.place(here, now()).is_err());
     }
 
     #[test]
@@ -313,10 +335,10 @@ mod tests {
         let devices = Devices::default();
         for network in 0..50_u16 {
             let address = Some(IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, 1)));
-            while devices.guess(address, NOW, false).map(Taken::keep).is_ok() {}
+            while devices.guess(address, now(), false).map(Taken::keep).is_ok() {}
         }
         assert_eq!(devices.0.mistyped.within().taken.len(), MISTYPED.site, "a site is one party");
-        assert!(devices.guess(address("192.0.2.1"), NOW, false).is_ok());
+        assert!(devices.guess(address("192.0.2.1"), now(), false).is_ok());
     }
 
     #[test]
@@ -326,7 +348,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    while devices.guess(address("192.0.2.1"), NOW, false).map(Taken::keep).is_ok() {
+                    while devices.guess(address("192.0.2.1"), now(), false).map(Taken::keep).is_ok() {
                         through.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     }
                 });

@@ -400,7 +400,7 @@ async fn where_strangers_fill_the_house_it_says_for_how_long_and_lets_in_who_has
     let mut browser = Browser::new().await;
     let device = browser.begin_device().await;
     let form = format!("code={}", device["user_code"].as_str().unwrap());
-    let (devices, now) = (browser.fixture.shared.devices.clone(), browser.fixture.shared.clock.now());
+    let (devices, now) = (browser.fixture.shared.devices.clone(), browser.fixture.shared.clock.moment());
     for address in 0..2500_u32 {
         let address = Some(std::net::Ipv4Addr::from_bits(0x0a00_0000 + address).into());
         while devices.guess(address, now, false).is_ok_and(|guess| guess.keep() < u64::MAX) {}
