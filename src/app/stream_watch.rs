@@ -175,7 +175,7 @@ impl App {
         let snapshot = self.snapshot.load_full();
         let Some(route) = route_of(&snapshot, stream) else { return Some(CutReason::PermissionLost) };
         let text = token.text().expose_str()?;
-        let now = self.clock.now();
+        let now = self.clock.moment();
         match Box::pin(snapshot.issuers.authenticate(text, &route.accepts, &self.revocations)).await {
             Ok(principal) => {
                 token.vouched_again(now);
@@ -187,7 +187,7 @@ impl App {
                     (now.since(token.vouched()) >= UNASKED).then_some(CutReason::Expired)
                 }
                 Reason::TokenExpired => Some(CutReason::Expired),
-                Reason::TokenInactive => Some(of_inactive(&stream.principal, now)),
+                Reason::TokenInactive => Some(of_inactive(&stream.principal, now.shown())),
                 Reason::TokenRevoked => Some(CutReason::Revoked),
                 _ => Some(CutReason::PermissionLost),
             },

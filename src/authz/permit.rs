@@ -9,7 +9,7 @@ use super::{Decision, Policy, RequestView};
 use crate::{
     authn::{Authenticated, Principal, Scheme},
     body::RequestBody,
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     error::Rejection,
     request::{outbound::Lifetime, route::Route, sanitize::Meta},
     tekton::Document,
@@ -159,9 +159,10 @@ impl Permit {
 
     /// What the registry of streams keeps of a request that was decided at `now` and goes under these groups, if it is or
     /// becomes a stream.
-    pub(crate) fn stream(&self, kind: StreamKind, groups: Arc<[Arc<str>]>, now: Timestamp) -> Stream {
+    pub(crate) fn stream(&self, kind: StreamKind, groups: Arc<[Arc<str>]>, now: Moment) -> Stream {
         let max = self.route().max_stream;
-        let stream = Stream::new(kind, Arc::clone(self.principal()), groups, self.authenticated.keep(), max, now);
+        let stream =
+            Stream::new(kind, Arc::clone(self.principal()), groups, self.authenticated.keep(), max, now.shown());
         Stream { token: self.authenticated.token().map(|token| VouchedToken::new(Arc::clone(token), now)), ..stream }
     }
 }

@@ -81,7 +81,7 @@ impl Worker {
             ));
         }
         refuse_impersonation(&request)?;
-        let now = self.app.clock.now();
+        let now = self.app.clock.moment();
         let authenticator = self.authenticator(snapshot);
         let authenticated = match authenticator.authenticate(request, &route, connection, exchange.record()).await? {
             authn::Authentication::Known(authenticated, _) => authenticated,
@@ -94,7 +94,7 @@ impl Worker {
         if matches!(authenticated.page(), Some(Page::ExternalLog { .. })) {
             return Err(only_through_us("who may read this log is asked of the API server when Doorward forwards"));
         }
-        let decided = authorize(&snapshot.policy, authenticated, now);
+        let decided = authorize(&snapshot.policy, authenticated, now.shown());
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
         let answer = passed(permit.principal())?;

@@ -57,7 +57,8 @@ impl Worker {
         budget: Duration,
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
-        let now = self.app.clock.now();
+        let begun = self.app.clock.moment();
+        let now = begun.shown();
         let decided = authorize(&snapshot.policy, authenticated, now);
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
@@ -65,7 +66,7 @@ impl Worker {
         exchange.set_patience(Some(patience));
         exchange.reserve(1).await?;
         let deadline = delivery::deadline(budget, exchange.elapsed());
-        self.recheck(snapshot, &permit, now, exchange)?;
+        self.recheck(snapshot, &permit, begun, exchange)?;
         let record = exchange.record();
         let request_id = record.id;
         let (held, request) = keep(permit, request_id, settings, Arc::clone(snapshot.policy.digest()), now)?;

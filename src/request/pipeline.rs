@@ -35,7 +35,7 @@ use crate::{
     authn::{self, Authenticator, Scheme},
     authz::{Permit, authorize},
     body::{ClientBody, ResponseBody},
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     config::raw::RouteKind,
     downstream::{Connection, Protocol, Serve, Unfit},
     error::{Reason, Rejection},
@@ -78,7 +78,7 @@ pub(super) struct Cleared {
     /// Which look at all streams was the last before the generation was taken that decided it.
     epoch: u64,
     /// When it was decided.
-    pub(super) now: Timestamp,
+    pub(super) now: Moment,
 }
 
 impl Worker {
@@ -317,8 +317,8 @@ impl Worker {
         once: Option<webhooks::Once>,
         exchange: &mut Exchange,
     ) -> Result<Box<Cleared>, Rejection> {
-        let now = self.app.clock.now();
-        let decided = authorize(&snapshot.policy, authenticated, now);
+        let now = self.app.clock.moment();
+        let decided = authorize(&snapshot.policy, authenticated, now.shown());
         let decision = exchange.record().decision.insert(recorded(&decided.decision));
         let mut permit = decided.permit?;
         let given = snapshot.policy.kubernetes_groups(permit.principal());
@@ -329,7 +329,7 @@ impl Worker {
         }
         let announced = permit.is_announced();
         let upstream = Arc::clone(permit.route().upstream.name());
-        let assertion = asserted(snapshot, &permit, &given.groups, once, now, exchange.record())?;
+        let assertion = asserted(snapshot, &permit, &given.groups, once, now.shown(), exchange.record())?;
         let (body, fit) = match permit.take_document() {
             Some(document) => {
                 let rule = decided.decision.rule.as_deref();

@@ -7,7 +7,7 @@ use super::{exchange::Exchange, notes::recorded, pipeline::Worker};
 use crate::{
     authn::Scheme,
     authz::{Permit, RequestView},
-    clock::Timestamp,
+    clock::Moment,
     error::{Reason, Rejection},
     snapshot::Snapshot,
     upstream::streams::CutReason,
@@ -23,12 +23,12 @@ impl Worker {
         &self,
         snapshot: &Snapshot,
         permit: &Permit,
-        decided: Timestamp,
+        decided: Moment,
         exchange: &mut Exchange,
     ) -> Result<(), Rejection> {
-        let now = self.app.clock.now();
+        let now = self.app.clock.moment();
         // What an operator revokes here has all streams looked at.
-        if now < decided + FRESH && self.app.streams.epoch() == exchange.epoch() {
+        if now.since(decided) < FRESH && self.app.streams.epoch() == exchange.epoch() {
             return Ok(());
         }
         let principal = permit.principal();
@@ -37,7 +37,8 @@ impl Worker {
         }
         // The body that says what becomes of a run is with the request that is sent by now.
         let run = exchange.record().run.clone();
-        let decision = snapshot.policy.decide(principal, &RequestView { run: run.as_deref(), ..permit.view(now) });
+        let decision =
+            snapshot.policy.decide(principal, &RequestView { run: run.as_deref(), ..permit.view(now.shown()) });
         let Some(rejection) = decision.rejection() else { return Ok(()) };
         exchange.record().decision = Some(recorded(&decision));
         Err(rejection)

@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -21,7 +21,7 @@ use crate::{
     abort::Abort,
     authn::{CredentialId, Principal},
     authz::RequestView,
-    clock::{Clock, Timestamp, every},
+    clock::{AtomicMoment, Clock, Moment, Timestamp, every},
     config::{
         raw::{EventListener, RouteKind},
         resolver::Secret,
@@ -63,26 +63,26 @@ pub struct StreamRequest {
 #[derive(Debug)]
 pub struct VouchedToken {
     text: Arc<Secret>,
-    /// When its issuer last said that it is good, in milliseconds.
-    vouched: AtomicI64,
+    /// When its issuer last said that it is good.
+    vouched: AtomicMoment,
 }
 
 impl VouchedToken {
-    pub fn new(text: Arc<Secret>, vouched: Timestamp) -> Self {
-        Self { text, vouched: AtomicI64::new(vouched.as_millis()) }
+    pub fn new(text: Arc<Secret>, vouched: Moment) -> Self {
+        Self { text, vouched: AtomicMoment::new(vouched) }
     }
 
     pub fn text(&self) -> &Secret {
         &self.text
     }
 
-    pub fn vouched(&self) -> Timestamp {
-        Timestamp::from_millis(self.vouched.load(Ordering::Relaxed))
+    pub fn vouched(&self) -> Moment {
+        self.vouched.load()
     }
 
     /// Notes that its issuer says now that it is good.
-    pub fn vouched_again(&self, now: Timestamp) {
-        self.vouched.store(now.as_millis(), Ordering::Relaxed);
+    pub fn vouched_again(&self, now: Moment) {
+        self.vouched.store(now);
     }
 }
 
