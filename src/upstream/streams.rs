@@ -97,6 +97,8 @@ pub struct Stream {
     pub token: Option<VouchedToken>,
     pub request: StreamRequest,
     pub began: Timestamp,
+    /// How long its route let it last when it began.
+    pub max: Duration,
     /// When it ends at the latest, by what its route allowed when it began.
     pub deadline: Timestamp,
 }
@@ -112,7 +114,7 @@ impl Stream {
         now: Timestamp,
     ) -> Self {
         let deadline = (now + max).min(principal.ends());
-        Self { kind, principal, groups, token: None, request, began: now, deadline }
+        Self { kind, principal, groups, token: None, request, began: now, max, deadline }
     }
 
     /// Whether it goes on until somebody ends it, as far as is known.
@@ -168,6 +170,8 @@ struct Open {
     next: u64,
     streams: HashMap<u64, Entry>,
     deadlines: BTreeSet<(Timestamp, u64)>,
+    /// When each has lasted as long as its route let it, by [`Clock::passed`]: the clock of `deadlines` may be set back.
+    overlong: BTreeSet<(Duration, u64)>,
     /// Those that were cut and may not have ended yet, the first first.
     ending: VecDeque<(Instant, u64, Arc<Cut>)>,
     /// Doorward stops: nothing that lasts begins any more.
@@ -179,6 +183,8 @@ struct Entry {
     id: u64,
     stream: Arc<Stream>,
     cut: Arc<Cut>,
+    /// Its place among those of [`Open::overlong`].
+    overlong: Duration,
 }
 
 /// What a stream and the registry share: whether, and why, it is to end.
@@ -305,6 +311,7 @@ impl Drop for StreamHandle {
         let mut open = self.shared.open();
         open.streams.remove(&self.entry.id);
         open.deadlines.remove(&(self.entry.stream.deadline, self.entry.id));
+        open.overlong.remove(&(self.entry.overlong, self.entry.id));
         drop(open);
         self.shared.metrics.ended(self.entry.stream.kind);
     }
@@ -338,13 +345,15 @@ impl Registry {
     pub fn register(&self, stream: Stream) -> StreamHandle {
         let (stream, cut) = (Arc::new(stream), Arc::<Cut>::default());
         let deadline = stream.deadline;
+        let overlong = self.shared.clock.passed().saturating_add(stream.max);
         self.shared.metrics.began(stream.kind);
         let (entry, epoch, draining) = {
             let mut open = self.shared.open();
-            let entry = Entry { id: open.next, stream, cut };
+            let entry = Entry { id: open.next, stream, cut, overlong };
             open.next += 1;
             open.streams.insert(entry.id, entry.clone());
             open.deadlines.insert((deadline, entry.id));
+            open.overlong.insert((overlong, entry.id));
             // Under the lock: a look that begins later finds the stream, one that began earlier shows in the epoch.
             (entry, self.epoch(), open.draining)
         };
@@ -417,7 +426,7 @@ impl Registry {
 
     /// Ends the streams whose deadline is over, and tells how many.
     pub fn cut_expired(&self) -> usize {
-        let now = self.shared.clock.now();
+        let (now, passed) = (self.shared.clock.now(), self.shared.clock.passed());
         let over: Vec<Entry> = {
             let mut open = self.shared.open();
             let mut over = Vec::new();
@@ -425,6 +434,12 @@ impl Registry {
                 && deadline <= now
             {
                 open.deadlines.remove(&(deadline, id));
+                over.extend(open.streams.get(&id).cloned());
+            }
+            while let Some((overlong, id)) = open.overlong.first().copied()
+                && overlong <= passed
+            {
+                open.overlong.remove(&(overlong, id));
                 over.extend(open.streams.get(&id).cloned());
             }
             over

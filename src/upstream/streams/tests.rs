@@ -103,6 +103,21 @@ fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
     assert_eq!(good.reason().map(CutReason::as_str), Some("max_stream"));
 }
 
+/// It lasted until the clock had caught up.
+#[test]
+fn a_stream_lasts_no_longer_than_its_route_allows_though_the_clock_is_set_back() {
+    let (registry, clock) = registry();
+    let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    clock.set(clock.now() - seconds(3600));
+    clock.advance(seconds(8 * 3600) - Duration::from_millis(1));
+    assert_eq!((registry.cut_expired(), handle.reason()), (0, None));
+    clock.advance(Duration::from_millis(1));
+    assert_eq!((registry.cut_expired(), handle.reason()), (1, Some(CutReason::Overlong)));
+    let ended = registry.register(watch("bob", Timestamp::MAX, clock.now()));
+    drop((handle, ended));
+    assert!(registry.shared.open().overlong.is_empty());
+}
+
 /// Of the two it is the answer that a client may leave where it is, so that is looked for whichever was cut first.
 #[test]
 fn what_is_sent_and_its_answer_end_for_one_reason_whether_it_came_before_they_were_joined_or_after() {
