@@ -124,8 +124,7 @@ pub(super) async fn watch_decisions(app: &App) {
         let now = app.clock.now();
         // Even if there is no stream: one that was decided before the boundary and begins after it has to notice.
         let snapshot = app.snapshot.load_full();
-        let boundary = snapshot.policy.next_change(looked);
-        if boundary.is_some_and(|boundary| boundary <= now) {
+        if may_decide_otherwise(looked, now, |from| snapshot.policy.next_change(from)) {
             app.streams.recheck_in_parts(|stream| app.refuses(stream)).await;
         }
         if decided.elapsed() >= CLOCK_TICK {
@@ -142,6 +141,16 @@ pub(super) async fn watch_decisions(app: &App) {
         }
         looked = now;
     }
+}
+
+/// Whether rules may decide otherwise at `now` than when that was looked at last. `next_change` gives from when on they do so by
+/// themselves; a clock that was set back since is in another time.
+fn may_decide_otherwise(
+    looked: Timestamp,
+    now: Timestamp,
+    next_change: impl FnOnce(Timestamp) -> Option<Timestamp>,
+) -> bool {
+    now < looked || next_change(looked).is_some_and(|boundary| boundary <= now)
 }
 
 /// How often issuers are asked about the tokens of open streams. What they said last is used as long as for requests, so that
@@ -266,6 +275,23 @@ mod tests {
         let now = Timestamp::from_secs(1_700_000_000);
         for (expires, why) in [(now, CutReason::Expired), (now + Duration::from_secs(1), CutReason::Revoked)] {
             assert_eq!(of_inactive(&Principal { expires, ..Principal::anonymous() }, now), why);
+        }
+    }
+
+    /// What had been allowed by a clock that was ahead went on in an hour in which no rule allows it.
+    #[test]
+    fn streams_are_decided_again_at_the_boundaries_of_rules_and_where_the_clock_is_set_back() {
+        let at = |seconds| Timestamp::from_secs(1_700_000_000 + seconds);
+        for (looked, now, boundary, expected) in [
+            (0, 10, None, false),
+            (0, 10, Some(11), false),
+            (0, 10, Some(10), true),
+            (10, 10, Some(20), false),
+            (10, 9, Some(20), true),
+            (10, 9, None, true),
+        ] {
+            let found = may_decide_otherwise(at(looked), at(now), |_| boundary.map(at));
+            assert_eq!(found, expected, "{looked} {now} {boundary:?}");
         }
     }
 }
