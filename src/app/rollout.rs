@@ -13,7 +13,7 @@ use crate::{
         health::Gate,
         socket::{Command, CommandError},
     },
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     config::values::Span,
     store::{Expect, StoreError, Table},
 };
@@ -215,7 +215,7 @@ struct Arguments {
 /// nobody begins, or the time is out; tells of each replica.
 pub(super) async fn status(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Arguments { digest, timeout } = command.arguments()?;
-    let until = app.clock.now() + timeout.get().min(MAX_WAIT);
+    let until = app.clock.moment() + timeout.get().min(MAX_WAIT);
     // Without others, whoever waits is gone with the restart.
     let begins = if app.store.is_shared() { BEGINS } else { Duration::ZERO };
     let mut seen = Seen { begins, ..Seen::default() };
@@ -224,8 +224,8 @@ pub(super) async fn status(app: &App, command: &Command) -> Result<Value, Comman
         let replicas =
             replicas.map_err(|error| CommandError::store("the other replicas cannot be looked up", &error))?;
         let state = State::of(&replicas, &digest, &mut seen);
-        let now = app.clock.now();
-        if !seen.goes_on(state, now) || now >= until {
+        let now = app.clock.moment();
+        if !seen.goes_on(state, now) || !now.is_before(until) {
             return Ok(json!({"state": state, "replicas": replicas}));
         }
         tokio::time::sleep(LOOK).await;
@@ -255,7 +255,7 @@ struct Seen {
     /// Replicas are restarted: one stops, or one that was has all of it now, and others only what takes no restart.
     restarts: bool,
     /// When a restart alone was lacking first, and how long after that it may begin.
-    lacking: Option<Timestamp>,
+    lacking: Option<Moment>,
     begins: Duration,
 }
 
@@ -283,11 +283,11 @@ impl Seen {
     }
 
     /// Whether the state may become another by itself.
-    fn goes_on(&mut self, state: State, now: Timestamp) -> bool {
+    fn goes_on(&mut self, state: State, now: Moment) -> bool {
         match state {
             State::InForce | State::Refused => false,
             State::Waits => true,
-            State::NeedsRestart => self.restarts || now < *self.lacking.get_or_insert(now) + self.begins,
+            State::NeedsRestart => self.restarts || now.since(*self.lacking.get_or_insert(now)) < self.begins,
         }
     }
 }
@@ -311,6 +311,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
     #[test]
     fn a_configuration_that_is_all_wrong_is_told_in_part() {
@@ -460,6 +461,8 @@ mod tests {
         let lacks = |instance| Replica { configuration: "old".into(), ..part(instance) };
         let both = || vec![part("a"), part("b")];
         let alone = || vec![part("a"), whole("b")];
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let begun = clock.moment();
         for (looks, expected) in [
             (vec![(0, both())], (State::NeedsRestart, true)),
             (vec![(0, both()), (9, both())], (State::NeedsRestart, true)),
@@ -483,16 +486,22 @@ mod tests {
             (vec![(0, vec![whole("a"), old("b")])], (State::Waits, true)),
         ] {
             let mut seen = Seen { begins: Duration::from_secs(10), ..Seen::default() };
-            let look = |(at, replicas): &(i64, Vec<Replica>)| {
+            let look = |(at, replicas): &(u64, Vec<Replica>)| {
                 let state = State::of(replicas, "new", &mut seen);
-                (state, seen.goes_on(state, Timestamp::from_secs(*at)))
+                (state, seen.goes_on(state, begun + Duration::from_secs(*at)))
             };
             let found = looks.iter().map(look).last();
             assert_eq!(found, Some(expected), "{looks:?}");
         }
         let mut alone = Seen::default();
         let state = State::of(&[part("a")], "new", &mut alone);
-        assert!(!alone.goes_on(state, Timestamp::from_secs(0)), "whoever restarts it ends the wait with it");
+        assert!(!alone.goes_on(state, begun), "whoever restarts it ends the wait with it");
+
+        let mut seen = Seen { begins: Duration::from_secs(10), ..Seen::default() };
+        assert!(seen.goes_on(State::NeedsRestart, begun));
+        clock.set(Timestamp::from_secs(1_600_000_000));
+        clock.advance(Duration::from_secs(10));
+        assert!(!seen.goes_on(State::NeedsRestart, clock.moment()), "the clock was set back");
 
         let outcome = Outcome::default();
         assert!(!outcome.0.borrow().stopping);
