@@ -304,7 +304,7 @@ mod tests {
     /// A watch that is lost for good would have been asked in place of the one that tells.
     #[test]
     fn of_watches_that_a_reload_took_away_nothing_is_left() {
-        let now = Timestamp::from_secs(1_700_000_000);
+        let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
         let ends = Ends::default();
         let watch = |cluster: &str, namespace: Option<&str>| Watch {
             cluster: cluster.into(),

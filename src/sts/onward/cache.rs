@@ -24,7 +24,7 @@ use super::{
     protocol::Sent,
 };
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, Moment, Timestamp},
     issuers::{Breaker, Key, SingleFlight},
     lock::lock,
     sha256::sha256,
@@ -37,7 +37,7 @@ const MAX_CACHED: usize = 4096;
 const MAX_BYTES: usize = 16 << 20;
 
 /// A token is used again until so long before its end, or a fifth of its life if that is more.
-const SPARE: i64 = 60;
+const SPARE: Duration = Duration::from_secs(60);
 
 /// How long an assertion is good, at most.
 const ASSERTION_LIFE: Duration = Duration::from_secs(300);
@@ -77,7 +77,9 @@ pub struct Gained {
     pub assertion: String,
     /// The SHA-256 of the token, in hexadecimal.
     pub digest: String,
-    use_until: Timestamp,
+    /// When it has lasted for as long as the provider said.
+    pub(super) ends: Moment,
+    use_until: Moment,
     asked: TokenRequest,
 }
 
@@ -142,9 +144,9 @@ impl ProviderTokens {
     ) -> Result<Arc<Gained>, Failure> {
         let inner = &self.0;
         let audience = Arc::clone(&wanted.onward.audience);
-        let now = inner.clock.now();
+        let now = inner.clock.moment();
         let breaker = inner.breaker(&wanted.onward);
-        if !breaker.admit(inner.clock.moment()) {
+        if !breaker.admit(now) {
             inner.metrics.count(&audience, "away");
             let why = "it has failed several times in a row, so that it is left alone for some seconds";
             return Err(Failure::Away(why.to_owned()));
@@ -166,15 +168,17 @@ impl ProviderTokens {
         let given = outcome.inspect_err(|failure| {
             tracing::warn!(audience = &*audience, ?failure, "a provider gave no token that can be passed on");
         })?;
-        let spare = ((given.expires.as_secs() - now.as_secs()) / 5).max(SPARE);
+        let lasts = given.expires.since(now.shown());
+        let ends = now + lasts;
         let gained = Arc::new(Gained {
             assertion: jti,
             digest: HEXLOWER.encode(&sha256(&[given.token.as_bytes()])),
-            use_until: Timestamp::from_secs(given.expires.as_secs() - spare),
+            ends,
+            use_until: ends - (lasts / 5).max(SPARE),
             given,
             asked: wanted,
         });
-        lock(&inner.tokens).insert(key, &gained, now);
+        lock(&inner.tokens).insert(key, &gained, now.shown());
         // The run may have ended in the meantime, when nothing was held for it yet.
         for uid in &gained.asked.lives_with {
             if inner.revocations.workload(uid).is_some() {
@@ -223,8 +227,8 @@ impl Inner {
     }
 
     fn held(&self, key: &Key) -> Option<Arc<Gained>> {
-        let now = self.clock.now();
-        lock(&self.tokens).by_key.get(key).filter(|gained| now < gained.use_until).cloned()
+        let now = self.clock.moment();
+        lock(&self.tokens).by_key.get(key).filter(|gained| now.is_before(gained.use_until)).cloned()
     }
 }
 

@@ -64,7 +64,7 @@ impl Exchanger<'_> {
                 given.expires
             )));
         }
-        let now = self.app.clock.now();
+        let now = self.app.clock.moment();
         let had = |scope: &Arc<str>| match &given.scopes {
             None => true,
             Some(named) => named.iter().any(|named| named == onward.scope(scope)),
@@ -94,7 +94,7 @@ impl Exchanger<'_> {
             "access_token": &*given.token,
             "issued_token_type": issued_token_type,
             "token_type": token_type,
-            "expires_in": given.expires.since(now).as_secs(),
+            "expires_in": now.until(gained.ends).as_secs(),
             "scope": scope,
         });
         Ok(answer(StatusCode::OK, &body))

@@ -259,6 +259,18 @@ async fn the_end_of_a_run_ends_its_tokens_there_and_here() {
     assert_eq!(world.asked(), ["/token"]);
 }
 
+/// It was given until the clock had caught up, which the provider took it for no more.
+#[tokio::test]
+async fn a_token_is_held_no_longer_though_the_clock_is_set_back() {
+    let world = World::start("").await;
+    let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
+    world.clock.set(world.clock.now() - Duration::from_secs(3600));
+    world.clock.advance(Duration::from_secs(2879));
+    assert_eq!(world.obtain(world.wanted("alice", &["run", "pod"])).await, first);
+    world.clock.advance(Duration::from_secs(1));
+    assert_ne!(world.obtain(world.wanted("alice", &["run", "pod"])).await, first);
+}
+
 /// Its task may use the one from before until that ends by itself.
 #[tokio::test]
 async fn the_end_of_a_run_ends_a_token_that_has_a_successor_as_well() {
