@@ -181,7 +181,7 @@ impl Bench {
     pub fn demo(&self) -> Result<Running, Failure> {
         let home = self.home()?;
         let mut yaml = include_str!("../../src/demo/doorward.yaml")
-            .replace("{port}", &self.port.to_string())
+            .replace("{listeners}", &format!("{{name: public, address: \"{}\"}}", self.address()))
             .replace("{issuer}", &self.people)
             .replace("{audience}", AUDIENCE)
             .replace("{client}", person::CLIENT.0)

@@ -336,6 +336,17 @@ mod tests {
         load_policy(&shipped).unwrap();
     }
 
+    /// The system chose one, and the demo told people to open port 0.
+    #[test]
+    fn the_demo_takes_no_port_that_it_could_not_print() {
+        for option in ["--port", "--provider-port"] {
+            let parsed = |port: &str| Cli::try_parse_from(["doorward", "demo", option, port]);
+            let refused = parsed("0").unwrap_err().to_string();
+            assert!(refused.contains("0 is not in 1..=65535"), "{option}: {refused}");
+            assert!(parsed("65535").is_ok(), "{option}");
+        }
+    }
+
     /// A checkout of the policy, which has neither secrets nor certificates.
     const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/base/config");
     const BY_KUBECONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/outside-the-cluster.yaml");

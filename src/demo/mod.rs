@@ -7,7 +7,7 @@ pub(crate) mod samples;
 use std::{
     fs, io,
     io::Write,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -32,10 +32,10 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArgs {
     /// The port of Doorward.
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// The port of the development provider.
-    #[arg(long, default_value_t = 8081)]
+    #[arg(long, default_value_t = 8081, value_parser = clap::value_parser!(u16).range(1..))]
     pub provider_port: u16,
 }
 
@@ -55,10 +55,13 @@ pub fn run(args: &DemoArgs) -> Result<(), StartError> {
     let provider = Provider::new(issuer.clone(), std::slice::from_ref(&origin), Clock::default()).map_err(|_| {
         StartError::Io { what: "the provider's key".to_owned(), error: io::Error::other("cannot be made") }
     })?;
-    serve(&runtime, args.provider_port, provider.router())?;
+    let loopbacks = loopbacks();
+    for loopback in &loopbacks {
+        serve(&runtime, (*loopback, args.provider_port).into(), provider.router())?;
+    }
     let mut addresses = Vec::new();
     for sample in [Sample::EventListener, Sample::Dashboard, Sample::Kubernetes] {
-        addresses.push(serve(&runtime, 0, sample.router())?);
+        addresses.push(serve(&runtime, (Ipv4Addr::LOCALHOST, 0).into(), sample.router())?);
     }
 
     let secret = HEXLOWER.encode(&random::<20>());
@@ -71,7 +74,7 @@ pub fn run(args: &DemoArgs) -> Result<(), StartError> {
         folder.write(name, &text)?;
     }
     let mut configuration = CONFIGURATION
-        .replace("{port}", &args.port.to_string())
+        .replace("{listeners}", &listeners(&loopbacks, args.port))
         .replace("{issuer}", &issuer)
         .replace("{audience}", AUDIENCE)
         .replace("{client}", DOORWARD_CLIENT.0)
@@ -91,17 +94,35 @@ fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |error| StartError::Io { what: what.to_owned(), error }
 }
 
-/// Serves on loopback. Port 0 lets the system choose.
-fn serve(runtime: &Runtime, port: u16, router: Router) -> Result<SocketAddr, StartError> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+/// What `localhost` may mean on this machine. Clients try one after the other, so that of a program that has our port at one of them alone
+/// some would take the answers for ours.
+fn loopbacks() -> Vec<IpAddr> {
+    let ipv6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+    let has_ipv6 = std::net::TcpListener::bind((ipv6, 0)).is_ok();
+    std::iter::once(IpAddr::from(Ipv4Addr::LOCALHOST)).chain(has_ipv6.then_some(ipv6)).collect()
+}
+
+/// A listener at each of `loopbacks`, as the configuration has them.
+fn listeners(loopbacks: &[IpAddr], port: u16) -> String {
+    let listener = |loopback: &IpAddr| {
+        let name = if loopback.is_ipv6() { "public-ipv6" } else { "public" };
+        format!("{{name: {name}, address: \"{}\"}}", SocketAddr::from((*loopback, port)))
+    };
+    loopbacks.iter().map(listener).collect::<Vec<_>>().join(", ")
+}
+
+/// Serves there. Port 0 lets the system choose.
+fn serve(runtime: &Runtime, address: SocketAddr, router: Router) -> Result<SocketAddr, StartError> {
     let bound =
         runtime.block_on(TcpListener::bind(address)).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (address, listener) = bound.map_err(|error| {
-        let owner = downstream::owner_of(port).map(|owner| format!("; {owner} has it")).unwrap_or_default();
+        let owner = downstream::owner_of(address).map(|owner| format!("; {owner} has it")).unwrap_or_default();
         StartError::Io {
             what: format!(
-                "the development provider cannot listen on port {port}{owner}: stop that, or choose another with \
-                 `--provider-port`"
+                "the development provider cannot listen on port {} ({}){owner}: stop that, or choose another with \
+                 `--provider-port`",
+                address.port(),
+                address.ip()
             ),
             error,
         }

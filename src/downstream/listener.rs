@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs, io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     num::NonZeroUsize,
     path::Path,
     sync::Arc,
@@ -103,16 +103,13 @@ impl Bound {
 
 impl BindError {
     fn new(listener: &ListenerSettings, source: io::Error, all: &[ListenerSettings]) -> Self {
-        let owner = (source.kind() == io::ErrorKind::AddrInUse)
-            .then(|| owner_of(listener.address.port()))
-            .flatten()
-            .map(|owner| {
+        let owner =
+            (source.kind() == io::ErrorKind::AddrInUse).then(|| owner_of(listener.address)).flatten().map(|owner| {
                 if owner.process != std::process::id() {
                     return owner.to_string();
                 }
-                let other = all
-                    .iter()
-                    .find(|other| other.name != listener.name && other.address.port() == listener.address.port());
+                let other =
+                    all.iter().find(|other| other.name != listener.name && overlap(other.address, listener.address));
                 match other {
                     Some(other) => format!("listener `{}` of this configuration", other.name),
                     None => "this process itself".to_owned(),
@@ -156,7 +153,7 @@ fn socket(address: SocketAddr, quiet: Span) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The process that listens on a port.
+/// The process that listens on an address.
 #[derive(Debug)]
 pub struct Owner {
     process: u32,
@@ -169,12 +166,12 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Who listens on the port, by `/proc`, if it is somebody that we may look at.
-pub fn owner_of(port: u16) -> Option<Owner> {
+/// Who keeps us from listening on the address, by `/proc`, if it is somebody that we may look at.
+pub fn owner_of(address: SocketAddr) -> Option<Owner> {
     let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| listening_inodes(&table, port))
+        .flat_map(|table| listening_inodes(&table, address))
         .map(|inode| format!("socket:[{inode}]"))
         .collect();
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
@@ -190,19 +187,41 @@ pub fn owner_of(port: u16) -> Option<Owner> {
     })
 }
 
-/// The inodes of sockets in state LISTEN (0A) on the port, in the table of `/proc/net/tcp`.
-fn listening_inodes(table: &str, port: u16) -> Vec<String> {
+/// Whether two sockets cannot listen on both. One at `[::]` may have IPv4 as well, which `/proc` does not tell.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, narrow: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4());
+    let (port, other_port) = (one.port(), other.port());
+    let (one, other) = (one.ip().to_canonical(), other.ip().to_canonical());
+    port == other_port && (one == other || covers(one, other) || covers(other, one))
+}
+
+/// The inodes of sockets in state LISTEN (0A) on the address, in the table of `/proc/net/tcp` or `/proc/net/tcp6`.
+fn listening_inodes(table: &str, address: SocketAddr) -> Vec<String> {
     table
         .lines()
         .skip(1)
         .filter_map(|line| {
             let mut fields = line.split_ascii_whitespace();
-            let (_, local_port) = fields.nth(1)?.rsplit_once(':')?;
+            let local = local_address(fields.nth(1)?)?;
             let state = fields.nth(1)?;
             let inode = fields.nth(5)?;
-            (state == "0A" && u16::from_str_radix(local_port, 16) == Ok(port)).then(|| inode.to_owned())
+            (state == "0A" && overlap(local, address)).then(|| inode.to_owned())
         })
         .collect()
+}
+
+/// An address of these tables: words of 32 bits in the byte order of the machine, and the port.
+fn local_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let words: Vec<[u8; 4]> = (0..address.len())
+        .step_by(8)
+        .map(|at| Some(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes()))
+        .collect::<Option<_>>()?;
+    let address = match words.as_slice() {
+        [address] => IpAddr::from(Ipv4Addr::from(*address)),
+        _ => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?)),
+    };
+    Some(SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// How many files the process may have open, if that is limited.
@@ -304,6 +323,36 @@ mod tests {
     fn a_plain_listener_of_somebody_else_is_refused_too() {
         let other = TcpListener::bind(loopback(0)).unwrap();
         assert_eq!(bind(&[other.local_addr().unwrap()], 2).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    /// With the port alone our own listener at the one loopback was blamed for what another program has at the other.
+    #[test]
+    fn who_has_a_port_is_told_by_the_address_too() {
+        let table =
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+        let line = |words: &[[u8; 4]], state: &str, inode: u32| {
+            let address: String = words.iter().map(|word| format!("{:08X}", u32::from_ne_bytes(*word))).collect();
+            format!("   0: {address}:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n")
+        };
+        let table = table.to_owned()
+            + &line(&[[127, 0, 0, 1]], "0A", 1)
+            + &line(&[[127, 0, 0, 1]], "01", 2)
+            + &line(&[[0; 4], [0; 4], [0; 4], [0, 0, 0, 1]], "0A", 3)
+            + &line(&[[0; 4], [0; 4], [0, 0, 255, 255], [10, 0, 0, 1]], "0A", 4)
+            + &line(&[[127, 0, 0, 2]], "0A", 5);
+        let wide = table.clone() + &line(&[[0; 4]], "0A", 6) + &line(&[[0; 4]; 4], "0A", 7);
+        for (address, narrow, wide_too) in [
+            ("127.0.0.1:8080", "1", "1 6 7"),
+            ("[::1]:8080", "3", "3 7"),
+            ("10.0.0.1:8080", "4", "4 6 7"),
+            ("0.0.0.0:8080", "1 4 5", "1 4 5 6 7"),
+            ("[::]:8080", "1 3 4 5", "1 3 4 5 6 7"),
+            ("127.0.0.1:8081", "", ""),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(listening_inodes(&table, address).join(" "), narrow, "{address}");
+            assert_eq!(listening_inodes(&wide, address).join(" "), wide_too, "{address}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
+    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -168,6 +169,26 @@ fn a_port_in_use_is_told_with_what_to_do() {
     let answer = Command::new("bash").arg("-c").arg(demo.pasted(4)).output().unwrap();
     answer.stdout.as_slice().read_to_string(&mut own).unwrap();
     assert!(own.starts_with("HTTP/1.1 401"), "{own}");
+}
+
+/// `localhost` is both, and whoever tried the other one first met the other program.
+#[test]
+fn a_port_that_another_program_has_at_one_loopback_alone_is_in_use() {
+    for loopback in ["127.0.0.1", "::1"] {
+        let (port, provider) = (free_port(), free_port());
+        for taken in [port, provider] {
+            let _other = TcpListener::bind((loopback, taken)).unwrap();
+            let mut child = command(port, provider).spawn().unwrap();
+            // It says nothing here unless it runs.
+            let runs = child.stdout.as_mut().unwrap().read(&mut [0]).unwrap() > 0;
+            let _ = child.kill();
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!runs, "{loopback} {taken}");
+            assert!(said.contains(&format!("port {taken}")) && said.contains("in use"), "{loopback}: {said}");
+            assert!(said.contains(&format!("(process {})", std::process::id())), "{loopback}: {said}");
+        }
+    }
 }
 
 #[test]
