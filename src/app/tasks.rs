@@ -293,16 +293,16 @@ async fn watch_health(app: &App) {
         for issuer in snapshot.issuers.iter().filter(|issuer| issuer.signs()) {
             let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);
             let status = issuer.keys().status();
-            match (status.usable, status.last_error) {
-                (true, None) => match issuer.keys().metadata().and_then(|told| issuer.introspection_trouble(&told)) {
-                    Some(why) => component.degraded(why.to_owned()),
+            let introspection = || Some(issuer.introspection_trouble(&issuer.keys().metadata()?)?.to_owned());
+            if status.usable {
+                match status.doubt().or_else(introspection) {
+                    Some(why) => component.degraded(why),
                     None => component.ok(),
-                },
-                (true, Some(error)) => component.degraded(format!("works with older keys: {error}")),
-                (false, Some(error)) => component.failed(error),
-                // Nothing was tried yet: it is starting.
-                (false, None) => {}
+                }
+            } else if let Some(error) = status.last_error {
+                component.failed(error);
             }
+            // Else nothing was tried yet: it is starting.
             current.push(component);
         }
         drop(std::mem::replace(&mut issuers, current));

@@ -108,6 +108,19 @@ pub struct KeyStatus {
     pub age: Option<Duration>,
     /// What went wrong at the last try, if it failed.
     pub last_error: Option<String>,
+    /// Why the discovery document of before is still the one in use, if it could not be fetched again.
+    pub discovery_error: Option<String>,
+}
+
+impl KeyStatus {
+    /// What is not as it should be, although tokens may be verified.
+    pub fn doubt(&self) -> Option<String> {
+        let keys = self.last_error.as_ref().map(|error| format!("works with older keys: {error}"));
+        keys.or_else(|| {
+            let error = self.discovery_error.as_ref()?;
+            Some(format!("works with an older discovery document, whose endpoints may be gone: {error}"))
+        })
+    }
 }
 
 /// The cache. Dropping it ends its task.
@@ -170,6 +183,8 @@ struct Progress {
     /// Whether the age of the set was told as an alarm.
     alarmed: bool,
     error: Option<String>,
+    /// Of the discovery document, while there is one of before.
+    discovery_error: Option<String>,
 }
 
 impl KeyCache {
@@ -325,6 +340,7 @@ impl KeyCache {
             keys: self.shared.keys.load().as_ref().map_or(0, |generation| generation.keys.count()),
             age: progress.fetched.map(|fetched| now.since(fetched)),
             last_error: progress.error.clone(),
+            discovery_error: progress.discovery_error.clone(),
         }
     }
 

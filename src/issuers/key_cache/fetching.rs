@@ -144,12 +144,31 @@ impl Shared {
         self.metrics.keys_stale.get_or_create(&self.label()).set(i64::from(alarmed));
     }
 
+    /// Remembers what came of the discovery document, and tells once when it cannot be used any more, and once when it can again. The
+    /// document of before goes on being used, so that nothing fails that would tell it.
+    fn note_discovery(&self, error: Option<&String>) {
+        let error = error.filter(|_| self.metadata.load().is_some());
+        let mut progress = lock(&self.progress);
+        match (error, &progress.discovery_error) {
+            (Some(error), None) => {
+                tracing::warn!(issuer = %self.settings.name, %error, "the discovery document could not be fetched again; the one of before is used on");
+            }
+            (None, Some(_)) => {
+                tracing::info!(issuer = %self.settings.name, "the discovery document can be fetched again");
+            }
+            _ => {}
+        }
+        progress.discovery_error = error.cloned();
+    }
+
     /// How long the fetched set is fresh.
     async fn try_fetch(&self, started: Moment, cause: Cause) -> Result<Duration, String> {
         let mut trouble = None;
         let mut discovery = None;
         if self.settings.discover && (cause.is_due() || self.metadata.load().is_none()) {
-            match self.fetch_metadata().await {
+            let told = self.fetch_metadata().await;
+            self.note_discovery(told.as_ref().err());
+            match told {
                 Ok(document) => discovery = document,
                 Err(error) => trouble = Some(error),
             }

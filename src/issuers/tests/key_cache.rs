@@ -454,6 +454,31 @@ async fn discovery_of_another_issuer_gives_no_keys() {
     until("recovery", || status().usable).await;
 }
 
+/// It was told nowhere, as the old one stayed in use: logins and introspection went to endpoints that may be gone, and the next start
+/// had no keys.
+#[tokio::test]
+async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_keys_are_fresh() {
+    const DISCOVERY: &str = "/.well-known/openid-configuration";
+    let bench = Bench::new(json!({})).await;
+    let good = bench.provider.metadata();
+    let moved = Reply::json(&changed(good.clone(), &json!({"issuer": "https://renamed.test"})));
+    let gone = Reply::Answer(404, "text/plain", "".into());
+    for (what, reply, kid) in [("another issuer", moved, "x"), ("404", gone, "y")] {
+        bench.provider.on(DISCOVERY, reply);
+        bench.refresh().await;
+        let status = bench.status();
+        assert_eq!((status.usable, status.last_error.as_deref()), (true, None), "{what}");
+        let doubt = status.doubt().unwrap();
+        assert!(doubt.contains("discovery document") && doubt.contains(what), "{what}: {doubt}");
+        // What a made-up key has fetched says nothing of the document.
+        assert_eq!(bench.ask(&bench.token(&OTHER_RSA, kid, json!({}))).await, Err(Reason::KeyUnknown));
+        assert_eq!(bench.status().doubt(), Some(doubt), "{what}");
+        bench.provider.on(DISCOVERY, Reply::json(&good));
+        bench.refresh().await;
+        assert_eq!(bench.status().doubt(), None, "{what}: it is back");
+    }
+}
+
 /// An issuer that is down is 503 for its own tokens, and nothing to the others.
 #[tokio::test]
 async fn one_issuer_down_never_stops_another() {
