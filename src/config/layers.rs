@@ -4,7 +4,8 @@
 //! # The environment
 //!
 //! `DOORWARD_` and the path of a setting in upper case, two underscores between the parts, set it:
-//! `DOORWARD_AUDIT__WHEN_FULL=continue`. The value is YAML. Lists are set whole. A variable that begins with
+//! `DOORWARD_AUDIT__WHEN_FULL=continue`. The value is YAML. Lists are set whole, maps are laid over those of before, and where
+//! one of several keys may stand, the later one takes the place of the earlier. A variable that begins with
 //! `DOORWARD_` and is no setting is an error, so that a misspelt one cannot go unnoticed, except:
 //!
 //! - those that an `env:` source of a secret names,
@@ -176,16 +177,28 @@ pub(super) fn merge(
     settings: &[Setting],
     locations: &mut Locations,
 ) -> Result<serde_json::Value, Box<figment::Error>> {
-    let mut figment = Figment::new().merge(Layer { name: String::new(), value: file.to_json() });
-    let mut givers = HashMap::new();
+    let root = schema::schema();
+    let mut layers: Vec<(Option<&Giver>, serde_json::Value)> = vec![(None, file.to_json())];
     for setting in settings {
-        givers.insert(setting.giver.to_string(), &setting.giver);
         let value = setting
             .path
             .iter()
             .rev()
             .fold(setting.value.to_json(), |value, part| serde_json::json!({ part.as_str(): value }));
-        figment = figment.merge(Layer { name: setting.giver.to_string(), value });
+        for (earlier, said) in &mut layers {
+            // Variables are one layer, in which none comes later: two that exclude each other are an error.
+            if !matches!((&*earlier, &setting.giver), (Some(Giver::Variable(_)), Giver::Variable(_))) {
+                give_way(&root, &root, said, &value);
+            }
+        }
+        layers.push((Some(&setting.giver), value));
+    }
+    let mut figment = Figment::new();
+    let mut givers: HashMap<String, &Giver> = HashMap::new();
+    for (giver, value) in layers {
+        let name = giver.map(ToString::to_string).unwrap_or_default();
+        givers.extend(giver.map(|giver| (name.clone(), giver)));
+        figment = figment.merge(Layer { name, value });
     }
     let whole = Value::from(figment.data()?.remove(&Profile::Default).unwrap_or_default());
     locations.insert_node(&At::root(), None, file);
@@ -196,6 +209,26 @@ pub(super) fn merge(
     let mut root = Value::deserialize(&whole).map_err(Box::new)?;
     shorten_accept(&mut root);
     Ok(root)
+}
+
+/// Takes out of what an earlier layer says that in whose place a later one puts something else: maps are merged, and both would stand
+/// where there may be one.
+fn give_way(
+    root: &serde_json::Value,
+    schema: &serde_json::Value,
+    earlier: &mut serde_json::Value,
+    later: &serde_json::Value,
+) {
+    let (Some(before), Some(after)) = (earlier.as_object_mut(), later.as_object()) else { return };
+    let is_choice = |key: &str| schema::excludes_others(root, schema, key);
+    if after.keys().any(|key| is_choice(key)) {
+        before.retain(|key, _| after.contains_key(key) || !is_choice(key));
+    }
+    for (key, value) in after {
+        if let (Some(before), Some(schema)) = (before.get_mut(key), schema::property(root, schema, key)) {
+            give_way(root, schema, before, value);
+        }
+    }
 }
 
 struct Layer {
@@ -224,9 +257,8 @@ impl Tracer<'_> {
         for (name, value) in entries {
             let at = at.key(name);
             let found = node.and_then(|node| node.get(name));
-            let overlaid = matches!((value, found), (Value::Dict(..), Some((_, Node { data: Data::Map(_), .. }))));
             match (self.giver(value), found) {
-                (Some(giver), _) if !overlaid => locations.insert_given(&at, giver.clone()),
+                (Some(giver), _) if !self.is_of_file(value) => locations.insert_given(&at, giver.clone()),
                 (_, Some((key, node))) => locations.insert_node(&at, Some(key), node),
                 (_, None) => {}
             }
@@ -246,6 +278,14 @@ impl Tracer<'_> {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Whether anything of it is as a file has it.
+    fn is_of_file(&self, value: &Value) -> bool {
+        match value {
+            Value::Dict(_, entries) if !entries.is_empty() => entries.values().any(|inner| self.is_of_file(inner)),
+            _ => self.giver(value).is_none(),
         }
     }
 
@@ -403,6 +443,46 @@ mod tests {
         assert_eq!(place(["log", "filter"]), Some(Place::Given(Giver::Flag("log.filter".to_owned()))));
         assert_eq!(place(["audit", "queue"]), Some(Place::File { file: 0, span: 34..35 }));
         assert_eq!(locations.place(&At::root().key("workers")), Some(Place::Given(Giver::Flag("workers".to_owned()))));
+    }
+
+    /// Both keys stood there, and the file was blamed for it.
+    #[test]
+    fn where_one_key_of_several_may_stand_the_later_layer_chooses() {
+        let file = "admin: {token: {file: t}}\naudit: {chain_key: {file: c}}\nstore: {redis: {cluster: [a], prefix: p, password: {file: r}}}\n";
+        let merged = |environment: &[(&str, &str)], flags: &[(&str, &str)]| {
+            let (settings, findings) = settings_of(file, environment, flags);
+            assert!(findings.is_empty(), "{findings:?}");
+            let mut locations = Locations::default();
+            (merge(&Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap(), locations)
+        };
+        let token = At::root().key("admin").key("token");
+        let (whole, locations) = merged(
+            &[("DOORWARD_ADMIN__TOKEN", "{env: A}"), ("DOORWARD_STORE__REDIS__SERVER", "b:1")],
+            &[("audit.chain_key.env", "C"), ("store", "{redis: {password: {env: R}}}")],
+        );
+        assert_eq!(
+            whole,
+            serde_json::json!({
+                "admin": {"token": {"env": "A"}},
+                "audit": {"chain_key": {"env": "C"}},
+                "store": {"redis": {"server": "b:1", "prefix": "p", "password": {"env": "R"}}},
+            })
+        );
+        let variable = Some(Place::Given(Giver::Variable("DOORWARD_ADMIN__TOKEN".to_owned())));
+        assert_eq!(locations.place(&token), variable);
+
+        let (whole, _) =
+            merged(&[("DOORWARD_ADMIN__TOKEN__FILE", "other")], &[("store.redis", "{sentinel: {master: m}}")]);
+        assert_eq!(whole.pointer("/admin/token"), Some(&serde_json::json!({"file": "other"})));
+        let redis = serde_json::json!({"sentinel": {"master": "m"}, "prefix": "p", "password": {"file": "r"}});
+        assert_eq!(whole.pointer("/store/redis"), Some(&redis));
+        let (whole, _) = merged(&[("DOORWARD_ADMIN__TOKEN", "{env: A}")], &[("admin.token", "{file: last}")]);
+        assert_eq!(whole.pointer("/admin/token"), Some(&serde_json::json!({"file": "last"})));
+
+        let both = [("DOORWARD_ADMIN__TOKEN__ENV", "A"), ("DOORWARD_ADMIN__TOKEN__FILE", "other")];
+        let (whole, locations) = merged(&both, &[]);
+        assert_eq!(whole.pointer("/admin/token"), Some(&serde_json::json!({"env": "A", "file": "other"})));
+        assert!(matches!(locations.place(&token), Some(Place::Given(_))), "no file is blamed for it");
     }
 
     #[test]

@@ -63,10 +63,12 @@ impl Loaded {
 }
 
 /// What is written, without a password in an address: whoever knows the rest could try passwords until the digest is the one that is told.
-/// Such an address is refused, unless a variable or a flag overlays it.
+/// Such an address is refused, unless what a variable or a flag gives is in its place.
 fn without_passwords(node: &Node, at: &At, locations: &Locations) -> Value {
     match &node.data {
-        Data::Text(text) if has_user(text) && matches!(locations.place(at), Some(Place::Given(_))) => Value::Null,
+        Data::Text(text) if has_user(text) && locations.written(at).is_none_or(|by| matches!(by, Place::Given(_))) => {
+            Value::Null
+        }
         Data::List(items) => {
             items.iter().enumerate().map(|(index, item)| without_passwords(item, &at.index(index), locations)).collect()
         }

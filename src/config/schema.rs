@@ -79,6 +79,15 @@ pub(super) fn property<'a>(root: &'a Value, schema: &'a Value, key: &str) -> Opt
     })
 }
 
+/// Whether a part that has this key can have no other one, or none of some others.
+pub(super) fn excludes_others(root: &Value, schema: &Value, key: &str) -> bool {
+    match schema.get("$ref").and_then(Value::as_str) {
+        Some(reference) if reference.ends_with("/Redis") => raw::Redis::PLACES.contains(&key),
+        Some(reference) => definition(root, reference).is_some_and(|target| excludes_others(root, target, key)),
+        None => schema.get("oneOf").is_some(),
+    }
+}
+
 /// The schema of the elements of a list.
 pub(super) fn items<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Value> {
     alternatives(root, schema).into_iter().find_map(|schema| schema.get("items"))

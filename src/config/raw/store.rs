@@ -56,6 +56,11 @@ pub struct Redis {
     pub prefix: String,
 }
 
+impl Redis {
+    /// The settings of which there is exactly one.
+    pub const PLACES: [&str; 3] = ["server", "sentinel", "cluster"];
+}
+
 impl Default for Redis {
     fn default() -> Self {
         Self {

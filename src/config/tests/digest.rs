@@ -43,9 +43,11 @@ fn people_and_conditions_that_look_like_a_user_with_a_password_are_told_apart_in
 /// Whoever knows the rest could try passwords until the digest is the one that was told.
 #[test]
 fn a_password_that_something_overlays_or_a_comment_holds_is_not_in_the_digest() {
-    for written in
-        ["store: {redis: {server: 'rediss://d:PASSWORD@valkey:6379'}}\n", "# redis://d:PASSWORD@valkey:6379\n"]
-    {
+    for written in [
+        "store: {redis: {server: 'rediss://d:PASSWORD@valkey:6379'}}\n",
+        "store: {redis: {cluster: ['d:PASSWORD@valkey:6379']}}\n",
+        "# redis://d:PASSWORD@valkey:6379\n",
+    ] {
         let with = |password: &str| case(&format!("{GOOD}{}", written.replace("PASSWORD", password)), "grants: []\n");
         let variable = |password: &str| digest(&with(password).env("DOORWARD_STORE__REDIS__SERVER", "valkey:6379"));
         assert_eq!(variable("one"), variable("two"), "{written}");

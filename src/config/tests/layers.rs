@@ -6,6 +6,7 @@ use super::{Case, GOOD, load};
 use crate::config::{
     raw::{self, WhenFull},
     report::At,
+    values::SecretSource,
 };
 
 #[test]
@@ -24,6 +25,21 @@ fn the_environment_and_flags_win_over_the_file() {
     // Neighbours keep their values, and what nobody sets has its default.
     assert_eq!(loaded.raw.audit.queue, raw::Audit::default().queue);
     assert_eq!(loaded.raw.sessions.keys.len(), 1);
+}
+
+#[test]
+fn a_variable_or_a_flag_chooses_another_source_of_a_secret_than_the_file() {
+    let case = || Case::new(&format!("{GOOD}admin: {{token: {{file: admin.token}}}}\n"));
+    for case in [
+        case().env("DOORWARD_ADMIN__TOKEN", "{env: ADMIN_TOKEN}"),
+        case().env("DOORWARD_ADMIN__TOKEN__ENV", "ADMIN_TOKEN"),
+        case().set("admin.token", "{env: ADMIN_TOKEN}"),
+    ] {
+        let loaded = case.load().unwrap();
+        assert_eq!(loaded.raw.admin.token, Some(SecretSource::Env("ADMIN_TOKEN".to_owned())));
+    }
+    let misspelt = case().env("DOORWARD_ADMIN__TOKEN", "{enf: ADMIN_TOKEN}").printed();
+    assert!(misspelt.contains("environment variable DOORWARD_ADMIN__TOKEN"), "{misspelt}");
 }
 
 #[test]
