@@ -201,6 +201,7 @@ pub(super) fn merge(
         figment = figment.merge(Layer { name, value });
     }
     let whole = Value::from(figment.data()?.remove(&Profile::Default).unwrap_or_default());
+    locations.mask_passwords(file);
     locations.insert_node(&At::root(), None, file);
     let tracer = Tracer { figment: &figment, givers: &givers };
     if let Value::Dict(_, entries) = &whole {

@@ -26,7 +26,7 @@ use super::{
     resolve,
     resolver::{Resolver, Volume},
     schema, shape,
-    source::{Data, Node, Repeated, SourceFile},
+    source::{Data, Node, Repeated, SourceFile, keys_alone},
 };
 use crate::sha256::sha256;
 
@@ -244,6 +244,7 @@ impl Draft {
             }
         };
         let parsed = Node::parse(&text, file);
+        let text = if parsed.is_err() { keys_alone(&text) } else { text };
         self.files.push(SourceFile { path: path.to_owned(), text });
         let node = match parsed {
             Ok(node) => node,
@@ -256,12 +257,14 @@ impl Draft {
         };
         let text = self.files.get(file).map(|file| file.text.as_str()).unwrap_or_default();
         let lines = Lines::new(text);
-        for Repeated { source: file, first, key } in node.repeated_keys() {
-            let place = Place::File { file, span: key.span.clone() };
+        let repeated = node.repeated_keys();
+        for Repeated { source: file, first, key, .. } in &repeated {
+            let place = Place::File { file: *file, span: key.span.clone() };
             let line = lines.number(first.span.start);
             let message = format!("`{}` stands here a second time; the first is in line {line}", key.name);
             self.findings.push(Finding::error(Some(place), message));
         }
+        repeated.iter().for_each(|repeated| repeated.lost.mask(&mut self.files, &|_: &Data| true));
         match node.data {
             Data::Map(_) => Some(node),
             Data::Null => Some(Node { data: Data::Map(Vec::new()), ..node }),
@@ -310,6 +313,8 @@ impl Draft {
         for (key, value) in entries {
             let file = value.source;
             if !parts.contains(&key.name) {
+                // Nothing looks at what stands there, and it may be a secret.
+                value.mask(&mut self.files, &|_: &Data| true);
                 let help = match nearest(&key.name, parts.iter().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "all other settings belong into the main file".to_owned(),
@@ -318,6 +323,9 @@ impl Draft {
                 let message = format!("there is no setting `{}` in a policy file", key.name);
                 self.findings.push(Finding { help: Some(help), ..Finding::error(Some(place), message) });
                 continue;
+            }
+            if !matches!(value.data, Data::List(_)) {
+                value.mask(&mut self.files, &|_: &Data| true);
             }
             let span = value.span;
             let Data::List(items) = value.data else {

@@ -113,9 +113,11 @@ impl Locations {
         let container = matches!(node.data, Data::List(_) | Data::Map(_));
         let key = key.map(|key| key.span.clone());
         self.entries.insert(at.clone(), Entry::Node { file: node.source, key, value: node.span.clone(), container });
-        if matches!(&node.data, Data::Text(text) if has_user(text)) {
-            self.mask(at);
-        }
+    }
+
+    /// Masks addresses with a password, those too in whose place another layer puts something else.
+    pub(super) fn mask_passwords(&mut self, written: &Node) {
+        written.mask(&mut self.files, &|data: &Data| matches!(data, Data::Text(text) if has_user(text)));
     }
 
     pub(super) fn insert_given(&mut self, at: &At, giver: Giver) {
@@ -147,17 +149,10 @@ impl Locations {
             })
             .collect();
         for (file, span) in scalars {
-            self.mask_bytes(file, span);
+            if let Some(source) = self.files.get_mut(file) {
+                source.mask(span);
+            }
         }
-    }
-
-    fn mask_bytes(&mut self, file: usize, span: Range<usize>) {
-        let Some(source) = self.files.get_mut(file) else { return };
-        let Some(written) = source.text.get(span.clone()) else { return };
-        // Of the same length, so that all other places stay true.
-        let masked: String =
-            written.chars().map(|c| if c == '\n' { "\n".to_owned() } else { "*".repeat(c.len_utf8()) }).collect();
-        source.text.replace_range(span, &masked);
     }
 
     fn nearest(&self, at: &At) -> Option<(At, &Entry)> {

@@ -4,7 +4,7 @@
 //! nor nesting can make the tree larger than its limits. Merge keys (`<<`) and custom tags are refused, as their result
 //! is not what a reader of the file sees.
 
-use std::{fmt, ops::Range, path::PathBuf};
+use std::{collections::HashMap, fmt, ops::Range, path::PathBuf};
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Number};
@@ -76,6 +76,16 @@ pub(super) struct Repeated<'a> {
     pub(super) source: usize,
     pub(super) first: &'a Key,
     pub(super) key: &'a Key,
+    /// What stood at the one before, which nothing looks at.
+    pub(super) lost: &'a Node,
+}
+
+impl SourceFile {
+    /// Replaces a part by asterisks.
+    pub(super) fn mask(&mut self, span: Range<usize>) {
+        let Some(masked) = self.text.get(span.clone()).map(asterisks) else { return };
+        self.text.replace_range(span, &masked);
+    }
 }
 
 impl Node {
@@ -120,6 +130,20 @@ impl Node {
         }
     }
 
+    /// Replaces what may be secret of its scalars by asterisks in the texts that reports show.
+    pub(super) fn mask(&self, files: &mut [SourceFile], is_secret: &impl Fn(&Data) -> bool) {
+        match &self.data {
+            Data::List(items) => items.iter().for_each(|item| item.mask(files, is_secret)),
+            Data::Map(entries) => entries.iter().for_each(|(_, value)| value.mask(files, is_secret)),
+            data if is_secret(data) => {
+                if let Some(file) = files.get_mut(self.source) {
+                    file.mask(self.span.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Keys that stand in a map more than once: each repetition.
     pub(super) fn repeated_keys(&self) -> Vec<Repeated<'_>> {
         let mut found = Vec::new();
@@ -131,11 +155,14 @@ impl Node {
         match &self.data {
             Data::List(items) => items.iter().for_each(|item| item.collect_repeated(found)),
             Data::Map(entries) => {
-                let mut seen = std::collections::HashMap::new();
+                let mut seen: HashMap<&str, (&Key, &Self)> = HashMap::new();
                 for (key, value) in entries {
-                    let first = *seen.entry(key.name.as_str()).or_insert(key);
-                    if !std::ptr::eq(first, key) {
-                        found.push(Repeated { source: self.source, first, key });
+                    match seen.get_mut(key.name.as_str()) {
+                        Some((first, last)) => {
+                            let lost = std::mem::replace(last, value);
+                            found.push(Repeated { source: self.source, first: *first, key, lost });
+                        }
+                        None => _ = seen.insert(&key.name, (key, value)),
                     }
                     value.collect_repeated(found);
                 }
@@ -176,6 +203,10 @@ impl Malformed {
                 start = text.get(start..).and_then(|rest| rest.find('\t')).map_or(start, |at| start + at);
                 ("a tab stands where YAML takes spaces only".to_owned(), Some("indent with spaces"))
             }
+            // The name of the tag is not repeated: it may be a secret that begins with `!`.
+            said if said.contains("unsupported tag") => {
+                ("tags (`!name`) are not accepted".to_owned(), Some("put a text that begins with `!` in quotes"))
+            }
             said if said.contains("recursive") => {
                 ("an alias stands within the part that it repeats".to_owned(), Some("write out what is meant"))
             }
@@ -197,6 +228,33 @@ impl Malformed {
         };
         let width = text.get(start..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
         Self { message, help, span: start..start + width }
+    }
+}
+
+/// Of the same length, so that the places of all else stay true.
+fn asterisks(written: &str) -> String {
+    written.chars().map(|c| if c == '\n' { "\n".to_owned() } else { "*".repeat(c.len_utf8()) }).collect()
+}
+
+/// A text that cannot be read as YAML, with asterisks for all but the first key of each line: nobody can tell what of the rest is a
+/// secret.
+pub(super) fn keys_alone(text: &str) -> String {
+    let line = |line: &str| {
+        let (keys, rest) = line.split_at_checked(end_of_key(line)).unwrap_or(("", line));
+        keys.to_owned() + &asterisks(rest)
+    };
+    text.split_inclusive('\n').map(line).collect()
+}
+
+/// The byte behind the first key of a line, or where one could begin.
+fn end_of_key(line: &str) -> usize {
+    let body = line.trim_start_matches([' ', '\t', '-', '{', '[']);
+    let behind = body.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    match behind.strip_prefix(':') {
+        Some(value) if behind.len() < body.len() && value.trim_start().len() < value.len() => {
+            line.len() - value.trim_start().len()
+        }
+        _ => line.len() - body.len(),
     }
 }
 
@@ -359,11 +417,34 @@ mod tests {
     }
 
     #[test]
+    fn of_a_text_that_cannot_be_read_the_keys_alone_are_shown() {
+        for (text, shown) in [
+            ("secret: @hunter2\n", "secret: ********\n"),
+            ("  - {secret: hunter2, more: x}\n", "  - {secret: ***************"),
+            ("keys:\n  - hunter2\n", "keys:\n  - *******\n"),
+            ("a: [\n\tb: é\r\n", "a: *\n\tb: ***\n"),
+            ("user:hunter2", "************"),
+            (": hunter2", "*********"),
+            ("hunter2, b: c", "*************"),
+            ("\"hunter2\": c", "************"),
+            ("-----BEGIN KEY-----\nabc=\n", "-----**************\n****\n"),
+            ("last:", "*****"),
+            ("", ""),
+        ] {
+            let masked = keys_alone(text);
+            assert!(masked.starts_with(shown) && masked.len() == text.len(), "{text:?}: {masked:?}");
+            assert!(!masked.contains("hunter2"), "{masked:?}");
+        }
+    }
+
+    #[test]
     fn every_repeated_key_is_found() {
         let text = "a: 1\nb:\n  - c: 1\n    c: 2\na: 3\na: 4\n";
         let node = Node::parse(text, 0).unwrap();
         let starts: Vec<usize> = node.repeated_keys().iter().map(|found| found.key.span.start).collect();
         assert_eq!(starts, [21, 26, 31]);
+        let lost: Vec<_> = node.repeated_keys().iter().map(|found| found.lost.to_json()).collect();
+        assert_eq!(lost, [1, 1, 3]);
         assert_eq!(node.to_json()["a"], 4);
     }
 

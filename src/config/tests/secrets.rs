@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Case, load, with};
+use super::{Case, GOOD, load, with};
 
 #[test]
 fn no_secret_is_ever_printed() {
@@ -67,6 +67,44 @@ tokens:
     }
 }
 
+/// What stands where was looked for in what could be read alone.
+#[test]
+fn no_secret_is_printed_of_what_cannot_be_read() {
+    for written in [
+        "secrets: [{secret: @hunter2}]",
+        "secrets: [{secret: *hunter2}]",
+        "secrets: [{secret: !hunter2 x}]",
+        "secrets: [{secret: 'hunter2}]",
+        "secrets: [{secret: hunter2",
+        "secrets: [{secret: {file: x}}]\n    why: a: hunter2",
+        "secrets: [\n      @hunter2]",
+        "secrets:\n      - @hunter2",
+        "secrets:\n      - secret: hunter2\n       other: x",
+        "secrets:\n      - secret: hunter2\n          other: x",
+    ] {
+        let printed = with("secrets: [{secret: {file: github-secret}}]", written).printed();
+        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
+    }
+    for policy in [
+        "admin: {token: hunter2}",
+        "tokn: hunter2",
+        "rules: hunter2",
+        "{rules: hunter2, rules: []}",
+        "rules:\n  - @hunter2",
+    ] {
+        let printed = Case::new(&format!("policies: [rules.yaml]\n{GOOD}")).file("rules.yaml", policy).printed();
+        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
+    }
+}
+
+#[test]
+fn no_password_that_a_variable_overlays_is_printed_beside_another_problem() {
+    let printed = Case::new(&format!("{GOOD}store: {{redis: {{server: 'd:hunter2@r:6379', databse: 1}}}}\n"))
+        .env("DOORWARD_STORE__REDIS__SERVER", "r:6379")
+        .printed();
+    assert!(printed.contains("there is no setting `databse` here") && !printed.contains("hunter2"), "{printed}");
+}
+
 #[test]
 fn no_secret_is_printed_wherever_it_stands() {
     for written in [
@@ -75,6 +113,7 @@ fn no_secret_is_printed_wherever_it_stands() {
         "secrets: [[hunter2]]",
         "secrets: [{secret: hunter2}]",
         "secrets: [{secrt: hunter2}]",
+        "secrets: [{secret: hunter2, secret: {file: x}}]",
     ] {
         let printed = with("secrets: [{secret: {file: github-secret}}]", written).printed();
         assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
