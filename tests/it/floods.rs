@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::timeout};
 
@@ -14,6 +15,7 @@ use crate::{
         streams::{WATCH, streaming},
         unique, until,
     },
+    login_world::LoginWorld,
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
@@ -242,7 +244,7 @@ async fn credentials_that_nobody_gave_leave_nothing_behind() {
     let filler = "a".repeat(15_000);
     let before = fixture.doorward.metrics().await.len();
     for number in 0..3000 {
-        let credential = match number % 3 {
+        let credential = match number % 2 {
             // A token of an issuer, signed with a key that it does not have.
             0 => {
                 let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": unique()});
@@ -250,8 +252,7 @@ async fn credentials_that_nobody_gave_leave_nothing_behind() {
                 claims["filler"] = filler[..8000].into();
                 bearer(&fixture.a.sign_with(&header, &claims))
             }
-            1 => bearer(&format!("{}{filler}", unique())),
-            _ => format!("Cookie: __Host-doorward-session={}{filler}", unique()),
+            _ => bearer(&format!("{}{filler}", unique())),
         };
         let path = format!("/{}", unique());
         raw.send(format!("GET {path} HTTP/1.1\r\nHost: api.test\r\n{credential}\r\n\r\n")).await;
@@ -265,6 +266,45 @@ async fn credentials_that_nobody_gave_leave_nothing_behind() {
     let after = fixture.doorward.metrics().await.len();
     assert!(after < before + 8192, "strangers made {} bytes of metrics", after - before);
     survives(&fixture, 100, "3000 credentials of 15 KiB").await;
+}
+
+/// The store is asked for each that is well formed, and who comes for a login is sent to one.
+#[tokio::test]
+async fn sessions_that_nobody_has_and_logins_that_nobody_ends_leave_nothing_behind() {
+    let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4000");
+    let (world, _issuer) = LoginWorld::scripted(&[limits]).await;
+    let cookie = world.log_in().await;
+    assert_eq!(world.status(&cookie).await, 200);
+    let _ = world.upstream.take();
+    let filler = "a".repeat(15_000);
+    let before = world.doorward.metrics().await.len();
+    let mut raw = world.doorward.raw().await;
+    for number in 0..3000_u32 {
+        let mut bytes = [7_u8; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        let id = BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let (path, credential, expected) = match number % 5 {
+            0 => ("/page", format!("Cookie: __Host-doorward={id}"), "session_expired"),
+            1 => ("/page", format!("Cookie: __Host-doorward={id}; filler={filler}"), "session_expired"),
+            2 => ("/page", bearer(&format!("dws_{id}")), "session_expired"),
+            3 => ("/page", format!("Cookie: __Host-doorward={id}{filler}"), "credential_malformed"),
+            _ => ("/oauth2/start?rd=/page", format!("Cookie: filler={filler}"), ""),
+        };
+        let host = &world.host;
+        raw.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\n{credential}\r\n\r\n"))
+            .await;
+        let answer = raw.answer().await;
+        if expected.is_empty() {
+            assert_eq!(answer.status, 303, "{}{}", answer.head, answer.text());
+        } else {
+            assert_eq!((answer.status, answer.reason().as_str()), (401, expected), "{number}: {}", answer.text());
+        }
+    }
+    assert!(world.upstream.take().is_empty());
+    let after = world.doorward.metrics().await.len();
+    assert!(after < before + 8192, "strangers made {} bytes of metrics", after - before);
+    world.doorward.stays_below(100, "3000 sessions and logins of strangers");
+    assert_eq!(world.status(&cookie).await, 200);
 }
 
 #[tokio::test]
