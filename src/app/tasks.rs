@@ -8,6 +8,7 @@ use super::{App, account_tokens, durability, heads, rights, rollout, stream_watc
 use crate::{
     admin::health::Gate,
     audit::export,
+    authn::break_glass,
     clock::every,
     config::raw,
     request::pipeline::Worker,
@@ -252,7 +253,8 @@ async fn watch_health(app: &App) {
     let store = app.health.component("store", Gate::Readiness);
     let audit = app.health.component("audit", Gate::Readiness);
     let copy = app.trail.checkpoint_copy().map(|_| app.health.component("audit-checkpoint-copy", Gate::Report));
-    let break_glass = app.health.component("break-glass", Gate::Report);
+    let open_door = app.health.component("break-glass", Gate::Report);
+    let mut told_door = None;
     let mut tick = every(HEALTH_TICK);
     // A component is forgotten with its last handle, so those of a round are kept until the next.
     let mut issuers = Vec::new();
@@ -285,7 +287,7 @@ async fn watch_health(app: &App) {
         }
         let door = snapshot.break_glass.as_ref();
         if let Some(note) =
-            crate::authn::break_glass::announce(door, &break_glass, &app.metrics.break_glass, app.clock.now())
+            break_glass::announce(door, &open_door, &app.metrics.break_glass, &mut told_door, app.clock.now())
         {
             app.trail.note(note);
         }

@@ -26,13 +26,13 @@ pub const ISSUER: &str = "break-glass";
 const MAX_AHEAD: Duration = Duration::from_secs(3600);
 
 /// The certificates that open the door, and until when.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakGlass {
     until: Timestamp,
     certificates: Vec<Certificate>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Certificate {
     name: Arc<str>,
     sha256: [u8; 32],
@@ -157,28 +157,33 @@ pub fn tell_closed(break_glass: Option<&BreakGlass>, now: Timestamp) {
 }
 
 /// Raises the alarm while break-glass is open, and takes it back afterwards; called again and again. Gives what the
-/// audit trail is to say when that changes.
+/// audit trail is to say where that is another door than the one `told` before: whom it lets in may change while it is open.
 pub fn announce(
     break_glass: Option<&BreakGlass>,
     component: &ComponentHandle,
     metrics: &BreakGlassMetrics,
+    told: &mut Option<BreakGlass>,
     now: Timestamp,
 ) -> Option<Note> {
-    let alarm = |detail| Some(Note::Alarm { what: "break_glass", detail });
-    match break_glass.filter(|break_glass| break_glass.is_open(now)) {
+    let open = break_glass.filter(|break_glass| break_glass.is_open(now));
+    metrics.open.set(i64::from(open.is_some()));
+    let detail = match open {
         Some(open) => {
             let why = format!("break-glass is open until {}", open.until);
             let names: Vec<&str> = open.certificates.iter().map(|known| &*known.name).collect();
-            let was_open = metrics.open.set(1) == 1;
             component.alarm(why.clone());
-            if was_open { None } else { alarm(format!("{why} for {}", names.join(", "))) }
+            format!("{why} for {}", names.join(", "))
         }
         None => {
-            let was_open = metrics.open.set(0) == 1;
             component.ok();
-            if was_open { alarm("break-glass is closed".to_owned()) } else { None }
+            "break-glass is closed".to_owned()
         }
+    };
+    if told.as_ref() == open {
+        return None;
     }
+    *told = open.cloned();
+    Some(Note::Alarm { what: "break_glass", detail })
 }
 
 impl Certificate {
@@ -320,15 +325,33 @@ mod tests {
         let component = health.component("break_glass", Gate::Report);
         let metrics = BreakGlassMetrics::default();
         let open = resolve(alice("2026-01-31T18:30:00Z")).0;
-        let note = announce(open.as_ref(), &component, &metrics, NOW);
+        let mut told = None;
+        let mut announce = |door: Option<&BreakGlass>, now| announce(door, &component, &metrics, &mut told, now);
+        let note = announce(open.as_ref(), NOW);
         assert_eq!((component.status(), metrics.open.get()), (Status::Alarm, 1));
         let Some(Note::Alarm { what: "break_glass", detail }) = note else { panic!("{note:?}") };
         assert!(detail.contains("alice") && detail.contains("18:30"), "{detail}");
-        assert_eq!(announce(open.as_ref(), &component, &metrics, NOW), None, "it is told once");
-        let note = announce(open.as_ref(), &component, &metrics, open.as_ref().unwrap().until());
+        assert_eq!(announce(open.as_ref(), NOW), None, "it is told once");
+        // Whom a reload lets in was in no record before they came.
+        let with_bob = |sha256: String, until: &str| {
+            let mut door = alice(until);
+            door["certificates"].as_array_mut().unwrap().push(json!({"name": "bob", "sha256": sha256}));
+            resolve(door).0
+        };
+        for (door, later) in [
+            (with_bob("a".repeat(64), "2026-01-31T18:30:00Z"), "18:30"),
+            (with_bob("b".repeat(64), "2026-01-31T18:30:00Z"), "18:30"),
+            (with_bob("b".repeat(64), "2026-01-31T18:10:00Z"), "18:10"),
+        ] {
+            let note = announce(door.as_ref(), NOW);
+            let Some(Note::Alarm { detail, .. }) = note else { panic!("{note:?}") };
+            assert!(detail.contains("for alice, bob") && detail.contains(later), "{detail}");
+            assert_eq!(announce(door.as_ref(), NOW), None, "it is told once");
+        }
+        let note = announce(open.as_ref(), open.as_ref().unwrap().until());
         assert_eq!((component.status(), metrics.open.get()), (Status::Ok, 0));
         assert!(matches!(note, Some(Note::Alarm { detail, .. }) if detail.contains("closed")));
-        assert_eq!(announce(None, &component, &metrics, NOW), None);
+        assert_eq!(announce(None, NOW), None);
         assert_eq!((component.status(), metrics.open.get()), (Status::Ok, 0));
     }
 }
