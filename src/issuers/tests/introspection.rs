@@ -377,6 +377,17 @@ async fn a_flood_of_unknown_tokens_leaves_others_unaffected() {
 }
 
 #[tokio::test]
+async fn a_question_has_two_tries_of_a_second_where_nothing_else_is_set() {
+    for (set, timeout, tries) in
+        [(json!({}), Duration::from_secs(1), 2), (json!({"timeout": "50ms", "tries": 5}), Duration::from_millis(50), 5)]
+    {
+        let bench = Bench::new(set).await;
+        let settings = bench.issuers.get("main").unwrap().introspection.as_ref().unwrap().settings();
+        assert_eq!((settings.timeout, settings.tries), (timeout, tries));
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_that_fails_is_given_a_pause() {
     let bench = Bench::new(json!({})).await;
     bench.provider.on("/introspect", Reply::Answer(500, "text/plain", "".into()));
