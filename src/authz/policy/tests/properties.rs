@@ -19,6 +19,15 @@ routes:
   - {name: hooks, kind: webhook, hosts: [hooks.example], schemes: [webhook], webhook: gh, upstream: web}
 ";
 
+/// Issuers whose tokens number a repository by a claim.
+const JOBS: &str = "
+issuers:
+  - {name: actions, issuer: 'https://actions.example', preset: github_actions}
+  - {name: gitlab, issuer: 'https://gitlab.example', preset: gitlab_ci}
+routes:
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}
+";
+
 fn names(all: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
     subsequence(all, 0..=all.len()).prop_map(|names| names.into_iter().map(str::to_owned).collect())
 }
@@ -66,6 +75,29 @@ prop_compose! {
             actor_id: actor.map(str::to_owned),
             repository_id: repository.map(str::to_owned),
             ..raw::DeliveryFacts::default()
+        }
+    }
+}
+
+prop_compose! {
+    fn who_runs_jobs()(
+        issuers in names(&["actions", "gitlab"]),
+        repositories in names(&["github:1", "github:2", "gitlab:1"]),
+        subjects in names(&["test"]),
+    ) -> raw::Who {
+        raw::Who { issuers, repositories, subjects, ..raw::Who::default() }
+    }
+}
+
+prop_compose! {
+    fn job()(
+        (issuer, claim) in prop_oneof![Just(("actions", "repository_id")), Just(("gitlab", "project_id"))],
+        number in prop_oneof![Just(json!("1")), Just(json!(2)), Just(json!("3"))],
+    ) -> raw::PrincipalFacts {
+        raw::PrincipalFacts {
+            issuer: Some(issuer.to_owned()),
+            claims: [(claim.to_owned(), number)].into_iter().collect(),
+            ..Default::default()
         }
     }
 }
@@ -174,7 +206,11 @@ fn decide_on(
 
 /// Compiles generated rules, without those that a person would be told to change.
 fn compile_good(rules: Vec<raw::Rule>) -> (raw::Root, Policy) {
-    let ground = root(PROMISING, "");
+    compile_good_on(PROMISING, rules)
+}
+
+fn compile_good_on(ground: &str, rules: Vec<raw::Rule>) -> (raw::Root, Policy) {
+    let ground = root(ground, "");
     let good = |rule: &raw::Rule| compile(&raw::Root { rules: vec![rule.clone()], ..ground.clone() }).is_ok();
     let root = raw::Root { rules: rules.into_iter().filter(good).collect(), ..ground };
     let policy = compile(&root).unwrap();
@@ -210,6 +246,19 @@ proptest! {
                 let decision = decide_delivery(&policy, &root, less.clone());
                 prop_assert!(!decision.is_allow(), "{less:?} {decision:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_number_that_a_token_does_not_tell_never_turns_a_denial_into_an_allow(
+        rules in rules(who_runs_jobs()),
+        facts in job(),
+    ) {
+        let (root, policy) = compile_good_on(JOBS, rules);
+        if !decide(&policy, &root, &facts).is_allow() {
+            let less = raw::PrincipalFacts { claims: Default::default(), ..facts };
+            let decision = decide(&policy, &root, &less);
+            prop_assert!(!decision.is_allow(), "{less:?} {decision:?}");
         }
     }
 
