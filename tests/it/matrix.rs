@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use crate::{
     fixture::{WEBHOOK_SECRET, bearer},
     harness::{
-        AUDIENCE, Authority, Doorward, HANDSHAKE, Issuer, Pair, Push, Raw, Recorded, Reply, Reviews, Upstream, Verdict,
-        log_in, now, settled, told,
+        AUDIENCE, Authority, Doorward, EXCHANGE, HANDSHAKE, Issuer, Pair, Push, Raw, Recorded, Reply, Reviews,
+        Upstream, Verdict, exchange_form, log_in, now, settled, told,
     },
 };
 
@@ -96,6 +96,7 @@ fn configuration(peers: &Peers, certificate: &str, routes: &str, paths: &str) ->
 listeners:
   - {{name: public, address: 127.0.0.1:0}}
   - {{name: tls, address: 127.0.0.1:0, tls: {{certificates: [{{chain: localhost.pem, key: localhost.key}}], client_ca: ca.pem}}}}
+external_host: doorward.test
 issuers:
   - name: a
     issuer: '{issuer}'
@@ -109,6 +110,7 @@ issuers:
     preset: kubernetes
     audiences: ['https://doorward.test']
     token_review: {{upstream: api-server, bearer: {{file: token}}}}
+  - {{name: own, preset: doorward, audiences: ['{TARGET}']}}
 upstreams:
   - {{name: api-server, url: '{api_server}'}}
   - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
@@ -125,6 +127,8 @@ rules:
   - {{id: pods, on: {{paths: [{paths}]}}, who: {{issuers: [pods], service_accounts: [ci/builder]}}, do: allow}}
   - {{id: hooks, on: {{paths: [{paths}]}}, who: {{webhooks: [github]}}, do: allow}}
   - {{id: open, on: {{paths: [{paths}]}}, who: {{anonymous: true}}, do: allow}}
+  - {{id: tokens, on: {{token: {{audiences: ['{TARGET}', '{ELSEWHERE}'], scopes: [use]}}}}, who: {{issuers: [a], users: [alice]}}, do: allow}}
+tokens: {{exchange: [{{issuer: a}}]}}
 sessions: {{keys: [{{file: session}}]}}
 store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
@@ -136,6 +140,38 @@ limits: {{drain_accept: 0}}
         api_server = peers.api_server.url(),
         upstream = peers.upstream.url(),
     )
+}
+
+/// For whom tokens of Doorward's own are taken here, and for whom they are not.
+const TARGET: &str = "https://target.test";
+const ELSEWHERE: &str = "https://elsewhere.test";
+
+/// A token that Doorward issued to Alice itself, for this audience.
+async fn own_token(doorward: &Doorward, peers: &Peers, audience: &str) -> String {
+    let alice = peers.issuer.token("alice", &[]);
+    let form = exchange_form(&[("subject_token", &alice), ("audience", audience), ("scope", "use")]);
+    settled(async || doorward.send(&EXCHANGE, form.as_bytes()).await).await.token()
+}
+
+/// Each way in which one is none that counts.
+async fn own_cases(doorward: &Doorward, peers: &Peers, stranger: &Issuer) -> Vec<Case> {
+    let mut claims = stranger.claims("alice", &[]);
+    claims["iss"] = "https://doorward.test".into();
+    claims["aud"] = TARGET.into();
+    claims["kind"] = "human".into();
+    let ended = own_token(doorward, peers, TARGET).await;
+    let answer = doorward.submit("/oauth2/revoke", &[], &format!("token={ended}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let mut cases = Vec::new();
+    for (form, refused) in [
+        ("a token of ours, signed by another", stranger.sign(&claims)),
+        ("a token of ours, for another audience", own_token(doorward, peers, ELSEWHERE).await),
+        ("a token of ours that was ended", ended),
+    ] {
+        let good = own_token(doorward, peers, TARGET).await;
+        cases.push(Case::of(form, vec![bearer(&refused)], vec![bearer(&good)], Some("alice")));
+    }
+    cases
 }
 
 async fn wait_for_keys(doorward: &Doorward, peers: &Peers) {
@@ -300,7 +336,11 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
                 let lines = |cookie: String| vec![origin.clone(), cookie];
                 vec![Case::of("a cookie", lines(other), lines(cookie.clone()), Some("alice"))]
             }
-            Scheme::Bearer => bearer_cases(&peers, &stranger),
+            Scheme::Bearer => {
+                let mut cases = bearer_cases(&peers, &stranger);
+                cases.extend(own_cases(&doorward, &peers, &stranger).await);
+                cases
+            }
             Scheme::Webhook => {
                 let lines = |secret: &str| Push::of(Push::BODY, &index.to_string(), secret).lines.split_off(3);
                 let user = Some("webhook:github:repo:1234");
