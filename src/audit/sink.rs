@@ -245,6 +245,8 @@ impl RotatingFile {
             return Ok(());
         }
         self.close();
+        // Who reads along would take what begins under the same number for the rest of what is gone.
+        self.last_number += 1;
         if open.nlink() == 0 {
             let what = "somebody removed the file of the trail; leave rotation to `max_size` and `keep`";
             return Err(io::Error::new(io::ErrorKind::NotFound, what));

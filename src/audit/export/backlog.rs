@@ -219,7 +219,7 @@ impl Share {
         if last > before {
             mark.accounted = last;
             mark.holes.push((before + 1, last));
-            self.count(last - before, "lines of the audit trail were deleted before they were sent");
+            self.count(last - before, "lines of the audit trail were deleted or moved away before they were sent");
         }
     }
 

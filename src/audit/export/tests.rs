@@ -16,7 +16,10 @@ use crate::{
     audit::{
         ChainKey,
         chain::{Chain, Link, Mac, Sealed},
+        settings::Retention,
+        sink::{RotatingFile, Sink},
     },
+    clock::Timestamp,
     config::{
         raw::{self, WhenBehind},
         report::At,
@@ -112,6 +115,42 @@ fn a_file_that_is_rotated_while_it_is_read_is_read_to_its_end() {
     assert_eq!(trail.rest(start), trail.lines.concat());
     fs::write(trail.path(), "not of the second file\n").unwrap();
     assert_eq!(trail.rest(start), trail.lines.concat());
+}
+
+/// What began had the number of what was gone, and the receiver had that to a place which the new file came to later, or never.
+#[test]
+fn a_file_that_begins_after_somebody_moved_or_removed_the_one_before_is_read_from_its_beginning() {
+    for is_removed in [false, true] {
+        let lines = Written::new(&[4]).lines;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t");
+        let begun = Timestamp::from_secs(0);
+        let (mut sink, _) = RotatingFile::open(&path, 1 << 20, Retention::default(), begun).unwrap();
+        sink.write(lines[0].as_bytes()).unwrap();
+        sink.sync().unwrap();
+        let end = |sink: &RotatingFile| End { place: sink.place(), total: 0 };
+        let (start, _) = locate(&path, None, sink.place()).unwrap();
+        let first = read(&path, start, end(&sink), BATCH_LINES).unwrap().unwrap();
+        sink.write(lines[1].as_bytes()).unwrap();
+        let rest = if is_removed {
+            fs::remove_file(&path).unwrap();
+            sink.sync().unwrap_err();
+            sink.sync_again(lines[1].as_bytes()).unwrap();
+            &lines[1..]
+        } else {
+            fs::rename(&path, folder.path().join("moved")).unwrap();
+            sink.sync().unwrap();
+            &lines[2..]
+        };
+        assert!(is_removed || read(&path, first.after, end(&sink), BATCH_LINES).unwrap().is_none(), "nothing is there");
+        for line in &lines[2..] {
+            sink.write(line.as_bytes()).unwrap();
+            sink.sync().unwrap();
+        }
+        let read = read(&path, first.after, end(&sink), BATCH_LINES).unwrap().unwrap();
+        assert_eq!(String::from_utf8(read.bytes).unwrap(), rest.concat(), "removed: {is_removed}");
+        assert_eq!(read.after.place, sink.place());
+    }
 }
 
 #[test]
