@@ -157,6 +157,30 @@ fn a_chain_that_was_cut_or_begun_anew_is_missed_by_the_others() {
     }
 }
 
+/// The later sight took the place of the one before, as both have the same number, and all was said to be intact.
+#[test]
+fn a_chain_that_was_begun_anew_is_missed_though_the_others_saw_the_new_one_at_the_same_number() {
+    let replicas = Replicas::new().without_copies();
+    let path = replicas.folder("doorward-1").join("audit.jsonl");
+    let number = || {
+        let lines = lines(&fs::read(&path).unwrap());
+        lines.iter().find(|line| kind(line) == "trail.checkpoint").unwrap()["seq"].clone()
+    };
+    let before = number();
+    fs::remove_file(&path).unwrap();
+    let other = replicas.run("doorward-0", None);
+    let anew = replicas.run("doorward-1", Some(other));
+    assert_eq!(number(), before);
+    replicas.run("doorward-0", Some(anew));
+    let all = replicas.without_copies().check();
+    assert!(all.chains.iter().all(|chain| chain.findings.is_intact()), "each for itself is: {all:?}");
+    let [problem] = all.problems.as_slice() else { panic!("{all:?}") };
+    assert!(
+        problem.starts_with("the chain of doorward-1 was cut, or replaced by another: doorward-0 saw"),
+        "{problem}"
+    );
+}
+
 #[test]
 fn a_forged_copy_of_checkpoints_proves_nothing() {
     let replicas = Replicas::new();

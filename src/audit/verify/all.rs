@@ -59,13 +59,15 @@ pub(super) struct Collected {
     last: Option<Arc<str>>,
     /// Its checkpoints: number, and as much of the code as tells two lines apart.
     marks: HashSet<(u64, u64)>,
-    witnessed: BTreeMap<(Arc<str>, u64), Witnessed>,
+    witnessed: BTreeMap<Seen, Witnessed>,
 }
 
-/// A head, and who saw it.
+/// A head: whose, its number, and its code as in `marks`. Of a chain that was begun anew the numbers come again, with other codes.
+type Seen = (Arc<str>, u64, u64);
+
+/// Who saw a head.
 #[derive(Clone, Debug)]
 struct Witnessed {
-    mac: u64,
     by: Arc<str>,
     at: Timestamp,
 }
@@ -86,16 +88,16 @@ impl Collected {
     }
 
     fn saw(&mut self, head: &Head, by: &str, at: Timestamp) {
-        let witnessed = Witnessed { mac: brief(&head.mac), by: by.into(), at };
-        self.witnessed.insert((Arc::clone(&head.instance), head.seq), witnessed);
+        let seen = (Arc::clone(&head.instance), head.seq, brief(&head.mac));
+        self.witnessed.insert(seen, Witnessed { by: by.into(), at });
     }
 
     /// How far something elsewhere tells that a chain had come, and when: what came later may be cut off. `marks` are the checkpoints
     /// of the chain, which this replica wrote last.
     fn end_of(&self, instance: &Arc<str>, marks: &HashSet<(u64, u64)>, since: Timestamp) -> Option<(u64, Timestamp)> {
-        let own = (Arc::clone(instance), 0)..=(Arc::clone(instance), u64::MAX);
+        let own = (Arc::clone(instance), 0, 0)..=(Arc::clone(instance), u64::MAX, u64::MAX);
         let mut seen = self.witnessed.range(own).rev();
-        seen.find_map(|((_, seq), Witnessed { mac, by, at })| {
+        seen.find_map(|((_, seq, mac), Witnessed { by, at })| {
             (by != instance && *at >= since && marks.contains(&(*seq, *mac))).then_some((*seq, *at))
         })
     }
@@ -159,7 +161,7 @@ fn check(path: &Path, proof: &Proof) -> Result<(Findings, Collected), CannotVeri
 
 /// Of each chain that others saw and that is not as they saw it, what is wrong with it, by the last that was seen.
 fn compare(
-    witnessed: &BTreeMap<(Arc<str>, u64), Witnessed>,
+    witnessed: &BTreeMap<Seen, Witnessed>,
     chains: &[Chain],
     collected: &[Collected],
     since: Timestamp,
@@ -171,7 +173,7 @@ fn compare(
         }
     }
     let mut wrong: BTreeMap<&Arc<str>, String> = BTreeMap::new();
-    for ((instance, seq), Witnessed { mac, by, at }) in witnessed {
+    for ((instance, seq, mac), Witnessed { by, at }) in witnessed {
         if *at < since {
             continue;
         }
