@@ -154,6 +154,16 @@ impl TokenError {
         }
     }
 
+    /// As it is displayed, without whom the token names and whom the configuration lets in: for whoever has the token, and for the audit
+    /// trail, which has no pseudonyms for them.
+    pub fn without_people(&self) -> String {
+        match self {
+            Self::Claim { name, expected, .. } => format!("the claim `{name}` must be {expected}"),
+            Self::RequiredClaim { name, .. } => format!("the claim `{name}` has no value that is let in here"),
+            error => error.to_string(),
+        }
+    }
+
     /// What the caller is told: a fixed sentence, so that nothing of the token and nothing of the configuration comes
     /// back to a stranger.
     fn public(&self) -> (&'static str, &'static str) {

@@ -273,7 +273,7 @@ fn refuse(refusal: &Refusal, exchange: &mut Exchange) -> Response<Bytes> {
 
 /// Notes that what was asked for was refused, and why.
 fn refused(refusal: &Refusal, exchange: &mut Exchange) {
-    let (id, why) = (exchange.record().id, refusal.description());
+    let (id, why) = (exchange.record().id, refusal.logged());
     if refusal.status().is_server_error() {
         tracing::warn!(request_id = %id, why, "the issuer of tokens refused");
     } else {

@@ -21,7 +21,10 @@ pub(super) const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 pub struct Refusal {
     status: StatusCode,
     error: &'static str,
+    /// For the audit trail too.
     description: String,
+    /// What the log says in its place.
+    logged: Option<Box<str>>,
     /// For the audit trail and metrics.
     reason: Reason,
     /// For the audit trail.
@@ -33,7 +36,7 @@ pub struct Refusal {
 impl Refusal {
     fn new(error: &'static str, reason: Reason, description: impl Into<String>) -> Self {
         let description = description.into();
-        Self { status: StatusCode::BAD_REQUEST, error, description, reason, presented: None, allow: None }
+        Self { status: StatusCode::BAD_REQUEST, error, description, logged: None, reason, presented: None, allow: None }
     }
 
     /// The request cannot be understood.
@@ -106,6 +109,11 @@ impl Refusal {
         &self.description
     }
 
+    /// For the log alone: may name people.
+    pub fn logged(&self) -> &str {
+        self.logged.as_deref().unwrap_or(&self.description)
+    }
+
     pub fn answer(&self) -> Response<Bytes> {
         let body = json!({"error": self.error, "error_description": printable(&self.description)});
         let mut response = answer(self.status, &body);
@@ -120,19 +128,21 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// Who presents a token may hear precisely what is wrong with it. `parameter` is where it stood.
+    /// Who presents a token may hear precisely what is wrong with it, and nothing of people. `parameter` is where it stood.
     pub fn of_token(parameter: &'static str, rejection: &Rejection) -> Self {
         let reason = rejection.reason();
-        let precise =
-            rejection.source().and_then(|source| source.downcast_ref::<TokenError>()).map(ToString::to_string);
+        let error = rejection.source().and_then(|source| source.downcast_ref::<TokenError>());
         let fix = rejection.fix_text().map(|fix| format!(" {fix}")).unwrap_or_default();
-        let described = |text: String| format!("{text}.{fix}");
         if rejection.status().is_server_error() {
             return Self::unavailable(reason, format!("{}{fix}", rejection.detail()));
         }
-        let description = precise.map_or_else(|| format!("{}{fix}", rejection.detail()), described);
+        let description = error.map_or_else(
+            || format!("{}{fix}", rejection.detail()),
+            |error| format!("{}.{fix}", error.without_people()),
+        );
+        let logged = error.map(|error| format!("{parameter}: {error}").into());
         let presented = rejection.presented().cloned().map(Box::new);
-        Self { reason, presented, ..Self::subject(format!("{parameter}: {description}")) }
+        Self { reason, presented, logged, ..Self::subject(format!("{parameter}: {description}")) }
     }
 }
 
@@ -203,6 +213,30 @@ mod tests {
         assert_eq!((refusal.status, refusal.error), (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"));
         assert!(!refusal.description.contains("password"));
         assert!(refusal.answer().headers().contains_key(header::RETRY_AFTER));
+    }
+
+    /// Whoever had a token read who is let in, and the trail had them and whose token it was, where people have pseudonyms in it.
+    #[test]
+    fn whom_a_token_names_and_whom_the_configuration_lets_in_is_for_the_log_alone() {
+        let came = Quoted::text("mallory");
+        let required = TokenError::RequiredClaim {
+            name: "sub".into(),
+            came: came.clone(),
+            expected: vec!["alice".to_owned(), "bob".to_owned()],
+        };
+        let claim = TokenError::Claim { name: "act", came, expected: "an object with a `sub`" };
+        for (error, said) in [
+            (required, "the claim `sub` has no value that"),
+            (claim, "the claim `act` must be an object with a `sub`."),
+        ] {
+            let refusal = Refusal::of_token("subject_token", &error.clone().into());
+            assert!(refusal.description().starts_with(&format!("subject_token: {said}")), "{refusal:?}");
+            let body = String::from_utf8(refusal.answer().into_body().to_vec()).unwrap();
+            for text in [refusal.description(), &body] {
+                assert!(["mallory", "alice", "bob"].iter().all(|name| !text.contains(name)), "{text}");
+            }
+            assert_eq!(refusal.logged(), format!("subject_token: {error}"));
+        }
     }
 
     #[test]
