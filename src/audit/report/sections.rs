@@ -197,25 +197,29 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: "operators",
-        title: "What operators did: sessions ended, credentials revoked, configurations loaded",
+        title: "Commands of operators, also those that failed or were refused: sessions ended, credentials revoked, configurations loaded",
         controls: "CC6.2, CC6.3, CC8.1; A.5.18, A.8.15",
         jq: || {
-            r#"select(.metadata.event_code == "operator") | "\((.actor.user.name)? // "unknown"): \(.unmapped.command)""#
+            r#"select(.metadata.event_code == "operator") | "\((.actor.user.name)? // ((.actor.user.uid)? | strings | "uid \(.)") // "unknown"): \(.unmapped.command)\(if .status_id == 2 then ", failed" else "" end)""#
                 .into()
         },
         since_ever: false,
         keys: |line| {
             one((|| {
                 code_among(line, &[code::OPERATOR])?;
-                let user = text_or(line, "/actor/user/name", "unknown");
-                Some(format!("{user}: {}", text(line, "/unmapped/command")?))
+                let uid =
+                    string(line, "/actor/user/uid").map_or_else(|| "unknown".to_owned(), |uid| format!("uid {uid}"));
+                let user = text_or(line, "/actor/user/name", uid);
+                let has_failed = at(line, "/status_id").flatten().and_then(Value::as_f64) == Some(2.0);
+                let failed = if has_failed { ", failed" } else { "" };
+                Some(format!("{user}: {}{failed}", text(line, "/unmapped/command")?))
             })())
         },
     },
     Section {
         id: "policies",
-        title: "Policy changes, by digest, when and why they were read; who asked for one (operator) stands with its digest under what \
-                operators did",
+        title: "Policy changes, by digest, when and why they were read; who asked for one (operator) stands with its digest among the \
+                commands of operators",
         controls: "CC8.1, CC6.3; A.5.15, A.8.15",
         jq: || {
             r#"select(.metadata.event_code | IN("policy.loaded", "policy.refused")) | "\(.metadata.event_code) \((.unmapped.policy)? // "unreadable") at \(.time / 1000 | floor | todate), cause \((.unmapped.cause)? // "not recorded")""#.into()

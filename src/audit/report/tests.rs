@@ -90,6 +90,30 @@ fn commands_stand_in_the_text_as_the_trail_has_them() {
     assert!(text.contains(&format!("olga: {command}")), "{text}");
 }
 
+/// A reviewer read of a revocation that the store had refused as of one that was done.
+#[test]
+fn commands_that_failed_are_told_apart_from_those_that_were_done() {
+    let line = |status: u32, user: Value, command: &str| {
+        json!({
+            "time": 1, "status_id": status, "metadata": {"event_code": "operator"}, "actor": {"user": user},
+            "unmapped": {"command": command},
+        })
+    };
+    let olga = json!({"uid": "1000", "name": "olga"});
+    let lines = [
+        line(2, olga.clone(), "revoke {}"),
+        line(1, olga, "revoke {}"),
+        line(2, json!({"uid": "1001"}), "connect"),
+        line(2, json!({}), "connect"),
+    ];
+    let report = report(&lines, 0, 2);
+    let told: Vec<&str> = rows(&report, "operators").iter().map(|row| row.what.as_str()).collect();
+    assert_eq!(
+        told,
+        ["olga: revoke {}", "olga: revoke {}, failed", "uid 1001: connect, failed", "unknown: connect, failed"]
+    );
+}
+
 #[test]
 fn texts_beyond_the_bound_are_counted_and_not_kept() {
     let mut group = Group::default();
