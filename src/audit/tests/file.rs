@@ -264,6 +264,31 @@ fn a_tail_cut_between_two_starts_is_told_by_the_copied_checkpoint() {
     assert!(problems(&findings)[0].contains("no longer reached its checkpoint"), "{:?}", problems(&findings));
 }
 
+/// Nothing was said of the lines since, which somebody may have cut off, nor that its line is not there at all.
+#[test]
+fn how_far_a_copy_of_checkpoints_tells_is_said_as_it_may_have_ended_long_ago() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let copy = directory.path().join("elsewhere.jsonl");
+    let settings = Settings { checkpoint_copy: Some(copy.clone()), ..file_settings(&path) };
+    open(&settings, directory.path()).shutdown();
+    let proof = proof(&settings);
+    let copied = fs::read(&copy).unwrap();
+    let last_checkpoint = Some(Checkpoint::last_of(&*copied, &proof.keys, &proof.checkpoint_keys).unwrap());
+    let proof = Proof { last_checkpoint, ..proof };
+    fs::rename(&path, directory.path().join("audit.jsonl.000001")).unwrap();
+    open(&settings, directory.path()).shutdown();
+    let summary = intact(&path, &proof);
+    assert!(summary.end_checked);
+    let said = format!("compared up to line 3, which was seen elsewhere at {NOW}: lines written later and cut off");
+    assert!(summary.to_string().contains(&said), "{summary}");
+    let findings = verify_files([&path], &Proof { part: true, ..proof }).unwrap();
+    assert_eq!(problems(&findings), Vec::<String>::new());
+    assert!(!findings.summary.end_checked);
+    let said = format!("the end was not compared: the last checkpoint from elsewhere is of line 3 at {NOW}");
+    assert!(findings.summary.to_string().contains(&said), "{}", findings.summary);
+}
+
 #[test]
 fn a_second_place_that_is_away_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();

@@ -63,7 +63,7 @@ pub struct Summary {
     pub end_checked: bool,
     /// The number of the last of these.
     pub compared_to: Option<u64>,
-    /// When it was seen, where all chains are checked. It may be long ago: lines that were written since may be cut off.
+    /// When it was seen. It may be long ago: lines that were written since may be cut off.
     #[serde(serialize_with = "as_text")]
     pub compared_at: Option<Timestamp>,
     /// Gaps that the trail itself tells of.
@@ -106,13 +106,17 @@ impl fmt::Display for Summary {
         } else if self.first > 1 {
             writeln!(f, "lines before number {} are not in the files given", self.first)?;
         }
-        match (self.end_checked, self.compared_to, self.compared_at) {
-            (true, Some(number), Some(at)) => writeln!(
+        match (self.end_checked, self.compared_to.zip(self.compared_at)) {
+            (true, Some((number, at))) => writeln!(
                 f,
                 "compared up to line {number}, which was seen elsewhere at {at}: lines written later and cut off would not be seen"
             )?,
-            (true, ..) => {}
-            (false, ..) => writeln!(
+            (false, Some((number, at))) => writeln!(
+                f,
+                "the end was not compared: the last checkpoint from elsewhere is of line {number} at {at}, which is not in the files \
+                 given; lines cut off it would not be seen"
+            )?,
+            (_, None) => writeln!(
                 f,
                 "the end was not compared with a checkpoint from elsewhere: lines cut off it would not be seen"
             )?,

@@ -48,7 +48,10 @@ pub struct Proof {
 
 /// A checkpoint from the second place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Checkpoint(Link);
+pub struct Checkpoint {
+    link: Link,
+    at: Timestamp,
+}
 
 impl Checkpoint {
     /// The last checkpoint in a file of checkpoints, if its signature and its code are good.
@@ -68,7 +71,11 @@ impl Checkpoint {
         let last = last.ok_or(CannotVerify::NoCheckpoint)?;
         let sealed = Sealed::parse(&last).filter(|sealed| sealed.signature.is_some());
         let sealed = sealed.ok_or(CannotVerify::NoCheckpoint)?;
-        is_genuine(&sealed, keys, checkpoint_keys).then_some(Self(sealed.link)).ok_or(CannotVerify::ForgedCheckpoint)
+        if !is_genuine(&sealed, keys, checkpoint_keys) {
+            return Err(CannotVerify::ForgedCheckpoint);
+        }
+        let Content { time, .. } = serde_json::from_slice(&last).map_err(|_| CannotVerify::NoCheckpoint)?;
+        Ok(Self { link: sealed.link, at: Timestamp::from_millis(time) })
     }
 }
 
@@ -227,14 +234,17 @@ impl<'a> Verifier<'a> {
                 ),
             );
         }
-        if let Some(Checkpoint(checkpoint)) = self.proof.last_checkpoint {
-            self.findings.summary.end_checked = true;
-            self.findings.summary.compared_to = Some(checkpoint.seq);
+        if let Some(Checkpoint { link: checkpoint, at }) = self.proof.last_checkpoint {
             // A chain that has begun since may have no checkpoint yet, and numbers of its own.
             let was_before = self.proof.restarts && self.reached;
+            let is_cut = !was_before && last.seq < checkpoint.seq;
+            let summary = &mut self.findings.summary;
+            // Else its line is not there to be compared with, such as where its time was over.
+            summary.end_checked = self.reached || is_cut || self.rewritten.is_some();
+            (summary.compared_to, summary.compared_at) = (Some(checkpoint.seq), Some(at));
             if was_before {
                 self.rewritten = None;
-            } else if last.seq < checkpoint.seq {
+            } else if is_cut {
                 self.problem(
                     None,
                     format!(
@@ -293,7 +303,7 @@ impl<'a> Verifier<'a> {
         } else {
             self.follow(number, &sealed);
         }
-        if let Some(Checkpoint(checkpoint)) = self.proof.last_checkpoint
+        if let Some(Checkpoint { link: checkpoint, .. }) = self.proof.last_checkpoint
             && checkpoint.seq == sealed.link.seq
         {
             let is_it = checkpoint.mac == sealed.link.mac;

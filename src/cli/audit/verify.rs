@@ -43,7 +43,8 @@ pub struct VerifyArgs {
     /// not checked. Give it again for each key that was in use
     #[arg(long, value_name = "FILE")]
     pub checkpoint_key: Vec<PathBuf>,
-    /// The file that `audit.checkpoint_copy` names. Without it, lines cut off the end cannot be seen
+    /// The file that `audit.checkpoint_copy` names. Without it, lines cut off the end cannot be seen, and with it none that
+    /// were written after its last checkpoint
     #[arg(long, value_name = "FILE")]
     pub checkpoints: Option<PathBuf>,
     /// The lines were collected from standard output, where every start begins a new chain
