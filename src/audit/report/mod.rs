@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use self::configuration::{Access, Configured, ConfiguredSecret, ends_of_certificates};
-use self::sections::{GRANTS, RULES, SECTIONS};
+use self::sections::{Counts, GRANTS, RULES, SECTIONS, Section};
 use super::{
     chain::MAX_LINE,
     lines::{Fault, Lines, of_file},
@@ -104,7 +104,7 @@ impl Report {
                 id: section.id,
                 title: section.title,
                 controls: section.controls,
-                query: query(&(section.jq)(), (!section.since_ever).then_some(from), to),
+                query: query(section, from, to),
                 rows: group.rows.into_values().collect(),
                 left_out: group.left_out,
             })
@@ -150,14 +150,11 @@ fn count(reader: impl BufRead, from: i64, to: i64, groups: &mut [Group]) -> io::
             unreadable += 1;
             continue;
         };
-        if time >= to {
-            continue;
-        }
-        let within = time >= from;
-        records += u64::from(within);
-        for (section, group) in SECTIONS.iter().zip(&mut *groups).filter(|(section, _)| within || section.since_ever) {
-            for what in (section.keys)(&value) {
-                group.add(what, time);
+        records += u64::from((from..to).contains(&time));
+        for (section, group) in SECTIONS.iter().zip(&mut *groups) {
+            let time = section.counts.time(&value, time);
+            if time < to && (time >= from || section.counts == Counts::SinceEver) {
+                (section.keys)(&value).into_iter().for_each(|what| group.add(what, time));
             }
         }
     }
@@ -198,12 +195,15 @@ fn readable() -> String {
     )
 }
 
-/// The program for `jq -nR` that gives the rows of these texts. It holds no single quote, so that it can stand in them.
-fn query(texts: &str, from: Option<i64>, to: i64) -> String {
-    let read = readable();
-    let from = from.map(|from| format!(".time >= {from} and ")).unwrap_or_default();
+/// The program for `jq -nR` that gives the rows of a section. It holds no single quote, so that it can stand in them.
+fn query(section: &Section, from: i64, to: i64) -> String {
+    let (read, time, texts) = (readable(), section.counts.jq(), (section.jq)());
+    let from = match section.counts {
+        Counts::SinceEver => String::new(),
+        Counts::InPeriod | Counts::ByEnd => format!("$time >= {from} and "),
+    };
     format!(
-        "[inputs | {read} | select({from}.time < {to}) | .time as $time | ({texts})? | {{what: ., time: $time}}] | \
+        "[inputs | {read} | ({time}) as $time | select({from}$time < {to}) | ({texts})? | {{what: ., time: $time}}] | \
          group_by(.what) | map({{what: .[0].what, records: length, first: (map(.time) | min), last: (map(.time) | max)}})"
     )
 }

@@ -18,10 +18,38 @@ pub(super) struct Section {
     /// The texts by which the records are counted, as a `jq` expression that is evaluated on each record and gives none
     /// for a record of another kind.
     pub(super) jq: fn() -> Cow<'static, str>,
-    /// Whether records from before the period count too, since what they tell of still holds.
-    pub(super) since_ever: bool,
+    pub(super) counts: Counts,
     /// The texts that `jq` gives of a record, found without it.
     pub(super) keys: fn(&Value) -> Vec<String>,
+}
+
+/// When a record counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counts {
+    /// Where its time is in the period: of a request that of its arrival.
+    InPeriod,
+    /// From before the period too, since what it tells of still holds.
+    SinceEver,
+    /// Where its request ended in the period, however long before that it arrived.
+    ByEnd,
+}
+
+impl Counts {
+    /// The time by which a record of this `time` counts.
+    pub(super) fn time(self, line: &Value, time: i64) -> i64 {
+        match self {
+            Self::InPeriod | Self::SinceEver => time,
+            Self::ByEnd => time.saturating_add(line.get("duration").and_then(Value::as_i64).unwrap_or_default()),
+        }
+    }
+
+    /// The same, for `jq`.
+    pub(super) const fn jq(self) -> &'static str {
+        match self {
+            Self::InPeriod | Self::SinceEver => ".time",
+            Self::ByEnd => ".time + ((.duration | numbers | select(. == floor)) // 0)",
+        }
+    }
 }
 
 /// In which part of the report a refusal counts, if in any.
@@ -101,7 +129,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         jq: || {
             r#"select(.actor.idp) | "\(.actor.user.name) of \(.actor.idp.name)\((.unmapped.principal.actor.subject | strings | ", through \(.)")? // "")""#.into()
         },
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| {
             one((|| {
                 at(line, "/actor/idp")?.filter(is_true)?;
@@ -121,7 +149,7 @@ pub(super) const SECTIONS: [Section; 15] = [
             "[(.authorizations | arrays[] | (.policy.uid)? | strings), ((.unmapped.issued.rules)? | arrays[] | strings)] | unique[]"
                 .into()
         },
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| {
             let all = line.get("authorizations").and_then(Value::as_array).into_iter().flatten();
             let decided = all.filter_map(|one| at(one, "/policy/uid")??.as_str());
@@ -135,7 +163,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         title: "Grants that gave Kubernetes groups",
         controls: "CC6.1, CC6.3; A.5.15, A.5.18",
         jq: || ".unmapped.grants | arrays[] | strings".into(),
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| {
             let all = at(line, "/unmapped/grants").flatten().and_then(Value::as_array).into_iter().flatten();
             all.filter_map(|grant| grant.as_str().map(str::to_owned)).collect()
@@ -146,7 +174,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         title: "Denials",
         controls: "CC6.1, CC7.2; A.5.15, A.8.15",
         jq: || refused(Part::Denials),
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| one(refusal(line, Part::Denials)),
     },
     Section {
@@ -154,7 +182,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         title: "Login failures and refused credentials",
         controls: "CC6.1, CC7.2; A.5.17, A.8.15",
         jq: || refused(Part::Failures),
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| one(refusal(line, Part::Failures)),
     },
     Section {
@@ -164,7 +192,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         jq: || {
             r#"select(.unmapped.endpoint and (.http_response.code | numbers) >= 400) | "\(.http_response.code) at \(.unmapped.endpoint)""#.into()
         },
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| {
             one((|| {
                 at(line, "/unmapped/endpoint")?.filter(is_true)?;
@@ -179,7 +207,7 @@ pub(super) const SECTIONS: [Section; 15] = [
                 person, revoked by an operator, or ended by the provider",
         controls: "CC6.2; A.5.18",
         jq: || ".unmapped.session_ended.why | strings".into(),
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| one(string(line, "/unmapped/session_ended/why")),
     },
     Section {
@@ -187,7 +215,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         title: "Streams that ended with the session or token of their caller, or otherwise early",
         controls: "CC6.2; A.5.18",
         jq: || r#"select(.unmapped.ended) | "\(.unmapped.ended): \((.actor.user.name)? // "nobody")""#.into(),
-        since_ever: false,
+        counts: Counts::ByEnd,
         keys: |line| {
             one((|| {
                 at(line, "/unmapped/ended")?.filter(is_true)?;
@@ -203,7 +231,7 @@ pub(super) const SECTIONS: [Section; 15] = [
             r#"select(.metadata.event_code == "operator") | "\((.actor.user.name)? // ((.actor.user.uid)? | strings | "uid \(.)") // "unknown"): \(.unmapped.command)\(if .status_id == 2 then ", failed" else "" end)""#
                 .into()
         },
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| {
             one((|| {
                 code_among(line, &[code::OPERATOR])?;
@@ -224,7 +252,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         jq: || {
             r#"select(.metadata.event_code | IN("policy.loaded", "policy.refused")) | "\(.metadata.event_code) \((.unmapped.policy)? // "unreadable") at \(.time / 1000 | floor | todate), cause \((.unmapped.cause)? // "not recorded")""#.into()
         },
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| {
             one((|| {
                 let code = code_among(line, &[code::POLICY_LOADED, code::POLICY_REFUSED])?;
@@ -241,7 +269,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         jq: || {
             r#"select(.metadata.event_code == "request.completed") | .unmapped.issued | objects | "\(.audience) (\(.scopes // [] | join(" ") | if . == "" then "no scope" else . end)) by \(.rules // [] | join(" ") | if . == "" then "no rule" else . end) for \((.task.namespace)? // "a caller without task")""#.into()
         },
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| {
             one((|| {
                 // That of the decision has it too, also where it could not be written in time, and the token was given to nobody.
@@ -265,7 +293,7 @@ pub(super) const SECTIONS: [Section; 15] = [
             )
             .into()
         },
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| {
             let done = code_among(line, &[code::COMPLETED]).and_then(|_| string(line, "/unmapped/revoked"));
             string(line, "/unmapped/tokens_ended/why").into_iter().chain(done.map(|_| DONE.to_owned())).collect()
@@ -278,7 +306,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         jq: || {
             r#"select(.metadata.event_code | IN("key.made", "key.removed")) | "\(.metadata.event_code): \(.unmapped.key.of) \(.unmapped.key.id)""#.into()
         },
-        since_ever: true,
+        counts: Counts::SinceEver,
         keys: |line| {
             one((|| {
                 let code = code_among(line, &[code::KEY_MADE, code::KEY_REMOVED])?;
@@ -291,7 +319,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         title: "Alarms",
         controls: "CC7.2, CC7.3; A.8.15",
         jq: || r#"select(.metadata.event_code == "alarm") | .unmapped.alarm | strings"#.into(),
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| one(code_among(line, &[code::ALARM]).and_then(|_| string(line, "/unmapped/alarm"))),
     },
     Section {
@@ -299,7 +327,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         title: "Starts, stops and gaps of the trail",
         controls: "CC7.2; A.8.15",
         jq: || r#".metadata.event_code | select(IN("trail.start", "trail.stop", "trail.cut", "trail.gap"))"#.into(),
-        since_ever: false,
+        counts: Counts::InPeriod,
         keys: |line| {
             let code = code_among(line, &[code::START, code::STOP, code::CUT, code::GAP]);
             one(code.map(str::to_owned))

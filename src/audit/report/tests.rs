@@ -44,6 +44,20 @@ fn records_count_from_the_first_moment_to_before_the_last() {
     assert!(rows(&report, "login_failures").is_empty());
 }
 
+/// It stood in the report of the period in which it began, hours before the revocation that ended it, and in none of the next.
+#[test]
+fn a_stream_that_was_ended_counts_where_it_ended() {
+    let line = json!({
+        "time": 5, "duration": 10, "metadata": {"event_code": "request.completed"}, "actor": {"user": {"name": "alice"}},
+        "unmapped": {"ended": "revoked"},
+    });
+    let report_of = |from, to| report(std::slice::from_ref(&line), from, to);
+    let after = report_of(10, 20);
+    let expected = Row { what: "revoked: alice".to_owned(), records: 1, first: 15, last: 15 };
+    assert_eq!((rows(&after, "ended_streams"), after.records), (&[expected][..], 0));
+    assert!(rows(&report_of(0, 10), "ended_streams").is_empty());
+}
+
 #[test]
 fn names_of_strangers_neither_move_the_cursor_nor_are_markup() {
     let report = report(&[denied(1, "\u{1b}[2J<script>")], 0, 2);
@@ -125,7 +139,7 @@ fn texts_beyond_the_bound_are_counted_and_not_kept() {
 #[test]
 fn queries_can_stand_in_single_quotes() {
     for section in &SECTIONS {
-        assert!(!query(&(section.jq)(), Some(0), 1).contains('\''), "{}", section.id);
+        assert!(!query(section, 0, 1).contains('\''), "{}", section.id);
     }
 }
 

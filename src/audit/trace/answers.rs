@@ -27,7 +27,7 @@ pub struct Answers {
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// Unix time in milliseconds.
+    /// When it was over or, of one whose beginning was noted, about when it began: Unix time in milliseconds.
     pub time: i64,
     pub status: u16,
     /// Where Doorward refused it, or its upstream failed.
@@ -65,7 +65,9 @@ pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
         let said = line.unmapped.upstream.code.filter(|_| is_try);
         let Some(answer) = Answer::of(line, said) else { return };
         if request == id {
-            own = Some(answer);
+            // Of what goes on for long it is known since when: it was noted then.
+            let time = own.as_ref().map_or(answer.time, |begun: &Answer| begun.time);
+            own = Some(Answer { time, ..answer });
         } else if is_try {
             tries.insert(request, answer);
         }
@@ -80,7 +82,7 @@ impl Answer {
         let status = line.http_response.code?;
         let end = line.time.saturating_add(line.duration.unwrap_or_default());
         Some(Self {
-            time: line.time,
+            time: end,
             status: said.unwrap_or(status),
             reason: line.status_code,
             event: line.unmapped.event_id,

@@ -209,3 +209,19 @@ fn the_last_try_of_a_delivery_is_told_by_what_its_receiver_said() {
         assert_eq!(found.answer.map(|answer| answer.status), Some(502), "its own answer is ours");
     }
 }
+
+/// It was the time at which the request came.
+#[test]
+fn an_answer_has_the_time_at_which_it_was_over() {
+    let lines = [
+        request(REQUEST, "request.decided", &json!({})),
+        with(
+            &request(REQUEST, "request.completed", &json!({})),
+            &json!({"duration": 2_500, "http_response": {"code": 201}}),
+        ),
+    ];
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+    let found = answers(&Files::new(vec![file.path().to_owned()]), REQUEST).unwrap();
+    assert_eq!(found.answer.map(|answer| (answer.status, answer.time)), Some((201, 1_002_500)));
+}
