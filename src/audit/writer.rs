@@ -29,6 +29,7 @@ use super::{
     sink::{Found, Sink},
     trail::{Keys, MAX_WAITING, Opened, Shared},
     unavailable::AuditUnavailable,
+    watchdog::MAX_STALL,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -81,6 +82,8 @@ pub(super) struct Writer {
     written: i64,
     last_sync: Instant,
     last_commit: Timestamp,
+    /// When the thread began with what it is at; none: it is at nothing.
+    entered: Option<Timestamp>,
     outage: Option<Outage>,
     checkpoints: Checkpoints,
 }
@@ -121,6 +124,7 @@ impl Writer {
             written: 0,
             last_sync: Instant::now(),
             last_commit: now,
+            entered: None,
             outage: None,
             checkpoints: Checkpoints::new(settings, now),
         };
@@ -208,7 +212,7 @@ impl Writer {
     fn take(&mut self, Item { mut entry, weight, held, is_promised, reply }: Item) {
         self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
         // Ended by the commit that follows. A thread that has nothing to write is not at it.
-        self.shared.watchdog.enter();
+        self.enter();
         if self.pending.len() > MAX_WAITING && !is_promised {
             self.shared.room.give_back(held);
             self.shared.lose(1);
@@ -261,7 +265,7 @@ impl Writer {
                 || self.unsynced.len() >= UNSYNCED
                 || self.last_sync.elapsed() >= SYNC_INTERVAL;
             if !self.pending.is_empty() || self.in_doubt || (due && (!self.synced || self.outage.is_some())) {
-                self.shared.watchdog.enter();
+                self.enter();
             }
             let flushed = self.resync().and_then(|()| self.flush());
             if let Err(error) = flushed.and_then(|()| if due { self.sync() } else { Ok(()) }) {
@@ -271,13 +275,13 @@ impl Writer {
             self.answer(Ok(()));
             self.copy_checkpoint();
             let lost = self.shared.lost.swap(0, Ordering::Relaxed);
-            let outage = self.outage.take();
+            let (outage, delayed) = (self.outage.take(), self.delayed_since());
             self.shared.show_queue();
-            if outage.is_none() && lost == 0 {
+            if outage.is_none() && lost == 0 && delayed.is_none() {
                 break;
             }
             let now = self.clock.now();
-            let since = outage.as_ref().map_or(self.last_commit, |outage| outage.since);
+            let since = outage.as_ref().map(|outage| outage.since).or(delayed).unwrap_or(self.last_commit);
             self.event(&Event::Gap { lost, since, until: now });
             if outage.is_some() {
                 tracing::info!(lost, "the audit trail is written again");
@@ -286,6 +290,21 @@ impl Writer {
             }
         }
         self.last_commit = self.clock.now();
+    }
+
+    /// The thread begins with what it is to write, unless it is at it.
+    fn enter(&mut self) {
+        self.shared.watchdog.enter();
+        if self.entered.is_none() {
+            self.entered = Some(self.clock.now());
+        }
+    }
+
+    /// Since when the thread was at what it ends with now, where a checkpoint is late for it: the trail is to tell that nobody took one
+    /// away.
+    fn delayed_since(&mut self) -> Option<Timestamp> {
+        let entered = self.entered.take()?;
+        (self.clock.now().since(entered) >= self.checkpoints.interval.max(MAX_STALL)).then_some(entered)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -390,7 +409,7 @@ impl Writer {
         if self.outage.is_some() || (since < every && is_soon) {
             return;
         }
-        self.shared.watchdog.enter();
+        self.enter();
         self.tidy(now);
         if self.outage.is_none() {
             self.checkpoint();
@@ -399,6 +418,9 @@ impl Writer {
 
     fn checkpoint(&mut self) {
         let now = self.clock.now();
+        if let Some(since) = self.delayed_since() {
+            self.event(&Event::Gap { lost: 0, since, until: now });
+        }
         let start = self.pending.len();
         self.event(&Event::Checkpoint {
             instance: Arc::clone(&self.shared.instance),
@@ -425,7 +447,7 @@ impl Writer {
             return thread::park_timeout(NAP);
         }
         if !self.synced {
-            self.shared.watchdog.enter();
+            self.enter();
             let synced = self.sync();
             self.shared.watchdog.leave(synced.is_ok());
             if let Err(error) = synced {

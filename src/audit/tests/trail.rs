@@ -235,6 +235,31 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     assert!(trail.metrics().errors.get() > 0);
 }
 
+/// The checkpoint that was late for it looked as if somebody had taken one away, for as long as the file was kept.
+#[test]
+fn a_disk_that_hung_for_minutes_leaves_a_gap_and_a_trail_that_is_intact() {
+    for is_full in [false, true] {
+        let settings = settings();
+        let (sink, clock) = (Memory::default(), clock());
+        let trail = start(&settings, &sink, &clock);
+        sink.set(|disk| (disk.hold_syncs, disk.is_full) = (true, is_full));
+        runtime().block_on(async {
+            let written = trail.take_room(1, false).unwrap().write_durable(record(1));
+            sink.wait_for(|disk| disk.syncing);
+            clock.advance(Duration::from_secs(600));
+            sink.set(|disk| disk.hold_syncs = false);
+            written.await.unwrap();
+        });
+        trail.shutdown();
+        let findings = verify(&sink.bytes(), &proof(&settings));
+        assert_eq!(problems(&findings), Vec::<String>::new());
+        assert_eq!((findings.summary.gaps, findings.summary.lost), (1, 0));
+        let lines = sink.lines();
+        let gap = &lines.iter().find(|line| kind(line) == "trail.gap").unwrap()["unmapped"];
+        assert_eq!(gap["until"].as_i64().unwrap() - gap["since"].as_i64().unwrap(), 600_000);
+    }
+}
+
 #[test]
 fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
     let settings = Settings { when_full: WhenFull::Continue, queue: 4, ..settings() };
