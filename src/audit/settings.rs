@@ -65,7 +65,7 @@ pub enum Destination {
 pub struct Retention {
     /// So many; none: all.
     pub keep: Option<u32>,
-    /// Until their last line is so old; none: for ever.
+    /// Until their last line was written so long ago; none: for ever.
     pub retain: Option<Duration>,
 }
 

@@ -225,6 +225,14 @@ impl RotatingFile {
         self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// When the last line of a full file was written, after which `next` began, or else the current one. That line itself may have a
+    /// time of hours before: that of a request has the one of its arrival.
+    fn written_until(&self, next: Option<&PathBuf>) -> io::Result<Timestamp> {
+        let Some(next) = next else { return Ok(self.began) };
+        let first = File::open(next).and_then(|mut file| first_line(&mut file)?.ok_or_else(foreign));
+        first.map(|first| first.time).map_err(of_file(next))
+    }
+
     fn close(&mut self) {
         self.file = None;
         self.mending = None;
@@ -314,15 +322,20 @@ impl Sink for RotatingFile {
         let keep = keep.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
         let beyond = numbered.len().saturating_sub(keep);
         let mut surplus: Option<Surplus> = None;
-        for (at, (number, path)) in numbered.into_iter().enumerate() {
+        let mut numbered = numbered.into_iter().enumerate().peekable();
+        while let Some((at, (number, path))) = numbered.next() {
             if self.backlog.holds(number) {
                 break;
             }
             let named = |error: io::Error| of_file(&path)(error);
             let mut file = File::open(&path).map_err(named)?;
             let last = FileEnd::of(&mut file).map_err(named)?.last.ok_or_else(|| named(foreign()))?;
-            if at >= beyond && retain.is_none_or(|retain| now.since(last.time) < retain) {
-                break;
+            if at >= beyond {
+                let Some(retain) = retain else { break };
+                let next = numbered.peek().map(|(_, (_, path))| path);
+                if now.since(self.written_until(next)?) < retain {
+                    break;
+                }
             }
             let surplus = match &mut surplus {
                 Some(surplus) => surplus,

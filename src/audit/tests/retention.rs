@@ -10,6 +10,8 @@ struct Kept {
     directory: tempfile::TempDir,
     settings: Settings,
     clock: Clock,
+    /// How long before it was written each request arrived.
+    latency: Duration,
 }
 
 impl Kept {
@@ -17,7 +19,8 @@ impl Kept {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
         let destination = Destination::File { path, max_size: 64 << 10, retention };
-        Self { directory, settings: Settings { destination, queue: 4096, ..settings() }, clock: clock() }
+        let settings = Settings { destination, queue: 4096, ..settings() };
+        Self { directory, settings, clock: clock(), latency: Duration::ZERO }
     }
 
     fn path(&self) -> PathBuf {
@@ -28,7 +31,7 @@ impl Kept {
     fn run(&self, records: u128) {
         let trail = Trail::open(&self.settings, self.directory.path(), self.clock.clone()).unwrap();
         for number in 0..records {
-            trail.write(record(number));
+            trail.write(Record { time: NOW - self.latency, ..record(number) });
         }
         trail.shutdown();
     }
@@ -101,6 +104,18 @@ fn lines_go_when_their_time_is_over_though_no_file_is_full() {
     // A file goes with its last line, so the oldest line can be a quarter older.
     assert!(kept.clock.now().since(Timestamp::from_millis(oldest)) <= 10 * HOUR);
     assert!(kept.lines().iter().any(|line| kind(line) == "request"), "what is younger stays");
+}
+
+/// The end of a long stream is written with the time of its arrival, by which a file was found old as soon as it was full.
+#[test]
+fn lines_are_kept_from_when_they_were_written_though_their_requests_arrived_long_before() {
+    let kept = Kept { latency: 9 * HOUR, ..Kept::new(Retention { keep: None, retain: Some(8 * HOUR) }) };
+    kept.run(400);
+    assert!(kept.files().len() > 3, "{:?}", kept.files());
+    assert_eq!(kept.intact().first, 1);
+    kept.clock.advance(8 * HOUR);
+    kept.run(1);
+    assert!(kept.intact().first > 1, "the twin: their time is over");
 }
 
 /// Lines that are not known cannot be told of, so they stay for somebody to look at.
