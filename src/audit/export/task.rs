@@ -40,6 +40,8 @@ const LINGER: Duration = Duration::from_millis(500);
 const SAVE: Duration = Duration::from_secs(1);
 /// How long sending may go on at the end.
 const FINISH: Duration = Duration::from_secs(4);
+/// How long calls stay as small as they became when one was too large: with more at each, every second one would be.
+const STAYS_SMALL: Duration = Duration::from_secs(600);
 /// What is remembered as one of what was sent on a connection.
 const STEP: (Duration, i64) = (Duration::from_secs(1), 1 << 20);
 
@@ -79,6 +81,8 @@ struct Task {
     pause: Duration,
     /// Lines that a call may have.
     most: usize,
+    /// When one was too large.
+    too_large: Option<tokio::time::Instant>,
     /// Whether more is settled than was kept.
     unsaved: bool,
     saved: Instant,
@@ -126,6 +130,7 @@ impl Task {
             unproven: false,
             pause: FIRST_PAUSE,
             most: BATCH_LINES,
+            too_large: None,
             unsaved: false,
             saved: Instant::now(),
             export,
@@ -214,7 +219,7 @@ impl Task {
                         "lines of the audit trail were thrown away by the receiver"
                     );
                 }
-                self.most = (self.most * 2).min(BATCH_LINES);
+                self.grow();
                 self.export.set_settled(&batch.after);
                 self.unsaved = true;
                 self.succeeds();
@@ -241,11 +246,19 @@ impl Task {
             }
             Refused::TooLarge(why) if count > 1 => {
                 self.most = count / 2;
+                self.too_large = Some(tokio::time::Instant::now());
                 Failure { cause: "too_large", why, retry: Retry::AtOnce }
             }
             Refused::TooLarge(why) | Refused::Never(why) => {
                 Failure { cause: "refused", why, retry: Retry::After(SLOW) }
             }
+        }
+    }
+
+    /// Lets the next call have more lines, after one that was taken.
+    fn grow(&mut self) {
+        if self.too_large.is_none_or(|since| since.elapsed() >= STAYS_SMALL) {
+            self.most = (self.most * 2).min(BATCH_LINES);
         }
     }
 
@@ -360,6 +373,8 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
     use crate::{
         admin::health::{Gate, Health},
@@ -390,5 +405,31 @@ mod tests {
         // Half as many lines are another call.
         let failure = task.refused(Refused::TooLarge(String::new()), 2);
         assert_eq!(task.fail(failure), None);
+    }
+
+    /// Every second call was refused, for as long as there was a backlog.
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_became_smaller_for_a_receiver_stay_so_for_some_minutes() {
+        let trail = Written::new(&[2]);
+        let (_backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
+        let clock = Clock::default();
+        let component = Health::new(clock.clone()).component("export", Gate::Report);
+        let mut task = Task::new(export, clock, component);
+        let refused_of_ten = |task: &mut Task| {
+            let mut refused = 0;
+            for _ in 0..10 {
+                if task.most > BATCH_LINES / 2 {
+                    let failure = task.refused(Refused::TooLarge(String::new()), task.most);
+                    task.fail(failure);
+                    refused += 1;
+                } else {
+                    task.grow();
+                }
+            }
+            refused
+        };
+        assert_eq!([refused_of_ten(&mut task), refused_of_ten(&mut task)], [1, 0]);
+        advance(STAYS_SMALL).await;
+        assert_eq!(refused_of_ten(&mut task), 1, "it may take more by now");
     }
 }
