@@ -281,7 +281,7 @@ mod tests {
     /// What had been allowed by a clock that was ahead went on in an hour in which no rule allows it.
     #[test]
     fn streams_are_decided_again_at_the_boundaries_of_rules_and_where_the_clock_is_set_back() {
-        let at = |seconds| Timestamp::from_secs(1_700_000_000 + seconds);
+        let at = |seconds: i64| Timestamp::from_secs(1_700_000_000 + seconds);
         for (looked, now, boundary, expected) in [
             (0, 10, None, false),
             (0, 10, Some(11), false),

@@ -295,7 +295,10 @@ async fn watch_health(app: &App) {
         for issuer in snapshot.issuers.iter().filter(|issuer| issuer.signs()) {
             let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);
             let status = issuer.keys().status();
-            let introspection = || Some(issuer.introspection_trouble(&issuer.keys().metadata()?)?.to_owned());
+            let introspection = || {
+                let metadata = issuer.keys().metadata()?;
+                issuer.introspection_trouble(&metadata).map(str::to_owned)
+            };
             if status.usable {
                 match status.doubt().or_else(introspection) {
                     Some(why) => component.degraded(why),

@@ -177,7 +177,7 @@ pub(super) fn merge(
     settings: &[Setting],
     locations: &mut Locations,
 ) -> Result<serde_json::Value, Box<figment::Error>> {
-    let root = schema::schema();
+    let root = schema();
     let mut layers: Vec<(Option<&Giver>, serde_json::Value)> = vec![(None, file.to_json())];
     for setting in settings {
         let value = setting

@@ -369,7 +369,7 @@ impl Draft {
 
     /// Merges the layers and gives them their shape, with the parts that had to be mended.
     fn assemble(&mut self, main: &Node, settings: &[Setting]) -> Result<(raw::Root, BTreeSet<At>), String> {
-        self.shaped(main, settings, &schema::schema())
+        self.shaped(main, settings, &schema())
     }
 
     fn shaped<T: DeserializeOwned>(

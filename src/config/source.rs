@@ -160,7 +160,7 @@ impl Node {
                     match seen.get_mut(key.name.as_str()) {
                         Some((first, last)) => {
                             let lost = std::mem::replace(last, value);
-                            found.push(Repeated { source: self.source, first: *first, key, lost });
+                            found.push(Repeated { source: self.source, first, key, lost });
                         }
                         None => _ = seen.insert(&key.name, (key, value)),
                     }

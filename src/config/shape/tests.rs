@@ -17,7 +17,7 @@ fn formatted<'a>(schema: &'a Value, found: &mut Vec<&'a Map<String, Value>>) {
 /// One that is let through is refused by the reader of the whole, without its place, and hides all other problems.
 #[test]
 fn every_format_that_the_schema_names_is_checked() {
-    let root = schema::schema();
+    let root = schema();
     let mut found = Vec::new();
     formatted(&root, &mut found);
     assert!(found.len() > 10, "{found:?}");
