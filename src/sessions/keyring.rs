@@ -3,7 +3,10 @@
 use std::{io, path::Path, sync::Arc};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -164,6 +167,11 @@ pub(crate) fn random<const LEN: usize>() -> [u8; LEN] {
         std::process::abort();
     }
     bytes
+}
+
+/// 256 random bits as base64url: what nobody guesses, and a verifier of PKCE (RFC 7636 section 4.1).
+pub(crate) fn random_text() -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(random::<32>())
 }
 
 fn decode(text: &[u8]) -> Option<Key> {

@@ -2,14 +2,13 @@
 
 use std::{io::Write, time::Duration};
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::time::{Instant, sleep};
 
 use super::{
     Failure, PATIENCE, SignedIn, keep, machine,
     server::{Refused, Server, Waiting},
 };
-use crate::{authn::NeededLogin, oidc::program::challenge, sessions::keyring::random};
+use crate::{authn::NeededLogin, oidc::program::challenge, sessions::keyring::random_text};
 
 /// By how much a program slows down that is told to (RFC 8628 section 3.5).
 const SLOWER: Duration = Duration::from_secs(5);
@@ -19,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Signs in with a code that the person types in some browser (RFC 8628 section 3).
 pub async fn sign_in(server: &Server, needed: &NeededLogin, out: &mut (dyn Write + Send)) -> Result<SignedIn, Failure> {
-    let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
+    let verifier = random_text();
     let begun = server.begin_device(&challenge(&verifier), &machine(), needed).await;
     let Waiting { code, user_code, expires, interval } =
         begun.map_err(|refused| refused.advise(&server.address, server.ca.as_deref()))?;

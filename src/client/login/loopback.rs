@@ -11,7 +11,6 @@ use std::{
 };
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -26,7 +25,7 @@ use url::form_urlencoded;
 use super::Failure;
 use crate::{
     pages::{self, Brand, ProgramDoneView},
-    sessions::keyring::random,
+    sessions::keyring::random_text,
 };
 
 /// Connections at once: a browser opens a few, and whoever else is on this machine gets no more.
@@ -56,7 +55,7 @@ impl Loopback {
     pub async fn bind() -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
-        Ok(Self { listener, port, state: BASE64_URL_SAFE_NO_PAD.encode(random::<32>()) })
+        Ok(Self { listener, port, state: random_text() })
     }
 
     pub fn port(&self) -> u16 {

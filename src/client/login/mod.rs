@@ -23,7 +23,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 pub(crate) use self::kept::{MODE, not_a_file};
@@ -37,7 +36,7 @@ use crate::{
     authn::NeededLogin,
     clock::Timestamp,
     oidc::program::{challenge, confirmation},
-    sessions::{Origin, keyring::random},
+    sessions::{Origin, keyring::random_text},
     terminal,
 };
 
@@ -135,7 +134,7 @@ async fn by_loopback(
     out: &mut (dyn Write + Send),
 ) -> Result<SignedIn, Failure> {
     let loopback = Loopback::bind().await?;
-    let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
+    let verifier = random_text();
     let challenge = challenge(&verifier);
     let url = server.page(loopback.port(), loopback.state(), &challenge, &machine(), needed);
     let code = confirmation(&challenge);

@@ -36,7 +36,7 @@ use crate::{
     pages::{self, DeviceDoneView, DeviceView, LetInView, ProgramDoneView, TypeCodeView},
     sessions::{
         Ended, NewSession, Origin, Seen, Session,
-        keyring::{Purpose, random},
+        keyring::{Purpose, random_text},
     },
     sha256::sha256,
     store::{Expect, StoreError, Written},
@@ -112,7 +112,7 @@ impl Login {
             let (error, retry_after) = ("temporarily_unavailable", Some(wait));
             Refusal { status, error, description, retry_after }
         })?;
-        let secret = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
+        let secret = random_text();
         let kept = Waiting {
             asker,
             secret: sha256(&[secret.as_bytes()]),

@@ -5,7 +5,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -26,7 +25,7 @@ use super::{
 use crate::{
     authn::NeededLogin,
     pages::{self, ProgramView},
-    sessions::{Ended, NewSession, Session, keyring::random},
+    sessions::{Ended, NewSession, Session, keyring::random_text},
     sha256::sha256,
     store::{Expect, Written},
 };
@@ -168,7 +167,7 @@ impl Login {
         program: &Loopback,
         new: NewSession<'_>,
     ) -> Result<(String, Arc<Session>), Failure> {
-        let code = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
+        let code = random_text();
         let until = self.0.sessions.now() + CODE_LIFETIME;
         let origin = new.origin.as_str().to_owned();
         let (grant, session) = self.prepare(new, &program.asker, until).await?;
