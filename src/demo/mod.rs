@@ -5,15 +5,17 @@ pub mod provider;
 pub(crate) mod samples;
 
 use std::{
-    fs, io,
+    fs::{self, Permissions},
+    io,
     io::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use aws_lc_rs::rand;
 use axum::Router;
 use data_encoding::HEXLOWER;
+use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime};
 
 use self::{
@@ -25,6 +27,7 @@ use crate::{
     clock::Clock,
     config::Sources,
     downstream,
+    sessions::keyring::random,
     webhooks::github_signature,
 };
 
@@ -47,7 +50,7 @@ pub fn run(args: &DemoArgs) -> Result<(), StartError> {
     if args.port == args.provider_port {
         return Err(cannot("--port and --provider-port must differ")(io::Error::other("both are the same")));
     }
-    let folder = Folder::new().map_err(cannot("a folder for the demo cannot be made"))?;
+    let folder = folder().map_err(cannot("a folder for the demo cannot be made"))?;
     let runtime = crate::runtime::control().map_err(cannot("a runtime cannot be started"))?;
     let origin = format!("http://localhost:{}", args.port);
     let issuer = format!("http://localhost:{}", args.provider_port);
@@ -71,7 +74,7 @@ pub fn run(args: &DemoArgs) -> Result<(), StartError> {
         ("cluster.token", HEXLOWER.encode(&random::<20>())),
     ];
     for (name, text) in files {
-        folder.write(name, &text)?;
+        write(folder.path(), name, &text)?;
     }
     let mut configuration = CONFIGURATION
         .replace("{listeners}", &listeners(&loopbacks, args.port))
@@ -82,7 +85,7 @@ pub fn run(args: &DemoArgs) -> Result<(), StartError> {
     for (name, address) in ["{event_listener}", "{dashboard}", "{kubernetes}"].iter().zip(&addresses) {
         configuration = configuration.replace(name, &address.to_string());
     }
-    let path = folder.write("doorward.yaml", &configuration)?;
+    let path = write(folder.path(), "doorward.yaml", &configuration)?;
     let sources = Sources { path: path.clone(), ..Sources::default() };
     app::run(&sources, || {
         // A demo whose output nobody reads goes on all the same.
@@ -177,33 +180,13 @@ The configuration is {}, the audit trail stands beside it. Ctrl-C stops.
     )
 }
 
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // The generator of the system does not fail once it has been seeded.
-    let _ = rand::fill(&mut bytes);
-    bytes
+/// A folder of the demo's own, which goes with it. Its secrets are for nobody else on this machine.
+fn folder() -> io::Result<TempDir> {
+    tempfile::Builder::new().prefix("doorward-demo-").permissions(Permissions::from_mode(0o700)).tempdir()
 }
 
-/// A folder of the demo's own, which goes with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let path = std::env::temp_dir().join(format!("doorward-demo-{}", HEXLOWER.encode(&random::<6>())));
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf, StartError> {
-        let path = self.0.join(name);
-        fs::write(&path, text).map_err(cannot("a file of the demo cannot be written"))?;
-        Ok(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, StartError> {
+    let path = folder.join(name);
+    fs::write(&path, text).map_err(cannot("a file of the demo cannot be written"))?;
+    Ok(path)
 }

@@ -24,7 +24,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::clock::Clock;
+use crate::{clock::Clock, sessions::keyring::random_text};
 
 /// Somebody whom the provider knows.
 #[derive(Clone, Copy, Debug)]
@@ -194,7 +194,7 @@ impl Provider {
     fn access_token(&self, subject: &str, client: &str, groups: &[&str], scope: &str) -> Result<String, Response> {
         let now = self.now();
         let claims = json!({"iss": self.0.issuer, "sub": subject, "aud": AUDIENCE, "client_id": client,
-            "iat": now, "exp": now + TOKEN_SECONDS, "jti": random(), "scope": scope, "groups": groups});
+            "iat": now, "exp": now + TOKEN_SECONDS, "jti": random_text(), "scope": scope, "groups": groups});
         self.sign("at+jwt", &claims)
     }
 
@@ -210,7 +210,7 @@ impl Provider {
             claims.insert("nonce".to_owned(), nonce.clone().into());
         }
         let id_token = self.sign("JWT", &claims)?;
-        let refresh_token = random();
+        let refresh_token = random_text();
         if let Ok(mut grants) = self.0.grants.lock() {
             make_room(&mut grants.refresh);
             grants.refresh.insert(refresh_token.clone(), Grant { nonce: None, ..grant.clone() });
@@ -290,7 +290,7 @@ async fn sign_in(State(provider): State<Provider>, Form(request): Form<Authorize
     let Some(person) = PEOPLE.into_iter().find(|person| request.person.as_deref() == Some(person.subject)) else {
         return (StatusCode::BAD_REQUEST, "choose one of the people").into_response();
     };
-    let code = random();
+    let code = random_text();
     let grant = Grant {
         person,
         redirect_uri: request.redirect_uri.clone(),
@@ -405,12 +405,4 @@ fn make_room(grants: &mut HashMap<String, Grant>) {
     if grants.len() >= MAX_GRANTS {
         grants.clear();
     }
-}
-
-/// 256 random bits, base64url.
-fn random() -> String {
-    let mut bytes = [0; 32];
-    // The system's generator does not fail once it has been seeded; zeros would only make the demo's codes guessable.
-    let _ = rand::fill(&mut bytes);
-    BASE64URL.encode(bytes)
 }
