@@ -264,6 +264,30 @@ pub(crate) fn jitter() -> f64 {
     f64::from(byte[0]) / 255.0
 }
 
+/// A duration as Go writes it: `1h0m0s`, `1.5s`.
+pub(crate) fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let end = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let (number, tail) = rest.split_at(end);
+        let unit = tail.find(|character: char| character.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 0.001,
+            "us" | "µs" => 0.000_001,
+            "ns" => 0.000_000_001,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?)?;
+        rest = tail;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
 /// A [`Timestamp`] in what is kept, as milliseconds since 1970.
 pub(crate) mod millis {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -401,5 +425,32 @@ mod tests {
     fn arithmetic_saturates() {
         assert_eq!(Timestamp::MAX + Duration::from_secs(1), Timestamp::MAX);
         assert_eq!(Timestamp::from_secs(1).since(Timestamp::from_secs(2)), Duration::ZERO);
+    }
+
+    #[test]
+    fn durations_of_go_are_read() {
+        for (text, seconds) in [
+            ("1h0m0s", Some(3600.0)),
+            ("90m", Some(5400.0)),
+            ("1.5s", Some(1.5)),
+            ("500ms", Some(0.5)),
+            ("0s", Some(0.0)),
+            ("5us", Some(0.000_005)),
+            ("", None),
+            ("1", None),
+            ("1d", None),
+            ("-1s", None),
+            ("1h-1m", None),
+        ] {
+            assert_eq!(go_duration(text).map(|duration| duration.as_secs_f64()), seconds, "{text}");
+        }
+    }
+
+    /// The sum of the second ended the watch of whoever read it, such as that of tokens.
+    #[test]
+    fn a_duration_of_go_that_is_too_long_is_none() {
+        for text in ["99999999999999999999h", "5000000000000000h5000000000000000h"] {
+            assert_eq!(go_duration(text), None, "{text}");
+        }
     }
 }

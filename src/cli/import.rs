@@ -18,7 +18,7 @@ use self::{
     places::{Places, places},
     rule::{RULE, lets_in_any, missing, rule, verifies},
 };
-use crate::terminal;
+use crate::{clock::go_duration, terminal};
 
 /// Convert the configuration of another proxy, such as oauth2-proxy.
 ///
@@ -415,23 +415,9 @@ fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
     listener.into()
 }
 
-/// A duration as Go writes it: `168h0m0s`. Less than a second does not count.
+/// Those of a duration as Go writes it, `168h0m0s`. One with a part of a second is no length of a session.
 fn seconds(text: &str) -> Option<u64> {
-    let mut total: u64 = 0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (number, unit) = rest.split_at(rest.find(|character: char| !character.is_ascii_digit())?);
-        let (factor, after) = match unit.as_bytes() {
-            [b'm', b's', ..] => return None,
-            [b'h', ..] => (3600, unit.get(1..)?),
-            [b'm', ..] => (60, unit.get(1..)?),
-            [b's', ..] => (1, unit.get(1..)?),
-            _ => return None,
-        };
-        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
-        rest = after;
-    }
-    Some(total)
+    go_duration(text).filter(|length| length.subsec_nanos() == 0).map(|length| length.as_secs())
 }
 
 #[cfg(test)]

@@ -2,14 +2,12 @@
 //!
 //! Whatever is not what it should be counts as missing, so that no object can stop the watch of all others.
 
-use std::time::Duration;
-
 use kube::{api::DynamicObject, core::ObjectMeta};
 use serde_json::Value;
 
 use super::ends::Kind;
 use crate::{
-    clock::Timestamp,
+    clock::{Timestamp, go_duration},
     kubernetes::ObjectRef,
     runs::EVENT_ID,
     tekton::{MADE_BY, REQUEST_ID, dashboard::is_subdomain, is_of_tekton, reference::describe},
@@ -175,31 +173,10 @@ fn times_out(start: Option<&str>, after: Option<&str>) -> Option<Timestamp> {
     Some(Timestamp::from_rfc3339(start?)? + after)
 }
 
-/// A duration as Go writes it (`1h0m0s`, `1.5s`), in the units that Kubernetes writes.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let end = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
-        let (number, tail) = rest.split_at(end);
-        let unit = tail.find(|character: char| character.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            "us" | "µs" | "ns" => 0.0,
-            _ => return None,
-        };
-        total += Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
-        rest = tail;
-    }
-    (!text.is_empty()).then_some(total)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
@@ -313,24 +290,6 @@ mod tests {
             json!({"name": "../../x"}),
         ] {
             assert_eq!(owner(&other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn durations_of_go_are_read() {
-        for (text, seconds) in [
-            ("1h0m0s", Some(3600.0)),
-            ("90m", Some(5400.0)),
-            ("1.5s", Some(1.5)),
-            ("500ms", Some(0.5)),
-            ("0s", Some(0.0)),
-            ("", None),
-            ("1", None),
-            ("1d", None),
-            ("-1s", None),
-            ("1h-1m", None),
-        ] {
-            assert_eq!(go_duration(text).map(|duration| duration.as_secs_f64()), seconds, "{text}");
         }
     }
 }

@@ -72,9 +72,14 @@ fn a_cfg_becomes_a_configuration_and_what_did_not_is_named() {
 
 #[test]
 fn durations_of_go_are_read() {
-    for (text, expected) in
-        [("168h0m0s", Some(604_800)), ("12h", Some(43_200)), ("90m30s", Some(5_430)), ("0", None), ("5", None)]
-    {
+    for (text, expected) in [
+        ("168h0m0s", Some(604_800)),
+        ("12h", Some(43_200)),
+        ("90m30s", Some(5_430)),
+        ("1.5h", Some(5_400)),
+        ("0", None),
+        ("5", None),
+    ] {
         assert_eq!(seconds(text), expected, "{text}");
     }
     for text in ["h", "500ms", "1d", "99999999999999999999h", "9999999999999999999h"] {
