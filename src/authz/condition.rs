@@ -1,5 +1,7 @@
 //! What conditions of a rule have in common.
 
+use std::fmt::Display;
+
 /// How a condition reads what is in doubt. Whatever the doubt, it is never resolved towards letting somebody through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
@@ -46,6 +48,11 @@ impl Condition {
 /// Text for what may be absent.
 pub(super) fn or_none(text: Option<&str>) -> &str {
     text.unwrap_or("none")
+}
+
+/// A list in words.
+pub(super) fn joined<T: Display>(list: &[T]) -> String {
+    list.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Text for a list that may be empty.

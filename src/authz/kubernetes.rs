@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    condition::Reading,
+    condition::{Reading, joined},
     names::{Names, Prefix},
     resources,
 };
@@ -279,10 +279,10 @@ impl Kubernetes {
             "group",
             self.api_groups.iter().map(|g| if g.is_empty() { "\"\"" } else { g }).collect::<Vec<_>>().join(", "),
         );
-        part("resource", self.resources.iter().map(Resource::to_string).collect::<Vec<_>>().join(", "));
+        part("resource", joined(&self.resources));
         part("namespace", self.namespaces.to_string());
         part("name", self.names.to_string());
-        part("path", self.urls.iter().map(Prefix::to_string).collect::<Vec<_>>().join(", "));
+        part("path", joined(&self.urls));
         if text.is_empty() { "a Kubernetes request".to_owned() } else { text }
     }
 }

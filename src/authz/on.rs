@@ -18,7 +18,7 @@ use crate::{
 
 use super::{
     RequestView,
-    condition::{Condition, Reading, or_none},
+    condition::{Condition, Reading, joined, or_none},
     guarded::Guard,
     kubernetes::{self, Kubernetes},
     names::{HostPattern, Names, PathPattern, Prefix},
@@ -372,19 +372,12 @@ impl On {
 
     /// The condition in words, beside what the request has.
     fn describe(&self, view: &RequestView<'_>) -> Condition {
-        let joined = |list: Vec<String>| list.join(", ");
         let kubernetes = || view.kubernetes.map_or_else(|| "no Kubernetes request".to_owned(), Attributes::in_words);
         match self {
             Self::Routes(names) => Condition::new("on.routes", names, view.route),
-            Self::Hosts(hosts) => {
-                Condition::new("on.hosts", joined(hosts.iter().map(ToString::to_string).collect()), view.host)
-            }
-            Self::Paths(paths) => {
-                Condition::new("on.paths", joined(paths.iter().map(ToString::to_string).collect()), view.path)
-            }
-            Self::Methods(methods) => {
-                Condition::new("on.methods", joined(methods.iter().map(ToString::to_string).collect()), view.method)
-            }
+            Self::Hosts(hosts) => Condition::new("on.hosts", joined(hosts), view.host),
+            Self::Paths(paths) => Condition::new("on.paths", joined(paths), view.path),
+            Self::Methods(methods) => Condition::new("on.methods", joined(methods), view.method),
             Self::Pages(pages) => Condition::new("on.pages", pages, is_page(view)),
             Self::EventListener(name) => Condition::new(
                 "on.event_listener",
@@ -399,13 +392,9 @@ impl On {
             }
             Self::Events(names) => Condition::new("on.event", names, or_none(fact(view, |facts| &facts.event))),
             Self::Branches(branches) => {
-                let needs = joined(branches.iter().map(ToString::to_string).collect());
-                Condition::new("on.branch", needs, or_none(fact(view, |facts| &facts.branch)))
+                Condition::new("on.branch", joined(branches), or_none(fact(view, |facts| &facts.branch)))
             }
-            Self::Tags(tags) => {
-                let needs = joined(tags.iter().map(ToString::to_string).collect());
-                Condition::new("on.tag", needs, or_none(fact(view, |facts| &facts.tag)))
-            }
+            Self::Tags(tags) => Condition::new("on.tag", joined(tags), or_none(fact(view, |facts| &facts.tag))),
             Self::Actions(names) => Condition::new("on.action", names, or_none(fact(view, |facts| &facts.action))),
             Self::Fork(fork) => Condition::new("on.fork", fork, told(view.delivery.and_then(|facts| facts.fork))),
             Self::Draft(draft) => Condition::new("on.draft", draft, told(view.delivery.and_then(|facts| facts.draft))),
@@ -434,9 +423,7 @@ impl On {
                 Condition::new("on.kubernetes.resources", needs, kubernetes())
             }
             Self::Time(window) => Condition::new("on.time", window, view.now),
-            Self::Addresses(networks) => {
-                Condition::new("on.addresses", joined(networks.iter().map(ToString::to_string).collect()), view.address)
-            }
+            Self::Addresses(networks) => Condition::new("on.addresses", joined(networks), view.address),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     tekton::Run,
 };
 
-use super::{condition::Reading, names::Prefix, resolvers};
+use super::{condition::Reading, names::Prefix, on::parse_all, resolvers};
 
 /// What a rule says of runs. What is empty or none says nothing.
 #[derive(Debug)]
@@ -70,12 +70,7 @@ impl RunCondition {
                 }
             }
         }
-        let mut patterns = |texts: &[String], at: &At| -> Box<[Prefix]> {
-            let parsed = texts.iter().enumerate().filter_map(|(i, text)| {
-                Prefix::parse(text).map_err(|why| report.error(&at.index(i), format!("`{text}` {why}"))).ok()
-            });
-            parsed.collect()
-        };
+        let mut patterns = |texts: &[String], at: &At| parse_all(texts, at, report, Prefix::parse);
         let code = patterns(&raw.code, &at.key("code"));
         let service_accounts = patterns(&raw.service_accounts, &at.key("service_accounts"));
         let mut named = |values: &BTreeMap<String, Vec<String>>, at: &At| -> Named {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    condition::{Condition, Reading, or_none},
+    condition::{Condition, Reading, joined, or_none},
     names::Prefix,
     on::parse_all,
     resolvers,
@@ -185,7 +185,7 @@ impl TokenCondition {
         match (part, self.patterns(part)) {
             (Part::Scopes, []) => "none".to_owned(),
             (Part::ServiceAccounts, []) => "the service account of a task by name".to_owned(),
-            (_, patterns) => patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            (_, patterns) => joined(patterns),
         }
     }
 }

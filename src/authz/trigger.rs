@@ -11,7 +11,7 @@ use crate::config::{
     report::{At, Report},
 };
 
-use super::{condition::Reading, names::Prefix};
+use super::{condition::Reading, names::Prefix, on::parse_all};
 
 /// A Trigger that an EventListener is about to set off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +88,7 @@ pub(super) fn check(raw: &OnTrigger, at: &At, root: &raw::Root, report: &mut Rep
         report.error(at, "it asks for nothing of a Trigger").help("list `names` or `service_accounts`");
     }
     for (key, patterns) in [("names", &raw.names), ("service_accounts", &raw.service_accounts)] {
-        for (index, text) in patterns.iter().enumerate() {
-            if let Err(why) = Prefix::parse(text) {
-                report.error(&at.key(key).index(index), format!("`{text}` {why}"));
-            }
-        }
+        parse_all(patterns, &at.key(key), report, Prefix::parse);
     }
     match &root.interceptor {
         None => {
