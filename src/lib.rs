@@ -33,6 +33,7 @@ mod logging;
 mod memory;
 mod oidc;
 mod pages;
+mod pointer;
 mod rbac;
 pub mod request;
 mod runs;

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Map, Value};
 
-use crate::{authn::Principal, config::raw, issuers::presets::promised_groups};
+use crate::{authn::Principal, config::raw, issuers::presets::promised_groups, pointer::unescape};
 
 /// What is known of an issuer.
 #[derive(Debug)]
@@ -109,10 +109,6 @@ impl ClaimPath {
         let (first, rest) = pointer.split_at(pointer.find('/').unwrap_or(pointer.len()));
         (unescape(first), rest)
     }
-}
-
-fn unescape(token: &str) -> Cow<'_, str> {
-    if token.contains('~') { token.replace("~1", "/").replace("~0", "~").into() } else { token.into() }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt};
 
 use super::diagnosis::MAX_SHOWN;
+use crate::pointer;
 
 /// A place in the configuration: a JSON pointer into [`raw::Root`](super::raw::Root), such as `/rules/3/when`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +16,7 @@ impl At {
 
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        Self(format!("{}/{}", self.0, key.replace('~', "~0").replace('/', "~1")))
+        Self(format!("{}/{}", self.0, pointer::escape(key)))
     }
 
     #[must_use]

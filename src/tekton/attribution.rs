@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::authn::Principal;
+use crate::{authn::Principal, pointer::unescape};
 
 /// What our annotations begin with. Whatever a client writes under it is taken away.
 pub(super) const PREFIX: &str = "doorward.dev/";
@@ -41,11 +41,6 @@ pub(super) fn pass_over_removals(patch: &mut Map<String, Value>) {
 /// annotations too, which Tekton copies.
 pub(super) fn points_at_ours(pointer: &str) -> bool {
     pointer.split('/').any(|token| is_ours(&unescape(token)))
-}
-
-/// A token of a JSON pointer as the name that it stands for.
-pub(super) fn unescape(token: &str) -> String {
-    token.replace("~1", "/").replace("~0", "~")
 }
 
 /// A part of an object that holds others, made where it is missing or null. `None` if something else stands there.

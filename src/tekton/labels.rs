@@ -4,11 +4,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{
-    attribution::{member, unescape},
-    document::Unreadable,
-};
-use crate::runs::EVENT_ID;
+use super::{attribution::member, document::Unreadable};
+use crate::{pointer::unescape, runs::EVENT_ID};
 
 /// The label that names the run which has made one.
 pub(crate) const MADE_BY: &str = "tekton.dev/pipelineRun";

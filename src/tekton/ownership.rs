@@ -3,12 +3,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{
-    attribution::{has_name, unescape},
-    document::Unreadable,
-    is_of_tekton,
-    labels::MADE_BY,
-};
+use super::{attribution::has_name, document::Unreadable, is_of_tekton, labels::MADE_BY};
+use crate::pointer::unescape;
 
 /// Refuses the object of a run that says another run owns it.
 pub(super) fn check_object(object: &Map<String, Value>) -> Result<(), Unreadable> {

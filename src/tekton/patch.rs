@@ -3,11 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::{
-    attribution::{has_name, mentions_ours, pass_over_removals, points_at_ours, unescape},
+    attribution::{has_name, mentions_ours, pass_over_removals, points_at_ours},
     document::Unreadable,
     labels, ownership,
     run::Intent,
 };
+use crate::pointer::unescape;
 
 /// What a JSON Patch (RFC 6902) does to a run: alone, and where it changes more, to the status besides.
 pub(super) fn json_patch(operations: &[Value]) -> Result<(Intent, Vec<Intent>), Unreadable> {
@@ -112,7 +113,7 @@ fn holds_metadata(pointer: &str) -> bool {
     const PLAIN: [&str; 4] = ["params", "workspaces", "timeouts", "status"];
     let mut tokens = pointer.split('/').skip(1).map(unescape);
     let field = tokens.next().filter(|token| token == "spec").and_then(|_| tokens.next());
-    field.is_none_or(|field| !PLAIN.contains(&field.as_str()))
+    field.is_none_or(|field| !PLAIN.contains(&&*field))
 }
 
 /// What `kubectl apply` applied last, by which it knows what to take away (`k8s.io/api/core/v1/annotation_key_constants.go`).

@@ -11,6 +11,8 @@ use serde::{
     de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor},
 };
 
+use crate::pointer::unescape;
+
 /// The field of a form that holds a document of its own, as forms of Slack do.
 const DOCUMENT: &str = "payload";
 
@@ -67,7 +69,7 @@ impl Wanted {
     pub(super) fn add(&mut self, pointer: &str) -> Place {
         let mut node = &mut self.root;
         for name in pointer.split('/').skip(1) {
-            let name = name.replace("~1", "/").replace("~0", "~");
+            let name = unescape(name);
             let position = node.children.iter().position(|(known, _)| **known == *name);
             let position = position.unwrap_or_else(|| {
                 node.children.push((name.into(), Node::default()));

@@ -11,6 +11,7 @@ use crate::{
     config::{raw, report::no_such},
     error::{Reason, Rejection},
     issuers,
+    pointer::unescape,
     webhooks::{self, Facts},
 };
 
@@ -154,7 +155,7 @@ fn put(claims: &mut Map<String, Value>, path: &str, value: Value) {
         return;
     };
     let mut at = claims;
-    let mut tokens = pointer.split('/').map(|token| token.replace("~1", "/").replace("~0", "~")).peekable();
+    let mut tokens = pointer.split('/').map(unescape).peekable();
     while let Some(token) = tokens.next() {
         if tokens.peek().is_none() {
             at.entry(token).or_insert(value);
