@@ -126,11 +126,7 @@ impl Health {
     }
 
     pub fn is_ready(&self) -> bool {
-        !self.0.draining.load(Ordering::Acquire)
-            && lock(&self.0.components)
-                .values()
-                .filter_map(Weak::upgrade)
-                .all(|component| !lock(&component.state).blocks())
+        self.report().ready
     }
 
     /// All components by name.
