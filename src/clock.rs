@@ -35,6 +35,11 @@ impl Timestamp {
         i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok().map(Self)
     }
 
+    /// As [`Timestamp::from_rfc3339`], or from the day alone, as it begins in UTC.
+    pub fn from_day_or_time(text: &str) -> Option<Self> {
+        Self::from_rfc3339(text).or_else(|| Self::from_rfc3339(&format!("{text}T00:00:00Z")))
+    }
+
     pub const fn as_millis(self) -> i64 {
         self.0
     }

@@ -10,7 +10,6 @@ use std::{
 
 use http::{HeaderMap, Method, header};
 use serde_json::Value;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use self::principal::{arc, check_exchanged, cluster, complete};
 use super::{RequestView, TOKEN_ENDPOINT, TaskView, TokenView, Trigger};
@@ -97,7 +96,8 @@ impl Scenario {
         let route = route_of(request, root)?;
         let Target { host, path, query, method } = target_of(request, &route, root)?;
         let now = match request.at.as_deref() {
-            Some(at) => timestamp(at).ok_or_else(|| format!("`{at}` is not a time such as 2024-01-01T12:00:00Z"))?,
+            Some(at) => Timestamp::from_rfc3339(at)
+                .ok_or_else(|| format!("`{at}` is not a time such as 2024-01-01T12:00:00Z"))?,
             None => NOON,
         };
         let delivery = delivery_of(principal, request, &route, root)?;
@@ -321,11 +321,6 @@ fn is_api(route: &raw::Route, path: &str) -> bool {
     };
     route.kind == RouteKind::Kubernetes
         || (route.kind == RouteKind::Dashboard && route.reaches_kubernetes() && of_dashboard())
-}
-
-fn timestamp(text: &str) -> Option<Timestamp> {
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    Some(Timestamp::from_secs(time.unix_timestamp()))
 }
 
 /// A body that somebody wrote down, as it is read.

@@ -79,8 +79,7 @@ pub fn signing_keys(
 fn from(key: &raw::TokenKey, now: Timestamp, resolver: &mut Resolver, at: &At) -> Option<Timestamp> {
     let Some(text) = &key.from else { return Some(Timestamp::default()) };
     let at = at.key("from");
-    let time = Timestamp::from_rfc3339(text).or_else(|| Timestamp::from_rfc3339(&format!("{text}T00:00:00Z")));
-    let Some(time) = time else {
+    let Some(time) = Timestamp::from_day_or_time(text) else {
         resolver
             .error(&at, "`from` is neither a day nor a time of RFC 3339")
             .help("write `2026-01-31`, or `2026-01-31T08:00:00Z`");

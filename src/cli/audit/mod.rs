@@ -42,8 +42,7 @@ pub fn run(command: &AuditCommand, out: &mut impl Write) -> Result<u8, Failure> 
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {
-    Timestamp::from_rfc3339(text)
-        .or_else(|| Timestamp::from_rfc3339(&format!("{text}T00:00:00Z")))
+    Timestamp::from_day_or_time(text)
         .ok_or_else(|| "write a day, such as `2026-01-01`, or a time, such as `2026-01-01T12:00:00Z`".to_owned())
 }
 
