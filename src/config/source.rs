@@ -335,14 +335,6 @@ impl<'de> de::Visitor<'de> for DataVisitor {
         Ok(Data::Null)
     }
 
-    fn visit_none<E>(self) -> Result<Data, E> {
-        Ok(Data::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Data, D::Error> {
-        Data::deserialize(deserializer)
-    }
-
     fn visit_bool<E>(self, flag: bool) -> Result<Data, E> {
         Ok(Data::Bool(flag))
     }
