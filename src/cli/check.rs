@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     app,
-    config::{self, Diagnosis, Loaded, Sources, raw, resolver::Resolver},
+    config::{self, Loaded, Sources, raw, resolver::Resolver},
     runtime::control,
 };
 
@@ -54,25 +54,20 @@ fn check<T>(
 ) -> io::Result<u8> {
     match config::load(sources, components) {
         Ok((loaded, _)) => {
-            match format {
-                Format::Human if loaded.warnings.findings().is_empty() => {}
-                Format::Human => out.write_all(loaded.warnings.render(colours).as_bytes())?,
-                Format::Json => return json(&loaded.warnings, out).map(|()| 0),
+            let is_human = format == Format::Human;
+            if !(is_human && loaded.warnings.findings().is_empty()) {
+                format.print_diagnosis(&loaded.warnings, colours, out)?;
             }
-            writeln!(out, "{}", summary(&loaded)).map(|()| 0)
+            if is_human {
+                writeln!(out, "{}", summary(&loaded))?;
+            }
+            Ok(0)
         }
         Err(refused) => {
-            match format {
-                Format::Human => out.write_all(refused.diagnosis.render(colours).as_bytes())?,
-                Format::Json => json(&refused.diagnosis, out)?,
-            }
+            format.print_diagnosis(&refused.diagnosis, colours, out)?;
             Ok(EXIT_USAGE)
         }
     }
-}
-
-fn json(diagnosis: &Diagnosis, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{:#}", diagnosis.to_json())
 }
 
 fn summary(loaded: &Loaded) -> String {

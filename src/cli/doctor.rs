@@ -87,10 +87,7 @@ pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8,
             match config::load(&sources, app::check(&runtime)?) {
                 Ok((loaded, resolved)) => from_here(args, &runtime, &loaded, &resolved)?,
                 Err(refused) => {
-                    match args.format {
-                        Format::Human => out.write_all(refused.diagnosis.render(colours).as_bytes())?,
-                        Format::Json => writeln!(out, "{:#}", refused.diagnosis.to_json())?,
-                    }
+                    args.format.print_diagnosis(&refused.diagnosis, colours, out)?;
                     return Ok(EXIT_USAGE);
                 }
             }

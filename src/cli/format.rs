@@ -8,6 +8,8 @@ use std::{
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::config::Diagnosis;
+
 /// How a result is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -23,6 +25,14 @@ impl Format {
         match self {
             Self::Human => write!(out, "{told}"),
             Self::Json => print_json(told, out),
+        }
+    }
+
+    /// Prints what is wrong with a configuration.
+    pub fn print_diagnosis(self, diagnosis: &Diagnosis, colours: bool, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Human => out.write_all(diagnosis.render(colours).as_bytes()),
+            Self::Json => print_json(&diagnosis.to_json(), out),
         }
     }
 }

@@ -78,9 +78,8 @@ pub fn run(args: &RbacArgs, out: &mut impl Write) -> Result<u8, Failure> {
     };
     let list = read(cluster)?;
     let form = args.form.map_or_else(|| Form::in_list(&list), Ok);
-    let differences = form
-        .and_then(|form| rbac::compare(root, form, accounts, &list))
-        .map_err(|error| format!("{} is no list of Kubernetes objects in JSON: {error}", cluster.display()))?;
+    let differences =
+        form.and_then(|form| rbac::compare(root, form, accounts, &list)).map_err(|error| no_list(cluster, &error))?;
     if differences.is_empty() {
         writeln!(out, "the cluster has what the configuration needs, and no more")?;
         return Ok(0);
@@ -107,6 +106,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         return Err(format!("{} has more than {} MiB", path.display(), MAX_LIST >> 20).into());
     }
     Ok(list)
+}
+
+pub(super) fn no_list(path: &Path, error: &serde_json::Error) -> String {
+    format!("{} is no list of Kubernetes objects in JSON: {error}", path.display())
 }
 
 #[cfg(test)]

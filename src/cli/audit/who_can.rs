@@ -16,7 +16,7 @@ use crate::{
         CONFIG, Failure,
         format::Format,
         load_policy,
-        rbac::{account, read},
+        rbac::{account, no_list, read},
     },
     config::{
         Sources,
@@ -77,7 +77,7 @@ pub fn run(args: &WhoCanArgs, out: &mut impl Write) -> Result<u8, Failure> {
         let list = read(path)?;
         let installed = Installed { doorward: &args.service_account, tekton: &args.tekton_namespace };
         let past = rbac::ways(&list, root, installed, &args.namespace)
-            .map_err(|error| format!("{} is no list of Kubernetes objects in JSON: {error}", path.display()))?;
+            .map_err(|error| no_list(path, &error))?;
         if !past.lacks.is_empty() {
             return Err(format!(
                 "{} has no {}, of which every cluster has some, so that it does not tell who may do what; get all kinds of all \
