@@ -308,9 +308,8 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
 fn check_namespaces(token: &OnToken, at: &At, root: &raw::Root, report: &mut Report) {
     let patterns: Vec<Prefix> = token.clusters.iter().filter_map(|cluster| Prefix::parse(cluster).ok()).collect();
     let is_meant = |cluster: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(cluster));
-    let exchanged = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
     let clusters: Vec<&raw::Exchanged> =
-        exchanged.filter(|of| of.kubernetes.is_some() && is_meant(&of.issuer)).collect();
+        root.exchanged().filter(|of| of.kubernetes.is_some() && is_meant(&of.issuer)).collect();
     for (index, account) in token.service_accounts.iter().enumerate() {
         let Some((namespace, _)) = account.split_once('/') else { continue };
         if !clusters.is_empty() && !clusters.iter().any(|cluster| cluster.gives_in(namespace)) {
@@ -335,8 +334,7 @@ pub(super) fn check_people(rule: &raw::Rule, at: &At, root: &raw::Root, report: 
         return;
     }
     let is_exchanged = |issuer: &raw::Issuer| {
-        let mut exchanged = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
-        exchanged.any(|of| of.issuer == issuer.name)
+        root.exchanged().any(|of| of.issuer == issuer.name)
             && (rule.who.issuers.is_empty() || rule.who.issuers.contains(&issuer.name))
     };
     let gives_people = |issuer: &&raw::Issuer| {

@@ -31,15 +31,7 @@ impl What {
     pub(super) fn of(raw: &raw::Root, name: &str) -> Self {
         let is = |kind: RouteKind| raw.routes.iter().any(|route| route.kind == kind && route.upstream == name);
         let of_dashboards = raw.routes.iter().filter_map(|route| route.kubernetes.as_deref());
-        let reviews = raw.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
-        let clusters = raw.tokens.iter().flat_map(|tokens| &tokens.exchange);
-        let clusters = clusters.filter_map(|from| from.kubernetes.as_deref());
-        let requested = raw.upstreams.iter().filter_map(|upstream| upstream.requested_account());
-        let requested = requested.map(|account| account.upstream.as_str());
-        let runs = raw.runs.iter().map(|runs| runs.kubernetes.as_str());
-        let interceptor = raw.interceptor.iter().filter_map(|interceptor| interceptor.kubernetes.as_deref());
-        let own = runs.chain(interceptor).chain(requested);
-        let mut clusters = reviews.map(|review| &*review.upstream).chain(clusters).chain(of_dashboards).chain(own);
+        let mut clusters = raw.servers().map(|(_, server)| server).chain(of_dashboards);
         if is(RouteKind::Kubernetes) || clusters.any(|cluster| cluster == name) {
             Self::ApiServer
         } else if is(RouteKind::Dashboard) {

@@ -48,8 +48,7 @@ pub(super) fn readers(root: &raw::Root) -> Vec<Bound<'_>> {
 
 /// Clusters whose tasks get tokens.
 pub(super) fn exchanging(root: &raw::Root) -> impl Iterator<Item = &raw::Exchanged> {
-    let all = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
-    all.filter(|exchanged| exchanged.kubernetes.is_some())
+    root.exchanged().filter(|exchanged| exchanged.kubernetes.is_some())
 }
 
 /// Where tasks get tokens: in each of the namespaces, or everywhere.

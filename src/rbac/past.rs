@@ -105,7 +105,7 @@ fn namespaces_of(list: &[u8], root: &raw::Root) -> serde_json::Result<BTreeSet<S
         rule.on.namespace.iter().chain(listed)
     });
     let of_runs = root.runs.iter().flat_map(|runs| &runs.namespaces);
-    let of_tasks = root.tokens.iter().flat_map(|tokens| &tokens.exchange).flat_map(|exchanged| &exchanged.namespaces);
+    let of_tasks = root.exchanged().flat_map(|exchanged| &exchanged.namespaces);
     let configured = of_rules.chain(of_runs).chain(of_tasks).cloned();
     Ok(there.chain(configured).filter(|name| is_subdomain(name)).collect())
 }

@@ -190,7 +190,7 @@ fn check_cluster(task: &raw::TaskFacts, root: &raw::Root) -> Result<(), String> 
 
 /// Refuses who gets no token whatever rules say: `issuer` is that of who asks or, of a task, of who caused its run.
 pub(super) fn check_exchanged(issuer: &str, token: &raw::TokenFacts, root: &raw::Root) -> Result<(), Rejection> {
-    let mut exchanged = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
+    let mut exchanged = root.exchanged();
     let Some(task) = &token.task else {
         return match exchanged.any(|of| of.issuer == issuer) {
             true => Ok(()),

@@ -82,6 +82,30 @@ pub struct Root {
     pub forward_auth: Option<ForwardAuth>,
 }
 
+impl Root {
+    /// Whose tokens are exchanged.
+    pub fn exchanged(&self) -> impl Iterator<Item = &Exchanged> {
+        self.tokens.iter().flat_map(|tokens| &tokens.exchange)
+    }
+
+    /// Which settings have Doorward read at an API server for itself, and at which upstream.
+    pub fn readers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let runs = self.runs.iter().map(|runs| ("runs", runs.kubernetes.as_str()));
+        let exchanged = self.exchanged().filter_map(|from| Some(("tokens.exchange", from.kubernetes.as_deref()?)));
+        let interceptor = self.interceptor.iter().filter_map(|it| Some(("interceptor", it.kubernetes.as_deref()?)));
+        runs.chain(exchanged).chain(interceptor)
+    }
+
+    /// Which settings beside routes have it ask an API server anything, and at which upstream.
+    pub fn servers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let requested = self.upstreams.iter().filter_map(Upstream::requested_account);
+        let requested = requested.map(|account| ("credential.service_account", account.upstream.as_str()));
+        let reviews = self.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
+        let reviews = reviews.map(|review| ("token_review", review.upstream.as_str()));
+        self.readers().chain(requested).chain(reviews)
+    }
+}
+
 /// A proxy that asks about each request, and how it says which request it asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

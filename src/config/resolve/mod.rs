@@ -37,17 +37,10 @@ pub(super) fn check(root: &raw::Root, mended: &BTreeSet<At>, policies_whole: boo
 /// Warns of parts that nothing refers to. Said only where all references are right.
 fn unused(root: &raw::Root, report: &mut Report) {
     let routes = root.routes.iter();
-    let reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
-    let exchanges = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
-    let requested = root.upstreams.iter().filter_map(|upstream| upstream.requested_account());
-    let requested = requested.map(|account| account.upstream.as_str());
     let upstreams: BTreeSet<&str> = routes
         .flat_map(|route| std::iter::once(route.upstream.as_str()).chain(route.kubernetes.as_deref()))
-        .chain(reviews.map(|review| review.upstream.as_str()))
-        .chain(root.runs.iter().map(|runs| runs.kubernetes.as_str()))
-        .chain(root.interceptor.iter().filter_map(|interceptor| interceptor.kubernetes.as_deref()))
-        .chain(requested)
-        .chain(exchanges.flat_map(|from| from.kubernetes.iter().chain(&from.upstreams).map(String::as_str)))
+        .chain(root.servers().map(|(_, server)| server))
+        .chain(root.exchanged().flat_map(|from| &from.upstreams).map(String::as_str))
         .collect();
     let webhooks: BTreeSet<&str> = root.routes.iter().filter_map(|route| route.webhook.as_deref()).collect();
     let mut warn = |list: &str, what: &str, index: usize, name: &str| {

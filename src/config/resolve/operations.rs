@@ -53,7 +53,7 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, r
             names::namespace(namespace, &at.key("namespaces").index(index), report);
         }
     }
-    for (index, exchanged) in root.tokens.iter().flat_map(|tokens| &tokens.exchange).enumerate() {
+    for (index, exchanged) in root.exchanged().enumerate() {
         let at = at.key("tokens").key("exchange").index(index).key("namespaces");
         for (index, namespace) in exchanged.namespaces.iter().enumerate() {
             names::namespace(namespace, &at.index(index), report);

@@ -142,31 +142,18 @@ fn requested(
             .warning(&at.key("upstream"), what)
             .help("both must lead to the same API server, or the other learns the token");
     }
-    if let Some((who, _)) = reads_by_itself(root).into_iter().find(|(_, server)| *server == upstream.name) {
+    if let Some((who, _)) = root.readers().find(|(_, server)| *server == upstream.name) {
         report
             .error(at, format!("`{who}` reads by this upstream for itself, and its account is to impersonate alone"))
             .help(format!("have `{who}` name upstream `{}`, and that account may read", account.upstream));
     }
 }
 
-/// What of a configuration has Doorward read at an API server for itself, and at which upstream.
-fn reads_by_itself(root: &raw::Root) -> Vec<(&'static str, &str)> {
-    let runs = root.runs.iter().map(|runs| ("runs", runs.kubernetes.as_str()));
-    let exchanges = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
-    let exchanges = exchanges.filter_map(|from| Some(("tokens.exchange", from.kubernetes.as_deref()?)));
-    let interceptor = root.interceptor.iter().filter_map(|it| Some(("interceptor", it.kubernetes.as_deref()?)));
-    runs.chain(exchanges).chain(interceptor).collect()
-}
-
 /// Which setting beside routes has Doorward be known to an upstream as itself, as only API servers are asked what it asks. A token
 /// review brings its own token, so that it counts only where the upstream has a credential. What has the same address and credential under
 /// another name is the same account there.
 fn acts_as_itself(root: &raw::Root, upstream: &raw::Upstream, authenticated: bool) -> Option<&'static str> {
-    let asked = root.upstreams.iter().filter_map(raw::Upstream::requested_account);
-    let asked = asked.map(|account| ("credential.service_account", account.upstream.as_str()));
-    let reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref()).filter(|_| authenticated);
-    let reviews = reviews.map(|review| ("token_review", review.upstream.as_str()));
-    let mut all = reads_by_itself(root).into_iter().chain(asked).chain(reviews);
+    let mut all = root.servers().filter(|(setting, _)| authenticated || *setting != "token_review");
     let account = |of: &raw::Upstream| {
         let certificate = of.tls.as_ref().and_then(|tls| tls.certificate.clone());
         Some((Url::parse(of.url.as_deref()?).ok()?, of.credential.clone(), certificate))
