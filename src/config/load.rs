@@ -414,7 +414,7 @@ fn lost_policy(place: Option<Place>, path: &Path, why: &str) -> Finding {
 /// Fuzz body: any bytes as a main file, through all checks that need no other file. Ends without a panic, whatever the
 /// shape check lets through can be read, and every problem has its place.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn fuzz_configuration(bytes: &[u8]) {
+pub fn fuzz_configuration(bytes: &[u8]) {
     let mut draft = Draft::default();
     let Some(main) = draft.parse(Path::new("fuzz.yaml"), bytes.to_vec()) else {
         let diagnosis = Diagnosis::new(draft.files, draft.findings);

@@ -48,7 +48,7 @@ pub(crate) mod watch;
 #[cfg(test)]
 pub(crate) use self::layers::{NOT_SETTINGS, PREFIX};
 #[cfg(any(test, fuzzing))]
-pub(crate) use self::load::fuzz_configuration;
+pub use self::load::fuzz_configuration;
 pub(crate) use self::{
     changes::{Change, changes},
     diagnosis::Diagnosis,

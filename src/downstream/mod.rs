@@ -57,7 +57,7 @@ use http::{HeaderValue, Request, Response};
 pub(crate) use self::admission::whose;
 use self::liveness::Liveness;
 #[cfg(any(test, fuzzing))]
-pub(crate) use self::proxy_protocol::fuzz_proxy_header;
+pub use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{
     accept::Downstream,
     drain::{Drain, Unfinished, finished},

@@ -138,7 +138,7 @@ pub(super) fn begins_alike(bytes: &[u8], pattern: &[u8]) -> bool {
 /// Fuzz body: whatever the bytes, [`parse`] answers, stays within its bounds, asks for more only below them and only as
 /// long as all bytes belong to the header, and does not change its mind when more come.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn fuzz_proxy_header(bytes: &[u8]) {
+pub fn fuzz_proxy_header(bytes: &[u8]) {
     match parse(bytes) {
         Ok(Some(found)) => {
             assert!(found.length <= bytes.len() && found.length <= V2_MAX);

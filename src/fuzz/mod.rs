@@ -10,46 +10,12 @@ mod headers;
 mod path;
 
 pub use self::{cookie::cookie, headers::headers, path::path};
-
-/// Any bytes as a configuration: an answer, with every problem at its place.
-pub fn configuration(bytes: &[u8]) {
-    crate::config::fuzz_configuration(bytes);
-}
-
-/// Any bytes at the beginning of a connection from a load balancer: exactly the header is consumed.
-pub fn proxy_protocol(bytes: &[u8]) {
-    crate::downstream::fuzz_proxy_header(bytes);
-}
-
-/// Any bytes as a token: see the body.
-pub fn jwt(bytes: &[u8]) {
-    crate::issuers::fuzz::jwt(bytes);
-}
-
-/// Any bytes as a key set: see the body.
-pub fn jwks(bytes: &[u8]) {
-    crate::issuers::fuzz::jwks(bytes);
-}
-
-/// Any bytes as a delivery: see the body.
-pub fn webhook(bytes: &[u8]) {
-    crate::webhooks::fuzz::webhook(bytes);
-}
-
-/// A target: any bytes, and a panic where its statement does not hold.
-pub type Body = fn(&[u8]);
-
-/// All targets, by the names of their corpora.
-pub const TARGETS: [(&str, Body); 8] = [
-    ("configuration", configuration),
-    ("cookie", cookie),
-    ("headers", headers),
-    ("jwks", jwks),
-    ("jwt", jwt),
-    ("path", path),
-    ("proxy_protocol", proxy_protocol),
-    ("webhook", webhook),
-];
+pub use crate::{
+    config::fuzz_configuration as configuration,
+    downstream::fuzz_proxy_header as proxy_protocol,
+    issuers::fuzz::{jwks, jwt},
+    webhooks::fuzz::webhook,
+};
 
 /// `name: value` lines up to an empty line, as fields, and the rest. A line that is no field is left out.
 pub(crate) fn fields(bytes: &[u8]) -> (http::HeaderMap, &[u8]) {
@@ -83,6 +49,18 @@ mod tests {
     use std::{collections::BTreeSet, fs, panic, path::Path};
 
     use super::*;
+
+    /// All targets, by the names of their corpora.
+    const TARGETS: [(&str, fn(&[u8])); 8] = [
+        ("configuration", configuration),
+        ("cookie", cookie),
+        ("headers", headers),
+        ("jwks", jwks),
+        ("jwt", jwt),
+        ("path", path),
+        ("proxy_protocol", proxy_protocol),
+        ("webhook", webhook),
+    ];
 
     fn names(folder: &Path) -> BTreeSet<String> {
         let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));

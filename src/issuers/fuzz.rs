@@ -72,7 +72,7 @@ fn b64(bytes: impl AsRef<[u8]>) -> String {
 ///   other parser would read it; its algorithm is one of ours; it is never taken for an opaque token.
 /// - Only the key that signed it verifies it, and a signature that nobody made is never good.
 /// - Claims that pass are those of a current bearer token of this issuer for this audience.
-pub(crate) fn jwt(bytes: &[u8]) {
+pub fn jwt(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     if let Some(token) = check_token(text) {
         assert!(!KEYS.verify_any(&token), "nobody signed {text}");
@@ -213,7 +213,7 @@ fn only_once(text: &[u8]) -> Map<String, Value> {
 /// - A key that proves nothing is left out: no key that is taken verifies what nobody signed, and no RSA key that is
 ///   taken has a modulus or an exponent that is known to be weak.
 /// - The same document gives the same fingerprint.
-pub(crate) fn jwks(bytes: &[u8]) {
+pub fn jwks(bytes: &[u8]) {
     let keys = match Keys::parse(bytes, &ALL) {
         Ok(keys) => keys,
         Err(error) => {

@@ -133,7 +133,7 @@ fn take(webhook: &Webhook, headers: &HeaderMap, body: &Bytes) -> Result<Delivery
 /// - The right signature is always recognised, whatever else is wrong with the delivery; another secret never passes,
 ///   nor does another body under the same signature.
 /// - What is refused is refused as the sender's mistake.
-pub(crate) fn webhook(bytes: &[u8]) {
+pub fn webhook(bytes: &[u8]) {
     let (headers, body) = fields(bytes);
     let body = Bytes::copy_from_slice(body);
     for Case { webhook, sign, proves } in CASES.iter() {
