@@ -301,6 +301,7 @@ mod tests {
     fn resolve(raw: &raw::Upstream, base: &Path) -> (Option<Arc<Upstream>>, Vec<(String, String)>) {
         let mut resolver = Resolver::new(base);
         let at = At::root().key("upstreams").index(0);
+        Access::check_address(raw, &at, &mut resolver.report);
         let upstream = Upstream::resolve(raw, &raw::Limits::default(), &at, &mut resolver);
         let problems =
             resolver.report.problems().iter().map(|p| (p.at.as_str().to_owned(), p.message.clone())).collect();
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn clear_text_excludes_tls_and_warns_of_a_credential() {
+    fn clear_text_excludes_tls_and_a_credential_that_leaves_this_machine() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), "t").unwrap();
         let mut entry = raw("http://host");
@@ -389,11 +390,15 @@ mod tests {
         assert!(resolve(&entry, dir.path()).0.is_none());
         entry.tls = None;
         entry.credential = Some(raw::UpstreamCredential::Bearer(SecretSource::File("token".into())));
-        let (upstream, problems) = resolve(&entry, dir.path());
-        assert!(upstream.is_some());
-        assert_eq!(problems[0].1, "the credential is sent in clear text");
-        entry.url = Some("http://127.0.0.1:80".to_owned());
-        assert!(resolve(&entry, dir.path()).1.is_empty());
+        for (url, good) in [
+            ("http://host", false),
+            ("http://x.localhost", false),
+            ("http://localhost", true),
+            ("http://127.0.0.1:80", true),
+        ] {
+            entry.url = Some(url.to_owned());
+            assert_eq!(resolve(&entry, dir.path()).0.is_some(), good, "{url}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use url::{Host, Url};
+use url::Url;
 
 use super::{Names, is_label, is_touched, item, reference};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         report::{At, Report},
     },
     tekton::dashboard::is_subdomain,
+    upstream::Access,
 };
 
 pub(super) fn check(
@@ -25,10 +26,7 @@ pub(super) fn check(
         let at = item("upstreams", index);
         let name = upstream.name.as_str();
         let whole = !is_touched(mended, &at);
-        let url = upstream.url.as_ref().and_then(|url| address(url, &at.key("url"), report));
-        if let Some(url) = &url {
-            transport(upstream, url, &at, report);
-        }
+        Access::check_address(upstream, &at, report);
         if upstream.kubeconfig.is_some() {
             alone(upstream, &at, report);
         } else if upstream.url.is_none() && whole {
@@ -186,53 +184,6 @@ fn alone(upstream: &raw::Upstream, at: &At, report: &mut Report) {
         report
             .error(&at.key(key), format!("`{key}` stands beside `kubeconfig`, which says it already"))
             .help(format!("leave `{key}` out, or write `url`, `tls` and `credential` in place of `kubeconfig`"));
-    }
-}
-
-fn address(text: &str, at: &At, report: &mut Report) -> Option<Url> {
-    let url = match Url::parse(text) {
-        Ok(url) => url,
-        Err(error) => {
-            // Not repeated in full: it may hold a password.
-            report.error(at, format!("this is not an address: {error}")).help("write it as `https://host:port`");
-            return None;
-        }
-    };
-    let problem = match &url {
-        url if !matches!(url.scheme(), "http" | "https") => Some("only `http` and `https` upstreams are supported"),
-        url if !url.username().is_empty() || url.password().is_some() => {
-            Some("an address with a user or a password; use `credential`")
-        }
-        url if url.host_str().is_none_or(str::is_empty) => Some("the address has no host"),
-        url if url.port() == Some(0) => Some("port 0 cannot be connected to"),
-        url if url.path() != "/" => Some("the address has a path; requests keep their own"),
-        url if url.query().is_some() || url.fragment().is_some() => Some("the address has a query or a fragment"),
-        _ => None,
-    };
-    match problem {
-        Some(problem) => {
-            report.error(at, problem).help("write it as `https://host:port`");
-            None
-        }
-        None => Some(url),
-    }
-}
-
-fn transport(upstream: &raw::Upstream, url: &Url, at: &At, report: &mut Report) {
-    let clear = url.scheme() == "http";
-    if clear && upstream.tls.is_some() {
-        report.error(&at.key("tls"), "`tls` is of no use with an `http` address").help("write `https://` in `url`");
-    }
-    let loopback = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    };
-    if clear && upstream.credential.is_some() && !loopback {
-        report
-            .error(&at.key("url"), "Doorward's credential would cross the network in clear text")
-            .help("use `https`, or drop `credential`");
     }
 }
 

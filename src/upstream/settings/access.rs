@@ -8,7 +8,7 @@ use url::{Host, Url};
 use super::{super::account_token::AccountToken, kubeconfig, tls::Material};
 use crate::config::{
     raw,
-    report::At,
+    report::{At, Report},
     resolver::{Resolver, Secret},
 };
 
@@ -37,6 +37,11 @@ impl Access {
         }
     }
 
+    /// Reports what is wrong with the address in the entry at `at`, and with what stands beside it, as far as no file tells.
+    pub(crate) fn check_address(raw: &raw::Upstream, at: &At, report: &mut Report) {
+        Target::written(raw, at, report);
+    }
+
     /// The address.
     pub(crate) fn url(&self) -> &Url {
         &self.target.url
@@ -48,12 +53,8 @@ impl Access {
     }
 
     fn written(raw: &raw::Upstream, at: &At, resolver: &mut Resolver) -> Option<Self> {
-        // That there is one, or a kubeconfig, is checked with the configuration as a whole.
-        let target = Target::parse(raw.url.as_ref()?).map_err(|why| {
-            let problem = resolver.error(&at.key("url"), why);
-            problem.help("write `http://host:port` or `https://host:port`, without a path");
-        });
-        let target = target.ok();
+        // What is wrong with it is told by the check of the configuration as a whole.
+        let target = Target::written(raw, at, &mut Report::default());
         let credential = raw.credential.as_ref().map(|credential| match credential {
             raw::UpstreamCredential::Bearer(source) => {
                 let at = at.key("credential").key("bearer");
@@ -61,29 +62,14 @@ impl Access {
             }
             raw::UpstreamCredential::ServiceAccount(account) => Some(Credential::Requested(AccountToken::new(account))),
         });
-        let secure = target.as_ref().is_none_or(Target::is_secure);
-        if !secure && raw.tls.is_some() {
-            resolver
-                .error(&at.key("tls"), "`tls` is set, but `url` is not https")
-                .help("write `https://` in `url`, or leave `tls` out");
-        }
-        if let Some(target) = &target
-            && !secure
-            && raw.credential.is_some()
-            && !target.is_loopback()
-        {
-            resolver
-                .warning(&at.key("credential"), "the credential is sent in clear text")
-                .help("use `https://` in `url`");
-        }
         let credential = match credential {
             Some(credential) => Some(credential?),
             None => None,
         };
-        let target = target.filter(|_| secure || raw.tls.is_none())?;
+        let target = target?;
         let default = raw::ClientTls::default();
         let tls = raw.tls.as_ref().unwrap_or(&default);
-        let tls = secure.then(|| Material::written(tls, &target.host, &at.key("tls"), resolver));
+        let tls = target.is_secure().then(|| Material::written(tls, &target.host, &at.key("tls"), resolver));
         Some(Self { target, tls, credential })
     }
 }
@@ -106,29 +92,55 @@ pub(in crate::upstream) struct Authority {
 }
 
 impl Target {
+    /// That of an entry of `upstreams`, unless what stands beside it does not go with it. All problems are reported.
+    fn written(raw: &raw::Upstream, at: &At, report: &mut Report) -> Option<Self> {
+        let target = match Self::parse(raw.url.as_ref()?) {
+            Ok(target) => target,
+            Err(why) => {
+                report.error(&at.key("url"), format!("the address {why}")).help("write it as `https://host:port`");
+                return None;
+            }
+        };
+        let is_clear = !target.is_secure();
+        let has_tls = is_clear && raw.tls.is_some();
+        if has_tls {
+            report.error(&at.key("tls"), "`tls` is of no use with an `http` address").help("write `https://` in `url`");
+        }
+        let shows_credential = is_clear && raw.credential.is_some() && !target.is_loopback();
+        if shows_credential {
+            report
+                .error(&at.key("url"), "Doorward's credential would cross the network in clear text")
+                .help("use `https`, or drop `credential`");
+        }
+        (!has_tls && !shows_credential).then_some(target)
+    }
+
     /// What is wrong is said without the text, which may hold a password.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         let url = Url::parse(text).map_err(|_| "is not a URL")?;
         let scheme = match url.scheme() {
             "http" => uri::Scheme::HTTP,
             "https" => uri::Scheme::HTTPS,
-            _ => return Err("is neither http nor https"),
+            _ => return Err("is neither `http` nor `https`"),
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("contains a user name or password, which is no credential of an upstream");
+            return Err("has a user or a password, which are no credential of an upstream");
         }
-        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err("contains more than scheme, host and port; the path of each request is passed on as it is");
+        if url.path() != "/" {
+            return Err("has a path, though requests keep their own");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("has a query or a fragment");
         }
         let (Some(host), Some(port @ 1..)) = (url.host().map(|host| host.to_owned()), url.port_or_known_default())
         else {
-            return Err("names no host, or port 0");
+            return Err("has no host, or port 0, which cannot be connected to");
         };
         let authority = url.authority();
         let origin = HeaderValue::from_str(&url.origin().ascii_serialization());
         let (Ok(host_header), Ok(origin), Ok(uri)) = (HeaderValue::from_str(authority), origin, authority.parse())
         else {
-            return Err("names a host that HTTP cannot carry");
+            return Err("has a host that HTTP cannot carry");
         };
         let authority = Authority { host: host_header, origin, uri, scheme };
         Ok(Self { url, host, port, authority })
