@@ -1,6 +1,6 @@
 //! The listeners and limits of a configuration, checked.
 
-use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -42,12 +42,11 @@ impl fmt::Debug for ListenerSettings {
 }
 
 impl Settings {
-    /// Resolves `listeners` and `limits`, which stand below `at`. All problems are reported; `None` if any of them is
-    /// an error.
+    /// Resolves `listeners` and `limits`, which stand below `at`. All problems are reported but those that the check of the configuration
+    /// as a whole tells; `None` if any of them is an error.
     pub fn resolve(listeners: &[Listener], limits: &Limits, resolver: &mut Resolver, at: &At) -> Option<Self> {
-        let limits_ok = check_limits(limits, &mut resolver.report, &at.key("limits"));
+        let mut ok = check_limits(limits, &mut resolver.report, &at.key("limits"));
         let at = at.key("listeners");
-        let mut ok = check_uniqueness(listeners, &mut resolver.report, &at);
         let mut resolved = Vec::with_capacity(listeners.len());
         for (index, raw) in listeners.iter().enumerate() {
             let at = at.index(index);
@@ -60,8 +59,6 @@ impl Settings {
                 }
             };
             let (tls, certificate_ends) = tls.map_or((None, None), |(config, ends)| (Some(config), ends));
-            warn_of_everybody(&raw.proxy_protocol_from, &mut resolver.report, &at.key("proxy_protocol_from"));
-            warn_of_everybody(&raw.trusted_proxies, &mut resolver.report, &at.key("trusted_proxies"));
             resolved.push(ListenerSettings {
                 name: Arc::from(raw.name.as_str()),
                 address: raw.address,
@@ -72,45 +69,7 @@ impl Settings {
                 certificate_ends,
             });
         }
-        (ok && limits_ok).then(|| Self { listeners: resolved, limits: Arc::new(limits.clone()) })
-    }
-}
-
-fn check_uniqueness(listeners: &[Listener], report: &mut Report, at: &At) -> bool {
-    let mut ok = true;
-    if listeners.is_empty() {
-        report.error(at, "no listener is configured").help("add one with a `name` and an `address`");
-        ok = false;
-    }
-    let mut names = HashMap::new();
-    let mut addresses = HashMap::new();
-    for (index, listener) in listeners.iter().enumerate() {
-        let at = at.index(index);
-        if listener.name.is_empty() {
-            report.error(&at.key("name"), "a listener needs a name");
-            ok = false;
-        }
-        if names.insert(listener.name.as_str(), index).is_some() {
-            report.error(&at.key("name"), format!("there are two listeners `{}`", listener.name));
-            ok = false;
-        }
-        if listener.address.port() != 0
-            && let Some(other) = addresses.insert(listener.address, listener.name.as_str())
-        {
-            report.error(&at.key("address"), format!("listener `{other}` has the address {} too", listener.address));
-            ok = false;
-        }
-    }
-    ok
-}
-
-fn warn_of_everybody(networks: &[IpNet], report: &mut Report, at: &At) {
-    for (index, network) in networks.iter().enumerate() {
-        if network.prefix_len() == 0 {
-            report
-                .warning(&at.index(index), format!("{network} is everybody: each client can choose its own address"))
-                .help("name the addresses of your load balancer");
-        }
+        ok.then(|| Self { listeners: resolved, limits: Arc::new(limits.clone()) })
     }
 }
 

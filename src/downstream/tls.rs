@@ -110,16 +110,13 @@ pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Opti
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certificates_at = at.key("certificates");
     let mut keys = Vec::new();
-    let mut complete = true;
+    // That there is one is checked with the configuration as a whole.
+    let mut complete = !raw.certificates.is_empty();
     for (index, files) in raw.certificates.iter().enumerate() {
         match certified_key(files, &provider, resolver, &certificates_at.index(index)) {
             Some(key) => keys.push(Arc::new(key)),
             None => complete = false,
         }
-    }
-    if raw.certificates.is_empty() {
-        resolver.error(&certificates_at, "TLS needs a certificate");
-        complete = false;
     }
     let verifier = match &raw.client_ca {
         None => WebPkiClientVerifier::no_client_auth(),
