@@ -221,21 +221,13 @@ impl Issuers {
 
     /// What a route accepts that names these issuers; none named means all. Problems are reported at `at`.
     pub fn accepts(&self, names: &[String], at: &At, resolver: &mut Resolver) -> Accepts {
-        let mut issuers: Vec<Arc<Issuer>> = Vec::new();
-        for (index, name) in names.iter().enumerate() {
-            match self.get(name) {
-                Some(issuer) if issuer.signs() => issuers.push(Arc::clone(issuer)),
-                // People come from there with sessions alone.
-                Some(_) => {}
-                None => {
-                    let known = self.list.iter().map(|issuer| &**issuer.name());
-                    resolver.unknown(&at.index(index), "issuer", name, known);
-                }
-            }
-        }
-        if names.is_empty() {
-            issuers.extend(self.list.iter().filter(|issuer| issuer.signs()).cloned());
-        }
+        // From others, people come with sessions alone.
+        let signs = |issuer: &&Arc<Issuer>| issuer.signs();
+        let issuers: Vec<Arc<Issuer>> = match names {
+            [] => self.list.iter().filter(signs).cloned().collect(),
+            // That each is there is checked with the configuration as a whole.
+            names => names.iter().filter_map(|name| self.get(name)).filter(signs).cloned().collect(),
+        };
         let introspecting: Vec<&str> =
             issuers.iter().filter(|issuer| issuer.introspects()).map(|issuer| &**issuer.name()).collect();
         if introspecting.len() > 1 {

@@ -51,11 +51,7 @@ impl Issuers {
         let mut list: Vec<Arc<Issuer>> = Vec::new();
         for (index, raw) in root.issuers.iter().enumerate() {
             let at = at.index(index);
-            let earlier = root.issuers.iter().take(index);
-            if earlier.clone().any(|other| other.name == raw.name) {
-                resolver.error(&at.key("name"), format!("there is another issuer `{}`", raw.name));
-            }
-            if let Some(other) = earlier.clone().find(|other| share_a_name(other, raw)) {
+            if let Some(other) = root.issuers.iter().take(index).find(|other| share_a_name(other, raw)) {
                 let message = format!("`{}` is the same issuer; a token could belong to either", other.name);
                 resolver.error(&at.key("issuer"), message).help("put the audiences of both into one entry");
             }
@@ -437,12 +433,9 @@ impl Builder<'_> {
         if self.raw.preset != Some(Preset::Kubernetes) {
             self.resolver.error(&at, "only a Kubernetes cluster reviews tokens").help("set `preset: kubernetes`");
         }
-        let found = self.root.upstreams.iter().enumerate().find(|(_, upstream)| upstream.name == raw.upstream);
-        let Some((index, upstream)) = found else {
-            let known = self.root.upstreams.iter().map(|upstream| upstream.name.as_str());
-            self.resolver.unknown(&at.key("upstream"), "upstream", &raw.upstream, known);
-            return None;
-        };
+        // That it is there is checked with the configuration as a whole.
+        let mut upstreams = self.root.upstreams.iter().enumerate();
+        let (index, upstream) = upstreams.find(|(_, upstream)| upstream.name == raw.upstream)?;
         let cache = raw.cache.unwrap_or(defaults::TOKEN_REVIEW_CACHE).get();
         if cache > Duration::from_secs(10) {
             let help = "a token of a deleted pod is accepted for as long as this";

@@ -82,7 +82,10 @@ impl Clusters {
         if self.of.is_empty() {
             return;
         }
-        let unknown = |upstream: &str| self.of.values().all(|cluster| !cluster.leads(&[upstream]));
+        // Of one that is not there at all the check of the configuration as a whole tells.
+        let is_there = |upstream: &str| root.upstreams.iter().any(|known| known.name == upstream);
+        let unknown =
+            |upstream: &str| is_there(upstream) && self.of.values().all(|cluster| !cluster.leads(&[upstream]));
         let mut warn = |at: &At, upstream: &str| {
             resolver.warning(at, format!("`{upstream}` is of no cluster of `tokens.exchange`: tasks of runs that are made by way of it get no tokens"))
                 .help("if it leads to one of these clusters, name it in the `upstreams` of that");

@@ -50,9 +50,6 @@ pub fn resolve_all(
     let mut resolved: BTreeMap<Arc<str>, Arc<Webhook>> = BTreeMap::new();
     for (index, raw) in webhooks.iter().enumerate() {
         let at = at.index(index);
-        if resolved.contains_key(&*raw.name) {
-            resolver.error(&at.key("name"), format!("there are two webhooks `{}`", raw.name));
-        }
         let Some(webhook) = Webhook::resolve(raw, &at, egress, now, resolver) else { continue };
         let shares =
             |other: &&Arc<Webhook>| webhook.shares_secret_with(other) && !is_one_source(webhooks, raw, &other.name);

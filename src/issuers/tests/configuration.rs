@@ -182,8 +182,6 @@ async fn each_problem_is_at_its_place() {
 async fn issuers_that_could_be_mixed_up_are_refused() {
     let two = |changes| problems(json!([good(json!({})), good(changes)]));
     assert_eq!(two(json!({"name": "b", "issuer": "https://b.example"})), []);
-    let name = two(json!({"issuer": "https://b.example"}));
-    assert_eq!(name.first().unwrap().1, "/issuers/1/name");
     let identifier = two(json!({"name": "b"}));
     assert_eq!(identifier.first().unwrap().1, "/issuers/1/issuer");
     // peers:D9.
@@ -205,17 +203,6 @@ async fn a_route_has_at_most_one_issuer_for_opaque_tokens() {
         good(json!({"name": "b", "issuer": "https://b.example", "introspection": introspection})),
     ]);
     assert_eq!(problems(two), [(Severity::Error, "/routes".to_owned())]);
-}
-
-#[tokio::test]
-async fn routes_name_issuers_that_exist() {
-    let root: raw::Root = serde_json::from_value(json!({"issuers": [good(json!({}))]})).unwrap();
-    let mut resolver = Resolver::new(Path::new("/"));
-    let issuers = Issuers::resolve(&root, &mut resolver, None, &context());
-    let accepts = issuers.accepts(&["main".to_owned(), "mian".to_owned()], &At::root(), &mut resolver);
-    assert_eq!(accepts.issuers().len(), 1);
-    let problem = &resolver.report.problems()[0];
-    assert_eq!((problem.at.as_str(), problem.help.as_deref()), ("/1", Some("did you mean `main`?")));
 }
 
 #[tokio::test]

@@ -298,7 +298,6 @@ fn what_two_senders_must_not_share() {
         ("twin: all their own", entry("two", "b", own), None),
         ("twin: one source, which is told of unread", entry("two", "a", own), None),
         ("attacks:Z16 a secret", entry("two", "c", own), Some(("/webhooks/1/secrets", "have a secret in common"))),
-        ("a name", entry("one", "b", own), Some(("/webhooks/1/name", "there are two webhooks `one`"))),
         ("an identity", entry("two", "b", None), Some(("/webhooks/1", "have the identity `github`"))),
         ("twin: an identity on purpose", entry("two", "b", Some("github")), None),
     ] {
