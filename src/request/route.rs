@@ -285,7 +285,7 @@ pub struct Parts<'a> {
     pub metrics: &'a RequestMetrics,
 }
 
-/// Builds the table. Names, hosts and paths have been checked by then; what cannot be used is left out and reported.
+/// Builds the table. Names, hosts, paths and methods have been checked by then; what else cannot be used is left out and reported.
 pub fn resolve(root: &raw::Root, parts: Parts<'_>, resolver: &mut Resolver) -> Routes {
     let mut routes = Routes {
         external: root.external_host.as_deref().map(Into::into),
@@ -339,15 +339,8 @@ impl Route {
         parts: Parts<'_>,
         resolver: &mut Resolver,
     ) -> Self {
-        let mut methods = Vec::new();
-        for (index, name) in written.methods.iter().enumerate() {
-            match Method::from_bytes(name.as_bytes()) {
-                Ok(method) => methods.push(method),
-                Err(_) => {
-                    resolver.error(&at.key("methods").index(index), format!("`{name}` is no HTTP method"));
-                }
-            }
-        }
+        let named = written.methods.iter();
+        let mut methods: Vec<Method> = named.filter_map(|name| Method::from_bytes(name.as_bytes()).ok()).collect();
         if methods.is_empty() && written.kind == RouteKind::Webhook {
             methods.push(Method::POST);
         }
