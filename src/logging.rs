@@ -48,7 +48,7 @@ pub fn check(raw: &raw::Log, at: &At, resolver: &mut Resolver) {
     if let Err(error) = parse_filter(&raw.filter) {
         resolver
             .error(&at.key("filter"), error.to_string())
-            .help("write a level, or targets with levels: `info`, `info,doorward=debug`");
+            .help("write a level, or levels of parts, such as `info,doorward=debug`");
     }
 }
 

@@ -1,7 +1,5 @@
 //! Issuers as far as others refer to them, audit, log and break-glass.
 
-use tracing_subscriber::EnvFilter;
-
 use super::{Names, item, names, reference};
 use crate::config::{
     raw::{self, Scheme},
@@ -74,13 +72,10 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, r
     if root.store.path.as_os_str().is_empty() {
         report.error(&at.key("store").key("path"), "`path` cannot be empty");
     }
-    if let Err(error) = EnvFilter::builder().parse(&root.log.filter) {
+    if root.break_glass.is_some() && !root.routes.iter().any(|route| route.schemes.contains(&Scheme::BreakGlass)) {
         report
-            .error(&at.key("log").key("filter"), format!("this is not a filter: {error}"))
-            .help("write a level, or levels of parts, such as `info,doorward=debug`");
-    }
-    if let Some(break_glass) = &root.break_glass {
-        emergency(root, break_glass, &at.key("break_glass"), report);
+            .warning(&at.key("break_glass"), "no route has the scheme `break_glass`")
+            .help("the section opens nothing");
     }
 }
 
@@ -129,30 +124,5 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
                     ));
             }
         }
-    }
-}
-
-/// Times and certificates are [`crate::authn::break_glass`]'s to check.
-fn emergency(root: &raw::Root, break_glass: &raw::BreakGlass, at: &At, report: &mut Report) {
-    for (index, certificate) in break_glass.certificates.iter().enumerate() {
-        let at = at.key("certificates").index(index);
-        system(&certificate.name, "user name", &at.key("name"), report);
-        if certificate.name.is_empty() {
-            report.error(&at.key("name"), "`name` cannot be empty");
-        }
-        for (number, group) in certificate.groups.iter().enumerate() {
-            system(group, "group", &at.key("groups").index(number), report);
-        }
-    }
-    if !root.routes.iter().any(|route| route.schemes.contains(&Scheme::BreakGlass)) {
-        report.warning(at, "no route has the scheme `break_glass`").help("the section opens nothing");
-    }
-}
-
-fn system(name: &str, what: &str, at: &At, report: &mut Report) {
-    if name.to_ascii_lowercase().starts_with("system:") {
-        report
-            .error(at, format!("no {what} may begin with `system:`"))
-            .help("such names are Kubernetes' own, and have rights that no policy gave");
     }
 }
