@@ -193,9 +193,7 @@ fn load_once<T>(
     let host = raw.external_host.as_deref();
     raw.issuers.iter_mut().for_each(|issuer| crate::issuers::name_issuer(issuer, host));
     resolve::check(&raw, &mended, policies_whole, &mut resolver);
-    let checked = resolver.report.problems().len();
     let result = components(&raw, &mut resolver);
-    resolver.report.drop_repeated(checked);
     draft.findings.extend(diagnosis::findings(&resolver.report, &draft.locations, &mended));
     let fingerprint = resolver.fingerprint().clone();
     let diagnosis = Diagnosis::new(draft.locations.files().to_vec(), draft.findings);

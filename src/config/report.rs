@@ -1,6 +1,6 @@
 //! What is wrong with a configuration: all of it, in one run, each problem at its place.
 
-use std::{collections::HashMap, fmt};
+use std::fmt;
 
 use super::diagnosis::MAX_SHOWN;
 use crate::pointer;
@@ -129,22 +129,6 @@ impl Report {
         self.problems.iter().skip(mark.0).any(|problem| problem.severity == Severity::Error)
     }
 
-    /// Drops what was found after the first `count` problems at a place where one of these is at least as bad already:
-    /// two checks of the same setting have the same to say.
-    pub(super) fn drop_repeated(&mut self, count: usize) {
-        // How bad the worst of them is at each place.
-        let mut told: HashMap<At, Severity> = HashMap::new();
-        for problem in self.problems.iter().take(count) {
-            let worst = told.entry(problem.at.clone()).or_insert(problem.severity);
-            *worst = problem.severity.min(*worst);
-        }
-        let mut index = 0;
-        self.problems.retain(|problem| {
-            index += 1;
-            index <= count || told.get(&problem.at).is_none_or(|severity| *severity > problem.severity)
-        });
-    }
-
     fn push(&mut self, severity: Severity, at: &At, message: String) -> &mut Problem {
         self.problems.push(Problem { severity, at: at.clone(), message, help: None, offset: None });
         let [.., last] = self.problems.as_mut_slice() else { unreachable!("one was just pushed") };
@@ -199,24 +183,6 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_found_again_at_a_place_is_dropped_unless_it_is_worse() {
-        let at = |name: &str| At::root().key(name);
-        let mut report = Report::default();
-        report.warning(&at("a"), "first");
-        report.error(&at("b"), "first");
-        report.warning(&at("b"), "first, and less bad");
-        let count = report.problems().len();
-        for name in ["a", "b", "c"] {
-            report.warning(&at(name), "again");
-            report.error(&at(name), "again");
-        }
-        report.drop_repeated(count);
-        let left: Vec<_> =
-            report.problems().iter().skip(count).map(|problem| (problem.at.as_str(), problem.severity)).collect();
-        assert_eq!(left, [("/a", Severity::Error), ("/c", Severity::Warning), ("/c", Severity::Error)]);
-    }
 
     /// With each of 2,000 rules renamed, each of the names in tests was compared with each rule, for seconds.
     #[test]

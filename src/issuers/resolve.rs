@@ -104,9 +104,6 @@ impl Builder<'_> {
         let defaults = Defaults::of(raw.preset);
         let name: Arc<str> = raw.name.as_str().into();
         let identifier: Arc<str> = raw.issuer.as_str().into();
-        if name.is_empty() {
-            self.error("name", "the name is empty");
-        }
         if matches!(&*name, principal::ANONYMOUS | break_glass::ISSUER) {
             self.error("name", format!("`{name}` is what Doorward itself calls those who come without an issuer"))
                 .help("give it another name: rules with that one in `who.issuers` would mean both");

@@ -40,7 +40,6 @@ async fn each_problem_is_at_its_place() {
         ("a blank before", json!({"issuer": " https://idp.example"}), Some((Error, "issuer"))),
         ("a line break within", json!({"issuer": "https://idp.example/a\nb"}), Some((Error, "issuer"))),
         ("a slash behind", json!({"issuer": "https://idp.example/op/"}), None),
-        ("no name", json!({"name": ""}), Some((Error, "name"))),
         ("the name of certificates", json!({"name": "break-glass"}), Some((Error, "name"))),
         ("the name of nobody", json!({"name": "anonymous"}), Some((Error, "name"))),
         ("almost", json!({"name": "break-glass-2"}), None),
