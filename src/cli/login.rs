@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use super::runtime;
 use crate::{
     authn::NeededLogin,
     client::{
@@ -99,8 +100,4 @@ pub fn logout(args: &WhereArgs) -> Result<u8, Failure> {
 pub fn credential(args: &CredentialArgs, out: &mut impl Write) -> Result<u8, Failure> {
     runtime()?.block_on(login::credential(&args.url, out))?;
     Ok(0)
-}
-
-pub(super) fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

@@ -29,6 +29,7 @@ use std::{
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
 
 use crate::{
     admin::socket::CommandName,
@@ -281,6 +282,11 @@ fn yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let told = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| told(&error))?;
     serde_saphyr::from_str(&text).map_err(|error| told(&error))
+}
+
+/// For commands that speak to others and do nothing besides.
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// The policy of a configuration that a start would take, as far as that is told without files: secrets, certificates and providers

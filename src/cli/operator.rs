@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::login::runtime;
+use super::runtime;
 use crate::{
     admin::socket::{Answer, Command, CommandName, send},
     config::values::Span,

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::login::runtime;
+use super::runtime;
 use crate::client::{
     Failure,
     login::Address,
