@@ -234,7 +234,7 @@ pub fn who_am_i(view: &WhoAmIView<'_>) -> Page {
             }
         }
         @if view.session.is_some() {
-            (sign_out_form("Sign out"))
+            (sign_out_form())
             p class="actions" { a href="/.doorward/sessions" { "Your sessions" } }
         }
     };
@@ -322,7 +322,7 @@ pub fn confirm_sign_out(view: &ConfirmSignOutView<'_>) -> Page {
                 h1 { "Sign out?" }
                 p class="lead" { "You are signed in as " strong { (name(who)) } "." }
                 p { "This ends your session here and on all other hosts of Doorward, with everything that is open there." }
-                (sign_out_form("Sign out"))
+                (sign_out_form())
                 p class="actions" { a href="/" { "Stay signed in" } }
             }
             None => {
@@ -420,9 +420,9 @@ pub(super) fn name(text: &str) -> Markup {
     html! { bdi { (terminal::undirected(text)) } }
 }
 
-fn sign_out_form(label: &str) -> Markup {
+fn sign_out_form() -> Markup {
     html! {
-        form class="actions" method="post" action=(SIGN_OUT) { button class="button" type="submit" { (label) } }
+        form class="actions" method="post" action=(SIGN_OUT) { button class="button" type="submit" { "Sign out" } }
     }
 }
 
