@@ -297,6 +297,24 @@ fn issuer(
         }
         _ => return Err("no `oidc_issuer_url` names the provider".to_owned()),
     }
+    entry.insert("login".to_owned(), login(options, provider, preset.is_some(), notes)?);
+    if let Some(claim) = options.take("oidc_groups_claim").filter(|claim| claim != "groups") {
+        // Its dots lead into objects, but for those of an address such as `https://example.com/groups`.
+        let is_path = claim.contains('.') && !claim.contains([':', '/']);
+        let claim = if is_path { format!("/{}", claim.replace('.', "/")) } else { claim };
+        entry.insert("claims".to_owned(), json!({ "groups": claim }));
+    }
+    if let [ca, others @ ..] = options.take_all("provider_ca_file").as_slice() {
+        entry.insert("ca".to_owned(), ca.as_str().into());
+        if !others.is_empty() {
+            notes.push(format!("`provider_ca_file`: one file is read; add to {ca} what is in {}", others.join(", ")));
+        }
+    }
+    Ok(entry.into())
+}
+
+/// How people sign in there.
+fn login(options: &mut Options, provider: &str, has_preset: bool, notes: &mut Vec<String>) -> Result<Value, String> {
     let id = options.take("client_id").ok_or("there is no `client_id`")?;
     let file = options.take("client_secret_file");
     if options.take("client_secret").is_some() {
@@ -315,7 +333,7 @@ fn issuer(
     }
     let usual = match provider {
         // The preset asks for as much.
-        _ if preset.is_some() => "",
+        _ if has_preset => "",
         "cidaas" => "openid email profile roles groups",
         "gitlab" | "login.gov" => "openid email",
         _ if options.says("allowed_group") => "openid email profile groups",
@@ -335,20 +353,7 @@ fn issuer(
     if let Some(values) = options.take("acr_values") {
         login.insert("acr_values".to_owned(), values.split_ascii_whitespace().collect());
     }
-    entry.insert("login".to_owned(), login.into());
-    if let Some(claim) = options.take("oidc_groups_claim").filter(|claim| claim != "groups") {
-        // Its dots lead into objects, but for those of an address such as `https://example.com/groups`.
-        let is_path = claim.contains('.') && !claim.contains([':', '/']);
-        let claim = if is_path { format!("/{}", claim.replace('.', "/")) } else { claim };
-        entry.insert("claims".to_owned(), json!({ "groups": claim }));
-    }
-    if let [ca, others @ ..] = options.take_all("provider_ca_file").as_slice() {
-        entry.insert("ca".to_owned(), ca.as_str().into());
-        if !others.is_empty() {
-            notes.push(format!("`provider_ca_file`: one file is read; add to {ca} what is in {}", others.join(", ")));
-        }
-    }
-    Ok(entry.into())
+    Ok(login.into())
 }
 
 fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
