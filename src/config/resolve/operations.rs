@@ -1,4 +1,4 @@
-//! Issuers as far as others refer to them, audit, log and break-glass.
+//! Issuers as far as others refer to them, and the sections of which there is one each.
 
 use super::{Names, item, names, reference};
 use crate::config::{
@@ -19,30 +19,8 @@ const SHARED_AUDIENCES: [(&str, &str); 5] = [
 pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, report: &mut Report) {
     let at = At::root();
     issuers(root, names, report);
-    if let Some(interceptor) = &root.interceptor {
-        let at = at.key("interceptor");
-        if let Some(kubernetes) = &interceptor.kubernetes {
-            reference(&names.upstreams, "upstream", kubernetes, &at.key("kubernetes"), report);
-        }
-        if let Some(listener) = &interceptor.listener {
-            let listeners = root.listeners.iter().map(|listener| listener.name.as_str()).collect();
-            reference(&listeners, "listener", listener, &at.key("listener"), report);
-        }
-        let at = at.key("host");
-        names::host(&interceptor.host, &at, report);
-        let taken = root.routes.iter().find(|route| route.hosts.contains(&interceptor.host));
-        if interceptor.host.contains('*') {
-            report.error(&at, "the interceptor's host must be one name, not a wildcard");
-        } else if let Some(route) = taken {
-            report
-                .error(&at, format!("route `{}` takes requests to `{}`", route.name, interceptor.host))
-                .help("give the interceptor a Service, and so a name, of its own");
-        } else if root.external_host.as_ref() == Some(&interceptor.host) {
-            report.error(
-                &at,
-                "the interceptor's host is the `external_host`, whose `/.well-known/` would be out of reach",
-            );
-        }
+    if let Some(written) = &root.interceptor {
+        interceptor(root, written, names, report);
     }
     if let Some(runs) = &root.runs {
         let at = at.key("runs");
@@ -76,6 +54,29 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, r
         report
             .warning(&at.key("break_glass"), "no route has the scheme `break_glass`")
             .help("the section opens nothing");
+    }
+}
+
+fn interceptor(root: &raw::Root, interceptor: &raw::Interceptor, names: &Names<'_>, report: &mut Report) {
+    let at = At::root().key("interceptor");
+    if let Some(kubernetes) = &interceptor.kubernetes {
+        reference(&names.upstreams, "upstream", kubernetes, &at.key("kubernetes"), report);
+    }
+    if let Some(listener) = &interceptor.listener {
+        let listeners = root.listeners.iter().map(|listener| listener.name.as_str()).collect();
+        reference(&listeners, "listener", listener, &at.key("listener"), report);
+    }
+    let at = at.key("host");
+    names::host(&interceptor.host, &at, report);
+    let taken = root.routes.iter().find(|route| route.hosts.contains(&interceptor.host));
+    if interceptor.host.contains('*') {
+        report.error(&at, "the interceptor's host must be one name, not a wildcard");
+    } else if let Some(route) = taken {
+        report
+            .error(&at, format!("route `{}` takes requests to `{}`", route.name, interceptor.host))
+            .help("give the interceptor a Service, and so a name, of its own");
+    } else if root.external_host.as_ref() == Some(&interceptor.host) {
+        report.error(&at, "the interceptor's host is the `external_host`, whose `/.well-known/` would be out of reach");
     }
 }
 

@@ -48,46 +48,7 @@ pub(super) fn check(
             || upstream.kubeconfig.is_some()
             || upstream.credential.is_some()
             || upstream.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
-        if kubernetes.contains(name) && !authenticated {
-            report
-                .error(
-                    &at,
-                    format!("upstream `{name}` is a Kubernetes API server, and Doorward has no credential there"),
-                )
-                .help("impersonation needs one: set `credential`, `certificate` within `tls`, or `kubeconfig`");
-        }
-        match (kubernetes.contains(name), others.contains(name)) {
-            (true, true) => {
-                report
-                    .error(&at.key("name"), format!("upstream `{name}` is used with impersonation and without"))
-                    .help(
-                        "without impersonation, requests would run as Doorward itself; use another upstream for routes \
-                         of other kinds",
-                    );
-            }
-            (false, true) if upstream.kubeconfig.is_some() => {
-                report
-                    .error(
-                        &at.key("kubeconfig"),
-                        format!("upstream `{name}` is a Kubernetes API server, and used without impersonation"),
-                    )
-                    .help(
-                        "requests would run as Doorward itself; use it for `kubernetes` routes, or set `url` instead",
-                    );
-            }
-            // One with an account that is asked for is refused above.
-            (false, true) if upstream.requested_account().is_none() => {
-                if let Some(who) = acts_as_itself(root, upstream, authenticated) {
-                    let what =
-                        format!("upstream `{name}` is the API server of `{who}`, and used without impersonation");
-                    report.error(&at.key("name"), what).help(
-                        "requests would run as Doorward itself; use it for `kubernetes` routes, or another upstream for routes \
-                         of other kinds",
-                    );
-                }
-            }
-            _ => {}
-        }
+        impersonation(root, upstream, (kubernetes.contains(name), others.contains(name)), authenticated, &at, report);
         if let Some(account) = &upstream.default_service_account {
             let at = at.key("default_service_account");
             if !kubernetes.contains(name) {
@@ -100,6 +61,51 @@ pub(super) fn check(
                     .help("write what `default-service-account` is in Tekton's ConfigMap `config-defaults`");
             }
         }
+    }
+}
+
+/// Reports an API server without a credential of Doorward's own, and one that would be shown it without impersonation. `is_kubernetes` and
+/// `is_other` say for which routes an upstream is.
+fn impersonation(
+    root: &raw::Root,
+    upstream: &raw::Upstream,
+    (is_kubernetes, is_other): (bool, bool),
+    authenticated: bool,
+    at: &At,
+    report: &mut Report,
+) {
+    let name = upstream.name.as_str();
+    if is_kubernetes && !authenticated {
+        report
+            .error(at, format!("upstream `{name}` is a Kubernetes API server, and Doorward has no credential there"))
+            .help("impersonation needs one: set `credential`, `certificate` within `tls`, or `kubeconfig`");
+    }
+    match (is_kubernetes, is_other) {
+        (true, true) => {
+            report.error(&at.key("name"), format!("upstream `{name}` is used with impersonation and without")).help(
+                "without impersonation, requests would run as Doorward itself; use another upstream for routes \
+                     of other kinds",
+            );
+        }
+        (false, true) if upstream.kubeconfig.is_some() => {
+            report
+                .error(
+                    &at.key("kubeconfig"),
+                    format!("upstream `{name}` is a Kubernetes API server, and used without impersonation"),
+                )
+                .help("requests would run as Doorward itself; use it for `kubernetes` routes, or set `url` instead");
+        }
+        // One with an account that is asked for is refused for that.
+        (false, true) if upstream.requested_account().is_none() => {
+            if let Some(who) = acts_as_itself(root, upstream, authenticated) {
+                let what = format!("upstream `{name}` is the API server of `{who}`, and used without impersonation");
+                report.error(&at.key("name"), what).help(
+                    "requests would run as Doorward itself; use it for `kubernetes` routes, or another upstream for routes \
+                     of other kinds",
+                );
+            }
+        }
+        _ => {}
     }
 }
 
