@@ -5,7 +5,10 @@ use serde_json::Value;
 
 use crate::{
     fixture::Change,
-    harness::{Answer, Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, now, streams::streaming, until},
+    harness::{
+        Answer, Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, folder_with, now, streams::streaming,
+        until,
+    },
 };
 
 const PATH: &str = "/api/v1/namespaces/ci/pods";
@@ -54,11 +57,8 @@ struct World {
 }
 
 fn folder(authority: &Authority) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder_with(&[("ca.pem", &authority.pem()), ("token", "upstream-token")]);
     authority.issue(&["glass.test", "api.test"]).write(dir.path(), "server");
-    for (name, text) in [("ca.pem", authority.pem().as_str()), ("token", "upstream-token")] {
-        std::fs::write(dir.path().join(name), text).unwrap();
-    }
     dir
 }
 

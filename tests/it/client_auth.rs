@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    harness::{Answer, Doorward, Issuer, OidcProvider, Upstream, now, told},
+    harness::{Answer, Doorward, Issuer, OidcProvider, Upstream, folder_with, now, told},
     login_world::LoginWorld,
 };
 
@@ -67,9 +67,7 @@ impl World {
 }
 
 fn folder(name: &str, content: &str) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join(name), content).unwrap();
-    dir
+    folder_with(&[(name, content)])
 }
 
 #[track_caller]

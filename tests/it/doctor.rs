@@ -13,7 +13,7 @@ use crate::{
     export::{server_of, write_clients},
     harness::{
         Authority, Collector, CollectorAnswer, Doorward, Nginx, OidcProvider, RedisServer, Reply, SyslogServer,
-        Upstream, faults, free_port, within,
+        Upstream, faults, folder_with, free_port, within,
     },
 };
 
@@ -72,11 +72,7 @@ async fn said(mut command: Command) -> Said {
 
 /// A folder with this configuration and files.
 fn folder(yaml: &str) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
-    std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
-    std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
-    dir
+    folder_with(&[("client", "doorward-secret-of-the-tests"), ("token", "upstream-token"), ("doorward.yaml", yaml)])
 }
 
 /// One where people sign in at `origin` with a provider.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     fixture::Change,
-    harness::{Authority, ConnectProxy, Doorward, Issuer, now},
+    harness::{Authority, ConnectProxy, Doorward, Issuer, folder_with, now},
 };
 
 const CONFIGURATION: &str = "
@@ -31,9 +31,7 @@ async fn behind_proxy(refusal: Option<&'static str>) -> (Issuer, ConnectProxy, t
     let issuer = Issuer::start_as(Some("https://id.test")).await;
     let authority = Authority::new();
     let proxy = ConnectProxy::start(issuer.address(), &authority.issue(&["id.test"]), refusal).await;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
-    std::fs::write(dir.path().join("secret"), "introspection-secret").unwrap();
+    let dir = folder_with(&[("ca.pem", &authority.pem()), ("secret", "introspection-secret")]);
     (issuer, proxy, dir)
 }
 

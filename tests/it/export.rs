@@ -14,7 +14,8 @@ use serde_json::Value;
 use crate::{
     fixture::{Change, Fixture, bearer},
     harness::{
-        Authority, Collector, CollectorAnswer, Doorward, Pair, Reply, SyslogServer, checked, found, free_port, until,
+        Authority, Collector, CollectorAnswer, Doorward, Pair, Reply, SyslogServer, checked, folder_with, found,
+        free_port, until,
     },
 };
 
@@ -330,8 +331,7 @@ async fn a_collector_has_the_whole_trail_whatever_it_answers() {
         ..CollectorAnswer::OK
     };
     collector.answers([busy(Some("1")), busy(None), large, partial]);
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("authorization"), "Bearer hunter2").unwrap();
+    let dir = folder_with(&[("authorization", "Bearer hunter2")]);
     let export = format!(
         "{{name: otel, otlp: {{endpoint: 'http://{}', headers: {{authorization: {{file: {}/authorization}}}}}}}}",
         collector.address,

@@ -1,6 +1,6 @@
 //! One configuration with every kind of route, for tests that need no other.
 
-use crate::harness::{Answer, Doorward, Issuer, Recorded, Reply, Upstream};
+use crate::harness::{Answer, Doorward, Issuer, Recorded, Reply, Upstream, folder_with};
 
 /// Doorward between two issuers and an upstream that writes down what reaches it.
 pub struct Fixture {
@@ -45,15 +45,12 @@ impl Fixture {
     ) -> Self {
         let (a, b) = (Issuer::start().await, Issuer::start().await);
         let upstream = Upstream::scripted(script).await;
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [
+        let dir = folder_with(&[
             ("token", "upstream-token"),
             ("secret", WEBHOOK_SECRET),
             ("client", "introspection-secret"),
             ("admin", "the-admin-token-of-the-tests"),
-        ] {
-            std::fs::write(dir.path().join(name), text).unwrap();
-        }
+        ]);
         let yaml = CONFIGURATION.replace("{a}", a.url()).replace("{b}", b.url()).replace("{upstream}", &upstream.url());
         let yaml = change(yaml);
         let doorward = match faults {

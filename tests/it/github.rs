@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     doctor::doctor,
     harness::{
-        Answer, Doorward, Raw, Upstream, asked, cookies,
+        Answer, Doorward, Raw, Upstream, asked, cookies, folder_with,
         github::{CLIENT, GithubServer, SECRET, membership, team},
     },
 };
@@ -25,8 +25,7 @@ async fn world() -> World {
 /// `settings` are lines of the issuer's entry.
 async fn world_of(settings: &str, secret: &str) -> World {
     let (github, upstream) = (GithubServer::start().await, Upstream::start().await);
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("client"), secret).unwrap();
+    let dir = folder_with(&[("client", secret)]);
     let yaml = format!(
         "
 listeners: [{{name: public, address: '127.0.0.1:0'}}]

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use crate::{
     fixture::{Change, Fixture, bearer},
     harness::{
-        Doorward, Fault, Issuer, Recorded, Reply, Upstream, Wire,
+        Doorward, Fault, Issuer, Recorded, Reply, Upstream, Wire, folder_with,
         streams::{Streams, begin, streaming},
         told, until, within,
     },
@@ -119,8 +119,7 @@ limits: {{drain_accept: 0}}
             upstream.url()
         )
     };
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("doorward.yaml"), yaml("deny")).unwrap();
+    let dir = folder_with(&[("doorward.yaml", &yaml("deny"))]);
     let mut doorward = Doorward::start_by_name_in(dir).await;
     assert_eq!(doorward.get("/x", &[]).await.status, 403);
     std::fs::write(doorward.dir().join("doorward.yaml"), yaml("allow")).unwrap();
@@ -418,10 +417,7 @@ async fn attacks_z13_a_user_who_is_not_listed_commands_nothing_and_is_in_the_tra
 #[tokio::test]
 async fn the_log_for_people_has_the_level_and_what_belongs_to_a_line() {
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
-    let state = tempfile::tempdir().unwrap();
-    for (name, text) in [("token", "upstream-token"), ("rules.yaml", "rules: []\n")] {
-        std::fs::write(state.path().join(name), text).unwrap();
-    }
+    let state = folder_with(&[("token", "upstream-token"), ("rules.yaml", "rules: []\n")]);
     let file = state.path().join("doorward.yaml");
     std::fs::write(&file, configuration(&issuer, &upstream, state.path()) + "log: {format: text}\n").unwrap();
     let mut doorward = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::{
     fixture::{Change, Fixture},
-    harness::{Doorward, Issuer, Raw, Reply, Upstream, streams::http2_on, until, within},
+    harness::{Doorward, Issuer, Raw, Reply, Upstream, folder_with, streams::http2_on, until, within},
 };
 
 fn configuration(upstream: &Upstream, issuer: &Issuer, groups: &str, rules: &str) -> String {
@@ -45,9 +45,7 @@ limits: {{drain_accept: 0, connections_per_address: 5000}}
 const ALLOW: &str = "  - {id: dev, who: {groups: [dev]}, do: allow}";
 
 fn folder() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
-    dir
+    folder_with(&[("token", "upstream-token")])
 }
 
 /// Swaps the main file in whole, as an editor and a ConfigMap do.

@@ -22,7 +22,7 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::harness::{Recorded, Reply, Upstream, until, within};
+use crate::harness::{Recorded, Reply, Upstream, folder_with, until, within};
 
 /// The pod's token. It is never seen but by the server.
 const SUBJECT: &str = "the.pods.token";
@@ -35,8 +35,7 @@ pub struct Step {
 
 impl Step {
     pub fn new(server: &str, subject: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("subject"), subject).unwrap();
+        let dir = folder_with(&[("subject", subject)]);
         Self { dir, server: server.to_owned() }
     }
 

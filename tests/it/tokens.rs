@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     fixture::{Change, Fixture, bearer},
     harness::{
-        Doorward, Fault, HANDSHAKE, Issuer, Reply, Upstream, found, now, settled,
+        Doorward, Fault, HANDSHAKE, Issuer, Reply, Upstream, folder_with, found, now, settled,
         streams::{EXEC, streaming},
         unique, until,
     },
@@ -327,8 +327,7 @@ async fn misbehaves_from_the_start(fault: Fault) {
     let (a, b) = (Issuer::start().await, Issuer::start().await);
     b.set_fault(fault);
     let upstream = Upstream::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
+    let dir = folder_with(&[("token", "upstream-token")]);
     let yaml = format!(
         "
 listeners: [{{name: public, address: 127.0.0.1:0}}]

@@ -6,7 +6,10 @@ use std::{path::Path, process::Command};
 use serde_json::{Value, json};
 
 use super::world::{GROUP, Setup, World};
-use crate::{fixture::bearer, harness::HANDSHAKE};
+use crate::{
+    fixture::bearer,
+    harness::{HANDSHAKE, folder_with},
+};
 
 const CONFIGURATION: &str = "
 listeners: [{name: public, address: 127.0.0.1:0}]
@@ -25,8 +28,7 @@ audit: {sink: {file: {path: audit.jsonl}}}
 
 /// The rules of all roles that are printed for this configuration.
 fn printed(form: &str) -> Vec<Value> {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("doorward.yaml"), CONFIGURATION.replace("{group}", GROUP)).unwrap();
+    let dir = folder_with(&[("doorward.yaml", &CONFIGURATION.replace("{group}", GROUP))]);
     printed_of(dir.path(), form)
 }
 

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use super::{api_server::ApiServer, impersonation::printed_of, programs};
 use crate::{
     fixture::bearer,
-    harness::{Answer, Authority, Doorward, Issuer, Nginx, Raw, found, free_port, request, until, within},
+    harness::{Answer, Authority, Doorward, Issuer, Nginx, Raw, folder_with, found, free_port, request, until, within},
 };
 
 /// The group that a grant gives the developers of the issuer.
@@ -313,8 +313,7 @@ pub struct Kubectl {
 
 impl Kubectl {
     pub fn new(server: &str, authority: &str, token: &str, namespace: &str) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        fs::write(home.path().join("ca.pem"), authority).unwrap();
+        let home = folder_with(&[("ca.pem", authority)]);
         // JSON is YAML.
         let config = json!({
             "apiVersion": "v1",

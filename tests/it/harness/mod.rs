@@ -23,6 +23,8 @@ mod wire;
 
 use std::{future::Future, time::Duration};
 
+use tempfile::TempDir;
+
 pub use self::{
     client::{Answer, HANDSHAKE, Raw},
     connect_proxy::ConnectProxy,
@@ -44,6 +46,15 @@ pub use self::{
 
 /// How long what must happen may take on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A folder with these files.
+pub fn folder_with(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
 
 /// Waits for something that must happen. The bound only ends a test that has already failed.
 pub async fn within<T>(what: impl Future<Output = T>) -> T {

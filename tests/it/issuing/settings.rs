@@ -4,7 +4,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     fixture::Change,
-    harness::{now, told},
+    harness::{folder_with, now, told},
 };
 
 /// Of which each row changes something.
@@ -89,18 +89,14 @@ const ROWS: [(&str, &str, &str); 24] = [
 
 /// Whether it may be used, and what is said.
 async fn check(yaml: &str) -> (bool, String) {
-    let dir = tempfile::tempdir().unwrap();
     let key = || rcgen::KeyPair::generate().unwrap().serialize_pem();
-    let seal = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".to_owned();
-    for (name, text) in [
-        ("doorward.yaml", yaml.to_owned()),
-        ("token", "a-token".to_owned()),
-        ("key.pem", key()),
-        ("other.pem", key()),
-        ("seal", seal),
-    ] {
-        std::fs::write(dir.path().join(name), text).unwrap();
-    }
+    let dir = folder_with(&[
+        ("doorward.yaml", yaml),
+        ("token", "a-token"),
+        ("key.pem", &key()),
+        ("other.pem", &key()),
+        ("seal", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+    ]);
     // Takes a moment to make.
     if yaml.contains("rsa.pem") {
         let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Doorward, Push, Recorded, RedisServer, Reply, Upstream, free_port, now, unique, until},
+    harness::{Doorward, Push, Recorded, RedisServer, Reply, Upstream, folder_with, free_port, now, unique, until},
 };
 
 async fn upstream() -> Upstream {
@@ -25,8 +25,7 @@ async fn upstream() -> Upstream {
 }
 
 async fn start(address: SocketAddr, hold: bool, entry: &str) -> Doorward {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     let yaml = configuration(address, "store: {path: doorward.redb}")
         .change("sender: github,", &format!("sender: github, hold: {hold}, {entry}"));
     Doorward::start_with_faults(dir, &yaml).await

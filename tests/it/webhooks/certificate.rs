@@ -2,7 +2,7 @@
 
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Answer, Authority, Doorward, Pair, Push, Raw, Reply, Upstream},
+    harness::{Answer, Authority, Doorward, Pair, Push, Raw, Reply, Upstream, folder_with},
 };
 
 async fn deliver(doorward: &Doorward, authority: &Authority, certificate: Option<&Pair>) -> Answer {
@@ -26,10 +26,8 @@ async fn deliver_to(
 async fn a_sender_with_a_certificate_is_refused_without_it_though_it_signs() {
     let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
     let authority = Authority::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder_with(&[("ca.pem", &authority.pem()), ("secret", WEBHOOK_SECRET)]);
     authority.issue(&["hooks.test", "other.test"]).write(dir.path(), "server");
-    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
-    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
     let (named, pinned, other) =
         (authority.issue(&["git.example.com"]), authority.issue(&["a.test"]), authority.issue(&["b.test"]));
     let yaml = format!(

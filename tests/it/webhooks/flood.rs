@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::interval};
 use super::{BODY, hold::configuration};
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Answer, Doorward, Push, Recorded, Reply, Upstream, unique, until},
+    harness::{Answer, Doorward, Push, Recorded, Reply, Upstream, folder_with, unique, until},
 };
 
 /// Lanes of a sender that are brought at once.
@@ -20,10 +20,7 @@ const LANES: usize = 8;
 const QUIET_SECRET: &str = "a secret of the quiet sender";
 
 async fn doorward(upstream: &Upstream) -> Doorward {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, secret) in [("secret", WEBHOOK_SECRET), ("quiet", QUIET_SECRET)] {
-        std::fs::write(dir.path().join(name), secret).unwrap();
-    }
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET), ("quiet", QUIET_SECRET)]);
     let yaml = configuration(upstream.address, "store: {path: doorward.redb}")
         .change("webhooks:\n", "webhooks:\n  - {name: quiet, sender: github, secrets: [{secret: {file: quiet}}]}\n")
         .change(

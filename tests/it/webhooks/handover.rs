@@ -8,7 +8,7 @@ use serde_json::json;
 use super::hold::{configuration, deliver_to, held};
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Doorward, Reply, Upstream, free_port, unique, until},
+    harness::{Doorward, Reply, Upstream, folder_with, free_port, unique, until},
 };
 
 fn settled(address: SocketAddr, settle: &str) -> String {
@@ -17,8 +17,7 @@ fn settled(address: SocketAddr, settle: &str) -> String {
 }
 
 async fn holding(address: SocketAddr, settle: &str) -> Doorward {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     Doorward::start_in(dir, &settled(address, settle)).await
 }
 
@@ -92,8 +91,7 @@ async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_un
 async fn what_is_not_answered_when_the_door_closes_is_tried_again_where_event_listeners_ask() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let upstream = Upstream::scripted_at(address, |_| Reply::Hang).await;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     let at_once = settled(address, "0s").change("limits: {drain_accept: 6s}", "limits: {drain_accept: 0}");
     let mut doorward = Doorward::start_in(dir, &at_once).await;
     assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);

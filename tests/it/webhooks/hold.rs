@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
     harness::{
-        Answer, Doorward, Push, Recorded, RedisServer, Reply, Upstream, free_port, settled, told, unique, until,
+        Answer, Doorward, Push, Recorded, RedisServer, Reply, Upstream, folder_with, free_port, settled, told, unique,
+        until,
     },
 };
 
@@ -24,8 +25,7 @@ const RULE: &str = "- {id: hooks, on: {routes: [hooks]}, who: {webhooks: [github
 
 /// A Doorward that holds what GitHub sends to an EventListener at `address`.
 async fn holding(address: SocketAddr, more: &str) -> Doorward {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     Doorward::start_with_faults(dir, &configuration(address, more)).await
 }
 
@@ -329,8 +329,7 @@ async fn what_is_held_of_a_repository_that_is_revoked_is_parked_at_once() {
 #[tokio::test]
 async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
     let upstream = Upstream::scripted(takes).await;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     let yaml = configuration(upstream.address, "store: {path: doorward.redb}");
     let yaml = yaml.change("sender: github,", "sender: github, answer_within: 1s,");
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
@@ -373,10 +372,7 @@ pub(super) static ASSERTION_KEY: LazyLock<String> =
 
 /// What a Doorward needs to hold in Redis, and its configuration there.
 pub(super) fn on_redis(redis: &RedisServer, el: SocketAddr) -> (tempfile::TempDir, String) {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [("secret", WEBHOOK_SECRET), ("key", SESSION_KEY), ("assertions", ASSERTION_KEY.as_str())] {
-        std::fs::write(dir.path().join(name), text).unwrap();
-    }
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET), ("key", SESSION_KEY), ("assertions", ASSERTION_KEY.as_str())]);
     let more = format!(
         "store: {{path: doorward.redb, redis: {{server: '{}'}}}}\nsessions: {{keys: [{{file: key}}]}}\n\
          assertions: {{keys: [{{file: assertions}}]}}",

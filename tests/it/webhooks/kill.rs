@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Push, Recorded, RedisServer, Reply, Upstream, faults, free_port},
+    harness::{Push, Recorded, RedisServer, Reply, Upstream, faults, folder_with, free_port},
 };
 
 /// Repositories, each of which sends one delivery after the other.
@@ -258,10 +258,7 @@ async fn none_is_lost(kept: &Kept) {
     })
     .await;
 
-    let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [("secret", WEBHOOK_SECRET), ("assertions", ASSERTION_KEY.as_str())] {
-        std::fs::write(dir.path().join(name), text).unwrap();
-    }
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET), ("assertions", ASSERTION_KEY.as_str())]);
     let port = free_port();
     let store = kept.configuration(dir.path());
     let yaml = configuration(upstream.address, &format!("{store}\nassertions: {{keys: [{{file: assertions}}]}}"))

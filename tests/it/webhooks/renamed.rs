@@ -5,13 +5,12 @@ use std::net::SocketAddr;
 use super::hold::{configuration, deliver_to, held};
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Doorward, Push, Reply, Upstream, free_port, unique, until},
+    harness::{Doorward, Push, Reply, Upstream, folder_with, free_port, unique, until},
 };
 
 /// A Doorward that holds what GitHub sends, with a rule that names no route.
 async fn holding(address: SocketAddr) -> Doorward {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     Doorward::start_in(
         dir,
         &configuration(address, "store: {path: doorward.redb}").change("routes: [hooks]", "event: [push]"),

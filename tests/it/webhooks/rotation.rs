@@ -3,7 +3,7 @@
 use super::{BODY, deliver, hold::configuration};
 use crate::{
     fixture::{Change, Fixture, WEBHOOK_SECRET},
-    harness::{Doorward, Push, Reply, Upstream, now, unique, until},
+    harness::{Doorward, Push, Reply, Upstream, folder_with, now, unique, until},
 };
 
 const NEXT: &str = "the secret that comes next";
@@ -48,8 +48,7 @@ async fn webhooks_7_a_secret_that_is_emptied_or_lost_while_doorward_runs_lets_no
 async fn webhooks_7_a_sender_of_whose_secrets_all_have_ended_is_heard_by_nobody() {
     for hold in [false, true] {
         let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+        let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
         let yaml = configuration(upstream.address, "store: {path: doorward.redb}").change(
             "sender: github, secrets: [{secret: {file: secret}}]",
             &format!(
@@ -80,8 +79,7 @@ async fn webhooks_7_a_sender_of_whose_secrets_all_have_ended_is_heard_by_nobody(
 #[tokio::test]
 async fn a_secret_that_ends_while_a_body_comes_proves_it_no_longer() {
     let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     let until = doorward::clock::Timestamp::from_secs(i64::try_from(now() + 3600).unwrap());
     let yaml = configuration(upstream.address, "store: {path: doorward.redb}").change(
         "sender: github, secrets: [{secret: {file: secret}}]",

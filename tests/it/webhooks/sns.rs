@@ -19,7 +19,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::renamed::rename;
-use crate::harness::{Answer, Authority, Doorward, Raw, Reply, Upstream, request, unique, until};
+use crate::harness::{Answer, Authority, Doorward, Raw, Reply, Upstream, folder_with, request, unique, until};
 
 const TOPIC: &str = "arn:aws:sns:us-east-1:123456789012:commits";
 
@@ -201,8 +201,7 @@ async fn begin(doorward: &Doorward, message: &Value) -> Raw {
 }
 
 async fn start(authority: &Authority, amazon: &Amazon, upstream: &Upstream, more: &str) -> Doorward {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    let dir = folder_with(&[("ca.pem", &authority.pem())]);
     let yaml = format!(
         "
 listeners: [{{name: public, address: 127.0.0.1:0}}]

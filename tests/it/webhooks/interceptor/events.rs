@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Doorward, Upstream, found, until},
+    harness::{Doorward, Upstream, folder_with, found, until},
     webhooks::hold::{ASSERTION_KEY, configuration, deliver_to},
 };
 
@@ -104,10 +104,7 @@ async fn decides(way: Way) {
 async fn attacks_z46_a_false_event_raises_an_alarm_where_the_interceptor_has_another_store_than_the_door() {
     let upstream = Upstream::scripted(|_| Reply::json(202, ANSWER)).await;
     let start = async || {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [("secret", WEBHOOK_SECRET), ("assertions", ASSERTION_KEY.as_str())] {
-            std::fs::write(dir.path().join(name), text).unwrap();
-        }
+        let dir = folder_with(&[("secret", WEBHOOK_SECRET), ("assertions", ASSERTION_KEY.as_str())]);
         let more = "store: {path: doorward.redb}\ninterceptor: {host: door.door.svc}\n\
                     assertions: {keys: [{file: assertions}]}";
         let yaml = configuration(upstream.address, more)
