@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    harness::{Answer, Doorward, Issuer, OidcProvider, Upstream, folder_with, now, told},
+    harness::{Answer, Doorward, Issuer, OidcProvider, Upstream, folder_with, now, replace_file, told},
     login_world::LoginWorld,
 };
 
@@ -53,9 +53,7 @@ impl World {
 
     /// Puts another file in the place of one, as a kubelet does.
     fn replace(&self, name: &str, content: &str) {
-        let (draft, path) = (self.doorward.dir().join("draft"), self.doorward.dir().join(name));
-        std::fs::write(&draft, content).unwrap();
-        std::fs::rename(draft, path).unwrap();
+        replace_file(&self.doorward.dir().join(name), content);
     }
 
     fn has_not_told(&self, secrets: &[&str]) {

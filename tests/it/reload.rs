@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::{
     fixture::{Change, Fixture},
-    harness::{Doorward, Issuer, Raw, Reply, Upstream, folder_with, streams::http2_on, until, within},
+    harness::{Doorward, Issuer, Raw, Reply, Upstream, folder_with, replace_file, streams::http2_on, until, within},
 };
 
 fn configuration(upstream: &Upstream, issuer: &Issuer, groups: &str, rules: &str) -> String {
@@ -48,16 +48,9 @@ fn folder() -> tempfile::TempDir {
     folder_with(&[("token", "upstream-token")])
 }
 
-/// Swaps the main file in whole, as an editor and a ConfigMap do.
+/// Swaps the main file.
 fn swap(doorward: &Doorward, yaml: &str) {
-    swap_file(doorward, "doorward.yaml", yaml);
-}
-
-fn swap_file(doorward: &Doorward, name: &str, yaml: &str) {
-    let path = doorward.dir().join(name);
-    let draft = path.with_extension("draft");
-    std::fs::write(&draft, yaml).unwrap();
-    std::fs::rename(draft, path).unwrap();
+    replace_file(&doorward.dir().join("doorward.yaml"), yaml);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -256,7 +249,7 @@ async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_
         let doorward = Doorward::start_in(dir, good).await;
         for (refusals, (name, content)) in (1..).zip(changes) {
             match content {
-                Some(yaml) => swap_file(&doorward, name, yaml),
+                Some(yaml) => replace_file(&doorward.dir().join(name), yaml),
                 None => std::fs::remove_file(doorward.dir().join(name)).unwrap(),
             }
             doorward.records(refusals, is_refusal).await;

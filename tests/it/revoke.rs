@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::{
     fixture::{Change, Fixture, bearer},
     harness::{
-        Doorward, Reply, found,
+        Doorward, Reply, found, replace_file,
         streams::{Streams, streaming},
         until,
     },
@@ -143,8 +143,7 @@ async fn who_is_revoked_stays_out_when_the_entry_of_their_issuer_has_another_nam
     assert_eq!(code, Some(0), "{said}");
     let path = doorward.dir().join("doorward.yaml");
     let renamed = fs::read_to_string(&path).unwrap().replace("name: a\n", "name: sso\n").replace("[a]", "[sso]");
-    fs::write(path.with_extension("draft"), renamed).unwrap();
-    fs::rename(path.with_extension("draft"), path).unwrap();
+    replace_file(&path, &renamed);
     doorward.wait_for_generation(2).await;
     let get = async |doorward: &Doorward, token: &str| doorward.get(PATH, &["Host: api.test", token]).await.status;
     assert_eq!((get(&doorward, &alice).await, get(&doorward, &adam).await), (401, 200));

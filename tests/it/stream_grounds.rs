@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use crate::{
     fixture::{Change, Fixture, bearer},
     harness::{
-        Doorward, Fault, Raw, Recorded, RedisServer, Reply, Reviews, Upstream, Verdict, held_up, log_in, now, request,
-        settled,
+        Doorward, Fault, Raw, Recorded, RedisServer, Reply, Reviews, Upstream, Verdict, held_up, log_in, now,
+        replace_file, request, settled,
         streams::{LOG, OF_CLUSTER, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
         unique, until, within,
     },
@@ -180,9 +180,7 @@ async fn a_stream_ends_when_a_kubeconfig_leads_elsewhere_though_the_configuratio
             "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "doorward"}}],
             "current-context": "tests",
         });
-        let draft = path.with_extension("draft");
-        std::fs::write(&draft, kubeconfig.to_string()).unwrap();
-        std::fs::rename(draft, &path).unwrap();
+        replace_file(&path, &kubeconfig.to_string());
     };
     let start = |yaml: String| {
         let upstream = yaml.lines().find(|line| line.contains("{name: cluster, url")).unwrap();

@@ -279,10 +279,8 @@ impl Doorward {
     /// Writes something else in the place of the first `there` of its configuration, and gives the whole as it is then.
     pub fn change(&self, there: &str, here: &str) -> String {
         let path = self.dir().join("doorward.yaml");
-        let (after, draft) =
-            (std::fs::read_to_string(&path).unwrap().change_first(there, here), path.with_extension("draft"));
-        std::fs::write(&draft, &after).unwrap();
-        std::fs::rename(draft, path).unwrap();
+        let after = std::fs::read_to_string(&path).unwrap().change_first(there, here);
+        super::replace_file(&path, &after);
         after
     }
 

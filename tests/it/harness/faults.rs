@@ -7,6 +7,8 @@ use std::{
     sync::LazyLock,
 };
 
+use super::replace_file;
+
 /// The library, built once for all tests.
 static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -49,27 +51,21 @@ pub fn environment(folder: &Path) -> [(&'static str, PathBuf); 5] {
 
 pub fn break_disk(folder: &Path, broken: bool) {
     // 5 is EIO.
-    set(&disk(folder), if broken { "5" } else { "0" });
+    replace_file(&disk(folder), if broken { "5" } else { "0" });
 }
 
 pub fn break_syncs(folder: &Path, broken: bool) {
-    set(&disk(folder), if broken { "-5" } else { "0" });
+    replace_file(&disk(folder), if broken { "-5" } else { "0" });
 }
 
 pub fn break_trail(folder: &Path, broken: bool) {
-    set(&trail(folder), if broken { "5" } else { "0" });
+    replace_file(&trail(folder), if broken { "5" } else { "0" });
 }
 
 pub fn set_clock_ahead(folder: &Path, seconds: u64) {
-    set(&clock(folder), &seconds.to_string());
+    replace_file(&clock(folder), &seconds.to_string());
 }
 
 pub fn set_memory_used(folder: &Path, kib: u64) {
-    set(&status(folder), &format!("RssAnon:\t{kib} kB\n"));
-}
-
-fn set(file: &Path, text: &str) {
-    let draft = file.with_extension("draft");
-    std::fs::write(&draft, text).unwrap();
-    std::fs::rename(draft, file).unwrap();
+    replace_file(&status(folder), &format!("RssAnon:\t{kib} kB\n"));
 }

@@ -21,7 +21,7 @@ mod tls;
 mod upstream;
 mod wire;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, path::Path, time::Duration};
 
 use tempfile::TempDir;
 
@@ -54,6 +54,13 @@ pub fn folder_with(files: &[(&str, &str)]) -> TempDir {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     folder
+}
+
+/// Writes a file whole at once, as an editor and a ConfigMap do.
+pub fn replace_file(path: &Path, text: &str) {
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, text).unwrap();
+    std::fs::rename(draft, path).unwrap();
 }
 
 /// Waits for something that must happen. The bound only ends a test that has already failed.

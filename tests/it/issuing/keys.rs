@@ -16,7 +16,8 @@ use super::{TARGET, World, part};
 use crate::{
     fixture::Change,
     harness::{
-        Answer, Doorward, EXCHANGE, NOT_ALLOWED, Raw, RedisServer, exchange_form, found, now, request, until, within,
+        Answer, Doorward, EXCHANGE, NOT_ALLOWED, Raw, RedisServer, exchange_form, found, now, replace_file, request,
+        until, within,
     },
 };
 
@@ -234,11 +235,10 @@ impl Replicas {
 pub(super) async fn reload(doorward: &Doorward, change: impl FnOnce(String) -> String) {
     let generation = || doorward.log().iter().filter_map(|line| line["generation"].as_u64()).max().unwrap_or_default();
     let (before, path) = (generation(), doorward.dir().join("doorward.yaml"));
-    let (draft, old) = (path.with_extension("draft"), fs::read_to_string(&path).unwrap());
+    let old = fs::read_to_string(&path).unwrap();
     let new = change(old.clone());
     assert_ne!(new, old);
-    fs::write(&draft, new).unwrap();
-    fs::rename(draft, path).unwrap();
+    replace_file(&path, &new);
     until(async || generation() > before).await;
 }
 
@@ -411,9 +411,7 @@ async fn a_configuration_that_is_refused_leaves_the_keys_of_tokens_as_they_are()
             "\ngrants: [{{id: more, who: {{issuers: [people], groups: [more]}}, kubernetes_groups: ['{NOT_ALLOWED}']}}]\nrules:\n"
         ),
     );
-    let draft = path.with_extension("draft");
-    fs::write(&draft, refused).unwrap();
-    fs::rename(draft, path).unwrap();
+    replace_file(&path, &refused);
     let refusal = world.doorward.wait_for_log_containing("the configuration was refused").await.to_string();
     assert!(refusal.contains(NOT_ALLOWED), "{refusal}");
     assert_eq!(world.kids().await, published);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::hold::{configuration, deliver_to, held};
 use crate::{
     fixture::{Change, WEBHOOK_SECRET},
-    harness::{Doorward, Push, Reply, Upstream, folder_with, free_port, unique, until},
+    harness::{Doorward, Push, Reply, Upstream, folder_with, free_port, replace_file, unique, until},
 };
 
 /// A Doorward that holds what GitHub sends, with a rule that names no route.
@@ -26,8 +26,7 @@ fn body(repository: u32) -> String {
 pub(super) fn rename(doorward: &Doorward, former: &str, name: &str) {
     let path = doorward.dir().join("doorward.yaml");
     let renamed = std::fs::read_to_string(&path).unwrap().replace(former, name);
-    std::fs::write(path.with_extension("draft"), renamed).unwrap();
-    std::fs::rename(path.with_extension("draft"), path).unwrap();
+    replace_file(&path, &renamed);
 }
 
 /// It was tried in vain for a day, and what came anew of its repository waited behind it.
