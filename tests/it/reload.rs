@@ -48,6 +48,25 @@ fn folder() -> tempfile::TempDir {
     folder_with(&[("token", "upstream-token")])
 }
 
+/// Doorward between an upstream and an issuer whose developers may do all, with what `change` makes of that configuration, which
+/// comes as well.
+async fn started(change: impl FnOnce(&str) -> String) -> (Doorward, Upstream, Issuer, String) {
+    let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
+    let yaml = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
+    let doorward = Doorward::start_in(folder(), &change(&yaml)).await;
+    doorward.wait_for_keys(&issuer).await;
+    (doorward, upstream, issuer, yaml)
+}
+
+/// Asks for somebody else, as a proxy does, and gives for whom the upstream is asked.
+async fn forwarded_for(raw: &mut Raw, upstream: &Upstream, token: &str) -> Vec<String> {
+    upstream.take();
+    let forwarded = "\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
+    raw.send(get("/api/v1/pods", token).replace("\r\n\r\n", forwarded)).await;
+    assert_eq!(raw.answer().await.status, 200);
+    upstream.take()[0].all("x-forwarded-for").iter().map(|value| (*value).to_owned()).collect()
+}
+
 /// Swaps the main file.
 fn swap(doorward: &Doorward, yaml: &str) {
     replace_file(&doorward.dir().join("doorward.yaml"), yaml);
@@ -162,11 +181,7 @@ fn get(path: &str, token: &str) -> String {
 
 #[tokio::test]
 async fn a_broken_configuration_is_refused_and_the_old_one_kept() {
-    let upstream = Upstream::start().await;
-    let issuer = Issuer::start().await;
-    let good = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
-    let mut doorward = Doorward::start_in(folder(), &good).await;
-    doorward.wait_for_keys(&issuer).await;
+    let (mut doorward, _upstream, issuer, good) = started(str::to_owned).await;
     let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
 
     swap(&doorward, &good.change("do: allow", "do: alow"));
@@ -267,13 +282,14 @@ async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_
 /// which its connection was opened.
 #[tokio::test]
 async fn trust_in_a_proxy_ends_with_its_generation_on_connections_that_are_open() {
-    let upstream = Upstream::start().await;
-    let issuer = Issuer::start().await;
-    let strangers = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
-    let trusting = strangers
-        .change("address: 127.0.0.1:0}]\nissuers", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.0/8]}]\nissuers");
-    let mut doorward = Doorward::start_in(folder(), &trusting).await;
-    doorward.wait_for_keys(&issuer).await;
+    let trust = |yaml: &str| {
+        yaml.change(
+            "address: 127.0.0.1:0}]\nissuers",
+            "address: 127.0.0.1:0, trusted_proxies: [127.0.0.0/8]}]\nissuers",
+        )
+    };
+    let (mut doorward, upstream, issuer, strangers) = started(trust).await;
+    let trusting = trust(&strangers);
     let token = issuer.token("alice", &["dev"]);
     let mut raw = doorward.raw().await;
     for (generation, yaml, expected) in
@@ -283,24 +299,16 @@ async fn trust_in_a_proxy_ends_with_its_generation_on_connections_that_are_open(
             swap(&doorward, yaml);
             doorward.wait_for_generation(generation).await;
         }
-        upstream.take();
-        let forwarded = "\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
-        raw.send(get("/api/v1/pods", &token).replace("\r\n\r\n", forwarded)).await;
-        assert_eq!(raw.answer().await.status, 200, "generation {generation}");
-        assert_eq!(upstream.take()[0].all("x-forwarded-for"), [expected], "generation {generation}");
+        assert_eq!(forwarded_for(&mut raw, &upstream, &token).await, [expected], "generation {generation}");
     }
 }
 
 /// Its door stays open until a restart, and the proxy in front of it goes on using it.
 #[tokio::test]
 async fn a_listener_that_is_renamed_trusts_its_proxies_until_the_restart_that_it_takes() {
-    let upstream = Upstream::start().await;
-    let issuer = Issuer::start().await;
     let (named, trusting) = ("{name: public, address: 127.0.0.1:0", ", trusted_proxies: [127.0.0.0/8]");
-    let strangers = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
-    let first = strangers.change(named, &format!("{named}{trusting}"));
-    let mut doorward = Doorward::start_in(folder(), &first).await;
-    doorward.wait_for_keys(&issuer).await;
+    let trust = |yaml: &str| yaml.change(named, &format!("{named}{trusting}"));
+    let (mut doorward, upstream, issuer, strangers) = started(trust).await;
     let token = issuer.token("alice", &["dev"]);
     let mut raw = doorward.raw().await;
     let renamed = strangers.change("name: public", "name: other");
@@ -314,20 +322,13 @@ async fn a_listener_that_is_renamed_trusts_its_proxies_until_the_restart_that_it
     ] {
         swap(&doorward, yaml);
         doorward.wait_for_generation(generation).await;
-        upstream.take();
-        let forwarded = "\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
-        raw.send(get("/api/v1/pods", &token).replace("\r\n\r\n", forwarded)).await;
-        assert_eq!(raw.answer().await.status, 200, "generation {generation}");
-        assert_eq!(upstream.take()[0].all("x-forwarded-for"), [expected], "generation {generation}");
+        assert_eq!(forwarded_for(&mut raw, &upstream, &token).await, [expected], "generation {generation}");
     }
 }
 
 #[tokio::test]
 async fn a_secret_that_changes_is_used_without_restart() {
-    let upstream = Upstream::start().await;
-    let issuer = Issuer::start().await;
-    let mut doorward = Doorward::start_in(folder(), &configuration(&upstream, &issuer, "'tekton:dev'", ALLOW)).await;
-    doorward.wait_for_keys(&issuer).await;
+    let (mut doorward, upstream, issuer, _) = started(str::to_owned).await;
     let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
     doorward.get("/api/v1/pods", &[&token]).await;
     assert_eq!(upstream.take()[0].one("authorization"), "Bearer upstream-token");
@@ -341,11 +342,7 @@ async fn a_secret_that_changes_is_used_without_restart() {
 /// The kubelet renews a token within the hour, whether or not somebody has mended the configuration by then.
 #[tokio::test]
 async fn a_secret_that_changes_is_used_though_the_configuration_beside_it_is_refused() {
-    let upstream = Upstream::start().await;
-    let issuer = Issuer::start().await;
-    let good = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
-    let mut doorward = Doorward::start_in(folder(), &good).await;
-    doorward.wait_for_keys(&issuer).await;
+    let (mut doorward, upstream, issuer, good) = started(str::to_owned).await;
     let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
     // Not even YAML, so that nothing in it names the file of the secret; and right, but for one thing.
     for (broken, secret) in
