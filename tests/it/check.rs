@@ -106,27 +106,6 @@ fn what_looks_at_a_policy_alone_needs_neither_authorities_nor_a_proxy() {
     assert!(code != Some(0) && said.contains("authorities of the system"), "{said}");
 }
 
-/// The provider says how long its token lasts, so that the rule's word would be heeded by nobody.
-#[test]
-fn a_lifetime_that_another_provider_would_not_heed_is_refused() {
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/onward.yaml");
-    let yaml = std::fs::read_to_string(example).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("doorward.yaml");
-    let all = "audiences: [azure, google, keycloak, vault]\n";
-    for (audiences, lifetime, refused) in [
-        ("[azure, vault]", "9m", Some("a token for `azure` may last longer")),
-        ("['va*']", "9m", Some("a token for `vault` may last longer")),
-        ("[vault]", "10m", None),
-    ] {
-        let rule = format!("audiences: {audiences}\n        lifetime: {lifetime}\n");
-        std::fs::write(&file, yaml.change(all, &rule)).unwrap();
-        let (code, said) = check(&file, &["--without-files"]);
-        assert_eq!(code, Some(if refused.is_some() { 64 } else { 0 }), "{audiences}: {said}");
-        assert!(refused.is_none_or(|why| said.contains(why)), "{audiences}: {said}");
-    }
-}
-
 /// With `hold` it would be written to the store as well.
 #[test]
 fn the_secret_of_a_sender_and_what_no_signature_covers_can_not_be_passed_on() {
