@@ -15,16 +15,13 @@ use aws_lc_rs::{
     rsa::{KeyPair as RsaKeyPair, KeySize},
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
-use base64::{
-    Engine as _,
-    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use crate::{
     fixture::Change,
-    harness::{Answer, Authority, Doorward, EXCHANGE, Issuer, Upstream, exchange_form, told, until, verify},
+    harness::{Answer, Authority, Doorward, EXCHANGE, Issuer, Upstream, exchange_form, part, told, until, verify},
     token_command::Step,
 };
 
@@ -171,11 +168,6 @@ async fn introspected(world: &World, server: &str, token: &str) -> Value {
     let secret: String = form_urlencoded::byte_serialize(secret(server).as_bytes()).collect();
     let basic = format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{server}:{secret}")));
     world.doorward.submit("/oauth2/introspect", &[&basic], &format!("token={token}")).await.json()
-}
-
-pub fn part(token: &str, index: usize) -> Value {
-    let part = token.split('.').nth(index).unwrap();
-    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
 }
 
 /// `HH:MM` of a minute since the epoch, as the end or the beginning of a window.

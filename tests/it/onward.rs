@@ -15,10 +15,10 @@ use url::form_urlencoded;
 use crate::{
     fixture::Change,
     harness::{
-        Answer, EXCHANGE, OidcProvider, Raw, Recorded, Reply, Upstream, aws_credentials, exchange_form, now, request,
-        settled,
+        Answer, EXCHANGE, OidcProvider, Raw, Recorded, Reply, Upstream, aws_credentials, exchange_form, now, part,
+        request, settled,
     },
-    issuing::{World, clock, part},
+    issuing::{World, clock},
 };
 
 const RULES: &str = "rules:

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 use crate::{
     cluster::programs::{self, Program},
     fixture::{Change, bearer},
-    harness::{Answer, Doorward, Raw, Reply, Upstream, found, now, settled, until},
-    issuing::{World, part},
+    harness::{Answer, Doorward, Raw, Reply, Upstream, found, now, part, settled, until},
+    issuing::World,
 };
 
 pub const SERVICE: &str = "registry.test";

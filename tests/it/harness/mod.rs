@@ -23,6 +23,8 @@ mod wire;
 
 use std::{future::Future, path::Path, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::Value;
 use tempfile::TempDir;
 
 pub use self::{
@@ -61,6 +63,12 @@ pub fn replace_file(path: &Path, text: &str) {
     let draft = path.with_extension("draft");
     std::fs::write(&draft, text).unwrap();
     std::fs::rename(draft, path).unwrap();
+}
+
+/// A part of a JWT, unverified: 0 is its header, 1 are the claims.
+pub fn part(token: &str, index: usize) -> Value {
+    let part = token.split('.').nth(index).unwrap();
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
 }
 
 /// Waits for something that must happen. The bound only ends a test that has already failed.

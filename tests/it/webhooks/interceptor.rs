@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::deliver;
 use crate::{
     fixture::{Change, Fixture, bearer},
-    harness::{Answer, Push, Raw, Recorded, Reply, hex, request, unique, until},
+    harness::{Answer, Push, Raw, Recorded, Reply, hex, part, request, unique, until},
 };
 
 const ANSWER: &str = r#"{"eventListener":"build","namespace":"ci","eventID":"event-1"}"#;
@@ -72,18 +72,15 @@ async fn a_delivery_carries_an_assertion_that_the_published_keys_prove() {
     let fixture = fixture().await;
     let (assertion, body) = asserted(&fixture).await;
     let parts: Vec<&str> = assertion.split('.').collect();
-    let part = |index: usize| -> Value {
-        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(parts[index]).unwrap()).unwrap()
-    };
     let set = fixture.doorward.get("/.well-known/jwks.json", &["Host: api.test"]).await;
     let set: Value = serde_json::from_str(&set.text()).unwrap();
-    assert_eq!(set["keys"][0]["kid"], part(0)["kid"]);
+    assert_eq!(set["keys"][0]["kid"], part(&assertion, 0)["kid"]);
     let key = BASE64_URL_SAFE_NO_PAD.decode(set["keys"][0]["x"].as_str().unwrap()).unwrap();
     let signature = BASE64_URL_SAFE_NO_PAD.decode(parts[2]).unwrap();
     aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, key)
         .verify(format!("{}.{}", parts[0], parts[1]).as_bytes(), &signature)
         .unwrap();
-    let claims = part(1);
+    let claims = part(&assertion, 1);
     let digest = hex(digest::digest(&digest::SHA256, body.as_bytes()));
     assert_eq!(claims["aud"], "ci/build");
     assert_eq!(claims["sub"], "webhook:github:repo:1234");
