@@ -154,6 +154,18 @@ fn a_patch_that_is_held_against_the_run_is_told_from_others() {
     }
 }
 
+/// Somebody of these groups patches a run.
+fn patch(root: &raw::Root, groups: &str, namespace: &str, content_type: &str) -> Scenario {
+    let request: raw::RequestFacts = serde_saphyr::from_str(&format!(
+        "{{route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/{namespace}/pipelineruns/a, \
+         content_type: {content_type}, body: {{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {{name: a}}, \
+         spec: {{pipelineRef: {{name: deploy}}}}}}}}"
+    ))
+    .unwrap();
+    let facts: raw::PrincipalFacts = serde_saphyr::from_str(&format!("{{issuer: corp, groups: {groups}}}")).unwrap();
+    Scenario::new(Some(&facts), &request, root).unwrap()
+}
+
 /// Apply must be allowed as the create that it may be, too; and what is explained is what decided.
 #[test]
 fn what_refuses_an_apply_is_explained() {
@@ -166,15 +178,7 @@ rules:
     let root = root(GROUND, rules);
     let policy = compile(&root).unwrap();
     let explained = |groups: &str, namespace: &str, content_type: &str| {
-        let request: raw::RequestFacts = serde_saphyr::from_str(&format!(
-            "{{route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/{namespace}/pipelineruns/a, \
-             content_type: {content_type}, body: {{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {{name: a}}, \
-             spec: {{pipelineRef: {{name: deploy}}}}}}}}"
-        ))
-        .unwrap();
-        let facts: raw::PrincipalFacts =
-            serde_saphyr::from_str(&format!("{{issuer: corp, groups: {groups}}}")).unwrap();
-        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let scenario = patch(&root, groups, namespace, content_type);
         let decision = policy.decide(&scenario.principal, &scenario.request());
         let explanation = policy.explain(&scenario.principal, &scenario.request());
         assert_eq!((explanation.outcome, &explanation.rule), (decision.outcome.effect(), &decision.rule));
@@ -245,15 +249,7 @@ rules:
         ("[]", "application/apply-patch+yaml", raw::Effect::Deny, &["created", "written", "patched"]),
         ("[dev]", "application/merge-patch+json", raw::Effect::Allow, &["patched", "written"]),
     ] {
-        let request: raw::RequestFacts = serde_saphyr::from_str(&format!(
-            "{{route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/closed/pipelineruns/a, \
-             content_type: {content_type}, body: {{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {{name: a}}, \
-             spec: {{pipelineRef: {{name: deploy}}}}}}}}"
-        ))
-        .unwrap();
-        let facts: raw::PrincipalFacts =
-            serde_saphyr::from_str(&format!("{{issuer: corp, groups: {groups}}}")).unwrap();
-        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let scenario = patch(&root, groups, "closed", content_type);
         let decision = policy.decide(&scenario.principal, &scenario.request());
         assert_eq!(decision.outcome.effect(), outcome, "{groups} {content_type}");
         let shadow: Vec<&str> = decision.shadow.iter().map(|shadow| &*shadow.rule).collect();
