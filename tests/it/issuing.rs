@@ -151,11 +151,15 @@ limits: {{drain_accept: 0}}
     }
 
     async fn kids(&self) -> Vec<String> {
-        let answer = self.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let keys = answer.json()["keys"].as_array().unwrap().clone();
-        keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+        kids(&self.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await)
     }
+}
+
+/// The names of the keys that are published.
+fn kids(answer: &Answer) -> Vec<String> {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let keys = answer.json()["keys"].as_array().unwrap().clone();
+    keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
 }
 
 /// The secret of a resource server.

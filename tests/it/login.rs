@@ -24,6 +24,14 @@ use crate::{
     pages::screenshots,
 };
 
+/// What tells that a page of somebody else posts a form.
+const FORGED: [(&str, &[&str]); 4] = [
+    ("no origin", &[]),
+    ("another origin", &["Origin: http://evil.example"]),
+    ("another site", &["Sec-Fetch-Site: cross-site"]),
+    ("a sandboxed page", &["Origin: null"]),
+];
+
 const STATE: &str = "a-state-of-the-program";
 
 /// There is another host.
@@ -275,12 +283,7 @@ async fn a_code_goes_to_this_machine_only_and_only_where_the_person_pressed_the_
     let asked = world.get(&good, &[]).await;
     assert_eq!(asked.status, 200);
     assert!(asked.text().contains("laptop") && asked.all("set-cookie").is_empty(), "{}", asked.text());
-    for (row, more) in [
-        ("no origin", &[][..]),
-        ("another origin", &["Origin: http://evil.example"]),
-        ("another site", &["Sec-Fetch-Site: cross-site"]),
-        ("a sandboxed page", &["Origin: null"]),
-    ] {
+    for (row, more) in FORGED {
         let answer = world.post(&format!("{good}&issuer=a"), more, "").await;
         assert_eq!(answer.status, 403, "{row}: {}", answer.text());
         assert!(answer.header("location").is_none(), "{row}");

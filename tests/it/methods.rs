@@ -8,6 +8,15 @@ use crate::{
     harness::{Raw, Reply, request, streams::http2, within},
 };
 
+/// What tells of the API and of its issuer, to pages of other origins too.
+const METADATA: [&str; 5] = [
+    "/.well-known/oauth-protected-resource",
+    "/.well-known/oauth-protected-resource/api/v1",
+    "/.well-known/openid-configuration",
+    "/.well-known/oauth-authorization-server",
+    "/oauth2/jwks",
+];
+
 /// Every endpoint, by its host. The address of back-channel logouts is none of them: all that is no logout is 400 there, as its
 /// specification has it.
 const ENDPOINTS: &[(&str, &str, &[&str])] = &[
@@ -34,17 +43,7 @@ const ENDPOINTS: &[(&str, &str, &[&str])] = &[
         &["/.doorward/login/token", "/.doorward/login/end", "/.doorward/login/device", "/.doorward/sessions/end"],
     ),
     ("api.test", "GET, HEAD", &["/.well-known/jwks.json", "/oauth2/registry"]),
-    (
-        "api.test",
-        "GET, HEAD, OPTIONS",
-        &[
-            "/.well-known/oauth-protected-resource",
-            "/.well-known/oauth-protected-resource/api/v1",
-            "/.well-known/openid-configuration",
-            "/.well-known/oauth-authorization-server",
-            "/oauth2/jwks",
-        ],
-    ),
+    ("api.test", "GET, HEAD, OPTIONS", &METADATA),
     ("api.test", "POST", &["/oauth2/token", "/oauth2/revoke", "/oauth2/introspect"]),
     ("door.door.svc", "POST", &["/", "/interceptor"]),
 ];
@@ -101,13 +100,7 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
 #[tokio::test]
 async fn a_page_of_another_origin_may_ask_for_metadata_with_a_header_of_its_own() {
     let fixture = Fixture::with(|yaml| with_all_endpoints(&yaml), |_| Reply::json(200, "{}")).await;
-    for path in [
-        "/.well-known/oauth-protected-resource",
-        "/.well-known/oauth-protected-resource/api/v1",
-        "/.well-known/openid-configuration",
-        "/.well-known/oauth-authorization-server",
-        "/oauth2/jwks",
-    ] {
+    for path in METADATA {
         let line = format!("OPTIONS {path} HTTP/1.1");
         let asked = "Access-Control-Request-Headers: mcp-protocol-version";
         let lines =

@@ -16,7 +16,7 @@ use crate::{
     fixture::Change,
     harness::{
         Answer, EXCHANGE, OidcProvider, Raw, Recorded, Reply, Upstream, aws_credentials, exchange_form, now, part,
-        request, settled,
+        request, rfc3339, settled,
     },
     issuing::{World, clock},
 };
@@ -283,11 +283,6 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     assert_eq!(account.one("authorization"), "Bearer of-the-pool");
     let body: Value = serde_json::from_slice(&account.body).unwrap();
     assert_eq!(body, json!({"scope": ["https://www.googleapis.com/auth/devstorage.read_only"], "lifetime": "3600s"}));
-}
-
-/// Seconds since the epoch, as text.
-fn rfc3339(seconds: u64) -> String {
-    doorward::clock::Timestamp::from_secs(seconds.cast_signed()).to_string()
 }
 
 #[tokio::test]

@@ -396,6 +396,11 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 
+/// Such seconds as text.
+pub fn rfc3339(seconds: u64) -> String {
+    doorward::clock::Timestamp::from_secs(seconds.cast_signed()).to_string()
+}
+
 /// A value that no other call gives.
 pub fn unique() -> String {
     uuid::Uuid::new_v4().to_string()

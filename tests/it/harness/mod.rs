@@ -32,7 +32,7 @@ pub use self::{
     connect_proxy::ConnectProxy,
     doorward::{Doorward, checked, request, told},
     exchange::{EXCHANGE, exchange_form},
-    issuer::{AUDIENCE, Fault, Issuer, now, unique},
+    issuer::{AUDIENCE, Fault, Issuer, now, rfc3339, unique},
     login::{Answered, asked, call_back, cookies, log_in, session},
     nginx::Nginx,
     node::{OidcProvider, aws_credentials, browse, browse_until, verify},

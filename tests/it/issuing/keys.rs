@@ -12,7 +12,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{TARGET, World, part};
+use super::{TARGET, World, kids, part};
 use crate::{
     fixture::Change,
     harness::{
@@ -83,10 +83,7 @@ impl<'w> Client<'w> {
     }
 
     async fn kids(&mut self) -> Vec<String> {
-        let answer = self.ask(&["GET /oauth2/jwks HTTP/1.1", "Host: doorward.test"], b"").await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let keys = answer.json()["keys"].as_array().unwrap().clone();
-        keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+        kids(&self.ask(&["GET /oauth2/jwks HTTP/1.1", "Host: doorward.test"], b"").await)
     }
 }
 

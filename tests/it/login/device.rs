@@ -251,12 +251,7 @@ async fn attacks_z43_a_code_must_be_typed_and_what_it_does_confirmed() {
     assert_eq!(opened.status, 200);
     assert!(!opened.text().contains(&device.user_code), "{}", opened.text());
     // Nor does a page of somebody else.
-    for (row, more) in [
-        ("no origin", &[][..]),
-        ("another origin", &["Origin: http://evil.example"]),
-        ("another site", &["Sec-Fetch-Site: cross-site"]),
-        ("a sandboxed page", &["Origin: null"]),
-    ] {
+    for (row, more) in FORGED {
         for path in [TYPE.to_owned(), format!("{TYPE}?issuer=a"), format!("{TYPE}?decline")] {
             let answer = world.submit(&path, more, &form).await;
             assert_eq!(answer.status, 403, "{row}: {}", answer.text());

@@ -13,7 +13,7 @@ pub use self::{
     table::SENDERS,
 };
 use super::{nine::Attack, sns};
-use crate::harness::{Answer, Raw, now, unique};
+use crate::harness::{Answer, Raw, now, rfc3339, unique};
 
 /// A sender of webhooks.
 #[derive(Clone, Copy)]
@@ -167,7 +167,7 @@ impl Sender {
     pub fn new_body(&self) -> String {
         let body = self.body.replace("{nonce}", &unique());
         match self.proof {
-            Proof::Member { .. } => body.replace("{time}", &sns::rfc3339(now())).replace("{sns}", sns::host()),
+            Proof::Member { .. } => body.replace("{time}", &rfc3339(now())).replace("{sns}", sns::host()),
             _ => body,
         }
     }

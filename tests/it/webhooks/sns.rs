@@ -19,7 +19,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::renamed::rename;
-use crate::harness::{Answer, Authority, Doorward, Raw, Reply, Upstream, folder_with, request, unique, until};
+use crate::harness::{Answer, Authority, Doorward, Raw, Reply, Upstream, folder_with, request, rfc3339, unique, until};
 
 const TOPIC: &str = "arn:aws:sns:us-east-1:123456789012:commits";
 
@@ -131,10 +131,6 @@ fn string_to_sign(message: &Map<String, Value>) -> String {
     };
     let present = names.iter().filter_map(|name| Some((name, message.get(*name)?.as_str()?)));
     present.map(|(name, value)| format!("{name}\n{value}\n")).collect()
-}
-
-pub(super) fn rfc3339(seconds: u64) -> String {
-    doorward::clock::Timestamp::from_secs(i64::try_from(seconds).unwrap()).to_string()
 }
 
 /// RSA with SHA-1, which the library verifies and does not make.
