@@ -190,3 +190,14 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, StartError> {
     fs::write(&path, text).map_err(cannot("a file of the demo cannot be written"))?;
     Ok(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_looks_into_the_folder_of_the_demo() {
+        let folder = folder().unwrap();
+        assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

@@ -50,8 +50,10 @@ mod tests {
 
     use super::*;
 
+    type Body = fn(&[u8]);
+
     /// All targets, by the names of their corpora.
-    const TARGETS: [(&str, fn(&[u8])); 8] = [
+    const TARGETS: [(&str, Body); 8] = [
         ("configuration", configuration),
         ("cookie", cookie),
         ("headers", headers),
@@ -77,7 +79,7 @@ mod tests {
     }
 
     /// Names the input at which a body panics.
-    fn run_over(body: fn(&[u8]), folder: &Path) {
+    fn run_over(body: Body, folder: &Path) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
         let mut count = 0;

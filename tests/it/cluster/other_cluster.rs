@@ -58,7 +58,7 @@ async fn a_token_of_another_cluster_with_the_same_issuer_name_is_worth_nothing_h
     let task = tasks.bobs(&Tasks::release("same")).await;
     let here = tasks.pod_token(&task.pod, DOOR).await;
     let there = twin(&other, &tasks, &task).await;
-    let kid = |token: &str| crate::issuing::part(token, 0)["kid"].as_str().unwrap().to_owned();
+    let kid = |token: &str| crate::harness::part(token, 0)["kid"].as_str().unwrap().to_owned();
     for name in ["iss", "sub", "aud"] {
         assert_eq!(claims(&here)[name], claims(&there)[name], "both say the same");
     }

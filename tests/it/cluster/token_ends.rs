@@ -12,8 +12,7 @@ use super::{
 };
 use crate::{
     fixture::Change,
-    harness::{Doorward, Raw, RedisServer, Reply, Upstream, Wire, exchange_form, now, settled, until, within},
-    issuing::part,
+    harness::{Doorward, Raw, RedisServer, Reply, Upstream, Wire, exchange_form, now, part, settled, until, within},
 };
 
 /// A task of Bob's and a token that it has.

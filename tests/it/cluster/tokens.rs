@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use super::tasks::{DOOR, TARGET, Tasks, claims, exchange, refusal};
 use crate::{
     fixture::{Change, bearer},
-    harness::{found, until},
-    issuing::part,
+    harness::{found, part, until},
 };
 
 #[tokio::test]
