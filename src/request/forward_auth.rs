@@ -49,7 +49,7 @@ pub(super) fn asks<B>(request: &Request<B>, trusted: bool, snapshot: &Snapshot) 
 }
 
 impl Worker {
-    /// Decides about the request that the proxy asks about, and answers the proxy: 202 with who it is, or the refusal.
+    /// Decides about the request that the proxy asks about, and answers the proxy: 200 with who it is, or the refusal.
     pub(super) async fn answer_proxy(
         &self,
         proxy: ForwardAuth,
@@ -128,11 +128,11 @@ fn only_through_us(why: &'static str) -> Rejection {
     Rejection::new(Reason::PolicyDenied, why).fix("send such requests through Doorward")
 }
 
-/// The answer that lets the request pass, with the names of headers that oauth2-proxy uses (`--set-xauthrequest`). The
-/// user is named as in rules and in the audit trail; nobody is nobody, as in requests that Doorward forwards.
+/// The answer that lets the request pass: 200, as Envoy takes no other (to nginx, Traefik and Caddy all 2xx are the same), with
+/// the names of headers that oauth2-proxy uses (`--set-xauthrequest`). The user is named as in rules and in the audit trail;
+/// nobody is nobody, as in requests that Doorward forwards.
 fn passed(principal: &Principal) -> Result<Response<Bytes>, Rejection> {
     let mut response = Response::new(Bytes::new());
-    *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Separated by commas, as readers expect: a group with a comma in its name would be read as two others.
@@ -405,6 +405,7 @@ mod tests {
         };
         for (principal, actor, client) in [(&alice, "", ""), (&by_agent, "worker", "cli")] {
             let answer = passed(principal).unwrap();
+            assert_eq!(answer.status(), StatusCode::OK, "the only one by which Envoy lets pass");
             assert_eq!(answer.headers()["x-auth-request-user"], "alice");
             assert_eq!(answer.headers()["x-auth-request-actor"], actor);
             assert_eq!(answer.headers()["x-auth-request-client"], client);

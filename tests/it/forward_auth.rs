@@ -98,7 +98,7 @@ async fn a_health_check_by_its_word_is_nobody() {
         let refused = world.ask("GET /oauth2/auth HTTP/1.1", &about).await;
         assert_eq!(refused.status, 401, "peers:T10 {agent}: {}", refused.text());
         let passed = world.ask("GET /oauth2/auth HTTP/1.1", &[&about[..], &[&cookie]].concat()).await;
-        assert_eq!(passed.status, 202, "peers:T10 {agent}: the twin: {}", passed.text());
+        assert_eq!(passed.status, 200, "peers:T10 {agent}: the twin: {}", passed.text());
         let refused = world.ask("GET /page HTTP/1.1", &[&*host, agent]).await;
         assert_eq!(refused.status, 401, "peers:T10 {agent}: {}", refused.text());
     }
@@ -177,7 +177,7 @@ async fn nginx_lets_through_what_the_policy_allows() {
     let about = |address: &str| format!("X-Original-URL: {address}");
     let (page, method) = (about(&format!("http://{host}/page")), "X-Original-Method: GET");
     for (row, further, status) in [
-        ("good", vec![method, &page], 202),
+        ("good", vec![method, &page], 200),
         ("attacks:Z42 two addresses", vec![method, &page, &page], 403),
         ("attacks:Z42 another host", vec![method, &about("http://other.test/page")], 403),
         ("attacks:Z42 another port of ours", vec![method, &about("http://localhost:1/page")], 401),
@@ -224,7 +224,7 @@ async fn traefik_says_what_is_asked_about_or_gets_nothing() {
     };
     let page = "Accept: text/html";
     for (row, [method, host, uri], further, status) in [
-        ("good", about("GET", "localhost", "/page?x=1"), vec![&*cookie], 202),
+        ("good", about("GET", "localhost", "/page?x=1"), vec![&*cookie], 200),
         ("a page, nobody signed in", about("GET", "localhost", "/page"), vec![page], 303),
         ("a fetch, nobody signed in", about("GET", "localhost", "/page"), vec![], 401),
         ("another method", about("PUT", "localhost", "/page"), vec![&cookie, "Origin: http://localhost"], 403),
@@ -240,7 +240,7 @@ async fn traefik_says_what_is_asked_about_or_gets_nothing() {
         ("a path in disguise", about("GET", "localhost", "/a/../page"), vec![&cookie], 400),
         ("a path of ours", about("GET", "localhost", "/oauth2/start"), vec![&cookie], 403),
         ("said twice", about("GET", "localhost", "/page"), vec![&cookie, "X-Forwarded-Method: GET"], 403),
-        ("what pages offer", about("GET", "localhost", "/v1/properties"), vec![&cookie], 202),
+        ("what pages offer", about("GET", "localhost", "/v1/properties"), vec![&cookie], 200),
         ("a log that RBAC guards", about("GET", "localhost", "/v1/logs-proxy/ci/pod/step"), vec![&cookie], 403),
         ("the API as the dashboard", about("GET", "localhost", "/api/v1/pods"), vec![&cookie], 403),
         ("another identity", about("GET", "kube.test", "/api"), vec![&cookie], 403),
@@ -249,7 +249,7 @@ async fn traefik_says_what_is_asked_about_or_gets_nothing() {
         let headers = [&base[..], &[&method, &host, &uri], &further].concat();
         let answer = world.ask("GET /oauth2/auth HTTP/1.1", &headers).await;
         assert_eq!(answer.status, status, "{row}: {}{}", answer.head, answer.text());
-        if status == 202 {
+        if status == 200 {
             assert_eq!(answer.header("x-auth-request-user"), Some("alice"));
         }
         if status == 303 {
@@ -259,7 +259,7 @@ async fn traefik_says_what_is_asked_about_or_gets_nothing() {
         for left_out in [&method, &host, &uri] {
             let headers: Vec<&str> = headers.iter().copied().filter(|line| line != left_out).collect();
             let answer = world.ask("GET /oauth2/auth HTTP/1.1", &headers).await;
-            assert!(status != 202 || answer.status == 403, "{row} without {left_out}: {}", answer.status);
+            assert!(status != 200 || answer.status == 403, "{row} without {left_out}: {}", answer.status);
         }
     }
     assert!(world.upstream.requests().iter().all(|request| !request.head.contains("oauth2")));
@@ -277,7 +277,7 @@ async fn envoy_sends_the_request_itself_below_a_path() {
     let world = world("forward_auth: envoy").await;
     let cookie = log_in(&world.doorward, "localhost", "/page").await;
     let lines = ["Host: localhost", &cookie, "X-Forwarded-Method: GET", "X-Original-URI: /page"];
-    assert_eq!(world.ask("GET /oauth2/auth/page?x=1 HTTP/1.1", &lines).await.status, 202);
+    assert_eq!(world.ask("GET /oauth2/auth/page?x=1 HTTP/1.1", &lines).await.status, 200);
     assert_eq!(world.ask("GET /oauth2/auth/page HTTP/1.1", &lines[..1]).await.status, 401);
     assert_eq!(world.ask("DELETE /oauth2/auth/page HTTP/1.1", &lines).await.status, 403, "not what a header says");
     assert_eq!(world.ask("GET /oauth2/auth/../page HTTP/1.1", &lines).await.status, 400);
@@ -366,7 +366,7 @@ async fn a_path_is_open_by_its_own_bytes_alone_whichever_proxy_asks() {
                     );
                 }
                 let answer = ask("/public/x").await;
-                assert_eq!(answer.status, 202, "{proxy}: the twin: {}{}", answer.head, answer.text());
+                assert_eq!(answer.status, 200, "{proxy}: the twin: {}{}", answer.head, answer.text());
             }
         }
         assert!(world.upstream.take().is_empty(), "{setting}");
@@ -382,7 +382,7 @@ async fn who_comes_without_a_credential_passes_as_nobody() {
         for (more, user) in [(vec!["X-Auth-Request-User: root"], ""), (vec![&*cookie], "alice")] {
             let lines = question(proxy, "GET open.localhost /page", &more);
             let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), b"").await;
-            assert_eq!(answer.status, 202, "{proxy}: {}{}", answer.head, answer.text());
+            assert_eq!(answer.status, 200, "{proxy}: {}{}", answer.head, answer.text());
             // There even if empty: they are copied over what the client sent.
             for name in ["x-auth-request-user", "x-auth-request-preferred-username"] {
                 assert_eq!(answer.header(name), Some(user), "{proxy}: {}", answer.head);
@@ -401,11 +401,11 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
         let handshake = &HANDSHAKE[2..];
         let stream = |origin| [&[&*cookie, origin], handshake].concat();
         let rows: Vec<(&str, &str, Vec<&str>, u16)> = vec![
-            ("the second host", "GET other.localhost /page", vec![&there], 202),
+            ("the second host", "GET other.localhost /page", vec![&there], 200),
             ("the first one's session at it", "GET other.localhost /page", vec![&cookie], 401),
             ("its session at the first one", "GET localhost /page", vec![&there], 401),
             ("a page of it", "POST localhost /save", vec![&cookie, "Origin: http://other.localhost"], 403),
-            ("a form", "POST localhost /save", vec![&cookie, own], 202),
+            ("a form", "POST localhost /save", vec![&cookie, own], 200),
             ("a form that the policy forbids", "POST localhost /page", vec![&cookie, own], 403),
             ("a form of another origin", "POST localhost /save", vec![&cookie, evil], 403),
             ("a form of nobody", "POST localhost /save", vec![&cookie], 403),
@@ -419,8 +419,8 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
             ),
             ("a form, nobody signed in", "POST localhost /save", vec![own], 401),
             // A link, which changes nothing, and whose answer no other origin reads.
-            ("a link on another origin", "GET localhost /page", vec![&cookie, "Sec-Fetch-Site: cross-site"], 202),
-            ("a stream", "GET localhost /page", stream(own), 202),
+            ("a link on another origin", "GET localhost /page", vec![&cookie, "Sec-Fetch-Site: cross-site"], 200),
+            ("a stream", "GET localhost /page", stream(own), 200),
             ("a stream of another origin", "GET localhost /page", stream(evil), 403),
             ("a stream of nobody", "GET localhost /page", stream("X-Origin: http://localhost"), 403),
             ("half a handshake", "GET localhost /page", vec![&cookie, own, handshake[1]], 400),
@@ -438,18 +438,18 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
             let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
             let answer = world.doorward.send(&lines, b"").await;
             assert_eq!(answer.status, status, "{proxy}, {row}: {}{}", answer.head, answer.text());
-            assert_eq!(answer.header("x-auth-request-user"), (status == 202).then_some("alice"), "{proxy}, {row}");
+            assert_eq!(answer.header("x-auth-request-user"), (status == 200).then_some("alice"), "{proxy}, {row}");
         }
         // What the proxy forwards with `Upgrade` to Doorward itself, if it is told to, is still a question.
         let upgrade = question(proxy, "GET localhost /page", &stream(own));
         let upgrade = upgrade.iter().map(String::as_str).chain(HANDSHAKE[..2].iter().copied());
         let answer = world.doorward.send(&upgrade.collect::<Vec<_>>(), b"").await;
-        assert_eq!(answer.status, 202, "{proxy}: {}", answer.text());
+        assert_eq!(answer.status, 200, "{proxy}: {}", answer.text());
         assert!(world.upstream.requests().iter().all(|request| !request.head.contains("oauth2")), "{proxy}");
     }
 }
 
-/// The proxy sends on what it got 202 for, whatever becomes of Doorward then.
+/// The proxy sends on what it got 200 for, whatever becomes of Doorward then.
 #[tokio::test]
 async fn what_may_change_something_or_lasts_is_in_the_trail_before_the_proxy_is_answered() {
     let world = world("forward_auth: traefik").await;
@@ -463,7 +463,7 @@ async fn what_may_change_something_or_lasts_is_in_the_trail_before_the_proxy_is_
     ] {
         let lines = question("traefik", asked, &more);
         let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), b"").await;
-        assert_eq!(answer.status, 202, "{row}: {}{}", answer.head, answer.text());
+        assert_eq!(answer.status, 200, "{row}: {}{}", answer.head, answer.text());
         let id = answer.header("x-request-id").unwrap();
         let is_its = |record: &Value| record["http_request"]["uid"] == *id;
         let there = world.doorward.audit().into_iter().any(|record| is_its(&record));
