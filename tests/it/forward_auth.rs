@@ -1,5 +1,7 @@
 //! A proxy that people have already asks Doorward about each request: a real nginx, and what Traefik and Envoy send.
 
+mod envoy;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -11,7 +13,7 @@ async fn world(forward_auth: &str) -> LoginWorld {
     let listener = format!("'127.0.0.1:{{port}}', trusted_proxies: [127.0.0.1/32]}}]\n{forward_auth}");
     let changes = [
         ("'127.0.0.1:{port}'}]", &*listener),
-        ("hosts: [localhost]", "hosts: [localhost, other.localhost]"),
+        ("hosts: [localhost]", "hosts: [localhost, other.localhost, app.example.com]"),
         ("routes:\n", "  - {name: api, url: '{upstream}', credential: {bearer: {file: token}}}\nroutes:\n"),
         ("rules:\n", "  - {name: board, kind: dashboard, hosts: [localhost], paths: ['/v1/*'], schemes: [session], upstream: web, kubernetes: api}
   - {name: kube, kind: kubernetes, hosts: [kube.test], schemes: [bearer], upstream: api}
