@@ -165,3 +165,33 @@ impl Metrics {
 fn of(listener: &str) -> Labels<String> {
     [("listener", listener.to_owned())]
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    /// Whoever had all alarms heard nothing while each new connection was closed, as there were as many as may be.
+    #[test]
+    fn what_to_watch_tells_of_each_reason_for_which_connections_are_refused() {
+        use Refused::{Address, Flood, Memory, ProxyHeader, ProxyPeer, Silent, Total};
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        for reason in [Memory, Total, Address, Flood, ProxyHeader, ProxyPeer, Silent] {
+            metrics.refused(reason);
+        }
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let counted = text.split("downstream_connections_refused_total{reason=\"").skip(1);
+        let reasons: Vec<&str> = counted.map(|rest| rest.split('"').next().unwrap()).collect();
+        assert_eq!(reasons.len(), 7, "{text}");
+        let page = include_str!("../../docs/operations.md");
+        let (_, section) = page.split_once("\n## What to watch\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        for reason in reasons {
+            let told = [format!("`{reason}`"), format!("{{reason=\"{reason}\"}}")];
+            assert!(told.iter().any(|told| section.contains(told)), "{reason}");
+        }
+    }
+}
