@@ -323,7 +323,9 @@ mod tests {
     fn what_takes_a_restart_stands_in_the_list_of_the_operators() {
         let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"));
         let list = page.split_once("takes effect only after a restart").unwrap().1.split_once("\n\nSIGTERM").unwrap().0;
-        assert!(list.contains("of `audit` all but `when_full`"), "{list}");
+        assert!(list.contains("of `audit` all but `when_full` and `export`"), "{list}");
+        // It read as if a collector's new address waited for a restart while it was in force.
+        assert!(list.contains("which receivers `audit.export` has (all else of one follows a reload)"), "{list}");
         for setting in FIXED.iter().filter(|setting| !setting.starts_with("/audit/")) {
             let name = setting.trim_start_matches('/').replace('/', ".");
             assert!(
