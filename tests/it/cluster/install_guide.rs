@@ -14,7 +14,7 @@ use super::{
     api_server::ApiServer,
     manifests::built_beside,
     programs,
-    shipped::{administrator, deploy, find},
+    shipped::{administrator, built, deploy, find, objects},
 };
 use crate::{fixture::Change, harness::Authority};
 
@@ -157,4 +157,41 @@ fn the_guide_has_an_entry_of_the_network_policy_for_the_pods_of_an_ingress() {
     let entries: Value = serde_saphyr::from_str(entry).unwrap();
     let peer = &entries[0]["to"][0];
     assert!(peer["namespaceSelector"].is_object() && peer["podSelector"].is_object(), "{entries}");
+}
+
+/// Doorward takes revocations only while it runs, and the page had it run with the way in open: whoever was shut out since the snapshot got in.
+#[tokio::test]
+async fn a_restore_lets_nobody_in_before_what_was_revoked_since_is_revoked_again() {
+    let page = fs::read_to_string(deploy().join("../docs/upkeep.md")).unwrap();
+    let (_, restore) = page.split_once("\n## Restore\n").unwrap();
+    let steps =
+        ["--replicas=0", "\n6. Shut the way in", "\n7. Scale up again", "doorward revoke", "\n8. Open it again"];
+    let places = steps.map(|step| restore.find(step).unwrap_or_else(|| panic!("no step {step}")));
+    assert!(places.is_sorted(), "{places:?}");
+    let step = |words: &str| {
+        let (_, rest) = restore.split_once(words).unwrap();
+        rest.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0
+    };
+
+    let api = ApiServer::get().await;
+    let namespace = api.namespace().await;
+    let kubectl = administrator(api, &namespace);
+    let objects = objects(&built("single"));
+    let mut service = find(&objects, "Service", "doorward").clone();
+    service["metadata"].as_object_mut().unwrap().remove("namespace");
+    kubectl.write("service.json", &service.to_string());
+    kubectl.run(&["apply", "-f", "service.json"]).await;
+    let labels = &find(&objects, "StatefulSet", "doorward")["spec"]["template"]["metadata"]["labels"];
+    for (step, leads) in [(step("6. Shut the way in"), false), (step("8. Open it again"), true)] {
+        let lines = step.replace("-n doorward", &format!("-n {namespace}"));
+        let mut command = Command::new("sh");
+        let of_kubectl = kubectl.command(&[]);
+        command.envs(of_kubectl.as_std().get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = shell(&lines, command).await;
+        assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+        let selector = kubectl.run(&["get", "service/doorward", "-o", "jsonpath={.spec.selector}"]).await;
+        let selector: Value = serde_json::from_str(&selector).unwrap();
+        let fits = selector.as_object().unwrap().iter().all(|(name, value)| labels[name] == *value);
+        assert_eq!(fits, leads, "{selector}");
+    }
 }
