@@ -165,7 +165,7 @@ impl Worker {
         let record = exchange.record();
         manner.wanted.clone_from(&record.kubernetes);
         manner.is_for_kubernetes = record.endpoint.is_none() && snapshot.routes.is_for_kubernetes(&record.host);
-        match step_up::offer(rejection, &snapshot.login, record.principal.as_deref(), manner) {
+        match step_up::offer(rejection, &snapshot.login, record.principal.as_deref(), &record.host, manner) {
             Ok(mut response) => {
                 respond::identify(&mut response, record.id);
                 response

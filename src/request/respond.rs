@@ -101,6 +101,11 @@ impl Manner {
         }
     }
 
+    /// The address of this host as the client reaches it.
+    pub(super) fn address(&self, host: &str) -> String {
+        self.reached.url(host, "")
+    }
+
     pub(super) fn resource_metadata(&self, host: &str) -> Option<String> {
         self.route.as_deref().and_then(|route| route.resource_metadata(self.reached, host))
     }

@@ -17,6 +17,7 @@ pub(super) fn offer(
     rejection: Rejection,
     login: &Login,
     principal: Option<&Principal>,
+    host: &str,
     manner: &mut Manner,
 ) -> Result<Response<Bytes>, Rejection> {
     // Not to nginx, which asks in somebody's name and understands neither.
@@ -25,7 +26,8 @@ pub(super) fn offer(
     let (Some(needed), Some(principal)) = (needed, principal) else { return Err(rejection) };
     if manner.is_program {
         let options = needed.options();
-        return Err(rejection.fix(format!("Run `doorward login{options}` again, for this address.")));
+        let address = manner.address(host);
+        return Err(rejection.fix(format!("Run `doorward login{options} {address}`, which asks for what is needed.")));
     }
     let back = manner.back.as_deref().or(manner.form.as_deref()).unwrap_or("/");
     let location = login.step_up(&principal.issuer, needed, back);

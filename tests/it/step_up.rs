@@ -135,10 +135,11 @@ async fn who_signed_in_from_a_shell_reads_what_to_run_and_that_login_asks_for_it
     let refused = world.get("/deploy", &[&handle]).await;
     assert_eq!(refused.status, 401, "{}", refused.text());
     let fix = refused.json()["fix"].as_str().unwrap().to_owned();
-    assert!(fix.contains("`doorward login --mfa 15m --acr gold`"), "{fix}");
+    // Without the address it could not be run as it stands there.
+    let url = world.origin();
+    assert!(fix.contains(&format!("`doorward login --mfa 15m --acr gold {url}`")), "{fix}");
 
     let shell = Shell::new();
-    let url = world.origin();
     let (_child, _lines, page, _code) = shell.login(&["--mfa", "15m", "--acr", "gold", &url]).await;
     let away = press(page.strip_prefix(&url).unwrap()).await;
     let location = away.header("location").unwrap();
