@@ -339,6 +339,23 @@ mod tests {
         assert!(key("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").is_none());
     }
 
+    /// The guide had "nothing" for a public client, which is refused.
+    #[test]
+    fn what_the_guide_has_people_write_is_the_method_beside_it() {
+        let guide = include_str!("../../docs/providers.md");
+        let (_, table) = guide.split_once("| written | method | sent |\n|---|---|---|\n").unwrap();
+        let rows: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+        assert_eq!(rows.len(), 5, "{rows:?}");
+        for row in rows {
+            let cells: Vec<&str> = row.split('`').collect();
+            let written = format!("{{id: doorward, {}}}", cells[1].replace('…', "x"));
+            let raw: ClientCredentials = serde_saphyr::from_str(&written).unwrap();
+            let method =
+                raw.method.or_else(|| default_method(&raw)).map(|method| serde_json::to_value(method).unwrap());
+            assert_eq!(method.as_ref().and_then(serde_json::Value::as_str), Some(cells[3]), "{row}");
+        }
+    }
+
     /// What is kept over a reload was found out as this client.
     #[test]
     fn another_key_another_name_of_it_or_another_issuer_is_another_client() {
