@@ -176,9 +176,11 @@ pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Findi
         }
     };
     let (upgrade, cookies) = tokio::join!(public.probe(&upgrade), public.probe(&cookies));
+    let arrived = plain.arrived();
+    let is_known = arrived.as_ref().is_ok_and(|arrived| arrived.origin.as_deref() == Some(of));
     let mut findings = vec![
-        judge_origin(of, plain.arrived()),
-        judge_upgrade(of, upgrade.and_then(|probed| probed.arrived())),
+        judge_origin(of, arrived),
+        judge_upgrade(of, is_known, upgrade.and_then(|probed| probed.arrived())),
         judge_cookies(of, cookies.and_then(|probed| probed.arrived())),
     ];
     findings.extend(plain.certificate.map(|valid| certificates::finding(of, valid, clock)));
@@ -206,12 +208,21 @@ fn judge_origin(of: &str, arrived: Result<Arrived, String>) -> Finding {
     }
 }
 
-fn judge_upgrade(of: &str, arrived: Result<Arrived, String>) -> Finding {
+/// `is_known`: other requests arrive under the public address. Where they do not, that is told of them.
+fn judge_upgrade(of: &str, is_known: bool, arrived: Result<Arrived, String>) -> Finding {
     let cure = "have the proxy in front speak HTTP/1.1 and pass `Connection` and `Upgrade` on (deploy/examples/nginx.conf); without it \
                 logs, `kubectl exec` and live pages do not work";
-    match arrived.map(|arrived| arrived.websocket) {
-        Ok(true) => Finding::good(Check::Upgrade, of, "an upgrade to WebSocket gets through"),
-        Ok(false) => Finding::fault(Check::Upgrade, of, "the upgrade to WebSocket is lost on the way", cure),
+    match arrived {
+        Ok(arrived) if !arrived.websocket => {
+            Finding::fault(Check::Upgrade, of, "the upgrade to WebSocket is lost on the way", cure)
+        }
+        Ok(arrived) if is_known && arrived.origin.as_deref() != Some(of) => Finding::fault(
+            Check::Upgrade,
+            of,
+            "an upgrade to WebSocket arrives as another address or as clear text, so that nobody is signed in there",
+            "have the proxy in front set `Host` and `X-Forwarded-Proto` of upgrades as it does of other requests",
+        ),
+        Ok(_) => Finding::good(Check::Upgrade, of, "an upgrade to WebSocket gets through"),
         Err(why) => Finding::fault(Check::Upgrade, of, format!("with an upgrade to WebSocket {why}"), cure),
     }
 }
@@ -233,6 +244,22 @@ fn judge_cookies(of: &str, arrived: Result<Arrived, String>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::State;
+
+    /// A proxy may write other headers for upgrades than for pages, which nothing but an upgrade shows.
+    #[test]
+    fn an_upgrade_that_arrives_as_clear_text_is_a_fault() {
+        let of = "https://door.example";
+        let state = |websocket, origin: Option<&str>, is_known| {
+            let arrived = Arrived { origin: origin.map(str::to_owned), websocket, cookies: 0 };
+            judge_upgrade(of, is_known, Ok(arrived)).state
+        };
+        assert_eq!(state(true, Some(of), true), State::Good);
+        assert_eq!(state(true, None, true), State::Fault);
+        assert_eq!(state(true, Some("https://other.example"), true), State::Fault);
+        assert_eq!(state(false, Some(of), true), State::Fault);
+        assert_eq!(state(true, None, false), State::Good, "what is wrong with all requests is told once");
+    }
 
     #[test]
     fn an_address_is_that_of_an_origin() {

@@ -347,7 +347,10 @@ fn client_of(arrival: Arrival<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool)
     }
     let mut protocols = headers.get_all("x-forwarded-proto").iter();
     let secure = match (protocols.next(), protocols.next()) {
-        (Some(protocol), None) => protocol.as_bytes().eq_ignore_ascii_case(b"https"),
+        // Traefik names the scheme of a WebSocket.
+        (Some(protocol), None) => {
+            ["https", "wss"].iter().any(|scheme| protocol.as_bytes().eq_ignore_ascii_case(scheme.as_bytes()))
+        }
         _ => arrival.tls,
     };
     Ok((client, secure))

@@ -92,6 +92,19 @@ fn forwarded_addresses_count_from_trusted_proxies_only() {
     assert_eq!(untrusted.meta().client.to_string(), "10.0.0.9", "kubernetes:X4");
 }
 
+/// Where a proxy said `wss` of a WebSocket that it got over TLS, nobody was signed in there.
+#[test]
+fn a_websocket_over_tls_is_as_secure_as_a_page_over_tls() {
+    let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+    for (said, secure) in [("https", true), ("wss", true), ("WSS", true), ("http", false), ("ws", false), ("", false)] {
+        let request = clean_from(arrival(&trusted), &[("x-forwarded-proto", said)]).unwrap();
+        let origin = request.origin().map(|origin| origin.to_string());
+        assert_eq!(request.meta().secure, secure, "{said}");
+        assert_eq!(origin.as_deref(), secure.then_some("https://tekton.example:8443"), "{said}");
+    }
+    assert!(!clean(&[("x-forwarded-proto", "wss")]).unwrap().meta().secure, "of a stranger it is not read");
+}
+
 #[test]
 fn a_port_beside_a_forwarded_address_hides_nobody() {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
