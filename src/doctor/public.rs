@@ -78,9 +78,10 @@ impl Public {
     async fn probe(&self, headers: &[(HeaderName, HeaderValue)]) -> Result<Probed, String> {
         let exchange = async {
             let stream = TcpStream::connect((&*self.host, self.port)).await.map_err(|error| error.to_string())?;
+            let ends = Ends::of(&stream).map_err(|error| error.to_string())?;
             if !self.is_tls {
                 let (status, body) = self.send(stream, headers).await?;
-                return Ok(Probed { certificate: None, status, body });
+                return Ok(Probed { ends, certificate: None, status, body });
             }
             let authorities = self.ca.as_ref().map(std::fs::read).transpose().map_err(|error| error.to_string())?;
             let mut config = egress::trust(authorities.as_deref())?;
@@ -98,7 +99,7 @@ impl Public {
             let chain = stream.get_ref().1.peer_certificates();
             let certificate = chain.and_then(|chain| chain.first()).and_then(validity);
             let (status, body) = self.send(stream, headers).await?;
-            Ok(Probed { certificate, status, body })
+            Ok(Probed { ends, certificate, status, body })
         };
         let late = |_| Err(format!("no answer within {} s", PATIENCE.as_secs()));
         tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(late)
@@ -125,8 +126,25 @@ impl Public {
     }
 }
 
+/// The addresses of a connection.
+#[derive(Clone, Copy)]
+struct Ends {
+    /// From where the doctor asks.
+    own: IpAddr,
+    /// To which the public name led.
+    public: IpAddr,
+}
+
+impl Ends {
+    fn of(stream: &TcpStream) -> std::io::Result<Self> {
+        let (own, public) = (stream.local_addr()?, stream.peer_addr()?);
+        Ok(Self { own: own.ip().to_canonical(), public: public.ip().to_canonical() })
+    }
+}
+
 /// What one request told.
 struct Probed {
+    ends: Ends,
     /// From when until when the certificate is valid.
     certificate: Option<(Timestamp, Timestamp)>,
     status: StatusCode,
@@ -179,7 +197,7 @@ pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Findi
     let arrived = plain.arrived();
     let is_known = arrived.as_ref().is_ok_and(|arrived| arrived.origin.as_deref() == Some(of));
     let mut findings = vec![
-        judge_origin(of, arrived),
+        judge_origin(of, plain.ends, arrived),
         judge_upgrade(of, is_known, upgrade.and_then(|probed| probed.arrived())),
         judge_cookies(of, cookies.and_then(|probed| probed.arrived())),
     ];
@@ -187,17 +205,19 @@ pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Findi
     findings
 }
 
-fn judge_origin(of: &str, arrived: Result<Arrived, String>) -> Finding {
+fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, String>) -> Finding {
     let fault = |said: String, cure| Finding::fault(Check::Origin, of, said, cure);
-    match arrived.map(|arrived| arrived.origin) {
-        Ok(Some(origin)) if origin == of => Finding::good(Check::Origin, of, "Doorward sees it under this address"),
-        Ok(origin) if of.starts_with("https:") && origin.as_ref().is_none_or(|origin| origin.starts_with("http:")) => {
+    match arrived.map(|arrived| (arrived.origin, arrived.client)) {
+        Ok((Some(origin), client)) if origin == of => judge_client(of, ends, client),
+        Ok((origin, _))
+            if of.starts_with("https:") && origin.as_ref().is_none_or(|origin| origin.starts_with("http:")) =>
+        {
             fault(
                 "Doorward does not know that it is https, so that nobody can sign in".to_owned(),
                 "have the proxy in front set `X-Forwarded-Proto: https`, and name its address in `trusted_proxies` of the listener",
             )
         }
-        Ok(origin) => fault(
+        Ok((origin, _)) => fault(
             format!("Doorward sees it as {}, so that sign-ins lead there", origin.as_deref().unwrap_or("no origin")),
             "have the proxy in front pass `Host` on as it came, with its port",
         ),
@@ -206,6 +226,21 @@ fn judge_origin(of: &str, arrived: Result<Arrived, String>) -> Finding {
             "have what stands in front send `/.doorward/` and `/oauth2/` of this host to Doorward, and look whether it is this version",
         ),
     }
+}
+
+/// What browsers connect to is no client, unless the doctor asks from that very address.
+fn judge_client(of: &str, ends: Ends, client: IpAddr) -> Finding {
+    if client == ends.public && client != ends.own {
+        let said = format!(
+            "Doorward takes {client}, to which this name leads, for the address of whoever asks, so that limits and rules with \
+             `addresses` are about everybody at once"
+        );
+        let cure = "have what stands there name its client in `X-Forwarded-For` or keep the client's address; where it names itself \
+                    there too, as Google's load balancer does, add that address to `trusted_proxies` of the listener (docs/install.md, \
+                    \"A managed load balancer that speaks HTTP\")";
+        return Finding::warning(Check::Origin, of, said, cure);
+    }
+    Finding::good(Check::Origin, of, format!("Doorward sees it under this address, and whoever asks as {client}"))
 }
 
 /// `is_known`: other requests arrive under the public address. Where they do not, that is told of them.
@@ -246,12 +281,33 @@ mod tests {
     use super::*;
     use crate::doctor::State;
 
+    fn arrived(origin: Option<&str>, client: &str) -> Arrived {
+        Arrived { origin: origin.map(str::to_owned), websocket: false, cookies: 0, client: client.parse().unwrap() }
+    }
+
+    /// Google's adds its own after the client's to `X-Forwarded-For`, and everything works but what goes by addresses.
+    #[test]
+    fn a_load_balancer_whose_own_address_passes_for_everybodys_is_told() {
+        let of = "https://door.example";
+        let judge = |own: &str, client: &str| {
+            let ends = Ends { own: own.parse().unwrap(), public: "203.0.113.2".parse().unwrap() };
+            judge_origin(of, ends, Ok(arrived(Some(of), client)))
+        };
+        let found = judge("10.0.0.9", "203.0.113.2");
+        assert_eq!(found.state, State::Warning);
+        assert!(found.said.contains("203.0.113.2") && found.cure.contains("trusted_proxies"), "{found:?}");
+        let found = judge("10.0.0.9", "198.51.100.7");
+        assert_eq!(found.state, State::Good);
+        assert!(found.said.contains("198.51.100.7"), "whoever runs it may compare: {found:?}");
+        assert_eq!(judge("203.0.113.2", "203.0.113.2").state, State::Good, "asked from there");
+    }
+
     /// A proxy may write other headers for upgrades than for pages, which nothing but an upgrade shows.
     #[test]
     fn an_upgrade_that_arrives_as_clear_text_is_a_fault() {
         let of = "https://door.example";
         let state = |websocket, origin: Option<&str>, is_known| {
-            let arrived = Arrived { origin: origin.map(str::to_owned), websocket, cookies: 0 };
+            let arrived = Arrived { websocket, ..arrived(origin, "198.51.100.7") };
             judge_upgrade(of, is_known, Ok(arrived)).state
         };
         assert_eq!(state(true, Some(of), true), State::Good);

@@ -1,6 +1,8 @@
 //! What arrived of a request, which tells what was lost on the way: the proxy in front may be set up wrongly in ways that Doorward
 //! cannot notice by itself. `doorward doctor` asks. It tells nobody more than they sent, and what became of it.
 
+use std::net::IpAddr;
+
 use axum::{Extension, response::IntoResponse, response::Json, response::Response as AxumResponse};
 use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,8 @@ pub struct Arrived {
     pub websocket: bool,
     /// Bytes of the values of `Cookie`.
     pub cookies: usize,
+    /// The client, as far as trusted proxies tell.
+    pub client: IpAddr,
 }
 
 pub(super) async fn answer(Extension(context): Extension<Context>) -> AxumResponse {
@@ -27,6 +31,7 @@ pub(super) async fn answer(Extension(context): Extension<Context>) -> AxumRespon
         origin: context.origin.as_ref().map(ToString::to_string),
         websocket: context.request.meta().upgrade == Some(UpgradeProtocol::WebSocket),
         cookies,
+        client: context.request.meta().client,
     };
     ([(header::CACHE_CONTROL, "no-store")], Json(arrived)).into_response()
 }

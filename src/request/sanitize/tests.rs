@@ -92,6 +92,20 @@ fn forwarded_addresses_count_from_trusted_proxies_only() {
     assert_eq!(untrusted.meta().client.to_string(), "10.0.0.9", "kubernetes:X4");
 }
 
+/// Google's load balancers append the client's address and then their own, at which browsers reach them.
+#[test]
+fn a_load_balancer_that_names_itself_after_its_client_is_trusted_by_both_of_its_addresses() {
+    let networks: Vec<IpNet> = vec!["35.191.0.0/16".parse().unwrap(), "130.211.0.0/22".parse().unwrap()];
+    let both = [&networks[..], &["203.0.113.2/32".parse().unwrap()]].concat();
+    let from = |trusted: &[IpNet]| {
+        let arrival = Arrival { peer: "35.191.3.4:4711".parse().unwrap(), ..arrival(trusted) };
+        let lines = [("x-forwarded-for", "192.0.2.66, 198.51.100.7,203.0.113.2")];
+        clean_from(arrival, &lines).unwrap().meta().client.to_string()
+    };
+    assert_eq!(from(&both), "198.51.100.7");
+    assert_eq!(from(&networks), "203.0.113.2", "the same for everybody");
+}
+
 /// Where a proxy said `wss` of a WebSocket that it got over TLS, nobody was signed in there.
 #[test]
 fn a_websocket_over_tls_is_as_secure_as_a_page_over_tls() {
