@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{CertificateDer, ServerName};
+use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -23,6 +24,7 @@ use crate::{
     clock::{Clock, Timestamp},
     egress,
     endpoints::probe::{self, Arrived},
+    error::Reason,
     sessions::Origin,
 };
 
@@ -153,9 +155,50 @@ struct Probed {
 
 impl Probed {
     /// What Doorward says, if it was Doorward that answered.
-    fn arrived(&self) -> Result<Arrived, String> {
-        let arrived = serde_json::from_slice(&self.body).ok().filter(|_| self.status == StatusCode::OK);
-        arrived.ok_or_else(|| format!("the answer is {}, and not Doorward's", self.status))
+    fn arrived(&self) -> Result<Arrived, Lost> {
+        if self.status == StatusCode::OK
+            && let Ok(arrived) = serde_json::from_slice(&self.body)
+        {
+            return Ok(arrived);
+        }
+        let refused: Option<Refused> = serde_json::from_slice(&self.body).ok();
+        let refused = refused.filter(|refused| Reason::ALL.iter().any(|reason| reason.as_str() == refused.reason));
+        Err(refused.map_or_else(
+            || format!("the answer is {}, and not Doorward's", self.status).into(),
+            |Refused { reason, detail, fix }| Lost {
+                why: format!("Doorward refuses it with {} `{reason}`: {detail}", self.status.as_u16()),
+                cure: fix,
+            },
+        ))
+    }
+}
+
+/// What is read of a refusal of Doorward's.
+#[derive(Deserialize)]
+struct Refused {
+    reason: String,
+    detail: String,
+    fix: Option<String>,
+}
+
+/// Why nothing is known of what arrived.
+#[derive(Debug)]
+struct Lost {
+    why: String,
+    /// What Doorward itself says that is to be done.
+    cure: Option<String>,
+}
+
+impl From<String> for Lost {
+    fn from(why: String) -> Self {
+        Self { why, cure: None }
+    }
+}
+
+impl Lost {
+    /// `before` is what was asked with, and `cure` what is usually to be done.
+    fn fault(self, check: Check, of: &str, before: &str, cure: &str) -> Finding {
+        Finding::fault(check, of, format!("{before}{}", self.why), self.cure.unwrap_or_else(|| cure.to_owned()))
     }
 }
 
@@ -198,14 +241,14 @@ pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Findi
     let is_known = arrived.as_ref().is_ok_and(|arrived| arrived.origin.as_deref() == Some(of));
     let mut findings = vec![
         judge_origin(of, plain.ends, arrived),
-        judge_upgrade(of, is_known, upgrade.and_then(|probed| probed.arrived())),
-        judge_cookies(of, cookies.and_then(|probed| probed.arrived())),
+        judge_upgrade(of, is_known, upgrade.map_err(Lost::from).and_then(|probed| probed.arrived())),
+        judge_cookies(of, cookies.map_err(Lost::from).and_then(|probed| probed.arrived())),
     ];
     findings.extend(plain.certificate.map(|valid| certificates::finding(of, valid, clock)));
     findings
 }
 
-fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, String>) -> Finding {
+fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, Lost>) -> Finding {
     let fault = |said: String, cure| Finding::fault(Check::Origin, of, said, cure);
     match arrived.map(|arrived| (arrived.origin, arrived.client)) {
         Ok((Some(origin), client)) if origin == of => judge_client(of, ends, client),
@@ -221,8 +264,10 @@ fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, String>) -> Findi
             format!("Doorward sees it as {}, so that sign-ins lead there", origin.as_deref().unwrap_or("no origin")),
             "have the proxy in front pass `Host` on as it came, with its port",
         ),
-        Err(why) => fault(
-            why,
+        Err(lost) => lost.fault(
+            Check::Origin,
+            of,
+            "",
             "have what stands in front send `/.doorward/` and `/oauth2/` of this host to Doorward, and look whether it is this version",
         ),
     }
@@ -244,7 +289,7 @@ fn judge_client(of: &str, ends: Ends, client: IpAddr) -> Finding {
 }
 
 /// `is_known`: other requests arrive under the public address. Where they do not, that is told of them.
-fn judge_upgrade(of: &str, is_known: bool, arrived: Result<Arrived, String>) -> Finding {
+fn judge_upgrade(of: &str, is_known: bool, arrived: Result<Arrived, Lost>) -> Finding {
     let cure = "have the proxy in front speak HTTP/1.1 and pass `Connection` and `Upgrade` on (deploy/examples/nginx.conf); without it \
                 logs, `kubectl exec` and live pages do not work";
     match arrived {
@@ -258,11 +303,11 @@ fn judge_upgrade(of: &str, is_known: bool, arrived: Result<Arrived, String>) -> 
             "have the proxy in front set `Host` and `X-Forwarded-Proto` of upgrades as it does of other requests",
         ),
         Ok(_) => Finding::good(Check::Upgrade, of, "an upgrade to WebSocket gets through"),
-        Err(why) => Finding::fault(Check::Upgrade, of, format!("with an upgrade to WebSocket {why}"), cure),
+        Err(lost) => lost.fault(Check::Upgrade, of, "with an upgrade to WebSocket ", cure),
     }
 }
 
-fn judge_cookies(of: &str, arrived: Result<Arrived, String>) -> Finding {
+fn judge_cookies(of: &str, arrived: Result<Arrived, Lost>) -> Finding {
     let size = COOKIES >> 10;
     let cure = "let the proxy in front take larger headers (nginx: `large_client_header_buffers`), and look at `limits.header_bytes`";
     match arrived.map(|arrived| arrived.cookies) {
@@ -272,7 +317,7 @@ fn judge_cookies(of: &str, arrived: Result<Arrived, String>) -> Finding {
         Ok(cookies) => {
             Finding::fault(Check::Cookies, of, format!("of {size} KiB of cookies {cookies} bytes arrive"), cure)
         }
-        Err(why) => Finding::fault(Check::Cookies, of, format!("with {size} KiB of cookies {why}"), cure),
+        Err(lost) => lost.fault(Check::Cookies, of, &format!("with {size} KiB of cookies "), cure),
     }
 }
 
@@ -283,6 +328,31 @@ mod tests {
 
     fn arrived(origin: Option<&str>, client: &str) -> Arrived {
         Arrived { origin: origin.map(str::to_owned), websocket: false, cookies: 0, client: client.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_refusal_of_doorward_is_told_in_its_own_words() {
+        let judge = |body: &'static str| {
+            let address = IpAddr::from([192, 0, 2, 1]);
+            let ends = Ends { own: address, public: address };
+            let probed = Probed {
+                ends,
+                certificate: None,
+                status: StatusCode::BAD_REQUEST,
+                body: Bytes::from_static(body.as_bytes()),
+            };
+            judge_origin("https://door.example", ends, probed.arrived())
+        };
+        let own = judge(r#"{"status":400,"reason":"bad_request","detail":"it is odd","fix":"send it straight"}"#);
+        assert_eq!(
+            (&*own.said, &*own.cure),
+            ("Doorward refuses it with 400 `bad_request`: it is odd", "send it straight")
+        );
+        for other in ["<p>Bad Request</p>", r#"{"status":400,"reason":"BadRequest","detail":"of another"}"#] {
+            let found = judge(other);
+            assert!(found.said.contains("not Doorward's"), "{found:?}");
+            assert!(found.cure.contains("`/.doorward/` and `/oauth2/`"), "{found:?}");
+        }
     }
 
     /// Google's adds its own after the client's to `X-Forwarded-For`, and everything works but what goes by addresses.

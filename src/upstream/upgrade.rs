@@ -7,7 +7,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -60,7 +60,9 @@ impl UpgradeProtocol {
 /// Which protocol a client's request asks for, by its unaltered headers; `None` for a plain request. Whatever is not
 /// exactly a request for one of the known protocols is a 400, never a plain request: the upstream might read it
 /// otherwise. Only an offer of HTTP/2 or of TLS is left alone, which some clients make with each request in clear text: nothing
-/// of it goes on, and the connection ends with the answer.
+/// of it goes on, and the connection ends with the answer. `Connection: upgrade` without anything of a handshake names no
+/// protocol and is left alone too, as nginx sends it with all that it brings where it is set up by the first example of its
+/// own page on WebSockets.
 pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rejection> {
     let headers = request.headers();
     let refuse = |detail: &'static str| {
@@ -72,9 +74,10 @@ pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rej
     let (first, second) = (upgrade.next(), upgrade.next());
     match (connection, first) {
         (Tokens::Plain, None) => return Ok(None),
+        (Tokens::Upgrade, None) if !headers.keys().any(is_of_handshake) => return Ok(None),
         (Tokens::Upgrade, Some(_)) => {}
         (Tokens::Odd, _) => return Err(refuse("`Connection` contains something that resembles `upgrade`")),
-        (Tokens::Upgrade, None) => return Err(refuse("`Connection: upgrade` stands without `Upgrade`")),
+        (Tokens::Upgrade, None) => return Err(refuse("a handshake stands without `Upgrade`")),
         (Tokens::Plain, Some(_)) => return Err(refuse("`Upgrade` stands without `Connection: upgrade`")),
     }
     let token = first.filter(|_| second.is_none()).and_then(|value| value.to_str().ok());
@@ -107,6 +110,10 @@ pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rej
         return Err(refuse("the WebSocket handshake is not that of RFC 6455 section 4.1"));
     }
     Ok(Some(protocol))
+}
+
+fn is_of_handshake(name: &HeaderName) -> bool {
+    name.as_str().starts_with("sec-websocket-") || name == "http2-settings"
 }
 
 /// Whether it is one that a client makes beside a plain request: `h2c`, or TLS in some version (RFC 2817 section 3.1), as Apache
@@ -295,6 +302,18 @@ mod tests {
         for token in ["TLS/1.2", "TLS/1.0", "tls/1.3"] {
             let request = request(Method::GET, Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", token)]);
             assert_eq!(requested(&request).unwrap(), None, "kubernetes:U3 {token}");
+        }
+    }
+
+    /// Every page was refused behind an nginx that has `proxy_set_header Connection "upgrade"` for all requests.
+    #[test]
+    fn connection_upgrade_with_nothing_of_a_handshake_is_a_plain_request() {
+        let ask = |headers: &[(&str, &str)]| requested(&request(Method::POST, Version::HTTP_11, headers));
+        for connection in ["upgrade", "Upgrade", "keep-alive, Upgrade"] {
+            assert_eq!(ask(&[("connection", connection), ("content-length", "5")]).unwrap(), None, "{connection}");
+        }
+        for of_handshake in ["sec-websocket-key", "sec-websocket-protocol", "sec-websocket-version", "http2-settings"] {
+            assert!(ask(&[("connection", "upgrade"), (of_handshake, "x")]).is_err(), "kubernetes:U5 {of_handshake}");
         }
     }
 

@@ -177,6 +177,15 @@ async fn an_offer_of_h2c_or_tls_is_left_alone_and_nothing_follows_it() {
     }
 }
 
+/// nginx sends it so with every request where it is set up by the first example of its page on WebSockets.
+#[tokio::test]
+async fn connection_upgrade_without_a_handshake_is_a_plain_request_of_which_nothing_goes_on() {
+    let fixture = upstream().await;
+    let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice(), "Connection: upgrade"]).await;
+    assert_eq!((answer.status, seen.len()), (200, 1), "{}", answer.text());
+    assert!(!seen[0].has("connection") && !seen[0].has("upgrade"), "{}", seen[0].head);
+}
+
 #[tokio::test]
 async fn nothing_follows_on_a_connection_whose_upgrade_failed() {
     let fixture = upstream().await;
