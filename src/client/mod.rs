@@ -14,7 +14,7 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What calls a Doorward. Trusts the authorities in `ca`, or else those of the system.
 fn egress(server: &Address, ca: Option<&Path>) -> Result<Egress, String> {
-    let proxy = if server.as_str().starts_with("https") { Proxy::from_environment()? } else { Proxy::default() };
+    let proxy = if server.as_str().starts_with("https") { Proxy::of_person()? } else { Proxy::default() };
     let egress = Egress::new(proxy)?;
     match ca {
         None => Ok(egress),

@@ -41,6 +41,17 @@ impl Proxy {
         Self::read(|name| std::env::var(name).ok())
     }
 
+    /// The same for a program on a person's machine. `ALL_PROXY` often names what other programs speak, such as SOCKS, and then says
+    /// nothing, as to kubectl, which never reads it.
+    pub fn of_person() -> Result<Self, String> {
+        Self::read_of_person(|name| std::env::var(name).ok())
+    }
+
+    fn read_of_person(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let speaks = |value: &String| value.trim().is_empty() || address_of(value).is_some();
+        Self::read(|name| variable(name).filter(|value| !name.eq_ignore_ascii_case("ALL_PROXY") || speaks(value)))
+    }
+
     /// `variable` gives the value of a variable.
     pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         // Upper case wins, as with most programs; an empty value says that there is no proxy.
@@ -51,10 +62,7 @@ impl Proxy {
         if proxy.trim().is_empty() {
             return Ok(Self(None));
         }
-        let all = Matcher::builder().https(proxy.trim()).build();
-        let address = all.intercept(&Uri::from_static("https://any.invalid/")).map(|intercept| intercept.uri().clone());
-        let http = |address: &Uri| matches!(address.scheme_str(), Some("http" | "https"));
-        let Some(address) = address.filter(http) else {
+        let Some(address) = address_of(&proxy) else {
             // The value may hold a password.
             return Err(format!(
                 "`{name}` is not the address of an HTTP proxy; write `http://host:port` or `https://host:port`"
@@ -90,6 +98,13 @@ impl fmt::Display for Proxy {
             Some(rules) => write!(f, "{} (`{}`)", rules.address, rules.variable),
         }
     }
+}
+
+/// The address of an HTTP proxy in a variable, without its credential.
+fn address_of(proxy: &str) -> Option<Uri> {
+    let all = Matcher::builder().https(proxy.trim()).build();
+    let address = all.intercept(&Uri::from_static("https://any.invalid/")).map(|intercept| intercept.uri().clone());
+    address.filter(|address| matches!(address.scheme_str(), Some("http" | "https")))
 }
 
 fn is_loopback(destination: &Uri) -> bool {
@@ -201,6 +216,26 @@ mod tests {
         {
             assert_eq!(proxy(none).unwrap().to_string(), "none");
         }
+    }
+
+    /// `ssh -D` and desktops set it for programs that speak SOCKS, and no command of a person's worked there.
+    #[test]
+    fn all_proxy_of_another_kind_says_nothing_to_programs_of_people() {
+        let read = |variables: &[(&str, &str)]| {
+            Proxy::read_of_person(|name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        for name in ["ALL_PROXY", "all_proxy"] {
+            for value in ["socks5h://127.0.0.1:1080", "socks://127.0.0.1:1080/", "socks5://user:hunter2@proxy.test", ""]
+            {
+                assert_eq!(read(&[(name, value)]).unwrap().to_string(), "none", "{name}={value}");
+            }
+            let by = read(&[(name, "http://proxy.test:3128")]).unwrap();
+            assert_eq!(by.to_string(), format!("http://proxy.test:3128/ (`{name}`)"));
+            assert!(proxy(&[(name, "socks5://127.0.0.1:1080")]).is_err(), "a server is told at its start");
+        }
+        assert!(read(&[("HTTPS_PROXY", "socks5://127.0.0.1:1080")]).is_err());
     }
 
     #[test]

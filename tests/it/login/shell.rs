@@ -150,6 +150,32 @@ async fn kubectl_is_told_what_to_do_where_there_is_no_credential_for_it() {
     assert!(status == Some(0) && said.contains(&handle), "{said}");
 }
 
+/// kubectl reads no `ALL_PROXY`, speaks SOCKS where `HTTPS_PROXY` says so, and got no credential in either case.
+#[tokio::test]
+async fn kubectl_gets_its_credential_where_the_environment_names_another_kind_of_proxy() {
+    let (world, _issuer) = world().await;
+    let shell = Shell::new();
+    let handle = world.sign_in(&shell, &[]).await;
+    // Over TLS, where proxies have a say, and with nobody there.
+    let nowhere = format!("https://127.0.0.1:{}", free_port());
+    let mut kept: Value = serde_json::from_str(&fs::read_to_string(shell.kept()).unwrap()).unwrap();
+    kept["sessions"][&nowhere] = kept["sessions"][&world.origin()].clone();
+    fs::write(shell.kept(), kept.to_string()).unwrap();
+    let run = async |arguments: &[&str], (name, value): (&str, &str)| {
+        let output = within(shell.command(arguments).env(name, value).output()).await.unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let socks = "socks5://127.0.0.1:1";
+    for variable in [("ALL_PROXY", socks), ("HTTPS_PROXY", socks), ("HTTPS_PROXY", "http://127.0.0.1:1")] {
+        let (status, said) = run(&["credential", &nowhere], variable).await;
+        assert!(status == Some(0) && said.contains(&handle), "{variable:?}: {said}");
+    }
+    let (_, said) = run(&["whoami", &nowhere], ("ALL_PROXY", socks)).await;
+    assert!(!said.contains("ALL_PROXY"), "{said}");
+    let (status, said) = run(&["whoami", &nowhere], ("HTTPS_PROXY", socks)).await;
+    assert!(status == Some(1) && said.contains("`HTTPS_PROXY`"), "{said}");
+}
+
 #[tokio::test]
 async fn a_terminal_that_gets_no_session_says_why() {
     let (world, _issuer) = world().await;
