@@ -60,10 +60,10 @@ impl Authenticated {
             RouteKind::Kubernetes => {
                 let types = request.headers().get_all(header::CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
                 let attributes = Attributes::parse(request.method(), request.path(), request.query())?.sent_as(types);
-                if request.meta().upgrade.is_some() && !attributes.is_long_running() {
+                if request.meta().upgrade.is_some() && !attributes.is_upgradable() {
                     return Err(Rejection::new(
                         Reason::UpgradeRefused,
-                        "only exec, attach, port-forward, watches and followed logs can be upgraded",
+                        "only exec, attach, port-forward, watches and logs can be upgraded",
                     ));
                 }
                 Some(Arc::new(attributes))

@@ -192,6 +192,12 @@ impl Attributes {
         self.is_resource && (self.verb == "watch" || self.is_tunnel() || (self.subresource == "log" && self.follow))
     }
 
+    /// Whether the connection may change its protocol: for all that lasts, and for logs that end by themselves, which some programs
+    /// read over a WebSocket too.
+    pub fn is_upgradable(&self) -> bool {
+        self.is_long_running() || (self.is_resource && self.subresource == "log")
+    }
+
     /// The request in words: `get pods/log "x" in namespace "a"`.
     pub fn in_words(&self) -> String {
         if !self.is_resource {

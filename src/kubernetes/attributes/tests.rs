@@ -223,6 +223,25 @@ fn tunnels_are_writes_and_last_whatever_the_method() {
     assert!(parse("POST", "/version").unwrap().is_write());
 }
 
+/// Headlamp reads logs that it does not follow over a WebSocket too, as the API server lets it, and showed none.
+#[test]
+fn a_log_may_be_upgraded_whether_or_not_it_is_followed() {
+    for (target, upgradable) in [
+        ("/api/v1/namespaces/a/pods/p/exec?command=sh", true),
+        ("/api/v1/namespaces/a/pods/p/log", true),
+        ("/api/v1/namespaces/a/pods/p/log?follow=true", true),
+        ("/api/v1/namespaces/a/pods/p/log?follow=false", true),
+        ("/api/v1/pods?watch=1", true),
+        ("/api/v1/pods", false),
+        ("/api/v1/namespaces/a/pods/log", false),
+        ("/api/v1/namespaces/a/pods/p/status", false),
+        ("/log", false),
+        ("/version", false),
+    ] {
+        assert_eq!(parse("GET", target).unwrap().is_upgradable(), upgradable, "{target}");
+    }
+}
+
 #[test]
 fn an_apply_is_told_from_other_patches_by_its_type() {
     const POD: &str = "/api/v1/namespaces/a/pods/p";

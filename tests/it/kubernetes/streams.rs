@@ -26,6 +26,7 @@ async fn upstream() -> Fixture {
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
         ),
         line if line.contains("/exec?") => Reply::Echo,
+        line if line.contains("/p/log?") && request.has("upgrade") => Reply::Echo,
         line if line.contains("watch=true") => Reply::Watch(vec![b"{\"type\":\"ADDED\"}\n".to_vec()]),
         _ => Reply::json(200, "{}"),
     };
@@ -140,8 +141,8 @@ async fn an_upgrade_that_is_not_exactly_one_is_400() {
         let lines = with(&[&first, "Host: api.test", &alice], lines);
         check(&fixture, row, &lines, b"", no).await;
     }
-    // What does not last changes no protocol.
-    for path in [TASKRUNS, "/api/v1/namespaces/ci/pods/p/log", "/version"] {
+    // What neither lasts nor is a log changes no protocol.
+    for path in [TASKRUNS, "/api/v1/namespaces/ci/pods/p", "/version"] {
         let first = format!("GET {path} HTTP/1.1");
         check(&fixture, path, &with(&[&first, "Host: api.test", &alice], &HANDSHAKE), b"", no).await;
     }
@@ -175,6 +176,18 @@ async fn an_offer_of_h2c_or_tls_is_left_alone_and_nothing_follows_it() {
             assert!(!seen.has(name), "kubernetes:U3 {offer:?}: {}", seen.head);
         }
     }
+}
+
+/// As Headlamp reads it where nobody follows it.
+#[tokio::test]
+async fn a_log_that_is_not_followed_is_read_over_a_websocket() {
+    let fixture = upstream().await;
+    let (alice, log) = (fixture.alice(), "/api/v1/namespaces/ci/pods/p/log?container=c&follow=false");
+    let (mut raw, status) = open(&fixture, &exec(log, &with(&HANDSHAKE, &[&alice]))).await;
+    assert_eq!(status, 101);
+    echoes(&mut raw, log).await;
+    let (answer, _) = fixture.api(log, &[&alice]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 /// nginx sends it so with every request where it is set up by the first example of its page on WebSockets.
