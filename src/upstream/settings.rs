@@ -38,6 +38,7 @@ pub struct Upstream {
     pub(super) authority: Authority,
     credential: Option<Credential>,
     default_service_account: Arc<str>,
+    sees_own_host: bool,
     /// To connect, TLS included.
     pub(super) connect_timeout: Duration,
     /// From the end of the request to the head of the response.
@@ -142,6 +143,7 @@ impl Upstream {
                 authority: target.authority,
                 credential,
                 default_service_account: raw.default_service_account().into(),
+                sees_own_host: raw.host == Some(raw::UpstreamHost::Own),
                 connect_timeout,
                 response_timeout: Ticks::covering(response_timeout),
                 idle_timeout: Ticks::covering(idle_timeout),
@@ -210,6 +212,11 @@ impl Upstream {
     /// The service account of runs of Tekton there that name none.
     pub fn default_service_account(&self) -> &str {
         &self.default_service_account
+    }
+
+    /// Whether requests name it as its address does, whatever host the client named.
+    pub fn sees_own_host(&self) -> bool {
+        self.sees_own_host
     }
 
     /// Whether requests to it come with a credential of our own: a token, or the certificate of the connection.

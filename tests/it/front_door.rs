@@ -88,6 +88,25 @@ async fn the_host_that_is_decided_is_the_host_that_is_forwarded() {
     assert!(fixture.upstream.take().is_empty());
 }
 
+/// What leads by the name, such as an ingress in front of it, knows that of the outside nowhere.
+#[tokio::test]
+async fn an_upstream_sees_its_own_host_where_it_is_to_and_an_event_listener_does_always() {
+    for (setting, of_client) in [("", true), (", host: client", true), (", host: own", false)] {
+        let change = |yaml: String| yaml.change("'}\nwebhooks:", &format!("'{setting}}}\nwebhooks:"));
+        let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+        let address = fixture.upstream.address.to_string();
+        let answer = fixture.doorward.get("/x", &["Host: web.test", &fixture.alice()]).await;
+        assert_eq!(answer.status, 200, "{setting}: {}", answer.text());
+        let page = fixture.upstream.take().remove(0);
+        let expected = if of_client { "web.test" } else { &*address };
+        assert_eq!((page.one("host"), page.one("x-forwarded-host")), (expected, "web.test"), "{setting}");
+        let answer = Push::new().send(&fixture.doorward, &[]).await;
+        assert_eq!(answer.status, 200, "{setting}: {}", answer.text());
+        let delivery = fixture.upstream.take().remove(0);
+        assert_eq!((delivery.one("host"), delivery.one("x-forwarded-host")), (&*address, "hooks.test"), "{setting}");
+    }
+}
+
 fn trusting(yaml: &str) -> String {
     yaml.change("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]")
         .change("on: {routes: [hooks],", "on: {routes: [hooks], addresses: [10.0.0.0/8],")

@@ -67,11 +67,10 @@ const ALPHA: [(&str, &str); 35] = [
 
 /// What the alpha YAML says where nothing was chosen, as its converter writes it. `false` is such a value too, except where it
 /// stands here otherwise.
-const DEFAULTS: [(&str, &str); 6] = [
+const DEFAULTS: [(&str, &str); 5] = [
     ("providers[0].oidcConfig.audienceClaims", "aud"),
     ("server.TLS.MinVersion", "TLS1.2"),
     ("upstreamConfig.upstreams[].flushInterval", "1s"),
-    ("upstreamConfig.upstreams[].passHostHeader", "true"),
     ("upstreamConfig.upstreams[].proxyWebSockets", "true"),
     ("upstreamConfig.upstreams[].timeout", "30s"),
 ];
@@ -339,11 +338,13 @@ fn upstream(upstream: &Value, found: &mut Found) -> Result<Upstream, String> {
     let has_target = member("rewriteTarget").is_some_and(|target| !target.is_null() && target != "");
     for (name, value) in members() {
         let known = ["id", "path", "uri", "static", "staticCode", "rewriteTarget"];
-        if !known.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        let is_host = name.eq_ignore_ascii_case("passHostHeader") && value.is_boolean();
+        if !is_host && !known.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             leaves(&format!("upstreamConfig.upstreams[].{name}"), value, found)?;
         }
     }
-    Ok(Upstream { is_rewritten: has_target || is_expression(&path), path, address })
+    let sees_own_host = member("passHostHeader") == Some(&Value::Bool(false));
+    Ok(Upstream { is_rewritten: has_target || is_expression(&path), path, address, sees_own_host })
 }
 
 /// Everything that is said at a place of the alpha YAML and within: under the name of its option, or where there is none under its

@@ -19,6 +19,8 @@ pub(super) struct Upstream {
     pub address: String,
     /// Whether the path is an expression, or is another one at the upstream.
     pub is_rewritten: bool,
+    /// Whether it sees its own `Host` in place of the client's.
+    pub sees_own_host: bool,
 }
 
 impl Upstream {
@@ -33,7 +35,7 @@ impl Upstream {
         let path = path.unwrap_or("/").to_owned();
         // A brace comes encoded.
         let is_rewritten = is_expression(&path) || path.contains("%7B");
-        Self { path, address: address.to_owned(), is_rewritten }
+        Self { path, address: address.to_owned(), is_rewritten, sees_own_host: false }
     }
 
     /// The address of its server. None if requests cannot be sent there as they are.
@@ -125,7 +127,13 @@ pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>)
                 "`upstream`: user and password in the address of `{name}` are left out; they were never sent"
             ));
         }
-        places.upstreams.push(json!({"name": name, "url": server.as_str().trim_end_matches('/')}));
+        let mut entry = json!({"name": name, "url": server.as_str().trim_end_matches('/')});
+        if upstream.sees_own_host
+            && let Some(entry) = entry.as_object_mut()
+        {
+            entry.insert("host".to_owned(), json!("own"));
+        }
+        places.upstreams.push(entry);
         places.routes.push(json!({
             "name": name,
             "kind": "http",

@@ -275,11 +275,11 @@ server: {SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {value: not-to-be-printed
             "server.TLS.MinVersion",
             "upstreamConfig.proxyRawPath",
             "upstreamConfig.upstreams[].insecureSkipTLSVerify",
-            "upstreamConfig.upstreams[].passHostHeader",
             "upstreamConfig.upstreams[].timeout",
         ]
     );
     assert!(parsed(&imported)["rules"][0].get("mode").is_none(), "none of it says who may sign in");
+    assert_eq!(parsed(&imported)["upstreams"][0]["host"], "own", "`passHostHeader` has one");
     let listener = &parsed(&imported)["listeners"][0];
     assert_eq!(
         (&listener["address"], &listener["tls"]["certificates"][0]["chain"]),

@@ -79,6 +79,9 @@ pub struct Upstream {
     /// The protocol. Default: HTTP/2 where TLS negotiates it, else HTTP/1.1.
     #[serde(default)]
     pub protocol: Option<UpstreamProtocol>,
+    /// The `Host` that it sees of requests on `http` and `dashboard` routes. Default: `client`. On the others it always sees its own.
+    #[serde(default)]
+    pub host: Option<UpstreamHost>,
     /// Time to connect, TLS included. Where all connections are in use, a request waits as long for one before.
     #[serde(default = "Upstream::connect_timeout")]
     pub connect_timeout: Span,
@@ -200,6 +203,17 @@ pub enum UpstreamProtocol {
     Http1,
     /// HTTP/2 always; in clear text with prior knowledge. Upgrades use HTTP/1.1 all the same.
     Http2,
+}
+
+/// The `Host` that an upstream sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamHost {
+    /// As the client named it: for what makes links of it or compares it with `Origin`, as the Dashboard does.
+    Client,
+    /// As `url` names it: for what is found by its name, such as a server behind an ingress of another cluster or in a service mesh.
+    /// `X-Forwarded-Host` tells what the client named.
+    Own,
 }
 
 /// Where the calls of the Kubernetes API are on a host.
