@@ -4,12 +4,13 @@ use std::{
     fmt,
     ops::{Add, Sub},
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// Milliseconds since the Unix epoch. Ordered, and arithmetic saturates.
@@ -102,20 +103,24 @@ impl fmt::Display for Timestamp {
 }
 
 /// A moment for what is in the memory of this process: how old that is, and how long it counts. It is told by two clocks, and the one
-/// by which more time is over decides: the wall clock may be set back, and the other stands still while the machine is suspended. What
-/// others know as well, such as `exp` or what is in the store, goes by [`Timestamp`]s.
+/// by which more time is over decides. The wall clock may be set back. That of [`Clock::passed`] goes on while the machine sleeps, and
+/// mostly stands still while a hypervisor has stopped it, as for a snapshot: of that the wall clock alone tells. One that jumps ahead
+/// and comes back ends what had not come yet, which is found out anew. What others know as well, such as `exp` or what is in the store,
+/// goes by [`Timestamp`]s.
+///
+/// Moments have no order: of two between which the wall clock was set back, neither is before the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// By the wall clock.
     shown: Timestamp,
-    /// By [`Clock::passed`], on a scale that begins with the process.
+    /// By [`Clock::passed`], on a scale of its own.
     passed: Timestamp,
 }
 
 impl Moment {
-    /// Before all others.
+    /// An end that has come for everybody.
     pub const MIN: Self = Self::at(i64::MIN, i64::MIN);
-    /// After all others.
+    /// An end that never comes.
     pub const MAX: Self = Self::at(i64::MAX, i64::MAX);
 
     const fn at(shown: i64, passed: i64) -> Self {
@@ -139,16 +144,16 @@ impl Moment {
 
     /// Whether `end` has not come yet.
     pub fn is_before(self, end: Self) -> bool {
-        !self.until(end).is_zero()
+        self.shown < end.shown && self.passed < end.passed
     }
 
-    /// The end that comes first.
+    /// The end that has come as soon as one of both has.
     #[must_use]
     pub fn min(self, other: Self) -> Self {
         Self { shown: self.shown.min(other.shown), passed: self.passed.min(other.passed) }
     }
 
-    /// The later of both.
+    /// The later of both, by each clock.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self { shown: self.shown.max(other.shown), passed: self.passed.max(other.passed) }
@@ -171,7 +176,8 @@ impl Sub<Duration> for Moment {
     }
 }
 
-/// A [`Moment`] that threads share. Whoever reads it while another is stored may have that by one clock and the one before by the other.
+/// A [`Moment`] that threads share. Whoever reads it while another is stored may have that by one clock and the one before by the other,
+/// of which the half decides by which more time is over: it is as if it were a little older, or ended a little sooner.
 #[derive(Debug)]
 pub struct AtomicMoment {
     shown: AtomicI64,
@@ -210,16 +216,27 @@ struct Manual {
     shown: AtomicI64,
     /// How far it was moved forward, in milliseconds.
     passed: AtomicI64,
+    /// The same without what the machine was suspended for.
+    awake: AtomicI64,
 }
 
-/// From where on time is counted that passes whatever the system's clock is set to.
-static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+fn forward<const N: usize>(clocks: [&AtomicI64; N], span: Duration) {
+    let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    for clock in clocks {
+        clock.fetch_add(millis, Ordering::SeqCst);
+    }
+}
+
+/// What a clock of the system that nobody sets says.
+fn read(clock: ClockId) -> Duration {
+    Duration::try_from(clock_gettime(clock)).unwrap_or_default()
+}
 
 impl Clock {
     /// A clock that stands still until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
         let shown = AtomicI64::new(start.as_millis());
-        Self(Source::Manual(Arc::new(Manual { shown, passed: AtomicI64::new(0) })))
+        Self(Source::Manual(Arc::new(Manual { shown, passed: AtomicI64::new(0), awake: AtomicI64::new(0) })))
     }
 
     pub fn now(&self) -> Timestamp {
@@ -229,12 +246,20 @@ impl Clock {
         }
     }
 
-    /// The time that has passed since some moment, whatever the clock was set to meanwhile: for ages of what is in memory. The system's
-    /// does not count while the machine is suspended, which a [`Moment`] does.
+    /// The time that has passed since some moment, whatever the clock was set to meanwhile, and also while the machine was suspended:
+    /// for spans that a jump of the wall clock must not end, as it does those of [`Moment`]s.
     pub fn passed(&self) -> Duration {
         match &self.0 {
-            Source::System => BEGAN.elapsed(),
+            Source::System => read(ClockId::Boottime),
             Source::Manual(manual) => Timestamp(manual.passed.load(Ordering::SeqCst)).since(Timestamp(0)),
+        }
+    }
+
+    /// As [`Clock::passed`], but for the time in which the machine was suspended: for spans in which something could happen.
+    pub fn awake(&self) -> Duration {
+        match &self.0 {
+            Source::System => read(ClockId::Monotonic),
+            Source::Manual(manual) => Timestamp(manual.awake.load(Ordering::SeqCst)).since(Timestamp(0)),
         }
     }
 
@@ -246,10 +271,15 @@ impl Clock {
     /// Moves a manual clock forward; the system's clock stays as it is.
     pub fn advance(&self, span: Duration) {
         if let Source::Manual(manual) = &self.0 {
-            let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-            for moved in [&manual.shown, &manual.passed] {
-                moved.fetch_add(millis, Ordering::SeqCst);
-            }
+            forward([&manual.shown, &manual.passed, &manual.awake], span);
+        }
+    }
+
+    /// Moves a manual clock forward as while the machine is suspended.
+    #[cfg(test)]
+    pub(crate) fn suspend(&self, span: Duration) {
+        if let Source::Manual(manual) = &self.0 {
+            forward([&manual.shown, &manual.passed], span);
         }
     }
 
@@ -377,8 +407,26 @@ mod tests {
         assert_eq!((clock.now(), clock.passed() - began), (Timestamp::from_secs(55), Duration::from_secs(10)));
     }
 
+    /// What was cached was as old after a night of a suspended machine as before it.
     #[test]
-    fn a_moment_comes_though_a_clock_is_set_back_and_though_the_machine_sleeps() {
+    fn time_passes_while_the_machine_is_suspended() {
+        let (clock, hour) = (Clock::manual(Timestamp::from_secs(100)), Duration::from_secs(3600));
+        clock.advance(hour);
+        clock.suspend(hour);
+        assert_eq!((clock.passed(), clock.awake()), (hour * 2, hour));
+        assert_eq!(clock.now(), Timestamp::from_secs(7300));
+
+        let system = Clock::default();
+        let clocks: [(fn(&Clock) -> Duration, ClockId); 2] =
+            [(Clock::passed, ClockId::Boottime), (Clock::awake, ClockId::Monotonic)];
+        for (tell, id) in clocks {
+            let (before, told, after) = (read(id), tell(&system), read(id));
+            assert!(before <= told && told <= after, "{id:?}: {before:?} {told:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_moment_comes_though_a_clock_is_set_back_and_though_the_machine_is_stopped() {
         let (clock, minute) = (Clock::manual(Timestamp::from_secs(10_000)), Duration::from_secs(60));
         let began = clock.moment();
         let end = began + minute;
@@ -389,11 +437,11 @@ mod tests {
         assert!(!clock.moment().is_before(end), "the clock was set back");
         assert_eq!((clock.moment().since(began), clock.moment().until(end)), (minute, Duration::ZERO));
 
-        let slept = clock.moment();
+        let stopped = clock.moment();
         clock.set(clock.now() + minute / 2);
-        assert_eq!((clock.moment().since(slept), clock.moment().until(slept + minute)), (minute / 2, minute / 2));
+        assert_eq!((clock.moment().since(stopped), clock.moment().until(stopped + minute)), (minute / 2, minute / 2));
         clock.set(clock.now() + minute / 2);
-        assert!(!clock.moment().is_before(slept + minute), "the machine slept");
+        assert!(!clock.moment().is_before(stopped + minute), "a hypervisor stopped the machine");
     }
 
     #[test]
