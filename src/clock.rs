@@ -132,6 +132,16 @@ impl Moment {
         self.shown
     }
 
+    /// The end that has come once the wall clock shows `end`, which others know as well.
+    pub const fn when_shown(end: Timestamp) -> Self {
+        Self { shown: end, ..Self::MAX }
+    }
+
+    /// By the wall clock, and by [`Clock::passed`] on a scale of its own.
+    pub const fn by_clock(self) -> [Timestamp; 2] {
+        [self.shown, self.passed]
+    }
+
     /// The time from `earlier` to this one.
     pub fn since(self, earlier: Self) -> Duration {
         self.shown.since(earlier.shown).max(self.passed.since(earlier.passed))

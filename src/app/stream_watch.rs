@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::App;
 use crate::{
     authn::{CredentialId, Principal, Scheme},
-    clock::{Timestamp, every},
+    clock::{Moment, Timestamp, every},
     error::Reason,
     lock::lock,
     request::route::{Route, Target},
@@ -60,7 +60,7 @@ impl App {
     }
 
     /// When a stream ends at the latest by the generation in force, whose route may allow it less time than when it began.
-    pub fn latest_end(&self, stream: &Stream) -> Option<Timestamp> {
+    pub fn latest_end(&self, stream: &Stream) -> Option<Moment> {
         route_of(&self.snapshot.load(), stream).map(|route| stream.began + route.max_stream)
     }
 

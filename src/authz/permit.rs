@@ -161,8 +161,7 @@ impl Permit {
     /// becomes a stream.
     pub(crate) fn stream(&self, kind: StreamKind, groups: Arc<[Arc<str>]>, now: Moment) -> Stream {
         let max = self.route().max_stream;
-        let stream =
-            Stream::new(kind, Arc::clone(self.principal()), groups, self.authenticated.keep(), max, now.shown());
+        let stream = Stream::new(kind, Arc::clone(self.principal()), groups, self.authenticated.keep(), max, now);
         Stream { token: self.authenticated.token().map(|token| VouchedToken::new(Arc::clone(token), now)), ..stream }
     }
 }

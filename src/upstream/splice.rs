@@ -244,7 +244,7 @@ mod tests {
 
     fn handle() -> (crate::upstream::streams::Registry, StreamHandle) {
         let (registry, clock) = registry();
-        let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+        let handle = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
         (registry, handle)
     }
 

@@ -3,10 +3,11 @@
 //! was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and when a new policy no longer
 //! allows it. What is kept is owned: a stream never holds on to a configuration.
 
+mod deadlines;
 mod kinds;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
@@ -16,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::deadlines::Deadlines;
 pub use self::kinds::{CutReason, Metrics, StreamKind};
 use crate::{
     abort::Abort,
@@ -96,11 +98,9 @@ pub struct Stream {
     /// The token that it was opened with, if its issuer is asked about it.
     pub token: Option<VouchedToken>,
     pub request: StreamRequest,
-    pub began: Timestamp,
-    /// How long its route let it last when it began.
-    pub max: Duration,
+    pub began: Moment,
     /// When it ends at the latest, by what its route allowed when it began.
-    pub deadline: Timestamp,
+    pub deadline: Moment,
 }
 
 impl Stream {
@@ -111,10 +111,10 @@ impl Stream {
         groups: Arc<[Arc<str>]>,
         request: StreamRequest,
         max: Duration,
-        now: Timestamp,
+        now: Moment,
     ) -> Self {
-        let deadline = (now + max).min(principal.ends());
-        Self { kind, principal, groups, token: None, request, began: now, max, deadline }
+        let deadline = (now + max).min(Moment::when_shown(principal.ends()));
+        Self { kind, principal, groups, token: None, request, began: now, deadline }
     }
 
     /// Whether it goes on until somebody ends it, as far as is known.
@@ -169,9 +169,7 @@ struct Shared {
 struct Open {
     next: u64,
     streams: HashMap<u64, Entry>,
-    deadlines: BTreeSet<(Timestamp, u64)>,
-    /// When each has lasted as long as its route let it, by [`Clock::passed`]: the clock of `deadlines` may be set back.
-    overlong: BTreeSet<(Duration, u64)>,
+    deadlines: Deadlines,
     /// Those that were cut and may not have ended yet, the first first.
     ending: VecDeque<(Instant, u64, Arc<Cut>)>,
     /// Doorward stops: nothing that lasts begins any more.
@@ -183,8 +181,6 @@ struct Entry {
     id: u64,
     stream: Arc<Stream>,
     cut: Arc<Cut>,
-    /// Its place among those of [`Open::overlong`].
-    overlong: Duration,
 }
 
 /// What a stream and the registry share: whether, and why, it is to end.
@@ -296,7 +292,7 @@ impl StreamHandle {
     }
 
     /// Has it end by `latest`, if that is before its deadline.
-    pub(crate) fn end_by(&self, latest: Timestamp) {
+    pub(crate) fn end_by(&self, latest: Moment) {
         self.shared.end_by(&self.entry, latest);
     }
 
@@ -310,8 +306,7 @@ impl Drop for StreamHandle {
     fn drop(&mut self) {
         let mut open = self.shared.open();
         open.streams.remove(&self.entry.id);
-        open.deadlines.remove(&(self.entry.stream.deadline, self.entry.id));
-        open.overlong.remove(&(self.entry.overlong, self.entry.id));
+        open.deadlines.remove(self.entry.stream.deadline, self.entry.id);
         drop(open);
         self.shared.metrics.ended(self.entry.stream.kind);
     }
@@ -345,24 +340,22 @@ impl Registry {
     pub fn register(&self, stream: Stream) -> StreamHandle {
         let (stream, cut) = (Arc::new(stream), Arc::<Cut>::default());
         let deadline = stream.deadline;
-        let overlong = self.shared.clock.passed().saturating_add(stream.max);
         self.shared.metrics.began(stream.kind);
         let (entry, epoch, draining) = {
             let mut open = self.shared.open();
-            let entry = Entry { id: open.next, stream, cut, overlong };
+            let entry = Entry { id: open.next, stream, cut };
             open.next += 1;
             open.streams.insert(entry.id, entry.clone());
-            open.deadlines.insert((deadline, entry.id));
-            open.overlong.insert((overlong, entry.id));
+            open.deadlines.insert(deadline, entry.id);
             // Under the lock: a look that begins later finds the stream, one that began earlier shows in the epoch.
             (entry, self.epoch(), open.draining)
         };
         if draining && entry.stream.lasts() {
             self.shared.cut(&entry, CutReason::Draining);
         }
-        let now = self.shared.clock.now();
-        if deadline <= now {
-            self.shared.expire(&entry, now);
+        let now = self.shared.clock.moment();
+        if !now.is_before(deadline) {
+            self.shared.expire(&entry, now.shown());
         }
         StreamHandle { epoch, entry, shared: Arc::clone(&self.shared) }
     }
@@ -416,7 +409,7 @@ impl Registry {
     }
 
     /// Has those end earlier for which `latest` gives a time before their deadline.
-    pub fn end_by(&self, latest: impl Fn(&Stream) -> Option<Timestamp>) {
+    pub fn end_by(&self, latest: impl Fn(&Stream) -> Option<Moment>) {
         for entry in self.all() {
             if let Some(latest) = latest(&entry.stream) {
                 self.shared.end_by(&entry, latest);
@@ -426,25 +419,16 @@ impl Registry {
 
     /// Ends the streams whose deadline is over, and tells how many.
     pub fn cut_expired(&self) -> usize {
-        let (now, passed) = (self.shared.clock.now(), self.shared.clock.passed());
+        let now = self.shared.clock.moment();
         let over: Vec<Entry> = {
             let mut open = self.shared.open();
             let mut over = Vec::new();
-            while let Some((deadline, id)) = open.deadlines.first().copied()
-                && deadline <= now
-            {
-                open.deadlines.remove(&(deadline, id));
-                over.extend(open.streams.get(&id).cloned());
-            }
-            while let Some((overlong, id)) = open.overlong.first().copied()
-                && overlong <= passed
-            {
-                open.overlong.remove(&(overlong, id));
+            while let Some(id) = open.deadlines.pop(now) {
                 over.extend(open.streams.get(&id).cloned());
             }
             over
         };
-        over.iter().filter(|entry| self.shared.expire(entry, now)).count()
+        over.iter().filter(|entry| self.shared.expire(entry, now.shown())).count()
     }
 
     /// Ends the work on exchanges whose streams were cut a while ago and may not have ended, since their client, or the upstream of
@@ -521,9 +505,10 @@ impl Shared {
     }
 
     /// An earlier deadline stands beside the first one, and goes when it is over, be the stream there or not.
-    fn end_by(&self, entry: &Entry, latest: Timestamp) {
-        if latest < entry.stream.deadline {
-            self.open().deadlines.insert((latest, entry.id));
+    fn end_by(&self, entry: &Entry, latest: Moment) {
+        let deadline = entry.stream.deadline.min(latest);
+        if deadline != entry.stream.deadline {
+            self.open().deadlines.insert(deadline, entry.id);
         }
     }
 

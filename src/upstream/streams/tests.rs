@@ -12,7 +12,7 @@ pub(crate) fn principal(subject: &str, expires: Timestamp) -> Arc<Principal> {
     })
 }
 
-pub(crate) fn watch(subject: &str, expires: Timestamp, now: Timestamp) -> Stream {
+pub(crate) fn watch(subject: &str, expires: Timestamp, now: Moment) -> Stream {
     let attributes = Attributes { verb: "watch".to_owned(), resource: "pods".to_owned(), ..Default::default() };
     let request = StreamRequest {
         route: "cluster".into(),
@@ -40,15 +40,16 @@ fn seconds(count: u64) -> Duration {
 
 #[test]
 fn the_deadline_is_the_earlier_of_credential_and_route() {
-    let now = Timestamp::from_secs(1_000_000);
+    let began = Clock::manual(Timestamp::from_secs(1_000_000)).moment();
+    let now = began.shown();
     for (expires, max, expected) in [
         (now + seconds(60), seconds(30), now + seconds(30)),
         (now + seconds(60), seconds(90), now + seconds(60)),
         (Timestamp::MAX, seconds(24 * 3600), now + seconds(24 * 3600)),
     ] {
-        let request = watch("alice", expires, now).request;
-        let stream = Stream::new(StreamKind::Watch, principal("alice", expires), Arc::default(), request, max, now);
-        assert_eq!(stream.deadline, expected);
+        let request = watch("alice", expires, began).request;
+        let stream = Stream::new(StreamKind::Watch, principal("alice", expires), Arc::default(), request, max, began);
+        assert_eq!(stream.deadline.shown(), expected);
     }
 }
 
@@ -56,26 +57,27 @@ fn the_deadline_is_the_earlier_of_credential_and_route() {
 #[test]
 fn a_stream_lasts_as_long_as_its_credential_is_taken() {
     let (registry, clock) = registry();
-    let now = clock.now();
+    let began = clock.moment();
+    let now = began.shown();
     let of = |principal: Principal| {
-        let request = watch("alice", now, now).request;
-        Stream::new(StreamKind::Unsized, Arc::new(principal), Arc::default(), request, seconds(3600), now)
+        let request = watch("alice", now, began).request;
+        Stream::new(StreamKind::Unsized, Arc::new(principal), Arc::default(), request, seconds(3600), began)
     };
     let ended = Principal { skew: seconds(30), ..(*principal("alice", now - seconds(5))).clone() };
     let handle = registry.register(of(ended.clone()));
-    assert_eq!((handle.stream().deadline, handle.reason()), (ended.ends(), None));
+    assert_eq!((handle.stream().deadline.shown(), handle.reason()), (ended.ends(), None));
     clock.advance(seconds(25));
     assert_eq!((registry.cut_expired(), handle.reason()), (1, Some(CutReason::Expired)));
     // Of sessions and break-glass nothing is taken beyond the end.
     let exact = registry.register(of((*principal("bob", now)).clone()));
-    assert_eq!((exact.stream().deadline, exact.reason()), (now, Some(CutReason::Expired)));
+    assert_eq!((exact.stream().deadline.shown(), exact.reason()), (now, Some(CutReason::Expired)));
 }
 
 #[tokio::test]
 async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
     let (registry, clock) = registry();
-    let handle = registry.register(watch("alice", clock.now() + seconds(5), clock.now()));
-    let other = registry.register(watch("bob", clock.now() + seconds(6), clock.now()));
+    let handle = registry.register(watch("alice", clock.now() + seconds(5), clock.moment()));
+    let other = registry.register(watch("bob", clock.now() + seconds(6), clock.moment()));
     clock.advance(Duration::from_millis(4_999));
     assert_eq!((registry.cut_expired(), handle.reason()), (0, None));
     clock.advance(Duration::from_millis(1));
@@ -87,10 +89,11 @@ async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
 #[test]
 fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
     let (registry, clock) = registry();
-    let now = clock.now();
+    let began = clock.moment();
+    let now = began.shown();
     let of = |expires| {
-        let request = watch("alice", expires, now).request;
-        Stream::new(StreamKind::Upload, principal("alice", expires), Arc::default(), request, seconds(60), now)
+        let request = watch("alice", expires, began).request;
+        Stream::new(StreamKind::Upload, principal("alice", expires), Arc::default(), request, seconds(60), began)
     };
     let [good, over, both] =
         [now + seconds(61), now + seconds(59), now + seconds(60)].map(|at| registry.register(of(at)));
@@ -107,22 +110,22 @@ fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
 #[test]
 fn a_stream_lasts_no_longer_than_its_route_allows_though_the_clock_is_set_back() {
     let (registry, clock) = registry();
-    let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let handle = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
     clock.set(clock.now() - seconds(3600));
     clock.advance(seconds(8 * 3600) - Duration::from_millis(1));
     assert_eq!((registry.cut_expired(), handle.reason()), (0, None));
     clock.advance(Duration::from_millis(1));
     assert_eq!((registry.cut_expired(), handle.reason()), (1, Some(CutReason::Overlong)));
-    let ended = registry.register(watch("bob", Timestamp::MAX, clock.now()));
+    let ended = registry.register(watch("bob", Timestamp::MAX, clock.moment()));
     drop((handle, ended));
-    assert!(registry.shared.open().overlong.is_empty());
+    assert!(registry.shared.open().deadlines.is_empty());
 }
 
 /// Of the two it is the answer that a client may leave where it is, so that is looked for whichever was cut first.
 #[test]
 fn what_is_sent_and_its_answer_end_for_one_reason_whether_it_came_before_they_were_joined_or_after() {
     let (registry, clock) = registry();
-    let register = || registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let register = || registry.register(watch("alice", Timestamp::MAX, clock.moment()));
     let joins_and_ends: [fn(&StreamHandle, StreamHandle) -> StreamHandle; 4] = [
         |upload, answer| {
             let answer = answer.joined(upload);
@@ -159,12 +162,13 @@ fn what_is_sent_and_its_answer_end_for_one_reason_whether_it_came_before_they_we
 #[test]
 fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
     let (registry, clock) = registry();
-    let now = clock.now();
-    let [first, second] = ["alice", "bob"].map(|name| registry.register(watch(name, now + seconds(600), now)));
+    let began = clock.moment();
+    let expires = began.shown() + seconds(600);
+    let [first, second] = ["alice", "bob"].map(|name| registry.register(watch(name, expires, began)));
     let by = |seconds_later: u64| move |stream: &Stream| Some(stream.began + seconds(seconds_later));
     registry.end_by(by(7200));
     registry.end_by(by(60));
-    second.end_by(now + seconds(30));
+    second.end_by(began + seconds(30));
     clock.advance(seconds(30));
     assert_eq!((registry.cut_expired(), first.reason(), second.reason()), (1, None, Some(CutReason::Overlong)));
     clock.advance(seconds(30));
@@ -172,13 +176,29 @@ fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
     // What is left over of one that ended is of nobody.
     drop((first, second));
     clock.advance(seconds(7200));
-    assert_eq!((registry.cut_expired(), registry.shared.open().deadlines.len()), (0, 0));
+    assert_eq!(registry.cut_expired(), 0);
+    assert!(registry.shared.open().deadlines.is_empty());
+}
+
+/// A shorter `max_stream` of a reload counted by the wall clock alone, also where the credential ends before it.
+#[test]
+fn a_stream_ends_by_an_earlier_time_that_is_set_later_though_the_clock_is_set_back() {
+    for lasts in [600, 7200] {
+        let (registry, clock) = registry();
+        let handle = registry.register(watch("alice", clock.now() + seconds(lasts), clock.moment()));
+        registry.end_by(|stream| Some(stream.began + seconds(1800)));
+        clock.set(clock.now() - seconds(3600));
+        clock.advance(seconds(1799));
+        assert_eq!((registry.cut_expired(), handle.reason()), (0, None), "{lasts}");
+        clock.advance(seconds(1));
+        assert_eq!((registry.cut_expired(), handle.reason()), (1, Some(CutReason::Overlong)), "{lasts}");
+    }
 }
 
 #[tokio::test]
 async fn the_deadline_task_wakes_a_waiting_stream() {
     let (registry, clock) = registry();
-    let handle = registry.register(watch("alice", clock.now() + seconds(5), clock.now()));
+    let handle = registry.register(watch("alice", clock.now() + seconds(5), clock.moment()));
     let task = tokio::spawn(registry.clone().enforce_deadlines());
     clock.advance(seconds(5));
     assert_eq!(handle.cut().await, CutReason::Expired);
@@ -188,15 +208,15 @@ async fn the_deadline_task_wakes_a_waiting_stream() {
 #[test]
 fn a_stream_that_is_over_when_it_begins_is_cut_at_once() {
     let (registry, clock) = registry();
-    let handle = registry.register(watch("alice", clock.now(), clock.now()));
+    let handle = registry.register(watch("alice", clock.now(), clock.moment()));
     assert_eq!(handle.reason(), Some(CutReason::Expired));
 }
 
 #[tokio::test]
 async fn kubernetes_t2_a_revocation_ends_the_streams_of_that_credential_alone() {
     let (registry, clock) = registry();
-    let alice = registry.register(watch("alice", Timestamp::MAX, clock.now()));
-    let bob = registry.register(watch("bob", Timestamp::MAX, clock.now()));
+    let alice = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
+    let bob = registry.register(watch("bob", Timestamp::MAX, clock.moment()));
     let waiting = tokio::spawn(async move { alice.cut().await });
     let revoked = CredentialId::Token("alice".into());
     assert_eq!(registry.close_matching(|stream| stream.principal.credential == revoked, CutReason::Revoked), 1);
@@ -208,7 +228,7 @@ async fn kubernetes_t2_a_revocation_ends_the_streams_of_that_credential_alone() 
 #[test]
 fn a_recheck_sees_the_request_as_it_was_and_cuts_what_is_no_longer_allowed() {
     let (registry, clock) = registry();
-    let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let handle = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
     let now = clock.now();
     let why = CutReason::PermissionLost;
     let verb = |stream: &Stream| stream.view(now).kubernetes.unwrap().verb.clone();
@@ -225,8 +245,8 @@ fn a_recheck_sees_the_request_as_it_was_and_cuts_what_is_no_longer_allowed() {
 async fn what_is_revoked_ends_while_streams_are_decided_again() {
     let (registry, clock) = registry();
     let streams: Vec<_> =
-        (0..AT_ONCE * 3).map(|_| registry.register(watch("alice", Timestamp::MAX, clock.now()))).collect();
-    let revoked = registry.register(watch("bob", Timestamp::MAX, clock.now()));
+        (0..AT_ONCE * 3).map(|_| registry.register(watch("alice", Timestamp::MAX, clock.moment()))).collect();
+    let revoked = registry.register(watch("bob", Timestamp::MAX, clock.moment()));
     let decided = AtomicU64::new(0);
     let recheck = registry.recheck_in_parts(|_| {
         decided.fetch_add(1, Ordering::Relaxed);
@@ -249,12 +269,12 @@ async fn what_is_revoked_ends_while_streams_are_decided_again() {
 fn streams_of_a_session_are_found_together_and_without_those_of_others() {
     let (registry, clock) = registry();
     let of_session = |name: &str| {
-        let stream = watch("alice", Timestamp::MAX, clock.now());
+        let stream = watch("alice", Timestamp::MAX, clock.moment());
         let credential = CredentialId::Session(name.into());
         let principal = Principal { credential, ..(*stream.principal).clone() };
         registry.register(Stream { principal: Arc::new(principal), ..stream })
     };
-    let token = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let token = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
     let (first, second, other, ended) = (of_session("a"), of_session("a"), of_session("b"), of_session("c"));
     ended.end(CutReason::Idle);
     let sessions = registry.by_session();
@@ -269,10 +289,10 @@ fn streams_of_a_session_are_found_together_and_without_those_of_others() {
 #[test]
 fn an_answer_that_is_only_without_a_length_may_end_by_itself_when_doorward_stops() {
     let (registry, clock) = registry();
-    let long = registry.register(watch("alice", Timestamp::MAX, clock.now()));
-    let answer = Stream { kind: StreamKind::Unsized, ..watch("alice", Timestamp::MAX, clock.now()) };
+    let long = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
+    let answer = Stream { kind: StreamKind::Unsized, ..watch("alice", Timestamp::MAX, clock.moment()) };
     let answer = registry.register(answer);
-    let shell = || Stream { kind: StreamKind::WebSocket, ..watch("alice", Timestamp::MAX, clock.now()) };
+    let shell = || Stream { kind: StreamKind::WebSocket, ..watch("alice", Timestamp::MAX, clock.moment()) };
     let (shell, shell_late) = (registry.register(shell()), shell());
     assert_eq!(registry.drain(), 1);
     assert_eq!((long.reason(), answer.reason()), (Some(CutReason::Draining), None));
@@ -282,8 +302,8 @@ fn an_answer_that_is_only_without_a_length_may_end_by_itself_when_doorward_stops
     assert_eq!(registry.end_lasting(), 1);
     assert_eq!((shell.reason(), answer.reason()), (Some(CutReason::Draining), None));
     // What was on its way to be a stream then, ends as it begins.
-    let late = registry.register(watch("bob", Timestamp::MAX, clock.now()));
-    let answer_late = Stream { kind: StreamKind::Unsized, ..watch("bob", Timestamp::MAX, clock.now()) };
+    let late = registry.register(watch("bob", Timestamp::MAX, clock.moment()));
+    let answer_late = Stream { kind: StreamKind::Unsized, ..watch("bob", Timestamp::MAX, clock.moment()) };
     let answer_late = registry.register(answer_late);
     assert_eq!((late.reason(), answer_late.reason()), (Some(CutReason::Draining), None));
     assert_eq!(registry.close_matching(|_| true, CutReason::Revoked), 2);
@@ -294,9 +314,9 @@ fn an_answer_that_is_only_without_a_length_may_end_by_itself_when_doorward_stops
 fn a_look_between_decision_and_registration_is_noticed() {
     let (registry, clock) = registry();
     let before = registry.epoch();
-    assert!(!registry.register(watch("alice", Timestamp::MAX, clock.now())).missed(before));
+    assert!(!registry.register(watch("alice", Timestamp::MAX, clock.moment())).missed(before));
     registry.recheck(|_| None);
-    assert!(registry.register(watch("alice", Timestamp::MAX, clock.now())).missed(before));
+    assert!(registry.register(watch("alice", Timestamp::MAX, clock.moment())).missed(before));
 }
 
 #[test]
@@ -306,7 +326,7 @@ fn metrics_count_open_and_cut_streams() {
     metrics.register(&mut prometheus);
     let clock = Clock::manual(Timestamp::from_secs(1));
     let registry = Registry::new(clock.clone(), metrics);
-    let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let handle = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
     registry.close_matching(|_| true, CutReason::SignedOut);
     let text = |prometheus: &_| {
         let mut text = String::new();

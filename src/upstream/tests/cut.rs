@@ -29,8 +29,9 @@ async fn front(upstream: Arc<Upstream>, style: CutStyle) -> Front {
             let (pools, upstream, registry, ended, clock) =
                 (pools.clone(), Arc::clone(&upstream), registry.clone(), ended.clone(), clock.clone());
             async move {
-                let now = clock.now();
-                let handle = registry.register(streams::watch("alice", now + Duration::from_secs(60), now));
+                let now = clock.moment();
+                let expires = now.shown() + Duration::from_secs(60);
+                let handle = registry.register(streams::watch("alice", expires, now));
                 let response = pools.send(&upstream, &mut get(), Lane::Long).await.unwrap();
                 let hook: EndHook = Box::new(move |end| ended.send(end).unwrap());
                 Ok::<_, Infallible>(response.map(|body| {
@@ -114,7 +115,7 @@ async fn clients_of_grpc_hear_why_their_stream_was_ended() {
     {
         let (upstream, _closed) = upstream_that_sends(EVENT).await;
         let (registry, clock) = streams::registry();
-        let handle = registry.register(streams::watch("alice", Timestamp::MAX, clock.now()));
+        let handle = registry.register(streams::watch("alice", Timestamp::MAX, clock.moment()));
         let response = pools().send(&upstream, &mut get(), Lane::Long).await.unwrap();
         let mut body =
             ResponseBody::<EndHook>::streaming(response.into_body(), Trailers::Pass).cut_by(handle, CutStyle::Status);
@@ -156,7 +157,7 @@ async fn what_a_client_sends_over_http2_ends_with_the_cut_beside_its_answer_and_
     for answer_is_over in [false, true] {
         let (upstream, mut handed_over) = http2_upstream(1 << 16).await;
         let (registry, clock) = streams::registry();
-        let register = || registry.register(streams::watch("alice", Timestamp::MAX, clock.now()));
+        let register = || registry.register(streams::watch("alice", Timestamp::MAX, clock.moment()));
         let upload = Arc::new(register());
         let (feed, fed): (Sending, _) = mpsc::unbounded_channel();
         feed.send(Ok(Frame::data(Bytes::from_static(b"first")))).unwrap();
@@ -190,7 +191,7 @@ async fn what_a_client_sends_over_http2_ends_with_the_cut_beside_its_answer_and_
 async fn what_a_client_sends_over_http2_ends_after_the_cut_though_its_upstream_takes_nothing() {
     let (upstream, mut handed_over) = http2_upstream(1).await;
     let (registry, clock) = streams::registry();
-    let register = || registry.register(streams::watch("alice", Timestamp::MAX, clock.now()));
+    let register = || registry.register(streams::watch("alice", Timestamp::MAX, clock.moment()));
     let pools = pools();
     let mut uploads = Vec::new();
     for answer_is_over in [false, true] {
@@ -295,7 +296,7 @@ async fn a_watch_on_which_nothing_moves_is_ended_as_idle() {
 async fn a_stream_registered_after_its_credential_ended_sends_nothing() {
     let (upstream, _closed) = upstream_that_sends(EVENT).await;
     let (registry, clock) = streams::registry();
-    let handle = registry.register(streams::watch("alice", Timestamp::from_secs(1), clock.now()));
+    let handle = registry.register(streams::watch("alice", Timestamp::from_secs(1), clock.moment()));
     let response = pools().send(&upstream, &mut get(), Lane::Long).await.unwrap();
     let body = ResponseBody::<EndHook>::streaming(response.into_body(), Trailers::Drop).cut_by(handle, CutStyle::Abort);
     assert!(body.collect().await.is_err());

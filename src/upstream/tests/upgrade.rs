@@ -34,7 +34,7 @@ async fn front(upstream: Arc<Upstream>) -> Front {
     let shared = registry.clone();
     let (address, _) = scripted(move |_, stream| {
         let (pools, upstream, registry, ended, now) =
-            (pools.clone(), Arc::clone(&upstream), shared.clone(), ended.clone(), clock.now());
+            (pools.clone(), Arc::clone(&upstream), shared.clone(), ended.clone(), clock.moment());
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             let (pools, upstream, registry, ended) =
                 (pools.clone(), Arc::clone(&upstream), registry.clone(), ended.clone());
