@@ -41,8 +41,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// somebody who is gone with the same words as of a directory that is away.
 const REFUSALS: u32 = 12;
 
-/// How much later than now a session may have been checked, by the clock of another replica. One that is further ahead than that was set
-/// back since.
+/// By how much the clock of another replica may be ahead of ours.
 const AHEAD: Duration = Duration::from_secs(30);
 
 /// How often is looked whether another replica is done.
@@ -54,6 +53,13 @@ pub(super) struct Lease {
     pub(super) id: [u8; 16],
     #[serde(with = "millis")]
     pub(super) until: Timestamp,
+}
+
+impl Lease {
+    /// Whether it keeps others off at `now`: one that was left behind before the clock was set back does not.
+    fn stands(&self, now: Timestamp) -> bool {
+        self.until > now && !is_to_come(self.until - LEASE, now)
+    }
 }
 
 /// From how many flights on those that are over are cleared away.
@@ -208,7 +214,7 @@ impl Sessions {
                 return Ok(Done::Settled);
             }
             let now = inner.shared.clock.now();
-            if record.lease.as_ref().is_some_and(|other| other.until > now) {
+            if record.lease.as_ref().is_some_and(|other| other.stands(now)) {
                 if !inner.shared.clock.moment().is_before(give_up) {
                     return Ok(Done::Later);
                 }
@@ -329,10 +335,15 @@ impl Sessions {
     }
 }
 
-/// How old at `now` is what is known of a session. Of what was found out at a time that is still to come nobody can tell: the clock was
-/// set back since.
+/// Whether what a record says to have happened at `time` is still to come at `now`, whichever replica wrote it: the clock was set back
+/// since, and nobody can tell how long ago that was.
+fn is_to_come(time: Timestamp, now: Timestamp) -> bool {
+    time > now + AHEAD
+}
+
+/// How old at `now` is what is known of a session: of any age, where it is still to come that it was found out.
 fn age(record: &Record, now: Timestamp) -> Duration {
-    if record.checked > now + AHEAD { Duration::MAX } else { now.since(record.checked) }
+    if is_to_come(record.checked, now) { Duration::MAX } else { now.since(record.checked) }
 }
 
 /// Since when the provider has not vouched for a session for which it does not at `now`.

@@ -154,6 +154,20 @@ async fn a_session_is_refreshed_though_the_clock_is_set_back() {
     assert_eq!(world.used(), ["r-1"]);
 }
 
+/// Requests waited for it, and then went on with what had been known, until the clock had caught up.
+#[tokio::test]
+async fn a_lease_that_was_left_behind_before_the_clock_was_set_back_keeps_nobody_off() {
+    let world = world().await;
+    let hash = world.get().await.unwrap().hash;
+    world.lease(hash, 45).await;
+    let clock = &world.at.shared.clock;
+    clock.set(clock.now() - HOUR);
+    world.script(|_| {});
+    let session = tokio::time::timeout(Duration::from_secs(10), world.get()).await.unwrap().unwrap();
+    assert_eq!(session.principal.groups, [Arc::<str>::from("release")]);
+    assert_eq!(world.used(), ["r-1"]);
+}
+
 /// It was not asked again until the clock had caught up.
 #[tokio::test]
 async fn a_provider_that_gave_no_answer_is_asked_after_the_pause_though_the_clock_is_set_back() {
