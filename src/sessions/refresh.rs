@@ -135,7 +135,7 @@ impl Sessions {
             return Some(session);
         }
         let over = self.refresh(&session);
-        if age(&session.record, now) < self.0.settings.recheck {
+        if self.age(&session.record, now) < self.0.settings.recheck {
             return Some(session);
         }
         if let Some(mut over) = over {
@@ -166,9 +166,20 @@ impl Sessions {
     /// Early enough that nobody waits for an answer; where nothing can be asked, the session has all its time.
     pub(super) fn is_due(&self, session: &Session, now: Timestamp) -> bool {
         let (record, recheck) = (&session.record, self.0.settings.recheck);
-        let age = age(record, now);
-        let can_ask = || self.provider_of(record).is_some_and(|provider| oidc::can_ask(&**provider, &record.tokens));
-        age >= recheck || (age >= recheck / 4 * 3 && can_ask())
+        let age = self.age(record, now);
+        age >= recheck || (age >= recheck / 4 * 3 && self.can_ask(record))
+    }
+
+    /// How old at `now` is what is known of a session. What was found out at a time that is still to come is of any age; but where nothing
+    /// can be asked, the session ends by that, which a clock that is a little behind must not do. It lasts for twice `recheck` at most.
+    fn age(&self, record: &Record, now: Timestamp) -> Duration {
+        let is_of_any_age =
+            is_to_come(record.checked, now) && (record.checked > now + self.0.settings.recheck || self.can_ask(record));
+        if is_of_any_age { Duration::MAX } else { now.since(record.checked) }
+    }
+
+    fn can_ask(&self, record: &Record) -> bool {
+        self.provider_of(record).is_some_and(|provider| oidc::can_ask(&**provider, &record.tokens))
     }
 
     /// Begins a refresh, or joins the one that runs; `None` while the session is left alone.
@@ -339,11 +350,6 @@ impl Sessions {
 /// since, and nobody can tell how long ago that was.
 fn is_to_come(time: Timestamp, now: Timestamp) -> bool {
     time > now + AHEAD
-}
-
-/// How old at `now` is what is known of a session: of any age, where it is still to come that it was found out.
-fn age(record: &Record, now: Timestamp) -> Duration {
-    if is_to_come(record.checked, now) { Duration::MAX } else { now.since(record.checked) }
 }
 
 /// Since when the provider has not vouched for a session for which it does not at `now`.

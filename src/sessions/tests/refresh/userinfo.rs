@@ -113,6 +113,20 @@ async fn a_session_about_which_nothing_can_be_asked_lasts_as_long_as_the_recheck
     assert_eq!(due(&at, &cookie).await, Some(225), "GitHub is asked by its API");
 }
 
+/// A replica whose clock was behind that of the one where somebody had signed in ended the session at once.
+#[tokio::test]
+async fn a_session_about_which_nothing_can_be_asked_is_not_ended_by_a_clock_that_is_a_little_behind() {
+    let World { at, .. } = world().await;
+    at.provider.change_metadata(|metadata| {
+        (metadata.userinfo_endpoint, metadata.introspection_endpoint) = (None, None);
+    });
+    let cookie = at.create("alice", &dash()).await;
+    for (behind, stays) in [(31, true), (300, true), (301, false)] {
+        at.shared.clock.set(Timestamp::from_secs(1_700_000_000 - behind));
+        assert_eq!(get(&at.sessions, &cookie, &dash()).await.is_ok(), stays, "{behind} s");
+    }
+}
+
 #[tokio::test]
 async fn claims_that_the_login_knew_follow_what_userinfo_tells() {
     let world = without_refresh_token(|script| {
