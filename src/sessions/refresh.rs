@@ -242,6 +242,7 @@ impl Sessions {
                 break (leased, lease, unfinished);
             }
         };
+        let give_up = inner.shared.clock.moment() + LEASE;
         let Some(provider) = self.provider_of(&record).map(Arc::clone) else { return Ok(Done::Later) };
         let now = inner.shared.clock.now();
         let refreshed = oidc::refresh(&*provider, &record.tokens, &record.claims, now)
@@ -272,7 +273,7 @@ impl Sessions {
             .unwrap_or_default();
         let asks_userinfo = provider.client().asks_userinfo;
         let apply = |record: &mut Record| refreshed.clone().apply(record, &named, now, asks_userinfo);
-        let is_there = self.settle(hash, &lease, apply).await?;
+        let is_there = self.settle(hash, &lease, give_up, apply).await?;
         if !is_there && refreshed.refresh.is_some() {
             tracing::warn!(
                 session = %hash, issuer = %record.issuer,
@@ -301,9 +302,15 @@ impl Sessions {
         Ok(Done::Settled)
     }
 
-    /// Writes what a refresh changed, if its lease still stands. A store that is away is tried as long as it does, as
+    /// Writes what a refresh changed, if its lease still stands. A store that is away is tried until `give_up`, as
     /// a token that rotated and was not kept is lost. Gives whether the session has not ended.
-    async fn settle(&self, hash: SessionHash, lease: &Lease, change: impl Fn(&mut Record)) -> Result<bool, StoreError> {
+    pub(super) async fn settle(
+        &self,
+        hash: SessionHash,
+        lease: &Lease,
+        give_up: Moment,
+        change: impl Fn(&mut Record),
+    ) -> Result<bool, StoreError> {
         loop {
             let attempt = async {
                 let Some((mut record, version)) = self.read(hash).await? else { return Ok(Some(false)) };
@@ -317,7 +324,7 @@ impl Sessions {
             match attempt.await {
                 Ok(Some(is_there)) => return Ok(is_there),
                 Ok(None) => {}
-                Err(error) if self.now() > lease.until => return Err(error),
+                Err(error) if !self.moment().is_before(give_up) => return Err(error),
                 Err(error) => {
                     tracing::warn!(session = %hash, %error, "the store does not take a refreshed session yet");
                     tokio::time::sleep(POLL).await;

@@ -168,6 +168,20 @@ async fn a_lease_that_was_left_behind_before_the_clock_was_set_back_keeps_nobody
     assert_eq!(world.used(), ["r-1"]);
 }
 
+/// It was tried until the clock had caught up, ten times a second and with a line in the log each time.
+#[tokio::test]
+async fn a_store_that_is_away_is_tried_for_no_longer_than_a_lease_though_the_clock_is_set_back() {
+    let world = world().await;
+    let hash = world.get().await.unwrap().hash;
+    let clock = &world.at.shared.clock;
+    let (lease, give_up) = (Lease { id: [7; 16], until: clock.now() + LEASE }, clock.moment() + LEASE);
+    clock.set(clock.now() - HOUR);
+    clock.advance(LEASE);
+    world.at.store.switch(true);
+    let settled = world.at.sessions.settle(hash, &lease, give_up, |_| {});
+    assert!(tokio::time::timeout(Duration::from_secs(10), settled).await.unwrap().is_err());
+}
+
 /// It was not asked again until the clock had caught up.
 #[tokio::test]
 async fn a_provider_that_gave_no_answer_is_asked_after_the_pause_though_the_clock_is_set_back() {
