@@ -49,6 +49,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use self::{
     index::{Entry, Index},
     record::{Holder, Record, SessionId, Uncollected},
+    refresh::is_to_come,
 };
 pub use self::{
     keyring::KeyRing,
@@ -454,7 +455,8 @@ impl Sessions {
 
     /// Tells the store that a session is in use, and from where, at most once a minute and without anybody waiting for it.
     fn touch(&self, session: &Session, address: Option<IpAddr>, now: Timestamp) {
-        let recent = now.since(session.record.last_seen) < record::touch_every(&self.0.settings);
+        let last_seen = session.record.last_seen;
+        let recent = now.since(last_seen) < record::touch_every(&self.0.settings) && !is_to_come(last_seen, now);
         if (recent && session.current_key) || session.idle_end <= now {
             return;
         }

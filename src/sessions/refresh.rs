@@ -355,7 +355,7 @@ impl Sessions {
 
 /// Whether what a record says to have happened at `time` is still to come at `now`, whichever replica wrote it: the clock was set back
 /// since, and nobody can tell how long ago that was.
-fn is_to_come(time: Timestamp, now: Timestamp) -> bool {
+pub(super) fn is_to_come(time: Timestamp, now: Timestamp) -> bool {
     time > now + AHEAD
 }
 

@@ -202,6 +202,24 @@ async fn a_session_that_was_just_used_is_not_written_again() {
     }
 }
 
+/// No use was noted until the clock had caught up, and a session that nobody used any more was good for as much longer.
+#[tokio::test]
+async fn the_use_of_a_session_is_noted_though_the_clock_is_set_back() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
+    let written = || at.store.puts.load(std::sync::atomic::Ordering::SeqCst);
+    let before = written();
+    for (seconds, more) in [(30, 0), (1, 1)] {
+        at.shared.clock.set(at.shared.clock.now() - Duration::from_secs(seconds));
+        at.sessions.touch(&session, None, at.shared.clock.now());
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(written(), before + more);
+    }
+}
+
 #[tokio::test]
 async fn signing_out_ends_the_login_on_every_host() {
     let at = Fixture::offline();
