@@ -157,6 +157,11 @@ impl Moment {
         self.shown < end.shown && self.passed < end.passed
     }
 
+    /// Whether `end` has come by both clocks: for what must not be forgotten before it is over.
+    pub fn is_surely_past(self, end: Self) -> bool {
+        self.shown >= end.shown && self.passed >= end.passed
+    }
+
     /// The end that has come as soon as one of both has.
     #[must_use]
     pub fn min(self, other: Self) -> Self {
@@ -445,6 +450,7 @@ mod tests {
         assert!(clock.moment().is_before(end));
         clock.advance(Duration::from_millis(1));
         assert!(!clock.moment().is_before(end), "the clock was set back");
+        assert!(!clock.moment().is_surely_past(end));
         assert_eq!((clock.moment().since(began), clock.moment().until(end)), (minute, Duration::ZERO));
 
         let stopped = clock.moment();
@@ -452,6 +458,9 @@ mod tests {
         assert_eq!((clock.moment().since(stopped), clock.moment().until(stopped + minute)), (minute / 2, minute / 2));
         clock.set(clock.now() + minute / 2);
         assert!(!clock.moment().is_before(stopped + minute), "a hypervisor stopped the machine");
+        assert!(!clock.moment().is_surely_past(stopped + minute));
+        clock.advance(minute);
+        assert!(clock.moment().is_surely_past(stopped + minute));
     }
 
     #[test]

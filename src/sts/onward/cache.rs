@@ -178,7 +178,7 @@ impl ProviderTokens {
             given,
             asked: wanted,
         });
-        lock(&inner.tokens).insert(key, &gained, now.shown());
+        lock(&inner.tokens).insert(key, &gained, now);
         // The run may have ended in the meantime, when nothing was held for it yet.
         for uid in &gained.asked.lives_with {
             if inner.revocations.workload(uid).is_some() {
@@ -233,23 +233,24 @@ impl Inner {
 }
 
 impl Cached {
-    fn insert(&mut self, key: Key, gained: &Arc<Gained>, now: Timestamp) {
+    fn insert(&mut self, key: Key, gained: &Arc<Gained>, now: Moment) {
+        // One that is forgotten is not ended with its run.
         let past: Vec<Key> =
-            self.by_key.iter().filter(|(_, gained)| gained.given.expires <= now).map(|(key, _)| *key).collect();
+            self.by_key.iter().filter(|(_, gained)| now.is_surely_past(gained.ends)).map(|(key, _)| *key).collect();
         past.iter().for_each(|key| drop(self.remove(key)));
-        self.drop_superseded(|old| old.given.expires <= now);
+        self.drop_superseded(|old| now.is_surely_past(old.ends));
         // Its task may use it until its own end.
         if let Some(old) = self.remove(&key).filter(|old| old.asked.onward.revocation_url.is_some()) {
             self.bytes += old.size();
             self.superseded.push(old);
         }
         while self.by_key.len() + self.superseded.len() >= MAX_CACHED || self.bytes + gained.size() > MAX_BYTES {
-            let soonest = self.superseded.iter().map(|old| old.given.expires).min();
+            let soonest = self.superseded.iter().map(|old| now.until(old.ends)).min();
             if let Some(soonest) = soonest {
-                self.drop_superseded(|old| old.given.expires == soonest);
+                self.drop_superseded(|old| now.until(old.ends) == soonest);
                 continue;
             }
-            let soonest = self.by_key.iter().min_by_key(|(_, gained)| gained.given.expires).map(|(key, _)| *key);
+            let soonest = self.by_key.iter().min_by_key(|(_, gained)| now.until(gained.ends)).map(|(key, _)| *key);
             let Some(soonest) = soonest else { return };
             self.remove(&soonest);
         }

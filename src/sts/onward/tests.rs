@@ -293,6 +293,22 @@ async fn the_end_of_a_run_ends_a_token_that_has_a_successor_as_well() {
     assert_eq!(ended, both);
 }
 
+/// All that was held had been forgotten, and was good at the provider until it ended by itself.
+#[tokio::test]
+async fn the_end_of_a_run_ends_its_token_though_the_clock_was_ahead_when_another_came() {
+    let mut world = World::start("").await;
+    let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
+    let right = world.clock.now();
+    world.clock.set(right + Duration::from_secs(7200));
+    world.obtain(world.wanted("bob", &["other", "other-pod"])).await;
+    world.clock.set(right);
+    assert_eq!(world.asked(), ["/token", "/token"]);
+    world.held.end("run", None, Some(&world.keys));
+    let asked = tokio::time::timeout(Duration::from_secs(10), world.calls.recv()).await;
+    let (path, form) = asked.expect("nobody ends it").unwrap();
+    assert_eq!((path, form["token"].as_str()), ("/revoke", first.as_str()));
+}
+
 #[tokio::test]
 async fn a_token_is_ended_with_the_secret_that_the_client_has_by_then() {
     let mut world = World::start("").await;
