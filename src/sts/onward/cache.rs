@@ -211,7 +211,7 @@ impl ProviderTokens {
                         audience = &**audience,
                         token = gained.digest,
                         why,
-                        until = %gained.given.expires,
+                        until = %gained.expires(inner.clock.moment()),
                         "a provider was asked to end a token of a run that has ended, and did not; it ends by itself"
                     ),
                 }
@@ -292,6 +292,11 @@ impl Cached {
 }
 
 impl Gained {
+    /// When it ends by what the wall clock shows now, which may have been set since it came.
+    pub(super) fn expires(&self, now: Moment) -> Timestamp {
+        now.shown() + now.until(self.ends)
+    }
+
     fn size(&self) -> usize {
         // Besides the token, what the assertion said is kept.
         self.given.token.len() + 2048

@@ -45,26 +45,25 @@ impl Exchanger<'_> {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
         let gained = self.gain(onward, claims, party, &issued).await?;
-        let given = &gained.given;
+        let (given, now) = (&gained.given, self.app.clock.moment());
+        let expires = gained.expires(now);
         // It may last longer than the assertion for which the run was noted, and ends with the run all the same.
         if let Some(of) = &party.of {
-            self.note_bearer(party, of, given.expires, self.app.clock.now()).await?;
+            self.note_bearer(party, of, expires, now.shown()).await?;
         }
         // Whoever has waited may have lost meanwhile what was decided before.
         if self.app.revocations.is_revoked(&party.principal).is_some() {
             return Err(Refusal::subject("the run has ended, or who asks was revoked, while the provider was asked"));
         }
-        let by_rules = gives_until(given.expires);
-        if by_rules < given.expires {
+        let by_rules = gives_until(expires);
+        if by_rules < expires {
             return Err(Refusal::target(format!(
-                "the token of {} lasts until {}, and rules give it until {by_rules} alone, by their hours (`time`), how old the login may \
-                 be (`need`), or `request.time` in `when`; it can be had until it lasts longer than they go on, for which the provider, \
+                "the token of {} lasts until {expires}, and rules give it until {by_rules} alone, by their hours (`time`), how old the login \
+                 may be (`need`), or `request.time` in `when`; it can be had until it lasts longer than they go on, for which the provider, \
                  and `max_lifetime`, must let it last shorter",
-                onward.name(),
-                given.expires
+                onward.name()
             )));
         }
-        let now = self.app.clock.moment();
         let had = |scope: &Arc<str>| match &given.scopes {
             None => true,
             Some(named) => named.iter().any(|named| named == onward.scope(scope)),
@@ -73,7 +72,7 @@ impl Exchanger<'_> {
         let scope = scopes.join(" ");
         let issued = audit::Issued {
             scopes,
-            expires: given.expires,
+            expires,
             onward: Some(audit::IssuedOnward {
                 provider: format!(
                     "{} at {}",
@@ -94,7 +93,7 @@ impl Exchanger<'_> {
             "access_token": &*given.token,
             "issued_token_type": issued_token_type,
             "token_type": token_type,
-            "expires_in": now.until(gained.ends).as_secs(),
+            "expires_in": self.app.clock.moment().until(gained.ends).as_secs(),
             "scope": scope,
         });
         Ok(answer(StatusCode::OK, &body))

@@ -271,6 +271,18 @@ async fn a_token_is_held_no_longer_though_the_clock_is_set_back() {
     assert_ne!(world.obtain(world.wanted("alice", &["run", "pod"])).await, first);
 }
 
+/// Rules and the trail had its end by the clock of before, by which it was refused for as long as that had been ahead.
+#[tokio::test]
+async fn the_end_of_a_token_is_told_by_the_clock_that_was_set_since_it_came() {
+    let world = World::start("").await;
+    let ends = world.clock.now() + Duration::from_secs(600);
+    let gained = world.held.obtain(world.wanted("alice", &[]), &world.keys, "jti", ends).await.unwrap();
+    assert_eq!(gained.expires(world.clock.moment()), gained.given.expires);
+    world.clock.set(world.clock.now() - Duration::from_secs(3600));
+    world.clock.advance(Duration::from_secs(600));
+    assert_eq!(gained.expires(world.clock.moment()), world.clock.now() + Duration::from_secs(3000));
+}
+
 /// Its task may use the one from before until that ends by itself.
 #[tokio::test]
 async fn the_end_of_a_run_ends_a_token_that_has_a_successor_as_well() {
