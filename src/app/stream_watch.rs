@@ -19,7 +19,7 @@ use crate::{
     request::route::{Route, Target},
     sessions::Ended,
     snapshot::Snapshot,
-    upstream::streams::{Asked, CutReason, Stream},
+    upstream::streams::{Asked, CutReason, Stream, VouchedToken},
 };
 
 impl App {
@@ -193,7 +193,7 @@ impl App {
             Err(rejection) => match rejection.reason() {
                 // It may be good. For a while that is enough, so that a provider may restart; but not for hours.
                 Reason::IssuerUnavailable | Reason::Overloaded => {
-                    (now.since(token.vouched()) >= UNASKED).then_some(CutReason::Expired)
+                    is_unasked_too_long(token, now).then_some(CutReason::Expired)
                 }
                 Reason::TokenExpired => Some(CutReason::Expired),
                 Reason::TokenInactive => Some(of_inactive(&stream.principal, now.shown())),
@@ -202,6 +202,11 @@ impl App {
             },
         }
     }
+}
+
+/// Whether a stream ends whose issuer could not be asked about its token for so long.
+fn is_unasked_too_long(token: &VouchedToken, now: Moment) -> bool {
+    now.since(token.vouched()) >= UNASKED
 }
 
 /// Why the stream of a token ends that its issuer calls inactive, which one that has expired is as well as one that was revoked.
@@ -268,6 +273,20 @@ pub(super) async fn watch_sessions(app: &App) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{clock::Clock, config::resolver::Secret};
+
+    #[test]
+    fn a_stream_whose_issuer_is_away_goes_on_for_five_minutes_though_the_clock_is_set_back() {
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let token = VouchedToken::new(Arc::new(Secret::new(b"opaque".to_vec())), clock.moment());
+        clock.set(clock.now() - Duration::from_secs(3600));
+        clock.advance(Duration::from_secs(299));
+        assert!(!is_unasked_too_long(&token, clock.moment()));
+        clock.advance(Duration::from_secs(1));
+        assert!(is_unasked_too_long(&token, clock.moment()));
+        token.vouched_again(clock.moment());
+        assert!(!is_unasked_too_long(&token, clock.moment()));
+    }
 
     /// An issuer calls both inactive, from the end of the token on, and some time before the stream ends by itself.
     #[test]

@@ -28,7 +28,7 @@ impl Worker {
     ) -> Result<(), Rejection> {
         let now = self.app.clock.moment();
         // What an operator revokes here has all streams looked at.
-        if now.since(decided) < FRESH && self.app.streams.epoch() == exchange.epoch() {
+        if is_fresh(decided, now) && self.app.streams.epoch() == exchange.epoch() {
             return Ok(());
         }
         let principal = permit.principal();
@@ -43,6 +43,11 @@ impl Worker {
         exchange.record().decision = Some(recorded(&decision));
         Err(rejection)
     }
+}
+
+/// Whether what was decided at `decided` holds without another look.
+fn is_fresh(decided: Moment, now: Moment) -> bool {
+    now.since(decided) < FRESH
 }
 
 /// What somebody hears who was let through and would not be by now.
@@ -67,6 +72,18 @@ fn taken_back(why: CutReason, scheme: Scheme) -> Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock, Timestamp};
+
+    #[test]
+    fn a_decision_is_looked_at_again_after_a_second_though_the_clock_is_set_back() {
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let decided = clock.moment();
+        clock.set(clock.now() - Duration::from_secs(3600));
+        clock.advance(Duration::from_millis(999));
+        assert!(is_fresh(decided, clock.moment()));
+        clock.advance(Duration::from_millis(1));
+        assert!(!is_fresh(decided, clock.moment()));
+    }
 
     /// Who had signed out in another tab heard that they were revoked, and a Git host that it should sign in.
     #[test]
