@@ -4,13 +4,12 @@ use std::{
     fmt,
     ops::{Add, Sub},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// Milliseconds since the Unix epoch. Ordered, and arithmetic saturates.
@@ -103,8 +102,8 @@ impl fmt::Display for Timestamp {
 }
 
 /// A moment for what is in the memory of this process: how old that is, and how long it counts. It is told by two clocks, and the one
-/// by which more time is over decides. The wall clock may be set back. That of [`Clock::passed`] goes on while the machine sleeps, and
-/// mostly stands still while a hypervisor has stopped it, as for a snapshot: of that the wall clock alone tells. One that jumps ahead
+/// by which more time is over decides. The wall clock may be set back. That of [`Clock::passed`] stands still while the machine is
+/// suspended, or a hypervisor has stopped it, as for a snapshot: of that the wall clock alone tells. One that jumps ahead
 /// and comes back ends what had not come yet, which is found out anew. What others know as well, such as `exp` or what is in the store,
 /// goes by [`Timestamp`]s.
 ///
@@ -231,27 +230,16 @@ struct Manual {
     shown: AtomicI64,
     /// How far it was moved forward, in milliseconds.
     passed: AtomicI64,
-    /// The same without what the machine was suspended for.
-    awake: AtomicI64,
 }
 
-fn forward<const N: usize>(clocks: [&AtomicI64; N], span: Duration) {
-    let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    for clock in clocks {
-        clock.fetch_add(millis, Ordering::SeqCst);
-    }
-}
-
-/// What a clock of the system that nobody sets says.
-fn read(clock: ClockId) -> Duration {
-    Duration::try_from(clock_gettime(clock)).unwrap_or_default()
-}
+/// From where on time is counted that passes whatever the system's clock is set to.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock {
     /// A clock that stands still until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
         let shown = AtomicI64::new(start.as_millis());
-        Self(Source::Manual(Arc::new(Manual { shown, passed: AtomicI64::new(0), awake: AtomicI64::new(0) })))
+        Self(Source::Manual(Arc::new(Manual { shown, passed: AtomicI64::new(0) })))
     }
 
     pub fn now(&self) -> Timestamp {
@@ -261,20 +249,12 @@ impl Clock {
         }
     }
 
-    /// The time that has passed since some moment, whatever the clock was set to meanwhile, and also while the machine was suspended:
-    /// for spans that a jump of the wall clock must not end, as it does those of [`Moment`]s.
+    /// The time that has passed since some moment, whatever the clock was set to meanwhile: for spans that a jump of the wall clock must
+    /// not end, as it does those of [`Moment`]s. The system's does not count while the machine is suspended or stopped.
     pub fn passed(&self) -> Duration {
         match &self.0 {
-            Source::System => read(ClockId::Boottime),
+            Source::System => BEGAN.elapsed(),
             Source::Manual(manual) => Timestamp(manual.passed.load(Ordering::SeqCst)).since(Timestamp(0)),
-        }
-    }
-
-    /// As [`Clock::passed`], but for the time in which the machine was suspended: for spans in which something could happen.
-    pub fn awake(&self) -> Duration {
-        match &self.0 {
-            Source::System => read(ClockId::Monotonic),
-            Source::Manual(manual) => Timestamp(manual.awake.load(Ordering::SeqCst)).since(Timestamp(0)),
         }
     }
 
@@ -286,15 +266,10 @@ impl Clock {
     /// Moves a manual clock forward; the system's clock stays as it is.
     pub fn advance(&self, span: Duration) {
         if let Source::Manual(manual) = &self.0 {
-            forward([&manual.shown, &manual.passed, &manual.awake], span);
-        }
-    }
-
-    /// Moves a manual clock forward as while the machine is suspended.
-    #[cfg(test)]
-    pub(crate) fn suspend(&self, span: Duration) {
-        if let Source::Manual(manual) = &self.0 {
-            forward([&manual.shown, &manual.passed], span);
+            let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+            for moved in [&manual.shown, &manual.passed] {
+                moved.fetch_add(millis, Ordering::SeqCst);
+            }
         }
     }
 
@@ -420,24 +395,6 @@ mod tests {
         assert_eq!(clock.now(), Timestamp::from_secs(50));
         clock.advance(Duration::from_secs(5));
         assert_eq!((clock.now(), clock.passed() - began), (Timestamp::from_secs(55), Duration::from_secs(10)));
-    }
-
-    /// What was cached was as old after a night of a suspended machine as before it.
-    #[test]
-    fn time_passes_while_the_machine_is_suspended() {
-        let (clock, hour) = (Clock::manual(Timestamp::from_secs(100)), Duration::from_secs(3600));
-        clock.advance(hour);
-        clock.suspend(hour);
-        assert_eq!((clock.passed(), clock.awake()), (hour * 2, hour));
-        assert_eq!(clock.now(), Timestamp::from_secs(7300));
-
-        let system = Clock::default();
-        let clocks: [(fn(&Clock) -> Duration, ClockId); 2] =
-            [(Clock::passed, ClockId::Boottime), (Clock::awake, ClockId::Monotonic)];
-        for (tell, id) in clocks {
-            let (before, told, after) = (read(id), tell(&system), read(id));
-            assert!(before <= told && told <= after, "{id:?}: {before:?} {told:?} {after:?}");
-        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use self::{
 use super::{Expect, Store, StoreError, Table, WrittenAll};
 use crate::{
     authn::{CredentialId, KnownAs, Principal},
-    clock::{Clock, Timestamp, every},
+    clock::{AtomicMoment, Clock, Moment, Timestamp, every},
     error::{Reason, Rejection},
     issuers::RevocationCheck,
     lock::lock,
@@ -45,9 +45,6 @@ const PAGE: usize = 1000;
 /// How long what an operator says of a token or a principal is kept at least, however soon it ends: a replica that looks late or whose
 /// clock is ahead has to read the word that takes a revocation back, or goes on by the one before.
 const KEPT: Duration = Duration::from_secs(3600);
-
-/// No time at all.
-const NEVER: u64 = u64::MAX;
 
 /// What is revoked. An issuer is named as in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,9 +107,9 @@ struct Inner {
     /// of which the oldest make room, as nothing of `mirror` may.
     ended: Cache<Arc<str>, Revocation>,
     any_ended: AtomicBool,
-    /// When the copy was last known to be complete, in milliseconds of [`Clock::passed`]: a clock that is set back must not keep it
-    /// young. Before that, [`NEVER`].
-    complete: AtomicU64,
+    /// When the copy was last known to be complete: neither a clock that is set back nor a machine that slept must keep it young. Before
+    /// that, [`Moment::MIN`].
+    complete: AtomicMoment,
     /// How far the copy has followed; locked while it is renewed.
     followed: tokio::sync::Mutex<Followed>,
     /// The last version that this process wrote. A failover may lose it before it is followed.
@@ -154,7 +151,7 @@ impl Revocations {
                 .time_to_live(Duration::from_secs(3600))
                 .build(),
             any_ended: AtomicBool::new(false),
-            complete: AtomicU64::new(NEVER),
+            complete: AtomicMoment::new(Moment::MIN),
             followed: tokio::sync::Mutex::default(),
             written: AtomicU64::new(0),
             read_again: AtomicU64::new(u64::MAX),
@@ -337,9 +334,9 @@ impl Revocations {
 
     /// How old the copy is; [`Duration::MAX`] before the first renewal.
     pub fn mirror_age(&self) -> Duration {
-        match self.0.complete.load(Ordering::Acquire) {
-            NEVER => Duration::MAX,
-            complete => self.0.clock.passed().saturating_sub(Duration::from_millis(complete)),
+        match self.0.complete.load() {
+            Moment::MIN => Duration::MAX,
+            complete => self.0.clock.moment().since(complete),
         }
     }
 
@@ -356,7 +353,8 @@ impl Revocations {
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let mut followed = self.0.followed.lock().await;
         // What is written while the store answers may be missing from the answer, so its age counts from here.
-        let (now, begun) = (self.0.clock.now(), self.0.clock.passed());
+        let begun = self.0.clock.moment();
+        let now = begun.shown();
         let written = self.0.written.load(Ordering::Acquire);
         let again = self.0.read_again.swap(u64::MAX, Ordering::AcqRel);
         followed.version = followed.version.min(again.saturating_sub(1));
@@ -396,7 +394,7 @@ impl Revocations {
             let _ = self.0.written.compare_exchange(written, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
         *followed = Followed { version: reached, seen, ended_by: now };
-        self.0.complete.store(u64::try_from(begun.as_millis()).unwrap_or(NEVER - 1), Ordering::Release);
+        self.0.complete.store(begun);
         Ok(())
     }
 

@@ -173,7 +173,7 @@ impl Disk {
             group.retain(|write| !write.abandoned());
             // By the time that writes carry: without writes nothing grows, so nothing needs to be swept.
             let now = group.iter().filter_map(Write::now).min();
-            let sweep = now.and_then(|now| sweeps.due(now, self.clock.awake()));
+            let sweep = now.and_then(|now| sweeps.due(now, self.clock.passed()));
             match self.commit(&group, sweep) {
                 Ok((done, removed)) => {
                     // A full sweep leaves more to do; the next group goes on.
@@ -210,17 +210,17 @@ impl Disk {
     }
 }
 
-/// By what time records are swept next: the one that the clock showed at some moment, and [`Clock::awake`] then.
+/// By what time records are swept next: the one that the clock showed at some moment, and [`Clock::passed`] then.
 #[derive(Default)]
 struct Sweeps(Option<(Timestamp, Duration)>);
 
 impl Sweeps {
     /// The time to sweep by beside a write at `now`, if the clock has shown it, or later ones, for long enough.
-    fn due(&mut self, now: Timestamp, awake: Duration) -> Option<Timestamp> {
+    fn due(&mut self, now: Timestamp, passed: Duration) -> Option<Timestamp> {
         match self.0 {
-            Some((shown, since)) if shown <= now => (awake.saturating_sub(since) >= SWEEP_AFTER).then_some(shown),
+            Some((shown, since)) if shown <= now => (passed.saturating_sub(since) >= SWEEP_AFTER).then_some(shown),
             _ => {
-                self.0 = Some((now, awake));
+                self.0 = Some((now, passed));
                 None
             }
         }

@@ -312,6 +312,17 @@ async fn the_copy_grows_old_though_the_clock_is_set_back() {
     assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
 }
 
+/// It looked as young as before a night in which the machine slept.
+#[tokio::test]
+async fn the_copy_grows_old_while_the_machine_is_suspended() {
+    let at = fixture();
+    let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    revocations.refresh().await.unwrap();
+    // Of that time the wall clock alone tells.
+    at.clock.set(at.clock.now() + Duration::from_secs(3600));
+    assert_eq!(revocations.mirror_age(), Duration::from_secs(3600));
+}
+
 /// A clock that was ahead for one look had it forgotten, and nothing read it again.
 #[tokio::test]
 async fn what_a_clock_that_is_ahead_takes_for_ended_is_in_force_again_once_the_clock_is_right() {

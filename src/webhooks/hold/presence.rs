@@ -13,7 +13,7 @@ use crate::{
 const AFTER_ABSENCE: Duration = Duration::from_secs(600);
 
 /// Since when this process has seen time go by. That of a delivery goes on while no process runs and while the machine is suspended, and
-/// jumps with the wall clock, so that this goes by [`Clock::awake`].
+/// jumps with the wall clock.
 #[derive(Debug)]
 pub(super) struct Presence {
     clock: Clock,
@@ -22,29 +22,29 @@ pub(super) struct Presence {
 
 #[derive(Debug)]
 struct Seen {
-    /// What the wall clock said at the last look, and the other.
+    /// What the wall clock said at the last look, and how much time had passed by then.
     now: Timestamp,
-    awake: Duration,
-    /// What the other said when this began, or the wall clock last jumped ahead.
+    passed: Duration,
+    /// How much had passed when this began, or the wall clock last jumped ahead.
     since: Duration,
 }
 
 impl Presence {
     pub(super) fn begin(clock: Clock) -> Self {
-        let (now, awake) = (clock.now(), clock.awake());
-        Self { clock, seen: Mutex::new(Seen { now, awake, since: awake }) }
+        let (now, passed) = (clock.now(), clock.passed());
+        Self { clock, seen: Mutex::new(Seen { now, passed, since: passed }) }
     }
 
     /// Looks at the clock, and tells for how long it has gone on without a jump. Notices a jump however long ago the last look was.
     pub(super) fn look(&self) -> Duration {
         let mut seen = lock(&self.seen);
-        let (now, awake) = (self.clock.now(), self.clock.awake());
-        if now.since(seen.now) > awake.saturating_sub(seen.awake) + LONGEST_PAUSE {
-            seen.since = awake;
+        let (now, passed) = (self.clock.now(), self.clock.passed());
+        if now.since(seen.now) > passed.saturating_sub(seen.passed) + LONGEST_PAUSE {
+            seen.since = passed;
         }
         seen.now = now;
-        seen.awake = awake;
-        awake.saturating_sub(seen.since)
+        seen.passed = passed;
+        passed.saturating_sub(seen.since)
     }
 
     /// Whether a delivery had its time.
