@@ -19,7 +19,10 @@ use serde::{Deserialize, de::IgnoredAny};
 use tokio::runtime::Handle;
 use url::Url;
 
-use self::source::{Source, authority};
+use self::{
+    certificate::Certificate,
+    source::{RENEWAL, Source, authority},
+};
 use super::{
     Delivery, Expected, Refused, ReplayKeys, Webhook,
     document::Wanted,
@@ -162,14 +165,23 @@ impl Sns {
         };
         let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
         let signed = message.signed().ok_or_else(|| malformed("a signed member is missing, or cannot be one"))?;
-        let certificate = self.source.certificate(&message.signing_cert_url, client, control).await?;
+        let proves = |certificate: &Certificate| {
+            UnparsedPublicKey::new(algorithm, certificate.key()).verify(signed.as_bytes(), &signature).is_ok()
+        };
+        let address = self.source.address(&message.signing_cert_url)?;
+        let mut certificate = self.source.certificate(&address, Duration::MAX, client, control, now).await?;
+        let mut is_proven = proves(&certificate);
+        if !is_proven && certificate.is_valid(now) {
+            // It may have been renewed under its address.
+            certificate = self.source.certificate(&address, RENEWAL, client, control, now).await?;
+            is_proven = proves(&certificate);
+        }
         if !certificate.is_valid(now) {
             return Err(unproven(Reason::SignatureInvalid, "the certificate of the signature is not valid now"));
         }
-        UnparsedPublicKey::new(algorithm, certificate.key())
-            .verify(signed.as_bytes(), &signature)
-            .map_err(|_| unproven(Reason::SignatureInvalid, "the certificate's key did not make the signature"))?;
-        self.source.note_proof(&message.signing_cert_url);
+        if !is_proven {
+            return Err(unproven(Reason::SignatureInvalid, "the certificate's key did not make the signature"));
+        }
         let time = Timestamp::from_rfc3339(&message.timestamp).ok_or_else(|| malformed("the time is none"))?;
         if now.since(time) > MAX_AGE {
             return Err(unproven(Reason::SignatureInvalid, "the message is older than SNS would send it"));
@@ -177,6 +189,8 @@ impl Sns {
         if time.since(now) > MAX_AHEAD {
             return Err(unproven(Reason::SignatureInvalid, "the message is of a time that has not come"));
         }
+        // Of an old one anybody may have a copy.
+        self.source.note_proof(&address);
         Ok(message)
     }
 

@@ -15,6 +15,7 @@ use url::Url;
 
 use super::certificate::Certificate;
 use crate::{
+    clock::Timestamp,
     egress::{Bounds, Egress},
     error::{Reason, Rejection},
     issuers::SingleFlight,
@@ -31,6 +32,9 @@ pub(super) const MAX_CERTIFICATES: usize = 32;
 
 /// After a fetch that failed, the next of the same address waits.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
+
+/// After a fetch, the next waits that is made because the certificate did not make a signature, as another may be in its file by then.
+pub(super) const RENEWAL: Duration = Duration::from_secs(60);
 
 /// Fetches at once.
 pub(super) const MAX_FETCHES: usize = 10;
@@ -52,9 +56,9 @@ pub(super) struct Source {
     /// The digest of the authorities in the configuration that are trusted, and not those of the system.
     authorities: Option<[u8; 32]>,
     /// Certificates by their address.
-    known: Mutex<HashMap<String, Known>>,
+    known: Mutex<HashMap<Url, Known>>,
     /// Addresses that are asked, or gave none.
-    asked: Mutex<HashMap<String, Asked>>,
+    asked: Mutex<HashMap<Url, Asked>>,
     /// One for each address, which goes on when whoever asked first leaves: an address is nobody's proof, and those who name that of
     /// the genuine certificate and leave would keep all others from it.
     fetches: SingleFlight<Result<Certificate, String>>,
@@ -63,6 +67,7 @@ pub(super) struct Source {
 #[derive(Clone, Debug)]
 struct Known {
     certificate: Certificate,
+    fetched: Instant,
     /// When it last proved a message.
     proved: Option<Instant>,
 }
@@ -75,11 +80,11 @@ struct Asked {
     failed: Option<Instant>,
 }
 
-/// A fetch that is under way, and has failed when it is dropped, unless a certificate is known then.
+/// A fetch that is under way, and has failed when it is dropped, unless its certificate is kept by then.
 #[derive(Debug)]
 pub(super) struct Fetch {
     source: Arc<Source>,
-    address: String,
+    address: Url,
 }
 
 impl Drop for Fetch {
@@ -96,39 +101,44 @@ impl Source {
         Self { hosts, egress, authorities, known, asked, fetches }
     }
 
-    /// Takes over the certificates of one before that asks the same hosts and trusts the same authorities: whoever can keep one from
-    /// being fetched would only have to wait for a reload.
+    /// Takes over the certificates of one before that trusts the same authorities, as far as their hosts are listed still: whoever can keep
+    /// one from being fetched would only have to wait for a reload.
     pub(super) fn keep_those_of(&self, before: &Self) {
-        if self.hosts == before.hosts && self.authorities == before.authorities {
+        if self.authorities == before.authorities {
             let kept = lock(&before.known).clone();
-            *lock(&self.known) = kept;
+            lock(&self.known).extend(kept.into_iter().filter(|(address, _)| self.is_listed(address)));
         }
     }
 
-    /// The certificate at an address that this client names, fetched if it is not known. One that is known waits for no fetch,
-    /// whatever addresses others name.
+    /// The address of a certificate, by which it is known: in one spelling, or a file that is named in many ways would be fetched as often,
+    /// and take the place of as many others.
+    pub(super) fn address(&self, written: &str) -> Result<Url, Rejection> {
+        let url = Url::parse(written).ok().filter(|url| self.is_listed(url) && is_certificate(url));
+        url.ok_or_else(|| unproven(Reason::SignatureInvalid, "the certificate is not at a listed host"))
+    }
+
+    /// The certificate at an address that this client names, fetched if none is known that is valid and was fetched within `max_age`. One
+    /// that is known waits for no fetch, whatever addresses others name.
     pub(super) async fn certificate(
         self: &Arc<Self>,
-        address: &str,
+        address: &Url,
+        max_age: Duration,
         client: Option<IpAddr>,
         control: &Handle,
+        now: Timestamp,
     ) -> Result<Certificate, Rejection> {
-        let url = Url::parse(address).ok().filter(|url| self.is_listed(url) && is_certificate(url));
-        let Some(url) = url else {
-            return Err(unproven(Reason::SignatureInvalid, "the certificate is not at a listed host"));
-        };
-        if let Some(known) = self.known(address) {
+        if let Some(known) = self.known(address, max_age, now) {
             return Ok(known);
         }
         let begin = || -> Result<_, Result<Certificate, String>> {
             // Another fetch may have ended since it was looked.
-            if let Some(known) = self.known(address) {
+            if let Some(known) = self.known(address, max_age, now) {
                 return Err(Ok(known));
             }
             let fetch = self.begin(address, client).map_err(Err)?;
-            Ok(async move { fetch.obtain(&url).await })
+            Ok(fetch.obtain(now))
         };
-        let fetched = match self.fetches.join(sha256(&[address.as_bytes()]), control, begin).await {
+        let fetched = match self.fetches.join(sha256(&[address.as_str().as_bytes()]), control, begin).await {
             Err(at_once) => at_once,
             Ok(fetched) => fetched.unwrap_or_else(|| Err("the fetch was given up".to_owned())),
         };
@@ -138,32 +148,35 @@ impl Source {
         })
     }
 
-    pub(super) fn known(&self, address: &str) -> Option<Certificate> {
-        lock(&self.known).get(address).map(|known| known.certificate.clone())
+    pub(super) fn known(&self, address: &Url, max_age: Duration, now: Timestamp) -> Option<Certificate> {
+        let known = lock(&self.known);
+        let known = known.get(address)?;
+        (known.certificate.is_valid(now) && known.fetched.elapsed() <= max_age).then(|| known.certificate.clone())
     }
 
     /// Notes that the certificate at an address has proved a message.
-    pub(super) fn note_proof(&self, address: &str) {
+    pub(super) fn note_proof(&self, address: &Url) {
         if let Some(known) = lock(&self.known).get_mut(address) {
             known.proved = Some(Instant::now());
         }
     }
 
     /// Keeps a certificate; where there is no room, in the place of the one that has proved nothing for longest: whoever names others
-    /// that the hosts have does not push out the genuine one.
-    pub(super) fn keep(&self, address: String, certificate: Certificate) {
+    /// that the hosts have does not push out the genuine one, nor whoever has that fetched anew.
+    pub(super) fn keep(&self, address: Url, certificate: Certificate) {
         let mut known = lock(&self.known);
-        if known.len() >= MAX_CERTIFICATES {
+        let proved = known.get(&address).and_then(|known| known.proved);
+        if known.len() >= MAX_CERTIFICATES && !known.contains_key(&address) {
             let idle = known.iter().min_by_key(|(_, known)| known.proved).map(|(address, _)| address.clone());
             if let Some(idle) = idle {
                 known.remove(&idle);
             }
         }
-        known.insert(address, Known { certificate, proved: None });
+        known.insert(address, Known { certificate, fetched: Instant::now(), proved });
     }
 
     /// Begins a fetch for a client, unless it is to wait for a moment.
-    pub(super) fn begin(self: &Arc<Self>, address: &str, by: Option<IpAddr>) -> Result<Fetch, String> {
+    pub(super) fn begin(self: &Arc<Self>, address: &Url, by: Option<IpAddr>) -> Result<Fetch, String> {
         let mut asked = lock(&self.asked);
         asked.retain(|_, asked| asked.failed.is_none_or(|at| at.elapsed() < PAUSE));
         if asked.contains_key(address) {
@@ -171,13 +184,15 @@ impl Source {
         }
         let most = if by.is_some() { MAX_OF_ONE } else { MAX_OF_NOBODY };
         if asked.values().filter(|asked| asked.by == by).count() >= most {
-            return Err("too many certificates that cannot be had were named a moment ago".to_owned());
+            return Err(
+                "too many certificates that were named a moment ago cannot be had, or are being fetched".to_owned()
+            );
         }
         if asked.values().filter(|asked| asked.failed.is_none()).count() >= MAX_FETCHES {
             return Err("too many certificates are fetched at once".to_owned());
         }
-        asked.insert(address.to_owned(), Asked { by, failed: None });
-        Ok(Fetch { source: Arc::clone(self), address: address.to_owned() })
+        asked.insert(address.clone(), Asked { by, failed: None });
+        Ok(Fetch { source: Arc::clone(self), address: address.clone() })
     }
 
     pub(super) async fn fetch(&self, url: &Url) -> Result<Bytes, String> {
@@ -195,13 +210,16 @@ impl Source {
 }
 
 impl Fetch {
-    /// Fetches the certificate, and keeps it.
-    async fn obtain(self, url: &Url) -> Result<Certificate, String> {
+    /// Fetches the certificate, and keeps it if it is valid. Another is asked for again after a pause, as one that is may be in its file by
+    /// then.
+    async fn obtain(self, now: Timestamp) -> Result<Certificate, String> {
         let source = &*self.source;
-        let pem = source.fetch(url).await?;
+        let pem = source.fetch(&self.address).await?;
         let certificate = Certificate::read(&pem, &source.hosts)?;
-        source.keep(self.address.clone(), certificate.clone());
-        lock(&source.asked).remove(&self.address);
+        if certificate.is_valid(now) {
+            source.keep(self.address.clone(), certificate.clone());
+            lock(&source.asked).remove(&self.address);
+        }
         Ok(certificate)
     }
 }

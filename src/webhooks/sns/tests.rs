@@ -1,11 +1,16 @@
 use std::task::Poll;
 
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize, SigningKey as _};
+
 use super::{
-    certificate::Certificate,
     source::{MAX_CERTIFICATES, MAX_FETCHES, MAX_OF_NOBODY, MAX_OF_ONE, PAUSE, is_certificate},
     *,
 };
 use crate::webhooks::senders;
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+const TOPIC: &str = "arn:aws:sns:us-east-1:123456789012:commits";
 
 fn with_hosts(hosts: &[&str]) -> Arc<Source> {
     trusting(hosts, None)
@@ -17,8 +22,48 @@ fn trusting(hosts: &[&str], authorities: Option<[u8; 32]>) -> Arc<Source> {
 }
 
 fn certificate() -> Certificate {
-    let pem = rcgen::generate_simple_self_signed(vec!["sns.amazonaws.com".to_owned()]).unwrap().cert.pem();
-    Certificate::read(pem.as_bytes(), &[]).unwrap()
+    of_key(&KeyPair::generate().unwrap(), 4096)
+}
+
+/// A certificate of this key that ends with this year.
+fn of_key(key: &KeyPair, last_year: i32) -> Certificate {
+    let mut params = CertificateParams::new(vec!["sns.amazonaws.com".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(last_year, 12, 31);
+    Certificate::read(params.self_signed(key).unwrap().pem().as_bytes(), &[]).unwrap()
+}
+
+fn rsa() -> KeyPair {
+    KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
+}
+
+/// The address of a certificate at `localhost`.
+fn at(name: impl std::fmt::Display) -> Url {
+    Url::parse(&format!("https://localhost/{name}.pem")).unwrap()
+}
+
+fn is_known(source: &Source, address: &Url) -> bool {
+    source.known(address, Duration::MAX, NOW).is_some()
+}
+
+fn sns(source: &Arc<Source>) -> Sns {
+    Sns { topics: vec![TOPIC.into()], allows_sha1: false, source: Arc::clone(source) }
+}
+
+/// A message of this time that names the certificate of this key.
+fn signed(key: &KeyPair, address: &Url, time: Timestamp) -> Vec<u8> {
+    let mut message = serde_json::json!({
+        "Type": "Notification", "MessageId": "m", "TopicArn": TOPIC, "Message": "text", "Timestamp": time.to_string(),
+        "SignatureVersion": "2", "Signature": "", "SigningCertURL": address.as_str(),
+    });
+    let text = serde_json::from_value::<Message>(message.clone()).unwrap().signed().unwrap();
+    message["Signature"] = STANDARD.encode(key.sign(text.as_bytes()).unwrap()).into();
+    message.to_string().into_bytes()
+}
+
+/// Why it is refused now, if it is.
+async fn refusal(sns: &Sns, message: &[u8]) -> Option<Reason> {
+    let verified = sns.verify(message, Some("Notification"), client(1), &Handle::current(), NOW).await;
+    verified.err().map(|rejection| rejection.reason())
 }
 
 fn client(last: u8) -> Option<IpAddr> {
@@ -80,18 +125,19 @@ async fn so_many_certificates_are_fetched_at_once_and_no_more() {
     let host = silent.local_addr().unwrap().to_string();
     let (source, control) = (with_hosts(&[&host]), Handle::current());
     for number in 0..u8::try_from(MAX_FETCHES).unwrap() {
-        let address = format!("https://{host}/{number}.pem");
-        let asked = Box::pin(source.certificate(&address, client(number), &control));
+        let address = source.address(&format!("https://{host}/{number}.pem")).unwrap();
+        let asked = Box::pin(source.certificate(&address, Duration::MAX, client(number), &control, NOW));
         assert!(futures_util::poll!(asked).is_pending(), "{address}");
     }
-    let another = format!("https://{host}/another.pem");
-    match futures_util::poll!(Box::pin(source.certificate(&another, client(10), &control))) {
+    let another = source.address(&format!("https://{host}/another.pem")).unwrap();
+    match futures_util::poll!(Box::pin(source.certificate(&another, Duration::MAX, client(10), &control, NOW))) {
         Poll::Ready(Err(rejection)) => assert_eq!(rejection.reason(), Reason::IssuerUnavailable),
         other => panic!("{other:?}"),
     }
-    let first = format!("https://{host}/0.pem");
+    let first = source.address(&format!("https://{host}/0.pem")).unwrap();
     assert!(
-        futures_util::poll!(Box::pin(source.certificate(&first, client(10), &control))).is_pending(),
+        futures_util::poll!(Box::pin(source.certificate(&first, Duration::MAX, client(10), &control, NOW)))
+            .is_pending(),
         "it is under way"
     );
 }
@@ -99,10 +145,10 @@ async fn so_many_certificates_are_fetched_at_once_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_fetch_that_failed_is_made_again_after_a_moment() {
     let source = with_hosts(&["localhost"]);
-    drop(source.begin("a", client(1)).unwrap());
-    assert!(source.begin("a", client(2)).is_err());
+    drop(source.begin(&at("a"), client(1)).unwrap());
+    assert!(source.begin(&at("a"), client(2)).is_err());
     tokio::time::advance(PAUSE).await;
-    assert!(source.begin("a", client(2)).is_ok());
+    assert!(source.begin(&at("a"), client(2)).is_ok());
 }
 
 /// Ten wrong certificates a second of whoever is behind the same balancer kept all others from theirs.
@@ -110,14 +156,14 @@ async fn a_fetch_that_failed_is_made_again_after_a_moment() {
 async fn clients_that_nobody_tells_apart_have_more_than_a_stranger_among_them_takes_by_the_way() {
     let source = with_hosts(&["localhost"]);
     for number in 0..2 * MAX_OF_NOBODY {
-        let begun = source.begin(&number.to_string(), None).map(drop);
+        let begun = source.begin(&at(number), None).map(drop);
         assert_eq!(begun.is_ok(), number < MAX_OF_NOBODY, "{number}");
     }
-    assert!(source.begin("genuine", client(1)).is_ok(), "the twin");
+    assert!(source.begin(&at("genuine"), client(1)).is_ok(), "the twin");
     tokio::time::advance(PAUSE).await;
-    let under_way: Vec<_> = (0..MAX_FETCHES).map(|number| source.begin(&number.to_string(), None)).collect();
+    let under_way: Vec<_> = (0..MAX_FETCHES).map(|number| source.begin(&at(number), None)).collect();
     assert!(under_way.iter().all(Result::is_ok));
-    assert!(source.begin("another", None).is_err(), "no more at once than of others");
+    assert!(source.begin(&at("another"), None).is_err(), "no more at once than of others");
 }
 
 /// Ten addresses a second that led nowhere kept the genuine one from being asked, for as long as somebody named such.
@@ -125,51 +171,119 @@ async fn clients_that_nobody_tells_apart_have_more_than_a_stranger_among_them_ta
 async fn who_names_addresses_that_lead_nowhere_keeps_no_other_from_a_certificate() {
     let source = with_hosts(&["localhost"]);
     for number in 0..2 * MAX_FETCHES {
-        let begun = source.begin(&number.to_string(), client(1)).map(drop);
+        let begun = source.begin(&at(number), client(1)).map(drop);
         assert_eq!(begun.is_ok(), number < MAX_OF_ONE, "{number}");
     }
-    let genuine = source.begin("genuine", client(2));
+    let genuine = source.begin(&at("genuine"), client(2));
     assert!(genuine.is_ok());
     tokio::time::advance(PAUSE).await;
-    assert!(source.begin("again", client(1)).is_ok());
+    assert!(source.begin(&at("again"), client(1)).is_ok());
 }
 
 /// All were forgotten at once, and had to be fetched beside whatever strangers named meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_proves_messages_is_kept_whatever_others_are_fetched() {
     let (source, certificate) = (with_hosts(&["localhost"]), certificate());
-    source.keep("genuine".to_owned(), certificate.clone());
-    source.note_proof("genuine");
+    source.keep(at("genuine"), certificate.clone());
+    source.note_proof(&at("genuine"));
+    // Whoever sends a wrong signature has it fetched anew.
+    source.keep(at("genuine"), certificate.clone());
     for number in 0..2 * MAX_CERTIFICATES {
-        source.keep(number.to_string(), certificate.clone());
+        source.keep(at(number), certificate.clone());
     }
-    let known = |address: &str| source.known(address).is_some();
+    let known = |name: &str| is_known(&source, &at(name));
     assert!(known("genuine"));
     assert_eq!((0..2 * MAX_CERTIFICATES).filter(|number| known(&number.to_string())).count(), MAX_CERTIFICATES - 1);
     // The longest ago goes first.
     for number in 0..MAX_CERTIFICATES {
         tokio::time::advance(PAUSE).await;
-        source.keep(format!("later-{number}"), certificate.clone());
-        source.note_proof(&format!("later-{number}"));
+        let later = at(format!("later-{number}"));
+        source.keep(later.clone(), certificate.clone());
+        source.note_proof(&later);
     }
     assert!(!known("genuine"));
 }
 
 /// A reload forgot them all, and whoever could keep them from being fetched had to wait for one.
 #[test]
-fn certificates_outlive_a_reload_unless_they_would_be_fetched_otherwise() {
+fn certificates_outlive_a_reload_where_their_host_is_listed_and_the_same_authorities_are_trusted() {
     let before = trusting(&["localhost"], Some([1; 32]));
-    before.keep("genuine".to_owned(), certificate());
+    before.keep(at("genuine"), certificate());
     for (hosts, authorities, is_kept) in [
-        (["localhost"], Some([1; 32]), true),
-        (["localhost"], Some([2; 32]), false),
-        (["localhost"], None, false),
-        (["localhost:8443"], Some([1; 32]), false),
+        (&["localhost"][..], Some([1; 32]), true),
+        (&["localhost"], Some([2; 32]), false),
+        (&["localhost"], None, false),
+        (&["localhost:8443"], Some([1; 32]), false),
+        (&["another.test", "localhost"], Some([1; 32]), true),
     ] {
-        let after = trusting(&hosts, authorities);
+        let after = trusting(hosts, authorities);
         after.keep_those_of(&before);
-        assert_eq!(after.known("genuine").is_some(), is_kept, "{hosts:?} {authorities:?}");
+        assert_eq!(is_known(&after, &at("genuine")), is_kept, "{hosts:?} {authorities:?}");
     }
+}
+
+/// Each of them was fetched, and took the place of another certificate.
+#[test]
+fn a_certificate_is_known_by_one_spelling_of_its_address() {
+    let source = with_hosts(&["localhost"]);
+    for written in [
+        "https://localhost/a.pem",
+        "https://localhost:443/a.pem",
+        "https://LOCALHOST/a.pem",
+        "HTTPS://localhost/a.pem",
+        "https://localhost/b/../a.pem",
+        "https:////localhost/a.pem",
+        " https://localhost/a.pem",
+    ] {
+        assert_eq!(source.address(written).unwrap(), at("a"), "{written}");
+    }
+}
+
+/// Whoever had one message of a topic made its certificate outlive the genuine one.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_too_old_keeps_no_certificate() {
+    let (key, others) = (rsa(), certificate());
+    for (time, is_kept) in [(NOW, true), (NOW - MAX_AGE * 2, false)] {
+        let source = with_hosts(&["localhost"]);
+        for number in 1..MAX_CERTIFICATES {
+            source.keep(at(number), others.clone());
+            source.note_proof(&at(number));
+        }
+        tokio::time::advance(PAUSE).await;
+        source.keep(at("named"), of_key(&key, 4096));
+        assert_eq!(refusal(&sns(&source), &signed(&key, &at("named"), time)).await.is_none(), is_kept, "{time}");
+        source.keep(at("another"), others.clone());
+        assert_eq!(is_known(&source, &at("named")), is_kept, "{time}");
+    }
+}
+
+/// Every message was refused for good, and neither a reload nor touching the entry helped.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_has_ended_is_fetched_anew() {
+    let (key, source) = (rsa(), with_hosts(&["localhost"]));
+    source.keep(at("a"), of_key(&key, 2020));
+    // So that nobody is asked here.
+    drop(source.begin(&at("a"), client(2)));
+    assert_eq!(refusal(&sns(&source), &signed(&key, &at("a"), NOW)).await, Some(Reason::IssuerUnavailable));
+    source.keep(at("a"), of_key(&key, 4096));
+    assert_eq!(refusal(&sns(&source), &signed(&key, &at("a"), NOW)).await, None);
+}
+
+/// The same, where its host had another in the same file by then.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_whose_key_did_not_make_a_signature_is_fetched_anew_once_a_minute() {
+    let (before, after, source) = (rsa(), rsa(), with_hosts(&["localhost"]));
+    let (sns, renewed) = (sns(&source), signed(&after, &at("a"), NOW));
+    source.keep(at("a"), of_key(&before, 4096));
+    assert_eq!(refusal(&sns, &renewed).await, Some(Reason::SignatureInvalid), "it was fetched a moment ago");
+    tokio::time::advance(RENEWAL + PAUSE).await;
+    // So that nobody is asked here.
+    drop(source.begin(&at("a"), client(2)));
+    assert_eq!(refusal(&sns, &renewed).await, Some(Reason::IssuerUnavailable));
+    assert_eq!(refusal(&sns, &signed(&before, &at("a"), NOW)).await, None, "what it proves waits for no fetch");
+    source.keep(at("a"), of_key(&after, 4096));
+    assert_eq!(refusal(&sns, &renewed).await, None);
+    assert_eq!(refusal(&sns, &signed(&before, &at("a"), NOW)).await, Some(Reason::SignatureInvalid));
 }
 
 /// Whoever named the genuine certificate and left, again and again, kept it from being fetched at all.
@@ -179,9 +293,10 @@ async fn a_fetch_goes_on_for_others_when_who_asked_first_has_left() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = server.local_addr().unwrap().to_string();
     let (source, control) = (with_hosts(&[&host]), Handle::current());
-    let address = format!("https://{host}/genuine.pem");
-    assert!(futures_util::poll!(Box::pin(source.certificate(&address, client(1), &control))).is_pending());
-    let mut second = Box::pin(source.certificate(&address, client(2), &control));
+    let address = source.address(&format!("https://{host}/genuine.pem")).unwrap();
+    let certificate = |client| source.certificate(&address, Duration::MAX, client, &control, NOW);
+    assert!(futures_util::poll!(Box::pin(certificate(client(1)))).is_pending());
+    let mut second = Box::pin(certificate(client(2)));
     assert!(futures_util::poll!(&mut second).is_pending(), "it waits for the fetch of the first");
     let (connection, _) = server.accept().await.unwrap();
     // Which is no server of TLS, so that the fetch fails, and that is heard by whoever waits.
