@@ -246,7 +246,7 @@ impl<C: Carrier> Turn<C> {
     /// Waits for memory, which is no try, and no longer than deliveries are tried at all: for one that is larger than all there may be
     /// room never comes.
     async fn has_no_room(&self, id: &HeldId, held: Held, version: u64) -> Result<Next, StoreError> {
-        if self.presence.is_over(&held) {
+        if self.presence.is_over(&held) && held.is_late(self.clock.now()) {
             let why = "there was no room for it in memory (`limits.buffered_bytes`)".to_owned();
             return self.failed(id, held, version, &Failure { kind: FailureKind::Passing, why }).await;
         }

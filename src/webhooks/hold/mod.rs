@@ -17,7 +17,7 @@
 //! ```
 //!
 //! - **Time.** That of a delivery goes on while no process is there to try it. Who finds it over after a start, or after the clock has
-//!   jumped, tries for some minutes more; and one that stood behind another until its time was over is tried some times all the same.
+//!   jumped, tries for some minutes more; and one that stood behind another until its time was over is tried for a moment all the same.
 //! - **Order.** A lane is a sender and a repository. Only the oldest waiting delivery of a lane is tried, and who tries
 //!   holds the lane: in memory with the embedded store, by a lease in `held_leases` on a shared one, which ends by itself
 //!   when a replica dies. The order is that of the store's own versions, whichever replica took a delivery: none is brought before
@@ -72,9 +72,13 @@ pub const TRY: Duration = Duration::from_secs(20);
 /// How often an EventListener may refuse a delivery before it is parked.
 const REFUSALS: u32 = 5;
 
-/// How often a delivery is tried at least before it is parked because its time is over: of one that waits behind another of its
-/// repository it may be over when its turn comes, and its first try may be the one in which its EventListener is not ready yet.
+/// How often a delivery is tried before it is parked because its time is over: of one that waits behind another of its repository it may be
+/// over when its turn comes, and its first try may be the one in which its EventListener is not ready yet.
 const LEAST_TRIES: u32 = 5;
+
+/// How long after its time a delivery has these tries. Later it has one, and waits for no memory: a lane that fell behind would fall further
+/// behind with each.
+const LATE: Duration = Duration::from_secs(60);
 
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -212,8 +216,12 @@ impl Held {
         serde_json::from_slice(bytes).map_err(|error| corrupt("read", &error))
     }
 
+    fn is_late(&self, now: Timestamp) -> bool {
+        now.since(self.until) >= LATE
+    }
+
     /// Notes a try that failed. Tells whether it was the last: no other is left but the one at the end of its time, which `is_over` by
-    /// now, or those that each has.
+    /// now, or those that one has whose turn came late.
     fn failed(&mut self, failure: &Failure, now: Timestamp, is_over: bool) -> bool {
         self.tries = self.tries.saturating_add(1);
         self.last_error = Some(failure.why.clone());
@@ -222,7 +230,7 @@ impl Held {
         if now < self.until {
             self.next = self.next.min(self.until);
         }
-        let had_its_time = is_over && self.tries >= LEAST_TRIES;
+        let had_its_time = is_over && (self.tries >= LEAST_TRIES || self.is_late(now));
         match failure.kind {
             FailureKind::Passing => had_its_time,
             FailureKind::Refused => {

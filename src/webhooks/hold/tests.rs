@@ -270,6 +270,25 @@ async fn one_for_which_there_is_never_room_is_parked_when_its_time_is_over() {
     fixture.until("parked", async || fixture.held().await == [("large".to_owned(), true)]).await;
 }
 
+/// It was parked as if it had been tried, where its turn came when its time was over.
+#[tokio::test]
+async fn memory_that_is_short_for_a_moment_parks_nothing_whose_time_is_over() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.carrier.budget.set_limit(1);
+    fixture.start();
+    for (ahead, rests) in [(Duration::ZERO, Duration::from_secs(10)), (SETTINGS.span, LATE / 2)] {
+        fixture.clock.advance(ahead);
+        let until = fixture.clock.now() + rests;
+        fixture.until("rests", async || fixture.clock.now() > until).await;
+    }
+    let held = fixture.queue.list(None, fixture.clock.now()).await.unwrap();
+    assert_eq!(held.iter().map(|(_, held)| (held.tries, held.parked)).collect::<Vec<_>>(), [(0, None)]);
+    fixture.carrier.budget.set_limit(1 << 20);
+    fixture.until("taken", async || fixture.held().await.is_empty()).await;
+    assert_eq!(fixture.seen(), ["a"]);
+}
+
 /// It is remembered for a day here, and waits for longer.
 #[tokio::test]
 async fn one_that_is_new_again_is_held_beside_the_first() {

@@ -40,6 +40,18 @@ async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
     assert_eq!((tries.as_slice(), now), (&[0, 1, 3, 7, 15, 31][..], NOW + minute.span));
 }
 
+/// Each was tried five times, so that a lane whose EventListener hangs fell further behind, and brought what was days old.
+#[tokio::test]
+async fn what_is_late_by_a_minute_is_tried_once() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    let held = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0;
+    let failure = Failure { kind: FailureKind::Passing, why: "down".to_owned() };
+    for (late, is_last) in [(Duration::ZERO, false), (LATE - Duration::from_secs(1), false), (LATE, true)] {
+        assert_eq!(held.clone().failed(&failure, held.until + late, true), is_last, "{late:?}");
+    }
+}
+
 /// What was tried before would have waited as long as the clock went back, and all of its repository with it.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_stops_nothing() {
