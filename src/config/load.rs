@@ -139,6 +139,12 @@ pub fn read<T: JsonSchema + DeserializeOwned>(path: &Path) -> Result<T, String> 
         Ok(bytes) => draft.parse(path, bytes),
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
+    if node.as_ref().is_some_and(|node| node.data == Data::Map(Vec::new())) {
+        let path = path.display();
+        return Err(format!(
+            "{path} says nothing: it is empty, or a comment as a whole; restore it, or name it no more"
+        ));
+    }
     let shaped = node.map(|node| draft.shaped(&node, &[], &schema::of::<T>()));
     let (part, mended) = match shaped {
         Some(Ok((part, mended))) => (Some(part), mended),

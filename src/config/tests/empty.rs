@@ -60,6 +60,12 @@ fn what_is_left_empty_in_a_file_of_tests_or_of_a_principal_is_an_error_there_too
         let told = case(empty).unwrap_err();
         assert!(told.contains("found nothing") && told.contains(place), "{empty}: {told}");
     }
+    for nothing in ["", "# tests:\n# - {name: a}\n", "{}\n"] {
+        std::fs::write(&path, nothing).unwrap();
+        for told in [read::<TestFile>(&path).map(drop), read::<PrincipalFacts>(&path).map(drop)] {
+            assert!(told.unwrap_err().contains("part.yaml says nothing"), "{nothing:?}");
+        }
+    }
     let twice = case("request: {route: web}, expect: {outcome: allow, outcome: deny}").unwrap_err();
     assert!(twice.contains("a second time"), "{twice}");
 
