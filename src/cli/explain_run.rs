@@ -30,7 +30,7 @@ use crate::{
         raw::{AuditSink, Effect, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
         resolver::Resolver,
     },
-    error::Rejection,
+    error::{Reason, Rejection},
     issuers::{KeySource, Unverified},
     request::{host::normalise, method::check_spelling, path::check_canonical, route, sanitize::misdirected},
     runtime::control,
@@ -384,7 +384,7 @@ struct FromTrail<'a> {
     under_current: Option<Answer>,
     /// Fields of the record that were cut, with which the decision made again may be another one.
     truncated: &'a [String],
-    /// The request whose delivery an EventListener asked about: rules were asked of that one.
+    /// The request whose delivery an EventListener asked about, where rules were asked of that one, or that came again.
     #[serde(skip_serializing_if = "Option::is_none")]
     about: Option<Uuid>,
     /// Whether a person stands in the record under a pseudonym, so that rules that name people may decide otherwise.
@@ -427,9 +427,15 @@ impl fmt::Display for FromTrail<'_> {
             writeln!(f, "asked for: {asked}")?;
         }
         match outcome {
-            Some(outcome) if self.about.is_some() => {
-                let rule = rule.unwrap_or("no rule");
-                write!(f, "recorded: {} by {rule}, asked about the delivery, policy {policy}", outcome.as_str())?;
+            // What an EventListener asked: a held delivery that came again is allowed.
+            Some(Effect::Deny) if self.about.is_some() => {
+                let is_unnamed = rule.is_none() && *reason == Some(Reason::PolicyDenied.as_str());
+                let by = match is_unnamed {
+                    // By an earlier commit, or of an assertion of one.
+                    true => "a rule on the delivery that the record does not name".to_owned(),
+                    false => format!("{} on the delivery", rule.unwrap_or("no rule")),
+                };
+                write!(f, "recorded: deny by {by}, policy {policy}")?;
             }
             Some(outcome) => {
                 write!(f, "recorded: {} by {}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;

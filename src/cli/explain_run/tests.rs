@@ -45,3 +45,30 @@ fn a_record_that_cannot_be_read_is_told_and_not_taken_for_none() {
     let other = Uuid::from_u128(6);
     assert_eq!(said(other), format!("the trail has no request {other}"));
 }
+
+/// Records of earlier commits, and of what was asserted by one, were said to be of no rule.
+#[test]
+fn a_stop_of_a_delivery_is_told_with_its_rule_or_that_there_was_one() {
+    let told = |outcome, rule, reason| {
+        let (asked, detail, policy) = (None, None, None);
+        let told = FromTrail {
+            recorded: Recorded { asked, outcome: Some(outcome), rule, reason, detail, policy },
+            policy_is_kept: true,
+            under_recorded: None,
+            under_current: None,
+            truncated: &[],
+            about: Some(Uuid::from_u128(5)),
+            pseudonymous: false,
+        };
+        told.to_string().lines().next().unwrap().to_owned()
+    };
+    for (outcome, rule, reason, by) in [
+        (Effect::Deny, Some("never"), Some("policy_denied"), "deny by never on the delivery"),
+        (Effect::Deny, None, Some("policy_denied"), "deny by a rule on the delivery that the record does not name"),
+        (Effect::Deny, None, Some("no_rule_matched"), "deny by no rule on the delivery"),
+        // A held delivery that came again.
+        (Effect::Allow, Some("hooks"), None, "allow by hooks"),
+    ] {
+        assert_eq!(told(outcome, rule, reason), format!("recorded: {by}, policy unknown"));
+    }
+}

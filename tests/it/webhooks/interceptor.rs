@@ -232,9 +232,10 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
     }
     assert!(fixture.upstream.take().is_empty(), "no rule looks at service accounts");
     // Each stop is in the trail as the denial that it is, with the request whose delivery it was.
-    for (name, reason, rule) in
-        [("deploy-prod", "policy_denied", json!("never")), ("release", "no_rule_matched", Value::Null)]
-    {
+    for (name, reason, rule, by) in [
+        ("deploy-prod", "policy_denied", json!("never"), "never"),
+        ("release", "no_rule_matched", Value::Null, "no rule"),
+    ] {
         let stopped = fixture.doorward.record(|record| record["status_detail"].to_string().contains(name)).await;
         assert_eq!(
             (&stopped["unmapped"]["endpoint"], &stopped["status_code"]),
@@ -249,6 +250,7 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
         let id = stopped["http_request"]["uid"].as_str().unwrap();
         let (code, said) = fixture.doorward.told(&["explain", "doorward.yaml", "--audit-id", id]).await;
         assert!(code == Some(1) && said.contains(&format!("`--audit-id {of_delivery}`")), "{said}");
+        assert!(said.starts_with(&format!("recorded: deny by {by} on the delivery, policy ")), "{said}");
     }
     // What goes on reads as no stop.
     let went_on = fixture
