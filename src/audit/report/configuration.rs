@@ -131,8 +131,9 @@ pub fn ends_of_certificates(root: &Root, folder: &Path) -> impl Iterator<Item = 
 }
 
 /// Whether records name a rule wherever it has a say. Which Triggers a delivery sets off is decided after its record, which names one
-/// allow: others may let it set off more, and a deny that stops some decides nothing there. That of a server-side apply names the allow
-/// of the patch, and not that of the create that it may be. A rule in shadow decides nothing.
+/// allow: others may let it set off more, and a deny that stops some decides nothing in that record. The one of a Trigger that was stopped
+/// names the first deny that did, unless an earlier commit asserted the delivery, and no allow. That of a server-side apply names the
+/// allow of the patch, and not that of the create that it may be. A rule in shadow decides nothing.
 fn is_recorded(rule: &Rule, root: &Root) -> bool {
     let allows = |rule: &&Rule| rule.action == Action::Allow && rule.mode == Mode::Enforce;
     let mut allowing = root.rules.iter().filter(allows);
