@@ -101,7 +101,15 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
             match protocol.strip_prefix(TOKEN_PROTOCOL.as_bytes()) {
                 None => others.push(protocol),
                 Some(encoded) if token.is_none() => token = Some(encoded),
-                Some(_) => return refuse("The WebSocket subprotocols carry more than one token."),
+                Some(_) => {
+                    return Presented::Bad(
+                        Rejection::new(
+                            Reason::CredentialAmbiguous,
+                            "The WebSocket subprotocols carry more than one token.",
+                        )
+                        .misuses_bearer(),
+                    );
+                }
             }
         }
     }
@@ -214,7 +222,7 @@ mod tests {
             ("no token", "v5.channel.k8s.io".to_owned(), Ok(None)),
             ("kubernetes:W2", good.clone(), Err(401)),
             ("kubernetes:W2 blank", format!("{good}, "), Err(401)),
-            ("kubernetes:W3 two", two, Err(401)),
+            ("kubernetes:W3 two", two, Err(400)),
             ("kubernetes:W3 base64", format!("{}, v5", protocol("a*b")), Err(401)),
             ("kubernetes:W3 padded", format!("{}, v5", protocol("YQ==")), Err(401)),
             ("kubernetes:W3 not UTF-8", format!("{}, v5", protocol(&URL_SAFE_NO_PAD.encode(b"\xff\xfe"))), Err(401)),

@@ -340,21 +340,22 @@ async fn upgrades_that_are_none_reach_nobody_and_nothing_follows_one_that_failed
     let websocket = |path: &str, protocols: &str| {
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\nSec-WebSocket-Protocol: {protocols}\r\n\r\n")
     };
-    for (row, protocols) in [
-        ("cluster:W2", protocol.clone()),
-        ("cluster:W3", format!("{protocol}, {protocol}, v5.channel.k8s.io")),
-        ("cluster:W3", "base64url.bearer.authorization.k8s.io.!!!, v5.channel.k8s.io".to_owned()),
-        ("cluster:W3", format!("{protocol}==, v5.channel.k8s.io")),
-        ("cluster:W3", format!("{protocol}, {other}, v5.channel.k8s.io")),
+    for (row, status, protocols) in [
+        ("cluster:W2", 401, protocol.clone()),
+        ("cluster:W3", 400, format!("{protocol}, {protocol}, v5.channel.k8s.io")),
+        ("cluster:W3", 401, "base64url.bearer.authorization.k8s.io.!!!, v5.channel.k8s.io".to_owned()),
+        ("cluster:W3", 401, format!("{protocol}==, v5.channel.k8s.io")),
+        ("cluster:W3", 400, format!("{protocol}, {other}, v5.channel.k8s.io")),
         // No text, though its encoding is good.
         (
             "cluster:W3",
+            401,
             format!("base64url.bearer.authorization.k8s.io.{}, v5.channel.k8s.io", BASE64URL.encode([0xff; 3])),
         ),
     ] {
         let mut raw = world.doorward.raw().await;
         raw.send(websocket(&exec, &protocols)).await;
-        assert_eq!(raw.answer().await.status, 401, "{row}");
+        assert_eq!(raw.answer().await.status, status, "{row}: {protocols}");
     }
     let line = format!("Sec-WebSocket-Protocol: {protocol}, v5.channel.k8s.io");
     let get = format!("GET {} HTTP/1.1", read(&world));

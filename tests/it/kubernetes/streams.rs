@@ -80,7 +80,7 @@ async fn a_token_among_websocket_protocols() {
         ("kubernetes:W1", vec![format!("{encoded}, v5.channel.k8s.io")], 101),
         ("kubernetes:W1", vec![encoded.clone(), "v5.channel.k8s.io".into()], 101),
         ("kubernetes:W2", vec![encoded.clone()], 401),
-        ("kubernetes:W3", vec![format!("{encoded}, {encoded}, v5.channel.k8s.io")], 401),
+        ("kubernetes:W3", vec![format!("{encoded}, {encoded}, v5.channel.k8s.io")], 400),
         ("kubernetes:W3", vec![format!("{}, v5.channel.k8s.io", protocol("!!!"))], 401),
         ("kubernetes:W3", vec![format!("{}, v5.channel.k8s.io", protocol("YWI="))], 401),
         ("kubernetes:W3", vec![format!("{}, v5.channel.k8s.io", protocol(&BASE64URL.encode([0xff, 0xfe])))], 401),
