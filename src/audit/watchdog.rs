@@ -22,7 +22,7 @@ pub(super) const MAX_STALL: Duration = Duration::from_secs(10);
 pub(super) const STALLED: &str =
     "its disk, or who reads standard output, has not taken what is written together within 10 s";
 
-/// A commit that takes as long is slow: no request is refused for one, and all that may change something wait for it.
+/// A commit that takes as long is slow: no request is refused for one before it has stalled, and those that need a record wait for it.
 const SLOW: Duration = Duration::from_secs(5);
 
 /// How many slow commits are told of, each within a minute of the one before: a disk may stand still once.
@@ -94,7 +94,7 @@ impl Watchdog {
                 tracing::warn!(
                     fix = "see whether the disk has too much else to do, or give the trail one of its own",
                     "the audit trail is slow: its disk, or who reads standard output, took 5 s or longer for what is written \
-                     together, {IN_A_ROW} times in a row, and requests wait for it"
+                     together, {IN_A_ROW} times in a row"
                 );
             }
         } else if !goes_on {
