@@ -230,10 +230,10 @@ pub(super) fn descriptors() -> Option<u64> {
 }
 
 /// How many connections there may be: as many as are configured, and at most their share of the descriptors, as each request may need
-/// one more towards an upstream.
+/// one more towards an upstream. That of few descriptors may be none, by which everybody would be refused.
 pub(super) fn most_connections(limits: &Limits, descriptors: Option<u64>) -> u32 {
     let share = |descriptors: u64| u128::from(descriptors) * u128::from(limits.connections_file_share) / 100;
-    let possible = descriptors.and_then(|descriptors| u32::try_from(share(descriptors)).ok());
+    let possible = descriptors.and_then(|descriptors| u32::try_from(share(descriptors).max(1)).ok());
     possible.map_or(limits.connections, |possible| possible.min(limits.connections))
 }
 
@@ -375,6 +375,7 @@ mod tests {
             (u32::MAX, half, Some(u64::MAX), u32::MAX),
             (10_000, 90, Some(1_000), 900),
             (10_000, 10, Some(1_000), 100),
+            (10_000, 1, Some(99), 1),
         ] {
             let limits = Limits { connections, connections_file_share, ..Limits::default() };
             let told = format!("{connections} of {connections_file_share} % of {descriptors:?}");

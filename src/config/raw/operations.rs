@@ -69,7 +69,8 @@ pub struct Limits {
     /// Connections at once, over all listeners.
     pub connections: u32,
     /// The share, in percent, of the files that the process may have open (RLIMIT_NOFILE) which connections may take, however many
-    /// `connections` are. A request may need one more towards its upstream, so more than half suits upstreams that speak HTTP/2.
+    /// `connections` are, but one at least. A request may need one more towards its upstream, so more than half suits upstreams that
+    /// speak HTTP/2.
     pub connections_file_share: u8,
     /// Connections at once to one listener from one address that is not a trusted proxy.
     pub connections_per_address: u32,
