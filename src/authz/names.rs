@@ -6,7 +6,7 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use super::condition::Reading;
 use crate::request::{
-    host::ipv6_host,
+    host::{ipv6_help, ipv6_host},
     path::{check_pattern, plainly},
 };
 
@@ -179,7 +179,7 @@ pub(super) enum HostPattern {
 }
 
 impl HostPattern {
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Some(address) = ipv6_host(text) {
             return Ok(Self::Exact(address.into()));
         }
@@ -191,9 +191,8 @@ impl HostPattern {
             !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         };
         if !host.split('.').all(label) {
-            return Err(
-                "is not a host name; write it without scheme, port and trailing dot, a `*` as first label only",
-            );
+            let otherwise = "write it without scheme, port and trailing dot, a `*` as first label only";
+            return Err(format!("is not a host name; {}", ipv6_help(text).unwrap_or(otherwise)));
         }
         Ok(pattern(host.to_ascii_lowercase().into()))
     }
@@ -368,8 +367,23 @@ mod tests {
         for spelling in ["[::1]", "[0:0:0:0:0:0:0:1]", "[::0001]"] {
             assert!(HostPattern::parse(spelling).unwrap().matches("[::1]"), "{spelling}");
         }
-        for bad in ["https://a", "a:80", "a.", "*.*.a", "a*.b", "", "::1", "[::1]:80", "*.[::1]", "[a]"] {
-            assert!(HostPattern::parse(bad).is_err(), "{bad}");
+        // What is meant for an address was told to have a port, or nothing of brackets.
+        for (bad, is_address) in [
+            ("https://a", false),
+            ("https://a:80", false),
+            ("a:80", false),
+            ("a.", false),
+            ("*.*.a", false),
+            ("a*.b", false),
+            ("", false),
+            ("::1", true),
+            ("fe80::1%eth0", true),
+            ("[::1]:80", true),
+            ("*.[::1]", true),
+            ("[a]", true),
+        ] {
+            let why = HostPattern::parse(bad).unwrap_err();
+            assert_eq!(why.contains("in brackets, as `[::1]`"), is_address, "{bad}: {why}");
         }
     }
 }

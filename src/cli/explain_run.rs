@@ -248,7 +248,8 @@ fn request_facts(
     let url: Url = url.parse().map_err(|error| {
         format!("`{url}` is no address ({error}); write it whole, as `https://tekton.example.com/`")
     })?;
-    let host = url.host_str().and_then(normalise).ok_or_else(|| "the address names no host".to_owned())?;
+    let host = url.host_str().ok_or_else(|| "the address names no host".to_owned())?;
+    let host = normalise(host).ok_or_else(|| format!("`{host}` is no host"))?;
     let method = args.method.parse().map_err(|_| format!("`{}` is no method", args.method))?;
     if resolved.routes().host(&host).is_none() {
         return Err(misdirected().into());

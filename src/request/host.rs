@@ -77,6 +77,12 @@ pub fn ipv6_host(literal: &str) -> Option<String> {
     Some(format!("[{address}]"))
 }
 
+/// What to do about a text that is no host, where an IPv6 address is meant.
+pub fn ipv6_help(text: &str) -> Option<&'static str> {
+    let is_meant = text.contains('[') || (text.matches(':').count() > 1 && !text.contains('/'));
+    is_meant.then_some("write an IPv6 address alone, in brackets, as `[::1]`, without zone and port")
+}
+
 /// Lower case, without port and trailing dot, an IPv6 address in its one form; `None` if it is no host name or address.
 pub fn normalise(named: &str) -> Option<Cow<'_, str>> {
     if named.starts_with('[') {

@@ -31,7 +31,7 @@ pub struct Root {
     /// Further files with `grants`, `rules` and `tests`, relative to this file. The list is explicit: a file that is
     /// missing, or in which none of the three stands, is an error, so that a lost file of denies can never widen the policy.
     pub policies: Vec<PathBuf>,
-    /// The host whose `/.well-known/` is Doorward's own, such as `tekton.example.com`.
+    /// The host whose `/.well-known/` is Doorward's own, such as `tekton.example.com`; an IPv6 address in brackets.
     pub external_host: Option<String>,
     /// Worker threads that serve requests. Default: one a processor. Fixed until restart.
     #[schemars(range(min = 1, max = 256))]

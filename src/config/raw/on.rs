@@ -19,7 +19,7 @@ pub struct On {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub routes: Vec<String>,
-    /// Host names, as on routes.
+    /// Host names or addresses, as on routes.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub hosts: Vec<String>,

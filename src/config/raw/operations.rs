@@ -167,8 +167,8 @@ pub struct Assertions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Interceptor {
-    /// The host name by which they ask, such as `doorward.doorward.svc`; all requests to it are such questions, so no route
-    /// may have it.
+    /// The host name by which they ask, such as `doorward.doorward.svc`, or an address, IPv6 in brackets; all requests to it are
+    /// such questions, so no route may have it.
     pub host: String,
     /// The listener, by name, on which they ask: on all others nothing is at that host. Default: any. Fixed until restart.
     #[serde(default)]

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use super::item;
 use crate::{
     config::report::{At, Report},
-    request::{host::ipv6_host, path::check_pattern},
+    request::{
+        host::{ipv6_help, ipv6_host},
+        path::check_pattern,
+    },
 };
 
 /// Checks that the names of a list's entries are usable and differ.
@@ -44,6 +47,8 @@ pub(super) fn host(host: &str, at: &At, report: &mut Report) {
     }
     if host.contains("://") || host.contains('/') {
         problem("write the name alone, without scheme and path", report);
+    } else if let Some(help) = ipv6_help(host) {
+        problem(help, report);
     } else if host.contains(':') {
         problem("write the name without the port", report);
     } else if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -154,7 +159,13 @@ mod tests {
             ("2001:db8::8443", "write `[2001:db8::8443]`"),
             ("[2001:DB8::1]", "write `[2001:db8::1]`"),
             ("[::ffff:7f00:1]", "write `[::ffff:127.0.0.1]`"),
-            ("[::1]:8443", "port"),
+            ("[::1]:8443", "without zone and port"),
+            ("[::1", "write `[::1]`"),
+            ("*.[::1]", "an IPv6 address alone"),
+            ("[fe80::1%25eth0]", "without zone"),
+            ("fe80::1%eth0", "without zone"),
+            ("a.example.com:443", "write the name without the port"),
+            ("https://[::1]", "without scheme and path"),
         ] {
             let mut report = Report::default();
             host(text, &At::root(), &mut report);
