@@ -16,7 +16,7 @@ use super::{
 };
 
 /// What is sent at once at most.
-pub(super) const BATCH_LINES: usize = 512;
+const BATCH_LINES: usize = 512;
 pub(super) const BATCH_BYTES: usize = 512 << 10;
 
 /// A place in the trail. A file has the number that it is or will be rotated under.
@@ -62,7 +62,7 @@ impl Batch {
     }
 }
 
-/// Reads up to `most` lines after `from`; none if there are none.
+/// Reads lines after `from`, of up to `most` bytes and one in any case; none if there are none.
 pub(super) fn read(path: &Path, mut from: Cursor, end: End, most: usize) -> io::Result<Option<Batch>> {
     loop {
         let Some((mut file, number)) = open(path, from.place.file, end.place.file)? else { return Ok(None) };
@@ -76,8 +76,9 @@ pub(super) fn read(path: &Path, mut from: Cursor, end: End, most: usize) -> io::
         let mut bytes = vec![0; left.min(BATCH_BYTES)];
         file.seek(SeekFrom::Start(from.place.offset))?;
         file.read_exact(&mut bytes)?;
-        let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').take(most.max(1));
-        let (count, used) = ends.fold((0, 0), |(count, _), (at, _)| (count + 1, at + 1));
+        let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).enumerate();
+        let ends = ends.take(BATCH_LINES).take_while(|(before, end)| *before == 0 || *end <= most);
+        let (count, used) = ends.last().map_or((0, 0), |(before, end)| (before + 1, end));
         if count > 0 {
             bytes.truncate(used);
             let mut links = bytes.split(|byte| *byte == b'\n').filter_map(|line| Some(Sealed::parse(line)?.link));

@@ -4,17 +4,14 @@
 //! system would have given it up otherwise, or when more was sent after it than buffers on the way hold, or when the
 //! server answered our end of the connection with its own. After a broken connection all that does not count is sent again.
 
-use std::{
-    fmt, io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
+    time::Instant,
 };
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};

@@ -1,22 +1,17 @@
 //! The task of an export: reads, sends, and remembers what the receiver has.
 
-use std::{
-    collections::VecDeque,
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     backlog::Export,
     otlp::{self, Refused},
-    reader::{BATCH_LINES, Batch, Cursor, End, read},
+    reader::{BATCH_BYTES, Batch, Cursor, End, read},
     settings::Target,
     syslog::{self, Connection, IN_FLIGHT, SETTLES},
 };
@@ -79,10 +74,10 @@ struct Task {
     /// certificate says so after the handshake (TLS 1.3), and the first lines are on their way by then.
     unproven: bool,
     pause: Duration,
-    /// Lines that a call may have.
+    /// Bytes of lines that a call may have.
     most: usize,
-    /// When one was too large.
-    too_large: Option<tokio::time::Instant>,
+    /// When one was too large, until calls may grow again.
+    too_large: Option<Instant>,
     /// Whether more is settled than was kept.
     unsaved: bool,
     saved: Instant,
@@ -129,7 +124,7 @@ impl Task {
             in_flight: VecDeque::new(),
             unproven: false,
             pause: FIRST_PAUSE,
-            most: BATCH_LINES,
+            most: BATCH_BYTES,
             too_large: None,
             unsaved: false,
             saved: Instant::now(),
@@ -208,7 +203,7 @@ impl Task {
             Target::Otlp(collector) => {
                 let now = self.clock.now();
                 let taken = collector.send(otlp::encode(batch.lines(), self.export.instance(), now), now).await;
-                let taken = taken.map_err(|refused| self.refused(refused, batch.count))?;
+                let taken = taken.map_err(|refused| self.refused(refused, batch))?;
                 if taken.rejected > 0 {
                     self.export.metrics().rejected.inc_by(taken.rejected);
                     let (export, why) = (&**self.export.name(), &*taken.why);
@@ -238,15 +233,16 @@ impl Task {
         self.component.ok();
     }
 
-    fn refused(&mut self, refused: Refused, count: usize) -> Failure {
+    fn refused(&mut self, refused: Refused, batch: &Batch) -> Failure {
         match refused {
             // A receiver that means less than a second says 0, and so does a date by a clock that is behind ours.
             Refused::Later { cause, why, after } => {
                 Failure { cause, why, retry: Retry::After(after.unwrap_or_default()) }
             }
-            Refused::TooLarge(why) if count > 1 => {
-                self.most = count / 2;
-                self.too_large = Some(tokio::time::Instant::now());
+            // What a receiver bounds is bytes: a few large lines say nothing of how many small ones it takes.
+            Refused::TooLarge(why) if batch.count > 1 => {
+                self.most = batch.bytes.len() / 2;
+                self.too_large = Some(Instant::now());
                 Failure { cause: "too_large", why, retry: Retry::AtOnce }
             }
             Refused::TooLarge(why) | Refused::Never(why) => {
@@ -255,10 +251,11 @@ impl Task {
         }
     }
 
-    /// Lets the next call have more lines, after one that was taken.
+    /// Lets the next call be larger, after one that was taken.
     fn grow(&mut self) {
         if self.too_large.is_none_or(|since| since.elapsed() >= STAYS_SMALL) {
-            self.most = (self.most * 2).min(BATCH_LINES);
+            self.too_large = None;
+            self.most = (self.most * 2).min(BATCH_BYTES);
         }
     }
 
@@ -271,7 +268,7 @@ impl Task {
         let due = settles.into_iter().chain(saves).chain(proves).min();
         let due_in = async {
             match due {
-                Some(due) => sleep_until(due.into()).await,
+                Some(due) => sleep_until(due).await,
                 None => std::future::pending().await,
             }
         };
@@ -390,8 +387,9 @@ mod tests {
         let clock = Clock::default();
         let component = Health::new(clock.clone()).component("export", Gate::Report);
         let mut task = Task::new(export, clock, component);
+        let batch = lines(&task, 2, 100);
         let busy = |task: &mut Task, after: Option<Duration>| {
-            let failure = task.refused(Refused::Later { cause: "busy", why: String::new(), after }, 2);
+            let failure = task.refused(Refused::Later { cause: "busy", why: String::new(), after }, &batch);
             task.fail(failure).unwrap()
         };
         // The rest is drawn.
@@ -402,8 +400,8 @@ mod tests {
             least = (least * 2).min(LONGEST_PAUSE / 2);
         }
         assert_eq!(busy(&mut task, Some(Duration::from_secs(120))), Duration::from_secs(120));
-        // Half as many lines are another call.
-        let failure = task.refused(Refused::TooLarge(String::new()), 2);
+        // Half as much is another call.
+        let failure = task.refused(Refused::TooLarge(String::new()), &batch);
         assert_eq!(task.fail(failure), None);
     }
 
@@ -415,21 +413,47 @@ mod tests {
         let clock = Clock::default();
         let component = Health::new(clock.clone()).component("export", Gate::Report);
         let mut task = Task::new(export, clock, component);
-        let refused_of_ten = |task: &mut Task| {
-            let mut refused = 0;
-            for _ in 0..10 {
-                if task.most > BATCH_LINES / 2 {
-                    let failure = task.refused(Refused::TooLarge(String::new()), task.most);
-                    task.fail(failure);
-                    refused += 1;
-                } else {
-                    task.grow();
-                }
-            }
-            refused
-        };
-        assert_eq!([refused_of_ten(&mut task), refused_of_ten(&mut task)], [1, 0]);
+        let calls = |task: &mut Task| (0..10).filter(|_| !call(task, 1 << 10).1).count();
+        assert_eq!([calls(&mut task), calls(&mut task)], [2, 0]);
         advance(STAYS_SMALL).await;
-        assert_eq!(refused_of_ten(&mut task), 1, "it may take more by now");
+        assert_eq!(calls(&mut task), 1, "it may take more by now");
+    }
+
+    /// Each call with a few large lines halved the lines of all that came after it, down to one in a call, and the export fell behind.
+    #[tokio::test(start_paused = true)]
+    async fn a_few_large_lines_do_not_make_calls_with_small_ones_smaller_than_the_receiver_takes() {
+        let trail = Written::new(&[2]);
+        let (_backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
+        let clock = Clock::default();
+        let component = Health::new(clock.clone()).component("export", Gate::Report);
+        let mut task = Task::new(export, clock, component);
+        for _ in 0..5 {
+            for _ in 0..4 {
+                call(&mut task, 14 << 10);
+            }
+            let (count, is_taken) = call(&mut task, 1 << 10);
+            assert!(is_taken && count > TAKES / 2048, "{count} lines");
+            advance(STAYS_SMALL * 9 / 10).await;
+        }
+    }
+
+    /// What a receiver takes in a call.
+    const TAKES: usize = 128 << 10;
+
+    fn lines(task: &Task, count: usize, size: usize) -> Batch {
+        Batch { bytes: vec![b'x'; count * size], count, first: None, after: task.cursor }
+    }
+
+    /// A call with as many lines of a size as may be: how many, and whether they were taken.
+    fn call(task: &mut Task, size: usize) -> (usize, bool) {
+        let batch = lines(task, (task.most / size).max(1), size);
+        let is_taken = batch.bytes.len() <= TAKES;
+        if is_taken {
+            task.grow();
+        } else {
+            let failure = task.refused(Refused::TooLarge(String::new()), &batch);
+            task.fail(failure);
+        }
+        (batch.count, is_taken)
     }
 }

@@ -9,7 +9,7 @@ use super::{
     Backlog, Settings,
     backlog::Export,
     position::{self, Position},
-    reader::{BATCH_LINES, Cursor, End, Place, bytes_after, locate, read},
+    reader::{BATCH_BYTES, Batch, Cursor, End, Place, bytes_after, locate, read},
     settings::{Limit, Target},
 };
 use crate::{
@@ -66,15 +66,21 @@ impl Written {
     /// The place after the line of this number, as an export keeps it.
     fn after(&self, seq: usize) -> Position {
         let (start, _) = locate(&self.path(), None, self.end).unwrap();
-        let batch = read(&self.path(), start, self.end(), seq).unwrap().unwrap();
+        let batch = self.few(start, self.end(), seq).unwrap();
         assert_eq!(batch.count, seq, "the line is in the first file");
         Position { place: batch.after.place, last: batch.after.last, caught_up: true }
+    }
+
+    /// So many lines of one file from a place on, at most.
+    fn few(&self, from: Cursor, end: End, most: usize) -> Option<Batch> {
+        let after = self.lines.iter().skip(usize::try_from(from.last.seq).unwrap());
+        read(&self.path(), from, end, after.take(most).map(String::len).sum()).unwrap()
     }
 
     /// Everything from a place on.
     fn rest(&self, from: Cursor) -> String {
         let (mut from, mut text) = (from, String::new());
-        while let Some(batch) = read(&self.path(), from, self.end(), BATCH_LINES).unwrap() {
+        while let Some(batch) = read(&self.path(), from, self.end(), BATCH_BYTES).unwrap() {
             assert_eq!(batch.lines().count(), batch.count);
             text.push_str(std::str::from_utf8(&batch.bytes).unwrap());
             from = batch.after;
@@ -91,8 +97,20 @@ fn all_lines_are_read_over_all_files_in_batches() {
     assert!(!found);
     assert_eq!(-start.total, trail.lines.iter().map(|line| line.len() as i64).sum::<i64>());
     assert_eq!(trail.rest(start), trail.lines.concat());
-    let first = read(&trail.path(), start, trail.end(), 2).unwrap().unwrap();
+    let first = trail.few(start, trail.end(), 2).unwrap();
     assert_eq!((first.count, first.first, first.after.last.seq), (2, Some(1), 2));
+}
+
+#[test]
+fn a_batch_has_the_bytes_that_it_may_have_and_one_line_in_any_case() {
+    let trail = Written::new(&[3]);
+    let (start, _) = locate(&trail.path(), None, trail.end).unwrap();
+    let size = |count: usize| trail.lines[..count].iter().map(String::len).sum::<usize>();
+    for (most, count) in [(0, 1), (size(1), 1), (size(2) - 1, 1), (size(2), 2), (size(3) - 1, 2), (BATCH_BYTES, 3)] {
+        let batch = read(&trail.path(), start, trail.end(), most).unwrap().unwrap();
+        assert_eq!((batch.count, batch.bytes.len()), (count, size(count)), "{most}");
+        assert_eq!(batch.after.last.seq, count as u64);
+    }
 }
 
 #[test]
@@ -101,9 +119,9 @@ fn only_what_is_on_stable_storage_is_read() {
     let (start, _) = locate(&trail.path(), None, trail.end).unwrap();
     let half: u64 = trail.lines[..2].iter().map(|line| line.len() as u64).sum();
     let end = End { place: Place { file: 1, offset: half }, total: 0 };
-    let batch = read(&trail.path(), start, end, BATCH_LINES).unwrap().unwrap();
+    let batch = read(&trail.path(), start, end, BATCH_BYTES).unwrap().unwrap();
     assert_eq!(batch.count, 2);
-    assert!(read(&trail.path(), batch.after, end, BATCH_LINES).unwrap().is_none());
+    assert!(read(&trail.path(), batch.after, end, BATCH_BYTES).unwrap().is_none());
 }
 
 #[test]
@@ -130,7 +148,7 @@ fn a_file_that_begins_after_somebody_moved_or_removed_the_one_before_is_read_fro
         sink.sync().unwrap();
         let end = |sink: &RotatingFile| End { place: sink.place(), total: 0 };
         let (start, _) = locate(&path, None, sink.place()).unwrap();
-        let first = read(&path, start, end(&sink), BATCH_LINES).unwrap().unwrap();
+        let first = read(&path, start, end(&sink), BATCH_BYTES).unwrap().unwrap();
         sink.write(lines[1].as_bytes()).unwrap();
         let rest = if is_removed {
             fs::remove_file(&path).unwrap();
@@ -142,12 +160,12 @@ fn a_file_that_begins_after_somebody_moved_or_removed_the_one_before_is_read_fro
             sink.sync().unwrap();
             &lines[2..]
         };
-        assert!(is_removed || read(&path, first.after, end(&sink), BATCH_LINES).unwrap().is_none(), "nothing is there");
+        assert!(is_removed || read(&path, first.after, end(&sink), BATCH_BYTES).unwrap().is_none(), "nothing is there");
         for line in &lines[2..] {
             sink.write(line.as_bytes()).unwrap();
             sink.sync().unwrap();
         }
-        let read = read(&path, first.after, end(&sink), BATCH_LINES).unwrap().unwrap();
+        let read = read(&path, first.after, end(&sink), BATCH_BYTES).unwrap().unwrap();
         assert_eq!(String::from_utf8(read.bytes).unwrap(), rest.concat(), "removed: {is_removed}");
         assert_eq!(read.after.place, sink.place());
     }
@@ -202,7 +220,7 @@ pub(super) fn open(trail: &Written, limit: Limit) -> (Backlog, Export) {
 fn send_all(trail: &Written, export: &Export) {
     let end = *export.end().borrow();
     let mut cursor = export.settled();
-    while let Some(batch) = read(&trail.path(), cursor, end, 3).unwrap() {
+    while let Some(batch) = trail.few(cursor, end, 3) {
         export.reads(batch.first, batch.after.last.seq);
         cursor = batch.after;
         export.set_sent(&cursor);
@@ -216,7 +234,7 @@ fn files_that_were_deleted_are_counted_once_however_it_is_noticed() {
         let trail = Written::new(&[4, 4, 4]);
         let (backlog, export) = open(&trail, limit(None, WhenBehind::Continue));
         let end = *export.end().borrow();
-        let batch = read(&trail.path(), export.settled(), end, 1).unwrap().unwrap();
+        let batch = trail.few(export.settled(), end, 1).unwrap();
         export.reads(batch.first, batch.after.last.seq);
         export.set_settled(&batch.after);
         if asked {
@@ -243,10 +261,10 @@ fn what_was_on_its_way_when_its_file_went_is_lost_with_the_connection() {
     let trail = Written::new(&[4, 4, 4]);
     let (backlog, export) = open(&trail, limit(None, WhenBehind::Continue));
     let end = *export.end().borrow();
-    let first = read(&trail.path(), export.settled(), end, 1).unwrap().unwrap();
+    let first = trail.few(export.settled(), end, 1).unwrap();
     export.reads(first.first, first.after.last.seq);
     export.set_settled(&first.after);
-    let second = read(&trail.path(), first.after, end, 2).unwrap().unwrap();
+    let second = trail.few(first.after, end, 2).unwrap();
     export.reads(second.first, second.after.last.seq);
     assert_eq!((first.after.last.seq, second.after.last.seq), (1, 3));
     fs::remove_file(trail.folder.path().join("t.000001")).unwrap();
@@ -264,7 +282,7 @@ fn what_was_on_its_way_when_its_file_went_is_lost_with_the_connection() {
 fn what_is_to_be_sent_again_is_lost_if_its_file_goes_before() {
     let trail = Written::new(&[4, 4]);
     let (backlog, export) = open(&trail, limit(None, WhenBehind::Continue));
-    let batch = read(&trail.path(), export.settled(), *export.end().borrow(), 4).unwrap().unwrap();
+    let batch = trail.few(export.settled(), *export.end().borrow(), 4).unwrap();
     export.reads(batch.first, batch.after.last.seq);
     export.goes_back();
     assert_eq!(export.metrics().lost.get(), 0, "it is still there");
@@ -346,7 +364,7 @@ fn the_bound_holds_after_a_restart_for_a_receiver_that_was_never_reached() {
 fn send_all_to(trail: &Written, export: &Export) {
     // What has grown is not there to be read; only what was there is sent.
     let mut cursor = export.settled();
-    while let Some(batch) = read(&trail.path(), cursor, trail.end(), 3).unwrap() {
+    while let Some(batch) = trail.few(cursor, trail.end(), 3) {
         cursor = batch.after;
         export.set_sent(&cursor);
         export.set_settled(&cursor);
@@ -369,7 +387,7 @@ fn damaged_lines_are_sent_as_they_stand() {
     fs::write(trail.path(), &damaged).unwrap();
     let end = End { place: Place { file: 1, offset: damaged.len() as u64 }, total: 0 };
     let start = Cursor { place: Place { file: 1, offset: 0 }, last: Link::NONE, total: -(damaged.len() as i64) };
-    let batch = read(&trail.path(), start, end, BATCH_LINES).unwrap().unwrap();
+    let batch = read(&trail.path(), start, end, BATCH_BYTES).unwrap().unwrap();
     assert_eq!(String::from_utf8(batch.bytes).unwrap(), damaged);
     assert_eq!(batch.after.last, Sealed::parse(trail.lines[2].trim_end().as_bytes()).unwrap().link);
 }
