@@ -181,35 +181,42 @@ fn is_there(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Re
 fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Result<Option<(Place, Link)>> {
     let Link { seq, mac } = position.last;
     let mut before: Option<(u64, &Path)> = None;
+    let mut after: Option<(u64, Link, Mac)> = None;
     for (number, path) in files {
         let Some((first, prev)) = first_line(path)? else { continue };
         if first.seq > seq {
-            // It was the last one of the file before, whatever has become of that.
-            if first.seq == seq + 1 && prev == mac {
-                return Ok(Some((Place { file: *number, offset: 0 }, position.last)));
-            }
-            // Lines in between are gone, if this goes on with the same chain at all: nobody can tell, and the lines that
-            // are there are all to be sent.
-            if before.is_none() && seq > 0 {
-                return Ok(Some((Place { file: *number, offset: 0 }, position.last)));
-            }
+            after = Some((*number, first, prev));
             break;
         }
         before = Some((*number, path));
     }
-    let Some((number, path)) = before else { return Ok(None) };
-    let mut lines = Lines::open(path)?;
-    let mut offset = 0;
-    while let Some(line) = lines.next()? {
-        offset += line.bytes.len() as u64 + 1;
-        if line.fault.is_some() || (number == end.file && offset > end.offset) {
-            break;
-        }
-        if Sealed::parse(line.bytes).is_some_and(|sealed| sealed.link == position.last) {
-            return Ok(Some((Place { file: number, offset }, position.last)));
+    let after_it = |number| Some((Place { file: number, offset: 0 }, position.last));
+    // It was the last one of the file before, whatever has become of that.
+    if let Some((number, first, prev)) = after
+        && first.seq == seq + 1
+        && prev == mac
+    {
+        return Ok(after_it(number));
+    }
+    let mut last = 0;
+    if let Some((number, path)) = before {
+        let mut lines = Lines::open(path)?;
+        let mut offset = 0;
+        while let Some(line) = lines.next()? {
+            offset += line.bytes.len() as u64 + 1;
+            if line.fault.is_some() || (number == end.file && offset > end.offset) {
+                return Ok(None);
+            }
+            let Some(sealed) = Sealed::parse(line.bytes) else { continue };
+            if sealed.link == position.last {
+                return Ok(Some((Place { file: number, offset }, position.last)));
+            }
+            last = sealed.link.seq;
         }
     }
-    Ok(None)
+    // It is gone, with lines after it, if these go on with the same chain at all: nobody can tell. The receiver has those before it, and
+    // those that are there are all to be sent.
+    Ok(after.filter(|_| last < seq).and_then(|(number, ..)| after_it(number)))
 }
 
 /// The number of the first line that a trail still has; 1 if it has none.

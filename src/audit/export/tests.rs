@@ -191,6 +191,22 @@ fn a_position_is_found_again() {
     assert_eq!(trail.rest(cursor), trail.lines[4..].concat());
 }
 
+/// All of the trail was sent again, and requests were refused until then.
+#[test]
+fn a_position_in_a_file_that_somebody_moved_goes_on_after_it_and_what_was_not_sent_counts_as_lost() {
+    let trail = Written::new(&[4, 4, 4]);
+    let last = Sealed::parse(trail.lines[5].trim_end().as_bytes()).unwrap().link;
+    let position = Position { place: Place { file: 2, offset: 9 }, last, caught_up: true };
+    position::save(&position::file_of(trail.folder.path(), "siem"), &position).unwrap();
+    fs::rename(trail.folder.path().join("t.000002"), trail.folder.path().join("moved")).unwrap();
+    let (_backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
+    let settled = export.settled();
+    assert_eq!((settled.place, settled.last), (Place { file: 3, offset: 0 }, last));
+    assert_eq!(trail.rest(settled), trail.lines[8..].concat());
+    send_all(&trail, &export);
+    assert_eq!((export.settled().last.seq, export.metrics().lost.get()), (12, 2));
+}
+
 #[test]
 fn a_position_that_the_trail_does_not_have_begins_with_its_first_line() {
     let trail = Written::new(&[2, 2]);
