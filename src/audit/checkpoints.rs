@@ -50,6 +50,12 @@ impl Checkpoints {
             link: Link::NONE,
         }
     }
+
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        // Where the last one is still to come, the clock was set back.
+        let is_soon = self.last <= now && now < self.last + self.interval;
+        self.since >= self.every || !is_soon
+    }
 }
 
 /// The second place of checkpoints, as the trail and the thread that writes there share it.

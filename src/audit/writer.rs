@@ -82,13 +82,14 @@ pub(super) struct Writer {
     written: i64,
     last_sync: Instant,
     last_commit: Timestamp,
-    /// When the thread began with what it is at; none: it is at nothing.
+    /// When the thread began with what it is at, as long as a checkpoint is due also with what it was at when that became so; none: it
+    /// is at nothing.
     entered: Option<Timestamp>,
     outage: Option<Outage>,
     checkpoints: Checkpoints,
 }
 
-/// When the sink began to fail, and when to try again.
+/// Since when nothing was written, and when to try again.
 struct Outage {
     since: Timestamp,
     retry: Instant,
@@ -275,21 +276,26 @@ impl Writer {
             self.answer(Ok(()));
             self.copy_checkpoint();
             let lost = self.shared.lost.swap(0, Ordering::Relaxed);
-            let (outage, delayed) = (self.outage.take(), self.delayed_since());
+            let outage = self.outage.take();
             self.shared.show_queue();
-            if outage.is_none() && lost == 0 && delayed.is_none() {
+            if outage.is_none() && lost == 0 {
                 break;
             }
             let now = self.clock.now();
-            let since = outage.as_ref().map(|outage| outage.since).or(delayed).unwrap_or(self.last_commit);
+            let since = outage.as_ref().map_or(self.last_commit, |outage| outage.since);
             self.event(&Event::Gap { lost, since, until: now });
             if outage.is_some() {
+                // It has told why a checkpoint is late.
+                self.entered = None;
                 tracing::info!(lost, "the audit trail is written again");
                 self.shared.failing.store(false, Ordering::Relaxed);
                 *lock(&self.shared.failure) = None;
             }
         }
         self.last_commit = self.clock.now();
+        if !self.checkpoints.is_due(self.last_commit) {
+            self.entered = None;
+        }
     }
 
     /// The thread begins with what it is to write, unless it is at it.
@@ -298,13 +304,6 @@ impl Writer {
         if self.entered.is_none() {
             self.entered = Some(self.clock.now());
         }
-    }
-
-    /// Since when the thread was at what it ends with now, where a checkpoint is late for it: the trail is to tell that nobody took one
-    /// away.
-    fn delayed_since(&mut self) -> Option<Timestamp> {
-        let entered = self.entered.take()?;
-        (self.clock.now().since(entered) >= self.checkpoints.interval.max(MAX_STALL)).then_some(entered)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -389,7 +388,9 @@ impl Writer {
         // Of several file systems it is not plain which one is full.
         let why = format!("{}: {error}", self.sink.told());
         tracing::error!(error = why, "the audit trail cannot be written");
-        self.outage = Some(Outage { since: self.clock.now(), retry });
+        // A disk that fails may have hung before.
+        let since = self.entered.unwrap_or_else(|| self.clock.now());
+        self.outage = Some(Outage { since, retry });
         self.shared.fail(why);
     }
 
@@ -402,11 +403,8 @@ impl Writer {
     }
 
     fn checkpoint_if_due(&mut self) {
-        let Checkpoints { every, interval, since, last, .. } = self.checkpoints;
         let now = self.clock.now();
-        // Where the last one is still to come, the clock was set back.
-        let is_soon = last <= now && now < last + interval;
-        if self.outage.is_some() || (since < every && is_soon) {
+        if self.outage.is_some() || !self.checkpoints.is_due(now) {
             return;
         }
         self.enter();
@@ -418,7 +416,9 @@ impl Writer {
 
     fn checkpoint(&mut self) {
         let now = self.clock.now();
-        if let Some(since) = self.delayed_since() {
+        let late = self.checkpoints.interval.max(MAX_STALL);
+        // The trail is to tell that nobody took one away.
+        if let Some(since) = self.entered.take().filter(|since| now.since(*since) >= late) {
             self.event(&Event::Gap { lost: 0, since, until: now });
         }
         let start = self.pending.len();

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::{
     chain::Link,
     settings::{Destination, Retention, Settings},
-    sink::{Found, Sink, Stdout},
+    sink::{Found, Sink, Stdout, Surplus},
     trail::{Keys, Opened, Trail},
     *,
 };
@@ -57,6 +57,9 @@ struct Disk {
     most_at_risk: usize,
     /// Whether a new file is to begin.
     is_full: bool,
+    /// Whether beginning one, and looking for those that are not to be kept, waits until this is false again.
+    hold_files: bool,
+    at_files: bool,
     /// How many bytes were not synced when one began.
     at_risk_when_full: Option<usize>,
     /// Whether the next write ends the thread.
@@ -76,6 +79,12 @@ impl Memory {
     fn wait_for(&self, condition: impl Fn(&Disk) -> bool) {
         let guard = self.0.0.lock().unwrap();
         drop(self.0.1.wait_while(guard, |disk| !condition(disk)).unwrap());
+    }
+
+    fn look_after_files(&self) {
+        self.set(|disk| disk.at_files = true);
+        self.wait_for(|disk| !disk.hold_files);
+        self.set(|disk| disk.at_files = false);
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -131,11 +140,17 @@ impl Sink for Memory {
     }
 
     fn rotate(&mut self, _now: Timestamp) -> io::Result<Option<Arc<str>>> {
+        self.look_after_files();
         self.set(|disk| {
             disk.is_full = false;
             disk.at_risk_when_full = Some(disk.bytes.len() - disk.safe);
         });
         Ok(Some("memory.000001".into()))
+    }
+
+    fn surplus(&self, _now: Timestamp) -> io::Result<Option<Surplus>> {
+        self.look_after_files();
+        Ok(None)
     }
 
     fn goes_on(&self) -> bool {

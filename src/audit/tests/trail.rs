@@ -5,6 +5,12 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
+/// For how long the trail was not written, by each line that tells so.
+fn gaps(lines: &[Value]) -> Vec<i64> {
+    let at = |line: &Value, key: &str| line["unmapped"][key].as_i64().unwrap();
+    lines.iter().filter(|line| kind(line) == "trail.gap").map(|line| at(line, "until") - at(line, "since")).collect()
+}
+
 fn paths(lines: &[Value]) -> Vec<&str> {
     lines.iter().filter_map(|line| line.pointer("/http_request/url/path")?.as_str()).collect()
 }
@@ -242,22 +248,64 @@ fn a_disk_that_hung_for_minutes_leaves_a_gap_and_a_trail_that_is_intact() {
         let settings = settings();
         let (sink, clock) = (Memory::default(), clock());
         let trail = start(&settings, &sink, &clock);
-        sink.set(|disk| (disk.hold_syncs, disk.is_full) = (true, is_full));
+        sink.set(|disk| (disk.hold_syncs, disk.hold_files, disk.is_full) = (!is_full, is_full, is_full));
         runtime().block_on(async {
             let written = trail.take_room(1, false).unwrap().write_durable(record(1));
-            sink.wait_for(|disk| disk.syncing);
+            sink.wait_for(|disk| if is_full { disk.at_files } else { disk.syncing });
             clock.advance(Duration::from_secs(600));
-            sink.set(|disk| disk.hold_syncs = false);
+            sink.set(|disk| (disk.hold_syncs, disk.hold_files) = (false, false));
             written.await.unwrap();
         });
         trail.shutdown();
         let findings = verify(&sink.bytes(), &proof(&settings));
         assert_eq!(problems(&findings), Vec::<String>::new());
-        assert_eq!((findings.summary.gaps, findings.summary.lost), (1, 0));
-        let lines = sink.lines();
-        let gap = &lines.iter().find(|line| kind(line) == "trail.gap").unwrap()["unmapped"];
-        assert_eq!(gap["until"].as_i64().unwrap() - gap["since"].as_i64().unwrap(), 600_000);
+        assert_eq!((gaps(&sink.lines()), findings.summary.lost), (vec![600_000], 0));
     }
+}
+
+/// The gap told of the moment from the failure to the next try alone.
+#[test]
+fn a_disk_that_hung_before_it_failed_leaves_a_gap_from_when_it_began_to_hang() {
+    let settings = settings();
+    let (sink, clock) = (Memory::default(), clock());
+    let trail = start(&settings, &sink, &clock);
+    runtime().block_on(async {
+        sink.set(|disk| (disk.hold_syncs, disk.fail_syncs) = (true, true));
+        let written = trail.take_room(1, false).unwrap().write_durable(record(1));
+        sink.wait_for(|disk| disk.syncing);
+        clock.advance(Duration::from_secs(600));
+        sink.set(|disk| disk.hold_syncs = false);
+        assert_eq!(written.await, Err(AuditUnavailable::Failing));
+        sink.set(|disk| disk.fail_syncs = false);
+        wait_until_recovered(&trail);
+    });
+    trail.shutdown();
+    assert_eq!(problems(&verify(&sink.bytes(), &proof(&settings))), Vec::<String>::new());
+    assert_eq!(gaps(&sink.lines()), [600_000]);
+}
+
+/// Each was too short for a gap, and both together looked as if somebody had taken a checkpoint away.
+#[test]
+fn a_disk_that_hung_twice_while_a_checkpoint_was_due_leaves_a_gap_and_a_trail_that_is_intact() {
+    let settings = settings();
+    let (sink, clock) = (Memory::default(), clock());
+    let trail = start(&settings, &sink, &clock);
+    runtime().block_on(async {
+        trail.take_room(1, false).unwrap().write_durable(record(1)).await.unwrap();
+        clock.advance(Duration::from_millis(59_900));
+        sink.set(|disk| (disk.hold_syncs, disk.hold_files) = (true, true));
+        let written = trail.take_room(1, false).unwrap().write_durable(record(2));
+        sink.wait_for(|disk| disk.syncing);
+        clock.advance(Duration::from_secs(40));
+        sink.set(|disk| disk.hold_syncs = false);
+        sink.wait_for(|disk| disk.at_files);
+        clock.advance(Duration::from_secs(55));
+        sink.set(|disk| disk.hold_files = false);
+        written.await.unwrap();
+    });
+    trail.shutdown();
+    assert_eq!(problems(&verify(&sink.bytes(), &proof(&settings))), Vec::<String>::new());
+    assert_eq!(gaps(&sink.lines()), [95_000]);
 }
 
 #[test]
