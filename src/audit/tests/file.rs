@@ -287,6 +287,29 @@ fn how_far_a_copy_of_checkpoints_tells_is_said_as_it_may_have_ended_long_ago() {
     assert!(!findings.summary.end_checked);
     let said = format!("the end was not compared: the last checkpoint from elsewhere is of line 3 at {NOW}");
     assert!(findings.summary.to_string().contains(&said), "{}", findings.summary);
+    // Whoever reads the members of JSON takes these for what was compared.
+    assert_eq!((findings.summary.compared_to, findings.summary.compared_at), (None, None));
+    assert_eq!(findings.summary.not_compared.unwrap().seq, 3);
+}
+
+/// It was said that the line is not in the files.
+#[test]
+fn a_last_checkpoint_that_was_edited_is_not_said_to_be_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let copy = directory.path().join("elsewhere.jsonl");
+    let settings = Settings { checkpoint_copy: Some(copy.clone()), ..file_settings(&path) };
+    open(&settings, directory.path()).shutdown();
+    let proof = proof(&settings);
+    let copied = fs::read(&copy).unwrap();
+    let last_checkpoint = Some(Checkpoint::last_of(&*copied, &proof.keys, &proof.checkpoint_keys).unwrap());
+    let whole = fs::read_to_string(&path).unwrap();
+    let at = whole.rfind("\"time\":1").unwrap();
+    fs::write(&path, [&whole[..at], "\"time\":2", &whole[at + 8..]].concat()).unwrap();
+    let findings = checked(&path, &Proof { last_checkpoint, ..proof });
+    assert!(problems(&findings)[0].contains("the line was edited"), "{:?}", problems(&findings));
+    let said = findings.summary.to_string();
+    assert!(said.contains("of line 3") && said.contains("was not found unedited in the files given"), "{said}");
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub struct Summary {
     /// When it was seen. It may be long ago: lines that were written since may be cut off.
     #[serde(serialize_with = "as_text")]
     pub compared_at: Option<Timestamp>,
+    /// The last checkpoint from elsewhere, where its line was not there to be compared with.
+    pub not_compared: Option<NotCompared>,
     /// Gaps that the trail itself tells of.
     pub gaps: u64,
     /// Records lost in these.
@@ -76,6 +78,31 @@ pub struct Summary {
     pub latest: Option<Timestamp>,
     /// Lines by kind.
     pub kinds: BTreeMap<String, u64>,
+}
+
+/// A checkpoint that was seen elsewhere, and whose line is not in the files given as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct NotCompared {
+    /// The number of its line.
+    pub seq: u64,
+    /// When it was seen.
+    #[serde(serialize_with = "to_text")]
+    pub at: Timestamp,
+}
+
+impl fmt::Display for NotCompared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seq, at } = self;
+        write!(
+            f,
+            "the end was not compared: the last checkpoint from elsewhere is of line {seq} at {at}, which was not found unedited in \
+             the files given; lines cut off it would not be seen"
+        )
+    }
+}
+
+fn to_text<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
 }
 
 fn as_text<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -106,20 +133,18 @@ impl fmt::Display for Summary {
         } else if self.first > 1 {
             writeln!(f, "lines before number {} are not in the files given", self.first)?;
         }
-        match (self.end_checked, self.compared_to.zip(self.compared_at)) {
-            (true, Some((number, at))) => writeln!(
+        if let Some((number, at)) = self.compared_to.zip(self.compared_at) {
+            writeln!(
                 f,
                 "compared up to line {number}, which was seen elsewhere at {at}: lines written later and cut off would not be seen"
-            )?,
-            (false, Some((number, at))) => writeln!(
-                f,
-                "the end was not compared: the last checkpoint from elsewhere is of line {number} at {at}, which is not in the files \
-                 given; lines cut off it would not be seen"
-            )?,
-            (_, None) => writeln!(
+            )?;
+        } else if let Some(not_compared) = &self.not_compared {
+            writeln!(f, "{not_compared}")?;
+        } else {
+            writeln!(
                 f,
                 "the end was not compared with a checkpoint from elsewhere: lines cut off it would not be seen"
-            )?,
+            )?;
         }
         Ok(())
     }

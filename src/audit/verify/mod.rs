@@ -12,9 +12,9 @@ use std::{
 
 use serde::Deserialize;
 
-use self::all::Collected;
 #[cfg(test)]
 pub use self::findings::Summary;
+use self::{all::Collected, findings::NotCompared};
 pub use self::{
     all::{AllFindings, Chain, verify_all},
     findings::{Findings, Problem},
@@ -241,7 +241,11 @@ impl<'a> Verifier<'a> {
             let summary = &mut self.findings.summary;
             // Else its line is not there to be compared with, such as where its time was over.
             summary.end_checked = self.reached || is_cut || self.rewritten.is_some();
-            (summary.compared_to, summary.compared_at) = (Some(checkpoint.seq), Some(at));
+            if summary.end_checked {
+                (summary.compared_to, summary.compared_at) = (Some(checkpoint.seq), Some(at));
+            } else {
+                summary.not_compared = Some(NotCompared { seq: checkpoint.seq, at });
+            }
             if was_before {
                 self.rewritten = None;
             } else if is_cut {

@@ -61,12 +61,15 @@ pub struct VerifyArgs {
 
 /// Checks and prints what was found: for people problems to standard error and the summary to standard output. Gives the exit status.
 pub fn run(args: &VerifyArgs, out: &mut impl Write) -> u8 {
-    let mut stderr = io::stderr().lock();
+    check(args, out, &mut io::stderr().lock())
+}
+
+fn check(args: &VerifyArgs, out: &mut impl Write, stderr: &mut impl Write) -> u8 {
     let checked = proof(args).and_then(|proof| {
         if args.all {
             let all = verify_all(&args.files, &proof, args.since.unwrap_or_default())?;
             printed(match args.format {
-                Format::Human => print_all(&all, out, &mut stderr),
+                Format::Human => print_all(&all, out, stderr),
                 Format::Json => json(all.is_intact(), &all, out),
             })?;
             return Ok(all.is_intact());
@@ -76,9 +79,16 @@ pub fn run(args: &VerifyArgs, out: &mut impl Write) -> u8 {
             files => verify_files(files, &proof)?,
         };
         printed(match args.format {
-            Format::Human => print(&findings, out, &mut stderr),
+            Format::Human => print(&findings, out, stderr),
             Format::Json => json(findings.is_intact(), &findings, out),
         })?;
+        if findings.summary.not_compared.is_some() && !args.part {
+            let _ = writeln!(
+                stderr,
+                "no line was compared with the last one of --checkpoints: give a newer copy, or say --part if the files are a part of \
+                 the trail"
+            );
+        }
         Ok(findings.is_intact())
     });
     match checked {
@@ -223,6 +233,32 @@ mod tests {
         fs::write(&path, trail.replacen("\"time\":1", "\"time\":2", 1)).unwrap();
         let (status, bad) = told();
         assert_eq!((status, &bad["intact"], &bad["problems"][0]["line"]), (1, &false.into(), &1.into()), "{bad}");
+    }
+
+    /// As where the copy is older than the time of its lines: all was said to be intact, without a word for who goes by the exit code.
+    #[test]
+    fn a_copy_of_checkpoints_that_nothing_was_compared_with_is_told_on_standard_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = written(directory.path());
+        let told = || {
+            let words = ["verify", "--format", "json", "--key"].map(PathBuf::from);
+            let files = [CHAIN_KEY_FILE, "audit.jsonl", "--checkpoints", "checkpoints.jsonl"];
+            let files = files
+                .map(|name| if name.starts_with("--") { PathBuf::from(name) } else { directory.path().join(name) });
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            check(&Cli::try_parse_from(words.into_iter().chain(files)).unwrap().args, &mut out, &mut err);
+            let found: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            (found["summary"].clone(), String::from_utf8(err).unwrap())
+        };
+        let (summary, err) = told();
+        assert_eq!((&summary["compared_to"], &summary["not_compared"], &*err), (&3.into(), &().into(), ""));
+        let mut trail = fs::read_to_string(&path).unwrap();
+        let at = trail.rfind("\"time\":1").unwrap();
+        trail.replace_range(at..at + 8, "\"time\":2");
+        fs::write(&path, trail).unwrap();
+        let (summary, err) = told();
+        assert_eq!((&summary["compared_to"], &summary["not_compared"]["seq"]), (&().into(), &3.into()), "{summary}");
+        assert!(err.contains("no line was compared with the last one of --checkpoints: give a newer copy"), "{err}");
     }
 
     #[test]
