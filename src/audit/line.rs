@@ -65,6 +65,9 @@ fn write_within(out: &mut Vec<u8>, write: impl Fn(&mut Budget, &mut Object<'_>))
     }
 }
 
+/// The class of requests.
+pub(super) const HTTP_ACTIVITY: u32 = 4002;
+
 fn head(line: &mut Object<'_>, class: u32, activity: u32, severity: u8, time: Timestamp) {
     line.field("class_uid", class)
         .field("category_uid", class / 1000)
@@ -101,7 +104,7 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
         }
         None => record.refusal.is_none(),
     };
-    head(line, 4002, activity(&record.method), if allowed { 1 } else { 2 }, record.time);
+    head(line, HTTP_ACTIVITY, activity(&record.method), if allowed { 1 } else { 2 }, record.time);
     if ended {
         line.field("duration", millis(record));
     }

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use super::{
     chain::{Link, MAX_LINE, Sealed},
     export::{Backlog, Place},
+    line::HTTP_ACTIVITY,
     lines::{Lines, of_file},
     settings::Retention,
 };
@@ -148,7 +149,7 @@ pub(super) struct RotatingFile {
     max_size: u64,
     retention: Retention,
     last_number: u64,
-    /// When the first line of the current file was written.
+    /// When the current file began.
     began: Timestamp,
     /// Who may still need a full file.
     backlog: Arc<Backlog>,
@@ -188,12 +189,11 @@ impl RotatingFile {
             file.set_len(end.whole)?;
             file.sync_data()?;
         }
-        let first = first_line(file)?;
-        sink.began = first.map_or(now, |first| first.time);
+        sink.began = began(file)?.unwrap_or(now);
         sink.size = end.whole;
         let last = match (end.last, numbered.last()) {
-            (Some(last), _) => Some(last.link),
-            (None, Some((_, previous))) => FileEnd::of(&mut File::open(previous)?)?.last.map(|last| last.link),
+            (Some(last), _) => Some(last),
+            (None, Some((_, previous))) => FileEnd::of(&mut File::open(previous)?)?.last,
             (None, None) => None,
         };
         Ok((sink, Found { last: last.unwrap_or(Link::NONE), empty: end.whole == 0, repaired }))
@@ -225,12 +225,11 @@ impl RotatingFile {
         self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// When the last line of a full file was written, after which `next` began, or else the current one. That line itself may have a
-    /// time of hours before: that of a request has the one of its arrival.
-    fn written_until(&self, next: Option<&PathBuf>) -> io::Result<Timestamp> {
-        let Some(next) = next else { return Ok(self.began) };
-        let first = File::open(next).and_then(|mut file| first_line(&mut file)?.ok_or_else(foreign));
-        first.map(|first| first.time).map_err(of_file(next))
+    /// When the last line of a full file was written: before the first of `later` began that can tell, or else the current one. That
+    /// line itself may have a time of hours before: that of a request has the one of its arrival.
+    fn written_until(&self, later: &[(u64, PathBuf)]) -> Timestamp {
+        let told = later.iter().find_map(|(_, path)| began(&mut File::open(path).ok()?).ok()?);
+        told.unwrap_or(self.began)
     }
 
     fn close(&mut self) {
@@ -322,30 +321,23 @@ impl Sink for RotatingFile {
         let keep = keep.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
         let beyond = numbered.len().saturating_sub(keep);
         let mut surplus: Option<Surplus> = None;
-        let mut numbered = numbered.into_iter().enumerate().peekable();
-        while let Some((at, (number, path))) = numbered.next() {
-            if self.backlog.holds(number) {
+        for (at, (number, path)) in numbered.iter().enumerate() {
+            let later = numbered.get(at + 1..).unwrap_or_default();
+            let stays = at >= beyond && retain.is_none_or(|retain| now.since(self.written_until(later)) < retain);
+            if stays || self.backlog.holds(*number) {
                 break;
             }
-            let named = |error: io::Error| of_file(&path)(error);
-            let mut file = File::open(&path).map_err(named)?;
-            let last = FileEnd::of(&mut file).map_err(named)?.last.ok_or_else(|| named(foreign()))?;
-            if at >= beyond {
-                let Some(retain) = retain else { break };
-                let next = numbered.peek().map(|(_, (_, path))| path);
-                if now.since(self.written_until(next)?) < retain {
-                    break;
+            match first_and_last(path) {
+                Ok((first, last)) => {
+                    let surplus =
+                        surplus.get_or_insert_with(|| Surplus { files: Vec::new(), from: first.seq, last: Link::NONE });
+                    surplus.last = last;
+                    surplus.files.push(path.clone());
                 }
+                // It stays, and is told of when it is the oldest one.
+                Err(_) if surplus.is_some() => break,
+                Err(error) => return Err(of_file(path)(error)),
             }
-            let surplus = match &mut surplus {
-                Some(surplus) => surplus,
-                none => {
-                    let first = first_line(&mut file).map_err(named)?.ok_or_else(|| named(foreign()))?;
-                    none.insert(Surplus { files: Vec::new(), from: first.link.seq, last: Link::NONE })
-                }
-            };
-            surplus.last = last.link;
-            surplus.files.push(path);
         }
         Ok(surplus)
     }
@@ -408,33 +400,44 @@ struct FileEnd {
     size: u64,
     /// Bytes up to and with the last line end.
     whole: u64,
-    last: Option<Written>,
+    last: Option<Link>,
 }
 
-/// A line that stands in a file.
-#[derive(Clone, Copy, Debug)]
-struct Written {
-    link: Link,
-    time: Timestamp,
-}
-
-impl Written {
-    fn parse(line: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Timed {
-            time: i64,
-        }
-        let link = Sealed::parse(line)?.link;
-        let Timed { time } = serde_json::from_slice(line).ok()?;
-        Some(Self { link, time: Timestamp::from_millis(time) })
-    }
-}
-
-/// The first line of a file; none if it has no line.
-fn first_line(file: &mut File) -> io::Result<Option<Written>> {
+/// When a file began: by its first line that tells when it was written, as that of a request has the time of its arrival, which may be
+/// hours before, and a file that somebody moved may go on with one. None if it has no such line.
+fn began(file: &mut File) -> io::Result<Option<Timestamp>> {
     file.seek(SeekFrom::Start(0))?;
     let mut lines = Lines::new(BufReader::new(file));
-    lines.next()?.map(|line| Written::parse(line.bytes).ok_or_else(foreign)).transpose()
+    while let Some(line) = lines.next()? {
+        let (_, Timed { class_uid, time }) = parse(line.bytes).ok_or_else(foreign)?;
+        if class_uid != HTTP_ACTIVITY {
+            return Ok(Some(Timestamp::from_millis(time)));
+        }
+    }
+    Ok(None)
+}
+
+/// The first and the last line of a full file.
+fn first_and_last(path: &Path) -> io::Result<(Link, Link)> {
+    let mut file = File::open(path)?;
+    let last = FileEnd::of(&mut file)?.last.ok_or_else(foreign)?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut lines = Lines::new(BufReader::new(file));
+    let first = lines.next()?.and_then(|line| parse(line.bytes)).ok_or_else(foreign)?;
+    Ok((first.0, last))
+}
+
+/// What a line says of when it was written.
+#[derive(Deserialize)]
+struct Timed {
+    class_uid: u32,
+    time: i64,
+}
+
+/// A line of a trail; none if it is none.
+fn parse(line: &[u8]) -> Option<(Link, Timed)> {
+    let link = Sealed::parse(line)?.link;
+    Some((link, serde_json::from_slice(line).ok()?))
 }
 
 /// How far back a line end is looked for. A crash of the system can leave a run of zeros as long as what was not synced.
@@ -460,7 +463,7 @@ impl FileEnd {
         file.read_exact(&mut bytes)?;
         bytes.pop();
         let line = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-        let last = Written::parse(line).ok_or_else(foreign)?;
+        let (last, _) = parse(line).ok_or_else(foreign)?;
         Ok(Self { size, whole, last: Some(last) })
     }
 }

@@ -118,6 +118,51 @@ fn lines_are_kept_from_when_they_were_written_though_their_requests_arrived_long
     assert!(kept.intact().first > 1, "the twin: their time is over");
 }
 
+/// A file that goes on for one that somebody moved began with such an end, so that the one before it was found old.
+#[test]
+fn lines_are_kept_though_the_file_after_theirs_begins_with_a_request_that_arrived_long_before() {
+    let kept = Kept { latency: 9 * HOUR, ..Kept::new(Retention { keep: None, retain: Some(8 * HOUR) }) };
+    let trail = Trail::open(&kept.settings, kept.directory.path(), kept.clock.clone()).unwrap();
+    let write = |number| {
+        let written = Record { time: NOW - kept.latency, ..record(number) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(trail.take_room(1, false).unwrap().write_durable(written)).unwrap();
+    };
+    let mut number = 0;
+    while kept.files().len() == 1 {
+        write(number);
+        number += 1;
+    }
+    fs::rename(kept.path(), kept.directory.path().join("moved")).unwrap();
+    // After the first of these it is noticed.
+    write(number);
+    write(number + 1);
+    trail.shutdown();
+    let begins = lines(&fs::read(kept.path()).unwrap())[0].clone();
+    assert_eq!((kind(&begins), &begins["time"]), ("request", &json!((NOW - kept.latency).as_millis())));
+    let oldest = kept.files()[0].clone();
+    kept.clock.advance(HOUR);
+    kept.run(1);
+    assert!(oldest.exists());
+    kept.clock.advance(8 * HOUR);
+    kept.run(1);
+    assert!(!oldest.exists(), "the twin: its time is over");
+}
+
+/// Nobody could tell when the one before was written, which stayed as well.
+#[test]
+fn a_file_whose_time_is_over_goes_though_the_next_one_is_damaged() {
+    let kept = Kept::new(Retention { keep: None, retain: Some(8 * HOUR) });
+    kept.run(400);
+    let [oldest, damaged] = [0, 1].map(|at: usize| kept.files()[at].clone());
+    let whole = fs::read(&damaged).unwrap();
+    fs::write(&damaged, [&b"?"[..], &whole[1..]].concat()).unwrap();
+    kept.clock.advance(9 * HOUR);
+    kept.run(1);
+    assert!(!oldest.exists());
+    assert!(damaged.exists(), "what it holds cannot be told");
+}
+
 /// Lines that are not known cannot be told of, so they stay for somebody to look at.
 #[test]
 fn a_damaged_file_stays() {
