@@ -274,6 +274,11 @@ impl Export {
         self.0.common.end.subscribe()
     }
 
+    /// How far the trail is by now.
+    pub(super) fn end_now(&self) -> End {
+        *self.0.common.end.borrow()
+    }
+
     /// What the receiver has for certain.
     #[cfg(test)]
     pub(super) fn settled(&self) -> Cursor {

@@ -55,7 +55,7 @@ impl Written {
         Self { folder, lines, end }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.folder.path().join("t")
     }
 
