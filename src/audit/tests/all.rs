@@ -29,6 +29,10 @@ impl Replicas {
 
     /// A process that writes some records, and its last checkpoint.
     fn run(&self, name: &str, seen: Option<Head>) -> Head {
+        self.run_at(NOW, name, seen)
+    }
+
+    fn run_at(&self, time: Timestamp, name: &str, seen: Option<Head>) -> Head {
         let folder = self.folder(name);
         fs::create_dir_all(&folder).unwrap();
         let settings = Settings {
@@ -37,7 +41,7 @@ impl Replicas {
             checkpoint_copy: Some(self.folder.path().join(format!("{name}.checkpoints"))),
             ..self.settings.clone()
         };
-        let trail = Trail::open(&settings, &folder, clock()).unwrap();
+        let trail = Trail::open(&settings, &folder, Clock::manual(time)).unwrap();
         trail.witness(seen);
         trail.write(record(1));
         let head = trail.head();
@@ -117,6 +121,25 @@ fn a_chain_that_is_missing_is_named_with_who_saw_it() {
     assert!(problem.starts_with("the chain of doorward-1 is missing: doorward-0 saw it at line "), "{problem}");
     assert!(!all.is_intact());
     assert!(replicas.check_since(NOW + Duration::from_millis(1)).is_intact(), "nobody saw it since");
+}
+
+/// It was the highest number, which the chain had before it was begun anew.
+#[test]
+fn a_chain_that_is_missing_is_named_with_who_saw_it_last() {
+    let replicas = Replicas::new();
+    let old = replicas.run("doorward-1", None);
+    replicas.run("doorward-0", Some(old.clone()));
+    fs::remove_dir_all(replicas.folder("doorward-1")).unwrap();
+    let later = NOW + Duration::from_secs(3600);
+    let anew = replicas.run_at(later, "doorward-1", None);
+    assert!(anew.seq < old.seq);
+    replicas.run_at(later, "doorward-0", Some(anew.clone()));
+    let replicas = replicas.without_copies();
+    fs::remove_dir_all(replicas.folder("doorward-1")).unwrap();
+    let all = replicas.check();
+    let [problem] = all.problems.as_slice() else { panic!("{all:?}") };
+    let last = format!("the chain of doorward-1 is missing: doorward-0 saw it at line {} at {later}", anew.seq);
+    assert!(problem.starts_with(&last), "{problem}");
 }
 
 #[test]

@@ -173,10 +173,10 @@ fn compare(
         }
     }
     let mut wrong: BTreeMap<&Arc<str>, String> = BTreeMap::new();
-    for ((instance, seq, mac), Witnessed { by, at }) in witnessed {
-        if *at < since {
-            continue;
-        }
+    // Not by number: of a chain that was begun anew the later ones may be lower.
+    let mut seen: Vec<_> = witnessed.iter().filter(|(_, Witnessed { at, .. })| *at >= since).collect();
+    seen.sort_by_key(|(_, Witnessed { at, .. })| *at);
+    for ((instance, seq, mac), Witnessed { by, at }) in seen {
         let Some(own) = of.get(instance) else {
             let what = format!(
                 "the chain of {instance} is missing: {by} saw it at line {seq} at {at}, and none of these files is of it"
