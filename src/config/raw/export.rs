@@ -43,8 +43,8 @@ impl AuditExport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenBehind {
-    /// Nothing is lost to the receiver: full files that it still needs stay beyond `keep`, and beyond `max_behind` requests
-    /// are refused with 503.
+    /// Nothing is lost to the receiver but what somebody moves or removes by hand: full files that it still needs stay beyond
+    /// `keep`, and beyond `max_behind` requests are refused with 503.
     Refuse,
     /// Requests go on, `keep` deletes files, and lines that the receiver never had are counted.
     Continue,

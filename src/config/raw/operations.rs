@@ -313,7 +313,7 @@ pub struct AuditFile {
     #[serde(default)]
     pub keep: Option<u32>,
     /// How long lines are kept, at least an hour. A new file then begins once a day, or after a quarter of it if that is
-    /// less, and lines go with their file when its last one is that old. Default: for ever.
+    /// less, and lines go with their file when its last one was written that long ago. Default: for ever.
     #[serde(default)]
     pub retain: Option<Span>,
 }
