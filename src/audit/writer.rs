@@ -82,8 +82,8 @@ pub(super) struct Writer {
     written: i64,
     last_sync: Instant,
     last_commit: Timestamp,
-    /// When the thread began with what it is at, as long as a checkpoint is due also with what it was at when that became so; none: it
-    /// is at nothing.
+    /// When the thread began with what it is at; none: it is at nothing. A checkpoint that is due goes on from what the thread was at
+    /// when it became so.
     entered: Option<Timestamp>,
     outage: Option<Outage>,
     checkpoints: Checkpoints,
