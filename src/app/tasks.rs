@@ -113,20 +113,19 @@ pub(super) fn follow_runs(app: &Arc<App>) {
     });
 }
 
-/// Ends the tokens of runs with them, over connections of its own: of the clusters that came with the generation in force, as those of
-/// earlier ones are followed already.
+/// Ends the tokens of runs with them, over connections of its own, where the generation in force has tasks get some. Who follows a cluster
+/// since an earlier one hears of it.
 pub(super) fn end_tokens(app: &Arc<App>) {
     let configuration = Arc::clone(&app.snapshot.load().raw);
-    let clusters = configuration.tokens.iter().flat_map(raw::Tokens::clusters);
-    for issuer in clusters.filter(|cluster| app.ends.is_new(cluster)) {
+    for cluster in app.ends.configure(&configuration) {
         let own = app.own_pools_with(Pings::EAGER);
-        let (cluster, issuer): (Arc<str>, String) = (issuer.into(), issuer.to_owned());
+        let issuer = Arc::clone(&cluster);
         let client = runs::client(
             Arc::clone(app),
             // Side by side with others, where that is HTTP/2: over HTTP/1.1 nobody can ask whether the other side is there.
             (own.clone(), Lane::Short),
             move |root: &raw::Root| {
-                let exchanged = root.tokens.as_ref()?.exchange.iter().find(|exchanged| exchanged.issuer == issuer);
+                let exchanged = root.tokens.as_ref()?.exchange.iter().find(|exchanged| *exchanged.issuer == *issuer);
                 exchanged?.kubernetes.as_ref()
             },
             || {},

@@ -6,20 +6,26 @@
 
 mod ending;
 mod follow;
-mod left;
+mod given;
+mod watches;
 mod watching;
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard},
+    collections::{HashMap, HashSet, hash_map::Entry},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use tokio::sync::watch::Sender;
 
 pub use self::follow::follow;
+use self::given::Given;
 use super::objects::{Identity, Pod, Run};
-use crate::{clock::Moment, lock::lock};
+use crate::{clock::Moment, config::raw, lock::lock};
 
 /// How long tasks still get tokens after their ends can no longer be seen, and how long what was told is believed while nothing
 /// more is told. Tokens that they have end by themselves.
@@ -29,8 +35,10 @@ const BLIND: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default)]
 pub struct Ends {
     watches: Arc<Mutex<HashMap<Watch, Watched>>>,
-    /// The clusters that somebody [follows](follow).
-    followed: Arc<Mutex<HashSet<String>>>,
+    /// How many turns of watches have begun.
+    turns: Arc<AtomicU64>,
+    /// The clusters that somebody [follows](follow), and where their tasks get tokens.
+    followed: Arc<Mutex<HashMap<Arc<str>, Sender<Given>>>>,
 }
 
 /// One watch.
@@ -47,8 +55,10 @@ struct Watched {
     state: State,
     /// By uid.
     live: HashMap<String, Object>,
-    /// How often it was lost.
-    losses: u64,
+    /// Begins with the watch, and anew each time that it is lost. No other watch was ever in the same.
+    turn: u64,
+    /// All that happened until then was told in this turn, and is done.
+    done: Option<Moment>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,9 +87,28 @@ pub enum Kind {
 }
 
 impl Ends {
-    /// Whether nobody follows a cluster yet, which is said once: whoever hears it does from then on.
-    pub fn is_new(&self, cluster: &str) -> bool {
-        lock(&self.followed).insert(cluster.to_owned())
+    /// Takes a configuration that is in force: who follows a cluster hears where its tasks get tokens now. Gives the clusters that
+    /// nobody follows yet, which somebody is to do from then on.
+    pub fn configure(&self, root: &raw::Root) -> Vec<Arc<str>> {
+        let mut followed = lock(&self.followed);
+        let clusters = || root.exchanged().filter(|of| of.kubernetes.is_some());
+        let mut new = Vec::new();
+        for exchanged in clusters() {
+            let cluster: Arc<str> = exchanged.issuer.as_str().into();
+            if let Entry::Vacant(place) = followed.entry(Arc::clone(&cluster)) {
+                place.insert(Sender::default());
+                new.push(cluster);
+            }
+        }
+        for (cluster, given) in &*followed {
+            given.send_if_modified(|given| given.change(clusters().find(|of| *of.issuer == **cluster)));
+        }
+        new
+    }
+
+    /// Where tasks of a cluster that somebody follows get tokens.
+    fn given(&self, cluster: &str) -> Sender<Given> {
+        lock(&self.followed).get(cluster).cloned().unwrap_or_default()
     }
 
     /// Whether the end of what is of these kinds in this namespace would be seen.
@@ -127,41 +156,68 @@ impl Ends {
     }
 
     /// Forgets the watches of a cluster but for these: with those that a reload took away nobody goes on.
-    fn keep(&self, cluster: &str, watches: &[Watch]) {
+    fn keep(&self, cluster: &str, watches: &HashSet<Watch>) {
         self.all().retain(|watch, _| *watch.cluster != *cluster || watches.contains(watch));
+    }
+
+    /// Whether there is such a watch, whatever it tells.
+    fn has(&self, watch: &Watch) -> bool {
+        self.all().contains_key(watch)
     }
 
     /// A watch that has still to tell what there is. One that told before is lost since then.
     fn begin(&self, watch: &Watch) {
-        self.all().entry(watch.clone()).or_default();
+        let turn = self.next_turn();
+        self.all().entry(watch.clone()).or_insert_with(|| Watched { turn, ..Watched::default() });
     }
 
     /// Nothing is told any more.
     fn lose(&self, watch: &Watch, now: Moment) {
-        self.set(watch, State::LostAt(now));
+        let turn = self.next_turn();
         if let Some(watched) = self.all().get_mut(watch) {
+            watched.lost(now);
             watched.live.clear();
-            watched.losses += 1;
+            (watched.turn, watched.done) = (turn, None);
         }
     }
 
-    fn losses(&self, watch: &Watch) -> u64 {
-        self.all().get(watch).map_or(0, |watched| watched.losses)
-    }
-
-    /// All that happened until then is told, if the watch was lost no more often than so when it said that.
-    fn see(&self, watch: &Watch, losses: u64, at: Moment) {
-        if let Some(watched) = self.all().get_mut(watch).filter(|watched| watched.losses == losses) {
-            watched.state = State::ToldAt(at);
+    /// What a watch tells cannot be noted any more, of none of a cluster.
+    fn stall(&self, cluster: &str, now: Moment) {
+        for (_, watched) in self.all().iter_mut().filter(|(watch, _)| *watch.cluster == *cluster) {
+            watched.lost(now);
         }
     }
 
+    /// It is noted again: the watches told all the while, but for those that were lost meanwhile.
+    fn resume(&self, cluster: &str) {
+        for (_, watched) in self.all().iter_mut().filter(|(watch, _)| *watch.cluster == *cluster) {
+            if let Some(at) = watched.done {
+                watched.state = State::ToldAt(at);
+            }
+        }
+    }
+
+    fn turn(&self, watch: &Watch) -> u64 {
+        self.all().get(watch).map_or(0, |watched| watched.turn)
+    }
+
+    fn next_turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// All that happened until then is told, if the watch is still in the turn in which it said that.
+    fn see(&self, watch: &Watch, turn: u64, at: Moment) {
+        if let Some(watched) = self.all().get_mut(watch).filter(|watched| watched.turn == turn) {
+            (watched.state, watched.done) = (State::ToldAt(at), Some(at));
+        }
+    }
+
+    #[cfg(test)]
     fn set(&self, watch: &Watch, state: State) {
         let mut all = self.all();
         let watched = all.entry(watch.clone()).or_insert_with(|| Watched { state, ..Watched::default() });
-        match (watched.state, state) {
-            // It is lost since the first failure.
-            (State::LostAt(_), State::LostAt(_)) | (State::Never, State::LostAt(_)) => {}
+        match state {
+            State::LostAt(at) => watched.lost(at),
             _ => watched.state = state,
         }
     }
@@ -190,6 +246,15 @@ impl Ends {
 
     fn all(&self) -> MutexGuard<'_, HashMap<Watch, Watched>> {
         lock(&self.watches)
+    }
+}
+
+impl Watched {
+    fn lost(&mut self, at: Moment) {
+        // Since the first failure, if it told anything before.
+        if matches!(self.state, State::ToldAt(_)) {
+            self.state = State::LostAt(at);
+        }
     }
 }
 
@@ -317,17 +382,40 @@ mod tests {
         }
         ends.lose(&all, now);
         assert!(!ends.all_tell("c"));
-        ends.keep("c", std::slice::from_ref(&one));
+        ends.keep("c", &HashSet::from([one.clone()]));
         assert!(ends.all_tell("c"));
         let seen = |cluster, namespace| ends.are_seen(cluster, namespace, &[Kind::Pod], now);
         assert_eq!([seen("c", "ci"), seen("c", "staging"), seen("d", "staging")], [true, false, true]);
+        assert!(ends.has(&one) && !ends.has(&all));
+
+        // What is still to be noted of a watch that is taken away says nothing of one that a later reload begins.
+        ends.begin(&all);
+        let turn = ends.turn(&all);
+        ends.keep("c", &HashSet::new());
+        ends.begin(&all);
+        ends.see(&all, turn, now);
+        assert!(!ends.all_tell("c"));
+        ends.see(&all, ends.turn(&all), now);
+        assert!(ends.all_tell("c"));
     }
 
+    /// A watch that was lost while the store was away is not among them.
     #[test]
-    fn a_cluster_is_new_once() {
+    fn watches_that_told_while_the_store_was_away_tell_once_it_is_back() {
+        let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
         let ends = Ends::default();
-        let same = ends.clone();
-        assert_eq!([ends.is_new("c"), same.is_new("c"), same.is_new("d")], [true, false, true]);
+        let watch = |cluster: &str, kind| Watch { cluster: cluster.into(), kind, namespace: None };
+        let (runs, pods, other) = (watch("c", Kind::TaskRun), watch("c", Kind::Pod), watch("d", Kind::Pod));
+        for watch in [&runs, &pods, &other] {
+            ends.begin(watch);
+            ends.see(watch, ends.turn(watch), now);
+        }
+        let tells = |kind| ends.are_seen("c", "ci", &[kind], now + BLIND);
+        ends.stall("c", now);
+        assert_eq!([tells(Kind::TaskRun), tells(Kind::Pod), ends.all_tell("d")], [false, false, true]);
+        ends.lose(&pods, now);
+        ends.resume("c");
+        assert_eq!([tells(Kind::TaskRun), tells(Kind::Pod)], [true, false]);
     }
 
     #[test]
@@ -384,12 +472,12 @@ mod tests {
         lose(&ends, &pods);
         assert!(!is_known(), "what was lost is told anew");
         ends.tell(&pods, &pod("Pending"));
-        let losses = ends.losses(&pods);
+        let turn = ends.turn(&pods);
         ends.lose(&pods, now);
         ends.tell(&pods, &pod("Pending"));
-        ends.see(&pods, losses, now);
+        ends.see(&pods, turn, now);
         assert!(!is_known(), "what it told before it was lost says nothing any more");
-        ends.see(&pods, losses + 1, now);
+        ends.see(&pods, ends.turn(&pods), now);
         assert!(is_known());
         lose(&ends, &pods);
 

@@ -3,11 +3,13 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::watch::Sender;
 
 use super::{
     Kind, Object, Watch,
-    follow::{EndsError, Follower, Present, api},
-    left::Left,
+    follow::{EndsError, Follower, Present},
+    given::Given,
+    watches::api,
 };
 use crate::{
     audit::{Note, TokensEnded},
@@ -62,7 +64,7 @@ impl Follower {
                 let Some((bearer, uid)) = bearer_of(&change) else { continue };
                 let is_watched = bearer.kind == watch.kind
                     && watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace)
-                    && !self.is_of_others(&bearer);
+                    && !is_of_others(self.own().as_deref(), &bearer);
                 if !is_watched {
                     continue;
                 }
@@ -196,36 +198,36 @@ impl Follower {
         Ok(())
     }
 
-    /// Ends the tokens of tasks where they get none any more.
-    pub(super) async fn end_left(&self, left: &Left<'_>) -> Result<(), EndsError> {
-        let mut after = 0;
+    /// Ends the tokens of tasks where they get none any more, and tells of how many objects.
+    pub(super) async fn end_all_left(&self, given: &Sender<Given>) -> Result<usize, EndsError> {
+        let (mut after, mut ended) = (0, 0);
         loop {
             let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
-            let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(()) };
+            let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(ended) };
             let mut over = Vec::new();
             for change in page {
                 let Some((bearer, uid)) = bearer_of(&change) else { continue };
-                let is_left = bearer.cluster == self.cluster && left.is_in(&bearer.namespace);
-                if is_left && !bearer.is_told && !self.is_of_others(&bearer) {
+                // Asked anew each time, as a reload may bring a namespace back meanwhile.
+                let is_left = bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace);
+                if is_left && !bearer.is_told && !is_of_others(self.own().as_deref(), &bearer) {
                     over.push(Over { cluster: bearer.cluster, kind: bearer.kind, uid, why: NOT_CONFIGURED });
                 }
             }
+            ended += over.len();
             self.end(over).await?;
             after = last;
         }
     }
 
-    /// Whether other Doorwards on the same store alone gave the tokens. Their cluster is another one, though it may be called the same.
-    fn is_of_others(&self, bearer: &Bearer) -> bool {
-        let snapshot = self.app.snapshot.load();
-        let own = snapshot.own_issuer.as_ref().map(|own| &**own.issuer());
-        was_given_by_others(own, bearer)
+    /// The issuer of our tokens, unless a reload has taken `tokens` away as a whole.
+    fn own(&self) -> Option<Arc<str>> {
+        self.app.snapshot.load().own_issuer.as_ref().map(|own| Arc::clone(own.issuer()))
     }
 }
 
-/// Versions that note no issuer are taken for our own. Where a reload has taken `tokens` away as a whole nobody here takes our own, which are
-/// not told from those of others any more.
-fn was_given_by_others(own: Option<&str>, bearer: &Bearer) -> bool {
+/// Whether other Doorwards on the same store alone gave the tokens. Their cluster is another one, though it may be called the same.
+/// Versions that note no issuer are taken for our own.
+fn is_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
     bearer.issuer.is_some() && own.is_none_or(|own| !bearer.has_of(own))
 }
 
@@ -270,7 +272,7 @@ mod tests {
                 name: "build-pod".to_owned(),
                 is_told: false,
             };
-            assert_eq!(was_given_by_others(own, &bearer), expected, "{own:?} {bearer:?}");
+            assert_eq!(is_of_others(own, &bearer), expected, "{own:?} {bearer:?}");
         }
     }
 

@@ -3,25 +3,29 @@
 //! What they tell is read at once, whatever the store does: this process refuses the tokens of a run as soon as it has ended. What is
 //! to be done in the store and the trail besides waits in a queue, in the order in which it was told, and is tried until it is done.
 
-use std::{collections::HashMap, future::pending, pin::pin, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
-use futures_util::{Stream, StreamExt, stream};
-use kube::{Api, Client, api::DynamicObject};
-use tokio::sync::mpsc;
+use futures_util::{StreamExt, stream};
+use kube::Client;
+use tokio::sync::{
+    mpsc,
+    watch::{Receiver, Sender},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ends, Kind, State, Watch,
+    Watch,
     ending::{GONE, Over, SKEW},
-    left::{Left, end_until, until},
-    watching::{MAX_RETRY, Told, WatchError, watch},
+    given::{Given, end_left},
+    watches::Watches,
+    watching::{MAX_RETRY, Told, WatchError},
 };
 use crate::{
     admin::health::{ComponentHandle, Gate},
     app::App,
     audit::AuditUnavailable,
     authn::principal::workload_key,
-    clock::{Clock, Moment},
+    clock::Moment,
     config::raw,
     runs::{is_of_credential, root_cause},
     store::StoreError,
@@ -48,8 +52,6 @@ pub(super) enum EndsError {
     Ended,
     #[error("more runs have ended than could be noted while the store or the audit trail is away")]
     Behind,
-    #[error("the configuration has changed in `tokens.exchange`")]
-    Changed,
 }
 
 /// Watches the runs of one cluster until `stop`, wherever the configuration in force has its tasks get tokens. The pools are those of the
@@ -60,29 +62,6 @@ pub async fn follow(app: Arc<App>, (client, pools): (Client, Pools), cluster: Ar
     tokio::select! {
         () = follower.run() => {}
         () = stop.cancelled() => {}
-    }
-}
-
-/// Watches that tell nothing any more once their follower has ended, whichever way it did.
-struct Watching {
-    ends: Ends,
-    clock: Clock,
-    watches: Vec<Watch>,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        for watch in &self.watches {
-            self.ends.lose(watch, self.clock.moment());
-        }
-    }
-}
-
-pub(super) fn api(client: &Client, kind: Kind, namespace: Option<&str>) -> Api<DynamicObject> {
-    let resource = kind.resource();
-    match namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
     }
 }
 
@@ -107,20 +86,28 @@ struct Progress {
     trouble: HashMap<Watch, String>,
 }
 
+impl Progress {
+    /// Forgets the watches that are not there any more.
+    fn keep(&mut self, watches: &Watches) {
+        self.present.retain(|watch, _| watches.has(watch));
+        self.trouble.retain(|watch, _| watches.has(watch));
+    }
+}
+
 /// What is left to do of what a watch has told.
 enum Work {
     End(Over),
-    /// All that there was at first, as of this moment; the watch was lost so often until then.
+    /// All that there was at first.
     All(Watch, Present, Mark),
     /// All that happened until then is told before.
     UpTo(Watch, Mark),
 }
 
-/// Up to when a watch has told all, and how often it was lost before.
+/// Up to when a watch has told all, and the turn in which it did.
 #[derive(Clone, Copy)]
 struct Mark {
     at: Moment,
-    losses: u64,
+    turn: u64,
 }
 
 /// Puts work into the queue, unless there is no room for it.
@@ -135,135 +122,102 @@ fn line_up(queue: &mpsc::Sender<Work>, work: Work) -> Result<(), EndsError> {
 impl Follower {
     /// Watches where the configuration in force has tasks get tokens, and ends those that they have where it has them get none any more.
     async fn run(&self) {
-        let mut before: Vec<raw::Exchanged> = Vec::new();
-        loop {
-            let given = self.given();
-            let left = Left::new(&before, given.as_ref());
-            let is_over = || self.given() != given;
-            let watches = async {
-                match &given {
-                    Some(exchanged) => self.watch_until(&is_over, exchanged).await,
-                    // Nothing is to be seen there meanwhile, and so nothing fails.
-                    None => pending().await,
-                }
-            };
-            tokio::select! {
-                () = watches => {}
-                () = self.end_left_until(&is_over, &left) => {}
-            }
-            if let Some(given) = given
-                && !before.contains(&given)
-            {
-                before.push(given);
-            }
-        }
+        let given = self.app.ends.given(&self.cluster);
+        tokio::join!(self.watch(given.subscribe()), self.end_left(&given));
     }
 
-    /// Where tasks of the cluster get tokens by the configuration in force.
-    fn given(&self) -> Option<raw::Exchanged> {
-        let snapshot = self.app.snapshot.load();
-        let exchange = &snapshot.raw.tokens.as_ref()?.exchange;
-        exchange.iter().find(|of| of.kubernetes.is_some() && *of.issuer == *self.cluster).cloned()
-    }
-
-    /// Ends the tokens of tasks where they get none any more, until a reload changes where that is.
-    async fn end_left_until(&self, is_over: &impl Fn() -> bool, left: &Left<'_>) {
-        if left.is_empty() {
-            return until(is_over).await;
-        }
-        let cluster = &*self.cluster;
-        let told = |ended: &Result<(), EndsError>| match (ended, left.given) {
-            (Ok(()), None) => {
-                tracing::info!(cluster, "the tokens of tasks of a cluster that is not configured any more have ended");
-                self.health.ok();
-            }
-            (Ok(()), Some(_)) => {
-                tracing::info!(
+    /// Ends the tokens of tasks where a reload has it that they get none any more.
+    async fn end_left(&self, given: &Sender<Given>) {
+        let (cluster, mut is_failing) = (&*self.cluster, false);
+        let told = |ended: &Result<usize, EndsError>| {
+            let is_watched = given.borrow().exchanged.is_some();
+            match ended {
+                Ok(0) => {}
+                Ok(_) if is_watched => tracing::info!(
                     cluster,
                     "the tokens of tasks in namespaces that are not configured any more have ended"
-                );
-            }
-            (Err(error), given) => {
-                tracing::warn!(
+                ),
+                Ok(_) => {
+                    tracing::info!(
+                        cluster,
+                        "the tokens of tasks of a cluster that is not configured any more have ended"
+                    );
+                }
+                Err(_) if is_failing => {}
+                Err(error) => tracing::warn!(
                     %error,
                     cluster,
                     "tokens of tasks whose cluster, or namespace there, is not configured any more have not ended yet; it is tried again"
-                );
-                // Of one that is watched this tells how the watches are.
-                if given.is_none() {
-                    self.health.failed(error.to_string());
-                }
+                ),
+            }
+            is_failing = ended.is_err();
+            // Of one that is watched this tells how the watches are.
+            match ended {
+                _ if is_watched => {}
+                Ok(_) => self.health.ok(),
+                Err(error) => self.health.failed(error.to_string()),
             }
         };
-        end_until(is_over, || self.end_left(left), told).await;
+        end_left(given, || self.end_all_left(given), told).await;
     }
 
-    /// Watches again and again, until a reload changes where that is to be.
-    async fn watch_until(&self, is_over: &impl Fn() -> bool, exchanged: &raw::Exchanged) {
+    /// Watches again and again, wherever the configuration in force has tasks get tokens.
+    async fn watch(&self, mut given: Receiver<Given>) {
         loop {
-            let error = self.watch(is_over, exchanged).await;
-            if is_over() {
-                return;
+            let exchanged = given.borrow_and_update().exchanged.clone();
+            let Some(exchanged) = exchanged else {
+                // Nothing is to be seen there meanwhile, and so nothing fails.
+                _ = given.changed().await;
+                continue;
+            };
+            let (queue, work) = mpsc::channel(BACKLOG);
+            let watched = tokio::select! {
+                watched = self.read(&mut given, &exchanged, queue) => watched,
+                error = self.work(work) => Err(error),
+            };
+            if let Err(error) = watched {
+                let cluster = &*self.cluster;
+                tracing::warn!(%error, cluster, "the ends of runs are not seen, so tasks get no tokens; it is tried again");
+                self.health.failed(error.to_string());
+                tokio::time::sleep(MAX_RETRY).await;
             }
-            let cluster = &*self.cluster;
-            tracing::warn!(%error, cluster, "the ends of runs are not seen, so tasks get no tokens; it is tried again");
-            self.health.failed(error.to_string());
-            tokio::time::sleep(MAX_RETRY).await;
         }
     }
 
-    /// Watches until something fails.
-    async fn watch(&self, is_over: &impl Fn() -> bool, exchanged: &raw::Exchanged) -> EndsError {
-        let namespaces: Vec<Option<String>> = match exchanged.namespaces.as_slice() {
-            [] => vec![None],
-            listed => listed.iter().cloned().map(Some).collect(),
-        };
-        let watches = namespaces.iter().flat_map(|namespace| {
-            [Kind::TaskRun, Kind::Pod, Kind::PipelineRun].map(|kind| Watch {
-                cluster: Arc::clone(&self.cluster),
-                kind,
-                namespace: namespace.clone(),
-            })
-        });
-        let watching =
-            Watching { ends: self.app.ends.clone(), clock: self.app.clock.clone(), watches: watches.collect() };
-        self.app.ends.keep(&self.cluster, &watching.watches);
-        let streams = watching.watches.iter().cloned().map(|of| {
-            self.app.ends.begin(&of);
-            let api = api(&self.client, of.kind, of.namespace.as_deref());
-            watch(api, of.kind, self.app.clock.clone()).map(move |told| (of.clone(), told)).boxed()
-        });
-        let events = stream::select_all(streams.collect::<Vec<_>>());
-        let (queue, work) = mpsc::channel(BACKLOG);
-        tokio::select! {
-            error = self.read(is_over, events, queue) => error,
-            error = self.work(&watching.watches, work) => error,
-        }
-    }
-
-    /// Reads what watches tell, in its order, and waits for nothing else.
+    /// Reads what watches tell, in its order, and waits for nothing else, until something fails or a reload has another upstream asked,
+    /// or none.
     async fn read(
         &self,
-        is_over: &impl Fn() -> bool,
-        events: impl Stream<Item = (Watch, Result<Told, WatchError>)>,
+        given: &mut Receiver<Given>,
+        exchanged: &raw::Exchanged,
         queue: mpsc::Sender<Work>,
-    ) -> EndsError {
-        let mut events = pin!(events.ready_chunks(BATCH));
+    ) -> Result<(), EndsError> {
+        let (ends, clock) = (self.app.ends.clone(), self.app.clock.clone());
+        let mut watches = Watches::new(ends, clock, self.client.clone(), Arc::clone(&self.cluster));
+        let mut events = stream::select_all(watches.change(&exchanged.namespaces)).ready_chunks(BATCH);
         let mut progress = Progress::default();
-        while let Some(batch) = events.next().await {
-            // First, as what is not configured any more cannot be watched either.
-            if is_over() {
-                return EndsError::Changed;
-            }
+        loop {
+            let batch = tokio::select! {
+                // First, as what is not configured any more cannot be watched either.
+                biased;
+                _ = given.changed() => {
+                    let now = given.borrow_and_update().exchanged.clone();
+                    let Some(now) = now.filter(|now| now.kubernetes == exchanged.kubernetes) else { return Ok(()) };
+                    for begun in watches.change(&now.namespaces) {
+                        events.get_mut().push(begun);
+                    }
+                    progress.keep(&watches);
+                    continue;
+                }
+                batch = events.next() => batch.ok_or(EndsError::Ended)?,
+            };
             self.end_here(&batch);
             for (watch, told) in batch {
-                let Some(work) = self.take(watch, told, &mut progress) else { continue };
-                if let Err(error) = line_up(&queue, work) {
-                    return error;
+                if let Some(work) = self.take(watch, told, &mut progress) {
+                    line_up(&queue, work)?;
                 }
             }
         }
-        EndsError::Ended
     }
 
     /// Takes what a watch tells. Gives what is left to do.
@@ -275,7 +229,7 @@ impl Follower {
     ) -> Option<Work> {
         let ends = &self.app.ends;
         let end = |watch: Watch, uid, why| Work::End(Over { cluster: watch.cluster, kind: watch.kind, uid, why });
-        let mark = |watch: &Watch, at| Mark { at, losses: ends.losses(watch) };
+        let mark = |watch: &Watch, at| Mark { at, turn: ends.turn(watch) };
         match told {
             Ok(Told::Begins) => {
                 ends.forget_all(&watch);
@@ -324,15 +278,13 @@ impl Follower {
 
     /// Does what is left to do, in its order, much at once. What fails is tried again: tokens of what has ended meanwhile are refused
     /// here already.
-    async fn work(&self, watches: &[Watch], mut queue: mpsc::Receiver<Work>) -> EndsError {
-        let (mut batch, mut told) = (Vec::new(), HashMap::new());
+    async fn work(&self, mut queue: mpsc::Receiver<Work>) -> EndsError {
+        let mut batch = Vec::new();
         while queue.recv_many(&mut batch, BATCH).await > 0 {
             let mut is_late = false;
             while let Err(error) = self.do_all(&batch).await {
                 is_late = true;
-                for watch in watches {
-                    self.app.ends.set(watch, State::LostAt(self.app.clock.moment()));
-                }
+                self.app.ends.stall(&self.cluster, self.app.clock.moment());
                 tracing::warn!(
                     error = root_cause(&error),
                     "the ends of runs are refused here and cannot be noted, so tasks get no tokens; it is tried again"
@@ -341,16 +293,15 @@ impl Follower {
                 tokio::time::sleep(MAX_RETRY).await;
             }
             for work in batch.drain(..) {
-                if let Work::All(watch, _, mark) | Work::UpTo(watch, mark) = work {
-                    self.seen(&watch, mark);
-                    told.insert(watch, mark);
+                if let Work::All(watch, _, Mark { at, turn }) | Work::UpTo(watch, Mark { at, turn }) = work {
+                    self.app.ends.see(&watch, turn, at);
                 }
             }
             if is_late {
-                // They told all the while.
-                for (watch, mark) in &told {
-                    self.seen(watch, *mark);
-                }
+                self.app.ends.resume(&self.cluster);
+            }
+            if self.app.ends.all_tell(&self.cluster) {
+                self.health.ok();
             }
         }
         EndsError::Ended
@@ -361,8 +312,11 @@ impl Follower {
         for work in batch {
             match work {
                 Work::End(one) => over.push(one.clone()),
-                Work::All(watch, present, _) => over.extend(self.over(watch, present).await?),
-                Work::UpTo(..) => {}
+                // Of one that a reload has taken away meanwhile nobody may be allowed to ask any more.
+                Work::All(watch, present, _) if self.app.ends.has(watch) => {
+                    over.extend(self.over(watch, present).await?);
+                }
+                Work::All(..) | Work::UpTo(..) => {}
             }
         }
         self.end(over).await
@@ -383,14 +337,6 @@ impl Follower {
         // Whatever has a token by now is out of it then.
         if self.app.revocations.end_here(ended, self.app.clock.now() + MAX_LIFETIME + SKEW) {
             self.app.close_revoked_streams();
-        }
-    }
-
-    /// All that happened until then is told, and what had ended is ended.
-    fn seen(&self, watch: &Watch, Mark { at, losses }: Mark) {
-        self.app.ends.see(watch, losses, at);
-        if self.app.ends.all_tell(&watch.cluster) {
-            self.health.ok();
         }
     }
 
@@ -418,7 +364,7 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Kind, *};
 
     /// In an outage of the store that lasts, what watches say every few seconds must not take the room of what they say once.
     #[test]
@@ -426,7 +372,7 @@ mod tests {
         let (queue, _work) = mpsc::channel(BACKLOG);
         let up_to = || {
             let watch = Watch { cluster: "c".into(), kind: Kind::Pod, namespace: None };
-            Work::UpTo(watch, Mark { at: Moment::MIN, losses: 0 })
+            Work::UpTo(watch, Mark { at: Moment::MIN, turn: 0 })
         };
         let end = || Work::End(Over { cluster: "c".into(), kind: Kind::Pod, uid: "u".to_owned(), why: GONE });
         for _ in 0..2 * BACKLOG {

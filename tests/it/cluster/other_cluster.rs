@@ -194,10 +194,12 @@ async fn a_namespace_that_a_reload_brings_is_watched_and_the_tokens_in_one_that_
         (answer.status == 200).then_some(answer)
     });
     let own = given.await.token();
+    let ended = "the tokens of tasks in namespaces that are not configured any more have ended";
+    let log = tasks.world.doorward.log();
+    assert!(log.iter().all(|line| line["message"] != ended), "no task had a token elsewhere");
 
     tasks.world.doorward.change(&listed, elsewhere);
     tasks.world.doorward.signal("HUP");
-    let ended = "the tokens of tasks in namespaces that are not configured any more have ended";
     tasks.world.doorward.wait_for_log(ended).await;
     tasks.is_dead(&own).await;
 

@@ -1,0 +1,287 @@
+//! Where tasks of a cluster get tokens, and the end of those that they have where a reload has it that they get none any more.
+
+use std::{collections::BTreeSet, mem, time::Duration};
+
+use tokio::{sync::watch::Sender, time::timeout};
+
+use super::{follow::EndsError, watching::MAX_RETRY};
+use crate::config::raw;
+
+/// How long an exchange that began before a reload may take until it has noted its token, here or at another replica. What it noted is
+/// ended then.
+const END_AGAIN: Duration = Duration::from_secs(30);
+
+/// Namespaces that may be left at once, beside those of the last reload. While the store is away reload after reload may take some away;
+/// the tokens there end by themselves.
+const MOST_LEFT: usize = 10_000;
+
+/// Where tasks of a cluster get tokens by the configuration in force, and where those that they got before are still to be ended.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// `None`: nowhere.
+    pub(super) exchanged: Option<raw::Exchanged>,
+    left: Left,
+}
+
+/// Where reloads have taken tokens away. Where a later one gives them again, nothing is left.
+#[derive(Debug)]
+enum Left {
+    /// In all namespaces.
+    All,
+    In(BTreeSet<String>),
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self::In(BTreeSet::new())
+    }
+}
+
+impl Given {
+    /// Takes what the configuration in force says, and tells whether it said something else before.
+    pub(super) fn change(&mut self, exchanged: Option<&raw::Exchanged>) -> bool {
+        if self.exchanged.as_ref() == exchanged {
+            return false;
+        }
+        if let Some(before) = mem::replace(&mut self.exchanged, exchanged.cloned()) {
+            self.left.add(before.namespaces);
+        }
+        if let Some(given) = exchanged {
+            self.left.take_out(given);
+        }
+        true
+    }
+
+    pub(super) fn leaves_none(&self) -> bool {
+        matches!(&self.left, Left::In(names) if names.is_empty())
+    }
+
+    pub(super) fn is_left(&self, namespace: &str) -> bool {
+        let is_taken_away = match &self.left {
+            Left::All => true,
+            Left::In(names) => names.contains(namespace),
+        };
+        is_taken_away && self.exchanged.as_ref().is_none_or(|given| !given.gives_in(namespace))
+    }
+}
+
+impl Left {
+    fn add(&mut self, namespaces: Vec<String>) {
+        match self {
+            _ if namespaces.is_empty() => *self = Self::All,
+            Self::All => {}
+            Self::In(names) => {
+                if names.len() > MOST_LEFT {
+                    names.clear();
+                }
+                names.extend(namespaces);
+            }
+        }
+    }
+
+    fn take_out(&mut self, given: &raw::Exchanged) {
+        match self {
+            _ if given.namespaces.is_empty() => *self = Self::default(),
+            // But for those that are given now.
+            Self::All => {}
+            Self::In(names) => {
+                for namespace in &given.namespaces {
+                    names.remove(namespace);
+                }
+            }
+        }
+    }
+}
+
+/// Ends what each reload leaves: at once, again and again until that succeeds, and once more later. What comes of each time is `told`.
+pub(super) async fn end_left<F: Future<Output = Result<usize, EndsError>>>(
+    given: &Sender<Given>,
+    end: impl Fn() -> F,
+    mut told: impl FnMut(&Result<usize, EndsError>),
+) {
+    let mut heard = given.subscribe();
+    let mut is_last = false;
+    loop {
+        let leaves_none = heard.borrow_and_update().leaves_none();
+        if leaves_none {
+            is_last = false;
+            _ = heard.changed().await;
+            continue;
+        }
+        let ended = end().await;
+        told(&ended);
+        if is_last && ended.is_ok() {
+            is_last = false;
+            given.send_if_modified(|given| {
+                // What a reload has left meanwhile has not ended.
+                if !heard.has_changed().unwrap_or_default() {
+                    given.left = Left::default();
+                }
+                false
+            });
+            continue;
+        }
+        let wait = if ended.is_ok() { END_AGAIN } else { MAX_RETRY };
+        let is_reloaded = timeout(wait, heard.changed()).await.is_ok();
+        is_last = (is_last || ended.is_ok()) && !is_reloaded;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use serde_json::json;
+
+    use super::{super::Ends, *};
+
+    fn given(namespaces: &[&str]) -> raw::Exchanged {
+        raw::Exchanged {
+            issuer: "c".to_owned(),
+            kubernetes: Some("api".to_owned()),
+            upstreams: Vec::new(),
+            namespaces: namespaces.iter().map(|&namespace| namespace.to_owned()).collect(),
+        }
+    }
+
+    /// What was given before the process began, or to another replica alone, is none of it; and what a reload brought back was ended for as
+    /// long as the process went on, wherever another replica gave tokens there.
+    #[test]
+    fn tokens_are_left_where_reloads_took_them_away_and_the_last_one_does_not_give_them() {
+        let (all, both, one) = (given(&[]), given(&["ci", "staging"]), given(&["ci"]));
+        for (reloads, expected) in [
+            (vec![Some(&one)], [false; 3]),
+            (vec![Some(&one), Some(&both)], [false; 3]),
+            (vec![Some(&one), Some(&all)], [false; 3]),
+            (vec![Some(&both), Some(&one)], [false, true, false]),
+            (vec![Some(&both), Some(&one), Some(&both)], [false; 3]),
+            (vec![Some(&both), Some(&one), None], [true, true, false]),
+            (vec![Some(&all), Some(&one)], [false, true, true]),
+            (vec![Some(&all), Some(&one), Some(&both)], [false, false, true]),
+            (vec![Some(&all), Some(&one), Some(&all)], [false; 3]),
+            (vec![Some(&one), None], [true, false, false]),
+            (vec![Some(&one), None, Some(&one)], [false; 3]),
+            (vec![Some(&all), None], [true; 3]),
+        ] {
+            let mut given = Given::default();
+            for reload in &reloads {
+                assert!(given.change(*reload) && !given.change(*reload), "{reloads:?}");
+            }
+            assert_eq!(["ci", "staging", "other"].map(|namespace| given.is_left(namespace)), expected, "{reloads:?}");
+            assert_eq!(given.leaves_none(), expected == [false; 3], "{reloads:?}");
+        }
+    }
+
+    /// Each former list was kept as long as the process went on.
+    #[test]
+    fn what_is_left_while_the_store_is_away_is_bounded() {
+        let mut state = Given::default();
+        for number in 0..MOST_LEFT + 10 {
+            state.change(Some(&given(&[&format!("a{number}"), &format!("b{number}")])));
+        }
+        assert!(matches!(&state.left, Left::In(names) if names.len() <= MOST_LEFT + 2), "{:?}", state.left);
+        state.change(None);
+        assert!(state.is_left(&format!("a{}", MOST_LEFT + 9)), "what the last one took away is left");
+    }
+
+    /// Each round asked whether the configuration was another one by then, and heard nothing of what came and went in between.
+    #[test]
+    fn who_follows_a_cluster_hears_of_each_reload_and_a_cluster_is_new_once() {
+        let configuration = |exchange: serde_json::Value| raw::Root {
+            tokens: Some(serde_json::from_value(json!({"exchange": exchange})).unwrap()),
+            ..raw::Root::default()
+        };
+        let entry = |issuer: &str, namespaces: &[&str]| json!({"issuer": issuer, "kubernetes": "api", "namespaces": namespaces});
+        let ends = Ends::default();
+        let new =
+            |exchange| ends.configure(&configuration(exchange)).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(new(json!([{"issuer": "a"}, entry("c", &["ci", "staging"])])), ["c"]);
+        let (given, mut heard) = (ends.given("c"), ends.given("c").subscribe());
+        assert!(given.borrow().leaves_none() && given.borrow().exchanged.is_some());
+        assert_eq!(new(json!([entry("c", &["ci", "staging"]), entry("d", &[])])), ["d"]);
+        assert!(!heard.has_changed().unwrap(), "nothing has changed there");
+        assert!(new(json!([entry("c", &["other"])])).is_empty());
+        assert!(new(json!([entry("c", &["other", "ci"])])).is_empty());
+        assert!(heard.has_changed().unwrap());
+        let left = |namespace| heard.borrow_and_update().is_left(namespace);
+        assert_eq!(["ci", "staging", "other"].map(left), [false, true, false]);
+        assert!(ends.configure(&raw::Root::default()).is_empty());
+        assert!(given.borrow().exchanged.is_none() && given.borrow().is_left("ci"));
+        assert!(new(json!([entry("c", &[])])).is_empty(), "somebody follows it already");
+        assert!(given.borrow().leaves_none());
+    }
+
+    /// It was ended every half a minute for as long as the process went on.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_reload_leaves_is_ended_until_that_succeeds_and_once_more_and_is_then_forgotten() {
+        let sender = Sender::<Given>::default();
+        let reload = |namespaces: &[&str]| {
+            sender.send_if_modified(|state| state.change(Some(&given(namespaces))));
+        };
+        let (left, fails, told) = (Cell::new(1), Cell::new(true), RefCell::new(Vec::new()));
+        let end = || async {
+            if fails.get() {
+                return Err(EndsError::Ended);
+            }
+            Ok(left.replace(0))
+        };
+        let ends = end_left(&sender, end, |ended| told.borrow_mut().push(ended.as_ref().ok().copied()));
+        let events = async {
+            let soon = Duration::from_secs(1);
+            reload(&["ci"]);
+            tokio::time::sleep(soon).await;
+            assert!(told.borrow().is_empty(), "nothing was taken away");
+            reload(&["other"]);
+            tokio::time::sleep(soon).await;
+            fails.set(false);
+            tokio::time::sleep(soon).await;
+            assert!(told.borrow().starts_with(&[None, None]), "it is tried again: {:?}", told.borrow());
+            assert_eq!(told.take().last(), Some(&Some(1)));
+            left.set(2);
+            tokio::time::sleep(END_AGAIN).await;
+            assert_eq!(told.take(), [Some(2)], "what an exchange noted that had begun before ends too");
+            left.set(3);
+            assert!(sender.borrow().leaves_none() && !sender.borrow().is_left("ci"));
+            tokio::time::sleep(10 * END_AGAIN).await;
+            assert!(told.borrow().is_empty(), "it is forgotten");
+
+            // What the next one takes away has all of its time, and what it brings back has none.
+            reload(&["staging"]);
+            tokio::time::sleep(END_AGAIN - soon).await;
+            reload(&["other"]);
+            tokio::time::sleep(END_AGAIN - soon).await;
+            assert_eq!(told.take(), [Some(3), Some(0)]);
+            assert!(sender.borrow().is_left("staging") && !sender.borrow().is_left("other"));
+            tokio::time::sleep(2 * soon).await;
+            assert_eq!(told.take(), [Some(0)]);
+            assert!(sender.borrow().leaves_none());
+        };
+        tokio::select! {
+            () = ends => {}
+            () = events => {}
+        }
+    }
+
+    /// The round had begun before, and knew nothing of it.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_reload_leaves_during_the_last_round_is_ended_as_well() {
+        let sender = Sender::<Given>::default();
+        let reload = |namespaces: &[&str]| {
+            sender.send_if_modified(|state| state.change(Some(&given(namespaces))));
+        };
+        reload(&["ci", "staging"]);
+        reload(&["staging"]);
+        let rounds = Cell::new(0);
+        let end = || async {
+            rounds.set(rounds.get() + 1);
+            if rounds.get() == 2 {
+                reload(&["other"]);
+            }
+            Ok::<_, EndsError>(0)
+        };
+        let ends = end_left(&sender, end, |_| ());
+        assert!(timeout(END_AGAIN + Duration::from_secs(1), ends).await.is_err());
+        assert_eq!(rounds.get(), 3);
+        assert!(sender.borrow().is_left("staging"));
+    }
+}

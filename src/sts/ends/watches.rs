@@ -1,0 +1,138 @@
+//! The watches of one cluster, which come and go with the namespaces in which its tasks get tokens.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use futures_util::{StreamExt, stream::BoxStream};
+use kube::{Api, Client, api::DynamicObject};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    Ends, Kind, Watch,
+    watching::{Told, WatchError, watch},
+};
+use crate::clock::Clock;
+
+/// Watches that tell nothing any more once this is gone, whichever way their follower has ended.
+pub(super) struct Watches {
+    ends: Ends,
+    clock: Clock,
+    client: Client,
+    /// The name of its issuer.
+    cluster: Arc<str>,
+    /// Each goes on until its guard is dropped.
+    going: HashMap<Watch, DropGuard>,
+}
+
+/// What one of several watches tells.
+type Events = BoxStream<'static, (Watch, Result<Told, WatchError>)>;
+
+impl Watches {
+    pub(super) fn new(ends: Ends, clock: Clock, client: Client, cluster: Arc<str>) -> Self {
+        Self { ends, clock, client, cluster, going: HashMap::new() }
+    }
+
+    pub(super) fn has(&self, watch: &Watch) -> bool {
+        self.going.contains_key(watch)
+    }
+
+    /// Begins the watches that these namespaces take beside those that go on, and ends those that they do not take. None: all namespaces.
+    pub(super) fn change(&mut self, namespaces: &[String]) -> Vec<Events> {
+        let wanted: HashSet<Watch> = match namespaces {
+            [] => self.of_namespace(None).into(),
+            listed => listed.iter().flat_map(|namespace| self.of_namespace(Some(namespace))).collect(),
+        };
+        self.going.retain(|watch, _| wanted.contains(watch));
+        self.ends.keep(&self.cluster, &wanted);
+        let new: Vec<Watch> = wanted.into_iter().filter(|watch| !self.has(watch)).collect();
+        new.into_iter().map(|watch| self.begin(watch)).collect()
+    }
+
+    fn of_namespace(&self, namespace: Option<&str>) -> [Watch; 3] {
+        [Kind::TaskRun, Kind::Pod, Kind::PipelineRun].map(|kind| Watch {
+            cluster: Arc::clone(&self.cluster),
+            kind,
+            namespace: namespace.map(ToOwned::to_owned),
+        })
+    }
+
+    fn begin(&mut self, of: Watch) -> Events {
+        self.ends.begin(&of);
+        let api = api(&self.client, of.kind, of.namespace.as_deref());
+        let end = CancellationToken::new();
+        let told = watch(api, of.kind, self.clock.clone()).take_until(end.clone().cancelled_owned());
+        self.going.insert(of.clone(), end.drop_guard());
+        told.map(move |told| (of.clone(), told)).boxed()
+    }
+}
+
+impl Drop for Watches {
+    fn drop(&mut self) {
+        for watch in self.going.keys() {
+            self.ends.lose(watch, self.clock.moment());
+        }
+    }
+}
+
+pub(super) fn api(client: &Client, kind: Kind, namespace: Option<&str>) -> Api<DynamicObject> {
+    let resource = kind.resource();
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use futures_util::FutureExt;
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+    use crate::clock::Timestamp;
+
+    /// All began anew with each reload that named one more, and until they had listed all, tasks got tokens nowhere in the cluster.
+    #[tokio::test]
+    async fn watches_of_namespaces_that_stay_go_on_while_others_come_and_go() {
+        let silent = tower::service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+        let (ends, clock) = (Ends::default(), Clock::manual(Timestamp::from_secs(1_700_000_000)));
+        let mut watches = Watches::new(ends.clone(), clock.clone(), Client::new(silent, "ci"), "c".into());
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<String>>();
+        let kinds = [Kind::TaskRun, Kind::Pod, Kind::PipelineRun];
+        let are_seen = |namespace| ends.are_seen("c", namespace, &kinds, clock.moment());
+        // Each has told all, as far as this goes.
+        let begin = async |begun: &mut Vec<Events>, namespace: &str| {
+            assert_eq!(begun.len(), 3);
+            for events in begun {
+                let (watch, told) = events.next().await.unwrap();
+                assert!(matches!(told, Ok(Told::Begins)));
+                assert_eq!(watch.namespace.as_deref(), Some(namespace));
+                ends.see(&watch, ends.turn(&watch), clock.moment());
+            }
+        };
+        let mut of_ci = watches.change(&names(&["ci"]));
+        begin(&mut of_ci, "ci").await;
+        assert!(watches.change(&names(&["ci", "ci"])).is_empty());
+        let mut of_shop = watches.change(&names(&["shop", "ci"]));
+        assert!(are_seen("ci") && !are_seen("shop"));
+        begin(&mut of_shop, "shop").await;
+        assert!(of_ci.iter_mut().all(|events| events.next().now_or_never().is_none()), "they go on");
+        assert!(are_seen("ci") && are_seen("shop"));
+
+        assert!(watches.change(&names(&["shop"])).is_empty());
+        assert!(of_ci.iter_mut().all(|events| matches!(events.next().now_or_never(), Some(None))), "they have ended");
+        assert!(!are_seen("ci") && are_seen("shop"));
+
+        let everywhere = watches.change(&[]);
+        assert!(of_shop.iter_mut().all(|events| matches!(events.next().now_or_never(), Some(None))));
+        assert_eq!((everywhere.len(), are_seen("shop")), (3, false));
+        drop(watches);
+        for mut events in everywhere {
+            assert!(events.next().await.is_none(), "none goes on by itself");
+        }
+    }
+}
