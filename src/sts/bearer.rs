@@ -88,10 +88,11 @@ fn holder(claims: &Map<String, Value>) -> String {
 pub struct Bearer {
     /// The name of the cluster's issuer.
     pub cluster: Arc<str>,
-    /// The issuer of its last token, by which it is known which Doorward gave it. Older versions have none.
+    /// The issuer of the token for which this was written last, by which it is known which Doorward gave it. Older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<Arc<str>>,
-    /// Those of its other tokens: several Doorwards on one store may stand before one cluster, and one may have had another host.
+    /// Those of its other tokens, also of such as have ended: several Doorwards on one store may stand before one cluster, and one may have
+    /// had another host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Arc<str>>,
     pub kind: Kind,
@@ -110,7 +111,8 @@ impl Bearer {
         self.issuers().any(|noted| **noted == *issuer)
     }
 
-    fn issuers(&self) -> impl Iterator<Item = &Arc<str>> {
+    /// Of which issuers it has tokens, or has had some.
+    pub(super) fn issuers(&self) -> impl Iterator<Item = &Arc<str>> {
         self.issuer.iter().chain(&self.others)
     }
 

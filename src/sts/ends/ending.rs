@@ -209,7 +209,8 @@ impl Follower {
                 let Some((bearer, uid)) = bearer_of(&change) else { continue };
                 // Asked anew each time, as a reload may bring a namespace back meanwhile.
                 let is_left = bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace);
-                if is_left && !bearer.is_told && !is_of_others(self.own().as_deref(), &bearer) {
+                // What has tokens of several Doorwards has one end for all, and another may go on giving it some.
+                if is_left && !bearer.is_told && !is_also_of_others(self.own().as_deref(), &bearer) {
                     over.push(Over { cluster: bearer.cluster, kind: bearer.kind, uid, why: NOT_CONFIGURED });
                 }
             }
@@ -229,6 +230,12 @@ impl Follower {
 /// Versions that note no issuer are taken for our own.
 fn is_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
     bearer.issuer.is_some() && own.is_none_or(|own| !bearer.has_of(own))
+}
+
+/// Whether other Doorwards on the same store gave some of the tokens, or all. Where a reload has taken `tokens` away as a whole nobody here
+/// takes our own, which are not told from those of others any more.
+fn is_also_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
+    bearer.issuers().any(|noted| own != Some(&**noted))
 }
 
 /// Whether what was found is what has tokens, has not ended, and would be seen to end: a pod whose label was taken off is watched no more.
@@ -251,17 +258,20 @@ mod tests {
 
     use super::*;
 
-    /// Each list, and a reload that took a cluster away, ended all tokens of another Doorward's cluster that was called the same.
+    /// Each list, and a reload that took a cluster away, ended all tokens of another Doorward's cluster that was called the same; and such a
+    /// reload those that another gave to a run of the same cluster, which went on.
     #[test]
     fn tokens_of_another_doorward_on_the_same_store_are_left() {
         let (own, other) = (Some("https://east.example"), Some("https://west.example"));
+        // Whether all are, and whether some are.
         for (own, noted, beside, expected) in [
-            (own, other, None, true),
-            (own, own, None, false),
-            (own, other, own, false),
-            (own, None, None, false),
-            (None, other, None, true),
-            (None, None, None, false),
+            (own, other, None, (true, true)),
+            (own, own, None, (false, false)),
+            (own, other, own, (false, true)),
+            (own, own, other, (false, true)),
+            (own, None, None, (false, false)),
+            (None, other, None, (true, true)),
+            (None, None, None, (false, false)),
         ] {
             let bearer = Bearer {
                 cluster: "east".into(),
@@ -272,7 +282,7 @@ mod tests {
                 name: "build-pod".to_owned(),
                 is_told: false,
             };
-            assert_eq!(is_of_others(own, &bearer), expected, "{own:?} {bearer:?}");
+            assert_eq!((is_of_others(own, &bearer), is_also_of_others(own, &bearer)), expected, "{own:?} {bearer:?}");
         }
     }
 
