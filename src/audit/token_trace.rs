@@ -1,7 +1,7 @@
 //! From a token of ours back to the run and the request that caused it, and on to each use of the token, by the trail alone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
 };
 
@@ -43,7 +43,8 @@ pub struct TracedToken {
     pub at: Timestamp,
     /// The request that asked for it.
     pub request: Uuid,
-    /// Why it was given to nobody, where its request was refused after it had been written down: who asked was revoked meanwhile.
+    /// Why it was given to nobody, where its request was refused after it had been written down, as who asked was revoked meanwhile, or
+    /// its client left before the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
     /// Of whom `whose` tells, as their issuer knows them.
@@ -198,7 +199,7 @@ impl Tokens<'_> {
 pub fn trace_tokens(files: &Files, wanted: Tokens<'_>) -> Result<Vec<TracedToken>, ReplayError> {
     let mut found = Found::default();
     files.each(code::REQUEST, |line| found.issued(line, wanted))?;
-    if found.0.is_empty() {
+    if found.tokens.is_empty() {
         return Ok(Vec::new());
     }
     files.each(code::REQUEST, |line| found.used(line))?;
@@ -207,9 +208,14 @@ pub fn trace_tokens(files: &Files, wanted: Tokens<'_>) -> Result<Vec<TracedToken
     Ok(found.in_order())
 }
 
-/// The tokens that are meant, by id, with what lines say of them.
+/// The tokens that are meant, with what lines say of them.
 #[derive(Default)]
-struct Found(BTreeMap<String, TracedToken>);
+struct Found {
+    /// By id.
+    tokens: BTreeMap<String, TracedToken>,
+    /// The id of the one that a request asked for.
+    of_request: HashMap<Uuid, String>,
+}
 
 impl Found {
     fn issued(&mut self, line: Line, wanted: Tokens<'_>) {
@@ -233,22 +239,25 @@ impl Found {
             no_others_since: None,
             issued,
         };
-        self.0.entry(token.issued.token.clone()).or_insert(token);
+        self.of_request.insert(request, token.issued.token.clone());
+        self.tokens.entry(token.issued.token.clone()).or_insert(token);
     }
 
     fn used(&mut self, line: Line) {
         // The record of the end of a request that gave a token has it as well.
-        if let Some(why) = line.status_code.as_ref().filter(|_| line.unmapped.issued.is_none()) {
-            let asked = self.0.values_mut().filter(|token| line.metadata.correlation_uid == Some(token.request));
-            asked.for_each(|token| token.withheld = Some(why.clone()));
+        let has_ended = line.duration.is_some() && line.unmapped.issued.is_none();
+        if let Some(request) = line.metadata.correlation_uid.filter(|_| has_ended)
+            && let Some(token) = self.of_request.get(&request).and_then(|id| self.tokens.get_mut(id))
+        {
+            token.withheld = line.status_code.clone().or_else(|| line.unmapped.ended.clone());
         }
         let at = Timestamp::from_millis(line.time);
-        if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| self.0.get_mut(id)) {
+        if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| self.tokens.get_mut(id)) {
             token.end(at, || DONE.to_owned());
         }
         let at_server = line.unmapped.introspected;
         let id = at_server.as_ref().map_or(&line.actor.session.uid, |at_server| &at_server.token);
-        let (Some(token), Some(request)) = (self.0.get_mut(id), line.metadata.correlation_uid) else { return };
+        let (Some(token), Some(request)) = (self.tokens.get_mut(id), line.metadata.correlation_uid) else { return };
         // A resource server asks about tokens of ours alone.
         if at_server.is_none() && !token.issued.is_by(&line.actor.idp.name) {
             return;
@@ -279,7 +288,7 @@ impl Found {
         let Some(ended) = line.unmapped.tokens_ended else { return };
         let at = Timestamp::from_millis(line.time);
         let is_of = |task: &TaskLine| task.cluster == ended.cluster && task.lives_with().any(|uid| uid == ended.uid);
-        for token in self.0.values_mut() {
+        for token in self.tokens.values_mut() {
             if token.issued.task.as_ref().is_some_and(is_of) && at.as_millis() < token.issued.expires {
                 token.end(at, || ended.why.clone());
             }
@@ -289,7 +298,7 @@ impl Found {
     fn revoked(&mut self, line: &Line) {
         let Some(revocation) = Revocation::read(&line.unmapped.command).filter(|_| line.status_id == 1) else { return };
         let at = Timestamp::from_millis(line.time);
-        for token in self.0.values_mut() {
+        for token in self.tokens.values_mut() {
             let is_out = token.at <= at && at.as_millis() < token.issued.expires;
             if is_out && revocation.meets(token) {
                 token.end(at, || format!("an operator revoked it: {}", line.unmapped.why.escape_debug()));
@@ -299,7 +308,7 @@ impl Found {
 
     /// In the order in which they were issued.
     fn in_order(self) -> Vec<TracedToken> {
-        let mut tokens: Vec<TracedToken> = self.0.into_values().collect();
+        let mut tokens: Vec<TracedToken> = self.tokens.into_values().collect();
         for token in &mut tokens {
             token.uses.sort_by_key(|used| used.at);
         }

@@ -282,6 +282,10 @@ impl Exchange {
             record.bytes_in = received.bytes();
             record.body_digest = record.body_digest.or_else(|| received.digest());
         }
+        // Whoever asked for a token heard of none.
+        if record.status.is_none() {
+            record.issued = None;
+        }
         record.ended = match end.outcome {
             EndedBy::Complete => None,
             EndedBy::ClientAborted if open.connection.as_ref().is_some_and(|from| from.is_flooded()) => {
@@ -348,8 +352,48 @@ fn recorded_tls(tls: &TlsInfo) -> Arc<audit::Tls> {
 mod tests {
     use std::future::pending;
 
+    use serde_json::Value;
+
     use super::*;
-    use crate::{error::Reason, sessions::tests::trail};
+    use crate::{admin::metrics::RequestMetrics, error::Reason, sessions::tests::trail};
+
+    /// The trail said that it was issued to whoever left while it was being written down.
+    #[tokio::test]
+    async fn a_token_whose_request_ended_without_an_answer_was_given_to_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let (trail, requests) = (trail(folder.path()), RequestMetrics::default());
+        let ids = [1, 2].map(Uuid::from_u128);
+        for (id, is_answered) in ids.into_iter().zip([false, true]) {
+            let metrics = Arc::new(requests.route(&"-".into()));
+            let ledger = Ledger { trail: trail.clone(), metrics, in_flight: requests.begin(), epoch: 0 };
+            let mut exchange = Exchange::resume(Record::begin(id, Timestamp::default(), Method::POST), ledger);
+            exchange.record().issued = Some(Box::new(audit::Issued {
+                token: "t".to_owned(),
+                issuer: "own".into(),
+                audience: "x".to_owned(),
+                scopes: Vec::new(),
+                expires: Timestamp::from_secs(600),
+                rules: Vec::new(),
+                cause: None,
+                task: None,
+                parties: Vec::new(),
+                onward: None,
+            }));
+            if is_answered {
+                exchange.answered(StatusCode::OK, AnswerBy::Us);
+            }
+        }
+        // Behind both of them.
+        let last = audit::Note::PolicyRefused { digest: None, cause: "test", problems: Vec::new() };
+        trail.note_durable(last).await.unwrap();
+        let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let is_issued = ids.map(|id| {
+            let of = |line: &&Value| line["metadata"]["correlation_uid"] == id.to_string();
+            lines.iter().find(of).unwrap()["unmapped"]["issued"].is_object()
+        });
+        assert_eq!(is_issued, [false, true], "{text}");
+    }
 
     /// It was told that the EventListener had not answered, which nobody had asked.
     #[tokio::test(start_paused = true)]

@@ -53,12 +53,13 @@ fn a_token_of_another_issuer_with_the_same_id_is_no_use_of_ours_and_not_ended_wi
     assert!(told(&older).0.contains(&Uuid::from_u128(2)));
 }
 
-/// Whoever was revoked while their token was being written down got none, and it was told as issued.
+/// Whoever was revoked while their token was being written down got none, and neither did who left meanwhile, and it was told as issued.
 #[test]
-fn a_token_whose_request_was_refused_once_it_was_written_down_was_given_to_nobody() {
+fn a_token_whose_request_was_refused_or_left_once_it_was_written_down_was_given_to_nobody() {
     let answered = |more: &Value, refusal: Option<&str>| {
         let mut line: Value = serde_json::from_str(&of(1, 1, "corp", more)).unwrap();
         line["status_code"] = refusal.into();
+        line["duration"] = 5.into();
         let issued = issued(&json!({}));
         traced(&[issued, line.to_string()], Tokens::Id("same")).pop().unwrap()
     };
@@ -67,7 +68,10 @@ fn a_token_whose_request_was_refused_once_it_was_written_down_was_given_to_nobod
     let told = withheld.to_string();
     assert!(told.contains("    withheld 1970-01-01T00:00:00.001Z: token_revoked, by request "), "{told}");
     assert!(!told.contains("    issued   "), "{told}");
-    assert_eq!(answered(&json!({}), None).withheld, None, "its end is not told yet");
+    let left = answered(&json!({"ended": "client_gone"}), None);
+    assert_eq!(left.withheld.as_deref(), Some("client_gone"));
+    let undone = traced(&[issued(&json!({})), of(1, 1, "corp", &json!({}))], Tokens::Id("same")).pop().unwrap();
+    assert_eq!(undone.withheld, None, "its end is not told yet");
     let given = json!({"issued": {"token": "same", "audience": "x", "expires": 9_000_000}});
     assert_eq!(answered(&given, Some("upstream_failed")).withheld, None);
 }
