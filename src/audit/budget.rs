@@ -24,12 +24,14 @@ pub(super) enum Field {
     Deliveries,
     Kubernetes,
     Run,
+    /// By whose revocation a token ends.
+    Parties,
     /// All other text: names, ids and subjects. Cut last, as it says who and what.
     Names,
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::UserAgent,
         Self::Claims,
         Self::Detail,
@@ -45,6 +47,7 @@ impl Field {
         Self::Deliveries,
         Self::Kubernetes,
         Self::Run,
+        Self::Parties,
         Self::Names,
     ];
 
@@ -53,7 +56,7 @@ impl Field {
         match self {
             Self::UserAgent | Self::Webhook | Self::Kubernetes | Self::Names => 512,
             Self::Detail => 1024,
-            Self::Shadow | Self::Grants | Self::Extras | Self::Run => 2048,
+            Self::Shadow | Self::Grants | Self::Extras | Self::Run | Self::Parties => 2048,
             Self::Claims | Self::Scopes | Self::KubernetesGroups | Self::Path | Self::Deliveries => 8192,
             Self::Groups | Self::Problems => 12_288,
         }
@@ -66,6 +69,7 @@ impl Field {
             Self::Detail => 128,
             Self::Names => 160,
             Self::Kubernetes | Self::Run => 256,
+            Self::Parties => 512,
             Self::Scopes | Self::KubernetesGroups => 1024,
             Self::Groups | Self::Path | Self::Problems | Self::Deliveries => 2048,
         }

@@ -285,7 +285,7 @@ fn issued(issued: &Issued, budget: &mut Budget, object: &mut Object<'_>) {
         .list("rules", budget.list(Field::Names, &issued.rules))
         .some("cause", issued.cause.map(Id));
     let parties: Vec<_> = issued.parties.iter().map(|party| (&*party.issuer, &*party.subject)).collect();
-    object.pairs("parties", budget.pairs(Field::Names, &parties));
+    object.pairs("parties", budget.pairs(Field::Parties, &parties));
     if let Some(task) = &issued.task {
         object.object("task", |object| issued_task(task, budget, object));
     }

@@ -7,6 +7,7 @@ use crate::{
         chain::SEAL,
         line::{write_note, write_record},
     },
+    authn::{KnownAs, principal::MAX_NAME},
     authz::{AskedToken, TOKEN_ENDPOINT, TaskView, claims_named},
     error::{PresentedIdentity, Reason, Rejection},
 };
@@ -413,6 +414,35 @@ fn a_line_stays_in_bounds_whatever_is_in_it() {
         let line: Value = serde_json::from_slice(&line).unwrap();
         assert!(!line["truncated"].as_array().unwrap().is_empty());
     }
+}
+
+/// The last were left out, and a token that an operator had revoked by one of them was told as not ended.
+#[test]
+fn a_line_names_all_whose_revocation_ends_a_token_though_their_names_are_the_longest() {
+    let (namespace, account) = ("n".repeat(63), "a".repeat(253));
+    let parties = [
+        ("own", "u".repeat(MAX_NAME)),
+        ("company", "s".repeat(255)),
+        ("cluster", format!("system:serviceaccount:{namespace}:{account}")),
+        ("own", format!("serviceaccount:cluster:{namespace}:{account}")),
+    ];
+    let known =
+        |(issuer, subject): &(&str, String)| KnownAs { issuer: (*issuer).into(), subject: subject.as_str().into() };
+    let issued = Issued {
+        token: "t".to_owned(),
+        issuer: "own".into(),
+        audience: "https://api.test".to_owned(),
+        scopes: Vec::new(),
+        expires: NOW,
+        rules: Vec::new(),
+        cause: None,
+        task: None,
+        parties: parties.iter().map(known).collect(),
+        onward: None,
+    };
+    let line = written(&Record { issued: Some(Box::new(issued)), ..full_record() });
+    let line: Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((&line["unmapped"]["issued"]["parties"], line.get("truncated")), (&json!(parties), None));
 }
 
 #[test]
