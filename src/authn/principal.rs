@@ -311,7 +311,7 @@ pub enum InvalidName {
     BlankEdge,
     #[error("contains a control character")]
     Control,
-    #[error("is longer than 512 bytes")]
+    #[error("is longer than {} bytes", MAX_NAME)]
     TooLong,
     #[error("begins with `break-glass:`, `webhook:` or `serviceaccount:`, as only names do that Doorward gives itself")]
     Own,
@@ -404,6 +404,7 @@ mod tests {
         ] {
             assert_eq!(check_name(name), Err(why), "{name:?}");
         }
+        assert_eq!(InvalidName::TooLong.to_string(), "is longer than 512 bytes");
         for own in [
             "break-glass:alice",
             "Break-Glass:alice",

@@ -20,6 +20,11 @@ const OF_ACCESS_TOKENS: [&str; 5] = ["client_id", "cid", "appid", "scope", "scp"
 /// Bytes of a subject as most issuers have it (OpenID Connect Core 1.0 section 2).
 pub(super) const MAX_SUBJECT: usize = 255;
 
+/// What a text is to be that has [`MAX_SUBJECT`] bytes at most, or [`MAX_NAME`](crate::authn::principal::MAX_NAME).
+pub(super) const fn text_up_to(longest: usize) -> &'static str {
+    if longest == MAX_SUBJECT { "a text of 1 to 255 bytes" } else { "a text of 1 to 512 bytes" }
+}
+
 /// More audiences than this are not looked at.
 const MAX_AUDIENCES: usize = 64;
 
@@ -254,7 +259,7 @@ impl AccessTokenChecks {
 
     fn check_common(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Checked, TokenError> {
         let Registered { audiences, not_before, expires } = self.check_registered(claims, now)?;
-        let subject = self.subject(claims)?.ok_or_else(|| wrong("sub", None, self.expected_subject()))?;
+        let subject = self.subject(claims)?.ok_or_else(|| wrong("sub", None, text_up_to(self.longest_subject)))?;
         Ok(Checked { subject, audiences, not_before, expires })
     }
 
@@ -289,12 +294,8 @@ impl AccessTokenChecks {
             {
                 Ok(Some(subject.as_str().into()))
             }
-            other => Err(wrong("sub", other, self.expected_subject())),
+            other => Err(wrong("sub", other, text_up_to(self.longest_subject))),
         }
-    }
-
-    fn expected_subject(&self) -> &'static str {
-        if self.longest_subject == MAX_SUBJECT { "a text of 1 to 255 bytes" } else { "a text of 1 to 512 bytes" }
     }
 
     /// Whether `iss` is one of the issuer's names; `tid` is the tenant that the same token says it is of.

@@ -6,7 +6,7 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::{
-    checks::{numeric_date, wrong},
+    checks::{MAX_SUBJECT, numeric_date, text_up_to, wrong},
     claim_path::ClaimPath,
     token_error::{Quoted, TokenError},
     username::{NoUsername, Overlap, UsernameTemplate},
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     authn::{
         Actor, CredentialId, Kind, KnownAs, LoginFacts, Principal, Scheme,
-        principal::{InvalidName, KIND_CLAIM, WorkloadIdentity, check_name, workload_key},
+        principal::{InvalidName, KIND_CLAIM, MAX_NAME, WorkloadIdentity, check_name, workload_key},
     },
     clock::Timestamp,
     config::raw::Preset,
@@ -182,10 +182,7 @@ impl Mapping {
             Some(Value::String(client)) if (1..=self.longest()).contains(&client.len()) => {
                 Ok(Some(client.as_str().into()))
             }
-            other if self.preset == Some(Preset::Doorward) => {
-                Err(wrong("client_id", other, "a text of 1 to 512 bytes"))
-            }
-            other => Err(wrong("client_id", other, "a text of 1 to 255 bytes")),
+            other => Err(wrong("client_id", other, text_up_to(self.longest()))),
         }
     }
 
@@ -309,7 +306,7 @@ impl Mapping {
 
     /// The longest name of a client or an actor. Doorward's own tokens name service accounts, with their cluster and namespace.
     fn longest(&self) -> usize {
-        if self.preset == Some(Preset::Doorward) { 512 } else { 255 }
+        if self.preset == Some(Preset::Doorward) { MAX_NAME } else { MAX_SUBJECT }
     }
 
     /// The outermost actor; those within it are history (RFC 8693 section 4.1).

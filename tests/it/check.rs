@@ -72,7 +72,7 @@ fn what_needs_no_file_is_found_all_the_same() {
         ("upstream: cluster", "upstream: other", "other"),
         ("issuers: [a], upstream", "issuers: [b], upstream", "issuer"),
         ("issuer: https://a.test", "issuer: http://a.test", "http://a.test"),
-        ("audiences: [doorward]", "audiences: [doorward], algorithms: [none]", "none"),
+        ("audiences: [doorward]", "audiences: [doorward]\n    algorithms: [none]", "none"),
         ("url: 'https://cluster.test'", "url: 'http://cluster.test'", "clear text"),
         ("webhook: github,", "webhook: gitlab,", "gitlab"),
         ("'redis.test:6379'", "redis.test", "redis.test"),

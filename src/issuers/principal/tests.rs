@@ -19,6 +19,19 @@ fn mapping(preset: Option<Preset>) -> Mapping {
     }
 }
 
+#[test]
+fn a_client_that_is_too_long_is_told_how_long_it_may_be() {
+    for (preset, longest) in [(None, MAX_SUBJECT), (Some(Preset::Doorward), MAX_NAME)] {
+        let client = |bytes: usize| {
+            let claims = json!({"client_id": "c".repeat(bytes)});
+            mapping(preset).client(claims.as_object().unwrap(), Scheme::Bearer)
+        };
+        assert!(client(longest).is_ok());
+        let told = client(longest + 1).unwrap_err().to_string();
+        assert!(told.contains(&format!("1 to {longest} bytes")), "{told}");
+    }
+}
+
 /// Else a deny of a group would meet neither who has it nor who comes with no word of groups.
 #[test]
 fn a_place_with_null_is_passed_over_for_the_next() {

@@ -200,7 +200,7 @@ async fn one_credential_well_formed_or_401() {
         ("kubernetes:E2", vec!["Authorization: Bearer".into()], &[401]),
         ("kubernetes:E2", vec![format!("Authorization: Bearer  {token}")], &[401]),
         ("kubernetes:E2", vec![], &[401]),
-        ("kubernetes:E3", vec![bearer(&token), bearer(&token)], &[400, 401]),
+        ("kubernetes:E3", vec![bearer(&token), bearer(&token)], &[400]),
         ("kubernetes:E3", vec!["Authorization: Basic YTpi".into(), "Cookie: __Host-doorward=x".into()], &[400, 401]),
         ("kubernetes:C1", vec![bearer("garbage")], &[401]),
         ("kubernetes:C1", vec![bearer(&expired(&fixture.a))], &[401]),
@@ -213,7 +213,8 @@ async fn one_credential_well_formed_or_401() {
         let mut all = vec![request.as_str(), "Host: api.test"];
         all.extend(lines.iter().map(String::as_str));
         let answer = check(&fixture, row, &all, b"", Refused(statuses)).await;
-        assert_eq!(answer.header("www-authenticate").is_some(), answer.status == 401, "{row}: {}", answer.head);
+        // RFC 6750 section 3.1 has a challenge with 400 as well, for a token that comes in two ways.
+        assert_eq!(answer.header("www-authenticate").is_some(), answer.status != 403, "{row}: {}", answer.head);
         assert_eq!(answer.json()["kind"], "Status", "{row}");
     }
     alice(&fixture, "kubernetes:E2", &format!("GET {TASKRUNS}"), &[], Clean).await;

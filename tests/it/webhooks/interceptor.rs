@@ -242,8 +242,8 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
             (&json!("interceptor"), &json!(reason))
         );
         assert_eq!((&stopped["authorizations"][0]["decision"], &stopped["action_id"]), (&json!("deny"), &json!(2)));
-        let (by, of) = (&stopped["authorizations"][0]["policy"], &delivered["authorizations"][0]["policy"]);
-        assert_eq!((&by["uid"], &by["version"]), (&rule, &of["version"]), "{stopped}");
+        let (told, of) = (&stopped["authorizations"][0]["policy"], &delivered["authorizations"][0]["policy"]);
+        assert_eq!((&told["uid"], &told["version"]), (&rule, &of["version"]), "{stopped}");
         assert!(of["version"].is_string(), "{delivered}");
         let of_delivery = delivered["http_request"]["uid"].as_str().unwrap();
         assert_eq!(stopped["unmapped"]["about"], of_delivery, "{stopped}");
