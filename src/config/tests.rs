@@ -8,6 +8,7 @@ mod digest;
 mod empty;
 mod examples;
 mod layers;
+mod once;
 mod secrets;
 
 /// A configuration in a folder of its own.

@@ -18,6 +18,7 @@ use crate::{
     config::{
         raw,
         report::At,
+        resolve::is_name,
         resolver::{self, Resolver},
         values::Span,
     },
@@ -122,7 +123,10 @@ impl Webhook {
     ) -> Option<Self> {
         let sender = sender(raw.sender);
         let mark = resolver.report.mark();
-        check_name(&raw.name, &at.key("name"), resolver);
+        // Of one that no entry can have, the check of the configuration as a whole tells.
+        if is_name(&raw.name) {
+            check_name(&raw.name, &at.key("name"), resolver);
+        }
         check_settings(raw, at, resolver);
         let generic_headers = generic_headers(raw, at, resolver);
         let identity = resolve_identity(raw, sender, at, resolver);

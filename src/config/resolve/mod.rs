@@ -7,7 +7,7 @@ mod operations;
 mod routes;
 mod upstreams;
 
-pub use self::names::is_label;
+pub use self::names::{is_label, is_name};
 
 use std::collections::BTreeSet;
 

@@ -21,15 +21,16 @@ pub(super) fn unique<'a>(list: &str, what: &str, names: Vec<&'a str>, report: &m
         } else if !is_name(name) {
             report
                 .error(&at, format!("`{name}` cannot be the name of a {what}"))
-                .help("a name has 1 to 63 letters, digits, `-`, `_` or `.`");
+                .help("a name has 1 to 63 letters, digits, `-`, `_` or `.`, and not dots alone");
         }
     }
     seen
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether an entry of a list can have this name. Some stand in paths, where one of dots alone is a step and no name.
+pub fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=63).contains(&name.len()) && name.bytes().all(allowed)
+    (1..=63).contains(&name.len()) && name.bytes().all(allowed) && name.bytes().any(|byte| byte != b'.')
 }
 
 /// Checks a host: a name in lower case or an address, IPv6 in brackets and in the form that requests are matched in, no port, and a
@@ -111,6 +112,15 @@ mod tests {
         let mut report = Report::default();
         check(&At::root(), &mut report);
         report.problems().len()
+    }
+
+    #[test]
+    fn a_name_is_no_step_of_a_path() {
+        for (name, expected) in
+            [("b.c_d-1", true), (".a", true), ("", false), (".", false), ("..", false), ("a/b", false), ("a b", false)]
+        {
+            assert_eq!(is_name(name), expected, "{name}");
+        }
     }
 
     #[test]
