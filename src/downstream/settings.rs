@@ -79,17 +79,19 @@ const MAX_WINDOW: u64 = (1 << 31) - 1;
 fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     let mut ok = true;
     let mut within = |key: &str, value: u64, least: u64, most: u64, unit: &str| {
-        if !(least..=most).contains(&value) {
+        let is_within = (least..=most).contains(&value);
+        if !is_within {
             report.error(&at.key(key), format!("`{key}` must be between {least} and {most}{unit}"));
             ok = false;
         }
+        is_within
     };
-    within("header_bytes", limits.header_bytes.0, 1 << 10, 1 << 20, " bytes");
-    within("uri_bytes", limits.uri_bytes.0, 256, 60 << 10, " bytes");
+    let heads = within("header_bytes", limits.header_bytes.0, 1 << 10, 1 << 20, " bytes")
+        & within("uri_bytes", limits.uri_bytes.0, 256, 60 << 10, " bytes");
     within("header_count", limits.header_count.into(), 8, 1000, "");
     within("http2_streams", limits.http2_streams.into(), 1, 10_000, "");
-    within("http2_stream_window", limits.http2_stream_window.0, 16 << 10, MAX_WINDOW, " bytes");
-    within("http2_connection_window", limits.http2_connection_window.0, 65_535, MAX_WINDOW, " bytes");
+    let windows = within("http2_stream_window", limits.http2_stream_window.0, 16 << 10, MAX_WINDOW, " bytes")
+        & within("http2_connection_window", limits.http2_connection_window.0, 65_535, MAX_WINDOW, " bytes");
     within("http2_reset_window", limits.http2_reset_window.into(), 10, 100_000, "");
     within("http2_reset_share", limits.http2_reset_share.into(), 1, 100, " percent");
     within("http2_pending_resets", limits.http2_pending_resets.into(), 1, 10_000, "");
@@ -111,8 +113,25 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     for (key, percent) in ladder {
         within(key, percent.into(), 10, 100, " percent");
     }
+    // Of a bound that cannot be by itself, that is told already, here and of the ladder.
+    let pairs = [
+        (heads, "uri_bytes", limits.uri_bytes, "header_bytes", limits.header_bytes),
+        (
+            windows,
+            "http2_stream_window",
+            limits.http2_stream_window,
+            "http2_connection_window",
+            limits.http2_connection_window,
+        ),
+    ];
+    for (are_possible, key, size, around, most) in pairs {
+        if are_possible && size > most {
+            report.error(&at.key(key), format!("`{key}` is more than `{around}`, and would never be reached"));
+            ok = false;
+        }
+    }
     for ((former, less), (key, percent)) in ladder.into_iter().zip(ladder.into_iter().skip(1)) {
-        if percent < less {
+        if percent < less && percent >= 10 && less <= 100 {
             report
                 .error(&at.key(key), format!("`{key}` is less than `{former}`, which costs less"))
                 .help("each level sheds what the one before it sheds, too");

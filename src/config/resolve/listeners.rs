@@ -8,7 +8,7 @@ use super::item;
 use crate::config::{
     raw::{self, Limits},
     report::{At, Report},
-    values::{Size, Span},
+    values::Span,
 };
 
 pub(super) fn check(root: &raw::Root, report: &mut Report) {
@@ -105,13 +105,6 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
             report.error(&at.key(small), format!("`{small}` is more than `{large}`, and would never be reached"));
         }
     };
-    // Of a bound that is too small itself, that is told already.
-    at_most("uri_bytes", "header_bytes", limits.uri_bytes > limits.header_bytes && limits.header_bytes >= Size::kib(1));
-    at_most(
-        "http2_stream_window",
-        "http2_connection_window",
-        limits.http2_stream_window > limits.http2_connection_window,
-    );
     at_most("connections_per_address", "connections", limits.connections_per_address > limits.connections);
     at_most("drain_accept", "drain", limits.drain_accept > limits.drain);
     let (accept, rest) = limits.drain_times();

@@ -12,7 +12,10 @@ fn of_no_place_two_errors_are_told() {
             with("name: company", "name: my company").replace("{kind: human,", "{kind: human, redirect: own,"),
             "/issuers/0/name",
         ),
-        (with("name: company", "name: '..'").replace("{kind: human,", "{kind: human, redirect: own,"), "/issuers/0/name"),
+        (
+            with("name: company", "name: '..'").replace("{kind: human,", "{kind: human, redirect: own,"),
+            "/issuers/0/name",
+        ),
         (
             with("name: github\n    sender", "name: My hook\n    sender")
                 .replace("webhook: github", "webhook: My hook"),
@@ -22,6 +25,12 @@ fn of_no_place_two_errors_are_told() {
             with("name: github\n    sender", "name: Hook\n    sender").replace("webhook: github", "webhook: Hook"),
             "/webhooks/0/name",
         ),
+        (with("sessions:", "limits: {uri_bytes: 64KiB}\nsessions:"), "/limits/uri_bytes"),
+        (with("sessions:", "limits: {uri_bytes: 8KiB, header_bytes: 4KiB}\nsessions:"), "/limits/uri_bytes"),
+        (with("sessions:", "limits: {http2_stream_window: 3GiB}\nsessions:"), "/limits/http2_stream_window"),
+        (with("sessions:", "limits: {http2_stream_window: 2MiB}\nsessions:"), "/limits/http2_stream_window"),
+        (with("sessions:", "limits: {memory_refuse_streams: 5}\nsessions:"), "/limits/memory_refuse_streams"),
+        (with("sessions:", "limits: {memory_refuse_streams: 50}\nsessions:"), "/limits/memory_refuse_streams"),
     ] {
         let case = Case::new(&main);
         let refused = load(&case.sources, crate::app::check(&runtime).unwrap()).unwrap_err();
