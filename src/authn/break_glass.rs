@@ -9,7 +9,10 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use data_encoding::HEXLOWER;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
-use super::{CredentialId, Kind, Presented, Principal, Scheme, principal::check_name};
+use super::{
+    CredentialId, Kind, Presented, Principal, Scheme,
+    principal::{InvalidName, check_name},
+};
 use crate::{
     admin::health::ComponentHandle,
     audit::Note,
@@ -189,16 +192,22 @@ pub fn announce(
 impl Certificate {
     fn resolve(raw: &raw::BreakGlassCertificate, at: &At, resolver: &mut Resolver) -> Option<Self> {
         let mut good = true;
-        let groups = raw.groups.iter().enumerate().map(|(index, group)| (at.key("groups").index(index), group));
-        let full = username(&raw.name);
-        // The name must stand by itself: the prefix would hide that it is blank.
-        let names = [(at.key("name"), &raw.name), (at.key("name"), &full)];
-        for (at, name) in names.into_iter().chain(groups) {
-            if let Err(why) = check_name(name) {
-                resolver.error(&at, format!("`{name}` {why}"));
-                good = false;
-                break;
+        let mut check = |at: &At, name: &str| {
+            let Err(why) = check_name(name) else { return true };
+            let problem = resolver.error(at, format!("`{name}` {why}"));
+            if why == InvalidName::Reserved {
+                problem.help("such names are Kubernetes' own, and have rights that no policy gave");
             }
+            good = false;
+            false
+        };
+        let name_at = at.key("name");
+        // The name must stand by itself: the prefix would hide that it is blank.
+        if check(&name_at, &raw.name) {
+            check(&name_at, &username(&raw.name));
+        }
+        for (index, group) in raw.groups.iter().enumerate() {
+            check(&at.key("groups").index(index), group);
         }
         let Some(sha256) = sha256::from_hex(&raw.sha256) else {
             resolver
@@ -310,6 +319,28 @@ mod tests {
         let colons = upper.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap()).collect::<Vec<_>>();
         let (open, resolver) = resolve(with("alice", colons.join(":"), "sre"));
         assert!(open.is_some() && !resolver.report.has_errors());
+    }
+
+    /// Of the first alone, the others were found in the next runs.
+    #[test]
+    fn a_bad_name_and_all_bad_groups_are_told_in_one_run() {
+        let places = |name: &str, groups: &[&str]| {
+            let certificate = json!({"name": name, "sha256": sha256_hex(DER), "groups": groups});
+            let (open, resolver) = resolve(json!({"until": "2026-01-31T17:00:00Z", "certificates": [certificate]}));
+            assert!(open.is_none(), "{name:?} {groups:?}");
+            let problems = resolver.report.problems();
+            let problems = problems.iter().map(|problem| (problem.at.as_str().to_owned(), problem.help.is_some()));
+            let within = "/break_glass/certificates/0";
+            problems.map(|(at, helps)| (at.strip_prefix(within).unwrap().to_owned(), helps)).collect::<Vec<_>>()
+        };
+        let told = |at: &str, helps: bool| (at.to_owned(), helps);
+        assert_eq!(
+            places("system:admin", &["system:masters", "sre", "\n"]),
+            [told("/name", true), told("/groups/0", true), told("/groups/2", false)]
+        );
+        // What is wrong behind the prefix of such names is told where it is not so of the name by itself.
+        assert_eq!(places(&"a".repeat(510), &[]), [told("/name", false)]);
+        assert_eq!(places(&"a".repeat(600), &[]), [told("/name", false)]);
     }
 
     #[test]
