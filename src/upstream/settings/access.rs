@@ -1,6 +1,6 @@
 //! Where an upstream is, how it proves itself and who we are there: as `url`, `tls` and `credential` tell, or a kubeconfig.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use http::{HeaderValue, uri};
 use url::{Host, Url};
@@ -116,31 +116,32 @@ impl Target {
     }
 
     /// What is wrong is said without the text, which may hold a password.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
-        let url = Url::parse(text).map_err(|_| "is not a URL")?;
+    pub(super) fn parse(text: &str) -> Result<Self, Cow<'static, str>> {
+        let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
         let scheme = match url.scheme() {
             "http" => uri::Scheme::HTTP,
             "https" => uri::Scheme::HTTPS,
-            _ => return Err("is neither `http` nor `https`"),
+            _ => return Err("is neither `http` nor `https`".into()),
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("has a user or a password, which are no credential of an upstream");
+            return Err("has a user or a password, which are no credential of an upstream".into());
         }
         if url.path() != "/" {
-            return Err("has a path, though requests keep their own");
+            return Err("has a path, though requests keep their own".into());
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("has a query or a fragment");
+            return Err("has a query or a fragment".into());
         }
+        // Of both schemes, there is no URL without a host.
         let (Some(host), Some(port @ 1..)) = (url.host().map(|host| host.to_owned()), url.port_or_known_default())
         else {
-            return Err("has no host, or port 0, which cannot be connected to");
+            return Err("has port 0, which cannot be connected to".into());
         };
         let authority = url.authority();
         let origin = HeaderValue::from_str(&url.origin().ascii_serialization());
         let (Ok(host_header), Ok(origin), Ok(uri)) = (HeaderValue::from_str(authority), origin, authority.parse())
         else {
-            return Err("has a host that HTTP cannot carry");
+            return Err("has a host that HTTP cannot carry".into());
         };
         let authority = Authority { host: host_header, origin, uri, scheme };
         Ok(Self { url, host, port, authority })
@@ -182,4 +183,22 @@ pub(in crate::upstream) fn bearer_line(token: &[u8]) -> Option<HeaderValue> {
         return None;
     }
     crate::egress::bearer(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_is_refused_by_what_is_wrong_with_it() {
+        for (text, why) in [
+            ("https://host:99999", "is not a URL: invalid port number"),
+            ("https://10.0.0.300", "is not a URL: invalid IPv4 address"),
+            ("https://", "is not a URL: empty host"),
+            ("host", "is not a URL: relative URL without a base"),
+            ("http://host:0", "has port 0, which cannot be connected to"),
+        ] {
+            assert_eq!(Target::parse(text).err().as_deref(), Some(why), "{text}");
+        }
+    }
 }
