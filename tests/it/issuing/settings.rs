@@ -173,17 +173,23 @@ async fn settings_of_the_issuer_that_cannot_work_are_refused_with_what_to_change
 #[tokio::test]
 async fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
     let with = |audiences: &str, rule: &str| {
-        let onward = "\n  onward: [{audience: vault, provider: {jwt_bearer: {token_url: 'https://idp.test/token'}}, \
-                      assertion: {audience: 'https://idp.test'}, max_lifetime: 30m}]\nstore:";
+        let provider =
+            "provider: {jwt_bearer: {token_url: 'https://idp.test/token'}}, assertion: {audience: 'https://idp.test'}";
+        let onward = format!(
+            "\n  onward: [{{audience: vault, {provider}, max_lifetime: 30m}}, {{audience: short, {provider}, max_lifetime: 5m}}]\nstore:"
+        );
         let more = format!(
             "do: allow}}, {{id: vault, on: {{token: {{audiences: {audiences}{rule}, who: {{issuers: [people]}}, do: allow}}]"
         );
-        GOOD.change("do: allow}]", &more).change("\nstore:", onward)
+        GOOD.change("do: allow}]", &more).change("\nstore:", &onward)
     };
     for (audiences, rule, name) in [
         ("[vault]", "}}", None),
         ("[vault]", "}}, need: {mfa: {max_age: 31m}, fresh_login: {max_age: 1h}}", None),
         ("[vault]", "}}, need: {mfa: {max_age: 30m}}", Some("`mfa`")),
+        ("[vault]", "}}, need: {mfa: {max_age: 1801s}}", None),
+        ("[short]", ", lifetime: 5m}}", None),
+        ("[short, vault]", ", lifetime: 5m}}", Some("`lifetime`")),
         ("[vault]", ", lifetime: 5m}}", Some("`lifetime`")),
         ("['va*']", ", lifetime: 5m}}", Some("`lifetime`")),
         ("[other, vault]", ", lifetime: 5m}}", Some("`lifetime`")),
@@ -192,6 +198,7 @@ async fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
     ] {
         let (good, told) = check(&with(audiences, rule)).await;
         assert_eq!(good, name.is_none(), "{audiences} {rule}: {told}");
+        assert!(!told.contains("a token for `short` may last longer"), "{audiences} {rule}: {told}");
         let Some(name) = name else { continue };
         assert!(told.contains("a token for `vault` may last longer: its provider says how long"), "{rule}: {told}");
         assert!(told.contains(&format!("or a rule of its own without {name}")), "{rule}: {told}");
