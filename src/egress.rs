@@ -204,15 +204,15 @@ pub fn trust(authorities: Option<&[u8]>) -> Result<ClientConfig, String> {
     Ok(trusting.with_no_client_auth())
 }
 
-/// The authorities in this PEM text. What is wrong with it is said of whatever holds it.
+/// The authorities in this PEM text. What is wrong with it is said for use behind the name of what holds it, and a colon.
 pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
-    let unreadable = |error: &dyn std::fmt::Display| format!("holds a certificate that cannot be read: {error}");
+    let unreadable = |error: &dyn std::fmt::Display| format!("a certificate in it cannot be read: {error}");
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|error| unreadable(&error))?;
         roots.add(certificate).map_err(|error| unreadable(&error))?;
     }
-    if roots.is_empty() { Err("holds no certificate".to_owned()) } else { Ok(roots) }
+    if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(roots) }
 }
 
 /// An error with its causes: what the client says by itself is only that it failed.

@@ -85,8 +85,14 @@ impl Public {
                 let (status, body) = self.send(stream, headers).await?;
                 return Ok(Probed { ends, certificate: None, status, body });
             }
-            let authorities = self.ca.as_ref().map(std::fs::read).transpose().map_err(|error| error.to_string())?;
-            let mut config = egress::trust(authorities.as_deref())?;
+            let mut config = match &self.ca {
+                None => egress::trust(None)?,
+                Some(ca) => {
+                    let authorities = std::fs::read(ca).map_err(|error| error.to_string());
+                    let trusting = authorities.and_then(|authorities| egress::trust(Some(authorities.as_slice())));
+                    trusting.map_err(|why| format!("{}: {why}", ca.display()))?
+                }
+            };
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             let name = match self.host.parse::<IpAddr>() {
                 Ok(address) => ServerName::from(address),
@@ -385,6 +391,21 @@ mod tests {
         assert_eq!(state(true, Some("https://other.example"), true), State::Fault);
         assert_eq!(state(false, Some(of), true), State::Fault);
         assert_eq!(state(true, None, false), State::Good, "what is wrong with all requests is told once");
+    }
+
+    /// Without its name it was said of the server that it has no certificate.
+    #[tokio::test]
+    async fn a_file_without_authorities_is_named() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("https://{}", listener.local_addr().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let [empty, gone] = ["empty.pem", "gone.pem"].map(|name| folder.path().join(name));
+        std::fs::write(&empty, "").unwrap();
+        for (ca, why) in [(empty, "there is no certificate in it"), (gone, "No such file")] {
+            let public = Public::parse(&address, Some(ca.clone())).unwrap();
+            let said = public.probe(&[]).await.err().unwrap();
+            assert!(said.starts_with(&format!("{}: {why}", ca.display())), "{said}");
+        }
     }
 
     #[test]

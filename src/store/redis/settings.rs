@@ -278,7 +278,7 @@ fn tls(raw: &raw::RedisTls, resolver: &mut Resolver, at: &At) -> Option<TlsCerti
             let at = at.key("ca");
             let pem = resolver.read(&at, path)?;
             if let Err(why) = egress::roots(&pem) {
-                resolver.error(&at, format!("{} {why}", path.display())).help("it must hold certificates in PEM form");
+                resolver.error(&at, format!("{}: {why}", path.display())).help("it must hold certificates in PEM form");
                 return None;
             }
             Some(pem)

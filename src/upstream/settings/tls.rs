@@ -220,7 +220,7 @@ fn roots(pem: &Pem, resolver: &mut Resolver) -> Option<(RootCertStore, [u8; 32])
     match egress::roots(text.expose()) {
         Ok(roots) => Some((roots, digest(&[text.expose()]))),
         Err(why) => {
-            resolver.error(&pem.at, format!("{pem} {why}")).help("it must hold certificates in PEM form");
+            resolver.error(&pem.at, format!("{pem}: {why}")).help("it must hold certificates in PEM form");
             None
         }
     }
