@@ -71,12 +71,27 @@ impl Outcome {
 /// `Internal` stands last in [`Reason`].
 const OUTCOMES: usize = Outcome::Refused(Reason::Internal).index() + 1;
 
-/// The schemes in the order of [`Scheme`], behind none at all for what is refused before one is known.
-const SCHEMES: [&str; 6] = ["none", "session", "bearer", "webhook", "break_glass", "anonymous"];
-
-fn scheme_index(scheme: Option<Scheme>) -> usize {
-    scheme.map_or(0, |scheme| 1 + scheme as usize)
+/// The label `scheme`: none is of what is refused before one is known.
+const fn scheme_name(scheme: Option<Scheme>) -> &'static str {
+    match scheme {
+        None => "none",
+        Some(Scheme::Session) => "session",
+        Some(Scheme::Bearer) => "bearer",
+        Some(Scheme::Webhook) => "webhook",
+        Some(Scheme::BreakGlass) => "break_glass",
+        Some(Scheme::Anonymous) => "anonymous",
+    }
 }
+
+const fn scheme_index(scheme: Option<Scheme>) -> usize {
+    match scheme {
+        None => 0,
+        Some(scheme) => 1 + scheme as usize,
+    }
+}
+
+/// `Anonymous` stands last in [`Scheme`].
+const SCHEMES: usize = scheme_index(Some(Scheme::Anonymous)) + 1;
 
 /// Labels of a metric whose values are of one type: each its name and its value.
 pub type Labels<V, const N: usize = 1> = [(&'static str, V); N];
@@ -173,7 +188,7 @@ pub struct RouteMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Latency,
     /// A counter is made when it is first needed, so that what never happens is not exported.
-    counters: [[OnceLock<Counter>; OUTCOMES]; SCHEMES.len()],
+    counters: [[OnceLock<Counter>; OUTCOMES]; SCHEMES],
 }
 
 impl RouteMetrics {
@@ -190,7 +205,7 @@ impl RouteMetrics {
     fn counter(&self, scheme: Option<Scheme>, outcome: Outcome) -> Counter {
         self.requests.get_or_create_owned(&RequestLabels {
             route: Arc::clone(&self.name),
-            scheme: SCHEMES.get(scheme_index(scheme)).copied().unwrap_or("none"),
+            scheme: scheme_name(scheme),
             outcome: outcome.as_str(),
             reason: outcome.reason(),
         })
@@ -288,7 +303,7 @@ mod tests {
     #[test]
     fn each_scheme_has_its_name() {
         for scheme in [Scheme::Session, Scheme::Bearer, Scheme::Webhook, Scheme::BreakGlass, Scheme::Anonymous] {
-            assert_eq!(serde_json::to_value(scheme).unwrap(), SCHEMES[scheme_index(Some(scheme))]);
+            assert_eq!(serde_json::to_value(scheme).unwrap(), scheme_name(Some(scheme)));
         }
     }
 
