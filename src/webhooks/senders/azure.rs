@@ -1,21 +1,17 @@
 //! Azure DevOps.
 
-use super::{Bodies, DEFAULTS, Field, Sender};
+use super::{Bodies, Field, Sender, Stated, stating};
 use crate::webhooks::signature::{Form, Key};
 
 /// <https://learn.microsoft.com/azure/devops/service-hooks/events>. It signs nothing: a user name and a password stand
 /// in `Authorization`, and the secret is written `USER:PASSWORD`.
 pub(super) static AZURE_DEVOPS: Sender = Sender {
     label: Some("azure-devops"),
-    // It puts the subscription on probation, and then switches it off.
-    counts_refusals: true,
-    bodies: Bodies::Unique,
     forms: |_| vec![Form::Basic],
     key: |_, secret| match secret.contains(&b':') {
         true => Ok(Key::token(secret)),
         false => Err("is not written `USER:PASSWORD`"),
     },
-    id_required: false,
     builds: &["build.", "ms.vss-release.", "ms.vss-pipelines.", "ms.vss-pipelinechecks-events."],
     facts: &[
         (Field::Delivery, &["/id"]),
@@ -54,6 +50,11 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
         (Field::PullRequest, &["/resource/pullRequestId", "/resource/pullRequest/pullRequestId"]),
         (Field::Draft, &["/resource/isDraft", "/resource/pullRequest/isDraft"]),
     ],
-    text_ids: true,
-    ..DEFAULTS
+    ..stating(Stated {
+        // It puts the subscription on probation, and then switches it off.
+        counts_refusals: true,
+        bodies: Bodies::Unique,
+        id_required: false,
+        text_ids: true,
+    })
 };

@@ -1,6 +1,6 @@
 //! Bitbucket. Its `X-Hub-Signature` is HMAC-SHA256, unlike the header of the same name that GitHub once sent.
 
-use super::{Bodies, DEFAULTS, Events, Field, Sender, Setting, Shape, shape};
+use super::{Bodies, Events, Field, Sender, Setting, Shape, Stated, shape, stating};
 use crate::{config::values::Size, webhooks::signature::Form};
 
 /// <https://support.atlassian.com/bitbucket-cloud/docs/event-payloads/>
@@ -8,13 +8,9 @@ pub(super) static CLOUD: Sender = Sender {
     label: Some("bitbucket"),
     // It sends 256 kB at most.
     max_body: Size::kib(512),
-    counts_refusals: false,
-    // A push tells no time: a tag that is deleted and pushed again looks like the first time. Other bodies do.
-    bodies: Bodies::Repeat(&[("repo:push", &[])]),
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     // Its own retries have the same.
     id_headers: &["x-request-uuid"],
-    id_required: true,
     events: Events::Shapes { header: "x-event-key", twins: &[], shapes: &[CLOUD_SHAPES], unnamed: None },
     facts: &[
         (Field::Repository, &["/repository/full_name"]),
@@ -33,9 +29,14 @@ pub(super) static CLOUD: Sender = Sender {
         (Field::PullRequest, &["/pullrequest/id"]),
         (Field::Draft, &["/pullrequest/draft"]),
     ],
-    text_ids: true,
     passes: &["x-event-key", "x-hook-uuid", "x-request-uuid", "x-attempt-number", "x-hub-signature"],
-    ..DEFAULTS
+    ..stating(Stated {
+        counts_refusals: false,
+        // A push tells no time: a tag that is deleted and pushed again looks like the first time. Other bodies do.
+        bodies: Bodies::Repeat(&[("repo:push", &[])]),
+        id_required: true,
+        text_ids: true,
+    })
 };
 
 /// A pull request in a state, without what other events add to it.
@@ -77,13 +78,8 @@ const CLOUD_SHAPES: &[Shape] = &[
 pub(super) static DATA_CENTER: Sender = Sender {
     label: Some("bitbucket-dc"),
     never_retries: true,
-    // After five failures it skips what happens in the next seconds, minutes and hours.
-    counts_refusals: true,
-    // Its `date` has whole seconds.
-    bodies: Bodies::Any,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     id_headers: &["x-request-id"],
-    id_required: true,
     events: Events::Same {
         header: "x-event-key",
         unnamed: &shape("diagnostics:ping", &["test"], &["eventKey", "actor"]),
@@ -106,9 +102,15 @@ pub(super) static DATA_CENTER: Sender = Sender {
         (Field::PullRequest, &["/pullRequest/id"]),
         (Field::Draft, &["/pullRequest/draft"]),
     ],
-    text_ids: false,
     takes: &[Setting::UnsignedPings],
     // `x-request-id` is ours there.
     passes: &["x-event-key", "x-hub-signature"],
-    ..DEFAULTS
+    ..stating(Stated {
+        // After five failures it skips what happens in the next seconds, minutes and hours.
+        counts_refusals: true,
+        // Its `date` has whole seconds.
+        bodies: Bodies::Any,
+        id_required: true,
+        text_ids: false,
+    })
 };

@@ -1,6 +1,6 @@
 //! Senders that are told by how they sign, not by who made them. Each entry of the configuration is one of its own.
 
-use super::{Bodies, DEFAULTS, Field, Media, Sender, Setting};
+use super::{Bodies, Field, Media, Sender, Setting, Stated, stating};
 use crate::{
     config::raw,
     webhooks::signature::{Form, Key, SVIX, Timed, WEBHOOK},
@@ -28,8 +28,6 @@ pub(super) static ANY: Sender = GENERIC;
 
 const GENERIC: Sender = Sender {
     media: &[Media::Json, Media::OtherJson],
-    counts_refusals: false,
-    bodies: Bodies::Any,
     // The names of the headers were checked before.
     forms: |webhook| webhook.signature.iter().filter_map(form).collect(),
     key: |webhook, secret| match &webhook.signature {
@@ -39,10 +37,8 @@ const GENERIC: Sender = Sender {
             Ok(Key::mac(algorithm.unwrap_or_default(), secret))
         }
     },
-    id_required: true,
-    text_ids: true,
     takes: &[Setting::Signature, Setting::Facts],
-    ..DEFAULTS
+    ..stating(Stated { counts_refusals: false, bodies: Bodies::Any, id_required: true, text_ids: true })
 };
 
 fn form(signature: &raw::GenericSignature) -> Option<Form> {

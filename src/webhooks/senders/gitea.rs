@@ -1,7 +1,7 @@
 //! Gitea and those that come of it or before it: the bodies look much like GitHub's, the signature is bare hex. Without
 //! a secret they send empty signatures, and forms are signed as something else than what comes, so only JSON is taken.
 
-use super::{Bodies, DEFAULTS, Events, Field, Sender, Shape, shape, some};
+use super::{Bodies, Events, Field, Sender, Shape, Stated, shape, some, stating};
 use crate::{config::values::Span, webhooks::signature::Form};
 
 /// Where facts stand: the name, the number and the owner of the repository as given, and the rest, which all have.
@@ -120,10 +120,7 @@ const COMMON: Sender = Sender {
     // They wait 5 s.
     answer_within: Span::from_secs(4),
     never_retries: true,
-    counts_refusals: false,
-    bodies: Bodies::Any,
     redelivers_anew: true,
-    id_required: true,
     facts: facts!(REPOSITORY_OF_HOOK),
     own_actions: &[
         ("synchronize", "synchronized"),
@@ -131,8 +128,7 @@ const COMMON: Sender = Sender {
         ("unlabeled", "label_updated"),
         ("submitted", "reviewed"),
     ],
-    text_ids: false,
-    ..DEFAULTS
+    ..stating(Stated { counts_refusals: false, bodies: Bodies::Any, id_required: true, text_ids: false })
 };
 
 /// A review, whose kind is in the body too.

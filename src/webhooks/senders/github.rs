@@ -1,6 +1,6 @@
 //! GitHub.
 
-use super::{Bodies, DEFAULTS, Events, Field, Sender, Shape, shape, some};
+use super::{Bodies, Events, Field, Sender, Shape, Stated, shape, some, stating};
 use crate::{config::values::Size, webhooks::signature::Form};
 
 /// <https://docs.github.com/webhooks/webhook-events-and-payloads>
@@ -8,12 +8,8 @@ pub(super) static GITHUB: Sender = Sender {
     label: Some("github"),
     max_body: Size::mib(26),
     never_retries: true,
-    counts_refusals: false,
-    // A push names its commits, a pull request its time.
-    bodies: Bodies::Repeat(REPEATED),
     forms: |_| vec![Form::hex_sha256("x-hub-signature-256", "sha256=")],
     id_headers: &["x-github-delivery"],
-    id_required: true,
     events: Events::Shapes {
         header: "x-github-event",
         twins: &[],
@@ -78,7 +74,6 @@ pub(super) static GITHUB: Sender = Sender {
         (Field::Draft, &["/pull_request/draft"]),
     ],
     own_actions: &[("synchronized", "synchronize"), ("label_updated", "labeled"), ("label_cleared", "unlabeled")],
-    text_ids: false,
     passes: &[
         "x-github-event",
         "x-github-delivery",
@@ -87,7 +82,13 @@ pub(super) static GITHUB: Sender = Sender {
         "x-github-hook-installation-target-id",
         "x-hub-signature-256",
     ],
-    ..DEFAULTS
+    ..stating(Stated {
+        counts_refusals: false,
+        // A push names its commits, a pull request its time.
+        bodies: Bodies::Repeat(REPEATED),
+        id_required: true,
+        text_ids: false,
+    })
 };
 
 /// Two dispatches with the same inputs look alike, and so does what somebody asks for, switches or takes back again.

@@ -1,6 +1,6 @@
 //! GitLab.
 
-use super::{Bodies, DEFAULTS, Events, Field, Sender, Setting};
+use super::{Bodies, Events, Field, Sender, Setting, Stated, stating};
 use crate::{
     config::values::Size,
     webhooks::signature::{Form, Key, WEBHOOK},
@@ -12,9 +12,6 @@ pub(super) static GITLAB: Sender = Sender {
     max_body: Size::mib(26),
     // It logs what failed, an answer of 5xx and no answer alike, and its worker counts that as done.
     never_retries: true,
-    // After four failures in a row it pauses the hook, after forty for good.
-    counts_refusals: true,
-    bodies: Bodies::Unique,
     forms: |webhook| {
         let mut forms = vec![Form::StandardWebhooks(&WEBHOOK)];
         if !webhook.require_signature {
@@ -28,7 +25,6 @@ pub(super) static GITLAB: Sender = Sender {
         None => Ok(Key::token(secret)),
     },
     id_headers: &["idempotency-key", "webhook-id"],
-    id_required: false,
     events: Events::Named {
         header: "x-gitlab-event",
         names: &[
@@ -111,7 +107,6 @@ pub(super) static GITLAB: Sender = Sender {
         ("reopened", "reopen"),
         ("merged", "merge"),
     ],
-    text_ids: false,
     takes: &[Setting::RequireSignature],
     passes: &[
         "x-gitlab-event",
@@ -122,5 +117,11 @@ pub(super) static GITLAB: Sender = Sender {
         "webhook-timestamp",
         "webhook-signature",
     ],
-    ..DEFAULTS
+    ..stating(Stated {
+        // After four failures in a row it pauses the hook, after forty for good.
+        counts_refusals: true,
+        bodies: Bodies::Unique,
+        id_required: false,
+        text_ids: false,
+    })
 };

@@ -120,32 +120,42 @@ const SET_JSON: &str = "set the content type of the hook to application/json";
 /// Of a sender that has no setting for it.
 const NOTHING_ELSE: &str = "this sender sends nothing else, so it is another's: look who sends to this address";
 
-/// What most senders have; an entry says what it has otherwise. `counts_refusals`, `bodies`, `id_required` and `text_ids` stand in each
-/// entry all the same: what is taken as genuine, and once, depends on them, and they are to be found out of every new sender.
-const DEFAULTS: Sender = Sender {
-    label: None,
-    media: JSON,
-    media_fix: SET_JSON,
-    max_body: Size::mib(10),
-    answer_within: Span::from_secs(8),
-    never_retries: false,
-    counts_refusals: false,
-    bodies: Bodies::Unique,
-    redelivers_anew: false,
-    forms: |_| Vec::new(),
-    key: |_, secret| Ok(Key::mac(raw::HmacAlgorithm::Sha256, secret)),
-    id_headers: &[],
-    id_required: true,
-    events: Events::Body,
-    pings: &[],
-    pushes: &[],
-    builds: &[],
-    facts: &[],
-    own_actions: &[],
-    text_ids: false,
-    takes: &[],
-    passes: &[],
-};
+/// What is to be found out of every new sender, as what is taken as genuine, and once, depends on it.
+#[derive(Clone, Copy, Debug)]
+struct Stated {
+    counts_refusals: bool,
+    bodies: Bodies,
+    id_required: bool,
+    text_ids: bool,
+}
+
+/// What most senders have, beside what each states of itself; an entry says what it has otherwise.
+const fn stating(Stated { counts_refusals, bodies, id_required, text_ids }: Stated) -> Sender {
+    Sender {
+        label: None,
+        media: JSON,
+        media_fix: SET_JSON,
+        max_body: Size::mib(10),
+        answer_within: Span::from_secs(8),
+        never_retries: false,
+        counts_refusals,
+        bodies,
+        redelivers_anew: false,
+        forms: |_| Vec::new(),
+        key: |_, secret| Ok(Key::mac(raw::HmacAlgorithm::Sha256, secret)),
+        id_headers: &[],
+        id_required,
+        events: Events::Body,
+        pings: &[],
+        pushes: &[],
+        builds: &[],
+        facts: &[],
+        own_actions: &[],
+        text_ids,
+        takes: &[],
+        passes: &[],
+    }
+}
 
 /// A setting of the configuration that only some senders have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

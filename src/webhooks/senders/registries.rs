@@ -1,6 +1,6 @@
 //! Registries of images. They sign nothing: whoever knows the secret can send anything.
 
-use super::{Bodies, DEFAULTS, Field, NOTHING_ELSE, Sender};
+use super::{Bodies, Field, NOTHING_ELSE, Sender, Stated, stating};
 use crate::webhooks::signature::{Form, Key};
 
 /// The configured secret is what stands in `Authorization`, word by word:
@@ -36,10 +36,6 @@ pub(super) static DOCKER_HUB: Sender = Sender {
 
 const COMMON: Sender = Sender {
     media_fix: NOTHING_ELSE,
-    counts_refusals: false,
-    bodies: Bodies::Unique,
     key: |_, secret| Ok(Key::token(secret)),
-    id_required: false,
-    text_ids: false,
-    ..DEFAULTS
+    ..stating(Stated { counts_refusals: false, bodies: Bodies::Unique, id_required: false, text_ids: false })
 };

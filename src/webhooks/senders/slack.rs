@@ -1,6 +1,6 @@
 //! Slack.
 
-use super::{Bodies, DEFAULTS, Field, Media, NOTHING_ELSE, Sender};
+use super::{Bodies, Field, Media, NOTHING_ELSE, Sender, Stated, stating};
 use crate::{
     config::{
         raw::{HmacAlgorithm, SignatureEncoding},
@@ -17,8 +17,6 @@ pub(super) static SLACK: Sender = Sender {
     max_body: Size::kib(512),
     // It waits 3 s.
     answer_within: Span::from_millis(2500),
-    counts_refusals: false,
-    bodies: Bodies::Unique,
     forms: |_| {
         vec![Form::Body {
             header: http::HeaderName::from_static("x-slack-signature"),
@@ -32,7 +30,6 @@ pub(super) static SLACK: Sender = Sender {
             }),
         }]
     },
-    id_required: false,
     pings: &["url_verification", "ssl_check"],
     facts: &[
         // A retry is signed anew, with the same id in its body.
@@ -49,7 +46,6 @@ pub(super) static SLACK: Sender = Sender {
         (Field::ActorId, &["/event/user/id", "/event/user", "/user_id", "/payload/user/id"]),
         (Field::Challenge, &["/challenge"]),
     ],
-    text_ids: true,
     passes: &["x-slack-request-timestamp", "x-slack-signature", "x-slack-retry-num", "x-slack-retry-reason"],
-    ..DEFAULTS
+    ..stating(Stated { counts_refusals: false, bodies: Bodies::Unique, id_required: false, text_ids: true })
 };

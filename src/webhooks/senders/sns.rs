@@ -1,6 +1,6 @@
 //! Amazon SNS, by which CodeCommit and others tell what happened.
 
-use super::{Bodies, DEFAULTS, Events, Field, Media, Sender, Setting};
+use super::{Bodies, Events, Field, Media, Sender, Setting, Stated, stating};
 use crate::{config::values::Size, webhooks::signature::Form};
 
 /// <https://docs.aws.amazon.com/sns/latest/dg/http-subscription-confirmation-json.html>. What proves a message stands in
@@ -10,11 +10,8 @@ pub(super) static AWS_SNS: Sender = Sender {
     media: &[Media::Text, Media::Json],
     media_fix: "take `headerContentType` out of the delivery policy of the topic and the subscription, or set it to application/json",
     max_body: Size::kib(512),
-    counts_refusals: false,
-    bodies: Bodies::Unique,
     forms: |_| vec![Form::Message],
     key: |_, _| Err("is of no use: SNS signs with a certificate"),
-    id_required: false,
     events: Events::Within { header: "x-amz-sns-message-type" },
     facts: &[
         (Field::Repository, &["/Records/*/eventSourceARN"]),
@@ -24,8 +21,7 @@ pub(super) static AWS_SNS: Sender = Sender {
         (Field::Commit, &["/Records/*/codecommit/references/*/commit"]),
         (Field::Actor, &["/Records/*/userIdentityARN"]),
     ],
-    text_ids: true,
     takes: &[Setting::Facts],
     passes: &["x-amz-sns-message-type", "x-amz-sns-message-id", "x-amz-sns-topic-arn", "x-amz-sns-subscription-arn"],
-    ..DEFAULTS
+    ..stating(Stated { counts_refusals: false, bodies: Bodies::Unique, id_required: false, text_ids: true })
 };
