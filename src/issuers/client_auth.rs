@@ -169,11 +169,7 @@ impl ClientAuth {
         accept: &'static str,
         pairs: &[(&str, &str)],
     ) -> Result<Request<Bytes>, String> {
-        let mut request = Request::post(endpoint.as_str())
-            .header(header::ACCEPT, accept)
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Bytes::new())
-            .map_err(|error| error.to_string())?;
+        let mut request = form_request(endpoint, accept)?;
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(pairs);
         self.apply(now, &mut form, request.headers_mut())?;
@@ -297,6 +293,15 @@ impl fmt::Debug for ClientAuth {
         };
         f.debug_struct("ClientAuth").field("id", &self.id).field("method", &method).finish_non_exhaustive()
     }
+}
+
+/// A form to be sent to `endpoint`, which is empty yet; the answer is wanted as `accept`.
+pub fn form_request(endpoint: &Url, accept: &'static str) -> Result<Request<Bytes>, String> {
+    Request::post(endpoint.as_str())
+        .header(header::ACCEPT, accept)
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Bytes::new())
+        .map_err(|error| error.to_string())
 }
 
 /// Id and secret are form-encoded before they are joined (RFC 6749 section 2.3.1): either may hold a colon.

@@ -13,7 +13,7 @@ use crate::{
         resolver::Resolver,
     },
     egress,
-    issuers::{ASSERTION_TYPE, ClientAuth, secure_url},
+    issuers::{ASSERTION_TYPE, ClientAuth, form_request, secure_url},
     sts::form::{ACCESS_TOKEN, GRANT, JWT},
 };
 
@@ -333,11 +333,7 @@ impl Protocol {
         client_assertion: Option<&str>,
         now: Timestamp,
     ) -> Result<Request<Bytes>, String> {
-        let mut request = Request::post(url.as_str())
-            .header(header::ACCEPT, "application/json")
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Bytes::new())
-            .map_err(|error| error.to_string())?;
+        let mut request = form_request(url, "application/json")?;
         match &self.client {
             Client::None => {}
             Client::Known(client) => client.apply(now, &mut form, request.headers_mut())?,
