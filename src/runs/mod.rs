@@ -26,7 +26,7 @@ pub(crate) use self::{
 use crate::{
     audit::Linked,
     clock::Timestamp,
-    tekton::{REQUEST_ID, is_of_tekton},
+    tekton::{REQUEST_ID, is_of_tekton_dev},
 };
 
 /// Where Tekton Triggers notes the event that a run came of.
@@ -37,7 +37,7 @@ fn linked<K>(kind: &'static str, object: &PartialObjectMeta<K>) -> Option<Linked
     let metadata: &ObjectMeta = &object.metadata;
     // Whoever makes a run may name any other object as its controller.
     let mut owners = metadata.owner_references.iter().flatten();
-    let is_part = owners.any(|owner| owner.controller == Some(true) && is_of_tekton(&owner.api_version));
+    let is_part = owners.any(|owner| owner.controller == Some(true) && is_of_tekton_dev(&owner.api_version));
     let annotation = |name: &str| metadata.annotations.as_ref()?.get(name);
     let request = annotation(REQUEST_ID).and_then(|id| Uuid::try_parse(id).ok());
     let event = metadata.labels.as_ref().and_then(|labels| labels.get(EVENT_ID)).cloned();

@@ -10,7 +10,7 @@ use crate::{
     clock::{Timestamp, go_duration},
     kubernetes::ObjectRef,
     runs::EVENT_ID,
-    tekton::{MADE_BY, REQUEST_ID, dashboard::is_subdomain, is_of_tekton, reference::describe},
+    tekton::{MADE_BY, REQUEST_ID, dashboard::is_subdomain, is_of_tekton_dev, reference::describe},
 };
 
 /// The label that Tekton writes on all pods that it makes, by which they are watched.
@@ -76,7 +76,7 @@ pub struct Run {
 impl Identity {
     fn new(metadata: ObjectMeta) -> Self {
         let owner = metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
-        let owner = owner.filter(|owner| is_of_tekton(&owner.api_version) && is_subdomain(&owner.name));
+        let owner = owner.filter(|owner| is_of_tekton_dev(&owner.api_version) && is_subdomain(&owner.name));
         let owner =
             owner.map(|owner| Owner { kind: owner.kind, object: ObjectRef { name: owner.name, uid: owner.uid } });
         let mut labels = metadata.labels.unwrap_or_default();

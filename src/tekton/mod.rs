@@ -34,8 +34,8 @@ pub mod standing;
 pub mod template;
 mod trigger;
 
-/// Whether an API version, as that of an owner, is one of Tekton's.
-pub(crate) fn is_of_tekton(version: &str) -> bool {
+/// Whether an API version, as that of an owner, is of the group `tekton.dev`, which is that of runs, tasks and pipelines.
+pub(crate) fn is_of_tekton_dev(version: &str) -> bool {
     version.starts_with("tekton.dev/")
 }
 

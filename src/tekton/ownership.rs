@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{attribution::has_name, document::Unreadable, is_of_tekton, labels::MADE_BY};
+use super::{attribution::has_name, document::Unreadable, is_of_tekton_dev, labels::MADE_BY};
 use crate::pointer::unescape;
 
 /// Refuses the object of a run that says another run owns it.
@@ -112,7 +112,7 @@ pub(super) fn names_any(owners: &Value) -> bool {
 fn names_a_run(owners: &Value) -> bool {
     let is_run = |owner: &Value| {
         let version = owner.get("apiVersion").and_then(Value::as_str);
-        version.is_some_and(|version| version == "tekton.dev" || is_of_tekton(version))
+        version.is_some_and(|version| version == "tekton.dev" || is_of_tekton_dev(version))
     };
     is_run(owners) || owners.as_array().into_iter().flatten().any(is_run)
 }

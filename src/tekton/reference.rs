@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use super::{document::Unreadable, is_of_tekton, run::named};
+use super::{document::Unreadable, is_of_tekton_dev, run::named};
 
 /// Where a reference stands, by which Tekton knows what it is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ fn filled<'v>(reference: &'v Value, name: &str) -> Option<&'v str> {
 fn check(reference: &Value, place: Place) -> Result<(), Unreadable> {
     let text = |name: &str| filled(reference, name);
     let (name, kind, version) = (text("name"), text("kind"), text("apiVersion"));
-    let of_tekton = version.is_none_or(is_of_tekton);
+    let of_tekton = version.is_none_or(is_of_tekton_dev);
     let is_custom = place == Place::TaskOrCustom && version.is_some() && kind.is_some();
     // Other controllers than Tekton's may need no name.
     let says_what = name.is_some() || (is_custom && !of_tekton);
@@ -118,7 +118,7 @@ fn describe_action(reference: &Value) -> Arc<str> {
 fn describe_custom(reference: &Value) -> Option<Arc<str>> {
     let text = |name: &str| filled(reference, name);
     let (version, kind, name) = (text("apiVersion")?, text("kind")?, text("name").unwrap_or_default());
-    match (is_of_tekton(version), kind) {
+    match (is_of_tekton_dev(version), kind) {
         // There are controllers that run pipelines within pipelines.
         (true, "Task" | "Pipeline") => None,
         (true, _) => Some(format!("tekton.dev/{kind}/{name}").into()),
