@@ -50,7 +50,7 @@ fn unread_search_list(resolver: &str) -> Option<String> {
     ))
 }
 
-/// An open connection, in clear text or by TLS.
+/// An open connection: in clear text on the left, by TLS on the right.
 pub(super) type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Whether TLS negotiated HTTP/2.
@@ -215,7 +215,7 @@ mod tests {
         for seconds in [45, 60] {
             let limits = raw::Limits { tcp_keepalive: Span::from_secs(seconds), ..raw::Limits::default() };
             let upstream = resolve(&entry, &limits, Path::new("/"));
-            let Transport::Left(stream) = connect(&upstream, None).await.unwrap() else { panic!("clear text") };
+            let Transport::Left(stream) = connect(&upstream, None).await.unwrap() else { panic!("it is by TLS") };
             let socket = SockRef::from(&stream);
             assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(seconds));
             // Else what was sent is tried again for a quarter of an hour.
