@@ -28,7 +28,7 @@ pub(super) fn role(root: &raw::Root, form: Form) -> Bound<'static> {
 
 /// What Doorward does as itself: it reviews tokens, reads Triggers, watches runs and pods, and asks for the tokens of accounts that
 /// impersonate, where the configuration says so.
-pub(super) fn readers(root: &raw::Root) -> Vec<Bound<'_>> {
+pub(super) fn as_itself(root: &raw::Root) -> Vec<Bound<'_>> {
     let mut rules = Vec::new();
     if root.issuers.iter().any(|issuer| issuer.token_review.is_some()) {
         rules.push(PolicyRule::new(&["authentication.k8s.io"], &["tokenreviews"], &["create"]));

@@ -136,7 +136,7 @@ fn objects(root: &raw::Root, form: Form, accounts: Accounts<'_>) -> Vec<Object> 
     }
     let impersonators = accounts.impersonators(root);
     let acting = bound.into_iter().flat_map(|bound| bound.objects(&impersonators));
-    let reading = impersonation::readers(root).into_iter();
+    let reading = impersonation::as_itself(root).into_iter();
     let reading = reading.flat_map(|bound| bound.objects(std::slice::from_ref(accounts.reader)));
     acting.chain(reading).chain(tekton::objects(root)).collect()
 }

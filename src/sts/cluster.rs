@@ -53,14 +53,14 @@ impl Clusters {
             let at = at.key("upstreams").index(index);
             if exchanged.kubernetes.is_none() {
                 resolver.error(&at, "only a cluster has upstreams").help("leave `upstreams` out");
-            } else if known().all(|name| name != other) {
+            } else if !is_there(root, other) {
                 resolver.unknown(&at, "upstream", other, known());
             }
         }
         let Some(server) = &exchanged.kubernetes else { return };
         let Some(server) = upstreams.get(server.as_str()) else {
             // What is wrong with one that is there is told where it is an upstream.
-            if known().all(|name| name != server) {
+            if !is_there(root, server) {
                 resolver.unknown(&at.key("kubernetes"), "upstream", server, known());
             }
             return;
@@ -83,9 +83,8 @@ impl Clusters {
             return;
         }
         // Of one that is not there at all the check of the configuration as a whole tells.
-        let is_there = |upstream: &str| root.upstreams.iter().any(|known| known.name == upstream);
-        let unknown =
-            |upstream: &str| is_there(upstream) && self.of.values().all(|cluster| !cluster.leads(&[upstream]));
+        let is_other =
+            |upstream: &str| is_there(root, upstream) && self.of.values().all(|cluster| !cluster.leads(&[upstream]));
         let mut warn = |at: &At, upstream: &str| {
             resolver.warning(at, format!("`{upstream}` is of no cluster of `tokens.exchange`: tasks of runs that are made by way of it get no tokens"))
                 .help("if it leads to one of these clusters, name it in the `upstreams` of that");
@@ -98,20 +97,17 @@ impl Clusters {
                 RouteKind::Kubernetes => Some(("upstream", &route.upstream)),
                 _ => route.kubernetes.as_ref().map(|server| ("kubernetes", server)),
             };
-            if let Some((key, server)) = server.filter(|(_, server)| unknown(server)) {
+            if let Some((key, server)) = server.filter(|(_, server)| is_other(server)) {
                 has_others = true;
                 warn(&at.key(key), server);
             }
         }
-        let runs = root.runs.iter().map(|runs| &runs.kubernetes);
-        let interceptor = root.interceptor.iter().filter_map(|interceptor| interceptor.kubernetes.as_ref());
-        let reviews = root.issuers.iter().filter_map(|issuer| Some(&issuer.token_review.as_ref()?.upstream));
-        self.has_others = has_others || runs.chain(interceptor).chain(reviews).any(|server| unknown(server));
+        self.has_others = has_others || root.servers().any(|(_, server)| is_other(server));
         if self.takes_any_event() {
             return;
         }
         for (at, route) in routes().filter(|(_, route)| route.kind == RouteKind::Webhook) {
-            if unknown(&route.upstream) {
+            if is_other(&route.upstream) {
                 warn(&at.key("upstream"), &route.upstream);
             }
         }
@@ -142,12 +138,16 @@ impl Clusters {
     }
 }
 
+fn is_there(root: &raw::Root, upstream: &str) -> bool {
+    root.upstreams.iter().any(|known| known.name == upstream)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn resolve(exchange: &str, routes: &str) -> Clusters {
-        let yaml = format!(
+        read(&format!(
             "upstreams:
   - {{name: api, url: 'https://10.0.0.1'}}
   - {{name: again, url: 'https://10.0.0.1', max_age: 5m}}
@@ -157,8 +157,11 @@ mod tests {
   - {{name: hooks, url: 'http://hooks.test'}}
 routes: [{routes}]
 tokens: {{exchange: [{exchange}]}}"
-        );
-        let root: raw::Root = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
+        ))
+    }
+
+    fn read(yaml: &str) -> Clusters {
+        let root: raw::Root = serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
         let mut resolver = Resolver::default();
         let upstreams = root.upstreams.iter().filter_map(|raw| {
             let upstream = Upstream::resolve(raw, &root.limits, &At::root(), &mut resolver)?;
@@ -207,5 +210,27 @@ tokens: {{exchange: [{exchange}]}}"
         let names = |found: Vec<&Arc<str>>| found.iter().map(|name| name.to_string()).collect::<Vec<_>>();
         assert_eq!(names(both.of_run(&["other"]).collect()), ["west"]);
         assert!(both.of_event(&["hooks"]).next().is_none());
+    }
+
+    #[test]
+    fn an_api_server_that_is_asked_about_something_else_than_requests_is_another_too() {
+        let account = "  - {name: x, url: 'https://10.0.0.1', credential: {service_account: {namespace: a, name: b, upstream: other}}}";
+        for (user, is_other) in [
+            ("", false),
+            ("runs: {kubernetes: api}", false),
+            ("runs: {kubernetes: other}", true),
+            ("interceptor: {host: doorward.svc, kubernetes: other}", true),
+            ("issuers: [{name: a, issuer: 'https://a', token_review: {upstream: other, bearer: {file: a}}}]", true),
+            (account, true),
+        ] {
+            let clusters = read(&format!(
+                "upstreams:
+  - {{name: api, url: 'https://10.0.0.1'}}
+  - {{name: other, url: 'https://10.0.0.2'}}
+{user}
+tokens: {{exchange: [{{issuer: east, kubernetes: api}}]}}"
+            ));
+            assert_eq!(clusters.of_event(&["hooks"]).next().is_none(), is_other, "{user}");
+        }
     }
 }
