@@ -135,8 +135,8 @@ impl<'a> Exchanger<'a> {
     ) -> Result<Given, Refusal> {
         let (task, now) = (party.task(), view.now);
         let audience = audience(view);
-        let at_registry = self.own_issuer.settings.registries.get(audience).copied();
-        let lifetime = at_registry.unwrap_or(self.own_issuer.settings.lifetime);
+        let registries = &self.own_issuer.settings.registries;
+        let lifetime = registries.get(audience).copied().unwrap_or(self.own_issuer.settings.lifetime);
         let given_until = self.given_until(party, view, &granted);
         let expires = claims::expires(now, lifetime, party.ends, task).min(given_until);
         // What lasts no second is of no use to anybody.
@@ -160,7 +160,7 @@ impl<'a> Exchanger<'a> {
             kind: party.principal.kind_of_subject(),
             origin: party.origin(),
             scope: &scope,
-            access: at_registry.map(|_| registry::access(&granted.scopes)),
+            access: registries.contains_key(audience).then(|| registry::access(&granted.scopes)),
             act: party.act.clone(),
             acting: &party.principal.acting,
             run: task.map(claims::run).unwrap_or_default(),

@@ -108,8 +108,8 @@ impl Collected {
         let by = path.display().to_string();
         let mut lines = Lines::new(open(path)?);
         while let Some(line) = lines.next().map_err(failed)? {
-            let is_genuine = |sealed: &Sealed<'_>| is_genuine(sealed, &proof.keys, &proof.checkpoint_keys);
-            let Some(sealed) = Sealed::parse(line.bytes).filter(is_genuine) else { continue };
+            let is_proved = |sealed: &Sealed<'_>| is_genuine(sealed, &proof.keys, &proof.checkpoint_keys);
+            let Some(sealed) = Sealed::parse(line.bytes).filter(is_proved) else { continue };
             let Ok(Content { time, unmapped, .. }) = serde_json::from_slice(line.bytes) else { continue };
             let Some(instance) = unmapped.instance else { continue };
             self.saw(&Head::new(&instance.into(), sealed.link), &by, Timestamp::from_millis(time));

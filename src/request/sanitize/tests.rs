@@ -72,7 +72,7 @@ fn what_connection_names_is_gone_and_our_credential_is_still_read() {
 }
 
 #[test]
-fn impersonation_becomes_a_value_and_is_gone_from_the_headers() {
+fn headers_of_impersonation_are_noted_by_name_and_gone_from_the_request() {
     let request = clean(&[("impersonate-user", "root"), ("impersonate-extra-%41cme", "x")]).unwrap();
     assert_eq!(request.meta().impersonation.len(), 2);
     assert!(request.headers().is_empty());
