@@ -160,7 +160,8 @@ impl AccessReviewer {
         body.ok_or_else(|| failed("its answer has no end, or is too long".to_owned()))
     }
 
-    /// Asks about several, at once. The answers are in the order of the questions.
+    /// Asks about several, at once. The answers are in the order of the questions; of errors the first of that order is told, once all
+    /// before it are answered.
     pub async fn may_each(&self, accesses: Vec<Access>) -> Result<Vec<bool>, Rejection> {
         let answers = stream::iter(accesses).map(|access| async move { self.may(&access).await });
         answers.buffered(AT_ONCE).try_collect().await
