@@ -37,9 +37,10 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, r
     }
     onward_lifetimes(root, report);
     if let Some(host) = &root.external_host {
-        names::host(host, &at.key("external_host"), report);
-        if host.starts_with('*') {
-            report.error(&at.key("external_host"), "`external_host` must be one name, not a wildcard");
+        let at = at.key("external_host");
+        match host.starts_with('*') {
+            true => _ = report.error(&at, "`external_host` must be one name, not a wildcard"),
+            false => names::host(host, &at, report),
         }
     }
     if policies_whole && root.rules.is_empty() && !root.routes.is_empty() {
@@ -67,11 +68,13 @@ fn interceptor(root: &raw::Root, interceptor: &raw::Interceptor, names: &Names<'
         reference(&listeners, "listener", listener, &at.key("listener"), report);
     }
     let at = at.key("host");
-    names::host(&interceptor.host, &at, report);
-    let taken = root.routes.iter().find(|route| route.hosts.contains(&interceptor.host));
     if interceptor.host.contains('*') {
         report.error(&at, "the interceptor's host must be one name, not a wildcard");
-    } else if let Some(route) = taken {
+        return;
+    }
+    names::host(&interceptor.host, &at, report);
+    let taken = root.routes.iter().find(|route| route.hosts.contains(&interceptor.host));
+    if let Some(route) = taken {
         report
             .error(&at, format!("route `{}` takes requests to `{}`", route.name, interceptor.host))
             .help("give the interceptor a Service, and so a name, of its own");

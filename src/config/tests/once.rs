@@ -25,6 +25,8 @@ fn of_no_place_two_errors_are_told() {
             with("name: github\n    sender", "name: Hook\n    sender").replace("webhook: github", "webhook: Hook"),
             "/webhooks/0/name",
         ),
+        (with("sessions:", "external_host: '*'\nsessions:"), "/external_host"),
+        (with("sessions:", "interceptor: {host: '*'}\nsessions:"), "/interceptor/host"),
         (with("sessions:", "limits: {uri_bytes: 64KiB}\nsessions:"), "/limits/uri_bytes"),
         (with("sessions:", "limits: {uri_bytes: 8KiB, header_bytes: 4KiB}\nsessions:"), "/limits/uri_bytes"),
         (with("sessions:", "limits: {http2_stream_window: 3GiB}\nsessions:"), "/limits/http2_stream_window"),
