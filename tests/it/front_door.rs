@@ -90,8 +90,10 @@ async fn the_host_that_is_decided_is_the_host_that_is_forwarded() {
 
 /// What leads by the name, such as an ingress in front of it, knows that of the outside nowhere.
 #[tokio::test]
-async fn an_upstream_sees_its_own_host_where_it_is_to_and_an_event_listener_does_always() {
-    for (setting, of_client) in [("", true), (", host: client", true), (", host: own", false)] {
+async fn an_upstream_sees_its_own_host_where_it_is_to_and_an_event_listener_does_unless_host_says_client() {
+    for (setting, of_client, of_sender) in
+        [("", true, false), (", host: client", true, true), (", host: own", false, false)]
+    {
         let change = |yaml: String| yaml.change("'}\nwebhooks:", &format!("'{setting}}}\nwebhooks:"));
         let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
         let address = fixture.upstream.address.to_string();
@@ -103,7 +105,8 @@ async fn an_upstream_sees_its_own_host_where_it_is_to_and_an_event_listener_does
         let answer = Push::new().send(&fixture.doorward, &[]).await;
         assert_eq!(answer.status, 200, "{setting}: {}", answer.text());
         let delivery = fixture.upstream.take().remove(0);
-        assert_eq!((delivery.one("host"), delivery.one("x-forwarded-host")), (&*address, "hooks.test"), "{setting}");
+        let expected = if of_sender { "hooks.test" } else { &*address };
+        assert_eq!((delivery.one("host"), delivery.one("x-forwarded-host")), (expected, "hooks.test"), "{setting}");
     }
 }
 

@@ -79,7 +79,8 @@ pub struct Upstream {
     /// The protocol. Default: HTTP/2 where TLS negotiates it, else HTTP/1.1.
     #[serde(default)]
     pub protocol: Option<UpstreamProtocol>,
-    /// The `Host` that it sees of requests on `http` and `dashboard` routes. Default: `client`. On the others it always sees its own.
+    /// The `Host` that it sees. Default: `client` on `http` and `dashboard` routes, `own` on `webhook` routes. An API server always
+    /// sees its own.
     #[serde(default)]
     pub host: Option<UpstreamHost>,
     /// Time to connect, TLS included. Where all connections are in use, a request waits as long for one before.
@@ -209,10 +210,12 @@ pub enum UpstreamProtocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UpstreamHost {
-    /// As the client named it: for what makes links of it or compares it with `Origin`, as the Dashboard does.
+    /// As the client named it: for what makes links of it or compares it with `Origin`, as the Dashboard does, and for an
+    /// EventListener whose ingress knows it by the name that senders call.
     Client,
     /// As `url` names it: for what is found by its name, such as a server behind an ingress of another cluster or in a service mesh.
-    /// `X-Forwarded-Host` tells what the client named.
+    /// `X-Forwarded-Host` tells what the client named. A page's `Origin` stays as it came, so that servers which compare it with
+    /// `Host` refuse its forms and WebSockets.
     Own,
 }
 

@@ -49,12 +49,10 @@ pub(super) fn check(
             || upstream.credential.is_some()
             || upstream.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
         impersonation(root, upstream, (kubernetes.contains(name), others.contains(name)), authenticated, &at, report);
-        let is_used = kubernetes.contains(name) || others.contains(name);
-        let of_client = |route: &&&Route| matches!(route.kind, RouteKind::Http | RouteKind::Dashboard);
-        if upstream.host.is_some() && is_used && !routes.iter().filter(of_client).any(|route| route.upstream == name) {
+        if upstream.host.is_some() && kubernetes.contains(name) && !others.contains(name) {
             report
                 .error(&at.key("host"), format!("upstream `{name}` sees its own `Host` whatever `host` says"))
-                .help("leave it out: it is for upstreams of `http` and `dashboard` routes");
+                .help("leave it out: it is for upstreams of `http`, `dashboard` and `webhook` routes");
         }
         if let Some(account) = &upstream.default_service_account {
             let at = at.key("default_service_account");
@@ -258,14 +256,12 @@ upstreams:
 
     #[test]
     fn the_host_that_an_upstream_sees_is_chosen_where_it_may_be_that_of_the_client() {
-        for (route, expected) in [
-            ("kind: http", &[][..]),
-            ("kind: dashboard", &[]),
-            ("kind: webhook", &["upstream `web` sees its own `Host` whatever `host` says"]),
-        ] {
-            let route = format!("{{name: r, {route}, hosts: [r.test], schemes: [], upstream: web}}");
-            let yaml = format!("routes: [{route}]\nupstreams: [{{name: web, url: 'http://web', host: own}}]\n");
-            assert_eq!(said(&yaml), expected, "{route}");
+        for kind in ["http", "dashboard", "webhook"] {
+            for host in ["own", "client"] {
+                let route = format!("{{name: r, kind: {kind}, hosts: [r.test], schemes: [], upstream: web}}");
+                let yaml = format!("routes: [{route}]\nupstreams: [{{name: web, url: 'http://web', host: {host}}}]\n");
+                assert_eq!(said(&yaml), [""; 0], "{kind} {host}");
+            }
         }
         let of_server = PARTS.replace("{name: api, url: 'https://a'", "{name: api, host: client, url: 'https://a'");
         assert_eq!(said(&of_server), ["upstream `api` sees its own `Host` whatever `host` says"]);
