@@ -343,7 +343,7 @@ fn upstream(upstream: &Value, found: &mut Found) -> Result<Upstream, String> {
             leaves(&format!("upstreamConfig.upstreams[].{name}"), value, found)?;
         }
     }
-    let sees_own_host = member("passHostHeader") == Some(&Value::Bool(false));
+    let sees_own_host = Some(member("passHostHeader") == Some(&Value::Bool(false)));
     Ok(Upstream { is_rewritten: has_target || is_expression(&path), path, address, sees_own_host })
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::options::Options;
+use super::options::{Options, is_off};
 
 /// Under which upstreams are noted whose requests get another path there, or are chosen by an expression.
 const REWRITTEN: &str = "upstreamConfig.rewriteTarget";
@@ -19,8 +19,8 @@ pub(super) struct Upstream {
     pub address: String,
     /// Whether the path is an expression, or is another one at the upstream.
     pub is_rewritten: bool,
-    /// Whether it sees its own `Host` in place of the client's.
-    pub sees_own_host: bool,
+    /// Whether it sees its own `Host` in place of the client's. None where an option says that of all.
+    pub sees_own_host: Option<bool>,
 }
 
 impl Upstream {
@@ -35,7 +35,7 @@ impl Upstream {
         let path = path.unwrap_or("/").to_owned();
         // A brace comes encoded.
         let is_rewritten = is_expression(&path) || path.contains("%7B");
-        Self { path, address: address.to_owned(), is_rewritten, sees_own_host: false }
+        Self { path, address: address.to_owned(), is_rewritten, sees_own_host: None }
     }
 
     /// The address of its server. None if requests cannot be sent there as they are.
@@ -114,6 +114,7 @@ pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>)
         );
         all = vec![Upstream::of_address("http://127.0.0.1:9/")];
     }
+    let see_own_host = options.take("pass_host_header").is_some_and(|value| is_off(&value));
     let mut places = Places { upstreams: Vec::new(), routes: Vec::new(), left_out: Vec::new(), asked };
     let (mut served, mut others) = (Vec::new(), Vec::new());
     for upstream in &all {
@@ -128,7 +129,7 @@ pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>)
             ));
         }
         let mut entry = json!({"name": name, "url": server.as_str().trim_end_matches('/')});
-        if upstream.sees_own_host
+        if upstream.sees_own_host.unwrap_or(see_own_host)
             && let Some(entry) = entry.as_object_mut()
         {
             entry.insert("host".to_owned(), json!("own"));

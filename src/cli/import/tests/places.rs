@@ -108,3 +108,26 @@ fn a_password_in_an_address_is_not_printed() {
         );
     }
 }
+
+#[test]
+fn the_host_that_upstreams_saw_is_theirs_where_an_option_or_the_upstream_itself_said_so() {
+    for (texts, expected) in [
+        (vec![format!("{FLAGS}  - --pass-host-header=false\n")], json!("own")),
+        (vec![format!("{FLAGS}  - --pass-host-header=true\n")], json!(null)),
+        (vec![format!("{FLAGS}  - --pass-host-header\n")], json!(null)),
+        (vec![FLAGS.to_owned(), "pass_host_header = false\n".to_owned()], json!("own")),
+        (vec![FLAGS.to_owned(), "pass_host_header = true\n".to_owned()], json!(null)),
+        (
+            vec![
+                format!("{FLAGS}  - --pass-host-header=false\n"),
+                "upstreamConfig: {upstreams: [{id: a, path: /, uri: 'http://a:1'}]}\n".to_owned(),
+            ],
+            json!(null),
+        ),
+    ] {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let imported = imported(&texts, Some("a.example.com")).unwrap();
+        assert_eq!(all(&parsed(&imported), "upstreams", "host"), [expected], "{texts:?}");
+        assert_eq!(noted(&imported), [""; 0], "{texts:?}: {:?}", imported.notes);
+    }
+}
