@@ -101,6 +101,17 @@ fn flags_and_the_arguments_of_a_container_say_the_same() {
     assert_eq!(noted(&line), ["reverse_proxy"]);
 }
 
+/// As the page on it has `sed` write them, with the names that have a plural there.
+#[test]
+fn variables_that_are_written_as_flags_say_the_same() {
+    let variables = "- '--provider=oidc'\n- '--oidc_issuer_url=https://id.example.com'\n- '--client_id=door'\n\
+        - '--client_secret_file=/s'\n- '--upstreams=http://a:1'\n- '--email_domains=example.com'\n";
+    let [variables, flags] = [variables, FLAGS].map(|text| imported(&[text], Some("a.example.com")).unwrap());
+    assert_eq!(parsed(&variables), parsed(&flags));
+    let more = format!("{FLAGS}  - '--skip_auth_routes=/a'\n  - '--cookie_domains=example.com'\n");
+    assert_eq!(noted(&imported(&[&more], Some("a.example.com")).unwrap()), ["cookie_domain", "skip_auth_route"]);
+}
+
 #[test]
 fn a_command_on_one_line_is_read_as_flags() {
     const LINE: &str = "--provider=oidc --oidc-issuer-url=https://id.example.com --client-id door --client-secret-file=/s \
