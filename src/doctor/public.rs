@@ -279,14 +279,15 @@ fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, Lost>) -> Finding
     }
 }
 
-/// What browsers connect to is no client, unless the doctor asks from that very address.
+/// What browsers connect to is no client, unless the doctor asks from there, as it may behind a router that translates its address.
 fn judge_client(of: &str, ends: Ends, client: IpAddr) -> Finding {
     if client == ends.public && client != ends.own {
         let said = format!(
-            "Doorward takes {client}, to which this name leads, for the address of whoever asks, so that limits and rules with \
-             `addresses` are about everybody at once"
+            "Doorward takes {client}, to which this name leads, for the address of whoever asks. Unless this machine itself goes out by \
+             that address, limits and rules with `addresses` are about everybody at once"
         );
-        let cure = "have what stands there name its client in `X-Forwarded-For` or keep the client's address; where it names itself \
+        let cure = "ask from outside of that network first: where others come by their own addresses, nothing is wrong. Else have what \
+                    stands there name its client in `X-Forwarded-For` or keep the client's address; where it names itself \
                     there too, as Google's load balancer does, add that address to `trusted_proxies` of the listener (docs/install.md, \
                     \"A managed load balancer that speaks HTTP\")";
         return Finding::warning(Check::Origin, of, said, cure);
@@ -372,6 +373,9 @@ mod tests {
         let found = judge("10.0.0.9", "203.0.113.2");
         assert_eq!(found.state, State::Warning);
         assert!(found.said.contains("203.0.113.2") && found.cure.contains("trusted_proxies"), "{found:?}");
+        // Trusted, a router that translates the doctor's own address would have all behind it say where they come from.
+        let (asked, trusted) = (found.cure.find("ask from outside"), found.cure.find("trusted_proxies"));
+        assert!(found.said.contains("Unless this machine") && asked.is_some() && asked < trusted, "{found:?}");
         let found = judge("10.0.0.9", "198.51.100.7");
         assert_eq!(found.state, State::Good);
         assert!(found.said.contains("198.51.100.7"), "whoever runs it may compare: {found:?}");
