@@ -257,7 +257,10 @@ pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Findi
 fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, Lost>) -> Finding {
     let fault = |said: String, cure| Finding::fault(Check::Origin, of, said, cure);
     match arrived.map(|arrived| (arrived.origin, arrived.client)) {
-        Ok((Some(origin), client)) if origin == of => judge_client(of, ends, client),
+        Ok((Some(origin), Some(client))) if origin == of => judge_client(of, ends, client),
+        Ok((Some(origin), None)) if origin == of => {
+            Finding::good(Check::Origin, of, "Doorward sees it under this address")
+        }
         Ok((origin, _))
             if of.starts_with("https:") && origin.as_ref().is_none_or(|origin| origin.starts_with("http:")) =>
         {
@@ -334,7 +337,7 @@ mod tests {
     use crate::doctor::State;
 
     fn arrived(origin: Option<&str>, client: &str) -> Arrived {
-        Arrived { origin: origin.map(str::to_owned), websocket: false, cookies: 0, client: client.parse().unwrap() }
+        Arrived { origin: origin.map(str::to_owned), websocket: false, cookies: 0, client: client.parse().ok() }
     }
 
     #[test]
@@ -360,6 +363,22 @@ mod tests {
             assert!(found.said.contains("not Doorward's"), "{found:?}");
             assert!(found.cure.contains("`/.doorward/` and `/oauth2/`"), "{found:?}");
         }
+    }
+
+    /// One that told nothing of the client passed for no Doorward at all.
+    #[test]
+    fn an_earlier_doorward_that_does_not_tell_the_client_is_one_all_the_same() {
+        let of = "https://door.example";
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let ends = Ends { own: address, public: address };
+        let body = Bytes::from_static(br#"{"origin":"https://door.example","websocket":true,"cookies":6144}"#);
+        let probed = Probed { ends, certificate: None, status: StatusCode::OK, body };
+        let judged = [
+            judge_origin(of, ends, probed.arrived()),
+            judge_upgrade(of, true, probed.arrived()),
+            judge_cookies(of, Ok(Arrived { cookies: COOKIES, ..probed.arrived().unwrap() })),
+        ];
+        assert!(judged.iter().all(|found| found.state == State::Good), "{judged:?}");
     }
 
     /// Google's adds its own after the client's to `X-Forwarded-For`, and everything works but what goes by addresses.

@@ -21,8 +21,9 @@ pub struct Arrived {
     pub websocket: bool,
     /// Bytes of the values of `Cookie`.
     pub cookies: usize,
-    /// The client, as far as trusted proxies tell.
-    pub client: IpAddr,
+    /// The client, as far as trusted proxies tell. Earlier versions, which a doctor may ask while pods are replaced, do not say it.
+    #[serde(default)]
+    pub client: Option<IpAddr>,
 }
 
 pub(super) async fn answer(Extension(context): Extension<Context>) -> AxumResponse {
@@ -31,7 +32,7 @@ pub(super) async fn answer(Extension(context): Extension<Context>) -> AxumRespon
         origin: context.origin.as_ref().map(ToString::to_string),
         websocket: context.request.meta().upgrade == Some(UpgradeProtocol::WebSocket),
         cookies,
-        client: context.request.meta().client,
+        client: Some(context.request.meta().client),
     };
     ([(header::CACHE_CONTROL, "no-store")], Json(arrived)).into_response()
 }
