@@ -47,9 +47,23 @@ pub struct Metrics {
     pub(super) panics: Counter,
 }
 
-/// Why a connection was closed before it spoke HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Refused {
+/// The enum with the list of all, so that none can be left out of what the documentation is held against.
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $refused:ident,)+) => {
+        /// Why a connection was closed before it spoke HTTP.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(super) enum Refused {
+            $($(#[$doc])* $refused,)+
+        }
+
+        #[cfg(test)]
+        impl Refused {
+            const ALL: &[Self] = &[$(Self::$refused,)+];
+        }
+    };
+}
+
+refusals! {
     /// Memory is short.
     Memory,
     /// `connections`.
@@ -175,17 +189,16 @@ mod tests {
     /// Whoever had all alarms heard nothing while each new connection was closed, as there were as many as may be.
     #[test]
     fn what_to_watch_tells_of_each_reason_for_which_connections_are_refused() {
-        use Refused::{Address, Flood, Memory, ProxyHeader, ProxyPeer, Silent, Total};
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
-        for reason in [Memory, Total, Address, Flood, ProxyHeader, ProxyPeer, Silent] {
-            metrics.refused(reason);
+        for reason in Refused::ALL {
+            metrics.refused(*reason);
         }
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         let counted = text.split("downstream_connections_refused_total{reason=\"").skip(1);
         let reasons: Vec<&str> = counted.map(|rest| rest.split('"').next().unwrap()).collect();
-        assert_eq!(reasons.len(), 7, "{text}");
+        assert_eq!(reasons.len(), Refused::ALL.len(), "{text}");
         let page = include_str!("../../docs/operations.md");
         let (_, section) = page.split_once("\n## What to watch\n").unwrap();
         let section = section.split("\n## ").next().unwrap();
