@@ -113,7 +113,7 @@ pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rej
 }
 
 fn is_of_handshake(name: &HeaderName) -> bool {
-    name.as_str().starts_with("sec-websocket-") || name == "http2-settings"
+    name.as_str().starts_with("sec-websocket-") || name == "x-stream-protocol-version" || name == "http2-settings"
 }
 
 /// Whether it is one that a client makes beside a plain request: `h2c`, or TLS in some version (RFC 2817 section 3.1), as Apache
@@ -312,7 +312,13 @@ mod tests {
         for connection in ["upgrade", "Upgrade", "keep-alive, Upgrade"] {
             assert_eq!(ask(&[("connection", connection), ("content-length", "5")]).unwrap(), None, "{connection}");
         }
-        for of_handshake in ["sec-websocket-key", "sec-websocket-protocol", "sec-websocket-version", "http2-settings"] {
+        for of_handshake in [
+            "sec-websocket-key",
+            "sec-websocket-protocol",
+            "sec-websocket-version",
+            "x-stream-protocol-version",
+            "http2-settings",
+        ] {
             assert!(ask(&[("connection", "upgrade"), (of_handshake, "x")]).is_err(), "kubernetes:U5 {of_handshake}");
         }
     }
