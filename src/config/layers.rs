@@ -171,13 +171,13 @@ fn shorten_accept(root: &mut serde_json::Value) {
     }
 }
 
-/// Puts the layers on top of each other. Gives the whole and, in `locations`, who gave each part of it.
+/// Puts the layers on top of each other. Gives the whole and, in `locations`, who gave each part of it. `root` is the schema of the whole.
 pub(super) fn merge(
+    root: &serde_json::Value,
     file: &Node,
     settings: &[Setting],
     locations: &mut Locations,
 ) -> Result<serde_json::Value, Box<figment::Error>> {
-    let root = schema();
     let mut layers: Vec<(Option<&Giver>, serde_json::Value)> = vec![(None, file.to_json())];
     for setting in settings {
         let value = setting
@@ -188,7 +188,7 @@ pub(super) fn merge(
         for (earlier, said) in &mut layers {
             // Variables are one layer, in which none comes later: two that exclude each other are an error.
             if !matches!((&*earlier, &setting.giver), (Some(Giver::Variable(_)), Giver::Variable(_))) {
-                give_way(&root, &root, said, &value);
+                give_way(root, root, said, &value);
             }
         }
         layers.push((Some(&setting.giver), value));
@@ -207,9 +207,9 @@ pub(super) fn merge(
     if let Value::Dict(_, entries) = &whole {
         tracer.entries(&At::root(), entries, Some(file), locations);
     }
-    let mut root = Value::deserialize(&whole).map_err(Box::new)?;
-    shorten_accept(&mut root);
-    Ok(root)
+    let mut merged = Value::deserialize(&whole).map_err(Box::new)?;
+    shorten_accept(&mut merged);
+    Ok(merged)
 }
 
 /// Takes out of what an earlier layer says that in whose place a later one puts something else: maps are merged, and both would stand
@@ -376,7 +376,8 @@ mod tests {
     fn a_short_drain_shortens_the_time_for_connections_that_still_come() {
         let accept = |file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]| {
             let (settings, _) = settings_of(file, environment, flags);
-            let merged = merge(&Node::parse(file, 0).unwrap(), &settings, &mut Locations::default()).unwrap();
+            let merged =
+                merge(&schema(), &Node::parse(file, 0).unwrap(), &settings, &mut Locations::default()).unwrap();
             merged.pointer("/limits/drain_accept").and_then(|accept| accept.as_str().map(str::to_owned))
         };
         let some = |text: &str| Some(text.to_owned());
@@ -399,7 +400,8 @@ mod tests {
     fn the_grace_period_of_the_pod_gives_the_drain_where_nothing_else_does() {
         let drain = |file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]| {
             let (settings, findings) = settings_of(file, environment, flags);
-            let merged = merge(&Node::parse(file, 0).unwrap(), &settings, &mut Locations::default()).unwrap();
+            let merged =
+                merge(&schema(), &Node::parse(file, 0).unwrap(), &settings, &mut Locations::default()).unwrap();
             let problems: Vec<String> = findings.iter().map(|finding| finding.message.clone()).collect();
             (merged.pointer("/limits/drain").and_then(|drain| drain.as_str().map(str::to_owned)), problems)
         };
@@ -427,7 +429,7 @@ mod tests {
         );
         assert!(findings.is_empty(), "{findings:?}");
         let mut locations = Locations::default();
-        let merged = merge(&Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap();
+        let merged = merge(&schema(), &Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap();
         assert_eq!(
             merged,
             serde_json::json!({
@@ -454,7 +456,7 @@ mod tests {
             let (settings, findings) = settings_of(file, environment, flags);
             assert!(findings.is_empty(), "{findings:?}");
             let mut locations = Locations::default();
-            (merge(&Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap(), locations)
+            (merge(&schema(), &Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap(), locations)
         };
         let token = At::root().key("admin").key("token");
         let (whole, locations) = merged(
@@ -491,7 +493,7 @@ mod tests {
         let file = "policies: [a, b]\n";
         let (settings, _) = settings_of(file, &[("DOORWARD_POLICIES", "[c]")], &[]);
         let mut locations = Locations::default();
-        let merged = merge(&Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap();
+        let merged = merge(&schema(), &Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap();
         assert_eq!(merged, serde_json::json!({"policies": ["c"]}));
         let given = Some(Place::Given(Giver::Variable("DOORWARD_POLICIES".to_owned())));
         assert_eq!(locations.place(&At::root().key("policies").index(0)), given);

@@ -180,7 +180,8 @@ fn load_once<T>(
     let Some(main) = main else { return Err(draft.refuse(&resolver)) };
     let settings = layers::settings(sources, &main, &mut draft.findings);
     let before = draft.findings.len();
-    let main = draft.add_policies(main, &settings, &mut resolver);
+    let schema = schema();
+    let main = draft.add_policies(main, &settings, &schema, &mut resolver);
     let policies_whole = draft.findings.len() == before;
     if folder {
         let written = || std::iter::once(&main).chain(settings.iter().map(|setting| &setting.value));
@@ -188,7 +189,7 @@ fn load_once<T>(
             written().any(|node| node.has_text(&|text: &str| base.join(text) == file))
         });
     }
-    let (mut raw, mended) = match draft.assemble(&main, &settings) {
+    let (mut raw, mended) = match draft.shaped::<raw::Root>(&main, &settings, &schema) {
         Ok(assembled) => assembled,
         Err(message) => {
             draft.findings.push(Finding::error(None, message));
@@ -283,9 +284,9 @@ impl Draft {
     }
 
     /// Reads the files that `policies` lists, and puts their grants and rules behind those of the main file.
-    fn add_policies(&mut self, mut main: Node, settings: &[Setting], resolver: &mut Resolver) -> Node {
+    fn add_policies(&mut self, mut main: Node, settings: &[Setting], schema: &Value, resolver: &mut Resolver) -> Node {
         let mut locations = Locations::new(self.files.clone());
-        let Ok(merged) = layers::merge(&main, settings, &mut locations) else { return main };
+        let Ok(merged) = layers::merge(schema, &main, settings, &mut locations) else { return main };
         let listed = merged.get("policies").and_then(Value::as_array).cloned().unwrap_or_default();
         let mut seen = BTreeSet::new();
         for (index, name) in listed.iter().enumerate() {
@@ -372,10 +373,6 @@ impl Draft {
     }
 
     /// Merges the layers and gives them their shape, with the parts that had to be mended.
-    fn assemble(&mut self, main: &Node, settings: &[Setting]) -> Result<(raw::Root, BTreeSet<At>), String> {
-        self.shaped(main, settings, &schema())
-    }
-
     fn shaped<T: DeserializeOwned>(
         &mut self,
         main: &Node,
@@ -383,7 +380,8 @@ impl Draft {
         schema: &Value,
     ) -> Result<(T, BTreeSet<At>), String> {
         self.locations = Locations::new(self.files.clone());
-        let mut document = layers::merge(main, settings, &mut self.locations).map_err(|error| error.to_string())?;
+        let mut document =
+            layers::merge(schema, main, settings, &mut self.locations).map_err(|error| error.to_string())?;
         let mut report = Report::default();
         let mended = shape::check(schema, &mut document, &mut report, &mut self.locations);
         self.findings.extend(diagnosis::findings(&report, &self.locations, &BTreeSet::new()));
@@ -427,7 +425,7 @@ pub fn fuzz_configuration(bytes: &[u8]) {
         return;
     };
     // Whatever the shape check lets through or mends must be readable, or problems would go unreported.
-    let (raw, mended) = match draft.assemble(&main, &[]) {
+    let (raw, mended) = match draft.shaped::<raw::Root>(&main, &[], &schema()) {
         Ok(assembled) => assembled,
         Err(message) => panic!("the shape check let through what {message}"),
     };
