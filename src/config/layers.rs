@@ -32,7 +32,7 @@ use super::{
     locations::{Giver, Locations, Place},
     raw::Limits,
     report::{At, nearest},
-    schema,
+    schema, shape,
     source::{Data, Node},
     values::Span,
 };
@@ -212,8 +212,8 @@ pub(super) fn merge(
     Ok(merged)
 }
 
-/// Takes out of what an earlier layer says that in whose place a later one puts something else: maps are merged, and both would stand
-/// where there may be one.
+/// Takes out of what an earlier layer says the one of several keys in whose place a later one puts another: maps are merged, and both would
+/// stand where there may be one. What is not as it should be stays, so that it is judged: it may be a secret.
 fn give_way(
     root: &serde_json::Value,
     schema: &serde_json::Value,
@@ -221,9 +221,21 @@ fn give_way(
     later: &serde_json::Value,
 ) {
     let (Some(before), Some(after)) = (earlier.as_object_mut(), later.as_object()) else { return };
-    let is_choice = |key: &str| schema::excludes_others(root, schema, key);
-    if after.keys().any(|key| is_choice(key)) {
-        before.retain(|key, _| after.contains_key(key) || !is_choice(key));
+    // What is left empty, as in a template whose value is not set, chooses nothing.
+    let says_something =
+        |value: &serde_json::Value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty());
+    let choices = |entries: &serde_json::Map<String, serde_json::Value>| -> Vec<String> {
+        let chosen =
+            entries.iter().filter(|(key, value)| says_something(value) && schema::excludes_others(root, schema, key));
+        chosen.map(|(key, _)| key.clone()).collect()
+    };
+    if let [key] = choices(before).as_slice()
+        && !after.contains_key(key)
+        && !choices(after).is_empty()
+        && let (Some(said), Some(schema)) = (before.get(key), schema::property(root, schema, key))
+        && shape::fits(root, schema, said)
+    {
+        before.remove(key);
     }
     for (key, value) in after {
         if let (Some(before), Some(schema)) = (before.get_mut(key), schema::property(root, schema, key)) {

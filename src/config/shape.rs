@@ -29,6 +29,13 @@ pub(super) fn check(
     shape.mended
 }
 
+/// Whether a part is as its schema has it.
+pub(super) fn fits(root: &Value, schema: &Value, part: &Value) -> bool {
+    let (mut report, mut locations) = (Report::default(), Locations::default());
+    let mut shape = Shape { root, report: &mut report, locations: &mut locations, mended: BTreeSet::new() };
+    shape.check(schema, &mut part.clone(), &At::root()) && !report.has_errors()
+}
+
 struct Shape<'a> {
     root: &'a Value,
     report: &'a mut Report,
@@ -318,7 +325,8 @@ impl Shape<'_> {
 
     fn secret(&mut self, schema: &Value, value: &mut Value, at: &At, known: &[&str]) -> bool {
         if let Value::Object(entries) = value {
-            for name in entries.keys().filter(|name| !known.contains(&name.as_str())) {
+            let is_source = |name: &str, value: &Value| known.contains(&name) && (value.is_string() || value.is_null());
+            for (name, _) in entries.iter().filter(|(name, value)| !is_source(name, value)) {
                 self.locations.mask(&at.key(name));
             }
             return self.check(schema, value, at);

@@ -42,6 +42,21 @@ fn a_variable_or_a_flag_chooses_another_source_of_a_secret_than_the_file() {
     assert!(misspelt.contains("environment variable DOORWARD_ADMIN__TOKEN"), "{misspelt}");
 }
 
+/// A chart whose value is not set took the only server away.
+#[test]
+fn what_a_layer_leaves_empty_chooses_nothing() {
+    let case = || Case::new(&format!("{GOOD}store: {{redis: {{server: 'r:1'}}}}\n"));
+    for case in [
+        case().env("DOORWARD_STORE__REDIS__CLUSTER", "[]"),
+        case().set("store.redis", "{cluster: [], prefix: p}"),
+        Case::new(&format!("{GOOD}store: {{redis: {{sentinel: {{servers: ['s:1'], master: m}}, cluster: []}}}}\n"))
+            .set("store.redis.server", "'r:1'"),
+    ] {
+        let redis = case.load().unwrap().raw.store.redis.unwrap();
+        assert_eq!((redis.server.as_deref(), redis.sentinel, redis.cluster), (Some("r:1"), None, Vec::new()));
+    }
+}
+
 #[test]
 fn rules_of_policy_files_stand_behind_those_of_the_main_file() {
     let case = Case::new(&format!("policies: [a.yaml, b.yaml]\n{GOOD}"))

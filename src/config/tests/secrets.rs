@@ -134,3 +134,24 @@ fn no_secret_is_printed_wherever_it_stands() {
         assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
     }
 }
+
+/// Whatever stood beside the place that another layer chose gave way unseen, and what was refused before was accepted.
+#[test]
+fn a_secret_that_stands_there_itself_gives_way_to_no_other_layer() {
+    for (written, variable, value) in [
+        ("admin: {token: {value: hunter2}}", "DOORWARD_ADMIN__TOKEN__ENV", "A"),
+        ("admin: {token: {value: hunter2}}", "DOORWARD_ADMIN__TOKEN", "{env: A}"),
+        ("admin: {token: {file: t, value: hunter2}}", "DOORWARD_ADMIN__TOKEN__ENV", "A"),
+        ("admin: {token: {file: {value: hunter2}}}", "DOORWARD_ADMIN__TOKEN__ENV", "A"),
+        (
+            "store: {redis: {sentinel: {servers: ['a:1'], master: m, password: hunter2}}}",
+            "DOORWARD_STORE__REDIS__SERVER",
+            "r:1",
+        ),
+    ] {
+        let refused = Case::new(&format!("{GOOD}{written}\n")).env(variable, value).load().unwrap_err();
+        assert!(refused.diagnosis.errors() > 0 && !refused.to_string().contains("hunter2"), "{refused}");
+        let refused = Case::new(&format!("{GOOD}{written}\n")).load().unwrap_err();
+        assert!(!refused.to_string().contains("hunter2"), "without another layer: {refused}");
+    }
+}
