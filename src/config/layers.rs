@@ -5,7 +5,7 @@
 //!
 //! `DOORWARD_` and the path of a setting in upper case, two underscores between the parts, set it:
 //! `DOORWARD_AUDIT__WHEN_FULL=continue`. The value is YAML. Lists are set whole, maps are laid over those of before, and where
-//! one of several keys may stand, the later one takes the place of the earlier. A variable that begins with
+//! one of several keys may stand, the later layer's takes the place of the earlier one's. A variable that begins with
 //! `DOORWARD_` and is no setting is an error, so that a misspelt one cannot go unnoticed, except:
 //!
 //! - those that an `env:` source of a secret names,
