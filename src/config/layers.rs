@@ -203,9 +203,9 @@ pub(super) fn merge(
     let whole = Value::from(figment.data()?.remove(&Profile::Default).unwrap_or_default());
     locations.mask_passwords(file);
     locations.insert_node(&At::root(), None, file);
-    let tracer = Tracer { figment: &figment, givers: &givers };
+    let tracer = Tracer { root, figment: &figment, givers: &givers };
     if let Value::Dict(_, entries) = &whole {
-        tracer.entries(&At::root(), entries, Some(file), locations);
+        tracer.entries(&At::root(), entries, Some(file), Some(root), locations);
     }
     let mut merged = Value::deserialize(&whole).map_err(Box::new)?;
     shorten_accept(&mut merged);
@@ -261,45 +261,75 @@ impl Provider for Layer {
 }
 
 struct Tracer<'a> {
+    root: &'a serde_json::Value,
     figment: &'a Figment,
     givers: &'a HashMap<String, &'a Giver>,
 }
 
-impl Tracer<'_> {
-    fn entries(&self, at: &At, entries: &Dict, node: Option<&Node>, locations: &mut Locations) {
+impl<'a> Tracer<'a> {
+    fn entries(
+        &self,
+        at: &At,
+        entries: &Dict,
+        node: Option<&Node>,
+        schema: Option<&'a serde_json::Value>,
+        locations: &mut Locations,
+    ) {
         for (name, value) in entries {
             let at = at.key(name);
             let found = node.and_then(|node| node.get(name));
+            let schema = self.property(schema, name);
             match (self.giver(value), found) {
-                (Some(giver), _) if !self.is_of_file(value) => locations.insert_given(&at, giver.clone()),
-                (_, Some((key, node))) => locations.insert_node(&at, Some(key), node),
-                (_, None) => {}
+                (_, Some((key, node))) if self.is_of_file(value, node, schema) => {
+                    locations.insert_node(&at, Some(key), node);
+                }
+                (Some(giver), _) => locations.insert_given(&at, giver.clone()),
+                _ => {}
             }
-            self.within(&at, value, found.map(|(_, node)| node), locations);
+            self.within(&at, value, found.map(|(_, node)| node), schema, locations);
         }
     }
 
-    fn within(&self, at: &At, value: &Value, node: Option<&Node>, locations: &mut Locations) {
+    fn within(
+        &self,
+        at: &At,
+        value: &Value,
+        node: Option<&Node>,
+        schema: Option<&'a serde_json::Value>,
+        locations: &mut Locations,
+    ) {
         match value {
-            Value::Dict(_, entries) => self.entries(at, entries, node, locations),
+            Value::Dict(_, entries) => self.entries(at, entries, node, schema, locations),
             Value::Array(_, items) if self.giver(value).is_none() => {
                 let Some(Node { data: Data::List(nodes), .. }) = node else { return };
                 for (index, (item, node)) in items.iter().zip(nodes).enumerate() {
                     let at = at.index(index);
                     locations.insert_node(&at, None, node);
-                    self.within(&at, item, Some(node), locations);
+                    // A list is of one layer, so that nothing in it gives way.
+                    self.within(&at, item, Some(node), None, locations);
                 }
             }
             _ => {}
         }
     }
 
-    /// Whether anything of it is as a file has it.
-    fn is_of_file(&self, value: &Value) -> bool {
-        match value {
-            Value::Dict(_, entries) if !entries.is_empty() => entries.values().any(|inner| self.is_of_file(inner)),
+    /// Whether a file is to be shown for it: where a part of it stands there, or of a choice what was chosen. Who sets one setting of a
+    /// section is not to blame for another that is missing.
+    fn is_of_file(&self, value: &Value, node: &Node, schema: Option<&'a serde_json::Value>) -> bool {
+        match (value, &node.data) {
+            (Value::Dict(_, entries), Data::Map(_)) if self.giver(value).is_some() => {
+                entries.iter().any(|(name, value)| {
+                    let is_choice = schema.is_some_and(|schema| schema::excludes_others(self.root, schema, name));
+                    let found = node.get(name).map(|(_, node)| node);
+                    found.is_some_and(|node| !is_choice || self.is_of_file(value, node, self.property(schema, name)))
+                })
+            }
             _ => self.giver(value).is_none(),
         }
+    }
+
+    fn property(&self, schema: Option<&'a serde_json::Value>, name: &str) -> Option<&'a serde_json::Value> {
+        schema.and_then(|schema| schema::property(self.root, schema, name))
     }
 
     fn giver(&self, value: &Value) -> Option<&Giver> {

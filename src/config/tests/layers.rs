@@ -42,6 +42,21 @@ fn a_variable_or_a_flag_chooses_another_source_of_a_secret_than_the_file() {
     assert!(misspelt.contains("environment variable DOORWARD_ADMIN__TOKEN"), "{misspelt}");
 }
 
+/// The variable was blamed for what it does not set.
+#[test]
+fn what_is_missing_in_a_section_of_the_file_is_told_there_whatever_a_variable_sets_in_it() {
+    for (section, variable, missing) in [
+        ("interceptor:\n  settle: 5s\n", ("DOORWARD_INTERCEPTOR__SETTLE", "6s"), "`host` is missing"),
+        ("break_glass: {certificates: []}\n", ("DOORWARD_BREAK_GLASS__CERTIFICATES", "[]"), "`until` is missing"),
+    ] {
+        let printed = Case::new(&format!("{section}{GOOD}")).env(variable.0, variable.1).printed();
+        let told = format!("error: {missing}\n --> doorward.yaml:1:1\n");
+        assert!(printed.contains(&told), "{printed}");
+    }
+    let printed = Case::new(GOOD).env("DOORWARD_INTERCEPTOR__SETTLE", "6s").printed();
+    assert!(printed.contains("`host` is missing\n--> environment variable DOORWARD_INTERCEPTOR__SETTLE"), "{printed}");
+}
+
 /// A chart whose value is not set took the only server away.
 #[test]
 fn what_a_layer_leaves_empty_chooses_nothing() {
