@@ -207,6 +207,7 @@ pub(super) fn merge(
     if let Value::Dict(_, entries) = &whole {
         tracer.entries(&At::root(), entries, Some(file), Some(root), locations);
     }
+    locations.mask_replaced(&At::root(), file);
     let mut merged = Value::deserialize(&whole).map_err(Box::new)?;
     shorten_accept(&mut merged);
     Ok(merged)

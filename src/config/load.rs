@@ -62,21 +62,33 @@ impl Loaded {
     }
 }
 
-/// What is written, without a password in an address: whoever knows the rest could try passwords until the digest is the one that is told.
-/// Such an address is refused, unless what a variable or a flag gives is in its place.
-fn without_passwords(node: &Node, at: &At, locations: &Locations) -> Value {
-    match &node.data {
-        Data::Text(text) if has_user(text) && locations.written(at).is_none_or(|by| matches!(by, Place::Given(_))) => {
-            Value::Null
+/// What is written, as the digest has it: without what may be a secret, as whoever knows the rest could try secrets until the digest is the
+/// one that is told. What is in force is refused where it is one. So it is left out of that in whose place another layer puts something else: a
+/// password in an address, and what is no value of its setting.
+struct Digested<'a> {
+    root: &'a Value,
+    locations: &'a Locations,
+}
+
+impl<'a> Digested<'a> {
+    /// `fits`: a part around it was judged already.
+    fn of(&self, node: &Node, at: &At, schema: Option<&'a Value>, fits: bool) -> Value {
+        let is_stray = || !schema.is_some_and(|schema| shape::fits(self.root, schema, &node.to_json()));
+        match &node.data {
+            Data::Map(entries) => {
+                let inner = |name: &str| schema.and_then(|schema| schema::property(self.root, schema, name));
+                let of = |key: &str, value| self.of(value, &at.key(key), inner(key), fits);
+                entries.iter().map(|(key, value)| (key.name.clone(), of(&key.name, value))).collect()
+            }
+            _ if !fits && self.locations.is_replaced(at) && is_stray() => Value::Null,
+            Data::List(items) => {
+                let inner = schema.and_then(|schema| schema::items(self.root, schema));
+                let fits = fits || self.locations.is_replaced(at);
+                items.iter().enumerate().map(|(index, item)| self.of(item, &at.index(index), inner, fits)).collect()
+            }
+            Data::Text(text) if has_user(text) && self.locations.is_replaced(at) => Value::Null,
+            _ => node.to_json(),
         }
-        Data::List(items) => {
-            items.iter().enumerate().map(|(index, item)| without_passwords(item, &at.index(index), locations)).collect()
-        }
-        Data::Map(entries) => entries
-            .iter()
-            .map(|(key, value)| (key.name.clone(), without_passwords(value, &at.key(&key.name), locations)))
-            .collect(),
-        _ => node.to_json(),
     }
 }
 
@@ -209,7 +221,8 @@ fn load_once<T>(
         return Err(Box::new(Refused { diagnosis, fingerprint }));
     }
     // Maps of serde_json are sorted by key.
-    let text = without_passwords(&main, &At::root(), &draft.locations).to_string();
+    let digested = Digested { root: &schema, locations: &draft.locations };
+    let text = digested.of(&main, &At::root(), Some(&schema), false).to_string();
     let digest = HEXLOWER.encode(&sha256(&[text.as_bytes()])).into();
     Ok((
         Loaded {

@@ -115,9 +115,28 @@ impl Locations {
         self.entries.insert(at.clone(), Entry::Node { file: node.source, key, value: node.span.clone(), container });
     }
 
-    /// Masks addresses with a password, those too in whose place another layer puts something else.
+    /// Masks addresses with a password.
     pub(super) fn mask_passwords(&mut self, written: &Node) {
         written.mask(&mut self.files, &|data: &Data| matches!(data, Data::Text(text) if has_user(text)));
+    }
+
+    /// Masks that in whose place another layer puts something else: nothing looks at it, and it may be a secret.
+    pub(super) fn mask_replaced(&mut self, at: &At, written: &Node) {
+        match &written.data {
+            Data::List(items) => {
+                items.iter().enumerate().for_each(|(index, item)| self.mask_replaced(&at.index(index), item));
+            }
+            Data::Map(entries) => {
+                entries.iter().for_each(|(key, value)| self.mask_replaced(&at.key(&key.name), value));
+            }
+            _ if self.is_replaced(at) => written.mask(&mut self.files, &|_: &Data| true),
+            _ => {}
+        }
+    }
+
+    /// Whether another layer puts something else in the place of what a file says there.
+    pub(super) fn is_replaced(&self, at: &At) -> bool {
+        self.written(at).is_none_or(|by| matches!(by, Place::Given(_)))
     }
 
     pub(super) fn insert_given(&mut self, at: &At, giver: Giver) {

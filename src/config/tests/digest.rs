@@ -56,3 +56,20 @@ fn a_password_that_something_overlays_or_a_comment_holds_is_not_in_the_digest() 
         assert_eq!(variable("one"), flag("two"), "{written}");
     }
 }
+
+/// It is no path of a file and no name, and nothing refuses it.
+#[test]
+fn a_secret_that_something_overlays_is_not_in_the_digest() {
+    let of = |secret: &str, overlaid: bool| {
+        let case = case(&format!("{GOOD}admin: {{token: {secret}}}\n"), "grants: []\n");
+        digest(&if overlaid { case.env("DOORWARD_ADMIN__TOKEN", "{env: A}") } else { case })
+    };
+    assert_eq!(of("one", true), of("two", true));
+    assert_eq!(of("[one]", true), of("[two]", true));
+    assert_ne!(of("{file: one}", true), of("{file: two}", true), "a path is no secret");
+    assert_eq!(of("{file: one}", true), of("{file: one}", false));
+    let claims = "rules: [{id: r, who: {claims: {team: [a]}}, do: allow}]\n";
+    let main = |rules: &str| GOOD.split_once("rules:").unwrap().0.to_owned() + rules;
+    let plain = digest(&case(&main(claims), "grants: []\n"));
+    assert_eq!(plain, digest(&case(&main(claims), "grants: []\n").env("DOORWARD_RULES", "[{id: s, do: deny}]")));
+}

@@ -105,6 +105,21 @@ fn no_password_that_a_variable_overlays_is_printed_beside_another_problem() {
     assert!(printed.contains("there is no setting `databse` here") && !printed.contains("hunter2"), "{printed}");
 }
 
+/// Nothing looks at it.
+#[test]
+fn nothing_that_another_layer_replaces_is_printed_beside_another_problem() {
+    for (written, variable, value) in [
+        ("admin: {token: hunter2, lisener: x}", "DOORWARD_ADMIN__TOKEN", "{env: A}"),
+        ("admin: {token: [hunter2], lisener: x}", "DOORWARD_ADMIN__TOKEN", "{env: A}"),
+        ("admin: {token: {value: hunter2}, lisener: x}", "DOORWARD_ADMIN__TOKEN", "A"),
+        ("store: {redis: {username: hunter2, databse: 1}}", "DOORWARD_STORE__REDIS__USERNAME", "doorward"),
+        ("store: {redis: {cluster: [hunter2], databse: 1}}", "DOORWARD_STORE__REDIS__SERVER", "r:1"),
+    ] {
+        let printed = Case::new(&format!("{GOOD}{written}\n")).env(variable, value).printed();
+        assert!(printed.contains("there is no setting") && !printed.contains("hunter2"), "{printed}");
+    }
+}
+
 #[test]
 fn no_secret_is_printed_wherever_it_stands() {
     for written in [
