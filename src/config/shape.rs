@@ -168,10 +168,8 @@ impl Shape<'_> {
     /// Reports a key that does not exist; gives the one that was meant.
     fn unknown_key(&mut self, properties: &Map<String, Value>, name: &str, at: &At) -> Option<String> {
         self.locations.show_key(at);
-        // Whoever writes `password: x` at a wrong place does not want to see it in a log.
-        if ["secret", "password", "token", "key"].iter().any(|word| name.to_lowercase().contains(word)) {
-            self.locations.mask(at);
-        }
+        // Nothing knows what stands there, and it may be a secret.
+        self.locations.mask(at);
         let near = nearest(name, properties.keys().map(String::as_str));
         let problem = self.report.error(at, format!("there is no setting `{name}` here"));
         match near {
@@ -246,10 +244,15 @@ impl Shape<'_> {
             .collect();
         let names = || words.iter().copied().chain(maps.iter().map(|(name, _)| *name));
         let secret = maps.iter().any(|(_, inner)| holds_secret(self.root, inner));
-        let known = |entries: &Map<String, Value>| entries.keys().all(|key| maps.iter().any(|(name, _)| name == key));
-        if secret && !value.is_null() && !value.as_object().is_some_and(known) {
+        let is_known = |key: &str| maps.iter().any(|(name, _)| *name == key);
+        match &*value {
+            Value::Null => {}
+            Value::Object(entries) if !secret || entries.keys().all(|key| is_known(key)) => {
+                entries.keys().filter(|key| !is_known(key)).for_each(|key| self.locations.mask(&at.key(key)));
+            }
             // Whatever stands where a secret is named may be that secret.
-            self.locations.mask(at);
+            _ if secret => self.locations.mask(at),
+            _ => {}
         }
         match value {
             Value::String(word) if words.contains(&word.as_str()) => true,

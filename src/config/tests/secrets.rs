@@ -120,6 +120,23 @@ fn nothing_that_another_layer_replaces_is_printed_beside_another_problem() {
     }
 }
 
+/// It was, unless the key had one of four words in its name.
+#[test]
+fn no_value_of_an_unknown_key_is_printed() {
+    for written in [
+        "redis_auth: hunter2",
+        "store: {redis: {server: 'r:1', auth: hunter2}}",
+        "store: {redis: {server: 'r:1', dsn: [{of: hunter2}]}}",
+        "store: {redis: {server: 'r:1', usernam: hunter2}}",
+        "audit: {sink: {kafka: hunter2}}",
+        "audit: {sink: {file: {path: a}, kafka: {broker: hunter2}}}",
+        "audit: {when_full: {then: hunter2}}",
+    ] {
+        let printed = Case::new(&format!("{GOOD}{written}\n")).printed();
+        assert!(printed.contains("error") && !printed.contains("hunter2"), "{printed}");
+    }
+}
+
 #[test]
 fn no_secret_is_printed_wherever_it_stands() {
     for written in [
