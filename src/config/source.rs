@@ -189,6 +189,9 @@ impl Malformed {
             Error::MultipleDocuments { .. } => "more than one YAML document in a file".to_owned(),
             Error::MergeKeyNotAllowed { .. } => "merge keys (`<<`) are not accepted; write the keys out".to_owned(),
             Error::Budget { .. } => "larger or nested deeper than a configuration may be".to_owned(),
+            // What stands there is not repeated: it may be a secret that begins with `!`, or that reads as a number without end.
+            Error::UnsupportedTag { .. } => "tags (`!name`) are not accepted".to_owned(),
+            Error::NonFiniteFloat { .. } => "a number stands here that is not finite".to_owned(),
             other => {
                 let message = other.to_string();
                 match message.find(" at line ") {
@@ -199,13 +202,15 @@ impl Malformed {
         };
         // The reader says what its grammar expected; the person wants to know what to change.
         let (message, help) = match message.as_str() {
+            _ if matches!(error, Error::UnsupportedTag { .. }) => {
+                (message, Some("put a text that begins with `!` in quotes"))
+            }
+            _ if matches!(error, Error::NonFiniteFloat { .. }) => {
+                (message, Some("put a text that reads as one in quotes"))
+            }
             said if said.contains("found a tab") => {
                 start = text.get(start..).and_then(|rest| rest.find('\t')).map_or(start, |at| start + at);
                 ("a tab stands where YAML takes spaces only".to_owned(), Some("indent with spaces"))
-            }
-            // The name of the tag is not repeated: it may be a secret that begins with `!`.
-            said if said.contains("unsupported tag") => {
-                ("tags (`!name`) are not accepted".to_owned(), Some("put a text that begins with `!` in quotes"))
             }
             said if said.contains("recursive") => {
                 ("an alias stands within the part that it repeats".to_owned(), Some("write out what is meant"))
@@ -452,7 +457,7 @@ mod tests {
             ("a: &x {b: 1}\nc:\n  <<: *x", None, "merge keys"),
             ("a: !secret b", None, "tag"),
             ("a: *nowhere", None, "anchor"),
-            ("a: .inf", Some(3), "non-finite"),
+            ("a: .inf", Some(3), "not finite"),
             ("? [a]\n: b", Some(2), "string"),
             (deep.as_str(), None, ""),
             (bomb, None, ""),

@@ -75,6 +75,7 @@ fn no_secret_is_printed_of_what_cannot_be_read() {
         "secrets: [{secret: *hunter2}]",
         "secrets: [{secret: !hunter2 x}]",
         "secrets: [{secret: 'hunter2}]",
+        "secrets: [{secret: !!int hunter2}]",
         "secrets: [{secret: hunter2",
         "secrets: [{secret: {file: x}}]\n    why: a: hunter2",
         "secrets: [\n      @hunter2]",
@@ -95,6 +96,13 @@ fn no_secret_is_printed_of_what_cannot_be_read() {
         let printed = Case::new(&format!("policies: [rules.yaml]\n{GOOD}")).file("rules.yaml", policy).printed();
         assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
     }
+}
+
+/// The reader repeats it. One in hex of which one digit is an `e` and all others are digits is such a text.
+#[test]
+fn no_secret_that_reads_as_a_number_without_end_is_printed() {
+    let printed = with("{secret: {file: github-secret}}", "{secret: 4e99999999}").printed();
+    assert!(!printed.contains("4e9") && printed.contains("in quotes"), "{printed}");
 }
 
 #[test]
