@@ -185,6 +185,8 @@ struct Progress {
     error: Option<String>,
     /// Of the discovery document, while there is one of before.
     discovery_error: Option<String>,
+    /// How often in a row that was so.
+    discovery_failures: u32,
 }
 
 impl KeyCache {

@@ -111,7 +111,10 @@ impl Shared {
                 progress.error = None;
                 // A key that is not there any more is looked for once again.
                 let second = self.keys.load().as_ref().is_some_and(|current| current.before.is_some());
-                ("ok", if second { COOL_DOWN } else { renewal(life, jitter()) })
+                let pause = if second { COOL_DOWN } else { renewal(life, jitter()) };
+                // What one hiccup of the discovery document tells is told no longer than it lasts.
+                let again = progress.discovery_error.is_some().then(|| pause_after(progress.discovery_failures));
+                ("ok", again.map_or(pause, |again| again.min(pause)))
             }
             Err(error) => {
                 tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be fetched");
@@ -158,6 +161,7 @@ impl Shared {
             }
             _ => {}
         }
+        progress.discovery_failures = if error.is_some() { progress.discovery_failures.saturating_add(1) } else { 0 };
         progress.discovery_error = error.cloned();
     }
 

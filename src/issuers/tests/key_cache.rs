@@ -479,6 +479,27 @@ async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_ke
     }
 }
 
+/// It was tried again when the keys were due, for up to an hour, and as long it was told that endpoints may be gone.
+#[tokio::test]
+async fn a_discovery_document_that_could_not_be_fetched_is_tried_again_after_the_pause_of_a_failure() {
+    const DISCOVERY: &str = "/.well-known/openid-configuration";
+    let bench = Bench::new(json!({})).await;
+    bench.provider.on(DISCOVERY, Reply::Answer(503, "text/plain", "".into()));
+    bench.refresh().await;
+    assert!(bench.status().doubt().unwrap().contains("discovery document"));
+    // Twice as long each time, as after other failures.
+    for (tries, pause) in [(3, 1), (4, 2)] {
+        bench.context.clock.advance(Duration::from_secs(pause));
+        let _ = bench.status();
+        until("another try", || bench.provider.hits(DISCOVERY) == tries).await;
+        until("its end", || bench.status().age == Some(Duration::ZERO)).await;
+    }
+    bench.provider.on(DISCOVERY, Reply::json(&bench.provider.metadata()));
+    bench.context.clock.advance(Duration::from_secs(4));
+    let _ = bench.status();
+    until("the document", || bench.status().doubt().is_none()).await;
+}
+
 /// An issuer that is down is 503 for its own tokens, and nothing to the others.
 #[tokio::test]
 async fn one_issuer_down_never_stops_another() {
