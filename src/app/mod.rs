@@ -48,7 +48,10 @@ use self::certificates::CertificateMetrics;
 use crate::{
     admin::{health::Health, metrics::RequestMetrics},
     audit::Trail,
-    authn::{Principal, break_glass::BreakGlassMetrics},
+    authn::{
+        Principal,
+        break_glass::{self, BreakGlass, BreakGlassMetrics},
+    },
     clock::Clock,
     downstream::{self, Drain},
     endpoints::Endpoints,
@@ -116,6 +119,8 @@ pub struct App {
     redis: Option<Redis>,
     context: Context,
     shared: Shared,
+    /// Break-glass, as the trail was told of it last.
+    told_door: Mutex<Option<BreakGlass>>,
     /// What became of the configuration that was seen last.
     outcome: rollout::Outcome,
     /// Where policies are kept.
@@ -161,6 +166,13 @@ impl Metrics {
 impl App {
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Tells the trail of the door of a generation, where that is not the one that it was told of last.
+    fn note_door(&self, door: Option<&BreakGlass>, told: &mut Option<BreakGlass>) {
+        if let Some(note) = break_glass::note(door, told, self.clock.now()) {
+            self.trail.note(note);
+        }
     }
 
     /// Pools for somebody's own connections, which follow reloads as all others do.

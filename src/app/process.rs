@@ -31,6 +31,7 @@ use crate::{
     egress::{Egress, Proxy},
     endpoints::Endpoints,
     issuers,
+    lock::lock,
     logging::{Logging, LoggingError},
     memory::Memory,
     request::{pipeline::Worker, refusal_limit::Refusals},
@@ -377,6 +378,7 @@ impl Parts<'_> {
             problems: problems(&loaded.warnings, Severity::Warning),
         });
         let app = Arc::new(self.assemble(snapshot, shared, redis, policies::beside(&store_path)));
+        app.note_door(app.snapshot.load().break_glass.as_ref(), &mut lock(&app.told_door));
         app.outcome.taken(Arc::clone(&loaded.digest), Vec::new());
         app.keep_policy(&app.snapshot.load().policy)
             .map_err(StartError::io("the policy cannot be kept beside the store"))?;
@@ -482,6 +484,7 @@ impl Parts<'_> {
             redis,
             context,
             shared,
+            told_door: Mutex::default(),
             outcome: Outcome::default(),
             policies,
             clock,

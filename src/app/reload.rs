@@ -290,7 +290,12 @@ impl Reloader {
         }
         break_glass::tell_closed(next.break_glass.as_ref(), app.clock.now());
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
-        self.put_in_force(next);
+        {
+            // Whom it lets in is in the trail before they come.
+            let mut told = lock(&app.told_door);
+            app.note_door(next.break_glass.as_ref(), &mut told);
+            self.put_in_force(next);
+        }
         tasks::end_tokens(app);
         // At once: whoever has Doorward stop while streams are looked at leaves a generation in force all the same.
         let problems = problems(&loaded.warnings, Severity::Warning);

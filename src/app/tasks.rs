@@ -6,11 +6,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{App, account_tokens, durability, heads, rights, rollout, stream_watch};
 use crate::{
-    admin::health::Gate,
+    admin::health::{ComponentHandle, Gate},
     audit::export,
     authn::break_glass,
     clock::every,
     config::raw,
+    lock::lock,
     request::pipeline::Worker,
     runs,
     store::StoreError,
@@ -253,12 +254,13 @@ async fn watch_health(app: &App) {
     let audit = app.health.component("audit", Gate::Readiness);
     let copy = app.trail.checkpoint_copy().map(|_| app.health.component("audit-checkpoint-copy", Gate::Report));
     let open_door = app.health.component("break-glass", Gate::Report);
-    let mut told_door = None;
     let mut tick = every(HEALTH_TICK);
     // A component is forgotten with its last handle, so those of a round are kept until the next.
     let mut issuers = Vec::new();
     loop {
         tick.tick().await;
+        // Before the store is asked, which may hang.
+        watch_door(app, &open_door);
         let snapshot = app.snapshot.load_full();
         let ping = app.store.ping().await;
         let (age, max_age) = (app.revocations.mirror_age(), snapshot.max_mirror_age);
@@ -284,12 +286,6 @@ async fn watch_health(app: &App) {
             (Some(copy), Some(Err(why))) => copy.failed(why),
             _ => {}
         }
-        let door = snapshot.break_glass.as_ref();
-        if let Some(note) =
-            break_glass::announce(door, &open_door, &app.metrics.break_glass, &mut told_door, app.clock.now())
-        {
-            app.trail.note(note);
-        }
         let mut current = Vec::new();
         for issuer in snapshot.issuers.iter().filter(|issuer| issuer.signs()) {
             let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);
@@ -311,6 +307,16 @@ async fn watch_health(app: &App) {
         }
         drop(std::mem::replace(&mut issuers, current));
     }
+}
+
+/// Tells whether break-glass is open, and the trail when it closes.
+fn watch_door(app: &App, component: &ComponentHandle) {
+    // Held while the generation is looked at, as a reload holds it until the one that it told of is in force.
+    let mut told = lock(&app.told_door);
+    let snapshot = app.snapshot.load();
+    let door = snapshot.break_glass.as_ref();
+    break_glass::watch(door, component, &app.metrics.break_glass, app.clock.now());
+    app.note_door(door, &mut told);
 }
 
 #[cfg(test)]

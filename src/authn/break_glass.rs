@@ -95,11 +95,17 @@ impl BreakGlass {
             }
             certificates.push(certificate);
         }
+        // Another order alone lets nobody else in, and is nothing to tell.
+        certificates.sort_by(|one, other| (&one.name, &one.sha256).cmp(&(&other.name, &other.sha256)));
         (certificates.len() == raw.certificates.len()).then_some(Self { until: until?, certificates })
     }
 
     pub fn is_open(&self, now: Timestamp) -> bool {
         now < self.until
+    }
+
+    fn why(&self) -> String {
+        format!("break-glass is open until {}", self.until)
     }
 
     #[cfg(test)]
@@ -159,33 +165,35 @@ pub fn tell_closed(break_glass: Option<&BreakGlass>, now: Timestamp) {
     }
 }
 
-/// Raises the alarm while break-glass is open, and takes it back afterwards; called again and again. Gives what the
-/// audit trail is to say where that is another door than the one `told` before: whom it lets in may change while it is open.
-pub fn announce(
+/// Raises the alarm while break-glass is open, and takes it back afterwards; called again and again.
+pub fn watch(
     break_glass: Option<&BreakGlass>,
     component: &ComponentHandle,
     metrics: &BreakGlassMetrics,
-    told: &mut Option<BreakGlass>,
     now: Timestamp,
-) -> Option<Note> {
+) {
     let open = break_glass.filter(|break_glass| break_glass.is_open(now));
     metrics.open.set(i64::from(open.is_some()));
-    let detail = match open {
-        Some(open) => {
-            let why = format!("break-glass is open until {}", open.until);
-            let names: Vec<&str> = open.certificates.iter().map(|known| &*known.name).collect();
-            component.alarm(why.clone());
-            format!("{why} for {}", names.join(", "))
-        }
-        None => {
-            component.ok();
-            "break-glass is closed".to_owned()
-        }
-    };
+    match open {
+        Some(open) => component.alarm(open.why()),
+        None => component.ok(),
+    }
+}
+
+/// What the audit trail is to say where this is another door than the one `told` before: whom it lets in may change while it is open.
+pub fn note(break_glass: Option<&BreakGlass>, told: &mut Option<BreakGlass>, now: Timestamp) -> Option<Note> {
+    let open = break_glass.filter(|break_glass| break_glass.is_open(now));
     if told.as_ref() == open {
         return None;
     }
     *told = open.cloned();
+    let detail = open.map_or_else(
+        || "break-glass is closed".to_owned(),
+        |open| {
+            let whom: Vec<String> = open.certificates.iter().map(Certificate::told).collect();
+            format!("{} for {}", open.why(), whom.join("; "))
+        },
+    );
     Some(Note::Alarm { what: "break_glass", detail })
 }
 
@@ -221,6 +229,12 @@ impl Certificate {
             fingerprint: HEXLOWER.encode(&sha256).into(),
             groups: raw.groups.iter().map(|group| group.as_str().into()).collect(),
         })
+    }
+
+    /// All of it, as another under the same name is another to let in.
+    fn told(&self) -> String {
+        let groups = if self.groups.is_empty() { "no groups".to_owned() } else { self.groups.join(", ") };
+        format!("{} ({groups}, {})", self.name, self.fingerprint)
     }
 }
 
@@ -357,27 +371,36 @@ mod tests {
         let metrics = BreakGlassMetrics::default();
         let open = resolve(alice("2026-01-31T18:30:00Z")).0;
         let mut told = None;
-        let mut announce = |door: Option<&BreakGlass>, now| announce(door, &component, &metrics, &mut told, now);
+        let mut announce = |door: Option<&BreakGlass>, now| {
+            watch(door, &component, &metrics, now);
+            note(door, &mut told, now)
+        };
         let note = announce(open.as_ref(), NOW);
         assert_eq!((component.status(), metrics.open.get()), (Status::Alarm, 1));
         let Some(Note::Alarm { what: "break_glass", detail }) = note else { panic!("{note:?}") };
         assert!(detail.contains("alice") && detail.contains("18:30"), "{detail}");
         assert_eq!(announce(open.as_ref(), NOW), None, "it is told once");
-        // Whom a reload lets in was in no record before they came.
-        let with_bob = |sha256: String, until: &str| {
+        let door = |until: &str, sha256: &str, group: Option<&str>, alice_first: bool| {
             let mut door = alice(until);
-            door["certificates"].as_array_mut().unwrap().push(json!({"name": "bob", "sha256": sha256}));
+            let certificates = door["certificates"].as_array_mut().unwrap();
+            let groups: Vec<&str> = group.into_iter().collect();
+            certificates.insert(usize::from(alice_first), json!({"name": "bob", "sha256": sha256, "groups": groups}));
             resolve(door).0
         };
-        for (door, later) in [
-            (with_bob("a".repeat(64), "2026-01-31T18:30:00Z"), "18:30"),
-            (with_bob("b".repeat(64), "2026-01-31T18:30:00Z"), "18:30"),
-            (with_bob("b".repeat(64), "2026-01-31T18:10:00Z"), "18:10"),
+        // The same line twice did not say what is different.
+        let [one, another] = ["a", "b"].map(|digit| digit.repeat(64));
+        for (until, sha256, group, says) in [
+            ("2026-01-31T18:30:00Z", &one, Some("sre"), "(sre, aaaa"),
+            ("2026-01-31T18:30:00Z", &another, Some("sre"), "(sre, bbbb"),
+            ("2026-01-31T18:30:00Z", &another, Some("dev"), "(dev, bbbb"),
+            ("2026-01-31T18:30:00Z", &another, None, "(no groups, bbbb"),
+            ("2026-01-31T18:10:00Z", &another, None, "18:10"),
         ] {
-            let note = announce(door.as_ref(), NOW);
+            let note = announce(door(until, sha256, group, true).as_ref(), NOW);
             let Some(Note::Alarm { detail, .. }) = note else { panic!("{note:?}") };
-            assert!(detail.contains("for alice, bob") && detail.contains(later), "{detail}");
-            assert_eq!(announce(door.as_ref(), NOW), None, "it is told once");
+            assert!(["alice (sre, ", "; bob ", says].iter().all(|part| detail.contains(*part)), "{says}: {detail}");
+            assert_eq!(announce(door(until, sha256, group, true).as_ref(), NOW), None, "it is told once");
+            assert_eq!(announce(door(until, sha256, group, false).as_ref(), NOW), None, "the order says nothing");
         }
         let note = announce(open.as_ref(), open.as_ref().unwrap().until());
         assert_eq!((component.status(), metrics.open.get()), (Status::Ok, 0));

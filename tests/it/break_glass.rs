@@ -186,6 +186,12 @@ async fn a_stream_ends_when_a_reload_takes_the_groups_of_its_certificate() {
     let rest = watch.rest().await;
     assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
     assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 403);
+    // Before the generation that lets them in so, and not at some moment later.
+    world.alarms(2).await;
+    let is_told =
+        |record: &Value| ["alarm", "policy.loaded"].contains(&record["metadata"]["event_code"].as_str().unwrap_or(""));
+    let told: Vec<Value> = world.doorward.audit().into_iter().filter(is_told).collect();
+    assert!(told[2].to_string().contains("alice (readers, "), "{told:#?}");
 }
 
 #[tokio::test]
