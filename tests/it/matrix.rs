@@ -8,7 +8,7 @@ use crate::{
     fixture::{WEBHOOK_SECRET, bearer},
     harness::{
         AUDIENCE, Authority, Doorward, EXCHANGE, HANDSHAKE, Issuer, Pair, Push, Raw, Recorded, Reply, Reviews,
-        Upstream, Verdict, exchange_form, log_in, now, settled, told,
+        Upstream, Verdict, exchange_form, log_in, now, part, settled, told,
     },
 };
 
@@ -155,23 +155,22 @@ async fn own_token(doorward: &Doorward, peers: &Peers, audience: &str) -> String
 
 /// Each way in which one is none that counts.
 async fn own_cases(doorward: &Doorward, peers: &Peers, stranger: &Issuer) -> Vec<Case> {
-    let mut claims = stranger.claims("alice", &[]);
-    claims["iss"] = "https://doorward.test".into();
-    claims["aud"] = TARGET.into();
-    claims["kind"] = "human".into();
     let ended = own_token(doorward, peers, TARGET).await;
     let answer = doorward.submit("/oauth2/revoke", &[], &format!("token={ended}")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let mut cases = Vec::new();
-    for (form, refused) in [
-        ("a token of ours, signed by another", stranger.sign(&claims)),
-        ("a token of ours, for another audience", own_token(doorward, peers, ELSEWHERE).await),
-        ("a token of ours that was ended", ended),
-    ] {
-        let good = own_token(doorward, peers, TARGET).await;
-        cases.push(Case::of(form, vec![bearer(&refused)], vec![bearer(&good)], Some("alice")));
-    }
-    cases
+    let good = own_token(doorward, peers, TARGET).await;
+    let case = |form, refused: &str, reason| Case {
+        reason: Some(reason),
+        ..Case::of(form, vec![bearer(refused)], vec![bearer(&good)], Some("alice"))
+    };
+    // The same but for the signature, also the name of the key.
+    let forged = stranger.sign_with(&part(&good, 0), &part(&good, 1));
+    let elsewhere = own_token(doorward, peers, ELSEWHERE).await;
+    vec![
+        case("a token of ours, signed by another", &forged, "signature_invalid"),
+        case("a token of ours, for another audience", &elsewhere, "audience_mismatch"),
+        case("a token of ours that was ended", &ended, "token_revoked"),
+    ]
 }
 
 async fn wait_for_keys(doorward: &Doorward, peers: &Peers) {
@@ -238,11 +237,13 @@ struct Case {
     passes: Vec<String>,
     /// As whom the twin passes.
     user: Option<String>,
+    /// Why the other one is refused, where that is not plain from its form.
+    reason: Option<&'static str>,
 }
 
 impl Case {
     fn of(form: &'static str, refused: Vec<String>, passes: Vec<String>, user: Option<&str>) -> Self {
-        Self { form, refused, passes, user: user.map(str::to_owned) }
+        Self { form, refused, passes, user: user.map(str::to_owned), reason: None }
     }
 }
 
@@ -373,9 +374,12 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
         };
         let other = format!("{path}/other");
         let wrong = if *scheme == Scheme::Anonymous { other.as_str() } else { path };
-        for Case { form, refused, passes, user } in &cases {
+        for Case { form, refused, passes, user, reason } in &cases {
             let (answer, seen) = send(wrong, refused).await;
             assert!(matches!(answer.status, 401 | 403), "{kind:?} {scheme:?} {form}: {}{}", answer.head, answer.text());
+            if let Some(reason) = reason {
+                assert_eq!(answer.reason(), *reason, "{kind:?} {scheme:?} {form}");
+            }
             assert!(seen.is_empty(), "{kind:?} {scheme:?} {form}");
             let (answer, seen) = send(path, passes).await;
             let what = format!("{kind:?} {scheme:?} {form}: the twin: {}", answer.text());
