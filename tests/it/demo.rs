@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::{
     doctor::doctor,
     fixture::Change,
-    harness::{browse, free_port, told},
+    harness::{browse, free_port, loopbacks, told},
 };
 
 struct Demo {
@@ -174,7 +174,7 @@ fn a_port_in_use_is_told_with_what_to_do() {
 /// `localhost` is both, and whoever tried the other one first met the other program.
 #[test]
 fn a_port_that_another_program_has_at_one_loopback_alone_is_in_use() {
-    for loopback in ["127.0.0.1", "::1"] {
+    for loopback in loopbacks() {
         let (port, provider) = (free_port(), free_port());
         for taken in [port, provider] {
             let _other = TcpListener::bind((loopback, taken)).unwrap();

@@ -36,7 +36,7 @@ pub use self::{
     login::{Answered, asked, call_back, cookies, log_in, session},
     nginx::Nginx,
     node::{OidcProvider, aws_credentials, browse, browse_until, verify},
-    ports::free_port,
+    ports::{free_port, loopbacks},
     push::{Push, hex},
     receivers::{Collector, CollectorAnswer, SyslogServer},
     redis::RedisServer,

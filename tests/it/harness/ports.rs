@@ -13,14 +13,20 @@ const LAST: u16 = 32_000;
 /// Room for the tests of one process.
 const EACH: u16 = 500;
 
-/// A port of this machine that nobody listens on, and that no other test of this process gets.
+/// What `localhost` may mean on this machine, which may have no IPv6.
+pub fn loopbacks() -> Vec<&'static str> {
+    ["127.0.0.1", "::1"].into_iter().filter(|loopback| TcpListener::bind((*loopback, 0)).is_ok()).collect()
+}
+
+/// A port of this machine that nobody listens on at any of its loopbacks, and that no other test of this process gets.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let blocks = u32::from((LAST - FIRST) / EACH);
     let block = u16::try_from(std::process::id() % blocks).unwrap() * EACH;
+    let loopbacks = loopbacks();
     loop {
         let port = FIRST + block + NEXT.fetch_add(1, Ordering::Relaxed) % EACH;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if loopbacks.iter().all(|loopback| TcpListener::bind((*loopback, port)).is_ok()) {
             return port;
         }
     }
