@@ -354,8 +354,8 @@ impl Draft {
             let Data::Map(all) = &mut main.data else { return };
             match all.iter_mut().rev().find(|(known, _)| known.name == key.name) {
                 Some((_, Node { data: Data::List(known), .. })) => known.extend(items),
-                // The shape check reports what stands there instead.
-                Some(_) => {}
+                // The shape check reports what stands there instead, and nothing looks at these.
+                Some(_) => items.iter().for_each(|item| item.mask(&mut self.files, &|_: &Data| true)),
                 None => all.push((key, Node { source: file, span, data: Data::List(items) })),
             }
         }

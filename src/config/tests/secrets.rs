@@ -106,6 +106,14 @@ fn no_secret_that_reads_as_a_number_without_end_is_printed() {
 }
 
 #[test]
+fn no_secret_of_a_policy_file_is_printed_where_the_main_file_has_no_list_to_put_its_items_behind() {
+    let main = format!("policies: [rules.yaml]\n{}rules: x\n", GOOD.split_once("rules:").unwrap().0);
+    let policy = "rules: [{id: a, id: b, why: 'http://u:hunter2@h', do: deny}]";
+    let printed = Case::new(&main).file("rules.yaml", policy).printed();
+    assert!(printed.contains("a second time") && !printed.contains("hunter2"), "{printed}");
+}
+
+#[test]
 fn no_password_that_a_variable_overlays_is_printed_beside_another_problem() {
     let printed = Case::new(&format!("{GOOD}store: {{redis: {{server: 'd:hunter2@r:6379', databse: 1}}}}\n"))
         .env("DOORWARD_STORE__REDIS__SERVER", "r:6379")
