@@ -83,8 +83,13 @@ pub(super) struct Setting {
     pub(super) value: Node,
 }
 
-/// Reads the flags and those variables that are settings, variables first.
-pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Finding>) -> Vec<Setting> {
+/// Reads the flags and those variables that are settings, variables first. `root` is the schema of the whole.
+pub(super) fn settings(
+    root: &serde_json::Value,
+    sources: &Sources,
+    file: &Node,
+    findings: &mut Vec<Finding>,
+) -> Vec<Setting> {
     let mut flags = Vec::new();
     for (path, value) in &sources.settings {
         let giver = Giver::Flag(path.clone());
@@ -96,7 +101,7 @@ pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Findin
     let values = flags.iter().map(|setting: &Setting| &setting.value);
     std::iter::once(file).chain(values).for_each(|node| collect_secret_variables(node, &mut secrets));
 
-    let known = schema::settings();
+    let known = schema::settings(root);
     let roots: BTreeSet<&str> = known.iter().filter_map(|path| path.first().map(String::as_str)).collect();
     let (mut variables, mut strangers) = (Vec::new(), Vec::new());
     let mut environment: Vec<_> = sources.environment.iter().collect();

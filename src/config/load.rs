@@ -190,9 +190,9 @@ fn load_once<T>(
         }
     };
     let Some(main) = main else { return Err(draft.refuse(&resolver)) };
-    let settings = layers::settings(sources, &main, &mut draft.findings);
-    let before = draft.findings.len();
     let schema = schema();
+    let settings = layers::settings(&schema, sources, &main, &mut draft.findings);
+    let before = draft.findings.len();
     let main = draft.add_policies(main, &settings, &schema, &mut resolver);
     let policies_whole = draft.findings.len() == before;
     if folder {

@@ -7,7 +7,7 @@ fn settings_of(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)])
         settings: flags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
     };
     let mut findings = Vec::new();
-    let settings = settings(&sources, &Node::parse(file, 0).unwrap(), &mut findings);
+    let settings = settings(&schema(), &sources, &Node::parse(file, 0).unwrap(), &mut findings);
     (settings, findings)
 }
 
