@@ -181,14 +181,20 @@ fn is_there(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Re
 fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Result<Option<(Place, Link)>> {
     let Link { seq, mac } = position.last;
     let mut before: Option<(u64, &Path)> = None;
+    // After that one, where nobody can tell what a file begins with: the line may have been in there.
+    let mut unclear: Option<u64> = None;
     let mut after: Option<(u64, Link, Mac)> = None;
     for (number, path) in files {
-        let Some((first, prev)) = first_line(path)? else { continue };
+        let Some((first, prev)) = first_line(path)? else {
+            unclear = unclear.or(Some(*number));
+            continue;
+        };
         if first.seq > seq {
             after = Some((*number, first, prev));
             break;
         }
         before = Some((*number, path));
+        unclear = None;
     }
     let after_it = |number| Some((Place { file: number, offset: 0 }, position.last));
     // It was the last one of the file before, whatever has become of that.
@@ -198,7 +204,7 @@ fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Resu
     {
         return Ok(after_it(number));
     }
-    let mut last = 0;
+    let mut last = (Place::default(), Link::NONE);
     if let Some((number, path)) = before {
         let mut lines = Lines::open(path)?;
         let mut offset = 0;
@@ -211,12 +217,26 @@ fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Resu
             if sealed.link == position.last {
                 return Ok(Some((Place { file: number, offset }, position.last)));
             }
-            last = sealed.link.seq;
+            last = (Place { file: number, offset }, sealed.link);
         }
     }
     // It is gone, with lines after it, if these go on with the same chain at all: nobody can tell. The receiver has those before it, and
     // those that are there are all to be sent.
-    Ok(after.filter(|_| last < seq).and_then(|(number, ..)| after_it(number)))
+    let is_current_gone = end.offset == 0 && position.place.file >= end.file && last.1 != Link::NONE;
+    match after {
+        _ if last.1.seq >= seq => Ok(None),
+        Some((number, ..)) => Ok(after_it(unclear.unwrap_or(number))),
+        // What is written next goes on from the last line that is there, with numbers that the receiver had before.
+        None if is_current_gone => {
+            tracing::error!(
+                sent = seq,
+                goes_on_after = last.1.seq,
+                "the file with the last line that a receiver has of the audit trail was moved or removed: what else it held is not sent"
+            );
+            Ok(Some(last))
+        }
+        None => Ok(None),
+    }
 }
 
 /// The number of the first line that a trail still has; 1 if it has none.

@@ -207,6 +207,44 @@ fn a_position_in_a_file_that_somebody_moved_goes_on_after_it_and_what_was_not_se
     assert_eq!((export.settled().last.seq, export.metrics().lost.get()), (12, 2));
 }
 
+/// All of the trail was sent again, and requests were refused until then.
+#[test]
+fn a_position_in_a_file_that_somebody_moved_before_anything_came_after_it_goes_on_after_the_lines_that_are_there() {
+    let mut trail = Written::new(&[4, 4, 4]);
+    let last = Sealed::parse(trail.lines[9].trim_end().as_bytes()).unwrap().link;
+    let position = Position { place: trail.end, last, caught_up: true };
+    position::save(&position::file_of(trail.folder.path(), "siem"), &position).unwrap();
+    fs::rename(trail.path(), trail.folder.path().join("moved")).unwrap();
+    fs::write(trail.path(), "").unwrap();
+    trail.end.offset = 0;
+    // The second start has the position that the first one kept.
+    for _ in 0..2 {
+        let (backlog, export) = open(&trail, limit(Some(1), WhenBehind::Refuse));
+        assert_eq!((export.settled().last.seq, export.settled().total, backlog.refuses()), (8, 0, false));
+    }
+    fs::write(trail.path(), &trail.lines[8]).unwrap();
+    trail.end.offset = trail.lines[8].len() as u64;
+    let (_backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
+    assert_eq!(trail.rest(export.settled()), trail.lines[8]);
+}
+
+/// Lines that stood there were never sent, and counted as deleted.
+#[test]
+fn a_file_whose_first_line_is_damaged_is_sent_where_the_place_of_an_export_may_be_in_it() {
+    for (file, at) in [(1, 1), (2, 5)] {
+        let trail = Written::new(&[4, 4, 4]);
+        let last = Sealed::parse(trail.lines[at].trim_end().as_bytes()).unwrap().link;
+        let position = Position { place: Place { file, offset: 9 }, last, caught_up: true };
+        let path = trail.folder.path().join(format!("t.{file:06}"));
+        let whole = fs::read(&path).unwrap();
+        let end = whole.iter().position(|byte| *byte == b'\n').unwrap();
+        fs::write(&path, [&whole[..end - 5], &whole[end..]].concat()).unwrap();
+        let (cursor, found) = locate(&trail.path(), Some(&position), trail.end).unwrap();
+        assert_eq!((cursor.place, cursor.last, found), (Place { file, offset: 0 }, last, true));
+        assert!(trail.rest(cursor).ends_with(&trail.lines[at..].concat()), "{file}");
+    }
+}
+
 #[test]
 fn a_position_that_the_trail_does_not_have_begins_with_its_first_line() {
     let trail = Written::new(&[2, 2]);
