@@ -161,6 +161,8 @@ impl Writer {
         self.synced = false;
         self.commit();
         if self.outage.is_none() {
+            // Ended by the first commit of `run`.
+            self.enter();
             self.tidy(self.clock.now());
         }
     }

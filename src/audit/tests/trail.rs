@@ -263,6 +263,26 @@ fn a_disk_that_hung_for_minutes_leaves_a_gap_and_a_trail_that_is_intact() {
     }
 }
 
+/// Nobody had noted when the start began with its files, so that the trail looked as if somebody had taken a checkpoint away.
+#[test]
+fn a_disk_that_hung_while_a_start_looked_after_files_leaves_a_gap_and_a_trail_that_is_intact() {
+    let settings = settings();
+    let (sink, clock) = (Memory::default(), clock());
+    sink.set(|disk| disk.hold_files = true);
+    let starting = std::thread::spawn({
+        let (settings, sink, clock) = (settings.clone(), sink.clone(), clock.clone());
+        move || start(&settings, &sink, &clock)
+    });
+    sink.wait_for(|disk| disk.at_files);
+    clock.advance(Duration::from_secs(600));
+    sink.set(|disk| disk.hold_files = false);
+    let trail = starting.join().unwrap();
+    runtime().block_on(trail.take_room(1, false).unwrap().write_durable(record(1))).unwrap();
+    trail.shutdown();
+    assert_eq!(problems(&verify(&sink.bytes(), &proof(&settings))), Vec::<String>::new());
+    assert_eq!(gaps(&sink.lines()), [600_000]);
+}
+
 /// The gap told of the moment from the failure to the next try alone.
 #[test]
 fn a_disk_that_hung_before_it_failed_leaves_a_gap_from_when_it_began_to_hang() {
