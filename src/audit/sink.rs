@@ -404,13 +404,15 @@ struct FileEnd {
 }
 
 /// When a file began: by its first line that tells when it was written, as that of a request has the time of its arrival, which may be
-/// hours before, and a file that somebody moved may go on with one. None if it has no such line.
+/// hours before, and a file that somebody moved may go on with one. None if it has no such line. A damaged line is for `verify` to tell of:
+/// the next one that is whole tells no earlier time.
 fn began(file: &mut File) -> io::Result<Option<Timestamp>> {
     file.seek(SeekFrom::Start(0))?;
     let mut lines = Lines::new(BufReader::new(file));
     while let Some(line) = lines.next()? {
-        let (_, Timed { class_uid, time }) = parse(line.bytes).ok_or_else(foreign)?;
-        if class_uid != HTTP_ACTIVITY {
+        if let Some((_, Timed { class_uid, time })) = parse(line.bytes)
+            && class_uid != HTTP_ACTIVITY
+        {
             return Ok(Some(Timestamp::from_millis(time)));
         }
     }

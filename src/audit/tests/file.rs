@@ -159,6 +159,32 @@ fn a_file_that_is_no_trail_is_left_alone() {
     }
 }
 
+/// It kept Doorward from starting, and the log blamed the last line.
+#[test]
+fn a_trail_with_a_damaged_line_at_its_beginning_is_gone_on_with_and_verify_tells_of_it() {
+    for damaged in 0..2 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let settings = file_settings(&path);
+        let trail = open(&settings, directory.path());
+        trail.write(record(1));
+        trail.shutdown();
+        let whole = fs::read_to_string(&path).unwrap();
+        // As a file that goes on for one that somebody moved, which may begin with a request.
+        let lines: Vec<&str> = whole.lines().skip(1).collect();
+        let edited: Vec<String> = (0..)
+            .zip(lines)
+            .map(|(at, line)| match at == damaged {
+                true => format!("?{}\n", &line[1..]),
+                false => format!("{line}\n"),
+            })
+            .collect();
+        fs::write(&path, edited.concat()).unwrap();
+        open(&settings, directory.path()).shutdown();
+        assert!(!checked(&path, &proof(&settings)).is_intact());
+    }
+}
+
 #[test]
 fn a_refused_file_keeps_its_content() {
     let directory = tempfile::tempdir().unwrap();
