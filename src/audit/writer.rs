@@ -339,7 +339,7 @@ impl Writer {
     fn sync(&mut self) -> io::Result<()> {
         if !self.synced || self.outage.is_some() {
             let begun = Instant::now();
-            self.sink.sync().inspect_err(|_| self.in_doubt = true)?;
+            self.sink.sync().inspect_err(|_| self.doubt())?;
             self.has_synced(begun);
         }
         self.last_sync = Instant::now();
@@ -350,7 +350,7 @@ impl Writer {
     fn resync(&mut self) -> io::Result<()> {
         if self.in_doubt {
             let begun = Instant::now();
-            self.sink.sync_again(&self.unsynced)?;
+            self.sink.sync_again(&self.unsynced).inspect_err(|_| self.doubt())?;
             self.in_doubt = false;
             self.has_synced(begun);
         }

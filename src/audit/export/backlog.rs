@@ -146,6 +146,12 @@ impl Backlog {
         Ok(backlog)
     }
 
+    /// How far the trail is by now.
+    #[cfg(test)]
+    pub(in crate::audit) fn end_now(&self) -> End {
+        *self.common.end.borrow()
+    }
+
     pub(in crate::audit) fn metrics(&self) -> &Metrics {
         &self.metrics
     }

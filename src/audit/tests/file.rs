@@ -79,6 +79,34 @@ fn lines_do_not_go_with_a_file_that_somebody_moves_or_removes() {
     assert_eq!(fs::read(&path).unwrap(), b"four\nfive\n");
 }
 
+/// An export read what the new one began with as the rest of the one that was gone.
+#[test]
+fn that_another_file_comes_for_one_that_somebody_removed_is_known_before_it_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let (sink, found) = RotatingFile::open(&path, 1 << 20, Retention::default(), NOW).unwrap();
+    let backlog = Arc::new(export::Backlog::none());
+    let trail =
+        start_over(&settings(), Opened { sink: Box::new(sink), found, backlog: Arc::clone(&backlog) }, &clock());
+    let write = |number| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(trail.take_room(1, false).unwrap().write_durable(record(number)))
+    };
+    write(1).unwrap();
+    let before = backlog.end_now();
+    assert_eq!((before.place.file, before.place.offset as i64), (1, before.total));
+    // No file can be made there.
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert_eq!(write(2), Err(AuditUnavailable::Failing));
+    assert_eq!(backlog.end_now(), export::End { place: export::Place { file: 2, offset: 0 }, total: before.total });
+    fs::remove_dir(&path).unwrap();
+    wait_until_recovered(&trail);
+    write(3).unwrap();
+    let after = backlog.end_now();
+    assert_eq!((after.place.file, after.place.offset), (2, fs::metadata(&path).unwrap().len()));
+}
+
 /// There may be several file systems, of which one is full.
 #[test]
 fn a_trail_that_cannot_be_written_names_its_file() {

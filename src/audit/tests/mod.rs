@@ -199,11 +199,14 @@ fn file_settings(path: &Path) -> Settings {
 
 /// A trail over a sink in memory.
 fn start(settings: &Settings, sink: &Memory, clock: &Clock) -> Trail {
-    let keys =
-        Keys { chain: settings.chain_key.clone().unwrap(), checkpoint: settings.checkpoint_key.clone().unwrap() };
     let found = Found { last: Link::NONE, empty: false, repaired: 0 };
     let backlog = Arc::new(export::Backlog::none());
-    let opened = Opened { sink: Box::new(sink.clone()), found, backlog };
+    start_over(settings, Opened { sink: Box::new(sink.clone()), found, backlog }, clock)
+}
+
+fn start_over(settings: &Settings, opened: Opened, clock: &Clock) -> Trail {
+    let keys =
+        Keys { chain: settings.chain_key.clone().unwrap(), checkpoint: settings.checkpoint_key.clone().unwrap() };
     Trail::start(settings, keys, opened, clock.clone()).unwrap()
 }
 

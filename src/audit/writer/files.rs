@@ -2,7 +2,7 @@
 
 use super::Writer;
 use crate::{
-    audit::{chain::MAX_LINE, note::Event},
+    audit::{chain::MAX_LINE, export::End, note::Event},
     clock::Timestamp,
 };
 
@@ -21,6 +21,17 @@ impl Writer {
             Err(error) => return self.fail(&error),
         }
         self.retire();
+    }
+
+    /// Notes that a sync failed. Where it was for a file that somebody removed, those who read along hear of the number of the next one
+    /// before that is there: they would take its bytes for those of the one that is gone.
+    pub(super) fn doubt(&mut self) {
+        self.in_doubt = true;
+        let place = self.sink.place();
+        if place.offset == 0 {
+            let unsynced = i64::try_from(self.unsynced.len()).unwrap_or(i64::MAX);
+            self.shared.backlog.grown(End { place, total: self.written - unsynced });
+        }
     }
 
     /// Does what time asks of the files.
