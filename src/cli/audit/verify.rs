@@ -82,7 +82,8 @@ fn check(args: &VerifyArgs, out: &mut impl Write, stderr: &mut impl Write) -> u8
             Format::Human => print(&findings, out, stderr),
             Format::Json => json(findings.is_intact(), &findings, out),
         })?;
-        if findings.summary.not_compared.is_some() && !args.part {
+        // For who goes by the exit code. Where something is wrong, that line may have been edited, and a newer copy is no answer.
+        if findings.summary.not_compared.is_some() && !args.part && findings.is_intact() {
             let _ = writeln!(
                 stderr,
                 "no line was compared with the last one of --checkpoints: give a newer copy, or say --part if the files are a part of \
@@ -173,7 +174,7 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, time::Duration};
 
     use clap::Parser;
 
@@ -192,17 +193,22 @@ mod tests {
 
     /// A short trail with its keys and the copies of its checkpoints.
     fn written(directory: &Path) -> PathBuf {
+        ran(directory, Retention::default(), Clock::default())
+    }
+
+    /// The trail after a process that went on with it, or began it.
+    fn ran(directory: &Path, retention: Retention, clock: Clock) -> PathBuf {
         let path = directory.join("audit.jsonl");
         let mut resolver = Resolver::new(directory);
         let egress = crate::egress::Egress::direct(None, None).unwrap();
         let settings = Settings::resolve(&raw::Audit::default(), &egress, &mut resolver, &At::root()).unwrap();
         let settings = Settings {
             instance: "replica-0".to_owned(),
-            destination: Destination::File { path: path.clone(), max_size: 1 << 20, retention: Retention::default() },
+            destination: Destination::File { path: path.clone(), max_size: 1 << 20, retention },
             checkpoint_copy: Some(directory.join("checkpoints.jsonl")),
             ..settings
         };
-        Trail::open(&settings, directory, Clock::default()).unwrap().shutdown();
+        Trail::open(&settings, directory, clock).unwrap().shutdown();
         path
     }
 
@@ -235,29 +241,45 @@ mod tests {
         assert_eq!((status, &bad["intact"], &bad["problems"][0]["line"]), (1, &false.into(), &1.into()), "{bad}");
     }
 
-    /// As where the copy is older than the time of its lines: all was said to be intact, without a word for who goes by the exit code.
+    /// All was said to be intact, without a word for who goes by the exit code; and of an edited line, that a newer copy would help.
     #[test]
     fn a_copy_of_checkpoints_that_nothing_was_compared_with_is_told_on_standard_error() {
         let directory = tempfile::tempdir().unwrap();
-        let path = written(directory.path());
+        let retention = Retention { keep: None, retain: Some(Duration::from_secs(8 * 3600)) };
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let path = ran(directory.path(), retention, clock.clone());
         let told = || {
             let words = ["verify", "--format", "json", "--key"].map(PathBuf::from);
             let files = [CHAIN_KEY_FILE, "audit.jsonl", "--checkpoints", "checkpoints.jsonl"];
             let files = files
                 .map(|name| if name.starts_with("--") { PathBuf::from(name) } else { directory.path().join(name) });
             let (mut out, mut err) = (Vec::new(), Vec::new());
-            check(&Cli::try_parse_from(words.into_iter().chain(files)).unwrap().args, &mut out, &mut err);
+            let status = check(&Cli::try_parse_from(words.into_iter().chain(files)).unwrap().args, &mut out, &mut err);
             let found: serde_json::Value = serde_json::from_slice(&out).unwrap();
-            (found["summary"].clone(), String::from_utf8(err).unwrap())
+            (status, found["summary"].clone(), String::from_utf8(err).unwrap())
         };
-        let (summary, err) = told();
-        assert_eq!((&summary["compared_to"], &summary["not_compared"], &*err), (&3.into(), &().into(), ""));
-        let mut trail = fs::read_to_string(&path).unwrap();
+        let (status, summary, err) = told();
+        assert_eq!((&summary["compared_to"], &summary["not_compared"]), (&3.into(), &().into()));
+        assert_eq!((status, &*err), (0, ""));
+        let whole = fs::read_to_string(&path).unwrap();
+        let mut trail = whole.clone();
         let at = trail.rfind("\"time\":1").unwrap();
         trail.replace_range(at..at + 8, "\"time\":2");
         fs::write(&path, trail).unwrap();
-        let (summary, err) = told();
+        let (status, summary, err) = told();
         assert_eq!((&summary["compared_to"], &summary["not_compared"]["seq"]), (&().into(), &3.into()), "{summary}");
+        assert_eq!((status, &*err), (1, ""));
+        // A copy that is older than the time of its lines.
+        fs::write(&path, whole).unwrap();
+        let copy = directory.path().join("checkpoints.jsonl");
+        let old = fs::read(&copy).unwrap();
+        for _ in 0..2 {
+            clock.advance(Duration::from_secs(9 * 3600));
+            ran(directory.path(), retention, clock.clone());
+        }
+        fs::write(&copy, old).unwrap();
+        let (status, summary, err) = told();
+        assert_eq!((status, &summary["not_compared"]["seq"]), (0, &3.into()), "{summary}");
         assert!(err.contains("no line was compared with the last one of --checkpoints: give a newer copy"), "{err}");
     }
 
