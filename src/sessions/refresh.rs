@@ -44,6 +44,9 @@ const REFUSALS: u32 = 12;
 /// By how much the clock of another replica may be ahead of ours.
 const AHEAD: Duration = Duration::from_secs(30);
 
+/// How long a lease keeps others off that seems to begin in the future. Longer than most calls to a provider.
+const AT_WORK: Duration = Duration::from_secs(5);
+
 /// How often is looked whether another replica is done.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -56,9 +59,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Whether it keeps others off at `now`: one that was left behind before the clock was set back does not.
-    fn stands(&self, now: Timestamp) -> bool {
-        self.until > now && !is_to_come(self.until - LEASE, now)
+    /// Whether it keeps others off at `now`, who know it since `since`. Of one that seems to begin in the future nobody can tell whether it
+    /// was left behind before the clock was set back, or its replica is ahead of this one and at work.
+    fn stands(&self, now: Moment, since: Moment) -> bool {
+        let is_ahead = is_to_come(self.until - LEASE, now.shown());
+        self.until > now.shown() && (!is_ahead || now.is_before(since + AT_WORK))
     }
 }
 
@@ -219,21 +224,27 @@ impl Sessions {
     async fn recheck(&self, hash: SessionHash, seen: Timestamp) -> Result<Done, StoreError> {
         let inner = &*self.0;
         let give_up = inner.shared.clock.moment() + LEASE;
+        // The lease of another, and since when it is known.
+        let mut known: Option<([u8; 16], Moment)> = None;
         let (record, lease, _unfinished) = loop {
             let Some((record, version)) = self.read(hash).await? else { return Ok(Done::Settled) };
             if record.checked != seen {
                 return Ok(Done::Settled);
             }
-            let now = inner.shared.clock.now();
-            if record.lease.as_ref().is_some_and(|other| other.stands(now)) {
-                if !inner.shared.clock.moment().is_before(give_up) {
-                    return Ok(Done::Later);
+            let now = inner.shared.clock.moment();
+            if let Some(other) = &record.lease {
+                let since = known.filter(|(id, _)| *id == other.id).map_or(now, |(_, since)| since);
+                known = Some((other.id, since));
+                if other.stands(now, since) {
+                    if !now.is_before(give_up) {
+                        return Ok(Done::Later);
+                    }
+                    tokio::time::sleep(POLL).await;
+                    continue;
                 }
-                tokio::time::sleep(POLL).await;
-                continue;
             }
             // From now on: the wait for another's was long, perhaps, and the call is not.
-            let lease = Lease { id: random(), until: now + LEASE };
+            let lease = Lease { id: random(), until: now.shown() + LEASE };
             let leased = Record { lease: Some(lease.clone()), ..record };
             // The end of the process waits from here on, as a token that was used and whose successor was not kept is lost. What begins when
             // nobody waits any more is left to others.

@@ -156,16 +156,47 @@ async fn a_session_is_refreshed_though_the_clock_is_set_back() {
 
 /// Requests waited for it, and then went on with what had been known, until the clock had caught up.
 #[tokio::test]
-async fn a_lease_that_was_left_behind_before_the_clock_was_set_back_keeps_nobody_off() {
+async fn a_lease_that_was_left_behind_before_the_clock_was_set_back_keeps_others_off_for_seconds_alone() {
     let world = world().await;
     let hash = world.get().await.unwrap().hash;
     world.lease(hash, 45).await;
     let clock = &world.at.shared.clock;
     clock.set(clock.now() - HOUR);
     world.script(|_| {});
-    let session = tokio::time::timeout(Duration::from_secs(10), world.get()).await.unwrap().unwrap();
-    assert_eq!(session.principal.groups, [Arc::<str>::from("release")]);
+    let (sessions, cookie) = (world.at.sessions.clone(), world.cookie.clone());
+    let ask = tokio::spawn(async move { get(&sessions, &cookie, &dash()).await });
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while world.used().is_empty() {
+            clock.advance(Duration::from_millis(250));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(ask.await.unwrap().unwrap().principal.groups, [Arc::<str>::from("release")]);
     assert_eq!(world.used(), ["r-1"]);
+}
+
+/// Both showed the provider the same refresh token, which may end all that came of the login.
+#[tokio::test]
+async fn a_replica_that_is_behind_waits_for_one_that_is_ahead_and_at_its_call() {
+    let world = world().await;
+    let hash = world.get().await.unwrap().hash;
+    world.lease(hash, 45).await;
+    let clock = &world.at.shared.clock;
+    clock.set(clock.now() - Duration::from_secs(31));
+    world.script(|_| {});
+    let (sessions, cookie) = (world.at.sessions.clone(), world.cookie.clone());
+    let ask = tokio::spawn(async move { get(&sessions, &cookie, &dash()).await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let (record, version) = world.at.sessions.read(hash).await.unwrap().unwrap();
+    assert_eq!(record.lease.as_ref().map(|lease| lease.id), Some([7; 16]));
+    let done = Record { lease: None, checked: clock.now(), ..record };
+    assert!(world.at.sessions.write(hash, &done, version).await.unwrap());
+    ask.await.unwrap().unwrap();
+    assert_eq!(world.used(), [""; 0]);
 }
 
 /// It was tried until the clock had caught up, ten times a second and with a line in the log each time.
