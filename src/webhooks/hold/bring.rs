@@ -245,10 +245,16 @@ impl<C: Carrier> Turn<C> {
 
     /// Waits for memory, which is no try, and no longer than deliveries are tried at all: for one that is larger than all there may be
     /// room never comes.
-    async fn has_no_room(&self, id: &HeldId, held: Held, version: u64) -> Result<Next, StoreError> {
-        if self.presence.is_over(&held) && held.is_late(self.clock.now()) {
-            let why = "there was no room for it in memory (`limits.buffered_bytes`)".to_owned();
-            return self.failed(id, held, version, &Failure { kind: FailureKind::Passing, why }).await;
+    async fn has_no_room(&self, id: &HeldId, mut held: Held, version: u64) -> Result<Next, StoreError> {
+        let now = self.clock.now();
+        if self.presence.is_over(&held) && held.is_late(now) {
+            held.parked = Some(now);
+            let why = "there was no room for it in memory (`limits.buffered_bytes`)";
+            held.last_error = Some(match held.last_error.take().filter(|_| held.tries > 0) {
+                Some(before) => format!("{why}; the last try: {before}"),
+                None => why.to_owned(),
+            });
+            return self.put_back(id, held, version, now).await;
         }
         tracing::warn!(webhook = &*self.lane.webhook, bytes = held.size, "held deliveries wait for memory");
         Ok(Next::Pause)
@@ -261,7 +267,6 @@ impl<C: Carrier> Turn<C> {
         self.queue.metrics.try_failed(&held.webhook);
         if is_last {
             held.parked = Some(now);
-            self.queue.index().set_parking(*id, now);
         } else if held.tries == 1 {
             // Once for each, as its sender had 202 and nobody else learns that no run is made.
             tracing::warn!(
@@ -273,16 +278,25 @@ impl<C: Carrier> Turn<C> {
                 "a held delivery was not taken, and is tried again; later ones of its repository wait for it"
             );
         }
+        self.put_back(id, held, version, now).await
+    }
+
+    /// Writes one again that is to be tried later or, where it says so, is parked as of now.
+    async fn put_back(&self, id: &HeldId, held: Held, version: u64, now: Timestamp) -> Result<Next, StoreError> {
+        let is_parked = held.parked.is_some();
+        if is_parked {
+            self.queue.index().set_parking(*id, now);
+        }
         // First, as a process that dies after it was parked would never do it.
-        let span = if is_last { PARKED_FOR } else { Duration::ZERO };
+        let span = if is_parked { PARKED_FOR } else { Duration::ZERO };
         let replay = Replay::new(self.queue.store.clone());
         if let Err(error) = replay.keep_events(&HEXLOWER.encode(id.once()), span, now).await {
             tracing::warn!(held = %id, %error, "which runs a held delivery has made is kept for a shorter time");
         }
         // As it is stored: what cannot be read ends as well.
-        let request = if is_last { self.queue.stored_request(id, now).await? } else { None };
+        let request = if is_parked { self.queue.stored_request(id, now).await? } else { None };
         self.queue.rewrite(id, held, version, request, now).await?;
         // A lane whose first was parked goes on; one whose first was set back waits for it.
-        Ok(if is_last { Next::GoOn } else { Next::Rest })
+        Ok(if is_parked { Next::GoOn } else { Next::Rest })
     }
 }

@@ -268,6 +268,10 @@ async fn one_for_which_there_is_never_room_is_parked_when_its_time_is_over() {
     assert_eq!(fixture.held().await, [("large".to_owned(), false)]);
     fixture.clock.advance(span);
     fixture.until("parked", async || fixture.held().await == [("large".to_owned(), true)]).await;
+    // It was counted as a try.
+    let held = fixture.queue.show(&id, fixture.clock.now()).await.unwrap().unwrap().0;
+    assert_eq!(held.tries, 0);
+    assert!(held.last_error.unwrap().starts_with("there was no room for it in memory"));
 }
 
 /// It was parked as if it had been tried, where its turn came when its time was over.
