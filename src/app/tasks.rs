@@ -227,8 +227,8 @@ fn store_trouble(ping: &Result<(), StoreError>, age_of_copy: Duration, max_age: 
     match ping {
         Err(error) => Some(error.to_string()),
         Ok(()) if age_of_copy > max_age => {
-            let why = "it answers, and who is revoked cannot be read from it, so that bearer tokens are refused; the log says \
-                       why";
+            let why = "it answers, and who is revoked was not read from it of late, so that bearer tokens are refused: the clock was set \
+                       ahead or the machine slept a moment ago, or it cannot be read, and the log says why";
             Some(why.to_owned())
         }
         Ok(()) => None,
@@ -336,6 +336,9 @@ mod tests {
         ] {
             assert_eq!(store_trouble(&ping, age, limit).is_some(), fails, "{ping:?} {age:?}");
         }
+        // After a jump of the clock nothing is wrong with the store, and the log says nothing.
+        let why = store_trouble(&Ok(()), old, limit).unwrap();
+        assert!(why.contains("the clock was set ahead or the machine slept"), "{why}");
     }
 
     #[test]
