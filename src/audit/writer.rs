@@ -161,9 +161,10 @@ impl Writer {
         self.synced = false;
         self.commit();
         if self.outage.is_none() {
-            // Ended by the first commit of `run`.
             self.enter();
             self.tidy(self.clock.now());
+            // The first commit of `run` ends it, unless it hung: of that the next checkpoint tells.
+            self.entered = self.hung_since(self.clock.now());
         }
     }
 
@@ -418,11 +419,11 @@ impl Writer {
 
     fn checkpoint(&mut self) {
         let now = self.clock.now();
-        let late = self.checkpoints.interval.max(MAX_STALL);
         // The trail is to tell that nobody took one away.
-        if let Some(since) = self.entered.take().filter(|since| now.since(*since) >= late) {
+        if let Some(since) = self.hung_since(now) {
             self.event(&Event::Gap { lost: 0, since, until: now });
         }
+        self.entered = None;
         let start = self.pending.len();
         self.event(&Event::Checkpoint {
             instance: Arc::clone(&self.shared.instance),
@@ -438,6 +439,11 @@ impl Writer {
         // It counts towards no other.
         self.checkpoints.since = 0;
         self.checkpoints.last = now;
+    }
+
+    /// Since when the thread has been at it for so long that a checkpoint is late.
+    fn hung_since(&self, now: Timestamp) -> Option<Timestamp> {
+        self.entered.filter(|since| now.since(*since) >= self.checkpoints.interval.max(MAX_STALL))
     }
 
     /// Waits for more to do: a nap while records come, else until somebody wakes it or a checkpoint is due.

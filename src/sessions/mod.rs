@@ -453,7 +453,8 @@ impl Sessions {
         })
     }
 
-    /// Tells the store that a session is in use, and from where, at most once a minute and without anybody waiting for it.
+    /// Tells the store that a session is in use, and from where, without anybody waiting for it: at most once a minute, unless replicas whose
+    /// clocks are further apart take turns.
     fn touch(&self, session: &Session, address: Option<IpAddr>, now: Timestamp) {
         let last_seen = session.record.last_seen;
         let recent = now.since(last_seen) < record::touch_every(&self.0.settings) && !is_to_come(last_seen, now);
