@@ -112,21 +112,24 @@ impl Follower {
         let mut ending = HashSet::new();
         over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
         for over in over.chunks(BATCH) {
-            // Older versions know it by the uid alone.
-            let known_by = |over: &Over| [workload_key(&over.cluster, &over.uid), over.uid.clone()];
             let known: Vec<(&Over, String)> =
-                over.iter().flat_map(|over| known_by(over).map(|key| (over, key))).collect();
+                over.iter().flat_map(|over| known_by(&over.cluster, &over.uid).map(|key| (over, key))).collect();
             let ended = self.end_own(&known).await;
             // After the revocation: a call that is under way looks for that once its token is held.
-            let snapshot = self.app.snapshot.load_full();
-            let own = snapshot.own_issuer.as_ref();
-            let keys = own.and_then(|own| own.keys(self.app.clock.now()));
-            for (_, key) in &known {
-                self.app.onward.end(key, own.map(|own| &own.settings.onward), keys.as_ref());
-            }
+            self.end_onward(known.iter().map(|(_, key)| key));
             ended?;
         }
         Ok(())
+    }
+
+    /// Ends what this process had from providers for objects that are known by these names.
+    fn end_onward<K: AsRef<str>>(&self, known: impl Iterator<Item = K>) {
+        let snapshot = self.app.snapshot.load();
+        let own = snapshot.own_issuer.as_ref();
+        let keys = own.and_then(|own| own.keys(self.app.clock.now()));
+        for key in known {
+            self.app.onward.end(key.as_ref(), own.map(|own| &own.settings.onward), keys.as_ref());
+        }
     }
 
     async fn end_own(&self, known: &[(&Over, String)]) -> Result<(), EndsError> {
@@ -204,16 +207,21 @@ impl Follower {
         loop {
             let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
             let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(ended) };
-            let mut over = Vec::new();
-            for change in page {
-                let Some((bearer, uid)) = bearer_of(&change) else { continue };
-                // Asked anew each time, as a reload may bring a namespace back meanwhile.
-                let is_left = bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace);
-                // What has tokens of several Doorwards has one end for all, and another may go on giving it some.
-                if is_left && !bearer.is_told && !is_also_of_others(self.own().as_deref(), &bearer) {
-                    over.push(Over { cluster: bearer.cluster, kind: bearer.kind, uid, why: NOT_CONFIGURED });
-                }
-            }
+            let mut left: Vec<(Bearer, String)> = page.iter().filter_map(bearer_of).collect();
+            // Asked anew each time, as a reload may bring a namespace back meanwhile.
+            left.retain(|(bearer, _)| bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace));
+            // Of all, as each process has its own from providers, whoever else has ended the rest or goes on giving some.
+            self.end_onward(left.iter().flat_map(|(bearer, uid)| known_by(&bearer.cluster, uid)));
+            // What has tokens of several Doorwards has one end for all, and another may go on giving it some.
+            let own = self.own();
+            left.retain(|(bearer, _)| !bearer.is_told && !is_also_of_others(own.as_deref(), bearer));
+            let over = left.into_iter().map(|(Bearer { cluster, kind, .. }, uid)| Over {
+                cluster,
+                kind,
+                uid,
+                why: NOT_CONFIGURED,
+            });
+            let over: Vec<Over> = over.collect();
             ended += over.len();
             self.end(over).await?;
             after = last;
@@ -236,6 +244,11 @@ fn is_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
 /// takes our own, which are not told from those of others any more.
 fn is_also_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
     bearer.issuers().any(|noted| own != Some(&**noted))
+}
+
+/// The names by which the store and others know what has tokens. Older versions know it by the uid alone.
+fn known_by(cluster: &str, uid: &str) -> [String; 2] {
+    [workload_key(cluster, uid), uid.to_owned()]
 }
 
 /// Whether what was found is what has tokens, has not ended, and would be seen to end: a pod whose label was taken off is watched no more.

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use super::{
     api_server::ApiServer,
-    tasks::{DOOR, TARGET, Task, Tasks, claims},
-    token_ends::with_token,
+    tasks::{DOOR, TARGET, Task, Tasks, claims, exchange_at},
+    token_ends::{on_redis_with, onward_to, replica, with_token},
     token_reach::{SECRET, is_active},
 };
 use crate::{
     fixture::Change,
-    harness::{Reply, Upstream, found, until},
+    harness::{RedisServer, Reply, Upstream, found, settled, until},
 };
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
@@ -208,6 +208,34 @@ async fn a_namespace_that_a_reload_brings_is_watched_and_the_tokens_in_one_that_
     let over = "the run has ended, or its tokens were ended";
     until(async || tasks.exchange(&pod_token, &ASKED).await.text().contains(over)).await;
     tasks.is_dead(&own).await;
+}
+
+/// Each replica has what it gave in its own memory, and one that found the end in the trail already left it until its own end.
+#[tokio::test]
+async fn what_a_replica_had_from_a_provider_ends_with_its_own_reload_though_another_has_told_the_end_before() {
+    let given = json!({"access_token": "given", "token_type": "Bearer", "expires_in": 3600}).to_string();
+    let mut provider = Upstream::scripted(move |_| Reply::json(200, &given)).await;
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let tasks = on_redis_with(&redis, onward_to(&provider.url())).await;
+    let there = replica(&tasks).await;
+    let task = tasks.bobs(&Tasks::release("twice")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let asked = [("audience", "vault"), ("scope", "push")];
+    let answer = settled(async || exchange_at(&there, &pod_token, &asked).await).await;
+    assert_eq!(answer.token(), "given");
+
+    let (listed, elsewhere) = (format!("namespaces: ['{}']}}]}}", tasks.world.namespace), "namespaces: [elsewhere]}]}");
+    tasks.world.doorward.change(&listed, elsewhere);
+    tasks.world.doorward.signal("HUP");
+    let uid = &task.pod["metadata"]["uid"];
+    tasks.world.doorward.record(|line| line["unmapped"]["tokens_ended"]["uid"] == *uid).await;
+    assert_eq!(provider.requests().len(), 1, "it has none itself");
+
+    there.change(&listed, elsewhere);
+    there.signal("HUP");
+    provider.wait_for(2).await;
+    let calls = provider.requests();
+    assert_eq!(calls.last().unwrap().line(), "POST /revoke HTTP/1.1", "{calls:#?}");
 }
 
 /// They were good until their own end, as a restart leaves no watch that would have ended them.

@@ -338,12 +338,19 @@ fn signing_key() -> String {
 
 /// With sessions and tokens in Redis, and keys that replicas can share.
 pub async fn on_redis(redis: &RedisServer) -> Tasks {
+    on_redis_with(redis, |yaml| yaml).await
+}
+
+/// The same. `more` edits the configuration.
+pub async fn on_redis_with(redis: &RedisServer, more: impl FnOnce(String) -> String) -> Tasks {
     let (key, seal) = (signing_key(), BASE64_STANDARD.encode([7; 32]));
     let change = |yaml: String| {
-        yaml.change("tokens: {", "sessions: {keys: [{file: seal}]}\ntokens: {keys: [{file: tokens.pem}], ").change(
-            "store: {path: doorward.redb}",
-            &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
-        )
+        more(yaml)
+            .change("tokens: {", "sessions: {keys: [{file: seal}]}\ntokens: {keys: [{file: tokens.pem}], ")
+            .change(
+                "store: {path: doorward.redb}",
+                &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
+            )
     };
     Tasks::with(change, &[("tokens.pem", &key), ("seal", &seal)]).await
 }
@@ -406,7 +413,7 @@ async fn replicas_take_each_others_tokens_and_end_them_together() {
 }
 
 /// What has tasks get tokens of a provider at this address, for the audience `vault`.
-fn onward_to(url: &str) -> impl FnOnce(String) -> String + use<> {
+pub fn onward_to(url: &str) -> impl FnOnce(String) -> String + use<> {
     let onward = format!(
         "tokens: {{onward: [{{audience: vault, provider: {{jwt_bearer: {{token_url: '{url}/token'}}}}, assertion: {{audience: x}}, \
          revocation_url: '{url}/revoke'}}], exchange:"
