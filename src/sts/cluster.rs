@@ -20,8 +20,6 @@ pub(super) struct Cluster {
     pub(super) server: Arc<Upstream>,
     /// All upstreams that lead there, by name: the API server's, others at the same address, and those that are listed.
     upstreams: BTreeSet<Arc<str>>,
-    /// In which namespaces tasks get tokens; empty: in all. Nowhere else are their ends watched.
-    pub(super) namespaces: Vec<String>,
 }
 
 /// By the names of their issuers.
@@ -68,11 +66,7 @@ impl Clusters {
         let here =
             upstreams.values().filter(|other| other.is_at_place_of(server)).map(|other| Arc::clone(other.name()));
         let listed = exchanged.upstreams.iter().map(|other| other.as_str().into());
-        let cluster = Cluster {
-            server: Arc::clone(server),
-            upstreams: here.chain(listed).collect(),
-            namespaces: exchanged.namespaces.clone(),
-        };
+        let cluster = Cluster { server: Arc::clone(server), upstreams: here.chain(listed).collect() };
         self.of.insert(exchanged.issuer.as_str().into(), cluster);
     }
 

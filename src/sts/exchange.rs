@@ -209,8 +209,8 @@ impl<'a> Exchanger<'a> {
         given
     }
 
-    /// Refuses whoever was revoked since they proved who they are: the audit trail keeps waiting while its disk stands still, and a
-    /// token that was given all the same would outlast what it was given for.
+    /// Refuses whoever was revoked since they proved who they are, and a task where none gets tokens any more: the audit trail keeps
+    /// waiting while its disk stands still, and a token that was given all the same would outlast what it was given for.
     pub(super) fn recheck(&self, party: &Party) -> Result<(), Refusal> {
         self.check_revocations()?;
         let snapshot = self.app.snapshot.load();
@@ -221,7 +221,7 @@ impl<'a> Exchanger<'a> {
         // Of a task, who caused it and what it lives with. All others have shown who they are.
         match is_out(&party.principal) {
             true => Err(over(NO_OTHERS)),
-            false => Ok(()),
+            false => party.check_place(&snapshot.issuers),
         }
     }
 
@@ -303,7 +303,14 @@ fn issued_to(task: &Task) -> audit::IssuedTask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{authn::Scheme, runs::Cause};
+    use crate::{
+        authn::Scheme,
+        authz::TaskView,
+        issuers::testing,
+        kubernetes::ObjectRef,
+        runs::Cause,
+        sts::{party::OfTask, task::Root},
+    };
 
     /// As a version kept it that let issuers give any user name.
     fn caused_by(username: &str) -> Principal {
@@ -342,6 +349,42 @@ mod tests {
             assert_eq!(refusal.reason(), Reason::TokenExpired);
         }
         assert!(told("subject_token", now + seconds(60)).description().contains("rules give it"));
+    }
+
+    /// What an exchange noted after a reload had ended the tokens there was given, and stood until another look half a minute later.
+    #[tokio::test]
+    async fn a_task_is_refused_as_soon_as_none_gets_tokens_in_its_namespace_by_the_configuration_in_force() {
+        let object = |name: &str| ObjectRef { name: name.to_owned(), uid: name.to_owned() };
+        let view = TaskView {
+            cluster: "east".to_owned(),
+            namespace: "ci".to_owned(),
+            service_account: "builder".to_owned(),
+            pipeline: None,
+            pipeline_task: None,
+            task: None,
+        };
+        let task = Task {
+            view,
+            pod: object("build-pod"),
+            task_run: object("build"),
+            pipeline_runs: Vec::new(),
+            root: Root { uid: "build".to_owned(), event: None, created: None, is_part: false, owner: None },
+            times_out: None,
+            pod_token: None,
+        };
+        let of = OfTask { task: Box::new(task), cluster: "east".into(), cause: Uuid::nil() };
+        let principal = Arc::new(Principal::new(Scheme::Bearer, "company", "7", "alice"));
+        let ends = Timestamp::from_secs(1_700_000_000);
+        let party = Party { principal, ends, parameter: "subject_token", act: None, of: Some(of), shown: Vec::new() };
+        let refused = |exchange: serde_json::Value| {
+            let (issuers, _) = testing::resolve(&json!({"tokens": {"exchange": exchange}}), None, &testing::context());
+            party.check_place(&issuers).err().map(|refusal| refusal.description().to_owned())
+        };
+        let why = Some("no task in namespace ci gets tokens".to_owned());
+        assert_eq!(refused(json!([{"issuer": "east", "kubernetes": "api", "namespaces": ["ci", "shop"]}])), None);
+        assert_eq!(refused(json!([{"issuer": "east", "kubernetes": "api", "namespaces": ["shop"]}])), why);
+        assert_eq!(refused(json!([{"issuer": "west", "kubernetes": "api"}])), why);
+        assert_eq!(refused(json!([])), why);
     }
 
     /// A second time the same, or a name that no token of another provider has, would trace a token to a revocation which did not end it.

@@ -8,7 +8,6 @@ use uuid::Uuid;
 use super::{
     bearer::over,
     claims::{self, Origin},
-    cluster::Cluster,
     ends,
     exchange::Exchanger,
     pod_token::PodToken,
@@ -19,6 +18,7 @@ use crate::{
     authn::{Actor, Kind, KnownAs, Principal, break_glass, principal::workload_key},
     clock::Timestamp,
     error::Reason,
+    issuers::Issuers,
     kubernetes::ObjectRef,
     runs::{AskedRun, CAUSE_KEPT, Cause, CauseError, Causes, EVENT_WINDOW, SKEW},
     tekton::MADE_BY,
@@ -60,18 +60,16 @@ impl Exchanger<'_> {
         subject: Arc<Principal>,
         now: Timestamp,
     ) -> Result<Party, Refusal> {
-        let Some(Cluster { namespaces, .. }) = self.own_issuer.settings.clusters.get(&subject.issuer) else {
+        if self.own_issuer.settings.clusters.get(&subject.issuer).is_none() {
             let act = subject.act(self.identifier(&subject.issuer));
             if let Some(act) = &act {
                 check_depth("subject_token", act)?;
             }
             let shown = vec![(parameter, Arc::clone(&subject))];
             return Ok(Party { ends: subject.expires, parameter, principal: subject, act, of: None, shown });
-        };
-        let pod = PodToken::read(&subject.claims)?;
-        if !namespaces.is_empty() && !namespaces.contains(&pod.namespace) {
-            return Err(Refusal::subject(format!("no task in namespace {} gets tokens", pod.namespace)));
         }
+        let pod = PodToken::read(&subject.claims)?;
+        check_place(&self.snapshot.issuers, &subject.issuer, &pod.namespace)?;
         let seen = |kinds: &[ends::Kind]| self.seen(&subject.issuer, &pod.namespace, kinds);
         seen(&[ends::Kind::TaskRun, ends::Kind::Pod])?;
         let task = Box::new(Task::of(&pod, self.lookup(&subject.issuer)?, now).await?);
@@ -271,6 +269,12 @@ impl Party {
         self.of.as_ref().map(|of| &*of.task)
     }
 
+    /// Refuses a task where none gets tokens by the configuration of these issuers: nobody sees its end there, and whoever ends what a
+    /// reload has left may have done so before this one was noted.
+    pub(super) fn check_place(&self, issuers: &Issuers) -> Result<(), Refusal> {
+        self.of.as_ref().map_or(Ok(()), |of| check_place(issuers, &of.cluster, &of.task.view.namespace))
+    }
+
     /// On whose behalf it is, by their own issuer. A run that a task caused is of whoever caused the task.
     pub(super) fn origin(&self) -> Origin<'_> {
         let Principal { issuer, subject, on_behalf_of, .. } = &*self.principal;
@@ -278,6 +282,13 @@ impl Party {
             Some(KnownAs { issuer, subject }) => Origin { issuer, sub: subject },
             None => Origin { issuer, sub: subject },
         }
+    }
+}
+
+fn check_place(issuers: &Issuers, cluster: &str, namespace: &str) -> Result<(), Refusal> {
+    match issuers.give_in(cluster, namespace) {
+        true => Ok(()),
+        false => Err(Refusal::subject(format!("no task in namespace {namespace} gets tokens"))),
     }
 }
 

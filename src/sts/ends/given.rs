@@ -1,19 +1,11 @@
 //! Where tasks of a cluster get tokens, and the end of those that they have where a reload has it that they get none any more.
 
-use std::{collections::BTreeSet, mem, time::Duration};
+use std::{collections::BTreeSet, mem};
 
 use tokio::{sync::watch::Sender, time::timeout};
 
 use super::{follow::EndsError, watching::MAX_RETRY};
 use crate::config::raw;
-
-/// How long an exchange that began before a reload may take until it has noted its token, here or at another replica. What it noted is
-/// ended then.
-const END_AGAIN: Duration = Duration::from_secs(30);
-
-/// Namespaces that may be left at once, beside those of the last reload. While the store is away reload after reload may take some away;
-/// the tokens there end by themselves.
-const MOST_LEFT: usize = 10_000;
 
 /// Where tasks of a cluster get tokens by the configuration in force, and where those that they got before are still to be ended.
 #[derive(Debug, Default)]
@@ -23,7 +15,8 @@ pub(super) struct Given {
     left: Left,
 }
 
-/// Where reloads have taken tokens away. Where a later one gives them again, nothing is left.
+/// Where reloads have taken tokens away, until those there have ended: only while the store is away are there those of several reloads.
+/// Where a later one gives them again, nothing is left.
 #[derive(Debug)]
 enum Left {
     /// In all namespaces.
@@ -70,12 +63,7 @@ impl Left {
         match self {
             _ if namespaces.is_empty() => *self = Self::All,
             Self::All => {}
-            Self::In(names) => {
-                if names.len() > MOST_LEFT {
-                    names.clear();
-                }
-                names.extend(namespaces);
-            }
+            Self::In(names) => names.extend(namespaces),
         }
     }
 
@@ -93,43 +81,42 @@ impl Left {
     }
 }
 
-/// Ends what each reload leaves: at once, again and again until that succeeds, and once more later. What comes of each time is `told`.
+/// Ends what each reload leaves, again and again until that succeeds. What comes of each time is `told`. What an exchange notes later is
+/// not given any more, as it is looked at once more whether tokens are given there.
 pub(super) async fn end_left<F: Future<Output = Result<usize, EndsError>>>(
     given: &Sender<Given>,
     end: impl Fn() -> F,
     mut told: impl FnMut(&Result<usize, EndsError>),
 ) {
     let mut heard = given.subscribe();
-    let mut is_last = false;
     loop {
         let leaves_none = heard.borrow_and_update().leaves_none();
         if leaves_none {
-            is_last = false;
             _ = heard.changed().await;
             continue;
         }
         let ended = end().await;
         told(&ended);
-        if is_last && ended.is_ok() {
-            is_last = false;
-            given.send_if_modified(|given| {
-                // What a reload has left meanwhile has not ended.
-                if !heard.has_changed().unwrap_or_default() {
-                    given.left = Left::default();
-                }
-                false
-            });
+        if ended.is_err() {
+            _ = timeout(MAX_RETRY, heard.changed()).await;
             continue;
         }
-        let wait = if ended.is_ok() { END_AGAIN } else { MAX_RETRY };
-        let is_reloaded = timeout(wait, heard.changed()).await.is_ok();
-        is_last = (is_last || ended.is_ok()) && !is_reloaded;
+        given.send_if_modified(|given| {
+            // What a reload has left meanwhile has not ended.
+            if !heard.has_changed().unwrap_or_default() {
+                given.left = Left::default();
+            }
+            false
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::{
+        cell::{Cell, RefCell},
+        time::Duration,
+    };
 
     use serde_json::json;
 
@@ -172,18 +159,6 @@ mod tests {
         }
     }
 
-    /// Each former list was kept as long as the process went on.
-    #[test]
-    fn what_is_left_while_the_store_is_away_is_bounded() {
-        let mut state = Given::default();
-        for number in 0..MOST_LEFT + 10 {
-            state.change(Some(&given(&[&format!("a{number}"), &format!("b{number}")])));
-        }
-        assert!(matches!(&state.left, Left::In(names) if names.len() <= MOST_LEFT + 2), "{:?}", state.left);
-        state.change(None);
-        assert!(state.is_left(&format!("a{}", MOST_LEFT + 9)), "what the last one took away is left");
-    }
-
     /// Each round asked whether the configuration was another one by then, and heard nothing of what came and went in between.
     #[test]
     fn who_follows_a_cluster_hears_of_each_reload_and_a_cluster_is_new_once() {
@@ -213,19 +188,14 @@ mod tests {
 
     /// It was ended every half a minute for as long as the process went on.
     #[tokio::test(start_paused = true)]
-    async fn what_a_reload_leaves_is_ended_until_that_succeeds_and_once_more_and_is_then_forgotten() {
+    async fn what_a_reload_leaves_is_ended_until_that_succeeds_and_is_then_forgotten() {
         let sender = Sender::<Given>::default();
         let reload = |namespaces: &[&str]| {
             sender.send_if_modified(|state| state.change(Some(&given(namespaces))));
         };
-        let (left, fails, told) = (Cell::new(1), Cell::new(true), RefCell::new(Vec::new()));
-        let end = || async {
-            if fails.get() {
-                return Err(EndsError::Ended);
-            }
-            Ok(left.replace(0))
-        };
-        let ends = end_left(&sender, end, |ended| told.borrow_mut().push(ended.as_ref().ok().copied()));
+        let (fails, told) = (Cell::new(true), RefCell::new(Vec::new()));
+        let end = || async { if fails.get() { Err(EndsError::Ended) } else { Ok(0) } };
+        let ends = end_left(&sender, end, |ended| told.borrow_mut().push(ended.is_ok()));
         let events = async {
             let soon = Duration::from_secs(1);
             reload(&["ci"]);
@@ -233,27 +203,18 @@ mod tests {
             assert!(told.borrow().is_empty(), "nothing was taken away");
             reload(&["other"]);
             tokio::time::sleep(soon).await;
+            assert!(told.take().starts_with(&[false, false]), "it is tried again");
+            assert!(sender.borrow().is_left("ci"));
             fails.set(false);
             tokio::time::sleep(soon).await;
-            assert!(told.borrow().starts_with(&[None, None]), "it is tried again: {:?}", told.borrow());
-            assert_eq!(told.take().last(), Some(&Some(1)));
-            left.set(2);
-            tokio::time::sleep(END_AGAIN).await;
-            assert_eq!(told.take(), [Some(2)], "what an exchange noted that had begun before ends too");
-            left.set(3);
+            assert_eq!(told.take().last(), Some(&true));
             assert!(sender.borrow().leaves_none() && !sender.borrow().is_left("ci"));
-            tokio::time::sleep(10 * END_AGAIN).await;
+            tokio::time::sleep(100 * soon).await;
             assert!(told.borrow().is_empty(), "it is forgotten");
 
-            // What the next one takes away has all of its time, and what it brings back has none.
             reload(&["staging"]);
-            tokio::time::sleep(END_AGAIN - soon).await;
-            reload(&["other"]);
-            tokio::time::sleep(END_AGAIN - soon).await;
-            assert_eq!(told.take(), [Some(3), Some(0)]);
-            assert!(sender.borrow().is_left("staging") && !sender.borrow().is_left("other"));
-            tokio::time::sleep(2 * soon).await;
-            assert_eq!(told.take(), [Some(0)]);
+            tokio::time::sleep(soon).await;
+            assert_eq!(told.take(), [true], "once");
             assert!(sender.borrow().leaves_none());
         };
         tokio::select! {
@@ -264,24 +225,24 @@ mod tests {
 
     /// The round had begun before, and knew nothing of it.
     #[tokio::test(start_paused = true)]
-    async fn what_a_reload_leaves_during_the_last_round_is_ended_as_well() {
+    async fn what_a_reload_leaves_during_a_round_is_ended_as_well() {
         let sender = Sender::<Given>::default();
         let reload = |namespaces: &[&str]| {
             sender.send_if_modified(|state| state.change(Some(&given(namespaces))));
         };
         reload(&["ci", "staging"]);
         reload(&["staging"]);
-        let rounds = Cell::new(0);
+        let rounds = RefCell::new(Vec::new());
         let end = || async {
-            rounds.set(rounds.get() + 1);
-            if rounds.get() == 2 {
+            rounds.borrow_mut().push(["ci", "staging"].map(|namespace| sender.borrow().is_left(namespace)));
+            if rounds.borrow().len() == 1 {
                 reload(&["other"]);
             }
             Ok::<_, EndsError>(0)
         };
         let ends = end_left(&sender, end, |_| ());
-        assert!(timeout(END_AGAIN + Duration::from_secs(1), ends).await.is_err());
-        assert_eq!(rounds.get(), 3);
-        assert!(sender.borrow().is_left("staging"));
+        assert!(timeout(Duration::from_secs(60), ends).await.is_err());
+        assert_eq!(*rounds.borrow(), [[true, false], [true, true]]);
+        assert!(sender.borrow().leaves_none());
     }
 }
