@@ -201,12 +201,12 @@ impl Follower {
         Ok(())
     }
 
-    /// Ends the tokens of tasks where they get none any more, and tells of how many objects.
-    pub(super) async fn end_all_left(&self, given: &Sender<Given>) -> Result<usize, EndsError> {
-        let (mut after, mut ended) = (0, 0);
+    /// Ends the tokens of tasks where they get none any more.
+    pub(super) async fn end_all_left(&self, given: &Sender<Given>) -> Result<(), EndsError> {
+        let mut after = 0;
         loop {
             let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
-            let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(ended) };
+            let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(()) };
             let mut left: Vec<(Bearer, String)> = page.iter().filter_map(bearer_of).collect();
             // Asked anew each time, as a reload may bring a namespace back meanwhile.
             left.retain(|(bearer, _)| bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace));
@@ -221,9 +221,7 @@ impl Follower {
                 uid,
                 why: NOT_CONFIGURED,
             });
-            let over: Vec<Over> = over.collect();
-            ended += over.len();
-            self.end(over).await?;
+            self.end(over.collect()).await?;
             after = last;
         }
     }

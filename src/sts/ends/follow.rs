@@ -129,32 +129,21 @@ impl Follower {
     /// Ends the tokens of tasks where a reload has it that they get none any more.
     async fn end_left(&self, given: &Sender<Given>) {
         let (cluster, mut is_failing) = (&*self.cluster, false);
-        let told = |ended: &Result<usize, EndsError>| {
-            let is_watched = given.borrow().exchanged.is_some();
-            match ended {
-                Ok(0) => {}
-                Ok(_) if is_watched => tracing::info!(
-                    cluster,
-                    "the tokens of tasks in namespaces that are not configured any more have ended"
-                ),
-                Ok(_) => {
-                    tracing::info!(
-                        cluster,
-                        "the tokens of tasks of a cluster that is not configured any more have ended"
-                    );
-                }
-                Err(_) if is_failing => {}
-                Err(error) => tracing::warn!(
+        let told = |ended: &Result<(), EndsError>| {
+            if let Err(error) = ended
+                && !is_failing
+            {
+                tracing::warn!(
                     %error,
                     cluster,
                     "tokens of tasks whose cluster, or namespace there, is not configured any more have not ended yet; it is tried again"
-                ),
+                );
             }
             is_failing = ended.is_err();
             // Of one that is watched this tells how the watches are.
             match ended {
-                _ if is_watched => {}
-                Ok(_) => self.health.ok(),
+                _ if given.borrow().exchanged.is_some() => {}
+                Ok(()) => self.health.ok(),
                 Err(error) => self.health.failed(error.to_string()),
             }
         };

@@ -83,10 +83,10 @@ impl Left {
 
 /// Ends what each reload leaves, again and again until that succeeds. What comes of each time is `told`. What an exchange notes later is
 /// not given any more, as it is looked at once more whether tokens are given there.
-pub(super) async fn end_left<F: Future<Output = Result<usize, EndsError>>>(
+pub(super) async fn end_left<F: Future<Output = Result<(), EndsError>>>(
     given: &Sender<Given>,
     end: impl Fn() -> F,
-    mut told: impl FnMut(&Result<usize, EndsError>),
+    mut told: impl FnMut(&Result<(), EndsError>),
 ) {
     let mut heard = given.subscribe();
     loop {
@@ -194,7 +194,7 @@ mod tests {
             sender.send_if_modified(|state| state.change(Some(&given(namespaces))));
         };
         let (fails, told) = (Cell::new(true), RefCell::new(Vec::new()));
-        let end = || async { if fails.get() { Err(EndsError::Ended) } else { Ok(0) } };
+        let end = || async { if fails.get() { Err(EndsError::Ended) } else { Ok(()) } };
         let ends = end_left(&sender, end, |ended| told.borrow_mut().push(ended.is_ok()));
         let events = async {
             let soon = Duration::from_secs(1);
@@ -238,7 +238,7 @@ mod tests {
             if rounds.borrow().len() == 1 {
                 reload(&["other"]);
             }
-            Ok::<_, EndsError>(0)
+            Ok::<_, EndsError>(())
         };
         let ends = end_left(&sender, end, |_| ());
         assert!(timeout(Duration::from_secs(60), ends).await.is_err());
