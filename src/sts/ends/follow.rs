@@ -3,7 +3,7 @@
 //! What they tell is read at once, whatever the store does: this process refuses the tokens of a run as soon as it has ended. What is
 //! to be done in the store and the trail besides waits in a queue, in the order in which it was told, and is tried until it is done.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 use kube::Client;
@@ -17,7 +17,7 @@ use super::{
     Watch,
     ending::{GONE, Over, SKEW},
     given::{Given, end_left},
-    watches::Watches,
+    watches::{Going, Watches},
     watching::{MAX_RETRY, Told, WatchError},
 };
 use crate::{
@@ -76,23 +76,6 @@ pub(super) struct Follower {
 
 /// What a watch has told since it began anew: by uid, and why it has ended if it has.
 pub(super) type Present = HashMap<String, Option<&'static str>>;
-
-/// How far all watches are.
-#[derive(Default)]
-struct Progress {
-    /// What those have told that have not told all yet.
-    present: HashMap<Watch, Present>,
-    /// Why one cannot watch, as it was said last.
-    trouble: HashMap<Watch, String>,
-}
-
-impl Progress {
-    /// Forgets the watches that are not there any more.
-    fn keep(&mut self, watches: &Watches) {
-        self.present.retain(|watch, _| watches.has(watch));
-        self.trouble.retain(|watch, _| watches.has(watch));
-    }
-}
 
 /// What is left to do of what a watch has told.
 enum Work {
@@ -184,7 +167,6 @@ impl Follower {
         let (ends, clock) = (self.app.ends.clone(), self.app.clock.clone());
         let mut watches = Watches::new(ends, clock, self.client.clone(), Arc::clone(&self.cluster));
         let mut events = stream::select_all(watches.change(&exchanged.namespaces)).ready_chunks(BATCH);
-        let mut progress = Progress::default();
         loop {
             let batch = tokio::select! {
                 // First, as what is not configured any more cannot be watched either.
@@ -195,14 +177,14 @@ impl Follower {
                     for begun in watches.change(&now.namespaces) {
                         events.get_mut().push(begun);
                     }
-                    progress.keep(&watches);
                     continue;
                 }
                 batch = events.next() => batch.ok_or(EndsError::Ended)?,
             };
             self.end_here(&batch);
             for (watch, told) in batch {
-                if let Some(work) = self.take(watch, told, &mut progress) {
+                let Some(going) = watches.get_mut(&watch) else { continue };
+                if let Some(work) = self.take(watch, told, going) {
                     line_up(&queue, work)?;
                 }
             }
@@ -214,7 +196,7 @@ impl Follower {
         &self,
         watch: Watch,
         told: Result<Told, WatchError>,
-        Progress { present, trouble }: &mut Progress,
+        Going { present, trouble, .. }: &mut Going,
     ) -> Option<Work> {
         let ends = &self.app.ends;
         let end = |watch: Watch, uid, why| Work::End(Over { cluster: watch.cluster, kind: watch.kind, uid, why });
@@ -222,21 +204,21 @@ impl Follower {
         match told {
             Ok(Told::Begins) => {
                 ends.forget_all(&watch);
-                present.insert(watch, HashMap::new());
+                present.clear();
                 None
             }
             Ok(Told::Present(object)) => {
                 ends.tell(&watch, &object);
-                present.entry(watch).or_default().insert(object.identity().uid.clone(), object.end());
+                present.insert(object.identity().uid.clone(), object.end());
                 None
             }
             Ok(Told::All(at)) => {
-                trouble.remove(&watch);
-                let (present, mark) = (present.remove(&watch).unwrap_or_default(), mark(&watch, at));
+                *trouble = None;
+                let (present, mark) = (mem::take(present), mark(&watch, at));
                 Some(Work::All(watch, present, mark))
             }
             Ok(Told::UpTo(at)) => {
-                trouble.remove(&watch);
+                *trouble = None;
                 let mark = mark(&watch, at);
                 Some(Work::UpTo(watch, mark))
             }
@@ -256,9 +238,9 @@ impl Follower {
                     self.pools.retain(&[]);
                 }
                 let why = root_cause(&error);
-                if trouble.get(&watch) != Some(&why) {
+                if trouble.as_ref() != Some(&why) {
                     self.complain(&watch, &error, &why);
-                    trouble.insert(watch, why);
+                    *trouble = Some(why);
                 }
                 None
             }

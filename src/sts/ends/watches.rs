@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Ends, Kind, Watch,
+    follow::Present,
     watching::{Told, WatchError, watch},
 };
 use crate::clock::Clock;
@@ -22,8 +23,16 @@ pub(super) struct Watches {
     client: Client,
     /// The name of its issuer.
     cluster: Arc<str>,
-    /// Each goes on until its guard is dropped.
-    going: HashMap<Watch, DropGuard>,
+    going: HashMap<Watch, Going>,
+}
+
+/// A watch that goes on, until this is dropped.
+pub(super) struct Going {
+    _end: DropGuard,
+    /// What it has told, until it has told all.
+    pub(super) present: Present,
+    /// Why it cannot watch, as it was said last.
+    pub(super) trouble: Option<String>,
 }
 
 /// What one of several watches tells.
@@ -34,8 +43,8 @@ impl Watches {
         Self { ends, clock, client, cluster, going: HashMap::new() }
     }
 
-    pub(super) fn has(&self, watch: &Watch) -> bool {
-        self.going.contains_key(watch)
+    pub(super) fn get_mut(&mut self, watch: &Watch) -> Option<&mut Going> {
+        self.going.get_mut(watch)
     }
 
     /// Begins the watches that these namespaces take beside those that go on, and ends those that they do not take. None: all namespaces.
@@ -46,7 +55,7 @@ impl Watches {
         };
         self.going.retain(|watch, _| wanted.contains(watch));
         self.ends.keep(&self.cluster, &wanted);
-        let new: Vec<Watch> = wanted.into_iter().filter(|watch| !self.has(watch)).collect();
+        let new: Vec<Watch> = wanted.into_iter().filter(|watch| !self.going.contains_key(watch)).collect();
         new.into_iter().map(|watch| self.begin(watch)).collect()
     }
 
@@ -63,7 +72,8 @@ impl Watches {
         let api = api(&self.client, of.kind, of.namespace.as_deref());
         let end = CancellationToken::new();
         let told = watch(api, of.kind, self.clock.clone()).take_until(end.clone().cancelled_owned());
-        self.going.insert(of.clone(), end.drop_guard());
+        let going = Going { _end: end.drop_guard(), present: Present::new(), trouble: None };
+        self.going.insert(of.clone(), going);
         told.map(move |told| (of.clone(), told)).boxed()
     }
 }
