@@ -271,7 +271,7 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
             report.error(&at, "`lifetime` is not between 1m and that of all tokens").help("see `tokens.lifetime`");
         }
     }
-    let known: Vec<&str> = root.tokens.iter().flat_map(raw::Tokens::clusters).collect();
+    let known: Vec<&str> = root.clusters().map(|of| of.issuer.as_str()).collect();
     for (index, cluster) in token.clusters.iter().enumerate() {
         let is_known = known.iter().any(|known| Prefix::parse(cluster).is_ok_and(|cluster| cluster.matches(known)));
         if !is_known && Prefix::parse(cluster).is_ok() {
@@ -308,8 +308,7 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
 fn check_namespaces(token: &OnToken, at: &At, root: &raw::Root, report: &mut Report) {
     let patterns: Vec<Prefix> = token.clusters.iter().filter_map(|cluster| Prefix::parse(cluster).ok()).collect();
     let is_meant = |cluster: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(cluster));
-    let clusters: Vec<&raw::Exchanged> =
-        root.exchanged().filter(|of| of.kubernetes.is_some() && is_meant(&of.issuer)).collect();
+    let clusters: Vec<&raw::Exchanged> = root.clusters().filter(|of| is_meant(&of.issuer)).collect();
     for (index, account) in token.service_accounts.iter().enumerate() {
         let Some((namespace, _)) = account.split_once('/') else { continue };
         if !clusters.is_empty() && !clusters.iter().any(|cluster| cluster.gives_in(namespace)) {

@@ -62,7 +62,7 @@ impl Issuers {
         }
         report_overlaps(&list, root, &at, resolver);
         let by_name = list.iter().map(|issuer| (Arc::clone(issuer.name()), Arc::clone(issuer))).collect();
-        let clusters = root.exchanged().filter(|of| of.kubernetes.is_some()).cloned().collect();
+        let clusters = root.clusters().cloned().collect();
         Self { list, by_name, verified: VerifiedTokens::default(), context: context.clone(), clusters }
     }
 }

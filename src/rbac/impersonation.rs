@@ -35,7 +35,7 @@ pub(super) fn as_itself(root: &raw::Root) -> Vec<Bound<'_>> {
     }
     let further = trigger_reader(root).into_iter();
     let further = further.chain(root.runs.iter().flat_map(watchers_of_runs));
-    let further = further.chain(exchanging(root).flat_map(lookers_up_of_tasks));
+    let further = further.chain(root.clusters().flat_map(lookers_up_of_tasks));
     let further = further.chain(requesters(root).into_iter().map(|(_, requester)| requester));
     let mut in_namespaces: BTreeMap<&str, Vec<PolicyRule>> = BTreeMap::new();
     for reader in further {
@@ -44,11 +44,6 @@ pub(super) fn as_itself(root: &raw::Root) -> Vec<Bound<'_>> {
     }
     let all = (!rules.is_empty()).then(|| reader(None, rules));
     all.into_iter().chain(in_namespaces.into_iter().map(|(namespace, rules)| reader(Some(namespace), rules))).collect()
-}
-
-/// Clusters whose tasks get tokens.
-pub(super) fn exchanging(root: &raw::Root) -> impl Iterator<Item = &raw::Exchanged> {
-    root.exchanged().filter(|exchanged| exchanged.kubernetes.is_some())
 }
 
 /// Where tasks get tokens: in each of the namespaces, or everywhere.

@@ -77,7 +77,7 @@ fn readers(root: &raw::Root) -> Vec<(&str, Bound<'_>)> {
         let watchers = impersonation::watchers_of_runs(runs).into_iter();
         roles.extend(watchers.map(|watcher| (runs.kubernetes.as_str(), watcher)));
     }
-    for exchanged in impersonation::exchanging(root) {
+    for exchanged in root.clusters() {
         let server = exchanged.kubernetes.as_deref().unwrap_or_default();
         roles.extend(impersonation::lookers_up_of_tasks(exchanged).into_iter().map(|looker| (server, looker)));
     }

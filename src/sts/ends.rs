@@ -91,9 +91,8 @@ impl Ends {
     /// nobody follows yet, which somebody is to do from then on.
     pub fn configure(&self, root: &raw::Root) -> Vec<Arc<str>> {
         let mut followed = lock(&self.followed);
-        let clusters = || root.exchanged().filter(|of| of.kubernetes.is_some());
         let mut new = Vec::new();
-        for exchanged in clusters() {
+        for exchanged in root.clusters() {
             let cluster: Arc<str> = exchanged.issuer.as_str().into();
             if let Entry::Vacant(place) = followed.entry(Arc::clone(&cluster)) {
                 place.insert(Sender::default());
@@ -101,7 +100,7 @@ impl Ends {
             }
         }
         for (cluster, given) in &*followed {
-            given.send_if_modified(|given| given.change(clusters().find(|of| *of.issuer == **cluster)));
+            given.send_if_modified(|given| given.change(root.clusters().find(|of| *of.issuer == **cluster)));
         }
         new
     }

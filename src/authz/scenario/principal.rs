@@ -27,7 +27,7 @@ pub(super) fn complete(
 ) -> Result<Principal, Unasked> {
     let task = token.and_then(|token| token.task.as_ref());
     task.map_or(Ok(()), |task| check_cluster(task, root))?;
-    let is_one_of_several = root.tokens.iter().flat_map(raw::Tokens::clusters).nth(1).is_some();
+    let is_one_of_several = root.clusters().nth(1).is_some();
     let issuer = match (&facts.issuer, &delivery, root.issuers.as_slice()) {
         (Some(issuer), ..) => issuer.clone(),
         (None, Some(facts), _) => webhooks::issuer(&facts.webhook),
@@ -170,13 +170,13 @@ fn put(claims: &mut Map<String, Value>, path: &str, value: Value) {
 
 /// The cluster of a task: where it names none, the only one.
 pub(super) fn cluster<'a>(task: &'a raw::TaskFacts, root: &'a raw::Root) -> Option<&'a str> {
-    let mut known = root.tokens.iter().flat_map(raw::Tokens::clusters);
+    let mut known = root.clusters().map(|of| of.issuer.as_str());
     task.cluster.as_deref().or_else(|| known.next().filter(|_| known.next().is_none()))
 }
 
 /// Refuses a task of no cluster, or of one of several.
 fn check_cluster(task: &raw::TaskFacts, root: &raw::Root) -> Result<(), String> {
-    let known: Vec<&str> = root.tokens.iter().flat_map(raw::Tokens::clusters).collect();
+    let known: Vec<&str> = root.clusters().map(|of| of.issuer.as_str()).collect();
     match &task.cluster {
         Some(cluster) if !known.contains(&cluster.as_str()) => {
             Err(format!("`tokens.exchange` has no cluster `{cluster}`"))

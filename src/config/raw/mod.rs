@@ -88,6 +88,11 @@ impl Root {
         self.tokens.iter().flat_map(|tokens| &tokens.exchange)
     }
 
+    /// The clusters whose tasks get tokens.
+    pub fn clusters(&self) -> impl Iterator<Item = &Exchanged> {
+        self.exchanged().filter(|of| of.kubernetes.is_some())
+    }
+
     /// Which settings have Doorward read at an API server for itself, and at which upstream.
     pub fn readers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let runs = self.runs.iter().map(|runs| ("runs", runs.kubernetes.as_str()));

@@ -46,11 +46,6 @@ impl Tokens {
     fn default_lifetime() -> Span {
         Span::from_secs(600)
     }
-
-    /// The clusters whose tasks get tokens, by the names of their issuers.
-    pub fn clusters(&self) -> impl Iterator<Item = &str> {
-        self.exchange.iter().filter(|of| of.kubernetes.is_some()).map(|of| of.issuer.as_str())
-    }
 }
 
 /// A key that signs tokens: of exactly one of `file` and `env`.
