@@ -56,7 +56,8 @@ impl Field {
         match self {
             Self::UserAgent | Self::Webhook | Self::Kubernetes | Self::Names => 512,
             Self::Detail => 1024,
-            Self::Shadow | Self::Grants | Self::Extras | Self::Run | Self::Parties => 2048,
+            Self::Shadow | Self::Grants | Self::Extras | Self::Run => 2048,
+            Self::Parties => 4096,
             Self::Claims | Self::Scopes | Self::KubernetesGroups | Self::Path | Self::Deliveries => 8192,
             Self::Groups | Self::Problems => 12_288,
         }

@@ -420,11 +420,15 @@ fn a_line_stays_in_bounds_whatever_is_in_it() {
 #[test]
 fn a_line_names_all_whose_revocation_ends_a_token_though_their_names_are_the_longest() {
     let (namespace, account) = ("n".repeat(63), "a".repeat(253));
+    let account = |cluster| (cluster, format!("system:serviceaccount:{namespace}:{account}"));
+    // A task, whose run three agents caused for somebody, and the name in the token.
     let parties = [
-        ("own", "u".repeat(MAX_NAME)),
         ("company", "s".repeat(255)),
-        ("cluster", format!("system:serviceaccount:{namespace}:{account}")),
-        ("own", format!("serviceaccount:cluster:{namespace}:{account}")),
+        account("one"),
+        account("two"),
+        account("three"),
+        account("four"),
+        ("own", "u".repeat(MAX_NAME)),
     ];
     let known =
         |(issuer, subject): &(&str, String)| KnownAs { issuer: (*issuer).into(), subject: subject.as_str().into() };
