@@ -55,7 +55,8 @@ struct Watched {
     state: State,
     /// By uid.
     live: HashMap<String, Object>,
-    /// Begins with the watch, and anew each time that it is lost. No other watch was ever in the same.
+    /// Begins with the watch, and anew each time that it is lost. No other watch was ever in the same: a reload may take one away and bring
+    /// it back while what the first has told still waits.
     turn: u64,
     /// All that happened until then was told in this turn, and is done.
     done: Option<Moment>,
