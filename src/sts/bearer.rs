@@ -193,7 +193,8 @@ impl Exchanger<'_> {
         if let Noted::Ended = note(self.app.store(), bearers.collect(), expires, now).await? {
             return Err(over(NO_OTHERS));
         }
-        // Whoever looks for ends may not have found this one's until now.
+        // Whoever looks for ends may not have found this one's until now. No provider is asked for what nobody would end there.
+        party.check_place(&self.app.snapshot.load().issuers)?;
         task.still_runs(self.lookup(&of.cluster)?).await?;
         match self.app.revocations.is_revoked(&party.principal) {
             Some(_) => Err(over(NO_OTHERS)),
