@@ -202,7 +202,7 @@ type Found = BTreeMap<String, Vec<String>>;
 fn flags(text: &str) -> Result<Found, String> {
     let mut found = Found::new();
     let mut words = Vec::new();
-    for line in text.lines().map(str::trim) {
+    for (number, line) in (1..).zip(text.lines().map(str::trim)) {
         let entry = line.strip_prefix("- ").map(str::trim_start);
         let opens = ["[\"--", "['--", "[--"];
         if entry.unwrap_or(line).starts_with('[')
@@ -214,7 +214,7 @@ fn flags(text: &str) -> Result<Found, String> {
         }
         match entry {
             // An entry of a list is one word, whatever it holds.
-            Some(entry) => words.extend(scalar(entry)),
+            Some(entry) => words.extend(scalar(entry).map_err(|why| format!("line {number}: {why}"))?),
             None => words.extend(shell_words(line.trim_end_matches('\\'))),
         }
     }
@@ -255,13 +255,17 @@ fn fields(list: &str) -> Vec<String> {
     fields.map(|field| field.trim_matches(['"', '\'']).to_owned()).collect()
 }
 
-/// An entry of a YAML list, without its quotes and what stands behind it as a comment.
-fn scalar(entry: &str) -> Option<String> {
+/// An entry of a YAML list, without its quotes and what stands behind it as a comment, of which an entry may be all. What opens a quote
+/// and is no text is refused, as it would pass for no flag and be left out.
+fn scalar(entry: &str) -> Result<Option<String>, &'static str> {
     match serde_saphyr::from_str(entry) {
-        Ok(Value::String(text)) => Some(text),
-        Ok(Value::Null) => None,
-        Ok(value @ (Value::Bool(_) | Value::Number(_))) => Some(value.to_string()),
-        _ => Some(entry.to_owned()),
+        Ok(Value::String(text)) => Ok(Some(text)),
+        Ok(Value::Null) => Ok(None),
+        Ok(value @ (Value::Bool(_) | Value::Number(_))) => Ok(Some(value.to_string())),
+        _ if entry.starts_with(['"', '\'']) => {
+            Err("the quotes of this entry do not fit: close them in its line, and double each `'` within `'…'`")
+        }
+        _ => Ok(Some(entry.to_owned())),
     }
 }
 

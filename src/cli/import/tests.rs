@@ -193,6 +193,18 @@ fn flags_in_brackets_are_refused_and_not_left_out() {
     }
 }
 
+/// The flag was left out without a word, and the rule let in everybody of the domain.
+#[test]
+fn an_entry_whose_quotes_do_not_fit_is_refused_and_not_left_out() {
+    for entry in
+        ["'--allowed-group=o'brien'", "'--allowed-group=dev", "\"--allowed-group=dev", "\"--allowed-group=a\"b"]
+    {
+        let why = imported(&[&format!("{FLAGS}  - {entry}\n")], Some("a.example.com")).unwrap_err();
+        assert!(why.starts_with("line 8: the quotes"), "{entry}: {why}");
+        assert!(!why.contains("allowed-group"), "{entry}: {why}");
+    }
+}
+
 /// An alpha YAML with something more in its provider, beside the addresses of everybody.
 fn alpha_with(more: &str) -> Imported {
     let alpha = format!(
