@@ -37,7 +37,7 @@ pub(super) fn check(root: &raw::Root, report: &mut Report) {
             let at = at.key("connections_per_address");
             if most == 0 {
                 report.error(&at, "`connections_per_address` cannot be zero").help("leave it out for that of `limits`");
-            } else if most > root.limits.connections {
+            } else if (1..most).contains(&root.limits.connections) {
                 report.error(&at, "it is more than `limits.connections`, and would never be reached");
             }
         }
@@ -105,7 +105,9 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
             report.error(&at.key(small), format!("`{small}` is more than `{large}`, and would never be reached"));
         }
     };
-    at_most("connections_per_address", "connections", limits.connections_per_address > limits.connections);
+    // That `connections` cannot be zero is told with its bounds, by `downstream`.
+    let is_over = (1..limits.connections_per_address).contains(&limits.connections);
+    at_most("connections_per_address", "connections", is_over);
     at_most("drain_accept", "drain", limits.drain_accept > limits.drain);
     let (accept, rest) = limits.drain_times();
     if accept < limits.drain_accept.get() && limits.drain_accept <= limits.drain {

@@ -3,9 +3,19 @@
 use super::{Case, GOOD, load};
 use crate::config::report::Severity;
 
+/// Where errors are told of a configuration, sorted.
+fn places(main: &str) -> Vec<String> {
+    let runtime = crate::runtime::control().unwrap();
+    let case = Case::new(main);
+    let refused = load(&case.sources, crate::app::check(&runtime).unwrap()).unwrap_err();
+    let errors = refused.diagnosis.findings().iter().filter(|finding| finding.severity == Severity::Error);
+    let mut places: Vec<String> = errors.map(|finding| finding.at.as_str().to_owned()).collect();
+    places.sort_unstable();
+    places
+}
+
 #[test]
 fn of_no_place_two_errors_are_told() {
-    let runtime = crate::runtime::control().unwrap();
     let with = |old: &str, new: &str| GOOD.replace(old, new);
     for (main, place) in [
         (
@@ -34,12 +44,27 @@ fn of_no_place_two_errors_are_told() {
         (with("sessions:", "limits: {memory_refuse_streams: 5}\nsessions:"), "/limits/memory_refuse_streams"),
         (with("sessions:", "limits: {memory_refuse_streams: 50}\nsessions:"), "/limits/memory_refuse_streams"),
     ] {
-        let case = Case::new(&main);
-        let refused = load(&case.sources, crate::app::check(&runtime).unwrap()).unwrap_err();
-        let errors = refused.diagnosis.findings().iter().filter(|finding| finding.severity == Severity::Error);
-        let mut places: Vec<&str> = errors.map(|finding| finding.at.as_str()).collect();
-        places.sort_unstable();
-        assert!(places.contains(&place), "{place}: {places:?}");
+        let places = places(&main);
+        assert!(places.iter().any(|found| found == place), "{place}: {places:?}");
         assert!(places.windows(2).all(|pair| pair[0] != pair[1]), "{place}: {places:?}");
+    }
+}
+
+#[test]
+fn a_bound_is_not_said_to_be_more_than_one_that_cannot_be() {
+    let of_listener =
+        GOOD.replace("address: 127.0.0.1:8080", "address: 127.0.0.1:8080\n    connections_per_address: 5");
+    for (main, limits, expected) in [
+        (GOOD, "connections: 0", &["/limits/connections"][..]),
+        (of_listener.as_str(), "connections: 0", &["/limits/connections"]),
+        (
+            of_listener.as_str(),
+            "connections: 4",
+            &["/limits/connections_per_address", "/listeners/0/connections_per_address"],
+        ),
+    ] {
+        let mut found = places(&main.replace("sessions:", &format!("limits: {{{limits}}}\nsessions:")));
+        found.retain(|place| place.contains("connections"));
+        assert_eq!(found, expected, "{main} {limits}");
     }
 }
