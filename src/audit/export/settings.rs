@@ -86,8 +86,7 @@ impl Settings {
                 resolver
                     .error(&at.key("name"), format!("`{}` cannot be the name of an export", raw.name.escape_debug()))
                     .help("1 to 64 letters, digits, `-` and `_`: it is part of the name of a file");
-            }
-            if !names.insert(&raw.name) {
+            } else if !names.insert(&raw.name) {
                 resolver.error(&at.key("name"), format!("another export has the name `{}`", raw.name));
             }
             if raw.max_behind.is_some_and(|size| size.0 < MIN_BEHIND) {

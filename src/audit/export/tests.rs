@@ -447,7 +447,7 @@ fn damaged_lines_are_sent_as_they_stand() {
 }
 
 #[test]
-fn what_is_wrong_with_exports_is_reported_at_its_place() {
+fn what_is_wrong_with_exports_is_reported_once_at_its_place() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("secret"), "Bearer hunter2").unwrap();
     fs::write(folder.path().join("lines"), "a\nb").unwrap();
@@ -461,6 +461,7 @@ fn what_is_wrong_with_exports_is_reported_at_its_place() {
 - {name: headers, otlp: {endpoint: 'https://a.test', headers: {host: {file: secret}, x-y: {file: lines}, ok: {file: secret}}}}
 - {name: ca, otlp: {endpoint: 'https://a.test', ca: secret}}
 - {name: tls, syslog: {address: 'a.test:6514', tls: {ca: secret}}}
+- {name: 'a/b', syslog: {address: 'localhost:514'}}
 ";
     let raw: Vec<raw::AuditExport> = serde_saphyr::from_str(yaml).unwrap();
     let mut resolver = Resolver::new(Path::new(folder.path()));
@@ -484,6 +485,7 @@ fn what_is_wrong_with_exports_is_reported_at_its_place() {
             "/6/otlp/headers/x-y",
             "/7/otlp/ca",
             "/8/syslog/tls/ca",
+            "/9/name",
         ]
     );
     assert!(resolver.report.problems().iter().all(|problem| !problem.message.contains("hunter2")));
