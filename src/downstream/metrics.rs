@@ -143,7 +143,11 @@ impl Metrics {
             self.protocol_errors.clone(),
         );
         registry.register("connections_expired", "Connections closed by a deadline", self.expired.clone());
-        registry.register("accept_errors", "Failures to accept a connection", self.accept_errors.clone());
+        registry.register(
+            "accept_errors",
+            "Failures to accept a connection, but for those that the peer took back",
+            self.accept_errors.clone(),
+        );
         registry.register("panics", "Connections that ended in a panic", self.panics.clone());
     }
 

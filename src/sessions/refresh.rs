@@ -48,7 +48,7 @@ const AHEAD: Duration = Duration::from_secs(30);
 const AT_WORK: Duration = Duration::from_secs(5);
 
 /// How often is looked whether another replica is done.
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const POLL: Duration = Duration::from_millis(100);
 
 /// Who is refreshing a session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -122,13 +122,14 @@ impl Follower {
         Ok(())
     }
 
-    /// Ends what this process had from providers for objects that are known by these names.
+    /// Ends what this process had from providers for objects that are known by these names. Where a reload has taken `tokens` away as a whole
+    /// there is no key by which to ask for it: they end with their run if another brings it back, else by themselves.
     fn end_onward<K: AsRef<str>>(&self, known: impl Iterator<Item = K>) {
         let snapshot = self.app.snapshot.load();
-        let own = snapshot.own_issuer.as_ref();
-        let keys = own.and_then(|own| own.keys(self.app.clock.now()));
+        let Some(own) = &snapshot.own_issuer else { return };
+        let keys = own.keys(self.app.clock.now());
         for key in known {
-            self.app.onward.end(key.as_ref(), own.map(|own| &own.settings.onward), keys.as_ref());
+            self.app.onward.end(key.as_ref(), Some(&own.settings.onward), keys.as_ref());
         }
     }
 
