@@ -65,30 +65,28 @@ impl Loaded {
 /// What is written, as the digest has it: without what may be a secret, as whoever knows the rest could try secrets until the digest is the
 /// one that is told. What is in force is refused where it is one. So it is left out of that in whose place another layer puts something else: a
 /// password in an address, and what is no value of its setting.
-struct Digested<'a> {
-    root: &'a Value,
-    locations: &'a Locations,
+fn digested(main: &Node, schema: &Value, locations: &Locations) -> Value {
+    let mut said = main.to_json();
+    let mended = shape::check(schema, &mut said, &mut Report::default(), &mut Locations::default());
+    without_secrets(said, &At::root(), &mended, locations)
 }
 
-impl<'a> Digested<'a> {
-    /// `fits`: a part around it was judged already.
-    fn of(&self, node: &Node, at: &At, schema: Option<&'a Value>, fits: bool) -> Value {
-        let is_stray = || !schema.is_some_and(|schema| shape::fits(self.root, schema, &node.to_json()));
-        match &node.data {
-            Data::Map(entries) => {
-                let inner = |name: &str| schema.and_then(|schema| schema::property(self.root, schema, name));
-                let of = |key: &str, value| self.of(value, &at.key(key), inner(key), fits);
-                entries.iter().map(|(key, value)| (key.name.clone(), of(&key.name, value))).collect()
-            }
-            _ if !fits && self.locations.is_replaced(at) && is_stray() => Value::Null,
-            Data::List(items) => {
-                let inner = schema.and_then(|schema| schema::items(self.root, schema));
-                let fits = fits || self.locations.is_replaced(at);
-                items.iter().enumerate().map(|(index, item)| self.of(item, &at.index(index), inner, fits)).collect()
-            }
-            Data::Text(text) if has_user(text) && self.locations.is_replaced(at) => Value::Null,
-            _ => node.to_json(),
+fn without_secrets(said: Value, at: &At, mended: &BTreeSet<At>, locations: &Locations) -> Value {
+    let within = |value, at: &At| without_secrets(value, at, mended, locations);
+    match said {
+        _ if mended.contains(at) => Value::Null,
+        Value::Object(entries) => {
+            let of = |(key, value): (String, Value)| {
+                let at = at.key(&key);
+                (key, within(value, &at))
+            };
+            entries.into_iter().map(of).collect()
         }
+        Value::Array(items) => {
+            items.into_iter().enumerate().map(|(index, item)| within(item, &at.index(index))).collect()
+        }
+        Value::String(text) if has_user(&text) && locations.is_replaced(at) => Value::Null,
+        other => other,
     }
 }
 
@@ -221,8 +219,7 @@ fn load_once<T>(
         return Err(Box::new(Refused { diagnosis, fingerprint }));
     }
     // Maps of serde_json are sorted by key.
-    let digested = Digested { root: &schema, locations: &draft.locations };
-    let text = digested.of(&main, &At::root(), Some(&schema), false).to_string();
+    let text = digested(&main, &schema, &draft.locations).to_string();
     let digest = HEXLOWER.encode(&sha256(&[text.as_bytes()])).into();
     Ok((
         Loaded {
