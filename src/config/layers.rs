@@ -219,7 +219,8 @@ pub(super) fn merge(
 }
 
 /// Takes out of what an earlier layer says the one of several keys in whose place a later one puts another: maps are merged, and both would
-/// stand where there may be one. What is not as it should be stays, so that it is judged: it may be a secret.
+/// stand where there may be one. What is not as it should be stays, so that it is judged: it may be a secret. What is missing is none, and may
+/// stand in another layer.
 fn give_way(
     root: &serde_json::Value,
     schema: &serde_json::Value,
@@ -227,9 +228,8 @@ fn give_way(
     later: &serde_json::Value,
 ) {
     let (Some(before), Some(after)) = (earlier.as_object_mut(), later.as_object()) else { return };
-    // What is left empty, as in a template whose value is not set, chooses nothing.
-    let says_something =
-        |value: &serde_json::Value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty());
+    // An empty list, as in a template whose value is not set, chooses nothing. What is null is refused, and is to be blamed for that.
+    let says_something = |value: &serde_json::Value| value.as_array().is_none_or(|list| !list.is_empty());
     let choices = |entries: &serde_json::Map<String, serde_json::Value>| -> Vec<String> {
         let chosen =
             entries.iter().filter(|(key, value)| says_something(value) && schema::excludes_others(root, schema, key));
@@ -239,7 +239,7 @@ fn give_way(
         && !after.contains_key(key)
         && !choices(after).is_empty()
         && let (Some(said), Some(schema)) = (before.get(key), schema::property(root, schema, key))
-        && shape::fits(root, schema, said)
+        && shape::fits_in_part(root, schema, said)
     {
         before.remove(key);
     }

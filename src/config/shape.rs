@@ -22,24 +22,30 @@ pub(super) fn check(
     report: &mut Report,
     locations: &mut Locations,
 ) -> BTreeSet<At> {
-    let mut shape = Shape { root, report, locations, mended: BTreeSet::new() };
+    let mut shape = Shape { root, report, locations, is_part: false, mended: BTreeSet::new() };
     if !shape.check(root, document, &At::root()) {
         *document = Value::Object(Map::new());
     }
     shape.mended
 }
 
-/// Whether a part is as its schema has it.
-pub(super) fn fits(root: &Value, schema: &Value, part: &Value) -> bool {
+/// Whether what is there of a value is as its schema has it; what is missing may stand in another layer.
+pub(super) fn fits_in_part(root: &Value, schema: &Value, value: &Value) -> bool {
+    fits(root, schema, value, true)
+}
+
+fn fits(root: &Value, schema: &Value, value: &Value, is_part: bool) -> bool {
     let (mut report, mut locations) = (Report::default(), Locations::default());
-    let mut shape = Shape { root, report: &mut report, locations: &mut locations, mended: BTreeSet::new() };
-    shape.check(schema, &mut part.clone(), &At::root()) && !report.has_errors()
+    let mut shape = Shape { root, report: &mut report, locations: &mut locations, is_part, mended: BTreeSet::new() };
+    shape.check(schema, &mut value.clone(), &At::root()) && !report.has_errors()
 }
 
 struct Shape<'a> {
     root: &'a Value,
     report: &'a mut Report,
     locations: &'a mut Locations,
+    /// Whether the rest may stand elsewhere, so that nothing is missing.
+    is_part: bool,
     mended: BTreeSet<At>,
 }
 
@@ -149,7 +155,7 @@ impl Shape<'_> {
             }
         }
         for name in required {
-            if entries.contains_key(name) || self.mended.contains(&at.key(name)) {
+            if self.is_part || entries.contains_key(name) || self.mended.contains(&at.key(name)) {
                 continue;
             }
             let Some(property) = properties.get(name) else { continue };

@@ -22,7 +22,8 @@ fn every_format_that_the_schema_names_is_checked() {
     formatted(&root, &mut found);
     assert!(found.len() > 10, "{found:?}");
     let (mut report, mut locations) = (Report::default(), Locations::default());
-    let mut shape = Shape { root: &root, report: &mut report, locations: &mut locations, mended: BTreeSet::new() };
+    let mut shape =
+        Shape { root: &root, report: &mut report, locations: &mut locations, is_part: false, mended: BTreeSet::new() };
     for schema in found {
         if text(schema, "type") == Some("string") {
             assert!(!shape.string(schema, "x", &At::root()), "{schema:?}");

@@ -57,9 +57,35 @@ fn what_is_missing_in_a_section_of_the_file_is_told_there_whatever_a_variable_se
     assert!(printed.contains("`host` is missing\n--> environment variable DOORWARD_INTERCEPTOR__SETTLE"), "{printed}");
 }
 
+/// The file was blamed for what stands in it.
+#[test]
+fn a_choice_that_is_spread_over_layers_or_not_whole_gives_way_to_a_later_one() {
+    let redis = |sentinel: &str| Case::new(&format!("{GOOD}store: {{redis: {{sentinel: {sentinel}}}}}\n"));
+    for case in [
+        redis("{servers: ['a:1'], master: m}").env("DOORWARD_STORE__REDIS__SENTINEL__MASTER", "n"),
+        redis("{master: m}").env("DOORWARD_STORE__REDIS__SENTINEL__SERVERS", "['a:1']"),
+        redis("{master: m}"),
+    ] {
+        let redis = case.set("store.redis.server", "'r:1'").load().unwrap().raw.store.redis.unwrap();
+        assert_eq!((redis.server.as_deref(), redis.sentinel), (Some("r:1"), None));
+    }
+}
+
+/// The file was blamed for a second key that it does not have.
+#[test]
+fn an_empty_variable_that_would_choose_is_named() {
+    let printed =
+        Case::new(&format!("{GOOD}admin: {{token: {{file: t}}}}\n")).env("DOORWARD_ADMIN__TOKEN__ENV", "").printed();
+    assert!(
+        printed.contains("expected text, found nothing\n--> environment variable DOORWARD_ADMIN__TOKEN__ENV"),
+        "{printed}"
+    );
+    assert!(printed.ends_with("\n1 error\n"), "{printed}");
+}
+
 /// A chart whose value is not set took the only server away.
 #[test]
-fn what_a_layer_leaves_empty_chooses_nothing() {
+fn an_empty_list_of_a_layer_chooses_nothing() {
     let case = || Case::new(&format!("{GOOD}store: {{redis: {{server: 'r:1'}}}}\n"));
     for case in [
         case().env("DOORWARD_STORE__REDIS__CLUSTER", "[]"),
