@@ -115,7 +115,7 @@ impl Diagnosis {
     }
 }
 
-/// Findings of a report. What later checks found at parts that were `mended` is left out, as nobody wrote it.
+/// Findings of a report. What later checks found at parts that were `mended` is left out, as nobody wrote it there.
 pub(super) fn findings(report: &Report, locations: &Locations, mended: &BTreeSet<At>) -> Vec<Finding> {
     let written = |problem: &&Problem| {
         !std::iter::successors(Some(problem.at.clone()), At::parent).any(|part| mended.contains(&part))

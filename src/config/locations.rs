@@ -143,18 +143,6 @@ impl Locations {
         self.entries.insert(at.clone(), Entry::Given(giver));
     }
 
-    /// Shows problems at and within `to`, which nobody wrote, where `from` stands: a misspelt key is read as the one that
-    /// was meant.
-    pub(super) fn move_within(&mut self, from: &At, to: &At) {
-        let moved: Vec<(At, Entry)> = self
-            .entries
-            .range(from..)
-            .take_while(|(found, _)| found.as_str().starts_with(from.as_str()))
-            .filter_map(|(found, entry)| Some((found.moved(from, to)?, entry.clone())))
-            .collect();
-        self.entries.extend(moved);
-    }
-
     /// Replaces the scalars at and within `at` by asterisks in the texts that reports show.
     pub(super) fn mask(&mut self, at: &At) {
         let scalars: Vec<(usize, Range<usize>)> = self

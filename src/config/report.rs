@@ -30,11 +30,6 @@ impl At {
         self.0.rsplit_once('/').map(|(parent, _)| Self(parent.to_owned()))
     }
 
-    /// The same part after `from`, within which it is, has been moved to `to`.
-    pub(super) fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
-        self.is_within(from).then(|| Self(format!("{}{}", to.0, self.0.get(from.0.len()..).unwrap_or_default())))
-    }
-
     /// Whether this part is `other` or within it.
     pub fn is_within(&self, other: &Self) -> bool {
         self.0.strip_prefix(&other.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

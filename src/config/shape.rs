@@ -15,7 +15,8 @@ use super::{
     values::{Size, Span},
 };
 
-/// Checks a document by its schema, and mends it. What later checks find at the parts returned is nothing that a person wrote.
+/// Checks a document by its schema, and mends it. What later checks find at the parts returned is not to be told: nobody wrote it, or it
+/// stands at an unknown key.
 pub(super) fn check(
     root: &Value,
     document: &mut Value,
@@ -110,7 +111,7 @@ impl Shape<'_> {
         let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
         let required: Vec<&str> =
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-        let mut meant = BTreeSet::new();
+        let written: BTreeSet<String> = entries.keys().cloned().collect();
 
         for (name, mut value) in std::mem::take(entries) {
             let here = at.key(&name);
@@ -139,17 +140,14 @@ impl Shape<'_> {
                 }
                 (None, None) => {
                     let Some(near) = self.unknown_key(properties, &name, &here) else { continue };
-                    let Some(property) = properties.get(&near).filter(|_| !entries.contains_key(&near)) else {
-                        continue;
-                    };
-                    if self.check(property, &mut value, &here) {
-                        let moved = at.key(&near);
-                        self.locations.move_within(&here, &moved);
-                        let within: Vec<At> = self.mended.iter().filter_map(|part| part.moved(&here, &moved)).collect();
-                        self.mended.extend(within);
+                    let Some(property) = properties.get(&near).filter(|_| !written.contains(&near)) else { continue };
+                    // It is read as the one that was meant, for the checks of all else. What is wrong with it is not told, as messages
+                    // repeat what stands there.
+                    self.mended.insert(at.key(&near));
+                    if fits(self.root, property, &value, false) {
                         entries.insert(near, value);
-                    } else {
-                        meant.insert(near);
+                    } else if required.contains(&near.as_str()) {
+                        entries.insert(near, self.placeholder(property));
                     }
                 }
             }
@@ -159,12 +157,10 @@ impl Shape<'_> {
                 continue;
             }
             let Some(property) = properties.get(name) else { continue };
-            if !meant.contains(name) {
-                let description = self.description(property);
-                let problem = self.report.error(at, format!("`{name}` is missing"));
-                if let Some(description) = description {
-                    problem.help(format!("`{name}`: {description}"));
-                }
+            let description = self.description(property);
+            let problem = self.report.error(at, format!("`{name}` is missing"));
+            if let Some(description) = description {
+                problem.help(format!("`{name}`: {description}"));
             }
             self.mended.insert(at.key(name));
             entries.insert(name.to_owned(), self.placeholder(property));
@@ -251,14 +247,15 @@ impl Shape<'_> {
         let names = || words.iter().copied().chain(maps.iter().map(|(name, _)| *name));
         let secret = maps.iter().any(|(_, inner)| holds_secret(self.root, inner));
         let is_known = |key: &str| maps.iter().any(|(name, _)| *name == key);
-        match &*value {
-            Value::Null => {}
-            Value::Object(entries) if !secret || entries.keys().all(|key| is_known(key)) => {
-                entries.keys().filter(|key| !is_known(key)).for_each(|key| self.locations.mask(&at.key(key)));
-            }
-            // Whatever stands where a secret is named may be that secret.
-            _ if secret => self.locations.mask(at),
-            _ => {}
+        // One known key alone is looked into. Whatever else stands here may be a secret.
+        let is_strange = match &*value {
+            Value::Null => false,
+            Value::Object(entries) => entries.len() != 1 || !entries.keys().all(|key| is_known(key)),
+            Value::Array(_) => true,
+            _ => secret,
+        };
+        if is_strange {
+            self.locations.mask(at);
         }
         match value {
             Value::String(word) if words.contains(&word.as_str()) => true,
@@ -315,6 +312,7 @@ impl Shape<'_> {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
             other => {
+                self.mask_within(other, at);
                 self.report.error(at, format!("expected {expected}, found {}", kind(other)));
                 return false;
             }
@@ -364,6 +362,7 @@ impl Shape<'_> {
     }
 
     fn wrong_type(&mut self, schema: &Map<String, Value>, expected: &str, value: &Value, at: &At) -> bool {
+        self.mask_within(value, at);
         if !value.is_null() && holds_secret(self.root, &Value::Object(schema.clone())) {
             self.locations.mask(at);
         }
@@ -392,6 +391,13 @@ impl Shape<'_> {
             _ => {}
         }
         false
+    }
+
+    /// Masks a map or a list that stands where none belongs: nothing looks at what is in it, and it may be a secret.
+    fn mask_within(&mut self, value: &Value, at: &At) {
+        if value.is_object() || value.is_array() {
+            self.locations.mask(at);
+        }
     }
 
     /// Whether a schema is of a text, a number or one of some words.

@@ -260,6 +260,14 @@ fn routes_that_say_the_same_of_a_request_are_refused_and_others_may_overlap() {
     }
 }
 
+#[test]
+fn a_misspelt_key_beside_the_right_one_hides_nothing_of_that() {
+    let beside = GOOD.replace("upstreams:\n", "upstraems: []\nupstreams:\n").replace("http://el-build", "el-build");
+    let printed = Case::new(&beside).printed();
+    assert!(printed.contains("there is no setting `upstraems` here"), "{printed}");
+    assert!(printed.contains("the address is neither `http` nor `https`"), "{printed}");
+}
+
 macro_rules! golden {
     ($($name:ident: $case:expr;)*) => {
         $(

@@ -72,4 +72,9 @@ fn a_secret_that_something_overlays_is_not_in_the_digest() {
     let main = |rules: &str| GOOD.split_once("rules:").unwrap().0.to_owned() + rules;
     let plain = digest(&case(&main(claims), "grants: []\n"));
     assert_eq!(plain, digest(&case(&main(claims), "grants: []\n").env("DOORWARD_RULES", "[{id: s, do: deny}]")));
+    let misspelt = |secret: &str| {
+        let rules = format!("rules: [{{id: r, whyy: {secret}, do: allow}}]\n");
+        digest(&case(&main(&rules), "grants: []\n").env("DOORWARD_RULES", "[{id: s, do: deny}]"))
+    };
+    assert_eq!(misspelt("one"), misspelt("two"));
 }

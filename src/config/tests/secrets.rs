@@ -147,6 +147,16 @@ fn no_value_of_an_unknown_key_is_printed() {
         "audit: {sink: {kafka: hunter2}}",
         "audit: {sink: {file: {path: a}, kafka: {broker: hunter2}}}",
         "audit: {when_full: {then: hunter2}}",
+        // It was printed in what the near setting says of it.
+        "log: {formt: hunter2}",
+        "limits: {drian: hunter2}",
+        "external_hots: hunter2/x",
+        // All keys of a map that stands where none belongs are unknown.
+        "store: {redis: {server: {address: 'r:1', auth: hunter2}}}",
+        "workers: {password: hunter2}",
+        "limits: {drain: [hunter2]}",
+        "audit: {when_full: [hunter2]}",
+        "audit: {sink: {file: {path: a, auth: hunter2}, kafka: x}}",
     ] {
         let printed = Case::new(&format!("{GOOD}{written}\n")).printed();
         assert!(printed.contains("error") && !printed.contains("hunter2"), "{printed}");
