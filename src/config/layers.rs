@@ -198,6 +198,7 @@ pub(super) fn merge(
         }
         layers.push((Some(&setting.giver), value));
     }
+    let left = layers.first().map(|(_, said)| said.clone());
     let mut figment = Figment::new();
     let mut givers: HashMap<String, &Giver> = HashMap::new();
     for (giver, value) in layers {
@@ -208,9 +209,9 @@ pub(super) fn merge(
     let whole = Value::from(figment.data()?.remove(&Profile::Default).unwrap_or_default());
     locations.mask_passwords(file);
     locations.insert_node(&At::root(), None, file);
-    let tracer = Tracer { root, figment: &figment, givers: &givers };
+    let tracer = Tracer { figment: &figment, givers: &givers };
     if let Value::Dict(_, entries) = &whole {
-        tracer.entries(&At::root(), entries, Some(file), Some(root), locations);
+        tracer.entries(&At::root(), entries, Some(file), left.as_ref(), locations);
     }
     locations.mask_replaced(&At::root(), file);
     let mut merged = Value::deserialize(&whole).map_err(Box::new)?;
@@ -267,32 +268,30 @@ impl Provider for Layer {
 }
 
 struct Tracer<'a> {
-    root: &'a serde_json::Value,
     figment: &'a Figment,
     givers: &'a HashMap<String, &'a Giver>,
 }
 
-impl<'a> Tracer<'a> {
+impl Tracer<'_> {
+    /// `left`: what of the file did not give way.
     fn entries(
         &self,
         at: &At,
         entries: &Dict,
         node: Option<&Node>,
-        schema: Option<&'a serde_json::Value>,
+        left: Option<&serde_json::Value>,
         locations: &mut Locations,
     ) {
         for (name, value) in entries {
             let at = at.key(name);
             let found = node.and_then(|node| node.get(name));
-            let schema = self.property(schema, name);
+            let left = left.and_then(|left| left.get(name));
             match (self.giver(value), found) {
-                (_, Some((key, node))) if self.is_of_file(value, node, schema) => {
-                    locations.insert_node(&at, Some(key), node);
-                }
+                (_, Some((key, node))) if self.is_of_file(value, left) => locations.insert_node(&at, Some(key), node),
                 (Some(giver), _) => locations.insert_given(&at, giver.clone()),
                 _ => {}
             }
-            self.within(&at, value, found.map(|(_, node)| node), schema, locations);
+            self.within(&at, value, found.map(|(_, node)| node), left, locations);
         }
     }
 
@@ -301,17 +300,17 @@ impl<'a> Tracer<'a> {
         at: &At,
         value: &Value,
         node: Option<&Node>,
-        schema: Option<&'a serde_json::Value>,
+        left: Option<&serde_json::Value>,
         locations: &mut Locations,
     ) {
         match value {
-            Value::Dict(_, entries) => self.entries(at, entries, node, schema, locations),
+            Value::Dict(_, entries) => self.entries(at, entries, node, left, locations),
             Value::Array(_, items) if self.giver(value).is_none() => {
                 let Some(Node { data: Data::List(nodes), .. }) = node else { return };
                 for (index, (item, node)) in items.iter().zip(nodes).enumerate() {
                     let at = at.index(index);
                     locations.insert_node(&at, None, node);
-                    // A list is of one layer, so that nothing in it gives way.
+                    // A list is of one layer, so that nothing in it is given by another.
                     self.within(&at, item, Some(node), None, locations);
                 }
             }
@@ -319,23 +318,15 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    /// Whether a file is to be shown for it: where a part of it stands there, or of a choice what was chosen. Who sets one setting of a
-    /// section is not to blame for another that is missing.
-    fn is_of_file(&self, value: &Value, node: &Node, schema: Option<&'a serde_json::Value>) -> bool {
-        match (value, &node.data) {
-            (Value::Dict(_, entries), Data::Map(_)) if self.giver(value).is_some() => {
-                entries.iter().any(|(name, value)| {
-                    let is_choice = schema.is_some_and(|schema| schema::excludes_others(self.root, schema, name));
-                    let found = node.get(name).map(|(_, node)| node);
-                    found.is_some_and(|node| !is_choice || self.is_of_file(value, node, self.property(schema, name)))
-                })
+    /// Whether a file is to be shown for it: where anything of a map is left there. Who sets one setting of a section is not to blame for
+    /// another that is missing.
+    fn is_of_file(&self, value: &Value, left: Option<&serde_json::Value>) -> bool {
+        match (value, left) {
+            (Value::Dict(_, entries), Some(serde_json::Value::Object(left))) if self.giver(value).is_some() => {
+                entries.keys().any(|name| left.contains_key(name))
             }
             _ => self.giver(value).is_none(),
         }
-    }
-
-    fn property(&self, schema: Option<&'a serde_json::Value>, name: &str) -> Option<&'a serde_json::Value> {
-        schema.and_then(|schema| schema::property(self.root, schema, name))
     }
 
     fn giver(&self, value: &Value) -> Option<&Giver> {

@@ -124,6 +124,18 @@ fn where_one_key_of_several_may_stand_the_later_layer_chooses() {
     assert!(matches!(locations.place(&token), Some(Place::Given(_))), "no file is blamed for it");
 }
 
+/// Whose key was set by another layer was shown by that for all that is wrong beside it.
+#[test]
+fn a_section_of_the_file_is_shown_there_where_another_layer_sets_what_it_chose() {
+    let file = "store: {redis: {server: 'a:1'}}\n";
+    let (settings, _) = settings_of(file, &[("DOORWARD_STORE__REDIS__SERVER", "b:1")], &[]);
+    let mut locations = Locations::default();
+    merge(&schema(), &Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap();
+    let redis = At::root().key("store").key("redis");
+    assert!(matches!(locations.place(&redis), Some(Place::File { .. })));
+    assert!(matches!(locations.place(&redis.key("server")), Some(Place::Given(_))));
+}
+
 #[test]
 fn a_list_that_is_set_takes_the_places_of_the_one_in_the_file_away() {
     let file = "policies: [a, b]\n";
