@@ -179,14 +179,13 @@ struct Demand {
 #[derive(Debug, Default)]
 struct Progress {
     fetched: Option<Moment>,
+    /// How often in a row something could not be fetched.
     failures: u32,
     /// Whether the age of the set was told as an alarm.
     alarmed: bool,
     error: Option<String>,
     /// Of the discovery document, while there is one of before.
     discovery_error: Option<String>,
-    /// How often in a row that was so.
-    discovery_failures: u32,
 }
 
 impl KeyCache {

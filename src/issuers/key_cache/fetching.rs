@@ -107,14 +107,14 @@ impl Shared {
         let (outcome, pause) = match self.try_fetch(started, cause).await {
             Ok(life) => {
                 let mut progress = lock(&self.progress);
-                progress.failures = 0;
                 progress.error = None;
+                // What one hiccup of the discovery document tells is told no longer than it lasts.
+                progress.failures =
+                    if progress.discovery_error.is_some() { progress.failures.saturating_add(1) } else { 0 };
                 // A key that is not there any more is looked for once again.
                 let second = self.keys.load().as_ref().is_some_and(|current| current.before.is_some());
                 let pause = if second { COOL_DOWN } else { renewal(life, jitter()) };
-                // What one hiccup of the discovery document tells is told no longer than it lasts.
-                let again = progress.discovery_error.is_some().then(|| pause_after(progress.discovery_failures));
-                ("ok", again.map_or(pause, |again| again.min(pause)))
+                ("ok", if progress.failures == 0 { pause } else { pause_after(progress.failures).min(pause) })
             }
             Err(error) => {
                 tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be fetched");
@@ -161,7 +161,6 @@ impl Shared {
             }
             _ => {}
         }
-        progress.discovery_failures = if error.is_some() { progress.discovery_failures.saturating_add(1) } else { 0 };
         progress.discovery_error = error.cloned();
     }
 
