@@ -185,54 +185,50 @@ impl Malformed {
     fn new(error: &Error, text: &str) -> Self {
         let error = error.without_snippet();
         let mut start = error.location().map_or(0, |place| byte_of(text, place));
-        let message = match error {
-            Error::MultipleDocuments { .. } => "more than one YAML document in a file".to_owned(),
-            Error::MergeKeyNotAllowed { .. } => "merge keys (`<<`) are not accepted; write the keys out".to_owned(),
-            Error::Budget { .. } => "larger or nested deeper than a configuration may be".to_owned(),
+        let (message, help) = match error {
+            Error::MultipleDocuments { .. } => ("more than one YAML document in a file".to_owned(), None),
+            Error::MergeKeyNotAllowed { .. } => {
+                ("merge keys (`<<`) are not accepted; write the keys out".to_owned(), None)
+            }
+            Error::Budget { .. } => ("larger or nested deeper than a configuration may be".to_owned(), None),
             // What stands there is not repeated: it may be a secret that begins with `!`, or that reads as a number without end.
-            Error::UnsupportedTag { .. } => "tags (`!name`) are not accepted".to_owned(),
-            Error::NonFiniteFloat { .. } => "a number stands here that is not finite".to_owned(),
-            other => {
-                let message = other.to_string();
-                match message.find(" at line ") {
-                    Some(end) => message.get(..end).unwrap_or_default().to_owned(),
-                    None => message,
-                }
+            Error::UnsupportedTag { .. } => {
+                ("tags (`!name`) are not accepted".to_owned(), Some("put a text that begins with `!` in quotes"))
             }
-        };
-        // The reader says what its grammar expected; the person wants to know what to change.
-        let (message, help) = match message.as_str() {
-            _ if matches!(error, Error::UnsupportedTag { .. }) => {
-                (message, Some("put a text that begins with `!` in quotes"))
+            Error::NonFiniteFloat { .. } => {
+                ("a number stands here that is not finite".to_owned(), Some("put a text that reads as one in quotes"))
             }
-            _ if matches!(error, Error::NonFiniteFloat { .. }) => {
-                (message, Some("put a text that reads as one in quotes"))
-            }
-            said if said.contains("found a tab") => {
-                start = text.get(start..).and_then(|rest| rest.find('\t')).map_or(start, |at| start + at);
-                ("a tab stands where YAML takes spaces only".to_owned(), Some("indent with spaces"))
-            }
-            said if said.contains("recursive") => {
-                ("an alias stands within the part that it repeats".to_owned(), Some("write out what is meant"))
-            }
-            said if said.contains("mapping values are not allowed") && is_second_of_its_line(text, start) => {
-                (message, Some("put a text that holds `: ` in quotes"))
-            }
-            said if said.starts_with("unexpected character") => {
-                (message, Some("put a text that begins with it in quotes"))
-            }
-            said if said.contains("did not find expected") || said.contains("mapping values are not allowed") => (
-                message,
-                Some("compare the indentation with the lines above: what belongs together begins in one column"),
-            ),
-            said if said.contains("illegal placement of ':'") => (
-                "a `:` stands where no key can be".to_owned(),
-                Some("a bracket, brace or quote above may not be closed"),
-            ),
-            _ => (message, None),
+            other => explained(other.to_string(), text, &mut start),
         };
         let width = text.get(start..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
         Self { message, help, span: start..start + width }
+    }
+}
+
+/// The reader says what its grammar expected; the person wants to know what to change, and where.
+fn explained(mut message: String, text: &str, start: &mut usize) -> (String, Option<&'static str>) {
+    if let Some(end) = message.find(" at line ") {
+        message.truncate(end);
+    }
+    match message.as_str() {
+        said if said.contains("found a tab") => {
+            *start += text.get(*start..).and_then(|rest| rest.find('\t')).unwrap_or_default();
+            ("a tab stands where YAML takes spaces only".to_owned(), Some("indent with spaces"))
+        }
+        said if said.contains("recursive") => {
+            ("an alias stands within the part that it repeats".to_owned(), Some("write out what is meant"))
+        }
+        said if said.contains("mapping values are not allowed") && is_second_of_its_line(text, *start) => {
+            (message, Some("put a text that holds `: ` in quotes"))
+        }
+        said if said.starts_with("unexpected character") => (message, Some("put a text that begins with it in quotes")),
+        said if said.contains("did not find expected") || said.contains("mapping values are not allowed") => {
+            (message, Some("compare the indentation with the lines above: what belongs together begins in one column"))
+        }
+        said if said.contains("illegal placement of ':'") => {
+            ("a `:` stands where no key can be".to_owned(), Some("a bracket, brace or quote above may not be closed"))
+        }
+        _ => (message, None),
     }
 }
 
