@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_bad_one_is_status_64_for_people_and_for_machines() {
-        let bad = "listeners: [{name: a, address: '127.0.0.1:1', tsl: {certificates: []}}]\nworkers: 0";
+        let bad = "listeners: [{name: a, address: '127.0.0.1', tsl: {certificates: []}}]\nworkers: 0";
         let (status, out) = checked(bad, Format::Human);
         assert_eq!(status, 64);
         assert!(out.contains("did you mean `tls`?") && out.ends_with("3 errors\n"), "{out}");
