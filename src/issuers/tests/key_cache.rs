@@ -1,6 +1,8 @@
-//! The key cache against a provider that misbehaves, with a clock that the test moves.
+//! When the keys of a provider are fetched, and which of them count, with a clock that the test moves.
 
-use std::{path::Path, sync::Arc, time::Duration};
+mod outages;
+
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -78,17 +80,6 @@ async fn a_rotated_key_is_fetched_once_for_all_who_wait() {
         assert_eq!(outcome, Ok(()));
     }
     assert_eq!(bench.provider.hits("/jwks"), 2);
-}
-
-/// A provider that says nothing cannot hold a reload up for as long as a try may take.
-#[tokio::test]
-async fn keys_are_waited_for_no_longer_than_patience_lasts() {
-    let provider = Provider::with_keys(&[]).await;
-    provider.on("/jwks", Reply::Hang);
-    let (issuers, _) = resolve(&Bench::root(&provider, &json!({})), None, &context());
-    let waiting = issuers.start_and_wait(Duration::from_millis(50));
-    tokio::time::timeout(Duration::from_secs(3), waiting).await.expect("it waits for the try to end");
-    assert!(!issuers.get("main").unwrap().keys().status().usable);
 }
 
 /// However many issuers there are whose keys somebody makes up.
@@ -322,44 +313,6 @@ async fn the_generation_changes_with_the_usable_keys_only() {
     assert_eq!(number(), Some(2));
 }
 
-/// Whatever a provider answers, a good set stays until `max_stale`, and then tokens fail with 503, not 401.
-#[tokio::test]
-async fn a_good_set_outlives_bad_answers_until_it_is_too_old() {
-    let big = json!({"keys": [RSA.jwk("a", json!({})), {"pad": "x".repeat(600 << 10)}]});
-    for (what, reply) in [
-        ("500", Reply::Answer(500, "text/plain", "".into())),
-        ("404", Reply::Answer(404, "application/json", "{}".into())),
-        ("empty set", Reply::keys(&[])),
-        ("unusable set", Reply::keys(&[json!({"kty": "oct", "k": "AA"})])),
-        ("HTML", Reply::Answer(200, "text/html", "<html>".into())),
-        ("garbage", Reply::Answer(200, "application/json", vec![0xff; 1_000].into())),
-        ("too large", Reply::json(&big)),
-        ("50 MB without a length", Reply::Endless),
-        ("a length of 50 MB", Reply::Promise(50 << 20)),
-        ("redirect", Reply::Redirect("/jwks2".to_owned())),
-    ] {
-        let bench = Bench::new(json!({"keys": {"max_stale": "2h"}})).await;
-        let token = bench.token(&RSA, "a", json!({}));
-        bench.provider.on("/jwks2", Reply::keys(&[OTHER_RSA.jwk("a", json!({}))]));
-        bench.provider.on("/jwks", reply);
-        bench.refresh().await;
-        assert!(bench.status().last_error.is_some(), "{what}: {:?}", bench.status());
-        assert_eq!(bench.ask(&token).await, Ok(()), "{what}");
-        assert_eq!(bench.provider.hits("/jwks2"), 0, "{what}");
-        bench.context.clock.advance(Duration::from_secs(3_599));
-        assert_eq!(bench.ask(&token).await, Ok(()), "{what}");
-        bench.context.clock.advance(Duration::from_secs(1));
-        assert_eq!(bench.ask(&token).await, Err(Reason::IssuerUnavailable), "{what}");
-        assert!(!bench.status().usable);
-        // It comes back by itself.
-        bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({}))]));
-        bench.context.clock.advance(Duration::from_secs(60));
-        let _ = bench.status();
-        until("recovery", || bench.status().usable).await;
-        assert_eq!(bench.ask(&token).await, Ok(()), "{what}");
-    }
-}
-
 /// An answer of 304 is a success: the set is that of the issuer as of now.
 #[tokio::test]
 async fn a_set_that_has_not_changed_is_not_sent_again() {
@@ -400,211 +353,6 @@ async fn an_answer_of_304_to_a_plain_request_is_a_failure() {
     bench.provider.on("/jwks", Reply::Answer(304, "application/json", "".into()));
     bench.refresh().await;
     assert!(bench.status().last_error.unwrap().contains("304"));
-}
-
-#[tokio::test]
-async fn keys_that_could_not_be_fetched_for_an_hour_are_an_alarm() {
-    let bench = Bench::new(json!({})).await;
-    let stale = || {
-        let label = [("issuer", "main".into())];
-        bench.context.metrics.keys_stale.get_or_create(&label).get()
-    };
-    bench.provider.on("/jwks", Reply::Answer(500, "text/plain", "".into()));
-    bench.refresh().await;
-    assert_eq!(stale(), 0, "an hour is not over yet");
-    bench.context.clock.advance(Duration::from_secs(1));
-    let _ = bench.status();
-    bench.context.clock.advance(Duration::from_secs(60));
-    let _ = bench.status();
-    until("the alarm", || stale() == 1).await;
-    bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({}))]));
-    bench.context.clock.advance(Duration::from_secs(60));
-    let _ = bench.status();
-    until("its end", || stale() == 0).await;
-}
-
-#[tokio::test]
-async fn a_provider_that_hangs_delays_nobody_and_is_given_up() {
-    let bench = Bench::new(json!({})).await;
-    let token = bench.token(&RSA, "a", json!({}));
-    bench.provider.on("/.well-known/openid-configuration", Reply::Hang);
-    bench.provider.on("/jwks", Reply::Drip);
-    bench.context.clock.advance(Duration::from_secs(3_600));
-    let _ = bench.status();
-    until("a fetch", || bench.provider.hits("/.well-known/openid-configuration") > 1).await;
-    let asked = tokio::time::timeout(Duration::from_millis(500), bench.ask(&token)).await;
-    assert_eq!(asked, Ok(Ok(())), "requests do not wait for the refresh");
-    until("the fetch is given up", || bench.status().last_error.is_some()).await;
-}
-
-#[tokio::test]
-async fn discovery_of_another_issuer_gives_no_keys() {
-    let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
-    let wrong = changed(provider.metadata(), &json!({"issuer": format!("{}/", provider.url)}));
-    provider.on("/.well-known/openid-configuration", Reply::json(&wrong));
-    let context = context();
-    let (issuers, _) = resolve(&Bench::root(&provider, &json!({})), None, &context);
-    let status = || issuers.get("main").unwrap().keys().status();
-    until("an error", || status().last_error.is_some()).await;
-    assert!(!status().usable && status().last_error.unwrap().contains("another issuer"));
-    assert_eq!(provider.hits("/jwks"), 0);
-
-    provider.on("/.well-known/openid-configuration", Reply::json(&provider.metadata()));
-    context.clock.advance(Duration::from_secs(1));
-    until("recovery", || status().usable).await;
-}
-
-/// It was told nowhere, as the old one stayed in use: logins and introspection went to endpoints that may be gone, and the next start
-/// had no keys.
-#[tokio::test]
-async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_keys_are_fresh() {
-    const DISCOVERY: &str = "/.well-known/openid-configuration";
-    let bench = Bench::new(json!({})).await;
-    let good = bench.provider.metadata();
-    let moved = Reply::json(&changed(good.clone(), &json!({"issuer": "https://renamed.test"})));
-    let gone = Reply::Answer(404, "text/plain", "".into());
-    for (what, reply, kid) in [("another issuer", moved, "x"), ("404", gone, "y")] {
-        bench.provider.on(DISCOVERY, reply);
-        bench.refresh().await;
-        let status = bench.status();
-        assert_eq!((status.usable, status.last_error.as_deref()), (true, None), "{what}");
-        let doubt = status.doubt().unwrap();
-        assert!(doubt.contains("discovery document") && doubt.contains(what), "{what}: {doubt}");
-        // What a made-up key has fetched says nothing of the document.
-        assert_eq!(bench.ask(&bench.token(&OTHER_RSA, kid, json!({}))).await, Err(Reason::KeyUnknown));
-        assert_eq!(bench.status().doubt(), Some(doubt), "{what}");
-        bench.provider.on(DISCOVERY, Reply::json(&good));
-        bench.refresh().await;
-        assert_eq!(bench.status().doubt(), None, "{what}: it is back");
-    }
-}
-
-/// It was tried again when the keys were due, for up to an hour, and as long it was told that endpoints may be gone.
-#[tokio::test]
-async fn a_discovery_document_that_could_not_be_fetched_is_tried_again_after_the_pause_of_a_failure() {
-    const DISCOVERY: &str = "/.well-known/openid-configuration";
-    let bench = Bench::new(json!({})).await;
-    bench.provider.on(DISCOVERY, Reply::Answer(503, "text/plain", "".into()));
-    bench.refresh().await;
-    assert!(bench.status().doubt().unwrap().contains("discovery document"));
-    // Twice as long each time, as after other failures.
-    for (tries, pause) in [(3, 1), (4, 2)] {
-        bench.context.clock.advance(Duration::from_secs(pause));
-        let _ = bench.status();
-        until("another try", || bench.provider.hits(DISCOVERY) == tries).await;
-        until("its end", || bench.status().age == Some(Duration::ZERO)).await;
-    }
-    bench.provider.on(DISCOVERY, Reply::json(&bench.provider.metadata()));
-    bench.context.clock.advance(Duration::from_secs(4));
-    let _ = bench.status();
-    until("the document", || bench.status().doubt().is_none()).await;
-}
-
-/// An issuer that is down is 503 for its own tokens, and nothing to the others.
-#[tokio::test]
-async fn one_issuer_down_never_stops_another() {
-    let down = Provider::start().await;
-    let up = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
-    down.on("/.well-known/openid-configuration", Reply::Hang);
-    let root = json!({"issuers": [
-        {"name": "down", "issuer": down.url, "audiences": ["doorward"]},
-        {"name": "up", "issuer": up.url, "audiences": ["doorward"]},
-    ]});
-    let context = context();
-    let (issuers, accepts) = resolve(&root, None, &context);
-    until("keys", || issuers.get("up").unwrap().keys().status().usable).await;
-    let header = r#"{"alg":"RS256","kid":"a","typ":"at+jwt"}"#;
-    let token = |provider: &Provider| RSA.token(header, &claims(&provider.url, json!({})));
-    issuers.authenticate(&token(&up), &accepts, &nothing).await.unwrap();
-    let rejection = issuers.authenticate(&token(&down), &accepts, &nothing).await.unwrap_err();
-    assert_eq!((rejection.reason(), rejection.status().as_u16()), (Reason::IssuerUnavailable, 503));
-    assert!(rejection.retry_after().is_some());
-}
-
-#[tokio::test]
-async fn the_set_on_disk_serves_a_start_during_an_outage() {
-    let folder = tempfile::tempdir().unwrap();
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "s3cret").unwrap();
-    let settings = json!({
-        "keys": {"keep_in": folder.path(), "max_stale": "1h"},
-        "introspection": {"mode": "opaque", "client": {"id": "doorward", "secret": {"file": secret.path()}}},
-    });
-    let bench = Bench::new(settings.clone()).await;
-    let token = bench.token(&RSA, "a", json!({}));
-    until("the file", || {
-        std::fs::read_dir(folder.path()).unwrap().any(|file| file.unwrap().path().extension().unwrap() == "json")
-    })
-    .await;
-    bench.provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
-    bench.provider.on("/jwks", Reply::Answer(503, "text/plain", "".into()));
-    bench.provider.on("/introspect", Reply::json(&json!({"active": true, "sub": "alice", "aud": "doorward"})));
-
-    let second = context();
-    let (issuers, accepts) = ready(&Bench::root(&bench.provider, &settings), &second).await;
-    issuers.authenticate(&token, &accepts, &nothing).await.unwrap();
-    // The endpoints of the discovery document are known as well.
-    issuers.authenticate("opaque", &accepts, &nothing).await.unwrap();
-
-    // Its age counts.
-    let third = context();
-    third.clock.advance(Duration::from_secs(3_600));
-    let (issuers, accepts) = resolve(&Bench::root(&bench.provider, &settings), None, &third);
-    until("a try", || issuers.get("main").unwrap().keys().status().last_error.is_some()).await;
-    let rejection = issuers.authenticate(&token, &accepts, &nothing).await.unwrap_err();
-    assert_eq!(rejection.reason(), Reason::IssuerUnavailable);
-}
-
-/// Its age cannot be told: it might be used for ever.
-#[tokio::test]
-async fn a_set_on_disk_from_the_future_is_not_used() {
-    let folder = tempfile::tempdir().unwrap();
-    let settings = |folder: &Path| json!({"keys": {"keep_in": folder, "max_stale": "1h"}});
-    let bench = Bench::new(settings(folder.path())).await;
-    let token = bench.token(&RSA, "a", json!({}));
-    let find = || {
-        std::fs::read_dir(folder.path())
-            .unwrap()
-            .map(|file| file.unwrap().path())
-            .find(|path| path.extension().unwrap() == "json")
-    };
-    until("the file", || find().is_some()).await;
-    let path = find().unwrap();
-    let mut kept: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    bench.provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
-    for (ahead, expected) in [(0, None), (1, Some(Reason::IssuerUnavailable))] {
-        kept["fetched"] = ((START + ahead) * 1_000).into();
-        // A folder of its own, in which nobody who fetched the keys keeps them anew.
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(path.file_name().unwrap()), kept.to_string()).unwrap();
-        let (issuers, accepts) = resolve(&Bench::root(&bench.provider, &settings(folder.path())), None, &context());
-        let status = || issuers.get("main").unwrap().keys().status();
-        until("keys or a try", || status().usable || status().last_error.is_some()).await;
-        let outcome = issuers.authenticate(&token, &accepts, &nothing).await;
-        assert_eq!(outcome.err().map(|rejection| rejection.reason()), expected, "{ahead} s");
-    }
-}
-
-/// Tokens are checked with the keys, but whoever waits for an endpoint is told why it is not known, and it is asked for
-/// again soon.
-#[tokio::test]
-async fn keys_without_the_discovery_document_that_is_wanted_are_half_a_success() {
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "s3cret").unwrap();
-    let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
-    provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
-    let settings = json!({
-        "keys": {"url": format!("{}/jwks", provider.url)},
-        "introspection": {"mode": "opaque", "client": {"id": "doorward", "secret": {"file": secret.path()}}},
-    });
-    let context = context();
-    let (issuers, _) = ready(&Bench::root(&provider, &settings), &context).await;
-    let status = || issuers.get("main").unwrap().keys().status();
-    until("the failure", || status().last_error.is_some()).await;
-    assert!(status().usable);
-    provider.on("/.well-known/openid-configuration", Reply::json(&provider.metadata()));
-    context.clock.advance(Duration::from_secs(1));
-    until("recovery", || status().last_error.is_none()).await;
 }
 
 #[tokio::test]
