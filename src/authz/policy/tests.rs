@@ -13,6 +13,7 @@ mod properties;
 mod refusals;
 mod requests;
 mod tokens;
+mod warnings;
 
 /// Two issuers, a cluster, a webhook, and a route of each kind.
 pub(super) const GROUND: &str = "

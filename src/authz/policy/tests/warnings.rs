@@ -1,0 +1,215 @@
+//! A policy that is taken though it can hardly be meant so: what is told of it at load.
+
+use super::*;
+
+#[test]
+fn who_lets_read_a_dashboard_is_told_that_its_api_is_read_too() {
+    const BOARD: &str = "
+issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+routes:
+  - {name: board, kind: dashboard, hosts: [board.example], schemes: [session], upstream: board, kubernetes: api}
+  - {name: old, kind: dashboard, hosts: [old.example], schemes: [session], upstream: board}
+";
+    for (on, action, expected) in [
+        ("{routes: [board], methods: [GET, HEAD]}", "allow", 1),
+        ("{routes: [board], methods: [GET, HEAD], pages: true}", "allow", 0),
+        ("{routes: [board], methods: [GET], kubernetes: {namespaces: [ci]}}", "allow", 0),
+        ("{routes: [board], methods: [GET, POST]}", "allow", 0),
+        ("{routes: [old], methods: [GET]}", "allow", 0),
+        ("{routes: [board], methods: [GET]}", "deny", 0),
+    ] {
+        let root = root(BOARD, &format!("rules: [{{id: a, on: {on}, do: {action}}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems();
+        let of_the_api = told.iter().filter(|problem| problem.message.contains("whatever the pages ask")).count();
+        assert_eq!(of_the_api, expected, "{on} {action}: {told:?}");
+    }
+}
+
+/// Such a deny never holds, and looks as if it did.
+#[test]
+fn who_names_an_event_by_another_hosts_name_is_told() {
+    const HOSTS: &str = "
+webhooks:
+  - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
+  - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: SECRET}}]}
+  - {name: lab, sender: gitlab, secrets: [{secret: {env: SECRET}}]}
+  - {name: gogs, sender: gogs, secrets: [{secret: {env: SECRET}}]}
+routes:
+  - {name: gogs, kind: webhook, hosts: [gogs.example], schemes: [webhook], webhook: gogs, upstream: el}
+  - {name: gh, kind: webhook, hosts: [gh.example], schemes: [webhook], webhook: gh, upstream: el}
+  - {name: bb, kind: webhook, hosts: [bb.example], schemes: [webhook], webhook: bb, upstream: el}
+  - {name: lab, kind: webhook, hosts: [lab.example], schemes: [webhook], webhook: lab, upstream: el}
+";
+    for (on, expected) in [
+        ("{routes: [gh], event: [push, pull_request]}", None),
+        ("{routes: [gh], event: [push, pull_requests]}", Some("did you mean `pull_request`?")),
+        ("{routes: [gh], event: [package, star]}", None),
+        ("{routes: [gh], event: [watch]}", Some("known: branch_protection_rule, ")),
+        ("{routes: [gogs], event: [push, fork]}", None),
+        ("{routes: [gogs], event: [workflow_run]}", Some("known: create, ")),
+        ("{routes: [bb], event: [pull_request]}", Some("known: issue:comment_created, ")),
+        ("{routes: [bb], event: ['pullrequest:create']}", Some("did you mean `pullrequest:created`?")),
+        ("{routes: [gh, bb], event: [pull_request, 'repo:push']}", None),
+        ("{routes: [gh, lab], event: [merge_request]}", None),
+        ("{routes: [gh], event: [push, ping]}", Some("take it out of the list")),
+        ("{routes: [gh, bb], event: [ping]}", Some("take it out of the list")),
+        ("{routes: [gh, lab], event: [ping]}", None),
+        ("{event: [merge_request]}", None),
+    ] {
+        let root = root(HOSTS, &format!("rules: [{{id: a, on: {on}, do: deny}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told: Vec<_> = resolver.report.problems().iter().filter(|p| p.at.as_str().contains("/on/event/")).collect();
+        assert_eq!(told.len(), usize::from(expected.is_some()), "{on}: {told:?}");
+        let help = told.first().and_then(|problem| problem.help.as_deref()).unwrap_or_default();
+        assert!(help.starts_with(expected.unwrap_or_default()), "{on}: {help}");
+    }
+}
+
+/// Nobody was told that such a rule only refuses.
+#[test]
+fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
+    const APPROVE: &str = "{approve: {by: {kind: human}}}";
+    for (mode, action, expected) in
+        [("enforce", APPROVE, 1), ("shadow", APPROVE, 0), ("enforce", "allow", 0), ("enforce", "deny", 0)]
+    {
+        let root = root(ONE_ISSUER, &format!("rules: [{{id: a, mode: {mode}, do: {action}}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems();
+        let of_approvals: Vec<_> = told.iter().filter(|problem| problem.message.contains("not built yet")).collect();
+        assert_eq!(of_approvals.len(), expected, "{mode} {action}: {told:?}");
+        assert!(of_approvals.iter().all(|problem| problem.at.to_string() == "/rules/0/do/approve"), "{told:?}");
+    }
+}
+
+/// Such a need is never met: a login is asked for the classes of its issuer alone.
+#[test]
+fn a_class_that_no_login_brings_is_told() {
+    for (login, acr, expected) in [
+        ("login: {client: {id: doorward}, acr_values: [silver]}", "[gold]", 1),
+        ("login: {client: {id: doorward}, acr_values: [silver]}", "[gold, silver]", 0),
+        ("login: {client: {id: doorward}}", "[gold]", 0),
+        ("kind: human", "[gold]", 0),
+    ] {
+        let ground = ONE_ISSUER.replace("kind: human", login);
+        let root = root(&ground, &format!("rules: [{{id: a, need: {{acr: {acr}}}, do: allow}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems().iter().filter(|problem| problem.at.as_str() == "/rules/0/need/acr");
+        assert_eq!(told.count(), expected, "{login} {acr}");
+    }
+}
+
+/// A login asks for no class beside its `acr_values`, so that such a need may never be met.
+#[test]
+fn a_need_for_more_factors_that_no_provider_is_asked_for_is_told() {
+    let okta = "issuers: [{name: corp, issuer: 'https://corp.example', preset: okta, login: {client: {id: doorward}, ";
+    for (login, expected) in [
+        ("acr_values: [phr]}}]", 1),
+        ("acr_values: [phr], mfa_acr_values: [two]}}]", 1),
+        ("acr_values: [phr], mfa_acr_values: [phr]}}]", 0),
+        ("acr_values: [phr, 'urn:okta:loa:2fa:any']}}]", 0),
+        ("}}]", 0),
+    ] {
+        let root = root(&format!("{okta}{login}\n"), "rules: [{id: a, need: {mfa: {max_age: 15m}}, do: allow}]");
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems().iter().filter(|problem| problem.at.as_str() == "/rules/0/need/mfa");
+        assert_eq!(told.count(), expected, "{login}");
+    }
+}
+
+/// `login.kind` is of those who log in, and nobody logs in at the token endpoint.
+#[test]
+fn a_rule_for_people_whose_tokens_never_say_that_they_are_people_is_told() {
+    let token = "token: {audiences: [x], scopes: [y]}";
+    let of_task = "token: {audiences: [x], scopes: [y], service_accounts: [ci/a]}";
+    let login = "login: {kind: human, client: {id: doorward}}";
+    let client = "clients: [{id: web, kind: human}]";
+    for (issuer, on, who, action, expected) in [
+        (login, token, "kind: human, issuers: [corp]", "allow", 1),
+        (login, token, "kind: human", "allow", 1),
+        ("preset: auth0", token, "kind: human, issuers: [corp], on_behalf_of: {groups: [dev]}", "allow", 1),
+        ("kind: agent", token, "kind: human, issuers: [corp]", "allow", 1),
+        ("kind: human", token, "kind: human, issuers: [corp]", "allow", 0),
+        (client, token, "kind: human, issuers: [corp]", "allow", 0),
+        (login, token, "kind: human, issuers: [people]", "allow", 0),
+        (login, of_task, "kind: human, issuers: [corp]", "allow", 0),
+        (login, token, "kind: agent, issuers: [corp]", "allow", 0),
+        (login, token, "kind: human, issuers: [corp]", "deny", 0),
+        (login, "paths: [/]", "kind: human, issuers: [corp]", "allow", 0),
+    ] {
+        let ground = format!(
+            "
+issuers:
+  - {{name: corp, issuer: 'https://corp.example', {issuer}}}
+  - {{name: people, issuer: 'https://people.example', kind: human}}
+  - {{name: cluster, issuer: 'https://cluster.example', preset: kubernetes}}
+tokens: {{exchange: [{{issuer: corp}}, {{issuer: cluster, kubernetes: api}}{}]}}
+",
+            if who.contains("people") { ", {issuer: people}" } else { "" }
+        );
+        let root = root(&ground, &format!("rules: [{{id: a, on: {{{on}}}, who: {{{who}}}, do: {action}}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems();
+        let found = told.iter().filter(|problem| problem.at.as_str() == "/rules/0/who/kind").count();
+        assert_eq!(found, expected, "{issuer} {on} {who} {action}: {told:?}");
+    }
+}
+
+/// They are no errors: somebody may have defined such a resource, and a `*` may be a part of a name.
+#[test]
+fn names_that_hardly_anything_has_are_told_of() {
+    for (rule, told) in [
+        ("on: {kubernetes: {resources: [pod/exec]}}", "did you mean `pods/exec`?"),
+        ("on: {kubernetes: {resources: [pods/Exec]}}", "did you mean `pods/exec`?"),
+        ("on: {kubernetes: {resources: [PipelineRuns]}}", "did you mean `pipelineruns`?"),
+        ("on: {kubernetes: {resources: [pods/logs]}}", "did you mean `pods/log`?"),
+        ("on: {kubernetes: {resources: [secret]}}", "did you mean `secrets`?"),
+        ("on: {kubernetes: {resources: [pipelinerun]}}", "did you mean `pipelineruns`?"),
+        ("on: {kubernetes: {resources: ['ingress/*']}}", "did you mean `ingresses/*`?"),
+        ("on: {kubernetes: {resources: [networkpolicy]}}", "did you mean `networkpolicies`?"),
+        ("on: {kubernetes: {resources: ['*/logs']}}", "did you mean `*/log`?"),
+        ("on: {kubernetes: {resources: [widget, widgets/logs, secrets, pods/log, '*']}}", ""),
+        ("on: {hosts: [ap.example]}", "did you mean `api.example`?"),
+        ("on: {routes: [web], hosts: [elsewhere.test]}", "name one that stands in `hosts` of a route"),
+        ("on: {hosts: [api.example, '*.example', WEB.example]}", ""),
+        ("who: {issuers: [corp], groups: ['dev*']}", "write each out"),
+        ("who: {issuers: [corp], subjects: ['*']}", "write each out"),
+        ("who: {issuers: [corp], on_behalf_of: {groups: ['dev*']}}", "write each out"),
+        ("who: {issuers: [corp], users: [alice@example.com]}", "write the whole name"),
+        ("who: {issuers: [corp], users: ['https://corp.example#alice', 'corp#Alice']}", ""),
+        ("who: {users: [alice@example.com]}", ""),
+    ] {
+        let root = root(GROUND, &format!("rules: [{{id: a, {rule}, do: deny}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let helps: Vec<&str> = resolver.report.problems().iter().filter_map(|found| found.help.as_deref()).collect();
+        match told {
+            "" => assert!(helps.is_empty(), "{rule}: {helps:?}"),
+            told => assert!(helps.len() == 1 && helps[0].contains(told), "{rule}: {helps:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_user_name_is_held_against_the_template_of_its_issuer() {
+    for (template, user, action, expected) in [
+        ("{sub}", "alice", "deny", 0),
+        ("corp:{claim:/email}", "CORP:alice@example.com", "deny", 0),
+        ("corp:{claim:/email}", "CORP:alice@example.com", "allow", 1),
+        ("corp:{claim:/email}", "alice@example.com", "deny", 1),
+        ("{sub}@corp", "alice@corp", "allow", 0),
+        ("{sub}@corp", "alice", "deny", 1),
+    ] {
+        let ground = ONE_ISSUER.replacen("kind: human", &format!("kind: human, username: '{template}'"), 1);
+        let root = root(&ground, &format!("rules: [{{id: a, who: {{users: ['{user}']}}, do: {action}}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some());
+        assert_eq!(resolver.report.problems().len(), expected, "{template} {user} {action}");
+    }
+}
