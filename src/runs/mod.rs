@@ -9,6 +9,7 @@
 //! admission policy of `deploy/` stops that, and the trace compares both sides.
 
 mod cause;
+mod causes;
 mod follow;
 mod trouble;
 
@@ -16,7 +17,8 @@ use kube::core::{ObjectMeta, PartialObjectMeta};
 use uuid::Uuid;
 
 pub use self::{
-    cause::{AskedRun, Cause, CauseError, Causes, EVENT_WINDOW, KEPT as CAUSE_KEPT, Mark, SKEW},
+    cause::{Cause, EVENT_WINDOW, KEPT as CAUSE_KEPT, SKEW},
+    causes::{AskedRun, CauseError, Causes, Mark},
     follow::follow,
 };
 pub(crate) use self::{

@@ -1,0 +1,294 @@
+//! Where it is kept who caused which run, sealed.
+//!
+//! A run that a request makes is known by the uid in the API server's own answer. Of a delivery only the event is known, which
+//! Tekton Triggers writes on every run as a label; there a run counts only if it was made right after the delivery.
+
+use super::cause::Cause;
+use crate::{
+    clock::Timestamp,
+    sessions::keyring::{KeyRing, OpenError, Purpose},
+    store::{Expect, Store, StoreError, Table},
+};
+
+/// By what a run is told from others, in its cluster, which alone vouches for it. That is named as its issuer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark<'a> {
+    /// The uid of the object.
+    Uid { cluster: &'a str, uid: &'a str },
+    /// The event that it came of.
+    Event { cluster: &'a str, event: &'a str },
+}
+
+/// A run whose cause is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct AskedRun<'a> {
+    pub cluster: &'a str,
+    /// Whether there is no other cluster, so that what older versions have noted is of this one.
+    pub is_alone: bool,
+    pub uid: &'a str,
+    /// The event that it says it came of.
+    pub event: Option<&'a str>,
+    /// The uids of the runs within it, which other runs are said to have made.
+    pub within: &'a [&'a str],
+}
+
+/// What is kept of a run and of those within it.
+#[derive(Debug)]
+pub struct Known {
+    pub cause: Option<Cause>,
+    /// The first of those within that somebody made through Doorward: its place.
+    pub made: Option<usize>,
+}
+
+/// Why a cause is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum CauseError {
+    #[error("who caused the run cannot be looked up: {0}")]
+    Store(#[from] StoreError),
+    #[error("the record of who caused the run cannot be opened: {0}")]
+    Sealed(#[from] OpenError),
+    #[error("the record of who caused the run cannot be read")]
+    Unreadable,
+}
+
+/// Where causes are kept, sealed.
+#[derive(Clone, Copy, Debug)]
+pub struct Causes<'a> {
+    pub store: &'a Store,
+    pub keys: &'a KeyRing,
+}
+
+impl Mark<'_> {
+    fn key(self) -> Vec<u8> {
+        match self {
+            Self::Uid { cluster, uid } => format!("run:{cluster}/{uid}").into_bytes(),
+            Self::Event { cluster, event } => format!("event:{cluster}/{event}").into_bytes(),
+        }
+    }
+
+    /// The key of versions that knew of one cluster.
+    fn old_key(self) -> Vec<u8> {
+        match self {
+            Self::Uid { uid, .. } => format!("run:{uid}").into_bytes(),
+            Self::Event { event, .. } => format!("event:{event}").into_bytes(),
+        }
+    }
+}
+
+impl Causes<'_> {
+    /// Keeps who caused what bears the mark. The first word counts: what is known of a run does not change.
+    pub async fn keep(&self, mark: Mark<'_>, cause: &Cause, now: Timestamp) -> Result<(), CauseError> {
+        let key = mark.key();
+        let plain = serde_json::to_vec(cause).map_err(|_| CauseError::Unreadable)?;
+        let sealed = self.keys.seal(Purpose::Cause, &key, &plain).ok_or(CauseError::Unreadable)?;
+        self.store.put(Table::Causes, &key, sealed, cause.ends(), Expect::Absent, now).await?;
+        Ok(())
+    }
+
+    /// What is kept of a run: by its uid, or else who caused the event that it says it came of, if it was made right after that.
+    pub async fn of(
+        &self,
+        asked: AskedRun<'_>,
+        created: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Known, CauseError> {
+        let AskedRun { cluster, is_alone, uid, event, within } = asked;
+        let run = Mark::Uid { cluster, uid };
+        let marks = within.iter().map(|uid| Mark::Uid { cluster, uid });
+        let keys = marks.flat_map(|mark| [mark.key(), mark.old_key()]).chain([run.key()]).collect();
+        // In one go, since each costs a way to the store.
+        let mut found = self.store.get_all(Table::Causes, keys, now).await?;
+        let cause = match found.pop().flatten() {
+            Some(stored) => self.open(&run.key(), &stored.value, now)?,
+            None => None,
+        };
+        let made = found.iter().position(Option::is_some).map(|place| place / 2);
+        if made.is_some() || cause.is_some() {
+            return Ok(Known { cause, made });
+        }
+        let mut cause = self.first(is_alone.then(|| run.old_key()), now).await?;
+        if let (None, Some(event), Some(created)) = (&cause, event, created) {
+            let event = Mark::Event { cluster, event };
+            let keys = [event.key()].into_iter().chain(is_alone.then(|| event.old_key()));
+            cause = self.first(keys, now).await?.filter(|cause| cause.explains(created));
+            if let Some(cause) = &cause {
+                self.keep(run, cause, now).await?;
+            }
+        }
+        Ok(Known { cause, made })
+    }
+
+    /// What is kept under the first of these keys that there is.
+    async fn first(
+        &self,
+        keys: impl IntoIterator<Item = Vec<u8>>,
+        now: Timestamp,
+    ) -> Result<Option<Cause>, CauseError> {
+        for key in keys {
+            if let Some(stored) = self.store.get(Table::Causes, &key, now).await? {
+                return self.open(&key, &stored.value, now);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What was sealed, if it still counts: earlier versions kept the cause of a delivery's run anew when that first asked.
+    fn open(&self, key: &[u8], sealed: &[u8], now: Timestamp) -> Result<Option<Cause>, CauseError> {
+        let plain = self.keys.open(Purpose::Cause, key, sealed)?;
+        let cause: Cause = serde_json::from_slice(&plain).map_err(|_| CauseError::Unreadable)?;
+        Ok(Some(cause).filter(|cause| now < cause.ends()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use uuid::Uuid;
+
+    use super::{
+        super::cause::{
+            KEPT,
+            tests::{NOW, alice},
+        },
+        *,
+    };
+    use crate::{
+        authn::{Kind, Principal, Scheme},
+        store::Embedded,
+    };
+
+    fn cause() -> Cause {
+        Cause::new(&alice(), None, Uuid::from_u128(1), NOW, &["department".into()])
+    }
+
+    const fn run(uid: &str) -> Mark<'_> {
+        Mark::Uid { cluster: "c", uid }
+    }
+
+    const fn asked<'a>(uid: &'a str, event: Option<&'a str>) -> AskedRun<'a> {
+        AskedRun { cluster: "c", is_alone: false, uid, event, within: &[] }
+    }
+
+    struct Fixture {
+        store: Store,
+        keys: KeyRing,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+            Self { store, keys: KeyRing::of(&[[1; 32]]), _folder: folder }
+        }
+
+        fn causes(&self) -> Causes<'_> {
+            Causes { store: &self.store, keys: &self.keys }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_caused_a_run_is_known_by_its_uid_with_what_rules_look_at() {
+        let at = Fixture::new();
+        at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
+        let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().cause.unwrap().principal();
+        assert_eq!((&*found.issuer, &*found.subject, &*found.username), ("corp", "7", "alice"));
+        assert_eq!((found.kind, found.groups.len(), found.actor), (Kind::Human, 1, alice().actor));
+        assert_eq!(serde_json::to_value(&*found.claims).unwrap(), serde_json::json!({"department": "x"}));
+        assert!(at.causes().of(asked("v", None), None, NOW).await.unwrap().cause.is_none());
+        // Nobody takes a run over.
+        let mallory = Cause::new(&Principal::new(Scheme::Bearer, "corp", "8", "mallory"), None, Uuid::nil(), NOW, &[]);
+        at.causes().keep(run("u"), &mallory, NOW).await.unwrap();
+        let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().cause.unwrap();
+        assert_eq!(&*found.principal().username, "alice");
+    }
+
+    #[tokio::test]
+    async fn a_run_comes_of_an_event_only_if_it_was_made_right_after_it() {
+        let at = Fixture::new();
+        at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
+        for (what, uid, event, created, known) in [
+            ("at once", "a", Some("e"), Some(NOW), true),
+            ("the API server's clock is behind", "b", Some("e"), Some(NOW - Duration::from_secs(20)), true),
+            ("a minute later", "c", Some("e"), Some(NOW + Duration::from_secs(60)), true),
+            ("an hour later: somebody copied the label", "d", Some("e"), Some(NOW + Duration::from_secs(3600)), false),
+            ("before", "e", Some("e"), Some(NOW - Duration::from_secs(60)), false),
+            ("another event", "f", Some("x"), Some(NOW), false),
+            ("no event", "g", None, Some(NOW), false),
+            ("no time", "h", Some("e"), None, false),
+            // An uid is no event, whatever the label says.
+            ("the mark of a run", "i", Some("run:c/a"), Some(NOW), false),
+        ] {
+            let found = at.causes().of(asked(uid, event), created, NOW).await.unwrap().cause;
+            assert_eq!(found.is_some(), known, "{what}");
+        }
+        // What was found is kept for the run.
+        assert!(at.causes().of(asked("a", None), None, NOW).await.unwrap().cause.is_some());
+    }
+
+    /// It was kept anew when its run first asked, so that one that had waited had tokens for up to two weeks.
+    #[tokio::test]
+    async fn the_cause_of_a_delivery_is_kept_for_seven_days_of_it_whenever_its_run_first_asks() {
+        let at = Fixture::new();
+        at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
+        let day = Duration::from_secs(86_400);
+        // As a version kept it that counted from the first question.
+        let plain = serde_json::to_vec(&cause()).unwrap();
+        let sealed = at.keys.seal(Purpose::Cause, b"run:c/old", &plain).unwrap();
+        at.store.put(Table::Causes, b"run:c/old", sealed, NOW + day * 13, Expect::Any, NOW).await.unwrap();
+        for (days, is_known) in [(6_u32, true), (8, false)] {
+            for uid in ["u", "old"] {
+                let now = NOW + day * days;
+                let known = at.causes().of(asked(uid, Some("e")), Some(NOW), now).await.unwrap();
+                assert_eq!(known.cause.is_some(), is_known, "{uid} after {days} days");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_presents_the_uid_of_anothers_run_does_not_inherit_its_cause() {
+        let at = Fixture::new();
+        at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
+        at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
+        let hostile = AskedRun { cluster: "d", event: Some("e"), ..asked("u", None) };
+        assert!(at.causes().of(hostile, Some(NOW), NOW).await.unwrap().cause.is_none());
+        // What an older version noted is of the only cluster, and of none where there are several.
+        let sealed = |key: &[u8]| at.keys.seal(Purpose::Cause, key, &serde_json::to_vec(&cause()).unwrap()).unwrap();
+        let old = sealed(b"run:old");
+        at.store.put(Table::Causes, b"run:old", old, NOW + KEPT, Expect::Any, NOW).await.unwrap();
+        for (is_alone, known) in [(true, true), (false, false)] {
+            let found = at.causes().of(AskedRun { is_alone, ..asked("old", None) }, None, NOW).await.unwrap().cause;
+            assert_eq!(found.is_some(), known, "{is_alone}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_the_runs_within_it_is_told_which_somebody_made() {
+        let at = Fixture::new();
+        at.causes().keep(run("made"), &cause(), NOW).await.unwrap();
+        for (cluster, within, made) in [
+            ("c", ["a", "b"], None),
+            ("c", ["a", "made"], Some(1)),
+            ("c", ["made", "b"], Some(0)),
+            ("d", ["a", "made"], None),
+        ] {
+            let asked = AskedRun { cluster, within: &within, ..asked("u", None) };
+            let known = at.causes().of(asked, None, NOW).await.unwrap();
+            assert_eq!((known.made, known.cause.is_some()), (made, false), "{cluster} {within:?}");
+        }
+        // The run itself is nobody's within.
+        let known = at.causes().of(AskedRun { within: &["a"], ..asked("made", None) }, None, NOW).await.unwrap();
+        assert_eq!((known.made, known.cause.is_some()), (None, true));
+    }
+
+    #[tokio::test]
+    async fn a_cause_is_sealed_and_bound_to_its_run() {
+        let at = Fixture::new();
+        at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
+        let stored = at.store.get(Table::Causes, b"run:c/u", NOW).await.unwrap().unwrap();
+        assert!(!stored.value.windows(5).any(|window| window == b"alice"));
+        at.store.put(Table::Causes, b"run:c/v", stored.value, NOW + KEPT, Expect::Any, NOW).await.unwrap();
+        assert!(matches!(at.causes().of(asked("v", None), None, NOW).await, Err(CauseError::Sealed(_))));
+    }
+}
