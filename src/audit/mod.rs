@@ -24,7 +24,7 @@
 //! | `pseudonym` | people under other names |
 //! | `chain`, `keys` | what makes each line vouch for those before it, and the keys for that |
 //! | `checkpoints`, `heads` | signed lines, their copies elsewhere, and those of other replicas |
-//! | `sink` | where lines go |
+//! | `sink`, `file_ends` | where lines go, and what the files tell to which they went |
 //! | `export` | the same lines, sent to receivers |
 //! | `lines` | a trail, read line by line |
 //! | `verify` | whether a trail is whole |
@@ -38,6 +38,7 @@ mod caller;
 mod chain;
 mod checkpoints;
 pub mod export;
+mod file_ends;
 mod heads;
 mod item;
 mod json;

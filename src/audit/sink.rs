@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    io::{self, Write},
     os::{
         fd::AsFd,
         unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
@@ -15,13 +15,12 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::retry_on_intr,
 };
-use serde::Deserialize;
 
 use super::{
-    chain::{Link, MAX_LINE, Sealed},
+    chain::Link,
     export::{Backlog, Place},
-    line::HTTP_ACTIVITY,
-    lines::{Lines, of_file},
+    file_ends::{FileEnd, began, first_and_last},
+    lines::of_file,
     settings::Retention,
 };
 use crate::{clock::Timestamp, config::resolver::folder_of};
@@ -395,108 +394,9 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }
 
-/// The end of a file of lines.
-struct FileEnd {
-    size: u64,
-    /// Bytes up to and with the last line end.
-    whole: u64,
-    last: Option<Link>,
-}
-
-/// When a file began: by its first line that tells when it was written, as that of a request has the time of its arrival, which may be
-/// hours before, and a file that somebody moved may go on with one. None if it has no such line. A damaged line is for `verify` to tell of:
-/// the next one that is whole tells no earlier time.
-fn began(file: &mut File) -> io::Result<Option<Timestamp>> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut lines = Lines::new(BufReader::new(file));
-    while let Some(line) = lines.next()? {
-        if let Some((_, Timed { class_uid, time })) = parse(line.bytes)
-            && class_uid != HTTP_ACTIVITY
-        {
-            return Ok(Some(Timestamp::from_millis(time)));
-        }
-    }
-    Ok(None)
-}
-
-/// The first and the last line of a full file.
-fn first_and_last(path: &Path) -> io::Result<(Link, Link)> {
-    let mut file = File::open(path)?;
-    let last = FileEnd::of(&mut file)?.last.ok_or_else(foreign)?;
-    file.seek(SeekFrom::Start(0))?;
-    let mut lines = Lines::new(BufReader::new(file));
-    let first = lines.next()?.and_then(|line| parse(line.bytes)).ok_or_else(foreign)?;
-    Ok((first.0, last))
-}
-
-/// What a line says of when it was written.
-#[derive(Deserialize)]
-struct Timed {
-    class_uid: u32,
-    time: i64,
-}
-
-/// A line of a trail; none if it is none.
-fn parse(line: &[u8]) -> Option<(Link, Timed)> {
-    let link = Sealed::parse(line)?.link;
-    Some((link, serde_json::from_slice(line).ok()?))
-}
-
-/// How far back a line end is looked for. A crash of the system can leave a run of zeros as long as what was not synced.
-const LOOK_BACK: u64 = 64 << 20;
-
-/// How every line begins.
-pub(super) const BEGINNING: &[u8] = b"{\"class_uid\":";
-
-impl FileEnd {
-    fn of(file: &mut File) -> io::Result<Self> {
-        let size = file.metadata()?.len();
-        let Some(whole) = last_line_end(file, size)? else {
-            let mut first = Vec::new();
-            file.seek(SeekFrom::Start(0))?;
-            file.take(BEGINNING.len() as u64).read_to_end(&mut first)?;
-            // Only what can be the rest of our own first line may be cut.
-            let ours = BEGINNING.starts_with(&first) || first.iter().all(|byte| *byte == 0);
-            return if ours { Ok(Self { size, whole: 0, last: None }) } else { Err(foreign()) };
-        };
-        let start = whole.saturating_sub(MAX_LINE as u64);
-        let mut bytes = vec![0; usize::try_from(whole - start).unwrap_or_default()];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(&mut bytes)?;
-        bytes.pop();
-        let line = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-        let (last, _) = parse(line).ok_or_else(foreign)?;
-        Ok(Self { size, whole, last: Some(last) })
-    }
-}
-
-/// The offset after the last line end, none if there is no line end to be found.
-fn last_line_end(file: &mut File, size: u64) -> io::Result<Option<u64>> {
-    let mut chunk = vec![0; 1 << 16];
-    let mut end = size;
-    while end > 0 && size - end < LOOK_BACK {
-        let start = end.saturating_sub(chunk.len() as u64);
-        let part = chunk.get_mut(..usize::try_from(end - start).unwrap_or_default()).unwrap_or_default();
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(part)?;
-        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
-            return Ok(Some(start + at as u64 + 1));
-        }
-        end = start;
-    }
-    Ok(None)
-}
-
-fn foreign() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "the last line is not one of an audit trail, so it cannot be gone on with; move the file away",
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::net::UnixStream, thread};
+    use std::{io::Read, os::unix::net::UnixStream, thread};
 
     use super::*;
 

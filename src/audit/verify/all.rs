@@ -13,10 +13,11 @@ use serde::Serialize;
 use super::{
     super::{
         chain::{Link, MAX_LINE, Sealed},
+        file_ends::BEGINNING,
         heads::Head,
         lines::{Lines, end_of},
         note::code,
-        sink::{BEGINNING, trail_files},
+        sink::trail_files,
     },
     CannotVerify, Content, Details, Findings, Proof, Verifier, is_genuine, open,
 };
