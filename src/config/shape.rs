@@ -2,11 +2,14 @@
 //! wrong, and mends the document (what is wrong becomes absent or a placeholder), so that later checks can go on and
 //! their problems are told in the same run.
 
+mod described;
+
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+use self::described::{description, holds_secret, is_fewer, is_word, largest, placeholder, text, words};
 use super::{
     locations::Locations,
     raw,
@@ -127,7 +130,7 @@ impl Shape<'_> {
                     } else {
                         self.mended.insert(here);
                         if required.contains(&name.as_str()) {
-                            entries.insert(name, self.placeholder(property));
+                            entries.insert(name, placeholder(self.root, property));
                         }
                     }
                 }
@@ -147,7 +150,7 @@ impl Shape<'_> {
                     if fits(self.root, property, &value, false) {
                         entries.insert(near, value);
                     } else if required.contains(&near.as_str()) {
-                        entries.insert(near, self.placeholder(property));
+                        entries.insert(near, placeholder(self.root, property));
                     }
                 }
             }
@@ -157,13 +160,13 @@ impl Shape<'_> {
                 continue;
             }
             let Some(property) = properties.get(name) else { continue };
-            let description = self.description(property);
+            let description = description(self.root, property);
             let problem = self.report.error(at, format!("`{name}` is missing"));
             if let Some(description) = description {
                 problem.help(format!("`{name}`: {description}"));
             }
             self.mended.insert(at.key(name));
-            entries.insert(name.to_owned(), self.placeholder(property));
+            entries.insert(name.to_owned(), placeholder(self.root, property));
         }
     }
 
@@ -188,7 +191,7 @@ impl Shape<'_> {
             let at = at.index(index);
             if !self.check(inner, item, &at) {
                 // Items keep their numbers.
-                *item = self.placeholder(inner);
+                *item = placeholder(self.root, inner);
                 self.mended.insert(at);
             }
         }
@@ -374,7 +377,7 @@ impl Shape<'_> {
             "integer" => "a whole number",
             other => other,
         };
-        let lists_words = schema.get("items").is_some_and(|items| self.is_word(items));
+        let lists_words = schema.get("items").is_some_and(|items| is_word(self.root, items));
         let problem = self.report.error(at, format!("expected {named}, found {}", kind(value)));
         match (expected, value) {
             ("string", Value::Number(_) | Value::Bool(_)) => _ = problem.help("put it in quotes"),
@@ -399,118 +402,12 @@ impl Shape<'_> {
             self.locations.mask(at);
         }
     }
-
-    /// Whether a schema is of a text, a number or one of some words.
-    fn is_word(&self, schema: &Value) -> bool {
-        let named = schema.get("$ref").and_then(Value::as_str);
-        let schema = named.and_then(|reference| schema::definition(self.root, reference)).unwrap_or(schema);
-        let words = |choices: &Vec<Value>| choices.iter().all(|choice| choice.get("const").is_some());
-        schema.get("type").is_some_and(|named| named != "object")
-            || schema.get("oneOf").and_then(Value::as_array).is_some_and(words)
-    }
-
-    /// The smallest value of a type, to go on with.
-    fn placeholder(&self, schema: &Value) -> Value {
-        let Some(schema) = schema.as_object() else { return Value::Null };
-        if let Some(reference) = text(schema, "$ref") {
-            return match reference.rsplit('/').next() {
-                Some("Span" | "Size") => "0".into(),
-                _ => schema::definition(self.root, reference).map_or(Value::Null, |target| self.placeholder(target)),
-            };
-        }
-        let one_of = schema.get("oneOf").and_then(Value::as_array).and_then(|variants| variants.first());
-        if let Some(first) = one_of {
-            return self.placeholder(first);
-        }
-        let whole = Value::Object(schema.clone());
-        if let Some(word) = words(&whole).first() {
-            return (*word).into();
-        }
-        match text(schema, "type") {
-            Some("string") => match text(schema, "format") {
-                Some("cidr") => "127.0.0.1/32".into(),
-                Some("socket-address") => "127.0.0.1:0".into(),
-                Some("ip") => "127.0.0.1".into(),
-                _ => "".into(),
-            },
-            Some("array") => Value::Array(Vec::new()),
-            Some("boolean") => false.into(),
-            Some("integer") => schema.get("minimum").cloned().unwrap_or_else(|| 0.into()),
-            Some("object") => {
-                let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
-                required
-                    .filter_map(Value::as_str)
-                    .filter_map(|name| Some((name.to_owned(), self.placeholder(schema.get("properties")?.get(name)?))))
-                    .collect::<Map<_, _>>()
-                    .into()
-            }
-            _ => Value::Null,
-        }
-    }
-
-    /// The first sentence that the schema says of a property.
-    fn description(&self, property: &Value) -> Option<String> {
-        let own = property.get("description").and_then(Value::as_str);
-        let text = own.or_else(|| {
-            let target = property.get("$ref").and_then(Value::as_str)?;
-            schema::definition(self.root, target)?.get("description")?.as_str()
-        })?;
-        let text = text.replace('\n', " ");
-        let sentence = text.split(". ").next().unwrap_or_default();
-        let mut chars = sentence.trim_end_matches('.').chars();
-        let first = chars.next()?;
-        Some(first.to_lowercase().chain(chars).collect())
-    }
-}
-
-fn text<'a>(schema: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    schema.get(name).and_then(Value::as_str)
-}
-
-/// Whether there are fewer than the schema wants, which is one where it says so: an empty condition could mean "nothing" or "all".
-fn is_fewer(count: usize, schema: &Map<String, Value>, bound: &str) -> bool {
-    schema.get(bound).and_then(Value::as_u64).is_some_and(|least| (count as u64) < least)
-}
-
-/// Whether a value of this schema has a place for a secret, itself or in a field of its own: text that stands there
-/// instead may be that secret.
-fn holds_secret(root: &Value, schema: &Value) -> bool {
-    fn within(root: &Value, schema: &Value, fields: bool) -> bool {
-        let Some(schema) = schema.as_object() else { return false };
-        if let Some(reference) = text(schema, "$ref") {
-            return reference.ends_with("/SecretSource")
-                || reference.ends_with("/TokenKey")
-                || (fields && schema::definition(root, reference).is_some_and(|target| within(root, target, fields)));
-        }
-        let variants = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
-        let properties = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::values);
-        variants.chain(schema.get("items")).any(|inner| within(root, inner, fields))
-            || (fields && properties.into_iter().any(|inner| within(root, inner, false)))
-    }
-    within(root, schema, true)
 }
 
 /// The algorithms of RFC 7518 by which no issuer signs for others: none at all, and a secret that both sides share.
 fn is_no_signature_of_an_issuer(value: &Value) -> bool {
     let name = value.as_str().map(str::to_ascii_lowercase);
     matches!(name.as_deref(), Some("none" | "hs256" | "hs384" | "hs512"))
-}
-
-/// The words that a variant allows.
-fn words(variant: &Value) -> Vec<&str> {
-    let one = variant.get("const").and_then(Value::as_str);
-    let several = variant.get("enum").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    one.into_iter().chain(several).collect()
-}
-
-/// The largest number of an unsigned type, which the schema bounds from below only.
-fn largest(format: &str) -> Option<f64> {
-    match format {
-        "uint8" => Some(f64::from(u8::MAX)),
-        "uint16" => Some(f64::from(u16::MAX)),
-        "uint32" => Some(f64::from(u32::MAX)),
-        _ => None,
-    }
 }
 
 fn kind(value: &Value) -> &'static str {
