@@ -83,6 +83,16 @@ pub(super) struct Setting {
     pub(super) value: Node,
 }
 
+impl Setting {
+    /// As [`collect_secret_variables`] of its value, which may itself be what stands under `env`.
+    fn collect_secret_variables(&self, names: &mut BTreeSet<String>) {
+        match &self.value.data {
+            Data::Text(name) if self.path.last().is_some_and(|key| key == "env") => _ = names.insert(name.clone()),
+            _ => collect_secret_variables(&self.value, names),
+        }
+    }
+}
+
 /// Reads the flags and those variables that are settings, variables first. `root` is the schema of the whole.
 pub(super) fn settings(
     root: &serde_json::Value,
@@ -98,8 +108,8 @@ pub(super) fn settings(
     }
 
     let mut secrets = BTreeSet::new();
-    let values = flags.iter().map(|setting: &Setting| &setting.value);
-    std::iter::once(file).chain(values).for_each(|node| collect_secret_variables(node, &mut secrets));
+    collect_secret_variables(file, &mut secrets);
+    flags.iter().for_each(|setting: &Setting| setting.collect_secret_variables(&mut secrets));
 
     let known = schema::settings(root);
     let roots: BTreeSet<&str> = known.iter().filter_map(|path| path.first().map(String::as_str)).collect();
@@ -134,7 +144,7 @@ pub(super) fn settings(
         variables.splice(0..0, drain(&sources.environment, findings));
     }
 
-    variables.iter().for_each(|setting| collect_secret_variables(&setting.value, &mut secrets));
+    variables.iter().for_each(|setting| setting.collect_secret_variables(&mut secrets));
     for name in strangers.into_iter().filter(|name| !secrets.contains(*name)) {
         let names: Vec<String> = known.iter().map(|path| variable_name(path)).collect();
         let mut finding = given(Giver::Variable(name.to_owned()), "this variable is no setting of Doorward");

@@ -178,6 +178,20 @@ fn a_variable_that_is_no_setting_is_an_error_unless_something_else_explains_it()
     }
 }
 
+/// The variable was a stranger where another one or a flag named it by the whole path, and known where it did so by a map.
+#[test]
+fn a_variable_that_another_one_or_a_flag_names_as_the_source_of_a_secret_is_no_stranger() {
+    const SECRET: (&str, &str) = ("DOORWARD_ADMIN_TOKEN", "hunter2");
+    for (environment, flags) in [
+        (vec![("DOORWARD_ADMIN__TOKEN", "{env: DOORWARD_ADMIN_TOKEN}"), SECRET], vec![]),
+        (vec![("DOORWARD_ADMIN__TOKEN__ENV", "DOORWARD_ADMIN_TOKEN"), SECRET], vec![]),
+        (vec![SECRET], vec![("admin.token.env", "DOORWARD_ADMIN_TOKEN")]),
+    ] {
+        let (settings, findings) = settings_of("", &environment, &flags);
+        assert!(settings.len() == 1 && findings.is_empty(), "{findings:?}");
+    }
+}
+
 #[test]
 fn a_path_into_a_list_or_a_value_that_is_no_yaml_is_refused() {
     for flag in
