@@ -68,8 +68,7 @@ pub struct Root {
     pub pages: Pages,
     /// Where sessions, replay ids and revocations are kept.
     pub store: Store,
-    /// The audit trail. Fixed until restart, except `when_full`, and of receivers where they are and how far they may be
-    /// behind.
+    /// The audit trail. Fixed until restart, except `when_full` and all but the names of receivers.
     pub audit: Audit,
     /// The listener for health and metrics, and the socket for operators.
     pub admin: Admin,
