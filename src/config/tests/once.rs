@@ -38,7 +38,6 @@ fn of_no_place_two_errors_are_told() {
         (with("sessions:", "external_host: '*'\nsessions:"), "/external_host"),
         (with("sessions:", "interceptor: {host: '*'}\nsessions:"), "/interceptor/host"),
         (with("sessions:", "limits: {uri_bytes: 64KiB}\nsessions:"), "/limits/uri_bytes"),
-        (with("sessions:", "limits: {uri_bytes: 8KiB, header_bytes: 4KiB}\nsessions:"), "/limits/uri_bytes"),
         (with("sessions:", "limits: {http2_stream_window: 3GiB}\nsessions:"), "/limits/http2_stream_window"),
         (with("sessions:", "limits: {http2_stream_window: 2MiB}\nsessions:"), "/limits/http2_stream_window"),
         (with("sessions:", "limits: {memory_refuse_streams: 5}\nsessions:"), "/limits/memory_refuse_streams"),
