@@ -125,10 +125,7 @@ pub(super) fn end_tokens(app: &Arc<App>) {
             Arc::clone(app),
             // Side by side with others, where that is HTTP/2: over HTTP/1.1 nobody can ask whether the other side is there.
             (own.clone(), Lane::Short),
-            move |root: &raw::Root| {
-                let exchanged = root.tokens.as_ref()?.exchange.iter().find(|exchanged| *exchanged.issuer == *issuer);
-                exchanged?.kubernetes.as_ref()
-            },
+            move |root: &raw::Root| root.clusters().find(|of| *of.issuer == *issuer)?.kubernetes.as_ref(),
             || {},
         );
         let app = Arc::clone(app);

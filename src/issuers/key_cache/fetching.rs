@@ -4,7 +4,7 @@
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use url::Url;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::{Moment, Timestamp, jitter},
-    egress::Bounds,
+    egress::{self, Bounds},
     lock::lock,
 };
 
@@ -108,9 +108,11 @@ impl Shared {
             Ok(life) => {
                 let mut progress = lock(&self.progress);
                 progress.error = None;
-                // What one hiccup of the discovery document tells is told no longer than it lasts.
-                progress.failures =
-                    if progress.discovery_error.is_some() { progress.failures.saturating_add(1) } else { 0 };
+                // What one hiccup of the discovery document tells is told no longer than it lasts. Only what was due has asked for it.
+                progress.failures = match progress.discovery_error {
+                    Some(_) => progress.failures.saturating_add(cause.is_due().into()),
+                    None => 0,
+                };
                 // A key that is not there any more is looked for once again.
                 let second = self.keys.load().as_ref().is_some_and(|current| current.before.is_some());
                 let pause = if second { COOL_DOWN } else { renewal(life, jitter()) };
@@ -247,9 +249,8 @@ impl Shared {
             .body(Bytes::new())
             .map_err(|error| error.to_string())?;
         if let Some(token) = self.bearer.load().as_ref().filter(|_| trusted) {
-            let mut value = HeaderValue::from_bytes(&[b"Bearer ", token.expose()].concat())
-                .map_err(|_| "the token in `keys.bearer` has characters that no header may have")?;
-            value.set_sensitive(true);
+            let value = egress::bearer(token.expose())
+                .ok_or("the token in `keys.bearer` has characters that no header may have")?;
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         if let Some(validators) = &validators {
