@@ -49,7 +49,7 @@ pub(super) trait Sink: Send + 'static {
         false
     }
 
-    /// Begins a new file at `now`; the name of the old one. Called between lines only, after a sync.
+    /// Begins a new file at `now`; the name of the old one, if it is still there. Called between lines only, after a sync.
     fn rotate(&mut self, _now: Timestamp) -> io::Result<Option<Arc<str>>> {
         Ok(None)
     }
@@ -302,6 +302,12 @@ impl Sink for RotatingFile {
     }
 
     fn rotate(&mut self, now: Timestamp) -> io::Result<Option<Arc<str>>> {
+        self.check_place()?;
+        if self.file.is_none() {
+            // What may stand there is somebody else's.
+            self.began = now;
+            return Ok(None);
+        }
         let number = self.last_number + 1;
         let full = numbered_path(&self.path, number);
         fs::rename(&self.path, &full)?;

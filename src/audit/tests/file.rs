@@ -79,6 +79,28 @@ fn lines_do_not_go_with_a_file_that_somebody_moves_or_removes() {
     assert_eq!(fs::read(&path).unwrap(), b"four\nfive\n");
 }
 
+/// The trail could not be written for a moment, or somebody's empty file became one of the trail that retention stopped at.
+#[test]
+fn of_a_file_that_somebody_moved_none_in_its_place_is_rotated() {
+    for is_made_anew in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, moved) = (directory.path().join("audit.jsonl"), directory.path().join("elsewhere"));
+        let (mut sink, _) = RotatingFile::open(&path, 1 << 20, Retention::default(), NOW).unwrap();
+        sink.write(b"one\n").unwrap();
+        sink.sync().unwrap();
+        fs::rename(&path, &moved).unwrap();
+        if is_made_anew {
+            fs::write(&path, "").unwrap();
+        }
+        assert_eq!(sink.rotate(NOW).unwrap(), None);
+        sink.write(b"two\n").unwrap();
+        sink.sync().unwrap();
+        assert_eq!(trail_files(&path).unwrap(), [path.clone()]);
+        assert_eq!((fs::read(&moved).unwrap(), fs::read(&path).unwrap()), (b"one\n".to_vec(), b"two\n".to_vec()));
+        assert_eq!(&*sink.rotate(NOW).unwrap().unwrap(), "audit.jsonl.000002", "its own file is");
+    }
+}
+
 /// An export read what the new one began with as the rest of the one that was gone.
 #[test]
 fn that_another_file_comes_for_one_that_somebody_removed_is_known_before_it_is_there() {
@@ -105,6 +127,32 @@ fn that_another_file_comes_for_one_that_somebody_removed_is_known_before_it_is_t
     write(3).unwrap();
     let after = backlog.end_now();
     assert_eq!((after.place.file, after.place.offset), (2, fs::metadata(&path).unwrap().len()));
+}
+
+/// Else an export reads what the new one begins with as the rest of the one that was moved.
+#[test]
+fn that_another_file_comes_for_a_full_one_that_somebody_moved_is_known_before_it_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let (sink, found) = RotatingFile::open(&path, 1, Retention::default(), NOW).unwrap();
+    let backlog = Arc::new(export::Backlog::none());
+    let trail =
+        start_over(&settings(), Opened { sink: Box::new(sink), found, backlog: Arc::clone(&backlog) }, &clock());
+    let write = |number| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(trail.take_room(1, false).unwrap().write_durable(record(number)))
+    };
+    write(1).unwrap();
+    let before = backlog.end_now();
+    // No file can be made there.
+    fs::rename(&path, directory.path().join("elsewhere")).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert_eq!(write(2), Err(AuditUnavailable::Failing));
+    let place = export::Place { file: before.place.file + 1, offset: 0 };
+    assert_eq!(backlog.end_now(), export::End { place, total: before.total });
+    fs::remove_dir(&path).unwrap();
+    wait_until_recovered(&trail);
+    write(3).unwrap();
 }
 
 /// There may be several file systems, of which one is full.

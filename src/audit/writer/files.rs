@@ -1,5 +1,7 @@
 //! When the trail goes on in a new file, and when old files are removed.
 
+use std::{io, sync::Arc};
+
 use super::Writer;
 use crate::{
     audit::{chain::MAX_LINE, export::End, note::Event},
@@ -16,11 +18,19 @@ impl Writer {
 
     fn rotate(&mut self) {
         let now = self.clock.now();
-        match self.flush().and_then(|()| self.sync()).and_then(|()| self.sink.rotate(now)) {
+        match self.flush().and_then(|()| self.sync()).and_then(|()| self.begin_file(now)) {
             Ok(previous) => self.event(&Event::File { previous }),
             Err(error) => return self.fail(&error),
         }
         self.retire();
+    }
+
+    /// Begins a new file after a sync. Those who read along hear of its number before it is there: where somebody moved or removed the
+    /// old one, they would take its bytes for those of that.
+    fn begin_file(&mut self, now: Timestamp) -> io::Result<Option<Arc<str>>> {
+        let rotated = self.sink.rotate(now);
+        self.shared.backlog.grown(End { place: self.sink.place(), total: self.written });
+        rotated
     }
 
     /// Notes that a sync failed. Where it was for a file that somebody removed, those who read along hear of the number of the next one
