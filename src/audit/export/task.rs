@@ -169,12 +169,12 @@ impl Task {
         let (export, from, most) = (self.export.clone(), self.cursor, self.most);
         let reading = tokio::task::spawn_blocking(move || {
             let batch = loop {
-                let batch = read(export.trail(), from, end, most)?;
+                let batch = read(export.trail(), from, end, most);
                 let known = std::mem::replace(&mut end, export.end_now());
                 if known.place.file == end.place.file {
-                    break batch;
+                    break batch?;
                 }
-                // What was read may be of the file that goes on in place of one that somebody moved.
+                // It may be of the file that goes on in place of one that somebody moved, or have failed as that one is shorter.
             };
             if let Some(batch) = &batch {
                 export.reads(batch.first, batch.after.last.seq);
@@ -449,23 +449,26 @@ mod tests {
         }
     }
 
-    /// Its bytes were sent from the place on that the receiver had the moved one to.
+    /// Its bytes were sent from the place on that the receiver had the moved one to; one that did not reach that was a trail that cannot
+    /// be read.
     #[tokio::test]
     async fn a_file_that_began_just_now_is_not_read_as_the_one_that_somebody_moved() {
-        let trail = Written::new(&[2]);
-        let (backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
-        let end = export.end_now();
-        let clock = Clock::default();
-        let component = Health::new(clock.clone()).component("export", Gate::Report);
-        let mut task = Task::new(export, clock, component);
-        task.cursor = task.read(end).await.unwrap().unwrap().after;
-        task.cursor.place.offset /= 2;
-        let other = Written::new(&[4]);
-        fs::copy(other.path(), trail.path()).unwrap();
-        let offset = fs::metadata(trail.path()).unwrap().len();
-        backlog.grown(End { place: Place { file: end.place.file + 1, offset }, total: end.total });
-        let read = task.read(end).await.unwrap().unwrap();
-        assert_eq!((read.first, read.bytes), (Some(1), fs::read(trail.path()).unwrap()));
+        for count in [4, 1] {
+            let trail = Written::new(&[2]);
+            let (backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
+            let end = export.end_now();
+            let clock = Clock::default();
+            let component = Health::new(clock.clone()).component("export", Gate::Report);
+            let mut task = Task::new(export, clock, component);
+            task.cursor = task.read(end).await.unwrap().unwrap().after;
+            task.cursor.place.offset /= 2;
+            let other = Written::new(&[count]);
+            fs::copy(other.path(), trail.path()).unwrap();
+            let offset = fs::metadata(trail.path()).unwrap().len();
+            backlog.grown(End { place: Place { file: end.place.file + 1, offset }, total: end.total });
+            let read = task.read(end).await.unwrap().unwrap();
+            assert_eq!((read.first, read.bytes), (Some(1), fs::read(trail.path()).unwrap()));
+        }
     }
 
     /// What a receiver takes in a call.
