@@ -105,6 +105,11 @@ fn each_row_of_what_to_watch_has_a_rule_for_prometheus() {
     for metric in ["doorward_webhook_held_oldest_seconds", "doorward_webhook_queue_full_total"] {
         assert!(rows.iter().any(|row| named(row).contains(metric)), "nobody hears of deliveries that wait: {metric}");
     }
+    let of_accepting = "doorward_downstream_accept_errors_total";
+    assert!(
+        rows.iter().any(|row| named(row) == BTreeSet::from([of_accepting])),
+        "it closes nobody out, and more connections are no cure: {of_accepting}"
+    );
     for row in to_watch("docs/audit-export.md") {
         assert!(rows.iter().any(|watched| named(watched) == named(&row)), "{row}");
     }

@@ -95,7 +95,7 @@ fn of_a_file_that_somebody_moved_none_in_its_place_is_rotated() {
         assert_eq!(sink.rotate(NOW).unwrap(), None);
         sink.write(b"two\n").unwrap();
         sink.sync().unwrap();
-        assert_eq!(trail_files(&path).unwrap(), [path.clone()]);
+        assert_eq!(trail_files(&path).unwrap(), std::slice::from_ref(&path));
         assert_eq!((fs::read(&moved).unwrap(), fs::read(&path).unwrap()), (b"one\n".to_vec(), b"two\n".to_vec()));
         assert_eq!(&*sink.rotate(NOW).unwrap().unwrap(), "audit.jsonl.000002", "its own file is");
     }
