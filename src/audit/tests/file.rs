@@ -366,18 +366,24 @@ fn a_tail_cut_between_two_starts_is_told_by_the_copied_checkpoint() {
     assert!(problems(&findings)[0].contains("no longer reached its checkpoint"), "{:?}", problems(&findings));
 }
 
+/// Writes a trail of one start, and gives a proof that has the last checkpoint from the copy of that time.
+fn of_one_start_with_a_copy(path: &Path) -> (Settings, Proof) {
+    let folder = path.parent().unwrap();
+    let copy = folder.join("elsewhere.jsonl");
+    let settings = Settings { checkpoint_copy: Some(copy.clone()), ..file_settings(path) };
+    open(&settings, folder).shutdown();
+    let proof = proof(&settings);
+    let copied = fs::read(&copy).unwrap();
+    let last_checkpoint = Some(Checkpoint::last_of(&*copied, &proof.keys, &proof.checkpoint_keys).unwrap());
+    (settings, Proof { last_checkpoint, ..proof })
+}
+
 /// Nothing was said of the lines since, which somebody may have cut off, nor that its line is not there at all.
 #[test]
 fn how_far_a_copy_of_checkpoints_tells_is_said_as_it_may_have_ended_long_ago() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
-    let copy = directory.path().join("elsewhere.jsonl");
-    let settings = Settings { checkpoint_copy: Some(copy.clone()), ..file_settings(&path) };
-    open(&settings, directory.path()).shutdown();
-    let proof = proof(&settings);
-    let copied = fs::read(&copy).unwrap();
-    let last_checkpoint = Some(Checkpoint::last_of(&*copied, &proof.keys, &proof.checkpoint_keys).unwrap());
-    let proof = Proof { last_checkpoint, ..proof };
+    let (settings, proof) = of_one_start_with_a_copy(&path);
     fs::rename(&path, directory.path().join("audit.jsonl.000001")).unwrap();
     open(&settings, directory.path()).shutdown();
     let summary = intact(&path, &proof);
@@ -399,16 +405,11 @@ fn how_far_a_copy_of_checkpoints_tells_is_said_as_it_may_have_ended_long_ago() {
 fn a_last_checkpoint_that_was_edited_is_not_said_to_be_gone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
-    let copy = directory.path().join("elsewhere.jsonl");
-    let settings = Settings { checkpoint_copy: Some(copy.clone()), ..file_settings(&path) };
-    open(&settings, directory.path()).shutdown();
-    let proof = proof(&settings);
-    let copied = fs::read(&copy).unwrap();
-    let last_checkpoint = Some(Checkpoint::last_of(&*copied, &proof.keys, &proof.checkpoint_keys).unwrap());
+    let (_, proof) = of_one_start_with_a_copy(&path);
     let whole = fs::read_to_string(&path).unwrap();
     let at = whole.rfind("\"time\":1").unwrap();
     fs::write(&path, [&whole[..at], "\"time\":2", &whole[at + 8..]].concat()).unwrap();
-    let findings = checked(&path, &Proof { last_checkpoint, ..proof });
+    let findings = checked(&path, &proof);
     assert!(problems(&findings)[0].contains("the line was edited"), "{:?}", problems(&findings));
     let said = findings.summary.to_string();
     assert!(said.contains("of line 3") && said.contains("was not found unedited in the files given"), "{said}");
