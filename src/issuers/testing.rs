@@ -38,7 +38,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{raw, report::At, resolver::Resolver},
     egress::Egress,
-    error::Rejection,
+    error::{Reason, Rejection},
 };
 
 /// The time at which tests begin.
@@ -345,6 +345,12 @@ pub async fn ready(root: &Value, context: &Context) -> (Issuers, Accepts) {
     let (issuers, accepts) = resolve(root, None, context);
     until("all keys are fetched", || issuers.iter().all(|issuer| issuer.keys().status().usable)).await;
     (issuers, accepts)
+}
+
+/// What becomes of a token at a route that accepts these.
+pub async fn outcome(issuers: &Issuers, token: &str, accepts: &Accepts) -> Result<(), Reason> {
+    let outcome = issuers.authenticate(token, accepts, &nothing).await;
+    outcome.map(|_| ()).map_err(|rejection| rejection.reason())
 }
 
 /// Nothing is revoked.

@@ -41,8 +41,7 @@ impl Bench {
     }
 
     async fn ask(&self, token: &str) -> Result<(), Reason> {
-        let outcome = self.issuers.authenticate(token, &self.accepts, &nothing).await;
-        outcome.map(|_| ()).map_err(|rejection| rejection.reason())
+        outcome(&self.issuers, token, &self.accepts).await
     }
 
     /// The conditions that the fetches of `path` came with so far.
