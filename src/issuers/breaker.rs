@@ -1,13 +1,28 @@
 //! Protection of an issuer's endpoint, and of ourselves from it: a circuit breaker and a token bucket. Both are driven
 //! by the time that they are told.
 
-use std::{sync::Mutex, time::Duration};
+use std::{ops::RangeInclusive, sync::Mutex, time::Duration};
 
-use crate::{clock::Moment, lock::lock};
+use crate::{
+    clock::Moment,
+    config::{
+        raw::CircuitBreaker,
+        report::{At, Report},
+        values::Span,
+    },
+    lock::lock,
+};
+
+/// What the settings of a breaker may be.
+const FAILURES: RangeInclusive<u32> = 1..=1000;
+const PAUSES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
 
 /// Lets calls through until several in a row have failed; then only one probe at a time, after a pause.
-#[derive(Debug, Default)]
-pub struct Breaker(Mutex<State>);
+#[derive(Debug)]
+pub struct Breaker {
+    settings: CircuitBreaker,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -17,31 +32,48 @@ struct State {
 }
 
 impl Breaker {
-    const FAILURES: u32 = 5;
-    const PAUSE: Duration = Duration::from_secs(5);
+    pub fn new(settings: CircuitBreaker) -> Self {
+        Self { settings, state: Mutex::default() }
+    }
+
+    /// Reports what is wrong with `settings`, which stand at `at`.
+    pub fn check(settings: CircuitBreaker, at: &At, report: &mut Report) {
+        if !FAILURES.contains(&settings.failures) {
+            let (least, most) = FAILURES.into_inner();
+            report
+                .error(&at.key("failures"), format!("`failures` is not between {least} and {most}"))
+                .help("with none nothing would ever be asked, and with more nobody who fails is ever given a pause");
+        }
+        if !PAUSES.contains(&settings.pause.get()) {
+            let (least, most) = PAUSES.into_inner();
+            report.error(&at.key("pause"), format!("`pause` is not between {} and {}", Span(least), Span(most))).help(
+                "a shorter one spares nobody, and in a longer one callers are refused long after all is well again",
+            );
+        }
+    }
 
     /// Whether a call may be made now. In the half-open state the one that is let through closes the door behind it.
     pub fn admit(&self, now: Moment) -> bool {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         match state.open_until {
             None => true,
             Some(until) if now.is_before(until) => false,
             Some(_) => {
-                state.open_until = Some(now + Self::PAUSE);
+                state.open_until = Some(now + self.settings.pause.get());
                 true
             }
         }
     }
 
     pub fn succeeded(&self) {
-        *lock(&self.0) = State::default();
+        *lock(&self.state) = State::default();
     }
 
     pub fn failed(&self, now: Moment) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         state.failures = state.failures.saturating_add(1);
-        if state.failures >= Self::FAILURES {
-            state.open_until = Some(now + Self::PAUSE);
+        if state.failures >= self.settings.failures {
+            state.open_until = Some(now + self.settings.pause.get());
         }
     }
 }
@@ -81,21 +113,44 @@ mod tests {
 
     #[test]
     fn the_breaker_opens_probes_and_closes() {
-        let (breaker, now) = (Breaker::default(), clock().moment());
-        for _ in 0..4 {
+        let other = CircuitBreaker { failures: 2, pause: Span::from_secs(60) };
+        for (settings, failures, pause) in [(CircuitBreaker::default(), 5, 5), (other, 2, 60)] {
+            let (breaker, now) = (Breaker::new(settings), clock().moment());
+            let pause = Duration::from_secs(pause);
+            for _ in 1..failures {
+                breaker.failed(now);
+            }
+            assert!(breaker.admit(now), "one failure less than {failures} is not enough");
             breaker.failed(now);
+            assert!(!breaker.admit(now));
+            let later = now + pause;
+            assert!(breaker.admit(later), "the probe");
+            assert!(!breaker.admit(later), "one probe only");
+            breaker.failed(later);
+            assert!(!breaker.admit(later + pause - Duration::from_secs(1)));
+            assert!(breaker.admit(later + pause));
+            breaker.succeeded();
+            assert!(breaker.admit(later) && breaker.admit(later));
         }
-        assert!(breaker.admit(now), "four failures are not enough");
-        breaker.failed(now);
-        assert!(!breaker.admit(now));
-        let later = now + Breaker::PAUSE;
-        assert!(breaker.admit(later), "the probe");
-        assert!(!breaker.admit(later), "one probe only");
-        breaker.failed(later);
-        assert!(!breaker.admit(later + Duration::from_secs(4)));
-        assert!(breaker.admit(later + Breaker::PAUSE));
-        breaker.succeeded();
-        assert!(breaker.admit(later) && breaker.admit(later));
+    }
+
+    #[test]
+    fn what_a_breaker_cannot_be_is_told_with_why() {
+        for (failures, pause, place) in [
+            (5, Span::from_secs(5), None),
+            (1, Span::from_millis(100), None),
+            (1000, Span::from_secs(300), None),
+            (0, Span::from_secs(5), Some("/failures")),
+            (1001, Span::from_secs(5), Some("/failures")),
+            (5, Span::from_millis(99), Some("/pause")),
+            (5, Span::from_secs(301), Some("/pause")),
+        ] {
+            let mut report = Report::default();
+            Breaker::check(CircuitBreaker { failures, pause }, &At::root(), &mut report);
+            let found: Vec<_> = report.problems().iter().map(|problem| problem.at.as_str()).collect();
+            assert_eq!(found, Vec::from_iter(place), "{failures}, {pause}");
+            assert!(report.problems().iter().all(|problem| problem.help.is_some()));
+        }
     }
 
     #[test]

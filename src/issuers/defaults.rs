@@ -17,10 +17,15 @@ const CLOCK_SKEW: Span = Span::from_secs(30);
 /// For tokens of our own, where only the clocks of replicas can differ.
 const OWN_CLOCK_SKEW: Span = Span::from_secs(5);
 pub(super) const MAX_STALE: Span = Span::from_secs(12 * 3600);
+pub(super) const KEYS_TIMEOUT: Span = Span::from_secs(5);
+pub(super) const KEYS_NEGATIVE_CACHE: Span = Span::from_secs(60);
 pub(super) const INTROSPECTION_CACHE: Span = Span::from_secs(30);
 pub(super) const INTROSPECTION_TIMEOUT: Span = Span::from_secs(1);
 pub(super) const INTROSPECTION_TRIES: u8 = 2;
 pub(super) const TOKEN_REVIEW_CACHE: Span = Span::from_secs(10);
+pub(super) const TOKEN_REVIEW_TIMEOUT: Span = Span::from_secs(2);
+/// Of what is asked about tokens.
+pub(super) const NEGATIVE_CACHE: Span = Span::from_secs(10);
 const GROUPS: &[&str] = &["groups"];
 
 /// Audiences that many applications share, with whom they are shared. A token for one of them may have been issued to
@@ -150,6 +155,8 @@ pub fn fill(raw: &mut raw::Issuer) {
         raw.clock_skew.get_or_insert(defaults.clock_skew);
         raw.max_lifetime.get_or_insert(Span(defaults.max_lifetime));
         raw.keys.max_stale.get_or_insert(MAX_STALE);
+        raw.keys.timeout.get_or_insert(KEYS_TIMEOUT);
+        raw.keys.negative_cache.get_or_insert(KEYS_NEGATIVE_CACHE);
     }
     // Not where none are promised: a deny over groups would hit whoever comes without.
     if let [only] = presets::promised_groups(raw.preset) {
@@ -157,6 +164,7 @@ pub fn fill(raw: &mut raw::Issuer) {
     }
     if let Some(introspection) = &mut raw.introspection {
         introspection.cache.get_or_insert(INTROSPECTION_CACHE);
+        introspection.negative_cache.get_or_insert(NEGATIVE_CACHE);
         introspection.timeout.get_or_insert(INTROSPECTION_TIMEOUT);
         introspection.tries.get_or_insert(INTROSPECTION_TRIES);
         fill_client(&mut introspection.client);
@@ -174,6 +182,8 @@ pub fn fill(raw: &mut raw::Issuer) {
     }
     if let Some(review) = &mut raw.token_review {
         review.cache.get_or_insert(TOKEN_REVIEW_CACHE);
+        review.negative_cache.get_or_insert(NEGATIVE_CACHE);
+        review.timeout.get_or_insert(TOKEN_REVIEW_TIMEOUT);
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     discovery::Metadata,
     introspection::Introspection,
     jwt::{Unverified, is_jwt_shaped},
-    key_cache::{KeyCache, KeySource},
+    key_cache::{FetchSettings, KeyCache, KeySource},
     logout_token::LogoutToken,
     principal::{Facts, Mapping},
     signature::Signed,
@@ -37,8 +37,8 @@ pub struct Issuer {
     pub(super) checks: AccessTokenChecks,
     pub(super) mapping: Mapping,
     pub(super) keys: Arc<KeyCache>,
-    /// What the fetch of keys presents.
-    pub(super) keys_bearer: Option<Secret>,
+    /// How those are fetched.
+    pub(super) fetches: Arc<FetchSettings>,
     pub(super) introspection: Option<Arc<Introspection>>,
     pub(super) token_review: Option<Arc<TokenReview>>,
 }
@@ -94,7 +94,7 @@ impl Issuer {
 
     /// What the fetch of keys presents.
     pub fn keys_bearer(&self) -> Option<&Secret> {
-        self.keys_bearer.as_ref()
+        self.fetches.bearer.as_ref()
     }
 
     /// Whether it signs tokens at all. Where it does not, people only log in.

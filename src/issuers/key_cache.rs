@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use moka::sync::Cache;
 use tokio::{
     runtime::Handle,
@@ -34,7 +34,6 @@ use tokio::{
 };
 use url::Url;
 
-use self::fetching::FETCH_TIMEOUT;
 use super::{
     breaker::Bucket, discovery::Metadata, kept_keys::KeptKeys, keys::Keys, metrics::Metrics, tenants::Tenants,
     validators::Validators,
@@ -49,9 +48,7 @@ use crate::{
 };
 
 /// Between two fetches that unknown keys cause.
-const COOL_DOWN: Duration = Duration::from_secs(30);
-/// How long a key that a fetch did not bring causes no other one.
-const UNKNOWN_KID: Duration = Duration::from_secs(60);
+pub(super) const COOL_DOWN: Duration = Duration::from_secs(30);
 
 /// What decides which keys a cache holds: while it stays the same, a reload keeps the cache.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +73,17 @@ impl KeySettings {
     pub fn document_issuer(&self) -> Cow<'_, str> {
         self.tenants.as_ref().map_or(Cow::Borrowed(&*self.issuer), |tenants| tenants.template().into())
     }
+}
+
+/// How keys are fetched: a reload that changes it keeps the cache.
+#[derive(Debug)]
+pub struct FetchSettings {
+    /// What a fetch presents.
+    pub bearer: Option<Secret>,
+    /// The time for one fetch, from the connection to the last byte.
+    pub timeout: Duration,
+    /// How long a key that a fetch did not bring causes no other one.
+    pub negative_for: Duration,
 }
 
 /// Where keys come from.
@@ -138,7 +146,7 @@ struct Shared {
     metrics: Metrics,
     /// The budget of all issuers for fetches that unknown keys cause.
     refetches: Arc<Bucket>,
-    bearer: ArcSwapOption<Secret>,
+    fetches: ArcSwap<FetchSettings>,
     keys: ArcSwapOption<Generation>,
     /// The number of `keys`, 0 without any; read on each request.
     number: AtomicU64,
@@ -190,14 +198,21 @@ struct Progress {
 
 impl KeyCache {
     /// A cache that does nothing yet.
-    pub fn new(settings: KeySettings, egress: Egress, clock: Clock, metrics: Metrics, refetches: Arc<Bucket>) -> Self {
+    pub fn new(
+        settings: KeySettings,
+        fetches: Arc<FetchSettings>,
+        egress: Egress,
+        clock: Clock,
+        metrics: Metrics,
+        refetches: Arc<Bucket>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             settings,
             egress,
             clock,
             metrics,
             refetches,
-            bearer: ArcSwapOption::empty(),
+            fetches: ArcSwap::new(fetches),
             keys: ArcSwapOption::empty(),
             number: AtomicU64::new(0),
             thinned: AtomicMoment::new(Moment::MIN),
@@ -215,12 +230,12 @@ impl KeyCache {
         Self { shared, task: OnceLock::new() }
     }
 
-    /// Starts fetching on `control`, if that has not been done, and presents `bearer` from the next fetch on.
-    pub fn start(&self, bearer: Option<Secret>, control: &Handle) {
+    /// Starts fetching on `control`, if that has not been done, and goes by `fetches` from the next fetch on.
+    pub fn start(&self, fetches: Arc<FetchSettings>, control: &Handle) {
         if self.shared.settings.source != KeySource::Issuer {
             return;
         }
-        self.shared.bearer.store(bearer.map(Arc::new));
+        self.shared.fetches.store(fetches);
         self.task.get_or_init(|| control.spawn(Arc::clone(&self.shared).run()).abort_handle());
     }
 
@@ -320,7 +335,8 @@ impl KeyCache {
             joined
         };
         // The task answers within the time of its fetches; the bound is for a control runtime that hangs.
-        let answered = tokio::time::timeout(FETCH_TIMEOUT * 3, answered.changed()).await;
+        let patience = shared.fetches.load().timeout * 3;
+        let answered = tokio::time::timeout(patience, answered.changed()).await;
         !joined && matches!(answered, Ok(Ok(())))
     }
 
@@ -329,7 +345,8 @@ impl KeyCache {
     pub fn note_unknown(&self, kid: &str) {
         let failed = lock(&self.shared.progress).error.is_some();
         if !failed {
-            self.shared.unknown.insert(kid.into(), self.shared.clock.moment() + UNKNOWN_KID);
+            let shared = &*self.shared;
+            shared.unknown.insert(kid.into(), shared.clock.moment() + shared.fetches.load().negative_for);
         }
     }
 

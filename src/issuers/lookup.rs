@@ -20,7 +20,10 @@ use super::{
     single_flight::{Key, SingleFlight},
     token_error::TokenError,
 };
-use crate::clock::{Clock, Moment};
+use crate::{
+    clock::{Clock, Moment},
+    config::raw::CircuitBreaker,
+};
 
 /// Calls at once to one issuer.
 const SLOTS: usize = 64;
@@ -36,8 +39,6 @@ const STRANGERS: (u32, u32) = (50, 100);
 const POSITIVE_WEIGHT: u64 = 16 << 20;
 /// Room for negative answers and for tokens that were good once, in entries.
 const ENTRIES: u64 = 16_384;
-/// How long a negative answer is used.
-const NEGATIVE: Duration = Duration::from_secs(10);
 /// How long a token counts as seen.
 const SEEN: Duration = Duration::from_secs(3_600);
 
@@ -56,6 +57,14 @@ pub type Told = Option<(Map<String, Value>, usize)>;
 
 type Outcome = Result<Option<Arc<Answer>>, TokenError>;
 
+/// How long answers are used, and when the issuer is given a pause.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LookupSettings {
+    pub positive_for: Duration,
+    pub negative_for: Duration,
+    pub circuit_breaker: CircuitBreaker,
+}
+
 /// The memory and the limits for one issuer and one way of asking.
 #[derive(Debug)]
 pub struct Lookup {
@@ -69,6 +78,7 @@ struct State {
     issuer: Arc<str>,
     clock: Clock,
     positive_for: Duration,
+    negative_for: Duration,
     positive: Cache<Key, Arc<Answer>>,
     negative: Cache<Key, Moment>,
     seen: Cache<Key, Moment>,
@@ -85,11 +95,12 @@ struct State {
 impl Lookup {
     pub fn new(
         issuer: Arc<str>,
-        positive_for: Duration,
+        settings: LookupSettings,
         clock: Clock,
         control: Handle,
         outcomes: Family<OutcomeLabels, Counter>,
     ) -> Self {
+        let LookupSettings { positive_for, negative_for, circuit_breaker } = settings;
         // Expiry is decided by the clock on each use; these caches only evict.
         let entries = || Cache::builder().max_capacity(ENTRIES).time_to_live(SEEN).build();
         let state = State {
@@ -97,6 +108,7 @@ impl Lookup {
             bucket: Bucket::new(STRANGERS.0, STRANGERS.1, clock.moment()),
             clock,
             positive_for,
+            negative_for,
             positive: Cache::builder()
                 .weigher(|_, answer: &Arc<Answer>| u32::try_from(answer.size).unwrap_or(u32::MAX).saturating_add(256))
                 .max_capacity(POSITIVE_WEIGHT)
@@ -104,8 +116,8 @@ impl Lookup {
                 .build(),
             negative: entries(),
             seen: entries(),
-            breaker: Breaker::default(),
-            stranger_breaker: Breaker::default(),
+            breaker: Breaker::new(circuit_breaker),
+            stranger_breaker: Breaker::new(circuit_breaker),
             slots: Arc::new(Semaphore::new(SLOTS)),
             stranger_slots: Arc::new(Semaphore::new(STRANGER_SLOTS)),
             waiting: Semaphore::new(WAITING),
@@ -208,7 +220,7 @@ impl State {
                 self.count("inactive");
                 self.positive.invalidate(&key);
                 self.seen.invalidate(&key);
-                self.negative.insert(key, now + NEGATIVE);
+                self.negative.insert(key, now + self.negative_for);
                 Ok(None)
             }
             Err(why) => {
@@ -236,17 +248,17 @@ mod tests {
     use super::*;
     use crate::{clock::Timestamp, sha256::sha256};
 
+    fn lookup(positive_for: Duration, clock: Clock) -> Lookup {
+        let negative_for = Duration::from_secs(10);
+        let settings = LookupSettings { positive_for, negative_for, circuit_breaker: CircuitBreaker::default() };
+        Lookup::new("corp".into(), settings, clock, Handle::current(), Family::default())
+    }
+
     /// The call that told ended between the look at what is known and the look at which calls are under way.
     #[tokio::test]
     async fn what_another_call_has_just_told_is_not_asked_again() {
         for (told, is_good) in [(Some((Map::new(), 2)), true), (None, false)] {
-            let lookup = Lookup::new(
-                "cluster".into(),
-                Duration::from_secs(10),
-                Clock::default(),
-                Handle::current(),
-                Family::default(),
-            );
+            let lookup = lookup(Duration::from_secs(10), Clock::default());
             let key = sha256(&[b"token"]);
             let asked = Arc::new(AtomicUsize::new(0));
             let ask = || {
@@ -266,8 +278,7 @@ mod tests {
     #[tokio::test]
     async fn strangers_whose_tokens_the_issuer_answers_with_errors_cost_nobody_else_an_answer() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
-        let lookup =
-            Lookup::new("corp".into(), Duration::from_secs(30), clock.clone(), Handle::current(), Family::default());
+        let lookup = lookup(Duration::from_secs(30), clock.clone());
         let find = |token: &'static str, number: u8, told: Result<Told, String>| {
             lookup.find(sha256(&[token.as_bytes(), &[number]]), false, move || async { told })
         };
@@ -291,13 +302,7 @@ mod tests {
     /// As of a thousand pods that start at once: none is refused, and no more are asked about at one time than may be.
     #[tokio::test]
     async fn tokens_whose_signature_is_good_wait_for_their_turn() {
-        let lookup = Lookup::new(
-            "cluster".into(),
-            Duration::from_secs(10),
-            Clock::default(),
-            Handle::current(),
-            Family::default(),
-        );
+        let lookup = lookup(Duration::from_secs(10), Clock::default());
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let find = |number: usize, vouched: bool| {
             let (now, most, lookup) = (Arc::clone(&now), Arc::clone(&most), &lookup);

@@ -167,7 +167,7 @@ impl Issuers {
     /// any issuer.
     pub fn start(&self) {
         for issuer in &self.list {
-            issuer.keys.start(issuer.keys_bearer.clone(), &self.context.control);
+            issuer.keys.start(Arc::clone(&issuer.fetches), &self.context.control);
         }
     }
 

@@ -3,22 +3,22 @@
 mod login_only;
 mod names;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use url::Url;
 
 use self::names::share_a_name;
 use super::{
-    Context, Issuer, Issuers,
+    Breaker, Context, Issuer, Issuers,
     checks::{AccessTokenChecks, MAX_SUBJECT},
     claim_path::ClaimPath,
     client_auth::ClientAuth,
     defaults::{self, Defaults},
     discovery::secure_url,
     introspection::{Introspection, IntrospectionSettings},
-    key_cache::{KeyCache, KeySettings, KeySource},
-    lookup::Lookup,
+    key_cache::{COOL_DOWN, FetchSettings, KeyCache, KeySettings, KeySource},
+    lookup::{Lookup, LookupSettings},
     metrics::OutcomeLabels,
     presets,
     principal::{KnownClient, Mapping},
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     authn::{break_glass, principal},
     config::{
-        raw::{self, IntrospectionMode, Preset},
+        raw::{self, CircuitBreaker, IntrospectionMode, Preset},
         report::At,
         resolver::{Resolver, Secret},
         values::Span,
@@ -41,6 +41,13 @@ use crate::{
 };
 
 const MAX_SKEW: Duration = Duration::from_secs(60);
+
+/// What the time for one question or one fetch may be, and why one about a token has no more.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(10);
+const CALLER_WAITS: &str = "the caller waits for as long as this";
+
+/// How long an unknown key may be left alone: outside of this nothing would come of it.
+const UNKNOWN_KEYS: RangeInclusive<Duration> = COOL_DOWN..=Duration::from_secs(3_600);
 
 impl Issuers {
     /// Resolves `issuers` of the configuration. Key sets, remembered answers and breakers of `previous` go on where
@@ -115,10 +122,10 @@ impl Builder<'_> {
         // A file that is missing has been reported, which refuses the whole; the rest is looked at all the same.
         let ca = raw.ca.as_ref().and_then(|path| self.resolver.read(&self.at.key("ca"), path));
         let egress = self.egress(ca.as_deref())?;
-        let (keys, keys_bearer) = self.keys(&name, &identifier, &checks, ca.clone(), egress.clone())?;
+        let (keys, fetches) = self.keys(&name, &identifier, &checks, ca.clone(), egress.clone())?;
         let introspection = self.introspection(&name, &checks, &keys, ca, &egress);
         let token_review = self.token_review(&name, &checks);
-        Some(Issuer { name, checks, mapping: mapping?, keys, keys_bearer, introspection, token_review })
+        Some(Issuer { name, checks, mapping: mapping?, keys, fetches, introspection, token_review })
     }
 
     fn error(&mut self, key: &str, message: impl Into<String>) -> &mut crate::config::report::Problem {
@@ -299,6 +306,14 @@ impl Builder<'_> {
         span
     }
 
+    /// The `timeout` below `at`; `help` says what waits for it.
+    fn timeout(&mut self, at: &At, span: Span, help: &str) -> Duration {
+        if !TIMEOUTS.contains(&span.get()) {
+            self.resolver.error(&at.key("timeout"), "`timeout` is not between 50ms and 10s").help(help);
+        }
+        span.get()
+    }
+
     fn url(&mut self, at: &At, written: Option<&String>) -> Option<Url> {
         let text = written?;
         // Not repeated: it may hold a password.
@@ -321,7 +336,7 @@ impl Builder<'_> {
         checks: &AccessTokenChecks,
         ca: Option<Vec<u8>>,
         egress: Egress,
-    ) -> Option<(Arc<KeyCache>, Option<Secret>)> {
+    ) -> Option<(Arc<KeyCache>, Arc<FetchSettings>)> {
         let raw = self.raw;
         let at = self.at.key("keys");
         let url = self.url(&at.key("url"), raw.keys.url.as_ref());
@@ -331,6 +346,15 @@ impl Builder<'_> {
         if let Some(folder) = keep_in.as_deref().filter(|folder| is_here && folder.exists() && !folder.is_dir()) {
             self.resolver.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
         }
+        let help = "a token with a key that is not known yet waits for up to three times as long";
+        let timeout = self.timeout(&at, raw.keys.timeout.unwrap_or(defaults::KEYS_TIMEOUT), help);
+        let negative_for = raw.keys.negative_cache.unwrap_or(defaults::KEYS_NEGATIVE_CACHE).get();
+        if !UNKNOWN_KEYS.contains(&negative_for) {
+            let help =
+                "unknown keys have the set fetched once in 30s at most, and without them it is fetched within an hour";
+            self.resolver.error(&at.key("negative_cache"), "`negative_cache` is not between 30s and 1h").help(help);
+        }
+        let fetches = Arc::new(FetchSettings { bearer, timeout, negative_for });
         let endpoint_wanted = raw.introspection.as_ref().is_some_and(|introspection| introspection.endpoint.is_none());
         let source = match raw.preset {
             Some(Preset::Doorward) => KeySource::Own,
@@ -350,11 +374,12 @@ impl Builder<'_> {
             tenants: checks.tenants.clone(),
         };
         if let Some(previous) = self.previous.filter(|previous| *previous.keys.settings() == settings) {
-            return Some((Arc::clone(&previous.keys), bearer));
+            return Some((Arc::clone(&previous.keys), fetches));
         }
         let Context { clock, metrics, refetches, .. } = self.context;
-        let cache = KeyCache::new(settings, egress, clock.clone(), metrics.clone(), Arc::clone(refetches));
-        Some((Arc::new(cache), bearer))
+        let (clock, metrics, refetches) = (clock.clone(), metrics.clone(), Arc::clone(refetches));
+        let cache = KeyCache::new(settings, Arc::clone(&fetches), egress, clock, metrics, refetches);
+        Some((Arc::new(cache), fetches))
     }
 
     fn introspection(
@@ -382,15 +407,13 @@ impl Builder<'_> {
             let help = "a revoked token is accepted for as long as this";
             self.resolver.error(&at.key("cache"), "`cache` is more than 60s").help(help);
         }
-        let timeout = raw.timeout.unwrap_or(defaults::INTROSPECTION_TIMEOUT).get();
-        if !(Duration::from_millis(50)..=Duration::from_secs(10)).contains(&timeout) {
-            self.resolver.error(&at.key("timeout"), "`timeout` is not between 50ms and 10s");
-        }
+        let timeout = self.timeout(&at, raw.timeout.unwrap_or(defaults::INTROSPECTION_TIMEOUT), CALLER_WAITS);
         let tries = raw.tries.unwrap_or(defaults::INTROSPECTION_TRIES);
         if !(1..=5).contains(&tries) {
             let help = "each try takes up to `timeout` while the caller waits";
             self.resolver.error(&at.key("tries"), "`tries` is not between 1 and 5").help(help);
         }
+        let lookup = self.lookup_settings(&at, cache, raw.negative_cache, raw.circuit_breaker);
         let ours = checks.audiences.iter().cloned().chain([client.client_id().as_ref().into()]);
         let signed_for = raw.signed.then(|| (ours.collect(), checks.skew));
         let settings = IntrospectionSettings {
@@ -419,7 +442,7 @@ impl Builder<'_> {
             clock: self.context.clock.clone(),
         });
         let outcomes = self.context.metrics.introspections.clone();
-        let lookup = self.lookup(name, cache, outcomes);
+        let lookup = self.lookup(name, lookup, outcomes);
         let clock = self.context.clock.clone();
         Some(Arc::new(Introspection::new(settings, egress.clone(), clock, lookup, signed)))
     }
@@ -438,6 +461,8 @@ impl Builder<'_> {
             let help = "a token of a deleted pod is accepted for as long as this";
             self.resolver.error(&at.key("cache"), "`cache` is more than 10s").help(help);
         }
+        let timeout = self.timeout(&at, raw.timeout.unwrap_or(defaults::TOKEN_REVIEW_TIMEOUT), CALLER_WAITS);
+        let lookup = self.lookup_settings(&at, cache, raw.negative_cache, raw.circuit_breaker);
         // What is wrong with it is told where it is an upstream, once.
         let told = std::mem::take(&mut self.resolver.report);
         let access = Access::resolve(upstream, &At::root().key("upstreams").index(index), self.resolver);
@@ -452,7 +477,7 @@ impl Builder<'_> {
         let bearer = self.resolver.secret(&at.key("bearer"), &raw.bearer)?;
         let server_name = access.as_ref().and_then(|access| access.tls()?.server_name.clone());
         let audiences = checks.audiences.clone();
-        let settings = TokenReviewSettings { server, server_name, audiences, cache, ca, bearer };
+        let settings = TokenReviewSettings { server, server_name, audiences, timeout, lookup, ca, bearer };
         if let Some(previous) = self.previous.and_then(|previous| previous.token_review.as_ref())
             && *previous.settings() == settings
         {
@@ -465,12 +490,29 @@ impl Builder<'_> {
         });
         let egress = egress.ok()?;
         let outcomes = self.context.metrics.token_reviews.clone();
-        let lookup = self.lookup(name, cache, outcomes);
+        let lookup = self.lookup(name, settings.lookup, outcomes);
         Some(Arc::new(TokenReview::new(settings, egress, lookup)))
     }
 
-    fn lookup(&self, name: &Arc<str>, positive_for: Duration, outcomes: Family<OutcomeLabels, Counter>) -> Lookup {
+    /// What is asked about tokens below `at`: how long it is used, and when nothing is asked for a while.
+    fn lookup_settings(
+        &mut self,
+        at: &At,
+        positive_for: Duration,
+        negative_cache: Option<Span>,
+        circuit_breaker: CircuitBreaker,
+    ) -> LookupSettings {
+        let negative_for = negative_cache.unwrap_or(defaults::NEGATIVE_CACHE).get();
+        if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&negative_for) {
+            let help = "in less each request with a token that is not good is a question; for as long as this one that becomes good is refused";
+            self.resolver.error(&at.key("negative_cache"), "`negative_cache` is not between 1s and 60s").help(help);
+        }
+        Breaker::check(circuit_breaker, &at.key("circuit_breaker"), &mut self.resolver.report);
+        LookupSettings { positive_for, negative_for, circuit_breaker }
+    }
+
+    fn lookup(&self, name: &Arc<str>, settings: LookupSettings, outcomes: Family<OutcomeLabels, Counter>) -> Lookup {
         let Context { clock, control, .. } = self.context;
-        Lookup::new(Arc::clone(name), positive_for, clock.clone(), control.clone(), outcomes)
+        Lookup::new(Arc::clone(name), settings, clock.clone(), control.clone(), outcomes)
     }
 }

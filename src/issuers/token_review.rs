@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{
-    lookup::{Answer, Lookup, Told},
+    lookup::{Answer, Lookup, LookupSettings, Told},
     single_flight::Key,
     token_error::TokenError,
 };
@@ -21,7 +21,6 @@ use crate::{
     kubernetes::access_review::{self, Access},
 };
 
-const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_ANSWER: usize = 256 << 10;
 
 /// The claim under which the user information of the review is kept.
@@ -35,7 +34,8 @@ pub struct TokenReviewSettings {
     /// The name that its certificate must have.
     pub server_name: Option<ServerName<'static>>,
     pub audiences: Box<[Box<str>]>,
-    pub cache: Duration,
+    pub timeout: Duration,
+    pub lookup: LookupSettings,
     pub ca: Option<Secret>,
     pub bearer: Secret,
 }
@@ -112,7 +112,7 @@ async fn post(settings: &TokenReviewSettings, egress: &Egress, path: &str, body:
         .header(header::AUTHORIZATION, bearer)
         .body(body)
         .map_err(|error| error.to_string())?;
-    let bounds = Bounds { timeout: TIMEOUT, max_body: MAX_ANSWER };
+    let bounds = Bounds { timeout: settings.timeout, max_body: MAX_ANSWER };
     let answer = egress.send(request, bounds).await.map_err(|error| error.to_string())?;
     if !answer.status().is_success() {
         return Err(format!("the API server answers the review with {}", answer.status()));

@@ -226,12 +226,34 @@ pub struct Introspection {
     /// How long a positive answer is used, at most until the token's `exp`. Default: 30 s, at most 60 s.
     #[serde(default)]
     pub cache: Option<Span>,
+    /// How long the answer that a token is not good is used. Default: 10 s; 1 s to 60 s.
+    #[serde(default)]
+    pub negative_cache: Option<Span>,
     /// The time for one try. Default: 1 s; 50 ms to 10 s.
     #[serde(default)]
     pub timeout: Option<Span>,
     /// How often one question is asked until there is an answer. Default: 2, at most 5.
     #[serde(default)]
     pub tries: Option<u8>,
+    /// When the issuer is given a pause. Tokens never seen before have a count of their own.
+    #[serde(default)]
+    pub circuit_breaker: CircuitBreaker,
+}
+
+/// When somebody who gives no answer is not asked for a while. Whoever needs one meanwhile is refused at once (503).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CircuitBreaker {
+    /// How many questions in a row have to fail, 1 to 1000.
+    pub failures: u32,
+    /// How long nothing is asked then, 100 ms to 5 m. After it one question shows whether all is well again.
+    pub pause: Span,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self { failures: 5, pause: Span::from_secs(5) }
+    }
 }
 
 /// Which tokens are introspected.
@@ -364,6 +386,11 @@ pub struct KeySet {
     pub url: Option<String>,
     /// How long a key set is used after its last successful fetch. Default: 12 h; `0` turns stale use off.
     pub max_stale: Option<Span>,
+    /// The time for one fetch, of the set as of the discovery document. Default: 5 s; 50 ms to 10 s.
+    pub timeout: Option<Span>,
+    /// How long a key that the set did not have, when it was fetched for a token that names it, has it fetched no more.
+    /// Default: 60 s; 30 s to 1 h.
+    pub negative_cache: Option<Span>,
     /// A folder where the last good set and discovery document are kept for a start during an outage. Default: none.
     pub keep_in: Option<PathBuf>,
     /// The token that the fetch presents, such as the pod's own for a cluster that wants one.
@@ -381,4 +408,13 @@ pub struct TokenReview {
     /// How long a positive answer is used. Default: 10 s.
     #[serde(default)]
     pub cache: Option<Span>,
+    /// How long the answer that a token is not good is used. Default: 10 s; 1 s to 60 s.
+    #[serde(default)]
+    pub negative_cache: Option<Span>,
+    /// The time for one review. Default: 2 s; 50 ms to 10 s.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+    /// When the API server is given a pause.
+    #[serde(default)]
+    pub circuit_breaker: CircuitBreaker,
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ClientCredentials;
+use super::{CircuitBreaker, ClientCredentials};
 use crate::config::values::Span;
 
 /// An audience that trusts another provider's tokens and not ours. Whoever asks for it gets one of the provider's, which Doorward
@@ -36,6 +36,9 @@ pub struct Onward {
     /// The time for one call, at most 30 s. Default: 5 s.
     #[serde(default = "Onward::default_timeout")]
     pub timeout: Span,
+    /// When the provider is given a pause.
+    #[serde(default)]
+    pub circuit_breaker: CircuitBreaker,
     /// The authorities that vouch for the provider, PEM. Default: those of the system.
     #[serde(default)]
     pub ca: Option<PathBuf>,

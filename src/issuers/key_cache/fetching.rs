@@ -23,8 +23,6 @@ use crate::{
     lock::lock,
 };
 
-/// The time for one fetch, from the connection to the last byte.
-pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The life of a set: what its answer says, within these.
 const LIFE: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(3_600);
 const DEFAULT_LIFE: Duration = Duration::from_secs(600);
@@ -248,7 +246,8 @@ impl Shared {
             .header(header::ACCEPT, KEY_SET_TYPES)
             .body(Bytes::new())
             .map_err(|error| error.to_string())?;
-        if let Some(token) = self.bearer.load().as_ref().filter(|_| trusted) {
+        let fetches = self.fetches.load_full();
+        if let Some(token) = fetches.bearer.as_ref().filter(|_| trusted) {
             let value = egress::bearer(token.expose())
                 .ok_or("the token in `keys.bearer` has characters that no header may have")?;
             request.headers_mut().insert(header::AUTHORIZATION, value);
@@ -256,7 +255,7 @@ impl Shared {
         if let Some(validators) = &validators {
             validators.condition(request.headers_mut());
         }
-        let bounds = Bounds { timeout: FETCH_TIMEOUT, max_body };
+        let bounds = Bounds { timeout: fetches.timeout, max_body };
         let answer = self.egress.send(request, bounds).await.map_err(|error| error.to_string())?;
         match (answer.status(), validators) {
             (StatusCode::OK, _) => Ok(Fetched::Whole(answer)),

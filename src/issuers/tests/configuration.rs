@@ -139,6 +139,37 @@ async fn each_problem_is_at_its_place() {
             json!({"introspection": {"mode": "opaque", "client": client, "tries": 6}}),
             Some((Error, "introspection/tries")),
         ),
+        (
+            "no negative answer is used",
+            json!({"introspection": {"mode": "opaque", "client": client, "negative_cache": "0"}}),
+            Some((Error, "introspection/negative_cache")),
+        ),
+        (
+            "negative answers are used for too long",
+            json!({"introspection": {"mode": "opaque", "client": client, "negative_cache": "61s"}}),
+            Some((Error, "introspection/negative_cache")),
+        ),
+        (
+            "a breaker that lets nothing through",
+            json!({"introspection": {"mode": "opaque", "client": client, "circuit_breaker": {"failures": 0}}}),
+            Some((Error, "introspection/circuit_breaker/failures")),
+        ),
+        (
+            "all of them otherwise",
+            json!({"introspection": {
+                "mode": "opaque", "client": client, "negative_cache": "1s", "circuit_breaker": {"failures": 1, "pause": "5m"},
+            }}),
+            None,
+        ),
+        ("fetches without time", json!({"keys": {"timeout": "49ms"}}), Some((Error, "keys/timeout"))),
+        ("endless fetches", json!({"keys": {"timeout": "11s"}}), Some((Error, "keys/timeout"))),
+        (
+            "unknown within the cool-down",
+            json!({"keys": {"negative_cache": "29s"}}),
+            Some((Error, "keys/negative_cache")),
+        ),
+        ("unknown for ever", json!({"keys": {"negative_cache": "2h"}}), Some((Error, "keys/negative_cache"))),
+        ("fetches otherwise", json!({"keys": {"timeout": "10s", "negative_cache": "30s"}}), None),
         ("tries at most", json!({"introspection": {"mode": "opaque", "client": client, "tries": 5}}), None),
         ("no introspection", json!({"introspection": {"mode": "never", "client": {"id": "d"}}}), None),
         ("a file for a folder", json!({"keys": {"keep_in": secret.path()}}), Some((Error, "keys/keep_in"))),

@@ -2,7 +2,7 @@
 
 mod asking;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ struct Bench {
     context: Context,
     issuers: Issuers,
     accepts: Accepts,
-    _secret: tempfile::NamedTempFile,
+    secret: tempfile::NamedTempFile,
 }
 
 impl Bench {
@@ -27,16 +27,27 @@ impl Bench {
         let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
         let secret = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(secret.path(), "s3cret: ü\n").unwrap();
-        let standard = json!({"mode": "opaque", "client": {"id": "door:ward", "secret": {"file": secret.path()}}});
+        let root = Self::root(&provider, secret.path(), &introspection, &issuer);
+        let (issuers, accepts) = ready(&root, &context).await;
+        let bench = Self { provider, context, issuers, accepts, secret };
+        bench.answer(json!({}));
+        bench
+    }
+
+    fn root(provider: &Provider, secret: &Path, introspection: &Value, issuer: &Value) -> Value {
+        let standard = json!({"mode": "opaque", "client": {"id": "door:ward", "secret": {"file": secret}}});
         let plain = json!({
             "name": "main", "issuer": provider.url, "audiences": ["doorward"],
             "clients": [{"id": "listed", "subject": "robot"}, {"id": "bare"}],
-            "introspection": changed(standard, &introspection),
+            "introspection": changed(standard, introspection),
         });
-        let (issuers, accepts) = ready(&json!({"issuers": [changed(plain, &issuer)]}), &context).await;
-        let bench = Self { provider, context, issuers, accepts, _secret: secret };
-        bench.answer(json!({}));
-        bench
+        json!({"issuers": [changed(plain, issuer)]})
+    }
+
+    /// Goes on with other settings of introspection.
+    fn reload(&mut self, introspection: &Value) {
+        let root = Self::root(&self.provider, self.secret.path(), introspection, &json!({}));
+        (self.issuers, self.accepts) = resolve(&root, Some(&self.issuers), &self.context);
     }
 
     /// A good answer with changes.

@@ -1,5 +1,7 @@
 //! Tokens of clusters and of CI systems.
 
+use std::time::Duration;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
@@ -25,13 +27,18 @@ const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
 impl Bench {
     async fn new(preset: &str, review: bool) -> Self {
+        Self::with(preset, review, json!({})).await
+    }
+
+    /// With these settings of the review besides.
+    async fn with(preset: &str, review: bool, more: Value) -> Self {
         let context = context();
         let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
         let bearer = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(bearer.path(), "reviewer-token").unwrap();
         let mut issuer = json!({"name": "main", "issuer": provider.url, "audiences": ["doorward"], "preset": preset});
         if review {
-            issuer["token_review"] = json!({"upstream": "api", "bearer": {"file": bearer.path()}});
+            issuer["token_review"] = changed(json!({"upstream": "api", "bearer": {"file": bearer.path()}}), &more);
             issuer["keys"] = json!({"bearer": {"file": bearer.path()}});
         }
         let root = json!({"issuers": [issuer], "upstreams": [{"name": "api", "url": provider.url}]});
@@ -189,6 +196,32 @@ async fn a_dead_token_does_not_hammer_the_api_server() {
         [token_reviews, introspections].map(|family| family.get_or_create(&labels).get())
     };
     assert_eq!((counted("inactive"), counted("active")), ([1, 0], [0, 0]));
+}
+
+#[tokio::test]
+async fn how_long_a_review_may_take_and_counts_and_the_pause_of_an_api_server_that_fails_can_be_set() {
+    let more = json!({"timeout": "500ms", "negative_cache": "2s", "circuit_breaker": {"failures": 1, "pause": "1m"}});
+    let bench = Bench::with("kubernetes", true, more).await;
+    let ask = async |token: &str| bench.pod(json!({"jti": token})).await.map(|_| ()).map_err(|error| error.reason());
+    let good = json!({"authenticated": true, "audiences": ["doorward"], "user": {
+        "username": "system:serviceaccount:ci:builder"}});
+    bench.review(json!({"authenticated": false}));
+    assert_eq!(ask("late").await, Err(Reason::TokenInactive));
+    bench.review(good.clone());
+    bench.context.clock.advance(Duration::from_secs(1));
+    assert_eq!(ask("late").await, Err(Reason::TokenInactive));
+    bench.context.clock.advance(Duration::from_secs(1));
+    assert_eq!(ask("late").await, Ok(()));
+
+    bench.provider.on(REVIEWS, Reply::Hang);
+    let started = std::time::Instant::now();
+    assert_eq!(ask("first").await, Err(Reason::IssuerUnavailable));
+    assert!(started.elapsed() < Duration::from_secs(2), "it took as long as where nothing is set");
+    bench.review(good);
+    bench.context.clock.advance(Duration::from_secs(59));
+    assert_eq!(ask("second").await, Err(Reason::IssuerUnavailable), "one failure is enough");
+    bench.context.clock.advance(Duration::from_secs(1));
+    assert_eq!(ask("second").await, Ok(()));
 }
 
 #[tokio::test]

@@ -148,8 +148,9 @@ impl ProviderTokens {
         let breaker = inner.breaker(&wanted.onward);
         if !breaker.admit(now) {
             inner.metrics.count(&audience, "away");
-            let why = "it has failed several times in a row, so that it is left alone for some seconds";
-            return Err(Failure::Away(why.to_owned()));
+            let pause = wanted.onward.circuit_breaker.pause;
+            let why = format!("it has failed several times in a row, so that it is left alone for {pause}");
+            return Err(Failure::Away(why));
         }
         let outcome = wanted.call(keys, &jti, ends, &inner.clock).await;
         match &outcome {
@@ -223,7 +224,8 @@ impl ProviderTokens {
 impl Inner {
     fn breaker(&self, onward: &Onward) -> Arc<Breaker> {
         let mut breakers = lock(&self.breakers);
-        Arc::clone(breakers.entry(onward.fingerprint).or_default())
+        let new = || Arc::new(Breaker::new(onward.circuit_breaker));
+        Arc::clone(breakers.entry(onward.fingerprint).or_insert_with(new))
     }
 
     fn held(&self, key: &Key) -> Option<Arc<Gained>> {

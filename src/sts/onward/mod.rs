@@ -25,13 +25,13 @@ use super::{
 };
 use crate::{
     config::{
-        raw::{self, OnwardSubject, Preset, SigningAlgorithm},
+        raw::{self, CircuitBreaker, OnwardSubject, Preset, SigningAlgorithm},
         report::At,
         resolver::Resolver,
         values::Span,
     },
     egress::{Bounds, Egress},
-    issuers::Quoted,
+    issuers::{Breaker, Quoted},
     sha256::sha256,
 };
 
@@ -60,6 +60,7 @@ pub struct Onward {
     max_lifetime: u64,
     revocation_url: Option<Url>,
     bounds: Bounds,
+    circuit_breaker: CircuitBreaker,
     egress: Egress,
 }
 
@@ -92,6 +93,7 @@ impl Onward {
 
     fn resolve(raw: &raw::Onward, ours: &str, egress: &Egress, at: &At, resolver: &mut Resolver) -> Option<Self> {
         check_spans(raw, at, resolver);
+        Breaker::check(raw.circuit_breaker, &at.key("circuit_breaker"), &mut resolver.report);
         let written = raw.assertion.audience.as_deref();
         let lasts = raw.max_lifetime.get().as_secs();
         let protocol = Protocol::resolve(&raw.provider, written, lasts, &at.key("provider"), resolver);
@@ -140,6 +142,7 @@ impl Onward {
             max_lifetime: lasts,
             revocation_url,
             bounds: Bounds { timeout: raw.timeout.get(), max_body: answer::MAX_ANSWER },
+            circuit_breaker: raw.circuit_breaker,
             egress: egress?,
         })
     }

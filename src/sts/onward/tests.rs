@@ -50,6 +50,8 @@ fn what_cannot_be_is_told_at_its_place() {
         (one(", max_lifetime: 13h"), "}".to_owned(), vec!["/0/max_lifetime"]),
         (one(", timeout: 31s"), "}".to_owned(), vec!["/0/timeout"]),
         (one(", timeout: 0"), "}".to_owned(), vec!["/0/timeout"]),
+        (one(", circuit_breaker: {failures: 0}"), "}".to_owned(), vec!["/0/circuit_breaker/failures"]),
+        (one(", circuit_breaker: {pause: 6m}"), "}".to_owned(), vec!["/0/circuit_breaker/pause"]),
         (one(", scopes: {a: b c}"), "}".to_owned(), vec!["/0/scopes/a"]),
         (one(", default_scopes: ['']"), "}".to_owned(), vec!["/0/default_scopes/0"]),
         (one("").replace("'https://idp.test'}", "'https://idp.test', algorithm: ES256}"), "}".to_owned(), vec![]),
@@ -396,7 +398,7 @@ async fn a_refusal_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn a_provider_in_trouble_is_left_alone_for_some_seconds_and_others_are_not() {
+async fn a_provider_in_trouble_is_left_alone_for_a_while_and_others_are_not() {
     let world = World::start("").await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -407,33 +409,37 @@ async fn a_provider_in_trouble_is_left_alone_for_some_seconds_and_others_are_not
             counter.fetch_add(1, Ordering::SeqCst);
         }
     });
-    let (onwards, _) = resolve(
-        &format!(
-            "{{audience: w, provider: {{jwt_bearer: {{token_url: 'http://{address}/token'}}}}, assertion: {{audience: x}}}}"
-        ),
-        "}",
-    );
-    let broken = onwards.get("w").unwrap();
-    let ends = world.clock.now() + Duration::from_secs(600);
-    let ask = async |scope: &str| {
-        let wanted =
-            TokenRequest { onward: Arc::clone(broken), scopes: vec![scope.to_owned()], ..world.wanted("alice", &[]) };
-        match world.held.obtain(wanted, &world.keys, "jti", ends).await {
-            Err(Failure::Away(why)) => why.contains("is left alone"),
-            other => panic!("{other:?}"),
+    // As of a reload that changes the figures.
+    for (more, failures, pause) in [("", 5, 5), (", circuit_breaker: {failures: 2, pause: 1m}", 2, 60)] {
+        let (onwards, _) = resolve(
+            &format!(
+                "{{audience: w, provider: {{jwt_bearer: {{token_url: 'http://{address}/token'}}}}, assertion: {{audience: x}}{more}}}"
+            ),
+            "}",
+        );
+        let broken = onwards.get("w").unwrap();
+        let ends = world.clock.now() + Duration::from_secs(600);
+        let ask = async |scope: &str| {
+            let scopes = vec![scope.to_owned()];
+            let wanted = TokenRequest { onward: Arc::clone(broken), scopes, ..world.wanted("alice", &[]) };
+            match world.held.obtain(wanted, &world.keys, "jti", ends).await {
+                Err(Failure::Away(why)) => why.contains("is left alone"),
+                other => panic!("{other:?}"),
+            }
+        };
+        let before = asked.load(Ordering::SeqCst);
+        for _ in 0..failures {
+            assert!(!ask("read").await, "{more}");
         }
-    };
-    for _ in 0..5 {
-        assert!(!ask("read").await);
+        let after = asked.load(Ordering::SeqCst);
+        assert!(after >= before + failures);
+        assert!(ask("read").await && ask("write").await, "whatever is asked of it{more}");
+        world.obtain(world.wanted("alice", &[])).await;
+        world.clock.advance(Duration::from_secs(pause - 1));
+        assert!(ask("read").await, "{more}");
+        assert_eq!(asked.load(Ordering::SeqCst), after);
+        world.clock.advance(Duration::from_secs(1));
+        assert!(!ask("read").await, "it may be well again{more}");
+        assert!(ask("read").await, "one is enough to see that it is not{more}");
     }
-    let before = asked.load(Ordering::SeqCst);
-    assert!(before >= 5);
-    assert!(ask("read").await && ask("write").await, "whatever is asked of it");
-    world.obtain(world.wanted("alice", &[])).await;
-    world.clock.advance(Duration::from_secs(4));
-    assert!(ask("read").await);
-    assert_eq!(asked.load(Ordering::SeqCst), before);
-    world.clock.advance(Duration::from_secs(1));
-    assert!(!ask("read").await, "it may be well again");
-    assert!(ask("read").await, "one is enough to see that it is not");
 }

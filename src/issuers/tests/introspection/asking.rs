@@ -149,6 +149,45 @@ async fn an_endpoint_that_fails_is_given_a_pause() {
     assert_eq!(bench.ask("next").await, Ok(()));
 }
 
+/// What was counted before a reload that changes them is counted anew.
+#[tokio::test]
+async fn the_pause_of_an_endpoint_that_fails_can_be_set_and_a_reload_takes_it() {
+    let mut bench = Bench::new(json!({"tries": 1, "circuit_breaker": {"failures": 2, "pause": "1m"}})).await;
+    let failing = async |bench: &Bench, failures: usize, pause: u64| {
+        bench.provider.on("/introspect", Reply::Answer(500, "text/plain", "".into()));
+        let before = bench.calls();
+        for n in 0..10 {
+            assert_eq!(bench.ask(&format!("t{n}")).await, Err(Reason::IssuerUnavailable));
+        }
+        assert_eq!(bench.calls() - before, failures);
+        bench.answer(json!({}));
+        bench.context.clock.advance(Duration::from_secs(pause - 1));
+        assert_eq!(bench.ask("probe").await, Err(Reason::IssuerUnavailable));
+        bench.context.clock.advance(Duration::from_secs(1));
+        assert_eq!(bench.ask("probe").await, Ok(()));
+    };
+    failing(&bench, 2, 60).await;
+    bench.reload(&json!({"tries": 1, "circuit_breaker": {"failures": 3, "pause": "2s"}}));
+    failing(&bench, 3, 2).await;
+}
+
+#[tokio::test]
+async fn how_long_a_negative_answer_is_used_can_be_set_and_a_reload_takes_it() {
+    let mut bench = Bench::new(json!({"negative_cache": "20s"})).await;
+    let remembered = async |bench: &Bench, token: &str, seconds: u64| {
+        bench.answer(json!({"active": false}));
+        assert_eq!(bench.ask(token).await, Err(Reason::TokenInactive));
+        bench.answer(json!({}));
+        bench.context.clock.advance(Duration::from_secs(seconds - 1));
+        assert_eq!(bench.ask(token).await, Err(Reason::TokenInactive));
+        bench.context.clock.advance(Duration::from_secs(1));
+        assert_eq!(bench.ask(token).await, Ok(()));
+    };
+    remembered(&bench, "first", 20).await;
+    bench.reload(&json!({"negative_cache": "2s"}));
+    remembered(&bench, "second", 2).await;
+}
+
 #[tokio::test]
 async fn we_authenticate_as_a_client() {
     let bench = Bench::new(json!({})).await;

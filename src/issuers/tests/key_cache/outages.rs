@@ -91,6 +91,24 @@ async fn a_provider_that_hangs_delays_nobody_and_is_given_up() {
     until("the fetch is given up", || bench.status().last_error.is_some()).await;
 }
 
+/// Whoever gives a slow provider more time must not lose the keys that are there.
+#[tokio::test]
+async fn the_time_for_a_fetch_can_be_set_and_a_reload_takes_it_and_keeps_the_keys() {
+    for hangs in ["/.well-known/openid-configuration", "/jwks"] {
+        let mut bench = Bench::new(json!({"keys": {"timeout": "10s"}})).await;
+        bench.provider.on(hangs, Reply::Hang);
+        let root = Bench::root(&bench.provider, &json!({"keys": {"timeout": "50ms"}}));
+        (bench.issuers, bench.accepts) = resolve(&root, Some(&bench.issuers), &bench.context);
+        let token = bench.token(&RSA, "a", json!({}));
+        assert_eq!(bench.ask(&token).await, Ok(()), "{hangs}");
+        let started = std::time::Instant::now();
+        bench.context.clock.advance(Duration::from_secs(3_600));
+        until("the fetch is given up", || bench.status().doubt().is_some()).await;
+        assert!(started.elapsed() < Duration::from_secs(5), "{hangs}: it took as long as where nothing is set");
+        assert_eq!(bench.ask(&token).await, Ok(()), "{hangs}");
+    }
+}
+
 #[tokio::test]
 async fn discovery_of_another_issuer_gives_no_keys() {
     let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
