@@ -6,7 +6,8 @@
 //! costs as much as a tenth of a plain proxied request. Here nothing is armed and no clock is read while requests
 //! flow. Each connection keeps its [`Phase`] and how long it has lasted, which every change of phase sets to zero. A
 //! sweep, one for each worker, passes over the connections in a fixed step (a twentieth of the shortest limit, at most
-//! a second), adds the step and acts on those beyond their limit. A limit is thus kept to within two steps.
+//! a second, and half of `http2_reset_within`), adds the step and acts on those beyond their limit. A limit is thus kept
+//! to within two steps.
 //!
 //! | phase | begins with | limit | then |
 //! |---|---|---|---|
@@ -74,10 +75,6 @@ pub(super) enum Command {
     Abort,
 }
 
-/// Until when a reset is one of those that cost their sender nothing, in milliseconds. Whoever waited longer had a stream open all
-/// that time, of which there are only so many; deadlines of gRPC pass so while an upstream is slow.
-const EARLY: u32 = 1000;
-
 /// How many times shorter unused connections are kept when memory is short.
 const HURRY: u32 = 10;
 
@@ -121,6 +118,9 @@ pub(super) struct Liveness {
     /// How many requests make a window (CVE-2023-44487), and how many resets among them a flood.
     reset_window: u32,
     resets: u32,
+    /// Until when a reset is one of those that cost their sender nothing, in milliseconds. Whoever waited longer had a stream open all
+    /// that time, of which there are only so many; deadlines of gRPC pass so while an upstream is slow.
+    reset_within: u32,
     /// The peer brings the requests of many, who do not answer for one another's resets.
     speaks_for_many: AtomicBool,
     /// HTTP/1.1: scanned heads whose requests have not come yet, part of one has come, and what is wrong with them.
@@ -137,6 +137,7 @@ impl Liveness {
             command: AtomicU8::new(Command::Run as u8),
             reset_window: limits.http2_reset_window,
             resets: share_of(limits.http2_reset_window, limits.http2_reset_share),
+            reset_within: u32::try_from(limits.http2_reset_within.get().as_millis()).unwrap_or(u32::MAX),
             ..Self::default()
         }
     }
@@ -212,7 +213,7 @@ impl Liveness {
         if self.is_for_many() {
             return;
         }
-        let early = self.swept().wrapping_sub(since) < EARLY;
+        let early = self.swept().wrapping_sub(since) < self.reset_within;
         let reset = self.reset.load(Relaxed) + u32::from(!answered && early);
         let ended = self.ended.load(Relaxed) + 1;
         if ended < self.reset_window {
@@ -361,13 +362,14 @@ fn share_of(number: u32, percent: u8) -> u32 {
 /// The step of the sweep for these limits.
 pub(super) fn step(limits: &Limits) -> Duration {
     let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.stream_idle_timeout).get();
-    (shortest / 20).clamp(Duration::from_millis(5), Duration::from_secs(1))
+    let most = Duration::from_secs(1).min(limits.http2_reset_within.get() / 2);
+    (shortest / 20).min(most).max(Duration::from_millis(5))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::downstream::answer::InFlight;
+    use crate::{config::values::Span, downstream::answer::InFlight};
 
     /// Sweeps with steps of a second until the connection is told something, at most two hours.
     fn lasts(liveness: &Liveness, protocol: Protocol, mut each: impl FnMut(&Liveness)) -> Option<(u32, Command)> {
@@ -488,6 +490,24 @@ mod tests {
                 liveness.is_flooded()
             });
             assert_eq!(closed, expected, "after {seconds} sweeps of a second");
+        }
+    }
+
+    #[test]
+    fn how_soon_a_reset_must_come_to_count_can_be_set() {
+        for (within, after, expected) in [(1000, 500, true), (400, 500, false), (400, 200, true), (3000, 2500, true)] {
+            let limits = Limits { http2_reset_within: Span::from_millis(within), ..Limits::default() };
+            assert!(step(&limits) <= Duration::from_millis(within / 2), "the sweeps of {within} ms cannot tell");
+            let liveness = Liveness::new(&limits);
+            let closed = (0..400).any(|_| {
+                liveness.begin_request();
+                let since = liveness.swept();
+                let sweep = Sweep { step: Duration::from_millis(after), hurried: false };
+                liveness.sweep(sweep, &limits, Protocol::Http2);
+                liveness.end_request(false, since);
+                liveness.is_flooded()
+            });
+            assert_eq!(closed, expected, "within {within} ms, reset after {after} ms");
         }
     }
 

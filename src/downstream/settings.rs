@@ -1,6 +1,6 @@
 //! The listeners and limits of a configuration, checked.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -118,6 +118,12 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
         let message =
             "`http2_stream_window` is more than `http2_connection_window`, which all streams of a connection share";
         report.error(&at.key("http2_stream_window"), message);
+        ok = false;
+    }
+    if !(Duration::from_millis(100)..=Duration::from_secs(10)).contains(&limits.http2_reset_within.get()) {
+        report
+            .error(&at.key("http2_reset_within"), "`http2_reset_within` is not between 100ms and 10s")
+            .help("in less, whoever waits a moment may flood; in more, clients that give up on a slow upstream are taken for floods");
         ok = false;
     }
     for ((former, less), (key, percent)) in ladder.into_iter().zip(ladder.into_iter().skip(1)) {

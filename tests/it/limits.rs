@@ -41,6 +41,7 @@ const LIMITS: &[(&str, &str, &str)] = &[
     ("/limits/tcp_keepalive", "30s", "20s"),
     ("/limits/http2_reset_window", "200", "100"),
     ("/limits/http2_reset_share", "50", "60"),
+    ("/limits/http2_reset_within", "1s", "2s"),
     ("/limits/http2_pending_resets", "20", "21"),
     ("/limits/http2_local_resets", "1024", "1025"),
     ("/limits/floods_per_address", "3", "4"),
@@ -128,6 +129,8 @@ async fn checked(more: &str) -> (Option<i32>, String) {
 async fn limits_out_of_their_bounds_are_refused() {
     for (limits, told) in [
         ("http2_reset_share: 0", "`http2_reset_share` must be between 1 and 100 percent"),
+        ("http2_reset_within: 99ms", "`http2_reset_within` is not between 100ms and 10s"),
+        ("http2_reset_within: 11s", "`http2_reset_within` is not between 100ms and 10s"),
         ("connections_file_share: 91", "`connections_file_share` must be between 1 and 90 percent"),
         ("http2_pending_resets: 0", "`http2_pending_resets` must be between 1 and 10000"),
         ("http2_local_resets: 0", "`http2_local_resets` must be between 1 and 100000"),

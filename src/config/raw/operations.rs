@@ -47,11 +47,14 @@ pub struct Limits {
     /// How long a connection of a client or to an upstream may be quiet until TCP asks whether the other side is still there. Shorter
     /// than what firewalls and balancers between forget connections by.
     pub tcp_keepalive: Span,
-    /// Streams of an HTTP/2 connection that are judged together: if the client reset `http2_reset_share` of them within a second or so
-    /// and before it had an answer, the connection is closed.
+    /// Streams of an HTTP/2 connection that are judged together: if the client reset `http2_reset_share` of them within
+    /// `http2_reset_within` and before it had an answer, the connection is closed.
     pub http2_reset_window: u32,
     /// The share, in percent, of the streams that are judged together from which on their resets are a flood.
     pub http2_reset_share: u8,
+    /// How soon after its request a reset counts for that, give or take a half, 100 ms to 10 s. Whoever waited longer gave up on a slow
+    /// upstream, as for the deadline of a gRPC call.
+    pub http2_reset_within: Span,
     /// Streams of an HTTP/2 connection that the client has reset before they were looked at. Beyond, the connection is
     /// closed (CVE-2023-44487). Of a trusted proxy, and of a balancer whose PROXY header names
     /// no client, at least 1000, or ten times `http2_streams`.
@@ -122,6 +125,7 @@ impl Default for Limits {
             tcp_keepalive: Span::from_secs(30),
             http2_reset_window: 200,
             http2_reset_share: 50,
+            http2_reset_within: Span::from_secs(1),
             http2_pending_resets: 20,
             http2_local_resets: 1024,
             floods_per_address: 3,
