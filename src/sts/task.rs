@@ -347,6 +347,29 @@ mod tests {
         assert!(found(MADE, vec![run(MADE, None, "build-pod")]).await.is_ok());
     }
 
+    /// Whoever makes a run can name any PipelineRun as its owner, and would get the tokens of whoever caused that.
+    #[tokio::test]
+    async fn a_run_that_its_pipeline_run_lists_under_another_kind_or_name_is_none_of_it() {
+        for (kind, name, is_made) in [
+            ("TaskRun", "build", true),
+            ("TaskRun", "other", false),
+            ("CustomRun", "build", false),
+            ("PipelineRun", "build", false),
+        ] {
+            let status = json!({"status": {"podName": "build-pod"}});
+            let run = object("build", MADE, Some(("PipelineRun", "release")), &status);
+            let listed = json!({"status": {"childReferences": [{"kind": kind, "name": name}]}});
+            let parent = object("release", MADE, None, &listed);
+            match found(MADE + SETTLING, vec![(Kind::TaskRun, run), (Kind::PipelineRun, parent)]).await {
+                Ok(task) => assert_eq!((task.pipeline_runs.len(), is_made), (1, true), "{kind} {name}"),
+                Err(refusal) => {
+                    let why = refusal.description();
+                    assert!(!is_made && why.contains("is none that its PipelineRun has made"), "{kind} {name}: {why}");
+                }
+            }
+        }
+    }
+
     #[tokio::test]
     async fn runs_within_runs_are_followed_to_a_bound() {
         let names: Vec<String> = (0..=MAX_DEPTH + 1).map(|depth| format!("run-{depth}")).collect();
