@@ -112,6 +112,12 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     // What was issued to the agent by the person's own login says as much.
     ask(&world.person("alice", &json!({"client_id": "planner"})), &agent).await.token();
     ask(&world.person("alice", &json!({"may_act": {"client_id": "planner"}})), &agent).await.token();
+    let by_all = json!({"iss": people, "sub": "planner-account", "client_id": "planner"});
+    for name in ["sub", "client_id"] {
+        let may_act = json!({"iss": people, (name): by_all[name]});
+        ask(&world.person("alice", &json!({"may_act": may_act})), &agent).await.token();
+    }
+    ask(&world.person("alice", &json!({"may_act": by_all})), &agent).await.token();
     let (job, job_issuer) = (world.job(&json!({})), world.ci.url());
     /// So many who have acted for each other.
     fn actors(count: usize) -> Value {
@@ -126,6 +132,26 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     for (what, person, actor, said) in [
         ("nobody was let", world.person("alice", &json!({})), &agent, "may_act"),
         ("somebody else was let", world.person("alice", &json!({"may_act": {"sub": "somebody"}})), &agent, "may_act"),
+        ("nobody is named", world.person("alice", &json!({"may_act": {}})), &agent, "may_act"),
+        (
+            "nobody is named but an issuer",
+            world.person("alice", &json!({"may_act": {"iss": people}})),
+            &agent,
+            "may_act",
+        ),
+        ("another client", world.person("alice", &json!({"may_act": {"client_id": "other"}})), &agent, "may_act"),
+        (
+            "another client of that subject",
+            world.person("alice", &json!({"may_act": {"sub": "planner-account", "client_id": "other"}})),
+            &agent,
+            "may_act",
+        ),
+        (
+            "what is not understood",
+            world.person("alice", &json!({"may_act": {"sub": "planner-account", "aud": "https://x.test"}})),
+            &agent,
+            "may_act",
+        ),
         (
             "another issuer's",
             world.person("alice", &json!({"may_act": {"sub": "planner-account", "iss": "https://x.test"}})),
