@@ -321,14 +321,22 @@ async fn webhooks_29_subscriptions_to_listed_topics_are_confirmed_and_sha_1_is_t
     let authority = Authority::new();
     let (amazon, upstream) = (Amazon::start(&authority).await, Upstream::scripted(|_| Reply::json(202, "{}")).await);
     let doorward = start(&authority, &amazon, &upstream, ", allow_sha1: true").await;
-    let mut elsewhere = amazon.message("SubscriptionConfirmation");
-    elsewhere.insert("SubscribeURL".to_owned(), "https://evil.com/?Action=ConfirmSubscription".into());
-    let mut of_another = amazon.message("SubscriptionConfirmation");
-    let url = of_another["SubscribeURL"].as_str().unwrap().replace(":commits", ":other");
-    of_another.insert("SubscribeURL".to_owned(), url.into());
-    for message in [elsewhere, of_another] {
-        assert_eq!(send(&doorward, &amazon.sign(message)).await.status, 401, "webhooks:29");
+    let stranger = Amazon::start(&authority).await;
+    let (listed, unlisted) = (format!("https://{}/", amazon.host), format!("https://{}/", stranger.host));
+    let other = TOPIC.replace(":commits", ":other");
+    for (row, url) in [
+        ("another host", format!("{unlisted}?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=t0ken")),
+        ("another topic", format!("{listed}?Action=ConfirmSubscription&TopicArn={other}&Token=t0ken")),
+        ("two topics", format!("{listed}?Action=ConfirmSubscription&TopicArn={TOPIC}&TopicArn={other}&Token=t0ken")),
+        ("another action", format!("{listed}?Action=Unsubscribe&TopicArn={TOPIC}&Token=t0ken")),
+        ("two actions", format!("{listed}?Action=ConfirmSubscription&Action=Unsubscribe&TopicArn={TOPIC}&Token=t0ken")),
+    ] {
+        let mut message = amazon.message("SubscriptionConfirmation");
+        message.insert("SubscribeURL".to_owned(), url.into());
+        let answer = send(&doorward, &amazon.sign(message)).await;
+        assert_eq!((answer.status, &*answer.reason()), (401, "signature_invalid"), "webhooks:29 {row}");
     }
+    assert!(stranger.take().is_empty(), "nothing is fetched there");
     assert_eq!(amazon.take(), ["/good.pem"], "nothing is confirmed");
     let offered = amazon.sign(amazon.message("SubscriptionConfirmation"));
     assert_eq!(send(&doorward, &offered).await.status, 200, "webhooks:29");
