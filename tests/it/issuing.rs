@@ -171,7 +171,8 @@ fn secret(of: &str) -> String {
 async fn introspected(world: &World, server: &str, token: &str) -> Value {
     let secret: String = form_urlencoded::byte_serialize(secret(server).as_bytes()).collect();
     let basic = format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{server}:{secret}")));
-    world.doorward.submit("/oauth2/introspect", &[&basic], &format!("token={token}")).await.json()
+    let lines = ["POST /oauth2/introspect HTTP/1.1", &format!("Host: {}", world.host), EXCHANGE[2], &basic];
+    world.doorward.send(&lines, format!("token={token}").as_bytes()).await.json()
 }
 
 /// `HH:MM` of a minute since the epoch, as the end or the beginning of a window.

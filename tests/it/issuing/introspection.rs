@@ -4,8 +4,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::{TARGET, World, agents, part, secret};
-use crate::harness::until;
+use super::{TARGET, World, agents, introspected, part, secret};
+use crate::{fixture::Change, harness::until};
 
 #[tokio::test]
 async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
@@ -73,4 +73,21 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
     assert_eq!(ask(&target, &another).await.json(), inactive);
     let answer = world.doorward.get("/", &["Host: localhost", &bearer]).await;
     assert_eq!((answer.status, answer.reason()), (401, "token_revoked".to_owned()), "{}", answer.text());
+}
+
+/// Neither knows what the other has revoked of its own.
+#[tokio::test]
+async fn a_token_of_another_doorward_with_the_same_keys_is_not_active() {
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let files = [("key.pem", key.as_str())];
+    let with_key = |yaml: String| yaml.change("\ntokens:\n", "\ntokens:\n  keys: [{file: key.pem}]\n");
+    let one = World::with_files(with_key, &files).await;
+    let other = World::with_files(|yaml| with_key(yaml).change("doorward.test", "localhost"), &files).await;
+    let of_one = one.exchange(&one.job(&json!({})), "deploy").await.token();
+    let of_other = other.exchange(&other.job(&json!({"aud": "https://localhost"})), "deploy").await.token();
+    assert_eq!(part(&of_one, 0)["kid"], part(&of_other, 0)["kid"]);
+    for (world, own, foreign) in [(&one, &of_one, &of_other), (&other, &of_other, &of_one)] {
+        assert_eq!(introspected(world, "target", own).await["active"], true);
+        assert_eq!(introspected(world, "target", foreign).await, json!({"active": false}));
+    }
 }
