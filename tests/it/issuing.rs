@@ -6,6 +6,7 @@ mod clocks;
 mod introspection;
 mod keys;
 mod lifetimes;
+pub mod room;
 mod settings;
 mod trail;
 mod trouble;

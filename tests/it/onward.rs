@@ -1,6 +1,8 @@
 //! Tokens of other providers, for audiences that trust those: what a provider is asked, what of its answer is passed on and to
 //! whom, and that it is asked once. `cluster/token_ends.rs` has them end with their run.
 
+mod revoked;
+
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
@@ -102,9 +104,14 @@ fn good(token: &str) -> Value {
 }
 
 async fn start_at(url: &str) -> World {
+    start_with(url, |yaml| yaml).await
+}
+
+/// `change` edits the configuration.
+async fn start_with(url: &str, change: impl FnOnce(String) -> String) -> World {
     let onward = ONWARD.replace("{url}", url);
     World::with_files(
-        |yaml| yaml.change("  resource_servers:\n", &onward).change("rules:\n", RULES),
+        |yaml| change(yaml).change("  resource_servers:\n", &onward).change("rules:\n", RULES),
         &[("bot", "bot-secret-of-the-tests")],
     )
     .await
@@ -330,27 +337,6 @@ async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
     let metrics = world.doorward.metrics().await;
     let held = metrics.lines().find(|line| line.contains("onward_tokens") && line.contains("outcome=\"held\""));
     assert!(held.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
-}
-
-/// They were not yet when rules were asked.
-#[tokio::test]
-async fn who_is_revoked_while_a_provider_is_asked_gets_no_token_of_it() {
-    let (world, mut provider) = start().await;
-    let alice = world.person("alice", &json!({}));
-    let (told, given) = (Arc::new(Notify::new()), good("too-late").to_string());
-    let later = format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n{given}", given.len()).into_bytes();
-    provider.says(Reply::Later(Arc::clone(&told), later));
-    let revoke = async {
-        provider.upstream.wait_for(1).await;
-        let revoke = ["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"];
-        let (code, said) = world.doorward.operator(&revoke).await;
-        assert_eq!(code, Some(0), "{said}");
-        told.notify_one();
-    };
-    let (answer, ()) = tokio::join!(ask(&world, &alice, "vault", "read"), revoke);
-    assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{}", answer.text());
-    assert!(answer.text().contains("who asks was revoked, while the provider was asked"), "{}", answer.text());
-    assert!(!answer.text().contains("too-late"), "{}", answer.text());
 }
 
 #[tokio::test]

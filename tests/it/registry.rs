@@ -1,16 +1,13 @@
 //! Doorward as what a registry of containers sends its clients to for a token: in front of distribution's own registry.
 
-use std::sync::Arc;
-
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
 use crate::{
     cluster::programs::{self, Program},
-    fixture::{Change, bearer},
-    harness::{Answer, Doorward, Raw, Reply, Upstream, found, now, part, settled, until},
-    issuing::World,
+    fixture::Change,
+    harness::{Answer, Doorward, Raw, found, now, part, settled, until},
+    issuing::{World, room::Holder},
 };
 
 pub const SERVICE: &str = "registry.test";
@@ -339,46 +336,22 @@ async fn distributions_own_registry_takes_a_push_with_a_token_for_that_repositor
 /// Each was given a token, which nothing ended that had been given for a token which was revoked.
 #[tokio::test]
 async fn who_is_revoked_while_they_wait_for_the_trail_gets_no_token() {
-    let told = [Arc::new(Notify::new()), Arc::new(Notify::new())];
-    let waits_for = told.clone();
-    let mut upstream = Upstream::scripted(move |request| {
-        let told = &waits_for[usize::from(request.line().contains("/second"))];
-        Reply::Later(Arc::clone(told), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec())
-    })
-    .await;
-    let url = upstream.url();
-    let world = world_with(|yaml| {
-        let before = yaml.split("{name: web, url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
-        yaml.change("audit: {", "audit: {queue: 2, ")
-            .change(&format!("web, url: '{before}'"), &format!("web, url: '{url}'"))
-    })
-    .await;
+    let mut holder = Holder::start().await;
+    let world = world_with(|yaml| holder.change(&yaml)).await;
     let person = |subject: &str| world.person(subject, &json!({"aud": "https://doorward.test"}));
-    let (alice, bob, carol) = (person("alice"), person("bob"), bearer(&person("carol")));
+    let (alice, bob) = (person("alice"), person("bob"));
     let query = format!("service={SERVICE}&scope=repository:acme/app:pull");
     let ended = given(&ask(&world, &query, Some(&alice)).await);
     let jti = part(&ended, 1)["jti"].as_str().unwrap().to_owned();
     let (code, said) =
         world.doorward.operator(&["revoke", "--issuer", "own", "--token-id", &jti, "--why", "leaked"]).await;
     assert_eq!(code, Some(0), "{said}");
-    // Both places are taken.
-    let mut others = Vec::new();
-    for path in ["/first", "/second"] {
-        let mut other = world.doorward.raw().await;
-        other.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{carol}\r\n\r\n")).await;
-        upstream.wait_for_path(path).await;
-        others.push(other);
-    }
-    let waits = async || {
-        let metrics = world.doorward.metrics().await;
-        let waits = metrics.lines().find_map(|line| line.strip_prefix("doorward_audit_waits_total ")).unwrap();
-        waits.parse::<u64>().unwrap()
-    };
-    let before = waits().await;
+    let _held = [holder.take(&world).await, holder.take(&world).await];
+    let before = world.doorward.audit_waits().await;
     // What is worth nothing waits for no place.
     let refused = ask(&world, &query, Some(&ended)).await;
     assert_eq!(refused.status, 401, "{}", refused.text());
-    assert_eq!(waits().await, before);
+    assert_eq!(world.doorward.audit_waits().await, before);
     let scope = "pull:acme/app";
     let exchange =
         async |token: &str| world.ask(&[("subject_token", token), ("audience", SERVICE), ("scope", scope)]).await;
@@ -392,15 +365,14 @@ async fn who_is_revoked_while_they_wait_for_the_trail_gets_no_token() {
     };
     let id = part(&bob, 1)["jti"].as_str().unwrap().to_owned();
     let revoked = async {
-        until(async || waits().await == before + 4).await;
+        until(async || world.doorward.audit_waits().await == before + 4).await;
         for (option, of) in [("--subject", "alice"), ("--token-id", &*id)] {
             let arguments = ["revoke", "--issuer", "people", option, of, "--why", "left"];
             let (code, said) = world.doorward.operator(&arguments).await;
             assert_eq!(code, Some(0), "{said}");
         }
-        for told in &told {
-            told.notify_one();
-        }
+        holder.give_back();
+        holder.give_back();
     };
     let ((by_subject, at_registry, by_token, with_token), ()) = tokio::join!(asked, revoked);
     for (what, answer, status) in [
@@ -411,6 +383,10 @@ async fn who_is_revoked_while_they_wait_for_the_trail_gets_no_token() {
     ] {
         assert_eq!(answer.status, status, "{what}: {}", answer.text());
         assert!(answer.text().contains("The token was revoked"), "{what}: {}", answer.text());
+        world.record(&answer).await;
+        let (lines, id) = (world.doorward.audit(), answer.header("x-request-id").unwrap());
+        let mut told = lines.iter().filter(|line| line.to_string().contains(id));
+        assert!(told.all(|line| line["unmapped"]["issued"].is_null()), "{what}: the trail tells of a token");
     }
     let again = person("bob");
     given(&ask(&world, &query, Some(&again)).await);

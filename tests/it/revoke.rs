@@ -101,14 +101,10 @@ async fn who_is_revoked_while_their_request_waits_for_the_trail_is_refused() {
         fixture.upstream.wait_for_path(path).await;
         others.push(other);
     }
-    let waits = async || {
-        let metrics = fixture.doorward.metrics().await;
-        metrics.lines().find(|line| line.starts_with("doorward_audit_waits_total")).unwrap().to_owned()
-    };
-    let before = waits().await;
+    let before = fixture.doorward.audit_waits().await;
     let mut revoked = fixture.doorward.raw().await;
     revoked.send(format!("GET {PATH} HTTP/1.1\r\nHost: api.test\r\n{}\r\n\r\n", fixture.alice())).await;
-    until(async || waits().await != before).await;
+    until(async || fixture.doorward.audit_waits().await > before).await;
     let (code, said) =
         fixture.doorward.operator(&["revoke", "--issuer", "a", "--subject", "alice", "--why", "left"]).await;
     assert_eq!(code, Some(0), "{said}");

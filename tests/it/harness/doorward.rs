@@ -257,6 +257,12 @@ impl Doorward {
         self.admin("/metrics").await.text()
     }
 
+    /// How many have waited for room in its audit trail.
+    pub async fn audit_waits(&self) -> u64 {
+        let metrics = self.metrics().await;
+        metrics.lines().find_map(|line| line.strip_prefix("doorward_audit_waits_total ")).unwrap().parse().unwrap()
+    }
+
     /// A connection to the listener `public`.
     pub async fn raw(&self) -> Raw {
         Raw::connect(self.address("public")).await

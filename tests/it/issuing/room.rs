@@ -1,0 +1,75 @@
+//! Who waits for room in the audit trail, and what may have become of them when it is there.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::sync::Notify;
+
+use super::{World, introspected};
+use crate::{
+    fixture::{Change, bearer},
+    harness::{Raw, Reply, Upstream, until},
+};
+
+/// Keeps places of a trail that has two, by requests whose upstream answers only when it is told.
+pub struct Holder {
+    upstream: Upstream,
+    told: Arc<Notify>,
+}
+
+impl Holder {
+    pub async fn start() -> Self {
+        let told = Arc::new(Notify::new());
+        let waits_for = Arc::clone(&told);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        let upstream = Upstream::scripted(move |_| Reply::Later(Arc::clone(&waits_for), answer.to_vec())).await;
+        Self { upstream, told }
+    }
+
+    /// The configuration of a [`World`] with such a trail, whose route leads to this upstream.
+    pub fn change(&self, yaml: &str) -> String {
+        let (before, rest) = yaml.split_once("web, url: '").unwrap();
+        let (_, after) = rest.split_once('\'').unwrap();
+        format!("{before}web, url: '{}'{after}", self.upstream.url()).change("audit: {", "audit: {queue: 2, ")
+    }
+
+    /// Takes one place. An exchange needs two.
+    pub async fn take(&mut self, world: &World) -> Raw {
+        let carol = bearer(&world.person("carol", &json!({})));
+        let before = self.upstream.requests().len();
+        let mut raw = world.doorward.raw().await;
+        raw.send(format!("GET / HTTP/1.1\r\nHost: localhost\r\n{carol}\r\n\r\n")).await;
+        self.upstream.wait_for(before + 1).await;
+        raw
+    }
+
+    /// Gives one back.
+    pub fn give_back(&self) {
+        self.told.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_the_trail_gets_no_token_if_what_is_known_of_revocations_is_too_old_by_then() {
+    let mut holder = Holder::start().await;
+    let world = World::with(|yaml| holder.change(&yaml)).await;
+    let job = world.job(&json!({}));
+    let own = world.exchange(&job, "deploy").await.token();
+    world.doorward.break_disk(true);
+    // A write finds the disk broken, and nothing is read from then on.
+    until(async || world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await.status == 503).await;
+    for (ahead, status) in [(0, 200), (120, 503)] {
+        let _held = holder.take(&world).await;
+        let before = world.doorward.audit_waits().await;
+        let meanwhile = async {
+            until(async || world.doorward.audit_waits().await > before).await;
+            world.doorward.set_clock_ahead(ahead);
+            until(async || introspected(&world, "target", &own).await["active"].is_boolean() == (status == 200)).await;
+            holder.give_back();
+        };
+        let (answer, ()) = tokio::join!(world.exchange(&job, "deploy"), meanwhile);
+        assert_eq!(answer.status, status, "{ahead} s later: {}", answer.text());
+        let is_unknown = answer.text().contains("whether the token was revoked cannot be told");
+        assert_eq!(is_unknown, status == 503, "{ahead} s later: {}", answer.text());
+    }
+}
