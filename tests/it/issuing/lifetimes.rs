@@ -1,5 +1,6 @@
 //! How long a token lasts, by the rules that give it.
 
+use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{DOOR, World, agents::ask, clock, introspected, keys::reload, part};
@@ -34,6 +35,32 @@ async fn a_token_that_routes_take_a_little_longer_can_be_ended_until_then() {
     assert_eq!(world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await.status, 200);
     let answer = used().await;
     assert_eq!((answer.status, answer.reason().as_str()), (401, "token_revoked"), "{}", answer.text());
+}
+
+/// Each takes room in the store, and in the memory of every replica.
+#[tokio::test]
+async fn a_holder_ends_a_thousand_tokens_and_no_more_until_they_would_have_ended_by_themselves() {
+    let world = World::start().await;
+    let job = world.job(&json!({}));
+    let given = async || world.exchange(&job, "deploy").await.token();
+    let end = async |token: &str| world.doorward.submit("/oauth2/revoke", &[], &format!("token={token}")).await;
+    let first = given().await;
+    assert_eq!(end(&first).await.status, 200);
+    for _ in 0..37 {
+        join_all((0..27).map(|_| async { assert_eq!(end(&given().await).await.status, 200) })).await;
+    }
+    let one_more = given().await;
+    let refused = end(&one_more).await;
+    assert_eq!((refused.status, &refused.json()["error"]), (503, &json!("temporarily_unavailable")));
+    assert!(refused.text().contains("more are not taken"), "{}", refused.text());
+    assert_eq!(introspected(&world, "target", &one_more).await["active"], true);
+    assert_eq!(end(&first).await.status, 200, "said again, it takes no room");
+
+    let alice = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
+    let planner = world.person("planner-account", &json!({"client_id": "planner"}));
+    let of_another = ask(&world, &alice, &planner).await.token();
+    assert_eq!(end(&of_another).await.status, 200);
+    assert_eq!(introspected(&world, "target", &of_another).await["active"], false);
 }
 
 #[tokio::test]
