@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    group_commit::{self, GroupCommit},
+    group_commit::GroupCommit,
     lock::lock,
 };
 
@@ -118,7 +118,7 @@ impl Writer {
             pending: Vec::new(),
             held: Held::default(),
             waiting: Vec::new(),
-            group: GroupCommit::new(group_commit::WINDOW),
+            group: GroupCommit::new(),
             synced: true,
             unsynced: Vec::new(),
             in_doubt: false,
@@ -207,9 +207,11 @@ impl Writer {
         if self.waiting.is_empty() {
             return;
         }
-        if self.group.gather() {
+        let group = self.group;
+        group.gather(self.waiting.len(), || {
             self.drain();
-        }
+            self.waiting.len()
+        });
         self.group.shared(self.waiting.len());
     }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    group_commit::{self, GroupCommit},
+    group_commit::GroupCommit,
     lock::lock,
 };
 
@@ -163,11 +163,13 @@ impl Disk {
     pub(super) fn serve_writes(&self, mut queue: mpsc::Receiver<Write>) {
         let mut sweeps = Sweeps::default();
         let mut group = Vec::with_capacity(GROUP);
-        let mut commit = GroupCommit::new(group_commit::WINDOW);
+        let mut commit = GroupCommit::new();
         while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-            if commit.gather() {
-                group.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(GROUP.saturating_sub(group.len())));
-            }
+            commit.gather(group.len(), || {
+                let room = GROUP.saturating_sub(group.len());
+                group.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(room));
+                group.len()
+            });
             commit.shared(group.len());
             // Those who gave up while they waited are not served: a late write would surprise them.
             group.retain(|write| !write.abandoned());
