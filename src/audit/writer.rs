@@ -362,8 +362,12 @@ impl Writer {
 
     fn has_synced(&mut self, begun: Instant) {
         self.synced = true;
+        let used = self.unsynced.len();
         self.unsynced.clear();
-        self.unsynced.shrink_to(GROUP);
+        // Under load as much is needed again at once.
+        if used < self.unsynced.capacity() / 4 {
+            self.unsynced.shrink_to(used.max(GROUP));
+        }
         self.shared.metrics.syncs.inc();
         self.shared.backlog.grown(End { place: self.sink.place(), total: self.written });
         self.shared.metrics.sync_time.inc_by(begun.elapsed().as_secs_f64());

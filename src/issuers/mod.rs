@@ -220,7 +220,8 @@ impl Issuers {
     /// Whether a caller has a token of Doorward's own for a run whose end nobody here sees.
     pub fn have_lost_run_of(&self, known: &Principal) -> bool {
         let is_own = |issuer: &Arc<Issuer>| issuer.keys.settings().source == KeySource::Own;
-        !self.see_run_in(&known.claims) && self.get(&known.issuer).is_some_and(is_own)
+        // In this order, as the claims of a token that was seen are seldom in the processor's cache.
+        self.get(&known.issuer).is_some_and(is_own) && !self.see_run_in(&known.claims)
     }
 
     /// What a route accepts that names these issuers; none named means all. Problems are reported at `at`.

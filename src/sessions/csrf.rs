@@ -52,14 +52,11 @@ pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origi
 /// Whether somebody is looking at a page: only then does a redirect to the login help. A fetch, an upgrade or a
 /// program gets 401, which it can read.
 pub fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
-    if *method != Method::GET
-        || headers.contains_key(header::UPGRADE)
-        || headers.contains_key(&X_REQUESTED_WITH)
-        || headers.contains_key(&SEC_PURPOSE)
-    {
-        return false;
-    }
-    is_looked_at(headers).unwrap_or_else(|| accepts_html(headers))
+    *method == Method::GET
+        && is_looked_at(headers).unwrap_or_else(|| accepts_html(headers))
+        && !headers.contains_key(header::UPGRADE)
+        && !headers.contains_key(&X_REQUESTED_WITH)
+        && !headers.contains_key(&SEC_PURPOSE)
 }
 
 /// Whether somebody sent a form and looks at what comes of it: a refusal is then a page. A script that sends the same
