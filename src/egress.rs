@@ -28,6 +28,10 @@ use crate::config::{report::At, resolver::Resolver};
 use self::proxy::Connector;
 pub use self::proxy::Proxy;
 
+/// Unused connections to one host that are kept for a while. One of HTTP/1.1 carries one call at a time, so that where more are made at
+/// once, the rest connect anew each time.
+pub const KEPT: usize = 64;
+
 /// What one call may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -139,7 +143,7 @@ impl Egress {
         let connector = connector.enable_all_versions().wrap_connector(Connector::new(proxy.clone(), hop));
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(4)
+            .pool_max_idle_per_host(KEPT)
             .pool_timer(TokioTimer::new())
             .build(connector);
         Ok(Self { client, proxy })

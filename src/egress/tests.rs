@@ -1,14 +1,24 @@
 use std::{
-    sync::Arc,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::{PrivateKeyDer, ServerName, pem::PemObject};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Barrier,
+};
 
-use super::{Bounds, Egress, EgressError};
+use super::{Bounds, Egress, EgressError, KEPT};
 use crate::issuers::testing::{Provider, Reply, egress};
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_millis(200), max_body: 1_000 };
@@ -82,6 +92,42 @@ async fn only_a_safe_request_is_sent_again_where_the_connection_breaks() {
     let post = Request::post(&url).body(Bytes::new()).unwrap();
     let (answer, ()) = tokio::join!(client.send(post, PATIENT), taking(b""));
     assert!(matches!(answer, Err(EgressError::Exchange(_))), "{answer:?}");
+}
+
+/// All but four were closed after each burst of reviews, which many pods that start at once make, and opened for the next.
+#[tokio::test]
+async fn calls_that_come_in_bursts_go_over_the_connections_of_those_before() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", server.local_addr().unwrap());
+    let (opened, all_there) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(KEPT)));
+    let count = Arc::clone(&opened);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = server.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let all_there = Arc::clone(&all_there);
+            let answer = service_fn(move |_: Request<hyper::body::Incoming>| {
+                let all_there = Arc::clone(&all_there);
+                async move {
+                    all_there.wait().await;
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+                }
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+            tokio::spawn(async move { _ = connection.await });
+        }
+    });
+    let client = egress();
+    // A connection may be back only after the next burst has begun.
+    for _ in 0..100 {
+        let before = opened.load(Ordering::SeqCst);
+        let calls = (0..KEPT).map(|_| client.send(Request::post(&url).body(Bytes::new()).unwrap(), PATIENT));
+        let answers = futures_util::future::join_all(calls).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        if before > 0 && opened.load(Ordering::SeqCst) == before {
+            return;
+        }
+    }
+    panic!("each burst opens connections of its own: {} by now", opened.load(Ordering::SeqCst));
 }
 
 #[tokio::test]

@@ -23,10 +23,11 @@ use super::{
 use crate::{
     clock::{Clock, Moment},
     config::raw::CircuitBreaker,
+    egress::KEPT,
 };
 
 /// Calls at once to one issuer.
-const SLOTS: usize = 64;
+const SLOTS: usize = KEPT;
 /// How many of these calls may be about tokens never seen.
 const STRANGER_SLOTS: usize = 32;
 /// Calls about tokens whose signature is good that wait for a slot, at most, and how long one waits: when many pods start at once, all
