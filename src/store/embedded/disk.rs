@@ -196,19 +196,17 @@ impl Disk {
     /// Does all or nothing.
     fn commit(&self, group: &[Write], sweep: Option<Timestamp>) -> Result<(Vec<Done>, Option<usize>), Failure> {
         let database = self.database().map_err(Failure)?;
-        let transaction = database.begin_write()?;
-        let mut tables = layout::Tables::new(&transaction)?;
-        let mut done = Vec::with_capacity(group.len());
-        for write in group {
-            done.push(match write {
-                Write::Put { puts, now, .. } => Done::Put(tables.put_all(puts, *now)?),
-                Write::Delete { table, key, .. } => Done::Delete(tables.delete(*table, key)?),
-            });
-        }
-        let removed = sweep.map(|now| tables.sweep(now, SWEEP_LIMIT)).transpose()?;
-        drop(tables);
-        transaction.commit()?;
-        Ok((done, removed))
+        layout::commit(database.begin_write()?, |tables| {
+            let mut done = Vec::with_capacity(group.len());
+            for write in group {
+                done.push(match write {
+                    Write::Put { puts, now, .. } => Done::Put(tables.put_all(puts, *now)?),
+                    Write::Delete { table, key, .. } => Done::Delete(tables.delete(*table, key)?),
+                });
+            }
+            let removed = sweep.map(|now| tables.sweep(now, SWEEP_LIMIT)).transpose()?;
+            Ok::<_, Failure>((done, removed))
+        })
     }
 }
 

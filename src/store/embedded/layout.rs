@@ -1,7 +1,7 @@
 //! What stands where in the file. Each table of the store is three of redb: the records, and two indexes over them,
 //! by version for mirrors and by end for the sweep. All three change in one transaction.
 
-use redb::{ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction};
+use redb::{CommitError, ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction};
 
 use super::super::{Change, Expect, Put, Stored, Table, WrittenAll};
 use crate::clock::Timestamp;
@@ -54,6 +54,18 @@ pub fn find(
     }))
 }
 
+/// Commits what `write` does to the tables, or nothing if it fails.
+pub fn commit<T, E: From<TableError> + From<CommitError>>(
+    transaction: WriteTransaction,
+    write: impl FnOnce(&mut Tables<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut tables = Tables::new(&transaction)?;
+    let done = write(&mut tables)?;
+    tables.finish()?;
+    transaction.commit()?;
+    Ok(done)
+}
+
 /// The tables that one transaction writes, each opened with its first use and once: that costs as much as a write.
 pub struct Tables<'t> {
     transaction: &'t WriteTransaction,
@@ -66,10 +78,13 @@ struct Open<'t> {
     records: redb::Table<'t, &'static [u8], (u64, i64, &'static [u8])>,
     versions: redb::Table<'t, u64, &'static [u8]>,
     ends: redb::Table<'t, (i64, u64), &'static [u8]>,
+    /// The last version that the file knows of, and the last that was given out.
+    known: u64,
+    last: u64,
 }
 
 impl<'t> Tables<'t> {
-    pub fn new(transaction: &'t WriteTransaction) -> Result<Self, TableError> {
+    fn new(transaction: &'t WriteTransaction) -> Result<Self, TableError> {
         Ok(Self { transaction, counters: transaction.open_table(COUNTERS)?, open: Vec::new() })
     }
 
@@ -78,10 +93,13 @@ impl<'t> Tables<'t> {
             Some(position) => position,
             None => {
                 let transaction = self.transaction;
+                let known = self.counters.get(table.as_str())?.map_or(0, |last| last.value());
                 let open = Open {
                     records: transaction.open_table(records(table))?,
                     versions: transaction.open_table(versions(table))?,
                     ends: transaction.open_table(ends(table))?,
+                    known,
+                    last: known,
                 };
                 self.open.push((table, open));
                 self.open.len() - 1
@@ -91,10 +109,14 @@ impl<'t> Tables<'t> {
         self.open.get_mut(position).map(|(_, open)| open).ok_or_else(missing)
     }
 
-    fn next_version(&mut self, table: Table) -> Result<u64, TableError> {
-        let version = self.counters.get(table.as_str())?.map_or(0, |last| last.value()).saturating_add(1);
-        self.counters.insert(table.as_str(), version)?;
-        Ok(version)
+    /// Writes down the last version of each table, once for all records that were written.
+    fn finish(mut self) -> Result<(), TableError> {
+        for (table, Open { known, last, .. }) in &self.open {
+            if last > known {
+                self.counters.insert(table.as_str(), last)?;
+            }
+        }
+        Ok(())
     }
 
     /// Looks at all expectations first, so that nothing is written if one fails.
@@ -121,8 +143,9 @@ impl<'t> Tables<'t> {
     fn write(&mut self, put: &Put, before: Option<(u64, Timestamp)>, now: Timestamp) -> Result<u64, TableError> {
         let Put { table, key, value, expires, .. } = put;
         let key = key.as_slice();
-        let version = self.next_version(*table)?;
-        let Open { records, versions, ends } = self.of(*table)?;
+        let Open { records, versions, ends, last, .. } = self.of(*table)?;
+        *last = last.saturating_add(1);
+        let version = *last;
         if let Some((version, expires)) = before {
             versions.remove(version)?;
             ends.remove((expires.as_millis(), version))?;
@@ -138,7 +161,7 @@ impl<'t> Tables<'t> {
     }
 
     pub fn delete(&mut self, table: Table, key: &[u8]) -> Result<bool, TableError> {
-        let Open { records, versions, ends } = self.of(table)?;
+        let Open { records, versions, ends, .. } = self.of(table)?;
         let Some((version, expires)) = records.remove(key)?.map(|found| {
             let (version, expires, _) = found.value();
             (version, expires)

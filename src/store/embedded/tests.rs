@@ -86,6 +86,40 @@ async fn keeps_records_and_versions_over_a_restart() {
     assert!(after > before);
 }
 
+/// The last version is written down once a commit, for each of its tables.
+#[tokio::test]
+async fn no_version_is_given_twice_however_many_records_are_written_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let end = NOW + Duration::from_secs(60);
+    let put = |table, key: &[u8], expires| Put { table, key: key.into(), value: vec![1], expires, expect: Expect::Any };
+    let puts = vec![
+        put(Table::Deliveries, b"a", end),
+        put(Table::Held, b"a", end),
+        put(Table::Deliveries, b"b", end),
+        // It leaves no record by which its version could be known.
+        put(Table::Deliveries, b"c", NOW),
+    ];
+    let mut given = Vec::new();
+    let mut store = Embedded::open(&path).unwrap();
+    for _ in 0..2 {
+        for _ in 0..2 {
+            let WrittenAll::Done(versions) = store.put_all(puts.clone(), NOW).await.unwrap() else {
+                panic!("a write without a condition met a conflict")
+            };
+            given.extend(puts.iter().zip(versions).map(|(put, version)| (put.table, version)));
+        }
+        drop(store);
+        store = reopen(&path).await;
+    }
+    let of = |table: Table| -> Vec<u64> {
+        given.iter().filter(|(of, _)| *of == table).map(|(_, version)| *version).collect()
+    };
+    assert_eq!(of(Table::Deliveries), (1..=12).collect::<Vec<_>>());
+    assert_eq!(of(Table::Held), [1, 2, 3, 4]);
+    assert_eq!(store.changes(Table::Deliveries, 9, 10, NOW).await.unwrap().len(), 2);
+}
+
 /// The threads of the store before need a moment to let go of the file.
 async fn reopen(path: &Path) -> Embedded {
     loop {
