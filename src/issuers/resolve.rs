@@ -491,7 +491,8 @@ impl Builder<'_> {
         let egress = egress.ok()?;
         let outcomes = self.context.metrics.token_reviews.clone();
         let lookup = self.lookup(name, settings.lookup, outcomes);
-        Some(Arc::new(TokenReview::new(settings, egress, lookup)))
+        let review = TokenReview::new(settings, egress, lookup).map_err(|why| _ = self.resolver.error(&at, why));
+        review.ok().map(Arc::new)
     }
 
     /// What is asked about tokens below `at`: how long it is used, and when nothing is asked for a while.

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::{HeaderValue, Request, Uri, header};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -22,6 +22,7 @@ use crate::{
 };
 
 const MAX_ANSWER: usize = 256 << 10;
+const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
 /// The claim under which the user information of the review is kept.
 pub const REVIEW_CLAIM: &str = "authentication.kubernetes.io";
@@ -43,9 +44,17 @@ pub struct TokenReviewSettings {
 /// Reviews at one API server.
 #[derive(Debug)]
 pub struct TokenReview {
-    settings: Arc<TokenReviewSettings>,
-    egress: Egress,
+    asker: Arc<Asker>,
     lookup: Lookup,
+}
+
+#[derive(Debug)]
+struct Asker {
+    settings: TokenReviewSettings,
+    egress: Egress,
+    /// Where reviews are made.
+    address: Uri,
+    bearer: HeaderValue,
 }
 
 #[derive(Deserialize)]
@@ -64,19 +73,22 @@ struct Status {
 }
 
 impl TokenReview {
-    pub(super) fn new(settings: TokenReviewSettings, egress: Egress, lookup: Lookup) -> Self {
-        Self { settings: Arc::new(settings), egress, lookup }
+    /// Errors: nothing could be asked with these settings.
+    pub(super) fn new(settings: TokenReviewSettings, egress: Egress, lookup: Lookup) -> Result<Self, String> {
+        let bearer = egress::bearer(settings.bearer.expose())
+            .ok_or("the token in `token_review.bearer` has characters that no header may have; it must stand there alone, on one line")?;
+        let address = address(&settings.server, PATH)?;
+        Ok(Self { asker: Arc::new(Asker { settings, egress, address, bearer }), lookup })
     }
 
     pub fn settings(&self) -> &TokenReviewSettings {
-        &self.settings
+        &self.asker.settings
     }
 
     /// The user information of the review; `None`: the token is good for nobody any more. The caller has verified
     /// the token's signature.
     pub async fn ask(&self, token: &str, key: Key) -> Result<Option<Arc<Answer>>, TokenError> {
-        let (settings, egress) = (&self.settings, &self.egress);
-        self.lookup.find(key, true, || review(Arc::clone(settings), egress.clone(), token.to_owned())).await
+        self.lookup.find(key, true, || Arc::clone(&self.asker).review(token.to_owned())).await
     }
 
     /// Whether the API server lets `bearer` review tokens.
@@ -86,38 +98,42 @@ impl TokenReview {
             resource: "tokenreviews".into(),
             ..Access::new("create", "".into())
         };
-        let answer = post(&self.settings, &self.egress, access_review::PATH, access_review::review(&access)).await?;
+        let address = address(&self.asker.settings.server, access_review::PATH)?;
+        let answer = self.asker.post(address, access_review::review(&access)).await?;
         access_review::is_allowed(&answer).map_err(|error| format!("the answer cannot be read: {error}"))
     }
 }
 
-async fn review(settings: Arc<TokenReviewSettings>, egress: Egress, token: String) -> Result<Told, String> {
-    let body = json!({
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenReview",
-        "spec": {"token": token, "audiences": settings.audiences},
-    });
-    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-    let answer = post(&settings, &egress, path, body.to_string().into()).await?;
-    read(&answer, &settings.audiences)
+impl Asker {
+    async fn review(self: Arc<Self>, token: String) -> Result<Told, String> {
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": self.settings.audiences},
+        });
+        let answer = self.post(self.address.clone(), body.to_string().into()).await?;
+        read(&answer, &self.settings.audiences)
+    }
+
+    async fn post(&self, address: Uri, body: Bytes) -> Result<Bytes, String> {
+        let request = Request::post(address)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::AUTHORIZATION, self.bearer.clone())
+            .body(body)
+            .map_err(|error| error.to_string())?;
+        let bounds = Bounds { timeout: self.settings.timeout, max_body: MAX_ANSWER };
+        let answer = self.egress.send(request, bounds).await.map_err(|error| error.to_string())?;
+        if !answer.status().is_success() {
+            return Err(format!("the API server answers the review with {}", answer.status()));
+        }
+        Ok(answer.into_body())
+    }
 }
 
-async fn post(settings: &TokenReviewSettings, egress: &Egress, path: &str, body: Bytes) -> Result<Bytes, String> {
-    let bearer = egress::bearer(settings.bearer.expose())
-        .ok_or("the token in `token_review.bearer` has characters that no header may have")?;
-    let address = settings.server.join(path).map_err(|error| error.to_string())?;
-    let request = Request::post(address.as_str())
-        .header(header::ACCEPT, "application/json")
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::AUTHORIZATION, bearer)
-        .body(body)
-        .map_err(|error| error.to_string())?;
-    let bounds = Bounds { timeout: settings.timeout, max_body: MAX_ANSWER };
-    let answer = egress.send(request, bounds).await.map_err(|error| error.to_string())?;
-    if !answer.status().is_success() {
-        return Err(format!("the API server answers the review with {}", answer.status()));
-    }
-    Ok(answer.into_body())
+fn address(server: &Url, path: &str) -> Result<Uri, String> {
+    let address = server.join(path).map_err(|error| error.to_string())?;
+    Uri::try_from(address.as_str()).map_err(|error| error.to_string())
 }
 
 /// An answer without audiences comes from a server that does not check them: the token is then only known to be good

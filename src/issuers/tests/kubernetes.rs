@@ -1,6 +1,6 @@
 //! Tokens of clusters and of CI systems.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use super::super::{
 };
 use crate::{
     authn::{Kind, Principal},
+    config::{raw, report::Severity, resolver::Resolver},
     error::{Reason, Rejection},
 };
 
@@ -179,6 +180,24 @@ async fn reviews_go_where_the_kubeconfig_of_the_upstream_leads() {
     let (server, ca, name) = settings(&resolved(&bench.provider.url, ""));
     assert_eq!(server, format!("{}/", bench.provider.url));
     assert!(ca.is_none() && name.is_none());
+}
+
+/// Each token was answered with 503 for it.
+#[tokio::test]
+async fn a_bearer_for_reviews_that_no_header_may_have_is_told_before_anybody_comes() {
+    let bearer = tempfile::NamedTempFile::new().unwrap();
+    let issuer = json!({"name": "main", "issuer": "https://kubernetes.test", "audiences": ["doorward"],
+        "preset": "kubernetes", "token_review": {"upstream": "api", "bearer": {"file": bearer.path()}}});
+    let root = json!({"issuers": [issuer], "upstreams": [{"name": "api", "url": "http://127.0.0.1:6443"}]});
+    let root: raw::Root = serde_json::from_value(root).unwrap();
+    for (token, problems) in [("of\ntwo lines", &["/issuers/0/token_review"][..]), ("of one\n", &[])] {
+        std::fs::write(bearer.path(), token).unwrap();
+        let mut resolver = Resolver::new(Path::new("/"));
+        Issuers::resolve(&root, &mut resolver, None, &context());
+        let errors = resolver.report.problems().iter().filter(|problem| problem.severity == Severity::Error);
+        let found: Vec<_> = errors.map(|problem| problem.at.to_string()).collect();
+        assert_eq!(found, problems, "{token:?}");
+    }
 }
 
 /// kubernetes:C5: a dead token makes one review.
