@@ -82,6 +82,7 @@ struct State {
     negative_for: Duration,
     positive: Cache<Key, Arc<Answer>>,
     negative: Cache<Key, Moment>,
+    /// Those that were good once and for which nothing else vouches.
     seen: Cache<Key, Moment>,
     breaker: Breaker,
     /// That of tokens never seen: an issuer may answer some text that is no token with an error.
@@ -154,7 +155,7 @@ impl Lookup {
                 }
                 let told = call.await;
                 drop((slot, strange));
-                state.remember(key, told, breaker)
+                state.remember(key, vouched, told, breaker)
             })
         };
         let outcome = self.calls.join(key, &self.control, begin).await?;
@@ -205,7 +206,7 @@ impl State {
         TokenError::Overloaded { issuer: Arc::clone(&self.issuer) }
     }
 
-    fn remember(&self, key: Key, told: Result<Told, String>, breaker: &Breaker) -> Outcome {
+    fn remember(&self, key: Key, vouched: bool, told: Result<Told, String>, breaker: &Breaker) -> Outcome {
         let now = self.clock.moment();
         match told {
             Ok(Some((claims, size))) => {
@@ -213,7 +214,9 @@ impl State {
                 self.count("active");
                 let answer = Arc::new(Answer { claims, good_until: now + self.positive_for, size });
                 self.positive.insert(key, Arc::clone(&answer));
-                self.seen.insert(key, now + SEEN);
+                if !vouched {
+                    self.seen.insert(key, now + SEEN);
+                }
                 Ok(Some(answer))
             }
             Ok(None) => {
@@ -246,6 +249,8 @@ impl State {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tokio::sync::oneshot;
+
     use super::*;
     use crate::{clock::Timestamp, sha256::sha256};
 
@@ -263,7 +268,7 @@ mod tests {
             let key = sha256(&[b"token"]);
             let asked = Arc::new(AtomicUsize::new(0));
             let ask = || {
-                lookup.state.remember(key, Ok(told.clone()), &lookup.state.breaker).unwrap();
+                lookup.state.remember(key, true, Ok(told.clone()), &lookup.state.breaker).unwrap();
                 let asked = Arc::clone(&asked);
                 async move {
                     asked.fetch_add(1, Ordering::SeqCst);
@@ -272,6 +277,36 @@ mod tests {
             };
             assert_eq!(lookup.find(key, true, ask).await.unwrap().is_some(), is_good);
             assert_eq!(asked.load(Ordering::SeqCst), 0, "good: {is_good}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_asked_first_may_leave_and_the_others_hear_what_is_told() {
+        let lookup = lookup(Duration::from_secs(10), Clock::default());
+        for (token, vouched) in [("pod", true), ("opaque", false)] {
+            let key = sha256(&[token.as_bytes()]);
+            let ((begun, begins), (tell, told)) = (oneshot::channel(), oneshot::channel());
+            let first = lookup.find(key, vouched, || async move {
+                begun.send(()).unwrap();
+                told.await.map_err(|_| "nobody tells".to_owned())
+            });
+            tokio::select! {
+                outcome = first => panic!("nobody has told anything: {outcome:?}"),
+                begins = begins => begins.unwrap(),
+            }
+            let second = lookup.find(key, vouched, || async { Err("it is asked again".to_owned()) });
+            let (second, ()) = tokio::join!(second, async { tell.send(Some((Map::new(), 2))).unwrap() });
+            assert!(second.unwrap().is_some(), "{token}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_tokens_for_which_no_signature_vouches_take_room_among_those_seen() {
+        let lookup = lookup(Duration::from_secs(10), Clock::default());
+        for (token, vouched) in [("pod", true), ("opaque", false)] {
+            let key = sha256(&[token.as_bytes()]);
+            assert!(lookup.find(key, vouched, || async { Ok(Some((Map::new(), 2))) }).await.unwrap().is_some());
+            assert_eq!(lookup.state.seen.contains_key(&key), !vouched, "{token}");
         }
     }
 
