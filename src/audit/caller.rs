@@ -79,11 +79,8 @@ impl Callers {
         Some(Caller { principal, kept: self.kept(principal, record.claims.as_ref()) })
     }
 
-    /// What is kept of a caller. Nothing of one whom nobody else keeps, or who is a delivery: it will not come again.
+    /// What is kept of a caller. Nothing is begun for one whom nobody else keeps, or who is a delivery: it will not come again.
     fn kept(&mut self, principal: &Arc<Principal>, claims: Option<&Arc<[Arc<str>]>>) -> Option<&Kept> {
-        if Arc::strong_count(principal) == 1 || principal.delivery.is_some() {
-            return None;
-        }
         let address = Arc::as_ptr(principal).addr();
         let is_current = |kept: &Kept| {
             Weak::as_ptr(&kept.principal) == Arc::as_ptr(principal)
@@ -91,7 +88,8 @@ impl Callers {
         };
         if !self.recent.get(&address).is_some_and(is_current) {
             let known = self.older.remove(&address).filter(is_current);
-            self.keep(address, known.unwrap_or_else(|| Kept::new(principal, claims)));
+            let comes_again = Arc::strong_count(principal) > 1 && principal.delivery.is_none();
+            self.keep(address, known.or_else(|| comes_again.then(|| Kept::new(principal, claims)))?);
         }
         self.recent.get(&address)
     }
@@ -279,5 +277,17 @@ mod tests {
         assert!(callers.recent.len() + callers.older.len() < 30_000);
         drop((bots, cache));
         assert!(first_of_all.upgrade().is_none(), "what a principal holds goes with whoever else has it");
+    }
+
+    /// As of the end of an exchange, by which nobody else has the task any more.
+    #[test]
+    fn what_was_written_of_a_caller_is_copied_for_the_last_line_about_it() {
+        let (mut callers, task) =
+            (Callers::default(), Arc::new(Principal::new(Scheme::Bearer, "corp", "task", "task")));
+        assert!(callers.kept(&task, None).is_none(), "nobody else has it");
+        let party = Arc::clone(&task);
+        let first = callers.kept(&task, None).unwrap().actor.json.as_ptr();
+        drop(party);
+        assert_eq!(callers.kept(&task, None).unwrap().actor.json.as_ptr(), first);
     }
 }
