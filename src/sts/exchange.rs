@@ -67,7 +67,7 @@ impl<'a> Exchanger<'a> {
         body: &[u8],
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
-        let asked = ExchangeRequest::read(&Form::parse(request.headers(), body)?)?;
+        let asked = ExchangeRequest::read(Form::parse(request.headers(), body)?)?;
         exchange.record().asked = Some(Box::new(AskedToken {
             audience: asked.audience.clone(),
             scopes: asked.scopes.clone(),

@@ -74,24 +74,30 @@ impl Form {
     }
 
     fn need(&self, name: &str) -> Result<&str, Refusal> {
-        self.get(name).ok_or_else(|| Refusal::malformed(format!("`{name}` is missing")))
+        self.get(name).ok_or_else(|| missing(name))
+    }
+
+    /// The value itself, which the form has no more.
+    fn take(&mut self, name: &str) -> Option<Zeroizing<String>> {
+        let position = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.swap_remove(position).1)
     }
 }
 
 impl ExchangeRequest {
-    pub fn read(form: &Form) -> Result<Self, Refusal> {
+    pub fn read(mut form: Form) -> Result<Self, Refusal> {
         let grant = form.need("grant_type")?;
         if grant != GRANT {
             return Err(Refusal::grant_type(format!("only tokens are exchanged here; send grant_type={GRANT}")));
         }
-        let subject_token = form.need("subject_token")?;
+        let subject_token = form.take("subject_token").ok_or_else(|| missing("subject_token"))?;
         let kind = form.need("subject_token_type")?;
         if !TAKEN.contains(&kind) {
             return Err(Refusal::malformed(format!("`subject_token_type` is none that is exchanged here; send {JWT}")));
         }
-        let actor_token = match (form.get("actor_token"), form.get("actor_token_type")) {
+        let actor_token = match (form.take("actor_token"), form.get("actor_token_type")) {
             (None, None) => None,
-            (Some(token), Some(kind)) if TAKEN.contains(&kind) => Some(Zeroizing::new(token.to_owned())),
+            (Some(token), Some(kind)) if TAKEN.contains(&kind) => Some(token),
             (Some(_), Some(_)) => {
                 return Err(Refusal::malformed(format!("`actor_token_type` is none that is taken here; send {JWT}")));
             }
@@ -117,13 +123,12 @@ impl ExchangeRequest {
             return Err(Refusal::bad_target("the audience is longer than 512 bytes, or has control characters"));
         }
         let scopes = form.get("scope").map(scopes).transpose()?;
-        Ok(Self {
-            subject_token: Zeroizing::new(subject_token.to_owned()),
-            actor_token,
-            audience: audience.to_owned(),
-            scopes,
-        })
+        Ok(Self { subject_token, actor_token, audience: audience.to_owned(), scopes })
     }
+}
+
+fn missing(name: &str) -> Refusal {
+    Refusal::malformed(format!("`{name}` is missing"))
 }
 
 /// What can be the audience of a token here.
@@ -188,7 +193,7 @@ mod tests {
             assert_eq!(refusal.reason(), Reason::BadRequest, "no rule was asked: {}", refusal.description());
             String::from_utf8(refusal.answer().into_body().to_vec()).unwrap()
         };
-        Form::parse(&headers, body.as_bytes()).and_then(|form| ExchangeRequest::read(&form)).map_err(answer)
+        Form::parse(&headers, body.as_bytes()).and_then(ExchangeRequest::read).map_err(answer)
     }
 
     const GOOD: &str = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=t\
@@ -200,6 +205,9 @@ mod tests {
         assert_eq!((asked.subject_token.as_str(), asked.audience.as_str()), ("t", "https://api.example"));
         assert_eq!(asked.scopes.unwrap(), ["a", "b"], "each once, in one order");
         assert!(read(GOOD).unwrap().scopes.is_none());
+        let delegated = read(&format!("{GOOD}&scope=a&actor_token=b&actor_token_type={JWT}")).unwrap();
+        assert_eq!((delegated.subject_token.as_str(), delegated.audience.as_str()), ("t", "https://api.example"));
+        assert_eq!((delegated.actor_token.unwrap().as_str(), delegated.scopes.unwrap()), ("b", vec!["a".to_owned()]));
         assert_eq!(read(&GOOD.replace("audience", "resource")).unwrap().audience, "https://api.example");
     }
 
