@@ -41,16 +41,25 @@ pub fn run(listen: &str) -> Result<(), Failure> {
 }
 
 #[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Watch {
     #[serde(default)]
     watch: bool,
+    resource_version: Option<u64>,
+    timeout_seconds: Option<u64>,
 }
 
 async fn list(kind: &str, make: fn(&str) -> Value, Query(query): Query<Watch>) -> Response {
     if query.watch {
-        // Something happens somewhere all the time, as in a cluster that works.
-        let events = futures_util::stream::unfold(2, move |version| async move {
+        // Something happens somewhere all the time, as in a cluster that works, until the time is out that was asked for: by that Doorward
+        // knows that it was told all, and asks about each task itself where it does not.
+        let since = query.resource_version.unwrap_or(1);
+        let end = query.timeout_seconds.map(|seconds| since + seconds);
+        let events = futures_util::stream::unfold(since + 1, move |version| async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
+            if end.is_some_and(|end| version >= end) {
+                return None;
+            }
             let mut object = make("0");
             object["metadata"]["resourceVersion"] = version.to_string().into();
             let line = format!("{}\n", json!({"type": "MODIFIED", "object": object}));

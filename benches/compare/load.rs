@@ -5,7 +5,9 @@ use std::{collections::HashMap, fmt::Write as _, fs, process::Command, sync::Onc
 use aws_lc_rs::hmac;
 
 use crate::{
-    Failure, Sample, exchange,
+    Failure, Sample,
+    cluster::TASKS,
+    exchange,
     peers::{Bench, Running},
     tokens::Algorithm,
 };
@@ -44,6 +46,8 @@ enum Traffic {
 const SEEN: usize = 1000;
 /// Requests of a run in which none may repeat.
 const ONCE: usize = 12_000;
+/// Connections of the load, each with one request at a time.
+const CONNECTIONS: usize = 64;
 /// People signed in at once.
 const PEOPLE: usize = 32;
 
@@ -100,22 +104,27 @@ pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Samp
         _ => bench.doorward(case.tls)?,
     };
     let script = bench.dir.path().join("load.lua");
-    let once = matches!(case.traffic, Traffic::New(_) | Traffic::Webhook | Traffic::Exchange { new: true });
+    let once = match case.traffic {
+        Traffic::New(_) => Some(ONCE),
+        Traffic::Webhook => Some(ONCE / 4),
+        Traffic::Exchange { new: true } => Some(TASKS),
+        Traffic::Plain | Traffic::Seen(_) | Traffic::Session | Traffic::Exchange { new: false } | Traffic::Own => None,
+    };
     if issues {
         let starts = bench.dir.path().join("starts.lua");
         fs::write(&starts, exchange::starts(bench)?)?;
-        wrk(&running, case, &starts, "2s", true)?;
+        wrk(&running, case, &starts, "2s", Some(TASKS))?;
     }
     fs::write(&script, lua(bench, case, &running, round)?)?;
     // Connections, pools and, for tokens that count as seen, the cache.
-    let warm = if once { bench.dir.path().join("warm.lua") } else { script.clone() };
-    if once {
+    let warm = if once.is_some() { bench.dir.path().join("warm.lua") } else { script.clone() };
+    if once.is_some() {
         fs::write(&warm, "request = function() return wrk.format('GET', '/plain/x') end")?;
     }
-    wrk(&running, case, &warm, "1s", false)?;
+    wrk(&running, case, &warm, "1s", None)?;
     let before = running.cpu_us()?;
     // Twice as long as they take: wrk does not stop before, and what Doorward does meanwhile counts.
-    let seconds = if once { "3s" } else { "2s" };
+    let seconds = if once.is_some() { "3s" } else { "2s" };
     let (requests, per_second) = wrk(&running, case, &script, seconds, once)?;
     let cpu = running.cpu_us()? - before;
     Ok(Sample {
@@ -213,26 +222,27 @@ fn deliveries(path: &str, round: usize) -> String {
     )
 }
 
-/// Requests done and their rate. Any answer but 2xx, and any socket error, fails the run.
+/// Requests served and their rate. `once`: how many there are, where the script stops after the last of them. Any answer but 2xx, any
+/// socket error, and a last request that was not reached fail the run.
 fn wrk(
     running: &Running,
     case: &Case,
     script: &std::path::Path,
     seconds: &str,
-    once: bool,
+    once: Option<usize>,
 ) -> Result<(u64, f64), Failure> {
     let scheme = if case.tls { "https" } else { "http" };
     let output = Command::new("taskset")
-        .args(["-c", "1", "wrk", "-t1", "-c64", "-d", seconds, "-s"])
+        .args(["-c", "1", "wrk", "-t1", &format!("-c{CONNECTIONS}"), "-d", seconds, "-s"])
         .arg(script)
         .arg(format!("{scheme}://{}", running.address))
         .output()
         .map_err(|error| format!("wrk: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if text.contains("Non-2xx") || (text.contains("Socket errors") && !once) {
+    if text.contains("Non-2xx") || (text.contains("Socket errors") && once.is_none()) {
         return Err(format!("{}: not every request went well\n{text}", case.name).into());
     }
-    let requests = text
+    let counted: u64 = text
         .lines()
         .find_map(|line| line.trim().split_once(" requests in "))
         .and_then(|(count, _)| count.parse().ok())
@@ -242,5 +252,15 @@ fn wrk(
         .find_map(|line| line.strip_prefix("Requests/sec:"))
         .and_then(|rate| rate.trim().parse().ok())
         .ok_or_else(|| format!("wrk printed no rate\n{text}"))?;
-    Ok((requests, rate))
+    let Some(all) = once else { return Ok((counted, rate)) };
+    // Of the last on each connection it counts none, as it stops before they are answered. The proxy answers them all the same: the connections
+    // stay until the time is out.
+    if counted + (CONNECTIONS as u64) < all as u64 {
+        return Err(format!(
+            "{}: no more than {counted} of {all} requests were answered in {seconds}\n{text}",
+            case.name
+        )
+        .into());
+    }
+    Ok((all as u64, rate))
 }
