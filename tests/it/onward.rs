@@ -292,6 +292,25 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     assert_eq!(body, json!({"scope": ["https://www.googleapis.com/auth/devstorage.read_only"], "lifetime": "3600s"}));
 }
 
+/// The token that a rule denied was given to who asked for it by the other name, which no rule knew.
+#[tokio::test]
+async fn a_scope_is_given_by_the_name_that_rules_go_by_and_not_by_that_of_the_provider() {
+    let provider = Provider::start().await;
+    let more = "rules:
+  - {id: not-read, on: {token: {audiences: [entra], scopes: [read]}}, do: deny}
+  - {id: any, on: {token: {audiences: [entra], scopes: ['*']}}, who: {issuers: [people], groups: [dev]}, do: allow}
+";
+    let world = start_with(&provider.upstream.url(), |yaml| yaml.change("rules:\n", more)).await;
+    let alice = world.person("alice", &json!({}));
+    for (scope, said) in [("read", "rule `not-read` denies it"), ("api://x/.default", "ask for that")] {
+        let refused = ask(&world, &alice, "entra", scope).await;
+        assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_scope")), "{}", refused.text());
+        assert!(refused.text().contains(said), "{}", refused.text());
+    }
+    assert!(provider.upstream.requests().is_empty());
+    assert_eq!(ask(&world, &alice, "entra", "other").await.token(), "given-0");
+}
+
 #[tokio::test]
 async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
     let (world, mut provider) = start().await;

@@ -20,7 +20,8 @@ pub struct Onward {
     /// What the assertion says.
     #[serde(default)]
     pub assertion: OnwardAssertion,
-    /// What the provider calls a scope of the rules. One that is not listed is called the same there.
+    /// What the provider calls a scope of the rules. One that is not listed is called the same there. By the provider's name of a listed
+    /// one none is given: rules go by ours.
     #[serde(default)]
     pub scopes: BTreeMap<String, String>,
     /// Scopes, as the provider calls them, that it adds unasked, such as `profile`. A token with any other that was not asked

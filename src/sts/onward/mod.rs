@@ -7,10 +7,12 @@
 //! | `answer` | what comes, and whether it may be passed on |
 //! | `cache` | tokens that are held while they are good, and the calls under way |
 //! | `swap` | from what rules gave to the answer for the caller |
+//! | `rules` | rules about an audience whose provider does not do what they say |
 
 mod answer;
 mod cache;
 mod protocol;
+mod rules;
 mod swap;
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
@@ -83,7 +85,8 @@ impl Onward {
                 resolver.error(&at.key("audience"), format!("`{}` is there twice", raw.audience));
             }
             check_audience(raw, root, ours, &at, resolver);
-            check_rules(raw, root, &at, resolver);
+            rules::check(raw, root, &at, resolver);
+            rules::check_names(raw, &at, resolver);
             check_algorithm(raw, root, keys, &at, resolver);
             let Some(onward) = Self::resolve(raw, ours, egress, &at, resolver) else { continue };
             onwards.insert(Arc::clone(&onward.audience), Arc::new(onward));
@@ -239,26 +242,6 @@ fn check_spans(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
     }
     for (index, scope) in raw.default_scopes.iter().enumerate().filter(|(_, scope)| !is_scope(scope)) {
         report.error(&at.key("default_scopes").index(index), format!("`{scope}` is not one scope"));
-    }
-}
-
-/// Rules that would give what the provider cannot. One that means the audience by a pattern may be for others as well.
-fn check_rules(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut Resolver) {
-    if !matches!(raw.provider, raw::OnwardProvider::Aws(_)) {
-        return;
-    }
-    for rule in root.rules.iter().filter(|rule| rule.action == raw::Action::Allow) {
-        let Some(token) = rule.on.token.as_ref().filter(|token| !token.scopes.is_empty()) else { continue };
-        let (at, why) = (at.key("audience"), format!("rule `{}` gives scopes for it, and AWS knows none", rule.id));
-        if token.audiences.contains(&raw.audience) {
-            resolver.error(&at, why).help(
-                "leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may",
-            );
-        } else if token.is_for(&raw.audience) {
-            resolver
-                .warning(&at, why)
-                .help("who gets a scope by it is refused there; have its `audiences` leave this one out");
-        }
     }
 }
 
