@@ -103,6 +103,13 @@ impl Expected<'_> {
             Some(_) => return Err(unfit("its `scope` is no text")),
         };
         self.check_scopes(scopes.as_deref().unwrap_or_default())?;
+        // Of itself a server gives what it likes where nothing is asked for (RFC 6749 section 3.3), and a JWT alone shows what that is.
+        if self.asked.is_empty() && self.default_scopes.is_empty() && scopes.is_none() && jwt(&token).is_none() {
+            return Err(unfit(
+                "no scope was asked for, and neither `scope` of the answer nor the token says which it has, so that it may have any; name \
+                 `scopes` in the rule, or list in `default_scopes` what the provider gives of itself",
+            ));
+        }
         let no_number = || unfit("its `expires_in` is no number of seconds");
         let lasts = match body.get("expires_in") {
             None => None,

@@ -25,11 +25,22 @@ pub(super) fn check(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut
         if !token.audiences.is_empty() && !token.is_for(&raw.audience) {
             continue;
         }
-        let Some(Fault { why, named, meant }) = fault(raw, rule, &token.scopes) else { continue };
-        if token.audiences.contains(&raw.audience) {
-            resolver.error(&at, why).help(named);
-        } else {
-            resolver.warning(&at, why).help(meant);
+        let is_named = token.audiences.contains(&raw.audience);
+        match fault(raw, rule, &token.scopes) {
+            Some(Fault { why, named, .. }) if is_named => _ = resolver.error(&at, why).help(named),
+            Some(Fault { why, meant, .. }) => _ = resolver.warning(&at, why).help(meant),
+            None if rule.action == raw::Action::Allow && token.scopes.is_empty() && chooses(raw) => {
+                resolver
+                    .warning(
+                        &at,
+                        format!(
+                            "rule `{}` gives no scopes, and where none is asked for, the provider may choose them",
+                            rule.id
+                        ),
+                    )
+                    .help("name `scopes` in the rule, or say in `default_scopes` what the provider gives of itself");
+            }
+            None => {}
         }
     }
 }
@@ -42,6 +53,11 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, scopes: &[String]) -> Option<Fault
             named: "leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may",
             meant: "who gets a scope by it is refused there; have its `audiences` leave this one out",
         }),
+        OnwardProvider::Google(_) if is_allow && scopes.is_empty() => Some(Fault {
+            why: format!("rule `{}` gives no scopes, and Google gives no token without one", rule.id),
+            named: "name `scopes` in the rule",
+            meant: "who gets nothing else there is refused by Google; name `scopes` in a rule for this audience",
+        }),
         _ => scopes.iter().find_map(|scope| {
             let ours = ours(&raw.scopes, scope)?;
             Some(Fault {
@@ -51,6 +67,16 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, scopes: &[String]) -> Option<Fault
             })
         }),
     }
+}
+
+/// Whether nothing says what a token opens for which no scope was asked (RFC 6749 section 3.3).
+fn chooses(raw: &raw::Onward) -> bool {
+    let (audience, resource) = match &raw.provider {
+        OnwardProvider::TokenExchange(grant) | OnwardProvider::JwtBearer(grant) => (&grant.audience, &grant.resource),
+        OnwardProvider::ClientCredentials(client) => (&client.audience, &client.resource),
+        OnwardProvider::Google(_) | OnwardProvider::Aws(_) => return false,
+    };
+    audience.is_none() && resource.is_none() && raw.default_scopes.is_empty()
 }
 
 /// Our name of a scope that is the provider's alone, for which rules do not know it.
@@ -69,3 +95,6 @@ pub(super) fn check_names(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
             .help("who is denied one gets the same token by the other: have one name for it, or deny both");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,6 @@ use tokio::{runtime::Handle, sync::mpsc};
 use super::{answer::Failure, cache::TokenRequest, *};
 use crate::{
     clock::{Clock, Timestamp},
-    config::report::Severity,
     store::{Embedded, Revocations, Store, Target},
     sts::keys::{SigningKey, SigningKeys},
 };
@@ -88,49 +87,6 @@ fn what_cannot_be_is_told_at_its_place() {
         let found: Vec<&str> = problems.iter().map(|(at, _)| at.as_str()).collect();
         assert_eq!(found, places, "{onward} {rest}: {problems:?}");
         assert!(!places.is_empty() || onwards.contains_key("v"));
-    }
-}
-
-/// It gives a configuration that is in force more words, and stops none.
-#[test]
-fn a_rule_that_means_aws_by_a_pattern_and_gives_scopes_is_warned_of() {
-    let aws = "{audience: v, provider: {aws: {role: 'arn:aws:iam::1:role/a'}}}";
-    for (audiences, scopes, told) in
-        [("'v*'", ", scopes: [a]", 1), ("'*'", ", scopes: [a]", 1), ("'v*'", "", 0), ("'vault*'", ", scopes: [a]", 0)]
-    {
-        let on = format!("{{token: {{audiences: [{audiences}]{scopes}}}}}");
-        let yaml = format!("tokens: {{exchange: [], onward: [{aws}]}}\nrules: [{{id: r, on: {on}, do: allow}}]");
-        let (root, mut resolver) = (serde_saphyr::from_str(&yaml).unwrap(), Resolver::default());
-        Onward::resolve_all(&root, (OURS, None), &Egress::direct(None, None).unwrap(), &At::root(), &mut resolver);
-        let problems = resolver.report.problems();
-        assert_eq!((problems.len(), resolver.report.has_errors()), (told, false), "{on}: {problems:?}");
-        assert!(problems.iter().all(|problem| problem.at.as_str() == "/0/audience"), "{on}: {problems:?}");
-    }
-}
-
-/// Who was denied such a scope by its one name got it by the other.
-#[test]
-fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
-    for (scopes, rule, told) in [
-        ("{a: there}", "audiences: [v], scopes: [a]}}, do: allow", vec![]),
-        ("{a: there}", "audiences: [v], scopes: [there]}}, do: allow", vec![("/0/audience", true)]),
-        ("{a: there}", "audiences: [v], scopes: [THERE]}}, do: deny", vec![("/0/audience", true)]),
-        ("{a: there}", "audiences: ['*'], scopes: [there]}}, do: allow", vec![("/0/audience", false)]),
-        ("{a: there}", "scopes: [there]}}, do: deny", vec![("/0/audience", false)]),
-        ("{a: there}", "audiences: [w], scopes: [there]}}, do: allow", vec![]),
-        ("{a: there, there: elsewhere}", "audiences: [v], scopes: [there]}}, do: allow", vec![]),
-        ("{a: there, b: there}", "audiences: [v], scopes: [a]}}, do: allow", vec![("/0/scopes/b", false)]),
-    ] {
-        let yaml = format!(
-            "tokens: {{exchange: [], onward: [{{audience: v, provider: {{jwt_bearer: {{token_url: 'https://a'}}}}, \
-             assertion: {{audience: x}}, scopes: {scopes}}}]}}\nrules: [{{id: r, on: {{token: {{{rule}}}]"
-        );
-        let (root, mut resolver) = (serde_saphyr::from_str(&yaml).unwrap(), Resolver::default());
-        Onward::resolve_all(&root, (OURS, None), &Egress::direct(None, None).unwrap(), &At::root(), &mut resolver);
-        let problems = resolver.report.problems().iter();
-        let found: Vec<_> =
-            problems.map(|problem| (problem.at.as_str(), problem.severity == Severity::Error)).collect();
-        assert_eq!(found, told, "{scopes} {rule}: {:?}", resolver.report.problems());
     }
 }
 

@@ -63,6 +63,28 @@ fn a_token_of_the_standard_is_taken_as_it_is() {
     assert!(expected(Reads::OAuth { exchanged: false }).read(&answer(200, &plain)).is_ok());
 }
 
+/// The provider chose its scopes then, and caller and trail were told of none.
+#[test]
+fn a_token_without_a_scope_asked_for_is_passed_on_only_if_something_says_what_it_has() {
+    let ends = json!({"exp": NOW + 9});
+    for (what, change, default_scopes, is_passed_on) in [
+        ("opaque, with what may be added", json!({}), &["profile".to_owned()][..], true),
+        ("opaque, and nothing is said", json!({}), &[], false),
+        ("opaque, with none", json!({"scope": ""}), &[], true),
+        ("a JWT with none", json!({"access_token": jwt_of(&ends)}), &[], true),
+    ] {
+        let expected = Expected { asked: &[], default_scopes, ..expected(Reads::OAuth { exchanged: true }) };
+        let given = expected.read(&answer(200, &with(&change).to_string()));
+        match &given {
+            Ok(_) => assert!(is_passed_on, "{what}"),
+            Err(Failure::Unfit(why)) => {
+                assert!(!is_passed_on && why.contains("no scope was asked for"), "{what}: {why}")
+            }
+            Err(other) => panic!("{what}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn what_was_not_asked_for_is_not_passed_on() {
     for (what, change, said) in [

@@ -1,0 +1,84 @@
+use super::super::Onward;
+use crate::{
+    config::{
+        report::{At, Severity},
+        resolver::Resolver,
+    },
+    egress::Egress,
+};
+
+/// Problems of this provider under this rule, and whether each is an error.
+fn told_of(onward: &str, rule: &str) -> Vec<(String, bool)> {
+    let yaml = format!(
+        "tokens: {{exchange: [], onward: [{{audience: v, {onward}}}]}}\nrules: [{{id: r, on: {{token: {{{rule}}}]"
+    );
+    let (root, mut resolver) = (serde_saphyr::from_str(&yaml).unwrap(), Resolver::default());
+    Onward::resolve_all(
+        &root,
+        ("https://door.test", None),
+        &Egress::direct(None, None).unwrap(),
+        &At::root(),
+        &mut resolver,
+    );
+    let problems = resolver.report.problems().iter();
+    problems.map(|problem| (problem.at.as_str().to_owned(), problem.severity == Severity::Error)).collect()
+}
+
+/// It gives a configuration that is in force more words, and stops none.
+#[test]
+fn a_rule_that_means_aws_by_a_pattern_and_gives_scopes_is_warned_of() {
+    let aws = "provider: {aws: {role: 'arn:aws:iam::1:role/a'}}";
+    for (audiences, scopes, told) in
+        [("'v*'", ", scopes: [a]", 1), ("'*'", ", scopes: [a]", 1), ("'v*'", "", 0), ("'vault*'", ", scopes: [a]", 0)]
+    {
+        let rule = format!("audiences: [{audiences}]{scopes}}}}}, do: allow");
+        assert_eq!(told_of(aws, &rule), vec![("/0/audience".to_owned(), false); told], "{rule}");
+    }
+}
+
+/// A provider that is asked for no scope gives what it likes, or nothing: `check` was content, and each exchange was refused.
+#[test]
+fn a_rule_without_scopes_is_told_of_where_the_provider_needs_one_or_chooses() {
+    let google = "provider: {google: {pool_provider: '//iam.googleapis.com/p/providers/q'}}";
+    let standard = "provider: {token_exchange: {token_url: 'https://a'}}, assertion: {audience: x}";
+    let client =
+        "provider: {client_credentials: {token_url: 'https://a', resource: 'https://b'}}, assertion: {audience: x}";
+    let default = format!("{standard}, default_scopes: [all]");
+    for (onward, rule, told) in [
+        (google, "audiences: [v]}}, do: allow", Some(true)),
+        (google, "audiences: ['*']}}, do: allow", Some(false)),
+        (google, "audiences: [v], scopes: [a]}}, do: allow", None),
+        (google, "audiences: [v]}}, do: deny", None),
+        (standard, "audiences: [v]}}, do: allow", Some(false)),
+        (standard, "audiences: ['*']}}, do: allow", Some(false)),
+        (standard, "audiences: [v], scopes: [a]}}, do: allow", None),
+        (standard, "audiences: [v]}}, do: deny", None),
+        (client, "audiences: [v]}}, do: allow", None),
+        (&*default, "audiences: [v]}}, do: allow", None),
+    ] {
+        let told: Vec<_> = told.map(|is_error| ("/0/audience".to_owned(), is_error)).into_iter().collect();
+        assert_eq!(told_of(onward, rule), told, "{onward} {rule}");
+    }
+}
+
+/// Who was denied such a scope by its one name got it by the other.
+#[test]
+fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
+    for (scopes, rule, told) in [
+        ("{a: there}", "audiences: [v], scopes: [a]}}, do: allow", vec![]),
+        ("{a: there}", "audiences: [v], scopes: [there]}}, do: allow", vec![("/0/audience", true)]),
+        ("{a: there}", "audiences: [v], scopes: [THERE]}}, do: deny", vec![("/0/audience", true)]),
+        ("{a: there}", "audiences: ['*'], scopes: [there]}}, do: allow", vec![("/0/audience", false)]),
+        ("{a: there}", "scopes: [there]}}, do: deny", vec![("/0/audience", false)]),
+        ("{a: there}", "audiences: [w], scopes: [there]}}, do: allow", vec![]),
+        ("{a: there, there: elsewhere}", "audiences: [v], scopes: [there]}}, do: allow", vec![]),
+        ("{a: there, b: there}", "audiences: [v], scopes: [a]}}, do: allow", vec![("/0/scopes/b", false)]),
+    ] {
+        let onward = format!(
+            "provider: {{jwt_bearer: {{token_url: 'https://a'}}}}, assertion: {{audience: x}}, scopes: {scopes}"
+        );
+        let found = told_of(&onward, rule);
+        let found: Vec<_> = found.iter().map(|(at, is_error)| (at.as_str(), *is_error)).collect();
+        assert_eq!(found, told, "{scopes} {rule}");
+    }
+}
