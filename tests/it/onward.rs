@@ -433,6 +433,12 @@ async fn what_a_provider_does_wrong_is_told_and_not_passed_on() {
     provider.says(with("scope", json!("write")));
     let answer = ask(&world, &alice, "vault", "read write").await;
     assert_eq!((answer.status, &answer.json()["scope"]), (200, &json!("write")), "{}", answer.text());
+    // What AWS says too where it could not fetch our keys.
+    let unsure = r#"{"Error":{"Code":"InvalidIdentityToken","Message":"Couldn't retrieve verification key"}}"#;
+    provider.says(Reply::json(400, unsure));
+    let answer = world.ask(&[("subject_token", &alice), ("audience", "aws")]).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("2")), "{}", answer.text());
+    assert!(answer.text().contains("refused with `InvalidIdentityToken`"), "{}", answer.text());
     let aws = ask(&world, &alice, "aws", "read").await;
     assert_eq!((aws.status, &aws.json()["error"]), (400, &json!("invalid_scope")), "{}", aws.text());
 }

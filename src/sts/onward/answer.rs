@@ -45,8 +45,8 @@ pub enum GivenForm {
 pub enum Failure {
     /// The provider cannot be reached, or is in trouble: it may pass.
     Away(String),
-    /// The provider refused, in its words.
-    Refused { error: String, said: Option<String> },
+    /// The provider refused, in its words. `passes`: as it does at times with what is in order.
+    Refused { error: String, said: Option<String>, passes: bool },
     /// What came cannot be passed on.
     Unfit(String),
 }
@@ -66,7 +66,7 @@ pub struct Expected<'a> {
 impl Expected<'_> {
     /// The token in an answer.
     pub fn read(&self, answer: &Response<Bytes>) -> Result<Given, Failure> {
-        let body = success(answer)?;
+        let body = success(self.reads, answer)?;
         match self.reads {
             Reads::OAuth { exchanged } => self.oauth(&body, exchanged),
             Reads::Aws => self.aws(&body),
@@ -139,7 +139,7 @@ impl Expected<'_> {
 
     /// The answer of `generateAccessToken` of Google.
     pub fn service_account(&self, answer: &Response<Bytes>) -> Result<Given, Failure> {
-        let body = success(answer)?;
+        let body = success(self.reads, answer)?;
         let token = token(body.get("accessToken"))?;
         let end = body.get("expireTime").and_then(Value::as_str).and_then(Timestamp::from_rfc3339);
         let expires = end.ok_or_else(|| unfit("it does not say when the token ends (`expireTime`)"))?;
@@ -234,7 +234,7 @@ impl Expected<'_> {
 }
 
 /// The object in an answer that gives something.
-fn success(answer: &Response<Bytes>) -> Result<Map<String, Value>, Failure> {
+fn success(reads: Reads, answer: &Response<Bytes>) -> Result<Map<String, Value>, Failure> {
     let status = answer.status();
     if status.is_success() {
         return parse_strict_object(answer.body()).map_err(|why| unfit(format!("the answer {why}")));
@@ -246,16 +246,32 @@ fn success(answer: &Response<Bytes>) -> Result<Map<String, Value>, Failure> {
         )));
     }
     let (error, said) = refusal(answer.body());
-    let passes = ["temporarily_unavailable", "server_error", "slow_down", "IDPCommunicationError", "Throttling"];
+    let away = ["temporarily_unavailable", "server_error", "slow_down", "IDPCommunicationError", "Throttling"];
     if status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
-        || error.as_deref().is_some_and(|error| passes.contains(&error))
+        || error.as_deref().is_some_and(|error| away.contains(&error))
     {
         let said = error.into_iter().chain(said).collect::<Vec<_>>().join(": ");
         let said = if said.is_empty() { said } else { format!(" ({said})") };
         return Err(Failure::Away(format!("it answers {}{said}", status.as_u16())));
     }
-    Err(Failure::Refused { error: error.unwrap_or_else(|| status.as_u16().to_string()), said })
+    let error = error.unwrap_or_else(|| status.as_u16().to_string());
+    let passes = passes(reads, &error, said.as_deref().unwrap_or_default());
+    Err(Failure::Refused { error, said, passes })
+}
+
+/// Whether a refusal is one that the provider gives at times though all is in order, and asks to try again after. It may be meant as
+/// well: nothing tells one from the other.
+fn passes(reads: Reads, error: &str, said: &str) -> bool {
+    match reads {
+        // It could not fetch our keys, perhaps.
+        Reads::Aws => error == "InvalidIdentityToken",
+        // Of Entra ID: not all that answer there know a federated credential at once, and some could not fetch our keys.
+        Reads::OAuth { .. } => {
+            let codes = ["AADSTS70021", "AADSTS700211", "AADSTS700213", "AADSTS50166", "AADSTS501661"];
+            said.split_once(':').is_some_and(|(code, _)| codes.contains(&code))
+        }
+    }
 }
 
 /// What an answer says went wrong: RFC 6749 section 5.2, or as AWS and Google do.

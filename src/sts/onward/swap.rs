@@ -153,7 +153,7 @@ impl Exchanger<'_> {
                 format!("{name} gives no token at the moment: {why}; try again, and see whether Doorward reaches it"),
             ),
             Failure::Unfit(why) => Refusal::gateway(format!("what {name} gives is not passed on: {why}")),
-            Failure::Refused { error, said } => {
+            Failure::Refused { error, said, passes } => {
                 let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
                 let issuer = self.own_issuer.issuer();
                 let description = format!(
@@ -162,7 +162,13 @@ impl Exchanger<'_> {
                     onward.assertion_audience,
                     metadata::KEYS,
                 );
-                Refusal::of_provider(&error, description)
+                match passes {
+                    true => Refusal::unavailable(
+                        Reason::UpstreamFailed,
+                        format!("{description}. It refuses so at times though all is in order; try again"),
+                    ),
+                    false => Refusal::of_provider(&error, description),
+                }
             }
         }
     }

@@ -162,8 +162,11 @@ fn scopes_of_a_resource_are_those_that_were_asked_for_there() {
 #[test]
 fn what_a_provider_says_is_told_short_and_without_tokens() {
     let read = |status, body: &str| expected(Reads::Aws).read(&answer(status, body)).unwrap_err();
-    let refused =
-        |error: &str, said: Option<&str>| Failure::Refused { error: error.to_owned(), said: said.map(str::to_owned) };
+    let refused = |error: &str, said: Option<&str>| Failure::Refused {
+        error: error.to_owned(),
+        said: said.map(str::to_owned),
+        passes: false,
+    };
     for (status, body, failure) in [
         (
             400,
@@ -199,6 +202,33 @@ fn what_a_provider_says_is_told_short_and_without_tokens() {
     }
     assert!(matches!(read(302, ""), Failure::Unfit(why) if why.contains("redirect (302)")));
     assert_eq!(clean(&"é ".repeat(300)).chars().count(), 200);
+}
+
+/// Steps ended at once with a text that blamed what was right.
+#[test]
+fn a_refusal_that_a_provider_says_to_try_again_after_is_one_that_passes() {
+    let exchanged = false;
+    let entra = |code: &str| {
+        let said = format!("{code}: No matching federated identity record found. Trace ID: 1");
+        json!({"error": "invalid_client", "error_description": said}).to_string()
+    };
+    let aws =
+        |code: &str| json!({"Error": {"Code": code, "Message": "Couldn't retrieve verification key"}}).to_string();
+    for (reads, body, may_pass) in [
+        (Reads::OAuth { exchanged }, entra("AADSTS70021"), true),
+        (Reads::OAuth { exchanged }, entra("AADSTS700213"), true),
+        (Reads::OAuth { exchanged }, entra("AADSTS50166"), true),
+        // It differs in upper and lower case alone, and stays so.
+        (Reads::OAuth { exchanged }, entra("AADSTS7002138"), false),
+        (Reads::OAuth { exchanged }, aws("InvalidIdentityToken"), false),
+        (Reads::Aws, aws("InvalidIdentityToken"), true),
+        (Reads::Aws, aws("AccessDenied"), false),
+    ] {
+        match expected(reads).read(&answer(400, &body)) {
+            Err(Failure::Refused { passes, .. }) => assert_eq!(passes, may_pass, "{body}"),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
 }
 
 #[test]
