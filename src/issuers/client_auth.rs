@@ -24,6 +24,11 @@ use crate::{
 /// The life of an assertion, in seconds; it is used at once.
 const ASSERTION_LIFE: i64 = 60;
 
+/// By so many seconds assertions say that they were issued before they were: some refuse those that are ahead of their clock by
+/// anything, as ours is when it is a moment fast. Keycloak does where it takes assertions of an identity provider, unless that has an
+/// allowed clock skew.
+pub const ISSUED_BEFORE: i64 = 5;
+
 /// A client of one issuer, with what proves it. Two are equal if they prove the same in the same way.
 #[derive(Clone, PartialEq)]
 pub struct ClientAuth {
@@ -275,8 +280,9 @@ impl AssertionKey {
 
     /// A fresh assertion (RFC 7523 section 3).
     fn sign(&self, client: &str, now: Timestamp) -> Result<String, String> {
-        let (jti, iat) = (uuid::Uuid::new_v4().to_string(), now.as_secs());
-        let claims = Assertion { iss: client, sub: client, aud: &self.audience, jti, iat, exp: iat + ASSERTION_LIFE };
+        let (jti, iat) = (uuid::Uuid::new_v4().to_string(), now.as_secs() - ISSUED_BEFORE);
+        let exp = iat + ASSERTION_LIFE;
+        let claims = Assertion { iss: client, sub: client, aud: &self.audience, jti, iat, exp };
         jsonwebtoken::encode(&self.header, &claims, &self.key)
             .map_err(|error| format!("the client assertion cannot be signed: {error}"))
     }
@@ -315,6 +321,8 @@ fn basic(id: &str, secret: &Secret) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
     use super::*;
     use crate::config::values::SecretSource;
 
@@ -326,6 +334,17 @@ mod tests {
 
     fn key(pem: &str) -> Option<AssertionKey> {
         AssertionKey::new(Secret::new(pem.as_bytes().to_vec()), Some("k1".to_owned()), ISSUER)
+    }
+
+    /// Where no skew is forgiven it was refused whenever our clock was a moment ahead.
+    #[test]
+    fn an_assertion_was_issued_a_moment_ago_and_lasts_a_minute() {
+        let key = key(&pem(&rcgen::PKCS_ECDSA_P256_SHA256)).unwrap();
+        let assertion = key.sign("doorward", Timestamp::from_secs(1_700_000_000)).unwrap();
+        let claims = BASE64_URL_SAFE_NO_PAD.decode(assertion.split('.').nth(1).unwrap()).unwrap();
+        let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+        let times = ["iat", "exp"].map(|name| claims[name].as_i64().unwrap());
+        assert_eq!(times, [1_699_999_995, 1_700_000_055]);
     }
 
     #[test]

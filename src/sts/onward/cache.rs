@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Moment, Timestamp},
-    issuers::{Breaker, Key, SingleFlight},
+    issuers::{Breaker, ISSUED_BEFORE, Key, SingleFlight},
     lock::lock,
     sha256::sha256,
     store::Revocations,
@@ -330,8 +330,11 @@ impl TokenRequest {
         let mut claims = self.claims.clone();
         claims.extend(subject.map(|subject| ("sub".to_owned(), subject.into())));
         claims.insert("jti".to_owned(), jti.into());
-        claims.insert("iat".to_owned(), now.as_secs().into());
-        claims.insert("exp".to_owned(), ends.min(now + ASSERTION_LIFE).as_secs().into());
+        let issued = now.as_secs() - ISSUED_BEFORE;
+        claims.insert("iat".to_owned(), issued.into());
+        // A longer life than five minutes by what it says itself is refused at some.
+        let ends = ends.min(Timestamp::from_secs(issued) + ASSERTION_LIFE);
+        claims.insert("exp".to_owned(), ends.as_secs().into());
         let signed = keys.sign_assertion(self.onward.algorithm, &claims);
         signed.map(Zeroizing::new).ok_or_else(|| "the assertion cannot be signed".to_owned())
     }
