@@ -18,6 +18,9 @@ const MAX_PARAMETERS: usize = 32;
 /// More scopes than anybody needs at once.
 const MAX_SCOPES: usize = 32;
 
+/// Bytes of a scope. One that a rule gives by a pattern is as long as who asks makes it, and is kept with the token.
+const MAX_SCOPE: usize = 512;
+
 pub const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 pub const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 pub const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
@@ -136,9 +139,11 @@ pub fn is_audience(text: &str) -> bool {
     !text.is_empty() && text.len() <= 512 && !text.chars().any(char::is_control)
 }
 
-/// A `scope-token` (RFC 6749 section 3.3).
+/// A `scope-token` (RFC 6749 section 3.3) that can be asked for here.
 pub fn is_scope(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+    !text.is_empty()
+        && text.len() <= MAX_SCOPE
+        && text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
 /// What HTTP Basic (RFC 7617) brings: a name, a colon and a password.
@@ -161,7 +166,9 @@ fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
     let mut scopes: BTreeSet<&str> = BTreeSet::new();
     for scope in text.split(' ').filter(|scope| !scope.is_empty()) {
         if !is_scope(scope) {
-            return Err(Refusal::bad_scope("a scope has characters that no scope has"));
+            return Err(Refusal::bad_scope(format!(
+                "a scope is longer than {MAX_SCOPE} bytes, or has characters that no scope has"
+            )));
         }
         scopes.insert(scope);
     }
@@ -241,6 +248,7 @@ mod tests {
                 "access_token",
             ),
             ("a scope with a quote", format!("{GOOD}&scope=a%22"), "invalid_scope", "characters"),
+            ("a long scope", format!("{GOOD}&scope={}", "a".repeat(513)), "invalid_scope", "longer than 512 bytes"),
             ("a scope of blanks", format!("{GOOD}&scope=%20+"), "invalid_scope", "`scope` is blank"),
         ] {
             let answer = read(&body).err().unwrap_or_else(|| panic!("{what}"));

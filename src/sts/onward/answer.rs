@@ -327,6 +327,13 @@ fn unfit(why: impl Into<String>) -> Failure {
     Failure::Unfit(why.into())
 }
 
+impl Given {
+    /// How many bytes it holds, about.
+    pub fn size(&self) -> usize {
+        self.token.len() + self.scopes.iter().flatten().map(String::len).sum::<usize>()
+    }
+}
+
 impl std::fmt::Debug for Given {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Given").field("form", &self.form).field("expires", &self.expires).finish_non_exhaustive()

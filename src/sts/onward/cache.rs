@@ -81,6 +81,8 @@ pub struct Gained {
     pub(super) ends: Moment,
     use_until: Moment,
     asked: TokenRequest,
+    /// In bytes, about.
+    size: usize,
 }
 
 /// What is wanted of a provider, and for whom.
@@ -176,6 +178,7 @@ impl ProviderTokens {
             digest: HEXLOWER.encode(&sha256(&[given.token.as_bytes()])),
             ends,
             use_until: ends - (lasts / 5).max(SPARE),
+            size: given.size() + wanted.size(),
             given,
             asked: wanted,
         });
@@ -243,10 +246,10 @@ impl Cached {
         self.drop_superseded(|old| now.is_surely_past(old.ends));
         // Its task may use it until its own end.
         if let Some(old) = self.remove(&key).filter(|old| old.asked.onward.revocation_url.is_some()) {
-            self.bytes += old.size();
+            self.bytes += old.size;
             self.superseded.push(old);
         }
-        while self.by_key.len() + self.superseded.len() >= MAX_CACHED || self.bytes + gained.size() > MAX_BYTES {
+        while self.by_key.len() + self.superseded.len() >= MAX_CACHED || self.bytes + gained.size > MAX_BYTES {
             let soonest = self.superseded.iter().map(|old| now.until(old.ends)).min();
             if let Some(soonest) = soonest {
                 self.drop_superseded(|old| now.until(old.ends) == soonest);
@@ -256,7 +259,7 @@ impl Cached {
             let Some(soonest) = soonest else { return };
             self.remove(&soonest);
         }
-        self.bytes += gained.size();
+        self.bytes += gained.size;
         for uid in &gained.asked.lives_with {
             self.by_run.entry(Arc::clone(uid)).or_default().insert(key);
         }
@@ -267,13 +270,13 @@ impl Cached {
         let (gone, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.superseded).into_iter().partition(|old| goes(old));
         self.superseded = kept;
-        self.bytes -= gone.iter().map(|old| old.size()).sum::<usize>();
+        self.bytes -= gone.iter().map(|old| old.size).sum::<usize>();
         gone
     }
 
     fn remove(&mut self, key: &Key) -> Option<Arc<Gained>> {
         let gained = self.by_key.remove(key)?;
-        self.bytes -= gained.size();
+        self.bytes -= gained.size;
         for uid in &gained.asked.lives_with {
             if let Some(keys) = self.by_run.get_mut(uid) {
                 keys.remove(key);
@@ -298,14 +301,15 @@ impl Gained {
     pub(super) fn expires(&self, now: Moment) -> Timestamp {
         now.shown() + now.until(self.ends)
     }
-
-    fn size(&self) -> usize {
-        // Besides the token, what the assertion said is kept.
-        self.given.token.len() + 2048
-    }
 }
 
 impl TokenRequest {
+    /// How many bytes it holds, about. What the assertion says, and the scopes, are as long as who asks made them.
+    fn size(&self) -> usize {
+        let claims = serde_json::to_vec(&self.claims).map_or(0, |claims| claims.len());
+        2048 + claims + self.scopes.iter().map(String::len).sum::<usize>()
+    }
+
     /// Differs for all that differs in what is asked.
     fn key(&self) -> Key {
         let claims = Value::Object(self.claims.clone()).to_string();

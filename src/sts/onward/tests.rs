@@ -244,6 +244,22 @@ async fn the_end_of_a_run_ends_its_tokens_there_and_here() {
     assert_eq!(world.asked(), ["/token"]);
 }
 
+/// It was counted as a token alone, so that who asked for long scopes filled the memory.
+#[tokio::test]
+async fn what_an_assertion_said_counts_to_what_is_held() {
+    let mut world = World::start("").await;
+    let long = "a".repeat(600 << 10);
+    // Some more than there is room for.
+    for _ in 0..2 {
+        for subject in 0..30 {
+            let mut wanted = world.wanted(&subject.to_string(), &[]);
+            wanted.claims.insert("scope".to_owned(), long.as_str().into());
+            world.obtain(wanted).await;
+        }
+    }
+    assert!(world.asked().len() > 30, "all are held");
+}
+
 /// It was given until the clock had caught up, which the provider took it for no more.
 #[tokio::test]
 async fn a_token_is_held_no_longer_though_the_clock_is_set_back() {
