@@ -45,8 +45,9 @@ pub struct Swap {
 /// What is asked for.
 #[derive(Debug)]
 pub enum Wish {
-    /// A token with these scopes, or with all that rules give by name.
-    Token(Option<String>),
+    /// A token with these scopes, or with all that rules give by name. `or_other`: or what is given in place of one, as credentials of
+    /// AWS are.
+    Token { scope: Option<String>, or_other: bool },
     /// Whether a registry's clients get anything for the pod's token. They name the scopes, some of which rules may give by a pattern.
     Login,
 }
@@ -103,6 +104,8 @@ fn over(said: &str) -> String {
 #[derive(Deserialize)]
 struct Answer {
     access_token: String,
+    #[serde(default)]
+    token_type: String,
     expires_in: u64,
     #[serde(default)]
     scope: String,
@@ -129,15 +132,28 @@ impl Swap {
         let subject = self.read_subject()?;
         let now = now();
         let answer = match &self.wish {
-            Wish::Token(scope) => self.swap(subject.trim(), scope.as_deref()).await?,
+            Wish::Token { scope, .. } => self.swap(subject.trim(), scope.as_deref()).await?,
             Wish::Login => self.log_in(subject.trim()).await?,
         };
         if answer.status() != StatusCode::OK {
             return Err(self.refused(&answer));
         }
+        self.issued(answer.body(), now)
+    }
+
+    /// The token in an answer to what was asked at `now`.
+    fn issued(&self, body: &[u8], now: Timestamp) -> Result<Issued, NoToken> {
         let unfit =
             || NoToken::Refused(format!("{} answered with something that is no token: is it a Doorward?", self.server));
-        let answer: Answer = serde_json::from_slice(answer.body()).map_err(|_| unfit())?;
+        let answer: Answer = serde_json::from_slice(body).map_err(|_| unfit())?;
+        // RFC 8693 section 2.2.1. Programs would send it to another host as a token.
+        if answer.token_type.eq_ignore_ascii_case("N_A") && !matches!(self.wish, Wish::Token { or_other: true, .. }) {
+            return Err(NoToken::Refused(format!(
+                "for {} there are credentials and no token, which this form cannot hold; leave `--as` out, and have them read by a \
+                 `credential_process` of AWS",
+                self.audience
+            )));
+        }
         let is_token =
             !answer.access_token.is_empty() && answer.access_token.bytes().all(|byte| byte.is_ascii_graphic());
         if !is_token || answer.expires_in == 0 {
@@ -399,6 +415,25 @@ mod tests {
                 other => panic!("{row}: {other:?}"),
             }
             accept.await.unwrap();
+        }
+    }
+
+    /// Keys of AWS were sent to another host as a password or a token.
+    #[test]
+    fn credentials_that_are_no_token_are_taken_for_none() {
+        let body = br#"{"access_token":"{\"SecretAccessKey\":\"s\"}","token_type":"N_A","expires_in":900}"#;
+        for (wish, is_taken) in [
+            (Wish::Token { scope: None, or_other: true }, true),
+            (Wish::Token { scope: None, or_other: false }, false),
+            (Wish::Login, false),
+        ] {
+            let server = "https://door.test".parse().unwrap();
+            let swap = Swap::new(server, None, PathBuf::new(), "aws".to_owned(), wish).unwrap();
+            match swap.issued(body, now()) {
+                Ok(_) => assert!(is_taken, "{:?}", swap.wish),
+                Err(NoToken::Refused(said)) => assert!(!is_taken && said.contains("leave `--as` out"), "{said}"),
+                Err(other) => panic!("{other}"),
+            }
         }
     }
 

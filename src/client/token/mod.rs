@@ -92,7 +92,10 @@ impl Delivery {
         };
         let exec_api = if shape == Shape::ExecCredential { exec_api()? } else { EXEC_API };
         let cluster = cluster.unwrap_or_else(|| server.to_string());
-        let wish = if shape == Shape::DockerLogin { Wish::Login } else { Wish::Token(scope) };
+        let wish = match shape {
+            Shape::DockerLogin => Wish::Login,
+            _ => Wish::Token { scope, or_other: shape == Shape::Token },
+        };
         let swap = Swap::new(server, ca.as_deref(), subject, audience, wish)?;
         Ok((Self { swap, shape, cluster, registry, authorities, exec_api }, out))
     }
