@@ -44,6 +44,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(12 * 3600);
 const MIN_SESSION: Duration = Duration::from_secs(900);
 
+/// How the audiences begin that assertions have for Entra ID, in whichever of its clouds.
+const ENTRA: &str = "api://AzureADTokenExchange";
+
 /// An audience that trusts another provider.
 #[derive(Debug)]
 pub struct Onward {
@@ -206,6 +209,19 @@ fn check_audience(raw: &raw::Onward, root: &raw::Root, ours: &str, at: &At, reso
 }
 
 fn check_algorithm(raw: &raw::Onward, root: &raw::Root, keys: Option<&SigningKeys>, at: &At, resolver: &mut Resolver) {
+    let is_for_entra = raw.assertion.audience.as_deref().is_some_and(|audience| audience.starts_with(ENTRA));
+    let is_rsa = match raw.assertion.algorithm {
+        Some(algorithm) => algorithm == SigningAlgorithm::Rs256,
+        None => keys.is_some_and(|keys| !keys.can_sign(SigningAlgorithm::Es256)),
+    };
+    if is_for_entra && !is_rsa {
+        resolver
+            .warning(
+                &at.key("assertion"),
+                "Entra ID documents RS256 alone for such issuers, and this may be signed otherwise",
+            )
+            .help("set `algorithm: RS256`, with an RSA key in `tokens.keys` behind the one that signs all else");
+    }
     let Some(algorithm) = raw.assertion.algorithm else { return };
     let can_sign = match keys {
         Some(keys) => keys.can_sign(algorithm),

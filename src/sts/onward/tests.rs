@@ -90,6 +90,34 @@ fn what_cannot_be_is_told_at_its_place() {
     }
 }
 
+/// The guide had it so, and Entra ID takes none that is signed by the keys which Doorward makes.
+#[test]
+fn an_assertion_for_entra_id_that_is_not_signed_as_that_documents_is_warned_of() {
+    let p256 = || Arc::new(SigningKey::generate().unwrap().0);
+    let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().serialize_pem();
+    let rsa = || Arc::new(SigningKey::from_pem(rsa.as_bytes()).unwrap());
+    let both = SigningKeys::new(vec![p256(), rsa()]).unwrap();
+    let alone = SigningKeys::new(vec![rsa()]).unwrap();
+    for (audience, algorithm, keys, is_told) in [
+        ("api://AzureADTokenExchange", "", None, true),
+        ("api://AzureADTokenExchangeUSGov", "", Some(&both), true),
+        ("api://AzureADTokenExchange", ", algorithm: ES256", Some(&both), true),
+        ("api://AzureADTokenExchange", ", algorithm: RS256", Some(&both), false),
+        ("api://AzureADTokenExchange", "", Some(&alone), false),
+        ("https://sso.test", "", None, false),
+    ] {
+        let yaml = format!(
+            "tokens: {{exchange: [], onward: [{{audience: v, provider: {{client_credentials: {{token_url: 'https://a'}}}}, \
+             assertion: {{audience: '{audience}'{algorithm}}}}}]}}"
+        );
+        let (root, mut resolver) = (serde_saphyr::from_str(&yaml).unwrap(), Resolver::default());
+        Onward::resolve_all(&root, (OURS, keys), &Egress::direct(None, None).unwrap(), &At::root(), &mut resolver);
+        let places: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
+        let told: &[&str] = if is_told { &["/0/assertion"] } else { &[] };
+        assert_eq!((places.as_slice(), resolver.report.has_errors()), (told, false), "{audience}{algorithm}");
+    }
+}
+
 #[test]
 fn who_is_meant_and_for_whom_follows_from_the_kind() {
     for (provider, subject, audience) in [
