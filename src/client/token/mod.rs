@@ -210,5 +210,11 @@ pub async fn keep(wanted: Wanted) -> Result<(), Failure> {
 /// Runs a command with a fresh token at hand, and gives its exit status.
 pub async fn run(wanted: Wanted, command: &[String]) -> Result<u8, Failure> {
     let (delivery, file) = Delivery::new(wanted)?;
+    let is_unset = |name: &&str| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    if let Some(name) = delivery.shape.needs().filter(is_unset) {
+        eprintln!(
+            "doorward: {name} is not set, without which AWS's tools do not read the token; set it to the ARN of the role"
+        );
+    }
     fresh::run(&delivery, file, command).await
 }

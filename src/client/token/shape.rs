@@ -13,7 +13,7 @@ use super::{Failure, exchange::Issued};
 pub enum Shape {
     /// The token alone.
     Token,
-    /// The token alone, for the web identity of AWS (AWS_WEB_IDENTITY_TOKEN_FILE).
+    /// The token alone, for the web identity of AWS (AWS_WEB_IDENTITY_TOKEN_FILE, beside which AWS_ROLE_ARN must be set).
     Aws,
     /// A `config.json` of docker, for the registry that is the audience, or `--registry`.
     Docker,
@@ -70,6 +70,11 @@ impl Shape {
             Self::Aws => ("AWS_WEB_IDENTITY_TOKEN_FILE", false),
             Self::Token | Self::ExecCredential | Self::Git => ("DOORWARD_TOKEN_FILE", false),
         }
+    }
+
+    /// The variable without which a command makes nothing of it.
+    pub fn needs(self) -> Option<&'static str> {
+        (self == Self::Aws).then_some("AWS_ROLE_ARN")
     }
 
     /// Whether it is read as docker's.
@@ -178,6 +183,7 @@ pub fn is_asked_for(question: &str, audience: &str) -> Result<bool, Failure> {
 mod tests {
     use std::time::Duration;
 
+    use clap::ValueEnum as _;
     use zeroize::Zeroizing;
 
     use super::*;
@@ -242,6 +248,18 @@ mod tests {
             let hosts: Vec<&String> = config["auths"].as_object().unwrap().keys().collect();
             assert_eq!(hosts, [host], "{audience} {registry:?}");
         }
+    }
+
+    /// It had the file alone for AWS, of which no tool makes anything.
+    #[test]
+    fn the_guide_names_each_variable_that_a_command_needs() {
+        let (_, guide) = include_str!("../../../docs/workload-identity.md").split_once("## Forms").unwrap();
+        for shape in Shape::value_variants() {
+            let name = shape.to_possible_value().unwrap();
+            let row = guide.lines().find(|line| line.starts_with(&format!("| `{}`", name.get_name()))).unwrap();
+            assert!(shape.needs().is_none_or(|needed| row.contains(needed)), "{row}");
+        }
+        assert!(Shape::Aws.needs().is_some());
     }
 
     #[test]
