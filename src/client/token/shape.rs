@@ -155,13 +155,21 @@ fn kubeconfig(user: &Value, server: &str, ca: Option<&str>) -> Value {
     })
 }
 
-/// The host of an audience or a registry, with its port: `registry.example.com`, or that of an address.
+/// The port of `https`, as it stands behind a host.
+const DEFAULT_PORT: &str = ":443";
+
+/// The host of an audience or a registry, with its port: `registry.example.com`, or that of an address. Programs look for it as it is
+/// written in the name of an image, so that one which is no address keeps the port of `https` too.
 fn host(audience: &str) -> Result<String, Failure> {
     let plain = !audience.contains('/') && !audience.contains("://");
     let url = if plain { Url::parse(&format!("https://{audience}")) } else { Url::parse(audience) };
     let found = url.ok().and_then(|url| {
-        let host = url.host_str()?.to_owned();
-        Some(url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}")))
+        let host = url.host_str()?;
+        Some(match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None if plain && audience.ends_with(DEFAULT_PORT) => format!("{host}{DEFAULT_PORT}"),
+            None => host.to_owned(),
+        })
     });
     found.ok_or_else(|| {
         format!(
@@ -176,7 +184,10 @@ fn host(audience: &str) -> Result<String, Failure> {
 pub fn is_asked_for(question: &str, audience: &str) -> Result<bool, Failure> {
     let value =
         |name: &str| question.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
-    Ok(value("protocol").as_deref() == Some("https") && value("host") == Some(host(audience)?))
+    let (host, asked) = (host(audience)?, value("host").unwrap_or_default());
+    // git names the port of `https` where the address of the repository does.
+    let [host, asked] = [&host, &asked].map(|host| host.strip_suffix(DEFAULT_PORT).unwrap_or(host));
+    Ok(value("protocol").as_deref() == Some("https") && host == asked)
 }
 
 #[cfg(test)]
@@ -238,10 +249,13 @@ mod tests {
     #[test]
     fn a_registry_that_is_called_otherwise_than_its_service_is_found_by_its_host() {
         for (audience, registry, host) in [
-            ("harbor-registry", Some("harbor.example.com"), "harbor.example.com"),
-            ("harbor-registry", Some("harbor.example.com:8443"), "harbor.example.com:8443"),
-            ("urn:registry", Some("https://harbor.example.com"), "harbor.example.com"),
-            ("harbor-registry", None, "harbor-registry"),
+            ("images", Some("registry.example.com"), "registry.example.com"),
+            ("images", Some("registry.example.com:8443"), "registry.example.com:8443"),
+            // So it stands in the names of images, by which programs look.
+            ("images", Some("registry.example.com:443"), "registry.example.com:443"),
+            ("registry.example.com:443", None, "registry.example.com:443"),
+            ("urn:registry", Some("https://registry.example.com"), "registry.example.com"),
+            ("images", None, "images"),
         ] {
             let text = Shape::Docker.write(&issued(), Target { registry, ..target(audience) }).unwrap();
             let config: Value = serde_json::from_str(&text).unwrap();
@@ -281,6 +295,7 @@ mod tests {
             ("protocol=https\nhost=git.example\npath=a/b.git\n", true),
             ("protocol=http\nhost=git.example\n", false),
             ("protocol=https\nhost=git.example.evil\n", false),
+            ("protocol=https\nhost=git.example:443\n", true),
             ("protocol=https\nhost=git.example:444\n", false),
             ("host=git.example\n", false),
             ("", false),
