@@ -384,6 +384,27 @@ async fn nothing_of_a_session_can_be_read_from_the_store() {
     }
 }
 
+/// Who comes for it has not proven before that they are who began.
+#[tokio::test]
+async fn a_session_of_a_program_is_good_for_nothing_before_it_is_collected() {
+    let at = Fixture::offline();
+    let (origin, address) = (dash(), IpAddr::from(std::net::Ipv4Addr::LOCALHOST));
+    let tokens = Tokens { access: "access".to_owned(), refresh: None, id: None };
+    let new = at.new_session(json!({"sub": "alice", "groups": ["dev"]}), &["openid"], tokens, &origin);
+    let until = at.sessions.now() + Duration::from_secs(60);
+    let (handle, _) = at.sessions.create_for_program(new, "laptop".to_owned(), until).await.unwrap();
+    let refused = async || {
+        let shown = at.sessions.authenticate_handle(&handle, &origin, address).await;
+        shown.err().map(|refusal| refusal.reason())
+    };
+    assert_eq!(refused().await, Some(Reason::SessionExpired));
+    assert!(matches!(at.sessions.collect(&handle, &origin, address).await, Ok(Collected::Now(_))));
+    assert_eq!(refused().await, None, "the twin");
+    let cookie = format!("__Host-doorward={}", handle.strip_prefix(record::HANDLE).unwrap());
+    let cookie = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(&cookie).unwrap())]);
+    assert_eq!(get(&at.sessions, &cookie, &origin).await.unwrap_err(), Reason::SessionExpired, "it is no browser's");
+}
+
 #[tokio::test]
 async fn a_request_of_another_site_is_refused_before_the_session_is_looked_up() {
     let at = Fixture::offline();

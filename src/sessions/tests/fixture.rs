@@ -200,18 +200,30 @@ impl Fixture {
         tokens: Tokens,
         origin: &Origin,
     ) -> Result<HeaderMap, Reason> {
-        let new = NewSession {
+        let new = self.new_session(claims, scopes, tokens, origin);
+        let created = self.sessions.create(new).await;
+        created.map(|(line, _)| sent_back(&line)).map_err(|rejection| rejection.reason())
+    }
+
+    /// What a login at the provider would have found out.
+    pub(super) fn new_session<'a>(
+        &'a self,
+        claims: Value,
+        scopes: &[&str],
+        tokens: Tokens,
+        origin: &'a Origin,
+    ) -> NewSession<'a> {
+        let Value::Object(claims) = claims else { panic!("{claims}") };
+        NewSession {
             origin,
             provider: &*self.provider,
-            claims: Arc::new(claims.as_object().unwrap().clone()),
+            claims: Arc::new(claims),
             told: BTreeSet::new(),
             named: BTreeSet::new(),
             scopes: scopes.iter().map(|scope| Arc::from(*scope)).collect(),
             tokens,
             seen: Seen::default(),
-        };
-        let created = self.sessions.create(new).await;
-        created.map(|(line, _)| sent_back(&line)).map_err(|rejection| rejection.reason())
+        }
     }
 }
 
