@@ -119,6 +119,16 @@ fn a_websocket_over_tls_is_as_secure_as_a_page_over_tls() {
     assert!(!clean(&[("x-forwarded-proto", "wss")]).unwrap().meta().secure, "of a stranger it is not read");
 }
 
+/// What a client wrote stands before what a proxy appended.
+#[test]
+fn a_protocol_that_stands_there_twice_is_not_believed() {
+    let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+    let said = |protocol: &'static str| ("x-forwarded-proto", protocol);
+    for (lines, secure) in [(vec![said("https")], true), (vec![said("https"), said("http")], false)] {
+        assert_eq!(clean_from(arrival(&trusted), &lines).unwrap().meta().secure, secure, "{lines:?}");
+    }
+}
+
 #[test]
 fn a_port_beside_a_forwarded_address_hides_nobody() {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
