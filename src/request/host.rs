@@ -193,11 +193,14 @@ mod tests {
             ("ipv6 and more", Version::HTTP_11, "/", &["[::1]x"]),
             ("ipv6 port", Version::HTTP_11, "/", &["[::1]:99999"]),
             ("long label", Version::HTTP_11, "/", &[&format!("{}.example", "a".repeat(64))]),
+            ("long name", Version::HTTP_11, "/", &[&"ab.".repeat(85)]),
             ("ipv6 without brackets", Version::HTTP_11, "/", &["::1"]),
             ("ipv4 in brackets", Version::HTTP_11, "/", &["[127.0.0.1]"]),
             ("ipv6 zone", Version::HTTP_11, "/", &["[fe80::1%25eth0]"]),
         ] {
             assert!(of(version, uri, hosts).is_err(), "{row}");
         }
+        let longest = "ab.".repeat(84) + "a";
+        assert_eq!(of(Version::HTTP_11, "/", &[longest.as_str()]).unwrap(), longest, "the twin of the long name");
     }
 }
