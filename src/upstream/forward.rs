@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
 use super::{
-    Lane, Pools, Upstream, UpstreamBody, UpstreamError, UpstreamErrorKind, is_event_stream, is_of_messages, refusal,
+    Lane, Pools, Upstream, UpstreamBody, is_event_stream, is_of_messages, refusal,
     streams::{CutReason, StreamHandle, StreamKind},
     upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
 };
@@ -205,10 +205,6 @@ fn accepted(response: Response<UpstreamBody>, permit: &Permit) -> Result<Respons
             true => route.upstream.unauthorized(),
             false => route.upstream.credential_refused(),
         });
-    }
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let error = UpstreamError::new(UpstreamErrorKind::Protocol, route.upstream.name());
-        return Err(error.because("status 101 that nobody asked for").into());
     }
     Ok(response)
 }
