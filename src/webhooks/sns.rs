@@ -220,7 +220,7 @@ impl Sns {
 
 impl Webhook {
     /// Verifies a message of SNS, whose certificate may have to be fetched, and confirms the subscription that it may
-    /// offer. Refuses as [`Webhook::verify`] does, and with 503.
+    /// offer. Refuses as [`Webhook::verify`] does, but for the length of the body, which was bounded as it was read, and with 503.
     pub(super) async fn verify_message(
         &self,
         sns: &Sns,
@@ -230,9 +230,6 @@ impl Webhook {
         control: &Handle,
         now: Timestamp,
     ) -> Result<Delivery, Refused> {
-        if body.len() > self.max_body {
-            return Err(self.too_large().into());
-        }
         let message = sns.verify(body, expected.event.as_deref(), client, control, now).await?;
         match message.kind {
             Kind::Notification => {}
