@@ -78,7 +78,7 @@ impl SigningKey {
     pub fn from_der(der: &[u8]) -> Option<Self> {
         let pair = match EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der) {
             Ok(pair) => Pair::Ec(pair),
-            Err(_) => Pair::Rsa(RsaKeyPair::from_pkcs8(der).ok().filter(|pair| pair.public_modulus_len() >= 256)?),
+            Err(_) => Pair::Rsa(RsaKeyPair::from_pkcs8(der).ok()?),
         };
         Self::new(pair)
     }
@@ -277,6 +277,7 @@ mod tests {
         encoding::{AsDer, Pkcs8V1Der},
         rsa::KeySize,
     };
+    use base64::prelude::BASE64_STANDARD;
     use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
 
     fn key() -> Arc<SigningKey> {
@@ -326,6 +327,24 @@ mod tests {
         assert!(read(first.set(), &token, Algorithm::RS256, "at+jwt").is_some());
         assert_eq!(first.verify(&token).unwrap()["sub"], "alice");
         assert!(first.verify(&format!("{token}A")).is_none());
+    }
+
+    /// Of 1024 bits, and made for this test.
+    const SHORT: &str = "\
+        MIICdwIBADANBgkqhkiG9w0BAQEFAASCAmEwggJdAgEAAoGBALerYK1c6NfZ6JmqZbvHCsKgqfLUzzDbOA5e3npnGVcKWjmOV6BSSH44O6aeDc+e\
+        AGp511eal8WHLABupkqYElaR6wL1xgJ2c/76wyPgXcA/5+/fZ5ZAfNBFlQTLuoNUKPBOa+CIb8DujKNlcSYPuaQf/RY3KYg41tpNlxKIcOBbAgMB\
+        AAECgYA8zy7I9xPYMztBdRsNmo7DdXIPBco7QLlEeMBsAipvmOvaVnhIijWaJIALYBTugj9dAU38oSBSs7grxHamB8c59oWxP+7/lMbKQ6tRJI89\
+        vayC/FsjngV1w+JE4/qg539XbkH3GPCc2esBKLGYPQ8t4+qz7m9u3DO0kxSQx1RhoQJBAOL5MyGo1OZb8MaVyo/9fEps8K7PbFEk36S5ivE0MJSA\
+        AXyFfvjmlp8VYST/fu8dCVBHnjmrtxHTO7zCt7yq9KMCQQDPKHbfplnbPrHLP3AcGt07Xui3MCx4PRDefcnFw+x0qrcc67i3TLCFmSeLPIaafsp8\
+        vG53opzLtki2PYbOEmjpAkEAgxCLqiAn8G2e981/ju49W2zU/tzgG2tDiYdq6CXO97GDKjicPXZJ+8sIsainz8PgoO76OyshJ7XmhPWby+KcKQJB\
+        AIbHbef+5DF37dct0/QFKnDpRAGDjzs/h80qC+/mk94n//EKEGj5tVOGnKrDW1QDMBzNwBWIL/l+BHrFNwK2CZkCQEZ2dGoDfU7L+jgSxPgRIiMV\
+        ze55q5hlpaSxEBt3QLZxNj8/hnWV1EgZbRmC/K8jVt161J2KIRNS/cdrgHt5T5o=";
+
+    #[test]
+    fn an_rsa_key_that_is_shorter_than_2048_bits_signs_nothing() {
+        let der = BASE64_STANDARD.decode(SHORT).unwrap();
+        assert!(SigningKey::from_der(&der).is_none());
+        assert!(rsa(KeySize::Rsa2048).is_some(), "the twin");
     }
 
     /// RFC 7638 section 3.1.
