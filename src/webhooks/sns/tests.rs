@@ -305,6 +305,32 @@ async fn a_fetch_goes_on_for_others_when_who_asked_first_has_left() {
     assert!(source.begin(&address, client(2)).is_err(), "what truly failed counts");
 }
 
+/// Nobody signs the header, which tells an EventListener what a message is, nor what is not of the string to sign.
+#[tokio::test(start_paused = true)]
+async fn a_genuine_message_has_the_type_of_its_header_and_no_member_twice() {
+    let (key, source) = (rsa(), with_hosts(&["localhost"]));
+    source.keep(at("a"), of_key(&key, 4096));
+    let (sns, message) = (sns(&source), signed(&key, &at("a"), NOW));
+    let with = |members: &str| String::from_utf8(message.clone()).unwrap().replacen('{', members, 1);
+    let once = with(r#"{"x":1,"#);
+    let (of_another, twice) = ("the type of the header is another", "a name stands twice in one object");
+    for (header, text, refused) in [
+        (Some("Notification"), &once, None),
+        (Some("SubscriptionConfirmation"), &once, Some(of_another)),
+        (None, &once, Some(of_another)),
+        (Some("Notification"), &with(r#"{"x":1,"x":2,"#), Some(twice)),
+    ] {
+        let verified = sns.verify(text.as_bytes(), header, client(1), &Handle::current(), NOW).await;
+        let Some(why) = refused else {
+            assert!(verified.is_ok(), "{verified:?}");
+            continue;
+        };
+        let refusal = verified.unwrap_err();
+        assert_eq!(refusal.reason(), Reason::BadRequest, "{header:?} {text}");
+        assert!(refusal.detail().contains(why), "{refusal:?}");
+    }
+}
+
 #[test]
 fn the_string_to_sign_has_its_members_in_order() {
     let message = |more: &str| -> Message {

@@ -308,9 +308,17 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
     assert_eq!(amazon.take(), ["/nowhere.pem", "/fresh.pem"]);
     let chain = send(&doorward, &amazon.sign(change("SigningCertURL", url("/stranger.pem")))).await;
     assert_eq!((chain.status, chain.reason().as_str()), (503, "issuer_unavailable"), "webhooks:29 a broken chain");
-    let twice = message.to_string().replacen('{', "{\"Type\":\"Notification\",", 1);
-    let lines = ["POST /sns HTTP/1.1", "Host: hooks.test", "Content-Type: text/plain; charset=UTF-8"];
-    assert_eq!(doorward.send(&lines, twice.as_bytes()).await.status, 400, "webhooks:25");
+    let kind = "X-Amz-Sns-Message-Type: Notification";
+    let lines = ["POST /sns HTTP/1.1", "Host: hooks.test", "Content-Type: text/plain; charset=UTF-8", kind];
+    for (members, status, said) in [
+        (r#"{"x":1,"#, 200, "replayed_delivery"),
+        (r#"{"x":1,"x":2,"#, 400, "no message of SNS"),
+        (r#"{"Type":"Notification","#, 400, "no message of SNS"),
+    ] {
+        let answer = doorward.send(&lines, message.to_string().replacen('{', members, 1).as_bytes()).await;
+        assert_eq!(answer.status, status, "webhooks:25 {members}");
+        assert!(answer.text().contains(said), "webhooks:25 {members}: {}", answer.text());
+    }
     assert_eq!(upstream.requests().len(), 3);
     let lenient = start(&authority, &amazon, &upstream, ", allow_sha1: true").await;
     assert_eq!(send(&lenient, &old).await.status, 202, "webhooks:29 SHA-1 twin");
