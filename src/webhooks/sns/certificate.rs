@@ -124,13 +124,36 @@ mod tests {
         Certificate::read(pem.as_bytes(), &["sns.test:4566".to_owned()])
     }
 
+    /// A certificate of SNS and the authorities above it, each of which signed the one before.
+    fn chain(authorities: usize) -> String {
+        let mut authority = of(&[]);
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let mut signer = KeyPair::generate().unwrap();
+        let mut above = authority.self_signed(&signer).unwrap().pem();
+        for _ in 1..authorities {
+            let key = KeyPair::generate().unwrap();
+            let next = authority.signed_by(&key, &rcgen::Issuer::from_params(&authority, &signer)).unwrap();
+            above = next.pem() + &above;
+            signer = key;
+        }
+        let (key, issuer) = (KeyPair::generate().unwrap(), rcgen::Issuer::from_params(&authority, &signer));
+        of(&["sns.amazonaws.com"]).signed_by(&key, &issuer).unwrap().pem() + &above
+    }
+
+    /// Asserted by their words, as each is refused for something else as well.
     #[test]
     fn a_file_that_is_no_chain_is_refused() {
         let own = || pem(&of(&["sns.amazonaws.com"]));
-        assert!(read(&own()).is_ok());
-        for (row, pem) in [("nothing", String::new()), ("two strangers", own() + &own()), ("too many", own().repeat(6))]
-        {
-            assert!(read(&pem).is_err(), "{row}");
+        for (row, pem, refused) in [
+            ("alone", own(), None),
+            ("nothing", String::new(), Some("the file has 0 certificates")),
+            ("two strangers", own() + &own(), Some("not signed by the next")),
+            ("the longest chain", chain(MAX_CHAIN - 1), None),
+            ("too many", chain(MAX_CHAIN), Some("the file has 6 certificates")),
+        ] {
+            let why = read(&pem).err().unwrap_or_default();
+            assert_eq!(why.is_empty(), refused.is_none(), "{row}: {why}");
+            assert!(why.contains(refused.unwrap_or_default()), "{row}: {why}");
         }
     }
 
