@@ -194,13 +194,17 @@ mod tests {
     use crate::error::Reason;
 
     fn read(body: &str) -> Result<ExchangeRequest, String> {
+        read_bytes(body.as_bytes())
+    }
+
+    fn read_bytes(body: &[u8]) -> Result<ExchangeRequest, String> {
         let media = HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8");
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
         let answer = |refusal: Refusal| {
             assert_eq!(refusal.reason(), Reason::BadRequest, "no rule was asked: {}", refusal.description());
             String::from_utf8(refusal.answer().into_body().to_vec()).unwrap()
         };
-        Form::parse(&headers, body.as_bytes()).and_then(ExchangeRequest::read).map_err(answer)
+        Form::parse(&headers, body).and_then(ExchangeRequest::read).map_err(answer)
     }
 
     const GOOD: &str = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=t\
@@ -216,6 +220,42 @@ mod tests {
         assert_eq!((delegated.subject_token.as_str(), delegated.audience.as_str()), ("t", "https://api.example"));
         assert_eq!((delegated.actor_token.unwrap().as_str(), delegated.scopes.unwrap()), ("b", vec!["a".to_owned()]));
         assert_eq!(read(&GOOD.replace("audience", "resource")).unwrap().audience, "https://api.example");
+    }
+
+    /// Each with a twin that is just within the limit.
+    #[test]
+    fn a_form_has_its_limits() {
+        let with = |more: String| format!("{GOOD}&{more}").into_bytes();
+        let for_audience = |audience: &str| GOOD.replace("https://api.example", audience).into_bytes();
+        let parameters = |count: usize| (0..count).map(|number| format!("p{number}=1")).collect::<Vec<_>>().join("&");
+        let scopes = |count: usize| (0..count).map(|number| format!("s{number}")).collect::<Vec<_>>().join("+");
+        let actor =
+            |kind: &str| with(format!("actor_token=x&actor_token_type=urn:ietf:params:oauth:token-type:{kind}"));
+        let text = |end: &[u8]| [GOOD.as_bytes(), b"&x=", end].concat();
+        let own = GOOD.split('&').count();
+        for (within, beyond, error, said) in [
+            (text("\u{e9}".as_bytes()), text(b"\xe9"), "invalid_request", "not UTF-8"),
+            (with(parameters(32 - own)), with(parameters(33 - own)), "invalid_request", "more than 32 parameters"),
+            (actor("jwt"), actor("saml2"), "invalid_request", "`actor_token_type` is none that is taken here"),
+            (for_audience(&"a".repeat(512)), for_audience(&"a".repeat(513)), "invalid_target", "longer than 512 bytes"),
+            (for_audience("a%20b"), for_audience("a%0Ab"), "invalid_target", "control characters"),
+            (
+                with(format!("scope={}", "a".repeat(512))),
+                with(format!("scope={}", "a".repeat(513))),
+                "invalid_scope",
+                "a scope is longer than 512 bytes",
+            ),
+            (
+                with(format!("scope={}", scopes(32))),
+                with(format!("scope={}", scopes(33))),
+                "invalid_scope",
+                "more than 32 scopes",
+            ),
+        ] {
+            assert!(read_bytes(&within).is_ok(), "{said}: {:?}", read_bytes(&within).err());
+            let answer = read_bytes(&beyond).err().unwrap_or_else(|| panic!("{said}"));
+            assert!(answer.contains(&format!(r#""error":"{error}""#)) && answer.contains(said), "{said}: {answer}");
+        }
     }
 
     #[test]
@@ -248,7 +288,6 @@ mod tests {
                 "access_token",
             ),
             ("a scope with a quote", format!("{GOOD}&scope=a%22"), "invalid_scope", "characters"),
-            ("a long scope", format!("{GOOD}&scope={}", "a".repeat(513)), "invalid_scope", "longer than 512 bytes"),
             ("a scope of blanks", format!("{GOOD}&scope=%20+"), "invalid_scope", "`scope` is blank"),
         ] {
             let answer = read(&body).err().unwrap_or_else(|| panic!("{what}"));
