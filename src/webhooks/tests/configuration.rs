@@ -129,6 +129,44 @@ fn configurations_that_would_let_somebody_in_are_refused() {
     }
 }
 
+/// Each with a twin that is just within the limit.
+#[test]
+fn settings_beyond_their_limits_are_refused() {
+    let hub = |key: &str, value: Value| json!({"name": "hub", "sender": "github", key: value});
+    let pointer = |length: usize| {
+        let facts = json!({"branch": format!("/{}", "a".repeat(length - 1))});
+        json!({"name": "ci", "sender": "generic", "signature": {"header": "x-a"}, "facts": facts})
+    };
+    let tolerance = |tolerance: &str| {
+        let signature = json!({"header": "x-a", "timestamp_header": "x-time", "tolerance": tolerance});
+        json!({"name": "ci", "sender": "generic", "signature": signature})
+    };
+    let sns = |topics: Value, hosts: Value| json!({"name": "commits", "sender": "aws_sns", "sns": {"topics": topics, "hosts": hosts}});
+    let topic = || json!(["arn:aws:sns:us-east-1:123456789012:commits"]);
+    for (within, beyond, message) in [
+        (pointer(256), pointer(257), "is not a JSON pointer"),
+        (hub("redeliveries", json!(10)), hub("redeliveries", json!(11)), "more than 10"),
+        (hub("answer_within", json!("100ms")), hub("answer_within", json!("99ms")), "between 100 ms and 1 m"),
+        (hub("answer_within", json!("60s")), hub("answer_within", json!("61s")), "between 100 ms and 1 m"),
+        (hub("max_body", json!(1)), hub("max_body", json!(0)), "`max_body` is zero"),
+        (hub("held", json!({"max_size": 1})), hub("held", json!({"max_size": 0})), "`max_size` is zero"),
+        (tolerance("1h"), tolerance("61m"), "`tolerance` is longer than 1 h"),
+        (sns(topic(), json!([])), sns(json!([]), json!([])), "there is no topic"),
+        (sns(topic(), json!([])), sns(json!(["x"]), json!([])), "`x` is not the ARN of a topic"),
+        (sns(topic(), json!(["a.test:1"])), sns(topic(), json!(["a.test:1/"])), "`a.test:1/` is no host"),
+    ] {
+        let resolved = |webhook: &Value| {
+            let given = if webhook["sender"] == "aws_sns" { vec![] } else { secrets(&[SECRET]) };
+            let (webhook, resolver) = resolve(webhook.clone(), &given);
+            let told = resolver.report.problems().iter().map(|problem| problem.message.clone());
+            (webhook.is_some(), told.collect::<Vec<_>>())
+        };
+        assert_eq!(resolved(&within), (true, vec![]), "{within}");
+        let (is_good, told) = resolved(&beyond);
+        assert!(!is_good && told.iter().any(|told| told.contains(message)), "{beyond}: {told:?}");
+    }
+}
+
 /// A form that could not be read told of the secrets too, in words of GitLab.
 #[test]
 fn a_header_that_cannot_be_is_told_of_once() {
