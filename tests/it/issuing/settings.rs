@@ -39,7 +39,7 @@ const CLUSTER: &str = "{issuer: cluster, kubernetes: api, namespaces: [ci]}";
 const OWN: &str = "{name: own, preset: doorward, ";
 
 /// What is written in place of what, and what is said to that.
-const ROWS: [(&str, &str, &str); 24] = [
+const ROWS: [(&str, &str, &str); 38] = [
     // Two clusters that call themselves alike.
     (
         "name: people, issuer: 'https://people.test'",
@@ -84,6 +84,60 @@ const ROWS: [(&str, &str, &str); 24] = [
         OWN,
         "{name: own, preset: doorward, keys: {url: 'https://x.test'}, ",
         "need no `login`, `introspection` or `keys`",
+    ),
+    ("tokens:\n", "tokens:\n  registries: [{service: r, lifetime: 1m}, {service: s, lifetime: 10m}]\n", ""),
+    ("tokens:\n", "tokens:\n  registries: [{service: r, lifetime: 59s}]\n", "is not between 1m and that of all tokens"),
+    ("tokens:\n", "tokens:\n  registries: [{service: r, lifetime: 11m}]\n", "is not between 1m and that of all tokens"),
+    (
+        "tokens:\n",
+        "tokens:\n  registries: [{service: ''}]\n",
+        "`service` is empty, too long, or has control characters",
+    ),
+    (
+        "tokens:\n",
+        "tokens:\n  registries: [{service: \"a\\nb\"}]\n",
+        "`service` is empty, too long, or has control characters",
+    ),
+    ("tokens:\n", "tokens:\n  registries: [{service: r}, {service: r}]\n", "`r` is there twice"),
+    (
+        "tokens:\n",
+        "tokens:\n  resource_servers: [{id: a, secret: {file: seal}, audiences: [x]}, {id: b, secret: {file: seal}, audiences: [x]}]\n",
+        "",
+    ),
+    (
+        "tokens:\n",
+        "tokens:\n  resource_servers: [{id: a, secret: {file: token}, audiences: [x]}]\n",
+        "the secret is shorter than 16 bytes",
+    ),
+    (
+        "tokens:\n",
+        "tokens:\n  resource_servers: [{id: '', secret: {file: seal}, audiences: [x]}]\n",
+        "is empty, has a colon, or is there twice",
+    ),
+    (
+        "tokens:\n",
+        "tokens:\n  resource_servers: [{id: 'a:b', secret: {file: seal}, audiences: [x]}]\n",
+        "is empty, has a colon, or is there twice",
+    ),
+    (
+        "tokens:\n",
+        "tokens:\n  resource_servers: [{id: a, secret: {file: seal}, audiences: [x]}, {id: a, secret: {file: seal}, audiences: [x]}]\n",
+        "is empty, has a colon, or is there twice",
+    ),
+    (
+        "tokens:\n",
+        "tokens:\n  resource_servers: [{id: a, secret: {file: seal}, audiences: []}]\n",
+        "it may ask about no token",
+    ),
+    (
+        "[{issuer: people}, {issuer: cluster, kubernetes: api, namespaces: [ci]}]",
+        "[]",
+        "no issuer is listed whose tokens could be exchanged",
+    ),
+    (
+        "{name: people, issuer: 'https://people.test', audiences: ['https://doorward.test'], kind: human}",
+        "{name: people, preset: github_oauth, tenant: acme, login: {client: {id: door, secret: {file: seal}}}}",
+        "`people` signs no tokens that could be exchanged",
     ),
 ];
 
