@@ -1,7 +1,11 @@
 //! The listeners from outside: who may speak for whom (PROXY protocol), TLS, HTTP/2, how many may come, and ports that
 //! somebody has.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
 use http_body_util::{BodyExt, Empty};
 use rustls::HandshakeKind;
@@ -16,8 +20,8 @@ use crate::{
     },
 };
 
-const BALANCER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
-const STRANGER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 3));
+const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 const GET: &str = "GET /x HTTP/1.1\r\nHost: open.test\r\nConnection: close\r\n\r\n";
 
 /// A version 2 header for TCP over IPv4 (`proxy-protocol.txt` section 2.2). `command` is 1 for PROXY, 0 for LOCAL, and
@@ -28,8 +32,8 @@ fn version2(command: u8, transport: u8, source: [u8; 4]) -> Vec<u8> {
 }
 
 /// What the connection gives: the status of its answer, or 0 if it is closed without one.
-async fn outcome(doorward: &Doorward, from: IpAddr, first: &[u8]) -> u16 {
-    let mut raw = Raw::connect_from(from, doorward.address("public")).await;
+async fn outcome(address: SocketAddr, from: IpAddr, first: &[u8]) -> u16 {
+    let mut raw = Raw::connect_from(from, address).await;
     raw.send([first, GET.as_bytes()].concat()).await;
     let answer = String::from_utf8_lossy(&raw.rest().await).into_owned();
     if answer.is_empty() { 0 } else { answer.split(' ').nth(1).unwrap().parse().unwrap() }
@@ -64,13 +68,31 @@ async fn a_balancer_says_who_comes_and_nobody_else_may() {
     ];
     for (what, from, first, status) in cases {
         let _ = fixture.upstream.take();
-        assert_eq!(outcome(&fixture.doorward, from, &first).await, status, "{what}");
+        assert_eq!(outcome(fixture.doorward.address("public"), from, &first).await, status, "{what}");
         assert_eq!(fixture.upstream.take().len(), usize::from(status == 200), "{what}");
     }
     // The trail names the client and not the balancer.
     let served = fixture.doorward.records(2, |record| record["http_response"]["code"] == 200).await;
     let sources: Vec<_> = served.iter().map(|record| &record["src_endpoint"]["ip"]).collect();
     assert_eq!(sources, ["10.1.2.3"; 2]);
+}
+
+/// Such a listener sees an IPv4 peer as `::ffff:127.0.0.2`, by which no network of IPv4 would know it.
+#[tokio::test]
+async fn a_balancer_of_ipv4_is_known_at_a_listener_for_all_addresses() {
+    let dual = |yaml: String| {
+        behind_a_balancer(&yaml)
+            .change("address: 127.0.0.1:0, proxy_protocol_from", "address: '[::]:0', proxy_protocol_from")
+    };
+    let fixture = Fixture::with(dual, |_| Reply::json(200, "{}")).await;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fixture.doorward.address("public").port()));
+    for (from, status) in [(BALANCER, 200), (STRANGER, 0)] {
+        let _ = fixture.upstream.take();
+        assert_eq!(outcome(address, from, b"PROXY TCP4 10.1.2.3 127.0.0.1 7 9\r\n").await, status, "{from}");
+        assert_eq!(fixture.upstream.take().len(), usize::from(status == 200), "{from}");
+    }
+    let served = fixture.doorward.records(1, |record| record["http_response"]["code"] == 200).await;
+    assert_eq!(served[0]["src_endpoint"]["ip"], "10.1.2.3");
 }
 
 #[tokio::test]
@@ -325,7 +347,7 @@ async fn http2_says_its_limits_and_offers_no_connect() {
 }
 
 /// Starts a Doorward that cannot start, in a folder of its own. Gives its exit status and what it says.
-async fn fails_to_start(address: std::net::SocketAddr, admin: &str) -> (Option<i32>, String) {
+async fn fails_to_start(address: SocketAddr, admin: &str) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
     let yaml = format!(
         "
