@@ -103,6 +103,8 @@ fn configurations_that_would_let_somebody_in_are_refused() {
             vec![SECRET],
             "ids alone count",
         ),
+        ("topics of nobody", json!({"name": "commits", "sender": "aws_sns"}), vec![], "needs `sns`"),
+        ("topics of github", hub(json!({"sns": {"topics": []}})), vec![SECRET], "only `aws_sns` has topics"),
         ("time held", hub(json!({"held": {"try_for": "1s"}})), vec![SECRET], "between 1 m and 30 d"),
         ("nothing held", hub(json!({"held": {"max": 0}})), vec![SECRET], "is zero"),
         (

@@ -39,7 +39,7 @@ const CLUSTER: &str = "{issuer: cluster, kubernetes: api, namespaces: [ci]}";
 const OWN: &str = "{name: own, preset: doorward, ";
 
 /// What is written in place of what, and what is said to that.
-const ROWS: [(&str, &str, &str); 38] = [
+const ROWS: [(&str, &str, &str); 39] = [
     // Two clusters that call themselves alike.
     (
         "name: people, issuer: 'https://people.test'",
@@ -61,6 +61,7 @@ const ROWS: [(&str, &str, &str); 38] = [
     ("{issuer: people}", "{issuer: poeple}", "people"),
     ("{issuer: people}", "{issuer: people}, {issuer: people}", "issuer `people` stands here a second time"),
     ("{issuer: people}", "{issuer: people, kubernetes: api}", "only an issuer with `preset: kubernetes` has pods"),
+    ("{issuer: people}", "{issuer: people, upstreams: [web]}", "only a cluster has upstreams"),
     (CLUSTER, "{issuer: cluster}", "the pods of this cluster cannot be looked up"),
     (REVIEW, "", "has no `token_review`"),
     ("test', audiences: ['https://doorward.test']", "test', audiences: [x]", "is not among the audiences of `people`"),
