@@ -217,6 +217,20 @@ async fn an_application_that_may_not_read_addresses_lets_people_in_without_one()
     assert_eq!(me["email"], Value::Null, "{me}");
 }
 
+/// Anybody can write the address of somebody else into their account, and make it the first one.
+#[tokio::test]
+async fn an_address_that_github_has_not_verified_is_nobodys() {
+    let world = world().await;
+    for (verified, expected) in [(false, Value::Null), (true, "boss@acme.example".into())] {
+        world.github.people().emails = Some(json!([
+            {"email": "boss@acme.example", "primary": true, "verified": verified},
+            {"email": "old@acme.example", "primary": false, "verified": true},
+        ]));
+        let me = world.whoami(&world.session().await).await;
+        assert_eq!(me["email"], expected, "verified: {verified}: {me}");
+    }
+}
+
 /// Attack Z45: GitHub tells nobody that somebody left.
 #[tokio::test]
 async fn who_leaves_the_organisation_or_takes_the_application_away_is_out_at_the_next_recheck() {
