@@ -10,6 +10,7 @@ use super::super::{Accepts, Bucket, Context, Issuers, testing::*};
 use crate::error::Reason;
 
 const COOL_DOWN: Duration = Duration::from_secs(30);
+const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 struct Bench {
     provider: Provider,
@@ -183,7 +184,6 @@ async fn a_key_that_was_first_asked_for_within_the_cool_down_is_fetched_after_it
 /// was put off.
 #[tokio::test]
 async fn made_up_keys_put_off_no_renewal() {
-    const DISCOVERY: &str = "/.well-known/openid-configuration";
     let bench = Bench::new(json!({})).await;
     assert_eq!(bench.provider.hits(DISCOVERY), 1);
     let moved = changed(bench.provider.metadata(), &json!({"jwks_uri": format!("{}/jwks2", bench.provider.url)}));
@@ -336,7 +336,7 @@ async fn a_set_that_has_not_changed_is_not_sent_again() {
     let keys = json!({"keys": [RSA.jwk("a", json!({}))]}).to_string();
     bench.provider.on("/jwks", Reply::Versioned("\"1\"", keys.into()));
     let discovery = bench.provider.metadata().to_string();
-    bench.provider.on("/.well-known/openid-configuration", Reply::Versioned("\"d\"", discovery.into()));
+    bench.provider.on(DISCOVERY, Reply::Versioned("\"d\"", discovery.into()));
     bench.refresh().await;
     let token = bench.token(&RSA, "a", json!({}));
     for _ in 0..3 {
@@ -346,7 +346,7 @@ async fn a_set_that_has_not_changed_is_not_sent_again() {
     }
     let tag = |tag: &str| Some(tag.to_owned());
     assert_eq!(bench.conditions("/jwks"), [None, None, tag("\"1\""), tag("\"1\""), tag("\"1\"")]);
-    assert_eq!(bench.conditions("/.well-known/openid-configuration").last(), Some(&tag("\"d\"")));
+    assert_eq!(bench.conditions(DISCOVERY).last(), Some(&tag("\"d\"")));
     let number = bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.moment());
     assert_eq!(number, Some(1));
 
@@ -369,6 +369,32 @@ async fn an_answer_of_304_to_a_plain_request_is_a_failure() {
     bench.provider.on("/jwks", Reply::Answer(304, "application/json", "".into()));
     bench.refresh().await;
     assert!(bench.status().last_error.unwrap().contains("304"));
+}
+
+/// A discovery document may lead anywhere, and the token may open more than keys.
+#[tokio::test]
+async fn the_token_for_keys_goes_to_no_other_origin_that_discovery_names() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "s3cret").unwrap();
+    for (what, is_elsewhere, is_ours, sent) in [
+        ("discovery names the issuer's own", false, false, Some("Bearer s3cret")),
+        ("discovery names another", true, false, None),
+        ("the configuration names another", true, true, Some("Bearer s3cret")),
+    ] {
+        let keys = [RSA.jwk("a", json!({}))];
+        let (provider, other) = (Provider::with_keys(&keys).await, Provider::with_keys(&keys).await);
+        let asked = if is_elsewhere { &other } else { &provider };
+        let place = format!("{}/jwks", asked.url);
+        let document = changed(provider.metadata(), &json!({"jwks_uri": place}));
+        provider.on(DISCOVERY, Reply::json(&document));
+        let mut settings = json!({"bearer": {"file": token.path()}});
+        if is_ours {
+            settings["url"] = place.into();
+        }
+        let _issuers = ready(&Bench::root(&provider, &json!({"keys": settings})), &context()).await;
+        let fetch = asked.got().into_iter().find(|got| got.path == "/jwks").unwrap();
+        assert_eq!(fetch.headers.get("authorization").map(|value| value.to_str().unwrap()), sent, "{what}");
+    }
 }
 
 #[tokio::test]
