@@ -362,6 +362,24 @@ async fn a_set_that_has_not_changed_is_not_sent_again() {
     assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Ok(()));
 }
 
+/// A tag is of one address: at another it may be that of other keys.
+#[tokio::test]
+async fn a_set_at_another_place_is_asked_for_whole() {
+    let set = |key: Value| Reply::Versioned("\"1\"", json!({"keys": [key]}).to_string().into());
+    for (place, condition, good) in [("/jwks", Some("\"1\""), [true, false]), ("/jwks2", None, [false, true])] {
+        let bench = Bench::new(json!({})).await;
+        bench.provider.on("/jwks", set(RSA.jwk("a", json!({}))));
+        bench.refresh().await;
+        bench.provider.on("/jwks2", set(OTHER_RSA.jwk("b", json!({}))));
+        let places = json!({"jwks_uri": format!("{}{place}", bench.provider.url)});
+        bench.provider.on(DISCOVERY, Reply::json(&changed(bench.provider.metadata(), &places)));
+        bench.refresh().await;
+        assert_eq!(bench.conditions(place).last(), Some(&condition.map(str::to_owned)), "{place}");
+        let tokens = [bench.token(&RSA, "a", json!({})), bench.token(&OTHER_RSA, "b", json!({}))];
+        assert_eq!([bench.ask(&tokens[0]).await.is_ok(), bench.ask(&tokens[1]).await.is_ok()], good, "{place}");
+    }
+}
+
 /// Nothing was asked conditionally, so 304 says nothing.
 #[tokio::test]
 async fn an_answer_of_304_to_a_plain_request_is_a_failure() {
