@@ -217,14 +217,18 @@ async fn the_set_on_disk_serves_a_start_during_an_outage() {
     issuers.authenticate(&token, &accepts, &nothing).await.unwrap();
     // The endpoints of the discovery document are known as well.
     issuers.authenticate("opaque", &accepts, &nothing).await.unwrap();
+    assert_eq!(bench.provider.hits("/introspect"), 1);
 
-    // Its age counts.
+    // Its age counts, and that of the endpoints with it.
     let third = context();
     third.clock.advance(Duration::from_secs(3_600));
     let (issuers, accepts) = resolve(&Bench::root(&bench.provider, &settings), None, &third);
     until("a try", || issuers.get("main").unwrap().keys().status().last_error.is_some()).await;
-    let rejection = issuers.authenticate(&token, &accepts, &nothing).await.unwrap_err();
-    assert_eq!(rejection.reason(), Reason::IssuerUnavailable);
+    for token in [&*token, "opaque"] {
+        let rejection = issuers.authenticate(token, &accepts, &nothing).await.unwrap_err();
+        assert_eq!(rejection.reason(), Reason::IssuerUnavailable, "{token}");
+    }
+    assert_eq!(bench.provider.hits("/introspect"), 1, "it is asked nowhere");
 }
 
 /// Its age cannot be told: it might be used for ever.
