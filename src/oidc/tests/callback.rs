@@ -12,20 +12,24 @@ use crate::{
 async fn an_answer_that_is_not_ours_goes_nowhere() {
     type Row = (&'static str, fn(&Sent) -> String, StatusCode);
     let rows: &[Row] = &[
-        ("oauth-section:1 no code, no error", |sent| format!("?state={}", sent.state()), StatusCode::BAD_REQUEST),
+        (
+            "oauth-section:1 no code, no error",
+            |sent| format!("?state={}&iss={}", sent.state(), encode(&sent.issuer)),
+            StatusCode::BAD_REQUEST,
+        ),
         (
             "oauth-section:1 code and error",
-            |sent| format!("?code=c&error=x&state={}", sent.state()),
+            |sent| format!("?code=c&error=x&state={}&iss={}", sent.state(), encode(&sent.issuer)),
             StatusCode::BAD_REQUEST,
         ),
         (
             "oauth-section:1 code twice",
-            |sent| format!("?code=c&code=d&state={}", sent.state()),
+            |sent| format!("?code=c&code=d&state={}&iss={}", sent.state(), encode(&sent.issuer)),
             StatusCode::BAD_REQUEST,
         ),
         (
             "oauth-section:1 state twice",
-            |sent| format!("?code=c&state={0}&state={0}", sent.state()),
+            |sent| format!("?code=c&state={0}&state={0}&iss={1}", sent.state(), encode(&sent.issuer)),
             StatusCode::BAD_REQUEST,
         ),
         (
