@@ -102,3 +102,32 @@ async fn a_provider_that_stops_to_name_itself_begins_anew_at_its_own_address() {
     let response = browser.get(&format!("/oauth2/callback/corp?code=c-1&state={}", sent.state())).await;
     assert_eq!(response.status(), StatusCode::SEE_OTHER, "{}", body(&response));
 }
+
+/// A reload can give a name to another issuer, which would be sent the code of the one before, and what proves that it is ours.
+#[tokio::test]
+async fn a_login_that_began_at_another_issuer_of_the_same_name_is_not_completed() {
+    for (issuer, status) in
+        [("https://corp.example", StatusCode::SEE_OTHER), ("https://another.example", StatusCode::SERVICE_UNAVAILABLE)]
+    {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/").await;
+        let authentication = ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
+        let mut provider = ScriptedProvider::start("corp", authentication).await;
+        provider.issuer = issuer.to_owned();
+        // An answer that names nobody is of whoever is asked.
+        provider.change_metadata(|metadata| metadata.iss_parameter_supported = false);
+        let mut script = browser.fixture.provider.script.lock().unwrap().clone();
+        script.claims.as_mut().unwrap()["iss"] = issuer.into();
+        *provider.script.lock().unwrap() = script;
+        let exchanges = Arc::clone(&provider.exchanges);
+        let (sessions, metrics) = (browser.fixture.sessions.clone(), browser.metrics.clone());
+        browser.login = Login::new(vec![Arc::new(provider) as Arc<dyn Provider>], sessions, metrics, Brand::default());
+
+        let response = browser.get(&format!("/oauth2/callback?code=c-1&state={}", sent.state())).await;
+        assert_eq!(response.status(), status, "{issuer}: {}", body(&response));
+        let is_completed = status == StatusCode::SEE_OTHER;
+        assert_eq!(body(&response).contains("not in use any more"), !is_completed, "{issuer}");
+        assert_eq!(exchanges.lock().unwrap().len(), usize::from(is_completed), "{issuer}");
+        assert_eq!(browser.session().await.is_some(), is_completed, "{issuer}");
+    }
+}
