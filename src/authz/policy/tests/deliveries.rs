@@ -125,3 +125,27 @@ tests:
     assert!(of("{route: hooks}").is_anonymous(), "nothing is delivered");
     assert!(of("{route: web}").is_anonymous());
 }
+
+/// Some other allow may have let the delivery in.
+#[test]
+fn an_allow_whose_need_is_not_met_names_no_trigger() {
+    let ground = GROUND.replace("schemes: [webhook]", "schemes: [bearer, webhook]");
+    let root = root(
+        &format!("{ground}interceptor: {{host: door.svc, kubernetes: api}}\n"),
+        "
+rules:
+  - {id: narrow, on: {routes: [hooks], trigger: {names: [test]}}, who: {issuers: [corp]}, do: allow}
+  - {id: wide, on: {routes: [hooks], trigger: {names: ['*']}}, who: {issuers: [corp]}, need: {mfa: {max_age: 15m}}, do: allow}
+",
+    );
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: hooks}").unwrap();
+    for (amr, expected) in [("pwd", vec!["test"]), ("mfa", vec!["test", "*"])] {
+        let principal = format!("{{issuer: corp, kind: human, amr: [{amr}], login_age: 1m}}");
+        let principal: raw::PrincipalFacts = serde_saphyr::from_str(&principal).unwrap();
+        let scenario = Scenario::new(Some(&principal), &request, &root).unwrap();
+        let limits = policy.trigger_limits(&scenario.principal, &scenario.request()).unwrap();
+        let names: Vec<&str> = limits.allow.iter().flat_map(|allow| &allow.names).map(String::as_str).collect();
+        assert_eq!(names, expected, "{amr}");
+    }
+}
