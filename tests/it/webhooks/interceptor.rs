@@ -120,6 +120,11 @@ async fn a_caller_with_a_token_reaches_the_event_listener_with_the_same_assertio
     assert_eq!(fixture.doorward.send(&[lines[0], lines[1], lines[2], forged], b"{}").await.status, 401);
 }
 
+/// The id of a Trigger, of so many bytes in all.
+fn trigger_id_of(length: usize) -> String {
+    format!("{:x<length$}", "namespaces/ci/triggers/")
+}
+
 #[tokio::test]
 async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else() {
     let mut fixture = fixture().await;
@@ -152,6 +157,14 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
             "another EventListener",
             changed(|question| question["interceptor_params"] = json!({"event_listener": "ci/deploy"})),
         ),
+        (
+            "a trigger with a blank in its name",
+            changed(|question| question["context"]["trigger_id"] = "namespaces/ci/triggers/a b".into()),
+        ),
+        (
+            "a trigger with an id of 321 bytes",
+            changed(|question| question["context"]["trigger_id"] = trigger_id_of(321).into()),
+        ),
         ("an event that is none", changed(|question| question["context"]["event_id"] = "a b".into())),
         (
             "another event than the EventListener's",
@@ -168,7 +181,7 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
         ("signature_invalid", 1),
         ("token_invalid", 1),
         ("audience_mismatch", 2),
-        ("bad_request", 1),
+        ("bad_request", 3),
         ("replayed_delivery", 1),
     ] {
         let is_its = |record: &Value| {
@@ -180,12 +193,13 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
     }
     let stopped = fixture.doorward.wait_for_log("a trigger was stopped").await;
     assert_eq!(stopped["why"], "the request has no assertion, so it came past Doorward");
-    assert!(fixture.doorward.metrics().await.contains("doorward_interceptor_stopped_total 8\n"));
+    assert!(fixture.doorward.metrics().await.contains("doorward_interceptor_stopped_total 10\n"));
     let named = changed(|question| {
         question["interceptor_params"] = json!({"event_listener": "ci/build"});
         question["context"]["trigger_id"] = "namespaces/other/triggers/push".into();
     });
-    for question in [&good, &good, &named] {
+    let long = changed(|question| question["context"]["trigger_id"] = trigger_id_of(320).into());
+    for question in [&good, &good, &named, &long] {
         let (go, answer) = goes_on(&fixture, question).await;
         assert!(go, "{answer}");
         let who = &answer["extensions"]["doorward"];
