@@ -350,3 +350,41 @@ fn names_that_no_request_can_have_are_errors() {
     let found = problems(GROUND, "rules: [{id: a, on: {namespace: Prod}, do: deny}]");
     assert!(found.len() == 1 && found[0].starts_with("/rules/0/on/namespace "), "{found:?}");
 }
+
+/// Such a deny would take nothing away, and such an allow would give nothing.
+#[test]
+fn a_rule_of_tokens_that_is_never_met_is_refused() {
+    const TOKENS: &str = "tokens: {exchange: [{issuer: corp}]}\n";
+    const DENY: &str = "on: {token: {audiences: [x]}}, do: deny";
+    for (tokens, rule, slip) in [
+        (TOKENS, DENY, None),
+        ("", DENY, Some(("", "no token is given"))),
+        (TOKENS, "on: {routes: [web], token: {audiences: [x]}}, do: deny", Some(("", "go with it"))),
+        (TOKENS, "on: {methods: [GET], token: {audiences: [x]}}, do: deny", Some(("", "go with it"))),
+        (TOKENS, "on: {namespace: ci, token: {audiences: [x]}}, do: deny", None),
+        (TOKENS, "on: {addresses: [10.0.0.0/8], token: {audiences: [x]}}, do: deny", None),
+        (TOKENS, "on: {token: {audiences: [x]}}, do: allow", None),
+        (TOKENS, "on: {token: {}}, do: allow", Some(("", "given to nobody"))),
+        (TOKENS, "on: {token: {}}, do: deny", None),
+        (
+            TOKENS,
+            "on: {token: {audiences: [x]}}, do: {approve: {by: {kind: human}}}",
+            Some(("", "waits for an approval")),
+        ),
+        (TOKENS, "on: {token: {service_accounts: [ci/builder]}}, do: deny", None),
+        (
+            TOKENS,
+            "on: {token: {service_accounts: [builder]}}, do: deny",
+            Some(("/service_accounts/0", "names no namespace")),
+        ),
+        (TOKENS, "on: {token: {scopes: [a, b]}}, do: deny", None),
+        (TOKENS, "on: {token: {scopes: ['a b']}}, do: deny", Some(("/scopes/0", "has a blank"))),
+    ] {
+        let found = problems(GROUND, &format!("{tokens}rules: [{{id: a, {rule}}}]"));
+        assert_eq!(found.len(), usize::from(slip.is_some()), "{rule}: {found:?}");
+        if let Some((at, message)) = slip {
+            assert!(found[0].starts_with(&format!("/rules/0/on/token{at} ")), "{rule}: {found:?}");
+            assert!(found[0].contains(message), "{rule}: {found:?}");
+        }
+    }
+}
