@@ -334,6 +334,25 @@ mod tests {
         }
     }
 
+    /// The file of the keys may be that of the keys of other JWTs.
+    #[test]
+    fn a_jwt_of_another_type_is_no_assertion_though_its_key_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = assertions(keys(&dir, "a"));
+        for (typ, is_one) in [(Some(TYPE), true), (Some("at+jwt"), false), (None, false)] {
+            let mut signing = keys(&dir, "a");
+            let key = &mut Arc::get_mut(&mut signing.0).unwrap()[0];
+            let (typ, kid) = (typ.map(str::to_owned), Some(key.id.clone()));
+            let header = Header { typ, kid, ..Header::new(Algorithm::EdDSA) };
+            key.header = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header).unwrap());
+            let token = assertions(signing).encode(&claims(&ours)).unwrap();
+            match ours.verify(token.to_str().unwrap(), NOW) {
+                Ok(_) => assert!(is_one, "{:?}", header.typ),
+                Err(error) => assert!(!is_one && matches!(error, Unproven::Key), "{:?}: {error}", header.typ),
+            }
+        }
+    }
+
     #[test]
     fn the_published_keys_are_public() {
         let dir = tempfile::tempdir().unwrap();
