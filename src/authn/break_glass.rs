@@ -292,6 +292,10 @@ mod tests {
             {"name": "bob", "sha256": sha256_hex(DER)},
         ]}));
         assert!(renamed.0.unwrap().judge_again(&principal, NOW).is_none(), "the certificate is another's now");
+        let replaced = resolve(json!({"until": "2026-01-31T18:30:00Z", "certificates": [
+            {"name": "alice", "sha256": sha256_hex(b"the next certificate of alice"), "groups": ["sre"]},
+        ]}));
+        assert!(replaced.0.unwrap().judge_again(&principal, NOW).is_none(), "she has another certificate now");
 
         assert!(matches!(open.present(None, NOW), Presented::Not));
         let reason = |presented| match presented {
