@@ -263,22 +263,30 @@ async fn a_person_who_cancels_signs_in_nothing() {
 #[tokio::test]
 async fn a_code_goes_to_this_machine_only_and_only_where_the_person_pressed_the_button() {
     let (world, _issuer) = world().await;
+    // The challenge stands in addresses as it came.
+    let challenge = |last: &str| format!("{}{last}", CHALLENGE.split_at(42).0);
     for changed in [
         ("redirect_uri", "http://evil.example/"),
         ("port", "80"),
         ("port", "65536"),
         ("port", "7000@evil.example"),
-        ("port", "+7000"),
+        ("port", "%2B7000"),
         ("state", "short"),
+        ("state", &*"a".repeat(129)),
         ("state", "with%0d%0aa-line-of-its-own"),
         ("code_challenge", VERIFIER.split_at(40).0),
+        ("code_challenge", &*challenge("%26")),
+        ("code_challenge", &*challenge("%2B")),
         ("code_challenge_method", "plain&code_challenge=x"),
         ("machine", ""),
         ("machine", "laptop%3Cscript%3E"),
+        ("machine", &*"a".repeat(65)),
     ] {
         let answer = world.get(&page(&[changed]), &[]).await;
         assert_eq!(answer.status, 400, "{changed:?}: {}", answer.text());
     }
+    let longest = page(&[("state", &*"a".repeat(128)), ("machine", &*"a".repeat(64))]);
+    assert_eq!(world.get(&longest, &[]).await.status, 200);
     let good = page(&[]);
     let asked = world.get(&good, &[]).await;
     assert_eq!(asked.status, 200);

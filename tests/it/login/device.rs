@@ -326,9 +326,9 @@ async fn a_login_that_comes_back_after_the_terminal_has_gone_says_so() {
 #[tokio::test]
 async fn what_comes_of_nobody_yet_is_bounded() {
     let (world, _issuer) = world().await;
-    for form in
-        ["", "machine=a", &format!("code_challenge={CHALLENGE}"), "code_challenge=short&machine=a", "machine=%ff"]
-    {
+    let challenge = format!("code_challenge={CHALLENGE}");
+    let no_text = format!("{challenge}&machine=%ff");
+    for form in ["", "machine=a", &challenge, "code_challenge=short&machine=a", &no_text] {
         refused(&world.submit("/.doorward/login/device", &[], form).await, "invalid_request");
     }
     let device = world.device().await;
