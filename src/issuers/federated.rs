@@ -129,6 +129,7 @@ mod tests {
     fn what_must_not_be_sent_or_cannot_work_is_told() {
         let end = NOW.as_secs() + 600;
         let of_pod = |audience: &Value| json!({"iss": "https://cluster.example", "aud": audience, "exp": end, "kubernetes.io": {"namespace": "doorward"}});
+        let payload = URL_SAFE_NO_PAD.encode(json!({"exp": end}).to_string());
         for (row, text, expected) in [
             ("projected", token(&of_pod(&json!(["api://AzureADTokenExchange"]))), None),
             ("of somebody who is its own audience", token(&json!({"iss": "a", "aud": "a", "exp": end})), None),
@@ -155,7 +156,12 @@ mod tests {
             ("unsigned", "e30.e30.".to_owned(), Some(Unfit::NotAToken)),
             ("encrypted", "e30.e30.e30.e30.e30".to_owned(), Some(Unfit::NotAToken)),
             ("no object", "e30.W10.c2ln".to_owned(), Some(Unfit::NotAToken)),
-            ("too long", format!("{}.c2ln", "x".repeat(MAX_TOKEN)), Some(Unfit::NotAToken)),
+            ("signed by no base64url", format!("e30.{payload}.%"), Some(Unfit::NotAToken)),
+            ("with a header", format!("e30.{payload}.c2ln"), None),
+            ("with a header that is no object", format!("W10.{payload}.c2ln"), Some(Unfit::NotAToken)),
+            ("with a header that is no base64url", format!("%.{payload}.c2ln"), Some(Unfit::NotAToken)),
+            ("long", token(&json!({"exp": end, "pad": "x".repeat(MAX_TOKEN / 2)})), None),
+            ("too long", token(&json!({"exp": end, "pad": "x".repeat(MAX_TOKEN)})), Some(Unfit::NotAToken)),
         ] {
             assert_eq!(read(&text).err(), expected, "{row}");
         }
