@@ -162,6 +162,7 @@ fn each_slip_is_told_at_its_place() {
         ("", "rules: [{id: a, need: {mfa: {max_age: 0}}, do: allow}]", "/rules/0/need/mfa/max_age", "that fresh"),
         ("", "rules: [{id: a, do: {approve: {by: {}}}}]", "/rules/0/do/approve/by", "nothing is said"),
         ("", "rules: [{id: a, do: {approve: {by: {kind: agent}}}}]", "/rules/0/do/approve/by/kind", "only people"),
+        ("", "rules: [{id: a, do: {approve: {by: {kind: workload}}}}]", "/rules/0/do/approve/by/kind", "only people"),
         (
             "",
             "rules: [{id: a, do: {approve: {by: {kind: human}, count: 0}}}]",
@@ -174,6 +175,7 @@ fn each_slip_is_told_at_its_place() {
             "/rules/0/do/approve/grant",
             "between",
         ),
+        ("", "rules: [{id: a, do: {approve: {by: {kind: human}, grant: 0s}}}]", "/rules/0/do/approve/grant", "between"),
         (
             "",
             "rules: [{id: a, who: {repositories: [owner/name]}, do: allow}]",
@@ -204,6 +206,18 @@ fn each_slip_is_told_at_its_place() {
             "/rules/0/who/claims/x",
             "empty list",
         ),
+        (
+            "",
+            "rules: [{id: a, who: {issuers: [corp], claims: {'': [y]}}, do: allow}]",
+            "/rules/0/who/claims/",
+            "an empty name",
+        ),
+        (
+            "",
+            "rules: [{id: a, who: {issuers: [corp], claims: {'/': [y]}}, do: allow}]",
+            "/rules/0/who/claims/~1",
+            "an empty name",
+        ),
         ("", "rules: [{id: a, on: {run: {params: {x: []}}}, do: deny}]", "/rules/0/on/run/params/x", "empty list"),
         ("", "rules: [{id: a, on: {run: {labels: {x: []}}}, do: deny}]", "/rules/0/on/run/labels/x", "empty list"),
         ("", "rules: [{id: a, who: {issuers: [corp], groups: ['']}, do: allow}]", "/rules/0/who/groups/0", "blank"),
@@ -212,6 +226,12 @@ fn each_slip_is_told_at_its_place() {
             "rules: [{id: a, who: {issuers: [corp], groups: [x], on_behalf_of: {}}, do: allow}]",
             "/rules/0/who/groups",
             "whose groups",
+        ),
+        (
+            "",
+            "rules: [{id: a, who: {issuers: [corp], users: [x], on_behalf_of: {}}, do: allow}]",
+            "/rules/0/who/users",
+            "whose name",
         ),
         ("", "rules: [{id: a, when: 'principal.groups ==', do: allow}]", "/rules/0/when", "does not parse"),
         ("", "rules: [{id: a, when: 'user.name == \"x\"', do: allow}]", "/rules/0/when", "no variable `user`"),
@@ -245,11 +265,50 @@ fn what_is_right_is_taken() {
         (ONE_ISSUER, "rules: [{id: a, who: {scopes: [x]}, do: deny}]"),
         (GROUND, "rules: [{id: a, who: {users: [x]}, do: deny}]"),
         (GROUND, "rules: [{id: a, who: {issuers: [corp], scopes: [x], clients: [y]}, do: allow}]"),
+        (GROUND, "rules: [{id: a, who: {issuers: [corp], users: [x]}, do: allow}]"),
+        (GROUND, "rules: [{id: a, who: {issuers: [corp], on_behalf_of: {}}, do: allow}]"),
+        (GROUND, "rules: [{id: a, who: {issuers: [corp], claims: {x: [y], '/x': [y]}}, do: allow}]"),
         (GROUND, "rules: [{id: a, who: {webhooks: [gh]}, do: allow}]"),
+        (GROUND, "rules: [{id: a, do: {approve: {by: {kind: human}, grant: 1s}}}]"),
+        (GROUND, "rules: [{id: a, do: {approve: {by: {kind: human}, grant: 24h}}}]"),
         (GROUND, "grants: [{id: a, who: {issuers: [corp], scopes: [x], kind: workload}, kubernetes_groups: [g]}]"),
         (GROUND, "rules: [{id: a, when: 'principal.subject == \"x\"', do: allow}]"),
     ] {
         assert_eq!(problems(ground, policy), [""; 0], "{policy}");
+    }
+}
+
+/// What a rule that names none means is the only one there is.
+#[test]
+fn what_an_issuer_says_is_asked_for_where_there_is_one() {
+    let rule = "rules: [{id: a, who: {groups: [x]}, do: allow}]";
+    assert_eq!(problems(ONE_ISSUER, rule), [""; 0]);
+    assert_eq!(problems("", rule), ["/rules/0/who/groups no issuer is defined that could say so"]);
+}
+
+/// They go into answers, annotations of Kubernetes, the audit trail and logs.
+#[test]
+fn ids_are_short_and_of_plain_characters() {
+    let (longest, too_long) = ("a".repeat(128), "a".repeat(129));
+    for (id, is_good) in [
+        (&*longest, true),
+        (&*too_long, false),
+        ("aZ9-_./:", true),
+        ("a b", false),
+        ("a\nb", false),
+        ("a\"b", false),
+        ("ä", false),
+    ] {
+        let id = serde_json::to_string(id).unwrap();
+        for (place, policy) in [
+            ("rule", format!("rules: [{{id: {id}, do: allow}}]")),
+            ("grant", format!("grants: [{{id: {id}, who: {{issuers: [corp]}}, kubernetes_groups: [g]}}]")),
+        ] {
+            let found = problems(GROUND, &policy);
+            assert_eq!(found.len(), usize::from(!is_good), "{policy}: {found:?}");
+            let (at, told) = (format!("/{place}s/0/id "), format!("cannot be the id of a {place}"));
+            assert!(found.iter().all(|p| p.starts_with(&at) && p.ends_with(&told)), "{policy}: {found:?}");
+        }
     }
 }
 
@@ -312,24 +371,28 @@ routes:
     }
 }
 
-/// It left no trace as a deny, and one of each delivery as an allow.
+/// In shadow mode it left no trace as a deny, and one of each delivery as an allow; and no EventListener waits for people.
 #[test]
-fn a_rule_for_triggers_in_shadow_mode_is_refused() {
+fn a_rule_for_triggers_in_shadow_mode_or_that_waits_for_an_approval_is_refused() {
     const ROUTES: &str = "
 interceptor: {host: door.svc}
 webhooks: [{name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}]
 routes:
   - {name: home, kind: webhook, hosts: [gh.example], schemes: [webhook], webhook: gh, upstream: el, event_listener: {namespace: ci, name: build}}
 ";
-    for (rule, is_refused) in [
-        ("on: {trigger: {names: [ci/deploy]}}, do: deny, mode: shadow", true),
-        ("on: {trigger: {names: [ci/deploy]}}, do: allow, mode: shadow", true),
-        ("on: {trigger: {names: [ci/deploy]}}, do: deny", false),
-        ("on: {routes: [home]}, do: deny, mode: shadow", false),
+    let shadow = Some("/rules/0/mode which Triggers a delivery sets off");
+    let waits = Some("/rules/0/on/trigger no Trigger waits for an approval");
+    for (rule, expected) in [
+        ("on: {trigger: {names: [ci/deploy]}}, do: deny, mode: shadow", shadow),
+        ("on: {trigger: {names: [ci/deploy]}}, do: allow, mode: shadow", shadow),
+        ("on: {trigger: {names: [ci/deploy]}}, do: deny", None),
+        ("on: {routes: [home]}, do: deny, mode: shadow", None),
+        ("on: {trigger: {names: [ci/deploy]}}, do: {approve: {by: {kind: human}}}", waits),
+        ("on: {routes: [home]}, do: {approve: {by: {kind: human}}}", None),
     ] {
         let found = problems(ROUTES, &format!("rules: [{{id: a, {rule}}}]"));
-        assert_eq!(found.len(), usize::from(is_refused), "{rule}: {found:?}");
-        assert!(found.iter().all(|p| p.starts_with("/rules/0/mode which Triggers a delivery sets off")), "{found:?}");
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{rule}: {found:?}");
+        assert!(found.iter().all(|p| expected.is_some_and(|told| p.starts_with(told))), "{rule}: {found:?}");
     }
 }
 
