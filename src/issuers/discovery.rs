@@ -99,6 +99,8 @@ pub fn secure_url(text: &str) -> Result<Url, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -115,9 +117,28 @@ mod tests {
 
     #[test]
     fn endpoints_in_clear_text_are_refused_unless_the_issuer_is_on_loopback() {
-        let document = |issuer: &str| format!(r#"{{"issuer":"{issuer}","jwks_uri":"http://127.0.0.1:1/jwks"}}"#);
-        assert!(Metadata::parse(document("http://127.0.0.1:1").as_bytes(), "http://127.0.0.1:1").is_ok());
-        assert!(Metadata::parse(document("https://idp.example").as_bytes(), "https://idp.example").is_err());
+        let read = |issuer: &str, name: &str, endpoint: &str| {
+            Metadata::parse(json!({"issuer": issuer, name: endpoint}).to_string().as_bytes(), issuer)
+        };
+        let (there, here) = ("https://idp.example", "http://127.0.0.1:1");
+        for name in [
+            "jwks_uri",
+            "authorization_endpoint",
+            "token_endpoint",
+            "introspection_endpoint",
+            "end_session_endpoint",
+            "userinfo_endpoint",
+        ] {
+            assert!(read(there, name, "https://idp.example/x").is_ok(), "{name}");
+            assert!(read(here, name, "http://127.0.0.1:1/x").is_ok(), "{name}");
+            let told = Err(format!("the `{name}` of the discovery document is not an https address"));
+            for (issuer, endpoint) in [(there, "http://127.0.0.1:1/x"), (here, "http://idp.example/x")] {
+                assert_eq!(read(issuer, name, endpoint), told, "{name} {endpoint}");
+            }
+        }
+        let revocation = |endpoint: &str| read(there, "revocation_endpoint", endpoint).unwrap().revocation_endpoint;
+        assert!(revocation("https://idp.example/x").is_some());
+        assert_eq!(revocation("http://127.0.0.1:1/x"), None, "people sign in all the same");
     }
 
     #[test]
@@ -129,9 +150,15 @@ mod tests {
         ] {
             assert_eq!(location(issuer), expected);
         }
-        for bad in
-            ["http://idp.example", "ftp://a", "a", "https://u:p@a", "https://a#f", "http://localhost.evil.example"]
-        {
+        for bad in [
+            "http://idp.example",
+            "ftp://a",
+            "a",
+            "https://u@a",
+            "https://:p@a",
+            "https://a#f",
+            "http://localhost.evil.example",
+        ] {
             assert!(secure_url(bad).is_err(), "{bad}");
         }
         assert_eq!(secure_url("http://idp.example"), Err("is not https; http is accepted on loopback only"));
