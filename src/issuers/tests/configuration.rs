@@ -57,6 +57,9 @@ async fn each_problem_is_at_its_place() {
         ("no value", json!({"required_claims": {"tid": []}}), Some((Error, "required_claims"))),
         ("attacks:Z2", json!({"audiences": ["api://default"]}), Some((Warning, "audiences"))),
         ("attacks:Z2 listed", json!({"audiences": ["api://default"], "clients": [{"id": "a"}]}), None),
+        ("a client", json!({"clients": [{"id": "a", "subject": "x"}]}), None),
+        ("a client that is nobody", json!({"clients": [{"id": "a", "subject": ""}]}), Some((Error, "clients"))),
+        ("a client without a name", json!({"clients": [{"id": ""}]}), Some((Error, "clients"))),
         ("client twice", json!({"clients": [{"id": "a"}, {"id": "a"}]}), Some((Error, "clients"))),
         ("attacks:Z5 a login of nobody knows whom", json!({"login": {"client": client}}), Some((Error, "login"))),
         (
