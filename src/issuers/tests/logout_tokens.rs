@@ -20,6 +20,7 @@ async fn every_rule() {
         ("typ JWT", json!({"typ": "JWT"}), json!({}), Ok(())),
         ("typ of an access token", json!({"typ": "at+jwt"}), json!({}), Err(Reason::TokenInvalid)),
         ("alg", json!({"alg": "none"}), json!({}), Err(Reason::TokenInvalid)),
+        ("alg of no key here", json!({"alg": "RS384"}), json!({}), Err(Reason::TokenInvalid)),
         ("key of another", json!({"kid": "p256"}), json!({}), Err(Reason::KeyUnknown)),
         ("iss", json!({}), json!({"iss": "https://other.example"}), Err(Reason::IssuerUnknown)),
         ("aud", json!({}), json!({"aud": "other"}), Err(Reason::AudienceMismatch)),
@@ -35,8 +36,12 @@ async fn every_rule() {
         ("neither sub nor sid", json!({}), json!({"sub": null, "sid": null}), Err(Reason::TokenInvalid)),
         ("sid not text", json!({}), json!({"sid": 1}), Err(Reason::TokenInvalid)),
         ("sid empty", json!({}), json!({"sid": ""}), Err(Reason::TokenInvalid)),
+        ("sid long", json!({}), json!({"sid": "s".repeat(255)}), Ok(())),
+        ("sid too long", json!({}), json!({"sid": "s".repeat(256)}), Err(Reason::TokenInvalid)),
         ("sub empty", json!({}), json!({"sub": ""}), Err(Reason::TokenInvalid)),
         ("jti missing", json!({}), json!({"jti": null}), Err(Reason::TokenInvalid)),
+        ("jti long", json!({}), json!({"jti": "j".repeat(255)}), Ok(())),
+        ("jti too long", json!({}), json!({"jti": "j".repeat(256)}), Err(Reason::TokenInvalid)),
         ("events missing", json!({}), json!({"events": null}), Err(Reason::TokenInvalid)),
         ("events of another kind", json!({}), json!({"events": {"http://other": {}}}), Err(Reason::TokenInvalid)),
         ("event not an object", json!({}), json!({"events": {EVENT: true}}), Err(Reason::TokenInvalid)),
@@ -45,10 +50,12 @@ async fn every_rule() {
         ("an ID token", json!({}), json!({"nonce": "n-1", "events": null}), Err(Reason::TokenInvalid)),
     ] {
         let header = changed(json!({"alg": "RS256", "kid": "rsa"}), &header);
-        let token = RSA.token(&header.to_string(), &changed(good.clone(), &changes).to_string());
+        let claims = changed(good.clone(), &changes);
+        let token = RSA.token(&header.to_string(), &claims.to_string());
         let issuer = issuers.get("main").unwrap();
         let outcome = issuer.verify_logout_token(&token, "door", Timestamp::from_secs(START)).await;
-        let outcome = outcome.map(|token| assert_eq!(&*token.id, "j-1")).map_err(|error| error.reason());
+        let outcome =
+            outcome.map(|token| assert_eq!(Some(&*token.id), claims["jti"].as_str())).map_err(|error| error.reason());
         assert_eq!(outcome, expected, "{rule}");
     }
     let forged = OTHER_RSA.token(&json!({"alg": "RS256", "kid": "rsa"}).to_string(), &good.to_string());
