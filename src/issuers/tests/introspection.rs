@@ -294,6 +294,13 @@ async fn a_signed_answer_is_believed_only_as_the_issuer_signed_it_for_us() {
         let first = if signature.starts_with('A') { 'B' } else { 'A' };
         format!("{rest}.{first}{}", &signature[1..])
     };
+    // An algorithm that no key here may have is not looked for among the issuer's either.
+    let fetched = bench.provider.hits("/jwks");
+    for (what, header, fetches) in [("algorithm", json!({"alg": "RS384"}), 0), ("key", json!({"kid": "another"}), 1)] {
+        bench.provider.on("/introspect", signed(answer(header, json!({}))));
+        assert_eq!(bench.ask(&format!("unknown-{what}")).await.err(), own, "{what}");
+        assert_eq!(bench.provider.hits("/jwks") - fetched, fetches, "{what}");
+    }
     for (number, (what, reply, refused)) in [
         ("good", signed(answer(json!({}), json!({}))), None),
         ("long typ", signed(answer(json!({"typ": MEDIA_TYPE}), json!({}))), None),
