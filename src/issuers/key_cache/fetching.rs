@@ -187,7 +187,7 @@ impl Shared {
             (None, None) => return Err(trouble.unwrap_or_else(|| "there is no address of a key set".to_owned())),
         };
         // For an unknown key the whole set is asked for: a stale copy on the way must not answer that nothing changed.
-        let validators = self.known().keys.clone().filter(|_| !cause.is_demanded() && self.keys.load().is_some());
+        let validators = self.known().keys.clone().filter(|_| !cause.is_demanded());
         let fetched = self.get(&url, trusted, MAX_KEY_SET, validators).await.map_err(|why| format!("{url}: {why}"))?;
         let (life, jwks) = match fetched {
             Fetched::Unchanged(life) => {
@@ -220,7 +220,7 @@ impl Shared {
         let location = discovery::location(&self.settings.issuer);
         let told = |why: String| format!("{location}: {why}");
         let url = Url::parse(&location).map_err(|error| told(error.to_string()))?;
-        let validators = self.known().discovery.clone().filter(|_| self.metadata.load().is_some());
+        let validators = self.known().discovery.clone();
         match self.get(&url, true, MAX_METADATA, validators).await.map_err(told)? {
             Fetched::Unchanged(_) => Ok(None),
             Fetched::Whole(answer) => {
