@@ -301,7 +301,7 @@ impl<'a> Verifier<'a> {
                 );
             }
             self.last = Some(sealed.link);
-        } else if begins && self.proof.restarts && sealed.prev == Link::NONE.mac {
+        } else if begins && self.proof.restarts {
             self.last = Some(sealed.link);
             self.rewritten = None;
         } else {
