@@ -320,10 +320,9 @@ impl Login {
     /// Begins the session of the program that waits. Gives the page that tells the person to go back to it. Where they may not
     /// sign in they read it here, and the terminal waits on, as they may have another account.
     pub(super) async fn let_in(&self, code: &UserCode, new: NewSession<'_>) -> Result<(String, Arc<Session>), Failure> {
-        let kept = self.kept::<Waiting>(&code.key()).await.map_err(|error| store_failed(&error))?;
-        let kept = kept
-            .filter(|(waiting, _)| matches!(waiting.decision, Decision::Open) && waiting.origin == new.origin.as_str());
-        let (waiting, version) = kept.ok_or_else(gone)?;
+        let kept = self.waiting_for(code, new.origin).await?;
+        let (waiting, version) =
+            kept.filter(|(waiting, _)| matches!(waiting.decision, Decision::Open)).ok_or_else(gone)?;
         let seen = Seen { agent: None, address: Some(waiting.address) };
         let (grant, session) = self.prepare(NewSession { seen, ..new }, &waiting.asker, waiting.until).await?;
         let done = self.done_address(&waiting.asker.machine, &session);
