@@ -230,17 +230,22 @@ async fn the_provider_ends_sessions_without_a_cookie() {
         );
         assert_eq!(answer.json()["error"], "invalid_request", "{row}");
     }
+    let form = format!("logout_token={good}");
+    let no_form = world.post("/oauth2/backchannel_logout", &["Content-Type: text/plain"], &form).await;
+    assert_eq!(no_form.status, 400, "{}", no_form.text());
+    let why = no_form.json()["error_description"].clone();
+    assert_eq!(why, "the body is not `application/x-www-form-urlencoded`");
     assert_eq!((world.status(&one).await, world.status(&other).await), (200, 200), "nothing was ended");
 
     let of_bob = issuer.logout_token(&json!({"sub": "bob"}));
     assert_eq!(post(&format!("logout_token={of_bob}")).await.status, 200, "no session of his is here");
     assert_eq!(world.status(&one).await, 200);
-    let answer = post(&format!("logout_token={good}")).await;
+    let answer = post(&form).await;
     assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{}", answer.text());
     assert_eq!((world.status(&one).await, world.status(&other).await), (401, 401));
 
     let again = world.log_in().await;
-    let replayed = post(&format!("logout_token={good}")).await;
+    let replayed = post(&form).await;
     assert_eq!(replayed.status, 400, "{}", replayed.text());
     assert_eq!(world.status(&again).await, 200, "a token is good once");
     let big = post(&format!("logout_token={}", "x".repeat(40_000))).await;
