@@ -226,32 +226,47 @@ fn accounts_and_templates_of_another_version_are_refused() {
 #[test]
 fn what_is_read_in_two_ways_is_refused() {
     let json = "application/json";
-    for (verb, media, body) in [
-        ("create", json, r#"{"spec":{"serviceAccountName":"a","serviceAccountName":"b"}}"#),
-        ("create", "application/yaml", "spec: {serviceAccountName: a, serviceAccountName: b}"),
-        ("create", json, r#"{"spec":{"ServiceAccountName":"a"}}"#),
-        ("create", json, r#"{"spec":{"\u017ferviceAccountName":"a"}}"#),
-        ("create", json, r#"{"spec":{"taskRunSpecs":[{"PodTemplate":{}}]}}"#),
-        ("create", json, r#"{"spec":{"params":[{"name":"a","value":"1"},{"name":"a","value":"2"}]}}"#),
-        ("create", json, r#"{"kind":"TaskRun"}"#),
-        ("create", json, r#"{"spec":[]}"#),
-        ("create", json, r#"{"metadata":null}"#),
-        ("create", json, r#"{"metadata":{"annotations":"x"}}"#),
-        ("create", json, "[]"),
-        ("create", json, ""),
-        ("patch", "application/json-patch+json", r#"[],"x":1"#),
-        ("patch", "application/json-patch+json", r#"[{"op":"add","op":"remove","path":"/spec/status"}]"#),
-        ("patch", "application/json-patch+json", "{}"),
-        ("patch", json, "{}"),
-        ("create", "application/cbor", "{}"),
-        ("update", json, "{}"),
+    for (verb, media, body, why) in [
+        ("create", json, r#"{"spec":{"serviceAccountName":"a","serviceAccountName":"b"}}"#, "has a member twice"),
+        ("create", "application/yaml", "spec: {serviceAccountName: a, serviceAccountName: b}", "is no YAML"),
+        ("create", json, r#"{"spec":{"ServiceAccountName":"a"}}"#, "the field `ServiceAccountName`"),
+        ("create", json, r#"{"spec":{"\u017ferviceAccountName":"a"}}"#, "the field `\u{17f}erviceAccountName`"),
+        ("create", json, r#"{"spec":{"taskRunSpecs":[{"PodTemplate":{}}]}}"#, "the field `PodTemplate`"),
+        (
+            "create",
+            json,
+            r#"{"spec":{"params":[{"name":"a","value":"1"},{"name":"a","value":"2"}]}}"#,
+            "`a` is given twice",
+        ),
+        ("create", json, r#"{"kind":"TaskRun"}"#, "the body is a TaskRun"),
+        ("create", json, r#"{"spec":[]}"#, "`spec` is no object"),
+        ("create", json, r#"{"metadata":null}"#, "`metadata` is no object"),
+        ("create", json, r#"{"metadata":{"annotations":"x"}}"#, "`metadata.annotations` is no object"),
+        ("create", json, r#"{"metadata":{"labels":"x"}}"#, "`metadata.labels` is no object"),
+        ("create", json, r#"{"metadata":{"labels":[]}}"#, "`metadata.labels` is no object"),
+        ("create", json, "[]", "is not a JSON object"),
+        ("create", json, "", "is not valid JSON"),
+        ("patch", "application/json-patch+json", r#"[],"x":1"#, "is no list of operations"),
+        (
+            "patch",
+            "application/json-patch+json",
+            r#"[{"op":"add","op":"remove","path":"/spec/status"}]"#,
+            "has a member twice",
+        ),
+        ("patch", "application/json-patch+json", "{}", "is no list of operations"),
+        ("patch", json, "{}", "of type `application/json` cannot be read"),
+        ("create", "application/cbor", "{}", "of type `application/cbor` cannot be read"),
+        ("update", json, "{}", "cannot be replaced"),
     ] {
-        assert!(read(verb, media, body).is_err(), "{verb} {media} {body}");
+        let refused = read(verb, media, body).unwrap_err().to_string();
+        assert!(refused.contains(why), "{verb} {media} {body}: {refused}");
     }
     // The twins: names that a person gives are theirs.
     for body in [
         r#"{"spec":{"params":[{"name":"a","value":{"Name":"1"}},{"name":"b","value":"2"}]}}"#,
         r#"{"metadata":{"labels":{"Spec":"x"},"annotations":null}}"#,
+        r#"{"metadata":{"labels":null}}"#,
+        r#"{"metadata":{"labels":{}}}"#,
         r#"{"spec":{"pipelineSpec":{"params":[{"name":"image","type":"object","properties":{"Name":{"type":"string"}}}]}}}"#,
         r#"{"spec":{"taskSpec":{"volumes":[{"name":"v","csi":{"driver":"d","volumeAttributes":{"Secret":"x"}}}]}}}"#,
     ] {
