@@ -322,16 +322,33 @@ async fn a_code_is_good_once_for_a_minute_and_for_its_program() {
     assert_eq!(world.status_of(handle).await, 401);
 
     refused(&world.redeem("none-of-ours", VERIFIER).await, "not known");
-    for form in ["", "grant_type=authorization_code", "grant_type=password&code=x&code_verifier=y", "code=%ff"] {
-        assert_eq!(world.submit("/.doorward/login/token", &[], form).await.status, 400, "{form}");
-    }
-    // For the host where it began, and no other.
+    // What is no question has no answer, and uses nothing up.
     let code = world.code().await;
-    let form = format!("grant_type=authorization_code&code={code}&code_verifier={VERIFIER}");
-    let host = format!("Host: other.{}", world.host);
-    let kind = "Content-Type: application/x-www-form-urlencoded";
-    let lines = ["POST /.doorward/login/token HTTP/1.1", &host, kind];
-    refused(&world.doorward.send(&lines, form.as_bytes()).await, "another host");
+    let (line, kind) = ("POST /.doorward/login/token HTTP/1.1", "Content-Type: application/x-www-form-urlencoded");
+    let (own, other) = (format!("Host: {}", world.host), format!("Host: other.{}", world.host));
+    let verified =
+        |verifier: &str| format!("grant_type=authorization_code&code={code}&code_verifier={verifier}").into_bytes();
+    for (form, error, why) in [
+        (Vec::new(), "unsupported_grant_type", "neither"),
+        (b"grant_type=password&code=x&code_verifier=y".to_vec(), "unsupported_grant_type", "neither"),
+        (b"grant_type=authorization_code".to_vec(), "invalid_request", "`code` is missing"),
+        (verified(&"a".repeat(42)), "invalid_request", "RFC 7636"),
+        (verified(&"a".repeat(129)), "invalid_request", "RFC 7636"),
+        (verified(&format!("{}%20", "a".repeat(42))), "invalid_request", "RFC 7636"),
+        ([&verified(VERIFIER)[..], b"&more=\xff"].concat(), "invalid_request", "not UTF-8"),
+    ] {
+        let answer = world.doorward.send(&[line, &own, kind], &form).await;
+        let (told, form) = (answer.json(), String::from_utf8_lossy(&form));
+        assert_eq!((answer.status, told["error"].as_str()), (400, Some(error)), "{form}: {told}");
+        assert!(told["error_description"].as_str().unwrap().contains(why), "{form}: {told}");
+    }
+    let answer = world.redeem(&code, VERIFIER).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let code = world.code().await;
+    refused(&world.redeem(&code, &"a".repeat(128)).await, "bound to another program");
+    // For the host where it began, and no other.
+    let form = format!("grant_type=authorization_code&code={}&code_verifier={VERIFIER}", world.code().await);
+    refused(&world.doorward.send(&[line, &other, kind], form.as_bytes()).await, "another host");
 
     let late = world.code().await;
     world.doorward.set_clock_ahead(61);
