@@ -76,6 +76,32 @@ fn all_chains_that_saw_each_other_are_intact() {
     assert_eq!(all.others, [replicas.folder.path().join("notes.txt")], "what was not looked at is told");
 }
 
+/// Who opens a named pipe waits until somebody writes there.
+#[test]
+fn what_is_no_file_is_told_and_not_waited_for() {
+    let replicas = Replicas::new();
+    let pipe = replicas.folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (done, checked) = std::sync::mpsc::channel();
+    let (folder, proof) = (replicas.folder.path().to_owned(), proof(&replicas.settings));
+    std::thread::spawn(move || done.send(verify_all(&[folder], &proof, NOW)));
+    let all = checked.recv_timeout(Duration::from_secs(10)).expect("it waits for the pipe").unwrap();
+    assert!(all.is_intact(), "{all:?}");
+    assert_eq!(all.others, [pipe]);
+}
+
+/// Links among folders may lead round.
+#[test]
+fn folders_are_looked_into_to_some_depth_and_what_is_deeper_is_told() {
+    let replicas = Replicas::new();
+    let seventh = replicas.folder.path().join("a/a/a/a/a/a/a");
+    fs::create_dir_all(&seventh).unwrap();
+    assert!(replicas.check().is_intact());
+    fs::create_dir(seventh.join("a")).unwrap();
+    let refused = verify_all(&[replicas.folder.path().to_owned()], &proof(&replicas.settings), NOW).unwrap_err();
+    assert!(refused.to_string().contains("nested too deep"), "{refused}");
+}
+
 #[test]
 fn a_chain_whose_end_was_compared_says_so_and_another_does_not() {
     let checked =
