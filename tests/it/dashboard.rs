@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Change, Fixture},
-    harness::{Answer, Recorded, Reply},
+    harness::{Answer, HANDSHAKE, Recorded, Reply},
 };
 
 /// The API server lets people do what `allowed` says: `VERB RESOURCE NAMESPACE`.
@@ -199,6 +199,17 @@ async fn the_back_end_of_a_dashboard_is_only_read() {
     assert_eq!((answer.status, seen.len()), (200, 1));
     let (answer, seen) = get(&fixture, "/apis/tekton.dev/v1/namespaces/team-a/pipelineruns/", &[]).await;
     assert_eq!((answer.status, seen[0].one("impersonate-user")), (200, "alice"));
+}
+
+/// Who may read its pages has no tunnel to what serves them.
+#[tokio::test]
+async fn the_back_end_of_a_dashboard_has_no_sockets() {
+    let fixture = dashboard(reviewed(&[])).await;
+    for path in ["/", "/v1/properties"] {
+        let (answer, seen) = get(&fixture, path, &HANDSHAKE).await;
+        assert_eq!((answer.status, answer.reason(), seen.len()), (400, "upgrade_refused".to_owned(), 0), "{path}");
+        assert_eq!(get(&fixture, path, &[]).await.0.status, 200, "{path}");
+    }
 }
 
 #[tokio::test]
