@@ -312,6 +312,28 @@ fn is_limit(headers: &HeaderMap, message: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// GitHub's secondary limits say so in one of these ways alone. Taken for a word about the person, each would sign them out.
+    #[test]
+    fn a_refusal_for_a_limit_says_nothing_of_the_person() {
+        for (headers, message, is_limit) in [
+            (&[("x-ratelimit-remaining", "4999")][..], "Forbidden", false),
+            (&[("x-ratelimit-remaining", "0")], "Forbidden", true),
+            (&[("x-ratelimit-remaining", "4999"), ("retry-after", "60")], "Forbidden", true),
+            (&[("x-ratelimit-remaining", "4999")], "You have exceeded a secondary rate limit", true),
+            (&[], "Forbidden", false),
+        ] {
+            let mut answer = Response::builder().status(StatusCode::FORBIDDEN);
+            for (name, value) in headers {
+                answer = answer.header(*name, *value);
+            }
+            let answer = answer.body(Bytes::from(json!({"message": message}).to_string())).unwrap();
+            let refused = refusal("user", &answer);
+            let (limited, left) =
+                (matches!(refused, GithubError::Unanswered(_)), matches!(refused, GithubError::NotMember(_)));
+            assert_eq!((limited, left), (is_limit, !is_limit), "{headers:?} {message}: {refused}");
+        }
+    }
+
     #[test]
     fn github_names_itself_in_answers_by_the_address_of_its_sign_in() {
         for (server, named) in [

@@ -210,6 +210,20 @@ async fn more_teams_than_one_page_has_are_all_there() {
 }
 
 #[tokio::test]
+async fn more_organisations_than_ten_pages_have_are_not_read() {
+    let world = world().await;
+    let mut memberships: Vec<Value> = (0..998).map(|number| membership(20_000 + number, "other", "member")).collect();
+    memberships.push(membership(9919, "Acme", "member"));
+    world.github.people().memberships.clone_from(&memberships);
+    assert_eq!(world.sign_in().await.status, 303);
+    memberships.push(membership(7, "elsewhere", "admin"));
+    world.github.people().memberships = memberships;
+    let refused = world.sign_in().await;
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    assert!(refused.text().contains("more than 1000 organisations"), "{}", refused.text());
+}
+
+#[tokio::test]
 async fn an_application_that_may_not_read_addresses_lets_people_in_without_one() {
     let world = world().await;
     world.github.people().emails = None;
