@@ -15,6 +15,7 @@ use crate::{
     authn::{CredentialId, Principal, Scheme},
     clock::{Moment, Timestamp, every},
     error::Reason,
+    issuers::LONGEST_PAUSE,
     lock::lock,
     request::route::{Route, Target},
     sessions::Ended,
@@ -162,6 +163,9 @@ const TOKENS_AT_ONCE: usize = 16;
 
 /// How long a stream goes on while its issuer cannot be asked.
 const UNASKED: Duration = Duration::from_secs(300);
+
+// While a circuit is open nobody is asked, so that one probe which fails must not be the only one in that time.
+const _: () = assert!(UNASKED.as_secs() >= 4 * LONGEST_PAUSE.as_secs());
 
 /// Ends streams whose token has ended at its issuer, where that is asked about tokens: by introspection, or by TokenReview.
 pub(super) async fn watch_tokens(app: &Arc<App>) {

@@ -15,7 +15,9 @@ use crate::{
 
 /// What the settings of a breaker may be.
 const FAILURES: RangeInclusive<u32> = 1..=1000;
-const PAUSES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
+const PAUSES: RangeInclusive<Duration> = Duration::from_millis(100)..=LONGEST_PAUSE;
+/// Open streams go on for a while though nobody can be asked about their tokens, in which there must be several questions.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Lets calls through until several in a row have failed; then only one probe at a time, after a pause.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl Breaker {
         if !PAUSES.contains(&settings.pause.get()) {
             let (least, most) = PAUSES.into_inner();
             report.error(&at.key("pause"), format!("`pause` is not between {} and {}", Span(least), Span(most))).help(
-                "a shorter one spares nobody, and in a longer one callers are refused long after all is well again",
+                "a shorter one spares nobody, and in a longer one callers are refused, and open streams end for want of an answer, long after all is well again",
             );
         }
     }
@@ -139,11 +141,11 @@ mod tests {
         for (failures, pause, place) in [
             (5, Span::from_secs(5), None),
             (1, Span::from_millis(100), None),
-            (1000, Span::from_secs(300), None),
+            (1000, Span::from_secs(60), None),
             (0, Span::from_secs(5), Some("/failures")),
             (1001, Span::from_secs(5), Some("/failures")),
             (5, Span::from_millis(99), Some("/pause")),
-            (5, Span::from_secs(301), Some("/pause")),
+            (5, Span::from_secs(61), Some("/pause")),
         ] {
             let mut report = Report::default();
             Breaker::check(CircuitBreaker { failures, pause }, &At::root(), &mut report);

@@ -160,7 +160,7 @@ async fn each_problem_is_at_its_place() {
         (
             "all of them otherwise",
             json!({"introspection": {
-                "mode": "opaque", "client": client, "negative_cache": "1s", "circuit_breaker": {"failures": 1, "pause": "5m"},
+                "mode": "opaque", "client": client, "negative_cache": "1s", "circuit_breaker": {"failures": 1, "pause": "1m"},
             }}),
             None,
         ),
