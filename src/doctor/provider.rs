@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Check, Doctor, Finding};
 use crate::{
     clock::{Clock, Timestamp},
-    egress::{self, Bounds, Egress},
+    egress::{Bounds, Egress},
     issuers::{
         Issuer, KEY_SET_TYPES, KeySource, Keys, MAX_KEY_SET, MAX_METADATA, Metadata, Quoted, discovery_location,
     },
@@ -343,8 +343,7 @@ impl Look<'_> {
 
     /// Presents the bearer of the keys only where it is meant to go.
     async fn get(&self, url: &Url, trusted: bool, max: usize) -> Result<Response<Bytes>, String> {
-        let bearer = self.issuer.keys_bearer().filter(|_| trusted);
-        let bearer = bearer.and_then(|secret| egress::bearer(secret.expose()));
+        let bearer = self.issuer.keys_bearer().filter(|_| trusted).cloned();
         let answer = send(self.issuer.keys().egress(), url, KEY_SET_TYPES, bearer, max).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(format!("{url} answers with {}", answer.status())) }
     }

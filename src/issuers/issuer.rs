@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
+use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use super::{
@@ -22,10 +23,7 @@ use super::{
 use crate::{
     authn::{CredentialId, Kind, Principal, Scheme},
     clock::{Moment, Timestamp},
-    config::{
-        raw::{Algorithm, IntrospectionMode, Preset},
-        resolver::Secret,
-    },
+    config::raw::{Algorithm, IntrospectionMode, Preset},
     error::Rejection,
     sha256::sha256,
 };
@@ -92,8 +90,8 @@ impl Issuer {
         &self.keys
     }
 
-    /// What the fetch of keys presents.
-    pub fn keys_bearer(&self) -> Option<&Secret> {
+    /// What the fetch of keys presents, as the value of `Authorization`.
+    pub fn keys_bearer(&self) -> Option<&HeaderValue> {
         self.fetches.bearer.as_ref()
     }
 

@@ -26,6 +26,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
 use moka::sync::Cache;
 use tokio::{
     runtime::Handle,
@@ -42,7 +43,7 @@ use crate::{
     admin::metrics::Labels,
     authn::KeyId,
     clock::{AtomicMoment, Clock, Moment},
-    config::{raw::Algorithm, resolver::Secret},
+    config::raw::Algorithm,
     egress::Egress,
     lock::lock,
 };
@@ -78,8 +79,8 @@ impl KeySettings {
 /// How keys are fetched: a reload that changes it keeps the cache.
 #[derive(Debug)]
 pub struct FetchSettings {
-    /// What a fetch presents.
-    pub bearer: Option<Secret>,
+    /// What a fetch presents, as the value of `Authorization`.
+    pub bearer: Option<HeaderValue>,
     /// The time for one fetch, from the connection to the last byte.
     pub timeout: Duration,
     /// How long a key that a fetch did not bring causes no other one.

@@ -5,6 +5,7 @@ mod names;
 
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use url::Url;
 
@@ -34,9 +35,9 @@ use crate::{
         raw::{self, CircuitBreaker, IntrospectionMode, Preset},
         report::At,
         resolver::{Resolver, Secret},
-        values::Span,
+        values::{SecretSource, Span},
     },
-    egress::Egress,
+    egress::{self, Egress},
     upstream::Access,
 };
 
@@ -320,6 +321,18 @@ impl Builder<'_> {
         secure_url(text).map_err(|why| _ = self.resolver.error(at, format!("this {why}"))).ok()
     }
 
+    /// The value of `Authorization` with the token of `source`, which stands at `at`.
+    fn bearer(&mut self, at: &At, source: &SecretSource) -> Option<HeaderValue> {
+        let token = self.resolver.secret(at, source)?;
+        let bearer = egress::bearer(token.expose());
+        if bearer.is_none() {
+            self.resolver
+                .error(at, format!("{source} holds characters that no header may have"))
+                .help("it must hold the token alone, on one line");
+        }
+        bearer
+    }
+
     fn egress(&mut self, ca: Option<&[u8]>) -> Option<Egress> {
         let Some((path, ca)) = self.raw.ca.as_ref().zip(ca) else { return Some(self.context.egress.clone()) };
         if let Some(previous) = self.previous.filter(|previous| previous.keys.settings().ca.as_deref() == Some(ca)) {
@@ -340,7 +353,7 @@ impl Builder<'_> {
         let raw = self.raw;
         let at = self.at.key("keys");
         let url = self.url(&at.key("url"), raw.keys.url.as_ref());
-        let bearer = raw.keys.bearer.as_ref().and_then(|source| self.resolver.secret(&at.key("bearer"), source));
+        let bearer = raw.keys.bearer.as_ref().and_then(|source| self.bearer(&at.key("bearer"), source));
         let keep_in = raw.keys.keep_in.as_deref().map(|folder| self.resolver.path(folder));
         let is_here = !self.resolver.is_elsewhere();
         if let Some(folder) = keep_in.as_deref().filter(|folder| is_here && folder.exists() && !folder.is_dir()) {
@@ -474,7 +487,7 @@ impl Builder<'_> {
             Some(ca) => Some(ca?),
             None => None,
         };
-        let bearer = self.resolver.secret(&at.key("bearer"), &raw.bearer)?;
+        let bearer = self.bearer(&at.key("bearer"), &raw.bearer)?;
         let server_name = access.as_ref().and_then(|access| access.tls()?.server_name.clone());
         let audiences = checks.audiences.clone();
         let settings = TokenReviewSettings { server, server_name, audiences, timeout, lookup, ca, bearer };
@@ -491,8 +504,8 @@ impl Builder<'_> {
         let egress = egress.ok()?;
         let outcomes = self.context.metrics.token_reviews.clone();
         let lookup = self.lookup(name, settings.lookup, outcomes);
-        let review = TokenReview::new(settings, egress, lookup).map_err(|why| _ = self.resolver.error(&at, why));
-        review.ok().map(Arc::new)
+        let review = TokenReview::new(settings, egress, lookup);
+        review.map_err(|why| _ = self.resolver.error(&at.key("upstream"), why)).ok().map(Arc::new)
     }
 
     /// What is asked about tokens below `at`: how long it is used, and when nothing is asked for a while.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::resolver::Secret,
-    egress::{self, Bounds, Egress},
+    egress::{Bounds, Egress},
     kubernetes::access_review::{self, Access},
 };
 
@@ -38,7 +38,8 @@ pub struct TokenReviewSettings {
     pub timeout: Duration,
     pub lookup: LookupSettings,
     pub ca: Option<Secret>,
-    pub bearer: Secret,
+    /// The value of `Authorization`.
+    pub bearer: HeaderValue,
 }
 
 /// Reviews at one API server.
@@ -54,7 +55,6 @@ struct Asker {
     egress: Egress,
     /// Where reviews are made.
     address: Uri,
-    bearer: HeaderValue,
 }
 
 #[derive(Deserialize)]
@@ -73,12 +73,10 @@ struct Status {
 }
 
 impl TokenReview {
-    /// Errors: nothing could be asked with these settings.
+    /// Errors: there is no address to ask at.
     pub(super) fn new(settings: TokenReviewSettings, egress: Egress, lookup: Lookup) -> Result<Self, String> {
-        let bearer = egress::bearer(settings.bearer.expose())
-            .ok_or("the token in `token_review.bearer` has characters that no header may have; it must stand there alone, on one line")?;
         let address = address(&settings.server, PATH)?;
-        Ok(Self { asker: Arc::new(Asker { settings, egress, address, bearer }), lookup })
+        Ok(Self { asker: Arc::new(Asker { settings, egress, address }), lookup })
     }
 
     pub fn settings(&self) -> &TokenReviewSettings {
@@ -119,7 +117,7 @@ impl Asker {
         let request = Request::post(address)
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::AUTHORIZATION, self.bearer.clone())
+            .header(header::AUTHORIZATION, self.settings.bearer.clone())
             .body(body)
             .map_err(|error| error.to_string())?;
         let bounds = Bounds { timeout: self.settings.timeout, max_body: MAX_ANSWER };

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::{Moment, Timestamp, jitter},
-    egress::{self, Bounds},
+    egress::Bounds,
     lock::lock,
 };
 
@@ -247,10 +247,8 @@ impl Shared {
             .body(Bytes::new())
             .map_err(|error| error.to_string())?;
         let fetches = self.fetches.load_full();
-        if let Some(token) = fetches.bearer.as_ref().filter(|_| trusted) {
-            let value = egress::bearer(token.expose())
-                .ok_or("the token in `keys.bearer` has characters that no header may have")?;
-            request.headers_mut().insert(header::AUTHORIZATION, value);
+        if let Some(bearer) = fetches.bearer.as_ref().filter(|_| trusted) {
+            request.headers_mut().insert(header::AUTHORIZATION, bearer.clone());
         }
         if let Some(validators) = &validators {
             validators.condition(request.headers_mut());

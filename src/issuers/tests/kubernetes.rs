@@ -184,19 +184,23 @@ async fn reviews_go_where_the_kubeconfig_of_the_upstream_leads() {
 
 /// Each token was answered with 503 for it.
 #[tokio::test]
-async fn a_bearer_for_reviews_that_no_header_may_have_is_told_before_anybody_comes() {
+async fn a_bearer_for_keys_or_reviews_that_no_header_may_have_is_told_at_its_place_before_anybody_comes() {
     let bearer = tempfile::NamedTempFile::new().unwrap();
     let issuer = json!({"name": "main", "issuer": "https://kubernetes.test", "audiences": ["doorward"],
-        "preset": "kubernetes", "token_review": {"upstream": "api", "bearer": {"file": bearer.path()}}});
+        "preset": "kubernetes", "keys": {"bearer": {"file": bearer.path()}},
+        "token_review": {"upstream": "api", "bearer": {"file": bearer.path()}}});
     let root = json!({"issuers": [issuer], "upstreams": [{"name": "api", "url": "http://127.0.0.1:6443"}]});
     let root: raw::Root = serde_json::from_value(root).unwrap();
-    for (token, problems) in [("of\ntwo lines", &["/issuers/0/token_review"][..]), ("of one\n", &[])] {
+    let places = ["/issuers/0/keys/bearer", "/issuers/0/token_review/bearer"];
+    for (token, problems) in [("of\ntwo lines", &places[..]), ("of one\n", &[])] {
         std::fs::write(bearer.path(), token).unwrap();
         let mut resolver = Resolver::new(Path::new("/"));
         Issuers::resolve(&root, &mut resolver, None, &context());
         let errors = resolver.report.problems().iter().filter(|problem| problem.severity == Severity::Error);
-        let found: Vec<_> = errors.map(|problem| problem.at.to_string()).collect();
+        let (found, helped): (Vec<_>, Vec<_>) =
+            errors.map(|problem| (problem.at.to_string(), problem.help.is_some())).unzip();
         assert_eq!(found, problems, "{token:?}");
+        assert!(helped.into_iter().all(|is_helped| is_helped), "what to do about it");
     }
 }
 
