@@ -163,7 +163,7 @@ struct Shared {
     answered: watch::Sender<u64>,
     /// Whether there is a set, or the first try to fetch one is over.
     tried: watch::Sender<bool>,
-    /// Keys that a fetch did not bring, until when.
+    /// Keys that a fetch did not bring, and when.
     unknown: Cache<Box<str>, Moment>,
     progress: Mutex<Progress>,
     known: Mutex<Known>,
@@ -315,7 +315,8 @@ impl KeyCache {
         }
         shared.metrics.unknown_kids.get_or_create(&shared.label()).inc();
         let now = shared.clock.moment();
-        if kid.is_some_and(|kid| shared.unknown.get(kid).is_some_and(|until| now.is_before(until))) {
+        let noted = kid.and_then(|kid| shared.unknown.get(kid));
+        if noted.is_some_and(|noted| now.since(noted) < shared.fetches.load().negative_for) {
             return false;
         }
         let mut answered = shared.answered.subscribe();
@@ -347,7 +348,7 @@ impl KeyCache {
         let failed = lock(&self.shared.progress).error.is_some();
         if !failed {
             let shared = &*self.shared;
-            shared.unknown.insert(kid.into(), shared.clock.moment() + shared.fetches.load().negative_for);
+            shared.unknown.insert(kid.into(), shared.clock.moment());
         }
     }
 

@@ -150,19 +150,28 @@ async fn a_key_that_is_asked_for_all_the_time_is_found_once_it_is_published() {
     }
 }
 
+/// A reload held for keys alone that were looked for after it.
 #[tokio::test]
-async fn how_long_a_key_that_was_looked_for_in_vain_causes_no_fetch_can_be_set_and_a_reload_takes_it() {
+async fn how_long_a_key_that_was_looked_for_in_vain_causes_no_fetch_can_be_set_and_a_reload_takes_it_at_once() {
     let mut bench = Bench::new(json!({"keys": {"negative_cache": "2m"}})).await;
-    let shorter = Bench::root(&bench.provider, &json!({"keys": {"negative_cache": "30s"}}));
     let mut now = 0;
-    for (at, fetches) in [(0, 2), (119, 2), (120, 3), (239, 3), (240, 4), (269, 4), (270, 5)] {
+    for (at, fetches, reload) in [
+        (0, 2, None),
+        (119, 2, None),
+        (120, 3, Some("30s")),
+        (149, 3, None),
+        (150, 4, Some("1m")),
+        (209, 4, None),
+        (210, 5, None),
+    ] {
         bench.context.clock.advance(Duration::from_secs(at - now));
         now = at;
         let token = bench.token(&OTHER_RSA, "x", json!({"jti": at.to_string()}));
         assert_eq!(bench.ask(&token).await, Err(Reason::KeyUnknown), "at {at} s");
         assert_eq!(bench.provider.hits("/jwks"), fetches, "at {at} s");
-        if at == 120 {
-            (bench.issuers, bench.accepts) = resolve(&shorter, Some(&bench.issuers), &bench.context);
+        if let Some(span) = reload {
+            let root = Bench::root(&bench.provider, &json!({"keys": {"negative_cache": span}}));
+            (bench.issuers, bench.accepts) = resolve(&root, Some(&bench.issuers), &bench.context);
         }
     }
 }
