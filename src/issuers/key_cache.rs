@@ -51,6 +51,9 @@ use crate::{
 /// Between two fetches that unknown keys cause.
 pub(super) const COOL_DOWN: Duration = Duration::from_secs(30);
 
+/// What keeping two sets on disk may take, however short the time for fetches is.
+const SAVING: Duration = Duration::from_secs(5);
+
 /// What decides which keys a cache holds: while it stays the same, a reload keeps the cache.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeySettings {
@@ -336,8 +339,9 @@ impl KeyCache {
             }
             joined
         };
-        // The task answers within the time of its fetches; the bound is for a control runtime that hangs.
-        let patience = shared.fetches.load().timeout * 3;
+        // The task answers once the fetch under way and that for this key are over, each of the discovery document and the set, and what
+        // they brought is kept; the bound is for a control runtime or a disk that hangs.
+        let patience = shared.fetches.load().timeout * 4 + SAVING;
         let answered = tokio::time::timeout(patience, answered.changed()).await;
         !joined && matches!(answered, Ok(Ok(())))
     }

@@ -359,7 +359,7 @@ impl Builder<'_> {
         if let Some(folder) = keep_in.as_deref().filter(|folder| is_here && folder.exists() && !folder.is_dir()) {
             self.resolver.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
         }
-        let help = "a token with a key that is not known yet waits for up to three times as long";
+        let help = "a token with a key that is not known yet waits for up to four times as long, and 5s more where the disk of `keep_in` is slow";
         let timeout = self.timeout(&at, raw.keys.timeout.unwrap_or(defaults::KEYS_TIMEOUT), help);
         let negative_for = raw.keys.negative_cache.unwrap_or(defaults::KEYS_NEGATIVE_CACHE).get();
         if !UNKNOWN_KEYS.contains(&negative_for) {

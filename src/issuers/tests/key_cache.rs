@@ -2,12 +2,15 @@
 
 mod outages;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
 use super::super::{Accepts, Bucket, Context, Issuers, testing::*};
-use crate::error::Reason;
+use crate::{
+    config::{raw, resolver::Resolver},
+    error::Reason,
+};
 
 const COOL_DOWN: Duration = Duration::from_secs(30);
 const DISCOVERY: &str = "/.well-known/openid-configuration";
@@ -174,6 +177,20 @@ async fn how_long_a_key_that_was_looked_for_in_vain_causes_no_fetch_can_be_set_a
             (bench.issuers, bench.accepts) = resolve(&root, Some(&bench.issuers), &bench.context);
         }
     }
+}
+
+/// Where fetches had little time, a disk that took its own for what they brought had a caller refused whose key was there right after.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_key_is_given_up_no_sooner_than_two_fetches_and_a_slow_disk_take() {
+    let issuer =
+        json!({"name": "main", "issuer": "https://idp.test", "audiences": ["doorward"], "keys": {"timeout": "100ms"}});
+    let root: raw::Root = serde_json::from_value(json!({"issuers": [issuer]})).unwrap();
+    let issuers = Issuers::resolve(&root, &mut Resolver::new(Path::new("/")), None, &context());
+    // Nothing fetches before the start.
+    let started = tokio::time::Instant::now();
+    assert!(!issuers.get("main").unwrap().keys().refetch(Some("new")).await);
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_millis(400) + Duration::from_secs(5), "{waited:?}");
 }
 
 #[tokio::test]
