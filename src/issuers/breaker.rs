@@ -44,7 +44,7 @@ impl Breaker {
             let (least, most) = FAILURES.into_inner();
             report
                 .error(&at.key("failures"), format!("`failures` is not between {least} and {most}"))
-                .help("with none nothing would ever be asked, and with more nobody who fails is ever given a pause");
+                .help("none would be the same as 1, and with more nobody who fails is ever given a pause");
         }
         if !PAUSES.contains(&settings.pause.get()) {
             let (least, most) = PAUSES.into_inner();

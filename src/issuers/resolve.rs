@@ -43,9 +43,11 @@ use crate::{
 
 const MAX_SKEW: Duration = Duration::from_secs(60);
 
-/// What the time for one question or one fetch may be, and why one about a token has no more.
+/// What the time for one question or one fetch may be.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(10);
-const CALLER_WAITS: &str = "the caller waits for as long as this";
+
+/// How long the answer may be used that a token is not good.
+const NEGATIVE_CACHES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
 /// How long an unknown key may be left alone: outside of this nothing would come of it.
 const UNKNOWN_KEYS: RangeInclusive<Duration> = COOL_DOWN..=Duration::from_secs(3_600);
@@ -307,10 +309,12 @@ impl Builder<'_> {
         span
     }
 
-    /// The `timeout` below `at`; `help` says what waits for it.
-    fn timeout(&mut self, at: &At, span: Span, help: &str) -> Duration {
-        if !TIMEOUTS.contains(&span.get()) {
-            self.resolver.error(&at.key("timeout"), "`timeout` is not between 50ms and 10s").help(help);
+    /// The `key` below `at`, which has to be within `bounds`; `help` says why.
+    fn bounded(&mut self, at: &At, key: &str, span: Span, bounds: RangeInclusive<Duration>, help: &str) -> Duration {
+        if !bounds.contains(&span.get()) {
+            let (least, most) = bounds.into_inner();
+            let message = format!("`{key}` is not between {} and {}", Span(least), Span(most));
+            self.resolver.error(&at.key(key), message).help(help);
         }
         span.get()
     }
@@ -360,13 +364,12 @@ impl Builder<'_> {
             self.resolver.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
         }
         let help = "a token with a key that is not known yet waits for up to four times as long, and 5s more where the disk of `keep_in` is slow";
-        let timeout = self.timeout(&at, raw.keys.timeout.unwrap_or(defaults::KEYS_TIMEOUT), help);
-        let negative_for = raw.keys.negative_cache.unwrap_or(defaults::KEYS_NEGATIVE_CACHE).get();
-        if !UNKNOWN_KEYS.contains(&negative_for) {
-            let help =
-                "unknown keys have the set fetched once in 30s at most, and without them it is fetched within an hour";
-            self.resolver.error(&at.key("negative_cache"), "`negative_cache` is not between 30s and 1h").help(help);
-        }
+        let timeout = raw.keys.timeout.unwrap_or(defaults::KEYS_TIMEOUT);
+        let timeout = self.bounded(&at, "timeout", timeout, TIMEOUTS, help);
+        let help =
+            "unknown keys have the set fetched once in 30s at most, and without them it is fetched within an hour";
+        let negative_for = raw.keys.negative_cache.unwrap_or(defaults::KEYS_NEGATIVE_CACHE);
+        let negative_for = self.bounded(&at, "negative_cache", negative_for, UNKNOWN_KEYS, help);
         let fetches = Arc::new(FetchSettings { bearer, timeout, negative_for });
         let endpoint_wanted = raw.introspection.as_ref().is_some_and(|introspection| introspection.endpoint.is_none());
         let source = match raw.preset {
@@ -420,7 +423,9 @@ impl Builder<'_> {
             let help = "a revoked token is accepted for as long as this";
             self.resolver.error(&at.key("cache"), "`cache` is more than 60s").help(help);
         }
-        let timeout = self.timeout(&at, raw.timeout.unwrap_or(defaults::INTROSPECTION_TIMEOUT), CALLER_WAITS);
+        let timeout = raw.timeout.unwrap_or(defaults::INTROSPECTION_TIMEOUT);
+        let help = "the caller waits for as long as this, in each of `tries`";
+        let timeout = self.bounded(&at, "timeout", timeout, TIMEOUTS, help);
         let tries = raw.tries.unwrap_or(defaults::INTROSPECTION_TRIES);
         if !(1..=5).contains(&tries) {
             let help = "each try takes up to `timeout` while the caller waits";
@@ -474,7 +479,8 @@ impl Builder<'_> {
             let help = "a token of a deleted pod is accepted for as long as this";
             self.resolver.error(&at.key("cache"), "`cache` is more than 10s").help(help);
         }
-        let timeout = self.timeout(&at, raw.timeout.unwrap_or(defaults::TOKEN_REVIEW_TIMEOUT), CALLER_WAITS);
+        let timeout = raw.timeout.unwrap_or(defaults::TOKEN_REVIEW_TIMEOUT);
+        let timeout = self.bounded(&at, "timeout", timeout, TIMEOUTS, "the caller waits for as long as this");
         let lookup = self.lookup_settings(&at, cache, raw.negative_cache, raw.circuit_breaker);
         // What is wrong with it is told where it is an upstream, once.
         let told = std::mem::take(&mut self.resolver.report);
@@ -516,11 +522,9 @@ impl Builder<'_> {
         negative_cache: Option<Span>,
         circuit_breaker: CircuitBreaker,
     ) -> LookupSettings {
-        let negative_for = negative_cache.unwrap_or(defaults::NEGATIVE_CACHE).get();
-        if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&negative_for) {
-            let help = "in less each request with a token that is not good is a question; for as long as this one that becomes good is refused";
-            self.resolver.error(&at.key("negative_cache"), "`negative_cache` is not between 1s and 60s").help(help);
-        }
+        let help = "in less each request with a token that is not good is a question; for as long as this one that becomes good is refused";
+        let negative_for = negative_cache.unwrap_or(defaults::NEGATIVE_CACHE);
+        let negative_for = self.bounded(at, "negative_cache", negative_for, NEGATIVE_CACHES, help);
         Breaker::check(circuit_breaker, &at.key("circuit_breaker"), &mut self.resolver.report);
         LookupSettings { positive_for, negative_for, circuit_breaker }
     }

@@ -153,7 +153,7 @@ async fn each_problem_is_at_its_place() {
             Some((Error, "introspection/negative_cache")),
         ),
         (
-            "a breaker that lets nothing through",
+            "a breaker that opens without a failure",
             json!({"introspection": {"mode": "opaque", "client": client, "circuit_breaker": {"failures": 0}}}),
             Some((Error, "introspection/circuit_breaker/failures")),
         ),

@@ -151,7 +151,7 @@ impl ProviderTokens {
         if !breaker.admit(now) {
             inner.metrics.count(&audience, "away");
             let pause = wanted.onward.circuit_breaker.pause;
-            let why = format!("it has failed several times in a row, so that it is left alone for {pause}");
+            let why = format!("its last calls failed, so that it is left alone for {pause}");
             return Err(Failure::Away(why));
         }
         let outcome = wanted.call(keys, &jti, ends, &inner.clock).await;

@@ -451,7 +451,7 @@ async fn a_provider_in_trouble_is_left_alone_for_a_while_and_others_are_not() {
             let scopes = vec![scope.to_owned()];
             let wanted = TokenRequest { onward: Arc::clone(broken), scopes, ..world.wanted("alice", &[]) };
             match world.held.obtain(wanted, &world.keys, "jti", ends).await {
-                Err(Failure::Away(why)) => why.contains("is left alone"),
+                Err(Failure::Away(why)) => why.contains("its last calls failed"),
                 other => panic!("{other:?}"),
             }
         };
