@@ -101,10 +101,10 @@ async fn the_time_for_a_fetch_can_be_set_and_a_reload_takes_it_and_keeps_the_key
         (bench.issuers, bench.accepts) = resolve(&root, Some(&bench.issuers), &bench.context);
         let token = bench.token(&RSA, "a", json!({}));
         assert_eq!(bench.ask(&token).await, Ok(()), "{hangs}");
-        let started = std::time::Instant::now();
         bench.context.clock.advance(Duration::from_secs(3_600));
         until("the fetch is given up", || bench.status().doubt().is_some()).await;
-        assert!(started.elapsed() < Duration::from_secs(5), "{hangs}: it took as long as where nothing is set");
+        let doubt = bench.status().doubt().unwrap();
+        assert!(doubt.ends_with("no answer within 50ms"), "{hangs}: {doubt}");
         assert_eq!(bench.ask(&token).await, Ok(()), "{hangs}");
     }
 }
