@@ -28,8 +28,8 @@ use crate::config::{report::At, resolver::Resolver};
 use self::proxy::Connector;
 pub use self::proxy::Proxy;
 
-/// Unused connections to one host that are kept for a while. One of HTTP/1.1 carries one call at a time, so that where more are made at
-/// once, the rest connect anew each time.
+/// Unused connections of HTTP/1.1 to one host that are kept for a while. Each carries one call at a time, so that where more are made at
+/// once, the rest connect anew each time. One of HTTP/2 carries all of them.
 pub const KEPT: usize = 64;
 
 /// What one call may cost.

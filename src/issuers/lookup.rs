@@ -27,7 +27,9 @@ use crate::{
 };
 
 /// Calls at once to one issuer.
-const SLOTS: usize = KEPT;
+const SLOTS: usize = 64;
+// A burst of them goes over the connections of the one before.
+const _: () = assert!(KEPT >= SLOTS);
 /// How many of these calls may be about tokens never seen.
 const STRANGER_SLOTS: usize = 32;
 /// Calls about tokens whose signature is good that wait for a slot, at most, and how long one waits: when many pods start at once, all
