@@ -46,6 +46,9 @@ const ASSERTION_LIFE: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug)]
 pub struct ProviderTokens(Arc<Inner>);
 
+/// A breaker, and the fingerprint of the entry that it counts for.
+type OfEntry = ([u8; 32], Arc<Breaker>);
+
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
@@ -53,8 +56,8 @@ struct Inner {
     revocations: Revocations,
     metrics: Metrics,
     flights: SingleFlight<Result<Arc<Gained>, Failure>>,
-    /// By the entry of `tokens.onward`, with what its files say.
-    breakers: Mutex<HashMap<[u8; 32], Arc<Breaker>>>,
+    /// By audience. Another entry of `tokens.onward` for it begins anew.
+    breakers: Mutex<HashMap<Arc<str>, OfEntry>>,
     tokens: Mutex<Cached>,
 }
 
@@ -227,8 +230,12 @@ impl ProviderTokens {
 impl Inner {
     fn breaker(&self, onward: &Onward) -> Arc<Breaker> {
         let mut breakers = lock(&self.breakers);
-        let new = || Arc::new(Breaker::new(onward.circuit_breaker));
-        Arc::clone(breakers.entry(onward.fingerprint).or_insert_with(new))
+        let new = || (onward.fingerprint, Arc::new(Breaker::new(onward.circuit_breaker)));
+        let known = breakers.entry(Arc::clone(&onward.audience)).or_insert_with(new);
+        if known.0 != onward.fingerprint {
+            *known = new();
+        }
+        Arc::clone(&known.1)
     }
 
     fn held(&self, key: &Key) -> Option<Arc<Gained>> {
