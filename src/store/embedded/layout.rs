@@ -54,15 +54,16 @@ pub fn find(
     }))
 }
 
-/// Commits what `write` does to the tables, or nothing if it fails.
+/// Commits what `write` does to the tables, or nothing if it fails or changes nothing: a commit syncs in any case.
 pub fn commit<T, E: From<TableError> + From<CommitError>>(
     transaction: WriteTransaction,
     write: impl FnOnce(&mut Tables<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
     let mut tables = Tables::new(&transaction)?;
     let done = write(&mut tables)?;
-    tables.finish()?;
-    transaction.commit()?;
+    if tables.finish()? {
+        transaction.commit()?;
+    }
     Ok(done)
 }
 
@@ -71,6 +72,7 @@ pub struct Tables<'t> {
     transaction: &'t WriteTransaction,
     counters: redb::Table<'t, &'static str, u64>,
     open: Vec<(Table, Open<'t>)>,
+    has_changed: bool,
 }
 
 /// The three tables of one of the store's.
@@ -85,7 +87,7 @@ struct Open<'t> {
 
 impl<'t> Tables<'t> {
     fn new(transaction: &'t WriteTransaction) -> Result<Self, TableError> {
-        Ok(Self { transaction, counters: transaction.open_table(COUNTERS)?, open: Vec::new() })
+        Ok(Self { transaction, counters: transaction.open_table(COUNTERS)?, open: Vec::new(), has_changed: false })
     }
 
     fn of(&mut self, table: Table) -> Result<&mut Open<'t>, TableError> {
@@ -109,14 +111,14 @@ impl<'t> Tables<'t> {
         self.open.get_mut(position).map(|(_, open)| open).ok_or_else(missing)
     }
 
-    /// Writes down the last version of each table, once for all records that were written.
-    fn finish(mut self) -> Result<(), TableError> {
+    /// Writes down the last version of each table, once for all records that were written. Gives whether anything has changed.
+    fn finish(mut self) -> Result<bool, TableError> {
         for (table, Open { known, last, .. }) in &self.open {
             if last > known {
                 self.counters.insert(table.as_str(), last)?;
             }
         }
-        Ok(())
+        Ok(self.has_changed)
     }
 
     /// Looks at all expectations first, so that nothing is written if one fails.
@@ -143,6 +145,7 @@ impl<'t> Tables<'t> {
     fn write(&mut self, put: &Put, before: Option<(u64, Timestamp)>, now: Timestamp) -> Result<u64, TableError> {
         let Put { table, key, value, expires, .. } = put;
         let key = key.as_slice();
+        self.has_changed = true;
         let Open { records, versions, ends, last, .. } = self.of(*table)?;
         *last = last.saturating_add(1);
         let version = *last;
@@ -170,6 +173,7 @@ impl<'t> Tables<'t> {
         };
         versions.remove(version)?;
         ends.remove((expires, version))?;
+        self.has_changed = true;
         Ok(true)
     }
 

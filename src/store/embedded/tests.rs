@@ -21,11 +21,12 @@ const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 struct SmallDisk {
     bytes: Arc<InMemoryBackend>,
     room: Arc<AtomicU64>,
+    syncs: Arc<AtomicU64>,
 }
 
 impl SmallDisk {
     fn new(room: u64) -> Self {
-        Self { bytes: Arc::new(InMemoryBackend::new()), room: Arc::new(AtomicU64::new(room)) }
+        Self { bytes: Arc::new(InMemoryBackend::new()), room: Arc::new(AtomicU64::new(room)), syncs: Arc::default() }
     }
 }
 
@@ -43,6 +44,7 @@ impl StorageBackend for SmallDisk {
         self.bytes.set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
         self.bytes.sync_data()
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -118,6 +120,35 @@ async fn no_version_is_given_twice_however_many_records_are_written_at_once() {
     assert_eq!(of(Table::Deliveries), (1..=12).collect::<Vec<_>>());
     assert_eq!(of(Table::Held), [1, 2, 3, 4]);
     assert_eq!(store.changes(Table::Deliveries, 9, 10, NOW).await.unwrap().len(), 2);
+}
+
+/// A conflict waited for the disk as a write does, and needed room there.
+#[tokio::test]
+async fn where_nothing_is_written_the_disk_is_not_synced() {
+    let disk = SmallDisk::new(u64::MAX);
+    let handle = disk.clone();
+    let store = Embedded::start(Disk::storage(move || handle.clone(), Clock::default()).unwrap()).unwrap();
+    let syncs = || disk.syncs.load(Ordering::SeqCst);
+    let of = |key: &[u8]| Put {
+        table: Table::Logins,
+        key: key.into(),
+        value: vec![1],
+        expires: NOW + Duration::from_secs(60),
+        expect: Expect::Absent,
+    };
+    store.put_all(vec![of(b"k")], NOW).await.unwrap();
+    let before = syncs();
+    let (reply, answer) = oneshot::channel();
+    // Whoever asked has left.
+    drop(answer);
+    assert!(store.writes.send(Write::Put { puts: vec![of(b"left")], now: NOW, reply }).await.is_ok());
+    let both = store.put_all(vec![of(b"new"), of(b"k")], NOW).await.unwrap();
+    assert!(matches!(both, WrittenAll::Conflict { index: 1, .. }), "{both:?}");
+    assert!(!store.delete(Table::Logins, b"new").await.unwrap());
+    assert_eq!(syncs(), before);
+    // The twin: each change is.
+    assert!(store.delete(Table::Logins, b"k").await.unwrap());
+    assert!(syncs() > before);
 }
 
 /// The threads of the store before need a moment to let go of the file.
