@@ -25,8 +25,9 @@ impl GroupCommit {
         Self { window: WINDOW, most: MOST, shared_by: 0 }
     }
 
-    /// If several shared the last syncs, blocks for a window, and for another one as long as the one before brought somebody. `take` takes
-    /// those who have come, and tells how many share the sync that is next, which were `sharing` before.
+    /// If several shared the last syncs, blocks for a window, and for another one as long as the one before brought somebody and fewer
+    /// share the sync that is next than are expected. `take` takes those who have come, and tells how many share it, which were `sharing`
+    /// before.
     pub(crate) fn gather(&self, mut sharing: usize, mut take: impl FnMut() -> usize) {
         if self.shared_by <= 1 {
             return;
@@ -35,10 +36,16 @@ impl GroupCommit {
         loop {
             thread::sleep(self.window);
             let before = mem::replace(&mut sharing, take());
-            if sharing <= before || begun.elapsed() + self.window >= self.most {
+            if sharing <= before || sharing >= self.shared_by || begun.elapsed() + self.window >= self.most {
                 return;
             }
         }
+    }
+
+    /// One by which so many are expected, with these times.
+    #[cfg(test)]
+    pub(crate) const fn expecting(shared_by: usize, window: Duration, most: Duration) -> Self {
+        Self { window, most, shared_by }
     }
 
     /// Notes how many share the sync that is next.
@@ -51,11 +58,6 @@ impl GroupCommit {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// One that several shared the last syncs of.
-    const fn shared(window: Duration, most: Duration) -> GroupCommit {
-        GroupCommit { window, most, shared_by: 2 }
-    }
 
     /// How many windows are waited for, behind each of which so many share the sync, and behind all others as many as behind the last.
     fn windows(commit: GroupCommit, sharing: &[usize]) -> usize {
@@ -81,15 +83,25 @@ mod tests {
     fn where_several_came_the_window_is_waited_for_more() {
         let window = Duration::from_millis(5);
         let begun = Instant::now();
-        assert_eq!(windows(shared(window, Duration::MAX), &[]), 1);
+        assert_eq!(windows(GroupCommit::expecting(2, window, Duration::MAX), &[]), 1);
         assert!(begun.elapsed() >= window);
     }
 
     /// A sync was shared by those of one window, however many more were on their way.
     #[test]
     fn as_long_as_each_window_brings_somebody_another_one_is_waited_for() {
-        let commit = shared(Duration::ZERO, Duration::MAX);
+        let commit = GroupCommit::expecting(usize::MAX, Duration::ZERO, Duration::MAX);
         let cases: [(&[usize], usize); 4] = [(&[1, 2], 1), (&[2], 2), (&[2, 5, 6, 6, 7], 4), (&[2, 0, 1], 2)];
+        for (sharing, waited) in cases {
+            assert_eq!(windows(commit, sharing), waited, "{sharing:?}");
+        }
+    }
+
+    /// Two that come in step waited for a window more each time, which could bring nobody.
+    #[test]
+    fn once_as_many_have_come_as_are_expected_no_other_window_is_waited_for() {
+        let commit = GroupCommit::expecting(3, Duration::ZERO, Duration::MAX);
+        let cases: [(&[usize], usize); 4] = [(&[3], 1), (&[5], 1), (&[2, 3, 4], 2), (&[2], 2)];
         for (sharing, waited) in cases {
             assert_eq!(windows(commit, sharing), waited, "{sharing:?}");
         }
@@ -101,10 +113,10 @@ mod tests {
         // The window that would end too late is not begun.
         let window = Duration::from_millis(1);
         for most in [Duration::ZERO, window, window * 2] {
-            assert_eq!(windows(shared(window, most), &floods), 1, "{most:?}");
+            assert_eq!(windows(GroupCommit::expecting(usize::MAX, window, most), &floods), 1, "{most:?}");
         }
         let (begun, mut sharing) = (Instant::now(), 1);
-        shared(Duration::ZERO, window).gather(sharing, || {
+        GroupCommit::expecting(usize::MAX, Duration::ZERO, window).gather(sharing, || {
             sharing += 1;
             sharing
         });
@@ -113,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_few_that_come_alone_between_others_wait_and_then_none_does() {
-        let mut commit = GroupCommit { window: Duration::ZERO, most: MOST, shared_by: 8 };
+        let mut commit = GroupCommit::expecting(8, Duration::ZERO, MOST);
         let waited: Vec<usize> = std::iter::repeat_with(|| {
             commit.shared(1);
             windows(commit, &[])
