@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Disk, Read, Write};
 use super::{Backend, Change, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, group_commit::GroupCommit};
 
 /// Calls that may wait for each of the two threads.
 const QUEUE: usize = 1024;
@@ -79,7 +79,7 @@ impl Embedded {
             .map_err(OpenError::Thread)?;
         thread::Builder::new()
             .name("store-write".to_owned())
-            .spawn(move || disk.serve_writes(write_queue))
+            .spawn(move || disk.serve_writes(write_queue, GroupCommit::new()))
             .map_err(OpenError::Thread)?;
         Ok(Self { path, reads, writes })
     }

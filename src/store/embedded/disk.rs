@@ -31,7 +31,7 @@ use crate::{
 const CACHE_BYTES: usize = 4 << 20;
 
 /// Writes in one commit.
-const GROUP: usize = 256;
+pub(super) const GROUP: usize = 256;
 
 /// For how long the clock must have shown a time, or later ones, before what had ended by then is removed: one that is ahead when a
 /// machine starts, until it is set, must take nothing away that is good.
@@ -160,16 +160,18 @@ impl Disk {
         let _ = reply.send(answer);
     }
 
-    pub(super) fn serve_writes(&self, mut queue: mpsc::Receiver<Write>) {
+    pub(super) fn serve_writes(&self, mut queue: mpsc::Receiver<Write>, mut commit: GroupCommit) {
         let mut sweeps = Sweeps::default();
         let mut group = Vec::with_capacity(GROUP);
-        let mut commit = GroupCommit::new();
         while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-            commit.gather(group.len(), || {
-                let room = GROUP.saturating_sub(group.len());
-                group.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(room));
-                group.len()
-            });
+            // A full one takes nobody else.
+            if group.len() < GROUP {
+                commit.gather(group.len(), || {
+                    let room = GROUP.saturating_sub(group.len());
+                    group.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(room));
+                    group.len()
+                });
+            }
             commit.shared(group.len());
             // Those who gave up while they waited are not served: a late write would surprise them.
             group.retain(|write| !write.abandoned());

@@ -4,6 +4,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use redb::{StorageBackend, backends::InMemoryBackend};
@@ -120,6 +121,25 @@ async fn no_version_is_given_twice_however_many_records_are_written_at_once() {
     assert_eq!(of(Table::Deliveries), (1..=12).collect::<Vec<_>>());
     assert_eq!(of(Table::Held), [1, 2, 3, 4]);
     assert_eq!(store.changes(Table::Deliveries, 9, 10, NOW).await.unwrap().len(), 2);
+}
+
+/// It waited for a window that could bring nobody.
+#[test]
+fn as_many_writes_as_one_commit_takes_wait_for_no_others() {
+    let disk = SmallDisk::new(u64::MAX);
+    let disk = Disk::storage(move || disk.clone(), Clock::default()).unwrap();
+    let (writes, queue) = mpsc::channel(disk::GROUP);
+    let ask = |_| {
+        let (reply, answer) = oneshot::channel();
+        assert!(writes.try_send(Write::Delete { table: Table::Logins, key: vec![1], reply }).is_ok());
+        answer
+    };
+    let answers: Vec<_> = (0..disk::GROUP).map(ask).collect();
+    drop(writes);
+    let (begun, window) = (Instant::now(), Duration::from_secs(60));
+    disk.serve_writes(queue, GroupCommit::expecting(2, window, Duration::MAX));
+    assert!(begun.elapsed() < window);
+    assert!(answers.into_iter().all(|mut answer| matches!(answer.try_recv(), Ok(Ok(false)))));
 }
 
 /// A conflict waited for the disk as a write does, and needed room there.
