@@ -79,8 +79,13 @@ impl Trail {
         Self::start(settings, keys, Opened { sink, found, backlog }, clock)
     }
 
-    /// Starts the thread over an open sink.
-    pub(super) fn start(settings: &Settings, keys: Keys, opened: Opened, clock: Clock) -> Result<Self, OpenError> {
+    /// The writer over an open sink, and what leads to it.
+    pub(super) fn begin(
+        settings: &Settings,
+        keys: Keys,
+        opened: Opened,
+        clock: Clock,
+    ) -> (mpsc::Sender<Item>, Arc<Shared>, Writer) {
         let metrics = Metrics { export: opened.backlog.metrics().clone(), ..Metrics::default() };
         let second_place = settings.checkpoint_copy.clone();
         let second_place = second_place.map(|path| SecondPlace::new(path, metrics.checkpoint_copy_errors.clone()));
@@ -103,6 +108,12 @@ impl Trail {
         });
         let (sender, queue) = mpsc::channel();
         let writer = Writer::begin(settings, keys, opened, queue, Arc::clone(&shared), clock);
+        (sender, shared, writer)
+    }
+
+    /// Starts the thread over an open sink.
+    pub(super) fn start(settings: &Settings, keys: Keys, opened: Opened, clock: Clock) -> Result<Self, OpenError> {
+        let (sender, shared, writer) = Self::begin(settings, keys, opened, clock);
         let (ending, ended) = mpsc::channel();
         let run = move || {
             // Told by being dropped, also in a panic.

@@ -2,6 +2,8 @@
 //! with one sync for all that wait for one.
 
 mod files;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
@@ -202,16 +204,19 @@ impl Writer {
         drained
     }
 
-    /// Waits a moment for more where others are likely to come for the same sync.
+    /// Waits a moment for more where others are likely to come for the same sync. While the sink fails there is none to share.
     fn gather(&mut self) {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() || self.outage.is_some() {
             return;
         }
-        let group = self.group;
-        group.gather(self.waiting.len(), || {
-            self.drain();
-            self.waiting.len()
-        });
+        // With as much as is handed over at once no others are taken.
+        if self.pending.len() < GROUP {
+            let group = self.group;
+            group.gather(self.waiting.len(), || {
+                self.drain();
+                self.waiting.len()
+            });
+        }
         self.group.shared(self.waiting.len());
     }
 

@@ -67,7 +67,7 @@ struct Disk {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Memory(Arc<(Mutex<Disk>, Condvar)>);
+pub(super) struct Memory(Arc<(Mutex<Disk>, Condvar)>);
 
 impl Memory {
     fn set<T>(&self, change: impl FnOnce(&mut Disk) -> T) -> T {
@@ -174,7 +174,7 @@ fn kind(line: &Value) -> &str {
     line["metadata"]["event_code"].as_str().unwrap()
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         instance: "replica-0".to_owned(),
         destination: Destination::Stdout,
@@ -199,15 +199,20 @@ fn file_settings(path: &Path) -> Settings {
 
 /// A trail over a sink in memory.
 fn start(settings: &Settings, sink: &Memory, clock: &Clock) -> Trail {
+    start_over(settings, over(sink), clock)
+}
+
+pub(super) fn over(sink: &Memory) -> Opened {
     let found = Found { last: Link::NONE, empty: false, repaired: 0 };
-    let backlog = Arc::new(export::Backlog::none());
-    start_over(settings, Opened { sink: Box::new(sink.clone()), found, backlog }, clock)
+    Opened { sink: Box::new(sink.clone()), found, backlog: Arc::new(export::Backlog::none()) }
 }
 
 fn start_over(settings: &Settings, opened: Opened, clock: &Clock) -> Trail {
-    let keys =
-        Keys { chain: settings.chain_key.clone().unwrap(), checkpoint: settings.checkpoint_key.clone().unwrap() };
-    Trail::start(settings, keys, opened, clock.clone()).unwrap()
+    Trail::start(settings, keys_of(settings), opened, clock.clone()).unwrap()
+}
+
+pub(super) fn keys_of(settings: &Settings) -> Keys {
+    Keys { chain: settings.chain_key.clone().unwrap(), checkpoint: settings.checkpoint_key.clone().unwrap() }
 }
 
 /// Returns when the sink takes lines again.
@@ -217,7 +222,7 @@ fn wait_until_recovered(trail: &Trail) {
     }
 }
 
-fn clock() -> Clock {
+pub(super) fn clock() -> Clock {
     Clock::manual(NOW)
 }
 
@@ -241,7 +246,7 @@ fn problems(findings: &Findings) -> Vec<String> {
     findings.problems.iter().map(ToString::to_string).collect()
 }
 
-fn record(number: u128) -> Record {
+pub(super) fn record(number: u128) -> Record {
     Record {
         host: "tekton.example.com".into(),
         path: format!("/apis/{number}").into(),
