@@ -367,12 +367,8 @@ impl Writer {
 
     fn has_synced(&mut self, begun: Instant) {
         self.synced = true;
-        let used = self.unsynced.len();
+        // Its room is kept, as under load as much is needed again at once.
         self.unsynced.clear();
-        // Under load as much is needed again at once.
-        if used < self.unsynced.capacity() / 4 {
-            self.unsynced.shrink_to(used.max(GROUP));
-        }
         self.shared.metrics.syncs.inc();
         self.shared.backlog.grown(End { place: self.sink.place(), total: self.written });
         self.shared.metrics.sync_time.inc_by(begun.elapsed().as_secs_f64());
@@ -474,6 +470,7 @@ impl Writer {
             }
             return;
         }
+        self.unsynced.shrink_to(GROUP);
         self.shared.asleep.store(true, Ordering::SeqCst);
         // Pairs with the fence of the sender between queueing and looking whether the thread sleeps.
         fence(Ordering::SeqCst);

@@ -48,3 +48,17 @@ fn with_as_much_as_is_handed_over_at_once_nobody_waits_for_others() {
     writer.gather();
     assert!(begun.elapsed() < window);
 }
+
+/// After a burst it kept some MiB until the next checkpoint.
+#[test]
+fn room_for_what_is_not_synced_is_kept_under_load_and_given_back_before_the_thread_sleeps() {
+    let (_sender, mut writer) = writer();
+    writer.unsynced.reserve(UNSYNCED);
+    writer.synced = false;
+    writer.sync().unwrap();
+    assert!(writer.unsynced.is_empty() && writer.unsynced.capacity() >= UNSYNCED);
+    // It does not wait then.
+    writer.shared.close();
+    writer.rest(NAPS);
+    assert!(writer.unsynced.capacity() < 2 * GROUP, "{}", writer.unsynced.capacity());
+}
