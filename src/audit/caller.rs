@@ -81,6 +81,9 @@ impl Callers {
 
     /// What is kept of a caller. Nothing is begun for one whom nobody else keeps, or who is a delivery: it will not come again.
     fn kept(&mut self, principal: &Arc<Principal>, claims: Option<&Arc<[Arc<str>]>>) -> Option<&Kept> {
+        if principal.delivery.is_some() {
+            return None;
+        }
         let address = Arc::as_ptr(principal).addr();
         let is_current = |kept: &Kept| {
             Weak::as_ptr(&kept.principal) == Arc::as_ptr(principal)
@@ -88,7 +91,7 @@ impl Callers {
         };
         if !self.recent.get(&address).is_some_and(is_current) {
             let known = self.older.remove(&address).filter(is_current);
-            let comes_again = Arc::strong_count(principal) > 1 && principal.delivery.is_none();
+            let comes_again = Arc::strong_count(principal) > 1;
             self.keep(address, known.or_else(|| comes_again.then(|| Kept::new(principal, claims)))?);
         }
         self.recent.get(&address)
