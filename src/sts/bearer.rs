@@ -30,7 +30,7 @@ use crate::{
     error::Reason,
     issuers::RUN_CLAIM,
     request::{exchange::Exchange, sanitize::CleanRequest},
-    store::{Expect, Put, Store, StoreError, Table, Target, WrittenAll},
+    store::{Expect, Put, Revocations, Store, StoreError, Table, Target, WrittenAll},
 };
 
 /// How long after the last token of a run its record is kept at least.
@@ -60,7 +60,7 @@ const MAX_HOLDERS: u64 = 10_000;
 
 /// How many tokens each holder has ended. Until it would have ended by itself each takes room in the store and in the memory of every
 /// replica, and nothing else bounds how many one gets in exchange for one's own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HandedBack(Cache<String, Arc<AtomicU32>>);
 
 impl Default for HandedBack {
@@ -70,9 +70,33 @@ impl Default for HandedBack {
 }
 
 impl HandedBack {
-    /// Whether the holder of the token with these claims may end one more.
-    fn takes(&self, claims: &Map<String, Value>) -> bool {
-        self.0.get_with(holder(claims), Arc::default).fetch_add(1, Ordering::Relaxed) < MOST_HANDED_BACK
+    /// Counts one more of the holder of the token with these claims, and refuses what is too much.
+    fn take(&self, claims: &Map<String, Value>) -> Result<(), Refusal> {
+        if self.0.get_with(holder(claims), Arc::default).fetch_add(1, Ordering::Relaxed) < MOST_HANDED_BACK {
+            return Ok(());
+        }
+        let detail = format!(
+            "whoever has it has ended {MOST_HANDED_BACK} tokens within some minutes, and more are not taken; it ends by itself within {} \
+             minutes",
+            MAX_LIFETIME.as_secs() / 60
+        );
+        Err(Refusal::unavailable(Reason::Overloaded, detail))
+    }
+
+    /// Ends a token at the word of its holder; whether that is new. Said again, it ends nothing more, and takes no more room.
+    async fn end(
+        &self,
+        revocations: &Revocations,
+        token: Target<'_>,
+        claims: &Map<String, Value>,
+        until: Timestamp,
+    ) -> Result<bool, Refusal> {
+        if revocations.is_revoked_until(token, until) {
+            return Ok(false);
+        }
+        self.take(claims)?;
+        revocations.hand_back(token, "its holder has done with it", until).await?;
+        Ok(true)
     }
 }
 
@@ -229,34 +253,22 @@ impl Exchanger<'_> {
             exchange.reserve(2).await?;
             let until = Timestamp::from_secs(expires) + AFTER;
             let (issuer, id) = (self.own_issuer.name(&self.snapshot.issuers).to_owned(), jti.to_owned());
-            // Said again, it ends nothing more: neither the store nor the streams need to hear of it.
-            let is_new = !self.app.revocations.is_revoked_until(Target::Token { issuer: &issuer, id: &id }, until);
-            if is_new && !self.app.handed_back.takes(&claims) {
-                let detail = format!(
-                    "whoever has it has ended {MOST_HANDED_BACK} tokens within some minutes, and more are not taken; it ends by itself \
-                     within {} minutes",
-                    MAX_LIFETIME.as_secs() / 60
-                );
-                return Err(Refusal::unavailable(Reason::Overloaded, detail));
-            }
-            let (revocations, mut lent) = (self.app.revocations.clone(), exchange.lend());
+            let (revocations, handed_back) = (self.app.revocations.clone(), self.app.handed_back.clone());
+            let mut lent = exchange.lend();
             // A holder who leaves has ended it all the same, and the trail is to say who did.
             let ended = self.app.drain.finish_on(&self.app.control, async move {
                 let ending = async {
-                    if is_new {
-                        let target = Target::Token { issuer: &issuer, id: &id };
-                        revocations.hand_back(target, "its holder has done with it", until).await?;
-                    }
+                    let token = Target::Token { issuer: &issuer, id: &id };
+                    let is_new = handed_back.end(&revocations, token, &claims, until).await?;
                     lent.record().revoked = Some(id.clone());
                     lent.decided().await?;
-                    Ok::<_, Refusal>(())
+                    Ok::<_, Refusal>(is_new)
                 };
                 (ending.await, lent)
             });
             let (ended, back) = finished(ended).await;
             *exchange = back;
-            ended?;
-            if is_new {
+            if ended? {
                 self.app.close_revoked_streams();
             }
         }
@@ -267,7 +279,7 @@ impl Exchanger<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{issuers::lives_with, store::Embedded};
+    use crate::{clock::Clock, issuers::lives_with, store::Embedded};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -332,7 +344,7 @@ mod tests {
 
     /// One step could fill the memory of every replica with what it got and ended.
     #[test]
-    fn one_holder_ends_so_many_tokens_and_keeps_no_other_from_it() {
+    fn one_holder_ends_a_thousand_tokens_and_no_more_and_keeps_no_other_from_it() {
         let handed_back = HandedBack::default();
         let claims = |pod: Option<&str>, client: &str| {
             let run = pod.map(|uid| json!({"pod": {"name": "build", "uid": uid}}));
@@ -342,9 +354,30 @@ mod tests {
         };
         for (pod, client) in [(Some("a"), "builder"), (Some("b"), "builder"), (None, "builder"), (None, "web")] {
             let claims = claims(pod, client);
-            assert!((0..MOST_HANDED_BACK).all(|_| handed_back.takes(&claims)), "{claims:?}");
-            assert!(!handed_back.takes(&claims), "{claims:?}");
+            assert!((0..1000).all(|_| handed_back.take(&claims).is_ok()), "{claims:?}");
+            let refused = handed_back.take(&claims).unwrap_err();
+            assert_eq!((refused.status(), refused.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::Overloaded));
+            assert!(refused.description().contains("more are not taken"), "{}", refused.description());
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_holder_ends_beyond_the_bound_goes_on_and_what_has_ended_is_not_counted_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let (handed_back, revocations) = (HandedBack::default(), Revocations::new(store, Clock::manual(NOW)));
+        let claims = |holder: &str| json!({"sub": holder, "client_id": "builder"}).as_object().unwrap().clone();
+        let (token, until) = (|id: &'static str| Target::Token { issuer: "own", id }, NOW + Duration::from_secs(600));
+        let end = async |holder: &'static str, id: &'static str| {
+            handed_back.end(&revocations, token(id), &claims(holder), until).await
+        };
+        assert!(end("alice", "first").await.unwrap());
+        assert!((1..MOST_HANDED_BACK).all(|_| handed_back.take(&claims("alice")).is_ok()));
+        assert!(!end("alice", "first").await.unwrap());
+        end("alice", "more").await.unwrap_err();
+        assert!(!revocations.is_revoked_until(token("more"), until));
+        assert!(end("bob", "of another").await.unwrap());
+        assert!(revocations.is_revoked_until(token("of another"), until));
     }
 
     #[test]
