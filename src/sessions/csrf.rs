@@ -52,6 +52,7 @@ pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origi
 /// Whether somebody is looking at a page: only then does a redirect to the login help. A fetch, an upgrade or a
 /// program gets 401, which it can read.
 pub fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
+    // In this order, as the first two tell most requests that are none, for which no other header is looked up then.
     *method == Method::GET
         && is_looked_at(headers).unwrap_or_else(|| accepts_html(headers))
         && !headers.contains_key(header::UPGRADE)
