@@ -1,6 +1,9 @@
 //! Who waits for room in the audit trail, and what may have become of them when it is there.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
 
 use serde_json::json;
 use tokio::sync::Notify;
@@ -14,15 +17,21 @@ use crate::{
 /// Keeps places of a trail that has two, by requests whose upstream answers only when it is told.
 pub struct Holder {
     upstream: Upstream,
-    told: Arc<Notify>,
+    /// For each place that is kept. One for all of them would forget that it was told twice.
+    told: Arc<Mutex<VecDeque<Arc<Notify>>>>,
 }
 
 impl Holder {
     pub async fn start() -> Self {
-        let told = Arc::new(Notify::new());
-        let waits_for = Arc::clone(&told);
+        let told = Arc::<Mutex<VecDeque<Arc<Notify>>>>::default();
+        let places = Arc::clone(&told);
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-        let upstream = Upstream::scripted(move |_| Reply::Later(Arc::clone(&waits_for), answer.to_vec())).await;
+        let upstream = Upstream::scripted(move |_| {
+            let place = Arc::new(Notify::new());
+            places.lock().unwrap().push_back(Arc::clone(&place));
+            Reply::Later(place, answer.to_vec())
+        })
+        .await;
         Self { upstream, told }
     }
 
@@ -43,9 +52,9 @@ impl Holder {
         raw
     }
 
-    /// Gives one back.
+    /// Gives one back, the first that was taken.
     pub fn give_back(&self) {
-        self.told.notify_one();
+        self.told.lock().unwrap().pop_front().expect("a place is kept").notify_one();
     }
 }
 
