@@ -93,7 +93,7 @@ pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Samp
             round,
             requests: checks,
             cpu_us_per_request: cpu_us / checks as f64,
-            requests_per_second: checks as f64 * 1e6 / cpu_us,
+            requests_per_second: Some(checks as f64 * 1e6 / cpu_us),
         });
     }
     let issues = matches!(case.traffic, Traffic::Exchange { .. } | Traffic::Own);
@@ -222,15 +222,17 @@ fn deliveries(path: &str, round: usize) -> String {
     )
 }
 
-/// Requests served and their rate. `once`: how many there are, where the script stops after the last of them. Any answer but 2xx, any
-/// socket error, and a last request that was not reached fail the run.
+/// Requests served, and their rate. `once`: how many there are, where the script stops after the last of them; the rate is not known then,
+/// as wrk divides by all of its time. Any answer but 2xx fails the run. So does any socket error, or, where the script stops, which leaves
+/// connections in the middle, a last request that was not reached. What is ready in the turn in which it stops still sends a request, one
+/// of the first again: there may be one more for each other connection than are counted.
 fn wrk(
     running: &Running,
     case: &Case,
     script: &std::path::Path,
     seconds: &str,
     once: Option<usize>,
-) -> Result<(u64, f64), Failure> {
+) -> Result<(u64, Option<f64>), Failure> {
     let scheme = if case.tls { "https" } else { "http" };
     let output = Command::new("taskset")
         .args(["-c", "1", "wrk", "-t1", &format!("-c{CONNECTIONS}"), "-d", seconds, "-s"])
@@ -247,12 +249,14 @@ fn wrk(
         .find_map(|line| line.trim().split_once(" requests in "))
         .and_then(|(count, _)| count.parse().ok())
         .ok_or_else(|| format!("wrk printed no count\n{text}"))?;
-    let rate = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Requests/sec:"))
-        .and_then(|rate| rate.trim().parse().ok())
-        .ok_or_else(|| format!("wrk printed no rate\n{text}"))?;
-    let Some(all) = once else { return Ok((counted, rate)) };
+    let Some(all) = once else {
+        let rate = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Requests/sec:"))
+            .and_then(|rate| rate.trim().parse().ok())
+            .ok_or_else(|| format!("wrk printed no rate\n{text}"))?;
+        return Ok((counted, Some(rate)));
+    };
     // Of the last on each connection it counts none, as it stops before they are answered. The proxy answers them all the same: the connections
     // stay until the time is out.
     if counted + (CONNECTIONS as u64) < all as u64 {
@@ -262,5 +266,5 @@ fn wrk(
         )
         .into());
     }
-    Ok((all as u64, rate))
+    Ok((all as u64, None))
 }

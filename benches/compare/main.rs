@@ -63,9 +63,10 @@ fn measure(rounds: usize, only: Option<&str>) -> Result<(), Failure> {
         for case in &cases {
             for proxy in &case.proxies {
                 let sample = load::run(&bench, case, proxy, round)?;
+                let rate = sample.requests_per_second.map(|rate| format!(" {rate:>8.0} rps")).unwrap_or_default();
                 eprintln!(
-                    "{:>2} {:<18} {:<9} {:>7.2} us {:>8.0} rps",
-                    round, sample.case, sample.proxy, sample.cpu_us_per_request, sample.requests_per_second
+                    "{:>2} {:<18} {:<9} {:>7.2} us{rate}",
+                    round, sample.case, sample.proxy, sample.cpu_us_per_request
                 );
                 samples.push(sample);
             }

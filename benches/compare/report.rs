@@ -14,7 +14,8 @@ pub struct Sample {
     pub requests: u64,
     /// User and system time of all threads of the proxy.
     pub cpu_us_per_request: f64,
-    pub requests_per_second: f64,
+    /// None where the requests were over before the time was.
+    pub requests_per_second: Option<f64>,
 }
 
 /// What is kept of a whole run.
