@@ -44,14 +44,14 @@ pub enum Outcome {
     },
 }
 
-/// Why a rule denies, for the person whom it denies.
+/// Why a rule denies, or Doorward itself, for the person whom it denies.
 #[derive(Clone, Debug)]
 pub struct Denial {
-    /// From the rule: why it exists.
+    /// From the rule: why it exists. Of Doorward itself: the whole reason, as a sentence.
     pub why: Option<Arc<str>>,
-    /// From the rule: what the person can do.
+    /// From the rule: what the person can do. Doorward itself always says so.
     pub fix: Option<Arc<str>>,
-    /// The rule has an expression without a value, which denies. The text is for operators.
+    /// The rule has an expression without a value, which denies; or what Doorward itself has found. The text is for operators.
     pub error: Option<String>,
 }
 
@@ -88,6 +88,12 @@ impl Outcome {
 }
 
 impl Decision {
+    /// A denial by Doorward itself, whatever rules say.
+    pub(super) fn denied(why: impl Into<Arc<str>>, fix: impl Into<Arc<str>>, error: Option<String>) -> Self {
+        let denial = Denial { why: Some(why.into()), fix: Some(fix.into()), error };
+        Self { outcome: Outcome::Deny(denial), rule: None, shadow: Vec::new() }
+    }
+
     pub fn is_allow(&self) -> bool {
         matches!(self.outcome, Outcome::Allow)
     }
@@ -106,11 +112,16 @@ impl Decision {
         let id = self.rule.as_deref().unwrap_or_default();
         let rejection = match &self.outcome {
             Outcome::Allow => return None,
+            Outcome::Deny(Denial { why, fix, error }) if self.rule.is_none() => {
+                let said = |text: &Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
+                let rejection = Rejection::new(Reason::PolicyDenied, said(why)).fix(said(fix));
+                match error {
+                    Some(error) => rejection.because(error.clone()),
+                    None => rejection,
+                }
+            }
             Outcome::Deny(Denial { error: Some(error), fix, .. }) => {
-                let detail = match &self.rule {
-                    Some(_) => format!("The rule `{id}` could not be evaluated for this request, which denies it."),
-                    None => "The API server knows no verb for this method.".to_owned(),
-                };
+                let detail = format!("The rule `{id}` could not be evaluated for this request, which denies it.");
                 let fix = fix.as_deref().unwrap_or("Ask the owners of the policy to look at the rule.");
                 Rejection::new(Reason::PolicyDenied, detail).fix(fix.to_owned()).because(error.clone())
             }

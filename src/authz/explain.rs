@@ -138,8 +138,8 @@ impl Policy {
     fn fixes(&self, decision: &Decision, rules: &[RuleReport]) -> Vec<String> {
         let mut fixes = Vec::new();
         let enforced = || rules.iter().filter(|report| !report.shadow);
-        if decision.rule.is_none() && matches!(decision.outcome, Outcome::Deny(_)) {
-            return vec!["use a method that Kubernetes has a verb for: GET, POST, PUT, PATCH or DELETE".to_owned()];
+        if let (None, Outcome::Deny(denial)) = (&decision.rule, &decision.outcome) {
+            return denial.fix.iter().map(ToString::to_string).collect();
         }
         for report in enforced() {
             match &report.verdict {

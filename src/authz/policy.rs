@@ -1,7 +1,7 @@
 //! The policy: all rules and grants of a configuration, compiled.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -28,7 +28,7 @@ use super::{
     decision::{Decision, Denial, Outcome, Shadow, Would},
     issuers::IssuerFacts,
     rule::{Action, Approval, Case, Hit, Rule},
-    token::TOKEN_ENDPOINT,
+    token::{TOKEN_ENDPOINT, misnamed, own_name},
     trigger::TriggerLimits,
     who::{self, Caller, Purpose, Who},
 };
@@ -43,6 +43,8 @@ pub struct Policy {
     /// Routes on which a rule follows the clock.
     by_the_clock: HashSet<Box<str>>,
     grants: Vec<Grant>,
+    /// What providers of tokens call scopes, by audience and by our names (`tokens.onward`).
+    renamed: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) issuers: Arc<[IssuerFacts]>,
     source: Arc<str>,
     digest: Arc<str>,
@@ -104,7 +106,9 @@ impl Policy {
         let follows_the_clock = |i: &usize| rules.get(*i).is_some_and(Rule::follows_the_clock);
         let by_the_clock = by_route.iter().filter(|(_, can_hit)| can_hit.iter().any(follows_the_clock));
         let source = canonical(root);
+        let onwards = root.tokens.iter().flat_map(|tokens| &tokens.onward);
         Some(Self {
+            renamed: onwards.map(|onward| (onward.audience.clone(), onward.scopes.clone())).collect(),
             by_the_clock: by_the_clock.map(|(route, _)| route.clone()).collect(),
             by_route,
             digest: HEXLOWER.encode(&sha256(&[source.as_bytes()])).into(),
@@ -158,12 +162,13 @@ impl Policy {
             |asked: &Attributes| asked.verb.is_empty() || !(asked.is_resource || method::is_known(request.method));
         if request.kubernetes.is_some_and(has_no_verb) {
             let error = format!("method {} has no verb in Kubernetes", request.method);
-            let fix = Some("Use GET, POST, PUT, PATCH or DELETE.".into());
-            return Decision {
-                outcome: Outcome::Deny(Denial { why: None, fix, error: Some(error) }),
-                rule: None,
-                shadow: Vec::new(),
-            };
+            let why = "The API server knows no verb for this method.";
+            return Decision::denied(why, "Use GET, POST, PUT, PATCH or DELETE.", Some(error));
+        }
+        if let Some(token) = request.token
+            && let Some(refusal) = misnamed(self.renamed(token.audience), token.scope)
+        {
+            return refusal;
         }
         let case = Case::new(principal, self.issuer(principal), request);
         let mut tally = Tally::default();
@@ -240,7 +245,15 @@ impl Policy {
     /// The scopes of tokens for an audience that some rule names in full: those that somebody may get who asks for none by name.
     pub fn token_scopes(&self, audience: &str) -> BTreeSet<&str> {
         let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| rule.is_allow());
-        rules.flat_map(|rule| rule.token_scopes(audience)).collect()
+        let renamed = self.renamed(audience);
+        // A rule for other audiences as well may name a scope as its provider does, by which nobody gets it here.
+        let is_ours = |scope: &&str| renamed.is_none_or(|renamed| own_name(renamed, scope).is_none());
+        rules.flat_map(|rule| rule.token_scopes(audience)).filter(is_ours).collect()
+    }
+
+    /// What the provider of an audience calls scopes, by our names.
+    pub(super) fn renamed(&self, audience: &str) -> Option<&BTreeMap<String, String>> {
+        self.renamed.get(audience)
     }
 
     /// How long a token may last that these rules give.

@@ -1,6 +1,6 @@
 //! Which tokens Doorward gives to whom, in exchange for theirs.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::{
 
 use super::{
     condition::{Condition, Reading, joined, or_none},
+    decision::Decision,
     names::Prefix,
     on::parse_all,
     resolvers,
@@ -365,6 +366,20 @@ pub(super) fn check_break_glass(rule: &raw::Rule, at: &At, report: &mut Report) 
             )
             .help("leave it out; what is done by break-glass is done without tokens of Doorward's");
     }
+}
+
+/// Our name of a scope that is asked for by one that is its provider's alone.
+pub(super) fn own_name<'s>(renamed: &'s BTreeMap<String, String>, scope: &str) -> Option<&'s str> {
+    let is_it = |there: &str| there.eq_ignore_ascii_case(scope) && !renamed.contains_key(scope);
+    renamed.iter().find(|(_, there)| is_it(there)).map(|(ours, _)| ours.as_str())
+}
+
+/// The refusal of a scope by such a name: rules go by ours, and what one of them denies so would be given.
+pub(super) fn misnamed(renamed: Option<&BTreeMap<String, String>>, scope: Option<&str>) -> Option<Decision> {
+    let scope = scope?;
+    let ours = own_name(renamed?, scope)?;
+    let why = format!("`{scope}` is the provider's name of `{ours}`, and rules go by the latter alone.");
+    Some(Decision::denied(why, format!("Ask for `{ours}`."), None))
 }
 
 /// What is asked for, in words.

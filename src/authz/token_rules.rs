@@ -1,6 +1,6 @@
 //! What rules say of a token, whatever its scope: looked at once, as one request may be decided for each of many scopes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::authn::Principal;
 
@@ -8,18 +8,26 @@ use super::{
     Decision, Outcome, Policy, RequestView,
     policy::Tally,
     rule::{Case, Hit, Rule},
+    token::misnamed,
 };
 
 /// The rules that hold of a token that somebody asks for, but for its scope.
 #[derive(Debug)]
-pub struct TokenRules<'p>(Vec<(&'p Rule, Hit)>);
+pub struct TokenRules<'p> {
+    rules: Vec<(&'p Rule, Hit)>,
+    /// What its provider calls scopes, by our names.
+    renamed: Option<&'p BTreeMap<String, String>>,
+}
 
 impl Policy {
     /// Looks at all rules for tokens. What `request` says of a scope is left out.
     pub fn token_rules(&self, principal: &Principal, request: &RequestView<'_>) -> TokenRules<'_> {
         let case = Case::new(principal, self.issuer(principal), request);
         let looked = self.candidates(request.route).map(|rule| (rule, rule.look_but_scope(&case)));
-        TokenRules(looked.filter(|(_, hit)| !matches!(hit, Hit::Miss)).collect())
+        TokenRules {
+            rules: looked.filter(|(_, hit)| !matches!(hit, Hit::Miss)).collect(),
+            renamed: request.token.and_then(|token| self.renamed(token.audience)),
+        }
     }
 }
 
@@ -27,8 +35,11 @@ impl TokenRules<'_> {
     /// Decides about one scope, as [`Policy::decide`] does; `None`: a token without any. Which scope of their own credential would
     /// help is not told.
     pub fn decide(&self, scope: Option<&str>) -> Decision {
+        if let Some(refusal) = misnamed(self.renamed, scope) {
+            return refusal;
+        }
         let mut tally = Tally::default();
-        for (rule, hit) in self.0.iter().filter(|(rule, _)| rule.takes_scope(scope)) {
+        for (rule, hit) in self.rules.iter().filter(|(rule, _)| rule.takes_scope(scope)) {
             tally.count(rule, hit);
         }
         tally.decide(|| Outcome::NoMatch { missing_scope: None, kept_scopes: Vec::new() })
@@ -37,7 +48,7 @@ impl TokenRules<'_> {
     /// The patterns of scopes in those that allow, as they are written. Where any scope is given, one of these is, taken for a scope:
     /// a pattern is among those that it stands for, and whatever else hits it hits all of them.
     pub fn scope_patterns(&self) -> BTreeSet<String> {
-        let allows = self.0.iter().filter(|(rule, _)| rule.is_allow());
+        let allows = self.rules.iter().filter(|(rule, _)| rule.is_allow());
         allows.flat_map(|(rule, _)| rule.token_scope_patterns()).collect()
     }
 }
@@ -46,8 +57,11 @@ impl TokenRules<'_> {
 mod tests {
     use super::*;
     use crate::{
-        authz::{Scenario, TokenView},
-        config::{raw, resolver::Resolver},
+        authz::{AskedToken, Scenario, TokenView},
+        config::{
+            raw::{self, Effect},
+            resolver::Resolver,
+        },
     };
 
     const POLICY: &str = "
@@ -67,8 +81,8 @@ rules:
   - {id: doubt, on: {token: {scopes: [write]}}, when: \"principal.claims.level > 3\", who: {groups: [doubted]}, do: deny}
 ";
 
-    fn policy() -> (raw::Root, Policy) {
-        let root: raw::Root = serde_saphyr::from_str(POLICY).unwrap();
+    fn policy(yaml: &str) -> (raw::Root, Policy) {
+        let root: raw::Root = serde_saphyr::from_str(yaml).unwrap();
         let mut resolver = Resolver::default();
         let policy = Policy::compile(&root, &mut resolver);
         let policy = policy.unwrap_or_else(|| panic!("{:?}", resolver.report.problems()));
@@ -84,7 +98,7 @@ rules:
 
     #[test]
     fn a_scope_is_decided_as_if_all_rules_were_asked_anew() {
-        let (root, policy) = policy();
+        let (root, policy) = policy(POLICY);
         for groups in [&[][..], &["dev"], &["bare"], &["admin"], &["dev", "admin", "leaving"], &["admin", "doubted"]] {
             let scenario = scenario(groups, &root);
             let asked = scenario.request();
@@ -98,13 +112,57 @@ rules:
         }
     }
 
+    /// `explain` and `test` said that it is given, and the exchange refused it, together with what was given beside it where nobody had
+    /// asked for a scope by name.
+    #[test]
+    fn a_scope_is_refused_by_a_name_that_is_its_providers_alone_and_left_out_where_none_is_asked_for() {
+        let (root, policy) = policy(
+            "
+issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+external_host: id.example
+tokens:
+  exchange: [{issuer: corp}]
+  onward: [{audience: x, provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: a}, scopes: {read: There, there: else}}]
+rules:
+  - {id: several, on: {token: {audiences: ['*'], scopes: [There, ELSE]}}, do: allow}
+  - {id: any, on: {token: {audiences: [x], scopes: [read, '*']}}, do: allow}
+",
+        );
+        let scenario = scenario(&[], &root);
+        let asked = scenario.request();
+        let explain = |scopes: Option<&str>| {
+            let scopes = scopes.map(|scope| vec![scope.to_owned()]);
+            let asked = AskedToken { audience: "x".to_owned(), scopes, partly: false, task: None };
+            policy.explain_token(&scenario.principal, &scenario.request(), &asked)
+        };
+        for (scope, effect) in [
+            ("read", Effect::Allow),
+            ("There", Effect::Deny),
+            ("there", Effect::Allow),
+            ("else", Effect::Deny),
+            ("ELSE", Effect::Deny),
+            ("other", Effect::Allow),
+        ] {
+            let token = asked.token.map(|token| TokenView { scope: Some(scope), ..token });
+            let anew = policy.decide(&scenario.principal, &RequestView { token, ..asked });
+            let decided = policy.token_rules(&scenario.principal, &asked).decide(Some(scope));
+            assert_eq!((anew.outcome.effect(), explain(Some(scope)).outcome), (effect, effect), "{scope}");
+            assert_eq!(format!("{decided:?}"), format!("{anew:?}"), "{scope}");
+        }
+        let said = explain(Some("There")).to_string();
+        assert!(said.contains("name of `read`") && said.contains("to pass: Ask for `read`."), "{said}");
+        let of_itself = explain(None);
+        assert_eq!((of_itself.outcome, of_itself.scopes), (Effect::Allow, vec!["read".to_owned()]));
+        assert_eq!(Vec::from_iter(policy.token_scopes("y")), ["ELSE", "There"]);
+    }
+
     /// Else each scope would cost a walk through all rules, and each refusal one for each scope of all rules.
     #[test]
     fn rules_of_others_and_for_others_are_not_looked_at_for_each_scope() {
-        let (root, policy) = policy();
+        let (root, policy) = policy(POLICY);
         let scenario = scenario(&["bare"], &root);
         let rules = policy.token_rules(&scenario.principal, &scenario.request());
-        let ids: Vec<&str> = rules.0.iter().map(|(rule, _)| &*rule.id).collect();
+        let ids: Vec<&str> = rules.rules.iter().map(|(rule, _)| &*rule.id).collect();
         assert_eq!(ids, ["closed", "bare", "fails", "fresh", "tried"]);
         assert_eq!(Vec::from_iter(rules.scope_patterns()), ["odd", "sign", "write"]);
     }

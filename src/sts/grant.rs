@@ -195,6 +195,9 @@ fn why(decision: &Decision, principal: &Principal) -> String {
         Outcome::Deny(denial) => {
             let parts = [denial.why.as_deref(), denial.fix.as_deref()];
             let said = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+            if decision.rule.is_none() {
+                return said;
+            }
             let noted = match &principal.kept_claims {
                 Some(_) => " If it looks at a claim that it did not when the run was caused, start the run anew",
                 None => "",

@@ -299,16 +299,20 @@ async fn a_scope_is_given_by_the_name_that_rules_go_by_and_not_by_that_of_the_pr
     let more = "rules:
   - {id: not-read, on: {token: {audiences: [entra], scopes: [read]}}, do: deny}
   - {id: any, on: {token: {audiences: [entra], scopes: ['*']}}, who: {issuers: [people], groups: [dev]}, do: allow}
+  - {id: several, on: {token: {audiences: ['ent*'], scopes: ['api://x/.default']}}, who: {issuers: [people], groups: [dev]}, do: allow}
 ";
     let world = start_with(&provider.upstream.url(), |yaml| yaml.change("rules:\n", more)).await;
     let alice = world.person("alice", &json!({}));
-    for (scope, said) in [("read", "rule `not-read` denies it"), ("api://x/.default", "ask for that")] {
+    for (scope, said) in [("read", "rule `not-read` denies it"), ("api://x/.default", "Ask for `read`.")] {
         let refused = ask(&world, &alice, "entra", scope).await;
         assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_scope")), "{}", refused.text());
         assert!(refused.text().contains(said), "{}", refused.text());
     }
     assert!(provider.upstream.requests().is_empty());
     assert_eq!(ask(&world, &alice, "entra", "other").await.token(), "given-0");
+    // Who names none gets the others, though a rule for more audiences has such a name.
+    let all = world.ask(&[("subject_token", &alice), ("audience", "entra")]).await;
+    assert_eq!((all.status, &all.json()["scope"]), (200, &json!("write")), "{}", all.text());
 }
 
 #[tokio::test]

@@ -11,7 +11,6 @@ use super::{
     answer::{Failure, GivenForm},
     cache::{Gained, TokenRequest},
     protocol::{Kind, session_name},
-    rules,
 };
 use crate::{
     audit,
@@ -112,15 +111,6 @@ impl Exchanger<'_> {
         if onward.protocol.kind == Kind::Aws && !scopes.is_empty() {
             return Err(Refusal::scope(format!(
                 "AWS knows no scopes, so none can be had for `{}`; ask for none, by a rule without `scopes`",
-                onward.audience
-            )));
-        }
-        // Else what a rule denies by our name of it was given by the other.
-        let renamed = issued.scopes.iter().find_map(|scope| Some((scope, rules::ours(&onward.scopes, scope)?)));
-        if let Some((scope, ours)) = renamed {
-            return Err(Refusal::bad_scope(format!(
-                "scope `{scope}` for `{}` is what its provider calls `{ours}`, by which rules go: ask for that, and have rules name it \
-                 alone",
                 onward.audience
             )));
         }
