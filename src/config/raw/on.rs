@@ -254,10 +254,15 @@ pub enum RunIntent {
 impl OnToken {
     /// Whether it names an audience, in full or by how that begins.
     pub fn is_for(&self, audience: &str) -> bool {
-        self.audiences.iter().any(|named| match named.strip_suffix('*') {
-            Some(start) => audience.starts_with(start),
-            None => named == audience,
-        })
+        self.audiences.iter().any(|named| Self::means(named, audience))
+    }
+
+    /// Whether an entry of one of its lists means a text, in full or by how that begins.
+    pub fn means(named: &str, text: &str) -> bool {
+        match named.strip_suffix('*') {
+            Some(start) => text.starts_with(start),
+            None => named == text,
+        }
     }
 }
 

@@ -53,7 +53,10 @@ fn a_rule_without_scopes_is_told_of_where_the_provider_needs_one_or_chooses() {
         (standard, "audiences: ['*']}}, do: allow", Some(false)),
         (standard, "audiences: [v], scopes: [a]}}, do: allow", None),
         (standard, "audiences: [v]}}, do: deny", None),
-        (client, "audiences: [v]}}, do: allow", None),
+        // To whom it is says nothing of its scopes, and what comes is refused all the same.
+        (client, "audiences: [v]}}, do: allow", Some(false)),
+        // It is told of where it stands.
+        (standard, "}}, do: allow", None),
         (&*default, "audiences: [v]}}, do: allow", None),
     ] {
         let told: Vec<_> = told.map(|is_error| ("/0/audience".to_owned(), is_error)).into_iter().collect();
@@ -61,18 +64,29 @@ fn a_rule_without_scopes_is_told_of_where_the_provider_needs_one_or_chooses() {
     }
 }
 
-/// Who was denied such a scope by its one name got it by the other.
+/// Who was denied such a scope by its one name got it by the other. A deny of both was right before it was known that none is given by
+/// the provider's, and stopped the start.
 #[test]
 fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
     for (scopes, rule, told) in [
         ("{a: there}", "audiences: [v], scopes: [a]}}, do: allow", vec![]),
         ("{a: there}", "audiences: [v], scopes: [there]}}, do: allow", vec![("/0/audience", true)]),
-        ("{a: there}", "audiences: [v], scopes: [THERE]}}, do: deny", vec![("/0/audience", true)]),
+        ("{a: there}", "audiences: [v], scopes: [THERE]}}, do: deny", vec![("/0/audience", false)]),
+        ("{a: there}", "audiences: [v, w], scopes: [there]}}, do: deny", vec![("/0/audience", false)]),
+        ("{a: there}", "audiences: [v], scopes: [a, there]}}, do: deny", vec![]),
+        ("{a: there}", "audiences: [v], scopes: ['*', there]}}, do: deny", vec![]),
+        ("{a: there}", "audiences: [v], scopes: [a, there]}}, do: allow", vec![("/0/audience", true)]),
+        ("{a: there}", "audiences: [v], scopes: ['the*']}}, do: allow", vec![("/0/audience", false)]),
+        ("{a: there}", "audiences: [v], scopes: ['the*']}}, do: deny", vec![("/0/audience", false)]),
+        ("{a: there, b: these}", "audiences: [v], scopes: [a, 'the*']}}, do: deny", vec![("/0/audience", false)]),
+        ("{a: there, the: x}", "audiences: [v], scopes: ['the*']}}, do: allow", vec![]),
+        ("{a: there}", "audiences: [v], scopes: ['*']}}, do: allow", vec![]),
         ("{a: there}", "audiences: ['*'], scopes: [there]}}, do: allow", vec![("/0/audience", false)]),
         ("{a: there}", "scopes: [there]}}, do: deny", vec![("/0/audience", false)]),
         ("{a: there}", "audiences: [w], scopes: [there]}}, do: allow", vec![]),
         ("{a: there, there: elsewhere}", "audiences: [v], scopes: [there]}}, do: allow", vec![]),
         ("{a: there, b: there}", "audiences: [v], scopes: [a]}}, do: allow", vec![("/0/scopes/b", false)]),
+        ("{a: There, b: there}", "audiences: [v], scopes: [a]}}, do: allow", vec![("/0/scopes/b", false)]),
     ] {
         let onward = format!(
             "provider: {{jwt_bearer: {{token_url: 'https://a'}}}}, assertion: {{audience: x}}, scopes: {scopes}"
