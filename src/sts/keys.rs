@@ -241,6 +241,11 @@ impl SigningKeys {
         key.sign(&key.assertion_header, claims)
     }
 
+    /// How assertions are signed where nobody asks how.
+    pub fn algorithm(&self) -> Option<SigningAlgorithm> {
+        self.signer(None).map(SigningKey::algorithm)
+    }
+
     /// How tokens may be signed, now or by a key that is published to sign later.
     pub fn algorithms(&self) -> Vec<SigningAlgorithm> {
         let all = [SigningAlgorithm::Es256, SigningAlgorithm::Rs256];

@@ -210,11 +210,14 @@ fn check_audience(raw: &raw::Onward, root: &raw::Root, ours: &str, at: &At, reso
 
 fn check_algorithm(raw: &raw::Onward, root: &raw::Root, keys: Option<&SigningKeys>, at: &At, resolver: &mut Resolver) {
     let is_for_entra = raw.assertion.audience.as_deref().is_some_and(|audience| audience.starts_with(ENTRA));
-    let is_rsa = match raw.assertion.algorithm {
-        Some(algorithm) => algorithm == SigningAlgorithm::Rs256,
-        None => keys.is_some_and(|keys| !keys.can_sign(SigningAlgorithm::Es256)),
+    // Those that Doorward makes itself are P-256. Files that are wrong were told of.
+    let has_files = root.tokens.iter().any(|tokens| !tokens.keys.is_empty());
+    let signs = match (raw.assertion.algorithm, keys) {
+        (Some(algorithm), _) => Some(algorithm),
+        (None, Some(keys)) => keys.algorithm(),
+        (None, None) => (!has_files).then_some(SigningAlgorithm::Es256),
     };
-    if is_for_entra && !is_rsa {
+    if is_for_entra && signs == Some(SigningAlgorithm::Es256) {
         resolver
             .warning(
                 &at.key("assertion"),
@@ -225,8 +228,7 @@ fn check_algorithm(raw: &raw::Onward, root: &raw::Root, keys: Option<&SigningKey
     let Some(algorithm) = raw.assertion.algorithm else { return };
     let can_sign = match keys {
         Some(keys) => keys.can_sign(algorithm),
-        // Those that Doorward makes itself are P-256. Files that are wrong were told of.
-        None => algorithm == SigningAlgorithm::Es256 || root.tokens.iter().any(|tokens| !tokens.keys.is_empty()),
+        None => algorithm == SigningAlgorithm::Es256 || has_files,
     };
     if can_sign {
         return;

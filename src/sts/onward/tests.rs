@@ -98,16 +98,22 @@ fn an_assertion_for_entra_id_that_is_not_signed_as_that_documents_is_warned_of()
     let rsa = || Arc::new(SigningKey::from_pem(rsa.as_bytes()).unwrap());
     let both = SigningKeys::new(vec![p256(), rsa()]).unwrap();
     let alone = SigningKeys::new(vec![rsa()]).unwrap();
-    for (audience, algorithm, keys, is_told) in [
-        ("api://AzureADTokenExchange", "", None, true),
-        ("api://AzureADTokenExchangeUSGov", "", Some(&both), true),
-        ("api://AzureADTokenExchange", ", algorithm: ES256", Some(&both), true),
-        ("api://AzureADTokenExchange", ", algorithm: RS256", Some(&both), false),
-        ("api://AzureADTokenExchange", "", Some(&alone), false),
-        ("https://sso.test", "", None, false),
+    // The first says how, with another behind it.
+    let first = SigningKeys::new(vec![rsa(), p256()]).unwrap();
+    let file = "keys: [{file: absent.pem}], ";
+    for (audience, algorithm, files, keys, is_told) in [
+        ("api://AzureADTokenExchange", "", "", None, true),
+        ("api://AzureADTokenExchangeUSGov", "", file, Some(&both), true),
+        ("api://AzureADTokenExchange", ", algorithm: ES256", file, Some(&both), true),
+        ("api://AzureADTokenExchange", ", algorithm: RS256", file, Some(&both), false),
+        ("api://AzureADTokenExchange", "", file, Some(&alone), false),
+        ("api://AzureADTokenExchange", "", file, Some(&first), false),
+        // It was told of that it cannot be read.
+        ("api://AzureADTokenExchange", "", file, None, false),
+        ("https://sso.test", "", "", None, false),
     ] {
         let yaml = format!(
-            "tokens: {{exchange: [], onward: [{{audience: v, provider: {{client_credentials: {{token_url: 'https://a'}}}}, \
+            "tokens: {{exchange: [], {files}onward: [{{audience: v, provider: {{client_credentials: {{token_url: 'https://a'}}}}, \
              assertion: {{audience: '{audience}'{algorithm}}}}}]}}"
         );
         let (root, mut resolver) = (serde_saphyr::from_str(&yaml).unwrap(), Resolver::default());
