@@ -14,7 +14,10 @@ use crate::{
 };
 
 /// Seconds after which it may work, where the trouble is ours.
-pub(super) const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+pub(super) const RETRY_AFTER: u16 = 2;
+
+/// And where a provider refused: it may have meant it, and has limits of its own.
+const RETRY_REFUSED_AFTER: u16 = 10;
 
 /// A refusal. What it says is for who asked, who has the token that it is about.
 #[derive(Clone, Debug)]
@@ -31,12 +34,23 @@ pub struct Refusal {
     presented: Option<Box<PresentedIdentity>>,
     /// The methods that are taken, where that of the request is not.
     allow: Option<HeaderValue>,
+    /// Told with 503, in seconds.
+    retry_after: u16,
 }
 
 impl Refusal {
     fn new(error: &'static str, reason: Reason, description: impl Into<String>) -> Self {
         let description = description.into();
-        Self { status: StatusCode::BAD_REQUEST, error, description, logged: None, reason, presented: None, allow: None }
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            error,
+            description,
+            logged: None,
+            reason,
+            presented: None,
+            allow: None,
+            retry_after: RETRY_AFTER,
+        }
     }
 
     /// The request cannot be understood.
@@ -79,6 +93,11 @@ impl Refusal {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::new("temporarily_unavailable", reason, description) }
     }
 
+    /// A provider refused in a way that may pass.
+    pub fn refused_for_now(description: impl Into<String>) -> Self {
+        Self { retry_after: RETRY_REFUSED_AFTER, ..Self::unavailable(Reason::UpstreamFailed, description) }
+    }
+
     /// A provider gave what is not passed on.
     pub fn gateway(description: impl Into<String>) -> Self {
         let new = Self::new("server_error", Reason::UpstreamProtocol, description);
@@ -118,7 +137,7 @@ impl Refusal {
         let body = json!({"error": self.error, "error_description": printable(&self.description)});
         let mut response = answer(self.status, &body);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            response.headers_mut().insert(header::RETRY_AFTER, self.retry_after.into());
         }
         if let Some(allow) = &self.allow {
             response.headers_mut().insert(header::ALLOW, allow.clone());

@@ -320,7 +320,7 @@ fn refused(refusal: &Refusal, issuer: &str) -> Response<Bytes> {
         headers.insert(header::WWW_AUTHENTICATE, value);
     }
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
     }
     response
 }

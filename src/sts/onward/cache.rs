@@ -160,6 +160,8 @@ impl ProviderTokens {
         let outcome = wanted.call(keys, &jti, ends, &inner.clock).await;
         match &outcome {
             Err(Failure::Away(_)) => breaker.failed(inner.clock.moment()),
+            // It may be another word for the same trouble.
+            Err(Failure::Refused { passes: true, .. }) => {}
             _ => breaker.succeeded(),
         }
         inner.metrics.count(

@@ -145,18 +145,17 @@ impl Exchanger<'_> {
             Failure::Unfit(why) => Refusal::gateway(format!("what {name} gives is not passed on: {why}")),
             Failure::Refused { error, said, passes } => {
                 let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
+                // At the front: of a long text a step shows the beginning alone.
+                let passing = if passes { ", as it does at times though all is in order, so try again" } else { "" };
                 let issuer = self.own_issuer.issuer();
                 let description = format!(
-                    "{name} refused with `{error}`{said}. It was shown issuer `{issuer}`, subject `{subject}`, audience `{}`: it must \
+                    "{name} refused with `{error}`{passing}{said}. It was shown issuer `{issuer}`, subject `{subject}`, audience `{}`: it must \
                      trust exactly these, be able to fetch {issuer}{}, and let this subject have the scopes",
                     onward.assertion_audience,
                     metadata::KEYS,
                 );
                 match passes {
-                    true => Refusal::unavailable(
-                        Reason::UpstreamFailed,
-                        format!("{description}. It refuses so at times though all is in order; try again"),
-                    ),
+                    true => Refusal::refused_for_now(description),
                     false => Refusal::of_provider(&error, description),
                 }
             }

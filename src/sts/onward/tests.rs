@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::{Json, Router, extract::Form, routing::post};
+use axum::{Json, Router, extract::Form, http::StatusCode, routing::post};
 use serde_json::{Map, Value, json};
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -475,5 +475,40 @@ async fn a_provider_in_trouble_is_left_alone_for_a_while_and_others_are_not() {
         world.clock.advance(Duration::from_secs(1));
         assert!(!ask("read").await, "it may be well again{more}");
         assert!(ask("read").await, "one is enough to see that it is not{more}");
+    }
+}
+
+/// One that has too much to do says so at times alone, and was taken for well in between, so that it was asked all the more.
+#[tokio::test]
+async fn a_refusal_that_may_pass_does_not_show_that_a_provider_is_well() {
+    let world = World::start("").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let say = move || {
+        let refused = r#"{"error":"invalid_client","error_description":"AADSTS700213: No matching record"}"#;
+        let answer = match count.fetch_add(1, Ordering::SeqCst) % 2 {
+            0 => (StatusCode::TOO_MANY_REQUESTS, ""),
+            _ => (StatusCode::UNAUTHORIZED, refused),
+        };
+        async move { answer }
+    };
+    let router = Router::new().route("/token", post(say));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let (onwards, _) = resolve(
+        &format!(
+            "{{audience: w, provider: {{jwt_bearer: {{token_url: 'http://{address}/token'}}}}, assertion: {{audience: x}}, \
+             circuit_breaker: {{failures: 2}}}}"
+        ),
+        "}",
+    );
+    let ends = world.clock.now() + Duration::from_secs(600);
+    for said in ["answers 429", "refused", "answers 429", "its last calls failed"] {
+        let wanted = TokenRequest { onward: Arc::clone(&onwards["w"]), ..world.wanted("alice", &[]) };
+        match world.held.obtain(wanted, &world.keys, "jti", ends).await {
+            Err(Failure::Away(why)) => assert!(why.contains(said), "{said}: {why}"),
+            Err(Failure::Refused { passes, .. }) => assert!(passes && said == "refused", "{said}"),
+            other => panic!("{said}: {other:?}"),
+        }
     }
 }
