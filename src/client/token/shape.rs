@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{Failure, exchange::Issued};
@@ -46,8 +46,13 @@ pub struct Target<'a> {
 }
 
 impl Target<'_> {
-    fn registry(&self) -> Result<String, Failure> {
-        host(self.registry.unwrap_or(self.audience))
+    /// A `config.json` of docker with this for the registry. Programs look for the host as an image has it, with the port of `https` or
+    /// without.
+    fn config(&self, entry: &Value) -> Result<String, Failure> {
+        let host = host(self.registry.unwrap_or(self.audience))?;
+        let short = host.strip_suffix(DEFAULT_PORT).map(str::to_owned);
+        let auths: Map<String, Value> = short.into_iter().chain([host]).map(|host| (host, entry.clone())).collect();
+        Ok(pretty(&json!({"auths": auths})))
     }
 }
 
@@ -98,10 +103,8 @@ impl Shape {
         Ok(match self {
             Self::Token | Self::Aws => token.to_owned(),
             // The first for clients that ask the address which the registry names, the other for those that send it as it is.
-            Self::Docker => {
-                pretty(&json!({"auths": {(to.registry()?): {"auth": password(token), "registrytoken": token}}}))
-            }
-            Self::DockerLogin => pretty(&json!({"auths": {(to.registry()?): {"auth": password(to.subject)}}})),
+            Self::Docker => to.config(&json!({"auth": password(token), "registrytoken": token}))?,
+            Self::DockerLogin => to.config(&json!({"auth": password(to.subject)}))?,
             Self::Kubeconfig => pretty(&kubeconfig(&json!({"token": token}), server, ca)),
             Self::ExecCredential => pretty(&json!({
                 "apiVersion": to.exec_api,
@@ -158,8 +161,8 @@ fn kubeconfig(user: &Value, server: &str, ca: Option<&str>) -> Value {
 /// The port of `https`, as it stands behind a host.
 const DEFAULT_PORT: &str = ":443";
 
-/// The host of an audience or a registry, with its port: `registry.example.com`, or that of an address. Programs look for it as it is
-/// written in the name of an image, so that one which is no address keeps the port of `https` too.
+/// The host of an audience or a registry, with its port: `registry.example.com`, or that of an address. One which is no address keeps the
+/// port of `https` too, as the name of an image may have it.
 fn host(audience: &str) -> Result<String, Failure> {
     let plain = !audience.contains('/') && !audience.contains("://");
     let url = if plain { Url::parse(&format!("https://{audience}")) } else { Url::parse(audience) };
@@ -248,19 +251,21 @@ mod tests {
 
     #[test]
     fn a_registry_that_is_called_otherwise_than_its_service_is_found_by_its_host() {
-        for (audience, registry, host) in [
-            ("images", Some("registry.example.com"), "registry.example.com"),
-            ("images", Some("registry.example.com:8443"), "registry.example.com:8443"),
-            // So it stands in the names of images, by which programs look.
-            ("images", Some("registry.example.com:443"), "registry.example.com:443"),
-            ("registry.example.com:443", None, "registry.example.com:443"),
-            ("urn:registry", Some("https://registry.example.com"), "registry.example.com"),
-            ("images", None, "images"),
+        for (audience, registry, hosts) in [
+            ("images", Some("registry.example.com"), &["registry.example.com"][..]),
+            ("images", Some("registry.example.com:8443"), &["registry.example.com:8443"]),
+            // Names of images, by which programs look, have it either way.
+            ("images", Some("registry.example.com:443"), &["registry.example.com", "registry.example.com:443"]),
+            ("registry.example.com:443", None, &["registry.example.com", "registry.example.com:443"]),
+            ("urn:registry", Some("https://registry.example.com"), &["registry.example.com"]),
+            ("images", None, &["images"]),
         ] {
-            let text = Shape::Docker.write(&issued(), Target { registry, ..target(audience) }).unwrap();
-            let config: Value = serde_json::from_str(&text).unwrap();
-            let hosts: Vec<&String> = config["auths"].as_object().unwrap().keys().collect();
-            assert_eq!(hosts, [host], "{audience} {registry:?}");
+            for shape in [Shape::Docker, Shape::DockerLogin] {
+                let text = shape.write(&issued(), Target { registry, ..target(audience) }).unwrap();
+                let config: Value = serde_json::from_str(&text).unwrap();
+                let found: Vec<&String> = config["auths"].as_object().unwrap().keys().collect();
+                assert_eq!(found, hosts, "{shape:?} {audience} {registry:?}");
+            }
         }
     }
 
@@ -300,7 +305,9 @@ mod tests {
             ("host=git.example\n", false),
             ("", false),
         ] {
-            assert_eq!(is_asked_for(question, "https://git.example").unwrap(), asked, "{question:?}");
+            for audience in ["https://git.example", "git.example:443"] {
+                assert_eq!(is_asked_for(question, audience).unwrap(), asked, "{audience} {question:?}");
+            }
         }
     }
 }
