@@ -268,8 +268,9 @@ fn passes(reads: Reads, error: &str, said: &str) -> bool {
         Reads::Aws => error == "InvalidIdentityToken",
         // Of Entra ID: not all that answer there know a federated credential at once, and some could not fetch our keys.
         Reads::OAuth { .. } => {
-            let codes = ["AADSTS70021", "AADSTS700211", "AADSTS700213", "AADSTS50166", "AADSTS501661"];
-            said.split_once(':').is_some_and(|(code, _)| codes.contains(&code))
+            let codes = ["70021", "700211", "700212", "700213", "50166", "501661"];
+            let code = said.strip_prefix("AADSTS").and_then(|said| said.split_once(':'));
+            code.is_some_and(|(code, _)| codes.contains(&code))
         }
     }
 }

@@ -216,8 +216,11 @@ fn a_refusal_that_a_provider_says_to_try_again_after_is_one_that_passes() {
         |code: &str| json!({"Error": {"Code": code, "Message": "Couldn't retrieve verification key"}}).to_string();
     for (reads, body, may_pass) in [
         (Reads::OAuth { exchanged }, entra("AADSTS70021"), true),
+        (Reads::OAuth { exchanged }, entra("AADSTS700211"), true),
+        (Reads::OAuth { exchanged }, entra("AADSTS700212"), true),
         (Reads::OAuth { exchanged }, entra("AADSTS700213"), true),
         (Reads::OAuth { exchanged }, entra("AADSTS50166"), true),
+        (Reads::OAuth { exchanged }, entra("AADSTS501661"), true),
         // It differs in upper and lower case alone, and stays so.
         (Reads::OAuth { exchanged }, entra("AADSTS7002138"), false),
         (Reads::OAuth { exchanged }, aws("InvalidIdentityToken"), false),
