@@ -176,17 +176,7 @@ impl ProviderTokens {
         let given = outcome.inspect_err(|failure| {
             tracing::warn!(audience = &*audience, ?failure, "a provider gave no token that can be passed on");
         })?;
-        let lasts = given.expires.since(now.shown());
-        let ends = now + lasts;
-        let gained = Arc::new(Gained {
-            assertion: jti,
-            digest: HEXLOWER.encode(&sha256(&[given.token.as_bytes()])),
-            ends,
-            use_until: ends - (lasts / 5).max(SPARE),
-            size: given.size() + wanted.size(),
-            given,
-            asked: wanted,
-        });
+        let gained = Arc::new(Gained::new(jti, given, wanted, now));
         lock(&inner.tokens).insert(key, &gained, now);
         // The run may have ended in the meantime, when nothing was held for it yet.
         for uid in &gained.asked.lives_with {
@@ -306,6 +296,20 @@ impl Cached {
 }
 
 impl Gained {
+    fn new(assertion: String, given: Given, asked: TokenRequest, now: Moment) -> Self {
+        let lasts = given.expires.since(now.shown());
+        let ends = now + lasts;
+        Self {
+            assertion,
+            digest: HEXLOWER.encode(&sha256(&[given.token.as_bytes()])),
+            ends,
+            use_until: ends - (lasts / 5).max(SPARE),
+            size: given.size() + asked.size(),
+            given,
+            asked,
+        }
+    }
+
     /// When it ends by what the wall clock shows now, which may have been set since it came.
     pub(super) fn expires(&self, now: Moment) -> Timestamp {
         now.shown() + now.until(self.ends)
@@ -440,3 +444,6 @@ impl Metrics {
         self.outcomes.get_or_create(&Labels { audience: Arc::clone(audience), outcome }).inc();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use crate::{
 const OURS: &str = "https://door.test";
 
 /// What is found wrong, by place, and what resolves.
-fn resolve(onward: &str, rest: &str) -> (Onwards, Vec<(String, String)>) {
+pub(super) fn resolve(onward: &str, rest: &str) -> (Onwards, Vec<(String, String)>) {
     let yaml = format!("tokens: {{exchange: [], onward: [{onward}]{rest}");
     let root: raw::Root = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
     let mut resolver = Resolver::default();
@@ -276,22 +276,6 @@ async fn the_end_of_a_run_ends_its_tokens_there_and_here() {
     );
     assert_ne!(world.obtain(world.wanted("alice", &["run", "pod"])).await, first);
     assert_eq!(world.asked(), ["/token"]);
-}
-
-/// It was counted as a token alone, so that who asked for long scopes filled the memory.
-#[tokio::test]
-async fn what_an_assertion_said_counts_to_what_is_held() {
-    let mut world = World::start("").await;
-    let long = "a".repeat(600 << 10);
-    // Some more than there is room for.
-    for _ in 0..2 {
-        for subject in 0..30 {
-            let mut wanted = world.wanted(&subject.to_string(), &[]);
-            wanted.claims.insert("scope".to_owned(), long.as_str().into());
-            world.obtain(wanted).await;
-        }
-    }
-    assert!(world.asked().len() > 30, "all are held");
 }
 
 /// It was given until the clock had caught up, which the provider took it for no more.
