@@ -19,7 +19,7 @@ const MAX_PARAMETERS: usize = 32;
 const MAX_SCOPES: usize = 32;
 
 /// Bytes of a scope. One that a rule gives by a pattern is as long as who asks makes it, and is kept with the token.
-const MAX_SCOPE: usize = 512;
+pub const MAX_SCOPE: usize = 512;
 
 pub const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 pub const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";

@@ -194,7 +194,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     ] {
         let output = step.run(&["--audience", "a.example", "--as", shape, "--", "sh", "-c", script]).await;
         assert_eq!(output.status.code(), Some(7), "{shape}: {}", text(&output.stderr));
-        assert_eq!(text(&output.stderr).contains("AWS_ROLE_ARN is not set"), shape == "aws", "{shape}");
+        assert_eq!(text(&output.stderr).contains("AWS_ROLE_ARN is not set here"), shape == "aws", "{shape}");
         assert!(text(&output.stdout).contains(said), "{shape}: {}", text(&output.stdout));
         let left: Vec<_> = fs::read_dir(step.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["subject"], "{shape}: nothing is left");

@@ -149,8 +149,8 @@ impl Swap {
         // RFC 8693 section 2.2.1. Programs would send it to another host as a token.
         if answer.token_type.eq_ignore_ascii_case("N_A") && !matches!(self.wish, Wish::Token { or_other: true, .. }) {
             return Err(NoToken::Refused(format!(
-                "for {} there are credentials and no token, which this form cannot hold; leave `--as` out, and have them read by a \
-                 `credential_process` of AWS",
+                "for {} there are credentials and no token, which this form cannot hold; leave `--as` out (in the step action, `form`), and \
+                 have them read by a `credential_process` of AWS",
                 self.audience
             )));
         }

@@ -213,7 +213,8 @@ pub async fn run(wanted: Wanted, command: &[String]) -> Result<u8, Failure> {
     let is_unset = |name: &&str| std::env::var_os(name).is_none_or(|value| value.is_empty());
     if let Some(name) = delivery.shape.needs().filter(is_unset) {
         eprintln!(
-            "doorward: {name} is not set, without which AWS's tools do not read the token; set it to the ARN of the role"
+            "doorward: {name} is not set here, and AWS's tools do not read the token without it; unless the command sets it, set it to the ARN of \
+             the role"
         );
     }
     fresh::run(&delivery, file, command).await

@@ -23,7 +23,7 @@ pub use self::cache::{Metrics, ProviderTokens};
 use self::protocol::{Kind, Protocol};
 use super::{
     SigningKeys,
-    form::{is_audience, is_scope},
+    form::{MAX_SCOPE, is_audience, is_scope},
 };
 use crate::{
     config::{
@@ -255,11 +255,12 @@ fn check_spans(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
     if raw.timeout.get().is_zero() || raw.timeout.get() > MAX_TIMEOUT {
         report.error(&at.key("timeout"), format!("`timeout` is zero, or more than {}", Span(MAX_TIMEOUT)));
     }
+    let is_none = format!("is not one scope, or has more than {MAX_SCOPE} bytes");
     for (ours, there) in raw.scopes.iter().filter(|(ours, there)| !is_scope(ours) || !is_scope(there)) {
-        report.error(&at.key("scopes").key(ours), format!("`{ours}` or `{there}` is not one scope"));
+        report.error(&at.key("scopes").key(ours), format!("`{ours}` or `{there}` {is_none}"));
     }
     for (index, scope) in raw.default_scopes.iter().enumerate().filter(|(_, scope)| !is_scope(scope)) {
-        report.error(&at.key("default_scopes").index(index), format!("`{scope}` is not one scope"));
+        report.error(&at.key("default_scopes").index(index), format!("`{scope}` {is_none}"));
     }
 }
 

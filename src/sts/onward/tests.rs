@@ -90,6 +90,19 @@ fn what_cannot_be_is_told_at_its_place() {
     }
 }
 
+/// It was said of it that it is not one.
+#[test]
+fn a_scope_that_is_longer_than_can_be_asked_for_is_told_to_be_long() {
+    let vault = "provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: x}";
+    for (bytes, told) in [(512, 0), (513, 2)] {
+        let long = "a".repeat(bytes);
+        let (_, problems) =
+            resolve(&format!("{{audience: v, {vault}, scopes: {{s: {long}}}, default_scopes: [{long}]}}"), "}");
+        let found = problems.iter().filter(|(_, said)| said.contains("more than 512 bytes")).count();
+        assert_eq!((found, problems.len()), (told, told), "{problems:?}");
+    }
+}
+
 /// The guide had it so, and Entra ID takes none that is signed by the keys which Doorward makes.
 #[test]
 fn an_assertion_for_entra_id_that_is_not_signed_as_that_documents_is_warned_of() {
