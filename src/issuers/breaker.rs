@@ -67,6 +67,13 @@ impl Breaker {
         }
     }
 
+    /// The call was answered, by what does not show that all is well: others may ask, and the next failure opens the circuit again.
+    pub fn answered(&self) {
+        let mut state = lock(&self.state);
+        state.open_until = None;
+        state.failures = state.failures.min(self.settings.failures.saturating_sub(1));
+    }
+
     pub fn succeeded(&self) {
         *lock(&self.state) = State::default();
     }
@@ -134,6 +141,25 @@ mod tests {
             breaker.succeeded();
             assert!(breaker.admit(later) && breaker.admit(later));
         }
+    }
+
+    /// Where the probe was one of those, all others were kept out for another pause, though somebody had answered.
+    #[test]
+    fn an_answer_that_shows_nothing_closes_the_circuit_and_leaves_it_one_failure_from_open() {
+        let settings = CircuitBreaker { failures: 2, pause: Span::from_secs(5) };
+        let (breaker, now) = (Breaker::new(settings), clock().moment());
+        breaker.answered();
+        breaker.failed(now);
+        breaker.answered();
+        assert!(breaker.admit(now));
+        breaker.failed(now);
+        assert!(!breaker.admit(now), "failures count though there is such an answer between them");
+        let later = now + Duration::from_secs(5);
+        assert!(breaker.admit(later), "the probe");
+        breaker.answered();
+        assert!(breaker.admit(later) && breaker.admit(later));
+        breaker.failed(later);
+        assert!(!breaker.admit(later));
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl ProviderTokens {
         match &outcome {
             Err(Failure::Away(_)) => breaker.failed(inner.clock.moment()),
             // It may be another word for the same trouble.
-            Err(Failure::Refused { passes: true, .. }) => {}
+            Err(Failure::Refused { passes: true, .. }) => breaker.answered(),
             _ => breaker.succeeded(),
         }
         inner.metrics.count(

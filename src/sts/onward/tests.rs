@@ -500,7 +500,17 @@ async fn a_refusal_that_may_pass_does_not_show_that_a_provider_is_well() {
         "}",
     );
     let ends = world.clock.now() + Duration::from_secs(600);
-    for said in ["answers 429", "refused", "answers 429", "its last calls failed"] {
+    for (passes, said) in [
+        (0, "answers 429"),
+        (0, "refused"),
+        (0, "answers 429"),
+        (0, "its last calls failed"),
+        // As the probe, it must not keep all others out for another pause.
+        (5, "refused"),
+        (0, "answers 429"),
+        (0, "its last calls failed"),
+    ] {
+        world.clock.advance(Duration::from_secs(passes));
         let wanted = TokenRequest { onward: Arc::clone(&onwards["w"]), ..world.wanted("alice", &[]) };
         match world.held.obtain(wanted, &world.keys, "jti", ends).await {
             Err(Failure::Away(why)) => assert!(why.contains(said), "{said}: {why}"),
