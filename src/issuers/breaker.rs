@@ -15,8 +15,9 @@ use crate::{
 
 /// What the settings of a breaker may be.
 const FAILURES: RangeInclusive<u32> = 1..=1000;
-const PAUSES: RangeInclusive<Duration> = Duration::from_millis(100)..=LONGEST_PAUSE;
-/// Open streams go on for a while though nobody can be asked about their tokens, in which there must be several questions.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// That of an issuer. Open streams go on for a while though nobody can be asked about their tokens, in which there must be several
+/// questions.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Lets calls through until several in a row have failed; then only one probe at a time, after a pause.
@@ -38,18 +39,18 @@ impl Breaker {
         Self { settings, state: Mutex::default() }
     }
 
-    /// Reports what is wrong with `settings`, which stand at `at`.
-    pub fn check(settings: CircuitBreaker, at: &At, report: &mut Report) {
+    /// Reports what is wrong with `settings`, which stand at `at` and whose pause may be as long as `longest`.
+    pub fn check(settings: CircuitBreaker, longest: Duration, at: &At, report: &mut Report) {
         if !FAILURES.contains(&settings.failures) {
             let (least, most) = FAILURES.into_inner();
             report
                 .error(&at.key("failures"), format!("`failures` is not between {least} and {most}"))
                 .help("none would be the same as 1, and with more nobody who fails is ever given a pause");
         }
-        if !PAUSES.contains(&settings.pause.get()) {
-            let (least, most) = PAUSES.into_inner();
-            report.error(&at.key("pause"), format!("`pause` is not between {} and {}", Span(least), Span(most))).help(
-                "a shorter one spares nobody, and in a longer one callers are refused, and open streams end for want of an answer, long after all is well again",
+        if !(SHORTEST_PAUSE..=longest).contains(&settings.pause.get()) {
+            let (least, most) = (Span(SHORTEST_PAUSE), Span(longest));
+            report.error(&at.key("pause"), format!("`pause` is not between {least} and {most}")).help(
+                "a shorter one spares nobody, and in a longer one callers are refused long after all is well again",
             );
         }
     }
@@ -164,17 +165,19 @@ mod tests {
 
     #[test]
     fn what_a_breaker_cannot_be_is_told_with_why() {
-        for (failures, pause, place) in [
-            (5, Span::from_secs(5), None),
-            (1, Span::from_millis(100), None),
-            (1000, Span::from_secs(60), None),
-            (0, Span::from_secs(5), Some("/failures")),
-            (1001, Span::from_secs(5), Some("/failures")),
-            (5, Span::from_millis(99), Some("/pause")),
-            (5, Span::from_secs(61), Some("/pause")),
+        for (failures, pause, longest, place) in [
+            (5, Span::from_secs(5), 60, None),
+            (1, Span::from_millis(100), 60, None),
+            (1000, Span::from_secs(60), 60, None),
+            (1000, Span::from_secs(61), 61, None),
+            (0, Span::from_secs(5), 60, Some("/failures")),
+            (1001, Span::from_secs(5), 60, Some("/failures")),
+            (5, Span::from_millis(99), 60, Some("/pause")),
+            (5, Span::from_secs(61), 60, Some("/pause")),
         ] {
             let mut report = Report::default();
-            Breaker::check(CircuitBreaker { failures, pause }, &At::root(), &mut report);
+            let longest = Duration::from_secs(longest);
+            Breaker::check(CircuitBreaker { failures, pause }, longest, &At::root(), &mut report);
             let found: Vec<_> = report.problems().iter().map(|problem| problem.at.as_str()).collect();
             assert_eq!(found, Vec::from_iter(place), "{failures}, {pause}");
             assert!(report.problems().iter().all(|problem| problem.help.is_some()));

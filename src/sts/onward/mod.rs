@@ -40,6 +40,9 @@ use crate::{
 /// The longest time for one call.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The longest pause of a provider, some of which count over minutes what they are asked.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
 /// What `max_lifetime` may be; for a session of AWS no shorter than the last.
 const MAX_LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(12 * 3600);
 const MIN_SESSION: Duration = Duration::from_secs(900);
@@ -99,7 +102,7 @@ impl Onward {
 
     fn resolve(raw: &raw::Onward, ours: &str, egress: &Egress, at: &At, resolver: &mut Resolver) -> Option<Self> {
         check_spans(raw, at, resolver);
-        Breaker::check(raw.circuit_breaker, &at.key("circuit_breaker"), &mut resolver.report);
+        Breaker::check(raw.circuit_breaker, LONGEST_PAUSE, &at.key("circuit_breaker"), &mut resolver.report);
         let written = raw.assertion.audience.as_deref();
         let lasts = raw.max_lifetime.get().as_secs();
         let protocol = Protocol::resolve(&raw.provider, written, lasts, &at.key("provider"), resolver);

@@ -51,7 +51,9 @@ fn what_cannot_be_is_told_at_its_place() {
         (one(", timeout: 31s"), "}".to_owned(), vec!["/0/timeout"]),
         (one(", timeout: 0"), "}".to_owned(), vec!["/0/timeout"]),
         (one(", circuit_breaker: {failures: 0}"), "}".to_owned(), vec!["/0/circuit_breaker/failures"]),
-        (one(", circuit_breaker: {pause: 61s}"), "}".to_owned(), vec!["/0/circuit_breaker/pause"]),
+        // No stream waits for a provider, as one does for an issuer.
+        (one(", circuit_breaker: {pause: 5m}"), "}".to_owned(), vec![]),
+        (one(", circuit_breaker: {pause: 301s}"), "}".to_owned(), vec!["/0/circuit_breaker/pause"]),
         (one(", scopes: {a: b c}"), "}".to_owned(), vec!["/0/scopes/a"]),
         (one(", default_scopes: ['']"), "}".to_owned(), vec!["/0/default_scopes/0"]),
         (one("").replace("'https://idp.test'}", "'https://idp.test', algorithm: ES256}"), "}".to_owned(), vec![]),
