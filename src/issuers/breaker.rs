@@ -55,15 +55,16 @@ impl Breaker {
         }
     }
 
-    /// Whether a call may be made now. In the half-open state the one that is let through closes the door behind it.
-    pub fn admit(&self, now: Moment) -> bool {
+    /// Whether a call may be made now, or how long none may. In the half-open state the one that is let through closes the door behind
+    /// it.
+    pub fn admit(&self, now: Moment) -> Result<(), Duration> {
         let mut state = lock(&self.state);
         match state.open_until {
-            None => true,
-            Some(until) if now.is_before(until) => false,
+            None => Ok(()),
+            Some(until) if now.is_before(until) => Err(now.until(until)),
             Some(_) => {
                 state.open_until = Some(now + self.settings.pause.get());
-                true
+                Ok(())
             }
         }
     }
@@ -130,17 +131,18 @@ mod tests {
             for _ in 1..failures {
                 breaker.failed(now);
             }
-            assert!(breaker.admit(now), "one failure less than {failures} is not enough");
+            assert!(breaker.admit(now).is_ok(), "one failure less than {failures} is not enough");
             breaker.failed(now);
-            assert!(!breaker.admit(now));
+            assert!(breaker.admit(now).is_err());
             let later = now + pause;
-            assert!(breaker.admit(later), "the probe");
-            assert!(!breaker.admit(later), "one probe only");
+            assert!(breaker.admit(later).is_ok(), "the probe");
+            assert!(breaker.admit(later).is_err(), "one probe only");
             breaker.failed(later);
-            assert!(!breaker.admit(later + pause - Duration::from_secs(1)));
-            assert!(breaker.admit(later + pause));
+            let left = Duration::from_secs(1);
+            assert_eq!(breaker.admit(later + pause - left), Err(left), "what is left of the pause");
+            assert!(breaker.admit(later + pause).is_ok());
             breaker.succeeded();
-            assert!(breaker.admit(later) && breaker.admit(later));
+            assert!(breaker.admit(later).is_ok() && breaker.admit(later).is_ok());
         }
     }
 
@@ -152,15 +154,15 @@ mod tests {
         breaker.answered();
         breaker.failed(now);
         breaker.answered();
-        assert!(breaker.admit(now));
+        assert!(breaker.admit(now).is_ok());
         breaker.failed(now);
-        assert!(!breaker.admit(now), "failures count though there is such an answer between them");
+        assert!(breaker.admit(now).is_err(), "failures count though there is such an answer between them");
         let later = now + Duration::from_secs(5);
-        assert!(breaker.admit(later), "the probe");
+        assert!(breaker.admit(later).is_ok(), "the probe");
         breaker.answered();
-        assert!(breaker.admit(later) && breaker.admit(later));
+        assert!(breaker.admit(later).is_ok() && breaker.admit(later).is_ok());
         breaker.failed(later);
-        assert!(!breaker.admit(later));
+        assert!(breaker.admit(later).is_err());
     }
 
     #[test]

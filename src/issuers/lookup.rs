@@ -151,7 +151,7 @@ impl Lookup {
                 let slot = if vouched { state.wait_for_slot().await? } else { state.slot()? };
                 // Last, as the one probe of a half-open circuit must be made once it is admitted.
                 let breaker = if strange.is_some() { &state.stranger_breaker } else { &state.breaker };
-                if !breaker.admit(state.clock.moment()) {
+                if breaker.admit(state.clock.moment()).is_err() {
                     state.count("refused");
                     return Err(state.unavailable("its last calls failed, and it is given a pause"));
                 }

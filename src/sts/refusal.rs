@@ -1,7 +1,7 @@
 //! How a request for a token is refused (RFC 6749 section 5.2, RFC 8693 section 2.2.2): a JSON object with `error`, and with an
 //! `error_description` that says what to change.
 
-use std::error::Error as _;
+use std::{error::Error as _, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -16,7 +16,7 @@ use crate::{
 /// Seconds after which it may work, where the trouble is ours.
 pub(super) const RETRY_AFTER: u16 = 2;
 
-/// And where a provider refused: it may have meant it, and has limits of its own.
+/// And where a provider refused: it may have meant it, and has limits of its own. The most, where it is left alone.
 const RETRY_REFUSED_AFTER: u16 = 10;
 
 /// A refusal. What it says is for who asked, who has the token that it is about.
@@ -96,6 +96,12 @@ impl Refusal {
     /// A provider refused in a way that may pass.
     pub fn refused_for_now(description: impl Into<String>) -> Self {
         Self { retry_after: RETRY_REFUSED_AFTER, ..Self::unavailable(Reason::UpstreamFailed, description) }
+    }
+
+    /// Has who asks come again after so long, within bounds.
+    pub fn again_after(self, wait: Duration) -> Self {
+        let seconds = u16::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u16::MAX);
+        Self { retry_after: seconds.clamp(RETRY_AFTER, RETRY_REFUSED_AFTER), ..self }
     }
 
     /// A provider gave what is not passed on.
@@ -291,6 +297,16 @@ mod tests {
         let body: Value = serde_json::from_slice(answer.body()).unwrap();
         let said = body["error_description"].as_str().unwrap();
         assert!(said.contains("(`aud`) is `https://kubernetes.default.svc`;"), "{said}");
+    }
+
+    /// Each step came every two seconds for all of a pause of minutes, to hear the same.
+    #[test]
+    fn who_asks_of_a_provider_that_is_left_alone_comes_again_once_it_is_asked_or_in_ten_seconds() {
+        for (left, told) in [(1, "2"), (2_000, "2"), (2_001, "3"), (9_500, "10"), (300_000, "10")] {
+            let refusal = Refusal::unavailable(Reason::UpstreamUnreachable, "left alone");
+            let answer = refusal.again_after(Duration::from_millis(left)).answer();
+            assert_eq!(answer.headers()[header::RETRY_AFTER], told, "{left} ms");
+        }
     }
 
     #[test]

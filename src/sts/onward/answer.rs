@@ -1,5 +1,7 @@
 //! What a provider answers, and whether it may be passed on.
 
+use std::time::Duration;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -45,6 +47,8 @@ pub enum GivenForm {
 pub enum Failure {
     /// The provider cannot be reached, or is in trouble: it may pass.
     Away(String),
+    /// It was in trouble a moment ago, and is not asked for so long.
+    LeftAlone(Duration),
     /// The provider refused, in its words. `passes`: as it does at times with what is in order.
     Refused { error: String, said: Option<String>, passes: bool },
     /// What came cannot be passed on.

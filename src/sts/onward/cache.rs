@@ -151,11 +151,9 @@ impl ProviderTokens {
         let audience = Arc::clone(&wanted.onward.audience);
         let now = inner.clock.moment();
         let breaker = inner.breaker(&wanted.onward);
-        if !breaker.admit(now) {
+        if let Err(left) = breaker.admit(now) {
             inner.metrics.count(&audience, "away");
-            let pause = wanted.onward.circuit_breaker.pause;
-            let why = format!("its last calls failed, so that it is left alone for {pause}");
-            return Err(Failure::Away(why));
+            return Err(Failure::LeftAlone(left));
         }
         let outcome = wanted.call(keys, &jti, ends, &inner.clock).await;
         match &outcome {
@@ -169,7 +167,7 @@ impl ProviderTokens {
             match &outcome {
                 Ok(_) => "given",
                 Err(Failure::Refused { .. }) => "refused",
-                Err(Failure::Away(_)) => "away",
+                Err(Failure::Away(_) | Failure::LeftAlone(_)) => "away",
                 Err(Failure::Unfit(_)) => "unfit",
             },
         );

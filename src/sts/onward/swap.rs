@@ -137,11 +137,17 @@ impl Exchanger<'_> {
 
     fn refusal(&self, onward: &Onward, subject: &str, failure: Failure) -> Refusal {
         let name = onward.name();
+        let away = |why: &str| {
+            let description =
+                format!("{name} gives no token at the moment: {why}; try again, and see whether Doorward reaches it");
+            Refusal::unavailable(Reason::UpstreamUnreachable, description)
+        };
         match failure {
-            Failure::Away(why) => Refusal::unavailable(
-                Reason::UpstreamUnreachable,
-                format!("{name} gives no token at the moment: {why}; try again, and see whether Doorward reaches it"),
-            ),
+            Failure::Away(why) => away(&why),
+            Failure::LeftAlone(left) => {
+                let pause = onward.circuit_breaker.pause;
+                away(&format!("its last calls failed, so that it is left alone for {pause}")).again_after(left)
+            }
             Failure::Unfit(why) => Refusal::gateway(format!("what {name} gives is not passed on: {why}")),
             Failure::Refused { error, said, passes } => {
                 let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
