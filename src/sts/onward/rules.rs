@@ -28,7 +28,7 @@ pub(super) fn check(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut
             continue;
         }
         let is_named = token.audiences.contains(&raw.audience);
-        match fault(raw, rule, &token.scopes) {
+        match fault(raw, rule, token) {
             Some(Fault { why, named: Some(help), .. }) if is_named => _ = resolver.error(&at, why).help(help),
             Some(Fault { why, meant, .. }) => _ = resolver.warning(&at, why).help(meant),
             None => {}
@@ -36,8 +36,8 @@ pub(super) fn check(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut
     }
 }
 
-fn fault(raw: &raw::Onward, rule: &raw::Rule, scopes: &[String]) -> Option<Fault> {
-    let is_allow = rule.action == raw::Action::Allow;
+fn fault(raw: &raw::Onward, rule: &raw::Rule, token: &OnToken) -> Option<Fault> {
+    let (scopes, is_allow) = (&token.scopes, rule.action == raw::Action::Allow);
     match &raw.provider {
         OnwardProvider::Aws(_) if is_allow && !scopes.is_empty() => Some(Fault {
             why: format!("rule `{}` gives scopes for it, and AWS knows none", rule.id),
@@ -64,10 +64,11 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, scopes: &[String]) -> Option<Fault
         }
         _ => scopes.iter().find_map(|scope| {
             let (ours, there) = misnamed(raw, scope, scopes, is_allow)?;
+            let opens_nothing = token.audiences.len() == 1 && !scopes.iter().any(|scope| names_ours(raw, scope));
             Some(Fault {
                 why: format!("rule `{}` has scope `{scope}`, and `{there}` is what the provider calls `{ours}`", rule.id),
-                // A deny opens nothing, and may be right for other audiences.
-                named: (is_allow && !scope.ends_with('*')).then_some(
+                // A deny is to open nothing, and either may be right for other audiences.
+                named: (is_allow && opens_nothing && !scope.ends_with('*')).then_some(
                     "rules go by the names on the left of `scopes`, and none is given by the other: name that in the rule",
                 ),
                 meant: "no scope is given there by the provider's name of one in `scopes`; name the other in a rule for this audience",
@@ -79,12 +80,17 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, scopes: &[String]) -> Option<Fault
 /// The scope that an entry of a rule means by its provider's name alone. One that means names of ours too may be meant for those, and
 /// what a deny denies by ours as well is denied.
 fn misnamed<'r>(raw: &'r raw::Onward, named: &str, all: &[String], is_allow: bool) -> Option<(&'r String, &'r String)> {
-    if raw.scopes.keys().any(|ours| OnToken::means(named, ours)) {
+    if names_ours(raw, named) {
         return None;
     }
     let is_denied = |ours: &str| !is_allow && all.iter().any(|other| OnToken::means(other, ours));
     let is_meant = |there: &str| OnToken::means(named, there) || there.eq_ignore_ascii_case(named);
     raw.scopes.iter().find(|(ours, there)| is_meant(there) && !is_denied(ours))
+}
+
+/// Whether an entry of a rule means a scope by our name of it.
+fn names_ours(raw: &raw::Onward, named: &str) -> bool {
+    raw.scopes.keys().any(|ours| OnToken::means(named, ours))
 }
 
 /// Reports names that are one scope there, so that a rule about one of them says nothing of what the other gives.
