@@ -28,7 +28,7 @@ use super::{
     decision::{Decision, Denial, Outcome, Shadow, Would},
     issuers::IssuerFacts,
     rule::{Action, Approval, Case, Hit, Rule},
-    token::{TOKEN_ENDPOINT, misnamed, own_name},
+    token::{TOKEN_ENDPOINT, misnamed},
     trigger::TriggerLimits,
     who::{self, Caller, Purpose, Who},
 };
@@ -245,10 +245,7 @@ impl Policy {
     /// The scopes of tokens for an audience that some rule names in full: those that somebody may get who asks for none by name.
     pub fn token_scopes(&self, audience: &str) -> BTreeSet<&str> {
         let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| rule.is_allow());
-        let renamed = self.renamed(audience);
-        // A rule for other audiences as well may name a scope as its provider does, by which nobody gets it here.
-        let is_ours = |scope: &&str| renamed.is_none_or(|renamed| own_name(renamed, scope).is_none());
-        rules.flat_map(|rule| rule.token_scopes(audience)).filter(is_ours).collect()
+        rules.flat_map(|rule| rule.token_scopes(audience)).collect()
     }
 
     /// What the provider of an audience calls scopes, by our names.

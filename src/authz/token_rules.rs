@@ -45,6 +45,13 @@ impl TokenRules<'_> {
         tally.decide(|| Outcome::NoMatch { missing_scope: None, kept_scopes: Vec::new() })
     }
 
+    /// The refusal of a scope that one of those that allow has by a name that is its provider's alone.
+    pub fn misnamed(&self) -> Option<Decision> {
+        let allows = self.rules.iter().filter(|(rule, _)| rule.is_allow() && !rule.shadow);
+        let mut named = allows.flat_map(|(rule, _)| rule.token_scope_patterns());
+        named.find_map(|scope| misnamed(self.renamed, Some(&scope)))
+    }
+
     /// The patterns of scopes in those that allow, as they are written. Where any scope is given, one of these is, taken for a scope:
     /// a pattern is among those that it stands for, and whatever else hits it hits all of them.
     pub fn scope_patterns(&self) -> BTreeSet<String> {
@@ -113,7 +120,7 @@ rules:
     }
 
     /// `explain` and `test` said that it is given, and the exchange refused it, together with what was given beside it where nobody had
-    /// asked for a scope by name.
+    /// asked for a scope by name. Then they passed over it, and told of the rule that has it alone to ask for it.
     #[test]
     fn a_scope_is_refused_by_a_name_that_is_its_providers_alone_and_left_out_where_none_is_asked_for() {
         let (root, policy) = policy(
@@ -152,6 +159,8 @@ rules:
         let said = explain(Some("There")).to_string();
         assert!(said.contains("name of `read`") && said.contains("to pass: Ask for `read`."), "{said}");
         let of_itself = explain(None);
+        let said = of_itself.to_string();
+        assert!(said.contains("scope There is not given: `There` is the provider's name of `read`"), "{said}");
         assert_eq!((of_itself.outcome, of_itself.scopes), (Effect::Allow, vec!["read".to_owned()]));
         assert_eq!(Vec::from_iter(policy.token_scopes("y")), ["ELSE", "There"]);
     }

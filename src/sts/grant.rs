@@ -278,6 +278,12 @@ fn without_scope(rules: &TokenRules<'_>, more: Vec<Shadow>) -> Found<'static> {
     let mut decision = rules.decide(None);
     decision.add_shadow(more);
     if !decision.is_allow() {
+        // That no rule gives it says nothing to who has one that names such a scope.
+        if matches!(decision.outcome, Outcome::NoMatch { .. })
+            && let Some(misnamed) = rules.misnamed()
+        {
+            decision.outcome = misnamed.outcome;
+        }
         return Err((None, decision));
     }
     let mut granted = Granted::default();
@@ -429,6 +435,31 @@ rules:
             let rules = policy.token_rules(&party.principal, &view);
             let refusal = refusal(&rules, audience, scope, "no rule gives it", "alice");
             assert_eq!(refusal.description(), said, "{audience} {scope:?}");
+        }
+    }
+
+    /// It heard that no rule gives any, though one that is for it names one.
+    #[test]
+    fn who_names_no_scope_hears_that_the_rule_has_one_by_its_providers_name() {
+        let onward = "{audience: y, provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: a}, scopes: {read: There}}";
+        let several =
+            "{id: several, on: {token: {audiences: ['y*'], scopes: [There]}}, who: {issuers: [corp]}, do: allow}";
+        let exchange = "exchange: [{issuer: corp}]";
+        let ground = POLICY.replace(exchange, &format!("{exchange}, onward: [{onward}]"));
+        let root: raw::Root = serde_saphyr::from_str(&format!("{ground}  - {several}\n")).unwrap();
+        let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
+        let request = asked();
+        for (issuer, said) in [
+            ("corp", "`There` is the provider's name of `read`, and rules go by the latter alone. Ask for `read`."),
+            ("gh", "no rule gives it"),
+        ] {
+            let principal = Arc::new(Principal::new(Scheme::Bearer, issuer, "1", "alice"));
+            let (ends, parameter) = (Timestamp::MAX, "subject_token");
+            let party = Party { principal, ends, parameter, act: None, of: None, shown: Vec::new() };
+            let rules = policy.token_rules(&party.principal, &party.view(&request, "y", NOW));
+            let Err((scope, decision)) = whatever(&rules, policy.token_scopes("y")) else { panic!("{issuer}") };
+            let refusal = refusal(&rules, "y", scope, &why(&decision, &party.principal), "alice");
+            assert_eq!(refusal.description(), format!("a token for `y`: {said} (alice)"), "{issuer}");
         }
     }
 
