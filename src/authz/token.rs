@@ -368,18 +368,17 @@ pub(super) fn check_break_glass(rule: &raw::Rule, at: &At, report: &mut Report) 
     }
 }
 
-/// Our name of a scope that is asked for by one that is its provider's alone.
-pub(super) fn own_name<'s>(renamed: &'s BTreeMap<String, String>, scope: &str) -> Option<&'s str> {
-    let is_it = |there: &str| there.eq_ignore_ascii_case(scope) && !renamed.contains_key(scope);
-    renamed.iter().find(|(_, there)| is_it(there)).map(|(ours, _)| ours.as_str())
-}
-
-/// The refusal of a scope by such a name: rules go by ours, and what one of them denies so would be given.
+/// The refusal of a scope by a name that is its provider's alone: rules go by ours, and what one of them denies so would be given.
 pub(super) fn misnamed(renamed: Option<&BTreeMap<String, String>>, scope: Option<&str>) -> Option<Decision> {
-    let scope = scope?;
-    let ours = own_name(renamed?, scope)?;
-    let why = format!("`{scope}` is the provider's name of `{ours}`, and rules go by the latter alone.");
-    Some(Decision::denied(why, format!("Ask for `{ours}`."), None))
+    let (renamed, scope) = (renamed?, scope?);
+    let named = renamed.iter().filter(|(_, there)| there.eq_ignore_ascii_case(scope));
+    let ours: Vec<String> = named.map(|(ours, _)| format!("`{ours}`")).collect();
+    if ours.is_empty() || renamed.contains_key(scope) {
+        return None;
+    }
+    let ours = ours.join(" or ");
+    let why = format!("`{scope}` is the provider's name of {ours}, and rules go by the latter alone.");
+    Some(Decision::denied(why, format!("Ask for {ours}."), None))
 }
 
 /// What is asked for, in words.

@@ -95,16 +95,19 @@ fn names_ours(raw: &raw::Onward, named: &str) -> bool {
 
 /// Reports names that are one scope there, so that a rule about one of them says nothing of what the other gives.
 pub(super) fn check_names(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
-    let mut known: BTreeMap<String, &str> = BTreeMap::new();
+    let mut known: BTreeMap<String, (&str, &str)> = BTreeMap::new();
     for (ours, there) in &raw.scopes {
-        // Some providers tell no case apart.
-        let Some(other) = known.insert(there.to_ascii_lowercase(), ours) else { continue };
+        let Some((other, former)) = known.insert(there.to_ascii_lowercase(), (ours.as_str(), there.as_str())) else {
+            continue;
+        };
+        let which = match former == there {
+            true => format!("are one scope there, `{there}`"),
+            // Some providers tell no case apart.
+            false => format!("may be one scope there: `{former}` and `{there}`"),
+        };
         resolver
-            .warning(
-                &at.key("scopes").key(ours),
-                format!("`{other}` and `{ours}` are one scope there, `{there}` in any case"),
-            )
-            .help("who is denied one gets the same token by the other: have one name for it, or deny both");
+            .warning(&at.key("scopes").key(ours), format!("`{other}` and `{ours}` {which}"))
+            .help("who is denied one scope by its one name gets the same token by the other: have one name for it, or deny both");
     }
 }
 

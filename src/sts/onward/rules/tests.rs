@@ -1,14 +1,14 @@
 use super::super::Onward;
 use crate::{
     config::{
-        report::{At, Severity},
+        report::{At, Problem, Severity},
         resolver::Resolver,
     },
     egress::Egress,
 };
 
-/// Problems of this provider under this rule, and whether each is an error.
-fn told_of(onward: &str, rule: &str) -> Vec<(String, bool)> {
+/// Problems of this provider under this rule.
+fn problems_of(onward: &str, rule: &str) -> Vec<Problem> {
     let yaml = format!(
         "tokens: {{exchange: [], onward: [{{audience: v, {onward}}}]}}\nrules: [{{id: r, on: {{token: {{{rule}}}]"
     );
@@ -20,8 +20,13 @@ fn told_of(onward: &str, rule: &str) -> Vec<(String, bool)> {
         &At::root(),
         &mut resolver,
     );
-    let problems = resolver.report.problems().iter();
-    problems.map(|problem| (problem.at.as_str().to_owned(), problem.severity == Severity::Error)).collect()
+    resolver.report.problems().to_vec()
+}
+
+/// Their places, and whether each is an error.
+fn told_of(onward: &str, rule: &str) -> Vec<(String, bool)> {
+    let problems = problems_of(onward, rule);
+    problems.iter().map(|problem| (problem.at.as_str().to_owned(), problem.severity == Severity::Error)).collect()
 }
 
 /// It gives a configuration that is in force more words, and stops none.
@@ -96,5 +101,20 @@ fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
         let found = told_of(&onward, rule);
         let found: Vec<_> = found.iter().map(|(at, is_error)| (at.as_str(), *is_error)).collect();
         assert_eq!(found, told, "{scopes} {rule}");
+    }
+}
+
+/// Two that differ in case were said to be one, though scopes are told apart by it (RFC 6749 section 3.3).
+#[test]
+fn names_that_differ_in_case_are_said_to_be_perhaps_one_scope_there() {
+    for (scopes, said) in [
+        ("{a: there, b: there}", "`a` and `b` are one scope there, `there`"),
+        ("{a: There, b: there}", "`a` and `b` may be one scope there: `There` and `there`"),
+    ] {
+        let onward = format!(
+            "provider: {{jwt_bearer: {{token_url: 'https://a'}}}}, assertion: {{audience: x}}, scopes: {scopes}"
+        );
+        let problems = problems_of(&onward, "audiences: [v], scopes: [a]}}, do: allow");
+        assert_eq!(problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), [said]);
     }
 }
