@@ -106,9 +106,8 @@ impl Policy {
         let follows_the_clock = |i: &usize| rules.get(*i).is_some_and(Rule::follows_the_clock);
         let by_the_clock = by_route.iter().filter(|(_, can_hit)| can_hit.iter().any(follows_the_clock));
         let source = canonical(root);
-        let onwards = root.tokens.iter().flat_map(|tokens| &tokens.onward);
         Some(Self {
-            renamed: onwards.map(|onward| (onward.audience.clone(), onward.scopes.clone())).collect(),
+            renamed: renamed(root),
             by_the_clock: by_the_clock.map(|(route, _)| route.clone()).collect(),
             by_route,
             digest: HEXLOWER.encode(&sha256(&[source.as_bytes()])).into(),
@@ -309,8 +308,8 @@ impl Policy {
         &self.digest
     }
 
-    /// Rules and grants in canonical form: JSON that reads as a [`raw::PolicyFile`], with sorted keys and ids and
-    /// without what is not set.
+    /// Rules and grants, and what providers call scopes of theirs, in canonical form: JSON that reads as a [`raw::PolicyFile`], with
+    /// sorted keys and ids and without what is not set.
     pub fn source(&self) -> &Arc<str> {
         &self.source
     }
@@ -497,9 +496,20 @@ fn each_once<'a>(groups: impl IntoIterator<Item = &'a Arc<str>>) -> Arc<[Arc<str
     once.into()
 }
 
-/// The canonical form of rules and grants. Written down differently, the same policy has the same digest.
+/// What providers call scopes, by audience and by our names, where any has another name.
+fn renamed(root: &raw::Root) -> BTreeMap<String, BTreeMap<String, String>> {
+    let onwards = root.tokens.iter().flat_map(|tokens| &tokens.onward).filter(|onward| !onward.scopes.is_empty());
+    onwards.map(|onward| (onward.audience.clone(), onward.scopes.clone())).collect()
+}
+
+/// The canonical form of all that decides but what is known of issuers. Written down differently, the same policy has the same digest.
 fn canonical(root: &raw::Root) -> String {
-    let mut file = raw::PolicyFile { grants: root.grants.clone(), rules: root.rules.clone(), tests: Vec::new() };
+    let mut file = raw::PolicyFile {
+        grants: root.grants.clone(),
+        rules: root.rules.clone(),
+        tests: Vec::new(),
+        scopes_of: renamed(root),
+    };
     file.rules.sort_by(|a, b| a.id.cmp(&b.id));
     let mut value = serde_json::to_value(&file).unwrap_or_default();
     prune(&mut value);

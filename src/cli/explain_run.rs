@@ -27,7 +27,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{
         self, Sources,
-        raw::{AuditSink, Effect, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
+        raw::{AuditSink, Effect, PolicyFile, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
         resolver::Resolver,
     },
     error::{Reason, Rejection},
@@ -477,8 +477,16 @@ impl fmt::Display for FromTrail<'_> {
 /// A policy that was in force, from the folder where they are kept by digest.
 fn kept_policy(loaded: &config::Loaded, digest: &str) -> Option<Policy> {
     let source = app::kept_policy(&loaded.base().join(&loaded.raw.store.path), digest)?;
-    let kept: config::raw::PolicyFile = serde_json::from_str(&source).ok()?;
-    let root = Root { rules: kept.rules, grants: kept.grants, ..loaded.raw.clone() };
+    policy_of(&source, &loaded.raw)
+}
+
+/// A policy in canonical form; `raw` tells of the issuers.
+fn policy_of(source: &str, raw: &Root) -> Option<Policy> {
+    let mut kept: PolicyFile = serde_json::from_str(source).ok()?;
+    let mut root = Root { rules: kept.rules, grants: kept.grants, ..raw.clone() };
+    for onward in root.tokens.iter_mut().flat_map(|tokens| &mut tokens.onward) {
+        onward.scopes = kept.scopes_of.remove(&onward.audience).unwrap_or_default();
+    }
     Policy::compile(&root, &mut Resolver::default())
 }
 

@@ -15,7 +15,7 @@ mod store;
 mod tokens;
 mod webhooks;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -132,4 +132,8 @@ pub struct PolicyFile {
     pub rules: Vec<Rule>,
     /// Cases that the policy must decide as they say, for `doorward test`.
     pub tests: Vec<PolicyTest>,
+    /// What providers call scopes, by audience. No file has it: it is of a policy in canonical form, whose rules mean a scope by it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(skip)]
+    pub scopes_of: BTreeMap<String, BTreeMap<String, String>>,
 }

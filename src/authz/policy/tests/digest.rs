@@ -18,6 +18,22 @@ fn the_digest_is_of_what_the_policy_means() {
     assert_eq!(compile(&again).unwrap().digest(), policy.digest());
 }
 
+/// A rule gives another scope by them, or none, and the trail told of both by one digest.
+#[test]
+fn what_providers_call_scopes_is_part_of_the_policy() {
+    let digest = |scopes: &str| {
+        let onward = format!(
+            "{{audience: x, provider: {{jwt_bearer: {{token_url: 'https://a'}}}}, assertion: {{audience: a}}{scopes}}}"
+        );
+        let rules = "rules: [{id: a, on: {token: {audiences: [x], scopes: ['*']}}, who: {issuers: [corp]}, do: allow}]";
+        let policy = format!("tokens: {{exchange: [{{issuer: corp}}], onward: [{onward}]}}\n{rules}");
+        compile(&root(GROUND, &policy)).unwrap().digest().to_string()
+    };
+    assert_eq!(digest(""), digest(", scopes: {}"));
+    assert_ne!(digest(""), digest(", scopes: {read: There}"));
+    assert_ne!(digest(", scopes: {read: There}"), digest(", scopes: {read: elsewhere}"));
+}
+
 /// A policy that is kept by its digest is decided by again, and must not have become wider.
 #[test]
 fn what_is_asked_for_by_a_no_is_part_of_the_policy() {
