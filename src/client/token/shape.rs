@@ -161,8 +161,8 @@ fn kubeconfig(user: &Value, server: &str, ca: Option<&str>) -> Value {
 /// The port of `https`, as it stands behind a host.
 const DEFAULT_PORT: &str = ":443";
 
-/// The host of an audience or a registry, with its port: `registry.example.com`, or that of an address. One which is no address keeps the
-/// port of `https` too, as the name of an image may have it.
+/// The host of an audience or a registry, with its port: `registry.example.com`, or that of an address. That of `https` is kept where it
+/// is written, as the name of an image may have it.
 fn host(audience: &str) -> Result<String, Failure> {
     let plain = !audience.contains('/') && !audience.contains("://");
     let url = if plain { Url::parse(&format!("https://{audience}")) } else { Url::parse(audience) };
@@ -170,7 +170,7 @@ fn host(audience: &str) -> Result<String, Failure> {
         let host = url.host_str()?;
         Some(match url.port() {
             Some(port) => format!("{host}:{port}"),
-            None if plain && audience.ends_with(DEFAULT_PORT) => format!("{host}{DEFAULT_PORT}"),
+            None if audience.split('/').any(|part| part.ends_with(DEFAULT_PORT)) => format!("{host}{DEFAULT_PORT}"),
             None => host.to_owned(),
         })
     });
@@ -257,6 +257,12 @@ mod tests {
             // Names of images, by which programs look, have it either way.
             ("images", Some("registry.example.com:443"), &["registry.example.com", "registry.example.com:443"]),
             ("registry.example.com:443", None, &["registry.example.com", "registry.example.com:443"]),
+            (
+                "urn:registry",
+                Some("https://registry.example.com:443"),
+                &["registry.example.com", "registry.example.com:443"],
+            ),
+            ("https://registry.example.com:443/v2/", None, &["registry.example.com", "registry.example.com:443"]),
             ("urn:registry", Some("https://registry.example.com"), &["registry.example.com"]),
             ("images", None, &["images"]),
         ] {
@@ -305,7 +311,7 @@ mod tests {
             ("host=git.example\n", false),
             ("", false),
         ] {
-            for audience in ["https://git.example", "git.example:443"] {
+            for audience in ["https://git.example", "git.example:443", "https://git.example:443"] {
                 assert_eq!(is_asked_for(question, audience).unwrap(), asked, "{audience} {question:?}");
             }
         }
