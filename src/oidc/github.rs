@@ -260,7 +260,10 @@ impl Ask<'_> {
                 return Ok(all);
             }
         }
-        Err(GithubError::NotMember(format!("you have more than {} organisations or teams there", PAGE * MAX_PAGES)))
+        Err(GithubError::NotMember(format!(
+            "you have {} organisations or teams there or more, which is more than is read",
+            PAGE * MAX_PAGES
+        )))
     }
 
     /// The person's first address. None if the application may not read addresses.

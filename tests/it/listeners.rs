@@ -80,6 +80,10 @@ async fn a_balancer_says_who_comes_and_nobody_else_may() {
 /// Such a listener sees an IPv4 peer as `::ffff:127.0.0.2`, by which no network of IPv4 would know it.
 #[tokio::test]
 async fn a_balancer_of_ipv4_is_known_at_a_listener_for_all_addresses() {
+    if let Err(error) = std::net::TcpListener::bind("[::]:0") {
+        eprintln!("passed over, as this machine has no IPv6: {error}");
+        return;
+    }
     let dual = |yaml: String| {
         behind_a_balancer(&yaml)
             .change("address: 127.0.0.1:0, proxy_protocol_from", "address: '[::]:0', proxy_protocol_from")
