@@ -64,11 +64,13 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, token: &OnToken) -> Option<Fault> 
         }
         _ => scopes.iter().find_map(|scope| {
             let (ours, there) = misnamed(raw, scope, scopes, is_allow)?;
-            let opens_nothing = token.audiences.len() == 1 && !scopes.iter().any(|scope| names_ours(raw, scope));
+            // A scope that `scopes` does not list is called the same there, and given.
+            let is_nothing = |scope: &String| !scope.ends_with('*') && misnamed(raw, scope, scopes, is_allow).is_some();
+            let opens_nothing = token.audiences.len() == 1 && scopes.iter().all(is_nothing);
             Some(Fault {
                 why: format!("rule `{}` has scope `{scope}`, and `{there}` is what the provider calls `{ours}`", rule.id),
                 // A deny is to open nothing, and either may be right for other audiences.
-                named: (is_allow && opens_nothing && !scope.ends_with('*')).then_some(
+                named: (is_allow && opens_nothing).then_some(
                     "rules go by the names on the left of `scopes`, and none is given by the other: name that in the rule",
                 ),
                 meant: "no scope is given there by the provider's name of one in `scopes`; name the other in a rule for this audience",

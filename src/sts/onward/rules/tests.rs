@@ -70,7 +70,8 @@ fn a_rule_without_scopes_is_told_of_where_the_provider_needs_one_or_chooses() {
 }
 
 /// Who was denied such a scope by its one name got it by the other. A deny of both was right before it was known that none is given by
-/// the provider's, and stopped the start, as did an allow whose other audience needs the name.
+/// the provider's, and stopped the start, as did an allow whose other audience needs the name, and one of a scope beside it that has no
+/// other name.
 #[test]
 fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
     for (scopes, rule, told) in [
@@ -81,6 +82,9 @@ fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
         ("{a: there}", "audiences: [v], scopes: [a, there]}}, do: deny", vec![]),
         ("{a: there}", "audiences: [v], scopes: ['*', there]}}, do: deny", vec![]),
         ("{a: there}", "audiences: [v], scopes: [a, there]}}, do: allow", vec![("/0/audience", false)]),
+        ("{a: there}", "audiences: [v], scopes: [there, other]}}, do: allow", vec![("/0/audience", false)]),
+        ("{a: there}", "audiences: [v], scopes: [there, 'the*']}}, do: allow", vec![("/0/audience", false)]),
+        ("{a: there}", "audiences: [v], scopes: [there, THERE]}}, do: allow", vec![("/0/audience", true)]),
         ("{a: there}", "audiences: [v, w], scopes: [there]}}, do: allow", vec![("/0/audience", false)]),
         ("{a: there}", "audiences: [v, w], scopes: [a, there]}}, do: allow", vec![("/0/audience", false)]),
         ("{a: there}", "audiences: [v], scopes: ['the*']}}, do: allow", vec![("/0/audience", false)]),
