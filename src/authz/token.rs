@@ -368,15 +368,21 @@ pub(super) fn check_break_glass(rule: &raw::Rule, at: &At, report: &mut Report) 
     }
 }
 
+/// The names of ours for a scope that goes by one that is its provider's alone.
+pub(super) fn our_names<'r>(renamed: Option<&'r BTreeMap<String, String>>, scope: &str) -> Vec<&'r str> {
+    let renamed = renamed.filter(|renamed| !renamed.contains_key(scope));
+    let named = renamed.into_iter().flatten().filter(|(_, there)| there.eq_ignore_ascii_case(scope));
+    named.map(|(ours, _)| ours.as_str()).collect()
+}
+
 /// The refusal of a scope by a name that is its provider's alone: rules go by ours, and what one of them denies so would be given.
 pub(super) fn misnamed(renamed: Option<&BTreeMap<String, String>>, scope: Option<&str>) -> Option<Decision> {
-    let (renamed, scope) = (renamed?, scope?);
-    let named = renamed.iter().filter(|(_, there)| there.eq_ignore_ascii_case(scope));
-    let ours: Vec<String> = named.map(|(ours, _)| format!("`{ours}`")).collect();
-    if ours.is_empty() || renamed.contains_key(scope) {
+    let scope = scope?;
+    let ours = our_names(renamed, scope);
+    if ours.is_empty() {
         return None;
     }
-    let ours = ours.join(" or ");
+    let ours = format!("`{}`", ours.join("` or `"));
     let why = format!("`{scope}` is the provider's name of {ours}, and rules go by the latter alone.");
     Some(Decision::denied(why, format!("Ask for {ours}."), None))
 }

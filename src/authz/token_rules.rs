@@ -8,7 +8,7 @@ use super::{
     Decision, Outcome, Policy, RequestView,
     policy::Tally,
     rule::{Case, Hit, Rule},
-    token::misnamed,
+    token::{misnamed, our_names},
 };
 
 /// The rules that hold of a token that somebody asks for, but for its scope.
@@ -45,11 +45,22 @@ impl TokenRules<'_> {
         tally.decide(|| Outcome::NoMatch { missing_scope: None, kept_scopes: Vec::new() })
     }
 
-    /// The refusal of a scope that one of those that allow has by a name that is its provider's alone.
+    /// The refusal of a scope that one of those that allow has by a name that is its provider's alone. Where no rule is for any of ours
+    /// either, who asks for that gets nothing, and it is the rule that has to name it.
     pub fn misnamed(&self) -> Option<Decision> {
         let allows = self.rules.iter().filter(|(rule, _)| rule.is_allow() && !rule.shadow);
-        let mut named = allows.flat_map(|(rule, _)| rule.token_scope_patterns());
-        named.find_map(|scope| misnamed(self.renamed, Some(&scope)))
+        let mut named = allows.flat_map(|(rule, _)| rule.token_scope_patterns().map(move |scope| (&rule.id, scope)));
+        named.find_map(|(id, scope)| {
+            let mut refusal = misnamed(self.renamed, Some(&scope))?;
+            let ours = our_names(self.renamed, &scope);
+            let is_of_none = |ours: &&str| matches!(self.decide(Some(ours)).outcome, Outcome::NoMatch { .. });
+            if ours.iter().all(is_of_none)
+                && let Outcome::Deny(denial) = &mut refusal.outcome
+            {
+                denial.fix = Some(format!("Have rule `{id}` name `{}`.", ours.join("` or `")).into());
+            }
+            Some(refusal)
+        })
     }
 
     /// The patterns of scopes in those that allow, as they are written. Where any scope is given, one of these is, taken for a scope:
@@ -158,6 +169,8 @@ rules:
         }
         let said = explain(Some("There")).to_string();
         assert!(said.contains("name of `read`") && said.contains("to pass: Ask for `read`."), "{said}");
+        let told = policy.token_rules(&scenario.principal, &asked).misnamed().map(|refusal| format!("{refusal:?}"));
+        assert!(told.as_ref().is_some_and(|told| told.contains("Ask for `read`.")), "{told:?}");
         let of_itself = explain(None);
         let said = of_itself.to_string();
         assert!(said.contains("scope There is not given: `There` is the provider's name of `read`"), "{said}");

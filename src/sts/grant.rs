@@ -438,7 +438,7 @@ rules:
         }
     }
 
-    /// It heard that no rule gives any, though one that is for it names one.
+    /// It heard that no rule gives any, though one that is for it names one; then, to ask for what no rule gives.
     #[test]
     fn who_names_no_scope_hears_that_the_rule_has_one_by_its_providers_name() {
         let onward = "{audience: y, provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: a}, scopes: {read: There}}";
@@ -450,7 +450,10 @@ rules:
         let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
         let request = asked();
         for (issuer, said) in [
-            ("corp", "`There` is the provider's name of `read`, and rules go by the latter alone. Ask for `read`."),
+            (
+                "corp",
+                "`There` is the provider's name of `read`, and rules go by the latter alone. Have rule `several` name `read`.",
+            ),
             ("gh", "no rule gives it"),
         ] {
             let principal = Arc::new(Principal::new(Scheme::Bearer, issuer, "1", "alice"));
