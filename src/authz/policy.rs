@@ -70,6 +70,15 @@ pub struct KubernetesGroups {
 impl Policy {
     /// Compiles `rules` and `grants` of a configuration. `None` if anything is wrong, and the report says what.
     pub fn compile(root: &raw::Root, resolver: &mut Resolver) -> Option<Self> {
+        Self::compile_with(root, renamed(root), resolver)
+    }
+
+    /// Compiles them with what providers called scopes when they were in force, whatever `tokens.onward` says of it.
+    pub fn compile_with(
+        root: &raw::Root,
+        scopes_of: BTreeMap<String, BTreeMap<String, String>>,
+        resolver: &mut Resolver,
+    ) -> Option<Self> {
         let report = &mut resolver.report;
         let mark = report.mark();
 
@@ -105,9 +114,9 @@ impl Policy {
         let by_route: HashMap<Box<str>, Box<[usize]>> = by_route.collect();
         let follows_the_clock = |i: &usize| rules.get(*i).is_some_and(Rule::follows_the_clock);
         let by_the_clock = by_route.iter().filter(|(_, can_hit)| can_hit.iter().any(follows_the_clock));
-        let source = canonical(root);
+        let source = canonical(root, &scopes_of);
         Some(Self {
-            renamed: renamed(root),
+            renamed: scopes_of,
             by_the_clock: by_the_clock.map(|(route, _)| route.clone()).collect(),
             by_route,
             digest: HEXLOWER.encode(&sha256(&[source.as_bytes()])).into(),
@@ -503,12 +512,12 @@ fn renamed(root: &raw::Root) -> BTreeMap<String, BTreeMap<String, String>> {
 }
 
 /// The canonical form of all that decides but what is known of issuers. Written down differently, the same policy has the same digest.
-fn canonical(root: &raw::Root) -> String {
+fn canonical(root: &raw::Root, scopes_of: &BTreeMap<String, BTreeMap<String, String>>) -> String {
     let mut file = raw::PolicyFile {
         grants: root.grants.clone(),
         rules: root.rules.clone(),
         tests: Vec::new(),
-        scopes_of: renamed(root),
+        scopes_of: scopes_of.clone(),
     };
     file.rules.sort_by(|a, b| a.id.cmp(&b.id));
     let mut value = serde_json::to_value(&file).unwrap_or_default();

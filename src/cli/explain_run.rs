@@ -482,12 +482,9 @@ fn kept_policy(loaded: &config::Loaded, digest: &str) -> Option<Policy> {
 
 /// A policy in canonical form; `raw` tells of the issuers.
 fn policy_of(source: &str, raw: &Root) -> Option<Policy> {
-    let mut kept: PolicyFile = serde_json::from_str(source).ok()?;
-    let mut root = Root { rules: kept.rules, grants: kept.grants, ..raw.clone() };
-    for onward in root.tokens.iter_mut().flat_map(|tokens| &mut tokens.onward) {
-        onward.scopes = kept.scopes_of.remove(&onward.audience).unwrap_or_default();
-    }
-    Policy::compile(&root, &mut Resolver::default())
+    let kept: PolicyFile = serde_json::from_str(source).ok()?;
+    let root = Root { rules: kept.rules, grants: kept.grants, ..raw.clone() };
+    Policy::compile_with(&root, kept.scopes_of, &mut Resolver::default())
 }
 
 #[cfg(test)]
