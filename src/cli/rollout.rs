@@ -23,7 +23,8 @@ use crate::{
 /// Wait until every replica has a configuration, or decides by a policy.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum RolloutCommand {
-    /// Print the digest of the policy of a configuration, its rules and grants, by which the audit trail and the replicas name it.
+    /// Print the digest of the policy of a configuration (its rules and grants, and `scopes` of `tokens.onward`), by which the audit trail
+    /// and the replicas name it.
     Digest {
         /// That of all that is written in the main file and the files of the policy, with routes, issuers and the names of keys, by which the
         /// replicas alone name it. What other files hold, such as secrets, is not in it, nor comments, nor what flags and the environment set.
@@ -36,7 +37,7 @@ pub enum RolloutCommand {
     /// meanwhile, some of the configuration takes a restart that nobody begins, or the time is out, say which replica has what, what
     /// takes a restart, and what was refused, and end with 1.
     Status {
-        /// What `doorward rollout digest` prints: with `--configuration` of all, and without of rules and grants alone.
+        /// What `doorward rollout digest` prints: with `--configuration` of all, and without of the policy alone.
         #[arg(value_name = "DIGEST", value_parser = digest)]
         digest: String,
         /// How long to wait. A kubelet takes a minute or two to write a changed ConfigMap.
