@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// Seconds after which it may work, where the trouble is ours.
-pub(super) const RETRY_AFTER: u16 = 2;
+const RETRY_AFTER: u16 = 2;
 
-/// And where a provider refused: it may have meant it, and has limits of its own. The most, where it is left alone.
-const RETRY_REFUSED_AFTER: u16 = 10;
+/// The most, where a provider is left alone, and what is told where it refused: it may have meant it, and has limits of its own.
+const LONGEST_RETRY_AFTER: u16 = 10;
 
 /// A refusal. What it says is for who asked, who has the token that it is about.
 #[derive(Clone, Debug)]
@@ -95,13 +95,13 @@ impl Refusal {
 
     /// A provider refused in a way that may pass.
     pub fn refused_for_now(description: impl Into<String>) -> Self {
-        Self { retry_after: RETRY_REFUSED_AFTER, ..Self::unavailable(Reason::UpstreamFailed, description) }
+        Self { retry_after: LONGEST_RETRY_AFTER, ..Self::unavailable(Reason::UpstreamFailed, description) }
     }
 
     /// Has who asks come again after so long, within bounds.
     pub fn again_after(self, wait: Duration) -> Self {
         let seconds = u16::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u16::MAX);
-        Self { retry_after: seconds.clamp(RETRY_AFTER, RETRY_REFUSED_AFTER), ..self }
+        Self { retry_after: seconds.clamp(RETRY_AFTER, LONGEST_RETRY_AFTER), ..self }
     }
 
     /// A provider gave what is not passed on.
@@ -139,11 +139,16 @@ impl Refusal {
         self.logged.as_deref().unwrap_or(&self.description)
     }
 
+    /// When to come again, where that may help: the value of `Retry-After`.
+    pub fn retry_after(&self) -> Option<HeaderValue> {
+        (self.status == StatusCode::SERVICE_UNAVAILABLE).then(|| self.retry_after.into())
+    }
+
     pub fn answer(&self) -> Response<Bytes> {
         let body = json!({"error": self.error, "error_description": printable(&self.description)});
         let mut response = answer(self.status, &body);
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, self.retry_after.into());
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         if let Some(allow) = &self.allow {
             response.headers_mut().insert(header::ALLOW, allow.clone());

@@ -18,7 +18,7 @@ use super::{
     exchange::{Exchanger, Given},
     form::{basic, is_audience, short},
     metadata,
-    refusal::{RETRY_AFTER, Refusal, printable},
+    refusal::{Refusal, printable},
 };
 use crate::{
     authn::Principal,
@@ -319,8 +319,8 @@ fn refused(refusal: &Refusal, issuer: &str) -> Response<Bytes> {
     {
         headers.insert(header::WWW_AUTHENTICATE, value);
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
+    if let Some(seconds) = refusal.retry_after() {
+        headers.insert(header::RETRY_AFTER, seconds);
     }
     response
 }
@@ -436,5 +436,20 @@ mod tests {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             assert_eq!(read(&values), None, "{values:?}");
         }
+    }
+
+    /// It was a constant here, whatever the refusal says.
+    #[test]
+    fn a_client_of_a_registry_is_told_to_come_again_when_the_refusal_says() {
+        let refusal = Refusal::unavailable(Reason::UpstreamUnreachable, "left alone");
+        for (left, told) in [(2, "2"), (5, "5")] {
+            let response = refused(&refusal.clone().again_after(Duration::from_secs(left)), "https://door.example");
+            assert_eq!(
+                (response.status(), &response.headers()[header::RETRY_AFTER]),
+                (StatusCode::SERVICE_UNAVAILABLE, &HeaderValue::from_static(told))
+            );
+        }
+        let denied = refused(&Refusal::target("no rule gives it"), "https://door.example");
+        assert!(!denied.headers().contains_key(header::RETRY_AFTER));
     }
 }
