@@ -86,8 +86,9 @@ impl Expected<'_> {
             Some(Value::String(kind)) if kind.eq_ignore_ascii_case("bearer") => {}
             other => return Err(unfit(format!("its `token_type` is {}, where `Bearer` is expected", told(other)))),
         }
+        let claims = jwt(&token);
         // One that is bound to a certificate has the type `Bearer` all the same (RFC 8705 section 3).
-        if jwt(&token).is_some_and(|claims| claims.contains_key("cnf")) {
+        if claims.as_ref().is_some_and(|claims| claims.contains_key("cnf")) {
             return Err(unfit(
                 "the token is bound to a key or a certificate (`cnf`), without which it is worth nothing to a task; switch that off for \
                  Doorward's client at the provider",
@@ -107,13 +108,7 @@ impl Expected<'_> {
             Some(_) => return Err(unfit("its `scope` is no text")),
         };
         self.check_scopes(scopes.as_deref().unwrap_or_default())?;
-        // Of itself a server gives what it likes where nothing is asked for (RFC 6749 section 3.3), and a JWT alone shows what that is.
-        if self.asked.is_empty() && self.default_scopes.is_empty() && scopes.is_none() && jwt(&token).is_none() {
-            return Err(unfit(
-                "no scope was asked for, and neither `scope` of the answer nor the token says which it has, so that it may have any; name \
-                 `scopes` in the rule, or list in `default_scopes` what the provider gives of itself",
-            ));
-        }
+        self.check_told(scopes.is_some() || claims.is_some())?;
         let no_number = || unfit("its `expires_in` is no number of seconds");
         let lasts = match body.get("expires_in") {
             None => None,
@@ -122,11 +117,12 @@ impl Expected<'_> {
             Some(Value::String(seconds)) => Some(seconds.parse().map_err(|_| no_number())?),
             Some(_) => return Err(no_number()),
         };
-        let own = jwt_end(&token);
+        let claims = claims.unwrap_or_default();
+        let own = jwt_end(&claims);
         if let Some(end) = own {
             self.check_lifetime(end.saturating_sub(self.now.as_secs()), SKEW)?;
         }
-        let within = self.jwt_scopes(&token)?;
+        let within = self.jwt_scopes(&claims)?;
         self.check_scopes(&within)?;
         let expires = match (lasts, own) {
             (Some(lasts), own) => {
@@ -178,8 +174,7 @@ impl Expected<'_> {
 
     /// The scopes that a JWT says of itself: `scope` (RFC 9068 section 2.2.3), or `scp`, which is text at some providers and a list at
     /// others. Entra ID leaves there the resource out, which is in the audience, so that its names are told as they were asked for.
-    fn jwt_scopes(&self, token: &str) -> Result<Vec<String>, Failure> {
-        let claims = jwt(token).unwrap_or_default();
+    fn jwt_scopes(&self, claims: &Map<String, Value>) -> Result<Vec<String>, Failure> {
         let mut scopes = Vec::new();
         for name in ["scope", "scp"] {
             let of_claim = match claims.get(name) {
@@ -220,6 +215,18 @@ impl Expected<'_> {
              `default_scopes`",
             clean(&wider.join(" "))
         )))
+    }
+
+    /// Refuses a token of which nothing says what scopes it has. `told`: the answer does, or the token is a JWT.
+    fn check_told(&self, told: bool) -> Result<(), Failure> {
+        // Of itself a server gives what it likes where nothing is asked for (RFC 6749 section 3.3), and a JWT alone shows what that is.
+        if told || !self.asked.is_empty() || !self.default_scopes.is_empty() {
+            return Ok(());
+        }
+        Err(unfit(
+            "no scope was asked for, and neither `scope` of the answer nor the token says which it has, so that it may have any; name \
+             `scopes` in the rule, or list in `default_scopes` what the provider gives of itself",
+        ))
     }
 
     fn check_lifetime(&self, lasts: i64, skew: i64) -> Result<(), Failure> {
@@ -308,8 +315,8 @@ fn jwt(token: &str) -> Option<Map<String, Value>> {
 }
 
 /// When a JWT ends, in seconds since the epoch.
-fn jwt_end(token: &str) -> Option<i64> {
-    jwt(token)?.get("exp")?.as_f64().map(|end| end as i64)
+fn jwt_end(claims: &Map<String, Value>) -> Option<i64> {
+    claims.get("exp")?.as_f64().map(|end| end as i64)
 }
 
 fn split(scopes: &str) -> Vec<String> {

@@ -47,7 +47,11 @@ const ASSERTION_LIFE: Duration = Duration::from_secs(300);
 pub struct ProviderTokens(Arc<Inner>);
 
 /// A breaker, and the fingerprint of the entry that it counts for.
-type OfEntry = ([u8; 32], Arc<Breaker>);
+#[derive(Debug)]
+struct OfEntry {
+    fingerprint: [u8; 32],
+    breaker: Arc<Breaker>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -220,12 +224,13 @@ impl ProviderTokens {
 impl Inner {
     fn breaker(&self, onward: &Onward) -> Arc<Breaker> {
         let mut breakers = lock(&self.breakers);
-        let new = || (onward.fingerprint, Arc::new(Breaker::new(onward.circuit_breaker)));
+        let new =
+            || OfEntry { fingerprint: onward.fingerprint, breaker: Arc::new(Breaker::new(onward.circuit_breaker)) };
         let known = breakers.entry(Arc::clone(&onward.audience)).or_insert_with(new);
-        if known.0 != onward.fingerprint {
+        if known.fingerprint != onward.fingerprint {
             *known = new();
         }
-        Arc::clone(&known.1)
+        Arc::clone(&known.breaker)
     }
 
     fn held(&self, key: &Key) -> Option<Arc<Gained>> {
