@@ -15,7 +15,7 @@ use crate::{
     authn::{CredentialId, Principal, Scheme},
     clock::{Moment, Timestamp, every},
     error::Reason,
-    issuers::LONGEST_PAUSE,
+    issuers::LONGEST_ISSUER_PAUSE,
     lock::lock,
     request::route::{Route, Target},
     sessions::Ended,
@@ -165,7 +165,7 @@ const TOKENS_AT_ONCE: usize = 16;
 const UNASKED: Duration = Duration::from_secs(300);
 
 // While a circuit is open nobody is asked, so that one probe which fails must not be the only one in that time.
-const _: () = assert!(UNASKED.as_secs() >= 4 * LONGEST_PAUSE.as_secs());
+const _: () = assert!(UNASKED.as_secs() >= 4 * LONGEST_ISSUER_PAUSE.as_secs());
 
 /// Ends streams whose token has ended at its issuer, where that is asked about tokens: by introspection, or by TokenReview.
 pub(super) async fn watch_tokens(app: &Arc<App>) {

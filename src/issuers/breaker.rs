@@ -16,9 +16,9 @@ use crate::{
 /// What the settings of a breaker may be.
 const FAILURES: RangeInclusive<u32> = 1..=1000;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// That of an issuer. Open streams go on for a while though nobody can be asked about their tokens, in which there must be several
-/// questions.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest pause of an issuer. Open streams go on for a while though nobody can be asked about their tokens, in which there must
+/// be several questions.
+pub const LONGEST_ISSUER_PAUSE: Duration = Duration::from_secs(60);
 
 /// Lets calls through until several in a row have failed; then only one probe at a time, after a pause.
 #[derive(Debug)]
@@ -69,7 +69,8 @@ impl Breaker {
         }
     }
 
-    /// The call was answered, by what does not show that all is well: others may ask, and the next failure opens the circuit again.
+    /// The call was answered, by what does not show that all is well: others may ask. What was counted stays, and where the circuit was
+    /// open the next failure opens it again.
     pub fn answered(&self) {
         let mut state = lock(&self.state);
         state.open_until = None;
@@ -148,7 +149,7 @@ mod tests {
 
     /// Where the probe was one of those, all others were kept out for another pause, though somebody had answered.
     #[test]
-    fn an_answer_that_shows_nothing_closes_the_circuit_and_leaves_it_one_failure_from_open() {
+    fn an_answer_that_shows_nothing_closes_an_open_circuit_and_leaves_that_one_failure_from_open() {
         let settings = CircuitBreaker { failures: 2, pause: Span::from_secs(5) };
         let (breaker, now) = (Breaker::new(settings), clock().moment());
         breaker.answered();

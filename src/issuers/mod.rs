@@ -68,7 +68,7 @@ use tokio::runtime::Handle;
 
 use self::verified::{Verified, VerifiedTokens};
 pub use self::{
-    breaker::{Breaker, Bucket, LONGEST_PAUSE},
+    breaker::{Breaker, Bucket, LONGEST_ISSUER_PAUSE},
     client_auth::{ASSERTION_TYPE, ClientAuth, ISSUED_BEFORE, Proof, form_request},
     defaults::{fill as fill_defaults, name_issuer, username_template},
     discovery::{MAX_METADATA, Metadata, location as discovery_location, secure_url},

@@ -11,7 +11,7 @@ use url::Url;
 
 use self::names::share_a_name;
 use super::{
-    Breaker, Context, Issuer, Issuers, LONGEST_PAUSE,
+    Breaker, Context, Issuer, Issuers, LONGEST_ISSUER_PAUSE,
     checks::{AccessTokenChecks, MAX_SUBJECT},
     claim_path::ClaimPath,
     client_auth::ClientAuth,
@@ -525,7 +525,7 @@ impl Builder<'_> {
         let help = "in less each request with a token that is not good is a question; for as long as this one that becomes good is refused";
         let negative_for = negative_cache.unwrap_or(defaults::NEGATIVE_CACHE);
         let negative_for = self.bounded(at, "negative_cache", negative_for, NEGATIVE_CACHES, help);
-        Breaker::check(circuit_breaker, LONGEST_PAUSE, &at.key("circuit_breaker"), &mut self.resolver.report);
+        Breaker::check(circuit_breaker, LONGEST_ISSUER_PAUSE, &at.key("circuit_breaker"), &mut self.resolver.report);
         LookupSettings { positive_for, negative_for, circuit_breaker }
     }
 

@@ -246,7 +246,7 @@ pub struct Introspection {
 pub struct CircuitBreaker {
     /// How many questions in a row have to fail, 1 to 1000.
     pub failures: u32,
-    /// How long nothing is asked then, 100 ms to 1 m, or 5 m in `tokens.onward`. After it one question shows whether all is well again.
+    /// How long nothing is asked then, 100 ms to 1 m, in `tokens.onward` to 5 m. After it one question shows whether all is well again.
     pub pause: Span,
 }
 

@@ -25,8 +25,8 @@ pub struct Onward {
     #[serde(default)]
     pub scopes: BTreeMap<String, String>,
     /// Scopes, as the provider calls them, that it adds unasked, such as `profile`. A token with any other that was not asked
-    /// for is refused. Where a rule gives none and none is listed here, an opaque token whose
-    /// scopes the answer does not say is refused too.
+    /// for is refused. Where a rule gives no scope and none is listed here, an opaque token whose scopes the answer does not say is
+    /// refused too.
     #[serde(default)]
     pub default_scopes: Vec<String>,
     /// How long a token of the provider may last. A longer one is refused. Default: 1 h.
