@@ -18,6 +18,9 @@ const MAX_PARAMETERS: usize = 32;
 /// More scopes than anybody needs at once.
 const MAX_SCOPES: usize = 32;
 
+/// Bytes of an audience.
+const MAX_AUDIENCE: usize = 512;
+
 /// Bytes of a scope. One that a rule gives by a pattern is as long as who asks makes it, and is kept with the token.
 pub const MAX_SCOPE: usize = 512;
 
@@ -123,7 +126,9 @@ impl ExchangeRequest {
             }
         };
         if !is_audience(audience) {
-            return Err(Refusal::bad_target("the audience is longer than 512 bytes, or has control characters"));
+            return Err(Refusal::bad_target(format!(
+                "the audience is longer than {MAX_AUDIENCE} bytes, or has control characters"
+            )));
         }
         let scopes = form.get("scope").map(scopes).transpose()?;
         Ok(Self { subject_token, actor_token, audience: audience.to_owned(), scopes })
@@ -136,7 +141,7 @@ fn missing(name: &str) -> Refusal {
 
 /// What can be the audience of a token here.
 pub fn is_audience(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 512 && !text.chars().any(char::is_control)
+    !text.is_empty() && text.len() <= MAX_AUDIENCE && !text.chars().any(char::is_control)
 }
 
 /// A `scope-token` (RFC 6749 section 3.3) that can be asked for here.

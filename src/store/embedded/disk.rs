@@ -160,19 +160,19 @@ impl Disk {
         let _ = reply.send(answer);
     }
 
-    pub(super) fn serve_writes(&self, mut queue: mpsc::Receiver<Write>, mut commit: GroupCommit) {
+    pub(super) fn serve_writes(&self, mut queue: mpsc::Receiver<Write>, mut gathering: GroupCommit) {
         let mut sweeps = Sweeps::default();
         let mut group = Vec::with_capacity(GROUP);
         while queue.blocking_recv_many(&mut group, GROUP) > 0 {
             // A full one takes nobody else.
             if group.len() < GROUP {
-                commit.gather(group.len(), || {
+                gathering.gather(group.len(), || {
                     let room = GROUP.saturating_sub(group.len());
                     group.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(room));
                     group.len()
                 });
             }
-            commit.shared(group.len());
+            gathering.shared(group.len());
             // Those who gave up while they waited are not served: a late write would surprise them.
             group.retain(|write| !write.abandoned());
             // By the time that writes carry: without writes nothing grows, so nothing needs to be swept.

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::Bench;
+use super::{Bench, DISCOVERY};
 use crate::{error::Reason, issuers::testing::*};
 
 /// A provider that says nothing cannot hold a reload up for as long as a try may take.
@@ -81,11 +81,11 @@ async fn keys_that_could_not_be_fetched_for_an_hour_are_an_alarm() {
 async fn a_provider_that_hangs_delays_nobody_and_is_given_up() {
     let bench = Bench::new(json!({})).await;
     let token = bench.token(&RSA, "a", json!({}));
-    bench.provider.on("/.well-known/openid-configuration", Reply::Hang);
+    bench.provider.on(DISCOVERY, Reply::Hang);
     bench.provider.on("/jwks", Reply::Drip);
     bench.context.clock.advance(Duration::from_secs(3_600));
     let _ = bench.status();
-    until("a fetch", || bench.provider.hits("/.well-known/openid-configuration") > 1).await;
+    until("a fetch", || bench.provider.hits(DISCOVERY) > 1).await;
     let asked = tokio::time::timeout(Duration::from_millis(500), bench.ask(&token)).await;
     assert_eq!(asked, Ok(Ok(())), "requests do not wait for the refresh");
     until("the fetch is given up", || bench.status().last_error.is_some()).await;
@@ -94,7 +94,7 @@ async fn a_provider_that_hangs_delays_nobody_and_is_given_up() {
 /// Whoever gives a slow provider more time must not lose the keys that are there.
 #[tokio::test]
 async fn the_time_for_a_fetch_can_be_set_and_a_reload_takes_it_and_keeps_the_keys() {
-    for hangs in ["/.well-known/openid-configuration", "/jwks"] {
+    for hangs in [DISCOVERY, "/jwks"] {
         let mut bench = Bench::new(json!({"keys": {"timeout": "10s"}})).await;
         bench.provider.on(hangs, Reply::Hang);
         let root = Bench::root(&bench.provider, &json!({"keys": {"timeout": "50ms"}}));
@@ -113,7 +113,7 @@ async fn the_time_for_a_fetch_can_be_set_and_a_reload_takes_it_and_keeps_the_key
 async fn discovery_of_another_issuer_gives_no_keys() {
     let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
     let wrong = changed(provider.metadata(), &json!({"issuer": format!("{}/", provider.url)}));
-    provider.on("/.well-known/openid-configuration", Reply::json(&wrong));
+    provider.on(DISCOVERY, Reply::json(&wrong));
     let context = context();
     let (issuers, _) = resolve(&Bench::root(&provider, &json!({})), None, &context);
     let status = || issuers.get("main").unwrap().keys().status();
@@ -121,7 +121,7 @@ async fn discovery_of_another_issuer_gives_no_keys() {
     assert!(!status().usable && status().last_error.unwrap().contains("another issuer"));
     assert_eq!(provider.hits("/jwks"), 0);
 
-    provider.on("/.well-known/openid-configuration", Reply::json(&provider.metadata()));
+    provider.on(DISCOVERY, Reply::json(&provider.metadata()));
     context.clock.advance(Duration::from_secs(1));
     until("recovery", || status().usable).await;
 }
@@ -130,7 +130,6 @@ async fn discovery_of_another_issuer_gives_no_keys() {
 /// had no keys.
 #[tokio::test]
 async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_keys_are_fresh() {
-    const DISCOVERY: &str = "/.well-known/openid-configuration";
     let bench = Bench::new(json!({})).await;
     let good = bench.provider.metadata();
     let moved = Reply::json(&changed(good.clone(), &json!({"issuer": "https://renamed.test"})));
@@ -154,7 +153,6 @@ async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_ke
 /// It was tried again when the keys were due, for up to an hour, and as long it was told that endpoints may be gone.
 #[tokio::test]
 async fn a_discovery_document_that_could_not_be_fetched_is_tried_again_after_the_pause_of_a_failure() {
-    const DISCOVERY: &str = "/.well-known/openid-configuration";
     let bench = Bench::new(json!({})).await;
     bench.provider.on(DISCOVERY, Reply::Answer(503, "text/plain", "".into()));
     bench.refresh().await;
@@ -177,7 +175,7 @@ async fn a_discovery_document_that_could_not_be_fetched_is_tried_again_after_the
 async fn one_issuer_down_never_stops_another() {
     let down = Provider::start().await;
     let up = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
-    down.on("/.well-known/openid-configuration", Reply::Hang);
+    down.on(DISCOVERY, Reply::Hang);
     let root = json!({"issuers": [
         {"name": "down", "issuer": down.url, "audiences": ["doorward"]},
         {"name": "up", "issuer": up.url, "audiences": ["doorward"]},
@@ -208,7 +206,7 @@ async fn the_set_on_disk_serves_a_start_during_an_outage() {
         std::fs::read_dir(folder.path()).unwrap().any(|file| file.unwrap().path().extension().unwrap() == "json")
     })
     .await;
-    bench.provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
+    bench.provider.on(DISCOVERY, Reply::Answer(503, "text/plain", "".into()));
     bench.provider.on("/jwks", Reply::Answer(503, "text/plain", "".into()));
     bench.provider.on("/introspect", Reply::json(&json!({"active": true, "sub": "alice", "aud": "doorward"})));
 
@@ -247,7 +245,7 @@ async fn a_set_on_disk_from_the_future_is_not_used() {
     until("the file", || find().is_some()).await;
     let path = find().unwrap();
     let mut kept: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    bench.provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
+    bench.provider.on(DISCOVERY, Reply::Answer(503, "text/plain", "".into()));
     for (ahead, expected) in [(0, None), (1, Some(Reason::IssuerUnavailable))] {
         kept["fetched"] = ((START + ahead) * 1_000).into();
         // A folder of its own, in which nobody who fetched the keys keeps them anew.
@@ -268,7 +266,7 @@ async fn keys_without_the_discovery_document_that_is_wanted_are_half_a_success()
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "s3cret").unwrap();
     let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
-    provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
+    provider.on(DISCOVERY, Reply::Answer(503, "text/plain", "".into()));
     let settings = json!({
         "keys": {"url": format!("{}/jwks", provider.url)},
         "introspection": {"mode": "opaque", "client": {"id": "doorward", "secret": {"file": secret.path()}}},
@@ -278,7 +276,7 @@ async fn keys_without_the_discovery_document_that_is_wanted_are_half_a_success()
     let status = || issuers.get("main").unwrap().keys().status();
     until("the failure", || status().last_error.is_some()).await;
     assert!(status().usable);
-    provider.on("/.well-known/openid-configuration", Reply::json(&provider.metadata()));
+    provider.on(DISCOVERY, Reply::json(&provider.metadata()));
     context.clock.advance(Duration::from_secs(1));
     until("recovery", || status().last_error.is_none()).await;
 }
