@@ -44,7 +44,7 @@ pub struct Policy {
     by_the_clock: HashSet<Box<str>>,
     grants: Vec<Grant>,
     /// What providers of tokens call scopes, by audience and by our names (`tokens.onward`).
-    renamed: BTreeMap<String, BTreeMap<String, String>>,
+    scopes_of: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) issuers: Arc<[IssuerFacts]>,
     source: Arc<str>,
     digest: Arc<str>,
@@ -70,7 +70,7 @@ pub struct KubernetesGroups {
 impl Policy {
     /// Compiles `rules` and `grants` of a configuration. `None` if anything is wrong, and the report says what.
     pub fn compile(root: &raw::Root, resolver: &mut Resolver) -> Option<Self> {
-        Self::compile_with(root, renamed(root), resolver)
+        Self::compile_with(root, scopes_of(root), resolver)
     }
 
     /// Compiles them with what providers called scopes when they were in force, whatever `tokens.onward` says of it.
@@ -116,7 +116,7 @@ impl Policy {
         let by_the_clock = by_route.iter().filter(|(_, can_hit)| can_hit.iter().any(follows_the_clock));
         let source = canonical(root, &scopes_of);
         Some(Self {
-            renamed: scopes_of,
+            scopes_of,
             by_the_clock: by_the_clock.map(|(route, _)| route.clone()).collect(),
             by_route,
             digest: HEXLOWER.encode(&sha256(&[source.as_bytes()])).into(),
@@ -174,7 +174,7 @@ impl Policy {
             return Decision::denied(why, "Use GET, POST, PUT, PATCH or DELETE.", Some(error));
         }
         if let Some(token) = request.token
-            && let Some(refusal) = misnamed(self.renamed(token.audience), token.scope)
+            && let Some(refusal) = misnamed(self.scopes_of(token.audience), token.scope)
         {
             return refusal;
         }
@@ -257,8 +257,8 @@ impl Policy {
     }
 
     /// What the provider of an audience calls scopes, by our names.
-    pub(super) fn renamed(&self, audience: &str) -> Option<&BTreeMap<String, String>> {
-        self.renamed.get(audience)
+    pub(super) fn scopes_of(&self, audience: &str) -> Option<&BTreeMap<String, String>> {
+        self.scopes_of.get(audience)
     }
 
     /// How long a token may last that these rules give.
@@ -506,7 +506,7 @@ fn each_once<'a>(groups: impl IntoIterator<Item = &'a Arc<str>>) -> Arc<[Arc<str
 }
 
 /// What providers call scopes, by audience and by our names, where any has another name.
-fn renamed(root: &raw::Root) -> BTreeMap<String, BTreeMap<String, String>> {
+fn scopes_of(root: &raw::Root) -> BTreeMap<String, BTreeMap<String, String>> {
     let onwards = root.tokens.iter().flat_map(|tokens| &tokens.onward).filter(|onward| !onward.scopes.is_empty());
     onwards.map(|onward| (onward.audience.clone(), onward.scopes.clone())).collect()
 }

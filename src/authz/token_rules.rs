@@ -26,7 +26,7 @@ impl Policy {
         let looked = self.candidates(request.route).map(|rule| (rule, rule.look_but_scope(&case)));
         TokenRules {
             rules: looked.filter(|(_, hit)| !matches!(hit, Hit::Miss)).collect(),
-            renamed: request.token.and_then(|token| self.renamed(token.audience)),
+            renamed: request.token.and_then(|token| self.scopes_of(token.audience)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rules about an audience whose provider does not do what they say.
+//! Rules about an audience whose provider does not do what they say, and names of scopes that are one there.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::config::{
 /// What is wrong with a rule, and what to do about it.
 struct Fault {
     why: String,
-    /// Where the audience is named, and nothing but an error comes of it.
-    named: Option<&'static str>,
-    /// Where a pattern means it, or it is no more than odd.
-    meant: &'static str,
+    /// Where the audience is named in full and nothing but a refusal can come of the rule.
+    if_error: Option<&'static str>,
+    /// Where a pattern means the audience, or what it does is no more than odd.
+    if_warning: &'static str,
 }
 
 /// Reports rules that would give what the provider cannot, or that know a scope by a name that none is asked for by. One that means
@@ -29,8 +29,8 @@ pub(super) fn check(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut
         }
         let is_named = token.audiences.contains(&raw.audience);
         match fault(raw, rule, token) {
-            Some(Fault { why, named: Some(help), .. }) if is_named => _ = resolver.error(&at, why).help(help),
-            Some(Fault { why, meant, .. }) => _ = resolver.warning(&at, why).help(meant),
+            Some(Fault { why, if_error: Some(help), .. }) if is_named => _ = resolver.error(&at, why).help(help),
+            Some(Fault { why, if_warning, .. }) => _ = resolver.warning(&at, why).help(if_warning),
             None => {}
         }
     }
@@ -41,13 +41,13 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, token: &OnToken) -> Option<Fault> 
     match &raw.provider {
         OnwardProvider::Aws(_) if is_allow && !scopes.is_empty() => Some(Fault {
             why: format!("rule `{}` gives scopes for it, and AWS knows none", rule.id),
-            named: Some("leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may"),
-            meant: "who gets a scope by it is refused there; have its `audiences` leave this one out",
+            if_error: Some("leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may"),
+            if_warning: "who gets a scope by it is refused there; have its `audiences` leave this one out",
         }),
         OnwardProvider::Google(_) if is_allow && scopes.is_empty() => Some(Fault {
             why: format!("rule `{}` gives no scopes, and Google gives no token without one", rule.id),
-            named: Some("name `scopes` in the rule"),
-            meant: "who gets nothing else there is refused by Google; name `scopes` in a rule for this audience",
+            if_error: Some("name `scopes` in the rule"),
+            if_warning: "who gets nothing else there is refused by Google; name `scopes` in a rule for this audience",
         }),
         // Whatever it is asked for by `audience` or `resource`: of scopes that says nothing (RFC 6749 section 3.3).
         OnwardProvider::TokenExchange(_) | OnwardProvider::JwtBearer(_) | OnwardProvider::ClientCredentials(_)
@@ -58,30 +58,35 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, token: &OnToken) -> Option<Fault> 
                     "rule `{}` gives no scopes, and where none is asked for, the provider may choose them",
                     rule.id
                 ),
-                named: None,
-                meant: "name `scopes` in the rule, or say in `default_scopes` what the provider gives of itself",
+                if_error: None,
+                if_warning: "name `scopes` in the rule, or say in `default_scopes` what the provider gives of itself",
             })
         }
         _ => scopes.iter().find_map(|scope| {
-            let (ours, there) = misnamed(raw, scope, scopes, is_allow)?;
+            let (ours, there) = meant_there(raw, scope, scopes, is_allow)?;
             // A scope that `scopes` does not list is called the same there, and given.
-            let is_nothing = |scope: &String| !scope.ends_with('*') && misnamed(raw, scope, scopes, is_allow).is_some();
+            let is_nothing = |scope: &String| !scope.ends_with('*') && meant_there(raw, scope, scopes, is_allow).is_some();
             let opens_nothing = token.audiences.len() == 1 && scopes.iter().all(is_nothing);
             Some(Fault {
                 why: format!("rule `{}` has scope `{scope}`, and `{there}` is what the provider calls `{ours}`", rule.id),
                 // A deny is to open nothing, and either may be right for other audiences.
-                named: (is_allow && opens_nothing).then_some(
+                if_error: (is_allow && opens_nothing).then_some(
                     "rules go by the names on the left of `scopes`, and none is given by the other: name that in the rule",
                 ),
-                meant: "no scope is given there by the provider's name of one in `scopes`; name the other in a rule for this audience",
+                if_warning: "no scope is given there by the provider's name of one in `scopes`; name the other in a rule for this audience",
             })
         }),
     }
 }
 
-/// The scope that an entry of a rule means by its provider's name alone. One that means names of ours too may be meant for those, and
+/// The scope that an entry of a rule means by its provider's name alone, as the policy refuses it ([`crate::authz`]). One that means names of ours too may be meant for those, and
 /// what a deny denies by ours as well is denied.
-fn misnamed<'r>(raw: &'r raw::Onward, named: &str, all: &[String], is_allow: bool) -> Option<(&'r String, &'r String)> {
+fn meant_there<'r>(
+    raw: &'r raw::Onward,
+    named: &str,
+    all: &[String],
+    is_allow: bool,
+) -> Option<(&'r String, &'r String)> {
     if names_ours(raw, named) {
         return None;
     }

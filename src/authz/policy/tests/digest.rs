@@ -51,7 +51,7 @@ fn an_empty_condition_is_part_of_the_policy() {
     // Of those that a configuration may not have, too: what is kept is read by versions to come.
     let kept = |rule: &str| {
         let written = root(GROUND, &format!("rules: [{{id: a, {rule}, do: allow}}]"));
-        let source = canonical(&written, &renamed(&written));
+        let source = canonical(&written, &scopes_of(&written));
         let read: raw::PolicyFile = serde_json::from_str(&source).unwrap();
         (source, read.rules == written.rules)
     };
