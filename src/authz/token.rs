@@ -369,22 +369,22 @@ pub(super) fn check_break_glass(rule: &raw::Rule, at: &At, report: &mut Report) 
 }
 
 /// The names of ours for a scope that goes by one that is its provider's alone.
-pub(super) fn our_names<'r>(renamed: Option<&'r BTreeMap<String, String>>, scope: &str) -> Vec<&'r str> {
-    let renamed = renamed.filter(|renamed| !renamed.contains_key(scope));
-    let named = renamed.into_iter().flatten().filter(|(_, there)| there.eq_ignore_ascii_case(scope));
+pub(super) fn our_names<'n>(names: Option<&'n BTreeMap<String, String>>, scope: &str) -> Vec<&'n str> {
+    let names = names.filter(|names| !names.contains_key(scope));
+    let named = names.into_iter().flatten().filter(|(_, there)| there.eq_ignore_ascii_case(scope));
     named.map(|(ours, _)| ours.as_str()).collect()
 }
 
 /// The refusal of a scope by a name that is its provider's alone: rules go by ours, and what one of them denies so would be given.
-pub(super) fn misnamed(renamed: Option<&BTreeMap<String, String>>, scope: Option<&str>) -> Option<Decision> {
+pub(super) fn misnamed(names: Option<&BTreeMap<String, String>>, scope: Option<&str>) -> Option<Decision> {
     let scope = scope?;
-    let ours = our_names(renamed, scope);
+    let ours = our_names(names, scope);
     if ours.is_empty() {
         return None;
     }
     let ours = format!("`{}`", ours.join("` or `"));
     let why = format!("`{scope}` is the provider's name of {ours}, and rules go by the latter alone.");
-    Some(Decision::denied(why, format!("Ask for {ours}."), None))
+    Some(Decision::denied(why, format!("Ask for {ours}, if a rule gives it."), None))
 }
 
 /// What is asked for, in words.

@@ -16,7 +16,7 @@ use super::{
 pub struct TokenRules<'p> {
     rules: Vec<(&'p Rule, Hit)>,
     /// What its provider calls scopes, by our names.
-    renamed: Option<&'p BTreeMap<String, String>>,
+    names: Option<&'p BTreeMap<String, String>>,
 }
 
 impl Policy {
@@ -26,7 +26,7 @@ impl Policy {
         let looked = self.candidates(request.route).map(|rule| (rule, rule.look_but_scope(&case)));
         TokenRules {
             rules: looked.filter(|(_, hit)| !matches!(hit, Hit::Miss)).collect(),
-            renamed: request.token.and_then(|token| self.scopes_of(token.audience)),
+            names: request.token.and_then(|token| self.scopes_of(token.audience)),
         }
     }
 }
@@ -35,7 +35,7 @@ impl TokenRules<'_> {
     /// Decides about one scope, as [`Policy::decide`] does; `None`: a token without any. Which scope of their own credential would
     /// help is not told.
     pub fn decide(&self, scope: Option<&str>) -> Decision {
-        if let Some(refusal) = misnamed(self.renamed, scope) {
+        if let Some(refusal) = misnamed(self.names, scope) {
             return refusal;
         }
         let mut tally = Tally::default();
@@ -51,8 +51,8 @@ impl TokenRules<'_> {
         let allows = self.rules.iter().filter(|(rule, _)| rule.is_allow() && !rule.shadow);
         let mut named = allows.flat_map(|(rule, _)| rule.token_scope_patterns().map(move |scope| (&rule.id, scope)));
         named.find_map(|(id, scope)| {
-            let mut refusal = misnamed(self.renamed, Some(&scope))?;
-            let ours = our_names(self.renamed, &scope);
+            let mut refusal = misnamed(self.names, Some(&scope))?;
+            let ours = our_names(self.names, &scope);
             let is_of_none = |ours: &&str| matches!(self.decide(Some(ours)).outcome, Outcome::NoMatch { .. });
             if ours.iter().all(is_of_none)
                 && let Outcome::Deny(denial) = &mut refusal.outcome
@@ -168,9 +168,9 @@ rules:
             assert_eq!(format!("{decided:?}"), format!("{anew:?}"), "{scope}");
         }
         let said = explain(Some("There")).to_string();
-        assert!(said.contains("name of `read`") && said.contains("to pass: Ask for `read`."), "{said}");
+        assert!(said.contains("name of `read`") && said.contains("to pass: Ask for `read`, if"), "{said}");
         let told = policy.token_rules(&scenario.principal, &asked).misnamed().map(|refusal| format!("{refusal:?}"));
-        assert!(told.as_ref().is_some_and(|told| told.contains("Ask for `read`.")), "{told:?}");
+        assert!(told.as_ref().is_some_and(|told| told.contains("Ask for `read`, if")), "{told:?}");
         let of_itself = explain(None);
         let said = of_itself.to_string();
         assert!(said.contains("scope There is not given: `There` is the provider's name of `read`"), "{said}");

@@ -79,8 +79,9 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, token: &OnToken) -> Option<Fault> 
     }
 }
 
-/// The scope that an entry of a rule means by its provider's name alone, as the policy refuses it ([`crate::authz`]). One that means names of ours too may be meant for those, and
-/// what a deny denies by ours as well is denied.
+/// The scope that an entry of a rule means by its provider's name alone. One that names it in full is what the policy refuses
+/// (`our_names` of `authz`): change both. One that means names of ours too may be meant for those, and what a deny denies by ours as
+/// well is denied.
 fn meant_there<'r>(
     raw: &'r raw::Onward,
     named: &str,
