@@ -101,19 +101,26 @@ fn of_a_file_that_somebody_moved_none_in_its_place_is_rotated() {
     }
 }
 
+/// A trail in files of at most `max_size` bytes, and how far an export would find it.
+fn exported(path: &Path, max_size: u64) -> (Trail, Arc<export::Backlog>) {
+    let (sink, found) = RotatingFile::open(path, max_size, Retention::default(), NOW).unwrap();
+    let backlog = Arc::new(export::Backlog::none());
+    let opened = Opened { sink: Box::new(sink), found, backlog: Arc::clone(&backlog) };
+    (start_over(&settings(), opened, &clock()), backlog)
+}
+
+fn write(trail: &Trail, number: u128) -> Result<(), AuditUnavailable> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(trail.take_room(1, false).unwrap().write_durable(record(number)))
+}
+
 /// An export read what the new one began with as the rest of the one that was gone.
 #[test]
 fn that_another_file_comes_for_one_that_somebody_removed_is_known_before_it_is_there() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
-    let (sink, found) = RotatingFile::open(&path, 1 << 20, Retention::default(), NOW).unwrap();
-    let backlog = Arc::new(export::Backlog::none());
-    let trail =
-        start_over(&settings(), Opened { sink: Box::new(sink), found, backlog: Arc::clone(&backlog) }, &clock());
-    let write = |number| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(trail.take_room(1, false).unwrap().write_durable(record(number)))
-    };
+    let (trail, backlog) = exported(&path, 1 << 20);
+    let write = |number| write(&trail, number);
     write(1).unwrap();
     let before = backlog.end_now();
     assert_eq!((before.place.file, before.place.offset as i64), (1, before.total));
@@ -134,14 +141,8 @@ fn that_another_file_comes_for_one_that_somebody_removed_is_known_before_it_is_t
 fn that_another_file_comes_for_a_full_one_that_somebody_moved_is_known_before_it_is_there() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
-    let (sink, found) = RotatingFile::open(&path, 1, Retention::default(), NOW).unwrap();
-    let backlog = Arc::new(export::Backlog::none());
-    let trail =
-        start_over(&settings(), Opened { sink: Box::new(sink), found, backlog: Arc::clone(&backlog) }, &clock());
-    let write = |number| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(trail.take_room(1, false).unwrap().write_durable(record(number)))
-    };
+    let (trail, backlog) = exported(&path, 1);
+    let write = |number| write(&trail, number);
     write(1).unwrap();
     let before = backlog.end_now();
     // No file can be made there.
