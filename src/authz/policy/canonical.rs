@@ -8,7 +8,7 @@ use crate::config::raw;
 
 /// What providers call scopes, by audience and by our names, where any has another name.
 pub(super) fn scopes_of(root: &raw::Root) -> BTreeMap<String, BTreeMap<String, String>> {
-    let onwards = root.tokens.iter().flat_map(|tokens| &tokens.onward).filter(|onward| !onward.scopes.is_empty());
+    let onwards = root.onward().filter(|onward| !onward.scopes.is_empty());
     onwards.map(|onward| (onward.audience.clone(), onward.scopes.clone())).collect()
 }
 

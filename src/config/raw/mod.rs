@@ -87,6 +87,11 @@ impl Root {
         self.tokens.iter().flat_map(|tokens| &tokens.exchange)
     }
 
+    /// The providers whose tokens are passed on.
+    pub fn onward(&self) -> impl Iterator<Item = &Onward> {
+        self.tokens.iter().flat_map(|tokens| &tokens.onward)
+    }
+
     /// The clusters whose tasks get tokens.
     pub fn clusters(&self) -> impl Iterator<Item = &Exchanged> {
         self.exchanged().filter(|of| of.kubernetes.is_some())

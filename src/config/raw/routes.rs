@@ -140,6 +140,16 @@ impl Upstream {
         }
     }
 
+    /// The client certificate that it is shown.
+    pub fn certificate(&self) -> Option<&CertificateFiles> {
+        self.tls.as_ref()?.certificate.as_ref()
+    }
+
+    /// Whether Doorward has a credential there, of whatever form.
+    pub fn has_credential(&self) -> bool {
+        self.kubeconfig.is_some() || self.credential.is_some() || self.certificate().is_some()
+    }
+
     /// The service account of runs of Tekton there that name none. It holds for all namespaces.
     pub fn default_service_account(&self) -> &str {
         self.default_service_account.as_deref().unwrap_or("default")

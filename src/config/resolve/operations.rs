@@ -104,7 +104,7 @@ fn issuers(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
 
 /// How long the token of another provider lasts is that provider's to say.
 fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
-    let onward: Vec<&raw::Onward> = root.tokens.iter().flat_map(|tokens| &tokens.onward).collect();
+    let onward: Vec<&raw::Onward> = root.onward().collect();
     for (index, rule) in root.rules.iter().enumerate() {
         let Some(token) = &rule.on.token else { continue };
         let at = item("rules", index);

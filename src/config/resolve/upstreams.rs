@@ -44,10 +44,7 @@ pub(super) fn check(
                 report.error(&at, what).help("use it for `kubernetes` routes alone");
             }
         }
-        let authenticated = !whole
-            || upstream.kubeconfig.is_some()
-            || upstream.credential.is_some()
-            || upstream.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
+        let authenticated = !whole || upstream.has_credential();
         impersonation(root, upstream, (kubernetes.contains(name), others.contains(name)), authenticated, &at, report);
         if upstream.host.is_some() && kubernetes.contains(name) && !others.contains(name) {
             report
@@ -128,7 +125,7 @@ fn requested(
         let what = format!("`{text}` is no {key} of a service account");
         report.error(&at.key(key), what).help("write it as `kubectl get serviceaccounts -A` shows it");
     }
-    if upstream.tls.as_ref().is_some_and(|tls| tls.certificate.is_some()) {
+    if upstream.certificate().is_some() {
         report
             .error(at, "the upstream is shown a client certificate as well, and an API server would go by that")
             .help("leave `certificate` out of its `tls`");
@@ -138,10 +135,7 @@ fn requested(
         report
             .error(&at.key("upstream"), format!("upstream `{}` itself has a token that must be asked for", asked.name))
             .help("name an upstream with a credential of its own, such as the token of Doorward's pod");
-    } else if asked.credential.is_none()
-        && asked.kubeconfig.is_none()
-        && asked.tls.as_ref().is_none_or(|tls| tls.certificate.is_none())
-    {
+    } else if !asked.has_credential() {
         report
             .error(&at.key("upstream"), format!("Doorward has no credential at upstream `{}`", asked.name))
             .help("give it one, such as the token of Doorward's pod");
@@ -164,8 +158,7 @@ fn requested(
 fn acts_as_itself(root: &raw::Root, upstream: &raw::Upstream, authenticated: bool) -> Option<&'static str> {
     let mut all = root.servers().filter(|(setting, _)| authenticated || *setting != "token_review");
     let account = |of: &raw::Upstream| {
-        let certificate = of.tls.as_ref().and_then(|tls| tls.certificate.clone());
-        Some((Url::parse(of.url.as_deref()?).ok()?, of.credential.clone(), certificate))
+        Some((Url::parse(of.url.as_deref()?).ok()?, of.credential.clone(), of.certificate().cloned()))
     };
     let own = account(upstream).filter(|_| authenticated);
     let is_same = |server: &&raw::Upstream| server.name == upstream.name || (own.is_some() && account(server) == own);

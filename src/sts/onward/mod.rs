@@ -85,7 +85,7 @@ impl Onward {
         resolver: &mut Resolver,
     ) -> Onwards {
         let mut onwards = Onwards::new();
-        for (index, raw) in root.tokens.iter().flat_map(|tokens| &tokens.onward).enumerate() {
+        for (index, raw) in root.onward().enumerate() {
             let at = at.index(index);
             if onwards.contains_key(raw.audience.as_str()) {
                 resolver.error(&at.key("audience"), format!("`{}` is there twice", raw.audience));
