@@ -128,13 +128,8 @@ pub(super) fn end_tokens(app: &Arc<App>) {
             move |root: &raw::Root| root.clusters().find(|of| *of.issuer == *issuer)?.kubernetes.as_ref(),
             || {},
         );
-        let app = Arc::clone(app);
-        app.supervisor.clone().spawn(TaskSpec::new("ends-of-runs"), move |stop| {
-            let follow = ends::follow(Arc::clone(&app), (client.clone(), own.clone()), Arc::clone(&cluster), stop);
-            async move {
-                follow.await;
-                Ok(())
-            }
+        spawn_until(app, TaskSpec::new("ends-of-runs"), move |app, stop| {
+            ends::follow(app, (client.clone(), own.clone()), Arc::clone(&cluster), stop)
         });
     }
 }

@@ -108,11 +108,6 @@ impl BreakGlass {
         format!("break-glass is open until {}", self.until)
     }
 
-    #[cfg(test)]
-    pub fn until(&self) -> Timestamp {
-        self.until
-    }
-
     /// Who somebody is by now whom one of its certificates let in before, maybe with other groups; `None` if it would not again.
     pub fn judge_again(&self, principal: &Principal, now: Timestamp) -> Option<Principal> {
         let CredentialId::Certificate(fingerprint) = &principal.credential else { return None };
@@ -406,7 +401,7 @@ mod tests {
             assert_eq!(announce(door(until, sha256, group, true).as_ref(), NOW), None, "it is told once");
             assert_eq!(announce(door(until, sha256, group, false).as_ref(), NOW), None, "the order says nothing");
         }
-        let note = announce(open.as_ref(), open.as_ref().unwrap().until());
+        let note = announce(open.as_ref(), open.as_ref().unwrap().until);
         assert_eq!((component.status(), metrics.open.get()), (Status::Ok, 0));
         assert!(matches!(note, Some(Note::Alarm { detail, .. }) if detail.contains("closed")));
         assert_eq!(announce(None, NOW), None);

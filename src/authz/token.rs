@@ -389,16 +389,15 @@ pub(super) fn misnamed(names: Option<&BTreeMap<String, String>>, scope: Option<&
 
 /// What is asked for, in words.
 pub(super) fn found(token: &TokenView<'_>) -> String {
-    let mut text = format!("audience {}; scope {}", token.audience, token.scope.unwrap_or("none"));
+    let mut text = format!("audience {}; scope {}", token.audience, or_none(token.scope));
     if let Some(task) = token.task {
-        let or_own = |name: &Option<String>| name.clone().unwrap_or_else(|| "none".to_owned());
         text.push_str(&format!(
             "; service account {}/{}; pipeline {}; pipeline task {}; task {}",
             task.namespace,
             task.service_account,
-            or_own(&task.pipeline),
-            or_own(&task.pipeline_task),
-            or_own(&task.task)
+            or_none(task.pipeline.as_deref()),
+            or_none(task.pipeline_task.as_deref()),
+            or_none(task.task.as_deref())
         ));
         if !task.cluster.is_empty() {
             text.push_str(&format!("; cluster {}", task.cluster));

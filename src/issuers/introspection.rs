@@ -154,9 +154,7 @@ impl Asker {
         let asked = [("token", token), ("token_type_hint", "access_token")];
         self.settings.client.post(self.clock.now(), endpoint, self.media_type(), &asked)
     }
-}
 
-impl Asker {
     fn media_type(&self) -> &'static str {
         if self.signed.is_some() { MEDIA_TYPE } else { "application/json" }
     }

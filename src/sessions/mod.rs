@@ -224,7 +224,7 @@ impl Sessions {
         address: IpAddr,
     ) -> Result<Arc<Session>, Rejection> {
         let session = self.find(hash, holder, origin, Some(address)).await?;
-        match self.recheck_if_due(session, self.0.shared.clock.now()).await {
+        match self.recheck_if_due(session, self.now()).await {
             Some(session) => Ok(session),
             None => self.find(hash, holder, origin, Some(address)).await,
         }
@@ -345,7 +345,7 @@ impl Sessions {
         origin: &Origin,
         address: Option<IpAddr>,
     ) -> Result<Arc<Session>, Rejection> {
-        let now = self.0.shared.clock.now();
+        let now = self.now();
         let cached = self.0.cache.get(&hash).filter(|session| now.since(session.read) < FRESH && session.read <= now);
         match cached {
             Some(session) => {

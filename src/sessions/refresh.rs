@@ -190,7 +190,7 @@ impl Sessions {
     /// Begins a refresh, or joins the one that runs; `None` while the session is left alone.
     fn refresh(&self, session: &Session) -> Option<watch::Receiver<()>> {
         let shared = &self.0.shared;
-        let now = shared.clock.moment();
+        let now = self.moment();
         let mut flights = lock(&shared.refreshes.0);
         match flights.of.get(&session.hash) {
             Some(Flight::Running(over)) if over.has_changed().is_ok() => return Some(over.clone()),
@@ -223,7 +223,7 @@ impl Sessions {
     /// Refreshes unless somebody has done so since `seen`.
     async fn recheck(&self, hash: SessionHash, seen: Timestamp) -> Result<Done, StoreError> {
         let inner = &*self.0;
-        let give_up = inner.shared.clock.moment() + LEASE;
+        let give_up = self.moment() + LEASE;
         // The lease of another, and since when it is known.
         let mut known: Option<([u8; 16], Moment)> = None;
         let (record, lease, _unfinished) = loop {
@@ -231,7 +231,7 @@ impl Sessions {
             if record.checked != seen {
                 return Ok(Done::Settled);
             }
-            let now = inner.shared.clock.moment();
+            let now = self.moment();
             if let Some(other) = &record.lease {
                 let since = known.filter(|(id, _)| *id == other.id).map_or(now, |(_, since)| since);
                 known = Some((other.id, since));
@@ -253,9 +253,9 @@ impl Sessions {
                 break (leased, lease, unfinished);
             }
         };
-        let give_up = inner.shared.clock.moment() + LEASE;
+        let give_up = self.moment() + LEASE;
         let Some(provider) = self.provider_of(&record).map(Arc::clone) else { return Ok(Done::Later) };
-        let now = inner.shared.clock.now();
+        let now = self.now();
         let refreshed = oidc::refresh(&*provider, &record.tokens, &record.claims, now)
             .await
             .unwrap_or_else(|error| Refreshed { unvouched: Some(error), ..Refreshed::default() });

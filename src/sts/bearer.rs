@@ -242,7 +242,7 @@ impl Exchanger<'_> {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
         let form = Form::parse(request.headers(), body)?;
-        let token = form.get("token").ok_or_else(|| Refusal::malformed("`token` is missing"))?;
+        let token = form.need("token")?;
         let now = self.app.clock.now();
         if let Some(claims) = self.keys.verify(token)
             && let (Some(jti), Some(expires)) =

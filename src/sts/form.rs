@@ -79,7 +79,7 @@ impl Form {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    fn need(&self, name: &str) -> Result<&str, Refusal> {
+    pub fn need(&self, name: &str) -> Result<&str, Refusal> {
         self.get(name).ok_or_else(|| missing(name))
     }
 

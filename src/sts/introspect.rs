@@ -82,7 +82,7 @@ impl Exchanger<'_> {
             return Ok(unknown_client());
         };
         let form = Form::parse(request.headers(), body)?;
-        let token = form.get("token").ok_or_else(|| Refusal::malformed("`token` is missing"))?;
+        let token = form.need("token")?;
         self.check_revocations()?;
         let claims = self.keys.verify(token);
         let active = claims.as_ref().is_some_and(|claims| self.is_active(claims, server));

@@ -68,7 +68,7 @@ impl Cause {
 
 /// What came of a fetch.
 enum Fetched {
-    /// The document, and the moment of its request.
+    /// The document, with the headers that say how long it is fresh.
     Whole(Response<Bytes>),
     /// It is the one that we have; how long that one is fresh again.
     Unchanged(Duration),

@@ -1,6 +1,6 @@
-//! The watches of one cluster.
+//! What is done about what the watches of one cluster tell.
 //!
-//! What they tell is read at once, whatever the store does: this process refuses the tokens of a run as soon as it has ended. What is
+//! It is read at once, whatever the store does: this process refuses the tokens of a run as soon as it has ended. What is
 //! to be done in the store and the trail besides waits in a queue, in the order in which it was told, and is tried until it is done.
 
 use std::{collections::HashMap, mem, sync::Arc};

@@ -243,8 +243,7 @@ impl<C: Carrier> Turn<C> {
         }
     }
 
-    /// Waits for memory, which is no try, and no longer than deliveries are tried at all: for one that is larger than all there may be
-    /// room never comes.
+    /// Waits for memory, which is no try, until it is late and no longer: for one that is larger than all there may be room never comes.
     async fn has_no_room(&self, id: &HeldId, mut held: Held, version: u64) -> Result<Next, StoreError> {
         let now = self.clock.now();
         if self.presence.is_over(&held) && held.is_late(now) {
