@@ -11,9 +11,10 @@ use crate::{
     body::RequestBody,
     clock::{Moment, Timestamp},
     error::Rejection,
-    request::{outbound::Lifetime, route::Route, sanitize::Meta},
+    request::{route::Route, sanitize::Meta},
     tekton::Document,
     upstream::{
+        Lifetime,
         streams::{Stream, StreamKind, VouchedToken},
         upgrade::UpgradeProtocol,
     },

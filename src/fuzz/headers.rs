@@ -12,10 +12,11 @@ use crate::{
     config::raw::RouteKind,
     request::{
         headers::{Class, classify, clean_response, clean_trailers},
-        outbound::{Lifetime, headers_for},
+        outbound::headers_for,
         sanitize::{Arrival, CleanRequest, sanitize},
     },
     sessions::cookie,
+    upstream::Lifetime,
 };
 
 /// How the request comes: by which version, and whether by a proxy that is believed.

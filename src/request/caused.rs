@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     exchange::Exchange,
+    forward::Forwarded,
     pipeline::{Cleared, Worker},
 };
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
     error::{Reason, Rejection},
     runs::{Cause, CauseError, Causes, Mark},
     snapshot::Snapshot,
-    upstream::forward::Forwarded,
     webhooks::{EventId, Events, Named, Once, TriedEvent},
 };
 

@@ -73,7 +73,7 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let page = authenticated.page().cloned().unwrap_or(Page::File);
         let mut cleared = self.decide(snapshot, authenticated, None, exchange).await?;
-        let route = Arc::clone(cleared.outbound.permit.route());
+        let route = Arc::clone(cleared.outbound.permit().route());
         let Some(dashboard) = &route.dashboard else { return self.forward(snapshot, cleared, exchange).await };
         match page {
             Page::File => self.forward(snapshot, cleared, exchange).await,
@@ -85,7 +85,8 @@ impl Worker {
                     ..Access::new("get", namespace)
                 };
                 if !self.reviewer(dashboard, &cleared)?.may(&access).await? {
-                    let detail = format!("Kubernetes lets you read no logs of pods in namespace {}.", access.namespace);
+                    let detail =
+                        format!("Kubernetes does not let you read pod logs in namespace {}.", access.namespace);
                     return Err(Rejection::new(Reason::KubernetesDenied, detail)
                         .fix("Ask for a role there that allows `get` on `pods/log`."));
                 }
@@ -93,10 +94,8 @@ impl Worker {
             }
             Page::Properties => {
                 let sight = self.sight(snapshot, dashboard, &cleared).await?;
-                for name in &CONDITIONS {
-                    cleared.outbound.request.headers_mut().remove(name);
-                }
-                let is_head = cleared.outbound.permit.method() == Method::HEAD;
+                cleared.outbound.remove_headers(&CONDITIONS);
+                let is_head = cleared.outbound.permit().method() == Method::HEAD;
                 let ending = self.forward(snapshot, cleared, exchange).await?;
                 if is_head { Ok(ending) } else { with_sight(ending, &sight).await }
             }
@@ -104,7 +103,7 @@ impl Worker {
     }
 
     fn reviewer(&self, dashboard: &Dashboard, cleared: &Cleared) -> Result<AccessReviewer, Rejection> {
-        let permit = &cleared.outbound.permit;
+        let permit = cleared.outbound.permit();
         AccessReviewer::new(&self.pools, &dashboard.server, permit.principal(), &cleared.groups, &permit.meta().id_line)
     }
 
@@ -115,7 +114,7 @@ impl Worker {
         dashboard: &Dashboard,
         cleared: &Cleared,
     ) -> Result<Arc<Sight>, Rejection> {
-        let permit = &cleared.outbound.permit;
+        let permit = cleared.outbound.permit();
         let principal = permit.principal();
         let key = (Arc::clone(&principal.issuer), Arc::clone(&principal.subject), principal.credential.clone());
         if let Some(sight) = dashboard.sights.get(&key) {

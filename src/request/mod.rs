@@ -7,7 +7,8 @@
 //! | `route` | which upstream a request is for |
 //! | `exchange`, `notes` | what is recorded of a request and counted, and when |
 //! | `expect` | clients that wait for `100 Continue` where they cannot get it |
-//! | `outbound` | a request that may be sent, made from a permit alone |
+//! | `outbound`, `forward` | a request that may be sent, made from a permit alone; sending it, and the response for the client |
+//! | `account_refusal` | a 403 of an API server that is about Doorward's own account |
 //! | `respond`, `step_up`, `refusal_limit` | how a caller is told no, the way to what it lacks, and too many of both from one address |
 //! | `recheck` | a second look at what the trail kept waiting |
 //! | `own` | answers where Doorward itself is asked |
@@ -16,12 +17,14 @@
 //! | `delivery`, `held` | what comes for an EventListener: sent on at once, or stored and brought later |
 //! | `apply`, `caused` | runs: whether one that is applied is there, and who caused one that was made |
 
+mod account_refusal;
 mod apply;
 mod caused;
 mod dashboard;
 mod delivery;
 pub(crate) mod exchange;
 pub(crate) mod expect;
+mod forward;
 mod forward_auth;
 pub(crate) mod headers;
 mod held;

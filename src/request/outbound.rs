@@ -1,5 +1,5 @@
-//! What goes to an upstream: made from a permit, with the identity that the permit names, and nothing of the client's
-//! own say about who it is.
+//! The request that is sent upstream. It is made from a permit and carries the permit's identity; identity headers that the client sent
+//! are gone.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     error::{Reason, Rejection},
     kubernetes::impersonation::{self, AUDIT_ID, assert_impersonated},
     sessions::cookie,
-    upstream::{WaitsForAnswer, upgrade::UpgradeProtocol},
+    upstream::{Lifetime, WaitsForAnswer, upgrade::UpgradeProtocol},
 };
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -30,44 +30,33 @@ const FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups
 const FORWARDED_ACTOR: HeaderName = HeaderName::from_static("x-forwarded-actor");
 const FORWARDED_CLIENT: HeaderName = HeaderName::from_static("x-forwarded-client");
 
-/// How long the exchange with the upstream will last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lifetime {
-    /// Answered soon.
-    Short,
-    /// A watch, a followed log: a connection of its own.
-    Long,
-    /// Another protocol after a handshake.
-    Upgrade(UpgradeProtocol),
-}
-
-/// A request that may be sent, and the only thing that can be forwarded. It is made from a [`Permit`] alone:
+/// A request that may be sent, and the only type that can be forwarded. It can be made from a [`Permit`] only:
 ///
 /// ```
-/// use doorward::{authz::Permit, body::RequestBody, error::Rejection, request::outbound::{Lifetime, Outbound}};
+/// use doorward::{authz::Permit, body::RequestBody, error::Rejection, request::outbound::Outbound, upstream::Lifetime};
 /// fn assume(_: http::Request<RequestBody>, permit: Permit, _: Lifetime) -> Result<Outbound, Rejection> {
 ///     Outbound::assume(permit, &[])
 /// }
 /// ```
 ///
-/// With a request of somebody's own in it, it cannot be made: its fields are private.
+/// It cannot be made from any other request, as its fields are private:
 ///
 /// ```compile_fail,E0451
-/// use doorward::{authz::Permit, body::RequestBody, request::outbound::{Lifetime, Outbound}};
+/// use doorward::{authz::Permit, body::RequestBody, request::outbound::Outbound, upstream::Lifetime};
 /// fn forge(request: http::Request<RequestBody>, permit: Permit, lifetime: Lifetime) -> Outbound {
 ///     Outbound { request, permit, lifetime, on_upgrade: None }
 /// }
 /// ```
 #[derive(Debug)]
 pub struct Outbound {
-    pub(crate) request: Request<RequestBody>,
-    pub(crate) permit: Permit,
-    pub(crate) lifetime: Lifetime,
-    pub(crate) on_upgrade: Option<OnUpgrade>,
+    request: Request<RequestBody>,
+    permit: Permit,
+    lifetime: Lifetime,
+    on_upgrade: Option<OnUpgrade>,
 }
 
 impl Outbound {
-    /// Assumes the identity of the permit's principal. `groups` are those that grants gave.
+    /// Assumes the identity of the permit's principal, in the `groups` that grants gave.
     pub fn assume(mut permit: Permit, groups: &[Arc<str>]) -> Result<Self, Rejection> {
         let lifetime = permit.lifetime();
         let (received, body, on_upgrade) = permit.take_parts();
@@ -78,12 +67,12 @@ impl Outbound {
         let mut headers =
             headers_for(route.kind, &route.pass_headers, received, lifetime, permit.meta(), principal, groups)?;
         if route.upstream.sees_own_host(route.kind) {
-            // What has none gets that of the upstream when it is sent.
+            // A request without one gets the upstream's when it is sent.
             headers.remove(header::HOST);
         }
         if of_page {
-            // Of the page itself we have looked at it. The API server answers 403 to a watch over a WebSocket without one, and
-            // servers behind it to one of another host than theirs.
+            // Ours was checked. The API server answers 403 to a watch over a WebSocket without an origin, and servers behind it to the
+            // origin of another host.
             headers.insert(header::ORIGIN, route.upstream.origin().clone());
         }
         let mut request = Request::new(body);
@@ -96,13 +85,41 @@ impl Outbound {
         Ok(Self { request, permit, lifetime, on_upgrade })
     }
 
-    /// Adds the signed statement of who the request is from.
+    pub(super) fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    pub(super) fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    pub(super) fn request(&self) -> &Request<RequestBody> {
+        &self.request
+    }
+
+    /// The request, for whoever sends it and takes it out, and the permit that it is sent by.
+    pub(super) fn parts_to_send(&mut self) -> (&mut Request<RequestBody>, &Permit) {
+        (&mut self.request, &self.permit)
+    }
+
+    /// The client's side of an upgrade, which is there once.
+    pub(super) fn take_upgrade(&mut self) -> Option<OnUpgrade> {
+        self.on_upgrade.take()
+    }
+
+    pub(super) fn remove_headers(&mut self, names: &[HeaderName]) {
+        for name in names {
+            self.request.headers_mut().remove(name);
+        }
+    }
+
+    /// Adds the signed assertion of who the request is from.
     pub fn assert(&mut self, assertion: HeaderValue) {
         self.request.headers_mut().insert(assertions::HEADER, assertion);
     }
 
-    /// Sends this body of a run, which names the request of ours by which the run is made, and vouches for that name. Where it
-    /// makes one, the answer tells which, and must be one that can be read: JSON, whatever the client would rather have.
+    /// Sets the body of a run, which names this request as the one that makes the run, and vouches for that name. If it creates a run,
+    /// Doorward has to read the run's name in the response, so it asks for JSON, whatever the client prefers.
     pub fn attribute(&mut self, body: Bytes, makes_a_run: bool) {
         let headers = self.request.headers_mut();
         if makes_a_run {
@@ -110,21 +127,25 @@ impl Outbound {
             headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         }
         impersonation::set_request_id(&self.permit.meta().id_line, headers);
+        self.replace_body(body);
+    }
+
+    pub(super) fn replace_body(&mut self, body: Bytes) {
         *self.request.body_mut() = RequestBody::Buffered(body);
     }
 
-    /// Whether the API server is asked what would come of it, and nothing does.
+    /// Whether this is a dry run, of which nothing is persisted.
     pub fn is_dry_run(&self) -> bool {
         let query = self.request.uri().query().unwrap_or_default();
         form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "dryRun" && value == "All")
     }
 
-    /// Whether the client may send nothing of a body that is passed on as it comes, as it waits for a word that it cannot get.
+    /// Whether the body is streamed and the client may be waiting for a `100 Continue` that it cannot get.
     pub fn waits_in_vain(&self) -> bool {
         self.permit.meta().waits_in_vain && self.request.body().is_streaming()
     }
 
-    /// Has a body noted that is passed on as it comes: its bytes, and its digest if it is to be `hashed`.
+    /// Counts the bytes of a streamed body as they pass, and computes their digest if `hashed`.
     pub fn note_body(&mut self, hashed: bool, received: impl FnOnce() -> Arc<Received>) {
         if let RequestBody::Streaming(_) = self.request.body() {
             let body = std::mem::take(self.request.body_mut());
@@ -133,8 +154,8 @@ impl Outbound {
     }
 }
 
-/// The headers that go to an upstream of this kind, with the identity if it is a Kubernetes. `further` are those that pass
-/// besides the fixed list of the kind.
+/// The headers that are sent to an upstream of this kind, with the identity that it understands. `further` headers pass besides the
+/// fixed list of the kind.
 pub(crate) fn headers_for(
     kind: RouteKind,
     further: &[HeaderName],
@@ -166,7 +187,7 @@ pub(crate) fn headers_for(
         }
     }
     if meta.accepts_trailers && kind == RouteKind::Http {
-        // Servers of gRPC's core library refuse a call without it. Not for HTTP/1.1, of which connections take it away again.
+        // Servers of gRPC's core library refuse a call without it. Connections of HTTP/1.1 remove it again.
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     describe_client(&mut headers, kind, meta);
@@ -185,11 +206,11 @@ pub(crate) fn headers_for(
 fn uri(target: PathAndQuery) -> Uri {
     let mut parts = http::uri::Parts::default();
     parts.path_and_query = Some(target);
-    // A path alone is always an address.
+    // A path alone is always a valid URI.
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-/// Where the request came from, in our words.
+/// Adds where the request came from, as Doorward knows it.
 fn describe_client(headers: &mut HeaderMap, kind: RouteKind, meta: &Meta) {
     headers.insert(if kind == RouteKind::Kubernetes { AUDIT_ID } else { headers::REQUEST_ID }, meta.id_line.clone());
     if let Some(client) = &meta.client_line {
@@ -203,8 +224,8 @@ fn describe_client(headers: &mut HeaderMap, kind: RouteKind, meta: &Meta) {
     }
 }
 
-/// Who the request is from, for upstreams that are not Kubernetes: one line a group. Nobody is nobody: the absence of
-/// the header says that no credential came.
+/// Adds `X-Forwarded-User`, `-Groups`, `-Email`, `-Actor` and `-Client` for upstreams other than Kubernetes, with one header line per
+/// group. An anonymous request gets none of them, and an upstream may rely on that.
 fn describe_principal(headers: &mut HeaderMap, principal: &Principal, groups: &[Arc<str>]) -> Result<(), Rejection> {
     if principal.is_anonymous() {
         return Ok(());
@@ -232,8 +253,8 @@ fn describe_principal(headers: &mut HeaderMap, principal: &Principal, groups: &[
     Ok(())
 }
 
-/// The name of who acts, or of a client, as the value of a header. One that HTTP would change is refused: left out, the request
-/// would be that of the person alone.
+/// The name of an actor or a client as a header value. A name that HTTP would change is refused: without it, the request would look
+/// like one of the person alone.
 pub(super) fn name_line(what: &str, text: &str) -> Result<HeaderValue, Rejection> {
     let value = Some(text).filter(|text| text.trim() == *text).map(str::as_bytes).map(HeaderValue::from_bytes);
     value.and_then(Result::ok).ok_or_else(|| {
@@ -252,7 +273,7 @@ mod tests {
         request::sanitize::{Arrival, CleanRequest, sanitize},
     };
 
-    /// From a client that says itself who acts, and by which client.
+    /// A request whose client claims an actor and a client of its own.
     fn forged() -> CleanRequest<()> {
         let request = Request::post("/mcp")
             .header("host", "door.test")
@@ -296,7 +317,7 @@ mod tests {
         assert!(!sent(RouteKind::Http, &Principal::anonymous()).unwrap().contains_key("x-forwarded-client"));
     }
 
-    /// Left out, the request would look like one of the person alone; trimmed, like one of another agent.
+    /// Without the name, the request would look like one of the person alone; trimmed, like one of another agent.
     #[test]
     fn an_agent_whose_name_no_header_can_say_is_refused_and_not_left_out() {
         for name in ["wor\nker", " worker", "worker\t", "wor\u{7f}ker"] {

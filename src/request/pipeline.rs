@@ -18,9 +18,10 @@ use uuid::Uuid;
 use super::{
     exchange::{AnswerBy, Exchange, Ledger, Sent},
     expect::answer_or_refuse,
+    forward::{self, Forwarded},
     forward_auth,
     notes::{note_request, note_route, recorded},
-    outbound::{Lifetime, Outbound},
+    outbound::Outbound,
     own::own,
     respond::{self, Manner},
     route::{Miss, Target},
@@ -42,10 +43,7 @@ use crate::{
     memory::Level,
     snapshot::Snapshot,
     tekton::{self, Attribution, Fit},
-    upstream::{
-        Pools,
-        forward::{self, Forwarded},
-    },
+    upstream::{Lifetime, Pools},
     webhooks,
 };
 
@@ -305,7 +303,7 @@ impl Worker {
             if cleared.announced {
                 Box::pin(exchange.decided()).await?;
             }
-            self.recheck(snapshot, &cleared.outbound.permit, cleared.now, exchange)?;
+            self.recheck(snapshot, cleared.outbound.permit(), cleared.now, exchange)?;
             Ok(cleared)
         }
     }
@@ -401,7 +399,7 @@ impl Worker {
     pub(super) async fn send(&self, cleared: &mut Cleared) -> Result<Forwarded<Exchange>, Rejection> {
         let Cleared { outbound, groups, epoch, now, .. } = cleared;
         let begin = |outbound: &Outbound, kind| {
-            let handle = self.app.streams.register(outbound.permit.stream(kind, Arc::clone(groups), *now));
+            let handle = self.app.streams.register(outbound.permit().stream(kind, Arc::clone(groups), *now));
             if handle.missed(*epoch) {
                 if let Some(why) = self.app.refuses(handle.stream()) {
                     handle.end(why);

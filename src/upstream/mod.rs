@@ -1,19 +1,18 @@
-//! Upstreams: what stands behind the routes, and the way there.
+//! Upstreams and their connection pools.
 //!
-//! `Pools::send` takes a request that is ready to go and gives the response, streamed. Connections are pooled by
-//! worker and by identity (`settings`), never by who is calling: who is calling stands in each request.
+//! `Pools::send` sends a prepared request and returns the streamed response. Connections are pooled per worker and per upstream
+//! identity (address, TLS, credential; see `settings`), never per caller: the caller's identity is in the headers of each request.
 //!
-//! Short requests share connections, HTTP/1.1 one after the other and HTTP/2 side by side. Watches and followed logs
-//! ([`Lane::Long`]) have a connection each: a few clients that do not read would otherwise fill the window of a shared
-//! one and stop everybody. So have [upgrades](upgrade).
+//! Short requests share connections, HTTP/1.1 one after the other and HTTP/2 concurrently. Watches and followed logs
+//! ([`Lane::Long`]) have a connection each, as a few clients that do not read would otherwise fill the window of a shared one and
+//! block everybody. So have [upgrades](upgrade).
 //!
 //! | file | holds |
 //! |---|---|
 //! | `settings` | an upstream as the program runs on it |
 //! | `account_token` | the short token of a service account that Doorward is there, where it asks for one |
 //! | `pool`, `connect` | connections that wait for their next request, and new ones |
-//! | `forward`, `response` | the last step of a request, and the body that comes back |
-//! | `refusal` | which 403 of an API server is about our own account |
+//! | `response` | the body that comes back |
 //! | `get` | objects that Doorward reads at an API server for itself |
 //! | `buffered` | request bodies that are read whole |
 //! | `progress` | time limits without timers |
@@ -25,12 +24,10 @@ mod account_token;
 pub mod buffered;
 mod connect;
 mod error;
-pub mod forward;
 mod get;
 mod metrics;
 mod pool;
 mod progress;
-mod refusal;
 mod response;
 mod settings;
 mod splice;
@@ -71,16 +68,28 @@ use self::{
     pool::{Lease, Node, Pick},
     progress::Sweep,
     settings::Identity,
+    upgrade::UpgradeProtocol,
 };
 use crate::{body::RequestBody, lock::lock};
 
-/// How a request travels.
+/// The kind of connection that a request is sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// Answered soon; shares connections.
     Short,
     /// Lasts (a watch, a followed log); has a connection of its own.
     Long,
+}
+
+/// How long the exchange with the upstream will last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Answered soon.
+    Short,
+    /// A watch or a followed log.
+    Long,
+    /// Another protocol after a handshake.
+    Upgrade(UpgradeProtocol),
 }
 
 /// How a quiet connection of HTTP/2 that has streams is asked whether its peer is there (RFC 9113 section 6.7).
@@ -281,13 +290,13 @@ impl From<UpstreamError> for Failure {
 
 /// Whether the body is a stream of messages, which may come at any time. Such speak HTTP/2, where one that stands still holds no
 /// connection of the upstream.
-fn is_of_messages(headers: &HeaderMap, is_http2: bool) -> bool {
+pub(crate) fn is_of_messages(headers: &HeaderMap, is_http2: bool) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     is_http2 && (kind.starts_with(b"application/grpc") || kind.starts_with(b"application/connect+"))
 }
 
 /// Whether a response is a stream of events (HTML section 9.2), which comes where nobody knew that one would.
-fn is_event_stream(headers: &HeaderMap) -> bool {
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 

@@ -225,7 +225,12 @@ impl Upstream {
         self.host.unwrap_or(usual) == raw::UpstreamHost::Own
     }
 
-    /// Whether requests to it come with a credential of our own: a token, or the certificate of the connection.
+    /// How long the upstream may take to begin its response.
+    pub(crate) fn response_timeout(&self) -> Duration {
+        self.response_timeout.span()
+    }
+
+    /// Whether requests to it carry a credential of our own: a token, or the certificate of the connection.
     pub fn knows_us(&self) -> bool {
         self.credential.is_some() || self.identity.tls.as_ref().is_some_and(TlsIdentity::has_certificate)
     }
@@ -240,7 +245,7 @@ impl Upstream {
 
     /// The refusal for a 401 to our own credential, from wherever it came: the caller's is not at fault, so that it must
     /// not see a 401 (and a client not throw its good token away).
-    pub(super) fn unauthorized(&self) -> Rejection {
+    pub(crate) fn unauthorized(&self) -> Rejection {
         Rejection::new(
             Reason::UpstreamCredential,
             format!("the upstream `{}` did not accept Doorward's own credential", self.name),

@@ -51,7 +51,7 @@ impl UpgradeProtocol {
     }
 
     /// Says in a head that the connection is to change to this protocol.
-    pub(super) fn announce(self, headers: &mut HeaderMap) {
+    pub(crate) fn announce(self, headers: &mut HeaderMap) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static(self.token()));
     }

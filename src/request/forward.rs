@@ -1,4 +1,4 @@
-//! Sends what may be sent and gives back what came, clean: the last step but the audit.
+//! Sends an [`Outbound`] to its upstream and returns the response, with its headers cleaned for the client.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -6,38 +6,39 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
 use super::{
-    Lane, Pools, Upstream, UpstreamBody, is_event_stream, is_of_messages, refusal,
-    streams::{CutReason, StreamHandle, StreamKind},
-    upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
+    account_refusal,
+    headers::{REQUEST_ID, clean_response},
+    outbound::Outbound,
+    respond::is_grpc,
 };
 use crate::{
     authz::Permit,
     body::{CutStyle, Events, OnEnd, RequestBody, ResponseBody, Trailers},
     config::raw::RouteKind,
     error::{Reason, Rejection},
-    request::{
-        headers::{REQUEST_ID, clean_response},
-        outbound::{Lifetime, Outbound},
-        respond::is_grpc,
-    },
     sessions::cookie,
+    upstream::{
+        Lane, Lifetime, Pools, Upstream, UpstreamBody, is_event_stream, is_of_messages,
+        streams::{CutReason, StreamHandle, StreamKind},
+        upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
+    },
 };
 
-/// Up to how many bytes an upload is over before it matters whether it still may go on, at the pace that is asked of it.
+/// An upload of up to this many bytes is over, at the minimum pace, before a lost permission could matter.
 const SOON: u64 = 64 << 10;
 
-/// What came of a request.
+/// The outcome of a forwarded request.
 #[derive(Debug)]
 pub enum Forwarded<E: OnEnd> {
     Response {
         response: Response<ResponseBody<E>>,
-        /// The body is a stream whose beginning is recorded too.
+        /// Whether the body is a long-lived stream, whose start is recorded too.
         long: bool,
     },
     Upgraded(Upgraded),
 }
 
-/// A connection that speaks another protocol now.
+/// A connection that has switched to another protocol.
 pub struct Upgraded {
     response: Response<()>,
     splice: SpliceFuture,
@@ -46,7 +47,7 @@ pub struct Upgraded {
 type SpliceFuture = Pin<Box<dyn Future<Output = SpliceEnd> + Send>>;
 
 impl Upgraded {
-    /// The head for the client, and what copies once it is written.
+    /// The response head for the client, and the future that copies both ways once the head is written.
     pub fn into_parts(self) -> (Response<()>, SpliceFuture) {
         (self.response, self.splice)
     }
@@ -58,47 +59,48 @@ impl fmt::Debug for Upgraded {
     }
 }
 
-/// Forwards. `begin` registers the request as a stream, if it is or may become one, and before that what the client sends, where that
-/// may last. `outbound` is borrowed, as what an async function owns is moved and held once more at each level.
+/// Forwards a request. `begin` registers a stream: one for a request body that may last, and one for a response that may. `outbound`
+/// is borrowed because an owned argument would be stored again in the future of each calling function.
 pub async fn forward<E: OnEnd>(
     pools: &Pools,
     outbound: &mut Outbound,
     begin: impl Fn(&Outbound, StreamKind) -> StreamHandle,
 ) -> Result<Forwarded<E>, Rejection> {
-    let lane = match outbound.lifetime {
+    let lane = match outbound.lifetime() {
         Lifetime::Upgrade(protocol) => return Box::pin(upgrade(pools, outbound, protocol, begin)).await,
         Lifetime::Short => Lane::Short,
         Lifetime::Long => Lane::Long,
     };
-    let upload = may_last(&outbound.request, lane).then(|| Arc::new(begin(outbound, StreamKind::Upload)));
-    if let Some(upload) = &upload {
-        outbound.request.body_mut().cut_by(upload);
-    }
-    let upstream = &outbound.permit.route().upstream;
+    let upload = may_last(outbound.request(), lane).then(|| Arc::new(begin(outbound, StreamKind::Upload)));
+    let (request, permit) = outbound.parts_to_send();
+    let upstream = &permit.route().upstream;
     let response = match &upload {
-        Some(upload) => Box::pin(send_until_cut(pools, upstream, &mut outbound.request, lane, upload)).await?,
-        None => pools.send(upstream, &mut outbound.request, lane).await?,
+        Some(upload) => {
+            request.body_mut().cut_by(upload);
+            Box::pin(send_until_cut(pools, upstream, request, lane, upload)).await?
+        }
+        None => pools.send(upstream, request, lane).await?,
     };
-    let route = outbound.permit.route();
-    let response = accepted(response, &outbound.permit)?;
+    let route = outbound.permit().route();
+    let response = accepted(response, outbound.permit())?;
     let long = lane == Lane::Long || is_event_stream(response.headers());
     let kind = if long {
-        Some(outbound.permit.stream_kind())
+        Some(outbound.permit().stream_kind())
     } else {
         is_unsized(response.body(), route.kind).then_some(StreamKind::Unsized)
     };
     let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
-    let hears_status = trailers == Trailers::Pass && outbound.permit.meta().accepts_trailers;
+    let hears_status = trailers == Trailers::Pass && outbound.permit().meta().accepts_trailers;
     let style = match kind {
         Some(StreamKind::Watch) => CutStyle::End(Events::of(response.headers())),
         _ if hears_status && response.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc) => CutStyle::Status,
         _ => CutStyle::Abort,
     };
     let mut response = passed(response, outbound, trailers).await?;
-    clean(&mut response, &outbound.permit);
+    clean(&mut response, outbound.permit());
     identify(response.headers_mut(), outbound);
     let response = response.map(|body| {
-        // An upload may go on beside its answer, and after it.
+        // An upload may continue while the response is sent, and after it.
         match (kind.map(|kind| begin(outbound, kind)), upload) {
             (Some(answer), Some(upload)) => body.cut_by(answer.joined(&upload), style),
             (Some(answer), None) => body.cut_by(answer, style),
@@ -109,7 +111,7 @@ pub async fn forward<E: OnEnd>(
     Ok(Forwarded::Response { response, long })
 }
 
-/// Whether what the client sends may go on for long: nobody says how much it is, or nobody asks how fast it comes.
+/// Whether the upload may last: its length is unknown or large, or its pace is not enforced.
 fn may_last(request: &Request<RequestBody>, lane: Lane) -> bool {
     let body = request.body();
     body.is_streaming()
@@ -118,7 +120,7 @@ fn may_last(request: &Request<RequestBody>, lane: Lane) -> bool {
             || is_of_messages(request.headers(), true))
 }
 
-/// Sends, for as long as the client may.
+/// Sends the request, and gives up when the upload is cut.
 async fn send_until_cut(
     pools: &Pools,
     upstream: &Arc<Upstream>,
@@ -133,22 +135,22 @@ async fn send_until_cut(
     }
 }
 
-/// The refusal of a request that was allowed when it began and is not any more.
+/// The refusal of a request that lost its permission while its body was being sent.
 fn broken_off(reason: CutReason) -> Rejection {
     let (reason, why) = match reason {
-        CutReason::Expired => (Reason::TokenExpired, "the time of its credential is over"),
-        // Not 401, for which clients throw a good token away and send all of it again with another.
-        CutReason::Overlong => (Reason::BodyTimeout, "the time that its route allows is over (`max_stream`)"),
+        CutReason::Expired => (Reason::TokenExpired, "its credential has expired"),
+        // Not 401: clients would discard a good token and send everything again with another.
+        CutReason::Overlong => (Reason::BodyTimeout, "it lasted longer than its route allows (`max_stream`)"),
         CutReason::SignedOut => (Reason::SessionExpired, "its session has ended"),
         CutReason::Revoked => (Reason::TokenRevoked, "its credential was revoked"),
         CutReason::PermissionLost => {
-            (Reason::PolicyDenied, "the policy no longer allows it, or its route leads elsewhere by now")
+            (Reason::PolicyDenied, "the policy no longer allows it, or its route now has another upstream")
         }
-        CutReason::Draining => (Reason::Draining, "Doorward stops"),
-        CutReason::Idle => (Reason::BodyTimeout, "nothing moved for too long"),
+        CutReason::Draining => (Reason::Draining, "Doorward is shutting down"),
+        CutReason::Idle => (Reason::BodyTimeout, "no bytes arrived for too long"),
     };
-    Rejection::new(reason, format!("the request was broken off while its body was being sent, as {why}"))
-        .fix("look what was done of it before you send it again")
+    Rejection::new(reason, format!("the request was aborted while its body was being sent: {why}"))
+        .fix("check what took effect before you send it again")
 }
 
 async fn upgrade<E: OnEnd>(
@@ -157,51 +159,53 @@ async fn upgrade<E: OnEnd>(
     protocol: UpgradeProtocol,
     begin: impl FnOnce(&Outbound, StreamKind) -> StreamHandle,
 ) -> Result<Forwarded<E>, Rejection> {
-    let Some(client) = outbound.on_upgrade.take() else {
+    let Some(client) = outbound.take_upgrade() else {
         return Err(Rejection::new(Reason::UpgradeRefused, "this connection cannot be upgraded"));
     };
-    let request = std::mem::take(&mut outbound.request).map(drop);
-    let route = outbound.permit.route();
-    match pools.upgrade(&route.upstream, request, protocol).await? {
+    let (request, permit) = outbound.parts_to_send();
+    let request = std::mem::take(request).map(drop);
+    match pools.upgrade(&permit.route().upstream, request, protocol).await? {
         UpgradeAnswer::Switched(mut response, splice) => {
-            // A browser takes cookies from this answer too. What else other answers get is about content, which it has none of.
+            // A browser accepts cookies from this response too. The other headers that `clean` sets are about content, which it lacks.
             clean_response(response.headers_mut(), cookie::PREFIX);
             protocol.announce(response.headers_mut());
             identify(response.headers_mut(), outbound);
-            let handle = begin(outbound, outbound.permit.stream_kind());
+            let handle = begin(outbound, outbound.permit().stream_kind());
             let splice = Box::pin(splice.run(client, handle));
             Ok(Forwarded::Upgraded(Upgraded { response, splice }))
         }
         UpgradeAnswer::Refused(response) => {
-            let response = accepted(response, &outbound.permit)?;
+            let response = accepted(response, outbound.permit())?;
             let mut response = passed(response, outbound, Trailers::Drop).await?;
-            clean(&mut response, &outbound.permit);
+            clean(&mut response, outbound.permit());
             identify(response.headers_mut(), outbound);
-            // The connection ends with this answer, lest anything follows on it (CVE-2018-1002105).
+            // The connection ends with this response, so that no request can follow on it (CVE-2018-1002105).
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             Ok(Forwarded::Response { response, long: false })
         }
     }
 }
 
-/// An answer with the body that goes on, unless it refuses our own account.
+/// The response with its body for the client, unless it is a refusal of Doorward's own account.
 async fn passed<E: OnEnd>(
     response: Response<UpstreamBody>,
     outbound: &Outbound,
     trailers: Trailers,
 ) -> Result<Response<ResponseBody<E>>, Rejection> {
-    if refusal::may_be_of_us(&response, &outbound.permit) {
-        return Ok(Box::pin(refusal::of_the_caller(response, &outbound.permit)).await?.map(ResponseBody::full));
+    if account_refusal::may_be_of_us(&response, outbound.permit()) {
+        return Ok(Box::pin(account_refusal::of_the_caller(response, outbound.permit()))
+            .await?
+            .map(ResponseBody::full));
     }
     Ok(response.map(|body| ResponseBody::streaming(body, trailers)))
 }
 
-/// A 401 to our own credential is our trouble, not the caller's: clients throw good tokens away for it.
+/// A 401 for Doorward's own credential becomes an upstream error: clients would discard a good token because of it.
 fn accepted(response: Response<UpstreamBody>, permit: &Permit) -> Result<Response<UpstreamBody>, Rejection> {
     let route = permit.route();
     if response.status() == StatusCode::UNAUTHORIZED && route.upstream.knows_us() {
         return Err(match permit.is_proxied() {
-            // A server behind the API server says nothing of that token.
+            // A 401 of a server behind the API server is not about that token.
             true => route.upstream.unauthorized(),
             false => route.upstream.credential_refused(),
         });
@@ -210,7 +214,7 @@ fn accepted(response: Response<UpstreamBody>, permit: &Permit) -> Result<Respons
 }
 
 fn clean<B>(response: &mut Response<B>, permit: &Permit) {
-    // Has no content, and a cache would write a type that is said here over that of the content it kept.
+    // A 304 has no content, and a cache would replace the type of its stored content by one that is set here.
     let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
     clean_response(headers, cookie::PREFIX);
@@ -219,7 +223,7 @@ fn clean<B>(response: &mut Response<B>, permit: &Permit) {
     }
     if permit.is_of_kubernetes() {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        // Logs hold what strangers wrote; on this host a script in them would be one of ours.
+        // Logs contain what strangers wrote; a script in them would run in the origin of this host.
         let kind = only_type(headers).map(HeaderValue::as_bytes).unwrap_or_default();
         let is_data =
             [&b"application/json"[..], b"application/vnd.kubernetes.", b"application/yaml", b"application/apply-patch"]
@@ -235,7 +239,7 @@ fn clean<B>(response: &mut Response<B>, permit: &Permit) {
     }
 }
 
-/// The type of a content that has one. Of several, in one line or more, a browser takes the last.
+/// The content type, if there is exactly one: given several, on one line or more, a browser uses the last.
 fn only_type(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut lines = headers.get_all(header::CONTENT_TYPE).iter();
     let only = lines.next().filter(|line| !line.as_bytes().contains(&b','))?;
@@ -243,11 +247,11 @@ fn only_type(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 fn identify(headers: &mut HeaderMap, outbound: &Outbound) {
-    headers.insert(REQUEST_ID, outbound.permit.meta().id_line.clone());
+    headers.insert(REQUEST_ID, outbound.permit().meta().id_line.clone());
 }
 
-/// Whether a body has no length, so that it may go on for as long as the upstream likes. What of the API server goes on is
-/// known by what was asked.
+/// Whether a body has no length, so that the upstream may continue it indefinitely. For the API server, the request already tells which
+/// responses last.
 fn is_unsized(body: &UpstreamBody, kind: RouteKind) -> bool {
     matches!(kind, RouteKind::Http | RouteKind::Dashboard)
         && !body.is_end_stream()

@@ -1,6 +1,6 @@
-//! Which 403 of an API server is about our own account. Whether it may ask as the caller is the first that the API server looks at, and
-//! it refuses that in the words in which it refuses the caller. They must not reach the caller, who can do nothing about it, and would
-//! read whose name Doorward's account has.
+//! Recognizes a 403 of an API server that is about Doorward's own account. The API server first checks whether that account may
+//! impersonate the caller, and refuses it in the same words in which it refuses the caller. Such a refusal must not reach callers: they
+//! can do nothing about it, and it names Doorward's account.
 
 use std::borrow::Cow;
 
@@ -8,23 +8,28 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Deserialize;
 
-use super::{UpstreamBody, UpstreamError, UpstreamErrorKind};
-use crate::{authz::Permit, body::collect, config::raw::RouteKind, error::Rejection};
+use crate::{
+    authz::Permit,
+    body::collect,
+    config::raw::RouteKind,
+    error::Rejection,
+    upstream::{UpstreamBody, UpstreamError, UpstreamErrorKind},
+};
 
 const YAML: &[u8] = b"application/yaml";
 
-/// Bytes of a refusal but for what it quotes of the request, with room for long names of people and groups.
+/// The maximum bytes of a refusal without what it quotes of the request, with room for long names of people and groups.
 const MAX: usize = 64 << 10;
 
-/// The longest that is made of a byte of the path: resource and group are told three times, and `&` is `\u0026amp;` in one of these and
-/// `\u0026` in the others.
+/// The maximum bytes that a refusal has for one byte of the path: it names resource and group three times, and `&` becomes `\u0026amp;`
+/// in one of these places and `\u0026` in the others.
 const QUOTED: usize = 24;
 
-/// From here on an API server compresses what it says (`defaultGzipThresholdBytes`).
+/// An API server compresses responses of at least this many bytes (`defaultGzipThresholdBytes`).
 const COMPRESSED: usize = 128 << 10;
 
-/// A body that may be short enough, in a form in which an API server writes a `Status`. What comes of another server through the API
-/// server may say anything, so that it is not looked at.
+/// Whether a response may be such a refusal: a body that may be short enough, in a format in which an API server writes a `Status`. The
+/// responses of servers behind the API server are exempt, as they may say anything.
 pub(super) fn may_be_of_us(response: &Response<UpstreamBody>, permit: &Permit) -> bool {
     response.status() == StatusCode::FORBIDDEN
         && permit.route().kind == RouteKind::Kubernetes
@@ -33,13 +38,13 @@ pub(super) fn may_be_of_us(response: &Response<UpstreamBody>, permit: &Permit) -
         && may_be_read(response, longest(permit))
 }
 
-/// The most that a refusal of our account has, which tells resource, name and path of the request.
+/// The maximum length of a refusal of Doorward's account, which quotes resource, name and path of the request.
 fn longest(permit: &Permit) -> usize {
     MAX + QUOTED * permit.target().as_str().len()
 }
 
-/// Whether to read a body. Over HTTP/1.1 the API server says no length of more than 2 KiB. One that is compressed goes on, unless the
-/// request made it so long.
+/// Whether to read a body. Over HTTP/1.1 the API server gives no length above 2 KiB. A compressed body is passed on, unless the request
+/// itself can have made it long enough to be compressed.
 fn may_be_read<B: http_body::Body>(response: &Response<B>, longest: usize) -> bool {
     let hint = response.body().size_hint();
     match is_compressed(response.headers()) {
@@ -52,7 +57,7 @@ fn is_compressed(headers: &HeaderMap) -> bool {
     headers.contains_key(header::CONTENT_ENCODING)
 }
 
-/// The forms that clients can ask for.
+/// Whether the body is in one of the formats that clients can ask for.
 fn is_status(headers: &HeaderMap) -> bool {
     const FORMS: [&[u8]; 4] = [b"application/json", b"application/vnd.kubernetes.protobuf", b"application/cbor", YAML];
     FORMS.iter().any(|form| kind(headers).starts_with(form))
@@ -62,7 +67,7 @@ fn kind(headers: &HeaderMap) -> &[u8] {
     headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes)
 }
 
-/// Reads the body of such an answer, and refuses in our own words if it is about our account.
+/// Reads the body of such a response, and replaces it by an error if it is about Doorward's own account.
 pub(super) async fn of_the_caller(
     response: Response<UpstreamBody>,
     permit: &Permit,
@@ -75,7 +80,7 @@ pub(super) async fn of_the_caller(
         return Err(failed(UpstreamErrorKind::Protocol).because(why).into());
     }
     let longest = longest(permit);
-    let read = tokio::time::timeout(upstream.response_timeout.span(), collect(body, longest)).await;
+    let read = tokio::time::timeout(upstream.response_timeout(), collect(body, longest)).await;
     let read = read.map_err(|_| failed(UpstreamErrorKind::ResponseTimeout).because("the body of a 403 did not end"))?;
     let body = read.ok_or_else(|| {
         let why = format!("the body of a 403 broke off, or has more than {longest} bytes");
@@ -92,10 +97,9 @@ struct Status {
     message: String,
 }
 
-/// What a refusal says of our account. The words are those of all forms of impersonation: `User "doorward" cannot impersonate resource`,
-/// `cannot impersonate:user-info resource`, `cannot impersonate-on:user-info:get resource`. Names that the caller asked for stand there
-/// too: those of a resource and its group as they are, but before the refusal, and in quotes after it. So the last refusal that is whole
-/// is the one.
+/// The refusal of Doorward's account in a body, if it is one. It covers all forms of impersonation: `User "doorward" cannot impersonate
+/// resource`, `cannot impersonate:user-info resource`, `cannot impersonate-on:user-info:get resource`. The body also contains names from
+/// the request: a resource and its group verbatim before the refusal, and in quotes after it. So the last complete refusal counts.
 fn about_us(headers: &HeaderMap, body: &[u8], username: &str) -> Option<String> {
     let message = if kind(headers).starts_with(YAML) {
         std::str::from_utf8(body).ok().and_then(|text| serde_saphyr::from_str::<Status>(text).ok())
@@ -105,7 +109,7 @@ fn about_us(headers: &HeaderMap, body: &[u8], username: &str) -> Option<String> 
     let is_alone = message.is_some();
     let text: Cow<'_, str> = match message {
         Some(status) => status.message.into(),
-        // Other forms hold the message as it is, and what follows it is no part of it.
+        // The other formats contain the message verbatim, followed by other fields.
         None => String::from_utf8_lossy(body),
     };
     const BEFORE: &str = "forbidden: ";
@@ -121,12 +125,12 @@ fn about_us(headers: &HeaderMap, body: &[u8], username: &str) -> Option<String> 
     Some(said.split(char::is_control).next().unwrap_or(said).to_owned())
 }
 
-/// What an API server says of who may not (`forbiddenMessage` in `pkg/endpoints/handlers/responsewriters` of k8s.io/apiserver).
+/// The message by which an API server refuses a user (`forbiddenMessage` in `pkg/endpoints/handlers/responsewriters` of k8s.io/apiserver).
 struct Refusal<'a> {
-    /// As it is in the quotes.
+    /// Still escaped.
     user: &'a str,
     verb: &'a str,
-    /// What follows: the reason of the authorizer, if it has one.
+    /// The rest of the message: the authorizer's reason, if it gave one.
     rest: &'a str,
 }
 
@@ -149,7 +153,7 @@ impl<'a> Refusal<'a> {
     }
 }
 
-/// What stands in quotes as `%q` of Go writes them, and what follows.
+/// Splits a text that begins with a string quoted by Go's `%q` into what is between the quotes and the rest.
 fn quoted(text: &str) -> Option<(&str, &str)> {
     let inner = text.strip_prefix('"')?;
     let mut is_escaped = false;
@@ -161,7 +165,7 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
     Some((&inner[..end], &inner[end + 1..]))
 }
 
-/// What was put in quotes by `%q`.
+/// Undoes the escapes of Go's `%q`.
 fn unquoted(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut chars = text.chars();
