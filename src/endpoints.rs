@@ -90,8 +90,8 @@ impl Default for Endpoints {
                 .route(probe::PATH, get(probe::answer))
                 .route(sessions::PATH, get(sessions::list))
                 .route(sessions::END, post(sessions::end))
-                .route(PROTECTED_RESOURCE, get(protected_resource).options(may_ask))
-                .route(&format!("{PROTECTED_RESOURCE}/{{*resource}}"), get(protected_resource).options(may_ask))
+                .route(PROTECTED_RESOURCE, get(protected_resource).options(allow_preflight))
+                .route(&format!("{PROTECTED_RESOURCE}/{{*resource}}"), get(protected_resource).options(allow_preflight))
                 .route(assertions::KEY_SET, get(assertion_keys))
                 .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT))
                 .layer(CatchPanicLayer::new()),
@@ -437,8 +437,8 @@ async fn protected_resource(Extension(context): Extension<Context>) -> AxumRespo
     (headers, Json(metadata)).into_response()
 }
 
-async fn may_ask() -> AxumResponse {
-    respond::may_ask().map(Body::from)
+async fn allow_preflight() -> AxumResponse {
+    respond::allow_preflight().map(Body::from)
 }
 
 /// Of these issuers those that a client can ask for a token. Many clients take the first that is named, so that others are named only

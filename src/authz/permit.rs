@@ -86,8 +86,8 @@ impl Permit {
         self.authenticated.view(now)
     }
 
-    /// Whether the request is recorded before it goes on: it may change something, or lasts, or came through break-glass.
-    pub fn is_announced(&self) -> bool {
+    /// Whether a record of the decision must be durable before the request is forwarded: writes, long-lived streams, break-glass.
+    pub fn is_recorded_first(&self) -> bool {
         self.is_write() || self.lifetime() != Lifetime::Short || self.principal().scheme == Scheme::BreakGlass
     }
 

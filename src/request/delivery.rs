@@ -107,7 +107,7 @@ impl Worker {
         let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
         let budget = sender.map(|sender| sender.answer_within());
         let patience = budget.map(|budget| deadline(budget, exchange.elapsed()));
-        exchange.set_patience(patience);
+        exchange.set_deadline_of_trail(patience);
         // Whoever comes without a delivery sends each request once.
         let once = match &reservation {
             Some(reservation) => reservation.once(),

@@ -1,7 +1,7 @@
-//! One request and its answer, from the listener's hands back to them: what is recorded, counted, and when.
+//! The audit record and the metrics of one request, from its arrival to the last byte of its response.
 //!
-//! The exchange is opened before anything else and closed once, whatever happens: when the last byte of the answer is
-//! handed over, when the client goes away, when a stream is cut. Closing it writes the audit record.
+//! An exchange is opened before anything else and closed exactly once: when the last byte of the response was handed over, when the client
+//! disconnects, or when a stream is cut. Closing it writes the audit record.
 
 use std::{
     borrow::Cow,
@@ -25,34 +25,34 @@ use crate::{
     upstream::upgrade::SpliceEnd,
 };
 
-/// The exchange. Dropped before its end, it says that the client went away.
+/// The exchange. Dropping it closes it as "client gone".
 #[derive(Debug)]
 pub struct Exchange(Box<Open>);
 
 #[derive(Debug)]
 struct Open {
-    /// Goes to the trail as it is when the exchange is closed, which leaves none.
+    /// Written to the trail when the exchange is closed, which leaves `None`.
     record: Option<Box<Record>>,
     began: Instant,
     trail: Trail,
-    /// None of what was held, or was lent.
+    /// `None` for a held delivery, and once the exchange is lent.
     connection: Option<Arc<Connection>>,
     reservation: Option<Reservation>,
-    /// Until when its sender waits for the trail, where that is known.
+    /// Until when the sender waits for the trail, if that is known.
     patience: Option<tokio::time::Instant>,
     metrics: Arc<RouteMetrics>,
     outcome: Outcome,
-    /// How long it took until the head of its answer was there.
+    /// The time until the head of the response was there.
     to_answer: Option<Duration>,
-    /// What came of a request body that is passed on as it comes.
+    /// The counts of a request body that is streamed.
     received: Option<Arc<Received>>,
     epoch: u64,
-    /// None once it is lent.
+    /// `None` once it is lent.
     _in_flight: Option<InFlight>,
 }
 
-/// What was asked, as it was sent: for the record of a request that is refused before it is understood. Made of each
-/// request, so it shares what it holds.
+/// Host and path as they were sent, for the record of a request that cannot be sanitized. It is made for each request, so it shares
+/// what it holds.
 #[derive(Debug)]
 pub struct Sent {
     uri: Uri,
@@ -69,13 +69,13 @@ impl Sent {
         let named = self.uri.authority().map(|authority| authority.as_str().into()).or(line).unwrap_or_default();
         match normalise(&named) {
             Some(host) => host.into_owned().into(),
-            // What stands before an `@` may be a password.
+            // The part before an `@` may be a password.
             None => named.rsplit('@').next().unwrap_or_default().to_owned().into(),
         }
     }
 }
 
-/// Who gave an answer.
+/// Who answered a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerBy {
     Upstream,
@@ -83,14 +83,14 @@ pub enum AnswerBy {
     Us,
 }
 
-/// What an exchange writes to and is counted on, and when it began as far as streams are concerned.
+/// What an exchange reports to, and the stream epoch at which it began.
 #[derive(Debug)]
 pub struct Ledger {
     pub trail: Trail,
-    /// The metrics of requests that match no route, until one is found.
+    /// The metrics of requests without a route, until one is found.
     pub metrics: Arc<RouteMetrics>,
     pub in_flight: InFlight,
-    /// Which look at all streams was the last before the generation was taken that decides.
+    /// The stream epoch, read before the configuration snapshot; see [`super::pipeline`].
     pub epoch: u64,
 }
 
@@ -111,7 +111,7 @@ impl Exchange {
         exchange
     }
 
-    /// Brings again what came before and was held: nobody waits for its answer.
+    /// Opens the exchange of a held delivery, whose sender has been answered.
     pub fn resume(record: Record, ledger: Ledger) -> Self {
         Self(Box::new(Open {
             record: Some(Box::new(record)),
@@ -129,8 +129,8 @@ impl Exchange {
         }))
     }
 
-    /// Hands everything to a task that goes on when the client has left, and closes it then. What is left here records and counts
-    /// nothing, until the task has given it back.
+    /// Moves the contents to a task that outlives the client's connection, and that closes the exchange if the client leaves. Until the task
+    /// gives them back, `self` is empty and records nothing.
     #[must_use]
     pub fn lend(&mut self) -> Self {
         let open = &mut *self.0;
@@ -156,7 +156,7 @@ impl Exchange {
         self.0.record.get_or_insert_with(|| Box::new(Record::begin(Uuid::nil(), Timestamp::default(), Method::GET)))
     }
 
-    /// Notes what was sent, where nothing better is known. Never the query, which may carry codes and tokens.
+    /// Records host and path as they were sent, without the query, which may carry codes and tokens.
     pub fn note_sent(&mut self, sent: &Sent) {
         const MAX: usize = 1024;
         let cut = |text: &str| text.chars().take(MAX).collect::<String>();
@@ -165,7 +165,7 @@ impl Exchange {
         record.path = cut(sent.uri.path()).into();
     }
 
-    /// Counts on the metrics of a route from here on.
+    /// Counts the request on the metrics of a route from here on.
     pub fn count_on(&mut self, metrics: &Arc<RouteMetrics>) {
         self.0.metrics = Arc::clone(metrics);
     }
@@ -186,8 +186,8 @@ impl Exchange {
         self.0.to_answer = Some(self.elapsed());
     }
 
-    /// Takes room for the records of what is about to be done; refuses with 503 if there is none for too long. What comes through
-    /// break-glass is done on no other terms, whatever is configured.
+    /// Reserves room for the records of the request; 503 if there is none for too long. A request through break-glass always needs a
+    /// record, whatever is configured.
     pub async fn reserve(&mut self, records: u32) -> Result<(), Rejection> {
         let scheme = self.record().principal.as_ref().map(|principal| principal.scheme);
         let trail = &self.0.trail;
@@ -202,9 +202,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Has its sender wait for the trail no longer than until then. Whoever does not wait longer is told of the trail, which has kept
-    /// its delivery.
-    pub fn set_patience(&mut self, until: Option<tokio::time::Instant>) {
+    /// Sets until when the sender waits for the trail. After that it is answered that the trail delays its delivery.
+    pub fn set_deadline_of_trail(&mut self, until: Option<tokio::time::Instant>) {
         self.0.patience = until;
     }
 
@@ -213,13 +212,13 @@ impl Exchange {
         Ok(self.0.trail.check()?)
     }
 
-    /// Has its last record written in a place that was taken for it.
+    /// Uses a reservation that was made elsewhere for its last record.
     pub fn hold(&mut self, place: Reservation) {
         self.0.reservation = Some(place);
     }
 
-    /// Writes the record as it stands, before the request is forwarded, and returns when it is on stable storage.
-    pub async fn decided(&mut self) -> Result<(), Rejection> {
+    /// Writes the decision before the request is forwarded, and returns when the record is on stable storage.
+    pub async fn write_decided(&mut self) -> Result<(), Rejection> {
         let open = &mut *self.0;
         let until = open.patience;
         let (Some(reservation), Some(record)) = (&mut open.reservation, &mut open.record) else { return Ok(()) };
@@ -229,8 +228,8 @@ impl Exchange {
         Ok(recorded_by(until, written, || reservation.out_of_time()).await?)
     }
 
-    /// Writes that a stream has begun. Its end is written after the fact, so that it holds no room for hours.
-    pub fn started(&mut self) {
+    /// Records that a stream has begun, and gives its reservation back, so that it does not occupy room for hours.
+    pub fn write_started(&mut self) {
         let open = &mut *self.0;
         if let (Some(mut reservation), Some(record)) = (open.reservation.take(), &open.record) {
             let mut begun = record.clone();
@@ -240,25 +239,25 @@ impl Exchange {
         }
     }
 
-    /// Writes that an answer has begun where room is short: a client that takes it slowly, or not at all, would hold room that
-    /// others need.
-    pub fn started_if_crowded(&mut self) {
+    /// Records that a response has begun if room is short: a client that reads it slowly, or not at all, would occupy room that others
+    /// need.
+    pub fn write_started_if_crowded(&mut self) {
         if self.0.reservation.as_ref().is_some_and(Reservation::is_crowded) {
-            self.started();
+            self.write_started();
         }
     }
 
-    /// Where a request body is noted that is passed on as it comes.
+    /// The counts of a request body that is streamed.
     pub fn received(&mut self) -> &Arc<Received> {
         self.0.received.get_or_insert_with(Arc::default)
     }
 
-    /// What the caller gets, and who gave it.
+    /// Records the response and who gave it.
     pub fn answered(&mut self, status: StatusCode, by: AnswerBy) {
         self.record().status = Some(status);
         self.0.outcome = match by {
             AnswerBy::Upstream => Outcome::Forwarded,
-            // Some refuse in words of their own standard, and note that they did.
+            // Some endpoints refuse in the words of their own standard, and record the refusal themselves.
             AnswerBy::Us => match &self.record().refusal {
                 Some(refusal) => Outcome::Refused(refusal.reason),
                 None => Outcome::Answered,
@@ -282,7 +281,7 @@ impl Exchange {
             record.bytes_in = received.bytes();
             record.body_digest = record.body_digest.or_else(|| received.digest());
         }
-        // Whoever asked for a token heard of none.
+        // Without an answer the token did not reach whoever asked for it.
         if record.status.is_none() {
             record.issued = None;
         }
@@ -316,7 +315,7 @@ impl Drop for Exchange {
     }
 }
 
-/// Waits for the trail until `patience` is over. What is `late` is what it comes to then.
+/// Waits for the trail until `patience` is over, and returns the result of `late` then.
 async fn recorded_by<T>(
     patience: Option<tokio::time::Instant>,
     recorded: impl Future<Output = Result<T, AuditUnavailable>>,

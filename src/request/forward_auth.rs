@@ -98,11 +98,11 @@ impl Worker {
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
         let answer = passed(permit.principal())?;
-        let announced = permit.is_announced();
+        let is_recorded_first = permit.is_recorded_first();
         // With this answer the proxy sends it on.
-        exchange.reserve(if announced { 2 } else { 1 }).await?;
-        if announced {
-            exchange.decided().await?;
+        exchange.reserve(if is_recorded_first { 2 } else { 1 }).await?;
+        if is_recorded_first {
+            exchange.write_decided().await?;
         }
         self.recheck(snapshot, &permit, now, exchange)?;
         Ok(own(answer, id))

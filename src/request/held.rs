@@ -63,7 +63,7 @@ impl Worker {
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
         let patience = delivery::deadline(budget, exchange.elapsed());
-        exchange.set_patience(Some(patience));
+        exchange.set_deadline_of_trail(Some(patience));
         exchange.reserve(1).await?;
         let deadline = delivery::deadline(budget, exchange.elapsed());
         self.recheck(snapshot, &permit, begun, exchange)?;
@@ -120,7 +120,7 @@ impl Worker {
         let once = Once { id: *id.once(), window: None };
         let begun = Instant::now();
         let deadline = begun + TRY;
-        exchange.set_patience(Some(begun + TRY.saturating_sub(LEAST)));
+        exchange.set_deadline_of_trail(Some(begun + TRY.saturating_sub(LEAST)));
         let is_sent = AtomicBool::new(false);
         let send = async {
             let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await?;

@@ -1,12 +1,12 @@
-//! The life of a request: listener -> sanitize -> route -> authenticate -> authorize -> assume identity -> forward ->
-//! audit. Each step takes the proof that the step before it made. `process`, `decide` and `forward` show them all.
+//! The request pipeline: sanitize -> route -> authenticate -> authorize -> assume identity -> forward, with one audit record around it.
+//! Each step consumes the proof type that the previous step made. Start reading at [`Worker::process`].
 //!
-//! - **Exchange**: the request and its answer as they are recorded; it is closed once, on every way out.
-//! - **Ledger**: what an exchange writes to and is counted on.
-//! - **Manner**: how this client is told of a refusal: as a page, as JSON, or as the API server would.
-//! - **Cleared**: a request that is decided and recorded as far as it must be, so that it may be sent.
-//! - **Epoch**: the last look at all open streams before the generation was taken that decides; a stream that begins after a
-//!   later one was missed by it, and is looked at by itself.
+//! - [`Exchange`]: the audit record and the metrics of one request. It is closed exactly once, on every exit path.
+//! - [`Ledger`]: the trail and the counters that an exchange reports to.
+//! - [`Manner`]: how this client reads a refusal: as a page, as a problem in JSON, as the API server's `Status`, as gRPC trailers.
+//! - [`Cleared`]: a request that was allowed and, where required, recorded, so that it may be sent.
+//! - **Epoch**: the number of sweeps over all open streams, which follow reloads and revocations. It is read before the snapshot of the
+//!   configuration. If it has changed when a stream is registered, a sweep missed that stream, which is then checked by itself.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ pub struct Worker {
 
 type Answer = Response<ResponseBody<Exchange>>;
 
-/// What a request leads to.
+/// The outcome of a request.
 pub(super) enum Ending {
     /// A response whose body ends the exchange.
     Response { response: Answer, by: AnswerBy },
@@ -64,16 +64,25 @@ pub(super) enum Ending {
     Upgraded(forward::Upgraded),
 }
 
+/// A request that the policy allows, and what follows from that.
+struct Permitted {
+    permit: Permit,
+    /// The rule that allowed it.
+    rule: Option<Arc<str>>,
+    /// The groups that grants gave.
+    groups: Arc<[Arc<str>]>,
+}
+
 /// A request that may be sent.
 pub(super) struct Cleared {
     pub(super) outbound: Outbound,
-    /// Those that grants gave, under which it is sent.
+    /// The groups that grants gave, in which it is sent.
     pub(super) groups: Arc<[Arc<str>]>,
-    /// What it is depends on whether its run is there, and on what that says.
+    /// For an apply or a patch of a run: adapts the body to the existing run, if there is one.
     fit: Option<Fit>,
-    /// It is recorded before it is sent.
-    announced: bool,
-    /// Which look at all streams was the last before the generation was taken that decided it.
+    /// Whether a record of the decision must be durable before it is sent.
+    is_recorded_first: bool,
+    /// The epoch at which it was decided.
     epoch: u64,
     /// When it was decided.
     pub(super) now: Moment,
@@ -84,7 +93,7 @@ impl Worker {
         Self { app, pools }
     }
 
-    /// What a request is recorded in and counted on from its begin on.
+    /// The ledger of a request that has just arrived.
     pub(super) fn ledger(&self, metrics: &Arc<RouteMetrics>, epoch: u64) -> Ledger {
         Ledger {
             trail: self.app.trail.clone(),
@@ -95,7 +104,7 @@ impl Worker {
     }
 
     async fn answer(self, connection: Arc<Connection>, request: Result<Request<ClientBody>, Unfit>) -> Answer {
-        // Before the generation: a look at all streams after it would miss a stream that is not registered yet.
+        // Before the snapshot: a sweep in between would miss a stream that is not registered yet.
         let epoch = self.app.streams.epoch();
         let snapshot = self.app.snapshot.load_full();
         let id = Uuid::now_v7();
@@ -114,45 +123,36 @@ impl Worker {
             }
             None => self.process(&snapshot, &connection, request, &mut exchange, &mut manner).await,
         };
-        let mut response = match ending {
-            Ok(Ending::Response { mut response, by }) => {
+        let (mut response, is_unauthenticated) = match ending {
+            Ok(Ending::Upgraded(upgraded)) => return switch_protocols(upgraded, exchange),
+            Ok(Ending::Response { response, by }) => {
                 exchange.answered(response.status(), by);
-                let is_away = by == AnswerBy::Us && response.status() == StatusCode::UNAUTHORIZED;
-                if is_away && is_unknown(&connection, &snapshot, &mut exchange) {
-                    send_away(&mut response);
-                }
+                let is_unauthenticated = by == AnswerBy::Us && response.status() == StatusCode::UNAUTHORIZED;
                 if !response.body().is_end_stream() {
-                    exchange.started_if_crowded();
+                    exchange.write_started_if_crowded();
                 }
-                response
-            }
-            Ok(Ending::Upgraded(upgraded)) => {
-                exchange.answered(StatusCode::SWITCHING_PROTOCOLS, AnswerBy::Upstream);
-                exchange.started();
-                let (response, splice) = upgraded.into_parts();
-                tokio::spawn(async move { exchange.end_upgrade(splice.await) });
-                return response.map(|()| ResponseBody::empty());
+                (response, is_unauthenticated)
             }
             Err(rejection) => {
                 log(&rejection, id);
                 exchange.refused(&rejection);
-                // Not by the status of the answer, which is another in gRPC.
-                let is_away =
+                // By the rejection and not by the response, whose status is 200 in gRPC.
+                let is_unauthenticated =
                     rejection.status() == StatusCode::UNAUTHORIZED || rejection.reason() == Reason::TooManyRefusals;
-                let mut response = self.refusal(rejection, &snapshot, &mut manner, &mut exchange);
-                if is_away && is_unknown(&connection, &snapshot, &mut exchange) {
-                    send_away(&mut response);
-                }
-                response.map(ResponseBody::full)
+                let response = self.refusal(rejection, &snapshot, &mut manner, &mut exchange);
+                (response.map(ResponseBody::full), is_unauthenticated)
             }
         };
+        if is_unauthenticated && is_stranger_over_http2(&connection, &snapshot, &mut exchange) {
+            close_connection(&mut response);
+        }
         if is_head {
             respond::head_alone(&mut response);
         }
         response.map(|body| body.on_end(exchange))
     }
 
-    /// What the caller gets for a refusal: the way to what it lacks where there is one, else why.
+    /// The response to a refused request: the way to what the caller lacks where there is one, else the reason.
     fn refusal(
         &self,
         rejection: Rejection,
@@ -231,7 +231,7 @@ impl Worker {
         }
     }
 
-    /// From what came to a request that later steps can read, which is recorded, whatever is wrong with it.
+    /// Sanitizes a request, and notes in its record what was asked, also where that is malformed.
     pub(super) fn take_in<B>(
         &self,
         snapshot: &Snapshot,
@@ -250,9 +250,9 @@ impl Worker {
         Ok(request)
     }
 
-    /// Reads the body of a request to Kubernetes that says what becomes of a run or of a template, and notes what it does, and that of
-    /// a call to an EventListener. Of any other nothing is read, nor of one that the policy refuses whatever its body says: bodies share
-    /// one memory, which nobody is to fill who may do nothing.
+    /// Reads the body where rules depend on it: requests to Kubernetes that create or change a Tekton run or template, and calls to an
+    /// EventListener. Other bodies are streamed. A request that the policy refuses whatever its body says is refused first, so that
+    /// callers without any rights cannot fill the memory that bodies share.
     async fn read_body(
         &self,
         snapshot: &Snapshot,
@@ -286,8 +286,8 @@ impl Worker {
         Box::pin(authenticated.read_call(limits, budget, exchange.record())).await
     }
 
-    /// From a known caller to a request that may be sent, with the identity that it is sent under, recorded as far as it must be and
-    /// with room for its last record. `once` names what goes to an EventListener, and nothing else.
+    /// Authorizes the request and assumes the identity that it is sent under; reserves room for its audit records, and writes the first
+    /// where one is required before it is sent. `once` is the idempotency key of a delivery to an EventListener.
     pub(super) fn decide<'e>(
         &'e self,
         snapshot: &'e Snapshot,
@@ -295,50 +295,65 @@ impl Worker {
         once: Option<webhooks::Once>,
         exchange: &'e mut Exchange,
     ) -> impl Future<Output = Result<Box<Cleared>, Rejection>> + Send + use<'e> {
-        // Before the future, which need not hold the request then.
-        let cleared = self.clear(snapshot, authenticated, once, exchange);
+        // Outside the async block, so that the future does not have to store `authenticated`.
+        let now = self.app.clock.moment();
+        let cleared = self
+            .authorize(snapshot, authenticated, now, exchange)
+            .and_then(|permitted| self.assume(snapshot, permitted, once, now, exchange));
         async move {
             let cleared = cleared?;
-            exchange.reserve(if cleared.announced { 2 } else { 1 }).await?;
-            if cleared.announced {
-                Box::pin(exchange.decided()).await?;
+            exchange.reserve(if cleared.is_recorded_first { 2 } else { 1 }).await?;
+            if cleared.is_recorded_first {
+                Box::pin(exchange.write_decided()).await?;
             }
             self.recheck(snapshot, cleared.outbound.permit(), cleared.now, exchange)?;
             Ok(cleared)
         }
     }
 
-    fn clear(
+    /// Asks the policy, and records its decision and the grants.
+    fn authorize(
         &self,
         snapshot: &Snapshot,
         authenticated: authn::Authenticated,
-        once: Option<webhooks::Once>,
+        now: Moment,
         exchange: &mut Exchange,
-    ) -> Result<Box<Cleared>, Rejection> {
-        let now = self.app.clock.moment();
+    ) -> Result<Permitted, Rejection> {
         let decided = authorize(&snapshot.policy, authenticated, now.shown());
         let decision = exchange.record().decision.insert(recorded(&decided.decision));
-        let mut permit = decided.permit?;
+        let permit = decided.permit?;
         let given = snapshot.policy.kubernetes_groups(permit.principal());
         decision.grants = given.grants;
-        let lifetime = permit.lifetime();
-        if lifetime != Lifetime::Short && self.app.memory.level() >= Level::RefuseStreams {
+        if permit.lifetime() != Lifetime::Short && self.app.memory.level() >= Level::RefuseStreams {
             return Err(Rejection::short_of_memory());
         }
-        let announced = permit.is_announced();
+        Ok(Permitted { permit, rule: decided.decision.rule, groups: given.groups })
+    }
+
+    /// Makes the request that is sent: with the caller's identity, the assertion for an EventListener, and the body of a run that says who
+    /// caused it.
+    fn assume(
+        &self,
+        snapshot: &Snapshot,
+        permitted: Permitted,
+        once: Option<webhooks::Once>,
+        now: Moment,
+        exchange: &mut Exchange,
+    ) -> Result<Box<Cleared>, Rejection> {
+        let Permitted { mut permit, rule, groups } = permitted;
+        let is_recorded_first = permit.is_recorded_first();
         let upstream = Arc::clone(permit.route().upstream.name());
-        let assertion = asserted(snapshot, &permit, &given.groups, once, now.shown(), exchange.record())?;
+        let assertion = asserted(snapshot, &permit, &groups, once, now.shown(), exchange.record())?;
         let (body, fit) = match permit.take_document() {
             Some(document) => {
-                let rule = decided.decision.rule.as_deref();
-                let request = exchange.record().id;
+                let (rule, request) = (rule.as_deref(), exchange.record().id);
                 let makes = document.run.intent.makes_a_run();
                 let (body, fit) = document.into_body(&Attribution { principal: permit.principal(), rule, request });
                 (Some((self.app.budget.hold(body).ok_or_else(Rejection::short_of_memory)?, makes)), fit)
             }
             None => (None, None),
         };
-        let mut outbound = Outbound::assume(permit, &given.groups)?;
+        let mut outbound = Outbound::assume(permit, &groups)?;
         if let Some((body, makes_a_run)) = body {
             outbound.attribute(body, makes_a_run);
         }
@@ -346,13 +361,13 @@ impl Worker {
             outbound.assert(assertion);
         }
         let record = exchange.record();
-        record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then(|| Arc::clone(&given.groups));
+        record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then(|| Arc::clone(&groups));
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
-        outbound.note_body(announced, || Arc::clone(exchange.received()));
-        Ok(Box::new(Cleared { outbound, groups: given.groups, fit, announced, epoch: exchange.epoch(), now }))
+        outbound.note_body(is_recorded_first, || Arc::clone(exchange.received()));
+        Ok(Box::new(Cleared { outbound, groups, fit, is_recorded_first, epoch: exchange.epoch(), now }))
     }
 
-    /// From a request that may be sent to the upstream's answer.
+    /// Sends the request, and notes what the upstream answered.
     pub(super) async fn forward(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -387,7 +402,7 @@ impl Worker {
             Forwarded::Response { response, long } => {
                 if long {
                     exchange.answered(response.status(), AnswerBy::Upstream);
-                    exchange.started();
+                    exchange.write_started();
                 }
                 Ok(Ending::Response { response, by: AnswerBy::Upstream })
             }
@@ -395,7 +410,7 @@ impl Worker {
         }
     }
 
-    /// Sends, and gives what came.
+    /// Sends the request, and registers its streams.
     pub(super) async fn send(&self, cleared: &mut Cleared) -> Result<Forwarded<Exchange>, Rejection> {
         let Cleared { outbound, groups, epoch, now, .. } = cleared;
         let begin = |outbound: &Outbound, kind| {
@@ -432,7 +447,7 @@ impl Worker {
     }
 }
 
-/// What an EventListener is told of a request, signed; none of what goes elsewhere, or has no body that was read.
+/// The signed assertion for an EventListener. `None` for other upstreams, and for a request whose body was not read.
 fn asserted(
     snapshot: &Snapshot,
     permit: &Permit,
@@ -456,7 +471,7 @@ fn asserted(
     assertion.map(Some).ok_or_else(|| Rejection::new(Reason::Internal, "the assertion cannot be signed"))
 }
 
-/// What a client asks to be is never passed on and never ignored.
+/// Refuses a request by which the client itself asks to impersonate: that is never passed on and never ignored.
 pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), Rejection> {
     let asked = &request.meta().impersonation;
     if asked.is_empty() {
@@ -467,6 +482,15 @@ pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), R
         format!("the request asks to be somebody else ({}), and Doorward lets nobody impersonate", names.join(", "));
     Err(Rejection::new(Reason::ImpersonationRefused, detail)
         .fix("send it without these headers (`kubectl` without `--as`)"))
+}
+
+/// Ends the HTTP exchange of a connection that speaks another protocol from here on.
+fn switch_protocols(upgraded: forward::Upgraded, mut exchange: Exchange) -> Answer {
+    exchange.answered(StatusCode::SWITCHING_PROTOCOLS, AnswerBy::Upstream);
+    exchange.write_started();
+    let (response, splice) = upgraded.into_parts();
+    tokio::spawn(async move { exchange.end_upgrade(splice.await) });
+    response.map(|()| ResponseBody::empty())
 }
 
 impl Serve for Worker {
@@ -492,7 +516,7 @@ pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) ->
         peer: connection.peer,
         peer_line: connection.peer_line.as_ref(),
         is_unnamed: connection.is_unnamed,
-        // By now, whatever it was when it connected.
+        // Decided anew for each request: a reload may have changed the list since the connection began.
         trusted: trusted_proxies.iter().any(|net| net.contains(&peer)),
         trusted_proxies,
         tls: connection.tls.is_some(),
@@ -500,21 +524,21 @@ pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) ->
     }
 }
 
-/// Whether nobody knows who asks, over HTTP/2. A trusted proxy brings many clients by one connection, of whom the others have done
-/// nothing.
-fn is_unknown(connection: &Connection, snapshot: &Snapshot, exchange: &mut Exchange) -> bool {
+/// Whether this is a client over HTTP/2 that has not authenticated. Not behind a trusted proxy, whose connection carries the requests of
+/// other clients too.
+fn is_stranger_over_http2(connection: &Connection, snapshot: &Snapshot, exchange: &mut Exchange) -> bool {
     exchange.record().principal.is_none()
         && connection.protocol == Protocol::Http2
         && !arrival(connection, snapshot).trusted
 }
 
-/// Has a client connect anew: on a connection that stays it costs next to nothing to ask again and again.
-fn send_away<B>(response: &mut Response<B>) {
+/// Closes the connection after this response: on a connection that stays open, a client could retry at next to no cost.
+fn close_connection<B>(response: &mut Response<B>) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// What only an operator may know goes to the log; the caller's own mistakes are in the audit trail. The causes have a field of their own,
-/// as lines in JSON tell of an error no more than what it says itself.
+/// Logs the causes of a refusal, which only operators may see; mistakes of callers are in the audit trail. The causes have a field of their
+/// own because the JSON format prints an error without its sources.
 fn log(rejection: &Rejection, id: Uuid) {
     let reason = rejection.reason().as_str();
     if rejection.status().is_server_error() {

@@ -1,5 +1,5 @@
-//! The one place where a refusal becomes a response, in the language of whoever asked: `metav1.Status` for clients of
-//! Kubernetes, or plain text where these read nothing else, a page for people, trailers for gRPC, problem+json (RFC 9457) for all others.
+//! The one place where a refusal becomes a response, in the format that the client understands: `metav1.Status` for clients of
+//! Kubernetes, or plain text where these do not read it, a page for people, trailers for gRPC, problem+json (RFC 9457) for all others.
 
 use std::sync::Arc;
 
@@ -28,38 +28,38 @@ use crate::{
     terminal,
 };
 
-/// What `grpc-message` encodes (gRPC over HTTP/2, "Percent-Encoded"), with all that is not ASCII. Of what is encoded beyond that grpc-js
-/// leaves a part as it came, such as `%2C`.
+/// The characters that `grpc-message` encodes (gRPC over HTTP/2, "Percent-Encoded") besides those that are not ASCII. If more were encoded,
+/// grpc-js would not decode all of it, such as `%2C`.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
-/// How somebody who is refused wants to be told, noted while the request is still whole.
+/// How the client of a request reads a refusal, noted before the request is consumed.
 #[derive(Clone, Debug)]
 pub struct Manner {
     id: Uuid,
-    /// Somebody looks at what comes back.
+    /// A navigation or a submitted form of a browser: a person sees the response.
     pub(super) is_page: bool,
     is_grpc: bool,
-    /// What an API server serves there is read as bytes, and so is a refusal.
-    is_read_raw: bool,
+    /// A discovery path, whose responses client-go reads as bytes.
+    is_discovery: bool,
     /// Method and path, for people.
     request: String,
-    /// Whether a credential came in the header for them, which no browser adds.
+    /// Whether there is an `Authorization` header, which browsers do not add.
     pub(super) is_program: bool,
-    /// Where somebody who looks at a page comes back to after a login, if they do.
+    /// Where a login leads back to: the page that was navigated to.
     pub(super) back: Option<String>,
-    /// The page of the form that was sent, if one was and that page is known.
+    /// The page of the submitted form, if it is known.
     pub(super) form: Option<String>,
-    /// Where a login begins that has what this one lacks, for the page of the refusal.
+    /// Where a login begins that satisfies the rule, for the page of the refusal.
     pub(super) step_up: Option<String>,
-    /// By which scheme and port the client came, for where a challenge leads.
+    /// By which scheme and port the client reached this host, for the addresses in challenges.
     reached: Reached,
-    /// Once it is known.
+    /// The route, once it is known.
     pub(super) route: Option<Arc<Route>>,
-    /// For a page of Doorward's own: a route whose kinds of credential it takes.
+    /// For one of Doorward's own pages: a route whose schemes it accepts.
     pub(super) taken_of: Option<Arc<Route>>,
-    /// Clients of Kubernetes alone come to this host, whatever the route.
+    /// Only clients of Kubernetes use this host, so that they understand a `Status` without a route too.
     pub(super) is_for_kubernetes: bool,
-    /// What was asked of Kubernetes, once that is known.
+    /// The request attributes of Kubernetes, once they are known.
     pub(super) wanted: Option<Arc<Attributes>>,
 }
 
@@ -70,7 +70,7 @@ impl Manner {
             id,
             is_page: csrf::is_navigation(request.method(), headers) || csrf::is_submission(request.method(), headers),
             is_grpc: headers.get(header::CONTENT_TYPE).is_some_and(is_grpc),
-            is_read_raw: false,
+            is_discovery: false,
             is_program: headers.contains_key(header::AUTHORIZATION),
             request: String::new(),
             back: None,
@@ -84,11 +84,11 @@ impl Manner {
         }
     }
 
-    /// Notes how the client came, what the page of a refusal names, and where a login leads back to. Only people are shown the
-    /// page, and need the login.
+    /// Notes how the client reached this host, what a page of refusal names, and where a login leads back to; the latter two for people
+    /// only.
     pub fn note<B>(&mut self, request: &CleanRequest<B>) {
         self.reached = request.reached();
-        self.is_read_raw = is_read_raw(request.path());
+        self.is_discovery = is_discovery(request.path());
         if !self.is_page {
             return;
         }
@@ -124,13 +124,13 @@ impl Manner {
     }
 }
 
-/// What the answer depends on besides the refusal. Known in part when a request is refused early.
+/// Everything that the response depends on besides the refusal. Parts of it are unknown when a request is refused early.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
     pub manner: &'a Manner,
     /// The route, once it is known.
     pub route: Option<RouteTerms<'a>>,
-    /// The address of the protected-resource metadata (RFC 9728), where there is one.
+    /// The address of the protected-resource metadata (RFC 9728), if there is any.
     pub resource_metadata: Option<&'a str>,
     /// The caller, once known.
     pub who: Option<&'a str>,
@@ -138,34 +138,56 @@ pub struct Asker<'a> {
     pub brand: &'a Brand,
 }
 
-/// What is known of the route.
+/// The properties of a route that a refusal depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct RouteTerms<'a> {
-    /// None of a page of Doorward's own.
+    /// `None` for one of Doorward's own pages.
     pub kind: Option<RouteKind>,
     pub schemes: &'a [Scheme],
 }
 
+/// The format of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    GrpcTrailers,
+    Page,
+    /// A delivery that is refused and answered with 2xx, so that its sender does not send it again.
+    Ignored,
+    PlainText,
+    KubernetesStatus,
+    Problem,
+}
+
+/// The format that this client understands.
+fn format_for(rejection: &Rejection, asker: &Asker<'_>) -> Format {
+    let kind = asker.route.and_then(|route| route.kind);
+    let manner = asker.manner;
+    if kind == Some(RouteKind::Http) && manner.is_grpc {
+        Format::GrpcTrailers
+    } else if manner.is_page && kind != Some(RouteKind::Webhook) {
+        Format::Page
+    } else if rejection.status().is_success() && !rejection.reason().status().is_success() {
+        Format::Ignored
+    } else if kind.map_or(manner.is_for_kubernetes, |kind| kind == RouteKind::Kubernetes) {
+        if manner.is_discovery { Format::PlainText } else { Format::KubernetesStatus }
+    } else {
+        Format::Problem
+    }
+}
+
 /// Turns a refusal into a response.
 pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
-    let kind = asker.route.and_then(|route| route.kind);
-    let grpc = kind == Some(RouteKind::Http) && asker.manner.is_grpc;
-    let mut response = if grpc {
-        trailers_only(rejection)
-    } else if asker.manner.is_page && kind != Some(RouteKind::Webhook) {
-        page(rejection, asker)
-    } else if rejection.status().is_success() && !rejection.reason().status().is_success() {
-        body("application/json", json!({"ignored": rejection.in_words()}).to_string())
-    } else if kind.map_or(asker.manner.is_for_kubernetes, |kind| kind == RouteKind::Kubernetes) {
-        if asker.manner.is_read_raw {
-            in_plain_text(rejection, asker)
-        } else {
-            body("application/json", status_object(rejection, asker).to_string())
-        }
-    } else {
-        body("application/problem+json", problem(rejection, asker).to_string())
+    let format = format_for(rejection, asker);
+    let mut response = match format {
+        Format::GrpcTrailers => trailers_only(rejection),
+        Format::Page => page(rejection, asker),
+        Format::Ignored => body("application/json", json!({"ignored": rejection.in_words()}).to_string()),
+        Format::PlainText => in_plain_text(rejection, asker),
+        Format::KubernetesStatus => body("application/json", status_object(rejection, asker).to_string()),
+        Format::Problem => body("application/problem+json", problem(rejection, asker).to_string()),
     };
-    if !grpc {
+    // That of gRPC is always 200, and the refusal is in its trailers.
+    if format != Format::GrpcTrailers {
         *response.status_mut() = rejection.status();
     }
     let headers = response.headers_mut();
@@ -186,7 +208,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     response
 }
 
-/// Sends a browser elsewhere: 303, as the method and the body are never to be repeated (RFC 9700 section 4.12).
+/// Redirects a browser by 303, so that it repeats neither method nor body (RFC 9700 section 4.12).
 pub fn see_other(location: &str) -> Response<Bytes> {
     let location = HeaderValue::from_str(location).unwrap_or_else(|_| HeaderValue::from_static("/"));
     let mut response = Response::new(Bytes::new());
@@ -197,9 +219,9 @@ pub fn see_other(location: &str) -> Response<Bytes> {
     response
 }
 
-/// What a browser asks before a page of another origin reads what everybody may with a header of its own, such as the version of MCP
-/// (Fetch section 4.8).
-pub fn may_ask() -> Response<Bytes> {
+/// The response to a CORS preflight for public documents, which pages of other origins may read with headers of their own, such as the
+/// version of MCP (Fetch section 4.8).
+pub fn allow_preflight() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
@@ -209,13 +231,13 @@ pub fn may_ask() -> Response<Bytes> {
     response
 }
 
-/// Says which request an answer of ours is to.
+/// Adds the id of the request to a response.
 pub fn identify(response: &mut Response<Bytes>, id: Uuid) {
     response.headers_mut().insert(REQUEST_ID, id_line(id));
 }
 
-/// Takes from an answer of ours to `HEAD` the content, of which the head says how long it would be (RFC 9110 section 9.3.2). What an
-/// upstream answers is as it says itself.
+/// Removes the content from Doorward's own response to `HEAD`, and keeps its length (RFC 9110 section 9.3.2). Responses of upstreams are left
+/// as they are.
 pub fn head_alone<E: OnEnd>(response: &mut Response<ResponseBody<E>>) {
     if let Some(content) = response.body_mut().take_whole() {
         response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(content.len().into());
@@ -234,7 +256,8 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     }
 }
 
-/// For people. Who may sign in as somebody else is offered that, but not for what another page sent, which no login lets through.
+/// The page for people. It offers to sign in as somebody else, except for a request from a page of another origin, which no login lets
+/// through.
 fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     let id = asker.manner.id.to_string();
     let signs_in = asker.route.is_some_and(|route| route.schemes.contains(&Scheme::Session))
@@ -286,8 +309,8 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
     })
 }
 
-/// Clients show this alone of a `Status`: so with what was refused, of what was decided, and the id that `doorward explain` and whoever
-/// reads the trail asks for.
+/// The `message` of a `Status`. Clients show nothing else of it, so it also names what was refused by a rule, and the request id that
+/// `doorward explain` takes.
 fn in_words_of_status(rejection: &Rejection, asker: &Asker<'_>) -> String {
     let manner = asker.manner;
     let wanted = manner.wanted.as_deref().filter(|_| rejection.reason().is_decision());
@@ -295,8 +318,8 @@ fn in_words_of_status(rejection: &Rejection, asker: &Asker<'_>) -> String {
     format!("doorward: {} ({wanted}request {})", rejection.in_words(), manner.id)
 }
 
-/// For those who read no `Status`. Of a 401 client-go throws the text away too, but prints a warning, the same one once; so that
-/// has no id.
+/// For clients that do not read a `Status`. For a 401 client-go discards the text too, but prints a warning; it prints equal warnings
+/// once, so this one has no request id.
 fn in_plain_text(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     let mut response = body("text/plain; charset=utf-8", in_words_of_status(rejection, asker));
     if rejection.status() == StatusCode::UNAUTHORIZED {
@@ -306,9 +329,9 @@ fn in_plain_text(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     response
 }
 
-/// Where client-go asks what is there. It takes these answers as bytes and reads no `Status` in them: of a refusal as JSON kubectl says
-/// `unknown`, and prints one in plain text.
-fn is_read_raw(path: &str) -> bool {
+/// Whether this is a discovery path. client-go reads these responses as bytes and not as a `Status`: kubectl prints `unknown` for a refusal in
+/// JSON, and a refusal in plain text as it is.
+fn is_discovery(path: &str) -> bool {
     matches!(path, "/api" | "/apis" | "/version" | "/version/" | "/openapi/v2" | "/openapi/v3")
         || path.starts_with("/openapi/v3/")
 }
@@ -330,14 +353,13 @@ fn problem(rejection: &Rejection, asker: &Asker<'_>) -> Value {
     problem
 }
 
-/// gRPC over HTTP/2. Clients of gRPC-Web take no answer of that type, and read the status of HTTP.
+/// Whether this is gRPC over HTTP/2. Clients of gRPC-Web read the HTTP status instead.
 pub(crate) fn is_grpc(content_type: &HeaderValue) -> bool {
     let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
-/// A gRPC answer that has no messages: the status goes in the only header block
-/// (gRPC over HTTP/2, "Trailers-Only").
+/// A gRPC response without messages: the status is in its only header block (gRPC over HTTP/2, "Trailers-Only").
 fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
     let code = match rejection.status() {
         StatusCode::UNAUTHORIZED => "16",
@@ -345,7 +367,7 @@ fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => "14",
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => "12",
         StatusCode::REQUEST_TIMEOUT => "4",
-        // Not "14", which clients try again in a moment. A retry at once makes no message smaller and lets no time pass.
+        // Not "14", which clients retry at once: that makes no message smaller and lets no time pass.
         StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => "8",
         StatusCode::INTERNAL_SERVER_ERROR => "13",
         _ => "3",
@@ -358,12 +380,12 @@ fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
     response
 }
 
-/// `WWW-Authenticate` (RFC 6750 section 3, RFC 9470 section 3, RFC 9728 section 5.1): one for each kind of credential that the route takes
-/// in a header. Without a credential there is no error code.
+/// `WWW-Authenticate` (RFC 6750 section 3, RFC 9470 section 3, RFC 9728 section 5.1): a challenge for each scheme that the route accepts in a
+/// header. Without a credential it has no error code.
 fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
     let Some(route) = asker.route else { return Vec::new() };
     let insufficient = rejection.status() == StatusCode::FORBIDDEN && !rejection.needed_scopes().is_empty();
-    // RFC 6750 has a challenge with this 400 too, and no other kind of credential does.
+    // RFC 6750 has a challenge with a 400 too, and no other scheme does.
     let misused = rejection.status() == StatusCode::BAD_REQUEST && rejection.is_for_misuse_of_bearer();
     if rejection.status() != StatusCode::UNAUTHORIZED && !insufficient && !misused {
         return Vec::new();
@@ -402,7 +424,7 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
                 challenges.push(challenge);
             }
             Scheme::Webhook | Scheme::Session if misused => {}
-            // No registered scheme fits; HTTP wants a challenge with every 401 (RFC 9110 section 15.5.2).
+            // No registered scheme fits, but every 401 needs a challenge (RFC 9110 section 15.5.2).
             Scheme::Webhook => challenges.push("Signature realm=\"doorward\"".to_owned()),
             Scheme::Session => challenges.push("Cookie realm=\"doorward\"".to_owned()),
             Scheme::BreakGlass | Scheme::Anonymous => {}

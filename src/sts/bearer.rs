@@ -261,7 +261,7 @@ impl Exchanger<'_> {
                     let token = Target::Token { issuer: &issuer, id: &id };
                     let is_new = handed_back.end(&revocations, token, &claims, until).await?;
                     lent.record().revoked = Some(id.clone());
-                    lent.decided().await?;
+                    lent.write_decided().await?;
                     Ok::<_, Refusal>(is_new)
                 };
                 (ending.await, lent)

@@ -201,7 +201,7 @@ impl<'a> Exchanger<'a> {
         exchange: &mut Exchange,
     ) -> Result<(), Refusal> {
         exchange.record().issued = Some(Box::new(issued));
-        let written = exchange.decided().await.map_err(Refusal::from);
+        let written = exchange.write_decided().await.map_err(Refusal::from);
         let given = written.and_then(|()| self.recheck(party));
         if given.is_err() {
             exchange.record().issued = None;

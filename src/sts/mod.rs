@@ -76,7 +76,7 @@ use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
     issuers::{Issuers, KeySource},
-    request::{exchange::Exchange, respond::may_ask, sanitize::CleanRequest},
+    request::{exchange::Exchange, respond::allow_preflight, sanitize::CleanRequest},
     snapshot::Snapshot,
     upstream::{
         Pools,
@@ -219,7 +219,7 @@ impl Issuing<'_> {
             };
         }
         match endpoint {
-            Endpoint::Keys | Endpoint::Metadata if request.method() == Method::OPTIONS => Ok(may_ask()),
+            Endpoint::Keys | Endpoint::Metadata if request.method() == Method::OPTIONS => Ok(allow_preflight()),
             Endpoint::Registry => Ok(self.answer_registry(request.take_body().0, exchange).await),
             Endpoint::Keys => Ok(public(self.keys()?.set().clone(), "application/jwk-set+json")),
             Endpoint::Metadata => {

@@ -17,7 +17,7 @@ fn what_kubectl_reads_as_bytes_is_refused_in_plain_text() {
         ("/versions", false),
     ] {
         let request = Request::get(path).body(()).unwrap();
-        let manner = Manner { is_read_raw: is_read_raw(path), ..Manner::of(Uuid::nil(), &request) };
+        let manner = Manner { is_discovery: is_discovery(path), ..Manner::of(Uuid::nil(), &request) };
         let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[] });
         let asker = manner.asker(None, None, Timestamp::default(), &brand);
         let rejection = Rejection::new(Reason::PolicyDenied, "no rule allows this").fix("ask for one");
@@ -64,7 +64,7 @@ fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
     let brand = Brand::default();
     let warning = |path: &str, reason, detail: &'static str| {
         let manner = Manner {
-            is_read_raw: is_read_raw(path),
+            is_discovery: is_discovery(path),
             ..Manner::of(Uuid::now_v7(), &Request::get(path).body(()).unwrap())
         };
         let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[Scheme::Bearer] });
