@@ -393,24 +393,24 @@ impl Drop for KeyCache {
 impl Shared {
     fn install(&self, keys: Keys) {
         let current = self.keys.load();
-        let same = current.as_ref().is_some_and(|current| current.keys.fingerprint() == keys.fingerprint());
-        if !same {
-            let number = current.as_ref().map_or(1, |current| current.number + 1);
-            let count = keys.count();
-            let mut before = current.as_ref().and_then(|current| current.before.clone());
-            if let Some(current) = current.as_ref().filter(|current| !keys.has_all_of(&current.keys)) {
-                // While one waits for its second answer, it stays the one to compare with.
-                if !self.awaits_second_answer() {
-                    before = Some(Arc::clone(&current.keys));
-                }
-                self.thinned.store(self.clock.moment());
-            }
-            tracing::info!(issuer = %self.settings.name, keys = count, generation = number, "new key set");
-            self.metrics.keys.get_or_create(&self.label()).set(i64::try_from(count).unwrap_or(i64::MAX));
-            self.keys.store(Some(Arc::new(Generation { number, keys: Arc::new(keys), before })));
-            self.number.store(number, Ordering::Release);
-            self.unknown.invalidate_all();
+        if current.as_ref().is_some_and(|current| current.keys.fingerprint() == keys.fingerprint()) {
+            return;
         }
+        let number = current.as_ref().map_or(1, |current| current.number + 1);
+        let count = keys.count();
+        let mut before = current.as_ref().and_then(|current| current.before.clone());
+        if let Some(current) = current.as_ref().filter(|current| !keys.has_all_of(&current.keys)) {
+            // While one waits for its second answer, it stays the one to compare with.
+            if !self.awaits_second_answer() {
+                before = Some(Arc::clone(&current.keys));
+            }
+            self.thinned.store(self.clock.moment());
+        }
+        tracing::info!(issuer = %self.settings.name, keys = count, generation = number, "new key set");
+        self.metrics.keys.get_or_create(&self.label()).set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.keys.store(Some(Arc::new(Generation { number, keys: Arc::new(keys), before })));
+        self.number.store(number, Ordering::Release);
+        self.unknown.invalidate_all();
     }
 
     /// The set is that of the issuer as of `fetched`.
