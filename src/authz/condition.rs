@@ -56,9 +56,9 @@ pub(super) fn joined<T: Display>(list: &[T]) -> String {
 }
 
 /// Text for a list that may be empty.
-pub(super) fn listed<T: AsRef<str>>(list: &[T]) -> String {
+pub(super) fn listed<T: Display>(list: &[T]) -> String {
     match list {
         [] => "none".to_owned(),
-        list => list.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", "),
+        list => joined(list),
     }
 }
