@@ -123,8 +123,8 @@ impl Shape<'_> {
                 self.locations.show_key(&here);
             }
             let rest = schema.get("additionalProperties").filter(|rest| **rest != Value::Bool(false));
-            match (properties.get(&name), rest) {
-                (Some(property), _) => {
+            match properties.get(&name).or(rest) {
+                Some(property) => {
                     if self.check(property, &mut value, &here) {
                         entries.insert(name, value);
                     } else {
@@ -134,14 +134,7 @@ impl Shape<'_> {
                         }
                     }
                 }
-                (None, Some(property)) => {
-                    if self.check(property, &mut value, &here) {
-                        entries.insert(name, value);
-                    } else {
-                        self.mended.insert(here);
-                    }
-                }
-                (None, None) => {
+                None => {
                     let Some(near) = self.unknown_key(properties, &name, &here) else { continue };
                     let Some(property) = properties.get(&near).filter(|_| !written.contains(&near)) else { continue };
                     // It is read as the one that was meant, for the checks of all else. What is wrong with it is not told, as messages
