@@ -135,11 +135,10 @@ pub(super) fn settings(
         }
     }
 
-    let is_set = |key: &str| {
-        let in_file = file.to_json().pointer(&format!("/limits/{key}")).is_some_and(|value| !value.is_null());
-        in_file || variables.iter().chain(&flags).any(|setting| setting.path == ["limits", key])
-    };
-    if !is_set("drain") {
+    let in_file = file.get("limits").and_then(|(_, limits)| limits.get("drain"));
+    let is_set = in_file.is_some_and(|(_, drain)| drain.data != Data::Null)
+        || variables.iter().chain(&flags).any(|setting| setting.path == ["limits", "drain"]);
+    if !is_set {
         // Before the others, of which one may set all of `limits`.
         variables.splice(0..0, drain(&sources.environment, findings));
     }
