@@ -79,15 +79,22 @@ impl FileEnd {
             let ours = BEGINNING.starts_with(&first) || first.iter().all(|byte| *byte == 0);
             return if ours { Ok(Self { size, whole: 0, last: None }) } else { Err(foreign()) };
         };
-        let start = whole.saturating_sub(MAX_LINE as u64);
-        let mut bytes = vec![0; usize::try_from(whole - start).unwrap_or_default()];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(&mut bytes)?;
-        bytes.pop();
-        let line = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-        let (last, _) = parse(line).ok_or_else(foreign)?;
+        let line = line_before(file, whole)?.ok_or_else(foreign)?;
+        let (last, _) = parse(&line).ok_or_else(foreign)?;
         Ok(Self { size, whole, last: Some(last) })
     }
+}
+
+/// The line that ends right before an offset, without its end; none if none does.
+pub(super) fn line_before(file: &mut File, offset: u64) -> io::Result<Option<Vec<u8>>> {
+    let start = offset.saturating_sub(MAX_LINE as u64);
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(start))?;
+    file.take(offset - start).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != offset - start || bytes.pop() != Some(b'\n') {
+        return Ok(None);
+    }
+    Ok(bytes.rsplit(|byte| *byte == b'\n').next().map(<[u8]>::to_vec))
 }
 
 /// The offset after the last line end, none if there is no line end to be found.

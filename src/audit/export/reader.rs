@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     super::{
-        chain::{Link, MAX_LINE, Mac, Sealed},
+        chain::{Link, Mac, Sealed},
+        file_ends::line_before,
         lines::Lines,
         sink::{numbered_files, numbered_path},
     },
@@ -165,16 +166,8 @@ fn is_there(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Re
     if place.offset == 0 || place > end {
         return Ok(false);
     }
-    let mut file = File::open(path)?;
-    let start = place.offset.saturating_sub(MAX_LINE as u64);
-    file.seek(SeekFrom::Start(start))?;
-    let mut bytes = Vec::new();
-    file.take(place.offset - start).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 != place.offset - start || bytes.pop() != Some(b'\n') {
-        return Ok(false);
-    }
-    let line = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(Sealed::parse(line).is_some_and(|sealed| sealed.link == last))
+    let line = line_before(&mut File::open(path)?, place.offset)?.unwrap_or_default();
+    Ok(Sealed::parse(&line).is_some_and(|sealed| sealed.link == last))
 }
 
 /// Looks for the line by its number.
