@@ -313,6 +313,11 @@ pub(crate) fn go_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
+/// A [`Timestamp`] in what is shown, as RFC 3339.
+pub(crate) fn rfc3339<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
+}
+
 /// A [`Timestamp`] in what is kept, as milliseconds since 1970.
 pub(crate) mod millis {
     use serde::{Deserialize, Deserializer, Serializer};

@@ -3,7 +3,7 @@
 use std::{iter, net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::{
     Ended, Origin, Session, Sessions, if_good,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     audit::Note,
-    clock::Timestamp,
+    clock::{Timestamp, rfc3339},
     downstream::finished,
     error::Rejection,
     store::{StoreError, Table, Target},
@@ -44,10 +44,6 @@ pub struct Listed {
     pub ends_if_unused: Timestamp,
     #[serde(serialize_with = "rfc3339")]
     pub ends: Timestamp,
-}
-
-fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(time)
 }
 
 /// Which of their own sessions a person ends.

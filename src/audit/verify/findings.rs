@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Serialize, Serializer};
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, rfc3339};
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -86,7 +86,7 @@ pub struct NotCompared {
     /// The number of its line.
     pub seq: u64,
     /// When it was seen.
-    #[serde(serialize_with = "to_text")]
+    #[serde(serialize_with = "rfc3339")]
     pub at: Timestamp,
 }
 
@@ -99,10 +99,6 @@ impl fmt::Display for NotCompared {
              the files given; lines cut off it would not be seen"
         )
     }
-}
-
-fn to_text<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(time)
 }
 
 fn as_text<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
