@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use serde_json::{Map, Value};
 use url::Url;
 use uuid::Uuid;
@@ -22,6 +22,7 @@ use crate::{
     clock::Clock,
     config::raw::{self, IntrospectionMode},
     egress::{Bounds, Egress},
+    request::headers::media_type,
 };
 
 /// A larger answer is none.
@@ -210,14 +211,9 @@ fn refusal(status: StatusCode) -> String {
 }
 
 /// The body of an answer of the type that was asked for.
-fn body<'a>(answer: &'a Response<Bytes>, media_type: &str) -> Result<&'a Bytes, String> {
-    let asked_for = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|value| {
-            value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
-        })
-    };
-    if !answer.headers().get(header::CONTENT_TYPE).is_some_and(asked_for) {
-        return Err(format!("the answer is not {media_type}"));
+fn body<'a>(answer: &'a Response<Bytes>, asked: &str) -> Result<&'a Bytes, String> {
+    if !media_type(answer.headers()).eq_ignore_ascii_case(asked) {
+        return Err(format!("the answer is not {asked}"));
     }
     Ok(answer.body())
 }

@@ -8,10 +8,11 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::{Login, LoginRequest, bounded, parameters};
+use super::{Login, LoginRequest, bounded};
 use crate::{
     downstream::finished,
     issuers::{LogoutToken, Unverified},
+    request::headers::is_form,
     store::{Expect, StoreError, Table},
 };
 
@@ -72,7 +73,7 @@ impl Login {
         if *request.method != Method::POST {
             return Err(invalid("a logout token comes in a POST"));
         }
-        if !parameters::is_form(request.headers) {
+        if !is_form(request.headers) {
             return Err(invalid("the body is not `application/x-www-form-urlencoded`"));
         }
         let mut tokens = form_urlencoded::parse(request.body).filter(|(name, _)| name == "logout_token");

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, header};
 use url::form_urlencoded;
 
 /// More parameters than any provider sends.
@@ -43,10 +42,4 @@ impl<'a> Parameters<'a> {
 /// A value as it stands in a query.
 pub fn encode(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
-}
-
-/// Whether a body is said to be a form (RFC 6749 appendix B).
-pub fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }

@@ -260,6 +260,17 @@ pub fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {
         .collect()
 }
 
+/// The media type that a body is said to have, without its parameters; empty where none can be read.
+pub fn media_type(headers: &HeaderMap) -> &str {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether a body is said to be a form (RFC 6749 appendix B).
+pub fn is_form(headers: &HeaderMap) -> bool {
+    media_type(headers).eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
 /// The comma-separated tokens of all lines of a header, blanks trimmed, empty ones left out.
 pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers

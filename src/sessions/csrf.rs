@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use super::Origin;
 use crate::{
     error::{Reason, Rejection},
-    request::headers::tokens,
+    request::headers::{media_type, tokens},
 };
 
 static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
@@ -102,8 +102,7 @@ fn is_of_no_script(headers: &HeaderMap) -> bool {
 
 /// Whether the body is what a form of HTML sends.
 fn has_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let media = kind.split(';').next().unwrap_or_default().trim();
+    let media = media_type(headers);
     ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"]
         .iter()
         .any(|form| media.eq_ignore_ascii_case(form))

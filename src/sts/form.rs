@@ -8,6 +8,7 @@ use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::refusal::Refusal;
+use crate::request::headers::is_form;
 
 /// Bytes of a form: a token, a few names.
 pub const MAX_BODY: usize = 64 << 10;
@@ -48,9 +49,7 @@ pub struct Form(Vec<(String, Zeroizing<String>)>);
 impl Form {
     /// Parameters without a value count as left out (RFC 6749 section 3.2).
     pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
-        let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
-        let essence = media.split(';').next().unwrap_or_default().trim();
-        if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        if !is_form(headers) {
             return Err(Refusal::malformed("send the parameters as a form (application/x-www-form-urlencoded)"));
         }
         if std::str::from_utf8(body).is_err() {

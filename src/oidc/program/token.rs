@@ -8,15 +8,13 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
-    super::{
-        Login, LoginRequest,
-        parameters::{self, Parameters},
-    },
+    super::{Login, LoginRequest, parameters::Parameters},
     DEVICE_GRANT, Grant,
 };
 use crate::{
     authn::Whose,
     error::{Reason, Rejection},
+    request::headers::is_form,
     sessions::{Collected, Ended, Origin, Session},
     store::StoreError,
 };
@@ -217,7 +215,7 @@ pub(super) fn from_program(request: LoginRequest<'_>) -> Result<(), Refusal> {
             ..Refusal::request("this is for programs, and a browser sent it for some page")
         });
     }
-    if !parameters::is_form(request.headers) {
+    if !is_form(request.headers) {
         return Err(Refusal::request("the body is not `application/x-www-form-urlencoded`"));
     }
     Ok(())
