@@ -1,6 +1,6 @@
 //! What is wrong with a configuration: all of it, in one run, each problem at its place.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 use super::diagnosis::MAX_SHOWN;
 use crate::pointer;
@@ -87,6 +87,21 @@ impl Report {
     /// Adds a problem that somebody should look at.
     pub fn warning(&mut self, at: &At, message: impl Into<String>) -> &mut Problem {
         self.push(Severity::Warning, at, message.into())
+    }
+
+    /// Refuses the value of `key` below `at` unless it is within the bounds. Gives the problem, so that help can be added.
+    pub fn bounded<T: Copy + PartialOrd + fmt::Display>(
+        &mut self,
+        at: &At,
+        key: &str,
+        value: T,
+        bounds: RangeInclusive<T>,
+    ) -> Option<&mut Problem> {
+        if bounds.contains(&value) {
+            return None;
+        }
+        let (least, most) = bounds.into_inner();
+        Some(self.error(&at.key(key), format!("`{key}` is not between {least} and {most}")))
     }
 
     /// An unknown name, with the nearest known one as help: of very many problems in the first that are found, since it is compared with all

@@ -1,6 +1,6 @@
 //! The listeners and limits of a configuration, checked.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -10,6 +10,7 @@ use crate::config::{
     raw::{Limits, Listener},
     report::{At, Report},
     resolver::Resolver,
+    values::Span,
 };
 
 /// The listeners of one generation, ready to bind or to reload.
@@ -120,10 +121,9 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
         report.error(&at.key("http2_stream_window"), message);
         ok = false;
     }
-    if !(Duration::from_millis(100)..=Duration::from_secs(10)).contains(&limits.http2_reset_within.get()) {
-        report
-            .error(&at.key("http2_reset_within"), "`http2_reset_within` is not between 100ms and 10s")
-            .help("in less, whoever waits a moment may flood; in more, clients that give up on a slow upstream are taken for floods");
+    let bounds = Span::from_millis(100)..=Span::from_secs(10);
+    if let Some(problem) = report.bounded(at, "http2_reset_within", limits.http2_reset_within, bounds) {
+        problem.help("in less, whoever waits a moment may flood; in more, clients that give up on a slow upstream are taken for floods");
         ok = false;
     }
     for ((former, less), (key, percent)) in ladder.into_iter().zip(ladder.into_iter().skip(1)) {

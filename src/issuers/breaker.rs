@@ -15,7 +15,7 @@ use crate::{
 
 /// What the settings of a breaker may be.
 const FAILURES: RangeInclusive<u32> = 1..=1000;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const SHORTEST_PAUSE: Span = Span::from_millis(100);
 /// The longest pause of an issuer. Open streams go on for a while though nobody can be asked about their tokens, in which there must
 /// be several questions.
 pub const LONGEST_ISSUER_PAUSE: Duration = Duration::from_secs(60);
@@ -41,15 +41,11 @@ impl Breaker {
 
     /// Reports what is wrong with `settings`, which stand at `at` and whose pause may be as long as `longest`.
     pub fn check(settings: CircuitBreaker, longest: Duration, at: &At, report: &mut Report) {
-        if !FAILURES.contains(&settings.failures) {
-            let (least, most) = FAILURES.into_inner();
-            report
-                .error(&at.key("failures"), format!("`failures` is not between {least} and {most}"))
-                .help("none would be the same as 1, and with more nobody who fails is ever given a pause");
+        if let Some(problem) = report.bounded(at, "failures", settings.failures, FAILURES) {
+            problem.help("none would be the same as 1, and with more nobody who fails is ever given a pause");
         }
-        if !(SHORTEST_PAUSE..=longest).contains(&settings.pause.get()) {
-            let (least, most) = (Span(SHORTEST_PAUSE), Span(longest));
-            report.error(&at.key("pause"), format!("`pause` is not between {least} and {most}")).help(
+        if let Some(problem) = report.bounded(at, "pause", settings.pause, SHORTEST_PAUSE..=Span(longest)) {
+            problem.help(
                 "a shorter one spares nobody, and in a longer one callers are refused long after all is well again",
             );
         }

@@ -44,13 +44,13 @@ use crate::{
 const MAX_SKEW: Duration = Duration::from_secs(60);
 
 /// What the time for one question or one fetch may be.
-const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(10);
+const TIMEOUTS: RangeInclusive<Span> = Span::from_millis(50)..=Span::from_secs(10);
 
 /// How long the answer may be used that a token is not good.
-const NEGATIVE_CACHES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+const NEGATIVE_CACHES: RangeInclusive<Span> = Span::from_secs(1)..=Span::from_secs(60);
 
 /// How long an unknown key may be left alone: outside of this nothing would come of it.
-const UNKNOWN_KEYS: RangeInclusive<Duration> = COOL_DOWN..=Duration::from_secs(3_600);
+const UNKNOWN_KEYS: RangeInclusive<Span> = Span(COOL_DOWN)..=Span::from_secs(3_600);
 
 impl Issuers {
     /// Resolves `issuers` of the configuration. Key sets, remembered answers and breakers of `previous` go on where
@@ -310,11 +310,9 @@ impl Builder<'_> {
     }
 
     /// The `key` below `at`, which has to be within `bounds`; `help` says why.
-    fn bounded(&mut self, at: &At, key: &str, span: Span, bounds: RangeInclusive<Duration>, help: &str) -> Duration {
-        if !bounds.contains(&span.get()) {
-            let (least, most) = bounds.into_inner();
-            let message = format!("`{key}` is not between {} and {}", Span(least), Span(most));
-            self.resolver.error(&at.key(key), message).help(help);
+    fn bounded(&mut self, at: &At, key: &str, span: Span, bounds: RangeInclusive<Span>, help: &str) -> Duration {
+        if let Some(problem) = self.resolver.report.bounded(at, key, span, bounds) {
+            problem.help(help);
         }
         span.get()
     }
@@ -427,9 +425,8 @@ impl Builder<'_> {
         let help = "the caller waits for as long as this, in each of `tries`";
         let timeout = self.bounded(&at, "timeout", timeout, TIMEOUTS, help);
         let tries = raw.tries.unwrap_or(defaults::INTROSPECTION_TRIES);
-        if !(1..=5).contains(&tries) {
-            let help = "each try takes up to `timeout` while the caller waits";
-            self.resolver.error(&at.key("tries"), "`tries` is not between 1 and 5").help(help);
+        if let Some(problem) = self.resolver.report.bounded(&at, "tries", tries, 1..=5) {
+            problem.help("each try takes up to `timeout` while the caller waits");
         }
         let lookup = self.lookup_settings(&at, cache, raw.negative_cache, raw.circuit_breaker);
         let ours = checks.audiences.iter().cloned().chain([client.client_id().as_ref().into()]);

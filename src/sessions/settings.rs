@@ -41,10 +41,8 @@ impl Settings {
                 .help("make `idle` the shorter of the two");
         }
         let max_per_person = usize::from(raw.max_per_person);
-        if !(1..=MAX_PER_PERSON).contains(&max_per_person) {
-            resolver
-                .error(&at.key("max_per_person"), format!("`{max_per_person}` is not between 1 and {MAX_PER_PERSON}"))
-                .help("a further login ends the oldest session");
+        if let Some(problem) = resolver.report.bounded(at, "max_per_person", max_per_person, 1..=MAX_PER_PERSON) {
+            problem.help("a further login ends the oldest session");
             good = false;
         }
         let keys = KeyRing::resolve(&raw.keys, resolver, &at.key("keys"));

@@ -48,7 +48,7 @@ mod ring;
 mod settings;
 mod task;
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, header};
@@ -86,9 +86,6 @@ use crate::{
 
 /// The longest that a token lasts.
 const MAX_LIFETIME: Duration = Duration::from_secs(600);
-
-/// How long tokens last.
-const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(60)..=MAX_LIFETIME;
 
 /// The shortest time for which a key signs.
 const MIN_ROTATE: Duration = Duration::from_secs(3600);

@@ -1,9 +1,9 @@
 //! What of the configuration is about tokens: `tokens`, and the entries of `issuers` that it speaks of.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{
-    LIFETIMES, MIN_ROTATE,
+    MAX_LIFETIME, MIN_ROTATE,
     cluster::Clusters,
     configured,
     introspect::ResourceServer,
@@ -17,11 +17,15 @@ use crate::{
         raw::{self, Preset},
         report::At,
         resolver::Resolver,
+        values::Span,
     },
     egress::Egress,
     issuers::{Accepts, Issuers},
     upstream::Upstream,
 };
+
+/// How long tokens may last.
+const LIFETIMES: RangeInclusive<Span> = Span::from_secs(60)..=Span(MAX_LIFETIME);
 
 /// What of the configuration is about tokens, before the process runs.
 #[derive(Debug)]
@@ -63,9 +67,7 @@ impl Settings {
         let issuer: Arc<str> = format!("https://{host}").into();
         let keys = configured::signing_keys(raw, root.store.redis.is_some(), now, resolver, &at);
         let lifetime = raw.lifetime.get();
-        if !LIFETIMES.contains(&lifetime) {
-            resolver.error(&at.key("lifetime"), "`lifetime` is not between 1m and 10m");
-        }
+        resolver.report.bounded(&at, "lifetime", raw.lifetime, LIFETIMES);
         if raw.rotate.get() < MIN_ROTATE {
             resolver.error(&at.key("rotate"), "`rotate` is less than 1h");
         }

@@ -72,9 +72,8 @@ pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolve
     if raw.redeliveries > 10 {
         report.error(&at.key("redeliveries"), "`redeliveries` is more than 10");
     }
-    let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
-    if raw.answer_within.is_some_and(|budget| !bounds.contains(&budget.get())) {
-        report.error(&at.key("answer_within"), "`answer_within` is not between 100 ms and 1 m");
+    if let Some(budget) = raw.answer_within {
+        report.bounded(at, "answer_within", budget, Span::from_millis(100)..=Span::from_secs(60));
     }
     if raw.max_body.is_some_and(|size| size.0 == 0) {
         report.error(&at.key("max_body"), "`max_body` is zero, so that every delivery would be refused");
@@ -155,9 +154,7 @@ fn check_hold(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
     if !raw.hold.unwrap_or(never_retries) {
         report.error(&at, "nothing of this sender is held").help("add `hold: true`, or take it away");
     }
-    if !(Duration::from_secs(60)..=Duration::from_secs(30 * 86_400)).contains(&limits.try_for.get()) {
-        report.error(&at.key("try_for"), "`try_for` is not between 1 m and 30 d");
-    }
+    report.bounded(&at, "try_for", limits.try_for, Span::from_secs(60)..=Span::from_secs(30 * 86_400));
     if limits.max == 0 {
         report.error(&at.key("max"), "`max` is zero, so that every delivery would be refused");
     }

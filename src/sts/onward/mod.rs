@@ -44,8 +44,8 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// What `max_lifetime` may be; for a session of AWS no shorter than the last.
-const MAX_LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(12 * 3600);
-const MIN_SESSION: Duration = Duration::from_secs(900);
+const MAX_LIFETIMES: RangeInclusive<Span> = Span::from_secs(60)..=Span::from_secs(12 * 3600);
+const MIN_SESSION: Span = Span::from_secs(900);
 
 /// How the audiences begin that assertions have for Entra ID, in whichever of its clouds.
 const ENTRA: &str = "api://AzureADTokenExchange";
@@ -247,14 +247,9 @@ fn check_algorithm(raw: &raw::Onward, root: &raw::Root, keys: Option<&SigningKey
 
 fn check_spans(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
     let report = &mut resolver.report;
-    let lifetime = raw.max_lifetime.get();
     let is_aws = matches!(raw.provider, raw::OnwardProvider::Aws(_));
     let least = if is_aws { MIN_SESSION } else { *MAX_LIFETIMES.start() };
-    let most = *MAX_LIFETIMES.end();
-    if !(least..=most).contains(&lifetime) {
-        let (least, most) = (Span(least), Span(most));
-        report.error(&at.key("max_lifetime"), format!("`max_lifetime` is not between {least} and {most}"));
-    }
+    report.bounded(at, "max_lifetime", raw.max_lifetime, least..=*MAX_LIFETIMES.end());
     if raw.timeout.get().is_zero() || raw.timeout.get() > MAX_TIMEOUT {
         report.error(&at.key("timeout"), format!("`timeout` is zero, or more than {}", Span(MAX_TIMEOUT)));
     }

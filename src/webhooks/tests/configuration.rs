@@ -105,7 +105,7 @@ fn configurations_that_would_let_somebody_in_are_refused() {
         ),
         ("topics of nobody", json!({"name": "commits", "sender": "aws_sns"}), vec![], "needs `sns`"),
         ("topics of github", hub(json!({"sns": {"topics": []}})), vec![SECRET], "only `aws_sns` has topics"),
-        ("time held", hub(json!({"held": {"try_for": "1s"}})), vec![SECRET], "between 1 m and 30 d"),
+        ("time held", hub(json!({"held": {"try_for": "1s"}})), vec![SECRET], "between 1m and 30d"),
         ("nothing held", hub(json!({"held": {"max": 0}})), vec![SECRET], "is zero"),
         (
             "hold is off",
@@ -148,8 +148,8 @@ fn settings_beyond_their_limits_are_refused() {
     for (within, beyond, message) in [
         (pointer(256), pointer(257), "is not a JSON pointer"),
         (hub("redeliveries", json!(10)), hub("redeliveries", json!(11)), "more than 10"),
-        (hub("answer_within", json!("100ms")), hub("answer_within", json!("99ms")), "between 100 ms and 1 m"),
-        (hub("answer_within", json!("60s")), hub("answer_within", json!("61s")), "between 100 ms and 1 m"),
+        (hub("answer_within", json!("100ms")), hub("answer_within", json!("99ms")), "between 100ms and 1m"),
+        (hub("answer_within", json!("60s")), hub("answer_within", json!("61s")), "between 100ms and 1m"),
         (hub("max_body", json!(1)), hub("max_body", json!(0)), "`max_body` is zero"),
         (hub("held", json!({"max_size": 1})), hub("held", json!({"max_size": 0})), "`max_size` is zero"),
         (tolerance("1h"), tolerance("61m"), "`tolerance` is longer than 1 h"),
