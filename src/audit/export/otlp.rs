@@ -42,8 +42,8 @@ pub(super) struct Collector {
 /// Why lines were not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// They may be taken later; after this time, if the receiver said so.
-    Later { cause: &'static str, why: String, after: Option<Duration> },
+    /// They may be taken later; no sooner than after this time, if the receiver said so.
+    Later { cause: &'static str, why: String, after: Duration },
     /// So many at once are too many.
     TooLarge(String),
     /// They will not be taken as things are.
@@ -116,7 +116,7 @@ impl Collector {
     pub(super) async fn send(&self, body: Vec<u8>, now: Timestamp) -> Result<Taken, Refused> {
         match self.call(body).await {
             Ok(answer) => read(&answer, now),
-            Err(why) => Err(Refused::Later { cause: "unreachable", why, after: None }),
+            Err(why) => Err(Refused::Later { cause: "unreachable", why, after: Duration::ZERO }),
         }
     }
 
@@ -147,7 +147,8 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE
         | StatusCode::GATEWAY_TIMEOUT => {
-            Err(Refused::Later { cause: "busy", why, after: retry_after(answer.headers(), now) })
+            let after = retry_after(answer.headers(), now).unwrap_or_default();
+            Err(Refused::Later { cause: "busy", why, after })
         }
         StatusCode::PAYLOAD_TOO_LARGE => Err(Refused::TooLarge(why)),
         _ => Err(Refused::Never(why)),
@@ -286,17 +287,17 @@ mod tests {
         assert_eq!(answer(200, None, partial), taken(3, "no"));
         assert_eq!(answer(200, None, r#"{"partialSuccess":{"rejectedLogRecords":2}}"#), taken(2, ""));
         for (status, retry, after) in [
-            (429, Some("7"), Some(7)),
-            (503, Some("100000"), Some(300)),
-            (503, Some("Tue, 14 Nov 2023 22:13:50 GMT"), Some(29)),
-            (503, Some("Tue, 14 Nov 2023 22:13:00 GMT"), Some(0)),
-            (503, Some("soon"), None),
-            (502, None, None),
-            (504, None, None),
+            (429, Some("7"), 7),
+            (503, Some("100000"), 300),
+            (503, Some("Tue, 14 Nov 2023 22:13:50 GMT"), 29),
+            (503, Some("Tue, 14 Nov 2023 22:13:00 GMT"), 0),
+            (503, Some("soon"), 0),
+            (502, None, 0),
+            (504, None, 0),
         ] {
             match answer(status, retry, "later") {
                 Err(Refused::Later { after: found, .. }) => {
-                    assert_eq!(found.map(|pause| pause.as_secs()), after, "{status} {retry:?}");
+                    assert_eq!(found.as_secs(), after, "{status} {retry:?}");
                 }
                 other => panic!("{status}: {other:?}"),
             }
