@@ -55,6 +55,13 @@ pub struct TaskView {
     pub task: Option<String>,
 }
 
+impl TaskView {
+    /// Its service account, as rules name it: `NAMESPACE/ACCOUNT`.
+    fn account(&self) -> String {
+        format!("{}/{}", self.namespace, self.service_account)
+    }
+}
+
 /// A request for a token, as it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskedToken {
@@ -142,7 +149,7 @@ impl TokenCondition {
             (Part::Scopes, _) => self.takes(token.scope, reading),
             (_, None) => patterns.is_empty(),
             (Part::ServiceAccounts, Some(_)) if patterns.is_empty() => reading == Reading::Wide,
-            (Part::ServiceAccounts, Some(task)) => fits(&format!("{}/{}", task.namespace, task.service_account)),
+            (Part::ServiceAccounts, Some(task)) => fits(&task.account()),
             (Part::Clusters, Some(task)) => is_given(Some(&task.cluster)),
             (Part::Pipelines, Some(task)) => is_code(task.pipeline.as_deref()),
             (Part::PipelineTasks, Some(task)) => is_given(task.pipeline_task.as_deref()),
@@ -231,7 +238,7 @@ impl Part {
             (Self::Audiences, _) => token.audience.to_owned(),
             (Self::Scopes, _) => or_none(token.scope).to_owned(),
             (_, None) => "no task".to_owned(),
-            (Self::ServiceAccounts, Some(task)) => format!("{}/{}", task.namespace, task.service_account),
+            (Self::ServiceAccounts, Some(task)) => task.account(),
             (Self::Clusters, Some(task)) => {
                 or_none(Some(&task.cluster).filter(|name| !name.is_empty()).map(|name| &**name)).to_owned()
             }
@@ -392,9 +399,8 @@ pub(super) fn found(token: &TokenView<'_>) -> String {
     let mut text = format!("audience {}; scope {}", token.audience, or_none(token.scope));
     if let Some(task) = token.task {
         text.push_str(&format!(
-            "; service account {}/{}; pipeline {}; pipeline task {}; task {}",
-            task.namespace,
-            task.service_account,
+            "; service account {}; pipeline {}; pipeline task {}; task {}",
+            task.account(),
             or_none(task.pipeline.as_deref()),
             or_none(task.pipeline_task.as_deref()),
             or_none(task.task.as_deref())
