@@ -138,9 +138,7 @@ impl Ends {
 
     /// Whether every watch of a cluster tells.
     fn all_tell(&self, cluster: &str) -> bool {
-        let all = self.all();
-        let mut of_cluster = all.iter().filter(|(watch, _)| *watch.cluster == *cluster);
-        of_cluster.all(|(_, watched)| matches!(watched.state, State::ToldAt(_)))
+        of_cluster(&mut self.all(), cluster).all(|watched| matches!(watched.state, State::ToldAt(_)))
     }
 
     /// Those of a cluster in which all watches have just told of these.
@@ -183,14 +181,14 @@ impl Ends {
 
     /// What a watch tells cannot be noted any more, of none of a cluster.
     fn stall(&self, cluster: &str, now: Moment) {
-        for (_, watched) in self.all().iter_mut().filter(|(watch, _)| *watch.cluster == *cluster) {
+        for watched in of_cluster(&mut self.all(), cluster) {
             watched.lost(now);
         }
     }
 
     /// It is noted again: the watches told all the while, but for those that were lost meanwhile.
     fn resume(&self, cluster: &str) {
-        for (_, watched) in self.all().iter_mut().filter(|(watch, _)| *watch.cluster == *cluster) {
+        for watched in of_cluster(&mut self.all(), cluster) {
             if let Some(at) = watched.done {
                 watched.state = State::ToldAt(at);
             }
@@ -247,6 +245,10 @@ impl Ends {
     fn all(&self) -> MutexGuard<'_, HashMap<Watch, Watched>> {
         lock(&self.watches)
     }
+}
+
+fn of_cluster<'a>(all: &'a mut HashMap<Watch, Watched>, cluster: &'a str) -> impl Iterator<Item = &'a mut Watched> {
+    all.iter_mut().filter(move |(watch, _)| *watch.cluster == *cluster).map(|(_, watched)| watched)
 }
 
 impl Watched {
