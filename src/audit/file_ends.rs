@@ -42,10 +42,10 @@ pub(super) fn began(file: &mut File) -> io::Result<Option<Timestamp>> {
 /// The first and the last line of a full file.
 pub(super) fn first_and_last(path: &Path) -> io::Result<(Link, Link)> {
     let mut file = File::open(path)?;
-    let last = FileEnd::of(&mut file)?.last.ok_or_else(foreign)?;
+    let last = FileEnd::of(&mut file)?.last.ok_or_else(|| foreign("last"))?;
     file.seek(SeekFrom::Start(0))?;
     let mut lines = Lines::new(BufReader::new(file));
-    let first = lines.next()?.and_then(|line| parse(line.bytes)).ok_or_else(foreign)?;
+    let first = lines.next()?.and_then(|line| parse(line.bytes)).ok_or_else(|| foreign("first"))?;
     Ok((first.0, last))
 }
 
@@ -77,10 +77,10 @@ impl FileEnd {
             file.take(BEGINNING.len() as u64).read_to_end(&mut first)?;
             // Only what can be the rest of our own first line may be cut.
             let ours = BEGINNING.starts_with(&first) || first.iter().all(|byte| *byte == 0);
-            return if ours { Ok(Self { size, whole: 0, last: None }) } else { Err(foreign()) };
+            return if ours { Ok(Self { size, whole: 0, last: None }) } else { Err(foreign("last")) };
         };
-        let line = line_before(file, whole)?.ok_or_else(foreign)?;
-        let (last, _) = parse(&line).ok_or_else(foreign)?;
+        let last = line_before(file, whole)?.and_then(|line| parse(&line));
+        let (last, _) = last.ok_or_else(|| foreign("last"))?;
         Ok(Self { size, whole, last: Some(last) })
     }
 }
@@ -114,9 +114,8 @@ fn last_line_end(file: &mut File, size: u64) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-fn foreign() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "the last line is not one of an audit trail, so it cannot be gone on with; move the file away",
-    )
+fn foreign(which: &str) -> io::Error {
+    let message =
+        format!("the {which} line is not one of an audit trail, so the file is not taken for one; move it away");
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }

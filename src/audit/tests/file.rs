@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::audit::sink::RotatingFile;
+use crate::audit::{file_ends::first_and_last, sink::RotatingFile};
 
 fn open(settings: &Settings, directory: &Path) -> Trail {
     Trail::open(settings, directory, clock()).unwrap()
@@ -234,6 +234,19 @@ fn a_file_that_is_no_trail_is_left_alone() {
         let error = Trail::open(&file_settings(&path), directory.path(), clock()).unwrap_err();
         assert!(error.to_string().contains("not one of an audit trail"), "{error}");
     }
+}
+
+/// The last line was blamed, which was whole.
+#[test]
+fn a_file_whose_first_line_is_none_of_a_trail_is_told_of_by_that_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    open(&file_settings(&path), directory.path()).shutdown();
+    let lines = fs::read_to_string(&path).unwrap();
+    assert!(first_and_last(&path).is_ok());
+    fs::write(&path, format!("{{}}\n{lines}")).unwrap();
+    let error = first_and_last(&path).unwrap_err();
+    assert!(error.to_string().contains("the first line is not one of an audit trail"), "{error}");
 }
 
 /// It kept Doorward from starting, and the log blamed the last line.
