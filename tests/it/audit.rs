@@ -371,14 +371,9 @@ async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
     }
     let told = ready("audit-checkpoint-copy failed").await;
     assert!(told.contains("elsewhere.jsonl"), "{told}");
-    let errors = async || {
-        let text = fixture.doorward.metrics().await;
-        let line = text.lines().find_map(|line| line.strip_prefix("doorward_audit_checkpoint_copy_errors_total "));
-        line.unwrap().parse::<u64>().unwrap()
-    };
     until(async || {
         assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
-        errors().await >= 3
+        fixture.doorward.counter("doorward_audit_checkpoint_copy_errors_total").await >= 3
     })
     .await;
     std::fs::remove_dir(&copy).unwrap();

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use crate::{
     fixture::{Change, Fixture, bearer},
     harness::{
-        Doorward, Fault, Issuer, Recorded, Reply, Upstream, Wire, folder_with,
+        Doorward, Fault, Issuer, Recorded, Reply, Upstream, Wire, folder_with, replace_file,
         streams::{Streams, begin, streaming},
         told, until, within,
     },
@@ -353,8 +353,7 @@ async fn the_ends_of_certificates_that_no_listener_has_are_told_and_follow_their
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
-        std::fs::write(folder.join("new.pem"), pem).unwrap();
-        std::fs::rename(folder.join("new.pem"), folder.join("ca.pem")).unwrap();
+        replace_file(&folder.join("ca.pem"), &pem);
         let ends = params.not_after.unix_timestamp();
         format!("doorward_certificate_file_not_after_timestamp_seconds{{place=\"upstreams[0].tls.ca\"}} {ends}\n")
     };

@@ -22,7 +22,7 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::harness::{Recorded, Reply, Upstream, folder_with, until, within};
+use crate::harness::{Recorded, Reply, Upstream, folder_with, replace_file, until, within};
 
 /// The pod's token. It is never seen but by the server.
 const SUBJECT: &str = "the.pods.token";
@@ -482,8 +482,7 @@ async fn a_mistyped_file_of_the_pods_token_is_told_at_once() {
     let mut child = step.command(&["--audience", "a", "--subject-token-file", "late"]).spawn().unwrap();
     let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
     hear(&mut told, "trying again").await;
-    fs::write(step.path("late.draft"), SUBJECT).unwrap();
-    fs::rename(step.path("late.draft"), step.path("late")).unwrap();
+    replace_file(&step.path("late"), SUBJECT);
     assert_eq!(text(&within(child.wait_with_output()).await.unwrap().stdout), "token-1");
 }
 

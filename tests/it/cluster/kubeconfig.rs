@@ -7,7 +7,7 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
 use serde_json::{Value, json};
 
 use super::{api_server::ApiServer, tasks::claims, world::World};
-use crate::doctor::doctor;
+use crate::{doctor::doctor, harness::replace_file};
 
 /// As kubectl writes it, with another context beside the one that is meant.
 fn kubeconfig(api: &ApiServer, user: &Value) -> String {
@@ -31,11 +31,8 @@ fn kubeconfig(api: &ApiServer, user: &Value) -> String {
     .to_string()
 }
 
-/// Files are replaced whole.
 fn replace(world: &World, name: &str, text: &str) {
-    let folder = world.doorward.dir();
-    fs::write(folder.join("new"), text).unwrap();
-    fs::rename(folder.join("new"), folder.join(name)).unwrap();
+    replace_file(&world.doorward.dir().join(name), text);
 }
 
 /// Alice reads with kubectl, and the API server sees Doorward come with this credential.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     fixture::Change,
-    harness::{RedisServer, Reply, Upstream, found, settled, until},
+    harness::{RedisServer, Reply, Upstream, found, part, settled, until},
 };
 
 /// Why tokens have ended, in the line of the log that tells so of each object.
@@ -61,7 +61,7 @@ async fn a_token_of_another_cluster_with_the_same_issuer_name_is_worth_nothing_h
     let task = tasks.bobs(&Tasks::release("same")).await;
     let here = tasks.pod_token(&task.pod, DOOR).await;
     let there = twin(&other, &tasks, &task).await;
-    let kid = |token: &str| crate::harness::part(token, 0)["kid"].as_str().unwrap().to_owned();
+    let kid = |token: &str| part(token, 0)["kid"].as_str().unwrap().to_owned();
     for name in ["iss", "sub", "aud"] {
         assert_eq!(claims(&here)[name], claims(&there)[name], "both say the same");
     }

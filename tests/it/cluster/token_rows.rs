@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::tasks::{DOOR, OVER, TARGET, Task, Tasks, claims};
-use crate::harness::{found, until};
+use crate::harness::{found, now, until};
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
 
@@ -64,7 +64,7 @@ async fn a_pod_that_has_ended_or_is_about_to_gets_none_though_the_cluster_takes_
     let (_task, pod_token) = running(&tasks, "old").await;
     let expired = tasks.world.api.resign(&pod_token, |claims| {
         for (name, ago) in [("exp", 60), ("iat", 3660), ("nbf", 3660)] {
-            claims[name] = json!(crate::harness::now() - ago);
+            claims[name] = json!(now() - ago);
         }
     });
     tasks.is_refused("kubernetes:6.4 expired", &expired, &["the token expired 1 m"]).await;

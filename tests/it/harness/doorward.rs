@@ -257,10 +257,17 @@ impl Doorward {
         self.admin("/metrics").await.text()
     }
 
+    /// What a counter says; 0 if it has labels and was never touched.
+    pub async fn counter(&self, name: &str) -> u64 {
+        let metrics = self.metrics().await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        assert!(value.is_some() || name.contains('{'), "{name} in {metrics}");
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
     /// How many have waited for room in its audit trail.
     pub async fn audit_waits(&self) -> u64 {
-        let metrics = self.metrics().await;
-        metrics.lines().find_map(|line| line.strip_prefix("doorward_audit_waits_total ")).unwrap().parse().unwrap()
+        self.counter("doorward_audit_waits_total").await
     }
 
     /// A connection to the listener `public`.

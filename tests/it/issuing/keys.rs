@@ -10,14 +10,13 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{TARGET, World, kids, part};
 use crate::{
     fixture::Change,
     harness::{
         Answer, Doorward, EXCHANGE, NOT_ALLOWED, Raw, RedisServer, exchange_form, found, now, replace_file, request,
-        until, within,
+        rfc3339, until, within,
     },
 };
 
@@ -323,7 +322,7 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
 async fn no_good_token_is_refused_while_the_time_of_another_key_comes_at_replicas() {
     const AHEAD: u64 = 3600;
     let at = now() + AHEAD;
-    let from = OffsetDateTime::from_unix_timestamp(at.cast_signed()).unwrap().format(&Rfc3339).unwrap();
+    let from = rfc3339(at);
     let replicas = Replicas::with_keys(&format!("[{{file: first.pem}}, {{file: second.pem, from: '{from}'}}]")).await;
     let load = replicas.load();
     load.are_ready().await;

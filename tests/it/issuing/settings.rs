@@ -1,10 +1,8 @@
 //! Settings with which good tokens would be refused, or those of others taken, are found before they are in force.
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
 use crate::{
     fixture::Change,
-    harness::{folder_with, now, told},
+    harness::{folder_with, now, rfc3339, told},
 };
 
 /// Of which each row changes something.
@@ -165,10 +163,7 @@ async fn check(yaml: &str) -> (bool, String) {
 async fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
     let (early, none) = ("it signs in less than an hour", "the time of no key has come");
     let idle = "it says nothing here, as it chooses among keys of one algorithm";
-    let from = |ahead: i64| {
-        let at = OffsetDateTime::from_unix_timestamp(now().cast_signed() + ahead).unwrap();
-        format!("{{file: key.pem, from: '{}'}}", at.format(&Rfc3339).unwrap())
-    };
+    let from = |ahead: i64| format!("{{file: key.pem, from: '{}'}}", rfc3339(now().checked_add_signed(ahead).unwrap()));
     for (what, keys, warnings) in [
         ("past", from(-60), [false, false, false]),
         ("a day of the past", "{file: key.pem, from: '2026-01-31'}".to_owned(), [false, false, false]),

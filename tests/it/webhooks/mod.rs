@@ -23,7 +23,7 @@ use aws_lc_rs::hmac;
 
 use crate::{
     fixture::{Change, Fixture, WEBHOOK_SECRET},
-    harness::{Answer, Push, Reply, Upstream, free_port, hex, unique},
+    harness::{Answer, Push, Reply, Upstream, free_port, hex, now, unique},
 };
 
 const BODY: &str = Push::BODY;
@@ -222,7 +222,7 @@ async fn a_secret_in_the_address_stays_here_and_a_signed_form_passes_as_it_came(
     assert!(seen.head.starts_with("POST /hub HTTP/1.1"), "{}", seen.head);
     fixture.upstream.take();
 
-    let (form, time) = (b"command=%2Fdeploy&user_id=U1&trigger_id=1.2", crate::harness::now());
+    let (form, time) = (b"command=%2Fdeploy&user_id=U1&trigger_id=1.2", now());
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"introspection-secret");
     let signed = [format!("v0:{time}:").as_bytes(), form].concat();
     let tag = hex(hmac::sign(&key, &signed));

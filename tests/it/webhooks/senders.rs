@@ -13,7 +13,7 @@ pub use self::{
     table::SENDERS,
 };
 use super::{nine::Attack, sns};
-use crate::harness::{Answer, Raw, now, rfc3339, unique};
+use crate::harness::{Answer, Raw, hex, now, rfc3339, unique};
 
 /// A sender of webhooks.
 #[derive(Clone, Copy)]
@@ -200,7 +200,7 @@ impl Sender {
             Proof::Signed { by, header, prefix, base64, before, time_header, .. } => {
                 lines.extend(time_header.map(|header| format!("{header}: {time}")));
                 let tag = by.tag(self.secret, &[before(id, time).as_bytes(), body].concat());
-                let text = if *base64 { STANDARD.encode(tag) } else { crate::harness::hex(tag) };
+                let text = if *base64 { STANDARD.encode(tag) } else { hex(tag) };
                 ((*header).to_owned(), format!("{prefix}{text}"))
             }
         };

@@ -19,7 +19,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::renamed::rename;
-use crate::harness::{Answer, Authority, Doorward, Raw, Reply, Upstream, folder_with, request, rfc3339, unique, until};
+use crate::harness::{
+    Answer, Authority, Doorward, Raw, Reply, Upstream, folder_with, now, request, rfc3339, unique, until,
+};
 
 const TOPIC: &str = "arn:aws:sns:us-east-1:123456789012:commits";
 
@@ -101,7 +103,7 @@ impl Amazon {
             "MessageId": unique(),
             "TopicArn": TOPIC,
             "Message": commit.to_string(),
-            "Timestamp": rfc3339(crate::harness::now()),
+            "Timestamp": rfc3339(now()),
             "SignatureVersion": "2",
             "SigningCertURL": format!("https://{}/good.pem", self.host),
         });
@@ -266,7 +268,7 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
         let signature = amazon.expired.sign(string_to_sign(&by_expired).as_bytes()).unwrap();
         with_signature(by_expired, &signature)
     };
-    let late = i64::try_from(crate::harness::now()).unwrap();
+    let late = i64::try_from(now()).unwrap();
     let at = |offset: i64| Value::from(rfc3339(u64::try_from(late + offset).unwrap()));
     for (row, status, message) in [
         ("another message", 401, altered("Message", "{}".into())),
