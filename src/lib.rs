@@ -1,6 +1,20 @@
-//! Doorward, the identity-aware proxy for Tekton.
+//! Doorward, the identity-aware proxy for Tekton. `docs/architecture.md` describes the design; start reading at
+//! [`request::pipeline`].
 //!
-//! The life of a request is [`request::pipeline`]; `docs/architecture.md` tells where everything lives.
+//! | concern | modules |
+//! |---|---|
+//! | process | `app` (start, reload, stop), [`config`], `snapshot` (a configuration in force), `runtime`, `supervisor` |
+//! | request path | `downstream` -> [`request`] -> [`authn`] -> [`authz`] -> `upstream`; [`body`], [`error`], `abort` |
+//! | Doorward's own pages | `endpoints`, `pages` |
+//! | identity | `issuers`, `oidc`, `sessions`, `sts` (Doorward as a token issuer) |
+//! | Tekton and Kubernetes | `webhooks`, `assertions`, `interceptor`, `kubernetes`, `tekton`, `runs`, `rbac` |
+//! | records | `audit`, `store`, `group_commit`, `kept` |
+//! | commands | [`cli`], `client`, `doctor`, [`demo`] |
+//! | operation | `admin` (health, metrics, operator socket), `logging`, `memory` |
+//! | utilities | [`clock`], `egress`, `keepalive`, `lock`, `pointer`, `sha256`, `terminal` |
+//!
+//! Doorward is a program, not a library: modules are `pub` only as far as the binary, doc tests, fuzz targets and tests
+//! need them, and there is no stable API.
 
 mod abort;
 mod admin;
