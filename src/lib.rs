@@ -3,7 +3,7 @@
 //!
 //! | concern | modules |
 //! |---|---|
-//! | process | `app` (start, reload, stop), [`config`], `snapshot` (a configuration in force), `runtime`, `supervisor` |
+//! | process | `app` (start, reload, stop), [`config`], `snapshot` (one configuration), `runtime`, `supervisor` |
 //! | request path | `downstream` -> [`request`] -> [`authn`] -> [`authz`] -> `upstream`; [`body`], [`error`], `abort` |
 //! | Doorward's own pages | `endpoints`, `pages` |
 //! | identity | `issuers`, `oidc`, `sessions`, `sts` (Doorward as a token issuer) |
