@@ -133,7 +133,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
         let said = past.fails("mallory", &["create", "-f", file]).await;
         assert!(said.contains("would be copied to runs"), "attacks:Z51 {file}: {said}");
     }
-    for (file, why) in [("forged-nested.json", "would be copied to runs"), ("deep.json", "has another within it")] {
+    for (file, why) in [("forged-nested.json", "would be copied to runs"), ("deep.json", "more than one level deep")] {
         let said = past.fails("mallory", &["create", "-f", file]).await;
         assert!(said.contains(why), "attacks:Z51 {file}: {said}");
     }
@@ -157,7 +157,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     let refused = async |change| {
         for who in ["mallory", &*listed] {
             let said = past.fails(who, &relabel(change)).await;
-            assert!(said.contains("of which event a run came"), "{who} {change}: {said}");
+            assert!(said.contains("identifies the event that created a run"), "{who} {change}: {said}");
         }
     };
     refused(&own).await;
@@ -170,7 +170,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     write("forged-part.json", &run);
     let said = past.fails(&listed, &["create", "-f", "forged-part.json"]).await;
     assert!(said.contains("parts of a run"), "attacks:Z52 {said}");
-    for (file, why) in [("run-forged-nested.json", "parts of a run"), ("run-deep.json", "has another within it")] {
+    for (file, why) in [("run-forged-nested.json", "parts of a run"), ("run-deep.json", "more than one level deep")] {
         let said = past.fails(&listed, &["create", "-f", file]).await;
         assert!(said.contains(why), "attacks:Z52 {file}: {said}");
     }
@@ -183,7 +183,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     let more = json!({"spec": {"pipelineSpec": {"tasks": [deep, task("more")]}}});
     let forged_more = json!({"spec": {"taskRunSpecs": [run["spec"]["taskRunSpecs"][0], {"pipelineTaskName": "more"}]}});
     for (file, name, change, why) in [
-        ("run-deep.json", "pipelinerun/outer", more, "has another within it"),
+        ("run-deep.json", "pipelinerun/outer", more, "more than one level deep"),
         ("stray.json", "pipelinerun/stray", forged_more, "parts of a run"),
     ] {
         past.run("admin", &["create", "-f", file]).await;
@@ -316,7 +316,7 @@ async fn only_the_controller_makes_runs_that_another_run_owns() {
     bob.run(&["create", "-f", "run.json"]).await;
     let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/run", world.namespace);
     let run = world.api.read(&path).await;
-    let denied = "make runs that another run of Tekton owns";
+    let denied = "may create runs that another Tekton run owns";
 
     let mut posing = posing("posing", &run);
     past.0.write("posing.json", &posing.to_string());
@@ -348,7 +348,7 @@ async fn only_the_controller_makes_runs_that_another_run_owns() {
     // But not that it was a part of the run, without which it would stand by itself.
     for change in ["tekton.dev/pipelineRun-", "tekton.dev/pipelineRun=other"] {
         let said = past.fails("mallory", &["label", "--overwrite", "taskrun/posing", change]).await;
-        assert!(said.contains("says of which run another is a part"), "{change}: {said}");
+        assert!(said.contains("identifies the run that a run is part of"), "{change}: {said}");
     }
 
     // Nor does one that another object owns get the label that makes it a part of the run.
