@@ -33,8 +33,8 @@ use super::RequestView;
 const MAX_LENGTH: usize = 4096;
 /// No expression may nest brackets deeper.
 const MAX_NESTING: usize = 32;
-/// No expression may have more operators and dots. Each may be a level of recursion in the parser, on whatever stack
-/// loads the policy.
+/// No expression may have more operators, dots and opening square brackets. Each may be a level of recursion in the
+/// parser, on whatever stack loads the policy.
 const MAX_OPERATORS: usize = 200;
 
 /// The standard library of CEL, without optional values, and the functions on strings. Building it costs more than a
@@ -206,14 +206,20 @@ impl From<ExecutionError> for EvaluationError {
     }
 }
 
-/// How deep brackets nest, and how many operators there are at most: what stands in quotes counts too, which errs on
-/// the safe side.
+/// Returns how deep brackets nest, and an upper bound on the number of operators, as text in quotes counts too. A
+/// closing bracket in quotes hides a level of nesting; the parser has a limit of its own on that.
 fn measure(source: &str) -> (usize, usize) {
     let (mut depth, mut deepest) = (0_usize, 0);
-    let mut operators = source.split_ascii_whitespace().filter(|word| *word == "in").count();
+    let words = source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let mut operators = words.filter(|word| ends_in_operator(word)).count();
     for byte in source.bytes() {
         match byte {
-            b'(' | b'[' | b'{' => depth += 1,
+            b'(' | b'{' => depth += 1,
+            // One index may follow another without nesting: `a[0][0]`.
+            b'[' => {
+                depth += 1;
+                operators += 1;
+            }
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
             b'.' | b'+' | b'-' | b'*' | b'/' | b'%' | b'!' | b'<' | b'>' | b'=' | b'?' | b'&' | b'|' => operators += 1,
             _ => {}
@@ -221,6 +227,13 @@ fn measure(source: &str) -> (usize, usize) {
         deepest = deepest.max(depth);
     }
     (deepest, operators)
+}
+
+/// Whether a run of letters, digits and `_` ends in the operator `in`. No blank need stand before it where a number
+/// ends: `1in[1]`.
+fn ends_in_operator(word: &str) -> bool {
+    let before = word.strip_suffix("in");
+    before.is_some_and(|before| before.is_empty() || before.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// The byte offset of a line and a column, both counted from 1.

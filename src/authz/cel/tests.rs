@@ -235,20 +235,55 @@ fn expressions_are_bounded() {
     let fields = format!("has(principal.claims{}.x)", ".x".repeat(190));
     let nots = format!("{}true", "!".repeat(200));
     let terms = format!("{}true", "true ? true : ".repeat(190));
-    let rest = format!("true {}", "in [true] ".repeat(190));
-    for (source, is_good) in [
-        (&long, false),
-        (&deep, false),
-        (&wide, true),
-        (&wider, false),
-        (&tall, false),
-        (&fields, false),
-        (&nots, true),
-        (&terms, false),
-        (&rest, false),
+    for (source, problem) in [
+        (&long, Some("longer than")),
+        (&deep, Some("brackets more than")),
+        (&wide, None),
+        (&wider, Some("operators")),
+        (&tall, Some("nests more than")),
+        (&fields, Some("fields deep")),
+        (&nots, None),
+        (&terms, Some("does not parse")),
     ] {
-        let mut report = Report::default();
-        let compiled = Expression::compile(source, &At::root(), &mut report);
-        assert_eq!(compiled.is_some(), is_good, "{:.40} {:?}", source, report.problems());
+        let reported = first_problem(source);
+        let is_expected = match problem {
+            Some(problem) => reported.as_ref().is_some_and(|reported| reported.contains(problem)),
+            None => reported.is_none(),
+        };
+        assert!(is_expected, "{source:.40}: {reported:?}");
     }
+}
+
+/// `in` was counted only between blanks, and an index not at all, so that chains of them reached the parser whole.
+#[test]
+fn operators_are_counted_with_and_without_blanks_and_so_are_indices() {
+    for (first, more, per_level) in [
+        ("true", " in true", 1),
+        ("'a'", "in'a'", 1),
+        ("1", "in 1", 1),
+        ("1u", "in\n1u", 1),
+        ("0x1", "in 0xa", 1),
+        ("(1)", "in(1)", 1),
+        ("[]", "in[]", 2),
+        ("principal.groups", "[0]", 1),
+    ] {
+        let chain = |levels: usize| format!("{first}{}", more.repeat(levels));
+        let own = usize::from(first.contains(['.', '[']));
+        let most = (MAX_OPERATORS - own) / per_level;
+        for (levels, problem) in [(most, "nests more than 48 deep"), (most + 1, "more than 200 operators")] {
+            let reported = first_problem(&chain(levels)).unwrap_or_default();
+            assert!(reported.contains(problem), "{levels} times `{more}`: {reported}");
+        }
+    }
+    let names = format!("'admin' in principal.groups{}", " || 'admin' == 'begin'".repeat(49));
+    assert_eq!(first_problem(&names), None, "names that end in `in` are no operators");
+}
+
+/// What is wrong with an expression, if anything is.
+fn first_problem(source: &str) -> Option<String> {
+    let mut report = Report::default();
+    let compiled = Expression::compile(source, &At::root(), &mut report);
+    let problem = report.problems().first().map(|problem| problem.message.clone());
+    assert_eq!(compiled.is_none(), problem.is_some(), "{source:.40}");
+    problem
 }
