@@ -284,6 +284,7 @@ fn text(value: &Value) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
     use serde_json::json;
 
     use super::*;
@@ -347,12 +348,44 @@ mod tests {
         assert_eq!(run.references, ["git?url=u", "tekton.dev/StepAction/sign"].map(Arc::from));
     }
 
+    /// A cluster that still serves v1alpha1 would make a run that no rule has seen.
+    #[test]
+    fn each_kind_of_run_is_known_by_its_resource() {
+        let of = |path: &str| RunKind::of(&Attributes::parse(&Method::POST, path, None).unwrap());
+        for (path, expected) in [
+            ("/apis/tekton.dev/v1/namespaces/ci/pipelineruns", Some(RunKind::PipelineRun)),
+            ("/apis/tekton.dev/v1/namespaces/ci/taskruns", Some(RunKind::TaskRun)),
+            ("/apis/tekton.dev/v1beta1/namespaces/ci/customruns", Some(RunKind::CustomRun)),
+            ("/apis/tekton.dev/v1alpha1/namespaces/ci/runs", Some(RunKind::CustomRun)),
+            ("/apis/tekton.dev/v1/namespaces/ci/pipelines", None),
+            ("/apis/example.com/v1/namespaces/ci/runs", None),
+        ] {
+            assert_eq!(of(path), expected, "{path}");
+        }
+    }
+
+    /// Else an allow of the code would let somebody have any controller run it.
+    #[test]
+    fn a_controller_that_is_to_run_it_is_a_reference_unless_it_is_that_of_tekton() {
+        for (manager, expected) in [
+            (json!("evil"), &["deploy", "managedBy/evil"][..]),
+            (json!("tekton.dev/pipeline"), &["deploy"]),
+            (json!(""), &["deploy"]),
+        ] {
+            let object = json!({"spec": {"pipelineRef": {"name": "deploy"}, "managedBy": manager}});
+            let run = Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default").unwrap();
+            assert_eq!(run.references.iter().map(|name| &**name).collect::<Vec<_>>(), expected, "{manager}");
+        }
+    }
+
     #[test]
     fn secrets_of_inline_code_and_of_pod_templates_are_bound() {
         let of_key = json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]});
         let whole = json!({"envFrom": [{"secretRef": {"name": "s"}}]});
         let token = json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}});
         let certificate = json!({"name": "v", "projected": {"sources": [{"podCertificate": {"signerName": "s"}}]}});
+        let several = json!({"name": "v", "projected": {"sources": [{"configMap": {}}, {"secret": {"name": "s"}}]}});
+        let no_secret = json!({"name": "v", "projected": {"sources": [{"configMap": {"name": "c"}}]}});
         let plain = json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}}],
             "envFrom": [{"configMapRef": {"name": "s"}}]});
         for (task, expected) in [
@@ -363,6 +396,8 @@ mod tests {
             (json!({"volumes": [{"name": "v", "csi": {"driver": "d"}}]}), true),
             (json!({"volumes": [token]}), true),
             (json!({"volumes": [certificate]}), true),
+            (json!({"volumes": [several]}), true),
+            (json!({"volumes": [no_secret]}), false),
             (json!({"volumes": [{"name": "v", "flexVolume": {"driver": "d"}}]}), true),
             (json!({"volumes": [{"name": "v", "azureFile": {"shareName": "a", "secretName": "s"}}]}), true),
             (json!({"volumes": [{"name": "v", "iscsi": {"iqn": "i", "secretRef": {"name": "s"}}}]}), true),
@@ -379,6 +414,8 @@ mod tests {
             (of_key, true),
             (mounted, true),
             (json!({"volumes": [certificate]}), true),
+            (json!({"volumes": [several]}), true),
+            (json!({"volumes": [no_secret]}), false),
             (pulled(json!([{"name": "s"}])), true),
             (pulled(json!([])), false),
             (unbound, false),
@@ -395,9 +432,11 @@ mod tests {
                 assert_eq!(run.unwrap().binds_secrets, expected, "a pod template: {spec}");
             }
         }
-        let workspace = json!({"spec": {"workspaces": [certificate]}});
-        let run = Run::read(RunKind::TaskRun, Intent::Create, workspace.as_object().unwrap(), "default").unwrap();
-        assert!(run.binds_secrets, "a workspace");
+        for (workspace, expected) in [(certificate, true), (several, true), (no_secret, false)] {
+            let object = json!({"spec": {"workspaces": [workspace]}});
+            let run = Run::read(RunKind::TaskRun, Intent::Create, object.as_object().unwrap(), "default").unwrap();
+            assert_eq!(run.binds_secrets, expected, "a workspace: {object}");
+        }
     }
 
     /// The resolver sends the Secret to the address of the same reference, before anything is fetched.

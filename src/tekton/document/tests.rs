@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::*;
+use super::{super::template, *};
 use crate::authn::{Principal, Scheme};
 
 fn read(verb: &str, media: &'static str, body: &str) -> Result<Document, Unreadable> {
@@ -225,7 +225,7 @@ fn accounts_and_templates_of_another_version_are_refused() {
 
 #[test]
 fn what_is_read_in_two_ways_is_refused() {
-    let json = "application/json";
+    let (json, merge, patch) = ("application/json", "application/merge-patch+json", "application/json-patch+json");
     for (verb, media, body, why) in [
         ("create", json, r#"{"spec":{"serviceAccountName":"a","serviceAccountName":"b"}}"#, "has a member twice"),
         ("create", "application/yaml", "spec: {serviceAccountName: a, serviceAccountName: b}", "is no YAML"),
@@ -238,7 +238,13 @@ fn what_is_read_in_two_ways_is_refused() {
             r#"{"spec":{"params":[{"name":"a","value":"1"},{"name":"a","value":"2"}]}}"#,
             "`a` is given twice",
         ),
+        ("patch", merge, r#"{"spec":{"Status":"Cancelled"}}"#, "the field `Status`"),
+        ("patch", "application/strategic-merge-patch+json", r#"{"spec":{"Status":"Cancelled"}}"#, "the field `Status`"),
+        ("patch", patch, r#"[{"op":"add","path":"/spec/Status","value":"Cancelled"}]"#, "the field `Status`"),
+        ("patch", patch, r#"[{"op":"replace","path":"/spec","value":{"Status":"Cancelled"}}]"#, "the field `Status`"),
+        ("patch", patch, r#"[{"op":"move","from":"/spec/Params/0","path":"/spec/params/1"}]"#, "the field `Params`"),
         ("create", json, r#"{"kind":"TaskRun"}"#, "the body is a TaskRun"),
+        ("create", json, r#"{"kind":"Run"}"#, "the body is a Run"),
         ("create", json, r#"{"spec":[]}"#, "`spec` is no object"),
         ("create", json, r#"{"metadata":null}"#, "`metadata` is no object"),
         ("create", json, r#"{"metadata":{"annotations":"x"}}"#, "`metadata.annotations` is no object"),
@@ -272,6 +278,51 @@ fn what_is_read_in_two_ways_is_refused() {
     ] {
         assert!(read("create", json, body).is_ok(), "{body}");
     }
+    for (media, body) in [
+        (merge, r#"{"spec":{"status":"Cancelled"}}"#),
+        ("application/strategic-merge-patch+json", r#"{"spec":{"status":"Cancelled"}}"#),
+        (patch, r#"[{"op":"add","path":"/spec/status","value":"Cancelled"}]"#),
+        (patch, r#"[{"op":"replace","path":"/spec","value":{"status":"Cancelled"}}]"#),
+        (patch, r#"[{"op":"move","from":"/spec/params/0","path":"/spec/params/1"}]"#),
+    ] {
+        assert!(read("patch", media, body).is_ok(), "{body}");
+    }
+    let old = RunType { kind: RunKind::CustomRun, version: "v1alpha1" };
+    assert!(Document::read(old, "create", &HeaderMap::new(), br#"{"kind":"Run"}"#, "default").is_ok());
+}
+
+/// Tekton's webhook would take another spelling of any of them for the field, and run code or use an identity that no
+/// rule has seen.
+#[test]
+fn each_field_that_selects_code_or_identity_is_spelt_in_one_way() {
+    const NAMES: &str = "annotations apiVersion bundle csi customRef customSpec env envFrom finally flexVolume \
+        imagePullSecrets kind labels managedBy metadata name ownerReferences params pipelineRef pipelineSpec \
+        podCertificate podTemplate projected ref resolver secret secretKeyRef secretName secretRef \
+        serviceAccountName serviceAccountToken sidecars sources spec status stepTemplate steps taskPodTemplate \
+        taskRef taskRunSpecs taskRunTemplate taskServiceAccountName taskSpec tasks value valueFrom volumes workspaces";
+    let refused = |name: &str| match read("create", "application/json", &json!({"spec": {name: {}}}).to_string()) {
+        Err(Unreadable::Case { known, .. }) => Some(known),
+        _ => None,
+    };
+    for name in NAMES.split_whitespace() {
+        let (first, rest) = name.split_at(1);
+        assert_eq!(refused(&format!("{}{rest}", first.to_ascii_uppercase())), Some(name));
+    }
+    assert_eq!(refused("\u{212a}ind"), Some("kind"), "the Kelvin sign is a `k` to `encoding/json`");
+    assert_eq!(refused("\u{17f}ecret"), Some("secret"));
+    assert_eq!(refused("Unknown"), None);
+}
+
+/// A body that is JSON by one of them may be YAML by the other.
+#[test]
+fn a_request_with_two_content_types_is_refused() {
+    let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    assert!(Document::check_head("create", &headers).is_ok());
+    headers.append(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let refused = Document::check_head("create", &headers).unwrap_err();
+    assert!(matches!(refused, Unreadable::Malformed(why) if why.contains("two content types")), "{refused}");
+    let refused = template::check_head("create", &headers).unwrap_err();
+    assert!(matches!(refused, Unreadable::Malformed(why) if why.contains("two content types")), "{refused}");
 }
 
 /// Each token was compared with all names that are known: one patch of 3 MiB kept its worker for seconds.
