@@ -140,5 +140,17 @@ mod tests {
             assert_eq!(Page::of(path).unwrap(), Page::File, "{path}");
         }
         assert_eq!(Page::of("/v1/properties").unwrap(), Page::Properties);
+        // As long as Kubernetes lets names be, and longer.
+        let (label, pod) = ("a".repeat(63), format!("{}.{}", ["b".repeat(50).as_str(); 4].join("."), "c".repeat(49)));
+        assert_eq!(pod.len(), 253);
+        for (namespace, pod, container, is_log) in [
+            (label.clone(), pod.clone(), label.clone(), true),
+            (format!("{label}a"), pod.clone(), label.clone(), false),
+            (label.clone(), pod.clone(), format!("{label}a"), false),
+            (label.clone(), format!("{pod}c"), label, false),
+        ] {
+            let path = format!("/v1/logs-proxy/{namespace}/{pod}/{container}");
+            assert_eq!(Page::of(&path).is_ok(), is_log, "{path}");
+        }
     }
 }

@@ -149,25 +149,32 @@ mod tests {
 
     #[test]
     fn nor_can_a_patch_say_it_of_one_that_is_there() {
-        for (op, path, value, good) in [
-            ("add", "/metadata/ownerReferences", json!([owner("tekton.dev/v1")]), false),
-            ("replace", "/metadata/ownerReferences/0", owner("tekton.dev/v1"), false),
-            ("add", "/metadata/ownerReferences/-", owner("tekton.dev/v1"), false),
-            ("replace", "/metadata/ownerReferences/0/apiVersion", json!("tekton.dev/v1"), false),
-            ("replace", "/metadata/ownerReferences/0/uid", json!("u"), false),
-            ("copy", "/metadata/ownerReferences", json!(null), false),
-            ("move", "/metadata/ownerReferences/0", json!(null), false),
+        for (op, path, value, expected) in [
+            ("add", "/metadata/ownerReferences", json!([owner("tekton.dev/v1")]), "by a run"),
+            ("replace", "/metadata/ownerReferences/0", owner("tekton.dev/v1"), "by a run"),
+            ("add", "/metadata/ownerReferences/-", owner("tekton.dev/v1"), "by a run"),
+            ("replace", "/metadata/ownerReferences/0/apiVersion", json!("tekton.dev/v1"), "owned"),
+            ("replace", "/metadata/ownerReferences/0/uid", json!("u"), "owned"),
+            ("copy", "/metadata/ownerReferences", json!(null), "owned"),
+            ("move", "/metadata/ownerReferences", json!(null), "owned"),
+            ("move", "/metadata/ownerReferences/0", json!(null), "owned"),
             // The label may be there already.
-            ("add", "/metadata/ownerReferences", json!([owner("example.com/v1")]), false),
-            ("add", "/metadata/ownerReferences/-", owner("apps/v1"), false),
-            ("add", "/metadata/ownerReferences", json!([]), true),
-            ("replace", "/metadata/ownerReferences", json!(null), true),
-            ("remove", "/metadata/ownerReferences", json!(null), true),
-            ("remove", "/metadata/ownerReferences/0", json!(null), true),
-            ("add", "/metadata/labels/team", json!("a"), true),
-            ("add", "/spec/params/0/ownerReferences", json!([owner("tekton.dev/v1")]), true),
+            ("add", "/metadata/ownerReferences", json!([owner("example.com/v1")]), "owned"),
+            ("add", "/metadata/ownerReferences/-", owner("apps/v1"), "owned"),
+            ("add", "/metadata/ownerReferences", json!([]), "fine"),
+            ("replace", "/metadata/ownerReferences", json!(null), "fine"),
+            ("remove", "/metadata/ownerReferences", json!(null), "fine"),
+            ("remove", "/metadata/ownerReferences/0", json!(null), "fine"),
+            ("add", "/metadata/labels/team", json!("a"), "fine"),
+            ("add", "/spec/params/0/ownerReferences", json!([owner("tekton.dev/v1")]), "fine"),
         ] {
-            assert_eq!(check_operation(op, path, Some(&value)).is_ok(), good, "{op} {path} {value}");
+            let refused = match check_operation(op, path, Some(&value)) {
+                Ok(()) => "fine",
+                Err(Unreadable::Owner) => "by a run",
+                Err(Unreadable::Owned) => "owned",
+                Err(other) => panic!("{op} {path} {value}: {other}"),
+            };
+            assert_eq!(refused, expected, "{op} {path} {value}");
         }
     }
 }

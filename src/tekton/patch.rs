@@ -286,6 +286,15 @@ mod tests {
         for patch in [json!([label, owned]), json!([label]), json!([owned])] {
             assert!(json_patch(patch.as_array().unwrap()).is_err(), "{patch}");
         }
+        for (label, good) in
+            [("tekton.dev~1pipelineRun", false), ("triggers.tekton.dev~1triggers-eventid", false), ("team", true)]
+        {
+            let away =
+                json!({"op": "move", "from": format!("/metadata/labels/{label}"), "path": "/spec/params/0/value"});
+            let read = json_patch(std::slice::from_ref(&away));
+            assert_eq!(matches!(read, Err(Unreadable::Label(_))), !good, "{away}: {read:?}");
+            assert_eq!(read.is_ok(), good, "{away}");
+        }
         for (metadata, good) in [
             (json!({"labels": {"tekton.dev/pipelineRun": "release"}}), false),
             (json!({"ownerReferences": null, "labels": {"team": "a"}}), true),

@@ -84,6 +84,16 @@ mod tests {
         read(verb, &headers, body.as_bytes())
     }
 
+    /// An EventListener, which has its Triggers in a list and their templates within.
+    fn listener(template: &str) -> String {
+        format!(r#"{{"spec":{{"triggers":[{{"template":{{"spec":{{"resourcetemplates":[{template}]}}}}}}]}}}}"#)
+    }
+
+    /// A JSON Patch that names templates by none of its paths.
+    fn whole_spec(template: &str) -> String {
+        format!(r#"[{{"op":"replace","path":"/spec","value":{{"resourcetemplates":[{template}]}}}}]"#)
+    }
+
     #[test]
     fn attacks_z51_no_template_speaks_in_our_name() {
         const JSON_PATCH: &str = "application/json-patch+json";
@@ -139,6 +149,8 @@ mod tests {
                 r#"[{"op":"add","path":"/spec/resourcetemplates/0/metadata/ownerReferences","value":[{}]}]"#.to_owned(),
             ),
             ("create", "application/yaml", format!("spec: {{template: {{spec: {{resourcetemplates: [{owned}]}}}}}}")),
+            ("create", "application/json", listener(owned)),
+            ("patch", JSON_PATCH, whole_spec(owned)),
         ] {
             assert!(
                 matches!(check(verb, media, &body), Err(Unreadable::TemplateOwner)),
@@ -166,6 +178,8 @@ mod tests {
                 ("update", "application/json", nested),
                 ("patch", "application/merge-patch+json", templates(template)),
                 ("patch", "application/json-patch+json", add("", template)),
+                ("create", "application/json", listener(template)),
+                ("patch", "application/json-patch+json", whole_spec(template)),
             ] {
                 let refused = check(verb, media, &body).unwrap_err();
                 assert!(
@@ -197,7 +211,10 @@ mod tests {
         assert!(check("patch", "application/json-patch+json", TAKEN).is_ok());
         // The twins: values may have them, and so may names of what is no template.
         let good = r#"{"metadata":{"labels":{"of":"$(tt.params.l)"},"generateName":"$(tt.params.n)-"}}"#;
-        assert!(check("create", "application/json", &templates(good)).is_ok());
+        for body in [templates(good), listener(good)] {
+            assert!(check("create", "application/json", &body).is_ok(), "{body}");
+        }
+        assert!(check("patch", "application/json-patch+json", &whole_spec(good)).is_ok());
         assert!(
             check("patch", "application/json-patch+json", &add("/metadata/labels/of", r#""$(tt.params.l)""#)).is_ok()
         );
@@ -260,12 +277,30 @@ mod tests {
     fn only_writes_of_what_is_copied_are_read() {
         let is = |method: Method, path: &str| is_template(&Attributes::parse(&method, path, None).unwrap());
         const PIPELINES: &str = "/apis/tekton.dev/v1/namespaces/a/pipelines";
-        assert!(is(Method::POST, PIPELINES));
-        assert!(is(Method::PUT, &format!("{PIPELINES}/p")));
-        assert!(is(Method::PATCH, "/apis/triggers.tekton.dev/v1beta1/namespaces/a/triggertemplates/t"));
+        for (group, resource, expected) in [
+            ("tekton.dev", "pipelines", true),
+            ("tekton.dev", "tasks", true),
+            ("tekton.dev", "clustertasks", true),
+            ("tekton.dev", "stepactions", true),
+            ("triggers.tekton.dev", "triggertemplates", true),
+            ("triggers.tekton.dev", "triggers", true),
+            ("triggers.tekton.dev", "eventlisteners", true),
+            ("triggers.tekton.dev", "clustertriggerbindings", true),
+            ("tekton.dev", "pipelineruns", false),
+            ("tekton.dev", "triggers", false),
+            ("triggers.tekton.dev", "triggerbindings", false),
+            ("triggers.tekton.dev", "tasks", false),
+            ("example.com", "tasks", false),
+        ] {
+            let namespace = if resource.starts_with("cluster") { "" } else { "/namespaces/a" };
+            let path = format!("/apis/{group}/v1beta1{namespace}/{resource}");
+            assert_eq!(is(Method::POST, &path), expected, "{path}");
+            for method in [Method::PUT, Method::PATCH] {
+                assert_eq!(is(method, &format!("{path}/x")), expected, "{path}/x");
+            }
+        }
         assert!(!is(Method::GET, PIPELINES));
         assert!(!is(Method::DELETE, &format!("{PIPELINES}/p")));
-        assert!(!is(Method::POST, "/apis/tekton.dev/v1/namespaces/a/pipelineruns"));
         assert!(!is(Method::POST, "/api/v1/namespaces/a/pods"));
     }
 }
