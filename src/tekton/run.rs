@@ -248,9 +248,9 @@ fn binds_secret(volume: &Value) -> bool {
     let has = |value: &Value, names: &[&str]| names.iter().any(|name| is_set(value.get(name)));
     let sources = volume.get("projected").and_then(|projected| projected.get("sources")?.as_array());
     let projects = |source: &Value| has(source, &["secret", "serviceAccountToken", "podCertificate"]);
-    // Volumes of many kinds are mounted with a Secret, such as `azureFile`, `iscsi` and `cephfs`.
+    // Volumes of many kinds are mounted with a Secret: `secret`, and others such as `azureFile`, `iscsi` and `cephfs`.
     let mut kinds = volume.as_object().into_iter().flat_map(Map::values);
-    has(volume, &["secret", "csi", "flexVolume"])
+    has(volume, &["csi", "flexVolume"])
         || sources.into_iter().flatten().any(projects)
         || kinds.any(|kind| has(kind, &["secretRef", "secretName"]))
 }
@@ -364,7 +364,7 @@ mod tests {
         }
     }
 
-    /// Else an allow of the code would let somebody have any controller run it.
+    /// Otherwise an allow of the code would let somebody choose any controller to run it.
     #[test]
     fn a_controller_that_is_to_run_it_is_a_reference_unless_it_is_that_of_tekton() {
         for (manager, expected) in [
