@@ -261,6 +261,13 @@ mod tests {
             let found = at.causes().of(AskedRun { is_alone, ..asked("old", None) }, None, NOW).await.unwrap().cause;
             assert_eq!(found.is_some(), known, "{is_alone}");
         }
+        let old = sealed(b"event:old");
+        at.store.put(Table::Causes, b"event:old", old, NOW + KEPT, Expect::Any, NOW).await.unwrap();
+        for (is_alone, uid) in [(false, "w1"), (true, "w2")] {
+            let asked = AskedRun { is_alone, ..asked(uid, Some("old")) };
+            let found = at.causes().of(asked, Some(NOW), NOW).await.unwrap().cause;
+            assert_eq!(found.is_some(), is_alone, "an event, {is_alone}");
+        }
     }
 
     #[tokio::test]
@@ -277,6 +284,10 @@ mod tests {
             let known = at.causes().of(asked, None, NOW).await.unwrap();
             assert_eq!((known.made, known.cause.is_some()), (made, false), "{cluster} {within:?}");
         }
+        // A record of an earlier version, whose key names no cluster.
+        at.store.put(Table::Causes, b"run:older", vec![0], NOW + KEPT, Expect::Any, NOW).await.unwrap();
+        let asked_within = AskedRun { within: &["a", "older"], ..asked("u", None) };
+        assert_eq!(at.causes().of(asked_within, None, NOW).await.unwrap().made, Some(1));
         // The run itself is nobody's within.
         let known = at.causes().of(AskedRun { within: &["a"], ..asked("made", None) }, None, NOW).await.unwrap();
         assert_eq!((known.made, known.cause.is_some()), (None, true));

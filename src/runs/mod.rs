@@ -88,6 +88,13 @@ mod tests {
             "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "b", "controller": true}],
         })));
         assert_eq!(owned.and_then(|owned| owned.request), Some(Uuid::from_u128(7)), "whatever else owns it");
+        for controls in [json!({}), json!({"controller": false})] {
+            let mut owner = json!({"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": "a", "uid": "b"});
+            owner.as_object_mut().unwrap().extend(controls.as_object().unwrap().clone());
+            let named = metadata(json!({"annotations": {"doorward.dev/request-id": id}, "ownerReferences": [owner]}));
+            let request = of(&named).and_then(|linked| linked.request);
+            assert_eq!(request, Some(Uuid::from_u128(7)), "an owner that does not control it has not made it: {named}");
+        }
         for nothing in [
             metadata(json!({})),
             metadata(json!({"annotations": {"doorward.dev/request-id": "none"}})),
