@@ -102,15 +102,38 @@ mod tests {
     use http::{Request, Response};
     use kube::client::Body;
 
-    use super::*;
+    use super::{super::BLIND, *};
     use crate::clock::Timestamp;
+
+    /// No watches yet, of a cluster whose API server answers nothing.
+    fn watches() -> (Ends, Clock, Watches) {
+        let silent = tower::service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+        let (ends, clock) = (Ends::default(), Clock::manual(Timestamp::from_secs(1_700_000_000)));
+        let watches = Watches::new(ends.clone(), clock.clone(), Client::new(silent, "ci"), "c".into());
+        (ends, clock, watches)
+    }
+
+    /// Otherwise tasks would get tokens whose ends nobody sees, until the watches of the next follower failed or told all.
+    #[tokio::test]
+    async fn watches_whose_follower_has_ended_are_lost() {
+        let (ends, clock, mut watches) = watches();
+        let are_seen = || ends.are_seen("c", "ci", &[Kind::TaskRun, Kind::Pod, Kind::PipelineRun], clock.moment());
+        for mut events in watches.change(&["ci".to_owned()]) {
+            let (watch, _) = events.next().await.unwrap();
+            ends.see(&watch, ends.turn(&watch), clock.moment());
+        }
+        clock.advance(BLIND);
+        assert!(are_seen(), "the watches go on");
+        drop(watches);
+        assert!(are_seen(), "for a moment");
+        clock.advance(BLIND);
+        assert!(!are_seen());
+    }
 
     /// All began anew with each reload that named one more, and until they had listed all, tasks got tokens nowhere in the cluster.
     #[tokio::test]
     async fn watches_of_namespaces_that_stay_go_on_while_others_come_and_go() {
-        let silent = tower::service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
-        let (ends, clock) = (Ends::default(), Clock::manual(Timestamp::from_secs(1_700_000_000)));
-        let mut watches = Watches::new(ends.clone(), clock.clone(), Client::new(silent, "ci"), "c".into());
+        let (ends, clock, mut watches) = watches();
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<String>>();
         let kinds = [Kind::TaskRun, Kind::Pod, Kind::PipelineRun];
         let are_seen = |namespace| ends.are_seen("c", namespace, &kinds, clock.moment());

@@ -254,6 +254,8 @@ mod tests {
         told: BoxStream<'static, Result<Told, WatchError>>,
         /// Whether it lists nothing at the moment.
         is_away: Arc<AtomicBool>,
+        /// Requests whose query contains this are never answered.
+        unanswered: Arc<Mutex<Option<&'static str>>>,
     }
 
     fn pod(name: &str, version: &str) -> serde_json::Value {
@@ -275,6 +277,8 @@ mod tests {
         let scripts = Arc::new(Mutex::new(VecDeque::from(scripts)));
         let is_away = Arc::new(AtomicBool::new(false));
         let away = Arc::clone(&is_away);
+        let unanswered = Arc::new(Mutex::new(None::<&'static str>));
+        let hangs = Arc::clone(&unanswered);
         let log = Arc::clone(&asked);
         let service = tower::service_fn(move |request: Request<Body>| {
             let query = request.uri().query().unwrap_or_default().to_owned();
@@ -298,10 +302,16 @@ mod tests {
                 }
             };
             let frames = stream::once(async move { frame(text) }).chain(stream::once(end).filter_map(async |()| None));
-            async { Ok::<_, std::convert::Infallible>(Response::new(http_body_util::StreamBody::new(frames.boxed()))) }
+            let is_unanswered = hangs.lock().unwrap().is_some_and(|part| query.contains(part));
+            async move {
+                if is_unanswered {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, std::convert::Infallible>(Response::new(http_body_util::StreamBody::new(frames.boxed())))
+            }
         });
         let api = Api::namespaced_with(Client::new(service, "ci"), "ci", &Kind::Pod.resource());
-        World { told: watch(api, Kind::Pod, clock.clone()), clock, asked, is_away }
+        World { told: watch(api, Kind::Pod, clock.clone()), clock, asked, is_away, unanswered }
     }
 
     /// What is told, until there is an error or nothing within some seconds.
@@ -353,6 +363,32 @@ mod tests {
         assert_eq!(all[5..], ["error: the API server says nothing", "begins", "present a", "all at 6"], "{all:?}");
         let asked = world.asked.lock().unwrap();
         assert_eq!(asked.iter().filter(|query| query.contains("resourceVersion=9")).count(), 1, "{asked:?}");
+    }
+
+    /// An API server, or a proxy before it, that takes a request and never answers would stop the watch for good, while
+    /// ends of runs would count as seen.
+    #[tokio::test(start_paused = true)]
+    async fn a_list_or_a_watch_that_is_never_answered_is_given_up() {
+        const SILENCE: &str = "error: the API server says nothing";
+        for (unanswered, seconds, expected) in [
+            ("watch=true", 6, &["begins", "present a", "all at 0", SILENCE][..]),
+            ("limit=500", 31, &["begins", SILENCE]),
+        ] {
+            let mut world = world(vec![]);
+            *world.unanswered.lock().unwrap() = Some(unanswered);
+            let all = told(&mut world, seconds).await;
+            assert!(all.iter().take(expected.len()).eq(expected), "{unanswered}: {all:?}");
+        }
+    }
+
+    /// An API server that ends each watch at once would be asked as fast as it answers.
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_ended_at_once_is_asked_for_again_after_a_pause() {
+        let mut world = world((0..40).map(|_| (vec![], Some(0))).collect());
+        told(&mut world, 2).await;
+        let asked = world.asked.lock().unwrap();
+        let watches = asked.iter().filter(|query| query.contains("watch=true")).count();
+        assert!((7..=10).contains(&watches), "{watches}");
     }
 
     /// The network, TLS and the API server take their part of it too.
