@@ -101,6 +101,8 @@ fn expressions_see_the_request_and_the_principal() {
         ("request.address == '192.0.2.1'", true),
         ("request.time - 900 < 1700000000", true),
         ("kubernetes.name == ''", true),
+        ("principal.claims.level + 1 > 2", true),
+        ("has(principal.email) && principal.email > 'a'", true),
     ] {
         assert_eq!(evaluate(source), Ok(expected), "{source}");
     }
@@ -210,7 +212,11 @@ fn slips_are_told_at_load_where_they_stand() {
         ("principal.subject", "not a bool", None),
         ("size(principal.groups)", "no bool", None),
         ("'x'", "not a bool", None),
+        ("principal.claims.level + 1", "no bool", None),
         ("principal.subject > 3", "fails on a sample", None),
+        // Each of them on one of the two samples.
+        ("has(principal.email) && principal.email > 3", "fails on a sample", None),
+        ("!has(principal.email) && principal.subject > 3", "fails on a sample", None),
         ("principal.?subject == 'x'", "does not parse", None),
         ("cel.MyStruct{x: 1} == 1", "messages", None),
     ] {

@@ -356,6 +356,38 @@ routes:
         let (passed, told) = decided("{id: all, do: allow}", principal, web);
         assert!(passed, "{told}");
     }
+    for policy in [
+        "{id: r, when: \"principal.username == 'x'\", do: deny}, {id: all, do: allow}",
+        // What `decided` puts into the list of rules ends it.
+        "{id: all, do: allow}]\ngrants: [{id: g, who: {users: [x]}, kubernetes_groups: [g]}",
+    ] {
+        let (passed, told) = decided(policy, "{issuer: mail}", web);
+        assert!(!passed && told.contains("write `username`"), "{policy}: {told}");
+    }
+}
+
+/// Otherwise a body that no rule sees would pass for one that rules have seen.
+#[test]
+fn a_case_that_says_what_no_rule_sees_or_leaves_its_issuer_open_is_an_error() {
+    const RUNS: &str = "method: POST, path: /apis/tekton.dev/v1/namespaces/ci/pipelineruns";
+    for (ground, principal, request, why) in [
+        (GROUND, "{issuer: corp}", "{route: web, body: {}}", Some("the body is read")),
+        (GROUND, "{issuer: corp}", &format!("{{route: api, {RUNS}, body: {{}}}}"), None),
+        (GROUND, "{issuer: corp}", "{route: web, token: {audience: x}}", Some("leave `route` out")),
+        (GROUND, "{issuer: corp}", "{token: {audience: x}}", None),
+        (GROUND, "{}", "{route: web}", Some("several issuers are defined")),
+        (ONE_ISSUER, "{}", "{route: web}", None),
+    ] {
+        let root = root(ground, "tokens: {exchange: [{issuer: corp}]}");
+        let facts: raw::PrincipalFacts = serde_saphyr::from_str(principal).unwrap();
+        let asked: raw::RequestFacts = serde_saphyr::from_str(request).unwrap();
+        let problem = Scenario::new(Some(&facts), &asked, &root).err().map(|unasked| unasked.to_string());
+        let is_expected = match (&problem, why) {
+            (Some(problem), Some(why)) => problem.contains(why),
+            (problem, why) => problem.is_none() && why.is_none(),
+        };
+        assert!(is_expected, "{principal} {request}: {problem:?}");
+    }
 }
 
 /// The rule for the pages, which is everybody's, let everybody read each log that the back end fetches.

@@ -88,6 +88,32 @@ rules:
     assert_eq!(told("corp", &of("other")), Some("no task in namespace other gets tokens".to_owned()));
 }
 
+/// Otherwise a case would be decided by rules of a cluster whose tasks get no tokens, or of none.
+#[test]
+fn a_case_of_a_task_says_of_which_cluster_it_is_unless_there_is_only_one() {
+    let told = |clusters: &str, task: &str| {
+        let issuers = "issuers: [{name: corp, issuer: 'https://corp.example'}, \
+            {name: east, issuer: 'https://east.example', preset: kubernetes}, \
+            {name: west, issuer: 'https://west.example', preset: kubernetes}]\n";
+        let root = root(issuers, &format!("tokens: {{exchange: [{clusters}]}}"));
+        let facts = raw::PrincipalFacts { issuer: Some("corp".to_owned()), ..raw::PrincipalFacts::default() };
+        let request = format!("{{token: {{audience: x, task: {{{task}namespace: ci, service_account: builder}}}}}}");
+        let request: raw::RequestFacts = serde_saphyr::from_str(&request).unwrap();
+        Scenario::new(Some(&facts), &request, &root).err().map(|unasked| unasked.to_string()).unwrap_or_default()
+    };
+    const ONE: &str = "{issuer: east, kubernetes: east}";
+    const BOTH: &str = "{issuer: east, kubernetes: east}, {issuer: west, kubernetes: west}";
+    for (clusters, task, problem) in [
+        (ONE, "", ""),
+        (ONE, "cluster: east, ", ""),
+        (ONE, "cluster: west, ", "`tokens.exchange` has no cluster `west`"),
+        (BOTH, "cluster: west, ", ""),
+        (BOTH, "", "tasks of several clusters get tokens; say of which: east, west"),
+    ] {
+        assert_eq!(told(clusters, task), problem, "{clusters} {task}");
+    }
+}
+
 /// The token says `kind: human`, and the grant gave nothing without a word.
 #[test]
 fn a_kind_that_nobody_is_who_comes_with_the_token_of_a_task_is_told() {
