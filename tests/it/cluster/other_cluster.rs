@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 use super::{
     api_server::ApiServer,
     tasks::{DOOR, TARGET, Task, Tasks, claims, exchange_at},
-    token_ends::{on_redis_with, onward_to, replica, with_token},
+    token_command::named,
+    token_ends::{on_redis, on_redis_with, onward_to, replica, replica_with, with_token},
     token_reach::{SECRET, is_active},
+    trace::linked,
 };
 use crate::{
     fixture::Change,
-    harness::{RedisServer, Reply, Upstream, found, part, settled, until},
+    harness::{EXCHANGE, RedisServer, Reply, Upstream, exchange_form, found, part, settled, until},
 };
 
 /// Why tokens have ended, in the line of the log that tells so of each object.
@@ -118,14 +120,20 @@ const TWIN: &str = "issuers:
     token_review: {upstream: twin, bearer: {file: token}}
 ";
 
+/// Another upstream at the API server of the cluster, and the address of that.
+fn another_upstream(yaml: &str, name: &str) -> (String, String) {
+    let api = yaml.split("  - name: cluster\n    url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+    let upstream = format!(
+        "upstreams:\n  - {{name: {name}, url: '{api}', tls: {{ca: cluster-ca.pem}}, credential: {{bearer: {{file: token}}}}}}\n"
+    );
+    (upstream, api.to_owned())
+}
+
 #[tokio::test]
 async fn a_rule_for_a_service_account_of_one_cluster_gives_nothing_to_that_of_another() {
     let change = |yaml: String| {
-        let api = yaml.split("  - name: cluster\n    url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
-        let upstream = format!(
-            "upstreams:\n  - {{name: twin, url: '{api}', tls: {{ca: cluster-ca.pem}}, credential: {{bearer: {{file: token}}}}}}\n"
-        );
-        yaml.change("issuers:\n", &TWIN.replace("{api}", api))
+        let (upstream, api) = another_upstream(&yaml, "twin");
+        yaml.change("issuers:\n", &TWIN.replace("{api}", &api))
             .change("upstreams:\n", &upstream)
             .change("exchange: [", "exchange: [{issuer: twin, kubernetes: twin, namespaces: ['{ns}']}, ")
             .change("pipelines: [release]", "clusters: [cluster], pipelines: [release]")
@@ -133,6 +141,8 @@ async fn a_rule_for_a_service_account_of_one_cluster_gives_nothing_to_that_of_an
     };
     let tasks = Tasks::with(change, &[]).await;
     let (task, own) = with_token(&tasks, "one-of-two").await;
+    let records = linked(&tasks.world.doorward, &task.run["metadata"]["uid"]).await;
+    assert_eq!(records[0]["unmapped"]["linked"]["cluster"], Value::Null, "either of two: {}", records[0]);
     let said = claims(&own);
     let acting = format!("serviceaccount:cluster:{}:builder", tasks.world.namespace);
     assert_eq!(
@@ -148,6 +158,57 @@ async fn a_rule_for_a_service_account_of_one_cluster_gives_nothing_to_that_of_an
     assert!(answer.text().contains("/builder of cluster cluster in pipeline release"), "{}", answer.text());
     tasks.cancel(&task).await;
     tasks.is_dead(&own).await;
+}
+
+/// Otherwise the watches would go on at the new upstream from where those of the old one were, and miss what nobody has listed
+/// there.
+#[tokio::test]
+async fn where_a_reload_names_another_upstream_for_a_cluster_all_is_listed_anew() {
+    let change = |yaml: String| {
+        let (upstream, _) = another_upstream(&yaml, "again");
+        yaml.change("upstreams:\n", &upstream).change(
+            "{issuer: cluster, kubernetes: cluster,",
+            "{issuer: cluster, kubernetes: cluster, upstreams: [again],",
+        )
+    };
+    let tasks = Tasks::with(change, &[]).await;
+    let (_task, own) = with_token(&tasks, "moved").await;
+    let lists = || {
+        let is_list = |event: &&Value| event["verb"] == "list" && event["objectRef"]["resource"] == "pods";
+        tasks.world.audit().iter().filter(is_list).count()
+    };
+    until(async || lists() > 0).await;
+    let before = lists();
+    tasks.world.doorward.change("kubernetes: cluster, upstreams: [again],", "kubernetes: again, upstreams: [cluster],");
+    tasks.world.doorward.signal("HUP");
+    until(async || lists() > before).await;
+    assert_eq!(tasks.used(&own).await.status, 200);
+}
+
+/// Otherwise each reload that takes a namespace away would end the tokens of all other Doorwards on the same store.
+#[tokio::test]
+async fn what_another_doorward_on_the_same_store_gave_goes_on() {
+    const THERE: &str = "elsewhere.test";
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let tasks = on_redis(&redis).await;
+    let there = replica_with(&tasks, named(THERE)).await;
+    let (_task, own) = with_token(&tasks, "ours").await;
+    let task = tasks.bobs(&Tasks::release("theirs")).await;
+    let pod_token = tasks.pod_token(&task.pod, &format!("https://{THERE}")).await;
+    let form = exchange_form(&[&[("subject_token", pod_token.as_str())], &ASKED[..]].concat());
+    let ([line, _, media], host) = (EXCHANGE, format!("Host: {THERE}"));
+    settled(async || there.send(&[line, &host, media], form.as_bytes()).await).await.token();
+
+    there.change(&format!("namespaces: ['{}']}}]}}", tasks.world.namespace), "namespaces: [elsewhere]}]}");
+    there.signal("HUP");
+    // In the order in which they were given: what has ended of ours is told before.
+    let has_ended = |name: &str| {
+        let lines: Vec<String> = there.log().iter().map(Value::to_string).collect();
+        lines.iter().any(|line| line.contains(NOT_CONFIGURED) && line.contains(&format!("\"{name}")))
+    };
+    until(async || has_ended("theirs")).await;
+    assert!(!has_ended("ours"), "{:#?}", there.log());
+    assert_eq!(tasks.used(&own).await.status, 200);
 }
 
 #[tokio::test]

@@ -357,6 +357,11 @@ pub async fn on_redis_with(redis: &RedisServer, more: impl FnOnce(String) -> Str
 
 /// Another Doorward with the same configuration.
 pub async fn replica(tasks: &Tasks) -> Doorward {
+    replica_with(tasks, |yaml| yaml).await
+}
+
+/// Another Doorward with the same files. `change` edits the configuration.
+pub async fn replica_with(tasks: &Tasks, change: impl FnOnce(String) -> String) -> Doorward {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(tasks.world.doorward.dir()).unwrap() {
         let path = entry.unwrap().path();
@@ -369,7 +374,7 @@ pub async fn replica(tasks: &Tasks) -> Doorward {
         }
     }
     let yaml = std::fs::read_to_string(tasks.world.doorward.dir().join("doorward.yaml")).unwrap();
-    let there = Doorward::start_in(dir, &yaml).await;
+    let there = Doorward::start_in(dir, &change(yaml)).await;
     there.wait_for_keys_at("localhost", &tasks.world.issuer).await;
     there
 }

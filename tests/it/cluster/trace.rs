@@ -245,7 +245,8 @@ async fn a_token_is_traced_to_who_caused_its_run_and_on_to_each_use() {
     let tasks = Tasks::start().await;
     let world = &tasks.world;
     let task = tasks.bobs(&Tasks::release("traced")).await;
-    linked(&world.doorward, &task.run["metadata"]["uid"]).await;
+    let records = linked(&world.doorward, &task.run["metadata"]["uid"]).await;
+    assert_eq!(records[0]["unmapped"]["linked"]["cluster"], "cluster", "{}", records[0]);
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     assert_eq!(tasks.used(&own).await.status, 200);
