@@ -62,10 +62,7 @@ impl Follower {
             let (full, last) = (page.len() == PAGE, page.last().map(|change| change.stored.version));
             for change in page {
                 let Some((bearer, uid)) = bearer_of(&change) else { continue };
-                let is_watched = bearer.kind == watch.kind
-                    && watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace)
-                    && !is_of_others(self.own().as_deref(), &bearer);
-                if !is_watched {
+                if !is_watched(watch, self.own().as_deref(), &bearer) {
                     continue;
                 }
                 match present.get(&uid) {
@@ -233,6 +230,11 @@ impl Follower {
     }
 }
 
+/// Whether a watch tells of the object of a record.
+fn is_watched(watch: &Watch, own: Option<&str>, bearer: &Bearer) -> bool {
+    watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace) && !is_of_others(own, bearer)
+}
+
 /// Whether other Doorwards on the same store alone gave the tokens. Their cluster is another one, though it may be called the same.
 /// Versions that note no issuer are taken for our own.
 fn is_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
@@ -295,6 +297,15 @@ mod tests {
                 is_told: false,
             };
             assert_eq!((is_of_others(own, &bearer), is_also_of_others(own, &bearer)), expected, "{own:?} {bearer:?}");
+            let watch = |cluster: &str, kind, namespace: Option<&str>| {
+                let watch = Watch { cluster: cluster.into(), kind, namespace: namespace.map(str::to_owned) };
+                is_watched(&watch, own, &bearer)
+            };
+            for namespace in [None, Some("ci")] {
+                assert_eq!(watch("east", Kind::Pod, namespace), !expected.0, "{own:?} {bearer:?}");
+            }
+            assert!(!watch("west", Kind::Pod, None) && !watch("east", Kind::TaskRun, None));
+            assert!(!watch("east", Kind::Pod, Some("shop")));
         }
     }
 
