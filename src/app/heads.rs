@@ -68,8 +68,9 @@ impl Shared {
         loop {
             let page = app.store.changes(Table::AuditHeads, self.after, PAGE, now).await?;
             let Some(last) = page.last() else { return Ok(()) };
-            self.after = last.stored.version;
-            let heads = page.iter().filter_map(|change| serde_json::from_slice::<Head>(&change.stored.value).ok());
+            self.after = last.version;
+            let readable = page.iter().filter_map(|change| change.stored.as_ref().ok());
+            let heads = readable.filter_map(|stored| serde_json::from_slice::<Head>(&stored.value).ok());
             app.trail.witness(heads.filter(|head| *head.instance != *app.trail.instance()));
         }
     }

@@ -186,8 +186,9 @@ async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
     if app.store.is_shared() {
         let now = app.clock.now();
         let page = app.store.changes(Table::Replicas, 0, PAGE, now).await?;
-        let live = page.iter().filter(|change| change.stored.expires > now);
-        all.extend(live.filter_map(|change| serde_json::from_slice::<Replica>(&change.stored.value).ok()));
+        let readable = page.iter().filter_map(|change| change.stored.as_ref().ok());
+        let live = readable.filter(|stored| stored.expires > now);
+        all.extend(live.filter_map(|stored| serde_json::from_slice::<Replica>(&stored.value).ok()));
         all.retain(|replica| replica.instance != own.instance);
     }
     all.push(own);

@@ -171,11 +171,13 @@ pub enum Written {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub key: Vec<u8>,
-    pub stored: Stored,
+    pub version: u64,
+    /// The record, or why the store itself cannot read it: such a record hides no other.
+    pub stored: Result<Stored, StoreError>,
 }
 
 /// Why the store gave no answer.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("the store is not reachable: {0}")]
     Unavailable(String),

@@ -22,6 +22,7 @@ use std::{
     },
 };
 
+use data_encoding::HEXLOWER;
 use redis::{Cmd, Script, Value};
 use tokio::runtime::Handle;
 
@@ -171,6 +172,12 @@ impl Redis {
         name_in(&self.prefix, table, what)
     }
 
+    /// The error for a record of another form, which names where it is.
+    fn unreadable(&self, table: Table, key: &[u8]) -> StoreError {
+        let (field, hash) = (HEXLOWER.encode(key), self.key(table, "records"));
+        corrupt(&format!("the record with the key {field} (hexadecimal) of the hash `{hash}`"))
+    }
+
     fn script(&self, script: &'static Script, table: Table, keys: &[&str]) -> redis::ScriptInvocation<'static> {
         let mut invocation = script.prepare_invoke();
         for what in keys {
@@ -192,7 +199,7 @@ impl Backend for Redis {
             let mut command = Cmd::new();
             command.arg("HGET").arg(self.key(table, "records")).arg(key);
             let found: Option<Vec<u8>> = self.link.call(&Request::Command(command), Repeat::Harmless).await?;
-            let stored = found.map(parse_owned).transpose()?;
+            let stored = found.map(parse_owned).transpose().map_err(|_| self.unreadable(table, key))?;
             Ok(stored.filter(|stored| stored.expires > now))
         })
     }
@@ -259,22 +266,26 @@ impl Backend for Redis {
                 }
                 after = number(last).ok_or_else(|| corrupt("a version"))?;
                 let here = Timestamp::from_millis(number(here).ok_or_else(|| corrupt("the time"))?);
-                for pair in page.chunks_exact(2) {
-                    let [key, record] = pair else { continue };
+                for entry in page.chunks_exact(3) {
+                    let [key, version, record] = entry else { continue };
                     // One that went meanwhile is no change.
                     if record.is_empty() {
                         continue;
                     }
-                    let mut stored = parse(record)?;
+                    let version = number(version).ok_or_else(|| corrupt("a version"))?;
+                    let Ok(mut stored) = parse(record) else {
+                        changes.push(Change { key: key.clone(), version, stored: Err(self.unreadable(table, key)) });
+                        continue;
+                    };
                     if table.is_by_the_clock_of_the_store() {
                         let left = stored.expires.as_millis().saturating_sub(here.as_millis());
                         stored.expires = Timestamp::from_millis(now.as_millis().saturating_add(left));
                     }
                     if stored.expires > now {
-                        changes.push(Change { key: key.clone(), stored });
+                        changes.push(Change { key: key.clone(), version, stored: Ok(stored) });
                     }
                 }
-                if page.len() / 2 < wanted {
+                if page.len() / 3 < wanted {
                     break;
                 }
             }

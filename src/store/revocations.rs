@@ -361,14 +361,18 @@ impl Revocations {
         // What a clock that was ahead took for ended may be in force by the one that was set right: all is read again.
         let mut reached = if now < followed.ended_by { 0 } else { followed.version };
         followed.ended_by = followed.ended_by.max(now);
+        let mut unreadable = None;
         loop {
             let changes = self.0.store.changes(Table::Revocations, reached, PAGE, now).await?;
             let Some(last) = changes.last() else { break };
             self.0.may_lack_names.store(true, Ordering::Release);
             let full = changes.len() == PAGE;
-            reached = last.stored.version;
-            self.learn(changes.into_iter().filter_map(|change| match serde_json::from_slice(&change.stored.value) {
-                Ok(record) => Some((record, change.stored.expires)),
+            reached = last.version;
+            let (whole, torn): (Vec<_>, Vec<_>) =
+                changes.into_iter().map(|change| change.stored).partition(Result::is_ok);
+            unreadable = unreadable.or_else(|| torn.into_iter().find_map(Result::err));
+            self.learn(whole.into_iter().flatten().filter_map(|stored| match serde_json::from_slice(&stored.value) {
+                Ok(record) => Some((record, stored.expires)),
                 Err(error) => {
                     tracing::error!(%error, "a revocation in the store cannot be read");
                     None
@@ -379,6 +383,10 @@ impl Revocations {
             }
         }
         self.forget(now);
+        // All others are known now, but nobody can tell whom this one revokes, so the copy does not count as complete.
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
         // Once what it has by now was read, which stays as it is. What this process wrote a moment ago may be what was lost.
         let before = followed.seen.max(written);
         let mut seen = followed.seen.max(reached);

@@ -128,7 +128,7 @@ async fn tells_changes_in_order(store: &dyn Backend) {
     let put = |key: &'static [u8], end| store.put(Table::Revocations, key, key.to_vec(), end, Expect::Any, NOW);
     let mut start = 0;
     while let Some(last) = store.changes(Table::Revocations, start, 100, NOW).await.unwrap().last() {
-        start = last.stored.version;
+        start = last.version;
     }
     put(b"a", later(60)).await.unwrap();
     put(b"gone", later(1)).await.unwrap();
@@ -140,6 +140,6 @@ async fn tells_changes_in_order(store: &dyn Backend) {
     assert_eq!(keys(&all), [b"b".to_vec(), b"a".to_vec()]);
     let one = store.changes(Table::Revocations, start, 1, at).await.unwrap();
     assert_eq!(keys(&one), [b"b".to_vec()]);
-    let rest = store.changes(Table::Revocations, one[0].stored.version, 100, at).await.unwrap();
+    let rest = store.changes(Table::Revocations, one[0].version, 100, at).await.unwrap();
     assert_eq!(keys(&rest), [b"a".to_vec()]);
 }

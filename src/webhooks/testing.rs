@@ -1,7 +1,7 @@
 //! A store in memory that can be switched off.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +22,7 @@ pub(super) struct MemoryStore {
     is_shared: AtomicBool,
     is_alone: AtomicBool,
     dies_once_parked: AtomicBool,
-    torn: Mutex<Option<Vec<u8>>>,
+    torn: Mutex<HashSet<(Table, Vec<u8>)>>,
 }
 
 impl MemoryStore {
@@ -49,9 +49,16 @@ impl MemoryStore {
         self.dies_once_parked.store(true, Ordering::SeqCst);
     }
 
-    /// Nothing can be read under this key any more.
-    pub(super) fn tear(&self, key: &[u8]) {
-        *self.torn.lock().unwrap() = Some(key.to_vec());
+    /// Damages the record of this key, so that the store itself cannot read it until it is written over.
+    pub(super) fn tear(&self, table: Table, key: &[u8]) {
+        self.torn.lock().unwrap().insert((table, key.to_vec()));
+    }
+
+    fn check_whole(&self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        match self.torn.lock().unwrap().contains(&(table, key.to_vec())) {
+            true => Err(StoreError::Corrupt("torn".to_owned())),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -94,9 +101,7 @@ impl Backend for MemoryStore {
     fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
             self.check()?;
-            if self.torn.lock().unwrap().as_deref() == Some(key) {
-                return Err(StoreError::Corrupt("torn".to_owned()));
-            }
+            self.check_whole(table, key)?;
             let records = self.records.lock().unwrap();
             Ok(records.1.get(&(table, key.to_vec())).filter(|stored| stored.expires > now).cloned())
         })
@@ -127,6 +132,7 @@ impl Backend for MemoryStore {
             for Put { table, key, value, expires, .. } in puts {
                 *last += 1;
                 versions.push(*last);
+                self.torn.lock().unwrap().remove(&(table, key.clone()));
                 match expires > now {
                     true => drop(map.insert((table, key), Stored { value, version: *last, expires })),
                     false => drop(map.remove(&(table, key))),
@@ -156,9 +162,13 @@ impl Backend for MemoryStore {
             let of_table = records.1.iter().filter(|((of, _), stored)| *of == table && stored.expires > now);
             let mut changes: Vec<Change> = of_table
                 .filter(|(_, stored)| stored.version > after)
-                .map(|((_, key), stored)| Change { key: key.clone(), stored: stored.clone() })
+                .map(|((_, key), stored)| Change {
+                    key: key.clone(),
+                    version: stored.version,
+                    stored: self.check_whole(table, key).map(|()| stored.clone()),
+                })
                 .collect();
-            changes.sort_by_key(|change| change.stored.version);
+            changes.sort_by_key(|change| change.version);
             changes.truncate(limit);
             Ok(changes)
         })

@@ -214,7 +214,7 @@ pub fn changes(
         }
         let (_, key) = entry?;
         if let Some(stored) = find(&records, key.value())?.filter(|stored| stored.expires > now) {
-            changes.push(Change { key: key.value().to_vec(), stored });
+            changes.push(Change { key: key.value().to_vec(), version: stored.version, stored: Ok(stored) });
         }
     }
     Ok(changes)

@@ -1,5 +1,5 @@
 -- Records written after a version, oldest first. KEYS: records, versions, last version. ARGV: version, limit.
--- Gives {'1' if the list begins anew, last version looked at, the time here in milliseconds, key, record, key, record ...}.
+-- Gives {'1' if the list begins anew, last version looked at, the time here in milliseconds, key, version, record, key, version, record ...}.
 -- A server whose last version is below the one asked for has been set back, to a backup or to nothing: whoever follows
 -- it must begin anew, as what is written next may have any version.
 local after = tonumber(ARGV[1])
@@ -17,6 +17,7 @@ local answer = {anew, string.format('%.0f', after), string.format('%.0f', here)}
 for index = 1, #keys, 2 do
     answer[2] = keys[index + 1]
     answer[#answer + 1] = keys[index]
+    answer[#answer + 1] = keys[index + 1]
     answer[#answer + 1] = redis.call('HGET', KEYS[1], keys[index]) or ''
 end
 return answer

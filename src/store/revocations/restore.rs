@@ -73,8 +73,9 @@ mod tests {
         new().revoke(Target::Session("other"), "signed out", until).await.unwrap();
         let [own, other] = <[Change; 2]>::try_from(changes().await).unwrap();
         here.refresh().await.unwrap();
-        let (record, version) = (serde_json::from_slice(&own.stored.value).unwrap(), own.stored.version);
-        here.learn_own(vec![(record, own.stored.expires)], &[version]);
+        let (stored, version) = (own.stored.unwrap(), own.version);
+        let record = serde_json::from_slice(&stored.value).unwrap();
+        here.learn_own(vec![(record, stored.expires)], &[version]);
         disturbed.fails.store(true, SeqCst);
         here.refresh().await.unwrap_err();
         disturbed.fails.store(false, SeqCst);

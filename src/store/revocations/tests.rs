@@ -232,7 +232,8 @@ async fn a_later_word_of_another_replica_counts_though_it_was_read_before_an_own
     let until = at.clock.now() + Duration::from_secs(60);
     // What `here` writes, whose answer is on its way.
     new().revoke(bob, "found again", until).await.unwrap();
-    let written = at.store.changes(Table::Revocations, 0, PAGE, at.clock.now()).await.unwrap().remove(0).stored;
+    let written =
+        at.store.changes(Table::Revocations, 0, PAGE, at.clock.now()).await.unwrap().remove(0).stored.unwrap();
     elsewhere.revoke(bob, "left", until).await.unwrap();
     here.refresh().await.unwrap();
     let own = (serde_json::from_slice(&written.value).unwrap(), written.expires);

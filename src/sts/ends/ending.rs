@@ -59,7 +59,7 @@ impl Follower {
         loop {
             let now = self.app.clock.now();
             let page = self.app.store().changes(Table::Tokens, after, PAGE, now).await?;
-            let (full, last) = (page.len() == PAGE, page.last().map(|change| change.stored.version));
+            let (full, last) = (page.len() == PAGE, page.last().map(|change| change.version));
             for change in page {
                 let Some((bearer, uid)) = bearer_of(&change) else { continue };
                 if !is_watched(watch, self.own().as_deref(), &bearer) {
@@ -204,7 +204,7 @@ impl Follower {
         let mut after = 0;
         loop {
             let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
-            let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(()) };
+            let Some(last) = page.last().map(|change| change.version) else { return Ok(()) };
             let mut left: Vec<(Bearer, String)> = page.iter().filter_map(bearer_of).collect();
             // Asked anew each time, as a reload may bring a namespace back meanwhile.
             left.retain(|(bearer, _)| bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace));
@@ -260,7 +260,7 @@ fn goes_on(object: &Object, uid: &str) -> bool {
 
 /// What has tokens by a record, and its uid.
 fn bearer_of(change: &Change) -> Option<(Bearer, String)> {
-    let bearer: Bearer = serde_json::from_slice(&change.stored.value).ok()?;
+    let bearer: Bearer = serde_json::from_slice(&change.stored.as_ref().ok()?.value).ok()?;
     let key = str::from_utf8(&change.key).ok()?;
     let uid = key.strip_prefix(&workload_key(&bearer.cluster, "")).unwrap_or(key).to_owned();
     Some((bearer, uid))

@@ -145,6 +145,10 @@ impl Index {
         turn
     }
 
+    pub(super) fn unreadable_version(&self, id: &HeldId) -> Option<u64> {
+        self.unreadable.get(id).map(|left| left.version)
+    }
+
     pub(super) fn version(&self, id: &HeldId) -> Option<u64> {
         self.entries.get(id).map(|entry| entry.version)
     }

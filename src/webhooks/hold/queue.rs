@@ -181,12 +181,13 @@ impl Queue {
         loop {
             let changes = self.store.changes(Table::Held, after, PAGE, now).await?;
             let (first, last) = (changes.first(), changes.last());
-            let is_set_back = first.is_some_and(|first| first.stored.version <= after);
-            after = last.map_or(after, |last| last.stored.version);
+            let is_set_back = first.is_some_and(|first| first.version <= after);
+            after = last.map_or(after, |last| last.version);
             let is_last = changes.len() < PAGE;
-            let read = changes.into_iter().map(|Change { key, stored }| {
-                let record = HeldId::of(&key).map(|id| (id, self.decode(&id, stored.value)));
-                (key, stored.version, record)
+            let read = changes.into_iter().map(|Change { key, version, stored }| {
+                let decoded = |id: &HeldId| stored.and_then(|stored| self.decode(id, stored.value));
+                let record = HeldId::of(&key).map(|id| (id, decoded(&id)));
+                (key, version, record)
             });
             let read: Vec<_> = read.collect();
             let mut index = self.index();
@@ -221,20 +222,19 @@ impl Queue {
     /// tried, or a failover lost the parking, which leaves nothing that [`Queue::refresh`] could read. Looks at a few of them each time.
     pub(super) async fn look_at_parked(&self, now: Timestamp) -> Result<(), StoreError> {
         let turn = if self.store.is_shared() { self.index().parked_turn(PARKED_TURN) } else { Vec::new() };
-        if !turn.is_empty() {
-            let keys = turn.iter().map(|(id, _)| id.once().to_vec()).collect();
-            let found = self.store.get_all(Table::Held, keys, now).await?;
+        for (id, version) in turn {
+            let found = self.store.get(Table::Held, id.once(), now).await;
             let mut index = self.index();
-            for ((id, version), found) in turn.iter().zip(found) {
-                match found {
-                    None => index.remove_version(id, *version),
-                    // A failover lost that it was parked.
-                    Some(stored) if stored.version != *version => match self.decode(id, stored.value) {
-                        Ok(held) => index.set_found(*id, held, stored.version, Some(*version)),
-                        Err(error) => leave(&mut index, *id, stored.version, &error, Some(*version)),
-                    },
-                    Some(_) => {}
-                }
+            match found {
+                Ok(None) => index.remove_version(&id, version),
+                // A failover lost that it was parked.
+                Ok(Some(stored)) if stored.version != version => match self.decode(&id, stored.value) {
+                    Ok(held) => index.set_found(id, held, stored.version, Some(version)),
+                    Err(error) => leave(&mut index, id, stored.version, &error, Some(version)),
+                },
+                Ok(Some(_)) => {}
+                Err(error @ StoreError::Corrupt(_)) => leave(&mut index, id, version, &error, Some(version)),
+                Err(error) => return Err(error),
             }
         }
         self.measure();
@@ -258,7 +258,11 @@ impl Queue {
         let found = match self.store.get(Table::Held, id.once(), now).await {
             // What it stands in cannot be read either.
             Err(error @ StoreError::Corrupt(_)) => {
-                leave(&mut self.index(), *id, known.unwrap_or_default(), &error, known);
+                {
+                    let mut index = self.index();
+                    let version = known.or_else(|| index.unreadable_version(id));
+                    leave(&mut index, *id, version.unwrap_or_default(), &error, known);
+                }
                 self.measure();
                 return Err(error);
             }

@@ -81,12 +81,60 @@ async fn a_record_that_the_store_itself_cannot_read_stops_no_other() {
     fixture.queue.set_doubt(None);
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     fixture.keep("hub", "1", "b").await.unwrap();
-    store.tear(id.once());
+    store.tear(Table::Held, id.once());
     fixture.start();
     fixture.until("the next one is brought", async || fixture.seen() == ["b"]).await;
     assert!(matches!(&*fixture.queue.unreadable(), [(left, _)] if *left == id));
     assert!(fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
     assert_eq!(fixture.queue.unreadable(), []);
+}
+
+/// Nothing was brought after a restart, every sender got 503, and nobody could list or drop it.
+#[tokio::test]
+async fn a_record_that_the_store_itself_cannot_read_stops_nothing_after_a_restart() {
+    let store = MemoryStore::shared();
+    let dead = Fixture::new(&store, |_| panic!("it died before"));
+    let id = dead.keep("hub", "1", "a").await.unwrap();
+    dead.keep("hub", "1", "b").await.unwrap();
+    store.tear(Table::Held, id.once());
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.keep("hub", "1", "c").await.expect("another delivery is taken");
+    assert_eq!(fixture.held().await, [("b".to_owned(), false), ("c".to_owned(), false)]);
+    fixture.start();
+    fixture.until("the others are brought", async || fixture.held().await.is_empty()).await;
+    assert_eq!(fixture.seen(), ["b", "c"]);
+    for _ in 0..2 {
+        assert!(matches!(&*fixture.queue.unreadable(), [(left, _)] if *left == id));
+        fixture.queue.look_at_unreadable(fixture.clock.now()).await.unwrap();
+    }
+    assert!(fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
+    assert_eq!(fixture.queue.unreadable(), []);
+}
+
+/// None of those that were checked together with it was checked any more, nor any that could not be read.
+#[tokio::test]
+async fn a_parked_record_that_the_store_itself_cannot_read_hides_no_other() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let denying = || Fixture::new(&store, |_| failed(FailureKind::Denied));
+    let (here, there) = (denying(), denying());
+    here.queue.set_doubt(None);
+    let mut ids = Vec::new();
+    for delivery in ["a", "b", "c"] {
+        ids.push(here.keep("hub", delivery, delivery).await.unwrap());
+    }
+    here.start();
+    here.until("parked", async || here.held().await.iter().filter(|(_, parked)| *parked).count() == 3).await;
+    here.stop.cancel();
+    assert_eq!(there.held().await.len(), 3);
+    let now = here.clock.now();
+    for id in [&ids[0], &ids[2]] {
+        assert!(here.queue.drop_one(id, now).await.unwrap());
+    }
+    store.tear(Table::Held, ids[1].once());
+    there.queue.look_at_parked(now).await.unwrap();
+    assert_eq!(there.held().await, []);
+    assert!(matches!(&*there.queue.unreadable(), [(left, _)] if *left == ids[1]));
 }
 
 /// Another replica's operator may have dropped it.
