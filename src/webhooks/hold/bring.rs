@@ -292,8 +292,15 @@ impl<C: Carrier> Turn<C> {
         if let Err(error) = replay.keep_events(&HEXLOWER.encode(id.once()), span, now).await {
             tracing::warn!(held = %id, %error, "which runs a held delivery has made is kept for a shorter time");
         }
-        // As it is stored: what cannot be read ends as well.
-        let request = if is_parked { self.queue.stored_request(id, now).await? } else { None };
+        // As it is stored, so that a request that cannot be opened ends as well. One that the store itself cannot read is lost, and is
+        // replaced by an empty one, which ends too.
+        let request = match is_parked {
+            true => match self.queue.stored_request(id, now).await {
+                Err(StoreError::Corrupt(_)) => Some(Vec::new()),
+                found => found?,
+            },
+            false => None,
+        };
         self.queue.rewrite(id, held, version, request, now).await?;
         // A lane whose first was parked goes on; one whose first was set back waits for it.
         Ok(if is_parked { Next::GoOn } else { Next::Rest })

@@ -11,7 +11,7 @@ fn records_of_another_form_are_an_error() {
     assert_eq!((stored.version, stored.expires.as_millis(), stored.value.as_slice()), (7, -1, &b"a:b"[..]));
 }
 
-/// Whoever followed the table read nothing any more, and after a restart nothing at all.
+/// It made every read of the changes fail, also after a restart.
 #[tokio::test]
 async fn a_record_of_another_form_hides_no_other_change() {
     let server = RedisServer::start(&[]);
@@ -29,7 +29,7 @@ async fn a_record_of_another_form_hides_no_other_change() {
     assert!(error.to_string().contains("the key 61 (hexadecimal) of the hash `doorward:{revocations}:records`"));
 }
 
-/// Those after it were not read, and where the session of a login had ended elsewhere it stayed good.
+/// Later revocations were not read, so that sessions that another replica had ended stayed good.
 #[tokio::test]
 async fn a_revocation_of_another_form_hides_no_other_and_leaves_the_copy_incomplete() {
     let server = RedisServer::start(&[]);
@@ -51,7 +51,7 @@ async fn a_revocation_of_another_form_hides_no_other_and_leaves_the_copy_incompl
     assert!(new.check_read().is_ok());
 }
 
-/// Nobody could drop it either.
+/// Otherwise nobody could drop it.
 #[tokio::test]
 async fn a_record_of_another_form_can_be_written_over() {
     let server = RedisServer::start(&[]);

@@ -42,6 +42,21 @@ async fn a_request_that_cannot_be_read_ends_with_its_parked_delivery() {
     assert!(!left(Table::HeldRequests, now).await);
 }
 
+/// The delivery was never parked, and later ones of its repository waited until somebody dropped it.
+#[tokio::test]
+async fn a_request_that_the_store_itself_cannot_read_parks_its_delivery_and_stops_no_other() {
+    let store = MemoryStore::shared();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.keep("hub", "1", "b").await.unwrap();
+    store.tear(Table::HeldRequests, id.once());
+    fixture.start();
+    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
+    assert_eq!(fixture.seen(), ["b"]);
+    let ended = fixture.clock.now() + PARKED_FOR;
+    assert!(store.get(Table::HeldRequests, id.once(), ended).await.unwrap().is_none());
+}
+
 #[tokio::test]
 async fn a_delivery_that_cannot_be_read_can_be_dropped() {
     let store = MemoryStore::shared();
