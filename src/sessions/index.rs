@@ -138,12 +138,29 @@ impl<'a> Index<'a> {
         let mut gone = Vec::new();
         for entry in &entries {
             let Some(hash) = entry.hash() else { continue };
-            let has_begun = entry.began + BEGINNING <= now;
-            if has_ended(&hash) || has_begun && self.store.get(Table::Sessions, hash.as_bytes(), now).await?.is_none() {
+            if has_ended(&hash) || self.is_gone(entry, now).await? {
                 gone.push(hash);
             }
         }
         if gone.is_empty() { Ok(()) } else { self.remove(&gone, now).await }
+    }
+
+    /// Whether a session has ended since it was not used, or was never stored as the store failed.
+    async fn is_gone(&self, entry: &Entry, now: Timestamp) -> Result<bool, StoreError> {
+        let Some(hash) = entry.hash() else { return Ok(false) };
+        let has_begun = entry.began + BEGINNING <= now;
+        Ok(has_begun && self.store.get(Table::Sessions, hash.as_bytes(), now).await?.is_none())
+    }
+
+    /// Leaves out the sessions that have ended by themselves. Where the store does not answer, a session counts as one that goes on.
+    pub async fn without_gone(&self, entries: Vec<Entry>, now: Timestamp) -> Vec<Entry> {
+        let mut going_on = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if !matches!(self.is_gone(&entry, now).await, Ok(true)) {
+                going_on.push(entry);
+            }
+        }
+        going_on
     }
 
     /// Writes it anew, with this session in it, and with its end as it is now.

@@ -153,8 +153,10 @@ impl Sessions {
     /// names none, all of the person's. Gives how many were ended.
     pub async fn end_login(&self, session: &Session, reason: Ended) -> Result<usize, StoreError> {
         let Session { hash, record, .. } = session;
-        let mut others = self.index(record).entries(self.now()).await?;
+        let index = self.index(record);
+        let mut others = index.entries(self.now()).await?;
         others.retain(|entry| entry.same_login(record) && entry.hash() != Some(*hash));
+        let others = index.without_gone(others, self.now()).await;
         let others = others.iter().filter_map(Entry::session);
         let all = others.chain(iter::once((*hash, record.ends))).collect();
         self.end_all(&record.issuer_url, &record.subject, all, reason).await
@@ -248,8 +250,11 @@ impl Sessions {
         reason: Ended,
         wanted: impl Fn(&Entry) -> bool,
     ) -> Result<usize, StoreError> {
-        let entries = self.index_of(issuer, subject).entries(self.now()).await?;
-        let sessions = entries.iter().filter(|entry| wanted(entry)).filter_map(Entry::session).collect();
+        let index = self.index_of(issuer, subject);
+        let mut entries = index.entries(self.now()).await?;
+        entries.retain(wanted);
+        let entries = index.without_gone(entries, self.now()).await;
+        let sessions = entries.iter().filter_map(Entry::session).collect();
         self.end_all(issuer, subject, sessions, reason).await
     }
 

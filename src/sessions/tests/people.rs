@@ -141,6 +141,25 @@ async fn a_session_that_ended_while_the_store_failed_ends_no_second_time_for_ano
     assert!(ended.iter().all(|line| line.contains("signed_out")), "{ended:?}");
 }
 
+/// An operator was told of more sessions than were listed, and the trail of an end hours after the real one.
+#[tokio::test]
+async fn a_session_that_ended_unused_is_not_ended_again() {
+    for (hours, count) in [(7, 2), (9, 1)] {
+        let at = Fixture::offline();
+        at.create("alice", &dash()).await;
+        at.shared.clock.advance(HOUR * hours);
+        at.create("alice", &dash()).await;
+        let ended = at.sessions.end_of(&at.provider.issuer, "alice", None, Ended::revoked).await.unwrap();
+        assert_eq!(ended, count, "after {hours} h");
+        // The same of a login, as the provider names no session of its own.
+        let at = Fixture::offline();
+        at.create("alice", &dash()).await;
+        at.shared.clock.advance(HOUR * hours);
+        let session = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
+        assert_eq!(at.sessions.end_login(&session, Ended::signed_out).await.unwrap(), count, "after {hours} h");
+    }
+}
+
 /// The trail never told of it, and what was kept of the session stayed.
 #[tokio::test]
 async fn an_end_is_brought_to_its_end_though_whoever_asked_for_it_leaves() {
