@@ -145,7 +145,7 @@ impl<'a> Index<'a> {
         if gone.is_empty() { Ok(()) } else { self.remove(&gone, now).await }
     }
 
-    /// Whether a session has ended since it was not used, or was never stored as the store failed.
+    /// Whether a session has ended by itself because it was not used, or was never stored because the store failed.
     async fn is_gone(&self, entry: &Entry, now: Timestamp) -> Result<bool, StoreError> {
         let Some(hash) = entry.hash() else { return Ok(false) };
         let has_begun = entry.began + BEGINNING <= now;

@@ -274,23 +274,18 @@ async fn a_refresh_that_waited_for_anothers_lease_keeps_others_off_for_as_long_a
     assert_eq!(world.used(), ["r-1"]);
 }
 
-/// The other one has used the refresh token, which this is why the provider takes it no more.
-#[tokio::test]
-async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
-    let world = world().await;
-    let hash = world.get().await.unwrap().hash;
-    world.advance(301, |_| {});
+/// Has the provider answer a refresh like this, after another replica has taken the lease of the session meanwhile.
+async fn answer_once_another_has_the_lease(world: &World, hash: SessionHash, status: StatusCode, answer: Value) {
     let other = Lease { id: [7; 16], until: world.at.shared.clock.now() + LEASE };
     let sessions = world.at.sessions.clone();
-    // While the provider thinks, another takes the lease.
     let token = move || {
-        let (sessions, lease) = (sessions.clone(), other.clone());
+        let (sessions, lease, answer) = (sessions.clone(), other.clone(), answer.clone());
         async move {
             let (record, version) = sessions.read(hash).await.unwrap().unwrap();
             assert!(record.lease.is_some());
             let leased = Record { lease: Some(lease), ..record };
             assert!(sessions.write(hash, &leased, version).await.unwrap());
-            (StatusCode::BAD_REQUEST, axum::Json(json!({"error": "invalid_grant"})))
+            (status, axum::Json(answer))
         }
     };
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -298,10 +293,34 @@ async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
     let router = axum::Router::new().route("/token", axum::routing::post(token));
     tokio::spawn(async move { axum::serve(listener, router).await });
     world.at.provider.change_metadata(|metadata| metadata.token_endpoint.set_port(Some(port)).unwrap());
+}
+
+/// The provider takes the refresh token no more because the other replica has used it.
+#[tokio::test]
+async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
+    let world = world().await;
+    let hash = world.get().await.unwrap().hash;
+    world.advance(301, |_| {});
+    let refusal = json!({"error": "invalid_grant"});
+    answer_once_another_has_the_lease(&world, hash, StatusCode::BAD_REQUEST, refusal).await;
     let session = world.get().await.unwrap();
     assert!(world.at.shared.revocations.end_of_session(&session.principal).is_none());
     let (record, _) = world.at.sessions.read(hash).await.unwrap().unwrap();
     assert_eq!(record.lease.map(|lease| lease.id), Some([7; 16]), "it goes on with whoever has it");
+}
+
+/// The next refresh would use a refresh token that was used before, for which a provider may revoke the grant (RFC 9700 section 4.14.2).
+#[tokio::test]
+async fn a_refresh_that_outlasted_its_lease_replaces_nothing_of_the_replica_that_has_the_lease() {
+    let world = world().await;
+    let hash = world.get().await.unwrap().hash;
+    world.advance(301, |_| {});
+    let tokens = json!({"access_token": "a-2", "token_type": "Bearer", "refresh_token": "r-2"});
+    answer_once_another_has_the_lease(&world, hash, StatusCode::OK, tokens).await;
+    world.get().await.unwrap();
+    let (record, _) = world.at.sessions.read(hash).await.unwrap().unwrap();
+    assert_eq!(record.lease.map(|lease| lease.id), Some([7; 16]));
+    assert_eq!(record.tokens.refresh.as_deref(), Some("r-1"));
 }
 
 /// The process ended between the answer of the provider and the write of it: the token that had rotated was lost, and the next refresh

@@ -87,6 +87,19 @@ async fn webhooks_17_of_fifty_in_parallel_one_is_forwarded() {
     }
 }
 
+/// A reload may turn `hold` on while a delivery is forwarded: the EventListener would get it twice.
+#[tokio::test]
+async fn a_delivery_that_is_being_forwarded_is_not_stored_as_well() {
+    for replay in everywhere() {
+        let delivery = keys(1, "a", Some(1));
+        let mut forwarded = replay.reserve(&delivery, LEASE, NOW).await.unwrap();
+        let stored = replay.take(&delivery, NOW, |_| Ok(Vec::new())).await;
+        assert_eq!(stored.unwrap_err().reason(), Reason::DeliveryInFlight);
+        forwarded.release(NOW).await.unwrap();
+        replay.take(&delivery, NOW, |_| Ok(Vec::new())).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_released_delivery_can_be_sent_again() {
     for replay in everywhere() {

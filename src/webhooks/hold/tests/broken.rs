@@ -206,6 +206,23 @@ async fn what_a_delivery_became_is_kept_before_it_is_parked() {
     assert_eq!(fixture.replay.leave_open(&delivery, "2", late).await.unwrap().bound, [tried.event]);
 }
 
+/// It would be brought a second time, which is a second run where no interceptor is configured.
+#[tokio::test]
+async fn a_delivery_that_was_taken_while_the_store_failed_is_forgotten_and_not_brought_again() {
+    let store = MemoryStore::shared();
+    let (script, breaks) = (store.clone(), Mutex::new(true));
+    let fixture = Fixture::new(&store, move |_| {
+        script.set_down(std::mem::take(&mut *breaks.lock().unwrap()));
+        Brought::Taken(None)
+    });
+    fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.start();
+    fixture.until("rests", async || fixture.seen().len() == 1 && !fixture.queue.is_bringing()).await;
+    store.set_down(false);
+    fixture.until("forgotten", async || fixture.held().await.is_empty()).await;
+    assert_eq!(fixture.seen(), ["a"]);
+}
+
 /// Nobody else knows that the EventListener has it: it would be brought a second time.
 #[tokio::test]
 async fn what_an_event_listener_has_is_known_though_the_store_is_set_back() {

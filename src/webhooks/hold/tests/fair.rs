@@ -1,6 +1,7 @@
 //! A sender that floods, beside one that does not.
 
 use super::*;
+use crate::webhooks::hold::place::Place;
 
 #[tokio::test]
 async fn a_sender_with_many_repositories_that_hang_delays_no_other() {
@@ -15,6 +16,35 @@ async fn a_sender_with_many_repositories_that_hang_delays_no_other() {
     fixture.start();
     fixture.until("taken", async || fixture.seen().iter().any(|delivery| delivery == "lab")).await;
     assert!(fixture.seen().len() <= LANES + 1 + 200 / 4, "{:?}", fixture.seen());
+}
+
+/// Eight busy repositories would keep all others of their sender waiting.
+#[tokio::test]
+async fn a_repository_has_its_turn_beside_eight_of_its_sender_that_are_never_empty() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    for number in 0..LANES * 100 {
+        fixture.keep("hub", &(number % LANES).to_string(), &number.to_string()).await.unwrap();
+    }
+    fixture.keep("hub", "ninth", "ninth").await.unwrap();
+    fixture.start();
+    fixture.until("brought", async || fixture.seen().contains(&"ninth".to_owned())).await;
+    let before = fixture.seen().iter().position(|delivery| delivery == "ninth").unwrap();
+    assert!(before <= (LANES + 1) * 32, "{before} came before it");
+}
+
+/// Many that come at once would exceed the bound.
+#[tokio::test]
+async fn deliveries_that_are_being_written_count_against_the_bound_of_their_sender() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("nothing is brought"));
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    let (held, _) = fixture.queue.show(&id, NOW).await.unwrap().unwrap();
+    for settings in [Settings { max: 2, ..SETTINGS }, Settings { max_bytes: held.size * 5 / 2, ..SETTINGS }] {
+        let take = || Place::take(&fixture.queue, &held, &settings);
+        let being_written = take();
+        assert!(being_written.is_some() && take().is_none(), "{settings:?}");
+        drop(being_written);
+        assert!(take().is_some(), "{settings:?}");
+    }
 }
 
 /// What 10,000 a minute come to in a minute in which nothing was brought. A few of them go before each of the other sender, and no more

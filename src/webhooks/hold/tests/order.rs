@@ -1,7 +1,7 @@
 //! The order of a lane that several replicas store for.
 
 use super::*;
-use crate::store::Table;
+use crate::store::{Backend as _, Table};
 
 /// While it brings the first, the next comes to another replica and the one after it to this one.
 struct Meanwhile {
@@ -41,6 +41,71 @@ async fn what_another_replica_stored_before_is_not_overtaken() {
     tokio::spawn(run(queue, Arc::clone(&carrier), clock, Drain::default(), Duration::ZERO, stop));
     here.until("brought", async || carrier.seen.lock().unwrap().len() == 3).await;
     assert_eq!(*carrier.seen.lock().unwrap(), ["1", "2", "3"]);
+}
+
+/// While it brings the first, its lease ends and another replica takes the lane, which may give it back at once.
+struct Losing {
+    here: Fixture,
+    there: Fixture,
+    gives_back: bool,
+    seen: Mutex<Vec<String>>,
+}
+
+impl Carrier for Losing {
+    fn room(&self, held: &Held) -> Option<Room> {
+        self.here.carrier.room(held)
+    }
+
+    async fn bring(&self, _: HeldId, held: &Held, _: HeldRequest) -> Brought {
+        self.seen.lock().unwrap().push(held.delivery.to_string());
+        if &*held.delivery == "1" {
+            self.here.clock.advance(Duration::from_secs(61));
+            let now = self.here.clock.now();
+            let lease = self.there.queue.lease(&held.lane(), now).await.unwrap().expect("the other lease has ended");
+            if self.gives_back {
+                self.there.queue.give_back(lease, now).await;
+            }
+        }
+        Brought::Taken(None)
+    }
+}
+
+/// A replica that was stopped for a minute would bring deliveries beside the one that has the lane, twice or out of order.
+#[tokio::test]
+async fn a_replica_that_lost_a_lane_brings_no_more_of_it() {
+    for gives_back in [false, true] {
+        let store = MemoryStore::shared();
+        store.set_shared();
+        let nothing = || Fixture::new(&store, |_| panic!("another brings"));
+        let (here, mut same) = (nothing(), nothing());
+        (same.queue, same.clock) = (here.queue.clone(), here.clock.clone());
+        here.queue.set_doubt(None);
+        for delivery in ["1", "2"] {
+            here.keep("hub", "7", delivery).await.unwrap();
+        }
+        let carrier = Arc::new(Losing { here: same, there: nothing(), gives_back, seen: Mutex::default() });
+        let (queue, clock, stop) = (here.queue.clone(), here.clock.clone(), here.stop.clone());
+        tokio::spawn(run(queue, Arc::clone(&carrier), clock, Drain::default(), Duration::ZERO, stop));
+        let seen = || carrier.seen.lock().unwrap().clone();
+        here.until("brought", async || !seen().is_empty()).await;
+        let later = here.clock.now() + Duration::from_secs(10);
+        here.until("over", async || here.clock.now() > later).await;
+        assert_eq!(seen().len(), if gives_back { 2 } else { 1 }, "given back: {gives_back}");
+    }
+}
+
+/// Otherwise its lane would read the store again and again without a pause.
+#[tokio::test]
+async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read() {
+    let store = MemoryStore::shared();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.keep("hub", "1", "1").await.unwrap();
+    // The last of its table, so that what was read stays below its place.
+    let gone = fixture.keep("hub", "1", "2").await.unwrap();
+    assert!(store.delete(Table::Held, gone.once()).await.unwrap());
+    fixture.start();
+    fixture.until("done", async || !fixture.queue.is_bringing() && fixture.held().await.is_empty()).await;
+    assert_eq!(fixture.seen(), ["1"]);
 }
 
 /// Whoever read it asked for the same page again and again, and nothing was brought any more.
