@@ -478,8 +478,12 @@ mod tests {
             drop(begin(&mut flights, number));
             assert_eq!(flights.of.len(), number + 1, "nobody walked through the others");
         }
+        let (over, paused) = (session(usize::MAX), session(usize::MAX - 1));
+        flights.of.insert(over, Flight::Paused(now));
+        flights.of.insert(paused, Flight::Paused(now + Duration::from_secs(1)));
         drop(begin(&mut flights, SWEEP_FROM));
-        assert_eq!(flights.of.len(), running.len() + 1);
-        assert_eq!(flights.sweep_at, running.len() * 2);
+        assert_eq!(flights.of.len(), running.len() + 2);
+        assert!(flights.of.contains_key(&paused) && !flights.of.contains_key(&over));
+        assert_eq!(flights.sweep_at, (running.len() + 1) * 2);
     }
 }

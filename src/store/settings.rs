@@ -44,6 +44,21 @@ mod tests {
 
     use super::*;
 
+    /// Each replica would seal with a key of its own, which locks the others out.
+    #[test]
+    fn redis_needs_keys_that_all_replicas_have() {
+        let redis = serde_json::from_value(serde_json::json!({"server": "a:1"})).unwrap();
+        let raw = raw::Store { redis: Some(redis), ..raw::Store::default() };
+        for keys in [false, true] {
+            let mut resolver = Resolver::new(Path::new(""));
+            let settings = Settings::resolve(&raw, keys, &mut resolver, &At::root());
+            let problems = resolver.report.problems();
+            let at: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
+            let expected: &[&str] = if keys { &[] } else { &["/redis"] };
+            assert_eq!((settings.is_some(), at.as_slice()), (keys, expected));
+        }
+    }
+
     /// With `0` every bearer token got 503, though nothing was wrong.
     #[test]
     fn a_copy_of_the_revocations_that_may_not_be_as_old_as_it_always_gets_is_refused() {

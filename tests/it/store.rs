@@ -101,6 +101,10 @@ routes:
     doorward.break_disk(false);
     assert_eq!(deliver(&Push::new()).await, 503);
     assert!(!store.exists());
+    // Nor is one that was emptied filled again.
+    std::fs::write(&store, "").unwrap();
+    assert_eq!(deliver(&Push::new()).await, 503);
+    assert_eq!(std::fs::metadata(&store).unwrap().len(), 0);
     std::fs::rename(&away, &store).unwrap();
     until(async || by_cookie().await.status == 200).await;
 }

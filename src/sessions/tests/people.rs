@@ -39,6 +39,18 @@ async fn sessions_that_ended_unused_push_out_none_that_is_in_use() {
     }
 }
 
+/// It would count against those that go on.
+#[tokio::test]
+async fn a_session_that_is_over_is_in_the_index_no_more_though_others_are() {
+    let at = Fixture::offline();
+    at.create("alice", &dash()).await;
+    at.shared.clock.advance(HOUR * 23);
+    let session = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
+    assert_eq!(at.sessions.entries_of(&session).await.len(), 2);
+    at.shared.clock.advance(HOUR);
+    assert_eq!(at.sessions.entries_of(&session).await.len(), 1);
+}
+
 /// A login stands in the index before it is kept, and nobody but a failure can be between the two for a minute.
 #[tokio::test]
 async fn a_session_that_is_just_being_made_stays_listed_where_there_is_no_room() {

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use redb::{StorageBackend, backends::InMemoryBackend};
+use redb::{Database, DatabaseError, StorageBackend, backends::InMemoryBackend};
 
 use super::*;
 use crate::{
@@ -89,6 +89,52 @@ async fn keeps_records_and_versions_over_a_restart() {
     assert!(after > before);
 }
 
+/// Held deliveries are in it unencrypted, and a copy that was restored is often readable by others.
+#[tokio::test]
+async fn a_file_that_others_may_read_is_closed_to_them_by_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    drop(Embedded::open(&path).unwrap());
+    for mode in [0o644, 0o640, 0o604] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        drop(reopen(&path).await);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{mode:o}");
+    }
+}
+
+/// After a downgrade it would be written to as if its tables meant what they meant before.
+#[tokio::test]
+async fn a_file_of_another_format_is_refused_by_a_start_and_by_an_examination() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    drop(Embedded::open(&path).unwrap());
+    for format in [layout::FORMAT + 1, layout::FORMAT] {
+        let database = loop {
+            match Database::create(&path) {
+                Ok(database) => break database,
+                Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch) => {
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut counters = transaction.open_table(layout::COUNTERS).unwrap();
+            counters.insert("format", format).unwrap();
+        }
+        transaction.commit().unwrap();
+        drop(database);
+        let results = [Embedded::examine(&path), Embedded::open(&path).map(drop)];
+        for result in results {
+            match format == layout::FORMAT {
+                true => assert!(result.is_ok(), "{result:?}"),
+                false => assert!(matches!(result, Err(OpenError::Format { found, .. }) if found == format)),
+            }
+        }
+    }
+}
+
 /// The last version is written down once a commit, for each of its tables.
 #[tokio::test]
 async fn no_version_is_given_twice_however_many_records_are_written_at_once() {
@@ -166,7 +212,11 @@ async fn where_nothing_is_written_the_disk_is_not_synced() {
     assert!(matches!(both, WrittenAll::Conflict { index: 1, .. }), "{both:?}");
     assert!(!store.delete(Table::Logins, b"new").await.unwrap());
     assert_eq!(syncs(), before);
-    // The twin: each change is.
+    let (reply, answer) = oneshot::channel();
+    drop(answer);
+    let removal = Write::Delete { table: Table::Logins, key: b"k".to_vec(), reply };
+    assert!(store.writes.send(removal).await.is_ok());
+    // The twin: a removal that somebody waits for is done, and synced.
     assert!(store.delete(Table::Logins, b"k").await.unwrap());
     assert!(syncs() > before);
 }
@@ -239,9 +289,13 @@ async fn ended_records_are_swept_beside_later_writes() {
     let later = NOW + Duration::from_secs(120);
     let end = later + Duration::from_secs(60);
     // One sweep by the time of the first writes, which finds nothing, then one moment to count from, and two sweeps.
-    for _ in 0..4 {
+    for round in 1..=4 {
         clock.advance(disk::SWEEP_AFTER);
         store.put(Table::Logins, b"k", b"v".to_vec(), end, Expect::Any, later).await.unwrap();
+        if round == 3 {
+            let left = store.changes(Table::Deliveries, 0, 1000, NOW).await.unwrap();
+            assert_eq!(left.len(), 600 - 512, "one sweep keeps nobody waiting for longer");
+        }
     }
     // Seen with the eyes of the time when they were live: none is left.
     assert_eq!(store.changes(Table::Deliveries, 0, 1000, NOW).await.unwrap(), []);
@@ -277,6 +331,23 @@ async fn a_store_whose_threads_ended_is_unavailable() {
     let store = Embedded { path: PathBuf::new(), reads, writes };
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.delete(Table::Logins, b"k").await, Err(StoreError::Unavailable(_))));
+}
+
+/// It would count as ready while nothing could be written.
+#[tokio::test]
+async fn a_store_whose_writing_thread_alone_ended_is_unavailable() {
+    let (reads, mut asked) = mpsc::channel(1);
+    let (writes, queue) = mpsc::channel(1);
+    let store = Embedded { path: PathBuf::new(), reads, writes };
+    tokio::spawn(async move {
+        while let Some(Read::Ping { reply }) = asked.recv().await {
+            let _ = reply.send(Ok(()));
+        }
+    });
+    store.ping().await.unwrap();
+    drop(queue);
+    let error = store.ping().await.unwrap_err().to_string();
+    assert!(error.contains("writing thread"), "{error}");
 }
 
 #[tokio::test]

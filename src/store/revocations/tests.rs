@@ -162,6 +162,7 @@ async fn an_end_that_was_seen_counts_here_until_the_store_has_it_too_and_no_long
     here.revoke(Target::Workload("c/pod"), "it has ended", until).await.unwrap();
     assert!(here.has_stored("c/pod") && !end());
     at.clock.advance(Duration::from_secs(60));
+    assert!(!here.has_stored("c/pod"), "though the copy still has it");
     here.refresh().await.unwrap();
     assert!(here.workload("c/pod").is_none() && !here.has_stored("c/pod"));
 }
