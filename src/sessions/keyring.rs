@@ -153,6 +153,7 @@ impl std::fmt::Debug for KeyRing {
 }
 
 impl Key {
+    /// `None` for bytes of another number than [`KEY_LEN`], which AES-256 refuses.
     fn new(bytes: &[u8]) -> Option<Self> {
         let id = *sha256(&[&sha256(&[bytes])]).first_chunk()?;
         Some(Self { id, key: RandomizedNonceKey::new(&AES_256_GCM, bytes).ok()? })
@@ -175,8 +176,7 @@ pub(crate) fn random_text() -> String {
 }
 
 fn decode(text: &[u8]) -> Option<Key> {
-    let bytes = Zeroizing::new(BASE64_STANDARD.decode(text.trim_ascii()).ok()?);
-    (bytes.len() == KEY_LEN).then(|| Key::new(&bytes)).flatten()
+    Key::new(&Zeroizing::new(BASE64_STANDARD.decode(text.trim_ascii()).ok()?))
 }
 
 fn bound(purpose: Purpose, context: &[u8]) -> Vec<u8> {

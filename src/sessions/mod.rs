@@ -458,7 +458,7 @@ impl Sessions {
     fn touch(&self, session: &Session, address: Option<IpAddr>, now: Timestamp) {
         let last_seen = session.record.last_seen;
         let recent = now.since(last_seen) < record::touch_every(&self.0.settings) && !is_to_come(last_seen, now);
-        if (recent && session.current_key) || session.idle_end <= now {
+        if recent && session.current_key {
             return;
         }
         let known = &session.record;

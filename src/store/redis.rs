@@ -300,7 +300,7 @@ impl Backend for Redis {
             let (last, began): (Option<u64>, Option<u64>) =
                 self.link.call(&Request::Pipeline(commands), Repeat::Harmless).await?;
             // One that was emptied and written to since has versions after `after` again.
-            Ok(after > 0 && (last.is_none_or(|last| last < after) || began.is_some_and(|began| began > after)))
+            Ok(last.is_none_or(|last| last < after) || began.is_some_and(|began| began > after))
         })
     }
 
