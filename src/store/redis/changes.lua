@@ -1,5 +1,6 @@
 -- Records written after a version, oldest first. KEYS: records, versions, last version. ARGV: version, limit.
--- Gives {'1' if the list begins anew, last version looked at, the time here in milliseconds, key, version, record, key, version, record ...}.
+-- Gives {'1' if the list begins anew, last version looked at, the time here in milliseconds, then for each record key,
+-- version and record}.
 -- A server whose last version is below the one asked for has been set back, to a backup or to nothing: whoever follows
 -- it must begin anew, as what is written next may have any version.
 local after = tonumber(ARGV[1])

@@ -426,8 +426,8 @@ async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_th
         let both = tokio::join!(here.refresh(), there.refresh());
         both.0.and(both.1).unwrap();
         // All that is in force is there again, and what has ended is not.
-        let stored: usize = server.ask(&["HLEN", "doorward:{revocations}:records"]).await;
-        assert_eq!(stored, 253 + usize::from(word));
+        let stored: u64 = server.ask(&["HLEN", "doorward:{revocations}:records"]).await;
+        assert_eq!(stored, 253 + u64::from(word));
         let new = replica();
         new.refresh().await.unwrap();
         assert!(is_revoked(&new, "eve") && is_revoked(&new, "bob") == word);
