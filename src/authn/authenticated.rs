@@ -1,4 +1,4 @@
-//! The request of a known caller, which the authorizer takes, and the reading of bodies that it decides by.
+//! A request whose caller is known: the input of `authz::authorize`. Also reads the bodies that rules look at.
 
 use std::sync::Arc;
 
@@ -27,21 +27,22 @@ use crate::{
     webhooks,
 };
 
-/// The largest body that somebody with a token may send to an EventListener, unless the route says otherwise.
+/// The largest body of a call to an EventListener, unless the route says otherwise.
 const MAX_CALL: usize = 10 << 20;
 
-/// A request whose caller is known. Made by the schemes alone; what the authorizer takes.
+/// A request whose caller is known. Only `authn::schemes` makes one.
 #[derive(Debug)]
 pub struct Authenticated {
     request: CleanRequest<RequestBody>,
     route: Arc<Route>,
     principal: Arc<Principal>,
-    /// The token that it came with, if its issuer is asked about it and may be again.
+    /// The bearer token, kept only if its issuer must be asked about it again while a stream lasts (introspection,
+    /// TokenReview).
     token: Option<Arc<Secret>>,
     kubernetes: Option<Arc<Attributes>>,
-    /// The part of a dashboard's back end.
+    /// The part of a dashboard's back end that the request is for.
     page: Option<Page>,
-    /// The body of a request that changes a run of Tekton, once it is read.
+    /// The body of a request that changes a Tekton run, once it has been read.
     document: Option<Box<Document>>,
 }
 
@@ -73,7 +74,7 @@ impl Authenticated {
         Ok(Self { request, route, principal, token: None, kubernetes, page, document: None })
     }
 
-    /// Keeps the token, for as long as the request or what becomes of it lasts.
+    /// Attaches the token, for as long as the request or its stream lasts.
     #[must_use]
     pub(super) fn with_token(self, token: Option<Arc<Secret>>) -> Self {
         Self { token, ..self }
@@ -95,7 +96,7 @@ impl Authenticated {
         self.token.as_ref()
     }
 
-    /// What the request asks of Kubernetes, if it goes there.
+    /// What the request asks of Kubernetes, if that is where it goes.
     pub fn kubernetes(&self) -> Option<&Arc<Attributes>> {
         self.kubernetes.as_ref()
     }
@@ -105,8 +106,9 @@ impl Authenticated {
         self.page.as_ref()
     }
 
-    /// Reads the body of a request that changes a run of Tekton, which rules look at. Of what it says only the parameters
-    /// and labels that `policy` names are kept. The record gets the digest of what came, which is not what is sent.
+    /// Reads the body of a request that changes a Tekton run, which rules look at. Of the run's parameters and labels,
+    /// only those that `policy` names are kept. The record gets the digest of the body as it was received, not as it is
+    /// sent.
     pub(crate) async fn read_run(
         self,
         kind: RunKind,
@@ -153,13 +155,14 @@ impl Authenticated {
         Ok(Self { request, ..self })
     }
 
-    /// Whether it goes to an EventListener and is no delivery, whose body was read to prove who sends it.
+    /// Whether the request goes to an EventListener and is not a delivery. A delivery's body was already read to verify
+    /// its sender.
     pub(crate) fn is_call(&self) -> bool {
         self.route.kind == RouteKind::Webhook && self.principal.scheme != Scheme::Webhook
     }
 
-    /// Reads the body of such a call whole, as an EventListener gives it 5 s. What arrives there is known by its digest, whoever
-    /// sends it.
+    /// Reads the whole body of such a call, because an EventListener waits only 5 s for it, and records its digest, as
+    /// for a delivery.
     pub(crate) async fn read_call(
         self,
         limits: &raw::Limits,
@@ -176,7 +179,7 @@ impl Authenticated {
         Ok(Self { request, ..self })
     }
 
-    /// Whose its body is.
+    /// The share of the buffer budget that the body counts against.
     fn share(&self) -> Share {
         match self.principal.scheme {
             Scheme::Anonymous => self.request.meta().unproven(),
@@ -214,7 +217,7 @@ impl Authenticated {
         }
     }
 
-    /// The request as a stream keeps it.
+    /// The request as a stream stores it, to be decided again later.
     pub(crate) fn keep(&self) -> StreamRequest {
         let meta = self.request.meta();
         StreamRequest {
@@ -236,7 +239,7 @@ impl Authenticated {
     }
 }
 
-/// Notes a body that was read whole.
+/// Records the size and the digest of a body that was read whole.
 fn note_body(body: &[u8], record: &mut audit::Record) {
     record.bytes_in = body.len() as u64;
     record.body_digest = Some(sha256(&[body]));
@@ -251,7 +254,7 @@ fn largest(route: &Route) -> usize {
 fn page_of<B>(request: &CleanRequest<B>, route: &Route) -> Result<Page, Rejection> {
     let page = Page::asked(request.method(), request.path(), route.dashboard.is_some())?;
     if route.dashboard.is_some() && request.meta().upgrade.is_some() {
-        return Err(Rejection::new(Reason::UpgradeRefused, "the Dashboard's back end has no sockets"));
+        return Err(Rejection::new(Reason::UpgradeRefused, "the Dashboard's back end does not accept WebSockets"));
     }
     Ok(page)
 }

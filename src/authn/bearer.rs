@@ -1,5 +1,5 @@
-//! Where a bearer token stands in a request (RFC 6750 section 2), and the form that browsers use for WebSockets to
-//! Kubernetes. What the token is worth is for [`Issuers::authenticate`](crate::issuers::Issuers::authenticate).
+//! Finds the bearer token of a request (RFC 6750 section 2), also in the form that browsers use for WebSockets to
+//! Kubernetes. [`Issuers::authenticate`](crate::issuers::Issuers::authenticate) verifies it.
 
 use std::borrow::Cow;
 
@@ -10,15 +10,15 @@ use url::form_urlencoded;
 use super::Presented;
 use crate::error::{Reason, Rejection};
 
-/// The subprotocol that carries a token, without the token (`k8s.io/apiserver/pkg/authentication/request/websocket`).
+/// The prefix of the subprotocol that carries a token (`k8s.io/apiserver/pkg/authentication/request/websocket`).
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// A token as it was presented.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BearerToken<'h> {
     pub token: Cow<'h, str>,
-    /// For a token among the WebSocket subprotocols: the others, which replace `Sec-WebSocket-Protocol`. The upstream
-    /// never sees the token.
+    /// For a token among the WebSocket subprotocols: the others, which replace `Sec-WebSocket-Protocol`, so that the
+    /// upstream never sees the token.
     pub remaining_protocols: Option<HeaderValue>,
 }
 
@@ -28,13 +28,13 @@ impl std::fmt::Debug for BearerToken<'_> {
     }
 }
 
-/// Looks for a bearer token: in `Authorization`, and on a WebSocket `upgrade` among the subprotocols. One place, once;
-/// in the query it is refused, as it would stand in every log on its way.
+/// Looks for a bearer token in `Authorization` and, on a WebSocket `upgrade`, among the subprotocols. It must be in one
+/// place, once. A token in the query is refused, as every log on the way would record it.
 pub fn presented<'h>(headers: &'h HeaderMap, query: Option<&str>, upgrade: bool) -> Presented<BearerToken<'h>> {
     if query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token")) {
         return Presented::Bad(
-            Rejection::new(Reason::BadRequest, "A token in the query of an address is not accepted.")
-                .fix("Send it in the header `Authorization: Bearer …`, and consider the token known to others.")
+            Rejection::new(Reason::BadRequest, "A token in the query of a URL is not accepted.")
+                .fix("Send it in the header `Authorization: Bearer …`, and treat the token as disclosed.")
                 .misuses_bearer(),
         );
     }
@@ -75,7 +75,7 @@ fn in_authorization(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
         return Presented::Bad(
             Rejection::new(
                 Reason::CredentialMalformed,
-                "The `Authorization` header is of a scheme that is not accepted here.",
+                "The `Authorization` header uses a scheme that is not accepted here.",
             )
             .fix("Send `Authorization: Bearer TOKEN`."),
         );
@@ -89,8 +89,8 @@ fn in_authorization(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
     }
 }
 
-/// The token among the WebSocket subprotocols, as the API server reads it: unpadded base64url of UTF-8, once, and beside
-/// at least one other protocol.
+/// The token among the WebSocket subprotocols, by the rules of the API server: unpadded base64url of UTF-8, once, and
+/// together with at least one other protocol.
 fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
     let refuse = |detail: &'static str| Presented::Bad(Rejection::new(Reason::CredentialMalformed, detail));
     let name = HeaderName::from_static("sec-websocket-protocol");
@@ -117,7 +117,7 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
     others.retain(|protocol| !protocol.is_empty());
     if others.is_empty() {
         return refuse(
-            "The WebSocket subprotocols carry a token and no protocol beside it (missing additional subprotocol).",
+            "The WebSocket subprotocols carry a token but no other protocol (missing additional subprotocol).",
         );
     }
     let decoded = URL_SAFE_NO_PAD.decode(encoded).ok();
@@ -126,7 +126,7 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
         (Some(token), Ok(others)) => {
             Presented::Good(BearerToken { token: Cow::Owned(token.to_owned()), remaining_protocols: Some(others) })
         }
-        _ => refuse("The token among the WebSocket subprotocols is not base64url of a bearer token."),
+        _ => refuse("The token among the WebSocket subprotocols is not a base64url-encoded bearer token."),
     }
 }
 
@@ -134,7 +134,7 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
 fn b64token(bytes: &[u8]) -> Option<&str> {
     let padding = bytes.iter().rev().take_while(|byte| **byte == b'=').count();
     let (body, _) = bytes.split_at(bytes.len() - padding);
-    // Without a branch for each byte, so that the compiler can look at many at once, and with few comparisons: tokens are long.
+    // Branchless and with few comparisons, so that the compiler can vectorize it: tokens are long.
     let fits = |byte: u8| {
         matches!(byte, b'-'..=b'9') | (byte | 0x20).is_ascii_lowercase() | matches!(byte, b'+' | b'_' | b'~')
     };
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_token_among_websocket_protocols() {
-        // kubernetes:W5: only the URL alphabet can write it.
+        // kubernetes:W5: this token can only be written in the URL-safe alphabet.
         let token = "x~~~y~~~z".to_owned();
         let encoded = URL_SAFE_NO_PAD.encode(&token);
         assert!(encoded.contains('-'));

@@ -1,7 +1,7 @@
-//! Access for the day when the provider is down: named client certificates, for at most an hour.
+//! Break-glass access for when the provider is down: named client certificates, for at most an hour.
 //!
-//! It is off unless the configuration has it and its `until` lies ahead. TLS has checked the chain and the possession
-//! of the key before a certificate comes here; this says whether it is one of those named.
+//! It is off unless it is configured and its `until` is in the future. TLS has already verified the certificate's chain
+//! and possession of the key; this module checks whether the certificate is one of those configured.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,13 +22,13 @@ use crate::{
     sha256::{self, sha256},
 };
 
-/// The issuer of its principals.
+/// The issuer name of break-glass principals.
 pub const ISSUER: &str = "break-glass";
 
 /// How far ahead `until` may lie when a configuration is loaded.
 const MAX_AHEAD: Duration = Duration::from_secs(3600);
 
-/// The certificates that open the door, and until when.
+/// The certificates that are accepted, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakGlass {
     until: Timestamp,
@@ -39,7 +39,7 @@ pub struct BreakGlass {
 struct Certificate {
     name: Arc<str>,
     sha256: [u8; 32],
-    /// The same as text, as the audit trail names it.
+    /// `sha256` as text, as the audit trail records it.
     fingerprint: Arc<str>,
     groups: Vec<Arc<str>>,
 }
@@ -61,7 +61,7 @@ impl BreakGlassMetrics {
 }
 
 impl BreakGlass {
-    /// Resolves the part; what is wrong with it is reported. `now` is when the configuration is loaded.
+    /// Resolves the section and reports what is wrong with it. `now` is when the configuration is loaded.
     pub fn resolve(raw: &raw::BreakGlass, at: &At, now: Timestamp, resolver: &mut Resolver) -> Option<Self> {
         let until_at = at.key("until");
         let until = Timestamp::from_rfc3339(&raw.until);
@@ -73,10 +73,10 @@ impl BreakGlass {
             }
             Some(until) if until > now + MAX_AHEAD => {
                 resolver
-                    .error(&until_at, "`until` lies more than an hour ahead")
-                    .help("break-glass is open for an hour at most; load the configuration again to go on");
+                    .error(&until_at, "`until` is more than an hour ahead")
+                    .help("break-glass is open for an hour at most; to extend it, set a later `until` and reload");
             }
-            // Prepared for the day, and nothing to look at.
+            // Prepared in advance and closed: nothing to report.
             Some(until) if until <= now => {}
             Some(_) => {
                 resolver.warning(at, format!("break-glass is open until {}", raw.until));
@@ -91,11 +91,11 @@ impl BreakGlass {
             let at = certificates_at.index(index);
             let Some(certificate) = Certificate::resolve(raw, &at, resolver) else { continue };
             if certificates.iter().any(|other| other.sha256 == certificate.sha256) {
-                resolver.error(&at.key("sha256"), "stands here twice, so that its name would be ambiguous");
+                resolver.error(&at.key("sha256"), "is listed twice, so that its name would be ambiguous");
             }
             certificates.push(certificate);
         }
-        // Another order alone lets nobody else in, and is nothing to tell.
+        // The order does not matter, so a change of it alone is not recorded.
         certificates.sort_by(|one, other| (&one.name, &one.sha256).cmp(&(&other.name, &other.sha256)));
         (certificates.len() == raw.certificates.len()).then_some(Self { until: until?, certificates })
     }
@@ -108,7 +108,8 @@ impl BreakGlass {
         format!("break-glass is open until {}", self.until)
     }
 
-    /// Who somebody is by now whom one of its certificates let in before, maybe with other groups; `None` if it would not again.
+    /// Judges a principal that one of the certificates let in before. Returns it as it would be let in now, perhaps
+    /// with other groups, or `None` if it would be refused.
     pub fn judge_again(&self, principal: &Principal, now: Timestamp) -> Option<Principal> {
         let CredentialId::Certificate(fingerprint) = &principal.credential else { return None };
         let named = |known: &&Certificate| known.fingerprint == *fingerprint && known.name == principal.subject;
@@ -142,25 +143,26 @@ impl BreakGlass {
     }
 }
 
-/// The Kubernetes user name: no issuer's user has one like it, so that what was done by break-glass is never taken for
-/// what the same person did with a token.
+/// The Kubernetes user name. No issuer's user can have one like it, so what was done with break-glass is never mistaken
+/// for what the same person did with a token.
 pub fn username(name: &str) -> String {
     format!("{ISSUER}:{name}")
 }
 
-/// Of a certificate that no configuration names, and of each where there is no section.
+/// The refusal of a certificate that is not configured, or of any certificate if there is no section.
 pub fn not_known() -> Rejection {
     Rejection::new(Reason::CredentialMalformed, "this client certificate is not known here")
 }
 
-/// Tells of a door that was prepared and is closed. An open one is told by a warning and by the alarm.
+/// Logs that break-glass is configured but its `until` has passed. While it is open, `resolve` warns and [`watch`]
+/// raises an alarm.
 pub fn tell_closed(break_glass: Option<&BreakGlass>, now: Timestamp) {
     if let Some(closed) = break_glass.filter(|break_glass| !break_glass.is_open(now)) {
         tracing::info!(until = %closed.until, "break-glass is closed: its `until` has passed");
     }
 }
 
-/// Raises the alarm while break-glass is open, and takes it back afterwards; called again and again.
+/// Raises the alarm while break-glass is open and clears it afterwards. Called periodically.
 pub fn watch(
     break_glass: Option<&BreakGlass>,
     component: &ComponentHandle,
@@ -175,7 +177,7 @@ pub fn watch(
     }
 }
 
-/// What the audit trail is to say where this is another door than the one `told` before: whom it lets in may change while it is open.
+/// Returns the audit note for a change of break-glass since `told`: opened, closed, or open for other certificates.
 pub fn note(break_glass: Option<&BreakGlass>, told: &mut Option<BreakGlass>, now: Timestamp) -> Option<Note> {
     let open = break_glass.filter(|break_glass| break_glass.is_open(now));
     if told.as_ref() == open {
@@ -199,13 +201,13 @@ impl Certificate {
             let Err(why) = check_name(name) else { return true };
             let problem = resolver.error(at, format!("`{name}` {why}"));
             if why == InvalidName::Reserved {
-                problem.help("such names are Kubernetes' own, and have rights that no policy gave");
+                problem.help("such names belong to Kubernetes itself and have rights that no policy gave");
             }
             good = false;
             false
         };
         let name_at = at.key("name");
-        // The name must stand by itself: the prefix would hide that it is blank.
+        // The name must be valid without the prefix, which would hide that it is blank.
         if check(&name_at, &raw.name) {
             check(&name_at, &username(&raw.name));
         }
@@ -226,7 +228,7 @@ impl Certificate {
         })
     }
 
-    /// All of it, as another under the same name is another to let in.
+    /// Names, groups and fingerprint: under the same name, another certificate is a different one to let in.
     fn told(&self) -> String {
         let groups = if self.groups.is_empty() { "no groups".to_owned() } else { self.groups.join(", ") };
         format!("{} ({groups}, {})", self.name, self.fingerprint)
@@ -334,7 +336,7 @@ mod tests {
         assert!(open.is_some() && !resolver.report.has_errors());
     }
 
-    /// Of the first alone, the others were found in the next runs.
+    /// Only the first was reported, and the others were found in later runs.
     #[test]
     fn a_bad_name_and_all_bad_groups_are_told_in_one_run() {
         let places = |name: &str, groups: &[&str]| {
@@ -351,7 +353,7 @@ mod tests {
             places("system:admin", &["system:masters", "sre", "\n"]),
             [told("/name", true), told("/groups/0", true), told("/groups/2", false)]
         );
-        // What is wrong behind the prefix of such names is told where it is not so of the name by itself.
+        // A problem that only the prefixed name has is reported where the name itself is valid.
         assert_eq!(places(&"a".repeat(510), &[]), [told("/name", false)]);
         assert_eq!(places(&"a".repeat(600), &[]), [told("/name", false)]);
     }
@@ -386,7 +388,7 @@ mod tests {
             certificates.insert(usize::from(alice_first), json!({"name": "bob", "sha256": sha256, "groups": groups}));
             resolve(door).0
         };
-        // The same line twice did not say what is different.
+        // The same text twice did not say what had changed.
         let [one, another] = ["a", "b"].map(|digit| digit.repeat(64));
         for (until, sha256, group, says) in [
             ("2026-01-31T18:30:00Z", &one, Some("sre"), "(sre, aaaa"),

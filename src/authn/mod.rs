@@ -1,8 +1,8 @@
-//! Authentication: which credential a request carries, and whom it proves.
+//! Authentication: which credential a request carries, and whose it is.
 //!
-//! A route lists its schemes. They are asked in order, and the first whose credential is there decides: one that is
-//! bad is never rescued by the next. A bearer token goes before a cookie wherever both could count, since a browser
-//! adds the cookie by itself and a program the token on purpose.
+//! A route lists its schemes. They are tried in order, and the first whose credential is present decides: an invalid
+//! credential never falls through to the next scheme. A bearer token takes precedence over a cookie wherever both could
+//! count, because a browser adds the cookie by itself, while a program sends the token on purpose.
 
 mod authenticated;
 pub(crate) mod bearer;
@@ -21,14 +21,14 @@ pub(crate) use self::{
 };
 use crate::error::Rejection;
 
-/// What a scheme says about a request.
+/// The result of a scheme for a request.
 #[derive(Debug)]
 pub enum Presented<T> {
-    /// The request carries no credential of this scheme; the next one is asked.
+    /// The request carries no credential of this scheme; the next scheme is tried.
     Not,
-    /// The credential is good.
+    /// The credential is valid.
     Good(T),
-    /// The credential is there and bad.
+    /// The credential is present and invalid.
     Bad(Rejection),
 }
 

@@ -1,5 +1,6 @@
-//! What an allow needs of a login besides: a second factor, a kind of login, a login that is fresh. Who lacks it is asked for
-//! it: a browser goes to its provider with these wishes, a program is told by the challenge of RFC 9470.
+//! What an `allow` needs of a login: a second factor, a class of login, a fresh login. A caller whose login lacks it is
+//! asked for it: a browser is sent to its provider with these requirements, a program is told by the challenge of RFC
+//! 9470.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,21 +12,21 @@ use crate::{
     config::{raw, values::Span},
 };
 
-/// How far ahead of us the clock may be that says when somebody logged in.
+/// How far ahead of ours the clock that `auth_time` comes from may be.
 const TOLERANCE: Duration = Duration::from_secs(60);
 
-/// How many authentication context classes are read from an address, and how many bytes of each. What is beyond is passed over.
+/// How many authentication context classes are read from a URL, and how many bytes of each. The rest is ignored.
 const MAX_CLASSES: usize = 16;
 const MAX_CLASS: usize = 256;
 
-/// What a login must bring.
+/// The requirements for a login.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeededLogin {
-    /// More than one factor, with a login not longer ago than this.
+    /// More than one factor, at a login that is no older than this.
     pub mfa: Option<Duration>,
     /// One of these authentication context classes (`acr_values` of an authorization request); empty: any.
     pub acr: Vec<Arc<str>>,
-    /// A login not longer ago than this.
+    /// A login that is no older than this.
     pub fresh: Option<Duration>,
 }
 
@@ -42,7 +43,7 @@ impl NeededLogin {
         self.mfa.is_none() && self.acr.is_empty() && self.fresh.is_none()
     }
 
-    /// What `login` lacks of it; `None` if nothing.
+    /// Returns what `login` lacks, or `None` if it meets all requirements.
     pub fn missing(&self, login: &LoginFacts, now: Timestamp) -> Option<Self> {
         // A login in the future proves nothing about its age.
         let fresh =
@@ -56,20 +57,20 @@ impl NeededLogin {
         (!missing.is_empty()).then_some(missing)
     }
 
-    /// From when on a login is too old for it, in each respect.
+    /// The moments from which a login is too old for each requirement on its age.
     pub fn too_old(&self, login: &LoginFacts) -> impl Iterator<Item = Timestamp> {
         let ages = self.mfa.into_iter().chain(self.fresh);
         let at = login.auth_time;
-        // At that age it is not yet.
+        // At exactly that age it still meets the requirement.
         ages.filter_map(move |age| Some(at? + age + Duration::from_millis(1)))
     }
 
-    /// How long ago the login may have been at most (`max_age` of an authorization request).
+    /// The greatest age that the login may have (`max_age` of an authorization request).
     pub fn max_age(&self) -> Option<Duration> {
         self.mfa.into_iter().chain(self.fresh).min()
     }
 
-    /// As parameters of an address or a form of the login, which [`from_query`](Self::from_query) reads.
+    /// As parameters of a URL or form of the login, which [`from_query`](Self::from_query) reads.
     pub fn parameters(&self) -> Vec<(&'static str, String)> {
         let seconds = |age: Duration| age.as_secs().to_string();
         let ages = [("mfa", self.mfa.map(seconds)), ("max_age", self.fresh.map(seconds))];
@@ -88,8 +89,8 @@ impl NeededLogin {
         options
     }
 
-    /// From the parameters of an address, which anybody may have written: they can ask for more, never for less. `None` if
-    /// they ask for nothing, or for what is nothing.
+    /// Reads the parameters of a URL, which anybody may have written: they can only add requirements. `None` if they
+    /// require nothing or are invalid.
     pub fn from_query<'q>(parameter: impl Fn(&str) -> Option<&'q str>) -> Option<Self> {
         let age =
             |name| parameter(name).and_then(|text| text.parse::<u32>().ok()).map(|age| Duration::from_secs(age.into()));
@@ -112,7 +113,7 @@ fn several_factors(amr: &[Arc<str>]) -> bool {
     any(&["mfa"]) || u8::from(knows) + u8::from(has) + u8::from(is) >= 2
 }
 
-/// As the end of "the person needs".
+/// Completes "the person needs ...".
 impl fmt::Display for NeededLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();

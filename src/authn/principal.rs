@@ -1,4 +1,4 @@
-//! Who is calling, as facts that an issuer or a signature vouches for. Nothing here is a decision.
+//! The caller, as facts that an issuer or a signature vouches for. Nothing here decides about access.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,29 +11,30 @@ use crate::{
     webhooks::{self, Facts},
 };
 
-/// An authenticated caller. Cheap to share; made once when a credential is verified and cached with it.
+/// An authenticated caller. Cheap to share: created once when a credential is verified, and cached with it.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    /// The name of the issuer in the configuration. `webhook:NAME` for a delivery, `break-glass`, `anonymous`.
-    /// With `subject` it is the key of the principal.
+    /// The name of the issuer in the configuration, or `webhook:NAME` for a delivery, `break-glass` or `anonymous`.
+    /// Together with `subject` it identifies the principal.
     pub issuer: Arc<str>,
     /// The issuer's identifier for the caller (`sub`).
     pub subject: Arc<str>,
-    /// The Kubernetes user name, by the issuer's template. Never begins with `system:`, never blank at its ends.
+    /// The Kubernetes user name, by the issuer's template. Never begins with `system:`, never begins or ends with a
+    /// blank.
     pub username: Arc<str>,
     pub kind: Kind,
-    /// What the subject is, where somebody acts for them and the whole is something else ([`Self::kinds`]).
+    /// The kind of the subject, if somebody acts for them and `kind` therefore differs ([`Self::kinds`]).
     pub subject_kind: Option<Kind>,
     /// How it was authenticated.
     pub scheme: Scheme,
     /// Groups as the issuer gave them, not yet mapped.
     pub groups: Vec<Arc<str>>,
-    /// Whether its claims say anything of groups, though it be that there are none.
+    /// Whether the claims contain a groups claim, possibly an empty one.
     pub says_groups: bool,
     /// Scopes that were granted: from the token response, a verified access token or introspection, never from an
     /// ID token.
     pub scopes: Vec<Arc<str>>,
-    /// Whether its claims say anything of scopes, though it be that there are none.
+    /// Whether the claims contain a scopes claim, possibly an empty one.
     pub says_scopes: bool,
     /// The client (application) that the token was issued to.
     pub client: Option<Arc<str>>,
@@ -43,50 +44,52 @@ pub struct Principal {
     pub login: LoginFacts,
     /// All verified claims.
     pub claims: Arc<Map<String, Value>>,
-    /// Of a caller as they were once: the names of the claims that were kept, if they had them. `None`: `claims` is all that there is.
+    /// For a principal restored from a record: the names of the claims that are recorded at all. `None`: `claims` is
+    /// complete.
     pub kept_claims: Option<Box<[Arc<str>]>>,
-    /// What a revocation names.
+    /// The identifier by which a revocation names the credential.
     pub credential: CredentialId,
-    /// The key that signed the token, if one did: where it leaves the set of the issuer, streams end.
+    /// The key that signed the token, if one did. If the issuer removes it from its key set, streams end.
     pub signed_by: Option<KeyId>,
-    /// When the credential ends, by what it says itself.
+    /// When the credential expires, by its own statement.
     pub expires: Timestamp,
-    /// For how long after that it is taken all the same, as the clock of its issuer may differ: of bearer tokens alone.
+    /// For how long it is accepted after `expires`, as the issuer's clock may differ. Only for bearer tokens.
     pub skew: Duration,
     /// The facts of the delivery that authenticated it, for webhooks.
     pub delivery: Option<Arc<Facts>>,
     /// The email address, only where the issuer says that it is verified. For display, never for decisions.
     pub email: Option<Arc<str>>,
-    /// Of Doorward's own tokens: on whose behalf it was issued. Where they are revoked, it is too.
+    /// For Doorward's own tokens: the principal on whose behalf the token was issued. Revoking them revokes the token
+    /// too.
     pub on_behalf_of: Option<Box<KnownAs>>,
-    /// Who acts for `subject`, and who acted before: where one of them is revoked, so is the credential.
+    /// Everybody who acts for `subject` or did so earlier in the chain. Revoking any of them revokes the credential.
     pub acting: Box<[KnownAs]>,
-    /// The pod and the runs with whose end the credential ends, as [`workload_key`] names them.
+    /// The pod and the runs whose end ends the credential, as [`workload_key`] names them.
     pub lives_with: Box<[Arc<str>]>,
-    /// The workload behind the token, as the preset of its issuer reads it; only issuers with a preset vouch for one.
+    /// The workload behind the token, as read by the preset of its issuer; only issuers with a preset vouch for one.
     pub workload: Option<WorkloadIdentity>,
 }
 
-/// The name of a pod, or of a run, of a cluster: by its uid, which only that cluster vouches for.
+/// The name of a pod or run of a cluster. It contains the uid, which only that cluster vouches for.
 pub fn workload_key(cluster: &str, uid: &str) -> String {
     format!("{cluster}/{uid}")
 }
 
-/// What a workload is, by identifiers that are not used again.
+/// The identity of a workload, by identifiers that are not reused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkloadIdentity {
     /// A Kubernetes service account.
     ServiceAccount { namespace: Arc<str>, name: Arc<str> },
-    /// A repository, by the number that its host gave it; the provider is `github` or `gitlab`.
+    /// A repository, by the numeric id that its host gave it; the provider is `github` or `gitlab`.
     Repository { provider: &'static str, id: Arc<str> },
 }
 
-/// The claim of Doorward's own tokens that says what their subject is.
+/// The claim of Doorward's own tokens with the kind of their subject.
 pub const KIND_CLAIM: &str = "kind";
 
 impl Principal {
-    /// The moment from which the credential is not taken any more. Streams end at it and not before: what was let through is
-    /// answered too.
+    /// The moment from which the credential is no longer accepted. Streams end at this moment and not before, as a
+    /// request that was let through is also answered.
     pub fn ends(&self) -> Timestamp {
         self.expires + self.skew
     }
@@ -106,20 +109,20 @@ impl Principal {
         }
     }
 
-    /// The address of mail that the issuer of `claims` says it has verified: `true` and no text.
+    /// The email address, if `claims` say that it is verified: with the boolean `true`, not with a text.
     pub fn verified_email(claims: &Map<String, Value>) -> Option<Arc<str>> {
         let is_verified = claims.get("email_verified") == Some(&Value::Bool(true));
         let email = claims.get("email").filter(|_| is_verified)?.as_str()?;
         (1..=255).contains(&email.len()).then(|| email.into())
     }
 
-    /// Whether they may have had a claim of this name, of which nothing was kept.
+    /// Whether the principal may have had a claim of this name that was not recorded.
     pub fn may_have_had(&self, claim: &str) -> bool {
         let is_kept = |kept: &[Arc<str>]| kept.iter().any(|name| **name == *claim);
         self.kept_claims.as_deref().is_some_and(|kept| !is_kept(kept)) && !self.claims.contains_key(claim)
     }
 
-    /// Provider and number of the repository, for tokens of its CI.
+    /// Provider and numeric id of the repository, for tokens of its CI.
     pub fn repository(&self) -> Option<(&'static str, &str)> {
         match self.workload.as_ref()? {
             WorkloadIdentity::Repository { provider, id } => Some((provider, id)),
@@ -128,11 +131,12 @@ impl Principal {
     }
 }
 
-/// The issuer of those who came without a credential.
+/// The issuer name of anonymous callers.
 pub const ANONYMOUS: &str = "anonymous";
 
 impl Principal {
-    /// One of whom nothing is known but who it is. It has expired; who vouches for it says otherwise.
+    /// A principal with an identity and nothing else. `expires` is in the past until the verifier sets it, so that a
+    /// forgotten expiry fails closed.
     pub fn new(
         scheme: Scheme,
         issuer: impl Into<Arc<str>>,
@@ -168,8 +172,8 @@ impl Principal {
         }
     }
 
-    /// Who acts for them, and within it who acted before, as a token says it (RFC 8693 section 4.1). An actor of whom no issuer is
-    /// named is of the token's own, whose identifier this is.
+    /// The actor chain as a token's `act` claim (RFC 8693 section 4.1). An actor without an issuer belongs to the
+    /// token's own issuer, and gets `identifier` as its `iss`.
     pub fn act(&self, identifier: Option<&str>) -> Option<Value> {
         fn complete(act: &mut Value, identifier: &str) {
             let Some(act) = act.as_object_mut() else { return };
@@ -185,20 +189,21 @@ impl Principal {
         Some(act)
     }
 
-    /// The client that asks: where somebody acts for the subject, theirs, and not the one that the subject's own token was issued to.
-    /// A task is one by the name of its service account, and so is an actor who has the name of the token's client.
+    /// The client that makes the request: if somebody acts for the subject, the actor's client, and not the one that
+    /// the subject's own token was issued to. A task is a client by the name of its service account, and so is an actor
+    /// that has the name of the token's client.
     pub fn requesting_client(&self) -> Option<&Arc<str>> {
         let Some(actor) = &self.actor else { return self.client.as_ref() };
         let of_another = |known: &KnownAs| known.subject == actor.subject && known.issuer != self.issuer;
-        // A token of Doorward's own is issued to who acts, of whatever issuer they are.
+        // A token of Doorward's own is issued to the actor, whichever issuer the actor belongs to.
         let is_client = self.client.as_ref() == Some(&actor.subject)
             && (self.on_behalf_of.is_some() || !self.acting.iter().any(of_another));
         let by_name = (actor.is_service_account() || is_client).then_some(&actor.subject);
         actor.client.as_ref().or(by_name)
     }
 
-    /// What comes with a token of such a subject, by which somebody else may act, and what the subject is where that is another: who
-    /// acts for a person is none.
+    /// The kind that a token with such a subject has, and the kind of the subject if it differs: whoever acts for a
+    /// person is not a person.
     pub fn kinds(subject: Kind, is_acted_for: bool) -> (Kind, Option<Kind>) {
         match is_acted_for && subject == Kind::Human {
             true => (Kind::Agent, Some(subject)),
@@ -206,12 +211,12 @@ impl Principal {
         }
     }
 
-    /// What the subject is, whoever acts for them.
+    /// The kind of the subject, whoever acts for them.
     pub fn kind_of_subject(&self) -> Kind {
         self.subject_kind.unwrap_or(self.kind)
     }
 
-    /// Whoever comes without a credential, on a route that lets them.
+    /// A caller without a credential, on a route that allows that.
     pub fn anonymous() -> Self {
         Self { expires: Timestamp::MAX, ..Self::new(Scheme::Anonymous, ANONYMOUS, ANONYMOUS, ANONYMOUS) }
     }
@@ -221,28 +226,29 @@ impl Principal {
     }
 }
 
-/// How the name of a service account that acts for somebody begins.
+/// The prefix of the name of a service account that acts for somebody.
 const SERVICE_ACCOUNT: &str = "serviceaccount:";
 
-/// Who acts for the subject.
+/// The party that acts for the subject.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Actor {
     pub subject: Arc<str>,
     pub client: Option<Arc<str>>,
 }
 
-/// A principal as their own issuer knows them, which is how they are revoked.
+/// A principal as its own issuer knows it, which is how it is revoked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownAs {
-    /// The name in the configuration.
+    /// The issuer's name in the configuration.
     pub issuer: Arc<str>,
     #[serde(rename = "sub")]
     pub subject: Arc<str>,
 }
 
 impl Actor {
-    /// A task that acts for who caused its run: its service account, without the `system:` that no name sent to Kubernetes may
-    /// begin with. `cluster` is named where tasks of several get tokens, each of which has accounts of any name.
+    /// A task that acts for whoever caused its run: its service account, without the `system:` that no name sent to
+    /// Kubernetes may begin with. `cluster` is given if tasks of several clusters get tokens, as each cluster can have
+    /// accounts of any name.
     pub fn service_account(cluster: Option<&str>, namespace: &str, name: &str) -> Self {
         let account = match cluster {
             None => format!("{SERVICE_ACCOUNT}{namespace}:{name}"),
@@ -251,7 +257,8 @@ impl Actor {
         Self { subject: account.into(), client: None }
     }
 
-    /// Whether a name is that of a service account as a cluster, or Doorward, gives it: no other issuer's actor or client has one.
+    /// Whether a name is one that only a cluster, or Doorward, gives to a service account. No other issuer's actor or
+    /// client may have it.
     pub fn is_reserved(name: &str) -> bool {
         let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         begins("system:serviceaccount:") || begins(SERVICE_ACCOUNT)
@@ -270,7 +277,7 @@ pub struct LoginFacts {
     pub amr: Vec<Arc<str>>,
 }
 
-/// What names a credential in revocations and in the audit trail; never the credential itself.
+/// The identifier of a credential in revocations and in the audit trail; never the credential itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CredentialId {
     /// The `jti` of a token, or the hash of one that has none.
@@ -313,29 +320,29 @@ pub enum InvalidName {
     Control,
     #[error("is longer than {} bytes", MAX_NAME)]
     TooLong,
-    #[error("begins with `break-glass:`, `webhook:` or `serviceaccount:`, as only names do that Doorward gives itself")]
+    #[error("begins with `break-glass:`, `webhook:` or `serviceaccount:`, as only Doorward's own names may")]
     Own,
 }
 
-/// Bytes of the name of a user or a group. That of a service account has up to 253, its namespace 63, and the address of its cluster
-/// stands before them.
+/// The maximum length in bytes of a user or group name. A service account's name has up to 253, its namespace 63, and
+/// the address of its cluster precedes them.
 pub const MAX_NAME: usize = 512;
 
-/// Whether a name begins as only those do that Doorward gives itself.
+/// Whether a name begins with a prefix that only Doorward assigns.
 pub fn is_own_name(name: &str) -> bool {
     let begins = |own: &str| name.get(..own.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(own));
     ["break-glass:", webhooks::PREFIX, SERVICE_ACCOUNT].into_iter().any(begins)
 }
 
-/// Checks the name of an issuer's user: whatever the issuer says, it is none that Doorward gives itself.
+/// Checks the user name of an issuer: no issuer may produce a name that Doorward assigns itself.
 pub fn check_users_name(name: &str) -> Result<(), InvalidName> {
     check_name(name)?;
     if is_own_name(name) { Err(InvalidName::Own) } else { Ok(()) }
 }
 
 /// Checks a user or group name that is to be sent to Kubernetes. `system:` names carry rights of the cluster's own
-/// components, so a claim may never produce one (KEP-3331 names the same danger). The comparison ignores case and
-/// a name is refused, not repaired.
+/// components, so a claim may never produce one (KEP-3331 names the same danger). The comparison ignores case, and an
+/// invalid name is refused, not repaired.
 pub fn check_name(name: &str) -> Result<(), InvalidName> {
     if is_plain(name) {
         return Ok(());
@@ -358,8 +365,8 @@ pub fn check_name(name: &str) -> Result<(), InvalidName> {
     Ok(())
 }
 
-/// Whether a name is good as most names are: visible ASCII. Without a branch for each byte, so that the compiler can look at
-/// many at once; names are checked on each request.
+/// Whether a name is an ordinary one: visible ASCII. Branchless so that the compiler can vectorize it; names are
+/// checked on each request.
 fn is_plain(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && name.bytes().fold(true, |plain, byte| plain & byte.is_ascii_graphic())

@@ -1,5 +1,5 @@
-//! Who calls, by the first credential that is there, or a refusal: a bearer token or session handle in `Authorization`, then the
-//! other schemes of the route in their order.
+//! Authenticates the caller by the first credential that is present, or refuses: a bearer token or session handle in
+//! `Authorization` first, then the other schemes of the route in their order.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ use crate::{
     webhooks::{self, Replay, Webhook},
 };
 
-/// What the schemes of one generation work with.
+/// What the schemes of one generation need.
 #[derive(Clone, Copy, Debug)]
 pub struct Authenticator<'a> {
     pub issuers: &'a Issuers,
@@ -41,27 +41,27 @@ pub struct Authenticator<'a> {
     pub break_glass: Option<&'a BreakGlass>,
     pub anonymous: &'a Arc<Principal>,
     pub revocations: &'a Revocations,
-    /// How old the copy of the revocations may be for bearer routes to go on.
+    /// How old the mirror of the revocations may be before bearer tokens are refused.
     pub max_mirror_age: Duration,
     pub replay: &'a Replay,
     pub webhooks: &'a webhooks::WebhookMetrics,
     pub limits: &'a Limits,
     pub budget: &'a ByteBudget,
     pub clock: &'a Clock,
-    /// The control runtime, for what several requests wait for.
+    /// The control runtime, for work that several requests wait for.
     pub control: &'a Handle,
 }
 
-/// What authentication leads to.
+/// The result of authentication.
 #[derive(Debug)]
 pub enum Authentication {
     Known(Authenticated, Option<webhooks::Taking>),
-    /// An answer of our own: the way to the login, or to a sender that tries its hook.
+    /// A response of Doorward itself: a redirect to the login, or the answer to a sender that tests its webhook.
     Respond(Response<Bytes>),
 }
 
 impl Authenticator<'_> {
-    /// Finds out who sends `request`. What it learns goes into `record` as it is learnt.
+    /// Finds out who sent `request`, and writes what it learns to `record` along the way.
     pub async fn authenticate(
         &self,
         mut request: CleanRequest<ClientBody>,
@@ -84,7 +84,7 @@ impl Authenticator<'_> {
         for scheme in schemes {
             let presented = match scheme {
                 Scheme::Bearer => continue,
-                // Boxed, as are all paths that are not the commonest: a future is as large as its largest path, and is moved.
+                // Boxed, as are all uncommon paths: a future is as large as its largest path, and is moved.
                 Scheme::Session => Box::pin(self.session(&request, route)).await,
                 Scheme::Webhook => match &route.webhook {
                     Some(webhook) => return Box::pin(self.webhook(request, route, webhook, connection, record)).await,
@@ -106,14 +106,14 @@ impl Authenticator<'_> {
             return known(streamed(request, route)?, route, principal, None, record);
         }
         if schemes.contains(&Scheme::Session) && csrf::is_form_of_another_host(request.method(), request.headers()) {
-            let why = "a page of another host sent this form, and there is no session in what it sent";
+            let why = "this form was sent by a page of another host, and without a session cookie";
             return Err(Rejection::new(Reason::OriginRefused, why).fix(
                 "if you meant to send it, go to the start page and send it from there; signing in does not help",
             ));
         }
         let missing = Rejection::new(
             Reason::CredentialMissing,
-            format!("this route takes {}, and the request has none", wanted(schemes)),
+            format!("the request has no credential; this route accepts {}", wanted(schemes)),
         );
         if schemes.contains(&Scheme::Session) {
             let fix = how_to_sign_in(route.kind, request.origin().as_ref());
@@ -122,7 +122,7 @@ impl Authenticator<'_> {
         Err(missing)
     }
 
-    /// Who a token is of, and the token if its issuer is asked about it.
+    /// The principal of a token or session handle, and the token itself if its issuer must be asked about it again.
     async fn bearer(
         &self,
         request: &mut CleanRequest<ClientBody>,
@@ -135,13 +135,13 @@ impl Authenticator<'_> {
             Presented::Good(token) if handles && sessions::is_handle(&token.token) => {
                 let (sessions, client) = (self.sessions, request.meta().client);
                 let origin = request.origin().ok_or_else(|| {
-                    Rejection::new(Reason::CredentialMalformed, "a session handle is worth nothing in clear text")
+                    Rejection::new(Reason::CredentialMalformed, "a session handle is accepted over TLS only")
                         .fix("use https")
                 })?;
                 let session = Box::pin(sessions.authenticate_handle(&token.token, &origin, client)).await?;
                 (Arc::clone(&session.principal), None, token.remaining_protocols)
             }
-            // A route that takes no tokens does not look at them.
+            // A route that accepts no bearer tokens does not look at them.
             _ if !bearers => return Ok(None),
             Presented::Bad(rejection) => return Err(rejection),
             Presented::Good(token) => {
@@ -158,17 +158,18 @@ impl Authenticator<'_> {
         Ok(Some((principal, token)))
     }
 
-    /// Whether it is known well enough which tokens are revoked.
+    /// Refuses if the mirror of the revocations is too old.
     fn check_mirror(&self) -> Result<(), Rejection> {
         if self.revocations.mirror_age() <= self.max_mirror_age {
             return Ok(());
         }
-        let why = "whether your token was revoked cannot be told at the moment";
+        let why = "Doorward cannot check at the moment whether your token was revoked";
         Err(Rejection::new(Reason::StoreUnavailable, why).fix("try again in a moment; the token may be good"))
     }
 
-    /// Whose the token is that comes to a page of Doorward's own: as the first of these routes has it that takes it, which are those of
-    /// the host. `None`: none of them takes tokens, or there is none. The handle of a session is none.
+    /// The principal of a bearer token that is sent to one of Doorward's own pages, by the first of `routes` (those of
+    /// the host) that accepts it. `None` if no route accepts tokens or the request has none. A session handle does not
+    /// count as a token.
     pub async fn of_token<'r, B>(
         &self,
         request: &CleanRequest<B>,
@@ -187,14 +188,15 @@ impl Authenticator<'_> {
         self.check_mirror()?;
         let (mut tried, mut refusal): (Vec<&Arc<Route>>, Option<Rejection>) = Default::default();
         for route in routes {
-            // A route stands there once for each of its paths.
+            // A route is listed once for each of its paths.
             if tried.iter().any(|known| Arc::ptr_eq(known, route)) {
                 continue;
             }
             tried.push(route);
             match self.issuers.authenticate(&token, &route.accepts, self.revocations).await {
                 Ok(principal) => return Ok(Some(principal)),
-                // Another may take what is not for this one. That says less than what the one has found for which it is.
+                // Another route may accept it. `IssuerUnknown` says less than the refusal of a route that knows the
+                // issuer.
                 Err(other) if other.reason() == Reason::IssuerUnknown => refusal = refusal.or(Some(other)),
                 Err(other) if other.reason() == Reason::AudienceMismatch => refusal = Some(other),
                 Err(bad) => return Err(bad),
@@ -203,14 +205,14 @@ impl Authenticator<'_> {
         refusal.map_or(Ok(None), Err)
     }
 
-    /// Whether a request may carry the handle of a program's session, which stands where tokens do.
+    /// Whether a request may carry the handle of a program's session, which is sent where bearer tokens are.
     fn may_hold_handle<B>(&self, request: &CleanRequest<B>, route: &Route) -> bool {
         let credential = request.headers().contains_key(header::AUTHORIZATION) || request.meta().upgrade.is_some();
         credential && route.schemes.contains(&Scheme::Session)
     }
 
-    /// Whether a request for the API server or the Dashboard carries something besides a cookie that says who somebody is,
-    /// which nobody has looked at. A page of an application may send a token of its own, which is not for us.
+    /// Whether a request for the API server or the Dashboard carries, besides a cookie, another credential that nobody
+    /// has checked. On other routes an application's page may send a token of its own, which is not meant for Doorward.
     fn has_another_credential<B>(&self, request: &CleanRequest<B>, route: &Route) -> bool {
         matches!(route.kind, RouteKind::Kubernetes | RouteKind::Dashboard)
             && self.may_hold_handle(request, route)
@@ -222,7 +224,7 @@ impl Authenticator<'_> {
             return Presented::Not;
         }
         let Some(origin) = request.origin() else { return Presented::Not };
-        // What a server behind the API server makes of a GET is not known, and a link on anybody's page sends one.
+        // It is not known what a server behind the API server does on a GET, and a link on any page can send one.
         let method = if is_proxied(request, route) { &Method::POST } else { request.method() };
         let cookie = CookieRequest {
             origin: &origin,
@@ -253,7 +255,8 @@ impl Authenticator<'_> {
         }
     }
 
-    /// A session is good at all routes of its host, and each of these says at which issuers people may have logged in.
+    /// Checks the issuer of a session's login. A session is valid on all routes of its host, but each route says at
+    /// which issuers people may have signed in.
     fn check_login(
         &self,
         principal: &Arc<Principal>,
@@ -263,15 +266,15 @@ impl Authenticator<'_> {
         if principal.scheme != Scheme::Session || route.accepts.takes_logins_at(&principal.issuer) {
             return Ok(());
         }
-        // Who they are is certain.
+        // The caller's identity is certain, so the refusal is recorded under it.
         record.principal = Some(Arc::clone(principal));
         let logins = self.login.issuers().map(|issuer| &**issuer);
         let taken: Vec<&str> = logins.filter(|issuer| route.accepts.takes_logins_at(issuer)).collect();
-        let why = format!("you signed in at `{}`, and this route takes nobody who did", principal.issuer);
+        let why = format!("you signed in at `{}`, which this route does not accept", principal.issuer);
         Err(Rejection::new(Reason::IdentityRefused, why).fix(format!("sign in at `{}`", taken.join("` or `"))))
     }
 
-    /// Sends somebody who looks at a page to the login; a program gets the refusal, which it can read.
+    /// Redirects a page navigation to the login; a program gets the refusal, which it can read.
     fn challenge<B>(&self, request: &CleanRequest<B>, rejection: Rejection) -> Result<Authentication, Rejection> {
         let location = request.origin().and_then(|origin| {
             self.login.challenge(&origin, request.method(), request.path(), request.query(), request.headers())
@@ -304,10 +307,10 @@ impl Authenticator<'_> {
         let limits = BufferLimits::whole(self.limits, max);
         let body = buffered::read_unproven(body, limits, self.budget, share).await.map_err(counted)?;
         record.bytes_in = body.bytes().len() as u64;
-        // By now: a secret may have ended while the body came.
+        // Read again, because a secret may have expired while the body was received.
         let now = self.clock.now();
         let delivery = webhook.prove(expected, body.bytes(), client, self.control, now).await.map_err(|refused| {
-            // One that is genuine leaves a trace of whose it was.
+            // A refused delivery that is genuine is recorded with its sender.
             if let Some(webhooks::Genuine { facts, body_sha256 }) = refused.genuine {
                 record.body_digest = Some(body_sha256);
                 record.delivery = Some(facts);
@@ -328,7 +331,7 @@ impl Authenticator<'_> {
         let taking = match webhook.hold() {
             Some(settings) => webhooks::Taking::Held(delivery.replay, settings),
             None => {
-                // By now: proving a message of SNS takes as long as its certificate does.
+                // Read again, because verifying an SNS message includes fetching its certificate.
                 let reservation = self.replay.reserve(&delivery.replay, webhook.lease(), self.clock.now()).await?;
                 webhooks::Taking::Reserved { reservation, is_form: delivery.is_form }
             }
@@ -342,7 +345,7 @@ impl Authenticator<'_> {
     }
 }
 
-/// Whether a request goes on to another server behind an API server.
+/// Whether a request is passed on by the API server to another server behind it.
 fn is_proxied<B>(request: &CleanRequest<B>, route: &Route) -> bool {
     matches!(route.kind, RouteKind::Kubernetes | RouteKind::Dashboard)
         && request.path().contains("/proxy")
@@ -350,13 +353,13 @@ fn is_proxied<B>(request: &CleanRequest<B>, route: &Route) -> bool {
             .is_ok_and(|attributes| attributes.is_proxy())
 }
 
-/// The certificate that was shown for the host of this request.
+/// The client certificate that was presented for the host of this request.
 fn certificate<'a, B>(request: &CleanRequest<B>, connection: &'a Connection) -> Option<&'a ClientCertificate> {
     connection.tls.as_ref()?.certificate_for(request.host(), request.meta().proxied)
 }
 
-/// A delivery whose signature was verified when it came, and which was stored since. Whether it may still go on is the
-/// policy's to decide.
+/// A delivery that was stored after its signature had been verified on arrival. Whether it may still be forwarded is
+/// for the policy to decide.
 pub(crate) fn stored_delivery(
     request: CleanRequest<RequestBody>,
     route: &Arc<Route>,
@@ -370,8 +373,8 @@ pub(crate) fn stored_delivery(
     Authenticated::new(request, Arc::clone(route), principal)
 }
 
-/// For schemes that have not looked themselves. Of those, a certificate alone goes by the copy however old it is: the day for which it
-/// is may be one without the store.
+/// Checks revocations for schemes that have not done so themselves. Of those, a client certificate alone is checked
+/// against the mirror however old that is, once it was read: break-glass may be needed on a day without the store.
 fn check_revoked(revocations: &Revocations, principal: &Principal) -> Result<(), Rejection> {
     if principal.scheme != Scheme::Anonymous {
         revocations.check_read()?;
@@ -382,7 +385,7 @@ fn check_revoked(revocations: &Revocations, principal: &Principal) -> Result<(),
     }
 }
 
-/// Whether an operator has ended what comes of a repository.
+/// Refuses the deliveries of a sender or repository that an operator has revoked.
 fn check_deliveries(revocations: &Revocations, principal: &Principal) -> Result<(), Rejection> {
     revocations.check_read()?;
     match revocations.is_revoked(principal) {
@@ -404,7 +407,7 @@ fn known(
     Ok(Authentication::Known(Authenticated::new(request, Arc::clone(route), principal)?.with_token(token), None))
 }
 
-/// The request with its body as it comes.
+/// The request with its body streamed.
 fn streamed(request: CleanRequest<ClientBody>, route: &Route) -> Result<CleanRequest<RequestBody>, Rejection> {
     let trailers =
         if route.kind == RouteKind::Http && request.meta().accepts_trailers { Trailers::Pass } else { Trailers::Drop };
@@ -416,7 +419,7 @@ fn streamed(request: CleanRequest<ClientBody>, route: &Route) -> Result<CleanReq
     Ok(request.with_body(RequestBody::streaming(body, trailers).limited(max)))
 }
 
-/// What comes to an API server is kubectl, tkn or the like, which has no browser.
+/// The advice for signing in. Clients of an API server are kubectl, tkn and the like, which have no browser.
 fn how_to_sign_in(kind: RouteKind, origin: Option<&Origin>) -> Cow<'static, str> {
     match origin {
         Some(origin) if kind == RouteKind::Kubernetes => format!("run `doorward login {origin}`").into(),
@@ -424,7 +427,7 @@ fn how_to_sign_in(kind: RouteKind, origin: Option<&Origin>) -> Cow<'static, str>
     }
 }
 
-/// The credentials that a route takes, in words: `a signed-in browser or a bearer token`.
+/// The credentials that a route accepts, in words: `a signed-in browser or a bearer token`.
 pub fn wanted(schemes: &[Scheme]) -> String {
     let words = schemes.iter().filter_map(|scheme| match scheme {
         Scheme::Session => Some("a signed-in browser"),
@@ -441,7 +444,7 @@ mod tests {
     use super::*;
     use crate::store::{Embedded, Store};
 
-    /// A start without the store, or the first moments after it, let in whoever was revoked before.
+    /// A start without the store, or the first moments after it, let in callers that had been revoked.
     #[tokio::test]
     async fn nobody_who_may_be_revoked_gets_in_before_that_was_read() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,12 +1,13 @@
-//! The principal of a request to one of Doorward's own paths, and its place in the audit trail: both are there only once it is answered.
+//! The principal and the audit reservation of a request to one of Doorward's own paths, both of which exist only once
+//! it is answered.
 
 use std::sync::{Arc, Mutex};
 
 use super::Principal;
 use crate::{audit::Reservation, lock::lock};
 
-/// The principal of a request to one of Doorward's own paths, for its line in the audit trail, and the place of that line. No scheme of a
-/// route looks for one there, so the endpoint that answers sets both.
+/// What an endpoint reports for the audit record of its request: the principal and the reservation. Requests to
+/// Doorward's own paths do not pass `authn::schemes`, so the endpoint sets both while it answers.
 #[derive(Clone, Debug, Default)]
 pub struct Whose(Arc<Mutex<Found>>);
 
@@ -17,7 +18,7 @@ struct Found {
 }
 
 impl Whose {
-    /// Sets the principal, in place of the one before: a login may end with somebody else than it began with.
+    /// Sets the principal, replacing an earlier one: a login may end with another person than it began with.
     pub fn is(&self, principal: &Arc<Principal>) {
         lock(&self.0).principal = Some(Arc::clone(principal));
     }
@@ -26,12 +27,12 @@ impl Whose {
         lock(&self.0).principal.clone()
     }
 
-    /// Keeps the place that was taken for its line.
+    /// Stores the reservation for its audit record.
     pub fn holds(&self, place: Reservation) {
         lock(&self.0).place = Some(place);
     }
 
-    /// Gives that place to who writes the line.
+    /// Takes the reservation, to write the record with it.
     pub fn take_place(&self) -> Option<Reservation> {
         lock(&self.0).place.take()
     }

@@ -89,7 +89,7 @@ async fn nobody_whose_user_name_is_that_of_a_task_gets_a_token() {
     for name in ["serviceaccount:ci:builder", "ServiceAccount:ci:builder"] {
         let refused = ask(&world, &lets(name), &agent("planner")).await;
         assert_eq!(refused.status, 400, "{name}: {}", refused.text());
-        assert!(refused.text().contains("as only names do that Doorward gives itself"), "{}", refused.text());
+        assert!(refused.text().contains("as only Doorward's own names may"), "{}", refused.text());
     }
 }
 
