@@ -1,5 +1,5 @@
-//! Notes who caused a run, at the moment when Doorward learns that there is one: from the API server's answer to the request that
-//! made it, or from an EventListener's to a delivery.
+//! Records who caused a run as soon as Doorward learns of the run: from the API server's answer to the request that
+//! created it, or from an EventListener's answer to a delivery.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,21 +24,21 @@ use crate::{
     webhooks::{EventId, Events, Named, Once, TriedEvent},
 };
 
-/// How long noting the event of a delivery may keep its sender waiting.
+/// How long noting the event of a delivery may delay its sender.
 const PATIENCE: Duration = Duration::from_millis(800);
 
-/// How long who caused a run is tried to be kept in the background, and how long between two tries, at first and at most. Until then
-/// an exchange says that it may be known later.
+/// How long storing a cause is retried in the background, and the first and the longest pause between two tries. Until
+/// then a token exchange answers that the cause may be known later.
 const LATER: Duration = Duration::from_secs(25);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// The largest answer that is looked at: etcd takes no larger object.
+/// The largest answer that is read: etcd stores no larger object.
 const MAX_ANSWER: usize = 3 << 20;
 
-/// How long the answer to a request that made a run may take to end.
+/// How long the body of an answer that created a run may take.
 const WHOLE: Duration = Duration::from_secs(30);
 
-/// A request that causes something.
+/// The request that caused something.
 #[derive(Clone, Debug)]
 pub(super) struct Causing {
     id: Uuid,
@@ -47,7 +47,7 @@ pub(super) struct Causing {
     route: Option<Arc<str>>,
 }
 
-/// What somebody caused.
+/// What a request caused.
 #[derive(Clone, Debug)]
 enum Caused {
     /// A run, by its uid.
@@ -78,8 +78,9 @@ impl Causing {
 }
 
 impl Worker {
-    /// Sends a request that makes a run, and notes who caused that before anybody has the answer. The run is there whether or not
-    /// they wait for it, so this goes on when they have left, as long as the upstream may take.
+    /// Sends a request that creates a run, and records who caused the run before the client gets the answer. The run
+    /// exists whether or not the client waits, so this continues after the client has disconnected, for as long as the
+    /// upstream may take.
     pub(super) async fn send_and_note_run(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -87,17 +88,18 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<Forwarded<Exchange>, Rejection> {
         let (worker, snapshot, by) = (self.clone(), Arc::clone(snapshot), Causing::of(exchange.record()));
-        // Nobody else knows who caused the run, so that the process does not end before, as long as it waits for requests.
-        // Here and not on the control runtime: the connections to the upstream are this worker's.
+        // Nobody else knows who caused the run, so the drain waits for this as it does for requests. It runs here and
+        // not on the control runtime, because the connections to the upstream belong to this worker.
         let made = self.app.drain.finish_on(&Handle::current(), async move {
             let forwarded = worker.send(&mut cleared).await?;
             Ok(worker.note_made(&snapshot, forwarded, &by).await)
         });
         made.await
-            .unwrap_or_else(|error| Err(Rejection::new(Reason::Internal, "the request was given up").because(error)))
+            .unwrap_or_else(|error| Err(Rejection::new(Reason::Internal, "the request was abandoned").because(error)))
     }
 
-    /// Looks at the answer to a request that may have made a run, and gives it back. Nothing is read of any other.
+    /// Reads the answer to a request that may have created a run, records the run's cause, and returns the answer. The
+    /// body is read only if a run was created.
     async fn note_made(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -113,13 +115,13 @@ impl Worker {
             return Forwarded::Response { response, long };
         }
         if !is_json {
-            tracing::warn!(request_id = %by.id, "the answer to a request that made a run is no JSON, though no other was asked for: its tasks get no tokens");
+            tracing::warn!(request_id = %by.id, "the answer to a request that made a run is not JSON, although only JSON was accepted: its tasks get no tokens");
             return Forwarded::Response { response, long };
         }
         let (mut parts, body) = response.into_parts();
         let whole = tokio::time::timeout(WHOLE, collect(body, MAX_ANSWER)).await;
         let Some(bytes) = whole.ok().flatten() else {
-            tracing::warn!(request_id = %by.id, "the answer to a request that made a run has no end, or is too long: its tasks get no tokens");
+            tracing::warn!(request_id = %by.id, "the answer to a request that made a run does not end in time, or is too long: its tasks get no tokens");
             parts.headers.remove(header::CONTENT_LENGTH);
             let response = http::Response::from_parts(parts, ResponseBody::empty());
             return Forwarded::Response { response, long };
@@ -133,8 +135,8 @@ impl Worker {
         Forwarded::Response { response: http::Response::from_parts(parts, ResponseBody::full(bytes)), long }
     }
 
-    /// Notes which event a delivery became that was sent: the one of the EventListener's answer, or where that was lost the one that
-    /// the interceptor was asked about. `once` names the delivery. Its sender waits meanwhile.
+    /// Notes which event a delivery became after it was sent: the one in the EventListener's answer or, if that was
+    /// lost, the one that the interceptor was asked about. `once` identifies the delivery. Its sender waits meanwhile.
     pub(super) async fn note_events(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -149,12 +151,12 @@ impl Worker {
                 Named { once: HEXLOWER.encode(&once.id).into(), until: once.window.map(|window| now + window) };
             let bound = self.bound(&delivery, answered.as_ref(), exchange);
             events = tokio::time::timeout(PATIENCE, bound).await.unwrap_or_else(|_| {
-                tracing::warn!("which event a delivery became was not noted in time");
+                tracing::warn!("the event of a delivery was not noted in time");
                 Vec::new()
             });
         }
         events.extend(answered.clone().filter(|event| !events.contains(event)));
-        // Runs of an earlier try are of the same cause.
+        // Runs of an earlier try have the same cause.
         let by = Causing::of(exchange.record());
         for event in &events {
             self.note_cause(snapshot, &Caused::Event(event.as_str().to_owned()), &by).await;
@@ -162,8 +164,9 @@ impl Worker {
         exchange.record().event_id = answered.or_else(|| events.into_iter().next()).map(EventId::into_inner);
     }
 
-    /// What Triggers of a delivery are bound to, once the interceptor knows what its EventListener answered. An assertion that
-    /// somebody saw may have been asked about before under another event, which then made no run of ours.
+    /// Returns the events that Triggers of a delivery are bound to, once the interceptor knows what the EventListener
+    /// answered. Somebody who saw an assertion may have asked about it earlier under another event, which then made no
+    /// run of ours.
     async fn bound(&self, delivery: &Named, answered: Option<&EventId>, exchange: &mut Exchange) -> Vec<EventId> {
         let (replay, now) = (&self.app.replay, self.app.clock.now());
         let attempt = exchange.record().id.to_string();
@@ -182,31 +185,32 @@ impl Worker {
                         tracing::error!(%event, %other, "a delivery was bound to an event that its EventListener does not know");
                     }
                     (Some(event), None) => {
-                        tracing::error!(%event, "several events were named for a delivery, and its EventListener did not tell its own; a next try may make a run twice, without one a run may be missing, and tasks of a run that was made get no tokens");
+                        tracing::error!(%event, "several events were named for a delivery, and its EventListener did not say which is its own; another try may make a run twice, without one a run may be missing, and tasks of a run that was made get no tokens");
                     }
                 }
                 self.app.metrics.webhooks.rebound.inc();
                 bound
             }
             Err(error) => {
-                tracing::warn!(%error, "which events a delivery became cannot be noted");
+                tracing::warn!(%error, "cannot note the events of a delivery");
                 Vec::new()
             }
         }
     }
 
-    /// Notes what the principal of a request caused. Where the store is away for a moment it is tried again while nobody waits; where
-    /// it cannot be kept at all, its tasks get no tokens: a run that names a request of ours is not looked for by its event.
+    /// Stores what the principal of a request caused. If the store is unavailable, storing is retried in the
+    /// background. If it fails for good, tasks of the run get no tokens: a run that names a request of ours is not
+    /// looked up by its event.
     async fn note_cause(&self, snapshot: &Arc<Snapshot>, caused: &Caused, by: &Causing) {
         let Causing { id, principal, upstream, route } = by;
         let (Some(own_issuer), Some(principal)) = (&snapshot.own_issuer, principal) else { return };
         let route = snapshot.raw.routes.iter().find(|known| route.as_deref() == Some(&*known.name));
-        // The Dashboard's back end makes runs at this one.
+        // The upstream through which the Dashboard's back end creates runs.
         let behind = route.and_then(|route| route.kubernetes.as_deref());
         let upstreams: Vec<&str> = upstream.as_deref().into_iter().chain(behind).collect();
         let mut is_kept = false;
         let clusters: Vec<&Arc<str>> = match caused {
-            // Whoever answers a request to make a run can name the run of another cluster.
+            // An upstream that answers a request to create a run could name a run of another cluster.
             Caused::Run(_) => own_issuer.clusters_of_run(&upstreams).collect(),
             Caused::Event(_) => own_issuer.clusters_of_event(&upstreams).collect(),
         };
@@ -216,7 +220,7 @@ impl Worker {
             match keeping.once().await {
                 Ok(()) => {}
                 Err(CauseError::Store(error)) => {
-                    tracing::warn!(request_id = %id, %error, "who caused a run cannot be kept yet; it is tried again");
+                    tracing::warn!(request_id = %id, %error, "cannot store the cause of a run yet; retrying");
                     self.app.drain.finish_on(&Handle::current(), keeping.until_kept());
                 }
                 Err(error) => keeping.gave_up(&error),
@@ -226,7 +230,7 @@ impl Worker {
             tracing::warn!(
                 request_id = %id,
                 upstream = upstream.as_deref(),
-                "who caused a run is not kept, since no cluster of `tokens.exchange` names the upstream: its tasks get no tokens"
+                "the cause of a run is not stored, since no cluster of `tokens.exchange` names the upstream: its tasks get no tokens"
             );
         }
     }
@@ -248,7 +252,7 @@ impl Worker {
     }
 }
 
-/// A cause that is to be kept, of what was caused in a cluster.
+/// A cause that is to be stored for a run or an event of a cluster.
 struct Keeping {
     worker: Worker,
     snapshot: Arc<Snapshot>,
@@ -270,7 +274,7 @@ impl Keeping {
         causes.keep(mark, &self.cause, app.clock.now()).await
     }
 
-    /// Tries until it is kept, or has been tried for so long that who asks for a token was told that nobody is known.
+    /// Retries until the cause is stored, or until token exchanges have begun to answer that nobody is known.
     async fn until_kept(self) {
         let until = Instant::now() + LATER;
         let mut pause = RETRY.0;
@@ -279,7 +283,7 @@ impl Keeping {
             pause = (pause * 2).min(RETRY.1);
             match self.once().await {
                 Ok(()) => {
-                    tracing::info!(request_id = %self.request, "who caused a run is kept now");
+                    tracing::info!(request_id = %self.request, "the cause of a run is stored now");
                     return;
                 }
                 Err(CauseError::Store(_)) if Instant::now() < until => {}
@@ -289,6 +293,6 @@ impl Keeping {
     }
 
     fn gave_up(&self, error: &CauseError) {
-        tracing::warn!(request_id = %self.request, %error, "who caused a run cannot be kept: its tasks get no tokens");
+        tracing::warn!(request_id = %self.request, %error, "cannot store the cause of a run: its tasks get no tokens");
     }
 }

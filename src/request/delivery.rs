@@ -1,9 +1,9 @@
-//! Takes what comes for an EventListener, and says what its sender hears: an answer while it still waits, and one that makes it try
-//! again where the upstream did not take the delivery.
+//! Handles requests for an EventListener, and decides what their sender is told: an answer while the sender still
+//! waits, and one that makes it try again if the upstream did not take the delivery.
 //!
-//! Senders know few statuses. GitLab takes 3xx for success, Azure DevOps switches a hook off after 500, and those that
-//! try again do so after 503. So everything that is not the upstream's yes or no is 503 with `Retry-After`, also what a gateway in
-//! front of it says while it is rolled out.
+//! Senders understand few statuses. GitLab takes 3xx for success, Azure DevOps disables a webhook after 500, and
+//! senders that retry do so after 503. So everything that is neither an acceptance nor a refusal by the upstream is
+//! answered with 503 and `Retry-After`, also what a gateway in front of it answers during a rollout.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -30,23 +30,24 @@ use crate::{
     webhooks::{EventId, Once, Reservation, Taking},
 };
 
-/// What storing a delivery leaves of its sender's time to the last try.
+/// The part of the sender's time that is left for the last try to store a delivery.
 const STORING: Duration = Duration::from_secs(1);
 
-/// The upstream, and what stores a delivery, has so much time even if the sender, or the audit trail, used up its own.
+/// The least time for the upstream, or for storing a delivery, even if the sender or the audit trail has used up the
+/// budget.
 pub(super) const LEAST: Duration = Duration::from_secs(1);
 
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// How long the body of an answer may take where the sender sets no bound: it is read though they may have left.
+/// How long the body of an answer may take if the sender sets no bound: it is read even if the sender has disconnected.
 const UNHURRIED: Duration = Duration::from_secs(30);
 
-/// The longest body of an answer that goes back to the sender. An EventListener's has some 150 bytes, and a sender that
-/// shows the body (Slack, of another answer than 202) takes no more.
+/// The largest body of an answer that is returned to the sender. An EventListener's has some 150 bytes, and a sender
+/// that shows the body (Slack, of other answers than 202) accepts no more.
 const MAX_ANSWER: usize = 64 << 10;
 
 impl Worker {
-    /// Takes what came for an EventListener: a delivery is stored or forwarded, whatever else comes is forwarded.
+    /// Handles a request for an EventListener: a delivery is stored or forwarded, anything else is forwarded.
     pub(super) async fn take_delivery(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -73,9 +74,9 @@ impl Worker {
         })
     }
 
-    /// Forwards to an EventListener and tells the sender what became of it, while it still waits. The EventListener makes its
-    /// run whether or not the sender does, so this goes on when they have left: else nobody would know who caused the run, and the
-    /// delivery would be sent once more.
+    /// Forwards to an EventListener and reports the outcome to the sender while it still waits. The EventListener makes
+    /// its run whether or not the sender waits, so this continues after the sender has disconnected: otherwise nobody
+    /// would know who caused the run, and the delivery would be sent once more.
     async fn deliver(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -86,7 +87,7 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let (worker, snapshot, route) = (self.clone(), Arc::clone(snapshot), Arc::clone(route));
         let mut lent = exchange.lend();
-        // Here and not on the control runtime: the connections to the upstream are this worker's.
+        // Here and not on the control runtime, because the connections to the upstream belong to this worker.
         let delivered = self.app.drain.finish_on(&Handle::current(), async move {
             let delivered = worker.deliver_once(&snapshot, authenticated, &route, reservation, &mut lent).await;
             (delivered, lent)
@@ -108,14 +109,14 @@ impl Worker {
         let budget = sender.map(|sender| sender.answer_within());
         let patience = budget.map(|budget| deadline(budget, exchange.elapsed()));
         exchange.set_deadline_of_trail(patience);
-        // Whoever comes without a delivery sends each request once.
+        // Anything but a delivery is identified by its request alone, as it is sent only once.
         let once = match &reservation {
             Some(reservation) => reservation.once(),
             None => Once { id: sha256(&[exchange.record().id.as_bytes()]), window: None },
         };
         let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await;
         let is_sent = cleared.is_ok();
-        // Anew, as the trail may have used it up.
+        // Computed again, as the audit trail may have used up the time.
         let deadline = budget.map(|budget| deadline(budget, exchange.elapsed()));
         let forward = async {
             let ending = self.forward(snapshot, cleared?, exchange).await?;
@@ -147,8 +148,8 @@ impl Worker {
     }
 }
 
-/// What Slack hears of a form that an EventListener accepted: 200 and no body. Whoever pressed a button reads of its 202 that this
-/// failed, and presses again, and whoever gave a command would be shown its JSON.
+/// The answer to Slack for a form that an EventListener accepted: 200 without a body. After a 202, Slack tells whoever
+/// pressed a button that it failed, so that they press again, and would show the JSON to whoever entered a command.
 fn plainly_taken(ending: Ending) -> Ending {
     match ending {
         Ending::Response { response, by } if response.status() == StatusCode::ACCEPTED => {
@@ -162,17 +163,18 @@ fn plainly_taken(ending: Ending) -> Ending {
     }
 }
 
-/// When the sender must have its answer: `budget` after the arrival of the delivery, which was `elapsed` ago.
+/// The deadline for the sender's answer: `budget` after the delivery arrived, which was `elapsed` ago. At least
+/// [`LEAST`] is left if the budget has that much.
 pub(super) fn deadline(budget: Duration, elapsed: Duration) -> Instant {
     Instant::now() + budget.saturating_sub(elapsed).max(LEAST.min(budget))
 }
 
-/// Until when an answer is read where the sender sets no bound.
+/// The deadline for reading an answer if the sender sets no bound.
 fn unhurried() -> Instant {
     Instant::now() + UNHURRIED
 }
 
-/// Waits for `forward` until `deadline`. What failed by then is 503.
+/// Waits for `forward` until `deadline`. A timeout or another failure of the upstream becomes a 503.
 async fn answer_by<T>(
     deadline: Option<Instant>,
     forward: impl Future<Output = Result<T, Rejection>>,
@@ -192,23 +194,23 @@ async fn answer_by<T>(
     })
 }
 
-/// Commits or gives back what a delivery holds, by what became of it. Its sender waits for the first try alone.
+/// Commits the reservation of a delivery that was taken, or releases it. The sender waits for the first try only.
 async fn settle(app: &App, mut reservation: Reservation, is_taken: bool) {
     let Err(error) = reservation.settle(is_taken, app.clock.now()).await else { return };
-    tracing::warn!(%error, is_taken, "what became of a delivery cannot be stored yet; it is tried again");
+    tracing::warn!(%error, is_taken, "cannot store the outcome of a delivery yet; retrying");
     let clock = app.clock.clone();
     app.drain.finish_on(&Handle::current(), async move {
         match reservation.settle_later(is_taken, &clock).await {
-            Ok(()) => tracing::info!(is_taken, "what became of a delivery is stored now"),
+            Ok(()) => tracing::info!(is_taken, "the outcome of a delivery is stored now"),
             Err(error) => {
-                tracing::warn!(%error, is_taken, "what became of a delivery cannot be stored: where replicas share the store, it is new when it comes again");
+                tracing::warn!(%error, is_taken, "cannot store the outcome of a delivery: where replicas share the store, it counts as new when it is sent again");
             }
         }
     });
 }
 
-/// What an EventListener says of a delivery that it will never take. Any other 4xx is of something in front of it, such as a gateway
-/// that does not know it yet, or passes by itself.
+/// The statuses by which an EventListener says that it will never take a delivery. Any other 4xx comes from something
+/// in front of it, such as a gateway that does not know it yet, or is transient.
 const REFUSALS: [StatusCode; 4] = [
     StatusCode::BAD_REQUEST,
     StatusCode::PAYLOAD_TOO_LARGE,
@@ -216,7 +218,7 @@ const REFUSALS: [StatusCode; 4] = [
     StatusCode::UNPROCESSABLE_ENTITY,
 ];
 
-/// Refuses an answer that says neither yes nor no, so that [`answer_by`] makes a 503 of it.
+/// Refuses an answer that neither accepts nor refuses the delivery, so that [`answer_by`] turns it into a 503.
 pub(super) fn check(status: StatusCode) -> Result<(), Rejection> {
     if status.is_success() || REFUSALS.contains(&status) {
         return Ok(());
@@ -224,15 +226,15 @@ pub(super) fn check(status: StatusCode) -> Result<(), Rejection> {
     Err(Rejection::new(Reason::UpstreamFailed, format!("the EventListener answered {status}")))
 }
 
-/// Reads the body of an answer whole and finds the event id in it. The head has decided already: a body that is too
-/// long, or does not end before `deadline`, is left out.
+/// Reads the whole body of an answer and finds the event id in it. The head alone decides the outcome, so a body that
+/// is too long, or does not end before `deadline`, is left out.
 pub(super) async fn read<E: OnEnd>(
     response: Response<ResponseBody<E>>,
     deadline: Instant,
 ) -> (Response<ResponseBody<E>>, Option<EventId>) {
     let (mut parts, body) = response.into_parts();
     let Some(bytes) = timeout_at(deadline, collect(body, MAX_ANSWER)).await.ok().flatten() else {
-        tracing::debug!("the answer of an EventListener has no end, or a body that is too long");
+        tracing::debug!("the body of an EventListener's answer does not end in time, or is too long");
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.remove(header::CONTENT_TYPE);
         return (Response::from_parts(parts, ResponseBody::empty()), None);

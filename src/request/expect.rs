@@ -1,7 +1,8 @@
-//! Clients that ask over HTTP/2 to be told `100 Continue` before they send the body, which hyper's server can tell nobody there.
+//! Clients that wait over HTTP/2 for `100 Continue` before they send the body, which hyper's server cannot send there.
 //!
-//! Most go on by themselves after a second (RFC 9110 section 10.1.1 has them not wait for ever), and are waited for; to refuse the
-//! expectation at once would turn their uploads away. A few wait for an answer, whichever it is. They get 417 before they give up.
+//! Most continue by themselves after a second (RFC 9110 section 10.1.1 does not let them wait indefinitely), and are
+//! waited for; refusing the expectation at once would reject their uploads. A few wait for an answer, whichever it is.
+//! They get 417 before they give up.
 
 use std::time::Duration;
 
@@ -10,28 +11,29 @@ use tokio::time::sleep;
 
 use crate::error::{Reason, Rejection};
 
-/// How often it is looked whether anything of the body came, and after how many looks in vain it is not waited for any more.
-/// Well beyond the second of curl, Go and .NET, and within the ten of OkHttp.
+/// The interval between checks whether anything of the body has arrived, and the number of checks after which the
+/// request is refused. Together well beyond the second of curl, Go and .NET, and within the ten of OkHttp.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 5;
 
-/// Whether a client waits for a word that it cannot get.
+/// Whether a client waits for a `100 Continue` that it cannot get.
 pub(super) fn waits_in_vain(parts: &Parts) -> bool {
     let asks = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     parts.version == Version::HTTP_2 && parts.headers.get_all(header::EXPECT).iter().any(asks)
 }
 
-/// What has come of a body.
+/// Whether anything of a body has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Awaited {
-    /// Nobody has asked for it yet.
+    /// Nobody has asked for the body yet.
     NotYet,
-    /// Nothing, though the upstream would take it.
+    /// Nothing, although the upstream would read it.
     Nothing,
     Something,
 }
 
-/// The answer to a request whose client may not send the body before it has a word of us.
+/// Waits for the answer to a request whose client may send the body only after a `100 Continue`, or refuses the request
+/// if nothing of the body arrives.
 pub(super) async fn answer_or_refuse<T>(
     answer: impl Future<Output = Result<T, Rejection>>,
     body: impl Fn() -> Awaited,
@@ -56,7 +58,7 @@ pub(super) async fn answer_or_refuse<T>(
 
 fn refused() -> Rejection {
     let detail =
-        "the client waits for `100 Continue` before it sends the body, and Doorward cannot say that over HTTP/2";
+        "the client waits for `100 Continue` before it sends the body, and Doorward cannot send that over HTTP/2";
     Rejection::new(Reason::BodyTimeout, detail)
         .with_status(StatusCode::EXPECTATION_FAILED)
         .fix("send the body without `Expect: 100-continue`, or over HTTP/1.1")

@@ -1,9 +1,10 @@
-//! The question of a proxy that stands in front already: may this request pass? nginx asks it with `auth_request`,
-//! Traefik with `forwardAuth`, Envoy with `ext_authz` over HTTP, at `/oauth2/auth` as of oauth2-proxy.
+//! Forward authentication: a proxy in front asks whether a request may pass. nginx asks with `auth_request`, Traefik
+//! with `forwardAuth`, Envoy with `ext_authz` over HTTP, at `/oauth2/auth` as for oauth2-proxy.
 //!
-//! The request that is asked about is made anew from what the proxy says of it, and goes the way of every other request
-//! up to the decision; only the forwarding is the proxy's. So it is one policy, whoever forwards. What a proxy says is
-//! read in that proxy's own way alone: each of them passes on the headers of the others as the client wrote them.
+//! The request in question is rebuilt from what the proxy says about it, and takes the same steps as every other
+//! request up to the decision; only the forwarding is the proxy's. So one policy applies, whoever forwards. What a
+//! proxy says is read only in that proxy's own format, because each proxy passes on the headers of the others' formats
+//! as the client wrote them.
 
 use std::sync::Arc;
 
@@ -34,10 +35,10 @@ use crate::{
     tekton::dashboard::Page,
 };
 
-/// Where the proxy asks. Envoy writes the path of the original request behind it.
+/// The path at which the proxy asks. Envoy appends the path of the original request.
 pub const PATH: &str = "/oauth2/auth";
 
-/// Which proxy asks, if `request` is the question of a proxy that may ask.
+/// Returns which proxy asks, if `request` comes from a proxy that may ask.
 pub(super) fn asks<B>(request: &Request<B>, trusted: bool, snapshot: &Snapshot) -> Option<ForwardAuth> {
     let proxy = snapshot.raw.forward_auth.filter(|_| trusted)?;
     let rest = request.uri().path().strip_prefix(PATH)?;
@@ -49,7 +50,8 @@ pub(super) fn asks<B>(request: &Request<B>, trusted: bool, snapshot: &Snapshot) 
 }
 
 impl Worker {
-    /// Decides about the request that the proxy asks about, and answers the proxy: 200 with who it is, or the refusal.
+    /// Decides the request that the proxy asks about, and answers the proxy: 200 with the caller's identity, or the
+    /// refusal.
     pub(super) async fn answer_proxy(
         &self,
         proxy: ForwardAuth,
@@ -70,14 +72,14 @@ impl Worker {
             Target::Upstream(route) => route,
             Target::Own(_) => {
                 return Err(Rejection::new(Reason::PolicyDenied, "this path is Doorward's own")
-                    .fix("let the proxy send `/oauth2/` and `/.doorward/` to Doorward, and not ask about them"));
+                    .fix("have the proxy forward `/oauth2/` and `/.doorward/` to Doorward, and not ask about them"));
             }
         };
         note_route(&route, snapshot, exchange, manner);
         if matches!(route.kind, RouteKind::Kubernetes | RouteKind::Webhook) {
             return Err(only_through_us(
-                "this route needs the body of the request, or another identity on it, which a proxy that only asks \
-                 neither sends nor sets",
+                "this route needs the request's body, or another identity on the request, and a proxy that only asks \
+                 for a decision provides neither",
             ));
         }
         refuse_impersonation(&request)?;
@@ -85,21 +87,23 @@ impl Worker {
         let authenticator = self.authenticator(snapshot);
         let authenticated = match authenticator.authenticate(request, &route, connection, exchange.record()).await? {
             authn::Authentication::Known(authenticated, _) => authenticated,
-            // nginx takes nothing but 2xx, 401 and 403, and sends people to the login itself (`error_page 401`).
+            // nginx accepts nothing but 2xx, 401 and 403, and redirects people to the login itself (`error_page 401`).
             authn::Authentication::Respond(_) if proxy == ForwardAuth::Nginx => {
                 return Err(Rejection::new(Reason::CredentialMissing, "nobody is signed in").fix("sign in"));
             }
             authn::Authentication::Respond(response) => return Ok(own(response, id)),
         };
         if matches!(authenticated.page(), Some(Page::ExternalLog { .. })) {
-            return Err(only_through_us("who may read this log is asked of the API server when Doorward forwards"));
+            return Err(only_through_us(
+                "the API server is asked who may read this log, but only when Doorward forwards the request",
+            ));
         }
         let decided = authorize(&snapshot.policy, authenticated, now.shown());
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
         let answer = passed(permit.principal())?;
         let is_recorded_first = permit.is_recorded_first();
-        // With this answer the proxy sends it on.
+        // On this answer the proxy forwards the request.
         exchange.reserve(if is_recorded_first { 2 } else { 1 }).await?;
         if is_recorded_first {
             exchange.write_decided().await?;
@@ -109,11 +113,12 @@ impl Worker {
     }
 }
 
-/// nginx knows no refusals but 401 and 403 (`ngx_http_auth_request_module`), and would turn any other into a fault of its own.
+/// nginx understands no refusals but 401 and 403 (`ngx_http_auth_request_module`), and turns any other into an error of
+/// its own.
 pub(super) fn as_understood_by(proxy: ForwardAuth, rejection: Rejection) -> Rejection {
     let status = rejection.status();
     match proxy {
-        // At 401 it sends people to a login that asks for nothing more, and then asks again.
+        // On 401, nginx sends people to a login that does not ask for what is needed, and then asks again.
         ForwardAuth::Nginx
             if status.is_client_error()
                 && (status != StatusCode::UNAUTHORIZED || rejection.reason() == Reason::NeedUnmet) =>
@@ -128,14 +133,15 @@ fn only_through_us(why: &'static str) -> Rejection {
     Rejection::new(Reason::PolicyDenied, why).fix("send such requests through Doorward")
 }
 
-/// The answer that lets the request pass: 200, as Envoy takes no other (to nginx, Traefik and Caddy all 2xx are the same), with
-/// the names of headers that oauth2-proxy uses (`--set-xauthrequest`). The user is named as in rules and in the audit trail;
-/// nobody is nobody, as in requests that Doorward forwards.
+/// The answer that lets the request pass: 200, as Envoy accepts no other (nginx, Traefik and Caddy treat all 2xx
+/// alike), with the header names of oauth2-proxy (`--set-xauthrequest`). The user is named as in rules and in the audit
+/// trail; for an anonymous caller the name is empty.
 fn passed(principal: &Principal) -> Result<Response<Bytes>, Rejection> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Separated by commas, as readers expect: a group with a comma in its name would be read as two others.
+    // Separated by commas, as readers expect. A group with a comma in its name is left out, as it would be read as two
+    // others.
     let groups: Vec<&str> =
         principal.groups.iter().map(|group| &**group).filter(|group| !group.contains(',')).collect();
     let user = if principal.is_anonymous() { "" } else { &*principal.username };
@@ -145,7 +151,7 @@ fn passed(principal: &Principal) -> Result<Response<Bytes>, Rejection> {
         ("x-auth-request-email", principal.email.as_deref().unwrap_or_default()),
         ("x-auth-request-groups", &groups.join(",")),
     ] {
-        // A proxy copies these over what the client sent under the same names, so they are there even if empty.
+        // A proxy copies these over headers of the same names from the client, so they are set even if empty.
         headers.insert(name, HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("")));
     }
     let actor = principal.actor.as_ref().map(|actor| &*actor.subject);
@@ -154,10 +160,11 @@ fn passed(principal: &Principal) -> Result<Response<Bytes>, Rejection> {
     Ok(response)
 }
 
-/// By what oauth2-proxy lets fewer people pass, where it stands in the address at which a proxy asks.
+/// The parameters by which oauth2-proxy lets fewer people pass, if they are in the URL at which a proxy asks.
 const NARROWER: [&str; 3] = ["allowed_groups", "allowed_emails", "allowed_email_domains"];
 
-/// Whether this query of a question is that of the original request too, which Caddy keeps where the address has no `?`.
+/// Whether `query` is also the query of the original request, which Caddy copies if the URL at which it asks has no
+/// `?`.
 fn is_of_original(headers: &HeaderMap, query: &str) -> bool {
     let uri = headers.get(&FORWARDED_URI).and_then(|uri| uri.to_str().ok());
     uri.and_then(|uri| uri.split_once('?')).is_some_and(|(_, original)| original == query)
@@ -166,18 +173,18 @@ fn is_of_original(headers: &HeaderMap, query: &str) -> bool {
 /// The request that the proxy asks about.
 fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Rejection> {
     let (mut parts, body) = request.into_parts();
-    // The query of Envoy's question is that of the original request.
+    // The query that Envoy sends is that of the original request.
     let query = parts.uri.query().filter(|_| proxy != ForwardAuth::Envoy).unwrap_or_default();
     if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| NARROWER.contains(&&**name)) {
-        let why = format!("the proxy asks with `{name}`, by which nobody is refused here");
-        // It is refused all the same: a client can make its own query what stands in the address.
+        let why = format!("the proxy asks with `{name}`, which restricts nobody here");
+        // It is refused in either case, as a client can make its own query equal to that of the URL.
         let fix = match is_of_original(&parts.headers, query) && proxy == ForwardAuth::Traefik {
             true => {
-                "end the address at which it asks with a `?` (`uri /oauth2/auth?` in Caddy), which would have the query of the original \
-                 request otherwise; if it stands in that address, write a rule of who may pass in its place"
+                "end the URL at which it asks with a `?` (`uri /oauth2/auth?` in Caddy), or it gets the query of the \
+                 original request; if the parameter is in that URL, replace it with a rule that says who may pass"
             }
             false => {
-                "write a rule of who may pass, by `hosts` and `paths`, and take it off the address at which it asks"
+                "write a rule by `hosts` and `paths` for who may pass, and remove it from the URL at which it asks"
             }
         };
         return Err(Rejection::new(Reason::PolicyDenied, why).fix(fix));
@@ -201,7 +208,7 @@ fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Re
     let method = method.ok_or_else(|| unsaid(proxy, "method"))?;
     let host = host.ok_or_else(|| unsaid(proxy, "host"))?;
     let target = target.filter(|target| target.starts_with('/')).ok_or_else(|| unsaid(proxy, "path"))?;
-    // It would be cut off here, and a proxy that forwards what it got sends it on.
+    // It would be cut off here, while a proxy that forwards what it got sends it on.
     if target.contains('#') {
         return Err(ambiguous("its path has a `#`"));
     }
@@ -209,11 +216,11 @@ fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Re
     if method == Method::CONNECT || method == Method::TRACE {
         return Err(Rejection::method_not_allowed(method::TAKEN, "no route takes this method"));
     }
-    // Both belong to the proxy's connection to us. A handshake of a WebSocket shows by the rest of it.
+    // These belong to the proxy's connection to Doorward. A WebSocket handshake is recognised by its other headers.
     for name in [header::CONNECTION, header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
         parts.headers.remove(name);
     }
-    // Over HTTP/2 it has no key (RFC 8441 section 5.1).
+    // A handshake over HTTP/2 has no key (RFC 8441 section 5.1).
     if [header::SEC_WEBSOCKET_KEY, header::SEC_WEBSOCKET_VERSION].iter().any(|name| parts.headers.contains_key(name)) {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -235,17 +242,18 @@ static ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
 
 type Said = (Option<Method>, Option<HeaderValue>, Option<String>);
 
-/// `X-Original-Method` with `X-Original-URI` and the host to which the question goes, or with `X-Original-URL`, which
-/// names scheme and host too (ingress-nginx). With both it would not be clear which of them the client sent.
+/// The format of nginx: `X-Original-Method` with `X-Original-URI` and the host that the proxy asks at, or with
+/// `X-Original-URL`, which includes scheme and host (ingress-nginx). With both it would not be clear which of them the
+/// client sent.
 fn nginx(headers: &mut HeaderMap, sent_to: Option<HeaderValue>) -> Result<Said, Rejection> {
     let method = method(headers, &ORIGINAL_METHOD)?;
     let target = text(headers, &ORIGINAL_URI)?;
     let Some(url) = text(headers, &ORIGINAL_URL)? else { return Ok((method, sent_to, target)) };
     if target.is_some() {
-        return Err(ambiguous("`X-Original-URI` and `X-Original-URL` are both there"));
+        return Err(ambiguous("`X-Original-URI` and `X-Original-URL` are both present"));
     }
     let Some((scheme @ ("http" | "https"), rest)) = url.split_once("://") else {
-        return Err(ambiguous("`X-Original-URL` is no http address"));
+        return Err(ambiguous("`X-Original-URL` is not an http URL"));
     };
     let (host, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if !headers.contains_key(&FORWARDED_PROTO)
@@ -256,12 +264,12 @@ fn nginx(headers: &mut HeaderMap, sent_to: Option<HeaderValue>) -> Result<Said, 
     Ok((method, HeaderValue::from_str(host).ok(), Some(target.to_owned())))
 }
 
-/// The value of a header that must not come twice: of two, one is the client's.
+/// The value of a header that must not occur twice: if there are two, one is the client's.
 fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Rejection> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() {
-        return Err(ambiguous(format!("`{name}` is there more than once")));
+        return Err(ambiguous(format!("`{name}` occurs more than once")));
     }
     Ok(first)
 }
@@ -274,12 +282,12 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Reject
 
 fn method(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Method>, Rejection> {
     let method = text(headers, name)?.map(|text| Method::from_bytes(text.as_bytes())).transpose();
-    method.map_err(|_| ambiguous(format!("`{name}` is no method")))
+    method.map_err(|_| ambiguous(format!("`{name}` is not a method")))
 }
 
 fn ambiguous(what: impl Into<String>) -> Rejection {
     Rejection::new(Reason::PolicyDenied, format!("it is not clear which request is asked about: {}", what.into()))
-        .fix("have the proxy set these headers itself, over what clients send")
+        .fix("have the proxy set these headers itself, in place of what clients send")
 }
 
 fn unsaid(proxy: ForwardAuth, what: &str) -> Rejection {
@@ -373,14 +381,14 @@ mod tests {
         }
     }
 
-    /// Caddy hands on the query of the original request where the address at which it asks has none.
+    /// Caddy copies the query of the original request if the URL at which it asks has none.
     #[test]
     fn a_refusal_for_what_narrows_nothing_says_where_it_comes_from() {
         for (proxy, original_uri, fix) in [
             (ForwardAuth::Traefik, "/search?allowed_groups=dev", "`uri /oauth2/auth?`"),
-            (ForwardAuth::Traefik, "/search?a=b", "take it off the address"),
-            (ForwardAuth::Traefik, "/search", "take it off the address"),
-            (ForwardAuth::Nginx, "/search?allowed_groups=dev", "take it off the address"),
+            (ForwardAuth::Traefik, "/search?a=b", "remove it from the URL"),
+            (ForwardAuth::Traefik, "/search", "remove it from the URL"),
+            (ForwardAuth::Nginx, "/search?allowed_groups=dev", "remove it from the URL"),
         ] {
             let request = Request::builder()
                 .uri("/oauth2/auth?allowed_groups=dev")
@@ -442,7 +450,7 @@ mod tests {
         let (key, version) = (("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-version", "13"));
         assert_eq!(asked(&[key, version]), Some(true));
         assert_eq!(asked(&[]), Some(false));
-        // One over HTTP/2 passed for a plain request, whose `Origin` may be any.
+        // One over HTTP/2 was taken for a plain request, whose `Origin` may be any.
         assert_eq!(asked(&[version]), None);
         assert_eq!(asked(&[key]), None);
     }

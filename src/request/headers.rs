@@ -1,6 +1,6 @@
-//! Which headers of a client may go on, by kind of upstream.
+//! Which headers of a client are forwarded, by kind of upstream.
 //!
-//! Names are compared in lower case, and a `_` counts as `-`, since some servers hand both to a program as one
+//! Names are compared in lower case, and a `_` counts as `-`, because some servers hand both to a program as one
 //! (CVE-2025-64484).
 
 use std::{borrow::Cow, collections::HashSet};
@@ -10,34 +10,35 @@ use uuid::Uuid;
 
 use crate::config::raw::RouteKind;
 
-/// The id of a request as the value of a header.
+/// The id of a request as a header value.
 pub(super) fn id_line(id: Uuid) -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
     // A UUID is ASCII.
     HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// What becomes of a request header before anything else looks at it.
+/// How a request header is treated, before anything else looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Goes on, if the kind of upstream takes it.
+    /// Forwarded, if the kind of upstream accepts it.
     EndToEnd,
-    /// Belongs to this connection alone, or is set by us.
+    /// Belongs to this connection alone, or is set by Doorward.
     Dropped,
-    /// Asks to be somebody else.
+    /// Asks to impersonate somebody.
     Impersonation,
-    /// `Authorization` or `Cookie`: for us, never for an upstream.
+    /// `Authorization` or `Cookie`: for Doorward, never for an upstream.
     Credential,
     /// A name that two programs read as two different headers.
     Ambiguous,
 }
 
-/// Prefixes of names by which programs tell one another who somebody is, what certificate they showed, or where a request was
-/// for. From a client they are forgeries. Those of clouds and other proxies are known to upstreams that once stood behind these, and
-/// nobody takes them away where Doorward stands in their place. What is signed (`x-goog-iap-jwt-assertion`, `cf-access-jwt-assertion`,
-/// `x-amzn-oidc-data`, `x-pomerium-jwt-assertion`) proves itself to whoever checks it, and goes on.
+/// Prefixes of names by which programs tell each other who the caller is, which certificate it showed, or what the
+/// request was for. From a client they are forgeries. Those of clouds and other proxies are included because upstreams
+/// that once ran behind these know them, and nobody else removes them if Doorward takes the proxy's place. Signed
+/// headers (`x-goog-iap-jwt-assertion`, `cf-access-jwt-assertion`, `x-amzn-oidc-data`, `x-pomerium-jwt-assertion`)
+/// prove themselves to whoever verifies them, and are forwarded.
 ///
-/// In order and none the beginning of another, as they are searched for each header.
+/// Sorted, and none is the beginning of another, as they are searched for each header.
 const FORGEABLE_PREFIXES: [&str; 29] = [
     "cf-access-authenticated-",
     "cf-client-cert-",
@@ -70,8 +71,8 @@ const FORGEABLE_PREFIXES: [&str; 29] = [
     "x-webauth-",
 ];
 
-/// Our id of a request, on what goes to an upstream and on every answer. An upstream's own of that name is replaced, as
-/// only ours is in the audit trail.
+/// Doorward's request id, on requests to upstreams and on every response. It replaces an upstream's own header of that
+/// name, as only Doorward's id is in the audit trail.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// `client-cert` and its chain are of RFC 9440.
@@ -111,8 +112,8 @@ const DROPPED: [&str; 33] = [
     "true-client-ip",
 ];
 
-/// Classifies a request header by its name, which `http` keeps in lower case. `x-request-id` is a client's own until
-/// forwarding overwrites it: Bitbucket Data Center tells its deliveries apart by it.
+/// Classifies a request header by its name, which `http` stores in lower case. `x-request-id` is the client's own until
+/// forwarding overwrites it, because Bitbucket Data Center identifies its deliveries by it.
 pub fn classify(name: &HeaderName) -> Class {
     let name = name.as_str();
     if name == "authorization" || name == "cookie" {
@@ -131,13 +132,13 @@ pub fn classify(name: &HeaderName) -> Class {
     }
 }
 
-/// Whether a name begins with a forgeable prefix, which is then the last that does not stand after it.
+/// Whether a name begins with a forgeable prefix, which is then the last prefix that does not sort after the name.
 fn is_forgeable(name: &str) -> bool {
     let after = FORGEABLE_PREFIXES.partition_point(|prefix| *prefix <= name);
     after.checked_sub(1).and_then(|last| FORGEABLE_PREFIXES.get(last)).is_some_and(|prefix| name.starts_with(prefix))
 }
 
-/// Why a configuration cannot let a header go on besides those of the kind of route; `None` if it can.
+/// Returns why a configuration cannot have a header forwarded besides those of the kind of route; `None` if it can.
 pub fn never_passes(name: &HeaderName) -> Option<&'static str> {
     match classify(name) {
         Class::EndToEnd if *name != REQUEST_ID && *name != header::VIA => None,
@@ -148,8 +149,8 @@ pub fn never_passes(name: &HeaderName) -> Option<&'static str> {
     }
 }
 
-/// What the API server reads of a request, and nothing else. `sec-websocket-*` and `x-stream-protocol-version` belong
-/// to exec, attach and port-forward.
+/// The request headers that the API server reads. `sec-websocket-*` and `x-stream-protocol-version` belong to exec,
+/// attach and port-forward.
 const KUBERNETES: [&str; 16] = [
     "accept",
     "accept-encoding",
@@ -171,7 +172,7 @@ const KUBERNETES: [&str; 16] = [
 
 const WEBHOOK: [&str; 3] = ["accept", "content-type", "user-agent"];
 
-/// Builds the headers that go to the upstream from those that a client may send there.
+/// Builds the headers of the request to the upstream from those that the client sent and that may be forwarded there.
 pub fn outbound(kind: RouteKind, received: HeaderMap, further: &[HeaderName], host: Option<&HeaderValue>) -> HeaderMap {
     // Room for what forwarding adds: identity, trace, addresses.
     let mut built = HeaderMap::with_capacity(received.len() + 8);
@@ -195,8 +196,8 @@ pub fn outbound(kind: RouteKind, received: HeaderMap, further: &[HeaderName], ho
     built
 }
 
-/// Takes from a request's trailers what could not stand in its head either: some servers join the two, and what we say of
-/// a request stands in the head alone.
+/// Removes from a request's trailers what its head could not contain either. Some servers merge the two, and what
+/// Doorward says about a request is in the head alone.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     let is_kept = |name: &HeaderName| classify(name) == Class::EndToEnd && *name != REQUEST_ID;
     if trailers.keys().all(is_kept) {
@@ -208,7 +209,7 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Names that belong to one connection (RFC 9110 section 7.6.1), of which a response may have any.
+/// Names that belong to one connection (RFC 9110 section 7.6.1). A response may have any of them.
 static HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -220,9 +221,10 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// Takes from a response what belongs to the upstream's connection, and our cookies, which only we set.
+/// Removes from a response what belongs to the upstream's connection, and cookies of Doorward, which only Doorward
+/// sets.
 pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
-    // The coding tells where the body ends, and a length beside it is none of that body (RFC 9112 section 6.3).
+    // The coding says where the body ends, and a length beside it is not that of the body (RFC 9112 section 6.3).
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
@@ -242,16 +244,16 @@ pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
     }
 }
 
-/// A cookie as it comes back in `Cookie`. Browsers take `=name=value` for a cookie without a name and send `name=value`,
-/// which reads as one with it.
+/// A cookie as the browser sends it back in `Cookie`. Browsers take `=name=value` for a cookie without a name and send
+/// `name=value`, which reads like a cookie with that name.
 fn cookie_text(value: &HeaderValue) -> &[u8] {
     let text = value.as_bytes();
     let end = text.iter().position(|byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or(text.len());
     text.get(end..).unwrap_or_default()
 }
 
-/// The headers that `Connection` takes for this hop besides those that always belong to it, each once. It has room for thousands of
-/// names, of which only those of headers that are there say anything.
+/// The headers that `Connection` declares as hop-by-hop besides those that always are, each once. It has room for
+/// thousands of names; only those of headers that are present matter.
 pub fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {
     tokens(headers, &header::CONNECTION)
         .filter(|token| !token.eq_ignore_ascii_case("close") && !token.eq_ignore_ascii_case("keep-alive"))
@@ -290,7 +292,7 @@ mod tests {
         classify(&HeaderName::from_bytes(name.as_bytes()).unwrap())
     }
 
-    /// What the search for a name relies on.
+    /// The search for a name relies on this.
     #[test]
     fn forgeable_prefixes_stand_in_order_and_none_begins_with_another() {
         assert!(FORGEABLE_PREFIXES.is_sorted());
@@ -424,7 +426,7 @@ mod tests {
         assert_eq!(outbound(RouteKind::Http, received.clone(), &[], None), received);
     }
 
-    /// Looked through for each header, the names that a stranger can write there took milliseconds.
+    /// Compared with each header, the names that a stranger can list there took milliseconds.
     #[test]
     fn of_names_in_connection_only_those_of_headers_that_are_there_are_kept_and_each_once() {
         let mut headers = HeaderMap::new();
@@ -453,7 +455,7 @@ mod tests {
         assert_eq!(headers["set-cookie"], "theirs=1");
     }
 
-    /// Kept, it would cut the body: the client of HTTP/1.1 got what it says and took that for the whole.
+    /// If it stayed, it would cut the body: an HTTP/1.1 client took as many bytes as it says for the whole.
     #[test]
     fn a_length_beside_a_coding_is_taken_from_a_response_and_one_alone_stays() {
         for (coding, kept) in [(Some("chunked"), false), (None, true)] {

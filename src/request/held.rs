@@ -1,5 +1,5 @@
-//! Deliveries that are stored before their sender gets an answer, and what is done with them afterwards: the same steps
-//! from the decision on, with what is in force by then.
+//! Deliveries that are stored before their sender gets an answer, and sent later: with the same steps from the decision
+//! on, and with the configuration that is in force then.
 
 use std::{
     future::pending,
@@ -46,8 +46,8 @@ use crate::{
 };
 
 impl Worker {
-    /// Stores a delivery that the policy allows and answers its sender. Until `budget` is over the audit trail is waited for, and a store
-    /// that stalls is asked again.
+    /// Stores a delivery that the policy allows and answers its sender. Until `budget` is over, this waits for the
+    /// audit trail and retries a store that stalls.
     pub(super) async fn hold(
         &self,
         snapshot: &Snapshot,
@@ -74,7 +74,7 @@ impl Worker {
         let waiting = |_| self.app.held.waiting(&self.app.replay, keys, now);
         let id = match patiently(deadline, waiting).await? {
             Some((id, held_by)) => {
-                // It is not sent by this request, nor is this one of its tries.
+                // This request does not send the delivery, nor is it one of its tries.
                 record.about = Some(held_by);
                 id
             }
@@ -91,7 +91,7 @@ impl Worker {
                 id
             }
         };
-        // It is brought in any case; its sender hears 202 only of what a failover cannot lose.
+        // The delivery is sent in any case, but its sender gets 202 only once a failover cannot lose it.
         patiently(deadline, |_| self.app.held.replicated(keys)).await?;
         let body = json!({"delivery": &*delivery, "held": id.to_string()});
         let mut response = Response::new(Bytes::from(format!("{body}\n")));
@@ -147,8 +147,9 @@ impl Worker {
         sent
     }
 
-    /// Once the door is closed, an EventListener has nobody here to ask before it makes a run, and makes none of what it answers from
-    /// then on. That is as an answer that never came: the delivery is brought again, and the interceptor lets one of them pass.
+    /// Completes when this process closes its listeners, if an interceptor is configured. From then on an EventListener
+    /// cannot reach the interceptor, and makes no run of what it answers. That is treated like an answer that never
+    /// came: the delivery is sent again, and the interceptor lets only one of them pass.
     async fn stops_asking(&self, snapshot: &Snapshot) {
         if snapshot.raw.interceptor.is_none() {
             return pending().await;
@@ -163,7 +164,7 @@ impl Carrier for Worker {
     }
 
     fn room(&self, held: &Held) -> Option<Room> {
-        // Streams are refused as well from here on, and whoever waits in a store waits at no cost.
+        // Streams are refused from this level on as well, and a delivery that waits in the store costs no memory.
         let is_short = self.app.memory.level() >= Level::RefuseStreams;
         let share = Share::Held(Arc::clone(&held.webhook));
         self.app.budget.room(share, usize::try_from(held.size).ok()?).filter(|_| !is_short)
@@ -172,7 +173,7 @@ impl Carrier for Worker {
     async fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> Brought {
         let epoch = self.app.streams.epoch();
         let snapshot = self.app.snapshot.load_full();
-        // By its sender, which has one route, whatever that is called by now.
+        // Found by its sender, which has one route, whatever that route is called now.
         let Some(route) = snapshot.routes.of_webhook(&held.webhook) else {
             let why = format!("no route takes deliveries of the webhook `{}` any more", held.webhook);
             return Brought::Failed(Failure { kind: FailureKind::Passing, why });
@@ -197,15 +198,16 @@ impl Carrier for Worker {
             Err(rejection) => {
                 exchange.refused(&rejection);
                 let mut failure = failure(&rejection);
-                // A replica that has not taken a new policy yet, or one that has, must not give up what another still allows.
+                // A replica that has not loaded a new policy yet, or already has, must not give up what another replica
+                // still allows.
                 if is_of_policy(&rejection)
                     && let Some(accepted_by) = held.policy.as_ref().filter(|policy| *policy != snapshot.policy.digest())
                     && rollout::is_in_force_elsewhere(&self.app, accepted_by).await
                 {
                     failure.kind = FailureKind::Passing;
-                    failure
-                        .why
-                        .push_str("; another replica decides by the policy that it was taken by, so it is tried again");
+                    failure.why.push_str(
+                        "; another replica still decides by the policy that accepted it, so it is tried again",
+                    );
                 }
                 Brought::Failed(failure)
             }
@@ -215,7 +217,8 @@ impl Carrier for Worker {
     }
 }
 
-/// What is kept of a delivery that may be sent. The permit ends here: a held delivery is decided again when it is sent.
+/// What is stored of a delivery that may be sent. The permit ends here: a held delivery is decided again when it is
+/// sent.
 fn keep(
     mut permit: Permit,
     request: Uuid,
@@ -266,7 +269,7 @@ fn keep(
     Ok((held, HeldRequest { head, body }))
 }
 
-/// The request as it was when it was stored, under an id of its own.
+/// Rebuilds the request as it was when it was stored, under an id of its own.
 fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<RequestBody>, Rejection> {
     let unreadable = |_| Rejection::new(Reason::Internal, "the address of a held delivery cannot be read");
     let target = PathAndQuery::try_from(head.target.as_str()).map_err(unreadable)?;
@@ -291,32 +294,32 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
     Ok(CleanRequest::restored(Method::POST, Arc::clone(&head.host), target, headers, meta, body))
 }
 
-/// What became of a try that was not over when the door closed.
+/// The outcome of a try that was not over when the listeners were closed.
 fn cut(is_sent: bool) -> Rejection {
     match is_sent {
         true => {
-            let why = "this process, which an EventListener asks before it makes a run, stopped before there was an answer, if the \
-                       EventListener was asked at all";
+            let why = "this process, which an EventListener queries before it makes a run, stopped before there was an answer, if \
+                       the EventListener got the delivery at all";
             Rejection::new(Reason::UpstreamTimeout, why)
         }
         false => Rejection::new(Reason::Draining, "this process stopped before it sent the delivery on"),
     }
 }
 
-/// A try that is not over by then has failed.
+/// Waits for `send` until `deadline`. A try that is not over by then has failed.
 async fn end_by<T>(deadline: Instant, send: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
     timeout_at(deadline, send).await.unwrap_or_else(|_| {
-        let why = format!("there was no answer of the EventListener within {TRY:?}, if it was asked by then");
+        let why = format!("the EventListener did not answer within {TRY:?}, if it received the delivery by then");
         Err(Rejection::new(Reason::UpstreamTimeout, why))
     })
 }
 
-/// What a no of the EventListener means, which [`delivery::check`] has told from trouble.
+/// The meaning of a refusal by the EventListener, which [`delivery::check`] has told from a failure.
 fn refused(status: StatusCode) -> Failure {
     Failure { kind: FailureKind::Refused, why: format!("the EventListener answered {status}") }
 }
 
-/// What a refusal of our own means: what is no decision is trouble that passes.
+/// The meaning of a refusal by Doorward itself. Unless it is a decision, it is a failure that passes.
 fn failure(rejection: &Rejection) -> Failure {
     let denied = rejection.reason().is_decision();
     let rule = rejection.rule().map(|rule| format!(" (rule `{rule}`)")).unwrap_or_default();
@@ -373,7 +376,7 @@ mod tests {
         }
     }
 
-    /// It was told that an EventListener did not answer which had not been asked.
+    /// It was reported that an EventListener had not answered which had not been asked.
     #[test]
     fn a_try_that_the_end_of_the_process_cuts_is_of_the_event_listener_only_if_it_was_sent() {
         for (is_sent, reason) in [(true, Reason::UpstreamTimeout), (false, Reason::Draining)] {
@@ -381,7 +384,7 @@ mod tests {
             assert_eq!((cut.reason(), failure(&cut).kind), (reason, FailureKind::Passing));
             assert!(cut.to_string().contains("this process"), "{cut}");
             // It may have waited for a connection.
-            assert_eq!(cut.to_string().contains("if the EventListener was asked at all"), is_sent, "{cut}");
+            assert_eq!(cut.to_string().contains("if the EventListener got the delivery at all"), is_sent, "{cut}");
         }
     }
 
@@ -392,7 +395,7 @@ mod tests {
         })
     }
 
-    /// The trace with which it goes on.
+    /// The trace that it is forwarded with.
     fn trace_of(kept: &Value) -> HeaderMap {
         let restored = restore(&HeldHead::deserialize(kept).unwrap(), Uuid::nil(), RequestBody::Empty).unwrap();
         let mut sent = HeaderMap::new();
@@ -413,13 +416,13 @@ mod tests {
         }
     }
 
-    /// Earlier versions made one up where none came, and said by it that nobody is to record the request.
+    /// Earlier versions made one up if none came, and thereby said that the request is not to be recorded.
     #[test]
     fn what_was_held_with_a_trace_that_was_made_up_goes_on_without() {
         let mut kept = kept(&[]);
         kept["trace"] = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00".into();
         assert_eq!(trace_of(&kept), HeaderMap::new());
-        // Without the member they do not read a delivery.
+        // Without this member, earlier versions cannot read a delivery.
         assert_eq!(serde_json::to_value(HeldHead::deserialize(&kept).unwrap()).unwrap()["trace"], "");
     }
 

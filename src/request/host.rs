@@ -32,10 +32,10 @@ pub fn host_of<'a>(version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Re
         (None, Some(line)) => line,
         (None, None) => return Err(refused("names no host")),
     };
-    normalise(named).ok_or_else(|| refused("names a host that is not one"))
+    normalise(named).ok_or_else(|| refused("names an invalid host"))
 }
 
-/// By which scheme and port a client reaches its host, for addresses that lead back there.
+/// The scheme and port by which a client reaches its host, for URLs that lead back there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     secure: bool,
@@ -43,7 +43,7 @@ pub struct Reached {
 }
 
 impl Reached {
-    /// `named` is the host as the client sent it, which was found to be one.
+    /// `named` is the host as the client sent it, which has been validated.
     pub fn of(secure: bool, named: Option<&HeaderValue>) -> Self {
         let port = named.and_then(|named| {
             let named = named.as_bytes();
@@ -53,9 +53,10 @@ impl Reached {
         Self { secure, port }
     }
 
-    /// An address there; `path` is empty or begins with a slash.
+    /// A URL on this host; `path` is empty or begins with a slash.
     pub fn url(self, host: &str, path: &str) -> String {
-        // In clear text for this machine only, as for origins: before others somebody ends TLS who does not say so.
+        // Clear text is for this machine only, as for origins. In front of other hosts something terminates TLS without
+        // saying so.
         let secure = self.secure || Origin::loopback(host).is_none();
         let scheme = if secure { "https" } else { "http" };
         // The port of a hop in clear text is not the one that the client used.
@@ -71,19 +72,20 @@ fn refused(what: &'static str) -> Rejection {
     Rejection::new(Reason::BadRequest, format!("the request {what}"))
 }
 
-/// An IPv6 address as a host, in brackets and in the one form of RFC 5952, whatever the spelling in which it is written.
+/// An IPv6 address as a host, in brackets and in the canonical form of RFC 5952, however it is written.
 pub fn ipv6_host(literal: &str) -> Option<String> {
     let address: Ipv6Addr = literal.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
     Some(format!("[{address}]"))
 }
 
-/// What to do about a text that is no host, where an IPv6 address is meant.
+/// Help for a text that is not a host but seems to mean an IPv6 address.
 pub fn ipv6_help(text: &str) -> Option<&'static str> {
     let is_meant = text.contains('[') || (text.matches(':').count() > 1 && !text.contains('/'));
     is_meant.then_some("write an IPv6 address alone, in brackets, as `[::1]`, without zone and port")
 }
 
-/// Lower case, without port and trailing dot, an IPv6 address in its one form; `None` if it is no host name or address.
+/// Returns a host in lower case, without port and trailing dot, and an IPv6 address in canonical form; `None` if it is
+/// neither a host name nor an address.
 pub fn normalise(named: &str) -> Option<Cow<'_, str>> {
     if named.starts_with('[') {
         let (literal, port) = named.split_at_checked(named.find(']')? + 1)?;

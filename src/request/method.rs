@@ -1,5 +1,5 @@
-//! The names of methods, which are compared byte for byte (RFC 9110 section 9.1). Some servers are not as exact, so that what
-//! is let through must not be one of these written otherwise.
+//! Names of methods, which are compared byte for byte (RFC 9110 section 9.1). Some servers are less exact, so a method
+//! that is let through must not be a known one in another spelling.
 
 use http::Method;
 
@@ -8,7 +8,7 @@ use crate::{
     error::{Reason, Rejection},
 };
 
-/// Those of RFC 9110 and RFC 5789.
+/// The methods of RFC 9110 and RFC 5789.
 pub const KNOWN: [Method; 9] = [
     Method::GET,
     Method::HEAD,
@@ -21,10 +21,10 @@ pub const KNOWN: [Method; 9] = [
     Method::CONNECT,
 ];
 
-/// Those of [`KNOWN`] that a route takes which names none, as `Allow` has them.
+/// The methods of [`KNOWN`] that a route accepts if it names none, in the form of `Allow`.
 pub(super) const TAKEN: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// A method that is a known one but for its case: a rule that names the known one would not be about it.
+/// A method that differs from a known one only in case: a rule that names the known one would not apply to it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the method `{sent}` is `{known}` in another spelling, and names of methods are compared exactly")]
 pub struct Misspelt {
@@ -43,10 +43,10 @@ pub fn is_known(method: &Method) -> bool {
     KNOWN.contains(method)
 }
 
-/// Whether a route that names these methods takes one, whatever its rules say. `TRACE` shows whoever asks what Doorward itself adds to
-/// a request (RFC 9110 section 9.3.8), so that none takes it. A method that is none of the known ones goes on only where the route names
-/// it: no rule that lists methods may have thought of it. What the API server has no verb for the policy refuses, as the API server
-/// would.
+/// Whether a route that names these methods accepts one, whatever its rules say. No route accepts `TRACE`, which shows
+/// the client what Doorward itself adds to a request (RFC 9110 section 9.3.8), or `CONNECT`. An unknown method is
+/// accepted only if the route names it, because no rule that lists methods may have considered it. On Kubernetes routes
+/// the policy refuses methods that the API server has no verb for, as the API server would.
 pub fn is_taken(method: &Method, kind: RouteKind, named: &[impl AsRef<str>]) -> bool {
     match named {
         _ if *method == Method::TRACE || *method == Method::CONNECT => false,

@@ -1,21 +1,21 @@
-//! The life of a request, from the listener's hands to the upstream's. Begin with [`pipeline`].
+//! The life of a request, from the listener to the upstream. Start reading at [`pipeline`].
 //!
 //! | file | holds |
 //! |---|---|
-//! | `pipeline` | the steps of a request, one after the other |
-//! | `sanitize`, `host`, `path`, `method`, `headers` | what of a client's request is taken, and in which form |
+//! | `pipeline` | the steps of a request, in order |
+//! | `sanitize`, `host`, `path`, `method`, `headers` | which parts of a client's request are accepted, and in which form |
 //! | `route` | which upstream a request is for |
-//! | `exchange`, `notes` | what is recorded of a request and counted, and when |
+//! | `exchange`, `notes` | what is recorded and counted for a request, and when |
 //! | `expect` | clients that wait for `100 Continue` where they cannot get it |
-//! | `outbound`, `forward` | a request that may be sent, made from a permit alone; sending it, and the response for the client |
-//! | `account_refusal` | a 403 of an API server that is about Doorward's own account |
-//! | `respond`, `step_up`, `refusal_limit` | how a caller is told no, the way to what it lacks, and too many of both from one address |
-//! | `recheck` | a second look at what the trail kept waiting |
-//! | `own` | answers where Doorward itself is asked |
-//! | `forward_auth` | the same steps for a proxy that only asks |
-//! | `dashboard` | what goes to the back end of the Dashboard: files, pages and logs |
-//! | `delivery`, `held` | what comes for an EventListener: sent on at once, or stored and brought later |
-//! | `apply`, `caused` | runs: whether one that is applied is there, and who caused one that was made |
+//! | `outbound`, `forward` | the request that is sent upstream, which only a permit can become; sending it and cleaning the response |
+//! | `account_refusal` | tells which 403 of an API server is about Doorward's own account |
+//! | `respond`, `step_up`, `refusal_limit` | how a caller is refused, how it gets a login that suffices, and the limit of refusals per address |
+//! | `recheck` | rechecks a decision that had to wait for the audit trail |
+//! | `own` | requests for Doorward itself |
+//! | `forward_auth` | the same steps for a proxy that only asks for a decision |
+//! | `dashboard` | requests for the Dashboard's back end: files, pages and logs |
+//! | `delivery`, `held` | requests for an EventListener: forwarded at once, or stored and delivered later |
+//! | `apply`, `caused` | runs: whether an applied run exists already, and who caused a run that was created |
 
 mod account_refusal;
 mod apply;

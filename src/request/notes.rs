@@ -1,11 +1,11 @@
-//! What the record of a request says, as it becomes known.
+//! Fills in the record of a request as its facts become known.
 
 use std::sync::Arc;
 
 use super::{exchange::Exchange, respond::Manner, route::Route, sanitize::CleanRequest};
 use crate::{audit, authz, snapshot::Snapshot};
 
-/// Notes what is asked, for the record and for a refusal.
+/// Notes what is requested, for the record and for a refusal.
 pub(super) fn note_request<B>(request: &CleanRequest<B>, exchange: &mut Exchange, manner: &mut Manner) {
     let record = exchange.record();
     record.host = Arc::clone(request.host());
@@ -16,14 +16,14 @@ pub(super) fn note_request<B>(request: &CleanRequest<B>, exchange: &mut Exchange
     manner.note(request);
 }
 
-/// Notes where it leads, likewise.
+/// Notes the route of a request, for the record and for a refusal.
 pub(super) fn note_route(route: &Arc<Route>, snapshot: &Snapshot, exchange: &mut Exchange, manner: &mut Manner) {
     manner.route = Some(Arc::clone(route));
     exchange.count_on(&route.metrics);
     note_target(exchange.record(), route, snapshot);
 }
 
-/// Notes where a request leads and by what it is decided.
+/// Notes where a request goes and by which policy it is decided.
 pub(super) fn note_target(record: &mut audit::Record, route: &Route, snapshot: &Snapshot) {
     record.route = Some(Arc::clone(&route.name));
     record.kind = Some(route.kind);
@@ -32,7 +32,7 @@ pub(super) fn note_target(record: &mut audit::Record, route: &Route, snapshot: &
     record.claims.clone_from(&snapshot.claims);
 }
 
-/// A decision as the trail has it.
+/// A decision in the form of the audit trail.
 pub(crate) fn recorded(decision: &authz::Decision) -> audit::Decision {
     audit::Decision {
         outcome: decision.outcome.effect(),

@@ -1,4 +1,4 @@
-//! Where Doorward itself is asked: its pages, the issuer of tokens, the interceptor. Nothing here can forward.
+//! Requests for Doorward itself: its pages, the token issuer, the interceptor. Nothing here can forward.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl Worker {
-    /// Answers where Doorward itself is asked.
+    /// Answers a request for Doorward itself.
     pub(super) async fn serve_own(
         &self,
         asked: Own,
@@ -61,7 +61,7 @@ impl Worker {
     }
 }
 
-/// An answer of our own to the request with this id.
+/// A response of Doorward's own to the request with this id.
 pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
     respond::identify(&mut response, id);
     Ending::Response { response: response.map(ResponseBody::full), by: AnswerBy::Us }

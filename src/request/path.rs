@@ -1,5 +1,5 @@
-//! The canonical path. What is decided is what is forwarded, byte for byte, so a path that any reader further on could
-//! read in another way is refused here rather than repaired (CVE-2019-9901, GHSA-p224-6x5r-fjpm and their kin).
+//! The canonical path. The path that is decided is forwarded byte for byte, so a path that any later reader could read
+//! in another way is refused here rather than repaired (CVE-2019-9901, GHSA-p224-6x5r-fjpm and similar).
 
 use crate::error::{Reason, Rejection};
 
@@ -34,7 +34,7 @@ impl From<NotCanonical> for Rejection {
 }
 
 impl NotCanonical {
-    /// What to write instead.
+    /// How to write the path instead.
     pub const fn fix(self) -> &'static str {
         match self {
             Self::NotAbsolute => "a path begins with `/`",
@@ -42,7 +42,7 @@ impl NotCanonical {
             Self::DotSegment => "requests with `.` or `..` segments are refused; write the path that they lead to",
             Self::Parameter => "requests with `;` in the path are refused",
             Self::Character => {
-                "blanks, letters beyond ASCII and most signs come percent-encoded: write `%20` for a blank, `%C3%A9` for `é`"
+                "blanks, non-ASCII letters and most symbols must be percent-encoded: write `%20` for a blank, `%C3%A9` for `é`"
             }
             Self::Escape => "`%` must be followed by two hexadecimal digits",
             Self::EncodedDelimiter => "requests with an encoded `/`, backslash or control character are refused",
@@ -54,8 +54,8 @@ impl NotCanonical {
     }
 }
 
-/// Checks a path, or a prefix that ends in `/*`, with which paths of requests are to be compared. One that no request can
-/// have would never hold. The error says what to write instead.
+/// Checks a path, or a prefix that ends in `/*`, that paths of requests are to be compared with. A pattern that no
+/// request can match is an error, which says what to write instead.
 pub fn check_pattern(text: &str) -> Result<(), &'static str> {
     let exact = match text.strip_suffix('*') {
         Some(prefix) if prefix.ends_with('/') => prefix,
@@ -73,8 +73,8 @@ pub fn check_pattern(text: &str) -> Result<(), &'static str> {
     check_canonical(exact).map_err(NotCanonical::fix)
 }
 
-/// Refuses every path that normalising by RFC 3986 section 6.2.2 would turn into another one. What may come plainly and encoded alike,
-/// as `:` may, which `encodeURIComponent` encodes, stays as it came: see [`plainly`].
+/// Refuses every path that normalising by RFC 3986 section 6.2.2 would change. A character that may be sent plainly or
+/// encoded, such as `:`, which `encodeURIComponent` encodes, stays as it was sent: see [`plainly`].
 pub fn check_canonical(path: &str) -> Result<(), NotCanonical> {
     let bytes = path.as_bytes();
     let Some((b'/', rest)) = bytes.split_first() else {
@@ -112,7 +112,8 @@ pub fn check_canonical(path: &str) -> Result<(), NotCanonical> {
     end_segment(segment_start, dots_only)
 }
 
-/// The bytes of a canonical path, with those decoded that may come plainly as well. Most servers take both for the same.
+/// The bytes of a canonical path, with those decoded that may also be sent plainly. Most servers take both for the
+/// same.
 pub fn plainly(path: &str) -> impl Iterator<Item = u8> {
     let mut rest = path.as_bytes();
     std::iter::from_fn(move || {
@@ -282,7 +283,7 @@ mod tests {
     }
 
     proptest! {
-        /// What passes is a fixed point of a URL parser's own normalisation.
+        /// Canonical paths are fixed points of a URL parser's own normalisation.
         #[test]
         fn a_url_parser_leaves_canonical_paths_as_they_are(path in "/[a-zA-Z0-9./%;:@_~-]{0,24}") {
             if check_canonical(&path).is_ok() {

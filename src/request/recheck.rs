@@ -1,5 +1,5 @@
-//! A second look at what was decided, where much may have happened since: the audit trail keeps requests waiting while its disk stands
-//! still.
+//! Rechecks a decision that is no longer fresh. A request can wait for the audit trail while its disk stalls, and be
+//! revoked meanwhile.
 
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use crate::{
     upstream::streams::CutReason,
 };
 
-/// How old a decision may be, as far as nobody was revoked since.
+/// How old a decision may be, provided that nobody was revoked since.
 const FRESH: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// Refuses what was allowed at `decided` and would not be by now: its caller was revoked or has signed out, or the time is over in
-    /// which a rule lets them. By the policy of the generation that it began with, as all of it is.
+    /// Refuses a request that was allowed at `decided` and would not be allowed now: its caller was revoked or has
+    /// signed out, or the time in which a rule allows it is over. Decides by the policy of the generation that the
+    /// request began with, like all its other steps.
     pub(super) fn recheck(
         &self,
         snapshot: &Snapshot,
@@ -27,7 +28,7 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<(), Rejection> {
         let now = self.app.clock.moment();
-        // What an operator revokes here has all streams looked at.
+        // A revocation by an operator sweeps all streams, which changes the epoch.
         if is_fresh(decided, now) && self.app.streams.epoch() == exchange.epoch() {
             return Ok(());
         }
@@ -35,7 +36,7 @@ impl Worker {
         if let Some(why) = self.app.took_back(principal, &self.app.snapshot.load()) {
             return Err(taken_back(why, principal.scheme));
         }
-        // The body that says what becomes of a run is with the request that is sent by now.
+        // The body that says what becomes of a run has already moved to the request that is sent.
         let run = exchange.record().run.clone();
         let decision =
             snapshot.policy.decide(principal, &RequestView { run: run.as_deref(), ..permit.view(now.shown()) });
@@ -45,12 +46,12 @@ impl Worker {
     }
 }
 
-/// Whether what was decided at `decided` holds without another look.
+/// Whether a decision made at `decided` holds without a recheck.
 fn is_fresh(decided: Moment, now: Moment) -> bool {
     now.since(decided) < FRESH
 }
 
-/// What somebody hears who was let through and would not be by now.
+/// The refusal of a caller that was allowed and would not be now.
 fn taken_back(why: CutReason, scheme: Scheme) -> Rejection {
     match (scheme, why) {
         (Scheme::Webhook, _) => {
@@ -85,7 +86,8 @@ mod tests {
         assert!(!is_fresh(decided, clock.moment()));
     }
 
-    /// Who had signed out in another tab heard that they were revoked, and a Git host that it should sign in.
+    /// A caller who had signed out in another tab was told that they were revoked, and a Git host that it should sign
+    /// in.
     #[test]
     fn who_waited_to_be_recorded_hears_why_they_are_refused_after_all() {
         for (scheme, why, reason, told) in [

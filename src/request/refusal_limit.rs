@@ -1,5 +1,5 @@
-//! How many refusals one address gets in a minute. A page may ask again and again: a Dashboard whose session has ended opens its
-//! sockets anew for ever.
+//! Limits how many refusals one address gets in a minute. A page may retry forever: a Dashboard whose session has ended
+//! keeps reopening its WebSockets.
 
 use std::{
     net::IpAddr,
@@ -20,10 +20,11 @@ use crate::{
 /// How long refusals of an address are counted, from the first.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Addresses that are counted at once. With more, those of whom least was heard are forgotten.
+/// How many addresses are counted at once. Beyond that, those with the fewest refusals are evicted.
 const MAX_ADDRESSES: u64 = 10_000;
 
-/// Counts refusals. Nobody with a good credential is counted, or refused for others at the same address.
+/// Counts refusals. A caller with a valid credential is never counted, or refused because of others at the same
+/// address.
 #[derive(Debug)]
 pub struct Refusals(Cache<IpAddr, Arc<AtomicU32>>);
 
@@ -34,8 +35,9 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    /// The refusal that a request from `address` gets instead of `rejection`: another one where it comes without a session, and more
-    /// than `most` did within the minute. A program, which has no page to close, is told what to do as one.
+    /// Returns the refusal that a request from `address` gets instead of `rejection`. It is another one if the
+    /// credential is missing, malformed or of an expired session, and `most` such refusals were given within the
+    /// minute. A program, which has no page to close, gets advice of its own.
     pub(super) fn count(&self, rejection: Rejection, address: IpAddr, most: u32, is_program: bool) -> Rejection {
         let without = [Reason::CredentialMissing, Reason::CredentialMalformed, Reason::SessionExpired];
         if !without.contains(&rejection.reason()) {
@@ -46,10 +48,10 @@ impl Refusals {
             return rejection;
         }
         let detail = rejection.detail().trim_end_matches('.');
-        let detail = format!("{detail}; your address was told so {most} times within a minute");
+        let detail = format!("{detail}; your address was refused for this {most} times within a minute");
         let fix = match is_program {
-            true => "stop what asks again and again, and give it a credential that is taken here",
-            false => "close the pages that ask again and again, or sign in there anew",
+            true => "stop the program that keeps retrying, and give it a credential that is accepted here",
+            false => "close the pages that keep retrying, or sign in there again",
         };
         Rejection::new(Reason::TooManyRefusals, detail).fix(fix).with_retry_after(MINUTE)
     }
@@ -71,7 +73,7 @@ mod tests {
         assert_eq!(count(Reason::SessionExpired, "2001:db8::1"), (401, None));
         assert_eq!(count(Reason::CredentialMissing, "2001:db8::2"), (401, None));
         assert_eq!(count(Reason::SessionExpired, "2001:db8::3"), wait, "one host has a whole network of addresses");
-        // Other refusals are not those of such pages, and other addresses not theirs.
+        // Other refusals are not limited, and other addresses are counted separately.
         assert_eq!(count(Reason::TokenExpired, "2001:db8::3"), (401, None));
         assert_eq!(count(Reason::SessionExpired, "192.0.2.1"), (401, None));
     }

@@ -30,27 +30,27 @@ use crate::{
     webhooks::Webhook,
 };
 
-/// A route as the program runs on it.
+/// A resolved route.
 #[derive(Debug)]
 pub struct Route {
     pub name: Arc<str>,
     pub kind: RouteKind,
     pub schemes: Vec<Scheme>,
-    /// Issuers whose tokens and sessions it takes.
+    /// The issuers whose tokens and sessions it accepts.
     pub accepts: Accepts,
     pub metrics: Arc<RouteMetrics>,
     pub upstream: Arc<Upstream>,
     pub webhook: Option<Arc<Webhook>>,
-    /// Of dashboards whose calls of the API go to it as the person.
+    /// Set for dashboards whose API calls go to the API server as the person.
     pub dashboard: Option<Arc<Dashboard>>,
     pub event_listener: Option<Arc<EventListener>>,
-    /// Request headers that go on besides the fixed list of the kind.
+    /// Request headers that are forwarded besides the fixed list of the kind.
     pub pass_headers: Vec<HeaderName>,
     pub max_body: Option<u64>,
     pub max_stream: Duration,
-    /// The path of the first prefix that it is for, without a slash at the end; empty for a whole host.
+    /// Its first path or prefix, without a slash at the end; empty for a whole host.
     home: Box<str>,
-    /// Empty: those that its kind takes unnamed ([`method::is_taken`]).
+    /// Empty: the methods that its kind accepts if none are named ([`method::is_taken`]).
     methods: Vec<Method>,
 }
 
@@ -59,26 +59,27 @@ pub struct Route {
 pub enum Target {
     /// To an upstream.
     Upstream(Arc<Route>),
-    /// To Doorward itself, which can never forward.
+    /// To Doorward itself, which never forwards such a request.
     Own(Own),
 }
 
-/// What of Doorward's own is asked for.
+/// Which part of Doorward itself a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Own {
     /// The login, or another of the pages and documents in [`crate::endpoints`].
     Page,
-    /// An endpoint of the issuer of tokens.
+    /// An endpoint of the token issuer.
     Issuer(Endpoint),
-    /// The interceptor, which is asked by EventListeners.
+    /// The interceptor, which EventListeners query.
     Interceptor,
 }
 
-/// What the route table finds.
+/// Why no route was found.
 #[derive(Debug)]
 pub enum Miss {
     Path,
-    /// No route of this path takes the method: the first of them, and the methods that any of them takes, as `Allow` has them.
+    /// No route of this path accepts the method. Has the first of these routes, and the methods that any of them
+    /// accepts, in the form of `Allow`.
     Method(Arc<Route>, String),
 }
 
@@ -100,14 +101,14 @@ fn not_taken(allow: String) -> Rejection {
     Rejection::method_not_allowed(allow, detail)
 }
 
-/// All routes of a generation.
+/// The route table of a generation.
 #[derive(Debug, Default)]
 pub struct Routes {
     exact: HashMap<Arc<str>, Host>,
-    /// By what follows the first label of `*.example.com`.
+    /// Keyed by what follows the first label of `*.example.com`.
     wildcard: HashMap<String, Host>,
     external: Option<Arc<str>>,
-    /// Whether tokens are issued, on the external host.
+    /// Whether Doorward issues tokens, on the external host.
     tokens: bool,
     /// The host of the interceptor.
     interceptor: Option<Arc<str>>,
@@ -116,7 +117,7 @@ pub struct Routes {
 #[derive(Debug, Default)]
 struct Host {
     paths: Paths<Arc<Route>>,
-    /// Whether people log in here: `/oauth2/` is Doorward's own.
+    /// Whether people sign in here, so that `/oauth2/` is Doorward's own.
     browser: bool,
 }
 
@@ -125,12 +126,13 @@ impl Route {
         method::is_taken(method, self.kind, &self.methods)
     }
 
-    /// `max_body`, for a body that is read whole. `None` as well where no memory could hold so much.
+    /// `max_body`, for a body that is read whole. Also `None` if it does not fit in a `usize`.
     pub fn max_in_memory(&self) -> Option<usize> {
         usize::try_from(self.max_body?).ok()
     }
 
-    /// The address of the metadata (RFC 9728) of what is behind it on a host; `None` where no bearer token is taken.
+    /// The URL of the protected-resource metadata (RFC 9728) of this route on a host; `None` if it accepts no bearer
+    /// token.
     pub fn resource_metadata(&self, reached: Reached, host: &str) -> Option<String> {
         let address = || reached.url(host, &[PROTECTED_RESOURCE, &self.home].concat());
         self.schemes.contains(&Scheme::Bearer).then(address)
@@ -138,12 +140,12 @@ impl Route {
 }
 
 impl Routes {
-    /// The form in which the host is used from here on, if any route is for it.
+    /// Returns the form in which the host is used from here on, if Doorward serves it.
     pub fn host(&self, host: &str) -> Option<Arc<str>> {
         if let Some(interceptor) = self.interceptor.as_ref().filter(|interceptor| ***interceptor == *host) {
             return Some(Arc::clone(interceptor));
         }
-        // Its `/.well-known/` is asked for by servers, whether or not a route has it.
+        // Servers fetch its `/.well-known/`, whether or not a route has this host.
         if let Some(external) = self.external.as_ref().filter(|external| ***external == *host) {
             return Some(Arc::clone(external));
         }
@@ -178,30 +180,31 @@ impl Routes {
         }
     }
 
-    /// The route whose metadata are asked for at this path: the first that takes bearer tokens at the resource named there.
+    /// The route whose metadata are requested at this path: the first that accepts bearer tokens at the resource that
+    /// it names.
     pub fn described(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
         let entry = self.entry(host)?;
         entry.bearer_route(resource_of(path)?)
     }
 
-    /// The routes of a host that take bearer tokens.
+    /// The routes of a host that accept bearer tokens.
     pub fn taking_tokens(&self, host: &str) -> impl Iterator<Item = &Arc<Route>> {
         self.entry(host).into_iter().flat_map(Host::routes).filter(|route| route.schemes.contains(&Scheme::Bearer))
     }
 
-    /// Whether all routes of a host are of the API server, so that whoever comes there expects its kind of answer.
+    /// Whether all routes of a host lead to an API server, so that clients there expect its kind of response.
     pub fn is_for_kubernetes(&self, host: &str) -> bool {
         self.entry(host).is_some_and(|entry| entry.routes().all(|route| route.kind == RouteKind::Kubernetes))
     }
 
-    /// Whether a host has routes for sessions, and none of them takes that of somebody who logged in at this issuer.
+    /// Whether a host has routes for sessions, and none of them accepts a login at this issuer.
     pub fn refuse_logins_at(&self, host: &str, issuer: &str) -> bool {
         let routes = self.entry(host).into_iter().flat_map(Host::routes);
         let mut of_sessions = routes.filter(|route| route.schemes.contains(&Scheme::Session)).peekable();
         of_sessions.peek().is_some() && !of_sessions.any(|route| route.accepts.takes_logins_at(issuer))
     }
 
-    /// Whether deliveries of any of them are held.
+    /// Whether any route holds its deliveries.
     pub fn hold(&self) -> bool {
         self.routes().any(|route| route.webhook.as_ref().is_some_and(|webhook| webhook.hold().is_some()))
     }
@@ -210,7 +213,7 @@ impl Routes {
         self.routes().find(|route| *route.name == *name)
     }
 
-    /// The route that takes the deliveries of an entry of `webhooks`, of which there is one at most.
+    /// The route that receives the deliveries of an entry of `webhooks`; there is at most one.
     pub fn of_webhook(&self, name: &str) -> Option<&Arc<Route>> {
         let takes = |route: &Route| route.webhook.as_ref().is_some_and(|webhook| **webhook.name() == *name);
         self.routes().find(|route| route.kind == RouteKind::Webhook && takes(route))
@@ -230,10 +233,10 @@ impl Routes {
     }
 }
 
-/// Where the metadata of protected resources stand (RFC 9728 section 3): before the path of the resource.
+/// The path of the metadata of protected resources (RFC 9728 section 3). The path of the resource follows it.
 pub const PROTECTED_RESOURCE: &str = "/.well-known/oauth-protected-resource";
 
-/// The path of the resource whose metadata stand at this path.
+/// The path of the resource whose metadata are at this path.
 fn resource_of(path: &str) -> Option<&str> {
     match path.strip_prefix(PROTECTED_RESOURCE)? {
         "" => Some("/"),
@@ -259,7 +262,7 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
         || (external && path == assertions::KEY_SET)
 }
 
-/// The methods that any route takes of those that name these, each once.
+/// The methods that at least one of the routes accepts, each once. `named` has the methods that each route names.
 fn allow<'a>(named: impl Iterator<Item: IntoIterator<Item = &'a str>>) -> String {
     let mut names: Vec<&str> = Vec::new();
     for methods in named {
@@ -276,7 +279,7 @@ fn allow<'a>(named: impl Iterator<Item: IntoIterator<Item = &'a str>>) -> String
     names.join(", ")
 }
 
-/// The parts that routes speak of by name.
+/// The parts of a configuration that routes refer to by name.
 #[derive(Clone, Copy, Debug)]
 pub struct Parts<'a> {
     pub upstreams: &'a BTreeMap<Arc<str>, Arc<Upstream>>,
@@ -285,7 +288,8 @@ pub struct Parts<'a> {
     pub metrics: &'a RequestMetrics,
 }
 
-/// Builds the table. Names, hosts, paths and methods have been checked by then; what else cannot be used is left out and reported.
+/// Builds the table. Names, hosts, paths and methods have already been checked; anything else that cannot be used is
+/// left out and reported.
 pub fn resolve(root: &raw::Root, parts: Parts<'_>, resolver: &mut Resolver) -> Routes {
     let mut routes = Routes {
         external: root.external_host.as_deref().map(Into::into),
@@ -310,7 +314,8 @@ pub fn resolve(root: &raw::Root, parts: Parts<'_>, resolver: &mut Resolver) -> R
         let paths = if written.paths.is_empty() { &all } else { &written.paths };
         routes.insert(&written.hosts, paths, &Arc::new(route), &at, resolver);
         if let Some(api) = api {
-            // The Dashboard's back end would send these with its own rights; they go to the API server as the person.
+            // The Dashboard's back end would send these with its own rights, so they go to the API server as the
+            // person.
             let mut route = Route::resolve(written, &at, api, None, parts, resolver);
             route.kind = RouteKind::Kubernetes;
             let paths = raw::API_PATHS.map(str::to_owned);
@@ -320,7 +325,7 @@ pub fn resolve(root: &raw::Root, parts: Parts<'_>, resolver: &mut Resolver) -> R
     routes
 }
 
-/// Namespaces whose runs people may see: those that rules and the route name.
+/// The namespaces whose runs people may see: those that rules and the route name.
 fn namespaces<'a>(root: &'a raw::Root, route: &'a raw::Route) -> impl Iterator<Item = Arc<str>> {
     let rules = root.rules.iter().filter(|rule| !matches!(rule.action, raw::Action::Deny));
     let named = rules.flat_map(|rule| {
@@ -352,9 +357,9 @@ impl Route {
                 continue;
             };
             if let Some(why) = headers::never_passes(&name) {
-                resolver.error(&at, format!("`{name}` can never go on: {why}"));
+                resolver.error(&at, format!("`{name}` can never be forwarded: {why}"));
             } else if let Some(why) = webhook.and_then(|webhook| webhook.never_passes(&name)) {
-                resolver.error(&at, format!("`{name}` can never go on from this sender: {why}"));
+                resolver.error(&at, format!("`{name}` can never be forwarded from this sender: {why}"));
             }
             pass_headers.push(name);
         }

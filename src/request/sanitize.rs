@@ -1,4 +1,4 @@
-//! From what a client sent to a request that later steps can read without care: one path, one host, no forged
+//! Turns what a client sent into a request that later steps can read without care: one path, one host, no forged
 //! identity, and what is meant for Doorward itself as typed values.
 
 use std::{
@@ -32,7 +32,7 @@ use crate::{
 /// A request that is safe to route, with what was taken from its headers.
 #[derive(Debug)]
 pub struct CleanRequest<B> {
-    /// Boxed, as it goes from step to step.
+    /// Boxed, as it is moved from step to step.
     head: Box<Head>,
     body: B,
 }
@@ -47,77 +47,77 @@ struct Head {
     meta: Meta,
 }
 
-/// What was taken from the headers, and what is known besides.
+/// What was taken from the headers, and what else is known about the request.
 #[derive(Debug)]
 pub struct Meta {
-    /// Ours, never the client's: the `Audit-ID` at the API server.
+    /// Assigned by Doorward, never by the client: the `Audit-ID` at the API server.
     pub id: Uuid,
     /// `id` as a header value.
     pub id_line: HeaderValue,
-    /// Whether a trusted proxy has brought it.
+    /// Whether it came through a trusted proxy.
     pub proxied: bool,
-    /// The client as far as trusted proxies tell.
+    /// The client, as far as trusted proxies name it.
     pub client: IpAddr,
-    /// Whether that is only the address of who brings the requests of many, as nothing says whose this one is: for what one of them
-    /// does again and again all others would have to wait.
+    /// Whether `client` is the address of a proxy or load balancer that did not name its client. Such an address is not
+    /// rate limited, as one client would lock out all others behind it.
     pub is_of_many: bool,
     /// `client` as a header value.
     pub client_line: Option<HeaderValue>,
-    /// Whether the client itself came over TLS.
+    /// Whether the client itself used TLS.
     pub secure: bool,
-    /// The headers with `Impersonate-*` by which the client asked to be somebody (`kubectl --as`), which are refused. Only names are
-    /// kept: values never reach a log.
+    /// The `Impersonate-*` headers by which the client asked to be somebody else (`kubectl --as`), which are refused.
+    /// Only names are kept: values never reach a log.
     pub impersonation: Vec<HeaderName>,
     pub upgrade: Option<UpgradeProtocol>,
     pub on_upgrade: Option<OnUpgrade>,
     /// `te: trailers` over HTTP/2.
     pub accepts_trailers: bool,
-    /// Whether it waits with its body for a `100 Continue` that it cannot get.
+    /// Whether the client waits with its body for a `100 Continue` that it cannot get.
     pub waits_in_vain: bool,
-    /// The trace that it came with.
+    /// The trace context that it arrived with.
     pub trace: Option<TraceContext>,
     /// The host as it was sent, with its port, for upstreams that see the browser's host.
     pub host_line: Option<HeaderValue>,
 }
 
 impl Meta {
-    /// The trace by which the request is told in the trail.
+    /// The trace id by which the audit trail refers to the request.
     pub fn trace_id(&self) -> Option<[u8; 16]> {
         self.trace.as_ref().map(TraceContext::trace_bytes)
     }
 
-    /// Whose a body is that does not prove yet who sends it.
+    /// The share of the buffer budget of a body that does not prove yet who sends it.
     pub fn unproven(&self) -> Share {
         Share::Unproven(self.whose())
     }
 
-    /// The client by its address, where that is of one client alone.
+    /// The network by which the client is counted, if `client` is the address of one client alone.
     pub fn whose(&self) -> Option<IpAddr> {
         (!self.is_of_many).then(|| whose(self.client))
     }
 }
 
-/// What sanitizing needs to know of the connection that a request came by.
+/// What sanitizing needs to know about the connection that a request arrived on.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
     pub peer: SocketAddr,
     /// The peer's address as a header value.
     pub peer_line: Option<&'a HeaderValue>,
-    /// The peer is a balancer whose PROXY header names no client.
+    /// The peer is a load balancer whose PROXY header names no client.
     pub is_unnamed: bool,
-    /// The peer is a proxy whose `X-Forwarded-*` count.
+    /// The peer is a proxy whose `X-Forwarded-*` headers are trusted.
     pub trusted: bool,
-    /// All proxies that are trusted, to walk `X-Forwarded-For` from the right.
+    /// All trusted proxies, to walk `X-Forwarded-For` from the right.
     pub trusted_proxies: &'a [IpNet],
     pub tls: bool,
-    /// The name of the TLS handshake. A request for another host is misdirected, but for those that a trusted proxy brings over
-    /// one connection.
+    /// The server name of the TLS handshake. A request for another host is misdirected, unless it comes from a trusted
+    /// proxy, which may send several hosts over one connection.
     pub server_name: Option<&'a str>,
 }
 
 #[cfg(any(test, fuzzing))]
 impl Arrival<'_> {
-    /// In clear text, from a client of its own.
+    /// In clear text, from a single client.
     pub(crate) fn of_tests() -> Self {
         Self {
             peer: SocketAddr::from(([192, 0, 2, 1], 1)),
@@ -131,7 +131,8 @@ impl Arrival<'_> {
     }
 }
 
-/// Sanitizes a request, whose size the listener has checked. `known_host` gives the route table's own form of a host that it knows.
+/// Sanitizes a request whose size the listener has checked. `known_host` returns the route table's own form of a host
+/// that it knows.
 pub fn sanitize<B>(
     request: Request<B>,
     arrival: Arrival<'_>,
@@ -148,7 +149,8 @@ pub fn sanitize<B>(
         return Err(of_another_name());
     }
     let host = known_host(&host).ok_or_else(misdirected)?;
-    // An authority alone is the target of CONNECT (RFC 9112 section 3.2.3): it asks for no path, not for `/`.
+    // An authority alone is the target of CONNECT (RFC 9112 section 3.2.3): it has no path, which is not the same as
+    // `/`.
     let target = parts.uri.path_and_query().cloned().ok_or(NotCanonical::NotAbsolute)?;
     check_canonical(target.path())?;
     check_spelling(&parts.method)?;
@@ -162,7 +164,7 @@ pub fn sanitize<B>(
         id_line: id_line(id),
         proxied: arrival.trusted,
         client,
-        // Before a proxy may stand another, which is all that it names then.
+        // A proxy may have another one in front of it, and then names only that one.
         is_of_many: (arrival.is_unnamed && client == arrival.peer.ip())
             || arrival.trusted_proxies.iter().any(|net| net.contains(&client)),
         client_line: match arrival.peer_line {
@@ -176,7 +178,7 @@ pub fn sanitize<B>(
         accepts_trailers,
         waits_in_vain: waits_in_vain(&parts),
         trace: TraceContext::from_headers(&parts.headers),
-        // The one that was routed by: an absolute target replaces `Host` (RFC 9112 section 3.2.2).
+        // The host that was routed by: an absolute target replaces `Host` (RFC 9112 section 3.2.2).
         host_line: match parts.uri.authority() {
             Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
             None => parts.headers.get(header::HOST).cloned(),
@@ -203,7 +205,7 @@ pub fn sanitize<B>(
             }
             Class::Dropped => {}
             Class::EndToEnd if nominated.contains(name) => {}
-            // For this hop itself, so `Connection` does not take them away; no upstream ever gets them.
+            // Credentials are for this hop, so `Connection` does not remove them; no upstream ever gets them.
             Class::EndToEnd | Class::Credential => {
                 headers.append(name.clone(), value);
             }
@@ -214,7 +216,7 @@ pub fn sanitize<B>(
 }
 
 impl<B> CleanRequest<B> {
-    /// One that was sanitized before, and kept.
+    /// Rebuilds a request that was sanitized when it arrived and stored since; for `request::held` alone.
     pub(crate) fn restored(
         method: Method,
         host: Arc<str>,
@@ -236,7 +238,7 @@ impl<B> CleanRequest<B> {
         &self.head.host
     }
 
-    /// The canonical path: decided and forwarded as it is.
+    /// The canonical path, which is decided and forwarded as it is.
     pub fn path(&self) -> &str {
         self.head.target.path()
     }
@@ -246,9 +248,9 @@ impl<B> CleanRequest<B> {
         &self.head.target
     }
 
-    /// Takes the query away, because a secret is in it.
+    /// Removes the query, because it contains a secret.
     pub(crate) fn drop_query(&mut self) {
-        // A path alone is always a target.
+        // A path alone is always a valid target.
         let path = PathAndQuery::try_from(self.path());
         self.head.target = path.unwrap_or_else(|_| PathAndQuery::from_static("/"));
     }
@@ -261,7 +263,7 @@ impl<B> CleanRequest<B> {
         self.head.version
     }
 
-    /// The end-to-end headers that are left, with the credentials, which are for us.
+    /// The remaining end-to-end headers, with the credentials, which are for Doorward.
     pub fn headers(&self) -> &HeaderMap {
         &self.head.headers
     }
@@ -279,20 +281,20 @@ impl<B> CleanRequest<B> {
         self.head.headers.insert(name, value);
     }
 
-    /// How the client reaches its host, for addresses that lead back there.
+    /// How the client reaches its host, for URLs that lead back there.
     pub fn reached(&self) -> Reached {
         Reached::of(self.meta().secure, self.meta().host_line.as_ref())
     }
 
-    /// The origin under which a browser sees this host; none where browsers have no secure one.
+    /// The origin under which a browser sees this host; `None` if browsers would not treat it as secure.
     pub fn origin(&self) -> Option<Origin> {
         let meta = self.meta();
         let authority = meta.host_line.as_ref()?.to_str().ok()?;
         if meta.secure { Origin::https(authority) } else { Origin::loopback(authority) }
     }
 
-    /// Takes out what goes on: the end-to-end headers, the body, and the client's connection where it is to speak
-    /// another protocol.
+    /// Takes out what is forwarded: the end-to-end headers, the body, and the client's connection if it is to be
+    /// upgraded.
     pub(crate) fn take_parts(&mut self) -> (HeaderMap, B, Option<OnUpgrade>)
     where
         B: Default,
@@ -310,22 +312,22 @@ impl<B> CleanRequest<B> {
     }
 }
 
-/// The refusal of a host that no route is for.
+/// The refusal of a host that no route serves.
 pub fn misdirected() -> Rejection {
     Rejection::new(Reason::MisdirectedHost, "no route is configured for this host")
         .fix("check the host name, and that the request goes over a connection that was opened for it")
 }
 
-/// The refusal of a request over a connection that was opened for another host, whether or not there is a route.
+/// The refusal of a request on a connection that was opened for another host, whether or not there is a route.
 fn of_another_name() -> Rejection {
     Rejection::new(Reason::MisdirectedHost, "the TLS connection was opened for another name than this host").fix(
-        "open a connection for this host; a proxy in front that brings several hosts over one belongs in `trusted_proxies`",
+        "open a connection for this host; a proxy in front that sends several hosts over one belongs in `trusted_proxies`",
     )
 }
 
-/// The client's address, and whether it came over TLS: the peer's, or what trusted proxies say, read from the right
-/// up to the first address that is not a trusted proxy. What is no address there is refused: the client may have
-/// written it, and must not pass for the proxy.
+/// The client's address and whether it used TLS, as the peer or trusted proxies say. `X-Forwarded-For` is read from the
+/// right up to the first address that is not a trusted proxy. An entry on the way that is not an address is refused,
+/// because the client may have written it and must not pass for the proxy.
 fn client_of(arrival: Arrival<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool), Rejection> {
     let peer = arrival.peer.ip().to_canonical();
     if !arrival.trusted {
@@ -338,7 +340,7 @@ fn client_of(arrival: Arrival<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool)
     let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     for hop in hops.filter(|hop| !hop.is_empty()) {
         client = address_of(hop).ok_or_else(|| {
-            Rejection::new(Reason::BadRequest, "`X-Forwarded-For` names no address where the client's must stand")
+            Rejection::new(Reason::BadRequest, "`X-Forwarded-For` has an entry that is not an IP address")
                 .fix("have the proxy in front append the address of its client, with or without a port")
         })?;
         if !trusted(&client) {
@@ -347,7 +349,7 @@ fn client_of(arrival: Arrival<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool)
     }
     let mut protocols = headers.get_all("x-forwarded-proto").iter();
     let secure = match (protocols.next(), protocols.next()) {
-        // Traefik names the scheme of a WebSocket.
+        // Traefik sends the scheme of a WebSocket.
         (Some(protocol), None) => {
             ["https", "wss"].iter().any(|scheme| protocol.as_bytes().eq_ignore_ascii_case(scheme.as_bytes()))
         }
@@ -356,7 +358,7 @@ fn client_of(arrival: Arrival<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool)
     Ok((client, secure))
 }
 
-/// The address of a hop. Some proxies write the port too: `203.0.113.9:4711`, `[2001:db8::9]:4711`.
+/// The address of a hop. Some proxies add the port: `203.0.113.9:4711`, `[2001:db8::9]:4711`.
 fn address_of(hop: &[u8]) -> Option<IpAddr> {
     let hop = str::from_utf8(hop).ok()?;
     let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);

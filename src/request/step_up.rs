@@ -1,4 +1,4 @@
-//! Somebody who is signed in, and whose login is not enough for what a rule needs: the way to one that is.
+//! Step-up: somebody is signed in, but with a login that does not meet what a rule needs.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -10,9 +10,9 @@ use crate::{
     oidc::{Login, redirect_to},
 };
 
-/// Sends who looks at a page to their provider, from where they come back to it; shows the way there to who sent a form, which would be
-/// lost on it; tells who calls from a page where to go, and who signed in from a shell what to run. Whoever comes with a token of their
-/// provider reads it in the challenge.
+/// Offers the caller a login that suffices. A page navigation is redirected to the provider and returns to the same
+/// page. A form submission, which a redirect would lose, is shown the way. A call from a page is told the address, and
+/// a program is told which `doorward login` to run. A caller with a token of their provider gets the challenge instead.
 pub(super) fn offer(
     rejection: Rejection,
     login: &Login,
@@ -20,7 +20,7 @@ pub(super) fn offer(
     host: &str,
     manner: &mut Manner,
 ) -> Result<Response<Bytes>, Rejection> {
-    // Not to nginx, which asks in somebody's name and understands neither.
+    // Not for nginx, which asks on somebody's behalf and understands neither.
     let needed = rejection.needed_login().filter(|_| rejection.status() == StatusCode::UNAUTHORIZED);
     let principal = principal.filter(|principal| principal.scheme == Scheme::Session);
     let (Some(needed), Some(principal)) = (needed, principal) else { return Err(rejection) };

@@ -23,7 +23,7 @@ async fn a_form_of_another_host_is_told_as_one_and_a_form_of_this_host_goes_thro
     let sent = || world.upstream.requests().iter().filter(|request| request.line().contains("/deploy")).count();
     let (cross, same) = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-origin");
     for (more, said) in [
-        (&["Origin: https://evil.example"][..], "there is no session in what it sent"),
+        (&["Origin: https://evil.example"][..], "and without a session cookie"),
         (&["Origin: https://evil.example", &*cookie], "does not come from a page of"),
         (&["Origin: null", &*cookie], "does not come from a page of"),
     ] {

@@ -1,4 +1,4 @@
-//! The paths of one host, and the routes that stand at each.
+//! The paths of one host, and the routes at each of them.
 
 use std::collections::HashMap;
 
@@ -7,24 +7,24 @@ use matchit::Router;
 #[derive(Debug)]
 pub(super) struct Paths<R> {
     paths: Router<usize>,
-    /// Where each pattern stands in `routes`.
+    /// The index of each pattern in `routes`.
     patterns: HashMap<String, usize>,
-    /// Routes of one path pattern, which differ in their methods: first the one that is asked first.
+    /// The routes of each path pattern, which differ in their methods, in order of precedence.
     routes: Vec<Vec<Choice<R>>>,
 }
 
-/// A route, as one of those of a path pattern.
+/// One of the routes of a path pattern.
 #[derive(Debug)]
 pub(super) struct Choice<R> {
-    /// It names this path, and not a prefix of it.
+    /// Whether the route names this path itself and not a prefix of it.
     exact: bool,
     names_methods: bool,
     pub route: R,
 }
 
 impl<R> Choice<R> {
-    /// What says more of the request goes first, in whatever order routes stand in the configuration. Between patterns
-    /// `matchit` sees to that.
+    /// The precedence within a pattern. The more specific route comes first, in whatever order routes are configured.
+    /// Between patterns `matchit` sees to that.
     fn rank(&self) -> (bool, bool) {
         (self.exact, self.names_methods)
     }
@@ -52,7 +52,8 @@ impl<R: Clone> Paths<R> {
         };
         for pattern in patterns {
             let choice = Choice { exact, names_methods, route: route.clone() };
-            // The very same pattern again is a route that differs in its methods, or names the path that another begins with.
+            // The same pattern again belongs to a route that differs in its methods, or that names the path that is a
+            // prefix of another route.
             if let Some(same) = self.patterns.get(&pattern).and_then(|index| self.routes.get_mut(*index)) {
                 same.push(choice);
                 same.sort_by_key(|choice| std::cmp::Reverse(choice.rank()));
@@ -67,14 +68,14 @@ impl<R: Clone> Paths<R> {
 }
 
 impl<R> Paths<R> {
-    /// Those of a path, first the one that is asked first.
+    /// The routes of a path, in order of precedence.
     pub fn at(&self, path: &str) -> &[Choice<R>] {
         let found = self.paths.at(path).ok().and_then(|found| self.routes.get(*found.value));
         found.map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Those of a path that are asked. Where one names the very path, those that only begin with it are not, as they are not for
-    /// longer paths.
+    /// The routes of a path that are considered. If one names this very path, those that have it only as a prefix are
+    /// not considered, just as they are not for longer paths.
     pub fn asked(&self, path: &str) -> impl Iterator<Item = &R> + Clone {
         let found = self.at(path);
         let exact = found.first().is_some_and(|first| first.exact);

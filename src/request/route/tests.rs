@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::issuers::testing;
 
-/// The table of these routes, which are of kind `http` and take anybody where they say nothing else, for the host `a.test`.
+/// The table of these routes for the host `a.test`. By default they are of kind `http` and let anybody in.
 fn table(more: &Value, routes: &[Value]) -> Routes {
     table_and_root(more, routes).0
 }
@@ -33,7 +33,7 @@ fn table_and_root(more: &Value, routes: &[Value]) -> (Routes, raw::Root) {
     (routes, root)
 }
 
-/// Where a request goes by what is written alone, in the words of [`taker`].
+/// Where a request goes by the written routes alone, in the words of [`taker`].
 fn taker_as_written(root: &raw::Root, method: &str, path: &str) -> String {
     match written::taker(root, "a.test", path, &Method::from_bytes(method.as_bytes()).unwrap()) {
         Ok(Taker::Route(route)) => route.name.clone(),
@@ -50,7 +50,7 @@ fn taker_as_written(root: &raw::Root, method: &str, path: &str) -> String {
     }
 }
 
-/// The route that takes a request, with its kind where it is another one than is written.
+/// The route that takes a request, with its kind if that is not the written one.
 fn taker(routes: &Routes, method: &str, path: &str) -> String {
     let found = routes.find("a.test", path, &Method::from_bytes(method.as_bytes()).unwrap());
     match found {
@@ -64,10 +64,10 @@ fn taker(routes: &Routes, method: &str, path: &str) -> String {
     }
 }
 
-/// Where a route lists no methods. Such a route passed TRACE on, though no route may list it.
+/// Where a route lists no methods. Such a route forwarded TRACE, which no route may list.
 const ANY: &str = "only GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// What is stricter must not depend on where in the file it stands.
+/// Which route is stricter must not depend on its place in the file.
 #[tokio::test]
 async fn what_says_more_of_a_request_takes_it_in_either_order() {
     let dashboard = json!({"name": "board", "kind": "dashboard", "kubernetes": "up"});
@@ -126,7 +126,8 @@ async fn what_says_more_of_a_request_takes_it_in_either_order() {
                 ("GET", "/app/admin", "long"),
                 ("GET", "/app/admin/x", "long"),
                 ("GET", "/app/adm", "short"),
-                // Whoever gives a part of a site a route of its own does not mean the rest of it to take what that one does not.
+                // Whoever gives a part of a site a route of its own does not mean the rest of the site to take what
+                // that route refuses.
                 ("POST", "/app/admin/x", "only GET"),
                 ("POST", "/app/administrators", "short"),
             ],

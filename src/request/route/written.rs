@@ -1,4 +1,4 @@
-//! Where a request goes by what is written of the routes alone, for those that somebody wrote down.
+//! Routing by the written routes alone, for commands that name a route as it was written.
 
 use http::Method;
 
@@ -10,7 +10,7 @@ use crate::{
     sts::metadata::Endpoint,
 };
 
-/// Where it goes, as [`Routes::find`](super::Routes::find) has it.
+/// Where a request goes, as decided by [`Routes::find`](super::Routes::find).
 #[derive(Clone, Copy, Debug)]
 pub enum Taker<'a> {
     Route(&'a raw::Route),
@@ -42,7 +42,7 @@ pub fn taker<'a>(root: &'a raw::Root, host: &str, path: &str, method: &Method) -
         let own = own.iter().map(|path| (path.as_str(), route.kind));
         let api = raw::API_PATHS.iter().filter(|_| route.kubernetes.is_some());
         for (path, kind) in own.chain(api.map(|path| (*path, RouteKind::Kubernetes))) {
-            // What cannot be used was refused where the configuration was read.
+            // A path that cannot be used was refused when the configuration was read.
             let _ = paths.insert(path, &(*route, kind), !named(route).is_empty());
         }
     }
@@ -63,7 +63,7 @@ pub fn taker<'a>(root: &'a raw::Root, host: &str, path: &str, method: &Method) -
     }
 }
 
-/// The methods that a route names; empty for those that its kind takes unnamed.
+/// The methods that a route names; empty if it accepts those of its kind.
 fn named(route: &raw::Route) -> Vec<&str> {
     match route.methods.as_slice() {
         [] if route.kind == RouteKind::Webhook => vec!["POST"],

@@ -37,7 +37,7 @@ fn a_plain_request_keeps_its_headers() {
     assert_eq!(request.meta().client, IpAddr::from([10, 0, 0, 9]));
 }
 
-/// Some servers take `delete` for DELETE, and no rule about DELETE would be about it.
+/// Some servers take `delete` for DELETE, and no rule about DELETE would apply to it.
 #[test]
 fn a_known_method_in_another_spelling_is_refused() {
     let send = |method: &str| {
@@ -106,7 +106,7 @@ fn a_load_balancer_that_names_itself_after_its_client_is_trusted_by_both_of_its_
     assert_eq!(from(&networks), "203.0.113.2", "the same for everybody");
 }
 
-/// Where a proxy said `wss` of a WebSocket that it got over TLS, nobody was signed in there.
+/// Where a proxy sent `wss` for a WebSocket over TLS, nobody was signed in.
 #[test]
 fn a_websocket_over_tls_is_as_secure_as_a_page_over_tls() {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
@@ -119,7 +119,7 @@ fn a_websocket_over_tls_is_as_secure_as_a_page_over_tls() {
     assert!(!clean(&[("x-forwarded-proto", "wss")]).unwrap().meta().secure, "of a stranger it is not read");
 }
 
-/// What a client wrote stands before what a proxy appended.
+/// What a client wrote comes before what a proxy appended.
 #[test]
 fn a_protocol_that_stands_there_twice_is_not_believed() {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
@@ -145,7 +145,7 @@ fn a_port_beside_a_forwarded_address_hides_nobody() {
     }
 }
 
-/// What one of them takes, all others would lack.
+/// Memory that one of them takes is missing for all others.
 #[test]
 fn bodies_are_counted_by_address_where_it_is_that_of_one_client() {
     fn of(arrival: Arrival<'_>, lines: &[(&str, &str)]) -> Share {
@@ -211,12 +211,12 @@ fn a_tls_name_that_does_not_fit_is_misdirected() {
         ("tekton.example", &[][..], Ok(())),
         ("other.example", &[], Err(Reason::MisdirectedHost)),
         ("tekton.example", &trusted, Ok(())),
-        // It knows Doorward by one name, and brings requests for all hosts.
+        // The proxy knows Doorward by one name, and sends requests for all hosts.
         ("other.example", &trusted, Ok(())),
     ] {
         let arrival = Arrival { server_name: Some(name), tls: true, ..arrival(proxies) };
         let refused = clean_from(arrival, &[]).err();
-        // It is no matter of routes, and an operator who looks for one that is missing looks in vain.
+        // It has nothing to do with routes, and an operator would look for a missing one in vain.
         assert!(refused.as_ref().is_none_or(|refused| !refused.detail().contains("route")), "{refused:?}");
         let outcome = refused.map_or(Ok(()), |refused| Err(refused.reason()));
         assert_eq!(outcome, expected, "{name}, trusted: {}", !proxies.is_empty());

@@ -172,9 +172,9 @@ async fn who_makes_a_run_while_the_store_is_away_for_a_moment_has_caused_it() {
     redis.kill();
     let made = tasks.made_by("bob", &Tasks::release("meanwhile"), &[]).await;
     assert_eq!(made.status, 201, "{}", made.text());
-    tasks.world.doorward.wait_for_log_containing("who caused a run cannot be kept yet").await;
+    tasks.world.doorward.wait_for_log_containing("cannot store the cause of a run yet").await;
     redis.restart();
-    tasks.world.doorward.wait_for_log_containing("who caused a run is kept now").await;
+    tasks.world.doorward.wait_for_log_containing("the cause of a run is stored now").await;
     let task = tasks.task_of(made.json()).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let own = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
@@ -191,13 +191,13 @@ async fn who_makes_a_run_while_the_store_is_away_has_caused_it_though_doorward_i
     let made = tasks.made_by("bob", &Tasks::release("at-the-end"), &[]).await;
     assert_eq!(made.status, 201, "{}", made.text());
     let doorward = &mut tasks.world.doorward;
-    doorward.wait_for_log_containing("who caused a run cannot be kept yet").await;
+    doorward.wait_for_log_containing("cannot store the cause of a run yet").await;
     doorward.signal("TERM");
     doorward.wait_for_log("draining").await;
     // The door is closed, and no connection is left.
     doorward.until_closed().await;
     redis.restart();
-    doorward.wait_for_log_containing("who caused a run is kept now").await;
+    doorward.wait_for_log_containing("the cause of a run is stored now").await;
     assert!(doorward.ended().await.success());
 }
 

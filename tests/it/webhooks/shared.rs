@@ -72,7 +72,7 @@ async fn that_a_delivery_was_taken_is_told_to_a_store_that_was_away() {
     let (delivered, ()) = tokio::join!(deliver_to(&doorward, &id, &body), away);
     assert_eq!(delivered.status, 202);
     let _: String = redis.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    doorward.wait_for_log("what became of a delivery is stored now").await;
+    doorward.wait_for_log("the outcome of a delivery is stored now").await;
     // Beyond the time for which it was under way.
     doorward.set_clock_ahead(600);
     let replayed = deliver_to(&doorward, &id, &body).await;
