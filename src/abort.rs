@@ -1,5 +1,5 @@
-//! Ending the work on an exchange from outside. A connection of HTTP/1.1, or a stream of HTTP/2, that has more for its peer, be it a
-//! client or an upstream, than that takes waits for the peer alone, and asks nobody whether to go on.
+//! Ends the work on an exchange from outside. An HTTP/1.1 connection or an HTTP/2 stream that has more for its peer, a
+//! client or an upstream, than the peer takes waits for that peer alone, and checks nothing else.
 
 use std::{
     cell::RefCell,
@@ -16,7 +16,7 @@ use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
 thread_local! {
-    /// That of the work that is polled. Made only where it is asked for.
+    /// The handle of the work that is being polled. Made only when it is asked for.
     static CURRENT: RefCell<Option<Abort>> = const { RefCell::new(None) };
 }
 
@@ -31,12 +31,12 @@ struct Told {
 }
 
 impl Abort {
-    /// Ends the work within which this is called. Outside any [`Abortable`] it ends nothing.
+    /// Returns the handle that ends the work within which this is called. Outside any [`Abortable`] it ends nothing.
     pub fn of_this_work() -> Self {
         CURRENT.with_borrow_mut(|current| current.get_or_insert_default().clone())
     }
 
-    /// Ends it, wherever it waits.
+    /// Ends the work, wherever it waits.
     pub fn abort(&self) {
         self.0.is_told.store(true, Ordering::Release);
         self.0.waker.wake();
@@ -69,7 +69,7 @@ impl<F: Future<Output = ()>> Future for Abortable<F> {
         let polled = work.poll(context);
         *this.abort = CURRENT.take();
         if let Some(Abort(told)) = this.abort {
-            // Registered before it is looked, so that whoever tells it in between wakes us.
+            // Registered before the flag is checked, so that an abort in between wakes this task.
             told.waker.register(context.waker());
             if told.is_told.load(Ordering::Acquire) {
                 this.work.set(None);
@@ -80,7 +80,8 @@ impl<F: Future<Output = ()>> Future for Abortable<F> {
     }
 }
 
-/// Runs what hyper does beside a connection of HTTP/2, such as each stream, as tasks of their own, which can be ended without it.
+/// Runs the tasks that hyper spawns for an HTTP/2 connection, such as one for each stream, so that each can be ended
+/// without the connection.
 #[derive(Clone, Debug)]
 pub struct AbortableTasks;
 
@@ -104,7 +105,7 @@ mod tests {
             let task = tokio::spawn(Abortable::new(async move {
                 told.send(Abort::of_this_work()).unwrap();
                 tokio::task::yield_now().await;
-                // The same, whenever it is asked.
+                // The same handle, whenever it is asked for.
                 told.send(Abort::of_this_work()).unwrap();
                 std::future::pending::<()>().await;
                 drop(held);
@@ -135,7 +136,7 @@ mod tests {
         }));
         goes_on.recv().await.unwrap();
         Abort::of_this_work().abort();
-        // Once it is polled before it would end.
+        // Polled once, before it would end.
         for _ in 0..3 {
             goes_on.recv().await.expect("the work that runs beside is not its");
         }

@@ -1,6 +1,6 @@
-//! What Doorward states about a request to the upstream that gets it: a signed JWT in `Doorward-Assertion`, of at most a
-//! minute, for one audience and one body. Whoever has the public keys (`/.well-known/jwks.json`) can tell a request that
-//! came through Doorward from one that came past it; [`crate::interceptor`] does so for Tekton.
+//! Doorward's statement about a request, for the upstream that gets it: a signed JWT in `Doorward-Assertion`, valid for
+//! at most a minute, for one audience and one body. Whoever has the public keys (`/.well-known/jwks.json`) can tell a
+//! request that came through Doorward from one that did not; [`crate::interceptor`] does so for Tekton.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -27,26 +27,26 @@ use crate::{
     webhooks::Once,
 };
 
-/// The request header of an assertion. A client's own is dropped, as every name that begins with `doorward-`.
+/// The request header of an assertion. A client's own is dropped, like every header that begins with `doorward-`.
 pub const HEADER: HeaderName = HeaderName::from_static("doorward-assertion");
 
-/// How long an assertion is good.
+/// How long an assertion is valid.
 pub const LIFETIME: Duration = Duration::from_secs(60);
 
-/// How far the clock of the replica that is asked may be ahead of that of the one which signed. An assertion that comes again meanwhile
-/// makes no run: what it is about is bound for longer.
+/// How far the clock of the replica that verifies may be ahead of that of the replica that signed. An assertion that is
+/// replayed in this time makes no run, because what it is about stays bound for longer.
 const LEEWAY: Duration = Duration::from_secs(60);
 
-/// The `typ` of an assertion, so that no other JWT of ours passes for one.
+/// The `typ` of an assertion, so that no other JWT of Doorward's is accepted as one.
 const TYPE: &str = "doorward-assertion+jwt";
 
-/// The file of the key that Doorward makes itself has the name of the store with this.
+/// The file of the key that Doorward generates has the name of the store with this extension.
 pub const KEY_EXTENSION: &str = "assertion.pem";
 
-/// Where the keys of assertions are published, on the external host.
+/// The path of the keys of assertions, on the external host.
 pub const KEY_SET: &str = "/.well-known/jwks.json";
 
-/// What an assertion says. `T` is `webhooks::Facts` where it is written and any JSON where it is read.
+/// The claims of an assertion. `T` is `webhooks::Facts` when it is written and any JSON when it is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claims<T = Value> {
     pub iss: Arc<str>,
@@ -60,9 +60,9 @@ pub struct Claims<T = Value> {
     pub jti: String,
     /// SHA-256 of the body, in hex.
     pub body_sha256: String,
-    /// What is the same for every try to deliver one delivery, and of no other.
+    /// The same for every try to deliver one delivery, and different for every other delivery.
     pub once: String,
-    /// Until when `once` is of no other; absent: for ever.
+    /// Until when `once` is unique; absent: forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub once_until: Option<i64>,
     pub kind: Kind,
@@ -74,7 +74,7 @@ pub struct Claims<T = Value> {
     /// The facts of the delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<T>,
-    /// Which Triggers it may set off. Absent: any.
+    /// Which Triggers the delivery may set off. Absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub triggers: Option<TriggerLimits>,
 }
@@ -87,20 +87,20 @@ struct AssertionKey {
     id: String,
     /// The public key, base64url.
     public: String,
-    /// The JOSE header of what it signs, encoded.
+    /// The encoded JOSE header of what it signs.
     header: String,
     signing: Ed25519KeyPair,
     verifying: DecodingKey,
 }
 
-/// Signs and checks the assertions of a generation.
+/// Signs and verifies the assertions of a generation.
 #[derive(Clone, Debug)]
 pub struct Assertions {
     issuer: Arc<str>,
     keys: Keys,
 }
 
-/// A request that is asserted.
+/// The request that an assertion is about.
 #[derive(Clone, Debug)]
 pub struct Asserted<'a> {
     pub principal: &'a Principal,
@@ -112,28 +112,28 @@ pub struct Asserted<'a> {
     pub triggers: Option<TriggerLimits>,
 }
 
-/// Why an assertion is none.
+/// Why an assertion is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Unproven {
     #[error("it is not signed with a key of this Doorward: {0}")]
     Signature(#[from] jsonwebtoken::errors::Error),
     #[error("it names no key of this Doorward, or is of another type")]
     Key,
-    #[error("it ended {0} s ago")]
+    #[error("it expired {0} s ago")]
     Expired(u64),
 }
 
 impl Keys {
-    /// From the configuration: Ed25519 keys in PEM (PKCS #8). `None` if none is configured, or if one is wrong, which
-    /// is then reported. `shared` says that several replicas assert, which then must do so with the same keys.
+    /// From the configuration: Ed25519 keys in PEM (PKCS #8). `None` if none is configured, or if one is invalid, which
+    /// is reported. `shared` says that several replicas assert, and so must use the same keys.
     pub fn resolve(raw: &raw::Assertions, shared: bool, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let at = at.key("keys");
         if shared && raw.keys.is_empty() {
             resolver
                 .error(&at, "with `store.redis`, webhook routes need `assertions.keys`, the same on every replica")
                 .help(
-                    "make one with `openssl genpkey -algorithm ed25519`; with a key of each replica's own, what one of \
-                     them sends is stopped by the interceptor of another",
+                    "make one with `openssl genpkey -algorithm ed25519`; if each replica had its own key, the interceptor \
+                     of one would stop what another sends",
                 );
         }
         let mut keys = Vec::with_capacity(raw.keys.len());
@@ -152,11 +152,11 @@ impl Keys {
         (!keys.is_empty() && keys.len() == raw.keys.len()).then(|| Self(keys.into()))
     }
 
-    /// The key kept in `path`, made and written for its owner only if there is none.
+    /// The key stored in `path`. If there is none, it is generated and written for its owner only.
     pub fn kept_in(path: &Path) -> io::Result<Self> {
         let pem = kept::read_or_make(path, || {
             let pair = Ed25519KeyPair::generate();
-            let pair = pair.map_err(|_| kept::invalid(path, "no random bytes could be had"))?;
+            let pair = pair.map_err(|_| kept::invalid(path, "no random bytes are available"))?;
             let der = pair.to_pkcs8v1().map_err(|_| kept::invalid(path, "the key cannot be written"))?;
             let text = Zeroizing::new(STANDARD.encode(der.as_ref()));
             let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", *text);
@@ -193,13 +193,13 @@ impl AssertionKey {
     }
 }
 
-/// The `iss` of assertions where the configuration names none.
+/// The `iss` of assertions if the configuration names none.
 pub fn default_issuer(host: Option<&str>) -> String {
     host.map_or_else(|| "doorward".to_owned(), |host| format!("https://{host}"))
 }
 
 impl Assertions {
-    /// `host` is the external host, which names this Doorward unless the configuration does.
+    /// `host` is the external host, from which the issuer is made unless it is configured.
     pub fn new(raw: &raw::Assertions, host: Option<&str>, keys: Keys) -> Self {
         let issuer = raw.issuer.clone().unwrap_or_else(|| default_issuer(host));
         Self { issuer: issuer.into(), keys }
@@ -227,8 +227,8 @@ impl Assertions {
         self.encode(&claims)
     }
 
-    /// A JWS in its compact form (RFC 7515 section 7.1). `jsonwebtoken` would read the key anew for each, which costs as
-    /// much as the signature.
+    /// A JWS in its compact form (RFC 7515 section 7.1). `jsonwebtoken` would parse the key for each one, which costs
+    /// as much as the signature.
     fn encode<T: Serialize>(&self, claims: &Claims<T>) -> Option<HeaderValue> {
         let key = self.keys.0.first()?;
         let mut token = format!("{}.", key.header);
@@ -239,7 +239,7 @@ impl Assertions {
         HeaderValue::try_from(token).ok()
     }
 
-    /// Checks signature, issuer and age. Audience and body are for the caller to compare.
+    /// Verifies signature, issuer and age. The caller must compare audience and body.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Unproven> {
         let header = jsonwebtoken::decode_header(token)?;
         let key = self.keys.0.iter().find(|key| header.kid.as_deref() == Some(&*key.id));
@@ -267,7 +267,7 @@ impl Assertions {
     }
 }
 
-/// For whom an assertion is.
+/// The audience of an assertion.
 fn audience(route: &Route) -> Arc<str> {
     match &route.event_listener {
         Some(listener) => format!("{}/{}", listener.namespace, listener.name).into(),
@@ -320,7 +320,7 @@ mod tests {
             assert!(ours.verify(token, now).is_ok(), "{now}");
         }
         assert!(matches!(ours.verify(token, end), Err(Unproven::Expired(60))));
-        // Kept: the next start has the same key.
+        // The key is stored: the next start has the same.
         assert!(assertions(keys(&dir, "a")).verify(token, NOW).is_ok());
         assert!(assertions(keys(&dir, "b")).verify(token, NOW).is_err());
         let elsewhere = Assertions::new(&raw::Assertions::default(), Some("other.example"), keys(&dir, "a"));

@@ -1,5 +1,5 @@
-//! Bodies on their way through: what a client sends to an upstream, and what goes back to it. Neither is boxed, both
-//! are counted, and of each response somebody hears once how it ended.
+//! Request and response bodies in transit. Neither is a trait object, both are counted, and each response reports once
+//! how it ended.
 
 mod client;
 mod events;
@@ -18,9 +18,9 @@ pub(crate) use self::{
 };
 use crate::upstream::streams::CutReason;
 
-/// Whether trailers pass. They do on `http` routes from HTTP/2 to HTTP/2, as gRPC needs it. Everywhere else they are
-/// dropped: a trailer could otherwise bring in a header that was taken off the head of the request. For the same reason
-/// those of a request that pass are only those that its head could have had.
+/// Whether trailers are forwarded. They are on `http` routes from HTTP/2 to HTTP/2, as gRPC needs them. Elsewhere they
+/// are dropped, because a trailer could bring back a header that was removed from the head of the request. For the same
+/// reason only those request trailers are forwarded that the head could have had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trailers {
     #[default]
@@ -47,7 +47,7 @@ pub enum BodyError {
     Cut(CutReason),
 }
 
-/// A body that is read whole; `None` if it breaks off or has more than `max` bytes.
+/// Reads a body whole; `None` if it breaks off or has more than `max` bytes.
 pub async fn collect<B>(body: B, max: usize) -> Option<Bytes>
 where
     B: Body<Data = Bytes>,
@@ -56,7 +56,7 @@ where
     Limited::new(body, max).collect().await.ok().map(http_body_util::Collected::to_bytes)
 }
 
-/// `size_hint` of a body that is there as a whole.
+/// The `size_hint` of a body that is in memory as a whole.
 fn exactly(bytes: &Bytes) -> http_body::SizeHint {
     http_body::SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
 }

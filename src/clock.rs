@@ -101,13 +101,15 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A moment for what is in the memory of this process: how old that is, and how long it counts. It is told by two clocks, and the one
-/// by which more time is over decides. The wall clock may be set back. That of [`Clock::passed`] stands still while the machine is
-/// suspended, or a hypervisor has stopped it, as for a snapshot: of that the wall clock alone tells. One that jumps ahead
-/// and comes back ends what had not come yet, which is found out anew. What others know as well, such as `exp` or what is in the store,
-/// goes by [`Timestamp`]s.
+/// A point in time for state in this process's memory: cache ages, leases, deadlines. For times that are shared with
+/// others (`exp`, records in the store) use [`Timestamp`].
 ///
-/// Moments have no order: of two between which the wall clock was set back, neither is before the other.
+/// It holds a wall-clock and a monotonic reading, and whichever says that more time has passed decides. Each covers a
+/// failure of the other: the wall clock can be set back, and the monotonic clock ([`Clock::passed`]) stops while the
+/// machine is suspended or paused by a hypervisor. A wall clock that jumps ahead only makes things expire early, and
+/// they are then fetched again.
+///
+/// There is no `Ord`: if the wall clock was set back between two moments, neither is before the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// By the wall clock.
@@ -117,26 +119,26 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// An end that has come for everybody.
+    /// An end that has always been reached.
     pub const MIN: Self = Self::at(i64::MIN, i64::MIN);
-    /// An end that never comes.
+    /// An end that is never reached.
     pub const MAX: Self = Self::at(i64::MAX, i64::MAX);
 
     const fn at(shown: i64, passed: i64) -> Self {
         Self { shown: Timestamp(shown), passed: Timestamp(passed) }
     }
 
-    /// What the wall clock said, for people and for others.
+    /// The wall-clock reading, for people and for other processes.
     pub const fn shown(self) -> Timestamp {
         self.shown
     }
 
-    /// The end that has come once the wall clock shows `end`, which others know as well.
+    /// The end that is reached once the wall clock shows `end`, which others know as well.
     pub const fn when_shown(end: Timestamp) -> Self {
         Self { shown: end, ..Self::MAX }
     }
 
-    /// By the wall clock, and by [`Clock::passed`] on a scale of its own.
+    /// The wall-clock reading, and that of [`Clock::passed`] on a scale of its own.
     pub const fn by_clock(self) -> [Timestamp; 2] {
         [self.shown, self.passed]
     }
@@ -146,22 +148,22 @@ impl Moment {
         self.shown.since(earlier.shown).max(self.passed.since(earlier.passed))
     }
 
-    /// The time that is left until `end`, zero once it has come.
+    /// The time that is left until `end`, zero once it is reached.
     pub fn until(self, end: Self) -> Duration {
         end.shown.since(self.shown).min(end.passed.since(self.passed))
     }
 
-    /// Whether `end` has not come yet.
+    /// Whether `end` is not reached yet.
     pub fn is_before(self, end: Self) -> bool {
         self.shown < end.shown && self.passed < end.passed
     }
 
-    /// Whether `end` has come by both clocks: for what must not be forgotten before it is over.
+    /// Whether `end` is reached by both clocks: for what must not be forgotten too early.
     pub fn is_surely_past(self, end: Self) -> bool {
         self.shown >= end.shown && self.passed >= end.passed
     }
 
-    /// The end that has come as soon as one of both has.
+    /// The end that is reached as soon as either of both is.
     #[must_use]
     pub fn min(self, other: Self) -> Self {
         Self { shown: self.shown.min(other.shown), passed: self.passed.min(other.passed) }
@@ -190,8 +192,9 @@ impl Sub<Duration> for Moment {
     }
 }
 
-/// A [`Moment`] that threads share. Whoever reads it while another is stored may have that by one clock and the one before by the other,
-/// of which the half decides by which more time is over: it is as if it were a little older, or ended a little sooner.
+/// A [`Moment`] that threads share. A load that races with a store may return the new reading of one clock and the old
+/// one of the other. As the clock decides by which more time has passed, the result acts as if it were a little older,
+/// or ended a little sooner.
 #[derive(Debug)]
 pub struct AtomicMoment {
     shown: AtomicI64,
@@ -213,7 +216,7 @@ impl AtomicMoment {
     }
 }
 
-/// Tells the time: the system's, or one that a test sets.
+/// The source of time: the system's clocks, or one that a test sets.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Source);
 
@@ -226,17 +229,17 @@ enum Source {
 
 #[derive(Debug)]
 struct Manual {
-    /// What it shows, in milliseconds.
+    /// What the wall clock shows, in milliseconds.
     shown: AtomicI64,
-    /// How far it was moved forward, in milliseconds.
+    /// How far it was advanced, in milliseconds.
     passed: AtomicI64,
 }
 
-/// From where on time is counted that passes whatever the system's clock is set to.
+/// The start of the system's [`Clock::passed`].
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock {
-    /// A clock that stands still until [`Clock::advance`].
+    /// A clock that does not move until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
         let shown = AtomicI64::new(start.as_millis());
         Self(Source::Manual(Arc::new(Manual { shown, passed: AtomicI64::new(0) })))
@@ -249,8 +252,9 @@ impl Clock {
         }
     }
 
-    /// The time that has passed since some moment, whatever the clock was set to meanwhile: for spans that a jump of the wall clock must
-    /// not end, as it does those of [`Moment`]s. The system's does not count while the machine is suspended or stopped.
+    /// The monotonic time since some fixed moment, whatever the wall clock was set to meanwhile: for spans that a jump
+    /// of the wall clock must not end, as it ends those of [`Moment`]s. The system's does not count while the machine
+    /// is suspended or paused.
     pub fn passed(&self) -> Duration {
         match &self.0 {
             Source::System => BEGAN.elapsed(),
@@ -258,12 +262,12 @@ impl Clock {
         }
     }
 
-    /// Now, for what is in memory.
+    /// The current moment, for state in memory.
     pub fn moment(&self) -> Moment {
         Moment { shown: self.now(), passed: Timestamp::default() + self.passed() }
     }
 
-    /// Moves a manual clock forward; the system's clock stays as it is.
+    /// Advances a manual clock; the system's clock stays as it is.
     pub fn advance(&self, span: Duration) {
         if let Source::Manual(manual) = &self.0 {
             let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
@@ -273,7 +277,8 @@ impl Clock {
         }
     }
 
-    /// Sets a manual clock, as somebody sets that of a machine: no time passes by it. The system's clock stays as it is.
+    /// Sets the wall clock of a manual clock, as somebody sets that of a machine: no monotonic time passes. The
+    /// system's clock stays as it is.
     pub fn set(&self, to: Timestamp) {
         if let Source::Manual(manual) = &self.0 {
             manual.shown.store(to.as_millis(), Ordering::SeqCst);
@@ -281,7 +286,7 @@ impl Clock {
     }
 }
 
-/// From 0 to 1, to spread pauses by: replicas are not to do the same in step.
+/// A number from 0 to 1 by which pauses are spread, so that replicas do not act in step.
 pub(crate) fn jitter() -> f64 {
     let mut byte = [0];
     // Without randomness the pause is only less spread.
@@ -313,12 +318,12 @@ pub(crate) fn go_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
-/// A [`Timestamp`] in what is shown, as RFC 3339.
+/// A [`Timestamp`] in output, as RFC 3339.
 pub(crate) fn rfc3339<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(time)
 }
 
-/// A [`Timestamp`] in what is kept, as milliseconds since 1970.
+/// A [`Timestamp`] in stored data, as milliseconds since 1970.
 pub(crate) mod millis {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -333,7 +338,7 @@ pub(crate) mod millis {
     }
 }
 
-/// As [`millis`], of what may not be known.
+/// As [`millis`], for a time that may not be known.
 pub(crate) mod optional_millis {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -348,7 +353,7 @@ pub(crate) mod optional_millis {
     }
 }
 
-/// A span in what is kept, as milliseconds.
+/// A span in stored data, as milliseconds.
 pub(crate) mod span_millis {
     use std::time::Duration;
 
@@ -363,8 +368,8 @@ pub(crate) mod span_millis {
     }
 }
 
-/// The ticks of what is done again and again, the first at once. Those that were missed, as while a store hung, are not made up for: it
-/// would be met by all of them in the moment in which it is back.
+/// The ticks of periodic work, the first at once. Ticks that were missed, for example while a store hung, are not made
+/// up for: the store would get all of them at the moment when it is back.
 pub fn every(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -441,14 +446,14 @@ mod tests {
         assert_eq!((before - Duration::from_secs(1)).shown(), Timestamp::from_secs(9_999));
     }
 
-    /// The watches of sessions, tokens and health ran a round for each that they had missed, one after the other.
+    /// The watches of sessions, tokens and health ran once for each tick that they had missed, one after the other.
     #[tokio::test(start_paused = true)]
     async fn ticks_that_were_missed_are_not_made_up_for() {
         let period = Duration::from_secs(5);
         let mut ticks = every(period);
         ticks.tick().await;
         tokio::time::advance(100 * period).await;
-        // The one that is due.
+        // The tick that is due.
         ticks.tick().await;
         let from = tokio::time::Instant::now();
         ticks.tick().await;
@@ -480,7 +485,7 @@ mod tests {
         }
     }
 
-    /// The sum of the second ended the watch of whoever read it, such as that of tokens.
+    /// Adding up the second one panicked, which ended the watch that read it, such as that of tokens.
     #[test]
     fn a_duration_of_go_that_is_too_long_is_none() {
         for text in ["99999999999999999999h", "5000000000000000h5000000000000000h"] {

@@ -1,6 +1,6 @@
-//! Doorward's own calls to the outside: providers, key sets, introspection, token reviews. One client that follows no
-//! redirects, waits no longer than it is told and reads no more than it is told, by the proxy that the environment names.
-//! Requests to upstreams never come here.
+//! Doorward's own calls to other services: providers, key sets, introspection, token reviews. One client that follows
+//! no redirects, enforces bounds on time and size, and uses the proxy that the environment names. Requests to upstreams
+//! do not go through it.
 
 mod proxy;
 
@@ -28,11 +28,11 @@ use crate::config::{report::At, resolver::Resolver};
 use self::proxy::Connector;
 pub use self::proxy::Proxy;
 
-/// Unused connections of HTTP/1.1 to one host that are kept for a while. Each carries one call at a time, so that where more are made at
-/// once, the rest connect anew each time. One of HTTP/2 carries all of them.
+/// How many idle HTTP/1.1 connections to one host are kept for a while. Each carries one call at a time, so if more
+/// calls are made at once, the rest open a new connection each time. One HTTP/2 connection carries all of them.
 pub const KEPT: usize = 64;
 
-/// What one call may cost.
+/// The bounds of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// From the start to the last byte of the answer.
@@ -41,7 +41,7 @@ pub struct Bounds {
     pub max_body: usize,
 }
 
-/// Why a call gave no answer.
+/// Why a call got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
     #[error("no answer within {0:?}")]
@@ -59,14 +59,14 @@ pub enum EgressError {
 }
 
 impl EgressError {
-    /// What TLS has against the connection, if that is why there is none.
+    /// The TLS error, if that is why there is no connection.
     pub fn of_tls(&self) -> Option<&rustls::Error> {
         let mut cause: Option<&(dyn Error + 'static)> = self.source();
         while let Some(current) = cause {
             if let Some(error) = current.downcast_ref() {
                 return Some(error);
             }
-            // An error of input and output gives the cause of the one that it holds as its own.
+            // The source of an `io::Error` is that of the error inside it, which would be skipped.
             cause = match current.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
                 Some(held) => Some(held),
                 None => current.source(),
@@ -76,11 +76,12 @@ impl EgressError {
     }
 }
 
-/// What to do about a certificate [of an authority](is_of_authority).
-pub const NO_SERVERS: &str = "its certificate says of itself that it is an authority's (`CA:TRUE`, as `openssl req -x509` makes them), which \
-                              Doorward takes of no server: make it with `-addext basicConstraints=critical,CA:FALSE`";
+/// The advice for a certificate [of an authority](is_of_authority).
+pub const NO_SERVERS: &str = "its certificate is marked as an authority's (`CA:TRUE`, the default of `openssl req -x509`), which \
+                              Doorward accepts from no server: make it with `-addext basicConstraints=critical,CA:FALSE`";
 
-/// Whether a server's certificate is refused as one of an authority. There is no variant for it, and its text says no more than the name.
+/// Whether a server's certificate is refused because it is an authority's. rustls has no variant for this, and its text
+/// is only the name.
 pub fn is_of_authority(error: &rustls::Error) -> bool {
     let rustls::Error::InvalidCertificate(CertificateError::Other(why)) = error else { return false };
     why.0.to_string() == "CaUsedAsEndEntity"
@@ -99,17 +100,19 @@ impl Egress {
         Self::build(trust(None)?, None, proxy)
     }
 
-    /// One that trusts nobody, for commands that only look at a configuration: they may run where no authority is, and no proxy.
+    /// A client that trusts nobody, for commands that only check a configuration: they may run where there is no
+    /// authority and no proxy.
     pub fn of_nobody() -> Result<Self, String> {
         Self::build(tls()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth(), None, Proxy::default())
     }
 
-    /// One that goes by the same proxy and trusts the authorities in this PEM text and no others.
+    /// A client with the same proxy that trusts only the authorities in this PEM text.
     pub fn trusting(&self, authorities: &[u8]) -> Result<Self, String> {
         Self::build(trust(Some(authorities))?, None, self.proxy.clone())
     }
 
-    /// One that trusts as the setting `ca` at `at` says, or as this one where it is left out. What is wrong with the file is reported.
+    /// A client that trusts what the setting `ca` at `at` says, or what this one trusts if it is not set. Problems with
+    /// the file are reported.
     pub fn resolve(&self, ca: Option<&Path>, at: &At, resolver: &mut Resolver) -> Option<Self> {
         let Some(path) = ca else { return Some(self.clone()) };
         let authorities = resolver.read(at, path)?;
@@ -118,13 +121,13 @@ impl Egress {
         self.trusting(&authorities).map_err(why).ok()
     }
 
-    /// One that goes by no proxy, to an upstream. It trusts the authorities in this PEM text, else those of the system, for
-    /// this name, else for the host that is called.
+    /// A client without a proxy, for an upstream. It trusts the authorities in this PEM text, else those of the system,
+    /// for `name`, else for the host that is called.
     pub fn direct(authorities: Option<&[u8]>, name: Option<ServerName<'static>>) -> Result<Self, String> {
         Self::build(trust(authorities)?, name, Proxy::default())
     }
 
-    /// The proxy that calls go by.
+    /// The proxy that calls go through.
     pub fn proxy(&self) -> &Proxy {
         &self.proxy
     }
@@ -132,7 +135,7 @@ impl Egress {
     fn build(trusting: ClientConfig, name: Option<ServerName<'static>>, proxy: Proxy) -> Result<Self, String> {
         let hop = match proxy.is_tls() {
             true => trust(None)?,
-            // Nothing is said over TLS to a proxy in clear text, and the authorities of the system take memory.
+            // There is no TLS to a proxy in clear text, and the authorities of the system take memory.
             false => tls()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth(),
         };
         let hop = HttpsConnectorBuilder::new().with_tls_config(hop).https_or_http().enable_http1().build();
@@ -149,9 +152,9 @@ impl Egress {
         Ok(Self { client, proxy })
     }
 
-    /// Sends a request and reads the whole answer within `bounds`. Any status is an answer; a redirect is one too.
-    /// A safe request is sent again where the connection broke before an answer (RFC 9110 section 9.2.2): servers close
-    /// idle connections at any moment, also while a request is on its way.
+    /// Sends a request and reads the whole answer within `bounds`. Any status is an answer, also that of a redirect. A
+    /// safe request is sent again if the connection broke before an answer (RFC 9110 section 9.2.2), because servers
+    /// close idle connections at any moment, also while a request is on its way.
     pub async fn send(&self, request: Request<Bytes>, bounds: Bounds) -> Result<Response<Bytes>, EgressError> {
         let exchange = async {
             let again = request.method().is_safe().then(|| request.clone());
@@ -183,7 +186,8 @@ impl Egress {
     }
 }
 
-/// The value of `Authorization` with this token, which is not printed; `None` if it has characters that no header may have.
+/// The value of `Authorization` with this token, marked as sensitive; `None` if it has characters that no header may
+/// have.
 pub fn bearer(token: &[u8]) -> Option<HeaderValue> {
     let mut value = Zeroizing::new(b"Bearer ".to_vec());
     value.extend_from_slice(token);
@@ -193,13 +197,14 @@ pub fn bearer(token: &[u8]) -> Option<HeaderValue> {
 }
 
 fn tls() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
-    // Named here, so that it is ours whatever the process has installed as its default.
+    // Named here, so that it does not depend on the default of the process.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     builder.map_err(|error| error.to_string())
 }
 
-/// The TLS client, without ALPN, that trusts the authorities in this PEM text or, without one, those of the system.
+/// A TLS client configuration, without ALPN, that trusts the authorities in this PEM text or, without one, those of the
+/// system.
 pub fn trust(authorities: Option<&[u8]>) -> Result<ClientConfig, String> {
     let trusting = match authorities {
         None => tls()?.with_platform_verifier().map_err(|error| error.to_string())?,
@@ -208,7 +213,7 @@ pub fn trust(authorities: Option<&[u8]>) -> Result<ClientConfig, String> {
     Ok(trusting.with_no_client_auth())
 }
 
-/// The authorities in this PEM text. What is wrong with it is said for use behind the name of what holds it, and a colon.
+/// The authorities in this PEM text. An error is worded to follow the name of what contains it and a colon.
 pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let unreadable = |error: &dyn std::fmt::Display| format!("a certificate in it cannot be read: {error}");
     let mut roots = RootCertStore::empty();
@@ -219,7 +224,7 @@ pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(roots) }
 }
 
-/// An error with its causes: what the client says by itself is only that it failed.
+/// An error with its causes, because the client's own message only says that it failed.
 fn causes(error: &(dyn Error + Send + Sync + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

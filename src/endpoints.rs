@@ -1,5 +1,5 @@
-//! Doorward's own endpoints: the login, who am I, my sessions, and the metadata of the protected resource. A request comes here after
-//! it was sanitized and routed, and nothing here can forward.
+//! Doorward's own endpoints: the login, who am I, my sessions, and the metadata of the protected resource. Requests are
+//! sanitized and routed before they get here, and nothing here can forward.
 
 pub mod probe;
 mod sessions;
@@ -41,25 +41,26 @@ use crate::{
     upstream::buffered::{self, BufferLimits},
 };
 
-/// Where people and programs read what Doorward knows of them.
+/// The page that shows people and programs what Doorward knows about them.
 pub const WHO_AM_I: &str = "/.doorward/whoami";
 
 /// How long an endpoint may take; a login waits for its provider.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the endpoints work with.
+/// What an endpoint needs to answer.
 #[derive(Clone)]
 struct Context {
     snapshot: Arc<Snapshot>,
     request: Arc<CleanRequest<()>>,
     body: Bytes,
     origin: Option<Origin>,
-    /// Whose the bearer token is, where who asks comes with one.
+    /// The principal of the bearer token, if the request has one.
     bearer: Option<Arc<Principal>>,
     whose: Whose,
 }
 
-/// A refusal that an endpoint leaves to [`Endpoints::serve`], so that it is told in the caller's language as any other.
+/// A refusal that an endpoint leaves to [`Endpoints::serve`], so that it is presented in the client's format like any
+/// other.
 #[derive(Clone)]
 struct Refused(Arc<Rejection>);
 
@@ -100,7 +101,7 @@ impl Default for Endpoints {
 }
 
 impl Endpoints {
-    /// Answers a request to one of our own paths. Its body is read where one is looked at, and nowhere else.
+    /// Answers a request to one of Doorward's own paths. The body is read only for endpoints that use it.
     pub async fn serve(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -124,7 +125,8 @@ impl Endpoints {
             Some(limits) => buffered::read(body, limits, authenticator.budget, share).await?,
             None => Bytes::new(),
         };
-        // So that nothing is used up in vain. Room is taken once it is proved who comes: strangers must not keep others out.
+        // Checked first, so that nothing is used up if it cannot be recorded. Space is reserved only once the caller is
+        // authenticated, as strangers must not keep others out.
         if Login::lets_in(request.method(), request.path()) {
             exchange.check_trail()?;
         }
@@ -155,7 +157,7 @@ impl Endpoints {
         if response.status() == StatusCode::NOT_FOUND {
             return Err(not_found());
         }
-        // What the router refuses itself has no words. A page of the login has its own.
+        // The router's own refusal has no text. A page of the login has its own.
         if response.status() == StatusCode::METHOD_NOT_ALLOWED && !response.headers().contains_key(header::CONTENT_TYPE)
         {
             let allow = response.headers().get(header::ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or_default();
@@ -193,8 +195,8 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
     let Some(origin) = &context.origin else {
         let refusal = Rejection::new(Reason::BadRequest, "signing in needs https")
             .fix(
-                "use the address with `https://`; in clear text it works on this machine only, for development. If it is that address, \
-                 the proxy in front has to say so (`X-Forwarded-Proto`) and to be in `trusted_proxies`: `doorward doctor --only origin` tells more",
+                "use the `https://` address; clear text works on this machine only, for development. If you did use it, the proxy in \
+                 front must send `X-Forwarded-Proto` and be listed in `trusted_proxies`: `doorward doctor --only origin` says more",
             );
         return refused(refusal);
     };
@@ -216,7 +218,8 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         whose: &context.whose,
         left_out: &left_out,
     };
-    // Before the answer, which may end the session. Who cannot be told of is told of as nobody, and what needs a session says more.
+    // Before the answer, which may end the session. If the session cannot be read, the request is recorded as
+    // anonymous, and an endpoint that needs the session reports the failure.
     if let Ok(Some(session)) = context.snapshot.sessions.held_by(request.headers, origin).await {
         context.whose.is(&session.principal);
     }
@@ -226,7 +229,7 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
     }
 }
 
-/// Who is signed in, in the words of oauth2-proxy.
+/// The signed-in user, in the format of oauth2-proxy.
 async fn user_info(Extension(context): Extension<Context>) -> AxumResponse {
     match context.session().await {
         Ok(session) => {
@@ -243,7 +246,7 @@ async fn user_info(Extension(context): Extension<Context>) -> AxumResponse {
     }
 }
 
-/// A question that nobody may ask, or not from where it came: those that may be asked never come here.
+/// Answers a forward-auth query that is not allowed, or not from there. Those that are allowed never get here.
 async fn not_asked(Extension(context): Extension<Context>) -> AxumResponse {
     if context.snapshot.raw.forward_auth.is_none() {
         return StatusCode::NOT_FOUND.into_response();
@@ -277,12 +280,12 @@ async fn who_am_i(Extension(context): Extension<Context>) -> AxumResponse {
         }),
         principal: &principal,
     };
-    // Nobody looks at a page with a token.
+    // A client that sends a token is not a person who looks at a page.
     if context.bearer.is_some() || context.wants_json() { about.as_json() } else { about.as_page(&context) }
 }
 
 impl Context {
-    /// The session that the browser or program holds, or the answer to one that holds none.
+    /// The session of the browser or program, or the response if there is none.
     async fn session(&self) -> Result<Arc<Session>, AxumResponse> {
         let session = match &self.origin {
             Some(origin) => self.held(origin).await,
@@ -298,7 +301,7 @@ impl Context {
         }
     }
 
-    /// Whose handle comes with the request; else, whose cookie.
+    /// The session of the handle that the request carries; else, that of its cookie.
     async fn held(&self, origin: &Origin) -> Result<Option<Arc<Session>>, Rejection> {
         let (sessions, headers) = (&self.snapshot.sessions, self.request.headers());
         match sessions.of_program(headers, origin, self.request.meta().client).await {
@@ -339,13 +342,13 @@ fn signed_out(context: &Context) -> AxumResponse {
     (StatusCode::UNAUTHORIZED, headers, problem.to_string()).into_response()
 }
 
-/// What somebody is told of themselves.
+/// What callers are told about themselves.
 struct About<'a> {
     principal: &'a Principal,
     /// Kubernetes groups.
     groups: &'a [Arc<str>],
     rules: Vec<Concern<'a>>,
-    /// Of who did not come with a token.
+    /// `None` for a caller with a bearer token.
     session: Option<SessionTimes>,
 }
 
@@ -405,7 +408,8 @@ async fn assertion_keys(Extension(context): Extension<Context>) -> AxumResponse 
     ([(header::CACHE_CONTROL, "public, max-age=300")], Json(context.snapshot.assertions.key_set())).into_response()
 }
 
-/// OAuth 2.0 Protected Resource Metadata (RFC 9728 section 3.2): of the route at the path that follows, or of the whole host.
+/// OAuth 2.0 Protected Resource Metadata (RFC 9728 section 3.2), for the route at the path that follows or for the
+/// whole host.
 async fn protected_resource(Extension(context): Extension<Context>) -> AxumResponse {
     let Context { snapshot, request, .. } = &context;
     let resource = request.path().strip_prefix(PROTECTED_RESOURCE).unwrap_or_default();
@@ -419,7 +423,7 @@ async fn protected_resource(Extension(context): Extension<Context>) -> AxumRespo
         Some(route) => asked_for_tokens(route.accepts.issuers().iter()),
         None => asked_for_tokens(snapshot.issuers.iter().filter(|issuer| issuer.signs())),
     };
-    // A server refuses who asks it for a scope of another's.
+    // A server refuses clients that ask it for a scope of another server.
     let is_listed = |name: &str| servers.iter().any(|issuer| **issuer.name() == *name);
     let scopes = route.map(|route| snapshot.policy.scopes_on(&route.name, is_listed)).unwrap_or_default();
     let servers: Vec<&str> = servers.iter().map(|issuer| &**issuer.identifier()).collect();
@@ -431,7 +435,7 @@ async fn protected_resource(Extension(context): Extension<Context>) -> AxumRespo
     }
     let headers = [
         (header::CACHE_CONTROL, "public, max-age=300"),
-        // Clients within pages of any origin look here before they have a token.
+        // Clients within pages of any origin query this before they have a token.
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
     ];
     (headers, Json(metadata)).into_response()
@@ -441,8 +445,8 @@ async fn allow_preflight() -> AxumResponse {
     respond::allow_preflight().map(Body::from)
 }
 
-/// Of these issuers those that a client can ask for a token. Many clients take the first that is named, so that others are named only
-/// where there is no such one.
+/// Selects the issuers that a client can ask for a token. Many clients take the first that is listed, so the others are
+/// listed only if there is no such issuer.
 fn asked_for_tokens<'a>(issuers: impl Iterator<Item = &'a Arc<Issuer>>) -> Vec<&'a Arc<Issuer>> {
     let (asked, others): (Vec<_>, Vec<_>) = issuers.partition(|issuer| issuer.is_asked_for_tokens());
     if asked.is_empty() { others } else { asked }
@@ -453,7 +457,7 @@ mod tests {
     use super::*;
     use crate::authn::Actor;
 
-    /// An agent that came with a person's token was told the person alone.
+    /// An agent that came with a person's token was shown the person alone.
     #[tokio::test]
     async fn an_agent_is_told_that_it_acts_and_which_client_it_is() {
         for (actor, told) in

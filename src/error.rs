@@ -1,5 +1,5 @@
-//! The one way in which a request is refused. Every refusal says what happened, why, and what to do next; what only
-//! an operator may know travels beside it and goes to the log.
+//! The one way in which a request is refused. Every refusal says what happened, why, and what to do next. Details that
+//! only an operator may know are attached to it and go to the log.
 
 use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use crate::authn::NeededLogin;
 
-/// The enum with its labels and the list of all, so that none can be left out of the list.
+/// The enum with its labels and the list of its variants, so that none can be missing in the list.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident => $label:literal,)*) => {
         /// Why a request was refused: a small closed set, the label of metrics and the `reason` of the audit trail.
@@ -17,7 +17,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All there are.
+            /// All reasons.
             pub const ALL: &[Self] = &[$(Self::$reason,)*];
 
             /// The label, snake case.
@@ -57,11 +57,11 @@ reasons! {
     KeyUnknown => "key_unknown",
     SignatureInvalid => "signature_invalid",
     SessionExpired => "session_expired",
-    /// Without a session, again and again.
+    /// Too many refusals without a session.
     TooManyRefusals => "too_many_refusals",
     // The decision.
     PolicyDenied => "policy_denied",
-    /// By RBAC, where Doorward asks for it.
+    /// By Kubernetes RBAC, where Doorward asks the API server.
     KubernetesDenied => "kubernetes_denied",
     NoRuleMatched => "no_rule_matched",
     NeedUnmet => "need_unmet",
@@ -86,7 +86,7 @@ reasons! {
 }
 
 impl Reason {
-    /// The status that goes with it unless the refusal says otherwise.
+    /// The status for this reason, unless the refusal sets another.
     pub const fn status(self) -> StatusCode {
         match self {
             Self::BadRequest | Self::PathNotCanonical | Self::CredentialAmbiguous | Self::UpgradeRefused => {
@@ -112,7 +112,7 @@ impl Reason {
             | Self::KeyUnknown
             | Self::SignatureInvalid
             | Self::SessionExpired
-            // RFC 9470 section 3: the credential is good, and not good enough.
+            // RFC 9470 section 3: the credential is valid but not sufficient.
             | Self::NeedUnmet => StatusCode::UNAUTHORIZED,
             Self::TooManyRefusals => StatusCode::TOO_MANY_REQUESTS,
             Self::PolicyDenied
@@ -149,7 +149,7 @@ impl Reason {
         )
     }
 
-    /// Whether it was decided so about a caller who is known, which no other try changes.
+    /// Whether it is a decision about a known caller, which a retry does not change.
     pub fn is_decision(self) -> bool {
         self.status() == StatusCode::FORBIDDEN || matches!(self, Self::NeedUnmet | Self::TokenRevoked)
     }
@@ -161,14 +161,14 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Whom a verified credential names that gives no identity which can be used, for the audit trail only.
+/// The identity that a verified credential names but that cannot be used. For the audit trail only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PresentedIdentity {
     /// The name of the issuer in the configuration.
     pub issuer: Arc<str>,
-    /// Who it is to the issuer.
+    /// The issuer's identifier for the caller.
     pub subject: Arc<str>,
-    /// What the user name would be made of, where that was refused and is not the subject.
+    /// What the user name would be made from, if that was refused and is not the subject.
     pub user: Option<Box<str>>,
     /// The group that was refused.
     pub group: Option<Box<str>>,
@@ -216,20 +216,20 @@ impl Rejection {
         }))
     }
 
-    /// `allow`: the methods that are taken there, as `Allow` has them, which each 405 must have (RFC 9110 section 15.5.6). Empty where
-    /// there are none.
+    /// `allow` has the methods that are accepted there, in the form of `Allow`, which every 405 must have (RFC 9110
+    /// section 15.5.6). It is empty if there are none.
     pub fn method_not_allowed(allow: impl Into<Cow<'static, str>>, detail: impl Into<Cow<'static, str>>) -> Self {
         let mut rejection = Self::new(Reason::MethodNotAllowed, detail);
         rejection.0.allow = Some(allow.into());
         rejection
     }
 
-    /// `max`: the bytes that are taken.
+    /// `max` is the number of bytes that are accepted.
     pub fn body_too_large(max: u64) -> Self {
         Self::new(Reason::BodyTooLarge, format!("the body is larger than {max} bytes")).fix("send a smaller body")
     }
 
-    /// It would take more memory than there is at the moment.
+    /// The request needs more memory than is available at the moment.
     pub fn short_of_memory() -> Self {
         Self::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
     }
@@ -247,14 +247,14 @@ impl Rejection {
         self
     }
 
-    /// Another status than that of the reason, where the caller's protocol gives that one another meaning.
+    /// Sets another status than that of the reason, for callers whose protocol gives that one another meaning.
     #[must_use]
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.0.status = Some(status);
         self
     }
 
-    /// What the upstream answered where the caller is told otherwise.
+    /// The upstream's status, if the caller gets another one.
     #[must_use]
     pub fn with_upstream_status(mut self, status: StatusCode) -> Self {
         self.0.upstream_status = Some(status);
@@ -268,7 +268,7 @@ impl Rejection {
         self
     }
 
-    /// Whom the credential names, which was verified.
+    /// The identity that the verified credential names.
     #[must_use]
     pub fn with_presented(mut self, presented: PresentedIdentity) -> Self {
         self.0.presented = Some(presented);
@@ -282,14 +282,15 @@ impl Rejection {
         self
     }
 
-    /// The login that would do, for the `insufficient_user_authentication` challenge (RFC 9470 section 3).
+    /// The login that would suffice, for the `insufficient_user_authentication` challenge (RFC 9470 section 3).
     #[must_use]
     pub fn needs_login(mut self, needed: NeededLogin) -> Self {
         self.0.needed_login = Some(needed);
         self
     }
 
-    /// The request carries a bearer token in a way or as often as none may, for the `invalid_request` challenge (RFC 6750 section 3.1).
+    /// Marks a request that carries a bearer token in a way, or as often, as is not allowed, for the `invalid_request`
+    /// challenge (RFC 6750 section 3.1).
     #[must_use]
     pub fn misuses_bearer(mut self) -> Self {
         self.0.misuses_bearer = true;
@@ -323,8 +324,8 @@ impl Rejection {
         self.0.fix.as_deref()
     }
 
-    /// What happened and what to do about it, without a full stop at the end. Some details and fixes are whole sentences, and others
-    /// parts of one.
+    /// What happened and what to do about it, without a full stop at the end. Some details and fixes are whole
+    /// sentences, and others are clauses.
     pub fn in_words(&self) -> String {
         let detail = self.detail().trim_end_matches('.');
         let Some(fix) = self.fix_text() else { return detail.to_owned() };
@@ -337,7 +338,7 @@ impl Rejection {
         self.0.retry_after
     }
 
-    /// The methods that are taken there, where that of the request is not.
+    /// The methods that are accepted there, if that of the request is not.
     pub fn allow(&self) -> Option<&str> {
         self.0.allow.as_deref()
     }
@@ -346,12 +347,12 @@ impl Rejection {
         self.0.rule.as_ref()
     }
 
-    /// Whom the credential names, where it was verified and gives no identity that can be used.
+    /// The identity that the verified credential names but that cannot be used.
     pub fn presented(&self) -> Option<&PresentedIdentity> {
         self.0.presented.as_ref()
     }
 
-    /// What [`Self::because`] said, and what was behind that, in one line; `None` where nothing was.
+    /// The error given to [`Self::because`] and its causes, in one line; `None` if there is none.
     pub fn causes(&self) -> Option<String> {
         let mut cause = self.source()?;
         let mut text = cause.to_string();
@@ -367,7 +368,7 @@ impl Rejection {
         &self.0.needed_scopes
     }
 
-    /// Whether it is for the way in which the request carries a bearer token.
+    /// Whether it is about the way in which the request carries a bearer token.
     pub fn is_for_misuse_of_bearer(&self) -> bool {
         self.0.misuses_bearer
     }

@@ -1,18 +1,18 @@
-//! One sync for writes that come close together. A sync costs more than all else that is done for a write, so it is put off a moment
-//! where others are likely to come for the same one. Who comes alone does not wait.
+//! Group commit: one fsync for writes that come close together. An fsync costs more than everything else about a write,
+//! so it is delayed a moment if others are likely to share it. A write that comes alone does not wait.
 
 use std::{
     mem, thread,
     time::{Duration, Instant},
 };
 
-/// How long is waited for others, and again as long while some come.
+/// How long to wait for other writes, and again as long while more arrive.
 const WINDOW: Duration = Duration::from_micros(300);
 
-/// How long is waited at most while some come: whoever was first waits for all of them.
+/// The longest wait while more arrive, as the first write waits for all of them.
 const MOST: Duration = Duration::from_millis(2);
 
-/// Whether it is worth waiting before a sync, by how many shared the last ones.
+/// Decides whether to wait before an fsync, by how many writes shared the last ones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GroupCommit {
     window: Duration,
@@ -25,9 +25,9 @@ impl GroupCommit {
         Self { window: WINDOW, most: MOST, shared_by: 0 }
     }
 
-    /// If several shared the last syncs, blocks for a window, and for another one as long as the one before brought somebody and fewer
-    /// share the sync that is next than are expected. `take` takes those who have come, and tells how many share it, which were `sharing`
-    /// before.
+    /// If several writes shared the last fsyncs, blocks for a window, and for another one as long as the previous
+    /// window brought a write and fewer share the next fsync than are expected. `take` takes the writes that have
+    /// arrived and returns how many share the fsync now; before that there were `sharing`.
     pub(crate) fn gather(&self, mut sharing: usize, mut take: impl FnMut() -> usize) {
         if self.shared_by <= 1 {
             return;
@@ -42,15 +42,15 @@ impl GroupCommit {
         }
     }
 
-    /// One by which so many are expected, with these times.
+    /// One that expects `shared_by` writes, with these times.
     #[cfg(test)]
     pub(crate) const fn expecting(shared_by: usize, window: Duration, most: Duration) -> Self {
         Self { window, most, shared_by }
     }
 
-    /// Notes how many share the sync that is next.
+    /// Notes how many writes share the next fsync.
     pub(crate) fn shared(&mut self, by: usize) {
-        // One that comes alone between others is no sign that they have ceased.
+        // A write that comes alone between others does not show that they have ceased.
         self.shared_by = by.max(self.shared_by / 2);
     }
 }
@@ -59,7 +59,8 @@ impl GroupCommit {
 mod tests {
     use super::*;
 
-    /// How many windows are waited for, behind each of which so many share the sync, and behind all others as many as behind the last.
+    /// How many windows are waited for, if after each of them so many writes share the fsync, and after all others as
+    /// many as after the last.
     fn windows(commit: GroupCommit, sharing: &[usize]) -> usize {
         let (mut windows, mut last) = (0, 1);
         commit.gather(last, || {
@@ -87,7 +88,7 @@ mod tests {
         assert!(begun.elapsed() >= window);
     }
 
-    /// A sync was shared by those of one window, however many more were on their way.
+    /// An fsync was shared by the writes of one window, however many more were on their way.
     #[test]
     fn as_long_as_each_window_brings_somebody_another_one_is_waited_for() {
         let commit = GroupCommit::expecting(usize::MAX, Duration::ZERO, Duration::MAX);
@@ -97,7 +98,7 @@ mod tests {
         }
     }
 
-    /// Two that come in step waited for a window more each time, which could bring nobody.
+    /// Two writers in step waited for one more window each time, which could bring nobody.
     #[test]
     fn once_as_many_have_come_as_are_expected_no_other_window_is_waited_for() {
         let commit = GroupCommit::expecting(3, Duration::ZERO, Duration::MAX);
@@ -110,7 +111,7 @@ mod tests {
     #[test]
     fn a_flood_does_not_put_the_sync_off_for_longer_than_the_most() {
         let floods: Vec<usize> = (2..10).collect();
-        // The window that would end too late is not begun.
+        // A window that would end too late is not begun.
         let window = Duration::from_millis(1);
         for most in [Duration::ZERO, window, window * 2] {
             assert_eq!(windows(GroupCommit::expecting(usize::MAX, window, most), &floods), 1, "{most:?}");

@@ -1,5 +1,5 @@
-//! Files that Doorward makes once and finds again at each start, such as keys, and what its client keeps: they stand there whole
-//! or not at all.
+//! Files that Doorward creates once and reads at each start, such as keys, and files that its client stores. They are
+//! there as a whole or not at all.
 
 use std::{
     ffi::OsString,
@@ -15,10 +15,10 @@ use zeroize::Zeroizing;
 
 use crate::config::resolver::folder_of;
 
-/// What stands in a file that only its owner reads; where there is none, what `make` gives is written there first.
+/// Reads a file that only its owner may read. If it does not exist, it is created first, with what `make` returns.
 ///
-/// Of two processes that start at once on a new folder the second finds what the first has written: with a key of its
-/// own it could not read what the other seals.
+/// If two processes start at once on a new folder, the second finds what the first has written: with a key of its own
+/// it could not read what the other seals.
 pub(crate) fn read_or_make(
     path: &Path,
     make: impl FnOnce() -> io::Result<Zeroizing<Vec<u8>>>,
@@ -39,10 +39,10 @@ pub(crate) fn read_or_make(
     if write().map_err(|error| named(path, error.kind(), &error))? {
         return Ok(made);
     }
-    read(path)?.ok_or_else(|| named(path, io::ErrorKind::NotFound, "it was made and taken away again"))
+    read(path)?.ok_or_else(|| named(path, io::ErrorKind::NotFound, "it was created and removed again"))
 }
 
-/// What stands in a file; none if there is no such file.
+/// Reads a file; `None` if it does not exist.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
@@ -51,14 +51,13 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     }
 }
 
-/// Writes a file, in place of one that is there. Once this has returned, no loss of power undoes it.
+/// Writes a file, replacing an existing one. Once this has returned, the file is durable.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     replace(path, bytes, mode)?;
     last(path).map_err(|error| named(path, error.kind(), &error))
 }
 
-/// Writes a file, in place of one that is there, in one step for whoever reads it. A loss of power may undo it, and leaves the one
-/// before.
+/// Writes a file, replacing an existing one atomically. A power failure may undo it, and then leaves the previous file.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let replace = || {
         let unfinished = beside(path, mode)?;
@@ -68,14 +67,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     replace().map_err(|error| named(path, error.kind(), &error))
 }
 
-/// Whether [`replace`] would do it, as things stand.
+/// Whether [`replace`] would succeed at the moment.
 pub(crate) fn could_replace(path: &Path, mode: u32) -> io::Result<()> {
     beside(path, mode).map(drop).map_err(|error| named(path, error.kind(), &error))
 }
 
-/// A file that is to become the one at `path`, of a name that no other process has. One that dies meanwhile leaves it there.
+/// A temporary file that is to become the one at `path`, under a name that no other process uses. A process that dies
+/// meanwhile leaves it behind.
 fn beside(path: &Path, mode: u32) -> io::Result<NamedTempFile<File>> {
-    // Hidden, as `config*` in a folder of people is more than a pattern of theirs.
+    // Hidden, so that somebody's pattern such as `config*` does not match it.
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     Builder::new().prefix(&name).suffix(".new").make_in(folder_of(path), |beside| create(beside, mode))
@@ -90,12 +90,12 @@ fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Lets the name of a file outlast a loss of power too.
+/// Makes the name of a file durable, too.
 fn last(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }
 
-/// That what a file holds is of no use.
+/// The error for a file whose contents cannot be used.
 pub(crate) fn invalid(path: &Path, why: &(impl fmt::Display + ?Sized)) -> io::Error {
     named(path, io::ErrorKind::InvalidData, why)
 }

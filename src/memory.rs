@@ -1,7 +1,7 @@
-//! How much memory is left, and what is shed when it runs short: first what costs least.
+//! How much memory is left, and what is shed when it runs short, the cheapest first.
 //!
-//! The kernel kills a process that goes beyond the limit of its cgroup, and with it every stream and every request, so
-//! that it is better to turn some away before. Health, metrics and operator commands are served all the same.
+//! The kernel kills a process that exceeds the limit of its cgroup, and with it every stream and every request, so it
+//! is better to turn some away before. Health, metrics and operator commands are always served.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use crate::{
     config::{raw::Limits, values::Size},
 };
 
-/// How short memory is. Each level sheds what the ones before it shed, too.
+/// How short memory is. Each level also sheds what the levels before it shed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     #[default]
@@ -38,7 +38,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// Those that shed something, with the share of the limit, in percent, from which on each holds.
+    /// The levels that shed something, each with the share of the limit, in percent, at which it begins.
     fn ladder(limits: &Limits) -> [(u8, Self); 4] {
         [
             (limits.memory_close_idle, Self::CloseIdle),
@@ -48,7 +48,7 @@ impl Level {
         ]
     }
 
-    /// `limit` is what there may be, in bytes.
+    /// `limit` is the memory limit in bytes.
     fn of(used: u64, limit: u64, limits: &Limits) -> Self {
         let reached = |(percent, _): &(u8, Self)| u128::from(used) * 100 >= u128::from(limit) * u128::from(*percent);
         Self::ladder(limits).into_iter().rfind(reached).map_or(Self::Calm, |(_, level)| level)
@@ -70,14 +70,14 @@ impl Level {
     }
 }
 
-/// The level, shared by all who shed. Clones share it.
+/// The level, shared by everything that sheds load. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     level: Arc<AtomicU8>,
     metrics: MemoryMetrics,
 }
 
-/// What is known of the memory of the process.
+/// The metrics of the memory of the process.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryMetrics {
     used: Gauge,
@@ -106,7 +106,8 @@ impl Memory {
         Level::from_u8(self.level.load(Ordering::Relaxed))
     }
 
-    /// Looks how much there is and tells the component. Where the configuration sets no limit, that of the cgroup counts.
+    /// Measures the memory in use and reports to the component. If the configuration sets no limit, that of the cgroup
+    /// applies.
     pub fn look(&self, limits: &Limits, component: &ComponentHandle) {
         let used = used_here().unwrap_or(0);
         let limit = limits.memory.map(|limit| limit.0).or_else(|| limit_of_cgroup(Path::new("/")));
@@ -123,7 +124,7 @@ impl Memory {
     }
 }
 
-/// Anonymous memory of this process, in bytes. Pages of files count for nothing: the kernel takes them back.
+/// Anonymous memory of this process, in bytes. File pages do not count, as the kernel can reclaim them.
 fn used_here() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
@@ -143,7 +144,8 @@ fn limit_of_cgroup(root: &Path) -> Option<u64> {
             _ => return Vec::new(),
         };
         let group = fields.next().unwrap_or_default();
-        // Within a container the path may be that of the host, which is not there; the ancestors hold all the same.
+        // Within a container the path may be that of the host, which does not exist there; its ancestors apply all the
+        // same.
         let folders = Path::new(group)
             .ancestors()
             .map(|group| root.join(mount).join(group.strip_prefix("/").unwrap_or(group)).join(file));

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// A name as a token.
+/// Escapes a name as a token.
 pub fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }

@@ -1,4 +1,4 @@
-//! The threads: workers, each with a runtime and sockets of its own, and the control runtime for all else.
+//! The threads: workers, each with its own runtime and sockets, and the control runtime for everything else.
 
 use std::{
     future::Future,
@@ -21,10 +21,10 @@ pub struct Workers(Vec<JoinHandle<()>>);
 
 impl Workers {
     /// Starts a thread for each of `parts`, with a `current_thread` runtime that runs `work` until it ends. A worker
-    /// whose `work` itself panics is started again with the same part: the tasks that it spawned are lost, the part,
-    /// such as its listening sockets, is not. A panic in a spawned task ends that task only.
+    /// whose `work` itself panics is restarted with the same part. The tasks that it spawned are lost; the part, such
+    /// as its listening sockets, is not. A panic in a spawned task ends that task only.
     ///
-    /// Errors: a thread or a runtime could not be made. Workers already started are left to end with their process.
+    /// Errors: a thread or a runtime could not be created. Workers already started are left to end with the process.
     pub fn start<P, F, W>(parts: Vec<P>, work: F) -> io::Result<Self>
     where
         P: Send + 'static,
@@ -74,8 +74,8 @@ pub fn worker_count(configured: Option<u16>) -> NonZeroUsize {
         .unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
-/// The runtime for what several requests wait for and for what belongs to none: key sets, introspection, logins,
-/// files, shutdown.
+/// The runtime for work that several requests wait for, and for work that belongs to no request: key sets,
+/// introspection, logins, files, shutdown.
 pub fn control() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()
 }

@@ -1,21 +1,21 @@
-//! SHA-256 as an array, which can be a key, be compared and be kept.
+//! SHA-256 digests as arrays, which can be keys, be compared and be stored.
 
 use aws_lc_rs::digest;
 use data_encoding::HEXLOWER_PERMISSIVE;
 
-/// The digest of the parts, one after the other.
+/// The digest of the concatenated parts.
 pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     parts.iter().for_each(|part| hash.update(part));
     hash.finish()
 }
 
-/// A digest of 64 hex digits in either case, with or without the colons that OpenSSL puts between bytes.
+/// Parses a digest of 64 hex digits in either case, with or without the colons that OpenSSL puts between bytes.
 pub(crate) fn from_hex(text: &str) -> Option<[u8; 32]> {
     HEXLOWER_PERMISSIVE.decode(text.replace(':', "").as_bytes()).ok()?.try_into().ok()
 }
 
-/// The digest of what comes in pieces.
+/// The digest of data that arrives in pieces.
 pub(crate) struct Sha256(digest::Context);
 
 impl Sha256 {

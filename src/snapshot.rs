@@ -1,5 +1,5 @@
-//! A generation: everything that one configuration gives. It is built whole beside the one in force and swapped in
-//! whole; a request is decided by the one that it began with.
+//! A generation: everything that one configuration produces. It is built as a whole beside the one in force and swapped
+//! in as a whole. A request is decided by the generation that it began with.
 
 mod defaults;
 
@@ -51,17 +51,17 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     pub issuers: Issuers,
     pub policy: Arc<Policy>,
-    /// Names of claims that the policy looks at, for the audit trail.
+    /// Names of the claims that the policy reads, for the audit trail.
     pub claims: Option<Arc<[Arc<str>]>>,
     pub assertions: Assertions,
-    /// Doorward as an issuer of tokens, where it is one.
+    /// Doorward as a token issuer, if it is one.
     pub own_issuer: Option<OwnIssuer>,
     pub sessions: Sessions,
     pub login: Login,
-    /// What people see on our pages.
+    /// The branding of Doorward's pages.
     pub brand: Brand,
     pub break_glass: Option<BreakGlass>,
-    /// By the name of the listener.
+    /// Keyed by the name of the listener.
     trusted_proxies: HashMap<Arc<str>, Arc<[IpNet]>>,
     pub max_mirror_age: Duration,
     /// Counts requests that match no route.
@@ -69,7 +69,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Has revocations know all issuers by the names that they have in this generation.
+    /// Tells revocations under which names this generation knows the issuers.
     pub fn name_issuers(&self, revocations: &Revocations) {
         let own = self.own_issuer.as_ref().map(|own| (own.name(&self.issuers), own.issuer()));
         let mut named: Vec<Named> = Vec::new();
@@ -81,15 +81,15 @@ impl Snapshot {
         if let Some((name, identifier)) = own.filter(|(name, _)| self.issuers.get(name).is_none()) {
             named.push(Named { name: name.into(), identifier: Arc::clone(identifier) });
         }
-        // Nothing but their name tells these.
+        // These have no identifier but their name.
         let webhooks = self.raw.webhooks.iter().map(|webhook| webhooks::issuer(&webhook.name));
         let others = webhooks.chain([break_glass::ISSUER.to_owned()]).map(Arc::<str>::from);
         named.extend(others.map(|name| Named { identifier: Arc::clone(&name), name }));
         revocations.know(&named);
     }
 
-    /// Has tokens of ours checked with the keys of this generation. The set is the same object in all of them, so that only what
-    /// is in force, or is about to be, may say what is in it.
+    /// Supplies the keys of this generation for verifying Doorward's own tokens. All generations share one key set, so
+    /// only the generation that is in force, or about to be, may say what is in it.
     pub fn supply_token_keys(&self) {
         if let Some(own_issuer) = &self.own_issuer {
             own_issuer.supply(&self.issuers);
@@ -97,8 +97,8 @@ impl Snapshot {
     }
 }
 
-/// What a configuration resolves to, as far as that needs no running process. [`crate::config::load`] reports what is
-/// wrong; where anything is, parts are missing and the whole is thrown away.
+/// What a configuration resolves to without a running process. [`crate::config::load`] reports what is wrong. If
+/// anything is, parts are missing and the whole is discarded.
 #[derive(Debug)]
 pub struct Resolved {
     pub downstream: Option<downstream::Settings>,
@@ -113,13 +113,13 @@ pub struct Resolved {
     upstreams: Vec<Arc<Upstream>>,
     issuers: Issuers,
     policy: Option<Policy>,
-    /// Where people log in, in the order of the configuration.
+    /// The clients at the providers where people sign in, in the order of the configuration.
     clients: Vec<LoginClient>,
     break_glass: Option<BreakGlass>,
     brand: Option<Brand>,
 }
 
-/// What resolving works with.
+/// What resolving needs.
 #[derive(Clone, Debug)]
 pub struct Context {
     pub issuers: issuers::Context,
@@ -132,8 +132,8 @@ impl Context {
     }
 }
 
-/// Turns the written configuration into what the program runs on. `previous` lends what outlives a generation: keys,
-/// caches and connections whose settings have not changed.
+/// Turns the written configuration into what the program runs on. `previous` provides what outlives a generation: keys,
+/// caches, and connections whose settings have not changed.
 pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, previous: Option<&Snapshot>) -> Resolved {
     let (at, egress) = (At::root(), &context.issuers.egress);
     resolver.makes_folder_of(&root.store.path);
@@ -198,28 +198,28 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     }
 }
 
-/// What of a running process a generation needs.
+/// What a generation needs from a running process.
 #[derive(Clone, Debug)]
 pub struct Shared {
     pub sessions: sessions::Shared,
     pub logins: LoginMetrics,
     pub requests: RequestMetrics,
-    /// The keys of sessions, where the configuration has none.
+    /// The keys of sessions, if the configuration has none.
     pub keys: KeyRing,
-    /// The key of assertions, where the configuration has none.
+    /// The key of assertions, if the configuration has none.
     pub assertion_keys: assertions::Keys,
-    /// The keys of tokens, where the configuration has none.
+    /// The keys of tokens, if the configuration has none.
     pub token_keys: sts::Kept,
 }
 
 impl Snapshot {
-    /// The proxies whose `X-Forwarded-*` are believed on a listener.
+    /// The proxies whose `X-Forwarded-*` headers are trusted on a listener.
     pub fn trusted_proxies(&self, listener: &str) -> &[IpNet] {
         self.trusted_proxies.get(listener).map_or(&[], |nets| nets)
     }
 
-    /// Trusts whom the one before trusts on listeners that are named no more: they stay open until a restart, and whoever comes
-    /// through the proxy in front of them is still who it says.
+    /// Keeps the trusted proxies of listeners that are no longer configured. These listeners stay open until a restart,
+    /// and clients that come through the proxy in front of them are still those that it names.
     pub fn keep_trust_of(&mut self, before: &Self) {
         for (listener, proxies) in &before.trusted_proxies {
             self.trusted_proxies.entry(Arc::clone(listener)).or_insert_with(|| Arc::clone(proxies));
@@ -248,24 +248,25 @@ impl Resolved {
         &self.upstreams
     }
 
-    /// Who we are at the providers where people log in.
+    /// Doorward's clients at the providers where people sign in.
     pub fn clients(&self) -> &[LoginClient] {
         &self.clients
     }
 
-    /// How long a key of tokens signs, where Doorward makes them itself.
+    /// How long a token key signs, if Doorward generates the keys.
     pub fn token_rotation(&self) -> Option<Duration> {
         self.tokens.as_ref().and_then(sts::Settings::rotation)
     }
 
-    /// Has tokens of our own checked with the keys that the configuration has. Others are in the store of whoever runs.
+    /// Supplies the configured keys for verifying Doorward's own tokens. Generated keys are in the store of a running
+    /// process.
     pub fn supply_token_keys(&self) {
         if let Some(tokens) = &self.tokens {
             tokens.supply(&self.issuers);
         }
     }
 
-    /// Makes a generation of what resolved without a problem; `None` where there was one.
+    /// Makes a generation of what was resolved without a problem; `None` if there was one.
     pub fn into_snapshot(self, number: u64, shared: &Shared, clock: &Clock) -> Option<Snapshot> {
         let settings = self.sessions?;
         let policy = self.policy?;

@@ -1,4 +1,4 @@
-//! Owns every background task: its name, its restarts, what it means for readiness, and the order of shutdown.
+//! Owns every background task: its name, its restarts, its effect on readiness, and the order of shutdown.
 //!
 //! A task gets a token that is cancelled when it should end, and returns [`Ok`] when it is done. One that fails or
 //! panics is started again after a pause that doubles up to a bound.
@@ -31,12 +31,12 @@ use crate::{
 /// What a task returns; an error is a reason to start it again.
 pub type TaskResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// What the supervisor knows of a task before it runs.
+/// The description of a task before it runs.
 #[derive(Clone, Debug)]
 pub struct TaskSpec {
     /// In logs, metrics, and health as `task/NAME`.
     pub name: Arc<str>,
-    /// Doorward is not ready while it waits for its restart.
+    /// Doorward is not ready while this task waits for its restart.
     pub critical: bool,
 }
 
@@ -57,7 +57,7 @@ impl TaskSpec {
 pub struct Backoff {
     pub first: Duration,
     pub most: Duration,
-    /// One that ran this long begins with the first pause again.
+    /// A task that ran this long starts again with the first pause.
     pub reset_after: Duration,
 }
 
@@ -103,7 +103,7 @@ struct Inner {
 struct Tasks {
     /// In the order of their start.
     running: Vec<Running>,
-    /// Shutdown has begun: what is spawned now ends at once.
+    /// Shutdown has begun: a task that is spawned now ends at once.
     closed: bool,
 }
 
@@ -114,7 +114,7 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-/// Ends one task before the others. Dropping it changes nothing.
+/// Ends one task before the others. Dropping it has no effect.
 #[derive(Clone, Debug)]
 pub struct TaskHandle(CancellationToken);
 
@@ -152,8 +152,8 @@ impl Supervisor {
         TaskHandle(stop)
     }
 
-    /// Ends all tasks, the last started first, each before the one that it may depend on. Those that have not ended
-    /// at the deadline are aborted, and their names returned.
+    /// Ends all tasks, the last started first, so that each ends before those that it may depend on. Tasks that have
+    /// not ended at the deadline are aborted, and their names returned.
     pub async fn shutdown(&self, deadline: Duration) -> Vec<Arc<str>> {
         let running = {
             let mut tasks = self.tasks();

@@ -1,24 +1,24 @@
-//! Text of which a part may come from a stranger, fit for a terminal: nothing in it moves the cursor, forges a line, or turns
-//! text round. On a page only the last can happen.
+//! Makes text that may come from a stranger fit for a terminal: nothing in it moves the cursor, forges a line, or
+//! reverses text. On a page only the last can happen.
 
 use std::borrow::Cow;
 
-/// One line. Line breaks are escaped too.
+/// Escapes a single line, line breaks included.
 pub fn line(text: &str) -> String {
     escaped(text, false)
 }
 
-/// Several lines, such as JSON, which stays the same JSON.
+/// Escapes several lines, such as JSON, which stays the same JSON.
 pub fn block(text: &str) -> String {
     escaped(text, true)
 }
 
-/// Cut to a length that a page and a line of a log can bear, without control characters.
+/// Cuts text to a length fit for a page or a log line, and replaces control characters with spaces.
 pub fn bounded(text: &str) -> String {
     text.chars().take(200).map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
-/// Text for a page, where it turns nothing round that stands beside it.
+/// Escapes text for a page, so that it does not change the direction of the text beside it.
 pub fn undirected(text: &str) -> Cow<'_, str> {
     if !text.contains(is_direction) {
         return Cow::Borrowed(text);
@@ -33,7 +33,7 @@ pub fn undirected(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// What is escaped is written as JSON escapes it.
+/// Escapes characters as JSON does.
 fn escaped(text: &str, keeps_lines: bool) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -51,12 +51,12 @@ fn escape(character: char) -> String {
     format!("\\u{:04x}", u32::from(character))
 }
 
-/// Control characters, and those that a terminal takes for the direction of text or the end of a line.
+/// Control characters, and characters that a terminal takes for a change of direction or the end of a line.
 fn is_obeyed(character: char) -> bool {
     character.is_control() || is_direction(character) || matches!(character, '\u{2028}' | '\u{2029}')
 }
 
-/// Those that say in which direction text is read (Unicode, annex 9).
+/// Characters that set the direction of text (Unicode, annex 9).
 fn is_direction(character: char) -> bool {
     matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,4 +1,4 @@
-//! The body of a client's request, as the listener hands it on.
+//! The body of a client's request, as the listener receives it.
 
 use std::{
     pin::Pin,
@@ -12,9 +12,9 @@ use hyper::body::Incoming;
 use super::BodyError;
 use crate::downstream::Protocol;
 
-/// What a client sends, as it comes. It ends only where the client ended it: hyper takes an HTTP/2 stream that is reset with
-/// NO_ERROR for one that is whole, and proxies reset with this code what their own client broke off (RFC 9113 section 8.1
-/// has it for answers alone).
+/// The streamed body of a client's request. It ends only where the client ended it: hyper takes an HTTP/2 stream that
+/// is reset with NO_ERROR for a complete one, and proxies use this code to reset what their own client broke off (RFC
+/// 9113 section 8.1 allows it for responses only).
 #[derive(Debug)]
 pub struct ClientBody {
     incoming: Incoming,
@@ -67,7 +67,7 @@ mod tests {
         Reset(h2::Reason),
     }
 
-    /// What is left of a body over HTTP/2 after its first frame: how many bytes, and whether it was whole.
+    /// The rest of a body over HTTP/2 after its first frame: how many bytes, and whether it was complete.
     async fn rest(end: End) -> Result<usize, BodyError> {
         let (client, server) = tokio::io::duplex(1 << 16);
         let (hand_over, handed_over) = oneshot::channel();
@@ -93,7 +93,7 @@ mod tests {
         body.collect().await.map(|rest| rest.to_bytes().len())
     }
 
-    /// The beginning of an upload passed for the whole of it.
+    /// The beginning of an upload was taken for the whole of it.
     #[tokio::test]
     async fn a_body_over_http2_is_whole_only_if_the_client_ended_it() {
         assert_eq!(rest(End::Data).await.unwrap(), 4);

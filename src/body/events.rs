@@ -1,25 +1,25 @@
-//! Where one event of a watch ends and the next begins, told from its bytes as they pass.
+//! Finds where one event of a watch ends and the next begins, from the bytes in transit.
 
 use http::{HeaderMap, header};
 
-/// What the API server calls a watch in protobuf, beside the parameter `stream`.
+/// The API server's media type for a watch in protobuf, without the parameter `stream`.
 const PROTOBUF: &[u8] = b"application/vnd.kubernetes.protobuf";
 
-/// What it calls one of lines of JSON, beside parameters.
+/// Its media type for a watch in lines of JSON, without parameters.
 const JSON: &[u8] = b"application/json";
 
-/// How many bytes say how long a frame is, the highest first.
+/// How many bytes encode the length of a frame, the highest first.
 const LENGTH: u8 = 4;
 
-/// Where a watch stands. Nothing of it is kept but counts.
+/// The position within a watch. Nothing of it is stored but counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Events {
-    /// Each ends a line, as in JSON.
+    /// Each event ends a line, as in JSON.
     Lines { is_at_end: bool },
-    /// Each is a frame of a length and as many bytes: `read` of those of the length have come, and what is `left` is that much of it as
-    /// is known, then what is still to come.
+    /// Each event is a frame: a length and as many bytes. `read` bytes of the length have arrived. `left` is the part
+    /// of the length that is known, and once it is complete, the number of bytes still to come.
     Frames { read: u8, left: usize },
-    /// Nobody knows where one ends, as in CBOR, but before the first byte.
+    /// It is unknown where events end, as in CBOR, except before the first byte.
     Unknown { has_begun: bool },
 }
 
@@ -28,7 +28,7 @@ impl Events {
     pub const FRAMES: Self = Self::Frames { read: 0, left: 0 };
     pub const UNKNOWN: Self = Self::Unknown { has_begun: false };
 
-    /// How an answer with these headers writes them.
+    /// The encoding of events in a response with these headers.
     pub fn of(headers: &HeaderMap) -> Self {
         let kind = headers.get(header::CONTENT_TYPE).map_or(&[][..], |kind| kind.as_bytes());
         let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
@@ -106,7 +106,8 @@ mod tests {
         assert_eq!(of(&[]), Events::UNKNOWN);
     }
 
-    /// In CBOR a newline is a number, a length or a part of a text: an event was taken for whole within it, and for cut where it was whole.
+    /// In CBOR a newline is a number, a length or a part of a text: an event was taken for complete in its middle, and
+    /// for cut where it was complete.
     #[test]
     fn a_watch_whose_events_nobody_can_tell_is_never_between_two() {
         let mut events = of(&[(header::CONTENT_TYPE, "application/cbor-seq")]);
@@ -118,7 +119,7 @@ mod tests {
         }
     }
 
-    /// A frame of protobuf may end in a newline, or hold one, and be whole or not.
+    /// A frame of protobuf may end in a newline, or contain one, and be complete or not.
     #[test]
     fn an_event_in_protobuf_ends_where_its_length_says() {
         for (sent, expected) in [

@@ -1,4 +1,4 @@
-//! Bodies on their way to an upstream: as they come, bounded and hashed, or read whole before.
+//! Request bodies on their way to an upstream: streamed, bounded and hashed, or read whole before.
 
 use std::{
     pin::Pin,
@@ -24,17 +24,17 @@ use crate::{
 pub enum RequestBody {
     #[default]
     Empty,
-    /// Read whole before the request is sent. It can be sent again.
+    /// Read whole before the request is sent, so it can be sent again.
     Buffered(Bytes),
-    /// Passed on as it comes. Boxed, as it is the rarest and by far the largest.
+    /// Streamed. Boxed, as it is the rarest and by far the largest.
     Streaming(Box<RequestStream>),
 }
 
-/// What came of a body that is passed on as it comes.
+/// What was received of a streamed body.
 #[derive(Debug, Default)]
 pub struct Received {
     bytes: AtomicU64,
-    /// Whether it was asked for before anything of it was there.
+    /// Whether the body was polled before anything of it had arrived.
     waited: AtomicBool,
     digest: OnceLock<[u8; 32]>,
 }
@@ -44,7 +44,7 @@ impl Received {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Its SHA-256, if that was asked for and the whole of it came.
+    /// Its SHA-256, if that was requested and the body is complete.
     pub fn digest(&self) -> Option<[u8; 32]> {
         self.digest.get().copied()
     }
@@ -64,34 +64,34 @@ impl Received {
     }
 }
 
-/// A body that is passed on as it comes.
+/// A streamed body.
 #[derive(Debug)]
 pub struct RequestStream {
     source: ClientBody,
     trailers: Trailers,
     received: Option<Arc<Received>>,
     hash: Option<Sha256>,
-    /// Bytes that may come, and those of them that still may.
+    /// How many bytes are accepted, and how many of them are left.
     limit: u64,
     room: u64,
     exchange: Option<Exchange>,
-    /// As what it is registered, until it has ended: it may outlive its answer.
+    /// Its registration as a stream, until it has ended: it may outlive its response.
     cut: Option<Arc<StreamHandle>>,
     sender: Sender,
 }
 
-/// What sends a body, as far as it can be ended while its upstream takes nothing, when nobody asks for more of the body.
+/// What sends a body, and must be ended to cut it while its upstream takes nothing and nobody polls the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sender {
     /// The connection, which ends with the exchange (HTTP/1.1).
     Connection,
-    /// A task of its own, once the connection has looked at the body (HTTP/2).
+    /// A task that hyper makes once the connection has polled the body (HTTP/2).
     TaskToBe,
     /// That task.
     Task,
 }
 
-/// What sending the body has to report to.
+/// What sending the body reports to.
 #[derive(Debug)]
 struct Exchange {
     progress: Arc<Progress>,
@@ -106,7 +106,7 @@ impl Drop for Exchange {
 }
 
 impl RequestBody {
-    /// The body of a client's request. One that is known to be empty is [`RequestBody::Empty`].
+    /// The streamed body of a client's request, or [`RequestBody::Empty`] if it is known to be empty.
     pub fn streaming(source: ClientBody, trailers: Trailers) -> Self {
         if source.is_end_stream() {
             return Self::Empty;
@@ -125,7 +125,7 @@ impl RequestBody {
         }))
     }
 
-    /// Breaks off a body that is passed on as it comes once it has more than `max` bytes.
+    /// Breaks off a streamed body once it has more than `max` bytes.
     #[must_use]
     pub fn limited(mut self, max: u64) -> Self {
         if let Self::Streaming(stream) = &mut self {
@@ -134,15 +134,14 @@ impl RequestBody {
         self
     }
 
-    /// Breaks off a body that is passed on as it comes when the registry says so.
+    /// Breaks off a streamed body when the registry says so.
     pub(crate) fn cut_by(&mut self, handle: &Arc<StreamHandle>) {
         if let Self::Streaming(stream) = self {
             stream.cut = Some(Arc::clone(handle));
         }
     }
 
-    /// Tells `received` how many bytes come of a body that is passed on as it comes, and what their digest is if it is to be
-    /// `hashed`.
+    /// Reports to `received` how many bytes of a streamed body arrive and, if `hashed`, their digest.
     #[must_use]
     pub fn noted(mut self, received: &Arc<Received>, hashed: bool) -> Self {
         if let Self::Streaming(stream) = &mut self {
@@ -152,7 +151,7 @@ impl RequestBody {
         self
     }
 
-    /// The same body for a second attempt, where it can be sent again.
+    /// The same body for a second attempt, if it can be sent again.
     pub(crate) fn replay(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
@@ -165,8 +164,8 @@ impl RequestBody {
         matches!(self, Self::Streaming(_))
     }
 
-    /// Ties the body to its exchange on a connection: `progress` hears when it moves and when it was handed over.
-    /// `response_timeout` is the limit from then on, if the exchange keeps one.
+    /// Ties the body to its exchange on a connection: `progress` is told when it moves and when it was handed over.
+    /// `response_timeout` is the limit from then on, if the exchange has one.
     pub(crate) fn begin(&mut self, progress: &Arc<Progress>, response_timeout: Option<Ticks>, is_http2: bool) {
         match self {
             Self::Empty => {}
@@ -192,7 +191,7 @@ impl RequestStream {
     fn ended(&mut self) {
         self.cut = None;
         if let Some(received) = &self.received {
-            // Nothing more is waited for, however little came.
+            // Nothing more is waited for, however little arrived.
             received.waited.store(false, Ordering::Relaxed);
         }
         if let (Some(received), Some(hash)) = (&self.received, self.hash.take()) {
@@ -246,8 +245,8 @@ impl RequestStream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match (self.sender, &self.cut) {
             (Sender::TaskToBe, _) => {
-                // hyper sends as much as it can before it makes the task. What it took there and cannot send would be that of a
-                // task that never asks for more, and so would not be known here.
+                // hyper sends as much as it can before it makes the task. Bytes that it took here and cannot send would
+                // belong to a task that never polls again, and so would not be known here.
                 self.sender = Sender::Task;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -274,7 +273,7 @@ impl RequestStream {
                     match self.room.checked_sub(length) {
                         Some(room) => self.room = room,
                         None => {
-                            // hyper tells over HTTP/2 only that there is no answer, and not why.
+                            // Over HTTP/2 hyper reports only that there is no response, and not why.
                             if let Some(exchange) = &self.exchange {
                                 exchange.progress.exceeds(self.limit);
                             }
@@ -315,7 +314,7 @@ impl RequestStream {
     }
 }
 
-/// Bytes that tell when the connection no longer needs them, which is when they are written.
+/// Bytes that report when the connection no longer needs them, which is when they are written.
 struct Tracked {
     bytes: Bytes,
     progress: Arc<Progress>,

@@ -1,4 +1,5 @@
-//! Bodies on their way to the client: our own and streams of an upstream, which can be cut and tell how they ended.
+//! Response bodies on their way to the client: Doorward's own and streams of an upstream, which can be cut and report
+//! how they ended.
 
 use std::{
     fmt,
@@ -29,7 +30,7 @@ pub struct BodyEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndedBy {
     Complete,
-    /// The client went away before the end, or sends more than is taken.
+    /// The client disconnected before the end, or sends more than is accepted.
     ClientAborted,
     /// The upstream broke off.
     UpstreamAborted,
@@ -37,7 +38,7 @@ pub enum EndedBy {
     Cut(CutReason),
 }
 
-/// Hears how a body ended, once, also when it is dropped.
+/// Is told once how a body ended, also when it is dropped.
 pub trait OnEnd: Send + Unpin {
     fn on_end(self, end: BodyEnd);
 }
@@ -45,17 +46,17 @@ pub trait OnEnd: Send + Unpin {
 /// How a body ends when it is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CutStyle {
-    /// As if the upstream had ended it, for a watch, whose clients then begin another. Only between its events:
-    /// within one it is [`CutStyle::Abort`].
+    /// As if the upstream had ended it: for a watch, whose clients then begin another. Only between its events; within
+    /// one it acts as [`CutStyle::Abort`].
     End(Events),
     /// With an error, for logs and downloads, which must not look complete.
     Abort,
-    /// With a status in trailers, by which clients of gRPC learn why. Only of answers whose trailers pass.
+    /// With a status in trailers, which tells gRPC clients why. Only for responses whose trailers are forwarded.
     Status,
 }
 
 impl CutStyle {
-    /// What comes last of a body that is cut for this reason, by what has passed so far.
+    /// The last frame of a body that is cut for this reason, depending on what was sent so far.
     fn last(self, reason: CutReason, error: BodyError) -> Option<Result<Frame<Bytes>, BodyError>> {
         match self {
             Self::End(events) if events.is_between() => None,
@@ -65,16 +66,16 @@ impl CutStyle {
     }
 }
 
-/// What clients of gRPC are told of a stream that was ended (gRPC, "Status codes"): who must prove anew who they are, who may not, and
-/// what may be tried again.
+/// The status for gRPC clients whose stream was ended (gRPC, "Status codes"): whether they must authenticate again,
+/// have no permission, or may retry.
 fn status(reason: CutReason) -> HeaderMap {
     let (code, message) = match reason {
-        CutReason::Expired => ("16", "the time of the credential or of the session is over"),
-        CutReason::Overlong => ("4", "the time that the route allows is over (`max_stream`)"),
+        CutReason::Expired => ("16", "the credential or the session has expired"),
+        CutReason::Overlong => ("4", "the stream exceeded the time limit of its route (`max_stream`)"),
         CutReason::SignedOut => ("16", "the session has ended"),
         CutReason::Revoked => ("16", "the credential was revoked"),
-        CutReason::PermissionLost => ("7", "the policy no longer allows it, or its route leads elsewhere"),
-        CutReason::Draining => ("14", "Doorward stops"),
+        CutReason::PermissionLost => ("7", "the policy no longer allows it, or its route now has another upstream"),
+        CutReason::Draining => ("14", "Doorward is shutting down"),
         CutReason::Idle => ("14", "nothing moved for too long"),
     };
     let lines = [("grpc-status", code), ("grpc-message", message)];
@@ -92,14 +93,14 @@ pub struct ResponseBody<E: OnEnd> {
 
 #[derive(Debug)]
 enum Source {
-    /// Nothing comes, or nothing any more.
+    /// No bytes, or no more.
     Nothing,
     Full(Bytes),
     Streaming(UpstreamBody),
 }
 
 impl<E: OnEnd> ResponseBody<E> {
-    /// Also for answers to `HEAD`, of which no body is sent.
+    /// An empty body, also for responses to `HEAD`.
     pub fn empty() -> Self {
         Self::new(Source::Nothing, Trailers::Drop)
     }
@@ -108,7 +109,7 @@ impl<E: OnEnd> ResponseBody<E> {
         Self::new(Source::Full(bytes.into()), Trailers::Drop)
     }
 
-    /// What an upstream sends, as it comes.
+    /// The streamed body of an upstream's response.
     pub fn streaming(body: UpstreamBody, trailers: Trailers) -> Self {
         Self::new(Source::Streaming(body), trailers)
     }
@@ -117,7 +118,7 @@ impl<E: OnEnd> ResponseBody<E> {
         Self { source, trailers, cut: None, bytes: 0, on_end: None }
     }
 
-    /// Takes out what is there as a whole, which leaves an empty body; `None` of what an upstream sends.
+    /// Takes out a body that is in memory as a whole, leaving an empty one; `None` for a streamed body.
     pub fn take_whole(&mut self) -> Option<Bytes> {
         let Source::Full(bytes) = &mut self.source else { return None };
         let bytes = std::mem::take(bytes);
@@ -125,17 +126,17 @@ impl<E: OnEnd> ResponseBody<E> {
         Some(bytes)
     }
 
-    /// Ends the body when the registry says so, in the way that `style` tells.
+    /// Ends the body in this style when the registry says so.
     #[must_use]
     pub fn cut_by(mut self, handle: impl Into<Arc<StreamHandle>>, style: CutStyle) -> Self {
         let handle = handle.into();
-        // While its client takes nothing, a body is not asked for more, and would never notice that it is cut.
+        // While its client takes nothing, a body is not polled, and would never notice that it is cut.
         handle.ends_this_work();
         self.cut = Some((handle, style));
         self
     }
 
-    /// Lets `hook` hear how the body ended.
+    /// Calls `hook` when the body has ended.
     #[must_use]
     pub fn on_end(mut self, hook: E) -> Self {
         self.on_end = Some(hook);
@@ -217,7 +218,7 @@ impl<E: OnEnd> Body for ResponseBody<E> {
                 Poll::Ready(style.last(CutReason::Idle, BodyError::Idle))
             }
             Some(Err(error)) => {
-                // Of an answer that ended with its upload.
+                // The upload was too large, which ended the response as well.
                 let is_of_upload = matches!(error, BodyError::TooLarge(_));
                 this.end(if is_of_upload { EndedBy::ClientAborted } else { EndedBy::UpstreamAborted });
                 Poll::Ready(Some(Err(error)))
