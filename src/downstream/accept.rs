@@ -37,14 +37,14 @@ use crate::{
     runtime::Workers,
 };
 
-/// The pause after a failure that the next try would meet too, such as too many open files.
+/// The pause after a failure that the next attempt would also meet, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long cut connections may take to go.
+/// How long to wait for cut connections to end.
 const CUT_PAUSE: Duration = Duration::from_millis(10);
 const CUT_PAUSES: u32 = 100;
 
-/// How long nothing more is said of a PROXY protocol that does not fit: whoever can connect can cause it.
+/// How long a warning about the PROXY protocol is not repeated, as anybody who can connect can cause it.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
 
 /// The running listeners.
@@ -64,25 +64,25 @@ pub(super) struct Door {
     pub(super) name: Arc<str>,
     configured: SocketAddr,
     tickets: Option<Arc<dyn ProducesTickets>>,
-    /// What accepted connections inherit of `limits.tcp_keepalive`.
+    /// The `limits.tcp_keepalive` that accepted connections inherit.
     keepalive: Span,
     settings: ArcSwap<DoorSettings>,
     accepted: Counter,
-    /// Where it has TLS.
+    /// Set if the listener has TLS.
     certificate_ends: Option<Gauge>,
     warned: Mutex<Warned>,
 }
 
-/// How the PROXY protocol of a connection does not fit.
+/// How a connection violates the settings of the PROXY protocol.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ProxyFault {
-    /// A balancer that is listed sends no header, or none that is good.
+    /// A listed load balancer sends no header, or an invalid one.
     Header,
-    /// A header comes where none is due, which anybody can send.
+    /// A peer that is not listed sends a header, which anybody can do.
     Peer,
 }
 
-/// When each fault was last told of: the one that anybody can make does not hide the other.
+/// When each fault was last logged. The one that anybody can cause does not hide the other.
 #[derive(Debug, Default)]
 struct Warned {
     header: Option<Instant>,
@@ -95,7 +95,7 @@ impl std::fmt::Debug for Door {
     }
 }
 
-/// What a reload changes. A connection keeps what it began with.
+/// The settings that a reload changes. A connection keeps those that it began with.
 pub(super) struct DoorSettings {
     pub(super) limits: Arc<Limits>,
     pub(super) proxy_protocol_from: Arc<[IpNet]>,
@@ -103,7 +103,7 @@ pub(super) struct DoorSettings {
     pub(super) tls: Option<Arc<ServerConfig>>,
 }
 
-/// What the connections of a worker have in common.
+/// What the connections of a worker share.
 pub(super) struct Shared<S> {
     pub(super) service: S,
     pub(super) registry: Arc<Registry>,
@@ -115,7 +115,7 @@ pub(super) struct Shared<S> {
 
 impl Bound {
     /// Starts a worker thread for each socket of a listener. `make` is called on each of them, within its runtime, so
-    /// that a service may keep what is the worker's own. `drain` ends them.
+    /// that a service may own what belongs to the worker. `drain` ends them.
     pub fn start<S: Serve>(
         self,
         make: impl Fn(usize) -> S + Send + Sync + 'static,
@@ -164,8 +164,8 @@ impl Bound {
 }
 
 impl Downstream {
-    /// Swaps in the certificates, trusted peers and limits of a new generation, for connections from now on. Returns
-    /// what has changed besides and stays as it was.
+    /// Swaps in the certificates, trusted peers and limits of a new generation, for new connections. Returns the other
+    /// changes, which need a restart.
     pub fn reload(&self, settings: &Settings) -> Vec<NeedsRestart> {
         let mut left = Vec::new();
         for door in &self.doors {
@@ -182,7 +182,7 @@ impl Downstream {
         left
     }
 
-    /// The handle by which the listeners are shut down.
+    /// The handle that shuts the listeners down.
     pub fn drain(&self) -> &Drain {
         &self.drain
     }
@@ -210,14 +210,15 @@ impl Door {
         door
     }
 
-    /// Tells when the certificates end that are in use from now on.
+    /// Reports when the certificates that are in use from now on expire.
     fn tell_end_of_certificate(&self, settings: &ListenerSettings) {
         if let (Some(gauge), Some(ends)) = (&self.certificate_ends, settings.certificate_ends) {
             gauge.set(ends);
         }
     }
 
-    /// Tells those who set a balancer up why its connections are closed, and at most so often that nobody else can fill the log with it.
+    /// Logs why connections of a load balancer are closed, for those who set it up, but so rarely that nobody else can
+    /// fill the log with it.
     pub(super) fn warn_of_proxy_protocol(
         &self,
         fault: ProxyFault,
@@ -243,7 +244,7 @@ impl Door {
         may
     }
 
-    /// Gives a connection the keep-alive that is in force by now, where it has inherited another.
+    /// Gives a connection the current keep-alive, if it has inherited another.
     fn follow_keepalive(&self, stream: &TcpStream, quiet: Span) {
         if quiet != self.keepalive
             && let Err(error) = set_keepalive(&SockRef::from(stream), quiet.get())
@@ -253,7 +254,7 @@ impl Door {
     }
 
     fn reload(&self, settings: &ListenerSettings, limits: &Arc<Limits>) -> Option<NeedsRestart> {
-        // Never from TLS to clear text under the feet of those who connect.
+        // Clients must never find clear text where there was TLS.
         if settings.tls.is_some() != self.settings.load().tls.is_some() {
             return Some(NeedsRestart(format!("TLS of listener `{}` was switched on or off", self.name)));
         }
@@ -282,12 +283,12 @@ impl DoorSettings {
 /// A listener's socket of one worker.
 type Socket = (Arc<Door>, StdListener);
 
-/// The sockets of a worker, kept outside of what a panic may unwind: the worker that is started again takes further
-/// handles of them, and their queues have gone on filling. Emptied when the door closes, as the port is open for as
-/// long as there is a handle.
+/// The sockets of a worker, kept outside of what a panic may unwind. A worker that is restarted takes new handles of
+/// them, and their queues have gone on filling. Emptied when the listeners close, as the port is open for as long as
+/// there is a handle.
 type Held = Mutex<Vec<Socket>>;
 
-/// The life of a worker: until its listeners are closed and their connections gone.
+/// Runs a worker until its listeners are closed and their connections gone.
 async fn work<S: Serve>(shared: Arc<Shared<S>>, held: &Held) {
     let doors = match listen(&shared, held) {
         Ok(doors) => doors,
@@ -316,7 +317,7 @@ async fn work<S: Serve>(shared: Arc<Shared<S>>, held: &Held) {
     }
 }
 
-/// Starts to accept on all sockets.
+/// Starts accepting on all sockets.
 fn listen<S: Serve>(shared: &Arc<Shared<S>>, held: &Held) -> io::Result<Vec<Arc<Door>>> {
     let held = lock(held);
     held.iter()
@@ -351,8 +352,8 @@ async fn accept_all<S: Serve>(shared: Arc<Shared<S>>, door: Arc<Door>, socket: T
             Err(error) => pause_after(&error, &shared.metrics).await,
         }
     }
-    // What the kernel has accepted for us would be reset when the socket is closed. Never more than its queue holds,
-    // or clients that go on connecting would keep us here.
+    // Connections that the kernel has already accepted would be reset when the socket is closed. No more are taken than
+    // the queue holds, or clients that keep connecting would keep this loop going.
     if let Ok(socket) = socket.into_std() {
         for (stream, peer) in (0..BACKLOG).map_while(|_| socket.accept().ok()) {
             if stream.set_nonblocking(true).is_ok()
@@ -380,7 +381,7 @@ fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream,
 }
 
 async fn pause_after(error: &io::Error, metrics: &Metrics) {
-    // The connection went away before we took it: the next one is another matter.
+    // The connection was gone before it was accepted, which says nothing about the next one.
     let of_the_peer = matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
@@ -396,7 +397,8 @@ async fn pause_after(error: &io::Error, metrics: &Metrics) {
 mod tests {
     use super::*;
 
-    /// Else descriptors that have run out look like clients that stay away, or a client that stays away like these: an alarm goes by the count.
+    /// Otherwise descriptors that have run out look like clients that disconnect, or the reverse, and an alarm watches
+    /// the count.
     #[tokio::test(start_paused = true)]
     async fn a_failure_to_accept_is_counted_and_paused_after_unless_it_is_the_peers() {
         let metrics = Metrics::default();
@@ -408,7 +410,7 @@ mod tests {
         ] {
             let begun = tokio::time::Instant::now();
             pause_after(&kind.into(), &metrics).await;
-            // The timer goes by milliseconds.
+            // The timer has a resolution of milliseconds.
             let waited = begun.elapsed();
             assert!(waited >= pause && waited < pause + Duration::from_millis(2), "{kind}: {waited:?}");
             assert_eq!(metrics.accept_errors.get(), counted, "{kind}");
@@ -427,7 +429,7 @@ mod tests {
         }
     }
 
-    /// Else a balancer that is set up wrong leaves nothing in the log, or anybody who connects can fill it.
+    /// Otherwise a load balancer that is set up wrong leaves nothing in the log, or anybody who connects can fill it.
     #[test]
     fn a_proxy_protocol_that_does_not_fit_is_told_of_once_a_minute() {
         let door = Door::new(&settings(), &Arc::new(Limits::default()), &Metrics::default());

@@ -1,4 +1,4 @@
-//! How many connections there may be, in all and from one address.
+//! Limits on connections, in total and per address.
 
 use std::{
     collections::HashMap,
@@ -13,26 +13,26 @@ use std::{
 use super::metrics::Refused;
 use crate::{config::raw::Limits, lock::lock};
 
-/// Addresses that are remembered for their floods.
+/// How many addresses are remembered for their floods.
 const MAX_BLAMED: usize = 4096;
 
 /// Counts the connections of all workers.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     total: AtomicU32,
-    /// By listener, too: each has a limit of its own.
+    /// Per listener and address, as each listener has a limit of its own.
     by_address: Mutex<HashMap<(Arc<str>, IpAddr), u32>>,
     floods: Mutex<HashMap<IpAddr, Floods>>,
 }
 
-/// What an address did, and until when it is remembered.
+/// The floods of an address, and until when they are remembered.
 #[derive(Debug)]
 struct Floods {
     count: u32,
     until: Instant,
 }
 
-/// One counted connection; given back when dropped.
+/// One counted connection; no longer counted when dropped.
 #[derive(Debug)]
 pub(super) struct Admitted {
     admission: Arc<Admission>,
@@ -40,7 +40,7 @@ pub(super) struct Admitted {
 }
 
 impl Admission {
-    /// Counts one more connection, unless there are `limit` already.
+    /// Counts one more connection, unless there are already `limit`.
     pub(super) fn admit(self: &Arc<Self>, limit: u32) -> Option<Admitted> {
         self.total
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| (total < limit).then_some(total + 1))
@@ -53,7 +53,7 @@ impl Admission {
         floods.get(&address).is_some_and(|floods| floods.count >= most && floods.until > now)
     }
 
-    /// Gives how many floods are remembered of the address by now.
+    /// Returns how many floods of the address are remembered now.
     fn blame(&self, address: IpAddr, pause: Duration, now: Instant) -> u32 {
         let mut floods = lock(&self.floods);
         if floods.len() >= MAX_BLAMED {
@@ -70,7 +70,8 @@ impl Admission {
 }
 
 impl Admitted {
-    /// Counts the connection to a listener for its address too, unless that has as many as it may, or has flooded us lately.
+    /// Counts the connection for its listener and address as well, unless the address has as many as it may, or has
+    /// flooded Doorward recently.
     pub(super) fn count_for(
         &mut self,
         listener: &Arc<str>,
@@ -94,8 +95,8 @@ impl Admitted {
         Ok(())
     }
 
-    /// The connection flooded us with resets: its address is remembered for it. One that speaks for many has none.
-    /// Gives the address if it is turned away from now on.
+    /// Remembers that the connection flooded Doorward with resets. A connection that speaks for many has no address to
+    /// blame. Returns the address if it is turned away from now on.
     pub(super) fn blame(&self, limits: &Limits, now: Instant) -> Option<IpAddr> {
         let (_, address) = self.counted.as_ref()?;
         let floods = self.admission.blame(*address, limits.flood_pause.get(), now);
@@ -117,7 +118,8 @@ impl Drop for Admitted {
     }
 }
 
-/// Whose an address is: one host has a whole /64 of IPv6 (RFC 4291 section 2.5.1) to choose from.
+/// The network by which a client is counted: the address itself for IPv4, the /64 for IPv6, of which one host has all
+/// (RFC 4291 section 2.5.1).
 pub(crate) fn whose(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX))),
@@ -173,11 +175,11 @@ mod tests {
         assert!(admit(good, now).is_ok());
         assert_eq!(admit(bad, now + pause - Duration::from_secs(1)).unwrap_err(), Refused::Flood);
         assert!(admit(bad, now + pause).is_ok());
-        // Floods that lie far apart do not add up.
+        // Floods that are far apart do not add up.
         for flood in 1..10 {
             admit(bad, now + pause * (2 * flood)).unwrap().blame(&limits, now + pause * (2 * flood));
         }
-        // Nor can so many addresses be made up that memory runs out.
+        // Nor can made-up addresses exhaust memory.
         for number in 0..2 * MAX_BLAMED {
             let address = IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
             admission.blame(address, pause, now);

@@ -1,4 +1,5 @@
-//! An answer on its way to the client: until when its request is under way, and its end where the client does not take it.
+//! A response on its way to the client: until when its request is in progress, and how it ends if the client does not
+//! take it.
 
 use std::{
     pin::Pin,
@@ -16,11 +17,11 @@ use pin_project_lite::pin_project;
 use super::{Protocol, liveness::Liveness};
 use crate::abort::Abort;
 
-/// A request under way; ends when its response has been handed over, or when it is dropped before.
+/// A request in progress. It ends when its response has been handed over, or when it is dropped before.
 #[derive(Debug)]
 pub(super) struct InFlight {
     liveness: Arc<Liveness>,
-    /// When it began, by the sweeps.
+    /// When it began, in the time of the sweeps.
     since: u32,
     answered: bool,
 }
@@ -42,19 +43,19 @@ impl Drop for InFlight {
     }
 }
 
-/// The answer on a stream of HTTP/2, which is under way until the last piece of it has been written: h2 takes a piece as soon as
-/// there is room for one byte of it, and keeps the rest.
+/// The response on an HTTP/2 stream, which is in progress until its last piece has been written: h2 takes a piece as
+/// soon as there is room for one byte of it, and buffers the rest.
 #[derive(Debug)]
 pub(super) struct Answer {
     in_flight: InFlight,
-    /// There is more for the client than it takes, and by the sweeps since when.
+    /// Whether there is more for the client than it takes, and since when, in the time of the sweeps.
     withheld: AtomicBool,
     since: AtomicU32,
     abort: Abort,
 }
 
 impl Answer {
-    /// To be called within the work that hands it over.
+    /// Must be called within the work that hands the response over.
     pub(super) fn begin(in_flight: InFlight) -> Arc<Self> {
         let since = AtomicU32::new(in_flight.liveness.swept());
         let answer = Arc::new(Self { in_flight, withheld: AtomicBool::new(true), since, abort: Abort::of_this_work() });
@@ -62,13 +63,13 @@ impl Answer {
         answer
     }
 
-    /// It waits for the client to take more.
+    /// The response waits for the client to take more.
     pub(super) fn withhold(&self) {
         self.since.store(self.in_flight.liveness.swept(), Relaxed);
         self.withheld.store(true, Relaxed);
     }
 
-    /// The client has taken what there was, or the answer is gone.
+    /// The client has taken what there was, or the response is gone.
     pub(super) fn release(&self) {
         if self.withheld.swap(false, Relaxed) {
             self.in_flight.liveness.note_taken();
@@ -81,12 +82,12 @@ impl Answer {
         self.in_flight.liveness.note_taken();
     }
 
-    /// Since when, by the sweeps, it waits for the client.
+    /// Since when it has been waiting for the client, in the time of the sweeps.
     pub(super) fn withheld_since(&self) -> Option<u32> {
         self.withheld.load(Relaxed).then(|| self.since.load(Relaxed))
     }
 
-    /// Resets its stream, unless all of it is with h2.
+    /// Resets its stream, unless h2 already has all of it.
     pub(super) fn cut(&self) {
         self.abort.abort();
     }
@@ -102,9 +103,9 @@ impl Drop for Answer {
 /// What ends the request when it is dropped.
 #[derive(Debug)]
 enum UnderWay {
-    /// With the body.
+    /// The request ends with the body.
     Body { _in_flight: InFlight },
-    /// With the last of its pieces.
+    /// The request ends with the last piece.
     Pieces(Arc<Answer>),
 }
 
@@ -133,7 +134,7 @@ impl Buf for Piece {
 }
 
 pin_project! {
-    /// A response body that tells when it is done with.
+    /// A response body that reports when it is finished.
     #[derive(Debug)]
     pub(super) struct Tracked<B> {
         #[pin]
@@ -143,7 +144,7 @@ pin_project! {
 }
 
 impl<B: Body> Tracked<B> {
-    /// To be called within the work that hands it over.
+    /// Must be called within the work that hands the response over.
     pub(super) fn new(inner: B, mut in_flight: InFlight, protocol: Protocol) -> Self {
         in_flight.answered = true;
         let under_way = match protocol {
@@ -167,12 +168,12 @@ impl<B: Body<Data = Bytes>> Body for Tracked<B> {
             UnderWay::Body { .. } => None,
             UnderWay::Pieces(answer) => Some(answer),
         };
-        // hyper asks for the next piece of an HTTP/2 body when h2 has taken the one before.
+        // hyper asks for the next piece of an HTTP/2 body once h2 has taken the one before.
         if let Some(answer) = answer {
             answer.release();
         }
         let polled = this.inner.poll_frame(context);
-        // The end waits too, behind what h2 keeps.
+        // The end of the body waits as well, behind what h2 has buffered.
         if let Some(answer) = answer
             && polled.is_ready()
         {
@@ -202,7 +203,8 @@ mod tests {
         downstream::liveness::{Phase, Sweep},
     };
 
-    /// The connection was idle as soon as h2 had the last piece, and was closed while the client still took it.
+    /// The connection counted as idle as soon as h2 had the last piece, and was closed while the client was still
+    /// taking it.
     #[test]
     fn a_request_is_under_way_until_the_last_piece_of_its_answer_is_written() {
         for (protocol, kept) in [(Protocol::Http2, Phase::Busy), (Protocol::Http1, Phase::Idle)] {
@@ -222,7 +224,7 @@ mod tests {
         }
     }
 
-    /// A piece had to be taken whole, however large it was, within the time that a client may take nothing.
+    /// A piece had to be taken whole, however large it was, within the time in which a client may take nothing.
     #[test]
     fn a_client_that_takes_a_piece_byte_by_byte_is_not_one_that_takes_nothing() {
         let limits = Limits::default();

@@ -1,4 +1,4 @@
-//! The beginning of a connection: admission, PROXY protocol, TLS, and which HTTP it speaks.
+//! The start of a connection: admission, PROXY protocol, TLS, and which HTTP it speaks.
 
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc};
 
@@ -24,7 +24,7 @@ use super::{
     tls::TlsInfo,
 };
 
-/// How every connection of HTTP/2 begins (RFC 9113 section 3.4).
+/// The beginning of every HTTP/2 connection (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8; SNIFF] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves one connection to its end.
@@ -66,8 +66,8 @@ struct Opening<'a, S> {
     id: u64,
 }
 
-/// A connection that speaks HTTP, to its end. Boxed, and so is each step before it: an idle connection is to hold the
-/// memory of its last step only, not of the largest.
+/// Serves a connection that speaks HTTP to its end. Boxed, like each step before it, so that an idle connection holds
+/// the memory of its last step only, not of the largest.
 type Http = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<S: Serve> Opening<'_, S> {
@@ -77,15 +77,16 @@ impl<S: Serve> Opening<'_, S> {
         Ok(())
     }
 
-    /// `None` if the peer went away or TLS failed.
+    /// `None` if the peer disconnected or TLS failed.
     async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) -> Result<Option<Http>, Refused> {
         let header_timeout = self.settings.limits.header_timeout.get();
         let from_balancer = contains(&self.settings.proxy_protocol_from, peer);
         let announced = if from_balancer { self.announced(&mut stream, peer).await? } else { None };
         let sender = peer;
         let peer = announced.unwrap_or(peer);
-        // An ingress or a balancer speaks for many; its own limits hold for them. Whether its `X-Forwarded-*` are believed
-        // is no matter of the connection: each request is judged by the generation that it begins with.
+        // An ingress or load balancer speaks for many clients, and its own limits apply to them. Whether its
+        // `X-Forwarded-*` headers are trusted is not decided here: each request is judged by the generation that it
+        // begins with.
         let is_unnamed = from_balancer && announced.is_none();
         if is_unnamed || contains(&self.settings.trusted_proxies, peer) {
             self.liveness.speaks_for_many();
@@ -114,7 +115,7 @@ impl<S: Serve> Opening<'_, S> {
             Ok(Some(self.http(stream, Prefix::default(), connection)))
         } else {
             let sniffed = timeout(header_timeout, sniff(&mut stream)).await.map_err(|_| Refused::Silent)?;
-            // A peer that goes away without a word, as health checks of ports do.
+            // A peer that disconnects without sending anything, as port health checks do.
             let Ok((prefix, protocol)) = sniffed else { return Ok(None) };
             let Some(protocol) = protocol else {
                 let (why, fix) = if from_balancer {
@@ -125,7 +126,7 @@ impl<S: Serve> Opening<'_, S> {
                 } else {
                     (
                         "the peer began with a PROXY protocol header and is not in `proxy_protocol_from`",
-                        "list it there if it is a balancer of yours, and have it send none otherwise",
+                        "list it there if it is your load balancer; otherwise it must not send one",
                     )
                 };
                 self.door.warn_of_proxy_protocol(ProxyFault::Peer, sender, &why, fix);
@@ -136,18 +137,18 @@ impl<S: Serve> Opening<'_, S> {
         }
     }
 
-    /// What the balancer announced; `None` if it speaks for itself.
+    /// The address that the load balancer announced; `None` if it speaks for itself.
     async fn announced(&self, stream: &mut TcpStream, peer: SocketAddr) -> Result<Option<SocketAddr>, Refused> {
         match timeout(self.settings.limits.header_timeout.get(), proxy_protocol::read(stream)).await {
             Ok(Ok(source)) => Ok(source.map(canonical)),
-            // A peer that goes away without a word, as health checks of ports do.
+            // A peer that disconnects without sending anything, as port health checks do.
             Ok(Err(HeaderError::Io(_))) => Err(Refused::ProxyHeader),
             Ok(Err(error)) => {
                 self.door.warn_of_proxy_protocol(
                     ProxyFault::Header,
                     peer,
                     &error,
-                    "have the balancer send one (HAProxy: `send-proxy-v2`), or take its address off `proxy_protocol_from`",
+                    "have the balancer send one (HAProxy: `send-proxy-v2`), or remove its address from `proxy_protocol_from`",
                 );
                 Err(Refused::ProxyHeader)
             }
@@ -184,8 +185,8 @@ impl<S: Serve> Opening<'_, S> {
     }
 }
 
-/// Reads until the first bytes tell the protocol. `None` is the PROXY protocol, which this peer must not speak: it
-/// would have its requests believed to be somebody else's.
+/// Reads until the first bytes identify the protocol. `None` is the PROXY protocol, which this peer must not speak: its
+/// requests could then pass for somebody else's.
 async fn sniff(stream: &mut TcpStream) -> io::Result<(Prefix, Option<Protocol>)> {
     let mut prefix = Prefix::default();
     loop {
@@ -221,7 +222,7 @@ fn contains(networks: &[IpNet], peer: SocketAddr) -> bool {
     networks.iter().any(|network| network.contains(&peer.ip()))
 }
 
-/// An IPv4 address that came over an IPv6 socket, in its own form: else no rule about it would match.
+/// Converts an IPv4 address that came over an IPv6 socket to its own form, as no rule about it would match otherwise.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

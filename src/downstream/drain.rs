@@ -1,4 +1,4 @@
-//! Ending without losing a request: announce, close the door, wait, cut.
+//! Shutting down without losing a request: announce, close the listeners, wait, cut.
 
 use std::{
     future::pending,
@@ -16,18 +16,18 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 
-/// How far the end has come; only ever goes forward.
+/// How far the shutdown has come; it only ever moves forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Serving.
     #[default]
     Open,
-    /// Still accepting, since load balancers take a while to notice; each response asks the client to go elsewhere
-    /// (`Connection: close`, GOAWAY).
+    /// Still accepting, since load balancers take a while to notice. Each response asks the client to reconnect
+    /// elsewhere (`Connection: close`, GOAWAY).
     Announced,
-    /// Accepting no more. Idle connections are closed, requests under way go on.
+    /// No longer accepting. Idle connections are closed, requests in progress continue.
     Closing,
-    /// What is left is cut.
+    /// Everything that is left is cut.
     Cut,
 }
 
@@ -38,15 +38,16 @@ pub struct Drain(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     phase: watch::Sender<Phase>,
-    /// What requests look at, cheaper than the channel.
+    /// Read by each request, as it is cheaper than the channel.
     announced: AtomicBool,
     connections: AtomicUsize,
     unfinished: AtomicUsize,
-    /// The last connection, or the last of what is unfinished, has ended.
+    /// The last connection, or the last unfinished task, has ended.
     none_left: Notify,
 }
 
-/// Something that is to be brought to its end though no connection may wait for it any more. Unfinished until dropped.
+/// A task that is to be finished although no connection may wait for it any more. It counts as unfinished until it is
+/// dropped.
 #[derive(Debug)]
 pub struct Unfinished(Drain);
 
@@ -69,20 +70,20 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// Begins: from now on every response announces the end. Connections are still accepted.
+    /// Begins: from now on every response announces the shutdown. Connections are still accepted.
     pub fn begin(&self) {
         self.0.announced.store(true, Ordering::Relaxed);
         self.advance(Phase::Announced);
     }
 
-    /// Accepts no more connections and closes the idle ones.
+    /// Stops accepting connections and closes the idle ones.
     pub fn close(&self) {
         self.begin();
         self.advance(Phase::Closing);
     }
 
-    /// Waits until no connection is left and all is brought to its end that was begun, at most `deadline`, then cuts the rest.
-    /// Returns how many connections were cut.
+    /// Waits until no connection and no unfinished task is left, for at most `deadline`, then cuts the rest. Returns
+    /// how many connections were cut.
     pub async fn wait(&self, deadline: Duration) -> usize {
         self.until_empty(deadline).await;
         let left = self.connections();
@@ -90,7 +91,7 @@ impl Drain {
         left
     }
 
-    /// The same without the cut: for what is to be told to end before.
+    /// Waits in the same way without the cut, so that what is left can be told to end first.
     pub async fn until_empty(&self, deadline: Duration) {
         let _ = tokio::time::timeout(deadline, self.empty()).await;
     }
@@ -101,35 +102,36 @@ impl Drain {
         self.advance(Phase::Cut);
     }
 
-    /// Connections that are open, upgraded ones included.
+    /// The number of open connections, upgraded ones included.
     pub fn connections(&self) -> usize {
         self.0.connections.load(Ordering::Relaxed)
     }
 
-    /// Begins something that the end waits for as for a connection.
+    /// Begins a task that the shutdown waits for as for a connection.
     #[must_use]
     pub fn begin_task(&self) -> Unfinished {
         self.0.unfinished.fetch_add(1, Ordering::Relaxed);
         Unfinished(self.clone())
     }
 
-    /// The same for what can wait for another process: `None` once the door is closed, as what begins then may be cut.
+    /// The same for a task that another process can do: `None` once the listeners are closed, as what begins then may
+    /// be cut.
     #[must_use]
     pub fn begin_task_unless_closing(&self) -> Option<Unfinished> {
-        // Counted before the phase is looked at, so that whoever closes the door in between waits for it.
+        // Counted before the phase is checked, so that a shutdown that closes the listeners in between waits for it.
         let unfinished = self.begin_task();
         let is_closing = *self.0.phase.borrow() >= Phase::Closing;
         (!is_closing).then_some(unfinished)
     }
 
-    /// Waits until the door is closed.
+    /// Waits until the listeners are closed.
     pub async fn until_closing(&self) {
         let mut phases = self.subscribe();
-        // It is told for as long as this is here.
+        // The sender lives as long as `self`, so this cannot fail.
         drop(phases.wait_for(|phase| *phase >= Phase::Closing).await);
     }
 
-    /// Brings `work` to its end on `runtime`, whether or not whoever asked for it still waits ([`finished`]); the end of the process
+    /// Runs `work` to its end on `runtime`, whether or not the caller still waits for it ([`finished`]). The shutdown
     /// waits for it as for a connection.
     pub fn finish_on<F>(&self, runtime: &Handle, work: F) -> JoinHandle<F::Output>
     where
@@ -143,7 +145,7 @@ impl Drain {
         })
     }
 
-    /// How much of that has not ended.
+    /// How many such tasks have not ended.
     pub fn unfinished(&self) -> usize {
         self.0.unfinished.load(Ordering::Relaxed)
     }
@@ -153,7 +155,7 @@ impl Drain {
         *self.0.phase.borrow()
     }
 
-    /// Tells each phase as it begins, for readiness and for streams that are closed in their own manner.
+    /// Reports each phase as it begins, for readiness and for streams that are closed in their own way.
     pub fn subscribe(&self) -> watch::Receiver<Phase> {
         self.0.phase.subscribe()
     }
@@ -198,12 +200,12 @@ impl Drain {
     }
 }
 
-/// What came of work that goes on by itself ([`Drain::finish_on`]). If it panics, so does who waits for it.
+/// The result of work that runs by itself ([`Drain::finish_on`]). A panic in it becomes one in the caller.
 pub async fn finished<T>(work: JoinHandle<T>) -> T {
     match work.await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
         Err(Ok(panic)) => resume_unwind(panic),
-        // Its runtime ends, and with it whoever waits.
+        // Its runtime ends, and with it the caller.
         Err(Err(_)) => pending().await,
     }
 }
@@ -214,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// Who caused a run was lost where the process ended meanwhile: nobody was connected, and so nothing was waited for.
+    /// The cause of a run was lost if the process ended meanwhile: nobody was connected, and so nothing was waited for.
     #[tokio::test(start_paused = true)]
     async fn what_was_begun_is_waited_for_without_a_connection_and_no_longer_than_until_the_deadline() {
         for (lasts, waited, left) in [(5, 5, 0), (60, 20, 1)] {
@@ -243,7 +245,7 @@ mod tests {
                 "done"
             })
         };
-        // Whoever asked is gone before it is done.
+        // The caller is gone before it is done.
         let left = tokio::time::timeout(Duration::from_secs(1), finished(begin())).await;
         assert!(left.is_err() && drain.unfinished() == 1);
         drain.wait(Duration::from_secs(20)).await;

@@ -1,14 +1,16 @@
-//! Why h2 ends a connection for pieces of bodies: hyper tells that there was too much of something, and not of what.
+//! Tells why h2 ended a connection for pieces of bodies: hyper reports that there was too much of something, and not of
+//! what.
 //!
-//! h2 says `too_many_data_frames` of two: empty pieces that end nothing, of which it takes a hundred on a connection
-//! (CVE-2019-9518), and small pieces that wait to be read, which clients of gRPC send in good faith to an upstream that is
-//! slow. The first are counted here as they come, by the headers of the frames. It says so in GOAWAY, which is the last that
-//! it writes, so that what was written last tells this end from others, and from an answer that holds the same words.
+//! h2 says `too_many_data_frames` in two cases: for empty pieces that end nothing, of which it takes a hundred on a
+//! connection (CVE-2019-9518), and for small pieces that wait to be read, which gRPC clients send in good faith to a
+//! slow upstream. The first are counted here as they arrive, by the headers of the frames. h2 gives the reason in
+//! GOAWAY, which is the last frame that it writes, so the bytes that were written last distinguish this end from
+//! others, and from a response that contains the same words.
 
-/// As h2 has it (`MAX_RECV_EMPTY_DATA_FRAMES`).
+/// The limit of h2 (`MAX_RECV_EMPTY_DATA_FRAMES`).
 const MOST_EMPTY: u32 = 100;
 
-/// What a client sends first (RFC 9113 section 3.4).
+/// The length of the client's preface (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 
 /// RFC 9113 sections 4.1 and 6.1.
@@ -17,7 +19,7 @@ const DATA: u8 = 0;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
-/// The frame without the number of the last stream: its header, ENHANCE_YOUR_CALM, and why.
+/// The GOAWAY frame without the number of the last stream: its header, ENHANCE_YOUR_CALM, and the reason.
 const GOAWAY: (&[u8], &[u8]) = (b"\0\0\x1c\x07\0\0\0\0\0", b"\0\0\0\x0btoo_many_data_frames");
 const STREAM: usize = 4;
 const LAST: usize = GOAWAY.0.len() + STREAM + GOAWAY.1.len();
@@ -26,14 +28,14 @@ const LAST: usize = GOAWAY.0.len() + STREAM + GOAWAY.1.len();
 #[derive(Debug)]
 pub(super) struct Frames {
     header: [u8; HEADER],
-    /// How much of the next header is here.
+    /// How much of the next header has arrived.
     here: usize,
-    /// Bytes of the payload of a padded piece, whose first byte says how much of it is padding and has not come.
+    /// The length of the payload of a padded piece whose first byte, the length of the padding, has not arrived yet.
     padded: Option<usize>,
-    /// Bytes before that of which nothing is asked.
+    /// How many bytes before that are skipped.
     skip: usize,
     empty: u32,
-    /// What was written last.
+    /// The bytes that were written last.
     last: [u8; LAST],
 }
 
@@ -44,7 +46,7 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Looks at bytes of the client as they come.
+    /// Inspects bytes of the client as they arrive.
     pub(super) fn received(&mut self, mut bytes: &[u8]) {
         loop {
             let passed = self.skip.min(bytes.len());
@@ -52,7 +54,7 @@ impl Frames {
             let Some((byte, rest)) = bytes.get(passed..).and_then(<[u8]>::split_first) else { return };
             bytes = rest;
             if let Some(payload) = self.padded.take() {
-                // The byte itself is no padding, and no data either.
+                // The byte itself is neither padding nor data.
                 self.empty += u32::from(usize::from(*byte) + 1 == payload);
                 self.skip = payload - 1;
             } else if let Some(next) = self.header.get_mut(self.here) {
@@ -66,7 +68,7 @@ impl Frames {
         }
     }
 
-    /// A header is whole.
+    /// A header is complete.
     fn begin(&mut self) {
         let [high, middle, low, kind, flags, ..] = self.header;
         let payload = u32::from_be_bytes([0, high, middle, low]) as usize;
@@ -77,7 +79,7 @@ impl Frames {
         }
     }
 
-    /// Looks at bytes that were written.
+    /// Inspects bytes that were written.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         let new = bytes.get(bytes.len().saturating_sub(LAST)..).unwrap_or_default();
         self.last.rotate_left(new.len());
@@ -122,7 +124,8 @@ mod tests {
             frame(DATA, 0, &[]),
             frame(DATA, PADDED, &[0]),
             frame(DATA, PADDED, &[3, 0, 0, 0]),
-            // None of these: one with data, one that ends its stream, and what only looks like one within a piece.
+            // None of these counts: one with data, one that ends its stream, and what only looks like one within a
+            // piece.
             frame(DATA, PADDED, &[1, b'x', 0]),
             frame(DATA, 0, b"x"),
             frame(DATA, END_STREAM, &[]),
@@ -151,7 +154,7 @@ mod tests {
         }
     }
 
-    /// An answer that ended in the words had every later flood of its connection blamed on nobody.
+    /// A response that ended in these words had every later flood of its connection blamed on nobody.
     #[test]
     fn only_what_is_written_last_tells_and_however_it_is_cut() {
         let ours = goaway(b"too_many_data_frames");

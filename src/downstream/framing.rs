@@ -1,23 +1,23 @@
-//! Where HTTP/1.1 requests begin and end, and whether their heads say so in one way only.
+//! Finds where HTTP/1.1 requests begin and end, and checks that their heads say so in one way only.
 //!
 //! hyper accepts three shapes that a proxy must not (RFC 9112 sections 2.2, 6.1 and 6.3): it drops a Content-Length
-//! beside Transfer-Encoding without telling the service, folds equal Content-Length fields into one, and takes a bare
-//! LF for the end of a line. Two parsers that differ in such a shape see different requests, which is request
-//! smuggling. The [`Scanner`] looks at the same bytes on their way to hyper and notes the shapes; the request is then
-//! refused with 400 and the connection closed.
+//! beside Transfer-Encoding without telling the service, folds equal Content-Length fields into one, and accepts a bare
+//! LF as the end of a line. Two parsers that differ in such a shape see different requests, which is request smuggling.
+//! The [`Scanner`] inspects the same bytes on their way to hyper and notes the shapes; the request is then refused with
+//! 400 and the connection closed.
 //!
 //! It changes nothing and allocates nothing. The cost is one search for line ends over each head. It follows bodies by
-//! their Content-Length. A chunked body is not followed: the connection is closed after it, so that nothing can
-//! stand behind its end.
+//! their Content-Length. A chunked body is not followed: the connection is closed after it, so that nothing can come
+//! after its end.
 
-/// Names up to here are looked at, with room for any length and some spaces. Of a longer line that a read cut off the end
-/// is not known, so one that says where a body ends may not be longer, wherever it is cut.
+/// How much of a line is inspected, with room for any length and some spaces. The end of a longer line that a read cut
+/// off is not known, so a line that says where a body ends may not be longer, wherever it is cut.
 const CARRY: usize = 64;
 
-/// What is wrong with the heads of a connection.
+/// A defect in the heads of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Defect {
-    /// Both Content-Length and Transfer-Encoding, or one of them twice, or so long that its end may be lost.
+    /// Both Content-Length and Transfer-Encoding, or one of them twice, or a line so long that its end may be lost.
     AmbiguousLength,
     /// A line of a head ends in LF without CR.
     BareLineFeed,
@@ -43,9 +43,9 @@ pub(super) struct Scanner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Head,
-    /// So many bytes of a body are to come.
+    /// This many bytes of a body are still to come.
     Body(u64),
-    /// Not followed any more.
+    /// No longer followed.
     Lost,
 }
 
@@ -66,7 +66,7 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Looks at bytes as they come.
+    /// Inspects bytes as they arrive.
     pub(super) fn scan(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match self.mode {
@@ -82,7 +82,7 @@ impl Scanner {
         }
     }
 
-    /// Whether part of a head has come and its end has not.
+    /// Whether part of a head has arrived but not its end.
     pub(super) fn is_within_head(&self) -> bool {
         self.started || self.carried > 0
     }
@@ -102,7 +102,7 @@ impl Scanner {
         self.defect
     }
 
-    /// Looks at the lines up to the end of the head or of the bytes; returns what follows the head.
+    /// Inspects the lines up to the end of the head or of the bytes. Returns the bytes after the head.
     fn head<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let mut begin = 0;
         for end in memchr::memchr_iter(b'\n', bytes) {
@@ -130,7 +130,7 @@ impl Scanner {
         &[]
     }
 
-    /// Keeps the beginning of a line that is cut off.
+    /// Stores the beginning of a line that is cut off.
     fn keep(&mut self, part: &[u8]) {
         let room = self.carry.get_mut(self.carried..).unwrap_or_default();
         for (slot, byte) in room.iter_mut().zip(part) {
@@ -139,7 +139,7 @@ impl Scanner {
         self.carried = (self.carried + part.len()).min(CARRY);
     }
 
-    /// Looks at one line; `true` at the empty one that ends the head.
+    /// Inspects one line. Returns `true` for the empty one that ends the head.
     fn line(&mut self, line: &[u8]) -> bool {
         let is_long = line.len() >= CARRY;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -219,7 +219,7 @@ mod tests {
     fn shapes() {
         let length = |blanks: usize| format!("Content-Length:{}30\r\n\r\n", " ".repeat(blanks));
         let coding = |blanks: usize| format!("Transfer-Encoding:{}chunked\r\n\r\n", " ".repeat(blanks));
-        // With the CR, a line of 63 bytes is the longest that is taken.
+        // With the CR, a line of 63 bytes is the longest that is accepted.
         let (long_length, longest_length) = (length(48), length(45));
         let (long_coding, longest_coding) = (coding(39), coding(37));
         let cases = [

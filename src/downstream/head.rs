@@ -1,4 +1,5 @@
-//! The checks that every request passes before the service sees it: sizes, and framing that has one meaning only.
+//! The checks that every request passes before the service sees it: sizes, and framing that can be read in one way
+//! only.
 
 use http::{HeaderMap, Method, Request, Uri, header};
 
@@ -8,7 +9,7 @@ use crate::{
     error::{Reason, Rejection},
 };
 
-/// Why a request is unfit, and what it counts as.
+/// Why a request is unfit, and how it is counted.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) rejection: Rejection,
@@ -21,7 +22,7 @@ impl Fault {
     }
 }
 
-/// What is known of the bytes that the head came in; HTTP/1.1 only.
+/// What is known of the bytes of the head; HTTP/1.1 only.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Framing {
     pub(super) scanned: bool,
@@ -49,28 +50,29 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits, framing: Option<Fr
     if bytes > limits.header_bytes.bytes() {
         let detail = format!("the headers are {bytes} bytes long, {} are allowed", limits.header_bytes);
         let mut fault = Fault::new(ProtocolError::Limit, Reason::HeadersTooLarge, detail);
-        // In a browser it is the cookies, which a sibling host can set for the parent of both.
+        // In a browser the cause is the cookies, which a sibling host can set for the parent of both.
         fault.rejection = fault
             .rejection
-            .fix("send less; in a browser, delete the cookies of this host and of its parent domains, then come again");
+            .fix("send less; in a browser, delete the cookies of this host and of its parent domains, then try again");
         return Err(fault);
     }
     if request.method() == Method::CONNECT {
-        // What is asked for is the other end of a tunnel, and of that no method is taken.
+        // The target of CONNECT is the other end of a tunnel, for which no method is accepted.
         let rejection = Rejection::method_not_allowed("", "Doorward is a reverse proxy and opens no tunnels");
         return Err(Fault { rejection, kind: ProtocolError::Framing });
     }
     Ok(())
 }
 
-/// How many headers a request has. All cookies are one: browsers send each in a field of its own over HTTP/2 (RFC 9113 section
-/// 8.2.3), and somebody with many could do nothing about it. The bytes of the headers bound their number.
+/// How many headers a request has. All cookies count as one: over HTTP/2 browsers send each in a field of its own (RFC
+/// 9113 section 8.2.3), and a person with many could do nothing about it. The limit on the bytes of the headers bounds
+/// their number.
 fn header_count(headers: &HeaderMap) -> usize {
     let cookies = headers.get_all(header::COOKIE).iter().count();
     headers.len() - cookies.saturating_sub(1)
 }
 
-/// RFC 9112 section 6.1: what has both a length and a coding, or codings that we cannot undo, is refused.
+/// Refuses a request with both a length and a coding, or with codings that Doorward cannot undo (RFC 9112 section 6.1).
 fn check_framing(headers: &HeaderMap, framing: Framing) -> Result<(), Fault> {
     let bad = |detail: &'static str| Err(Fault::new(ProtocolError::Framing, Reason::BadRequest, detail));
     match framing.defect {
@@ -91,8 +93,8 @@ fn check_framing(headers: &HeaderMap, framing: Framing) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether the connection ends with the answer to this request: a chunked one, for which see [`super::framing`], and
-/// one that asks for an upgrade. After any answer to that but 101 the client may go on in the protocol that it asked
+/// Whether the connection ends with the response to this request: a chunked one (see [`super::framing`]), or one that
+/// asks for an upgrade. After any response to the latter but 101 the client may continue in the protocol that it asked
 /// for, whose bytes must not be read as requests (CVE-2018-1002105).
 pub(super) fn is_last(protocol: Protocol, headers: &HeaderMap) -> bool {
     let ends = [header::TRANSFER_ENCODING, header::UPGRADE];

@@ -1,4 +1,4 @@
-//! HTTP on a connection: hyper with our limits, and what each request passes on its way to the service and back.
+//! HTTP on a connection: hyper with Doorward's limits, and the steps of each request to the service and back.
 
 use std::{
     convert::Infallible,
@@ -38,20 +38,23 @@ use crate::{
     config::raw::Limits,
 };
 
-/// How much of a request that nobody reads is taken from the client, so that it sees the answer and not a reset: as much as
-/// a browser has cookies for one site, 180 of 4 KiB, which any host of that site can set.
+/// How much of a request that nobody reads is taken from the client, so that it sees the response and not a reset: as
+/// much as a browser has cookies for one site, 180 of 4 KiB, which any host of that site can set.
 const LINGER_BYTES: u64 = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
-/// How many streams of a peer that brings the requests of many may be reset before they are looked at. Each takes memory until then,
-/// so there is an end, but one of the many who cancels in bursts must not cost all others their streams.
+/// How many streams may be reset before they are looked at, by a peer that carries the requests of many clients. Each
+/// takes memory until then, so there is a limit, but one client that cancels in bursts must not cost all others their
+/// streams.
 const RESETS_OF_MANY: u32 = 1000;
 
-/// The least window of a connection by which the requests of many come: h2 ends one on which many small frames wait to be read, and
-/// counts as many as half of that window has room for. The windows of streams bound what waits all the same.
+/// The least connection window for a peer that carries the requests of many clients. h2 ends a connection on which many
+/// small frames wait to be read, and allows as many as half of that window has room for. The windows of streams bound
+/// what waits in any case.
 const WINDOW_OF_MANY: u64 = 64 << 20;
 
-/// How many headers beyond a limit above a hundred are read, so that a client which has a few too many is told so.
+/// How many headers beyond a limit above a hundred are read, so that a client with a few too many gets a proper
+/// refusal.
 const HEADERS_BEYOND: usize = 28;
 
 /// One connection that speaks HTTP.
@@ -95,7 +98,7 @@ impl<S: Serve> Server<S> {
         let head = largest_head(&self.limits);
         let mut builder = http1::Builder::new();
         builder.max_header_size(head).max_buf_size(head.max(self.limits.body_buffer.bytes()));
-        // hyper is slower where this is set, and reads a hundred where it is not.
+        // hyper is slower if this is set, and reads a hundred headers if it is not.
         if usize::from(self.limits.header_count) > 100 {
             builder.max_headers(usize::from(self.limits.header_count) + HEADERS_BEYOND);
         }
@@ -104,7 +107,7 @@ impl<S: Serve> Server<S> {
         let mut finishing = false;
         let result = poll_fn(|context| {
             let mut connection = Pin::new(&mut connection);
-            // First what has come already, so that a request on its way is not lost.
+            // First what has already arrived, so that a request on its way is not lost.
             if let Poll::Ready(result) = connection.as_mut().poll(context) {
                 return Poll::Ready(result);
             }
@@ -158,7 +161,7 @@ impl<S: Serve> Server<S> {
         self.count(&result);
     }
 
-    /// Takes one request to the service and its response back.
+    /// Passes one request to the service and its response back.
     fn answer(
         &self,
         request: Request<Incoming>,
@@ -206,7 +209,7 @@ impl<S: Serve> Server<S> {
     }
 }
 
-/// Ends the connection after this response, if we or the service want it.
+/// Ends the connection after this response, if Doorward or the service wants it.
 fn end_connection<B>(response: &mut Response<B>, protocol: Protocol, close: bool, liveness: &Liveness) {
     match protocol {
         Protocol::Http1 => {
@@ -223,7 +226,7 @@ fn end_connection<B>(response: &mut Response<B>, protocol: Protocol, close: bool
     }
 }
 
-/// The largest head that hyper is to parse: what is beyond our limits by little is answered by the service.
+/// The largest head that hyper parses. A head that exceeds the limits by little is answered by the service.
 fn largest_head(limits: &Limits) -> usize {
     limits.header_bytes.bytes() + limits.uri_bytes.bytes() + 1024
 }
@@ -260,12 +263,13 @@ fn classify(error: &hyper::Error, protocol: Protocol) -> ProtocolError {
 }
 
 /// Whether h2 ended the connection for too much of what costs the client nothing: resets (CVE-2023-44487,
-/// CVE-2025-8671), pieces of a head (CVE-2024-27316), or of bodies (CVE-2019-9518).
+/// CVE-2025-8671), pieces of a head (CVE-2024-27316), or pieces of bodies (CVE-2019-9518).
 fn is_flood(error: &h2::Error) -> bool {
     error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
 }
 
-/// Reads what the client is still sending, to a bound: to close on unread bytes is a reset, which may overtake our answer.
+/// Reads what the client is still sending, up to a bound: closing with unread bytes is a reset, which may overtake the
+/// response.
 async fn linger(io: impl AsyncRead + Unpin) {
     let (mut unread, mut nowhere) = (io.take(LINGER_BYTES), tokio::io::sink());
     let _ = tokio::time::timeout(LINGER_TIME, tokio::io::copy(&mut unread, &mut nowhere)).await;

@@ -17,10 +17,10 @@ use super::{
     registry::Registered,
 };
 
-/// As much as is read before it is known which protocol a connection in clear speaks: the HTTP/2 preface.
+/// How much is read before it is known which protocol a connection in clear text speaks: the HTTP/2 preface.
 pub(super) const SNIFF: usize = 24;
 
-/// Bytes that were read before hyper and that it is to read again.
+/// Bytes that were read before hyper and that it must read again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Prefix {
     pub(super) bytes: [u8; SNIFF],
@@ -38,7 +38,7 @@ impl Prefix {
     }
 }
 
-/// What follows the bytes of a connection.
+/// The parser that follows the bytes of a connection.
 #[derive(Debug)]
 pub(super) enum Follower {
     Http1(Scanner),
@@ -65,7 +65,7 @@ impl<T> Io<T> {
         Self { inner, prefix, follower, liveness, _counted: counted }
     }
 
-    /// Hooks into every poll of an upgraded stream, whose task is not ours to stop.
+    /// Called on every poll of an upgraded stream, whose task does not belong to the listener and cannot be stopped.
     fn check_upgraded(&self, context: &Context<'_>) -> io::Result<()> {
         if self.liveness.phase() != Phase::Upgraded {
             return Ok(());
@@ -77,7 +77,7 @@ impl<T> Io<T> {
         Ok(())
     }
 
-    /// What came of a write of `slices`.
+    /// Notes the result of a write of `slices`.
     fn written<'a>(&mut self, result: &Poll<io::Result<usize>>, slices: impl IntoIterator<Item = &'a [u8]>) {
         match result {
             Poll::Ready(Ok(count)) if *count > 0 => {
@@ -122,8 +122,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
             let here = rest.len().min(buffer.remaining());
             buffer.put_slice(rest.get(..here).unwrap_or_default());
             this.prefix.given += here;
-            // And what came with it, in one: hyper makes room for a second read, which an idle connection then keeps.
-            // An end or a failure is met again by the next read.
+            // Together with what came after it: for a second read hyper makes room, which an idle connection then
+            // keeps. An end or a failure is met again by the next read.
             let _ = Pin::new(&mut this.inner).poll_read(context, buffer);
         } else {
             ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
@@ -191,7 +191,7 @@ mod tests {
         (Io::new(ours, Prefix::default(), Follower::Http1(Scanner::default()), liveness, counted), theirs)
     }
 
-    /// Tells the task that pumps an upgraded stream to stop, whichever way it looks next.
+    /// Makes the task that copies an upgraded stream stop, in whichever direction it polls next.
     #[test]
     fn an_upgraded_stream_that_is_aborted_ends_at_its_next_poll() {
         type Operation = fn(Pin<&mut Io<DuplexStream>>, &mut Context<'_>) -> Poll<io::Result<usize>>;

@@ -17,7 +17,7 @@ use crate::{
     keepalive::set_keepalive,
 };
 
-/// Connections that wait to be accepted, for each worker. The kernel lowers it to `net.core.somaxconn`.
+/// The length of each worker's accept queue. The kernel lowers it to `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
 
 /// Listening sockets, with connections already queueing.
@@ -78,11 +78,11 @@ impl std::error::Error for BindError {
 }
 
 impl Bound {
-    /// Binds every listener for so many workers.
+    /// Binds every listener for this many workers.
     ///
-    /// With `SO_REUSEPORT` alone the kernel would let a second process share the port in silence. The first socket
-    /// of each listener is therefore bound without it, which fails if anybody is there, and joins the others only
-    /// after that; the port is held from then on.
+    /// With `SO_REUSEPORT` alone the kernel would silently let a second process share the port. So the first socket of
+    /// each listener is bound without it, which fails if anybody is there, and joins the others only after that; the
+    /// port is held from then on.
     pub fn bind(settings: &Settings, workers: NonZeroUsize) -> Result<Self, BindError> {
         let listeners = settings
             .listeners
@@ -95,7 +95,7 @@ impl Bound {
         Ok(Self { listeners, settings: settings.clone() })
     }
 
-    /// Names and addresses, with the port that the system chose where 0 was asked for.
+    /// Names and addresses, with the port that the system chose if 0 was configured.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
         self.settings.listeners.iter().zip(&self.listeners).map(|(settings, bound)| (&*settings.name, bound.address))
     }
@@ -132,15 +132,15 @@ fn bind_all(address: SocketAddr, quiet: Span, workers: NonZeroUsize) -> io::Resu
         next.bind(&bound.into())?;
         sockets.push(next);
     }
-    // Only now, so that no connection queues where a later failure would drop it.
+    // Only now, so that no connection queues on a socket that a later failure would drop.
     for socket in &sockets {
         socket.listen(BACKLOG)?;
     }
     Ok(BoundListener { address: bound, sockets: sockets.into_iter().map(TcpListener::from).collect() })
 }
 
-/// Accepted connections inherit these options. Of a client that is gone and to which nothing is sent, as of a quiet watch, nobody
-/// would hear otherwise; and what stands between must not forget a connection that is quiet.
+/// Accepted connections inherit these options. Without keep-alive nobody would notice that a client is gone to which
+/// nothing is sent, as on a quiet watch, and devices in between could forget a quiet connection.
 fn socket(address: SocketAddr, quiet: Span) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -166,7 +166,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Who keeps us from listening on the address, by `/proc`, if it is somebody that we may look at.
+/// Returns the process that keeps Doorward from listening on the address, by `/proc`, if it may be inspected.
 pub fn owner_of(address: SocketAddr) -> Option<Owner> {
     let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -187,7 +187,7 @@ pub fn owner_of(address: SocketAddr) -> Option<Owner> {
     })
 }
 
-/// Whether two sockets cannot listen on both. One at `[::]` may have IPv4 as well, which `/proc` does not tell.
+/// Whether two sockets cannot both listen. One at `[::]` may include IPv4, which `/proc` does not say.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let covers = |wide: IpAddr, narrow: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4());
     let (port, other_port) = (one.port(), other.port());
@@ -210,7 +210,7 @@ fn listening_inodes(table: &str, address: SocketAddr) -> Vec<String> {
         .collect()
 }
 
-/// An address of these tables: words of 32 bits in the byte order of the machine, and the port.
+/// Parses an address of these tables: words of 32 bits in the byte order of the machine, and the port.
 fn local_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let words: Vec<[u8; 4]> = (0..address.len())
@@ -229,8 +229,8 @@ pub(super) fn descriptors() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// How many connections there may be: as many as are configured, and at most their share of the descriptors, as each request may need
-/// one more towards an upstream. That of few descriptors may be none, by which everybody would be refused.
+/// How many connections are accepted: as many as are configured, but at most their share of the descriptors, as each
+/// request may need one more towards an upstream. The share is at least one, as with none everybody would be refused.
 pub(super) fn most_connections(limits: &Limits, descriptors: Option<u64>) -> u32 {
     let share = |descriptors: u64| u128::from(descriptors) * u128::from(limits.connections_file_share) / 100;
     let possible = descriptors.and_then(|descriptors| u32::try_from(share(descriptors).max(1)).ok());
@@ -325,7 +325,8 @@ mod tests {
         assert_eq!(bind(&[other.local_addr().unwrap()], 2).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
     }
 
-    /// With the port alone our own listener at the one loopback was blamed for what another program has at the other.
+    /// By the port alone, our own listener at one loopback address was blamed for what another program has at the
+    /// other.
     #[test]
     fn who_has_a_port_is_told_by_the_address_too() {
         let table =
@@ -361,7 +362,7 @@ mod tests {
         assert!(error.contains("no such address") && error.contains("0.0.0.0"), "{error}");
     }
 
-    /// Else descriptors run out at `accept` and on the way to every upstream.
+    /// Otherwise descriptors run out at `accept` and on the way to every upstream.
     #[test]
     fn connections_take_their_share_of_the_descriptors_at_most() {
         assert!(descriptors().unwrap() > 0);

@@ -2,11 +2,11 @@
 //!
 //! # Deadlines without timers
 //!
-//! hyper's own header timeout covers the idle time between requests too, and arms a timer for every request, which
-//! costs as much as a tenth of a plain proxied request. Here nothing is armed and no clock is read while requests
-//! flow. Each connection keeps its [`Phase`] and how long it has lasted, which every change of phase sets to zero. A
-//! sweep, one for each worker, passes over the connections in a fixed step (a twentieth of the shortest limit, at most
-//! a second, and half of `http2_reset_within`), adds the step and acts on those beyond their limit. A limit is thus kept
+//! hyper's own header timeout also covers the idle time between requests, and arms a timer for every request, which
+//! costs as much as a tenth of a plain proxied request. Here no timer is armed and no clock is read while requests
+//! flow. Each connection stores its [`Phase`] and how long it has lasted, which every change of phase resets to zero. A
+//! sweep, one for each worker, visits the connections in a fixed step (a twentieth of the shortest limit, at most a
+//! second, and half of `http2_reset_within`), adds the step and acts on those beyond their limit. A limit is thus kept
 //! to within two steps.
 //!
 //! | phase | begins with | limit | then |
@@ -17,9 +17,9 @@
 //! | `Idle` | the last response has been handed over, on HTTP/2 written | `idle_timeout` | closed gracefully |
 //! | `Upgraded` | a 101 | none here: the registry of streams has its own | |
 //!
-//! On HTTP/2 there is one `Head` phase, before the first request. Later heads cannot be told from other frames here,
-//! so bytes that arrive do not end or prolong `Idle`: a peer that sends pings or drips a header block is closed after
-//! `idle_timeout` all the same.
+//! On HTTP/2 there is one `Head` phase, before the first request. Later heads cannot be told from other frames here, so
+//! bytes that arrive neither end nor prolong `Idle`: a peer that sends pings or drips a header block is still closed
+//! after `idle_timeout`.
 
 use std::{
     future::poll_fn,
@@ -69,13 +69,13 @@ impl Phase {
 #[repr(u8)]
 pub(super) enum Command {
     Run,
-    /// Take no further requests and close when those under way have ended.
+    /// Take no further requests and close when those in progress have ended.
     Finish,
     /// Close at once.
     Abort,
 }
 
-/// How many times shorter unused connections are kept when memory is short.
+/// How many times shorter idle connections are kept when memory is short.
 const HURRY: u32 = 10;
 
 /// One pass of the sweep over all connections of a worker.
@@ -83,7 +83,7 @@ const HURRY: u32 = 10;
 pub(super) struct Sweep {
     /// The time since the last one.
     pub(super) step: Duration,
-    /// Memory is short: unused connections have less time.
+    /// Memory is short: idle connections have less time.
     pub(super) hurried: bool,
 }
 
@@ -93,37 +93,40 @@ pub(super) struct Sweep {
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     phase: AtomicU8,
-    /// Milliseconds that the phase has lasted, or that nothing was taken in it.
+    /// How many milliseconds the phase has lasted, or nothing was taken in it.
     age: AtomicU32,
-    /// Milliseconds of all sweeps, by which streams are timed without a look at the clock.
+    /// The sum of the steps of all sweeps, in milliseconds, by which streams are timed without reading the clock.
     swept: AtomicU32,
-    /// Bytes were written since the last sweep.
+    /// Whether bytes were written since the last sweep.
     wrote: AtomicBool,
-    /// The client takes nothing of what is written.
+    /// Whether the client takes nothing of what is written.
     blocked: AtomicBool,
-    /// HTTP/2: the answers on their way, and by the sweeps when the client last took from one that had more than it took. Writes do
-    /// not tell: answers to pings are writes too.
+    /// HTTP/2: the responses in transit, and when, in the time of the sweeps, the client last took from one that had
+    /// more than it took. Writes do not show that, as answers to pings are writes, too.
     answers: Mutex<Vec<Weak<Answer>>>,
     taken: AtomicU32,
     command: AtomicU8,
     task: AtomicWaker,
-    /// Requests under way.
+    /// Requests in progress.
     active: AtomicU32,
-    /// Requests of the current window that ended, and of those the ones that the client reset early and before an answer.
+    /// How many requests of the current window have ended, and how many of those the client reset early and before a
+    /// response.
     ended: AtomicU32,
     reset: AtomicU32,
     flooded: AtomicBool,
     /// Whether HTTP/2 ended it for small pieces of bodies that waited to be read.
     small_pieces: AtomicBool,
-    /// How many requests make a window (CVE-2023-44487), and how many resets among them a flood.
+    /// How many requests make a window (CVE-2023-44487), and how many resets among them make a flood.
     reset_window: u32,
     resets: u32,
-    /// Until when a reset is one of those that cost their sender nothing, in milliseconds. Whoever waited longer had a stream open all
-    /// that time, of which there are only so many; deadlines of gRPC pass so while an upstream is slow.
+    /// Up to which age of its stream a reset counts as one that costs its sender nothing, in milliseconds. A client
+    /// that waited longer had a stream open all that time, of which there are only so many; deadlines of gRPC expire so
+    /// while an upstream is slow.
     reset_within: u32,
-    /// The peer brings the requests of many, who do not answer for one another's resets.
+    /// The peer carries the requests of many clients, who are not responsible for each other's resets.
     speaks_for_many: AtomicBool,
-    /// HTTP/1.1: scanned heads whose requests have not come yet, part of one has come, and what is wrong with them.
+    /// HTTP/1.1: scanned heads whose requests have not begun yet, whether part of a head or of a body is on its way,
+    /// and what is wrong with the heads.
     heads: AtomicU32,
     within_head: AtomicBool,
     within_body: AtomicBool,
@@ -142,7 +145,7 @@ impl Liveness {
         }
     }
 
-    /// From now on its resets are not judged by their share, and h2 bears more of them.
+    /// From now on its resets are not judged by their share, and h2 tolerates more of them.
     pub(super) fn speaks_for_many(&self) {
         self.speaks_for_many.store(true, Relaxed);
     }
@@ -171,12 +174,12 @@ impl Liveness {
         self.command.load(Relaxed) >= command as u8
     }
 
-    /// Has commands wake the task that polls now.
+    /// Makes commands wake the task that polls now.
     pub(super) fn register(&self, context: &Context<'_>) {
         self.task.register(context.waker());
     }
 
-    /// Ends when the connection is to be closed at once.
+    /// Completes when the connection is to be closed at once.
     pub(super) async fn aborted(&self) {
         let mut registered = false;
         poll_fn(|context| {
@@ -190,7 +193,7 @@ impl Liveness {
         .await;
     }
 
-    /// A request begins. On HTTP/1.1, `false` if its head was not scanned.
+    /// A request begins. On HTTP/1.1, returns `false` if its head was not scanned.
     pub(super) fn begin_request(&self) -> bool {
         self.active.fetch_add(1, Relaxed);
         self.enter(Phase::Busy);
@@ -204,8 +207,8 @@ impl Liveness {
         self.swept.load(Relaxed)
     }
 
-    /// A request that began at `since` ends; `answered` if the service gave a response. A client that resets most of its streams soon
-    /// and before they are answered loses the connection, but not one that speaks for many.
+    /// A request that began at `since` ends; `answered` says whether the service gave a response. A client that resets
+    /// most of its streams early and before a response loses the connection, but not one that speaks for many.
     pub(super) fn end_request(&self, answered: bool, since: u32) {
         if self.active.fetch_sub(1, Relaxed) == 1 && self.phase() != Phase::Upgraded {
             self.enter(if self.within_head.load(Relaxed) { Phase::Head } else { Phase::Idle });
@@ -229,13 +232,13 @@ impl Liveness {
         }
     }
 
-    /// The client resets streams faster than HTTP/2 itself allows.
+    /// Marks a client that resets streams faster than HTTP/2 itself allows.
     pub(super) fn mark_flooded(&self) {
         self.flooded.store(true, Relaxed);
     }
 
-    /// Whether what was written last ends the connection for small pieces of bodies that waited to be read, which clients of gRPC send
-    /// in good faith.
+    /// Notes whether what was written last ends the connection for small pieces of bodies that waited to be read, which
+    /// gRPC clients send in good faith.
     pub(super) fn note_small_pieces(&self, ends: bool) {
         self.small_pieces.store(ends, Relaxed);
     }
@@ -244,7 +247,7 @@ impl Liveness {
         self.small_pieces.load(Relaxed)
     }
 
-    /// Whether the connection was closed for its resets.
+    /// Whether the connection was closed because its client flooded Doorward.
     pub(super) fn is_flooded(&self) -> bool {
         self.flooded.load(Relaxed)
     }
@@ -258,7 +261,7 @@ impl Liveness {
         self.within_head.store(scanner.is_within_head(), Relaxed);
         self.within_body.store(scanner.is_within_body(), Relaxed);
         if let Some(defect) = scanner.defect() {
-            // The first stays, here as there.
+            // The first defect stays, as in the scanner.
             let _ = self.defect.set(defect);
         }
     }
@@ -283,23 +286,24 @@ impl Liveness {
         self.blocked.store(true, Relaxed);
     }
 
-    /// An answer of HTTP/2 is on its way.
+    /// An HTTP/2 response is in transit.
     pub(super) fn begin_answer(&self, answer: &Arc<Answer>) {
         lock(&self.answers).push(Arc::downgrade(answer));
     }
 
-    /// Of those that are gone nothing is kept.
+    /// Removes the responses that are gone.
     pub(super) fn forget_answers(&self) {
         lock(&self.answers).retain(|answer| answer.strong_count() > 0);
     }
 
-    /// The client has taken from an answer that had more for it than it took.
+    /// The client has taken from a response that had more for it than it took.
     pub(super) fn note_taken(&self) {
         self.taken.store(self.swept(), Relaxed);
     }
 
-    /// Cuts the answers that the client takes nothing from, nor from another that waits for it, for longer than `limit`. `true` if
-    /// nothing else is under way, so that the connection is to end with them.
+    /// Cuts the responses from which the client has taken nothing for longer than `limit`, if it has not taken from
+    /// another one that waits either. Returns `true` if nothing else is in progress, so that the connection must end
+    /// with them.
     fn cut_unread(&self, limit: Duration) -> bool {
         let (now, taken) = (self.swept(), self.taken.load(Relaxed));
         let lasts = |since| Duration::from_millis(now.wrapping_sub(since).into());
@@ -354,7 +358,7 @@ impl Liveness {
     }
 }
 
-/// So many percent of a number, rounded up.
+/// This percentage of a number, rounded up.
 fn share_of(number: u32, percent: u8) -> u32 {
     u32::try_from((u64::from(number) * u64::from(percent)).div_ceil(100)).unwrap_or(u32::MAX)
 }
@@ -371,7 +375,7 @@ mod tests {
     use super::*;
     use crate::{config::values::Span, downstream::answer::InFlight};
 
-    /// Sweeps with steps of a second until the connection is told something, at most two hours.
+    /// Sweeps with steps of a second until the connection is told something, for at most two hours.
     fn lasts(liveness: &Liveness, protocol: Protocol, mut each: impl FnMut(&Liveness)) -> Option<(u32, Command)> {
         let limits = Limits::default();
         (1..7200).find_map(|second| {
@@ -421,7 +425,7 @@ mod tests {
         assert_eq!(lasts(&head, Protocol::Http1, Liveness::note_write), Some((11, Command::Abort)));
     }
 
-    /// A request whose answer has more for the client than it takes.
+    /// A request whose response has more for the client than it takes.
     fn unread(liveness: &Arc<Liveness>) -> Arc<Answer> {
         liveness.begin_request();
         Answer::begin(InFlight::new(Arc::clone(liveness)))
@@ -448,7 +452,7 @@ mod tests {
         let (_unread, quiet) = (unread(&liveness), unread(&liveness));
         quiet.release();
         assert_eq!(lasts(&liveness, Protocol::Http2, |_| ()), None);
-        // It has all its time, however long the other has waited.
+        // It has its full time, however long the other has waited.
         quiet.withhold();
         assert_eq!(lasts(&liveness, Protocol::Http2, |_| ()), Some((301, Command::Abort)));
         drop(quiet);
@@ -471,7 +475,7 @@ mod tests {
         }
     }
 
-    /// An upstream that grew slow had a whole office locked out, as the deadlines of its gRPC calls passed.
+    /// When an upstream became slow, a whole office was locked out, as the deadlines of its gRPC calls expired.
     #[test]
     fn who_waited_for_a_second_and_gave_up_does_not_flood_and_who_did_not_wait_does() {
         for (seconds, expected) in [(0, true), (1, false), (2, false)] {

@@ -1,4 +1,4 @@
-//! What the listeners count.
+//! The metrics of the listeners.
 
 use std::fmt::{self, Write};
 
@@ -47,7 +47,7 @@ pub struct Metrics {
     pub(super) panics: Counter,
 }
 
-/// The enum with the list of all, so that none can be left out of what the documentation is held against.
+/// The enum with the list of its variants, so that none can be missing where the documentation is checked.
 macro_rules! refusals {
     ($($(#[$doc:meta])* $refused:ident,)+) => {
         /// Why a connection was closed before it spoke HTTP.
@@ -70,13 +70,13 @@ refusals! {
     Total,
     /// `connections_per_address`.
     Address,
-    /// An address whose connections were closed for floods again and again.
+    /// An address whose connections were closed for floods repeatedly.
     Flood,
-    /// A listed peer without a PROXY protocol header, or with one that is no good.
+    /// A listed peer without a PROXY protocol header, or with an invalid one.
     ProxyHeader,
     /// A PROXY protocol header from a peer that is not listed.
     ProxyPeer,
-    /// Nothing came in time.
+    /// Nothing arrived in time.
     Silent,
 }
 
@@ -84,7 +84,7 @@ refusals! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum TlsFailure {
     Timeout,
-    /// The peer went away.
+    /// The peer disconnected.
     Closed,
     /// The client's certificate was not accepted.
     Certificate,
@@ -116,9 +116,9 @@ pub(super) enum ProtocolError {
 /// Which deadline closed a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Expired {
-    /// The head of a request did not come in time.
+    /// The head of a request did not arrive in time.
     Head,
-    /// No request came.
+    /// No request arrived.
     Idle,
     /// The client did not take the response.
     Stalled,
@@ -128,24 +128,24 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "certificate_not_after_timestamp_seconds",
-            "When the first certificate of a listener ends that is in use, in seconds since 1970",
+            "When the first certificate that a listener uses expires, in seconds since 1970",
             self.certificate_ends.clone(),
         );
         let registry = registry.sub_registry_with_prefix("downstream");
         registry.register("connections", "Connections that are open", self.active.clone());
         registry.register("connections_accepted", "Connections accepted", self.accepted.clone());
-        registry.register("connections_served", "Connections that came to speak HTTP", self.served.clone());
+        registry.register("connections_served", "Connections that reached HTTP", self.served.clone());
         registry.register("connections_refused", "Connections closed before HTTP", self.refused.clone());
         registry.register("tls_handshake_failures", "TLS handshakes that failed", self.tls_failures.clone());
         registry.register(
             "protocol_errors",
-            "Requests that are not HTTP as it should be",
+            "Errors in the protocol of connections and requests",
             self.protocol_errors.clone(),
         );
         registry.register("connections_expired", "Connections closed by a deadline", self.expired.clone());
         registry.register(
             "accept_errors",
-            "Failures to accept a connection, but for those that the peer took back",
+            "Failures to accept a connection, except those that the peer aborted",
             self.accept_errors.clone(),
         );
         registry.register("panics", "Connections that ended in a panic", self.panics.clone());
@@ -190,7 +190,8 @@ mod tests {
 
     use super::*;
 
-    /// Whoever had all alarms heard nothing while each new connection was closed, as there were as many as may be.
+    /// Somebody with all alarms noticed nothing while each new connection was closed because there were as many as
+    /// allowed.
     #[test]
     fn what_to_watch_tells_of_each_reason_for_which_connections_are_refused() {
         let (metrics, mut registry) = (Metrics::default(), Registry::default());

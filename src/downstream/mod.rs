@@ -11,22 +11,22 @@
 //! |---|---|
 //! | `settings` | listeners and limits, checked |
 //! | `listener`, `accept` | the sockets, and the loops that accept from them |
-//! | `admission` | how many connections there may be |
-//! | `connection` | the beginning of one, up to which HTTP it speaks |
-//! | `proxy_protocol`, `tls` | whom a load balancer brings, and TLS |
-//! | `http_server`, `answer`, `head`, `framing` | HTTP on a connection, an answer on its way, and what is not fit to serve |
-//! | `frames` | for what HTTP/2 ended a connection |
-//! | `io`, `liveness`, `registry` | the bytes of a connection, when what it does has lasted too long, and all that are open |
-//! | `drain` | ending without losing a request |
+//! | `admission` | the limits on connections |
+//! | `connection` | the start of a connection, until its HTTP version is known |
+//! | `proxy_protocol`, `tls` | the client's address from a load balancer, and TLS |
+//! | `http_server`, `answer`, `head`, `framing` | HTTP on a connection, responses in transit, and requests that are not fit to serve |
+//! | `frames` | why HTTP/2 ended a connection |
+//! | `io`, `liveness`, `registry` | the bytes of a connection, its deadlines, and all open connections |
+//! | `drain` | shutting down without losing a request |
 //! | `metrics` | what the listeners count |
 //!
 //! # What is refused before the service
 //!
-//! hyper answers what it cannot parse (a control character or a space in a header name, obs-fold, a Content-Length
-//! that is no number or differs from another, a Transfer-Encoding whose last coding is not `chunked`, a request line
-//! that is none) with 400, a head beyond its buffer with 431, and closes the connection. What it can parse and what is
-//! still not fit to serve comes to the service as [`Unfit`], so that it is answered and recorded like any other
-//! refusal. `framing` says what that is on HTTP/1.1.
+//! hyper answers what it cannot parse (a control character or a space in a header name, obs-fold, a Content-Length that
+//! is not a number or differs from another, a Transfer-Encoding whose last coding is not `chunked`, an invalid request
+//! line) with 400, and a head beyond its buffer with 431, and closes the connection. A request that it can parse and
+//! that is still not fit to serve is passed to the service as [`Unfit`], so that it is answered and recorded like any
+//! other refusal. `framing` says what that is on HTTP/1.1.
 
 mod accept;
 mod admission;
@@ -69,7 +69,7 @@ pub use self::{
 };
 use crate::{body::ClientBody, error::Rejection, memory::Level};
 
-/// Answers requests. Made once for each worker, on its thread.
+/// Answers requests. Created once for each worker, on its thread.
 ///
 /// A response with `Connection: close` ends the connection: on HTTP/1.1 by that header, on HTTP/2 by GOAWAY. The
 /// listener adds it itself while it drains, after a chunked request and to the answer to an [`Unfit`] request.
@@ -77,21 +77,21 @@ pub trait Serve: Sized + Send + Sync + 'static {
     /// The body of responses. An error ends the stream, so that what was sent never looks complete.
     type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
 
-    /// Answers one request. The future is dropped when the client goes away. It is `Unpin`, and so most likely boxed,
-    /// since hyper moves it: a large one would be copied for each request.
+    /// Answers one request. The future is dropped when the client disconnects. It is `Unpin`, and so most likely boxed,
+    /// because hyper moves it: a large one would be copied for each request.
     fn serve(
         &self,
         connection: &Arc<Connection>,
         request: Result<Request<ClientBody>, Unfit>,
     ) -> impl Future<Output = Response<Self::Body>> + Send + Unpin + use<Self>;
 
-    /// How short memory is: decides whether connections are taken, and how long unused ones are kept.
+    /// How short memory is. Decides whether connections are accepted, and how long idle ones are kept.
     fn memory(&self) -> Level {
         Level::Calm
     }
 }
 
-/// A request that was parsed and must not be served.
+/// A request that was parsed but must not be served.
 #[derive(Debug)]
 pub struct Unfit {
     pub request: Request<ClientBody>,
@@ -99,19 +99,19 @@ pub struct Unfit {
     pub rejection: Rejection,
 }
 
-/// What is known of the connection that a request came on.
+/// What is known of the connection that a request arrived on.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// Unique in this process.
     pub id: u64,
     /// The listener's name.
     pub listener: Arc<str>,
-    /// The client: the peer of the socket, or what the PROXY protocol announced. An IPv4 address is never in its
-    /// IPv6 form.
+    /// The client: the peer of the socket, or the address that the PROXY protocol announced. An IPv4 address is never
+    /// in its IPv6 form.
     pub peer: SocketAddr,
-    /// Its address as the value of a header.
+    /// Its address as a header value.
     pub peer_line: Option<HeaderValue>,
-    /// Whether the peer is a balancer whose PROXY header names no client.
+    /// Whether the peer is a load balancer whose PROXY header names no client.
     pub is_unnamed: bool,
     pub protocol: Protocol,
     /// `None` in clear text.
@@ -120,7 +120,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Whether it was ended since its client flooded us.
+    /// Whether the connection was ended because its client flooded Doorward.
     pub fn is_flooded(&self) -> bool {
         self.liveness.is_flooded()
     }

@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2 (HAProxy, `proxy-protocol.txt`, revision 2020/03/05): the address of the
 //! client as a load balancer in front saw it.
 //!
-//! A listed peer must begin each connection with a header and nobody else may: a header that is optional lets every
+//! A listed peer must begin each connection with a header and nobody else may: an optional header would let every
 //! client choose its own address.
 
 use std::{io, net::SocketAddr};
@@ -9,28 +9,28 @@ use std::{io, net::SocketAddr};
 use ppp::{v1, v2};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
-/// What a version 1 header may be at most, line end included.
+/// The maximum length of a version 1 header, line end included.
 const V1_MAX: usize = 107;
 
 /// The fixed part of a version 2 header: signature, version and command, family, length.
 const V2_FIXED: usize = 16;
 
-/// What a version 2 header may be at most. The specification asks for 536; the rest is room for the extensions of
+/// The maximum length of a version 2 header. The specification asks for 536; the rest is room for the extensions of
 /// cloud load balancers and for the subject of a client certificate.
 const V2_MAX: usize = 2048;
 
-/// How a version 2 header begins.
+/// The beginning of a version 2 header.
 pub(super) const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// How a version 1 header begins.
+/// The beginning of a version 1 header.
 pub(super) const V1_SIGNATURE: &[u8; 6] = b"PROXY ";
 
-/// What the header says of the connection.
+/// What the header says about the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announced {
-    /// The client, or `None` when the balancer speaks for itself (`LOCAL`, `UNKNOWN`), as health checks do.
+    /// The client, or `None` if the load balancer speaks for itself (`LOCAL`, `UNKNOWN`), as health checks do.
     pub source: Option<SocketAddr>,
-    /// How many bytes the header takes.
+    /// The length of the header in bytes.
     pub length: usize,
 }
 
@@ -39,10 +39,10 @@ pub struct Announced {
 pub enum HeaderError {
     #[error("the connection does not begin with a PROXY protocol header")]
     Missing,
-    /// It is longer than we read.
+    /// It is longer than what is read.
     #[error("the PROXY protocol header is too long")]
     TooLong,
-    /// It begins like a header and is none.
+    /// It begins like a header but is not one.
     #[error("the PROXY protocol header is malformed: {0}")]
     Malformed(String),
     /// The transport is not TCP over IPv4 or IPv6.
@@ -52,7 +52,7 @@ pub enum HeaderError {
     Io(#[from] io::Error),
 }
 
-/// Reads the header and not one byte more, so that what follows is untouched for TLS. The caller bounds the time.
+/// Reads the header and not one byte more, so that what follows is untouched for TLS. The caller limits the time.
 pub(super) async fn read(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
     let mut buffer = Vec::with_capacity(128);
     let mut ahead = [0; 256];
@@ -69,7 +69,8 @@ pub(super) async fn read(stream: &mut TcpStream) -> Result<Option<SocketAddr>, H
                 stream.read_exact(buffer.get_mut(taken..taken + rest).unwrap_or_default()).await?;
                 return Ok(found.source);
             }
-            // All of it belongs to the header, so it is taken from the socket: else the next peek returns at once.
+            // All of it belongs to the header, so it is taken from the socket; otherwise the next peek would return at
+            // once.
             None => {
                 stream.read_exact(buffer.get_mut(taken..).unwrap_or_default()).await?;
             }
@@ -135,15 +136,15 @@ pub(super) fn begins_alike(bytes: &[u8], pattern: &[u8]) -> bool {
     bytes.iter().zip(pattern).all(|(byte, expected)| byte == expected)
 }
 
-/// Fuzz body: whatever the bytes, [`parse`] answers, stays within its bounds, asks for more only below them and only as
-/// long as all bytes belong to the header, and does not change its mind when more come.
+/// Fuzz target: whatever the bytes, [`parse`] returns, stays within its bounds, asks for more only below them and only
+/// as long as all bytes belong to the header, and does not change its result when more bytes follow.
 #[cfg(any(test, fuzzing))]
 pub fn fuzz_proxy_header(bytes: &[u8]) {
     match parse(bytes) {
         Ok(Some(found)) => {
             assert!(found.length <= bytes.len() && found.length <= V2_MAX);
             let header = bytes.get(..found.length).unwrap_or_default();
-            // What follows the header has no say in it, and nothing shorter is one.
+            // What follows the header does not affect it, and nothing shorter is a header.
             assert!(matches!(parse(header), Ok(Some(again)) if again == found));
             for cut in 0..found.length {
                 assert!(matches!(parse(header.get(..cut).unwrap_or_default()), Ok(None)), "cut at {cut}");

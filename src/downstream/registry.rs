@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{config::raw::Limits, lock::lock, memory::Level};
 
-/// The open connections of one worker. The lock is taken when a connection opens or closes and by the sweep, all of
-/// them on the same thread unless an upgraded stream ends elsewhere.
+/// The open connections of one worker. The lock is taken when a connection opens or closes, and by the sweep, all on
+/// the same thread unless an upgraded stream ends elsewhere.
 #[derive(Debug)]
 pub(super) struct Registry {
     connections: Mutex<HashMap<u64, Entry>>,
@@ -58,7 +58,7 @@ impl Registry {
         Registered { registry: Arc::clone(self), id, admitted }
     }
 
-    /// Passes over all connections and closes those that are beyond a limit.
+    /// Visits all connections and closes those that are beyond a limit.
     pub(super) fn sweep(&self, step: Duration, memory: Level) {
         let sweep = Sweep { step, hurried: memory >= Level::CloseIdle };
         for entry in self.lock().values() {
@@ -68,10 +68,11 @@ impl Registry {
         }
     }
 
-    /// Tells all connections how far the end has come.
+    /// Tells all connections the phase of the shutdown.
     ///
-    /// An HTTP/1.1 connection goes on while a request is under way or on its way, as closing it then would lose the request. It
-    /// ends with the `Connection: close` of the response, or where the head of that had gone out before, as soon as it is idle.
+    /// An HTTP/1.1 connection continues while a request is in progress or arriving, as closing it then would lose the
+    /// request. It ends with the `Connection: close` of the response or, if the head of that was already sent, as soon
+    /// as it is idle.
     pub(super) fn announce(&self, phase: DrainPhase) {
         for entry in self.lock().values() {
             match phase {
@@ -93,7 +94,7 @@ impl Registry {
 }
 
 impl Registered {
-    /// Counts the connection for its address, unless that may have no more.
+    /// Counts the connection for its address, unless the address may have no more.
     pub(super) fn count_for(&mut self, listener: &Arc<str>, address: IpAddr, limits: &Limits) -> Result<(), Refused> {
         self.admitted.count_for(listener, address, limits, Instant::now())
     }
@@ -114,7 +115,7 @@ impl Drop for Registered {
                 tracing::warn!(
                     %address, %pause,
                     "an address is turned away for a while, as its connections flooded Doorward (see `limits.floods_per_address`); \
-                     if a proxy of yours has it, list it in `trusted_proxies`"
+                     if it is your proxy's, list it in `trusted_proxies`"
                 );
             }
         }

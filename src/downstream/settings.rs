@@ -28,7 +28,7 @@ pub(super) struct ListenerSettings {
     pub(super) trusted_proxies: Arc<[IpNet]>,
     pub(super) connections_per_address: Option<u32>,
     pub(super) tls: Option<ServerConfig>,
-    /// When the first of its certificates ends, in seconds since 1970.
+    /// When the first of its certificates expires, in seconds since 1970.
     pub(super) certificate_ends: Option<i64>,
 }
 
@@ -43,8 +43,8 @@ impl fmt::Debug for ListenerSettings {
 }
 
 impl Settings {
-    /// Resolves `listeners` and `limits`, which stand below `at`. All problems are reported but those that the check of the configuration
-    /// as a whole tells; `None` if any of them is an error.
+    /// Resolves `listeners` and `limits`, which are below `at`. All problems are reported except those that the check
+    /// of the whole configuration reports; `None` if any of them is an error.
     pub fn resolve(listeners: &[Listener], limits: &Limits, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let mut ok = check_limits(limits, &mut resolver.report, &at.key("limits"));
         let at = at.key("listeners");
@@ -100,11 +100,11 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     within("floods_per_address", limits.floods_per_address.into(), 1, 1000, "");
     within("body_buffer", limits.body_buffer.0, 8 << 10, 16 << 20, " bytes");
     within("connections", limits.connections.into(), 1, u32::MAX.into(), "");
-    // Beyond, nothing is left to reach an upstream with, nor for logs, the trail and the store.
+    // Beyond that, no descriptors are left for upstreams, logs, the trail and the store.
     within("connections_file_share", limits.connections_file_share.into(), 1, 90, " percent");
     within("connections_per_address", limits.connections_per_address.into(), 1, u32::MAX.into(), "");
     within("refusals_per_address", limits.refusals_per_address.into(), 1, u32::MAX.into(), "");
-    // Below, there is nothing to shed: an idle Doorward would turn everybody away.
+    // Below that, there is nothing to shed: an idle Doorward would turn everybody away.
     let ladder = [
         ("memory_close_idle", limits.memory_close_idle),
         ("memory_refuse_streams", limits.memory_refuse_streams),
@@ -114,7 +114,7 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     for (key, percent) in ladder {
         within(key, percent.into(), 10, 100, " percent");
     }
-    // Of a bound that cannot be by itself, that is told already, here and of the ladder.
+    // A bound that is invalid by itself has already been reported, here and for the ladder.
     if windows && limits.http2_stream_window > limits.http2_connection_window {
         let message =
             "`http2_stream_window` is more than `http2_connection_window`, which all streams of a connection share";
@@ -123,14 +123,14 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     }
     let bounds = Span::from_millis(100)..=Span::from_secs(10);
     if let Some(problem) = report.bounded(at, "http2_reset_within", limits.http2_reset_within, bounds) {
-        problem.help("in less, whoever waits a moment may flood; in more, clients that give up on a slow upstream are taken for floods");
+        problem.help("with less, a client that waits a moment may flood; with more, clients that give up on a slow upstream count as floods");
         ok = false;
     }
     for ((former, less), (key, percent)) in ladder.into_iter().zip(ladder.into_iter().skip(1)) {
         if percent < less && percent >= 10 && less <= 100 {
             report
                 .error(&at.key(key), format!("`{key}` is less than `{former}`, which costs less"))
-                .help("each level sheds what the one before it sheds, too");
+                .help("each level also sheds what the one before it sheds");
             ok = false;
         }
     }

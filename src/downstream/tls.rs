@@ -1,11 +1,11 @@
 //! TLS of a listener: certificates by name, client certificates, session tickets.
 //!
-//! A whole `ServerConfig` is made for each generation of the configuration and swapped in; connections that are open
-//! keep the one they began with.
+//! A whole `ServerConfig` is built for each generation of the configuration and swapped in; open connections keep the
+//! one that they began with.
 //!
-//! Where client certificates are asked for there are no session tickets at all: a resumed session carries the client's
-//! certificate from the handshake that made it, so a ticket would outlive the removal of an authority, and a ticket
-//! of one listener could pass on another (CVE-2025-23419). Elsewhere tickets are sealed by a key of the listener.
+//! If client certificates are requested there are no session tickets at all: a resumed session carries the client's
+//! certificate from the original handshake, so a ticket would outlive the removal of an authority, and a ticket of one
+//! listener could be accepted by another (CVE-2025-23419). Otherwise tickets are sealed with a key of the listener.
 
 use std::{fmt, sync::Arc};
 
@@ -37,10 +37,10 @@ use crate::{
 /// How much is kept of the subject of a client's certificate, which may be as long as its authority likes.
 const SUBJECT_CHARS: usize = 256;
 
-/// What TLS told of a connection.
+/// What TLS says about a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsInfo {
-    /// The name that the client asked for (SNI, RFC 6066 section 3), lower case.
+    /// The name that the client requested (SNI, RFC 6066 section 3), lower case.
     pub server_name: Option<Arc<str>>,
     pub version: TlsVersion,
     /// The client's certificate, verified against `client_ca`. A client need not have one.
@@ -60,7 +60,7 @@ pub struct ClientCertificate {
     pub der: Arc<[u8]>,
     /// SHA-256 of `der`.
     pub sha256: [u8; 32],
-    /// Who it says it is of, for the record alone.
+    /// The subject that it names, for the record only.
     pub subject: Option<Arc<str>>,
 }
 
@@ -70,7 +70,7 @@ impl ClientCertificate {
     }
 }
 
-/// As `openssl x509 -noout -subject` prints it; nothing where a certificate has other names alone.
+/// The subject as `openssl x509 -noout -subject` prints it; `None` if a certificate has other names only.
 fn subject_of(der: &[u8]) -> Option<Arc<str>> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject: String = certificate.subject().to_string().chars().take(SUBJECT_CHARS).collect();
@@ -84,9 +84,9 @@ impl fmt::Debug for ClientCertificate {
 }
 
 impl TlsInfo {
-    /// The client's certificate, if it was shown for this host: that of a proxy which brings requests for many hosts over one
-    /// connection opens none of the others. A client that asks for no name, as by an IP address, has one host in mind all the
-    /// same; of a `proxy` nobody knows which.
+    /// The client's certificate, if it was presented for this host: the certificate of a proxy that sends requests for
+    /// many hosts over one connection opens none of the others. A client that requests no name, for example because it
+    /// connects to an IP address, still means one host; for a `proxy` it is unknown which.
     pub fn certificate_for(&self, host: &str, proxy: bool) -> Option<&ClientCertificate> {
         let is_named = self.server_name.as_deref().map_or(!proxy, |name| name.eq_ignore_ascii_case(host));
         self.client_certificate.as_ref().filter(|_| is_named)
@@ -105,12 +105,13 @@ impl TlsInfo {
     }
 }
 
-/// Resolves the TLS part of a listener, and when the first of its certificates ends; problems are reported at `at`.
+/// Resolves the TLS section of a listener, and when the first of its certificates expires. Problems are reported at
+/// `at`.
 pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Option<(ServerConfig, Option<i64>)> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certificates_at = at.key("certificates");
     let mut keys = Vec::new();
-    // That there is one is checked with the configuration as a whole.
+    // The check of the whole configuration ensures that there is one.
     let mut complete = !raw.certificates.is_empty();
     for (index, files) in raw.certificates.iter().enumerate() {
         match certified_key(files, &provider, resolver, &certificates_at.index(index)) {
@@ -159,13 +160,13 @@ pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Opti
     Some((config, ends))
 }
 
-/// When a certificate ends, in seconds since 1970.
+/// When a certificate expires, in seconds since 1970.
 fn end_of(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some(certificate.validity().not_after.timestamp())
 }
 
-/// Gives a listener's configuration the tickets of that listener, unless it asks for client certificates.
+/// Gives a listener's configuration the tickets of that listener, unless it requests client certificates.
 pub(super) fn with_tickets(mut config: ServerConfig, tickets: Option<&Arc<dyn ProducesTickets>>) -> Arc<ServerConfig> {
     match tickets {
         Some(tickets) if config.send_tls13_tickets > 0 => config.ticketer = Arc::clone(tickets),
@@ -174,7 +175,8 @@ pub(super) fn with_tickets(mut config: ServerConfig, tickets: Option<&Arc<dyn Pr
     Arc::new(config)
 }
 
-/// The tickets of one listener: sealed by a key that is made here, never leaves the process and is replaced by rustls.
+/// The tickets of one listener: sealed with a key that is made here, never leaves the process and is replaced by
+/// rustls.
 pub(super) fn tickets() -> Option<Arc<dyn ProducesTickets>> {
     aws_lc_rs::Ticketer::new().inspect_err(|error| tracing::warn!(%error, "TLS sessions are not resumed")).ok()
 }
@@ -231,7 +233,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// Chooses the certificate: the first that is valid for the name that the client asks for, else the first.
+/// Chooses the certificate: the first that is valid for the name that the client requests, else the first.
 #[derive(Debug)]
 struct Certificates(Box<[Arc<CertifiedKey>]>);
 

@@ -53,7 +53,7 @@ fn a_silent_connection_is_closed() {
     server.await_metric("connections_refused_total{reason=\"silent\"} 1");
 }
 
-/// As health checks of ports do.
+/// As port health checks do.
 #[test]
 fn a_peer_that_goes_without_a_word_is_not_waited_for() {
     let server = Server::with_limits(&Limits { header_timeout: Span::from_secs(600), ..Limits::default() });
@@ -67,7 +67,7 @@ fn an_idle_connection_is_closed_after_its_time_and_not_before() {
     let server = Server::with_limits(&Limits { idle_timeout: Span::from_millis(1500), ..short() });
     let mut client = server.connect();
     assert_eq!(status(&client.get("/")), "200");
-    // Longer than a head may take: the deadline of the head must not count here.
+    // Longer than a head may take: the deadline of the head must not apply here.
     std::thread::sleep(Duration::from_millis(260));
     assert_eq!(status(&client.get("/")), "200");
     let start = Instant::now();
@@ -122,7 +122,7 @@ fn connections_of_an_address_are_limited_unless_it_is_a_trusted_proxy() {
     }
 }
 
-/// Of an EventListener, which asks the interceptor about each of its Triggers over a connection of its own.
+/// Those of an EventListener, which queries the interceptor about each of its Triggers over a connection of its own.
 #[test]
 fn a_listener_may_take_more_connections_of_an_address_than_others() {
     let limits = Limits { connections_per_address: 1, ..Limits::default() };

@@ -5,7 +5,7 @@ fn control() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// Goes through all phases, and waits at most `rest` for what is under way. How many connections were cut.
+/// Goes through all phases, and waits at most `rest` for what is in progress. Returns how many connections were cut.
 async fn through(drain: &Drain, rest: Duration) -> usize {
     drain.begin();
     drain.close();
@@ -22,7 +22,7 @@ fn requests_under_way_end_and_idle_connections_are_closed() {
 
     let drain = server.downstream().drain().clone();
     drain.begin();
-    // Still accepting, and each response asks the client to go.
+    // Still accepting, and each response asks the client to leave.
     for mut client in [server.connect(), server.connect()] {
         let response = client.get("/");
         assert!(response.to_lowercase().contains("connection: close"), "{response}");
@@ -41,7 +41,7 @@ fn requests_under_way_end_and_idle_connections_are_closed() {
     server.downstream.take().unwrap().join();
 }
 
-/// Nobody told such a connection to end, so that the whole end lasted until its deadline.
+/// Nobody told such a connection to end, so the whole shutdown lasted until its deadline.
 #[test]
 fn a_response_that_is_under_way_when_the_door_closes_ends_its_connection_with_it() {
     let server = Server::start();
@@ -52,7 +52,7 @@ fn a_response_that_is_under_way_when_the_door_closes_ends_its_connection_with_it
     let drain = server.downstream().drain().clone();
     drain.close();
     eventually("the port is closed", || TcpStream::connect(server.address).is_err());
-    // Those that found the port open are counted until the worker has seen them go.
+    // Those that found the port open are counted until the worker has noticed that they are gone.
     eventually("what is under way goes on alone", || drain.connections() == 1);
     server.fixture.gate.add_permits(1);
     assert!(client.rest().ends_with("0\r\n\r\n"));

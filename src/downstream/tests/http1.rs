@@ -220,7 +220,7 @@ fn a_few_headers_beyond_a_large_limit_are_told_in_words() {
     }
 }
 
-/// It would be, by a reset, if the connection were closed while the browser still sends.
+/// It would be lost to a reset if the connection were closed while the browser still sends.
 #[test]
 fn the_answer_to_all_the_cookies_that_a_browser_can_have_is_not_lost() {
     let server = Server::start();
@@ -277,7 +277,7 @@ fn connection_close_of_a_response_ends_the_connection() {
     assert_eq!(client.rest(), "");
 }
 
-/// Over HTTP/2 it is what is held for a client that does not read.
+/// Over HTTP/2 it is what is buffered for a client that does not read.
 #[test]
 fn how_much_of_a_body_is_read_at_once_can_be_set() {
     let largest = |body_buffer| {

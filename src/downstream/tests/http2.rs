@@ -49,7 +49,7 @@ fn next(client: &mut Client<TcpStream>) -> Option<(u8, u8, u32, Vec<u8>)> {
     Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
 }
 
-/// What becomes of stream 1.
+/// The outcome of stream 1.
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Answered,
@@ -166,8 +166,8 @@ fn an_address_that_floods_again_and_again_is_turned_away() {
     server.await_metric("connections_refused_total{reason=\"flood\"} 1");
 }
 
-/// Resets streams one after the other, each once it is served, so that the limit of resets that nobody has looked at does
-/// not apply. Gives the number of the stream at which the connection was over, or `last`.
+/// Resets streams one after the other, each once it is served, so that the limit on resets that nobody has looked at
+/// does not apply. Returns the number of the stream at which the connection was over, or `last`.
 fn reset_one_by_one(server: &Server, client: &mut Client<TcpStream>, last: u32) -> u32 {
     let mut stream = 1;
     while stream < last {
@@ -220,7 +220,7 @@ fn resets_do_not_end_the_connection_of_a_trusted_proxy_with_the_streams_of_other
     }
 }
 
-/// They ended the connection with all that was under way on it, and were held against the address.
+/// They ended the connection with everything in progress on it, and were held against the address.
 #[test]
 fn small_pieces_of_a_body_that_wait_end_no_connection_of_many_and_are_no_flood() {
     let trusted = vec!["127.0.0.0/8".parse().unwrap()];
@@ -243,7 +243,7 @@ fn small_pieces_of_a_body_that_wait_end_no_connection_of_many_and_are_no_flood()
     }
 }
 
-/// They passed for small pieces that wait, so that whoever sent them again and again was never turned away.
+/// They were taken for small pieces that wait, so a client that kept sending them was never turned away.
 #[test]
 fn empty_pieces_of_a_body_are_a_flood() {
     let server = Server::start();
@@ -286,7 +286,7 @@ fn a_stream_that_the_client_does_not_take_from_ends_its_connection() {
     let mut client = server.connect();
     begin(&mut client);
     client.send(frame(1, END_STREAM | END_HEADERS, 1, &request(b"/endless", &[])));
-    // Answered pings show a client that is alive; only the window of the stream stays shut.
+    // Answered pings show that the client is alive; only the window of the stream stays closed.
     let start = Instant::now();
     while client.0.write_all(&frame(6, 0, 0, &[0; 8])).is_ok() {
         assert!(start.elapsed() < PATIENCE, "still open");
@@ -295,7 +295,7 @@ fn a_stream_that_the_client_does_not_take_from_ends_its_connection() {
     server.await_metric("connections_expired_total{phase=\"stalled\"} 1");
 }
 
-/// It ended the connection, and with it what others wait for on theirs.
+/// It ended the connection, and with it what others wait for on their streams.
 #[test]
 fn a_stream_that_nobody_reads_ends_alone_beside_one_on_which_nothing_comes() {
     let server = Server::with_limits(&Limits { stream_idle_timeout: Span::from_millis(200), ..Limits::default() });
@@ -311,7 +311,7 @@ fn a_stream_that_nobody_reads_ends_alone_beside_one_on_which_nothing_comes() {
     assert!(frames.any(|(kind, _, stream, payload)| (kind, stream) == (0, 1) && payload == b"rest"), "the other one");
 }
 
-/// It was cut, as nothing was under way by our count when the HTTP library had all of it.
+/// It was cut, as by our count nothing was in progress once the HTTP library had all of it.
 #[test]
 fn the_end_of_an_answer_that_a_slow_client_still_takes_is_not_cut() {
     let idle = Span::from_millis(200);
@@ -319,7 +319,7 @@ fn the_end_of_an_answer_that_a_slow_client_still_takes_is_not_cut() {
     let mut client = server.connect();
     begin(&mut client);
     client.send(frame(1, END_STREAM | END_HEADERS, 1, &request(b"/whole", &[])));
-    // Longer than an idle connection is left open.
+    // Longer than an idle connection stays open.
     let start = Instant::now();
     while start.elapsed() < idle.get() * 5 {
         client.send(frame(6, 0, 0, &[0; 8]));
@@ -368,7 +368,7 @@ async fn prior_knowledge_in_clear_and_drain_by_goaway() {
     let drain = server.downstream().drain().clone();
     drain.begin();
     while get(&mut sender, "/").await.is_ok() {}
-    // A connection from now on gets one answer and GOAWAY.
+    // From now on a connection gets one response and GOAWAY.
     let (mut late, ended) = connect(&server).await;
     assert!(get(&mut late, "/").await.is_ok());
     ended.await.unwrap().unwrap();
@@ -395,7 +395,7 @@ async fn a_panic_ends_its_stream_only() {
     assert!(get(&mut sender, "/").await.is_ok());
 }
 
-/// Nothing else shows that it is gone while an answer is being made.
+/// Nothing else shows that it is gone while a response is being made.
 #[test]
 fn a_client_that_does_not_answer_to_a_ping_is_given_up() {
     const PING: u8 = 6;
@@ -414,7 +414,7 @@ fn a_client_that_does_not_answer_to_a_ping_is_given_up() {
                     client.send(frame(PING, ACK, 0, &payload));
                 }
             }
-            // More than would be waited for the first one.
+            // Longer than the first ping is waited for.
             if pings == 4 {
                 break;
             }

@@ -1,4 +1,4 @@
-//! The listener over real sockets. Most cases speak raw bytes: a client library would hide or mend them.
+//! The listener over real sockets. Most cases send raw bytes: a client library would hide or repair them.
 
 mod bounds;
 mod drain;
@@ -43,11 +43,11 @@ use crate::{
 /// Nothing here takes longer unless it fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// As much as hyper reads at once of an upstream, and more than the first window of a stream.
+/// As much as hyper reads at once from an upstream, and more than the first window of a stream.
 const WHOLE: usize = 400 << 10;
 
-/// Answers by path; `/slow` waits for a permit of `gate`, and `/parts` for one with its body, `/whole` has one of `WHOLE` bytes in one
-/// piece. `/largest` tells how much of a body came at once.
+/// Answers by path: `/slow` waits for a permit of `gate`, `/parts` waits for one within its body, `/whole` has `WHOLE`
+/// bytes in one piece, and `/largest` says how much of a body arrived at once.
 #[derive(Clone)]
 struct Fixture {
     hits: Arc<AtomicUsize>,
@@ -94,7 +94,7 @@ impl Fixture {
                 let mut largest = 0;
                 while let Some(frame) = request.frame().await {
                     largest = largest.max(frame.unwrap().into_data().map_or(0, |data| data.len()));
-                    // Meanwhile more comes than is read at once.
+                    // Meanwhile more arrives than is read at once.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 response(StatusCode::OK, &largest.to_string())
@@ -225,7 +225,7 @@ impl Server {
         Client(stream)
     }
 
-    /// Sends bytes on a connection of their own and returns all that comes until it is closed.
+    /// Sends bytes on a connection of their own and returns everything that arrives until it is closed.
     fn exchange(&self, bytes: &[u8]) -> String {
         let mut client = self.connect();
         client.send(bytes);
@@ -284,7 +284,7 @@ impl<T: io::Read + io::Write> Client<T> {
         head + &String::from_utf8(body).unwrap()
     }
 
-    /// All that comes until the connection is closed, however it is closed.
+    /// Everything that arrives until the connection is closed, however it is closed.
     fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
         let end = self.0.read_to_end(&mut bytes);

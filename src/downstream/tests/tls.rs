@@ -299,7 +299,7 @@ fn a_client_certificate_counts_for_the_host_that_it_was_shown_for() {
         (Some("a.test"), false, true),
         (Some("a.test"), true, true),
         (Some("b.test"), true, false),
-        // A client that comes directly, by an IP address, asks for no name.
+        // A client that connects directly, by an IP address, requests no name.
         (None, false, true),
         (None, true, false),
     ] {
