@@ -26,7 +26,7 @@ pub struct BodyEnd {
     pub bytes: u64,
 }
 
-/// Who ended it.
+/// Who ended a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndedBy {
     Complete,

@@ -13,7 +13,7 @@
 //! |---|---|---|---|
 //! | `Opening` | accept | `handshake_timeout`, `header_timeout` (timers of their own, once a connection) | closed |
 //! | `Head` | the connection is open, or the first byte of a further head | `header_timeout` in all, however the bytes drip | closed |
-//! | `Busy` | a request is being served | `stream_idle_timeout` while the client takes nothing of what there is for it | closed; on HTTP/2 its stream is reset if others are under way |
+//! | `Busy` | a request is being served | `stream_idle_timeout` while the client takes nothing of what there is for it | closed; on HTTP/2 its stream is reset if others are in progress |
 //! | `Idle` | the last response has been handed over, on HTTP/2 written | `idle_timeout` | closed gracefully |
 //! | `Upgraded` | a 101 | none here: the registry of streams has its own | |
 //!

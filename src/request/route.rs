@@ -298,8 +298,8 @@ pub fn resolve(root: &raw::Root, parts: Parts<'_>, resolver: &mut Resolver) -> R
         ..Routes::default()
     };
     if root.forward_auth.is_some() && root.listeners.iter().all(|listener| listener.trusted_proxies.is_empty()) {
-        let message = "no listener has `trusted_proxies`, so that nobody may ask";
-        let help = "list there the addresses of the proxy that asks";
+        let message = "no listener has `trusted_proxies`, so no proxy may ask";
+        let help = "list the addresses of that proxy there";
         resolver.error(&At::root().key("forward_auth"), message).help(help);
     }
     let at = At::root().key("routes");

@@ -35,7 +35,7 @@ fn what_kubectl_reads_as_bytes_is_refused_in_plain_text() {
     }
 }
 
-/// kubectl shows nothing else of it.
+/// kubectl shows nothing else of a refusal.
 #[test]
 fn a_refusal_to_a_client_of_kubernetes_says_what_was_refused_and_which_request_it_was() {
     let brand = Brand::default();
@@ -58,7 +58,7 @@ fn a_refusal_to_a_client_of_kubernetes_says_what_was_refused_and_which_request_i
     }
 }
 
-/// client-go throws the text of a 401 away where it asks what is there, and prints each warning once.
+/// client-go discards the text of a 401 to a discovery request, and prints each warning once.
 #[test]
 fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
     let brand = Brand::default();
@@ -80,8 +80,8 @@ fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
     assert_eq!(warning("/api/v1/pods", Reason::TokenExpired, "no"), None, "there the status is read");
 }
 
-/// By these a client asks for more scopes, throws its token away, or sends it in another way (RFC 6750 section 3.1). Of the last there
-/// was no challenge.
+/// By these a client asks for more scopes, discards its token, or sends it in another way (RFC 6750 section 3.1). For
+/// the last there was no challenge.
 #[test]
 fn a_bearer_challenge_tells_a_bad_token_and_too_few_scopes_and_a_token_in_two_ways_from_no_token_at_all() {
     let brand = Brand::default();
@@ -144,7 +144,7 @@ fn clients_of_grpc_web_are_refused_in_the_words_of_http() {
     }
 }
 
-/// Clients wait and try again by these words, and give up at a bad request.
+/// By these clients wait and retry, or give up as after a bad request.
 #[test]
 fn each_client_is_told_what_to_make_of_a_refusal_in_its_own_words() {
     let request = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
