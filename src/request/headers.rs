@@ -262,13 +262,13 @@ pub fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {
         .collect()
 }
 
-/// The media type that a body is said to have, without its parameters; empty where none can be read.
+/// The media type that `Content-Type` names, without its parameters; empty if there is none that can be read.
 pub fn media_type(headers: &HeaderMap) -> &str {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim()
 }
 
-/// Whether a body is said to be a form (RFC 6749 appendix B).
+/// Whether `Content-Type` names a form (RFC 6749 appendix B).
 pub fn is_form(headers: &HeaderMap) -> bool {
     media_type(headers).eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
