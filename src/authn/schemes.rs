@@ -307,7 +307,7 @@ impl Authenticator<'_> {
         let limits = BufferLimits::whole(self.limits, max);
         let body = buffered::read_unproven(body, limits, self.budget, share).await.map_err(counted)?;
         record.bytes_in = body.bytes().len() as u64;
-        // Read again, because a secret may have expired while the body was received.
+        // Read only now, because a secret may have expired while the body was received.
         let now = self.clock.now();
         let delivery = webhook.prove(expected, body.bytes(), client, self.control, now).await.map_err(|refused| {
             // A refused delivery that is genuine is recorded with its sender.

@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_delivery_goes_on_with_the_trace_that_it_came_with_and_with_none_if_it_came_with_none() {
+    fn a_held_delivery_is_forwarded_with_the_trace_that_it_came_with_or_with_none() {
         let parent = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
         for lines in [&[parent, ("tracestate", "a=1")][..], &[parent], &[]] {
             let line = |&(name, value): &(&'static str, &'static str)| {

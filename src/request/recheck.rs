@@ -28,7 +28,7 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<(), Rejection> {
         let now = self.app.clock.moment();
-        // A revocation by an operator sweeps all streams, which changes the epoch.
+        // A revocation by an operator on this replica sweeps all streams, which changes the epoch.
         if is_fresh(decided, now) && self.app.streams.epoch() == exchange.epoch() {
             return Ok(());
         }

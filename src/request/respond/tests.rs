@@ -83,7 +83,7 @@ fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
 /// By these a client asks for more scopes, discards its token, or sends it in another way (RFC 6750 section 3.1). For
 /// the last there was no challenge.
 #[test]
-fn a_bearer_challenge_tells_a_bad_token_and_too_few_scopes_and_a_token_in_two_ways_from_no_token_at_all() {
+fn a_bearer_challenge_distinguishes_no_token_a_bad_one_too_few_scopes_and_a_misused_one() {
     let brand = Brand::default();
     let manner = Manner::of(Uuid::nil(), &Request::get("/").body(()).unwrap());
     let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes: &[Scheme::Bearer] });
