@@ -1,6 +1,6 @@
-//! The proxy by which Doorward's own calls reach the outside, as the environment names it: `HTTPS_PROXY` (or
-//! `ALL_PROXY`), and `NO_PROXY` for what is reached without. `HTTP_PROXY` has no say: in clear text nothing is called but
-//! loopback, which no proxy could reach.
+//! The proxy for Doorward's own calls to other services, as the environment names it: `HTTPS_PROXY` (or `ALL_PROXY`),
+//! and `NO_PROXY` for destinations without it. `HTTP_PROXY` has no effect: the only clear-text calls are to loopback,
+//! which no proxy could reach.
 
 use std::{
     fmt,
@@ -22,7 +22,7 @@ use hyper_util::{
 use tokio::net::TcpStream;
 use tower::Service;
 
-/// Which calls go by a proxy, and by which. By default none does.
+/// Which calls use a proxy, and which one. By default none does.
 #[derive(Clone, Debug, Default)]
 pub struct Proxy(Option<Arc<Rules>>);
 
@@ -36,13 +36,14 @@ struct Rules {
 }
 
 impl Proxy {
-    /// Reads the variables of the process. What is no address of an HTTP proxy is an error, not a call past it.
+    /// Reads the variables of the process. A value that is not the address of an HTTP proxy is an error, not a call
+    /// without the proxy.
     pub fn from_environment() -> Result<Self, String> {
         Self::read(|name| std::env::var(name).ok())
     }
 
-    /// The same for a program on a person's machine. `ALL_PROXY` often names what other programs speak, such as SOCKS, and then says
-    /// nothing, as to kubectl, which never reads it.
+    /// The same for a program on a person's machine. `ALL_PROXY` often names what other programs speak, such as SOCKS,
+    /// and is then ignored, as by kubectl, which never reads it.
     pub fn of_person() -> Result<Self, String> {
         Self::read_of_person(|name| std::env::var(name).ok())
     }
@@ -52,9 +53,9 @@ impl Proxy {
         Self::read(|name| variable(name).filter(|value| !name.eq_ignore_ascii_case("ALL_PROXY") || speaks(value)))
     }
 
-    /// `variable` gives the value of a variable.
+    /// `variable` returns the value of a variable.
     pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
-        // Upper case wins, as with most programs; an empty value says that there is no proxy.
+        // Upper case takes precedence, as in most programs; an empty value means that there is no proxy.
         let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
         let Some((name, proxy)) = names.into_iter().find_map(|name| Some((name, variable(name)?))) else {
             return Ok(Self(None));
@@ -63,13 +64,13 @@ impl Proxy {
             return Ok(Self(None));
         }
         let Some(address) = address_of(&proxy) else {
-            // The value may hold a password.
+            // The value is not quoted, as it may contain a password.
             return Err(format!(
                 "`{name}` is not the address of an HTTP proxy; write `http://host:port` or `https://host:port`"
             ));
         };
         let without = ["NO_PROXY", "no_proxy"].into_iter().find_map(variable).unwrap_or_default();
-        // `*.example.com` is not known to the matcher, and means what `.example.com` does.
+        // The matcher does not know `*.example.com`, which means the same as `.example.com`.
         let without: Vec<&str> = without.split(',').map(|entry| entry.trim().trim_start_matches("*.")).collect();
         let matcher = Matcher::builder().https(proxy.trim()).no(without.join(",")).build();
         Ok(Self(Some(Arc::new(Rules { matcher, variable: name, address }))))
@@ -80,7 +81,7 @@ impl Proxy {
         self.0.is_some()
     }
 
-    /// Whether the proxy itself is spoken to over TLS.
+    /// Whether Doorward connects to the proxy itself over TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.0.as_ref().is_some_and(|rules| rules.address.scheme_str() == Some("https"))
     }
@@ -126,17 +127,17 @@ struct NoTunnel {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Connects to destinations, by the proxy where that is for them.
+/// Connects to destinations, through the proxy where the rules say so.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     direct: HttpConnector,
-    /// To the proxy.
+    /// The connector to the proxy.
     hop: HttpsConnector<HttpConnector>,
     proxy: Proxy,
 }
 
 impl Connector {
-    /// `hop` trusts those who may speak for the proxy.
+    /// `hop` trusts the authorities that may vouch for the proxy.
     pub(super) fn new(proxy: Proxy, hop: HttpsConnector<HttpConnector>) -> Self {
         let mut direct = HttpConnector::new();
         direct.enforce_http(false);
@@ -218,7 +219,7 @@ mod tests {
         }
     }
 
-    /// `ssh -D` and desktops set it for programs that speak SOCKS, and no command of a person's worked there.
+    /// `ssh -D` and desktops set it for programs that speak SOCKS, and no command for people worked there.
     #[test]
     fn all_proxy_of_another_kind_says_nothing_to_programs_of_people() {
         let read = |variables: &[(&str, &str)]| {

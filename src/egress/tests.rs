@@ -51,7 +51,7 @@ async fn the_timeout_covers_everything() {
     let provider = Provider::start().await;
     provider.on("/hang", Reply::Hang);
     provider.on("/drip", Reply::Drip);
-    // The kernel accepts, and nobody says anything: neither an answer nor a TLS handshake.
+    // The kernel accepts, and nothing is sent: neither an answer nor a TLS handshake.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let accepting = silent.local_addr().unwrap();
     let urls = [
@@ -70,7 +70,7 @@ async fn the_timeout_covers_everything() {
     assert!(matches!(refused, EgressError::Connect(_)), "{refused}");
 }
 
-/// The server closes the connection as a request arrives on it, as one does that was idle for as long as it likes.
+/// The server closes the connection just as a request arrives on it, as servers may do with one that was idle.
 #[tokio::test]
 async fn only_a_safe_request_is_sent_again_where_the_connection_breaks() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -94,7 +94,8 @@ async fn only_a_safe_request_is_sent_again_where_the_connection_breaks() {
     assert!(matches!(answer, Err(EgressError::Exchange(_))), "{answer:?}");
 }
 
-/// All but four were closed after each burst of reviews, which many pods that start at once make, and opened for the next.
+/// All but four were closed after each burst of reviews, as when many pods start at once, and opened again for the
+/// next.
 #[tokio::test]
 async fn calls_that_come_in_bursts_go_over_the_connections_of_those_before() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -117,7 +118,7 @@ async fn calls_that_come_in_bursts_go_over_the_connections_of_those_before() {
         }
     });
     let client = egress();
-    // A connection may be back only after the next burst has begun.
+    // A connection may be returned only after the next burst has begun.
     for _ in 0..100 {
         let before = opened.load(Ordering::SeqCst);
         let calls = (0..KEPT).map(|_| client.send(Request::post(&url).body(Bytes::new()).unwrap(), PATIENT));

@@ -1,5 +1,6 @@
-//! What arrived of a request, which tells what was lost on the way: the proxy in front may be set up wrongly in ways that Doorward
-//! cannot notice by itself. `doorward doctor` asks. It tells nobody more than they sent, and what became of it.
+//! What arrived of a request, which shows what was lost on the way: the proxy in front may be misconfigured in ways
+//! that Doorward cannot notice by itself. `doorward doctor` queries it. It tells callers nothing but what they sent and
+//! what became of it.
 
 use std::net::IpAddr;
 
@@ -15,13 +16,14 @@ pub const PATH: &str = "/.doorward/probe";
 /// What arrived of a request.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrived {
-    /// Under which origin a browser sees this; none if Doorward was not told that it was https.
+    /// The origin under which a browser sees this; `None` if Doorward was not told that it was https.
     pub origin: Option<String>,
     /// Whether it asks for an upgrade to WebSocket.
     pub websocket: bool,
-    /// Bytes of the values of `Cookie`.
+    /// The total length of the values of `Cookie`, in bytes.
     pub cookies: usize,
-    /// The client, as far as trusted proxies tell. Earlier versions, which a doctor may ask while pods are replaced, do not say it.
+    /// The client, as far as trusted proxies name it. Absent in earlier versions, which the doctor may query during a
+    /// rollout.
     #[serde(default)]
     pub client: Option<IpAddr>,
 }

@@ -1,5 +1,5 @@
-//! My sessions: where a person is signed in, and the ends that they put to it. Whoever can see one session of theirs can
-//! end them all, so nothing here works with another credential than a session.
+//! My sessions: where a person is signed in, and how they end their sessions. Whoever can see one of their sessions can
+//! end them all, so nothing here accepts another credential than a session.
 
 use axum::{Extension, body::Body, response::IntoResponse, response::Json, response::Response as AxumResponse};
 use http::{StatusCode, header};
@@ -18,7 +18,7 @@ use crate::{
 
 pub const PATH: &str = "/.doorward/sessions";
 
-/// Takes `session=NAME` or `others` in its query, and a POST of our own pages.
+/// Takes `session=NAME` or `others` in its query, and a POST from Doorward's own pages.
 pub const END: &str = "/.doorward/sessions/end";
 
 pub async fn list(Extension(context): Extension<Context>) -> AxumResponse {
@@ -35,7 +35,7 @@ pub async fn list(Extension(context): Extension<Context>) -> AxumResponse {
         let body = Json(json!({"current": current, "sessions": listed}));
         return ([(header::CACHE_CONTROL, "no-store")], body).into_response();
     }
-    // The newest first, and before all the one that asks.
+    // The newest first, but the one of this request before all others.
     let mut own: Vec<OwnSession<'_>> =
         listed.iter().rev().map(|listed| OwnSession { listed, current: listed.session == current }).collect();
     own.sort_by_key(|own| !own.current);
@@ -55,7 +55,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
     };
     let Some(origin) = &context.origin else { return super::signed_out(&context) };
     let request = &context.request;
-    // No browser adds a handle by itself, so nobody but its holder can have sent it.
+    // No browser adds a handle by itself, so only its holder can have sent it.
     let checked = match session.is_of_program() {
         true => Ok(()),
         false => csrf::check(request.method(), request.headers(), false, origin),
@@ -65,7 +65,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
     }
     let named = parameter(&context, "session");
     let which = match (&named, parameter(&context, "others")) {
-        // Signing out ends more than this record: all hosts, and the provider's own session.
+        // Signing out ends more than this record: the sessions at all hosts, and the provider's own.
         (Some(name), None) if *name == session.name() && !session.is_of_program() => {
             return see_other(SIGN_OUT).map(Body::from);
         }

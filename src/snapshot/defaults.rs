@@ -1,4 +1,5 @@
-//! What holds where the configuration says nothing, written out for who wants to read it: each component knows its own.
+//! The values that apply if the configuration does not set them, written out for people who want to read them: each
+//! component knows its own.
 
 use crate::{
     assertions, audit,
@@ -6,7 +7,7 @@ use crate::{
     issuers, webhooks,
 };
 
-/// Writes into a configuration every default that depends on what stands beside it. The result means the same.
+/// Writes into a configuration every default that depends on other settings in it. The result means the same.
 pub fn fill_defaults(root: &mut raw::Root) {
     root.issuers.iter_mut().for_each(issuers::fill_defaults);
     root.webhooks.iter_mut().for_each(webhooks::fill_defaults);
