@@ -8,23 +8,23 @@ use serde::{Deserialize, Serialize};
 use super::ClientTls;
 use crate::config::values::{SecretSource, Size, Span};
 
-/// A receiver of the audit trail, besides its file: exactly one of `syslog` and `otlp`. Each line goes there as it stands
-/// in the file, in order and at least once. Which receivers there are is fixed until restart; where each of them is, is
-/// not.
+/// A receiver of the audit trail, in addition to its file: exactly one of `syslog` and `otlp`. Each line is sent
+/// exactly as it is in the file, in order and at least once. The set of receivers is fixed until restart; their
+/// addresses are not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditExport {
-    /// Its name in metrics and in the log, and of the file beside the store that keeps how far it has come: letters,
+    /// Its name in metrics, in the log and in the name of the file beside the store that records its position: letters,
     /// digits, `-` and `_`.
     pub name: String,
     /// Syslog over TCP or TLS.
     #[serde(default)]
     pub syslog: Option<SyslogExport>,
-    /// An OpenTelemetry collector, or what else takes OTLP over HTTP.
+    /// An OpenTelemetry collector, or another receiver of OTLP over HTTP.
     #[serde(default)]
     pub otlp: Option<OtlpExport>,
-    /// How much of the trail may wait for this receiver before requests are refused, with `when_behind: refuse`. A
-    /// receiver that is new has time to come that near first. Default: any amount.
+    /// How much of the trail may wait for this receiver before requests are refused, with `when_behind: refuse`. A new
+    /// receiver is first given time to catch up to this. Default: any amount.
     #[serde(default)]
     pub max_behind: Option<Size>,
     /// What happens when the receiver does not keep up.
@@ -43,10 +43,10 @@ impl AuditExport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenBehind {
-    /// Nothing is lost to the receiver but what somebody moves or removes by hand: full files that it still needs stay beyond
-    /// `keep`, and beyond `max_behind` requests are refused with 503.
+    /// The receiver loses nothing, unless somebody moves or removes files by hand: full files that it still needs are
+    /// retained beyond `keep`, and beyond `max_behind` requests are refused with 503.
     Refuse,
-    /// Requests go on, `keep` deletes files, and lines that the receiver never had are counted.
+    /// Requests continue, `keep` deletes files, and the lines that the receiver misses are counted.
     Continue,
 }
 
@@ -56,7 +56,7 @@ pub enum WhenBehind {
 pub struct SyslogExport {
     /// `host:port`.
     pub address: String,
-    /// TLS to it (RFC 5425). `{}` trusts the system's authorities. Default: none, in clear text.
+    /// TLS for connections to it (RFC 5425). `{}` trusts the system's authorities. Default: none, in clear text.
     #[serde(default)]
     pub tls: Option<ClientTls>,
 }
@@ -67,10 +67,10 @@ pub struct SyslogExport {
 pub struct OtlpExport {
     /// Its URL: https, or http on loopback. Without a path `/v1/logs` is added.
     pub endpoint: String,
-    /// Authorities that its certificate is trusted by. Default: the system's.
+    /// Certificate authorities (CAs) that its certificate is verified against. Default: the system's.
     #[serde(default)]
     pub ca: Option<PathBuf>,
-    /// Headers of each call, such as `authorization`; their values are secrets. A new value is used without a restart.
+    /// Headers of each call, such as `authorization`. Their values are secrets; a new value is used without a restart.
     #[serde(default)]
     pub headers: BTreeMap<String, SecretSource>,
     /// How long a call may take.

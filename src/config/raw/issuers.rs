@@ -1,4 +1,4 @@
-//! `issuers`: who is trusted to say who somebody is, how their tokens look, and how people log in there.
+//! `issuers`: who is trusted to identify callers, what their tokens look like, and how people log in there.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -12,78 +12,80 @@ use crate::config::values::{SecretSource, Span};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Issuer {
-    /// The name by which rules, grants and routes speak of this issuer.
+    /// The name that rules, grants and routes use for this issuer.
     pub name: String,
     /// The issuer identifier, compared byte for byte with the `iss` claim. The presets `google`, `github_actions` and
-    /// `github_oauth` know it, others from `tenant`. For a GitHub server of your own, its address.
+    /// `github_oauth` set it, others derive it from `tenant`. For a self-hosted GitHub server, its address.
     #[serde(default)]
     pub issuer: String,
-    /// Defaults for a known kind of issuer; what is set here beside it wins.
+    /// Defaults for a known kind of issuer; settings beside it override them.
     #[serde(default)]
     pub preset: Option<Preset>,
     /// In place of `issuer`: the directory (tenant) id for `entra`, the id of the pool for `cognito`, the domain for
-    /// `auth0`, `okta` and `zitadel`. For `google` the Workspace domain whose accounts may sign in; for `github_oauth` the
-    /// organisation whose members may, by name or, better, as names change hands, by its number.
+    /// `auth0`, `okta` and `zitadel`. For `google` the Workspace domain whose accounts may sign in; for `github_oauth`
+    /// the organisation whose members may sign in, by name or, preferably, by number, as names can change owners.
     #[serde(default)]
     pub tenant: Option<String>,
-    /// In place of `tenant`, for `entra` alone: the directory ids of the tenants whose people may sign in, by one application
-    /// that is registered for several. Tokens of all others are refused.
+    /// In place of `tenant`, for `entra` only: the directory ids of the tenants whose people may sign in, with an
+    /// application that is registered for several tenants. Tokens of all other tenants are refused.
     #[serde(default)]
     pub tenants: Vec<String>,
-    /// Values of `aud` that mean us. At least one must be in the token, or in what introspection says of it unless `clients` lists its
-    /// client.
+    /// Values of `aud` that identify Doorward. At least one must be in the token. For an opaque token it must be in the
+    /// introspection response, unless `clients` lists the client of the token.
     #[serde(default)]
     pub audiences: Vec<String>,
-    /// Signature algorithms accepted. Default: RS256 and ES256.
+    /// Accepted signature algorithms. Default: RS256 and ES256.
     #[serde(default)]
     pub algorithms: Option<Vec<Algorithm>>,
-    /// Values of the `typ` header accepted, compared without case; `""` stands for an absent one.
-    /// Default: `at+jwt` and `application/at+jwt`. A token of these two has `client_id` and `jti` (RFC 9068), unless the preset's
-    /// provider leaves them out or `claims.client` names another place. One of another type is refused where it looks like an ID
-    /// token: with `nonce`, or, unless `typ: Bearer` or `token_use: access` stands in it, with `c_hash`, and but for `dex` with `at_hash`,
-    /// or with `sid` or `auth_time` and none of `client_id`, `cid`, `appid`, `scope` and `scp`.
+    /// Accepted values of the `typ` header, compared without case; `""` accepts an absent header.
+    /// Default: `at+jwt` and `application/at+jwt`. A token of these two types must have `client_id` and `jti` (RFC
+    /// 9068), unless the preset's provider leaves them out or `claims.client` names another place. A token of another
+    /// type is refused if it looks like an ID token. It does if it has `nonce`, or, unless it has `typ: Bearer` or
+    /// `token_use: access`, if it has `c_hash` or, except for `dex`, `at_hash`, or `sid` or `auth_time` and none of
+    /// `client_id`, `cid`, `appid`, `scope` and `scp`.
     #[serde(default)]
     pub token_types: Option<Vec<String>>,
-    /// Where the facts about a principal stand in the token.
+    /// The places of the facts about a principal in the token.
     #[serde(default)]
     pub claims: ClaimPaths,
     /// The Kubernetes user name: text with `{issuer}`, `{sub}` or `{claim:/path}`. Default: `{issuer}#{sub}`.
     #[serde(default)]
     pub username: Option<String>,
-    /// What its principals are, unless `clients` or `login` says otherwise. Default: an agent; with the presets
+    /// The kind of its principals, unless `clients` or `login` sets another. Default: an agent; with the presets
     /// `github_actions`, `gitlab_ci` and `kubernetes` a workload.
     #[serde(default)]
     pub kind: Option<Kind>,
-    /// The clients (applications) known at this issuer. What introspection says of a token of one of them need not name an `aud`, if
-    /// its `token_type` is `Bearer`.
+    /// The clients (applications) that are known at this issuer. An introspection response for a token of one of them
+    /// needs no `aud` if its `token_type` is `Bearer`.
     #[serde(default)]
     pub clients: Vec<Client>,
-    /// Refuse bearer tokens of clients that `clients` does not list; whoever logs in comes by the client of `login`. Default:
-    /// off, unless the audience is shared.
+    /// Refuse bearer tokens of clients that `clients` does not list. It does not affect logins, which use the client of
+    /// `login`. Default: off, unless the audience is shared.
     #[serde(default)]
     pub listed_clients_only: bool,
     /// Claims that must be present with one of these exact values.
     #[serde(default)]
     pub required_claims: BTreeMap<String, Vec<Value>>,
-    /// How far clocks may differ. Default: 30 s, for Doorward's own tokens 5 s; at most 60 s.
+    /// The clock difference that is tolerated. Default: 30 s, for Doorward's own tokens 5 s; at most 60 s.
     #[serde(default)]
     pub clock_skew: Option<Span>,
-    /// The longest time between `iat` and `exp`, of opaque tokens too where introspection names an `exp`. Default: 24 h.
+    /// The longest time between `iat` and `exp`, also for opaque tokens whose introspection response has an `exp`.
+    /// Default: 24 h.
     #[serde(default)]
     pub max_lifetime: Option<Span>,
     /// Whether and how tokens are introspected (RFC 7662).
     #[serde(default)]
     pub introspection: Option<Introspection>,
-    /// How people log in here with a browser. Without it: no login at this issuer.
+    /// How people log in at this issuer with a browser. Without it: no login at this issuer.
     #[serde(default)]
     pub login: Option<Login>,
-    /// How the key set is fetched and kept.
+    /// How the key set is fetched and cached.
     #[serde(default)]
     pub keys: KeySet,
-    /// Certificates of the authority that the issuer's own endpoints are trusted by. Default: the system's.
+    /// Certificate authorities (CAs) that the issuer's endpoints are verified against. Default: the system's.
     #[serde(default)]
     pub ca: Option<PathBuf>,
-    /// Kubernetes only: ask the API server about each token that is new to us.
+    /// Kubernetes only: ask the API server about each token that is not cached.
     #[serde(default)]
     pub token_review: Option<TokenReview>,
 }
@@ -104,7 +106,7 @@ pub enum Preset {
     Entra,
     /// A user pool of Amazon Cognito.
     Cognito,
-    /// Google accounts. `tenant` names your Workspace domain, or `required_claims` people by `sub`.
+    /// Google accounts. `tenant` names your Workspace domain, or `required_claims` lists people by `sub`.
     Google,
     /// A realm of Keycloak.
     Keycloak,
@@ -116,13 +118,14 @@ pub enum Preset {
     Zitadel,
     /// An environment of PingOne, or PingFederate.
     Ping,
-    /// People of one organisation of GitHub, or of a GitHub server of your own, for logins. `tenant` names the organisation.
+    /// GitHub or a self-hosted GitHub server, for logins of the members of one organisation. `tenant` names the
+    /// organisation.
     GithubOauth,
-    /// Doorward's own tokens, which the section `tokens` says more of.
+    /// Doorward's own tokens; see the section `tokens`.
     Doorward,
 }
 
-/// A signature algorithm of RFC 7518. `Ed25519` (RFC 9864) may be written for `EdDSA`, which means the same here.
+/// A signature algorithm of RFC 7518. `Ed25519` (RFC 9864) can be written in place of `EdDSA` and means the same here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = with_newer_name)]
 pub enum Algorithm {
@@ -138,14 +141,14 @@ pub enum Algorithm {
     EdDSA,
 }
 
-/// A name that the schema does not have is refused, whatever `serde` takes.
+/// Adds the newer name: a name that is not in the schema is refused, even if `serde` accepts it.
 fn with_newer_name(algorithm: &mut Schema) {
     if let Some(Value::Array(names)) = algorithm.get_mut("enum") {
         names.push("Ed25519".into());
     }
 }
 
-/// Where facts stand in a token: the name of a claim, or a JSON pointer (`/realm_access/roles`).
+/// Places of facts in a token: the name of a claim, or a JSON pointer (`/realm_access/roles`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimPaths {
@@ -157,21 +160,21 @@ pub struct ClaimPaths {
     pub client: Option<String>,
 }
 
-/// What a principal is. Rules ask for it, and only a human can approve.
+/// The kind of a principal. Rules can require it, and only a human can approve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A person.
     Human,
-    /// A bot or an AI agent. Also everything whose kind nothing tells.
+    /// A bot or an AI agent. Also any principal of unknown kind.
     Agent,
     /// A pod or a CI job.
     Workload,
 }
 
 impl Issuer {
-    /// Whether people log in here, and no bearer token is taken: one that is for us would have to be so by what introspection says of
-    /// it and of its client, as there are no `audiences`.
+    /// Whether the issuer is only for logins and its bearer tokens are not accepted. Without `audiences`, a token could
+    /// only be for Doorward according to its introspection response and its client.
     pub fn only_logs_in(&self) -> bool {
         let introspects = self.introspection.as_ref().is_some_and(|asked| asked.mode != IntrospectionMode::Never);
         let is_for_us_by_client = introspects && !self.clients.is_empty();
@@ -181,7 +184,7 @@ impl Issuer {
 }
 
 impl Kind {
-    /// The word for it, as it is written.
+    /// The name as it is written in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Human => "human",
@@ -197,13 +200,13 @@ impl Kind {
 pub struct Client {
     /// Its client id.
     pub id: String,
-    /// What principals that come with it are.
+    /// The kind of principals that use it.
     #[serde(default)]
     pub kind: Option<Kind>,
-    /// The `sub` of tokens that it has for itself, as by the grant `client_credentials`: with those it acts for others
-    /// (`actor_token`). Where it is written, what introspection says of a token of this client need name no `sub`: with no `username`
-    /// either it is the client's own. Not for a client with which people sign in, at a provider that tells neither of them. Default: its
-    /// client id.
+    /// The `sub` of tokens that it gets for itself, as with the grant `client_credentials`; with these it acts for
+    /// others (`actor_token`). If it is set, an introspection response for a token of this client needs no `sub`: with
+    /// no `username` either, the token is the client's own. Do not set it for a client with which people sign in if the
+    /// provider returns neither of the two. Default: its client id.
     #[serde(default)]
     pub subject: Option<String>,
 }
@@ -217,36 +220,38 @@ pub struct Introspection {
     /// The endpoint. Default: the one that discovery names.
     #[serde(default)]
     pub endpoint: Option<String>,
-    /// Who we are at the endpoint.
+    /// Doorward's client credentials at the endpoint.
     pub client: ClientCredentials,
-    /// Ask for answers that the issuer signed (RFC 9701), and take no others. The issuer must sign them for this client
+    /// Request signed responses (RFC 9701), and accept no others. The issuer must sign them for this client
     /// (`introspection_signed_response_alg`), with a key of its set, and not encrypt them. Default: off.
     #[serde(default)]
     pub signed: bool,
-    /// How long a positive answer is used, at most until the token's `exp`. Default: 30 s, at most 60 s.
+    /// How long a positive response is cached, at most until the token's `exp`. Default: 30 s, at most 60 s.
     #[serde(default)]
     pub cache: Option<Span>,
-    /// How long the answer that a token is not good is used. Default: 10 s; 1 s to 60 s.
+    /// How long a negative response is cached. Default: 10 s; 1 s to 60 s.
     #[serde(default)]
     pub negative_cache: Option<Span>,
-    /// The time for one try. Default: 1 s; 50 ms to 10 s.
+    /// The time for one attempt. Default: 1 s; 50 ms to 10 s.
     #[serde(default)]
     pub timeout: Option<Span>,
-    /// How often one question is asked until there is an answer. Default: 2, at most 5.
+    /// The number of attempts per request until there is a response. Default: 2, at most 5.
     #[serde(default)]
     pub tries: Option<u8>,
-    /// When the issuer is given a pause. Tokens never seen before have a count of their own.
+    /// When the issuer is not asked for a while. Tokens that were never seen before are counted separately.
     #[serde(default)]
     pub circuit_breaker: CircuitBreaker,
 }
 
-/// When somebody who gives no answer is not asked for a while. Whoever needs one meanwhile is refused at once (503).
+/// A circuit breaker for a server that does not respond. While it is open, requests that need a response are refused at
+/// once (503).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CircuitBreaker {
-    /// How many questions in a row have to fail, 1 to 1000.
+    /// The number of consecutive failures that open it, 1 to 1000.
     pub failures: u32,
-    /// How long nothing is asked then, 100 ms to 1 m, in `tokens.onward` to 5 m. After it one question shows whether all is well again.
+    /// How long it stays open, 100 ms to 1 m, in `tokens.onward` up to 5 m. After that a single request tests whether
+    /// the server has recovered.
     pub pause: Span,
 }
 
@@ -264,8 +269,9 @@ pub enum IntrospectionMode {
     Never,
     /// Those that are not JWTs.
     Opaque,
-    /// All; the signature and the claims of a JWT are checked as well: one that does not name its audience is refused, whatever the
-    /// answer says of it. Not for providers that are asked about no JWTs, as some answer with an error (`unsupported_token_type`).
+    /// All. The signature and the claims of a JWT are checked as well: a JWT without an audience is refused, whatever
+    /// the response says. Not for providers that do not introspect JWTs, of which some respond with an error
+    /// (`unsupported_token_type`).
     Always,
 }
 
@@ -287,8 +293,8 @@ pub struct ClientCredentials {
     /// The `kid` of that key.
     #[serde(default)]
     pub key_id: Option<String>,
-    /// In place of secret and key: a file with an assertion that another issuer signed for this client and somebody
-    /// replaces before it expires, such as a service-account token that is projected for the provider's audience.
+    /// In place of secret and key: a file with an assertion that another issuer signed for this client and that is
+    /// replaced before it expires, such as a service-account token that is projected for the provider's audience.
     #[serde(default)]
     pub assertion: Option<SecretSource>,
 }
@@ -301,7 +307,7 @@ pub enum ClientAuthMethod {
     Basic,
     /// Client id and secret in the form.
     Post,
-    /// An assertion that we sign (RFC 7523).
+    /// An assertion that Doorward signs (RFC 7523).
     PrivateKeyJwt,
     /// An assertion that another issuer signed (RFC 7523 section 2.2).
     Assertion,
@@ -313,50 +319,51 @@ pub enum ClientAuthMethod {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
-    /// Who we are at the provider.
+    /// Doorward's client credentials at the provider.
     pub client: ClientCredentials,
-    /// Where the provider sends browsers back to, at each browser host. Default: `shared`; where there are several
-    /// providers, `own` for each that does not announce to name itself in its answers
-    /// (`authorization_response_iss_parameter_supported`, RFC 9207).
+    /// The path that the provider redirects browsers back to, on each host that people open in a browser. Default:
+    /// `shared`; with several providers, `own` for each that does not announce that it identifies itself in its
+    /// responses (`authorization_response_iss_parameter_supported`, RFC 9207).
     #[serde(default)]
     pub redirect: Option<Redirect>,
-    /// What those are who log in here, unless `clients` says otherwise of this client. Default: the `kind` of the issuer;
-    /// where that is not written, a preset of a provider says human, and without a preset it has to be written.
+    /// The kind of principals that log in here, unless `clients` sets another for this client. Default: the `kind` of
+    /// the issuer; if that is not set, human with the preset of a provider. Without a preset it must be set.
     #[serde(default)]
     pub kind: Option<Kind>,
-    /// What people read where they choose between several providers. Default: the name of the issuer.
+    /// The name that people see when they choose between several providers. Default: the name of the issuer.
     #[serde(default)]
     pub label: Option<String>,
-    /// Scopes that the login requests. `openid` is always among them, at GitHub `read:org`. Default: those of the preset.
+    /// Scopes that the login requests. `openid` is always included, at GitHub `read:org`. Default: those of the preset.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// What the provider asks even of somebody who is signed in there.
+    /// What the provider asks people even if they are signed in there.
     #[serde(default)]
     pub prompt: Option<Prompt>,
-    /// Whom the provider should expect: a user name or a part of one, as it understands it.
+    /// A hint about who signs in: a user name or a part of one, as the provider understands it.
     #[serde(default)]
     pub login_hint: Option<String>,
-    /// The organisation whose people sign in, for providers that take it: `domain_hint`, or `hd` at Google.
+    /// The organisation whose people sign in, for providers that support it: `domain_hint`, or `hd` at Google.
     #[serde(default)]
     pub domain_hint: Option<String>,
-    /// How strong the authentication must be: one of these values of `acr`. A login that was weaker is refused.
+    /// The required strength of the authentication: one of these values of `acr`. A weaker login is refused.
     #[serde(default)]
     pub acr_values: Vec<String>,
-    /// The values of `acr` by which the provider is asked for more than one factor, where a rule needs that; where there are
-    /// `acr_values`, those of them that are among these. Default: those of the preset; without any, it is asked for a fresh
-    /// login, and must say in `amr` how the person came in.
+    /// The values of `acr` that ask the provider for more than one factor when a rule needs that; if `acr_values` is
+    /// set, only those that are in both lists. Default: those of the preset; without any, the provider is asked for a
+    /// fresh login and must report in `amr` how the person authenticated.
     #[serde(default)]
     pub mfa_acr_values: Vec<String>,
-    /// How long ago the person may have authenticated at the provider. A login that is older is refused.
+    /// How long ago the person may have authenticated at the provider. An older login is refused.
     #[serde(default)]
     pub max_age: Option<Span>,
-    /// Whether the userinfo endpoint is asked, at each login and refresh, for claims that the ID token does not have: some providers
-    /// tell of groups and addresses there alone. A login for which it tells nothing is refused. Default: false.
+    /// Whether the userinfo endpoint is called, at each login and refresh, for claims that the ID token does not have:
+    /// some providers return groups and addresses only there. A login for which it returns nothing is refused. Default:
+    /// false.
     #[serde(default)]
     pub userinfo: bool,
 }
 
-/// Where a provider sends browsers back to.
+/// The path that a provider redirects browsers back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Redirect {
@@ -366,7 +373,7 @@ pub enum Redirect {
     Own,
 }
 
-/// What a provider asks of somebody who is signed in there (OpenID Connect Core 1.0 section 3.1.2.1).
+/// What a provider asks people who are signed in there (OpenID Connect Core 1.0 section 3.1.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Prompt {
@@ -374,26 +381,29 @@ pub enum Prompt {
     Login,
     /// To consent again.
     Consent,
-    /// Which of their accounts they want to use.
+    /// To choose one of their accounts.
     SelectAccount,
 }
 
-/// How the key set of an issuer is fetched and kept.
+/// How the key set of an issuer is fetched and cached.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeySet {
-    /// The address of the key set. Default: `jwks_uri` of the discovery document.
+    /// The URL of the key set. Default: `jwks_uri` of the discovery document.
     pub url: Option<String>,
-    /// How long a key set is used after its last successful fetch. Default: 12 h; `0` turns stale use off.
+    /// How long a key set is used after its last successful fetch. Default: 12 h; `0` disables the use of stale key
+    /// sets.
     pub max_stale: Option<Span>,
-    /// The time for one fetch, of the set as of the discovery document. Default: 5 s; 50 ms to 10 s.
+    /// The time for one fetch, of the key set or of the discovery document. Default: 5 s; 50 ms to 10 s.
     pub timeout: Option<Span>,
-    /// How long a key that the set did not have, when it was fetched for a token that names it, has it fetched no more.
+    /// How long an unknown key causes no further fetch, after the set was fetched for a token that names it and did not
+    /// have it.
     /// Default: 60 s; 30 s to 1 h.
     pub negative_cache: Option<Span>,
-    /// A folder where the last good set and discovery document are kept for a start during an outage. Default: none.
+    /// A folder where the last good key set and discovery document are stored, for a start during an outage. Default:
+    /// none.
     pub keep_in: Option<PathBuf>,
-    /// The token that the fetch presents, such as the pod's own for a cluster that wants one.
+    /// The token that the fetch presents, such as the pod's own for a cluster that requires one.
     pub bearer: Option<SecretSource>,
 }
 
@@ -403,18 +413,19 @@ pub struct KeySet {
 pub struct TokenReview {
     /// The upstream, by name, that is the API server.
     pub upstream: String,
-    /// The token that authorises the review. It needs `create` on `tokenreviews`, and is not the data path's.
+    /// The token that authorizes the review. Its account needs `create` on `tokenreviews`. Do not use that of the data
+    /// path.
     pub bearer: SecretSource,
-    /// How long a positive answer is used. Default: 10 s.
+    /// How long a positive response is cached. Default: 10 s.
     #[serde(default)]
     pub cache: Option<Span>,
-    /// How long the answer that a token is not good is used. Default: 10 s; 1 s to 60 s.
+    /// How long a negative response is cached. Default: 10 s; 1 s to 60 s.
     #[serde(default)]
     pub negative_cache: Option<Span>,
     /// The time for one review. Default: 2 s; 50 ms to 10 s.
     #[serde(default)]
     pub timeout: Option<Span>,
-    /// When the API server is given a pause.
+    /// When the API server is not asked for a while.
     #[serde(default)]
     pub circuit_breaker: CircuitBreaker,
 }

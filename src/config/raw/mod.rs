@@ -1,8 +1,8 @@
-//! What a person writes: the shape of the configuration files, one field a setting, unknown keys refused.
+//! The shape of the configuration files as people write them: one field per setting, unknown keys refused.
 //!
-//! Nothing here is checked beyond its shape. Each component turns its part into what it runs on and reports what is
-//! wrong with it (`config::resolve`). The JSON Schema that `doorward schema` prints is derived from these types, so
-//! every field carries the sentence that an editor shows.
+//! Only the shape is checked here. Each component converts its part into its runtime settings and reports the problems
+//! that it finds (`config::resolve`). The JSON Schema that `doorward schema` prints is derived from these types, so
+//! every field has the sentence that an editor shows.
 
 mod export;
 mod issuers;
@@ -29,32 +29,33 @@ pub use self::{
 #[serde(default, deny_unknown_fields)]
 pub struct Root {
     /// Further files with `grants`, `rules` and `tests`, relative to this file. The list is explicit: a file that is
-    /// missing, or in which none of the three stands, is an error, so that a lost file of denies can never widen the policy.
+    /// missing or has none of the three is an error, so that losing a file of denies can never widen the policy.
     pub policies: Vec<PathBuf>,
-    /// The host whose `/.well-known/` is Doorward's own, such as `tekton.example.com`; an IPv6 address in brackets.
+    /// The host whose `/.well-known/` Doorward serves itself, such as `tekton.example.com`; an IPv6 address in
+    /// brackets.
     pub external_host: Option<String>,
-    /// Worker threads that serve requests. Default: one a processor. Fixed until restart.
+    /// Worker threads that serve requests. Default: one per processor. Fixed until restart.
     #[schemars(range(min = 1, max = 256))]
     pub workers: Option<u16>,
-    /// Where Doorward listens. Fixed until restart, except certificates and trusted peers.
+    /// Addresses that Doorward listens on. Fixed until restart, except certificates and trusted peers.
     pub listeners: Vec<Listener>,
-    /// Sizes, counts and times that bound what a client or an upstream can make Doorward do.
+    /// Limits on the sizes, counts and times that a client or an upstream can cause.
     pub limits: Limits,
-    /// Who is trusted to say who somebody is.
+    /// Issuers whose tokens are accepted and at which people sign in.
     pub issuers: Vec<Issuer>,
-    /// Senders of webhooks and how their deliveries are verified.
+    /// Webhook senders and how their deliveries are verified.
     pub webhooks: Vec<Webhook>,
-    /// Where requests go.
+    /// Servers that requests are forwarded to.
     pub upstreams: Vec<Upstream>,
-    /// Which request goes where, and which kinds of credential it may carry.
+    /// Which requests are forwarded to which upstream, and which kinds of credential they may carry.
     pub routes: Vec<Route>,
-    /// From scopes, groups, claims, repositories and service accounts to Kubernetes groups.
+    /// Map scopes, groups, claims, repositories and service accounts to Kubernetes groups.
     pub grants: Vec<Grant>,
     /// Who may do what.
     pub rules: Vec<Rule>,
     /// Cases that the policy must decide as they say, for `doorward test`.
     pub tests: Vec<PolicyTest>,
-    /// What Doorward states about a delivery to its EventListener.
+    /// Signed statements about deliveries, for their EventListeners.
     pub assertions: Assertions,
     /// The Tekton ClusterInterceptor.
     pub interceptor: Option<Interceptor>,
@@ -64,9 +65,9 @@ pub struct Root {
     pub tokens: Option<Tokens>,
     /// Browser sessions.
     pub sessions: Sessions,
-    /// What people see of Doorward.
+    /// The appearance of Doorward's own pages.
     pub pages: Pages,
-    /// Where sessions, replay ids and revocations are kept.
+    /// Where sessions, replay ids and revocations are stored.
     pub store: Store,
     /// The audit trail. Fixed until restart, except `when_full` and all but the names of receivers.
     pub audit: Audit,
@@ -74,30 +75,30 @@ pub struct Root {
     pub admin: Admin,
     /// The log of the program itself (not the audit trail).
     pub log: Log,
-    /// Client certificates for the day when the provider is down.
+    /// Emergency access with client certificates while the identity provider is down.
     pub break_glass: Option<BreakGlass>,
-    /// Which proxy asks at `/oauth2/auth` whether a request may pass, and forwards it itself. It must be among the
-    /// `trusted_proxies` of its listener. Default: none may ask.
+    /// The kind of proxy that asks at `/oauth2/auth` whether a request is allowed, and forwards the request itself. It
+    /// must be among the `trusted_proxies` of its listener. Default: none.
     pub forward_auth: Option<ForwardAuth>,
 }
 
 impl Root {
-    /// Whose tokens are exchanged.
+    /// The issuers whose tokens are exchanged.
     pub fn exchanged(&self) -> impl Iterator<Item = &Exchanged> {
         self.tokens.iter().flat_map(|tokens| &tokens.exchange)
     }
 
-    /// The providers whose tokens are passed on.
+    /// The providers whose tokens are issued in place of Doorward's own.
     pub fn onward(&self) -> impl Iterator<Item = &Onward> {
         self.tokens.iter().flat_map(|tokens| &tokens.onward)
     }
 
-    /// The clusters whose tasks get tokens.
+    /// The clusters whose tasks can get tokens.
     pub fn clusters(&self) -> impl Iterator<Item = &Exchanged> {
         self.exchanged().filter(|of| of.kubernetes.is_some())
     }
 
-    /// Which settings have Doorward read at an API server for itself, and at which upstream.
+    /// The settings for which Doorward itself reads from an API server, each with the name of the upstream.
     pub fn readers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let runs = self.runs.iter().map(|runs| ("runs", runs.kubernetes.as_str()));
         let exchanged = self.exchanged().filter_map(|from| Some(("tokens.exchange", from.kubernetes.as_deref()?)));
@@ -105,7 +106,7 @@ impl Root {
         runs.chain(exchanged).chain(interceptor)
     }
 
-    /// Which settings beside routes have it ask an API server anything, and at which upstream.
+    /// The settings besides routes for which Doorward calls an API server, each with the name of the upstream.
     pub fn servers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let requested = self.upstreams.iter().filter_map(Upstream::requested_account);
         let requested = requested.map(|account| ("credential.service_account", account.upstream.as_str()));
@@ -115,7 +116,7 @@ impl Root {
     }
 }
 
-/// A proxy that asks about each request, and how it says which request it asks about.
+/// A kind of proxy that asks about each request, and how it describes the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardAuth {
@@ -123,21 +124,23 @@ pub enum ForwardAuth {
     Nginx,
     /// `forwardAuth`, and Caddy's `forward_auth`: `X-Forwarded-Method`, `X-Forwarded-Host`, `X-Forwarded-Uri`.
     Traefik,
-    /// `ext_authz` over HTTP with the `path_prefix` `/oauth2/auth`: the question has the method, host and path.
+    /// `ext_authz` over HTTP with the `path_prefix` `/oauth2/auth`: the check request has the original method, host and
+    /// path.
     Envoy,
 }
 
-/// A file that `policies` names: the part of the configuration that says who may do what.
+/// A file that `policies` lists: a part of the policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PolicyFile {
-    /// From scopes, groups, claims, repositories and service accounts to Kubernetes groups.
+    /// Map scopes, groups, claims, repositories and service accounts to Kubernetes groups.
     pub grants: Vec<Grant>,
     /// Who may do what.
     pub rules: Vec<Rule>,
     /// Cases that the policy must decide as they say, for `doorward test`.
     pub tests: Vec<PolicyTest>,
-    /// What providers call scopes, by audience. No file has it: it is of a policy in canonical form, whose rules mean a scope by it.
+    /// The names that providers use for scopes, by audience. It is never in a file: only a policy in canonical form has
+    /// it, as it determines what the scopes in its rules mean.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(skip)]
     pub scopes_of: BTreeMap<String, BTreeMap<String, String>>,

@@ -1,4 +1,4 @@
-//! `tokens.onward`: other providers at which what Doorward issues is swapped for theirs.
+//! `tokens.onward`: other providers at which Doorward's assertions are exchanged for their tokens.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -8,40 +8,41 @@ use serde::{Deserialize, Serialize};
 use super::{CircuitBreaker, ClientCredentials};
 use crate::config::values::Span;
 
-/// An audience that trusts another provider's tokens and not ours. Whoever asks for it gets one of the provider's, which Doorward
-/// swaps for an assertion of its own: signed by the keys of `tokens`, 5 m long, for that provider alone.
+/// An audience that trusts another provider's tokens and not Doorward's. Callers that request it get a token of the
+/// provider, for which Doorward exchanges an assertion of its own: signed with the keys of `tokens`, valid for 5 m and
+/// for that provider only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Onward {
-    /// The audience by which callers ask for it and rules name it.
+    /// The audience that callers request and rules name.
     pub audience: String,
-    /// Who gives the token, and by which protocol.
+    /// The provider that issues the token, and the protocol.
     pub provider: OnwardProvider,
-    /// What the assertion says.
+    /// The content of the assertion.
     #[serde(default)]
     pub assertion: OnwardAssertion,
-    /// What the provider calls a scope of the rules. One that is not listed is called the same there. By the provider's name of a listed
-    /// one none is given: rules go by ours.
+    /// The provider's names for scopes in rules. A scope that is not listed has the same name there. A listed one
+    /// cannot be requested by the provider's name: rules use Doorward's.
     #[serde(default)]
     pub scopes: BTreeMap<String, String>,
-    /// Scopes, as the provider calls them, that it adds unasked, such as `profile`. A token with any other that was not asked
-    /// for is refused. Where a rule gives no scope and none is listed here, an opaque token whose scopes the answer does not say is
-    /// refused too.
+    /// Scopes, by the provider's names, that it adds without being asked, such as `profile`. A token with any other
+    /// scope that was not requested is refused. If a rule gives no scope and none is listed here, an opaque token is
+    /// also refused if the response does not state its scopes.
     #[serde(default)]
     pub default_scopes: Vec<String>,
-    /// How long a token of the provider may last. A longer one is refused. Default: 1 h.
+    /// The longest lifetime of a token of the provider. A longer one is refused. Default: 1 h.
     #[serde(default = "Onward::default_max_lifetime")]
     pub max_lifetime: Span,
-    /// Where the provider ends a token before its time (RFC 7009), which is asked when the run has ended. Default: nowhere.
+    /// The revocation endpoint of the provider (RFC 7009), which is called when the run has ended. Default: none.
     #[serde(default)]
     pub revocation_url: Option<String>,
     /// The time for one call, at most 30 s. Default: 5 s.
     #[serde(default = "Onward::default_timeout")]
     pub timeout: Span,
-    /// When the provider is given a pause.
+    /// When the provider is not asked for a while.
     #[serde(default)]
     pub circuit_breaker: CircuitBreaker,
-    /// The authorities that vouch for the provider, PEM. Default: those of the system.
+    /// Certificate authorities (CAs) that the provider is verified against, PEM. Default: the system's.
     #[serde(default)]
     pub ca: Option<PathBuf>,
 }
@@ -56,21 +57,23 @@ impl Onward {
     }
 }
 
-/// What an assertion says beside who asks and for which run.
+/// The content of an assertion, besides the caller and the run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OnwardAssertion {
-    /// Its `aud`, which the provider expects: by RFC 7523 the provider's issuer identifier, `api://AzureADTokenExchange` for Entra
-    /// ID. Default: `sts.amazonaws.com` for `aws`, the provider of the pool for `google`; others must say.
+    /// Its `aud`, which the provider expects: by RFC 7523 the provider's issuer identifier,
+    /// `api://AzureADTokenExchange` for Entra ID. Default: `sts.amazonaws.com` for `aws`, the provider of the pool for
+    /// `google`; required for others.
     pub audience: Option<String>,
-    /// Its `sub`. Default: `client` where the assertion stands for a client (`client_credentials`), else `caller`.
+    /// Its `sub`. Default: `client` if the assertion represents a client (`client_credentials`), else `caller`.
     pub subject: Option<OnwardSubject>,
-    /// How it is signed, by the key of `tokens` that signs at the moment, or else the first that signs so: `RS256` for Entra ID. Default: by the
-    /// one that signs at the moment.
+    /// Its signature algorithm, such as `RS256` for Entra ID. It is signed by the key of `tokens` that signs at the
+    /// moment if that has this algorithm, or else by the first that has it. Default: the algorithm of the key that
+    /// signs at the moment.
     pub algorithm: Option<SigningAlgorithm>,
 }
 
-/// How what Doorward issues is signed (RFC 7518 section 3.1).
+/// A signature algorithm of Doorward's own tokens (RFC 7518 section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum SigningAlgorithm {
@@ -80,15 +83,16 @@ pub enum SigningAlgorithm {
     Rs256,
 }
 
-/// Who is the subject of an assertion.
+/// The subject of an assertion.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnwardSubject {
-    /// On whose behalf it is, as in a token of ours: the person or bot.
+    /// The principal on whose behalf it is issued, as in a token of Doorward's: the person or bot.
     Caller,
-    /// Who asks: `serviceaccount:NAMESPACE:NAME` for a task, else the client. For providers that list each subject.
+    /// The requester: `serviceaccount:NAMESPACE:NAME` for a task, else the client. For providers that list each
+    /// subject.
     Client,
-    /// This text, whoever asks. For providers that want the client's id there.
+    /// This text, whoever requests the token. For providers that require the client's id there.
     Text(String),
 }
 
@@ -105,44 +109,44 @@ pub enum OnwardProvider {
     ClientCredentials(OnwardClient),
     /// Workload identity federation of Google Cloud.
     Google(OnwardGoogle),
-    /// AssumeRoleWithWebIdentity of AWS. The answer is what `credential_process` reads.
+    /// AssumeRoleWithWebIdentity of AWS. The response is in the format that `credential_process` reads.
     Aws(OnwardAws),
 }
 
-/// A provider that speaks the standard.
+/// A provider that implements one of the standard grants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OnwardGrant {
     /// The token endpoint.
     pub token_url: String,
-    /// The parameter `audience`, where the provider wants it.
+    /// The parameter `audience`, if the provider requires it.
     #[serde(default)]
     pub audience: Option<String>,
-    /// The parameter `resource` (RFC 8707), where the provider wants it.
+    /// The parameter `resource` (RFC 8707), if the provider requires it.
     #[serde(default)]
     pub resource: Option<String>,
-    /// Who we are there. Default: nobody, the assertion is enough.
+    /// Doorward's client credentials there. Default: none, the assertion is enough.
     #[serde(default)]
     pub client: Option<ClientCredentials>,
-    /// Whether a further assertion, whose subject is who asks, proves the client (`client_assertion`). With a `client`, which
-    /// then has the method `none`, its id goes along. Default: off.
+    /// Whether a second assertion, whose subject is the requester, authenticates the client (`client_assertion`). With
+    /// a `client`, which must then have the method `none`, its id is sent too. Default: off.
     #[serde(default)]
     pub client_assertion: bool,
 }
 
-/// A provider where the assertion is a client's credential.
+/// A provider at which the assertion is a client's credential.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OnwardClient {
     /// The token endpoint: `https://login.microsoftonline.com/TENANT/oauth2/v2.0/token` for Entra ID.
     pub token_url: String,
-    /// The client's id, where the provider wants it: the application (client) id for Entra ID.
+    /// The client's id, if the provider requires it: the application (client) id for Entra ID.
     #[serde(default)]
     pub client_id: Option<String>,
-    /// The parameter `audience`, where the provider wants it.
+    /// The parameter `audience`, if the provider requires it.
     #[serde(default)]
     pub audience: Option<String>,
-    /// The parameter `resource` (RFC 8707), where the provider wants it.
+    /// The parameter `resource` (RFC 8707), if the provider requires it.
     #[serde(default)]
     pub resource: Option<String>,
 }
@@ -156,10 +160,10 @@ pub struct OnwardGoogle {
     /// The address of a service account whose token is given in place of the pool's own.
     #[serde(default)]
     pub service_account: Option<String>,
-    /// Default: `https://sts.googleapis.com/v1/token`.
+    /// The token endpoint. Default: `https://sts.googleapis.com/v1/token`.
     #[serde(default)]
     pub token_url: Option<String>,
-    /// Where tokens of service accounts are made. Default: `https://iamcredentials.googleapis.com/`.
+    /// The endpoint that issues tokens of service accounts. Default: `https://iamcredentials.googleapis.com/`.
     #[serde(default)]
     pub iam_credentials_url: Option<String>,
 }
@@ -170,11 +174,11 @@ pub struct OnwardGoogle {
 pub struct OnwardAws {
     /// The role: `arn:aws:iam::ACCOUNT:role/NAME`. `max_lifetime` is the length of the session, 15 m or more.
     pub role: String,
-    /// A file with a policy that narrows the session, JSON of 2048 characters at most.
+    /// A file with a policy that restricts the session, in JSON of at most 2048 characters.
     #[serde(default)]
     pub session_policy: Option<PathBuf>,
-    /// The regional endpoint is better where there is one: `https://sts.REGION.amazonaws.com/`. It must answer in JSON when it is asked to, as
-    /// AWS does and servers like it may not. Default: `https://sts.amazonaws.com/`.
+    /// The STS endpoint; use a regional one if there is one: `https://sts.REGION.amazonaws.com/`. It must respond in
+    /// JSON if asked to, as AWS does and compatible servers may not. Default: `https://sts.amazonaws.com/`.
     #[serde(default)]
     pub token_url: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! `grants`, `rules` and `tests`: who may do what, who gets which Kubernetes groups, and cases that must be decided so.
-//! As in `on`, conditions that are not set are not written out.
+//! `grants`, `rules` and `tests`: who may do what, who gets which Kubernetes groups, and test cases. As in `on`,
+//! conditions that are not set are not serialized.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Kind, On};
 use crate::config::values::Span;
 
-/// What is wrong with the list of a condition that is written out and empty, and what to do. It could mean "nothing" or "all", so
-/// it must not be.
+/// The error and the remedy for a condition whose list is present and empty. Such a list could mean "nothing" or "all",
+/// so it is refused.
 pub const EMPTY_LIST: (&str, &str) = ("an empty list matches nothing", "leave the key out to match all");
 
-/// The same for what an allow needs: it would look as if something were needed.
+/// The same for an empty `need`, which would look as if something were needed.
 pub const EMPTY_NEED: (&str, &str) =
     ("an empty `need` needs nothing", "name `mfa`, `acr` or `fresh_login`, or leave it out");
 
@@ -21,19 +21,19 @@ fn refused<E: serde::de::Error>((message, help): (&str, &str)) -> E {
     E::custom(format_args!("{message}; {help}"))
 }
 
-/// Reads the list of a condition, which is not empty.
+/// Reads the list of a condition, which must not be empty.
 pub(super) fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     let list = Vec::deserialize(deserializer)?;
     if list.is_empty() { Err(refused(EMPTY_LIST)) } else { Ok(list) }
 }
 
-/// Reads what an allow needs, which is not nothing.
+/// Reads the `need` of an allow, which must not be empty.
 fn needed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Need, D::Error> {
     let need = Need::deserialize(deserializer)?;
     if need.is_empty() { Err(refused(EMPTY_NEED)) } else { Ok(need) }
 }
 
-/// Gives Kubernetes groups to principals. Every condition that is set must hold; within a list any entry will do.
+/// Gives Kubernetes groups to principals. Every condition that is set must match; within a list any entry is enough.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Grant {
@@ -44,32 +44,33 @@ pub struct Grant {
     pub why: Option<String>,
     /// Who gets the groups. Groups, scopes and claims count only for the issuers that it names.
     pub who: Who,
-    /// The Kubernetes groups given. None may begin with `system:`.
+    /// The Kubernetes groups that are given. None may begin with `system:`.
     pub kubernetes_groups: Vec<String>,
-    /// What these groups may do with Tekton: `doorward rbac` prints the roles and their bindings. It decides nothing here; leave it
-    /// out where the groups are bound otherwise.
+    /// Roles for these groups with Tekton: `doorward rbac` prints the roles and their bindings. It does not affect
+    /// decisions here; leave it out if the groups are bound by other means.
     #[serde(default)]
     pub tekton_roles: Vec<GivenRole>,
 }
 
-/// A role of Tekton in some namespaces.
+/// A role for Tekton in some namespaces.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GivenRole {
-    /// Which.
+    /// The role.
     pub role: TektonRole,
-    /// Where. Default: in all namespaces.
+    /// The namespaces. Default: all.
     #[serde(default)]
     pub namespaces: Vec<String>,
 }
 
-/// A role of Tekton. Each has what the one before it has.
+/// A role for Tekton. Each includes the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TektonRole {
-    /// Look at runs, pipelines, tasks and logs.
+    /// View runs, pipelines, tasks and logs.
     View,
-    /// Patch runs, as cancelling does. RBAC knows no less; let rules say which patches (`run: {does: [cancel]}`).
+    /// Patch runs, which cancelling requires. RBAC cannot be narrower; limit the patches by rules
+    /// (`run: {does: [cancel]}`).
     Cancel,
     /// Create runs.
     Run,
@@ -77,66 +78,68 @@ pub enum TektonRole {
     Admin,
 }
 
-/// Who may do what: on which requests, who, what is needed, what happens.
+/// Who may do what: the requests, the callers, the conditions on their login, and the decision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Its name in `explain`, on the denied page and in the audit trail.
+    /// Its name in `explain`, on the page of a denial and in the audit trail.
     pub id: String,
-    /// Why it exists. Shown to a person whom it denies.
+    /// Why it exists. Shown to people whom it denies.
     #[serde(default)]
     pub why: Option<String>,
     /// What a person can do about a denial. Shown to them.
     #[serde(default)]
     pub fix: Option<String>,
-    /// On which requests. Without it: all.
+    /// The requests that it applies to. Without it: all.
     #[serde(default)]
     pub on: On,
-    /// Whose. Without it: everybody who is authenticated, and for a deny everybody.
+    /// The callers that it applies to. Without it: everybody who is authenticated; for a deny everybody.
     #[serde(default)]
     pub who: Who,
-    /// What an `allow` needs besides. Unmet, the person is asked for it.
+    /// What an `allow` requires of the login. If that is not met, the person is asked for it.
     #[serde(default, deserialize_with = "needed", skip_serializing_if = "Need::is_empty")]
     pub need: Need,
-    /// A CEL expression that must be true as well.
+    /// A CEL expression that must also be true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
-    /// What happens.
+    /// The decision.
     #[serde(rename = "do")]
     pub action: Action,
-    /// `shadow`: only recorded, decides nothing.
+    /// `shadow`: the rule is only recorded and does not decide.
     #[serde(default)]
     pub mode: Mode,
 }
 
-/// Whether a rule decides.
+/// Whether a rule takes part in the decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// It decides.
+    /// It takes part in the decision.
     #[default]
     Enforce,
-    /// It is evaluated and recorded, and decides nothing.
+    /// It is evaluated and recorded, and does not affect the decision.
     Shadow,
 }
 
-/// What a rule does. Any deny wins, then approve, then allow; no match is a deny. The order of rules means nothing.
+/// The decision of a rule. Any deny wins, then approve, then allow; if no rule matches, the request is denied. The
+/// order of rules has no effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
     Allow,
     Deny,
-    /// Somebody else decides. Nobody can yet: approvals are not built, so that the rule refuses whatever it hits.
+    /// Somebody else must approve. Approvals are not implemented yet, so the rule refuses every request that it
+    /// matches.
     Approve(Box<Approve>),
 }
 
-/// Who approves.
+/// The approvals that are required.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Approve {
     /// Who may approve.
     pub by: Who,
-    /// How many different people must. Default: 1.
+    /// How many different people must approve. Default: 1.
     #[serde(default)]
     pub count: Option<u8>,
     /// How long a request for approval stays open. Default: 1 h.
@@ -147,13 +150,13 @@ pub struct Approve {
     pub grant: Option<Span>,
 }
 
-/// Who. Every condition that is set must hold; within a list any entry will do.
+/// Callers. Every condition that is set must match; within a list any entry is enough.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Who {
-    /// Those who came without any credential, on a route with the scheme `anonymous`. No other condition fits them.
+    /// Callers without a credential, on a route with the scheme `anonymous`. No other condition matches them.
     pub anonymous: bool,
-    /// Issuers, by name. Needed beside groups, scopes, claims and subjects when there are several.
+    /// Issuers, by name. Required together with groups, scopes, claims and subjects if there are several issuers.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub issuers: Vec<String>,
@@ -161,8 +164,8 @@ pub struct Who {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub groups: Vec<String>,
-    /// Scopes that were granted. For people a scope narrows only: an allow needs beside it what tells them apart (`clients`,
-    /// `groups`, …), or `kind: agent` or `kind: workload`.
+    /// Scopes that were granted. For people a scope only narrows a rule: an allow also needs a condition that tells
+    /// them apart (`clients`, `groups`, …), or `kind: agent` or `kind: workload`.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub scopes: Vec<String>,
@@ -170,26 +173,27 @@ pub struct Who {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub subjects: Vec<String>,
-    /// Kubernetes user names, after the issuer's template. Compared exactly; a deny compares them without case and in one Unicode form
-    /// (NFKC), which look-alikes fall into too.
+    /// Kubernetes user names, as made by the issuer's `username` template. They are compared exactly; a deny compares
+    /// them without case and in one Unicode form (NFKC), which also equates look-alikes.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub users: Vec<String>,
-    /// Clients (applications), by id. Where somebody acts for the principal, the client of who acts; an allow without
-    /// `on_behalf_of` asks that the principal's own token was issued to one of them too, and a deny is met by either.
+    /// Clients (applications), by id. If an actor acts for the principal, this is the actor's client. An allow without
+    /// `on_behalf_of` also requires that the principal's own token was issued to one of them; a deny matches by either
+    /// client.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub clients: Vec<String>,
-    /// What the principal is.
+    /// The kind of the principal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
-    /// Claims with any of these exact values, or a list that holds one, by name or JSON pointer.
+    /// Claims, by name or JSON pointer, that have one of these exact values or are a list with one of them.
     pub claims: BTreeMap<String, Vec<serde_json::Value>>,
-    /// Who caused a delivery, by the number that the sender's host gave them, as `github:7`.
+    /// People who caused a delivery, by the number that the sender's host gave them, as `github:7`.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub senders: Vec<String>,
-    /// Repositories, by the number of the verified body or claim, as `github:1234`.
+    /// Repositories, by the number in the verified body or claim, as `github:1234`.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub repositories: Vec<String>,
@@ -201,8 +205,8 @@ pub struct Who {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub webhooks: Vec<String>,
-    /// The person on whose behalf an agent acts. An allow with `kind: human` that does not ask for it is for no agent of a
-    /// person; a deny is.
+    /// The person on whose behalf an agent acts. An allow with `kind: human` and without this key does not match an
+    /// agent that acts for a person; a deny does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<OnBehalfOf>,
 }
@@ -215,13 +219,13 @@ pub struct OnBehalfOf {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub groups: Vec<String>,
-    /// Subjects.
+    /// Subjects of the person.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub subjects: Vec<String>,
 }
 
-/// What an allow needs besides.
+/// What an allow requires of the login.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("minProperties" = 1))]
@@ -248,53 +252,54 @@ impl Need {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MaxAge {
-    /// The longest time since.
+    /// The longest time since then.
     pub max_age: Span,
 }
 
-/// A case that the policy must decide so: who asks for what, and what comes of it.
+/// A test case of the policy: a caller, a request and the expected decision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyTest {
-    /// What it shows.
+    /// What the case shows.
     pub name: String,
-    /// Who asks. Without it: somebody without any credential, and of a `delivery` or a `trigger` on a route with a `webhook` its sender.
+    /// The caller. Without it: somebody without any credential, or, for a `delivery` or a `trigger` on a route with a
+    /// `webhook`, its sender.
     #[serde(default)]
     pub principal: Option<PrincipalFacts>,
-    /// What is asked.
+    /// The request.
     pub request: RequestFacts,
-    /// What comes of it.
+    /// The expected decision.
     pub expect: Expectation,
 }
 
-/// A file of tests, beside the policy.
+/// A file of test cases, separate from the policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TestFile {
-    /// Cases that the policy must decide as they say.
+    /// Test cases of the policy.
     pub tests: Vec<PolicyTest>,
 }
 
-/// The facts of a principal, written down.
+/// The facts about a principal in a test case.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrincipalFacts {
-    /// The issuer, by name. Default: the only one; of a delivery, the route's sender.
+    /// The issuer, by name. Default: the only one; for a delivery, the route's sender.
     pub issuer: Option<String>,
-    /// The subject (`sub`). Default: `test`; of a delivery, the name of its repository.
+    /// The subject (`sub`). Default: `test`; for a delivery, the name of its repository.
     pub subject: Option<String>,
-    /// The Kubernetes user name. Default: what the issuer's `username` makes of subject and claims; of a delivery, that of its
-    /// repository.
+    /// The Kubernetes user name. Default: what the issuer's `username` template makes of subject and claims; for a
+    /// delivery, that of its repository.
     pub username: Option<String>,
-    /// What it is, whoever acts for it. Default: an agent.
+    /// The kind of the principal, whoever acts for it. Default: an agent.
     pub kind: Option<Kind>,
-    /// Groups that the issuer gave. Left out, the issuer gave none, not even an empty list.
+    /// Groups that the issuer gave. If left out, the issuer gave none, not even an empty list.
     pub groups: Option<Vec<String>>,
-    /// Scopes that were granted. Left out, the issuer named none.
+    /// Scopes that were granted. If left out, the issuer named none.
     pub scopes: Option<Vec<String>>,
     /// The client (application).
     pub client: Option<String>,
-    /// Who acts for it.
+    /// The actor that acts for it.
     pub actor: Option<ActorFacts>,
     /// The verified email address.
     pub email: Option<String>,
@@ -304,11 +309,11 @@ pub struct PrincipalFacts {
     pub login_age: Option<Span>,
     /// The authentication context class of the login.
     pub acr: Option<String>,
-    /// The methods of the login.
+    /// The authentication methods of the login.
     pub amr: Vec<String>,
 }
 
-/// Who acts for a principal.
+/// An actor that acts for a principal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActorFacts {
@@ -319,68 +324,70 @@ pub struct ActorFacts {
     pub client: Option<String>,
 }
 
-/// The facts of a request, written down.
+/// The facts about a request in a test case.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestFacts {
-    /// The route, by name. Where a token is asked for: none.
+    /// The route, by name. Left out for a request for a `token`.
     #[serde(default)]
     pub route: String,
-    /// Default: the first host of the route.
+    /// The host. Default: the first host of the route.
     #[serde(default)]
     pub host: Option<String>,
     /// The path, with the query if there is one. Default: the first path of the route.
     #[serde(default)]
     pub path: Option<String>,
-    /// Default: `GET`, of a webhook `POST`.
+    /// The method. Default: `GET`, for a webhook `POST`.
     #[serde(default)]
     pub method: Option<String>,
     /// The client's address. Default: `192.0.2.1`.
     #[serde(default)]
     pub address: Option<std::net::IpAddr>,
-    /// When (RFC 3339). Default: Monday, 1 January 2024, 12:00 UTC.
+    /// The time (RFC 3339). Default: Monday, 1 January 2024, 12:00 UTC.
     #[serde(default)]
     pub at: Option<String>,
     /// The attributes of a Kubernetes request. Default, on a `kubernetes` route: those of the method and the path.
     #[serde(default)]
     pub kubernetes: Option<KubernetesFacts>,
-    /// What the body of a webhook tells. With `token`: of the delivery that caused the run of its task.
+    /// The facts in the body of a webhook. With `token`: those of the delivery that caused the run of the task.
     #[serde(default)]
     pub delivery: Option<DeliveryFacts>,
-    /// The Trigger that a delivery is about to set off, as the interceptor decides it. Default: the delivery at the door.
+    /// The Trigger that a delivery is about to start, to test the decision of the interceptor. Default: none, which
+    /// tests the delivery on arrival.
     #[serde(default)]
     pub trigger: Option<TriggerFacts>,
-    /// The token that is asked for, in place of a route.
+    /// The token that is requested, in place of a route.
     #[serde(default)]
     pub token: Option<TokenFacts>,
-    /// The body of a request that makes or changes a run of Tekton.
+    /// The body of a request that creates or changes a Tekton run.
     #[serde(default)]
     pub body: Option<serde_json::Value>,
-    /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`. A patch of
-    /// `application/apply-patch+yaml` is server-side apply, which must be allowed as a create too.
+    /// The type of the body. Default: `application/json`, for a patch `application/merge-patch+json`. A patch of type
+    /// `application/apply-patch+yaml` is server-side apply, which must be allowed as a create, too.
     #[serde(default)]
     pub content_type: Option<String>,
 }
 
-/// A token that is asked for, written down.
+/// A requested token in a test case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenFacts {
-    /// For whom it would be.
+    /// Its audience.
     pub audience: String,
-    /// One scope that would be in it. Default: none.
+    /// One scope of the token. Default: none.
     #[serde(default)]
     pub scope: Option<String>,
-    /// The task that asks. The principal is then who caused its run. Default: none, and the principal asks.
+    /// The task that requests it. The principal is then the one that caused its run. Default: none, and the principal
+    /// requests it.
     #[serde(default)]
     pub task: Option<TaskFacts>,
 }
 
-/// A task that runs, written down.
+/// A running task in a test case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskFacts {
-    /// Its cluster, by the name of the issuer. Default: the only one whose tasks get tokens.
+    /// Its cluster, by the name of the issuer. Default: the only cluster whose tasks get tokens.
     #[serde(default)]
     pub cluster: Option<String>,
     /// Its namespace.
@@ -390,7 +397,7 @@ pub struct TaskFacts {
     /// The pipeline, by reference. Default: none.
     #[serde(default)]
     pub pipeline: Option<String>,
-    /// What the pipeline calls it. Default: it is of no pipeline.
+    /// Its name in the pipeline. Default: it is not part of a pipeline.
     #[serde(default)]
     pub pipeline_task: Option<String>,
     /// The task, by reference. Default: none.
@@ -398,21 +405,21 @@ pub struct TaskFacts {
     pub task: Option<String>,
 }
 
-/// A Trigger, written down.
+/// A Trigger in a test case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TriggerFacts {
     /// Its name.
     pub name: String,
-    /// Default: that of the EventListener.
+    /// Its namespace. Default: that of the EventListener.
     #[serde(default)]
     pub namespace: Option<String>,
-    /// The service account that makes its runs.
+    /// The service account that creates its runs.
     #[serde(default)]
     pub service_account: Option<String>,
 }
 
-/// The attributes of a Kubernetes request, written down.
+/// The attributes of a Kubernetes request in a test case.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KubernetesFacts {
@@ -430,15 +437,15 @@ pub struct KubernetesFacts {
     pub name: String,
 }
 
-/// What the body of a webhook tells, written down.
+/// The facts in the body of a webhook in a test case.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeliveryFacts {
-    /// `push`, `pull_request`.
+    /// The event: `push`, `pull_request`.
     pub event: Option<String>,
-    /// `opened`, `synchronize` of GitHub, `synchronized` of Gitea.
+    /// What happened to the subject of the event: `opened`, `synchronize` of GitHub, `synchronized` of Gitea.
     pub action: Option<String>,
-    /// `owner/name`.
+    /// The name of the repository, `owner/name`.
     pub repository: Option<String>,
     /// The number of the repository.
     pub repository_id: Option<String>,
@@ -450,9 +457,9 @@ pub struct DeliveryFacts {
     pub tag: Option<String>,
     /// The commit.
     pub commit: Option<String>,
-    /// The login of who caused it.
+    /// The login of the person who caused it.
     pub actor: Option<String>,
-    /// The number of who caused it.
+    /// The number of the person who caused it.
     pub actor_id: Option<String>,
     /// Whether the change comes from a fork.
     pub fork: Option<bool>,
@@ -462,11 +469,11 @@ pub struct DeliveryFacts {
     pub draft: Option<bool>,
     /// Whether several refs changed at once.
     pub several: bool,
-    /// Whether it tells of a build, a check or a deployment, which is of no one ref either.
+    /// Whether it is about a build, a check or a deployment, which does not belong to one ref either.
     pub build: bool,
 }
 
-/// What must come of a case. What is left out is not looked at.
+/// The expected decision of a test case. Keys that are left out are not compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
@@ -488,16 +495,16 @@ pub enum Effect {
     Allow,
     /// Denied, by a rule or because none matches.
     Deny,
-    /// The person must log in again, or with more.
+    /// The person must log in again, or with a stronger login.
     StepUp,
-    /// Somebody else decides.
+    /// Somebody else must approve.
     Approve,
 }
 
 impl Effect {
     pub const ALL: [Self; 4] = [Self::Allow, Self::Deny, Self::StepUp, Self::Approve];
 
-    /// As it is written in tests of the policy, in the audit trail and by `explain`.
+    /// The name in policy tests, in the audit trail and in the output of `explain`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",

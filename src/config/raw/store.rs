@@ -1,4 +1,4 @@
-//! `store`: the file or the Redis that keeps what must survive.
+//! `store`: the file or the Redis that holds persistent state.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 use super::CertificateFiles;
 use crate::config::values::{SecretSource, Span};
 
-/// Where what must survive is kept.
+/// The store of persistent state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// The file of the embedded store, for one process only. With `redis` only its folder is used, for what belongs to
-    /// this replica alone: the keys of its audit trail, and the policies that were in force. Fixed until restart.
+    /// The file of the embedded store, for a single process. With `redis` only its folder is used, for data of this
+    /// replica alone: the keys of its audit trail, and the policies that were in force. Fixed until restart.
     pub path: PathBuf,
     /// Redis or Valkey, for several replicas. Without it the embedded store is used.
     pub redis: Option<Redis>,
-    /// How long bearer routes go on with their copy of the revocations while the store is away. At least 2s.
+    /// How long bearer routes continue with their copy of the revocations while the store is unavailable. At least 2s.
     pub max_mirror_age: Span,
 }
 
@@ -37,9 +37,9 @@ impl Default for Store {
 pub struct Redis {
     /// One server, `host:port`.
     pub server: Option<String>,
-    /// Sentinels, which name the server that is master at the moment.
+    /// Sentinels, which name the current master.
     pub sentinel: Option<RedisSentinel>,
-    /// Some nodes of a Redis Cluster, `host:port` each; the others are learnt from them.
+    /// Some nodes of a Redis Cluster, `host:port` each; they name the others.
     pub cluster: Vec<String>,
     /// The ACL user. Default: Redis' own `default`.
     pub username: Option<String>,
@@ -49,15 +49,15 @@ pub struct Redis {
     pub database: u16,
     /// TLS to servers and sentinels. `{}` trusts the system's authorities. Default: none.
     pub tls: Option<RedisTls>,
-    /// The server syncs each write to its disk before it answers (`appendfsync always`), where it may not be asked, as
-    /// with a managed one. Held deliveries need it. Default: it is asked.
+    /// Assert that the server syncs each write to its disk before it replies (`appendfsync always`), for servers that
+    /// do not allow the question, such as managed ones. Held deliveries need it. Default: the server is asked.
     pub durable: bool,
-    /// What the names of all keys begin with. Two Doorwards with the same prefix share sessions and revocations.
+    /// The prefix of all keys. Two deployments of Doorward with the same prefix share sessions and revocations.
     pub prefix: String,
 }
 
 impl Redis {
-    /// The settings of which there is exactly one.
+    /// The settings of which exactly one must be set.
     pub const PLACES: [&str; 3] = ["server", "sentinel", "cluster"];
 }
 
@@ -81,9 +81,9 @@ impl Default for Redis {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisSentinel {
-    /// Some sentinels, `host:port` each. They are asked in this order.
+    /// Some sentinels, `host:port` each. They are tried in this order.
     pub servers: Vec<String>,
-    /// The name under which they watch the master.
+    /// The name by which they monitor the master.
     pub master: String,
     /// The ACL user at the sentinels.
     #[serde(default)]
@@ -93,12 +93,12 @@ pub struct RedisSentinel {
     pub password: Option<SecretSource>,
 }
 
-/// TLS towards Redis. Certificates must name the host that is connected to.
+/// TLS for connections to Redis. Certificates must name the host of the address.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisTls {
-    /// Authorities that its certificate is trusted by. Default: the system's.
+    /// Certificate authorities (CAs) that its certificate is verified against. Default: the system's.
     pub ca: Option<PathBuf>,
-    /// Our client certificate.
+    /// Doorward's client certificate.
     pub certificate: Option<CertificateFiles>,
 }

@@ -1,4 +1,4 @@
-//! `tokens`: what Doorward issues itself, to whom, and who may ask about it.
+//! `tokens`: tokens that Doorward issues, to whom, and who may introspect them.
 
 use std::path::PathBuf;
 
@@ -8,32 +8,32 @@ use serde::{Deserialize, Serialize};
 use super::Onward;
 use crate::config::values::{SecretSource, Span};
 
-/// Tokens that Doorward issues itself, in exchange for others (RFC 8693): at `https://EXTERNAL_HOST/oauth2/token`. Rules with
-/// `on: {token: ...}` say who gets which. Routes take them where an issuer has the preset `doorward`.
+/// Tokens that Doorward issues in exchange for others (RFC 8693), at `https://EXTERNAL_HOST/oauth2/token`. Rules with
+/// `on: {token: ...}` decide who gets which. Routes accept them if an issuer has the preset `doorward`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
-    /// Keys that sign, P-256 or RSA in PEM (PKCS #8): the first signs until the time of another of its algorithm has come (`from`), all
-    /// are published. Default: P-256 keys that are made, kept sealed in the store and replaced every `rotate`; several replicas need the
-    /// same, from files.
+    /// Signing keys, P-256 or RSA in PEM (PKCS #8): the first signs until the `from` time of another key of its
+    /// algorithm is reached; all are published. Default: P-256 keys that are generated, stored sealed in the store and
+    /// replaced every `rotate`; several replicas need the same keys, from files.
     #[serde(default)]
     pub keys: Vec<TokenKey>,
-    /// How long a key that Doorward made itself signs. Its successor is published for as long before. Default: 7 d.
+    /// How long a generated key signs. Its successor is published that long before it signs. Default: 7 d.
     #[serde(default = "Tokens::default_rotate")]
     pub rotate: Span,
-    /// How long a token lasts at most, 1 m to 10 m. Default: 10 m.
+    /// The longest lifetime of a token, 1 m to 10 m. Default: 10 m.
     #[serde(default = "Tokens::default_lifetime")]
     pub lifetime: Span,
-    /// Whose tokens are exchanged.
+    /// The issuers whose tokens are exchanged.
     pub exchange: Vec<Exchanged>,
-    /// Who may ask whether a token is good at the moment (RFC 7662).
+    /// Servers that may ask whether a token is valid at the moment (RFC 7662).
     #[serde(default)]
     pub resource_servers: Vec<ResourceServer>,
-    /// Registries of containers that trust Doorward's tokens, and send their clients to
+    /// Container registries that trust Doorward's tokens and send their clients to
     /// `https://EXTERNAL_HOST/oauth2/registry` for one.
     #[serde(default)]
     pub registries: Vec<Registry>,
-    /// Audiences that trust another provider: its tokens are given in place of ours.
+    /// Audiences that trust another provider: its tokens are given in place of Doorward's.
     #[serde(default)]
     pub onward: Vec<Onward>,
 }
@@ -48,24 +48,25 @@ impl Tokens {
     }
 }
 
-/// A key that signs tokens: of exactly one of `file` and `env`.
+/// A key that signs tokens, from exactly one of `file` and `env`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenKey {
-    /// The whole file, less one trailing line end. Read again when the file changes.
+    /// The file with the key; one trailing newline is removed. Read again when the file changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
     /// The name of an environment variable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<String>,
-    /// From when on it signs, in place of those of its algorithm before, and of all where it is the first: a day in UTC (`2026-01-31`),
-    /// or a time of RFC 3339. It is published at once, and should be for an hour before, which is how long many keep the set. Without it
-    /// a key signs until the time of another has come.
+    /// The time from which it signs, in place of earlier keys of its algorithm, and of all keys if it is the first in
+    /// the list: a day in UTC (`2026-01-31`), or an RFC 3339 time. It is published at once, and should be published for
+    /// an hour before it signs, which is how long many servers cache the set. Without it a key signs until the time of
+    /// another is reached.
     pub from: Option<String>,
 }
 
 impl TokenKey {
-    /// Where the key comes from, if one place is named.
+    /// The source of the key, if exactly one is set.
     pub fn source(&self) -> Option<SecretSource> {
         match (&self.file, &self.env) {
             (Some(file), None) => Some(SecretSource::File(file.clone())),
@@ -75,15 +76,15 @@ impl TokenKey {
     }
 }
 
-/// A registry of containers (distribution's token authentication). Rules name an action on a repository as a scope:
+/// A container registry (distribution's token authentication). Rules name an action on a repository as a scope:
 /// `push:acme/app`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
-    /// What the registry has as `auth.token.service`. To rules it is the audience.
+    /// The `auth.token.service` of the registry. Rules use it as the audience.
     pub service: String,
-    /// How long a token for it lasts, 1 m to `lifetime` of all. No registry asks whether one was revoked. Default: 5 m, or
-    /// `lifetime` of all if that is less.
+    /// The lifetime of a token for it, 1 m to `tokens.lifetime`. No registry asks whether a token was revoked. Default:
+    /// 5 m, or `tokens.lifetime` if that is less.
     #[serde(default)]
     pub lifetime: Option<Span>,
 }
@@ -92,18 +93,20 @@ pub struct Registry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exchanged {
-    /// The issuer, by name. Its tokens must be made out to Doorward: `https://EXTERNAL_HOST` is to be among its `audiences`.
+    /// The issuer, by name. Its tokens must be issued for Doorward: `https://EXTERNAL_HOST` must be among its
+    /// `audiences`.
     pub issuer: String,
-    /// For a cluster: the upstream, by name, where pods and runs are looked up. Its credential must be allowed to `get`, list
-    /// and watch pods, TaskRuns and PipelineRuns.
+    /// For a cluster: the upstream, by name, where pods and runs are looked up. Its credential must be allowed to
+    /// `get`, `list` and `watch` pods, TaskRuns and PipelineRuns.
     #[serde(default)]
     pub kubernetes: Option<String>,
-    /// For a cluster: the other upstreams that lead to it, by name: its API server by another address, and where a route leads to the API
-    /// server of another cluster, its EventListeners. Who makes a run by way of one has caused a run of this cluster.
+    /// For a cluster: the other upstreams that reach it, by name: its API server at another address and, if a route
+    /// goes to the API server of another cluster, its EventListeners. A caller that creates a run through one of them
+    /// has caused a run of this cluster.
     #[serde(default)]
     pub upstreams: Vec<String>,
-    /// For a cluster: in which namespaces tasks get tokens. Default: in all. Where a reload takes a cluster or a namespace away, the tokens
-    /// of its tasks end; where it names another upstream, that is asked from then on.
+    /// For a cluster: the namespaces in which tasks get tokens. Default: all. If a reload removes a cluster or a
+    /// namespace, the tokens of its tasks end; if it names another upstream, that is asked from then on.
     #[serde(default)]
     pub namespaces: Vec<String>,
 }
@@ -115,14 +118,14 @@ impl Exchanged {
     }
 }
 
-/// A server for which tokens of Doorward's are, and which asks about them at `https://EXTERNAL_HOST/oauth2/introspect`.
+/// A server that Doorward's tokens are for, and that introspects them at `https://EXTERNAL_HOST/oauth2/introspect`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResourceServer {
-    /// The name by which it authenticates, with HTTP Basic.
+    /// The user name with which it authenticates, with HTTP Basic.
     pub id: String,
     /// Its secret, 16 bytes or more.
     pub secret: SecretSource,
-    /// Which tokens it may ask about: those with one of these audiences. Of all others it hears that they are not active.
+    /// The audiences whose tokens it may introspect. All other tokens are reported as not active.
     pub audiences: Vec<String>,
 }

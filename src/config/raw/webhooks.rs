@@ -11,89 +11,93 @@ use crate::config::values::{SecretSource, Size, Span};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
-    /// The name by which routes speak of it.
+    /// The name that routes use for it.
     pub name: String,
-    /// What sends.
+    /// The kind of sender.
     pub sender: Sender,
-    /// The secrets, of which any may have signed. All senders need one but `aws_sns`, which has none.
+    /// Secrets; a delivery may be signed with any of them. Every sender needs at least one, except `aws_sns`, which has
+    /// none.
     #[serde(default)]
     pub secrets: Vec<WebhookSecret>,
-    /// `gitlab` only: refuse deliveries that carry only the plain token. Default: off.
+    /// `gitlab` only: refuse deliveries that have only the plain token. Default: off.
     #[serde(default)]
     pub require_signature: bool,
-    /// `bitbucket_data_center` only: answer its connection test with 200 although nothing proves where that comes from, as
-    /// older versions do not sign it. Nothing is forwarded. Default: off.
+    /// `bitbucket_data_center` only: answer its connection test with 200 even if it is not signed, as older versions do
+    /// not sign it. Nothing is forwarded. Default: off.
     #[serde(default)]
     pub unsigned_pings: bool,
-    /// The certificate that deliveries must come with besides what proves them, on a listener with `client_ca`. Not
-    /// through a proxy that ends TLS.
+    /// The client certificate that deliveries must present in addition to their signature or secret, on a listener with
+    /// `client_ca`. It does not work through a proxy that terminates TLS.
     #[serde(default)]
     pub client_certificate: Option<SenderCertificate>,
-    /// `aws_sns` only: whose messages are taken.
+    /// `aws_sns` only: the topics whose messages are accepted.
     #[serde(default)]
     pub sns: Option<Sns>,
     /// `generic` only: how deliveries are signed.
     #[serde(default)]
     pub signature: Option<GenericSignature>,
-    /// `generic`, `standard_webhooks` and `aws_sns` only: JSON pointers into the body (for `aws_sns`: into its `Message`),
-    /// from the names of facts to where they stand. `*` in a pointer is the element of a list that has only one.
+    /// `generic`, `standard_webhooks` and `aws_sns` only: for each fact, a JSON pointer to its place in the body (for
+    /// `aws_sns`: in its `Message`). `*` in a pointer is the element of a list that has only one.
     #[serde(default)]
     pub facts: FactPointers,
     /// How long a delivery id is remembered. Default: 3 d.
     #[serde(default)]
     pub replay_window: Option<Span>,
-    /// How often a delivery that was taken is forwarded once more when it comes again a minute later or more, because
-    /// somebody asked the sender to send it again; whoever saw it can do so too. Default: 0, it is answered with 200.
+    /// How often an accepted delivery is forwarded again when it arrives again at least a minute later, as when
+    /// somebody redelivers it at the sender. Anyone who has seen the delivery can send it again, too. Default: 0;
+    /// repetitions are answered with 200.
     #[serde(default)]
     pub redeliveries: u8,
-    /// Whether a delivery with the body of one that was taken is that one, under whatever id it comes. `false` lets a sender say the
-    /// same thing twice, each time under an id of its own: of `generic` any delivery, of `github` those of events that tell no time,
-    /// such as `workflow_dispatch`, of `gitea`, `forgejo`, `gogs` and `bitbucket_data_center` any, of `bitbucket_cloud` those of
-    /// `repo:push`, of others none. The id is not signed, so whoever has seen such a delivery can send it again. Default: `true`.
+    /// Whether a delivery with the same body as an accepted one is its repetition, whatever its id. `false` lets a
+    /// sender send the same body several times, each time with an id of its own: for `generic` any delivery, for
+    /// `github` those of events that have no time, such as `workflow_dispatch`, for `gitea`, `forgejo`, `gogs` and
+    /// `bitbucket_data_center` any, for `bitbucket_cloud` those of `repo:push`, for others none. The id is not signed,
+    /// so anyone who has seen such a delivery can send it again. Default: `true`.
     #[serde(default)]
     pub unique_bodies: Option<bool>,
     /// The largest body.
     /// Default: 26 MiB for GitHub and GitLab, 512 KiB for Bitbucket Cloud, Slack and Amazon SNS, 10 MiB for others.
     #[serde(default)]
     pub max_body: Option<Size>,
-    /// How long an answer may take, from the arrival of the delivery; then the sender gets 503, while it still waits.
+    /// How long a response may take, from the arrival of the delivery. After that the sender gets 503, while it is
+    /// still waiting.
     /// Default: 8 s, for Gitea, Forgejo and Gogs 4 s, for Slack 2.5 s.
     #[serde(default)]
     pub answer_within: Option<Span>,
-    /// Store each delivery before the sender gets 202, and bring it to the EventListener until that takes it. Not of `slack`, which
-    /// shows people the answer. Default: on for senders that never try again (GitHub, GitLab, Gitea, Forgejo, Gogs, Bitbucket Data
-    /// Center), off for the others.
+    /// Store each delivery before the sender gets 202, and try to deliver it until its EventListener accepts it. Not
+    /// for `slack`, which shows the response to people. Default: on for senders that never retry (GitHub, GitLab,
+    /// Gitea, Forgejo, Gogs, Bitbucket Data Center), off for the others.
     #[serde(default)]
     pub hold: Option<bool>,
-    /// How much is held for how long, where deliveries are held.
+    /// Limits on what is held, if deliveries are held.
     #[serde(default)]
     pub held: Option<HeldLimits>,
-    /// The name in the identity `webhook:NAME:repo:NUMBER`. Default: the sender's kind, and for `generic` and
+    /// The name in the identity `webhook:NAME:repo:NUMBER`. Default: the kind of sender; for `generic` and
     /// `standard_webhooks` the name of the entry.
     #[serde(default)]
     pub identity: Option<String>,
 }
 
-/// Bounds on the held deliveries of a sender.
+/// Limits on the held deliveries of a sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeldLimits {
-    /// How long a delivery is tried before it is parked for an operator.
+    /// How long delivery is attempted before it is parked for an operator.
     pub try_for: Span,
-    /// How many deliveries may be held, parked ones included; beyond, the sender gets 503.
+    /// How many deliveries may be held, including parked ones. Beyond, the sender gets 503.
     pub max: u32,
-    /// How many bytes of them may be held.
+    /// How many bytes of deliveries may be held.
     pub max_size: Size,
 }
 
 impl Default for HeldLimits {
-    /// A day: an EventListener that is down over night is repaired in the morning.
+    /// A day: an EventListener that fails overnight is repaired in the morning.
     fn default() -> Self {
         Self { try_for: Span::from_secs(86_400), max: 10_000, max_size: Size::mib(1024) }
     }
 }
 
-/// What sends webhooks.
+/// A kind of webhook sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sender {
@@ -111,15 +115,15 @@ pub enum Sender {
     BitbucketCloud,
     /// Bitbucket Data Center (`X-Hub-Signature`).
     BitbucketDataCenter,
-    /// Azure DevOps, which signs nothing: the secret is the `USER:PASSWORD` of its Basic authentication.
+    /// Azure DevOps, which does not sign: the secret is the `USER:PASSWORD` of its Basic authentication.
     AzureDevops,
     /// Slash commands and events of Slack (`X-Slack-Signature`).
     Slack,
     /// Amazon SNS, such as events of CodeCommit. It has no secret; `sns` lists the topics.
     AwsSns,
-    /// Harbor, which signs nothing: the secret is the `Authorization` that it is told to send.
+    /// Harbor, which does not sign: the secret is the `Authorization` header that it is configured to send.
     Harbor,
-    /// Docker Hub, which signs nothing: the secret is the end of its address, `?secret=...`.
+    /// Docker Hub, which does not sign: the secret is the end of its address, `?secret=...`.
     DockerHub,
     /// Any sender that signs as Standard Webhooks or Svix do; the body may be a CloudEvent.
     StandardWebhooks,
@@ -146,8 +150,8 @@ impl Sender {
     ];
 }
 
-/// Topics of Amazon SNS. Their signatures are verified with certificates from `hosts` alone, and their subscriptions are
-/// confirmed there.
+/// Topics of Amazon SNS. Signatures are verified only with certificates from `hosts`, and subscriptions are confirmed
+/// only there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sns {
@@ -159,12 +163,12 @@ pub struct Sns {
     /// `host` or `host:port`, over TLS. Default: `sns.REGION.amazonaws.com` for the regions of the topics.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// Authorities to trust these hosts by, instead of the system's.
+    /// Certificate authorities (CAs) that these hosts are verified against, instead of the system's.
     #[serde(default)]
     pub ca: Option<PathBuf>,
 }
 
-/// Which client certificates are a sender's: any that has one of the names, or one of the fingerprints.
+/// The client certificates of a sender: any that has one of the names or one of the fingerprints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SenderCertificate {
@@ -176,7 +180,7 @@ pub struct SenderCertificate {
     pub sha256: Vec<String>,
 }
 
-/// A secret of a sender, with the time in which it is accepted.
+/// A secret of a sender, with the period in which it is accepted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookSecret {
@@ -190,16 +194,16 @@ pub struct WebhookSecret {
     pub not_after: Option<String>,
 }
 
-/// The generic form.
+/// The signature of a `generic` sender.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GenericSignature {
     /// The header that carries the signature.
     pub header: String,
-    /// What stands before it, such as `sha256=`.
+    /// The text before the signature, such as `sha256=`.
     #[serde(default)]
     pub prefix: String,
-    /// The header carries the secret itself, which proves nothing of the body. Default: off.
+    /// The header carries the secret itself, which proves nothing about the body. Default: off.
     #[serde(default)]
     pub plain: bool,
     /// The hash of the HMAC. Default: `sha256`.
@@ -208,7 +212,7 @@ pub struct GenericSignature {
     /// How the HMAC is written. Default: `hex`.
     #[serde(default)]
     pub encoding: Option<SignatureEncoding>,
-    /// The header that carries the id of the delivery. Without it, deliveries are told apart by their bodies.
+    /// The header that carries the id of the delivery. Without it deliveries are identified by their bodies.
     #[serde(default)]
     pub id_header: Option<String>,
     /// The header with the time of signing in Unix seconds. The signed bytes are then `TIME.BODY`.
@@ -219,7 +223,7 @@ pub struct GenericSignature {
     pub tolerance: Option<Span>,
 }
 
-/// Where the facts that rules ask for stand in a body: JSON pointers, such as `/repository/id`.
+/// The places in a body of the facts that rules use: JSON pointers, such as `/repository/id`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FactPointers {
@@ -232,36 +236,36 @@ pub struct FactPointers {
     /// The name of the repository: `owner/name`, or the name alone beside `owner`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
-    /// The number of the repository, or what else identifies it for good: a rule's `repositories`.
+    /// The number of the repository, or another permanent identifier: `repositories` in rules.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<String>,
     /// The owner of the repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// The bare name of a branch. It is taken as it stands there: `refs/heads/main` stays that, and is not `main` to a rule; a ref
-    /// like that is for `ref`.
+    /// The bare name of a branch, taken literally: `refs/heads/main` is not `main` to a rule. Use `ref` for such a full
+    /// ref.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
-    /// The bare name of a tag, taken as it stands there.
+    /// The bare name of a tag, taken literally.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
-    /// A full ref, which is a branch or a tag: of `refs/heads/main` the branch is `main`, of `refs/tags/v1` the tag is `v1`, and of any
-    /// other text there is neither. It counts where nothing stands at `branch` and `tag`.
+    /// A full ref, which is a branch or a tag: for `refs/heads/main` the branch is `main`, for `refs/tags/v1` the tag
+    /// is `v1`; any other text is neither. It is used only if there is nothing at `branch` and `tag`.
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// The commit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// The login of who caused it.
+    /// The login of the person who caused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// The number of who caused it: a rule's `senders`.
+    /// The number of the person who caused it: `senders` in rules.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor_id: Option<String>,
-    /// Another name of `actor`.
+    /// Another name for `actor`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,
-    /// Another name of `actor_id`.
+    /// Another name for `actor_id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender_id: Option<String>,
 }
