@@ -1,5 +1,5 @@
-//! What differs between two configurations, one setting at a time. What stands in a list by its `id` or `name` is compared with
-//! what has the same there, wherever it stands: the order of rules, grants and the like means nothing.
+//! The differences between two configurations, one setting at a time. Entries of a list that have an `id` or `name` are
+//! matched by it, whatever their position: the order of rules, grants and the like has no meaning.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,16 +12,16 @@ use serde_json::Value;
 /// A setting that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
-    /// Where it stands, with the `id` or `name` in place of a number: `/rules/deploy/who/groups`.
+    /// Its path, with the `id` or `name` in place of an index: `/rules/deploy/who/groups`.
     pub at: String,
-    /// `None` where it was not set.
+    /// `None` if it was not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Value>,
 }
 
-/// From what `before` says to what `after` says. What is null is not set.
+/// Returns the changes from `before` to `after`. A null value counts as not set.
 pub fn changes(before: &Value, after: &Value) -> Vec<Change> {
     let mut found = Vec::new();
     compare("", Some(before), Some(after), &mut found);
@@ -46,7 +46,8 @@ fn compare(at: &str, before: Option<&Value>, after: Option<&Value>, found: &mut 
     }
 }
 
-/// Whether a list that stands there means the same in any order: conditions of rules and grants, and what is only looked up.
+/// Whether the order of a list at this path has no meaning: conditions of rules and grants, and lists that are only
+/// searched.
 fn has_no_order(at: &str) -> bool {
     let name = at.rsplit('/').next().unwrap_or_default();
     at.starts_with("/rules/")
@@ -60,8 +61,8 @@ fn is_same_set(before: &Value, after: &Value) -> bool {
     within(before, after) && within(after, before)
 }
 
-/// What a value consists of, by what that is called; `None` if it is one, or has a part that is called nothing, or two that are
-/// called the same.
+/// Returns the parts of a value by name; `None` for a scalar, and for a list whose entries have no names or not unique
+/// ones.
 fn parts(value: &Value) -> Option<BTreeMap<&str, &Value>> {
     let list = match value {
         Value::Object(map) => return Some(map.iter().map(|(name, value)| (name.as_str(), value)).collect()),
@@ -78,7 +79,8 @@ fn parts(value: &Value) -> Option<BTreeMap<&str, &Value>> {
     Some(named)
 }
 
-/// `+ /rules/deploy {...}`, `- /rules/old {...}`, `~ /sessions/idle 8h -> 4h`; of a list of texts, what was added and removed.
+/// `+ /rules/deploy {...}`, `- /rules/old {...}`, `~ /sessions/idle 8h -> 4h`; for a list of scalars, what was added
+/// and removed.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = &self.at;
@@ -103,14 +105,14 @@ impl fmt::Display for Change {
     }
 }
 
-/// A value in a line.
+/// A value on one line.
 struct Short<'a>(&'a Value);
 
 impl fmt::Display for Short<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Value::String(text) => f.write_str(text),
-            // What is not set says nothing.
+            // Settings that are not set are left out.
             Value::Object(map) => {
                 f.write_str("{")?;
                 let set = map.iter().filter(|(_, value)| !says_nothing(value));

@@ -1,5 +1,5 @@
-//! All that is wrong with one configuration, each finding with the place where it was written: what `doorward check`
-//! prints, and what a refused start or reload says.
+//! All problems of one configuration, each with the place where it was written: the output of `doorward check`, and the
+//! message of a refused start or reload.
 
 use std::collections::BTreeSet;
 
@@ -11,21 +11,21 @@ use super::{
     source::SourceFile,
 };
 
-/// Nobody reads more in one go.
+/// The most findings that are shown; nobody reads more at once.
 pub const MAX_SHOWN: usize = 500;
 
 /// One problem at its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub severity: Severity,
-    /// Nowhere, if it is about something that nobody wrote.
+    /// `None` if it is about something that is not written anywhere.
     pub place: Option<Place>,
     pub at: At,
     pub message: String,
     pub help: Option<String>,
 }
 
-/// The findings, and the texts that they are about.
+/// Findings, and the texts that they refer to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnosis {
     files: Vec<SourceFile>,
@@ -39,7 +39,7 @@ impl Finding {
 }
 
 impl Diagnosis {
-    /// In the order of files and lines, each once.
+    /// Sorts the findings by file and line, and removes duplicates.
     pub(super) fn new(files: Vec<SourceFile>, mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| {
             let place = match &finding.place {
@@ -70,8 +70,9 @@ impl Diagnosis {
         self.count(Severity::Warning)
     }
 
-    /// For machines: `{errors, warnings, findings: [{severity, message, help, at, file, line, column, given_by}]}`,
-    /// lines and columns from 1, columns in characters; of very many findings the first [`MAX_SHOWN`].
+    /// Returns the findings for programs:
+    /// `{errors, warnings, findings: [{severity, message, help, at, file, line, column, given_by}]}`. Lines and columns
+    /// count from 1, columns in characters; at most the first [`MAX_SHOWN`] findings are listed.
     pub fn to_json(&self) -> Value {
         let findings: Vec<Value> =
             self.findings.iter().take(MAX_SHOWN).map(|finding| self.finding_to_json(finding)).collect();
@@ -115,7 +116,8 @@ impl Diagnosis {
     }
 }
 
-/// Findings of a report. What later checks found at parts that were `mended` is left out, as nobody wrote it there.
+/// Returns the findings of a report. Problems that later checks found at parts that were `mended` are left out, as
+/// nobody wrote what is there.
 pub(super) fn findings(report: &Report, locations: &Locations, mended: &BTreeSet<At>) -> Vec<Finding> {
     let written = |problem: &&Problem| {
         !std::iter::successors(Some(problem.at.clone()), At::parent).any(|part| mended.contains(&part))
@@ -137,7 +139,7 @@ pub(super) fn findings(report: &Report, locations: &Locations, mended: &BTreeSet
         .collect()
 }
 
-/// A message repeats what somebody wrote, which may be long.
+/// Shortens a message, as it may quote a long value.
 fn shorten(message: &str) -> String {
     const MAX: usize = 600;
     match message.char_indices().nth(MAX) {
@@ -146,7 +148,7 @@ fn shorten(message: &str) -> String {
     }
 }
 
-/// Line and column of a byte, both from 1; the column in characters.
+/// Returns the line and column of a byte, both from 1; the column in characters.
 pub(super) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
     let before = text.get(..byte).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
@@ -154,11 +156,11 @@ pub(super) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// The lines of a text in which many bytes are looked up: each look-up by [`line_and_column`] reads the text from its beginning.
+/// The lines of a text, for many look-ups: [`line_and_column`] reads the text from its beginning each time.
 #[derive(Debug)]
 pub(super) struct Lines<'a> {
     text: &'a str,
-    /// The bytes that the lines begin with.
+    /// The offsets of the first byte of each line.
     starts: Vec<usize>,
 }
 
@@ -173,7 +175,7 @@ impl<'a> Lines<'a> {
         self.starts.partition_point(|start| *start <= byte)
     }
 
-    /// What stands before a byte on its line.
+    /// The text before a byte on its line.
     pub fn before(&self, byte: usize) -> &'a str {
         let start = self.starts.get(self.number(byte) - 1).copied().unwrap_or_default();
         self.text.get(start..byte).unwrap_or_default()

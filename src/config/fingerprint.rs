@@ -1,4 +1,4 @@
-//! What the files of a configuration contain, as digests: whether any of them has changed since it was read.
+//! Digests of the files of a configuration, to tell whether any of them has changed since it was read.
 
 use std::{
     collections::BTreeMap,
@@ -20,12 +20,12 @@ enum Content {
     /// It cannot be read, or is too large.
     Absent,
     Digest([u8; 32]),
-    /// It was read twice and had changed in between.
+    /// It was read twice, and had changed in between.
     Torn,
 }
 
 impl Fingerprint {
-    /// Notes what was read: the bytes, or nothing where it could not be.
+    /// Records the content that was read, or `None` if the file could not be read.
     pub fn record(&mut self, path: &Path, bytes: Option<&[u8]>) {
         let content = Content::of(bytes);
         match self.0.get_mut(path) {
@@ -35,7 +35,7 @@ impl Fingerprint {
         }
     }
 
-    /// The fingerprint of the same files as they are now.
+    /// Returns the fingerprint of the same files as they are now.
     #[must_use]
     pub fn now(&self) -> Self {
         Self(self.0.keys().map(|path| (path.clone(), Content::of(read(path).ok().as_deref()))).collect())
@@ -46,19 +46,19 @@ impl Fingerprint {
         *self == self.now()
     }
 
-    /// Adds the files of another that are not in this one.
+    /// Adds the files of another fingerprint that are not in this one.
     pub fn add(&mut self, other: &Self) {
         for (path, content) in &other.0 {
             self.0.entry(path.clone()).or_insert_with(|| content.clone());
         }
     }
 
-    /// Whether another has the same of all these files.
+    /// Whether another fingerprint has the same content for all these files.
     pub fn is_part_of(&self, other: &Self) -> bool {
         self.0.iter().all(|(path, content)| other.0.get(path) == Some(content))
     }
 
-    /// Whether both have the same of one file.
+    /// Whether both have the same content for one file.
     pub fn agrees(&self, other: &Self, path: &Path) -> bool {
         self.0.get(path) == other.0.get(path)
     }
@@ -80,7 +80,7 @@ impl Content {
 /// Reads a regular file of at most [`MAX_BYTES`] bytes.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-    // Looked at before it is opened: opening a pipe would wait for its writer.
+    // Checked before it is opened, as opening a pipe would wait for its writer.
     if !std::fs::metadata(path).map_err(cannot)?.is_file() {
         return Err("is not a file".to_owned());
     }

@@ -1,20 +1,21 @@
-//! The layers of a configuration: files, then the environment, then flags; each wins over those before it. Defaults
-//! stand below all of them and are those of [`raw::Root`](super::raw::Root).
+//! The layers of a configuration: files, then the environment, then flags; later layers override earlier ones. Below
+//! them are the defaults of [`raw::Root`](super::raw::Root).
 //!
 //! # The environment
 //!
-//! `DOORWARD_` and the path of a setting in upper case, two underscores between the parts, set it:
-//! `DOORWARD_AUDIT__WHEN_FULL=continue`. The value is YAML. Lists are set whole, maps are laid over those of before, and where
-//! one of several keys may stand, the later layer's takes the place of the earlier one's. A variable that begins with
-//! `DOORWARD_` and is no setting is an error, so that a misspelt one cannot go unnoticed, except:
+//! `DOORWARD_` and the path of a setting in upper case, with two underscores between the parts, set it:
+//! `DOORWARD_AUDIT__WHEN_FULL=continue`. The value is YAML. A list replaces the earlier list, a map is merged into the
+//! earlier map, and where only one of several keys is allowed, the key of the later layer replaces that of the earlier
+//! one. A variable that begins with `DOORWARD_` and is not a setting is an error, so that a misspelt one cannot go
+//! unnoticed, except:
 //!
 //! - those that an `env:` source of a secret names,
-//! - [`NOT_SETTINGS`], which the command line reads,
-//! - those that Kubernetes sets in every pod for a Service called `doorward` or `doorward-…`
-//!   (`DOORWARD_SERVICE_HOST`, `DOORWARD_PORT_443_TCP_ADDR`).
+//! - [`NOT_SETTINGS`], which commands read,
+//! - those that Kubernetes sets in every pod for a Service called `doorward` or `doorward-…` (`DOORWARD_SERVICE_HOST`,
+//!   `DOORWARD_PORT_443_TCP_ADDR`).
 //!
-//! `TERMINATION_GRACE_PERIOD_SECONDS`, by which programs of a pod are told how long they may take to end, gives
-//! `limits.drain` five seconds less where nothing else sets it.
+//! `TERMINATION_GRACE_PERIOD_SECONDS`, which tells programs in a pod how long they may take to stop, sets
+//! `limits.drain` to five seconds less if nothing else sets it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -37,8 +38,8 @@ use super::{
     values::Span,
 };
 
-/// Variables that begin with [`PREFIX`] and are no settings: those that the command line reads, and the one by which `doorward token`
-/// tells a command where its token is.
+/// Variables that begin with [`PREFIX`] and are not settings: those that the command line reads, and the one that tells
+/// a command run by `doorward token` where its token is.
 pub const NOT_SETTINGS: &[&str] = &[
     "DOORWARD_CONFIG",
     "DOORWARD_SOCKET",
@@ -48,34 +49,34 @@ pub const NOT_SETTINGS: &[&str] = &[
     "DOORWARD_TOKEN_FILE",
 ];
 
-/// What variables that are settings begin with.
+/// The prefix of variables that are settings.
 pub const PREFIX: &str = "DOORWARD_";
 
-/// How long a pod may take to end, in seconds.
+/// The variable with the time that a pod may take to stop, in seconds.
 const GRACE_PERIOD: &str = "TERMINATION_GRACE_PERIOD_SECONDS";
 
-/// What of it is left for what comes after the drain.
+/// The part of it that is reserved for the time after the drain, in seconds.
 const AFTER_DRAIN: u64 = 5;
 
-/// Where a configuration comes from.
+/// The sources of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// The main file, or the folder of it.
+    /// The main file, or its folder.
     pub path: PathBuf,
-    /// The variables of the process; those that do not begin with [`PREFIX`] are passed over.
+    /// The variables of the process; those that do not begin with [`PREFIX`] are ignored.
     pub environment: Vec<(OsString, OsString)>,
-    /// Paths and values given by `--set`.
+    /// The paths and values of `--set`.
     pub settings: Vec<(String, String)>,
 }
 
 impl Sources {
-    /// With the environment of this process.
+    /// Returns sources with the environment of this process.
     pub fn of_process(path: PathBuf, settings: Vec<(String, String)>) -> Self {
         Self { path, environment: std::env::vars_os().collect(), settings }
     }
 }
 
-/// One value that a variable or a flag gives.
+/// A value that a variable or a flag sets.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
     giver: Giver,
@@ -84,7 +85,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// As [`collect_secret_variables`] of its value, which may itself be what stands under `env`.
+    /// Does the same as [`collect_secret_variables`] for its value, which may itself be the value of an `env` key.
     fn collect_secret_variables(&self, names: &mut BTreeSet<String>) {
         match &self.value.data {
             Data::Text(name) if self.path.last().is_some_and(|key| key == "env") => _ = names.insert(name.clone()),
@@ -93,7 +94,7 @@ impl Setting {
     }
 }
 
-/// Reads the flags and those variables that are settings, variables first. `root` is the schema of the whole.
+/// Reads the flags and the variables that are settings; variables come first. `root` is the schema of the whole.
 pub(super) fn settings(
     root: &serde_json::Value,
     sources: &Sources,
@@ -139,7 +140,7 @@ pub(super) fn settings(
     let is_set = in_file.is_some_and(|(_, drain)| drain.data != Data::Null)
         || variables.iter().chain(&flags).any(|setting| setting.path == ["limits", "drain"]);
     if !is_set {
-        // Before the others, of which one may set all of `limits`.
+        // Before the others, as one of them may set all of `limits`.
         variables.splice(0..0, drain(&sources.environment, findings));
     }
 
@@ -158,7 +159,7 @@ pub(super) fn settings(
     variables
 }
 
-/// What the grace period of the pod leaves for the drain.
+/// Returns the drain that the grace period of the pod leaves time for.
 fn drain(environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> Option<Setting> {
     let (_, value) = environment.iter().find(|(name, _)| name == GRACE_PERIOD)?;
     let giver = Giver::Variable(GRACE_PERIOD.to_owned());
@@ -173,7 +174,7 @@ fn drain(environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> O
     setting(giver, path, &Span::from_secs(drain).to_string(), findings)
 }
 
-/// Shortens the time for connections that still come to what a short drain has for them, where nothing says it.
+/// Shortens `drain_accept` for a short drain if it is not set.
 fn shorten_accept(root: &mut serde_json::Value) {
     let Some(limits) = root.get_mut("limits").and_then(serde_json::Value::as_object_mut) else { return };
     let drain = limits.get("drain").and_then(|drain| serde_json::from_value::<Span>(drain.clone()).ok());
@@ -185,7 +186,8 @@ fn shorten_accept(root: &mut serde_json::Value) {
     }
 }
 
-/// Puts the layers on top of each other. Gives the whole and, in `locations`, who gave each part of it. `root` is the schema of the whole.
+/// Merges the layers. Returns the whole and writes the origin of each part to `locations`. `root` is the schema of the
+/// whole.
 pub(super) fn merge(
     root: &serde_json::Value,
     file: &Node,
@@ -200,7 +202,7 @@ pub(super) fn merge(
             .rev()
             .fold(setting.value.to_json(), |value, part| serde_json::json!({ part.as_str(): value }));
         for (earlier, said) in &mut layers {
-            // Variables are one layer, in which none comes later: two that exclude each other are an error.
+            // Variables are one layer without an order: two that exclude each other are an error.
             if !matches!((&*earlier, &setting.giver), (Some(Giver::Variable(_)), Giver::Variable(_))) {
                 give_way(root, root, said, &value);
             }
@@ -228,9 +230,9 @@ pub(super) fn merge(
     Ok(merged)
 }
 
-/// Takes out of what an earlier layer says the one of several keys in whose place a later one puts another: maps are merged, and both would
-/// stand where there may be one. What is not as it should be stays, so that it is judged: it may be a secret. What is missing is none, and may
-/// stand in another layer.
+/// Removes from an earlier layer the one of several exclusive keys that a later layer replaces with another: maps are
+/// merged, and both would be present where only one is allowed. An invalid value stays, so that it is reported: it may
+/// be a secret. Missing parts do not make a value invalid, as another layer may have them.
 fn give_way(
     root: &serde_json::Value,
     schema: &serde_json::Value,
@@ -238,7 +240,8 @@ fn give_way(
     later: &serde_json::Value,
 ) {
     let (Some(before), Some(after)) = (earlier.as_object_mut(), later.as_object()) else { return };
-    // An empty list, as in a template whose value is not set, chooses nothing. What is null is refused, and is to be blamed for that.
+    // An empty list, as from a template whose value is not set, selects nothing. A null is refused and must be reported
+    // itself.
     let says_something = |value: &serde_json::Value| value.as_array().is_none_or(|list| !list.is_empty());
     let choices = |entries: &serde_json::Map<String, serde_json::Value>| -> Vec<String> {
         let chosen =
@@ -282,7 +285,7 @@ struct Tracer<'a> {
 }
 
 impl Tracer<'_> {
-    /// `left`: what of the file did not give way.
+    /// `left` is the part of the file that was not replaced.
     fn entries(
         &self,
         at: &At,
@@ -319,7 +322,7 @@ impl Tracer<'_> {
                 for (index, (item, node)) in items.iter().zip(nodes).enumerate() {
                     let at = at.index(index);
                     locations.insert_node(&at, None, node);
-                    // A list is of one layer, so that nothing in it is given by another.
+                    // A list comes from one layer, so nothing in it is set by another.
                     self.within(&at, item, Some(node), None, locations);
                 }
             }
@@ -327,8 +330,8 @@ impl Tracer<'_> {
         }
     }
 
-    /// Whether a file is to be shown for it: where anything of a map is left there. Who sets one setting of a section is not to blame for
-    /// another that is missing.
+    /// Whether a file is shown as its place: for a map, if any part of it is left from the file. A layer that sets one
+    /// setting of a section is not to blame for another that is missing.
     fn is_of_file(&self, value: &Value, left: Option<&serde_json::Value>) -> bool {
         match (value, left) {
             (Value::Dict(_, entries), Some(serde_json::Value::Object(left))) if self.giver(value).is_some() => {
@@ -351,7 +354,7 @@ fn setting(giver: Giver, path: Vec<String>, value: &str, findings: &mut Vec<Find
         findings.push(finding);
         return None;
     }
-    // The value is not repeated: somebody may have put a secret there.
+    // The value is not quoted: it may be a secret.
     let Ok(value) = Node::parse(value, 0) else {
         let mut finding = given(giver, "the value cannot be read as YAML");
         finding.help = Some("put text with special characters in quotes".to_owned());
@@ -373,7 +376,7 @@ fn variable_name(path: &[String]) -> String {
     format!("{PREFIX}{}", path.join("__").to_ascii_uppercase())
 }
 
-/// The names that stand under a key `env`, the form of a secret's source.
+/// Collects the values of keys `env`, the form of a secret's source.
 fn collect_secret_variables(node: &Node, names: &mut BTreeSet<String>) {
     match &node.data {
         Data::List(items) => items.iter().for_each(|item| collect_secret_variables(item, names)),
@@ -389,7 +392,7 @@ fn collect_secret_variables(node: &Node, names: &mut BTreeSet<String>) {
     }
 }
 
-/// The variables of a Kubernetes Service (kubelet's `envvars` package), less what its name begins with.
+/// Whether a name, without its prefix, is that of a variable for a Kubernetes Service (kubelet's `envvars` package).
 fn is_service_link(rest: &str) -> bool {
     let parts: Vec<&str> = rest.split('_').collect();
     let ends = |tail: &[&str]| parts.ends_with(tail);

@@ -1,8 +1,8 @@
-//! From sources to a configuration that may run, or to everything that is wrong with it.
+//! Turns sources into a valid configuration, or into a list of everything that is wrong with them.
 //!
-//! One run finds all problems: after the syntax, the shape of the whole document is checked and mended, so that the
-//! checks of what it means go on in spite of misspelt keys. What was mended is never run: a single error refuses the
-//! whole.
+//! One run finds all problems: after the syntax, the shape of the whole document is checked and repaired, so that the
+//! semantic checks can continue in spite of misspelt keys. A repaired document is never used: a single error refuses
+//! the whole configuration.
 
 use std::{
     collections::BTreeSet,
@@ -30,41 +30,42 @@ use super::{
 };
 use crate::sha256::sha256;
 
-/// The main file of a folder that is given as the configuration.
+/// The main file, if the configuration is given as a folder.
 pub const MAIN_FILE: &str = "doorward.yaml";
 
-/// How often files that change while they are read are read again.
+/// How often loading is attempted if files change while they are read.
 const ATTEMPTS: usize = 5;
 
 /// A configuration without errors.
 #[derive(Debug)]
 pub struct Loaded {
     pub raw: raw::Root,
-    /// What somebody should look at all the same.
+    /// Problems that do not refuse it.
     pub warnings: Diagnosis,
-    /// Who wrote what, for printing.
+    /// The origin of each part, for printing.
     pub locations: Locations,
     /// All files that it depends on, as they were read.
     pub fingerprint: Fingerprint,
-    /// Those of them that are swapped as one with the main file.
+    /// Those of them that are swapped together with the main file.
     pub volume: Volume,
     /// The main file.
     pub path: PathBuf,
-    /// The digest of what the main file and the files of the policy say, wherever these lie and whatever variables and flags set: the same
-    /// at a checkout and in each replica. What is secret stands in other files, and is not in it.
+    /// The digest of the content of the main file and the policy files, independent of their paths and of variables and
+    /// flags: it is the same in a checkout and in each replica. Secrets are in other files and not part of it.
     pub digest: Arc<str>,
 }
 
 impl Loaded {
-    /// Where its paths begin: the folder of the main file, empty where that is named without one.
+    /// The folder that its paths are relative to: that of the main file; empty if the main file is named without a
+    /// folder.
     pub fn base(&self) -> &Path {
         base_of(&self.path)
     }
 }
 
-/// What is written, as the digest has it: without what may be a secret, as whoever knows the rest could try secrets until the digest is the
-/// one that is told. What is in force is refused where it is one. So it is left out of that in whose place another layer puts something else: a
-/// password in an address, and what is no value of its setting.
+/// Returns the written configuration for the digest, without possible secrets: somebody who knows the rest could
+/// otherwise guess them until the digest matches. A secret that is in force is refused anyway, so only values that
+/// another layer replaces have to be removed: passwords in addresses, and values that are invalid for their setting.
 fn digested(main: &Node, schema: &Value, locations: &Locations) -> Value {
     let mut said = main.to_json();
     let mended = shape::check(schema, &mut said, &mut Report::default(), &mut Locations::default());
@@ -98,15 +99,15 @@ fn base_of(main: &Path) -> &Path {
 #[derive(Debug)]
 pub struct Refused {
     pub diagnosis: Diagnosis,
-    /// The files read: a change of any may mend it.
+    /// The files read: a change of any may repair it.
     pub fingerprint: Fingerprint,
 }
 
 /// Loads a configuration.
 ///
-/// `components` turns it into what the program runs on, and reports what is wrong with its part through the resolver;
-/// its result is given back if nothing was. It is called again if a file changed in the meantime, so that what runs
-/// comes from one state of all files: a half-replaced folder never gives an old main file with a new policy.
+/// `components` converts it into runtime settings and reports problems of its part through the resolver; its result is
+/// returned if there were none. It is called again if a file changed in the meantime, so that all settings come from
+/// one state of all files: a half-replaced folder never combines an old main file with a new policy.
 pub fn load<T>(
     sources: &Sources,
     mut components: impl FnMut(&raw::Root, &mut Resolver) -> T,
@@ -141,8 +142,8 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Reads a file that holds a part of what a configuration can say, such as cases of tests, as strictly as the configuration itself: what is
-/// left empty there would count as left out. The error tells all that is wrong, each at its place.
+/// Reads a file with a part of a configuration, such as test cases, as strictly as the configuration itself: a key that
+/// is left empty would otherwise count as left out. The error lists all problems, each with its place.
 pub fn read<T: JsonSchema + DeserializeOwned>(path: &Path) -> Result<T, String> {
     let mut draft = Draft::default();
     let node = match std::fs::read(path) {
@@ -214,11 +215,11 @@ fn load_once<T>(
     draft.findings.extend(diagnosis::findings(&resolver.report, &draft.locations, &mended));
     let fingerprint = resolver.fingerprint().clone();
     let diagnosis = Diagnosis::new(draft.locations.files().to_vec(), draft.findings);
-    // Mended parts are reported where they are mended; should that ever be missed, they are refused all the same.
+    // Repaired parts are reported where they are repaired; if that is ever missed, they are still refused.
     if diagnosis.errors() > 0 || !mended.is_empty() || resolver.report.has_errors() {
         return Err(Box::new(Refused { diagnosis, fingerprint }));
     }
-    // Maps of serde_json are sorted by key.
+    // Maps of `serde_json` are sorted by key.
     let text = digested(&main, &schema, &draft.locations).to_string();
     let digest = HEXLOWER.encode(&sha256(&[text.as_bytes()])).into();
     Ok((
@@ -235,7 +236,7 @@ fn load_once<T>(
     ))
 }
 
-/// A configuration on the way.
+/// A configuration that is being loaded.
 #[derive(Debug, Default)]
 struct Draft {
     files: Vec<SourceFile>,
@@ -293,7 +294,7 @@ impl Draft {
         }
     }
 
-    /// Reads the files that `policies` lists, and puts their grants and rules behind those of the main file.
+    /// Reads the files that `policies` lists, and appends their grants and rules to those of the main file.
     fn add_policies(&mut self, mut main: Node, settings: &[Setting], schema: &Value, resolver: &mut Resolver) -> Node {
         let mut locations = Locations::new(self.files.clone());
         let Ok(merged) = layers::merge(schema, &main, settings, &mut locations) else { return main };
@@ -328,7 +329,7 @@ impl Draft {
         for (key, value) in entries {
             let file = value.source;
             if !parts.contains(&key.name) {
-                // Nothing looks at what stands there, and it may be a secret.
+                // Nothing checks this value, and it may be a secret.
                 value.mask(&mut self.files, &|_: &Data| true);
                 let help = match nearest(&key.name, parts.iter().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
@@ -351,15 +352,15 @@ impl Draft {
             let Data::Map(all) = &mut main.data else { return };
             match all.iter_mut().rev().find(|(known, _)| known.name == key.name) {
                 Some((_, Node { data: Data::List(known), .. })) => known.extend(items),
-                // The shape check reports what stands there instead, and nothing looks at these.
+                // The shape check reports the value that is there instead, and nothing checks these.
                 Some(_) => items.iter().for_each(|item| item.mask(&mut self.files, &|_: &Data| true)),
                 None => all.push((key, Node { source: file, span, data: Data::List(items) })),
             }
         }
     }
 
-    /// Warns of files in the folder that look like parts of the configuration and are none, nor what a setting names, such as a kubeconfig,
-    /// which is read later or not at all.
+    /// Warns of files in the folder that look like parts of the configuration but are not. Files that a setting names
+    /// are exempt, such as a kubeconfig, which is read later or not at all.
     fn note_unlisted(&mut self, base: &Path, main: &Path, resolver: &Resolver, is_named: impl Fn(&Path) -> bool) {
         let Ok(folder) = std::fs::read_dir(base) else { return };
         let mut unlisted: Vec<PathBuf> = folder
@@ -382,7 +383,7 @@ impl Draft {
         }
     }
 
-    /// Merges the layers and gives them their shape, with the parts that had to be mended.
+    /// Merges the layers and deserializes them; also returns the parts that had to be repaired.
     fn shaped<T: DeserializeOwned>(
         &mut self,
         main: &Node,
@@ -404,14 +405,14 @@ impl Draft {
     }
 
     fn diagnosis(self) -> Diagnosis {
-        // Once there are locations, their texts are those with secrets masked.
+        // If there are locations, their texts have secrets masked.
         let masked = self.locations.files();
         let files = if masked.is_empty() { self.files } else { masked.to_vec() };
         Diagnosis::new(files, self.findings)
     }
 }
 
-/// The names of what may stand in a policy file.
+/// The names of the keys that are allowed in a policy file.
 fn parts() -> String {
     let names: Vec<String> = schema::policy_parts().iter().map(|part| format!("`{part}`")).collect();
     names.join(", ")
@@ -423,8 +424,8 @@ fn lost_policy(place: Option<Place>, path: &Path, why: &str) -> Finding {
     Finding { help: Some(help.to_owned()), ..Finding::error(place, message) }
 }
 
-/// Fuzz body: any bytes as a main file, through all checks that need no other file. Ends without a panic, whatever the
-/// shape check lets through can be read, and every problem has its place.
+/// Fuzz body: any bytes as a main file, through all checks that need no other file. It must not panic, every document
+/// that passes the shape check must be readable, and every problem must have a place.
 #[cfg(any(test, fuzzing))]
 pub fn fuzz_configuration(bytes: &[u8]) {
     let mut draft = Draft::default();
@@ -434,7 +435,7 @@ pub fn fuzz_configuration(bytes: &[u8]) {
         _ = diagnosis.render(false);
         return;
     };
-    // Whatever the shape check lets through or mends must be readable, or problems would go unreported.
+    // Whatever the shape check accepts or repairs must be readable, or problems would go unreported.
     let (raw, mended) = match draft.shaped::<raw::Root>(&main, &[], &schema()) {
         Ok(assembled) => assembled,
         Err(message) => panic!("the shape check let through what {message}"),

@@ -1,5 +1,5 @@
-//! Where each part of the merged configuration was written: in which file and at which bytes, or by which variable or
-//! flag.
+//! The place where each part of the merged configuration was written: in which file and at which bytes, or by which
+//! variable or flag.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use super::{
     source::{Data, Key, Node, SourceFile},
 };
 
-/// Who gave a value.
+/// The origin of a value outside of files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Giver {
     /// An environment variable, by name.
@@ -30,12 +30,12 @@ impl fmt::Display for Giver {
     }
 }
 
-/// Where something was written.
+/// The place where something was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// In a file, by its number in [`Locations::files`].
     File { file: usize, span: Range<usize> },
-    /// In a file as a whole.
+    /// A file as a whole.
     WholeFile { file: usize },
     /// Not in a file.
     Given(Giver),
@@ -66,8 +66,8 @@ impl Locations {
         &self.files
     }
 
-    /// Where a problem with the value at `at` is to be shown. What was not written is shown at the nearest part around
-    /// it that was.
+    /// Returns the place to show for a problem with the value at `at`. If that was not written, it is the nearest part
+    /// around it that was.
     pub fn place(&self, at: &At) -> Option<Place> {
         let (found, entry) = self.nearest(at)?;
         Some(match entry {
@@ -84,7 +84,7 @@ impl Locations {
         })
     }
 
-    /// Where byte `offset` of the text at `at` stands: within a plain, quoted or block scalar.
+    /// Returns the place of byte `offset` of the text at `at`, within a plain, quoted or block scalar.
     pub(super) fn place_within(&self, at: &At, offset: usize) -> Option<Place> {
         let place = self.place(at)?;
         let Place::File { file, span } = &place else { return Some(place) };
@@ -99,12 +99,12 @@ impl Locations {
         Some(Place::File { file: *file, span: start..start + width })
     }
 
-    /// Who gave the value at `at`, if anybody did: the default values are nobody's.
+    /// Returns where the value at `at` was written; `None` for a default.
     pub fn written(&self, at: &At) -> Option<Place> {
         self.entries.contains_key(at).then(|| self.place(at)).flatten()
     }
 
-    /// Makes problems at `at` show the key and not the value.
+    /// Makes problems at `at` show the key instead of the value.
     pub(super) fn show_key(&mut self, at: &At) {
         self.at_key.insert(at.clone());
     }
@@ -120,7 +120,7 @@ impl Locations {
         written.mask(&mut self.files, &|data: &Data| matches!(data, Data::Text(text) if has_user(text)));
     }
 
-    /// Masks that in whose place another layer puts something else: nothing looks at it, and it may be a secret.
+    /// Masks values that another layer replaces: nothing checks them, and they may be secrets.
     pub(super) fn mask_replaced(&mut self, at: &At, written: &Node) {
         match &written.data {
             Data::List(items) => {
@@ -134,7 +134,7 @@ impl Locations {
         }
     }
 
-    /// Whether another layer puts something else in the place of what a file says there.
+    /// Whether another layer replaces the value that a file has there.
     pub(super) fn is_replaced(&self, at: &At) -> bool {
         self.written(at).is_none_or(|by| matches!(by, Place::Given(_)))
     }
@@ -143,7 +143,7 @@ impl Locations {
         self.entries.insert(at.clone(), Entry::Given(giver));
     }
 
-    /// Replaces the scalars at and within `at` by asterisks in the texts that reports show.
+    /// Replaces the scalars at and within `at` with asterisks in the texts that reports show.
     pub(super) fn mask(&mut self, at: &At) {
         let scalars: Vec<(usize, Range<usize>)> = self
             .entries
@@ -182,15 +182,15 @@ impl Locations {
 pub(super) fn has_user(text: &str) -> bool {
     let (rest, scheme) = text.split_once("://").map_or((text, None), |(scheme, rest)| (rest, Some(scheme)));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    // Without a scheme, or with a password that an address cannot carry, only the form tells: `USER:PASSWORD@HOST`. An
-    // address of mail has no `:` there, and an expression or a sentence has blanks.
+    // Without a scheme, or with a password that a URL cannot contain, only the form `USER:PASSWORD@HOST` shows it. An
+    // email address has no `:` there, and an expression or a sentence has spaces.
     let has_password = || rest.rsplit_once('@').is_some_and(|(before, _)| before.contains(':'));
     let is_one_word = || !text.contains(char::is_whitespace);
     (scheme.is_some() && authority.contains('@')) || (is_one_word() && has_password())
 }
 
-/// How many bytes of `written` stand before byte `offset` of the value that it denotes, found by walking quotes,
-/// indentation and line folds. The start where that is not plain to see.
+/// Returns how many bytes of `written` precede byte `offset` of the value that it denotes, by walking quotes,
+/// indentation and line folds. If that cannot be determined, it is 0.
 fn skip(written: &str, offset: usize) -> usize {
     let body = match written.as_bytes().first() {
         Some(b'\'' | b'"') => 1,

@@ -1,27 +1,28 @@
-//! Configuration: what a person writes ([`raw`]), where it is wrong ([`report`]), and what the program runs on.
+//! Configuration: the files as people write them ([`raw`]), their problems ([`report`]), and the settings that the
+//! program uses.
 //!
-//! [`load`] goes from [`Sources`] to a [`Loaded`] configuration or a [`Refused`] one:
+//! [`load`] turns [`Sources`] into a [`Loaded`] configuration or a [`Refused`] one:
 //!
-//! 1. [`source`] reads each YAML file into a tree that knows where everything stands,
-//! 2. `layers` puts environment and flags on top,
-//! 3. `shape` compares the whole with the JSON [`schema`](schema()), and finds every misspelt key and wrong type,
-//! 4. [`resolve`] checks what belongs to no component alone, such as references from routes to upstreams,
-//! 5. the components read secrets and files through the [`resolver`] and check their parts.
+//! 1. [`source`] reads each YAML file into a tree that records where everything is written,
+//! 2. `layers` applies the environment and flags,
+//! 3. `shape` compares the result with the JSON [`schema`](schema()), and finds every misspelt key and wrong type,
+//! 4. [`resolve`] runs the checks that no single component can do, such as references from routes to upstreams,
+//! 5. the components read secrets and files through the [`resolver`] and check their own parts.
 //!
-//! All problems of all steps are told in one [`Diagnosis`]. [`watch`] tells when to do it again, and [`reload`] what of
-//! a new configuration takes a restart.
+//! The problems of all steps are reported in one [`Diagnosis`]. [`watch`] signals when to load again, and [`reload`]
+//! lists the changes that require a restart.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `raw`, `values` | what a person writes, and its durations, sizes, secrets and paths |
-//! | `schema`, `reference` | the JSON Schema of that, and the reference for people |
-//! | `source`, `layers`, `locations` | files as trees, environment and flags on top, and where each part was written |
-//! | `load`, `shape` | from there to a configuration that may run, and whether a document has the shape of one |
-//! | `resolve`, `resolver` | checks that belong to no component alone, and what components read files with |
-//! | `report`, `diagnosis`, `render` | problems, all of them with their places, and as people read them |
+//! | `raw`, `values` | the settings as people write them, and durations, sizes, secrets and paths |
+//! | `schema`, `reference` | the JSON Schema of the settings, and the reference for people |
+//! | `source`, `layers`, `locations` | files as trees, the environment and flags on top, and where each part was written |
+//! | `load`, `shape` | loading up to a valid configuration, and the comparison of a document with the schema |
+//! | `resolve`, `resolver` | checks across components, and file access for components |
+//! | `report`, `diagnosis`, `render` | problems, problems with their places, and their display |
 //! | `watch`, `fingerprint` | when to load again, and whether a file has changed |
-//! | `reload`, `changes` | what takes a restart, and what differs between two configurations |
-//! | `effective` | the configuration in force, each value with who set it |
+//! | `reload`, `changes` | changes that require a restart, and the differences between two configurations |
+//! | `effective` | the configuration in force, with the origin of each value |
 
 mod changes;
 pub(crate) mod diagnosis;

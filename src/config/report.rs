@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: all of it, in one run, each problem at its place.
+//! The problems of a configuration: all of them in one run, each with its place.
 
 use std::{fmt, ops::RangeInclusive};
 
@@ -24,7 +24,7 @@ impl At {
         Self(format!("{}/{index}", self.0))
     }
 
-    /// The part around this one; none around the whole.
+    /// The part that contains this one; `None` for the whole.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         self.0.rsplit_once('/').map(|(parent, _)| Self(parent.to_owned()))
@@ -51,7 +51,7 @@ impl fmt::Display for At {
 pub enum Severity {
     /// The configuration is refused.
     Error,
-    /// It is taken, and somebody should look.
+    /// It is accepted, but somebody should check it.
     Warning,
 }
 
@@ -68,7 +68,7 @@ pub struct Problem {
     pub offset: Option<usize>,
 }
 
-/// How far a report was at some moment.
+/// The state of a report at some moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(usize);
 
@@ -79,17 +79,18 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds a problem that refuses the configuration.
+    /// Adds a problem for which the configuration is refused.
     pub fn error(&mut self, at: &At, message: impl Into<String>) -> &mut Problem {
         self.push(Severity::Error, at, message.into())
     }
 
-    /// Adds a problem that somebody should look at.
+    /// Adds a problem that somebody should check.
     pub fn warning(&mut self, at: &At, message: impl Into<String>) -> &mut Problem {
         self.push(Severity::Warning, at, message.into())
     }
 
-    /// Refuses the value of `key` below `at` unless it is within the bounds. Gives the problem, so that help can be added.
+    /// Refuses the value of `key` below `at` unless it is within the bounds. Returns the problem, so that help can be
+    /// added.
     pub fn bounded<T: Copy + PartialOrd + fmt::Display>(
         &mut self,
         at: &At,
@@ -104,8 +105,8 @@ impl Report {
         Some(self.error(&at.key(key), format!("`{key}` is not between {least} and {most}")))
     }
 
-    /// An unknown name, with the nearest known one as help: of very many problems in the first that are found, since it is compared with all
-    /// that are known.
+    /// Adds an unknown name, with the nearest known name as help. If there are very many problems, only the first ones
+    /// get this help, as each name is compared with all known ones.
     pub fn unknown<'a>(
         &mut self,
         at: &At,
@@ -134,7 +135,7 @@ impl Report {
         Mark(self.problems.len())
     }
 
-    /// Whether a part of the configuration that was looked at since then is refused.
+    /// Whether errors were added after the mark.
     pub fn has_errors_since(&self, mark: Mark) -> bool {
         self.problems.iter().skip(mark.0).any(|problem| problem.severity == Severity::Error)
     }
@@ -158,7 +159,7 @@ impl Problem {
     }
 }
 
-/// What helps with an unknown name: the nearest of those that are known, or else all of them.
+/// The help for an unknown name: the nearest known name, or else all known names.
 pub fn meant(name: &str, known: &[&str]) -> String {
     match nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -166,7 +167,7 @@ pub fn meant(name: &str, known: &[&str]) -> String {
     }
 }
 
-/// Says in one line that a name is unknown, with the nearest of those that are known.
+/// Returns a one-line message that a name is unknown, with the nearest known name.
 pub fn no_such<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let near = nearest(name, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
     format!("there is no {what} `{name}`{near}")
@@ -174,7 +175,7 @@ pub fn no_such<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a s
 
 /// The known name that a person most likely meant.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The comparison takes time and memory of both lengths; nobody misspells a name this long.
+    // The comparison takes time and memory in proportion to both lengths; nobody misspells a name this long.
     if name.len() > 100 {
         return None;
     }
@@ -185,7 +186,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .filter(|(distance, candidate)| *distance <= candidate.len().max(name.len()) / 3)
         .min()
         .map(|(_, candidate)| candidate);
-    // Or shortened, as `github` for `github_actions`.
+    // The name may also be shortened, as `github` for `github_actions`.
     let mut longer = known.iter().filter(|candidate| name.len() >= 3 && candidate.starts_with(name));
     misspelt.or_else(|| longer.next().copied().filter(|_| longer.next().is_none()))
 }

@@ -1,8 +1,8 @@
-//! Reads YAML into a tree that remembers where each key and each value stands.
+//! Reads YAML into a tree that records where each key and each value is written.
 //!
-//! One document a file, UTF-8, at most 4 MiB, within the budgets of the reader: aliases are expanded, but neither they
-//! nor nesting can make the tree larger than its limits. Merge keys (`<<`) and custom tags are refused, as their result
-//! is not what a reader of the file sees.
+//! A file has one document, in UTF-8, of at most 4 MiB and within the budgets of the reader: aliases are expanded, but
+//! neither they nor nesting can make the tree larger than its limits. Merge keys (`<<`) and custom tags are refused, as
+//! their result is not what a reader of the file sees.
 
 use std::{collections::HashMap, fmt, ops::Range, path::PathBuf};
 
@@ -12,7 +12,7 @@ use serde_saphyr::{
     Error, Location, MergeKeyPolicy, Options, Spanned, alias_limits, budget, options, options::DuplicateKeyPolicy,
 };
 
-/// No file that belongs to a configuration may be larger.
+/// The largest size of a file that belongs to a configuration.
 pub const MAX_BYTES: usize = 4 << 20;
 
 /// A file as it was read.
@@ -23,12 +23,12 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Node {
-    /// Which file: its number in the list of sources.
+    /// The index of its file in the list of sources.
     pub source: usize,
-    /// Bytes of the text. A block list or map has its first byte only.
+    /// The bytes of the text. For a block list or map only its first byte.
     pub span: Range<usize>,
     pub data: Data,
 }
@@ -51,7 +51,7 @@ pub(super) struct Key {
     pub span: Range<usize>,
 }
 
-/// Reads a YAML object that says each key once, within the budgets of the reader. The error is a sentence.
+/// Reads a YAML map without duplicate keys, within the budgets of the reader. The error is a sentence.
 pub fn parse_yaml(text: &str) -> Result<Map<String, serde_json::Value>, String> {
     let node = Node::parse(text, 0).map_err(|malformed| malformed.message)?;
     if let Some(Repeated { key, .. }) = node.repeated_keys().first() {
@@ -63,7 +63,7 @@ pub fn parse_yaml(text: &str) -> Result<Map<String, serde_json::Value>, String> 
     }
 }
 
-/// What is wrong with a text as YAML, and where.
+/// A YAML syntax error and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Malformed {
     pub message: String,
@@ -71,17 +71,17 @@ pub(super) struct Malformed {
     pub span: Range<usize>,
 }
 
-/// A key that its map has already.
+/// A duplicate key of a map.
 pub(super) struct Repeated<'a> {
     pub(super) source: usize,
     pub(super) first: &'a Key,
     pub(super) key: &'a Key,
-    /// What stood at the one before, which nothing looks at.
+    /// The value of the earlier key, which nothing checks.
     pub(super) lost: &'a Node,
 }
 
 impl SourceFile {
-    /// Replaces a part by asterisks.
+    /// Replaces a part with asterisks.
     pub(super) fn mask(&mut self, span: Range<usize>) {
         let Some(masked) = self.text.get(span.clone()).map(asterisks) else { return };
         self.text.replace_range(span, &masked);
@@ -101,7 +101,7 @@ impl Node {
         Ok(node)
     }
 
-    /// The value without places. Of a key that stands twice, the last.
+    /// Returns the value without places. For a duplicate key, the last value counts.
     pub(super) fn to_json(&self) -> serde_json::Value {
         match &self.data {
             Data::Null => serde_json::Value::Null,
@@ -120,7 +120,7 @@ impl Node {
         entries.iter().rev().find(|(key, _)| key.name == name).map(|(key, value)| (key, value))
     }
 
-    /// Whether it is a text that is wanted, or any value within it is.
+    /// Whether it is, or contains, a text for which `is_wanted` holds.
     pub(super) fn has_text(&self, is_wanted: &impl Fn(&str) -> bool) -> bool {
         match &self.data {
             Data::Text(text) => is_wanted(text),
@@ -130,7 +130,7 @@ impl Node {
         }
     }
 
-    /// Replaces what may be secret of its scalars by asterisks in the texts that reports show.
+    /// Replaces its scalars that may be secret with asterisks in the texts that reports show.
     pub(super) fn mask(&self, files: &mut [SourceFile], is_secret: &impl Fn(&Data) -> bool) {
         match &self.data {
             Data::List(items) => items.iter().for_each(|item| item.mask(files, is_secret)),
@@ -144,7 +144,7 @@ impl Node {
         }
     }
 
-    /// Keys that stand in a map more than once: each repetition.
+    /// Returns the duplicate keys in all maps: each repetition.
     pub(super) fn repeated_keys(&self) -> Vec<Repeated<'_>> {
         let mut found = Vec::new();
         self.collect_repeated(&mut found);
@@ -191,7 +191,7 @@ impl Malformed {
                 ("merge keys (`<<`) are not accepted; write the keys out".to_owned(), None)
             }
             Error::Budget { .. } => ("larger or nested deeper than a configuration may be".to_owned(), None),
-            // What stands there is not repeated: it may be a secret that begins with `!`, or that reads as a number without end.
+            // The value is not quoted: it may be a secret that begins with `!`, or that reads as an infinite number.
             Error::UnsupportedTag { .. } => {
                 ("tags (`!name`) are not accepted".to_owned(), Some("put a text that begins with `!` in quotes"))
             }
@@ -205,7 +205,8 @@ impl Malformed {
     }
 }
 
-/// The reader says what its grammar expected; the person wants to know what to change, and where.
+/// Rewords a message of the reader, which says what its grammar expected: people want to know what to change, and
+/// where.
 fn explained(mut message: String, text: &str, start: &mut usize) -> (String, Option<&'static str>) {
     if let Some(end) = message.find(" at line ") {
         message.truncate(end);
@@ -232,13 +233,13 @@ fn explained(mut message: String, text: &str, start: &mut usize) -> (String, Opt
     }
 }
 
-/// Of the same length, so that the places of all else stay true.
+/// Returns asterisks of the same length, so that all other places remain valid.
 fn asterisks(written: &str) -> String {
     written.chars().map(|c| if c == '\n' { "\n".to_owned() } else { "*".repeat(c.len_utf8()) }).collect()
 }
 
-/// A text that cannot be read as YAML, with asterisks for all but the first key of each line: nobody can tell what of the rest is a
-/// secret.
+/// Masks a text that cannot be read as YAML, except for the first key of each line: it is unknown which of the rest is
+/// a secret.
 pub(super) fn keys_alone(text: &str) -> String {
     let line = |line: &str| {
         let (keys, rest) = line.split_at_checked(end_of_key(line)).unwrap_or(("", line));
@@ -247,7 +248,7 @@ pub(super) fn keys_alone(text: &str) -> String {
     text.split_inclusive('\n').map(line).collect()
 }
 
-/// The byte behind the first key of a line, or where one could begin.
+/// Returns the end of the first key of a line, or the offset where a key could begin.
 fn end_of_key(line: &str) -> usize {
     let body = line.trim_start_matches([' ', '\t', '-', '{', '[']);
     let behind = body.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
@@ -259,7 +260,7 @@ fn end_of_key(line: &str) -> usize {
     }
 }
 
-/// Whether another `: ` stands before this one in its line.
+/// Whether there is another `: ` before this one on its line.
 fn is_second_of_its_line(text: &str, colon: usize) -> bool {
     let before = text.get(..colon).unwrap_or_default();
     before.rsplit('\n').next().is_some_and(|line| line.contains(": "))
@@ -288,7 +289,7 @@ fn reader() -> Options {
     }
 }
 
-/// The byte at a line and column (both from 1, columns in characters).
+/// Returns the byte at a line and column (both from 1, columns in characters).
 fn byte_of(text: &str, place: Location) -> usize {
     let line = usize::try_from(place.line()).unwrap_or(0).saturating_sub(1);
     let column = usize::try_from(place.column()).unwrap_or(0).saturating_sub(1);

@@ -1,4 +1,4 @@
-//! Values that a person writes as text: durations, sizes, secrets, addresses of the file system.
+//! Values that are written as text: durations, sizes, secrets and file paths.
 
 use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -122,7 +122,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Text or a bare number, as YAML gives either for `0` and for `512`.
+/// Reads text or a bare number, as YAML yields a number for `0` and for `512`.
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct Visitor;
     impl de::Visitor<'_> for Visitor {
@@ -175,7 +175,7 @@ macro_rules! textual {
     };
 }
 
-// Of numbers without a unit only 0 is a duration.
+// The only number without a unit that is a duration is 0.
 textual!(Span, "A duration: a whole number and a unit (ms, s, m, h, d).", "30s", [
     {"type": "string", "pattern": "^(0|[0-9]+(ms|s|m|h|d))$"},
     {"const": 0},
@@ -185,11 +185,11 @@ textual!(Size, "A size in bytes: a whole number and a unit (B, KiB, MiB, GiB).",
     {"type": "integer", "minimum": 0},
 ]);
 
-/// The form in the JSON Schema of a range of addresses ([`ipnet::IpNet`]).
+/// The JSON Schema of an address range ([`ipnet::IpNet`]).
 #[derive(Debug)]
 pub enum Cidr {}
 
-/// The form in the JSON Schema of an address to listen on ([`std::net::SocketAddr`]).
+/// The JSON Schema of an address to listen on ([`std::net::SocketAddr`]).
 #[derive(Debug)]
 pub enum SocketAddress {}
 
@@ -212,11 +212,11 @@ macro_rules! schema_only {
 schema_only!(Cidr, "cidr", "10.0.0.0/8");
 schema_only!(SocketAddress, "socket-address", "0.0.0.0:8443");
 
-/// Where a secret comes from. There is no inline form: a secret in a policy file ends up in Git.
+/// The source of a secret. There is no inline form, as a secret in a policy file ends up in Git.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SecretSource {
-    /// The whole file, less one trailing line end. Read again when the file changes.
+    /// A file with the secret; one trailing newline is removed. Read again when the file changes.
     File(PathBuf),
     /// The name of an environment variable.
     Env(String),
